@@ -1,0 +1,59 @@
+# Every target sets up what it needs from a bare clone: `make` lists them.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+DOCS_READY := .venv/docs-ready
+
+# two workers, each with one thread (tests/conftest.py)
+TEST := $(BIN)/pytest -q -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format bench docs clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+demo: $(READY)  ## draw a data set, train on it, judge, predict (3 minutes)
+	$(BIN)/plainunet demo
+
+test: check  ## check, then every test but the slow ones
+	$(TEST)
+
+test-slow: $(READY)  ## the slow tests alone
+	$(TEST) -m slow
+
+check: $(READY)  ## lint, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(READY)  ## mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY)  ## time a training step, side by side
+	$(BIN)/python benchmarks/network.py
+
+docs: $(DOCS_READY)  ## build the documentation into site/, strictly
+	$(BIN)/zensical build --clean --strict
+
+clean:  ## remove the environment and everything built
+	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
+
+# --clear: a dependency that was removed must not linger
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON) was not found: install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "plainunet needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V): name another: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@echo "setting up .venv (a few minutes the first time)"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(DOCS_READY): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@

@@ -1,0 +1,60 @@
+"""U-Net segmentation: from a folder of pictures and masks to a model in use.
+
+The flow, one room after the other; none imports from a later one:
+
+    files, config -> data, network -> prediction -> evaluation -> training -> deployment -> cli
+
+The letters of every shape:
+
+    N  pictures in a batch        K  classes, background included
+    C  channels of a picture      B  tiles or patches in a batch
+    H  height, W  width           h, w  the same inside the network
+
+The public names are loaded on first use, so `import plainunet` is quick and without torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from plainunet.config import TrainConfig, load_config
+    from plainunet.evaluation.evaluate import evaluate
+    from plainunet.network.checkpoint import Card
+    from plainunet.network.unet import UNet
+    from plainunet.prediction.predictor import Predictor
+    from plainunet.training.run import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Card",
+    "Predictor",
+    "TrainConfig",
+    "UNet",
+    "__version__",
+    "evaluate",
+    "load_config",
+    "train",
+]
+
+_HOMES = {
+    "Card": "plainunet.network.checkpoint",
+    "Predictor": "plainunet.prediction.predictor",
+    "TrainConfig": "plainunet.config",
+    "UNet": "plainunet.network.unet",
+    "evaluate": "plainunet.evaluation.evaluate",
+    "load_config": "plainunet.config",
+    "train": "plainunet.training.run",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'plainunet' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value  # found there at once the next time
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

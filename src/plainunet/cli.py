@@ -1,0 +1,290 @@
+"""The command line: one short function for each verb; nothing is computed here."""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+import plainunet
+from plainunet.config import Device, Precision, TrainConfig, make_config, read_settings
+
+app = App(
+    name="plainunet",
+    help="Train, judge and use U-Net segmentation models: from a folder of images and masks "
+    "to a model in production.",
+    version=plainunet.__version__,
+)
+
+_DEFAULTS = TrainConfig()
+Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, negative=())]
+
+
+@app.command
+def train(
+    data: Path | None = None,
+    /,
+    *,
+    out: Path | None = None,
+    config: Path | None = None,
+    resume: Path | None = None,
+    settings: Settings = _DEFAULTS,
+) -> int:
+    """Train a U-Net on a folder of images and masks.
+
+    The result is the run folder OUT: best.safetensors (the model), last/ (to go on from),
+    config.toml, split.csv, metrics.jsonl, curves.png and saved_images/.
+
+    Parameters
+    ----------
+    data
+        Folder of images and masks: train/ and train_masks/ as Kaggle's Carvana, or images/
+        and masks/ with equal names.
+    out
+        Run folder to make.
+    config
+        TOML file of settings; flags win over it.
+    resume
+        Run folder to go on with; nothing else is needed then.
+    """
+    from plainunet.training.progress import Screen
+    from plainunet.training.run import resume as go_on
+    from plainunet.training.run import train as begin
+
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    with Screen() as screen:
+        if resume is not None:
+            if data or out or config or given:
+                raise ValueError("--resume RUN goes on as the run began; it takes nothing else.")
+            result, folder = go_on(resume, screen), resume
+        else:
+            if data is None or out is None:
+                raise ValueError("Say what to train on and where: plainunet train DATA --out RUN.")
+            from_file = read_settings(config) if config else {}
+            merged = make_config({**from_file, **given}, "settings")
+            result, folder = begin(data, out, merged, screen), out
+    _show_scores(result)
+    _print(f"model: {folder / 'best.safetensors'}   look at: {folder / 'saved_images'}")
+    return 0
+
+
+@app.command
+def evaluate(
+    checkpoint: Path,
+    data: Path,
+    /,
+    *,
+    split: Literal["train", "val", "test", "all"] | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> int:
+    """Judge a model on a folder of images and masks.
+
+    The result is a table of scores after the protocol that is printed with it.
+
+    Parameters
+    ----------
+    checkpoint
+        A best.safetensors.
+    data
+        Folder of images and masks. Of the folder that the model was trained on, the
+        validation part is taken; any other is taken whole.
+    split
+        Take this part.
+    json_file
+        Also write the scores, and those of each picture, as JSON.
+    device
+        Where the network runs.
+    precision
+        Arithmetic of convolutions.
+    """
+    from plainunet.evaluation.evaluate import evaluate as judge
+    from plainunet.files import write_whole
+
+    with _bar("judging") as on_progress:
+        result = judge(
+            checkpoint,
+            data,
+            split=split,
+            device=device,
+            precision=precision,
+            on_progress=on_progress,
+        )
+    if json_file:
+        with write_whole(json_file) as file:
+            file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    _show_scores(result)
+    return 0
+
+
+@app.command
+def predict(
+    checkpoint: Path,
+    images: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    out: Path,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> int:
+    """Predict masks of pictures.
+
+    The result is OUT/NAME.png for each picture: a palette PNG whose pixel values are the class
+    ids, as large as the picture.
+
+    Parameters
+    ----------
+    checkpoint
+        A best.safetensors.
+    images
+        Picture files, or folders of them.
+    out
+        Folder for the masks.
+    device
+        Where the network runs.
+    precision
+        Arithmetic of convolutions.
+    """
+    from plainunet.data.pairing import find_images
+    from plainunet.prediction.batch import predict_files
+    from plainunet.prediction.predictor import Predictor
+
+    predictor = Predictor.load(checkpoint, device=device, precision=precision)
+    files = find_images(images)
+    with _bar("predicting") as on_progress:
+        written, failures = predict_files(predictor, files, out, on_progress)
+    for failure in failures:
+        _complain(failure)
+    _print(f"{len(written)} masks in {out}" + (f", {len(failures)} failed" if failures else ""))
+    return 2 if not written else 1 if failures else 0
+
+
+@app.command
+def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
+    """Draw a data set, train on it, judge, predict: the whole road in three minutes.
+
+    The result is OUT/data (the drawn pictures), OUT/run (as by train) and OUT/masks (as by
+    predict).
+
+    Parameters
+    ----------
+    out
+        Folder for all of it. What an earlier demo left there is made anew.
+    seed
+        Seed of the drawing and the training.
+    """
+    import shutil
+
+    from plainunet.data.synthetic import CLASS_NAMES, draw_dataset
+    from plainunet.training.progress import Screen
+    from plainunet.training.run import CONFIG_FILE
+    from plainunet.training.run import train as begin
+
+    run = out / "run"
+    data = draw_dataset(out / "data", seed=seed)
+    _print(f"drawn: {data}")
+    if (run / CONFIG_FILE).is_file():
+        shutil.rmtree(run)
+    config = TrainConfig(class_names=CLASS_NAMES, seed=seed, **DEMO_SETTINGS)
+    with Screen() as screen:
+        result = begin(data, run, config, screen)
+    _show_scores(result)
+    predict(run / "best.safetensors", [data / "images" / "val"], out=out / "masks")
+    worst_to_best = sorted((run / "saved_images").glob("*_comparison.png"))
+    score = result["pooled"]["dice"]["mean_foreground"]
+    _print(
+        f"\nMean foreground Dice {score:.4f} (pooled) on {len(result['images'])} pictures that "
+        f"were not trained on.\nOpen {worst_to_best[len(worst_to_best) // 2]}:\n"
+        "picture | true mask | predicted mask | where they differ."
+    )
+    return 0
+
+
+DEMO_SETTINGS: dict[str, Any] = {"epochs": 14, "learning_rate": 6e-3, "optimizer": "muon"}
+
+
+def main() -> None:
+    """Run the command line and exit: 0 good, 1 some failed, 2 mend something, 70 our fault."""
+    try:
+        code = app(exit_on_error=False, result_action="return_value")
+    except CycloptsError:
+        code = 2  # its message is printed already
+    except KeyboardInterrupt:
+        _complain("interrupted.")
+        code = 130
+    except Exception as error:
+        if isinstance(error, (ValueError, OSError, FloatingPointError)) and _is_deliberate(error):
+            _complain(str(error))
+            code = 2
+        else:
+            traceback.print_exc()
+            _complain("this is a fault of plainunet, not yours; please report the lines above.")
+            code = 70
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_deliberate(error: BaseException) -> bool:
+    """Tell our own raise from an error that came up out of a library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+
+
+def _print(text: str) -> None:
+    print(text)
+
+
+def _complain(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr)
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar that is told (done, total)."""
+    from plainunet.training.events import Advance, Stage
+    from plainunet.training.progress import Screen
+
+    with Screen() as screen:
+
+        def on_progress(done: int, total: int) -> None:
+            if done == 1:
+                screen(Stage(name, total))
+            screen(Advance(done))
+
+        yield on_progress
+
+
+def _show_scores(result: dict[str, Any]) -> None:
+    """Print the tables of scores, and the protocol that they were made by."""
+    console = Console(highlight=False)
+    console.print(f"{len(result['images'])} pictures, part: {result['split']}")
+    for title, scores in (("pooled", result["pooled"]), ("per image", result["per_image"])):
+        table = Table(title, *_SCORES, box=SIMPLE_HEAD)
+        for name in scores["dice"]["per_class"]:
+            table.add_row(name, *_cells(scores, lambda score, name=name: score["per_class"][name]))
+        table.add_section()
+        for key in ("mean_foreground", "mean_with_background"):
+            label = key.replace("_", " ")
+            table.add_row(label, *_cells(scores, lambda score, key=key: score[key]))
+        table.add_row("pixel accuracy", f"{scores['accuracy']:.4f}")
+        console.print(table)
+    console.print(result["protocol"], style="dim")
+
+
+_SCORES = ("dice", "iou", "precision", "recall")
+
+
+def _cells(scores: dict[str, Any], pick: Any) -> list[str]:
+    values = [pick(scores[name]) for name in _SCORES]
+    return ["-" if value is None else f"{value:.4f}" for value in values]
+
+
+if __name__ == "__main__":
+    main()

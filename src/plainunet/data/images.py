@@ -1,0 +1,257 @@
+"""Pictures on disk -> arrays.
+
+In: JPEG, PNG, GIF, BMP, WebP and TIFF files, told apart by content. Out: [H, W, C] arrays,
+upright, dtype kept. OpenCV decodes what it decodes exactly and fast; Pillow takes palettes,
+1-bit and CMYK pictures; tifffile takes TIFF.
+"""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from plainunet.data.encoded import decoding, open_encoded, png_chunks, read_encoded
+from plainunet.data.tiff import read_tiff, tiff_shape
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+
+_GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
+
+
+def read_image(path: Path) -> NDArray[Any]:
+    """Read a picture.
+
+    Args:
+        path: The file.
+
+    Returns:
+        [H, W, C], C >= 1, upright (EXIF orientation applied), colours in RGB order. Integers
+        keep their dtype and range (1-bit becomes uint8 0/255); floats become float32 and
+        keep their range.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a picture, damaged, cut off, not finite, partly transparent, or
+            has several pages.
+    """
+    kind, data = read_encoded(path)
+    with decoding(path):
+        if kind == "tiff":
+            image, alpha, orientation = _decode_tiff(data, path)
+        else:
+            image, alpha, orientation = _decode(kind, data, path)
+    if alpha is not None and (alpha != _full(alpha.dtype)).any():
+        raise ValueError(
+            f"{path} is transparent in {(alpha != _full(alpha.dtype)).mean():.1%} of its pixels; "
+            "what is behind them is unknown. Save it without an alpha channel."
+        )
+    if image.dtype.kind == "f":
+        image = _as_finite(image, f"{path}: ")
+    return turn_upright(image, orientation)
+
+
+def image_shape(path: Path) -> tuple[int, int, int]:
+    """Read a picture's shape from the header alone.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Height, width and channels of what `read_image` would return.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a picture, or its header is damaged.
+    """
+    with open_encoded(path) as (kind, file), decoding(path):
+        if kind == "tiff":
+            height, width, channels, orientation = tiff_shape(file, path)
+        else:
+            has_exif = kind != "png" or b"eXIf" in png_chunks(file)
+            with Image.open(file) as picture:
+                width, height = picture.size
+                channels = 1 if picture.mode in _GREY_MODES else 3
+                orientation = find_orientation(picture) if has_exif else 1
+    return (width, height, channels) if orientation > 4 else (height, width, channels)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Read a picture's size from the header alone.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Height and width, after EXIF orientation.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a picture, or its header is damaged.
+    """
+    return image_shape(path)[:2]
+
+
+def to_unit(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Divide integers by their dtype's maximum; leave floats as they are.
+
+    Args:
+        image: Any shape, integers, bool or floats.
+
+    Returns:
+        The same shape, float32; unsigned integers land in [0, 1].
+
+    Raises:
+        ValueError: A float is not finite, or the dtype is none of these.
+    """
+    if image.dtype.kind in "ui":
+        unit: NDArray[np.float32] = np.divide(
+            image, np.float32(np.iinfo(image.dtype).max), dtype=np.float32
+        )
+        return unit
+    if image.dtype.kind == "b":
+        return image.astype(np.float32)
+    return _as_finite(image, "")
+
+
+def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
+    """Bring a picture to the number of channels that a network takes.
+
+    Args:
+        image: [H, W, C].
+        channels: Channels wanted.
+
+    Returns:
+        [H, W, channels]: the picture itself, or a grey one shown as RGB.
+
+    Raises:
+        ValueError: Any other conversion: it would lose or invent something.
+    """
+    if image.shape[2] == channels:
+        return image
+    if image.shape[2] == 1 and channels == 3:
+        return np.repeat(image, 3, axis=2)
+    raise ValueError(
+        f"the picture has {image.shape[2]} channels, {channels} are needed. "
+        "Save it with as many, like the pictures that the model is trained on."
+    )
+
+
+def turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Undo the rotation or reflection that EXIF orientation names.
+
+    Args:
+        image: [H, W] or [H, W, C], as stored.
+        orientation: 1..8 (EXIF 2.32, tag 274).
+
+    Returns:
+        [H, W, ...] or, for 5..8, [W, H, ...]; contiguous.
+    """
+    if orientation > 4:
+        image = image.swapaxes(0, 1)
+    # what is left of the eight cases is a flip along one axis, the other, or both
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def find_orientation(picture: Image.Image) -> int:
+    """Read EXIF orientation.
+
+    Args:
+        picture: An opened picture.
+
+    Returns:
+        1..8; 1 where there is none, or where it cannot be made out.
+    """
+    try:
+        value = picture.getexif().get(0x0112, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError):
+        return 1
+    return int(value) if value in range(1, 9) else 1
+
+
+def require_one_frame(picture: Image.Image, path: Path) -> None:
+    """Refuse animations.
+
+    Args:
+        picture: An opened picture.
+        path: Its file, for the message.
+
+    Raises:
+        ValueError: It has several frames.
+    """
+    # a JPEG with several frames is a photograph with previews: the first one is meant
+    frames = int(getattr(picture, "n_frames", 1))
+    if frames > 1 and picture.format not in ("JPEG", "MPO"):
+        raise ValueError(
+            f"{path} is an animation of {frames} frames; one picture per file can be read. "
+            "Save each frame as a file of its own."
+        )
+
+
+_Decoded = tuple[NDArray[Any], NDArray[Any] | None, int]
+
+
+def _decode(kind: str, data: bytes, path: Path) -> _Decoded:
+    with Image.open(BytesIO(data)) as picture:
+        require_one_frame(picture, path)
+        has_exif = kind != "png" or b"eXIf" in png_chunks(BytesIO(data))
+        orientation = find_orientation(picture) if has_exif else 1
+        deep = kind == "png" and data[24] == 16
+        see_through = "transparency" in picture.info and not deep
+        if kind == "gif" or see_through or picture.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+            return *_decode_pillow(picture), orientation
+        grey = picture.mode in _GREY_MODES
+    # the orientation is applied to all formats in one place, not by the codec
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if image is None:
+        raise ValueError("the codec gives no reason")
+    if image.ndim == 2:
+        return image[..., None], None, orientation
+    alpha = image[..., 3] if image.shape[-1] == 4 else None
+    image = image[..., :1] if grey else cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
+    return image, alpha, orientation
+
+
+def _decode_pillow(picture: Image.Image) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    grey = picture.mode in _GREY_MODES
+    if "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA"):
+        samples = np.asarray(picture.convert("RGBA"))
+        return samples[..., : 1 if grey else 3], samples[..., 3]
+    samples = np.asarray(picture.convert("L" if grey else "RGB"))
+    return samples.reshape(picture.height, picture.width, -1), None
+
+
+def _decode_tiff(data: bytes, path: Path) -> _Decoded:
+    picture = read_tiff(BytesIO(data), path)
+    image = picture.samples
+    if picture.palette is not None:
+        # TIFF keeps palettes in 16 bits; the high byte is the 8-bit colour
+        image = (picture.palette >> 8).astype(np.uint8)[image[..., 0]]
+    if image.dtype.kind == "b":
+        image = image.astype(np.uint8) * np.uint8(255)
+    return image, picture.alpha, picture.orientation
+
+
+def _full(dtype: np.dtype[Any]) -> float:
+    return float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
+
+
+def _as_finite(image: NDArray[Any], prefix: str) -> NDArray[np.float32]:
+    if image.dtype.kind != "f":
+        raise ValueError(f"{prefix}{image.dtype} is not a kind of number that pictures have.")
+    image = image.astype(np.float32)
+    bad = int((~np.isfinite(image)).sum())
+    if bad:
+        raise ValueError(
+            f"{prefix}{bad} of {image.size} values are infinite or not a number. "
+            "Replace them before training or predicting."
+        )
+    return image

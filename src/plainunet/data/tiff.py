@@ -1,0 +1,145 @@
+"""One picture of a TIFF file, with what its tags say about it.
+
+In: a file. Out: the samples as stored, alpha split off. Limitations: one page, whole in
+memory; LZW, JPEG and PackBits are decoded by Pillow, so only in the kinds that it knows,
+unless the package imagecodecs is installed.
+"""
+
+import struct
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPage
+
+from plainunet.data.encoded import cut_off
+
+_ORIENTATION = 274
+_PLAIN = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
+_ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
+
+
+@dataclass(frozen=True)
+class TiffPicture:
+    """What a TIFF file holds.
+
+    Attributes:
+        samples: [H, W, S] as stored (bool for 1-bit), without alpha; inverted where the
+            file says that 0 is white.
+        alpha: [H, W], the dtype of `samples`, or None.
+        palette: [n, 3] uint16, colours that the samples are indices of, or None.
+        orientation: As in EXIF, 1..8; it has not been applied.
+    """
+
+    samples: NDArray[Any]
+    alpha: NDArray[Any] | None
+    palette: NDArray[np.uint16] | None
+    orientation: int
+
+
+def read_tiff(file: BinaryIO, path: Path) -> TiffPicture:
+    """Read the one picture of a TIFF file.
+
+    Args:
+        file: The file, open; it is read from its beginning.
+        path: Its path, for messages.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ValueError: The file is cut off, has several pages of one size, stores its colours as
+            CMYK or the like, or is compressed in a way that needs imagecodecs.
+    """
+    file.seek(0)
+    with TiffFile(file) as tiff:
+        page = _only_page(tiff, path)
+        samples = _decode(page, file, path)
+    if page.axes == "SYX":
+        samples = np.moveaxis(samples, 0, -1)
+    samples = samples.reshape(page.imagelength, page.imagewidth, -1)
+    if page.photometric == PHOTOMETRIC.MINISWHITE:
+        samples = np.invert(samples)
+    # tifffile hands big-endian files on in their own byte order, which OpenCV refuses
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
+    alpha = None
+    if _has_alpha(page):
+        samples, alpha = samples[..., :-1], samples[..., -1]
+    palette = None if page.colormap is None else page.colormap.T.astype(np.uint16)
+    return TiffPicture(samples, alpha, palette, _orientation(page))
+
+
+def tiff_shape(file: BinaryIO, path: Path) -> tuple[int, int, int, int]:
+    """Read the shape of the one picture of a TIFF file, and see that the file is whole.
+
+    Args:
+        file: The file, open; it is read from its beginning.
+        path: Its path, for messages.
+
+    Returns:
+        Height, width, channels without alpha (three for a palette), orientation 1..8.
+
+    Raises:
+        ValueError: The file is cut off or has several pages of one size.
+    """
+    file.seek(0)
+    with TiffFile(file) as tiff:
+        page = _only_page(tiff, path)
+        channels = 3 if page.colormap is not None else page.samplesperpixel - _has_alpha(page)
+        return page.imagelength, page.imagewidth, channels, _orientation(page)
+
+
+def _only_page(tiff: TiffFile, path: Path) -> TiffPage:
+    # smaller pages are previews or the upper levels of a pyramid
+    pages = [page.aspage() for page in tiff.pages]
+    first = pages[0]
+    size = (first.imagelength, first.imagewidth)
+    same = sum((page.imagelength, page.imagewidth) == size for page in pages)
+    if same > 1:
+        raise ValueError(
+            f"{path} has {same} pages of {size[1]}x{size[0]} pixels; one picture per file can "
+            "be read. Save each page as a file of its own."
+        )
+    end = max(a + b for a, b in zip(first.dataoffsets, first.databytecounts, strict=True))
+    if end > tiff.filehandle.size:
+        raise cut_off(path, tiff.filehandle.size)
+    return first
+
+
+def _has_alpha(page: TiffPage) -> bool:
+    return bool(page.extrasamples) and page.extrasamples[-1] in _ALPHA
+
+
+def _orientation(page: TiffPage) -> int:
+    value = page.tags.valueof(_ORIENTATION, 1)
+    return int(value) if value in range(1, 9) else 1
+
+
+def _decode(page: TiffPage, file: BinaryIO, path: Path) -> NDArray[Any]:
+    if page.photometric in _PLAIN:
+        try:
+            return page.asarray()
+        except (ValueError, LookupError, ImportError) as error:
+            if "imagecodecs" not in str(error):
+                raise
+    file.seek(0)
+    data = bytearray(file.read())
+    # Pillow turns TIFF upright by itself, which is for whoever reads the tags to do
+    tag = page.tags.get(_ORIENTATION)
+    if tag is not None:
+        order = "<H" if page.parent.byteorder == "<" else ">H"
+        struct.pack_into(order, data, tag.valueoffset, 1)
+    with Image.open(BytesIO(data)) as picture:
+        samples = np.asarray(picture)
+    if samples.shape != page.shape or samples.dtype != page.dtype or picture.mode == "CMYK":
+        raise ValueError(
+            f"{path} stores its pixels in a way that cannot be read here "
+            f"({PHOTOMETRIC(page.photometric).name}, compression "
+            f"{COMPRESSION(page.compression).name}). Save it as "
+            "uncompressed or deflate-compressed grey or RGB TIFF, or `pip install imagecodecs`."
+        )
+    return np.invert(samples) if page.photometric == PHOTOMETRIC.MINISWHITE else samples

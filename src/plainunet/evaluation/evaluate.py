@@ -1,0 +1,171 @@
+"""Judge a model on pictures whose masks are known, after the metric protocol.
+
+Every picture goes the Predictor's road and is counted at its own size, on its own mask.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.data.check import check_pairs
+from plainunet.data.images import read_image
+from plainunet.data.masks import MaskCoding, read_mask, understand_masks
+from plainunet.data.pairing import Pair, find_pairs
+from plainunet.data.split import read_split
+from plainunet.evaluation.metrics import Counts, confusion_matrix, scores, summarise
+from plainunet.prediction.predictor import Predictor
+
+SPLIT_FILE = "split.csv"
+"""Name of the file in a run folder that says which picture was on which side."""
+
+OnProgress = Callable[[int, int], None]
+
+
+def evaluate(
+    checkpoint: str | Path,
+    data: str | Path,
+    *,
+    split: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Score a checkpoint on a folder of images and masks.
+
+    Args:
+        checkpoint: A `best.safetensors`.
+        data: The folder. If it is the one that the run was trained on, its validation part is
+            taken, after the `split.csv` beside the checkpoint; any other folder is taken whole.
+        split: Take this part instead: "train", "val", "test" or "all".
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: "auto", "fp32" or "bf16".
+        on_progress: Told how many of how many pictures are done.
+
+    Returns:
+        `summarise`'s dictionary, with `split`, and `images`: for each picture its path
+        and its scores.
+
+    Raises:
+        FileNotFoundError: No such checkpoint or folder.
+        ValueError: The folder cannot be understood, or has no picture in that part.
+    """
+    predictor = Predictor.load(checkpoint, device=device, precision=precision)
+    pairs = find_pairs(Path(data), at_least=1)
+    pairs, split = _choose(pairs, Path(data), Path(checkpoint), predictor, split)
+    check_pairs(pairs)
+    coding = _coding(predictor, [pair.mask for pair in pairs])
+    counts = []
+    for number, (_, truth, prediction) in enumerate(judged(predictor, pairs, coding)):
+        counts.append(confusion_matrix(truth, prediction, predictor.network.num_classes))
+        if on_progress:
+            on_progress(number + 1, len(pairs))
+    return {"split": split, **report(np.stack(counts), pairs, predictor.card.class_names)}
+
+
+def judged(
+    predictor: Predictor, pairs: Sequence[Pair], coding: MaskCoding
+) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Predict pictures one after the other, reading the next ones meanwhile.
+
+    Args:
+        predictor: The model.
+        pairs: The pictures with their masks.
+        coding: How mask values become class ids.
+
+    Yields:
+        Image [H, W, C] as stored, truth [H, W] uint8 and prediction [H, W] uint8 (class ids;
+        255 in the truth does not count), for each pair in turn.
+    """
+
+    def read(pair: Pair) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        return read_image(pair.image), coding.encode(read_mask(pair.mask), pair.mask)
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead = deque(reader.submit(read, pair) for pair in pairs[:2])
+        for number in range(len(pairs)):
+            image, truth = ahead.popleft().result()
+            if number + 2 < len(pairs):
+                ahead.append(reader.submit(read, pairs[number + 2]))
+            try:
+                prediction = predictor.predict(image)
+            except ValueError as error:
+                raise ValueError(f"{pairs[number].image}: {error}") from error
+            yield image, truth, prediction
+
+
+def report(confusions: Counts, pairs: Sequence[Pair], class_names: Sequence[str]) -> dict[str, Any]:
+    """Put the scores of a set and of each of its pictures together.
+
+    Args:
+        confusions: [n, K, K] int64, one matrix for each picture.
+        pairs: The n pictures.
+        class_names: K names, the background's first.
+
+    Returns:
+        `summarise`'s dictionary and `images`, ready for JSON.
+    """
+    images = [
+        {"image": pair.image.as_posix(), **scores(confusion, class_names)}
+        for pair, confusion in zip(pairs, confusions, strict=True)
+    ]
+    return {**summarise(confusions, class_names), "images": images}
+
+
+def data_digest(pairs: Sequence[Pair], folder: Path) -> str:
+    """Recognise a data folder: a digest of the names and sizes of its files.
+
+    Args:
+        pairs: All its pairs.
+        folder: The folder itself, so that it may be moved.
+
+    Returns:
+        A SHA-256 in hexadecimal.
+    """
+    files = sorted(file for pair in pairs for file in (pair.image, pair.mask))
+    lines = [f"{file.relative_to(folder).as_posix()} {file.stat().st_size}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _choose(
+    pairs: list[Pair], data: Path, checkpoint: Path, predictor: Predictor, split: str | None
+) -> tuple[list[Pair], str]:
+    """Take a part of a folder: after the run's split, or after its own sub-folders."""
+    parts = ("train", "val", "test", "all")
+    if split is not None and split not in parts:
+        raise ValueError(f"--split {split}: it is one of {', '.join(parts)}.")
+    trained_on = predictor.card.training.get("digest") == data_digest(pairs, data)
+    split = split or ("val" if trained_on else "all")
+    if split == "all":
+        return pairs, split
+    if trained_on:
+        pairs = read_split(checkpoint.parent / SPLIT_FILE, data)
+    chosen = [pair for pair in pairs if pair.part == split]
+    if not chosen:
+        there = sorted({pair.part for pair in pairs if pair.part}) or ["none"]
+        raise ValueError(
+            f"{data}: no picture belongs to the part {split!r} (its parts: {', '.join(there)}). "
+            "Give --split all, or the folder that the model was trained on."
+        )
+    return chosen, split
+
+
+def _coding(predictor: Predictor, masks: list[Path]) -> MaskCoding:
+    """Read masks as in training, where that is possible, else as they explain themselves."""
+    known = predictor.card.masks
+    num_classes = predictor.network.num_classes
+    if known:
+        coding = MaskCoding(tuple(known["values"]), known["ignore"], known["kind"])
+        try:
+            for path in masks:
+                coding.encode(read_mask(path), path)
+        except ValueError:
+            pass
+        else:
+            return coding
+    return understand_masks(masks, num_classes, known.get("ignore"))[0]

@@ -1,0 +1,62 @@
+"""Files that appear whole or not at all.
+
+Everything the project writes goes through `write_whole`: a reader, or the next run, never
+meets half a file, and a failure leaves what was there before.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; rename it onto `path` when the block has ended well.
+
+    Args:
+        path: Where the file shall appear. Its folder is made when missing.
+
+    Yields:
+        A path in the same folder with the same suffix. It is removed if the block fails.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder and try to write there, before long work begins.
+
+    Args:
+        folder: The folder that results shall go to.
+
+    Raises:
+        ValueError: It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: cannot be written to ({error.strerror}). "
+            "Choose another output folder, or change its permissions."
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

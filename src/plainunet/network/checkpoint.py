@@ -1,0 +1,157 @@
+"""A network in one `.safetensors` file that says itself what it is.
+
+The weights are plain tensors and the description is JSON in the file's metadata: nothing in
+it is ever executed. What goes in comes out: architecture, classes with names and colours,
+normalisation (buffers of the network), scale policy, threshold, scores with their protocol,
+what it was trained on, versions.
+"""
+
+import colorsys
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from plainunet.files import write_whole
+from plainunet.network.unet import UNet
+
+FORMAT = 1
+_KEY = "plainunet"
+
+
+class CheckpointError(ValueError):
+    """A file is not a checkpoint of this project, or not one that this version reads."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself, beside the weights."""
+
+    class_names: tuple[str, ...]
+    """Names in the order of the class ids, background included."""
+    colors: tuple[tuple[int, int, int], ...]
+    """RGB of each class, 0..255, used in mask files."""
+    size: tuple[int, int] | None
+    """Scale policy: height and width that pictures are reduced to fit in, or None where they
+    are taken as they are."""
+    threshold: float = 0.5
+    """With two classes, the probability of class 1 from which a pixel is class 1."""
+    masks: dict[str, Any] = field(default_factory=dict)
+    """How mask values became class ids: `values`, `ignore`, `kind`."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Settings, data digest and picture sizes of the training run."""
+    scores: dict[str, Any] = field(default_factory=dict)
+    """Scores on the validation part, with their protocol."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of the software that wrote it."""
+
+
+def save_checkpoint(path: Path, network: UNet, card: Card) -> None:
+    """Write network and description as one file.
+
+    Args:
+        path: The file; it appears whole or not at all.
+        network: The network, on any device.
+        card: Its description.
+    """
+    architecture = {
+        "in_channels": network.in_channels,
+        "num_classes": network.num_classes,
+        "base_channels": network.base_channels,
+        "depth": network.depth,
+    }
+    said = {"format": FORMAT, "architecture": architecture, **dataclasses.asdict(card)}
+    tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+    with write_whole(path) as file:
+        save_file(tensors, file, metadata={_KEY: json.dumps(said)})
+
+
+def load_checkpoint(path: Path) -> tuple[UNet, Card]:
+    """Read a checkpoint.
+
+    Args:
+        path: A file written by `save_checkpoint`.
+
+    Returns:
+        The network in eval mode on the CPU, and its description.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: It is not a checkpoint of this project, is damaged, or was written by
+            a newer version.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a checkpoint of plainunet, or damaged ({error}). "
+            "Give the best.safetensors of a training run."
+        ) from error
+    if said is None:
+        raise CheckpointError(
+            f"{path}: a .safetensors file, but not one of plainunet (it has no description in "
+            "its metadata). Give the best.safetensors of a training run."
+        )
+    if said.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: written in format {said.get('format')}; this version reads {FORMAT}. "
+            "Update plainunet."
+        )
+    try:
+        network = UNet(**said["architecture"])
+        network.load_state_dict(tensors)
+        card = _read_card(said)
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: weights and description differ ({error}).") from error
+    return network.eval(), card
+
+
+def default_colors(num_classes: int) -> tuple[tuple[int, int, int], ...]:
+    """Choose colours that are easily told apart: black, white for two classes, else hues.
+
+    Args:
+        num_classes: K.
+
+    Returns:
+        K colours as RGB, 0..255; class 0 is black.
+    """
+    if num_classes == 2:
+        return (0, 0, 0), (255, 255, 255)
+    golden = 0.618034  # steps of the golden ratio keep hues apart for any number of classes
+    hues = [(0.02 + golden * k) % 1 for k in range(num_classes - 1)]
+    bright = [colorsys.hsv_to_rgb(hue, 0.75, 1 - 0.2 * (k % 2)) for k, hue in enumerate(hues)]
+    return (0, 0, 0), *((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in bright)
+
+
+def versions() -> dict[str, str]:
+    """Name the software that runs.
+
+    Returns:
+        Versions by package name.
+    """
+    import platform
+
+    import plainunet
+
+    return {
+        "plainunet": plainunet.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _read_card(said: dict[str, Any]) -> Card:
+    fields = {f.name: said[f.name] for f in dataclasses.fields(Card)}
+    fields["class_names"] = tuple(fields["class_names"])
+    fields["colors"] = tuple((r, g, b) for r, g, b in fields["colors"])
+    fields["size"] = fields["size"] and tuple(fields["size"])
+    return Card(**fields)

@@ -1,0 +1,93 @@
+"""Where the network runs and in what arithmetic."""
+
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Turn a name into a device that is there.
+
+    Args:
+        name: "auto" (cuda, then mps, then cpu), "cpu", "cuda" or "mps".
+
+    Returns:
+        The device.
+
+    Raises:
+        ValueError: This machine, or this build of PyTorch, has no such device.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(known for known, usable in there.items() if usable)
+    if not there.get(name, False):
+        usable_names = ", ".join(known for known, usable in there.items() if usable)
+        raise ValueError(f"--device {name}: not on this machine; usable are auto, {usable_names}.")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Turn a name into the arithmetic of convolutions.
+
+    Args:
+        name: "auto" (bf16 where the hardware has it), "fp32" or "bf16".
+        device: Where the network runs.
+
+    Returns:
+        torch.float32 or torch.bfloat16.
+    """
+    if name == "auto":
+        return torch.bfloat16 if has_native_bf16(device) else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Tell whether the hardware multiplies bf16 itself; emulated, it would be slower than fp32.
+
+    Args:
+        device: The device.
+
+    Returns:
+        True for GPUs from Ampere on and for CPUs with AVX512-BF16 or AMX-BF16.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, name, bool)() for name in asked)
+    return False
+
+
+def to_device(network: Network, device: torch.device) -> Network:
+    """Move a network, its weights channels last in memory, as convolutions are fastest.
+
+    Args:
+        network: The network; it is changed in place.
+        device: Where it shall run.
+
+    Returns:
+        The same network.
+    """
+    moved: Network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
+def arithmetic(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:
+    """Make the context that the network's forward pass runs in.
+
+    Args:
+        device: Where the network runs.
+        precision: torch.float32 or torch.bfloat16.
+
+    Returns:
+        An autocast context; with float32 it does nothing.
+    """
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)

@@ -1,0 +1,132 @@
+"""From a picture to its mask: the only road.
+
+The picture is reduced as the checkpoint's scale policy says, padded, run through the
+network, and the logits are brought back to the picture's own size bilinearly before a class
+is chosen. Limitation: a picture goes through the network whole, without tiles.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from plainunet.data.images import match_channels, to_unit
+from plainunet.data.targets import fit_size, resize
+from plainunet.network.checkpoint import Card, load_checkpoint
+from plainunet.network.device import (
+    arithmetic,
+    choose_device,
+    choose_precision,
+    to_device,
+)
+from plainunet.network.unet import UNet
+
+
+class Predictor:
+    """A network with all that is needed to use it on pictures as they are on disk."""
+
+    def __init__(
+        self, network: UNet, card: Card, *, device: str = "auto", precision: str = "auto"
+    ) -> None:
+        """Wrap a live network; it is used as it is, and moved to the device.
+
+        Args:
+            network: The network, reachable as `network`.
+            card: Its description: scale policy, classes, threshold.
+            device: "auto", "cpu", "cuda" or "mps".
+            precision: "auto", "fp32" or "bf16".
+
+        Raises:
+            ValueError: There is no such device, or the card has another number of classes.
+        """
+        if len(card.class_names) != network.num_classes:
+            raise ValueError(
+                f"{len(card.class_names)} class names for a network of {network.num_classes} "
+                "classes, background included."
+            )
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        self.network = to_device(network, self.device)
+        self.card = card
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto") -> Self:
+        """Read a checkpoint.
+
+        Args:
+            path: A `best.safetensors`.
+            device: "auto", "cpu", "cuda" or "mps".
+            precision: "auto", "fp32" or "bf16".
+
+        Returns:
+            A predictor that needs no other setting.
+        """
+        network, card = load_checkpoint(Path(path))
+        return cls(network, card, device=device, precision=precision)
+
+    def predict(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+        """Choose a class for each pixel.
+
+        Args:
+            image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored.
+
+        Returns:
+            Mask [H, W] uint8 of class ids at the picture's own size.
+        """
+        logits = self._logits(image)
+        if self.network.num_classes == 2:
+            # softmax over two classes is a sigmoid of the difference, and both are monotonic
+            cut = float(torch.logit(torch.tensor(self.card.threshold, dtype=torch.float64)))
+            chosen = _enlarge(logits[1:] - logits[:1], image.shape)[0] >= cut
+        else:
+            chosen = _enlarge(logits, image.shape).argmax(dim=0)
+        return chosen.to(torch.uint8).cpu().numpy()
+
+    def probabilities(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Give the probability of each class in each pixel.
+
+        Args:
+            image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored.
+
+        Returns:
+            Probabilities [K, H, W] float32 at the picture's own size; they sum to 1 over K.
+        """
+        enlarged = _enlarge(self._logits(image), image.shape)
+        return enlarged.softmax(dim=0).cpu().numpy()
+
+    @torch.inference_mode()
+    def _logits(self, image: NDArray[Any]) -> Tensor:
+        """Run the network on the reduced picture: logits [K, h, w] float32."""
+        image = image[..., None] if image.ndim == 2 else image
+        if image.ndim != 3:
+            raise ValueError(f"A picture is [H, W, C]; this one is {list(image.shape)}.")
+        image = match_channels(image, self.network.in_channels)
+        box = self.card.size
+        size = fit_size(image.shape[:2], box) if box else image.shape[:2]
+        smallest = 2**self.network.depth
+        least = box or (smallest, smallest)
+        reduced = resize(to_unit(image) if image.dtype != np.uint8 else image, size)
+        below, right = max(0, least[0] - size[0]), max(0, least[1] - size[1])
+        padded = np.pad(reduced, ((0, below), (0, right), (0, 0)), mode="edge")
+        batch = torch.from_numpy(to_unit(padded))[None].permute(0, 3, 1, 2).to(self.device)
+
+        was_training = self.network.training
+        self.network.eval()
+        with arithmetic(self.device, self.precision):
+            logits = self.network(batch)
+        self.network.train(was_training)
+        inside: Tensor = logits[0, :, : size[0], : size[1]].float()
+        return inside
+
+
+def _enlarge(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Bring logits [K, h, w] to the size of a picture of this shape, bilinearly."""
+    height, width = shape[:2]
+    if logits.shape[1:] == (height, width):
+        return logits
+    size = (height, width)
+    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]

@@ -1,0 +1,76 @@
+"""What a run tells about itself while it goes on; `progress.py` shows it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The run has begun a new part of its work."""
+
+    name: str
+    """What it does now, such as "reading"."""
+    total: int
+    """How many units it has."""
+
+
+@dataclass(frozen=True)
+class Advance:
+    """The present stage has come on."""
+
+    done: int
+    """How many units are done."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that the user should know."""
+
+    text: str
+    """One line or several."""
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimiser step is done."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """One epoch is trained and judged: a row of `metrics.jsonl`."""
+
+    row: dict[str, Any]
+
+
+Event = Stage | Advance | Note | StepDone | EpochDone
+OnEvent = Callable[[Event], None]
+
+
+class Rate:
+    """Images per second over the last seconds."""
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self._marks = [(time.perf_counter(), 0)]
+
+    def add(self, images: int) -> float:
+        """Count images in.
+
+        Args:
+            images: How many more are done.
+
+        Returns:
+            Images per second over the last 20 calls.
+        """
+        self._marks.append((time.perf_counter(), self._marks[-1][1] + images))
+        self._marks = self._marks[-20:]
+        (start, before), (end, after) = self._marks[0], self._marks[-1]
+        return (after - before) / max(end - start, 1e-9)

@@ -1,0 +1,139 @@
+"""All epochs of a run: train, judge, keep the best, save what is needed to go on."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from plainunet.config import TrainConfig
+from plainunet.data.dataset import EpochBatches, Samples, TrainingSet, make_loader
+from plainunet.files import write_whole
+from plainunet.network.checkpoint import Card, save_checkpoint
+from plainunet.network.device import choose_device, choose_precision, to_device
+from plainunet.network.losses import LOSSES
+from plainunet.network.unet import UNet
+from plainunet.prediction.predictor import Predictor
+from plainunet.training.curves import draw_curves
+from plainunet.training.events import Advance, EpochDone, Note, OnEvent, Rate, Stage, StepDone
+from plainunet.training.loop import train_epoch, validate
+from plainunet.training.optim import WeightAverage, learning_rate_at, make_optimizers
+from plainunet.training.prepare import size_in
+from plainunet.training.state import TrainingState
+
+BEST_FILE = "best.safetensors"
+METRICS_FILE = "metrics.jsonl"
+
+
+def fit(
+    network: UNet,
+    card: Card,
+    parts: dict[str, Samples],
+    config: TrainConfig,
+    data: Path,
+    out: Path,
+    saved: dict[str, Any] | None,
+    on_event: OnEvent,
+) -> None:
+    """Train and judge epoch by epoch; the best and the last state are in the run folder."""
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    network = to_device(network, device)
+    optimizers = make_optimizers(
+        network, config.optimizer, config.learning_rate, config.weight_decay
+    )
+    average = WeightAverage(network, config.ema) if config.ema else None
+    state = TrainingState(network, optimizers, average)
+    if saved:
+        state.restore(saved)
+    else:
+        state.save(out, data)
+    rows = _rows_until(out / METRICS_FILE, state.epoch)
+
+    batches = EpochBatches(len(parts["train"]), config.batch_size, config.seed)
+    steps = config.epochs * len(batches)
+    workers = config.workers if config.workers is not None else (0 if device.type == "cpu" else 4)
+    on_event(
+        Note(
+            f"U-Net, {config.base_channels} base channels, depth {config.depth}, "
+            f"{sum(p.numel() for p in network.parameters()):,} parameters; "
+            f"{str(precision).removeprefix('torch.')} on {device}"
+        )
+    )
+
+    def rate_at(step: int) -> float:
+        return learning_rate_at(step, steps, config.learning_rate, config.schedule)
+
+    for epoch in range(state.epoch, config.epochs):
+        size = size_in(epoch, config)
+        start = time.perf_counter()
+        dataset = TrainingSet(parts["train"], config.augment, config.seed, size)
+        batches.epoch = epoch
+        loader = make_loader(dataset, batches, workers, pin_memory=device.type == "cuda")
+        report = partial(_report_step, on_event, len(batches), steps, Rate())
+
+        loss = train_epoch(
+            network,
+            loader,
+            LOSSES[config.loss],
+            optimizers,
+            rate_at,
+            first_step=state.step,
+            device=device,
+            precision=precision,
+            average=average,
+            on_step=report,
+        )
+        trained = time.perf_counter()
+
+        live = average.network if average else network
+        predictor = Predictor(
+            live,
+            dataclasses.replace(card, size=size),
+            device=config.device,
+            precision=config.precision,
+        )
+        on_event(Stage("validating", len(parts["val"])))
+        validation = validate(predictor, parts["val"], size, lambda done: on_event(Advance(done)))
+        state.epoch, state.step = epoch + 1, state.step + len(batches)
+        state.seconds += time.perf_counter() - start
+        score = validation["per_image"]["dice"]["mean_foreground"] or 0.0
+        if size == config.size and score > state.best:
+            state.best = score
+            save_checkpoint(out / BEST_FILE, live, dataclasses.replace(card, scores=validation))
+        row = {
+            "epoch": epoch + 1,
+            "step": state.step,
+            "size": size,
+            "loss": loss,
+            "learning_rate": rate_at(state.step - 1),
+            "images_per_second": len(parts["train"]) / (trained - start),
+            "seconds": state.seconds,
+            "validation": validation,
+        }
+        rows.append(row)
+        _write_rows(out / METRICS_FILE, rows)
+        draw_curves(out / "curves.png", rows)
+        state.save(out, data)
+        on_event(EpochDone(row))
+
+
+def _report_step(
+    on_event: OnEvent, per_epoch: int, steps: int, rate: Rate, step: int, loss: float, images: int
+) -> None:
+    on_event(StepDone(step // per_epoch, step, steps, loss, rate.add(images)))
+
+
+def _rows_until(file: Path, epoch: int) -> list[dict[str, Any]]:
+    """Rows of the epochs that the saved state has seen."""
+    if not file.is_file():
+        return []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row["epoch"] <= epoch]
+
+
+def _write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with write_whole(file) as part:
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,54 @@
+"""The end of a run: the best checkpoint judged natively, and pictures of what it does."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plainunet.config import TrainConfig
+from plainunet.data.masks import MaskCoding
+from plainunet.data.pairing import Pair
+from plainunet.evaluation.evaluate import judged, report
+from plainunet.evaluation.metrics import confusion_matrix
+from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
+from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.writers import write_comparison, write_mask
+from plainunet.training.events import Advance, OnEvent, Stage
+from plainunet.training.fit import BEST_FILE
+
+SAVED_IMAGES = 16
+"""At most so many validation pictures are saved, spread evenly from worst to best."""
+
+
+def judge_best(
+    out: Path, pairs: list[Pair], coding: MaskCoding, config: TrainConfig, on_event: OnEvent
+) -> dict[str, Any]:
+    """Score the best checkpoint natively, write the scores into it, and save pictures."""
+    network, card = load_checkpoint(out / BEST_FILE)
+    predictor = Predictor(network, card, device=config.device, precision=config.precision)
+    held_out = [pair for pair in pairs if pair.part == "val"]
+    on_event(Stage("judging at native size", len(held_out)))
+    counts = []
+    for number, (_, truth, prediction) in enumerate(judged(predictor, held_out, coding)):
+        counts.append(confusion_matrix(truth, prediction, len(card.class_names)))
+        on_event(Advance(number + 1))
+    confusions = np.stack(counts)
+    result = {"split": "val", **report(confusions, held_out, card.class_names)}
+    kept = {key: result[key] for key in ("protocol", "pooled", "per_image", "absent")}
+    save_checkpoint(out / BEST_FILE, network, dataclasses.replace(card, scores=kept))
+
+    order = np.argsort([entry["dice"]["mean_foreground"] or 0.0 for entry in result["images"]])
+    chosen = order[
+        np.linspace(0, len(order) - 1, min(SAVED_IMAGES, len(order))).round().astype(int)
+    ]
+    on_event(Stage("saving pictures", len(chosen)))
+    shown = [held_out[index] for index in chosen]
+    for number, (image, truth, prediction) in enumerate(judged(predictor, shown, coding)):
+        stem = out / "saved_images" / f"{number + 1:02d}_{shown[number].image.stem}"
+        write_mask(stem.with_name(f"{stem.name}_mask.png"), prediction, card.colors)
+        write_comparison(
+            stem.with_name(f"{stem.name}_comparison.png"), image, truth, prediction, card.colors
+        )
+        on_event(Advance(number + 1))
+    return result

@@ -1,0 +1,111 @@
+"""The loop: forward, loss, backward, step; and judging at the working size.
+
+Nothing is printed here: what happens is told to functions that the caller gives.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from plainunet.data.dataset import Samples
+from plainunet.data.targets import make_batch, resize
+from plainunet.evaluation.metrics import confusion_matrix, summarise
+from plainunet.network.device import arithmetic
+from plainunet.network.losses import Loss
+from plainunet.network.unet import UNet
+from plainunet.prediction.predictor import Predictor
+from plainunet.training.optim import WeightAverage
+
+
+def train_epoch(
+    network: UNet,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    loss_function: Loss,
+    optimizers: list[Optimizer],
+    rate_at: Callable[[int], float],
+    *,
+    first_step: int,
+    device: torch.device,
+    precision: torch.dtype,
+    average: WeightAverage | None,
+    on_step: Callable[[int, float, int], None],
+) -> float:
+    """Train on each batch once.
+
+    Args:
+        network: The network; left in train mode.
+        loader: Batches of images [N, H, W, C] and shares [N, H', W', K].
+        loss_function: Of logits, target and weight.
+        optimizers: What moves the weights.
+        rate_at: Learning rate of a step, by its number in the run.
+        first_step: Number of the epoch's first step in the run.
+        device: Where the network is.
+        precision: Arithmetic of the forward pass.
+        average: Takes in the weights after each step.
+        on_step: Told the step's number in the run, its loss, and its number of images.
+
+    Returns:
+        Mean loss over the epoch's images.
+
+    Raises:
+        FloatingPointError: The loss is not finite; the weights are as before that step.
+    """
+    network.train()
+    total, seen = 0.0, 0
+    for step, (images, shares) in enumerate(loader, start=first_step):
+        image, target, weight = make_batch(images, shares, device)
+        with arithmetic(device, precision):
+            logits = network(image)
+        loss = loss_function(logits, target, weight)
+        value = loss.item()
+        if not np.isfinite(value):
+            raise FloatingPointError(
+                f"The loss became {value} in step {step}. Take a smaller --learning-rate, or "
+                "--precision fp32."
+            )
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(step)
+            optimizer.step()
+        if average:
+            average.update(network, step)
+        total, seen = total + value * len(images), seen + len(images)
+        on_step(step, value, len(images))
+    return total / seen
+
+
+def validate(
+    predictor: Predictor,
+    samples: Samples,
+    size: tuple[int, int],
+    on_progress: Callable[[int], None],
+) -> dict[str, Any]:
+    """Judge on reduced pictures: quick, for every epoch; not the picture's own resolution.
+
+    Args:
+        predictor: Made around the live network, with `size` as its scale policy.
+        samples: The validation part.
+        size: Height and width that the samples are reduced to [pixels].
+        on_progress: Told how many pictures are done.
+
+    Returns:
+        `summarise`'s dictionary, its protocol named after the size.
+    """
+    counts = []
+    for index in range(len(samples)):
+        image, shares = samples[index]
+        reduced = resize(shares, size)
+        truth = reduced.argmax(axis=2).astype(np.uint8)
+        truth[reduced.sum(axis=2, dtype=np.int64) < 128] = 255  # mostly void or padding
+        prediction = predictor.predict(resize(image, size))
+        counts.append(confusion_matrix(truth, prediction, predictor.network.num_classes))
+        on_progress(index + 1)
+    scores = summarise(np.stack(counts), predictor.card.class_names)
+    return {**scores, "protocol": f"at the working size {size[0]} x {size[1]}, not native"}

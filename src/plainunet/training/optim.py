@@ -1,0 +1,159 @@
+"""Optimisers, learning rate over time, and the running average of the weights."""
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from plainunet.network.unet import UNet
+
+WARM_UP = 0.1
+"""Share of the steps in which one-cycle rises."""
+
+
+class Muon(Optimizer):
+    """Momentum whose update is made orthogonal: all directions of a weight move alike.
+
+    A convolution's weight [out, in, h, w] counts as a matrix [out, in * h * w]. Jordan et
+    al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the factor that gives
+    the update AdamW's size, and the weight decay: Liu et al. 2025, arXiv 2502.16982, sec. 2.2.
+    """
+
+    def __init__(
+        self, weights: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0
+    ) -> None:
+        """Make the optimiser.
+
+        Args:
+            weights: Weights with at least two dimensions.
+            lr: Learning rate, on AdamW's scale.
+            momentum: Decay of the running mean of gradients.
+            weight_decay: Decoupled weight decay.
+        """
+        super().__init__(weights, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every weight that has a gradient.
+
+        Args:
+            closure: Not used; part of PyTorch's interface.
+        """
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                mean = state.setdefault("mean", torch.zeros_like(weight))
+                mean.lerp_(weight.grad, 1 - group["momentum"])
+                ahead = weight.grad.lerp(mean, group["momentum"])  # Nesterov's look ahead
+                matrix = ahead.flatten(1)
+                update = orthogonal(matrix) * (0.2 * math.sqrt(max(matrix.shape)))
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.sub_(update.view_as(weight), alpha=group["lr"])
+
+
+def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Set all singular values near 1 by Newton-Schulz iteration, quintic (Jordan et al. 2024).
+
+    Args:
+        matrix: [m, n] float32.
+        steps: Iterations; after 5, singular values lie within about 0.7 and 1.2.
+
+    Returns:
+        [m, n] float32, with the singular vectors of `matrix`.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    result: Tensor = x.T if tall else x
+    return result
+
+
+def make_optimizers(
+    network: nn.Module, name: str, learning_rate: float, weight_decay: float
+) -> list[Optimizer]:
+    """Make what moves the network's weights.
+
+    Args:
+        network: The network.
+        name: "adamw", "adam", or "muon": Muon for the 3x3 convolutions after the first, AdamW
+            for everything else.
+        learning_rate: The highest of the schedule.
+        weight_decay: For muon and adamw; adam has none.
+
+    Returns:
+        One optimiser, or two.
+    """
+    weights = list(network.parameters())
+    if name == "adam":
+        return [Adam(weights, lr=learning_rate)]
+    if name == "adamw":
+        return [AdamW(weights, lr=learning_rate, weight_decay=weight_decay)]
+    inner = [
+        m.weight for m in network.modules() if isinstance(m, nn.Conv2d) and m.padding == (1, 1)
+    ]
+    inner = inner[1:]  # the first maps pictures, not features
+    others = [w for w in weights if all(w is not x for x in inner)]
+    return [
+        Muon(inner, lr=learning_rate, weight_decay=weight_decay),
+        AdamW(others, lr=learning_rate, weight_decay=weight_decay),
+    ]
+
+
+def learning_rate_at(step: int, steps: int, highest: float, schedule: str) -> float:
+    """Give the learning rate of a step.
+
+    Args:
+        step: Number of the step, from 0.
+        steps: Steps of the whole run.
+        highest: The highest learning rate.
+        schedule: "one-cycle": straight up for `WARM_UP` of the steps, then half a cosine down
+            to zero (after Smith and Topin 2017, arXiv 1708.07120); or "constant".
+
+    Returns:
+        The learning rate.
+    """
+    if schedule == "constant":
+        return highest
+    share = (step + 1) / (steps + 1)
+    if share < WARM_UP:
+        return highest * share / WARM_UP
+    return highest * 0.5 * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP)))
+
+
+class WeightAverage:
+    """Exponential running average of a network's weights and buffers."""
+
+    def __init__(self, network: UNet, decay: float) -> None:
+        """Start at the network's present weights.
+
+        Args:
+            network: The network that is trained.
+            decay: Share of the average that a step keeps.
+        """
+        self.network = copy.deepcopy(network).eval()
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take one step's weights in.
+
+        Args:
+            network: The network that is trained.
+            step: Number of the step, from 0; early on, the average forgets faster.
+        """
+        keep = min(self.decay, (1 + step) / (10 + step))
+        averages = self.network.state_dict().values()
+        for average, value in zip(averages, network.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - keep)
+            else:
+                average.copy_(value)

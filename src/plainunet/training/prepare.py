@@ -1,0 +1,109 @@
+"""From a data folder and settings to a run that is ready to begin."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from plainunet.config import TrainConfig
+from plainunet.data.masks import MaskCoding, understand_masks
+from plainunet.data.pairing import Pair
+from plainunet.training.events import Note, OnEvent
+
+
+def understand(
+    pairs: Sequence[Pair],
+    sizes: Sequence[tuple[int, int]],
+    config: TrainConfig,
+    on_event: OnEvent,
+) -> tuple[MaskCoding, TrainConfig]:
+    """Read the masks' coding, and fill in what the settings leave to the data.
+
+    Args:
+        pairs: All pairs, each with its part.
+        sizes: Height and width of each picture [pixels].
+        config: The settings as the user gave them.
+        on_event: Told what was understood.
+
+    Returns:
+        How mask values become class ids, and the settings with `class_names` and `size`.
+
+    Raises:
+        ValueError: Names and classes differ in number, or the size is too small.
+    """
+    masks = [pair.mask for pair in pairs]
+    coding, counts = understand_masks(masks, len(config.class_names) or None, config.ignore)
+    names = config.class_names or _default_names(len(coding.values))
+    if len(names) != len(coding.values):
+        raise ValueError(
+            f"{len(names)} class names are given ({', '.join(names)}), but the masks hold "
+            f"{len(coding.values)} classes (values {coding.values}). Name each, background first."
+        )
+    if len(set(names)) != len(names):
+        raise ValueError(f"--class-names: two classes have the same name ({', '.join(names)}).")
+    size = config.size or choose_size(sizes)
+    smallest = 2 ** (config.depth + 1)
+    scales = [part.scale for part in config.growth] + [1]
+    if min(_scaled(size, min(scales))) < smallest:
+        raise ValueError(
+            f"The working size {size[0]} x {size[1]} (its smallest part of training: "
+            f"{min(scales):g} of it) is below {smallest} pixels, too small for --depth "
+            f"{config.depth}. Give a larger --size or a smaller --depth."
+        )
+    shares = counts / counts.sum()
+    said = ", ".join(f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True))
+    on_event(
+        Note(
+            f"{len(pairs)} pairs: {sum(pair.part == 'train' for pair in pairs)} to train, "
+            f"{sum(pair.part == 'val' for pair in pairs)} to validate\n"
+            f"masks: {coding.kind} {_shorten(coding.values)}; {said}\n"
+            f"working size {size[0]} x {size[1]}"
+        )
+    )
+    return coding, config.model_copy(update={"class_names": names, "size": size})
+
+
+def choose_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Choose a working size for pictures of these sizes.
+
+    Args:
+        sizes: Height and width of each picture [pixels].
+
+    Returns:
+        Height and width [pixels]: the median picture, reduced to an area of at most 256 x 256,
+        each side a multiple of 16 and at least 32.
+    """
+    height, width = (float(side) for side in np.median(np.array(sizes), axis=0))
+    scale = min(1.0, 256 / math.sqrt(height * width))
+    return max(32, 16 * round(height * scale / 16)), max(32, 16 * round(width * scale / 16))
+
+
+def size_in(epoch: int, config: TrainConfig) -> tuple[int, int]:
+    """Give the working size of an epoch.
+
+    Args:
+        epoch: Its number, from 0.
+        config: The settings, `size` filled in.
+
+    Returns:
+        Height and width [pixels].
+    """
+    assert config.size is not None  # filled in before the run begins
+    for part in config.growth:
+        if epoch < round(part.until * config.epochs):
+            return _scaled(config.size, part.scale)
+    return config.size
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return round(size[0] * scale), round(size[1] * scale)
+
+
+def _default_names(num_classes: int) -> tuple[str, ...]:
+    if num_classes == 2:
+        return "background", "foreground"
+    return tuple(f"class {number}" for number in range(num_classes))
+
+
+def _shorten(values: tuple[int, ...]) -> str:
+    return f"{{{', '.join(map(str, values))}}}" if len(values) <= 12 else f"0..{values[-1]}"

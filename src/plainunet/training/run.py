@@ -1,0 +1,143 @@
+"""A whole run: from a data folder to a run folder with a checkpoint in it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plainunet.config import TrainConfig, load_config, write_config
+from plainunet.data.check import check_pairs
+from plainunet.data.dataset import Samples
+from plainunet.data.images import image_shape
+from plainunet.data.masks import MaskCoding, understand_masks
+from plainunet.data.pairing import Pair, find_pairs
+from plainunet.data.split import read_split, split_pairs, write_split
+from plainunet.evaluation.evaluate import SPLIT_FILE, data_digest
+from plainunet.files import require_writable
+from plainunet.network.checkpoint import Card, default_colors, versions
+from plainunet.network.device import choose_device
+from plainunet.network.unet import UNet
+from plainunet.training.events import Advance, OnEvent, Stage
+from plainunet.training.fit import BEST_FILE, fit
+from plainunet.training.judge import judge_best
+from plainunet.training.prepare import understand
+from plainunet.training.state import STATE_FILE, read_state
+
+CONFIG_FILE = "config.toml"
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    config: TrainConfig | None = None,
+    on_event: OnEvent = lambda event: None,
+) -> dict[str, Any]:
+    """Train a U-Net on a folder of images and masks, and judge it.
+
+    Args:
+        data: The folder, see `plainunet.data.pairing` for its layouts.
+        out: The run folder to make: `best.safetensors`, `last/`, `config.toml`, `split.csv`,
+            `metrics.jsonl`, `curves.png`, `saved_images/`.
+        config: The settings; left out, the defaults.
+        on_event: Told what happens.
+
+    Returns:
+        The scores on the validation part at native size, as by `evaluate`.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        ValueError: The data cannot be understood, a setting does not fit it, or `out` holds a
+            run already.
+        FloatingPointError: The loss became infinite or not a number.
+    """
+    data, out, config = Path(data), Path(out), config or TrainConfig()
+    if any((out / name).exists() for name in (BEST_FILE, CONFIG_FILE, STATE_FILE)):
+        raise ValueError(
+            f"{out}: holds a run already. Go on with it by 'plainunet train --resume {out}', or "
+            "give another --out."
+        )
+    choose_device(config.device)
+    pairs = find_pairs(data, config.group_by)
+    on_event(Stage("checking files", len(pairs)))
+    sizes = check_pairs(pairs, lambda done, total: on_event(Advance(done)))
+    pairs = split_pairs(pairs, config.validation, config.seed)
+    on_event(Stage("understanding masks", 1))
+    coding, config = understand(pairs, sizes, config, on_event)
+    require_writable(out)
+
+    write_split(out / SPLIT_FILE, pairs, data)
+    write_config(out / CONFIG_FILE, config)
+    return _run(data, out, config, pairs, coding, None, on_event)
+
+
+def resume(out: str | Path, on_event: OnEvent = lambda event: None) -> dict[str, Any]:
+    """Go on with a run from its last finished epoch.
+
+    Args:
+        out: The run folder.
+        on_event: Told what happens.
+
+    Returns:
+        The scores on the validation part at native size, as by `evaluate`.
+
+    Raises:
+        FileNotFoundError: There is no run, or its data folder has gone.
+        ValueError: A file of the run is damaged.
+    """
+    out = Path(out)
+    content = read_state(out)
+    config = load_config(out / CONFIG_FILE)
+    data = Path(content["data"])
+    if not data.is_dir():
+        raise FileNotFoundError(f"{data}: the run's data folder has gone; put it back.")
+    pairs = read_split(out / SPLIT_FILE, data)
+    coding, _ = understand_masks(
+        [pair.mask for pair in pairs], len(config.class_names), config.ignore
+    )
+    return _run(data, out, config, pairs, coding, content, on_event)
+
+
+def _run(
+    data: Path,
+    out: Path,
+    config: TrainConfig,
+    pairs: list[Pair],
+    coding: MaskCoding,
+    saved: dict[str, Any] | None,
+    on_event: OnEvent,
+) -> dict[str, Any]:
+    """Train from fresh weights or a saved state to the end, then judge natively."""
+    if config.size is None:
+        raise ValueError(f"{out / CONFIG_FILE}: size is missing.")
+    in_channels = max(image_shape(pair.image)[2] for pair in pairs)
+    parts = {
+        part: Samples(
+            [pair for pair in pairs if pair.part == part],
+            coding,
+            config.size,
+            in_channels,
+            config.target_scale,
+        )
+        for part in ("train", "val")
+    }
+    for samples in parts.values():
+        on_event(Stage("reading pictures", len(samples)))
+        samples.fill_cache(lambda done, total: on_event(Advance(done)))
+
+    torch.manual_seed(config.seed)
+    network = UNet(in_channels, len(config.class_names), config.base_channels, config.depth)
+    network.set_normalisation(*parts["train"].statistics())
+    card = Card(
+        class_names=config.class_names,
+        colors=default_colors(len(config.class_names)),
+        size=config.size,
+        masks={"values": coding.values, "ignore": coding.ignore, "kind": coding.kind},
+        training={
+            "digest": data_digest(pairs, data),
+            "pictures": {part: len(samples) for part, samples in parts.items()},
+            "settings": config.model_dump(mode="json"),
+        },
+        versions=versions(),
+    )
+    fit(network, card, parts, config, data, out, saved, on_event)
+    return judge_best(out, pairs, coding, config, on_event)

@@ -1,0 +1,93 @@
+"""What a run needs to go on: `last/state.pt`, read without running any code."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from plainunet.files import write_whole
+from plainunet.network.unet import UNet
+from plainunet.training.optim import WeightAverage
+
+STATE_FILE = Path("last") / "state.pt"
+"""Where it lies in the run folder."""
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes during training."""
+
+    network: UNet
+    optimizers: list[Optimizer]
+    average: WeightAverage | None
+    epoch: int = 0
+    """Epochs that are done."""
+    step: int = 0
+    """Optimiser steps that are done."""
+    best: float = -1.0
+    """Best validation Dice so far, of the epochs at the final size."""
+    seconds: float = 0.0
+    """Time spent so far, training and judging."""
+
+    def save(self, run: Path, data: Path) -> None:
+        """Write the state.
+
+        Args:
+            run: The run folder.
+            data: The data folder, so that resuming needs no second mention of it.
+        """
+        content = {
+            "data": str(data.resolve()),
+            "network": self.network.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "average": self.average and self.average.network.state_dict(),
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+        }
+        with write_whole(run / STATE_FILE) as file:
+            torch.save(content, file)
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Take a saved state over.
+
+        Args:
+            content: As given by `read_state`.
+        """
+        self.network.load_state_dict(content["network"])
+        for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        if self.average:
+            self.average.network.load_state_dict(content["average"])
+        for name in _COUNTERS:
+            setattr(self, name, content["counters"][name])
+
+
+_COUNTERS = ("epoch", "step", "best", "seconds")
+
+
+def read_state(run: Path) -> dict[str, Any]:
+    """Read a saved state.
+
+    Args:
+        run: The run folder.
+
+    Returns:
+        What `TrainingState.save` wrote, on the CPU.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is damaged.
+    """
+    file = run / STATE_FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{run}: no run to resume here ({STATE_FILE} is missing). "
+            "Give the folder that a run was started with as --out."
+        )
+    try:
+        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{file}: damaged ({error}). Start the run anew.") from error
+    return content

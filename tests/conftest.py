@@ -1,0 +1,93 @@
+"""What every test stands on: one thread, no network, and where the data lies."""
+
+import os
+
+# before anything imports torch, OpenCV or Albumentations: the workers share two cores
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+from PIL import Image
+
+CHECKOUT = Path(__file__).parents[1]
+
+# a shared machine has slow moments, so examples have no deadline; in CI a failure must repeat
+hypothesis.settings.register_profile(
+    "plainunet", deadline=None, derandomize="CI" in os.environ, max_examples=30
+)
+hypothesis.settings.load_profile("plainunet")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """For a run that imported torch before this file set the variable."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The folder that holds pyproject.toml."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets: PLAINUNET_DATA, else ../shared/data beside the checkout."""
+    if "PLAINUNET_DATA" in os.environ:
+        folder = Path(os.environ["PLAINUNET_DATA"])
+        if not folder.is_dir():
+            pytest.fail(f"PLAINUNET_DATA names {folder}, which is not a folder")
+        return folder
+    folder = CHECKOUT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data: PLAINUNET_DATA is not set, and there is no {folder}")
+    return folder
+
+
+@pytest.fixture
+def small_data(tmp_path: Path) -> Path:
+    """`images/` + `masks/`: eight RGB pictures [48, 64, 3], binary masks 0/255.
+
+    A bright rectangle on a dark, noisy ground, so that a small network learns it in seconds.
+    """
+    folder = tmp_path / "small"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    random = np.random.default_rng(0)
+    for number in range(8):
+        mask = np.zeros((48, 64), np.uint8)
+        top, left = random.integers(4, 20, size=2)
+        mask[top : top + 16, left : left + 28] = 255
+        noise = random.integers(0, 60, size=(48, 64, 3))
+        image = (noise + np.where(mask[..., None] > 0, 150, 30)).astype(np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"{number}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
+    return folder
+
+
+RunPlainunet = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_plainunet() -> RunPlainunet:
+    """Run `plainunet` with these arguments in a fresh process; its output is in the result."""
+
+    def run(*arguments: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "plainunet", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

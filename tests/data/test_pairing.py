@@ -1,0 +1,314 @@
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from plainunet.data.pairing import Pair, find_images, find_pairs
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Pairing opens no picture, so empty files will do."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def listed(pairs: list[Pair], root: Path) -> list[tuple[str, str, str, str | None]]:
+    return [
+        (
+            pair.image.relative_to(root).as_posix(),
+            pair.mask.relative_to(root).as_posix(),
+            pair.group,
+            pair.part,
+        )
+        for pair in pairs
+    ]
+
+
+# layouts
+
+
+def test_equal_stems(tmp_path: Path) -> None:
+    touch(tmp_path, "images/b.jpg", "images/a.png", "masks/a.png", "masks/b.gif")
+    assert listed(find_pairs(tmp_path), tmp_path) == [
+        ("images/a.png", "masks/a.png", "a", None),
+        ("images/b.jpg", "masks/b.gif", "b", None),
+    ]
+
+
+@pytest.mark.parametrize("ending", ["_mask", "_1stHO", ".jpg", " (mask)", "-gt"])
+def test_a_common_ending(tmp_path: Path, ending: str) -> None:
+    # "1" is also the beginning of "10" and "11"
+    for stem in ("1", "10", "11", "2"):
+        touch(tmp_path, f"images/{stem}.jpg", f"masks/{stem}{ending}.png")
+    assert [(pair.image.stem, pair.mask.stem) for pair in find_pairs(tmp_path)] == [
+        (stem, stem + ending) for stem in ("1", "10", "11", "2")
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png"])
+def test_kaggle(tmp_path: Path, suffix: str) -> None:
+    for stem in ("car1_02", "car1_01", "car2_01"):
+        touch(tmp_path, f"train/{stem}.jpg", f"train_masks/{stem}_mask{suffix}")
+    touch(tmp_path, "test/car3_01.jpg")  # which Kaggle gives without masks
+    assert listed(find_pairs(tmp_path), tmp_path) == [
+        ("train/car1_01.jpg", f"train_masks/car1_01_mask{suffix}", "car1", None),
+        ("train/car1_02.jpg", f"train_masks/car1_02_mask{suffix}", "car1", None),
+        ("train/car2_01.jpg", f"train_masks/car2_01_mask{suffix}", "car2", None),
+    ]
+
+
+def test_kaggle_with_validation(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a_1.jpg", "train_masks/a_1_mask.gif")
+    touch(tmp_path, "val/b_1.jpg", "val_masks/b_1_mask.gif")
+    assert [(pair.group, pair.part) for pair in find_pairs(tmp_path)] == [
+        ("a", "train"),
+        ("b", "val"),
+    ]
+
+
+def test_parts_as_folders(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        touch(tmp_path, f"images/{part}/x.jpg", f"masks/{part}/x.png")
+    found = find_pairs(tmp_path)
+    assert [(pair.image.parent.name, pair.part) for pair in found] == [
+        ("test", "test"),
+        ("train", "train"),
+        ("val", "val"),
+    ]
+    assert len({pair.group for pair in found}) == 3, "equal stems are different pictures"
+
+
+def test_other_words_for_validation(tmp_path: Path) -> None:
+    touch(tmp_path, "images/train/x.jpg", "masks/train/x.png")
+    touch(tmp_path, "images/valid/y.jpg", "masks/valid/y.png")
+    assert [pair.part for pair in find_pairs(tmp_path)] == ["train", "val"]
+
+
+def test_folders_in_folders(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "images/day/1.jpg", "masks/day/1.png", "images/night/1.jpg", "masks/night/1.png"
+    )
+    assert listed(find_pairs(tmp_path), tmp_path) == [
+        ("images/day/1.jpg", "masks/day/1.png", "day/1", None),
+        ("images/night/1.jpg", "masks/night/1.png", "night/1", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "stem", ["v1.2.final", "two words", "überholspur", "写真", "a.b c_d-e", "#1"]
+)
+def test_names_of_every_kind(tmp_path: Path, stem: str) -> None:
+    touch(tmp_path, f"images/{stem}.JPG", f"masks/{stem}_m.PNG", "images/o.jpg", "masks/o_m.png")
+    assert stem in [pair.image.stem for pair in find_pairs(tmp_path)]
+    assert {pair.mask.stem.removesuffix("_m") for pair in find_pairs(tmp_path)} == {stem, "o"}
+
+
+def test_other_files_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "images/a.jpg", "images/b.jpg", "masks/a.png", "masks/b.png", "masks_color/a.png"
+    )
+    touch(tmp_path, "images/._a.jpg", "images/.cache/c.jpg", "masks/Thumbs.db", "images/list.txt")
+    assert len(find_pairs(tmp_path)) == 2
+
+
+def test_a_linked_folder_is_followed_and_a_loop_is_named(tmp_path: Path) -> None:
+    touch(tmp_path / "far", "1.jpg", "2.jpg")
+    touch(
+        tmp_path, "images/here.jpg", *(f"masks/{name}.png" for name in ("here", "far/1", "far/2"))
+    )
+    (tmp_path / "images/far").symlink_to(tmp_path / "far")
+    assert len(find_pairs(tmp_path)) == 3
+    (tmp_path / "far/back").symlink_to(tmp_path / "far")
+    with pytest.raises(ValueError, match="leads back"):
+        find_pairs(tmp_path)
+
+
+# groups
+
+
+def test_group_by_a_pattern(tmp_path: Path) -> None:
+    for stem in ("p01_left", "p01_right", "p02_left"):
+        touch(tmp_path, f"images/{stem}.jpg", f"masks/{stem}.png")
+    for pattern, groups in [
+        ("p([0-9]+)_", ["01", "01", "02"]),
+        ("p[0-9]+", ["p01", "p01", "p02"]),
+        ("left|right", ["left", "right", "left"]),
+        (None, ["p01_left", "p01_right", "p02_left"]),
+    ]:
+        assert [pair.group for pair in find_pairs(tmp_path, pattern)] == groups
+
+
+def test_a_pattern_that_does_not_match_names_the_stem(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a_1.jpg", "masks/a_1.png", "images/plain.jpg", "masks/plain.png")
+    with pytest.raises(ValueError, match=r"matches nothing in 'plain' \(.*images/plain\.jpg\)"):
+        find_pairs(tmp_path, "([^_]+)_")
+
+
+def test_a_pattern_that_is_none_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "masks/a.png", "images/b.jpg", "masks/b.png")
+    with pytest.raises(ValueError, match=re.escape("'([^_' is not a regular expression")):
+        find_pairs(tmp_path, "([^_")
+
+
+# what is refused
+
+
+def test_missing_partners_are_named_on_both_sides(tmp_path: Path) -> None:
+    stems = "abcdefghijkl"
+    touch(
+        tmp_path, *(f"images/{stem}.jpg" for stem in stems), *(f"masks/{s}.png" for s in "jklxyz")
+    )
+    with pytest.raises(ValueError, match="9 pictures have no mask") as raised:
+        find_pairs(tmp_path)
+    message = str(raised.value)
+    assert "3 masks have no picture" in message
+    named = re.findall(r"images/(\w)\.jpg", message)
+    assert len(named) == 5
+    assert set(named) < set("abcdefghi")
+    assert "and 4 more" in message
+    assert set(re.findall(r"masks/(\w)\.png", message)) == set("xyz")
+
+
+def test_a_missing_partner_of_masks_with_an_ending(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"images/{n}.jpg" for n in range(1, 13)))
+    touch(tmp_path, *(f"masks/{n}_mask.png" for n in range(1, 13) if n != 1))
+    with pytest.raises(ValueError, match=r"^1 pictures have no mask .*'_mask'\).*images/1\.jpg\."):
+        find_pairs(tmp_path)
+
+
+def test_two_masks_for_one_picture(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "images/b.jpg", "masks/a.png", "masks/a.gif", "masks/b.png")
+    with pytest.raises(
+        ValueError, match=r"2 masks share their name .*masks/a\.gif, .*masks/a\.png"
+    ):
+        find_pairs(tmp_path)
+    (tmp_path / "masks/a.gif").rename(tmp_path / "masks/a_mask.png")
+    with pytest.raises(ValueError, match=r"1 masks have no picture: .*a_mask\.png"):
+        find_pairs(tmp_path)
+
+
+def test_two_pictures_for_one_mask(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "images/a.png", "masks/a.png", "images/b.png", "masks/b.png")
+    with pytest.raises(ValueError, match=r"2 pictures share their name .*a\.jpg, .*a\.png"):
+        find_pairs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        ([], FileNotFoundError, "has no pictures where they are looked for"),
+        (["images/a.jpg"], FileNotFoundError, r"there is no folder .*masks"),
+        (["masks/a.png"], FileNotFoundError, "no pictures where they are looked for"),
+        (["train/a.jpg"], FileNotFoundError, "no pictures where they are looked for"),
+        (["images/a.txt", "masks/a.png"], ValueError, "images holds no pictures"),
+        (["images/a.jpg", "masks/a.png"], ValueError, "holds 1 picture .* at least 2"),
+        (["images/a.jpg", "masks/b.png"], ValueError, "1 pictures have no mask .*1 masks have no"),
+        (["images/x.jpg/a.jpg", "masks/a.png"], ValueError, r"x\.jpg is a folder"),
+        (
+            ["train/a.jpg", "train_masks/a_mask.gif", "val/b.jpg"],
+            FileNotFoundError,
+            "there is no folder .*val_masks",
+        ),
+        (
+            ["train/a.jpg", "train_masks/a.gif", "images/a.jpg", "masks/a.png"],
+            ValueError,
+            "which of them is meant",
+        ),
+        (
+            ["images/train/a.jpg", "masks/train/a.png", "images/b.jpg", "masks/b.png"],
+            ValueError,
+            r"images/b\.jpg lies outside of train/",
+        ),
+    ],
+)
+def test_folders_that_cannot_be_paired(
+    tmp_path: Path, names: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        find_pairs(touch(tmp_path, *names))
+
+
+def test_no_folder_at_all(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="gone does not exist"):
+        find_pairs(tmp_path / "gone")
+    touch(tmp_path, "file.zip")
+    with pytest.raises(ValueError, match=r"file\.zip is a file"):
+        find_pairs(tmp_path / "file.zip")
+
+
+def test_one_pair_will_do_where_nothing_is_learnt(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "masks/a.png")
+    assert len(find_pairs(tmp_path, at_least=1)) == 1
+
+
+# pictures to predict
+
+
+def test_find_images(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "b/2.JPG", "b/deep/er/1.png", "b/notes.txt", "b/.hidden.png", "a.tif", "odd.dat"
+    )
+    found = find_images(
+        [tmp_path / "odd.dat", tmp_path / "b", tmp_path / "a.tif", tmp_path / "b/2.JPG"]
+    )
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+        "odd.dat",
+        "b/2.JPG",
+        "b/deep/er/1.png",
+        "a.tif",
+    ]
+
+
+def test_find_images_names_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.png does not exist"):
+        find_images([tmp_path / "gone.png"])
+    touch(tmp_path, "texts/a.txt")
+    with pytest.raises(ValueError, match="texts holds no pictures"):
+        find_images([tmp_path / "texts"])
+
+
+# size, and real folders
+
+
+def test_many_files_pair_quickly(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for number in range(5000):
+        (tmp_path / "images" / f"frame_{number:06}.jpg").touch()
+        (tmp_path / "masks" / f"frame_{number:06}_mask.png").touch()
+    start = time.process_time()
+    assert len(find_pairs(tmp_path, "frame_([0-9]{4})")) == 5000
+    assert time.process_time() - start < 2.5
+
+
+@pytest.mark.parametrize(
+    ("name", "group_by", "count", "groups", "parts"),
+    [
+        ("carvana", None, 760, 48, {None: 760}),
+        ("isbi2012", None, 20, 20, {None: 20}),
+        ("dsb2018", None, 300, 300, {None: 300}),
+        ("camvid", None, 468, 468, {"train": 367, "val": 101}),
+        ("dubai_aerial", "^tile([0-9]+)_", 54, 6, {None: 54}),
+        ("carrotweed", None, 30, 30, {None: 30}),
+        ("chasedb1", "_([0-9]{2})[LR]", 20, 10, {None: 20}),
+    ],
+)
+def test_real_folders(
+    data_root: Path,
+    name: str,
+    group_by: str | None,
+    count: int,
+    groups: int,
+    parts: dict[str | None, int],
+) -> None:
+    pairs = find_pairs(data_root / name, group_by)
+    assert len(pairs) == count
+    assert len({pair.group for pair in pairs}) == groups
+    assert Counter(pair.part for pair in pairs) == parts
+    assert all(pair.mask.stem.startswith(pair.image.stem) for pair in pairs)
+    assert all("color" not in str(pair.mask) for pair in pairs)
+    assert pairs == sorted(pairs, key=lambda pair: pair.image)

@@ -1,0 +1,210 @@
+"""What the documentation says is so: the map, the links, the commands, the recipes.
+
+The README's map is the fenced block with a line `src/plainunet/`. Below it, by indentation,
+come rooms (`data/`) and files (`images.py masks.py`), each followed by words about it.
+"""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+PACKAGE = CHECKOUT / "src" / "plainunet"
+README = CHECKOUT / "README.md"
+PAGES = sorted(
+    [
+        README,
+        CHECKOUT / "CHANGELOG.md",
+        CHECKOUT / "CONTRIBUTING.md",
+        *(CHECKOUT / "docs").rglob("*.md"),
+    ]
+)
+PAGE_IDS = [page.relative_to(CHECKOUT).as_posix() for page in PAGES]
+CONFIGS = sorted((CHECKOUT / "configs").glob("*.toml"))
+
+BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+SHELL = {"sh", "bash", "console", "shell"}
+# a backslash at the end joins a line with the next
+CONTINUED = re.compile(r"\\\n[#\s]*")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The fenced blocks of a page, as (language, text)."""
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def mapped_files(text: str) -> set[str]:
+    """The files of the package that a drawn map names, relative to `src/plainunet/`."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if "src/plainunet/" in line)
+
+    def indent(line: str) -> int:
+        return len(re.match(r"[\s│├└─|`-]*", line)[0])  # type: ignore[index]
+
+    depth, room, room_indent = indent(lines[start]), "", 0
+    found = set()
+    for line in lines[start + 1 :]:
+        if not line.strip():
+            continue
+        if indent(line) <= depth:
+            break
+        if room and indent(line) <= room_indent:
+            room = ""
+        words = line[indent(line) :].split()
+        if re.fullmatch(r"\w+/", words[0]):
+            room, room_indent = words.pop(0), indent(line)
+        for word in words:
+            if not re.fullmatch(r"\w+\.py", word):
+                break
+            found.add(room + word)
+    return found
+
+
+def test_the_map_is_read_as_drawn() -> None:
+    drawn = """
+configs/            recipes
+src/plainunet/
+  __init__.py       the public names
+  files.py cli.py   two files on a line
+  data/             a room
+    images.py masks.py   words about images.py
+  network/ unet.py  a room with its file beside it
+  config.py         back at the top
+tests/              not_this.py
+"""
+    assert mapped_files(drawn) == {
+        *("__init__.py", "files.py", "cli.py", "config.py"),
+        *("data/images.py", "data/masks.py", "network/unet.py"),
+    }
+
+
+def test_readme_map_is_what_is_on_disk() -> None:
+    maps = [text for _, text in blocks(README) if "src/plainunet/" in text]
+    assert maps, "README.md has a fenced block that maps src/plainunet/"
+    on_disk = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "__init__.py" or path.parent == PACKAGE
+    }
+    mapped = mapped_files(maps[0])
+    assert mapped - on_disk == set(), "in the map, but not on disk"
+    assert on_disk - mapped == set(), "on disk, but not in the map"
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which a page's headings can be linked to."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ +(.+?) *$", text, flags=re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings]
+    return set(plain)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_links_resolve(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\[[^\]]*\]\(([^)\s]+)[^)]*\)", text)
+    targets += re.findall(r"""(?:src|href)=["']([^"']+)["']""", text)
+    for target in targets:
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        goal = page.parent / path if path else page
+        assert goal.exists(), f"{target} leads nowhere"
+        if "docs" in page.parts and path:
+            assert "docs" in goal.resolve().parts, f"{target} leaves the built site"
+        if anchor and goal.suffix == ".md":
+            assert anchor in anchors(goal), f"{target} names no heading"
+
+
+def commands(text: str) -> list[list[str]]:
+    """The `plainunet ...` command lines in a shell block or a comment, as words."""
+    found = []
+    for line in CONTINUED.sub(" ", text).splitlines():
+        stripped = line.lstrip("#$ ")
+        if re.match(r"(\.venv/bin/)?plainunet ", stripped):
+            words = shlex.split(stripped, comments=True)
+            for stop in ("|", ">", "&&", "2>"):
+                if stop in words:
+                    words = words[: words.index(stop)]
+            found.append(words[1:])
+    return found
+
+
+WRITTEN = [
+    (page.relative_to(CHECKOUT).as_posix(), words)
+    for page in PAGES
+    for language, text in blocks(page)
+    if language in SHELL
+    for words in commands(text)
+] + [
+    (path.relative_to(CHECKOUT).as_posix(), words)
+    for path in CONFIGS
+    for words in commands(path.read_text(encoding="utf-8"))
+]
+
+
+def test_commands_are_found() -> None:
+    text = "$ plainunet train DATA \\\n    --out RUN  # why\n\n# plainunet predict X > y\nplainunet"
+    assert commands(text) == [["train", "DATA", "--out", "RUN"], ["predict", "X"]]
+    assert {words[0] for name, words in WRITTEN if name == "README.md"} >= {
+        *("demo", "evaluate", "predict", "train"),
+    }
+
+
+@pytest.mark.parametrize(
+    "words", [words for _, words in WRITTEN], ids=[f"{n}: {' '.join(w)}" for n, w in WRITTEN]
+)
+def test_commands_parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from plainunet.cli import app
+
+    monkeypatch.chdir(CHECKOUT)  # the recipes are named from there
+    function, _, unused = app.parse_args(words, exit_on_error=False, print_error=False)
+    assert callable(function)
+    assert not unused, f"not understood: {unused}"
+
+
+PYTHON = [
+    (page.relative_to(CHECKOUT).as_posix(), text)
+    for page in PAGES
+    for language, text in blocks(page)
+    if language == "python"
+]
+
+
+def test_there_is_python() -> None:
+    assert PYTHON
+
+
+@pytest.mark.parametrize("text", [text for _, text in PYTHON], ids=[name for name, _ in PYTHON])
+def test_python_is_valid_and_its_imports_exist(text: str) -> None:
+    tree = ast.parse(text)
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    for node in imports:
+        exec(ast.unparse(node), {})
+
+
+def test_there_are_recipes() -> None:
+    assert CONFIGS, "configs/ holds at least one recipe"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_recipe_loads_and_says_how_it_was_run(path: Path) -> None:
+    from plainunet.config import load_config
+
+    load_config(path)
+    text = path.read_text(encoding="utf-8")
+    header = re.match(r"(?:#.*\n)*", text)[0]  # type: ignore[index]
+    own = [words for words in commands(header) if f"configs/{path.name}" in words]
+    assert own, f"the header of {path.name} has the command that runs it"
+    for word in ("Hardware", "Time", "Score"):
+        assert re.search(rf"\b{word}\b", header, flags=re.IGNORECASE), f"no {word} in the header"
+
+
+def test_every_page_is_in_the_contents() -> None:
+    contents = (CHECKOUT / "zensical.toml").read_text(encoding="utf-8")
+    for page in (CHECKOUT / "docs").rglob("*.md"):
+        name = page.relative_to(CHECKOUT / "docs").as_posix()
+        assert f'"{name}"' in contents, f"docs/{name} is not in zensical.toml"

@@ -1,0 +1,106 @@
+"""The public names: sorted, complete, documented, and loaded only when they are asked for."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import plainunet
+
+CHECKOUT = Path(__file__).parents[1]
+# each takes a noticeable part of a second to import
+HEAVY = ("albumentations", "cv2", "matplotlib", "scipy", "torch")
+
+PARTS = [name for name in plainunet.__all__ if name != "__version__"]
+
+
+def run_fresh(code: str) -> str:
+    """Run Python code in a new process and give what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_names_are_sorted_few_and_once() -> None:
+    assert plainunet.__all__ == sorted(set(plainunet.__all__))
+    assert len(plainunet.__all__) <= 20
+
+
+def test_names_are_complete() -> None:
+    """What type checkers see, what is loaded and what is listed are the same names."""
+    tree = ast.parse(Path(plainunet.__file__).read_text(encoding="utf-8"))
+    typed = {
+        (alias.name, node.module)
+        for branch in tree.body
+        if isinstance(branch, ast.If)
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == set(plainunet._HOMES.items())
+    assert sorted(plainunet._HOMES) == sorted(PARTS)
+    assert set(plainunet.__all__) <= set(dir(plainunet))
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_name_is_documented(name: str) -> None:
+    assert (getattr(plainunet, name).__doc__ or "").strip(), f"{name} has no docstring"
+    pages = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    assert re.search(rf"`{name}\b", text), f"{name} is in neither README.md nor docs/"
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'segment'"):
+        _ = plainunet.segment  # type: ignore[attr-defined]
+
+
+def test_import_loads_nothing_heavy() -> None:
+    code = f"import sys, plainunet; print([m for m in {HEAVY} if m in sys.modules])"
+    assert run_fresh(code) == "[]"
+
+
+@pytest.mark.parametrize("verb", [(), ("train",), ("evaluate",), ("predict",), ("demo",)])
+def test_help_loads_nothing_heavy(verb: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "plainunet", *verb, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Usage" in done.stdout
+    loaded = set(re.findall(r"\| +([\w.]+)$", done.stderr, flags=re.MULTILINE))
+    assert "plainunet.cli" in loaded
+    assert loaded & set(HEAVY) == set()
+
+
+def test_verbs_are_functions_whatever_was_imported_before() -> None:
+    code = """
+import importlib, pkgutil, types
+import plainunet
+for module in pkgutil.walk_packages(plainunet.__path__, "plainunet."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+from plainunet import evaluate, train
+print(*(isinstance(f, types.FunctionType) for f in (train, evaluate)))
+print(train.__module__, evaluate.__module__)
+"""
+    homes = "plainunet.training.run plainunet.evaluation.evaluate"
+    assert run_fresh(code) == f"True True\n{homes}"
+
+
+def test_main_has_a_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "plainunet", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == plainunet.__version__
