@@ -3,6 +3,7 @@
 import json
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -213,6 +214,7 @@ DEMO_SETTINGS: dict[str, Any] = {"epochs": 14, "learning_rate": 6e-3, "optimizer
 
 def main() -> None:
     """Run the command line and exit: 0 good, 1 some failed, 2 mend something, 70 our fault."""
+    warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
     try:
         code = app(exit_on_error=False, result_action="return_value")
     except CycloptsError:
@@ -241,8 +243,8 @@ def _print(text: str) -> None:
     print(text)
 
 
-def _complain(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr)
+def _complain(text: str, kind: str = "error") -> None:
+    print(f"{kind}: {text}", file=sys.stderr)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from plainunet.data.images import (
     IMAGE_SUFFIXES,
     image_shape,
     image_size,
+    match_channels,
     read_image,
     to_unit,
     turn_upright,
@@ -310,6 +311,16 @@ def test_floats_and_bools_are_left_as_they_are() -> None:
     np.testing.assert_array_equal(to_unit(np.array([False, True])), np.float32([0, 1]))
     with pytest.raises(ValueError, match="complex"):
         to_unit(np.array([1j]))
+
+
+def test_grey_is_shown_as_rgb_and_nothing_else_is_converted() -> None:
+    assert match_channels(RGB, 3) is RGB
+    shown = match_channels(GREY[..., None], 3)
+    assert shown.shape == (20, 30, 3)
+    assert all((shown[..., channel] == GREY).all() for channel in range(3))
+    for image, channels in [(RGB, 1), (RGB, 4), (np.zeros((4, 5, 2)), 3)]:
+        with pytest.raises(ValueError, match=f"has {image.shape[2]} channels, {channels} are"):
+            match_channels(image, channels)
 
 
 # real pictures

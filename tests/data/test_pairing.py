@@ -191,6 +191,13 @@ def test_two_masks_for_one_picture(tmp_path: Path) -> None:
         find_pairs(tmp_path)
 
 
+def test_an_ending_that_one_mask_lacks(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"images/{stem}.jpg" for stem in "abc"), "masks/a.png")
+    touch(tmp_path, *(f"masks/{stem}_mask.png" for stem in "abc"))
+    with pytest.raises(ValueError, match=r"^1 masks have no picture: .*masks/a\.png\."):
+        find_pairs(tmp_path)
+
+
 def test_two_pictures_for_one_mask(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg", "images/a.png", "masks/a.png", "images/b.png", "masks/b.png")
     with pytest.raises(ValueError, match=r"2 pictures share their name .*a\.jpg, .*a\.png"):

@@ -85,10 +85,11 @@ def test_given_parts_are_kept() -> None:
 
 def test_validation_is_taken_from_training_and_never_from_the_test_part() -> None:
     pairs = make_pairs("aabbccdd", "train") + make_pairs("eeff", "test")
-    parts = parts_of(split_pairs(pairs, 0.25, 1))
-    assert [where for group, where in parts.items() if group in "ef"] == [{"test"}] * 2
-    assert sum(where == {"val"} for where in parts.values()) == 1
-    assert sum(where == {"train"} for where in parts.values()) == 3
+    for seed in range(20):
+        parts = parts_of(split_pairs(pairs, 0.25, seed))
+        assert [where for group, where in parts.items() if group in "ef"] == [{"test"}] * 2
+        assert sum(where == {"val"} for where in parts.values()) == 1
+        assert sum(where == {"train"} for where in parts.values()) == 3
 
 
 def test_a_group_on_both_given_sides_is_mentioned(caplog: pytest.LogCaptureFixture) -> None:

@@ -86,6 +86,7 @@ def test_dense_ids_mean_themselves(k: int, void: bool) -> None:
         ([{0: 9, 1: 9, 2: 9}], 2, None, r"2 does not fit beside 0, 1:"),
         ([{0: 9, 1: 9, 2: 9, 7: 4}], 3, None, r"7 does not fit beside 0, 1, 2:"),
         ([{0: 9, 128: 4, 255: 9}], None, None, r"128 does not fit beside 0, 255"),
+        ([{0: 90, 1: 2, 3: 1, 255: 50}], None, None, "3 does not fit beside 0, 255"),
         ([{1: 9, 2: 9, 3: 9}], None, None, "does not fit beside"),
         ([{0: 9, 255: 9}], 3, None, "255 does not fit beside 0, 1, 2"),
         ([{0: 9, 1: 9, 2: 9, 255: 9}], None, 99, "255 does not fit beside 0, 1, 2"),

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -20,10 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_ABANDONED = 24 * 3600  # seconds
 LIMIT = 8 * 2**30
 """Bytes that the cache may take on disk."""
 
 Sample = tuple[NDArray[Any], NDArray[np.uint8]]
+
+
+class MixedDepthsError(Exception):
+    """Some samples are uint8 and some float32."""
 
 
 class Cache:
@@ -97,6 +103,9 @@ def cached(
 
     Returns:
         The entry, or None where one would not fit in `LIMIT` or on the disk.
+
+    Raises:
+        MixedDepthsError: The samples' images are not all of one dtype.
     """
     count = settings["count"]
     key = json.dumps([[str(f.resolve()), *_stamp(f)] for f in files] + [settings, 1])
@@ -139,6 +148,8 @@ def _fill(
     shares_file = create(folder / "shares.npy", "w+", shares.dtype, (count, *shares.shape))
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for index, (image, shares) in enumerate(threads.map(load, range(count))):
+            if image.dtype != images_file.dtype:
+                raise MixedDepthsError
             images_file[index], shares_file[index] = image, shares
             if on_progress:
                 on_progress(index + 1, count)
@@ -152,6 +163,9 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 def _make_room(needed: int) -> None:
+    for part in cache_folder().glob(".part-*"):  # of processes that were killed
+        if time.time() - part.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(part, ignore_errors=True)
     entries = [f for f in cache_folder().iterdir() if f.is_dir() and not f.name.startswith(".")]
     entries.sort(key=lambda f: f.stat().st_mtime)
     sizes = [sum(file.stat().st_size for file in entry.iterdir()) for entry in entries]

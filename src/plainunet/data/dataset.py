@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from plainunet.data.augment import Augment
-from plainunet.data.cache import Cache, Sample, cached
+from plainunet.data.cache import Cache, MixedDepthsError, Sample, cached
 from plainunet.data.images import match_channels, read_image, to_unit
 from plainunet.data.masks import MaskCoding, read_mask
 from plainunet.data.pairing import Pair
@@ -51,6 +51,7 @@ class Samples:
         self.target_scale = target_scale
         self.channels = channels
         self._cache: Cache | None = None
+        self._as_float = False
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -82,7 +83,13 @@ class Samples:
             "channels": self.channels,
             "coding": [*self.coding.values, self.coding.ignore, self.coding.kind],
         }
-        self._cache = cached(files, settings, self._load, on_progress)
+        try:
+            self._cache = cached(files, settings, self._load, on_progress)
+        except MixedDepthsError:
+            self._as_float = True
+            self._cache = cached(files, {**settings, "float": True}, self._load, on_progress)
+        # without a cache nobody knows whether a picture deeper than 8 bits will come
+        self._as_float = self._as_float or self._cache is None
 
     def statistics(self) -> tuple[list[float], list[float]]:
         """Measure the images, at most 200 of them, spread evenly.
@@ -107,7 +114,7 @@ class Samples:
         except ValueError as error:
             raise ValueError(f"{pair.image}: {error}") from error
         mask = self.coding.encode(read_mask(pair.mask), pair.mask)
-        if image.dtype != np.uint8:
+        if image.dtype != np.uint8 or self._as_float:
             image = to_unit(image)
         height, width = fit_size(image.shape[:2], self.box)
         size = (height * self.target_scale, width * self.target_scale)

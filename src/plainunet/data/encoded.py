@@ -166,8 +166,7 @@ def png_chunks(file: BinaryIO) -> set[bytes]:
         length = int.from_bytes(file.read(4), "big")
         name = file.read(4)
         position += 12 + length
-        if position <= size:
-            names.add(name)
+        names.add(name)
     file.seek(0)
     return names
 

@@ -14,8 +14,8 @@ Floats = NDArray[np.float32]
 _COLOURS = (
     np.array(
         [
-            (86, 104, 58), (128, 124, 62), (188, 142, 66), (168, 86, 48), (116, 48, 46),
-            (92, 66, 46), (128, 126, 122), (84, 92, 102), (196, 178, 140), (170, 168, 160),
+            (104, 126, 66), (142, 138, 70), (200, 152, 70), (184, 96, 54), (148, 66, 60),
+            (128, 94, 66), (142, 140, 136), (108, 120, 132), (204, 186, 148), (180, 178, 170),
         ],
         np.float32,
     )
@@ -97,9 +97,10 @@ def draw_ground(rng: Generator, size: tuple[int, int], light: tuple[float, float
     # patterns are drawn for a picture whose shorter side has 192 pixels
     scale = min(size) / 192
     mixture, shade, height = draw(rng, shape, scale)
+    # duller and darker than what lies on it, as earth and old wood are
     colours = np.stack([pick_colour(rng) for _ in range(2)])
-    grey = colours.mean(1, keepdims=True)
-    colours = rng.uniform(0.15, 0.32) * (1 + 0.5 * (colours / grey - 1))*np.array([[1.1],[.9]])
+    hues = 0.5 + 0.5 * colours / colours.mean(1, keepdims=True)
+    colours = rng.uniform(0.18, 0.32) * np.array([[1.1], [0.9]], np.float32) * hues
     ground = colours[0] + (colours[1] - colours[0]) * np.clip(mixture, 0, 1)[..., None]
     ground = ground * shade[..., None]
     if turned:

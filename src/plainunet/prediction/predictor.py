@@ -5,6 +5,7 @@ network, and the logits are brought back to the picture's own size bilinearly be
 is chosen. Limitation: a picture goes through the network whole, without tiles.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from plainunet.data.images import match_channels, to_unit
 from plainunet.data.targets import fit_size, resize
-from plainunet.network.checkpoint import Card, load_checkpoint
+from plainunet.network.checkpoint import Card, default_colors, load_checkpoint
 from plainunet.network.device import (
     arithmetic,
     choose_device,
@@ -25,24 +26,37 @@ from plainunet.network.device import (
 )
 from plainunet.network.unet import UNet
 
+FAR = 6
+"""A picture is far from the training pictures when its area is so many times theirs, or less
+than one so-many-th."""
+
 
 class Predictor:
     """A network with all that is needed to use it on pictures as they are on disk."""
 
     def __init__(
-        self, network: UNet, card: Card, *, device: str = "auto", precision: str = "auto"
+        self,
+        network: UNet,
+        card: Card | None = None,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
     ) -> None:
         """Wrap a live network; it is used as it is, and moved to the device.
 
         Args:
             network: The network, reachable as `network`.
-            card: Its description: scale policy, classes, threshold.
+            card: Its description: scale policy, classes, threshold. Left out: pictures are
+                taken at their own size, and classes have numbers for names.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16".
 
         Raises:
             ValueError: There is no such device, or the card has another number of classes.
         """
+        if card is None:
+            numbers = tuple(str(number) for number in range(network.num_classes))
+            card = Card(numbers, default_colors(network.num_classes), size=None)
         if len(card.class_names) != network.num_classes:
             raise ValueError(
                 f"{len(card.class_names)} class names for a network of {network.num_classes} "
@@ -105,6 +119,7 @@ class Predictor:
         if image.ndim != 3:
             raise ValueError(f"A picture is [H, W, C]; this one is {list(image.shape)}.")
         image = match_channels(image, self.network.in_channels)
+        self._warn_if_far(image.shape[:2])
         box = self.card.size
         size = fit_size(image.shape[:2], box) if box else image.shape[:2]
         smallest = 2**self.network.depth
@@ -121,6 +136,18 @@ class Predictor:
         self.network.train(was_training)
         inside: Tensor = logits[0, :, : size[0], : size[1]].float()
         return inside
+
+    def _warn_if_far(self, size: tuple[int, int]) -> None:
+        """Warn about a picture much larger or smaller than any that the model was made for."""
+        known = self.card.training.get("areas")
+        area = size[0] * size[1]
+        if known and not known[0] / FAR <= area <= known[1] * FAR:
+            warnings.warn(
+                f"a picture of {size[0]} x {size[1]} pixels (height x width) is far from the "
+                f"{known[0]:,} to {known[1]:,} pixels of area that the model was trained on; "
+                "expect a poorer mask, and look at it.",
+                stacklevel=4,
+            )
 
 
 def _enlarge(logits: Tensor, shape: tuple[int, ...]) -> Tensor:

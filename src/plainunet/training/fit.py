@@ -91,7 +91,7 @@ def fit(
         live = average.network if average else network
         predictor = Predictor(
             live,
-            dataclasses.replace(card, size=size),
+            dataclasses.replace(card, size=size, training={}),
             device=config.device,
             precision=config.precision,
         )

@@ -106,7 +106,7 @@ class Screen:
 
     def _show_epoch(self, row: dict[str, Any]) -> None:
         dice = row["validation"]["per_image"]["dice"]["mean_foreground"]
-        self._validation = "" if dice is None else f"Dice {dice:.4f}  "
+        self._validation = "" if dice is None else f"val Dice {dice:.4f}  "
         height, width = row["size"]
         self._say(
             f"epoch {row['epoch']:>3}  {height}x{width}  loss {row['loss']:.4f}  "

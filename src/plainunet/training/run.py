@@ -109,7 +109,9 @@ def _run(
     """Train from fresh weights or a saved state to the end, then judge natively."""
     if config.size is None:
         raise ValueError(f"{out / CONFIG_FILE}: size is missing.")
-    in_channels = max(image_shape(pair.image)[2] for pair in pairs)
+    shapes = [image_shape(pair.image) for pair in pairs]
+    areas = sorted(height * width for height, width, _ in shapes)
+    in_channels = max(channels for _, _, channels in shapes)
     parts = {
         part: Samples(
             [pair for pair in pairs if pair.part == part],
@@ -134,6 +136,7 @@ def _run(
         masks={"values": coding.values, "ignore": coding.ignore, "kind": coding.kind},
         training={
             "digest": data_digest(pairs, data),
+            "areas": [areas[0], areas[-1]],
             "pictures": {part: len(samples) for part, samples in parts.items()},
             "settings": config.model_dump(mode="json"),
         },

@@ -1,0 +1,246 @@
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plainunet.data import cache as module
+from plainunet.data.cache import Cache, MixedDepthsError, Sample, cache_folder, cached
+
+SETTINGS: dict[str, Any] = {"count": 3, "box": (4, 6)}
+
+
+@pytest.fixture(autouse=True)
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("PLAINUNET_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path in paths:
+        path.write_text(path.stem)
+    return paths
+
+
+class Loader:
+    """Makes samples, and remembers which were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __call__(self, index: int) -> Sample:
+        self.asked.append(index)
+        image = np.full((4, 6, 3), 10 * index, np.uint8)
+        return image, np.full((4, 6, 2), index, np.uint8)
+
+
+def entries(room: Path) -> list[Path]:
+    return sorted(room.iterdir()) if room.exists() else []
+
+
+def must(cache: Cache | None) -> Cache:
+    assert cache is not None
+    return cache
+
+
+def test_samples_come_back(files: list[Path]) -> None:
+    progress: list[tuple[int, int]] = []
+    cache = must(
+        cached(files, SETTINGS, Loader(), lambda done, total: progress.append((done, total)))
+    )
+    assert len(cache) == 3
+    for index in range(3):
+        image, shares = cache[index]
+        assert image.dtype == shares.dtype == np.uint8
+        assert image.shape == (4, 6, 3)
+        assert shares.shape == (4, 6, 2)
+        assert (image == 10 * index).all()
+        assert (shares == index).all()
+    assert progress == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_samples_are_read_only(files: list[Path]) -> None:
+    image, _ = must(cached(files, SETTINGS, Loader()))[0]
+    with pytest.raises(ValueError, match="read-only"):
+        image[0] = 1
+
+
+def test_float_pictures(files: list[Path]) -> None:
+    def load(index: int) -> Sample:
+        return np.full((2, 3, 1), index - 0.25, np.float32), np.zeros((2, 3, 2), np.uint8)
+
+    image, _ = must(cached(files, SETTINGS, load))[2]
+    assert image.dtype == np.float32
+    assert (image == 1.75).all()
+
+
+def test_made_once_and_used_again(files: list[Path], room: Path) -> None:
+    first = must(cached(files, SETTINGS, Loader()))
+    loader = Loader()
+    second = must(cached(files, SETTINGS, loader))
+    assert loader.asked == []
+    assert first.folder == second.folder
+    assert entries(room) == [first.folder]
+    assert (second[1][0] == 10).all()
+
+
+def test_changed_file_makes_it_again(files: list[Path], room: Path) -> None:
+    cached(files, SETTINGS, Loader())
+    before = files[1].stat()
+    files[1].write_text("x")  # as many bytes as before, later
+    os.utime(files[1], ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+    loader = Loader()
+    cached(files, SETTINGS, loader)
+    assert set(loader.asked) == {0, 1, 2}
+    files[2].write_text("longer")
+    os.utime(files[2], ns=(before.st_atime_ns, before.st_mtime_ns))
+    loader = Loader()
+    cached(files, SETTINGS, loader)
+    assert set(loader.asked) == {0, 1, 2}
+    assert len(entries(room)) == 3
+
+
+@pytest.mark.parametrize("settings", [{**SETTINGS, "box": (4, 7)}, {**SETTINGS, "more": 1}])
+def test_changed_setting_makes_it_again(files: list[Path], settings: dict[str, Any]) -> None:
+    cached(files, SETTINGS, Loader())
+    loader = Loader()
+    cached(files, settings, loader)
+    assert set(loader.asked) == {0, 1, 2}
+
+
+def test_other_order_is_another_entry(files: list[Path], room: Path) -> None:
+    cached(files, SETTINGS, Loader())
+    cached(files[::-1], SETTINGS, Loader())
+    assert len(entries(room)) == 2
+
+
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError])
+def test_failure_leaves_nothing(files: list[Path], room: Path, error: type[Exception]) -> None:
+    def load(index: int) -> Sample:
+        if index == 2:
+            raise error("2.png cannot be read")
+        return Loader()(index)
+
+    with pytest.raises(error, match=r"2\.png"):
+        cached(files, SETTINGS, load)
+    assert entries(room) == []
+    # nor may it stand in the way of the next try
+    assert len(must(cached(files, SETTINGS, Loader()))) == 3
+
+
+def test_pictures_of_another_depth_are_not_bent(files: list[Path], room: Path) -> None:
+    """Floats in 0..1 stored as integers would be black, and nobody would be told."""
+
+    def load(index: int) -> Sample:
+        image, shares = Loader()(index)
+        return (image if index < 2 else np.full((4, 6, 3), 0.5, np.float32)), shares
+
+    with pytest.raises(MixedDepthsError):
+        cached(files, SETTINGS, load)
+    assert entries(room) == []
+
+
+def test_leftovers_of_killed_processes_go_in_time(files: list[Path], room: Path) -> None:
+    old, young = room / ".part-old", room / ".part-young"
+    for part in (old, young):
+        part.mkdir(parents=True)
+        (part / "images.npy").touch()
+    os.utime(old, (1000, 1000))
+    cache = must(cached(files, SETTINGS, Loader()))
+    assert entries(room) == sorted([young, cache.folder])
+
+
+def test_two_processes_at_once(files: list[Path], room: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from plainunet.data.cache import cached
+
+folder = Path(sys.argv[1])
+(folder / f"ready{sys.argv[2]}").touch()
+while len(list(folder.glob("ready*"))) < 2:
+    time.sleep(0.01)
+
+def load(index):
+    time.sleep(0.2)
+    return np.full((4, 6, 3), 10 * index, np.uint8), np.full((4, 6, 2), index, np.uint8)
+
+cache = cached(sorted(folder.glob("*.png")), {"count": 3}, load)
+assert [int(cache[index][0].max()) for index in range(3)] == [0, 10, 20]
+"""
+    command = [sys.executable, "-c", code, str(files[0].parent)]
+    processes = [subprocess.Popen([*command, name]) for name in "ab"]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    (entry,) = entries(room)
+    assert sorted(file.name for file in entry.iterdir()) == ["images.npy", "shares.npy"]
+
+
+def test_oldest_goes_first(files: list[Path], room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [must(cached(files, {**SETTINGS, "name": name}, Loader())) for name in "abc"]
+    for age, cache in enumerate(made):
+        os.utime(cache.folder, (1000 + age, 1000 + age))
+    size = sum(file.stat().st_size for file in made[0].folder.iterdir())
+    cached(files, {**SETTINGS, "name": "a"}, Loader())  # used again, so b is the oldest now
+    monkeypatch.setattr(module, "LIMIT", 3 * size)
+    fourth = must(cached(files, {**SETTINGS, "name": "d"}, Loader()))
+    assert entries(room) == sorted([made[0].folder, made[2].folder, fourth.folder])
+
+
+def test_no_entry_where_it_would_not_fit(
+    files: list[Path], room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 3 * 4 * 6 * (3 + 2)
+    monkeypatch.setattr(module, "LIMIT", needed - 1)
+    loader = Loader()
+    assert cached(files, SETTINGS, loader) is None
+    assert set(loader.asked) <= {0}
+    assert entries(room) == []
+
+
+def test_what_cannot_fit_drives_nothing_out(
+    files: list[Path], room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = must(cached(files, SETTINGS, Loader()))
+    monkeypatch.setattr(module, "LIMIT", 2000)
+
+    def load(index: int) -> Sample:
+        return np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60, 2), np.uint8)
+
+    assert cached(files, {"count": 3}, load) is None
+    assert entries(room) == [kept.folder]
+
+
+def test_no_cache_where_none_can_be_made(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAINUNET_CACHE", str(files[0] / "below a file"))
+    assert cached(files, SETTINGS, Loader()) is None
+
+
+def test_pickled_without_the_data(files: list[Path]) -> None:
+    def load(index: int) -> Sample:
+        return np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 2), np.uint8)
+
+    cache = must(cached(files, SETTINGS, load))
+    assert cache.images.nbytes + cache.shares.nbytes > 50_000
+    packed = pickle.dumps(cache)
+    assert len(packed) < 1000
+    assert np.array_equal(pickle.loads(packed).images, cache.images)
+
+
+def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, room: Path) -> None:
+    assert cache_folder() == room
+    monkeypatch.setenv("PLAINUNET_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "plainunet"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / ".cache" / "plainunet"

@@ -1,0 +1,367 @@
+import multiprocessing
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from plainunet.data import cache
+from plainunet.data.dataset import EpochBatches, Samples, TrainingSet, make_loader
+from plainunet.data.masks import MaskCoding
+from plainunet.data.pairing import Pair, find_pairs
+
+BINARY = MaskCoding((0, 255), None, "two values")
+Batches = list[tuple[Tensor, Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAINUNET_CACHE", str(tmp_path / "cache"))
+
+
+MakePair = Callable[..., Pair]
+
+
+@pytest.fixture
+def make_pair(tmp_path: Path) -> MakePair:
+    def make(name: str, image: NDArray[Any], mask: NDArray[np.uint8]) -> Pair:
+        paths = tmp_path / f"{name}.png", tmp_path / f"{name}_mask.png"
+        for path, array in zip(paths, (image, mask), strict=True):
+            Image.fromarray(array).save(path)
+        return Pair(*paths, name, None)
+
+    return make
+
+
+def noise(*shape: int, dtype: Any = np.uint8, seed: int = 0) -> NDArray[Any]:
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def half(height: int, width: int) -> NDArray[np.uint8]:
+    """A mask whose right half is foreground."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, width // 2 :] = 255
+    return mask
+
+
+def test_sample_at_its_own_size(make_pair: MakePair) -> None:
+    image, mask = noise(32, 48, 3), half(32, 48)
+    samples = Samples([make_pair("a", image, mask)], BINARY, (32, 48))
+    got, shares = samples[0]
+    assert len(samples) == 1
+    assert np.array_equal(got, image)
+    assert np.array_equal(shares[..., 1], mask)
+    assert np.array_equal(shares[..., 0], 255 - mask)
+
+
+def test_small_picture_is_padded_and_never_enlarged(make_pair: MakePair) -> None:
+    image, mask = noise(20, 30, 3), half(20, 30)
+    got, shares = Samples([make_pair("a", image, mask)], BINARY, (32, 48))[0]
+    assert got.shape == (32, 48, 3)
+    assert np.array_equal(got[:20, :30], image)
+    # the image goes on as its edge, but the padding does not count
+    assert (got[20:, :30] == image[-1]).all()
+    assert (got[:20, 30:] == image[:, -1:]).all()
+    assert (shares[:20, :30].astype(int).sum(axis=2) == 255).all()
+    assert shares[20:].max() == shares[:, 30:].max() == 0
+
+
+def test_picture_is_reduced_in_its_proportions(make_pair: MakePair) -> None:
+    image = np.full((64, 64, 3), 200, np.uint8)
+    got, shares = Samples([make_pair("a", image, half(64, 64))], BINARY, (32, 48))[0]
+    assert got.shape == (32, 48, 3)
+    assert (got == 200).all()
+    assert (shares[:, :16, 0] == 255).all()
+    assert (shares[:, 16:32, 1] == 255).all()
+    assert shares[:, 32:].max() == 0
+
+
+def test_ignored_pixels_have_no_share(make_pair: MakePair) -> None:
+    mask = half(32, 32)
+    mask[:16] = 7
+    coding = MaskCoding((0, 255), 7, "two values")
+    _, shares = Samples([make_pair("a", noise(32, 32, 3), mask)], coding, (16, 16))[0]
+    assert shares[:8].max() == 0
+    assert (shares[8:].astype(int).sum(axis=2) == 255).all()
+
+
+def test_mixed_sizes_have_one_shape(make_pair: MakePair) -> None:
+    sizes = [(20, 30), (64, 48), (9, 90), (200, 3)]
+    pairs = [make_pair(f"{n}", noise(*size, 3), half(*size)) for n, size in enumerate(sizes)]
+    samples = Samples(pairs, BINARY, (32, 48), target_scale=2)
+    shapes = {(image.shape, shares.shape) for image, shares in map(samples.__getitem__, range(4))}
+    assert shapes == {((64, 96, 3), (64, 96, 2))}
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_target_scale_keeps_the_mask_finer(make_pair: MakePair, scale: int) -> None:
+    samples = Samples(
+        [make_pair("a", noise(96, 144, 3), half(96, 144))], BINARY, (32, 48), target_scale=scale
+    )
+    image, shares = TrainingSet(samples, "none", 0, (16, 24))[0, 0, 0]
+    assert image.shape == (16, 24, 3)
+    assert shares.shape == (16 * scale, 24 * scale, 2)
+
+
+def test_grey_among_rgb(make_pair: MakePair) -> None:
+    grey = noise(32, 32)
+    pairs = [make_pair("a", noise(32, 32, 3), half(32, 32)), make_pair("b", grey, half(32, 32))]
+    samples = Samples(pairs, BINARY, (32, 32))
+    samples.fill_cache()
+    assert np.array_equal(samples[1][0], np.stack([grey] * 3, axis=2))
+
+
+def test_grey_alone_stays_grey(make_pair: MakePair) -> None:
+    samples = Samples([make_pair("a", noise(32, 32), half(32, 32))], BINARY, (32, 32), channels=1)
+    assert samples[0][0].shape == (32, 32, 1)
+
+
+def test_other_channels_are_refused_and_named_once(make_pair: MakePair) -> None:
+    pair = make_pair("a", noise(32, 32, 3), half(32, 32))
+    with pytest.raises(ValueError, match="3 channels, 1 are needed") as raised:
+        Samples([pair], BINARY, (32, 32), channels=1)[0]
+    assert str(raised.value).count(str(pair.image)) == 1
+
+
+def test_unreadable_picture_is_named_once(make_pair: MakePair) -> None:
+    pair = make_pair("a", noise(32, 32, 3), half(32, 32))
+    pair.image.write_bytes(pair.image.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"a\.png") as raised:
+        Samples([pair], BINARY, (32, 32))[0]
+    assert str(raised.value).count(str(pair.image)) == 1
+
+
+def test_unknown_mask_value_is_named(make_pair: MakePair) -> None:
+    mask = half(32, 32)
+    mask[3, 4] = 9
+    pair = make_pair("a", noise(32, 32, 3), mask)
+    with pytest.raises(ValueError, match=r"a_mask\.png has 1 pixels of value 9"):
+        Samples([pair], BINARY, (32, 32))[0]
+
+
+def test_sixteen_bits_become_unit_floats(make_pair: MakePair) -> None:
+    deep = noise(32, 32, dtype=np.uint16)
+    pair = make_pair("a", deep, half(32, 32))
+    image, _ = Samples([pair], BINARY, (32, 32), channels=1)[0]
+    assert image.dtype == np.float32
+    assert np.allclose(image[..., 0], deep / 65535)
+
+
+@pytest.mark.parametrize("first", [np.uint8, np.uint16])
+def test_eight_bits_beside_sixteen(make_pair: MakePair, first: Any) -> None:
+    """They must mean the same: neither black nor beyond the network's range."""
+    second = np.uint16 if first == np.uint8 else np.uint8
+    arrays = [noise(32, 32, dtype=first), noise(32, 32, dtype=second, seed=1)]
+    pairs = [make_pair(name, array, half(32, 32)) for name, array in zip("ab", arrays, strict=True)]
+    samples = Samples(pairs, BINARY, (32, 32), channels=1)
+    samples.fill_cache()
+    for index, array in enumerate(arrays):
+        image = samples[index][0]
+        assert image.dtype == np.float32
+        assert np.allclose(image[..., 0], array / np.iinfo(array.dtype).max)
+
+
+def test_depths_mixed_without_room_for_a_cache(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "LIMIT", 10)
+    arrays = [noise(32, 32), noise(32, 32, dtype=np.uint16)]
+    pairs = [make_pair(name, array, half(32, 32)) for name, array in zip("ab", arrays, strict=True)]
+    samples = Samples(pairs, BINARY, (32, 32), channels=1)
+    samples.fill_cache()
+    dataset = TrainingSet(samples, "none", 0, (32, 32))
+    (images, _), *_ = make_loader(dataset, EpochBatches(2, 2, 0), workers=0)
+    assert images.dtype == torch.float32
+
+
+def test_cache_gives_the_same_samples(small_data: Path) -> None:
+    pairs = find_pairs(small_data)
+    plain, kept = (Samples(pairs, BINARY, (24, 40), target_scale=2) for _ in range(2))
+    progress: list[int] = []
+    kept.fill_cache(lambda done, total: progress.append(done))
+    assert progress == list(range(1, 9))
+    # nothing but the cache is read from now on
+    for pair in pairs:
+        pair.image.unlink()
+    for index in range(8):
+        image, shares = kept[index]
+        with pytest.raises(FileNotFoundError):
+            plain[index]
+        assert image.shape == (48, 80, 3)
+        assert shares.shape == (48, 80, 2)
+
+
+@pytest.mark.parametrize("change", ["box", "scale", "coding", "channels"])
+def test_cache_depends_on_every_setting(make_pair: MakePair, change: str) -> None:
+    pair = make_pair("a", noise(32, 32), half(32, 32))
+    Samples([pair], BINARY, (16, 16), channels=1).fill_cache()
+    other = Samples(
+        [pair],
+        MaskCoding((255, 0), None, "two values") if change == "coding" else BINARY,
+        (16, 8) if change == "box" else (16, 16),
+        channels=3 if change == "channels" else 1,
+        target_scale=2 if change == "scale" else 1,
+    )
+    before = other[0]
+    other.fill_cache()
+    assert np.array_equal(other[0][0], before[0])
+    assert np.array_equal(other[0][1], before[1])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_statistics_equal_plain_numpy(make_pair: MakePair, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    arrays, pairs, kept = [], [], []
+    for number in range(5):
+        shape = (32, 40) if dtype == np.uint16 else (32, 40, 3)
+        image = (rng.random(shape) * np.iinfo(dtype).max * (number + 1) / 5).astype(dtype)
+        mask = half(32, 40)
+        mask[:4] = 7
+        arrays.append(image.reshape(32, 40, -1) / np.iinfo(dtype).max)
+        kept.append(np.broadcast_to(mask != 7, (32, 40)))
+        pairs.append(make_pair(str(number), image, mask))
+    channels = arrays[0].shape[2]
+    samples = Samples(pairs, MaskCoding((0, 255), 7, "two values"), (48, 48), channels)
+    mean, std = samples.statistics()
+    pixels = np.concatenate([a[k] for a, k in zip(arrays, kept, strict=True)])
+    assert np.allclose(mean, pixels.mean(axis=0), atol=1e-6)
+    assert np.allclose(std, pixels.std(axis=0), atol=1e-6)
+    assert len(mean) == len(std) == channels
+
+
+def test_statistics_of_flat_pictures(make_pair: MakePair) -> None:
+    pair = make_pair("a", np.full((16, 16, 3), 51, np.uint8), half(16, 16))
+    mean, std = Samples([pair], BINARY, (16, 16)).statistics()
+    assert np.allclose(mean, 0.2)
+    assert np.allclose(std, 0, atol=1e-6)
+
+
+def test_training_set_reduces_to_its_size(small_data: Path) -> None:
+    samples = Samples(find_pairs(small_data), BINARY, (48, 64))
+    image, shares = TrainingSet(samples, "light", 0, (24, 32))[0, 0, 3]
+    assert image.shape == (24, 32, 3)
+    assert image.dtype == shares.dtype == torch.uint8
+    assert shares.shape == (24, 32, 2)
+
+
+def test_training_set_of_many_classes_at_a_smaller_size(make_pair: MakePair) -> None:
+    mask = noise(48, 48) % 6
+    samples = Samples(
+        [make_pair("a", noise(48, 48, 3), mask)],
+        MaskCoding(tuple(range(6)), None, "ids"),
+        (48, 48),
+    )
+    _, shares = TrainingSet(samples, "none", 0, (36, 36))[0, 0, 0]
+    assert shares.shape == (36, 36, 6)
+    assert (shares.int().sum(dim=2) - 255).abs().max() <= 3
+
+
+def test_tensors_from_the_cache_may_be_written_to(small_data: Path) -> None:
+    samples = Samples(find_pairs(small_data), BINARY, (48, 64))
+    samples.fill_cache()
+    before = samples[0][0].copy()
+    for strength in ("none", "flip"):
+        image, shares = TrainingSet(samples, strength, 0, (48, 64))[0, 0, 0]
+        image.zero_()
+        shares.zero_()
+    assert np.array_equal(samples[0][0], before)
+
+
+@given(count=st.integers(1, 60), batch_size=st.integers(1, 20), seed=st.integers(0, 5))
+def test_every_sample_once_in_even_batches(count: int, batch_size: int, seed: int) -> None:
+    batches = EpochBatches(count, batch_size, seed)
+    drawn = list(batches)
+    assert len(drawn) == len(batches)
+    sizes = [len(batch) for batch in drawn]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+    flat = [draw for batch in drawn for draw in batch]
+    assert sorted(index for _, _, index in flat) == list(range(count))
+    assert [number for _, number, _ in flat] == list(range(count))
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int, batch_size: int = 8) -> list[int]:
+        batches = EpochBatches(40, batch_size, seed)
+        batches.epoch = epoch
+        drawn = [draw for batch in batches for draw in batch]
+        assert {draw[0] for draw in drawn} == {epoch}
+        return [index for _, _, index in drawn]
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) == order(0, 1, batch_size=3)
+    assert len({tuple(order(*key)) for key in [(0, 0), (0, 1), (1, 0), (1, 1)]}) == 4
+
+
+def all_batches(folder: Path, workers: int, epochs: int = 2, start: str = "fork") -> list[Batches]:
+    """The batches of each epoch, as a training takes them."""
+    samples = Samples(find_pairs(folder), BINARY, (24, 32), target_scale=2)
+    samples.fill_cache()
+    batches = EpochBatches(len(samples), 3, seed=0)
+    drawn = []
+    for epoch in range(epochs):
+        batches.epoch = epoch
+        loader = make_loader(TrainingSet(samples, "strong", 0, (24, 32)), batches, workers)
+        if workers:
+            loader.multiprocessing_context = multiprocessing.get_context(start)
+        drawn.append(list(loader))
+    return drawn
+
+
+def equal(one: Batches, other: Batches) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(a, b)
+        for x, y in zip(one, other, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
+
+
+# on a machine of one core PyTorch warns of two workers
+few_cores = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+
+@few_cores
+def test_same_batches_for_any_number_of_workers(small_data: Path) -> None:
+    """Albumentations 2.0.8 on its own repeats its sequence in every worker and epoch."""
+    alone = all_batches(small_data, 0)
+    assert [len(images) for images, _ in alone[0]] == [3, 3, 2]
+    for workers in (1, 2):
+        again = all_batches(small_data, workers)
+        assert equal(alone[0], again[0])
+        assert equal(alone[1], again[1])
+
+
+@few_cores
+def test_same_batches_from_spawned_workers(small_data: Path) -> None:
+    alone = all_batches(small_data, 0, epochs=1)
+    assert equal(alone[0], all_batches(small_data, 2, epochs=1, start="spawn")[0])
+
+
+def test_second_epoch_is_augmented_anew(small_data: Path) -> None:
+    samples = Samples(find_pairs(small_data), BINARY, (48, 64))
+    dataset = TrainingSet(samples, "strong", 0, (48, 64))
+    views = [dataset[epoch, number, 0][0] for epoch in range(3) for number in range(4)]
+    different = sum(not torch.equal(a, b) for i, a in enumerate(views) for b in views[:i])
+    assert different >= 60  # of 66 pairs; two may by chance be left as they are
+    first, second = all_batches(small_data, 0)
+    assert not equal(first, second)
+
+
+def test_pickled_without_the_pictures(small_data: Path) -> None:
+    samples = Samples(find_pairs(small_data), BINARY, (48, 64))
+    samples.fill_cache()
+    dataset = TrainingSet(samples, "light", 0, (48, 64))
+    image, shares = dataset[1, 2, 3]
+    packed = pickle.dumps(dataset)
+    assert len(packed) < 20_000
+    again = pickle.loads(packed)[1, 2, 3]
+    assert torch.equal(again[0], image)
+    assert torch.equal(again[1], shares)

@@ -1,0 +1,127 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plainunet.files import require_writable, write_whole
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    """Put the umask back that a test changes."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def test_file_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "scores.json"
+    with write_whole(path) as part:
+        assert part.parent == path.parent
+        assert part.suffix == ".json"
+        part.write_text("half")
+        assert not path.exists()
+        part.write_text("whole")
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_old_file_stays_readable_until_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with write_whole(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("old", ["old", None])
+def test_failure_leaves_what_was_there(
+    tmp_path: Path, error: type[BaseException], old: str | None
+) -> None:
+    path = tmp_path / "a.txt"
+    if old:
+        path.write_text(old)
+
+    def fail() -> None:
+        with write_whole(path) as part:
+            part.write_text("half")
+            raise error("mine")
+
+    with pytest.raises(error, match="mine"):
+        fail()
+    assert (path.read_text() if path.exists() else None) == old
+    assert list(tmp_path.iterdir()) == ([path] if old else [])
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from plainunet.files import write_whole\n"
+        "with write_whole(Path(sys.argv[1])) as part:\n"
+        "    part.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, path], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_permissions_follow_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    os.umask(mask)
+    with write_whole(tmp_path / "a.txt") as part:
+        part.write_text("text")
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
+    assert os.umask(mask) == mask
+
+
+def test_two_writers_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with write_whole(path) as first, write_whole(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".png", "é" * 125 + ".png"])
+def test_names_as_long_as_the_file_system_takes(tmp_path: Path, name: str) -> None:
+    with write_whole(tmp_path / name) as part:
+        part.write_text("text")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_writable_folder_is_made(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    folder = tmp_path / "file" / "runs"
+    with pytest.raises(ValueError, match="cannot be written to") as raised:
+        require_writable(folder)
+    assert str(folder) in str(raised.value)
+    assert "another output folder" in str(raised.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ValueError, match="Permission denied"):
+            require_writable(tmp_path)
+    finally:
+        tmp_path.chmod(0o700)

@@ -1,0 +1,86 @@
+"""A small data set, and one finished run on it, that the tests of this room share."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plainunet.config import Growth, TrainConfig
+from plainunet.training.events import Event
+from plainunet.training.run import train
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded pictures stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLAINUNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+Draw = Callable[..., Path]
+
+
+def _draw(folder: Path, pictures: int, size: tuple[int, int] = (32, 40)) -> Path:
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    random = np.random.default_rng(pictures)
+    for number in range(pictures):
+        mask = np.zeros(size, np.uint8)
+        top, left = random.integers(2, size[0] // 2, size=2)
+        mask[top : top + size[0] // 3, left : left + size[1] // 3] = 255
+        noise = random.integers(0, 90, size=(*size, 3))
+        image = (noise + np.where(mask[..., None] > 0, 120, 30)).astype(np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"{number:02d}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def draw() -> Draw:
+    """Draw so many RGB pictures with binary masks 0/255 into a new folder."""
+    return _draw
+
+
+@pytest.fixture(scope="session")
+def tiny() -> TrainConfig:
+    """Settings under which an epoch takes a fraction of a second, bit for bit repeatable."""
+    return TrainConfig(
+        epochs=2,
+        size=(32, 40),
+        batch_size=4,
+        learning_rate=2e-2,
+        base_channels=2,
+        depth=2,
+        augment="flip",
+        seed=1,
+        precision="fp32",
+        device="cpu",
+        workers=0,
+    )
+
+
+@dataclass
+class Finished:
+    data: Path
+    out: Path
+    config: TrainConfig
+    result: dict[str, Any]
+    events: list[Event]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny: TrainConfig) -> Finished:
+    """A run of five epochs, the first two at half the size, with averaged weights."""
+    folder = tmp_path_factory.mktemp("finished")
+    data = _draw(folder / "data", 20)
+    config = tiny.model_copy(
+        update={"epochs": 5, "growth": (Growth(until=0.4, scale=0.5),), "ema": 0.6}
+    )
+    events: list[Event] = []
+    result = train(data, folder / "run", config, events.append)
+    return Finished(data, folder / "run", config, result, events)

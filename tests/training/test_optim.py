@@ -1,0 +1,187 @@
+"""The optimisers against plain re-computation, the schedule, the average of the weights."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim import SGD, Adam, AdamW
+
+from plainunet.network.unet import UNet
+from plainunet.training.optim import (
+    WARM_UP,
+    Muon,
+    WeightAverage,
+    learning_rate_at,
+    make_optimizers,
+    orthogonal,
+)
+
+
+def network(seed: int = 0) -> UNet:
+    torch.manual_seed(seed)
+    return UNet(base_channels=2, depth=2)
+
+
+@pytest.mark.parametrize("shape", [(8, 72), (72, 8), (4, 36), (16, 24), (1, 9), (5, 1)])
+def test_orthogonal_sets_singular_values_near_one_and_keeps_the_vectors(
+    shape: tuple[int, int],
+) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    turned = left.T @ orthogonal(matrix) @ right.T
+    values = turned.diagonal()
+    assert values.min() > 0.5
+    assert values.max() < 1.5
+    assert (turned - values.diag()).abs().max() < 1e-4
+
+
+def test_orthogonal_does_not_depend_on_scale_and_bears_zeros() -> None:
+    matrix = torch.randn(6, 20, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(orthogonal(1e3 * matrix), orthogonal(matrix), rtol=1e-3, atol=1e-4)
+    assert (orthogonal(torch.zeros(3, 4)) == 0).all()
+
+
+def muon_by_hand(
+    weight: np.ndarray, gradients: list[np.ndarray], rate: float, decay: float
+) -> np.ndarray:
+    """Muon as the two papers write it, in float64."""
+    mean = np.zeros_like(weight)
+    for gradient in gradients:
+        mean = 0.95 * mean + 0.05 * gradient
+        x = (0.95 * mean + 0.05 * gradient).reshape(len(weight), -1)
+        larger = max(x.shape)
+        x = x / (np.sqrt((x**2).sum()) + 1e-7)
+        for _ in range(5):
+            # (a x x' x) has the same value whichever side is the longer one
+            x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
+        weight = weight * (1 - rate * decay)
+        weight = weight - rate * 0.2 * math.sqrt(larger) * x.reshape(weight.shape)
+    return weight
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (12, 1, 3, 3), (6, 10)])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_muon_equals_plain_computation(shape: tuple[int, ...], steps: int) -> None:
+    random = np.random.default_rng(3)
+    start, *gradients = (random.normal(size=shape) for _ in range(steps + 1))
+    weight = nn.Parameter(torch.tensor(start, dtype=torch.float32))
+    optimizer = Muon([weight], lr=0.03, weight_decay=0.1)
+    for gradient in gradients:
+        weight.grad = torch.tensor(gradient, dtype=torch.float32)
+        optimizer.step()
+    expected = muon_by_hand(start, gradients, 0.03, 0.1)
+    np.testing.assert_allclose(weight.detach().numpy(), expected, atol=2e-5)
+
+
+def test_muon_treats_channels_last_alike_and_skips_what_has_no_gradient() -> None:
+    generator = torch.Generator().manual_seed(4)
+    values, gradient = torch.randn(2, 6, 4, 3, 3, generator=generator)
+    weights = [nn.Parameter(values.clone()) for _ in range(3)]
+    weights[1].data = weights[1].data.to(memory_format=torch.channels_last)
+    weights[0].grad = gradient
+    weights[1].grad = gradient.to(memory_format=torch.channels_last)
+    Muon(weights, lr=0.1).step()
+    torch.testing.assert_close(weights[0], weights[1])
+    assert not torch.equal(weights[0], values)
+    assert torch.equal(weights[2], values)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw", "adam"])
+def test_every_parameter_is_in_exactly_one_optimiser(name: str) -> None:
+    unet = network()
+    held = [
+        id(weight)
+        for optimizer in make_optimizers(unet, name, 1e-3, 0.01)
+        for group in optimizer.param_groups
+        for weight in group["params"]
+    ]
+    assert sorted(held) == sorted(id(weight) for weight in unet.parameters())
+
+
+def test_muon_takes_the_inner_convolutions_and_adamw_the_rest() -> None:
+    unet = network()
+    muon, adamw = make_optimizers(unet, "muon", 1e-3, 0.02)
+    assert isinstance(muon, Muon)
+    assert isinstance(adamw, AdamW)
+    assert {g["weight_decay"] for o in (muon, adamw) for g in o.param_groups} == {0.02}
+    names = {id(weight): name for name, weight in unet.named_parameters()}
+    inner = {names[id(weight)] for weight in muon.param_groups[0]["params"]}
+    # ten 3x3 convolutions at depth 2: two in the inlet, in each Down and in each Up
+    assert len(inner) == 9
+    assert "inlet.0.weight" not in inner
+    assert all(unet.get_parameter(name).shape[2:] == (3, 3) for name in inner)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", Adam), ("adamw", AdamW)])
+def test_weight_decay_acts_in_adamw_alone(name: str, kind: type) -> None:
+    unet = network()
+    before = unet.head.weight.detach().clone()
+    (optimizer,) = make_optimizers(unet, name, 0.1, 0.5)
+    assert type(optimizer) is kind
+    for weight in unet.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    expected = before * (1 - 0.1 * 0.5) if name == "adamw" else before
+    torch.testing.assert_close(unet.head.weight.detach(), expected)
+
+
+@given(steps=st.integers(1, 2000), highest=st.floats(1e-5, 1))
+def test_one_cycle_rises_falls_and_stays_in_bounds(steps: int, highest: float) -> None:
+    rates = [learning_rate_at(step, steps, highest, "one-cycle") for step in range(steps)]
+    assert all(0 < rate <= highest * (1 + 1e-12) for rate in rates)
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_one_cycle_peaks_after_its_warm_up_and_ends_near_zero() -> None:
+    rates = [learning_rate_at(step, 1000, 0.5, "one-cycle") for step in range(1000)]
+    assert rates[0] < 0.01
+    assert rates.index(max(rates)) == pytest.approx(1000 * WARM_UP, abs=1)
+    assert max(rates) == pytest.approx(0.5, rel=1e-3)
+    assert rates[549] == pytest.approx(0.25, rel=0.01)  # half way down the cosine
+    assert rates[-1] < 1e-5
+    assert learning_rate_at(9, 10, 0.5, "one-cycle") < 0.05 * 0.5
+
+
+def test_a_constant_rate_is_constant() -> None:
+    assert {learning_rate_at(step, 7, 0.3, "constant") for step in range(7)} == {0.3}
+
+
+def test_the_average_is_the_average_made_by_hand() -> None:
+    unet = network()
+    average = WeightAverage(unet, decay=0.3)
+    expected = {name: value.double() for name, value in unet.state_dict().items()}
+    optimizer = SGD(unet.parameters(), lr=0.5)
+    generator = torch.Generator().manual_seed(5)
+    for step in range(6):
+        unet.train()
+        optimizer.zero_grad()
+        unet(torch.rand(2, 3, 8, 8, generator=generator)).square().mean().backward()
+        optimizer.step()
+        average.update(unet, step)
+        keep = min(0.3, (1 + step) / (10 + step))  # 0.1, 0.18, 0.25, 0.3, 0.3, 0.3
+        for name, value in unet.state_dict().items():
+            expected[name] = keep * expected[name] + (1 - keep) * value.double()
+    assert not average.network.training
+    for name, value in average.network.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            assert value == 6
+        else:
+            torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_is_a_network_of_its_own() -> None:
+    unet = network()
+    average = WeightAverage(unet, decay=0.9)
+    before = copy.deepcopy(average.network.state_dict())
+    with torch.no_grad():
+        for weight in unet.parameters():
+            weight.add_(1)
+    for name, value in average.network.state_dict().items():
+        assert torch.equal(value, before[name])

@@ -1,0 +1,140 @@
+"""What a run fills in from the data, and what it refuses before it begins."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from plainunet.config import Growth, TrainConfig
+from plainunet.data.pairing import Pair
+from plainunet.training.events import Event, Note
+from plainunet.training.prepare import choose_size, size_in, understand
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(48, 64)], (48, 64)),
+        ([(256, 256)], (256, 256)),
+        ([(512, 512)], (256, 256)),
+        ([(1280, 1918)], (208, 320)),  # Carvana: 209.1 x 313.4
+        ([(1918, 1280)], (320, 208)),
+        ([(20, 20)], (32, 32)),
+        ([(100, 100), (100, 100), (900, 900)], (96, 96)),  # the median, not the mean
+        ([(64, 64), (128, 256)], (96, 160)),
+        ([(20, 2000)], (32, 2000)),
+    ],
+)
+def test_choose_size(sizes: list[tuple[int, int]], expected: tuple[int, int]) -> None:
+    assert choose_size(sizes) == expected
+
+
+@given(height=st.integers(1, 5000), width=st.integers(1, 5000))
+def test_a_chosen_size_is_made_of_16s(height: int, width: int) -> None:
+    for side in choose_size([(height, width)]):
+        assert side % 16 == 0
+        assert side >= 32
+
+
+@given(height=st.integers(200, 4000), width=st.integers(200, 4000))
+def test_a_chosen_size_has_at_most_the_area_that_help_states(height: int, width: int) -> None:
+    chosen = choose_size([(height, width)])
+    if min(chosen) > 32:
+        assert chosen[0] * chosen[1] <= 256 * 256
+
+
+def test_the_size_grows_epoch_by_epoch() -> None:
+    config = TrainConfig(
+        epochs=10,
+        size=(100, 64),
+        growth=(Growth(until=0.3, scale=0.25), Growth(until=0.8, scale=0.5)),
+    )
+    sizes = [size_in(epoch, config) for epoch in range(10)]
+    assert sizes == [(25, 16)] * 3 + [(50, 32)] * 5 + [(100, 64)] * 2
+    assert size_in(0, TrainConfig(size=(100, 64))) == (100, 64)
+
+
+@given(epochs=st.integers(1, 40), until=st.floats(0.01, 0.99))
+def test_every_run_ends_at_its_full_size(epochs: int, until: float) -> None:
+    config = TrainConfig(epochs=epochs, size=(64, 64), growth=(Growth(until=until, scale=0.5),))
+    # only epochs at this size are kept: without one, there is no checkpoint
+    assert size_in(epochs - 1, config) == (64, 64)
+
+
+def write_pairs(folder: Path, *values: int) -> list[Pair]:
+    pairs = []
+    for number in range(3):
+        mask = np.zeros((40, 60), np.uint8)
+        for column, value in enumerate(values):
+            mask[:, 10 * column : 10 * column + 10] = value
+        mask[:, 10 * len(values) :] = values[0]
+        path = folder / f"{number}_mask.png"
+        Image.fromarray(mask).save(path)
+        part = "val" if number == 2 else "train"
+        pairs.append(Pair(folder / f"{number}.png", path, str(number), part))
+    return pairs
+
+
+def ready(pairs: list[Pair], events: list[Event], **settings: object) -> TrainConfig:
+    config = TrainConfig(**{"depth": 2, **settings})
+    return understand(pairs, [(40, 60)] * len(pairs), config, events.append)[1]
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ((0, 255), ("background", "foreground")),
+        ((0, 1, 2), ("class 0", "class 1", "class 2")),
+    ],
+)
+def test_classes_and_size_are_filled_in(
+    tmp_path: Path, values: tuple[int, ...], names: tuple[str, ...]
+) -> None:
+    events: list[Event] = []
+    config = ready(write_pairs(tmp_path, *values), events, epochs=3)
+    assert config == TrainConfig(depth=2, epochs=3, class_names=names, size=(32, 64))
+    (note,) = events
+    assert isinstance(note, Note)
+    for said in ("3 pairs: 2 to train, 1 to validate", "32 x 64", f"{names[1]} 16.7%"):
+        assert said in note.text
+
+
+def test_what_is_given_is_kept(tmp_path: Path) -> None:
+    config = ready(
+        write_pairs(tmp_path, 0, 1), [], class_names=("street", "car"), size=(24, 40)
+    )
+    assert (config.class_names, config.size) == (("street", "car"), (24, 40))
+
+
+def test_named_classes_need_not_all_occur(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path, 0, 1, 2)
+    names = ("a", "b", "c", "d")
+    coding, config = understand(pairs, [(40, 60)], TrainConfig(class_names=names), lambda _: None)
+    assert coding.values == (0, 1, 2, 3)
+    assert config.class_names == names
+
+
+def test_an_ignored_value_is_no_class(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path, 0, 1, 9)
+    coding, config = understand(pairs, [(40, 60)], TrainConfig(ignore=9), lambda _: None)
+    assert (coding.values, coding.ignore, len(config.class_names)) == ((0, 1), 9, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"class_names": ("one",)}, "class"),
+        ({"class_names": ("a", "b")}, "0, 1, 2"),
+        ({"class_names": ("a", "b", "a")}, "same name.*a, b, a"),
+        ({"size": (32, 15), "depth": 3}, r"32 x 15 .* below 16 .*--depth 3.*--size"),
+        ({"size": (32, 32), "growth": (Growth(until=0.5, scale=0.2),)}, r"0\.2 of it.*--size"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data(
+    tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ready(write_pairs(tmp_path, 0, 1, 2), [], **settings)
