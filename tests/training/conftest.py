@@ -75,11 +75,19 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny: TrainConfig) -> Finished:
-    """A run of five epochs, the first two at half the size, with averaged weights."""
+    """A run of four epochs, the first at half the size, with averaged weights."""
     folder = tmp_path_factory.mktemp("finished")
     data = _draw(folder / "data", 20)
     config = tiny.model_copy(
-        update={"epochs": 5, "growth": (Growth(until=0.4, scale=0.5),), "ema": 0.6}
+        update={
+            "epochs": 4,
+            "batch_size": 2,
+            "base_channels": 4,
+            "optimizer": "muon",
+            "learning_rate": 3e-2,
+            "growth": (Growth(until=0.25, scale=0.5),),
+            "ema": 0.6,
+        }
     )
     events: list[Event] = []
     result = train(data, folder / "run", config, events.append)

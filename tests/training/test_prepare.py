@@ -40,10 +40,11 @@ def test_a_chosen_size_is_made_of_16s(height: int, width: int) -> None:
 
 
 @given(height=st.integers(200, 4000), width=st.integers(200, 4000))
-def test_a_chosen_size_has_at_most_the_area_that_help_states(height: int, width: int) -> None:
-    chosen = choose_size([(height, width)])
-    if min(chosen) > 32:
-        assert chosen[0] * chosen[1] <= 256 * 256
+def test_a_chosen_size_is_the_picture_reduced_to_about_256_squared(height: int, width: int) -> None:
+    exact = np.array([height, width]) * min(1.0, 256 / np.sqrt(height * width))
+    chosen = np.array(choose_size([(height, width)]))
+    assert (np.abs(chosen - exact)[exact >= 32] <= 8).all()
+    assert chosen.prod() <= 256**2 * (1 + 8 / exact).prod() or chosen.min() == 32
 
 
 def test_the_size_grows_epoch_by_epoch() -> None:
@@ -103,9 +104,7 @@ def test_classes_and_size_are_filled_in(
 
 
 def test_what_is_given_is_kept(tmp_path: Path) -> None:
-    config = ready(
-        write_pairs(tmp_path, 0, 1), [], class_names=("street", "car"), size=(24, 40)
-    )
+    config = ready(write_pairs(tmp_path, 0, 1), [], class_names=("street", "car"), size=(24, 40))
     assert (config.class_names, config.size) == (("street", "car"), (24, 40))
 
 

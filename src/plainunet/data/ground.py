@@ -1,6 +1,6 @@
 """The ground of a drawn scene, and the colours and noise that everything in it is made of.
 
-In: a random generator and a size. Out: [H, W, 3] float32, RGB in 0..1.
+In: a random generator and a size. Out: [H, W, 3] float32, RGB, 0 is black and 1 white.
 """
 
 import cv2
@@ -30,7 +30,7 @@ def pick_colour(rng: Generator) -> Floats:
         rng: Where all chance comes from.
 
     Returns:
-        [3] float32, RGB in 0..1.
+        [3] float32, RGB, 0 is black and 1 white.
     """
     one, other = rng.integers(0, len(_COLOURS), 2)
     mixed = _COLOURS[one] + np.float32(rng.uniform(0, 0.6)) * (_COLOURS[other] - _COLOURS[one])
@@ -88,7 +88,7 @@ def draw_ground(rng: Generator, size: tuple[int, int], light: tuple[float, float
         light: Direction from which the light comes, unit vector (x, y).
 
     Returns:
-        [H, W, 3] float32, RGB in 0..1.
+        [H, W, 3] float32, RGB, 0 is black and 1 white.
     """
     kinds = (_soil, _sand, _planks, _tiles, _grass, _cloth)
     draw = kinds[rng.integers(len(kinds))]
@@ -100,7 +100,7 @@ def draw_ground(rng: Generator, size: tuple[int, int], light: tuple[float, float
     # duller and darker than what lies on it, as earth and old wood are
     colours = np.stack([pick_colour(rng) for _ in range(2)])
     hues = 0.5 + 0.5 * colours / colours.mean(1, keepdims=True)
-    colours = rng.uniform(0.18, 0.32) * np.array([[1.1], [0.9]], np.float32) * hues
+    colours = rng.uniform(0.2, 0.34) * np.array([[1.1], [0.9]], np.float32) * hues
     ground = colours[0] + (colours[1] - colours[0]) * np.clip(mixture, 0, 1)[..., None]
     ground = ground * shade[..., None]
     if turned:
@@ -163,15 +163,15 @@ def _grass(rng: Generator, shape: tuple[int, int], scale: float) -> _Layers:
     lines = np.rint(np.stack([start, end], 1) * 16).astype(np.int32)
     for line, tone in zip(lines, rng.integers(0, 255, count).tolist(), strict=True):
         cv2.line(blades, line[0].tolist(), line[1].tolist(), (tone,), 1, cv2.LINE_AA, 4)
-    tone = blades.astype(np.float32) / 255
-    return tone, 0.4 + 0.9 * tone, 2.5 * tone + noise(rng, shape, 20 * scale)
+    bright = np.asarray(blades / 255, np.float32)
+    return bright, 0.4 + 0.9 * bright, 2.5 * bright + noise(rng, shape, 20 * scale)
 
 
 def _cloth(rng: Generator, shape: tuple[int, int], scale: float) -> _Layers:
     y = np.arange(shape[0], dtype=np.float32)[:, None] / scale
     x = np.arange(shape[1], dtype=np.float32)[None, :] / scale
     period = rng.uniform(20, 44)
-    stripes = 0.5 * (y / period % 1 < 0.4) + 0.5 * (x / period % 1 < 0.4)
-    thread = np.sin(y * 1.9) * np.sin(x * 1.9)
+    stripes = np.asarray(0.5 * (y / period % 1 < 0.4) + 0.5 * (x / period % 1 < 0.4), np.float32)
+    thread = np.asarray(np.sin(y * 1.9) * np.sin(x * 1.9), np.float32)
     folds = 10 * noise(rng, shape, 70 * scale, octaves=1)
-    return stripes.astype(np.float32), 1 + 0.08 * thread, folds + 0.3 * thread
+    return stripes, 1 + 0.08 * thread, folds + 0.3 * thread

@@ -122,7 +122,8 @@ def make_stone(rng: Generator) -> Thing:
         grain = noise(rng, shape, max(radius / 14, 1.6), octaves=1)
         shade = 0.95 + 0.25 * np.clip(grain - 0.6, 0, 1.5) - 0.4 * np.clip(-grain - 0.6, 0, 1)
         shade *= relief_light(height, patch.light, 1.3)
-        return (colour + (second - colour) * (0.6 * mixture[..., None])) * shade[..., None]
+        painted = colour + (second - colour) * (0.6 * mixture[..., None])
+        return np.asarray(painted * shade[..., None], np.float32)
 
     return Thing(outline, paint, 0.22)
 
@@ -225,6 +226,7 @@ def _leaf_paint(
         # the two halves of a folded leaf catch the light differently
         shade = 1 + 0.1 * np.sign(across) + contrast * vein.astype(np.float32)
         shade += 0.06 * noise(rng, vein.shape, patch.radius / 8)
-        return (colour + (second - colour) * (0.6 * blotch[..., None])) * shade[..., None]
+        painted: Floats = colour + (second - colour) * (0.6 * blotch[..., None])
+        return painted * shade[..., None]
 
     return paint

@@ -123,15 +123,15 @@ def _put(
     colour = canvas.colour[box]
     points -= (left, top)
     if thing.thickness:
-        shadow = _fill(points - reach * np.array(canvas.light), colour.shape[:2])
-        shadow = cv2.GaussianBlur(0.45 * shadow.astype(np.float32), (0, 0), 0.5 + 0.45 * reach)
-        colour *= 1 - shadow[..., None]
+        umbra = _fill(points - reach * np.array(canvas.light), colour.shape[:2])
+        shadow = cv2.GaussianBlur(umbra.astype(np.float32), (0, 0), 0.5 + 0.45 * reach)
+        colour *= 1 - 0.45 * shadow[..., None]
     inside = _fill(points, colour.shape[:2])
     x = np.arange(left, right, dtype=np.float32)[None, :] - centre[0]
     y = np.arange(top, bottom, dtype=np.float32)[:, None] - centre[1]
     patch = Patch(
-        u=(cos * x + sin * y) / radius,
-        v=(cos * y - sin * x) / radius,
+        u=np.asarray((cos * x + sin * y) / radius, np.float32),
+        v=np.asarray((cos * y - sin * x) / radius, np.float32),
         depth=np.asarray(cv2.distanceTransform(inside, cv2.DIST_L2, 3) / radius, np.float32),
         radius=radius,
         light=canvas.light,
@@ -166,11 +166,12 @@ def _photograph(rng: Generator, canvas: _Canvas, size: tuple[int, int]) -> NDArr
     picture = cv2.resize(canvas.colour, (width, height), interpolation=cv2.INTER_AREA)
     picture *= lit[..., None] * rng.uniform(0.93, 1.07, 3).astype(np.float32)
     picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.8) * min(size) / 192)
-    picture += rng.uniform(0.005, 0.02) * rng.standard_normal(picture.shape, dtype=np.float32)
-    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    grain = rng.standard_normal(picture.shape, dtype=np.float32)
+    noisy = picture + rng.uniform(0.005, 0.02) * grain
+    return np.asarray(np.rint(np.clip(noisy, 0, 1) * 255), np.uint8)
 
 
 def _majority(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     blocks = label.reshape(size[0], _FINE, size[1], _FINE)
     counts = [(blocks == k).sum((1, 3), dtype=np.uint8) for k in (0, LEAF, STONE)]
-    return np.argmax(counts, axis=0).astype(np.uint8)
+    return np.asarray(np.argmax(counts, axis=0), np.uint8)

@@ -1,0 +1,341 @@
+"""The scores against pixels counted by hand; which pictures are taken; what is refused."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from plainunet.config import TrainConfig
+from plainunet.data.masks import MaskCoding
+from plainunet.data.pairing import Pair, find_pairs
+from plainunet.data.split import read_split
+from plainunet.evaluation.evaluate import data_digest, evaluate, judged, report
+from plainunet.network.checkpoint import Card, default_colors, save_checkpoint
+from plainunet.network.unet import UNet
+from plainunet.prediction.batch import predict_files
+from plainunet.prediction.predictor import Predictor
+from plainunet.training.run import train
+
+NAMES = ("background", "leaf", "stone")
+SCORES = {"accuracy", "dice", "iou", "precision", "recall"}
+
+
+class Trained(NamedTuple):
+    data: Path
+    checkpoint: Path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded pictures stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLAINUNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def draw(folder: Path) -> Path:
+    """Ten pictures of different sizes and three classes (0, 1, 2); 255 does not count."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    random = np.random.default_rng(7)
+    for number in range(10):
+        height, width = 30 + number, 50 - 2 * number
+        mask = np.zeros((height, width), np.uint8)
+        mask[4:16, 3:15] = 1
+        if number % 3:  # absent from every third picture
+            mask[18:28, 10:25] = 2
+        colours = np.array([[40, 40, 40], [40, 200, 40], [200, 200, 220]])
+        noise = random.integers(-30, 30, (height, width, 3))
+        image = np.clip(colours[mask] + noise, 0, 255).astype(np.uint8)
+        mask[:2, :7] = 255
+        Image.fromarray(image).save(folder / "images" / f"{number}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("trained")
+    data = draw(folder / "data")
+    config = TrainConfig(
+        epochs=4,
+        size=(24, 32),
+        batch_size=2,
+        learning_rate=3e-2,
+        optimizer="muon",
+        base_channels=4,
+        depth=2,
+        validation=0.3,
+        class_names=NAMES,
+        precision="fp32",
+        workers=0,
+    )
+    train(data, folder / "run", config)
+    return Trained(data, folder / "run" / "best.safetensors")
+
+
+def judge(trained: Trained, data: Path, **settings: Any) -> dict[str, Any]:
+    return evaluate(trained.checkpoint, data, precision="fp32", **settings)
+
+
+def stems(result: dict[str, Any]) -> list[str]:
+    return [Path(entry["image"]).stem for entry in result["images"]]
+
+
+def count_by_hand(trained: Trained, out: Path) -> dict[str, np.ndarray]:
+    """Of each picture: hits, truth and prediction [3, K], and counted right and all, from files."""
+    predictor = Predictor.load(trained.checkpoint, precision="fp32")
+    images = sorted((trained.data / "images").iterdir())
+    written, failures = predict_files(predictor, images, out)
+    assert failures == []
+    counts = {}
+    for image, file in zip(images, written, strict=True):
+        with Image.open(file) as picture:
+            assert picture.mode == "P"
+            mask = np.asarray(picture)
+        with Image.open(trained.data / "masks" / image.name) as picture:
+            truth = np.asarray(picture)
+        assert mask.shape == truth.shape
+        valid = truth != 255
+        counts[image.stem] = np.array(
+            [
+                [(valid & (mask == k) & (truth == k)).sum() for k in range(3)],
+                [(valid & (truth == k)).sum() for k in range(3)],
+                [(valid & (mask == k)).sum() for k in range(3)],
+            ]
+        )
+    return counts
+
+
+def scores_by_hand(hits: Any, true: Any, predicted: Any) -> dict[str, list[float | None]]:
+    def ratio(part: float, whole: float, there: bool) -> float | None:
+        return None if not there else part / whole if whole else 0.0
+
+    rows = list(zip(hits, true, predicted, strict=True))
+    return {
+        "dice": [ratio(2 * h, t + p, t + p > 0) for h, t, p in rows],
+        "iou": [ratio(h, t + p - h, t + p > 0) for h, t, p in rows],
+        "precision": [ratio(h, p, t + p > 0) for h, t, p in rows],
+        "recall": [ratio(h, t, t + p > 0) for h, t, p in rows],
+    }
+
+
+def mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def test_scores_are_the_counts_made_by_hand(trained: Trained, tmp_path: Path) -> None:
+    result = judge(trained, trained.data, split="all")
+    counts = count_by_hand(trained, tmp_path)
+    assert stems(result) == sorted(counts)
+
+    pooled = np.sum(list(counts.values()), axis=0)
+    assert 0 < pooled[0, 1:].sum() < pooled[1, 1:].sum(), "a network that is partly right"
+    assert result["pooled"]["accuracy"] == pytest.approx(pooled[0].sum() / pooled[1].sum())
+    for name, values in scores_by_hand(*pooled).items():
+        said = result["pooled"][name]
+        assert said["per_class"] == pytest.approx(dict(zip(NAMES, values, strict=True)))
+        assert said["mean_foreground"] == pytest.approx(mean(values[1:]))
+        assert said["mean_with_background"] == pytest.approx(mean(values))
+
+    each = {stem: scores_by_hand(*count) for stem, count in counts.items()}
+    for entry in result["images"]:
+        stem = Path(entry["image"]).stem
+        hits, true, _ = counts[stem]
+        assert entry["accuracy"] == pytest.approx(hits.sum() / true.sum())
+        for name, values in each[stem].items():
+            assert list(entry[name]["per_class"].values()) == pytest.approx(values)
+            assert entry[name]["mean_foreground"] == pytest.approx(mean(values[1:]))
+    for name in ("dice", "iou", "precision", "recall"):
+        said = result["per_image"][name]
+        per_picture = [mean(values[name][1:]) for values in each.values()]
+        assert said["mean_foreground"] == pytest.approx(mean(per_picture))
+        for k, class_name in enumerate(NAMES):
+            column = mean([values[name][k] for values in each.values()])
+            assert said["per_class"][class_name] == pytest.approx(column)
+    for k, class_name in enumerate(NAMES):
+        empty = [count for count in counts.values() if count[1, k] == 0]
+        assert result["absent"][class_name] == {
+            "left_out": sum(count[2, k] == 0 for count in empty),
+            "scored_zero": sum(count[2, k] > 0 for count in empty),
+        }
+
+
+def test_the_dictionary_has_its_shape(trained: Trained) -> None:
+    result = judge(trained, trained.data)
+    assert set(result) == {"split", "protocol", "pooled", "per_image", "absent", "images"}
+    assert "own resolution" in result["protocol"]
+    for scores in (result["pooled"], result["per_image"], *result["images"]):
+        assert set(scores) - {"image"} == SCORES
+        for name in SCORES - {"accuracy"}:
+            assert set(scores[name]) == {"mean_foreground", "mean_with_background", "per_class"}
+            assert list(scores[name]["per_class"]) == list(NAMES)
+
+
+def test_of_the_training_folder_the_validation_part_is_taken(trained: Trained) -> None:
+    split = read_split(trained.checkpoint.parent / "split.csv", trained.data)
+    parts = {
+        part: [pair.image.stem for pair in split if pair.part == part] for part in ("train", "val")
+    }
+    assert (len(parts["train"]), len(parts["val"])) == (7, 3)
+    result = judge(trained, trained.data)
+    assert (result["split"], stems(result)) == ("val", parts["val"])
+    result = judge(trained, trained.data, split="train")
+    assert (result["split"], stems(result)) == ("train", parts["train"])
+    assert len(judge(trained, trained.data, split="all")["images"]) == 10
+    with pytest.raises(ValueError, match=r"'test' \(its parts: train, val\).*--split all"):
+        judge(trained, trained.data, split="test")
+    with pytest.raises(ValueError, match=r"--split validation: .*train, val, test, all"):
+        judge(trained, trained.data, split="validation")
+
+
+def test_a_copy_of_the_training_folder_is_known(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained.data, tmp_path / "copy")
+    shutil.copytree(trained.checkpoint.parent, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    result = evaluate("run/best.safetensors", "copy", precision="fp32")
+    expected = judge(trained, trained.data)
+    assert stems(result) == stems(expected)
+    assert (result["split"], result["pooled"]) == ("val", expected["pooled"])
+
+
+def test_another_folder_is_taken_whole(trained: Trained, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(trained.data, other)
+    for kind in ("images", "masks"):
+        (other / kind / "3.png").unlink()
+    result = judge(trained, other)
+    assert (result["split"], len(result["images"])) == ("all", 9)
+    with pytest.raises(ValueError, match=r"'train' \(its parts: none\)"):
+        judge(trained, other, split="train")
+
+
+def test_another_folder_may_have_parts_of_its_own_and_one_picture(
+    trained: Trained, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    for part, numbers in (("train", "01"), ("val", "2"), ("test", "45")):
+        for kind in ("images", "masks"):
+            (other / kind / part).mkdir(parents=True)
+            for number in numbers:
+                shutil.copy(trained.data / kind / f"{number}.png", other / kind / part)
+    assert stems(judge(trained, other, split="test")) == ["4", "5"]
+    assert stems(judge(trained, other, split="val")) == ["2"]
+    assert len(judge(trained, other)["images"]) == 5
+    single = tmp_path / "single"
+    for kind in ("images", "masks"):
+        (single / kind).mkdir(parents=True)
+        shutil.copy(trained.data / kind / "1.png", single / kind)
+    assert stems(judge(trained, single)) == ["1"]
+
+
+def binary(tmp_path: Path) -> Trained:
+    """A network of two classes for masks 0/255, and ten pictures with such masks."""
+    data = draw(tmp_path / "data")
+    for file in (data / "masks").iterdir():
+        mask = np.asarray(Image.open(file))
+        Image.fromarray(np.where(mask == 1, 255, 0).astype(np.uint8)).save(file)
+    torch.manual_seed(2)
+    card = Card(
+        ("background", "thing"),
+        default_colors(2),
+        (24, 32),
+        masks={"values": (0, 255), "ignore": None, "kind": "two values"},
+    )
+    save_checkpoint(tmp_path / "net.safetensors", UNet(base_channels=2, depth=2), card)
+    return Trained(data, tmp_path / "net.safetensors")
+
+
+def test_masks_coded_otherwise_are_understood(tmp_path: Path) -> None:
+    net = binary(tmp_path)
+    expected = judge(net, net.data)
+    for file in (net.data / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(file)) // 255).save(file)
+    assert judge(net, net.data)["pooled"] == expected["pooled"]
+
+
+def test_empty_masks_are_understood_as_in_training(tmp_path: Path) -> None:
+    net = binary(tmp_path)
+    for file in (net.data / "masks").iterdir():
+        Image.fromarray(np.zeros_like(np.asarray(Image.open(file)))).save(file)
+    assert judge(net, net.data)["pooled"]["recall"]["per_class"]["thing"] in (0.0, None)
+
+
+def test_progress_is_told(trained: Trained) -> None:
+    told: list[tuple[int, int]] = []
+    judge(trained, trained.data, on_progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_bad_data_is_named(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        judge(trained, tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
+        evaluate(tmp_path / "none.safetensors", trained.data)
+    other = tmp_path / "other"
+    shutil.copytree(trained.data, other)
+    mask = np.asarray(Image.open(other / "masks" / "4.png")).copy()
+    mask[5, 5] = 9
+    Image.fromarray(mask).save(other / "masks" / "4.png")
+    with pytest.raises(ValueError, match=r"9.*masks/4\.png"):
+        judge(trained, other)
+    Image.fromarray(mask[1:]).save(other / "masks" / "4.png")
+    with pytest.raises(ValueError, match=r"masks/4\.png is 42x33 .*42x34"):
+        judge(trained, other)
+
+
+def test_judged_goes_through_in_order_and_names_what_it_stops_at(
+    trained: Trained, tmp_path: Path
+) -> None:
+    predictor = Predictor.load(trained.checkpoint, precision="fp32")
+    coding = MaskCoding((0, 1, 2), 255, "ids")
+    pairs = find_pairs(trained.data)
+    for pair, (image, truth, prediction) in zip(
+        pairs, judged(predictor, pairs, coding), strict=True
+    ):
+        assert (image == np.asarray(Image.open(pair.image))).all()
+        assert (truth == np.asarray(Image.open(pair.mask))).all()
+        assert (prediction == predictor.predict(image)).all()
+    deep = tmp_path / "two_channels.tif"
+    import tifffile
+
+    tifffile.imwrite(deep, np.zeros((30, 50, 5), np.uint8), photometric="minisblack")
+    odd = dataclasses.replace(pairs[0], image=deep)
+    with pytest.raises(ValueError, match=r"two_channels\.tif"):
+        list(judged(predictor, [pairs[1], odd, pairs[2]], coding))
+
+
+def test_a_report_of_one_picture_is_its_scores() -> None:
+    pair = Pair(Path("a/b.png"), Path("m/b.png"), "b", None)
+    confusion = np.array([[50, 5], [10, 35]])
+    result = report(confusion[None], [pair], ("no", "yes"))
+    (entry,) = result["images"]
+    assert entry["image"] == "a/b.png"
+    assert entry["dice"]["mean_foreground"] == pytest.approx(70 / 85)
+    assert entry["dice"] == result["pooled"]["dice"] == result["per_image"]["dice"]
+
+
+def test_a_folder_is_recognised_by_names_and_sizes(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data")
+    pairs = find_pairs(data)
+    digest = data_digest(pairs, data)
+    assert data_digest(pairs[::-1], data) == digest
+    data.rename(tmp_path / "moved")
+    assert data_digest(find_pairs(tmp_path / "moved"), tmp_path / "moved") == digest
+
+    moved = tmp_path / "moved"
+    with (moved / "images" / "3.png").open("ab") as file:
+        file.write(b"\0")
+    longer = data_digest(find_pairs(moved), moved)
+    for kind in ("images", "masks"):
+        (moved / kind / "3.png").rename(moved / kind / "33.png")
+    assert len({digest, longer, data_digest(find_pairs(moved), moved)}) == 3

@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from plainunet.network.device import (
+    arithmetic,
+    choose_device,
+    choose_precision,
+    has_native_bf16,
+    to_device,
+)
+from plainunet.network.unet import UNet
+
+CPU = torch.device("cpu")
+HAS_CUDA = torch.cuda.is_available()
+
+
+def test_cpu_is_always_there() -> None:
+    assert choose_device("cpu") == CPU
+
+
+def test_auto_takes_the_fastest() -> None:
+    fastest = "cuda" if HAS_CUDA else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert choose_device("auto") == choose_device() == torch.device(fastest)
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="this machine has CUDA")
+def test_missing_device_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="--device cuda: not on this machine") as raised:
+        choose_device("cuda")
+    assert "auto" in str(raised.value)
+    assert "cpu" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["gpu", "tpu", ""])
+def test_unknown_device(name: str) -> None:
+    with pytest.raises(ValueError, match=r"usable are auto, .*cpu\.$"):
+        choose_device(name)
+
+
+def test_precision_may_be_forced() -> None:
+    assert choose_precision("fp32", CPU) == torch.float32
+    assert choose_precision("bf16", CPU) == torch.bfloat16
+
+
+def test_auto_precision_follows_the_hardware() -> None:
+    flags = set(torch.cpu.get_capabilities()) if hasattr(torch.cpu, "get_capabilities") else None
+    wanted = torch.bfloat16 if has_native_bf16(CPU) else torch.float32
+    assert choose_precision("auto", CPU) == wanted
+    if flags is not None:
+        capable = torch.cpu.get_capabilities()
+        native = capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("amx_tile")
+        assert has_native_bf16(CPU) == bool(native)
+
+
+def test_other_devices_take_fp32() -> None:
+    assert choose_precision("auto", torch.device("mps")) == torch.float32
+
+
+def test_no_bf16_where_pytorch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    # an older PyTorch has none of the questions that are asked
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert choose_precision("auto", CPU) == torch.float32
+
+
+def test_unknown_precision_is_a_users_error() -> None:
+    with pytest.raises(ValueError, match="fp16"):
+        choose_precision("fp16", CPU)
+
+
+def test_network_is_moved_channels_last() -> None:
+    network = UNet(base_channels=2, depth=1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    moved = to_device(network, CPU)
+    assert moved is network
+    weight = moved.inlet[3].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(value, before[name]) for name, value in moved.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_arithmetic_of_convolutions(precision: torch.dtype) -> None:
+    convolution = torch.nn.Conv2d(3, 4, 3)
+    with arithmetic(CPU, precision):
+        result = convolution(torch.ones(1, 3, 5, 5))
+    assert result.dtype == precision
+    assert convolution.weight.dtype == torch.float32

@@ -1,0 +1,181 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from plainunet.data.masks import read_mask
+from plainunet.data.pairing import find_images
+from plainunet.network.checkpoint import Card
+from plainunet.network.unet import UNet
+from plainunet.prediction.batch import mask_paths, predict_files
+from plainunet.prediction.predictor import Predictor
+
+COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    torch.manual_seed(0)
+    network = UNet(num_classes=3, base_channels=2, depth=2)
+    card = Card(("ground", "leaf", "stone"), COLORS, size=(32, 32))
+    return Predictor(network, card, device="cpu", precision="fp32")
+
+
+def draw(path: Path, height: int = 20, width: int = 30) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(len(path.name)).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def below(folder: Path) -> set[str]:
+    """All files below a folder, hidden ones too."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def names(images: list[str]) -> list[str]:
+    out = Path("/out")
+    return [path.relative_to(out).as_posix() for path in mask_paths([Path(i) for i in images], out)]
+
+
+def test_masks_are_written_in_their_own_size(tmp_path: Path, predictor: Predictor) -> None:
+    images = [draw(tmp_path / "in" / "a.png"), draw(tmp_path / "in" / "b.jpg", 50, 40)]
+    progress: list[tuple[int, int]] = []
+    out = tmp_path / "new" / "out"
+    written, failures = predict_files(
+        predictor, images, out, lambda done, total: progress.append((done, total))
+    )
+    assert failures == []
+    assert written == [out / "a.png", out / "b.png"]
+    assert below(out) == {"a.png", "b.png"}
+    assert progress == [(1, 2), (2, 2)]
+    for path, size in zip(written, [(20, 30), (50, 40)], strict=True):
+        assert read_mask(path).shape == size
+    with Image.open(images[0]) as picture:
+        image = np.asarray(picture)
+    assert np.array_equal(read_mask(written[0]), predictor.predict(image))
+    with Image.open(written[0]) as picture:
+        palette = picture.getpalette()
+    assert palette is not None
+    assert palette[:9] == [value for color in COLORS for value in color]
+
+
+def test_bad_files_are_named_and_the_others_written(tmp_path: Path, predictor: Predictor) -> None:
+    folder = tmp_path / "in"
+    images = [draw(folder / f"{name}.png") for name in "abcde"]
+    images[0].write_bytes(b"")
+    images[1].write_bytes(images[1].read_bytes()[:-40])
+    images[2].unlink()
+    Image.fromarray(np.zeros((5, 5, 4), np.uint8)).save(images[3])
+    progress: list[int] = []
+    written, failures = predict_files(
+        predictor, images, tmp_path / "out", lambda done, _: progress.append(done)
+    )
+    assert written == [tmp_path / "out" / "e.png"]
+    assert below(tmp_path / "out") == {"e.png"}
+    assert len(failures) == 4
+    for image, failure in zip(images, failures, strict=False):
+        assert failure.count(str(image)) == 1
+    assert progress == [1, 2, 3, 4, 5]
+
+
+def test_wrong_channels_are_named(tmp_path: Path, predictor: Predictor) -> None:
+    network = UNet(in_channels=1, num_classes=3, base_channels=2, depth=2)
+    grey = Predictor(network, predictor.card, device="cpu")
+    image = draw(tmp_path / "in" / "a.png")
+    written, failures = predict_files(grey, [image], tmp_path / "out")
+    assert written == []
+    assert failures[0].startswith(f"{image}: the picture has 3 channels")
+
+
+def test_folder_that_cannot_be_written_to(tmp_path: Path, predictor: Predictor) -> None:
+    image = draw(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="cannot be written to"):
+        predict_files(predictor, [image], image / "out")
+
+
+def test_no_pictures(tmp_path: Path, predictor: Predictor) -> None:
+    assert predict_files(predictor, [], tmp_path) == ([], [])
+
+
+def test_equal_stems_keep_their_folders(tmp_path: Path, predictor: Predictor) -> None:
+    for name in ("in/one/a.png", "in/two/a.png", "in/two/deep/a.png", "in/two/b.png"):
+        draw(tmp_path / name)
+    images = find_images([tmp_path / "in"])
+    written, failures = predict_files(predictor, images, tmp_path / "out")
+    assert failures == []
+    assert len(written) == 4
+    assert below(tmp_path / "out") == {"one/a.png", "two/a.png", "two/deep/a.png", "b.png"}
+
+
+def test_one_stem_in_two_formats(tmp_path: Path, predictor: Predictor) -> None:
+    sizes = {"a.jpg": (20, 30), "a.png": (24, 36), "b.png": (28, 40)}
+    for name, size in sizes.items():
+        draw(tmp_path / "in" / name, *size)
+    predict_files(predictor, find_images([tmp_path / "in"]), tmp_path / "out")
+    assert below(tmp_path / "out") == {"a.jpg.png", "a.png.png", "b.png"}
+    for name, size in sizes.items():
+        path = tmp_path / "out" / (name if name == "b.png" else f"{name}.png")
+        assert read_mask(path).shape == size
+
+
+@pytest.mark.parametrize(
+    ("images", "wanted"),
+    [
+        (["/d/a.jpg"], ["a.png"]),
+        (["/d/x/a.jpg", "/d/y/b.jpg"], ["a.png", "b.png"]),
+        (["/d/x/a.jpg", "/d/y/a.jpg"], ["x/a.png", "y/a.png"]),
+        (["/d/x/a.jpg", "/d/y/a.png", "/d/b.png"], ["x/a.png", "y/a.png", "b.png"]),
+        (["/d/a.jpg", "/d/x/a.jpg"], ["a.png", "x/a.png"]),
+        (["/d/x/a.jpg", "/d/x/a.png", "/d/y/a.png"], ["x/a.jpg.png", "x/a.png.png", "y/a.png"]),
+        (["/d/a.b.jpg", "/d/a.c.jpg"], ["a.b.png", "a.c.png"]),
+        (["/d/a.jpg", "/e/a.jpg"], ["d/a.png", "e/a.png"]),
+    ],
+)
+def test_names(images: list[str], wanted: list[str]) -> None:
+    assert names(images) == wanted
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        ["/d/a.jpg", "/d/a.png", "/d/a.jpg.tif"],
+        ["/d/a.jpg", "/d/a.png", "/d/a.jpg.tif", "/d/a.jpg.gif"],
+        ["/d/x/a.jpg", "/d/x/a.png", "/d/x/a.png.bmp", "/d/y/a.png"],
+    ],
+)
+def test_each_picture_has_a_mask_of_its_own(images: list[str]) -> None:
+    assert len(set(names(images))) == len(images)
+
+
+def test_masks_stay_in_their_folder() -> None:
+    """A path with ".." must not lead out of it."""
+    for name in names(["/d/x/../y/a.jpg", "/d/x/a.jpg"]):
+        assert ".." not in Path(name).parts
+
+
+def test_relative_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predictor: Predictor
+) -> None:
+    draw(tmp_path / "x" / "a.png")
+    draw(tmp_path / "y" / "a.png")
+    monkeypatch.chdir(tmp_path / "x")
+    written, _ = predict_files(predictor, [Path("a.png"), Path("../y/a.png")], Path("../out"))
+    assert len(written) == 2
+    assert below(tmp_path / "out") == {"x/a.png", "y/a.png"}
+
+
+def test_pictures_are_not_overwritten_by_their_masks(tmp_path: Path, predictor: Predictor) -> None:
+    """With the pictures' own folder as output, `a.png` would be both."""
+    image = draw(tmp_path / "a.png")
+    before = image.read_bytes()
+    try:
+        predict_files(predictor, [image], tmp_path)
+    except ValueError as error:
+        message = str(error)
+    else:
+        message = str(image)
+    assert str(image) in message
+    assert image.read_bytes() == before

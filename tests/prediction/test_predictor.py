@@ -1,0 +1,347 @@
+import copy
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from plainunet.network.checkpoint import Card, default_colors, save_checkpoint
+from plainunet.network.unet import UNet
+from plainunet.prediction.predictor import Predictor
+
+Size = tuple[int, int] | None
+SIZES = [(1, 1), (2, 3), (7, 5), (33, 47), (64, 48), (3, 200), (150, 2), (100, 100), (32, 48)]
+
+
+def make_card(num_classes: int, size: Size = (32, 48), threshold: float = 0.5) -> Card:
+    names = tuple(str(k) for k in range(num_classes))
+    return Card(names, default_colors(num_classes), size=size, threshold=threshold)
+
+
+@cache
+def random_network(in_channels: int, num_classes: int) -> UNet:
+    """A network of random weights, scaled so that every class occurs."""
+    torch.manual_seed(0)
+    network = UNet(in_channels, num_classes, base_channels=4, depth=2)
+    network.set_normalisation([0.5] * in_channels, [0.3] * in_channels)
+    images = torch.rand(4, in_channels, 32, 48)
+    norms = [part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.momentum = 1.0  # one pass tells them their statistics
+        network(images)
+        network.eval()
+        std, mean = torch.std_mean(network(images), dim=(0, 2, 3))
+        network.head.weight *= 2 / std[:, None, None, None]
+        network.head.bias.copy_((network.head.bias - mean) * 2 / std)
+    return network
+
+
+def make_predictor(
+    num_classes: int = 3, size: Size = (32, 48), in_channels: int = 3, threshold: float = 0.5
+) -> Predictor:
+    network = copy.deepcopy(random_network(in_channels, num_classes))
+    card = make_card(num_classes, size, threshold)
+    return Predictor(network, card, device="cpu", precision="fp32")
+
+
+def copy_network(gain: float = 40.0) -> UNet:
+    """Logits that are the three channels of the picture, times `gain`."""
+    network = UNet(in_channels=3, num_classes=3, base_channels=3, depth=2)
+    convolutions = [
+        network.inlet[0],
+        network.inlet[3],
+        network.ups[-1].conv[0],
+        network.ups[-1].conv[3],
+    ]
+    with torch.no_grad():
+        for convolution in convolutions:
+            convolution.weight.zero_()
+            for channel in range(3):  # the skip comes first in what an Up joins
+                convolution.weight[channel, channel, 1, 1] = 1
+        network.head.weight.copy_(gain * torch.eye(3)[:, :, None, None])
+        network.head.bias.zero_()
+    return network
+
+
+def noise(*shape: int, dtype: Any = np.uint8) -> NDArray[Any]:
+    return np.random.default_rng(1).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def logits_by_hand(predictor: Predictor, image: NDArray[Any], box: Size) -> torch.Tensor:
+    """The whole way from a uint8 picture to logits at its size, step by step: [K, H, W]."""
+    height, width = image.shape[:2]
+    scale = min(1, box[0] / height, box[1] / width) if box else 1
+    small = max(1, round(height * scale)), max(1, round(width * scale))
+    reduced = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
+    goal = box or (4, 4)
+    below, right = max(0, goal[0] - small[0]), max(0, goal[1] - small[1])
+    padded = cv2.copyMakeBorder(reduced, 0, below, 0, right, cv2.BORDER_REPLICATE)
+    batch = torch.from_numpy(padded.transpose(2, 0, 1).copy())[None].float() / 255
+    with torch.no_grad():
+        logits = predictor.network(batch)[:, :, : small[0], : small[1]]
+    return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)[0]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("box", [(32, 48), None])
+def test_mask_has_the_pictures_own_size(size: tuple[int, int], box: Size) -> None:
+    predictor = make_predictor(size=box)
+    mask = predictor.predict(noise(*size, 3))
+    assert mask.shape == size
+    assert mask.dtype == np.uint8
+    probabilities = predictor.probabilities(noise(*size, 3))
+    assert probabilities.shape == (3, *size)
+    assert probabilities.dtype == np.float32
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("box", [(32, 48), None])
+def test_equals_the_steps_by_hand(size: tuple[int, int], box: Size) -> None:
+    predictor = make_predictor(size=box)
+    image = noise(*size, 3)
+    logits = logits_by_hand(predictor, image, box)
+    assert np.allclose(predictor.probabilities(image), logits.softmax(dim=0).numpy(), atol=1e-4)
+    first, second = logits.topk(2, dim=0).values
+    clear = (first - second > 1e-3).numpy()
+    assert clear.mean() > 0.9 or clear.size < 40
+    assert np.array_equal(predictor.predict(image)[clear], logits.argmax(dim=0).numpy()[clear])
+
+
+def test_every_class_occurs() -> None:
+    # else the comparisons above would be of constants
+    for num_classes in (2, 3):
+        mask = make_predictor(num_classes, size=None).predict(noise(64, 64, 3))
+        assert np.bincount(mask.ravel(), minlength=num_classes).min() > 100
+
+
+@pytest.mark.parametrize("size", [(4, 4), (37, 53), (64, 48), (3, 5)])
+def test_network_that_copies_gives_the_picture_back(size: tuple[int, int]) -> None:
+    mask = noise(*size) % 3
+    image = np.eye(3, dtype=np.uint8)[mask] * np.uint8(255)
+    predictor = Predictor(copy_network(), make_card(3, None), device="cpu", precision="fp32")
+    assert np.array_equal(predictor.predict(image), mask)
+
+
+def test_network_that_copies_at_a_reduced_size() -> None:
+    rows, columns = np.mgrid[:160, :240]
+    mask = ((rows - 70) ** 2 + (columns - 100) ** 2 < 50**2).astype(np.uint8)
+    mask[120:, 180:] = 2
+    image = np.eye(3, dtype=np.uint8)[mask] * np.uint8(255)
+    predictor = Predictor(copy_network(), make_card(3), device="cpu", precision="fp32")
+    # a shift by half a working pixel would already lose more
+    assert (predictor.predict(image) != mask).mean() < 0.006
+
+
+def test_probabilities_sum_to_one_and_agree() -> None:
+    for num_classes in (2, 3, 7):
+        predictor = make_predictor(num_classes)
+        image = noise(50, 60, 3)
+        probabilities = predictor.probabilities(image)
+        assert np.allclose(probabilities.sum(axis=0), 1, atol=1e-5)
+        assert probabilities.min() >= 0
+        ordered = np.sort(probabilities, axis=0)
+        clear = ordered[-1] - ordered[-2] > 1e-5
+        assert clear.mean() > 0.99
+        assert (predictor.predict(image) == probabilities.argmax(axis=0))[clear].all()
+
+
+@pytest.mark.parametrize("box", [(32, 48), None])
+@pytest.mark.parametrize("threshold", [0.0, 0.01, 0.3, 0.5, 0.9, 0.999, 1.0])
+def test_threshold_of_two_classes(threshold: float, box: Size) -> None:
+    predictor = make_predictor(2, box, threshold=threshold)
+    image = noise(50, 60, 3)
+    foreground = predictor.probabilities(image)[1]
+    clear = np.abs(foreground - threshold) > 1e-5
+    assert clear.mean() > 0.9
+    assert np.array_equal(predictor.predict(image)[clear], (foreground >= threshold)[clear])
+    if threshold == 0.5:
+        assert np.array_equal(
+            predictor.predict(image)[clear],
+            predictor.probabilities(image).argmax(axis=0)[clear],
+        )
+
+
+def test_threshold_says_nothing_to_more_classes() -> None:
+    image = noise(50, 60, 3)
+    masks = [make_predictor(3, threshold=threshold).predict(image) for threshold in (0.1, 0.9)]
+    assert np.array_equal(*masks)
+
+
+def test_grey_is_shown_as_rgb() -> None:
+    predictor = make_predictor()
+    grey = noise(40, 50)
+    wanted = predictor.predict(np.stack([grey] * 3, axis=2))
+    assert np.array_equal(predictor.predict(grey), wanted)
+    assert np.array_equal(predictor.predict(grey[..., None]), wanted)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_other_channels_are_refused(channels: int) -> None:
+    with pytest.raises(ValueError, match=f"{channels} channels, 3 are needed"):
+        make_predictor().predict(noise(40, 50, channels))
+
+
+def test_rgb_is_not_made_grey() -> None:
+    with pytest.raises(ValueError, match="3 channels, 1 are needed"):
+        make_predictor(in_channels=1).predict(noise(40, 50, 3))
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5, 6, 3)])
+def test_other_dimensions_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"\[H, W, C\]"):
+        make_predictor().predict(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_floats_that_are_not_finite_are_refused(value: float) -> None:
+    image = np.zeros((40, 50, 3), np.float32)
+    image[3, 4, 1] = value
+    with pytest.raises(ValueError, match="infinite or not a number"):
+        make_predictor().predict(image)
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+def test_float_pictures_of_many_channels(channels: int) -> None:
+    image = np.random.default_rng(0).normal(size=(50, 77, channels)).astype(np.float32)
+    assert make_predictor(in_channels=channels).predict(image).shape == (50, 77)
+
+
+@pytest.mark.parametrize("box", [None, (32, 48)])
+def test_sixteen_bits_equal_their_eight_bit_twin(box: Size) -> None:
+    predictor = make_predictor(size=box)
+    eight = noise(60, 70, 3)
+    sixteen = eight.astype(np.uint16) * np.uint16(257)  # 255 * 257 = 65535
+    one, other = predictor.probabilities(eight), predictor.probabilities(sixteen)
+    # at a reduced size the averages of 8-bit values are rounded
+    assert np.abs(one - other).max() < (1e-5 if box is None else 0.1)
+    assert (predictor.predict(eight) == predictor.predict(sixteen)).mean() > 0.97
+    unit = predictor.probabilities(eight.astype(np.float64) / 255)
+    assert np.abs(other - unit).max() < 1e-4
+
+
+def test_dark_pictures_are_not_stretched() -> None:
+    predictor = make_predictor(size=None)
+    dark = noise(40, 50, 3) % 2
+    assert np.allclose(
+        predictor.probabilities(dark),
+        logits_by_hand(predictor, dark, None).softmax(dim=0).numpy(),
+        atol=1e-4,
+    )
+
+
+def test_layout_in_memory_does_not_matter() -> None:
+    predictor = make_predictor()
+    image = noise(40, 50, 3)
+    wanted = predictor.predict(image)
+    mirrored = np.ascontiguousarray(image[::-1, ::-1])[::-1, ::-1]
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1)).transpose(1, 2, 0)
+    read_only = image.copy()
+    read_only.flags.writeable = False
+    for other in (mirrored, planes, np.asfortranarray(image), read_only):
+        assert np.array_equal(predictor.predict(other), wanted)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_leaves_the_mode_of_the_network(training: bool) -> None:
+    predictor = make_predictor()
+    image = noise(40, 50, 3)
+    wanted = predictor.predict(image)
+    predictor.network.train(training)
+    before = {name: value.clone() for name, value in predictor.network.state_dict().items()}
+    assert np.array_equal(predictor.predict(image), wanted)
+    assert predictor.network.training is training
+    assert predictor.network.inlet[1].training is training
+    for name, value in predictor.network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_leaves_the_mode_of_the_network_after_a_failure() -> None:
+    predictor = make_predictor(size=(3, 3))  # smaller than 2 ** depth
+    predictor.network.train()
+    with pytest.raises(ValueError, match="too small"):
+        predictor.predict(noise(3, 3, 3))
+    assert predictor.network.training
+
+
+def test_live_network_is_the_same_object() -> None:
+    network = UNet(base_channels=2, depth=1)
+    assert Predictor(network, make_card(2), device="cpu").network is network
+
+
+def test_network_alone_takes_pictures_at_their_own_size() -> None:
+    mask = noise(20, 24) % 3
+    image = np.eye(3, dtype=np.uint8)[mask] * np.uint8(255)
+    predictor = Predictor(copy_network(), device="cpu", precision="fp32")
+    assert np.array_equal(predictor.predict(image), mask)
+    assert len(predictor.card.colors) == 3
+
+
+def test_classes_and_names_must_agree() -> None:
+    with pytest.raises(ValueError, match="3 class names for a network of 2 classes"):
+        Predictor(UNet(base_channels=2, depth=1), make_card(3), device="cpu")
+
+
+def test_unknown_device_and_precision() -> None:
+    network = UNet(base_channels=2, depth=1)
+    with pytest.raises(ValueError, match="usable are auto"):
+        Predictor(network, device="gpu")
+    with pytest.raises(ValueError, match="fp16"):
+        Predictor(network, device="cpu", precision="fp16")
+
+
+def test_loaded_checkpoint_predicts_the_same(tmp_path: Path) -> None:
+    predictor = make_predictor(2, threshold=0.3)
+    path = tmp_path / "best.safetensors"
+    save_checkpoint(path, predictor.network, predictor.card)
+    for given in (path, str(path)):
+        loaded = Predictor.load(given, device="cpu", precision="fp32")
+        image = noise(50, 60, 3)
+        assert np.array_equal(loaded.predict(image), predictor.predict(image))
+        assert loaded.card == predictor.card
+
+
+def test_bf16_is_close() -> None:
+    predictor = make_predictor()
+    rough = Predictor(predictor.network, predictor.card, device="cpu", precision="bf16")
+    image = noise(32, 48, 3)
+    assert rough.probabilities(image).dtype == np.float32
+    assert np.abs(rough.probabilities(image) - predictor.probabilities(image)).mean() < 0.05
+
+
+def test_results_need_no_gradient_and_can_be_changed() -> None:
+    predictor = make_predictor()
+    mask, probabilities = (
+        predictor.predict(noise(32, 48, 3)),
+        predictor.probabilities(noise(32, 48, 3)),
+    )
+    mask[0, 0] = 1
+    probabilities[0] = 0
+    # inference mode must not have touched the weights
+    predictor.network.train()
+    predictor.network(torch.rand(2, 3, 16, 16)).sum().backward()
+
+
+def test_pictures_far_from_the_training_pictures_are_warned_of() -> None:
+    card = make_card(3)
+    card.training["areas"] = [1000, 4000]
+    predictor = Predictor(copy_network(), card, device="cpu", precision="fp32")
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        predictor.predict(noise(25, 40, 3))
+        predictor.predict(noise(15, 15, 3))
+        predictor.predict(noise(150, 150, 3))
+        assert raised == []
+        predictor.predict(noise(10, 10, 3))
+        predictor.probabilities(noise(160, 160, 3))
+    assert len(raised) == 2
+    assert "10 x 10 pixels" in str(raised[0].message)
+    assert "1,000 to 4,000 pixels" in str(raised[1].message)
+    # it points at the caller's line
+    assert {Path(each.filename).name for each in raised} == {Path(__file__).name}

@@ -1,0 +1,161 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from plainunet.data.masks import read_mask
+from plainunet.network.checkpoint import default_colors
+from plainunet.prediction.writers import as_rgb, write_comparison, write_mask
+
+COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
+GAP = 4
+
+
+def read(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+def panels(path: Path) -> list[NDArray[np.uint8]]:
+    """Take a comparison apart."""
+    row = read(path)
+    width = (row.shape[1] - 3 * GAP) / 4
+    assert width == int(width)
+    starts = [number * (int(width) + GAP) for number in range(4)]
+    for start in starts[1:]:
+        assert (row[:, start - GAP : start] == 255).all()
+    return [row[:, start : start + int(width)] for start in starts]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 4, 5, 16, 17, 256])
+def test_mask_holds_ids_and_colours(tmp_path: Path, num_classes: int) -> None:
+    colors = default_colors(num_classes)
+    mask = np.random.default_rng(0).integers(0, num_classes, (23, 31)).astype(np.uint8)
+    path = tmp_path / "new" / "mask.png"
+    write_mask(path, mask, colors)
+    with Image.open(path) as picture:
+        assert picture.mode == "P"
+        assert np.array_equal(np.asarray(picture), mask)
+    assert np.array_equal(read_mask(path), mask)
+    assert np.array_equal(read(path), np.array(colors, np.uint8)[mask])
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
+def test_tiny_masks(tmp_path: Path, shape: tuple[int, int]) -> None:
+    write_mask(tmp_path / "mask.png", np.full(shape, 2, np.uint8), COLORS)
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), np.full(shape, 2))
+
+
+def test_mask_of_background_alone_keeps_its_palette(tmp_path: Path) -> None:
+    write_mask(tmp_path / "mask.png", np.zeros((5, 5), np.uint8), COLORS)
+    with Image.open(tmp_path / "mask.png") as picture:
+        palette = picture.getpalette()
+    assert palette is not None
+    assert palette[:9] == [value for color in COLORS for value in color]
+
+
+def test_comparison_shows_what_it_says(tmp_path: Path) -> None:
+    image = np.full((20, 30, 3), (90, 120, 150), np.uint8)
+    truth = np.zeros((20, 30), np.uint8)
+    truth[:, 10:20] = 1
+    truth[15:] = 255
+    prediction = np.zeros((20, 30), np.uint8)
+    prediction[:, 12:20] = 2
+    write_comparison(tmp_path / "a.png", image, truth, prediction, COLORS)
+    shown, true, predicted, differ = panels(tmp_path / "a.png")
+    table = np.full((256, 3), 128, np.uint8)
+    table[:3] = COLORS
+    assert np.array_equal(shown, image)
+    assert np.array_equal(true, table[truth])
+    assert np.array_equal(predicted, table[prediction])
+    wrong = (truth != prediction) & (truth != 255)
+    assert wrong.sum() == 10 * 15
+    assert (differ[wrong] == (255, 40, 40)).all()
+    assert (differ[truth == 255] == 128).all()
+    assert (differ[(truth == prediction)] == (30, 40, 50)).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [
+        ((60, 90), (60, 90)),
+        ((600, 960), (300, 480)),
+        ((40, 4000), (5, 480)),
+        ((1, 2000), (1, 480)),
+        ((900, 30), (900, 30)),
+        ((1, 1), (1, 1)),
+        ((481, 481), (480, 480)),
+    ],
+    ids=["as it is", "reduced", "wide", "line", "tall", "tiny", "odd"],
+)
+def test_sizes_of_the_panels(
+    tmp_path: Path, size: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    image = np.zeros((*size, 3), np.uint8)
+    mask = np.zeros(size, np.uint8)
+    write_comparison(tmp_path / "a.png", image, mask, mask, COLORS)
+    assert [panel.shape[:2] for panel in panels(tmp_path / "a.png")] == [wanted] * 4
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype"),
+    [(1, np.uint8), (3, np.uint16), (1, np.uint16), (3, np.float32), (2, np.uint8), (6, np.uint8)],
+)
+def test_comparison_of_any_picture(tmp_path: Path, channels: int, dtype: Any) -> None:
+    image = np.zeros((12, 16, channels), dtype)
+    top = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    image[:, 8:] = top
+    mask = np.zeros((12, 16), np.uint8)
+    write_comparison(tmp_path / "a.png", image, mask, mask, COLORS)
+    shown = panels(tmp_path / "a.png")[0]
+    assert (shown[:, :8] == 0).all()
+    assert (shown[:, 8:] == 255).all()
+
+
+def test_eight_bits_are_shown_as_they_are() -> None:
+    image = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    assert np.array_equal(as_rgb(image), image)
+
+
+def test_sixteen_bits_equal_their_eight_bit_twin() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    assert np.array_equal(as_rgb(image.astype(np.uint16) * np.uint16(257)), image)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_few_channels_are_grey(channels: int) -> None:
+    image = np.zeros((2, 2, channels), np.uint8)
+    image[..., 0] = 77
+    assert (as_rgb(image) == 77).all()
+    assert as_rgb(image).shape == (2, 2, 3)
+
+
+def test_of_many_channels_the_first_three_are_shown() -> None:
+    image = np.zeros((2, 2, 7), np.uint8)
+    image[...] = range(7)
+    assert (as_rgb(image) == (0, 1, 2)).all()
+
+
+def test_floats_are_stretched() -> None:
+    image = np.array([[-1000, 0, 3000]], np.float32)[..., None]
+    assert as_rgb(image)[0, :, 0].tolist() == [0, 64, 255]
+    flat = as_rgb(np.full((2, 2, 1), 5, np.float32))
+    assert np.ptp(flat) == 0
+
+
+def test_negative_integers_keep_their_order() -> None:
+    image = np.array([[-1000, -1, 0, 5000, 32767]], np.int16)[..., None]
+    shown = as_rgb(image)[0, :, 0].astype(int)
+    assert (np.diff(shown) >= 0).all()
+
+
+def test_failure_leaves_nothing(tmp_path: Path) -> None:
+    mask = np.zeros((4, 4), np.uint8)
+    with pytest.raises(Exception):  # noqa: B017, PT011 -- of whatever kind, by whatever library
+        write_mask(tmp_path / "mask.png", mask, [("red", "green", "blue")])  # type: ignore[list-item]
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,182 @@
+"""All epochs of a run: what is written down, what is kept, and that it can be repeated."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plainunet.config import Growth, TrainConfig
+from plainunet.data.dataset import Samples
+from plainunet.data.masks import MaskCoding
+from plainunet.data.pairing import find_pairs
+from plainunet.network.checkpoint import Card, default_colors, load_checkpoint
+from plainunet.network.unet import UNet
+from plainunet.prediction.predictor import Predictor
+from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
+from plainunet.training.fit import BEST_FILE, METRICS_FILE, fit
+from plainunet.training.loop import validate
+from plainunet.training.optim import learning_rate_at
+from plainunet.training.state import read_state
+
+NAMES = ("background", "thing")
+Rows = list[dict[str, Any]]
+Fit = Callable[..., Rows]
+
+
+@pytest.fixture(scope="module")
+def parts(
+    draw: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Samples]:
+    """Nine pictures to train (with a batch of 4: three batches of 3) and four to validate."""
+    pairs = find_pairs(draw(tmp_path_factory.mktemp("fit") / "data", 13))
+    coding = MaskCoding((0, 255), None, "two values")
+    return {
+        "train": Samples(pairs[:9], coding, (32, 40)),
+        "val": Samples(pairs[9:], coding, (32, 40)),
+    }
+
+
+def fit_in(folder: Path, parts: dict[str, Samples], tiny: TrainConfig) -> Fit:
+    def run(name: str = "run", events: list[Event] | None = None, **settings: Any) -> Rows:
+        config = tiny.model_copy(update=settings)
+        torch.manual_seed(config.seed)
+        network = UNet(3, 2, config.base_channels, config.depth)
+        network.set_normalisation(*parts["train"].statistics())
+        card = Card(NAMES, default_colors(2), config.size)
+        tell = (lambda event: None) if events is None else events.append
+        fit(network, card, parts, config, folder, folder / name, None, tell)
+        return read_rows(folder / name)
+
+    return run
+
+
+@pytest.fixture
+def fitted(parts: dict[str, Samples], tiny: TrainConfig, tmp_path: Path) -> Fit:
+    """Train with these settings from the same start; gives the rows of metrics.jsonl."""
+    return fit_in(tmp_path, parts, tiny)
+
+
+@pytest.fixture(scope="module")
+def plain_loss(
+    parts: dict[str, Samples], tiny: TrainConfig, tmp_path_factory: pytest.TempPathFactory
+) -> float:
+    """Loss of one epoch with nothing changed."""
+    return fit_in(tmp_path_factory.mktemp("plain"), parts, tiny)(epochs=1)[0]["loss"]
+
+
+def read_rows(run: Path) -> Rows:
+    text = (run / METRICS_FILE).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def without_times(rows: Rows) -> Rows:
+    times = {"seconds", "images_per_second"}
+    return [{key: value for key, value in row.items() if key not in times} for row in rows]
+
+
+def foreground(row: dict[str, Any]) -> float:
+    return row["validation"]["per_image"]["dice"]["mean_foreground"] or 0.0
+
+
+def test_rows_and_sizes_epoch_by_epoch(fitted: Fit, tmp_path: Path) -> None:
+    events: list[Event] = []
+    growth = (Growth(until=0.3, scale=0.5), Growth(until=0.5, scale=0.75))
+    rows = fitted(events=events, epochs=4, growth=growth)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows] == [3, 6, 9, 12]
+    assert [row["size"] for row in rows] == [[16, 20], [24, 30], [32, 40], [32, 40]]
+    assert [row["learning_rate"] for row in rows] == [
+        pytest.approx(learning_rate_at(step, 12, 2e-2, "one-cycle")) for step in (2, 5, 8, 11)
+    ]
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+    assert all(row["images_per_second"] > 0 for row in rows)
+    assert [f"{h} x {w}" in row["validation"]["protocol"] for row in rows for h, w in [row["size"]]]
+
+    told = [event for event in events if isinstance(event, EpochDone)]
+    assert [event.row["epoch"] for event in told] == [1, 2, 3, 4]
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert [(step.epoch, step.step, step.steps) for step in steps] == [
+        (step // 3, step, 12) for step in range(12)
+    ]
+    # nine pictures in three equal batches: the mean over images is the mean over steps
+    for epoch, row in enumerate(rows):
+        losses = [step.loss for step in steps if step.epoch == epoch]
+        assert row["loss"] == pytest.approx(sum(losses) / 3)
+    assert events.count(Stage("validating", 4)) == 4
+    assert events.count(Advance(4)) == 4
+    (note,) = (event.text for event in events if isinstance(event, Note))
+    assert "float32 on cpu" in note
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {
+        *(BEST_FILE, METRICS_FILE, "curves.png", "last")
+    }
+
+
+def test_the_best_epoch_at_the_final_size_is_kept(
+    fitted: Fit, parts: dict[str, Samples], tmp_path: Path
+) -> None:
+    # the rate never falls, so that the last epoch need not be the best
+    rows = fitted(
+        epochs=6,
+        growth=(Growth(until=0.3, scale=0.5),),
+        learning_rate=0.3,
+        schedule="constant",
+        optimizer="adam",
+    )
+    final = [row for row in rows if row["size"] == [32, 40]]
+    assert len(final) == 4
+    best = max(final, key=foreground)
+    network, card = load_checkpoint(tmp_path / "run" / BEST_FILE)
+    assert card.scores == best["validation"]
+    assert card.size == (32, 40)
+    predictor = Predictor(network, card, device="cpu", precision="fp32")
+    again = validate(predictor, parts["val"], (32, 40), lambda done: None)
+    assert again["pooled"] == best["validation"]["pooled"]
+    assert read_state(tmp_path / "run")["counters"]["best"] == foreground(best)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_average_is_what_is_kept(fitted: Fit, tmp_path: Path, ema: float) -> None:
+    fitted(epochs=1, ema=ema)
+    state = read_state(tmp_path / "run")
+    kept = load_checkpoint(tmp_path / "run" / BEST_FILE)[0].state_dict()
+    expected = state["average"] if ema else state["network"]
+    assert all(torch.equal(kept[name], expected[name]) for name in kept)
+    if ema:
+        assert any(not torch.equal(kept[name], state["network"][name]) for name in kept)
+    else:
+        assert state["average"] is None
+
+
+def test_the_same_seed_gives_the_same_run(fitted: Fit, tmp_path: Path) -> None:
+    settings = {"augment": "strong", "ema": 0.5}
+    first = fitted("first", **settings)
+    second = fitted("second", **settings)
+    worker = fitted("worker", **settings, workers=1)
+    assert without_times(first) == without_times(second) == without_times(worker)
+    weights = [read_state(tmp_path / name)["network"] for name in ("first", "second", "worker")]
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name])
+        assert torch.equal(value, weights[2][name])
+    (other,) = fitted("other", **settings, epochs=1, seed=2, schedule="constant")
+    (alike,) = fitted("alike", **settings, epochs=1, schedule="constant")
+    assert other["loss"] != alike["loss"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("loss", "dice"), ("optimizer", "muon"), ("schedule", "constant"), ("augment", "none")],
+)
+def test_settings_reach_the_training(fitted: Fit, plain_loss: float, key: str, value: str) -> None:
+    (row,) = fitted(epochs=1, **{key: value})
+    assert row["loss"] != plain_loss
+
+
+def test_a_loss_that_explodes_keeps_the_last_good_state(fitted: Fit, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="--learning-rate"):
+        fitted(epochs=3, optimizer="adam", learning_rate=1e30, schedule="constant")
+    state = read_state(tmp_path / "run")
+    assert all(value.isfinite().all() for value in state["network"].values())

@@ -1,0 +1,228 @@
+"""A run folder: all that is in it, that it can be gone on with, and what is refused."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from plainunet.config import TrainConfig, load_config
+from plainunet.network.checkpoint import load_checkpoint
+from plainunet.training.events import EpochDone, Event, Note, Stage
+from plainunet.training.run import resume, train
+from plainunet.training.state import read_state
+
+TIMES = {"seconds", "images_per_second"}
+
+
+def rows_of(run: Path) -> list[str]:
+    """Rows of metrics.jsonl without their times."""
+    rows = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [json.dumps({k: v for k, v in row.items() if k not in TIMES}) for row in rows]
+
+
+def test_the_run_folder_holds_everything(finished: Any) -> None:
+    out = finished.out
+    assert {file.name for file in out.iterdir()} == {
+        "best.safetensors",
+        "config.toml",
+        "curves.png",
+        "last",
+        "metrics.jsonl",
+        "saved_images",
+        "split.csv",
+    }
+    assert [file.name for file in (out / "last").iterdir()] == ["state.pt"]
+    resolved = load_config(out / "config.toml")
+    assert resolved == finished.config.model_copy(
+        update={"class_names": ("background", "foreground")}
+    )
+    assert len(rows_of(out)) == 4
+    assert finished.result["split"] == "val"
+
+
+def test_training_teaches(finished: Any) -> None:
+    first, *_, last = map(json.loads, rows_of(finished.out))
+    assert last["loss"] < 0.7 * first["loss"]
+    assert finished.result["pooled"]["dice"]["mean_foreground"] > 0.5
+
+
+def test_the_split_is_written_down_and_used(finished: Any) -> None:
+    with (finished.out / "split.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    parts = {part: [r["image"] for r in rows if r["part"] == part] for part in ("train", "val")}
+    assert (len(parts["train"]), len(parts["val"])) == (16, 4)
+    judged = [Path(entry["image"]) for entry in finished.result["images"]]
+    assert sorted(path.relative_to(finished.data).as_posix() for path in judged) == sorted(
+        parts["val"]
+    )
+
+
+def test_the_checkpoint_says_what_it_is(finished: Any) -> None:
+    network, card = load_checkpoint(finished.out / "best.safetensors")
+    assert card.class_names == ("background", "foreground")
+    assert card.size == (32, 40)
+    assert card.masks == {"values": [0, 255], "ignore": None, "kind": "two values"}
+    assert card.training["pictures"] == {"train": 16, "val": 4}
+    assert card.training["settings"]["epochs"] == 4
+    assert card.scores["pooled"] == finished.result["pooled"]
+    assert "torch" in card.versions
+    # normalised by what the training pictures hold
+    with (finished.out / "split.csv").open(newline="", encoding="utf-8") as file:
+        names = [row["image"] for row in csv.DictReader(file) if row["part"] == "train"]
+    pixels = np.stack([np.asarray(Image.open(finished.data / name)) for name in names]) / 255
+    np.testing.assert_allclose(network.mean.numpy(), pixels.mean(axis=(0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(network.std.numpy(), pixels.std(axis=(0, 1, 2)), atol=1e-5)
+
+
+def test_what_happens_is_told_in_order(finished: Any) -> None:
+    stages = [event.name for event in finished.events if isinstance(event, Stage)]
+    assert stages[0] == "checking files"
+    assert stages[-2:] == ["judging at native size", "saving pictures"]
+    assert sum(isinstance(event, EpochDone) for event in finished.events) == 4
+    assert "16 to train, 4 to validate" in next(
+        event.text for event in finished.events if isinstance(event, Note)
+    )
+
+
+class Stop(Exception):
+    """What stands for a power cut."""
+
+
+@pytest.mark.parametrize("moment", [0, 1])
+def test_an_interrupted_run_goes_on_to_the_same_end(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    def stop(event: Event) -> None:
+        if moment == 0 and event == Stage("validating", 4):
+            raise Stop
+        if isinstance(event, EpochDone) and event.row["epoch"] == 2 * moment:
+            raise Stop
+
+    monkeypatch.chdir(finished.data.parent)  # a relative data folder is found again all the same
+    with pytest.raises(Stop):
+        train(Path("data"), tmp_path / "run", finished.config, stop)
+    monkeypatch.chdir(tmp_path)
+    events: list[Event] = []
+    result = resume("run", events.append)
+    epochs = [event.row["epoch"] for event in events if isinstance(event, EpochDone)]
+    assert epochs == list(range(2 * moment + 1, 5))
+    expected = finished.result
+    assert (result["pooled"], result["per_image"]) == (expected["pooled"], expected["per_image"])
+    assert rows_of(tmp_path / "run") == rows_of(finished.out)
+    state, whole = read_state(tmp_path / "run"), read_state(finished.out)
+    for key in ("network", "average"):
+        assert all(torch.equal(state[key][name], whole[key][name]) for name in whole[key])
+    best, wanted = (
+        load_checkpoint(run / "best.safetensors") for run in (tmp_path / "run", finished.out)
+    )
+    assert best[1].training == wanted[1].training
+    for name, value in best[0].state_dict().items():
+        assert torch.equal(value, wanted[0].state_dict()[name])
+
+
+def test_going_on_with_a_finished_run_judges_it_again(finished: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished.out, tmp_path / "run")
+    assert resume(tmp_path / "run") == finished.result
+    assert rows_of(tmp_path / "run") == rows_of(finished.out)
+
+
+def test_nothing_to_go_on_with(finished: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no run to resume"):
+        resume(tmp_path)
+    shutil.copytree(finished.out, tmp_path / "run")
+    (tmp_path / "run" / "split.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"split\.csv"):
+        resume(tmp_path / "run")
+
+
+def test_the_data_of_a_run_has_gone(
+    draw: Callable[..., Path], tiny: TrainConfig, tmp_path: Path
+) -> None:
+    def stop(event: Event) -> None:
+        raise Stop
+
+    data = draw(tmp_path / "data", 4)
+    with pytest.raises(Stop):
+        train(data, tmp_path / "run", tiny, lambda e: stop(e) if isinstance(e, EpochDone) else None)
+    data.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"data: the run's data folder has gone"):
+        resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("left", ["best.safetensors", "config.toml", "last/state.pt"])
+def test_a_folder_with_a_run_in_it_is_refused(
+    draw: Callable[..., Path], tiny: TrainConfig, tmp_path: Path, left: str
+) -> None:
+    file = tmp_path / "run" / left
+    file.parent.mkdir(parents=True)
+    file.write_text("left")
+    with pytest.raises(ValueError, match=r"holds a run already.*--resume .*another --out"):
+        train(draw(tmp_path / "data", 4), tmp_path / "run", tiny)
+    assert file.read_text() == "left"
+    assert len([path for path in (tmp_path / "run").rglob("*") if path.is_file()]) == 1
+
+
+def transparent(file: Path) -> None:
+    with Image.open(file) as picture:
+        picture.putalpha(128)
+        picture.save(file)
+
+
+def scrambled(file: Path) -> None:
+    """Pixels that do not decode, in a file that is otherwise whole."""
+    content = bytearray(file.read_bytes())
+    start = content.index(b"IDAT") + 8
+    content[start : start + 200] = bytes(200)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [transparent, scrambled])
+def test_a_picture_that_fails_late_leaves_no_half_run(
+    draw: Callable[..., Path],
+    tiny: TrainConfig,
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+) -> None:
+    data, out = draw(tmp_path / "data", 4), tmp_path / "run"
+    whole = (data / "images" / "02.png").read_bytes()
+    spoil(data / "images" / "02.png")
+    with pytest.raises(ValueError, match=r"02\.png"):
+        train(data, out, tiny)
+    assert not out.exists() or list(out.iterdir()) == []
+    # mended, the same command runs
+    (data / "images" / "02.png").write_bytes(whole)
+    train(data, out, tiny.model_copy(update={"epochs": 1}))
+
+
+def test_grey_pictures_and_their_own_parts(
+    draw: Callable[..., Path], tiny: TrainConfig, tmp_path: Path
+) -> None:
+    drawn = draw(tmp_path / "drawn", 5)
+    for number in range(5):
+        part = ("train", "val")[number >= 3]
+        for kind in ("images", "masks"):
+            file = tmp_path / "data" / kind / part / f"{number:02d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(drawn / kind / file.name).convert("L").save(file)
+    config = tiny.model_copy(update={"epochs": 1, "class_names": ("street", "car")})
+    result = train(str(tmp_path / "data"), str(tmp_path / "run"), config)
+    assert list(result["pooled"]["dice"]["per_class"]) == ["street", "car"]
+    assert {Path(entry["image"]).parent.name for entry in result["images"]} == {"val"}
+    network, _ = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    assert network.in_channels == 1
+
+
+def test_the_size_is_chosen_and_written_down(
+    draw: Callable[..., Path], tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data = draw(tmp_path / "data", 4, (50, 70))
+    train(data, tmp_path / "run", tiny.model_copy(update={"epochs": 1, "size": None}))
+    assert load_config(tmp_path / "run" / "config.toml").size == (48, 64)
+    assert load_checkpoint(tmp_path / "run" / "best.safetensors")[1].size == (48, 64)
