@@ -42,7 +42,7 @@ class TrainConfig(BaseModel):
     Left out, it is chosen from the pictures, with at most 256 x 256 pixels of area."""
     batch_size: int = Field(default=8, ge=1)
     """Pictures per optimiser step."""
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
     """Highest learning rate of the schedule."""
     base_channels: int = Field(default=16, ge=1)
     """Channels of the network's first level; each level below has twice as many."""
@@ -52,7 +52,7 @@ class TrainConfig(BaseModel):
     """What is minimised."""
     optimizer: Literal["muon", "adamw", "adam"] = "adamw"
     """The optimiser; weight decay acts in muon and adamw alone."""
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     """Decoupled weight decay."""
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
     """Learning rate over time: up for a tenth of the steps, then down a cosine to zero; or
@@ -153,15 +153,20 @@ def write_config(path: Path, config: TrainConfig) -> None:
     """
     plain = config.model_dump(mode="json", exclude_none=True)
     growth = plain.pop("growth")
-    lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
+    lines = [f"{key} = {_toml(value)}" for key, value in plain.items()]
     for part in growth:
         lines += [
             "",
             "[[growth]]",
-            *(f"{key} = {json.dumps(value)}" for key, value in part.items()),
+            *(f"{key} = {_toml(value)}" for key, value in part.items()),
         ]
     with write_whole(path) as file:
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _toml(value: Any) -> str:
+    # as JSON, but TOML has no surrogate pairs for characters beyond \uffff, and no bare DEL
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _explain(problem: Any) -> str:

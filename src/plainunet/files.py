@@ -22,7 +22,9 @@ def write_whole(path: Path) -> Iterator[Path]:
         A path in the same folder with the same suffix. It is removed if the block fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    # the name is cut, for with its addition it might be longer than file systems take
+    prefix = f".{path.stem[:32]}-"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     part = Path(name)
     try:

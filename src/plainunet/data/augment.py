@@ -80,5 +80,16 @@ class Augment:
             Image and shares, changed alike, in the same dtypes and sizes.
         """
         self._compose.set_random_seed(int(np.random.SeedSequence(state).generate_state(1)[0]))
-        changed = self._compose(image=image, mask=shares)
-        return changed["image"], changed["mask"]
+        low, span = _own_range(image)
+        stretched = (low, span) != (0, 1)
+        changed = self._compose(image=(image - low) / span if stretched else image, mask=shares)
+        result = changed["image"] * span + low if stretched else changed["image"]
+        return result, changed["mask"]
+
+
+def _own_range(image: NDArray[Any]) -> tuple[float, float]:
+    """Find what Albumentations must see as 0..1, which it clips floats to: lowest and span."""
+    low, high = float(image.min()), float(image.max())
+    if image.dtype == np.uint8 or (low >= 0 and high <= 1):
+        return 0.0, 1.0
+    return low, max(high - low, 1e-12)

@@ -118,7 +118,8 @@ def cached(
     needed = count * (image.nbytes + shares.nbytes)
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
-        _make_room(needed)
+        if needed <= LIMIT:
+            _make_room(needed)
         if needed > min(LIMIT, 0.8 * shutil.disk_usage(cache_folder()).free):
             return None
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=cache_folder()))

@@ -109,8 +109,9 @@ class Samples:
 
     def _load(self, index: int) -> Sample:
         pair = self.pairs[index]
+        image = read_image(pair.image)
         try:
-            image = match_channels(read_image(pair.image), self.channels)
+            image = match_channels(image, self.channels)
         except ValueError as error:
             raise ValueError(f"{pair.image}: {error}") from error
         mask = self.coding.encode(read_mask(pair.mask), pair.mask)

@@ -44,7 +44,12 @@ def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     height, width = size
     larger = height > image.shape[0] or width > image.shape[1]
     how = cv2.INTER_LINEAR if larger else cv2.INTER_AREA
-    return cv2.resize(image, (width, height), interpolation=how).reshape(*size, image.shape[2])
+    # OpenCV averages areas of at most four channels at a time
+    parts = [
+        cv2.resize(image[..., first : first + 4], (width, height), interpolation=how)
+        for first in range(0, image.shape[2], 4)
+    ]
+    return np.concatenate([part.reshape(height, width, -1) for part in parts], axis=2)
 
 
 def area_shares(

@@ -96,7 +96,7 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
             f"{path}: not a checkpoint of plainunet, or damaged ({error}). "
             "Give the best.safetensors of a training run."
         ) from error
-    if said is None:
+    if not isinstance(said, dict):
         raise CheckpointError(
             f"{path}: a .safetensors file, but not one of plainunet (it has no description in "
             "its metadata). Give the best.safetensors of a training run."
@@ -110,6 +110,11 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
         network = UNet(**said["architecture"])
         network.load_state_dict(tensors)
         card = _read_card(said)
+        if not len(card.class_names) == len(card.colors) == network.num_classes:
+            raise ValueError(
+                f"{len(card.class_names)} class names and {len(card.colors)} colours for "
+                f"{network.num_classes} classes"
+            )
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: weights and description differ ({error}).") from error
     return network.eval(), card

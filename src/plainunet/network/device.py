@@ -43,10 +43,16 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
     Returns:
         torch.float32 or torch.bfloat16.
+
+    Raises:
+        ValueError: No such precision.
     """
     if name == "auto":
         return torch.bfloat16 if has_native_bf16(device) else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if name not in known:
+        raise ValueError(f"--precision {name}: it is one of auto, {', '.join(known)}.")
+    return known[name]
 
 
 def has_native_bf16(device: torch.device) -> bool:

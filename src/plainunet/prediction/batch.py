@@ -29,11 +29,18 @@ def predict_files(
         The files written, and a message for each picture that failed.
 
     Raises:
-        ValueError: The folder cannot be written to.
+        ValueError: The folder cannot be written to, or a mask would replace a picture.
     """
+    paths = mask_paths(images, out)
+    pictures = {image.resolve() for image in images}
+    replaced = [path for path in paths if path.resolve() in pictures]
+    if replaced:
+        raise ValueError(
+            f"{replaced[0]}: a picture that a mask would replace. Choose another output folder."
+        )
     require_writable(out)
     written, failures = [], []
-    for number, (image, path) in enumerate(zip(images, mask_paths(images, out), strict=True)):
+    for number, (image, path) in enumerate(zip(images, paths, strict=True)):
         try:
             mask = predictor.predict(read_image(image))
         except (ValueError, OSError) as error:
@@ -59,7 +66,8 @@ def mask_paths(images: Sequence[Path], out: Path) -> list[Path]:
         relative to the folder that all pictures lie in; where even these are equal (`a.jpg`
         beside `a.png`), the suffix stays in the name: `a.jpg.png`.
     """
-    full = [image.absolute() for image in images]
+    # "x/../y" would lead out of the folder for the masks
+    full = [Path(os.path.normpath(image.absolute())) for image in images]
     top = Path(os.path.commonpath([image.parent for image in full])) if full else Path()
     stems = Counter(image.stem for image in full)
     paths = [
@@ -68,8 +76,10 @@ def mask_paths(images: Sequence[Path], out: Path) -> list[Path]:
         else image.relative_to(top).with_name(f"{image.stem}.png")
         for image in full
     ]
-    taken = Counter(paths)
+    long = [image.relative_to(top).with_name(f"{image.name}.png") for image in full]
+    # a picture "a.jpg.tif" leaves the name "a.jpg.png" to "a.jpg"
+    taken = Counter(paths + long)
     return [
-        out / (path if taken[path] == 1 else image.relative_to(top).with_name(f"{image.name}.png"))
-        for image, path in zip(full, paths, strict=True)
+        out / (short if taken[short] == 1 else whole)
+        for short, whole in zip(paths, long, strict=True)
     ]

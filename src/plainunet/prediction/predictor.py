@@ -131,9 +131,11 @@ class Predictor:
 
         was_training = self.network.training
         self.network.eval()
-        with arithmetic(self.device, self.precision):
-            logits = self.network(batch)
-        self.network.train(was_training)
+        try:
+            with arithmetic(self.device, self.precision):
+                logits = self.network(batch)
+        finally:
+            self.network.train(was_training)
         inside: Tensor = logits[0, :, : size[0], : size[1]].float()
         return inside
 
@@ -146,7 +148,7 @@ class Predictor:
                 f"a picture of {size[0]} x {size[1]} pixels (height x width) is far from the "
                 f"{known[0]:,} to {known[1]:,} pixels of area that the model was trained on; "
                 "expect a poorer mask, and look at it.",
-                stacklevel=4,
+                stacklevel=5,
             )
 
 

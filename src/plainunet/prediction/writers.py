@@ -74,11 +74,11 @@ def as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
         image: [H, W, C], integers or floats.
 
     Returns:
-        [H, W, 3] uint8: one or two channels as grey, of more the first three; floats are
-        stretched over their own range.
+        [H, W, 3] uint8: one or two channels as grey, of more the first three; floats and
+        signed integers are stretched over their own range.
     """
     unit = to_unit(image)
-    if image.dtype.kind == "f":
+    if image.dtype.kind in "fi":
         unit = (unit - unit.min()) / max(float(np.ptp(unit)), 1e-12)
     chosen = unit[..., :3] if unit.shape[2] >= 3 else np.repeat(unit[..., :1], 3, axis=2)
     return np.round(chosen * 255).astype(np.uint8)
