@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from plainunet.files import write_whole
 
@@ -85,6 +85,14 @@ class TrainConfig(BaseModel):
     workers: int | None = Field(default=None, ge=0)
     """Processes that prepare batches beside the training; 0 does it in the same process. Left
     out: 0 where the network runs on the CPU, which they would take from it, else 4."""
+
+    @field_validator("growth")
+    @classmethod
+    def _grow_in_order(cls, growth: tuple[Growth, ...]) -> tuple[Growth, ...]:
+        ends = [part.until for part in growth]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"each part must end after the one before, not at {ends}")
+        return growth
 
 
 def load_config(path: Path) -> TrainConfig:

@@ -100,7 +100,7 @@ def draw_ground(rng: Generator, size: tuple[int, int], light: tuple[float, float
     # duller and darker than what lies on it, as earth and old wood are
     colours = np.stack([pick_colour(rng) for _ in range(2)])
     hues = 0.5 + 0.5 * colours / colours.mean(1, keepdims=True)
-    colours = rng.uniform(0.2, 0.34) * np.array([[1.1], [0.9]], np.float32) * hues
+    colours = rng.uniform(0.16, 0.31) * np.array([[1.1], [0.9]], np.float32) * hues
     ground = colours[0] + (colours[1] - colours[0]) * np.clip(mixture, 0, 1)[..., None]
     ground = ground * shade[..., None]
     if turned:

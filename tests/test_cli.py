@@ -1,0 +1,731 @@
+"""The command line from outside: real processes, real signals, exit codes, what stands on disk.
+
+One process imports the package once and forks a child for each command (`Commands`), since
+importing PyTorch takes longer than most of the commands; where there is no fork, each is a
+fresh `python -m plainunet`. Every verb is run in a fresh process as well.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import plainunet
+from plainunet.config import TrainConfig, load_config
+from plainunet.training.state import read_state
+
+VERBS = ("train", "evaluate", "predict", "demo")
+
+
+def tiny(**settings: object) -> list[str]:
+    """Flags under which an epoch takes a fraction of a second, bit for bit repeatable."""
+    flags = {"epochs": 1, "base_channels": 2, "depth": 2, "batch_size": 4, "workers": 0} | settings
+    named = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    return [*named, "--precision", "fp32", "--size", "32", "48"]
+
+
+_SERVER = """
+import json, os, sys
+import plainunet.cli
+import plainunet.data.synthetic, plainunet.evaluation.evaluate, plainunet.prediction.batch
+import plainunet.training.progress, plainunet.training.run
+for line in sys.stdin:
+    arguments, out, err = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        for path, number in ((os.devnull, 0), (out, 1), (err, 2)):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+        sys.argv = ["plainunet", *arguments]
+        code = 0
+        try:
+            plainunet.cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Result(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Commands:
+    """Runs `plainunet` with arguments, each time in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = folder / "out", folder / "err"
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", _SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._running: int | None = None
+
+    def start(self, *arguments: str | Path) -> int:
+        """Begin; gives the process id."""
+        assert self._server.stdin
+        order = [[str(each) for each in arguments], *map(str, self._files)]
+        self._server.stdin.write(json.dumps(order) + "\n")
+        self._server.stdin.flush()
+        self._running = self._answer()
+        return self._running
+
+    def finish(self) -> Result:
+        """Wait for the end."""
+        code, self._running = self._answer(), None
+        return Result(code, *(file.read_text(encoding="utf-8") for file in self._files))
+
+    def __call__(self, *arguments: str | Path) -> Result:
+        self.start(*arguments)
+        return self.finish()
+
+    def close(self) -> None:
+        if self._running:
+            os.kill(self._running, signal.SIGKILL)
+        assert self._server.stdin
+        assert self._server.stdout
+        self._server.stdin.close()
+        self._server.wait()
+        self._server.stdout.close()
+
+    def _answer(self) -> int:
+        assert self._server.stdout
+        return int(self._server.stdout.readline())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded pictures stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLAINUNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("COLUMNS", "100")
+        yield
+
+
+@pytest.fixture(scope="module")
+def command(_own_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork; the fresh processes are tested all the same")
+    commands = Commands(tmp_path_factory.mktemp("commands"))
+    yield commands
+    commands.close()
+
+
+def draw(folder: Path, pictures: int = 8, size: tuple[int, int] = (48, 64)) -> Path:
+    """Bright rectangles on a dark, noisy ground, and masks 0/255."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    random = np.random.default_rng(0)
+    for number in range(pictures):
+        mask = np.zeros(size, np.uint8)
+        top, left = random.integers(4, 20, size=2)
+        mask[top : top + 16, left : left + 28] = 255
+        noise = random.integers(0, 60, size=(*size, 3))
+        image = (noise + np.where(mask[..., None] > 0, 150, 30)).astype(np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"{number}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
+    return folder
+
+
+class Trained(NamedTuple):
+    data: Path
+    run: Path
+    checkpoint: Path
+
+
+@pytest.fixture(scope="module")
+def trained(command: Commands, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("trained")
+    data = draw(folder / "data")
+    result = command("train", data, "--out", folder / "run", *tiny())
+    assert result.returncode == 0, result.stderr
+    return Trained(data, folder / "run", folder / "run" / "best.safetensors")
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """Everything below a folder, with a digest of its content."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else "folder"
+        for path in folder.rglob("*")
+    }
+
+
+def refused(result: Result | subprocess.CompletedProcess[str], *said: str) -> None:
+    """It ended as a user's mistake has to end, and the message says all of this."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    assert len(re.findall(r"^error: |─ Error ─", result.stderr, flags=re.MULTILINE)) == 1
+    assert "pydantic" not in result.stderr  # nor other libraries' advice
+    message = " ".join(re.sub(r"[─│╭╮╰╯]", " ", result.stderr).split())
+    for each in said:
+        assert re.search(each, message), f"{each!r} is not in: {message}"
+
+
+# every verb, in a fresh process
+
+
+RunPlainunet = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_every_verb_end_to_end(
+    run_plainunet: RunPlainunet, small_data: Path, tmp_path: Path
+) -> None:
+    """Train, judge and predict; the scores are the counts of the written masks."""
+    run, masks = tmp_path / "run", tmp_path / "masks"
+    flags = tiny(epochs=3, base_channels=4, batch_size=2, optimizer="muon", learning_rate=0.03)
+    result = run_plainunet("train", small_data, "--out", run, *flags)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert "6 to train, 2 to validate" in result.stdout
+    assert str(run / "best.safetensors") in result.stdout
+    assert {file.name for file in run.iterdir()} == {
+        *("best.safetensors", "last", "config.toml", "split.csv", "metrics.jsonl"),
+        *("curves.png", "saved_images"),
+    }
+
+    result = run_plainunet(
+        *("evaluate", run / "best.safetensors", small_data, "--precision", "fp32"),
+        *("--split", "all", "--json", tmp_path / "new" / "scores.json"),
+    )
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((tmp_path / "new" / "scores.json").read_text(encoding="utf-8"))
+    assert scores["protocol"].split()[0] in result.stdout
+    assert f"{scores['pooled']['accuracy']:.4f}" in result.stdout
+
+    result = run_plainunet(
+        "predict", run / "best.safetensors", small_data / "images", "--out", masks,
+        "--precision", "fp32",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "8 masks" in result.stdout
+    hits = true = predicted = right = 0
+    for file in sorted((small_data / "masks").iterdir()):
+        with Image.open(masks / file.name) as picture:
+            assert picture.mode == "P"
+            mask = np.asarray(picture)
+        truth = np.asarray(Image.open(file)) // 255
+        assert mask.shape == truth.shape
+        hits += int((mask & truth).sum())
+        true, predicted = true + int(truth.sum()), predicted + int(mask.sum())
+        right += int((mask == truth).sum())
+    assert scores["pooled"]["accuracy"] == pytest.approx(right / (8 * 48 * 64))
+    assert scores["pooled"]["dice"]["per_class"]["foreground"] == pytest.approx(
+        2 * hits / (true + predicted)
+    )
+    assert [Path(entry["image"]).name for entry in scores["images"]] == sorted(listing(masks))
+
+
+def test_help_comes_without_torch() -> None:
+    """In one process, so that each verb's own imports would show."""
+    code = (
+        "import sys\n"
+        "from plainunet.cli import main\n"
+        f"for verb in ('', *{VERBS!r}):\n"
+        "    sys.argv = ['plainunet', *([verb] if verb else []), '--help']\n"
+        "    try:\n"
+        "        main()\n"
+        "    except SystemExit as stop:\n"
+        "        print('code', stop.code)\n"
+        "heavy = {'torch', 'albumentations', 'matplotlib', 'scipy', 'cv2', 'safetensors'}\n"
+        "print('loaded', sorted(heavy & set(sys.modules)))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.count("code 0") == 1 + len(VERBS)
+    assert result.stdout.count("Usage: plainunet") == 1 + len(VERBS)
+    assert result.stdout.splitlines()[-1] == "loaded []"
+    assert result.stderr == ""
+    for field in TrainConfig.model_fields:
+        assert f"--{field.replace('_', '-')} " in result.stdout
+
+
+def test_the_version(run_plainunet: RunPlainunet) -> None:
+    result = run_plainunet("--version")
+    assert (result.returncode, result.stdout.strip()) == (0, plainunet.__version__)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_demo(run_plainunet: RunPlainunet, tmp_path: Path) -> None:
+    result = run_plainunet("demo", "--out", tmp_path / "demo", timeout=1700)
+    assert result.returncode == 0, result.stderr
+    score = re.search(r"Mean foreground Dice (0\.\d+) \(pooled\) on 40 pictures", result.stdout)
+    assert score
+    assert float(score[1]) >= 0.90
+    opened = re.search(r"Open (.+_comparison\.png):", result.stdout)
+    assert opened
+    assert Path(opened[1]).is_file()
+    assert len(list((tmp_path / "demo" / "masks").iterdir())) == 40
+    assert len(load_config(tmp_path / "demo" / "run" / "config.toml").class_names) == 3
+
+
+# settings
+
+
+def test_flags_win_over_the_file(command: Commands, trained: Trained, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        'epochs = 7\nbase_channels = 3\nsize = [24, 32]\nseed = 5\nclass_names = ["a", "b"]\n'
+        'depth = 2\nprecision = "fp32"\nlearning_rate = 0.5\n'
+    )
+    # 0.002 is the default: said on the command line, it wins all the same
+    flags = ("--epochs", "1", "--size", "32", "48", "--learning-rate", "0.002")
+    result = command("train", trained.data, "--config", file, *flags, "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    config = load_config(tmp_path / "run" / "config.toml")
+    assert config == TrainConfig(
+        epochs=1,
+        size=(32, 48),  # height, then width
+        learning_rate=0.002,
+        base_channels=3,
+        seed=5,
+        class_names=("a", "b"),
+        depth=2,
+        precision="fp32",
+    )
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_lists_end_where_the_next_option_begins(
+    command: Commands, trained: Trained, tmp_path: Path
+) -> None:
+    flags = ("--class-names", "street", "car", "--size", "40", "32", "--epochs", "1")
+    result = command(
+        "train", trained.data, *flags, "--depth", "2", "--base-channels", "2",
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    config = load_config(tmp_path / "run" / "config.toml")
+    assert (config.class_names, config.size) == (("street", "car"), (40, 32))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "DATA", "stray", "--out", "RUN"], ["stray"]),
+        (["train", "DATA", "--size", "32", "48", "stray", "--out", "RUN"], ["stray"]),
+        (["train", "DATA", "--epochs", "1", "2", "--out", "RUN"], ["2"]),
+        (["train", "DATA", "--size", "32", "--out", "RUN"], ["--size"]),
+        (["train", "DATA", "--epoch", "1", "--out", "RUN"], ["--epoch\\b", "(?i)did you mean"]),
+        (["train", "DATA", "--epochs", "many", "--out", "RUN"], ["epochs", "many", "integer"]),
+        (["train", "DATA", "--epochs", "0", "--out", "RUN"], ["epochs", "equal to 1"]),
+        (["train", "DATA", "--loss", "focal", "--out", "RUN"], ["loss", "focal", "dice"]),
+        (["train", "DATA", "--out"], ["--out"]),
+        (["train", "DATA"], ["train DATA --out RUN"]),
+        (["train", "--out", "RUN"], ["train DATA --out RUN"]),
+        (["evaluate", "best.safetensors"], ["DATA"]),
+        (["evaluate", "a", "b", "--split", "validation"], ["--split", "val"]),
+        (["predict", "a", "b"], ["--out"]),
+        (["predict", "a", "--out", "b"], ["IMAGES"]),
+        (["tarin", "DATA"], ["tarin", "(?i)did you mean.*train"]),
+        (["demo", "stray"], ["stray"]),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_wrong_command_line_is_refused(
+    command: Commands, trained: Trained, tmp_path: Path, arguments: list[str], said: list[str]
+) -> None:
+    places = {"DATA": str(trained.data), "RUN": str(tmp_path / "run")}
+    refused(command(*(places.get(each, each) for each in arguments)), *said)
+    assert listing(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epoch = 3\n", [r"settings\.toml", "'epoch'", "did you mean 'epochs'"]),
+        ("[[growth]]\nuntil = 0.5\nscal = 1\n", [r"settings\.toml", "growth.*scal", "'scale'"]),
+        ("epochs = 0\n", [r"settings\.toml", "epochs", "0"]),
+        ("size = [1, 2, 3]\n", [r"settings\.toml", "size"]),
+        ('loss = "focal"\n', [r"settings\.toml", "loss", "focal"]),
+        ("epochs = \n", [r"settings\.toml", "TOML"]),
+        (None, [r"settings\.toml", "no such"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_of_settings_is_refused(
+    command: Commands, trained: Trained, tmp_path: Path, text: str | None, said: list[str]
+) -> None:
+    file = tmp_path / "settings.toml"
+    if text is not None:
+        file.write_text(text)
+    before = listing(tmp_path)
+    result = command("train", trained.data, "--config", file, "--out", tmp_path / "run")
+    refused(result, *said)
+    assert listing(tmp_path) == before
+
+
+# data that cannot be trained on
+
+
+def no_images(data: Path) -> None:
+    for file in (data / "images").iterdir():
+        file.unlink()
+
+
+def no_pictures_folder(data: Path) -> None:
+    shutil.rmtree(data / "images")
+
+
+def no_masks_folder(data: Path) -> None:
+    shutil.rmtree(data / "masks")
+
+
+def no_masks(data: Path) -> None:
+    for file in (data / "masks").iterdir():
+        file.unlink()
+
+
+def one_pair(data: Path) -> None:
+    for file in [*data.rglob("*.png")]:
+        if file.stem != "3":
+            file.unlink()
+
+
+def other_size(data: Path) -> None:
+    Image.new("L", (60, 50)).save(data / "masks" / "3.png")
+
+
+def truncated_jpeg(data: Path) -> None:
+    file = data / "images" / "3.jpg"
+    Image.open(data / "images" / "3.png").save(file, quality=95)
+    (data / "images" / "3.png").unlink()
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def stray_value(data: Path) -> None:
+    mask = np.asarray(Image.open(data / "masks" / "3.png")).copy()
+    mask[7, 9] = 7
+    Image.fromarray(mask).save(data / "masks" / "3.png")
+
+
+def missing_partner(data: Path) -> None:
+    (data / "masks" / "3.png").unlink()
+
+
+def empty_file(data: Path) -> None:
+    (data / "images" / "3.png").write_bytes(b"")
+
+
+def one_value(data: Path) -> None:
+    for file in (data / "masks").iterdir():
+        Image.new("L", (64, 48)).save(file)
+
+
+def transparent(data: Path) -> None:
+    with Image.open(data / "images" / "3.png") as picture:
+        picture.putalpha(100)
+        picture.save(data / "images" / "3.png")
+
+
+def a_file(data: Path) -> None:
+    shutil.rmtree(data)
+    data.write_text("pictures")
+
+
+def missing(data: Path) -> None:
+    shutil.rmtree(data)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (no_images, [r"small/images holds no pictures", "Put files there"]),
+        (no_pictures_folder, ["small has no pictures", "Put them into images/"]),
+        (no_masks_folder, ["small/masks", "Put them there"]),
+        (no_masks, ["8 pictures have no mask", r"small/images/0\.png", "Add the partner"]),
+        (one_pair, ["small holds 1 picture", "at least 2", "Add more"]),
+        (other_size, [r"masks/3\.png is 60x50", r"images/3\.png is 64x48", "Make the mask"]),
+        (truncated_jpeg, [r"images/3\.jpg is cut off", "Copy it again"]),
+        (stray_value, ["Value 7", r"1 pixels in \S+masks/3\.png", "Mend it"]),
+        (missing_partner, ["1 pictures have no mask", r"images/3\.png", "Add the partner"]),
+        (empty_file, [r"images/3\.png is empty", "Copy it again"]),
+        (one_value, ["only the value 0", r"masks/0\.png", "Check"]),
+        (transparent, [r"images/3\.png is transparent", "Save it without"]),
+        (a_file, ["small is a file", "Give the folder"]),
+        (missing, ["small does not exist", "Check the path"]),
+    ],
+)
+def test_bad_data_is_refused_before_anything_is_written(
+    command: Commands,
+    small_data: Path,
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    said: list[str],
+) -> None:
+    spoil(small_data)
+    before = listing(tmp_path)
+    refused(command("train", small_data, "--out", tmp_path / "run", *tiny()), *said)
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (no_masks_folder, ["small/masks", "Put them there"]),
+        (other_size, [r"masks/3\.png is 60x50", "Make the mask"]),
+        (truncated_jpeg, [r"images/3\.jpg is cut off", "Copy it again"]),
+        (stray_value, ["7", r"masks/3\.png"]),
+        (transparent, [r"images/3\.png is transparent", "Save it without"]),
+        (missing, ["small does not exist"]),
+    ],
+)
+def test_bad_data_is_not_judged(
+    command: Commands,
+    trained: Trained,
+    small_data: Path,
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    said: list[str],
+) -> None:
+    spoil(small_data)
+    before = listing(tmp_path)
+    scores = tmp_path / "scores.json"
+    refused(command("evaluate", trained.checkpoint, small_data, "--json", scores), *said)
+    assert listing(tmp_path) == before
+
+
+# files that are not what they should be, and places that cannot be written to
+
+
+def test_a_loss_that_explodes_says_what_to_do(
+    command: Commands, trained: Trained, tmp_path: Path
+) -> None:
+    flags = tiny(epochs=3, learning_rate=1e30, optimizer="adam")
+    refused(
+        command("train", trained.data, "--out", tmp_path / "run", *flags),
+        "loss became (nan|inf)",
+        "smaller --learning-rate",
+    )
+
+
+def checkpoint_text(path: Path) -> None:
+    path.write_text("not a network")
+
+
+def checkpoint_of_another(path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, path)
+
+
+def checkpoint_cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def checkpoint_missing(path: Path) -> None:
+    path.unlink()
+
+
+def checkpoint_pickled(path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, path)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        checkpoint_text,
+        checkpoint_of_another,
+        checkpoint_cut,
+        checkpoint_missing,
+        checkpoint_pickled,
+    ],
+)
+def test_a_checkpoint_that_is_not_ours(
+    command: Commands, trained: Trained, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "their.safetensors"
+    shutil.copy(trained.checkpoint, path)
+    spoil(path)
+    before = listing(tmp_path)
+    said = [r"their\.safetensors"]
+    if path.exists():
+        said.append(r"Give the best\.safetensors of a training run")
+    refused(command("evaluate", path, trained.data, "--json", tmp_path / "scores.json"), *said)
+    refused(command("predict", path, trained.data / "images", "--out", tmp_path / "masks"), *said)
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("verb", ["train", "predict", "evaluate", "demo"])
+def test_an_output_that_cannot_be_written(
+    command: Commands, trained: Trained, tmp_path: Path, verb: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / "file" / "out"
+    commands = {
+        "train": ("train", trained.data, "--out", out, *tiny()),
+        "predict": ("predict", trained.checkpoint, trained.data / "images", "--out", out),
+        "evaluate": ("evaluate", trained.checkpoint, trained.data, "--json", out / "scores.json"),
+        "demo": ("demo", "--out", out),
+    }
+    before = listing(tmp_path)
+    refused(command(*commands[verb]), r"file/out", "(?i)another|permission")
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere"
+)
+@pytest.mark.parametrize("verb", ["train", "predict", "evaluate"])
+def test_a_folder_without_permission(
+    command: Commands, trained: Trained, tmp_path: Path, verb: str
+) -> None:
+    out = tmp_path / "closed"
+    out.mkdir(mode=0o555)
+    commands = {
+        "train": ("train", trained.data, "--out", out, *tiny()),
+        "predict": ("predict", trained.checkpoint, trained.data / "images", "--out", out),
+        "evaluate": ("evaluate", trained.checkpoint, trained.data, "--json", out / "scores.json"),
+    }
+    refused(command(*commands[verb]), "closed", "permission")
+    assert listing(tmp_path) == {"closed": "folder"}
+
+
+def test_a_device_that_is_not_there(command: Commands, trained: Trained, tmp_path: Path) -> None:
+    absent = "mps" if sys.platform == "linux" else "cuda"
+    result = command("train", trained.data, "--out", tmp_path / "run", "--device", absent)
+    refused(result, f"--device {absent}", "usable are")
+    assert listing(tmp_path) == {}
+
+
+def test_a_part_that_is_not_there(command: Commands, trained: Trained, tmp_path: Path) -> None:
+    result = command("evaluate", trained.checkpoint, trained.data, "--split", "test")
+    refused(result, "no picture belongs to the part 'test'", "--split all")
+
+
+def test_prediction_goes_on_past_what_it_cannot_read(
+    command: Commands, trained: Trained, small_data: Path, tmp_path: Path
+) -> None:
+    truncated_jpeg(small_data)
+    masks = tmp_path / "masks"
+    result = command("predict", trained.checkpoint, small_data / "images", "--out", masks)
+    assert result.returncode == 1
+    assert re.search(r"error: \S+3\.jpg is cut off.*Copy it again", result.stderr)
+    assert "Traceback" not in result.stderr
+    assert "7 masks" in result.stdout
+    assert "1 failed" in result.stdout
+    assert sorted(listing(masks)) == [f"{number}.png" for number in range(8) if number != 3]
+
+    bad = small_data / "images" / "3.jpg"
+    refused(command("predict", trained.checkpoint, bad, "--out", tmp_path / "other"), r"3\.jpg")
+    assert [*(tmp_path / "other").iterdir()] == []
+    nowhere = tmp_path / "nowhere.png"
+    result = command("predict", trained.checkpoint, nowhere, "--out", tmp_path / "third")
+    refused(result, r"nowhere\.png does not exist")
+    assert not (tmp_path / "third").exists()
+
+
+# going on
+
+
+def test_a_folder_with_a_run_in_it_is_refused(command: Commands, trained: Trained) -> None:
+    before = listing(trained.run)
+    refused(
+        command("train", trained.data, "--out", trained.run, *tiny()),
+        f"{trained.run}: holds a run already",
+        f"plainunet train --resume {trained.run}",
+        "another --out",
+    )
+    assert listing(trained.run) == before
+
+
+def test_resuming_takes_the_run_and_nothing_else(
+    command: Commands, trained: Trained, tmp_path: Path
+) -> None:
+    for more in ([trained.data], ["--out", tmp_path / "run"], ["--epochs", "3"]):
+        refused(command("train", *more, "--resume", trained.run), "--resume", "nothing else")
+    refused(command("train", "--resume", tmp_path), str(tmp_path), "no run to resume", "--out")
+    assert listing(tmp_path) == {}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return {
+        **read_state(run)["network"],
+        **{f"best.{name}": value for name, value in load_file(run / "best.safetensors").items()},
+    }
+
+
+def rows(run: Path) -> list[dict[str, object]]:
+    file = run / "metrics.jsonl"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return [
+        {key: value for key, value in json.loads(line).items()
+         if key not in ("seconds", "images_per_second")}
+        for line in text.splitlines()
+    ]  # fmt: skip
+
+
+def wait_for(process: int, happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not happened():
+        os.kill(process, 0)  # an error, if it has ended before
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "kills"),
+    [(4, [1]), pytest.param(12, [0, 2, 3, 7], marks=pytest.mark.slow)],
+    ids=["once", "again and again"],
+)
+def test_a_killed_run_goes_on_to_the_same_weights(
+    command: Commands, trained: Trained, tmp_path: Path, epochs: int, kills: list[int]
+) -> None:
+    flags = tiny(epochs=epochs, optimizer="muon", ema=0.5, seed=4)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert command("train", trained.data, "--out", whole, *flags).returncode == 0
+    arguments: list[str | Path] = ["train", trained.data, "--out", broken, *flags]
+    for done in kills:
+        process = command.start(*arguments)
+        # before the first epoch ends, or after so many
+        wait_for(process, (broken / "last" / "state.pt").is_file)
+        wait_for(process, lambda done=done: len(rows(broken)) >= done)
+        os.kill(process, signal.SIGKILL)
+        assert command.finish().returncode == -signal.SIGKILL
+        assert done <= len(rows(broken)) < epochs
+        arguments = ["train", "--resume", broken]  # needs no DATA
+    result = command(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert rows(broken) == rows(whole)
+    assert [row["epoch"] for row in rows(broken)] == list(range(1, epochs + 1))
+    expected = weights(whole)
+    for name, value in weights(broken).items():
+        assert torch.equal(value, expected[name]), name
+    # what the kill left half written is hidden at most, and never under a final name
+    visible = {name for name in listing(broken) if not Path(name).name.startswith(".")}
+    assert visible == set(listing(whole))
+
+
+def test_an_interrupted_run_ends_quietly(
+    command: Commands, trained: Trained, tmp_path: Path
+) -> None:
+    process = command.start("train", trained.data, "--out", tmp_path / "run", *tiny(epochs=500))
+    wait_for(process, lambda: len(rows(tmp_path / "run")) >= 1)
+    os.kill(process, signal.SIGINT)
+    result = command.finish()
+    assert result.returncode == 130
+    assert "Traceback" not in result.stderr
+    assert "interrupted" in result.stderr
+    assert [name for name in listing(tmp_path) if Path(name).name.startswith(".")] == []
