@@ -90,7 +90,8 @@ def size_in(epoch: int, config: TrainConfig) -> tuple[int, int]:
     """
     assert config.size is not None  # filled in before the run begins
     for part in config.growth:
-        if epoch < round(part.until * config.epochs):
+        # the last epoch always runs at the full size, however few there are
+        if epoch < min(round(part.until * config.epochs), config.epochs - 1):
             return _scaled(config.size, part.scale)
     return config.size
 
