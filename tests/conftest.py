@@ -27,6 +27,11 @@ hypothesis.settings.load_profile("plainunet")
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["PLAINUNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """For a run that imported torch before this file set the variable."""
     if "torch" in sys.modules:

@@ -176,6 +176,19 @@ def test_round_trip_of_defaults(tmp_path: Path) -> None:
 text = st.text(max_size=8)
 share = st.floats(0, 1, exclude_min=True, exclude_max=True)
 parts = st.builds(Growth, until=share, scale=share)
+rising = st.lists(parts, max_size=3, unique_by=lambda part: part.until).map(
+    lambda chosen: tuple(sorted(chosen, key=lambda part: part.until))
+)
+
+
+def test_parts_of_growth_must_rise(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    part = "[[growth]]\nuntil = {}\nscale = 0.5\n"
+    path.write_text(part.format(0.6) + part.format(0.4))
+    with pytest.raises(
+        ValueError, match=r"growth: .*end after the one before, not at \[0.6, 0.4\]"
+    ):
+        load_config(path)
 
 
 @given(
@@ -185,7 +198,7 @@ parts = st.builds(Growth, until=share, scale=share)
         learning_rate=st.floats(0, 1e20, exclude_min=True),
         weight_decay=st.floats(0, 1e20),
         loss=st.sampled_from(["dice", "cross-entropy+dice"]),
-        growth=st.lists(parts, max_size=3).map(tuple),
+        growth=rising,
         group_by=st.none() | text,
         class_names=st.lists(text, max_size=3).map(tuple),
         ignore=st.none() | st.integers(0, 255),

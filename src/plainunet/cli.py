@@ -9,19 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, CycloptsPanel, Parameter
+from pydantic import ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 import plainunet
-from plainunet.config import Device, Precision, TrainConfig, make_config, read_settings
+from plainunet.config import Device, Precision, TrainConfig, explain, make_config, read_settings
 
 app = App(
     name="plainunet",
     help="Train, judge and use U-Net segmentation models: from a folder of images and masks "
     "to a model in production.",
     version=plainunet.__version__,
+    suppress_keyboard_interrupt=False,
 )
 
 _DEFAULTS = TrainConfig()
@@ -108,8 +110,10 @@ def evaluate(
         Arithmetic of convolutions.
     """
     from plainunet.evaluation.evaluate import evaluate as judge
-    from plainunet.files import write_whole
+    from plainunet.files import require_writable, write_whole
 
+    if json_file:
+        require_writable(json_file.parent)
     with _bar("judging") as on_progress:
         result = judge(
             checkpoint,
@@ -216,14 +220,19 @@ def main() -> None:
     """Run the command line and exit: 0 good, 1 some failed, 2 mend something, 70 our fault."""
     warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
     try:
-        code = app(exit_on_error=False, result_action="return_value")
-    except CycloptsError:
-        code = 2  # its message is printed already
+        code = app(exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        if isinstance(error.__cause__, ValidationError):
+            _complain(explain(error.__cause__))
+        else:
+            Console(stderr=True).print(CycloptsPanel(error))
+        code = 2
     except KeyboardInterrupt:
         _complain("interrupted.")
         code = 130
     except Exception as error:
-        if isinstance(error, (ValueError, OSError, FloatingPointError)) and _is_deliberate(error):
+        mendable = isinstance(error, ValueError | FloatingPointError) and _is_deliberate(error)
+        if mendable or isinstance(error, OSError):  # such as a full disk
             _complain(str(error))
             code = 2
         else:
@@ -275,7 +284,7 @@ def _show_scores(result: dict[str, Any]) -> None:
         for key in ("mean_foreground", "mean_with_background"):
             label = key.replace("_", " ")
             table.add_row(label, *_cells(scores, lambda score, key=key: score[key]))
-        table.add_row("pixel accuracy", f"{scores['accuracy']:.4f}")
+        table.add_row("pixel accuracy", _cell(scores["accuracy"]))
         console.print(table)
     console.print(result["protocol"], style="dim")
 
@@ -284,8 +293,11 @@ _SCORES = ("dice", "iou", "precision", "recall")
 
 
 def _cells(scores: dict[str, Any], pick: Any) -> list[str]:
-    values = [pick(scores[name]) for name in _SCORES]
-    return ["-" if value is None else f"{value:.4f}" for value in values]
+    return [_cell(pick(scores[name])) for name in _SCORES]
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 if __name__ == "__main__":

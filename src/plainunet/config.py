@@ -39,7 +39,7 @@ class TrainConfig(BaseModel):
     """How often every training picture is seen."""
     size: tuple[int, int] | None = None
     """Working size, height and width [pixels]: pictures are reduced to fit in it.
-    Left out, it is chosen from the pictures, with at most 256 x 256 pixels of area."""
+    Left out, it is chosen from the pictures, reduced to about 256 x 256 pixels of area."""
     batch_size: int = Field(default=8, ge=1)
     """Pictures per optimiser step."""
     learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
@@ -149,7 +149,7 @@ def make_config(settings: dict[str, Any], source: str = "settings") -> TrainConf
     try:
         return TrainConfig(**settings)
     except ValidationError as error:
-        raise ValueError(f"{source}: " + "; ".join(map(_explain, error.errors()))) from None
+        raise ValueError(f"{source}: {explain(error)}") from None
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
@@ -175,6 +175,18 @@ def write_config(path: Path, config: TrainConfig) -> None:
 def _toml(value: Any) -> str:
     # as JSON, but TOML has no surrogate pairs for characters beyond \uffff, and no bare DEL
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def explain(error: ValidationError) -> str:
+    """Say what is wrong with settings, and what to do.
+
+    Args:
+        error: What pydantic raised for a `TrainConfig`.
+
+    Returns:
+        One line.
+    """
+    return "; ".join(map(_explain, error.errors()))
 
 
 def _explain(problem: Any) -> str:

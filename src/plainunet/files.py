@@ -39,7 +39,9 @@ def write_whole(path: Path) -> Iterator[Path]:
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder and try to write there, before long work begins.
+    """Try to write into a folder, or where it would be made, before long work begins.
+
+    Nothing is left behind: what fails later leaves no empty folder.
 
     Args:
         folder: The folder that results shall go to.
@@ -48,8 +50,8 @@ def require_writable(folder: Path) -> None:
         ValueError: It cannot be made or written to.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise ValueError(

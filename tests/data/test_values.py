@@ -82,7 +82,7 @@ def test_dense_ids_mean_themselves(k: int, void: bool) -> None:
         ([], None, None, "There are no masks"),
         ([{0: 9, 255: 9}, {0: 9, 255: 9, 7: 3}], None, None, r"7 .* 0, 255: 3 pixels in b\.png"),
         ([{0: 9, 1: 9}, {0: 9, 1: 9, 7: 3}], None, None, r"7 .* 0, 1: 3 pixels in b\.png\."),
-        ([{0: 9, 1: 9, 3: 9}], None, None, r"3 does not fit beside 0, 1.*num_classes"),
+        ([{0: 9, 1: 9, 3: 9}], None, None, r"3 does not fit beside 0, 1.*--class-names"),
         ([{0: 9, 1: 9, 2: 9}], 2, None, r"2 does not fit beside 0, 1:"),
         ([{0: 9, 1: 9, 2: 9, 7: 4}], 3, None, r"7 does not fit beside 0, 1, 2:"),
         ([{0: 9, 128: 4, 255: 9}], None, None, r"128 does not fit beside 0, 255"),

@@ -72,6 +72,7 @@ def draw_dataset(
     if _already_drawn(folder, record):
         return folder
     require_writable(folder.parent)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         part = Path(scratch) / folder.name
         _draw_all(part, pictures, validation, size, seed, on_progress)

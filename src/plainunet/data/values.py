@@ -148,7 +148,7 @@ def _require_clear_255(census: Census) -> None:
         raise ValueError(
             "The masks hold 0, 1 and 255, and it is not clear whether 255 is to be ignored or is "
             f"the foreground of some of them: 1 has {census.place(1)}, 255 has "
-            f"{census.place(255)}. If 255 is to be ignored, say so (ignore=255); if not, write "
+            f"{census.place(255)}. If 255 is to be ignored, say so (--ignore 255); if not, write "
             "the same value for the foreground in every mask."
         )
 
@@ -173,8 +173,8 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
     return ValueError(
         f"{known}. Value {stray} does not fit beside {list_values(expected)}{more}: "
         f"{census.place(stray)}. Mend it there; or, if it marks pixels that belong to no class, "
-        f"say so (ignore={stray}); or, if the values are class ids of which some never occur, "
-        "say how many classes there are (num_classes)."
+        f"say so (--ignore {stray}); or, if the values are class ids of which some never occur, "
+        "name every class (--class-names)."
     )
 
 

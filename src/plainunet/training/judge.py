@@ -38,7 +38,9 @@ def judge_best(
     kept = {key: result[key] for key in ("protocol", "pooled", "per_image", "absent")}
     save_checkpoint(out / BEST_FILE, network, dataclasses.replace(card, scores=kept))
 
-    order = np.argsort([entry["dice"]["mean_foreground"] or 0.0 for entry in result["images"]])
+    means = [entry["dice"]["mean_foreground"] for entry in result["images"]]
+    # without foreground in truth and prediction there is no Dice, and nothing wrong either
+    order = np.argsort([1.0 if mean is None else mean for mean in means])
     chosen = order[
         np.linspace(0, len(order) - 1, min(SAVED_IMAGES, len(order))).round().astype(int)
     ]

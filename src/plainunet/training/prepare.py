@@ -70,7 +70,7 @@ def choose_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         sizes: Height and width of each picture [pixels].
 
     Returns:
-        Height and width [pixels]: the median picture, reduced to an area of at most 256 x 256,
+        Height and width [pixels]: the median picture, reduced to an area of about 256 x 256,
         each side a multiple of 16 and at least 32.
     """
     height, width = (float(side) for side in np.median(np.array(sizes), axis=0))

@@ -64,9 +64,6 @@ def train(
     on_event(Stage("understanding masks", 1))
     coding, config = understand(pairs, sizes, config, on_event)
     require_writable(out)
-
-    write_split(out / SPLIT_FILE, pairs, data)
-    write_config(out / CONFIG_FILE, config)
     return _run(data, out, config, pairs, coding, None, on_event)
 
 
@@ -142,5 +139,8 @@ def _run(
         },
         versions=versions(),
     )
+    if saved is None:  # only now: a picture that cannot be read must not leave half a run
+        write_split(out / SPLIT_FILE, pairs, data)
+        write_config(out / CONFIG_FILE, config)
     fit(network, card, parts, config, data, out, saved, on_event)
     return judge_best(out, pairs, coding, config, on_event)
