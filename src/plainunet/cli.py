@@ -11,9 +11,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, CycloptsPanel, Parameter
 from pydantic import ValidationError
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 import plainunet
 from plainunet.config import Device, Precision, TrainConfig, explain, make_config, read_settings
@@ -57,7 +55,7 @@ def train(
     resume
         Run folder to go on with; nothing else is needed then.
     """
-    from plainunet.training.progress import Screen
+    from plainunet.training.progress import Screen, show_scores
     from plainunet.training.run import resume as go_on
     from plainunet.training.run import train as begin
 
@@ -73,7 +71,7 @@ def train(
             from_file = read_settings(config) if config else {}
             merged = make_config({**from_file, **given}, "settings")
             result, folder = begin(data, out, merged, screen), out
-    _show_scores(result)
+    show_scores(result)
     _print(f"model: {folder / 'best.safetensors'}   look at: {folder / 'saved_images'}")
     return 0
 
@@ -111,6 +109,7 @@ def evaluate(
     """
     from plainunet.evaluation.evaluate import evaluate as judge
     from plainunet.files import require_writable, write_whole
+    from plainunet.training.progress import show_scores
 
     if json_file:
         require_writable(json_file.parent)
@@ -126,7 +125,7 @@ def evaluate(
     if json_file:
         with write_whole(json_file) as file:
             file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    _show_scores(result)
+    show_scores(result)
     return 0
 
 
@@ -189,19 +188,20 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
     import shutil
 
     from plainunet.data.synthetic import CLASS_NAMES, draw_dataset
-    from plainunet.training.progress import Screen
+    from plainunet.training.progress import Screen, show_scores
     from plainunet.training.run import CONFIG_FILE
     from plainunet.training.run import train as begin
 
     run = out / "run"
-    data = draw_dataset(out / "data", seed=seed)
+    with _bar("drawing") as on_progress:
+        data = draw_dataset(out / "data", seed=seed, on_progress=on_progress)
     _print(f"drawn: {data}")
     if (run / CONFIG_FILE).is_file():
         shutil.rmtree(run)
     config = TrainConfig(class_names=CLASS_NAMES, seed=seed, **DEMO_SETTINGS)
     with Screen() as screen:
         result = begin(data, run, config, screen)
-    _show_scores(result)
+    show_scores(result)
     predict(run / "best.safetensors", [data / "images" / "val"], out=out / "masks")
     worst_to_best = sorted((run / "saved_images").glob("*_comparison.png"))
     score = result["pooled"]["dice"]["mean_foreground"]
@@ -213,7 +213,13 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
     return 0
 
 
-DEMO_SETTINGS: dict[str, Any] = {"epochs": 14, "learning_rate": 6e-3, "optimizer": "muon"}
+DEMO_SETTINGS: dict[str, Any] = {
+    "size": (96, 128),
+    "epochs": 24,
+    "learning_rate": 6e-3,
+    "optimizer": "muon",
+    "growth": ({"until": 0.4, "scale": 0.5},),
+}
 
 
 def main() -> None:
@@ -270,34 +276,6 @@ def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
             screen(Advance(done))
 
         yield on_progress
-
-
-def _show_scores(result: dict[str, Any]) -> None:
-    """Print the tables of scores, and the protocol that they were made by."""
-    console = Console(highlight=False)
-    console.print(f"{len(result['images'])} pictures, part: {result['split']}")
-    for title, scores in (("pooled", result["pooled"]), ("per image", result["per_image"])):
-        table = Table(title, *_SCORES, box=SIMPLE_HEAD)
-        for name in scores["dice"]["per_class"]:
-            table.add_row(name, *_cells(scores, lambda score, name=name: score["per_class"][name]))
-        table.add_section()
-        for key in ("mean_foreground", "mean_with_background"):
-            label = key.replace("_", " ")
-            table.add_row(label, *_cells(scores, lambda score, key=key: score[key]))
-        table.add_row("pixel accuracy", _cell(scores["accuracy"]))
-        console.print(table)
-    console.print(result["protocol"], style="dim")
-
-
-_SCORES = ("dice", "iou", "precision", "recall")
-
-
-def _cells(scores: dict[str, Any], pick: Any) -> list[str]:
-    return [_cell(pick(scores[name])) for name in _SCORES]
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 if __name__ == "__main__":

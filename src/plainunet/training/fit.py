@@ -25,6 +25,8 @@ from plainunet.training.state import TrainingState
 
 BEST_FILE = "best.safetensors"
 METRICS_FILE = "metrics.jsonl"
+CURVES_PERIOD = 20.0
+"""Seconds between two drawings of the curves; they cost most of a second."""
 
 
 def fit(
@@ -66,6 +68,7 @@ def fit(
     def rate_at(step: int) -> float:
         return learning_rate_at(step, steps, config.learning_rate, config.schedule)
 
+    drawn = float("-inf")
     for epoch in range(state.epoch, config.epochs):
         size = size_in(epoch, config)
         start = time.perf_counter()
@@ -115,7 +118,9 @@ def fit(
         }
         rows.append(row)
         _write_rows(out / METRICS_FILE, rows)
-        draw_curves(out / "curves.png", rows)
+        if time.monotonic() - drawn > CURVES_PERIOD or epoch + 1 == config.epochs:
+            draw_curves(out / "curves.png", rows)
+            drawn = time.monotonic()
         state.save(out, data)
         on_event(EpochDone(row))
 

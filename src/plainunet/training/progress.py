@@ -1,9 +1,10 @@
-"""Events of a run as a live screen, or as plain lines where there is no terminal."""
+"""What the user sees: a run's events as a live screen or plain lines, and tables of scores."""
 
 import time
 from types import TracebackType
 from typing import Any, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
 
@@ -121,3 +123,35 @@ class Screen:
         if self._stage is not None:
             self._bars.remove_task(self._stage)
             self._stage = None
+
+
+def show_scores(result: dict[str, Any]) -> None:
+    """Print the tables of scores, and the protocol that they were made by.
+
+    Args:
+        result: As returned by `train` and `evaluate`.
+    """
+    console = Console(highlight=False)
+    console.print(f"{len(result['images'])} pictures, part: {result['split']}")
+    for title, scores in (("pooled", result["pooled"]), ("per image", result["per_image"])):
+        table = Table(title, *_SCORES, box=SIMPLE_HEAD)
+        for name in scores["dice"]["per_class"]:
+            table.add_row(name, *_cells(scores, lambda score, name=name: score["per_class"][name]))
+        table.add_section()
+        for key in ("mean_foreground", "mean_with_background"):
+            label = key.replace("_", " ")
+            table.add_row(label, *_cells(scores, lambda score, key=key: score[key]))
+        table.add_row("pixel accuracy", _cell(scores["accuracy"]))
+        console.print(table)
+    console.print(result["protocol"], style="dim")
+
+
+_SCORES = ("dice", "iou", "precision", "recall")
+
+
+def _cells(scores: dict[str, Any], pick: Any) -> list[str]:
+    return [_cell(pick(scores[name])) for name in _SCORES]
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
