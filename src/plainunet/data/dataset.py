@@ -154,11 +154,12 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
             are `target_scale` times H and W.
         """
         epoch, number, index = draw
-        image, shares = self._samples[index]
-        image, shares = self._augment(image, shares, (self._seed, epoch, number))
         scale = self._samples.target_scale
         fine = (self._size[0] * scale, self._size[1] * scale)
-        return _tensor(resize(image, self._size)), _tensor(resize(shares, fine))
+        # reduced first: augmenting costs by the pixel
+        image, shares = (resize(array, fine) for array in self._samples[index])
+        image, shares = self._augment(image, shares, (self._seed, epoch, number))
+        return _tensor(resize(image, self._size)), _tensor(shares)
 
 
 class EpochBatches(Sampler[list[Draw]]):
