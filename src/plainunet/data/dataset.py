@@ -208,6 +208,8 @@ def make_loader(
     Returns:
         Batches of images [N, H, W, C] and shares [N, H', W', K].
     """
+    if workers == 0:
+        _one_thread_for_opencv()
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -220,8 +222,13 @@ def make_loader(
 
 def _one_thread(_: int) -> None:
     # workers share the machine with the training: more threads each would only be in its way
-    cv2.setNumThreads(1)
+    _one_thread_for_opencv()
     torch.set_num_threads(1)
+
+
+def _one_thread_for_opencv() -> None:
+    # more would wait for cores that PyTorch's threads do not let go of
+    cv2.setNumThreads(1)
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

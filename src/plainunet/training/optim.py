@@ -18,7 +18,7 @@ WARM_UP = 0.1
 class Muon(Optimizer):
     """Momentum whose update is made orthogonal: all directions of a weight move alike.
 
-    A convolution's weight [out, in, h, w] counts as a matrix [out, in * h * w]. Jordan et
+    A convolution's weight [out, in, h, w] counts as a matrix [out, h * w * in]. Jordan et
     al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the factor that gives
     the update AdamW's size, and the weight decay: Liu et al. 2025, arXiv 2502.16982, sec. 2.2.
     """
@@ -51,10 +51,12 @@ class Muon(Optimizer):
                 mean = state.setdefault("mean", torch.zeros_like(weight))
                 mean.lerp_(weight.grad, 1 - group["momentum"])
                 ahead = weight.grad.lerp(mean, group["momentum"])  # Nesterov's look ahead
-                matrix = ahead.flatten(1)
+                # channels last, as the weights lie in memory; the order of columns is free
+                spread = ahead.movedim(1, -1)
+                matrix = spread.flatten(1)
                 update = orthogonal(matrix) * (0.2 * math.sqrt(max(matrix.shape)))
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.sub_(update.view_as(weight), alpha=group["lr"])
+                weight.sub_(update.view(spread.shape).movedim(-1, 1), alpha=group["lr"])
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -70,9 +72,15 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
+    # each step is x <- p x with p = a polynomial in x x^T: gathering the p's, small and square,
+    # and touching the wide x only at both ends costs less than half
+    gram = x @ x.T
+    gathered = identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(steps):
-        a = x @ x.T
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        p = 3.4445 * identity - 4.7750 * gram + 2.0315 * gram @ gram
+        gathered = p @ gathered
+        gram = p @ gram @ p
+    x = gathered @ x
     result: Tensor = x.T if tall else x
     return result
 
