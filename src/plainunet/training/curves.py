@@ -24,9 +24,8 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     loss.set(title="training loss", xlabel="epoch", yscale="log")
     for part in ("per_image", "pooled"):
         values = [row["validation"][part]["dice"]["mean_foreground"] for row in rows]
-        dice.plot(
-            epochs, [float("nan") if v is None else v for v in values], marker=".", label=part
-        )
+        known = [float("nan") if value is None else value for value in values]
+        dice.plot(epochs, known, marker=".", label=part.replace("_", " "))
     dice.set(title="validation Dice, foreground, working size", xlabel="epoch")
     dice.legend()
     rate.plot(epochs, [row["learning_rate"] for row in rows], marker=".", color="grey")
