@@ -58,12 +58,15 @@ class TrainConfig(BaseModel):
     """Learning rate over time: up for a tenth of the steps, then down a cosine to zero; or
     always the same."""
     augment: Literal["none", "flip", "light", "strong"] = "light"
-    """How much pictures are varied; `plainunet train --help` and the docs list the changes."""
+    """How much pictures are varied: flip is left and right; light adds scale to 15 %, turns to
+    5 degrees, shifts to 5 %, brightness and contrast; strong is for pictures without an
+    upright side."""
     target_scale: int = Field(default=1, ge=1, le=4)
     """Target pixels along one working pixel: above 1, the loss compares the enlarged logits
     with a finer mask, so that outlines count below the working pixel."""
     growth: tuple[Growth, ...] = ()
-    """Earlier parts of training at smaller sizes, in their order; the last runs at `size`."""
+    """Earlier parts of training at smaller sizes, each with `until` and `scale`; best written
+    in a file, as configs/carvana-fast.toml does."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay per step of a running average of the weights, which is then what is judged and
     kept; 0 for none."""

@@ -46,8 +46,6 @@ def test_census_adds_up() -> None:
         ([{0: 9, 2: 9, 255: 1}], 3, None, Meaning((0, 1, 2), 255, "ids")),
         ([{0: 9, 1: 9, 2: 9, 3: 9}], None, 0, Meaning((1, 2, 3), 0, "ids")),
         ([dict.fromkeys(range(64), 9)], None, None, Meaning(tuple(range(64)), None, "ids")),
-        ([dict.fromkeys(range(65), 9)], None, None, Meaning((0, 1), None, "instances")),
-        ([dict.fromkeys(range(65), 9)], 2, None, Meaning((0, 1), None, "instances")),
         ([dict.fromkeys(range(99), 9)], 99, None, Meaning(tuple(range(99)), None, "ids")),
         ([dict.fromkeys([0, 300, 70], 9)] * 30, 2, 70, Meaning((0, 300), 70, "two values")),
     ],
@@ -65,6 +63,15 @@ def test_many_values_in_sixteen_bits_are_objects_and_few_are_classes() -> None:
     assert find_values(census(few, few, deep=True), None, None) == Meaning(
         tuple(range(5)), None, "ids"
     )
+
+
+@pytest.mark.parametrize("num_classes", [None, 2])
+def test_many_values_in_8_bits_are_not_guessed_at(num_classes: int | None) -> None:
+    masks = [dict.fromkeys(range(66), 9)]
+    deep = find_values(census(*masks, deep=True), num_classes, None)
+    assert deep == Meaning((0, 1), None, "instances")
+    with pytest.raises(ValueError, match=r"66 values in 8 bits.*as PNG.*in 16 bits"):
+        find_values(census(*masks), num_classes, None)
 
 
 @given(k=st.integers(2, 64), void=st.booleans())

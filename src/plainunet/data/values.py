@@ -116,6 +116,13 @@ def find_values(census: Census, num_classes: int | None, ignore: int | None) -> 
     has_void = ignore is None and values[-1] == 255
     ids = values[:-1] if has_void else values
     if num_classes in (None, 2) and values[0] == 0 and (many or len(ids) > _MOST_IDS):
+        if not census.distinct:
+            raise ValueError(
+                f"The masks hold {len(values)} values in 8 bits, for example "
+                f"{census.place(ids[1])} of value {ids[1]}: too many for classes. If they are smoothed or were saved as "
+                "JPEG, threshold them and save them as PNG; if they number objects, save them "
+                "in 16 bits."
+            )
         return Meaning((0, 1), ignore, "instances")
     if has_void:
         ignore = 255
@@ -148,8 +155,8 @@ def _require_clear_255(census: Census) -> None:
         raise ValueError(
             "The masks hold 0, 1 and 255, and it is not clear whether 255 is to be ignored or is "
             f"the foreground of some of them: 1 has {census.place(1)}, 255 has "
-            f"{census.place(255)}. If 255 is to be ignored, say so (--ignore 255); if not, write "
-            "the same value for the foreground in every mask."
+            f"{census.place(255)}. If 255 is to be ignored, say so (train --ignore 255); if not, "
+            "write the same value for the foreground in every mask."
         )
 
 
@@ -173,8 +180,8 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
     return ValueError(
         f"{known}. Value {stray} does not fit beside {list_values(expected)}{more}: "
         f"{census.place(stray)}. Mend it there; or, if it marks pixels that belong to no class, "
-        f"say so (--ignore {stray}); or, if the values are class ids of which some never occur, "
-        "name every class (--class-names)."
+        f"say so (train --ignore {stray}); or, if the values are class ids of which some never "
+        "occur, name every class (train --class-names)."
     )
 
 

@@ -168,4 +168,10 @@ def _coding(predictor: Predictor, masks: list[Path]) -> MaskCoding:
             pass
         else:
             return coding
-    return understand_masks(masks, num_classes, known.get("ignore"))[0]
+    try:
+        return understand_masks(masks, num_classes, known.get("ignore"))[0]
+    except ValueError as error:
+        names = ", ".join(predictor.card.class_names)
+        raise ValueError(
+            f"The masks are not those of this model's {num_classes} classes ({names}). {error}"
+        ) from error

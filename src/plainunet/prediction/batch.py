@@ -1,6 +1,7 @@
 """Masks for many picture files."""
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,11 +39,21 @@ def predict_files(
         raise ValueError(
             f"{replaced[0]}: a picture that a mask would replace. Choose another output folder."
         )
+    beside = {path.parent.resolve() for path in paths} & {path.parent for path in pictures}
+    if beside:
+        raise ValueError(
+            f"{min(beside)}: holds the pictures, and masks among them would be taken for "
+            "pictures the next time. Choose another output folder."
+        )
     require_writable(out)
     written, failures = [], []
     for number, (image, path) in enumerate(zip(images, paths, strict=True)):
         try:
-            mask = predictor.predict(read_image(image))
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                mask = predictor.predict(read_image(image))
+            for warning in said:
+                warnings.warn(f"{image}: {warning.message}", stacklevel=2)
         except (ValueError, OSError) as error:
             message = str(error)
             failures.append(message if str(image) in message else f"{image}: {message}")

@@ -146,7 +146,7 @@ class Predictor:
         if known and not known[0] / FAR <= area <= known[1] * FAR:
             warnings.warn(
                 f"a picture of {size[0]} x {size[1]} pixels (height x width) is far from the "
-                f"{known[0]:,} to {known[1]:,} pixels of area that the model was trained on; "
+                f"areas that the model was trained on ({known[0]:,} to {known[1]:,} pixels); "
                 "expect a poorer mask, and look at it.",
                 stacklevel=5,
             )

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,25 @@ def fit(
     out: Path,
     saved: dict[str, Any] | None,
     on_event: OnEvent,
+    begin: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train and judge epoch by epoch; the best and the last state are in the run folder."""
+    """Train and judge epoch by epoch; the best and the last state are in the run folder.
+
+    Args:
+        network: The network, fresh; a saved state is restored into it.
+        card: Its description.
+        parts: Samples of "train" and "val".
+        config: The settings, `size` filled in.
+        data: The data folder, noted in the state.
+        out: The run folder.
+        saved: The state to go on from, as by `read_state`, or None for a new run.
+        on_event: Told what happens.
+        begin: Called when a new run has all that it needs: writes what the run folder holds
+            from the start. What fails or is killed before leaves no half run.
+
+    Raises:
+        FloatingPointError: The loss became infinite or not a number.
+    """
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     network = to_device(network, device)
@@ -51,6 +68,7 @@ def fit(
     if saved:
         state.restore(saved)
     else:
+        begin()
         state.save(out, data)
     rows = _rows_until(out / METRICS_FILE, state.epoch)
 

@@ -46,10 +46,13 @@ def understand(
     scales = [part.scale for part in config.growth] + [1]
     if min(_scaled(size, min(scales))) < smallest:
         raise ValueError(
-            f"The working size {size[0]} x {size[1]} (its smallest part of training: "
-            f"{min(scales):g} of it) is below {smallest} pixels, too small for --depth "
-            f"{config.depth}. Give a larger --size or a smaller --depth."
+            f"The working size {size[0]} x {size[1]}"
+            + (f", or {min(scales):g} of it in growth," if config.growth else "")
+            + f" is below {smallest} pixels, too small for --depth {config.depth}. Give a larger "
+            "--size or a smaller --depth."
         )
+    if config.ignore is not None and counts.sum() == sum(h * w for h, w in sizes):
+        on_event(Note(f"note: no mask has the value {config.ignore} that --ignore names"))
     shares = counts / counts.sum()
     said = ", ".join(f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True))
     on_event(

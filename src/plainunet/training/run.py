@@ -57,13 +57,13 @@ def train(
             "give another --out."
         )
     choose_device(config.device)
+    require_writable(out)
     pairs = find_pairs(data, config.group_by)
     on_event(Stage("checking files", len(pairs)))
     sizes = check_pairs(pairs, lambda done, total: on_event(Advance(done)))
     pairs = split_pairs(pairs, config.validation, config.seed)
     on_event(Stage("understanding masks", 1))
     coding, config = understand(pairs, sizes, config, on_event)
-    require_writable(out)
     return _run(data, out, config, pairs, coding, None, on_event)
 
 
@@ -139,8 +139,10 @@ def _run(
         },
         versions=versions(),
     )
-    if saved is None:  # only now: a picture that cannot be read must not leave half a run
+
+    def begin() -> None:
         write_split(out / SPLIT_FILE, pairs, data)
         write_config(out / CONFIG_FILE, config)
-    fit(network, card, parts, config, data, out, saved, on_event)
+
+    fit(network, card, parts, config, data, out, saved, on_event, begin)
     return judge_best(out, pairs, coding, config, on_event)
