@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +180,17 @@ def test_pictures_are_not_overwritten_by_their_masks(tmp_path: Path, predictor: 
         message = str(image)
     assert str(image) in message
     assert image.read_bytes() == before
+
+
+def test_masks_do_not_land_among_the_pictures(tmp_path: Path, predictor: Predictor) -> None:
+    image = draw(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"holds the pictures.*another output folder"):
+        predict_files(predictor, [image], tmp_path)
+    assert below(tmp_path) == {"a.jpg"}
+
+
+def test_a_warning_names_its_picture(tmp_path: Path, predictor: Predictor) -> None:
+    card = dataclasses.replace(predictor.card, training={"areas": [10**6, 10**6]})
+    far = Predictor(predictor.network, card)
+    with pytest.warns(UserWarning, match=r"a\.jpg: a picture of 20 x 30 pixels"):
+        predict_files(far, [draw(tmp_path / "a.jpg")], tmp_path / "masks")

@@ -122,6 +122,17 @@ def test_an_ignored_value_is_no_class(tmp_path: Path) -> None:
     assert (coding.values, coding.ignore, len(config.class_names)) == ((0, 1), 9, 2)
 
 
+def test_an_ignored_value_that_is_nowhere_is_mentioned(tmp_path: Path) -> None:
+    for occurs, value in ((True, 9), (False, 99)):
+        events: list[Event] = []
+        folder = tmp_path / str(value)
+        folder.mkdir()
+        values = (0, 1, 9) if occurs else (0, 1)
+        ready(write_pairs(folder, *values), events, ignore=value)
+        said = "\n".join(event.text for event in events if isinstance(event, Note))
+        assert ("no mask has the value 99" in said) is not occurs
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

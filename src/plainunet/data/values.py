@@ -119,9 +119,9 @@ def find_values(census: Census, num_classes: int | None, ignore: int | None) -> 
         if not census.distinct:
             raise ValueError(
                 f"The masks hold {len(values)} values in 8 bits, for example "
-                f"{census.place(ids[1])} of value {ids[1]}: too many for classes. If they are smoothed or were saved as "
-                "JPEG, threshold them and save them as PNG; if they number objects, save them "
-                "in 16 bits."
+                f"{census.place(ids[1])} of value {ids[1]}: too many for classes. If they are "
+                "smoothed or were saved as JPEG, threshold them and save them as PNG; if they "
+                "number objects, save them in 16 bits."
             )
         return Meaning((0, 1), ignore, "instances")
     if has_void:
