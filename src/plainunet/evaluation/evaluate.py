@@ -60,12 +60,32 @@ def evaluate(
     pairs, split = _choose(pairs, Path(data), Path(checkpoint), predictor, split)
     check_pairs(pairs)
     coding = _coding(predictor, [pair.mask for pair in pairs])
+    return {"split": split, **judge(predictor, pairs, coding, on_progress)}
+
+
+def judge(
+    predictor: Predictor,
+    pairs: Sequence[Pair],
+    coding: MaskCoding,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Score a model on pictures, natively.
+
+    Args:
+        predictor: The model.
+        pairs: The pictures with their masks.
+        coding: How mask values become class ids.
+        on_progress: Told how many of how many pictures are done.
+
+    Returns:
+        As by `report`.
+    """
     counts = []
     for number, (_, truth, prediction) in enumerate(judged(predictor, pairs, coding)):
         counts.append(confusion_matrix(truth, prediction, predictor.network.num_classes))
         if on_progress:
             on_progress(number + 1, len(pairs))
-    return {"split": split, **report(np.stack(counts), pairs, predictor.card.class_names)}
+    return report(np.stack(counts), pairs, predictor.card.class_names)
 
 
 def judged(

@@ -30,7 +30,7 @@ def predict_files(
         The files written, and a message for each picture that failed.
 
     Raises:
-        ValueError: The folder cannot be written to, or a mask would replace a picture.
+        ValueError: The folder cannot be written to, or masks would lie among the pictures.
     """
     paths = mask_paths(images, out)
     pictures = {image.resolve() for image in images}

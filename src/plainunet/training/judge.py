@@ -9,8 +9,7 @@ import numpy as np
 from plainunet.config import TrainConfig
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
-from plainunet.evaluation.evaluate import judged, report
-from plainunet.evaluation.metrics import confusion_matrix
+from plainunet.evaluation.evaluate import judge, judged
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.writers import write_comparison, write_mask
@@ -29,12 +28,8 @@ def judge_best(
     predictor = Predictor(network, card, device=config.device, precision=config.precision)
     held_out = [pair for pair in pairs if pair.part == "val"]
     on_event(Stage("judging at native size", len(held_out)))
-    counts = []
-    for number, (_, truth, prediction) in enumerate(judged(predictor, held_out, coding)):
-        counts.append(confusion_matrix(truth, prediction, len(card.class_names)))
-        on_event(Advance(number + 1))
-    confusions = np.stack(counts)
-    result = {"split": "val", **report(confusions, held_out, card.class_names)}
+    scores = judge(predictor, held_out, coding, lambda done, total: on_event(Advance(done)))
+    result = {"split": "val", **scores}
     kept = {key: result[key] for key in ("protocol", "pooled", "per_image", "absent")}
     save_checkpoint(out / BEST_FILE, network, dataclasses.replace(card, scores=kept))
 
