@@ -1,91 +1,38 @@
 """The U-Net (Ronneberger, Fischer and Brox 2015, arXiv 1505.04597, figure 1).
 
 A contracting path halves the picture and doubles the channels `depth` times; an expanding
-path mirrors it; skips carry the fine detail across. Departures from the paper, as in most
-of today's U-Nets: convolutions are padded, so the output is as large as the input, and
-each is followed by batch normalisation.
+path mirrors it; skips carry the fine detail across. `UNet.paper()` is the paper's network.
+By default there are two departures from it, as in most of today's U-Nets: convolutions are
+padded, so the output is as large as the input, and each is followed by batch normalisation.
 
-In: pictures [N, C, H, W] float32. Out: logits [N, K, H, W].
+In: pictures [N, C, H, W] float32. Out: logits [N, K, H', W'], of the pictures' size unless
+convolutions are valid.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from math import isfinite
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-
-class DoubleConv(nn.Sequential):
-    """Twice: 3x3 convolution, batch normalisation, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        """Make the block.
-
-        Args:
-            in_channels: Channels of the feature that comes in.
-            out_channels: Channels of the feature that goes out.
-        """
-        super().__init__(
-            # batch normalisation subtracts any bias again, so the convolutions have none
-            nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
-        )
-
-
-class Down(nn.Sequential):
-    """Halve the size, then DoubleConv: [N, c, h, w] -> [N, out, h // 2, w // 2]."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        """Make the step.
-
-        Args:
-            in_channels: Channels of the finer feature.
-            out_channels: Channels of the coarser one.
-        """
-        super().__init__(nn.MaxPool2d(2), DoubleConv(in_channels, out_channels))
-
-
-class Up(nn.Module):
-    """Double the size, join the skip, then DoubleConv."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        """Make the step.
-
-        Args:
-            in_channels: Channels of the coarser feature.
-            out_channels: Channels of the skip, and of what goes out.
-        """
-        super().__init__()
-        self.up = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
-        self.conv = DoubleConv(2 * out_channels, out_channels)
-
-    def forward(self, feature: Tensor, skip: Tensor) -> Tensor:
-        """Join the coarse feature with the skip of the same level.
-
-        Args:
-            feature: [N, in_channels, h // 2, w // 2] float.
-            skip: [N, out_channels, h, w] float.
-
-        Returns:
-            [N, out_channels, h, w] float.
-        """
-        feature = self.up(feature)
-        # pooling dropped the last row or column of an odd size: zeros stand in for it
-        missing_height = skip.shape[2] - feature.shape[2]
-        missing_width = skip.shape[3] - feature.shape[3]
-        feature = F.pad(feature, (0, missing_width, 0, missing_height))
-        joined: Tensor = self.conv(torch.cat([skip, feature], dim=1))
-        return joined
+from plainunet.network.blocks import (
+    DoubleConv,
+    Down,
+    Normalisation,
+    ResidualDoubleConv,
+    Up,
+    Upsampling,
+    he_initialise,
+)
+from plainunet.network.recompute import recomputed
+from plainunet.network.sizes import fitting_sides, needed_side
 
 
 class UNet(nn.Module):
-    """Pictures to logits, at the pictures' own size.
+    """Pictures to logits.
 
     Normalisation (per-channel mean and standard deviation of the training pictures) is part
     of the network, as two buffers, so that nobody can forget it.
@@ -95,7 +42,20 @@ class UNet(nn.Module):
     std: Tensor
 
     def __init__(
-        self, in_channels: int = 3, num_classes: int = 2, base_channels: int = 64, depth: int = 4
+        self,
+        in_channels: int = 3,
+        num_classes: int = 2,
+        base_channels: int = 64,
+        depth: int = 4,
+        *,
+        normalisation: Normalisation = "batch",
+        upsampling: Upsampling = "transposed",
+        valid: bool = False,
+        residual: bool = False,
+        attention: bool = False,
+        deep_supervision: bool = False,
+        dropout: float = 0.0,
+        checkpointing: bool = False,
     ) -> None:
         """Make the network with fresh weights.
 
@@ -104,52 +64,181 @@ class UNet(nn.Module):
             num_classes: Classes K, background included; at least 2.
             base_channels: Channels of the first level; each level below has twice as many.
             depth: How often the picture is halved.
+            normalisation: After each convolution: "batch", "group" (Wu and He 2018, arXiv
+                1803.08494), "instance" (Ulyanov et al. 2016, arXiv 1607.08022) or "none".
+                Without any, weights are initialised after He et al. 2015, arXiv 1502.01852.
+            upsampling: "transposed": 2x2 transposed convolutions; "bilinear": no weights, and
+                the bottleneck and each step up but the last half as wide.
+            valid: Convolutions without padding, as in the paper; see `output_size`.
+            residual: Double convolutions with a shortcut.
+            attention: Gates on the skips (Oktay et al. 2018, arXiv 1804.03999).
+            deep_supervision: A head for each level of the expanding path, see `deep_logits`.
+            dropout: Share of values set to zero in training at the end of the contracting
+                path: after its last two double convolutions.
+            checkpointing: Keep only what goes into each block in training, and compute the
+                rest again for the backward pass: less memory, more time, the same result.
 
         Raises:
-            ValueError: An argument is below its least value.
+            ValueError: An argument is out of its range.
         """
         super().__init__()
-        least = {"in_channels": 1, "num_classes": 2, "base_channels": 1, "depth": 1}
-        given = (in_channels, num_classes, base_channels, depth)
-        for (name, lowest), value in zip(least.items(), given, strict=True):
-            if value < lowest:
-                raise ValueError(f"{name} is {value}; it must be at least {lowest}.")
+        self.architecture: dict[str, Any] = {
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "base_channels": base_channels,
+            "depth": depth,
+            "normalisation": normalisation,
+            "upsampling": upsampling,
+            "valid": valid,
+            "residual": residual,
+            "attention": attention,
+            "deep_supervision": deep_supervision,
+            "dropout": dropout,
+        }
+        _check_architecture(self.architecture)
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.base_channels = base_channels
         self.depth = depth
+        self.valid = valid
+        self.checkpointing = checkpointing
 
-        widths = [base_channels * 2**level for level in range(depth + 1)]
-        levels = list(pairwise(widths))
+        encoder = [base_channels * 2**level for level in range(depth + 1)]
+        decoder = encoder[:-1]
+        if upsampling == "bilinear":
+            encoder[-1] //= 2
+            decoder = [base_channels, *(width // 2 for width in decoder[1:])]
+        block = partial(
+            ResidualDoubleConv if residual else DoubleConv,
+            normalisation=normalisation,
+            valid=valid,
+        )
+        up = partial(Up, block=block, upsampling=upsampling, attention=attention, valid=valid)
+        dropped = [0.0] * (depth - 1) + [dropout, dropout]
+
         self.register_buffer("mean", torch.zeros(in_channels))
         self.register_buffer("std", torch.ones(in_channels))
-        self.inlet = DoubleConv(in_channels, base_channels)
-        self.downs = nn.ModuleList(Down(fine, coarse) for fine, coarse in levels)
-        self.ups = nn.ModuleList(Up(coarse, fine) for fine, coarse in reversed(levels))
+        self.inlet = block(in_channels, base_channels, dropout=dropped[0])
+        self.downs = nn.ModuleList(
+            Down(block(fine, coarse, dropout=share))
+            for (fine, coarse), share in zip(pairwise(encoder), dropped[1:], strict=True)
+        )
+        self.ups = nn.ModuleList(
+            up(coarse, skip, out)
+            for coarse, skip, out in zip(
+                [encoder[-1], *decoder[:0:-1]], encoder[-2::-1], decoder[::-1], strict=True
+            )
+        )
         self.head = nn.Conv2d(base_channels, num_classes, kernel_size=1)
+        side_widths = decoder[:0:-1] if deep_supervision else []
+        self.side_heads = nn.ModuleList(
+            nn.Conv2d(width, num_classes, kernel_size=1) for width in side_widths
+        )
+        if normalisation == "none":
+            self.apply(he_initialise)
+
+    @classmethod
+    def paper(cls, in_channels: int = 1, num_classes: int = 2) -> Self:
+        """Make the network of the paper's figure 1: [N, 1, 572, 572] to [N, 2, 388, 388].
+
+        Valid 3x3 convolutions without normalisation, 64 to 1024 channels, cropped skips,
+        dropout at the end of the contracting path (its share is not in the text; 0.5, as
+        usual), and its initialisation; 31,030,658 parameters.
+
+        Args:
+            in_channels: Channels C of a picture.
+            num_classes: Classes K.
+
+        Returns:
+            The network with fresh weights.
+        """
+        return cls(in_channels, num_classes, normalisation="none", valid=True, dropout=0.5)
 
     def forward(self, image: Tensor) -> Tensor:
         """Run the network.
 
         Args:
-            image: [N, C, H, W] float32; H and W at least 2**depth.
+            image: [N, C, H, W] float32; `output_size` says which H and W fit.
 
         Returns:
-            Logits [N, K, H, W].
+            Logits [N, K, H, W]; smaller if convolutions are valid.
 
         Raises:
-            ValueError: The picture has another number of channels, or is too small.
+            ValueError: The picture has another number of channels, or its size does not fit.
         """
+        logits: Tensor = self.head(self._decode(image)[-1])
+        return logits
+
+    def deep_logits(self, image: Tensor) -> list[Tensor]:
+        """Run the network with the heads of all levels, for deep supervision.
+
+        Args:
+            image: As for `forward`.
+
+        Returns:
+            Logits of each level of the expanding path, the finest (those of `forward`) first;
+            each further one is half as high and wide. One alone without `deep_supervision`.
+
+        Raises:
+            ValueError: As for `forward`.
+        """
+        features = self._decode(image)[::-1]
+        heads = [self.head, *reversed(self.side_heads)]
+        return [head(feature) for head, feature in zip(heads, features, strict=False)]
+
+    def _decode(self, image: Tensor) -> list[Tensor]:
+        """The feature of each level of the expanding path, the coarsest first."""
         self._check(image.shape)
-        feature = self.inlet((image - self.mean[:, None, None]) / self.std[:, None, None])
+        run = recomputed if self.checkpointing and torch.is_grad_enabled() else _run
+        feature = run(self.inlet, (image - self.mean[:, None, None]) / self.std[:, None, None])
         skips = []
         for down in self.downs:
             skips.append(feature)
-            feature = down(feature)
+            feature = run(down, feature)
+        decoded = []
         for up in self.ups:
-            feature = up(feature, skips.pop())
-        logits: Tensor = self.head(feature)
-        return logits
+            feature = run(up, feature, skips.pop())
+            decoded.append(feature)
+        return decoded
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Say how large the logits of a picture are.
+
+        Args:
+            height: Height of the picture [pixels].
+            width: Its width [pixels].
+
+        Returns:
+            Height and width of the logits [pixels]: the picture's own, unless convolutions
+            are valid.
+
+        Raises:
+            ValueError: The size does not fit; the message names the nearest that do.
+        """
+        if self.valid:
+            return fitting_sides(height, width, self.depth)
+        smallest = self._smallest
+        if height < smallest or width < smallest:
+            raise ValueError(
+                f"A picture of {height} x {width} pixels (height x width) is too small for "
+                f"depth {self.depth}: pad it to {max(height, smallest)} x "
+                f"{max(width, smallest)}, or take a smaller depth."
+            )
+        return height, width
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Say how large a picture must be for logits of at least this size.
+
+        Args:
+            height: Least height of the logits [pixels].
+            width: Their least width [pixels].
+
+        Returns:
+            Height and width of the smallest picture that will do [pixels].
+        """
+        if self.valid:
+            return needed_side(height, self.depth), needed_side(width, self.depth)
+        return max(height, self._smallest), max(width, self._smallest)
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Set the statistics of the training pictures.
@@ -172,15 +261,33 @@ class UNet(nn.Module):
         self.mean.copy_(torch.tensor(list(mean)))
         self.std.copy_(torch.tensor(list(std)).clamp(min=1e-3))
 
+    @property
+    def _smallest(self) -> int:
+        # one value alone, less its mean, says nothing
+        alone = self.architecture["normalisation"] == "instance"
+        return int(2**self.depth * (2 if alone else 1))
+
     def _check(self, shape: Sequence[int]) -> None:
         if len(shape) != 4 or shape[1] != self.in_channels:
             raise ValueError(
                 f"The network takes [N, {self.in_channels}, H, W]; it was given {list(shape)}."
             )
-        smallest = 2**self.depth
-        if shape[2] < smallest or shape[3] < smallest:
-            raise ValueError(
-                f"A picture of {shape[2]} x {shape[3]} pixels (height x width) is too small for "
-                f"depth {self.depth}: pad it to {max(shape[2], smallest)} x "
-                f"{max(shape[3], smallest)}, or take a smaller depth."
-            )
+        self.output_size(shape[2], shape[3])
+
+
+def _run(block: nn.Module, *features: Tensor) -> Tensor:
+    result: Tensor = block(*features)
+    return result
+
+
+def _check_architecture(architecture: dict[str, Any]) -> None:
+    least = {"in_channels": 1, "num_classes": 2, "base_channels": 1, "depth": 1}
+    for name, lowest in least.items():
+        if architecture[name] < lowest:
+            raise ValueError(f"{name} is {architecture[name]}; it must be at least {lowest}.")
+    for name, known in (("normalisation", Normalisation), ("upsampling", Upsampling)):
+        if architecture[name] not in get_args(known):
+            names = ", ".join(get_args(known))
+            raise ValueError(f"{name} is {architecture[name]!r}; it is one of {names}.")
+    if not 0 <= architecture["dropout"] < 1:
+        raise ValueError(f"dropout is {architecture['dropout']}; it must be from 0 to below 1.")

@@ -1,0 +1,272 @@
+"""The blocks of the U-Net: double convolutions, the steps down and up, the attention gate.
+
+In: features [N, c, h, w]. Out: features. Each option of the U-Net is a block of its own or one
+line of one, so that `unet.py` reads like the figure whatever is chosen.
+"""
+
+from collections.abc import Callable
+from math import gcd, sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Normalisation = Literal["batch", "group", "instance", "none"]
+Upsampling = Literal["transposed", "bilinear"]
+
+GROUPS = 8
+"""Channels form this many groups in group normalisation, or fewer where they do not divide."""
+
+
+class DoubleConv(nn.Sequential):
+    """Twice: 3x3 convolution, normalisation, ReLU; dropout at the end where it is asked for."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        middle_channels: int | None = None,
+        *,
+        normalisation: Normalisation = "batch",
+        valid: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        """Make the block.
+
+        Args:
+            in_channels: Channels of the feature that comes in.
+            out_channels: Channels of the feature that goes out.
+            middle_channels: Channels between the convolutions; left out, as many as go out.
+            normalisation: "batch", "group", "instance" or "none".
+            valid: Whether convolutions take no padding: what goes out is 4 pixels smaller.
+            dropout: Share of values set to zero in training.
+        """
+        middle = middle_channels or out_channels
+        super().__init__(
+            *_conv_norm_relu(in_channels, middle, normalisation, valid),
+            *_conv_norm_relu(middle, out_channels, normalisation, valid),
+            *([nn.Dropout(dropout)] if dropout else []),
+        )
+
+
+class ResidualDoubleConv(nn.Module):
+    """A DoubleConv whose input is added before the last ReLU (He et al. 2015, arXiv 1512.03385).
+
+    Where the channels differ, a 1x1 convolution brings the input to those that go out.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        middle_channels: int | None = None,
+        *,
+        normalisation: Normalisation = "batch",
+        valid: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        """Make the block; the arguments are those of `DoubleConv`."""
+        super().__init__()
+        middle = middle_channels or out_channels
+        *convs, relu = [
+            *_conv_norm_relu(in_channels, middle, normalisation, valid),
+            *_conv_norm_relu(middle, out_channels, normalisation, valid),
+        ]
+        self.convs = nn.Sequential(*convs)
+        self.shortcut = (
+            nn.Identity()
+            if in_channels == out_channels
+            else nn.Conv2d(in_channels, out_channels, kernel_size=1)
+        )
+        self.end = nn.Sequential(relu, nn.Dropout(dropout))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Run the block.
+
+        Args:
+            feature: [N, in_channels, h, w] float.
+
+        Returns:
+            [N, out_channels, h, w] float; 4 pixels smaller if valid.
+        """
+        change = self.convs(feature)
+        kept, change = crop_skip(self.shortcut(feature), change)
+        result: Tensor = self.end(change + kept)
+        return result
+
+
+Block = Callable[..., nn.Module]
+"""Makes a double convolution from its in, out and middle channels."""
+
+
+class Down(nn.Sequential):
+    """Halve the size, then a double convolution: [N, c, h, w] -> [N, out, h // 2, w // 2]."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        """Make the step.
+
+        Args:
+            conv: The double convolution.
+        """
+        super().__init__(nn.MaxPool2d(2), conv)
+
+
+class Up(nn.Module):
+    """Double the size, join the skip, then a double convolution."""
+
+    def __init__(
+        self,
+        coarse_channels: int,
+        skip_channels: int,
+        out_channels: int,
+        *,
+        block: Block = DoubleConv,
+        upsampling: Upsampling = "transposed",
+        attention: bool = False,
+        valid: bool = False,
+    ) -> None:
+        """Make the step.
+
+        Args:
+            coarse_channels: Channels of the coarser feature.
+            skip_channels: Channels of the skip.
+            out_channels: Channels that go out.
+            block: Makes the double convolution.
+            upsampling: "transposed": a 2x2 transposed convolution, to as many channels as the
+                skip has; "bilinear": no weights, corners aligned, and half of the joined
+                channels between the two convolutions.
+            attention: Whether a gate weighs the skip.
+            valid: Whether the skip is cropped to the feature, and not the feature padded.
+        """
+        super().__init__()
+        if upsampling == "transposed":
+            self.up: nn.Module = nn.ConvTranspose2d(
+                coarse_channels, skip_channels, kernel_size=2, stride=2
+            )
+            self.conv = block(2 * skip_channels, out_channels)
+        else:
+            joined = coarse_channels + skip_channels
+            self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+            self.conv = block(joined, out_channels, joined // 2)
+        self.gate = AttentionGate(skip_channels, coarse_channels) if attention else None
+        self.match = crop_skip if valid else pad_feature
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """Join the coarse feature with the skip of the level above.
+
+        Args:
+            coarse: [N, coarse_channels, h // 2, w // 2] float.
+            skip: [N, skip_channels, h, w] float; larger if valid.
+
+        Returns:
+            [N, out_channels, h, w] float; 4 pixels smaller if valid.
+        """
+        skip, feature = self.match(skip, self.up(coarse))
+        if self.gate:
+            skip = self.gate(skip, coarse)
+        joined: Tensor = self.conv(torch.cat([skip, feature], dim=1))
+        return joined
+
+
+class AttentionGate(nn.Module):
+    """Weigh each pixel of a skip by what the coarser feature knows of it.
+
+    Additive attention, Oktay et al. 2018, arXiv 1804.03999, section 2, equations 1 and 2:
+    sigmoid(psi relu(W_x skip + W_g coarse)), brought to the skip's size bilinearly.
+    """
+
+    def __init__(self, skip_channels: int, coarse_channels: int) -> None:
+        """Make the gate.
+
+        Args:
+            skip_channels: Channels of the skip.
+            coarse_channels: Channels of the coarser feature, half as high and wide.
+        """
+        super().__init__()
+        inner = max(1, skip_channels // 2)
+        self.from_skip = nn.Conv2d(skip_channels, inner, kernel_size=2, stride=2, bias=False)
+        self.from_coarse = nn.Conv2d(coarse_channels, inner, kernel_size=1)
+        self.weigh = nn.Conv2d(inner, 1, kernel_size=1)
+
+    def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
+        """Weigh the skip.
+
+        Args:
+            skip: [N, skip_channels, h, w] float.
+            coarse: [N, coarse_channels, h // 2, w // 2] float.
+
+        Returns:
+            The skip times weights in 0..1, one for each pixel.
+        """
+        weights = self.weigh(F.relu(self.from_skip(skip) + self.from_coarse(coarse))).sigmoid()
+        size = (skip.shape[2], skip.shape[3])
+        return skip * F.interpolate(weights, size=size, mode="bilinear", align_corners=False)
+
+
+def pad_feature(skip: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+    """Make a feature as large as its skip: zeros stand in for what halving dropped.
+
+    Args:
+        skip: [N, c, h, w].
+        feature: [N, c', h or h - 1, w or w - 1].
+
+    Returns:
+        The skip, and the feature padded at the right and bottom.
+    """
+    missing_height = skip.shape[2] - feature.shape[2]
+    missing_width = skip.shape[3] - feature.shape[3]
+    return skip, F.pad(feature, (0, missing_width, 0, missing_height))
+
+
+def crop_skip(skip: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+    """Make a skip as large as the feature that it joins, by keeping its middle.
+
+    Args:
+        skip: [N, c, h, w].
+        feature: [N, c', h - 2m, w - 2n].
+
+    Returns:
+        The skip cropped, and the feature.
+    """
+    height, width = feature.shape[2:]
+    top = (skip.shape[2] - height) // 2
+    left = (skip.shape[3] - width) // 2
+    return skip[:, :, top : top + height, left : left + width], feature
+
+
+@torch.no_grad()
+def he_initialise(module: nn.Module) -> None:
+    """Draw a convolution's weights with standard deviation sqrt(2 / N); biases are zero.
+
+    N is the number of values that one output value is made from: 9 * 64 for a 3x3 convolution
+    of 64 channels (Ronneberger et al. 2015, section 3; He et al. 2015, arXiv 1502.01852). A
+    2x2 transposed convolution of stride 2 makes each value from one pixel: N is its channels.
+
+    Args:
+        module: Any module; only convolutions are changed.
+    """
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        area = module.kernel_size[0] * module.kernel_size[1] if type(module) is nn.Conv2d else 1
+        module.weight.normal_(std=sqrt(2 / (area * module.in_channels)))
+        if module.bias is not None:
+            module.bias.zero_()
+
+
+def _conv_norm_relu(
+    in_channels: int, out_channels: int, normalisation: Normalisation, valid: bool
+) -> list[nn.Module]:
+    """The layers of one convolution; normalisation subtracts any bias again, so it has none."""
+    padding, bias = 0 if valid else 1, normalisation == "none"
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=padding, bias=bias)
+    return [conv, *_norm(normalisation, out_channels), nn.ReLU(inplace=True)]
+
+
+def _norm(kind: Normalisation, channels: int) -> list[nn.Module]:
+    if kind == "batch":
+        return [nn.BatchNorm2d(channels)]
+    if kind == "group":
+        return [nn.GroupNorm(gcd(GROUPS, channels), channels)]
+    if kind == "instance":  # each channel a group of its own
+        return [nn.GroupNorm(channels, channels)]
+    return []
