@@ -40,7 +40,7 @@ def tiny(**settings: object) -> list[str]:
 
 _SERVER = """
 import json, os, sys
-import plainunet.cli
+import plainunet.__main__
 import plainunet.data.synthetic, plainunet.evaluation.evaluate, plainunet.prediction.batch
 import plainunet.training.progress, plainunet.training.run
 for line in sys.stdin:
@@ -52,7 +52,7 @@ for line in sys.stdin:
         sys.argv = ["plainunet", *arguments]
         code = 0
         try:
-            plainunet.cli.main()
+            plainunet.__main__.main()
         except SystemExit as stop:
             code = stop.code or 0
         sys.stdout.flush()
@@ -242,7 +242,7 @@ def test_help_comes_without_torch() -> None:
     """In one process, so that each verb's own imports would show."""
     code = (
         "import sys\n"
-        "from plainunet.cli import main\n"
+        "from plainunet.__main__ import main\n"
         f"for verb in ('', *{VERBS!r}):\n"
         "    sys.argv = ['plainunet', *([verb] if verb else []), '--help']\n"
         "    try:\n"

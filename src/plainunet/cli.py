@@ -2,19 +2,13 @@
 
 import json
 import sys
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, CycloptsPanel, Parameter
-from pydantic import ValidationError
-from rich.console import Console
+from cyclopts import App, Parameter
 
 import plainunet
-from plainunet.config import Device, Precision, TrainConfig, explain, make_config, read_settings
+from plainunet.config import Device, Precision, TrainConfig, make_config, read_settings
 
 app = App(
     name="plainunet",
@@ -109,11 +103,11 @@ def evaluate(
     """
     from plainunet.evaluation.evaluate import evaluate as judge
     from plainunet.files import require_writable, write_whole
-    from plainunet.training.progress import show_scores
+    from plainunet.training.progress import bar, show_scores
 
     if json_file:
         require_writable(json_file.parent)
-    with _bar("judging") as on_progress:
+    with bar("judging") as on_progress:
         result = judge(
             checkpoint,
             data,
@@ -160,10 +154,11 @@ def predict(
     from plainunet.data.pairing import find_images
     from plainunet.prediction.batch import predict_files
     from plainunet.prediction.predictor import Predictor
+    from plainunet.training.progress import bar
 
     predictor = Predictor.load(checkpoint, device=device, precision=precision)
     files = find_images(images)
-    with _bar("predicting") as on_progress:
+    with bar("predicting") as on_progress:
         written, failures = predict_files(predictor, files, out, on_progress)
     for failure in failures:
         _complain(failure)
@@ -188,12 +183,12 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
     import shutil
 
     from plainunet.data.synthetic import CLASS_NAMES, draw_dataset
-    from plainunet.training.progress import Screen, show_scores
+    from plainunet.training.progress import Screen, bar, show_scores
     from plainunet.training.run import CONFIG_FILE
     from plainunet.training.run import train as begin
 
     run = out / "run"
-    with _bar("drawing") as on_progress:
+    with bar("drawing") as on_progress:
         data = draw_dataset(out / "data", seed=seed, on_progress=on_progress)
     _print(f"drawn: {data}")
     if (run / CONFIG_FILE).is_file():
@@ -222,61 +217,9 @@ DEMO_SETTINGS: dict[str, Any] = {
 }
 
 
-def main() -> None:
-    """Run the command line and exit: 0 good, 1 some failed, 2 mend something, 70 our fault."""
-    warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
-    try:
-        code = app(exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as error:
-        if isinstance(error.__cause__, ValidationError):
-            _complain(explain(error.__cause__))
-        else:
-            Console(stderr=True).print(CycloptsPanel(error))
-        code = 2
-    except KeyboardInterrupt:
-        _complain("interrupted.")
-        code = 130
-    except Exception as error:
-        mendable = isinstance(error, ValueError | FloatingPointError) and _is_deliberate(error)
-        if mendable or isinstance(error, OSError):  # such as a full disk
-            _complain(str(error))
-            code = 2
-        else:
-            traceback.print_exc()
-            _complain("this is a fault of plainunet, not yours; please report the lines above.")
-            code = 70
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _is_deliberate(error: BaseException) -> bool:
-    """Tell our own raise from an error that came up out of a library."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
-
-
 def _print(text: str) -> None:
     print(text)
 
 
-def _complain(text: str, kind: str = "error") -> None:
-    print(f"{kind}: {text}", file=sys.stderr)
-
-
-@contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar that is told (done, total)."""
-    from plainunet.training.events import Advance, Stage
-    from plainunet.training.progress import Screen
-
-    with Screen() as screen:
-
-        def on_progress(done: int, total: int) -> None:
-            if done == 1:
-                screen(Stage(name, total))
-            screen(Advance(done))
-
-        yield on_progress
-
-
-if __name__ == "__main__":
-    main()
+def _complain(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr)

@@ -48,6 +48,22 @@ class TrainConfig(BaseModel):
     """Channels of the network's first level; each level below has twice as many."""
     depth: int = Field(default=4, ge=1, le=6)
     """How often the network halves the picture."""
+    normalisation: Literal["batch", "group", "instance", "none"] = "batch"
+    """What follows each convolution."""
+    upsampling: Literal["transposed", "bilinear"] = "transposed"
+    """How the network's expanding path doubles the size."""
+    valid: bool = False
+    """Convolutions without padding, as in the paper; pictures are mirrored at their borders."""
+    residual: bool = False
+    """Double convolutions with a shortcut."""
+    attention: bool = False
+    """Gates on the network's skips."""
+    deep_supervision: bool = False
+    """Losses at each level of the expanding path, the coarser counting half of the finer."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of values set to zero in training at the end of the contracting path."""
+    checkpointing: bool = False
+    """Compute activations again for the backward pass: less memory, more time, same result."""
     loss: Literal["cross-entropy", "dice", "cross-entropy+dice"] = "cross-entropy+dice"
     """What is minimised."""
     optimizer: Literal["muon", "adamw", "adam"] = "adamw"
@@ -61,6 +77,16 @@ class TrainConfig(BaseModel):
     """How much pictures are varied: flip is left and right; light adds scale to 15 %, turns to
     5 degrees, shifts to 5 %, brightness and contrast; strong is for pictures without an
     upright side."""
+    elastic: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Standard deviation [working pixels] of random displacements on a 3 x 3 grid, between
+    which pictures are smoothly deformed; 10 in the paper, 0 for none."""
+    border_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """How much more than others pixels weigh in the loss that part two objects which touch,
+    falling off with the distance to both; 10 in the paper, 0 for none."""
+    border_sigma: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    """How fast that weight falls off [working pixels]; 5 in the paper."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Whether each class weighs the same in the loss, however few its pixels."""
     target_scale: int = Field(default=1, ge=1, le=4)
     """Target pixels along one working pixel: above 1, the loss compares the enlarged logits
     with a finer mask, so that outlines count below the working pixel."""

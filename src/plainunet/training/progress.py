@@ -1,6 +1,8 @@
 """What the user sees: a run's events as a live screen or plain lines, and tables of scores."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -123,6 +125,26 @@ class Screen:
         if self._stage is not None:
             self._bars.remove_task(self._stage)
             self._stage = None
+
+
+@contextmanager
+def bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar.
+
+    Args:
+        name: What is done, such as "predicting".
+
+    Yields:
+        A function to be told how many of how many parts are done.
+    """
+    with Screen() as screen:
+
+        def on_progress(done: int, total: int) -> None:
+            if done == 1:
+                screen(Stage(name, total))
+            screen(Advance(done))
+
+        yield on_progress
 
 
 def show_scores(result: dict[str, Any]) -> None:
