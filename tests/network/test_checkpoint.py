@@ -110,6 +110,13 @@ def test_description_is_complete(checkpoint: Path) -> None:
         "num_classes": 3,
         "base_channels": 2,
         "depth": 2,
+        "normalisation": "batch",
+        "upsampling": "transposed",
+        "valid": False,
+        "residual": False,
+        "attention": False,
+        "deep_supervision": False,
+        "dropout": 0.0,
     }
     wanted = json.loads(json.dumps(dataclasses.asdict(CARD)))
     assert {name: said[name] for name in wanted} == wanted
@@ -261,3 +268,31 @@ def test_default_colors(num_classes: int) -> None:
 def test_versions() -> None:
     assert versions()["plainunet"] == plainunet.__version__
     assert versions()["torch"] == torch.__version__
+
+
+OPTIONS = [
+    {"normalisation": "none", "valid": True, "dropout": 0.5},
+    {"normalisation": "group", "upsampling": "bilinear", "residual": True},
+    {"normalisation": "instance", "attention": True, "deep_supervision": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option_comes_back(tmp_path: Path, options: dict[str, Any]) -> None:
+    network = UNet(2, 3, base_channels=4, depth=2, **options).eval()
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, network, CARD)
+    again, _ = load_checkpoint(path)
+    assert again.architecture == network.architecture
+    image = torch.rand(1, 2, *network.input_size(24, 20))
+    assert torch.equal(again(image), network(image))
+
+
+def test_a_file_from_before_the_options_is_read(tmp_path: Path) -> None:
+    network = UNet(2, 3, base_channels=2, depth=2)
+    old = dict(list(network.architecture.items())[:4])
+    assert list(old) == ["in_channels", "num_classes", "base_channels", "depth"]
+    network.architecture = old
+    path = tmp_path / "old.safetensors"
+    save_checkpoint(path, network, CARD)
+    assert load_checkpoint(path)[0].architecture["normalisation"] == "batch"

@@ -13,6 +13,7 @@ from plainunet.network.losses import (
     LOSSES,
     cross_entropy,
     cross_entropy_dice,
+    deep_loss,
     dice_loss,
     logits_at,
 )
@@ -381,3 +382,34 @@ def test_shapes_that_do_not_belong_together_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="must be"):
         loss(torch.zeros(1, 2, 5, 4), torch.zeros(target_shape), torch.ones(weight_shape))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_deep_supervision_weighs_each_level_half_of_the_finer(name: str) -> None:
+    torch.manual_seed(0)
+    loss = LOSSES[name]
+    target = torch.rand(2, 3, 16, 24).softmax(dim=1)
+    weight = torch.rand(2, 16, 24)
+    weight[:, 4:8, 4:8] = 0
+    levels = [torch.randn(2, 3, 16 // 2**i, 24 // 2**i) for i in range(3)]
+    expected = 0.0
+    for i, logits in enumerate(levels):
+        side = 2**i
+        cells = weight.reshape(2, 16 // side, side, 24 // side, side)
+        area = cells.mean(dim=(2, 4))
+        shares = (weight[:, None] * target).reshape(2, 3, 16 // side, side, 24 // side, side)
+        shares = shares.mean(dim=(3, 5)) / area[:, None].clamp(min=1e-9)
+        expected = expected + loss(logits, shares, area) * (1, 1 / 2, 1 / 4)[i] / 1.75
+    torch.testing.assert_close(deep_loss(loss, levels, target, weight), expected)
+    assert deep_loss(loss, levels[:1], target, weight) == loss(levels[0], target, weight)
+
+
+def test_deep_supervision_takes_odd_sizes_and_teaches_every_level() -> None:
+    levels = [torch.zeros(1, 2, *size, requires_grad=True) for size in ((33, 21), (16, 10), (8, 5))]
+    target = torch.zeros(1, 2, 33, 21)
+    target[:, 1, :, :10], target[:, 0, :, 10:] = 1, 1
+    deep_loss(LOSSES["cross-entropy+dice"], levels, target, torch.ones(1, 33, 21)).backward()
+    for level in levels:  # class 1 is at the left, at every size
+        gradient = level.grad[0, 1]
+        assert (gradient[:, : level.shape[3] // 3] < 0).all()
+        assert (gradient[:, -level.shape[3] // 3 :] > 0).all()

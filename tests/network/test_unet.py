@@ -285,3 +285,85 @@ def test_logits_in_bfloat16_stay_close() -> None:
         found = network(image)
     assert found.shape == expected.shape
     torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.05)
+
+
+def paper_forward(state: Mapping[str, Tensor], image: Tensor) -> tuple[Tensor, list[int]]:
+    """The paper's figure 1 with plain functions; and the side of every feature in it."""
+    sides = [image.shape[2]]
+
+    def conv(x: Tensor, name: str) -> Tensor:
+        x = F.relu(F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"]))
+        sides.append(x.shape[2])
+        return x
+
+    x = image
+    skips = []
+    for level in range(5):
+        block = "inlet" if level == 0 else f"downs.{level - 1}.1"
+        if level:
+            skips.append(x)
+            x = F.max_pool2d(x, kernel_size=2)
+            sides.append(x.shape[2])
+        x = conv(conv(x, f"{block}.0"), f"{block}.2")
+    for level in range(4):
+        up = f"ups.{level}"
+        x = F.conv_transpose2d(x, state[f"{up}.up.weight"], state[f"{up}.up.bias"], stride=2)
+        sides.append(x.shape[2])
+        skip = skips.pop()
+        margin = (skip.shape[2] - x.shape[2]) // 2
+        skip = skip[:, :, margin:-margin, margin:-margin]
+        assert skip.shape == x.shape
+        x = conv(conv(torch.cat([skip, x], dim=1), f"{up}.conv.0"), f"{up}.conv.2")
+    return F.conv2d(x, state["head.weight"], state["head.bias"]), sides
+
+
+def test_the_papers_network() -> None:
+    torch.manual_seed(0)
+    network = UNet.paper().eval()
+    assert sum(weights.numel() for weights in network.parameters()) == 31_030_658
+    assert network.output_size(572, 572) == (388, 388)
+    spread = network.downs[0][1][0].weight.std().item()
+    assert spread == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+    dropped = {name: m.p for name, m in network.named_modules() if isinstance(m, torch.nn.Dropout)}
+    assert dropped == {"downs.2.1.4": 0.5, "downs.3.1.4": 0.5}
+
+
+def test_the_papers_sizes_and_logits() -> None:
+    """Narrow, for the time; every size and operation is the paper's."""
+    torch.manual_seed(0)
+    network = UNet(1, 2, 4, normalisation="none", valid=True, dropout=0.5).eval()
+    with torch.no_grad():
+        for weights in network.parameters():
+            if weights.ndim == 1:
+                weights.uniform_(-0.2, 0.2)
+        image = torch.rand(1, 1, 572, 572)
+        expected, sides = paper_forward(network.state_dict(), image)
+        logits = network(image)
+    contracting = [572, 570, 568, 284, 282, 280, 140, 138, 136, 68, 66, 64, 32, 30, 28]
+    expanding = [56, 54, 52, 104, 102, 100, 200, 198, 196, 392, 390, 388]
+    assert sides == contracting + expanding
+    assert logits.shape == (1, 2, 388, 388)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_papers_logits_at_full_width() -> None:
+    torch.manual_seed(0)
+    network = UNet.paper().eval()
+    with torch.no_grad():
+        image = torch.rand(1, 1, 572, 572)
+        expected, _ = paper_forward(network.state_dict(), image)
+        torch.testing.assert_close(network(image), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_size_that_does_not_fit_the_paper_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"512 x 512 pixels.*508 or 524"):
+        UNet.paper()(torch.zeros(1, 1, 512, 512))
+
+
+def test_architecture_makes_the_same_network() -> None:
+    for network in (UNet.paper(), UNet(4, 3, 2, 3, residual=True, attention=True)):
+        again = UNet(**network.architecture)
+        assert again.state_dict().keys() == network.state_dict().keys()
+        assert str(again) == str(network)

@@ -59,13 +59,11 @@ def save_checkpoint(path: Path, network: UNet, card: Card) -> None:
         network: The network, on any device.
         card: Its description.
     """
-    architecture = {
-        "in_channels": network.in_channels,
-        "num_classes": network.num_classes,
-        "base_channels": network.base_channels,
-        "depth": network.depth,
+    said = {
+        "format": FORMAT,
+        "architecture": network.architecture,
+        **dataclasses.asdict(card),
     }
-    said = {"format": FORMAT, "architecture": architecture, **dataclasses.asdict(card)}
     tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     with write_whole(path) as file:
         save_file(tensors, file, metadata={_KEY: json.dumps(said)})

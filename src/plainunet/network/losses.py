@@ -1,4 +1,4 @@
-"""What the network is taught by: cross-entropy, soft Dice, and their sum.
+"""What the network is taught by: cross-entropy, soft Dice, their sum; deep supervision.
 
 In: logits [N, K, h, w] of any float type, target [N, K, H, W] float32 class fractions of a
 pixel's valid area (one-hot where a mask is taken as it is), weight [N, H, W] float32, 0 where a
@@ -8,7 +8,7 @@ The target may be finer than the logits by a whole factor. Only then does an ign
 logit matter, since it is a neighbour in the bilinear enlargement of valid ones.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -88,6 +88,35 @@ LOSSES: Mapping[str, Loss] = {
     "dice": dice_loss,
     "cross-entropy+dice": cross_entropy_dice,
 }
+
+
+def deep_loss(loss: Loss, levels: Sequence[Tensor], target: Tensor, weight: Tensor) -> Tensor:
+    """Mean of a loss over the levels of the expanding path, each weighing half of the finer one.
+
+    Deep supervision (Lee et al. 2015, arXiv 1409.5185) with the weights 1, 1/2, 1/4, ... of
+    nnU-Net (Isensee et al. 2021, supplement), divided by their sum. A coarse level is taught by
+    the class fractions of the area that its pixels cover.
+
+    Args:
+        loss: One of `LOSSES`.
+        levels: Logits as by `UNet.deep_logits`, the finest first.
+        target: As for `loss`, for the finest level.
+        weight: As for `loss`.
+
+    Returns:
+        Scalar float32; the loss itself where there is one level only.
+
+    Raises:
+        ValueError: The shapes do not belong together.
+    """
+    total = loss(levels[0], target, weight)
+    for number, logits in enumerate(levels[1:], 1):
+        size = (logits.shape[2], logits.shape[3])
+        area = F.adaptive_avg_pool2d(weight[:, None], size)
+        share = F.adaptive_avg_pool2d(weight[:, None] * target, size)
+        share = share / area.clamp(min=torch.finfo(area.dtype).tiny)
+        total = total + loss(logits, share, area[:, 0]) / 2**number
+    return total / (2 - 0.5 ** (len(levels) - 1))
 
 
 def logits_at(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -72,7 +72,8 @@ class UNet(nn.Module):
             valid: Convolutions without padding, as in the paper; see `output_size`.
             residual: Double convolutions with a shortcut.
             attention: Gates on the skips (Oktay et al. 2018, arXiv 1804.03999).
-            deep_supervision: A head for each level of the expanding path, see `deep_logits`.
+            deep_supervision: A head for each level of the expanding path, see `deep_logits`;
+                not with valid convolutions, whose levels show different parts of a picture.
             dropout: Share of values set to zero in training at the end of the contracting
                 path: after its last two double convolutions.
             checkpointing: Keep only what goes into each block in training, and compute the
@@ -289,5 +290,7 @@ def _check_architecture(architecture: dict[str, Any]) -> None:
         if architecture[name] not in get_args(known):
             names = ", ".join(get_args(known))
             raise ValueError(f"{name} is {architecture[name]!r}; it is one of {names}.")
+    if architecture["valid"] and architecture["deep_supervision"]:
+        raise ValueError("deep_supervision needs padded convolutions: leave out valid.")
     if not 0 <= architecture["dropout"] < 1:
         raise ValueError(f"dropout is {architecture['dropout']}; it must be from 0 to below 1.")

@@ -6,6 +6,7 @@ is chosen. Limitation: a picture goes through the network whole, without tiles.
 """
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from plainunet.network.device import (
     to_device,
 )
 from plainunet.network.unet import UNet
+from plainunet.prediction.tiling import overlap_tile
 
 FAR = 6
 """A picture is far from the training pictures when its area is so many times theirs, or less
@@ -133,7 +135,9 @@ class Predictor:
         self.network.eval()
         try:
             with arithmetic(self.device, self.precision):
-                logits = self.network(batch)
+                logits = (
+                    overlap_tile(self.network, batch) if self.network.valid else self.network(batch)
+                )
         finally:
             self.network.train(was_training)
         inside: Tensor = logits[0, :, : size[0], : size[1]].float()

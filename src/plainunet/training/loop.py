@@ -3,7 +3,7 @@
 Nothing is printed here: what happens is told to functions that the caller gives.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from plainunet.data.dataset import Samples
 from plainunet.data.targets import make_batch, resize
 from plainunet.evaluation.metrics import confusion_matrix, summarise
 from plainunet.network.device import arithmetic
-from plainunet.network.losses import Loss
+from plainunet.network.losses import Loss, deep_loss
+from plainunet.network.mirror import deep_logits
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.training.optim import WeightAverage
@@ -23,7 +24,7 @@ from plainunet.training.optim import WeightAverage
 
 def train_epoch(
     network: UNet,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: Iterable[Sequence[Tensor]],
     loss_function: Loss,
     optimizers: list[Optimizer],
     rate_at: Callable[[int], float],
@@ -38,7 +39,8 @@ def train_epoch(
 
     Args:
         network: The network; left in train mode.
-        loader: Batches of images [N, H, W, C] and shares [N, H', W', K].
+        loader: Batches of images [N, H, W, C], shares [N, H', W', K] and, where there are any,
+            border weights [N, H', W'].
         loss_function: Of logits, target and weight.
         optimizers: What moves the weights.
         rate_at: Learning rate of a step, by its number in the run.
@@ -56,11 +58,11 @@ def train_epoch(
     """
     network.train()
     total, seen = 0.0, 0
-    for step, (images, shares) in enumerate(loader, start=first_step):
-        image, target, weight = make_batch(images, shares, device)
+    for step, batch in enumerate(loader, start=first_step):
+        image, target, weight = make_batch(batch, device)
         with arithmetic(device, precision):
-            logits = network(image)
-        loss = loss_function(logits, target, weight)
+            levels = deep_logits(network, image)
+        loss = deep_loss(loss_function, levels, target, weight)
         value = loss.item()
         if not np.isfinite(value):
             raise FloatingPointError(
@@ -76,8 +78,8 @@ def train_epoch(
             optimizer.step()
         if average:
             average.update(network, step)
-        total, seen = total + value * len(images), seen + len(images)
-        on_step(step, value, len(images))
+        total, seen = total + value * len(image), seen + len(image)
+        on_step(step, value, len(image))
     return total / seen
 
 

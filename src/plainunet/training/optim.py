@@ -102,17 +102,16 @@ def make_optimizers(
     """
     weights = list(network.parameters())
     if name == "adam":
-        return [Adam(weights, lr=learning_rate)]
+        return [Adam(weights, lr=learning_rate, fused=True)]
     if name == "adamw":
-        return [AdamW(weights, lr=learning_rate, weight_decay=weight_decay)]
-    inner = [
-        m.weight for m in network.modules() if isinstance(m, nn.Conv2d) and m.padding == (1, 1)
-    ]
+        return [AdamW(weights, lr=learning_rate, weight_decay=weight_decay, fused=True)]
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    inner = [m.weight for m in convolutions if m.kernel_size == (3, 3)]
     inner = inner[1:]  # the first maps pictures, not features
     others = [w for w in weights if all(w is not x for x in inner)]
     return [
         Muon(inner, lr=learning_rate, weight_decay=weight_decay),
-        AdamW(others, lr=learning_rate, weight_decay=weight_decay),
+        AdamW(others, lr=learning_rate, weight_decay=weight_decay, fused=True),
     ]
 
 
