@@ -1,113 +1,139 @@
-"""Time a training step (forward, loss, backward, optimiser), side by side.
+"""Time the network, to train and to infer, beside MONAI's and beside the machine's own peak.
 
-Every contender takes a few steps in each round, so a slow moment of the machine hits all of
-them; the table holds medians over the rounds, and each ratio is a median of ratios taken
-within a round. Prints a table; writes nothing. Limitation: random pictures, and no reading,
-augmentation or validation.
+A training step is forward, cross-entropy, backward and AdamW; inferring is one forward pass in
+eval mode. Everything that is compared takes its turn in each round, so a slow moment of the
+machine hits all of it; the table holds medians over the rounds, and "of peak" is the arithmetic
+of the network's convolutions divided by the time, as a share of the fastest 3x3 convolution seen
+in the same rounds (forward and backward for training, forward for inferring). Prints a table;
+writes nothing. Limitation: random pictures, and no reading, augmentation or validation.
 """
 
 import argparse
+import copy
 import os
 import platform
 import statistics
+import subprocess
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from plainunet import UNet
-from plainunet.network.device import arithmetic, has_native_bf16
+from plainunet.network.device import (
+    arithmetic,
+    has_native_bf16,
+    keep_freed_memory,
+    to_device,
+)
 
-Step = Callable[[], None]
+Step = Callable[[], object]
+PEAK_SHAPES = ((64, 80, 120), (128, 40, 60), (256, 40, 60), (512, 20, 30))
+"""Channels, height and width of the convolutions that the peak is looked for among."""
+PEAK_IMAGES = 4
 
 
-def make_step(
-    network: nn.Module, image: torch.Tensor, mask: torch.Tensor, *, channels_last: bool, bf16: bool
-) -> Step:
-    """Make the function that takes one training step.
+@dataclass
+class Contender:
+    """What is timed: its name, its arithmetic for one picture, and its steps."""
 
-    Args:
-        network: Maps [N, 3, H, W] to logits [N, 2, H, W].
-        image: [N, 3, H, W] float32 in [0, 1].
-        mask: [N, H, W] int64, 0 or 1.
-        channels_last: Whether network and picture lie in memory channel by channel of a pixel.
-        bf16: Whether the forward pass runs under bf16 autocast.
+    name: str
+    precision: torch.dtype
+    multiply_adds: float
+    train: Step
+    infer: Step
 
-    Returns:
-        A function without arguments.
-    """
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = network.to(image.device, memory_format=layout).train()
-    image = image.contiguous(memory_format=layout)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
 
-    def step() -> None:
-        optimiser.zero_grad()
-        with arithmetic(image.device, torch.bfloat16 if bf16 else torch.float32):
+def multiply_adds(network: nn.Module, size: tuple[int, int]) -> float:
+    """Count a forward pass on one picture (1 multiply-add = 2 FLOP)."""
+    shadow = copy.deepcopy(network).to("meta").eval()
+    with FlopCounterMode(display=False) as counter:
+        shadow(torch.empty(1, 3, *size, device="meta"))
+    return counter.get_total_flops() / 2
+
+
+def make_contender(
+    name: str, network: nn.Module, image: Tensor, mask: Tensor, precision: torch.dtype
+) -> Contender:
+    """Make the steps of a network that maps [N, 3, H, W] to logits [N, 2, H, W]."""
+    count = multiply_adds(network, (image.shape[2], image.shape[3]))
+    network = to_device(network, image.device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
+
+    def train() -> None:
+        network.train()
+        optimizer.zero_grad()
+        with arithmetic(image.device, precision):
             logits = network(image)
         F.cross_entropy(logits.float(), mask).backward()
-        optimiser.step()
+        optimizer.step()
 
-    return step
+    @torch.inference_mode()
+    def infer() -> None:
+        network.eval()
+        with arithmetic(image.device, precision):
+            network(image)
+
+    return Contender(name, precision, count, train, infer)
 
 
-def contenders(arguments: argparse.Namespace, device: torch.device) -> dict[str, Step]:
-    """Make every step that can be taken here, and say why the others cannot.
-
-    Args:
-        arguments: The command line.
-        device: Where to run.
-
-    Returns:
-        The step of each contender, by its name; the first is what ratios refer to.
-    """
-    torch.manual_seed(0)
-    shape = (arguments.batch_size, 3, *arguments.size)
-    image = torch.rand(shape, device=device)
-    mask = torch.randint(2, (shape[0], *shape[2:]), device=device)
-
-    settings = {"plainunet, NCHW fp32": (False, False), "plainunet, channels_last": (True, False)}
-    if has_native_bf16(device):
-        settings["plainunet, channels_last, bf16"] = (True, True)
-    else:
-        print("left out: bf16, since this device would only emulate it")
-
-    base = arguments.base_channels
-    made = {
-        name: make_step(
-            UNet(base_channels=base), image, mask, channels_last=channels_last, bf16=bf16
-        )
-        for name, (channels_last, bf16) in settings.items()
-    }
+def make_contenders(
+    base: int, image: Tensor, mask: Tensor, precisions: list[torch.dtype]
+) -> Iterator[Contender]:
+    """Make ours, then the peers that are installed, all with weights channels last."""
+    networks: dict[str, Callable[[], nn.Module]] = {"plainunet": lambda: UNet(base_channels=base)}
     try:
-        from monai.networks.nets import BasicUNet
+        with warnings.catch_warnings(action="ignore"):
+            from monai.networks import nets
     except ImportError:
-        print("left out: MONAI's BasicUNet, since monai is not installed (pip install monai)")
-        return made
-    # our widths: the last entry is that of the decoder's last level
-    widths = tuple(base * factor for factor in (1, 2, 4, 8, 16, 1))
-    for name, (channels_last, bf16) in settings.items():
-        peer = BasicUNet(
-            spatial_dims=2, in_channels=3, out_channels=2, features=widths, norm="batch"
+        pass
+    else:
+        widths = [base * 2**level for level in range(5)]
+        networks["MONAI BasicUNet"] = lambda: nets.BasicUNet(
+            2, in_channels=3, out_channels=2, features=[*widths, base], norm="batch"
         )
-        made[name.replace("plainunet", "MONAI BasicUNet")] = make_step(
-            peer, image, mask, channels_last=channels_last, bf16=bf16
+        networks["MONAI UNet, 2 residual units"] = lambda: nets.UNet(
+            2, 3, 2, channels=widths, strides=[2] * 4, num_res_units=2, norm="batch"
         )
+    for name, make in networks.items():
+        for precision in precisions:
+            torch.manual_seed(0)
+            yield make_contender(name, make(), image, mask, precision)
+
+
+def make_peaks(device: torch.device, precision: torch.dtype) -> list[tuple[float, Step, Step]]:
+    """Single 3x3 convolutions: FLOP of a forward pass, and steps to train and infer."""
+    made = []
+    for channels, height, width in PEAK_SHAPES:
+        feature = torch.randn(PEAK_IMAGES, channels, height, width, device=device, dtype=precision)
+        feature = feature.contiguous(memory_format=torch.channels_last).requires_grad_()
+        conv = to_device(nn.Conv2d(channels, channels, 3, padding=1, bias=False), device)
+        conv = conv.to(precision)
+        gradient = torch.randn_like(feature)
+
+        def train(conv: nn.Module = conv, x: Tensor = feature, g: Tensor = gradient) -> None:
+            torch.autograd.grad(conv(x), [x, *conv.parameters()], g)
+
+        @torch.inference_mode()
+        def infer(conv: nn.Module = conv, x: Tensor = feature) -> None:
+            conv(x)
+
+        flop = 2 * 9 * channels**2 * height * width * PEAK_IMAGES
+        made.append((flop, train, infer))
     return made
 
 
-def measure(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Time the steps in interleaved rounds.
-
-    Args:
-        steps: The contenders.
-        rounds: How often each is timed, after one round to warm up.
-        device: Where they run.
+def measure(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[str, float]:
+    """Time the steps in interleaved rounds, after one to warm up.
 
     Returns:
-        Seconds of one step, for each contender and round.
+        Median seconds of each.
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
@@ -118,35 +144,134 @@ def measure(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[s
                 torch.cuda.synchronize()
             if number:
                 seconds[name].append(time.perf_counter() - started)
-    return seconds
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def compare(arguments: argparse.Namespace, base: int, size: tuple[int, int]) -> None:
+    """Print the table of one width and size."""
+    device = torch.device(arguments.device)
+    images = arguments.batch_size or batch_for(base, size)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(images, 3, *size, generator=generator).to(device)
+    image = image.contiguous(memory_format=torch.channels_last)
+    mask = torch.randint(2, (images, *size), generator=generator).to(device)
+    precisions = [torch.float32] + [torch.bfloat16] * has_native_bf16(device)
+    contenders = list(make_contenders(base, image, mask, precisions))
+    times = {}
+    for task, passes in (("train", 3), ("infer", 1)):
+        steps = {f"{c.name} {c.precision}": getattr(c, task) for c in contenders}
+        flops = {}
+        for precision in precisions:
+            for number, (flop, *both) in enumerate(make_peaks(device, precision)):
+                name = f"peak {precision} {number}"
+                steps[name] = both[task == "infer"]
+                flops[name] = passes * flop
+        seconds = measure(steps, arguments.rounds, device)
+        for precision in precisions:
+            peak = max(
+                flop / seconds[name] for name, flop in flops.items() if str(precision) in name
+            )
+            times[task, "peak", precision] = peak
+            for c in contenders:
+                if c.precision == precision:
+                    time_each = seconds[f"{c.name} {precision}"] / images
+                    rate = 2 * passes * c.multiply_adds / time_each
+                    times[task, c.name, precision] = (time_each, rate / peak)
+
+    print(f"\nbase {base}, {size[0]}x{size[1]}, batch {images}")
+    print(
+        f"{'':30}{'':10}{'G mult-adds':>12}{'train ms':>10}{'of peak':>9}{'ratio':>7}"
+        f"{'infer ms':>10}{'of peak':>9}{'ratio':>7}"
+    )
+    for c in contenders:
+        cells = ""
+        for task in ("train", "infer"):
+            own, share = times[task, c.name, c.precision]
+            first = times[task, contenders[0].name, contenders[0].precision][0]
+            cells += f"{1000 * own:10.1f}{share:9.2f}{own / first:7.2f}"
+        word = str(c.precision).removeprefix("torch.")
+        print(f"{c.name:30}{word:10}{c.multiply_adds / 1e9:12.2f}{cells}")
+    for precision in precisions:
+        rates = [times[task, "peak", precision] / 1e9 for task in ("train", "infer")]
+        word = str(precision).removeprefix("torch.")
+        print(f"{'peak, GFLOP/s':30}{word:10}{'':12}{rates[0]:10.0f}{'':16}{rates[1]:10.0f}")
+
+
+def show_profile(arguments: argparse.Namespace, base: int, size: tuple[int, int]) -> None:
+    """Print where a training step's time goes, and how fast each kind of convolution is."""
+    device = torch.device(arguments.device)
+    images = arguments.batch_size or batch_for(base, size)
+    image = torch.rand(images, 3, *size, device=device)
+    image = image.contiguous(memory_format=torch.channels_last)
+    mask = torch.randint(2, (images, *size), device=device)
+    precision = torch.bfloat16 if has_native_bf16(device) else torch.float32
+    ours = make_contender("plainunet", UNet(base_channels=base), image, mask, precision)
+    for _ in range(2):
+        ours.train()
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as record:
+        for _ in range(arguments.rounds):
+            ours.train()
+    kinds = {
+        "convolution": "convolution, backward",
+        "mkldnn_convolution": "convolution, forward",
+        "batch_norm": "batch normalisation",
+        "threshold": "ReLU, backward",
+        "clamp_min": "ReLU, forward",
+        "cat": "concatenation",
+        "max_pool": "max pooling",
+        "adamw": "optimiser",
+    }
+    shares: dict[str, float] = {}
+    for event in record.key_averages():
+        kind = next((words for key, words in kinds.items() if key in event.key.lower()), "the rest")
+        if "mkldnn_convolution" in event.key or event.key == "aten::_convolution":
+            kind = "convolution, forward"  # the latter is the transposed one
+        shares[kind] = shares.get(kind, 0) + event.self_cpu_time_total
+    total = sum(shares.values())
+    print(f"\nbase {base}, {size[0]}x{size[1]}, batch {images}: a training step's time")
+    for kind, spent in sorted(shares.items(), key=lambda item: -item[1]):
+        print(f"{spent / total:7.1%}  {spent / 1000 / arguments.rounds:8.1f} ms  {kind}")
+
+
+def batch_for(base: int, size: tuple[int, int]) -> int:
+    """As many pictures as keep a step's memory about that of 8 at base 16 and 160x240."""
+    return max(1, min(8, 8 * 16 * 160 * 240 // (base * size[0] * size[1])))
 
 
 def main() -> None:
-    """Run the benchmark and print its table."""
-    parser = argparse.ArgumentParser(description="Time a training step, side by side.")
-    parser.add_argument("--base-channels", type=int, default=16)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--size", type=int, nargs=2, default=(160, 240), metavar=("H", "W"))
-    parser.add_argument("--rounds", type=int, default=8)
+    """Run the benchmark and print its tables."""
+    parser = argparse.ArgumentParser(description="Time the network beside others and the peak.")
+    parser.add_argument("--base-channels", type=int, nargs="+", default=(16, 32, 64))
+    parser.add_argument("--sizes", nargs="+", default=("160x240", "320x480"), metavar="HxW")
+    parser.add_argument("--batch-size", type=int, help="left out: by memory, at most 8")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-
-    height, width = arguments.size
-    print(
-        f"One training step: base {arguments.base_channels}, {height}x{width}, "
-        f"batch {arguments.batch_size}, {arguments.rounds} rounds; times are per image.\n"
-        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads of "
-        f"{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f}"
+    parser.add_argument(
+        "--profile", action="store_true", help="show where a training step's time goes instead"
     )
-    seconds = measure(contenders(arguments, device), arguments.rounds, device)
-    first = next(iter(seconds.values()))
-    print(f"\n{'':34}{'median ms':>12}{'least ms':>10}{'speed':>8}")
-    for name, times in seconds.items():
-        median = 1000 * statistics.median(times) / arguments.batch_size
-        least = 1000 * min(times) / arguments.batch_size
-        speed = statistics.median(a / b for a, b in zip(first, times, strict=True))
-        print(f"{name:34}{median:12.1f}{least:10.1f}{speed:7.2f}x")
+    parser.add_argument(
+        "--return-memory",
+        action="store_true",
+        help="let freed memory go back to the system, which training does not",
+    )
+    arguments = parser.parse_args()
+    if not arguments.return_memory and arguments.device == "cpu":
+        keep_freed_memory()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    print(
+        f"torch {torch.__version__}, {arguments.device}, {torch.get_num_threads()} threads of "
+        f"{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f}, "
+        f"{arguments.rounds} rounds, seed 0, commit {commit or 'unknown'}"
+    )
+    if not has_native_bf16(torch.device(arguments.device)):
+        print("bf16 is left out, since this device would only emulate it")
+    for base in arguments.base_channels:
+        for size in arguments.sizes:
+            height, width = map(int, size.split("x"))
+            show = show_profile if arguments.profile else compare
+            show(arguments, base, (height, width))
 
 
 if __name__ == "__main__":

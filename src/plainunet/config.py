@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from plainunet.files import write_whole
 
@@ -30,20 +30,11 @@ class Growth(BaseModel):
     """Size of its pictures, as a share of the working size."""
 
 
-class TrainConfig(BaseModel):
-    """The settings of one training run."""
+class NetworkConfig(BaseModel):
+    """The network of a run: what `plainunet.UNet` takes beside channels and classes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(default=20, ge=1)
-    """How often every training picture is seen."""
-    size: tuple[int, int] | None = None
-    """Working size, height and width [pixels]: pictures are reduced to fit in it.
-    Left out, it is chosen from the pictures, reduced to about 256 x 256 pixels of area."""
-    batch_size: int = Field(default=8, ge=1)
-    """Pictures per optimiser step."""
-    learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
-    """Highest learning rate of the schedule."""
     base_channels: int = Field(default=16, ge=1)
     """Channels of the network's first level; each level below has twice as many."""
     depth: int = Field(default=4, ge=1, le=6)
@@ -64,6 +55,35 @@ class TrainConfig(BaseModel):
     """Share of values set to zero in training at the end of the contracting path."""
     checkpointing: bool = False
     """Compute activations again for the backward pass: less memory, more time, same result."""
+
+    @field_validator("deep_supervision")
+    @classmethod
+    def _supervise_padded(cls, deep_supervision: bool, info: ValidationInfo) -> bool:
+        if deep_supervision and info.data.get("valid"):
+            raise ValueError("levels of valid convolutions show different parts; leave one out")
+        return deep_supervision
+
+    def network_arguments(self) -> dict[str, Any]:
+        """List what the network is made with.
+
+        Returns:
+            Keyword arguments of `plainunet.UNet`.
+        """
+        return self.model_dump(include=set(NetworkConfig.model_fields))
+
+
+class TrainConfig(NetworkConfig):
+    """The settings of one training run, those of its network first."""
+
+    epochs: int = Field(default=20, ge=1)
+    """How often every training picture is seen."""
+    size: tuple[int, int] | None = None
+    """Working size, height and width [pixels]: pictures are reduced to fit in it.
+    Left out, it is chosen from the pictures, reduced to about 256 x 256 pixels of area."""
+    batch_size: int = Field(default=8, ge=1)
+    """Pictures per optimiser step."""
+    learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
+    """Highest learning rate of the schedule."""
     loss: Literal["cross-entropy", "dice", "cross-entropy+dice"] = "cross-entropy+dice"
     """What is minimised."""
     optimizer: Literal["muon", "adamw", "adam"] = "adamw"

@@ -168,9 +168,16 @@ def test_the_same_seed_gives_the_same_run(fitted: Fit, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("loss", "dice"), ("optimizer", "muon"), ("schedule", "constant"), ("augment", "none")],
+    [
+        ("loss", "dice"),
+        ("optimizer", "muon"),
+        ("schedule", "constant"),
+        ("augment", "none"),
+        ("elastic", 3.0),
+        ("class_weights", "balanced"),
+    ],
 )
-def test_settings_reach_the_training(fitted: Fit, plain_loss: float, key: str, value: str) -> None:
+def test_settings_reach_the_training(fitted: Fit, plain_loss: float, key: str, value: Any) -> None:
     (row,) = fitted(epochs=1, **{key: value})
     assert row["loss"] != plain_loss
 

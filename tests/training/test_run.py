@@ -14,6 +14,7 @@ from PIL import Image
 
 from plainunet.config import TrainConfig, load_config
 from plainunet.network.checkpoint import load_checkpoint
+from plainunet.prediction.predictor import Predictor
 from plainunet.training.events import EpochDone, Event, Note, Stage
 from plainunet.training.run import resume, train
 from plainunet.training.state import read_state
@@ -226,3 +227,55 @@ def test_the_size_is_chosen_and_written_down(
     train(data, tmp_path / "run", tiny.model_copy(update={"epochs": 1, "size": None}))
     assert load_config(tmp_path / "run" / "config.toml").size == (48, 64)
     assert load_checkpoint(tmp_path / "run" / "best.safetensors")[1].size == (48, 64)
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "the paper's": {
+        "valid": True,
+        "normalisation": "none",
+        "dropout": 0.5,
+        "elastic": 3.0,
+        "border_weight": 10.0,
+        "class_weights": "balanced",
+        "learning_rate": 3e-3,
+        "epochs": 12,
+    },
+    "today's": {
+        "normalisation": "group",
+        "upsampling": "bilinear",
+        "residual": True,
+        "attention": True,
+        "deep_supervision": True,
+        "checkpointing": True,
+        "optimizer": "muon",
+        "ema": 0.5,
+        "epochs": 4,
+    },
+}
+
+
+@pytest.mark.parametrize("settings", NETWORKS.values(), ids=NETWORKS.keys())
+def test_other_networks_train_resume_and_predict(
+    draw: Callable[..., Path], tiny: TrainConfig, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    data = draw(tmp_path / "data", 10)
+    config = tiny.model_copy(update={"base_channels": 4, "batch_size": 2, **settings})
+    straight = train(data, tmp_path / "straight", config)
+    assert straight["pooled"]["dice"]["mean_foreground"] > 0.6
+
+    def stop(event: Event) -> None:
+        if isinstance(event, EpochDone) and event.row["epoch"] == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(data, tmp_path / "interrupted", config, stop)
+    again = resume(tmp_path / "interrupted")
+    assert again["per_image"] == straight["per_image"]  # dropout goes on as it would have
+    assert rows_of(tmp_path / "interrupted") == rows_of(tmp_path / "straight")
+
+    predictor = Predictor.load(tmp_path / "straight" / "best.safetensors")
+    wanted = config.network_arguments()
+    del wanted["checkpointing"]  # how it was trained, not what it is
+    assert predictor.network.architecture.items() >= wanted.items()
+    image = np.zeros((61, 83, 3), np.uint8)  # another size, and odd
+    assert predictor.predict(image).shape == (61, 83)

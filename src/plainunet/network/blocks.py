@@ -214,6 +214,8 @@ def pad_feature(skip: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The skip, and the feature padded at the right and bottom.
     """
+    if not torch.compiler.is_compiling() and feature.shape[2:] == skip.shape[2:]:
+        return skip, feature  # padding by nothing would still copy; exported, any size must do
     missing_height = skip.shape[2] - feature.shape[2]
     missing_width = skip.shape[3] - feature.shape[3]
     return skip, F.pad(feature, (0, missing_width, 0, missing_height))

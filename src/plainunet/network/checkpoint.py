@@ -135,6 +135,20 @@ def default_colors(num_classes: int) -> tuple[tuple[int, int, int], ...]:
     return (0, 0, 0), *((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in bright)
 
 
+def default_names(num_classes: int) -> tuple[str, ...]:
+    """Name classes that nobody has named.
+
+    Args:
+        num_classes: K.
+
+    Returns:
+        "background" and "foreground" for two classes, else "class 0", "class 1", ...
+    """
+    if num_classes == 2:
+        return "background", "foreground"
+    return tuple(f"class {number}" for number in range(num_classes))
+
+
 def versions() -> dict[str, str]:
     """Name the software that runs.
 

@@ -8,11 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from plainunet.config import TrainConfig
 from plainunet.data.dataset import EpochBatches, Samples, TrainingSet, make_loader
+from plainunet.data.targets import balanced_weights
 from plainunet.files import write_whole
 from plainunet.network.checkpoint import Card, save_checkpoint
-from plainunet.network.device import choose_device, choose_precision, to_device
+from plainunet.network.device import (
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+    to_device,
+)
 from plainunet.network.losses import LOSSES
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
@@ -60,6 +69,8 @@ def fit(
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     network = to_device(network, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     optimizers = make_optimizers(
         network, config.optimizer, config.learning_rate, config.weight_decay
     )
@@ -72,6 +83,12 @@ def fit(
         state.save(out, data)
     rows = _rows_until(out / METRICS_FILE, state.epoch)
 
+    weights = (
+        balanced_weights(parts["train"].class_shares())
+        if config.class_weights == "balanced"
+        else None
+    )
+    border = (config.border_weight, config.border_sigma) if config.border_weight else None
     batches = EpochBatches(len(parts["train"]), config.batch_size, config.seed)
     steps = config.epochs * len(batches)
     workers = config.workers if config.workers is not None else (0 if device.type == "cpu" else 4)
@@ -90,7 +107,15 @@ def fit(
     for epoch in range(state.epoch, config.epochs):
         size = size_in(epoch, config)
         start = time.perf_counter()
-        dataset = TrainingSet(parts["train"], config.augment, config.seed, size)
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0]))
+        dataset = TrainingSet(
+            parts["train"],
+            config.augment,
+            config.seed,
+            size,
+            elastic=config.elastic,
+            border=border,
+        )
         batches.epoch = epoch
         loader = make_loader(dataset, batches, workers, pin_memory=device.type == "cuda")
         report = partial(_report_step, on_event, len(batches), steps, Rate())
@@ -105,6 +130,7 @@ def fit(
             device=device,
             precision=precision,
             average=average,
+            class_weights=weights,
             on_step=report,
         )
         trained = time.perf_counter()

@@ -33,6 +33,7 @@ def train_epoch(
     device: torch.device,
     precision: torch.dtype,
     average: WeightAverage | None,
+    class_weights: Tensor | None = None,
     on_step: Callable[[int, float, int], None],
 ) -> float:
     """Train on each batch once.
@@ -48,6 +49,7 @@ def train_epoch(
         device: Where the network is.
         precision: Arithmetic of the forward pass.
         average: Takes in the weights after each step.
+        class_weights: [K] float32, how much the pixels of each class weigh; None for 1 each.
         on_step: Told the step's number in the run, its loss, and its number of images.
 
     Returns:
@@ -59,7 +61,7 @@ def train_epoch(
     network.train()
     total, seen = 0.0, 0
     for step, batch in enumerate(loader, start=first_step):
-        image, target, weight = make_batch(batch, device)
+        image, target, weight = make_batch(batch, device, class_weights)
         with arithmetic(device, precision):
             levels = deep_logits(network, image)
         loss = deep_loss(loss_function, levels, target, weight)

@@ -8,6 +8,7 @@ import numpy as np
 from plainunet.config import TrainConfig
 from plainunet.data.masks import MaskCoding, understand_masks
 from plainunet.data.pairing import Pair
+from plainunet.network.checkpoint import default_names
 from plainunet.training.events import Note, OnEvent
 
 
@@ -33,7 +34,7 @@ def understand(
     """
     masks = [pair.mask for pair in pairs]
     coding, counts = understand_masks(masks, len(config.class_names) or None, config.ignore)
-    names = config.class_names or _default_names(len(coding.values))
+    names = config.class_names or default_names(len(coding.values))
     if len(names) != len(coding.values):
         raise ValueError(
             f"{len(names)} class names are given ({', '.join(names)}), but the masks hold "
@@ -101,12 +102,6 @@ def size_in(epoch: int, config: TrainConfig) -> tuple[int, int]:
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return round(size[0] * scale), round(size[1] * scale)
-
-
-def _default_names(num_classes: int) -> tuple[str, ...]:
-    if num_classes == 2:
-        return "background", "foreground"
-    return tuple(f"class {number}" for number in range(num_classes))
 
 
 def _shorten(values: tuple[int, ...]) -> str:

@@ -1,7 +1,7 @@
 """What the user sees: a run's events as a live screen or plain lines, and tables of scores."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from plainunet.network.summary import StageSummary, sketch
 from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
 
 _PLAIN_PERIOD = 30.0  # seconds between plain lines inside an epoch
@@ -166,6 +167,73 @@ def show_scores(result: dict[str, Any]) -> None:
         table.add_row("pixel accuracy", _cell(scores["accuracy"]))
         console.print(table)
     console.print(result["protocol"], style="dim")
+
+
+def show_model(
+    stages: Sequence[StageSummary],
+    picture: tuple[int, int, int],
+    class_names: Sequence[str] = (),
+) -> None:
+    """Print a network: the U in text, then a table of its stages with their totals.
+
+    Args:
+        stages: As returned by `summarise_network`.
+        picture: Channels, height and width of the picture.
+        class_names: Names of the classes, where they are known.
+    """
+    console = Console(highlight=False)
+    if class_names:
+        console.print(f"classes: {', '.join(class_names)}", markup=False)
+    console.print(sketch(stages, picture), markup=False, soft_wrap=True)
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("stage", no_wrap=True)
+    for header in (
+        "shape",
+        "parameters",
+        "multiply-\nadds",
+        "kept in\ntraining",
+        "receptive\nfield",
+    ):
+        table.add_column(header, justify="right", no_wrap=True)
+    for stage in stages:
+        shape = " x ".join(map(str, stage.shape))
+        table.add_row(stage.name, shape, *_costs([stage]), _field(stage.field))
+    table.add_section()
+    table.add_row("total", "", *_costs(stages), "")
+    # a number cut short would be worse than a wrapped line
+    Console(highlight=False, width=max(console.width, 100)).print(table)
+    flop = _engineering(2 * sum(stage.multiply_adds for stage in stages))
+    console.print(
+        f"A forward pass takes {flop}FLOP a picture (2 for each multiply-add). Kept in training: "
+        "activations for the backward pass, fp32, for each picture of a batch. Receptive field: "
+        "pixels along one axis, least and greatest.",
+        style="dim",
+    )
+
+
+def _costs(stages: Sequence[StageSummary]) -> list[str]:
+    kept = sum(stage.kept for stage in stages)
+    return [
+        f"{sum(stage.parameters for stage in stages):,}",
+        _engineering(sum(stage.multiply_adds for stage in stages)),
+        f"{kept / 2**20:,.1f} MiB",
+    ]
+
+
+def _engineering(number: int) -> str:
+    """Three digits and a letter, such as 28.2 G."""
+    for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if number >= 10**power:
+            whole = len(str(number // 10**power))
+            return f"{number / 10**power:.{max(0, 3 - whole)}f} {letter}"
+    return f"{number} "
+
+
+def _field(field: tuple[int, int] | None) -> str:
+    if field is None:
+        return "whole"
+    least, greatest = field
+    return f"{least}" if least == greatest else f"{least}-{greatest}"
 
 
 _SCORES = ("dice", "iou", "precision", "recall")

@@ -116,6 +116,7 @@ def _run(
             config.size,
             in_channels,
             config.target_scale,
+            objects=part == "train" and config.border_weight > 0,
         )
         for part in ("train", "val")
     }
@@ -124,7 +125,7 @@ def _run(
         samples.fill_cache(lambda done, total: on_event(Advance(done)))
 
     torch.manual_seed(config.seed)
-    network = UNet(in_channels, len(config.class_names), config.base_channels, config.depth)
+    network = UNet(in_channels, len(config.class_names), **config.network_arguments())
     network.set_normalisation(*parts["train"].statistics())
     card = Card(
         class_names=config.class_names,
