@@ -28,7 +28,7 @@ import plainunet
 from plainunet.config import TrainConfig, load_config
 from plainunet.training.state import read_state
 
-VERBS = ("train", "evaluate", "predict", "demo")
+VERBS = ("train", "evaluate", "predict", "import", "model", "demo")
 
 
 def tiny(**settings: object) -> list[str]:
@@ -729,3 +729,169 @@ def test_an_interrupted_run_ends_quietly(
     assert "Traceback" not in result.stderr
     assert "interrupted" in result.stderr
     assert [name for name in listing(tmp_path) if Path(name).name.startswith(".")] == []
+
+
+# other people's weights
+
+
+def foreign_weights(in_channels: int = 3) -> dict[str, torch.Tensor]:
+    """A U-Net of 4 channels and depth 1 with a head of one, as milesial/Pytorch-UNet keeps it."""
+    torch.manual_seed(0)
+    state = {"up1.up.weight": torch.randn(8, 4, 2, 2), "up1.up.bias": torch.randn(4)}
+    parts = {"inc": (in_channels, 4), "down1.maxpool_conv.1": (4, 8), "up1.conv": (8, 4)}
+    for part, (before, after) in parts.items():
+        for number, channels in ((0, before), (3, after)):
+            key = f"{part}.double_conv"
+            state[f"{key}.{number}.weight"] = torch.randn(after, channels, 3, 3) / 4
+            for name, value in (("weight", 1.0), ("bias", 0.0), ("running_var", 1.0)):
+                state[f"{key}.{number + 1}.{name}"] = torch.full((after,), value)
+            state[f"{key}.{number + 1}.running_mean"] = torch.zeros(after)
+    return {**state, "outc.conv.weight": torch.randn(1, 4, 1, 1), "outc.conv.bias": torch.zeros(1)}
+
+
+def test_imported_weights_are_judged_and_used(
+    command: Commands, small_data: Path, tmp_path: Path
+) -> None:
+    torch.save({**foreign_weights(), "mask_values": [0, 255]}, tmp_path / "theirs.pth")
+    ours, masks = tmp_path / "ours.safetensors", tmp_path / "masks"
+    result = command(
+        "import", tmp_path / "theirs.pth", "--out", ours, "--classes", "ground, car",
+        "--size", "24", "32",
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    for said in (
+        *("milesial/Pytorch-UNet", "3 input channels", "4 base channels", "depth 1"),
+        *("transposed upsampling", "1,754 parameters", "ground, car", str(ours)),
+    ):
+        assert said in result.stdout
+    scores = tmp_path / "scores.json"
+    result = command("evaluate", ours, small_data, "--precision", "fp32", "--json", scores)
+    assert result.returncode == 0, result.stderr
+    judged = json.loads(scores.read_text(encoding="utf-8"))
+    assert (judged["split"], len(judged["images"])) == ("all", 8)
+    assert judged["pooled"]["dice"]["per_class"].keys() == {"ground", "car"}
+    result = command("predict", ours, small_data / "images", "--out", masks)
+    assert result.returncode == 0, result.stderr
+    assert len(listing(masks)) == 8
+
+
+def test_masks_are_read_by_the_imported_values(command: Commands, tmp_path: Path) -> None:
+    """Values that explain themselves to nobody, or otherwise: 255 would be ignored beside 0, 1."""
+    data = draw(tmp_path / "data", pictures=2)
+    for file in (data / "masks").iterdir():
+        mask = np.asarray(Image.open(file)).copy()
+        mask[:3] = 1
+        Image.fromarray(mask).save(file)
+    theirs = foreign_weights()
+    theirs |= {"outc.conv.weight": torch.zeros(3, 4, 1, 1), "outc.conv.bias": torch.arange(3.0)}
+    torch.save({**theirs, "mask_values": [0, 1, 255]}, tmp_path / "theirs.pth")
+    ours, scores = tmp_path / "ours.safetensors", tmp_path / "scores.json"
+    assert command("import", tmp_path / "theirs.pth", "--out", ours).returncode == 0
+    result = command("evaluate", ours, data, "--json", scores)
+    assert result.returncode == 0, result.stderr
+    # every pixel is predicted to be class 2, and 16 x 28 of 48 x 64 are
+    judged = json.loads(scores.read_text(encoding="utf-8"))
+    assert judged["pooled"]["accuracy"] == pytest.approx(16 * 28 / (48 * 64))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing.pth", "--out", "a.safetensors"], ["nothing.pth: no such file"]),
+        (["theirs.pth", "--out", "a.pth"], ["a.pth", "must end in .safetensors"]),
+        (["theirs.pth", "--out", "there.safetensors"], ["there.safetensors already exists"]),
+        (["theirs.pth", "--out", "a.safetensors", "--classes", "car"], ["1 names", "2 classes"]),
+        (
+            ["theirs.pth", "--out", "a.safetensors", "--size", "1", "40"],
+            ["--size 1 40", "2 pixels"],
+        ),
+        (["there.safetensors", "--out", "a.safetensors"], ["there.safetensors", "damaged"]),
+        (["theirs.pth"], ["--out"]),
+    ],
+    ids=str,
+)
+def test_weights_that_cannot_be_imported(
+    command: Commands, tmp_path: Path, arguments: list[str], said: list[str]
+) -> None:
+    torch.save(foreign_weights(), tmp_path / "theirs.pth")
+    (tmp_path / "there.safetensors").write_text("precious")
+    before = listing(tmp_path)
+    paths = [str(tmp_path / each) if "." in each else each for each in arguments]
+    refused(command("import", *paths), *said)
+    assert listing(tmp_path) == before
+
+
+# a network without a picture
+
+
+def table_row(result: Result, name: str) -> str:
+    """A line of the table of stages, with single spaces."""
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    return next(line for line in lines if line.startswith(f"{name} "))
+
+
+def test_the_default_network_is_shown(command: Commands) -> None:
+    result = command("model")
+    assert table_row(result, "picture").endswith("logits 2 x 160 x 240")
+    assert table_row(result, "total").startswith("total 31,037,698 28.2 G ")
+    assert "56.5 GFLOP" in result.stdout
+    assert "1024 x 10 x 15" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_the_papers_network_is_shown_and_drawn(command: Commands, tmp_path: Path) -> None:
+    drawing = tmp_path / "new" / "paper.svg"
+    result = command("model", "--paper", "--svg", drawing)
+    assert table_row(result, "picture").split() == [
+        *("picture", "1", "x", "572", "x", "572", "logits", "2", "x", "388", "x", "388"),
+    ]
+    assert table_row(result, "head").endswith(" 188-204")
+    assert table_row(result, "total").startswith("total 31,030,658 ")
+    assert f"drawing: {drawing}" in result.stdout
+    assert "31,030,658 trainable parameters" in drawing.read_text(encoding="ascii")
+
+
+def test_a_checkpoint_is_shown_at_its_own_size(command: Commands, trained: Trained) -> None:
+    before = listing(trained.run)
+    result = command("model", trained.checkpoint)
+    assert "classes: background, foreground" in result.stdout
+    assert table_row(result, "picture").startswith("picture 3 x 32 x 48 ")
+    assert table_row(result, "down 2").startswith("down 2 8 x 8 x 12 ")
+    larger = command("model", trained.checkpoint, "--size", "64", "96", "--checkpointing")
+    assert table_row(larger, "down 2").startswith("down 2 8 x 16 x 24 ")
+    kept = [float(table_row(each, "total").split()[-2]) for each in (result, larger)]
+    assert kept[1] < 2 * kept[0]  # of four times as many pixels
+    assert listing(trained.run) == before
+
+
+def test_a_network_of_ones_own_is_shown(command: Commands) -> None:
+    flags = [
+        *("--in-channels=4", "--num-classes=5", "--base-channels=8", "--depth=2"),
+        *("--normalisation=group", "--upsampling=bilinear", "--residual", "--attention"),
+        *("--deep-supervision", "--dropout=0.1", "--checkpointing", "--size", "64", "48"),
+    ]
+    result = command("model", *flags)
+    assert table_row(result, "picture").startswith("picture 4 x 64 x 48 ")
+    assert table_row(result, "head of up 1").startswith("head of up 1 5 x 32 x 24 45 ")
+    assert table_row(result, "head").endswith(" whole")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--paper", "--depth", "4"], "no choice of --depth"),
+        (["none.safetensors"], "none.safetensors: no such checkpoint"),
+        (["none.safetensors", "--paper", "--valid"], "leave out --paper, --valid"),
+        (["--size", "15", "240"], "too small for depth 4: pad it to 16 x 240"),
+        (["--valid", "--size", "572", "570"], "width that fits is 556 or 572"),
+        (["--size", "160", "9" * 30], "too many for a side"),
+        (["--depth", "9"], "depth: .*less than or equal to 6"),
+        (["--normalisation", "layer"], "layer"),
+        (["--valid", "--deep-supervision"], "deep_supervision: .*leave one out"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_no_network_is_refused(command: Commands, flags: list[str], said: str) -> None:
+    refused(command("model", *flags), said)

@@ -65,7 +65,7 @@ def test_import_loads_nothing_heavy() -> None:
     assert run_fresh(code) == "[]"
 
 
-@pytest.mark.parametrize("verb", [(), ("train",), ("evaluate",), ("predict",), ("demo",)])
+@pytest.mark.parametrize("verb", [(), ("train",), ("predict",), ("import",), ("model",), ("demo",)])
 def test_help_loads_nothing_heavy(verb: tuple[str, ...]) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "plainunet", *verb, "--help"],

@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 
 import plainunet
 from plainunet.config import Device, Precision, TrainConfig, make_config, read_settings
+from plainunet.network.options import NetworkOptions
 
 app = App(
     name="plainunet",
@@ -18,7 +19,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_DEFAULTS = TrainConfig()
+_DEFAULTS, _NETWORK = TrainConfig(), NetworkOptions()
 Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, negative=())]
 
 
@@ -164,6 +165,80 @@ def predict(
         _complain(failure)
     _print(f"{len(written)} masks in {out}" + (f", {len(failures)} failed" if failures else ""))
     return 2 if not written else 1 if failures else 0
+
+
+@app.command(name="import")
+def import_(
+    file: Path,
+    /,
+    *,
+    out: Path,
+    classes: str = "",
+    size: Annotated[tuple[int, int] | None, Parameter(negative=())] = None,
+) -> int:
+    """Turn weights of another project's U-Net into a checkpoint.
+
+    Known are the U-Nets of milesial/Pytorch-UNet and of the tutorial in
+    aladdinpersson/Machine-Learning-Collection; width and depth are read from the weights.
+
+    Parameters
+    ----------
+    file
+        What torch.save wrote of model.state_dict(), or the same as .safetensors.
+    out
+        Checkpoint to write: a new .safetensors file.
+    classes
+        Names of the classes, the background's first, as in background,car.
+    size
+        Height and width that pictures are reduced to fit in, as they were in training: of
+        1280 x 1918 pixels, 640 959 by milesial's default scale 0.5, 160 240 in the tutorial.
+        Left out, pictures are taken at their own size.
+    """
+    from plainunet.network.foreign import import_checkpoint
+
+    names = [name.strip() for name in classes.split(",") if classes]
+    network, card = import_checkpoint(file, out, names, size)
+    known = network.architecture
+    _print(
+        f"layout of {card.training['imported']['layout']}\n"
+        f"U-Net, {known['in_channels']} input channels, {known['base_channels']} base channels, "
+        f"depth {known['depth']}, {known['upsampling']} upsampling, "
+        f"{sum(weights.numel() for weights in network.parameters()):,} parameters\n"
+        f"classes: {', '.join(card.class_names)}\ncheckpoint: {out}"
+    )
+    return 0
+
+
+@app.command
+def model(
+    checkpoint: Path | None = None,
+    /,
+    *,
+    paper: bool = False,
+    size: Annotated[tuple[int, int] | None, Parameter(negative=())] = None,
+    svg: Path | None = None,
+    options: Annotated[NetworkOptions, Parameter(name="*", negative=())] = _NETWORK,
+) -> int:
+    """Show a network: each stage's shape, parameters, multiply-adds, memory, receptive field.
+
+    Args:
+        checkpoint: A best.safetensors; left out, the network is as the flags say.
+        paper: Show the network of the paper's figure 1.
+        size: Height and width of a picture; left out, what fits the network.
+        svg: Also draw the network as this SVG file.
+        options: The network, where it is neither.
+    """
+    from plainunet.network.drawing import draw_network
+    from plainunet.network.summary import choose_network, summarise_network
+    from plainunet.training.progress import show_model
+
+    given = {name: getattr(options, name) for name in options.model_fields_set}
+    network, size, class_names = choose_network(checkpoint, paper, given, size)
+    show_model(summarise_network(network, size), (network.in_channels, *size), class_names)
+    if svg:
+        draw_network(network, size, svg)
+        _print(f"drawing: {svg}")
+    return 0
 
 
 @app.command

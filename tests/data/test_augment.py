@@ -3,11 +3,12 @@ import random as python_random
 from typing import Any
 
 import albumentations as A
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from plainunet.data.augment import Augment
+from plainunet.data.augment import Augment, _strengths
 
 STRENGTHS = ["none", "flip", "light", "strong"]
 Sample = tuple[NDArray[Any], NDArray[np.uint8]]
@@ -26,24 +27,27 @@ def make_sample(height: int = 40, width: int = 56, classes: int = 3) -> Sample:
     return random.integers(0, 256, (height, width, 3), dtype=np.uint8), shares
 
 
-def without_colours(strength: str) -> Augment:
+def without_colours(strength: str, elastic: float = 0) -> Augment:
     """An augmentation that keeps what moves pixels alone."""
-    augment = Augment(strength)
+    augment = Augment(strength, elastic)
     moving = [each for each in augment._compose.transforms if isinstance(each, A.DualTransform)]
     augment._compose = A.Compose(moving)
     return augment
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_image_and_mask_move_together(strength: str) -> None:
+@pytest.mark.parametrize("elastic", [0, 4])
+def test_image_and_mask_move_together(strength: str, elastic: float) -> None:
     _, shares = make_sample()
-    augment = without_colours(strength)
+    augment = without_colours(strength, elastic)
     moved = 0
     for number in range(40):
         image, changed = augment(shares.copy(), shares, (0, 0, number))
-        assert np.abs(image.astype(int) - changed).max() <= (0 if strength == "flip" else 1)
+        # flips copy; between pixels, images and masks are rounded a little differently
+        exact = strength == "flip" and not elastic
+        assert np.abs(image.astype(int) - changed).max() <= (0 if exact else 1)
         moved += not np.array_equal(changed, shares)
-    assert moved == 0 if strength == "none" else moved > 10
+    assert moved == 0 if strength == "none" and not elastic else moved > 10
 
 
 @pytest.mark.parametrize("strength", ["light", "strong"])
@@ -158,6 +162,77 @@ def test_float_pictures_keep_their_range(strength: str) -> None:
         changed, _ = Augment(strength)(image, shares, (0, 0, number))
         assert np.isfinite(changed).all()
         assert np.ptp(changed) > 1000
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_without_elastic_nothing_is_drawn_for_it(strength: str) -> None:
+    """What runs were trained on before there was an elastic deformation stays as it was."""
+    image, shares = make_sample()
+    plain = A.Compose(_strengths(cv2.INTER_LINEAR)[strength])
+    for number in range(15):
+        seed = int(np.random.SeedSequence((0, 1, number)).generate_state(1)[0])
+        plain.set_random_seed(seed)
+        expected = plain(image=image, mask=shares)
+        for augment in (Augment(strength), Augment(strength, 0.0)):
+            changed, areas = augment(image, shares, (0, 1, number))
+            assert np.array_equal(changed, expected["image"])
+            assert np.array_equal(areas, expected["mask"])
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_elastic_deforms_every_sample_anew(strength: str) -> None:
+    image, shares = make_sample()
+    augment = Augment(strength, 5)
+    results = [augment(image, shares, (0, 0, number)) for number in range(12)]
+    assert len({changed.tobytes() for changed, _ in results}) == 12
+    assert len({areas.tobytes() for _, areas in results}) == 12
+    assert not any(np.array_equal(areas, shares) for _, areas in results)
+
+
+def make_cells(height: int = 80, width: int = 96) -> NDArray[np.uint16]:
+    """Labels [height, width, 1] of a dozen discs, far more than a pixel across."""
+    random = np.random.default_rng(4)
+    labels = np.zeros((height, width), np.uint16)
+    for number in range(1, 13):
+        centre = (int(random.integers(0, width)), int(random.integers(0, height)))
+        cv2.circle(labels, centre, int(random.integers(7, 15)), 5000 * number, -1)
+    return labels[..., None]
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("elastic", [0, 5])
+def test_labels_move_with_the_shares(strength: str, elastic: float) -> None:
+    """The object of a pixel is the one that has most of it; single pixels of outlines differ."""
+    labels = make_cells()
+    numbers = np.unique(labels)
+    image = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
+    images = [image, image / np.float32(100)]  # no draw may depend on what is seen
+    masks = [np.where(labels == number, np.uint8(255), np.uint8(0)) for number in numbers]
+    shares = np.concatenate(masks, axis=2)
+    augment = Augment(strength, elastic)
+    for number in range(40):
+        _, areas = augment(images[number % 2], shares, (0, 0, number))
+        moved = augment.move(labels, (0, 0, number))
+        assert (moved.shape, moved.dtype) == (labels.shape, np.uint16)
+        assert set(np.unique(moved)) <= set(numbers)
+        most = numbers[areas.argmax(axis=2)]
+        differ = (most != moved[..., 0]).mean()
+        assert differ < 0.025
+        # half of what a shift by one pixel would do
+        assert differ < (most[:, 1:] != moved[:, :-1, 0]).mean() / 2
+        assert differ < (most[1:] != moved[:-1, :, 0]).mean() / 2
+        # nobody's share of a pixel that is not its own is whole, nor nothing of one that is
+        of_label = np.take_along_axis(areas, np.searchsorted(numbers, moved), axis=2)
+        assert (of_label == 0).mean() < 0.002
+
+
+def test_labels_of_a_flip_are_exact() -> None:
+    labels = make_cells()
+    shares = np.where(labels > 0, np.uint8(255), np.uint8(0))
+    for number in range(10):
+        _, areas = Augment("flip")(shares, shares, (0, 0, number))
+        moved = Augment("flip").move(labels, (0, 0, number))
+        assert np.array_equal(moved > 0, areas > 0)
 
 
 def test_unknown_strength() -> None:

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 import pickle
 import subprocess
@@ -79,6 +81,41 @@ def test_float_pictures(files: list[Path]) -> None:
     image, _ = must(cached(files, SETTINGS, load))[2]
     assert image.dtype == np.float32
     assert (image == 1.75).all()
+
+
+def test_third_arrays(files: list[Path], room: Path) -> None:
+    def load(index: int) -> Sample:
+        return *Loader()(index), np.full((4, 6, 1), 60_000 + index, np.uint16)
+
+    cache = must(cached(files, {**SETTINGS, "objects": True}, load))
+    for index in range(3):
+        image, shares, labels = cache[index]
+        assert (image == 10 * index).all()
+        assert (shares == index).all()
+        assert labels.dtype == np.uint16
+        assert labels.shape == (4, 6, 1)
+        assert (labels == 60_000 + index).all()
+    names = sorted(file.name for file in cache.folder.iterdir())
+    assert names == ["images.npy", "objects.npy", "shares.npy"]
+    # beside the entry without them
+    assert len(must(cached(files, SETTINGS, Loader()))[0]) == 2
+    assert len(entries(room)) == 2
+
+
+def test_earlier_entries_are_still_read(files: list[Path], room: Path) -> None:
+    """An entry as it was made before there were third arrays."""
+    stamps = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    key = json.dumps([*stamps, SETTINGS, 1])
+    folder = room / hashlib.sha256(key.encode()).hexdigest()[:24]
+    folder.mkdir(parents=True)
+    images, shares = (np.stack([Loader()(n)[part] for n in range(3)]) for part in (0, 1))
+    np.save(folder / "images.npy", images)
+    np.save(folder / "shares.npy", shares)
+    loader = Loader()
+    cache = must(cached(files, SETTINGS, loader))
+    assert loader.asked == []
+    assert np.array_equal(cache[2][0], images[2])
+    assert np.array_equal(cache[2][1], shares[2])
 
 
 def test_made_once_and_used_again(files: list[Path], room: Path) -> None:
@@ -230,10 +267,10 @@ def test_pickled_without_the_data(files: list[Path]) -> None:
         return np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 2), np.uint8)
 
     cache = must(cached(files, SETTINGS, load))
-    assert cache.images.nbytes + cache.shares.nbytes > 50_000
+    assert sum(array.nbytes for array in cache.arrays) > 50_000
     packed = pickle.dumps(cache)
     assert len(packed) < 1000
-    assert np.array_equal(pickle.loads(packed).images, cache.images)
+    assert np.array_equal(pickle.loads(packed).arrays[0], cache.arrays[0])
 
 
 def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, room: Path) -> None:

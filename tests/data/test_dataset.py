@@ -19,7 +19,7 @@ from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair, find_pairs
 
 BINARY = MaskCoding((0, 255), None, "two values")
-Batches = list[tuple[Tensor, Tensor]]
+Batches = list[tuple[Tensor, ...]]
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +199,7 @@ def test_cache_gives_the_same_samples(small_data: Path) -> None:
         assert shares.shape == (48, 80, 2)
 
 
-@pytest.mark.parametrize("change", ["box", "scale", "coding", "channels"])
+@pytest.mark.parametrize("change", ["box", "scale", "coding", "channels", "objects"])
 def test_cache_depends_on_every_setting(make_pair: MakePair, change: str) -> None:
     pair = make_pair("a", noise(32, 32), half(32, 32))
     Samples([pair], BINARY, (16, 16), channels=1).fill_cache()
@@ -209,11 +209,26 @@ def test_cache_depends_on_every_setting(make_pair: MakePair, change: str) -> Non
         (16, 8) if change == "box" else (16, 16),
         channels=3 if change == "channels" else 1,
         target_scale=2 if change == "scale" else 1,
+        objects=change == "objects",
     )
     before = other[0]
     other.fill_cache()
-    assert np.array_equal(other[0][0], before[0])
-    assert np.array_equal(other[0][1], before[1])
+    assert len(other[0]) == len(before) == (3 if change == "objects" else 2)
+    assert all(np.array_equal(a, b) for a, b in zip(other[0], before, strict=True))
+
+
+def test_settings_of_samples_without_objects_are_as_before(
+    small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every picture that was decoded before would be decoded again."""
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        "plainunet.data.dataset.cached", lambda files, settings, *others: seen.append(settings)
+    )
+    Samples(find_pairs(small_data), BINARY, (24, 32)).fill_cache()
+    coding = [0, 255, None, "two values"]
+    kept = {"count": 8, "box": (24, 32), "target_scale": 1, "channels": 3, "coding": coding}
+    assert list(seen[0].items()) == list(kept.items())
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -265,14 +280,15 @@ def test_training_set_of_many_classes_at_a_smaller_size(make_pair: MakePair) -> 
 
 
 def test_tensors_from_the_cache_may_be_written_to(small_data: Path) -> None:
-    samples = Samples(find_pairs(small_data), BINARY, (48, 64))
+    samples = Samples(find_pairs(small_data), BINARY, (48, 64), objects=True)
     samples.fill_cache()
-    before = samples[0][0].copy()
+    before = [array.copy() for array in samples[0]]
     for strength in ("none", "flip"):
-        image, shares = TrainingSet(samples, strength, 0, (48, 64))[0, 0, 0]
-        image.zero_()
-        shares.zero_()
-    assert np.array_equal(samples[0][0], before)
+        for border in (None, (10, 5)):
+            dataset = TrainingSet(samples, strength, 0, (48, 64), border=border)
+            for tensor in dataset[0, 0, 0]:
+                tensor.zero_()
+    assert all(np.array_equal(a, b) for a, b in zip(samples[0], before, strict=True))
 
 
 @given(count=st.integers(1, 60), batch_size=st.integers(1, 20), seed=st.integers(0, 5))
@@ -301,15 +317,123 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert len({tuple(order(*key)) for key in [(0, 0), (0, 1), (1, 0), (1, 1)]}) == 4
 
 
+def test_class_shares(make_pair: MakePair) -> None:
+    masks = [np.zeros((20, 30), np.uint8) for _ in range(2)]
+    masks[0][:10, :15] = 1
+    masks[1][:5] = 9  # ignored
+    pairs = [make_pair(str(n), noise(20, 30, 3), mask) for n, mask in enumerate(masks)]
+    samples = Samples(pairs, MaskCoding((0, 1, 2), 9, "ids"), (32, 32))
+    # 600 + 450 valid pixels; the padding counts for nothing
+    assert np.allclose(samples.class_shares(), [900 / 1050, 150 / 1050, 0])
+
+
+def cells() -> NDArray[np.uint16]:
+    """Instances that touch (1 and 2), that nearly do (3), and one far away."""
+    mask = np.zeros((48, 64), np.uint16)
+    mask[8:20, 8:20], mask[8:20, 20:32], mask[24:36, 10:22] = 1000, 2000, 3
+    mask[40:44, 56:60] = 65535
+    return mask
+
+
+@pytest.fixture
+def cell_samples(make_pair: MakePair) -> Callable[..., Samples]:
+    def make(box: tuple[int, int] = (48, 64), **settings: Any) -> Samples:
+        pair = make_pair("cells", noise(48, 64, 3), cells().view())
+        return Samples([pair], MaskCoding((0, 1), None, "instances"), box, objects=True, **settings)
+
+    return make
+
+
+def test_samples_with_objects(cell_samples: Callable[..., Samples]) -> None:
+    image, shares, labels = cell_samples()[0]
+    assert image.shape == (48, 64, 3)
+    assert np.array_equal(shares[..., 1] > 0, cells() > 0)
+    assert labels.dtype == np.uint16
+    assert labels.shape == (48, 64, 1)
+    # numbered in the order of their values
+    ids = {0: 0, 3: 1, 1000: 2, 2000: 3, 65535: 4}
+    assert np.array_equal(labels[..., 0], np.vectorize(ids.get)(cells()))
+
+
+def test_samples_with_objects_reduced_and_padded(cell_samples: Callable[..., Samples]) -> None:
+    _, shares, labels = cell_samples((30, 32), target_scale=1)[0]
+    assert labels.shape == (30, 32, 1)
+    assert (labels[24:] == 0).all()
+    assert np.array_equal(labels[..., 0] > 0, shares[..., 1] > 127)
+
+
+def test_border_weights_of_a_sample(cell_samples: Callable[..., Samples]) -> None:
+    dataset = TrainingSet(cell_samples(), "none", 0, (48, 64), border=(10, 5))
+    _, shares, border = dataset[0, 0, 0]
+    assert border.dtype == torch.float32
+    assert border.shape == shares.shape[:2]
+    # the two that touch are parted by two pixels of background, which weigh
+    assert (shares[8:20, 19:21, 0] == 255).all()
+    assert torch.allclose(border[10:18, 19:21], torch.tensor(10 * np.exp(-9 / 50)).float())
+    assert (border[shares[..., 1] > 0] == 0).all()
+    expected = np.where(cells() > 0, 255, 0)
+    expected[8:20, 19:21] = 0
+    assert np.array_equal(shares[..., 1], expected)
+
+
+def test_sigma_and_elastic_are_in_working_pixels(cell_samples: Callable[..., Samples]) -> None:
+    """Twice as fine, or at half the size, the same place weighs the same."""
+    plain = TrainingSet(cell_samples(), "none", 0, (48, 64), border=(10, 5))[0, 0, 0][2]
+    samples = cell_samples((24, 32), target_scale=2)
+    fine = TrainingSet(samples, "none", 0, (24, 32), border=(10, 2.5))[0, 0, 0]
+    assert fine[0].shape == (24, 32, 3)
+    assert torch.equal(fine[2], plain)
+    half = TrainingSet(cell_samples(), "none", 0, (24, 32), border=(10, 5))[0, 0, 0][2]
+    # between the first and the third: a gap of four pixels, of two at half the size
+    assert torch.allclose(plain[20:24, 14:16], torch.tensor(10 * np.exp(-25 / 50)).float())
+    assert torch.allclose(half[10:12, 7], torch.tensor(10 * np.exp(-9 / 12.5)).float())
+    sets = [
+        TrainingSet(samples, "none", 0, (24, 32), elastic=3),
+        TrainingSet(cell_samples(), "none", 0, (48, 64), elastic=6),
+    ]
+    assert torch.equal(sets[0][0, 0, 0][1], sets[1][0, 0, 0][1])
+
+
+def test_border_moves_with_the_picture(cell_samples: Callable[..., Samples]) -> None:
+    samples = cell_samples()
+    settings = {"elastic": 3.0, "border": (10.0, 5.0)}
+    plain = TrainingSet(samples, "strong", 0, (48, 64), elastic=3)
+    dataset = TrainingSet(samples, "strong", 0, (48, 64), **settings)  # type: ignore[arg-type]
+    weighed: list[float] = []
+    for number in range(12):
+        image, shares, border = dataset[0, number, 0]
+        bare_image, bare_shares = plain[0, number, 0]
+        assert torch.equal(image, bare_image)
+        # where it differs, the target has become background
+        parted = (shares != bare_shares).any(dim=2)
+        assert (shares[parted, 1:] == 0).all()
+        assert (border[shares[..., 1] > 200] == 0).all()
+        weighed += border[parted].tolist()
+    # and that is where it weighs, but for slivers of objects that parting took away whole
+    assert len(weighed) > 12 * 10
+    assert np.mean(np.array(weighed) > 5) > 0.95
+
+
+def test_border_needs_objects(small_data: Path) -> None:
+    samples = Samples(find_pairs(small_data), BINARY, (48, 64))
+    with pytest.raises(ValueError, match="objects=True"):
+        TrainingSet(samples, "none", 0, (48, 64), border=(10, 5))
+
+
+def test_statistics_with_objects(cell_samples: Callable[..., Samples]) -> None:
+    assert len(cell_samples().statistics()[0]) == 3
+
+
 def all_batches(folder: Path, workers: int, epochs: int = 2, start: str = "fork") -> list[Batches]:
-    """The batches of each epoch, as a training takes them."""
-    samples = Samples(find_pairs(folder), BINARY, (24, 32), target_scale=2)
+    """The batches of each epoch, as a training takes them, with all that can be random."""
+    samples = Samples(find_pairs(folder), BINARY, (24, 32), target_scale=2, objects=True)
     samples.fill_cache()
     batches = EpochBatches(len(samples), 3, seed=0)
     drawn = []
     for epoch in range(epochs):
         batches.epoch = epoch
-        loader = make_loader(TrainingSet(samples, "strong", 0, (24, 32)), batches, workers)
+        dataset = TrainingSet(samples, "strong", 0, (24, 32), elastic=2, border=(10, 5))
+        loader = make_loader(dataset, batches, workers)
         if workers:
             loader.multiprocessing_context = multiprocessing.get_context(start)
         drawn.append(list(loader))
@@ -332,7 +456,7 @@ few_cores = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_same_batches_for_any_number_of_workers(small_data: Path) -> None:
     """Albumentations 2.0.8 on its own repeats its sequence in every worker and epoch."""
     alone = all_batches(small_data, 0)
-    assert [len(images) for images, _ in alone[0]] == [3, 3, 2]
+    assert [len(images) for images, _, _ in alone[0]] == [3, 3, 2]
     for workers in (1, 2):
         again = all_batches(small_data, workers)
         assert equal(alone[0], again[0])
@@ -361,7 +485,7 @@ def test_pickled_without_the_pictures(small_data: Path) -> None:
     dataset = TrainingSet(samples, "light", 0, (48, 64))
     image, shares = dataset[1, 2, 3]
     packed = pickle.dumps(dataset)
-    assert len(packed) < 20_000
+    assert len(packed) < 50_000
     again = pickle.loads(packed)[1, 2, 3]
     assert torch.equal(again[0], image)
     assert torch.equal(again[1], shares)

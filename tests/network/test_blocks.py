@@ -138,8 +138,9 @@ def test_group_and_instance_normalisation_are_theirs() -> None:
     torch.testing.assert_close(each(feature), F.instance_norm(feature))
 
 
-def test_instance_normalisation_needs_two_pixels_at_the_bottom() -> None:
-    network = UNet(base_channels=2, depth=3, normalisation="instance")
+@pytest.mark.parametrize("kind", ["group", "instance"])
+def test_normalisation_by_picture_needs_two_pixels_at_the_bottom(kind: Any) -> None:
+    network = UNet(base_channels=1, depth=3, normalisation=kind)
     assert network(torch.rand(1, 3, 16, 16)).shape == (1, 2, 16, 16)
     with pytest.raises(ValueError, match=r"15 x 16 pixels.*16 x 16"):
         network(torch.rand(1, 3, 15, 16))

@@ -3,6 +3,7 @@
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -147,3 +148,75 @@ def test_file_stands_alone_and_knows_dark_pages(tmp_path: Path) -> None:
     assert "href" not in text
     assert "url(" not in text
     assert re.findall(r"https?://[^\"]+", text) == ["http://www.w3.org/2000/svg"]
+
+
+def test_sizes_of_the_papers_figure(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        network = UNet.paper()
+    levels: list[list[int]] = []  # sides, a list for each row of the figure
+    channels: list[list[int]] = []
+    skips = []
+    for feature in trace_features(network, (572, 572)):
+        if feature.kind in ("picture", "pool", "up"):
+            levels.append([])
+            channels.append([])
+        assert feature.size[0] == feature.size[1]
+        levels[-1].append(feature.size[0])
+        channels[-1].append(feature.channels + feature.copied)
+        skips += [(feature.copied, feature.size[0])] if feature.copied else []
+    assert levels == [
+        *([572, 570, 568], [284, 282, 280], [140, 138, 136], [68, 66, 64], [32, 30, 28]),
+        *([56, 54, 52], [104, 102, 100], [200, 198, 196], [392, 390, 388, 388]),
+    ]
+    assert channels == [
+        *([1, 64, 64], [64, 128, 128], [128, 256, 256], [256, 512, 512], [512, 1024, 1024]),
+        *([1024, 512, 512], [512, 256, 256], [256, 128, 128], [128, 64, 64, 2]),
+    ]
+    # the skips, cropped to the features that they join
+    assert skips == [(512, 56), (256, 104), (128, 200), (64, 392)]
+    words = texts(drawn(network, (572, 572), tmp_path))
+    assert "U-Net with 31,030,658 trainable parameters" in words
+    assert "388 \u00d7 388" in words
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attention": True, "deep_supervision": True},
+        {"residual": True},
+        {"checkpointing": True},
+        {"upsampling": "bilinear", "residual": True, "attention": True},
+    ],
+    ids=str,
+)
+def test_what_stands_beside_the_path_is_not_drawn(options: dict[str, Any], tmp_path: Path) -> None:
+    network = UNet(base_channels=4, depth=2, **options)
+    features = trace_features(network, (16, 24))
+    path = ["pool", "conv", "conv"], ["up", "conv", "conv"]
+    kinds = ["picture", "conv", "conv", *path[0] * 2, *path[1] * 2, "head"]
+    assert [feature.kind for feature in features] == kinds
+    bilinear = "upsampling" in options
+    assert [f.channels for f in features if f.kind == "up"] == [8, 4]
+    assert [f.copied for f in features if f.copied] == [8, 4]
+    layers = {feature.layer for feature in features if feature.kind == "conv"}
+    last = "convolution 3 x 3, BatchNorm, shortcut, ReLU"
+    assert layers == {
+        "convolution 3 x 3, BatchNorm, ReLU",
+        *([last] if "residual" in options else []),
+    }
+    words = texts(drawn(network, (16, 24), tmp_path))
+    assert ("bilinear upsampling 2 \u00d7 2" in words) == bilinear
+
+
+def test_smallest_picture_is_drawn_of_a_network_in_training(tmp_path: Path) -> None:
+    # where one value is left, batch normalisation cannot learn from one picture
+    assert "1 \u00d7 1" in texts(drawn(UNet(base_channels=4).train(), (16, 16), tmp_path))
+
+
+def test_the_committed_paper_drawing_is_up_to_date(tmp_path: Path) -> None:
+    draw_network(UNet.paper(), (572, 572), tmp_path / "unet-paper.svg")
+    committed = COMMITTED.with_name("unet-paper.svg")
+    assert committed.read_bytes() == (tmp_path / "unet-paper.svg").read_bytes(), (
+        "docs/unet-paper.svg is out of date; make it again with: "
+        "plainunet model --paper --svg docs/unet-paper.svg"
+    )

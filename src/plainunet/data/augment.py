@@ -15,56 +15,61 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-
-def _affine(scale: float, angle: float, shift: float, shear: float = 0) -> A.Affine:
-    return A.Affine(
-        scale=(1 - scale, 1 + scale),
-        rotate=(-angle, angle),
-        translate_percent=(-shift, shift),
-        shear=(-shear, shear),
-        interpolation=cv2.INTER_LINEAR,
-        mask_interpolation=cv2.INTER_LINEAR,  # shares are areas: they may be mixed, ids may not
-        border_mode=cv2.BORDER_REFLECT_101,
-        p=0.8,
-    )
+from plainunet.data.elastic import Elastic
 
 
-def _colour(amount: float) -> A.RandomBrightnessContrast:
-    return A.RandomBrightnessContrast(brightness_limit=amount, contrast_limit=amount, p=0.5)
+def _strengths(mask_interpolation: int) -> dict[str, list[Any]]:
+    """The transforms of each strength; masks are read between pixels as is said here."""
 
+    def affine(scale: float, angle: float, shift: float, shear: float = 0) -> A.Affine:
+        return A.Affine(
+            scale=(1 - scale, 1 + scale),
+            rotate=(-angle, angle),
+            translate_percent=(-shift, shift),
+            shear=(-shear, shear),
+            interpolation=cv2.INTER_LINEAR,
+            mask_interpolation=mask_interpolation,
+            border_mode=cv2.BORDER_REFLECT_101,
+            p=0.8,
+        )
 
-_STRENGTHS: dict[str, list[Any]] = {
-    "none": [],
-    "flip": [A.HorizontalFlip(p=0.5)],
-    "light": [A.HorizontalFlip(p=0.5), _affine(0.15, 5, 0.05), _colour(0.2)],
-    "strong": [
-        A.HorizontalFlip(p=0.5),
-        A.VerticalFlip(p=0.5),
-        _affine(0.3, 45, 0.1, shear=8),
-        _colour(0.3),
-        A.RandomGamma(gamma_limit=(70, 140), p=0.3),
-        A.GaussianBlur(sigma_limit=(0.3, 1.5), p=0.2),
-    ],
-}
+    def colour(amount: float) -> A.RandomBrightnessContrast:
+        return A.RandomBrightnessContrast(brightness_limit=amount, contrast_limit=amount, p=0.5)
+
+    return {
+        "none": [],
+        "flip": [A.HorizontalFlip(p=0.5)],
+        "light": [A.HorizontalFlip(p=0.5), affine(0.15, 5, 0.05), colour(0.2)],
+        "strong": [
+            A.HorizontalFlip(p=0.5),
+            A.VerticalFlip(p=0.5),
+            affine(0.3, 45, 0.1, shear=8),
+            colour(0.3),
+            A.RandomGamma(gamma_limit=(70, 140), p=0.3),
+            A.GaussianBlur(sigma_limit=(0.3, 1.5), p=0.2),
+        ],
+    }
 
 
 class Augment:
-    """A named strength of augmentation: none, flip, light or strong."""
+    """A named strength of augmentation (none, flip, light or strong), and elastic deformation."""
 
-    def __init__(self, strength: str) -> None:
+    def __init__(self, strength: str, elastic: float = 0.0) -> None:
         """Make it.
 
         Args:
             strength: One of "none", "flip" (left and right), "light" (flip, small affine
                 changes, brightness and contrast), "strong" (for pictures without an upright
                 side: flips, turns up to 45 degrees, larger changes, gamma, blur).
+            elastic: Standard deviation of the displacements [pixels] of a deformation that
+                comes first, see `Elastic`; 0 for none.
 
         Raises:
             ValueError: No such strength.
         """
-        if strength not in _STRENGTHS:
-            raise ValueError(f"augment is {strength!r}; it is one of {', '.join(_STRENGTHS)}.")
-        self._compose = A.Compose(_STRENGTHS[strength])
+        # shares are areas: they may be mixed, the numbers of objects may not
+        self._compose = _compose(strength, elastic, cv2.INTER_LINEAR)
+        self._compose_labels = _compose(strength, elastic, cv2.INTER_NEAREST)
 
     def __call__(
         self, image: NDArray[Any], shares: NDArray[np.uint8], state: tuple[int, ...]
@@ -79,12 +84,40 @@ class Augment:
         Returns:
             Image and shares, changed alike, in the same dtypes and sizes.
         """
-        self._compose.set_random_seed(int(np.random.SeedSequence(state).generate_state(1)[0]))
+        self._compose.set_random_seed(_seed(state))
         low, span = _own_range(image)
         stretched = (low, span) != (0, 1)
         changed = self._compose(image=(image - low) / span if stretched else image, mask=shares)
         result = changed["image"] * span + low if stretched else changed["image"]
         return result, changed["mask"]
+
+    def move(self, labels: NDArray[np.uint16], state: tuple[int, ...]) -> NDArray[np.uint16]:
+        """Move the numbers of objects as `__call__` moves the shares of the same sample.
+
+        Args:
+            labels: [H, W, 1] uint16.
+            state: As given to `__call__`.
+
+        Returns:
+            [H, W, 1] uint16; only numbers that were there.
+        """
+        self._compose_labels.set_random_seed(_seed(state))
+        # no transform draws by what it sees, so a blank image leads to the same moves
+        blank = np.zeros((*labels.shape[:2], 1), np.uint8)
+        moved: NDArray[np.uint16] = self._compose_labels(image=blank, mask=labels)["mask"]
+        return moved
+
+
+def _compose(strength: str, elastic: float, mask_interpolation: int) -> A.Compose:
+    strengths = _strengths(mask_interpolation)
+    if strength not in strengths:
+        raise ValueError(f"augment is {strength!r}; it is one of {', '.join(strengths)}.")
+    first = [Elastic(elastic, mask_interpolation)] if elastic > 0 else []
+    return A.Compose([*first, *strengths[strength]])
+
+
+def _seed(state: tuple[int, ...]) -> int:
+    return int(np.random.SeedSequence(state).generate_state(1)[0])
 
 
 def _own_range(image: NDArray[Any]) -> tuple[float, float]:

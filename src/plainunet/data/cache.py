@@ -1,9 +1,9 @@
 """Decoded, reduced samples in memory-mapped files, so that each picture is decoded once.
 
-An entry is a folder with `images.npy` and `shares.npy`, named by a digest of everything that
-went into it (files with size and time, working size, classes): a changed picture makes a new
-entry. It appears whole or not at all, any number of processes may read it, and the oldest
-entries go when all together would exceed `LIMIT`.
+An entry is a folder with `images.npy`, `shares.npy` and, where samples have a third part,
+`objects.npy`. It is named by a digest of everything that went into it (files with size and time,
+working size, classes): a changed picture makes a new entry. It appears whole or not at all, any
+number of processes may read it, and the oldest entries go when all together would exceed `LIMIT`.
 """
 
 import hashlib
@@ -25,7 +25,10 @@ _ABANDONED = 24 * 3600  # seconds
 LIMIT = 8 * 2**30
 """Bytes that the cache may take on disk."""
 
-Sample = tuple[NDArray[Any], NDArray[np.uint8]]
+Sample = tuple[NDArray[Any], ...]
+"""Image [H, W, C] uint8 or float32, shares [H, W, K] uint8, and, where they were asked for, the
+objects' labels [H, W, 1] uint16."""
+_NAMES = ("images", "shares", "objects")
 
 
 class MixedDepthsError(Exception):
@@ -45,7 +48,7 @@ class Cache:
 
     def __len__(self) -> int:
         """Count the samples."""
-        return len(self.images)
+        return len(self.arrays[0])
 
     def __getitem__(self, index: int) -> Sample:
         """Read one sample.
@@ -54,27 +57,19 @@ class Cache:
             index: Its number.
 
         Returns:
-            Image [H, W, C] uint8 or float32, and shares [H, W, K] uint8; both read-only.
+            Its arrays, read-only.
         """
-        return self.images[index], self.shares[index]
+        return tuple(array[index] for array in self.arrays)
 
     @cached_property
-    def images(self) -> NDArray[Any]:
-        """All images [n, H, W, C], memory-mapped."""
-        return self._open("images")
-
-    @cached_property
-    def shares(self) -> NDArray[np.uint8]:
-        """All shares [n, H, W, K] uint8, memory-mapped."""
-        return self._open("shares")
+    def arrays(self) -> Sample:
+        """All samples' images, shares and, where there are any, labels, memory-mapped."""
+        files = [self.folder / f"{name}.npy" for name in _NAMES]
+        return tuple(np.load(file, mmap_mode="r") for file in files if file.exists())
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files behind: pickled, they would be copied into memory."""
         return {"folder": self.folder}
-
-    def _open(self, name: str) -> NDArray[Any]:
-        opened: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
-        return opened
 
 
 def cache_folder() -> Path:
@@ -114,8 +109,8 @@ def cached(
         os.utime(folder)
         return Cache(folder)
 
-    image, shares = load(0)
-    needed = count * (image.nbytes + shares.nbytes)
+    first = load(0)
+    needed = count * sum(array.nbytes for array in first)
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
         if needed <= LIMIT:
@@ -126,7 +121,7 @@ def cached(
     except OSError:  # no cache is slower, but no fault
         return None
     try:
-        _fill(part, count, load, image, shares, on_progress)
+        _fill(part, count, load, first, on_progress)
         part.replace(folder)
     except OSError:
         if not folder.is_dir():  # else another process was faster with the same samples
@@ -140,22 +135,24 @@ def _fill(
     folder: Path,
     count: int,
     load: Callable[[int], Sample],
-    image: NDArray[Any],
-    shares: NDArray[np.uint8],
+    first: Sample,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
     create = np.lib.format.open_memmap
-    images_file = create(folder / "images.npy", "w+", image.dtype, (count, *image.shape))
-    shares_file = create(folder / "shares.npy", "w+", shares.dtype, (count, *shares.shape))
+    files = [
+        create(folder / f"{name}.npy", "w+", array.dtype, (count, *array.shape))
+        for name, array in zip(_NAMES, first, strict=False)
+    ]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for index, (image, shares) in enumerate(threads.map(load, range(count))):
-            if image.dtype != images_file.dtype:
+        for index, sample in enumerate(threads.map(load, range(count))):
+            if sample[0].dtype != first[0].dtype:
                 raise MixedDepthsError
-            images_file[index], shares_file[index] = image, shares
+            for file, array in zip(files, sample, strict=True):
+                file[index] = array
             if on_progress:
                 on_progress(index + 1, count)
-    images_file.flush()
-    shares_file.flush()
+    for file in files:
+        file.flush()
 
 
 def _stamp(file: Path) -> tuple[int, int]:

@@ -11,6 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from plainunet.data.augment import Augment
+from plainunet.data.borders import (
+    border_weights,
+    find_objects,
+    part_objects,
+    resize_labels,
+)
 from plainunet.data.cache import Cache, MixedDepthsError, Sample, cached
 from plainunet.data.images import match_channels, read_image, to_unit
 from plainunet.data.masks import MaskCoding, read_mask
@@ -35,6 +41,7 @@ class Samples:
         box: tuple[int, int],
         channels: int = 3,
         target_scale: int = 1,
+        objects: bool = False,
     ) -> None:
         """Name the samples; nothing is read yet.
 
@@ -44,12 +51,14 @@ class Samples:
             box: Working height and width [pixels].
             channels: Channels of the images; a grey picture is shown as RGB where it is 3.
             target_scale: Stored pixels along one working pixel.
+            objects: Whether samples have a third part, the labels of their objects.
         """
         self.pairs = list(pairs)
         self.coding = coding
         self.box = box
         self.target_scale = target_scale
         self.channels = channels
+        self.objects = objects
         self._cache: Cache | None = None
         self._as_float = False
 
@@ -64,8 +73,9 @@ class Samples:
             index: Its number.
 
         Returns:
-            Image [h, w, C] uint8, or float32 in the network's range, and shares [h, w, K]
-            uint8, with (h, w) the box times `target_scale`.
+            Image [h, w, C] uint8, or float32 in the network's range, shares [h, w, K] uint8,
+            and, if asked for, labels [h, w, 1] uint16 as by `find_objects`, with (h, w) the
+            box times `target_scale`.
         """
         return self._cache[index] if self._cache else self._load(index)
 
@@ -76,13 +86,15 @@ class Samples:
             on_progress: Told how many of how many samples are ready.
         """
         files = [file for pair in self.pairs for file in (pair.image, pair.mask)]
-        settings = {
+        settings: dict[str, Any] = {
             "count": len(self),
             "box": self.box,
             "target_scale": self.target_scale,
             "channels": self.channels,
             "coding": [*self.coding.values, self.coding.ignore, self.coding.kind],
         }
+        if self.objects:
+            settings["objects"] = True
         try:
             self._cache = cached(files, settings, self._load, on_progress)
         except MixedDepthsError:
@@ -100,12 +112,22 @@ class Samples:
         chosen = range(0, len(self), -(-len(self) // 200))
         moments = []
         for index in chosen:
-            image, shares = self[index]
+            image, shares = self[index][:2]
             inside = to_unit(image)[shares.any(axis=2)].astype(np.float64)
             moments.append((len(inside), inside.sum(axis=0), (inside**2).sum(axis=0)))
         count, total, squares = (np.sum(part, axis=0) for part in zip(*moments, strict=True))
         mean = total / count
         return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()
+
+    def class_shares(self) -> NDArray[np.float64]:
+        """Measure how much of the valid area each class covers.
+
+        Returns:
+            [K] float64, sums to 1.
+        """
+        areas = sum(self[index][1].sum(axis=(0, 1), dtype=np.int64) for index in range(len(self)))
+        shares: NDArray[np.float64] = areas / np.maximum(np.sum(areas), 1)
+        return shares
 
     def _load(self, index: int) -> Sample:
         pair = self.pairs[index]
@@ -114,52 +136,84 @@ class Samples:
             image = match_channels(image, self.channels)
         except ValueError as error:
             raise ValueError(f"{pair.image}: {error}") from error
-        mask = self.coding.encode(read_mask(pair.mask), pair.mask)
+        stored = read_mask(pair.mask)
+        mask = self.coding.encode(stored, pair.mask)
         if image.dtype != np.uint8 or self._as_float:
             image = to_unit(image)
         height, width = fit_size(image.shape[:2], self.box)
         size = (height * self.target_scale, width * self.target_scale)
-        shares = area_shares(mask, self.coding.num_classes, size)
+        parts = [resize(image, size), area_shares(mask, self.coding.num_classes, size)]
+        if self.objects:
+            labels = find_objects(stored, self.coding, pair.mask)
+            parts.append(resize_labels(labels[..., None], size))
         below = self.box[0] * self.target_scale - size[0]
         right = self.box[1] * self.target_scale - size[1]
         border = ((0, below), (0, right), (0, 0))
-        return np.pad(resize(image, size), border, mode="edge"), np.pad(shares, border)
+        image, *others = parts
+        return np.pad(image, border, mode="edge"), *(np.pad(part, border) for part in others)
 
 
-class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
+class TrainingSet(Dataset[tuple[Tensor, ...]]):
     """Augmented samples at one working size, addressed by `Draw`."""
 
-    def __init__(self, samples: Samples, augment: str, seed: int, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        augment: str,
+        seed: int,
+        size: tuple[int, int],
+        *,
+        elastic: float = 0.0,
+        border: tuple[float, float] | None = None,
+    ) -> None:
         """Make the set.
+
+        Working pixels are those of the samples' box; where `size` is smaller, lengths shrink
+        with it.
 
         Args:
             samples: What is drawn from.
             augment: Strength of augmentation, see `Augment`.
             seed: Of the run.
             size: Height and width of the images given out [pixels].
+            elastic: Standard deviation of displacements [working pixels], see `Augment`.
+            border: Weight and sigma [working pixels] of `border_weights`; None for none.
+
+        Raises:
+            ValueError: There is a border, but the samples have no objects.
         """
+        if border and not samples.objects:
+            raise ValueError("Border weights need Samples(..., objects=True).")
         self._samples = samples
-        self._augment = Augment(augment)
         self._seed = seed
         self._size = size
+        # reduced first: augmenting costs by the pixel
+        self._fine = (size[0] * samples.target_scale, size[1] * samples.target_scale)
+        scale = self._fine[0] / samples.box[0]
+        self._augment = Augment(augment, elastic * scale)
+        self._border = (border[0], border[1] * scale) if border else None
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, ...]:
         """Make one augmented sample.
 
         Args:
             draw: Epoch, draw number, and sample number.
 
         Returns:
-            Image [H, W, C] uint8 or float32, and shares [H', W', K] uint8, where H' and W'
-            are `target_scale` times H and W.
+            Image [H, W, C] uint8 or float32, shares [H', W', K] uint8, where H' and W' are
+            `target_scale` times H and W, and, if asked for, border weights [H', W'] float32;
+            objects that touch are parted then, see `part_objects`.
         """
         epoch, number, index = draw
-        scale = self._samples.target_scale
-        fine = (self._size[0] * scale, self._size[1] * scale)
-        # reduced first: augmenting costs by the pixel
-        image, shares = (resize(array, fine) for array in self._samples[index])
-        image, shares = self._augment(image, shares, (self._seed, epoch, number))
-        return _tensor(resize(image, self._size)), _tensor(shares)
+        state = (self._seed, epoch, number)
+        image, shares, *objects = self._samples[index]
+        image, shares = self._augment(resize(image, self._fine), resize(shares, self._fine), state)
+        image = resize(image, self._size)
+        if self._border is None:
+            return _tensor(image), _tensor(shares)
+        moved = self._augment.move(resize_labels(objects[0], self._fine), state)
+        labels, shares = part_objects(moved[..., 0], shares)
+        return _tensor(image), _tensor(shares), _tensor(border_weights(labels, *self._border))
 
 
 class EpochBatches(Sampler[list[Draw]]):
@@ -196,7 +250,7 @@ class EpochBatches(Sampler[list[Draw]]):
 
 def make_loader(
     dataset: TrainingSet, batches: EpochBatches, workers: int, pin_memory: bool = False
-) -> "DataLoader[tuple[Tensor, Tensor]]":
+) -> "DataLoader[tuple[Tensor, ...]]":
     """Join a set and an order into a loader of stacked samples.
 
     Args:
@@ -206,7 +260,8 @@ def make_loader(
         pin_memory: Whether batches go to page-locked memory, for copying to a GPU.
 
     Returns:
-        Batches of images [N, H, W, C] and shares [N, H', W', K].
+        Batches of images [N, H, W, C], shares [N, H', W', K] and, where the set has them,
+        border weights [N, H', W'].
     """
     if workers == 0:
         _one_thread_for_opencv()

@@ -1,7 +1,9 @@
 """The network as a picture, in the style of the paper's figure 1, made from the network itself.
 
 In: a UNet and the size of a picture. Out: an SVG file. What it shows is what a forward pass
-was seen to do: every box is a feature, every arrow a layer that made one from another.
+was seen to do: every box is a feature, every arrow a layer that made one from another. What
+stands beside this path is not drawn: attention gates and the heads of deep supervision; a
+shortcut is named among the layers.
 """
 
 import copy
@@ -14,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from plainunet.files import write_whole
+from plainunet.network.blocks import AttentionGate, ResidualDoubleConv
 from plainunet.network.unet import UNet
 
 _LAYERS: dict[type[nn.Module], tuple[str, str]] = {
     nn.Conv2d: ("conv", "convolution"),
     nn.MaxPool2d: ("pool", "max pooling"),
     nn.ConvTranspose2d: ("up", "transposed convolution"),
+    nn.Upsample: ("up", "bilinear upsampling"),
 }
 _SKIP_LABEL = "copied skip"
 
@@ -100,6 +104,9 @@ def draw_network(network: UNet, size: tuple[int, int], path: Path) -> None:
         network: Any UNet; it is not run or changed, only a copy without memory is.
         size: Height and width of the picture that the sizes are stated for [pixels].
         path: File to write, whole or not at all.
+
+    Raises:
+        ValueError: The picture does not fit the network.
     """
     features = trace_features(network, size)
     parameters = sum(weights.numel() for weights in network.parameters() if weights.requires_grad)
@@ -116,14 +123,19 @@ def trace_features(network: UNet, size: tuple[int, int]) -> list[Feature]:
         size: Height and width of the picture [pixels].
 
     Returns:
-        The picture, then what each convolution, pooling and up-convolution made, in order.
+        The picture, then what each convolution, pooling and doubling made, in order.
+
+    Raises:
+        ValueError: The picture does not fit the network.
     """
     features = [Feature("picture", "picture", network.in_channels, size)]
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         last = features[-1]
-        if type(module) not in _LAYERS:  # belongs to the convolution before it
+        if type(module) not in _LAYERS or module in shortcuts:
+            # belongs to the convolution before it
             name = type(module).__name__.removesuffix("2d")
+            name = "shortcut" if module in shortcuts else name
             features[-1] = replace(last, layer=f"{last.layer}, {name}")
             return
         # what comes in beyond what the last layer made was joined by a skip
@@ -137,17 +149,23 @@ def trace_features(network: UNet, size: tuple[int, int]) -> list[Feature]:
         features.append(Feature(kind, layer, output.shape[1], (output.shape[2], output.shape[3])))
 
     # tensors on the meta device have shapes only: no time, no memory, no batch statistics
-    shadow = copy.deepcopy(network).to("meta")
-    for module in shadow.modules():
-        if not list(module.children()):
-            module.register_forward_hook(record)
-    shadow(torch.empty(1, network.in_channels, *size, device="meta"))
+    shadow = copy.deepcopy(network).to("meta").eval()
+    parts = list(shadow.modules())
+    gates = [part for part in parts if isinstance(part, AttentionGate)]
+    beside = {part for gate in gates for part in gate.modules()}
+    shortcuts = {part.shortcut for part in parts if isinstance(part, ResidualDoubleConv)}
+    for part in parts:
+        idle = isinstance(part, nn.Dropout) and part.p == 0
+        if part not in beside and not idle and not list(part.children()):
+            part.register_forward_hook(record)
+    with torch.no_grad():
+        shadow(torch.empty(1, network.in_channels, *size, device="meta"))
     return features
 
 
 def _side(module: Any) -> int:
-    side = module.kernel_size
-    return int(side if isinstance(side, int) else side[0])
+    side = getattr(module, "kernel_size", None) or module.scale_factor
+    return int(side[0] if isinstance(side, tuple) else side)
 
 
 def _svg(features: list[Feature], title: str) -> str:

@@ -159,7 +159,8 @@ class UNet(nn.Module):
         """Run the network.
 
         Args:
-            image: [N, C, H, W] float32; `output_size` says which H and W fit.
+            image: [N, C, H, W] float32; H and W at least 2**depth, twice that with group or
+                instance normalisation; `output_size` says which fit valid convolutions.
 
         Returns:
             Logits [N, K, H, W]; smaller if convolutions are valid.
@@ -265,8 +266,8 @@ class UNet(nn.Module):
     @property
     def _smallest(self) -> int:
         # one value alone, less its mean, says nothing
-        alone = self.architecture["normalisation"] == "instance"
-        return int(2**self.depth * (2 if alone else 1))
+        by_picture = self.architecture["normalisation"] in ("group", "instance")
+        return int(2**self.depth * (2 if by_picture else 1))
 
     def _check(self, shape: Sequence[int]) -> None:
         if len(shape) != 4 or shape[1] != self.in_channels:

@@ -6,7 +6,6 @@ is chosen. Limitation: a picture goes through the network whole, without tiles.
 """
 
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
