@@ -2,24 +2,26 @@
 
 A training step is forward, cross-entropy, backward and AdamW; inferring is one forward pass in
 eval mode. Everything that is compared takes its turn in each round, so a slow moment of the
-machine hits all of it; the table holds medians over the rounds, and "of peak" is the arithmetic
-of the network's convolutions divided by the time, as a share of the fastest 3x3 convolution seen
-in the same rounds (forward and backward for training, forward for inferring). Prints a table;
-writes nothing. Limitation: random pictures, and no reading, augmentation or validation.
+machine hits all of it, and every figure is a median over the rounds: milliseconds for a picture;
+"of peak", the rate of the network's arithmetic as a share of the fastest 3x3 convolution in the
+same round (forward and backward for training, forward for inferring); "ratio", its time by that
+of the first line in the same round. Prints a table; writes nothing. Limitation: random pictures,
+and no reading, augmentation or validation.
 """
 
 import argparse
 import copy
 import os
 import platform
-import statistics
 import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -129,13 +131,18 @@ def make_peaks(device: torch.device, precision: torch.dtype) -> list[tuple[float
     return made
 
 
-def measure(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[str, float]:
+Key = tuple[str, torch.dtype]
+
+
+def measure(
+    steps: dict[Key, Step], rounds: int, device: torch.device
+) -> dict[Key, NDArray[np.float64]]:
     """Time the steps in interleaved rounds, after one to warm up.
 
     Returns:
-        Median seconds of each.
+        Seconds of each, [rounds].
     """
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    seconds: dict[Key, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
             started = time.perf_counter()
@@ -144,7 +151,7 @@ def measure(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[s
                 torch.cuda.synchronize()
             if number:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return {name: np.array(times) for name, times in seconds.items()}
 
 
 def compare(arguments: argparse.Namespace, base: int, size: tuple[int, int]) -> None:
@@ -157,26 +164,29 @@ def compare(arguments: argparse.Namespace, base: int, size: tuple[int, int]) -> 
     mask = torch.randint(2, (images, *size), generator=generator).to(device)
     precisions = [torch.float32] + [torch.bfloat16] * has_native_bf16(device)
     contenders = list(make_contenders(base, image, mask, precisions))
-    times = {}
+    cells = {(c.name, c.precision): "" for c in contenders}
+    peaks = dict.fromkeys(precisions, "")
     for task, passes in (("train", 3), ("infer", 1)):
-        steps = {f"{c.name} {c.precision}": getattr(c, task) for c in contenders}
-        flops = {}
+        steps = {(c.name, c.precision): getattr(c, task) for c in contenders}
+        flop = {}
         for precision in precisions:
-            for number, (flop, *both) in enumerate(make_peaks(device, precision)):
-                name = f"peak {precision} {number}"
-                steps[name] = both[task == "infer"]
-                flops[name] = passes * flop
+            for number, (forward, *both) in enumerate(make_peaks(device, precision)):
+                steps[f"peak {number}", precision] = both[task == "infer"]
+                flop[f"peak {number}", precision] = passes * forward
         seconds = measure(steps, arguments.rounds, device)
+        first = next(iter(seconds.values()))
         for precision in precisions:
-            peak = max(
-                flop / seconds[name] for name, flop in flops.items() if str(precision) in name
-            )
-            times[task, "peak", precision] = peak
+            rates = [flop[key] / seconds[key] for key in flop if key[1] == precision]
+            peak = np.max(rates, axis=0)
+            peaks[precision] += f"{np.median(peak) / 1e9:10.0f}{'':16}"
             for c in contenders:
                 if c.precision == precision:
-                    time_each = seconds[f"{c.name} {precision}"] / images
-                    rate = 2 * passes * c.multiply_adds / time_each
-                    times[task, c.name, precision] = (time_each, rate / peak)
+                    own = seconds[c.name, precision]
+                    share = 2 * passes * c.multiply_adds * images / own / peak
+                    cells[c.name, precision] += (
+                        f"{1000 * np.median(own) / images:10.1f}{np.median(share):9.2f}"
+                        f"{np.median(own / first):7.2f}"
+                    )
 
     print(f"\nbase {base}, {size[0]}x{size[1]}, batch {images}")
     print(
@@ -184,17 +194,12 @@ def compare(arguments: argparse.Namespace, base: int, size: tuple[int, int]) -> 
         f"{'infer ms':>10}{'of peak':>9}{'ratio':>7}"
     )
     for c in contenders:
-        cells = ""
-        for task in ("train", "infer"):
-            own, share = times[task, c.name, c.precision]
-            first = times[task, contenders[0].name, contenders[0].precision][0]
-            cells += f"{1000 * own:10.1f}{share:9.2f}{own / first:7.2f}"
         word = str(c.precision).removeprefix("torch.")
-        print(f"{c.name:30}{word:10}{c.multiply_adds / 1e9:12.2f}{cells}")
+        line = cells[c.name, c.precision]
+        print(f"{c.name:30}{word:10}{c.multiply_adds / 1e9:12.2f}{line}")
     for precision in precisions:
-        rates = [times[task, "peak", precision] / 1e9 for task in ("train", "infer")]
         word = str(precision).removeprefix("torch.")
-        print(f"{'peak, GFLOP/s':30}{word:10}{'':12}{rates[0]:10.0f}{'':16}{rates[1]:10.0f}")
+        print(f"{'peak, GFLOP/s':30}{word:10}{'':12}{peaks[precision]}")
 
 
 def show_profile(arguments: argparse.Namespace, base: int, size: tuple[int, int]) -> None:
