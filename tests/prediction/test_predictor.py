@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from plainunet.network.checkpoint import Card, default_colors, save_checkpoint
+from plainunet.network.mirror import deep_logits
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 
@@ -345,3 +346,24 @@ def test_pictures_far_from_the_training_pictures_are_warned_of() -> None:
     assert "1,000 to 4,000 pixels" in str(raised[1].message)
     # it points at the caller's line
     assert {Path(each.filename).name for each in raised} == {Path(__file__).name}
+
+
+@pytest.mark.parametrize("size", [(61, 83), (5, 40), (420, 30)])
+def test_valid_convolutions_see_a_mirrored_picture(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = UNet(3, 2, 2, 2, normalisation="none", valid=True).eval()
+    image = noise(*size, 3)
+    found = Predictor(network, device="cpu", precision="fp32").probabilities(image)
+    batch = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        expected = deep_logits(network, batch)[0][0].softmax(dim=0)
+    assert expected.std() > 1e-3
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["batch", "group", "instance"])
+def test_the_smallest_pictures_are_enlarged_as_the_network_needs(kind: Any) -> None:
+    network = UNet(3, 2, 2, 3, normalisation=kind)
+    predictor = Predictor(network, device="cpu", precision="fp32")
+    for size in ((1, 1), (8, 9), (3, 40)):
+        assert predictor.predict(noise(*size, 3)).shape == size

@@ -144,7 +144,8 @@ class UNet(nn.Module):
 
         Valid 3x3 convolutions without normalisation, 64 to 1024 channels, cropped skips,
         dropout at the end of the contracting path (its share is not in the text; 0.5, as
-        usual), and its initialisation; 31,030,658 parameters.
+        usual), and its initialisation; 31,030,658 parameters. A logit sees 188 or 204 pixels
+        along each axis, by its position.
 
         Args:
             in_channels: Channels C of a picture.

@@ -2,7 +2,8 @@
 
 The picture is reduced as the checkpoint's scale policy says, padded, run through the
 network, and the logits are brought back to the picture's own size bilinearly before a class
-is chosen. Limitation: a picture goes through the network whole, without tiles.
+is chosen. Limitation: a picture goes through the network whole, without tiles, unless its
+convolutions are valid.
 """
 
 import warnings
@@ -123,8 +124,7 @@ class Predictor:
         self._warn_if_far(image.shape[:2])
         box = self.card.size
         size = fit_size(image.shape[:2], box) if box else image.shape[:2]
-        smallest = 2**self.network.depth
-        least = box or (smallest, smallest)
+        least = box or (size if self.network.valid else self.network.input_size(*size))
         reduced = resize(to_unit(image) if image.dtype != np.uint8 else image, size)
         below, right = max(0, least[0] - size[0]), max(0, least[1] - size[1])
         padded = np.pad(reduced, ((0, below), (0, right), (0, 0)), mode="edge")
