@@ -1,6 +1,7 @@
 """All epochs of a run: what is written down, what is kept, and that it can be repeated."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,13 @@ def test_a_loss_that_explodes_keeps_the_last_good_state(fitted: Fit, tmp_path: P
         fitted(epochs=3, optimizer="adam", learning_rate=1e30, schedule="constant")
     state = read_state(tmp_path / "run")
     assert all(value.isfinite().all() for value in state["network"].values())
+
+
+def test_options_of_the_network_are_said(fitted: Fit) -> None:
+    events: list[Event] = []
+    fitted("run", events, epochs=1)
+    fitted("other", events, epochs=1, checkpointing=True, dropout=0.5, normalisation="group")
+    usual, other = [event.text for event in events if isinstance(event, Note)]
+    assert re.search(r"depth 2, [\d,]+ parameters", usual)
+    assert "normalisation group, dropout 0.5, checkpointing, " in other
+    assert "dropout" not in usual

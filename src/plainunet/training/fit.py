@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from plainunet.config import TrainConfig
+from plainunet.config import NetworkConfig, TrainConfig
 from plainunet.data.dataset import EpochBatches, Samples, TrainingSet, make_loader
 from plainunet.data.targets import balanced_weights
 from plainunet.files import write_whole
@@ -95,6 +95,7 @@ def fit(
     on_event(
         Note(
             f"U-Net, {config.base_channels} base channels, depth {config.depth}, "
+            f"{_describe_options(config)}"
             f"{sum(p.numel() for p in network.parameters()):,} parameters; "
             f"{str(precision).removeprefix('torch.')} on {device}"
         )
@@ -167,6 +168,16 @@ def fit(
             drawn = time.monotonic()
         state.save(out, data)
         on_event(EpochDone(row))
+
+
+def _describe_options(config: TrainConfig) -> str:
+    """What is not as usual about the network, as in "valid, dropout 0.5, "."""
+    usual = NetworkConfig()
+    said = ""
+    for name, value in config.network_arguments().items():
+        if name not in ("base_channels", "depth") and value != getattr(usual, name):
+            said += name.replace("_", " ") + ("" if value is True else f" {value}") + ", "
+    return said
 
 
 def _report_step(
