@@ -26,6 +26,9 @@ RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 MAY_PRINT = {"__main__.py", "cli.py", "training/progress.py"}
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 MOST_LINES = 300
+# a list of verbs, which grows with them; each is short
+MOST_LINES_OF = {"cli.py": 600}
+MOST_LINES_OF_A_VERB = 60
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [path.relative_to(PACKAGE).as_posix() for path in SOURCES]
@@ -149,7 +152,17 @@ def test_nothing_else_prints(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_file_grows_beyond_reading(name: str) -> None:
     lines = len((PACKAGE / name).read_text(encoding="utf-8").splitlines())
-    assert lines <= MOST_LINES, f"{name} has {lines} lines; split it by what its parts do"
+    most = MOST_LINES_OF.get(name, MOST_LINES)
+    assert lines <= most, f"{name} has {lines} lines; split it by what its parts do"
+
+
+def test_verbs_are_short() -> None:
+    tree = ast.parse((PACKAGE / "cli.py").read_text(encoding="utf-8"))
+    verbs = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert len(verbs) > 5
+    for verb in verbs:
+        lines = verb.end_lineno - verb.lineno + 1  # type: ignore[operator]
+        assert lines <= MOST_LINES_OF_A_VERB, f"{verb.name} has {lines} lines"
 
 
 def test_no_drawer_for_everything() -> None:

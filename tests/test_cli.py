@@ -26,6 +26,8 @@ from safetensors.torch import load_file, save_file
 
 import plainunet
 from plainunet.config import TrainConfig, load_config
+from plainunet.network.checkpoint import Card, default_colors, save_checkpoint
+from plainunet.network.unet import UNet
 from plainunet.training.state import read_state
 
 VERBS = ("train", "evaluate", "predict", "import", "model", "demo")
@@ -800,10 +802,10 @@ def test_masks_are_read_by_the_imported_values(command: Commands, tmp_path: Path
         (["nothing.pth", "--out", "a.safetensors"], ["nothing.pth: no such file"]),
         (["theirs.pth", "--out", "a.pth"], ["a.pth", "must end in .safetensors"]),
         (["theirs.pth", "--out", "there.safetensors"], ["there.safetensors already exists"]),
-        (["theirs.pth", "--out", "a.safetensors", "--classes", "car"], ["1 names", "2 classes"]),
+        (["theirs.pth", "--out", "a.safetensors", "--classes", "car"], ["1 given", "2 classes"]),
         (
             ["theirs.pth", "--out", "a.safetensors", "--size", "1", "40"],
-            ["--size 1 40", "2 pixels"],
+            ["--size 1 40", "2 to 65535 pixels"],
         ),
         (["there.safetensors", "--out", "a.safetensors"], ["there.safetensors", "damaged"]),
         (["theirs.pth"], ["--out"]),
@@ -889,9 +891,39 @@ def test_a_network_of_ones_own_is_shown(command: Commands) -> None:
         (["--size", "160", "9" * 30], "too many for a side"),
         (["--depth", "9"], "depth: .*less than or equal to 6"),
         (["--normalisation", "layer"], "layer"),
-        (["--valid", "--deep-supervision"], "deep_supervision: .*leave one out"),
+        (["--valid", "--deep-supervision"], "deep_supervision: needs padded .*leave out valid"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_is_no_network_is_refused(command: Commands, flags: list[str], said: str) -> None:
     refused(command("model", *flags), said)
+
+
+def test_a_checkpoint_is_not_overwritten_by_other_results(
+    command: Commands, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    card = Card(("a", "b"), default_colors(2), None)
+    save_checkpoint(path, UNet(base_channels=1, depth=1), card)
+    before = path.read_bytes()
+    refused(command("model", path, "--svg", path), "name must end in .svg")
+    refused(command("evaluate", path, tmp_path, "--json", path), "name must end in .json")
+    (tmp_path / "folder.svg").mkdir()
+    refused(command("model", path, "--svg", tmp_path / "folder.svg"), "is a folder")
+    refused(command("model", tmp_path), "is a folder")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by ulimit -v")
+def test_a_lack_of_memory_has_a_cure(small_data: Path, tmp_path: Path) -> None:
+    settings = ("--base-channels", 1024, "--depth", 6, "--normalisation", "none")
+    train = ("train", small_data, "--out", tmp_path / "run", "--size", 128, 128, *settings)
+    limited = subprocess.run(
+        ["sh", "-c", 'ulimit -v 3000000; exec "$@"', "-", sys.executable, "-m", "plainunet"]
+        + [str(word) for word in train],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    refused(limited, "out of memory", "smaller --batch-size, --size or --base-channels")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plainunet.files import require_writable, write_whole
+from plainunet.files import require_file, require_writable, write_whole
 
 
 @pytest.fixture
@@ -125,3 +125,15 @@ def test_folder_without_permission_is_refused(tmp_path: Path) -> None:
             require_writable(tmp_path)
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_a_result_has_its_suffix_and_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder.json").mkdir()
+    for name in ("model.safetensors", "scores", "folder.json"):
+        with pytest.raises(ValueError, match=f"{name}: .*(end in .json|is a folder)"):
+            require_file(tmp_path / name, ".json")
+    require_file(tmp_path / "new" / "scores.JSON", ".json")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be written to"):
+        require_file(tmp_path / "file" / "scores.json", ".json")

@@ -32,6 +32,12 @@ def main() -> None:
         if mendable or isinstance(error, OSError):  # such as a full disk
             _complain(str(error))
             code = 2
+        elif _is_out_of_memory(error):
+            _complain(
+                f"out of memory ({str(error).splitlines()[0]}). Take a smaller --batch-size, "
+                "--size or --base-channels, or --checkpointing."
+            )
+            code = 2
         else:
             traceback.print_exc()
             _complain("this is a fault of plainunet, not yours; please report the lines above.")
@@ -43,6 +49,13 @@ def _is_deliberate(error: BaseException) -> bool:
     """Tell our own raise from an error that came up out of a library."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Tell a lack of memory, which PyTorch reports on CPUs by words alone."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
 
 
 def _complain(text: str, kind: str = "error") -> None:

@@ -103,11 +103,11 @@ def evaluate(
         Arithmetic of convolutions.
     """
     from plainunet.evaluation.evaluate import evaluate as judge
-    from plainunet.files import require_writable, write_whole
+    from plainunet.files import require_file, write_whole
     from plainunet.training.progress import bar, show_scores
 
     if json_file:
-        require_writable(json_file.parent)
+        require_file(json_file, ".json")
     with bar("judging") as on_progress:
         result = judge(
             checkpoint,
@@ -214,7 +214,7 @@ def model(
     checkpoint: Path | None = None,
     /,
     *,
-    paper: bool = False,
+    paper: Annotated[bool, Parameter(negative=())] = False,
     size: Annotated[tuple[int, int] | None, Parameter(negative=())] = None,
     svg: Path | None = None,
     options: Annotated[NetworkOptions, Parameter(name="*", negative=())] = _NETWORK,
@@ -228,10 +228,13 @@ def model(
         svg: Also draw the network as this SVG file.
         options: The network, where it is neither.
     """
+    from plainunet.files import require_file
     from plainunet.network.drawing import draw_network
     from plainunet.network.summary import choose_network, summarise_network
     from plainunet.training.progress import show_model
 
+    if svg:
+        require_file(svg, ".svg")
     given = {name: getattr(options, name) for name in options.model_fields_set}
     network, size, class_names = choose_network(checkpoint, paper, given, size)
     show_model(summarise_network(network, size), (network.in_channels, *size), class_names)

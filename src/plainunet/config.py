@@ -35,7 +35,7 @@ class NetworkConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base_channels: int = Field(default=16, ge=1)
+    base_channels: int = Field(default=16, ge=1, le=1024)
     """Channels of the network's first level; each level below has twice as many."""
     depth: int = Field(default=4, ge=1, le=6)
     """How often the network halves the picture."""
@@ -60,7 +60,7 @@ class NetworkConfig(BaseModel):
     @classmethod
     def _supervise_padded(cls, deep_supervision: bool, info: ValidationInfo) -> bool:
         if deep_supervision and info.data.get("valid"):
-            raise ValueError("levels of valid convolutions show different parts; leave one out")
+            raise ValueError("needs padded convolutions; leave out valid or deep_supervision")
         return deep_supervision
 
     def network_arguments(self) -> dict[str, Any]:
@@ -100,10 +100,10 @@ class TrainConfig(NetworkConfig):
     elastic: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Standard deviation [working pixels] of random displacements on a 3 x 3 grid, between
     which pictures are smoothly deformed; 10 in the paper, 0 for none."""
-    border_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    border_weight: float = Field(default=0.0, ge=0, le=1000)
     """How much more than others pixels weigh in the loss that part two objects which touch,
     falling off with the distance to both; 10 in the paper, 0 for none."""
-    border_sigma: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    border_sigma: float = Field(default=5.0, gt=0, le=100)
     """How fast that weight falls off [working pixels]; 5 in the paper."""
     class_weights: Literal["none", "balanced"] = "none"
     """Whether each class weighs the same in the loss, however few its pixels."""
@@ -241,7 +241,8 @@ def explain(error: ValidationError) -> str:
 def _explain(problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        return f"{key}: {problem['msg']} (it is {problem['input']!r})"
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{key}: {message} (it is {problem['input']!r})"
     known = TrainConfig.model_fields if len(problem["loc"]) == 1 else Growth.model_fields
     nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
     advice = f"did you mean {nearest[0]!r}?" if nearest else "known are " + ", ".join(known) + "."

@@ -60,6 +60,23 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
+def require_file(path: Path, suffix: str) -> None:
+    """Refuse a file that results cannot or must not be written to, before work begins.
+
+    Args:
+        path: The file that shall be written, or written anew.
+        suffix: What its name must end in, as in ".json": no other kind is overwritten.
+
+    Raises:
+        ValueError: It has another suffix, is a folder, or its folder cannot be written to.
+    """
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{path}: the name must end in {suffix}. Give another.")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder. Give the name of a file in it.")
+    require_writable(path.parent)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -415,6 +415,26 @@ def dropped(*starts: str) -> Callable[[State], State]:
             lambda state: {**state, "inc.double_conv.3.bias": torch.zeros(9)},
             ["inc.double_conv.3.bias", "[9]", "[4]"],
         ),
+        (
+            changed("down1.maxpool_conv.1.double_conv.1.running_var", lambda value: -value),
+            ["down1.maxpool_conv.1.double_conv.1.running_var", "negative"],
+        ),
+        (changed("inc.double_conv.0.weight", lambda value: value.cfloat()), ["complex64"]),
+        (changed("outc.conv.weight", lambda value: value.long()), ["outc.conv.weight", "int64"]),
+        (changed("outc.conv.weight", lambda value: value[:0]), ["0 channels", "1 to 255"]),
+        (
+            changed("outc.conv.weight", lambda value: value.expand(256, 4, 1, 1).clone()),
+            ["256 channels", "1 to 255"],
+        ),
+        (
+            changed("outc.conv.bias", lambda value: value.to_sparse()),
+            ["outc.conv.bias", "no plain array"],
+        ),
+        (
+            changed("outc.conv.bias", lambda value: value.to("meta")),
+            ["outc.conv.bias", "no plain array"],
+        ),
+        (lambda state: {"model_state_dict": state}, ["under 'model_state_dict', save that"]),
         (lambda state: {}, ["empty"]),
         (lambda state: {"mask_values": [0, 1]}, ["empty"]),
         (lambda state: {"state_dict": {}}, ["empty"]),
@@ -450,10 +470,14 @@ def test_what_does_not_fit_the_tutorial_is_named(
     refused(path, str(path), *said)
 
 
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.pth").mkdir()
+    refused(tmp_path / "model.pth", "model.pth: is a folder")
+
+
 def test_no_such_file(tmp_path: Path) -> None:
-    for path in (tmp_path / "model.pth", tmp_path):
-        with pytest.raises(FileNotFoundError, match="no such file"):
-            import_checkpoint(path, tmp_path / "out.safetensors")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        import_checkpoint(tmp_path / "model.pth", tmp_path / "out.safetensors")
 
 
 def test_objects_are_refused_and_not_executed(tmp_path: Path) -> None:
@@ -500,9 +524,9 @@ def test_own_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("outputs", "names", "said"),
     [
-        (1, ("car",), ["1 names (car)", "2 classes"]),
-        (1, ("a", "b", "c"), ["3 names (a, b, c)", "2 classes"]),
-        (3, ("a", "b"), ["2 names (a, b)", "3 classes"]),
+        (1, ("car",), ["1 given (car)", "2 classes"]),
+        (1, ("a", "b", "c"), ["3 given (a, b, c)", "2 classes"]),
+        (3, ("a", "b"), ["2 given (a, b)", "3 classes"]),
         (2, ("a", "a"), ["name of its own", "a, a"]),
         (2, ("a", ""), ["name of its own"]),
     ],
@@ -515,7 +539,8 @@ def test_class_names(outputs: int, names: tuple[str, ...], said: list[str], tmp_
 def test_size_and_out(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save(Milesial(depth=3).state_dict(), path)
-    refused(path, "--size 7 40", "8 pixels", size=(7, 40))
+    refused(path, "--size 7 40", "8 to 65535 pixels", size=(7, 40))
+    refused(path, "--size 40 100000", "8 to 65535 pixels", size=(40, 100000))
     refused(path, "a.pt:", "must end in .safetensors", out=tmp_path / "a.pt")
     (tmp_path / "there.safetensors").write_text("precious")
     refused(path, "there.safetensors already exists", out=tmp_path / "there.safetensors")

@@ -367,3 +367,18 @@ def test_the_smallest_pictures_are_enlarged_as_the_network_needs(kind: Any) -> N
     predictor = Predictor(network, device="cpu", precision="fp32")
     for size in ((1, 1), (8, 9), (3, 40)):
         assert predictor.predict(noise(*size, 3)).shape == size
+
+
+def test_a_network_gone_astray_is_refused() -> None:
+    predictor = make_predictor()
+    norm = next(m for m in predictor.network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    norm.running_var.fill_(-5)
+    for ask in (predictor.predict, predictor.probabilities):
+        with pytest.raises(ValueError, match="not finite for this picture"):
+            ask(noise(32, 48, 3))
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (0, 0)])
+def test_a_picture_without_pixels_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="no pixels"):
+        make_predictor().predict(noise(*shape))

@@ -140,6 +140,7 @@ def test_an_ignored_value_that_is_nowhere_is_mentioned(tmp_path: Path) -> None:
         ({"class_names": ("a", "b")}, "0, 1, 2"),
         ({"class_names": ("a", "b", "a")}, "same name.*a, b, a"),
         ({"size": (32, 15), "depth": 3}, r"32 x 15 .* below 16 .*--depth 3.*--size"),
+        ({"size": (48, 64), "elastic": 13.0}, r"--elastic 13 .*48 x 64.* Take 4 or less"),
         ({"size": (32, 32), "growth": (Growth(until=0.5, scale=0.2),)}, r"0\.2 of it.*--size"),
     ],
 )
@@ -148,3 +149,20 @@ def test_settings_that_do_not_fit_the_data(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         ready(write_pairs(tmp_path, 0, 1, 2), [], **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"size": (48, 64), "elastic": 5.0}, "--elastic 5 may fold"),
+        ({"border_sigma": 3.0}, "does nothing without --border-weight"),
+        ({"size": (48, 64), "elastic": 4.0, "border_sigma": 3.0, "border_weight": 1.0}, None),
+    ],
+)
+def test_settings_of_objects_that_do_little_or_too_much_are_mentioned(
+    tmp_path: Path, settings: dict[str, object], said: str | None
+) -> None:
+    events: list[Event] = []
+    ready(write_pairs(tmp_path, 0, 1), events, **settings)
+    notes = [event.text for event in events if isinstance(event, Note)][:-1]
+    assert [said in note for note in notes] == [True] if said else notes == []

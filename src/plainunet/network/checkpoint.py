@@ -83,6 +83,8 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
         CheckpointError: It is not a checkpoint of this project, is damaged, or was written by
             a newer version.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{path}: is a folder. Give the best.safetensors in it.")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint file.")
     try:

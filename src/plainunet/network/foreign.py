@@ -27,7 +27,10 @@ from plainunet.network.checkpoint import (
     save_checkpoint,
     versions,
 )
-from plainunet.network.unet import UNet
+from plainunet.network.unet import MOST_CLASSES, UNet
+
+LARGEST = 65535
+"""Pixels along a side that pictures may be reduced to."""
 
 
 def import_checkpoint(
@@ -66,10 +69,9 @@ def import_checkpoint(
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     smallest = 2**network.depth
-    if size and min(size) < smallest:
+    if size and not smallest <= min(size) <= max(size) <= LARGEST:
         raise ValueError(
-            f"--size {size[0]} {size[1]}: each side must be at least {smallest} pixels for "
-            f"depth {network.depth}."
+            f"--size {size[0]} {size[1]}: each side must be {smallest} to {LARGEST} pixels."
         )
     card = Card(
         class_names=_name_classes(class_names, network.num_classes),
@@ -107,12 +109,14 @@ def convert(state: Mapping[str, Any]) -> tuple[UNet, str]:
     parts = _name_parts(source, depth)
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"the key {name!r} holds a {type(value).__name__}, no weights.")
+            raise CheckpointError(f"the key {name!r} holds {type(value).__name__}, no weights.")
     first: Tensor = state.get(f"{parts['inlet']}.0.weight", torch.empty(1, 1))
     last: Tensor = state.get(f"{parts['head']}.weight", torch.empty(1))
     # 1 where there is no such number; what does not fit is named below
     base_channels, in_channels, outputs = *(*first.shape, 1, 1)[:2], (*last.shape, 1)[0]
     upsampling: Upsampling = "transposed" if any(map(_TRANSPOSED.match, state)) else "bilinear"
+    if not 1 <= outputs <= MOST_CLASSES:
+        raise CheckpointError(f"the head has {outputs} channels; it can have 1 to {MOST_CLASSES}.")
     with torch.device("meta"):  # shapes alone
         network = UNet(in_channels, max(2, outputs), base_channels, depth, upsampling=upsampling)
     ours = network.state_dict()
@@ -183,24 +187,34 @@ def _recognise(state: Mapping[str, Any]) -> tuple[str, int]:
     if any(key.startswith("inlet.") for key in state):
         raise CheckpointError("already a network of plainunet. Use the checkpoint as it is.")
     first = f"its first key is {next(iter(state))!r}" if state else "it is empty"
+    inner = [key for key, value in state.items() if isinstance(value, Mapping)]
+    advice = f" If the weights are under {inner[0]!r}, save that alone." if inner else ""
     raise CheckpointError(
         f"not the weights of a known layout ({first}). Known are the U-Nets of "
-        f"{' and '.join(_LAYOUTS)}."
+        f"{' and '.join(_LAYOUTS)}.{advice}"
     )
 
 
 def _copy(name: str, value: Tensor, shape: list[int], dtype: torch.dtype) -> Tensor:
-    """Copy a weight, if it has this shape and is finite."""
+    """Copy a weight, if it is a plain array of floats of this shape, and finite."""
+    if value.layout != torch.strided or value.is_meta:
+        raise CheckpointError(f"{name!r} is no plain array. Save it as one, by model.to('cpu').")
+    if dtype.is_floating_point and not value.dtype.is_floating_point:
+        raise CheckpointError(f"{name!r} holds {value.dtype}; weights are floats.")
     if list(value.shape) != shape:
         raise CheckpointError(f"{name!r} has shape {[*value.shape]}; {shape} would suit the rest.")
     copy = value.to("cpu", dtype, copy=True)
     if not copy.isfinite().all():
         raise CheckpointError(f"{name!r} has values that are not finite. Take an earlier file.")
+    if name.endswith("running_var") and (copy < 0).any():
+        raise CheckpointError(f"{name!r} has negative variances. Take an earlier file.")
     return copy
 
 
 def _read_state(path: Path) -> dict[str, Any]:
     """Read weights by name, unwrapped from what training scripts put around them."""
+    if path.is_dir():
+        raise CheckpointError(f"{path}: is a folder. Give the file of weights in it.")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of weights.")
     try:
@@ -213,7 +227,7 @@ def _read_state(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # a damaged file raises anything
         held = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        wrong = f"holds objects ({held[1]})" if held else "damaged, or no file of PyTorch's"
+        wrong = f"holds objects ({held[1]})" if held else "damaged, or no weights by torch.save"
         raise CheckpointError(
             f"{path}: {wrong}. Only weights are read, since reading objects can execute anything: "
             "where the model was trained, save them by torch.save(model.state_dict(), FILE)."
@@ -221,7 +235,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     if isinstance(state, dict):
         state = state.get("state_dict", state)
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a model.state_dict().")
+        raise CheckpointError(f"{path}: holds {type(state).__name__}, not a model.state_dict().")
     return {str(key): value for key, value in state.items()}
 
 
@@ -231,7 +245,7 @@ def _name_classes(given: Sequence[str], num_classes: int) -> tuple[str, ...]:
     names = ", ".join(given)
     if len(given) != num_classes:
         raise ValueError(
-            f"--classes gives {len(given)} names ({names}), but the network has {num_classes} "
+            f"--classes: {len(given)} given ({names}), but the network has {num_classes} "
             "classes. Name each, the background first."
         )
     if len(set(given)) != len(given) or not all(given):

@@ -13,7 +13,7 @@ class NetworkOptions(NetworkConfig):
 
     in_channels: int = Field(default=3, ge=1, le=4096)
     """Channels of a picture."""
-    num_classes: int = Field(default=2, ge=2, le=4096)
+    num_classes: int = Field(default=2, ge=2, le=255)
     """Classes, background included."""
-    base_channels: int = Field(default=64, ge=1, le=4096)
+    base_channels: int = Field(default=64, ge=1, le=1024)
     """Channels of the first level; each level below has twice as many."""

@@ -30,6 +30,9 @@ from plainunet.network.blocks import (
 from plainunet.network.recompute import recomputed
 from plainunet.network.sizes import fitting_sides, needed_side
 
+MOST_CLASSES = 255
+"""As many as an 8-bit mask holds beside its ignored pixels."""
+
 
 class UNet(nn.Module):
     """Pictures to logits.
@@ -61,7 +64,7 @@ class UNet(nn.Module):
 
         Args:
             in_channels: Channels C of a picture.
-            num_classes: Classes K, background included; at least 2.
+            num_classes: Classes K, background included; 2 to 255.
             base_channels: Channels of the first level; each level below has twice as many.
             depth: How often the picture is halved.
             normalisation: After each convolution: "batch", "group" (Wu and He 2018, arXiv
@@ -97,12 +100,9 @@ class UNet(nn.Module):
             "dropout": dropout,
         }
         _check_architecture(self.architecture)
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.base_channels = base_channels
-        self.depth = depth
-        self.valid = valid
-        self.checkpointing = checkpointing
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.base_channels, self.depth = base_channels, depth
+        self.valid, self.checkpointing = valid, checkpointing
 
         encoder = [base_channels * 2**level for level in range(depth + 1)]
         decoder = encoder[:-1]
@@ -284,10 +284,11 @@ def _run(block: nn.Module, *features: Tensor) -> Tensor:
 
 
 def _check_architecture(architecture: dict[str, Any]) -> None:
-    least = {"in_channels": 1, "num_classes": 2, "base_channels": 1, "depth": 1}
-    for name, lowest in least.items():
-        if architecture[name] < lowest:
-            raise ValueError(f"{name} is {architecture[name]}; it must be at least {lowest}.")
+    for name, least in {"in_channels": 1, "num_classes": 2, "base_channels": 1, "depth": 1}.items():
+        if architecture[name] < least:
+            raise ValueError(f"{name} is {architecture[name]}; it must be at least {least}.")
+    if (classes := architecture["num_classes"]) > MOST_CLASSES:
+        raise ValueError(f"num_classes is {classes}; masks hold at most {MOST_CLASSES}.")
     for name, known in (("normalisation", Normalisation), ("upsampling", Upsampling)):
         if architecture[name] not in get_args(known):
             names = ", ".join(get_args(known))

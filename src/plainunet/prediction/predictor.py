@@ -120,6 +120,8 @@ class Predictor:
         image = image[..., None] if image.ndim == 2 else image
         if image.ndim != 3:
             raise ValueError(f"A picture is [H, W, C]; this one is {list(image.shape)}.")
+        if not image.size:
+            raise ValueError(f"This picture has no pixels: {list(image.shape)}.")
         image = match_channels(image, self.network.in_channels)
         self._warn_if_far(image.shape[:2])
         box = self.card.size
@@ -140,6 +142,11 @@ class Predictor:
         finally:
             self.network.train(was_training)
         inside: Tensor = logits[0, :, : size[0], : size[1]].float()
+        if not inside.isfinite().all():
+            raise ValueError(
+                "the network gives values that are not finite for this picture: its weights are "
+                "damaged, or its training went astray. Take another checkpoint."
+            )
         return inside
 
     def _warn_if_far(self, size: tuple[int, int]) -> None:

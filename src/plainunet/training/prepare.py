@@ -52,6 +52,7 @@ def understand(
             + f" is below {smallest} pixels, too small for --depth {config.depth}. Give a larger "
             "--size or a smaller --depth."
         )
+    _check_objects(config, size, on_event)
     if config.ignore is not None and counts.sum() == sum(h * w for h, w in sizes):
         on_event(Note(f"note: no mask has the value {config.ignore} that --ignore names"))
     shares = counts / counts.sum()
@@ -65,6 +66,25 @@ def understand(
         )
     )
     return coding, config.model_copy(update={"class_names": names, "size": size})
+
+
+def _check_objects(config: TrainConfig, size: tuple[int, int], on_event: OnEvent) -> None:
+    """Refuse or mention settings of elastic deformation and border weights that do not fit."""
+    side = min(size)
+    if config.elastic > side / 4:
+        raise ValueError(
+            f"--elastic {config.elastic:g} is too much for a working size of {size[0]} x {size[1]}:"
+            f" pictures would fold over themselves. Take {side / 12:.0f} or less."
+        )
+    if config.elastic > side / 12:
+        on_event(
+            Note(
+                f"note: --elastic {config.elastic:g} may fold pictures of {size[0]} x {size[1]} "
+                f"over themselves; up to {side / 12:.0f} is safe"
+            )
+        )
+    if config.border_sigma != TrainConfig().border_sigma and not config.border_weight:
+        on_event(Note("note: --border-sigma does nothing without --border-weight"))
 
 
 def choose_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -216,7 +216,7 @@ def _costs(stages: Sequence[StageSummary]) -> list[str]:
     return [
         f"{sum(stage.parameters for stage in stages):,}",
         _engineering(sum(stage.multiply_adds for stage in stages)),
-        f"{kept / 2**20:,.1f} MiB",
+        f"{kept / 2**20:,.1f} MiB" if kept < 2**40 else f"{kept / 2**40:,.1f} TiB",
     ]
 
 
