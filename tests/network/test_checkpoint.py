@@ -137,7 +137,7 @@ def test_failure_keeps_the_old_file(checkpoint: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"best\.safetensors: no such checkpoint"):
         load_checkpoint(tmp_path / "best.safetensors")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(CheckpointError, match="is a folder"):
         load_checkpoint(tmp_path)
 
 
