@@ -92,7 +92,7 @@ def keep_freed_memory() -> None:
     """Let this process keep memory that tensors free, for the tensors after them.
 
     By default, glibc gives large blocks back to the system at once, and each new tensor waits
-    while its pages are mapped and zeroed again: up to a fifth of a training step on CPUs. From
+    while its pages are mapped and zeroed again: about a tenth of a training step on CPUs. From
     this call on the process holds what it has once needed. Elsewhere than with glibc on Linux
     nothing happens.
     """

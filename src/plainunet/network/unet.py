@@ -124,17 +124,16 @@ class UNet(nn.Module):
             Down(block(fine, coarse, dropout=share))
             for (fine, coarse), share in zip(pairwise(encoder), dropped[1:], strict=True)
         )
-        self.ups = nn.ModuleList(
-            up(coarse, skip, out)
-            for coarse, skip, out in zip(
-                [encoder[-1], *decoder[:0:-1]], encoder[-2::-1], decoder[::-1], strict=True
-            )
-        )
+        self.ups, self.side_heads = nn.ModuleList(), nn.ModuleList()
+        coarse = encoder[-1]
+        for skip, out in zip(reversed(encoder[:-1]), reversed(decoder), strict=True):
+            self.ups.append(up(coarse, skip, out))
+            coarse = out
         self.head = nn.Conv2d(base_channels, num_classes, kernel_size=1)
-        side_widths = decoder[:0:-1] if deep_supervision else []
-        self.side_heads = nn.ModuleList(
-            nn.Conv2d(width, num_classes, kernel_size=1) for width in side_widths
-        )
+        if deep_supervision:
+            self.side_heads.extend(
+                nn.Conv2d(width, num_classes, kernel_size=1) for width in reversed(decoder[1:])
+            )
         if normalisation == "none":
             self.apply(he_initialise)
 
