@@ -28,7 +28,7 @@ DRAWERS = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 MOST_LINES = 300
 # a list of verbs, which grows with them; each is short
 MOST_LINES_OF = {"cli.py": 600}
-MOST_LINES_OF_A_VERB = 60
+MOST_LINES_OF_A_VERB = 70
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [path.relative_to(PACKAGE).as_posix() for path in SOURCES]

@@ -927,3 +927,27 @@ def test_a_lack_of_memory_has_a_cure(small_data: Path, tmp_path: Path) -> None:
         timeout=240,
     )
     refused(limited, "out of memory", "smaller --batch-size, --size or --base-channels")
+
+
+def test_coloured_masks_in_a_folder_of_another_name(
+    command: Commands, small_data: Path, tmp_path: Path
+) -> None:
+    (small_data / "colours").mkdir()
+    for file in (small_data / "masks").iterdir():
+        inside = np.asarray(Image.open(file)) > 0
+        colours = np.where(inside[..., None], [200, 30, 60], [0, 0, 90]).astype(np.uint8)
+        colours[0, 0] = (255, 255, 255)  # outside the legend
+        Image.fromarray(colours).save(small_data / "colours" / file.name)
+    run = tmp_path / "run"
+    settings = ("--epochs", 1, "--size", 48, 64, "--base-channels", 2, "--depth", 2)
+    where = ("--images", "images", "--masks", "colours")
+    trained = command(
+        "train", small_data, "--out", run, *settings, *where, "--colors", "00005a", "c81e3c"
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "outside the legend" in " ".join(trained.stdout.split())
+    judged = command("evaluate", run / "best.safetensors", small_data, *where)
+    assert judged.returncode == 0, judged.stderr
+    command("predict", run / "best.safetensors", small_data / "images", "--out", tmp_path / "out")
+    with Image.open(next((tmp_path / "out").iterdir())) as mask:
+        assert mask.getpalette()[:6] == [0, 0, 90, 200, 30, 60]  # the legend's colours

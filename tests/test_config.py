@@ -220,3 +220,10 @@ def test_round_trip_of_odd_names(tmp_path: Path, name: str) -> None:
     settings = TrainConfig(class_names=("background", name), group_by=name)
     write_config(tmp_path / "run.toml", settings)
     assert load_config(tmp_path / "run.toml") == settings
+
+
+def test_colors_are_six_digits_and_differ() -> None:
+    assert TrainConfig(colors=("#FF0000", "00ff7f")).legend == ((255, 0, 0), (0, 255, 127))
+    for wrong, said in ((("red",), "'red' is no colour"), (("ff0000", "FF0000"), "of its own")):
+        with pytest.raises(ValueError, match=said):
+            make_config({"colors": wrong})

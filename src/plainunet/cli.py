@@ -78,6 +78,9 @@ def evaluate(
     /,
     *,
     split: Literal["train", "val", "test", "all"] | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+    pairs: str | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -95,6 +98,12 @@ def evaluate(
         validation part is taken; any other is taken whole.
     split
         Take this part.
+    images
+        Folder of the pictures, below the data folder; left out, it is found.
+    masks
+        Folder of the masks, below the data folder; left out, it is found.
+    pairs
+        How they belong together: patterns as in 'images/*.jpg:masks/*_m.png', or a CSV file.
     json_file
         Also write the scores, and those of each picture, as JSON.
     device
@@ -113,6 +122,9 @@ def evaluate(
             checkpoint,
             data,
             split=split,
+            images=images,
+            masks=masks,
+            pairs=pairs,
             device=device,
             precision=precision,
             on_progress=on_progress,

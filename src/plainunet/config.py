@@ -7,6 +7,7 @@ everything else has a fixed default.
 
 import difflib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -121,6 +122,16 @@ class TrainConfig(NetworkConfig):
     group_by: str | None = None
     """Regular expression; pictures whose names agree in its first group stay on one side of
     the split."""
+    images: str | None = None
+    """Folder of the pictures, below the data folder; left out, it is found."""
+    masks: str | None = None
+    """Folder of the masks, below the data folder; left out, it is found."""
+    pairs: str | None = None
+    """How pictures and masks belong together, where names do not say it: two patterns as in
+    'images/*.jpg:masks/*_m.png', or a CSV file with the columns image and mask."""
+    colors: tuple[str, ...] = ()
+    """For masks that name classes by colour: one for each class, as in ff0000, in the order of
+    the class names."""
     class_names: tuple[str, ...] = ()
     """Names of the classes in the order of their ids, background included."""
     ignore: int | None = Field(default=None, ge=0)
@@ -134,6 +145,22 @@ class TrainConfig(NetworkConfig):
     workers: int | None = Field(default=None, ge=0)
     """Processes that prepare batches beside the training; 0 does it in the same process. Left
     out: 0 where the network runs on the CPU, which they would take from it, else 4."""
+
+    @field_validator("colors")
+    @classmethod
+    def _know_colors(cls, colors: tuple[str, ...]) -> tuple[str, ...]:
+        colors = tuple(color.removeprefix("#").lower() for color in colors)
+        wrong = [color for color in colors if not re.fullmatch("[0-9a-f]{6}", color)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no colour; write six hexadecimal digits, as ff0000")
+        if len(set(colors)) != len(colors):
+            raise ValueError("each class needs a colour of its own")
+        return colors
+
+    @property
+    def legend(self) -> tuple[tuple[int, int, int], ...]:
+        """The colors as RGB, 0..255."""
+        return tuple((c[0], c[1], c[2]) for c in map(bytes.fromhex, self.colors))
 
     @field_validator("growth")
     @classmethod

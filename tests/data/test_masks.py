@@ -136,7 +136,7 @@ def test_other_numbers_are_refused_by_name(tmp_path: Path, value: float) -> None
         read_mask(tmp_path / "mask.tif")
 
 
-def test_colours_are_refused_by_name(tmp_path: Path) -> None:
+def test_colours_are_no_values(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"mask\.png is coloured \(3 channels that differ\)"):
         read_mask(save(tmp_path / "mask.png", COLOURS[IDS]))
 
@@ -207,6 +207,23 @@ def test_encode_turns_the_nth_value_into_n(
     np.testing.assert_array_equal(MaskCoding(tuple(values), None, "ids").encode(mask), ids)
 
 
+def test_encode_colours() -> None:
+    coding = MaskCoding((0, 1), None, "colors", ((0, 0, 0), (255, 0, 0)))
+    mask = np.array([[0x000000, 0xFF0000, 0xF00505, 0x00FF00]], np.uint32)
+    encoded = coding.encode(mask)
+    assert encoded.dtype == np.uint8
+    np.testing.assert_array_equal(encoded, [[0, 1, 1, 255]])
+
+
+def test_read_is_read_mask_and_encode(tmp_path: Path) -> None:
+    path = save(tmp_path / "mask.png", IDS + 10)
+    coding = MaskCoding((10, 11, 12, 13), None, "ids")
+    np.testing.assert_array_equal(coding.read(path), IDS)
+    assert coding.read_stored(path).tolist() == read_mask(path).tolist()
+    with pytest.raises(ValueError, match=r"mask\.png has .* of value 13"):
+        MaskCoding((10, 11, 12), None, "ids").read(path)
+
+
 # whole sets
 
 
@@ -261,6 +278,98 @@ def test_counts_are_those_of_numpy(
     assert counts.tolist() == [int((mask == value).sum()) + 1 for value in range(4)]
 
 
+# sets of masks that name classes by colour
+
+
+LEGEND = ((200, 0, 0), (0, 0, 0), (0, 0, 200), (250, 250, 0))
+
+
+def in_colour(ids: np.ndarray) -> np.ndarray:
+    return np.array(LEGEND, np.uint8)[ids]
+
+
+def in_palette(ids: np.ndarray) -> Image.Image:
+    """Indices in another order than the classes."""
+    picture = Image.fromarray(3 - ids).convert("P")
+    picture.putdata((3 - ids).ravel().tolist())
+    picture.putpalette(np.array(LEGEND[::-1], np.uint8).tobytes())
+    return picture
+
+
+def test_rgb_and_palette_masks_are_read_by_one_legend(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.png", "b.png", "c.tif", "d.gif", "e.png", "f.tif")]
+    Image.fromarray(in_colour(IDS)).save(paths[0])
+    in_palette(IDS).save(paths[1])
+    Image.fromarray(in_colour(IDS)).convert("RGBA").save(paths[2])
+    in_palette(IDS).save(paths[3])
+    in_palette(IDS).save(paths[4], transparency=bytes([255, 0, 99]))
+    in_palette(IDS).save(paths[5])
+    notes: list[str] = []
+    coding, counts = understand_masks(paths, colors=LEGEND, on_note=notes.append)
+    assert coding == MaskCoding((0, 1, 2, 3), None, "colors", LEGEND)
+    assert counts.tolist() == (6 * np.bincount(IDS.ravel())).tolist()
+    assert notes == []
+    for path in paths:
+        np.testing.assert_array_equal(coding.read(path), IDS, err_msg=path.name)
+
+
+def test_without_a_legend_colours_are_sorted_and_said(tmp_path: Path) -> None:
+    """One RGB mask is enough for palettes to be read by their colours."""
+    in_palette(IDS).save(tmp_path / "a.png")
+    save(tmp_path / "b.png", in_colour(IDS))
+    notes: list[str] = []
+    coding, _ = understand_masks([tmp_path / "a.png", tmp_path / "b.png"], on_note=notes.append)
+    assert coding.colors == tuple(sorted(LEGEND))
+    assert [note.split(": ")[-1] for note in notes] == [
+        "0 = 000000, 1 = 0000C8, 2 = C80000, 3 = FAFA00"
+    ]
+    order = np.array([2, 0, 1, 3])
+    for name in ("a.png", "b.png"):
+        np.testing.assert_array_equal(coding.read(tmp_path / name), order[IDS])
+
+
+def test_palettes_alone_are_indices_unless_colours_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    in_palette(IDS).save(path)
+    assert understand_masks([path])[0] == MaskCoding((0, 1, 2, 3), None, "ids")
+    np.testing.assert_array_equal(understand_masks([path], colors=LEGEND)[0].read(path), IDS)
+
+
+def test_jpeg_is_mended_and_said(tmp_path: Path) -> None:
+    ids = np.repeat(np.repeat(IDS, 16, axis=0), 16, axis=1)[3:, 5:]
+    path = tmp_path / "mask.jpg"
+    Image.fromarray(in_colour(ids)).save(path, quality=90, subsampling=0)
+    notes: list[str] = []
+    coding, counts = understand_masks([path], colors=LEGEND, on_note=notes.append)
+    read = coding.read(path)
+    known = read < 255
+    assert known.mean() > 0.95
+    assert (read[known] == ids[known]).mean() > 0.99
+    assert counts.tolist() == np.bincount(read[known]).tolist()
+    assert "are taken for it" in notes[0]
+    with pytest.raises(ValueError, match="--colors 000000 0100C8 C80000 FAFB00; others"):
+        understand_masks([path])
+
+
+def test_ignored_grey_in_colour(tmp_path: Path) -> None:
+    path = save(tmp_path / "mask.png", in_colour(IDS))
+    coding, counts = understand_masks([path], ignore=0)
+    assert coding.colors == ((0, 0, 200), (200, 0, 0), (250, 250, 0))
+    np.testing.assert_array_equal(coding.read(path) == 255, IDS == 1)
+    assert counts.sum() == (IDS != 1).sum()
+
+
+def test_a_legend_file_gives_the_order(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    path = save(tmp_path / "masks" / "1.png", in_colour(IDS))
+    rows = [f"class {k},{r},{g},{b}" for k, (r, g, b) in enumerate(LEGEND)]
+    (tmp_path / "class_dict.csv").write_text("\n".join(["name,r,g,b", *rows]))
+    notes: list[str] = []
+    coding, _ = understand_masks([path], on_note=notes.append)
+    assert coding.colors == LEGEND
+    assert "class_dict.csv" in notes[0]
+
+
 # real sets, beside figures from plain Pillow and numpy
 
 
@@ -309,12 +418,20 @@ def test_real_carvana(data_root: Path) -> None:
     assert counts.tolist() == [1918 * 1280 * len(paths) - white, white]
 
 
-def test_real_colour_masks_are_refused_by_name(data_root: Path) -> None:
-    for path in sorted((data_root / "dubai_aerial/masks_color").iterdir()):
+def test_real_colour_masks_are_read_by_their_legend(data_root: Path) -> None:
+    paths = sorted((data_root / "dubai_aerial/masks_color").iterdir())
+    legend = ["9B9B9B", "E2A929", "8429F6", "6EC1E4", "3C1098", "FEDD3A"]
+    colors = tuple((r, g, b) for r, g, b in map(bytes.fromhex, legend))
+    notes: list[str] = []
+    coding, counts = understand_masks(paths, colors=colors, on_note=notes.append)
+    outside = 0
+    for path in paths:
+        read, ids = coding.read(path), read_mask(path.parents[1] / "masks" / path.name)
+        np.testing.assert_array_equal(read[read < 255], ids[read < 255])
+        outside += int((read == 255).sum())
         with Image.open(path) as opened:
-            is_palette = opened.mode == "P"
-        if not is_palette:
-            with pytest.raises(ValueError, match=f"{path.stem}.png is coloured"):
-                read_mask(path)
-            return
-    pytest.fail("the set has RGB masks")
+            wanted = (np.asarray(opened.convert("RGB")) == 0).all(axis=2)
+        np.testing.assert_array_equal(read == 255, wanted)
+    assert outside == 1675
+    assert [note for note in notes if "outside the legend" in note and "000000: 1675 p" in note]
+    assert counts.tolist() == [248391, 11413607, 14351827, 2819345, 4366211, 3516601]

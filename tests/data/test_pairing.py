@@ -1,5 +1,6 @@
 import re
 import time
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -127,6 +128,73 @@ def test_a_linked_folder_is_followed_and_a_loop_is_named(tmp_path: Path) -> None
         find_pairs(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.jpg", "a_mask.png", "b.jpg", "b_mask.png"],
+        ["x/a.tif", "x/a_mask.tif", "y/a.tif", "y/a_mask.tif"],
+        ["images/a.jpg", "images/gt_a.png", "images/b.jpg", "images/gt_b.png"],
+    ],
+)
+def test_pictures_and_masks_in_one_folder(tmp_path: Path, names: list[str]) -> None:
+    notes: list[str] = []
+    found = find_pairs(touch(tmp_path, *names), on_note=notes.append)
+    together = [path for pair in found for path in (pair.image, pair.mask)]
+    assert together == [tmp_path / name for name in names]
+    assert re.search(r"is read as a mask", notes[0])
+
+
+def test_camvid_with_validation(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        touch(tmp_path, f"{part}/{part}_1.png", f"{part}annot/{part}_1.png")
+    assert [(pair.group, pair.part) for pair in find_pairs(tmp_path)] == [
+        ("test/test_1", "test"),
+        ("train/train_1", "train"),
+        ("val/val_1", "val"),
+    ]
+
+
+def test_parts_with_pictures_and_masks_in_each(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        touch(tmp_path, f"{part}/images/1.jpg", f"{part}/masks/1.png")
+    assert [pair.part for pair in find_pairs(tmp_path)] == ["train", "val"]
+
+
+def test_one_letter_written_in_two_ways(tmp_path: Path) -> None:
+    apart = unicodedata.normalize("NFD", "größe")
+    touch(tmp_path, f"images/{apart}.jpg", "masks/größe.png", "images/b/é.jpg", "masks/b/é.png")
+    assert [pair.group for pair in find_pairs(tmp_path)] == ["b/é", "größe"]
+
+
+def test_folders_and_files_that_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "images/b.jpg", "masks/a.png", "masks/b.png")
+    touch(tmp_path, "outlines/a_o.png", "outlines/b_o.png")
+    (tmp_path / "list.csv").write_text(
+        "image,mask,group,part\nimages/a.jpg,outlines/a_o.png,g,train\n"
+        "images/b.jpg,outlines/b_o.png,h,val\n"
+    )
+    for named in (
+        {"masks": "outlines"},
+        {"images": "images", "masks": "outlines"},
+        {"pairs": "images/*.jpg:outlines/*_o.png"},
+    ):
+        found = find_pairs(tmp_path, **named)  # type: ignore[arg-type]
+        assert listed(found, tmp_path) == [
+            ("images/a.jpg", "outlines/a_o.png", "a", None),
+            ("images/b.jpg", "outlines/b_o.png", "b", None),
+        ]
+    found = find_pairs(tmp_path, pairs="list.csv")
+    assert [(pair.group, pair.part) for pair in found] == [("g", "train"), ("h", "val")]
+    assert [pair.group for pair in find_pairs(tmp_path, "a|b", pairs="list.csv")] == ["a", "b"]
+    with pytest.raises(ValueError, match="without --images and --masks"):
+        find_pairs(tmp_path, masks="outlines", pairs="list.csv")
+
+
+def test_masks_below_the_pictures(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "masks/a.png", "masks/b.png")
+    assert len(find_pairs(tmp_path, images=".", masks="masks")) == 2
+
+
 # groups
 
 
@@ -194,7 +262,9 @@ def test_two_masks_for_one_picture(tmp_path: Path) -> None:
 def test_an_ending_that_one_mask_lacks(tmp_path: Path) -> None:
     touch(tmp_path, *(f"images/{stem}.jpg" for stem in "abc"), "masks/a.png")
     touch(tmp_path, *(f"masks/{stem}_mask.png" for stem in "abc"))
-    with pytest.raises(ValueError, match=r"^1 masks have no picture: .*masks/a\.png\."):
+    with pytest.raises(
+        ValueError, match=r"^1 masks have no picture: .*masks/a\.png \(nearest: .*images/a\.jpg\)\."
+    ):
         find_pairs(tmp_path)
 
 
@@ -290,6 +360,31 @@ def test_many_files_pair_quickly(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(find_pairs(tmp_path, "frame_([0-9]{4})")) == 5000
     assert time.process_time() - start < 2.5
+
+
+@pytest.mark.slow
+def test_very_many_files_pair_quickly(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(10_000):
+        (tmp_path / "images" / f"{number}_img.jpg").touch()
+        (tmp_path / "masks" / f"{number}_mask.png").touch()
+    start = time.process_time()
+    assert len(find_pairs(tmp_path)) == 10_000
+    assert len(find_pairs(tmp_path, pairs="images/*_img.jpg:masks/*_mask.png")) == 10_000
+    assert time.process_time() - start < 5
+
+
+def test_folders_found_are_said(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/a.jpg", "outlines/a.png")
+    with pytest.raises(FileNotFoundError, match=r"--images.*Folders found: outlines/, photos/\."):
+        find_pairs(tmp_path)
+
+
+def test_masks_in_colour_of_a_real_folder(data_root: Path) -> None:
+    pairs = find_pairs(data_root / "dubai_aerial", masks="masks_color")
+    assert len(pairs) == 54
+    assert {pair.mask.parent.name for pair in pairs} == {"masks_color"}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from plainunet.data.borders import (
 )
 from plainunet.data.cache import Cache, MixedDepthsError, Sample, cached
 from plainunet.data.images import match_channels, read_image, to_unit
-from plainunet.data.masks import MaskCoding, read_mask
+from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
 from plainunet.data.targets import area_shares, fit_size, resize
 
@@ -91,7 +91,10 @@ class Samples:
             "box": self.box,
             "target_scale": self.target_scale,
             "channels": self.channels,
-            "coding": [*self.coding.values, self.coding.ignore, self.coding.kind],
+            "coding": [
+                *(*self.coding.values, self.coding.ignore, self.coding.kind),
+                *self.coding.colors,
+            ],
         }
         if self.objects:
             settings["objects"] = True
@@ -136,7 +139,7 @@ class Samples:
             image = match_channels(image, self.channels)
         except ValueError as error:
             raise ValueError(f"{pair.image}: {error}") from error
-        stored = read_mask(pair.mask)
+        stored = self.coding.read_stored(pair.mask)
         mask = self.coding.encode(stored, pair.mask)
         if image.dtype != np.uint8 or self._as_float:
             image = to_unit(image)

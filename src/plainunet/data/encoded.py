@@ -5,7 +5,9 @@ they are and that the file does not end too early. Decoders differ in what they 
 a file (some fill the missing rows with grey), so that is settled here, before decoding.
 """
 
+import errno
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -25,7 +27,10 @@ _MAGIC = {
     b"MM\0*": "tiff",
     b"II+\0": "tiff",
     b"MM\0+": "tiff",
+    b"\x93NUMPY": "npy",
 }
+# beyond this Pillow refuses to decode, and so does `require_bearable`
+MOST_PIXELS = 178_956_970
 _END_OF_JPEG = b"\xff\xd9"
 
 
@@ -37,7 +42,7 @@ def find_kind(head: bytes, path: Path) -> str:
         path: The file, for the message.
 
     Returns:
-        "jpeg", "png", "gif", "bmp", "webp" or "tiff".
+        "jpeg", "png", "gif", "bmp", "webp", "tiff" or "npy".
 
     Raises:
         ValueError: The file is empty, or of another kind.
@@ -51,7 +56,7 @@ def find_kind(head: bytes, path: Path) -> str:
         return "webp"
     raise ValueError(
         f"{path} is not a picture that can be read: its content begins with {head[:8]!r}. "
-        "Save it as PNG, JPEG, TIFF, GIF, BMP or WebP, or remove it."
+        "Save it as PNG, JPEG, TIFF, GIF, BMP, WebP or .npy, or remove it."
     )
 
 
@@ -72,10 +77,16 @@ def open_encoded(path: Path) -> Iterator[tuple[str, BinaryIO]]:
     try:
         file = path.open("rb")
     except FileNotFoundError:
+        if path.is_symlink():
+            raise FileNotFoundError(
+                f"{path} is a link to {path.readlink()}, which does not exist. Mend or remove it."
+            ) from None
         raise FileNotFoundError(f"{path} does not exist. Check the path.") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder, not a picture. Rename or remove it.") from None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(f"{path} is a link that leads back to itself. Remove it.") from None
         raise ValueError(
             f"{path} cannot be opened ({error.strerror}). Check its permissions."
         ) from None
@@ -97,7 +108,7 @@ def read_encoded(path: Path) -> tuple[str, bytes]:
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is a folder, cannot be opened, is empty, is no picture, or is cut off
-            (of TIFF, `read_tiff` finds that out).
+            (of TIFF and .npy, `read_tiff` and `read_array` find that out).
     """
     with open_encoded(path) as (kind, file):
         data = file.read()
@@ -115,6 +126,23 @@ def read_encoded(path: Path) -> tuple[str, bytes]:
     if not whole:
         raise cut_off(path, len(data))
     return kind, data
+
+
+def require_bearable(pixels: int, path: Path) -> None:
+    """Refuse a picture that is larger than its small file lets expect.
+
+    Args:
+        pixels: Height times width.
+        path: Its file, for the message.
+
+    Raises:
+        ValueError: There are more than `MOST_PIXELS`.
+    """
+    if pixels > MOST_PIXELS:
+        raise ValueError(
+            f"{path} is too large to be decoded safely: {pixels} pixels, at most {MOST_PIXELS} "
+            "are read from a compressed file. Cut it into smaller pictures."
+        )
 
 
 def cut_off(path: Path, size: int) -> ValueError:
@@ -190,10 +218,22 @@ def decoding(path: Path) -> Iterator[None]:
         raise ValueError(
             f"{path} is too large to be decoded safely ({error}). Cut it into smaller pictures."
         ) from None
+    except MemoryError as error:
+        raise ValueError(
+            f"{path} does not fit in memory ({error}). Cut it into smaller pictures; if it is not "
+            "that large, it is damaged: copy it again."
+        ) from None
     # damaged headers make the codecs fail in all of these ways
     except (
         *(OSError, SyntaxError, EOFError, ValueError, TypeError, LookupError, struct.error),
-        *(ZeroDivisionError, OverflowError, cv2.error),
+        *(
+            ZeroDivisionError,
+            OverflowError,
+            NotImplementedError,
+            ImportError,
+            zlib.error,
+            cv2.error,
+        ),
     ) as error:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise

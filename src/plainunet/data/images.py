@@ -1,7 +1,7 @@
 """Pictures on disk -> arrays.
 
-In: JPEG, PNG, GIF, BMP, WebP and TIFF files, told apart by content. Out: [H, W, C] arrays,
-upright, dtype kept. OpenCV decodes what it decodes exactly and fast; Pillow takes palettes,
+In: JPEG, PNG, GIF, BMP, WebP, TIFF and .npy files, told apart by content. Out: [H, W, C]
+arrays, upright, dtype kept. OpenCV decodes what it decodes exactly and fast; Pillow takes palettes,
 1-bit and CMYK pictures; tifffile takes TIFF.
 """
 
@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from plainunet.data.arrays import array_shape, read_array
 from plainunet.data.encoded import decoding, open_encoded, png_chunks, read_encoded
 from plainunet.data.tiff import read_tiff, tiff_shape
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".npy"}
+)
 
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
 
@@ -30,18 +33,20 @@ def read_image(path: Path) -> NDArray[Any]:
 
     Returns:
         [H, W, C], C >= 1, upright (EXIF orientation applied), colours in RGB order. Integers
-        keep their dtype and range (1-bit becomes uint8 0/255); floats become float32 and
+        keep their dtype and range (1-bit and bool become uint8 0/255); floats become float32 and
         keep their range.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a picture, damaged, cut off, not finite, partly transparent, or
-            has several pages.
+        ValueError: It is not a picture, damaged, cut off, too large, not finite, partly
+            transparent, of 64-bit integers, or has several pages.
     """
     kind, data = read_encoded(path)
     with decoding(path):
         if kind == "tiff":
             image, alpha, orientation = _decode_tiff(data, path)
+        elif kind == "npy":
+            image, alpha, orientation = read_array(BytesIO(data), path), None, 1
         else:
             image, alpha, orientation = _decode(kind, data, path)
     if alpha is not None and (alpha != _full(alpha.dtype)).any():
@@ -49,7 +54,14 @@ def read_image(path: Path) -> NDArray[Any]:
             f"{path} is transparent in {(alpha != _full(alpha.dtype)).mean():.1%} of its pixels; "
             "what is behind them is unknown. Save it without an alpha channel."
         )
-    if image.dtype.kind == "f":
+    if image.dtype.kind == "b":
+        image = image.astype(np.uint8) * np.uint8(255)
+    if image.dtype in (np.int64, np.uint64):
+        raise ValueError(
+            f"{path} holds {image.dtype} values, and integers are divided by the largest that "
+            "their type can hold, which would leave nothing. Save it as uint8, uint16 or float32."
+        )
+    if image.dtype.kind not in "ui":
         image = _as_finite(image, f"{path}: ")
     return turn_upright(image, orientation)
 
@@ -65,16 +77,23 @@ def image_shape(path: Path) -> tuple[int, int, int]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a picture, or its header is damaged.
+        ValueError: It is not a picture, its header is damaged, it is too large, or has several
+            pages.
     """
     with open_encoded(path) as (kind, file), decoding(path):
         if kind == "tiff":
             height, width, channels, orientation = tiff_shape(file, path)
+        elif kind == "npy":
+            height, width, channels = array_shape(file, path)
+            orientation = 1
         else:
+            head = file.read(26)
             has_exif = kind != "png" or b"eXIf" in png_chunks(file)
+            file.seek(0)
             with Image.open(file) as picture:
+                require_one_frame(picture, path)
                 width, height = picture.size
-                channels = 1 if picture.mode in _GREY_MODES else 3
+                channels = 1 if _is_grey(picture, head) else 3
                 orientation = find_orientation(picture) if has_exif else 1
     return (width, height, channels) if orientation > 4 else (height, width, channels)
 
@@ -206,8 +225,8 @@ def _decode(kind: str, data: bytes, path: Path) -> _Decoded:
         deep = kind == "png" and data[24] == 16
         see_through = "transparency" in picture.info and not deep
         if kind == "gif" or see_through or picture.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-            return *_decode_pillow(picture), orientation
-        grey = picture.mode in _GREY_MODES
+            return *_decode_pillow(picture, _is_grey(picture, data)), orientation
+        grey = _is_grey(picture, data)
     # the orientation is applied to all formats in one place, not by the codec
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -220,8 +239,15 @@ def _decode(kind: str, data: bytes, path: Path) -> _Decoded:
     return image, alpha, orientation
 
 
-def _decode_pillow(picture: Image.Image) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    grey = picture.mode in _GREY_MODES
+def _is_grey(picture: Image.Image, head: bytes) -> bool:
+    # Pillow calls 16-bit grey PNGs with alpha RGBA; the header's colour type is 0 or 4
+    if picture.format == "PNG":
+        return head[25] in (0, 4)
+    # of two GIFs that look grey, Pillow calls only one so: it depends on the palette's order
+    return picture.format != "GIF" and picture.mode in _GREY_MODES
+
+
+def _decode_pillow(picture: Image.Image, grey: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
     if "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA"):
         samples = np.asarray(picture.convert("RGBA"))
         return samples[..., : 1 if grey else 3], samples[..., 3]
@@ -235,8 +261,6 @@ def _decode_tiff(data: bytes, path: Path) -> _Decoded:
     if picture.palette is not None:
         # TIFF keeps palettes in 16 bits; the high byte is the 8-bit colour
         image = (picture.palette >> 8).astype(np.uint8)[image[..., 0]]
-    if image.dtype.kind == "b":
-        image = image.astype(np.uint8) * np.uint8(255)
     return image, picture.alpha, picture.orientation
 
 
@@ -246,8 +270,12 @@ def _full(dtype: np.dtype[Any]) -> float:
 
 def _as_finite(image: NDArray[Any], prefix: str) -> NDArray[np.float32]:
     if image.dtype.kind != "f":
-        raise ValueError(f"{prefix}{image.dtype} is not a kind of number that pictures have.")
-    image = image.astype(np.float32)
+        raise ValueError(
+            f"{prefix}{image.dtype} is not a kind of number that pictures have. "
+            "Save integers or floats."
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+        image = image.astype(np.float32)
     bad = int((~np.isfinite(image)).sum())
     if bad:
         raise ValueError(

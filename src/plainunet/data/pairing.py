@@ -1,25 +1,21 @@
 """A folder -> pairs of picture and mask.
 
-In: a folder laid out as Kaggle's Carvana (`train/`, `train_masks/`, perhaps `val/`,
-`val_masks/`) or as `images/` and `masks/`, each perhaps with `train/`, `val/` and `test/` in
-it. Out: every picture with its mask, its group and its part. Nothing is skipped: what has no
-partner is named. No picture is opened here.
+In: a folder laid out in one of the ways that `layouts` finds (`images/` and `masks/`, Kaggle's
+`train/` and `train_masks/`, CamVid's `train/` and `trainannot/`, all in one folder), or in any
+way that is named or listed. Out: every picture with its mask, its group and its part. Nothing
+is skipped: what has no partner is named. No picture is opened here.
 """
 
-import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 from plainunet.data.images import IMAGE_SUFFIXES
-
-_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-_ENDINGS = tuple(IMAGE_SUFFIXES)
-
-_Key = tuple[str, str]  # folder below images/ or masks/, and stem
+from plainunet.data.layouts import PARTS, Layout, Root, find_layout, folders_found, walk
+from plainunet.data.listed import Listed, read_listed
+from plainunet.data.names import Key, first_five, match_names, split_names
 
 
 @dataclass(frozen=True)
@@ -39,72 +35,65 @@ class Pair:
     part: str | None
 
 
-def find_pairs(folder: Path, group_by: str | None = None, at_least: int = 2) -> list[Pair]:
+def find_pairs(
+    folder: Path,
+    group_by: str | None = None,
+    at_least: int = 2,
+    *,
+    images: str | None = None,
+    masks: str | None = None,
+    pairs: str | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> list[Pair]:
     """Find all pictures and masks of a data set.
 
-    A mask's stem is its picture's, followed by an ending that all masks share ("", "_mask",
-    "_1stHO"). Files whose suffix is no picture's, and hidden ones, are passed over.
+    A mask's stem is its picture's, once a beginning or an ending is taken off that all masks
+    or all pictures share ("_mask", "_1stHO", "mask_"; "_img" and "_mask"). Files whose suffix
+    is no picture's, and hidden ones, are passed over.
 
     Args:
         folder: The data set.
         group_by: Pattern searched in each picture's stem; what its first group (or else the
             whole of it) matches is the picture's group. Without it, each picture is a group
-            of its own; in Carvana's layout, what stands before the first "_".
+            of its own; in Carvana's layout, what stands before the first "_"; in a list, what
+            the list says.
         at_least: Fewest pairs that will do.
+        images: The pictures' folder below `folder`, if it is not to be looked for.
+        masks: The masks' folder below `folder`, if it is not to be looked for.
+        pairs: Two patterns, 'images/*.jpg:masks/*_m.png', or the path of a CSV list with the
+            columns image and mask and perhaps group and part, instead of looking for folders.
+        on_note: Called with a sentence on what was left aside, or taken as what.
 
     Returns:
         The pairs, sorted by the picture's path.
 
     Raises:
-        FileNotFoundError: There is no such folder, or no folder of pictures or masks in it.
+        FileNotFoundError: There is no such folder or list, or no folder of pictures or masks
+            in it.
         ValueError: It is not a folder, there are no pictures, one has no mask or two, a mask
-            has no picture, there are too few pairs, or `group_by` is no pattern or does not
-            match a stem.
+            has no picture, there are too few pairs, more than one folder fits, the list or a
+            pattern is wrong, or `group_by` is no pattern or does not match a stem.
     """
     _require_folder(folder)
-    kaggle = _kaggle_folders(folder)
-    plain = (folder / "images").is_dir()
-    if kaggle and plain:
+    if pairs is not None:
+        if images is not None or masks is not None:
+            raise ValueError("--pairs says it all: give it without --images and --masks.")
+        listed = read_listed(folder, pairs)
+    else:
+        layout = find_layout(folder, images, masks, on_note)
+        listed = _in_folders(folder, layout, on_note)
+        group_by = group_by or layout.group_by
+    if len(listed) < at_least:
         raise ValueError(
-            f"{folder} holds both train/ with train_masks/ and images/; which of them is meant is "
-            "not clear. Move one of the two elsewhere."
+            f"{folder} holds {len(listed)} picture with its mask; at least {at_least} are "
+            "needed, some to learn from and some to judge by. Add more."
         )
-    if not kaggle and not plain:
-        raise FileNotFoundError(
-            f"{folder} has no pictures where they are looked for. Put them into images/ and the "
-            "masks, under the same names, into masks/; or into train/ and train_masks/."
-        )
-    roots = kaggle or {"images": "masks"}
-    images: dict[_Key, Path] = {}
-    masks: dict[_Key, Path] = {}
-    for image_root, mask_root in roots.items():
-        if not (folder / mask_root).is_dir():
-            raise FileNotFoundError(
-                f"{folder / image_root} has no masks: there is no folder {folder / mask_root}. "
-                "Put them there, under the names of their pictures."
-            )
-        prefix = Path(image_root if kaggle else "")
-        images |= _by_key(folder / image_root, prefix, "pictures")
-        masks |= _by_key(folder / mask_root, prefix, "masks")
-    if not images:
-        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        raise ValueError(
-            f"{folder / next(iter(roots))} holds no pictures. Put files there that end in "
-            f"one of {suffixes}."
-        )
-    keys = _match(images, masks)
-    if len(keys) < at_least:
-        raise ValueError(
-            f"{folder} holds {len(keys)} picture with its mask; at least {at_least} are needed, "
-            "some to learn from and some to judge by. Add more."
-        )
-    pattern = _compile(group_by if group_by or not kaggle else "[^_]+")
-    parts = _parts(images, named=len(kaggle) != 1)
-    pairs = [
-        Pair(images[key], masks[mask_key], _group(pattern, key, images[key]), parts[key])
-        for key, mask_key in keys.items()
+    pattern = _compile(group_by)
+    found = [
+        Pair(each.image, each.mask, _group(pattern, each.group, each.image), each.part)
+        for each in listed
     ]
-    return sorted(pairs, key=lambda pair: pair.image)
+    return sorted(found, key=lambda pair: pair.image)
 
 
 def find_images(inputs: Sequence[Path]) -> list[Path]:
@@ -123,7 +112,7 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in inputs:
         if path.is_dir():
-            below = sorted(_walk(path))
+            below = sorted(walk(path))
             if not below:
                 raise ValueError(
                     f"{path} holds no pictures: no file below it ends in one of "
@@ -146,86 +135,82 @@ def _require_folder(folder: Path) -> None:
         )
 
 
-def _kaggle_folders(folder: Path) -> dict[str, str]:
-    if not (folder / "train_masks").is_dir() or not (folder / "train").is_dir():
-        return {}
-    # Kaggle's own test/ comes without masks
-    parts = [part for part in _PARTS if (folder / part).is_dir()]
-    return {
-        part: f"{part}_masks"
-        for part in parts
-        if part != "test" or (folder / "test_masks").is_dir()
-    }
+def _in_folders(
+    folder: Path, layout: Layout, on_note: Callable[[str], None] | None
+) -> list[Listed]:
+    images: dict[Key, Path] = {}
+    masks: dict[Key, Path] = {}
+    for root in layout.roots:
+        if root.masks is None:
+            both = _by_key(root.images, root.part, "pictures")
+            some_images, some_masks = split_names(both)
+            if both and not some_masks:
+                raise _no_masks(folder, root)
+            if some_masks and on_note is not None:
+                first = next(iter(some_masks.values()))
+                on_note(f"Pictures and masks lie together; {first} is read as a mask.")
+        else:
+            if not root.masks.is_dir():
+                raise _no_masks(folder, root)
+            some_images = _by_key(root.images, root.part, "pictures", root.masks)
+            some_masks = _by_key(root.masks, root.part, "masks", root.images)
+        images |= some_images
+        masks |= some_masks
+    if not images:
+        if layout.roots[0].images == folder:
+            raise _no_masks(folder, layout.roots[0])
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise ValueError(
+            f"{layout.roots[0].images} holds no pictures. Put files there that end in one of "
+            f"{suffixes}."
+        )
+    joined = match_names(images, masks)
+    parts = _parts(images, named=len(layout.roots) != 1 or not layout.roots[0].part)
+    return [
+        Listed(images[key], masks[mask], Path(*key).as_posix(), parts[key])
+        for key, mask in joined.items()
+    ]
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    seen = set()
-    for name, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(name)
-        if real in seen:
-            raise ValueError(
-                f"{name} leads back to {real}, which is read already. Remove the link."
-            )
-        seen.add(real)
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
-        for each in folders:
-            if Path(each).suffix.lower() in IMAGE_SUFFIXES:
-                raise ValueError(
-                    f"{Path(name, each)} is a folder, but is named like a picture. "
-                    "Rename or remove it."
-                )
-        for each in sorted(files):
-            if not each.startswith(".") and each.lower().endswith(_ENDINGS):
-                yield Path(name, each)
+def _no_masks(folder: Path, root: Root) -> FileNotFoundError:
+    flags = "Or say where they are: --images, --masks, or --pairs"
+    if root.images == folder:
+        return FileNotFoundError(
+            f"{folder} has no pictures where they are looked for. Put them into images/ and the "
+            "masks, under the same names, into masks/; or into train/ and train_masks/. "
+            f"{flags}. {folders_found(folder)}"
+        )
+    return FileNotFoundError(
+        f"{root.images} has no masks: there is no folder "
+        f"{root.masks or root.images.parent / 'masks'}. Put them there, under the names of their "
+        f"pictures. {flags}. {folders_found(root.images.parent)}"
+    )
 
 
-def _by_key(root: Path, prefix: Path, what: str) -> dict[_Key, Path]:
-    found: dict[_Key, Path] = {}
+def _by_key(root: Path, prefix: str, what: str, leave_out: Path | None = None) -> dict[Key, Path]:
+    found: dict[Key, Path] = {}
+    folders: dict[Path, str] = {}
     twice = []
-    for path in _walk(root):
-        key = (str(prefix / path.parent.relative_to(root)), path.stem)
+    for path in walk(root, leave_out):
+        above = path.parent
+        if above not in folders:
+            folders[above] = normalize("NFC", str(Path(prefix) / above.relative_to(root)))
+        # one letter may be written in two ways, and often is where files came from a Mac
+        key = folders[above], normalize("NFC", path.stem)
         if key in found:
             twice += [found[key], path]
         found[key] = path
     if twice:
         raise ValueError(
-            f"{len(twice)} {what} share their name with another: {_first_five(twice)}. "
-            "Keep one of each name."
+            f"{len(twice)} {what} share their name with another: {first_five(twice)}. "
+            "Keep one of each name, or say what belongs together: --pairs '*.jpg:*.png'."
         )
     return found
 
 
-def _match(images: Mapping[_Key, Path], masks: Mapping[_Key, Path]) -> dict[_Key, _Key]:
-    ending = _common_ending(images, masks)
-    keys = {key: (key[0], key[1] + ending) for key in images}
-    alone = [str(images[key]) for key, mask_key in keys.items() if mask_key not in masks]
-    partners = set(keys.values())
-    lonely = [str(path) for mask_key, path in masks.items() if mask_key not in partners]
-    problems = []
-    named = f"(the picture's name, then '{ending}')" if ending else "(named like the picture)"
-    if alone:
-        problems.append(f"{len(alone)} pictures have no mask {named}: {_first_five(alone)}")
-    if lonely:
-        problems.append(f"{len(lonely)} masks have no picture: {_first_five(lonely)}")
-    if problems:
-        raise ValueError(f"{'; '.join(problems)}. Add the partner, or remove the file.")
-    return keys
-
-
-def _common_ending(images: Mapping[_Key, Path], masks: Mapping[_Key, Path]) -> str:
-    votes: Counter[str] = Counter()
-    for where, stem in masks:
-        if (where, stem) in images:
-            votes[""] += 1
-            continue
-        votes.update(stem[cut:] for cut in range(1, len(stem)) if (where, stem[:cut]) in images)
-    # with equal votes the shorter ending: "10_mask" is also "1" followed by "0_mask"
-    return min(votes, key=lambda ending: (-votes[ending], len(ending), ending), default="")
-
-
-def _parts(images: Mapping[_Key, Path], named: bool) -> dict[_Key, str | None]:
+def _parts(images: Mapping[Key, Path], named: bool) -> dict[Key, str | None]:
     tops = {where: Path(where).parts[:1] for where, _ in images}
-    known = {where: _PARTS.get(top[0]) if top else None for where, top in tops.items()}
+    known = {where: PARTS.get(top[0].lower()) if top else None for where, top in tops.items()}
     if not named:
         return dict.fromkeys(images)
     if None in known.values() and any(known.values()):
@@ -247,18 +232,13 @@ def _compile(group_by: str | None) -> re.Pattern[str] | None:
         ) from None
 
 
-def _group(pattern: re.Pattern[str] | None, key: _Key, path: Path) -> str:
+def _group(pattern: re.Pattern[str] | None, own: str, path: Path) -> str:
     if pattern is None:
-        return Path(*key).as_posix()
-    match = pattern.search(path.stem)
+        return own
+    match = pattern.search(normalize("NFC", path.stem))
     if match is None:
         raise ValueError(
             f"The group pattern {pattern.pattern!r} matches nothing in '{path.stem}' ({path}). "
             "Change the pattern so that it matches every picture's name."
         )
     return match.group(1 if pattern.groups else 0) or ""
-
-
-def _first_five(paths: Sequence[object]) -> str:
-    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    return ", ".join(str(path) for path in paths[:5]) + more

@@ -127,7 +127,7 @@ def write_split(path: Path, pairs: Sequence[Pair], root: Path) -> None:
             if pair.part is None:
                 raise ValueError(f"{pair.image} has no part. Split the pairs before writing them.")
             writer.writerow(
-                [_name(pair.image, root), _name(pair.mask, root), pair.group, pair.part]
+                [name_below(pair.image, root), name_below(pair.mask, root), pair.group, pair.part]
             )
 
 
@@ -168,7 +168,16 @@ def read_split(path: Path, root: Path) -> list[Pair]:
     return pairs
 
 
-def _name(path: Path, root: Path) -> str:
+def name_below(path: Path, root: Path) -> str:
+    """Name a file so that its data folder may be moved.
+
+    Args:
+        path: The file.
+        root: The data folder.
+
+    Returns:
+        Its path below the folder; where it lies elsewhere, its absolute path.
+    """
     if path.is_relative_to(root):
         return path.relative_to(root).as_posix()
     return path.absolute().as_posix()

@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPage
 
-from plainunet.data.encoded import cut_off
+from plainunet.data.encoded import cut_off, require_bearable
 
 _ORIENTATION = 274
 _PLAIN = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
@@ -52,17 +52,24 @@ def read_tiff(file: BinaryIO, path: Path) -> TiffPicture:
         The picture.
 
     Raises:
-        ValueError: The file is cut off, has several pages of one size, stores its colours as
-            CMYK or the like, or is compressed in a way that needs imagecodecs.
+        ValueError: As `tiff_shape`; or the file stores its colours as CMYK or the like, its
+            grey values in 2, 4 or 12 bits, or is compressed in a way that needs imagecodecs.
     """
     file.seek(0)
     with TiffFile(file) as tiff:
         page = _only_page(tiff, path)
         samples = _decode(page, file, path)
+    if samples.size != page.size:
+        raise ValueError("its tags contradict each other")
     if page.axes == "SYX":
         samples = np.moveaxis(samples, 0, -1)
     samples = samples.reshape(page.imagelength, page.imagewidth, -1)
     if page.photometric == PHOTOMETRIC.MINISWHITE:
+        if samples.dtype.kind not in "bu":
+            raise ValueError(
+                f"{path} says that 0 is white, which means nothing for {samples.dtype} values. "
+                "Save it with 0 as black (photometric MINISBLACK)."
+            )
         samples = np.invert(samples)
     # tifffile hands big-endian files on in their own byte order, which OpenCV refuses
     samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
@@ -84,7 +91,8 @@ def tiff_shape(file: BinaryIO, path: Path) -> tuple[int, int, int, int]:
         Height, width, channels without alpha (three for a palette), orientation 1..8.
 
     Raises:
-        ValueError: The file is cut off or has several pages of one size.
+        ValueError: The file is cut off, holds several pages of one size, a volume or no
+            pixels, or is compressed and has more than `MOST_PIXELS`.
     """
     file.seek(0)
     with TiffFile(file) as tiff:
@@ -104,6 +112,19 @@ def _only_page(tiff: TiffFile, path: Path) -> TiffPage:
             f"{path} has {same} pages of {size[1]}x{size[0]} pixels; one picture per file can "
             "be read. Save each page as a file of its own."
         )
+    slices = first.imagedepth
+    # long stacks may have a single page, whose description alone tells of the others
+    if len(pages) == 1 and (tiff.is_shaped or tiff.is_imagej) and first.size:
+        slices = max(slices, tiff.series[0].size // first.size)
+    if slices > 1:
+        raise ValueError(
+            f"{path} is a volume of {slices} slices; one picture per file can be read. Save each "
+            "slice as a file of its own."
+        )
+    if not first.size:
+        raise ValueError(f"{path} holds no pixels. Copy it again, or remove it.")
+    if first.nbytes > tiff.filehandle.size:
+        require_bearable(size[0] * size[1], path)
     end = max(a + b for a, b in zip(first.dataoffsets, first.databytecounts, strict=True))
     if end > tiff.filehandle.size:
         raise cut_off(path, tiff.filehandle.size)
@@ -111,7 +132,7 @@ def _only_page(tiff: TiffFile, path: Path) -> TiffPage:
 
 
 def _has_alpha(page: TiffPage) -> bool:
-    return bool(page.extrasamples) and page.extrasamples[-1] in _ALPHA
+    return page.samplesperpixel > 1 and bool(page.extrasamples) and page.extrasamples[-1] in _ALPHA
 
 
 def _orientation(page: TiffPage) -> int:
@@ -120,11 +141,15 @@ def _orientation(page: TiffPage) -> int:
 
 
 def _decode(page: TiffPage, file: BinaryIO, path: Path) -> NDArray[Any]:
+    if page.bitspersample not in (1, 8, 16, 32, 64) and page.colormap is None:
+        # of 2, 4 or 12 bits one decoder keeps the values, another spreads them over the range
+        raise _unreadable(page, path)
     if page.photometric in _PLAIN:
         try:
             return page.asarray()
-        except (ValueError, LookupError, ImportError) as error:
-            if "imagecodecs" not in str(error):
+        except (ValueError, LookupError, ImportError, NotImplementedError) as error:
+            # whichever package it misses, Pillow may know the compression
+            if "imagecodecs" not in str(error) and not isinstance(error, ImportError):
                 raise
     file.seek(0)
     data = bytearray(file.read())
@@ -133,13 +158,22 @@ def _decode(page: TiffPage, file: BinaryIO, path: Path) -> NDArray[Any]:
     if tag is not None:
         order = "<H" if page.parent.byteorder == "<" else ">H"
         struct.pack_into(order, data, tag.valueoffset, 1)
-    with Image.open(BytesIO(data)) as picture:
-        samples = np.asarray(picture)
-    if samples.shape != page.shape or samples.dtype != page.dtype or picture.mode == "CMYK":
-        raise ValueError(
-            f"{path} stores its pixels in a way that cannot be read here "
-            f"({PHOTOMETRIC(page.photometric).name}, compression "
-            f"{COMPRESSION(page.compression).name}). Save it as "
-            "uncompressed or deflate-compressed grey or RGB TIFF, or `pip install imagecodecs`."
-        )
+    try:
+        with Image.open(BytesIO(data)) as picture:
+            samples = np.asarray(picture)
+            other_colours = picture.mode in ("CMYK", "LAB", "YCbCr")
+    except UnidentifiedImageError:
+        raise _unreadable(page, path) from None
+    if other_colours or samples.shape != page.shape or samples.dtype != page.dtype:
+        raise _unreadable(page, path)
     return np.invert(samples) if page.photometric == PHOTOMETRIC.MINISWHITE else samples
+
+
+def _unreadable(page: TiffPage, path: Path) -> ValueError:
+    return ValueError(
+        f"{path} stores its pixels in a way that cannot be read here "
+        f"({PHOTOMETRIC(page.photometric).name}, compression "
+        f"{COMPRESSION(page.compression).name}, {page.bitspersample} bits). Save it as 8-bit or "
+        "16-bit grey or RGB TIFF, uncompressed or deflate-compressed; if it is the compression, "
+        "`pip install imagecodecs` will do."
+    )

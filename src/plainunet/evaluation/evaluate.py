@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from plainunet.data.check import check_pairs
 from plainunet.data.images import read_image
-from plainunet.data.masks import MaskCoding, read_mask, understand_masks
+from plainunet.data.masks import MaskCoding, understand_masks
 from plainunet.data.pairing import Pair, find_pairs
-from plainunet.data.split import read_split
+from plainunet.data.split import name_below, read_split
 from plainunet.evaluation.metrics import Counts, confusion_matrix, scores, summarise
 from plainunet.prediction.predictor import Predictor
 
@@ -32,6 +32,9 @@ def evaluate(
     data: str | Path,
     *,
     split: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+    pairs: str | None = None,
     device: str = "auto",
     precision: str = "auto",
     on_progress: OnProgress | None = None,
@@ -43,6 +46,9 @@ def evaluate(
         data: The folder. If it is the one that the run was trained on, its validation part is
             taken, after the `split.csv` beside the checkpoint; any other folder is taken whole.
         split: Take this part instead: "train", "val", "test" or "all".
+        images: Folder of the pictures below `data`; left out, it is found.
+        masks: Folder of the masks below `data`; left out, it is found.
+        pairs: How they belong together, see `plainunet.data.pairing.find_pairs`.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
         on_progress: Told how many of how many pictures are done.
@@ -56,11 +62,11 @@ def evaluate(
         ValueError: The folder cannot be understood, or has no picture in that part.
     """
     predictor = Predictor.load(checkpoint, device=device, precision=precision)
-    pairs = find_pairs(Path(data), at_least=1)
-    pairs, split = _choose(pairs, Path(data), Path(checkpoint), predictor, split)
-    check_pairs(pairs)
-    coding = _coding(predictor, [pair.mask for pair in pairs])
-    return {"split": split, **judge(predictor, pairs, coding, on_progress)}
+    found = find_pairs(Path(data), at_least=1, images=images, masks=masks, pairs=pairs)
+    found, split = _choose(found, Path(data), Path(checkpoint), predictor, split)
+    check_pairs(found)
+    coding = _coding(predictor, [pair.mask for pair in found])
+    return {"split": split, **judge(predictor, found, coding, on_progress)}
 
 
 def judge(
@@ -104,7 +110,7 @@ def judged(
     """
 
     def read(pair: Pair) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        return read_image(pair.image), coding.encode(read_mask(pair.mask), pair.mask)
+        return read_image(pair.image), coding.read(pair.mask)
 
     with ThreadPoolExecutor(1) as reader:
         ahead = deque(reader.submit(read, pair) for pair in pairs[:2])
@@ -148,7 +154,7 @@ def data_digest(pairs: Sequence[Pair], folder: Path) -> str:
         A SHA-256 in hexadecimal.
     """
     files = sorted(file for pair in pairs for file in (pair.image, pair.mask))
-    lines = [f"{file.relative_to(folder).as_posix()} {file.stat().st_size}" for file in files]
+    lines = [f"{name_below(file, folder)} {file.stat().st_size}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -179,19 +185,29 @@ def _coding(predictor: Predictor, masks: list[Path]) -> MaskCoding:
     """Read masks as in training, where that is possible, else as they explain themselves."""
     known = predictor.card.masks
     num_classes = predictor.network.num_classes
+    # cards of earlier versions have no colours
+    colors = tuple((r, g, b) for r, g, b in known.get("colors", ()))
     if known:
-        coding = MaskCoding(tuple(known["values"]), known["ignore"], known["kind"])
+        coding = MaskCoding(tuple(known["values"]), known["ignore"], known["kind"], colors)
         try:
+            if colors:
+                return understand_masks(masks, num_classes, known["ignore"], colors)[0]
             for path in masks:
-                coding.encode(read_mask(path), path)
+                coding.read(path)
         except ValueError:
             pass
         else:
             return coding
     try:
-        return understand_masks(masks, num_classes, known.get("ignore"))[0]
+        coding = understand_masks(masks, num_classes, known.get("ignore"))[0]
+        if coding.kind == "colors":
+            raise ValueError(
+                "They name classes by colour, and which colour is which of these classes is not "
+                "known. Save the class ids as a grey or palette PNG."
+            )
     except ValueError as error:
         names = ", ".join(predictor.card.class_names)
         raise ValueError(
             f"The masks are not those of this model's {num_classes} classes ({names}). {error}"
         ) from error
+    return coding

@@ -42,7 +42,7 @@ class Card:
     threshold: float = 0.5
     """With two classes, the probability of class 1 from which a pixel is class 1."""
     masks: dict[str, Any] = field(default_factory=dict)
-    """How mask values became class ids: `values`, `ignore`, `kind`."""
+    """How mask values became class ids: `values`, `ignore`, `kind`, perhaps `colors`."""
     training: dict[str, Any] = field(default_factory=dict)
     """Settings, data digest and picture sizes of the training run."""
     scores: dict[str, Any] = field(default_factory=dict)

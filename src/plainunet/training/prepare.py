@@ -33,7 +33,13 @@ def understand(
         ValueError: Names and classes differ in number, or the size is too small.
     """
     masks = [pair.mask for pair in pairs]
-    coding, counts = understand_masks(masks, len(config.class_names) or None, config.ignore)
+    coding, counts = understand_masks(
+        masks,
+        len(config.class_names) or None,
+        config.ignore,
+        config.legend,
+        on_note=lambda said: on_event(Note(said)),
+    )
     names = config.class_names or default_names(len(coding.values))
     if len(names) != len(coding.values):
         raise ValueError(

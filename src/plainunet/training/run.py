@@ -17,7 +17,7 @@ from plainunet.files import require_writable
 from plainunet.network.checkpoint import Card, default_colors, versions
 from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
-from plainunet.training.events import Advance, OnEvent, Stage
+from plainunet.training.events import Advance, Note, OnEvent, Stage
 from plainunet.training.fit import BEST_FILE, fit
 from plainunet.training.judge import judge_best
 from plainunet.training.prepare import understand
@@ -58,7 +58,14 @@ def train(
         )
     choose_device(config.device)
     require_writable(out)
-    pairs = find_pairs(data, config.group_by)
+    pairs = find_pairs(
+        data,
+        config.group_by,
+        images=config.images,
+        masks=config.masks,
+        pairs=config.pairs,
+        on_note=lambda said: on_event(Note(f"note: {said}")),
+    )
     on_event(Stage("checking files", len(pairs)))
     sizes = check_pairs(pairs, lambda done, total: on_event(Advance(done)))
     pairs = split_pairs(pairs, config.validation, config.seed)
@@ -89,9 +96,15 @@ def resume(out: str | Path, on_event: OnEvent = lambda event: None) -> dict[str,
         raise FileNotFoundError(f"{data}: the run's data folder has gone; put it back.")
     pairs = read_split(out / SPLIT_FILE, data)
     coding, _ = understand_masks(
-        [pair.mask for pair in pairs], len(config.class_names), config.ignore
+        [pair.mask for pair in pairs], len(config.class_names), config.ignore, config.legend
     )
     return _run(data, out, config, pairs, coding, content, on_event)
+
+
+def _describe(coding: MaskCoding) -> dict[str, Any]:
+    """What a checkpoint says of how masks are read."""
+    said = {"values": coding.values, "ignore": coding.ignore, "kind": coding.kind}
+    return {**said, "colors": coding.colors} if coding.colors else said
 
 
 def _run(
@@ -129,9 +142,9 @@ def _run(
     network.set_normalisation(*parts["train"].statistics())
     card = Card(
         class_names=config.class_names,
-        colors=default_colors(len(config.class_names)),
+        colors=coding.colors or default_colors(len(config.class_names)),
         size=config.size,
-        masks={"values": coding.values, "ignore": coding.ignore, "kind": coding.kind},
+        masks=_describe(coding),
         training={
             "digest": data_digest(pairs, data),
             "areas": [areas[0], areas[-1]],
