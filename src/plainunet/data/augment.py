@@ -6,6 +6,7 @@ its sequence in every worker and epoch.
 """
 
 import os
+from functools import cached_property
 from typing import Any
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before the import: it would ask the network
@@ -67,9 +68,9 @@ class Augment:
         Raises:
             ValueError: No such strength.
         """
-        # shares are areas: they may be mixed, the numbers of objects may not
+        # shares are areas: they may be mixed
         self._compose = _compose(strength, elastic, cv2.INTER_LINEAR)
-        self._compose_labels = _compose(strength, elastic, cv2.INTER_NEAREST)
+        self._settings = strength, elastic
 
     def __call__(
         self, image: NDArray[Any], shares: NDArray[np.uint8], state: tuple[int, ...]
@@ -90,6 +91,11 @@ class Augment:
         changed = self._compose(image=(image - low) / span if stretched else image, mask=shares)
         result = changed["image"] * span + low if stretched else changed["image"]
         return result, changed["mask"]
+
+    @cached_property
+    def _compose_labels(self) -> A.Compose:
+        """The same for the numbers of objects, which may not be mixed; made where it is used."""
+        return _compose(*self._settings, cv2.INTER_NEAREST)
 
     def move(self, labels: NDArray[np.uint16], state: tuple[int, ...]) -> NDArray[np.uint16]:
         """Move the numbers of objects as `__call__` moves the shares of the same sample.

@@ -238,7 +238,7 @@ def read_legend(path: Path) -> Legend | None:
         if not any(found):
             return None
         if not found[0]:  # a line of headings
-            lines, found = lines, found[1:]
+            found = found[1:]
     for number, entry in enumerate(found, start=1):
         if not entry or not all(part.isdecimal() and int(part) < 256 for part in entry[1:]):
             raise ValueError(
