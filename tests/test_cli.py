@@ -25,9 +25,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import plainunet
-from plainunet.config import TrainConfig, load_config
+from plainunet.config import TrainConfig
 from plainunet.network.checkpoint import Card, default_colors, save_checkpoint
 from plainunet.network.unet import UNet
+from plainunet.settings import load_config
 from plainunet.training.state import read_state
 
 VERBS = ("train", "evaluate", "predict", "import", "model", "demo")
@@ -204,7 +205,7 @@ def test_every_verb_end_to_end(
     assert "6 to train, 2 to validate" in result.stdout
     assert str(run / "best.safetensors") in result.stdout
     assert {file.name for file in run.iterdir()} == {
-        *("best.safetensors", "last", "config.toml", "split.csv", "metrics.jsonl"),
+        *("best.safetensors", "last", "config.toml", "dataset.toml", "split.csv", "metrics.jsonl"),
         *("curves.png", "saved_images"),
     }
 
@@ -282,7 +283,7 @@ def test_the_demo(run_plainunet: RunPlainunet, tmp_path: Path) -> None:
     assert opened
     assert Path(opened[1]).is_file()
     assert len(list((tmp_path / "demo" / "masks").iterdir())) == 40
-    assert len(load_config(tmp_path / "demo" / "run" / "config.toml").class_names) == 3
+    assert len(load_config(tmp_path / "demo" / "run" / "config.toml").classes) == 3
 
 
 # settings
@@ -291,7 +292,7 @@ def test_the_demo(run_plainunet: RunPlainunet, tmp_path: Path) -> None:
 def test_flags_win_over_the_file(command: Commands, trained: Trained, tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(
-        'epochs = 7\nbase_channels = 3\nsize = [24, 32]\nseed = 5\nclass_names = ["a", "b"]\n'
+        'epochs = 7\nbase_channels = 3\nsize = [24, 32]\nseed = 5\nclasses = ["a", "b"]\n'
         'depth = 2\nprecision = "fp32"\nlearning_rate = 0.5\n'
     )
     # 0.002 is the default: said on the command line, it wins all the same
@@ -305,7 +306,7 @@ def test_flags_win_over_the_file(command: Commands, trained: Trained, tmp_path: 
         learning_rate=0.002,
         base_channels=3,
         seed=5,
-        class_names=("a", "b"),
+        classes=("a", "b"),
         depth=2,
         precision="fp32",
     )
@@ -315,14 +316,14 @@ def test_flags_win_over_the_file(command: Commands, trained: Trained, tmp_path: 
 def test_lists_end_where_the_next_option_begins(
     command: Commands, trained: Trained, tmp_path: Path
 ) -> None:
-    flags = ("--class-names", "street", "car", "--size", "40", "32", "--epochs", "1")
+    flags = ("--classes", "street", "car", "--size", "40", "32", "--epochs", "1")
     result = command(
         "train", trained.data, *flags, "--depth", "2", "--base-channels", "2",
         "--out", tmp_path / "run",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     config = load_config(tmp_path / "run" / "config.toml")
-    assert (config.class_names, config.size) == (("street", "car"), (40, 32))
+    assert (config.classes, config.size) == (("street", "car"), (40, 32))
 
 
 @pytest.mark.parametrize(

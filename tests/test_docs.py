@@ -44,22 +44,21 @@ def mapped_files(text: str) -> set[str]:
     def indent(line: str) -> int:
         return len(re.match(r"[\s│├└─|`-]*", line)[0])  # type: ignore[index]
 
-    depth, room, room_indent = indent(lines[start]), "", 0
+    depth, rooms = indent(lines[start]), list[tuple[int, str]]()
     found = set()
     for line in lines[start + 1 :]:
         if not line.strip():
             continue
         if indent(line) <= depth:
             break
-        if room and indent(line) <= room_indent:
-            room = ""
+        rooms = [room for room in rooms if room[0] < indent(line)]
         words = line[indent(line) :].split()
         if re.fullmatch(r"\w+/", words[0]):
-            room, room_indent = words.pop(0), indent(line)
+            rooms.append((indent(line), words.pop(0)))
         for word in words:
             if not re.fullmatch(r"\w+\.py", word):
                 break
-            found.add(room + word)
+            found.add("".join(name for _, name in rooms) + word)
     return found
 
 
@@ -71,6 +70,9 @@ src/plainunet/
   files.py cli.py   two files on a line
   data/             a room
     images.py masks.py   words about images.py
+    codecs/         a closet
+      tiff.py
+    drawn/          ground.py
   network/ unet.py  a room with its file beside it
   config.py         back at the top
 tests/              not_this.py
@@ -78,6 +80,7 @@ tests/              not_this.py
     assert mapped_files(drawn) == {
         *("__init__.py", "files.py", "cli.py", "config.py"),
         *("data/images.py", "data/masks.py", "network/unet.py"),
+        *("data/codecs/tiff.py", "data/drawn/ground.py"),
     }
 
 
@@ -192,7 +195,7 @@ def test_there_are_recipes() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_recipe_loads_and_says_how_it_was_run(path: Path) -> None:
-    from plainunet.config import load_config
+    from plainunet.settings import load_config
 
     load_config(path)
     text = path.read_text(encoding="utf-8")

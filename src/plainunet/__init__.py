@@ -17,11 +17,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from plainunet.config import TrainConfig, load_config
+    from plainunet.config import TrainConfig
     from plainunet.evaluation.evaluate import evaluate
     from plainunet.network.checkpoint import Card
     from plainunet.network.unet import UNet
     from plainunet.prediction.predictor import Predictor
+    from plainunet.settings import load_config
     from plainunet.training.run import train
 
 __version__ = "0.1.0"
@@ -43,7 +44,7 @@ _HOMES = {
     "TrainConfig": "plainunet.config",
     "UNet": "plainunet.network.unet",
     "evaluate": "plainunet.evaluation.evaluate",
-    "load_config": "plainunet.config",
+    "load_config": "plainunet.settings",
     "train": "plainunet.training.run",
 }
 

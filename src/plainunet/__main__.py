@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from plainunet.cli import app
-from plainunet.config import explain
+from plainunet.settings import explain
 
 
 def main() -> None:

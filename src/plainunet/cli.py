@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 import plainunet
-from plainunet.config import Device, Precision, TrainConfig, make_config, read_settings
+from plainunet.config import Device, FolderConfig, Precision, TrainConfig
 from plainunet.network.options import NetworkOptions
+from plainunet.settings import make_config, read_settings
 
 app = App(
     name="plainunet",
@@ -19,7 +20,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_DEFAULTS, _NETWORK = TrainConfig(), NetworkOptions()
+_DEFAULTS, _NETWORK, _FOLDER = TrainConfig(), NetworkOptions(), FolderConfig()
 Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, negative=())]
 
 
@@ -36,13 +37,13 @@ def train(
     """Train a U-Net on a folder of images and masks.
 
     The result is the run folder OUT: best.safetensors (the model), last/ (to go on from),
-    config.toml, split.csv, metrics.jsonl, curves.png and saved_images/.
+    config.toml, dataset.toml, split.csv, metrics.jsonl, curves.png and saved_images/.
 
     Parameters
     ----------
     data
         Folder of images and masks: train/ and train_masks/ as Kaggle's Carvana, or images/
-        and masks/ with equal names.
+        and masks/ with equal names, or one of the many other layouts in docs/data.md.
     out
         Run folder to make.
     config
@@ -78,9 +79,7 @@ def evaluate(
     /,
     *,
     split: Literal["train", "val", "test", "all"] | None = None,
-    images: str | None = None,
-    masks: str | None = None,
-    pairs: str | None = None,
+    folder: Annotated[FolderConfig, Parameter(name="*")] = _FOLDER,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -98,12 +97,6 @@ def evaluate(
         validation part is taken; any other is taken whole.
     split
         Take this part.
-    images
-        Folder of the pictures, below the data folder; left out, it is found.
-    masks
-        Folder of the masks, below the data folder; left out, it is found.
-    pairs
-        How they belong together: patterns as in 'images/*.jpg:masks/*_m.png', or a CSV file.
     json_file
         Also write the scores, and those of each picture, as JSON.
     device
@@ -117,18 +110,20 @@ def evaluate(
 
     if json_file:
         require_file(json_file, ".json")
+    notes: list[str] = []
     with bar("judging") as on_progress:
         result = judge(
             checkpoint,
             data,
             split=split,
-            images=images,
-            masks=masks,
-            pairs=pairs,
+            **folder.model_dump(),
             device=device,
             precision=precision,
             on_progress=on_progress,
+            on_note=notes.append,
         )
+    for note in notes:
+        _print(f"note: {note}")
     if json_file:
         with write_whole(json_file) as file:
             file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -283,7 +278,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
     _print(f"drawn: {data}")
     if (run / CONFIG_FILE).is_file():
         shutil.rmtree(run)
-    config = TrainConfig(class_names=CLASS_NAMES, seed=seed, **DEMO_SETTINGS)
+    config = TrainConfig(classes=CLASS_NAMES, seed=seed, **DEMO_SETTINGS)
     with Screen() as screen:
         result = begin(data, run, config, screen)
     show_scores(result)

@@ -1,20 +1,13 @@
-"""What a run is: one model that serves flags, TOML files, Python and the run folder.
+"""What a run is: models that serve flags, TOML files, Python and the run folder.
 
-Unknown keys and values out of range are refused with the key's name, the nearest known one
-and the file. Limitation: only the working size is fitted to the data (see `data.check`);
-everything else has a fixed default.
+Limitation: only the working size and what the masks mean are fitted to the data; everything
+else has a fixed default.
 """
 
-import difflib
-import json
 import re
-import tomllib
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-
-from plainunet.files import write_whole
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -73,8 +66,78 @@ class NetworkConfig(BaseModel):
         return self.model_dump(include=set(NetworkConfig.model_fields))
 
 
-class TrainConfig(NetworkConfig):
-    """The settings of one training run, those of its network first."""
+class FolderConfig(BaseModel):
+    """Where a data folder has its pictures and masks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: str | None = None
+    """Folder of the pictures, below the data folder; left out, it is found."""
+    masks: str | None = None
+    """Folder of the masks, below the data folder, or a COCO file (.json) or a list of run-length
+    codes (.csv); left out, it is found."""
+    pairs: str | None = None
+    """How pictures and masks belong together, where names do not say it: two patterns as in
+    'images/*.jpg:masks/*_m.png', or a CSV file with the columns image and mask."""
+    rle: Literal["rows", "columns"] | None = None
+    """How run-length codes count pixels: row by row, as in Kaggle's Carvana, or column by
+    column, as in most other sets; left out, it is found."""
+
+
+class DataConfig(FolderConfig):
+    """What a data folder holds; also what a dataset.toml in it may say."""
+
+    group_by: str | None = None
+    """Regular expression; pictures whose names agree in its first group stay on one side of
+    the split."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes in the order of their ids, background included; of flags also with
+    commas between."""
+    values: tuple[int, ...] = ()
+    """For masks of other values than class ids: the value of each class, in the order of the
+    class names."""
+    colors: tuple[str, ...] = ()
+    """For masks that name classes by colour: one for each class, as in ff0000, in the order of
+    the class names."""
+    ignore: int | None = Field(default=None, ge=0)
+    """Mask value of pixels that do not count."""
+    encoding: Literal["ids", "instances", "threshold"] | None = None
+    """What mask values are: class ids; numbers of objects, all above 0 being class 1; or, of
+    smoothed masks, class 1 from 128 on; left out, it is found."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _take_commas(cls, classes: Any) -> Any:
+        if isinstance(classes, list | tuple) and len(classes) == 1 and "," in str(classes[0]):
+            return tuple(name.strip() for name in str(classes[0]).split(","))
+        return classes
+
+    @field_validator("values")
+    @classmethod
+    def _differ(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(values)) != len(values) or not all(0 <= value < 65536 for value in values):
+            raise ValueError("each class needs a value of its own, from 0 to 65535")
+        return values
+
+    @field_validator("colors")
+    @classmethod
+    def _know_colors(cls, colors: tuple[str, ...]) -> tuple[str, ...]:
+        colors = tuple(color.removeprefix("#").lower() for color in colors)
+        wrong = [color for color in colors if not re.fullmatch("[0-9a-f]{6}", color)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no colour; write six hexadecimal digits, as ff0000")
+        if len(set(colors)) != len(colors):
+            raise ValueError("each class needs a colour of its own")
+        return colors
+
+    @property
+    def legend(self) -> tuple[tuple[int, int, int], ...]:
+        """The colors as RGB, 0..255."""
+        return tuple((c[0], c[1], c[2]) for c in map(bytes.fromhex, self.colors))
+
+
+class TrainConfig(DataConfig, NetworkConfig):
+    """The settings of one training run: its network's, its data's, and these."""
 
     epochs: int = Field(default=20, ge=1)
     """How often every training picture is seen."""
@@ -119,23 +182,12 @@ class TrainConfig(NetworkConfig):
     kept; 0 for none."""
     validation: float = Field(default=0.2, gt=0, lt=1)
     """Share of the groups held out to judge the network, where the folder does not say."""
-    group_by: str | None = None
-    """Regular expression; pictures whose names agree in its first group stay on one side of
-    the split."""
-    images: str | None = None
-    """Folder of the pictures, below the data folder; left out, it is found."""
-    masks: str | None = None
-    """Folder of the masks, below the data folder; left out, it is found."""
-    pairs: str | None = None
-    """How pictures and masks belong together, where names do not say it: two patterns as in
-    'images/*.jpg:masks/*_m.png', or a CSV file with the columns image and mask."""
-    colors: tuple[str, ...] = ()
-    """For masks that name classes by colour: one for each class, as in ff0000, in the order of
-    the class names."""
-    class_names: tuple[str, ...] = ()
-    """Names of the classes in the order of their ids, background included."""
-    ignore: int | None = Field(default=None, ge=0)
-    """Mask value of pixels that do not count."""
+    folds: int | None = Field(default=None, ge=2)
+    """Into how many parts the groups are dealt, of which each validates once; with fold."""
+    fold: int | None = Field(default=None, ge=0)
+    """Which of these parts validates, from 0."""
+    stratify: bool = False
+    """Whether pictures with little and with much foreground are shared out evenly."""
     seed: int = Field(default=0, ge=0)
     """Seed of the weights, the split, the order and the augmentation."""
     precision: Precision = "auto"
@@ -146,22 +198,6 @@ class TrainConfig(NetworkConfig):
     """Processes that prepare batches beside the training; 0 does it in the same process. Left
     out: 0 where the network runs on the CPU, which they would take from it, else 4."""
 
-    @field_validator("colors")
-    @classmethod
-    def _know_colors(cls, colors: tuple[str, ...]) -> tuple[str, ...]:
-        colors = tuple(color.removeprefix("#").lower() for color in colors)
-        wrong = [color for color in colors if not re.fullmatch("[0-9a-f]{6}", color)]
-        if wrong:
-            raise ValueError(f"{wrong[0]!r} is no colour; write six hexadecimal digits, as ff0000")
-        if len(set(colors)) != len(colors):
-            raise ValueError("each class needs a colour of its own")
-        return colors
-
-    @property
-    def legend(self) -> tuple[tuple[int, int, int], ...]:
-        """The colors as RGB, 0..255."""
-        return tuple((c[0], c[1], c[2]) for c in map(bytes.fromhex, self.colors))
-
     @field_validator("growth")
     @classmethod
     def _grow_in_order(cls, growth: tuple[Growth, ...]) -> tuple[Growth, ...]:
@@ -169,108 +205,3 @@ class TrainConfig(NetworkConfig):
         if ends != sorted(set(ends)):
             raise ValueError(f"each part must end after the one before, not at {ends}")
         return growth
-
-
-def load_config(path: Path) -> TrainConfig:
-    """Read a TOML file.
-
-    Args:
-        path: The file; its keys are the fields of `TrainConfig`.
-
-    Returns:
-        The settings, defaults filled in.
-
-    Raises:
-        ValueError: The file is no TOML, or holds an unknown key or an impossible value.
-    """
-    return TrainConfig(**read_settings(path))
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read the settings that a TOML file names, and no others.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Checked values by key.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is no TOML, or holds an unknown key or an impossible value.
-    """
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such configuration file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path}: not a readable TOML file ({error}).") from error
-    make_config(given, source=str(path))
-    return given
-
-
-def make_config(settings: dict[str, Any], source: str = "settings") -> TrainConfig:
-    """Check settings and fill in the defaults.
-
-    Args:
-        settings: Values by key.
-        source: What to call their origin in an error.
-
-    Returns:
-        The settings.
-
-    Raises:
-        ValueError: An unknown key or an impossible value.
-    """
-    try:
-        return TrainConfig(**settings)
-    except ValidationError as error:
-        raise ValueError(f"{source}: {explain(error)}") from None
-
-
-def write_config(path: Path, config: TrainConfig) -> None:
-    """Write settings as TOML, readable by `load_config`.
-
-    Args:
-        path: The file to write.
-        config: The settings; those that are None are left out, as TOML has no such value.
-    """
-    plain = config.model_dump(mode="json", exclude_none=True)
-    growth = plain.pop("growth")
-    lines = [f"{key} = {_toml(value)}" for key, value in plain.items()]
-    for part in growth:
-        lines += [
-            "",
-            "[[growth]]",
-            *(f"{key} = {_toml(value)}" for key, value in part.items()),
-        ]
-    with write_whole(path) as file:
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _toml(value: Any) -> str:
-    # as JSON, but TOML has no surrogate pairs for characters beyond \uffff, and no bare DEL
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def explain(error: ValidationError) -> str:
-    """Say what is wrong with settings, and what to do.
-
-    Args:
-        error: What pydantic raised for a `TrainConfig`.
-
-    Returns:
-        One line.
-    """
-    return "; ".join(map(_explain, error.errors()))
-
-
-def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] != "extra_forbidden":
-        message = problem["msg"].removeprefix("Value error, ")
-        return f"{key}: {message} (it is {problem['input']!r})"
-    known = TrainConfig.model_fields if len(problem["loc"]) == 1 else Growth.model_fields
-    nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-    advice = f"did you mean {nearest[0]!r}?" if nearest else "known are " + ", ".join(known) + "."
-    return f"unknown key {key!r}; {advice}"

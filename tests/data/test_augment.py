@@ -1,3 +1,4 @@
+import math
 import pickle
 import random as python_random
 from typing import Any
@@ -6,9 +7,13 @@ import albumentations as A
 import cv2
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from plainunet.data.augment import Augment, _strengths
+from plainunet.data.borders import resize_labels
+from plainunet.data.targets import area_shares
 
 STRENGTHS = ["none", "flip", "light", "strong"]
 Sample = tuple[NDArray[Any], NDArray[np.uint8]]
@@ -233,6 +238,102 @@ def test_labels_of_a_flip_are_exact() -> None:
         _, areas = Augment("flip")(shares, shares, (0, 0, number))
         moved = Augment("flip").move(labels, (0, 0, number))
         assert np.array_equal(moved > 0, areas > 0)
+
+
+# masks are never interpolated into new classes
+
+
+VOID = 255
+SIDES = st.integers(2, 60)
+ELASTIC = st.sampled_from([0.0, 1.0, 4.0, 20.0])
+SEEDS = st.integers(0, 2**32)
+
+
+def draw_mask(seed: int, height: int, width: int, classes: int) -> NDArray[np.uint8]:
+    """Class ids [height, width] of boxes of any size; of some classes none, and some void."""
+    random = np.random.default_rng(seed)
+    present = random.choice(classes, size=random.integers(1, classes + 1), replace=False)
+    ids = np.full((height, width), present[0], np.uint8)
+    for _ in range(random.integers(1, 12)):
+        top, left = random.integers(0, height), random.integers(0, width)
+        below, right = top + random.integers(1, height + 1), left + random.integers(1, width + 1)
+        ids[top:below, left:right] = random.choice([*present, *present, VOID])
+    return ids
+
+
+def far_from(ids: NDArray[np.uint8], value: int, reach: int) -> NDArray[np.bool_]:
+    """[height, width], where no pixel of a value is within `reach` rows and columns."""
+    around = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    return cv2.dilate((ids == value).astype(np.uint8), around) == 0
+
+
+@settings(max_examples=40)
+@given(
+    strength=st.sampled_from(STRENGTHS),
+    elastic=ELASTIC,
+    height=SIDES,
+    width=SIDES,
+    classes=st.integers(2, 7),
+    seed=SEEDS,
+)
+@example(strength="strong", elastic=4, height=60, width=60, classes=4, seed=0)
+def test_a_class_has_a_share_only_where_it_comes_from(
+    strength: str, elastic: float, height: int, width: int, classes: int, seed: int
+) -> None:
+    """What is far from a class is moved along; there the class has nothing, and others all.
+
+    An id that lies between those of two neighbours, 2 between 1 and 3, is far from both.
+    """
+    ids = draw_mask(seed, height, width, classes)
+    shares = area_shares(ids, classes, (height, width))
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    augment = Augment(strength, elastic)
+    _, moved = augment(image, shares, (seed, 0, 1))
+    # a pixel is mixed of four; a deformation may pull these apart, the more the steeper it is
+    reach = 2 + math.ceil(18 * elastic / min(height, width))
+    values = [*range(classes), VOID]
+    bits = sum(far_from(ids, value, reach) * np.uint16(1 << n) for n, value in enumerate(values))
+    far = (augment.move(bits[..., None], (seed, 0, 1)) >> np.arange(classes + 1)) & 1 > 0
+    far_from_void = far[..., classes]
+    assert moved[far[..., :classes]].max(initial=0) == 0
+    # far from all but one class, a pixel is wholly that class's
+    pure = far.sum(axis=2) == classes
+    assert (moved[pure & far_from_void].max(axis=1, initial=255) == 255).all()
+    for k in set(range(classes)) - set(np.unique(ids)):
+        assert not moved[..., k].any()
+    # each plane is rounded on its own, once for each of the two moves
+    total = moved.sum(axis=2, dtype=int)
+    off = classes * (1 if elastic else 0.5)
+    assert total.max() <= 255 + off
+    assert total[far_from_void].min(initial=255) >= 255 - off
+
+
+@settings(max_examples=40)
+@given(
+    strength=st.sampled_from(STRENGTHS),
+    elastic=ELASTIC,
+    size=st.tuples(SIDES, SIDES),
+    stored=st.tuples(SIDES, SIDES),
+    given_out=st.tuples(SIDES, SIDES),
+    numbers=st.lists(st.integers(1, 65535), min_size=2, max_size=5, unique=True),
+    seed=SEEDS,
+)
+def test_resized_and_moved_labels_hold_no_new_numbers(
+    strength: str,
+    elastic: float,
+    size: tuple[int, int],
+    stored: tuple[int, int],
+    given_out: tuple[int, int],
+    numbers: list[int],
+    seed: int,
+) -> None:
+    table = np.array([0, *numbers], np.uint16)
+    labels = table[draw_mask(seed, *size, len(table)) % len(table)][..., None]
+    resized = resize_labels(resize_labels(labels, stored), given_out)
+    moved = Augment(strength, elastic).move(resized, (seed, 2, 3))
+    assert moved.dtype == np.uint16
+    assert moved.shape == (*given_out, 1)
+    assert set(np.unique(moved)) <= set(np.unique(resized)) <= set(np.unique(labels))
 
 
 def test_unknown_strength() -> None:

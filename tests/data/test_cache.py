@@ -2,8 +2,10 @@ import hashlib
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -189,9 +191,191 @@ def test_leftovers_of_killed_processes_go_in_time(files: list[Path], room: Path)
     for part in (old, young):
         part.mkdir(parents=True)
         (part / "images.npy").touch()
-    os.utime(old, (1000, 1000))
+    os.utime(old / "images.npy", (1000, 1000))
+    os.utime(young, (1000, 1000))  # begun long ago, but still written to
     cache = must(cached(files, SETTINGS, Loader()))
     assert entries(room) == sorted([young, cache.folder])
+
+
+def test_killed_while_filling(files: list[Path], room: Path) -> None:
+    """Neither half an entry nor anything that stands in the way of the next try is left."""
+    code = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from plainunet.data.cache import cached
+
+def load(index):
+    if index == 2:
+        print("two are written, or soon will be", flush=True)
+        time.sleep(60)
+    return np.full((400, 600, 3), 10 * index, np.uint8), np.full((400, 600, 2), index, np.uint8)
+
+cached(sorted(Path(sys.argv[1]).glob("*.png")), {"count": 3, "box": (4, 6)}, load)
+"""
+    command = [sys.executable, "-c", code, str(files[0].parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    (part,) = entries(room)
+    assert part.name.startswith(".part-")
+    loader = Loader()
+    cache = must(cached(files, SETTINGS, loader))
+    assert set(loader.asked) == {0, 1, 2}
+    assert (cache[2][0] == 20).all()
+    assert entries(room) == sorted([part, cache.folder])
+
+
+def test_what_others_are_writing_takes_room(
+    files: list[Path], room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = must(cached(files, SETTINGS, Loader()))
+    size = sum(file.stat().st_size for file in kept.folder.iterdir())
+    monkeypatch.setattr(module, "LIMIT", 3 * size)
+
+    def load(index: int) -> Sample:
+        if index == 2:  # this entry has begun, and takes as many bytes as it will in the end
+            must(cached(files, {**SETTINGS, "name": "third"}, Loader()))
+            assert kept.folder.exists()
+            must(cached(files, {**SETTINGS, "name": "fourth"}, Loader()))
+            assert not kept.folder.exists()
+        return Loader()(index)
+
+    must(cached(files, {**SETTINGS, "name": "second"}, load))
+    assert sum(file.stat().st_size for file in room.rglob("*.npy")) == 3 * size
+
+
+def test_full_disk_is_no_fault(files: list[Path], room: Path) -> None:
+    """A limit on the sizes of files takes the disk's place."""
+    code = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from plainunet.data.cache import cached
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+def load(index):
+    return np.zeros((80, 100, 3), np.uint8), np.zeros((80, 100, 2), np.uint8)
+
+assert cached(sorted(Path(sys.argv[1]).glob("*.png")), {"count": 3}, load) is None
+"""
+    subprocess.run([sys.executable, "-c", code, str(files[0].parent)], check=True, timeout=60)
+    assert entries(room) == []
+
+
+def test_few_samples_wait_in_memory(files: list[Path]) -> None:
+    """However slow the disk is."""
+    asked: list[int] = []
+    waiting: list[int] = []
+
+    def load(index: int) -> Sample:
+        asked.append(index)
+        return Loader()(0)
+
+    def written(done: int, count: int) -> None:
+        time.sleep(0.005)
+        waiting.append(len(asked) - done)
+
+    cached(files, {**SETTINGS, "count": 100}, load, written)
+    assert 0 < max(waiting) <= 2 * (os.cpu_count() or 1) + 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts kilobytes as Linux does")
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from plainunet.data.cache import cached
+
+def load(index):
+    return np.full((512, 512, 3), 1, np.uint8), np.full((512, 512, 2), 1, np.uint8)
+
+assert cached([Path(sys.argv[1])], {"count": int(sys.argv[2])}, load)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    file = tmp_path / "a.png"
+    file.touch()
+
+    def peak(count: int) -> int:
+        command = [sys.executable, "-c", code, str(file), str(count)]
+        return int(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+
+    added = 120 * 512 * 512 * 5 / 1024
+    assert peak(160) - peak(40) < added / 10
+
+
+def test_gone_while_in_use(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may need the room: then it says so, and gives no wrong sample."""
+    first = must(cached(files, SETTINGS, Loader()))
+    opened, unopened = Cache(first.folder), Cache(first.folder)
+    assert (opened[1][0] == 10).all()
+    os.utime(first.folder, (1000, 1000))
+    monkeypatch.setattr(module, "LIMIT", 2 * 3 * 4 * 6 * 5)
+    must(cached(files, {**SETTINGS, "more": 1}, Loader()))
+    assert not first.folder.exists()
+    assert (opened[2][0] == 20).all()
+    with pytest.raises(FileNotFoundError):
+        unopened[1]
+
+
+def test_use_keeps_an_entry_young(files: list[Path]) -> None:
+    cache = must(cached(files, SETTINGS, Loader()))
+    os.utime(cache.folder, (1000, 1000))
+    cache[0]
+    assert time.time() - cache.folder.stat().st_mtime < 60
+
+
+@pytest.mark.parametrize("name", ["stack.tif", "notes.json", "runs.csv"])
+def test_items_of_a_file_are_told_apart(tmp_path: Path, room: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text("a")
+    for item in ("0", "1", "0"):
+        cached([Path(f"{file}[{item}]")], {"count": 1}, Loader())
+    assert len(entries(room)) == 2
+    file.write_text("ab")
+    loader = Loader()
+    cached([Path(f"{file}[0]")], {"count": 1}, loader)
+    assert loader.asked == [0]
+
+
+def test_files_of_classes_are_told_apart(tmp_path: Path, room: Path) -> None:
+    for name in ("road", "car"):
+        (tmp_path / name).mkdir()
+    place = tmp_path / "{road,car}" / "7.png"
+    (tmp_path / "road" / "7.png").write_text("a")
+
+    def made_again() -> bool:
+        loader = Loader()
+        cached([place], {"count": 1}, loader)
+        return loader.asked == [0]
+
+    assert made_again()
+    assert not made_again()
+    (tmp_path / "car" / "7.png").write_text("b")  # a class that had no file
+    assert made_again()
+    (tmp_path / "car" / "7.png").write_text("longer")
+    assert made_again()
+    other = tmp_path / "{car,road}" / "7.png"  # other numbers for the same classes
+    assert cached([other], {"count": 1}, Loader()) is not None
+    assert len(entries(room)) == 4
+
+
+def test_missing_file_of_a_place(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no\.tif"):
+        cached([tmp_path / "no.tif[3]"], {"count": 1}, Loader())
+
+
+def test_samples_of_other_sizes_are_refused(files: list[Path], room: Path) -> None:
+    def load(index: int) -> Sample:
+        return np.zeros((4, 6 + index // 2, 3), np.uint8), np.zeros((4, 6, 2), np.uint8)
+
+    with pytest.raises(ValueError, match=r"Sample 2 .*\(4, 7, 3\)"):
+        cached(files, SETTINGS, load)
+    assert entries(room) == []
 
 
 def test_two_processes_at_once(files: list[Path], room: Path) -> None:

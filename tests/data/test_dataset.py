@@ -1,5 +1,6 @@
-import multiprocessing
+import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,19 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from plainunet.data import cache
-from plainunet.data.dataset import EpochBatches, Samples, TrainingSet, make_loader
+from plainunet.data.dataset import Samples, TrainingSet
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair, find_pairs
 
 BINARY = MaskCoding((0, 255), None, "two values")
-Batches = list[tuple[Tensor, ...]]
 
 
 @pytest.fixture(autouse=True)
@@ -169,19 +165,6 @@ def test_eight_bits_beside_sixteen(make_pair: MakePair, first: Any) -> None:
         assert np.allclose(image[..., 0], array / np.iinfo(array.dtype).max)
 
 
-def test_depths_mixed_without_room_for_a_cache(
-    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache, "LIMIT", 10)
-    arrays = [noise(32, 32), noise(32, 32, dtype=np.uint16)]
-    pairs = [make_pair(name, array, half(32, 32)) for name, array in zip("ab", arrays, strict=True)]
-    samples = Samples(pairs, BINARY, (32, 32), channels=1)
-    samples.fill_cache()
-    dataset = TrainingSet(samples, "none", 0, (32, 32))
-    (images, _), *_ = make_loader(dataset, EpochBatches(2, 2, 0), workers=0)
-    assert images.dtype == torch.float32
-
-
 def test_cache_gives_the_same_samples(small_data: Path) -> None:
     pairs = find_pairs(small_data)
     plain, kept = (Samples(pairs, BINARY, (24, 40), target_scale=2) for _ in range(2))
@@ -215,6 +198,32 @@ def test_cache_depends_on_every_setting(make_pair: MakePair, change: str) -> Non
     other.fill_cache()
     assert len(other[0]) == len(before) == (3 if change == "objects" else 2)
     assert all(np.array_equal(a, b) for a, b in zip(other[0], before, strict=True))
+
+
+def test_changed_picture_is_decoded_again(tmp_path: Path) -> None:
+    """Of as many bytes as before."""
+    pair = Pair(tmp_path / "a.bmp", tmp_path / "a_mask.bmp", "a", None)
+    images = [noise(16, 16, 3, seed=seed) for seed in (0, 1)]
+    Image.fromarray(half(16, 16)).save(pair.mask)
+    seen = []
+    for later, image in enumerate(images):
+        Image.fromarray(image).save(pair.image)
+        os.utime(pair.image, (1000 + later, 1000 + later))
+        samples = Samples([pair], BINARY, (16, 16))
+        samples.fill_cache()
+        seen.append(samples[0][0].copy())
+    assert np.array_equal(seen, images)
+
+
+def test_cache_that_goes_while_it_is_used(small_data: Path, tmp_path: Path) -> None:
+    """Another process may need the room. What has not opened it yet decodes again."""
+    samples = Samples(find_pairs(small_data), BINARY, (24, 32))
+    before = samples[3]
+    samples.fill_cache()
+    samples = pickle.loads(pickle.dumps(samples))
+    shutil.rmtree(tmp_path / "cache")
+    for _ in range(2):
+        assert all(np.array_equal(a, b) for a, b in zip(samples[3], before, strict=True))
 
 
 def test_settings_of_samples_without_objects_are_as_before(
@@ -289,32 +298,6 @@ def test_tensors_from_the_cache_may_be_written_to(small_data: Path) -> None:
             for tensor in dataset[0, 0, 0]:
                 tensor.zero_()
     assert all(np.array_equal(a, b) for a, b in zip(samples[0], before, strict=True))
-
-
-@given(count=st.integers(1, 60), batch_size=st.integers(1, 20), seed=st.integers(0, 5))
-def test_every_sample_once_in_even_batches(count: int, batch_size: int, seed: int) -> None:
-    batches = EpochBatches(count, batch_size, seed)
-    drawn = list(batches)
-    assert len(drawn) == len(batches)
-    sizes = [len(batch) for batch in drawn]
-    assert max(sizes) <= batch_size
-    assert max(sizes) - min(sizes) <= 1
-    flat = [draw for batch in drawn for draw in batch]
-    assert sorted(index for _, _, index in flat) == list(range(count))
-    assert [number for _, number, _ in flat] == list(range(count))
-
-
-def test_order_depends_on_seed_and_epoch_alone() -> None:
-    def order(seed: int, epoch: int, batch_size: int = 8) -> list[int]:
-        batches = EpochBatches(40, batch_size, seed)
-        batches.epoch = epoch
-        drawn = [draw for batch in batches for draw in batch]
-        assert {draw[0] for draw in drawn} == {epoch}
-        return [index for _, _, index in drawn]
-
-    assert order(0, 1) == order(0, 1)
-    assert order(0, 1) == order(0, 1, batch_size=3)
-    assert len({tuple(order(*key)) for key in [(0, 0), (0, 1), (1, 0), (1, 1)]}) == 4
 
 
 def test_class_shares(make_pair: MakePair) -> None:
@@ -424,61 +407,6 @@ def test_statistics_with_objects(cell_samples: Callable[..., Samples]) -> None:
     assert len(cell_samples().statistics()[0]) == 3
 
 
-def all_batches(folder: Path, workers: int, epochs: int = 2, start: str = "fork") -> list[Batches]:
-    """The batches of each epoch, as a training takes them, with all that can be random."""
-    samples = Samples(find_pairs(folder), BINARY, (24, 32), target_scale=2, objects=True)
-    samples.fill_cache()
-    batches = EpochBatches(len(samples), 3, seed=0)
-    drawn = []
-    for epoch in range(epochs):
-        batches.epoch = epoch
-        dataset = TrainingSet(samples, "strong", 0, (24, 32), elastic=2, border=(10, 5))
-        loader = make_loader(dataset, batches, workers)
-        if workers:
-            loader.multiprocessing_context = multiprocessing.get_context(start)
-        drawn.append(list(loader))
-    return drawn
-
-
-def equal(one: Batches, other: Batches) -> bool:
-    return len(one) == len(other) and all(
-        torch.equal(a, b)
-        for x, y in zip(one, other, strict=True)
-        for a, b in zip(x, y, strict=True)
-    )
-
-
-# on a machine of one core PyTorch warns of two workers
-few_cores = pytest.mark.filterwarnings("ignore:This DataLoader will create")
-
-
-@few_cores
-def test_same_batches_for_any_number_of_workers(small_data: Path) -> None:
-    """Albumentations 2.0.8 on its own repeats its sequence in every worker and epoch."""
-    alone = all_batches(small_data, 0)
-    assert [len(images) for images, _, _ in alone[0]] == [3, 3, 2]
-    for workers in (1, 2):
-        again = all_batches(small_data, workers)
-        assert equal(alone[0], again[0])
-        assert equal(alone[1], again[1])
-
-
-@few_cores
-def test_same_batches_from_a_spawned_worker(small_data: Path) -> None:
-    alone = all_batches(small_data, 0, epochs=1)
-    assert equal(alone[0], all_batches(small_data, 1, epochs=1, start="spawn")[0])
-
-
-def test_second_epoch_is_augmented_anew(small_data: Path) -> None:
-    samples = Samples(find_pairs(small_data), BINARY, (48, 64))
-    dataset = TrainingSet(samples, "strong", 0, (48, 64))
-    views = [dataset[epoch, number, 0][0] for epoch in range(3) for number in range(4)]
-    different = sum(not torch.equal(a, b) for i, a in enumerate(views) for b in views[:i])
-    assert different >= 60  # of 66 pairs; two may by chance be left as they are
-    first, second = all_batches(small_data, 0)
-    assert not equal(first, second)
-
-
 def test_pickled_without_the_pictures(small_data: Path) -> None:
     samples = Samples(find_pairs(small_data), BINARY, (48, 64))
     samples.fill_cache()
@@ -489,3 +417,15 @@ def test_pickled_without_the_pictures(small_data: Path) -> None:
     again = pickle.loads(packed)[1, 2, 3]
     assert torch.equal(again[0], image)
     assert torch.equal(again[1], shares)
+
+
+def test_many_pairs_are_sent_to_workers_fast() -> None:
+    pairs = [Pair(Path(f"a/{n}.png"), Path(f"b/{n}.png"), str(n), None) for n in range(20_000)]
+    samples = Samples(pairs, BINARY, (32, 48))
+    packed = pickle.dumps(samples)
+    assert len(packed) < 50 * len(pairs)
+    assert b"pathlib" not in packed  # of which each would be put together again
+    again = pickle.loads(packed)
+    assert len(again) == len(pairs)
+    with pytest.raises(FileNotFoundError, match="19999"):
+        again[19_999]

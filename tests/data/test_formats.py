@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from plainunet.data.encoded import MOST_PIXELS
+from plainunet.data.codecs.encoded import MOST_PIXELS
 from plainunet.data.images import image_shape, read_image
 from plainunet.data.masks import read_mask, understand_masks
 
@@ -298,15 +298,31 @@ def test_tiff_of_odd_bits(tmp_path: Path, bits: int) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"volumetric": True, "tile": (16, 16, 16)},
-        {"photometric": "minisblack", "truncate": True},
-        {"photometric": "minisblack", "truncate": True, "imagej": True},
+        {},
+        {"truncate": True},
+        {"truncate": True, "imagej": True, "metadata": {"axes": "ZYX"}},
+        {"volumetric": True},
     ],
 )
-def test_volumes_are_not_taken_for_pictures(tmp_path: Path, options: dict[str, object]) -> None:
-    tifffile.imwrite(tmp_path / "volume.tif", np.zeros((16, 40, 56), np.uint8), **options)
+def test_a_volume_is_read_slice_by_slice_and_not_taken_for_a_picture(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    volume = np.stack([np.roll(CLASSES, step) for step in range(16)])
+    path = tmp_path / "volume.tif"
+    tifffile.imwrite(path, volume, photometric="minisblack", **options)
     for read in (read_image, image_shape, read_mask):
-        with pytest.raises(ValueError, match=r"volume\.tif is a volume of 16 slices.*Save each"):
+        with pytest.raises(ValueError, match=r"volume\.tif is a stack of 16 slices.*tif\[0\]'"):
+            read(path)
+    for index, wanted in enumerate(volume):
+        require_back(tmp_path / f"volume.tif[{index}]", wanted[..., None])
+        np.testing.assert_array_equal(read_mask(tmp_path / f"volume.tif[{index}]"), wanted)
+
+
+def test_a_volume_in_blocks_is_refused(tmp_path: Path) -> None:
+    volume = np.zeros((16, 40, 56), np.uint8)
+    tifffile.imwrite(tmp_path / "volume.tif", volume, volumetric=True, tile=(16, 16, 16))
+    for read in (read_image, image_shape, read_mask):
+        with pytest.raises(ValueError, match=r"volume\.tif is a volume of 16 slices.*a page for"):
             read(tmp_path / "volume.tif")
 
 

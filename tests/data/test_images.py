@@ -1,3 +1,5 @@
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -274,8 +276,25 @@ def test_animations_and_stacks_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(
         tmp_path / "stack.tif", np.zeros((3, 9, 9), np.uint8), photometric="minisblack"
     )
-    with pytest.raises(ValueError, match=r"stack\.tif has 3 pages of 9x9"):
+    with pytest.raises(ValueError, match=r"stack\.tif is a stack of 3 slices of 9x9"):
         read_image(tmp_path / "stack.tif")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".tif", ".bmp"])
+def test_a_hundred_million_pixels_are_read_without_a_warning(tmp_path: Path, suffix: str) -> None:
+    assert (Image.MAX_IMAGE_PIXELS or 0) < 10_000 * 9_000
+    path = tmp_path / f"large{suffix}"
+    options = {"compression": "group4"} if suffix == ".tif" else {}
+    Image.new("1", (10_000, 9_000), 1).save(path, **options)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:  # warnings are errors here
+        assert set(pool.map(image_size, [path] * 8)) == {(9_000, 10_000)}
+    assert warnings.filters == before
+    read = read_image(path)
+    assert read.shape == image_shape(path)
+    assert read.min() == 255
+    with pytest.raises(Image.DecompressionBombWarning):  # for others, Pillow still warns
+        Image.open(path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

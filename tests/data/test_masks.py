@@ -2,164 +2,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter
 
-from plainunet.data.masks import MaskCoding, read_mask, understand_masks
+from plainunet.data.encodings.stored import read_mask
+from plainunet.data.masks import MaskCoding, foreground_shares, understand_masks
+from plainunet.data.places import name_place
 
 RANDOM = np.random.default_rng(0)
 IDS = RANDOM.integers(0, 4, (20, 30), dtype=np.uint8)
-COLOURS = RANDOM.integers(0, 256, (256, 3), dtype=np.uint8)
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
-
-
-def palette(ids: np.ndarray) -> Image.Image:
-    picture = Image.fromarray(ids).convert("P")
-    picture.putdata(ids.ravel().tolist())
-    picture.putpalette(COLOURS.tobytes())
-    return picture
 
 
 def save(path: Path, values: object) -> Path:
     Image.fromarray(np.asarray(values)).save(path)
     return path
-
-
-# what is written is read back, bit for bit
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
-@given(mask=hnp.arrays(np.uint8, SHAPES))
-def test_eight_bit_masks_come_back(
-    tmp_path_factory: pytest.TempPathFactory, suffix: str, mask: np.ndarray
-) -> None:
-    read = read_mask(save(tmp_path_factory.mktemp("eight") / f"mask{suffix}", mask))
-    assert read.dtype == np.uint8
-    np.testing.assert_array_equal(read, mask)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-@given(mask=hnp.arrays(np.uint16, SHAPES))
-def test_sixteen_bit_masks_come_back(
-    tmp_path_factory: pytest.TempPathFactory, suffix: str, mask: np.ndarray
-) -> None:
-    read = read_mask(save(tmp_path_factory.mktemp("sixteen") / f"mask{suffix}", mask))
-    assert read.dtype == np.uint16
-    np.testing.assert_array_equal(read, mask)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".gif", ".tif"])
-@given(mask=hnp.arrays(np.uint8, SHAPES))
-def test_palette_indices_come_back_whatever_the_colours(
-    tmp_path_factory: pytest.TempPathFactory, suffix: str, mask: np.ndarray
-) -> None:
-    path = tmp_path_factory.mktemp("palette") / f"mask{suffix}"
-    # Pillow drops unused colours of a GIF, and with them the indices
-    palette(mask).save(path, optimize=False)
-    with Image.open(path) as opened:
-        assert opened.mode == "P"
-    np.testing.assert_array_equal(read_mask(path), mask)
-
-
-def test_a_gif_as_kaggle_made_them(tmp_path: Path) -> None:
-    """Two colours, black and white, at indices 0 and 1: `convert('L')` would give 255."""
-    ids = IDS % 2
-    picture = Image.fromarray(ids).convert("P")
-    picture.putdata(ids.ravel().tolist())
-    picture.putpalette(bytes([0, 0, 0, 255, 255, 255]))
-    picture.save(tmp_path / "mask.gif")
-    np.testing.assert_array_equal(read_mask(tmp_path / "mask.gif"), ids)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
-def test_one_bit_is_zero_and_one(tmp_path: Path, suffix: str) -> None:
-    read = read_mask(save(tmp_path / f"mask{suffix}", IDS > 1))
-    if suffix == ".bmp":  # a palette of black and white, or 1-bit: two values either way
-        read = read > 0
-    np.testing.assert_array_equal(read, IDS > 1)
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_few_bits_hold_ids_and_not_greys(tmp_path: Path, bits: int) -> None:
-    ids = RANDOM.integers(0, 1 << bits, (7, 13), dtype=np.uint8)
-    palette_png = tmp_path / "palette.png"
-    palette(ids).save(palette_png, bits=bits)
-    np.testing.assert_array_equal(read_mask(palette_png), ids)
-    tifffile.imwrite(tmp_path / "whole.tif", ids)
-    np.testing.assert_array_equal(read_mask(tmp_path / "whole.tif"), ids)
-
-
-def test_grey_of_four_bits(tmp_path: Path) -> None:
-    import struct
-    import zlib
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        check = zlib.crc32(name + content)
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
-
-    # two rows of the ids 0 1 2 3, two to a byte, each row after a filter byte
-    rows = b"\0\x01\x23" * 2
-    (tmp_path / "four.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 2, 4, 0, 0, 0, 0))
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
-    np.testing.assert_array_equal(read_mask(tmp_path / "four.png"), [[0, 1, 2, 3]] * 2)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_grey_stored_as_colour_is_grey(tmp_path: Path, mode: str, suffix: str) -> None:
-    path = tmp_path / f"mask{suffix}"
-    Image.fromarray(IDS).convert(mode).save(path)
-    np.testing.assert_array_equal(read_mask(path), IDS)
-
-
-@pytest.mark.parametrize("dtype", ["int32", "uint32", "float32", "int16"])
-def test_whole_numbers_in_wider_types(tmp_path: Path, dtype: str) -> None:
-    tifffile.imwrite(tmp_path / "mask.tif", IDS.astype(dtype) * 300)
-    read = read_mask(tmp_path / "mask.tif")
-    assert read.dtype == np.uint16
-    np.testing.assert_array_equal(read, IDS.astype(int) * 300)
-
-
-@pytest.mark.parametrize("value", [-1, 0.5, 70000])
-def test_other_numbers_are_refused_by_name(tmp_path: Path, value: float) -> None:
-    mask = IDS.astype(np.float32)
-    mask[0, 0] = value
-    tifffile.imwrite(tmp_path / "mask.tif", mask)
-    with pytest.raises(ValueError, match=r"mask\.tif holds float32 values from .* to"):
-        read_mask(tmp_path / "mask.tif")
-
-
-def test_colours_are_no_values(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"mask\.png is coloured \(3 channels that differ\)"):
-        read_mask(save(tmp_path / "mask.png", COLOURS[IDS]))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / "mask.png"
-    Image.fromarray(IDS).save(path, exif=exif)
-    with Image.open(path) as opened:
-        wanted = np.asarray(ImageOps.exif_transpose(opened))
-    np.testing.assert_array_equal(read_mask(path), wanted)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".gif", ".tif"])
-@pytest.mark.parametrize("cut", [0.02, 0.5, 0.99])
-def test_a_cut_mask_is_refused_by_name(tmp_path: Path, suffix: str, cut: float) -> None:
-    path = tmp_path / f"cut{suffix}"
-    palette(IDS).save(path)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * cut)])
-    with pytest.raises(ValueError, match=rf"cut\{suffix} (is|cannot)"):
-        read_mask(path)
 
 
 # coding
@@ -367,71 +226,101 @@ def test_a_legend_file_gives_the_order(tmp_path: Path) -> None:
     notes: list[str] = []
     coding, _ = understand_masks([path], on_note=notes.append)
     assert coding.colors == LEGEND
+    assert coding.names == ("class 0", "class 1", "class 2", "class 3")
     assert "class_dict.csv" in notes[0]
 
 
-# real sets, beside figures from plain Pillow and numpy
+# what smoothing and JPEG do to black and white
 
 
-@pytest.mark.parametrize(
-    ("pattern", "count", "ignore", "values", "kind"),
-    [
-        ("isbi2012/masks/*", 20, None, (0, 255), "two values"),
-        ("dsb2018/masks/*", 300, None, (0, 1), "instances"),
-        ("camvid/masks/*/*", 468, 11, tuple(range(11)), "ids"),
-        ("dubai_aerial/masks/*", 54, None, tuple(range(6)), "ids"),
-        ("carrotweed/masks/*", 30, None, (0, 1, 2), "ids"),
-        ("chasedb1/masks/*", 20, None, (0, 1), "ids"),
-    ],
-)
-def test_real_sets(
-    data_root: Path,
-    pattern: str,
-    count: int,
-    ignore: int | None,
-    values: tuple[int, ...],
-    kind: str,
-) -> None:
-    paths = sorted(data_root.glob(pattern))
-    assert len(paths) == count
-    coding, counts = understand_masks(paths, ignore=ignore)
-    assert coding == MaskCoding(values, ignore, kind)
-    wanted = np.zeros(len(values), np.int64)
-    for path in paths:
-        with Image.open(path) as opened:
-            stored = np.asarray(opened).astype(int)
-        if kind == "instances":
-            stored = (stored > 0).astype(int)
-        wanted += [(stored == value).sum() for value in values]
-    assert counts.tolist() == wanted.tolist()
+DISC = ((np.indices((200, 200)) - 100) ** 2).sum(axis=0) < 70**2
 
 
-def test_real_carvana(data_root: Path) -> None:
-    paths = sorted((data_root / "carvana/train_masks").glob("*_05_mask.gif"))
-    assert len(paths) == 48 - 1 + (data_root / "carvana/train/bf92e198d9b6_05.jpg").is_file()
-    coding, counts = understand_masks(paths)
-    assert coding == MaskCoding((0, 1), None, "ids")
-    white = 0
-    for path in paths:
-        with Image.open(path) as opened:
-            white += int((np.asarray(opened.convert("L")) == 255).sum())
-    assert counts.tolist() == [1918 * 1280 * len(paths) - white, white]
-
-
-def test_real_colour_masks_are_read_by_their_legend(data_root: Path) -> None:
-    paths = sorted((data_root / "dubai_aerial/masks_color").iterdir())
-    legend = ["9B9B9B", "E2A929", "8429F6", "6EC1E4", "3C1098", "FEDD3A"]
-    colors = tuple((r, g, b) for r, g, b in map(bytes.fromhex, legend))
+@pytest.mark.parametrize("damage", ["blur", "reduce", "jpeg 95", "jpeg 75", "jpeg 30"])
+def test_smoothed_black_and_white_is_thresholded(tmp_path: Path, damage: str) -> None:
+    clean = Image.fromarray(DISC.astype(np.uint8) * 255)
+    path = tmp_path / "mask.png"
+    if damage == "blur":
+        clean.filter(ImageFilter.GaussianBlur(2)).save(path)
+    elif damage == "reduce":
+        clean.resize((150, 150), Image.Resampling.BICUBIC).resize((200, 200)).save(path)
+    else:
+        path = path.with_suffix(".jpg")
+        clean.save(path, quality=int(damage.split()[1]))
     notes: list[str] = []
-    coding, counts = understand_masks(paths, colors=colors, on_note=notes.append)
-    outside = 0
-    for path in paths:
-        read, ids = coding.read(path), read_mask(path.parents[1] / "masks" / path.name)
-        np.testing.assert_array_equal(read[read < 255], ids[read < 255])
-        outside += int((read == 255).sum())
-        with Image.open(path) as opened:
-            wanted = (np.asarray(opened.convert("RGB")) == 0).all(axis=2)
-        np.testing.assert_array_equal(read == 255, wanted)
-    assert outside == 1675
-    assert [note for note in notes if "outside the legend" in note and "000000: 1675 p" in note]
-    assert counts.tolist() == [248391, 11413607, 14351827, 2819345, 4366211, 3516601]
+    coding, counts = understand_masks([path], on_note=notes.append)
+    assert (coding.kind, coding.num_classes) == ("threshold", 2)
+    read = coding.read(path)
+    assert (read == DISC).mean() > 0.998
+    assert counts.tolist() == np.bincount(read.ravel()).tolist()
+    stored = read_mask(path)
+    moved = ((stored > 0) & (stored < 255)).mean()
+    assert notes[0].startswith(f"note: {moved:.2%} of the mask pixels lie between 0 and 255")
+    assert str(path) in notes[0]
+
+
+def test_thresholded_masks_may_ignore_white(tmp_path: Path) -> None:
+    path = save(tmp_path / "mask.png", np.uint8([[0, 100, 127, 128, 200, 255]]))
+    coding, counts = understand_masks([path], ignore=255, encoding="threshold")
+    assert coding.read(path).tolist() == [[0, 0, 0, 1, 1, 255]]
+    assert counts.tolist() == [3, 2]
+
+
+def test_values_may_be_given(tmp_path: Path) -> None:
+    path = save(tmp_path / "mask.png", np.uint8([7, 100, 9, 200])[IDS])
+    coding, counts = understand_masks([path], values=(200, 7, 100), ignore=9)
+    assert coding == MaskCoding((200, 7, 100), 9, "values")
+    np.testing.assert_array_equal(coding.read(path), np.uint8([1, 2, 255, 0])[IDS])
+    assert counts.tolist() == [(k == IDS).sum() for k in (3, 0, 1)]
+    with pytest.raises(ValueError, match="--colors or by --values"):
+        understand_masks([path], values=(0, 1), colors=LEGEND)
+    save(path, in_colour(IDS))
+    with pytest.raises(ValueError, match=r"mask\.png is coloured"):
+        understand_masks([path], values=(0, 1))
+
+
+def test_numbered_objects_in_8_bits_if_said(tmp_path: Path) -> None:
+    path = save(tmp_path / "mask.png", np.arange(200, dtype=np.uint8).reshape(10, 20))
+    coding, counts = understand_masks([path], encoding="instances")
+    assert coding.kind == "instances"
+    assert counts.tolist() == [1, 199]
+
+
+def test_masks_that_name_their_classes(tmp_path: Path) -> None:
+    for name, class_id in (("background", 0), ("road", 1), ("car", 2)):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "7.png", (class_id == IDS).astype(np.uint8) * 255)
+    path = tmp_path / "{background,road,car}" / "7.png"
+    coding, counts = understand_masks([path])
+    assert coding.names == ("background", "road", "car")
+    assert (coding.num_classes, coding.ignore) == (3, 255)
+    np.testing.assert_array_equal(coding.read(path), np.where(IDS == 3, 255, IDS))
+    assert counts.tolist() == [(k == IDS).sum() for k in range(3)]
+
+
+def test_a_class_of_a_list_need_not_occur(tmp_path: Path) -> None:
+    file = tmp_path / "masks.csv"
+    file.write_text("ImageId,ClassId,EncodedPixels\ncat,3,1 2\ncat,9,\n")
+    coding, counts = understand_masks([name_place(file, "cat 4x3 rows")])
+    assert coding.names == ("background", "3", "9")
+    assert counts.tolist() == [10, 2, 0]
+
+
+def test_foreground_shares(tmp_path: Path) -> None:
+    half = save(tmp_path / "half.png", np.uint8([[0, 0, 255, 255]]))
+    some = save(tmp_path / "some.png", np.uint8([[0, 0, 9, 255]]))
+    void = save(tmp_path / "void.png", np.uint8([[9, 9, 9, 9]]))
+    coding, _ = understand_masks([half, some, void], ignore=9)
+    shares = foreground_shares([half, some, void], coding)
+    np.testing.assert_allclose(shares, [0.5, 1 / 3, np.nan])
+
+
+def test_masks_that_name_different_classes_are_refused(tmp_path: Path) -> None:
+    for name in ("road", "car", "bus"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "7.png", (IDS == 1).astype(np.uint8))
+    paths = [tmp_path / "{road,car}" / "7.png", tmp_path / "{road,bus}" / "7.png"]
+    with pytest.raises(ValueError, match=r"has the classes background, road, car, .* road, bus\."):
+        understand_masks(paths)
+    with pytest.raises(ValueError, match="that its values say"):
+        understand_masks([tmp_path / "road" / "7.png", paths[0]])

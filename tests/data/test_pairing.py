@@ -1,3 +1,4 @@
+import json
 import re
 import time
 import unicodedata
@@ -414,3 +415,39 @@ def test_real_folders(
     assert all(pair.mask.stem.startswith(pair.image.stem) for pair in pairs)
     assert all("color" not in str(pair.mask) for pair in pairs)
     assert pairs == sorted(pairs, key=lambda pair: pair.image)
+
+
+# where no mask is a file of its own
+
+
+def test_an_annotation_file_comes_where_there_are_no_mask_files(tmp_path: Path) -> None:
+    """Also in annotations/, which might hold masks."""
+    coco = {
+        "images": [{"id": n, "file_name": f"{n}.png", "height": 4, "width": 6} for n in (1, 2)],
+        "categories": [{"id": 3, "name": "leaf"}],
+        "annotations": [],
+    }
+    for number in (1, 2):
+        touch(tmp_path, f"images/{number}.png")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "all.json").write_text(json.dumps(coco))
+    masks = [pair.mask.name for pair in find_pairs(tmp_path)]
+    assert masks == ["all.json[1]", "all.json[2]"]
+    (tmp_path / "annotations" / "all.json").rename(tmp_path / "all.json")
+    for number in (1, 2):
+        touch(tmp_path, f"annotations/{number}.png")
+    assert [pair.mask.name for pair in find_pairs(tmp_path)] == ["1.png", "2.png"]
+    named = find_pairs(tmp_path, masks="all.json")
+    assert [pair.mask.name for pair in named] == ["all.json[1]", "all.json[2]"]
+
+
+def test_pictures_of_like_names_are_no_masks_of_each_other(tmp_path: Path) -> None:
+    names = ["a.jpg", "a_mask.jpg", "b.jpg", "b_mask.jpg"]
+    entries = [
+        {"id": n, "file_name": name, "height": 4, "width": 6} for n, name in enumerate(names)
+    ]
+    for name in names:
+        touch(tmp_path / "train", name)
+    said = {"images": entries, "categories": [{"id": 3, "name": "leaf"}], "annotations": []}
+    (tmp_path / "train" / "_annotations.coco.json").write_text(json.dumps(said))
+    assert len(find_pairs(tmp_path)) == 4

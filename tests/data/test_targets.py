@@ -1,18 +1,25 @@
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from PIL import Image
 from torch.nn import functional as F
 
-from plainunet.data.masks import read_mask
+from plainunet.data.dataset import Samples, TrainingSet
+from plainunet.data.masks import MaskCoding, read_mask
+from plainunet.data.pairing import Pair
 from plainunet.data.targets import area_shares, balanced_weights, fit_size, make_batch, resize
 
 CPU = torch.device("cpu")
+VOID = 255
+SMALL = st.integers(1, 14)
 side = st.integers(1, 3000)
 
 
@@ -132,6 +139,86 @@ def test_area_shares_of_a_finer_size() -> None:
     assert (shares.astype(int).sum(axis=2) == 255).all()
     assert (shares[:, :6, 0] == 255).all()
     assert (shares[:, 10:, 1] == 255).all()
+
+
+def windows(old: int, new: int) -> list[slice]:
+    """The old pixels that a new one may be made of: those it covers, and one on either side."""
+    edges = np.arange(new + 1) * old / new
+    return [
+        slice(max(0, int(np.floor(begin)) - 1), int(np.ceil(end)) + 1)
+        for begin, end in pairwise(edges)
+    ]
+
+
+@settings(max_examples=60)
+@given(
+    mask=hnp.arrays(np.uint8, st.tuples(SMALL, SMALL), elements=st.sampled_from([0, 1, 3, 4, 255])),
+    grain=st.integers(1, 6),
+    size=st.tuples(SMALL, SMALL),
+)
+def test_resizing_makes_no_new_classes(
+    mask: NDArray[np.uint8], grain: int, size: tuple[int, int]
+) -> None:
+    """Reduced, enlarged or both: a pixel has only classes that lie where it lies.
+
+    Ids mixed as numbers would give 2 between 1 and 3, and 129 between 3 and void.
+    """
+    mask = mask.repeat(grain, axis=0).repeat(grain, axis=1)
+    shares = area_shares(mask, 6, size)
+    assert shares.shape == (*size, 6)
+    assert not shares[..., [2, 5]].any()
+    for row, rows in enumerate(windows(mask.shape[0], size[0])):
+        for column, columns in enumerate(windows(mask.shape[1], size[1])):
+            there = set(np.unique(mask[rows, columns]))
+            given_shares = shares[row, column]
+            assert set(np.flatnonzero(given_shares)) <= there
+            if len(there) == 1:
+                assert given_shares.sum() == (0 if there == {VOID} else 255)
+            # each plane is rounded on its own
+            total = int(given_shares.sum())
+            assert total <= 255 + 4 * 0.5
+            assert VOID in there or total >= 255 - 4 * 0.5
+
+
+@settings(max_examples=25)
+@given(
+    ids=hnp.arrays(np.uint8, st.tuples(SMALL, SMALL), elements=st.sampled_from([0, 1, 3, 4])),
+    box=st.tuples(SMALL, SMALL),
+    size=st.tuples(SMALL, SMALL),
+    target_scale=st.sampled_from([1, 2, 3]),
+    augment=st.sampled_from(["none", "flip", "light", "strong"]),
+    elastic=st.sampled_from([0.0, 2.0]),
+    border=st.sampled_from([None, (10.0, 3.0)]),
+    seed=st.integers(0, 1000),
+)
+def test_no_class_appears_between_a_file_and_the_loss(
+    tmp_path_factory: pytest.TempPathFactory,
+    ids: NDArray[np.uint8],
+    box: tuple[int, int],
+    size: tuple[int, int],
+    target_scale: int,
+    augment: str,
+    elastic: float,
+    border: tuple[float, float] | None,
+    seed: int,
+) -> None:
+    """Whatever the sizes of picture, box and step: targets of absent classes are exactly 0."""
+    folder = tmp_path_factory.mktemp("new_classes")
+    mask = ids.repeat(3, axis=0).repeat(3, axis=1)
+    Image.fromarray(mask).save(folder / "mask.png")
+    Image.fromarray(mask).save(folder / "image.png")
+    pair = Pair(folder / "image.png", folder / "mask.png", "one", "train")
+    coding = MaskCoding(tuple(range(6)), None, "ids")
+    samples = Samples([pair], coding, box, 1, target_scale, objects=border is not None)
+    training = TrainingSet(samples, augment, seed, size, elastic=elastic, border=border)
+    for number in range(3):
+        _, target, weight = make_batch([part[None] for part in training[0, number, 0]], CPU)
+        # between touching objects of one class background is laid
+        present = set(np.unique(mask)) | ({0} if border else set())
+        assert set(torch.nonzero(target.amax(dim=(0, 2, 3))).flatten().tolist()) <= present
+        total = target.sum(dim=1)
+        assert torch.allclose(total[weight > 0], torch.tensor(1.0))
+        assert (total[weight == 0] == 0).all()
 
 
 def test_reduced_mask_comes_back() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from plainunet.config import TrainConfig
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair, find_pairs
-from plainunet.data.split import read_split
+from plainunet.data.split_file import read_split
 from plainunet.evaluation.evaluate import data_digest, evaluate, judged, report
 from plainunet.network.checkpoint import Card, default_colors, save_checkpoint
 from plainunet.network.unet import UNet
@@ -72,7 +72,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         base_channels=4,
         depth=2,
         validation=0.3,
-        class_names=NAMES,
+        classes=NAMES,
         precision="fp32",
         workers=0,
     )

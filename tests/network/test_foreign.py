@@ -337,7 +337,8 @@ def test_the_card(tmp_path: Path) -> None:
         ([False, True], "ids"),
         ([0, 255], "two values"),
         ([0, 1, 2], None),
-        ([[0, 0, 0], [255, 255, 255]], None),
+        ([[0, 0, 0], [255, 255, 256]], None),
+        ([[0, 0, 0], [255, 255]], None),
         ([0.0, 1.0], None),
         ([-1, 0], None),
         ([0, 70000], None),
@@ -353,6 +354,14 @@ def test_mask_values_say_how_masks_are_read(values: Any, kind: str | None, tmp_p
         {"values": list(map(int, values)), "ignore": None, "kind": kind} if kind else {}
     )
     assert json.loads(json.dumps(card.masks)) == card.masks
+
+
+def test_mask_values_may_be_colours(tmp_path: Path) -> None:
+    values = [[0, 0, 0], [255, 0, 0]]
+    torch.save({**Milesial(depth=1).state_dict(), "mask_values": values}, tmp_path / "a.pth")
+    import_checkpoint(tmp_path / "a.pth", tmp_path / "a.safetensors")
+    _, card = load_checkpoint(tmp_path / "a.safetensors")
+    assert card.masks == {"values": [0, 1], "ignore": None, "kind": "colors", "colors": values}
 
 
 # what is refused

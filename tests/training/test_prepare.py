@@ -81,7 +81,7 @@ def write_pairs(folder: Path, *values: int) -> list[Pair]:
 
 def ready(pairs: list[Pair], events: list[Event], **settings: object) -> TrainConfig:
     config = TrainConfig(**{"depth": 2, **settings})
-    return understand(pairs, [(40, 60)] * len(pairs), config, events.append)[1]
+    return understand(pairs, [(40, 60)] * len(pairs), config, events.append)[2]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_classes_and_size_are_filled_in(
 ) -> None:
     events: list[Event] = []
     config = ready(write_pairs(tmp_path, *values), events, epochs=3)
-    assert config == TrainConfig(depth=2, epochs=3, class_names=names, size=(32, 64))
+    assert config == TrainConfig(depth=2, epochs=3, classes=names, size=(32, 64))
     (note,) = events
     assert isinstance(note, Note)
     for said in ("3 pairs: 2 to train, 1 to validate", "32 x 64", f"{names[1]} 16.7%"):
@@ -104,22 +104,22 @@ def test_classes_and_size_are_filled_in(
 
 
 def test_what_is_given_is_kept(tmp_path: Path) -> None:
-    config = ready(write_pairs(tmp_path, 0, 1), [], class_names=("street", "car"), size=(24, 40))
-    assert (config.class_names, config.size) == (("street", "car"), (24, 40))
+    config = ready(write_pairs(tmp_path, 0, 1), [], classes=("street", "car"), size=(24, 40))
+    assert (config.classes, config.size) == (("street", "car"), (24, 40))
 
 
 def test_named_classes_need_not_all_occur(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path, 0, 1, 2)
     names = ("a", "b", "c", "d")
-    coding, config = understand(pairs, [(40, 60)], TrainConfig(class_names=names), lambda _: None)
+    _, coding, config = understand(pairs, [(40, 60)], TrainConfig(classes=names), lambda _: None)
     assert coding.values == (0, 1, 2, 3)
-    assert config.class_names == names
+    assert config.classes == names
 
 
 def test_an_ignored_value_is_no_class(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path, 0, 1, 9)
-    coding, config = understand(pairs, [(40, 60)], TrainConfig(ignore=9), lambda _: None)
-    assert (coding.values, coding.ignore, len(config.class_names)) == ((0, 1), 9, 2)
+    _, coding, config = understand(pairs, [(40, 60)], TrainConfig(ignore=9), lambda _: None)
+    assert (coding.values, coding.ignore, len(config.classes)) == ((0, 1), 9, 2)
 
 
 def test_an_ignored_value_that_is_nowhere_is_mentioned(tmp_path: Path) -> None:
@@ -136,9 +136,9 @@ def test_an_ignored_value_that_is_nowhere_is_mentioned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"class_names": ("one",)}, "class"),
-        ({"class_names": ("a", "b")}, "0, 1, 2"),
-        ({"class_names": ("a", "b", "a")}, "same name.*a, b, a"),
+        ({"classes": ("one",)}, "class"),
+        ({"classes": ("a", "b")}, "0, 1, 2"),
+        ({"classes": ("a", "b", "a")}, "same name.*a, b, a"),
         ({"size": (32, 15), "depth": 3}, r"32 x 15 .* below 16 .*--depth 3.*--size"),
         ({"size": (48, 64), "elastic": 13.0}, r"--elastic 13 .*48 x 64.* Take 4 or less"),
         ({"size": (32, 32), "growth": (Growth(until=0.5, scale=0.2),)}, r"0\.2 of it.*--size"),

@@ -9,16 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
-from plainunet.config import TrainConfig, load_config
+from plainunet.config import TrainConfig
+from plainunet.evaluation.evaluate import evaluate
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.prediction.predictor import Predictor
+from plainunet.settings import load_config, make_config
 from plainunet.training.events import EpochDone, Event, Note, Stage
 from plainunet.training.run import resume, train
 from plainunet.training.state import read_state
 
+Draw = Callable[..., Path]
 TIMES = {"seconds", "images_per_second"}
 
 
@@ -34,6 +38,7 @@ def test_the_run_folder_holds_everything(finished: Any) -> None:
         "best.safetensors",
         "config.toml",
         "curves.png",
+        "dataset.toml",
         "last",
         "metrics.jsonl",
         "saved_images",
@@ -41,9 +46,7 @@ def test_the_run_folder_holds_everything(finished: Any) -> None:
     }
     assert [file.name for file in (out / "last").iterdir()] == ["state.pt"]
     resolved = load_config(out / "config.toml")
-    assert resolved == finished.config.model_copy(
-        update={"class_names": ("background", "foreground")}
-    )
+    assert resolved == finished.config.model_copy(update={"classes": ("background", "foreground")})
     assert len(rows_of(out)) == 4
     assert finished.result["split"] == "val"
 
@@ -212,7 +215,7 @@ def test_grey_pictures_and_their_own_parts(
             file = tmp_path / "data" / kind / part / f"{number:02d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.open(drawn / kind / file.name).convert("L").save(file)
-    config = tiny.model_copy(update={"epochs": 1, "class_names": ("street", "car")})
+    config = tiny.model_copy(update={"epochs": 1, "classes": ("street", "car")})
     result = train(str(tmp_path / "data"), str(tmp_path / "run"), config)
     assert list(result["pooled"]["dice"]["per_class"]) == ["street", "car"]
     assert {Path(entry["image"]).parent.name for entry in result["images"]} == {"val"}
@@ -279,3 +282,146 @@ def test_other_networks_train_resume_and_predict(
     assert predictor.network.architecture.items() >= wanted.items()
     image = np.zeros((61, 83, 3), np.uint8)  # another size, and odd
     assert predictor.predict(image).shape == (61, 83)
+
+
+# what a data folder says of itself, and what was understood of it
+
+
+def scores(result: dict[str, Any]) -> Any:
+    return result["pooled"], result["per_image"]
+
+
+def test_what_was_understood_may_be_put_into_the_data_folder(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data = draw(tmp_path / "data", 8)
+    (data / "images").rename(data / "photos")
+    (data / "masks").rename(data / "left")
+    config = tiny.model_copy(update={"epochs": 1, "validation": 0.5})
+    first = train(
+        data,
+        tmp_path / "first",
+        make_config({**tiny_settings(config), "images": "photos", "masks": "left"}),
+    )
+    written = (tmp_path / "first" / "dataset.toml").read_text()
+    assert written.splitlines()[2:] == [
+        'pairs = "split.csv"',
+        'classes = ["background", "foreground"]',
+        "values = [0, 255]",
+    ]
+    with pytest.raises(FileNotFoundError, match="pictures where they are looked for"):
+        train(data, tmp_path / "second", config)
+    for name in ("dataset.toml", "split.csv"):
+        shutil.copy(tmp_path / "first" / name, data / name)
+    # another seed, but the same split
+    second = train(data, tmp_path / "second", make_config({**tiny_settings(config), "seed": 1}))
+    assert (tmp_path / "second" / "split.csv").read_bytes() == (data / "split.csv").read_bytes()
+    assert scores(second) == scores(first)
+    assert (tmp_path / "second" / "dataset.toml").read_text() == written
+
+
+def tiny_settings(config: TrainConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.model_fields_set}
+
+
+def test_folds_and_stratified_splits(draw: Draw, tiny: TrainConfig, tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", 8)
+    held_out = []
+    for fold in range(2):
+        config = {"epochs": 1, "folds": 2, "fold": fold, "stratify": True}
+        out = tmp_path / str(fold)
+        train(data, out, make_config({**tiny_settings(tiny), **config}))
+        with (out / "split.csv").open(newline="") as file:
+            held_out.append({r["image"] for r in csv.DictReader(file) if r["part"] == "val"})
+    assert [len(part) for part in held_out] == [4, 4]
+    assert held_out[0].isdisjoint(held_out[1])
+
+
+def as_coco(data: Path) -> None:
+    images, annotations = [], []
+    for number, path in enumerate(sorted((data / "images").iterdir()), start=1):
+        mask = np.asarray(Image.open(data / "masks" / path.name)) > 0
+        rows, columns = np.nonzero(mask)
+        top, left, below, right = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+        outline = [left, top, right, top, right, below, left, below]
+        entry = {"id": number, "file_name": path.name, "height": 32, "width": 40}
+        images.append(entry)
+        annotations.append(
+            {
+                **{"id": number, "image_id": number, "category_id": 5, "iscrowd": 0},
+                "segmentation": [[int(value) for value in outline]],
+            }
+        )
+    said = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 5, "name": "box"}],
+    }
+    shutil.rmtree(data / "masks")
+    (data / "annotations.json").write_text(json.dumps(said))
+
+
+def as_list_of_runs(data: Path) -> None:
+    rows = ["ImageId,EncodedPixels"]
+    for path in sorted((data / "images").iterdir()):
+        mask = np.asarray(Image.open(data / "masks" / path.name)).T.ravel() > 0
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(int))) + 1
+        runs = [f"{start} {end - start}" for start, end in edges.reshape(-1, 2)]
+        rows.append(f"{path.stem},{' '.join(runs)}")
+    shutil.rmtree(data / "masks")
+    (data / "masks.csv").write_text("\n".join(rows))
+
+
+def as_folders_of_classes(data: Path) -> None:
+    for path in list((data / "masks").iterdir()):
+        mask = np.asarray(Image.open(path))
+        for name, values in (("background", 255 - mask), ("box", mask)):
+            (data / "masks" / name).mkdir(exist_ok=True)
+            Image.fromarray(values).save(data / "masks" / name / path.name)
+        path.unlink()
+
+
+def as_stacks(data: Path) -> None:
+    for name in ("images", "masks"):
+        files = sorted((data / name).iterdir())
+        slices = np.stack([np.asarray(Image.open(path)) for path in files])
+        for path in files:
+            path.unlink()
+        for part in (0, 1):
+            kind = "rgb" if slices.ndim == 4 else "minisblack"
+            tifffile.imwrite(data / name / f"{part}.tif", slices[part::2], photometric=kind)
+
+
+@pytest.mark.parametrize("form", [as_coco, as_list_of_runs, as_folders_of_classes, as_stacks])
+def test_masks_of_other_forms_teach_the_same(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path, form: Callable[[Path], None]
+) -> None:
+    """The same pictures and masks in another form: the same samples, and so the same run."""
+    data, other = draw(tmp_path / "data", 8), draw(tmp_path / "other", 8)
+    form(other)
+    settings = {**tiny_settings(tiny), "epochs": 2, "border_weight": 2.0}
+    config = make_config({**settings, "validation": 0.5})
+    notes: list[Event] = []
+    result = train(other, tmp_path / "run", config, notes.append)
+    assert len(result["images"]) == 4
+    (held_out,) = [
+        {Path(entry["image"]).name for entry in result["images"]},
+    ]
+    if form is as_stacks:
+        # slices have other names, and so another split
+        assert held_out in ({f"0.tif[{k}]" for k in range(4)}, {f"1.tif[{k}]" for k in range(4)})
+    else:
+        plain = train(data, tmp_path / "plain", config)
+        names = {"background": "background", "foreground": "box"}
+        if form is as_list_of_runs:
+            names["foreground"] = "foreground"
+        assert held_out == {Path(entry["image"]).name for entry in plain["images"]}
+        assert json.dumps(result["pooled"]) == json.dumps(plain["pooled"]).replace(
+            'foreground":', f'{names["foreground"]}":'
+        ).replace(f"mean_{names['foreground']}", "mean_foreground")
+    judged = evaluate(tmp_path / "run" / "best.safetensors", other)
+    assert judged["split"] == "val"
+    assert scores(judged) == scores(result)
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    assert scores(resume(tmp_path / "again")) == scores(result)
+    assert len(list((tmp_path / "run" / "saved_images").iterdir())) == 8

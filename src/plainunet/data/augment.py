@@ -72,6 +72,10 @@ class Augment:
         self._compose = _compose(strength, elastic, cv2.INTER_LINEAR)
         self._settings = strength, elastic
 
+    def __reduce__(self) -> tuple[type["Augment"], tuple[str, float]]:
+        """Be made anew in another process: a hundred bytes instead of 18,000."""
+        return Augment, self._settings
+
     def __call__(
         self, image: NDArray[Any], shares: NDArray[np.uint8], state: tuple[int, ...]
     ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
@@ -128,7 +132,9 @@ def _seed(state: tuple[int, ...]) -> int:
 
 def _own_range(image: NDArray[Any]) -> tuple[float, float]:
     """Find what Albumentations must see as 0..1, which it clips floats to: lowest and span."""
+    if image.dtype == np.uint8:
+        return 0.0, 1.0
     low, high = float(image.min()), float(image.max())
-    if image.dtype == np.uint8 or (low >= 0 and high <= 1):
+    if low >= 0 and high <= 1:
         return 0.0, 1.0
     return low, max(high - low, 1e-12)

@@ -1,9 +1,12 @@
 """Decoded, reduced samples in memory-mapped files, so that each picture is decoded once.
 
-An entry is a folder with `images.npy`, `shares.npy` and, where samples have a third part,
-`objects.npy`. It is named by a digest of everything that went into it (files with size and time,
-working size, classes): a changed picture makes a new entry. It appears whole or not at all, any
-number of processes may read it, and the oldest entries go when all together would exceed `LIMIT`.
+In: files, settings, and a function that makes a sample. Out: an entry, a folder with
+`images.npy`, `shares.npy` and, where samples have a third part, `objects.npy`. It is named by a
+digest of everything that went into it (files with size and time, working size, classes): a
+changed picture makes a new entry. It appears whole or not at all, any number of processes may
+read it, and the oldest entries go when all together would exceed `LIMIT`. Limitations: a file
+that changes in neither size nor time is taken for the same; two processes that make the same
+entry at once both decode every picture, and one entry stays.
 """
 
 import hashlib
@@ -12,16 +15,22 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-_ABANDONED = 24 * 3600  # seconds
+from plainunet.data.places import files_of
+
+_ABANDONED = 3600  # seconds without a sample written
+_FORMAT = 1
 LIMIT = 8 * 2**30
 """Bytes that the cache may take on disk."""
 
@@ -33,6 +42,10 @@ _NAMES = ("images", "shares", "objects")
 
 class MixedDepthsError(Exception):
     """Some samples are uint8 and some float32."""
+
+
+class _NotWrittenError(Exception):
+    """The disk did not take a sample."""
 
 
 class Cache:
@@ -58,6 +71,9 @@ class Cache:
 
         Returns:
             Its arrays, read-only.
+
+        Raises:
+            FileNotFoundError: The entry is gone: another process needed its room.
         """
         return tuple(array[index] for array in self.arrays)
 
@@ -65,7 +81,9 @@ class Cache:
     def arrays(self) -> Sample:
         """All samples' images, shares and, where there are any, labels, memory-mapped."""
         files = [self.folder / f"{name}.npy" for name in _NAMES]
-        return tuple(np.load(file, mmap_mode="r") for file in files if file.exists())
+        arrays = tuple(np.load(file, mmap_mode="r") for file in files if file.exists())
+        os.utime(self.folder)  # in use; and it was still there when all had been opened
+        return arrays
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files behind: pickled, they would be copied into memory."""
@@ -91,7 +109,7 @@ def cached(
     """Open the entry of these files and settings; make it when there is none.
 
     Args:
-        files: Every file that samples are made from.
+        files: Every file, or what `places` says that a path may name, that samples are made from.
         settings: Everything else that they depend on; must go into JSON.
         load: Makes sample number i; all samples have equal sizes.
         on_progress: Told how many of how many samples are made.
@@ -100,12 +118,14 @@ def cached(
         The entry, or None where one would not fit in `LIMIT` or on the disk.
 
     Raises:
+        FileNotFoundError: One of the files is missing.
         MixedDepthsError: The samples' images are not all of one dtype.
+        ValueError: The samples are not all of one size.
     """
     count = settings["count"]
-    key = json.dumps([[str(f.resolve()), *_stamp(f)] for f in files] + [settings, 1])
+    key = json.dumps([*_stamps(files), settings, _FORMAT])
     folder = cache_folder() / hashlib.sha256(key.encode()).hexdigest()[:24]
-    if folder.is_dir():
+    with suppress(OSError):
         os.utime(folder)
         return Cache(folder)
 
@@ -122,13 +142,13 @@ def cached(
         return None
     try:
         _fill(part, count, load, first, on_progress)
-        part.replace(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was faster with the same samples
-            raise
+        with suppress(OSError):  # another process was faster with the same samples
+            part.replace(folder)
+    except _NotWrittenError:
+        return None
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return Cache(folder)
+    return Cache(folder) if folder.is_dir() else None
 
 
 def _fill(
@@ -138,35 +158,97 @@ def _fill(
     first: Sample,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    create = np.lib.format.open_memmap
-    files = [
-        create(folder / f"{name}.npy", "w+", array.dtype, (count, *array.shape))
-        for name, array in zip(_NAMES, first, strict=False)
-    ]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for index, sample in enumerate(threads.map(load, range(count))):
+    with ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        try:
+            files = []
+            for name, array in zip(_NAMES, first, strict=False):
+                files.append((folder / f"{name}.npy").open("wb"))
+                stack.callback(_close, files[-1])
+                descr = npy.dtype_to_descr(array.dtype)
+                shape = (count, *array.shape)
+                header = {"descr": descr, "fortran_order": False, "shape": shape}
+                npy.write_array_header_1_0(files[-1], header)
+                # at once as long as it will be, so that other processes see what it takes
+                files[-1].truncate(files[-1].tell() + count * array.nbytes)
+        except OSError as error:
+            raise _NotWrittenError from error
+        for done, sample in enumerate(_in_order(threads, load, first, count), 1):
             if sample[0].dtype != first[0].dtype:
                 raise MixedDepthsError
-            for file, array in zip(files, sample, strict=True):
-                file[index] = array
+            shapes = [[array.shape for array in each] for each in (sample, first)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"Sample {done - 1} has arrays of {shapes[0]}, not {shapes[1]}.")
+            try:
+                # not through memory maps: a full disk would end the process
+                for file, array in zip(files, sample, strict=True):
+                    file.write(np.ascontiguousarray(array).data)
+                    if done == count:
+                        file.flush()
+                        os.fsync(file.fileno())
+            except OSError as error:
+                raise _NotWrittenError from error
             if on_progress:
-                on_progress(index + 1, count)
-    for file in files:
-        file.flush()
+                on_progress(done, count)
 
 
-def _stamp(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_size, status.st_mtime_ns
+def _close(file: BinaryIO) -> None:
+    with suppress(OSError):  # what could not be written was noticed before
+        file.close()
+
+
+def _in_order(
+    threads: ThreadPoolExecutor, load: Callable[[int], Sample], first: Sample, count: int
+) -> Iterator[Sample]:
+    """Make samples in threads, only a few ahead of the one that is asked for."""
+    yield first
+    ahead: deque[Future[Sample]] = deque()
+    for index in range(1, count):
+        ahead.append(threads.submit(load, index))
+        if len(ahead) > 2 * (os.cpu_count() or 1):
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+def _stamps(paths: list[Path]) -> list[list[Any]]:
+    """What tells the files apart: where they lie, and for each real file its size and time."""
+    known: dict[Path, tuple[str, int, int]] = {}  # one file may hold the masks of all pictures
+
+    def stamp(file: Path) -> tuple[str, int, int]:
+        if file not in known:
+            status = file.stat()
+            known[file] = str(file.resolve()), status.st_size, status.st_mtime_ns
+        return known[file]
+
+    stamps: list[list[Any]] = []
+    for path in paths:
+        files = files_of(path)
+        named = [] if files == [path] else [str(path.absolute())]
+        stamps.append([*named, *(part for file in files for part in stamp(file))])
+    return stamps
 
 
 def _make_room(needed: int) -> None:
-    for part in cache_folder().glob(".part-*"):  # of processes that were killed
-        if time.time() - part.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(part, ignore_errors=True)
-    entries = [f for f in cache_folder().iterdir() if f.is_dir() and not f.name.startswith(".")]
-    entries.sort(key=lambda f: f.stat().st_mtime)
-    sizes = [sum(file.stat().st_size for file in entry.iterdir()) for entry in entries]
-    while entries and sum(sizes) + needed > LIMIT:
-        shutil.rmtree(entries.pop(0), ignore_errors=True)
-        sizes.pop(0)
+    """Remove what killed processes left, and the oldest entries where there is too much."""
+    entries, total = [], needed
+    for folder in cache_folder().iterdir():
+        with suppress(OSError):  # another process may be removing or renaming it
+            inside = [file.stat() for file in folder.iterdir()]
+            size = sum(status.st_size for status in inside)
+            written = max((status.st_mtime for status in inside), default=folder.stat().st_mtime)
+            if not folder.name.startswith("."):
+                entries.append((folder.stat().st_mtime, size, folder))
+            elif time.time() - written > _ABANDONED:
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            total += size
+    for _, size, folder in sorted(entries):
+        if total <= LIMIT:
+            break
+        total -= size
+        gone = Path(tempfile.mkdtemp(prefix=".part-", dir=cache_folder()))
+        with suppress(OSError):
+            # renamed first: readers find all of it or nothing
+            folder.replace(gone / folder.name)
+        shutil.rmtree(gone, ignore_errors=True)

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
-from pathlib import Path
 from typing import NamedTuple
 
-from plainunet.data.encoded import read_encoded
+from plainunet.data.codecs.encoded import read_encoded
+from plainunet.data.encodings.stored import mask_size
 from plainunet.data.images import image_shape
 from plainunet.data.pairing import Pair
 
@@ -61,27 +61,22 @@ def check_pairs(
 
 
 def _check_pair(pair: Pair) -> _Finding:
-    shapes: list[tuple[int, int, int]] = []
-    problems: list[str] = []
-    for path in (pair.image, pair.mask):
-        try:
-            shapes.append(_shape_of_whole(path))
-        except (ValueError, FileNotFoundError) as error:
-            problems.append(str(error))
-    if problems:
-        return _Finding(None, problems)
-    image, mask = shapes
-    if image[:2] != mask[:2]:
+    image, mask, problems = None, None, []
+    try:
+        read_encoded(pair.image)
+        image = image_shape(pair.image)
+    except (ValueError, FileNotFoundError) as error:
+        problems.append(str(error))
+    try:
+        mask = mask_size(pair.mask)
+    except (ValueError, FileNotFoundError) as error:
+        problems.append(str(error))
+    if image is not None and mask is not None and image[:2] != mask:
         problems.append(
             f"{pair.mask} is {mask[1]}x{mask[0]} pixels, its picture {pair.image} is "
             f"{image[1]}x{image[0]}. Make the mask as large as its picture."
         )
     return _Finding(image, problems)
-
-
-def _shape_of_whole(path: Path) -> tuple[int, int, int]:
-    read_encoded(path)
-    return image_shape(path)
 
 
 def _odd_channels(pairs: Sequence[Pair], findings: Sequence[_Finding]) -> list[str]:

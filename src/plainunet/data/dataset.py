@@ -1,14 +1,14 @@
-"""Pairs of files -> samples -> batches, the same for any number of worker processes."""
+"""Pairs of files -> samples, at their working size, augmented."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from plainunet.data.augment import Augment
 from plainunet.data.borders import (
@@ -53,7 +53,8 @@ class Samples:
             target_scale: Stored pixels along one working pixel.
             objects: Whether samples have a third part, the labels of their objects.
         """
-        self.pairs = list(pairs)
+        # as text: with the paths of 100,000 pairs, a worker process would take seconds to start
+        self._files = [(str(pair.image), str(pair.mask)) for pair in pairs]
         self.coding = coding
         self.box = box
         self.target_scale = target_scale
@@ -64,7 +65,7 @@ class Samples:
 
     def __len__(self) -> int:
         """Count the samples."""
-        return len(self.pairs)
+        return len(self._files)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one sample.
@@ -77,7 +78,12 @@ class Samples:
             and, if asked for, labels [h, w, 1] uint16 as by `find_objects`, with (h, w) the
             box times `target_scale`.
         """
-        return self._cache[index] if self._cache else self._load(index)
+        if self._cache is not None:
+            try:
+                return self._cache[index]
+            except FileNotFoundError:  # another process needed its room
+                self._cache = None
+        return self._load(index)
 
     def fill_cache(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Decode everything once, if there is room for it.
@@ -85,7 +91,7 @@ class Samples:
         Args:
             on_progress: Told how many of how many samples are ready.
         """
-        files = [file for pair in self.pairs for file in (pair.image, pair.mask)]
+        files = [Path(file) for pair in self._files for file in pair]
         settings: dict[str, Any] = {
             "count": len(self),
             "box": self.box,
@@ -133,21 +139,21 @@ class Samples:
         return shares
 
     def _load(self, index: int) -> Sample:
-        pair = self.pairs[index]
-        image = read_image(pair.image)
+        image_file, mask_file = map(Path, self._files[index])
+        image = read_image(image_file)
         try:
             image = match_channels(image, self.channels)
         except ValueError as error:
-            raise ValueError(f"{pair.image}: {error}") from error
-        stored = self.coding.read_stored(pair.mask)
-        mask = self.coding.encode(stored, pair.mask)
+            raise ValueError(f"{image_file}: {error}") from error
+        stored = self.coding.read_stored(mask_file)
+        mask = self.coding.encode(stored, mask_file)
         if image.dtype != np.uint8 or self._as_float:
             image = to_unit(image)
         height, width = fit_size(image.shape[:2], self.box)
         size = (height * self.target_scale, width * self.target_scale)
         parts = [resize(image, size), area_shares(mask, self.coding.num_classes, size)]
         if self.objects:
-            labels = find_objects(stored, self.coding, pair.mask)
+            labels = find_objects(stored, self.coding, mask_file)
             parts.append(resize_labels(labels[..., None], size))
         below = self.box[0] * self.target_scale - size[0]
         right = self.box[1] * self.target_scale - size[1]
@@ -217,76 +223,6 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
         moved = self._augment.move(resize_labels(objects[0], self._fine), state)
         labels, shares = part_objects(moved[..., 0], shares)
         return _tensor(image), _tensor(shares), _tensor(border_weights(labels, *self._border))
-
-
-class EpochBatches(Sampler[list[Draw]]):
-    """A fresh order of all samples in each epoch, in batches that differ by at most one."""
-
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        """Make the order.
-
-        Args:
-            count: Number of samples.
-            batch_size: Largest batch.
-            seed: Of the run.
-        """
-        self._count = count
-        self._batches = -(-count // batch_size)
-        self._seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        """Count the batches of an epoch."""
-        return self._batches
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        """Draw the batches of `epoch`.
-
-        Yields:
-            Draws of one batch.
-        """
-        order = np.random.default_rng([self._seed, self.epoch]).permutation(self._count)
-        draws = [(self.epoch, number, int(index)) for number, index in enumerate(order)]
-        for numbers in np.array_split(np.arange(self._count), self._batches):
-            yield [draws[number] for number in numbers]
-
-
-def make_loader(
-    dataset: TrainingSet, batches: EpochBatches, workers: int, pin_memory: bool = False
-) -> "DataLoader[tuple[Tensor, ...]]":
-    """Join a set and an order into a loader of stacked samples.
-
-    Args:
-        dataset: The augmented samples.
-        batches: Their order; set its `epoch` before each pass.
-        workers: Processes that prepare batches; 0 for none.
-        pin_memory: Whether batches go to page-locked memory, for copying to a GPU.
-
-    Returns:
-        Batches of images [N, H, W, C], shares [N, H', W', K] and, where the set has them,
-        border weights [N, H', W'].
-    """
-    if workers == 0:
-        _one_thread_for_opencv()
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
-        prefetch_factor=4 if workers else None,
-    )
-
-
-def _one_thread(_: int) -> None:
-    # workers share the machine with the training: more threads each would only be in its way
-    _one_thread_for_opencv()
-    torch.set_num_threads(1)
-
-
-def _one_thread_for_opencv() -> None:
-    # more would wait for cores that PyTorch's threads do not let go of
-    cv2.setNumThreads(1)
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

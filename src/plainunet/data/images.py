@@ -5,23 +5,43 @@ arrays, upright, dtype kept. OpenCV decodes what it decodes exactly and fast; Pi
 1-bit and CMYK pictures; tifffile takes TIFF.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from plainunet.data.arrays import array_shape, read_array
-from plainunet.data.encoded import decoding, open_encoded, png_chunks, read_encoded
-from plainunet.data.tiff import read_tiff, tiff_shape
+from plainunet.data.codecs.arrays import array_shape, read_array
+from plainunet.data.codecs.encoded import (
+    decoding,
+    open_encoded,
+    png_chunks,
+    read_encoded,
+    require_bearable,
+)
+from plainunet.data.codecs.tiff import read_tiff, tiff_shape
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".npy"}
 )
 
+_OPENERS: dict[str, Callable[[BinaryIO, str], ImageFile.ImageFile]] = {
+    "jpeg": jpeg_factory,
+    "png": PngImageFile,
+    "gif": GifImageFile,
+    "bmp": BmpImageFile,
+    "webp": WebPImageFile,
+}
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
 
 
@@ -77,8 +97,7 @@ def image_shape(path: Path) -> tuple[int, int, int]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a picture, its header is damaged, it is too large, or has several
-            pages.
+        ValueError: It is not a picture, its header is damaged, or as `read_image`.
     """
     with open_encoded(path) as (kind, file), decoding(path):
         if kind == "tiff":
@@ -88,13 +107,9 @@ def image_shape(path: Path) -> tuple[int, int, int]:
             orientation = 1
         else:
             head = file.read(26)
-            has_exif = kind != "png" or b"eXIf" in png_chunks(file)
-            file.seek(0)
-            with Image.open(file) as picture:
-                require_one_frame(picture, path)
+            with open_still(file, kind, path) as (picture, orientation):
                 width, height = picture.size
                 channels = 1 if _is_grey(picture, head) else 3
-                orientation = find_orientation(picture) if has_exif else 1
     return (width, height, channels) if orientation > 4 else (height, width, channels)
 
 
@@ -179,15 +194,37 @@ def turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(image)
 
 
-def find_orientation(picture: Image.Image) -> int:
-    """Read EXIF orientation.
+@contextmanager
+def open_still(file: BinaryIO, kind: str, path: Path) -> Iterator[tuple[ImageFile.ImageFile, int]]:
+    """Open a picture that Pillow reads, and refuse animations.
 
     Args:
-        picture: An opened picture.
+        file: The file, open.
+        kind: Its format, as of `find_kind`.
+        path: Its path, for the message.
 
-    Returns:
-        1..8; 1 where there is none, or where it cannot be made out.
+    Yields:
+        The picture, not yet decoded, and its EXIF orientation, 1..8; 1 where it is not known.
+
+    Raises:
+        ValueError: It has several frames, or more than `MOST_PIXELS`.
     """
+    has_exif = kind != "png" or b"eXIf" in png_chunks(file)
+    file.seek(0)
+    # Image.open would warn of large pictures, and warnings are filtered for all threads at once
+    with _OPENERS[kind](file, "") as picture:
+        require_bearable(picture.width * picture.height, path)
+        # a JPEG with several frames is a photograph with previews: the first one is meant
+        frames = int(getattr(picture, "n_frames", 1))
+        if frames > 1 and picture.format not in ("JPEG", "MPO"):
+            raise ValueError(
+                f"{path} is an animation of {frames} frames; one picture per file can be read. "
+                "Save each frame as a file of its own."
+            )
+        yield picture, _find_orientation(picture) if has_exif else 1
+
+
+def _find_orientation(picture: Image.Image) -> int:
     try:
         value = picture.getexif().get(0x0112, 1)
     except (OSError, SyntaxError, ValueError, TypeError, LookupError):
@@ -195,33 +232,11 @@ def find_orientation(picture: Image.Image) -> int:
     return int(value) if value in range(1, 9) else 1
 
 
-def require_one_frame(picture: Image.Image, path: Path) -> None:
-    """Refuse animations.
-
-    Args:
-        picture: An opened picture.
-        path: Its file, for the message.
-
-    Raises:
-        ValueError: It has several frames.
-    """
-    # a JPEG with several frames is a photograph with previews: the first one is meant
-    frames = int(getattr(picture, "n_frames", 1))
-    if frames > 1 and picture.format not in ("JPEG", "MPO"):
-        raise ValueError(
-            f"{path} is an animation of {frames} frames; one picture per file can be read. "
-            "Save each frame as a file of its own."
-        )
-
-
 _Decoded = tuple[NDArray[Any], NDArray[Any] | None, int]
 
 
 def _decode(kind: str, data: bytes, path: Path) -> _Decoded:
-    with Image.open(BytesIO(data)) as picture:
-        require_one_frame(picture, path)
-        has_exif = kind != "png" or b"eXIf" in png_chunks(BytesIO(data))
-        orientation = find_orientation(picture) if has_exif else 1
+    with open_still(BytesIO(data), kind, path) as (picture, orientation):
         deep = kind == "png" and data[24] == 16
         see_through = "transparency" in picture.info and not deep
         if kind == "gif" or see_through or picture.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):

@@ -6,19 +6,16 @@ colour is which class, and how many pixels each class has. Limitations: one clas
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from io import BytesIO
 from os import cpu_count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
 
-from plainunet.data.arrays import read_mask_array
-from plainunet.data.colors import (
+from plainunet.data.encodings.colors import (
     IGNORED,
     ColorCensus,
     ColoredMaskError,
@@ -28,76 +25,9 @@ from plainunet.data.colors import (
     encode_colors,
     read_colors,
 )
-from plainunet.data.encoded import decoding, png_chunks, read_encoded
-from plainunet.data.images import find_orientation, require_one_frame, turn_upright
-from plainunet.data.legend import find_meaning
-from plainunet.data.tiff import read_tiff
-from plainunet.data.values import Census, find_values, list_values
-
-
-def read_mask(path: Path) -> NDArray[Any]:
-    """Read the values of a mask as they are stored.
-
-    Args:
-        path: The file.
-
-    Returns:
-        [H, W] uint8 or uint16, upright: indices of a palette, 0/1 of a 1-bit picture, or grey
-        values; of a grey picture stored as RGB(A), the one value that all colours share.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ColoredMaskError: Its colours differ.
-        ValueError: It is not a picture, damaged, cut off, or has several pages.
-    """
-    kind, data = read_encoded(path)
-    with decoding(path):
-        if kind == "tiff":
-            tiff = read_tiff(BytesIO(data), path)
-            samples, orientation = tiff.samples, tiff.orientation
-        elif kind == "npy":
-            samples, orientation = read_mask_array(BytesIO(data), path), 1
-        else:
-            has_exif = kind != "png" or b"eXIf" in png_chunks(BytesIO(data))
-            with Image.open(BytesIO(data)) as picture:
-                require_one_frame(picture, path)
-                orientation = find_orientation(picture) if has_exif else 1
-                samples = _stored_values(picture, path)
-    mask = _one_channel(samples, path)
-    if mask.dtype.kind in "fi" and mask.min() >= 0 and (mask == np.rint(mask)).all():
-        mask = mask.astype(np.uint16) if mask.max() < 65536 else mask
-    if mask.dtype in (np.uint32, np.uint64) and mask.max() < 65536:
-        mask = mask.astype(np.uint16)
-    if mask.dtype not in (np.bool_, np.uint8, np.uint16):
-        raise ValueError(
-            f"{path} holds {mask.dtype} values from {mask.min()} to {mask.max()}; a mask holds "
-            "whole numbers from 0 to 65535. Save it as an 8-bit or 16-bit PNG."
-        )
-    return turn_upright(mask.astype(np.uint8) if mask.dtype == np.bool_ else mask, orientation)
-
-
-def _stored_values(picture: ImageFile.ImageFile, path: Path) -> NDArray[Any]:
-    raw_mode = str(picture.tile[0].args) if picture.format == "PNG" else ""
-    if picture.mode != "I;16" and "16" in raw_mode:
-        raise ValueError(f"{path} is coloured in 16 bits. Save the class ids as a grey PNG.")
-    # grey PNGs of 2 and 4 bits are spread over 0..255 on reading, where ids get lost
-    spread = {"L;2": 85, "L;4": 17}.get(raw_mode, 1)
-    samples = np.asarray(picture)
-    return samples // samples.dtype.type(spread) if spread > 1 else samples
-
-
-def _one_channel(samples: NDArray[Any], path: Path) -> NDArray[Any]:
-    if samples.ndim == 2:
-        return samples
-    if samples.shape[-1] in (2, 4):
-        samples = samples[..., :-1]
-    first = samples[..., 0]
-    if samples.shape[-1] not in (1, 3) or (samples != first[..., None]).any():
-        raise (ColoredMaskError if samples.shape[-1] == 3 else ValueError)(
-            f"{path} is coloured ({samples.shape[-1]} channels that differ), and which class "
-            "each colour stands for is not known. Save the class ids as a grey or palette PNG."
-        )
-    return first
+from plainunet.data.encodings.legend import find_meaning
+from plainunet.data.encodings.stored import read_mask, stored_names
+from plainunet.data.encodings.values import THRESHOLD, Census, Encoding, find_values, list_values
 
 
 @dataclass(frozen=True)
@@ -106,16 +36,19 @@ class MaskCoding:
 
     Attributes:
         values: The value of class 0, of class 1, and so on; for "instances", (0, 1), where
-            1 stands for everything above 0; for "colors", the class ids themselves.
+            1 stands for everything above 0; for "threshold", (0, 255), where each stands for
+            its half of 0..255; for "colors", the class ids themselves.
         ignore: The value of pixels that belong to no class, or None; for "colors", a grey.
-        kind: "ids", "two values", "instances" or "colors".
+        kind: "ids", "two values", "values", "instances", "threshold" or "colors".
         colors: For "colors", R, G and B of class 0, of class 1, and so on.
+        names: The classes' names, where the masks or a legend beside them have them.
     """
 
     values: tuple[int, ...]
     ignore: int | None
     kind: str
     colors: Colors = ()
+    names: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def num_classes(self) -> int:
@@ -188,6 +121,8 @@ def _table(coding: MaskCoding, size: int) -> NDArray[np.int16]:
     table = np.full(size, -1, np.int16)
     if coding.kind == "instances":
         table[:] = 1
+    if coding.kind == "threshold":
+        table[:256] = np.arange(256) >= THRESHOLD
     for class_id, value in enumerate(coding.values):
         if value < size:
             table[value] = class_id
@@ -201,6 +136,8 @@ def understand_masks(
     num_classes: int | None = None,
     ignore: int | None = None,
     colors: Colors = (),
+    values: Sequence[int] = (),
+    encoding: Encoding | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> tuple[MaskCoding, NDArray[np.int64]]:
     """Look at every mask of a data set, and tell what their values or colours mean.
@@ -214,6 +151,8 @@ def understand_masks(
         ignore: The value of pixels that belong to no class, where it is known; of colours,
             the grey of that value.
         colors: R, G and B of each class, in their order, where they are known.
+        values: The value of each class, in their order, where they are known.
+        encoding: How values are to be read, if it is not to be found.
         on_note: Told what a user should know: which colours were taken for which class, which
             share of the pixels was moved to a near colour, and which is ignored.
 
@@ -225,11 +164,21 @@ def understand_masks(
         ValueError: A mask cannot be read, or the values or colours make no sense together; see
             `find_values` and `find_meaning`.
     """
+    if colors and (values or encoding):
+        raise ValueError(
+            "Masks are read by --colors or by --values and --encoding. Leave out one of the two."
+        )
+    names = _common_names(paths)
+    if names and ignore is None:
+        ignore = IGNORED  # what is in no class's file
     if not colors:
         try:
-            return _understand_values(paths, num_classes, ignore)
+            known = num_classes or len(names) or None
+            coding, pixels = _understand_values(paths, known, ignore, values, encoding, on_note)
+            return replace(coding, names=names), pixels
         except ColoredMaskError:
-            pass
+            if values or encoding:
+                raise
     census = ColorCensus()
     with _threads() as pool:
         for path, (found, counts) in zip(paths, pool.map(count_colors, paths), strict=True):
@@ -237,23 +186,73 @@ def understand_masks(
     meaning = find_meaning(census, colors, num_classes, ignore)
     for note in meaning.notes:
         on_note(note)
-    values = tuple(range(len(meaning.colors)))
-    return MaskCoding(values, ignore, "colors", meaning.colors), meaning.pixels
+    ids = tuple(range(len(meaning.colors)))
+    return MaskCoding(ids, ignore, "colors", meaning.colors, meaning.names), meaning.pixels
+
+
+def foreground_shares(paths: Sequence[Path], coding: MaskCoding) -> NDArray[np.float64]:
+    """Measure which share of each mask is not background.
+
+    Args:
+        paths: The masks.
+        coding: What their values or colours mean.
+
+    Returns:
+        [n] float64, pixels of class 1 and above by pixels of any class; NaN where all are
+        ignored.
+
+    Raises:
+        FileNotFoundError: A mask is missing.
+        ValueError: A mask cannot be read, or holds a value that is no class's.
+    """
+
+    def share(path: Path) -> float:
+        ids = coding.read(path)
+        valid = int((ids != IGNORED).sum())
+        return float((ids[ids != IGNORED] > 0).sum() / valid) if valid else float("nan")
+
+    with _threads() as pool:
+        return np.array(list(pool.map(share, paths)))
+
+
+def _common_names(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Name the classes as the masks' own files do, all in the same way."""
+    found: dict[tuple[str, ...], Path] = {}
+    for path in paths:
+        found.setdefault(stored_names(path), path)
+    if len(found) > 1:
+        (some, first), (other, second) = list(found.items())[:2]
+        raise ValueError(
+            f"{first} has the classes {', '.join(some) or 'that its values say'}, {second} "
+            f"{', '.join(other) or 'those that its values say'}. Name the same in all, in the same "
+            "order."
+        )
+    return next(iter(found), ())
 
 
 def _understand_values(
-    paths: Sequence[Path], num_classes: int | None, ignore: int | None
+    paths: Sequence[Path],
+    num_classes: int | None,
+    ignore: int | None,
+    values: Sequence[int],
+    encoding: Encoding | None,
+    on_note: Callable[[str], None],
 ) -> tuple[MaskCoding, NDArray[np.int64]]:
     census = Census()
     with _threads() as pool:
         for path, (counts, is_deep) in zip(paths, pool.map(_count_values, paths), strict=True):
             census.add(path, counts, is_deep)
-    meaning = find_values(census, num_classes, ignore)
+    meaning = find_values(census, num_classes, ignore, values, encoding)
+    if meaning.note:
+        on_note(meaning.note)
     coding = MaskCoding(meaning.values, meaning.ignore, meaning.kind)
     class_pixels = census.pixels[list(coding.values)]
     if coding.kind == "instances":
         left_out = 0 if coding.ignore is None else census.pixels[coding.ignore]
         class_pixels[1] = census.pixels.sum() - class_pixels[0] - left_out
+    if coding.kind == "threshold":
+        ids = _table(coding, 256)
+        class_pixels = np.array([census.pixels[:256][ids == k].sum() for k in (0, 1)])
     return coding, class_pixels
 
 

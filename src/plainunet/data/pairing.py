@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
+from plainunet.data.encodings.classfiles import join_classes
+from plainunet.data.folders.annotated import pair_annotated
+from plainunet.data.folders.layouts import PARTS, Layout, Root, find_layout, folders_found, walk
+from plainunet.data.folders.listed import Listed, read_listed
+from plainunet.data.folders.names import Key, first_five, match_names, split_names
 from plainunet.data.images import IMAGE_SUFFIXES
-from plainunet.data.layouts import PARTS, Layout, Root, find_layout, folders_found, walk
-from plainunet.data.listed import Listed, read_listed
-from plainunet.data.names import Key, first_five, match_names, split_names
+from plainunet.data.places import files_of
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ def find_pairs(
     images: str | None = None,
     masks: str | None = None,
     pairs: str | None = None,
+    rle: str | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> list[Pair]:
     """Find all pictures and masks of a data set.
@@ -59,9 +63,11 @@ def find_pairs(
             the list says.
         at_least: Fewest pairs that will do.
         images: The pictures' folder below `folder`, if it is not to be looked for.
-        masks: The masks' folder below `folder`, if it is not to be looked for.
+        masks: The masks' folder below `folder`, or a COCO file (.json) or a list of run-length
+            codes (.csv), if it is not to be looked for.
         pairs: Two patterns, 'images/*.jpg:masks/*_m.png', or the path of a CSV list with the
             columns image and mask and perhaps group and part, instead of looking for folders.
+        rle: How run-length codes count, "rows" or "columns"; left out, it is found.
         on_note: Called with a sentence on what was left aside, or taken as what.
 
     Returns:
@@ -79,21 +85,41 @@ def find_pairs(
         if images is not None or masks is not None:
             raise ValueError("--pairs says it all: give it without --images and --masks.")
         listed = read_listed(folder, pairs)
+    elif masks is not None and masks.lower().endswith((".json", ".csv")):
+        listed = pair_annotated(folder, images, masks, rle, on_note)
     else:
         layout = find_layout(folder, images, masks, on_note)
-        listed = _in_folders(folder, layout, on_note)
-        group_by = group_by or layout.group_by
-    if len(listed) < at_least:
-        raise ValueError(
-            f"{folder} holds {len(listed)} picture with its mask; at least {at_least} are "
-            "needed, some to learn from and some to judge by. Add more."
-        )
+        listed = []
+        if masks is None and not all(_has_files(root.masks) for root in layout.roots):
+            listed = pair_annotated(folder, images, None, rle, on_note)
+        if not listed:
+            listed = _in_folders(folder, layout, on_note)
+            group_by = group_by or layout.group_by
+    require_enough(folder, len(listed), at_least)
     pattern = _compile(group_by)
     found = [
         Pair(each.image, each.mask, _group(pattern, each.group, each.image), each.part)
         for each in listed
     ]
     return sorted(found, key=lambda pair: pair.image)
+
+
+def require_enough(folder: Path, count: int, at_least: int = 2) -> None:
+    """Refuse a data set of too few pairs.
+
+    Args:
+        folder: The data set.
+        count: Its pairs.
+        at_least: Fewest that will do.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    if count < at_least:
+        raise ValueError(
+            f"{folder} holds {count} picture with its mask; at least {at_least} are "
+            "needed, some to learn from and some to judge by. Add more."
+        )
 
 
 def find_images(inputs: Sequence[Path]) -> list[Path]:
@@ -119,7 +145,7 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
                     f"{' '.join(sorted(IMAGE_SUFFIXES))}."
                 )
             found |= dict.fromkeys(below)
-        elif path.exists():
+        elif files_of(path)[0].exists():
             found[path] = None
         else:
             raise FileNotFoundError(f"{path} does not exist. Check the path.")
@@ -154,6 +180,7 @@ def _in_folders(
                 raise _no_masks(folder, root)
             some_images = _by_key(root.images, root.part, "pictures", root.masks)
             some_masks = _by_key(root.masks, root.part, "masks", root.images)
+            some_masks = join_classes(some_images, some_masks) or some_masks
         images |= some_images
         masks |= some_masks
     if not images:
@@ -170,6 +197,10 @@ def _in_folders(
         Listed(images[key], masks[mask], Path(*key).as_posix(), parts[key])
         for key, mask in joined.items()
     ]
+
+
+def _has_files(masks: Path | None) -> bool:
+    return masks is not None and next(walk(masks), None) is not None
 
 
 def _no_masks(folder: Path, root: Root) -> FileNotFoundError:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from plainunet.data.scenery import draw_scene
+from plainunet.data.drawn.scenery import draw_scene
 from plainunet.files import require_writable
 
 CLASS_NAMES = ("background", "leaf", "stone")

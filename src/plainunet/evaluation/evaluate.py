@@ -8,18 +8,22 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.config import FolderConfig
 from plainunet.data.check import check_pairs
+from plainunet.data.folders.stacks import open_stacks
 from plainunet.data.images import read_image
 from plainunet.data.masks import MaskCoding, understand_masks
 from plainunet.data.pairing import Pair, find_pairs
-from plainunet.data.split import name_below, read_split
+from plainunet.data.places import files_of
+from plainunet.data.split_file import name_below, read_split
 from plainunet.evaluation.metrics import Counts, confusion_matrix, scores, summarise
 from plainunet.prediction.predictor import Predictor
+from plainunet.settings import with_dataset
 
 SPLIT_FILE = "split.csv"
 """Name of the file in a run folder that says which picture was on which side."""
@@ -35,9 +39,11 @@ def evaluate(
     images: str | None = None,
     masks: str | None = None,
     pairs: str | None = None,
+    rle: Literal["rows", "columns"] | None = None,
     device: str = "auto",
     precision: str = "auto",
     on_progress: OnProgress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Score a checkpoint on a folder of images and masks.
 
@@ -46,12 +52,15 @@ def evaluate(
         data: The folder. If it is the one that the run was trained on, its validation part is
             taken, after the `split.csv` beside the checkpoint; any other folder is taken whole.
         split: Take this part instead: "train", "val", "test" or "all".
-        images: Folder of the pictures below `data`; left out, it is found.
-        masks: Folder of the masks below `data`; left out, it is found.
+        images: Folder of the pictures below `data`; left out, it is found. This and the next
+            three may also stand in a `dataset.toml` there.
+        masks: Folder of the masks below `data`, or a COCO file or a list of run-length codes.
         pairs: How they belong together, see `plainunet.data.pairing.find_pairs`.
+        rle: How run-length codes count; left out, it is found.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
         on_progress: Told how many of how many pictures are done.
+        on_note: Told what was left aside in the folder, or taken as what.
 
     Returns:
         `summarise`'s dictionary, with `split`, and `images`: for each picture its path
@@ -62,7 +71,19 @@ def evaluate(
         ValueError: The folder cannot be understood, or has no picture in that part.
     """
     predictor = Predictor.load(checkpoint, device=device, precision=precision)
-    found = find_pairs(Path(data), at_least=1, images=images, masks=masks, pairs=pairs)
+    given = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
+    where = FolderConfig(**{key: value for key, value in given.items() if value is not None})
+    where = with_dataset(where, Path(data))
+    found = find_pairs(
+        Path(data),
+        at_least=1,
+        images=where.images,
+        masks=where.masks,
+        pairs=where.pairs,
+        rle=where.rle,
+        on_note=on_note,
+    )
+    found = open_stacks(found, on_note)
     found, split = _choose(found, Path(data), Path(checkpoint), predictor, split)
     check_pairs(found)
     coding = _coding(predictor, [pair.mask for pair in found])
@@ -153,7 +174,8 @@ def data_digest(pairs: Sequence[Pair], folder: Path) -> str:
     Returns:
         A SHA-256 in hexadecimal.
     """
-    files = sorted(file for pair in pairs for file in (pair.image, pair.mask))
+    paths = [path for pair in pairs for path in (pair.image, pair.mask)]
+    files = sorted({file for path in paths for file in files_of(path)})
     lines = [f"{name_below(file, folder)} {file.stat().st_size}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

@@ -257,7 +257,15 @@ def _read_coding(values: Any, num_classes: int) -> dict[str, Any]:
     """How masks are read: milesial's `mask_values` are the value of each class, or its colour."""
     if not isinstance(values, list) or len(values) != num_classes:
         return {}
+    if all(_is_color(value) for value in values):
+        ids = list(range(num_classes))
+        return {"values": ids, "ignore": None, "kind": "colors", "colors": [*map(list, values)]}
     if not all(isinstance(value, int) and 0 <= value < 65536 for value in values):
         return {}
     kind = "two values" if num_classes == 2 and values != [0, 1] else "ids"
     return {"values": [int(value) for value in values], "ignore": None, "kind": kind}
+
+
+def _is_color(value: Any) -> bool:
+    is_three = isinstance(value, list | tuple) and len(value) == 3
+    return is_three and all(isinstance(part, int) and 0 <= part < 256 for part in value)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from plainunet.config import NetworkConfig, TrainConfig
-from plainunet.data.dataset import EpochBatches, Samples, TrainingSet, make_loader
+from plainunet.data.dataset import Samples, TrainingSet
+from plainunet.data.loader import EpochBatches, make_loader
 from plainunet.data.targets import balanced_weights
 from plainunet.files import write_whole
 from plainunet.network.checkpoint import Card, save_checkpoint

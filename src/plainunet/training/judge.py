@@ -9,6 +9,7 @@ import numpy as np
 from plainunet.config import TrainConfig
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
+from plainunet.data.places import stem_of
 from plainunet.evaluation.evaluate import judge, judged
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.prediction.predictor import Predictor
@@ -42,7 +43,7 @@ def judge_best(
     on_event(Stage("saving pictures", len(chosen)))
     shown = [held_out[index] for index in chosen]
     for number, (image, truth, prediction) in enumerate(judged(predictor, shown, coding)):
-        stem = out / "saved_images" / f"{number + 1:02d}_{shown[number].image.stem}"
+        stem = out / "saved_images" / f"{number + 1:02d}_{stem_of(shown[number].image)}"
         write_mask(stem.with_name(f"{stem.name}_mask.png"), prediction, card.colors)
         write_comparison(
             stem.with_name(f"{stem.name}_comparison.png"), image, truth, prediction, card.colors

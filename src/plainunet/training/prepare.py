@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from plainunet.config import TrainConfig
-from plainunet.data.masks import MaskCoding, understand_masks
+from plainunet.data.masks import MaskCoding, foreground_shares, understand_masks
 from plainunet.data.pairing import Pair
+from plainunet.data.split import split_pairs
 from plainunet.network.checkpoint import default_names
 from plainunet.training.events import Note, OnEvent
 
@@ -17,38 +18,82 @@ def understand(
     sizes: Sequence[tuple[int, int]],
     config: TrainConfig,
     on_event: OnEvent,
-) -> tuple[MaskCoding, TrainConfig]:
-    """Read the masks' coding, and fill in what the settings leave to the data.
+) -> tuple[list[Pair], MaskCoding, TrainConfig]:
+    """Read the masks' coding, split the pairs, and fill in what the settings leave to the data.
 
     Args:
-        pairs: All pairs, each with its part.
+        pairs: All pairs.
         sizes: Height and width of each picture [pixels].
         config: The settings as the user gave them.
         on_event: Told what was understood.
 
     Returns:
-        How mask values become class ids, and the settings with `class_names` and `size`.
+        The pairs, each with its part; how mask values become class ids; and the settings with
+        `classes` and `size`.
 
     Raises:
-        ValueError: Names and classes differ in number, or the size is too small.
+        ValueError: The masks make no sense together, names and classes differ, the pairs cannot
+            be split so, or the size is too small.
     """
     masks = [pair.mask for pair in pairs]
     coding, counts = understand_masks(
         masks,
-        len(config.class_names) or None,
+        len(config.classes) or None,
         config.ignore,
         config.legend,
+        config.values,
+        config.encoding,
         on_note=lambda said: on_event(Note(said)),
     )
-    names = config.class_names or default_names(len(coding.values))
-    if len(names) != len(coding.values):
+    names = _choose_names(config.classes, coding)
+    shares = foreground_shares(masks, coding) if config.stratify else None
+    parted = split_pairs(
+        pairs,
+        config.validation,
+        config.seed,
+        folds=config.folds,
+        fold=config.fold,
+        shares=None if shares is None else shares.tolist(),
+    )
+    size = config.size or choose_size(sizes)
+    _check_size(config, size)
+    _check_objects(config, size, on_event)
+    if config.ignore is not None and counts.sum() == sum(h * w for h, w in sizes):
+        on_event(Note(f"note: no mask has the value {config.ignore} that --ignore names"))
+    said = ", ".join(
+        f"{name} {share:.1%}" for name, share in zip(names, counts / counts.sum(), strict=True)
+    )
+    on_event(
+        Note(
+            f"{len(pairs)} pairs: {sum(pair.part == 'train' for pair in parted)} to train, "
+            f"{sum(pair.part == 'val' for pair in parted)} to validate\n"
+            f"masks: {coding.kind} {_shorten(coding.values)}; {said}\n"
+            f"working size {size[0]} x {size[1]}"
+        )
+    )
+    return parted, coding, config.model_copy(update={"classes": names, "size": size})
+
+
+def _choose_names(given: tuple[str, ...], coding: MaskCoding) -> tuple[str, ...]:
+    """Name the classes as the user does, else as the masks do, else by default."""
+    names = given or coding.names or default_names(coding.num_classes)
+    if len(names) != coding.num_classes:
         raise ValueError(
             f"{len(names)} class names are given ({', '.join(names)}), but the masks hold "
-            f"{len(coding.values)} classes (values {coding.values}). Name each, background first."
+            f"{coding.num_classes} classes (values {coding.values}). Name each, background first."
         )
     if len(set(names)) != len(names):
-        raise ValueError(f"--class-names: two classes have the same name ({', '.join(names)}).")
-    size = config.size or choose_size(sizes)
+        raise ValueError(f"--classes: two classes have the same name ({', '.join(names)}).")
+    if sorted(names) == sorted(coding.names) and names != coding.names:
+        raise ValueError(
+            f"--classes names them as {', '.join(names)}, but in the masks they stand in the order "
+            f"{', '.join(coding.names)}. Leave the flag out, or name them in this order."
+        )
+    return names
+
+
+def _check_size(config: TrainConfig, size: tuple[int, int]) -> None:
+    """Refuse a working size that the network's depth does not allow."""
     smallest = 2 ** (config.depth + 1)
     scales = [part.scale for part in config.growth] + [1]
     if min(_scaled(size, min(scales))) < smallest:
@@ -58,20 +103,6 @@ def understand(
             + f" is below {smallest} pixels, too small for --depth {config.depth}. Give a larger "
             "--size or a smaller --depth."
         )
-    _check_objects(config, size, on_event)
-    if config.ignore is not None and counts.sum() == sum(h * w for h, w in sizes):
-        on_event(Note(f"note: no mask has the value {config.ignore} that --ignore names"))
-    shares = counts / counts.sum()
-    said = ", ".join(f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True))
-    on_event(
-        Note(
-            f"{len(pairs)} pairs: {sum(pair.part == 'train' for pair in pairs)} to train, "
-            f"{sum(pair.part == 'val' for pair in pairs)} to validate\n"
-            f"masks: {coding.kind} {_shorten(coding.values)}; {said}\n"
-            f"working size {size[0]} x {size[1]}"
-        )
-    )
-    return coding, config.model_copy(update={"class_names": names, "size": size})
 
 
 def _check_objects(config: TrainConfig, size: tuple[int, int], on_event: OnEvent) -> None:

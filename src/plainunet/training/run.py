@@ -5,18 +5,27 @@ from typing import Any
 
 import torch
 
-from plainunet.config import TrainConfig, load_config, write_config
+from plainunet.config import DataConfig, TrainConfig
 from plainunet.data.check import check_pairs
 from plainunet.data.dataset import Samples
+from plainunet.data.encodings.colors import pack
+from plainunet.data.folders.stacks import open_stacks
 from plainunet.data.images import image_shape
 from plainunet.data.masks import MaskCoding, understand_masks
-from plainunet.data.pairing import Pair, find_pairs
-from plainunet.data.split import read_split, split_pairs, write_split
+from plainunet.data.pairing import Pair, find_pairs, require_enough
+from plainunet.data.split_file import read_split, write_split
 from plainunet.evaluation.evaluate import SPLIT_FILE, data_digest
 from plainunet.files import require_writable
 from plainunet.network.checkpoint import Card, default_colors, versions
 from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
+from plainunet.settings import (
+    DATASET_FILE,
+    load_config,
+    with_dataset,
+    write_config,
+    write_dataset,
+)
 from plainunet.training.events import Advance, Note, OnEvent, Stage
 from plainunet.training.fit import BEST_FILE, fit
 from plainunet.training.judge import judge_best
@@ -37,8 +46,9 @@ def train(
     Args:
         data: The folder, see `plainunet.data.pairing` for its layouts.
         out: The run folder to make: `best.safetensors`, `last/`, `config.toml`, `split.csv`,
-            `metrics.jsonl`, `curves.png`, `saved_images/`.
-        config: The settings; left out, the defaults.
+            `dataset.toml`, `metrics.jsonl`, `curves.png`, `saved_images/`.
+        config: The settings; left out, the defaults. What they leave out of the data is taken
+            from a `dataset.toml` in the folder, where there is one.
         on_event: Told what happens.
 
     Returns:
@@ -58,19 +68,27 @@ def train(
         )
     choose_device(config.device)
     require_writable(out)
+    config = with_dataset(config, data)
+
+    def on_note(said: str) -> None:
+        on_event(Note(f"note: {said}"))
+
     pairs = find_pairs(
         data,
         config.group_by,
+        at_least=1,
         images=config.images,
         masks=config.masks,
         pairs=config.pairs,
-        on_note=lambda said: on_event(Note(f"note: {said}")),
+        rle=config.rle,
+        on_note=on_note,
     )
+    pairs = open_stacks(pairs, on_note)
+    require_enough(data, len(pairs))
     on_event(Stage("checking files", len(pairs)))
     sizes = check_pairs(pairs, lambda done, total: on_event(Advance(done)))
-    pairs = split_pairs(pairs, config.validation, config.seed)
     on_event(Stage("understanding masks", 1))
-    coding, config = understand(pairs, sizes, config, on_event)
+    pairs, coding, config = understand(pairs, sizes, config, on_event)
     return _run(data, out, config, pairs, coding, None, on_event)
 
 
@@ -96,7 +114,12 @@ def resume(out: str | Path, on_event: OnEvent = lambda event: None) -> dict[str,
         raise FileNotFoundError(f"{data}: the run's data folder has gone; put it back.")
     pairs = read_split(out / SPLIT_FILE, data)
     coding, _ = understand_masks(
-        [pair.mask for pair in pairs], len(config.class_names), config.ignore, config.legend
+        [pair.mask for pair in pairs],
+        len(config.classes),
+        config.ignore,
+        config.legend,
+        config.values,
+        config.encoding,
     )
     return _run(data, out, config, pairs, coding, content, on_event)
 
@@ -105,6 +128,19 @@ def _describe(coding: MaskCoding) -> dict[str, Any]:
     """What a checkpoint says of how masks are read."""
     said = {"values": coding.values, "ignore": coding.ignore, "kind": coding.kind}
     return {**said, "colors": coding.colors} if coding.colors else said
+
+
+def _understood(coding: MaskCoding, config: TrainConfig) -> DataConfig:
+    """What a data folder would say of itself, as it was understood."""
+    by_value = coding.kind in ("ids", "two values", "values")
+    return DataConfig(
+        pairs=SPLIT_FILE,
+        classes=config.classes,
+        values=coding.values if by_value else (),
+        colors=tuple(f"{pack(color):06x}" for color in coding.colors),
+        ignore=coding.ignore,
+        encoding=coding.kind if coding.kind in ("instances", "threshold") else None,
+    )
 
 
 def _run(
@@ -138,11 +174,11 @@ def _run(
         samples.fill_cache(lambda done, total: on_event(Advance(done)))
 
     torch.manual_seed(config.seed)
-    network = UNet(in_channels, len(config.class_names), **config.network_arguments())
+    network = UNet(in_channels, len(config.classes), **config.network_arguments())
     network.set_normalisation(*parts["train"].statistics())
     card = Card(
-        class_names=config.class_names,
-        colors=coding.colors or default_colors(len(config.class_names)),
+        class_names=config.classes,
+        colors=coding.colors or default_colors(len(config.classes)),
         size=config.size,
         masks=_describe(coding),
         training={
@@ -157,6 +193,7 @@ def _run(
     def begin() -> None:
         write_split(out / SPLIT_FILE, pairs, data)
         write_config(out / CONFIG_FILE, config)
+        write_dataset(out / DATASET_FILE, _understood(coding, config))
 
     fit(network, card, parts, config, data, out, saved, on_event, begin)
     return judge_best(out, pairs, coding, config, on_event)

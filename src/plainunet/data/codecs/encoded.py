@@ -1,0 +1,263 @@
+"""Encoded picture files: which codec they are for, and whether they are whole.
+
+In: a path. Out: its bytes, once it is clear from the content (never from the suffix) what
+they are and that the file does not end too early. Decoders differ in what they do with half
+a file (some fill the missing rows with grey), so that is settled here, before decoding.
+"""
+
+import errno
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+from PIL import Image
+
+from plainunet.data.codecs.slices import cut_slice
+from plainunet.data.places import find_place
+
+_MAGIC = {
+    b"\xff\xd8\xff": "jpeg",
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"GIF87a": "gif",
+    b"GIF89a": "gif",
+    b"BM": "bmp",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"II+\0": "tiff",
+    b"MM\0+": "tiff",
+    b"\x93NUMPY": "npy",
+}
+# beyond this Pillow refuses to decode, and so does `require_bearable`
+MOST_PIXELS = 178_956_970
+_END_OF_JPEG = b"\xff\xd9"
+
+
+def find_kind(head: bytes, path: Path) -> str:
+    """Tell the format of a picture from its first bytes.
+
+    Args:
+        head: The first 16 bytes of the file, or more.
+        path: The file, for the message.
+
+    Returns:
+        "jpeg", "png", "gif", "bmp", "webp", "tiff" or "npy".
+
+    Raises:
+        ValueError: The file is empty, or of another kind.
+    """
+    if not head:
+        raise ValueError(f"{path} is empty (0 bytes). Copy it again, or remove it.")
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic):
+            return kind
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    raise ValueError(
+        f"{path} is not a picture that can be read: its content begins with {head[:8]!r}. "
+        "Save it as PNG, JPEG, TIFF, GIF, BMP, WebP or .npy, or remove it."
+    )
+
+
+@contextmanager
+def open_encoded(path: Path) -> Iterator[tuple[str, BinaryIO]]:
+    """Open a picture file and tell its format.
+
+    Args:
+        path: The file, or a slice of a TIFF file, `stack.tif[3]`.
+
+    Yields:
+        The format, as of `find_kind`, and the open file, at its beginning. Of a slice it is a
+        file in memory that holds this slice alone; nothing else has been read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a folder, cannot be opened, is empty, or is no picture; or there is no
+            such slice.
+    """
+    place = find_place(path)
+    if place is not None and place.file.suffix.lower() in (".tif", ".tiff"):
+        with open_encoded(place.file) as (kind, file):
+            if kind != "tiff":
+                raise ValueError(
+                    f"{path} names a slice, and {place.file} is no TIFF file but "
+                    f"{kind.upper()}. Name the file itself."
+                )
+            with decoding(place.file):
+                data = cut_slice(file, place, path)
+        yield kind, BytesIO(data)
+        return
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise FileNotFoundError(
+                f"{path} is a link to {path.readlink()}, which does not exist. Mend or remove it."
+            ) from None
+        raise FileNotFoundError(f"{path} does not exist. Check the path.") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder, not a picture. Rename or remove it.") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(f"{path} is a link that leads back to itself. Remove it.") from None
+        raise ValueError(
+            f"{path} cannot be opened ({error.strerror}). Check its permissions."
+        ) from None
+    with file:
+        kind = find_kind(file.read(16), path)
+        file.seek(0)
+        yield kind, file
+
+
+def read_encoded(path: Path) -> tuple[str, bytes]:
+    """Read a picture file without decoding it, and refuse it if it ends too early.
+
+    Args:
+        path: The file, or a slice of a TIFF file.
+
+    Returns:
+        The format, as of `find_kind`, and the whole content; of a slice, that of a file which
+        holds it alone.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a folder, cannot be opened, is empty, is no picture, or is cut off
+            (of TIFF and .npy, `read_tiff` and `read_array` find that out).
+    """
+    with open_encoded(path) as (kind, file):
+        data = file.read()
+    whole = True
+    if kind == "jpeg":
+        whole = _jpeg_is_whole(data)
+    elif kind == "png":
+        whole = b"IEND" in png_chunks(BytesIO(data))
+    elif kind == "gif":
+        whole = data.rstrip(b"\0\r\n").endswith(b";")
+    elif kind == "bmp":
+        whole = int.from_bytes(data[2:6], "little") <= len(data)
+    elif kind == "webp":
+        whole = 8 + int.from_bytes(data[4:8], "little") <= len(data)
+    if not whole:
+        raise cut_off(path, len(data))
+    return kind, data
+
+
+def require_bearable(pixels: int, path: Path) -> None:
+    """Refuse a picture that is larger than its small file lets expect.
+
+    Args:
+        pixels: Height times width.
+        path: Its file, for the message.
+
+    Raises:
+        ValueError: There are more than `MOST_PIXELS`.
+    """
+    if pixels > MOST_PIXELS:
+        raise ValueError(
+            f"{path} is too large to be decoded safely: {pixels} pixels, at most {MOST_PIXELS} "
+            "are read from a compressed file. Cut it into smaller pictures."
+        )
+
+
+def cut_off(path: Path, size: int) -> ValueError:
+    """Make the error for a file that ends too early.
+
+    Args:
+        path: The file.
+        size: Its size [bytes].
+
+    Returns:
+        The error, to be raised.
+    """
+    return ValueError(
+        f"{path} is cut off: the picture is not complete after {size} bytes. "
+        "Copy it again, or remove it together with its partner."
+    )
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    # the headers are stepped over because a thumbnail in them has an end marker of its own
+    position = 2
+    while position + 4 <= len(data):
+        marker = data[position + 1]
+        if data[position] != 0xFF or marker == 0xDA:
+            return data.rfind(_END_OF_JPEG, position) > 0
+        if marker == 0xFF:
+            position += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            position += 2
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False
+
+
+def png_chunks(file: BinaryIO) -> set[bytes]:
+    """List the kinds of chunks in a PNG file, without reading their content.
+
+    Args:
+        file: The file; it is left at its beginning.
+
+    Returns:
+        The names, such as b"IDAT"; b"IEND" is among them if the file is whole.
+    """
+    size = file.seek(0, 2)
+    position = 8
+    names: set[bytes] = set()
+    while position + 12 <= size and b"IEND" not in names:
+        file.seek(position)
+        length = int.from_bytes(file.read(4), "big")
+        name = file.read(4)
+        position += 12 + length
+        names.add(name)
+    file.seek(0)
+    return names
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Turn whatever a codec raises on damaged content into one error that names the file.
+
+    Args:
+        path: The file that is being decoded.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: Decoding failed.
+    """
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} is too large to be decoded safely ({error}). Cut it into smaller pictures."
+        ) from None
+    except MemoryError as error:
+        raise ValueError(
+            f"{path} does not fit in memory ({error}). Cut it into smaller pictures; if it is not "
+            "that large, it is damaged: copy it again."
+        ) from None
+    # damaged headers make the codecs fail in all of these ways
+    except (
+        *(OSError, SyntaxError, EOFError, ValueError, TypeError, LookupError, struct.error),
+        *(
+            ZeroDivisionError,
+            OverflowError,
+            RuntimeError,
+            AssertionError,
+            AttributeError,
+            ImportError,
+            zlib.error,
+            cv2.error,
+        ),
+    ) as error:
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        raise ValueError(
+            f"{path} cannot be decoded, it is damaged ({error}). "
+            "Copy it again, or remove it together with its partner."
+        ) from None

@@ -1,0 +1,275 @@
+"""What the values in a set of masks mean.
+
+In: how often each value occurs, and where. Out: the value of each class, the value to be
+ignored, and the kind of coding; or an error that names the file that does not fit. No
+picture is read here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["ids", "two values", "values", "instances", "threshold"]
+Encoding = Literal["ids", "instances", "threshold"]
+
+_MOST_IDS = 64
+_MANY_IN_ONE_FILE = 8
+_NEAR_END = 32
+THRESHOLD = 128
+"""Of smoothed masks in black and white, values from here on are class 1."""
+
+
+@dataclass
+class Census:
+    """How often each value occurs in a set of masks.
+
+    Attributes:
+        pixels: [65536] int64, pixels of each value.
+        files: [65536] int64, masks in which the value occurs.
+        first: [65536] int64, the first such mask, as an index into `paths`.
+        paths: The masks.
+        distinct: Of each 16-bit mask, how many values it has.
+        with_both: Masks that have pixels of value 1 and of value 255.
+    """
+
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
+    files: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
+    first: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
+    paths: list[Path] = field(default_factory=list)
+    distinct: list[int] = field(default_factory=list)
+    with_both: int = 0
+
+    def add(self, path: Path, counts: NDArray[np.int64], is_deep: bool) -> None:
+        """Count one more mask.
+
+        Args:
+            path: Its file.
+            counts: [n <= 65536] int64, its pixels of value 0, 1, ..., n - 1.
+            is_deep: Whether it is stored in 16 bits.
+        """
+        values = np.flatnonzero(counts)
+        self.first[values] = np.where(self.files[values] == 0, len(self.paths), self.first[values])
+        self.files[values] += 1
+        self.pixels[values] += counts[values]
+        self.paths.append(path)
+        if is_deep:
+            self.distinct.append(len(values))
+        self.with_both += bool(counts.size > 255 and counts[1] and counts[255])
+
+    def place(self, value: int) -> str:
+        """Say where a value occurs.
+
+        Args:
+            value: One that does.
+
+        Returns:
+            The first mask that has it, and how many pixels and masks have it in all.
+        """
+        more = int(self.files[value]) - 1
+        others = f" and {more} more mask{'s' * (more > 1)}" if more else ""
+        return f"{self.pixels[value]} pixels in {self.paths[self.first[value]]}{others}"
+
+
+class Meaning(NamedTuple):
+    """What the values mean: each class's value, the ignored one, the kind, and what to say."""
+
+    values: tuple[int, ...]
+    ignore: int | None
+    kind: Kind
+    note: str = ""
+
+
+def find_values(
+    census: Census,
+    num_classes: int | None,
+    ignore: int | None,
+    values: Sequence[int] = (),
+    encoding: Encoding | None = None,
+) -> Meaning:
+    """Tell what the values of a set of masks mean.
+
+    Two values, whichever, are two classes, the smaller one first. Values 0..K-1 are class
+    ids; 255 beside them is ignored. Black and white with many values between, nearly all of
+    the pixels within 32 of either, are smoothed or JPEG-damaged: values from 128 on are class
+    1. Many values in 16 bits, or more than 64 of them, are numbered objects: everything above 0
+    is class 1.
+
+    Args:
+        census: How often each value occurs.
+        num_classes: Number of classes K, where it is known.
+        ignore: The value of pixels that belong to no class, where it is known.
+        values: The value of each class, where they are known.
+        encoding: How values are to be read, if it is not to be found.
+
+    Returns:
+        The meaning.
+
+    Raises:
+        ValueError: There is only one value, or one that fits with no reading of the others.
+    """
+    if num_classes is not None and not 2 <= num_classes <= 255:
+        raise ValueError(f"num_classes is {num_classes}; it must be from 2 to 255.")
+    present = [int(value) for value in np.flatnonzero(census.pixels) if value != ignore]
+    if values:
+        return _as_said(census, present, num_classes, ignore, tuple(values))
+    values = present
+    if len(values) < 2:
+        only = f"only the value {values[0]}" if values else f"only the ignored value {ignore}"
+        raise ValueError(
+            f"All {len(census.paths)} masks hold {only}, so there is nothing to learn. Check that "
+            f"{census.paths[0]} and the others are the right files."
+            if census.paths
+            else "There are no masks."
+        )
+    if encoding in ("instances", "threshold") and num_classes not in (None, 2):
+        raise ValueError(
+            f"--encoding {encoding} tells a foreground from a background, but {num_classes} "
+            "classes are named. Name two, the background's first (--classes)."
+        )
+    if encoding == "instances":
+        return Meaning((0, 1), ignore, "instances")
+    if encoding == "threshold" or (encoding is None and _is_smoothed(census, values, num_classes)):
+        return _thresholded(census, values, ignore)
+    if len(values) == 2 and num_classes in (None, 2):
+        low, high = values
+        return Meaning((low, high), ignore, "ids" if high == 1 else "two values")
+    many = bool(census.distinct) and np.median(census.distinct) > _MANY_IN_ONE_FILE
+    has_void = ignore is None and values[-1] == 255
+    ids = values[:-1] if has_void else values
+    objects = values[0] == 0 and (many or len(ids) > _MOST_IDS)
+    if objects and encoding is None and num_classes in (None, 2):
+        if not census.distinct:
+            raise ValueError(
+                f"The masks hold {len(values)} values in 8 bits, for example "
+                f"{census.place(ids[1])} of value {ids[1]}: too many for classes. If they are "
+                f"smoothed or were saved as JPEG, say --encoding threshold: {THRESHOLD} and more "
+                "is class 1; if they number objects, --encoding instances: all above 0 is class 1."
+            )
+        return Meaning((0, 1), ignore, "instances")
+    if has_void:
+        ignore = 255
+    # ids may begin at 1 where 0 is what is ignored
+    start = 1 if ignore == 0 else 0
+    wanted = range(start, start + num_classes if num_classes else ids[-1] + 1)
+    fits = set(ids) <= set(wanted) if num_classes else ids == list(wanted)
+    if not fits or not 2 <= len(ids) <= 255:
+        raise _misfit(census, values, start, num_classes)
+    if has_void and len(wanted) == 2:
+        _require_clear_255(census)
+    return Meaning(tuple(wanted), ignore, "ids")
+
+
+def _as_said(
+    census: Census,
+    present: list[int],
+    num_classes: int | None,
+    ignore: int | None,
+    values: tuple[int, ...],
+) -> Meaning:
+    if len(set(values)) < len(values) or not 2 <= len(values) <= 255:
+        raise ValueError(
+            f"The values {list_values(values)}: 2 to 255 classes need one each, all different."
+        )
+    if num_classes not in (None, len(values)):
+        raise ValueError(
+            f"{num_classes} classes are named, but {len(values)} values are given for them "
+            f"({list_values(values)}). Give one for each class, in the order of the names."
+        )
+    strays = set(present) - set(values)
+    if strays:
+        stray = max(strays, key=lambda value: census.pixels[value])
+        raise ValueError(
+            f"The masks hold the values {list_values(present)}, and {stray} is no class's (they "
+            f"are {list_values(values)}): {census.place(stray)}. Give it a class (train --values); "
+            f"or, if it marks pixels that belong to no class, say so (train --ignore {stray})."
+        )
+    if values == tuple(range(len(values))):
+        return Meaning(values, ignore, "ids")
+    return Meaning(values, ignore, "two values" if len(values) == 2 else "values")
+
+
+def _is_smoothed(census: Census, values: Sequence[int], num_classes: int | None) -> bool:
+    """Tell whether these are black and white, blurred along the outlines."""
+    between = census.pixels[1 + _NEAR_END : 255 - _NEAR_END].sum()
+    ends = census.pixels[: 1 + _NEAR_END].sum() + census.pixels[255 - _NEAR_END : 256].sum()
+    return bool(
+        num_classes in (None, 2)
+        and len(values) > _MANY_IN_ONE_FILE
+        and (values[0], values[-1]) == (0, 255)
+        # class ids with 255 beside them begin with a row of small numbers, and end there
+        and values[-2] > _MOST_IDS
+        and ends > 0.9 * census.pixels.sum()
+        and census.pixels[255] > between
+        and census.pixels[0] > between
+    )
+
+
+def _thresholded(census: Census, values: Sequence[int], ignore: int | None) -> Meaning:
+    if values[-1] > 255 or not values[0] < THRESHOLD <= values[-1]:
+        raise ValueError(
+            f"--encoding threshold takes values from 0 to 255 on both sides of {THRESHOLD}; the "
+            f"masks hold {list_values(values)}. Say which value is which class: --values."
+        )
+    ends = census.pixels[[value for value in (0, 255) if value != ignore]].sum()
+    moved = 1 - ends / census.pixels[values].sum()
+    example = next((value for value in values if value > 0), 255)
+    return Meaning(
+        (0, 255),
+        ignore,
+        "threshold",
+        f"note: {moved:.2%} of the mask pixels lie between 0 and 255, from smoothing or JPEG "
+        f"compression; below {THRESHOLD} they are taken for class 0, else for class 1. For "
+        f"example value {example}: {census.place(example)}",
+    )
+
+
+def _require_clear_255(census: Census) -> None:
+    if census.pixels[255] > census.pixels[1] or not census.with_both:
+        raise ValueError(
+            "The masks hold 0, 1 and 255, and it is not clear whether 255 is to be ignored or is "
+            f"the foreground of some of them: 1 has {census.place(1)}, 255 has "
+            f"{census.place(255)}. If 255 is to be ignored, say so (train --ignore 255); if not, "
+            "write the same value for the foreground in every mask."
+        )
+
+
+def _misfit(census: Census, values: list[int], start: int, num_classes: int | None) -> ValueError:
+    pixels = census.pixels
+    run = [value for rank, value in enumerate(values) if value == start + rank]
+    if num_classes is not None:
+        expected = list(range(start, start + num_classes))
+    elif 0 in values and 255 in values and 2 * pixels[255] > pixels[values[1:]].sum():
+        expected = [0, 255]
+    elif len(run) > 1:
+        expected = run
+    else:
+        expected = sorted(sorted(values, key=lambda value: -pixels[value])[:2])
+    strays = sorted(set(values) - set(expected), key=lambda value: pixels[value])
+    known = f"The masks hold the values {list_values(values)}"
+    if not strays:
+        return ValueError(f"{known}: {len(values)} classes, and at most 255 can be told apart.")
+    stray = strays[0]
+    more = f" ({len(strays) - 1} other values neither)" if len(strays) > 1 else ""
+    return ValueError(
+        f"{known}. Value {stray} does not fit beside {list_values(expected)}{more}: "
+        f"{census.place(stray)}. Mend it there; or, if it marks pixels that belong to no class, "
+        f"say so (train --ignore {stray}); or, if the values are class ids of which some never "
+        "occur, name every class (train --classes); or say which value is which (train --values)."
+    )
+
+
+def list_values(values: Sequence[int]) -> str:
+    """Write values for a message: all of a few, the first and last of many.
+
+    Args:
+        values: Ascending.
+
+    Returns:
+        Such as "0, 1, 2" or "0, 1, 2 ... 40".
+    """
+    shown = [str(value) for value in values]
+    return ", ".join(shown) if len(shown) <= 6 else f"{', '.join(shown[:3])} ... {shown[-1]}"

@@ -1,0 +1,245 @@
+"""What `--pairs` says -> pictures and masks.
+
+In: two patterns ('images/*.jpg:masks/*_m.png'; 'images/*.jpg:masks/{road,car}/*.png' where each
+class has a file of its own), or a CSV list with the columns image and mask, and perhaps group
+and part, whose cells may be what `places` says that a path may name. Out: every picture with its
+mask. Nothing is guessed and nothing is skipped: a wrong line is named by its number.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
+
+from plainunet.data.folders.layouts import PARTS, walk
+from plainunet.data.folders.names import Key, match_names
+from plainunet.data.places import class_files, files_of, find_place
+
+_NEEDED = ("image", "mask")
+_COLUMNS = (*_NEEDED, "group", "part")
+_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # what surrogateescape makes of it
+_BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
+
+
+class Listed(NamedTuple):
+    """A picture and its mask, as listed.
+
+    Attributes:
+        image: The picture's file, or a page of a file.
+        mask: The mask's file, or what else `places` says that a path may name.
+        group: Its group; its own name where none is given.
+        part: "train", "val" or "test", or None where none is given.
+    """
+
+    image: Path
+    mask: Path
+    group: str
+    part: str | None
+
+
+def read_listed(folder: Path, pairs: str) -> list[Listed]:
+    """Find the pictures and masks that `--pairs` speaks of.
+
+    Args:
+        folder: The data set.
+        pairs: Two patterns below it, or the path of a list, which may start from `folder`.
+
+    Returns:
+        The pictures with their masks.
+
+    Raises:
+        FileNotFoundError: There is no such list.
+        ValueError: A pattern is none, matches nothing, or leaves a file without partner; or
+            the list has a wrong line.
+    """
+    if "*" in pairs:
+        return _by_patterns(folder, pairs)
+    path = Path(pairs)
+    path = path if path.exists() else folder / pairs
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--pairs {pairs}: there is no such list, here or in {folder}. Give the path of a CSV "
+            "file with the columns image,mask, or two patterns: 'images/*.jpg:masks/*_m.png'."
+        )
+    return _by_list(folder, path)
+
+
+def _by_patterns(folder: Path, pairs: str) -> list[Listed]:
+    patterns = pairs.split(":")
+    if len(patterns) != 2 or any(pattern.count("*") != 1 for pattern in patterns):
+        raise ValueError(
+            f"--pairs '{pairs}' is not two patterns with one * each. Give them like this: "
+            "'images/*.jpg:masks/*_m.png'; what the * stands for joins a picture with its mask."
+        )
+    if _BRACES.search(patterns[0]):
+        raise ValueError(
+            f"--pairs '{pairs}': braces stand for classes, and pictures have none. Put them into "
+            "the second pattern, the masks'."
+        )
+    if patterns[0] == patterns[1]:
+        raise ValueError(f"--pairs '{pairs}': both patterns are the same. Give the masks' own.")
+    images, masks = (_matches(folder, pattern) for pattern in patterns)
+    # 'a_mask.png' matches '*.png' too, but is meant by '*_mask.png'
+    images_first = len(patterns[0]) > len(patterns[1])
+    first, second = (images, masks) if images_first else (masks, images)
+    for path in first.keys() & second.keys():
+        del second[path]
+    for pattern, found in zip(patterns, (images, masks), strict=True):
+        if not found:
+            raise ValueError(
+                f"--pairs: no picture file below {folder} matches '{pattern}'. The pattern starts "
+                "from there, and its * stands for a part of one name."
+            )
+    image_files = _once(images)
+    braces = _BRACES.search(normalize("NFC", patterns[1]))
+    mask_files = _joined(folder, masks, braces[0]) if braces else _once(masks)
+    joined = match_names(image_files, mask_files, as_they_are=True)
+    return [
+        Listed(image_files[key], mask_files[mask], key[1], None) for key, mask in joined.items()
+    ]
+
+
+class _Match(NamedTuple):
+    star: str
+    class_name: str  # "" where the pattern has no braces
+    pieces: tuple[str, ...]  # what stands before, between and behind them
+
+
+def _matches(folder: Path, pattern: str) -> dict[Path, _Match]:
+    pattern = normalize("NFC", pattern.removeprefix("./"))
+    braces = _BRACES.findall(pattern)
+    if len(set(braces)) > 1:
+        raise ValueError(
+            f"--pairs: the braces in '{pattern}' differ: {' and '.join(sorted(set(braces)))}. They "
+            "stand for the classes; name the same ones, in the same order."
+        )
+    # of {a,b_a}, '1_b_a' ends in the longer
+    names = sorted(braces[0][1:-1].split(",") if braces else [""], key=len, reverse=True)
+    pieces = [
+        f"(?P<p{number}>{re.escape(piece)})".replace(r"\*", "(?P<star>[^/]+)")
+        for number, piece in enumerate(_BRACES.split(pattern))
+    ]
+    # a.JPG is meant as well
+    regexes = {name: re.compile(re.escape(name).join(pieces), re.IGNORECASE) for name in names}
+    start = len(folder.as_posix().rstrip("/")) + 1 if folder != Path() else 0
+    base = folder / re.split(r"[*{]" if braces else r"\*", pattern)[0].rpartition("/")[0]
+    found = {}
+    for path in walk(base if base.is_dir() else folder):
+        below = path.as_posix()[start:]
+        for name, regex in regexes.items():
+            match = regex.fullmatch(below) or regex.fullmatch(normalize("NFC", below))
+            if match:
+                parts = tuple(match[f"p{number}"] for number in range(len(pieces)))
+                found[path] = _Match(normalize("NFC", match["star"]), name, parts)
+                break
+    return found
+
+
+def _once(found: dict[Path, _Match]) -> dict[Key, Path]:
+    files: dict[Key, Path] = {}
+    for path, match in found.items():
+        key = "", match.star
+        if key in files:
+            raise ValueError(
+                f"--pairs: {files[key]} and {path} both match with '{match.star}' for the *. "
+                "Keep one of them, or give a list. If each class has a file of its own, name the "
+                "classes in braces: 'masks/{road,car}/*.png'."
+            )
+        files[key] = path
+    return files
+
+
+def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, Path]:
+    masks: dict[Key, Path] = {}
+    for path, match in found.items():
+        mask = folder / braces.join(match.pieces)
+        other = masks.setdefault(("", match.star), mask)
+        if other != mask or class_files(mask).get(match.class_name) != path:
+            raise ValueError(
+                f"--pairs: {path} is not {other} with '{match.class_name}' for the braces. Name "
+                "the masks of a picture's classes alike but for the class, suffix and large and "
+                "small letters too."
+            )
+    return masks
+
+
+def _by_list(folder: Path, path: Path) -> list[Listed]:
+    rows = _rows(path)
+    line, header = next(rows, (1, []))
+    columns = [name.strip().lower() for name in header]
+    if any(columns.count(name) != 1 for name in _NEEDED) or set(columns) - set(_COLUMNS):
+        raise ValueError(
+            f"{path}, line {line}: the header is '{','.join(header)}'. It must name the columns "
+            "image,mask and may name group,part, with commas between."
+        )
+    problems: list[str] = []
+    listed: list[Listed] = []
+    seen: dict[Path, int] = {}
+    for line, row in rows:
+        if len(row) != len(columns):
+            problems.append(f"line {line} has {len(row)} fields, the header {len(columns)}")
+            continue
+        cells = dict(zip(columns, row, strict=True))
+        said = cells.get("part", "").strip()
+        part = PARTS.get(said.lower())
+        if said and part is None:
+            problems.append(f"line {line}: the part '{said}' is none of train, val and test")
+        files = []
+        for column in _NEEDED:
+            file = _existing(cells[column], column, path.parent, folder)
+            # of a file for each class, the same may not be in two masks
+            own = [] if file is None else [file] if find_place(file) else files_of(file)
+            twice = next((each for each in own if each in seen), None)
+            if file is None and _NOT_UTF8.search(cells[column]):
+                problems.append(f"line {line}: this is not UTF-8. Save the list as 'CSV UTF-8'")
+            elif file is None:
+                problems.append(f"line {line}: the {column} '{cells[column]}' does not exist")
+            elif twice is not None:
+                problems.append(f"line {line}: {twice} stands in line {seen[twice]} already")
+            else:
+                seen |= dict.fromkeys(own, line)
+                files.append(file)
+        if len(files) == 2:
+            name = normalize("NFC", Path(cells["image"]).with_suffix("").as_posix())
+            listed.append(Listed(files[0], files[1], cells.get("group", "") or name, part))
+    if {each.part is None for each in listed} == {True, False}:
+        line = next(seen[each.image] for each in listed if each.part is None)
+        problems.append(f"line {line} has no part, while other lines have one")
+    if problems:
+        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"{path} has {len(problems)} wrong line{'s' * (len(problems) > 1)}:\n  "
+            + "\n  ".join(problems[:5])
+            + f"{more}\nMend them; files are named from the list's folder or from {folder}."
+        )
+    return listed
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    # Excel puts a mark before the first letter; what is not UTF-8 may be the name of a file
+    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {reader.line_num}: this is not CSV ({error}). Mend the line."
+        ) from None
+
+
+def _existing(name: str, column: str, *folders: Path) -> Path | None:
+    for path in (folder / name for folder in folders if name):
+        place = find_place(path)
+        is_page = place is not None and place.file.suffix.lower() in (".tif", ".tiff")
+        try:
+            there = files_of(path) if column == "mask" or is_page else [path]
+            if path.is_file() or any(file.is_file() for file in there):
+                return path
+        except OSError:  # too long for a name, or not to be entered
+            continue
+    return None

@@ -1,0 +1,141 @@
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from plainunet.data import cache
+from plainunet.data.dataset import Samples, TrainingSet
+from plainunet.data.loader import EpochBatches, make_loader
+from plainunet.data.masks import MaskCoding
+from plainunet.data.pairing import Pair, find_pairs
+
+BINARY = MaskCoding((0, 255), None, "two values")
+Batches = list[tuple[Tensor, ...]]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAINUNET_CACHE", str(tmp_path / "cache"))
+
+
+@given(count=st.integers(1, 60), batch_size=st.integers(1, 20), seed=st.integers(0, 5))
+def test_every_sample_once_in_even_batches(count: int, batch_size: int, seed: int) -> None:
+    batches = EpochBatches(count, batch_size, seed)
+    drawn = list(batches)
+    assert len(drawn) == len(batches)
+    sizes = [len(batch) for batch in drawn]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+    flat = [draw for batch in drawn for draw in batch]
+    assert sorted(index for _, _, index in flat) == list(range(count))
+    assert [number for _, number, _ in flat] == list(range(count))
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int, batch_size: int = 8) -> list[int]:
+        batches = EpochBatches(40, batch_size, seed)
+        batches.epoch = epoch
+        drawn = [draw for batch in batches for draw in batch]
+        assert {draw[0] for draw in drawn} == {epoch}
+        return [index for _, _, index in drawn]
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) == order(0, 1, batch_size=3)
+    assert len({tuple(order(*key)) for key in [(0, 0), (0, 1), (1, 0), (1, 1)]}) == 4
+
+
+def all_batches(folder: Path, workers: int, epochs: int = 2, start: str = "fork") -> list[Batches]:
+    """The batches of each epoch, as a training takes them, with all that can be random."""
+    samples = Samples(find_pairs(folder), BINARY, (24, 32), target_scale=2, objects=True)
+    samples.fill_cache()
+    batches = EpochBatches(len(samples), 3, seed=0)
+    drawn = []
+    for epoch in range(epochs):
+        batches.epoch = epoch
+        dataset = TrainingSet(samples, "strong", 0, (24, 32), elastic=2, border=(10, 5))
+        loader = make_loader(dataset, batches, workers)
+        if workers:
+            loader.multiprocessing_context = multiprocessing.get_context(start)
+        drawn.append(list(loader))
+    return drawn
+
+
+def equal(one: Batches, other: Batches) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(a, b)
+        for x, y in zip(one, other, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
+
+
+# on a machine of one core PyTorch warns of two workers
+few_cores = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+
+@few_cores
+def test_same_batches_for_any_number_of_workers(small_data: Path) -> None:
+    """Albumentations 2.0.8 on its own repeats its sequence in every worker and epoch."""
+    alone = all_batches(small_data, 0)
+    assert [len(images) for images, _, _ in alone[0]] == [3, 3, 2]
+    for workers in (1, 2):
+        again = all_batches(small_data, workers)
+        assert equal(alone[0], again[0])
+        assert equal(alone[1], again[1])
+
+
+@few_cores
+def test_same_batches_from_a_spawned_worker(small_data: Path) -> None:
+    alone = all_batches(small_data, 0, epochs=1)
+    assert equal(alone[0], all_batches(small_data, 1, epochs=1, start="spawn")[0])
+
+
+def test_second_epoch_is_augmented_anew(small_data: Path) -> None:
+    samples = Samples(find_pairs(small_data), BINARY, (48, 64))
+    dataset = TrainingSet(samples, "strong", 0, (48, 64))
+    views = [dataset[epoch, number, 0][0] for epoch in range(3) for number in range(4)]
+    different = sum(not torch.equal(a, b) for i, a in enumerate(views) for b in views[:i])
+    assert different >= 60  # of 66 pairs; two may by chance be left as they are
+    first, second = all_batches(small_data, 0)
+    assert not equal(first, second)
+
+
+@few_cores
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_is_decoded_once_the_cache_is_full(small_data: Path, workers: int) -> None:
+    """Not in the first epoch, nor in one that begins anew, with other workers."""
+    pairs = find_pairs(small_data)
+    samples = Samples(pairs, BINARY, (24, 32))
+    samples.fill_cache()
+    dataset, batches = TrainingSet(samples, "light", 0, (24, 32)), EpochBatches(8, 3, seed=0)
+    before = list(make_loader(dataset, batches, workers))
+    for file in small_data.rglob("*.*"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError):
+        Samples(pairs, BINARY, (24, 32))[0]
+    for epoch in (1, 0):
+        batches.epoch = epoch
+        after = list(make_loader(dataset, batches, workers))
+    assert equal(after, before)
+
+
+def test_depths_mixed_without_room_for_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "LIMIT", 10)
+    pairs = []
+    for name, dtype in (("8 bits", np.uint8), ("16 bits", np.uint16)):
+        pair = Pair(tmp_path / f"{name}.png", tmp_path / f"{name}_mask.png", name, None)
+        Image.fromarray(np.full((32, 32), 200, dtype)).save(pair.image)
+        Image.fromarray(np.full((32, 32), 255, np.uint8)).save(pair.mask)
+        pairs.append(pair)
+    samples = Samples(pairs, BINARY, (32, 32), channels=1)
+    samples.fill_cache()
+    dataset = TrainingSet(samples, "none", 0, (32, 32))
+    (images, _), *_ = make_loader(dataset, EpochBatches(2, 2, 0), workers=0)
+    assert images.dtype == torch.float32
