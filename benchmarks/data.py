@@ -143,7 +143,8 @@ def measure(pairs: list[Pair], arguments: argparse.Namespace, size: tuple[int, i
             samples.fill_cache()
             filling = time.perf_counter() - began
             for workers, start in WORKERS:
-                cv2.setNumThreads(opencv_threads)
+                # a process forked while OpenCV has threads may not end in peace
+                cv2.setNumThreads(1 if workers else opencv_threads)
                 theirs: DataLoader[Any] = DataLoader(
                     PlainDataset(pairs, size),
                     batch_size=batch,

@@ -1,4 +1,6 @@
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +141,30 @@ def test_depths_mixed_without_room_for_a_cache(
     dataset = TrainingSet(samples, "none", 0, (32, 32))
     (images, _), *_ = make_loader(dataset, EpochBatches(2, 2, 0), workers=0)
     assert images.dtype == torch.float32
+
+
+BUSY = """
+import sys
+from pathlib import Path
+import cv2
+import numpy as np
+from plainunet.data.dataset import Samples, TrainingSet
+from plainunet.data.loader import EpochBatches, make_loader
+from plainunet.data.masks import MaskCoding
+from plainunet.data.pairing import find_pairs
+
+samples = Samples(find_pairs(Path(sys.argv[1])), MaskCoding((0, 255), None, "two values"), (24, 32))
+big = np.zeros((2000, 2000, 3), np.uint8)
+for _ in range(12):
+    cv2.setNumThreads(8)
+    cv2.warpAffine(big, np.eye(2, 3), (2000, 2000))
+    loader = make_loader(TrainingSet(samples, "light", 0, (24, 32)), EpochBatches(8, 4, 0), 1)
+    loader.multiprocessing_context = "fork"
+    assert sum(len(batch[0]) for batch in loader) == 8
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_workers_start_where_opencv_has_threads(small_data: Path) -> None:
+    """A forked process has the threads' locks but not the threads, and may wait for ever."""
+    subprocess.run([sys.executable, "-c", BUSY, small_data], check=True, timeout=60)

@@ -62,8 +62,7 @@ def make_loader(
         Batches of images [N, H, W, C], shares [N, H', W', K] and, where the set has them,
         border weights [N, H', W'].
     """
-    if workers == 0:
-        _one_thread_for_opencv()
+    _one_thread_for_opencv()
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -81,5 +80,6 @@ def _one_thread(_: int) -> None:
 
 
 def _one_thread_for_opencv() -> None:
-    # more would wait for cores that PyTorch's threads do not let go of
+    # more would wait for cores that PyTorch's threads do not let go of; and a process forked
+    # while there are some inherits their locks without them, and may wait for ever
     cv2.setNumThreads(1)
