@@ -35,7 +35,8 @@ def find_place(path: Path) -> Place | None:
     Returns:
         The file and the item, or None where the path names a file.
     """
-    match = _ITEM.fullmatch(str(path))
+    text = str(path)
+    match = _ITEM.fullmatch(text) if text[-1:] == "]" else None
     return Place(Path(match[1]), match[2]) if match else None
 
 
@@ -62,11 +63,12 @@ def class_files(path: Path) -> dict[str, Path]:
         Each class's file by its name, whether it exists or not; empty where the path has no
         braces with a comma between them.
     """
-    match = _CLASSES.search(str(path))
+    text = str(path)
+    match = _CLASSES.search(text) if "{" in text else None
     if not match:
         return {}
     # the same list may stand twice: masks/{road,car}/7_{road,car}.png
-    return {name: Path(str(path).replace(match[0], name)) for name in match[1].split(",")}
+    return {name: Path(text.replace(match[0], name)) for name in match[1].split(",")}
 
 
 def files_of(path: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from plainunet.data.folders.names import Key, match_names
 from plainunet.data.places import class_files, files_of, find_place
 
 _NEEDED = ("image", "mask")
+_SUFFIX = re.compile(r"(?<=[^/])\.[^./]*$")
 _COLUMNS = (*_NEEDED, "group", "part")
 _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # what surrogateescape makes of it
 _BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
@@ -177,7 +178,7 @@ def _by_list(folder: Path, path: Path) -> list[Listed]:
         )
     problems: list[str] = []
     listed: list[Listed] = []
-    seen: dict[Path, int] = {}
+    seen: dict[str, int] = {}
     for line, row in rows:
         if len(row) != len(columns):
             problems.append(f"line {line} has {len(row)} fields, the header {len(columns)}")
@@ -191,22 +192,23 @@ def _by_list(folder: Path, path: Path) -> list[Listed]:
         for column in _NEEDED:
             file = _existing(cells[column], column, path.parent, folder)
             # of a file for each class, the same may not be in two masks
-            own = [] if file is None else [file] if find_place(file) else files_of(file)
-            twice = next((each for each in own if each in seen), None)
+            several = file is not None and bool(class_files(file)) and not find_place(file)
+            own = files_of(file) if several and file else [file] if file else []
+            twice = next((each for each in own if str(each) in seen), None)
             if file is None and _NOT_UTF8.search(cells[column]):
                 problems.append(f"line {line}: this is not UTF-8. Save the list as 'CSV UTF-8'")
             elif file is None:
                 problems.append(f"line {line}: the {column} '{cells[column]}' does not exist")
             elif twice is not None:
-                problems.append(f"line {line}: {twice} stands in line {seen[twice]} already")
+                problems.append(f"line {line}: {twice} stands in line {seen[str(twice)]} already")
             else:
-                seen |= dict.fromkeys(own, line)
+                seen |= dict.fromkeys(map(str, own), line)
                 files.append(file)
         if len(files) == 2:
-            name = normalize("NFC", Path(cells["image"]).with_suffix("").as_posix())
-            listed.append(Listed(files[0], files[1], cells.get("group", "") or name, part))
+            group = cells.get("group") or normalize("NFC", _SUFFIX.sub("", cells["image"]))
+            listed.append(Listed(files[0], files[1], group, part))
     if {each.part is None for each in listed} == {True, False}:
-        line = next(seen[each.image] for each in listed if each.part is None)
+        line = next(seen[str(each.image)] for each in listed if each.part is None)
         problems.append(f"line {line} has no part, while other lines have one")
     if problems:
         more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -234,11 +236,13 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _existing(name: str, column: str, *folders: Path) -> Path | None:
     for path in (folder / name for folder in folders if name):
-        place = find_place(path)
-        is_page = place is not None and place.file.suffix.lower() in (".tif", ".tiff")
         try:
-            there = files_of(path) if column == "mask" or is_page else [path]
-            if path.is_file() or any(file.is_file() for file in there):
+            if path.is_file():
+                return path
+            place = find_place(path)
+            is_page = place is not None and place.file.suffix.lower() in (".tif", ".tiff")
+            there = files_of(path) if column == "mask" or is_page else []
+            if any(file.is_file() for file in there):
                 return path
         except OSError:  # too long for a name, or not to be entered
             continue
