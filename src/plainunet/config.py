@@ -78,7 +78,7 @@ class FolderConfig(BaseModel):
     codes (.csv); left out, it is found."""
     pairs: str | None = None
     """How pictures and masks belong together, where names do not say it: two patterns as in
-    'images/*.jpg:masks/*_m.png', or a CSV file with the columns image and mask."""
+    `images/*.jpg:masks/*_m.png`, or a CSV file with the columns image and mask."""
     rle: Literal["rows", "columns"] | None = None
     """How run-length codes count pixels: row by row, as in Kaggle's Carvana, or column by
     column, as in most other sets; left out, it is found."""
