@@ -82,6 +82,8 @@ class FolderConfig(BaseModel):
     rle: Literal["rows", "columns"] | None = None
     """How run-length codes count pixels: row by row, as in Kaggle's Carvana, or column by
     column, as in most other sets; left out, it is found."""
+    skip_unlabelled: bool = False
+    """Leave out pictures that have no mask, which are an error otherwise."""
 
 
 class DataConfig(FolderConfig):
@@ -105,12 +107,13 @@ class DataConfig(FolderConfig):
     """What mask values are: class ids; numbers of objects, all above 0 being class 1; or, of
     smoothed masks, class 1 from 128 on; left out, it is found."""
 
-    @field_validator("classes", mode="before")
+    @field_validator("classes", "values", "colors", mode="before")
     @classmethod
-    def _take_commas(cls, classes: Any) -> Any:
-        if isinstance(classes, list | tuple) and len(classes) == 1 and "," in str(classes[0]):
-            return tuple(name.strip() for name in str(classes[0]).split(","))
-        return classes
+    def _take_commas(cls, listed: Any) -> Any:
+        listed = (listed,) if isinstance(listed, str) else listed
+        if not isinstance(listed, list | tuple) or not all(isinstance(x, str) for x in listed):
+            return listed
+        return tuple(part.strip() for each in listed for part in each.split(","))
 
     @field_validator("values")
     @classmethod

@@ -213,10 +213,34 @@ def test_another_folder_is_taken_whole(trained: Trained, tmp_path: Path) -> None
     shutil.copytree(trained.data, other)
     for kind in ("images", "masks"):
         (other / kind / "3.png").unlink()
+        for file in list((other / kind).iterdir()):
+            Image.open(file).convert("RGB" if kind == "images" else "L").save(
+                file, compress_level=0
+            )
     result = judge(trained, other)
     assert (result["split"], len(result["images"])) == ("all", 9)
     with pytest.raises(ValueError, match=r"'train' \(its parts: none\)"):
         judge(trained, other, split="train")
+
+
+def test_of_a_training_folder_that_has_changed_no_training_picture_is_taken(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """Also where pictures have come and gone, and whatever part they were in."""
+    other = tmp_path / "other"
+    shutil.copytree(trained.data, other)
+    held_out = stems(judge(trained, trained.data))
+    gone = next(str(n) for n in range(9) if str(n) not in held_out)
+    for kind in ("images", "masks"):
+        (other / kind / f"{gone}.png").unlink()
+        (other / kind / f"{held_out[0]}.png").unlink()
+        shutil.copy(other / kind / f"{held_out[1]}.png", other / kind / "new.png")
+    notes: list[str] = []
+    result = evaluate(trained.checkpoint, other, on_note=notes.append)
+    assert (result["split"], stems(result)) == ("val", held_out[1:])
+    assert len(notes) == 1
+    assert "1 new pictures are left out, 2 have gone. --split all" in notes[0]
+    assert len(stems(judge(trained, other, split="all"))) == 9
 
 
 def test_another_folder_may_have_parts_of_its_own_and_one_picture(

@@ -168,7 +168,7 @@ def understand_masks(
         raise ValueError(
             "Masks are read by --colors or by --values and --encoding. Leave out one of the two."
         )
-    names = _common_names(paths)
+    names = common_names(paths)
     if names and ignore is None:
         ignore = IGNORED  # what is in no class's file
     if not colors:
@@ -215,8 +215,20 @@ def foreground_shares(paths: Sequence[Path], coding: MaskCoding) -> NDArray[np.f
         return np.array(list(pool.map(share, paths)))
 
 
-def _common_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Name the classes as the masks' own files do, all in the same way."""
+def common_names(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Name the classes as the masks' own files do.
+
+    Args:
+        paths: The masks.
+
+    Returns:
+        The names in the order of the class ids, the background's first; empty where the files
+        have none.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A file cannot be read, or they name different classes.
+    """
     found: dict[tuple[str, ...], Path] = {}
     for path in paths:
         found.setdefault(stored_names(path), path)
@@ -243,6 +255,13 @@ def _understand_values(
         for path, (counts, is_deep) in zip(paths, pool.map(_count_values, paths), strict=True):
             census.add(path, counts, is_deep)
     meaning = find_values(census, num_classes, ignore, values, encoding)
+    lossy = [path for path in paths if path.suffix.lower() in (".jpg", ".jpeg")]
+    if lossy and meaning.kind == "ids" and len(meaning.values) > 2 and not (values or encoding):
+        raise ValueError(
+            f"{lossy[0]} is a JPEG, which changes values, and the masks hold "
+            f"{list_values(meaning.values)}. Save the class ids as PNG; or, if these are right, "
+            "say --encoding ids."
+        )
     if meaning.note:
         on_note(meaning.note)
     coding = MaskCoding(meaning.values, meaning.ignore, meaning.kind)

@@ -47,6 +47,7 @@ def find_pairs(
     masks: str | None = None,
     pairs: str | None = None,
     rle: str | None = None,
+    skip_unlabelled: bool = False,
     on_note: Callable[[str], None] | None = None,
 ) -> list[Pair]:
     """Find all pictures and masks of a data set.
@@ -68,6 +69,7 @@ def find_pairs(
         pairs: Two patterns, 'images/*.jpg:masks/*_m.png', or the path of a CSV list with the
             columns image and mask and perhaps group and part, instead of looking for folders.
         rle: How run-length codes count, "rows" or "columns"; left out, it is found.
+        skip_unlabelled: Whether pictures without a mask are left out.
         on_note: Called with a sentence on what was left aside, or taken as what.
 
     Returns:
@@ -84,16 +86,16 @@ def find_pairs(
     if pairs is not None:
         if images is not None or masks is not None:
             raise ValueError("--pairs says it all: give it without --images and --masks.")
-        listed = read_listed(folder, pairs)
+        listed = read_listed(folder, pairs, skip_unlabelled, on_note)
     elif masks is not None and masks.lower().endswith((".json", ".csv")):
-        listed = pair_annotated(folder, images, masks, rle, on_note)
+        listed = pair_annotated(folder, images, masks, rle, skip_unlabelled, on_note)
     else:
         layout = find_layout(folder, images, masks, on_note)
         listed = []
         if masks is None and not all(_has_files(root.masks) for root in layout.roots):
-            listed = pair_annotated(folder, images, None, rle, on_note)
+            listed = pair_annotated(folder, images, None, rle, skip_unlabelled, on_note)
         if not listed:
-            listed = _in_folders(folder, layout, on_note)
+            listed = _in_folders(folder, layout, skip_unlabelled, on_note)
             group_by = group_by or layout.group_by
     require_enough(folder, len(listed), at_least)
     pattern = _compile(group_by)
@@ -162,7 +164,7 @@ def _require_folder(folder: Path) -> None:
 
 
 def _in_folders(
-    folder: Path, layout: Layout, on_note: Callable[[str], None] | None
+    folder: Path, layout: Layout, skip_unlabelled: bool, on_note: Callable[[str], None] | None
 ) -> list[Listed]:
     images: dict[Key, Path] = {}
     masks: dict[Key, Path] = {}
@@ -191,7 +193,9 @@ def _in_folders(
             f"{layout.roots[0].images} holds no pictures. Put files there that end in one of "
             f"{suffixes}."
         )
-    joined = match_names(images, masks)
+    joined = match_names(images, masks, skip_unlabelled=skip_unlabelled)
+    if len(joined) < len(images) and on_note is not None:
+        on_note(f"{len(images) - len(joined)} pictures without a mask are left out.")
     parts = _parts(images, named=len(layout.roots) != 1 or not layout.roots[0].part)
     return [
         Listed(images[key], masks[mask], Path(*key).as_posix(), parts[key])

@@ -13,15 +13,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.config import FolderConfig
+from plainunet.config import DataConfig
 from plainunet.data.check import check_pairs
 from plainunet.data.folders.stacks import open_stacks
 from plainunet.data.images import read_image
-from plainunet.data.masks import MaskCoding, understand_masks
+from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair, find_pairs
 from plainunet.data.places import files_of
 from plainunet.data.split_file import name_below, read_split
+from plainunet.evaluation.classes import match_classes
 from plainunet.evaluation.metrics import Counts, confusion_matrix, scores, summarise
+from plainunet.network.checkpoint import Card
 from plainunet.prediction.predictor import Predictor
 from plainunet.settings import with_dataset
 
@@ -40,6 +42,7 @@ def evaluate(
     masks: str | None = None,
     pairs: str | None = None,
     rle: Literal["rows", "columns"] | None = None,
+    skip_unlabelled: bool = False,
     device: str = "auto",
     precision: str = "auto",
     on_progress: OnProgress | None = None,
@@ -50,13 +53,15 @@ def evaluate(
     Args:
         checkpoint: A `best.safetensors`.
         data: The folder. If it is the one that the run was trained on, its validation part is
-            taken, after the `split.csv` beside the checkpoint; any other folder is taken whole.
+            taken, after the `split.csv` beside the checkpoint, even if files have come or gone
+            since; any other folder is taken whole.
         split: Take this part instead: "train", "val", "test" or "all".
-        images: Folder of the pictures below `data`; left out, it is found. This and the next
-            three may also stand in a `dataset.toml` there.
+        images: Folder of the pictures below `data`; left out, it is found. This, the next four
+            and what masks mean may also stand in a `dataset.toml` there.
         masks: Folder of the masks below `data`, or a COCO file or a list of run-length codes.
         pairs: How they belong together, see `plainunet.data.pairing.find_pairs`.
         rle: How run-length codes count; left out, it is found.
+        skip_unlabelled: Whether pictures without a mask are left out.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
         on_progress: Told how many of how many pictures are done.
@@ -71,8 +76,9 @@ def evaluate(
         ValueError: The folder cannot be understood, or has no picture in that part.
     """
     predictor = Predictor.load(checkpoint, device=device, precision=precision)
-    given = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
-    where = FolderConfig(**{key: value for key, value in given.items() if value is not None})
+    given: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
+    given["skip_unlabelled"] = skip_unlabelled or None
+    where = DataConfig(**{key: value for key, value in given.items() if value is not None})
     where = with_dataset(where, Path(data))
     found = find_pairs(
         Path(data),
@@ -81,12 +87,13 @@ def evaluate(
         masks=where.masks,
         pairs=where.pairs,
         rle=where.rle,
+        skip_unlabelled=where.skip_unlabelled,
         on_note=on_note,
     )
     found = open_stacks(found, on_note)
-    found, split = _choose(found, Path(data), Path(checkpoint), predictor, split)
+    found, split = _choose(found, Path(data), Path(checkpoint), predictor.card, split, on_note)
     check_pairs(found)
-    coding = _coding(predictor, [pair.mask for pair in found])
+    coding = match_classes(predictor.card, [pair.mask for pair in found], where)
     return {"split": split, **judge(predictor, found, coding, on_progress)}
 
 
@@ -180,19 +187,56 @@ def data_digest(pairs: Sequence[Pair], folder: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def sample_sizes(pairs: Sequence[Pair], folder: Path) -> dict[str, int]:
+    """Remember some files, by which a data folder is known even when others come or go.
+
+    Args:
+        pairs: Its pairs.
+        folder: The folder itself.
+
+    Returns:
+        The sizes [bytes] of up to 32 pictures' files, spread evenly, by their names below it.
+    """
+    files = [files_of(pair.image)[0] for pair in pairs[:: -(-len(pairs) // 32)]]
+    return {name_below(file, folder): file.stat().st_size for file in files}
+
+
+def _is_known(sizes: dict[str, int], folder: Path) -> bool:
+    """Tell whether a folder has most of the files that were remembered."""
+    files = {folder / name: size for name, size in sizes.items()}
+    same = sum(file.is_file() and file.stat().st_size == size for file, size in files.items())
+    return 2 * same > len(sizes)
+
+
 def _choose(
-    pairs: list[Pair], data: Path, checkpoint: Path, predictor: Predictor, split: str | None
+    pairs: list[Pair],
+    data: Path,
+    checkpoint: Path,
+    card: Card,
+    split: str | None,
+    on_note: Callable[[str], None] | None,
 ) -> tuple[list[Pair], str]:
     """Take a part of a folder: after the run's split, or after its own sub-folders."""
     parts = ("train", "val", "test", "all")
     if split is not None and split not in parts:
         raise ValueError(f"--split {split}: it is one of {', '.join(parts)}.")
-    trained_on = predictor.card.training.get("digest") == data_digest(pairs, data)
+    unchanged = card.training.get("digest") == data_digest(pairs, data)
+    trained_on = unchanged or _is_known(card.training.get("sample", {}), data)
     split = split or ("val" if trained_on else "all")
     if split == "all":
         return pairs, split
-    if trained_on:
+    if unchanged:
         pairs = read_split(checkpoint.parent / SPLIT_FILE, data)
+    elif trained_on:
+        known = {pair.image: pair for pair in read_split(checkpoint.parent / SPLIT_FILE, data)}
+        new = [pair for pair in pairs if pair.image not in known]
+        gone = len(known) - (len(pairs) - len(new))
+        pairs = [known[pair.image] for pair in pairs if pair.image in known]
+        if on_note is not None:
+            on_note(
+                f"{data} has changed since the model was trained on it: {len(new)} new pictures "
+                f"are left out, {gone} have gone. --split all takes all, also those trained on."
+            )
     chosen = [pair for pair in pairs if pair.part == split]
     if not chosen:
         there = sorted({pair.part for pair in pairs if pair.part}) or ["none"]
@@ -201,35 +245,3 @@ def _choose(
             "Give --split all, or the folder that the model was trained on."
         )
     return chosen, split
-
-
-def _coding(predictor: Predictor, masks: list[Path]) -> MaskCoding:
-    """Read masks as in training, where that is possible, else as they explain themselves."""
-    known = predictor.card.masks
-    num_classes = predictor.network.num_classes
-    # cards of earlier versions have no colours
-    colors = tuple((r, g, b) for r, g, b in known.get("colors", ()))
-    if known:
-        coding = MaskCoding(tuple(known["values"]), known["ignore"], known["kind"], colors)
-        try:
-            if colors:
-                return understand_masks(masks, num_classes, known["ignore"], colors)[0]
-            for path in masks:
-                coding.read(path)
-        except ValueError:
-            pass
-        else:
-            return coding
-    try:
-        coding = understand_masks(masks, num_classes, known.get("ignore"))[0]
-        if coding.kind == "colors":
-            raise ValueError(
-                "They name classes by colour, and which colour is which of these classes is not "
-                "known. Save the class ids as a grey or palette PNG."
-            )
-    except ValueError as error:
-        names = ", ".join(predictor.card.class_names)
-        raise ValueError(
-            f"The masks are not those of this model's {num_classes} classes ({names}). {error}"
-        ) from error
-    return coding

@@ -63,6 +63,13 @@ def understand(
     said = ", ".join(
         f"{name} {share:.1%}" for name, share in zip(names, counts / counts.sum(), strict=True)
     )
+    total = sum(height * width for height, width in sizes)
+    if counts.sum() < total:
+        said += f"; {1 - counts.sum() / total:.1%} of all pixels ignored"
+    if any(pair.part == "val" for pair in pairs) and (
+        config.stratify or "validation" in config.model_fields_set
+    ):
+        on_event(Note("note: the folder gives its own split; --validation, --stratify do nothing"))
     on_event(
         Note(
             f"{len(pairs)} pairs: {sum(pair.part == 'train' for pair in parted)} to train, "

@@ -14,7 +14,7 @@ from plainunet.data.images import image_shape
 from plainunet.data.masks import MaskCoding, understand_masks
 from plainunet.data.pairing import Pair, find_pairs, require_enough
 from plainunet.data.split_file import read_split, write_split
-from plainunet.evaluation.evaluate import SPLIT_FILE, data_digest
+from plainunet.evaluation.evaluate import SPLIT_FILE, data_digest, sample_sizes
 from plainunet.files import require_writable
 from plainunet.network.checkpoint import Card, default_colors, versions
 from plainunet.network.device import choose_device
@@ -81,6 +81,7 @@ def train(
         masks=config.masks,
         pairs=config.pairs,
         rle=config.rle,
+        skip_unlabelled=config.skip_unlabelled,
         on_note=on_note,
     )
     pairs = open_stacks(pairs, on_note)
@@ -183,6 +184,7 @@ def _run(
         masks=_describe(coding),
         training={
             "digest": data_digest(pairs, data),
+            "sample": sample_sizes([pair for pair in pairs if pair.part == "train"], data),
             "areas": [areas[0], areas[-1]],
             "pictures": {part: len(samples) for part, samples in parts.items()},
             "settings": config.model_dump(mode="json"),

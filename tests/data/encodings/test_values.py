@@ -60,9 +60,11 @@ def test_many_values_in_sixteen_bits_are_objects_and_few_are_classes() -> None:
     busy = dict.fromkeys([0, *range(20, 40)], 9)
     assert find_values(census(busy, busy, {0: 9}, deep=True), None, None).kind == "instances"
     few = dict.fromkeys(range(5), 9)
-    assert find_values(census(few, few, deep=True), None, None) == Meaning(
-        tuple(range(5)), None, "ids"
-    )
+    values, ignore, kind, note = find_values(census(few, few, deep=True), None, None)
+    assert (values, ignore, kind) == (tuple(range(5)), None, "ids")
+    assert "16-bit masks hold 0, 1, 2, 3, 4" in note
+    assert "--encoding instances" in note
+    assert find_values(census(few, few, deep=True), 5, None).note == ""
 
 
 @pytest.mark.parametrize("num_classes", [None, 2])

@@ -73,8 +73,18 @@ def test_masks_come_before_their_likes_and_others_are_said(tmp_path: Path) -> No
     notes: list[str] = []
     assert find_layout(tmp_path, on_note=notes.append).roots[0].masks == tmp_path / "masks"
     assert len(notes) == 1
-    assert re.search(r"masks_color/ .* is left aside\. --masks masks_color takes", notes[0])
+    assert re.search(r"masks_color/, x/ .* are left aside\. --masks masks_color takes", notes[0])
     assert roots(tmp_path, masks="masks_color") == [("images", "masks_color", "")]
+
+
+def test_named_folders_below_the_parts(tmp_path: Path) -> None:
+    touch(tmp_path, "train/images/a.jpg", "train/gt/a.png", "val/images/b.jpg", "val/gt/b.png")
+    wanted = [("train/images", "train/gt", "train"), ("val/images", "val/gt", "val")]
+    assert roots(tmp_path, masks="gt") == wanted
+    assert roots(tmp_path, images="images", masks="gt") == wanted
+    assert roots(tmp_path, masks="train/gt", images="train/images") == [
+        ("train/images", "train/gt", "")
+    ]
 
 
 def test_two_that_fit_as_well_are_refused(tmp_path: Path) -> None:

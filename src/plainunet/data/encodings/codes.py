@@ -159,7 +159,8 @@ def _add_rows(codes: Codes, reader: Any, file: Path) -> None:
     if columns is None:
         raise ValueError(
             f"{file}: the header is '{shorten(','.join(header))}'; a list of run-length codes has "
-            "a column for the picture and one for the code. Name them ImageId,EncodedPixels."
+            "a column for the picture and one for the code. Name them ImageId,EncodedPixels, with "
+            "commas between the fields of every line."
         )
     classes: set[str] = set()
     for line, row in _lines(reader):

@@ -230,6 +230,8 @@ def _find_order(file: Path, codes: Codes, sizes: Mapping[str, tuple[int, int]]) 
         for name, (height, width) in sizes.items()
         if height != width and any(row.code for row in codes.rows[name])
     ]
+    if not any(row.code for name in sizes for row in codes.rows[name]):
+        raise ValueError(f"{file} has no code for any picture, so there is nothing to learn.")
     if not unequal:
         square = all(height == width for height, width in sizes.values())
         raise ValueError(

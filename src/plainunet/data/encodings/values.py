@@ -160,7 +160,13 @@ def find_values(
         raise _misfit(census, values, start, num_classes)
     if has_void and len(wanted) == 2:
         _require_clear_255(census)
-    return Meaning(tuple(wanted), ignore, "ids")
+    note = ""
+    if census.distinct and num_classes is None and len(wanted) > 2:
+        note = (
+            f"note: the 16-bit masks hold {list_values(wanted)}, which are read as class ids; if "
+            "they number objects, say --encoding instances"
+        )
+    return Meaning(tuple(wanted), ignore, "ids", note)
 
 
 def _as_said(

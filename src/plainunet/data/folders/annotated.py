@@ -9,14 +9,15 @@ headers are.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
 from plainunet.data.encodings import coco, rle
-from plainunet.data.folders.layouts import PARTS, folders_found
+from plainunet.data.folders.annotation_files import find_files, listed_names, name_file
+from plainunet.data.folders.layouts import PARTS, find_part, folders_found
 from plainunet.data.folders.listed import Listed
 from plainunet.data.folders.lookup import Pictures, has_pictures
 from plainunet.data.folders.names import first_five
@@ -24,7 +25,6 @@ from plainunet.data.images import IMAGE_SUFFIXES, image_size
 from plainunet.data.places import name_place
 
 _IMAGES = ("images", "image", "imgs", "img")
-_WORD = re.compile(r"[^\W\d_]+")
 _ROBOFLOW = re.compile(r"(.+)\.rf\.[^.]+$")  # copies of one picture, each changed in its way
 
 
@@ -42,6 +42,7 @@ def pair_annotated(
     images: str | None = None,
     masks: str | None = None,
     rle: str | None = None,
+    skip_unlabelled: bool = False,
     on_note: Callable[[str], None] | None = None,
 ) -> list[Listed]:
     """Find the pictures and masks of which annotation files speak.
@@ -52,6 +53,7 @@ def pair_annotated(
         masks: The annotation file, below the folder or anywhere; without it, files are looked
             for in the folder, in its annotations/ and in the folders of its parts.
         rle: How run-length codes of a CSV list count, "rows" or "columns"; left out, found.
+        skip_unlabelled: Whether pictures that are not listed are left out.
         on_note: Called with a sentence on which file was taken, and which was left aside.
 
     Returns:
@@ -67,17 +69,17 @@ def pair_annotated(
         raise FileNotFoundError(
             f"--images {images}: there is no folder {folder / images}. {folders_found(folder)}"
         )
-    files = [_named(folder, masks)] if masks else list(_find_files(folder, note))
+    files = [name_file(folder, masks)] if masks else list(find_files(folder, note))
     pools: dict[Path, Pictures] = {}
     sources = []
     for file in files:
-        names = _listed(file)
+        names = listed_names(file)
         where = folder / images if images else _pictures_folder(folder, file)
         if where not in pools:
             pools[where] = Pictures(where)
         sources.append(_Source(file, names, pools[where]))
     joined = _join(folder, sources, note)
-    _require_all_listed([source for source, _ in joined], joined, note)
+    _require_all_listed([source for source, _ in joined], joined, skip_unlabelled, note)
     _require_same_classes([source.file for source, _ in joined])
     listed = []
     for source, found in joined:
@@ -92,52 +94,6 @@ def pair_annotated(
             group = _group(above, path, source.file)
             listed.append(Listed(path, name_place(source.file, items[name]), group, part))
     return _with_parts(listed)
-
-
-def _named(folder: Path, masks: str) -> Path:
-    path = folder / masks
-    path = path if path.exists() else Path(masks)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"--masks {masks}: there is no such file, in {folder} or here. Check its name."
-        )
-    return path
-
-
-def _find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
-    below = sorted(each for each in folder.iterdir() if each.is_dir())
-    places = [each for each in below if each.name.lower() == "annotations" or _said(each.name)]
-    for place in (folder, *places):
-        with os.scandir(place) as entries:
-            names = sorted(
-                each.name
-                for each in entries
-                if each.name.lower().endswith((".json", ".csv")) and not each.name.startswith(".")
-            )
-        taken = [file for file in (place / name for name in names) if _is_annotations(file)]
-        # COCO's own folder holds captions and key points of the same pictures as well
-        instances = [file for file in taken if file.name.startswith("instances_")]
-        # Kaggle's example of what to hand in
-        chosen = [file for file in instances or taken if "submission" not in file.stem.lower()]
-        aside = [place / name for name in names if place / name not in chosen]
-        if aside:
-            note(
-                f"Left aside, as not (or not the only) outlines of objects: {first_five(aside)}. "
-                f"--masks {aside[0].relative_to(folder).as_posix()} takes the masks from there."
-            )
-        yield from chosen
-
-
-def _is_annotations(file: Path) -> bool:
-    if not file.is_file():
-        return False
-    return rle.is_rle(file) if file.suffix.lower() == ".csv" else coco.is_coco(file)
-
-
-def _listed(file: Path) -> dict[str, str]:
-    if file.suffix.lower() == ".csv":
-        return dict.fromkeys(rle.listed_names(file), "")
-    return coco.listed_names(file)
 
 
 def _pictures_folder(folder: Path, file: Path) -> Path:
@@ -205,7 +161,10 @@ def _missing(source: _Source, missing: list[str]) -> ValueError:
 
 
 def _require_all_listed(
-    sources: Iterable[_Source], joined: _Joined, note: Callable[[str], None]
+    sources: Iterable[_Source],
+    joined: _Joined,
+    skip_unlabelled: bool,
+    note: Callable[[str], None],
 ) -> None:
     listed = {path for _, found in joined for path in found.values()}
     for pool in dict.fromkeys(source.pool for source in sources):
@@ -219,17 +178,19 @@ def _require_all_listed(
             path
             for path in alone
             if path.parent not in used
-            and any(_said(each) == "test" for each in path.relative_to(pool.folder).parts[:-1])
+            and any(find_part(each) == "test" for each in path.relative_to(pool.folder).parts[:-1])
         }
         if left:
             note(f"{len(left)} pictures of a test folder are not listed, and are left aside.")
         alone = [path for path in alone if path not in left]
-        if alone:
+        if skip_unlabelled and alone:
+            note(f"{len(alone)} pictures that are not listed are left out.")
+        elif alone:
             raise ValueError(
                 f"{len(alone)} of the {len(pool.paths)} pictures below {pool.folder} are not "
                 f"listed in {first_five(files)}: {first_five(alone)}. Add them to it (without "
-                "objects, if there are none), or move them elsewhere, or name the folder of the "
-                "pictures that are meant: --images."
+                "objects, if there are none), or leave them out: --skip-unlabelled; or name the "
+                "folder of the pictures that are meant: --images."
             )
 
 
@@ -256,16 +217,10 @@ def _items(
     return rle.name_items(source.file, sizes, order, note)
 
 
-def _said(text: str) -> str | None:
-    """The part that a name speaks of, if it is one."""
-    words = {PARTS.get(word.lower()) for word in _WORD.findall(text)} - {None}
-    return words.pop() if len(words) == 1 else None
-
-
 def _place(folder: Path, top: Path, above: Path, file: Path) -> tuple[str, str | None]:
     """Say how the groups of a folder's pictures begin, and which part they belong to."""
     whole, below = (os.path.relpath(above, each).replace(os.sep, "/") for each in (folder, top))
-    said = (_said(each) for each in (file.stem, *whole.split("/")))
+    said = (find_part(each) for each in (file.stem, *whole.split("/")))
     part = next(filter(None, said), None)
     names = [name for name in (part, normalize("NFC", below)) if name and name != "."]
     return "".join(f"{name}/" for name in names), part

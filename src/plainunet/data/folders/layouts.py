@@ -5,6 +5,7 @@ or an error that says which folders were found. No picture is opened here.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ PARTS = {
 
 _IMAGES = ("images", "image", "imgs", "img")
 _MASKS = ("masks", "mask", "labels", "label", "annotations")
-_MASK_WORDS = ("mask", "label", "annot")
 _BESIDE = ("{}_masks", "{}annot")  # Kaggle's and CamVid's masks of the pictures in train/
 _ENDINGS = tuple(IMAGE_SUFFIXES)
+_WORD = re.compile(r"[^\W\d_]+")
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ def find_layout(
 
     Args:
         folder: The data set.
-        images: The pictures' folder below it; without it, looked for.
-        masks: The masks' folder below it; without it, looked for.
+        images: The pictures' folder below it, or below its train/, val/ and test/; without it,
+            looked for.
+        masks: The masks' folder, likewise.
         on_note: Called with a sentence on each folder that was left aside.
 
     Returns:
@@ -73,6 +75,11 @@ def find_layout(
         ValueError: More than one layout, or more than one folder, fits.
     """
     if images is not None or masks is not None:
+        names = [name for name in (images, masks) if name is not None]
+        tops = [] if (folder / names[0]).is_dir() else _parts_with(folder, names)
+        if tops:
+            roots = [(_named(folder / top, images, masks, on_note), top) for top in tops]
+            return Layout(tuple(Root(root.images, root.masks, top) for root, top in roots))
         return Layout((_named(folder, images, masks, on_note),))
     kaggle, camvid = (_beside(folder, pattern) for pattern in _BESIDE)
     plain = _plain(folder, on_note)
@@ -92,6 +99,19 @@ def find_layout(
     if not fits:
         return Layout((Root(folder, None),))
     return Layout(fits[0], "[^_]+" if kaggle else None)
+
+
+def find_part(name: str) -> str | None:
+    """Tell the part that a file's or folder's name speaks of.
+
+    Args:
+        name: Such as "instances_val2017".
+
+    Returns:
+        "train", "val" or "test", or None where it is none of them, or several.
+    """
+    words = {PARTS.get(word.lower()) for word in _WORD.findall(name)} - {None}
+    return words.pop() if len(words) == 1 else None
 
 
 def walk(root: Path, leave_out: Path | None = None) -> Iterator[Path]:
@@ -197,7 +217,7 @@ def _one_of(
         name
         for name in names
         if name != fits[0]
-        and any(word in name.lower() for word in _MASK_WORDS)
+        and name.lower() not in (*PARTS, *_IMAGES)
         and any(each.suffix.lower() in IMAGE_SUFFIXES for each in (folder / name).iterdir())
     ]
     if others and on_note is not None:
@@ -207,6 +227,15 @@ def _one_of(
             "takes the masks from there instead."
         )
     return fits[0]
+
+
+def _parts_with(folder: Path, names: Sequence[str]) -> list[str]:
+    """The folders train/, val/ and test/ that have all of these folders in them."""
+    return [
+        top
+        for top in _folders(folder)
+        if top.lower() in PARTS and all((folder / top / name).is_dir() for name in names)
+    ]
 
 
 def _named(

@@ -9,7 +9,7 @@ mask. Nothing is guessed and nothing is skipped: a wrong line is named by its nu
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -41,12 +41,19 @@ class Listed(NamedTuple):
     part: str | None
 
 
-def read_listed(folder: Path, pairs: str) -> list[Listed]:
+def read_listed(
+    folder: Path,
+    pairs: str,
+    skip_unlabelled: bool = False,
+    on_note: Callable[[str], None] | None = None,
+) -> list[Listed]:
     """Find the pictures and masks that `--pairs` speaks of.
 
     Args:
         folder: The data set.
         pairs: Two patterns below it, or the path of a list, which may start from `folder`.
+        skip_unlabelled: Whether pictures that match without a mask are left out.
+        on_note: Called with a sentence on how many were.
 
     Returns:
         The pictures with their masks.
@@ -57,7 +64,7 @@ def read_listed(folder: Path, pairs: str) -> list[Listed]:
             the list has a wrong line.
     """
     if "*" in pairs:
-        return _by_patterns(folder, pairs)
+        return _by_patterns(folder, pairs, skip_unlabelled, on_note)
     path = Path(pairs)
     path = path if path.exists() else folder / pairs
     if not path.is_file():
@@ -68,7 +75,9 @@ def read_listed(folder: Path, pairs: str) -> list[Listed]:
     return _by_list(folder, path)
 
 
-def _by_patterns(folder: Path, pairs: str) -> list[Listed]:
+def _by_patterns(
+    folder: Path, pairs: str, skip_unlabelled: bool, on_note: Callable[[str], None] | None
+) -> list[Listed]:
     patterns = pairs.split(":")
     if len(patterns) != 2 or any(pattern.count("*") != 1 for pattern in patterns):
         raise ValueError(
@@ -97,7 +106,9 @@ def _by_patterns(folder: Path, pairs: str) -> list[Listed]:
     image_files = _once(images)
     braces = _BRACES.search(normalize("NFC", patterns[1]))
     mask_files = _joined(folder, masks, braces[0]) if braces else _once(masks)
-    joined = match_names(image_files, mask_files, as_they_are=True)
+    joined = match_names(image_files, mask_files, True, skip_unlabelled)
+    if len(joined) < len(image_files) and on_note is not None:
+        on_note(f"{len(image_files) - len(joined)} pictures without a mask are left out.")
     return [
         Listed(image_files[key], mask_files[mask], key[1], None) for key, mask in joined.items()
     ]

@@ -18,17 +18,16 @@ Key = tuple[str, str]  # folder below the root, and stem, both in NFC
 Files = Mapping[Key, Path]
 
 _CURE = (
-    "Add the partner, or remove the file, or say what belongs together: --pairs "
-    "'images/*.jpg:masks/*_m.png' or --pairs list.csv"
+    "Add the partner, or remove the file, or say what belongs together: --pairs 'images/*.jpg:"
+    "masks/*_m.png' (for each class a file: 'masks/*_{road,car}.png') or a CSV list: image,mask"
 )
 _SAMPLE = 2000
 _WORD = r"(?i)(?<![^\W\d_])(?:{})(?![^\W\d_])"
 _MASK_WORD = re.compile(
     _WORD.format("masks?|labels?|gt|seg|segmentation|annot|annotations?|ground[ _-]?truth")
 )
-_IMAGE_WORD = re.compile(
-    _WORD.format("images?|imgs?|volumes?|sat|rgb|photos?|pictures?|orig|original|raw")
-)
+_IMAGES = "images?|imgs?|volumes?|sat|rgb|photos?|pictures?|orig|original|raw"
+_IMAGE_WORD = re.compile(_WORD.format(_IMAGES))
 
 
 class _Affixes(NamedTuple):
@@ -57,13 +56,16 @@ class _Affixes(NamedTuple):
         return f"the picture's name, then '{self.mask_end}'" if self.mask_end else "named like it"
 
 
-def match_names(images: Files, masks: Files, as_they_are: bool = False) -> dict[Key, Key]:
+def match_names(
+    images: Files, masks: Files, as_they_are: bool = False, skip_unlabelled: bool = False
+) -> dict[Key, Key]:
     """Join each picture with its mask.
 
     Args:
         images: The pictures.
         masks: The masks.
         as_they_are: Whether only equal stems are partners.
+        skip_unlabelled: Whether pictures without a mask are left out.
 
     Returns:
         The masks' keys by the pictures' keys, in the pictures' order.
@@ -83,6 +85,8 @@ def match_names(images: Files, masks: Files, as_they_are: bool = False) -> dict[
             _, small = _best(small_images, small_masks)
             if len(small) == len(images) == len(masks):
                 joined = {small_images[key]: small_masks[mask] for key, mask in small.items()}
+    if skip_unlabelled and joined:
+        images = {key: path for key, path in images.items() if key in joined}
     _require_all(images, masks, affixes, joined)
     return {key: joined[key] for key in images}
 
@@ -279,7 +283,8 @@ def _require_all(images: Files, masks: Files, affixes: _Affixes, joined: Mapping
         listed = _with_nearest(lonely, masks, alone or list(images), images)
         problems.append(f"{len(lonely)} masks have no picture: {listed}")
     if problems:
-        raise ValueError(f"{'; '.join(problems)}. {_CURE}.")
+        leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
+        raise ValueError(f"{'; '.join(problems)}. {_CURE}.{leave}")
 
 
 def _with_nearest(keys: list[Key], files: Files, others: list[Key], partners: Files) -> str:
