@@ -150,9 +150,9 @@ def write_dataset(path: Path, said: DataConfig) -> None:
 
     Args:
         path: The file to write.
-        said: What to write; what is None or empty is left out.
+        said: What to write; what is as by default is left out.
     """
-    given = said.model_dump(mode="json", exclude_none=True)
+    given = said.model_dump(mode="json", exclude_defaults=True)
     lines = [
         "# What the pictures and masks are. In the data folder, under the name dataset.toml,",
         "# it is read by plainunet; flags win over it.",
