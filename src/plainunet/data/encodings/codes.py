@@ -167,7 +167,8 @@ def _add_rows(codes: Codes, reader: Any, file: Path) -> None:
         where = f"{file}, line {line}"
         if len(row) != columns.fields:
             raise ValueError(
-                f"{where}: there are {len(row)} fields, in the header {columns.fields}. Mend it."
+                f"{where}: fields with commas between: {len(row)}, in the header {columns.fields}. "
+                "Mend it."
             )
         name, code = row[columns.picture].strip(), row[columns.code].strip()
         code = "" if code.lower() in _NOTHING else code
