@@ -42,7 +42,7 @@ def tiny(**settings: object) -> list[str]:
 
 
 _SERVER = """
-import json, os, sys
+import json, os, signal, sys
 import plainunet.__main__
 import plainunet.data.synthetic, plainunet.evaluation.evaluate, plainunet.prediction.batch
 import plainunet.training.progress, plainunet.training.run
@@ -53,6 +53,8 @@ for line in sys.stdin:
         for path, number in ((os.devnull, 0), (out, 1), (err, 2)):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
         sys.argv = ["plainunet", *arguments]
+        # what was started in the background of a script ignores interrupts, and so do its children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         code = 0
         try:
             plainunet.__main__.main()
