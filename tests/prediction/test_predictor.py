@@ -179,8 +179,12 @@ def test_grey_is_shown_as_rgb() -> None:
     predictor = make_predictor()
     grey = noise(40, 50)
     wanted = predictor.predict(np.stack([grey] * 3, axis=2))
-    assert np.array_equal(predictor.predict(grey), wanted)
+    with pytest.warns(UserWarning, match="grey picture is shown as RGB"):
+        assert np.array_equal(predictor.predict(grey), wanted)
     assert np.array_equal(predictor.predict(grey[..., None]), wanted)
+    predictor.card.training["grey"] = 3  # it was trained on some, and nothing is to be said
+    predictor._said.clear()
+    assert np.array_equal(predictor.predict(grey), wanted)
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
@@ -345,6 +349,24 @@ def test_pictures_far_from_the_training_pictures_are_warned_of() -> None:
     assert "10 x 10 pixels" in str(raised[0].message)
     assert "1,000 to 4,000 pixels" in str(raised[1].message)
     # it points at the caller's line
+    assert {Path(each.filename).name for each in raised} == {Path(__file__).name}
+
+
+def test_pictures_of_another_kind_are_warned_of_once() -> None:
+    card = make_card(3)
+    card.training["dtypes"] = ["uint16"]
+    predictor = Predictor(copy_network(), card, device="cpu", precision="fp32")
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        predictor.predict(noise(32, 48, 3).astype(np.uint16))
+        predictor.predict(noise(32, 48, 3).astype(np.float32))
+        assert raised == []
+        for _ in range(2):
+            predictor.predict(noise(32, 48, 3))
+            predictor.predict(noise(32, 48, 1).astype(np.uint16))
+    assert len(raised) == 2
+    assert "uint8 values, where the model was trained on uint16" in str(raised[0].message)
+    assert "grey picture is shown as RGB" in str(raised[1].message)
     assert {Path(each.filename).name for each in raised} == {Path(__file__).name}
 
 

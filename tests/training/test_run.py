@@ -74,6 +74,7 @@ def test_the_checkpoint_says_what_it_is(finished: Any) -> None:
     assert card.size == (32, 40)
     assert card.masks == {"values": [0, 255], "ignore": None, "kind": "two values"}
     assert card.training["pictures"] == {"train": 16, "val": 4}
+    assert (card.training["dtypes"], card.training["grey"]) == (["uint8"], 0)
     assert card.training["settings"]["epochs"] == 4
     assert card.scores["pooled"] == finished.result["pooled"]
     assert "torch" in card.versions

@@ -68,6 +68,7 @@ class Predictor:
         self.precision = choose_precision(precision, self.device)
         self.network = to_device(network, self.device)
         self.card = card
+        self._said: set[str] = set()
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto") -> Self:
@@ -122,6 +123,7 @@ class Predictor:
             raise ValueError(f"A picture is [H, W, C]; this one is {list(image.shape)}.")
         if not image.size:
             raise ValueError(f"This picture has no pixels: {list(image.shape)}.")
+        self._warn_if_other(image)
         image = match_channels(image, self.network.in_channels)
         self._warn_if_far(image.shape[:2])
         box = self.card.size
@@ -148,6 +150,25 @@ class Predictor:
                 "damaged, or its training went astray. Take another checkpoint."
             )
         return inside
+
+    def _warn_if_other(self, image: NDArray[Any]) -> None:
+        """Warn once of grey pictures for a model of colours, and of another kind of integers."""
+        known = self.card.training.get("dtypes", [image.dtype.name])
+        integers = image.dtype.kind == "u" and all(name.startswith("uint") for name in known)
+        if integers and image.dtype.name not in known:
+            self._warn_once(
+                f"a picture of {image.dtype.name} values, where the model was trained on "
+                f"{' and '.join(known)}: each is divided by the largest value of its type, so it "
+                "may look darker or brighter than those. Save it like them."
+            )
+        grey_is_known = self.card.training.get("grey", 0) > 0
+        if image.shape[2] == 1 and self.network.in_channels == 3 and not grey_is_known:
+            self._warn_once("a grey picture is shown as RGB to a model that takes colours.")
+
+    def _warn_once(self, said: str) -> None:
+        if said not in self._said:
+            self._said.add(said)
+            warnings.warn(said, stacklevel=6)
 
     def _warn_if_far(self, size: tuple[int, int]) -> None:
         """Warn about a picture much larger or smaller than any that the model was made for."""

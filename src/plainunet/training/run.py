@@ -10,7 +10,7 @@ from plainunet.data.check import check_pairs
 from plainunet.data.dataset import Samples
 from plainunet.data.encodings.colors import pack
 from plainunet.data.folders.stacks import open_stacks
-from plainunet.data.images import image_shape
+from plainunet.data.images import image_shape, read_image
 from plainunet.data.masks import MaskCoding, understand_masks
 from plainunet.data.pairing import Pair, find_pairs, require_enough
 from plainunet.data.split_file import read_split, write_split
@@ -144,6 +144,11 @@ def _understood(coding: MaskCoding, config: TrainConfig) -> DataConfig:
     )
 
 
+def _spread(pairs: list[Pair], most: int) -> list[Pair]:
+    """Choose some pairs, spread evenly."""
+    return pairs[:: -(-len(pairs) // most)]
+
+
 def _run(
     data: Path,
     out: Path,
@@ -159,6 +164,9 @@ def _run(
     shapes = [image_shape(pair.image) for pair in pairs]
     areas = sorted(height * width for height, width, _ in shapes)
     in_channels = max(channels for _, _, channels in shapes)
+    grey = sum(channels == 1 for _, _, channels in shapes) if in_channels == 3 else 0
+    if grey:
+        on_event(Note(f"note: {grey} grey pictures are shown as RGB, like the others"))
     parts = {
         part: Samples(
             [pair for pair in pairs if pair.part == part],
@@ -186,6 +194,8 @@ def _run(
             "digest": data_digest(pairs, data),
             "sample": sample_sizes([pair for pair in pairs if pair.part == "train"], data),
             "areas": [areas[0], areas[-1]],
+            "grey": grey,
+            "dtypes": sorted({read_image(pair.image).dtype.name for pair in _spread(pairs, 8)}),
             "pictures": {part: len(samples) for part, samples in parts.items()},
             "settings": config.model_dump(mode="json"),
         },
