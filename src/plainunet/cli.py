@@ -116,7 +116,7 @@ def evaluate(
             checkpoint,
             data,
             split=split,
-            **folder.model_dump(),
+            **folder.folder_arguments(),
             device=device,
             precision=precision,
             on_progress=on_progress,

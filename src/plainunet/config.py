@@ -85,6 +85,14 @@ class FolderConfig(BaseModel):
     skip_unlabelled: bool = False
     """Leave out pictures that have no mask, which are an error otherwise."""
 
+    def folder_arguments(self) -> dict[str, Any]:
+        """List where pictures and masks are.
+
+        Returns:
+            Keyword arguments of `plainunet.data.pairing.find_pairs`.
+        """
+        return self.model_dump(include=set(FolderConfig.model_fields))
+
 
 class DataConfig(FolderConfig):
     """What a data folder holds; also what a dataset.toml in it may say."""
@@ -132,6 +140,16 @@ class DataConfig(FolderConfig):
         if len(set(colors)) != len(colors):
             raise ValueError("each class needs a colour of its own")
         return colors
+
+    def mask_arguments(self) -> dict[str, Any]:
+        """List what is known of the masks.
+
+        Returns:
+            Keyword arguments of `plainunet.data.masks.understand_masks`.
+        """
+        known = {"num_classes": len(self.classes) or None, "ignore": self.ignore}
+        read = {"colors": self.legend, "values": self.values, "encoding": self.encoding}
+        return {**known, **read}
 
     @property
     def legend(self) -> tuple[tuple[int, int, int], ...]:

@@ -102,7 +102,8 @@ def with_dataset(config: _Model, folder: Path) -> _Model:
     """
     said = read_dataset(folder)
     given = {name: getattr(config, name) for name in config.model_fields_set}
-    other = [name for name in given if given[name] != getattr(DataConfig(**said), name, None)]
+    there = DataConfig(**said)
+    other = [name for name in given if given[name] != getattr(there, name, None)]
     aside = {key for name in other for key in _INSTEAD.get(name, ())}
     kept = {k: v for k, v in said.items() if k in type(config).model_fields and k not in aside}
     source = f"{folder / DATASET_FILE} and the settings"

@@ -83,11 +83,7 @@ def evaluate(
     found = find_pairs(
         Path(data),
         at_least=1,
-        images=where.images,
-        masks=where.masks,
-        pairs=where.pairs,
-        rle=where.rle,
-        skip_unlabelled=where.skip_unlabelled,
+        **where.folder_arguments(),
         on_note=on_note,
     )
     found = open_stacks(found, on_note)

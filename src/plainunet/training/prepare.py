@@ -38,11 +38,7 @@ def understand(
     masks = [pair.mask for pair in pairs]
     coding, counts = understand_masks(
         masks,
-        len(config.classes) or None,
-        config.ignore,
-        config.legend,
-        config.values,
-        config.encoding,
+        **config.mask_arguments(),
         on_note=lambda said: on_event(Note(said)),
     )
     names = _choose_names(config.classes, coding)

@@ -77,11 +77,7 @@ def train(
         data,
         config.group_by,
         at_least=1,
-        images=config.images,
-        masks=config.masks,
-        pairs=config.pairs,
-        rle=config.rle,
-        skip_unlabelled=config.skip_unlabelled,
+        **config.folder_arguments(),
         on_note=on_note,
     )
     pairs = open_stacks(pairs, on_note)
@@ -114,14 +110,7 @@ def resume(out: str | Path, on_event: OnEvent = lambda event: None) -> dict[str,
     if not data.is_dir():
         raise FileNotFoundError(f"{data}: the run's data folder has gone; put it back.")
     pairs = read_split(out / SPLIT_FILE, data)
-    coding, _ = understand_masks(
-        [pair.mask for pair in pairs],
-        len(config.classes),
-        config.ignore,
-        config.legend,
-        config.values,
-        config.encoding,
-    )
+    coding, _ = understand_masks([pair.mask for pair in pairs], **config.mask_arguments())
     return _run(data, out, config, pairs, coding, content, on_event)
 
 
@@ -142,11 +131,6 @@ def _understood(coding: MaskCoding, config: TrainConfig) -> DataConfig:
         ignore=coding.ignore,
         encoding=coding.kind if coding.kind in ("instances", "threshold") else None,
     )
-
-
-def _spread(pairs: list[Pair], most: int) -> list[Pair]:
-    """Choose some pairs, spread evenly."""
-    return pairs[:: -(-len(pairs) // most)]
 
 
 def _run(
@@ -195,7 +179,9 @@ def _run(
             "sample": sample_sizes([pair for pair in pairs if pair.part == "train"], data),
             "areas": [areas[0], areas[-1]],
             "grey": grey,
-            "dtypes": sorted({read_image(pair.image).dtype.name for pair in _spread(pairs, 8)}),
+            "dtypes": sorted(
+                {read_image(pair.image).dtype.name for pair in pairs[:: -(-len(pairs) // 8)]}
+            ),
             "pictures": {part: len(samples) for part, samples in parts.items()},
             "settings": config.model_dump(mode="json"),
         },

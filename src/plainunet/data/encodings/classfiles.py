@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.data.encodings.colors import IGNORED, ColoredMaskError
+from plainunet.data.encodings.values import THRESHOLD
 from plainunet.data.folders.layouts import PARTS
 from plainunet.data.folders.names import Key
 from plainunet.data.places import class_files
@@ -185,7 +186,7 @@ def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.
             f"{file} holds {len(found)} values from {found[0]} to {found[-1]}, but is to show one "
             "class only: 0 outside of it, another value inside. Save it with two values."
         )
-    return np.asarray(values >= 128)
+    return np.asarray(values >= THRESHOLD)
 
 
 def join_classes(images: Mapping[Key, Path], masks: Mapping[Key, Path]) -> dict[Key, Path] | None:

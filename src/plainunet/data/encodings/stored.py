@@ -5,6 +5,7 @@ In: a path. Out: one number for each pixel, as stored; what it means is for `mas
 
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from plainunet.data.codecs.tiff import read_tiff
 from plainunet.data.encodings import classfiles, coco, rle
 from plainunet.data.encodings.colors import ColoredMaskError
 from plainunet.data.images import image_size, open_still, turn_upright
-from plainunet.data.places import class_files, find_place
+from plainunet.data.places import Place, class_files, find_place
+
+_KINDS = {".json": coco, ".csv": rle}
 
 
 def read_mask(path: Path) -> NDArray[Any]:
@@ -37,15 +40,25 @@ def read_mask(path: Path) -> NDArray[Any]:
         ValueError: It is not a picture, damaged, cut off, has several pages, or its classes
             overlap.
     """
+    place, kind = _find_item(path)
+    if place is not None:
+        ids: NDArray[np.uint8] = kind.read_ids(place, path)
+        return ids
+    files = _find_classes(path)
+    return classfiles.read_ids(files, path, _read_file) if files else _read_file(path)
+
+
+def _find_item(path: Path) -> tuple[Place | None, ModuleType]:
+    """The item that a path names of a COCO file or a list of codes, and what reads it."""
     place = find_place(path)
-    if place is not None and place.file.suffix.lower() == ".json":
-        return coco.read_ids(place, path)
-    if place is not None and place.file.suffix.lower() == ".csv":
-        return rle.read_ids(place, path)
+    kind = None if place is None else _KINDS.get(place.file.suffix.lower())
+    return (None, coco) if kind is None else (place, kind)
+
+
+def _find_classes(path: Path) -> dict[str, Path]:
+    """The files of the classes that a path names; none where it names a file of its own."""
     files = class_files(path)
-    if files and not path.exists():
-        return classfiles.read_ids(files, path, _read_file)
-    return _read_file(path)
+    return {} if files and path.exists() else files
 
 
 def _read_file(path: Path) -> NDArray[Any]:
@@ -85,15 +98,12 @@ def mask_size(path: Path) -> tuple[int, int]:
         FileNotFoundError: There is no such file.
         ValueError: It is not a picture, damaged, cut off, or a class's file has another size.
     """
-    place = find_place(path)
-    if place is not None and place.file.suffix.lower() == ".json":
-        return coco.item_size(place, path)
-    if place is not None and place.file.suffix.lower() == ".csv":
-        return rle.item_size(place, path)
-    files = class_files(path)
-    if files and not path.exists():
-        return classfiles.common_size(files, path, _file_size)
-    return _file_size(path)
+    place, kind = _find_item(path)
+    if place is not None:
+        height, width = kind.item_size(place, path)
+        return height, width
+    files = _find_classes(path)
+    return classfiles.common_size(files, path, _file_size) if files else _file_size(path)
 
 
 def _file_size(path: Path) -> tuple[int, int]:
@@ -115,12 +125,10 @@ def stored_names(path: Path) -> tuple[str, ...]:
         FileNotFoundError: There is no such file.
         ValueError: The file cannot be read.
     """
-    place = find_place(path)
-    if place is not None and place.file.suffix.lower() == ".json":
-        return coco.class_names(place.file)
-    if place is not None and place.file.suffix.lower() == ".csv":
-        return rle.class_names(place.file)
-    return classfiles.class_names(tuple(class_files(path))) if not path.exists() else ()
+    place, kind = _find_item(path)
+    if place is not None:
+        return tuple(kind.class_names(place.file))
+    return classfiles.class_names(tuple(_find_classes(path)))
 
 
 def _stored_values(picture: ImageFile.ImageFile, path: Path) -> NDArray[Any]:

@@ -17,14 +17,13 @@ from unicodedata import normalize
 
 from plainunet.data.encodings import coco, rle
 from plainunet.data.folders.annotation_files import find_files, listed_names, name_file
-from plainunet.data.folders.layouts import PARTS, find_part, folders_found
+from plainunet.data.folders.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_found
 from plainunet.data.folders.listed import Listed
 from plainunet.data.folders.lookup import Pictures, has_pictures
 from plainunet.data.folders.names import first_five
 from plainunet.data.images import IMAGE_SUFFIXES, image_size
 from plainunet.data.places import name_place
 
-_IMAGES = ("images", "image", "imgs", "img")
 _ROBOFLOW = re.compile(r"(.+)\.rf\.[^.]+$")  # copies of one picture, each changed in its way
 
 
@@ -106,7 +105,7 @@ def _pictures_folder(folder: Path, file: Path) -> Path:
     below = sorted(each for each in base.iterdir() if each.is_dir() and each.name[0] != ".")
     alike = [each for each in below if each.name.lower() in file.stem.lower()]
     alike.sort(key=lambda each: -len(each.name))
-    usual = [each for each in below if each.name.lower() in _IMAGES]
+    usual = [each for each in below if each.name.lower() in IMAGE_FOLDERS]
     return next((each for each in (*alike, *usual, base) if has_pictures(each)), folder)
 
 

@@ -17,7 +17,8 @@ PARTS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
 }
 
-_IMAGES = ("images", "image", "imgs", "img")
+IMAGE_FOLDERS = ("images", "image", "imgs", "img")
+"""Names of folders that hold pictures."""
 _MASKS = ("masks", "mask", "labels", "label", "annotations")
 _BESIDE = ("{}_masks", "{}annot")  # Kaggle's and CamVid's masks of the pictures in train/
 _ENDINGS = tuple(IMAGE_SUFFIXES)
@@ -181,7 +182,7 @@ def _beside(folder: Path, pattern: str) -> tuple[Root, ...]:
 
 
 def _plain(folder: Path, on_note: Callable[[str], None] | None) -> tuple[Root, ...]:
-    image_folder = _one_of(folder, _IMAGES, "--images")
+    image_folder = _one_of(folder, IMAGE_FOLDERS, "--images")
     if image_folder is None:
         return ()
     mask_folder = _one_of(folder, _MASKS, "--masks", on_note)
@@ -217,7 +218,7 @@ def _one_of(
         name
         for name in names
         if name != fits[0]
-        and name.lower() not in (*PARTS, *_IMAGES)
+        and name.lower() not in (*PARTS, *IMAGE_FOLDERS)
         and any(each.suffix.lower() in IMAGE_SUFFIXES for each in (folder / name).iterdir())
     ]
     if others and on_note is not None:
@@ -250,7 +251,7 @@ def _named(
                 f"{flag} {name}: there is no folder {folder / name}. {folders_found(folder)}"
             )
     if images is None:
-        images = _one_of(folder, _IMAGES, "--images")
+        images = _one_of(folder, IMAGE_FOLDERS, "--images")
     elif masks is None:
         beside = [pattern.format(images) for pattern in _BESIDE]
         there = [name for name in beside if (folder / name).is_dir()]

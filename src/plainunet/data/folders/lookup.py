@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from unicodedata import normalize
 
-from plainunet.data.folders.layouts import walk
+from plainunet.data.folders.layouts import IMAGE_FOLDERS, walk
 from plainunet.data.images import IMAGE_SUFFIXES
 
-_IMAGES = ("images", "image", "imgs", "img")
 _MASKS = ("masks", "mask")
 
 
@@ -90,7 +89,7 @@ def _pictures(folder: Path) -> Iterator[Path]:
         if above != before:
             before, parent = above, path.parent
             is_mask = parent.name.lower() in _MASKS and any(
-                each.name.lower() in _IMAGES for each in parent.parent.iterdir()
+                each.name.lower() in IMAGE_FOLDERS for each in parent.parent.iterdir()
             )
         if not is_mask:
             yield path
