@@ -14,7 +14,7 @@ PACKAGE = TESTS.parent / "src" / "plainunet"
 # the order in which data flows; rooms on one line do not know each other
 ORDER = (
     {"files"},
-    {"config"},
+    {"config", "palette"},
     {"settings"},
     {"data", "network"},
     {"prediction"},
@@ -24,7 +24,7 @@ ORDER = (
     {"cli"},
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
-MAY_PRINT = {"__main__.py", "cli.py", "training/progress.py"}
+MAY_PRINT = {"__main__.py", "cli.py", "training/progress.py", "training/tables.py"}
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 MOST_LINES = 300
 # a list of verbs, which grows with them; each is short

@@ -26,8 +26,9 @@ from safetensors.torch import load_file, save_file
 
 import plainunet
 from plainunet.config import TrainConfig
-from plainunet.network.checkpoint import Card, default_colors, save_checkpoint
+from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.unet import UNet
+from plainunet.palette import default_colors
 from plainunet.settings import load_config
 from plainunet.training.state import read_state
 
@@ -462,12 +463,20 @@ def missing(data: Path) -> None:
         (no_images, [r"small/images holds no pictures", "Put files there"]),
         (no_pictures_folder, ["small has no pictures", "Put them into images/"]),
         (no_masks_folder, ["small/masks", "Put them there"]),
-        (no_masks, ["8 pictures have no mask", r"small/images/0\.png", "Add the partner"]),
+        (
+            no_masks,
+            [
+                "8 problems",
+                r"small/images/0\.png has no mask",
+                "Add the partner",
+                "plainunet check",
+            ],
+        ),
         (one_pair, ["small holds 1 picture", "at least 2", "Add more"]),
         (other_size, [r"masks/3\.png is 60x50", r"images/3\.png is 64x48", "Make the mask"]),
         (truncated_jpeg, [r"images/3\.jpg is cut off", "Copy it again"]),
         (stray_value, ["Value 7", r"1 pixels in \S+masks/3\.png", "Mend it"]),
-        (missing_partner, ["1 pictures have no mask", r"images/3\.png", "Add the partner"]),
+        (missing_partner, ["1 problem with", r"images/3\.png has no mask", "Add the partner"]),
         (empty_file, [r"images/3\.png is empty", "Copy it again"]),
         (one_value, ["only the value 0", r"masks/0\.png", "Check"]),
         (transparent, [r"images/3\.png is transparent", "Save it without"]),

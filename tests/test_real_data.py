@@ -16,7 +16,7 @@ from PIL import Image
 from plainunet.data.borders import find_objects
 from plainunet.data.check import check_pairs
 from plainunet.data.images import image_shape
-from plainunet.data.masks import understand_masks
+from plainunet.data.meaning import understand_masks
 from plainunet.data.pairing import find_pairs
 from plainunet.data.split import split_pairs
 

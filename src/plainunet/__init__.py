@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from plainunet.config import TrainConfig
+    from plainunet.data.doctor.diagnose import check
     from plainunet.evaluation.evaluate import evaluate
     from plainunet.network.checkpoint import Card
     from plainunet.network.unet import UNet
@@ -33,6 +34,7 @@ __all__ = [
     "TrainConfig",
     "UNet",
     "__version__",
+    "check",
     "evaluate",
     "load_config",
     "train",
@@ -43,6 +45,7 @@ _HOMES = {
     "Predictor": "plainunet.prediction.predictor",
     "TrainConfig": "plainunet.config",
     "UNet": "plainunet.network.unet",
+    "check": "plainunet.data.doctor.diagnose",
     "evaluate": "plainunet.evaluation.evaluate",
     "load_config": "plainunet.settings",
     "train": "plainunet.training.run",

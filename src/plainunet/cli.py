@@ -1,6 +1,5 @@
 """The command line: one short function for each verb; nothing is computed here."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,7 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 import plainunet
-from plainunet.config import Device, FolderConfig, Precision, TrainConfig
+from plainunet.config import DataConfig, Device, FolderConfig, Precision, TrainConfig
 from plainunet.network.options import NetworkOptions
 from plainunet.settings import make_config, read_settings
 
@@ -21,7 +20,9 @@ app = App(
 )
 
 _DEFAULTS, _NETWORK, _FOLDER = TrainConfig(), NetworkOptions(), FolderConfig()
+_KNOWN = DataConfig()
 Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, negative=())]
+Known = Annotated[DataConfig, Parameter(name="*", consume_multiple=True, negative=())]
 
 
 @app.command
@@ -51,9 +52,10 @@ def train(
     resume
         Run folder to go on with; nothing else is needed then.
     """
-    from plainunet.training.progress import Screen, show_scores
+    from plainunet.training.progress import Screen
     from plainunet.training.run import resume as go_on
     from plainunet.training.run import train as begin
+    from plainunet.training.tables import show_scores
 
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
     with Screen() as screen:
@@ -70,6 +72,74 @@ def train(
     show_scores(result)
     _print(f"model: {folder / 'best.safetensors'}   look at: {folder / 'saved_images'}")
     return 0
+
+
+@app.command
+def check(
+    data: Path,
+    /,
+    *,
+    write: Annotated[bool, Parameter(negative=())] = False,
+    leave_out: str = "",
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    html: Path | None = None,
+    seed: int = 0,
+    known: Known = _KNOWN,
+) -> int:
+    """Look for what is wrong with a folder of images and masks, and say how to mend it.
+
+    The result is printed; the exit code is 0 where all is well, 1 with warnings, 2 with errors.
+    Pictures and masks are never changed.
+
+    Parameters
+    ----------
+    data
+        Folder of images and masks.
+    write
+        Write DATA/dataset.toml and DATA/split.csv: what was understood, and the pairs without
+        an error, copies in one group. Training reads them.
+    leave_out
+        With --write: also leave out the pairs of findings with these codes, as in
+        shifted,inverted; of findings across parts, those of the training part.
+    json_file
+        Also write the findings and a summary as JSON.
+    html
+        Also write a page with the findings and pictures with their masks' outlines.
+    seed
+        Seed of the sample of 64 pairs that are looked at together.
+    """
+    from plainunet.data.doctor.diagnose import check as look
+    from plainunet.data.doctor.page import write_page
+    from plainunet.data.doctor.treat import treat
+    from plainunet.files import require_file, write_json
+    from plainunet.training.plan import advise_training
+    from plainunet.training.progress import bars
+    from plainunet.training.tables import show_diagnosis
+
+    for file, suffix in ((json_file, ".json"), (html, ".html")):
+        if file:
+            require_file(file, suffix)
+    codes = [code.strip() for code in leave_out.split(",") if code.strip()]
+    if codes and not write:
+        raise ValueError("--leave-out says what is left out of what --write writes; give both.")
+    with bars() as on_progress:
+        result = look(data, known, seed=seed, on_progress=on_progress)
+    show_diagnosis(result, *advise_training(result))
+    if json_file:
+        write_json(json_file, result.as_json())
+    if html:
+        write_page(html, result)
+        _print(f"look at: {html}")
+    if not write:
+        return result.exit_code
+    files, left_out = treat(result, codes)
+    result = look(data, seed=seed)
+    _print(
+        f"written: {', '.join(map(str, files))}"
+        + (f"; {left_out} sound pairs left out" if left_out else "")
+        + f"\nchecked again: {result.count('error')} errors, {result.count('warning')} warnings"
+    )
+    return result.exit_code
 
 
 @app.command
@@ -105,8 +175,9 @@ def evaluate(
         Arithmetic of convolutions.
     """
     from plainunet.evaluation.evaluate import evaluate as judge
-    from plainunet.files import require_file, write_whole
-    from plainunet.training.progress import bar, show_scores
+    from plainunet.files import require_file, write_json
+    from plainunet.training.progress import bar
+    from plainunet.training.tables import show_scores
 
     if json_file:
         require_file(json_file, ".json")
@@ -125,8 +196,7 @@ def evaluate(
     for note in notes:
         _print(f"note: {note}")
     if json_file:
-        with write_whole(json_file) as file:
-            file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(json_file, result)
     show_scores(result)
     return 0
 
@@ -159,7 +229,7 @@ def predict(
     precision
         Arithmetic of convolutions.
     """
-    from plainunet.data.pairing import find_images
+    from plainunet.data.folders.lookup import find_images
     from plainunet.prediction.batch import predict_files
     from plainunet.prediction.predictor import Predictor
     from plainunet.training.progress import bar
@@ -238,7 +308,7 @@ def model(
     from plainunet.files import require_file
     from plainunet.network.drawing import draw_network
     from plainunet.network.summary import choose_network, summarise_network
-    from plainunet.training.progress import show_model
+    from plainunet.training.tables import show_model
 
     if svg:
         require_file(svg, ".svg")
@@ -268,9 +338,10 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
     import shutil
 
     from plainunet.data.synthetic import CLASS_NAMES, draw_dataset
-    from plainunet.training.progress import Screen, bar, show_scores
+    from plainunet.training.progress import Screen, bar
     from plainunet.training.run import CONFIG_FILE
     from plainunet.training.run import train as begin
+    from plainunet.training.tables import show_scores
 
     run = out / "run"
     with bar("drawing") as on_progress:

@@ -145,7 +145,7 @@ class DataConfig(FolderConfig):
         """List what is known of the masks.
 
         Returns:
-            Keyword arguments of `plainunet.data.masks.understand_masks`.
+            Keyword arguments of `plainunet.data.meaning.understand_masks`.
         """
         known = {"num_classes": len(self.classes) or None, "ignore": self.ignore}
         read = {"colors": self.legend, "values": self.values, "encoding": self.encoding}

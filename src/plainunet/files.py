@@ -4,11 +4,13 @@ Everything the project writes goes through `write_whole`: a reader, or the next 
 meets half a file, and a failure leaves what was there before.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -36,6 +38,17 @@ def write_whole(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all.
+
+    Args:
+        path: The file.
+        content: What to write; names that are not UTF-8 become surrogates, as JSON allows.
+    """
+    with write_whole(path) as file:
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def require_writable(folder: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from plainunet.data.augment import Augment, _strengths
 from plainunet.data.borders import resize_labels
-from plainunet.data.targets import area_shares
+from plainunet.data.resizing import area_shares
 
 STRENGTHS = ["none", "flip", "light", "strong"]
 Sample = tuple[NDArray[Any], NDArray[np.uint8]]

@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 from plainunet.data.codecs.encoded import MOST_PIXELS
 from plainunet.data.images import image_shape, read_image
-from plainunet.data.masks import read_mask, understand_masks
+from plainunet.data.masks import read_mask
+from plainunet.data.meaning import understand_masks
 
 HEIGHT, WIDTH = 40, 56  # no multiples of a tile, a strip or a byte's eight pixels
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]

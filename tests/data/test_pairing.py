@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plainunet.data.pairing import Pair, find_images, find_pairs
+from plainunet.data.folders.lookup import find_images
+from plainunet.data.pairing import Pair, find_pairs
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.data.images import read_image
-from plainunet.data.masks import read_mask, understand_masks
+from plainunet.data.masks import read_mask
+from plainunet.data.meaning import understand_masks
 from plainunet.data.pairing import find_pairs
 from plainunet.data.synthetic import CLASS_NAMES, draw_dataset
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from plainunet.config import DataConfig
 from plainunet.evaluation.classes import match_classes
-from plainunet.network.checkpoint import Card, default_colors
+from plainunet.network.checkpoint import Card
+from plainunet.palette import default_colors
 
 SAID = DataConfig()
 IDS = np.array([[0, 0, 0, 0], [1, 1, 1, 0], [2, 2, 2, 2]], np.uint8)

@@ -16,8 +16,9 @@ from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair, find_pairs
 from plainunet.data.split_file import read_split
 from plainunet.evaluation.evaluate import data_digest, evaluate, judged, report
-from plainunet.network.checkpoint import Card, default_colors, save_checkpoint
+from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.unet import UNet
+from plainunet.palette import default_colors
 from plainunet.prediction.batch import predict_files
 from plainunet.prediction.predictor import Predictor
 from plainunet.training.run import train

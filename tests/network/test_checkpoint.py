@@ -15,12 +15,12 @@ from plainunet.network.checkpoint import (
     FORMAT,
     Card,
     CheckpointError,
-    default_colors,
     load_checkpoint,
     save_checkpoint,
     versions,
 )
 from plainunet.network.unet import UNet
+from plainunet.palette import default_colors
 
 CARD = Card(
     class_names=("background", "Straße", "leaf"),
@@ -248,21 +248,6 @@ def test_description_that_does_not_suit_the_network(
 ) -> None:
     rewrite(checkpoint, {**read_description(checkpoint), **change})
     refusal(checkpoint)
-
-
-@pytest.mark.parametrize("num_classes", [2, 3, 12, 256])
-def test_default_colors(num_classes: int) -> None:
-    colors = default_colors(num_classes)
-    assert len(colors) == num_classes
-    assert colors[0] == (0, 0, 0)
-    assert all(0 <= value <= 255 for color in colors for value in color)
-    if num_classes <= 12:
-        distances = [
-            max(abs(a - b) for a, b in zip(one, other, strict=True))
-            for i, one in enumerate(colors)
-            for other in colors[:i]
-        ]
-        assert min(distances) > 20
 
 
 def test_versions() -> None:

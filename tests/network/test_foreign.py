@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from plainunet.network.checkpoint import (
     Card,
     CheckpointError,
-    default_colors,
     load_checkpoint,
     save_checkpoint,
     versions,
 )
 from plainunet.network.foreign import convert, import_checkpoint
 from plainunet.network.unet import UNet
+from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
 
 MILESIAL = "milesial/Pytorch-UNet"

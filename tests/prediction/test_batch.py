@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from plainunet.data.folders.lookup import find_images
 from plainunet.data.masks import read_mask
-from plainunet.data.pairing import find_images
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
 from plainunet.prediction.batch import mask_paths, predict_files

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from plainunet.network.checkpoint import Card, default_colors, save_checkpoint
+from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.mirror import deep_logits
 from plainunet.network.unet import UNet
+from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
 
 Size = tuple[int, int] | None

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.data.masks import read_mask
-from plainunet.network.checkpoint import default_colors
+from plainunet.palette import default_colors
 from plainunet.prediction.writers import as_rgb, write_comparison, write_mask
 
 COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))

@@ -13,8 +13,9 @@ from plainunet.config import Growth, TrainConfig
 from plainunet.data.dataset import Samples
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import find_pairs
-from plainunet.network.checkpoint import Card, default_colors, load_checkpoint
+from plainunet.network.checkpoint import Card, load_checkpoint
 from plainunet.network.unet import UNet
+from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
 from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
 from plainunet.training.fit import BEST_FILE, METRICS_FILE, fit

@@ -11,7 +11,8 @@ from PIL import Image
 from plainunet.config import Growth, TrainConfig
 from plainunet.data.pairing import Pair
 from plainunet.training.events import Event, Note
-from plainunet.training.prepare import choose_size, size_in, understand
+from plainunet.training.plan import choose_size
+from plainunet.training.prepare import size_in, understand
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +26,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from plainunet.data.places import files_of
+from plainunet.data.ahead import work_ahead
+from plainunet.data.places import cache_folder, stamp_files
 
 _ABANDONED = 3600  # seconds without a sample written
 _FORMAT = 1
@@ -90,16 +90,6 @@ class Cache:
         return {"folder": self.folder}
 
 
-def cache_folder() -> Path:
-    """Say where entries lie.
-
-    Returns:
-        What PLAINUNET_CACHE names, or `plainunet` in the user's cache folder.
-    """
-    user = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("PLAINUNET_CACHE") or Path(user) / "plainunet")
-
-
 def cached(
     files: list[Path],
     settings: dict[str, Any],
@@ -123,7 +113,7 @@ def cached(
         ValueError: The samples are not all of one size.
     """
     count = settings["count"]
-    key = json.dumps([*_stamps(files), settings, _FORMAT])
+    key = json.dumps([*stamp_files(files), settings, _FORMAT])
     folder = cache_folder() / hashlib.sha256(key.encode()).hexdigest()[:24]
     with suppress(OSError):
         os.utime(folder)
@@ -159,7 +149,6 @@ def _fill(
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
     with ExitStack() as stack:
-        threads = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
         try:
             files = []
             for name, array in zip(_NAMES, first, strict=False):
@@ -173,7 +162,7 @@ def _fill(
                 files[-1].truncate(files[-1].tell() + count * array.nbytes)
         except OSError as error:
             raise _NotWrittenError from error
-        for done, sample in enumerate(_in_order(threads, load, first, count), 1):
+        for done, sample in enumerate(chain([first], work_ahead(load, range(1, count))), 1):
             if sample[0].dtype != first[0].dtype:
                 raise MixedDepthsError
             shapes = [[array.shape for array in each] for each in (sample, first)]
@@ -195,38 +184,6 @@ def _fill(
 def _close(file: BinaryIO) -> None:
     with suppress(OSError):  # what could not be written was noticed before
         file.close()
-
-
-def _in_order(
-    threads: ThreadPoolExecutor, load: Callable[[int], Sample], first: Sample, count: int
-) -> Iterator[Sample]:
-    """Make samples in threads, only a few ahead of the one that is asked for."""
-    yield first
-    ahead: deque[Future[Sample]] = deque()
-    for index in range(1, count):
-        ahead.append(threads.submit(load, index))
-        if len(ahead) > 2 * (os.cpu_count() or 1):
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
-
-
-def _stamps(paths: list[Path]) -> list[list[Any]]:
-    """What tells the files apart: where they lie, and for each real file its size and time."""
-    known: dict[Path, tuple[str, int, int]] = {}  # one file may hold the masks of all pictures
-
-    def stamp(file: Path) -> tuple[str, int, int]:
-        if file not in known:
-            status = file.stat()
-            known[file] = str(file.resolve()), status.st_size, status.st_mtime_ns
-        return known[file]
-
-    stamps: list[list[Any]] = []
-    for path in paths:
-        files = files_of(path)
-        named = [] if files == [path] else [str(path.absolute())]
-        stamps.append([*named, *(part for file in files for part in stamp(file))])
-    return stamps
 
 
 def _make_room(needed: int) -> None:

@@ -2,30 +2,34 @@
 
 In: pairs. Out: the pictures' sizes, or one error that lists what must be mended. Files are
 read and their headers decoded; pixels are not, so damage in the middle of a file goes unseen
-until it is read.
+until it is read. The doctor looks closer.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count
 from typing import NamedTuple
 
+from plainunet.data.ahead import work_ahead
 from plainunet.data.codecs.encoded import read_encoded
 from plainunet.data.encodings.stored import mask_size
 from plainunet.data.images import image_shape
 from plainunet.data.pairing import Pair
+from plainunet.data.problems import DataError, as_problem
 
 _MOST_LISTED = 10
+_Shape = tuple[int, int, int]
 
 
-class _Finding(NamedTuple):
-    shape: tuple[int, int, int] | None
-    problems: list[str]
+class _Header(NamedTuple):
+    shape: _Shape | None
+    problems: list[DataError]
 
 
 def check_pairs(
-    pairs: Sequence[Pair], on_progress: Callable[[int, int], None] | None = None
+    pairs: Sequence[Pair],
+    on_progress: Callable[[int, int], None] | None = None,
+    known: Sequence[DataError] = (),
+    advice: str = "",
 ) -> list[tuple[int, int]]:
     """See that every picture and mask is there, whole, and as large as its partner.
 
@@ -35,6 +39,8 @@ def check_pairs(
     Args:
         pairs: The pairs.
         on_progress: Called after each pair with the number done and the number of all.
+        known: Problems found before, to be listed with the others.
+        advice: A sentence to end the message with.
 
     Returns:
         Height and width of each picture.
@@ -42,57 +48,83 @@ def check_pairs(
     Raises:
         ValueError: Something is wrong; the message lists up to ten problems.
     """
-    findings: list[_Finding] = []
-    with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
-        for finding in pool.map(_check_pair, pairs):
-            findings.append(finding)
-            if on_progress is not None:
-                on_progress(len(findings), len(pairs))
-    problems = [problem for finding in findings for problem in finding.problems]
-    problems += _odd_channels(pairs, findings)
+    headers: list[_Header] = []
+    for header in work_ahead(_read_headers, pairs):
+        headers.append(header)
+        if on_progress is not None:
+            on_progress(len(headers), len(pairs))
+    problems = [*known, *(problem for header in headers for problem in header.problems)]
+    problems += odd_channels(pairs, [header.shape for header in headers])
     if problems:
         more = len(problems) - _MOST_LISTED
         raise ValueError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} with the data:\n  "
-            + "\n  ".join(problems[:_MOST_LISTED])
+            + "\n  ".join(map(str, problems[:_MOST_LISTED]))
             + (f"\n  and {more} more" if more > 0 else "")
+            + (f"\n{advice}" if advice else "")
         )
-    return [finding.shape[:2] for finding in findings if finding.shape is not None]
+    return [header.shape[:2] for header in headers if header.shape is not None]
 
 
-def _check_pair(pair: Pair) -> _Finding:
-    image, mask, problems = None, None, []
-    try:
-        read_encoded(pair.image)
-        image = image_shape(pair.image)
-    except (ValueError, FileNotFoundError) as error:
-        problems.append(str(error))
-    try:
-        mask = mask_size(pair.mask)
-    except (ValueError, FileNotFoundError) as error:
-        problems.append(str(error))
-    if image is not None and mask is not None and image[:2] != mask:
-        problems.append(
-            f"{pair.mask} is {mask[1]}x{mask[0]} pixels, its picture {pair.image} is "
-            f"{image[1]}x{image[0]}. Make the mask as large as its picture."
-        )
-    return _Finding(image, problems)
+def size_problem(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> DataError:
+    """Make the error for a mask that is not as large as its picture.
+
+    Args:
+        pair: The pair.
+        image: Height and width of the picture [pixels].
+        mask: Height and width of the mask [pixels].
+
+    Returns:
+        The error.
+    """
+    return DataError(
+        f"{pair.mask} is {mask[1]}x{mask[0]} pixels, its picture {pair.image} is "
+        f"{image[1]}x{image[0]}. Make the mask as large as its picture.",
+        "size-mismatch",
+        [pair.image, pair.mask],
+    )
 
 
-def _odd_channels(pairs: Sequence[Pair], findings: Sequence[_Finding]) -> list[str]:
+def odd_channels(pairs: Sequence[Pair], shapes: Sequence[_Shape | None]) -> list[DataError]:
+    """Name the pictures that have other channels than most.
+
+    Args:
+        pairs: The pairs.
+        shapes: Height, width and channels of the picture of each, where it could be read.
+
+    Returns:
+        An error for each such picture; none of grey ones among RGB.
+    """
     # where both occur, grey is shown as RGB
-    channels = [
-        None if finding.shape is None else 3 if finding.shape[2] == 1 else finding.shape[2]
-        for finding in findings
-    ]
+    channels = [None if shape is None else 3 if shape[2] == 1 else shape[2] for shape in shapes]
     counts = Counter(each for each in channels if each is not None)
     if len(counts) < 2:
         return []
     usual = counts.most_common(1)[0][0]
     named = {3: "1 or 3"}
     return [
-        f"{pair.image} has {named.get(each, each)} channels, most of the pictures have "
-        f"{named.get(usual, usual)}. Save it like the others."
+        DataError(
+            f"{pair.image} has {named.get(each, each)} channels, most of the pictures have "
+            f"{named.get(usual, usual)}. Save it like the others.",
+            "odd-channels",
+            [pair.image],
+        )
         for pair, each in zip(pairs, channels, strict=True)
         if each is not None and each != usual
     ]
+
+
+def _read_headers(pair: Pair) -> _Header:
+    image, mask, problems = None, None, []
+    try:
+        read_encoded(pair.image)
+        image = image_shape(pair.image)
+    except (ValueError, FileNotFoundError) as error:
+        problems.append(as_problem(error, pair.image))
+    try:
+        mask = mask_size(pair.mask)
+    except (ValueError, FileNotFoundError) as error:
+        problems.append(as_problem(error, pair.mask))
+    if image is not None and mask is not None and image[:2] != mask:
+        problems.append(size_problem(pair, image[:2], mask))
+    return _Header(image, problems)

@@ -21,7 +21,7 @@ from plainunet.data.cache import Cache, MixedDepthsError, Sample, cached
 from plainunet.data.images import match_channels, read_image, to_unit
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
-from plainunet.data.targets import area_shares, fit_size, resize
+from plainunet.data.resizing import area_shares, fit_size, resize
 
 Draw = tuple[int, int, int]
 """Epoch, draw number in it, and number of the sample drawn."""

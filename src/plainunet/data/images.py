@@ -29,7 +29,9 @@ from plainunet.data.codecs.encoded import (
     read_encoded,
     require_bearable,
 )
+from plainunet.data.codecs.orientation import find_orientation, turn_upright
 from plainunet.data.codecs.tiff import read_tiff, tiff_shape
+from plainunet.data.problems import DataError
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".npy"}
@@ -70,16 +72,18 @@ def read_image(path: Path) -> NDArray[Any]:
         else:
             image, alpha, orientation = _decode(kind, data, path)
     if alpha is not None and (alpha != _full(alpha.dtype)).any():
-        raise ValueError(
+        raise DataError(
             f"{path} is transparent in {(alpha != _full(alpha.dtype)).mean():.1%} of its pixels; "
-            "what is behind them is unknown. Save it without an alpha channel."
+            "what is behind them is unknown. Save it without an alpha channel.",
+            "transparent",
         )
     if image.dtype.kind == "b":
         image = image.astype(np.uint8) * np.uint8(255)
     if image.dtype in (np.int64, np.uint64):
-        raise ValueError(
+        raise DataError(
             f"{path} holds {image.dtype} values, and integers are divided by the largest that "
-            "their type can hold, which would leave nothing. Save it as uint8, uint16 or float32."
+            "their type can hold, which would leave nothing. Save it as uint8, uint16 or float32.",
+            "unusable-values",
         )
     if image.dtype.kind not in "ui":
         image = _as_finite(image, f"{path}: ")
@@ -99,18 +103,32 @@ def image_shape(path: Path) -> tuple[int, int, int]:
         FileNotFoundError: There is no such file.
         ValueError: It is not a picture, its header is damaged, or as `read_image`.
     """
+    height, width, channels, orientation = stored_shape(path)
+    return (width, height, channels) if orientation > 4 else (height, width, channels)
+
+
+def stored_shape(path: Path) -> tuple[int, int, int, int]:
+    """Read a picture's shape as it is stored, and how it is to be turned.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Height, width, channels without alpha, and EXIF orientation, 1..8 (see `turn_upright`).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: As `image_shape`.
+    """
     with open_encoded(path) as (kind, file), decoding(path):
         if kind == "tiff":
-            height, width, channels, orientation = tiff_shape(file, path)
-        elif kind == "npy":
-            height, width, channels = array_shape(file, path)
-            orientation = 1
-        else:
-            head = file.read(26)
-            with open_still(file, kind, path) as (picture, orientation):
-                width, height = picture.size
-                channels = 1 if _is_grey(picture, head) else 3
-    return (width, height, channels) if orientation > 4 else (height, width, channels)
+            return tiff_shape(file, path)
+        if kind == "npy":
+            return *array_shape(file, path), 1
+        head = file.read(26)
+        with open_still(file, kind, path) as (picture, orientation):
+            channels = 1 if _is_grey(picture, head) else 3
+            return picture.height, picture.width, channels, orientation
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -168,30 +186,11 @@ def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
         return image
     if image.shape[2] == 1 and channels == 3:
         return np.repeat(image, 3, axis=2)
-    raise ValueError(
+    raise DataError(
         f"the picture has {image.shape[2]} channels, {channels} are needed. "
-        "Save it with as many, like the pictures that the model is trained on."
+        "Save it with as many, like the pictures that the model is trained on.",
+        "odd-channels",
     )
-
-
-def turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Undo the rotation or reflection that EXIF orientation names.
-
-    Args:
-        image: [H, W] or [H, W, C], as stored.
-        orientation: 1..8 (EXIF 2.32, tag 274).
-
-    Returns:
-        [H, W, ...] or, for 5..8, [W, H, ...]; contiguous.
-    """
-    if orientation > 4:
-        image = image.swapaxes(0, 1)
-    # what is left of the eight cases is a flip along one axis, the other, or both
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    return np.ascontiguousarray(image)
 
 
 @contextmanager
@@ -217,19 +216,12 @@ def open_still(file: BinaryIO, kind: str, path: Path) -> Iterator[tuple[ImageFil
         # a JPEG with several frames is a photograph with previews: the first one is meant
         frames = int(getattr(picture, "n_frames", 1))
         if frames > 1 and picture.format not in ("JPEG", "MPO"):
-            raise ValueError(
+            raise DataError(
                 f"{path} is an animation of {frames} frames; one picture per file can be read. "
-                "Save each frame as a file of its own."
+                "Save each frame as a file of its own.",
+                "several-frames",
             )
-        yield picture, _find_orientation(picture) if has_exif else 1
-
-
-def _find_orientation(picture: Image.Image) -> int:
-    try:
-        value = picture.getexif().get(0x0112, 1)
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError):
-        return 1
-    return int(value) if value in range(1, 9) else 1
+        yield picture, find_orientation(picture) if has_exif else 1
 
 
 _Decoded = tuple[NDArray[Any], NDArray[Any] | None, int]
@@ -285,16 +277,18 @@ def _full(dtype: np.dtype[Any]) -> float:
 
 def _as_finite(image: NDArray[Any], prefix: str) -> NDArray[np.float32]:
     if image.dtype.kind != "f":
-        raise ValueError(
+        raise DataError(
             f"{prefix}{image.dtype} is not a kind of number that pictures have. "
-            "Save integers or floats."
+            "Save integers or floats.",
+            "unusable-values",
         )
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
         image = image.astype(np.float32)
     bad = int((~np.isfinite(image)).sum())
     if bad:
-        raise ValueError(
+        raise DataError(
             f"{prefix}{bad} of {image.size} values are infinite or not a number. "
-            "Replace them before training or predicting."
+            "Replace them before training or predicting.",
+            "not-finite",
         )
     return image

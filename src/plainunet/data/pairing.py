@@ -7,18 +7,19 @@ is skipped: what has no partner is named. No picture is opened here.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
-from plainunet.data.encodings.classfiles import join_classes
 from plainunet.data.folders.annotated import pair_annotated
+from plainunet.data.folders.classfolders import join_classes
 from plainunet.data.folders.layouts import PARTS, Layout, Root, find_layout, folders_found, walk
 from plainunet.data.folders.listed import Listed, read_listed
-from plainunet.data.folders.names import Key, first_five, match_names, split_names
+from plainunet.data.folders.names import match_names, split_names
+from plainunet.data.folders.partners import Key, first_five
 from plainunet.data.images import IMAGE_SUFFIXES
-from plainunet.data.places import files_of
+from plainunet.data.problems import DataError, OnProblem, command
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def find_pairs(
     rle: str | None = None,
     skip_unlabelled: bool = False,
     on_note: Callable[[str], None] | None = None,
+    on_problem: OnProblem | None = None,
 ) -> list[Pair]:
     """Find all pictures and masks of a data set.
 
@@ -71,6 +73,8 @@ def find_pairs(
         rle: How run-length codes count, "rows" or "columns"; left out, it is found.
         skip_unlabelled: Whether pictures without a mask are left out.
         on_note: Called with a sentence on what was left aside, or taken as what.
+        on_problem: Told of what is wrong with single files, which are left out then: without
+            a partner, with two, twice, links that lead back.
 
     Returns:
         The pairs, sorted by the picture's path.
@@ -95,7 +99,7 @@ def find_pairs(
         if masks is None and not all(_has_files(root.masks) for root in layout.roots):
             listed = pair_annotated(folder, images, None, rle, skip_unlabelled, on_note)
         if not listed:
-            listed = _in_folders(folder, layout, skip_unlabelled, on_note)
+            listed = _in_folders(folder, layout, skip_unlabelled, on_note, on_problem)
             group_by = group_by or layout.group_by
     require_enough(folder, len(listed), at_least)
     pattern = _compile(group_by)
@@ -118,40 +122,11 @@ def require_enough(folder: Path, count: int, at_least: int = 2) -> None:
         ValueError: There are fewer.
     """
     if count < at_least:
-        raise ValueError(
+        raise DataError(
             f"{folder} holds {count} picture with its mask; at least {at_least} are "
-            "needed, some to learn from and some to judge by. Add more."
+            "needed, some to learn from and some to judge by. Add more.",
+            "too-few",
         )
-
-
-def find_images(inputs: Sequence[Path]) -> list[Path]:
-    """List the pictures that files and folders name.
-
-    Args:
-        inputs: Files, taken as they are, and folders, searched all the way down.
-
-    Returns:
-        The pictures, each once, in the order of `inputs`; of each folder sorted by path.
-
-    Raises:
-        FileNotFoundError: One of them does not exist.
-        ValueError: A folder holds no pictures.
-    """
-    found: dict[Path, None] = {}
-    for path in inputs:
-        if path.is_dir():
-            below = sorted(walk(path))
-            if not below:
-                raise ValueError(
-                    f"{path} holds no pictures: no file below it ends in one of "
-                    f"{' '.join(sorted(IMAGE_SUFFIXES))}."
-                )
-            found |= dict.fromkeys(below)
-        elif files_of(path)[0].exists():
-            found[path] = None
-        else:
-            raise FileNotFoundError(f"{path} does not exist. Check the path.")
-    return list(found)
 
 
 def _require_folder(folder: Path) -> None:
@@ -164,13 +139,17 @@ def _require_folder(folder: Path) -> None:
 
 
 def _in_folders(
-    folder: Path, layout: Layout, skip_unlabelled: bool, on_note: Callable[[str], None] | None
+    folder: Path,
+    layout: Layout,
+    skip_unlabelled: bool,
+    on_note: Callable[[str], None] | None,
+    on_problem: OnProblem | None,
 ) -> list[Listed]:
     images: dict[Key, Path] = {}
     masks: dict[Key, Path] = {}
     for root in layout.roots:
         if root.masks is None:
-            both = _by_key(root.images, root.part, "pictures")
+            both = _by_key(root.images, root.part, "pictures", None, on_problem)
             some_images, some_masks = split_names(both)
             if both and not some_masks:
                 raise _no_masks(folder, root)
@@ -180,8 +159,8 @@ def _in_folders(
         else:
             if not root.masks.is_dir():
                 raise _no_masks(folder, root)
-            some_images = _by_key(root.images, root.part, "pictures", root.masks)
-            some_masks = _by_key(root.masks, root.part, "masks", root.images)
+            some_images = _by_key(root.images, root.part, "pictures", root.masks, on_problem)
+            some_masks = _by_key(root.masks, root.part, "masks", root.images, on_problem)
             some_masks = join_classes(some_images, some_masks) or some_masks
         images |= some_images
         masks |= some_masks
@@ -189,12 +168,13 @@ def _in_folders(
         if layout.roots[0].images == folder:
             raise _no_masks(folder, layout.roots[0])
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        raise ValueError(
+        raise DataError(
             f"{layout.roots[0].images} holds no pictures. Put files there that end in one of "
-            f"{suffixes}."
+            f"{suffixes}.",
+            "no-data",
         )
-    joined = match_names(images, masks, skip_unlabelled=skip_unlabelled)
-    if len(joined) < len(images) and on_note is not None:
+    joined = match_names(images, masks, skip_unlabelled=skip_unlabelled, on_problem=on_problem)
+    if skip_unlabelled and len(joined) < len(images) and on_note is not None:
         on_note(f"{len(images) - len(joined)} pictures without a mask are left out.")
     parts = _parts(images, named=len(layout.roots) != 1 or not layout.roots[0].part)
     return [
@@ -222,11 +202,13 @@ def _no_masks(folder: Path, root: Root) -> FileNotFoundError:
     )
 
 
-def _by_key(root: Path, prefix: str, what: str, leave_out: Path | None = None) -> dict[Key, Path]:
+def _by_key(
+    root: Path, prefix: str, what: str, leave_out: Path | None, on_problem: OnProblem | None
+) -> dict[Key, Path]:
     found: dict[Key, Path] = {}
     folders: dict[Path, str] = {}
     twice = []
-    for path in walk(root, leave_out):
+    for path in walk(root, leave_out, on_problem):
         above = path.parent
         if above not in folders:
             folders[above] = normalize("NFC", str(Path(prefix) / above.relative_to(root)))
@@ -234,11 +216,23 @@ def _by_key(root: Path, prefix: str, what: str, leave_out: Path | None = None) -
         key = folders[above], normalize("NFC", path.stem)
         if key in found:
             twice += [found[key], path]
+            if on_problem is not None:
+                on_problem(
+                    DataError(
+                        f"{found[key]} and {path} share their name; the first is taken.",
+                        "two-partners",
+                        [found[key], path],
+                        command("mv", path, f"{path}.aside"),
+                    )
+                )
+                continue
         found[key] = path
-    if twice:
-        raise ValueError(
+    if twice and on_problem is None:
+        raise DataError(
             f"{len(twice)} {what} share their name with another: {first_five(twice)}. "
-            "Keep one of each name, or say what belongs together: --pairs '*.jpg:*.png'."
+            "Keep one of each name, or say what belongs together: --pairs '*.jpg:*.png'.",
+            "two-partners",
+            twice,
         )
     return found
 
@@ -250,9 +244,10 @@ def _parts(images: Mapping[Key, Path], named: bool) -> dict[Key, str | None]:
         return dict.fromkeys(images)
     if None in known.values() and any(known.values()):
         example = next(path for (where, _), path in images.items() if known[where] is None)
-        raise ValueError(
+        raise DataError(
             f"{example} lies outside of train/, val/ and test/, while other pictures lie in "
-            "them. Move it into one of these folders."
+            "them. Move it into one of these folders.",
+            "outside-of-parts",
         )
     return {key: known[key[0]] for key in images}
 

@@ -3,12 +3,15 @@
 A path may end in an item of a file: `stack.tif[3]` (a page, from 0), `annotations.json[17]` (an
 image of a COCO file), `masks.csv[cat 40x30 rows]` (an image of a list of run-length codes, its
 height, width and order). And it may name one file for each class: `masks/{road,car}/7.png`.
-Such paths are written into lists of pairs and named in messages like any other.
+Such paths are written into lists of pairs and named in messages like any other. What tells
+files apart, and the folder where things are remembered about them, are named here too.
 """
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _ITEM = re.compile(r"(.+?\.(?:tiff?|json|csv))\[(.*)\]", re.IGNORECASE | re.DOTALL)
 _CLASSES = re.compile(r"\{([^{}]*,[^{}]*)\}")
@@ -97,3 +100,43 @@ def stem_of(path: Path) -> str:
     """
     place = find_place(path)
     return path.stem if place is None else f"{place.file.stem}_{place.item}"
+
+
+def stamp_files(paths: Sequence[Path]) -> list[list[Any]]:
+    """List what tells files from others, and from what they were or will be.
+
+    Args:
+        paths: Any paths.
+
+    Returns:
+        Of each, for the files that it is read from: where they lie (links followed), size
+        [bytes] and time of the last change [ns]; before them the path's own name, where it
+        names an item or a file for each class.
+
+    Raises:
+        FileNotFoundError: One of the files is missing.
+    """
+    known: dict[Path, tuple[str, int, int]] = {}  # one file may hold the masks of all pictures
+
+    def stamp(file: Path) -> tuple[str, int, int]:
+        if file not in known:
+            status = file.stat()
+            known[file] = os.path.realpath(file), status.st_size, status.st_mtime_ns
+        return known[file]
+
+    stamps: list[list[Any]] = []
+    for path in paths:
+        files = files_of(path)
+        named = [] if files == [path] else [str(path.absolute())]
+        stamps.append([*named, *(part for file in files for part in stamp(file))])
+    return stamps
+
+
+def cache_folder() -> Path:
+    """Say where things are remembered.
+
+    Returns:
+        What PLAINUNET_CACHE names, or `plainunet` in the user's cache folder.
+    """
+    user = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("PLAINUNET_CACHE") or Path(user) / "plainunet")

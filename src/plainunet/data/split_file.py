@@ -11,20 +11,22 @@ from pathlib import Path
 from plainunet.data.pairing import Pair
 from plainunet.files import write_whole
 
+SPLIT_FILE = "split.csv"
+"""Name of such a file, in a run folder or a data folder."""
 _COLUMNS = ["image", "mask", "group", "part"]
 _PARTS = ("train", "val", "test")
 
 
 def write_split(path: Path, pairs: Sequence[Pair], root: Path) -> None:
-    """Write a split as CSV: image, mask, group, part.
+    """Write a split as CSV: image, mask, group, part; without the part where none has one.
 
     Args:
         path: The file.
-        pairs: The pairs, each with a part.
+        pairs: The pairs, each with a part or none.
         root: The data set's folder; files below it are named from there, others in full.
 
     Raises:
-        ValueError: A pair has no part.
+        ValueError: A pair has no part, while others have one.
     """
     with (
         write_whole(path) as whole,
@@ -33,13 +35,13 @@ def write_split(path: Path, pairs: Sequence[Pair], root: Path) -> None:
         writer = csv.writer(
             file, lineterminator="\r\n"
         )  # with "\n", a "\r" in a name would not be quoted
-        writer.writerow(_COLUMNS)
+        parted = any(pair.part for pair in pairs)
+        writer.writerow(_COLUMNS if parted else _COLUMNS[:-1])
         for pair in pairs:
-            if pair.part is None:
+            if parted and pair.part is None:
                 raise ValueError(f"{pair.image} has no part. Split the pairs before writing them.")
-            writer.writerow(
-                [name_below(pair.image, root), name_below(pair.mask, root), pair.group, pair.part]
-            )
+            row = [name_below(pair.image, root), name_below(pair.mask, root), pair.group]
+            writer.writerow([*row, pair.part] if parted else row)
 
 
 def read_split(path: Path, root: Path) -> list[Pair]:

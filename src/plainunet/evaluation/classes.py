@@ -12,8 +12,10 @@ import numpy as np
 
 from plainunet.config import DataConfig
 from plainunet.data.encodings.colors import IGNORED
-from plainunet.data.masks import MaskCoding, common_names, understand_masks
-from plainunet.network.checkpoint import Card, default_names
+from plainunet.data.masks import MaskCoding
+from plainunet.data.meaning import common_names, understand_masks
+from plainunet.network.checkpoint import Card
+from plainunet.palette import default_names
 
 _NOWHERE = 60000  # a value that no mask with names has
 

@@ -20,15 +20,12 @@ from plainunet.data.images import read_image
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair, find_pairs
 from plainunet.data.places import files_of
-from plainunet.data.split_file import name_below, read_split
+from plainunet.data.split_file import SPLIT_FILE, name_below, read_split
 from plainunet.evaluation.classes import match_classes
 from plainunet.evaluation.metrics import Counts, confusion_matrix, scores, summarise
 from plainunet.network.checkpoint import Card
 from plainunet.prediction.predictor import Predictor
 from plainunet.settings import with_dataset
-
-SPLIT_FILE = "split.csv"
-"""Name of the file in a run folder that says which picture was on which side."""
 
 OnProgress = Callable[[int, int], None]
 

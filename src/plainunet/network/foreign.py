@@ -19,15 +19,9 @@ from torch import Tensor
 
 from plainunet.files import require_writable
 from plainunet.network.blocks import Upsampling
-from plainunet.network.checkpoint import (
-    Card,
-    CheckpointError,
-    default_colors,
-    default_names,
-    save_checkpoint,
-    versions,
-)
+from plainunet.network.checkpoint import Card, CheckpointError, save_checkpoint, versions
 from plainunet.network.unet import MOST_CLASSES, UNet
+from plainunet.palette import default_colors, default_names
 
 LARGEST = 65535
 """Pixels along a side that pictures may be reduced to."""

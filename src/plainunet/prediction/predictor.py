@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plainunet.data.images import match_channels, to_unit
-from plainunet.data.targets import fit_size, resize
-from plainunet.network.checkpoint import Card, default_colors, load_checkpoint
+from plainunet.data.resizing import fit_size, resize
+from plainunet.network.checkpoint import Card, load_checkpoint
 from plainunet.network.device import (
     arithmetic,
     choose_device,
@@ -26,6 +26,7 @@ from plainunet.network.device import (
     to_device,
 )
 from plainunet.network.unet import UNet
+from plainunet.palette import default_colors
 from plainunet.prediction.tiling import overlap_tile
 
 FAR = 6

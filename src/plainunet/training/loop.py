@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from plainunet.data.dataset import Samples
-from plainunet.data.targets import make_batch, resize
+from plainunet.data.resizing import resize
+from plainunet.data.targets import make_batch
 from plainunet.evaluation.metrics import confusion_matrix, summarise
 from plainunet.network.device import arithmetic
 from plainunet.network.losses import Loss, deep_loss

@@ -1,16 +1,15 @@
 """From a data folder and settings to a run that is ready to begin."""
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from plainunet.config import TrainConfig
-from plainunet.data.masks import MaskCoding, foreground_shares, understand_masks
+from plainunet.data.masks import MaskCoding, foreground_shares
+from plainunet.data.meaning import understand_masks
 from plainunet.data.pairing import Pair
 from plainunet.data.split import split_pairs
-from plainunet.network.checkpoint import default_names
+from plainunet.palette import default_names
 from plainunet.training.events import Note, OnEvent
+from plainunet.training.plan import choose_size
 
 
 def understand(
@@ -125,21 +124,6 @@ def _check_objects(config: TrainConfig, size: tuple[int, int], on_event: OnEvent
         )
     if config.border_sigma != TrainConfig().border_sigma and not config.border_weight:
         on_event(Note("note: --border-sigma does nothing without --border-weight"))
-
-
-def choose_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Choose a working size for pictures of these sizes.
-
-    Args:
-        sizes: Height and width of each picture [pixels].
-
-    Returns:
-        Height and width [pixels]: the median picture, reduced to an area of about 256 x 256,
-        each side a multiple of 16 and at least 32.
-    """
-    height, width = (float(side) for side in np.median(np.array(sizes), axis=0))
-    scale = min(1.0, 256 / math.sqrt(height * width))
-    return max(32, 16 * round(height * scale / 16)), max(32, 16 * round(width * scale / 16))
 
 
 def size_in(epoch: int, config: TrainConfig) -> tuple[int, int]:

@@ -1,12 +1,11 @@
-"""What the user sees: a run's events as a live screen or plain lines, and tables of scores."""
+"""What the user sees of work that goes on: a live screen, or plain lines."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,9 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
-from plainunet.network.summary import StageSummary, sketch
 from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
 
 _PLAIN_PERIOD = 30.0  # seconds between plain lines inside an epoch
@@ -138,110 +135,22 @@ def bar(name: str) -> Iterator[Callable[[int, int], None]]:
     Yields:
         A function to be told how many of how many parts are done.
     """
+    with bars() as on_progress:
+        yield lambda done, total: on_progress(name, done, total)
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar for one thing after the other.
+
+    Yields:
+        A function to be told what is done, and how many of how many parts.
+    """
     with Screen() as screen:
 
-        def on_progress(done: int, total: int) -> None:
+        def on_progress(name: str, done: int, total: int) -> None:
             if done == 1:
                 screen(Stage(name, total))
             screen(Advance(done))
 
         yield on_progress
-
-
-def show_scores(result: dict[str, Any]) -> None:
-    """Print the tables of scores, and the protocol that they were made by.
-
-    Args:
-        result: As returned by `train` and `evaluate`.
-    """
-    console = Console(highlight=False)
-    console.print(f"{len(result['images'])} pictures, part: {result['split']}")
-    for title, scores in (("pooled", result["pooled"]), ("per image", result["per_image"])):
-        table = Table(title, *_SCORES, box=SIMPLE_HEAD)
-        for name in scores["dice"]["per_class"]:
-            table.add_row(name, *_cells(scores, lambda score, name=name: score["per_class"][name]))
-        table.add_section()
-        for key in ("mean_foreground", "mean_with_background"):
-            label = key.replace("_", " ")
-            table.add_row(label, *_cells(scores, lambda score, key=key: score[key]))
-        table.add_row("pixel accuracy", _cell(scores["accuracy"]))
-        console.print(table)
-    console.print(result["protocol"], style="dim")
-
-
-def show_model(
-    stages: Sequence[StageSummary],
-    picture: tuple[int, int, int],
-    class_names: Sequence[str] = (),
-) -> None:
-    """Print a network: the U in text, then a table of its stages with their totals.
-
-    Args:
-        stages: As returned by `summarise_network`.
-        picture: Channels, height and width of the picture.
-        class_names: Names of the classes, where they are known.
-    """
-    console = Console(highlight=False)
-    if class_names:
-        console.print(f"classes: {', '.join(class_names)}", markup=False)
-    console.print(sketch(stages, picture), markup=False, soft_wrap=True)
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("stage", no_wrap=True)
-    for header in (
-        "shape",
-        "parameters",
-        "multiply-\nadds",
-        "kept in\ntraining",
-        "receptive\nfield",
-    ):
-        table.add_column(header, justify="right", no_wrap=True)
-    for stage in stages:
-        shape = " x ".join(map(str, stage.shape))
-        table.add_row(stage.name, shape, *_costs([stage]), _field(stage.field))
-    table.add_section()
-    table.add_row("total", "", *_costs(stages), "")
-    # a number cut short would be worse than a wrapped line
-    Console(highlight=False, width=max(console.width, 100)).print(table)
-    flop = _engineering(2 * sum(stage.multiply_adds for stage in stages))
-    console.print(
-        f"A forward pass takes {flop}FLOP a picture (2 for each multiply-add). Kept in training: "
-        "activations for the backward pass, fp32, for each picture of a batch. Receptive field: "
-        "pixels along one axis, least and greatest.",
-        style="dim",
-    )
-
-
-def _costs(stages: Sequence[StageSummary]) -> list[str]:
-    kept = sum(stage.kept for stage in stages)
-    return [
-        f"{sum(stage.parameters for stage in stages):,}",
-        _engineering(sum(stage.multiply_adds for stage in stages)),
-        f"{kept / 2**20:,.1f} MiB" if kept < 2**40 else f"{kept / 2**40:,.1f} TiB",
-    ]
-
-
-def _engineering(number: int) -> str:
-    """Three digits and a letter, such as 28.2 G."""
-    for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
-        if number >= 10**power:
-            whole = len(str(number // 10**power))
-            return f"{number / 10**power:.{max(0, 3 - whole)}f} {letter}"
-    return f"{number} "
-
-
-def _field(field: tuple[int, int] | None) -> str:
-    if field is None:
-        return "whole"
-    least, greatest = field
-    return f"{least}" if least == greatest else f"{least}-{greatest}"
-
-
-_SCORES = ("dice", "iou", "precision", "recall")
-
-
-def _cells(scores: dict[str, Any], pick: Any) -> list[str]:
-    return [_cell(pick(scores[name])) for name in _SCORES]
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -5,20 +5,23 @@ from typing import Any
 
 import torch
 
-from plainunet.config import DataConfig, TrainConfig
+from plainunet.config import TrainConfig
 from plainunet.data.check import check_pairs
 from plainunet.data.dataset import Samples
-from plainunet.data.encodings.colors import pack
 from plainunet.data.folders.stacks import open_stacks
 from plainunet.data.images import image_shape, read_image
-from plainunet.data.masks import MaskCoding, understand_masks
+from plainunet.data.masks import MaskCoding
+from plainunet.data.meaning import understand_masks
 from plainunet.data.pairing import Pair, find_pairs, require_enough
-from plainunet.data.split_file import read_split, write_split
-from plainunet.evaluation.evaluate import SPLIT_FILE, data_digest, sample_sizes
+from plainunet.data.problems import DataError, command
+from plainunet.data.split_file import SPLIT_FILE, read_split, write_split
+from plainunet.data.understood import describe
+from plainunet.evaluation.evaluate import data_digest, sample_sizes
 from plainunet.files import require_writable
-from plainunet.network.checkpoint import Card, default_colors, versions
+from plainunet.network.checkpoint import Card, versions
 from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
+from plainunet.palette import default_colors
 from plainunet.settings import (
     DATASET_FILE,
     load_config,
@@ -73,17 +76,25 @@ def train(
     def on_note(said: str) -> None:
         on_event(Note(f"note: {said}"))
 
+    problems: list[DataError] = []
     pairs = find_pairs(
         data,
         config.group_by,
-        at_least=1,
+        at_least=0,
         **config.folder_arguments(),
         on_note=on_note,
+        on_problem=problems.append,
     )
     pairs = open_stacks(pairs, on_note)
-    require_enough(data, len(pairs))
+    if not problems:
+        require_enough(data, len(pairs))
     on_event(Stage("checking files", len(pairs)))
-    sizes = check_pairs(pairs, lambda done, total: on_event(Advance(done)))
+    sizes = check_pairs(
+        pairs,
+        lambda done, total: on_event(Advance(done)),
+        problems,
+        f"How to mend them, and what else there is: {command('plainunet', 'check', data)}",
+    )
     on_event(Stage("understanding masks", 1))
     pairs, coding, config = understand(pairs, sizes, config, on_event)
     return _run(data, out, config, pairs, coding, None, on_event)
@@ -118,19 +129,6 @@ def _describe(coding: MaskCoding) -> dict[str, Any]:
     """What a checkpoint says of how masks are read."""
     said = {"values": coding.values, "ignore": coding.ignore, "kind": coding.kind}
     return {**said, "colors": coding.colors} if coding.colors else said
-
-
-def _understood(coding: MaskCoding, config: TrainConfig) -> DataConfig:
-    """What a data folder would say of itself, as it was understood."""
-    by_value = coding.kind in ("ids", "two values", "values")
-    return DataConfig(
-        pairs=SPLIT_FILE,
-        classes=config.classes,
-        values=coding.values if by_value else (),
-        colors=tuple(f"{pack(color):06x}" for color in coding.colors),
-        ignore=coding.ignore,
-        encoding=coding.kind if coding.kind in ("instances", "threshold") else None,
-    )
 
 
 def _run(
@@ -191,7 +189,7 @@ def _run(
     def begin() -> None:
         write_split(out / SPLIT_FILE, pairs, data)
         write_config(out / CONFIG_FILE, config)
-        write_dataset(out / DATASET_FILE, _understood(coding, config))
+        write_dataset(out / DATASET_FILE, describe(coding, config.classes))
 
     fit(network, card, parts, config, data, out, saved, on_event, begin)
     return judge_best(out, pairs, coding, config, on_event)

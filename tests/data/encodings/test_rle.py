@@ -20,7 +20,7 @@ from plainunet.data.encodings.rle import (
     read_ids,
 )
 from plainunet.data.encodings.stored import mask_size, read_mask, stored_names
-from plainunet.data.masks import understand_masks
+from plainunet.data.meaning import understand_masks
 from plainunet.data.places import Place, name_place
 
 Mask = NDArray[np.bool_]

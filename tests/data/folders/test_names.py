@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from plainunet.data.folders.names import first_five, match_names, split_names
+from plainunet.data.folders.names import match_names, split_names
+from plainunet.data.folders.partners import first_five
 
 
 def files(*stems: str, where: str = ".") -> dict[tuple[str, str], Path]:

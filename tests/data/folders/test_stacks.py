@@ -9,7 +9,7 @@ from plainunet.data.check import check_pairs
 from plainunet.data.encodings.stored import read_mask
 from plainunet.data.folders.stacks import open_stacks
 from plainunet.data.images import read_image
-from plainunet.data.masks import understand_masks
+from plainunet.data.meaning import understand_masks
 from plainunet.data.pairing import Pair
 from plainunet.data.split import split_pairs
 

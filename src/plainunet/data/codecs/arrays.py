@@ -15,6 +15,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from plainunet.data.codecs.encoded import cut_off
+from plainunet.data.problems import DataError
 
 _MOST_LEADING_CHANNELS = 32
 
@@ -54,9 +55,10 @@ def read_mask_array(file: BinaryIO, path: Path) -> NDArray[Any]:
     """
     array = read_array(file, path)
     if array.shape[2] != 1:
-        raise ValueError(
+        raise DataError(
             f"{path} has {array.shape[2]} channels; a mask is [H, W], one class id per pixel. If "
-            "each channel stands for a class, save `np.argmax(mask, axis=-1).astype(np.uint8)`."
+            "each channel stands for a class, save `np.argmax(mask, axis=-1).astype(np.uint8)`.",
+            "not-a-mask",
         )
     return array[..., 0]
 
@@ -86,9 +88,10 @@ def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     version = npy.read_magic(file)
     if version not in readers:
-        raise ValueError(
+        raise DataError(
             f"{path} is a .npy file of version {version[0]}.{version[1]}, which cannot be read. "
-            "Save the array with named fields taken apart: `np.save(path, array)`."
+            "Save the array with named fields taken apart: `np.save(path, array)`.",
+            "damaged",
         )
     try:
         shape, is_fortran, dtype = readers[version](file)
@@ -96,21 +99,26 @@ def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype
         raise ValueError("the header makes no sense") from None
     if dtype.kind not in "buif":
         what = "Python objects" if dtype.hasobject else f"values of type {dtype}"
-        raise ValueError(
+        raise DataError(
             f"{path} holds {what}, not plain numbers. Save it again as numbers: "
-            "`np.save(path, array.astype(np.uint8))`, or uint16 or float32."
+            "`np.save(path, array.astype(np.uint8))`, or uint16 or float32.",
+            "unusable-values",
         )
     if len(shape) not in (2, 3):
-        raise ValueError(
+        raise DataError(
             f"{path} has {len(shape)} axes, {_written(shape)}; a picture has [H, W] or "
-            "[H, W, C]. Save each picture as an array of its own."
+            "[H, W, C]. Save each picture as an array of its own.",
+            "odd-channels",
         )
     if min(shape) < 1:
-        raise ValueError(f"{path} is empty, {_written(shape)}: it holds no pixels. Remove it.")
+        raise DataError(
+            f"{path} is empty, {_written(shape)}: it holds no pixels. Remove it.", "empty-file"
+        )
     if len(shape) == 3 and shape[0] <= _MOST_LEADING_CHANNELS and shape[0] < min(shape[1:]):
-        raise ValueError(
+        raise DataError(
             f"{path} is {_written(shape)}, which looks like [C, H, W]; a picture is [H, W, C]. "
-            "Save `np.moveaxis(array, 0, -1)`."
+            "Save `np.moveaxis(array, 0, -1)`.",
+            "odd-channels",
         )
     if file.tell() + prod(shape) * dtype.itemsize > size:
         raise cut_off(path, size)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from plainunet.data.codecs.slices import cut_slice
 from plainunet.data.places import find_place
+from plainunet.data.problems import DataError
 
 _MAGIC = {
     b"\xff\xd8\xff": "jpeg",
@@ -51,15 +52,16 @@ def find_kind(head: bytes, path: Path) -> str:
         ValueError: The file is empty, or of another kind.
     """
     if not head:
-        raise ValueError(f"{path} is empty (0 bytes). Copy it again, or remove it.")
+        raise DataError(f"{path} is empty (0 bytes). Copy it again, or remove it.", "empty-file")
     for magic, kind in _MAGIC.items():
         if head.startswith(magic):
             return kind
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "webp"
-    raise ValueError(
+    raise DataError(
         f"{path} is not a picture that can be read: its content begins with {head[:8]!r}. "
-        "Save it as PNG, JPEG, TIFF, GIF, BMP, WebP or .npy, or remove it."
+        "Save it as PNG, JPEG, TIFF, GIF, BMP, WebP or .npy, or remove it.",
+        "not-a-picture",
     )
 
 
@@ -83,9 +85,10 @@ def open_encoded(path: Path) -> Iterator[tuple[str, BinaryIO]]:
     if place is not None and place.file.suffix.lower() in (".tif", ".tiff"):
         with open_encoded(place.file) as (kind, file):
             if kind != "tiff":
-                raise ValueError(
+                raise DataError(
                     f"{path} names a slice, and {place.file} is no TIFF file but "
-                    f"{kind.upper()}. Name the file itself."
+                    f"{kind.upper()}. Name the file itself.",
+                    "not-a-picture",
                 )
             with decoding(place.file):
                 data = cut_slice(file, place, path)
@@ -100,12 +103,16 @@ def open_encoded(path: Path) -> Iterator[tuple[str, BinaryIO]]:
             ) from None
         raise FileNotFoundError(f"{path} does not exist. Check the path.") from None
     except IsADirectoryError:
-        raise ValueError(f"{path} is a folder, not a picture. Rename or remove it.") from None
+        raise DataError(
+            f"{path} is a folder, not a picture. Rename or remove it.", "not-a-picture"
+        ) from None
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise ValueError(f"{path} is a link that leads back to itself. Remove it.") from None
-        raise ValueError(
-            f"{path} cannot be opened ({error.strerror}). Check its permissions."
+            raise DataError(
+                f"{path} is a link that leads back to itself. Remove it.", "link-loop"
+            ) from None
+        raise DataError(
+            f"{path} cannot be opened ({error.strerror}). Check its permissions.", "not-readable"
         ) from None
     with file:
         kind = find_kind(file.read(16), path)
@@ -157,9 +164,10 @@ def require_bearable(pixels: int, path: Path) -> None:
         ValueError: There are more than `MOST_PIXELS`.
     """
     if pixels > MOST_PIXELS:
-        raise ValueError(
+        raise DataError(
             f"{path} is too large to be decoded safely: {pixels} pixels, at most {MOST_PIXELS} "
-            "are read from a compressed file. Cut it into smaller pictures."
+            "are read from a compressed file. Cut it into smaller pictures.",
+            "too-large",
         )
 
 
@@ -173,9 +181,10 @@ def cut_off(path: Path, size: int) -> ValueError:
     Returns:
         The error, to be raised.
     """
-    return ValueError(
+    return DataError(
         f"{path} is cut off: the picture is not complete after {size} bytes. "
-        "Copy it again, or remove it together with its partner."
+        "Copy it again, or remove it together with its partner.",
+        "cut-off",
     )
 
 
@@ -233,13 +242,15 @@ def decoding(path: Path) -> Iterator[None]:
     try:
         yield
     except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{path} is too large to be decoded safely ({error}). Cut it into smaller pictures."
+        raise DataError(
+            f"{path} is too large to be decoded safely ({error}). Cut it into smaller pictures.",
+            "too-large",
         ) from None
     except MemoryError as error:
-        raise ValueError(
+        raise DataError(
             f"{path} does not fit in memory ({error}). Cut it into smaller pictures; if it is not "
-            "that large, it is damaged: copy it again."
+            "that large, it is damaged: copy it again.",
+            "too-large",
         ) from None
     # damaged headers make the codecs fail in all of these ways
     except (
@@ -257,7 +268,8 @@ def decoding(path: Path) -> Iterator[None]:
     ) as error:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
-        raise ValueError(
+        raise DataError(
             f"{path} cannot be decoded, it is damaged ({error}). "
-            "Copy it again, or remove it together with its partner."
+            "Copy it again, or remove it together with its partner.",
+            "damaged",
         ) from None

@@ -19,6 +19,7 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPage
 
 from plainunet.data.codecs.encoded import cut_off, require_bearable
 from plainunet.data.codecs.slices import Slices, find_slices
+from plainunet.data.problems import DataError
 
 _ORIENTATION = 274
 _PLAIN = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
@@ -68,9 +69,10 @@ def read_tiff(file: BinaryIO, path: Path) -> TiffPicture:
     samples = samples.reshape(page.imagelength, page.imagewidth, -1)
     if page.photometric == PHOTOMETRIC.MINISWHITE:
         if samples.dtype.kind not in "bu":
-            raise ValueError(
+            raise DataError(
                 f"{path} says that 0 is white, which means nothing for {samples.dtype} values. "
-                "Save it with 0 as black (photometric MINISBLACK)."
+                "Save it with 0 as black (photometric MINISBLACK).",
+                "unusable-values",
             )
         samples = np.invert(samples)
     # tifffile hands big-endian files on in their own byte order, which OpenCV refuses
@@ -109,7 +111,7 @@ def _only_page(tiff: TiffFile, file: BinaryIO, path: Path) -> TiffPage:
         raise _is_stack(slices, path)
     first = tiff.pages.first
     if not first.size:
-        raise ValueError(f"{path} holds no pixels. Copy it again, or remove it.")
+        raise DataError(f"{path} holds no pixels. Copy it again, or remove it.", "empty-file")
     if first.nbytes > tiff.filehandle.size:
         require_bearable(first.imagelength * first.imagewidth, path)
     end = max(a + b for a, b in zip(first.dataoffsets, first.databytecounts, strict=True))
@@ -122,10 +124,11 @@ def _is_stack(slices: Slices, path: Path) -> ValueError:
     width, height = slices.size
     said = f"{path} is a stack of {slices.count} slices of {width}x{height} pixels"
     if path.suffix.lower() not in (".tif", ".tiff"):
-        return ValueError(f"{said}. Rename it so that it ends in .tif.")
-    return ValueError(
+        return DataError(f"{said}. Rename it so that it ends in .tif.", "several-frames")
+    return DataError(
         f"{said}, where one picture is needed. Name a slice, counted from 0: '{path}[0]'; as "
-        "training data, pair it with a stack of as many masks, one page for each."
+        "training data, pair it with a stack of as many masks, one page for each.",
+        "several-frames",
     )
 
 
@@ -175,10 +178,11 @@ def _decode(page: TiffPage, file: BinaryIO, path: Path) -> NDArray[Any]:
 
 
 def _unreadable(page: TiffPage, path: Path) -> ValueError:
-    return ValueError(
+    return DataError(
         f"{path} stores its pixels in a way that cannot be read here "
         f"({PHOTOMETRIC(page.photometric).name}, compression "
         f"{COMPRESSION(page.compression).name}, {page.bitspersample} bits). Save it as 8-bit or "
         "16-bit grey or RGB TIFF, uncompressed or deflate-compressed; if it is the compression, "
-        "`pip install imagecodecs` will do."
+        "`pip install imagecodecs` will do.",
+        "unusable-values",
     )

@@ -5,26 +5,19 @@ In: the files of a picture's classes, as a path with braces names them
 A picture may lack the file of a class that it does not show. Limitations: one class per pixel.
 """
 
-import os
-import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.data.encodings.colors import IGNORED, ColoredMaskError
 from plainunet.data.encodings.values import THRESHOLD
-from plainunet.data.folders.layouts import PARTS
-from plainunet.data.folders.names import Key
-from plainunet.data.places import class_files
+from plainunet.data.problems import DataError
 
 _MOST_CLASSES = 254
-_HERE = "\0"
 _DARK, _BRIGHT = 32, 224
-_PAIRS = "--pairs 'images/*.jpg:masks/{road,car}/*.png'"
 
 
 def read_ids(
@@ -70,11 +63,12 @@ def read_ids(
         raise _none_exists(files, path)
     if overlap:
         labelled = np.count_nonzero(ids != IGNORED)
-        raise ValueError(
+        raise DataError(
             f"{path}: {overlap} pixels ({overlap / ids.size:.2%} of the picture, "
             f"{overlap / labelled:.2%} of what is labelled) belong to two classes, such as "
             f"'{example[0]}' and '{example[1]}'; each pixel has one. Set them to 0 in the file "
-            "of one of the two."
+            "of one of the two.",
+            "overlapping-classes",
         )
     if names[0] not in files:
         ids[ids == IGNORED] = 0
@@ -159,9 +153,10 @@ def _none_exists(files: Mapping[str, Path], path: Path) -> FileNotFoundError:
 def _sizes_differ(
     first: Path, size: tuple[int, ...], other: Path, other_size: tuple[int, ...]
 ) -> ValueError:
-    return ValueError(
+    return DataError(
         f"{other} is {other_size[1]}x{other_size[0]} pixels, {first} is {size[1]}x{size[0]}. Make "
-        "the masks of all classes as large as their picture."
+        "the masks of all classes as large as their picture.",
+        "size-mismatch",
     )
 
 
@@ -169,9 +164,10 @@ def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.
     try:
         values = read(file)
     except ColoredMaskError:
-        raise ValueError(
+        raise DataError(
             f"{file} is coloured, but is to show one class only: 0 outside of it, another value "
-            "inside. Save it as a grey PNG."
+            "inside. Save it as a grey PNG.",
+            "not-a-mask",
         ) from None
     if values.dtype != np.uint8:
         return np.asarray(values > 0)
@@ -182,119 +178,9 @@ def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.
     smoothed = counts[_BRIGHT:].sum() > counts[_DARK:_BRIGHT].sum()
     # of 0, 1 and 255, the last may be pixels that are to be ignored
     if not smoothed or len(found) == 2 or found == [0, 1, 255]:
-        raise ValueError(
+        raise DataError(
             f"{file} holds {len(found)} values from {found[0]} to {found[-1]}, but is to show one "
-            "class only: 0 outside of it, another value inside. Save it with two values."
+            "class only: 0 outside of it, another value inside. Save it with two values.",
+            "stray-value",
         )
     return np.asarray(values >= THRESHOLD)
-
-
-def join_classes(images: Mapping[Key, Path], masks: Mapping[Key, Path]) -> dict[Key, Path] | None:
-    """Join the masks of each picture where there is one folder for each class.
-
-    Such folders are known by their pictures, which have none: `masks/road/1.png` and
-    `masks/car/1.png` for `images/1.jpg`, `masks/train/road/1.png` or `masks/road/train/1.png`
-    for `images/train/1.jpg`. The masks' names may hold the class (`road/1_road.png`).
-
-    Args:
-        images: The pictures, by folder and stem.
-        masks: The masks.
-
-    Returns:
-        The masks by the pictures' folders and the stem that the classes share, each a path with
-        all classes in braces, sorted, the background first; None where the folders are no
-        classes.
-
-    Raises:
-        ValueError: The files of a picture's classes differ in suffix or spelling, or a folder's
-            name cannot stand in braces.
-    """
-    spots = _find_spots({where for where, _ in images}, {where for where, _ in masks})
-    names = {spot.class_name for spot in spots.values()}
-    if len(names) < 2 or {name.lower() for name in names} <= PARTS.keys():
-        return None
-    # "1", "1_road" or "road_1"
-    for own_name in ("(?P<core>.+)", "(?P<core>.+)[-_. ]+{}", "{}[-_. ]+(?P<core>.+)"):
-        found = _by_picture(masks, spots, own_name)
-        # patients' folders look the same, but their masks have no name in common
-        if any(len(files) > 1 for files in found.values()):
-            classes = [name for name in class_names(tuple(sorted(names))) if name in names]
-            return _in_braces(found, f"{{{','.join(classes)}}}")
-    return None
-
-
-class _Spot(NamedTuple):
-    where: str  # the pictures' folder
-    class_name: str
-    depth: int  # of the class's folder above the mask, from 0
-
-
-class _Joined(NamedTuple):
-    mask: Path
-    template: str  # its path, with _HERE for the class
-    class_name: str
-
-
-def _find_spots(pictured: set[str], masked: set[str]) -> dict[str, _Spot]:
-    if pictured & masked:
-        return {}
-    parts = {where: Path(where).parts for where in masked}
-    fits = []
-    for at in range(min(map(len, parts.values()), default=0)):
-        spots = {
-            where: _Spot(str(Path(*each[:at], *each[at + 1 :])), each[at], len(each) - 1 - at)
-            for where, each in parts.items()
-        }
-        if all(spot.where in pictured for spot in spots.values()):
-            fits.append(spots)
-    return fits[0] if len(fits) == 1 else {}
-
-
-def _by_picture(
-    masks: Mapping[Key, Path], spots: Mapping[str, _Spot], own_name: str
-) -> dict[Key, list[_Joined]]:
-    found: dict[Key, list[_Joined]] = defaultdict(list)
-    patterns = {
-        where: re.compile(own_name.format(re.escape(spot.class_name)), re.DOTALL)
-        for where, spot in spots.items()
-    }
-    above: dict[str, tuple[str, str]] = {}
-    for (where, stem), path in masks.items():
-        spot = spots[where]
-        match = patterns[where].fullmatch(stem)
-        if match is None:
-            return {}
-        folder, own = os.path.split(path)
-        if folder not in above:
-            parts = list(Path(folder).parts)
-            # as it is spelled on the disk
-            name, parts[-1 - spot.depth] = parts[-1 - spot.depth], _HERE
-            above[folder] = str(Path(*parts)), name
-        template, name = above[folder]
-        start, end = match.span("core")
-        if start:
-            own = _HERE + own[len(name) :]
-        elif end < len(stem):
-            cut = own.rindex(name) if name in own else 0
-            own = own[:cut] + _HERE + own[cut + len(name) :]
-        found[spot.where, match["core"]].append(_Joined(path, f"{template}{os.sep}{own}", name))
-    return found
-
-
-def _in_braces(found: Mapping[Key, list[_Joined]], braces: str) -> dict[Key, Path]:
-    masks: dict[Key, Path] = {}
-    for key, joined in found.items():
-        mask = Path(joined[0].template.replace(_HERE, braces))
-        alike = all(each.template == joined[0].template for each in joined)
-        # what braces stand for is the same for all
-        if not alike or (
-            not masks and class_files(mask).get(joined[0].class_name) != joined[0].mask
-        ):
-            raise ValueError(
-                f"{' and '.join(str(each.mask) for each in joined[:2])} cannot be joined: the "
-                "masks of a picture's classes must have one name and suffix but for the class, "
-                "and no braces or commas in their folders' names. Rename them, or say what "
-                f"belongs together: {_PAIRS}."
-            )
-        masks[key] = mask
-    return masks

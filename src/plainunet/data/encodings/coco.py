@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from plainunet.data.codecs.encoded import require_bearable
 from plainunet.data.encodings.outlines import Labelled, paint_ids, read_outline
-from plainunet.data.folders.names import first_five
+from plainunet.data.folders.partners import first_five
 from plainunet.data.places import Place, name_place
 
 _KEYS = ("images", "annotations", "categories")

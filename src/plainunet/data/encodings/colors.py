@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.data.codecs.encoded import decoding, read_encoded
+from plainunet.data.codecs.orientation import turn_upright
 from plainunet.data.codecs.tiff import read_tiff
-from plainunet.data.images import open_still, turn_upright
+from plainunet.data.images import open_still
+from plainunet.data.problems import DataError
 
 Color = tuple[int, int, int]
 Colors = tuple[Color, ...]
@@ -26,8 +28,25 @@ NEAR = 32
 """Largest channel difference at which a colour counts as a damaged one of the legend."""
 
 
-class ColoredMaskError(ValueError):
+class ColoredMaskError(DataError):
     """A mask's channels differ: its colours are the classes."""
+
+
+def colored_mask(path: Path) -> ColoredMaskError:
+    """Make the error for a mask that is coloured, where none should be.
+
+    Args:
+        path: Its file.
+
+    Returns:
+        The error, to be raised.
+    """
+    return ColoredMaskError(
+        f"{path} is coloured (3 channels that differ), and which class each colour stands for is "
+        "not known. Save the class ids as a grey or palette PNG.",
+        "colored-mask",
+        [path],
+    )
 
 
 @dataclass
@@ -92,7 +111,9 @@ def read_colors(path: Path) -> NDArray[np.uint32]:
     """
     kind, data = read_encoded(path)
     if kind == "npy":
-        raise ValueError(f"{path}: colours are not read from .npy files. Save the mask as a PNG.")
+        raise DataError(
+            f"{path}: colours are not read from .npy files. Save the mask as a PNG.", "not-a-mask"
+        )
     with decoding(path):
         if kind == "tiff":
             samples, orientation = _tiff_samples(data, path)
@@ -124,14 +145,17 @@ def _tiff_samples(data: bytes, path: Path) -> tuple[NDArray[np.uint8], int]:
     if samples.dtype != np.uint8:
         raise _too_deep(path)
     if samples.shape[-1] not in (1, 3):
-        raise ValueError(f"{path} has {samples.shape[-1]} channels; a colour has three.")
+        raise DataError(
+            f"{path} has {samples.shape[-1]} channels; a colour has three.", "not-a-mask"
+        )
     return samples, tiff.orientation
 
 
 def _too_deep(path: Path) -> ValueError:
-    return ValueError(
+    return DataError(
         f"{path} holds more than 8 bits in a channel, in a set of masks that name classes by "
-        "colour. Save it as RGB in 8 bits."
+        "colour. Save it as RGB in 8 bits.",
+        "not-a-mask",
     )
 
 

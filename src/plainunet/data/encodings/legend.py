@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.data.encodings.colors import NEAR, ColorCensus, Colors, match_colors, pack, unpack
+from plainunet.data.problems import DataError
 
 _MOST_COLORS = 64
 _RARE = 1e-4
@@ -133,13 +134,16 @@ def _find_colors(census: ColorCensus, ignore: int | None) -> Colors:
             apart.append(color)
     cure = " ".join(write_color(color) for color in sorted(apart))
     rare = int(found[census.pixels[found].argmin()])
-    raise ValueError(
+    raise DataError(
         f"The masks name classes by colour, and hold {len(found)} colours: too many for classes, "
         f"too rare or too alike (up to {_MOST_COLORS} would be taken, each of at least {_RARE:.2%} "
         f"of the pixels and more than {_ALIKE} apart in red, green or blue; {write_color(rare)} "
         f"has {census.place(rare)}). The commonest: {shown}. Say which "
         f"colours are classes, in their order, such as --colors {cure}; others are taken for "
-        f"the one they are near, or ignored."
+        f"the one they are near, or ignored.",
+        "stray-color",
+        [census.paths[census.first[rare] - 1]],
+        f"--colors {cure}",
     )
 
 
@@ -180,10 +184,11 @@ def _require_fit(
         return
     commonest = found[np.argsort(-census.pixels[found])[:6]]
     shown = ", ".join(write_color(int(color)) for color in commonest)
-    raise ValueError(
+    raise DataError(
         f"The masks do not name classes by the colours {_number(colors)}: "
         + (f"they hold {len(found)} grey values. " if is_grey else f"they hold {shown}. ")
-        + "If they hold class ids, leave out --colors; else give the colours that they have."
+        + "If they hold class ids, leave out --colors; else give the colours that they have.",
+        "stray-color",
     )
 
 

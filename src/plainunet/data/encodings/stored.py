@@ -14,11 +14,13 @@ from PIL import ImageFile
 
 from plainunet.data.codecs.arrays import read_mask_array
 from plainunet.data.codecs.encoded import decoding, read_encoded
+from plainunet.data.codecs.orientation import turn_upright
 from plainunet.data.codecs.tiff import read_tiff
 from plainunet.data.encodings import classfiles, coco, rle
-from plainunet.data.encodings.colors import ColoredMaskError
-from plainunet.data.images import image_size, open_still, turn_upright
+from plainunet.data.encodings.colors import colored_mask
+from plainunet.data.images import image_size, open_still
 from plainunet.data.places import Place, class_files, find_place
+from plainunet.data.problems import DataError
 
 _KINDS = {".json": coco, ".csv": rle}
 
@@ -78,9 +80,10 @@ def _read_file(path: Path) -> NDArray[Any]:
     if mask.dtype in (np.uint32, np.uint64) and mask.max() < 65536:
         mask = mask.astype(np.uint16)
     if mask.dtype not in (np.bool_, np.uint8, np.uint16):
-        raise ValueError(
+        raise DataError(
             f"{path} holds {mask.dtype} values from {mask.min()} to {mask.max()}; a mask holds "
-            "whole numbers from 0 to 65535. Save it as an 8-bit or 16-bit PNG."
+            "whole numbers from 0 to 65535. Save it as an 8-bit or 16-bit PNG.",
+            "not-a-mask",
         )
     return turn_upright(mask.astype(np.uint8) if mask.dtype == np.bool_ else mask, orientation)
 
@@ -134,7 +137,9 @@ def stored_names(path: Path) -> tuple[str, ...]:
 def _stored_values(picture: ImageFile.ImageFile, path: Path) -> NDArray[Any]:
     raw_mode = str(picture.tile[0].args) if picture.format == "PNG" else ""
     if picture.mode != "I;16" and "16" in raw_mode:
-        raise ValueError(f"{path} is coloured in 16 bits. Save the class ids as a grey PNG.")
+        raise DataError(
+            f"{path} is coloured in 16 bits. Save the class ids as a grey PNG.", "not-a-mask"
+        )
     # grey PNGs of 2 and 4 bits are spread over 0..255 on reading, where ids get lost
     spread = {"L;2": 85, "L;4": 17}.get(raw_mode, 1)
     samples = np.asarray(picture)
@@ -148,8 +153,12 @@ def _one_channel(samples: NDArray[Any], path: Path) -> NDArray[Any]:
         samples = samples[..., :-1]
     first = samples[..., 0]
     if samples.shape[-1] not in (1, 3) or (samples != first[..., None]).any():
-        raise (ColoredMaskError if samples.shape[-1] == 3 else ValueError)(
-            f"{path} is coloured ({samples.shape[-1]} channels that differ), and which class "
-            "each colour stands for is not known. Save the class ids as a grey or palette PNG."
+        if samples.shape[-1] == 3:
+            raise colored_mask(path)
+        raise DataError(
+            f"{path} has {samples.shape[-1]} channels that differ; a mask has one. Save the class "
+            "ids as a grey or palette PNG.",
+            "not-a-mask",
+            [path],
         )
     return first

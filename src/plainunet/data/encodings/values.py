@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.data.problems import DataError
+
 Kind = Literal["ids", "two values", "values", "instances", "threshold"]
 Encoding = Literal["ids", "instances", "threshold"]
 
@@ -34,6 +36,7 @@ class Census:
         paths: The masks.
         distinct: Of each 16-bit mask, how many values it has.
         with_both: Masks that have pixels of value 1 and of value 255.
+        up_to_one: Masks in which 1 is the largest value.
     """
 
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
@@ -42,6 +45,7 @@ class Census:
     paths: list[Path] = field(default_factory=list)
     distinct: list[int] = field(default_factory=list)
     with_both: int = 0
+    up_to_one: int = 0
 
     def add(self, path: Path, counts: NDArray[np.int64], is_deep: bool) -> None:
         """Count one more mask.
@@ -59,6 +63,7 @@ class Census:
         if is_deep:
             self.distinct.append(len(values))
         self.with_both += bool(counts.size > 255 and counts[1] and counts[255])
+        self.up_to_one += bool(values.size and values[-1] == 1)
 
     def place(self, value: int) -> str:
         """Say where a value occurs.
@@ -116,14 +121,14 @@ def find_values(
     present = [int(value) for value in np.flatnonzero(census.pixels) if value != ignore]
     if values:
         return _as_said(census, present, num_classes, ignore, tuple(values))
-    values = present
-    if len(values) < 2:
+    if len(values := present) < 2:
         only = f"only the value {values[0]}" if values else f"only the ignored value {ignore}"
-        raise ValueError(
+        raise DataError(
             f"All {len(census.paths)} masks hold {only}, so there is nothing to learn. Check that "
             f"{census.paths[0]} and the others are the right files."
             if census.paths
-            else "There are no masks."
+            else "There are no masks.",
+            "one-class",
         )
     if encoding in ("instances", "threshold") and num_classes not in (None, 2):
         raise ValueError(
@@ -137,17 +142,20 @@ def find_values(
     if len(values) == 2 and num_classes in (None, 2):
         low, high = values
         return Meaning((low, high), ignore, "ids" if high == 1 else "two values")
-    many = bool(census.distinct) and np.median(census.distinct) > _MANY_IN_ONE_FILE
+    # one deep mask among many others is a slip
+    mostly_deep = 2 * len(census.distinct) > len(census.paths)
+    many = mostly_deep and np.median(census.distinct) > _MANY_IN_ONE_FILE
     has_void = ignore is None and values[-1] == 255
     ids = values[:-1] if has_void else values
     objects = values[0] == 0 and (many or len(ids) > _MOST_IDS)
     if objects and encoding is None and num_classes in (None, 2):
         if not census.distinct:
-            raise ValueError(
+            raise DataError(
                 f"The masks hold {len(values)} values in 8 bits, for example "
                 f"{census.place(ids[1])} of value {ids[1]}: too many for classes. If they are "
                 f"smoothed or were saved as JPEG, say --encoding threshold: {THRESHOLD} and more "
-                "is class 1; if they number objects, --encoding instances: all above 0 is class 1."
+                "is class 1; if they number objects, --encoding instances: all above 0 is class 1.",
+                "many-values",
             )
         return Meaning((0, 1), ignore, "instances")
     if has_void:
@@ -188,10 +196,13 @@ def _as_said(
     strays = set(present) - set(values)
     if strays:
         stray = max(strays, key=lambda value: census.pixels[value])
-        raise ValueError(
+        raise DataError(
             f"The masks hold the values {list_values(present)}, and {stray} is no class's (they "
             f"are {list_values(values)}): {census.place(stray)}. Give it a class (train --values); "
-            f"or, if it marks pixels that belong to no class, say so (train --ignore {stray})."
+            f"or, if it marks pixels that belong to no class, say so (train --ignore {stray}).",
+            "stray-value",
+            [census.paths[census.first[stray]]],
+            f"--ignore {stray}",
         )
     if values == tuple(range(len(values))):
         return Meaning(values, ignore, "ids")
@@ -205,6 +216,8 @@ def _is_smoothed(census: Census, values: Sequence[int], num_classes: int | None)
     return bool(
         num_classes in (None, 2)
         and len(values) > _MANY_IN_ONE_FILE
+        # one mask saved as JPEG, among others of class ids 0 and 1
+        and not census.up_to_one
         and (values[0], values[-1]) == (0, 255)
         # class ids with 255 beside them begin with a row of small numbers, and end there
         and values[-2] > _MOST_IDS
@@ -235,11 +248,12 @@ def _thresholded(census: Census, values: Sequence[int], ignore: int | None) -> M
 
 def _require_clear_255(census: Census) -> None:
     if census.pixels[255] > census.pixels[1] or not census.with_both:
-        raise ValueError(
+        raise DataError(
             "The masks hold 0, 1 and 255, and it is not clear whether 255 is to be ignored or is "
             f"the foreground of some of them: 1 has {census.place(1)}, 255 has "
             f"{census.place(255)}. If 255 is to be ignored, say so (train --ignore 255); if not, "
-            "write the same value for the foreground in every mask."
+            "write the same value for the foreground in every mask.",
+            "ambiguous-255",
         )
 
 
@@ -257,14 +271,19 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
     strays = sorted(set(values) - set(expected), key=lambda value: pixels[value])
     known = f"The masks hold the values {list_values(values)}"
     if not strays:
-        return ValueError(f"{known}: {len(values)} classes, and at most 255 can be told apart.")
+        return DataError(
+            f"{known}: {len(values)} classes, and at most 255 can be told apart.", "many-values"
+        )
     stray = strays[0]
     more = f" ({len(strays) - 1} other values neither)" if len(strays) > 1 else ""
-    return ValueError(
+    return DataError(
         f"{known}. Value {stray} does not fit beside {list_values(expected)}{more}: "
         f"{census.place(stray)}. Mend it there; or, if it marks pixels that belong to no class, "
         f"say so (train --ignore {stray}); or, if the values are class ids of which some never "
-        "occur, name every class (train --classes); or say which value is which (train --values)."
+        "occur, name every class (train --classes); or say which value is which (train --values).",
+        "stray-value",
+        [census.paths[census.first[stray]]],
+        f"--ignore {stray}",
     )
 
 

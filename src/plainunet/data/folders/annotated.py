@@ -20,7 +20,7 @@ from plainunet.data.folders.annotation_files import find_files, listed_names, na
 from plainunet.data.folders.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_found
 from plainunet.data.folders.listed import Listed
 from plainunet.data.folders.lookup import Pictures, has_pictures
-from plainunet.data.folders.names import first_five
+from plainunet.data.folders.partners import first_five
 from plainunet.data.images import IMAGE_SUFFIXES, image_size
 from plainunet.data.places import name_place
 

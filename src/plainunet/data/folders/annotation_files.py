@@ -10,7 +10,7 @@ from pathlib import Path
 
 from plainunet.data.encodings import coco, rle
 from plainunet.data.folders.layouts import find_part
-from plainunet.data.folders.names import first_five
+from plainunet.data.folders.partners import first_five
 
 
 def name_file(folder: Path, masks: str) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plainunet.data.images import IMAGE_SUFFIXES
+from plainunet.data.problems import DataError, OnProblem, command, report
 
 PARTS = {
     **{"train": "train", "training": "train", "test": "test"},
@@ -115,26 +116,36 @@ def find_part(name: str) -> str | None:
     return words.pop() if len(words) == 1 else None
 
 
-def walk(root: Path, leave_out: Path | None = None) -> Iterator[Path]:
+def walk(
+    root: Path, leave_out: Path | None = None, on_problem: OnProblem | None = None
+) -> Iterator[Path]:
     """List the pictures below a folder, all the way down; hidden ones are passed over.
 
     Args:
         root: The folder.
         leave_out: A folder below it that is not entered.
+        on_problem: Told of a link that leads back and of a folder that is named like a
+            picture, which are passed over then.
 
     Yields:
         The files, folder by folder, each folder's sorted by name.
 
     Raises:
-        ValueError: A link leads back, or a folder is named like a picture.
+        DataError: There is such a link or folder, and nobody to be told.
     """
     seen = set()
     for name, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(name)
         if real in seen:
-            raise ValueError(
-                f"{name} leads back to {real}, which is read already. Remove the link."
+            problem = DataError(
+                f"{name} leads back to {real}, which is read already. Remove the link.",
+                "link-loop",
+                [Path(name)],
+                command("rm", name),
             )
+            report(problem, on_problem)
+            folders.clear()
+            continue
         seen.add(real)
         here = Path(name)
         folders[:] = sorted(
@@ -142,9 +153,13 @@ def walk(root: Path, leave_out: Path | None = None) -> Iterator[Path]:
         )
         for each in folders:
             if Path(each).suffix.lower() in IMAGE_SUFFIXES:
-                raise ValueError(
-                    f"{here / each} is a folder, but is named like a picture. Rename or remove it."
+                problem = DataError(
+                    f"{here / each} is a folder, but is named like a picture. Rename or remove it.",
+                    "not-a-picture",
+                    [here / each],
+                    command("mv", here / each, here / Path(each).stem),
                 )
+                report(problem, on_problem)
         for each in sorted(files):
             if not each.startswith(".") and each.lower().endswith(_ENDINGS):
                 yield here / each

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 from plainunet.data.folders.layouts import PARTS, walk
-from plainunet.data.folders.names import Key, match_names
+from plainunet.data.folders.names import match_names
+from plainunet.data.folders.partners import Key
 from plainunet.data.places import class_files, files_of, find_place
 
 _NEEDED = ("image", "mask")

@@ -1,16 +1,18 @@
-"""What lists call pictures -> the pictures.
+"""What lists and commands call pictures -> the pictures.
 
-In: a folder, and names from a list: paths from here or from there, names, ids without a suffix.
-Out: the files. Limitations: a name that fits several files finds none.
+In: a folder, and names from a list: paths from here or from there, names, ids without a suffix;
+or files and folders as a command names them. Out: the files. Limitations: a name that fits
+several files finds none.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unicodedata import normalize
 
 from plainunet.data.folders.layouts import IMAGE_FOLDERS, walk
 from plainunet.data.images import IMAGE_SUFFIXES
+from plainunet.data.places import files_of
 
 _MASKS = ("masks", "mask")
 
@@ -79,6 +81,36 @@ def has_pictures(folder: Path) -> bool:
         ValueError: A link leads back, or a folder is named like a picture.
     """
     return next(_pictures(folder), None) is not None
+
+
+def find_images(inputs: Sequence[Path]) -> list[Path]:
+    """List the pictures that files and folders name.
+
+    Args:
+        inputs: Files, taken as they are, and folders, searched all the way down.
+
+    Returns:
+        The pictures, each once, in the order of `inputs`; of each folder sorted by path.
+
+    Raises:
+        FileNotFoundError: One of them does not exist.
+        ValueError: A folder holds no pictures.
+    """
+    found: dict[Path, None] = {}
+    for path in inputs:
+        if path.is_dir():
+            below = sorted(walk(path))
+            if not below:
+                raise ValueError(
+                    f"{path} holds no pictures: no file below it ends in one of "
+                    f"{' '.join(sorted(IMAGE_SUFFIXES))}."
+                )
+            found |= dict.fromkeys(below)
+        elif files_of(path)[0].exists():
+            found[path] = None
+        else:
+            raise FileNotFoundError(f"{path} does not exist. Check the path.")
+    return list(found)
 
 
 def _pictures(folder: Path) -> Iterator[Path]:

@@ -6,7 +6,6 @@ become equal once a beginning or an ending is taken off that all pictures or all
 has no partner is named, with what is named most like it.
 """
 
-import difflib
 import re
 from bisect import bisect
 from collections import Counter
@@ -14,13 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-Key = tuple[str, str]  # folder below the root, and stem, both in NFC
-Files = Mapping[Key, Path]
+from plainunet.data.folders.partners import Files, Key, tell_lonely
+from plainunet.data.problems import OnProblem
 
-_CURE = (
-    "Add the partner, or remove the file, or say what belongs together: --pairs 'images/*.jpg:"
-    "masks/*_m.png' (for each class a file: 'masks/*_{road,car}.png') or a CSV list: image,mask"
-)
 _SAMPLE = 2000
 _WORD = r"(?i)(?<![^\W\d_])(?:{})(?![^\W\d_])"
 _MASK_WORD = re.compile(
@@ -57,7 +52,11 @@ class _Affixes(NamedTuple):
 
 
 def match_names(
-    images: Files, masks: Files, as_they_are: bool = False, skip_unlabelled: bool = False
+    images: Files,
+    masks: Files,
+    as_they_are: bool = False,
+    skip_unlabelled: bool = False,
+    on_problem: OnProblem | None = None,
 ) -> dict[Key, Key]:
     """Join each picture with its mask.
 
@@ -66,12 +65,13 @@ def match_names(
         masks: The masks.
         as_they_are: Whether only equal stems are partners.
         skip_unlabelled: Whether pictures without a mask are left out.
+        on_problem: Told of each file without a partner, which is left out then.
 
     Returns:
         The masks' keys by the pictures' keys, in the pictures' order.
 
     Raises:
-        ValueError: A picture has no mask, or a mask no picture.
+        DataError: A picture has no mask, or a mask no picture, and there is nobody to be told.
     """
     affixes = _Affixes()
     if as_they_are:
@@ -87,8 +87,8 @@ def match_names(
                 joined = {small_images[key]: small_masks[mask] for key, mask in small.items()}
     if skip_unlabelled and joined:
         images = {key: path for key, path in images.items() if key in joined}
-    _require_all(images, masks, affixes, joined)
-    return {key: joined[key] for key in images}
+    _require_all(images, masks, affixes, joined, on_problem)
+    return {key: joined[key] for key in images if key in joined}
 
 
 def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
@@ -117,19 +117,6 @@ def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
     if best[0] * 4 < len(files):
         return dict(files), {}
     return {key: files[key] for key in files if key not in best[1]}, _of(files, best[1])
-
-
-def first_five(paths: Sequence[object]) -> str:
-    """Name up to five of some files, for an error.
-
-    Args:
-        paths: The files.
-
-    Returns:
-        Their names, and how many more there are.
-    """
-    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    return ", ".join(str(path) for path in paths[:5]) + more
 
 
 def _of(files: Files, keys: Iterable[Key]) -> dict[Key, Path]:
@@ -270,31 +257,29 @@ def _shared(keys: Iterable[Key]) -> tuple[str, str]:
     return before[0] if before else start.rstrip("0123456789"), after[0] if after else ""
 
 
-def _require_all(images: Files, masks: Files, affixes: _Affixes, joined: Mapping[Key, Key]) -> None:
-    alone = [key for key in images if key not in joined]
+def _require_all(
+    images: Files,
+    masks: Files,
+    affixes: _Affixes,
+    joined: Mapping[Key, Key],
+    on_problem: OnProblem | None,
+) -> None:
     partners = set(joined.values())
-    lonely = [key for key in masks if key not in partners]
-    problems = []
-    if alone:
-        named = "named like the picture" if affixes == _Affixes() else affixes
-        listed = _with_nearest(alone, images, lonely or list(masks), masks)
-        problems.append(f"{len(alone)} pictures have no mask ({named}): {listed}")
-    if lonely:
-        listed = _with_nearest(lonely, masks, alone or list(images), images)
-        problems.append(f"{len(lonely)} masks have no picture: {listed}")
-    if problems:
-        leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
-        raise ValueError(f"{'; '.join(problems)}. {_CURE}.{leave}")
+    named = "named like the picture" if affixes == _Affixes() else affixes
 
+    def stem_of(key: Key, own: Sequence[str], other: Sequence[str]) -> str:
+        core = (_cut(key, own) or key)[1]
+        return f"{other[0]}{core}{other[1]}"
 
-def _with_nearest(keys: list[Key], files: Files, others: list[Key], partners: Files) -> str:
-    order = sorted(others)
-    said: list[object] = []
-    for key in keys[:5]:
-        at = bisect(order, key)
-        # far apart in the order, names have no beginning in common
-        near = {stem: (where, stem) for where, stem in order[max(0, at - 200) : at + 200]}
-        found = difflib.get_close_matches(key[1], near, 1)
-        nearest = f" (nearest: {partners[near[found[0]]]})" if found else ""
-        said.append(f"{files[key]}{nearest}")
-    return first_five([*said, *keys[5:]])
+    tell_lonely(
+        [key for key in images if key not in joined],
+        images,
+        [key for key in masks if key not in partners],
+        masks,
+        named,
+        (
+            lambda key: stem_of(key, affixes[:2], affixes[2:]),
+            lambda key: stem_of(key, affixes[2:], affixes[:2]),
+        ),
+        on_problem,
+    )

@@ -1,0 +1,184 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from plainunet.config import DataConfig
+from plainunet.data.census import MaskCounts, count_masks
+from plainunet.data.doctor.contents import (
+    Contents,
+    census_of,
+    tell_contents,
+    understand_contents,
+)
+from plainunet.data.doctor.findings import Findings
+from plainunet.data.pairing import Pair
+
+IDS = np.tile(np.array([[0, 0, 1], [2, 1, 0]], np.uint8), (8, 8))
+BINARY = (IDS > 0).astype(np.uint8)
+
+
+def write(folder: Path, masks: Sequence[np.ndarray], suffix: str = ".png") -> list[Path]:
+    paths = [folder / f"{number}{suffix}" for number in range(len(masks))]
+    for path, mask in zip(paths, masks, strict=True):
+        Image.fromarray(mask).save(path)
+    return paths
+
+
+def understand(
+    paths: Sequence[Path], config: DataConfig | None = None
+) -> tuple[Contents | None, Findings, list[MaskCounts]]:
+    findings, notes = Findings("check"), list[str]()
+    counts = [count for count in count_masks(paths) if isinstance(count, MaskCounts)]
+    assert len(counts) == len(paths)
+    contents = understand_contents(counts, config or DataConfig(), findings, notes.append)
+    return contents, findings, counts
+
+
+def said(findings: Findings) -> dict[str, list[str]]:
+    return {
+        each.code: [file.name for file in each.files]
+        for each in sorted(findings.found, key=lambda each: each.files)
+    }
+
+
+def test_classes_are_counted_in_each_mask(tmp_path: Path) -> None:
+    contents, findings, counts = understand(write(tmp_path, [IDS, IDS.T, BINARY]))
+    assert contents is not None
+    assert findings.found == []
+    assert contents.coding.kind == "ids"
+    for row, mask in enumerate([IDS, IDS.T, BINARY]):
+        assert contents.pixels[row].tolist() == np.bincount(mask.ravel(), minlength=3).tolist()
+        sides = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+        assert contents.border[row].tolist() == np.bincount(sides, minlength=3).tolist()
+    values = [(each["value"], each["masks"]) for each in census_of(counts)]
+    assert values == [(0, 3), (1, 3), (2, 2)]
+
+
+def test_strays_are_set_aside_one_by_one(tmp_path: Path) -> None:
+    masks = [IDS.copy() for _ in range(8)]
+    masks[3][2, 2] = 77
+    masks[5][:2, :2] = 99
+    contents, findings, _ = understand(write(tmp_path, masks))
+    assert contents is not None
+    assert contents.coding.values == (0, 1, 2)
+    assert [path.stem for path in contents.masks] == list("012467")
+    assert {each.code for each in findings.found} == {"stray-value"}
+    assert {each.files[0].stem for each in findings.found} == {"3", "5"}
+    assert {each.cure for each in findings.found} == {
+        "check --ignore 77 --write",
+        "check --ignore 99 --write",
+    }
+
+
+def test_masks_that_make_no_sense_together(tmp_path: Path) -> None:
+    masks = [np.full((8, 8), number * 20, np.uint8) for number in range(6)]
+    contents, findings, _ = understand(write(tmp_path, masks))
+    assert contents is None
+    assert findings.found[-1].severity == "error"
+
+
+def test_one_class_only(tmp_path: Path) -> None:
+    contents, findings, _ = understand(write(tmp_path, [np.zeros((8, 8), np.uint8)] * 3))
+    assert contents is None
+    assert [each.code for each in findings.found] == ["one-class"]
+
+
+def test_255_of_another_convention(tmp_path: Path) -> None:
+    masks = [BINARY] * 6 + [BINARY * np.uint8(255)]
+    contents, findings, _ = understand(write(tmp_path, masks))
+    assert contents is not None
+    assert contents.coding.values == (0, 1)
+    (finding,) = findings.found
+    assert (finding.code, [file.stem for file in finding.files]) == ("ambiguous-255", ["6"])
+    assert "python" in finding.cure
+
+
+def test_a_jpeg_among_png(tmp_path: Path) -> None:
+    paths = write(tmp_path, [BINARY * np.uint8(255)] * 6)
+    paths[2].unlink()
+    paths[2] = paths[2].with_suffix(".jpg")
+    Image.fromarray(BINARY * np.uint8(255)).save(paths[2])
+    contents, findings, _ = understand(paths)
+    assert contents is not None
+    assert contents.coding.kind == "two values"
+    assert said(findings) == {"lossy-mask": ["2.jpg"]}
+    assert findings.found[0].severity == "error"
+
+
+def test_smoothed_masks_are_said(tmp_path: Path) -> None:
+    disc = ((np.indices((200, 200)) - 100) ** 2).sum(axis=0) < 70**2
+    paths = write(tmp_path, [disc * np.uint8(255)] * 4, ".jpg")
+    contents, findings, _ = understand(paths)
+    assert contents is not None
+    assert contents.coding.kind == "threshold"
+    assert {each.code for each in findings.found} == {"lossy-mask"}
+    assert {each.severity for each in findings.found} == {"warning"}
+
+
+def test_a_photograph_among_masks(tmp_path: Path) -> None:
+    paths = write(tmp_path, [BINARY] * 5)
+    photo = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(paths[1])
+    contents, findings, _ = understand(paths)
+    assert contents is not None
+    assert contents.coding.kind == "ids"
+    assert said(findings) == {"colored-mask": ["1.png"]}
+
+
+def test_colours_are_counted(tmp_path: Path) -> None:
+    palette = np.array([[0, 0, 0], [200, 0, 0], [0, 0, 200]], np.uint8)
+    contents, findings, _ = understand(write(tmp_path, [palette[IDS], palette[IDS[::-1]]]))
+    assert contents is not None
+    assert findings.found == []
+    # sorted by red, green and blue
+    counts = np.bincount(IDS.ravel())
+    assert contents.pixels.tolist() == [[counts[0], counts[2], counts[1]]] * 2
+
+
+def tell(
+    folder: Path, masks: Sequence[np.ndarray], parts: str = "", ignore: int | None = None
+) -> Findings:
+    paths = write(folder, masks)
+    contents, findings, _ = understand(paths, DataConfig(ignore=ignore))
+    assert contents is not None
+    names = {"t": "train", "v": "val"}
+    pairs = [
+        Pair(path, path, path.stem, names[parts[number]] if parts else None)
+        for number, path in enumerate(paths)
+    ]
+    tell_contents(contents, pairs, findings)
+    return findings
+
+
+def test_an_empty_mask_is_a_slip_where_it_is_alone(tmp_path: Path) -> None:
+    empty = np.zeros_like(BINARY)
+    findings = tell(tmp_path, [*[BINARY] * 9, empty])
+    assert said(findings) == {"empty-mask": ["9.png"]}
+    assert findings.found[0].severity == "warning"
+    findings = tell(tmp_path, [*[BINARY] * 5, *[empty] * 5])
+    assert {each.severity for each in findings.found} == {"note"}
+    assert "5 of 10 masks are" in findings.found[0].message
+
+
+def test_a_mask_of_nothing_but_void(tmp_path: Path) -> None:
+    void = np.full_like(BINARY, 9)
+    findings = tell(tmp_path, [*[BINARY] * 4, void], ignore=9)
+    assert said(findings) == {"ignored-mask": ["4.png"]}
+
+
+def test_a_class_in_one_mask_of_many(tmp_path: Path) -> None:
+    odd = BINARY.copy()
+    odd[3, 3] = 2
+    findings = tell(tmp_path, [*[BINARY] * 7, odd])
+    assert said(findings) == {"rare-class": ["7.png"]}
+    assert "Class 2 is in 1 of 8 masks, 1 pixels" in findings.found[0].message
+    assert findings.found[0].cure == "check --ignore 2 --write"
+    assert tell(tmp_path, [*[BINARY] * 4, IDS, IDS, IDS]).found == []
+
+
+def test_a_class_that_training_never_sees(tmp_path: Path) -> None:
+    findings = tell(tmp_path, [BINARY, BINARY, IDS, IDS], "ttvv")
+    assert said(findings) == {"class-not-in-training": ["2.png", "3.png"]}
+    assert tell(tmp_path, [BINARY, IDS, BINARY, BINARY], "ttvv").found == []
