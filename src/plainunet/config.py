@@ -167,17 +167,33 @@ class TrainConfig(DataConfig, NetworkConfig):
     Left out, it is chosen from the pictures, reduced to about 256 x 256 pixels of area."""
     batch_size: int = Field(default=8, ge=1)
     """Pictures per optimiser step."""
+    accumulation: int = Field(default=1, ge=1)
+    """Into how many parts a batch is cut, one at a time being in memory: less memory, the same
+    step but for batch normalisation, which sees its part alone."""
     learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
     """Highest learning rate of the schedule."""
-    loss: Literal["cross-entropy", "dice", "cross-entropy+dice"] = "cross-entropy+dice"
-    """What is minimised."""
-    optimizer: Literal["muon", "adamw", "adam"] = "adamw"
-    """The optimiser; weight decay acts in muon and adamw alone."""
+    start_from: str | None = None
+    """A checkpoint whose weights the network begins with; it may have other classes or input
+    channels, but must be as wide and deep."""
+    freeze: Literal["none", "encoder"] = "none"
+    """What of these weights stays as it is: encoder is the whole contracting path."""
+    loss: Literal["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "outline"] = (
+        "cross-entropy+dice"
+    )
+    """What is minimised; outline is cross-entropy+dice in which pixels near one weigh more."""
+    optimizer: Literal["muon", "adamw", "adam", "sgd", "rmsprop"] = "adamw"
+    """The optimiser; sgd is with Nesterov momentum 0.9."""
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
-    """Decoupled weight decay."""
-    schedule: Literal["one-cycle", "constant"] = "one-cycle"
-    """Learning rate over time: up for a tenth of the steps, then down a cosine to zero; or
-    always the same."""
+    """Weight decay: decoupled in muon and adamw, part of the gradient in sgd and rmsprop; adam
+    has none."""
+    clip: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Largest norm of all gradients together, to which longer ones are shortened; 0 for any."""
+    schedule: Literal["one-cycle", "cosine", "poly", "constant"] = "one-cycle"
+    """Learning rate over time: down a cosine to zero, in one-cycle after a tenth of the steps
+    upwards; as a power of what is left (poly); or always the same."""
+    warm_up: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises to its highest; left out, a tenth in
+    one-cycle and none in the others."""
     augment: Literal["none", "flip", "light", "strong"] = "light"
     """How much pictures are varied: flip is left and right; light adds scale to 15 %, turns to
     5 degrees, shifts to 5 %, brightness and contrast; strong is for pictures without an
@@ -198,6 +214,8 @@ class TrainConfig(DataConfig, NetworkConfig):
     growth: tuple[Growth, ...] = ()
     """Earlier parts of training at smaller sizes, each with `until` and `scale`; best written
     in a file, as configs/carvana-fast.toml does."""
+    patience: int = Field(default=0, ge=0)
+    """Stop after so many epochs without a better validation Dice; 0 for never."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay per step of a running average of the weights, which is then what is judged and
     kept; 0 for none."""

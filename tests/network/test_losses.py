@@ -13,9 +13,11 @@ from plainunet.network.losses import (
     LOSSES,
     cross_entropy,
     cross_entropy_dice,
-    deep_loss,
     dice_loss,
+    focal,
     logits_at,
+    lovasz,
+    outline,
 )
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -104,6 +106,9 @@ def test_names() -> None:
         "cross-entropy": cross_entropy,
         "dice": dice_loss,
         "cross-entropy+dice": cross_entropy_dice,
+        "focal": focal,
+        "lovasz": lovasz,
+        "outline": outline,
     } == LOSSES
 
 
@@ -149,7 +154,7 @@ def test_perfect_prediction_costs_nothing(loss: Loss) -> None:
     assert loss(-SURE * target, target, weight).item() > 0.5
 
 
-@every_loss
+@pytest.mark.parametrize("loss", [cross_entropy, dice_loss, cross_entropy_dice, outline])
 def test_class_fractions_are_met_and_not_overshot(loss: Loss) -> None:
     _, target, weight = example(5, hard=False)
     met = loss(target.log(), target, weight)
@@ -384,32 +389,44 @@ def test_shapes_that_do_not_belong_together_are_refused(
         loss(torch.zeros(1, 2, 5, 4), torch.zeros(target_shape), torch.ones(weight_shape))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_deep_supervision_weighs_each_level_half_of_the_finer(name: str) -> None:
-    torch.manual_seed(0)
-    loss = LOSSES[name]
-    target = torch.rand(2, 3, 16, 24).softmax(dim=1)
-    weight = torch.rand(2, 16, 24)
-    weight[:, 4:8, 4:8] = 0
-    levels = [torch.randn(2, 3, 16 // 2**i, 24 // 2**i) for i in range(3)]
-    expected = 0.0
-    for i, logits in enumerate(levels):
-        side = 2**i
-        cells = weight.reshape(2, 16 // side, side, 24 // side, side)
-        area = cells.mean(dim=(2, 4))
-        shares = (weight[:, None] * target).reshape(2, 3, 16 // side, side, 24 // side, side)
-        shares = shares.mean(dim=(3, 5)) / area[:, None].clamp(min=1e-9)
-        expected = expected + loss(logits, shares, area) * (1, 1 / 2, 1 / 4)[i] / 1.75
-    torch.testing.assert_close(deep_loss(loss, levels, target, weight), expected)
-    assert deep_loss(loss, levels[:1], target, weight) == loss(levels[0], target, weight)
+def test_focal_by_hand() -> None:
+    # given to class 1 with probability 0.8 and 0.3: what is missing, squared, weighs each
+    logits = torch.tensor([[0.2, 0.7], [0.8, 0.3]]).log().view(1, 2, 1, 2)
+    target = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).view(1, 2, 1, 2)
+    weight = torch.tensor([1.0, 3.0]).view(1, 1, 2)
+    wanted = -(0.2**2 * math.log(0.8) + 3 * 0.7**2 * math.log(0.3)) / 4
+    assert focal(logits, target, weight).item() == pytest.approx(wanted)
 
 
-def test_deep_supervision_takes_odd_sizes_and_teaches_every_level() -> None:
-    levels = [torch.zeros(1, 2, *size, requires_grad=True) for size in ((33, 21), (16, 10), (8, 5))]
-    target = torch.zeros(1, 2, 33, 21)
-    target[:, 1, :, :10], target[:, 0, :, 10:] = 1, 1
-    deep_loss(LOSSES["cross-entropy+dice"], levels, target, torch.ones(1, 33, 21)).backward()
-    for level in levels:  # class 1 is at the left, at every size
-        gradient = level.grad[0, 1]
-        assert (gradient[:, : level.shape[3] // 3] < 0).all()
-        assert (gradient[:, -level.shape[3] // 3 :] > 0).all()
+def test_an_outline_weighs_three_times_as_much() -> None:
+    target = torch.zeros(1, 2, 40, 60)
+    target[:, 0, :, :30] = 1
+    target[:, 1, :, 30:] = 1
+    logits, weight = torch.zeros(1, 2, 40, 60), torch.ones(1, 40, 60)
+    logits.requires_grad_()
+    outline(logits, target, weight).backward()
+    assert logits.grad is not None
+    along = logits.grad[0, 0, 20].abs()
+    near, far = along[25:35], torch.cat([along[:24], along[36:]])
+    assert near.min() / far.max() == pytest.approx(3, rel=0.05)
+
+
+@every_loss
+@pytest.mark.parametrize("cut", [(1, 3), (2, 2), (1, 1, 2)])
+def test_the_parts_of_a_batch_add_up(loss: Loss, cut: tuple[int, ...]) -> None:
+    logits, target, weight = example(23, batch=4)
+    weight[1] *= 5
+    weight[2] = 0
+    wanted_logits = logits.clone().requires_grad_()
+    wanted = loss(wanted_logits, target, weight)
+    wanted.backward()
+    logits.requires_grad_()
+    total = torch.zeros(())
+    start = 0
+    for size in cut:
+        part = slice(start, start + size)
+        value = loss(logits[part], target[part], weight[part], weight)  # type: ignore[call-arg]
+        value.backward()
+        total, start = total + value.detach(), start + size
+    assert total.item() == pytest.approx(wanted.item(), rel=1e-6)
+    torch.testing.assert_close(logits.grad, wanted_logits.grad)

@@ -225,3 +225,36 @@ def test_validation_gives_the_same_scores_twice_and_moves_nothing(wide: list[Pai
     first, second = (validate(predictor, samples, (16, 32), lambda _: None) for _ in range(2))
     assert first == second
     assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
+
+
+@pytest.mark.parametrize("accumulation", [2, 3, 6, 99])
+def test_parts_of_a_batch_step_like_the_whole(accumulation: int) -> None:
+    """Without batch normalisation; pictures with void weigh as they do in the whole batch."""
+    images, shares = batch(6, seed=3)
+    shares[1, :5] = 0
+    shares[4] = 0
+    ends = []
+    for parts in (1, accumulation):
+        torch.manual_seed(0)
+        unet = UNet(3, 2, base_channels=2, depth=2, normalisation="group").double()
+        optimizers = [SGD(unet.parameters(), lr=99.0)]
+        # in float64, so that only a wrong denominator could be seen
+        mean, steps = run(
+            unet, [(images.double() / 255, shares)] * 2, optimizers=optimizers,
+            accumulation=parts,
+        )  # fmt: skip
+        ends.append((mean, steps, {k: v.clone() for k, v in unet.state_dict().items()}))
+    assert ends[1][0] == pytest.approx(ends[0][0], rel=1e-6)
+    for name, weight in ends[0][2].items():
+        torch.testing.assert_close(ends[1][2][name], weight, rtol=1e-6, atol=1e-8)
+
+
+def test_long_gradients_are_shortened() -> None:
+    unet, other = network(), network()
+    given = batch(2, seed=1)
+    run(unet, [given], rate=1.0, clip=1e-3)
+    moved = sum(
+        float((a - b).detach().square().sum())
+        for a, b in zip(unet.parameters(), other.parameters(), strict=True)
+    )
+    assert moved**0.5 == pytest.approx(1e-3, rel=1e-3)

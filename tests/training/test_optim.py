@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -185,3 +186,48 @@ def test_the_average_is_a_network_of_its_own() -> None:
             weight.add_(1)
     for name, value in average.network.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "poly", "constant"])
+@pytest.mark.parametrize("warm_up", [None, 0.0, 0.3])
+def test_rates_rise_then_never_rise_again(schedule: str, warm_up: float | None) -> None:
+    rates = [learning_rate_at(step, 200, 2.0, schedule, warm_up) for step in range(200)]
+    share = {None: 0.1 if schedule == "one-cycle" else 0.0}.get(warm_up, warm_up)
+    assert share is not None
+    top = round(share * 201)
+    assert all(a < b for a, b in pairwise(rates[:top]))
+    assert all(a >= b for a, b in pairwise(rates[top:]))
+    assert max(rates) <= 2.0
+    assert max(rates) > 1.9
+    assert (rates[-1] < 0.05) == (schedule != "constant")
+
+
+def test_poly_by_hand() -> None:
+    assert learning_rate_at(0, 9, 1.0, "poly") == pytest.approx(0.9**0.9)
+    assert learning_rate_at(8, 9, 1.0, "poly") == pytest.approx(0.1**0.9)
+    with pytest.raises(ValueError, match="no schedule 'linear'"):
+        learning_rate_at(0, 9, 1.0, "linear")
+
+
+def test_sgd_is_nesterovs() -> None:
+    unet = network()
+    (optimizer,) = make_optimizers(unet, "sgd", 0.1, 0.0)
+    weight = unet.head.weight
+    gradients = [torch.randn_like(weight) for _ in range(3)]
+    wanted, speed = weight.detach().clone(), torch.zeros_like(weight)
+    for gradient in gradients:
+        speed = 0.9 * speed + gradient
+        wanted -= 0.1 * (gradient + 0.9 * speed)
+        weight.grad = gradient.clone()
+        optimizer.step()
+    torch.testing.assert_close(weight.detach(), wanted)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "rmsprop", "muon"])
+def test_every_optimiser_leaves_frozen_weights_alone(name: str) -> None:
+    unet = network()
+    unet.inlet.requires_grad_(False)
+    optimizers = make_optimizers(unet, name, 0.1, 0.0)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    held = {id(weight) for group in groups for weight in group["params"]}
+    assert held == {id(weight) for weight in unet.parameters() if weight.requires_grad}

@@ -1,11 +1,14 @@
 """What a person sees of results."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+from plainunet.data.doctor.diagnose import check
 from plainunet.network.summary import StageSummary
-from plainunet.training.tables import show_model
+from plainunet.training.plan import Advice
+from plainunet.training.tables import show_diagnosis, show_model
 
 STAGES = [
     StageSummary("inlet", (64, 1600, 2400), 38_848, 148_193_280_000, 3_978_291_200, (5, 5)),
@@ -31,3 +34,29 @@ def test_a_network_is_shown_whole(
     assert "head 2 x 1600 x 2400 130 1000 k 0.0 MiB whole" in rows
     assert "total 9,216,578 153 G 3,801.0 MiB" in rows
     assert "A forward pass takes 306 GFLOP a picture" in " ".join(rows)
+
+
+def test_of_many_findings_five_are_shown(
+    small_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(7):
+        (small_data / "images" / f"{number}.png").write_bytes(b"")
+    show_diagnosis(check(small_data), [], "plainunet train")
+    text = capsys.readouterr().out
+    assert "error: empty-file (7)" in text
+    assert text.count("is empty (0 bytes)") == 5
+    assert "and 2 more" in text
+    # the same cure is said once
+    assert text.count("--write") == 1
+
+
+def test_a_sound_folder_is_shown_with_advice(
+    small_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advice = [Advice("--epochs", "300", "few pictures")]
+    show_diagnosis(check(small_data), advice, "plainunet train [it]")
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "recommended: --epochs 300 (few pictures)" in lines
+    assert lines[-1] == "plainunet train [it]"
+    assert any(re.fullmatch(r"foreground \d+\.\d% 8", line) for line in lines)
+    assert any("keep a mean Dice of" in line and "1.0000 at 512" in line for line in lines)

@@ -1,33 +1,55 @@
-"""What the network is taught by: cross-entropy, soft Dice, their sum; deep supervision.
+"""What the network is taught by: cross-entropy, soft Dice, their sum, focal, Lovász, outline.
 
 In: logits [N, K, h, w] of any float type, target [N, K, H, W] float32 class fractions of a
 pixel's valid area (one-hot where a mask is taken as it is), weight [N, H, W] float32, 0 where a
 pixel is ignored. Out: a float32 scalar, also under autocast. Binary and multi-class are one case.
 
+A batch may be a part of a larger one, whose weights [M, H, W] are `whole` then: what is a mean
+over pixels is divided by the weights of all, what is a mean over images by the number of all, so
+that the losses of the parts add up to the loss of the whole. Left out, the batch is the whole.
+
 The target may be finer than the logits by a whole factor. Only then does an ignored pixel's
 logit matter, since it is a neighbour in the bilinear enlargement of valid ones.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+from plainunet.network.lovasz import lovasz_errors
+
+
+class Loss(Protocol):
+    """What a network is taught by."""
+
+    def __call__(
+        self, logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None
+    ) -> Tensor:
+        """Compare a batch with its target; see the module's description."""
+
 
 # pixels added to Dice's denominator: bounds the pull of a class that covers next to nothing
 SMOOTHING = 1.0
+FOCUS = 2.0
+"""How much the focal loss cares less for what is right already (gamma in its paper)."""
+OUTLINE = (11, 3.0)
+"""Of the loss "outline": side of the window [pixels of the target] in which classes must mix,
+and how many times more such pixels weigh."""
 
 
-def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None
+) -> Tensor:
     """Weighted mean over the batch's pixels of -sum_k target_k log softmax(logits)_k.
 
     Args:
         logits: [N, K, h, w] float; H and W are whole multiples of h and w.
         target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
         weight: [N, H, W] float32, not negative.
+        whole: [M, H, W] float32, the weights of the batch that this is a part of.
 
     Returns:
         Scalar float32; 0 (with a gradient of 0) if every weight is 0.
@@ -35,10 +57,12 @@ def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     Raises:
         ValueError: The shapes do not belong together.
     """
-    return _cross_entropy(*_prepare(logits, target, weight), weight)
+    return _cross_entropy(*_prepare(logits, target, weight), _or(whole, weight))
 
 
-def dice_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def dice_loss(
+    logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None
+) -> Tensor:
     """Soft Dice loss for each image and class, averaged over classes, then over images.
 
     With probabilities p and target t it is sum |p - t| / (1 + sum (p + t)), the sums weighted
@@ -55,6 +79,7 @@ def dice_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         logits: [N, K, h, w] float; H and W are whole multiples of h and w.
         target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
         weight: [N, H, W] float32, not negative.
+        whole: [M, H, W] float32, the weights of the batch that this is a part of.
 
     Returns:
         Scalar float32 in [0, 1); an image whose weights are all 0 counts as 0.
@@ -62,16 +87,19 @@ def dice_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     Raises:
         ValueError: The shapes do not belong together.
     """
-    return _dice_loss(*_prepare(logits, target, weight), weight)
+    return _dice_loss(*_prepare(logits, target, weight), weight, len(_or(whole, weight)))
 
 
-def cross_entropy_dice(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def cross_entropy_dice(
+    logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None
+) -> Tensor:
     """Sum of `cross_entropy` and `dice_loss`.
 
     Args:
         logits: [N, K, h, w] float; H and W are whole multiples of h and w.
         target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
         weight: [N, H, W] float32, not negative.
+        whole: [M, H, W] float32, the weights of the batch that this is a part of.
 
     Returns:
         Scalar float32.
@@ -79,44 +107,99 @@ def cross_entropy_dice(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor
     Raises:
         ValueError: The shapes do not belong together.
     """
-    prepared = _prepare(logits, target, weight)
-    return _cross_entropy(*prepared, weight) + _dice_loss(*prepared, weight)
+    prepared, whole = _prepare(logits, target, weight), _or(whole, weight)
+    return _cross_entropy(*prepared, whole) + _dice_loss(*prepared, weight, len(whole))
+
+
+def focal(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None) -> Tensor:
+    """Cross-entropy in which a pixel counts (1 - p)^2 of its own, p being what its class has.
+
+    Pixels that are right already hardly count, so the many easy ones of the background do not
+    drown the few of an object. Lin et al. 2017, arXiv 1708.02002, eq. 4, with gamma = `FOCUS`;
+    on class fractions, each class's part is scaled so.
+
+    Args:
+        logits: [N, K, h, w] float; H and W are whole multiples of h and w.
+        target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
+        weight: [N, H, W] float32, not negative.
+        whole: [M, H, W] float32, the weights of the batch that this is a part of.
+
+    Returns:
+        Scalar float32.
+
+    Raises:
+        ValueError: The shapes do not belong together.
+    """
+    log_probabilities, weighted_target = _prepare(logits, target, weight)
+    missing = 1 - log_probabilities.exp()
+    return _cross_entropy(log_probabilities, weighted_target * missing**FOCUS, _or(whole, weight))
+
+
+def lovasz(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None) -> Tensor:
+    """Lovász-softmax: a surrogate of 1 - IoU, per image and class present, then averaged.
+
+    Berman et al. 2018, arXiv 1705.08790, eq. 8 and algorithm 1. It is defined for whole pixels:
+    a pixel's class is the one with the largest fraction. Weights above 0 all count alike.
+
+    Args:
+        logits: [N, K, h, w] float; H and W are whole multiples of h and w.
+        target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
+        weight: [N, H, W] float32, not negative.
+        whole: [M, H, W] float32, the weights of the batch that this is a part of.
+
+    Returns:
+        Scalar float32 in [0, 1]; an image whose weights are all 0 counts as 0.
+
+    Raises:
+        ValueError: The shapes do not belong together.
+    """
+    log_probabilities, _ = _prepare(logits, target, weight)
+    probabilities, classes = log_probabilities.exp(), target.argmax(dim=1)
+    # a sum that begins with what every pixel is part of: there is a gradient, if of 0
+    total = log_probabilities.sum() * 0
+    for image, mask, valid in zip(probabilities, classes, weight > 0, strict=True):
+        total = total + lovasz_errors(image[:, valid], mask[valid])
+    return total / len(_or(whole, weight))
+
+
+def outline(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None) -> Tensor:
+    """Cross-entropy and Dice in which pixels near an outline weigh more.
+
+    Near is where a window of `OUTLINE` holds more than one class; as in the winning entry of
+    Kaggle's Carvana challenge (Iglovikov et al. 2017), without its renormalisation.
+
+    Args:
+        logits: [N, K, h, w] float; H and W are whole multiples of h and w.
+        target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
+        weight: [N, H, W] float32, not negative.
+        whole: [M, H, W] float32, the weights of the batch that this is a part of.
+
+    Returns:
+        Scalar float32.
+
+    Raises:
+        ValueError: The shapes do not belong together.
+    """
+    _require_shapes(logits, target, weight)
+    side, times = OUTLINE
+    counted = target.masked_fill((weight == 0)[:, None], 0)
+    share = F.avg_pool2d(counted, side, 1, side // 2, count_include_pad=False)
+    valid = share.sum(dim=1)
+    most = share.amax(dim=1)
+    near = most < 0.99 * valid
+    return cross_entropy_dice(
+        logits, target, weight * torch.where(near, times, 1.0), _or(whole, weight)
+    )
 
 
 LOSSES: Mapping[str, Loss] = {
     "cross-entropy": cross_entropy,
     "dice": dice_loss,
     "cross-entropy+dice": cross_entropy_dice,
+    "focal": focal,
+    "lovasz": lovasz,
+    "outline": outline,
 }
-
-
-def deep_loss(loss: Loss, levels: Sequence[Tensor], target: Tensor, weight: Tensor) -> Tensor:
-    """Mean of a loss over the levels of the expanding path, each weighing half of the finer one.
-
-    Deep supervision (Lee et al. 2015, arXiv 1409.5185) with the weights 1, 1/2, 1/4, ... of
-    nnU-Net (Isensee et al. 2021, supplement), divided by their sum. A coarse level is taught by
-    the class fractions of the area that its pixels cover.
-
-    Args:
-        loss: One of `LOSSES`.
-        levels: Logits as by `UNet.deep_logits`, the finest first.
-        target: As for `loss`, for the finest level.
-        weight: As for `loss`.
-
-    Returns:
-        Scalar float32; the loss itself where there is one level only.
-
-    Raises:
-        ValueError: The shapes do not belong together.
-    """
-    total = loss(levels[0], target, weight)
-    for number, logits in enumerate(levels[1:], 1):
-        size = (logits.shape[2], logits.shape[3])
-        area = F.adaptive_avg_pool2d(weight[:, None], size)
-        share = F.adaptive_avg_pool2d(weight[:, None] * target, size)
-        share = share / area.clamp(min=torch.finfo(area.dtype).tiny)
-        total = total + loss(logits, share, area[:, 0]) / 2**number
-    return total / (2 - 0.5 ** (len(levels) - 1))
 
 
 def logits_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -147,6 +230,16 @@ def logits_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _prepare(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities and weighted target [N, K, H, W] float32, neutral where ignored."""
+    _require_shapes(logits, target, weight)
+    logits = logits_at(logits, (target.shape[2], target.shape[3]))
+    ignored = (weight == 0)[:, None]
+    # filled, since multiplying by a weight of 0 would turn an infinity there into nan
+    log_probabilities = logits.masked_fill(ignored, 0).log_softmax(dim=1)
+    weighted_target = (weight[:, None] * target).masked_fill_(ignored, 0)
+    return log_probabilities, weighted_target
+
+
+def _require_shapes(logits: Tensor, target: Tensor, weight: Tensor) -> None:
     if target.ndim != 4 or target.shape[:2] != logits.shape[:2]:
         raise ValueError(
             f"The target is {list(target.shape)}, the logits are {list(logits.shape)}: both must "
@@ -157,20 +250,20 @@ def _prepare(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Te
             f"The weight is {list(weight.shape)}, the target is {list(target.shape)}: the weight "
             "must be [N, H, W] of the target."
         )
-    logits = logits_at(logits, (target.shape[2], target.shape[3]))
-    ignored = (weight == 0)[:, None]
-    # filled, since multiplying by a weight of 0 would turn an infinity there into nan
-    log_probabilities = logits.masked_fill(ignored, 0).log_softmax(dim=1)
-    weighted_target = (weight[:, None] * target).masked_fill_(ignored, 0)
-    return log_probabilities, weighted_target
 
 
-def _cross_entropy(log_probabilities: Tensor, weighted_target: Tensor, weight: Tensor) -> Tensor:
-    total_weight = weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+def _or(whole: Tensor | None, weight: Tensor) -> Tensor:
+    return weight if whole is None else whole
+
+
+def _cross_entropy(log_probabilities: Tensor, weighted_target: Tensor, whole: Tensor) -> Tensor:
+    total_weight = whole.sum().clamp(min=torch.finfo(whole.dtype).tiny)
     return -(weighted_target * log_probabilities).sum() / total_weight
 
 
-def _dice_loss(log_probabilities: Tensor, weighted_target: Tensor, weight: Tensor) -> Tensor:
+def _dice_loss(
+    log_probabilities: Tensor, weighted_target: Tensor, weight: Tensor, images: int
+) -> Tensor:
     weighted_probabilities = weight[:, None] * log_probabilities.exp()
     area = weighted_target.sum(dim=(2, 3))  # [N, K]
     predicted_area = weighted_probabilities.sum(dim=(2, 3))
@@ -178,4 +271,4 @@ def _dice_loss(log_probabilities: Tensor, weighted_target: Tensor, weight: Tenso
     per_class = difference / (predicted_area + area + SMOOTHING)
     present = (area > 0).float()
     per_image = (present * per_class).sum(dim=1) / present.sum(dim=1).clamp(min=1)
-    return per_image.mean()
+    return per_image.sum() / images

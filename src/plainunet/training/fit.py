@@ -24,6 +24,7 @@ from plainunet.network.device import (
     to_device,
 )
 from plainunet.network.losses import LOSSES
+from plainunet.network.transfer import freeze_encoder
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.training.curves import draw_curves
@@ -72,6 +73,7 @@ def fit(
     network = to_device(network, device)
     if device.type == "cpu":
         keep_freed_memory()
+    frozen = freeze_encoder(network) if config.freeze == "encoder" else []
     optimizers = make_optimizers(
         network, config.optimizer, config.learning_rate, config.weight_decay
     )
@@ -103,10 +105,13 @@ def fit(
     )
 
     def rate_at(step: int) -> float:
-        return learning_rate_at(step, steps, config.learning_rate, config.schedule)
+        return learning_rate_at(step, steps, config.learning_rate, config.schedule, config.warm_up)
 
     drawn = float("-inf")
     for epoch in range(state.epoch, config.epochs):
+        if config.patience and state.waited >= config.patience:
+            on_event(Note(f"stopped: no better validation Dice for {state.waited} epochs"))
+            break
         size = size_in(epoch, config)
         start = time.perf_counter()
         torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0]))
@@ -133,24 +138,33 @@ def fit(
             precision=precision,
             average=average,
             class_weights=weights,
+            accumulation=config.accumulation,
+            clip=config.clip,
+            frozen=frozen,
             on_step=report,
         )
         trained = time.perf_counter()
 
-        live = average.network if average else network
-        predictor = Predictor(
-            live,
-            dataclasses.replace(card, size=size, training={}),
-            device=config.device,
-            precision=config.precision,
-        )
-        on_event(Stage("validating", len(parts["val"])))
-        validation = validate(predictor, parts["val"], size, lambda done: on_event(Advance(done)))
+        judged = []
+        for candidate in [network, *([average.network] if average else [])]:
+            predictor = Predictor(
+                candidate,
+                dataclasses.replace(card, size=size, training={}),
+                device=config.device,
+                precision=config.precision,
+            )
+            on_event(Stage("validating", len(parts["val"])))
+            scores = validate(predictor, parts["val"], size, lambda done: on_event(Advance(done)))
+            judged.append(
+                (scores["per_image"]["dice"]["mean_foreground"] or 0.0, scores, candidate)
+            )
+        # the average of the weights, where there is one, unless the last weights are better
+        score, validation, live = max(reversed(judged), key=lambda each: each[0])
         state.epoch, state.step = epoch + 1, state.step + len(batches)
         state.seconds += time.perf_counter() - start
-        score = validation["per_image"]["dice"]["mean_foreground"] or 0.0
+        state.waited += size == config.size
         if size == config.size and score > state.best:
-            state.best = score
+            state.best, state.waited = score, 0
             save_checkpoint(out / BEST_FILE, live, dataclasses.replace(card, scores=validation))
         row = {
             "epoch": epoch + 1,

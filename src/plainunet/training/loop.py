@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainunet.data.dataset import Samples
@@ -16,8 +16,9 @@ from plainunet.data.resizing import resize
 from plainunet.data.targets import make_batch
 from plainunet.evaluation.metrics import confusion_matrix, summarise
 from plainunet.network.device import arithmetic
-from plainunet.network.losses import Loss, deep_loss
+from plainunet.network.losses import Loss
 from plainunet.network.mirror import deep_logits
+from plainunet.network.supervision import deep_loss
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.training.optim import WeightAverage
@@ -35,6 +36,9 @@ def train_epoch(
     precision: torch.dtype,
     average: WeightAverage | None,
     class_weights: Tensor | None = None,
+    accumulation: int = 1,
+    clip: float = 0.0,
+    frozen: Sequence[nn.Module] = (),
     on_step: Callable[[int, float, int], None],
 ) -> float:
     """Train on each batch once.
@@ -51,6 +55,11 @@ def train_epoch(
         precision: Arithmetic of the forward pass.
         average: Takes in the weights after each step.
         class_weights: [K] float32, how much the pixels of each class weigh; None for 1 each.
+        accumulation: Into how many parts a batch is cut, of which one at a time is in memory.
+            The gradient is that of the whole batch, except that batch normalisation sees its
+            part alone.
+        clip: Largest norm of all gradients together; longer ones are shortened to it. 0 for any.
+        frozen: Parts of the network that stay in eval mode.
         on_step: Told the step's number in the run, its loss, and its number of images.
 
     Returns:
@@ -60,21 +69,29 @@ def train_epoch(
         FloatingPointError: The loss is not finite; the weights are as before that step.
     """
     network.train()
+    for part in frozen:
+        part.eval()
     total, seen = 0.0, 0
     for step, batch in enumerate(loader, start=first_step):
         image, target, weight = make_batch(batch, device, class_weights)
-        with arithmetic(device, precision):
-            levels = deep_logits(network, image)
-        loss = deep_loss(loss_function, levels, target, weight)
-        value = loss.item()
-        if not np.isfinite(value):
-            raise FloatingPointError(
-                f"The loss became {value} in step {step}. Take a smaller --learning-rate, or "
-                "--precision fp32."
-            )
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        value = 0.0
+        parts = min(accumulation, len(image))
+        cut = (each.chunk(parts) for each in (image, target, weight))
+        for images, targets, weights in zip(*cut, strict=True):
+            with arithmetic(device, precision):
+                levels = deep_logits(network, images)
+            loss = deep_loss(loss_function, levels, targets, weights, weight)
+            value += loss.item()
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f"The loss became {value} in step {step}. Take a smaller --learning-rate, or "
+                    "--precision fp32."
+                )
+            loss.backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(step)

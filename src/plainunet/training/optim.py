@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from plainunet.network.unet import UNet
 
 WARM_UP = 0.1
 """Share of the steps in which one-cycle rises."""
+MOMENTUM = 0.9
+"""Of sgd, with Nesterov's look ahead."""
 
 
 class Muon(Optimizer):
@@ -92,22 +94,36 @@ def make_optimizers(
 
     Args:
         network: The network.
-        name: "adamw", "adam", or "muon": Muon for the 3x3 convolutions after the first, AdamW
-            for everything else.
+        name: "adamw", "adam", "sgd" (Nesterov, `MOMENTUM`), "rmsprop", or "muon": Muon for the
+            3x3 convolutions after the first, AdamW for everything else.
         learning_rate: The highest of the schedule.
-        weight_decay: For muon and adamw; adam has none.
+        weight_decay: Decoupled in muon and adamw, added to the gradient in sgd and rmsprop;
+            adam has none.
 
     Returns:
-        One optimiser, or two.
+        One optimiser, or two, over the weights that are not frozen.
     """
-    weights = list(network.parameters())
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    if name == "sgd":
+        sgd = SGD(
+            weights,
+            lr=learning_rate,
+            momentum=MOMENTUM,
+            weight_decay=weight_decay,
+            nesterov=True,
+            fused=True,
+        )
+        return [sgd]
+    if name == "rmsprop":
+        return [RMSprop(weights, lr=learning_rate, weight_decay=weight_decay, foreach=True)]
     if name == "adam":
         return [Adam(weights, lr=learning_rate, fused=True)]
     if name == "adamw":
         return [AdamW(weights, lr=learning_rate, weight_decay=weight_decay, fused=True)]
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     inner = [m.weight for m in convolutions if m.kernel_size == (3, 3)]
-    inner = inner[1:]  # the first maps pictures, not features
+    # the first maps pictures, not features
+    inner = [weight for weight in inner[1:] if weight.requires_grad]
     others = [w for w in weights if all(w is not x for x in inner)]
     return [
         Muon(inner, lr=learning_rate, weight_decay=weight_decay),
@@ -115,25 +131,41 @@ def make_optimizers(
     ]
 
 
-def learning_rate_at(step: int, steps: int, highest: float, schedule: str) -> float:
+def learning_rate_at(
+    step: int, steps: int, highest: float, schedule: str, warm_up: float | None = None
+) -> float:
     """Give the learning rate of a step.
 
     Args:
         step: Number of the step, from 0.
         steps: Steps of the whole run.
         highest: The highest learning rate.
-        schedule: "one-cycle": straight up for `WARM_UP` of the steps, then half a cosine down
-            to zero (after Smith and Topin 2017, arXiv 1708.07120); or "constant".
+        schedule: What follows the warm-up. "one-cycle" and "cosine": half a cosine down to
+            zero, after a warm-up of `WARM_UP` (Smith and Topin 2017, arXiv 1708.07120) and of
+            nothing (Loshchilov and Hutter 2016, arXiv 1608.03983); "poly": (1 - t)^0.9 (Liu et
+            al. 2015, arXiv 1506.04579); "constant".
+        warm_up: Share of the steps in which the rate rises straight to the highest; left out,
+            as the schedule has it.
 
     Returns:
         The learning rate.
+
+    Raises:
+        ValueError: There is no such schedule.
     """
+    share = (step + 1) / (steps + 1)
+    if warm_up is None:
+        warm_up = WARM_UP if schedule == "one-cycle" else 0.0
+    if share < warm_up:
+        return highest * share / warm_up
+    done = (share - warm_up) / (1 - warm_up)
+    if schedule in ("one-cycle", "cosine"):
+        return highest * 0.5 * (1 + math.cos(math.pi * done))
+    if schedule == "poly":
+        return float(highest * (1 - done) ** 0.9)
     if schedule == "constant":
         return highest
-    share = (step + 1) / (steps + 1)
-    if share < WARM_UP:
-        return highest * share / WARM_UP
-    return highest * 0.5 * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP)))
+    raise ValueError(f"There is no schedule {schedule!r}.")
 
 
 class WeightAverage:

@@ -20,6 +20,7 @@ from plainunet.evaluation.evaluate import data_digest, sample_sizes
 from plainunet.files import require_writable
 from plainunet.network.checkpoint import Card, versions
 from plainunet.network.device import choose_device
+from plainunet.network.transfer import take_weights
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.settings import (
@@ -166,6 +167,10 @@ def _run(
 
     torch.manual_seed(config.seed)
     network = UNet(in_channels, len(config.classes), **config.network_arguments())
+    if config.start_from and saved is None:
+        fresh = take_weights(network, Path(config.start_from))
+        said = f"; fresh or averaged: {', '.join(fresh)}" if fresh else ""
+        on_event(Note(f"weights from {config.start_from}{said}"))
     network.set_normalisation(*parts["train"].statistics())
     card = Card(
         class_names=config.classes,

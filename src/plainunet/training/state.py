@@ -28,6 +28,8 @@ class TrainingState:
     """Optimiser steps that are done."""
     best: float = -1.0
     """Best validation Dice so far, of the epochs at the final size."""
+    waited: int = 0
+    """Epochs at the final size since the best one."""
     seconds: float = 0.0
     """Time spent so far, training and judging."""
 
@@ -63,7 +65,7 @@ class TrainingState:
             setattr(self, name, content["counters"][name])
 
 
-_COUNTERS = ("epoch", "step", "best", "seconds")
+_COUNTERS = ("epoch", "step", "best", "waited", "seconds")
 
 
 def read_state(run: Path) -> dict[str, Any]:

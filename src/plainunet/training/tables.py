@@ -189,7 +189,7 @@ def _show_summary(console: Console, result: Diagnosis) -> None:
     if summary["ceiling"]:
         kept = ", ".join(f"{dice:.4f} at {side}" for side, dice in summary["ceiling"].items())
         console.print(
-            f"true masks, reduced to N x N pixels of area and back, keep a Dice of {kept} (per image)"
+            f"true masks, reduced to N x N pixels of area and back, keep a mean Dice of {kept}"
         )
 
 
