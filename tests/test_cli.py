@@ -32,7 +32,7 @@ from plainunet.palette import default_colors
 from plainunet.settings import load_config
 from plainunet.training.state import read_state
 
-VERBS = ("train", "evaluate", "predict", "import", "model", "demo")
+VERBS = ("check", "train", "evaluate", "predict", "import", "model", "demo")
 
 
 def tiny(**settings: object) -> list[str]:
@@ -965,3 +965,127 @@ def test_coloured_masks_in_a_folder_of_another_name(
     command("predict", run / "best.safetensors", small_data / "images", "--out", tmp_path / "out")
     with Image.open(next((tmp_path / "out").iterdir())) as mask:
         assert mask.getpalette()[:6] == [0, 0, 90, 200, 30, 60]  # the legend's colours
+
+
+# check
+
+
+@pytest.fixture
+def sound(small_data: Path) -> Path:
+    """Nothing is wrong with it: of two equal masks that chance has drawn, one is taken out."""
+    (small_data / "images" / "6.png").unlink()
+    (small_data / "masks" / "6.png").unlink()
+    return small_data
+
+
+def spoil(folder: Path) -> None:
+    """Two errors and a warning: a cut-off picture, a missing mask, an empty mask."""
+    picture = folder / "images" / "0.png"
+    picture.write_bytes(picture.read_bytes()[:-30])
+    (folder / "masks" / "1.png").unlink()
+    Image.new("L", (64, 48)).save(folder / "masks" / "2.png")
+
+
+def test_a_sound_folder_is_checked(command: Commands, sound: Path, tmp_path: Path) -> None:
+    result = command("check", sound, "--json", tmp_path / "a.json")
+    assert result.returncode == 0, result.stderr
+    assert "7 sound pairs in 7 groups" in result.stdout
+    assert "64x48 (7) pixels; RGB; uint8; png" in result.stdout
+    assert "understood as two values" in result.stdout
+    assert "nothing found" in result.stdout
+    *_, line = result.stdout.strip().splitlines()
+    assert line.startswith(f"plainunet train {sound} --out runs/small --epochs ")
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert set(content) == {"data", "findings", "summary", "notes"}
+    assert content["summary"]["pairs"] == 7
+
+
+def test_the_recommended_line_trains(command: Commands, sound: Path, tmp_path: Path) -> None:
+    line = command("check", sound).stdout.strip().splitlines()[-1]
+    words = line.replace("runs/small", str(tmp_path / "run")).split()[1:]
+    words[words.index("--epochs") + 1] = "1"
+    assert command(*words, "--base-channels", "2").returncode == 0
+
+
+def test_exit_codes_of_check(command: Commands, sound: Path) -> None:
+    Image.new("L", (64, 48)).save(sound / "masks" / "2.png")
+    result = command("check", sound)
+    assert (result.returncode, "warning: empty-mask (1)" in result.stdout) == (1, True)
+    spoil(sound)
+    result = command("check", sound)
+    assert result.returncode == 2
+    assert "error: cut-off (1)" in result.stdout
+    assert f"$ plainunet check {sound} --write" in result.stdout
+    assert "2 errors, 1 warning" in result.stdout
+    # no advice on how to train before it can be
+    assert "plainunet train" not in result.stdout
+
+
+def test_check_writes_what_training_reads(command: Commands, sound: Path, tmp_path: Path) -> None:
+    spoil(sound)
+    refused(
+        command("train", sound, "--out", tmp_path / "run", *tiny()),
+        "2 problems with the data",
+        r"images/0\.png is cut off",
+        r"images/1\.png has no mask",
+        f"plainunet check {sound}",
+    )
+    result = command("check", sound, "--write", "--leave-out", "empty-mask")
+    assert result.returncode == 0, result.stdout
+    assert "1 sound pairs left out" in result.stdout
+    assert "checked again: 0 errors, 0 warnings" in result.stdout
+    done = command("train", sound, "--out", tmp_path / "run", *tiny())
+    assert done.returncode == 0, done.stderr
+    assert "4 pairs" in done.stdout
+
+
+def test_check_draws_a_page(command: Commands, sound: Path, tmp_path: Path) -> None:
+    result = command("check", sound, "--html", tmp_path / "a.html")
+    assert result.returncode == 0
+    assert f"look at: {tmp_path / 'a.html'}" in result.stdout
+    assert (tmp_path / "a.html").read_text().count("<figure>") == 7
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--leave-out", "shifted"], "give both"),
+        (["--write", "--leave-out", "shiftet"], "did you mean 'shifted'"),
+        (["--json", "a.txt"], r"must end in \.json"),
+        (["--html", "a.json"], r"must end in \.html"),
+        (["--values", "0,1", "--colors", "ff0000,00ff00"], "one of the two"),
+        (["--wrong"], "wrong"),
+    ],
+)
+def test_a_wrong_check_is_refused(
+    command: Commands, sound: Path, flags: list[str], said: str
+) -> None:
+    before = listing(sound)
+    result = command("check", sound, *flags)
+    if "--values" in flags:  # it is told with the folder's other findings
+        assert (result.returncode, said in result.stdout) == (2, True)
+    else:
+        refused(result, said)
+    assert listing(sound) == before
+
+
+def test_a_check_of_nothing(command: Commands, tmp_path: Path) -> None:
+    result = command("check", tmp_path / "none")
+    assert (result.returncode, "error: no-data" in result.stdout) == (2, True)
+    (tmp_path / "empty").mkdir()
+    assert command("check", tmp_path / "empty").returncode == 2
+
+
+def test_names_that_are_not_utf8_can_be_printed(
+    run_plainunet: RunPlainunet, sound: Path, tmp_path: Path
+) -> None:
+    name = b"caf\xe9.png".decode(errors="surrogateescape")
+    for folder in ("images", "masks"):
+        (sound / folder / "3.png").rename(sound / folder / name)
+    files = ("--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    result = run_plainunet("check", sound, *files)
+    assert result.returncode == 1, result.stderr
+    assert r"caf\xe9.png" in result.stdout
+    assert json.loads((tmp_path / "a.json").read_text())["findings"][0]["code"] == "name-not-utf8"
+    result = run_plainunet("check", sound, "--write")
+    assert "written" in result.stdout, result.stderr
