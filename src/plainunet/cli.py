@@ -1,6 +1,7 @@
 """The command line: one short function for each verb; nothing is computed here."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,6 +53,8 @@ def train(
     resume
         Run folder to go on with; nothing else is needed then.
     """
+    begun = time.monotonic()  # a budget runs while PyTorch is loaded
+
     from plainunet.training.progress import Screen
     from plainunet.training.run import resume as go_on
     from plainunet.training.run import train as begin
@@ -68,7 +71,7 @@ def train(
                 raise ValueError("Say what to train on and where: plainunet train DATA --out RUN.")
             from_file = read_settings(config) if config else {}
             merged = make_config({**from_file, **given}, "settings")
-            result, folder = begin(data, out, merged, screen), out
+            result, folder = begin(data, out, merged, screen, begun), out
     show_scores(result)
     _print(f"model: {folder / 'best.safetensors'}   look at: {folder / 'saved_images'}")
     return 0

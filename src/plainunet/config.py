@@ -160,8 +160,11 @@ class DataConfig(FolderConfig):
 class TrainConfig(DataConfig, NetworkConfig):
     """The settings of one training run: its network's, its data's, and these."""
 
+    budget: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """How long the whole run may take, as in 90s, 20m or 1h30m: the working size, the width and
+    the length of training are fitted to it, and the learning rate comes down as it ends."""
     epochs: int = Field(default=20, ge=1)
-    """How often every training picture is seen."""
+    """How often every training picture is seen, where no budget is given."""
     size: tuple[int, int] | None = None
     """Working size, height and width [pixels]: pictures are reduced to fit in it.
     Left out, it is chosen from the pictures, reduced to about 256 x 256 pixels of area."""
@@ -236,6 +239,17 @@ class TrainConfig(DataConfig, NetworkConfig):
     workers: int | None = Field(default=None, ge=0)
     """Processes that prepare batches beside the training; 0 does it in the same process. Left
     out: 0 where the network runs on the CPU, which they would take from it, else 4."""
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _read_duration(cls, budget: Any) -> Any:
+        if not isinstance(budget, str):
+            return budget
+        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s?)?", budget.strip().lower())
+        if match is None or not any(match.groups()):
+            raise ValueError("write a duration as in 90s, 20m or 1h30m")
+        hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return 3600.0 * hours + 60 * minutes + seconds
 
     @field_validator("growth")
     @classmethod

@@ -23,9 +23,11 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     loss.plot(epochs, [row["loss"] for row in rows], marker=".")
     loss.set(title="training loss", xlabel="epoch", yscale="log")
     for part in ("per_image", "pooled"):
-        values = [row["validation"][part]["dice"]["mean_foreground"] for row in rows]
+        judged = [row for row in rows if row["validation"]]
+        values = [row["validation"][part]["dice"]["mean_foreground"] for row in judged]
         known = [float("nan") if value is None else value for value in values]
-        dice.plot(epochs, known, marker=".", label=part.replace("_", " "))
+        there = [row["epoch"] for row in judged]
+        dice.plot(there, known, marker=".", label=part.replace("_", " "))
     dice.set(title="validation Dice, foreground, working size", xlabel="epoch")
     dice.legend()
     rate.plot(epochs, [row["learning_rate"] for row in rows], marker=".", color="grey")

@@ -30,14 +30,16 @@ from plainunet.prediction.predictor import Predictor
 from plainunet.training.curves import draw_curves
 from plainunet.training.events import Advance, EpochDone, Note, OnEvent, Rate, Stage, StepDone
 from plainunet.training.loop import train_epoch, validate
-from plainunet.training.optim import WeightAverage, learning_rate_at, make_optimizers
-from plainunet.training.prepare import size_in
+from plainunet.training.optim import WeightAverage, make_optimizers
+from plainunet.training.schedule import ClockSchedule, Schedule, StepSchedule
 from plainunet.training.state import TrainingState
 
 BEST_FILE = "best.safetensors"
 METRICS_FILE = "metrics.jsonl"
 CURVES_PERIOD = 20.0
 """Seconds between two drawings of the curves; they cost most of a second."""
+SAVING = 0.05
+"""Share of the time that saving the state may take in a run by the clock."""
 
 
 def fit(
@@ -50,6 +52,7 @@ def fit(
     saved: dict[str, Any] | None,
     on_event: OnEvent,
     begin: Callable[[], None] = lambda: None,
+    end: float | None = None,
 ) -> None:
     """Train and judge epoch by epoch; the best and the last state are in the run folder.
 
@@ -64,6 +67,8 @@ def fit(
         on_event: Told what happens.
         begin: Called when a new run has all that it needs: writes what the run folder holds
             from the start. What fails or is killed before leaves no half run.
+        end: When training must be over, on the clock of `time.monotonic` [s], instead of after
+            so many epochs.
 
     Raises:
         FloatingPointError: The loss became infinite or not a number.
@@ -93,7 +98,11 @@ def fit(
     )
     border = (config.border_weight, config.border_sigma) if config.border_weight else None
     batches = EpochBatches(len(parts["train"]), config.batch_size, config.seed)
-    steps = config.epochs * len(batches)
+    schedule: Schedule = (
+        StepSchedule(config, len(batches))
+        if end is None
+        else ClockSchedule(config, end, state.seconds)
+    )
     workers = config.workers if config.workers is not None else (0 if device.type == "cpu" else 4)
     on_event(
         Note(
@@ -104,15 +113,13 @@ def fit(
         )
     )
 
-    def rate_at(step: int) -> float:
-        return learning_rate_at(step, steps, config.learning_rate, config.schedule, config.warm_up)
-
-    drawn = float("-inf")
-    for epoch in range(state.epoch, config.epochs):
+    drawn = saved_at = float("-inf")
+    judging = saving = 0.0
+    while not schedule.is_over(epoch := state.epoch):
         if config.patience and state.waited >= config.patience:
             on_event(Note(f"stopped: no better validation Dice for {state.waited} epochs"))
             break
-        size = size_in(epoch, config)
+        size = schedule.size(epoch)
         start = time.perf_counter()
         torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0]))
         dataset = TrainingSet(
@@ -125,14 +132,14 @@ def fit(
         )
         batches.epoch = epoch
         loader = make_loader(dataset, batches, workers, pin_memory=device.type == "cuda")
-        report = partial(_report_step, on_event, len(batches), steps, Rate())
+        report = _Report(on_event, epoch, schedule)
 
         loss = train_epoch(
             network,
             loader,
             LOSSES[config.loss],
             optimizers,
-            rate_at,
+            schedule.rate,
             first_step=state.step,
             device=device,
             precision=precision,
@@ -141,47 +148,45 @@ def fit(
             accumulation=config.accumulation,
             clip=config.clip,
             frozen=frozen,
+            cuts=partial(schedule.cuts, epoch),
             on_step=report,
         )
         trained = time.perf_counter()
 
-        judged = []
-        for candidate in [network, *([average.network] if average else [])]:
-            predictor = Predictor(
-                candidate,
-                dataclasses.replace(card, size=size, training={}),
-                device=config.device,
-                precision=config.precision,
-            )
-            on_event(Stage("validating", len(parts["val"])))
-            scores = validate(predictor, parts["val"], size, lambda done: on_event(Advance(done)))
-            judged.append(
-                (scores["per_image"]["dice"]["mean_foreground"] or 0.0, scores, candidate)
-            )
-        # the average of the weights, where there is one, unless the last weights are better
-        score, validation, live = max(reversed(judged), key=lambda each: each[0])
-        state.epoch, state.step = epoch + 1, state.step + len(batches)
+        state.epoch, state.step = epoch + 1, state.step + report.steps
+        candidates = [network, *([average.network] if average else [])]
+        validation: dict[str, Any] | None = None
+        if schedule.judges(epoch, judging):
+            score, validation, live = _judge(candidates, card, size, parts["val"], config, on_event)
+            judging = time.perf_counter() - trained
+            state.waited += size == config.size
+            if size == config.size and score > state.best:
+                state.best, state.waited = score, 0
+                save_checkpoint(out / BEST_FILE, live, dataclasses.replace(card, scores=validation))
+        elif schedule.is_over(state.epoch):  # the last weights, which are judged natively
+            save_checkpoint(out / BEST_FILE, candidates[-1], card)
         state.seconds += time.perf_counter() - start
-        state.waited += size == config.size
-        if size == config.size and score > state.best:
-            state.best, state.waited = score, 0
-            save_checkpoint(out / BEST_FILE, live, dataclasses.replace(card, scores=validation))
         row = {
             "epoch": epoch + 1,
             "step": state.step,
             "size": size,
             "loss": loss,
-            "learning_rate": rate_at(state.step - 1),
-            "images_per_second": len(parts["train"]) / (trained - start),
+            "learning_rate": optimizers[0].param_groups[0]["lr"],
+            "images_per_second": report.images / (trained - start),
             "seconds": state.seconds,
             "validation": validation,
         }
         rows.append(row)
         _write_rows(out / METRICS_FILE, rows)
-        if time.monotonic() - drawn > CURVES_PERIOD or epoch + 1 == config.epochs:
+        if time.monotonic() - drawn > CURVES_PERIOD or schedule.is_over(state.epoch):
             draw_curves(out / "curves.png", rows)
             drawn = time.monotonic()
-        state.save(out, data)
+        due = end is None or time.monotonic() - saved_at >= saving / SAVING
+        if due or schedule.is_over(state.epoch):
+            begun = time.monotonic()
+            state.save(out, data)
+            saved_at = time.monotonic()
+            saving = saved_at - begun
         on_event(EpochDone(row))
 
 
@@ -195,10 +200,43 @@ def _describe_options(config: TrainConfig) -> str:
     return said
 
 
-def _report_step(
-    on_event: OnEvent, per_epoch: int, steps: int, rate: Rate, step: int, loss: float, images: int
-) -> None:
-    on_event(StepDone(step // per_epoch, step, steps, loss, rate.add(images)))
+class _Report:
+    """Tells of each step, and counts steps and images."""
+
+    def __init__(self, on_event: OnEvent, epoch: int, schedule: Schedule) -> None:
+        self._on_event, self._epoch, self._schedule = on_event, epoch, schedule
+        self._rate = Rate()
+        self.steps = self.images = 0
+
+    def __call__(self, step: int, loss: float, images: int) -> None:
+        self.steps += 1
+        self.images += images
+        steps, rate = self._schedule.steps(step), self._rate.add(images)
+        self._on_event(StepDone(self._epoch, step, steps, loss, rate))
+
+
+def _judge(
+    candidates: Sequence[UNet],
+    card: Card,
+    size: tuple[int, int],
+    samples: Samples,
+    config: TrainConfig,
+    on_event: OnEvent,
+) -> tuple[float, dict[str, Any], UNet]:
+    """Judge the last weights and, where there is one, their average; the better of the two."""
+    judged = []
+    for candidate in candidates:
+        predictor = Predictor(
+            candidate,
+            dataclasses.replace(card, size=size, training={}),
+            device=config.device,
+            precision=config.precision,
+        )
+        on_event(Stage("validating", len(samples)))
+        scores = validate(predictor, samples, size, lambda done: on_event(Advance(done)))
+        judged.append((scores["per_image"]["dice"]["mean_foreground"] or 0.0, scores, candidate))
+    best: tuple[float, dict[str, Any], UNet] = max(reversed(judged), key=lambda each: each[0])
+    return best
 
 
 def _rows_until(file: Path, epoch: int) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ def train_epoch(
     accumulation: int = 1,
     clip: float = 0.0,
     frozen: Sequence[nn.Module] = (),
+    cuts: Callable[[], bool] = lambda: False,
     on_step: Callable[[int, float, int], None],
 ) -> float:
     """Train on each batch once.
@@ -60,6 +61,7 @@ def train_epoch(
             part alone.
         clip: Largest norm of all gradients together; longer ones are shortened to it. 0 for any.
         frozen: Parts of the network that stay in eval mode.
+        cuts: Asked after each step whether the epoch ends here.
         on_step: Told the step's number in the run, its loss, and its number of images.
 
     Returns:
@@ -100,6 +102,8 @@ def train_epoch(
             average.update(network, step)
         total, seen = total + value * len(image), seen + len(image)
         on_step(step, value, len(image))
+        if cuts():
+            break
     return total / seen
 
 

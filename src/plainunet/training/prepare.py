@@ -144,6 +144,23 @@ def size_in(epoch: int, config: TrainConfig) -> tuple[int, int]:
     return config.size
 
 
+def size_at(share: float, config: TrainConfig) -> tuple[int, int]:
+    """Give the working size at a moment of the run.
+
+    Args:
+        share: How much of the run is done, 0..1.
+        config: The settings, `size` filled in.
+
+    Returns:
+        Height and width [pixels].
+    """
+    assert config.size is not None  # filled in before the run begins
+    for part in config.growth:
+        if share < part.until:
+            return _scaled(config.size, part.scale)
+    return config.size
+
+
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return round(size[0] * scale), round(size[1] * scale)
 

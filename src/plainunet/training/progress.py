@@ -107,7 +107,8 @@ class Screen:
             self._say(f"step {event.step + 1}/{event.steps}  {text}  {left / 60:.1f} min left")
 
     def _show_epoch(self, row: dict[str, Any]) -> None:
-        dice = row["validation"]["per_image"]["dice"]["mean_foreground"]
+        judged = row["validation"]  # not every epoch of a run by the clock is
+        dice = judged["per_image"]["dice"]["mean_foreground"] if judged else None
         self._validation = "" if dice is None else f"val Dice {dice:.4f}  "
         height, width = row["size"]
         self._say(

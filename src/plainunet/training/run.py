@@ -1,5 +1,6 @@
 """A whole run: from a data folder to a run folder with a checkpoint in it."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from plainunet.data.problems import DataError, command
 from plainunet.data.split_file import SPLIT_FILE, read_split, write_split
 from plainunet.data.understood import describe
 from plainunet.evaluation.evaluate import data_digest, sample_sizes
-from plainunet.files import require_writable
+from plainunet.files import require_writable, write_whole
 from plainunet.network.checkpoint import Card, versions
 from plainunet.network.device import choose_device
 from plainunet.network.transfer import take_weights
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
+from plainunet.prediction.predictor import Predictor
 from plainunet.settings import (
     DATASET_FILE,
     load_config,
@@ -30,13 +32,15 @@ from plainunet.settings import (
     write_config,
     write_dataset,
 )
+from plainunet.training.budget import fit_budget, measure_end
 from plainunet.training.events import Advance, Note, OnEvent, Stage
 from plainunet.training.fit import BEST_FILE, fit
-from plainunet.training.judge import judge_best
+from plainunet.training.judge import SAVED_IMAGES, judge_best
 from plainunet.training.prepare import understand
 from plainunet.training.state import STATE_FILE, read_state
 
 CONFIG_FILE = "config.toml"
+PLAN_FILE = "plan.txt"
 
 
 def train(
@@ -44,6 +48,7 @@ def train(
     out: str | Path,
     config: TrainConfig | None = None,
     on_event: OnEvent = lambda event: None,
+    begun: float | None = None,
 ) -> dict[str, Any]:
     """Train a U-Net on a folder of images and masks, and judge it.
 
@@ -54,6 +59,7 @@ def train(
         config: The settings; left out, the defaults. What they leave out of the data is taken
             from a `dataset.toml` in the folder, where there is one.
         on_event: Told what happens.
+        begun: When a budget began to run, on the clock of `time.monotonic`; left out, now.
 
     Returns:
         The scores on the validation part at native size, as by `evaluate`.
@@ -64,6 +70,7 @@ def train(
             run already.
         FloatingPointError: The loss became infinite or not a number.
     """
+    begun = time.monotonic() if begun is None else begun
     data, out, config = Path(data), Path(out), config or TrainConfig()
     if any((out / name).exists() for name in (BEST_FILE, CONFIG_FILE, STATE_FILE)):
         raise ValueError(
@@ -73,6 +80,7 @@ def train(
     choose_device(config.device)
     require_writable(out)
     config = with_dataset(config, data)
+    given = config.model_fields_set
 
     def on_note(said: str) -> None:
         on_event(Note(f"note: {said}"))
@@ -98,7 +106,12 @@ def train(
     )
     on_event(Stage("understanding masks", 1))
     pairs, coding, config = understand(pairs, sizes, config, on_event)
-    return _run(data, out, config, pairs, coding, None, on_event)
+    lines: list[str] = []
+    if config.budget is not None:
+        spent = time.monotonic() - begun
+        config, lines = fit_budget(config, given, pairs, sizes, coding, spent)
+        on_event(Note("\n".join(lines)))
+    return _run(data, out, config, pairs, coding, None, on_event, begun, lines)
 
 
 def resume(out: str | Path, on_event: OnEvent = lambda event: None) -> dict[str, Any]:
@@ -123,7 +136,8 @@ def resume(out: str | Path, on_event: OnEvent = lambda event: None) -> dict[str,
         raise FileNotFoundError(f"{data}: the run's data folder has gone; put it back.")
     pairs = read_split(out / SPLIT_FILE, data)
     coding, _ = understand_masks([pair.mask for pair in pairs], **config.mask_arguments())
-    return _run(data, out, config, pairs, coding, content, on_event)
+    begun = time.monotonic() - float(content["counters"]["seconds"])
+    return _run(data, out, config, pairs, coding, content, on_event, begun, [])
 
 
 def _describe(coding: MaskCoding) -> dict[str, Any]:
@@ -140,6 +154,8 @@ def _run(
     coding: MaskCoding,
     saved: dict[str, Any] | None,
     on_event: OnEvent,
+    begun: float,
+    plan: list[str],
 ) -> dict[str, Any]:
     """Train from fresh weights or a saved state to the end, then judge natively."""
     if config.size is None:
@@ -195,6 +211,14 @@ def _run(
         write_split(out / SPLIT_FILE, pairs, data)
         write_config(out / CONFIG_FILE, config)
         write_dataset(out / DATASET_FILE, describe(coding, config.classes))
+        if plan:
+            with write_whole(out / PLAN_FILE) as file:
+                file.write_text("\n".join(plan) + "\n", encoding="utf-8")
 
-    fit(network, card, parts, config, data, out, saved, on_event, begin)
+    end = None
+    if config.budget is not None:
+        predictor = Predictor(network, card, device=config.device, precision=config.precision)
+        held_out = [pair for pair in pairs if pair.part == "val"]
+        end = begun + config.budget - measure_end(predictor, held_out, coding, SAVED_IMAGES)
+    fit(network, card, parts, config, data, out, saved, on_event, begin, end)
     return judge_best(out, pairs, coding, config, on_event)

@@ -1,0 +1,142 @@
+"""How far a run has come: by its steps, or by the clock.
+
+In: settings, and steps or seconds. Out: the learning rate and the picture size of the moment,
+and whether it is time to judge or to end. Everything is a function of one number, the share of
+the run that is done, so that a schedule fitted to the clock anneals to its end however fast the
+machine is, and whatever else it has to do meanwhile.
+"""
+
+import time
+from typing import Protocol
+
+from plainunet.config import TrainConfig
+from plainunet.training.optim import learning_rate_at
+from plainunet.training.prepare import size_at, size_in
+
+_JUDGING = 0.08
+"""Share of the time that judging may take in a run by the clock, beside its end."""
+
+
+class Schedule(Protocol):
+    """What the loop asks."""
+
+    def size(self, epoch: int) -> tuple[int, int]:
+        """Height and width of the pictures of an epoch that begins now [pixels]."""
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step that begins now."""
+
+    def steps(self, step: int) -> int:
+        """How many steps the run will have, as far as that is known in this one."""
+
+    def is_over(self, epoch: int) -> bool:
+        """Whether the run is over, so many epochs being done."""
+
+    def cuts(self, epoch: int) -> bool:
+        """Whether the epoch that runs now ends before its last batch."""
+
+    def judges(self, epoch: int, seconds: float) -> bool:
+        """Whether the epoch that has just ended is judged, which takes so many seconds."""
+
+
+class StepSchedule:
+    """A known number of epochs; each is judged."""
+
+    def __init__(self, config: TrainConfig, per_epoch: int) -> None:
+        """Make the schedule.
+
+        Args:
+            config: The settings, `size` filled in.
+            per_epoch: Steps of an epoch.
+        """
+        self._config = config
+        self._steps = config.epochs * per_epoch
+
+    def size(self, epoch: int) -> tuple[int, int]:
+        """As of `Schedule`."""
+        return size_in(epoch, self._config)
+
+    def rate(self, step: int) -> float:
+        """As of `Schedule`."""
+        c = self._config
+        return learning_rate_at(step, self._steps, c.learning_rate, c.schedule, c.warm_up)
+
+    def steps(self, step: int) -> int:
+        """As of `Schedule`."""
+        return self._steps
+
+    def is_over(self, epoch: int) -> bool:
+        """As of `Schedule`."""
+        return epoch >= self._config.epochs
+
+    def cuts(self, epoch: int) -> bool:
+        """As of `Schedule`."""
+        return False
+
+    def judges(self, epoch: int, seconds: float) -> bool:
+        """As of `Schedule`."""
+        return True
+
+
+class ClockSchedule:
+    """A known number of seconds.
+
+    Epochs end where the size grows and where time is out; an epoch is judged if judging has
+    taken a small part of the time so far, and the last one is left to the run's end.
+    """
+
+    _FINE = 10_000  # shares are told apart so finely
+
+    def __init__(self, config: TrainConfig, end: float, spent: float = 0.0) -> None:
+        """Start the clock.
+
+        Args:
+            config: The settings, `size` filled in.
+            end: When training must be over, on the clock of `time.monotonic` [s].
+            spent: Seconds that the run has taken before, if it goes on.
+        """
+        self._config = config
+        self._begun = time.monotonic() - spent
+        self._seconds = max(end - self._begun, 1e-3)
+        self._judged = 0.0
+        self._first_step: int | None = None
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, 0..1."""
+        return min(1.0, (time.monotonic() - self._begun) / self._seconds)
+
+    def size(self, epoch: int) -> tuple[int, int]:
+        """As of `Schedule`."""
+        return self._sizes.setdefault(epoch, size_at(self.share, self._config))
+
+    def rate(self, step: int) -> float:
+        """As of `Schedule`."""
+        c = self._config
+        now = round(self.share * self._FINE)
+        return learning_rate_at(now, self._FINE, c.learning_rate, c.schedule, c.warm_up)
+
+    def steps(self, step: int) -> int:
+        """As of `Schedule`."""
+        if self._first_step is None:
+            self._first_step = step
+        done = step - self._first_step
+        return max(step + 1, self._first_step + round(done / max(self.share, 1e-3)))
+
+    def is_over(self, epoch: int) -> bool:
+        """As of `Schedule`."""
+        return self.share >= 1
+
+    def cuts(self, epoch: int) -> bool:
+        """As of `Schedule`."""
+        share = self.share
+        return share >= 1 or size_at(share, self._config) != self._sizes[epoch]
+
+    def judges(self, epoch: int, seconds: float) -> bool:
+        """As of `Schedule`."""
+        passed = time.monotonic() - self._begun
+        if self.share >= 1 or self._judged + seconds > _JUDGING * passed:
+            return False
+        self._judged += seconds
+        return True
