@@ -78,3 +78,18 @@ def test_items_have_no_kind(tmp_path: Path) -> None:
         assert (count.kind, count.size) == ("", (3, 4))
     else:
         assert str(tmp_path) in str(count)
+
+
+def test_equal_coloured_masks_are_told(tmp_path: Path) -> None:
+    mask = np.array([[[255, 0, 0], [0, 0, 0]]] * 3, np.uint8)
+    full = np.full_like(mask, (255, 0, 0))
+    paths = [
+        save(tmp_path / "a.png", mask),
+        save(tmp_path / "b.png", mask),
+        save(tmp_path / "c.png", mask[:, ::-1]),
+        # of one colour alone, masks are all the same
+        save(tmp_path / "d.png", full),
+    ]
+    digests = [each.digest for each in count_masks(paths) if isinstance(each, MaskCounts)]
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[3] == ""

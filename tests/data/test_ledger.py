@@ -154,3 +154,21 @@ def test_long_answers_are_not_kept(tmp_path: Path, room: Path) -> None:
     for _ in range(2):
         assert list(recall("text", things, read)) == ["x" * 100_000]
     assert len(times) == 2
+
+
+@pytest.mark.parametrize(("target", "words"), [("a.txt", "Too many levels"), ("gone", "No such")])
+def test_the_reader_tells_of_links_that_lead_nowhere(
+    tmp_path: Path, room: Path, target: str, words: str
+) -> None:
+    (tmp_path / "a.txt").symlink_to(target)
+
+    def read(path: Path) -> str:
+        try:
+            return path.read_text()
+        except OSError as error:
+            raise DataError(f"{path}: {error}", "link-loop") from None
+
+    (problem,) = recall("text", [(tmp_path / "a.txt",)], read)
+    assert isinstance(problem, DataError)
+    assert (problem.code, problem.files) == ("link-loop", (tmp_path / "a.txt",))
+    assert words in str(problem)

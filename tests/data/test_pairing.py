@@ -9,6 +9,7 @@ import pytest
 
 from plainunet.data.folders.lookup import find_images
 from plainunet.data.pairing import Pair, find_pairs
+from plainunet.data.problems import DataError
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -452,3 +453,15 @@ def test_pictures_of_like_names_are_no_masks_of_each_other(tmp_path: Path) -> No
     said = {"images": entries, "categories": [{"id": 3, "name": "leaf"}], "annotations": []}
     (tmp_path / "train" / "_annotations.coco.json").write_text(json.dumps(said))
     assert len(find_pairs(tmp_path)) == 4
+
+
+def test_pictures_beside_the_parts_are_left_out_where_somebody_is_told(tmp_path: Path) -> None:
+    names = ["images/train/a.jpg", "images/val/b.jpg", "images/c.jpg", "images/more/d.jpg"]
+    masks = [name.replace("images", "masks").replace("jpg", "png") for name in names]
+    touch(tmp_path, *names, *masks)
+    problems: list[DataError] = []
+    pairs = find_pairs(tmp_path, on_problem=problems.append)
+    assert [pair.image.name for pair in pairs] == ["a.jpg", "b.jpg"]
+    assert {problem.code for problem in problems} == {"outside-of-parts"}
+    beside = [tmp_path / path for two in zip(names[2:], masks[2:], strict=True) for path in two]
+    assert sorted(file for problem in problems for file in problem.files) == sorted(beside)

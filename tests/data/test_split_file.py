@@ -48,10 +48,22 @@ def test_nothing_is_left_of_a_split_that_could_not_be_written(tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"images/0\.jpg has no part"):
         write_split(
             tmp_path / "split.csv",
-            [Pair(Path("images/0.jpg"), Path("masks/0.png"), "0", None)],
+            [
+                Pair(Path("images/1.jpg"), Path("masks/1.png"), "1", "train"),
+                Pair(Path("images/0.jpg"), Path("masks/0.png"), "0", None),
+            ],
             tmp_path,
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pairs_without_parts_are_written_without_them(tmp_path: Path) -> None:
+    pairs = [Pair(tmp_path / "0.jpg", tmp_path / "0.png", "group", None)]
+    write_split(tmp_path / "list.csv", pairs, tmp_path)
+    assert (tmp_path / "list.csv").read_text().splitlines() == [
+        "image,mask,group",
+        "0.jpg,0.png,group",
+    ]
 
 
 @pytest.mark.parametrize(

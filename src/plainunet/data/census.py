@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.data.codecs.encoded import open_encoded
-from plainunet.data.encodings.colors import ColoredMaskError, count_colors, count_runs
-from plainunet.data.encodings.stored import mask_size, read_mask
+from plainunet.data.encodings.colors import ColoredMaskError, count_colors, count_runs, read_colors
+from plainunet.data.encodings.stored import read_mask
 from plainunet.data.ledger import recall
 from plainunet.data.places import files_of
 from plainunet.data.problems import DataError
@@ -29,7 +29,7 @@ class MaskCounts(NamedTuple):
         values: [n] int64, its values as stored, ascending; empty where it is coloured.
         pixels: [n] int64, the pixels of each.
         border: [n] int64, how many of them lie along the picture's border.
-        digest: Of its values and size, in hexadecimal; "" where it is coloured.
+        digest: Of its values or colours and its size, in hexadecimal; "" where there is but one.
         kind: Format of its file, as of `find_kind`; "" where it is no file of its own.
         is_deep: Whether it is stored in 16 bits.
         is_colored: Whether its channels differ, so that colours are its values.
@@ -55,7 +55,7 @@ def count_masks(paths: Sequence[Path]) -> Iterator[MaskCounts | DataError]:
     Yields:
         The counts of each in turn, or what is wrong with it.
     """
-    found = recall("mask values 1", [(path,) for path in paths], _count)
+    found = recall("mask values 2", [(path,) for path in paths], _count)
     for path, facts in zip(paths, found, strict=True):
         if isinstance(facts, DataError):
             yield facts
@@ -97,12 +97,12 @@ def _count(path: Path) -> Any:
     try:
         mask = read_mask(path)
     except ColoredMaskError:
-        return ["", kind, False, mask_size(path), [], [], []]
+        colors = read_colors(path)
+        digest = _digest(colors.shape, *count_runs(colors))
+        return [digest, kind, False, colors.shape, [], [], []]
     runs, lengths = count_runs(mask)
     pixels = _add_up(runs, lengths)
-    # by its runs, which are far fewer than its pixels
-    said = np.array(mask.shape).tobytes() + runs.tobytes() + lengths.tobytes()
-    digest = hashlib.blake2b(said, digest_size=16).hexdigest()
+    digest = _digest(mask.shape, runs, lengths)
     # the four sides; of a mask one pixel high or wide, some twice
     sides = [mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]]
     border = _add_up(*count_runs(np.concatenate(sides)))
@@ -111,6 +111,14 @@ def _count(path: Path) -> Any:
     columns = (values, pixels[values], border[values])
     is_deep = mask.dtype == np.uint16
     return [digest, kind, is_deep, mask.shape, *(column.tolist() for column in columns)]
+
+
+def _digest(shape: tuple[int, ...], runs: NDArray[Any], lengths: NDArray[np.int64]) -> str:
+    # by its runs, which are far fewer than its pixels; masks of one value are all the same
+    if runs.min() == runs.max():
+        return ""
+    said = np.array(shape).tobytes() + runs.tobytes() + lengths.tobytes()
+    return hashlib.blake2b(said, digest_size=16).hexdigest()
 
 
 def _add_up(values: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

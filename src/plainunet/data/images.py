@@ -238,7 +238,7 @@ def _decode(kind: str, data: bytes, path: Path) -> _Decoded:
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
-        raise ValueError("the codec gives no reason")
+        raise ValueError("its content makes no sense")
     if image.ndim == 2:
         return image[..., None], None, orientation
     alpha = image[..., 3] if image.shape[-1] == 4 else None

@@ -44,7 +44,7 @@ def recall(
         def look_up(paths: _Paths) -> tuple[str | None, Any | DataError]:
             try:
                 key = _key(kind, paths)
-                known = store.get(key)
+                known = None if key is None else store.get(key)
                 return (None, known) if known is not None else (key, find_out(*paths))
             except (ValueError, FileNotFoundError) as error:
                 return None, as_problem(error, *paths)
@@ -55,8 +55,11 @@ def recall(
             yield found
 
 
-def _key(kind: str, paths: _Paths) -> str:
-    said = json.dumps([kind, *stamp_files(paths)])
+def _key(kind: str, paths: _Paths) -> str | None:
+    try:
+        said = json.dumps([kind, *stamp_files(paths)])
+    except OSError:
+        return None  # missing, or a link that leads back: who opens the file says it better
     return hashlib.blake2b(said.encode(errors="replace"), digest_size=16).hexdigest()
 
 

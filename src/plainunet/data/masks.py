@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -95,9 +96,17 @@ class MaskCoding:
         if self.kind == "colors":
             return encode_colors(mask, self.colors, self.ignore)
         table = class_table(self, 256 if mask.dtype == np.uint8 else 65536)
-        ids = table[mask]
-        if ids.min(initial=0) < 0:
-            value = int(mask[ids < 0].min())
+        if mask.dtype == np.uint8 and mask.size:
+            # several times as fast as indexing
+            present = cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel() > 0
+            unknown = np.flatnonzero(present & (table < 0))
+            encoded: NDArray[Any] = cv2.LUT(mask, table.astype(np.uint8))
+        else:
+            ids = table[mask]
+            unknown = np.unique(mask[ids < 0])
+            encoded = ids.astype(np.uint8)
+        if unknown.size:
+            value = int(unknown[0])
             prefix = "the mask" if path is None else str(path)
             raise ValueError(
                 f"{prefix} has {int((mask == value).sum())} pixels of value {value}; known are "
@@ -105,7 +114,6 @@ class MaskCoding:
                 + ("" if self.ignore is None else f", and {self.ignore} to be ignored")
                 + f". Replace {value} in it by one of these."
             )
-        encoded: NDArray[np.uint8] = ids.astype(np.uint8)
         return encoded
 
 

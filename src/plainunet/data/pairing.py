@@ -19,7 +19,7 @@ from plainunet.data.folders.listed import Listed, read_listed
 from plainunet.data.folders.names import match_names, split_names
 from plainunet.data.folders.partners import Key, first_five
 from plainunet.data.images import IMAGE_SUFFIXES
-from plainunet.data.problems import DataError, OnProblem, command
+from plainunet.data.problems import DataError, OnProblem, command, report
 
 
 @dataclass(frozen=True)
@@ -177,10 +177,20 @@ def _in_folders(
     if skip_unlabelled and len(joined) < len(images) and on_note is not None:
         on_note(f"{len(images) - len(joined)} pictures without a mask are left out.")
     parts = _parts(images, named=len(layout.roots) != 1 or not layout.roots[0].part)
-    return [
+    listed = [
         Listed(images[key], masks[mask], Path(*key).as_posix(), parts[key])
         for key, mask in joined.items()
     ]
+    outside = [each for each in listed if each.part is None] if any(parts.values()) else []
+    for each in outside:
+        problem = DataError(
+            f"{each.image} lies outside of train/, val/ and test/, while other pictures lie in "
+            "them. Move it into one of these folders, and its mask likewise.",
+            "outside-of-parts",
+            [each.image, each.mask],
+        )
+        report(problem, on_problem)
+    return [each for each in listed if each not in outside]
 
 
 def _has_files(masks: Path | None) -> bool:
@@ -240,16 +250,7 @@ def _by_key(
 def _parts(images: Mapping[Key, Path], named: bool) -> dict[Key, str | None]:
     tops = {where: Path(where).parts[:1] for where, _ in images}
     known = {where: PARTS.get(top[0].lower()) if top else None for where, top in tops.items()}
-    if not named:
-        return dict.fromkeys(images)
-    if None in known.values() and any(known.values()):
-        example = next(path for (where, _), path in images.items() if known[where] is None)
-        raise DataError(
-            f"{example} lies outside of train/, val/ and test/, while other pictures lie in "
-            "them. Move it into one of these folders.",
-            "outside-of-parts",
-        )
-    return {key: known[key[0]] for key in images}
+    return {key: known[key[0]] if named else None for key in images}
 
 
 def _compile(group_by: str | None) -> re.Pattern[str] | None:

@@ -153,3 +153,17 @@ def test_errors_that_name_the_file_pass_unchanged() -> None:
 def test_a_picture_too_large_to_be_true_is_refused() -> None:
     with pytest.raises(ValueError, match="too large"), decoding(Path("bomb.png")):
         raise Image.DecompressionBombError("10000000000 pixels")
+
+
+def test_every_byte_of_a_png_is_guarded(tmp_path: Path) -> None:
+    path, whole = tmp_path / "a.png", encode("PNG")
+    for at in range(8, len(whole) - 12, 97):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.png (cannot be decoded|is cut off)"):
+            read_encoded(path)
+    # what stands beside the picture, such as the time of its making, may be wrong
+    note = (5).to_bytes(4) + b"tEXt" + b"a\0b c" + bytes(4)
+    path.write_bytes(whole[:33] + note + whole[33:])
+    assert read_encoded(path)[0] == "png"

@@ -10,8 +10,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -162,6 +163,7 @@ def copy_set(
     in_parts: bool = False,
     by_group: bool = False,
     real: bool = False,
+    thin: int = 1,
 ) -> Copy:
     """Link some pairs of a set into a folder.
 
@@ -172,14 +174,16 @@ def copy_set(
         in_parts: Whether it is to have train/ and val/, groups whole.
         by_group: Whether its groups are named.
         real: Whether to copy the files instead.
+        thin: Every how many of these pairs one is taken.
     """
     known = SETS[name]
     source = data_root / known.folder
     images = sorted(source.glob(known.images))
-    if name == "carvana":  # three cars from all sides, and some views of others
-        images = [*images[:48], *images[48 :: 10 * known.few]]
+    if name == "carvana":  # two cars from all sides, and a view of some others
+        images = [*images[:32], *images[32 :: 5 * known.few]]
     else:
         images = images[:: known.few]
+    images = images[::thin]
     folder, ending = known.masks
     pairs = []
     groups = sorted({group_of(known, image) for image in images})
@@ -211,3 +215,50 @@ def group_of(known: RealSet, image: Path) -> str:
     match = re.search(known.group_by or "^.*$", image.stem)
     assert match is not None
     return match.group(match.re.groups)
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
+def smaller(picture: np.ndarray, scale: float) -> np.ndarray:
+    size = int(picture.shape[1] * scale), int(picture.shape[0] * scale)
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+
+
+def eight_bit(path: Path) -> Image.Image:
+    """A mask as it is saved for looking at: grey, 0/255 where there are two classes; or RGB."""
+    with Image.open(path) as mask:
+        if mask.mode == "I;16":
+            return Image.fromarray((np.array(mask) > 0).astype(np.uint8) * np.uint8(255))
+        if mask.mode == "P" and mask.format == "PNG":
+            return mask.convert("RGB")
+        return mask.convert("L") if mask.mode in ("1", "P") else mask.copy()
+
+
+def ids_of(path: Path, copy: Copy) -> np.ndarray:
+    """The classes of a mask, whatever their values; void is 255."""
+    stored = read(path)
+    table = np.full(max(int(stored.max()) + 1, 256), 255, np.uint8)
+    for class_id, value in enumerate(copy.known.values):
+        table[value] = class_id
+    ids: np.ndarray = (
+        (stored > 0).astype(np.uint8) if not copy.known.values else table[stored.astype(np.intp)]
+    )
+    return ids
+
+
+def rename(copy: Copy, pair: Pair, stem: str) -> list[Path]:
+    rest = pair.mask.stem[len(pair.image.stem) :]
+    image = pair.image.with_name(f"{stem}{pair.image.suffix}")
+    mask = pair.mask.with_name(f"{stem}{rest}{pair.mask.suffix}")
+    pair.image.rename(image)
+    pair.mask.rename(mask)
+    return [image, mask]
+
+
+Planted = list[Path] | str
+Plant = Callable[[Copy, np.random.Generator, float], Planted]
+"""Plants a fault of a magnitude: the files at fault, or why this set cannot carry it."""
+Which = Literal["image", "mask"]

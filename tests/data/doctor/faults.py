@@ -1,21 +1,14 @@
 """Every fault that is planted to see whether the doctor finds it."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from plainunet.data.doctor.diagnose import check
-from plainunet.data.doctor.findings import Finding
-
-from . import planting as p
-from .farm import Copy, copy_set
-
-_MOVED_IN_FRONT = "from the front or from behind, a car is its own mirror image"
+from . import plant_files as f
+from . import plant_masks as m
+from . import plant_pairs as p
+from .farm import Plant
 
 
 @dataclass(frozen=True)
@@ -32,19 +25,26 @@ class Fault:
         by_group: Whether groups are named.
         is_whole: Whether the whole folder is at fault, so that chance changes little.
         as_nobody: Whether the doctor must do without the rights of the superuser.
+        has_cure: Whether the finding's command mends it, or leaves the files out.
         unseen: Why it cannot be seen in a set, by the set.
     """
 
     name: str
     planted: str
     codes: tuple[str, ...]
-    plant: p.Plant
+    plant: Plant
     sizes: tuple[float, ...] = (1,)
     in_parts: bool = False
     by_group: bool = False
     is_whole: bool = False
     as_nobody: bool = False
+    has_cure: bool = True
     unseen: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether it is found by measuring, so that some may be missed."""
+        return bool({"exif", "swapped", "shifted", "flipped", "inverted", *_NEAR} & {*self.codes})
 
     @property
     def nominal(self) -> float:
@@ -53,243 +53,290 @@ class Fault:
 
 _ACROSS = ("duplicate-across-parts",)
 _NEAR_ACROSS = ("near-duplicate-across-parts",)
+_NEAR = (*_NEAR_ACROSS, "near-duplicate", "near-duplicate-across-groups")
+_JPEG = ("carvana", "camvid", "dubai_aerial", "dubai_color", "carrotweed", "chasedb1")
 _TEXT = b"Notes on this picture.\n"
 
 FAULTS = [
     # files
-    Fault("picture cut off", "{} % of its bytes lost", ("cut-off",), p.cut_off("image"), (5, 10, 20)),
-    Fault("mask cut off", "{} % of its bytes lost", ("cut-off",), p.cut_off("mask"), (5, 10, 20)),
-    Fault("picture of zero bytes", "", ("empty-file",), p.overwritten("image", b"")),
-    Fault("mask of zero bytes", "", ("empty-file",), p.overwritten("mask", b"")),
+    Fault(
+        "picture cut off", "{} % of its bytes lost", ("cut-off",), f.cut_off("image"), (5, 10, 20)
+    ),
+    Fault("mask cut off", "{} % of its bytes lost", ("cut-off",), f.cut_off("mask"), (5, 10, 20)),
+    Fault(
+        "picture of zero bytes",
+        "overwritten with nothing",
+        ("empty-file",),
+        f.overwritten("image", b""),
+    ),
+    Fault(
+        "mask of zero bytes",
+        "overwritten with nothing",
+        ("empty-file",),
+        f.overwritten("mask", b""),
+    ),
     Fault(
         "text as picture",
         "a text file named like a picture",
         ("not-a-picture",),
-        p.overwritten("image", _TEXT),
+        f.overwritten("image", _TEXT),
     ),
     Fault(
         "web page as mask",
         "an HTML file, as a failed download leaves it",
         ("not-a-picture",),
-        p.overwritten("mask", b"<!DOCTYPE html><html>404</html>"),
+        f.overwritten("mask", b"<!DOCTYPE html><html>404</html>"),
     ),
     Fault(
         "suffix of another format",
         "PNG named .jpg, or JPEG named .png",
         ("wrong-extension",),
-        p.wrong_suffix,
+        f.wrong_suffix,
     ),
     Fault(
         "mask with another suffix",
         "TIFF named .png, or PNG named .gif",
         ("wrong-extension",),
-        p.wrong_suffix_of_mask,
+        f.wrong_suffix_of_mask,
     ),
-    Fault(
-        "unknown suffix", "a picture renamed to .dat", ("no-picture",), p.unknown_suffix
-    ),
+    Fault("unknown suffix", "a picture renamed to .dat", ("no-picture",), f.unknown_suffix),
     Fault(
         "damaged PNG picture",
         "{} bytes changed among its pixels",
         ("damaged",),
-        p.damaged("image", ".png"),
+        f.damaged("image", ".png"),
         (2, 4, 8),
     ),
     Fault(
         "damaged PNG mask",
         "{} bytes changed among its pixels",
         ("damaged",),
-        p.damaged("mask", ".png"),
+        f.damaged("mask", ".png"),
         (2, 4, 8),
     ),
     Fault(
         "damaged JPEG picture",
         "{} bytes changed among its pixels",
         ("damaged",),
-        p.damaged("image", ".jpg"),
+        f.damaged("image", ".jpg"),
         (2, 4, 8),
+        unseen=dict.fromkeys(_JPEG, "a JPEG file has no checksum: its decoder goes on"),
     ),
     Fault(
         "unreadable picture",
         "mode 000, looked at without the superuser's rights",
         ("not-readable",),
-        p.unreadable,
+        f.unreadable,
         as_nobody=True,
     ),
-    Fault("link to the folder above", "a folder that leads back", ("link-loop",), p.folder_loop),
-    Fault("link to itself", "a picture that is a link to itself", ("link-loop",), p.file_loop),
-    Fault("broken link", "a picture that is a link to nothing", ("missing-file",), p.broken_link),
+    Fault(
+        "unreadable folder",
+        "a folder of mode 000 with a picture in it",
+        ("not-readable",),
+        f.closed_folder,
+        as_nobody=True,
+    ),
+    Fault("link to the folder above", "a folder that leads back", ("link-loop",), f.folder_loop),
+    Fault("link to itself", "a picture that is a link to itself", ("link-loop",), f.file_loop),
+    Fault("broken link", "a picture that is a link to nothing", ("missing-file",), f.broken_link),
     Fault(
         "bomb as picture",
-        "a PNG of {0} x {0} pixels",
+        "a PNG of {} pixels a side",
         ("too-large",),
-        p.bomb("image"),
+        f.bomb("image"),
         (15000, 30000, 60000),
     ),
     Fault(
         "bomb as mask",
-        "a PNG of {0} x {0} pixels",
+        "a PNG of {} pixels a side",
         ("too-large",),
-        p.bomb("mask"),
+        f.bomb("mask"),
         (15000, 30000, 60000),
     ),
-    Fault("name not UTF-8", "é in Latin-1, of both", ("name-not-utf8",), p.not_utf8),
+    Fault(
+        "name not UTF-8",
+        "picture and mask renamed, with é in Latin-1",
+        ("name-not-utf8",),
+        f.not_utf8,
+    ),
     Fault(
         "animation as picture",
         "a GIF of {} frames",
         ("several-frames",),
-        p.animation("image"),
+        f.animation("image"),
         (2, 3, 6),
     ),
     Fault(
-        "animation as mask", "a GIF of {} frames", ("several-frames",), p.animation("mask"), (2, 3, 6)
+        "animation as mask",
+        "a GIF of {} frames",
+        ("several-frames",),
+        f.animation("mask"),
+        (2, 3, 6),
     ),
-    Fault("stack as mask", "a TIFF of {} pages", ("several-frames",), p.stack, (2, 3, 6)),
-    Fault("folder named like a picture", "", ("not-a-picture",), p.folder_like_picture),
+    Fault("stack as mask", "a TIFF of {} pages", ("several-frames",), f.stack, (2, 3, 6)),
+    Fault(
+        "folder named like a picture",
+        "an empty folder beside the pictures",
+        ("not-a-picture",),
+        f.folder_like_picture,
+    ),
     # pictures
     Fault(
         "transparent picture",
         "{} % of its pixels transparent",
         ("transparent",),
-        p.transparent,
+        f.transparent,
         (0.5, 1, 2),
     ),
     Fault(
         "dark 16-bit picture",
         "{} of 16 bits used, among 8-bit pictures",
         ("unused-depth", "mixed-depths"),
-        p.twelve_bits,
+        f.twelve_bits,
         (12,),
     ),
+    Fault("not a number", "{} values of a float TIFF", ("not-finite",), f.not_a_number, (1, 2, 4)),
     Fault(
-        "not a number", "{} values of a float TIFF", ("not-finite",), p.not_a_number, (1, 2, 4)
+        "float picture", "0.0 to 255.0 in a TIFF, among 8-bit pictures", ("mixed-depths",), f.floats
     ),
-    Fault(
-        "float picture", "0.0 to 255.0 in a TIFF, among 8-bit pictures", ("mixed-depths",), p.floats
-    ),
-    Fault("extra bands", "a TIFF of {} bands", ("odd-channels",), p.five_bands, (5,)),
-    Fault("channels first", "[C, H, W] in .npy", ("odd-channels",), p.leading_channels),
-    Fault("64-bit integers", "in .npy", ("unusable-values",), p.long_integers),
-    Fault(
-        "thumbnail", "picture and mask {} times smaller", ("odd-size",), p.thumbnail, (2, 4, 8)
-    ),
-    Fault("blank picture", "all pixels the same", ("blank-picture",), p.blank),
+    Fault("extra bands", "a TIFF of {} bands", ("odd-channels",), f.five_bands, (5,)),
+    Fault("channels first", "[C, H, W] in .npy", ("odd-channels",), f.leading_channels),
+    Fault("64-bit integers", "int64 in .npy", ("unusable-values",), f.long_integers),
+    Fault("thumbnail", "picture and mask {} times smaller", ("odd-size",), f.thumbnail, (2, 4, 8)),
+    Fault("blank picture", "all pixels the same", ("blank-picture",), f.blank),
     Fault(
         "EXIF orientation 3",
         "added to a picture; the mask fits it as stored",
         ("exif",),
-        p.turned_by_exif(3),
+        f.turned_by_exif(3),
     ),
     Fault(
         "EXIF orientation 6",
         "added to a picture; the mask fits it as stored",
         ("exif", "size-mismatch"),
-        p.turned_by_exif(6),
+        f.turned_by_exif(6),
     ),
     # masks on pictures
-    Fault("swapped masks", "of two pictures of one size", ("swapped",), p.swapped),
+    Fault("swapped masks", "of two pictures of one size", ("swapped",), m.swapped),
+    Fault(
+        "neighbours swapped",
+        "masks of two pictures that follow each other",
+        ("swapped",),
+        m.neighbours_swapped,
+    ),
     Fault(
         "all masks one further on",
         "each mask is the one of the picture before",
         ("swapped",),
-        p.one_further_on,
+        m.one_further_on,
         is_whole=True,
+        has_cure=False,
     ),
     Fault(
         "shifted mask",
         "by {} px along x, y or both (twice as much from 1500 px on)",
         ("shifted",),
-        p.shifted,
+        m.shifted,
         (4, 8, 16),
     ),
-    Fault("mask mirrored left-right", "", ("flipped",), p.turned(np.fliplr)),
-    Fault("mask mirrored top-bottom", "", ("flipped",), p.turned(np.flipud)),
+    Fault("mask mirrored left-right", "one mask", ("flipped",), m.turned(np.fliplr)),
+    Fault("mask mirrored top-bottom", "one mask", ("flipped",), m.turned(np.flipud)),
     Fault(
-        "mask turned by 90 degrees", "", ("flipped", "size-mismatch"), p.turned(np.rot90)
+        "mask turned by 90 degrees", "one mask", ("flipped", "size-mismatch"), m.turned(np.rot90)
     ),
-    Fault("inverted mask", "two classes exchanged", ("inverted",), p.inverted),
+    Fault("inverted mask", "its two classes exchanged", ("inverted",), m.inverted),
     Fault(
         "mask off in size",
         "{} px fewer rows, or more columns",
         ("size-mismatch",),
-        p.resized(p.off_by),
+        m.resized(m.off_by),
         (1, 2),
     ),
     Fault(
         "mask of a lower resolution",
-        "every {}. row and column",
+        "only every {}th row and column",
         ("size-mismatch",),
-        p.resized(p.at_a_fraction),
+        m.resized(m.at_a_fraction),
         (2, 4),
     ),
     # what masks hold
-    Fault("mask as JPEG", "quality {}", ("lossy-mask",), p.saved_as_jpeg, (95, 90, 75)),
+    Fault(
+        "mask as JPEG", "saved as .jpg, quality {}", ("lossy-mask",), m.saved_as_jpeg, (95, 90, 75)
+    ),
     Fault(
         "all masks as JPEG",
-        "quality {}",
+        "saved as .jpg, quality {}",
         ("lossy-mask",),
-        p.all_saved_as_jpeg,
+        m.all_saved_as_jpeg,
         (90,),
         is_whole=True,
+        has_cure=False,
     ),
     Fault(
         "smoothed mask",
         "made {} times smaller and large again, as PNG",
         ("lossy-mask", "stray-value", "many-values"),
-        p.smoothed,
+        m.smoothed,
         (2, 4, 8),
     ),
-    Fault("stray value", "77 in {} pixels", ("stray-value",), p.stray_value, (5, 10, 20)),
+    Fault("stray value", "77 in {} pixels", ("stray-value",), m.stray_value, (5, 10, 20)),
     Fault(
         "next class id",
-        "K in {} pixels of one mask",
+        "the number of classes, in {} pixels of one mask",
         ("rare-class", "stray-value"),
-        p.next_id,
+        m.next_id,
         (5, 10, 20),
     ),
     Fault(
         "255 against 1",
         "the other foreground value in {} masks",
         ("ambiguous-255",),
-        p.another_255,
+        m.another_255,
         (1, 2, 4),
     ),
     Fault(
         "mask scaled to 16 bits",
         "values times 257, or 65535 for 1",
         ("stray-value", "many-values", "not-a-mask"),
-        p.scaled_to_16_bits,
+        m.scaled_to_16_bits,
     ),
-    Fault("empty mask", "all of class 0", ("empty-mask",), p.empty),
-    Fault("ignored mask", "all void", ("ignored-mask",), p.ignored),
-    Fault("one class only", "all masks of class 0", ("one-class",), p.one_class, is_whole=True),
+    Fault("empty mask", "all of class 0", ("empty-mask",), m.empty),
+    Fault("ignored mask", "all void", ("ignored-mask", "stray-color"), m.ignored),
+    Fault(
+        "one class only",
+        "all masks of class 0",
+        ("one-class",),
+        m.one_class,
+        is_whole=True,
+        has_cure=False,
+    ),
     Fault(
         "photo over a mask",
         "the picture saved under the mask's name",
         ("colored-mask", "not-a-mask", "many-values", "stray-value", "stray-color"),
-        p.photo_over_mask,
+        m.photo_over_mask,
     ),
-    Fault("coloured mask", "a colour for each class, among ids", ("colored-mask",), p.coloured),
+    Fault("coloured mask", "a colour for each class, among ids", ("colored-mask",), m.coloured),
     Fault(
         "wrong legend colour",
         "00FF00 in {} % of a mask",
         ("stray-color",),
-        p.wrong_color,
+        m.wrong_color,
         (0.5, 1, 2),
     ),
     # partners
-    Fault("missing mask", "", ("no-mask",), p.missing("mask")),
-    Fault("missing picture", "", ("no-picture",), p.missing("image")),
+    Fault("missing mask", "one mask removed", ("no-mask",), p.missing("mask")),
+    Fault("missing picture", "one picture removed", ("no-picture",), p.missing("image")),
     Fault("misspelt mask", "an x put into its name", ("no-mask", "no-picture"), p.misspelt),
     Fault(
         "two masks of one name",
-        "another suffix",
+        "the same with another suffix",
         ("two-partners",),
         p.two_of_one_name("mask"),
     ),
     Fault(
         "two pictures of one name",
-        "another suffix",
+        "the same with another suffix",
         ("two-partners",),
         p.two_of_one_name("image"),
     ),
@@ -300,8 +347,10 @@ FAULTS = [
         p.outside_of_parts,
         in_parts=True,
     ),
-    Fault("one picture only", "{} is left", ("too-few",), p.one_picture, is_whole=True),
-    Fault("same mask twice", "copied to another picture", ("same-mask",), p.same_mask),
+    Fault(
+        "one picture only", "{} is left", ("too-few",), p.one_picture, is_whole=True, has_cure=False
+    ),
+    Fault("same mask twice", "one mask copied over another", ("same-mask",), p.same_mask),
     Fault(
         "class only in validation",
         "removed from all training masks",
@@ -311,11 +360,15 @@ FAULTS = [
     ),
     # copies
     Fault(
-        "duplicate across the split", "the same file", _ACROSS, p.duplicate(True), in_parts=True
+        "duplicate across the split",
+        "picture and mask copied under another name",
+        _ACROSS,
+        p.duplicate(True),
+        in_parts=True,
     ),
     Fault(
         "near duplicate across the split",
-        "JPEG, quality {}",
+        "a copy saved as JPEG, quality {}",
         _NEAR_ACROSS,
         p.near_duplicate(True),
         (87, 75, 50),
@@ -323,7 +376,7 @@ FAULTS = [
     ),
     Fault(
         "smaller copy across the split",
-        "at {} of its size",
+        "a copy at {} of its width",
         _NEAR_ACROSS,
         p.smaller_duplicate,
         (0.75, 0.5, 0.25),
@@ -339,116 +392,16 @@ FAULTS = [
     ),
     Fault(
         "duplicate in one folder",
-        "the same file",
+        "picture and mask copied under another name",
         ("duplicate", "duplicate-across-groups"),
         p.duplicate(False),
     ),
     Fault(
         "near duplicate in one folder",
-        "JPEG, quality {}",
-        ("near-duplicate", "near-duplicate-across-groups"),
+        "a copy saved as JPEG, quality {}",
+        _NEAR[1:],
         p.near_duplicate(False),
         (87, 75, 50),
     ),
 ]
 NAMES = {fault.name: fault for fault in FAULTS}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a planted fault.
-
-    Attributes:
-        at_fault: The files; none where the whole folder is.
-        hits: The findings that name one of them under a right code.
-        others: Errors and warnings that name neither them nor their partners.
-        found: All findings.
-    """
-
-    at_fault: list[Path]
-    hits: list[Finding]
-    others: list[Finding]
-    found: list[Finding]
-
-
-def make_copy(
-    data_root: Path, name: str, root: Path, fault: Fault | None = None, real: bool = False
-) -> Copy:
-    """Copy a set as a fault needs it."""
-    parts, group = (fault.in_parts, fault.by_group) if fault else (False, False)
-    return copy_set(data_root, name, root, parts, group, real)
-
-
-def try_fault(fault: Fault, copy: Copy, size: float, seed: int) -> Outcome | str:
-    """Plant a fault into a copy and look at it; or why this set cannot carry it."""
-    random = np.random.default_rng([seed, *fault.name.encode(), *copy.known.name.encode()])
-    planted = fault.plant(copy, random, size)
-    if isinstance(planted, str):
-        return planted
-    return judge(fault, copy, planted)
-
-
-def judge(fault: Fault, copy: Copy, planted: list[Path]) -> Outcome:
-    """Look at a copy with a fault."""
-    found = look_as_nobody(copy) if fault.as_nobody else check(copy.root, copy.config).findings
-    touched = {*planted, *_partners(copy, planted)}
-    hits = [
-        each
-        for each in found
-        if each.code in fault.codes and (not planted or set(each.files) & set(planted))
-    ]
-    others = [
-        each
-        for each in found
-        if each.severity != "note" and each not in hits and planted and not set(each.files) & touched
-    ]
-    return Outcome(planted, hits, others, found)
-
-
-def _partners(copy: Copy, files: Sequence[Path]) -> list[Path]:
-    """What belongs to files, by the picture's stem: whatever was renamed begins with it."""
-    stems = {path.stem for path in files}
-    return [
-        path
-        for pair in copy.pairs
-        for path in (pair.image, pair.mask)
-        if {pair.image.stem, pair.mask.stem} & stems
-    ]
-
-
-_LOOK = """
-import ctypes, json, sys
-class Head(ctypes.Structure):
-    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
-class Sets(ctypes.Structure):
-    _fields_ = [("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32),
-                ("inheritable", ctypes.c_uint32)]
-if sys.platform == "linux":
-    # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: to read what modes forbid
-    libc, head, sets = ctypes.CDLL(None), Head(0x20080522, 0), (Sets * 2)()
-    assert libc.capget(ctypes.byref(head), sets) == 0
-    sets[0].effective &= ~0b110
-    sets[0].permitted &= ~0b110
-    assert libc.capset(ctypes.byref(head), sets) == 0
-from plainunet.config import DataConfig
-from plainunet.data.doctor.diagnose import check
-result = check(sys.argv[1], DataConfig(**json.loads(sys.argv[2])))
-print(json.dumps(result.as_json()["findings"]))
-"""
-
-
-def look_as_nobody(copy: Copy) -> list[Finding]:
-    """Look at a copy in a process that has given up the superuser's right to read everything."""
-    said = json.dumps(copy.config.model_dump(exclude_defaults=True))
-    command = [sys.executable, "-c", _LOOK, str(copy.root), said]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return [
-        Finding(
-            each["code"],
-            each["severity"],
-            each["message"],
-            tuple(map(Path, each["files"])),
-            each["cure"],
-        )
-        for each in json.loads(result.stdout)
-    ]

@@ -1,3 +1,4 @@
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -182,3 +183,45 @@ def test_a_class_that_training_never_sees(tmp_path: Path) -> None:
     findings = tell(tmp_path, [BINARY, BINARY, IDS, IDS], "ttvv")
     assert said(findings) == {"class-not-in-training": ["2.png", "3.png"]}
     assert tell(tmp_path, [BINARY, IDS, BINARY, BINARY], "ttvv").found == []
+
+
+def test_a_stray_where_another_value_is_ignored_already(tmp_path: Path) -> None:
+    masks = [IDS.copy() for _ in range(6)]
+    for mask in masks:
+        mask[0, 0] = 9
+    masks[3][2, 2] = 77
+    paths = write(tmp_path, masks)
+    contents, findings, _ = understand(paths, DataConfig(ignore=9))
+    assert contents is not None
+    (finding,) = findings.found
+    # the flag takes one value, so the pixels get that
+    assert "--ignore" not in finding.cure
+    subprocess.run(["bash", "-c", finding.cure], check=True)
+    assert np.asarray(Image.open(paths[3]))[2, 2] == 9
+    assert understand(paths, DataConfig(ignore=9))[1].found == []
+
+
+def test_a_mask_of_many_strays_is_left_out(tmp_path: Path) -> None:
+    masks = [IDS.copy() for _ in range(6)]
+    masks[3] *= 40
+    _, findings, _ = understand(write(tmp_path, masks))
+    (finding,) = findings.found
+    assert (finding.code, finding.cure) == ("stray-value", "check --write")
+
+
+def test_a_mask_of_many_values_is_named(tmp_path: Path) -> None:
+    masks = [BINARY.copy() for _ in range(6)]
+    masks[2] = np.arange(BINARY.size, dtype=np.uint8).reshape(BINARY.shape)
+    contents, findings, _ = understand(write(tmp_path, masks))
+    assert contents is not None
+    (finding,) = findings.found
+    assert finding.code == "many-values"
+    assert [file.name for file in finding.files] == ["2.png"]
+    assert "2.png holds 256 values, most of the masks 2" in finding.message
+
+
+def test_one_class_by_said_values(tmp_path: Path) -> None:
+    contents, findings, _ = understand(write(tmp_path, [BINARY * 0] * 3), DataConfig(values=(0, 1)))
+    assert contents is not None
+    tell_contents(contents, [Pair(path, path, "", None) for path in contents.masks], findings)
+    assert [each.code for each in findings.found] == ["one-class"]

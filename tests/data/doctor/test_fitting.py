@@ -37,6 +37,7 @@ def test_a_shifted_mask(scenes: Path) -> None:
     path = spoil(scenes, "03", np.roll(before, (8, -6), axis=(0, 1)))
     finding = only(scenes, "shifted")
     assert finding.files[0] == path
+    assert "moved by 6 pixels right and 8 up" in finding.message
     run_cure(finding)
     assert (np.array(Image.open(path)) != before).mean() < 0.03
     assert check(scenes).findings == []
@@ -72,6 +73,17 @@ def test_two_masks_exchanged(scenes: Path) -> None:
     run_cure(finding)
     assert (mask_of(scenes, "03") == one).all()
     assert check(scenes).findings == []
+
+
+def test_names_out_of_step_are_one_finding(scenes: Path) -> None:
+    masks = [mask_of(scenes, f"{number:02d}") for number in range(12)]
+    for number, mask in enumerate(masks[1:]):
+        spoil(scenes, f"{number:02d}", mask)
+    spoil(scenes, "11", masks[0])
+    finding = only(scenes, "swapped")
+    assert len(finding.files) >= 8
+    assert "names out of step" in finding.message
+    assert finding.cure.startswith("ls ")
 
 
 def test_an_inverted_mask(scenes: Path) -> None:

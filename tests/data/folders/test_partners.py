@@ -68,3 +68,10 @@ def test_without_a_collector_the_first_is_raised(folder: Path) -> None:
         find_pairs(folder)
     assert raised.value.code == "no-mask"
     assert raised.value.files == (folder / "images/lake.jpg",)
+
+
+def test_of_two_that_shall_meet_one_moves(folder: Path) -> None:
+    (folder / "masks/lake_mask.png").rename(folder / "masks/laek_mask.png")
+    _, problems = collected(folder)
+    assert {problem.code for problem in problems} == {"no-mask", "no-picture"}
+    assert len({problem.cure for problem in problems}) == 1

@@ -11,6 +11,7 @@ from plainunet.data.folders.stacks import open_stacks
 from plainunet.data.images import read_image
 from plainunet.data.meaning import understand_masks
 from plainunet.data.pairing import Pair
+from plainunet.data.problems import DataError
 from plainunet.data.split import split_pairs
 
 RANDOM = np.random.default_rng(0)
@@ -142,3 +143,16 @@ def test_a_stack_and_a_picture_are_no_pair(tmp_path: Path) -> None:
             open_stacks([Pair(stack.image, mask, "a", None)])
     with pytest.raises(ValueError, match=r"masks.a\.tif is a stack .*partner .*b\.png is a single"):
         open_stacks([Pair(tmp_path / "b.png", stack.mask, "a", None)])
+
+
+def test_a_stack_beside_a_picture_is_left_out_where_somebody_is_told(tmp_path: Path) -> None:
+    odd, good = pair(tmp_path, "odd", 1, masks=4), pair(tmp_path, "good", 3)
+    problems: list[DataError] = []
+    opened = open_stacks([odd, good], on_problem=problems.append)
+    assert [each.group for each in opened] == ["good"] * 3
+    (problem,) = problems
+    assert (problem.code, problem.files) == ("several-frames", (odd.image, odd.mask))
+    good.mask.unlink()
+    problems.clear()
+    assert open_stacks([odd, good], on_problem=problems.append) == []
+    assert [each.code for each in problems] == ["several-frames", "missing-file"]

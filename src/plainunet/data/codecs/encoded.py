@@ -19,7 +19,7 @@ from PIL import Image
 
 from plainunet.data.codecs.slices import cut_slice
 from plainunet.data.places import find_place
-from plainunet.data.problems import DataError
+from plainunet.data.problems import DataError, command
 
 _MAGIC = {
     b"\xff\xd8\xff": "jpeg",
@@ -112,7 +112,10 @@ def open_encoded(path: Path) -> Iterator[tuple[str, BinaryIO]]:
                 f"{path} is a link that leads back to itself. Remove it.", "link-loop"
             ) from None
         raise DataError(
-            f"{path} cannot be opened ({error.strerror}). Check its permissions.", "not-readable"
+            f"{path} cannot be opened ({error.strerror}). Check its permissions.",
+            "not-readable",
+            [path],
+            command("chmod", "u+r", path),
         ) from None
     with file:
         kind = find_kind(file.read(16), path)
@@ -133,7 +136,7 @@ def read_encoded(path: Path) -> tuple[str, bytes]:
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is a folder, cannot be opened, is empty, is no picture, or is cut off
-            (of TIFF and .npy, `read_tiff` and `read_array` find that out).
+            (of TIFF and .npy, `read_tiff` and `read_array` find that out) or a damaged PNG.
     """
     with open_encoded(path) as (kind, file):
         data = file.read()
@@ -150,6 +153,13 @@ def read_encoded(path: Path) -> tuple[str, bytes]:
         whole = 8 + int.from_bytes(data[4:8], "little") <= len(data)
     if not whole:
         raise cut_off(path, len(data))
+    if kind == "png" and not _png_is_sound(data):
+        # of two decoders, one would notice
+        raise DataError(
+            f"{path} cannot be decoded, it is damaged (a checksum is wrong). Copy it again, or "
+            "remove it together with its partner.",
+            "damaged",
+        )
     return kind, data
 
 
@@ -202,6 +212,21 @@ def _jpeg_is_whole(data: bytes) -> bool:
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return False
+
+
+def _png_is_sound(data: bytes) -> bool:
+    view, position = memoryview(data), 8
+    while position + 12 <= len(data):
+        end = position + 8 + int.from_bytes(view[position : position + 4], "big")
+        name = bytes(view[position + 4 : position + 8])
+        checksum = int.from_bytes(view[end : end + 4], "big")
+        # names in capitals are of what a picture needs
+        if name.isupper() and zlib.crc32(view[position + 4 : end]) != checksum:
+            return False
+        if name == b"IEND":
+            break
+        position = end + 4
+    return True
 
 
 def png_chunks(file: BinaryIO) -> set[bytes]:

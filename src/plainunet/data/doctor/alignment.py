@@ -49,13 +49,13 @@ _REACH = 32
 
 # how many times better something else must fit. Of the 1000 right pairs of seven public sets,
 # none fits better than 1.09 times shifted, 0.93 times turned, 0.97 times swapped and 1.06 times
-# elsewhere; masks shifted by 8 pixels, or 16 in large pictures, fit 1.2 to 3 times better
+# elsewhere; masks shifted by 8 pixels, or 16 in large pictures, fit 1.15 to 3 times better
 _SHIFTED, _TURNED, _SWAPPED, _ELSEWHERE = 1.15, 1.5, 1.12, 1.6
 # fits that are worth nothing, and differences that may be chance [standard deviations]
 _LEAST_FIT, _CHANCE = 0.1, 5.0
 # a shift must fit so many times better than moves the other way, and as well as this share of
-# what is usual in the set
-_RIVAL, _USUAL = 1.1, 0.35
+# what is usual in the set; of thousands tried one is lucky: against swaps, it counts for less
+_RIVAL, _USUAL, _LUCK = 1.1, 0.35, 1.5
 # so many shifts may differ from each other; of more, this share must be alike
 _FEW, _ALIKE = 2, 0.7
 # fits below this are nothing, however much below
@@ -111,7 +111,7 @@ class Misfit:
         dy: Pixels down.
         turn: 2..8, see `TURNS`; 1 if it is not to be turned.
         other: The index of the other picture, or -1.
-        gain: How many times better the fit would be.
+        gain: How many times better the fit would be, at most 50.
     """
 
     index: int
@@ -207,7 +207,7 @@ def find_misfits(evidence: Sequence[Evidence | None]) -> list[Misfit]:
 
 
 def _joint_gain(misfits: Sequence[Misfit]) -> float:
-    return prod(misfit.gain for misfit in misfits)
+    return prod(each.gain / (_LUCK if each.kind == "shifted" else 1) for each in misfits)
 
 
 def _consistent(shifted: list[Misfit], steps: Sequence[float]) -> list[Misfit]:

@@ -15,12 +15,18 @@ from plainunet.config import DataConfig
 from plainunet.data.census import MaskCounts, count_all_colors
 from plainunet.data.doctor import mend
 from plainunet.data.doctor.findings import Findings
+from plainunet.data.doctor.strays import (
+    find_pictures,
+    tell_all_lossy,
+    tell_smoothed,
+    tell_stray_colors,
+)
 from plainunet.data.encodings.colors import IGNORED, match_colors
-from plainunet.data.encodings.values import THRESHOLD
 from plainunet.data.masks import MaskCoding, class_table
 from plainunet.data.meaning import explain_masks
 from plainunet.data.pairing import Pair
-from plainunet.data.problems import DataError
+from plainunet.data.places import files_of
+from plainunet.data.problems import DataError, command
 
 _MOST_SET_ASIDE = 20
 _FEW = 0.05
@@ -69,12 +75,13 @@ def understand_contents(
                 [each.path for each in counts], counts, **known, on_note=notes.append
             )
         except (ValueError, FileNotFoundError) as error:
+            lossy = [each.path for each in counts if each.kind == "jpeg"]
+            if 2 * len(lossy) > len(counts):
+                tell_all_lossy(lossy, findings)
+                return None
             faulty = _at_fault(error, counts)
             problem = error if isinstance(error, DataError) else DataError(str(error))
-            code, cure = problem.code, problem.cure
-            if code == "ambiguous-255" and 0 < len(faulty) < len(counts):
-                cure = _cure_255(faulty)
-            findings.add(code, str(problem), faulty, cure, "error")
+            _tell_faulty(problem, faulty, counts, config.ignore, findings)
             counts = [each for each in counts if each.path not in set(faulty)]
             # more than half at fault: then it is not they that are odd
             if not faulty or 2 * len(counts) < total:
@@ -82,8 +89,8 @@ def understand_contents(
             continue
         for note in notes:
             on_note(note)
-        _tell_smoothed(coding, counts, findings)
-        return _count_classes(coding, counts)
+        tell_smoothed(coding, counts, findings)
+        return _count_classes(coding, counts, findings)
     return None
 
 
@@ -97,6 +104,15 @@ def tell_contents(contents: Contents, pairs: Sequence[Pair], findings: Findings)
     """
     pixels, masks = contents.pixels, contents.masks
     total = pixels.sum(axis=1)
+    shown = np.flatnonzero(pixels.any(axis=0))
+    if len(shown) == 1:
+        findings.add(
+            "one-class",
+            f"All {len(masks)} masks show class {shown[0]} alone, so there is nothing to learn. "
+            f"Check that {masks[0]} and the others are the right files.",
+            masks,
+        )
+        return
     for index in np.flatnonzero(total == 0):
         message = f"{masks[index]}: every pixel is ignored, so nothing can be learnt from it."
         findings.add("ignored-mask", message, [masks[index]])
@@ -130,7 +146,7 @@ def tell_contents(contents: Contents, pairs: Sequence[Pair], findings: Findings)
 def _set_odd_kinds_aside(
     counts: Sequence[MaskCounts], legend_is_known: bool, findings: Findings
 ) -> list[MaskCounts]:
-    """Set coloured masks among others aside, and JPEG among files that keep their values."""
+    """Set coloured masks and pictures aside, and JPEG among files that keep their values."""
     lossy = [each for each in counts if each.kind == "jpeg"]
     colored = [each for each in counts if each.is_colored]
     odd: set[Path] = set()
@@ -153,6 +169,14 @@ def _set_odd_kinds_aside(
                     "Is it the right file? Save the class ids as a grey or palette PNG."
                 )
                 findings.add("colored-mask", message, [each.path])
+    for each in find_pictures(counts):
+        if each.path not in odd:
+            odd.add(each.path)
+            findings.add(
+                "not-a-mask",
+                f"{each.path} is grey all over, most masks are black and white. Is it a picture?",
+                [each.path],
+            )
     return [each for each in counts if each.path not in odd]
 
 
@@ -170,34 +194,59 @@ def _at_fault(error: Exception, counts: Sequence[MaskCounts]) -> list[Path]:
     return list(getattr(error, "files", ()))
 
 
-def _cure_255(masks: Sequence[Path]) -> str:
-    return mend.replace_values({255: 1}, masks)
-
-
-def _tell_smoothed(coding: MaskCoding, counts: Sequence[MaskCounts], findings: Findings) -> None:
-    if coding.kind != "threshold":
+def _tell_faulty(
+    problem: DataError,
+    faulty: Sequence[Path],
+    counts: Sequence[MaskCounts],
+    ignore: int | None,
+    findings: Findings,
+) -> None:
+    if problem.code != "many-values" or not faulty:
+        cure = _cure(problem, faulty, counts, ignore)
+        findings.add(problem.code, str(problem), faulty, cure, "error")
         return
+    usual = int(np.median([len(each.values) for each in counts]))
     for each in counts:
-        between = (each.values > 0) & (each.values < 255)
-        if between.any():
-            share = each.pixels[between].sum() / each.pixels.sum()
+        if each.path in faulty:
             findings.add(
-                "lossy-mask",
-                f"{each.path}: {share:.2%} of the pixels lie between 0 and 255, from smoothing or "
-                f"JPEG; from {THRESHOLD} on they are taken for class 1.",
+                problem.code,
+                f"{each.path} holds {len(each.values)} values, most of the masks {usual}. Is it "
+                "smoothed, or a picture?",
                 [each.path],
-                "--encoding threshold",
             )
 
 
-def _count_classes(coding: MaskCoding, counts: Sequence[MaskCounts]) -> Contents:
+def _cure(
+    problem: DataError, faulty: Sequence[Path], counts: Sequence[MaskCounts], ignore: int | None
+) -> str:
+    if problem.code == "ambiguous-255" and 0 < len(faulty) < len(counts):
+        return mend.replace_values({255: 1}, faulty)
+    if problem.code == "stray-value" and problem.cure and ignore is not None:
+        # one value at most is ignored
+        stray = int(problem.cure.split()[-1])
+        in_place = all(files_of(path) == [path] for path in faulty) and max(stray, ignore) < 256
+        return mend.replace_values({stray: ignore}, faulty) if in_place else ""
+    if not faulty and not problem.cure:
+        return command("ls", counts[0].path.parent)
+    return problem.cure
+
+
+def _count_classes(
+    coding: MaskCoding, counts: Sequence[MaskCounts], findings: Findings
+) -> Contents:
     masks = [each.path for each in counts]
     shape = len(counts), coding.num_classes
     pixels, border = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     if coding.kind == "colors":
+        strays: list[tuple[int, float]] = []
         for row, (found, each_color) in enumerate(count_all_colors(masks)):
             classes = match_colors(found, coding.colors, coding.ignore)[0]
-            np.add.at(pixels[row], classes[classes != IGNORED], each_color[classes != IGNORED])
+            known = classes != IGNORED
+            np.add.at(pixels[row], classes[known], each_color[known])
+            void = -1 if coding.ignore is None else coding.ignore * 0x010101
+            others = np.where(known | (found == void), 0, each_color)
+            strays.append((int(found[others.argmax()]), float(others.sum() / each_color.sum())))
+        tell_stray_colors(masks, strays, findings)
     else:
         table = class_table(coding, 65536)
         for row, each in enumerate(counts):

@@ -106,8 +106,8 @@ def _tell_same_masks(
     copies = {index for each in alike for index in (each.first, each.second)}
     masks: dict[str, list[Path]] = defaultdict(list)
     for index, count in enumerate(counts):
-        # empty masks are all the same
-        if count and count.digest and len(count.values) > 1 and index not in copies:
+        # empty masks are all the same, and have no digest
+        if count and count.digest and index not in copies:
             masks[count.digest].append(pairs[index].mask)
     for files in masks.values():
         if len(files) > 1:

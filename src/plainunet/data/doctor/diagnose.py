@@ -196,7 +196,7 @@ def _find(data: Path, config: DataConfig, findings: Findings, notes: list[str]) 
             on_note=notes.append,
             on_problem=findings.add_problem,
         )
-        pairs = open_stacks(pairs, notes.append)
+        pairs = open_stacks(pairs, notes.append, findings.add_problem)
     except (ValueError, FileNotFoundError) as error:
         problem = as_problem(error, data)
         code = "no-data" if isinstance(error, FileNotFoundError) else problem.code

@@ -13,6 +13,9 @@ from plainunet.data.doctor.inversion import find_inverted
 from plainunet.data.doctor.sample import Fit
 from plainunet.data.pairing import Pair
 from plainunet.data.places import files_of
+from plainunet.data.problems import command
+
+_MANY = 0.3
 
 
 def tell_fits(
@@ -30,7 +33,12 @@ def tell_fits(
         findings: Where to note it.
     """
     swapped: set[int] = set()
-    for misfit in find_misfits([fit.evidence if fit else None for fit in fits]):
+    misfits = find_misfits([fit.evidence if fit else None for fit in fits])
+    others = [each for each in misfits if each.kind in ("swapped", "elsewhere")]
+    if len(others) > max(3, _MANY * len(pairs)):
+        misfits = [each for each in misfits if each not in others]
+        _tell_out_of_step(pairs, others, findings)
+    for misfit in misfits:
         if misfit.index not in swapped:
             _tell_misfit(pairs, misfit, findings)
         if misfit.kind == "swapped":
@@ -47,14 +55,26 @@ def tell_fits(
         )
 
 
+def _tell_out_of_step(pairs: Sequence[Pair], misfits: Sequence[Misfit], findings: Findings) -> None:
+    """Tell of names that join each picture with another's mask."""
+    first = misfits[0]
+    findings.add(
+        "swapped",
+        f"{len(misfits)} of {len(pairs)} masks looked at fit other pictures better than their "
+        f"own, such as {pairs[first.index].mask} that of {pairs[first.other].image}. Are the "
+        "names out of step, as when one file was left out of a numbered row?",
+        [pairs[each.index].mask for each in misfits],
+        command("ls", pairs[first.index].image.parent, pairs[first.index].mask.parent),
+    )
+
+
 def _tell_misfit(pairs: Sequence[Pair], misfit: Misfit, findings: Findings) -> None:
     pair = pairs[misfit.index]
     mask, alone = pair.mask, _is_alone(pair)
     if misfit.kind == "shifted":
         findings.add(
             "shifted",
-            f"{mask} fits its picture better moved by {misfit.dx} pixels to the right and "
-            f"{misfit.dy} down.",
+            f"{mask} fits its picture better moved by {_say_move(misfit.dx, misfit.dy)}.",
             [mask, pair.image],
             mend.move(misfit.dx, misfit.dy, [mask]) if alone else "",
         )
@@ -83,6 +103,16 @@ def _tell_misfit(pairs: Sequence[Pair], misfit: Misfit, findings: Findings) -> N
             [mask, other.mask] if misfit.kind == "swapped" else [mask],
             mend.exchange(mask, other.mask) if both else "",
         )
+
+
+def _say_move(dx: int, dy: int) -> str:
+    """Write a move, such as "8 pixels left and 3 down"."""
+    parts: list[str] = []
+    for amount, forwards, backwards in ((dx, "right", "left"), (dy, "down", "up")):
+        if amount:
+            unit = " pixels" if not parts else ""
+            parts.append(f"{abs(amount)}{unit} {forwards if amount > 0 else backwards}")
+    return " and ".join(parts)
 
 
 def _is_alone(pair: Pair) -> bool:

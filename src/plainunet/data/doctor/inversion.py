@@ -40,15 +40,17 @@ def appearance(image: NDArray[Any] | None, ids: NDArray[np.uint8]) -> list[float
         the correlation of its brightness with class 1, -1..1. All 0 if all is ignored; empty if
         the mask has more classes.
     """
-    valid = ids != IGNORED
-    if ids.max(initial=0, where=valid) > 1:
+    known = ids != IGNORED
+    if ((ids > 1) & known).any():
         return []
     height, width = ids.shape
     scale = max(1.0, max(height, width) / _SIDE)
     size = max(1, round(height / scale)), max(1, round(width / scale))
     # the share of a pixel that is class 1, and that is any: [h, w] each
-    planes = np.stack([ids == 1, valid], axis=2).astype(np.uint8) * np.uint8(255)
-    ones, known = np.moveaxis(reduce_image(planes, size) / 255, 2, 0)
+    ones, known = (
+        reduce_image(plane[..., None] * np.uint8(255), size)[..., 0] / np.float32(255)
+        for plane in (ids == 1, known)
+    )
     frame = np.ones_like(ones, dtype=bool)
     frame[1:-1, 1:-1] = False
     features = [

@@ -48,7 +48,7 @@ def exchange_values(low: int, high: int, masks: Sequence[Path]) -> str:
     """
     said = _write_table({low: high, high: low})
     one_bit = _write_table({0: 255, 255: 0})  # as Pillow keeps what is read as 0 and 1
-    return _for_each(f"m.point({one_bit} if m.mode == \"1\" else {said}).save(f)", masks)
+    return _for_each(f'm.point({one_bit} if m.mode == "1" else {said}).save(f)', masks)
 
 
 def turn(how: int, masks: Sequence[Path]) -> str:

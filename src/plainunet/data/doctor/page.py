@@ -93,6 +93,8 @@ def _colors(diagnosis: Diagnosis) -> tuple[tuple[int, int, int], ...]:
     if diagnosis.contents is None:
         return ()
     coding = diagnosis.contents.coding
+    if coding.num_classes == 2:
+        return (0, 0, 0), (255, 0, 255)  # what hardly any picture has
     return coding.colors or default_colors(coding.num_classes)
 
 
@@ -149,9 +151,8 @@ def _overlay(pair: Pair, coding: MaskCoding, colors: Sequence[tuple[int, int, in
         inside = (small == class_id).astype(np.uint8)
         if class_id == 0 or not inside.any():
             continue
-        shown = (255, 0, 255) if len(colors) == 2 else color
         outlines = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
-        cv2.drawContours(picture, outlines, -1, shown, 1)
+        cv2.drawContours(picture, outlines, -1, color, 1)
     # colours at full resolution, or thin lines would fade
     sharp = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     how = [cv2.IMWRITE_JPEG_QUALITY, 85, *sharp]

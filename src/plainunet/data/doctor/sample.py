@@ -24,7 +24,7 @@ from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
 from plainunet.data.places import find_place
 from plainunet.data.problems import DataError
-from plainunet.data.resizing import area_shares, resize
+from plainunet.data.resizing import halve, resize
 
 MOST = 64
 SIZES = (128, 256, 512)
@@ -80,7 +80,8 @@ def measure_fits(pairs: Sequence[Pair], coding: MaskCoding) -> Iterator[Fit | Da
         return [_pack(evidence), known, _ceiling(ids, coding.num_classes)]
 
     # all that the ids depend on
-    kind = f"fit 1 {coding.values} {coding.ignore} {coding.kind} {coding.colors}"
+    said = [coding.values, coding.ignore, coding.kind, coding.colors, Evidence._fields]
+    kind = f"fit 1 {said}"
     for facts in recall(kind, [(pair.image, pair.mask) for pair in pairs], measure):
         yield facts if isinstance(facts, DataError) else Fit(_unpack(facts[0]), *facts[1:])
 
@@ -109,27 +110,35 @@ def _unpack(packed: Sequence[Any]) -> Evidence:
 
 
 def _ceiling(ids: NDArray[np.uint8], num_classes: int) -> list[float] | None:
-    scores = [_kept(ids, num_classes, side) for side in SIZES]
+    truths = [(ids == class_id).view(np.uint8) * np.uint8(255) for class_id in range(num_classes)]
+    known = (ids != IGNORED).view(np.uint8) * np.uint8(255)
+    scores = [_kept(truths, known, side) for side in SIZES]
     return None if None in scores else [score for score in scores if score is not None]
 
 
-def _kept(ids: NDArray[np.uint8], num_classes: int, side: int) -> float | None:
+def _kept(truths: Sequence[NDArray[np.uint8]], known: NDArray[np.uint8], side: int) -> float | None:
     """Dice of a mask reduced to side x side pixels of area as it is for training, and back."""
-    height, width = ids.shape
+    height, width = known.shape
     scale = min(1.0, side / (height * width) ** 0.5)
-    shares = area_shares(
-        ids, num_classes, (max(1, round(height * scale)), max(1, round(width * scale)))
-    )
-    back, best = np.zeros_like(ids), np.zeros(ids.shape, np.uint8)
-    for class_id in range(num_classes):
-        plane = resize(shares[..., class_id : class_id + 1], (height, width))[..., 0]
-        cv2.copyTo(np.full_like(ids, class_id), (plane > best).astype(np.uint8), back)
-        np.maximum(best, plane, out=best)
-    back[ids == IGNORED] = IGNORED
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    planes = [_there_and_back(plane, size) for plane in truths]
+    most: Any = planes[0]
+    for plane in planes[1:]:
+        most = cv2.max(most, plane)
+    # of equal shares, the lower class has it
+    free: Any = cv2.bitwise_and(known, cv2.compare(planes[0], most, cv2.CMP_LT))
     dices = []
-    for class_id in range(1, num_classes):
-        truth, found = ids == class_id, back == class_id
-        area = np.count_nonzero(truth) + np.count_nonzero(found)
+    for truth, plane in zip(truths[1:], planes[1:], strict=True):
+        found: Any = cv2.bitwise_and(free, cv2.compare(plane, most, cv2.CMP_EQ))
+        free = cv2.subtract(free, found)
+        area = cv2.countNonZero(truth) + cv2.countNonZero(found)
         if area:
-            dices.append(2 * np.count_nonzero(truth & found) / area)
+            dices.append(2 * cv2.countNonZero(cv2.bitwise_and(truth, found)) / area)
     return float(np.mean(dices)) if dices else None
+
+
+def _there_and_back(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    height, width = plane.shape
+    small = halve(plane[..., None], size)
+    back: NDArray[np.uint8] = resize(resize(small, size), (height, width))[..., 0]
+    return back

@@ -91,7 +91,7 @@ def _preview(
     with decoding(path):
         grey = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
         if grey is None:
-            raise ValueError("the codec gives no reason")
+            raise ValueError("its content makes no sense")
     extent = height / step, width / step
     if orientation > 4:
         height, width, extent = width, height, extent[::-1]

@@ -283,7 +283,7 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
         "occur, name every class (train --classes); or say which value is which (train --values).",
         "stray-value",
         [census.paths[census.first[stray]]],
-        f"--ignore {stray}",
+        f"--ignore {stray}" if sum(census.first[strays] == census.first[stray]) == 1 else "",
     )
 
 

@@ -124,8 +124,8 @@ def walk(
     Args:
         root: The folder.
         leave_out: A folder below it that is not entered.
-        on_problem: Told of a link that leads back and of a folder that is named like a
-            picture, which are passed over then.
+        on_problem: Told of a link that leads back, a folder that may not be opened and one
+            that is named like a picture, which are passed over then.
 
     Yields:
         The files, folder by folder, each folder's sorted by name.
@@ -133,8 +133,19 @@ def walk(
     Raises:
         DataError: There is such a link or folder, and nobody to be told.
     """
+
+    def tell_closed(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            problem = DataError(
+                f"{error.filename} cannot be opened ({error.strerror}). Check its permissions.",
+                "not-readable",
+                [Path(error.filename)],
+                command("chmod", "u+rx", error.filename),
+            )
+            report(problem, on_problem)
+
     seen = set()
-    for name, folders, files in os.walk(root, followlinks=True):
+    for name, folders, files in os.walk(root, onerror=tell_closed, followlinks=True):
         real = os.path.realpath(name)
         if real in seen:
             problem = DataError(

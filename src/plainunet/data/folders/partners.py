@@ -65,10 +65,11 @@ def tell_lonely(
             )
         return
     mask_of, picture_of = stems
+    moves: dict[Path, str] = {}
     missing_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of)
-    _tell_each(alone, images, lonely, masks, missing_mask, picture_of, named, on_problem)
+    _tell_each(alone, images, lonely, masks, missing_mask, picture_of, named, moves, on_problem)
     missing_picture = _Lonely("picture", "remove it", picture_of)
-    _tell_each(lonely, masks, alone, images, missing_picture, mask_of, named, on_problem)
+    _tell_each(lonely, masks, alone, images, missing_picture, mask_of, named, moves, on_problem)
 
 
 class _Lonely(NamedTuple):
@@ -85,6 +86,7 @@ def _tell_each(
     missing: _Lonely,
     partner_of: Callable[[Key], str],
     named: object,
+    moves: dict[Path, str],
     on_problem: OnProblem,
 ) -> None:
     beside = _beside(partners)
@@ -101,7 +103,9 @@ def _tell_each(
         if candidate is not None:
             message += f"; nearest is {candidate}"
             new = candidate.with_name(wanted + _suffix(candidate))
-            cure = "" if new.exists() else command("mv", candidate, new)
+            # of two that shall meet, one moves
+            cure = moves.get(path) or ("" if new.exists() else command("mv", candidate, new))
+            moves[candidate] = cure
         message += f". Add the partner, or {missing.advice}."
         on_problem(DataError(message, f"no-{missing.what}", [path], cure))
 

@@ -16,13 +16,18 @@ from plainunet.data.codecs.encoded import decoding, open_encoded
 from plainunet.data.codecs.slices import find_slices
 from plainunet.data.pairing import Pair
 from plainunet.data.places import class_files, find_place, name_place
+from plainunet.data.problems import DataError, OnProblem, as_problem
 
 _BLOCKS = 10
 _AT_ONCE = 256  # files for a thread, as a task takes longer to hand over than a file
 _Count = int | ValueError | FileNotFoundError
 
 
-def open_stacks(pairs: Sequence[Pair], on_note: Callable[[str], None] | None = None) -> list[Pair]:
+def open_stacks(
+    pairs: Sequence[Pair],
+    on_note: Callable[[str], None] | None = None,
+    on_problem: OnProblem | None = None,
+) -> list[Pair]:
     """Replace each pair of stacks by pairs of slices.
 
     The slices of a stack look alike, so they stay in its group. A stack that is all there is to
@@ -32,13 +37,15 @@ def open_stacks(pairs: Sequence[Pair], on_note: Callable[[str], None] | None = N
         pairs: The pairs. Those that name slices already, and other files than TIFF, stay as
             they are, and so do files that cannot be read, which is for `check_pairs` to tell.
         on_note: Called with a sentence where a single stack is cut into blocks.
+        on_problem: Told of each stack without a fitting partner, which is left out then.
 
     Returns:
         The pairs in their order, slices in the order of the stack.
 
     Raises:
+        FileNotFoundError: A stack's partner is missing, and there is nobody to be told.
         ValueError: A stack's partner is no stack, cannot be read, or has another number of
-            slices.
+            slices, and there is nobody to be told.
     """
     paths = [path for pair in pairs for path in (pair.image, pair.mask) if _may_be_stack(path)]
     if not paths:
@@ -50,7 +57,13 @@ def open_stacks(pairs: Sequence[Pair], on_note: Callable[[str], None] | None = N
     opened: list[Pair] = []
     alone = _stack_alone(pairs, counts)
     for pair in pairs:
-        count = _common_count(pair, counts)
+        try:
+            count = _common_count(pair, counts)
+        except (ValueError, FileNotFoundError) as error:
+            if on_problem is None:
+                raise
+            on_problem(as_problem(error, pair.image, pair.mask))
+            continue
         if count < 2:
             opened.append(pair)
             continue
@@ -103,17 +116,19 @@ def _common_count(pair: Pair, counts: dict[Path, _Count]) -> int:
     if images == masks:
         return images
     if images > 1 and masks > 1:
-        raise ValueError(
+        raise DataError(
             f"{pair.image} has {images} slices, its masks {pair.mask} have {masks}. "
-            "Save both with one page for each slice, in the same order."
+            "Save both with one page for each slice, in the same order.",
+            "several-frames",
         )
     stack, single, count = (
         (pair.image, pair.mask, images) if images > 1 else (pair.mask, pair.image, masks)
     )
     what = "a slice" if find_place(single) else "a single picture"
-    raise ValueError(
+    raise DataError(
         f"{stack} is a stack of {count} slices, its partner {single} is {what}. Save the "
-        f"partner as a TIFF stack of {count} slices, or name one slice: '{stack}[0]'."
+        f"partner as a TIFF stack of {count} slices, or name one slice: '{stack}[0]'.",
+        "several-frames",
     )
 
 
