@@ -13,7 +13,7 @@ PACKAGE = TESTS.parent / "src" / "plainunet"
 
 # the order in which data flows; rooms on one line do not know each other
 ORDER = (
-    {"files"},
+    {"files", "memory"},
     {"config", "palette"},
     {"settings"},
     {"data", "network"},

@@ -1,7 +1,5 @@
-"""Where the network runs, in what arithmetic, and whence its memory comes."""
+"""Where the network runs, and in what arithmetic."""
 
-import ctypes
-import sys
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
@@ -86,28 +84,6 @@ def to_device(network: Network, device: torch.device) -> Network:
     """
     moved: Network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep memory that tensors free, for the tensors after them.
-
-    By default, glibc gives large blocks back to the system at once, and each new tensor waits
-    while its pages are mapped and zeroed again: about a tenth of a training step on CPUs. From
-    this call on the process holds what it has once needed. Elsewhere than with glibc on Linux
-    nothing happens.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-# numbers of the parameters in glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def arithmetic(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:

@@ -16,13 +16,9 @@ from plainunet.data.dataset import Samples, TrainingSet
 from plainunet.data.loader import EpochBatches, make_loader
 from plainunet.data.targets import balanced_weights
 from plainunet.files import write_whole
+from plainunet.memory import keep_freed_memory
 from plainunet.network.checkpoint import Card, save_checkpoint
-from plainunet.network.device import (
-    choose_device,
-    choose_precision,
-    keep_freed_memory,
-    to_device,
-)
+from plainunet.network.device import choose_device, choose_precision, to_device
 from plainunet.network.losses import LOSSES
 from plainunet.network.transfer import freeze_encoder
 from plainunet.network.unet import UNet

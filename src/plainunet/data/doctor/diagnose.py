@@ -4,7 +4,6 @@ In: a folder, and what is known of it. Out: findings, each with its cure, and a 
 file is read once, and only what has changed since the last time; nothing is written here.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -17,7 +16,6 @@ from plainunet.config import DataConfig
 from plainunet.data.census import MaskCounts, count_masks
 from plainunet.data.doctor.contents import (
     Contents,
-    census_of,
     tell_contents,
     understand_contents,
 )
@@ -25,6 +23,7 @@ from plainunet.data.doctor.copies import join_copies
 from plainunet.data.doctor.findings import CODES, Finding, Findings, Severity
 from plainunet.data.doctor.fitting import tell_fits
 from plainunet.data.doctor.sample import SIZES, draw_sample, measure_fits
+from plainunet.data.doctor.summary import summarise
 from plainunet.data.doctor.survey import Look, look_at
 from plainunet.data.doctor.wholeness import tell_files, tell_pairs
 from plainunet.data.folders.layouts import walk
@@ -32,19 +31,10 @@ from plainunet.data.folders.stacks import open_stacks
 from plainunet.data.pairing import Pair, find_pairs
 from plainunet.data.places import files_of
 from plainunet.data.problems import DataError, as_problem, command
-from plainunet.palette import default_names
+from plainunet.memory import keep_freed_memory
 from plainunet.settings import with_dataset
 
 OnProgress = Callable[[str, int, int], None]
-
-_WHY = {
-    "ids": "the values are 0, 1, ... without a gap",
-    "two values": "there are two values; the smaller is class 0",
-    "values": "as it was said",
-    "instances": "many values in 16 bits: numbers of objects; all above 0 is class 1",
-    "threshold": "black and white with greys between; from 128 on is class 1",
-    "colors": "the channels differ, so each colour is a class",
-}
 _ORDER = ("error", "warning", "note")
 
 
@@ -119,6 +109,7 @@ def check(
     Raises:
         ValueError: The folder's dataset.toml is wrong.
     """
+    keep_freed_memory()
     data, config = Path(data), config or DataConfig()
     tell = on_progress or (lambda stage, done, total: None)
     notes: list[str] = []
@@ -129,17 +120,20 @@ def check(
     pairs = _find(data, config, findings, notes)
 
     looks: list[Look | None] = []
-    for look in look_at([pair.image for pair in pairs]):
-        looks.append(look if isinstance(look, Look) else None)
-        if isinstance(look, DataError):
-            findings.add_problem(look)
-        tell("pictures", len(looks), len(pairs))
     counts: list[MaskCounts | None] = []
-    for count in count_masks([pair.mask for pair in pairs]):
+    # side by side: some codecs keep the interpreter to themselves, others do not
+    both = zip(
+        look_at([pair.image for pair in pairs]),
+        count_masks([pair.mask for pair in pairs]),
+        strict=True,
+    )
+    for look, count in both:
+        looks.append(look if isinstance(look, Look) else None)
         counts.append(count if isinstance(count, MaskCounts) else None)
-        if isinstance(count, DataError):
-            findings.add_problem(count)
-        tell("masks", len(counts), len(pairs))
+        for problem in (look, count):
+            if isinstance(problem, DataError):
+                findings.add_problem(problem)
+        tell("pictures and masks", len(looks), len(pairs))
     tell_files(pairs, looks, counts, findings)
     tell_pairs(pairs, looks, counts, findings)
 
@@ -165,7 +159,7 @@ def check(
         kept = np.array([fit.ceiling for fit in fits if fit is not None and fit.ceiling])
         if len(kept):
             ceiling = dict(zip(SIZES, kept.mean(axis=0).tolist(), strict=True))
-    summary = _summarise(pairs, looks, there, contents, config, ceiling)
+    summary = summarise(pairs, looks, there, contents, config, ceiling)
     order = [*CODES]
     found = sorted(
         findings.found, key=lambda each: (_ORDER.index(each.severity), order.index(each.code))
@@ -249,52 +243,3 @@ def _only(contents: Contents, pairs: Sequence[Pair]) -> Contents:
         border=contents.border[chosen],
         masks=[pair.mask for pair in pairs],
     )
-
-
-def _summarise(
-    pairs: Sequence[Pair],
-    looks: Sequence[Look | None],
-    counts: Sequence[MaskCounts],
-    contents: Contents | None,
-    config: DataConfig,
-    ceiling: dict[int, float],
-) -> dict[str, Any]:
-    seen = [look for look in looks if look is not None]
-    sizes = sorted(look.shape[:2] for look in seen)
-    summary: dict[str, Any] = {
-        "pairs": len(pairs),
-        "groups": len({pair.group for pair in pairs}),
-        "parts": dict(Counter(pair.part for pair in pairs if pair.part)),
-        "sizes": dict(Counter(f"{width}x{height}" for height, width in sizes).most_common(8)),
-        "channels": dict(Counter(look.shape[2] for look in seen)),
-        "types": dict(Counter(look.dtype for look in seen)),
-        "formats": dict(Counter(look.kind for look in seen)),
-        "census": census_of(counts),
-        "classes": [],
-        "shares": {},
-        "ceiling": ceiling,
-    }
-    if contents is None or not len(contents.pixels):
-        return summary
-    coding, pixels = contents.coding, contents.pixels.sum(axis=0)
-    names = config.classes or coding.names or default_names(coding.num_classes)
-    if len(names) != coding.num_classes:
-        names = default_names(coding.num_classes)
-    shares = pixels / max(pixels.sum(), 1)
-    common = int(shares.argmax())
-    # all of the commonest class: its Dice is 2 p / (1 + p), the others' is 0
-    dice = 2 * shares[common] / (1 + shares[common]) / (len(names) - 1) if common else 0.0
-    summary |= {
-        "classes": list(names),
-        "shares": dict(zip(names, shares.tolist(), strict=True)),
-        "in_masks": dict(zip(names, (contents.pixels > 0).sum(axis=0).tolist(), strict=True)),
-        "masks": {
-            "kind": coding.kind,
-            "why": "as it was said" if config.values or config.encoding else _WHY[coding.kind],
-            "values": list(coding.values),
-            "ignore": coding.ignore,
-            "colors": [f"{r:02x}{g:02x}{b:02x}" for r, g, b in coding.colors],
-        },
-        "commonest": {"class": names[common], "dice": dice, "accuracy": float(shares[common])},
-    }
-    return summary

@@ -110,8 +110,9 @@ def _unpack(packed: Sequence[Any]) -> Evidence:
 
 
 def _ceiling(ids: NDArray[np.uint8], num_classes: int) -> list[float] | None:
-    truths = [(ids == class_id).view(np.uint8) * np.uint8(255) for class_id in range(num_classes)]
-    known = (ids != IGNORED).view(np.uint8) * np.uint8(255)
+    # 255 where a class is, and where any is
+    truths = [_where(ids == class_id) for class_id in range(1, num_classes)]
+    known = _where(ids != IGNORED)
     scores = [_kept(truths, known, side) for side in SIZES]
     return None if None in scores else [score for score in scores if score is not None]
 
@@ -121,14 +122,18 @@ def _kept(truths: Sequence[NDArray[np.uint8]], known: NDArray[np.uint8], side: i
     height, width = known.shape
     scale = min(1.0, side / (height * width) ** 0.5)
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    planes = [_there_and_back(plane, size) for plane in truths]
-    most: Any = planes[0]
-    for plane in planes[1:]:
+    planes = [_there_and_back(truth, size) for truth in truths]
+    # what is left is the background's
+    rest: Any = known if known.all() else _there_and_back(known, size)
+    for plane in planes:
+        rest = cv2.subtract(rest, plane)
+    most = rest
+    for plane in planes:
         most = cv2.max(most, plane)
     # of equal shares, the lower class has it
-    free: Any = cv2.bitwise_and(known, cv2.compare(planes[0], most, cv2.CMP_LT))
+    free: Any = cv2.bitwise_and(known, cv2.compare(rest, most, cv2.CMP_LT))
     dices = []
-    for truth, plane in zip(truths[1:], planes[1:], strict=True):
+    for truth, plane in zip(truths, planes, strict=True):
         found: Any = cv2.bitwise_and(free, cv2.compare(plane, most, cv2.CMP_EQ))
         free = cv2.subtract(free, found)
         area = cv2.countNonZero(truth) + cv2.countNonZero(found)
@@ -137,8 +142,11 @@ def _kept(truths: Sequence[NDArray[np.uint8]], known: NDArray[np.uint8], side: i
     return float(np.mean(dices)) if dices else None
 
 
+def _where(inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return inside.view(np.uint8) * np.uint8(255)
+
+
 def _there_and_back(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    height, width = plane.shape
-    small = halve(plane[..., None], size)
-    back: NDArray[np.uint8] = resize(resize(small, size), (height, width))[..., 0]
+    small = resize(halve(plane[..., None], size), size)
+    back: NDArray[np.uint8] = resize(small, (plane.shape[0], plane.shape[1]))[..., 0]
     return back
