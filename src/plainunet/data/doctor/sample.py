@@ -91,7 +91,7 @@ def _pack(evidence: Evidence) -> list[Any]:
     packed: list[Any] = []
     for value in evidence:
         if isinstance(value, np.ndarray):
-            data = base64.b85encode(np.ascontiguousarray(value).tobytes()).decode()
+            data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
             packed.append([value.dtype.str, list(value.shape), data])
         else:
             packed.append(list(value) if isinstance(value, tuple) else value)
@@ -103,7 +103,7 @@ def _unpack(packed: Sequence[Any]) -> Evidence:
     for value in packed:
         if isinstance(value, list) and isinstance(value[0], str):
             dtype, shape, data = value
-            values.append(np.frombuffer(base64.b85decode(data), dtype).reshape(shape))
+            values.append(np.frombuffer(base64.b64decode(data), dtype).reshape(shape))
         else:
             values.append(tuple(value) if isinstance(value, list) else value)
     return Evidence(*values)
