@@ -89,7 +89,7 @@ def _tell_each(
     moves: dict[Path, str],
     on_problem: OnProblem,
 ) -> None:
-    beside = _beside(partners)
+    beside = _beside(partners) if keys else {}
     # compared without what all masks' names share, which would make them all alike
     named_so = {(key[0], partner_of(key)): key for key in others}
     order = sorted(named_so)
