@@ -51,3 +51,17 @@ def test_values_differ_and_fit_in_16_bits() -> None:
     for wrong in ((0, 0), (0, -1), (0, 65536)):
         with pytest.raises(ValueError, match="a value of its own, from 0 to 65535"):
             TrainConfig(values=wrong)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("90s", 90), ("90", 90), ("20m", 1200), ("20min", 1200), ("1h30m", 5400), (75.5, 75.5)],
+)
+def test_durations(said: str | float, seconds: float) -> None:
+    assert TrainConfig(budget=said).budget == seconds  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("said", ["", "soon", "20 minutes", "-3m", "0s", 0, -1, float("inf")])
+def test_what_is_no_duration_is_refused(said: str | float) -> None:
+    with pytest.raises(ValidationError, match="budget"):
+        TrainConfig(budget=said)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class Growth(BaseModel):
@@ -233,7 +233,11 @@ class TrainConfig(DataConfig, NetworkConfig):
     seed: int = Field(default=0, ge=0)
     """Seed of the weights, the split, the order and the augmentation."""
     precision: Precision = "auto"
-    """Arithmetic of convolutions: auto is bf16 where the hardware has it, fp32 elsewhere."""
+    """Arithmetic of convolutions: auto is bf16 where the hardware has it, fp16 on older CUDA
+    GPUs, fp32 elsewhere."""
+    deterministic: bool = False
+    """Refuse operations on GPUs whose result depends on chance, and take slower ones instead;
+    on CPUs runs of the same number of threads repeat bit for bit anyway."""
     device: Device = "auto"
     """Where the network runs: auto takes cuda, then mps, then cpu."""
     workers: int | None = Field(default=None, ge=0)

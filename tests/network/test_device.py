@@ -64,8 +64,8 @@ def test_no_bf16_where_pytorch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_unknown_precision_is_a_users_error() -> None:
-    with pytest.raises(ValueError, match="fp16"):
-        choose_precision("fp16", CPU)
+    with pytest.raises(ValueError, match="fp8"):
+        choose_precision("fp8", CPU)
 
 
 def test_network_is_moved_channels_last() -> None:

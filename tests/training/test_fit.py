@@ -18,9 +18,10 @@ from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
 from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
-from plainunet.training.fit import BEST_FILE, METRICS_FILE, fit
+from plainunet.training.fit import BEST_FILE, fit
 from plainunet.training.loop import validate
 from plainunet.training.optim import learning_rate_at
+from plainunet.training.records import METRICS_FILE
 from plainunet.training.state import read_state
 
 NAMES = ("background", "thing")
@@ -113,7 +114,7 @@ def test_rows_and_sizes_epoch_by_epoch(fitted: Fit, tmp_path: Path) -> None:
     (note,) = (event.text for event in events if isinstance(event, Note))
     assert "float32 on cpu" in note
     assert {file.name for file in (tmp_path / "run").iterdir()} == {
-        *(BEST_FILE, METRICS_FILE, "curves.png", "last")
+        *(BEST_FILE, METRICS_FILE, "metrics.csv", "curves.png", "last")
     }
 
 

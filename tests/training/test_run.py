@@ -40,6 +40,7 @@ def test_the_run_folder_holds_everything(finished: Any) -> None:
         "curves.png",
         "dataset.toml",
         "last",
+        "metrics.csv",
         "metrics.jsonl",
         "saved_images",
         "split.csv",
@@ -426,3 +427,83 @@ def test_masks_of_other_forms_teach_the_same(
     shutil.copytree(tmp_path / "run", tmp_path / "again")
     assert scores(resume(tmp_path / "again")) == scores(result)
     assert len(list((tmp_path / "run" / "saved_images").iterdir())) == 8
+
+
+def test_fine_tuning_begins_with_the_weights_of_a_checkpoint(finished: Any, tmp_path: Path) -> None:
+    start = str(finished.out / "best.safetensors")
+    settings = {"start_from": start, "epochs": 1, "learning_rate": 1e-9, "schedule": "constant"}
+    notes: list[str] = []
+    train(
+        finished.data,
+        tmp_path / "run",
+        finished.config.model_copy(update=settings),
+        lambda event: notes.append(event.text) if isinstance(event, Note) else None,
+    )
+    assert any(f"weights from {start}" in note for note in notes)
+    before, _ = load_checkpoint(finished.out / "best.safetensors")
+    after, _ = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    for name, weight in before.named_parameters():
+        torch.testing.assert_close(after.get_parameter(name), weight, rtol=0, atol=1e-6)
+
+
+def test_a_frozen_encoder_stays_as_it_was(finished: Any, tmp_path: Path) -> None:
+    settings = {
+        "start_from": str(finished.out / "best.safetensors"),
+        **{"freeze": "encoder", "epochs": 1, "ema": 0.0},
+    }
+    train(finished.data, tmp_path / "run", finished.config.model_copy(update=settings))
+    before, _ = load_checkpoint(finished.out / "best.safetensors")
+    after, _ = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    for name, value in after.state_dict().items():
+        same = torch.equal(value, before.state_dict()[name])
+        if name.startswith(("inlet.", "downs.")):
+            assert same, name
+        elif name.endswith("weight"):
+            assert not same, name
+
+
+def test_a_run_that_comes_no_further_stops(finished: Any, tmp_path: Path) -> None:
+    settings = {"epochs": 30, "patience": 2, "learning_rate": 1e-12, "schedule": "constant"}
+    notes: list[str] = []
+    train(
+        finished.data,
+        tmp_path / "run",
+        finished.config.model_copy(update={**settings, "ema": 0.0, "augment": "none"}),
+        lambda event: notes.append(event.text) if isinstance(event, Note) else None,
+    )
+    assert any("stopped: no better validation Dice for 2 epochs" in note for note in notes)
+    assert len(rows_of(tmp_path / "run")) < 30
+    # going on with it does not begin again
+    assert resume(tmp_path / "run")["split"] == "val"
+    assert len(rows_of(tmp_path / "run")) < 30
+
+
+def test_operations_of_chance_are_refused_if_asked(finished: Any, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def look(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            seen.append(torch.are_deterministic_algorithms_enabled())
+
+    settings = {"epochs": 1, "deterministic": True}
+    train(finished.data, tmp_path / "run", finished.config.model_copy(update=settings), look)
+    assert seen == [True]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_run_in_fp16_goes_on_with_its_scale(finished: Any, tmp_path: Path) -> None:
+    settings = {"precision": "fp16", "epochs": 2}
+    config = finished.config.model_copy(update=settings)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(finished.data, tmp_path / "run", config, stop)
+    scale = read_state(tmp_path / "run")["scaler"]["scale"]
+    assert scale > 1
+    resume(tmp_path / "run")
+    whole = train(finished.data, tmp_path / "whole", config)
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
+    assert whole["pooled"]["dice"]["mean_foreground"] > 0.2

@@ -38,18 +38,21 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """Turn a name into the arithmetic of convolutions.
 
     Args:
-        name: "auto" (bf16 where the hardware has it), "fp32" or "bf16".
+        name: "auto" (bf16 where the hardware has it, on older CUDA GPUs fp16, else fp32), "fp32",
+            "bf16" or "fp16".
         device: Where the network runs.
 
     Returns:
-        torch.float32 or torch.bfloat16.
+        torch.float32, torch.bfloat16 or torch.float16.
 
     Raises:
         ValueError: No such precision.
     """
     if name == "auto":
-        return torch.bfloat16 if has_native_bf16(device) else torch.float32
-    known = {"fp32": torch.float32, "bf16": torch.bfloat16}
+        if has_native_bf16(device):
+            return torch.bfloat16
+        return torch.float16 if device.type == "cuda" else torch.float32
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if name not in known:
         raise ValueError(f"--precision {name}: it is one of auto, {', '.join(known)}.")
     return known[name]
@@ -91,7 +94,7 @@ def arithmetic(device: torch.device, precision: torch.dtype) -> AbstractContextM
 
     Args:
         device: Where the network runs.
-        precision: torch.float32 or torch.bfloat16.
+        precision: torch.float32, torch.bfloat16 or torch.float16.
 
     Returns:
         An autocast context; with float32 it does nothing.

@@ -1,7 +1,6 @@
 """All epochs of a run: train, judge, keep the best, save what is needed to go on."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +14,6 @@ from plainunet.config import NetworkConfig, TrainConfig
 from plainunet.data.dataset import Samples, TrainingSet
 from plainunet.data.loader import EpochBatches, make_loader
 from plainunet.data.targets import balanced_weights
-from plainunet.files import write_whole
 from plainunet.memory import keep_freed_memory
 from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.device import choose_device, choose_precision, to_device
@@ -27,11 +25,11 @@ from plainunet.training.curves import draw_curves
 from plainunet.training.events import Advance, EpochDone, Note, OnEvent, Rate, Stage, StepDone
 from plainunet.training.loop import train_epoch, validate
 from plainunet.training.optim import WeightAverage, make_optimizers
+from plainunet.training.records import rows_until, write_rows
 from plainunet.training.schedule import ClockSchedule, Schedule, StepSchedule
 from plainunet.training.state import TrainingState
 
 BEST_FILE = "best.safetensors"
-METRICS_FILE = "metrics.jsonl"
 CURVES_PERIOD = 20.0
 """Seconds between two drawings of the curves; they cost most of a second."""
 SAVING = 0.05
@@ -79,13 +77,14 @@ def fit(
         network, config.optimizer, config.learning_rate, config.weight_decay
     )
     average = WeightAverage(network, config.ema) if config.ema else None
-    state = TrainingState(network, optimizers, average)
+    scaler = torch.amp.GradScaler(device.type) if precision == torch.float16 else None
+    state = TrainingState(network, optimizers, average, scaler)
     if saved:
         state.restore(saved)
     else:
         begin()
         state.save(out, data)
-    rows = _rows_until(out / METRICS_FILE, state.epoch)
+    rows = rows_until(out, state.epoch)
 
     weights = (
         balanced_weights(parts["train"].class_shares())
@@ -144,6 +143,7 @@ def fit(
             accumulation=config.accumulation,
             clip=config.clip,
             frozen=frozen,
+            scaler=scaler,
             cuts=partial(schedule.cuts, epoch),
             on_step=report,
         )
@@ -173,7 +173,7 @@ def fit(
             "validation": validation,
         }
         rows.append(row)
-        _write_rows(out / METRICS_FILE, rows)
+        write_rows(out, rows)
         if time.monotonic() - drawn > CURVES_PERIOD or schedule.is_over(state.epoch):
             draw_curves(out / "curves.png", rows)
             drawn = time.monotonic()
@@ -233,16 +233,3 @@ def _judge(
         judged.append((scores["per_image"]["dice"]["mean_foreground"] or 0.0, scores, candidate))
     best: tuple[float, dict[str, Any], UNet] = max(reversed(judged), key=lambda each: each[0])
     return best
-
-
-def _rows_until(file: Path, epoch: int) -> list[dict[str, Any]]:
-    """Rows of the epochs that the saved state has seen."""
-    if not file.is_file():
-        return []
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["epoch"] <= epoch]
-
-
-def _write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with write_whole(file) as part:
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

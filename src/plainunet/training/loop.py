@@ -39,6 +39,7 @@ def train_epoch(
     accumulation: int = 1,
     clip: float = 0.0,
     frozen: Sequence[nn.Module] = (),
+    scaler: torch.amp.GradScaler | None = None,
     cuts: Callable[[], bool] = lambda: False,
     on_step: Callable[[int, float, int], None],
 ) -> float:
@@ -61,6 +62,8 @@ def train_epoch(
             part alone.
         clip: Largest norm of all gradients together; longer ones are shortened to it. 0 for any.
         frozen: Parts of the network that stay in eval mode.
+        scaler: For fp16: scales the loss so that small gradients do not vanish, and leaves out
+            steps in which they grew too large.
         cuts: Asked after each step whether the epoch ends here.
         on_step: Told the step's number in the run, its loss, and its number of images.
 
@@ -91,13 +94,18 @@ def train_epoch(
                     f"The loss became {value} in step {step}. Take a smaller --learning-rate, or "
                     "--precision fp32."
                 )
-            loss.backward()
+            (scaler.scale(loss) if scaler else loss).backward()
+        if scaler:
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
         if clip:
             torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(step)
-            optimizer.step()
+            scaler.step(optimizer) if scaler else optimizer.step()
+        if scaler:
+            scaler.update()
         if average:
             average.update(network, step)
         total, seen = total + value * len(image), seen + len(image)

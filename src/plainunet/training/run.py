@@ -1,6 +1,9 @@
 """A whole run: from a data folder to a run folder with a checkpoint in it."""
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +143,20 @@ def resume(out: str | Path, on_event: OnEvent = lambda event: None) -> dict[str,
     return _run(data, out, config, pairs, coding, content, on_event, begun, [])
 
 
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Have PyTorch refuse operations whose result depends on chance."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        # asked for by cuBLAS, before its first use
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def _describe(coding: MaskCoding) -> dict[str, Any]:
     """What a checkpoint says of how masks are read."""
     said = {"values": coding.values, "ignore": coding.ignore, "kind": coding.kind}
@@ -220,5 +237,6 @@ def _run(
         predictor = Predictor(network, card, device=config.device, precision=config.precision)
         held_out = [pair for pair in pairs if pair.part == "val"]
         end = begun + config.budget - measure_end(predictor, held_out, coding, SAVED_IMAGES)
-    fit(network, card, parts, config, data, out, saved, on_event, begin, end)
+    with _deterministic(config.deterministic):
+        fit(network, card, parts, config, data, out, saved, on_event, begin, end)
     return judge_best(out, pairs, coding, config, on_event)

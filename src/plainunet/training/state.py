@@ -22,6 +22,7 @@ class TrainingState:
     network: UNet
     optimizers: list[Optimizer]
     average: WeightAverage | None
+    scaler: torch.amp.GradScaler | None = None
     epoch: int = 0
     """Epochs that are done."""
     step: int = 0
@@ -45,6 +46,7 @@ class TrainingState:
             "network": self.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": self.average and self.average.network.state_dict(),
+            "scaler": self.scaler and self.scaler.state_dict(),
             "counters": {name: getattr(self, name) for name in _COUNTERS},
         }
         with write_whole(run / STATE_FILE) as file:
@@ -61,6 +63,8 @@ class TrainingState:
             optimizer.load_state_dict(saved)
         if self.average:
             self.average.network.load_state_dict(content["average"])
+        if self.scaler:
+            self.scaler.load_state_dict(content["scaler"])
         for name in _COUNTERS:
             setattr(self, name, content["counters"][name])
 

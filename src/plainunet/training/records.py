@@ -1,0 +1,65 @@
+"""What a run writes down of each epoch: `metrics.jsonl`, and the same as a table.
+
+In: rows. Out: the two files, whole after every epoch.
+"""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from plainunet.files import write_whole
+
+METRICS_FILE = "metrics.jsonl"
+TABLE_FILE = "metrics.csv"
+_PLAIN = ("epoch", "step", "loss", "learning_rate", "images_per_second", "seconds")
+_SCORES = ("dice", "iou")
+
+
+def rows_until(run: Path, epoch: int) -> list[dict[str, Any]]:
+    """Read what was written down.
+
+    Args:
+        run: The run folder.
+        epoch: The last epoch that counts: what came after the state was saved is done again.
+
+    Returns:
+        The rows; none where there is no such file.
+    """
+    file = run / METRICS_FILE
+    if not file.is_file():
+        return []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row["epoch"] <= epoch]
+
+
+def write_rows(run: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write all rows.
+
+    Args:
+        run: The run folder.
+        rows: One for each epoch: `epoch`, `step`, `size`, `loss`, `learning_rate`,
+            `images_per_second`, `seconds`, and `validation`, as by `validate`, or None.
+    """
+    with write_whole(run / METRICS_FILE) as part:
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    scores = [f"{way}_{name}" for way in ("pooled", "per_image") for name in _SCORES]
+    with (
+        write_whole(run / TABLE_FILE) as part,
+        part.open("w", newline="", encoding="utf-8") as file,
+    ):
+        table = csv.writer(file)
+        table.writerow([*_PLAIN, "height", "width", *scores])
+        for row in rows:
+            table.writerow([*(row[name] for name in _PLAIN), *row["size"], *_scores(row)])
+
+
+def _scores(row: dict[str, Any]) -> list[float | None]:
+    """The mean foreground scores, empty where an epoch was not judged."""
+    judged = row["validation"]
+    return [
+        judged[way][name]["mean_foreground"] if judged else None
+        for way in ("pooled", "per_image")
+        for name in _SCORES
+    ]
