@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from plainunet.files import require_file, require_writable, write_whole
+from plainunet.files import (
+    require_file,
+    require_own,
+    require_writable,
+    write_json,
+    write_whole,
+)
 
 
 @pytest.fixture
@@ -137,3 +143,18 @@ def test_a_result_has_its_suffix_and_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="cannot be written to"):
         require_file(tmp_path / "file" / "scores.json", ".json")
+
+
+def test_only_results_of_the_same_kind_are_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    require_own(path, '"findings"')
+    path.write_text('{"findings": []}')
+    require_own(path, '"findings"')
+    path.write_text('{"images": [], "annotations": []}')
+    with pytest.raises(ValueError, match="is there already"):
+        require_own(path, '"findings"')
+
+
+def test_json_is_written_whole(tmp_path: Path) -> None:
+    write_json(tmp_path / "new" / "a.json", {"a": [1, None]})
+    assert (tmp_path / "new" / "a.json").read_text() == '{\n "a": [\n  1,\n  null\n ]\n}\n'

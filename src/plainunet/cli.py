@@ -114,7 +114,7 @@ def check(
     from plainunet.data.doctor.diagnose import check as look
     from plainunet.data.doctor.page import write_page
     from plainunet.data.doctor.treat import treat
-    from plainunet.files import require_file, write_json
+    from plainunet.files import require_file, require_own, write_json
     from plainunet.training.plan import advise_training
     from plainunet.training.progress import bars
     from plainunet.training.tables import show_diagnosis
@@ -122,6 +122,7 @@ def check(
     for file, suffix in ((json_file, ".json"), (html, ".html")):
         if file:
             require_file(file, suffix)
+            require_own(file, '"findings"' if suffix == ".json" else "plainunet check found")
     codes = [code.strip() for code in leave_out.split(",") if code.strip()]
     if codes and not write:
         raise ValueError("--leave-out says what is left out of what --write writes; give both.")

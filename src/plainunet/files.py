@@ -90,6 +90,20 @@ def require_file(path: Path, suffix: str) -> None:
     require_writable(path.parent)
 
 
+def require_own(path: Path, mark: str) -> None:
+    """Refuse to overwrite a file that is not a result of the same kind.
+
+    Args:
+        path: The file that shall be written anew.
+        mark: What every such result has in it.
+
+    Raises:
+        ValueError: There is a file without it.
+    """
+    if path.is_file() and mark.encode() not in path.read_bytes():
+        raise ValueError(f"{path}: is there already, and is no such result. Give another name.")
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

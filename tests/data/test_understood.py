@@ -46,3 +46,13 @@ def test_what_was_there_is_kept(small_data: Path) -> None:
     write_understood(small_data, find_pairs(small_data), said)
     assert (small_data / "dataset.toml.bak").read_text() == 'classes = ["mine", "yours"]\n'
     assert "classes" not in read_dataset(small_data)
+
+
+def test_no_copy_is_overwritten(small_data: Path) -> None:
+    said = describe(MaskCoding((0, 255), None, "two values"), ())
+    pairs = find_pairs(small_data)
+    for number, text in enumerate(("first", "second", "second", "third")):
+        (small_data / "split.csv").write_text(text)
+        write_understood(small_data, pairs[number:], said)
+    copies = sorted(small_data.glob("split.csv.bak*"))
+    assert [copy.read_text() for copy in copies] == ["first", "second", "third"]

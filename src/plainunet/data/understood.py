@@ -5,6 +5,7 @@ In: pairs, and what their masks mean. Out: a dataset.toml and the list of pairs 
 
 import shutil
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 from plainunet.config import DataConfig
@@ -42,7 +43,7 @@ def write_understood(folder: Path, pairs: Sequence[Pair], said: DataConfig) -> l
 
     Args:
         folder: The data folder; files of these names that are there already are kept, with
-            .bak at the end of their names.
+            .bak, .bak2, ... at the end of their names.
         pairs: The pairs to be listed.
         said: What the dataset.toml says.
 
@@ -56,7 +57,18 @@ def write_understood(folder: Path, pairs: Sequence[Pair], said: DataConfig) -> l
     files = [folder / SPLIT_FILE, folder / DATASET_FILE]
     for file in files:
         if file.exists():
-            shutil.copy2(file, file.with_name(f"{file.name}.bak"))
+            _keep(file)
     write_split(files[0], pairs, folder)
     write_dataset(files[1], said)
     return files
+
+
+def _keep(file: Path) -> None:
+    """Copy a file to the first name that is free, unless there is such a copy already."""
+    for number in count(1):
+        copy = file.with_name(f"{file.name}.bak{number if number > 1 else ''}")
+        if not copy.exists():
+            shutil.copy2(file, copy)
+            return
+        if copy.is_file() and copy.read_bytes() == file.read_bytes():
+            return

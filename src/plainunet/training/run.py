@@ -88,6 +88,7 @@ def train(
     def on_note(said: str) -> None:
         on_event(Note(f"note: {said}"))
 
+    advice = f"How to mend it, and what else there is: {command('plainunet', 'check', data)}"
     problems: list[DataError] = []
     pairs = find_pairs(
         data,
@@ -105,10 +106,13 @@ def train(
         pairs,
         lambda done, total: on_event(Advance(done)),
         problems,
-        f"How to mend them, and what else there is: {command('plainunet', 'check', data)}",
+        advice,
     )
     on_event(Stage("understanding masks", 1))
-    pairs, coding, config = understand(pairs, sizes, config, on_event)
+    try:
+        pairs, coding, config = understand(pairs, sizes, config, on_event)
+    except DataError as error:
+        raise ValueError(f"{error}\n{advice}") from error
     lines: list[str] = []
     if config.budget is not None:
         spent = time.monotonic() - begun

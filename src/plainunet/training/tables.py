@@ -133,6 +133,9 @@ def show_diagnosis(result: Diagnosis, advice: Sequence[Advice], train_line: str)
         console.print(f"note: {note.removeprefix('note: ')}", style="dim", markup=False)
     for code in dict.fromkeys(finding.code for finding in result.findings):
         _show_code(console, [each for each in result.findings if each.code == code])
+    if result.last_cure:
+        console.print("\nafter that, to go on with what is sound, once and last:", style="bold")
+        console.print(f"  $ {_printable(result.last_cure)}", markup=False)
     said = ", ".join(
         f"{count} {severity}{'s' * (count != 1)}"
         for severity in ("error", "warning", "note")
@@ -209,7 +212,9 @@ def _show_code(console: Console, findings: Sequence[Finding]) -> None:
         console.print(f"  {_printable(finding.message)}", markup=False)
     if len(findings) > _MOST_SHOWN:
         console.print(f"  and {len(findings) - _MOST_SHOWN} more (all of them: --json FILE)")
-    for cure in list(dict.fromkeys(each.cure for each in findings if each.cure))[:_MOST_SHOWN]:
+    # what leaves pairs out comes once, at the end: before it, pairs may be mended
+    cures = [each.cure for each in findings if each.cure and not each.leaves_out]
+    for cure in list(dict.fromkeys(cures))[:_MOST_SHOWN]:
         console.print(f"  $ {_printable(cure)}", markup=False)
 
 

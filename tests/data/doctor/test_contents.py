@@ -9,11 +9,11 @@ from plainunet.config import DataConfig
 from plainunet.data.census import MaskCounts, count_masks
 from plainunet.data.doctor.contents import (
     Contents,
-    census_of,
     tell_contents,
     understand_contents,
 )
 from plainunet.data.doctor.findings import Findings
+from plainunet.data.doctor.summary import census_of
 from plainunet.data.pairing import Pair
 
 IDS = np.tile(np.array([[0, 0, 1], [2, 1, 0]], np.uint8), (8, 8))
@@ -225,3 +225,20 @@ def test_one_class_by_said_values(tmp_path: Path) -> None:
     assert contents is not None
     tell_contents(contents, [Pair(path, path, "", None) for path in contents.masks], findings)
     assert [each.code for each in findings.found] == ["one-class"]
+
+
+def test_ones_among_255_are_mended_the_other_way(tmp_path: Path) -> None:
+    masks = [BINARY * np.uint8(255)] * 6 + [BINARY] * 2
+    paths = write(tmp_path, masks)
+    contents, findings, _ = understand(paths)
+    assert contents is not None
+    (finding,) = findings.found
+    assert [file.stem for file in finding.files] == ["6", "7"]
+    subprocess.run(["bash", "-c", finding.cure], check=True)
+    assert understand(paths)[1].found == []
+
+
+def test_values_that_were_said_wrongly_are_one_finding(tmp_path: Path) -> None:
+    contents, findings, _ = understand(write(tmp_path, [BINARY] * 6), DataConfig(values=(0, 5)))
+    assert contents is None
+    assert [each.code for each in findings.found] == ["stray-value"]

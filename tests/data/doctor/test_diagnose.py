@@ -1,5 +1,6 @@
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,3 +167,50 @@ def test_the_second_time_nothing_is_read(scenes: Path, monkeypatch: pytest.Monke
 def test_it_is_a_public_verb() -> None:
     assert plainunet.check is check
     assert set(CODES) >= {"shifted", "inverted", "cut-off"}
+
+
+def test_one_group_cannot_be_divided(scenes: Path) -> None:
+    result = check(scenes, DataConfig(group_by="^(.)"))  # of "00" to "11"
+    assert result.findings == []
+    result = check(scenes, DataConfig(group_by="^()"))
+    assert [finding.code for finding in result.findings] == ["too-few"]
+    assert "belong to one group" in result.findings[0].message
+
+
+def test_two_classes_of_one_name_are_refused(scenes: Path) -> None:
+    with pytest.raises(ValueError, match="two classes have the same name"):
+        check(scenes, DataConfig(classes=("a", "a")))
+
+
+def test_a_list_that_is_not_used_is_said(scenes: Path) -> None:
+    (scenes / "split.csv").write_text("filename,split\n00.png,train\n")
+    assert any("split.csv is not used" in note for note in check(scenes).notes)
+
+
+def test_a_list_that_fits_no_more_has_a_cure(scenes: Path) -> None:
+    (scenes / "list.csv").write_text("image,mask\nimages/00.png,masks/00.png\ngone.png,gone.png\n")
+    (scenes / "dataset.toml").write_text('pairs = "list.csv"\n')
+    (finding,) = check(scenes).findings
+    subprocess.run(["bash", "-c", finding.cure], check=True)
+    assert check(scenes).findings == []
+
+
+def test_the_last_command_leaves_out_what_is_left(scenes: Path) -> None:
+    (scenes / "images/00.png").write_bytes(b"")
+    Image.new("L", (160, 120)).save(scenes / "masks/01.png")
+    mask = np.array(Image.open(scenes / "masks/02.png"))
+    Image.fromarray(np.ascontiguousarray(mask[:, ::-1])).save(scenes / "masks/02.png")
+    result = check(scenes)
+    assert {finding.code for finding in result.findings} == {"empty-file", "empty-mask", "flipped"}
+    # what can be mended is not left out
+    assert result.last_cure == f"plainunet check {scenes} --write --leave-out empty-mask"
+    assert check(scenes, DataConfig(ignore=7)).last_cure.startswith(
+        f"plainunet check {scenes} --ignore 7 --write"
+    )
+
+
+def test_the_link_itself_is_named(scenes: Path) -> None:
+    (scenes / "images/again").symlink_to(scenes)
+    result = check(scenes)
+    (finding,) = [each for each in result.findings if each.code == "link-loop"]
+    assert finding.cure == f"rm {scenes / 'images/again'}"

@@ -22,7 +22,7 @@ def test_what_has_an_error_is_left_out(scenes: Path) -> None:
     assert (files, left_out) == ([scenes / "split.csv", scenes / "dataset.toml"], 0)
     result = check(scenes)
     assert {finding.code for finding in result.findings} == {"not-listed"}
-    assert "3 picture files below" in result.findings[0].message
+    assert "2 pictures below" in result.findings[0].message
     assert len(result.pairs) == 10
     assert {path: path.read_bytes() for path in scenes.rglob("*.png")} == before
 

@@ -1,3 +1,4 @@
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from plainunet.data.codecs.orientation import turn_upright
 from plainunet.data.doctor.diagnose import check
 
 CodesOf = Callable[[Path], dict[str, list[str]]]
@@ -96,3 +98,20 @@ def test_five_bands_among_rgb(scenes: Path, codes_of: CodesOf) -> None:
         scenes / "images/03.tif", bands, photometric="minisblack", planarconfig="contig"
     )
     assert codes_of(scenes)["odd-channels"] == ["images/03.tif"]
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_mask_drawn_on_a_picture_that_exif_turns(scenes: Path, orientation: int) -> None:
+    path = scenes / "images/03.png"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(path) as picture:
+        picture.save(path, exif=exif)
+    before = np.array(Image.open(scenes / "masks/03.png"))
+    (finding,) = check(scenes).findings
+    assert finding.code == "size-mismatch"
+    assert f"EXIF orientation ({orientation})" in finding.message
+    subprocess.run(["bash", "-c", finding.cure], check=True)
+    after = np.array(Image.open(scenes / "masks/03.png"))
+    assert (after == turn_upright(before, orientation)).all()
+    assert check(scenes).findings == []

@@ -75,3 +75,17 @@ def test_of_two_that_shall_meet_one_moves(folder: Path) -> None:
     _, problems = collected(folder)
     assert {problem.code for problem in problems} == {"no-mask", "no-picture"}
     assert len({problem.cure for problem in problems}) == 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "picture"), [("IMG_3440", "IMG_3458"), ("road", "lake"), ("train_1", "train_12")]
+)
+def test_unrelated_files_are_not_brought_together(tmp_path: Path, mask: str, picture: str) -> None:
+    """One picture has lost its mask, another mask its picture."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        for stem in ("IMG_1", "IMG_2", picture if name == "masks" else mask):
+            Image.new("L", (8, 8)).save(tmp_path / name / f"{stem}.png")
+    stems, problems = collected(tmp_path)
+    assert stems == ["IMG_1", "IMG_2"]
+    assert [problem.cure for problem in problems] == ["", ""]

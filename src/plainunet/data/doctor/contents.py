@@ -6,7 +6,7 @@ the others. Masks at fault are set aside one by one, so that one slip does not h
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,7 +191,13 @@ def _at_fault(error: Exception, counts: Sequence[MaskCounts]) -> list[Path]:
     if code == "many-values":
         usual = float(np.median([len(each.values) for each in counts]))
         return [each.path for each in counts if len(each.values) > 2 * usual + 8]
-    return list(getattr(error, "files", ()))
+    files = list(getattr(error, "files", ()))
+    if code == "stray-value" and getattr(error, "cure", ""):
+        stray = int(error.cure.split()[-1])  # type: ignore[attr-defined]
+        holders = [each.path for each in counts if stray in each.values]
+        if 2 * len(holders) > len(counts):
+            return holders  # then it is the values as they were said that are wrong
+    return files
 
 
 def _tell_faulty(
@@ -220,7 +226,9 @@ def _cure(
     problem: DataError, faulty: Sequence[Path], counts: Sequence[MaskCounts], ignore: int | None
 ) -> str:
     if problem.code == "ambiguous-255" and 0 < len(faulty) < len(counts):
-        return mend.replace_values({255: 1}, faulty)
+        rare = set(faulty)
+        has_255 = any(each.path in rare and 255 in each.values for each in counts)
+        return mend.replace_values({255: 1} if has_255 else {1: 255}, faulty)
     if problem.code == "stray-value" and problem.cure and ignore is not None:
         # one value at most is ignored
         stray = int(problem.cure.split()[-1])
@@ -278,22 +286,3 @@ def _tell_rare(contents: Contents, findings: Findings) -> None:
                 holders,
                 cure,
             )
-
-
-def census_of(counts: Sequence[MaskCounts]) -> list[dict[str, Any]]:
-    """List the values of all masks.
-
-    Args:
-        counts: What each mask holds.
-
-    Returns:
-        For each value, ascending: `value`, `pixels`, and the number of `masks` that have it.
-    """
-    pixels, files = np.zeros(65536, np.int64), np.zeros(65536, np.int64)
-    for each in counts:
-        pixels[each.values] += each.pixels
-        files[each.values] += 1
-    return [
-        {"value": int(value), "pixels": int(pixels[value]), "masks": int(files[value])}
-        for value in np.flatnonzero(files)
-    ]

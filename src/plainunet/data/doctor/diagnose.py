@@ -31,8 +31,9 @@ from plainunet.data.folders.stacks import open_stacks
 from plainunet.data.pairing import Pair, find_pairs
 from plainunet.data.places import files_of
 from plainunet.data.problems import DataError, as_problem, command
+from plainunet.data.split_file import SPLIT_FILE
 from plainunet.memory import keep_freed_memory
-from plainunet.settings import with_dataset
+from plainunet.settings import DATASET_FILE, with_dataset
 
 OnProgress = Callable[[str, int, int], None]
 _ORDER = ("error", "warning", "note")
@@ -69,6 +70,16 @@ class Diagnosis:
         """0 clean, 1 warnings, 2 errors."""
         graves = {finding.severity for finding in self.findings}
         return 2 if "error" in graves else 1 if "warning" in graves else 0
+
+    @property
+    def last_cure(self) -> str:
+        """The command that leaves out, or joins, what the findings' own commands do; or ""."""
+        those = [each for each in self.findings if each.leaves_out]
+        if not those:
+            return ""
+        codes = sorted({each.code for each in those if "--leave-out" in each.cure})
+        check = command("plainunet", "check", self.data, *self.given_flags, "--write")
+        return check + (f" --leave-out {','.join(codes)}" if codes else "")
 
     def count(self, severity: Severity) -> int:
         """Count the findings of a severity."""
@@ -117,6 +128,11 @@ def check(
     findings = Findings(command("plainunet", "check", data, *flags))
     if data.is_dir():
         config = with_dataset(config, data)
+    if len(set(config.classes)) < len(config.classes):
+        raise ValueError(
+            f"--classes: two classes have the same name ({', '.join(config.classes)}). Name each "
+            "differently."
+        )
     pairs = _find(data, config, findings, notes)
 
     looks: list[Look | None] = []
@@ -195,9 +211,27 @@ def _find(data: Path, config: DataConfig, findings: Findings, notes: list[str]) 
         problem = as_problem(error, data)
         code = "no-data" if isinstance(error, FileNotFoundError) else problem.code
         look = command("ls", data if data.is_dir() else data.absolute().parent)
+        said = data / DATASET_FILE
+        if config.pairs and said.is_file() and data.is_dir():
+            # the list does not fit any more: look at the folder itself
+            look = command("mv", said, said.with_name(f"{said.name}.old"))
         findings.add(code, str(problem), problem.files, problem.cure or look, "error")
         return []
     _tell_unlisted(data, config, pairs, findings)
+    if config.pairs is None and (data / SPLIT_FILE).is_file():
+        notes.append(
+            f"{data / SPLIT_FILE} is not used. To use it, say --pairs {SPLIT_FILE}; it names the "
+            "columns image,mask and perhaps group,part."
+        )
+    groups = {pair.group for pair in pairs}
+    if len(groups) == 1 and len(pairs) > 1 and not any(pair.part for pair in pairs):
+        findings.add(
+            "too-few",
+            f"All {len(pairs)} pictures belong to one group ({next(iter(groups))!r}), and a group "
+            "is never divided between training and validation. Group them by another pattern.",
+            [],
+            command("plainunet", "check", data, "--group-by", ".+"),
+        )
     if len(pairs) < 2:
         findings.add(
             "too-few",
@@ -215,12 +249,18 @@ def _tell_unlisted(
     if config.pairs is None or not config.pairs.lower().endswith(".csv"):
         return
     listed = {file for pair in pairs for path in (pair.image, pair.mask) for file in files_of(path)}
-    others = [path for path in walk(data, on_problem=findings.add_problem) if path not in listed]
+    masks = {pair.mask.parent for pair in pairs} - {pair.image.parent for pair in pairs}
+    others = [
+        path
+        for path in walk(data, on_problem=findings.add_problem)
+        if path not in listed and path.parent not in masks
+    ]
     if others:
         findings.add(
             "not-listed",
-            f"{len(others)} picture files below {data} are not in {config.pairs}, and are left "
-            f"aside; for example {others[0]}.",
+            f"{len(others)} pictures below {data} are not in {config.pairs}, and are left aside; "
+            f"for example {others[0]}. Where they were left out for faults that are mended now, "
+            f"move {DATASET_FILE} away and check again.",
             others,
         )
 

@@ -97,6 +97,7 @@ class Finding:
         message: What is wrong, with the file's name.
         files: The files.
         cure: A command that mends it.
+        leaves_out: Whether that command leaves the files out, or joins copies, by a list.
     """
 
     code: str
@@ -104,6 +105,7 @@ class Finding:
     message: str
     files: tuple[Path, ...]
     cure: str
+    leaves_out: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """List it for machines.
@@ -155,7 +157,9 @@ class Findings:
             severity: Left out, as grave as the code.
         """
         severity = severity or CODES[code].severity
+        leaves_out = False
         if cure.startswith("--"):
+            leaves_out = cure == "--write"
             cure = f"{self._check} {cure.removesuffix('--write').strip()} --write".replace(
                 "  ", " "
             )
@@ -163,7 +167,8 @@ class Findings:
             # `check --write` leaves out what is an error anyway
             leave = f" --leave-out {code}" if severity == "warning" else ""
             cure = f"{self._check} --write{leave}"
-        self.found.append(Finding(code, severity, message, tuple(files), cure))
+            leaves_out = True
+        self.found.append(Finding(code, severity, message, tuple(files), cure, leaves_out))
 
     def add_problem(self, problem: DataError) -> None:
         """Note an error that came up while files were read.

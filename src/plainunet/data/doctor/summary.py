@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from plainunet.config import DataConfig
 from plainunet.data.census import MaskCounts
-from plainunet.data.doctor.contents import Contents, census_of
+from plainunet.data.doctor.contents import Contents
 from plainunet.data.doctor.survey import Look
 from plainunet.data.pairing import Pair
 from plainunet.palette import default_names
@@ -84,3 +86,22 @@ def summarise(
         "commonest": {"class": names[common], "dice": dice, "accuracy": float(shares[common])},
     }
     return summary
+
+
+def census_of(counts: Sequence[MaskCounts]) -> list[dict[str, Any]]:
+    """List the values of all masks.
+
+    Args:
+        counts: What each mask holds.
+
+    Returns:
+        For each value, ascending: `value`, `pixels`, and the number of `masks` that have it.
+    """
+    pixels, files = np.zeros(65536, np.int64), np.zeros(65536, np.int64)
+    for each in counts:
+        pixels[each.values] += each.pixels
+        files[each.values] += 1
+    return [
+        {"value": int(value), "pixels": int(pixels[value]), "masks": int(files[value])}
+        for value in np.flatnonzero(files)
+    ]

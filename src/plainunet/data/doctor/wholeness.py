@@ -15,6 +15,7 @@ from plainunet.data.doctor import mend
 from plainunet.data.doctor.findings import Findings
 from plainunet.data.doctor.survey import Look
 from plainunet.data.folders.partners import fitting_suffix
+from plainunet.data.images import stored_shape
 from plainunet.data.pairing import Pair
 from plainunet.data.places import files_of
 from plainunet.data.problems import command
@@ -79,13 +80,19 @@ def tell_pairs(
     for pair, look, count in zip(pairs, looks, counts, strict=True):
         if look is None or count is None or look.shape[:2] == count.size:
             continue
-        problem = size_problem(pair, look.shape[:2], count.size)
+        said = str(size_problem(pair, look.shape[:2], count.size))
         height, width = look.shape[:2]
         alone = files_of(pair.mask) == [pair.mask]
         cure = mend.resize(width, height, pair.mask) if alone else ""
         if alone and count.size == (width, height):
-            cure = mend.turn(6, [pair.mask])
-        findings.add("size-mismatch", str(problem), [pair.image, pair.mask], cure)
+            *_, orientation = stored_shape(pair.image)
+            cure = mend.turn(orientation if orientation > 4 else 6, [pair.mask])
+            said += (
+                f" The picture is turned by its EXIF orientation ({orientation}), the mask is not."
+                if orientation > 4
+                else " It lies on its side: turned, it would be."
+            )
+        findings.add("size-mismatch", said, [pair.image, pair.mask], cure)
     shapes = [look.shape if look else None for look in looks]
     for problem in odd_channels(pairs, shapes):
         findings.add_problem(problem)

@@ -152,7 +152,7 @@ def walk(
                 f"{name} leads back to {real}, which is read already. Remove the link.",
                 "link-loop",
                 [Path(name)],
-                command("rm", name),
+                command("rm", _link_in(Path(name), root)),
             )
             report(problem, on_problem)
             folders.clear()
@@ -174,6 +174,12 @@ def walk(
         for each in sorted(files):
             if not each.startswith(".") and each.lower().endswith(_ENDINGS):
                 yield here / each
+
+
+def _link_in(path: Path, root: Path) -> Path:
+    """The link below a folder through which a path leads."""
+    above = [each for each in path.parents if root in each.parents]
+    return next((each for each in (path, *above) if each.is_symlink()), path)
 
 
 def folders_found(folder: Path) -> str:

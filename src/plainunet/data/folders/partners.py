@@ -6,6 +6,7 @@ somebody collects problems, one for each, with the command that renames what was
 
 import difflib
 import os
+import re
 from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ _CURE = (
     "masks/*_m.png' (for each class a file: 'masks/*_{road,car}.png') or a CSV list: image,mask"
 )
 _MOST_COMPARED = 50
+_ALIKE = 0.7
 _SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "tiff": (".tif", ".tiff")}
 
 
@@ -103,9 +105,10 @@ def _tell_each(
         if candidate is not None:
             message += f"; nearest is {candidate}"
             new = candidate.with_name(wanted + _suffix(candidate))
-            # of two that shall meet, one moves
-            cure = moves.get(path) or ("" if new.exists() else command("mv", candidate, new))
-            moves[candidate] = cure
+            if not new.exists() and _is_slip(candidate.stem, wanted):
+                # of two that shall meet, one moves
+                cure = moves.get(path) or command("mv", candidate, new)
+                moves[candidate] = cure
         message += f". Add the partner, or {missing.advice}."
         on_problem(DataError(message, f"no-{missing.what}", [path], cure))
 
@@ -132,10 +135,17 @@ def _with_nearest(keys: Sequence[Key], files: Files, others: Sequence[Key], part
     return first_five([*said, *keys[5:]])
 
 
+def _is_slip(name: str, wanted: str) -> bool:
+    """Whether one name is the other misspelt: its numbers are the same, and most letters."""
+    same_numbers = re.findall(r"\d+", name) == re.findall(r"\d+", wanted)
+    return same_numbers and difflib.SequenceMatcher(None, name, wanted).ratio() >= _ALIKE
+
+
 def _nearest(key: Key, order: Sequence[Key]) -> Key | None:
     at = bisect(order, key)
     # far apart in the order, names have no beginning in common
-    near = {stem: (where, stem) for where, stem in order[max(0, at - 200) : at + 200]}
+    around = order[max(0, at - 200) : at + 200]
+    near = {stem: (where, stem) for where, stem in around if where == key[0]}
     found = difflib.get_close_matches(key[1], near, 1)
     return near[found[0]] if found else None
 
