@@ -145,7 +145,7 @@ def test_a_wrong_dataset_file_is_refused(scenes: Path) -> None:
 def test_progress_is_told(scenes: Path) -> None:
     told: list[tuple[str, int, int]] = []
     check(scenes, on_progress=lambda *said: told.append(said))
-    for stage in ("pictures and masks", "picture and mask together"):
+    for stage in ("pictures", "masks", "picture and mask together"):
         assert [said[1:] for said in told if said[0] == stage] == [
             (number, 12) for number in range(1, 13)
         ]

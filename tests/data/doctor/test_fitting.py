@@ -97,5 +97,7 @@ def test_an_inverted_mask(scenes: Path) -> None:
 
 def test_only_a_sample_is_looked_at(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(scenes, "03", np.fliplr(mask_of(scenes, "03")))
-    monkeypatch.setattr("plainunet.data.doctor.diagnose.draw_sample", lambda pairs, seed: [0, 1])
+    monkeypatch.setattr(
+        "plainunet.data.doctor.diagnose.draw_sample", lambda pairs, seed, area: [0, 1]
+    )
     assert check(scenes).findings == []

@@ -19,6 +19,8 @@ def test_a_sample_is_drawn_by_its_seed() -> None:
     assert chosen == sorted(chosen) == draw_sample(pairs, seed=3)
     assert chosen != draw_sample(pairs, seed=4)
     assert draw_sample(pairs[:5]) == [0, 1, 2, 3, 4]
+    assert len(draw_sample(pairs, area=1918 * 1280)) == 44
+    assert len(draw_sample(pairs, area=1e9)) == 24
 
 
 def test_evidence_comes_back_as_it_was(scenes: Path) -> None:

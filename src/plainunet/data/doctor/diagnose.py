@@ -136,20 +136,17 @@ def check(
     pairs = _find(data, config, findings, notes)
 
     looks: list[Look | None] = []
-    counts: list[MaskCounts | None] = []
-    # side by side: some codecs keep the interpreter to themselves, others do not
-    both = zip(
-        look_at([pair.image for pair in pairs]),
-        count_masks([pair.mask for pair in pairs]),
-        strict=True,
-    )
-    for look, count in both:
+    for look in look_at([pair.image for pair in pairs]):
         looks.append(look if isinstance(look, Look) else None)
+        if isinstance(look, DataError):
+            findings.add_problem(look)
+        tell("pictures", len(looks), len(pairs))
+    counts: list[MaskCounts | None] = []
+    for count in count_masks([pair.mask for pair in pairs]):
         counts.append(count if isinstance(count, MaskCounts) else None)
-        for problem in (look, count):
-            if isinstance(problem, DataError):
-                findings.add_problem(problem)
-        tell("pictures and masks", len(looks), len(pairs))
+        if isinstance(count, DataError):
+            findings.add_problem(count)
+        tell("masks", len(counts), len(pairs))
     tell_files(pairs, looks, counts, findings)
     tell_pairs(pairs, looks, counts, findings)
 
@@ -166,7 +163,8 @@ def check(
     pairs = join_copies(pairs, looks, counts, findings)
     ceiling = {}
     if contents is not None and pairs:
-        chosen = draw_sample(pairs, seed)
+        areas = [look.shape[0] * look.shape[1] for look in looks if look is not None]
+        chosen = draw_sample(pairs, seed, area=sum(areas) / max(len(areas), 1))
         fits = []
         for fit in measure_fits([pairs[index] for index in chosen], contents.coding):
             fits.append(None if isinstance(fit, DataError) else fit)

@@ -27,6 +27,7 @@ from plainunet.data.problems import DataError
 from plainunet.data.resizing import halve, resize
 
 MOST = 64
+_FEWEST, _MOST_PIXELS = 24, 110_000_000
 SIZES = (128, 256, 512)
 """Working sizes of which the ceiling is told: N stands for an area of N x N pixels."""
 
@@ -46,18 +47,22 @@ class Fit(NamedTuple):
     ceiling: list[float] | None
 
 
-def draw_sample(pairs: Sequence[Pair], seed: int = 0, most: int = MOST) -> list[int]:
+def draw_sample(
+    pairs: Sequence[Pair], seed: int = 0, most: int = MOST, area: float = 0
+) -> list[int]:
     """Draw pairs.
 
     Args:
         pairs: The pairs.
         seed: Of the draw.
         most: How many at the most.
+        area: Pixels of a picture, by the mean; of large ones, fewer are drawn.
 
     Returns:
         Their indices, ascending.
     """
-    count = min(most, len(pairs))
+    large = max(_FEWEST, int(_MOST_PIXELS / max(area, 1)))
+    count = min(most, len(pairs), large)
     return sorted(random.Random(seed).sample(range(len(pairs)), count))
 
 
