@@ -131,8 +131,9 @@ def show_diagnosis(result: Diagnosis, advice: Sequence[Advice], train_line: str)
     _show_summary(console, result)
     for note in result.notes:
         console.print(f"note: {note.removeprefix('note: ')}", style="dim", markup=False)
+    shown: set[str] = set()
     for code in dict.fromkeys(finding.code for finding in result.findings):
-        _show_code(console, [each for each in result.findings if each.code == code])
+        _show_code(console, [each for each in result.findings if each.code == code], shown)
     if result.last_cure:
         console.print("\nafter that, to go on with what is sound, once and last:", style="bold")
         console.print(f"  $ {_printable(result.last_cure)}", markup=False)
@@ -201,8 +202,8 @@ def _tally(counts: dict[str, int]) -> str:
     return ", ".join(first) + (" and others" if len(counts) > 3 else "")
 
 
-def _show_code(console: Console, findings: Sequence[Finding]) -> None:
-    """Print the findings of one code: some messages, and the cures."""
+def _show_code(console: Console, findings: Sequence[Finding], shown: set[str]) -> None:
+    """Print the findings of one code: some messages, and the cures that were not shown yet."""
     first = findings[0]
     styles = {"error": "bold red", "warning": "bold yellow", "note": "dim"}
     console.print(
@@ -214,8 +215,9 @@ def _show_code(console: Console, findings: Sequence[Finding]) -> None:
         console.print(f"  and {len(findings) - _MOST_SHOWN} more (all of them: --json FILE)")
     # what leaves pairs out comes once, at the end: before it, pairs may be mended
     cures = [each.cure for each in findings if each.cure and not each.leaves_out]
-    for cure in list(dict.fromkeys(cures))[:_MOST_SHOWN]:
+    for cure in [each for each in dict.fromkeys(cures) if each not in shown][:_MOST_SHOWN]:
         console.print(f"  $ {_printable(cure)}", markup=False)
+        shown.add(cure)
 
 
 def _printable(text: str) -> str:
