@@ -92,7 +92,7 @@ def test_unknown_nested_key_is_told_its_neighbour(tmp_path: Path) -> None:
         ("validation = 1.0", "validation"),
         ('optimizer = "lion"', "optimizer"),
         ('device = "gpu"', "device"),
-        ('precision = "fp16"', "precision"),
+        ('precision = "fp8"', "precision"),
         ("ema = 1.0", "ema"),
         ("ignore = -1", "ignore"),
         ("[[growth]]\nuntil = 1.0\nscale = 0.5", "growth.0.until"),

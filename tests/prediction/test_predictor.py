@@ -298,8 +298,8 @@ def test_unknown_device_and_precision() -> None:
     network = UNet(base_channels=2, depth=1)
     with pytest.raises(ValueError, match="usable are auto"):
         Predictor(network, device="gpu")
-    with pytest.raises(ValueError, match="fp16"):
-        Predictor(network, device="cpu", precision="fp16")
+    with pytest.raises(ValueError, match="fp8"):
+        Predictor(network, device="cpu", precision="fp8")
 
 
 def test_loaded_checkpoint_predicts_the_same(tmp_path: Path) -> None:
