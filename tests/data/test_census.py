@@ -23,17 +23,8 @@ def test_values_are_counted(tmp_path: Path) -> None:
     assert (shallow.size, shallow.kind, shallow.is_deep) == ((3, 3), "png", False)
     assert shallow.values.tolist() == [0, 7, 255]
     assert shallow.pixels.tolist() == [4, 4, 1]
-    assert shallow.border.tolist() == [4, 4, 0]
     assert deeper.is_deep
     assert deeper.values.tolist() == [0, 2, 300]
-    assert deeper.border.tolist() == [1, 1, 2]
-
-
-def test_borders_of_thin_masks_count_each_pixel_at_most_twice(tmp_path: Path) -> None:
-    (row,) = count_masks([save(tmp_path / "a.png", np.array([[1, 0, 0, 1]], np.uint8))])
-    assert isinstance(row, MaskCounts)
-    assert row.pixels.tolist() == [2, 2]
-    assert row.border.tolist() == [4, 4]
 
 
 def test_equal_masks_have_equal_digests(tmp_path: Path) -> None:

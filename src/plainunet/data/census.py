@@ -28,7 +28,6 @@ class MaskCounts(NamedTuple):
         size: Height and width [pixels].
         values: [n] int64, its values as stored, ascending; empty where it is coloured.
         pixels: [n] int64, the pixels of each.
-        border: [n] int64, how many of them lie along the picture's border.
         digest: Of its values or colours and its size, in hexadecimal; "" where there is but one.
         kind: Format of its file, as of `find_kind`; "" where it is no file of its own.
         is_deep: Whether it is stored in 16 bits.
@@ -39,7 +38,6 @@ class MaskCounts(NamedTuple):
     size: tuple[int, int]
     values: NDArray[np.int64]
     pixels: NDArray[np.int64]
-    border: NDArray[np.int64]
     digest: str
     kind: str
     is_deep: bool
@@ -55,16 +53,16 @@ def count_masks(paths: Sequence[Path]) -> Iterator[MaskCounts | DataError]:
     Yields:
         The counts of each in turn, or what is wrong with it.
     """
-    found = recall("mask values 2", [(path,) for path in paths], _count)
+    found = recall("mask values 3", [(path,) for path in paths], _count)
     for path, facts in zip(paths, found, strict=True):
         if isinstance(facts, DataError):
             yield facts
             continue
         digest, kind, is_deep, size, *columns = facts
-        values, pixels, border = (np.array(column, np.int64) for column in columns)
+        values, pixels = (np.array(column, np.int64) for column in columns)
         is_colored = not len(values)
         known = digest, kind, is_deep, is_colored
-        yield MaskCounts(path, tuple(size), values, pixels, border, *known)
+        yield MaskCounts(path, tuple(size), values, pixels, *known)
 
 
 def count_all_colors(
@@ -99,18 +97,13 @@ def _count(path: Path) -> Any:
     except ColoredMaskError:
         colors = read_colors(path)
         digest = _digest(colors.shape, *count_runs(colors))
-        return [digest, kind, False, colors.shape, [], [], []]
+        return [digest, kind, False, colors.shape, [], []]
     runs, lengths = count_runs(mask)
-    pixels = _add_up(runs, lengths)
+    pixels = np.bincount(runs, weights=lengths).astype(np.int64)
     digest = _digest(mask.shape, runs, lengths)
-    # the four sides; of a mask one pixel high or wide, some twice
-    sides = [mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]]
-    border = _add_up(*count_runs(np.concatenate(sides)))
     values = np.flatnonzero(pixels)
-    border = np.pad(border, (0, len(pixels) - len(border)))
-    columns = (values, pixels[values], border[values])
     is_deep = mask.dtype == np.uint16
-    return [digest, kind, is_deep, mask.shape, *(column.tolist() for column in columns)]
+    return [digest, kind, is_deep, mask.shape, values.tolist(), pixels[values].tolist()]
 
 
 def _digest(shape: tuple[int, ...], runs: NDArray[Any], lengths: NDArray[np.int64]) -> str:
@@ -119,10 +112,6 @@ def _digest(shape: tuple[int, ...], runs: NDArray[Any], lengths: NDArray[np.int6
         return ""
     said = np.array(shape).tobytes() + runs.tobytes() + lengths.tobytes()
     return hashlib.blake2b(said, digest_size=16).hexdigest()
-
-
-def _add_up(values: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.bincount(values, weights=lengths).astype(np.int64)
 
 
 def _count_colors(path: Path) -> Any:

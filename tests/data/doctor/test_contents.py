@@ -51,8 +51,6 @@ def test_classes_are_counted_in_each_mask(tmp_path: Path) -> None:
     assert contents.coding.kind == "ids"
     for row, mask in enumerate([IDS, IDS.T, BINARY]):
         assert contents.pixels[row].tolist() == np.bincount(mask.ravel(), minlength=3).tolist()
-        sides = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
-        assert contents.border[row].tolist() == np.bincount(sides, minlength=3).tolist()
     values = [(each["value"], each["masks"]) for each in census_of(counts)]
     assert values == [(0, 3), (1, 3), (2, 2)]
 

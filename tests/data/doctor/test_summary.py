@@ -15,7 +15,7 @@ PAIRS = [Pair(Path(f"{n}.png"), Path(f"{n}_m.png"), f"g{n // 2}", "train") for n
 LOOKS = [Look("png", (20, 30, 1 + 2 * (n > 0)), "uint8", 0, 9, str(n), b"") for n in range(4)]
 COUNTS = [
     MaskCounts(
-        pair.mask, (20, 30), np.array([0, 1, 2]), np.array([300, 200, 100]), np.array([9, 9, 9]),
+        pair.mask, (20, 30), np.array([0, 1, 2]), np.array([300, 200, 100]),
         "", "png", False, False,
     )
     for pair in PAIRS
@@ -25,7 +25,7 @@ COUNTS = [
 def contents(pixels: list[int]) -> Contents:
     rows = np.array([pixels] * 4)
     coding = MaskCoding((0, 1, 2), 255, "ids")
-    return Contents(coding, rows, rows * 0, [pair.mask for pair in PAIRS])
+    return Contents(coding, rows, [pair.mask for pair in PAIRS])
 
 
 def test_what_a_folder_holds() -> None:

@@ -38,14 +38,11 @@ class Contents(NamedTuple):
     Attributes:
         coding: Which value or colour is which class.
         pixels: [n, K] int64, the pixels of each class in each mask.
-        border: [n, K] int64, how many of them lie along the picture's border; zeros where the
-            masks name classes by colour.
         masks: [n], the masks.
     """
 
     coding: MaskCoding
     pixels: NDArray[np.int64]
-    border: NDArray[np.int64]
     masks: list[Path]
 
 
@@ -243,8 +240,7 @@ def _count_classes(
     coding: MaskCoding, counts: Sequence[MaskCounts], findings: Findings
 ) -> Contents:
     masks = [each.path for each in counts]
-    shape = len(counts), coding.num_classes
-    pixels, border = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    pixels = np.zeros((len(counts), coding.num_classes), np.int64)
     if coding.kind == "colors":
         strays: list[tuple[int, float]] = []
         for row, (found, each_color) in enumerate(count_all_colors(masks)):
@@ -261,8 +257,7 @@ def _count_classes(
             ids = table[each.values]
             known = ids != IGNORED
             np.add.at(pixels[row], ids[known], each.pixels[known])
-            np.add.at(border[row], ids[known], each.border[known])
-    return Contents(coding, pixels, border, masks)
+    return Contents(coding, pixels, masks)
 
 
 def _tell_rare(contents: Contents, findings: Findings) -> None:

@@ -210,7 +210,7 @@ def _find(data: Path, config: DataConfig, findings: Findings, notes: list[str]) 
         code = "no-data" if isinstance(error, FileNotFoundError) else problem.code
         look = command("ls", data if data.is_dir() else data.absolute().parent)
         said = data / DATASET_FILE
-        if config.pairs and said.is_file() and data.is_dir():
+        if config.pairs and said.is_file():
             # the list does not fit any more: look at the folder itself
             look = command("mv", said, said.with_name(f"{said.name}.old"))
         findings.add(code, str(problem), problem.files, problem.cure or look, "error")
@@ -278,6 +278,5 @@ def _only(contents: Contents, pairs: Sequence[Pair]) -> Contents:
     chosen = [rows[pair.mask] for pair in pairs]
     return contents._replace(
         pixels=contents.pixels[chosen],
-        border=contents.border[chosen],
         masks=[pair.mask for pair in pairs],
     )
