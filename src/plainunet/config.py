@@ -168,6 +168,11 @@ class TrainConfig(DataConfig, NetworkConfig):
     size: tuple[int, int] | None = None
     """Working size, height and width [pixels]: pictures are reduced to fit in it.
     Left out, it is chosen from the pictures, reduced to about 256 x 256 pixels of area."""
+    patch: tuple[int, int] | None = None
+    """Instead of a working size: height and width [pixels] of the patches of large pictures that
+    are trained on; each picture keeps its own size then, or is reduced by the factor."""
+    factor: float = Field(default=1.0, gt=0, le=1)
+    """With patches: length of a picture's side after it is reduced, as a share of its own."""
     batch_size: int = Field(default=8, ge=1)
     """Pictures per optimiser step."""
     accumulation: int = Field(default=1, ge=1)
@@ -254,6 +259,34 @@ class TrainConfig(DataConfig, NetworkConfig):
             raise ValueError("write a duration as in 90s, 20m or 1h30m")
         hours, minutes, seconds = (int(part or 0) for part in match.groups())
         return 3600.0 * hours + 60 * minutes + seconds
+
+    @field_validator("patch")
+    @classmethod
+    def _choose_one(
+        cls, patch: tuple[int, int] | None, info: ValidationInfo
+    ) -> tuple[int, int] | None:
+        if patch and info.data.get("size"):
+            raise ValueError("leave out size, which reduces pictures to it, or patch")
+        return patch
+
+    @field_validator("factor")
+    @classmethod
+    def _reduce_for_patches(cls, factor: float, info: ValidationInfo) -> float:
+        if factor != 1 and not info.data.get("patch"):
+            raise ValueError("give a patch too: a factor says at what scale it is cut")
+        return factor
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of what training sees at its full size [working pixels].
+
+        Raises:
+            ValueError: Neither a size nor a patch is filled in yet.
+        """
+        window = self.patch or self.size
+        if window is None:
+            raise ValueError("size is missing")
+        return window
 
     @field_validator("growth")
     @classmethod

@@ -1,7 +1,8 @@
 """Decoded, reduced samples in memory-mapped files, so that each picture is decoded once.
 
 In: files, settings, and a function that makes a sample. Out: an entry, a folder with
-`images.npy`, `shares.npy` and, where samples have a third part, `objects.npy`. It is named by a
+`images.npy`, `shares.npy` and, where samples have a third part, `objects.npy`: all samples
+stacked, or, where their sizes differ, their pixels in a row and `sizes.npy`. It is named by a
 digest of everything that went into it (files with size and time, working size, classes): a
 changed picture makes a new entry. It appears whole or not at all, any number of processes may
 read it, and the oldest entries go when all together would exceed `LIMIT`. Limitations: a file
@@ -11,11 +12,12 @@ entry at once both decode every picture, and one entry stays.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from itertools import chain
@@ -38,6 +40,7 @@ Sample = tuple[NDArray[Any], ...]
 """Image [H, W, C] uint8 or float32, shares [H, W, K] uint8, and, where they were asked for, the
 objects' labels [H, W, 1] uint16."""
 _NAMES = ("images", "shares", "objects")
+_SIZES = "sizes.npy"
 
 
 class MixedDepthsError(Exception):
@@ -61,7 +64,7 @@ class Cache:
 
     def __len__(self) -> int:
         """Count the samples."""
-        return len(self.arrays[0])
+        return len(self._ends if self._ends is not None else self.arrays[0])
 
     def __getitem__(self, index: int) -> Sample:
         """Read one sample.
@@ -75,7 +78,12 @@ class Cache:
         Raises:
             FileNotFoundError: The entry is gone: another process needed its room.
         """
-        return tuple(array[index] for array in self.arrays)
+        arrays, ends = self.arrays, self._ends
+        if ends is None:
+            return tuple(array[index] for array in arrays)
+        height, width, end = (int(number) for number in ends[index])
+        begin = end - height * width
+        return tuple(array[begin:end].reshape(height, width, -1) for array in arrays)
 
     @cached_property
     def arrays(self) -> Sample:
@@ -84,6 +92,15 @@ class Cache:
         arrays = tuple(np.load(file, mmap_mode="r") for file in files if file.exists())
         os.utime(self.folder)  # in use; and it was still there when all had been opened
         return arrays
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64] | None:
+        """Where sizes differ: height, width and last pixel's end of each sample, [n, 3]."""
+        file = self.folder / _SIZES
+        if not file.exists():
+            return None
+        sizes = np.load(file)
+        return np.column_stack([sizes, np.cumsum(sizes.prod(axis=1))])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files behind: pickled, they would be copied into memory."""
@@ -95,14 +112,16 @@ def cached(
     settings: dict[str, Any],
     load: Callable[[int], Sample],
     on_progress: Callable[[int, int], None] | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
 ) -> Cache | None:
     """Open the entry of these files and settings; make it when there is none.
 
     Args:
         files: Every file, or what `places` says that a path may name, that samples are made from.
         settings: Everything else that they depend on; must go into JSON.
-        load: Makes sample number i; all samples have equal sizes.
+        load: Makes sample number i; all samples have equal sizes, unless `sizes` are given.
         on_progress: Told how many of how many samples are made.
+        sizes: Height and width of each sample [pixels], where they differ.
 
     Returns:
         The entry, or None where one would not fit in `LIMIT` or on the disk.
@@ -110,7 +129,7 @@ def cached(
     Raises:
         FileNotFoundError: One of the files is missing.
         MixedDepthsError: The samples' images are not all of one dtype.
-        ValueError: The samples are not all of one size.
+        ValueError: A sample is of another size.
     """
     count = settings["count"]
     key = json.dumps([*stamp_files(files), settings, _FORMAT])
@@ -120,7 +139,9 @@ def cached(
         return Cache(folder)
 
     first = load(0)
-    needed = count * sum(array.nbytes for array in first)
+    each = sum(array.nbytes for array in first)
+    pixels = sum(height * width for height, width in sizes or ())
+    needed = each * pixels // (sizes[0][0] * sizes[0][1]) if sizes else each * count
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
         if needed <= LIMIT:
@@ -131,7 +152,7 @@ def cached(
     except OSError:  # no cache is slower, but no fault
         return None
     try:
-        _fill(part, count, load, first, on_progress)
+        _fill(part, count, load, first, on_progress, sizes)
         with suppress(OSError):  # another process was faster with the same samples
             part.replace(folder)
     except _NotWrittenError:
@@ -147,27 +168,33 @@ def _fill(
     load: Callable[[int], Sample],
     first: Sample,
     on_progress: Callable[[int, int], None] | None,
+    sizes: Sequence[tuple[int, int]] | None,
 ) -> None:
     with ExitStack() as stack:
         try:
+            if sizes:
+                np.save(folder / _SIZES, np.array(sizes, np.int64))
             files = []
             for name, array in zip(_NAMES, first, strict=False):
                 files.append((folder / f"{name}.npy").open("wb"))
                 stack.callback(_close, files[-1])
                 descr = npy.dtype_to_descr(array.dtype)
-                shape = (count, *array.shape)
+                pixels = sum(height * width for height, width in sizes or ())
+                shape = (pixels, array.shape[2]) if sizes else (count, *array.shape)
                 header = {"descr": descr, "fortran_order": False, "shape": shape}
                 npy.write_array_header_1_0(files[-1], header)
                 # at once as long as it will be, so that other processes see what it takes
-                files[-1].truncate(files[-1].tell() + count * array.nbytes)
+                files[-1].truncate(files[-1].tell() + math.prod(shape) * array.itemsize)
         except OSError as error:
             raise _NotWrittenError from error
         for done, sample in enumerate(chain([first], work_ahead(load, range(1, count))), 1):
             if sample[0].dtype != first[0].dtype:
                 raise MixedDepthsError
-            shapes = [[array.shape for array in each] for each in (sample, first)]
-            if shapes[0] != shapes[1]:
-                raise ValueError(f"Sample {done - 1} has arrays of {shapes[0]}, not {shapes[1]}.")
+            size = sizes[done - 1] if sizes else first[0].shape[:2]
+            shapes = [array.shape for array in sample]
+            wanted = [(*size, array.shape[2]) for array in first]
+            if shapes != wanted:
+                raise ValueError(f"Sample {done - 1} has arrays of {shapes}, not {wanted}.")
             try:
                 # not through memory maps: a full disk would end the process
                 for file, array in zip(files, sample, strict=True):

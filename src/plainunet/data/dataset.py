@@ -1,6 +1,7 @@
 """Pairs of files -> samples, at their working size, augmented."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +19,50 @@ from plainunet.data.borders import (
     resize_labels,
 )
 from plainunet.data.cache import Cache, MixedDepthsError, Sample, cached
-from plainunet.data.images import match_channels, read_image, to_unit
+from plainunet.data.images import image_shape, match_channels, read_image, to_unit
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
-from plainunet.data.resizing import area_shares, fit_size, resize
+from plainunet.data.patches import cut_patch, pad
+from plainunet.data.resizing import area_shares, fit_size, reduce_size, resize
 
 Draw = tuple[int, int, int]
 """Epoch, draw number in it, and number of the sample drawn."""
 
 
 class Samples:
-    """Pictures fitted into a box, with the shares of the classes at the same size or finer.
+    """Pictures at a working size, with the shares of the classes at the same size or finer.
 
-    A picture is reduced to fit (never enlarged), then padded at the right and bottom: the
-    image by its edge, the shares by nothing, so that the padding does not count.
+    With a box, a picture is reduced to fit (never enlarged), then padded at the right and bottom:
+    the image by its edge, the shares by nothing, so that the padding does not count. Without
+    one, every picture is reduced by the same factor, and sizes differ as the pictures' do.
     """
 
     def __init__(
         self,
         pairs: Sequence[Pair],
         coding: MaskCoding,
-        box: tuple[int, int],
+        box: tuple[int, int] | None,
         channels: int = 3,
         target_scale: int = 1,
         objects: bool = False,
+        factor: float = 1.0,
     ) -> None:
         """Name the samples; nothing is read yet.
 
         Args:
             pairs: Images with their masks.
             coding: How mask values become class ids.
-            box: Working height and width [pixels].
+            box: Working height and width [pixels], or None to reduce by `factor`.
             channels: Channels of the images; a grey picture is shown as RGB where it is 3.
             target_scale: Stored pixels along one working pixel.
             objects: Whether samples have a third part, the labels of their objects.
+            factor: Length of a picture's side at the working size, as a share of its own.
         """
         # as text: with the paths of 100,000 pairs, a worker process would take seconds to start
         self._files = [(str(pair.image), str(pair.mask)) for pair in pairs]
         self.coding = coding
         self.box = box
+        self.factor = factor
         self.target_scale = target_scale
         self.channels = channels
         self.objects = objects
@@ -76,7 +82,7 @@ class Samples:
         Returns:
             Image [h, w, C] uint8, or float32 in the network's range, shares [h, w, K] uint8,
             and, if asked for, labels [h, w, 1] uint16 as by `find_objects`, with (h, w) the
-            box times `target_scale`.
+            box, or else the reduced picture's size, times `target_scale`.
         """
         if self._cache is not None:
             try:
@@ -104,13 +110,29 @@ class Samples:
         }
         if self.objects:
             settings["objects"] = True
+        sizes = None
+        if self.box is None:
+            settings["factor"] = self.factor
+            t = self.target_scale
+            sizes = [(height * t, width * t) for height, width in self.sizes]
         try:
-            self._cache = cached(files, settings, self._load, on_progress)
+            self._cache = cached(files, settings, self._load, on_progress, sizes)
         except MixedDepthsError:
             self._as_float = True
-            self._cache = cached(files, {**settings, "float": True}, self._load, on_progress)
+            settings["float"] = True
+            self._cache = cached(files, settings, self._load, on_progress, sizes)
         # without a cache nobody knows whether a picture deeper than 8 bits will come
         self._as_float = self._as_float or self._cache is None
+
+    @cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each sample [working pixels]."""
+        if self.box is not None:
+            return [self.box] * len(self)
+        return [self._reduced(image_shape(Path(image))[:2]) for image, _ in self._files]
+
+    def _reduced(self, size: tuple[int, int]) -> tuple[int, int]:
+        return fit_size(size, self.box) if self.box else reduce_size(size, self.factor)
 
     def statistics(self) -> tuple[list[float], list[float]]:
         """Measure the images, at most 200 of them, spread evenly.
@@ -149,17 +171,15 @@ class Samples:
         mask = self.coding.encode(stored, mask_file)
         if image.dtype != np.uint8 or self._as_float:
             image = to_unit(image)
-        height, width = fit_size(image.shape[:2], self.box)
+        height, width = self._reduced((image.shape[0], image.shape[1]))
         size = (height * self.target_scale, width * self.target_scale)
         parts = [resize(image, size), area_shares(mask, self.coding.num_classes, size)]
         if self.objects:
             labels = find_objects(stored, self.coding, mask_file)
             parts.append(resize_labels(labels[..., None], size))
-        below = self.box[0] * self.target_scale - size[0]
-        right = self.box[1] * self.target_scale - size[1]
-        border = ((0, below), (0, right), (0, 0))
-        image, *others = parts
-        return np.pad(image, border, mode="edge"), *(np.pad(part, border) for part in others)
+        if self.box is None:
+            return tuple(parts)
+        return pad(parts, (self.box[0] * self.target_scale, self.box[1] * self.target_scale))
 
 
 class TrainingSet(Dataset[tuple[Tensor, ...]]):
@@ -172,33 +192,41 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
         seed: int,
         size: tuple[int, int],
         *,
+        patch: tuple[int, int] | None = None,
         elastic: float = 0.0,
         border: tuple[float, float] | None = None,
     ) -> None:
         """Make the set.
 
-        Working pixels are those of the samples' box; where `size` is smaller, lengths shrink
-        with it.
+        Working pixels are those of the samples; where `size` is smaller than what is seen of
+        them, lengths shrink with it.
 
         Args:
             samples: What is drawn from.
             augment: Strength of augmentation, see `Augment`.
             seed: Of the run.
             size: Height and width of the images given out [pixels].
+            patch: Height and width of what is seen of a sample [working pixels], see
+                `cut_patch`; left out, the samples' box.
             elastic: Standard deviation of displacements [working pixels], see `Augment`.
             border: Weight and sigma [working pixels] of `border_weights`; None for none.
 
         Raises:
-            ValueError: There is a border, but the samples have no objects.
+            ValueError: There is a border, but the samples have no objects; or neither a patch
+                nor a box.
         """
         if border and not samples.objects:
             raise ValueError("Border weights need Samples(..., objects=True).")
+        seen = patch or samples.box
+        if seen is None:
+            raise ValueError("Samples of different sizes need a patch.")
         self._samples = samples
         self._seed = seed
         self._size = size
+        self._patch = patch and (patch[0] * samples.target_scale, patch[1] * samples.target_scale)
         # reduced first: augmenting costs by the pixel
         self._fine = (size[0] * samples.target_scale, size[1] * samples.target_scale)
-        scale = self._fine[0] / samples.box[0]
+        scale = self._fine[0] / seen[0]
         self._augment = Augment(augment, elastic * scale)
         self._border = (border[0], border[1] * scale) if border else None
 
@@ -215,7 +243,8 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
         """
         epoch, number, index = draw
         state = (self._seed, epoch, number)
-        image, shares, *objects = self._samples[index]
+        sample = self._samples[index]
+        image, shares, *objects = cut_patch(sample, self._patch, state) if self._patch else sample
         image, shares = self._augment(resize(image, self._fine), resize(shares, self._fine), state)
         image = resize(image, self._size)
         if self._border is None:

@@ -18,16 +18,18 @@ from plainunet.data.dataset import Draw, TrainingSet
 class EpochBatches(Sampler[list[Draw]]):
     """A fresh order of all samples in each epoch, in batches that differ by at most one."""
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, repeats: int = 1) -> None:
         """Make the order.
 
         Args:
             count: Number of samples.
             batch_size: Largest batch.
             seed: Of the run.
+            repeats: How often each sample is drawn in an epoch.
         """
         self._count = count
-        self._batches = -(-count // batch_size)
+        self._draws = count * repeats
+        self._batches = -(-self._draws // batch_size)
         self._seed = seed
         self.epoch = 0
 
@@ -41,9 +43,9 @@ class EpochBatches(Sampler[list[Draw]]):
         Yields:
             Draws of one batch.
         """
-        order = np.random.default_rng([self._seed, self.epoch]).permutation(self._count)
-        draws = [(self.epoch, number, int(index)) for number, index in enumerate(order)]
-        for numbers in np.array_split(np.arange(self._count), self._batches):
+        order = np.random.default_rng([self._seed, self.epoch]).permutation(self._draws)
+        draws = [(self.epoch, n, int(index) % self._count) for n, index in enumerate(order)]
+        for numbers in np.array_split(np.arange(self._draws), self._batches):
             yield [draws[number] for number in numbers]
 
 

@@ -25,6 +25,19 @@ def fit_size(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
+def reduce_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """The size of a picture that is reduced by a factor, whatever its size.
+
+    Args:
+        size: Height and width of the picture [pixels].
+        factor: Length of a side afterwards, as a share of its length before, 0 < factor <= 1.
+
+    Returns:
+        Height and width [pixels], each at least 1.
+    """
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
 def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Reduce a picture by averaging areas; enlarge it bilinearly.
 

@@ -37,7 +37,7 @@ class Card:
     """RGB of each class, 0..255, used in mask files."""
     size: tuple[int, int] | None
     """Scale policy: height and width that pictures are reduced to fit in, or None where they
-    are taken as they are."""
+    are all reduced by `factor`."""
     threshold: float = 0.5
     """With two classes, the probability of class 1 from which a pixel is class 1."""
     masks: dict[str, Any] = field(default_factory=dict)
@@ -46,6 +46,8 @@ class Card:
     """Settings, data digest and picture sizes of the training run."""
     scores: dict[str, Any] = field(default_factory=dict)
     """Scores on the validation part, with their protocol."""
+    factor: float = 1.0
+    """Without a size: length of a picture's side afterwards, as a share of its own."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the software that wrote it."""
 
@@ -137,6 +139,7 @@ def versions() -> dict[str, str]:
 
 
 def _read_card(said: dict[str, Any]) -> Card:
+    said = {"factor": 1.0, **said}  # earlier ones do not say so
     fields = {f.name: said[f.name] for f in dataclasses.fields(Card)}
     fields["class_names"] = tuple(fields["class_names"])
     fields["colors"] = tuple((r, g, b) for r, g, b in fields["colors"])

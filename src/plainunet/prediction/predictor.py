@@ -1,9 +1,8 @@
 """From a picture to its mask: the only road.
 
 The picture is reduced as the checkpoint's scale policy says, padded, run through the
-network, and the logits are brought back to the picture's own size bilinearly before a class
-is chosen. Limitation: a picture goes through the network whole, without tiles, unless its
-convolutions are valid.
+network, whole or, if it is large then, in tiles, and the logits are brought back to the picture's
+own size bilinearly before a class is chosen. Limitation: all logits of a picture are in memory.
 """
 
 import warnings
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plainunet.data.images import match_channels, to_unit
-from plainunet.data.resizing import fit_size, resize
+from plainunet.data.resizing import fit_size, reduce_size, resize
 from plainunet.network.checkpoint import Card, load_checkpoint
 from plainunet.network.device import (
     arithmetic,
@@ -27,7 +26,7 @@ from plainunet.network.device import (
 )
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
-from plainunet.prediction.tiling import overlap_tile
+from plainunet.prediction.tiling import predict_tiles
 
 FAR = 6
 """A picture is far from the training pictures when its area is so many times theirs, or less
@@ -127,8 +126,8 @@ class Predictor:
         self._warn_if_other(image)
         image = match_channels(image, self.network.in_channels)
         self._warn_if_far(image.shape[:2])
-        box = self.card.size
-        size = fit_size(image.shape[:2], box) if box else image.shape[:2]
+        box, own = self.card.size, (image.shape[0], image.shape[1])
+        size = fit_size(own, box) if box else reduce_size(own, self.card.factor)
         least = box or (size if self.network.valid else self.network.input_size(*size))
         reduced = resize(to_unit(image) if image.dtype != np.uint8 else image, size)
         below, right = max(0, least[0] - size[0]), max(0, least[1] - size[1])
@@ -139,9 +138,7 @@ class Predictor:
         self.network.eval()
         try:
             with arithmetic(self.device, self.precision):
-                logits = (
-                    overlap_tile(self.network, batch) if self.network.valid else self.network(batch)
-                )
+                logits = predict_tiles(self.network, batch)
         finally:
             self.network.train(was_training)
         inside: Tensor = logits[0, :, : size[0], : size[1]].float()

@@ -13,6 +13,7 @@ import torch
 from plainunet.config import NetworkConfig, TrainConfig
 from plainunet.data.dataset import Samples, TrainingSet
 from plainunet.data.loader import EpochBatches, make_loader
+from plainunet.data.patches import patches_each
 from plainunet.data.targets import balanced_weights
 from plainunet.memory import keep_freed_memory
 from plainunet.network.checkpoint import Card, save_checkpoint
@@ -92,7 +93,8 @@ def fit(
         else None
     )
     border = (config.border_weight, config.border_sigma) if config.border_weight else None
-    batches = EpochBatches(len(parts["train"]), config.batch_size, config.seed)
+    repeats = patches_each(parts["train"].sizes, config.patch) if config.patch else 1
+    batches = EpochBatches(len(parts["train"]), config.batch_size, config.seed, repeats)
     schedule: Schedule = (
         StepSchedule(config, len(batches))
         if end is None
@@ -122,6 +124,7 @@ def fit(
             config.augment,
             config.seed,
             size,
+            patch=config.patch,
             elastic=config.elastic,
             border=border,
         )
@@ -155,11 +158,15 @@ def fit(
         if schedule.judges(epoch, judging):
             score, validation, live = _judge(candidates, card, size, parts["val"], config, on_event)
             judging = time.perf_counter() - trained
-            state.waited += size == config.size
-            if size == config.size and score > state.best:
-                state.best, state.waited = score, 0
-                save_checkpoint(out / BEST_FILE, live, dataclasses.replace(card, scores=validation))
-        elif schedule.is_over(state.epoch):  # the last weights, which are judged natively
+            if size == config.window:
+                state.waited += 1
+                if score > state.best:
+                    state.best, state.waited = score, 0
+                    said = dataclasses.replace(card, scores=validation)
+                    save_checkpoint(out / BEST_FILE, live, said)
+        unknown = validation is None or size != config.window
+        if end is not None and unknown and schedule.is_over(state.epoch):
+            # the clock leaves no time to judge the last weights; their rate has come down
             save_checkpoint(out / BEST_FILE, candidates[-1], card)
         state.seconds += time.perf_counter() - start
         row = {
@@ -224,12 +231,14 @@ def _judge(
     for candidate in candidates:
         predictor = Predictor(
             candidate,
-            dataclasses.replace(card, size=size, training={}),
+            dataclasses.replace(card, size=None, factor=1.0, training={}),
             device=config.device,
             precision=config.precision,
         )
         on_event(Stage("validating", len(samples)))
-        scores = validate(predictor, samples, size, lambda done: on_event(Advance(done)))
+        scores = validate(
+            predictor, samples, size, lambda done: on_event(Advance(done)), config.patch
+        )
         judged.append((scores["per_image"]["dice"]["mean_foreground"] or 0.0, scores, candidate))
     best: tuple[float, dict[str, Any], UNet] = max(reversed(judged), key=lambda each: each[0])
     return best

@@ -120,26 +120,33 @@ def validate(
     samples: Samples,
     size: tuple[int, int],
     on_progress: Callable[[int], None],
+    patch: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Judge on reduced pictures: quick, for every epoch; not the picture's own resolution.
 
     Args:
-        predictor: Made around the live network, with `size` as its scale policy.
+        predictor: Made around the live network; takes pictures as they are.
         samples: The validation part.
-        size: Height and width that the samples are reduced to [pixels].
+        size: Height and width that the samples' box, or a patch of them, is reduced to [pixels].
         on_progress: Told how many pictures are done.
+        patch: Height and width of a patch [working pixels], where the samples have no box.
 
     Returns:
-        `summarise`'s dictionary, its protocol named after the size.
+        `summarise`'s dictionary, with a protocol that says so.
     """
     counts = []
+    window = patch or samples.box
+    assert window is not None  # samples of different sizes have patches
+    scale = [part / whole / samples.target_scale for part, whole in zip(size, window, strict=True)]
     for index in range(len(samples)):
         image, shares = samples[index]
-        reduced = resize(shares, size)
+        reduced_size = round(image.shape[0] * scale[0]), round(image.shape[1] * scale[1])
+        reduced = resize(shares, reduced_size)
         truth = reduced.argmax(axis=2).astype(np.uint8)
         truth[reduced.sum(axis=2, dtype=np.int64) < 128] = 255  # mostly void or padding
-        prediction = predictor.predict(resize(image, size))
+        prediction = predictor.predict(resize(image, reduced_size))
         counts.append(confusion_matrix(truth, prediction, predictor.network.num_classes))
         on_progress(index + 1)
     scores = summarise(np.stack(counts), predictor.card.class_names)
-    return {**scores, "protocol": f"at the working size {size[0]} x {size[1]}, not native"}
+    seen = "seen in patches of" if patch else "at the working size"
+    return {**scores, "protocol": f"{seen} {size[0]} x {size[1]}, not native"}

@@ -50,9 +50,11 @@ def understand(
         fold=config.fold,
         shares=None if shares is None else shares.tolist(),
     )
-    size = config.size or choose_size(sizes)
-    _check_size(config, size)
-    _check_objects(config, size, on_event)
+    size = None if config.patch else config.size or choose_size(sizes)
+    window = config.patch or size
+    assert window is not None
+    _check_size(config, window)
+    _check_objects(config, window, on_event)
     if config.ignore is not None and counts.sum() == sum(h * w for h, w in sizes):
         on_event(Note(f"note: no mask has the value {config.ignore} that --ignore names"))
     said = ", ".join(
@@ -70,7 +72,7 @@ def understand(
             f"{len(pairs)} pairs: {sum(pair.part == 'train' for pair in parted)} to train, "
             f"{sum(pair.part == 'val' for pair in parted)} to validate\n"
             f"masks: {coding.kind} {_shorten(coding.values)}; {said}\n"
-            f"working size {size[0]} x {size[1]}"
+            + _describe_size(config, window)
         )
     )
     return parted, coding, config.model_copy(update={"classes": names, "size": size})
@@ -131,17 +133,16 @@ def size_in(epoch: int, config: TrainConfig) -> tuple[int, int]:
 
     Args:
         epoch: Its number, from 0.
-        config: The settings, `size` filled in.
+        config: The settings, `size` or `patch` filled in.
 
     Returns:
-        Height and width [pixels].
+        Height and width of what the network is shown [pixels].
     """
-    assert config.size is not None  # filled in before the run begins
     for part in config.growth:
         # the last epoch always runs at the full size, however few there are
         if epoch < min(round(part.until * config.epochs), config.epochs - 1):
-            return _scaled(config.size, part.scale)
-    return config.size
+            return _scaled(config.window, part.scale)
+    return config.window
 
 
 def size_at(share: float, config: TrainConfig) -> tuple[int, int]:
@@ -149,16 +150,22 @@ def size_at(share: float, config: TrainConfig) -> tuple[int, int]:
 
     Args:
         share: How much of the run is done, 0..1.
-        config: The settings, `size` filled in.
+        config: The settings, `size` or `patch` filled in.
 
     Returns:
         Height and width [pixels].
     """
-    assert config.size is not None  # filled in before the run begins
     for part in config.growth:
         if share < part.until:
-            return _scaled(config.size, part.scale)
-    return config.size
+            return _scaled(config.window, part.scale)
+    return config.window
+
+
+def _describe_size(config: TrainConfig, window: tuple[int, int]) -> str:
+    if not config.patch:
+        return f"working size {window[0]} x {window[1]}"
+    of = "" if config.factor == 1 else f" of pictures reduced to {config.factor:.0%}"
+    return f"patches of {window[0]} x {window[1]}{of}"
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:

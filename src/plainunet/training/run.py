@@ -179,7 +179,7 @@ def _run(
     plan: list[str],
 ) -> dict[str, Any]:
     """Train from fresh weights or a saved state to the end, then judge natively."""
-    if config.size is None:
+    if config.size is None and config.patch is None:
         raise ValueError(f"{out / CONFIG_FILE}: size is missing.")
     shapes = [image_shape(pair.image) for pair in pairs]
     areas = sorted(height * width for height, width, _ in shapes)
@@ -195,6 +195,7 @@ def _run(
             in_channels,
             config.target_scale,
             objects=part == "train" and config.border_weight > 0,
+            factor=config.factor,
         )
         for part in ("train", "val")
     }
@@ -213,6 +214,7 @@ def _run(
         class_names=config.classes,
         colors=coding.colors or default_colors(len(config.classes)),
         size=config.size,
+        factor=config.factor,
         masks=_describe(coding),
         training={
             "digest": data_digest(pairs, data),
