@@ -994,7 +994,7 @@ def test_a_sound_folder_is_checked(command: Commands, sound: Path, tmp_path: Pat
     assert "understood as two values" in result.stdout
     assert "nothing found" in result.stdout
     *_, line = result.stdout.strip().splitlines()
-    assert line.startswith(f"plainunet train {sound} --out runs/small --epochs ")
+    assert line == f"plainunet train {sound} --out runs/small"
     content = json.loads((tmp_path / "a.json").read_text())
     assert set(content) == {"data", "findings", "summary", "notes"}
     assert content["summary"]["pairs"] == 7
@@ -1003,8 +1003,7 @@ def test_a_sound_folder_is_checked(command: Commands, sound: Path, tmp_path: Pat
 def test_the_recommended_line_trains(command: Commands, sound: Path, tmp_path: Path) -> None:
     line = command("check", sound).stdout.strip().splitlines()[-1]
     words = line.replace("runs/small", str(tmp_path / "run")).split()[1:]
-    words[words.index("--epochs") + 1] = "1"
-    assert command(*words, "--base-channels", "2").returncode == 0
+    assert command(*words, "--base-channels", "2", "--epochs", "1").returncode == 0
 
 
 def test_exit_codes_of_check(command: Commands, sound: Path) -> None:

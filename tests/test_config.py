@@ -65,3 +65,15 @@ def test_durations(said: str | float, seconds: float) -> None:
 def test_what_is_no_duration_is_refused(said: str | float) -> None:
     with pytest.raises(ValidationError, match="budget"):
         TrainConfig(budget=said)  # type: ignore[arg-type]
+
+
+def test_a_size_or_patches() -> None:
+    patches = TrainConfig(patch=(64, 96), factor=0.5)
+    assert patches.window == (64, 96)
+    assert TrainConfig(size=(32, 48)).window == (32, 48)
+    with pytest.raises(ValidationError, match="leave out size"):
+        TrainConfig(size=(32, 32), patch=(64, 64))
+    with pytest.raises(ValidationError, match="give a patch too"):
+        TrainConfig(factor=0.5)
+    with pytest.raises(ValueError, match="size is missing"):
+        _ = TrainConfig().window

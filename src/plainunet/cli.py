@@ -115,7 +115,7 @@ def check(
     from plainunet.data.doctor.page import write_page
     from plainunet.data.doctor.treat import treat
     from plainunet.files import require_file, require_own, write_json
-    from plainunet.training.plan import advise_training
+    from plainunet.training.plan import training_command
     from plainunet.training.progress import bars
     from plainunet.training.tables import show_diagnosis
 
@@ -128,7 +128,7 @@ def check(
         raise ValueError("--leave-out says what is left out of what --write writes; give both.")
     with bars() as on_progress:
         result = look(data, known, seed=seed, on_progress=on_progress)
-    show_diagnosis(result, *advise_training(result))
+    show_diagnosis(result, training_command(result))
     if json_file:
         write_json(json_file, result.as_json())
     if html:

@@ -1,10 +1,20 @@
-"""Where memory comes from.
-
-Limitation: glibc on Linux; elsewhere nothing happens.
-"""
+"""Where memory comes from, and how much there is."""
 
 import ctypes
+import os
 import sys
+
+
+def total_memory() -> float:
+    """Say how much memory the machine has.
+
+    Returns:
+        Bytes; infinite where the system does not tell.
+    """
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # Windows
+        return float("inf")
 
 
 def keep_freed_memory() -> None:

@@ -378,6 +378,45 @@ def test_samples_of_other_sizes_are_refused(files: list[Path], room: Path) -> No
     assert entries(room) == []
 
 
+def test_sizes_that_differ(files: list[Path], room: Path) -> None:
+    sizes = [(4, 6), (7, 3), (2, 2)]
+
+    def load(index: int) -> Sample:
+        image = np.arange(np.prod(sizes[index]) * 3, dtype=np.uint8).reshape(*sizes[index], 3)
+        return image + np.uint8(index), np.full((*sizes[index], 2), index, np.uint8)
+
+    for _ in range(2):  # made, then found
+        cache = must(cached(files, {"count": 3}, load, None, sizes))
+        assert len(cache) == 3
+        for index in range(3):
+            for part, wanted in zip(cache[index], load(index), strict=True):
+                assert np.array_equal(part, wanted)
+    assert len(pickle.loads(pickle.dumps(cache))) == 3
+    names = sorted(file.name for file in cache.folder.iterdir())
+    assert names == ["images.npy", "shares.npy", "sizes.npy"]
+    assert cache.arrays[0].shape == (4 * 6 + 7 * 3 + 2 * 2, 3)
+
+
+def test_a_sample_that_is_not_as_large_as_said(files: list[Path], room: Path) -> None:
+    with pytest.raises(ValueError, match=r"Sample 1 .*not .*\(5, 6, 3\)"):
+        cached(files, SETTINGS, Loader(), None, [(4, 6), (5, 6), (4, 6)])
+    assert entries(room) == []
+
+
+def test_room_for_sizes_that_differ(
+    files: list[Path], room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is small; all together would not fit."""
+    monkeypatch.setattr(module, "LIMIT", 1000)
+
+    def load(index: int) -> Sample:
+        side = 2 + 20 * index
+        return np.zeros((side, side, 3), np.uint8), np.zeros((side, side, 2), np.uint8)
+
+    assert cached(files, SETTINGS, load, None, [(2 + 20 * n,) * 2 for n in range(3)]) is None
+    assert entries(room) == []
+
+
 def test_two_processes_at_once(files: list[Path], room: Path) -> None:
     code = """
 import sys, time

@@ -429,3 +429,39 @@ def test_many_pairs_are_sent_to_workers_fast() -> None:
     assert len(again) == len(pairs)
     with pytest.raises(FileNotFoundError, match="19999"):
         again[19_999]
+
+
+def test_pictures_reduced_by_a_factor_keep_their_sizes(make_pair: MakePair) -> None:
+    pairs = [
+        make_pair("a", noise(32, 48, 3), half(32, 48)),
+        make_pair("b", noise(40, 20, 3), half(40, 20)),
+    ]
+    samples = Samples(pairs, BINARY, None, factor=0.5, target_scale=2)
+    assert samples.sizes == [(16, 24), (20, 10)]
+    for _ in range(2):  # decoded, then from the cache
+        assert [part.shape for part in samples[0]] == [(32, 48, 3), (32, 48, 2)]
+        assert [part.shape for part in samples[1]] == [(40, 20, 3), (40, 20, 2)]
+        samples.fill_cache()
+    assert samples.statistics()[0] == pytest.approx([0.5] * 3, abs=0.05)
+
+
+def test_patches_of_samples(make_pair: MakePair) -> None:
+    pairs = [make_pair("a", noise(64, 80, 3), half(64, 80))]
+    samples = Samples(pairs, BINARY, None, target_scale=2, factor=0.5)
+    full = samples[0][0]
+    whole = TrainingSet(samples, "none", 0, (16, 24), patch=(16, 24))
+    image, shares = whole[(0, 5, 0)]
+    assert image.shape == (16, 24, 3)
+    assert shares.shape == (32, 48, 2)
+    small = TrainingSet(samples, "none", 0, (8, 12), patch=(16, 24))[(0, 5, 0)]
+    assert [part.shape for part in small] == [(8, 12, 3), (16, 24, 2)]
+    # the same window, reduced
+    means = [float(part.float().mean()) for part in (image, small[0])]
+    assert means[0] == pytest.approx(means[1], abs=1)
+    assert full.shape == (64, 80, 3)
+
+
+def test_sizes_that_differ_need_a_patch(make_pair: MakePair) -> None:
+    samples = Samples([make_pair("a", noise(32, 48, 3), half(32, 48))], BINARY, None)
+    with pytest.raises(ValueError, match="need a patch"):
+        TrainingSet(samples, "none", 0, (16, 16))

@@ -5,7 +5,8 @@ import torch
 
 from plainunet.network.mirror import deep_logits
 from plainunet.network.unet import UNet
-from plainunet.prediction.tiling import overlap_tile
+from plainunet.prediction import tiling
+from plainunet.prediction.tiling import blend_tiles, overlap_tile, predict_tiles
 
 
 def network_of(depth: int, upsampling: str = "transposed") -> UNet:
@@ -70,3 +71,62 @@ def test_tiles_out_of_phase_would_differ() -> None:
 def test_padded_convolutions_are_refused() -> None:
     with pytest.raises(ValueError, match="valid"):
         overlap_tile(UNet(base_channels=1, depth=1), torch.rand(1, 3, 32, 32))
+
+
+def padded(normalisation: str = "batch", depth: int = 2) -> UNet:
+    """A network whose batch statistics are not those that it began with."""
+    torch.manual_seed(depth)
+    network = UNet(1, 3, 4, depth, normalisation=normalisation)
+    for _ in range(5):
+        network(torch.rand(4, 1, 64, 64))
+    return network.eval()
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 300), (97, 333), (128, 129), (60, 400)])
+@torch.inference_mode()
+def test_blended_tiles_are_near_one_pass(height: int, width: int) -> None:
+    network = padded()
+    image = torch.rand(1, 1, height, width)
+    whole = network(image)
+    tiled = blend_tiles(network, image, 96, 48)
+    assert tiled.shape == whole.shape
+    spread = whole.std()
+    assert (tiled - whole).abs().mean() < 0.01 * spread
+    # more overlap than the network sees: where no tile ends, tiles see what one pass sees
+    torch.testing.assert_close(tiled[..., :24, :24], whole[..., :24, :24], rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_weights_of_tiles_sum_to_one() -> None:
+    """What every tile gives alike comes out alike."""
+    network = padded()
+    for weight in network.parameters():
+        weight.zero_()
+    network.head.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    tiled = blend_tiles(network, torch.rand(2, 1, 111, 87), 32, 16)
+    for level, plane in enumerate(tiled.unbind(1), start=1):
+        torch.testing.assert_close(plane, torch.full_like(plane, float(level)))
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(30, 8), (32, 6), (32, 32), (32, 0)])
+def test_tiles_out_of_phase_are_refused(tile: int, overlap: int) -> None:
+    with pytest.raises(ValueError, match="out of phase"):
+        blend_tiles(padded(), torch.rand(1, 1, 64, 64), tile, overlap)
+
+
+@pytest.mark.parametrize(("normalisation", "passes"), [("batch", True), ("group", False)])
+@torch.inference_mode()
+def test_large_pictures_are_tiled(
+    monkeypatch: pytest.MonkeyPatch, normalisation: str, passes: bool
+) -> None:
+    """Unless the network's normalisation would see the tile."""
+    network = padded(normalisation)
+    sizes = []
+    network.register_forward_hook(lambda _, inputs, __: sizes.append(tuple(inputs[0].shape[2:])))
+    image = torch.rand(1, 1, 700, 400)
+    whole = predict_tiles(network, image)
+    assert sizes == [(700, 400)]
+    monkeypatch.setattr(tiling, "WHOLE", 4 * 600 * 400)
+    tiled = predict_tiles(network, image)
+    assert (len(sizes) > 2) == passes
+    assert (tiled - whole).abs().mean() < 0.01 * whole.std()

@@ -13,7 +13,6 @@ from plainunet.data.split import split_pairs
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.training.budget import fit_budget, measure_end, measure_pixel
-from plainunet.training.plan import plan_budget
 from plainunet.training.run import train
 
 
@@ -33,50 +32,47 @@ def test_the_end_is_foreseen(small_data: Path) -> None:
     assert 1 < one < more < 60
 
 
-@pytest.mark.parametrize("seconds", [60, 300, 1500, 6000])
-def test_more_time_makes_larger_pictures_or_wider_networks(seconds: float) -> None:
-    sizes = [(1280, 1918)] * 700
-    less = plan_budget(seconds, 2e-6, sizes, 600, 4)
-    more = plan_budget(2 * seconds, 2e-6, sizes, 600, 4)
-
-    def cost(plan: dict[str, tuple[object, str]]) -> float:
-        (height, width), base = plan["size"][0], plan["base_channels"][0]  # type: ignore[misc]
-        return float(height * width * base)  # type: ignore[has-type]
-
-    assert cost(less) <= cost(more)
-    assert all(reason for _, reason in less.values())
-
-
-def test_pictures_are_never_enlarged_and_never_too_small() -> None:
-    plan = plan_budget(1e6, 1e-6, [(200, 300)] * 9, 7, 4)
-    assert plan["size"][0] == (192, 304)
-    assert plan["base_channels"][0] == 32
-    assert plan["augment"][0] == "strong"
-    height, width = plan_budget(1, 1e-4, [(200, 300)] * 9, 7, 4)["size"][0]
-    assert min(height, width) >= 64
-
-
 def fit(folder: Path, given: dict[str, object]) -> tuple[TrainConfig, list[str]]:
     pairs = split_pairs(find_pairs(folder))
     coding, _ = understand_masks([pair.mask for pair in pairs])
-    config = TrainConfig(budget=30.0, classes=("a", "b"), size=(48, 64), **given)
-    return fit_budget(config, set(given), pairs, [(48, 64)] * len(pairs), coding, spent=1.0)
+    config = TrainConfig(**{"budget": 30.0, "classes": ("a", "b"), **given})
+    shares = {"a": 0.7, "b": 0.3}
+    return fit_budget(
+        config, {*given, "budget"}, pairs, [(48, 64)] * len(pairs), coding, shares, 1.0
+    )
 
 
 def test_what_is_given_stays(small_data: Path) -> None:
     config, lines = fit(small_data, {"optimizer": "sgd", "learning_rate": 0.1})
     assert (config.optimizer, config.learning_rate) == ("sgd", 0.1)
     assert "  optimizer: sgd (as given)" in lines
-    assert config.augment == "strong"
-    assert len(lines) == 8
+    assert all(32 <= side <= 64 for side in config.window)
+    assert lines[0].startswith("plan for 30 s, of which 2")
+    assert any(
+        line.startswith("  depth: 3 (the smallest picture has a side of 48") for line in lines
+    )
+    assert any("pixels across" in line for line in lines)
+
+
+def test_a_time_that_was_not_given_is_not_wasted(small_data: Path) -> None:
+    """Few small pictures need no quarter of an hour."""
+    assert fit(small_data, {"budget": 5000.0})[0].budget == 5000
+    pairs = split_pairs(find_pairs(small_data))
+    coding, _ = understand_masks([pair.mask for pair in pairs])
+    config = TrainConfig(classes=("a", "b")).model_copy(update={"budget": 5000.0})
+    sizes, shares = [(48, 64)] * len(pairs), {"a": 0.7, "b": 0.3}
+    fitted, lines = fit_budget(config, set(), pairs, sizes, coding, shares, 1.0)
+    assert fitted.budget is not None
+    assert 60 <= fitted.budget < 1000
+    assert lines[0].startswith(f"plan for {fitted.budget:.0f} s")
 
 
 def test_too_short_a_budget_is_refused(small_data: Path) -> None:
     pairs = split_pairs(find_pairs(small_data))
     coding, _ = understand_masks([pair.mask for pair in pairs])
-    config = TrainConfig(budget=2.0, classes=("a", "b"), size=(48, 64))
+    config = TrainConfig(budget=2.0, classes=("a", "b"))
     with pytest.raises(ValueError, match="--budget 2 s is too short"):
-        fit_budget(config, set(), pairs, [(48, 64)] * 8, coding, spent=1.9)
+        fit_budget(config, set(), pairs, [(48, 64)] * 8, coding, {"a": 1.0, "b": 0.0}, 1.9)
 
 
 def test_a_run_by_the_clock(small_data: Path, tmp_path: Path) -> None:

@@ -1,31 +1,159 @@
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from plainunet.training.plan import advise, choose_size
+from plainunet.config import TrainConfig
+from plainunet.data.doctor.diagnose import check
+from plainunet.data.fingerprint import Fingerprint
+from plainunet.training.plan import (
+    Machine,
+    Plan,
+    choose_size,
+    make_plan,
+    side_needed,
+    training_command,
+)
+
+LAPTOP = Machine(pixel=4e-6, memory=16 * 2**30, name="laptop")
+SHARES = {"background": 0.8, "thing": 0.2}
+CARS = Fingerprint(
+    [(1280, 1918)] * 760, 608, SHARES, {128: 0.9972, 256: 0.9988, 512: 0.9997}, 800.0, False
+)
+VESSELS = Fingerprint(
+    [(960, 999)] * 20, 16, SHARES, {128: 0.813, 256: 0.928, 512: 0.984}, 90.0, False
+)
+STREETS = Fingerprint(
+    [(360, 480)] * 468, 367, SHARES, {128: 0.935, 256: 0.986, 512: 1.0}, 3.0, True
+)
+SMALL = Fingerprint([(200, 300)] * 9, 7, SHARES, {128: 0.99, 256: 0.999, 512: 1.0}, 9.0, False)
 
 
-def test_a_finer_size_is_advised_where_masks_need_it() -> None:
-    sizes = [(960, 999)] * 16
-    advice = advise(sizes, 2000, {128: 0.81, 256: 0.927, 512: 0.983}, 20, 8)
-    assert [(each.flag, each.value) for each in advice] == [("--size", "496 528")]
-    assert "0.927" in advice[0].reason
-    assert "0.983" in advice[0].reason
-    assert advise(sizes, 2000, {128: 0.97, 256: 0.99, 512: 0.995}, 20, 8) == []
-    # there is nothing finer in small pictures
-    assert advise([(200, 250)], 2000, {128: 0.9, 256: 0.92, 512: 0.98}, 20, 8) == []
+def plan(seen: Fingerprint, seconds: float = 600, **given: Any) -> Plan:
+    return make_plan(seen, LAPTOP, seconds, given)
 
 
-@pytest.mark.parametrize(("trained", "epochs"), [(16, 300), (80, 100), (240, 34), (400, None)])
-def test_few_pictures_want_more_epochs(trained: int, epochs: int | None) -> None:
-    advice = advise([(64, 64)], trained, {}, 20, 8)
-    assert [each.value for each in advice] == ([] if epochs is None else [str(epochs)])
+def values(seen: Fingerprint, seconds: float = 600, **given: Any) -> dict[str, Any]:
+    return {name: value for name, (value, _) in plan(seen, seconds, **given).items()}
 
 
-def test_sizes_of_other_areas() -> None:
-    assert choose_size([(1280, 1918)], 512) == (416, 624)
-    assert choose_size([(100, 100)], 512) == (96, 96)
+@pytest.mark.parametrize("seen", [CARS, VESSELS, STREETS, SMALL])
+@pytest.mark.parametrize("seconds", [30, 600, 20_000])
+def test_every_line_has_a_reason_and_a_place_in_the_settings(
+    seen: Fingerprint, seconds: float
+) -> None:
+    made = plan(seen, seconds)
+    assert all(reason for _, reason in made.values())
+    assert ("size" in made) != ("patch" in made)
+    config = TrainConfig(**{name: value for name, (value, _) in made.items()})
+    assert min(config.window) * min([g.scale for g in config.growth] + [1]) >= 2 ** (
+        config.depth + 1
+    )
+
+
+@pytest.mark.parametrize("seen", [CARS, SMALL])
+@pytest.mark.parametrize("seconds", [60, 300, 1500, 6000])
+def test_more_time_makes_larger_pictures_or_wider_networks(
+    seen: Fingerprint, seconds: float
+) -> None:
+    def cost(made: dict[str, Any]) -> float:
+        return float(np.prod(made["size"]) * made["base_channels"])
+
+    assert cost(values(seen, seconds)) <= cost(values(seen, 2 * seconds))
+
+
+def test_a_faster_machine_sees_more() -> None:
+    fast = make_plan(CARS, LAPTOP._replace(pixel=1e-7), 600, {})
+    assert np.prod(fast["size"][0]) > 2 * np.prod(values(CARS)["size"])
+
+
+def test_thin_things_are_learnt_from_patches() -> None:
+    made = values(VESSELS)
+    assert 96 <= made["patch"][0] <= 320
+    assert 0.35 <= made["factor"] < 1
+    assert made["growth"] == ()
+    said = plan(VESSELS)["patch"][1]
+    assert "a Dice of" in said
+    assert "a third of the patches" in said
+    # however much time there is, none is larger than a picture
+    much = values(VESSELS, 1e6, patch=(256, 256))
+    assert much["patch"] == (256, 256)
+
+
+def test_large_things_are_learnt_from_whole_pictures() -> None:
+    made = values(CARS)
+    assert made["size"][0] < 400
+    assert len(made["growth"]) == 2
+
+
+def test_pictures_are_never_enlarged_and_never_too_small() -> None:
+    made = values(SMALL, 1e6)
+    assert made["size"] == (192, 304)
+    assert made["base_channels"] == 32
+    assert min(values(SMALL, 1)["size"]) >= 64
+
+
+def test_small_pictures_have_shallow_networks() -> None:
+    tiny = SMALL._replace(sizes=[(24, 40)] * 9)
+    assert plan(tiny)["depth"] == (2, "the smallest picture has a side of 24 pixels")
+    assert values(SMALL)["depth"] == 4
+
+
+def test_what_is_given_stays_and_the_rest_suits_it() -> None:
+    given = {"base_channels": 64, "batch_size": 3, "augment": "none", "depth": 2}
+    made = plan(CARS, 600, **given)
+    for name, value in given.items():
+        assert made[name] == (value, "as given")
+    assert values(CARS, 600, patch=(64, 64))["patch"] == (64, 64)
+    assert "size" not in plan(CARS, 600, patch=(64, 64))
+    assert values(VESSELS, 600, size=(96, 96))["size"] == (96, 96)
+
+
+def test_augmentation_turns_what_has_no_upright_side() -> None:
+    assert values(SMALL)["augment"] == "strong"
+    assert values(SMALL._replace(upright=True))["augment"] == "light"
+    assert values(CARS)["augment"] == "light"  # there are many
+
+
+def test_a_batch_has_room() -> None:
+    assert values(CARS)["accumulation"] == 1
+    little = make_plan(CARS, LAPTOP._replace(memory=2**30), 600, {"size": (512, 768)})
+    # 8 x 512 x 768 pixels of 1320 bytes are 3.9 GiB, ten times as much as there is room for
+    assert little["accumulation"][0] == 8
+    assert "3.9 of 1 GiB" in little["accumulation"][1]
+
+
+def test_rare_classes_weigh_more_where_the_loss_counts_pixels() -> None:
+    rare = STREETS._replace(shares={"street": 0.99, "pole": 0.01})
+    assert values(rare)["class_weights"] == "none"
+    assert values(rare, loss="cross-entropy")["class_weights"] == "balanced"
+    assert values(STREETS, loss="cross-entropy")["class_weights"] == "none"
+    assert "pole, covers 1 %" in plan(rare)["class_weights"][1]
+
+
+def test_the_side_that_masks_need() -> None:
+    kept = {128: 0.9, 256: 0.96, 512: 0.98}
+    for lost, side in ((0.2, 64), (0.04, 256), (0.02, 512), (0.01, 1024)):
+        assert side <= side_needed(kept, lost) * 1.001 <= 1.05 * side
+    assert side_needed({}, 0.01) == 0
+
+
+def test_the_command_that_trains(small_data: Path) -> None:
+    line = training_command(check(small_data))
+    assert line == f"plainunet train {small_data} --out runs/{small_data.name}"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "side", "expected"),
+    [([(1280, 1918)], 512, (416, 624)), ([(100, 100)], 512, (96, 96))],
+)
+def test_sizes_of_other_areas(
+    sizes: list[tuple[int, int]], side: int, expected: tuple[int, int]
+) -> None:
+    assert choose_size(sizes, side) == expected
 
 
 def test_pytorch_is_not_loaded() -> None:

@@ -12,7 +12,7 @@ from plainunet.config import Growth, TrainConfig
 from plainunet.data.pairing import Pair
 from plainunet.training.events import Event, Note
 from plainunet.training.plan import choose_size
-from plainunet.training.prepare import size_in, understand
+from plainunet.training.prepare import check_window, size_in, understand
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,9 @@ def write_pairs(folder: Path, *values: int) -> list[Pair]:
 
 def ready(pairs: list[Pair], events: list[Event], **settings: object) -> TrainConfig:
     config = TrainConfig(**{"depth": 2, **settings})
-    return understand(pairs, [(40, 60)] * len(pairs), config, events.append)[2]
+    config = understand(pairs, [(40, 60)] * len(pairs), config, events.append)[2]
+    check_window(config, events.append)
+    return config
 
 
 @pytest.mark.parametrize(
@@ -98,10 +100,25 @@ def test_classes_and_size_are_filled_in(
     events: list[Event] = []
     config = ready(write_pairs(tmp_path, *values), events, epochs=3)
     assert config == TrainConfig(depth=2, epochs=3, classes=names, size=(32, 64))
-    (note,) = events
-    assert isinstance(note, Note)
-    for said in ("3 pairs: 2 to train, 1 to validate", "32 x 64", f"{names[1]} 16.7%"):
-        assert said in note.text
+    text = "\n".join(event.text for event in events if isinstance(event, Note))
+    for said in ("3 pairs: 2 to train, 1 to validate", "size 32 x 64", f"{names[1]} 16.7%"):
+        assert said in text
+
+
+def test_the_clock_chooses_the_size_later(tmp_path: Path) -> None:
+    config = TrainConfig(budget=60.0)
+    pairs = write_pairs(tmp_path, 0, 1)
+    assert understand(pairs, [(40, 60)] * 3, config, lambda _: None)[2].size is None
+
+
+def test_patches_are_cut_from_pictures_as_they_are(tmp_path: Path) -> None:
+    events: list[Event] = []
+    config = ready(write_pairs(tmp_path, 0, 1), events, patch=(16, 24), factor=0.5)
+    assert (config.size, config.patch, config.window) == (None, (16, 24), (16, 24))
+    assert Note("patches of 16 x 24 of pictures reduced to 50%") in events
+    growth = (Growth(until=0.5, scale=0.5),)
+    small = TrainConfig(patch=(16, 24), epochs=2, growth=growth)
+    assert [size_in(epoch, small) for epoch in (0, 1)] == [(8, 12), (16, 24)]
 
 
 def test_what_is_given_is_kept(tmp_path: Path) -> None:
@@ -112,14 +129,19 @@ def test_what_is_given_is_kept(tmp_path: Path) -> None:
 def test_named_classes_need_not_all_occur(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path, 0, 1, 2)
     names = ("a", "b", "c", "d")
-    _, coding, config = understand(pairs, [(40, 60)], TrainConfig(classes=names), lambda _: None)
+    _, coding, config, shares = understand(
+        pairs, [(40, 60)], TrainConfig(classes=names), lambda _: None
+    )
+    assert list(shares) == list(names)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["d"] == 0
     assert coding.values == (0, 1, 2, 3)
     assert config.classes == names
 
 
 def test_an_ignored_value_is_no_class(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path, 0, 1, 9)
-    _, coding, config = understand(pairs, [(40, 60)], TrainConfig(ignore=9), lambda _: None)
+    _, coding, config, _ = understand(pairs, [(40, 60)], TrainConfig(ignore=9), lambda _: None)
     assert (coding.values, coding.ignore, len(config.classes)) == ((0, 1), 9, 2)
 
 
@@ -165,5 +187,5 @@ def test_settings_of_objects_that_do_little_or_too_much_are_mentioned(
 ) -> None:
     events: list[Event] = []
     ready(write_pairs(tmp_path, 0, 1), events, **settings)
-    notes = [event.text for event in events if isinstance(event, Note)][:-1]
+    notes = [event.text for event in events if isinstance(event, Note)][2:]
     assert [said in note for note in notes] == [True] if said else notes == []

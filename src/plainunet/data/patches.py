@@ -14,6 +14,7 @@ from plainunet.data.cache import Sample
 
 CENTRED = 1 / 3
 """Share of the patches that are centred on a pixel of a rarer class."""
+_EDGE = 8
 _LOOKED_AT = 512  # of larger pictures, a grid of so many pixels squared is searched for classes
 
 
@@ -40,7 +41,12 @@ def cut_patch(sample: Sample, patch: tuple[int, int], state: Sequence[int]) -> S
     if any(highest) and random.random() < CENTRED:
         centre = _choose_pixel(sample[1], random)
     if centre is None:
-        top, left = (int(random.integers(0, most, endpoint=True)) for most in highest)
+        # drawn from a little more than there is, so that edges are not seen too seldom
+        drawn = [
+            random.integers(-(side // _EDGE), most + side // _EDGE, endpoint=True)
+            for side, most in zip(patch, highest, strict=True)
+        ]
+        top, left = (min(max(0, int(n)), most) for n, most in zip(drawn, highest, strict=True))
     else:
         top, left = (
             min(max(0, middle - side // 2), most)

@@ -3,26 +3,34 @@
 In: a network, a picture size, pictures to judge. Out: seconds, measured by doing it.
 """
 
+import tempfile
 import time
 from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from plainunet.config import Growth, TrainConfig
+from plainunet.data.fingerprint import Fingerprint, take_fingerprint
 from plainunet.data.images import image_shape, read_image
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
+from plainunet.evaluation.evaluate import judged
 from plainunet.evaluation.metrics import confusion_matrix
+from plainunet.memory import total_memory
 from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
 from plainunet.network.losses import cross_entropy_dice
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.writers import write_comparison, write_mask
 from plainunet.training.optim import make_optimizers
-from plainunet.training.plan import plan_budget
+from plainunet.training.plan import Machine, make_plan
 
 _STEPS = 3
-_WRITING = 0.15
-"""Seconds for each million pixels of a comparison picture that is drawn and written."""
+_MOST_EPOCHS, _LEAST = 500, 60.0
+"""A run for which no time was given ends after about so many epochs, if they take so long [s]."""
+_JUDGED = 8
 _LAST = 1.5
 """Seconds for curves, checkpoints and tables at a run's end."""
 
@@ -33,6 +41,7 @@ def fit_budget(
     pairs: Sequence[Pair],
     sizes: Sequence[tuple[int, int]],
     coding: MaskCoding,
+    shares: dict[str, float],
     spent: float,
 ) -> tuple[TrainConfig, list[str]]:
     """Fill in what the settings leave to the clock.
@@ -43,6 +52,7 @@ def fit_budget(
         pairs: All pairs, each with its part.
         sizes: Height and width of each picture [pixels].
         coding: What mask values mean.
+        shares: For each class by name, its share of all pixels.
         spent: Seconds of the budget that are over.
 
     Returns:
@@ -53,6 +63,7 @@ def fit_budget(
     """
     assert config.budget is not None
     start = time.perf_counter()
+    seen = take_fingerprint(pairs, sizes, coding, shares)
     channels = [image_shape(pair.image)[2] for pair in pairs[:: max(1, len(pairs) // 8)]]
     reading = []
     for pair in pairs[:: max(1, len(pairs) // 3)][:3]:
@@ -60,33 +71,66 @@ def fit_budget(
         coding.read(pair.mask)
         read_image(pair.image)
         reading.append(time.perf_counter() - begun)
-    narrow = config.model_copy(update={"base_channels": 16} if "base_channels" not in given else {})
-    pixel = measure_pixel(max(channels), coding.num_classes, narrow)
+    machine = _measure_machine(max(channels), coding.num_classes, config, given)
     # every picture is read once for the cache, by two threads or more, and judged at the end
-    judged = sum(pair.part == "val" for pair in pairs)
-    reserve = min(reading) * (len(pairs) / 2 + 3 * judged) + 2
+    held_out = sum(pair.part == "val" for pair in pairs)
+    reserve = min(reading) * (len(pairs) / 2 + 3 * held_out) + 2
     seconds = config.budget - spent - (time.perf_counter() - start) - reserve
     if seconds < 0.25 * config.budget:
         raise ValueError(
             f"--budget {config.budget:.0f} s is too short: reading {len(pairs)} pictures and "
-            f"judging {judged} take about {config.budget - seconds:.0f} s. Give a longer one, or "
+            f"judging {held_out} take about {config.budget - seconds:.0f} s. Give a longer one, or "
             "--epochs."
         )
-    trained = sum(pair.part == "train" for pair in pairs)
-    plan = plan_budget(seconds, pixel, sizes, trained, config.depth)
+    plan = make_plan(seen, machine, seconds, {name: getattr(config, name) for name in given})
+    budget = config.budget
+    if "budget" not in given and plan["epochs"][0] > _MOST_EPOCHS:
+        less = min(seconds, max(_LEAST, seconds * _MOST_EPOCHS / plan["epochs"][0]))
+        budget, seconds = budget - seconds + less, less
+        plan = make_plan(seen, machine, seconds, {name: getattr(config, name) for name in given})
     changed = {name: value for name, (value, _) in plan.items() if name not in given}
-    growth = changed.get("growth")
-    if growth is not None:
-        changed["growth"] = tuple(Growth(**part) for part in growth)
-    lines = [f"plan for {config.budget:.0f} s, of which {seconds:.0f} s to train:"]
-    for name, (value, reason) in plan.items():
-        flag = name.replace("_", " ")
-        if name in given:
-            lines.append(f"  {flag}: {getattr(config, name)} (as given)")
-        else:
-            said = [f"{part['scale']:.2f}" for part in value] if name == "growth" else value
-            lines.append(f"  {flag}: {said} ({reason})")
-    return config.model_copy(update=changed), lines
+    if changed.get("growth"):
+        changed["growth"] = tuple(Growth(**part) for part in changed["growth"])
+    changed["budget"] = budget
+    return config.model_copy(update=changed), [
+        f"plan for {budget:.0f} s, of which {seconds:.0f} s to train, on {machine.name}:",
+        *_describe_data(seen),
+        *(f"  {name.replace('_', ' ')}: {_say(*each)}" for name, each in plan.items()),
+    ]
+
+
+def _describe_data(seen: Fingerprint) -> list[str]:
+    kept = ", ".join(f"{dice:.3f} at {side}" for side, dice in seen.kept.items())
+    lines = []
+    if kept:
+        lines.append(f"  true masks, reduced to N x N pixels of area, keep a Dice of {kept}")
+    if seen.smallest:
+        lines.append(f"  a tenth of the objects are less than {seen.smallest:.0f} pixels across")
+    return lines
+
+
+def _say(value: Any, reason: str) -> str:
+    if isinstance(value, tuple) and value and not isinstance(value[0], int):
+        value = ", ".join(f"{dict(p)['scale']:.2f} until {dict(p)['until']:.0%}" for p in value)
+    elif isinstance(value, tuple):
+        value = " x ".join(map(str, value)) or "none"
+    return f"{value} ({reason})"
+
+
+def _measure_machine(
+    in_channels: int, num_classes: int, config: TrainConfig, given: Collection[str]
+) -> Machine:
+    usual = {} if "base_channels" in given else {"base_channels": 16}
+    pixel = measure_pixel(in_channels, num_classes, config.model_copy(update=usual))
+    memory: float
+    device = choose_device(config.device)
+    precision = str(choose_precision(config.precision, device)).removeprefix("torch.")
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        memory = torch.cuda.get_device_properties(device).total_memory
+    else:
+        name, memory = f"{torch.get_num_threads()} CPU threads", total_memory()
+    return Machine(pixel, memory, f"{name}, {precision}")
 
 
 def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> float:
@@ -135,23 +179,24 @@ def measure_end(
     """Say how long the end of a run will take: judging natively, and saving pictures.
 
     Args:
-        predictor: The network, at the run's working size.
-        pairs: The pictures that will be judged; three of them are, now.
+        predictor: The network, at the run's scale.
+        pairs: The pictures that will be judged; some of them are, now, and one is drawn.
         coding: What their masks mean.
         pictures: How many of them will be drawn.
 
     Returns:
         Seconds.
     """
-    times, areas = [], []
-    for pair in pairs[:: max(1, len(pairs) // 3)][:3]:
-        start = time.perf_counter()
-        truth = coding.read(pair.mask)
-        prediction = predictor.predict(read_image(pair.image))
-        confusion_matrix(truth, prediction, predictor.network.num_classes)
-        times.append(time.perf_counter() - start)
-        areas.append(truth.size)
-    # the first has waited for memory to be mapped
-    each = sum(times[1:]) / (len(times) - 1) if len(times) > 1 else times[0]
-    drawing = each + _WRITING * sum(areas) / len(areas) / 1e6
-    return len(pairs) * each + min(pictures, len(pairs)) * drawing + _LAST
+    # the first waits for memory to be mapped, and for a reader that is ahead later
+    chosen = [*pairs[:1], *pairs[:: -(-len(pairs) // _JUDGED)]]
+    times = [time.perf_counter()]
+    colors = predictor.card.colors
+    with tempfile.TemporaryDirectory() as folder:
+        for seen in judged(predictor, chosen, coding):
+            confusion_matrix(*seen[1:], predictor.network.num_classes)
+            times.append(time.perf_counter())
+        write_mask(Path(folder) / "mask.png", seen[2], colors)
+        write_comparison(Path(folder) / "comparison.png", *seen, colors)
+        drawing = time.perf_counter() - times[-1]
+    each = (times[-1] - times[1]) / (len(times) - 2)
+    return len(pairs) * each + min(pictures, len(pairs)) * (each + drawing) + _LAST

@@ -1,6 +1,7 @@
 """All epochs of a run: train, judge, keep the best, save what is needed to go on."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from plainunet.config import NetworkConfig, TrainConfig
 from plainunet.data.dataset import Samples, TrainingSet
@@ -33,6 +36,8 @@ from plainunet.training.state import TrainingState
 BEST_FILE = "best.safetensors"
 CURVES_PERIOD = 20.0
 """Seconds between two drawings of the curves; they cost most of a second."""
+EPOCH = 25
+"""Steps that an epoch of a run by the clock has at least."""
 SAVING = 0.05
 """Share of the time that saving the state may take in a run by the clock."""
 
@@ -94,6 +99,8 @@ def fit(
     )
     border = (config.border_weight, config.border_sigma) if config.border_weight else None
     repeats = patches_each(parts["train"].sizes, config.patch) if config.patch else 1
+    if end is not None:  # what is done once an epoch is not to take much of the time
+        repeats = max(repeats, math.ceil(EPOCH * config.batch_size / len(parts["train"])))
     batches = EpochBatches(len(parts["train"]), config.batch_size, config.seed, repeats)
     schedule: Schedule = (
         StepSchedule(config, len(batches))
@@ -110,6 +117,7 @@ def fit(
         )
     )
 
+    loaders: dict[tuple[int, int], DataLoader[tuple[Tensor, ...]]] = {}
     drawn = saved_at = float("-inf")
     judging = saving = 0.0
     while not schedule.is_over(epoch := state.epoch):
@@ -119,22 +127,24 @@ def fit(
         size = schedule.size(epoch)
         start = time.perf_counter()
         torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0]))
-        dataset = TrainingSet(
-            parts["train"],
-            config.augment,
-            config.seed,
-            size,
-            patch=config.patch,
-            elastic=config.elastic,
-            border=border,
-        )
+        if size not in loaders:
+            dataset = TrainingSet(
+                parts["train"],
+                config.augment,
+                config.seed,
+                size,
+                patch=config.patch,
+                elastic=config.elastic,
+                border=border,
+            )
+            pinned = device.type == "cuda"
+            loaders = {size: make_loader(dataset, batches, workers, pin_memory=pinned)}
         batches.epoch = epoch
-        loader = make_loader(dataset, batches, workers, pin_memory=device.type == "cuda")
         report = _Report(on_event, epoch, schedule)
 
         loss = train_epoch(
             network,
-            loader,
+            loaders[size],
             LOSSES[config.loss],
             optimizers,
             schedule.rate,

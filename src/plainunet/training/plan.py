@@ -1,7 +1,7 @@
-"""From what is known of a data folder to settings, each with its reason.
+"""From what is known of data and machine to settings, each with its reason.
 
-In: sizes, counts, the resolution ceiling. Out: settings. Nothing is read or trained here, and
-PyTorch is not loaded.
+In: a data set's fingerprint, and what a training step takes here. Out: settings. Nothing is read
+or trained here, and PyTorch is not loaded.
 """
 
 import math
@@ -13,159 +13,247 @@ import numpy as np
 
 from plainunet.config import TrainConfig
 from plainunet.data.doctor.diagnose import Diagnosis
+from plainunet.data.fingerprint import Fingerprint
+from plainunet.data.patches import patches_each
 from plainunet.data.problems import command
 
+Plan = dict[str, tuple[Any, str]]
+"""For each setting its value and the reason for it."""
+
+BUDGET = 900.0
+"""Seconds of a run for which neither a time nor a number of epochs is given."""
 _WIDTHS = {16: 1.0, 24: 2.0, 32: 3.45}
 """Base channels, and how many times the time of 16 a step of each takes (measured on CPUs)."""
 _PASSES = 6000
-"""Pictures that a network should see in all, one counted as often as it is seen."""
+"""Pictures, or patches, that a network should see in all, one counted as often as it is seen."""
 _GROWTH: tuple[dict[str, float], ...] = (
     {"until": 0.36, "scale": 1 / 3},
     {"until": 0.82, "scale": 2 / 3},
 )
 _HALF: tuple[dict[str, float], ...] = ({"until": 0.5, "scale": 0.5},)
 _LARGE = 512
-_FEW = 100
-_STEPS = 1000
-_MOST_EPOCHS = 300
-_WORTH = 0.01
+_MANY = 400
+_LOST = 0.03
+"""Dice that a smaller size may cost at most before patches are taken of a finer one."""
+_SMALLEST_PATCH, _LARGEST_PATCH = 96, 512
+_KEPT = 1320.0
+"""Bytes that a working pixel of a training step keeps for the backward pass at 16 base channels
+(`plainunet model`); in proportion to the width."""
+_ROOM = 0.4
+"""Share of the memory that these may take."""
 
 
-class Advice(NamedTuple):
-    """A setting that suits the data better than its default, as a flag, and why."""
+class Machine(NamedTuple):
+    """What is known of the machine.
 
-    flag: str
-    value: str
-    reason: str
-
-
-def advise(
-    sizes: Sequence[tuple[int, int]],
-    trained: int,
-    ceiling: Mapping[int, float],
-    epochs: int,
-    batch_size: int,
-) -> list[Advice]:
-    """Recommend settings for training on a folder.
-
-    Args:
-        sizes: Height and width of each picture [pixels].
-        trained: How many pictures will be trained on.
-        ceiling: Dice that the true masks keep, reduced to N x N pixels of area, by N.
-        epochs: The default number of epochs.
-        batch_size: Pictures per optimiser step.
-
-    Returns:
-        What differs from the defaults.
+    Attributes:
+        pixel: What one working pixel of one picture takes in a step [s], at 16 base channels or
+            at those that are given.
+        memory: Of the device [bytes].
+        name: What it is, in words.
     """
-    advice = []
-    largest = math.sqrt(max(height * width for height, width in sizes))
-    usual, finer = ceiling.get(256), ceiling.get(512)
-    if usual is not None and finer is not None and largest > 256 and finer - usual >= _WORTH:
-        height, width = choose_size(sizes, 512)
-        reason = (
-            f"masks reduced to the default size keep a Dice of {usual:.3f}, to this one "
-            f"{finer:.3f}; it takes about four times as long"
-        )
-        advice.append(Advice("--size", f"{height} {width}", reason))
-    steps = math.ceil(trained / batch_size)
-    wanted = min(_MOST_EPOCHS, math.ceil(_STEPS / max(steps, 1)))
-    if wanted > epochs:
-        reason = f"{trained} pictures make {steps} steps an epoch; this makes {wanted * steps}"
-        advice.append(Advice("--epochs", str(wanted), reason))
-    return advice
+
+    pixel: float
+    memory: float
+    name: str
 
 
-def plan_budget(
-    seconds: float,
-    pixel: float,
-    sizes: Sequence[tuple[int, int]],
-    trained: int,
-    depth: int,
-) -> dict[str, tuple[Any, str]]:
-    """Fit a run to a time.
-
-    Pictures grow during the run: most of what a network learns it learns as well, and several
-    times as fast, from small ones.
+def make_plan(
+    seen: Fingerprint, machine: Machine, seconds: float, given: Mapping[str, Any]
+) -> Plan:
+    """Fit a run to data, machine and time.
 
     Args:
+        seen: What is known of the data.
+        machine: What is known of the machine.
         seconds: Time for training steps alone [s].
-        pixel: What one working pixel of one picture takes in a step at 16 base channels [s].
-        sizes: Height and width of each picture [pixels].
-        trained: Pictures that are trained on.
-        depth: How often the network halves a picture.
+        given: Settings that the user gave; these stay, and the others are made to suit them.
 
     Returns:
-        For each setting its value and the reason for it.
+        For each setting its value and the reason for it. What was given is among them where it
+        is planned at all.
     """
-    height, width = (float(side) for side in np.median(np.array(sizes), axis=0))
-    native = height * width
-    least = 2 ** (depth + 1)
-    # wider only where pictures are as large as they are, or as is worth while
-    areas = {base: seconds / (_PASSES * _cost(_GROWTH) * pixel * n) for base, n in _WIDTHS.items()}
-    wide = [base for base, area in areas.items() if area >= min(native, _LARGE**2)]
-    base = max(wide, default=min(_WIDTHS))
-    side = math.sqrt(min(max(areas[base], (3 * least) ** 2), native, (1.5 * _LARGE) ** 2))
-    size = choose_size(sizes, round(side))
-    growth = next((each for each in (_GROWTH, _HALF) if min(size) * each[0]["scale"] >= least), ())
-    step = size[0] * size[1] * pixel * _WIDTHS[base]
+    plan: Plan = {}
+
+    def decide(name: str, value: Any, reason: str) -> Any:
+        plan[name] = (given[name], "as given") if name in given else (value, reason)
+        return plan[name][0]
+
+    depth = decide("depth", *_choose_depth(seen))
+    base = given.get("base_channels")
+    window = _choose_window(seen, machine, seconds, given, 2 ** (depth + 1))
+    if given.get("patch") or "patch" in window:
+        decide("patch", *window["patch"])
+        decide("factor", *window["factor"])
+        growth: Sequence[Mapping[str, float]] = ()
+        reason = "details would go with the scale"
+    else:
+        decide("size", *window["size"])
+        growth, reason = _choose_growth(plan["size"][0], 2 ** (depth + 1))
+    growth = decide("growth", growth, reason)
+    side = plan["patch" if "patch" in plan else "size"][0]
+    base = decide("base_channels", *window["base_channels"])
+    width = 1.0 if "base_channels" in given else _WIDTHS[base]
+    batch = decide("batch_size", 8, "steps are many enough, and each sees some variety")
+    room = _ROOM * machine.memory
+    needed = batch * side[0] * side[1] * _KEPT * base / 16
+    parts = min(batch, 2 ** max(0, math.ceil(math.log2(needed / room))))
+    kept = f"a batch keeps about {needed / 2**30:.1f} of {machine.memory / 2**30:.0f} GiB"
+    decide("accumulation", parts, kept if parts == 1 else f"{kept} when whole")
+    decide("optimizer", "muon", "learns most a step here")
+    decide("learning_rate", 6e-3, "goes with it")
+    decide("augment", *_choose_augment(seen))
+    decide("class_weights", *_choose_weights(seen, given.get("loss", TrainConfig().loss)))
+    step = side[0] * side[1] * machine.pixel * width
     passes = seconds / (step * _cost(growth))
-    plan: dict[str, tuple[Any, str]] = {
-        "size": (
-            size,
-            f"the pictures (median {width:.0f} x {height:.0f}) reduced so that {_PASSES} can be "
-            f"seen in {seconds:.0f} s, at {step * 1000:.0f} ms each at full size",
-        ),
-        "base_channels": (base, "wider only where there is time for full-size pictures"),
-        "growth": (
-            growth,
-            "parts of the run at these scales: most is learnt as well from small pictures"
-            if growth
-            else "the pictures are too small to begin smaller",
-        ),
-        "optimizer": ("muon", "learns most a step here"),
-        "learning_rate": (6e-3, "goes with it"),
-        "augment": (
-            ("strong", f"only {trained} pictures: all flips and turns make more of them")
-            if trained < _FEW
-            else ("light", f"{trained} pictures: flips, small turns and shifts")
-        ),
-    }
-    plan["epochs"] = (
-        max(1, round(passes / trained)),
-        f"about; the clock decides, after about {passes:.0f} pictures",
-    )
+    each = patches_each(_reduced(seen.sizes, plan["factor"][0]), side) if "patch" in plan else 1
+    epochs = max(1, round(passes / seen.trained / each))
+    what = "patches" if "patch" in plan else "pictures"
+    said = f"about; the clock decides, after about {passes:.0f} {what} of {step * 1000:.0f} ms"
+    plan["epochs"] = (epochs, said)
     return plan
 
 
-def _cost(growth: Sequence[Mapping[str, float]]) -> float:
+def _choose_depth(seen: Fingerprint) -> tuple[int, str]:
+    least = min(min(size) for size in seen.sizes)
+    depth = min(4, max(1, int(math.log2(max(4, least))) - 2))
+    if depth == 4:
+        return depth, "as in the paper"
+    return depth, f"the smallest picture has a side of {least} pixels"
+
+
+def _choose_window(
+    seen: Fingerprint, machine: Machine, seconds: float, given: Mapping[str, Any], least: int
+) -> Plan:
+    """Size, or patch and factor, and the width: what the network sees, and how well."""
+    native = _typical(seen.sizes)
+    whole, base = _afford(seconds, machine.pixel, native, given)
+    whole = min(max(whole, 3.0 * least), native, 1.5 * _LARGE)
+    needed = side_needed(seen.kept, _LOST)
+    if given.get("size") or (not given.get("patch") and whole >= min(needed, native)):
+        size = choose_size(seen.sizes, round(whole))
+        height, width = np.median(np.array(seen.sizes), axis=0)
+        reason = f"the median picture has {height:.0f} x {width:.0f} pixels"
+        if whole < native:
+            reason += f", and {_PASSES} reduced to this can be seen in {seconds:.0f} s"
+        if seen.kept:
+            reason += f"; masks keep a Dice of {_kept_at(seen.kept, whole):.3f} at it"
+        said = "wider only where there is time for full-size pictures"
+        return {"size": (size, reason), "base_channels": (base, said)}
+    fine = min(native, side_needed(seen.kept, 0.7 * _LOST))
+    # steps of a quarter octave: what is cached once serves similar plans
+    factor = min(1.0, 2 ** (math.ceil(4 * math.log2(fine / native)) / 4))
+    side = math.sqrt(seconds / (_PASSES * machine.pixel))
+    side = min(max(side, _SMALLEST_PATCH), _LARGEST_PATCH, factor * native)
+    patch = max(least, 32 * round(side / 32))
+    lost = 1 - _kept_at(seen.kept, whole)
+    reason = (
+        f"whole pictures would have to be reduced to {whole:.0f} x {whole:.0f} pixels of area to "
+        f"be seen often enough in {seconds:.0f} s, where true masks already lose a Dice of "
+        f"{lost:.3f}; a third of the patches is centred on rarer classes"
+    )
+    kept = f"masks keep a Dice of {_kept_at(seen.kept, factor * native):.3f} at it"
+    return {
+        "patch": ((patch, patch), reason),
+        "factor": (round(factor, 4), kept),
+        "base_channels": (16, "wider only where there is time for full-size pictures"),
+    }
+
+
+def _afford(
+    seconds: float, pixel: float, native: float, given: Mapping[str, Any]
+) -> tuple[float, int]:
+    """Side [pixels of area] of pictures that can be seen often enough, and the width."""
+    widths = {given["base_channels"]: 1.0} if "base_channels" in given else _WIDTHS
+    cost = _cost(given.get("growth", _GROWTH))
+    sides = {base: math.sqrt(seconds / (_PASSES * cost * pixel * n)) for base, n in widths.items()}
+    # wider only where pictures are as large as they are, or as is worth while
+    wide = [base for base, side in sides.items() if side >= min(native, _LARGE)]
+    base = max(wide, default=min(sides))
+    return sides[base], base
+
+
+def _choose_growth(size: tuple[int, int], least: int) -> tuple[tuple[dict[str, float], ...], str]:
+    for growth in (_GROWTH, _HALF):
+        if min(size) * growth[0]["scale"] >= least:
+            return growth, "most is learnt as well from small pictures, and faster"
+    return (), "the pictures are too small to begin smaller"
+
+
+def _choose_augment(seen: Fingerprint) -> tuple[str, str]:
+    if seen.upright:
+        return "light", "pictures have an upright side: no turns, no upside down"
+    if seen.trained >= _MANY:
+        return "light", f"{seen.trained} pictures are variety enough"
+    return "strong", f"{seen.trained} pictures without an upright side: all flips and turns"
+
+
+def _choose_weights(seen: Fingerprint, loss: str) -> tuple[str, str]:
+    rarest = min(seen.shares, key=lambda name: seen.shares[name])
+    said = f"the rarest class, {rarest}, covers {100 * seen.shares[rarest]:.2g} %"
+    if loss in ("cross-entropy", "focal") and seen.shares[rarest] < 0.05:
+        return "balanced", f"{said}, and the loss counts pixels"
+    return "none", f"{said}; the loss counts classes alike" if "cross" not in loss else said
+
+
+def side_needed(kept: Mapping[int, float], lost: float) -> float:
+    """Say how large a mask must be to keep enough of itself.
+
+    Args:
+        kept: By N, the Dice that masks keep at N x N pixels of area.
+        lost: Dice that may be lost.
+
+    Returns:
+        N, by a straight line on logarithmic scales between those that were measured, beyond
+        them in inverse proportion; 0 where nothing was.
+    """
+    if not kept:
+        return 0.0
+    # a band along outlines is lost, half as wide where pixels are half as large
+    return next((n for n in np.geomspace(16, 4096, 129) if 1 - _kept_at(kept, n) <= lost), 4096.0)
+
+
+def _kept_at(kept: Mapping[int, float], side: float) -> float:
+    """The Dice that masks keep at side x side pixels of area."""
+    if not kept:
+        return 1.0
+    sides, lost = np.array(list(kept)), np.maximum(1 - np.array(list(kept.values())), 1e-6)
+    for end in (0, -1):
+        if side <= sides[0] if end == 0 else side >= sides[-1]:
+            return max(0.0, 1 - float(lost[end] * sides[end]) / side)
+    return 1 - float(np.exp(np.interp(np.log(side), np.log(sides), np.log(lost))))
+
+
+def _typical(sizes: Sequence[tuple[int, int]]) -> float:
+    """Side of a square as large as the median picture [pixels]."""
+    height, width = np.median(np.array(sizes), axis=0)
+    return math.sqrt(height * width)
+
+
+def _reduced(sizes: Sequence[tuple[int, int]], factor: float) -> list[tuple[int, int]]:
+    return [(round(height * factor), round(width * factor)) for height, width in sizes]
+
+
+def _cost(growth: Sequence[Any]) -> float:
     """How much of the time that full-size pictures would take a run with growth takes."""
     cost, before = 0.0, 0.0
     for part in (*growth, {"until": 1.0, "scale": 1.0}):
-        cost, before = cost + (part["until"] - before) * part["scale"] ** 2, part["until"]
+        until, scale = dict(part)["until"], dict(part)["scale"]
+        cost, before = cost + (until - before) * scale**2, until
     return cost
 
 
-def advise_training(result: Diagnosis) -> tuple[list[Advice], str]:
-    """Recommend how to train on a folder that was looked at.
+def training_command(result: Diagnosis) -> str:
+    """Say how to train on a folder that was looked at.
 
     Args:
         result: As returned by `check`.
 
     Returns:
-        Settings that differ from the defaults, and the command.
+        The command; what else a run needs, it plans itself.
     """
-    defaults = TrainConfig()
-    parts = result.summary["parts"]
-    trained = parts.get("train") or round(result.summary["pairs"] * (1 - defaults.validation))
-    advice = []
-    if trained and result.sizes:
-        ceiling = result.summary["ceiling"]
-        advice = advise(result.sizes, trained, ceiling, defaults.epochs, defaults.batch_size)
-    known = result.given_flags
-    words = [word for each in advice for word in (each.flag, *each.value.split())]
     run = Path("runs") / (result.data.name or "first")
-    return advice, command("plainunet", "train", result.data, "--out", run, *known, *words)
+    return command("plainunet", "train", result.data, "--out", run, *result.given_flags)
 
 
 def choose_size(sizes: Sequence[tuple[int, int]], side: int = 256) -> tuple[int, int]:

@@ -17,7 +17,7 @@ def understand(
     sizes: Sequence[tuple[int, int]],
     config: TrainConfig,
     on_event: OnEvent,
-) -> tuple[list[Pair], MaskCoding, TrainConfig]:
+) -> tuple[list[Pair], MaskCoding, TrainConfig, dict[str, float]]:
     """Read the masks' coding, split the pairs, and fill in what the settings leave to the data.
 
     Args:
@@ -27,8 +27,9 @@ def understand(
         on_event: Told what was understood.
 
     Returns:
-        The pairs, each with its part; how mask values become class ids; and the settings with
-        `classes` and `size`.
+        The pairs, each with its part; how mask values become class ids; the settings with
+        `classes` and, unless there are patches or the clock will choose it, `size`; and for each
+        class by name its share of all pixels.
 
     Raises:
         ValueError: The masks make no sense together, names and classes differ, the pairs cannot
@@ -41,25 +42,23 @@ def understand(
         on_note=lambda said: on_event(Note(said)),
     )
     names = _choose_names(config.classes, coding)
-    shares = foreground_shares(masks, coding) if config.stratify else None
+    foreground = foreground_shares(masks, coding) if config.stratify else None
     parted = split_pairs(
         pairs,
         config.validation,
         config.seed,
         folds=config.folds,
         fold=config.fold,
-        shares=None if shares is None else shares.tolist(),
+        shares=None if foreground is None else foreground.tolist(),
     )
-    size = None if config.patch else config.size or choose_size(sizes)
-    window = config.patch or size
-    assert window is not None
-    _check_size(config, window)
-    _check_objects(config, window, on_event)
+    size = config.size
+    if not (size or config.patch or config.budget):
+        size = choose_size(sizes)
+    config = config.model_copy(update={"classes": names, "size": size})
     if config.ignore is not None and counts.sum() == sum(h * w for h, w in sizes):
         on_event(Note(f"note: no mask has the value {config.ignore} that --ignore names"))
-    said = ", ".join(
-        f"{name} {share:.1%}" for name, share in zip(names, counts / counts.sum(), strict=True)
-    )
+    shares = dict(zip(names, (counts / counts.sum()).tolist(), strict=True))
+    said = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
     total = sum(height * width for height, width in sizes)
     if counts.sum() < total:
         said += f"; {1 - counts.sum() / total:.1%} of all pixels ignored"
@@ -71,11 +70,25 @@ def understand(
         Note(
             f"{len(pairs)} pairs: {sum(pair.part == 'train' for pair in parted)} to train, "
             f"{sum(pair.part == 'val' for pair in parted)} to validate\n"
-            f"masks: {coding.kind} {_shorten(coding.values)}; {said}\n"
-            + _describe_size(config, window)
+            f"masks: {coding.kind} {_shorten(coding.values)}; {said}"
         )
     )
-    return parted, coding, config.model_copy(update={"classes": names, "size": size})
+    return parted, coding, config, shares
+
+
+def check_window(config: TrainConfig, on_event: OnEvent) -> None:
+    """Say what the network will see, if it can.
+
+    Args:
+        config: The settings, `size` or `patch` filled in.
+        on_event: Told what may go wrong.
+
+    Raises:
+        ValueError: The size is too small, or elastic deformation too strong for it.
+    """
+    on_event(Note(_describe_size(config, config.window)))
+    _check_size(config, config.window)
+    _check_objects(config, config.window, on_event)
 
 
 def _choose_names(given: tuple[str, ...], coding: MaskCoding) -> tuple[str, ...]:

@@ -39,7 +39,8 @@ from plainunet.training.budget import fit_budget, measure_end
 from plainunet.training.events import Advance, Note, OnEvent, Stage
 from plainunet.training.fit import BEST_FILE, fit
 from plainunet.training.judge import SAVED_IMAGES, judge_best
-from plainunet.training.prepare import understand
+from plainunet.training.plan import BUDGET
+from plainunet.training.prepare import check_window, understand
 from plainunet.training.state import STATE_FILE, read_state
 
 CONFIG_FILE = "config.toml"
@@ -84,6 +85,8 @@ def train(
     require_writable(out)
     config = with_dataset(config, data)
     given = config.model_fields_set
+    if config.budget is None and "epochs" not in given:
+        config = config.model_copy(update={"budget": BUDGET})
 
     def on_note(said: str) -> None:
         on_event(Note(f"note: {said}"))
@@ -110,14 +113,15 @@ def train(
     )
     on_event(Stage("understanding masks", 1))
     try:
-        pairs, coding, config = understand(pairs, sizes, config, on_event)
+        pairs, coding, config, shares = understand(pairs, sizes, config, on_event)
     except DataError as error:
         raise ValueError(f"{error}\n{advice}") from error
     lines: list[str] = []
     if config.budget is not None:
         spent = time.monotonic() - begun
-        config, lines = fit_budget(config, given, pairs, sizes, coding, spent)
+        config, lines = fit_budget(config, given, pairs, sizes, coding, shares, spent)
         on_event(Note("\n".join(lines)))
+    check_window(config, on_event)
     return _run(data, out, config, pairs, coding, None, on_event, begun, lines)
 
 

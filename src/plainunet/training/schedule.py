@@ -15,6 +15,8 @@ from plainunet.training.prepare import size_at, size_in
 
 _JUDGING = 0.08
 """Share of the time that judging may take in a run by the clock, beside its end."""
+_STEP = 0.005
+"""What is left of the time below this share is not worth another epoch."""
 
 
 class Schedule(Protocol):
@@ -99,6 +101,8 @@ class ClockSchedule:
         self._begun = time.monotonic() - spent
         self._seconds = max(end - self._begun, 1e-3)
         self._judged = 0.0
+        self._stepped = time.monotonic()
+        self._over = False
         self._first_step: int | None = None
         self._sizes: dict[int, tuple[int, int]] = {}
 
@@ -109,6 +113,7 @@ class ClockSchedule:
 
     def size(self, epoch: int) -> tuple[int, int]:
         """As of `Schedule`."""
+        self._stepped = time.monotonic()
         return self._sizes.setdefault(epoch, size_at(self.share, self._config))
 
     def rate(self, step: int) -> float:
@@ -126,17 +131,21 @@ class ClockSchedule:
 
     def is_over(self, epoch: int) -> bool:
         """As of `Schedule`."""
-        return self.share >= 1
+        return self._over or self.share >= 1 - _STEP
 
     def cuts(self, epoch: int) -> bool:
         """As of `Schedule`."""
-        share = self.share
-        return share >= 1 or size_at(share, self._config) != self._sizes[epoch]
+        now = time.monotonic()
+        # the end is met as nearly as whole steps allow
+        step, self._stepped = now - self._stepped, now
+        self._over = now - self._begun + step / 2 >= self._seconds
+        return self._over or size_at(self.share, self._config) != self._sizes[epoch]
 
     def judges(self, epoch: int, seconds: float) -> bool:
         """As of `Schedule`."""
         passed = time.monotonic() - self._begun
-        if self.share >= 1 or self._judged + seconds > _JUDGING * passed:
+        rest = self._seconds - passed
+        if seconds >= rest or self._judged + seconds > _JUDGING * passed:
             return False
         self._judged += seconds
         return True

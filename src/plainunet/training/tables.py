@@ -10,7 +10,6 @@ from rich.table import Table
 
 from plainunet.data.doctor.diagnose import Diagnosis
 from plainunet.data.doctor.findings import Finding
-from plainunet.training.plan import Advice
 
 if TYPE_CHECKING:  # it loads PyTorch, which takes a second
     from plainunet.network.summary import StageSummary
@@ -119,12 +118,11 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def show_diagnosis(result: Diagnosis, advice: Sequence[Advice], train_line: str) -> None:
+def show_diagnosis(result: Diagnosis, train_line: str) -> None:
     """Print what is wrong with a data folder, what it holds, and how to go on.
 
     Args:
         result: As returned by `check`.
-        advice: Recommended settings.
         train_line: The command that trains on the folder.
     """
     console = Console(highlight=False, soft_wrap=True)
@@ -144,8 +142,6 @@ def show_diagnosis(result: Diagnosis, advice: Sequence[Advice], train_line: str)
     )
     console.print(f"\n{said or 'nothing found'}")
     if result.exit_code < 2:
-        for each in advice:
-            console.print(f"recommended: {each.flag} {each.value} ({each.reason})", markup=False)
         console.print(train_line, markup=False, style="bold")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from plainunet.config import DataConfig
+from plainunet.data.ceiling import SIZES
 from plainunet.data.census import MaskCounts, count_masks
 from plainunet.data.doctor.contents import (
     Contents,
@@ -22,7 +23,7 @@ from plainunet.data.doctor.contents import (
 from plainunet.data.doctor.copies import join_copies
 from plainunet.data.doctor.findings import CODES, Finding, Findings, Severity
 from plainunet.data.doctor.fitting import tell_fits
-from plainunet.data.doctor.sample import SIZES, draw_sample, measure_fits
+from plainunet.data.doctor.sample import draw_sample, measure_fits
 from plainunet.data.doctor.summary import summarise
 from plainunet.data.doctor.survey import Look, look_at
 from plainunet.data.doctor.wholeness import tell_files, tell_pairs

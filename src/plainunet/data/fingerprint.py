@@ -1,0 +1,127 @@
+"""A data set's fingerprint: what a plan for training on it is made from.
+
+In: the training pairs, and what their masks mean. Out: sizes, class shares, what smaller sizes
+keep of the masks, how small objects are, and whether pictures have an upright side; measured on
+a few masks spread evenly, and remembered for files that have not changed.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.data.ceiling import SIZES, measure_ceiling
+from plainunet.data.ledger import recall
+from plainunet.data.masks import MaskCoding
+from plainunet.data.pairing import Pair
+from plainunet.data.problems import DataError
+from plainunet.data.resizing import area_shares
+
+_MOST, _FEWEST_MASKS, _PIXELS = 32, 12, 30_000_000
+_SPECK = 4  # pixels: what is smaller is no object
+_GRID = 8  # cells along each side, in which the upper and the lower half are compared
+_FEWEST = 8  # pictures
+_UPRIGHT, _SEEN, _CELLS = 12.0, 0.1, 3  # standard errors, share of a cell's area, and cells
+
+
+class Fingerprint(NamedTuple):
+    """What is known of a data set.
+
+    Attributes:
+        sizes: Height and width of each picture [pixels].
+        trained: How many pictures are trained on.
+        shares: For each class by name, its share of all pixels, 0..1.
+        kept: By N, the Dice that true masks keep that are reduced to N x N pixels of area, see
+            `measure_ceiling`; empty where no mask that was looked at has foreground.
+        smallest: Diameter of a disc as large as the smaller objects, of which a tenth are smaller
+            still [pixels of the picture]; None where there are none.
+        upright: Whether classes lie otherwise in the upper half of pictures than in the lower; true
+            where there are too few to tell.
+    """
+
+    sizes: Sequence[tuple[int, int]]
+    trained: int
+    shares: dict[str, float]
+    kept: dict[int, float]
+    smallest: float | None
+    upright: bool
+
+
+def take_fingerprint(
+    pairs: Sequence[Pair],
+    sizes: Sequence[tuple[int, int]],
+    coding: MaskCoding,
+    shares: dict[str, float],
+) -> Fingerprint:
+    """Look at a data set.
+
+    Args:
+        pairs: All pairs, each with its part.
+        sizes: Height and width of each picture [pixels].
+        coding: What mask values mean.
+        shares: For each class by name, its share of all pixels.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        ValueError: A mask cannot be read.
+    """
+    masks = [pair.mask for pair in pairs if pair.part == "train"]
+    largest = max(height * width for height, width in sizes)
+    most = min(_MOST, max(_FEWEST_MASKS, _PIXELS // largest))
+    looked_at = masks[:: -(-len(masks) // most)]
+    known = [coding.values, coding.ignore, coding.kind, coding.colors]
+
+    def measure(path: Path) -> Any:
+        ids = coding.read(path)
+        number = coding.num_classes
+        return [measure_ceiling(ids, number), _diameter(ids, number), _lean(ids, number)]
+
+    facts = []
+    for found in recall(f"fingerprint 3 {known}", [(path,) for path in looked_at], measure):
+        if isinstance(found, DataError):
+            raise found
+        facts.append(found)
+    ceilings = [ceiling for ceiling, _, _ in facts if ceiling]
+    diameters = [diameter for _, diameter, _ in facts if diameter]
+    kept = np.mean(ceilings, axis=0).tolist() if ceilings else []
+    return Fingerprint(
+        sizes=sizes,
+        trained=len(masks),
+        shares=shares,
+        kept=dict(zip(SIZES, kept, strict=False)),
+        smallest=float(np.median(diameters)) if diameters else None,
+        upright=_is_upright(np.array([lean for _, _, lean in facts])),
+    )
+
+
+def _diameter(ids: NDArray[np.uint8], num_classes: int) -> float | None:
+    """Diameter of a disc as large as the object at the tenth percentile."""
+    areas: list[NDArray[Any]] = []
+    for class_id in range(1, num_classes):
+        inside = (ids == class_id).view(np.uint8)
+        _, _, statistics, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
+        areas.append(statistics[1:, cv2.CC_STAT_AREA])
+    found = np.concatenate(areas)
+    found = found[found >= _SPECK]
+    return float(2 * np.sqrt(np.percentile(found, 10) / np.pi)) if len(found) else None
+
+
+def _lean(ids: NDArray[np.uint8], num_classes: int) -> list[float]:
+    """By how much each class covers the cells of a grid's upper half more than those opposite."""
+    shares = area_shares(ids, num_classes, (_GRID, _GRID)).astype(np.int64)
+    upper, opposite = shares[: _GRID // 2], shares[::-1][: _GRID // 2]
+    return [int(difference) for difference in (upper - opposite).ravel()]
+
+
+def _is_upright(leans: NDArray[np.int64]) -> bool:
+    """Whether several cells differ in the same way in most pictures, and by enough to be seen."""
+    if len(leans) < _FEWEST:
+        return True  # nobody knows; a turned picture may be one that never occurs
+    mean = np.abs(leans.mean(axis=0)) / 255
+    error = leans.std(axis=0, ddof=1) / 255 / len(leans) ** 0.5
+    return int(((mean > _UPRIGHT * error) & (mean > _SEEN)).sum()) >= _CELLS
