@@ -40,6 +40,7 @@ def test_the_smaller_objects_are_measured(tmp_path: Path) -> None:
     mask[199, 399] = 1  # a speck is no object
     seen = take(tmp_path, [mask] * 3)
     assert seen.smallest == pytest.approx(9, abs=0.7)
+    assert seen.typical == pytest.approx(25, abs=0.7)
     assert seen.trained == 3
     assert seen.shares == {"a": 0.5, "b": 0.3, "c": 0.2}
     assert sorted(seen.kept) == [128, 256, 512]
@@ -48,7 +49,7 @@ def test_the_smaller_objects_are_measured(tmp_path: Path) -> None:
 
 def test_nothing_to_measure(tmp_path: Path) -> None:
     seen = take(tmp_path, [np.zeros((40, 60), np.uint8)] * 3)
-    assert (seen.smallest, seen.kept) == (None, {})
+    assert (seen.smallest, seen.typical, seen.kept) == (None, None, {})
 
 
 def scene(seed: int, turned: bool) -> NDArray[np.uint8]:
@@ -94,5 +95,7 @@ def test_real_data(data_root: Path, name: str, ignore: int | None, upright: bool
     seen = take_fingerprint(pairs, sizes, coding, {})
     assert seen.upright == upright
     assert seen.smallest is not None
-    assert 2 < seen.smallest < 40
+    assert seen.typical is not None
+    assert 2 < seen.smallest < seen.typical
+    assert (seen.typical > 100) == (name == "camvid")
     assert 0.9 < seen.kept[128] < seen.kept[256] < seen.kept[512] <= 1

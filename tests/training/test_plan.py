@@ -21,15 +21,17 @@ from plainunet.training.plan import (
 LAPTOP = Machine(pixel=4e-6, memory=16 * 2**30, name="laptop")
 SHARES = {"background": 0.8, "thing": 0.2}
 CARS = Fingerprint(
-    [(1280, 1918)] * 760, 608, SHARES, {128: 0.9972, 256: 0.9988, 512: 0.9997}, 800.0, False
+    [(1280, 1918)] * 760, 608, SHARES, {128: 0.9972, 256: 0.9988, 512: 0.9997}, 800.0, 700.0, False
 )
 VESSELS = Fingerprint(
-    [(960, 999)] * 20, 16, SHARES, {128: 0.813, 256: 0.928, 512: 0.984}, 90.0, False
+    [(960, 999)] * 20, 16, SHARES, {128: 0.813, 256: 0.928, 512: 0.984}, 90.0, 300.0, False
 )
 STREETS = Fingerprint(
-    [(360, 480)] * 468, 367, SHARES, {128: 0.935, 256: 0.986, 512: 1.0}, 3.0, True
+    [(360, 480)] * 468, 367, SHARES, {128: 0.935, 256: 0.986, 512: 1.0}, 3.0, 200.0, True
 )
-SMALL = Fingerprint([(200, 300)] * 9, 7, SHARES, {128: 0.99, 256: 0.999, 512: 1.0}, 9.0, False)
+SMALL = Fingerprint(
+    [(200, 300)] * 9, 7, SHARES, {128: 0.99, 256: 0.999, 512: 1.0}, 9.0, 100.0, False
+)
 
 
 def plan(seen: Fingerprint, seconds: float = 600, **given: Any) -> Plan:
@@ -55,7 +57,7 @@ def test_every_line_has_a_reason_and_a_place_in_the_settings(
 
 
 @pytest.mark.parametrize("seen", [CARS, SMALL])
-@pytest.mark.parametrize("seconds", [60, 300, 1500, 6000])
+@pytest.mark.parametrize("seconds", [100, 300, 1500, 6000])
 def test_more_time_makes_larger_pictures_or_wider_networks(
     seen: Fingerprint, seconds: float
 ) -> None:
@@ -76,11 +78,21 @@ def test_thin_things_are_learnt_from_patches() -> None:
     assert 0.35 <= made["factor"] < 1
     assert made["growth"] == ()
     said = plan(VESSELS)["patch"][1]
-    assert "a Dice of" in said
     assert "a third of the patches" in said
+    assert "keep a Dice of" in plan(VESSELS)["factor"][1]
     # however much time there is, none is larger than a picture
     much = values(VESSELS, 1e6, patch=(256, 256))
     assert much["patch"] == (256, 256)
+
+
+def test_small_things_are_learnt_from_patches_where_they_are_large_enough() -> None:
+    cells = VESSELS._replace(sizes=[(512, 512)] * 20, kept=CARS.kept, typical=70.0)
+    assert 0.8 < values(cells)["factor"] <= 1
+    assert "typical objects are 70 pixels across" in plan(cells)["factor"][1]
+    # as parts of a picture they need not be seen in full
+    assert "size" in values(cells._replace(typical=300.0))
+    # and with time, pictures are seen whole
+    assert values(cells, 6000)["size"] == (512, 512)
 
 
 def test_large_things_are_learnt_from_whole_pictures() -> None:
@@ -93,7 +105,8 @@ def test_pictures_are_never_enlarged_and_never_too_small() -> None:
     made = values(SMALL, 1e6)
     assert made["size"] == (192, 304)
     assert made["base_channels"] == 32
-    assert min(values(SMALL, 1)["size"]) >= 64
+    assert values(SMALL, 1)["patch"] == (96, 96)
+    assert min(values(SMALL._replace(typical=900.0), 1)["size"]) >= 64
 
 
 def test_small_pictures_have_shallow_networks() -> None:

@@ -38,6 +38,7 @@ class Fingerprint(NamedTuple):
             `measure_ceiling`; empty where no mask that was looked at has foreground.
         smallest: Diameter of a disc as large as the smaller objects, of which a tenth are smaller
             still [pixels of the picture]; None where there are none.
+        typical: The same of the object at which half of the foreground's area is in larger ones.
         upright: Whether classes lie otherwise in the upper half of pictures than in the lower; true
             where there are too few to tell.
     """
@@ -47,6 +48,7 @@ class Fingerprint(NamedTuple):
     shares: dict[str, float]
     kept: dict[int, float]
     smallest: float | None
+    typical: float | None
     upright: bool
 
 
@@ -79,36 +81,42 @@ def take_fingerprint(
     def measure(path: Path) -> Any:
         ids = coding.read(path)
         number = coding.num_classes
-        return [measure_ceiling(ids, number), _diameter(ids, number), _lean(ids, number)]
+        return [measure_ceiling(ids, number), _diameters(ids, number), _lean(ids, number)]
 
     facts = []
-    for found in recall(f"fingerprint 3 {known}", [(path,) for path in looked_at], measure):
+    for found in recall(f"fingerprint 4 {known}", [(path,) for path in looked_at], measure):
         if isinstance(found, DataError):
             raise found
         facts.append(found)
     ceilings = [ceiling for ceiling, _, _ in facts if ceiling]
-    diameters = [diameter for _, diameter, _ in facts if diameter]
+    diameters = [both for _, both, _ in facts if both]
+    smallest, typical = np.median(diameters, axis=0).tolist() if diameters else (None, None)
     kept = np.mean(ceilings, axis=0).tolist() if ceilings else []
     return Fingerprint(
         sizes=sizes,
         trained=len(masks),
         shares=shares,
         kept=dict(zip(SIZES, kept, strict=False)),
-        smallest=float(np.median(diameters)) if diameters else None,
+        smallest=smallest,
+        typical=typical,
         upright=_is_upright(np.array([lean for _, _, lean in facts])),
     )
 
 
-def _diameter(ids: NDArray[np.uint8], num_classes: int) -> float | None:
-    """Diameter of a disc as large as the object at the tenth percentile."""
+def _diameters(ids: NDArray[np.uint8], num_classes: int) -> list[float] | None:
+    """Diameters of discs as large as the smaller and the typical object."""
     areas: list[NDArray[Any]] = []
     for class_id in range(1, num_classes):
         inside = (ids == class_id).view(np.uint8)
         _, _, statistics, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
         areas.append(statistics[1:, cv2.CC_STAT_AREA])
-    found = np.concatenate(areas)
+    found = np.sort(np.concatenate(areas))
     found = found[found >= _SPECK]
-    return float(2 * np.sqrt(np.percentile(found, 10) / np.pi)) if len(found) else None
+    if not len(found):
+        return None
+    summed = np.cumsum(found)
+    both = np.percentile(found, 10), found[np.searchsorted(summed, summed[-1] / 2)]
+    return [float(2 * np.sqrt(area / np.pi)) for area in both]
 
 
 def _lean(ids: NDArray[np.uint8], num_classes: int) -> list[float]:

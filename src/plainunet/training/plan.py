@@ -24,8 +24,10 @@ BUDGET = 900.0
 """Seconds of a run for which neither a time nor a number of epochs is given."""
 _WIDTHS = {16: 1.0, 24: 2.0, 32: 3.45}
 """Base channels, and how many times the time of 16 a step of each takes (measured on CPUs)."""
-_PASSES = 6000
-"""Pictures, or patches, that a network should see in all, one counted as often as it is seen."""
+_PASSES, _WORK, _MORE = 2500, 25e6, 0.4
+"""Pictures, or patches, that a network should see in all, one counted as often as it is seen, if
+there is time for so many of their pixels at 16 base channels; with the power of it that follows,
+more time makes both more of them and larger ones."""
 _GROWTH: tuple[dict[str, float], ...] = (
     {"until": 0.36, "scale": 1 / 3},
     {"until": 0.82, "scale": 2 / 3},
@@ -33,8 +35,14 @@ _GROWTH: tuple[dict[str, float], ...] = (
 _HALF: tuple[dict[str, float], ...] = ({"until": 0.5, "scale": 0.5},)
 _LARGE = 512
 _MANY = 400
-_LOST = 0.03
-"""Dice that a smaller size may cost at most before patches are taken of a finer one."""
+_LOST = 0.02
+"""Dice of the true masks that a smaller size may cost."""
+_SEEN = 64.0
+"""Diameter of an object that the network still sees as a whole [working pixels]: typical ones
+are not shown larger, unless there is time for it."""
+_ENOUGH = 0.85
+"""Share of the side at which objects have the size that suits them, below which patches are taken
+of it instead of whole pictures at less."""
 _SMALLEST_PATCH, _LARGEST_PATCH = 96, 512
 _KEPT = 1320.0
 """Bytes that a working pixel of a training step keeps for the backward pass at 16 base channels
@@ -129,30 +137,31 @@ def _choose_window(
     native = _typical(seen.sizes)
     whole, base = _afford(seconds, machine.pixel, native, given)
     whole = min(max(whole, 3.0 * least), native, 1.5 * _LARGE)
-    needed = side_needed(seen.kept, _LOST)
-    if given.get("size") or (not given.get("patch") and whole >= min(needed, native)):
+    fine = max(side_needed(seen.kept, _LOST), native * _SEEN / (seen.typical or native))
+    fine = min(fine, native)
+    if given.get("size") or not given.get("patch") and whole >= _ENOUGH * fine:
         size = choose_size(seen.sizes, round(whole))
         height, width = np.median(np.array(seen.sizes), axis=0)
         reason = f"the median picture has {height:.0f} x {width:.0f} pixels"
         if whole < native:
-            reason += f", and {_PASSES} reduced to this can be seen in {seconds:.0f} s"
+            reason += f", and enough of them can be seen in {seconds:.0f} s if reduced to this"
         if seen.kept:
             reason += f"; masks keep a Dice of {_kept_at(seen.kept, whole):.3f} at it"
         said = "wider only where there is time for full-size pictures"
         return {"size": (size, reason), "base_channels": (base, said)}
-    fine = min(native, side_needed(seen.kept, 0.7 * _LOST))
     # steps of a quarter octave: what is cached once serves similar plans
     factor = min(1.0, 2 ** (math.ceil(4 * math.log2(fine / native)) / 4))
-    side = math.sqrt(seconds / (_PASSES * machine.pixel))
+    side = math.sqrt(seconds / (_passes(seconds, machine.pixel) * machine.pixel))
     side = min(max(side, _SMALLEST_PATCH), _LARGEST_PATCH, factor * native)
     patch = max(least, 32 * round(side / 32))
-    lost = 1 - _kept_at(seen.kept, whole)
     reason = (
-        f"whole pictures would have to be reduced to {whole:.0f} x {whole:.0f} pixels of area to "
-        f"be seen often enough in {seconds:.0f} s, where true masks already lose a Dice of "
-        f"{lost:.3f}; a third of the patches is centred on rarer classes"
+        f"to be seen often enough in {seconds:.0f} s, whole pictures would have to be reduced to "
+        f"{whole:.0f} x {whole:.0f} pixels of area, too small for what is in them; a third of "
+        "the patches is centred on rarer classes"
     )
     kept = f"masks keep a Dice of {_kept_at(seen.kept, factor * native):.3f} at it"
+    if seen.typical:
+        kept += f", and typical objects are {factor * seen.typical:.0f} pixels across"
     return {
         "patch": ((patch, patch), reason),
         "factor": (round(factor, 4), kept),
@@ -166,11 +175,16 @@ def _afford(
     """Side [pixels of area] of pictures that can be seen often enough, and the width."""
     widths = {given["base_channels"]: 1.0} if "base_channels" in given else _WIDTHS
     cost = _cost(given.get("growth", _GROWTH))
-    sides = {base: math.sqrt(seconds / (_PASSES * cost * pixel * n)) for base, n in widths.items()}
+    area = seconds / (_passes(seconds, pixel) * cost * pixel)
+    sides = {base: math.sqrt(area / times) for base, times in widths.items()}
     # wider only where pictures are as large as they are, or as is worth while
     wide = [base for base, side in sides.items() if side >= min(native, _LARGE)]
     base = max(wide, default=min(sides))
     return sides[base], base
+
+
+def _passes(seconds: float, pixel: float) -> float:
+    return _PASSES * float(seconds / pixel / _WORK) ** _MORE
 
 
 def _choose_growth(size: tuple[int, int], least: int) -> tuple[tuple[dict[str, float], ...], str]:
