@@ -49,7 +49,19 @@ def test_the_smaller_objects_are_measured(tmp_path: Path) -> None:
 
 def test_nothing_to_measure(tmp_path: Path) -> None:
     seen = take(tmp_path, [np.zeros((40, 60), np.uint8)] * 3)
-    assert (seen.smallest, seen.typical, seen.kept) == (None, None, {})
+    assert (seen.smallest, seen.typical, seen.kept, seen.spread) == (None, None, {}, 1)
+
+
+def test_how_far_classes_are_spread(tmp_path: Path) -> None:
+    corner = np.zeros((64, 64), np.uint8)
+    corner[:16, :16] = 1
+    dotted = np.zeros((64, 64), np.uint8)
+    dotted[8::16, 8::16] = 1
+    assert take(tmp_path / "a", [corner] * 3).spread == 1 / 16
+    assert take(tmp_path / "b", [dotted] * 3).spread == 1
+    both = dotted.copy()
+    both[:32, :16] = 2
+    assert take(tmp_path / "c", [both] * 3).spread == 2 / 16
 
 
 def scene(seed: int, turned: bool) -> NDArray[np.uint8]:
@@ -97,5 +109,5 @@ def test_real_data(data_root: Path, name: str, ignore: int | None, upright: bool
     assert seen.smallest is not None
     assert seen.typical is not None
     assert 2 < seen.smallest < seen.typical
-    assert (seen.typical > 100) == (name == "camvid")
+    assert (seen.typical > 100) == (seen.spread < 0.5) == (name == "camvid")
     assert 0.9 < seen.kept[128] < seen.kept[256] < seen.kept[512] <= 1

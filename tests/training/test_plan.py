@@ -21,16 +21,23 @@ from plainunet.training.plan import (
 LAPTOP = Machine(pixel=4e-6, memory=16 * 2**30, name="laptop")
 SHARES = {"background": 0.8, "thing": 0.2}
 CARS = Fingerprint(
-    [(1280, 1918)] * 760, 608, SHARES, {128: 0.9972, 256: 0.9988, 512: 0.9997}, 800.0, 700.0, False
+    [(1280, 1918)] * 760,
+    608,
+    SHARES,
+    {128: 0.9972, 256: 0.9988, 512: 0.9997},
+    800.0,
+    700.0,
+    0.4,
+    False,
 )
 VESSELS = Fingerprint(
-    [(960, 999)] * 20, 16, SHARES, {128: 0.813, 256: 0.928, 512: 0.984}, 90.0, 300.0, False
+    [(960, 999)] * 20, 16, SHARES, {128: 0.813, 256: 0.928, 512: 0.984}, 90.0, 300.0, 0.99, False
 )
 STREETS = Fingerprint(
-    [(360, 480)] * 468, 367, SHARES, {128: 0.935, 256: 0.986, 512: 1.0}, 3.0, 200.0, True
+    [(360, 480)] * 468, 367, SHARES, {128: 0.935, 256: 0.986, 512: 1.0}, 3.0, 200.0, 0.1, True
 )
 SMALL = Fingerprint(
-    [(200, 300)] * 9, 7, SHARES, {128: 0.99, 256: 0.999, 512: 1.0}, 9.0, 100.0, False
+    [(200, 300)] * 9, 7, SHARES, {128: 0.99, 256: 0.999, 512: 1.0}, 9.0, 100.0, 0.8, False
 )
 
 
@@ -91,6 +98,10 @@ def test_small_things_are_learnt_from_patches_where_they_are_large_enough() -> N
     assert "typical objects are 70 pixels across" in plan(cells)["factor"][1]
     # as parts of a picture they need not be seen in full
     assert "size" in values(cells._replace(typical=300.0))
+    # nor where a part does not show what the whole does, unless nothing would be left of masks
+    assert "size" in values(cells._replace(spread=0.3))
+    lost = {128: 0.2, 256: 0.4, 512: 0.7}
+    assert "patch" in values(cells._replace(spread=0.3, kept=lost))
     # and with time, pictures are seen whole
     assert values(cells, 6000)["size"] == (512, 512)
 

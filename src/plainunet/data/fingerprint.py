@@ -39,6 +39,9 @@ class Fingerprint(NamedTuple):
         smallest: Diameter of a disc as large as the smaller objects, of which a tenth are smaller
             still [pixels of the picture]; None where there are none.
         typical: The same of the object at which half of the foreground's area is in larger ones.
+        spread: In how many of a picture's sixteenths (4 x 4) the class is to be found that is in
+            the fewest of them, 0..1, on average: near 1, a part of a picture shows what all of it
+            does.
         upright: Whether classes lie otherwise in the upper half of pictures than in the lower; true
             where there are too few to tell.
     """
@@ -49,6 +52,7 @@ class Fingerprint(NamedTuple):
     kept: dict[int, float]
     smallest: float | None
     typical: float | None
+    spread: float
     upright: bool
 
 
@@ -79,17 +83,19 @@ def take_fingerprint(
     known = [coding.values, coding.ignore, coding.kind, coding.colors]
 
     def measure(path: Path) -> Any:
-        ids = coding.read(path)
-        number = coding.num_classes
-        return [measure_ceiling(ids, number), _diameters(ids, number), _lean(ids, number)]
+        ids, number = coding.read(path), coding.num_classes
+        cells = area_shares(ids, number, (_GRID, _GRID)).astype(np.int64)
+        known = measure_ceiling(ids, number), _diameters(ids, number)
+        return [*known, _spread(cells), _lean(cells)]
 
     facts = []
-    for found in recall(f"fingerprint 4 {known}", [(path,) for path in looked_at], measure):
+    for found in recall(f"fingerprint 5 {known}", [(path,) for path in looked_at], measure):
         if isinstance(found, DataError):
             raise found
         facts.append(found)
-    ceilings = [ceiling for ceiling, _, _ in facts if ceiling]
-    diameters = [both for _, both, _ in facts if both]
+    all_kept, all_diameters, spreads, leans = zip(*facts, strict=True)
+    ceilings = [ceiling for ceiling in all_kept if ceiling]
+    diameters = [both for both in all_diameters if both]
     smallest, typical = np.median(diameters, axis=0).tolist() if diameters else (None, None)
     kept = np.mean(ceilings, axis=0).tolist() if ceilings else []
     return Fingerprint(
@@ -99,7 +105,8 @@ def take_fingerprint(
         kept=dict(zip(SIZES, kept, strict=False)),
         smallest=smallest,
         typical=typical,
-        upright=_is_upright(np.array([lean for _, _, lean in facts])),
+        spread=float(np.mean(spreads)),
+        upright=_is_upright(np.array(leans)),
     )
 
 
@@ -119,10 +126,16 @@ def _diameters(ids: NDArray[np.uint8], num_classes: int) -> list[float] | None:
     return [float(2 * np.sqrt(area / np.pi)) for area in both]
 
 
-def _lean(ids: NDArray[np.uint8], num_classes: int) -> list[float]:
-    """By how much each class covers the cells of a grid's upper half more than those opposite."""
-    shares = area_shares(ids, num_classes, (_GRID, _GRID)).astype(np.int64)
-    upper, opposite = shares[: _GRID // 2], shares[::-1][: _GRID // 2]
+def _spread(cells: NDArray[np.int64]) -> float:
+    """In how many blocks of 2 x 2 cells the class is that is in the fewest."""
+    blocks = cells.reshape(_GRID // 2, 2, _GRID // 2, 2, -1).sum(axis=(1, 3)) > 0
+    shares = blocks.mean(axis=(0, 1))
+    return float(shares[shares > 0].min()) if shares.any() else 0.0
+
+
+def _lean(cells: NDArray[np.int64]) -> list[int]:
+    """By how much each class covers the cells of the upper half more than those opposite."""
+    upper, opposite = cells[: _GRID // 2], cells[::-1][: _GRID // 2]
     return [int(difference) for difference in (upper - opposite).ravel()]
 
 

@@ -41,8 +41,11 @@ _SEEN = 64.0
 """Diameter of an object that the network still sees as a whole [working pixels]: typical ones
 are not shown larger, unless there is time for it."""
 _ENOUGH = 0.85
-"""Share of the side at which objects have the size that suits them, below which patches are taken
-of it instead of whole pictures at less."""
+"""Share of the side at which objects have the size that suits them, below which whole pictures are
+too coarse."""
+_EVERYWHERE, _LITTLE = 0.75, 0.75
+"""Patches are taken instead where all classes are in so many parts of a picture, or where true
+masks keep less than this Dice: a network that sees the whole learns more from the same pixels."""
 _SMALLEST_PATCH, _LARGEST_PATCH = 96, 512
 _KEPT = 1320.0
 """Bytes that a working pixel of a training step keeps for the backward pass at 16 base channels
@@ -139,7 +142,9 @@ def _choose_window(
     whole = min(max(whole, 3.0 * least), native, 1.5 * _LARGE)
     fine = max(side_needed(seen.kept, _LOST), native * _SEEN / (seen.typical or native))
     fine = min(fine, native)
-    if given.get("size") or not given.get("patch") and whole >= _ENOUGH * fine:
+    coarse = whole < _ENOUGH * fine
+    alike = seen.spread >= _EVERYWHERE or _kept_at(seen.kept, whole) < _LITTLE
+    if given.get("size") or not (given.get("patch") or (coarse and alike)):
         size = choose_size(seen.sizes, round(whole))
         height, width = np.median(np.array(seen.sizes), axis=0)
         reason = f"the median picture has {height:.0f} x {width:.0f} pixels"
@@ -156,8 +161,8 @@ def _choose_window(
     patch = max(least, 32 * round(side / 32))
     reason = (
         f"to be seen often enough in {seconds:.0f} s, whole pictures would have to be reduced to "
-        f"{whole:.0f} x {whole:.0f} pixels of area, too small for what is in them; a third of "
-        "the patches is centred on rarer classes"
+        f"{whole:.0f} x {whole:.0f} pixels of area, too small for what is in them; classes are "
+        f"in {seen.spread:.0%} of their parts; a third of the patches is centred on rarer classes"
     )
     kept = f"masks keep a Dice of {_kept_at(seen.kept, factor * native):.3f} at it"
     if seen.typical:
@@ -184,7 +189,8 @@ def _afford(
 
 
 def _passes(seconds: float, pixel: float) -> float:
-    return _PASSES * float(seconds / pixel / _WORK) ** _MORE
+    more: float = (seconds / pixel / _WORK) ** _MORE
+    return _PASSES * more
 
 
 def _choose_growth(size: tuple[int, int], least: int) -> tuple[tuple[dict[str, float], ...], str]:
