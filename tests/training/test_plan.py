@@ -142,9 +142,15 @@ def test_augmentation_turns_what_has_no_upright_side() -> None:
     assert values(CARS)["augment"] == "light"  # there are many
 
 
+def test_few_steps_are_made_more_by_smaller_batches() -> None:
+    assert values(CARS, 600)["batch_size"] == 4
+    assert values(CARS, 6000)["batch_size"] == 8
+
+
 def test_a_batch_has_room() -> None:
     assert values(CARS)["accumulation"] == 1
-    little = make_plan(CARS, LAPTOP._replace(memory=2**30), 600, {"size": (512, 768)})
+    given = {"size": (512, 768), "batch_size": 8}
+    little = make_plan(CARS, LAPTOP._replace(memory=2**30), 600, given)
     # 8 x 512 x 768 pixels of 1320 bytes are 3.9 GiB, ten times as much as there is room for
     assert little["accumulation"][0] == 8
     assert "3.9 of 1 GiB" in little["accumulation"][1]

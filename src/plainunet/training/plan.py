@@ -33,6 +33,8 @@ _GROWTH: tuple[dict[str, float], ...] = (
     {"until": 0.82, "scale": 2 / 3},
 )
 _HALF: tuple[dict[str, float], ...] = ({"until": 0.5, "scale": 0.5},)
+_STEPS = 1000
+"""Steps, below which smaller batches make more of them."""
 _LARGE = 512
 _MANY = 400
 _LOST = 0.02
@@ -91,7 +93,6 @@ def make_plan(
         return plan[name][0]
 
     depth = decide("depth", *_choose_depth(seen))
-    base = given.get("base_channels")
     window = _choose_window(seen, machine, seconds, given, 2 ** (depth + 1))
     if given.get("patch") or "patch" in window:
         decide("patch", *window["patch"])
@@ -105,7 +106,9 @@ def make_plan(
     side = plan["patch" if "patch" in plan else "size"][0]
     base = decide("base_channels", *window["base_channels"])
     width = 1.0 if "base_channels" in given else _WIDTHS[base]
-    batch = decide("batch_size", 8, "steps are many enough, and each sees some variety")
+    step = side[0] * side[1] * machine.pixel * width
+    passes = seconds / (step * _cost(growth))
+    batch = decide("batch_size", *_choose_batch(passes))
     room = _ROOM * machine.memory
     needed = batch * side[0] * side[1] * _KEPT * base / 16
     parts = min(batch, 2 ** max(0, math.ceil(math.log2(needed / room))))
@@ -115,8 +118,6 @@ def make_plan(
     decide("learning_rate", 6e-3, "goes with it")
     decide("augment", *_choose_augment(seen))
     decide("class_weights", *_choose_weights(seen, given.get("loss", TrainConfig().loss)))
-    step = side[0] * side[1] * machine.pixel * width
-    passes = seconds / (step * _cost(growth))
     each = patches_each(_reduced(seen.sizes, plan["factor"][0]), side) if "patch" in plan else 1
     epochs = max(1, round(passes / seen.trained / each))
     what = "patches" if "patch" in plan else "pictures"
@@ -198,6 +199,12 @@ def _choose_growth(size: tuple[int, int], least: int) -> tuple[tuple[dict[str, f
         if min(size) * growth[0]["scale"] >= least:
             return growth, "most is learnt as well from small pictures, and faster"
     return (), "the pictures are too small to begin smaller"
+
+
+def _choose_batch(passes: float) -> tuple[int, str]:
+    if passes < 8 * _STEPS:
+        return 4, f"with 8 there would be but {passes / 8:.0f} steps"
+    return 8, f"{passes / 8:.0f} steps are enough, and each sees some variety"
 
 
 def _choose_augment(seen: Fingerprint) -> tuple[str, str]:
