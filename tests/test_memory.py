@@ -1,8 +1,11 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from plainunet.memory import resident_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc gives memory back")
@@ -25,3 +28,35 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         for what in ("give", "keep")
     }
     assert faults["keep"] * 10 < faults["give"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody counts")
+def test_what_is_taken_is_counted() -> None:
+    code = """
+from plainunet.memory import resident_memory
+before = resident_memory()
+block = bytearray(200 * 2**20)
+print(before, resident_memory() - before)
+"""
+    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+    before, more = map(int, said.split())
+    assert 2**21 < before < 2**28
+    assert 190 * 2**20 < more < 220 * 2**20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody counts")
+@pytest.mark.parametrize(("system", "unit"), [("darwin", 1), ("freebsd", 1024)])
+def test_without_proc_the_most_so_far_is_told(
+    monkeypatch: pytest.MonkeyPatch, system: str, unit: int
+) -> None:
+    import resource
+
+    monkeypatch.setattr("plainunet.memory.Path", lambda path: Path(f"/nowhere{path}"))
+    monkeypatch.setattr(sys, "platform", system)
+    assert resident_memory() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def test_where_nobody_counts_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plainunet.memory.Path", lambda path: Path(f"/nowhere{path}"))
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert resident_memory() is None

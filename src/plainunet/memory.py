@@ -1,8 +1,9 @@
-"""Where memory comes from, and how much there is."""
+"""Where memory comes from, how much there is, and how much of it this process has."""
 
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 
 def total_memory() -> float:
@@ -34,6 +35,26 @@ def keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def resident_memory() -> int | None:
+    """Say how much memory this process has.
+
+    Returns:
+        Bytes, files mapped into memory included: now on Linux, the most so far on macOS. None
+        on Windows.
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 # numbers of the parameters in glibc's malloc.h

@@ -6,6 +6,7 @@ from plainunet.network.device import (
     choose_device,
     choose_precision,
     has_native_bf16,
+    most_memory,
     to_device,
 )
 from plainunet.network.unet import UNet
@@ -85,3 +86,11 @@ def test_arithmetic_of_convolutions(precision: torch.dtype) -> None:
         result = convolution(torch.ones(1, 3, 5, 5))
     assert result.dtype == precision
     assert convolution.weight.dtype == torch.float32
+
+
+def test_memory_is_counted_on_gpus() -> None:
+    assert most_memory(CPU) is None
+    if HAS_CUDA:
+        device = torch.device("cuda")
+        kept = torch.ones(2**20, device=device)
+        assert (most_memory(device) or 0) >= 4 * kept.numel()

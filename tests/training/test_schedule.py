@@ -89,3 +89,22 @@ def test_a_run_that_goes_on_has_what_is_left(clock: Clock) -> None:
     assert by_clock.share == pytest.approx(0.4)
     clock.now = 130.0
     assert by_clock.share == pytest.approx(0.7)
+
+
+def test_what_is_done_is_counted_in_pixels() -> None:
+    by_steps = StepSchedule(CONFIG, per_epoch=7)
+    # four epochs of a quarter of the pixels, and six of all
+    assert by_steps.done(6) == pytest.approx(0.25 / 7)
+    assert by_steps.done(27) == pytest.approx(1 / 7)
+    assert by_steps.done(28 + 20) == pytest.approx(4 / 7)
+    assert by_steps.done(69) == 1
+    done = [by_steps.done(step) for step in range(70)]
+    assert done == sorted(done)
+
+
+def test_by_the_clock_what_is_done_is_time(clock: Clock) -> None:
+    by_clock = ClockSchedule(CONFIG, end=200.0)
+    clock.now = 130.0
+    assert by_clock.done(3) == by_clock.done(300) == pytest.approx(0.3)
+    clock.now = 230.0
+    assert by_clock.done(301) == 1

@@ -75,6 +75,18 @@ def has_native_bf16(device: torch.device) -> bool:
     return False
 
 
+def most_memory(device: torch.device) -> int | None:
+    """Say how much memory tensors have taken on a GPU.
+
+    Args:
+        device: The device.
+
+    Returns:
+        Bytes, the most so far; None where it is not counted.
+    """
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
 def to_device(network: Network, device: torch.device) -> Network:
     """Move a network, its weights channels last in memory, as convolutions are fastest.
 

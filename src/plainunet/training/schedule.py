@@ -9,6 +9,8 @@ machine is, and whatever else it has to do meanwhile.
 import time
 from typing import Protocol
 
+import numpy as np
+
 from plainunet.config import TrainConfig
 from plainunet.training.optim import learning_rate_at
 from plainunet.training.prepare import size_at, size_in
@@ -30,6 +32,9 @@ class Schedule(Protocol):
 
     def steps(self, step: int) -> int:
         """How many steps the run will have, as far as that is known in this one."""
+
+    def done(self, step: int) -> float:
+        """How much of the run's work is done after a step that ends now, 0..1."""
 
     def is_over(self, epoch: int) -> bool:
         """Whether the run is over, so many epochs being done."""
@@ -53,6 +58,9 @@ class StepSchedule:
         """
         self._config = config
         self._steps = config.epochs * per_epoch
+        self._per_epoch = per_epoch
+        sizes = [size_in(epoch, config) for epoch in range(config.epochs)]
+        self._pixels = np.cumsum([0, *(height * width for height, width in sizes)])
 
     def size(self, epoch: int) -> tuple[int, int]:
         """As of `Schedule`."""
@@ -66,6 +74,12 @@ class StepSchedule:
     def steps(self, step: int) -> int:
         """As of `Schedule`."""
         return self._steps
+
+    def done(self, step: int) -> float:
+        """As of `Schedule`; a step's work is its pixels."""
+        epochs = (step + 1) / self._per_epoch
+        pixels = np.interp(epochs, range(len(self._pixels)), self._pixels)
+        return float(pixels / self._pixels[-1])
 
     def is_over(self, epoch: int) -> bool:
         """As of `Schedule`."""
@@ -128,6 +142,10 @@ class ClockSchedule:
             self._first_step = step
         done = step - self._first_step
         return max(step + 1, self._first_step + round(done / max(self.share, 1e-3)))
+
+    def done(self, step: int) -> float:
+        """As of `Schedule`."""
+        return self.share
 
     def is_over(self, epoch: int) -> bool:
         """As of `Schedule`."""
