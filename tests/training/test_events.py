@@ -11,7 +11,7 @@ EVENTS: list[Event] = [
     Stage("reading", 3),
     Advance(1),
     Note("text"),
-    StepDone(0, 1, 2, 0.5, 10.0),
+    StepDone(0, 1, 2, 0.5, 10.0, 1e-3, 1, 1, 1.0),
     EpochDone({"epoch": 1}),
 ]
 

@@ -1,11 +1,14 @@
 """All epochs of a run: what is written down, what is kept, and that it can be repeated."""
 
+import itertools
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +25,7 @@ from plainunet.training.fit import BEST_FILE, fit
 from plainunet.training.loop import validate
 from plainunet.training.optim import learning_rate_at
 from plainunet.training.records import METRICS_FILE
+from plainunet.training.schedule import ClockSchedule
 from plainunet.training.state import read_state
 
 NAMES = ("background", "thing")
@@ -116,6 +120,51 @@ def test_rows_and_sizes_epoch_by_epoch(fitted: Fit, tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "run").iterdir()} == {
         *(BEST_FILE, METRICS_FILE, "metrics.csv", "curves.png", "last")
     }
+
+
+def test_each_step_tells_how_far_the_run_is_and_what_it_takes(fitted: Fit) -> None:
+    events: list[Event] = []
+    rows = fitted(events=events, epochs=4, growth=(Growth(until=0.5, scale=0.5),))
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert [(step.epoch_step, step.epoch_steps) for step in steps] == [(1, 3), (2, 3), (3, 3)] * 4
+    # two epochs of a quarter of the pixels, two of all
+    work = [0.25] * 6 + [1.0] * 6
+    assert [step.share for step in steps] == pytest.approx(np.cumsum(work) / sum(work))
+    assert [step.learning_rate for step in steps] == [
+        pytest.approx(learning_rate_at(step, 12, 2e-2, "one-cycle")) for step in range(12)
+    ]
+    assert all(step.end is None and step.gpu_memory is None for step in steps)
+    assert all(2**26 < (step.memory or 2**27) < 2**36 for step in steps)
+    told = [event for event in events if isinstance(event, EpochDone)]
+    best = [max(foreground(row) for row in rows[2 : number + 1]) for number in (2, 3)]
+    assert [event.best for event in told] == [None, None, *best]
+
+
+def test_by_the_clock_a_step_tells_the_rate_that_it_used(
+    parts: dict[str, Samples], tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    asked = ClockSchedule.rate
+
+    def rate(self: ClockSchedule, step: int) -> float:
+        given.append(asked(self, step))
+        return given[-1]
+
+    monkeypatch.setattr(ClockSchedule, "rate", rate)
+    events: list[Event] = []
+    card = Card(NAMES, default_colors(2), tiny.size)
+    ticks = itertools.count()  # a clock that comes on whenever it is looked at
+    monkeypatch.setattr(time, "monotonic", lambda: next(ticks) * 0.1)
+    end = 10.0
+    network = UNet(3, 2, tiny.base_channels, tiny.depth)
+    run = tmp_path / "run"
+    fit(network, card, parts, tiny, tmp_path, run, None, events.append, end=end)
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert [step.learning_rate for step in steps] == given
+    assert {step.end for step in steps} == {end}
+    shares = [step.share for step in steps]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < 0.5 < 0.8 < shares[-1] <= 1
 
 
 def test_the_best_epoch_at_the_final_size_is_kept(

@@ -37,10 +37,27 @@ class StepDone:
     """One optimiser step is done."""
 
     epoch: int
+    """Number of the epoch, from 0."""
     step: int
+    """Number of the step in the run, from 0."""
     steps: int
+    """How many the run will have, as far as that is known."""
     loss: float
     images_per_second: float
+    learning_rate: float
+    """What the step was made with."""
+    epoch_step: int
+    """How many steps of the epoch are done."""
+    epoch_steps: int
+    """How many it has, unless the clock ends it before."""
+    share: float
+    """How much of the run's work is done, 0..1."""
+    end: float | None = None
+    """When training must be over, on the clock of `time.monotonic` [s], if a clock decides."""
+    memory: int | None = None
+    """What the process has now [bytes], where that is known."""
+    gpu_memory: int | None = None
+    """The most that tensors have taken on a GPU so far [bytes]."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,8 @@ class EpochDone:
     """One epoch is trained and judged: a row of `metrics.jsonl`."""
 
     row: dict[str, Any]
+    best: float | None = None
+    """The run's best validation Dice at the final size, once there is one."""
 
 
 Event = Stage | Advance | Note | StepDone | EpochDone

@@ -4,26 +4,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
+from rich.text import Text
 
 from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
 
 _PLAIN_PERIOD = 30.0  # seconds between plain lines inside an epoch
+_REFRESHES = 4  # of the live screen, a second
 
 
 class Screen:
-    """Shows events; call it with each. A context manager."""
+    """Shows events; call it with each. A context manager.
+
+    On a terminal the last lines are live: a bar of what is done now, and in training a bar of
+    the run and what is known of its last step. They are as many at all times of training.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         """Make the screen.
@@ -32,23 +32,23 @@ class Screen:
             console: Where to show; left out, standard output.
         """
         self._console = console or Console(highlight=False)
-        self._live = self._console.is_terminal
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.description}", table_column=Column(min_width=22, no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(max_width=24)),
+            _Numbers(table_column=Column(no_wrap=True)),
             console=self._console,
-            disable=not self._live,
         )
-        self._run: TaskID | None = None
-        self._stage: TaskID | None = None
-        self._validation = ""
-        self._said = self._begun = time.monotonic()
-        self._first_step = 0
+        self._part = self._bars.add_task("", visible=False, percent=False, end=None)
+        self._run = self._bars.add_task(
+            "training", start=False, total=1.0, visible=False, percent=True, end=None
+        )
+        self._epoch: int | None = None  # whose bar is shown
+        self._first: tuple[float, float] | None = None  # when the first step was done; the share
+        self._last: StepDone | None = None
+        self._dice = self._best = ""
+        self._said = time.monotonic()
+        self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._live = Live(self, console=self._console, refresh_per_second=_REFRESHES)
 
     def __enter__(self) -> Self:
         """Start showing.
@@ -56,7 +56,8 @@ class Screen:
         Returns:
             The screen.
         """
-        self._bars.start()
+        if self._is_live:
+            self._live.start()
         return self
 
     def __exit__(
@@ -66,8 +67,8 @@ class Screen:
         trace: TracebackType | None,
     ) -> None:
         """Stop showing, whatever happened."""
-        self._drop_stage()
-        self._bars.stop()
+        self._bars.update(self._part, visible=False)
+        self._live.stop()
 
     def __call__(self, event: Event) -> None:
         """Show one event.
@@ -77,53 +78,147 @@ class Screen:
         """
         match event:
             case Stage(name, total):
-                self._drop_stage()
-                self._stage = self._bars.add_task(name, total=total, text="")
-            case Advance(done) if self._stage is not None:
-                self._bars.update(self._stage, completed=done)
+                self._begin_part(name, total)
+                self._epoch = None
+                self._refresh()
+            case Advance(done):
+                self._bars.update(self._part, completed=done)
             case Note(text):
-                self._console.print(text, markup=False)
+                self._say(text)
             case StepDone():
                 self._show_step(event)
-            case EpochDone(row):
-                self._drop_stage()
-                self._show_epoch(row)
-            case _:
-                pass
+            case EpochDone():
+                self._show_epoch(event)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Say for `rich` what is live."""
+        yield self._bars
+        yield from self._facts()
+
+    def _begin_part(self, name: str, total: int) -> None:
+        self._bars.reset(self._part, description=name, total=total, visible=True)
 
     def _show_step(self, event: StepDone) -> None:
-        self._drop_stage()
-        if self._run is None:
-            self._run = self._bars.add_task("training", total=event.steps, text="")
-            self._begun, self._first_step = time.monotonic(), event.step
-        text = (
-            f"epoch {event.epoch + 1}  loss {event.loss:.4f}  {self._validation}"
-            f"{event.images_per_second:.1f} images/s"
-        )
-        self._bars.update(self._run, completed=event.step + 1, text=text)
-        if not self._live and time.monotonic() - self._said > _PLAIN_PERIOD:
-            done = event.step - self._first_step + 1
-            left = (time.monotonic() - self._begun) / done * (event.steps - event.step - 1)
-            self._say(f"step {event.step + 1}/{event.steps}  {text}  {left / 60:.1f} min left")
+        name = f"epoch {event.epoch + 1}"
+        if event.end is None:
+            name += f"/{event.steps // event.epoch_steps}"
+        is_new, self._epoch = self._epoch != event.epoch, event.epoch
+        if is_new:
+            self._begin_part(name, event.epoch_steps)
+        if self._first is None:
+            self._first = time.monotonic(), event.share
+            self._bars.start_task(self._run)
+        self._last = event
+        self._bars.update(self._part, completed=event.epoch_step)
+        self._bars.update(self._run, completed=event.share, visible=True)
+        left = self._foresee()
+        if is_new:
+            self._refresh()
+        if not self._is_live and time.monotonic() - self._said > _PLAIN_PERIOD:
+            self._say(
+                f"{name}  step {event.epoch_step}/{event.epoch_steps}  {_percent(event.share)}",
+                f"loss {event.loss:.4f}",
+                *(self._dice, _rate(event.learning_rate), _speed(event.images_per_second)),
+                *(*_memory(event), _left(left)),
+            )
 
-    def _show_epoch(self, row: dict[str, Any]) -> None:
+    def _show_epoch(self, event: EpochDone) -> None:
+        row, left = event.row, self._foresee()
         judged = row["validation"]  # not every epoch of a run by the clock is
         dice = judged["per_image"]["dice"]["mean_foreground"] if judged else None
-        self._validation = "" if dice is None else f"val Dice {dice:.4f}  "
+        said = "" if dice is None else f"val Dice {dice:.4f}"
+        self._dice = said or self._dice
+        self._best = "" if event.best is None else f"best {event.best:.4f}"
         height, width = row["size"]
         self._say(
-            f"epoch {row['epoch']:>3}  {height}x{width}  loss {row['loss']:.4f}  "
-            f"{self._validation}{row['images_per_second']:.1f} images/s  {row['seconds']:.0f} s"
+            *(f"epoch {row['epoch']:>3}", f"{height}x{width}", f"loss {row['loss']:.4f}"),
+            *(said, "" if self._is_live else _rate(row["learning_rate"])),
+            *(_speed(row["images_per_second"]), f"{row['seconds']:.0f} s"),
+            # on a terminal they stand below, and lines are short
+            *([] if self._is_live else [*_memory(self._last), _left(left)]),
         )
 
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+    def _foresee(self) -> float | None:
+        """Say how many seconds of training are left, and remember it for the bar."""
+        now, last = time.monotonic(), self._last
+        if last is None or self._first is None:
+            return None
+        begun, share = self._first
+        if last.end is not None:
+            end = last.end
+        elif last.share > share:
+            end = now + (now - begun) * (1 - last.share) / (last.share - share)
+        else:
+            return None
+        self._bars.update(self._run, end=end)
+        return max(0.0, end - now)
+
+    def _facts(self) -> list[Text]:
+        """What is known of the last step: two lines, none before it."""
+        if (last := self._last) is None:
+            return []
+        learned = [f"loss {last.loss:.4f}", self._dice, self._best, _rate(last.learning_rate)]
+        used = [_speed(last.images_per_second), *_memory(last)]
+        return [
+            Text("   ".join(filter(None, parts)), no_wrap=True, overflow="ellipsis")
+            for parts in (learned, used)
+        ]
+
+    def _say(self, *parts: str) -> None:
+        text = "  ".join(filter(None, parts))
+        self._console.print(text, markup=False, soft_wrap=not self._is_live)
         self._said = time.monotonic()
 
-    def _drop_stage(self) -> None:
-        if self._stage is not None:
-            self._bars.remove_task(self._stage)
-            self._stage = None
+    def _refresh(self) -> None:
+        if self._is_live:
+            self._live.refresh()
+
+
+class _Numbers(ProgressColumn):
+    """How much is done, how long it has taken, and how long it will."""
+
+    def render(self, task: Task) -> Text:
+        """Write the numbers of a bar."""
+        counted = f"{task.completed:.0f}/{task.total:.0f}"
+        done = _percent(task.completed) if task.fields["percent"] else counted
+        end = task.fields["end"]
+        left = task.time_remaining if end is None else max(0.0, end - time.monotonic())
+        passed = task.finished_time if task.finished else task.elapsed
+        return Text(f"{done:<9}{_clock(passed)}  left {_clock(left)}")
+
+
+def _clock(seconds: float | None) -> str:
+    """Hours, minutes and seconds, as in 0:06:12."""
+    if seconds is None:
+        return "-:--:--"
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"left {_clock(seconds)}"
+
+
+def _percent(share: float) -> str:
+    return f"{int(100 * share)}%"  # all of it only at the end
+
+
+def _rate(learning_rate: float) -> str:
+    return f"learning rate {learning_rate:.1e}"
+
+
+def _speed(images_per_second: float) -> str:
+    return f"{images_per_second:.1f} images/s"
+
+
+def _memory(step: StepDone | None) -> list[str]:
+    """What the process has, and what tensors have taken on the GPU."""
+    taken = {"memory": step and step.memory, "GPU": step and step.gpu_memory}
+    return [f"{name} {_bytes(number)}" for name, number in taken.items() if number]
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
 
 
 @contextmanager

@@ -206,6 +206,7 @@ def _run(
     for samples in parts.values():
         on_event(Stage("reading pictures", len(samples)))
         samples.fill_cache(lambda done, total: on_event(Advance(done)))
+        on_event(Advance(len(samples)))  # what was in the cache is not told
 
     torch.manual_seed(config.seed)
     network = UNet(in_channels, len(config.classes), **config.network_arguments())
