@@ -39,7 +39,8 @@ def train(
     """Train a U-Net on a folder of images and masks.
 
     The result is the run folder OUT: best.safetensors (the model), last/ (to go on from),
-    config.toml, dataset.toml, split.csv, metrics.jsonl, curves.png and saved_images/.
+    config.toml, dataset.toml, split.csv, metrics.jsonl, curves.png, validation/ (pictures of the
+    last epoch that was judged) and saved_images/.
 
     Parameters
     ----------

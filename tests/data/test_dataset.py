@@ -465,3 +465,9 @@ def test_sizes_that_differ_need_a_patch(make_pair: MakePair) -> None:
     samples = Samples([make_pair("a", noise(32, 48, 3), half(32, 48))], BINARY, None)
     with pytest.raises(ValueError, match="need a patch"):
         TrainingSet(samples, "none", 0, (16, 16))
+
+
+def test_samples_have_names(make_pair: MakePair) -> None:
+    pairs = [make_pair(name, noise(32, 48, 3), half(32, 48)) for name in ("a.1", "b")]
+    samples = Samples(pairs, BINARY, (32, 48))
+    assert [samples.name(index) for index in range(2)] == ["a.1", "b"]

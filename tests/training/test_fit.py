@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from plainunet.config import Growth, TrainConfig
 from plainunet.data.dataset import Samples
@@ -24,6 +26,7 @@ from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, St
 from plainunet.training.fit import BEST_FILE, fit
 from plainunet.training.loop import validate
 from plainunet.training.optim import learning_rate_at
+from plainunet.training.pictures import VALIDATION_FOLDER
 from plainunet.training.records import METRICS_FILE
 from plainunet.training.schedule import ClockSchedule
 from plainunet.training.state import read_state
@@ -118,7 +121,7 @@ def test_rows_and_sizes_epoch_by_epoch(fitted: Fit, tmp_path: Path) -> None:
     (note,) = (event.text for event in events if isinstance(event, Note))
     assert "float32 on cpu" in note
     assert {file.name for file in (tmp_path / "run").iterdir()} == {
-        *(BEST_FILE, METRICS_FILE, "metrics.csv", "curves.png", "last")
+        *(BEST_FILE, METRICS_FILE, "metrics.csv", "curves.png", "last", VALIDATION_FOLDER)
     }
 
 
@@ -165,6 +168,70 @@ def test_by_the_clock_a_step_tells_the_rate_that_it_used(
     shares = [step.share for step in steps]
     assert shares == sorted(shares)
     assert 0 < shares[0] < 0.5 < 0.8 < shares[-1] <= 1
+
+
+class Album(list[Event]):
+    """What an epoch has left in the folder of validation pictures, as arrays by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.epochs: list[dict[str, NDArray[np.uint8]]] = []
+
+    def append(self, event: Event) -> None:
+        if isinstance(event, EpochDone):
+            files = sorted(self.folder.iterdir())
+            self.epochs.append({file.name: read_rgb(file) for file in files})
+
+
+def read_rgb(file: Path) -> NDArray[np.uint8]:
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def panels(picture: NDArray[np.uint8], width: int) -> list[NDArray[np.uint8]]:
+    """Picture, truth, prediction, differences; gaps of four pixels are between them."""
+    assert picture.shape[1] == 4 * width + 3 * 4
+    return [picture[:, start : start + width] for start in range(0, 4 * width + 12, width + 4)]
+
+
+def test_the_last_validation_pictures_are_files(fitted: Fit, tmp_path: Path) -> None:
+    album = Album(tmp_path / "run" / VALIDATION_FOLDER)
+    fitted(events=album, epochs=6, growth=(Growth(until=0.2, scale=0.5),), base_channels=4)
+    small, first, *_, last = album.epochs
+    assert list(small) == list(first) == list(last)
+    assert list(last) == ["1_09.png", "2_10.png", "3_11.png", "4_12.png"]
+    assert {picture.shape for picture in small.values()} == {(16, 4 * 20 + 12, 3)}
+    assert {picture.shape for picture in last.values()} == {(32, 4 * 40 + 12, 3)}
+    changed = 0
+    for name, picture in last.items():
+        before, after = panels(first[name], 40), panels(picture, 40)
+        assert np.array_equal(before[0], after[0])
+        assert np.array_equal(before[1], after[1])
+        changed += not np.array_equal(before[2], after[2])
+        red = (after[3] == (255, 40, 40)).all(axis=2)
+        assert np.array_equal(red, (after[1] != after[2]).any(axis=2))
+    assert changed
+
+
+def test_the_pictures_are_what_the_better_weights_predict_and_judging_has_predicted(
+    fitted: Fit, parts: dict[str, Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    predict = Predictor.predict
+
+    def counted(self: Predictor, image: NDArray[Any]) -> NDArray[np.uint8]:
+        calls.append(1)
+        return predict(self, image)
+
+    monkeypatch.setattr(Predictor, "predict", counted)
+    fitted(epochs=1, ema=0.9, base_channels=4)
+    assert len(calls) == 2 * 4  # the last weights and their average, each picture once
+    predictor = Predictor(*load_checkpoint(tmp_path / "run" / BEST_FILE), precision="fp32")
+    for index, file in enumerate(sorted((tmp_path / "run" / VALIDATION_FOLDER).iterdir())):
+        image, _ = parts["val"][index]
+        shown, _, predicted, _ = panels(read_rgb(file), 40)
+        assert np.array_equal(shown, image)
+        assert np.array_equal(predicted, np.array(default_colors(2))[predict(predictor, image)])
 
 
 def test_the_best_epoch_at_the_final_size_is_kept(

@@ -258,3 +258,23 @@ def test_long_gradients_are_shortened() -> None:
         for a, b in zip(unet.parameters(), other.parameters(), strict=True)
     )
     assert moved**0.5 == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [(16, 32), (8, 16)])
+def test_validation_shows_what_it_judged(wide: list[Pair], size: tuple[int, int]) -> None:
+    samples = Samples(wide, MaskCoding((0, 1), 200, "ids"), (16, 32))
+    seen: list[tuple[Any, ...]] = []
+    predictor = at_size(always_one(network()), size)
+    scores = validate(
+        predictor, samples, size, lambda _: None, on_picture=lambda *said: seen.append(said)
+    )
+    assert [index for index, *_ in seen] == [0, 1]
+    assert [image.shape for _, image, _, _ in seen] == [(*size, 3)] * 2
+    truths = [truth for _, _, truth, _ in seen]
+    assert (truths[0][:, -size[1] // 4 :] == 255).all()
+    assert [int((truth == 1).sum()) * 4 for truth in truths] == [
+        size[0] * size[1],
+        2 * size[0] * size[1],
+    ]
+    assert all((prediction == 1).all() for *_, prediction in seen)
+    assert scores == validate(predictor, samples, size, lambda _: None)

@@ -44,7 +44,12 @@ def test_the_run_folder_holds_everything(finished: Any) -> None:
         "metrics.jsonl",
         "saved_images",
         "split.csv",
+        "validation",
     }
+    # the screen is told once where to look
+    notes = [event.text for event in finished.events if isinstance(event, Note)]
+    assert sum(str(out / "validation") in note for note in notes) == 1
+    assert len(list((out / "validation").iterdir())) == 4
     assert [file.name for file in (out / "last").iterdir()] == ["state.pt"]
     resolved = load_config(out / "config.toml")
     assert resolved == finished.config.model_copy(update={"classes": ("background", "foreground")})

@@ -23,6 +23,7 @@ from plainunet.data.images import image_shape, match_channels, read_image, to_un
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
 from plainunet.data.patches import cut_patch, pad
+from plainunet.data.places import stem_of
 from plainunet.data.resizing import area_shares, fit_size, reduce_size, resize
 
 Draw = tuple[int, int, int]
@@ -90,6 +91,17 @@ class Samples:
             except FileNotFoundError:  # another process needed its room
                 self._cache = None
         return self._load(index)
+
+    def name(self, index: int) -> str:
+        """Name a sample.
+
+        Args:
+            index: Its number.
+
+        Returns:
+            The picture's name without suffix; others may have the same.
+        """
+        return stem_of(Path(self._files[index][0]))
 
     def fill_cache(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Decode everything once, if there is room for it.

@@ -30,6 +30,7 @@ from plainunet.training.curves import draw_curves
 from plainunet.training.events import Advance, EpochDone, Note, OnEvent, Rate, Stage, StepDone
 from plainunet.training.loop import train_epoch, validate
 from plainunet.training.optim import WeightAverage, make_optimizers
+from plainunet.training.pictures import VALIDATION_FOLDER, Pictures
 from plainunet.training.records import rows_until, write_rows
 from plainunet.training.schedule import ClockSchedule, Schedule, StepSchedule
 from plainunet.training.state import TrainingState
@@ -167,7 +168,10 @@ def fit(
         candidates = [network, *([average.network] if average else [])]
         validation: dict[str, Any] | None = None
         if schedule.judges(epoch, judging):
-            score, validation, live = _judge(candidates, card, size, parts["val"], config, on_event)
+            score, validation, live, pictures = _judge(
+                candidates, card, size, parts["val"], config, on_event
+            )
+            pictures.write(out / VALIDATION_FOLDER)
             judging = time.perf_counter() - trained
             if size == config.window:
                 state.waited += 1
@@ -261,7 +265,7 @@ def _judge(
     samples: Samples,
     config: TrainConfig,
     on_event: OnEvent,
-) -> tuple[float, dict[str, Any], UNet]:
+) -> tuple[float, dict[str, Any], UNet, Pictures]:
     """Judge the last weights and, where there is one, their average; the better of the two."""
     judged = []
     for candidate in candidates:
@@ -271,10 +275,19 @@ def _judge(
             device=config.device,
             precision=config.precision,
         )
+        pictures = Pictures(samples, card.colors)
         on_event(Stage("validating", len(samples)))
         scores = validate(
-            predictor, samples, size, lambda done: on_event(Advance(done)), config.patch
+            predictor,
+            samples,
+            size,
+            lambda done: on_event(Advance(done)),
+            config.patch,
+            pictures.show,
         )
-        judged.append((scores["per_image"]["dice"]["mean_foreground"] or 0.0, scores, candidate))
-    best: tuple[float, dict[str, Any], UNet] = max(reversed(judged), key=lambda each: each[0])
+        score: float = scores["per_image"]["dice"]["mean_foreground"] or 0.0
+        judged.append((score, scores, candidate, pictures))
+    best: tuple[float, dict[str, Any], UNet, Pictures] = max(
+        reversed(judged), key=lambda each: each[0]
+    )
     return best

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,6 +23,8 @@ from plainunet.network.supervision import deep_loss
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.training.optim import WeightAverage
+
+OnPicture = Callable[[int, NDArray[Any], NDArray[np.uint8], NDArray[np.uint8]], None]
 
 
 def train_epoch(
@@ -121,6 +124,7 @@ def validate(
     size: tuple[int, int],
     on_progress: Callable[[int], None],
     patch: tuple[int, int] | None = None,
+    on_picture: OnPicture | None = None,
 ) -> dict[str, Any]:
     """Judge on reduced pictures: quick, for every epoch; not the picture's own resolution.
 
@@ -130,6 +134,8 @@ def validate(
         size: Height and width that the samples' box, or a patch of them, is reduced to [pixels].
         on_progress: Told how many pictures are done.
         patch: Height and width of a patch [working pixels], where the samples have no box.
+        on_picture: Given each picture's number, image [H, W, C], truth and prediction [H, W]
+            uint8 at that size.
 
     Returns:
         `summarise`'s dictionary, with a protocol that says so.
@@ -144,8 +150,11 @@ def validate(
         reduced = resize(shares, reduced_size)
         truth = reduced.argmax(axis=2).astype(np.uint8)
         truth[reduced.sum(axis=2, dtype=np.int64) < 128] = 255  # mostly void or padding
-        prediction = predictor.predict(resize(image, reduced_size))
+        image = resize(image, reduced_size)
+        prediction = predictor.predict(image)
         counts.append(confusion_matrix(truth, prediction, predictor.network.num_classes))
+        if on_picture:
+            on_picture(index, image, truth, prediction)
         on_progress(index + 1)
     scores = summarise(np.stack(counts), predictor.card.class_names)
     seen = "seen in patches of" if patch else "at the working size"

@@ -39,6 +39,7 @@ from plainunet.training.budget import fit_budget, measure_end
 from plainunet.training.events import Advance, Note, OnEvent, Stage
 from plainunet.training.fit import BEST_FILE, fit
 from plainunet.training.judge import SAVED_IMAGES, judge_best
+from plainunet.training.pictures import VALIDATION_FOLDER
 from plainunet.training.plan import BUDGET
 from plainunet.training.prepare import check_window, understand
 from plainunet.training.state import STATE_FILE, read_state
@@ -59,7 +60,7 @@ def train(
     Args:
         data: The folder, see `plainunet.data.pairing` for its layouts.
         out: The run folder to make: `best.safetensors`, `last/`, `config.toml`, `split.csv`,
-            `dataset.toml`, `metrics.jsonl`, `curves.png`, `saved_images/`.
+            `dataset.toml`, `metrics.jsonl`, `curves.png`, `validation/`, `saved_images/`.
         config: The settings; left out, the defaults. What they leave out of the data is taken
             from a `dataset.toml` in the folder, where there is one.
         on_event: Told what happens.
@@ -248,6 +249,7 @@ def _run(
         predictor = Predictor(network, card, device=config.device, precision=config.precision)
         held_out = [pair for pair in pairs if pair.part == "val"]
         end = begun + config.budget - measure_end(predictor, held_out, coding, SAVED_IMAGES)
+    on_event(Note(f"the last validation pictures: {out / VALIDATION_FOLDER}"))
     with _deterministic(config.deterministic):
         fit(network, card, parts, config, data, out, saved, on_event, begin, end)
     return judge_best(out, pairs, coding, config, on_event)
