@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from plainunet.config import NetworkConfig, TrainConfig
@@ -19,21 +18,22 @@ from plainunet.data.dataset import Samples, TrainingSet
 from plainunet.data.loader import EpochBatches, make_loader
 from plainunet.data.patches import patches_each
 from plainunet.data.targets import balanced_weights
-from plainunet.memory import keep_freed_memory, resident_memory
+from plainunet.memory import keep_freed_memory
 from plainunet.network.checkpoint import Card, save_checkpoint
-from plainunet.network.device import choose_device, choose_precision, most_memory, to_device
+from plainunet.network.device import choose_device, choose_precision, to_device
 from plainunet.network.losses import LOSSES
 from plainunet.network.transfer import freeze_encoder
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.training.curves import draw_curves
-from plainunet.training.events import Advance, EpochDone, Note, OnEvent, Rate, Stage, StepDone
+from plainunet.training.events import Advance, EpochDone, Note, OnEvent, Stage
 from plainunet.training.loop import train_epoch, validate
 from plainunet.training.optim import WeightAverage, make_optimizers
 from plainunet.training.pictures import VALIDATION_FOLDER, Pictures
 from plainunet.training.records import rows_until, write_rows
 from plainunet.training.schedule import ClockSchedule, Schedule, StepSchedule
 from plainunet.training.state import TrainingState
+from plainunet.training.steps import StepReport
 
 BEST_FILE = "best.safetensors"
 CURVES_PERIOD = 20.0
@@ -142,7 +142,7 @@ def fit(
             pinned = device.type == "cuda"
             loaders = {size: make_loader(dataset, batches, workers, pin_memory=pinned)}
         batches.epoch = epoch
-        report = _Report(on_event, epoch, schedule, optimizers[0], len(batches), device, end)
+        report = StepReport(on_event, epoch, schedule, optimizers[0], len(batches), device, end)
 
         loss = train_epoch(
             network,
@@ -216,46 +216,6 @@ def _describe_options(config: TrainConfig) -> str:
         if name not in ("base_channels", "depth") and value != getattr(usual, name):
             said += name.replace("_", " ") + ("" if value is True else f" {value}") + ", "
     return said
-
-
-class _Report:
-    """Tells of each step, and counts steps and images."""
-
-    def __init__(
-        self,
-        on_event: OnEvent,
-        epoch: int,
-        schedule: Schedule,
-        optimizer: Optimizer,
-        batches: int,
-        device: torch.device,
-        end: float | None,
-    ) -> None:
-        self._on_event, self._epoch, self._schedule = on_event, epoch, schedule
-        self._optimizer, self._batches = optimizer, batches
-        self._device, self._end = device, end
-        self._rate = Rate()
-        self.steps = self.images = 0
-
-    def __call__(self, step: int, loss: float, images: int) -> None:
-        self.steps += 1
-        self.images += images
-        self._on_event(
-            StepDone(
-                epoch=self._epoch,
-                step=step,
-                steps=self._schedule.steps(step),
-                loss=loss,
-                images_per_second=self._rate.add(images),
-                learning_rate=self._optimizer.param_groups[0]["lr"],
-                epoch_step=self.steps,
-                epoch_steps=self._batches,
-                share=self._schedule.done(step),
-                end=self._end,
-                memory=resident_memory(),
-                gpu_memory=most_memory(self._device),
-            )
-        )
 
 
 def _judge(
