@@ -46,6 +46,13 @@ def test_class_names_may_have_commas_between() -> None:
     assert TrainConfig().classes == ()
 
 
+def test_trackers_may_have_commas_between_and_must_be_known() -> None:
+    for given in (("mlflow,wandb",), "mlflow, wandb", ("mlflow", "wandb")):
+        assert TrainConfig(track=given).track == ("mlflow", "wandb")  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="'tensorboard', 'mlflow', 'wandb' or 'trackio'"):
+        TrainConfig(track=("comet",))  # type: ignore[arg-type]
+
+
 def test_values_differ_and_fit_in_16_bits() -> None:
     assert TrainConfig(values=(7, 0)).values == (7, 0)
     for wrong in ((0, 0), (0, -1), (0, 65536)):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 
 class Growth(BaseModel):
@@ -248,6 +249,14 @@ class TrainConfig(DataConfig, NetworkConfig):
     workers: int | None = Field(default=None, ge=0)
     """Processes that prepare batches beside the training; 0 does it in the same process. Left
     out: 0 where the network runs on the CPU, which they would take from it, else 4."""
+    track: tuple[TrackerName, ...] = ()
+    """Experiment trackers that are told of the run, beside what is always written down; of flags
+    also with commas between."""
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _take_names(cls, track: Any) -> Any:
+        return cls._take_commas(track)
 
     @field_validator("budget", mode="before")
     @classmethod

@@ -69,7 +69,14 @@ class EpochDone:
     """The run's best validation Dice at the final size, once there is one."""
 
 
-Event = Stage | Advance | Note | StepDone | EpochDone
+@dataclass(frozen=True)
+class Judged:
+    """The best checkpoint is judged natively, and pictures are saved: the end of the run."""
+
+    scores: dict[str, Any]
+
+
+Event = Stage | Advance | Note | StepDone | EpochDone | Judged
 OnEvent = Callable[[Event], None]
 
 

@@ -14,7 +14,7 @@ from plainunet.evaluation.evaluate import judge, judged
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.writers import write_comparison, write_mask
-from plainunet.training.events import Advance, OnEvent, Stage
+from plainunet.training.events import Advance, Judged, OnEvent, Stage
 from plainunet.training.fit import BEST_FILE
 
 SAVED_IMAGES = 16
@@ -49,4 +49,5 @@ def judge_best(
             stem.with_name(f"{stem.name}_comparison.png"), image, truth, prediction, card.colors
         )
         on_event(Advance(number + 1))
+    on_event(Judged(result))
     return result

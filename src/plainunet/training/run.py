@@ -43,6 +43,7 @@ from plainunet.training.pictures import VALIDATION_FOLDER
 from plainunet.training.plan import BUDGET
 from plainunet.training.prepare import check_window, understand
 from plainunet.training.state import STATE_FILE, read_state
+from plainunet.training.tracking import require_trackers, track
 
 CONFIG_FILE = "config.toml"
 PLAN_FILE = "plan.txt"
@@ -71,8 +72,8 @@ def train(
 
     Raises:
         FileNotFoundError: No such folder.
-        ValueError: The data cannot be understood, a setting does not fit it, or `out` holds a
-            run already.
+        ValueError: The data cannot be understood, a setting does not fit it, `out` holds a
+            run already, or a tracker's library is missing.
         FloatingPointError: The loss became infinite or not a number.
     """
     begun = time.monotonic() if begun is None else begun
@@ -83,6 +84,7 @@ def train(
             "give another --out."
         )
     choose_device(config.device)
+    require_trackers(config, out)
     require_writable(out)
     config = with_dataset(config, data)
     given = config.model_fields_set
@@ -138,11 +140,12 @@ def resume(out: str | Path, on_event: OnEvent = lambda event: None) -> dict[str,
 
     Raises:
         FileNotFoundError: There is no run, or its data folder has gone.
-        ValueError: A file of the run is damaged.
+        ValueError: A file of the run is damaged, or a tracker's library is missing.
     """
     out = Path(out)
     content = read_state(out)
     config = load_config(out / CONFIG_FILE)
+    require_trackers(config, out)
     data = Path(content["data"])
     if not data.is_dir():
         raise FileNotFoundError(f"{data}: the run's data folder has gone; put it back.")
@@ -250,6 +253,7 @@ def _run(
         held_out = [pair for pair in pairs if pair.part == "val"]
         end = begun + config.budget - measure_end(predictor, held_out, coding, SAVED_IMAGES)
     on_event(Note(f"the last validation pictures: {out / VALIDATION_FOLDER}"))
-    with _deterministic(config.deterministic):
-        fit(network, card, parts, config, data, out, saved, on_event, begin, end)
-    return judge_best(out, pairs, coding, config, on_event)
+    with track(config, out, saved is not None, on_event) as on_event:
+        with _deterministic(config.deterministic):
+            fit(network, card, parts, config, data, out, saved, on_event, begin, end)
+        return judge_best(out, pairs, coding, config, on_event)

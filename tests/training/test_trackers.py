@@ -1,0 +1,222 @@
+"""Each tracker for real: a run that is interrupted and goes on, read back by the library itself."""
+
+import json
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from plainunet.config import TrainConfig
+from plainunet.training import tracking
+from plainunet.training.events import Event, Note, StepDone
+from plainunet.training.run import resume, train
+
+Series = dict[str, list[tuple[int, float]]]
+"""Steps and values by name, in the order in which they were told."""
+
+
+@dataclass
+class Tracked:
+    run: Path
+    notes: list[str]
+    expected: Series
+    """What every tracker must hold."""
+
+
+class Stop(Exception):
+    """What stands for a power cut."""
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(tmp_path: Path) -> Iterator[None]:
+    with mock.patch.dict(os.environ):
+        ours = ("MLFLOW_", "WANDB_", "TRACKIO_", "HF_")
+        for name in [name for name in os.environ if name.startswith(ours)]:
+            del os.environ[name]
+        os.environ["NETRC"] = str(tmp_path / "no accounts")
+        os.environ["WANDB_CACHE_DIR"] = os.environ["WANDB_CONFIG_DIR"] = str(tmp_path / "wandb")
+        yield
+
+
+@pytest.fixture
+def follow(
+    draw: Callable[..., Path], tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Tracked]:
+    """Train under a tracker, stop in the middle of the second epoch, and go on to the end."""
+
+    def follow(name: str, between: Callable[[Path], None] = lambda run: None) -> Tracked:
+        monkeypatch.setattr(tracking, "PERIOD", 0.0)
+        data, run = draw(tmp_path / "data", 10), tmp_path / "first"
+        settings = {"batch_size": 2, "classes": ("street", "car/van (any)"), "track": (name,)}
+        events: list[Event] = []
+
+        def stop(event: Event) -> None:
+            events.append(event)
+            if isinstance(event, StepDone) and event.step == 6:
+                raise Stop
+
+        with pytest.raises(Stop):
+            train(data, run, tiny.model_copy(update=settings), stop)
+        between(run)
+        result = resume(run, events.append)
+        notes = [event.text for event in events if isinstance(event, Note)]
+        assert not [note for note in notes if "failed" in note]
+        losses = {event.step + 1: event.loss for event in events if isinstance(event, StepDone)}
+        expected: Series = {"step/loss": sorted(losses.items())}
+        assert [step for step, _ in expected["step/loss"]] == [1, 2, 3, 4, 5, 6, 7, 8]
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for key in ("loss", "learning_rate", "images_per_second", "seconds"):
+            expected[f"epoch/{key}"] = [(row["step"], row[key]) for row in rows]
+        judged = [("val", row["step"], row["validation"]) for row in rows]
+        for prefix, step, scores in [*judged, ("native", 8, result)]:
+            for way in ("pooled", "per_image"):
+                for score in ("dice", "iou"):
+                    each = scores[way][score]
+                    for key, value in {
+                        "mean_foreground": each["mean_foreground"],
+                        "street": each["per_class"]["street"],
+                        "car_van_any_": each["per_class"]["car/van (any)"],
+                    }.items():
+                        series = expected.setdefault(f"{prefix}/{way}_{score}/{key}", [])
+                        series.append((step, value))
+        return Tracked(run, notes, expected)
+
+    return follow
+
+
+def assert_same(found: Series, expected: Series) -> None:
+    assert set(expected) | {"epoch/epoch", "step/images_per_second"} == set(found)
+    for name, series in expected.items():
+        assert [step for step, _ in found[name]] == [step for step, _ in series], name
+        values = [value for _, value in series]
+        assert [value for _, value in found[name]] == pytest.approx(values, rel=1e-6), name
+
+
+def test_tensorboard(follow: Callable[..., Tracked]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
+
+    tracked = follow("tensorboard")
+    folder = tracked.run / "tensorboard"
+    read = EventAccumulator(str(folder), {"scalars": 0, "images": 0}).Reload()
+    found = {
+        name: [(event.step, event.value) for event in read.Scalars(name)]
+        for name in read.Tags()["scalars"]
+    }
+    assert_same(found, tracked.expected)
+    shown = [file.stem for file in (tracked.run / "saved_images").glob("*_comparison.png")]
+    assert set(read.Tags()["images"]) == {f"saved_images/{stem}" for stem in shown}
+    plugin = read.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    settings = metadata.parse_session_start_info_plugin_data(plugin).hparams
+    assert settings["optimizer"].string_value == "adamw"
+    assert settings["epochs"].number_value == 2
+    looks = f"tensorboard: look at it by: tensorboard --logdir {folder}"
+    assert tracked.notes.count(looks) == 2
+
+
+# of SQLAlchemy 2.1 to MLflow, at the first use of a database
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+def test_mlflow(follow: Callable[..., Tracked]) -> None:
+    from mlflow import MlflowClient
+
+    def client(run: Path) -> tuple[MlflowClient, Any]:
+        client = MlflowClient(f"sqlite:///{run / 'mlflow' / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("plainunet")
+        (found,) = client.search_runs([experiment.experiment_id])
+        return client, found
+
+    def has_failed(run: Path) -> None:
+        assert client(run)[1].info.status == "FAILED"
+
+    tracked = follow("mlflow", has_failed)
+    read, run = client(tracked.run)
+    found = {
+        name: [(m.step, m.value) for m in read.get_metric_history(run.info.run_id, name)]
+        for name in run.data.metrics
+    }
+    assert_same(found, tracked.expected)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "first"
+    assert run.data.params["optimizer"] == "adamw"
+    assert run.data.params["size"] == "[32, 40]"
+    shown = [file.name for file in (tracked.run / "saved_images").glob("*_comparison.png")]
+    kept = list((tracked.run / "mlflow").rglob("*_comparison.png"))
+    assert sorted(file.name for file in kept) == sorted(shown)
+
+
+def wandb_records(file: Path) -> Iterator[Any]:
+    """The records of a .wandb file, which is a log of LevelDB: blocks of 32 KiB, parts of records
+    with a head of 7 bytes (checksum, length, kind: 1 whole, 2 first, 3 middle, 4 last)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content = file.read_bytes()
+    assert content[:4] == b":W&B"
+    place, whole = 7, b""
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        _, length, kind = struct.unpack("<IHB", content[place : place + 7])
+        whole += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            yield Record.FromString(whole)
+            whole = b""
+
+
+def test_wandb(follow: Callable[..., Tracked]) -> None:
+    tracked = follow("wandb")
+    # each part of the run lies in a folder of its own, under the same number
+    files = sorted((tracked.run / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    assert len({file.name for file in files}) == 1
+    records = [record for file in files for record in wandb_records(file)]
+    found: Series = {}
+    pictures = 0
+    for record in records:
+        row = {
+            item.key or "/".join(item.nested_key): json.loads(item.value_json)
+            for item in record.history.item
+        }
+        for name, value in row.items():
+            if re.match("(step|epoch|val|native)/", name):
+                found.setdefault(name, []).append((row["step"], value))
+        pictures += len(row.get("saved_images/filenames", ()))
+    assert_same(found, tracked.expected)
+    assert pictures == 2
+    (run, _) = [record.run for record in records if record.HasField("run")]
+    assert (run.project, run.display_name) == ("plainunet", "first")
+    settings = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert settings["optimizer"] == "adamw"
+    assert any("no account is known (wandb login), so offline in" in note for note in tracked.notes)
+
+
+@pytest.mark.skipif(
+    find_spec("trackio") is None, reason="trackio is not in dev: see pyproject.toml"
+)
+def test_trackio(follow: Callable[..., Tracked]) -> None:
+    tracked = follow("trackio")
+
+    import trackio
+    from trackio.sqlite_storage import SQLiteStorage
+
+    assert tracked.run / "trackio" == trackio.TRACKIO_DIR
+    (run,) = trackio.Api().runs("plainunet")
+    assert run.config["optimizer"] == "adamw"
+    found: Series = {}
+    shown = set()
+    for row in SQLiteStorage.get_logs("plainunet", run.name, run_id=run.id):
+        for name, value in row.items():
+            if name.startswith("saved_images/"):
+                shown.add(name)
+            elif "/" in name:
+                found.setdefault(name, []).append((row["step"], value))
+    assert_same(found, tracked.expected)
+    assert len(shown) == 2

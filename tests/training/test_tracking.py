@@ -1,0 +1,260 @@
+"""What trackers are told, when, and what happens if they are missing or fail."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+from unittest import mock
+
+import pytest
+
+from plainunet.config import TrackerName, TrainConfig
+from plainunet.training import tracking
+from plainunet.training.events import EpochDone, Event, Judged, Note, StepDone
+from plainunet.training.run import CONFIG_FILE, resume, train
+from plainunet.training.trackers import TRACKERS
+from plainunet.training.tracking import require_trackers, track
+
+Draw = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    with mock.patch.dict(os.environ):
+        for name in [name for name in os.environ if name.startswith(("MLFLOW_", "WANDB_"))]:
+            del os.environ[name]
+        yield
+
+
+class Recorder:
+    """Keeps what it is told."""
+
+    libraries = ("json",)
+    where = "here"
+    id = "r1"
+    calls: ClassVar[list[Any]] = []
+
+    def __init__(self, run: Path, settings: dict[str, Any], known: str | None) -> None:
+        self.calls.append(("open", known, settings))
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.calls.append((step, values))
+
+    def show(self, files: Sequence[Path], step: int) -> None:
+        self.calls.append(("show", step, [file.name for file in files]))
+
+    def close(self, failed: bool) -> None:
+        self.calls.append(("close", failed))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    monkeypatch.setitem(TRACKERS, "wandb", Recorder)  # type: ignore[arg-type]
+    monkeypatch.setattr(Recorder, "calls", [])
+    monkeypatch.setattr(tracking, "PERIOD", 0.0)
+    return Recorder.calls
+
+
+def step(number: int) -> StepDone:
+    return StepDone(0, number, 9, 0.5, 7.0)
+
+
+def epoch(number: int, steps: int, validation: Any = None) -> EpochDone:
+    row = {"epoch": number, "step": steps, "size": [32, 40], "loss": 0.25, "learning_rate": 0.1}
+    return EpochDone({**row, "images_per_second": 3.0, "seconds": 2.0, "validation": validation})
+
+
+def scores(value: float | None) -> dict[str, Any]:
+    one = {"mean_foreground": value, "per_class": {"ground": 0.5, "car/van (any)": value}}
+    return {way: {"dice": one, "iou": one} for way in ("pooled", "per_image")}
+
+
+CONFIG = TrainConfig(track=("wandb", "wandb"), epochs=7, classes=("a", "b"))
+
+
+def test_every_tracker_that_can_be_asked_for_is_there() -> None:
+    assert tuple(TRACKERS) == get_args(TrackerName)
+
+
+def test_events_become_values(calls: list[Any], tmp_path: Path) -> None:
+    told: list[Event] = []
+    events = [step(0), epoch(1, 1), step(1), epoch(2, 2, scores(None)), Judged(scores(0.75))]
+    (tmp_path / "saved_images").mkdir()
+    for number in range(10):
+        for kind in ("comparison", "mask"):
+            (tmp_path / "saved_images" / f"{number:02d}_x_{kind}.png").touch()
+    with track(CONFIG, tmp_path, False, told.append) as on_event:
+        for event in events:
+            on_event(event)
+    assert told == [Note("wandb: here"), *events]
+    opened, first, row, _, judged, native, show, close = calls
+    assert opened[:2] == ("open", None)
+    assert opened[2]["epochs"] == 7
+    assert opened[2]["classes"] == '["a", "b"]'
+    assert not {"track", "size", "growth"} & set(opened[2]), "what is not set has no value"
+    assert first == (1, {"step/loss": 0.5, "step/images_per_second": 7.0})
+    plain = {"loss": 0.25, "learning_rate": 0.1, "images_per_second": 3.0, "seconds": 2.0}
+    assert row == (1, {"epoch/epoch": 1} | {f"epoch/{name}": plain[name] for name in plain})
+    # what could not be scored has no value
+    assert {name for name in judged[1] if name.startswith("val/")} == {
+        f"val/{way}_{name}/ground" for way in ("pooled", "per_image") for name in ("dice", "iou")
+    }
+    assert native[0] == 2
+    assert native[1]["native/per_image_iou/car_van_any_"] == 0.75
+    assert native[1]["native/pooled_dice/mean_foreground"] == 0.75
+    assert show == ("show", 2, [f"{number:02d}_x_comparison.png" for number in (0, 3, 6, 9)])
+    assert close == ("close", False)
+
+
+def test_steps_are_told_at_a_modest_rate(
+    calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "PERIOD", 1000.0)
+    with track(CONFIG, tmp_path, False, lambda event: None) as on_event:
+        for event in (step(0), step(1), step(2), epoch(1, 3), step(3), epoch(2, 4)):
+            on_event(event)
+    assert [call[0] for call in calls] == ["open", 1, 3, 4, "close"]
+
+
+def test_what_is_done_again_is_not_told_again(calls: list[Any], tmp_path: Path) -> None:
+
+    def begin() -> None:
+        with track(CONFIG, tmp_path, False, lambda event: None) as on_event:
+            for event in (step(0), epoch(1, 1), step(1), step(2)):
+                on_event(event)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        begin()
+    assert calls.pop() == ("close", True)
+    for again in (
+        (step(1), step(2), step(3), epoch(2, 4), Judged(scores(1.0))),
+        (Judged(scores(1.0)),),
+    ):
+        with track(CONFIG, tmp_path, True, lambda event: None) as on_event:
+            for event in again:
+                on_event(event)
+    assert [call[:2] for call in calls if call[0] == "open"] == [
+        ("open", None),
+        *2 * [("open", "r1")],
+    ]
+    assert [call[0] for call in calls if isinstance(call[0], int)] == [1, 1, 2, 3, 4, 4, 4]
+    # a new run in the same folder is another
+    with track(CONFIG, tmp_path, False, lambda event: None):
+        pass
+    assert calls[-2][:2] == ("open", None)
+
+
+def test_a_damaged_memory_begins_anew(calls: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "trackers.json").write_text("{")
+    with track(CONFIG, tmp_path, True, lambda event: None) as on_event:
+        on_event(step(5))
+    assert [call[0] for call in calls] == ["open", 6, "close"]
+
+
+def test_without_trackers_nothing_changes(tmp_path: Path) -> None:
+    told: list[Event] = []
+    with track(TrainConfig(), tmp_path / "run", False, told.append) as on_event:
+        on_event(step(0))
+    assert told == [step(0)]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", get_args(TrackerName))
+def test_a_missing_library_is_told_first(
+    name: str, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, TRACKERS[name].libraries[-1], None)
+    cure = rf"--track {name}: .*pip install 'plainunet\[{name}\]'"
+    config = tiny.model_copy(update={"track": (name,)})
+    with pytest.raises(ValueError, match=cure):
+        train(tmp_path / "no such folder", tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+HIDE = """
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorboard", "mlflow", "wandb", "trackio"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hide())
+from pathlib import Path
+from plainunet.config import TrainConfig
+from plainunet.training.tracking import require_trackers
+for name in ("mlflow", "wandb", "trackio"):
+    try:
+        require_trackers(TrainConfig(track=name), Path("run"))
+    except ValueError as error:
+        print(error)
+import plainunet.__main__
+sys.argv = ["plainunet", "train", "no-such-folder", "--out", "run", "--track", "tensorboard"]
+plainunet.__main__.main()
+"""
+
+
+def test_a_library_that_is_really_missing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HIDE], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    for name, line in zip(("mlflow", "wandb", "trackio"), done.stdout.splitlines(), strict=True):
+        assert f"No module named '{name}'" in line
+        assert line.endswith(f"pip install 'plainunet[{name}]'")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: --track tensorboard: ")
+    assert line.endswith("pip install 'plainunet[tensorboard]'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trackers_that_fail_do_not_end_the_run(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    add_scalar, left = SummaryWriter.add_scalar, iter(range(5))
+
+    def fill_the_disk(self: SummaryWriter, *arguments: Any) -> None:
+        if next(left, None) is None:
+            raise OSError(28, "No space left on device")
+        add_scalar(self, *arguments)
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", fill_the_disk)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody answers
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    events: list[Event] = []
+    data = draw(tmp_path / "data", 4)
+    config = tiny.model_copy(update={"track": ("mlflow", "tensorboard")})
+    train(data, tmp_path / "run", config, events.append)
+    notes = [event.text for event in events if isinstance(event, Note)]
+    failures = [note for note in notes if "failed, and is told nothing any more" in note]
+    assert [note.split()[1] for note in failures] == ["mlflow", "tensorboard"]
+    assert "No space left on device" in failures[1]
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == tiny.epochs
+    told = json.loads((tmp_path / "run" / "last" / "trackers.json").read_text())
+    assert set(told["ids"]) == {"tensorboard"}
+
+
+def test_going_on_needs_the_library_too(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.model_copy(update={"epochs": 1, "track": ("tensorboard",)})
+    train(draw(tmp_path / "data", 4), tmp_path / "run", config)
+    assert 'track = ["tensorboard"]' in (tmp_path / "run" / CONFIG_FILE).read_text()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="--track tensorboard"):
+        resume(tmp_path / "run")
+
+
+def test_what_the_user_says_goes_before_what_is_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "false")
+    monkeypatch.setitem(TRACKERS, "wandb", Recorder)  # type: ignore[arg-type]
+    require_trackers(TrainConfig(track=("wandb",)), tmp_path)
+    assert os.environ["WANDB_SILENT"] == "false"
+    assert os.environ["WANDB_ERROR_REPORTING"] == "false"
