@@ -1,0 +1,288 @@
+"""The race of `train.py peers`: its clock, its judge, our side of it, and the table.
+
+MONAI's side is `monai_loop.py`. The clock runs from when modules are loaded and no picture is
+read yet; it stands still while the judge works and while plainunet validates. The judge brings
+logits to the picture's own size bilinearly, takes the larger one in each pixel, and gives the
+mean over the held-out pictures of the car's Dice, on the masks as they are on disk. plainunet
+also reads the pictures that it validates on, and that time counts.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from plainunet import UNet
+from plainunet.config import TrainConfig
+from plainunet.data.images import read_image, to_unit
+from plainunet.data.meaning import understand_masks
+from plainunet.data.pairing import Pair, find_pairs
+from plainunet.data.resizing import fit_size, resize
+from plainunet.data.split import split_pairs
+from plainunet.data.split_file import SPLIT_FILE, write_split
+from plainunet.evaluation.metrics import confusion_matrix, dice
+from plainunet.network.device import arithmetic, choose_device, choose_precision
+from plainunet.settings import make_config, read_settings
+from plainunet.training import run
+from plainunet.training.events import Advance, Event, Stage, StepDone
+from plainunet.training.prepare import size_in
+
+OURS, SAME_SIZE = "plainunet", "plainunet-same-size"
+CONTESTANTS = {
+    OURS: "plainunet, the recipe as it is",
+    SAME_SIZE: "plainunet, the recipe at --size",
+    "monai-tutorial": "MONAI UNet, as its tutorial has it",
+    "monai-muon": "MONAI BasicUNet, the recipe at --size",
+    "monai-adamw": "MONAI BasicUNet, the same with AdamW",
+}
+GOALS = (0.95, 0.98, 0.99)
+VALIDATION, SEED = 0.1667, 0
+"""The split; the same in all rounds."""
+Item = TypeVar("Item")
+LogitsOf = Callable[[Pair], Tensor]
+"""Of a picture: logits [2, h, w] at any size, background first."""
+
+
+class RaceOverError(Exception):
+    """The last goal is reached, or time is up."""
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Write the median, the least and the greatest."""
+    numbers = (statistics.median(values), min(values), max(values))
+    return "{} ({}, {})".format(*(f"{number:.{digits}f}" for number in numbers))
+
+
+def choose_pairs(
+    data: Path, pictures: int | None, held_out: int | None, folder: Path
+) -> tuple[list[Pair], list[Pair], str]:
+    """Split the cars, and take so many pictures of each part, or all where no number is given.
+
+    Returns:
+        Pairs to train on, pairs held out, and a list of both for `TrainConfig.pairs`.
+    """
+    pairs = split_pairs(find_pairs(data), VALIDATION, SEED)
+    trained = evenly([pair for pair in pairs if pair.part == "train"], pictures)
+    judged = evenly([pair for pair in pairs if pair.part == "val"], held_out)
+    write_split(folder / SPLIT_FILE, [*trained, *judged], data)
+    return trained, judged, str(folder / SPLIT_FILE)
+
+
+def evenly(items: Sequence[Item], count: int | None) -> list[Item]:
+    """Take so many, spread evenly; all where no number is given."""
+    places = np.linspace(0, len(items) - 1, min(count or len(items), len(items)))
+    return [items[place] for place in places.round().astype(int)]
+
+
+class Race:
+    """Clock and judge of one contestant; the clock runs from now on."""
+
+    def __init__(self, name: str, held_out: list[Pair], arguments: argparse.Namespace) -> None:
+        """Say what is judged, how often, and when the race is over."""
+        self._name, self._pairs = name, evenly(held_out, arguments.judged)
+        self._every, self._limit = arguments.every, arguments.limit
+        self._coding, _ = understand_masks([pair.mask for pair in held_out])
+        self.filling = 0.0
+        """Seconds in which pictures were read into a cache."""
+        self._points: list[tuple[float, float]] = []
+        self._first = self._images = self._stood = 0.0
+        self._rate = math.nan
+        self._due = self._every
+        self._begun = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """What the clock shows."""
+        return time.perf_counter() - self._begun - self._stood
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """Stop the clock meanwhile."""
+        begun = time.perf_counter()
+        yield
+        self.leave_out(time.perf_counter() - begun)
+
+    def leave_out(self, seconds: float) -> None:
+        """Turn the clock back."""
+        self._stood += seconds
+
+    def step(self, images: float, logits_of: LogitsOf, last: bool = False) -> None:
+        """Count a training step that is done, and judge where it is time to.
+
+        Raises:
+            RaceOverError: The last goal is reached, time is up, or the step was the last.
+        """
+        now = self.seconds
+        if not self._first:
+            self._first = now
+        else:
+            self._images += images
+            self._rate = self._images / (now - self._first)
+        last |= now >= self._limit
+        if last or now >= self._due:
+            self._judge(logits_of)
+            self._due = now + self._every
+            if last or self._points[-1][1] >= GOALS[-1]:
+                raise RaceOverError
+
+    @torch.inference_mode()
+    def _judge(self, logits_of: LogitsOf) -> None:
+        at, scores = self.seconds, []
+        with self.standing():
+            for pair in self._pairs:
+                truth = self._coding.read(pair.mask)
+                logits = logits_of(pair)[None].float()
+                large = F.interpolate(logits, truth.shape, mode="bilinear", align_corners=False)
+                chosen = large[0].argmax(dim=0).byte().cpu().numpy()
+                scores.append(dice(confusion_matrix(truth, chosen, 2))[1])
+            self._points.append((at, float(np.mean(scores))))
+            print(f"{self._name}: {at:.0f} s, Dice {self._points[-1][1]:.4f}", file=sys.stderr)
+
+    def result(self) -> dict[str, Any]:
+        """What the table is made of."""
+        reached = [next((at for at, d in self._points if d >= goal), None) for goal in GOALS]
+        best, end = max(d for _, d in self._points), self._points[-1][0]
+        found = {"filling": self.filling, "first": self._first, "rate": self._rate, "best": best}
+        return {**found, "reached": reached, "end": end, "points": self._points}
+
+
+def run_ours(race: Race, pictures: int, config: TrainConfig, data: Path, out: Path) -> None:
+    """Train by `plainunet.training.run.train`, its network judged between steps."""
+    live: list[UNet] = []
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    per_step = pictures / -(-pictures // config.batch_size)
+    stage, begun, size = Stage("", 0), 0.0, (0, 0)
+
+    class Watched(UNet):
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
+            live.append(self)
+
+    def logits_of(pair: Pair) -> Tensor:
+        image = read_image(pair.image)
+        reduced = to_unit(resize(image, fit_size(image.shape[:2], size)))
+        batch = torch.from_numpy(reduced)[None].permute(0, 3, 1, 2).to(device)
+        live[0].eval()
+        with arithmetic(device, precision):
+            logits: Tensor = live[0](batch)[0]
+        live[0].train()
+        return logits
+
+    def on_event(event: Event) -> None:
+        nonlocal stage, begun, size
+        now = time.perf_counter()
+        match event:
+            case Stage():
+                stage, begun = event, now
+            case Advance(done) if done == stage.total and stage.name == "reading pictures":
+                race.filling += now - begun
+            case Advance(done) if done == stage.total and stage.name == "validating":
+                race.leave_out(now - begun)
+            case StepDone(epoch, step, steps):
+                size = size_in(epoch, config)
+                race.step(per_step, logits_of, last=step + 1 == steps)
+
+    with patch.object(run, "UNet", Watched):
+        run.train(data, out, config, on_event)
+
+
+def contend(arguments: argparse.Namespace) -> None:
+    """Run one contestant in this process; its result is the last line that is printed."""
+    name, number = arguments.contestant
+    settings = {**read_settings(arguments.recipe), "device": arguments.device}
+    if name != OURS:
+        settings |= {"size": arguments.size, "growth": ()}
+    if name == "monai-adamw":
+        settings |= {"optimizer": "adamw", "learning_rate": TrainConfig().learning_rate}
+    if theirs := name.startswith("monai"):
+        from monai_loop import run_monai
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        trained, held_out, listed = choose_pairs(arguments.data, arguments.pictures, None, folder)
+        config = make_config({**settings, "pairs": listed, "seed": int(number)})
+        race = Race(name, held_out, arguments)
+        with suppress(RaceOverError):
+            if theirs:
+                run_monai(race, trained, config, name == "monai-tutorial", arguments.workers)
+            else:
+                os.environ["PLAINUNET_CACHE"] = f"{temporary}/cache"  # an empty one
+                run_ours(race, len(trained), config, arguments.data, folder / "run")
+    print(json.dumps(race.result()))
+
+
+def peers(arguments: argparse.Namespace) -> None:
+    """Let all contestants run in turns, and print the tables."""
+    if find_spec("monai") is None and any(n.startswith("monai") for n in arguments.contestants):
+        sys.exit(
+            "MONAI is not installed: pip install monai. Or leave it out: "
+            f"--contestants {OURS} {SAME_SIZE}"
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        for part in choose_pairs(arguments.data, None, None, Path(temporary))[:2]:
+            for pair in part:  # so that the system has them in memory
+                pair.image.read_bytes(), pair.mask.read_bytes()
+    height, width = arguments.size
+    print(
+        f"recipe {arguments.recipe.name}, --size {height} {width}, MONAI's loader with "
+        f"{arguments.workers} workers, {arguments.rounds} rounds of at most {arguments.limit:.0f} "
+        f"s, {arguments.judged} held-out pictures judged every {arguments.every:g} s"
+    )
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.contestants}
+    for number in range(arguments.rounds):
+        for name, found in results.items():
+            command = [sys.executable, *sys.argv, "--contestant", name, str(number)]
+            printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            found.append(json.loads(printed.splitlines()[-1]))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results))
+    show(results)
+
+
+def show(results: dict[str, list[dict[str, Any]]]) -> None:
+    """Print seconds, and then ratios."""
+    goals = "".join(f"{f's to {goal:g}':>12}" for goal in GOALS)
+    print(f"\n{'medians':40}{'filling s':>10}{'1st step s':>12}{'images/s':>10}{goals}{'best':>8}")
+    for name, found in results.items():
+        line = f"{CONTESTANTS[name]:40}"
+        for key, width in (("filling", 10), ("first", 12), ("rate", 10)):
+            line += f"{statistics.median(each[key] for each in found):{width}.1f}"
+        for goal in range(len(GOALS)):
+            times, mark = times_to(goal, found)
+            line += f"{f'{mark}{statistics.median(times):.0f}':>12}"
+        print(f"{line}{statistics.median(each['best'] for each in found):8.4f}")
+    goals = "".join(f"{f's to {goal:g}':>20}" for goal in GOALS)
+    print(f"\n{'ratios: median (least, greatest)':40}{'images/s':>20}{goals}")
+    for name, found in results.items():
+        line = f"{CONTESTANTS[name]:40}"
+        first = results.get(SAME_SIZE, [])
+        ratios = [each["rate"] / own["rate"] for each, own in zip(found, first, strict=False)]
+        line += f"{spread(ratios) if ratios and name != OURS else '-':>20}"
+        for goal in range(len(GOALS)):
+            times, mark = times_to(goal, found)
+            own, unreached = times_to(goal, results.get(OURS, []))
+            ratios = [time / base for time, base in zip(times, own, strict=False)]
+            line += f"{mark + spread(ratios) if ratios and not unreached else '-':>20}"
+        print(line)
+
+
+def times_to(goal: int, found: list[dict[str, Any]]) -> tuple[list[float], str]:
+    """Seconds to a goal; where one was not reached, those to the end, and the mark ">"."""
+    missed = any(each["reached"][goal] is None for each in found)
+    return [each["reached"][goal] or each["end"] for each in found], ">" * missed

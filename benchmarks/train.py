@@ -1,0 +1,299 @@
+"""Time whole trainings: beside their bare step, beside MONAI's loop, and until they begin.
+
+    python benchmarks/train.py overhead --data DATA/carvana
+    python benchmarks/train.py peers --data DATA/carvana       (needs: pip install monai)
+    python benchmarks/train.py startup --data DATA/carvana
+
+`overhead` runs `plainunet.training.run.train`, the cache being warm, and times whole epochs, from
+the end of one to that of the next, without validation: loader, augmentation, screen, checkpoints,
+tables and curves count. The bare step beside it is the same network, loss, optimiser and
+arithmetic on one batch that is in memory already. In one process some bare steps follow each
+epoch; the ratio is an epoch's rate by the mean of those before and after it. The first epoch warms
+up. "steps alone" is what the run writes down as `images_per_second`: an epoch from its loader's
+making to its last step, screen included, validation and all that is saved left out.
+
+`peers` lets plainunet, with a recipe, and MONAI's loop (see `monai_loop.py`) train on the same
+files, split and batch, and gives images per second, from the end of the first step on, without
+judging and validation, and the seconds to reach a Dice on held-out cars (see `race.py`): from
+before the first picture is read, filling an empty cache included, without loading the modules.
+Dice is looked at every so many seconds, so no time is finer than that.
+
+`startup` runs the command `plainunet train` with a warm cache, and takes the time from its call
+to the end of the first optimiser step, beside a process that only imports torch. Its peak memory
+is that of all its processes together over one epoch, validation, and the judging at the end; pages
+that they share, and those of the cache, which the system could take back, count.
+
+Prints tables; what it writes goes to temporary folders. Limitation: one data set.
+"""
+
+import argparse
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from race import CONTESTANTS, SEED, VALIDATION, choose_pairs, contend, peers, spread
+
+from plainunet import UNet
+from plainunet.config import TrainConfig
+from plainunet.data.dataset import Samples, TrainingSet
+from plainunet.data.loader import EpochBatches, make_loader
+from plainunet.data.meaning import understand_masks
+from plainunet.data.pairing import Pair
+from plainunet.data.targets import make_batch
+from plainunet.memory import keep_freed_memory
+from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
+from plainunet.network.losses import LOSSES
+from plainunet.training.events import Advance, EpochDone, Event, Stage
+from plainunet.training.optim import make_optimizers
+from plainunet.training.progress import Screen
+from plainunet.training.run import train
+
+VALIDATED = 16
+"""Pictures that `overhead` validates on, which is not counted."""
+TAP = """
+from plainunet.__main__ import main
+from plainunet.training import events, progress
+
+class Screen(progress.Screen):
+    def __call__(self, event):
+        super().__call__(event)
+        if isinstance(event, events.StepDone) and event.step == 0:
+            print("the first step is done", flush=True)
+
+progress.Screen = Screen
+main()
+"""
+"""The command `plainunet`, which says when the first step is done."""
+
+
+class EnoughError(Exception):
+    """All epochs are measured."""
+
+
+def make_bare(pairs: list[Pair], config: TrainConfig, steps: int) -> Callable[[], float]:
+    """Make the function that takes bare steps, and gives their images per second."""
+    assert config.size is not None
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    coding, _ = understand_masks([pair.mask for pair in pairs])
+    samples = Samples(pairs, coding, config.size)
+    samples.fill_cache()
+    batches = EpochBatches(len(pairs), config.batch_size, config.seed)
+    dataset = TrainingSet(samples, config.augment, config.seed, config.size)
+    first = next(iter(make_loader(dataset, batches, 0)))
+    image, target, weight = make_batch(first, device)
+    network = to_device(UNet(base_channels=config.base_channels), device).train()
+    # so slow that the one batch is never learnt, and all numbers stay ordinary ones
+    optimizers = make_optimizers(network, config.optimizer, 1e-9, config.weight_decay)
+
+    def take(count: int = steps) -> float:
+        begun = time.perf_counter()
+        for _ in range(count):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            with arithmetic(device, precision):
+                logits = network(image)
+            LOSSES[config.loss](logits, target, weight).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return count * len(image) / (time.perf_counter() - begun)
+
+    take(1)
+    return take
+
+
+class Watch:
+    """Times the epochs of a run, and takes bare steps after each: images per second."""
+
+    def __init__(self, images: int, rounds: int, bare: Callable[[], float], screen: Screen) -> None:
+        """Say how many images an epoch has, and how many epochs are measured."""
+        self._images, self._rounds, self._bare, self._screen = images, rounds, bare, screen
+        self.bare: list[float] = []
+        self.steps: list[float] = []
+        self.epochs: list[float] = []
+        self._stage, self._stage_begun = Stage("", 0), 0.0
+        self._begun = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Hear of an event, and raise `EnoughError` after the last epoch."""
+        self._screen(event)
+        now = time.perf_counter()
+        match event:
+            case Stage():
+                self._stage, self._stage_begun = event, now
+            case Advance(done) if done == self._stage.total and self._stage.name == "validating":
+                self._begun += now - self._stage_begun
+            case EpochDone(row):
+                if self.bare:  # the first epoch warms up
+                    self.epochs.append(self._images / (now - self._begun))
+                    self.steps.append(row["images_per_second"])
+                self.bare.append(self._bare())
+                if len(self.epochs) == self._rounds:
+                    raise EnoughError
+                self._begun = time.perf_counter()
+
+
+def overhead(arguments: argparse.Namespace) -> None:
+    """Print a table for each width."""
+    for base in arguments.base_channels:
+        with tempfile.TemporaryDirectory() as temporary, Screen() as screen:
+            folder = Path(temporary)
+            pairs, _, listed = choose_pairs(arguments.data, arguments.pictures, VALIDATED, folder)
+            config = TrainConfig(
+                base_channels=base,
+                size=arguments.size,
+                batch_size=arguments.batch_size,
+                epochs=arguments.rounds + 1,
+                device=arguments.device,
+                workers=arguments.workers,
+                pairs=listed,
+            )
+            device = choose_device(config.device)
+            if device.type == "cpu":
+                keep_freed_memory()  # as the run will
+            bare = make_bare(pairs, config, arguments.steps)
+            watch = Watch(len(pairs), arguments.rounds, bare, screen)
+            with suppress(EnoughError):
+                train(arguments.data, folder / "run", config, watch)
+        print(
+            f"\nbase {base}, {arguments.size[0]}x{arguments.size[1]}, batch {config.batch_size}, "
+            f"{choose_precision(config.precision, device)}, {config.optimizer}, {config.loss}, "
+            f"augment {config.augment}, workers {config.workers}: {arguments.rounds} epochs of "
+            f"{len(pairs)} pictures, {arguments.steps} bare steps before and after each\n"
+            f"{'median (least, greatest)':26}{'images/s':>22}{'ratio to bare':>22}"
+        )
+        beside = [(a + b) / 2 for a, b in zip(watch.bare, watch.bare[1:], strict=False)]
+        rows = {"steps alone": watch.steps, "whole epochs": watch.epochs}
+        for name, rates in {"bare steps": beside, **rows}.items():
+            ratios = [rate / bare for rate, bare in zip(rates, beside, strict=True)]
+            print(f"{name:26}{spread(rates):>22}{spread(ratios, 3):>22}")
+
+
+def start(command: list[str], whole: bool) -> tuple[float, float]:
+    """Run the command, to the end or to the first step: seconds to that, and peak MiB."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TAP, *command],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    peaks = [0.0]
+    threading.Thread(target=watch_memory, args=(process.pid, peaks), daemon=True).start()
+    seconds = None
+    for line in process.stdout:
+        if line.startswith("the first step"):
+            seconds = time.perf_counter() - begun
+            if not whole:
+                os.killpg(process.pid, signal.SIGKILL)
+    _, _, usage = os.wait4(process.pid, 0)
+    process.returncode = 0  # it is waited for
+    if seconds is None:
+        sys.exit("the training failed")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return seconds, max(*peaks, usage.ru_maxrss * unit / 2**20)
+
+
+def watch_memory(session: int, peaks: list[float]) -> None:
+    """Add the resident memory [MiB] of a session's processes to a list, until they have ended."""
+    while Path(f"/proc/{session}/stat").exists():
+        pages = 0
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended
+                fields = (process / "stat").read_text().rpartition(")")[2].split()
+                pages += int(fields[21]) * (fields[3] == str(session))
+        peaks.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+        time.sleep(0.1)
+
+
+def startup(arguments: argparse.Namespace) -> None:
+    """Print the time to the first step, and the memory, of each width."""
+    for base in arguments.base_channels:
+        height, width = map(str, arguments.size)
+        command = ["train", str(arguments.data), "--size", height, width, "--epochs", "1"]
+        command += ["--base-channels", str(base), "--batch-size", str(arguments.batch_size)]
+        command += ["--validation", str(VALIDATION), "--seed", str(SEED)]
+        command += ["--device", arguments.device]
+        command += [] if arguments.workers is None else ["--workers", str(arguments.workers)]
+        imports, times = [], []
+        with tempfile.TemporaryDirectory() as temporary:
+            for number in range(arguments.rounds + 1):
+                begun = time.perf_counter()
+                subprocess.run([sys.executable, "-c", "import torch"], check=True)
+                imports.append(time.perf_counter() - begun)
+                times.append(start([*command, "--out", f"{temporary}/{number}"], False)[0])
+            _, peak = start([*command, "--out", f"{temporary}/whole"], True)
+        # the first round has filled the cache
+        ratios = [a / b for a, b in zip(times[1:], imports[1:], strict=True)]
+        print(f"\nplainunet {' '.join(command)}; {arguments.rounds} rounds, a warm cache")
+        print(f"{'median (least, greatest)':26}{'seconds':>22}{'ratio to import':>22}")
+        print(f"{'import torch':26}{spread(imports[1:]):>22}")
+        print(f"{'to the first step':26}{spread(times[1:]):>22}{spread(ratios):>22}")
+        print(f"peak memory over the whole command: {peak:.0f} MiB")
+
+
+def main() -> None:
+    """Parse arguments, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    verbs = parser.add_subparsers(required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    add = shared.add_argument
+    add("--data", type=Path, required=True, help="folder in Carvana's layout")
+    add("--size", type=int, nargs=2, default=(160, 240), metavar=("H", "W"))
+    add("--device", default="auto")
+    plain = argparse.ArgumentParser(add_help=False, parents=[shared])
+    plain.add_argument("--batch-size", type=int, default=8)
+    plain.add_argument("--workers", type=int, help="left out: as plainunet chooses")
+
+    add = verbs.add_parser("overhead", parents=[plain]).add_argument
+    add("--base-channels", type=int, nargs="+", default=(16, 64))
+    add("--rounds", type=int, default=5, help="epochs that are measured")
+    add("--pictures", type=int, help="to train on, of each epoch; left out: all")
+    add("--steps", type=int, default=16, help="bare steps after each epoch")
+    add = verbs.add_parser("startup", parents=[plain]).add_argument
+    add("--base-channels", type=int, nargs="+", default=(16,))
+    add("--rounds", type=int, default=5)
+    add = verbs.add_parser("peers", parents=[shared]).add_argument
+    add("--contestants", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])
+    recipe = Path(__file__).parents[1] / "configs" / "carvana-fast.toml"
+    add("--recipe", type=Path, default=recipe, help="settings; left out: configs/carvana-fast.toml")
+    add("--rounds", type=int, default=1, help="each with another seed, on the same split")
+    add("--limit", type=float, default=900, help="seconds that each may train")
+    add("--every", type=float, default=20, help="seconds of training between judgements")
+    add("--judged", type=int, default=64, help="held-out pictures that are judged")
+    add("--pictures", type=int, help="to train on; left out: all")
+    add("--workers", type=int, default=0, help="of MONAI's loader")
+    add("--json", type=Path, help="write all results, with each judgement")
+    add("--contestant", nargs=2, help=argparse.SUPPRESS)
+    for name, verb in (("overhead", overhead), ("startup", startup), ("peers", peers)):
+        verbs.choices[name].set_defaults(run=verb)
+    arguments = parser.parse_args()
+    arguments.size = tuple(arguments.size)
+    if "contestant" in arguments and arguments.contestant:
+        contend(arguments)
+        return
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    print(
+        f"torch {torch.__version__}, {choose_device(arguments.device)}, {torch.get_num_threads()} "
+        f"threads of {os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f}, "
+        f"commit {commit or 'unknown'}"
+    )
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()
