@@ -269,21 +269,14 @@ class TrainConfig(DataConfig, NetworkConfig):
         hours, minutes, seconds = (int(part or 0) for part in match.groups())
         return 3600.0 * hours + 60 * minutes + seconds
 
-    @field_validator("patch")
+    @field_validator("patch", "factor")
     @classmethod
-    def _choose_one(
-        cls, patch: tuple[int, int] | None, info: ValidationInfo
-    ) -> tuple[int, int] | None:
-        if patch and info.data.get("size"):
+    def _reduce_once(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name == "patch" and value and info.data.get("size"):
             raise ValueError("leave out size, which reduces pictures to it, or patch")
-        return patch
-
-    @field_validator("factor")
-    @classmethod
-    def _reduce_for_patches(cls, factor: float, info: ValidationInfo) -> float:
-        if factor != 1 and not info.data.get("patch"):
+        if info.field_name == "factor" and value != 1 and not info.data.get("patch"):
             raise ValueError("give a patch too: a factor says at what scale it is cut")
-        return factor
+        return value
 
     @property
     def window(self) -> tuple[int, int]:

@@ -59,7 +59,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def step(number: int) -> StepDone:
-    return StepDone(0, number, 9, 0.5, 7.0)
+    return StepDone(0, number, 9, 0.5, 7.0, 0.1, number + 1, 9, 0.5)
 
 
 def epoch(number: int, steps: int, validation: Any = None) -> EpochDone:
