@@ -35,7 +35,7 @@ def test_the_end_is_foreseen(small_data: Path) -> None:
 def fit(folder: Path, given: dict[str, object]) -> tuple[TrainConfig, list[str]]:
     pairs = split_pairs(find_pairs(folder))
     coding, _ = understand_masks([pair.mask for pair in pairs])
-    config = TrainConfig(**{"budget": 30.0, "classes": ("a", "b"), **given})
+    config = TrainConfig(**{"budget": 300.0, "classes": ("a", "b"), **given})
     shares = {"a": 0.7, "b": 0.3}
     return fit_budget(
         config, {*given, "budget"}, pairs, [(48, 64)] * len(pairs), coding, shares, 1.0
@@ -47,7 +47,7 @@ def test_what_is_given_stays(small_data: Path) -> None:
     assert (config.optimizer, config.learning_rate) == ("sgd", 0.1)
     assert "  optimizer: sgd (as given)" in lines
     assert all(32 <= side <= 64 for side in config.window)
-    assert lines[0].startswith("plan for 30 s, of which 2")
+    assert lines[0].startswith("plan for 300 s, of which 2")
     assert any(
         line.startswith("  depth: 3 (the smallest picture has a side of 48") for line in lines
     )

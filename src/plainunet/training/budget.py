@@ -189,14 +189,19 @@ def measure_end(
     """
     # the first waits for memory to be mapped, and for a reader that is ahead later
     chosen = [*pairs[:1], *pairs[:: -(-len(pairs) // _JUDGED)]]
-    times = [time.perf_counter()]
+    times, areas = [time.perf_counter()], []
     colors = predictor.card.colors
     with tempfile.TemporaryDirectory() as folder:
         for seen in judged(predictor, chosen, coding):
             confusion_matrix(*seen[1:], predictor.network.num_classes)
             times.append(time.perf_counter())
+            areas.append(seen[1].size)
         write_mask(Path(folder) / "mask.png", seen[2], colors)
         write_comparison(Path(folder) / "comparison.png", *seen, colors)
         drawing = time.perf_counter() - times[-1]
-    each = (times[-1] - times[1]) / (len(times) - 2)
-    return len(pairs) * each + min(pictures, len(pairs)) * (each + drawing) + _LAST
+    each = (times[-1] - times[1]) / sum(areas[1:])
+    drawing /= areas[-1]
+    shapes = [image_shape(pair.image) for pair in pairs]
+    area = sum(height * width for height, width, _ in shapes)
+    drawn = area * min(1.0, pictures / len(pairs))
+    return area * each + drawn * (each + drawing) + _LAST

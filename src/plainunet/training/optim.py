@@ -78,10 +78,11 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     # and touching the wide x only at both ends costs less than half
     gram = x @ x.T
     gathered = identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
-    for _ in range(steps):
+    for step in range(steps):
         p = 3.4445 * identity - 4.7750 * gram + 2.0315 * gram @ gram
-        gathered = p @ gathered
-        gram = p @ gram @ p
+        gathered = p @ gathered if step else p
+        if step < steps - 1:
+            gram = p @ gram @ p
     x = gathered @ x
     result: Tensor = x.T if tall else x
     return result
