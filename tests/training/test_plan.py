@@ -9,14 +9,8 @@ import pytest
 from plainunet.config import TrainConfig
 from plainunet.data.doctor.diagnose import check
 from plainunet.data.fingerprint import Fingerprint
-from plainunet.training.plan import (
-    Machine,
-    Plan,
-    choose_size,
-    make_plan,
-    side_needed,
-    training_command,
-)
+from plainunet.training.plan import make_plan, training_command
+from plainunet.training.scale import Machine, Plan
 
 LAPTOP = Machine(pixel=4e-6, memory=16 * 2**30, name="laptop")
 SHARES = {"background": 0.8, "thing": 0.2}
@@ -164,26 +158,9 @@ def test_rare_classes_weigh_more_where_the_loss_counts_pixels() -> None:
     assert "pole, covers 1 %" in plan(rare)["class_weights"][1]
 
 
-def test_the_side_that_masks_need() -> None:
-    kept = {128: 0.9, 256: 0.96, 512: 0.98}
-    for lost, side in ((0.2, 64), (0.04, 256), (0.02, 512), (0.01, 1024)):
-        assert side <= side_needed(kept, lost) * 1.001 <= 1.05 * side
-    assert side_needed({}, 0.01) == 0
-
-
 def test_the_command_that_trains(small_data: Path) -> None:
     line = training_command(check(small_data))
     assert line == f"plainunet train {small_data} --out runs/{small_data.name}"
-
-
-@pytest.mark.parametrize(
-    ("sizes", "side", "expected"),
-    [([(1280, 1918)], 512, (416, 624)), ([(100, 100)], 512, (96, 96))],
-)
-def test_sizes_of_other_areas(
-    sizes: list[tuple[int, int]], side: int, expected: tuple[int, int]
-) -> None:
-    assert choose_size(sizes, side) == expected
 
 
 def test_pytorch_is_not_loaded() -> None:

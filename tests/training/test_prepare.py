@@ -11,8 +11,8 @@ from PIL import Image
 from plainunet.config import Growth, TrainConfig
 from plainunet.data.pairing import Pair
 from plainunet.training.events import Event, Note
-from plainunet.training.plan import choose_size
 from plainunet.training.prepare import check_window, size_in, understand
+from plainunet.training.scale import choose_size
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.writers import write_comparison, write_mask
 from plainunet.training.optim import make_optimizers
-from plainunet.training.plan import Machine, make_plan
+from plainunet.training.plan import make_plan
+from plainunet.training.scale import Machine
 
 _STEPS = 3
 _MOST_EPOCHS, _LEAST = 500, 60.0

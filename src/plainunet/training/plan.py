@@ -7,68 +7,33 @@ or trained here, and PyTorch is not loaded.
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from plainunet.config import TrainConfig
 from plainunet.data.doctor.diagnose import Diagnosis
 from plainunet.data.fingerprint import Fingerprint
 from plainunet.data.patches import patches_each
 from plainunet.data.problems import command
-
-Plan = dict[str, tuple[Any, str]]
-"""For each setting its value and the reason for it."""
+from plainunet.data.resizing import reduce_size
+from plainunet.training.scale import (
+    WIDTHS,
+    Machine,
+    Plan,
+    choose_growth,
+    choose_window,
+    growth_cost,
+)
 
 BUDGET = 900.0
 """Seconds of a run for which neither a time nor a number of epochs is given."""
-_WIDTHS = {16: 1.0, 24: 2.0, 32: 3.45}
-"""Base channels, and how many times the time of 16 a step of each takes (measured on CPUs)."""
-_PASSES, _WORK, _MORE = 2500, 25e6, 0.4
-"""Pictures, or patches, that a network should see in all, one counted as often as it is seen, if
-there is time for so many of their pixels at 16 base channels; with the power of it that follows,
-more time makes both more of them and larger ones."""
-_GROWTH: tuple[dict[str, float], ...] = (
-    {"until": 0.36, "scale": 1 / 3},
-    {"until": 0.82, "scale": 2 / 3},
-)
-_HALF: tuple[dict[str, float], ...] = ({"until": 0.5, "scale": 0.5},)
 _STEPS = 1000
 """Steps, below which smaller batches make more of them."""
-_LARGE = 512
 _MANY = 400
-_LOST = 0.02
-"""Dice of the true masks that a smaller size may cost."""
-_SEEN = 64.0
-"""Diameter of an object that the network still sees as a whole [working pixels]: typical ones
-are not shown larger, unless there is time for it."""
-_ENOUGH = 0.85
-"""Share of the side at which objects have the size that suits them, below which whole pictures are
-too coarse."""
-_EVERYWHERE, _LITTLE = 0.75, 0.75
-"""Patches are taken instead where all classes are in so many parts of a picture, or where true
-masks keep less than this Dice: a network that sees the whole learns more from the same pixels."""
-_SMALLEST_PATCH, _LARGEST_PATCH = 96, 512
 _KEPT = 1320.0
 """Bytes that a working pixel of a training step keeps for the backward pass at 16 base channels
 (`plainunet model`); in proportion to the width."""
 _ROOM = 0.4
 """Share of the memory that these may take."""
-
-
-class Machine(NamedTuple):
-    """What is known of the machine.
-
-    Attributes:
-        pixel: What one working pixel of one picture takes in a step [s], at 16 base channels or
-            at those that are given.
-        memory: Of the device [bytes].
-        name: What it is, in words.
-    """
-
-    pixel: float
-    memory: float
-    name: str
 
 
 def make_plan(
@@ -93,7 +58,7 @@ def make_plan(
         return plan[name][0]
 
     depth = decide("depth", *_choose_depth(seen))
-    window = _choose_window(seen, machine, seconds, given, 2 ** (depth + 1))
+    window = choose_window(seen, machine, seconds, given, 2 ** (depth + 1))
     if given.get("patch") or "patch" in window:
         decide("patch", *window["patch"])
         decide("factor", *window["factor"])
@@ -101,13 +66,13 @@ def make_plan(
         reason = "details would go with the scale"
     else:
         decide("size", *window["size"])
-        growth, reason = _choose_growth(plan["size"][0], 2 ** (depth + 1))
+        growth, reason = choose_growth(plan["size"][0], 2 ** (depth + 1))
     growth = decide("growth", growth, reason)
     side = plan["patch" if "patch" in plan else "size"][0]
     base = decide("base_channels", *window["base_channels"])
-    width = 1.0 if "base_channels" in given else _WIDTHS[base]
+    width = 1.0 if "base_channels" in given else WIDTHS[base]
     step = side[0] * side[1] * machine.pixel * width
-    passes = seconds / (step * _cost(growth))
+    passes = seconds / (step * growth_cost(growth))
     batch = decide("batch_size", *_choose_batch(passes))
     room = _ROOM * machine.memory
     needed = batch * side[0] * side[1] * _KEPT * base / 16
@@ -118,7 +83,10 @@ def make_plan(
     decide("learning_rate", 6e-3, "goes with it")
     decide("augment", *_choose_augment(seen))
     decide("class_weights", *_choose_weights(seen, given.get("loss", TrainConfig().loss)))
-    each = patches_each(_reduced(seen.sizes, plan["factor"][0]), side) if "patch" in plan else 1
+    each = 1
+    if "patch" in plan:
+        reduced = [reduce_size(size, plan["factor"][0]) for size in seen.sizes]
+        each = patches_each(reduced, side)
     epochs = max(1, round(passes / seen.trained / each))
     what = "patches" if "patch" in plan else "pictures"
     said = f"about; the clock decides, after about {passes:.0f} {what} of {step * 1000:.0f} ms"
@@ -132,73 +100,6 @@ def _choose_depth(seen: Fingerprint) -> tuple[int, str]:
     if depth == 4:
         return depth, "as in the paper"
     return depth, f"the smallest picture has a side of {least} pixels"
-
-
-def _choose_window(
-    seen: Fingerprint, machine: Machine, seconds: float, given: Mapping[str, Any], least: int
-) -> Plan:
-    """Size, or patch and factor, and the width: what the network sees, and how well."""
-    native = _typical(seen.sizes)
-    whole, base = _afford(seconds, machine.pixel, native, given)
-    whole = min(max(whole, 3.0 * least), native, 1.5 * _LARGE)
-    fine = max(side_needed(seen.kept, _LOST), native * _SEEN / (seen.typical or native))
-    fine = min(fine, native)
-    coarse = whole < _ENOUGH * fine
-    alike = seen.spread >= _EVERYWHERE or _kept_at(seen.kept, whole) < _LITTLE
-    if given.get("size") or not (given.get("patch") or (coarse and alike)):
-        size = choose_size(seen.sizes, round(whole))
-        height, width = np.median(np.array(seen.sizes), axis=0)
-        reason = f"the median picture has {height:.0f} x {width:.0f} pixels"
-        if whole < native:
-            reason += f", and enough of them can be seen in {seconds:.0f} s if reduced to this"
-        if seen.kept:
-            reason += f"; masks keep a Dice of {_kept_at(seen.kept, whole):.3f} at it"
-        said = "wider only where there is time for full-size pictures"
-        return {"size": (size, reason), "base_channels": (base, said)}
-    # steps of a quarter octave: what is cached once serves similar plans
-    factor = min(1.0, 2 ** (math.ceil(4 * math.log2(fine / native)) / 4))
-    side = math.sqrt(seconds / (_passes(seconds, machine.pixel) * machine.pixel))
-    side = min(max(side, _SMALLEST_PATCH), _LARGEST_PATCH, factor * native)
-    patch = max(least, 32 * round(side / 32))
-    reason = (
-        f"to be seen often enough in {seconds:.0f} s, whole pictures would have to be reduced to "
-        f"{whole:.0f} x {whole:.0f} pixels of area, too small for what is in them; classes are "
-        f"in {seen.spread:.0%} of their parts; a third of the patches is centred on rarer classes"
-    )
-    kept = f"masks keep a Dice of {_kept_at(seen.kept, factor * native):.3f} at it"
-    if seen.typical:
-        kept += f", and typical objects are {factor * seen.typical:.0f} pixels across"
-    return {
-        "patch": ((patch, patch), reason),
-        "factor": (round(factor, 4), kept),
-        "base_channels": (16, "wider only where there is time for full-size pictures"),
-    }
-
-
-def _afford(
-    seconds: float, pixel: float, native: float, given: Mapping[str, Any]
-) -> tuple[float, int]:
-    """Side [pixels of area] of pictures that can be seen often enough, and the width."""
-    widths = {given["base_channels"]: 1.0} if "base_channels" in given else _WIDTHS
-    cost = _cost(given.get("growth", _GROWTH))
-    area = seconds / (_passes(seconds, pixel) * cost * pixel)
-    sides = {base: math.sqrt(area / times) for base, times in widths.items()}
-    # wider only where pictures are as large as they are, or as is worth while
-    wide = [base for base, side in sides.items() if side >= min(native, _LARGE)]
-    base = max(wide, default=min(sides))
-    return sides[base], base
-
-
-def _passes(seconds: float, pixel: float) -> float:
-    more: float = (seconds / pixel / _WORK) ** _MORE
-    return _PASSES * more
-
-
-def _choose_growth(size: tuple[int, int], least: int) -> tuple[tuple[dict[str, float], ...], str]:
-    for growth in (_GROWTH, _HALF):
-        if min(size) * growth[0]["scale"] >= least:
-            return growth, "most is learnt as well from small pictures, and faster"
-    return (), "the pictures are too small to begin smaller"
 
 
 def _choose_batch(passes: float) -> tuple[int, str]:
@@ -223,53 +124,6 @@ def _choose_weights(seen: Fingerprint, loss: str) -> tuple[str, str]:
     return "none", f"{said}; the loss counts classes alike" if "cross" not in loss else said
 
 
-def side_needed(kept: Mapping[int, float], lost: float) -> float:
-    """Say how large a mask must be to keep enough of itself.
-
-    Args:
-        kept: By N, the Dice that masks keep at N x N pixels of area.
-        lost: Dice that may be lost.
-
-    Returns:
-        N, by a straight line on logarithmic scales between those that were measured, beyond
-        them in inverse proportion; 0 where nothing was.
-    """
-    if not kept:
-        return 0.0
-    # a band along outlines is lost, half as wide where pixels are half as large
-    return next((n for n in np.geomspace(16, 4096, 129) if 1 - _kept_at(kept, n) <= lost), 4096.0)
-
-
-def _kept_at(kept: Mapping[int, float], side: float) -> float:
-    """The Dice that masks keep at side x side pixels of area."""
-    if not kept:
-        return 1.0
-    sides, lost = np.array(list(kept)), np.maximum(1 - np.array(list(kept.values())), 1e-6)
-    for end in (0, -1):
-        if side <= sides[0] if end == 0 else side >= sides[-1]:
-            return max(0.0, 1 - float(lost[end] * sides[end]) / side)
-    return 1 - float(np.exp(np.interp(np.log(side), np.log(sides), np.log(lost))))
-
-
-def _typical(sizes: Sequence[tuple[int, int]]) -> float:
-    """Side of a square as large as the median picture [pixels]."""
-    height, width = np.median(np.array(sizes), axis=0)
-    return math.sqrt(height * width)
-
-
-def _reduced(sizes: Sequence[tuple[int, int]], factor: float) -> list[tuple[int, int]]:
-    return [(round(height * factor), round(width * factor)) for height, width in sizes]
-
-
-def _cost(growth: Sequence[Any]) -> float:
-    """How much of the time that full-size pictures would take a run with growth takes."""
-    cost, before = 0.0, 0.0
-    for part in (*growth, {"until": 1.0, "scale": 1.0}):
-        until, scale = dict(part)["until"], dict(part)["scale"]
-        cost, before = cost + (until - before) * scale**2, until
-    return cost
-
-
 def training_command(result: Diagnosis) -> str:
     """Say how to train on a folder that was looked at.
 
@@ -281,19 +135,3 @@ def training_command(result: Diagnosis) -> str:
     """
     run = Path("runs") / (result.data.name or "first")
     return command("plainunet", "train", result.data, "--out", run, *result.given_flags)
-
-
-def choose_size(sizes: Sequence[tuple[int, int]], side: int = 256) -> tuple[int, int]:
-    """Choose a working size for pictures of these sizes.
-
-    Args:
-        sizes: Height and width of each picture [pixels].
-        side: N, for an area of about N x N pixels.
-
-    Returns:
-        Height and width [pixels]: the median picture, reduced to an area of about N x N,
-        each side a multiple of 16 and at least 32.
-    """
-    height, width = (float(length) for length in np.median(np.array(sizes), axis=0))
-    scale = min(1.0, side / math.sqrt(height * width))
-    return max(32, 16 * round(height * scale / 16)), max(32, 16 * round(width * scale / 16))

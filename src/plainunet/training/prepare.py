@@ -9,7 +9,7 @@ from plainunet.data.pairing import Pair
 from plainunet.data.split import split_pairs
 from plainunet.palette import default_names
 from plainunet.training.events import Note, OnEvent
-from plainunet.training.plan import choose_size
+from plainunet.training.scale import choose_size
 
 
 def understand(
