@@ -281,3 +281,10 @@ def test_a_file_from_before_the_options_is_read(tmp_path: Path) -> None:
     path = tmp_path / "old.safetensors"
     save_checkpoint(path, network, CARD)
     assert load_checkpoint(path)[0].architecture["normalisation"] == "batch"
+
+
+def test_how_pictures_are_reduced_comes_back(tmp_path: Path) -> None:
+    card = Card(("a", "b"), ((0, 0, 0), (1, 2, 3)), size=None, factor=0.5)
+    file = tmp_path / "a.safetensors"
+    save_checkpoint(file, UNet(base_channels=2, depth=2), card)
+    assert load_checkpoint(file)[1] == card

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import warnings
 from functools import cache
 from pathlib import Path
@@ -405,3 +406,26 @@ def test_a_network_gone_astray_is_refused() -> None:
 def test_a_picture_without_pixels_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="no pixels"):
         make_predictor().predict(noise(*shape))
+
+
+@pytest.mark.parametrize("size", [(64, 48), (97, 131), (9, 7)])
+def test_pictures_are_reduced_by_the_factor(size: tuple[int, int]) -> None:
+    predictor = make_predictor(size=None)
+    predictor.card = dataclasses.replace(predictor.card, factor=0.5)
+    image = noise(*size, 3)
+    small = max(1, round(size[0] / 2)), max(1, round(size[1] / 2))
+    reduced = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
+    plain = Predictor(predictor.network, make_card(3, None), device="cpu", precision="fp32")
+    logits = torch.from_numpy(plain.probabilities(reduced)).log()[None]
+    # a softmax's logarithm differs from the logits by the same amount for all classes
+    wanted = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0]
+    got = torch.from_numpy(predictor.probabilities(image))
+    assert got.shape == (3, *size)
+    assert (got.argmax(0) == wanted.argmax(0)).float().mean() > 0.99
+
+
+def test_pictures_at_the_scale_of_training_are_never_far() -> None:
+    card = make_card(3, None)
+    card.training["areas"] = [1000, 4000]
+    predictor = Predictor(copy_network(), card, device="cpu", precision="fp32")
+    assert predictor.predict(noise(300, 300, 3)).shape == (300, 300)

@@ -136,11 +136,6 @@ def test_augmentation_turns_what_has_no_upright_side() -> None:
     assert values(CARS)["augment"] == "light"  # there are many
 
 
-def test_few_steps_are_made_more_by_smaller_batches() -> None:
-    assert values(CARS, 600)["batch_size"] == 4
-    assert values(CARS, 6000)["batch_size"] == 8
-
-
 def test_a_batch_has_room() -> None:
     assert values(CARS)["accumulation"] == 1
     given = {"size": (512, 768), "batch_size": 8}

@@ -170,6 +170,8 @@ class Predictor:
 
     def _warn_if_far(self, size: tuple[int, int]) -> None:
         """Warn about a picture much larger or smaller than any that the model was made for."""
+        if self.card.size is None:
+            return  # things have the same scale in it, however much of them it shows
         known = self.card.training.get("areas")
         area = size[0] * size[1]
         if known and not known[0] / FAR <= area <= known[1] * FAR:

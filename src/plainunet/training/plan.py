@@ -26,8 +26,6 @@ from plainunet.training.scale import (
 
 BUDGET = 900.0
 """Seconds of a run for which neither a time nor a number of epochs is given."""
-_STEPS = 1000
-"""Steps, below which smaller batches make more of them."""
 _MANY = 400
 _KEPT = 1320.0
 """Bytes that a working pixel of a training step keeps for the backward pass at 16 base channels
@@ -73,7 +71,8 @@ def make_plan(
     width = 1.0 if "base_channels" in given else WIDTHS[base]
     step = side[0] * side[1] * machine.pixel * width
     passes = seconds / (step * growth_cost(growth))
-    batch = decide("batch_size", *_choose_batch(passes))
+    why = "smaller ones are too unlike each other for batch normalisation where pictures differ"
+    batch = decide("batch_size", 8, why)
     room = _ROOM * machine.memory
     needed = batch * side[0] * side[1] * _KEPT * base / 16
     parts = min(batch, 2 ** max(0, math.ceil(math.log2(needed / room))))
@@ -100,12 +99,6 @@ def _choose_depth(seen: Fingerprint) -> tuple[int, str]:
     if depth == 4:
         return depth, "as in the paper"
     return depth, f"the smallest picture has a side of {least} pixels"
-
-
-def _choose_batch(passes: float) -> tuple[int, str]:
-    if passes < 8 * _STEPS:
-        return 4, f"with 8 there would be but {passes / 8:.0f} steps"
-    return 8, f"{passes / 8:.0f} steps are enough, and each sees some variety"
 
 
 def _choose_augment(seen: Fingerprint) -> tuple[str, str]:
