@@ -28,7 +28,8 @@ from plainunet.training.optim import make_optimizers
 from plainunet.training.plan import make_plan
 from plainunet.training.scale import Machine
 
-_STEPS = 3
+_STEPS, _BATCH, _LONG = 3, 8, 2.0
+"""Steps that are timed, and their pictures; fewer, if they take so long [s]."""
 _MOST_EPOCHS, _LEAST = 500, 60.0
 """A run for which no time was given ends after about so many epochs, if they take so long [s]."""
 _JUDGED = 8
@@ -150,12 +151,13 @@ def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> fl
     with torch.random.fork_rng():
         network = UNet(in_channels, num_classes, **config.network_arguments())
         height, width = 96, 128
-        image = torch.rand(config.batch_size, in_channels, height, width, device=device)
+        batch_size = min(config.batch_size, _BATCH)
+        image = torch.rand(batch_size, in_channels, height, width, device=device)
     network = to_device(network, device).train()
     image = image.contiguous(memory_format=torch.channels_last)
-    target = torch.zeros(config.batch_size, num_classes, height, width, device=device)
+    target = torch.zeros(batch_size, num_classes, height, width, device=device)
     target[:, 0] = 1
-    weight = torch.ones(config.batch_size, height, width, device=device)
+    weight = torch.ones(batch_size, height, width, device=device)
     optimizers = make_optimizers(network, config.optimizer, 1e-9, 0.0)
     times = []
     for _ in range(_STEPS):
@@ -171,7 +173,9 @@ def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> fl
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return min(times) / (config.batch_size * height * width)
+        if sum(times) > _LONG:
+            break
+    return min(times) / (batch_size * height * width)
 
 
 def measure_end(
