@@ -16,6 +16,7 @@ from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, St
 
 _PLAIN_PERIOD = 30.0  # seconds between plain lines inside an epoch
 _REFRESHES = 4  # of the live screen, a second
+_REMEMBERED = 600.0  # seconds of which a bar knows how fast it went; steps may be slow
 
 
 class Screen:
@@ -37,6 +38,7 @@ class Screen:
             BarColumn(bar_width=None, table_column=Column(max_width=24)),
             _Numbers(table_column=Column(no_wrap=True)),
             console=self._console,
+            speed_estimate_period=_REMEMBERED,
         )
         self._part = self._bars.add_task("", visible=False, percent=False, end=None)
         self._run = self._bars.add_task(
