@@ -7,11 +7,12 @@ dictionary transforms, those before the first random one cached in memory, MONAI
 until time is up. Left out: its validation, its printing and TensorBoard, which would cost time.
 
 Other than there, since these are photographs of cars: pictures are reduced to the working size
-(area for pictures, nearest for masks) instead of being cropped, and random turns by 90 degrees
-are a flip and small turns, scalings and shifts, as plainunet's "light" but without brightness
-and contrast. MONAI's reader for pictures does not claim GIF files, so it is named; it would swap
-height and width, which is switched off; and it converts masks to grey ("L"), by which a palette
-mask of 0 and 1 becomes 0 and 255, and `ScaleIntensityd` makes both kinds 0 and 1.
+instead of being cropped (area for pictures; "nearest-exact" for masks, since "nearest" would shift
+them by half a working pixel), and random turns by 90 degrees are a flip and small turns, scalings
+and shifts, as plainunet's "light" but without brightness and contrast. MONAI's reader for pictures
+does not claim GIF files, so it is named; it would swap height and width, which is switched off;
+and it converts masks to grey ("L"), by which a palette mask of 0 and 1 becomes 0 and 255, and
+`ScaleIntensityd` makes both kinds 0 and 1.
 
 The other network is MONAI's `BasicUNet` with everything that plainunet's has: as wide, batch
 normalisation, cross-entropy and Dice, plainunet's optimisers, learning rate over as many epochs,
@@ -65,7 +66,7 @@ def make_transforms(size: tuple[int, int]) -> tuple[list[Transform], list[Transf
         for key, mode in (("image", "RGB"), ("label", "L"))
     ] + [
         EnsureChannelFirstd(KEYS),
-        Resized(KEYS, size, mode=("area", "nearest")),
+        Resized(KEYS, size, mode=("area", "nearest-exact")),
         ScaleIntensityd(KEYS),
     ]
     random: list[Transform] = [
