@@ -71,6 +71,21 @@ def scene(seed: int, turned: bool) -> NDArray[np.uint8]:
     return mask[::-1] if turned else mask
 
 
+def test_pictures_of_several_kinds_are_seen(tmp_path: Path) -> None:
+    """Bright and dark ones, with little contrast in each."""
+    noise = np.random.default_rng(0).integers(0, 2, (12, 40, 40), np.uint8)
+    alike = take(tmp_path / "a", list(noise))
+    assert alike.unlike < 0.1
+    mixed = []
+    for number, mask in enumerate(noise):
+        image, file = tmp_path / f"{number}.png", tmp_path / f"{number}_mask.png"
+        Image.fromarray(mask * 20 + 200 * np.uint8(number % 2)).save(image)
+        Image.fromarray(mask).save(file)
+        mixed.append(Pair(image, file, str(number), "train"))
+    # 100 on each side of the middle, where values in a picture differ by 10
+    assert take_fingerprint(mixed, [(40, 40)] * 12, CODING, {}).unlike == pytest.approx(10, 0.02)
+
+
 def test_an_upright_side_is_seen(tmp_path: Path) -> None:
     assert take(tmp_path / "a", [scene(n, False) for n in range(20)]).upright
     assert not take(tmp_path / "b", [scene(n, n % 2 == 0) for n in range(20)]).upright
@@ -110,4 +125,5 @@ def test_real_data(data_root: Path, name: str, ignore: int | None, upright: bool
     assert seen.typical is not None
     assert 2 < seen.smallest < seen.typical
     assert (seen.typical > 100) == (seen.spread < 0.5) == (name == "camvid")
+    assert (seen.unlike > 1.5) == (name == "dsb2018")
     assert 0.9 < seen.kept[128] < seen.kept[256] < seen.kept[512] <= 1

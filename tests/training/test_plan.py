@@ -15,23 +15,40 @@ from plainunet.training.scale import Machine, Plan
 LAPTOP = Machine(pixel=4e-6, memory=16 * 2**30, name="laptop")
 SHARES = {"background": 0.8, "thing": 0.2}
 CARS = Fingerprint(
-    [(1280, 1918)] * 760,
-    608,
-    SHARES,
-    {128: 0.9972, 256: 0.9988, 512: 0.9997},
-    800.0,
-    700.0,
-    0.4,
-    False,
+    sizes=[(1280, 1918)] * 760,
+    trained=608,
+    shares=SHARES,
+    kept={128: 0.9972, 256: 0.9988, 512: 0.9997},
+    smallest=800.0,
+    typical=700.0,
+    spread=0.4,
+    unlike=0.3,
+    upright=False,
 )
-VESSELS = Fingerprint(
-    [(960, 999)] * 20, 16, SHARES, {128: 0.813, 256: 0.928, 512: 0.984}, 90.0, 300.0, 0.99, False
+VESSELS = CARS._replace(
+    sizes=[(960, 999)] * 20,
+    trained=16,
+    kept={128: 0.813, 256: 0.928, 512: 0.984},
+    smallest=90.0,
+    typical=300.0,
+    spread=0.99,
 )
-STREETS = Fingerprint(
-    [(360, 480)] * 468, 367, SHARES, {128: 0.935, 256: 0.986, 512: 1.0}, 3.0, 200.0, 0.1, True
+STREETS = CARS._replace(
+    sizes=[(360, 480)] * 468,
+    trained=367,
+    kept={128: 0.935, 256: 0.986, 512: 1.0},
+    smallest=3.0,
+    typical=200.0,
+    spread=0.1,
+    upright=True,
 )
-SMALL = Fingerprint(
-    [(200, 300)] * 9, 7, SHARES, {128: 0.99, 256: 0.999, 512: 1.0}, 9.0, 100.0, 0.8, False
+SMALL = CARS._replace(
+    sizes=[(200, 300)] * 9,
+    trained=7,
+    kept={128: 0.99, 256: 0.999, 512: 1.0},
+    smallest=9.0,
+    typical=100.0,
+    spread=0.8,
 )
 
 
@@ -128,6 +145,13 @@ def test_what_is_given_stays_and_the_rest_suits_it() -> None:
     assert values(CARS, 600, patch=(64, 64))["patch"] == (64, 64)
     assert "size" not in plan(CARS, 600, patch=(64, 64))
     assert values(VESSELS, 600, size=(96, 96))["size"] == (96, 96)
+
+
+def test_pictures_of_several_kinds_are_normalised_one_by_one() -> None:
+    assert values(CARS)["normalisation"] == "batch"
+    made = plan(CARS._replace(unlike=3.0))["normalisation"]
+    assert made[0] == "group"
+    assert "3.0 of what" in made[1]
 
 
 def test_augmentation_turns_what_has_no_upright_side() -> None:

@@ -1,8 +1,9 @@
 """A data set's fingerprint: what a plan for training on it is made from.
 
 In: the training pairs, and what their masks mean. Out: sizes, class shares, what smaller sizes
-keep of the masks, how small objects are, and whether pictures have an upright side; measured on
-a few masks spread evenly, and remembered for files that have not changed.
+keep of the masks, how small objects are, how far classes are spread, whether pictures are alike and
+have an upright side; measured on a few pictures spread evenly, and remembered for files that have
+not changed.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.data.ceiling import SIZES, measure_ceiling
+from plainunet.data.images import read_image, to_unit
 from plainunet.data.ledger import recall
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
@@ -42,6 +44,8 @@ class Fingerprint(NamedTuple):
         spread: In how many of a picture's sixteenths (4 x 4) the class is to be found that is in
             the fewest of them, 0..1, on average: near 1, a part of a picture shows what all of it
             does.
+        unlike: Standard deviation of the pictures' mean values, as a share of that of the values
+            in a picture: above 1, pictures are of more than one kind.
         upright: Whether classes lie otherwise in the upper half of pictures than in the lower; true
             where there are too few to tell.
     """
@@ -53,6 +57,7 @@ class Fingerprint(NamedTuple):
     smallest: float | None
     typical: float | None
     spread: float
+    unlike: float
     upright: bool
 
 
@@ -74,38 +79,41 @@ def take_fingerprint(
         The fingerprint.
 
     Raises:
-        ValueError: A mask cannot be read.
+        ValueError: A picture or mask cannot be read.
     """
-    masks = [pair.mask for pair in pairs if pair.part == "train"]
+    trained = [(pair.image, pair.mask) for pair in pairs if pair.part == "train"]
     largest = max(height * width for height, width in sizes)
     most = min(_MOST, max(_FEWEST_MASKS, _PIXELS // largest))
-    looked_at = masks[:: -(-len(masks) // most)]
+    looked_at = trained[:: -(-len(trained) // most)]
     known = [coding.values, coding.ignore, coding.kind, coding.colors]
 
-    def measure(path: Path) -> Any:
-        ids, number = coding.read(path), coding.num_classes
+    def measure(image: Path, mask: Path) -> Any:
+        ids, number = coding.read(mask), coding.num_classes
         cells = area_shares(ids, number, (_GRID, _GRID)).astype(np.int64)
         known = measure_ceiling(ids, number), _diameters(ids, number)
-        return [*known, _spread(cells), _lean(cells)]
+        values = to_unit(read_image(image))
+        light = float(values.mean()), float(values.std())
+        return [*known, _spread(cells), _lean(cells), light]
 
     facts = []
-    for found in recall(f"fingerprint 5 {known}", [(path,) for path in looked_at], measure):
+    for found in recall(f"fingerprint 6 {known}", looked_at, measure):
         if isinstance(found, DataError):
             raise found
         facts.append(found)
-    all_kept, all_diameters, spreads, leans = zip(*facts, strict=True)
+    all_kept, all_diameters, spreads, leans, light = zip(*facts, strict=True)
     ceilings = [ceiling for ceiling in all_kept if ceiling]
     diameters = [both for both in all_diameters if both]
     smallest, typical = np.median(diameters, axis=0).tolist() if diameters else (None, None)
     kept = np.mean(ceilings, axis=0).tolist() if ceilings else []
     return Fingerprint(
         sizes=sizes,
-        trained=len(masks),
+        trained=len(trained),
         shares=shares,
         kept=dict(zip(SIZES, kept, strict=False)),
         smallest=smallest,
         typical=typical,
         spread=float(np.mean(spreads)),
+        unlike=_unlike(np.array(light)),
         upright=_is_upright(np.array(leans)),
     )
 
@@ -131,6 +139,12 @@ def _spread(cells: NDArray[np.int64]) -> float:
     blocks = cells.reshape(_GRID // 2, 2, _GRID // 2, 2, -1).sum(axis=(1, 3)) > 0
     shares = blocks.mean(axis=(0, 1))
     return float(shares[shares > 0].min()) if shares.any() else 0.0
+
+
+def _unlike(light: NDArray[np.float64]) -> float:
+    """How much pictures' means [n, 2: mean and standard deviation] differ."""
+    within = light[:, 1].mean()
+    return float(light[:, 0].std() / within) if within > 0 else 0.0
 
 
 def _lean(cells: NDArray[np.int64]) -> list[int]:

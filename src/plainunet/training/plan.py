@@ -27,6 +27,7 @@ from plainunet.training.scale import (
 BUDGET = 900.0
 """Seconds of a run for which neither a time nor a number of epochs is given."""
 _MANY = 400
+_UNLIKE = 1.5
 _KEPT = 1320.0
 """Bytes that a working pixel of a training step keeps for the backward pass at 16 base channels
 (`plainunet model`); in proportion to the width."""
@@ -71,13 +72,13 @@ def make_plan(
     width = 1.0 if "base_channels" in given else WIDTHS[base]
     step = side[0] * side[1] * machine.pixel * width
     passes = seconds / (step * growth_cost(growth))
-    why = "smaller ones are too unlike each other for batch normalisation where pictures differ"
-    batch = decide("batch_size", 8, why)
+    batch = decide("batch_size", 8, "as most U-Nets are trained")
     room = _ROOM * machine.memory
     needed = batch * side[0] * side[1] * _KEPT * base / 16
     parts = min(batch, 2 ** max(0, math.ceil(math.log2(needed / room))))
     kept = f"a batch keeps about {needed / 2**30:.1f} of {machine.memory / 2**30:.0f} GiB"
     decide("accumulation", parts, kept if parts == 1 else f"{kept} when whole")
+    decide("normalisation", *_choose_normalisation(seen))
     decide("optimizer", "muon", "learns most a step here")
     decide("learning_rate", 6e-3, "goes with it")
     decide("augment", *_choose_augment(seen))
@@ -99,6 +100,13 @@ def _choose_depth(seen: Fingerprint) -> tuple[int, str]:
     if depth == 4:
         return depth, "as in the paper"
     return depth, f"the smallest picture has a side of {least} pixels"
+
+
+def _choose_normalisation(seen: Fingerprint) -> tuple[str, str]:
+    said = f"pictures' means differ by {seen.unlike:.1f} of what values in a picture do"
+    if seen.unlike > _UNLIKE:
+        return "group", f"{said}: each is normalised by itself"
+    return "batch", said
 
 
 def _choose_augment(seen: Fingerprint) -> tuple[str, str]:
