@@ -127,7 +127,7 @@ def test_pictures_are_never_enlarged_and_never_too_small() -> None:
     made = values(SMALL, 1e6)
     assert made["size"] == (192, 304)
     assert made["base_channels"] == 32
-    assert values(SMALL, 1)["patch"] == (96, 96)
+    assert values(SMALL._replace(spread=1.0), 1)["patch"] == (96, 96)
     assert min(values(SMALL._replace(typical=900.0), 1)["size"]) >= 64
 
 

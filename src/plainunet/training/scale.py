@@ -35,7 +35,7 @@ are not shown larger, unless there is time for it."""
 _ENOUGH = 0.85
 """Share of the side at which objects have the size that suits them, below which whole pictures are
 too coarse."""
-_EVERYWHERE, _LITTLE = 0.75, 0.75
+_EVERYWHERE, _LITTLE = 0.9, 0.75
 """Patches are taken instead where all classes are in so many parts of a picture, or where true
 masks keep less than this Dice: a network that sees the whole learns more from the same pixels."""
 _SMALLEST_PATCH, _LARGEST_PATCH = 96, 512
