@@ -108,3 +108,12 @@ def test_by_the_clock_what_is_done_is_time(clock: Clock) -> None:
     assert by_clock.done(3) == by_clock.done(300) == pytest.approx(0.3)
     clock.now = 230.0
     assert by_clock.done(301) == 1
+
+
+def test_a_run_has_a_first_step_even_if_its_time_is_over(clock: Clock) -> None:
+    by_clock = ClockSchedule(CONFIG, end=90.0)
+    assert not by_clock.is_over(0)
+    assert by_clock.size(0) == (64, 96)
+    assert 0 <= by_clock.rate(0) < 1e-5
+    assert by_clock.cuts(0)
+    assert by_clock.is_over(1)

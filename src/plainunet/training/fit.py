@@ -18,7 +18,6 @@ from plainunet.data.dataset import Samples, TrainingSet
 from plainunet.data.loader import EpochBatches, make_loader
 from plainunet.data.patches import patches_each
 from plainunet.data.targets import balanced_weights
-from plainunet.memory import keep_freed_memory
 from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.device import choose_device, choose_precision, to_device
 from plainunet.network.losses import LOSSES
@@ -78,8 +77,6 @@ def fit(
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     network = to_device(network, device)
-    if device.type == "cpu":
-        keep_freed_memory()
     frozen = freeze_encoder(network) if config.freeze == "encoder" else []
     optimizers = make_optimizers(
         network, config.optimizer, config.learning_rate, config.weight_decay

@@ -22,6 +22,7 @@ from plainunet.data.split_file import SPLIT_FILE, read_split, write_split
 from plainunet.data.understood import describe
 from plainunet.evaluation.evaluate import data_digest, sample_sizes
 from plainunet.files import require_writable, write_whole
+from plainunet.memory import keep_freed_memory
 from plainunet.network.checkpoint import Card, versions
 from plainunet.network.device import choose_device
 from plainunet.network.transfer import take_weights
@@ -83,7 +84,7 @@ def train(
             f"{out}: holds a run already. Go on with it by 'plainunet train --resume {out}', or "
             "give another --out."
         )
-    choose_device(config.device)
+    _prepare_device(config)
     require_trackers(config, out)
     require_writable(out)
     config = with_dataset(config, data)
@@ -145,6 +146,7 @@ def resume(out: str | Path, on_event: OnEvent = lambda event: None) -> dict[str,
     out = Path(out)
     content = read_state(out)
     config = load_config(out / CONFIG_FILE)
+    _prepare_device(config)
     require_trackers(config, out)
     data = Path(content["data"])
     if not data.is_dir():
@@ -153,6 +155,12 @@ def resume(out: str | Path, on_event: OnEvent = lambda event: None) -> dict[str,
     coding, _ = understand_masks([pair.mask for pair in pairs], **config.mask_arguments())
     begun = time.monotonic() - float(content["counters"]["seconds"])
     return _run(data, out, config, pairs, coding, content, on_event, begun, [])
+
+
+def _prepare_device(config: TrainConfig) -> None:
+    """Refuse a device that is not there; have memory ready before anything is timed."""
+    if choose_device(config.device).type == "cpu":
+        keep_freed_memory()
 
 
 @contextmanager

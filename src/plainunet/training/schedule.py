@@ -149,7 +149,8 @@ class ClockSchedule:
 
     def is_over(self, epoch: int) -> bool:
         """As of `Schedule`."""
-        return self._over or self.share >= 1 - _STEP
+        # whatever happened before it, a run has a first step, and so a checkpoint
+        return epoch > 0 and (self._over or self.share >= 1 - _STEP)
 
     def cuts(self, epoch: int) -> bool:
         """As of `Schedule`."""
