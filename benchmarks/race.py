@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -239,10 +240,12 @@ def peers(arguments: argparse.Namespace) -> None:
             for pair in part:  # so that the system has them in memory
                 pair.image.read_bytes(), pair.mask.read_bytes()
     height, width = arguments.size
+    installed = version("monai") if find_spec("monai") else "not installed"
     print(
-        f"recipe {arguments.recipe.name}, --size {height} {width}, MONAI's loader with "
-        f"{arguments.workers} workers, {arguments.rounds} rounds of at most {arguments.limit:.0f} "
-        f"s, {arguments.judged} held-out pictures judged every {arguments.every:g} s"
+        f"recipe {arguments.recipe.name}, --size {height} {width}; MONAI {installed}, its loader "
+        f"with {arguments.workers} workers; {arguments.rounds} rounds of at most "
+        f"{arguments.limit:.0f} s, {arguments.judged} held-out pictures judged every "
+        f"{arguments.every:g} s"
     )
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.contestants}
     for number in range(arguments.rounds):
