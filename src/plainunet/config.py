@@ -1,7 +1,7 @@
 """What a run is: models that serve flags, TOML files, Python and the run folder.
 
-Limitation: only the working size and what the masks mean are fitted to the data; everything
-else has a fixed default.
+Limitation: these are fixed defaults. What suits the data, the machine and a time instead is for
+`training.plan` to say; with a number of epochs, only the size is taken from the data.
 """
 
 import re
@@ -165,7 +165,7 @@ class TrainConfig(DataConfig, NetworkConfig):
     """How long the whole run may take, as in 90s, 20m or 1h30m: the working size, the width and
     the length of training are fitted to it, and the learning rate comes down as it ends."""
     epochs: int = Field(default=20, ge=1)
-    """How often every training picture is seen, where no budget is given."""
+    """How often every training picture is seen; left out, a clock decides, see budget."""
     size: tuple[int, int] | None = None
     """Working size, height and width [pixels]: pictures are reduced to fit in it.
     Left out, it is chosen from the pictures, reduced to about 256 x 256 pixels of area."""

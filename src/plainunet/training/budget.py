@@ -84,12 +84,13 @@ def fit_budget(
             f"judging {held_out} take about {config.budget - seconds:.0f} s. Give a longer one, or "
             "--epochs."
         )
-    plan = make_plan(seen, machine, seconds, {name: getattr(config, name) for name in given})
+    settings = {name: getattr(config, name) for name in given}
+    plan = make_plan(seen, machine, seconds, settings)
     budget = config.budget
     if "budget" not in given and plan["epochs"][0] > _MOST_EPOCHS:
         less = min(seconds, max(_LEAST, seconds * _MOST_EPOCHS / plan["epochs"][0]))
         budget, seconds = budget - seconds + less, less
-        plan = make_plan(seen, machine, seconds, {name: getattr(config, name) for name in given})
+        plan = make_plan(seen, machine, seconds, settings)
     changed = {name: value for name, (value, _) in plan.items() if name not in given}
     if changed.get("growth"):
         changed["growth"] = tuple(Growth(**part) for part in changed["growth"])
