@@ -54,6 +54,13 @@ def test_what_is_given_stays(small_data: Path) -> None:
     assert any("pixels across" in line for line in lines)
 
 
+def test_a_network_that_is_begun_with_is_not_planned(small_data: Path) -> None:
+    config, lines = fit(small_data, {"start_from": "earlier.safetensors"})
+    usual = TrainConfig()
+    assert config.network_arguments() == usual.network_arguments()
+    assert f"  depth: {usual.depth} (as given)" in lines  # left to the plan, it would be 3
+
+
 def test_a_time_that_was_not_given_is_not_wasted(small_data: Path) -> None:
     """Few small pictures need no quarter of an hour."""
     assert fit(small_data, {"budget": 5000.0})[0].budget == 5000

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from plainunet.config import Growth, TrainConfig
+from plainunet.config import Growth, NetworkConfig, TrainConfig
 from plainunet.data.fingerprint import Fingerprint, take_fingerprint
 from plainunet.data.images import image_shape, read_image
 from plainunet.data.masks import MaskCoding
@@ -64,6 +64,8 @@ def fit_budget(
         ValueError: The budget is too short to train at all.
     """
     assert config.budget is not None
+    if config.start_from:  # the network is the checkpoint's
+        given = {*given, *NetworkConfig.model_fields}
     start = time.perf_counter()
     seen = take_fingerprint(pairs, sizes, coding, shares)
     channels = [image_shape(pair.image)[2] for pair in pairs[:: max(1, len(pairs) // 8)]]
