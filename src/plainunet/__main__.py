@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from plainunet.cli import app
+from plainunet.memory import is_out_of_memory
 from plainunet.settings import explain
 
 
@@ -24,15 +25,15 @@ def main() -> None:
         else:
             Console(stderr=True).print(CycloptsPanel(error))
         code = 2
-    except KeyboardInterrupt:
-        _complain("interrupted.")
-        code = 130
+    except KeyboardInterrupt as error:
+        _complain(str(error) or "interrupted.", "note" if str(error) else "error")
+        code = getattr(error, "code", 130)
     except Exception as error:
         mendable = isinstance(error, ValueError | FloatingPointError) and _is_deliberate(error)
         if mendable or isinstance(error, OSError):  # such as a full disk
             _complain(str(error))
             code = 2
-        elif _is_out_of_memory(error):
+        elif is_out_of_memory(error):
             _complain(
                 f"out of memory ({str(error).splitlines()[0]}). Take a smaller --batch-size, "
                 "--size or --base-channels, or --checkpointing."
@@ -49,13 +50,6 @@ def _is_deliberate(error: BaseException) -> bool:
     """Tell our own raise from an error that came up out of a library."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Tell a lack of memory, which PyTorch reports on CPUs by words alone."""
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    return named or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
 
 
 def _complain(text: str, kind: str = "error") -> None:

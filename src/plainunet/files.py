@@ -6,11 +6,22 @@ meets half a file, and a failure leaves what was there before.
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_LOCK = ".lock"
+_HELD: set[Path] = set()
+_UNFINISHED = "-unfinished-"
+"""What names of files have in them that are not whole yet."""
 
 
 @contextmanager
@@ -25,7 +36,7 @@ def write_whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the name is cut, for with its addition it might be longer than file systems take
-    prefix = f".{path.stem[:32]}-"
+    prefix = f".{path.stem[:32]}{_UNFINISHED}"
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     part = Path(name)
@@ -49,6 +60,89 @@ def write_json(path: Path, content: Any) -> None:
     """
     with write_whole(path) as file:
         file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process for a while.
+
+    The lock is the operating system's, on `folder/.lock`: it goes with its process, however that
+    ends, and processes that it has started do not hold it. Where there was nothing to write, the
+    folder is gone again afterwards.
+
+    Args:
+        folder: The folder; made when missing.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: Another process has it, or another thread of this one.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    made = [place for place in (folder, *folder.absolute().parents) if there in place.parents]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = (folder / _LOCK).resolve()
+    if path in _HELD:
+        raise ValueError(f"{folder}: this process works in it already. Give another folder.")
+    with _open_locked(path) as file:
+        if file is None:
+            holder = path.read_text(encoding="utf-8").strip() or "unknown"
+            raise ValueError(
+                f"{folder}: process {holder} works in it. Wait until it has ended, or give "
+                "another folder."
+            )
+        _HELD.add(path)
+        try:
+            yield
+        finally:
+            _HELD.discard(path)
+            with suppress(OSError):  # Windows does not remove open files
+                path.unlink()
+    for place in made:
+        with suppress(OSError):  # not empty
+            place.rmdir()
+
+
+@contextmanager
+def _open_locked(path: Path) -> Iterator[TextIO | None]:
+    """Open and lock a file, unless another process has it: None then."""
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            if not _lock(file):
+                yield None
+                return
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    file.truncate(0)
+                    file.write(f"{os.getpid()}\n")
+                    file.flush()
+                    yield file
+                    return
+        # its holder has removed it since it was opened
+
+
+def _lock(file: TextIO) -> bool:
+    """Take the lock of an open file, unless another process has it."""
+    try:
+        if sys.platform == "win32":
+            file.seek(2**30)  # what is locked cannot be read there
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:  # of the kind that forked processes do not inherit, as they would flock's
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `write_whole` had begun in a folder when its process was killed.
+
+    Args:
+        folder: A folder that no other process writes to now.
+    """
+    for part in folder.glob(f".*{_UNFINISHED}*"):
+        part.unlink(missing_ok=True)
 
 
 def require_writable(folder: Path) -> None:

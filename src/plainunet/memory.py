@@ -57,5 +57,19 @@ def resident_memory() -> int | None:
     return most if sys.platform == "darwin" else most * 1024
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell a lack of memory, which PyTorch reports on CPUs by words alone.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        Whether it says that memory could not be had.
+    """
+    words = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
+
+
 # numbers of the parameters in glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4

@@ -14,8 +14,8 @@ from plainunet.data.pairing import Pair, find_pairs
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.evaluation.metrics import PROTOCOL
 from plainunet.network.checkpoint import load_checkpoint
+from plainunet.training.epochs import BEST_FILE
 from plainunet.training.events import Advance, Event, Stage
-from plainunet.training.fit import BEST_FILE
 from plainunet.training.judge import SAVED_IMAGES, judge_best
 
 CODING = MaskCoding((0, 255), None, "two values")

@@ -1,27 +1,22 @@
-"""One epoch against steps made by hand; validation against pixels counted by hand."""
+"""One epoch against steps made by hand, and what becomes of steps that cannot be made."""
 
-import copy
+import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from plainunet.data.dataset import Samples
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import Pair
-from plainunet.network.checkpoint import Card
 from plainunet.network.losses import cross_entropy
 from plainunet.network.unet import UNet
-from plainunet.prediction.predictor import Predictor
-from plainunet.training.loop import train_epoch, validate
+from plainunet.training.loop import FAULTS, train_epoch
 from plainunet.training.optim import WeightAverage
+from plainunet.training.state import TrainingState
+from plainunet.training.step import Step
 
 CPU = torch.device("cpu")
 Batch = tuple[Tensor, Tensor]
@@ -44,25 +39,17 @@ def batch(pictures: int, seed: int) -> Batch:
 def run(
     unet: UNet, batches: list[Batch] | Iterator[Batch], rate: float = 0.1, **other: Any
 ) -> tuple[float, list[tuple[int, float, int]]]:
+    """One epoch; its mean loss, and what is told of each step."""
     steps: list[tuple[int, float, int]] = []
-    settings: dict[str, Any] = {
-        "first_step": 0,
-        "device": CPU,
-        "precision": torch.float32,
-        "average": None,
-        **other,
-    }
-    optimizers = settings.pop("optimizers", [SGD(unet.parameters(), lr=99.0)])
-    mean = train_epoch(
-        unet,
-        batches,
-        cross_entropy,
-        optimizers,
-        lambda step: rate,
-        on_step=lambda *said: steps.append(said),
-        **settings,
-    )
-    return mean, steps
+    state = TrainingState(unet, other.pop("optimizers", [SGD(unet.parameters(), lr=99.0)]), None)
+    state.step = other.pop("first_step", 0)
+    told = {name: other.pop(name) for name in ("on_note", "files") if name in other}
+    rate_at = other.pop("rate_at", lambda step: rate)
+    settings = {"device": CPU, "precision": torch.float32, **other}
+    step = Step(unet, cross_entropy, state.optimizers, **settings)
+    train_epoch(step, batches, state, rate_at, on_step=lambda *said: steps.append(said), **told)
+    assert state.batch == len(steps)
+    return state.loss_sum / state.images, steps
 
 
 def step_by_hand(unet: UNet, images: Tensor, shares: Tensor, rate: float) -> float:
@@ -96,25 +83,19 @@ def test_an_epoch_is_the_steps_made_by_hand() -> None:
 def test_the_rate_of_each_step_reaches_every_optimiser() -> None:
     unet = network()
     weights = list(unet.parameters())
-    optimizers = [SGD(weights[:3], lr=1.0), SGD(weights[3:], lr=2.0)]
-    seen = []
+    seen: list[float] = []
 
     def rate_at(step: int) -> float:
         return 0.01 * (step + 1)
 
-    train_epoch(
-        unet,
-        [batch(2, seed=1), batch(2, seed=2)],
-        cross_entropy,
-        optimizers,
-        rate_at,
-        first_step=7,
-        device=CPU,
-        precision=torch.float32,
-        average=None,
-        on_step=lambda *_: seen.append([o.param_groups[0]["lr"] for o in optimizers]),
-    )
-    assert seen == [[0.08, 0.08], [0.09, 0.09]]
+    class Watched(SGD):
+        def step(self, closure: Any = None) -> None:
+            seen.append(self.param_groups[0]["lr"])
+
+    optimizers = [Watched(weights[:3], lr=1.0), Watched(weights[3:], lr=2.0)]
+    batches = [batch(2, seed=1), batch(2, seed=2)]
+    run(unet, batches, optimizers=optimizers, rate_at=rate_at, first_step=7)
+    assert seen == [0.08, 0.08, 0.09, 0.09]
 
 
 def test_the_mean_loss_weights_images_not_batches() -> None:
@@ -124,18 +105,95 @@ def test_the_mean_loss_weights_images_not_batches() -> None:
     assert mean != pytest.approx((large + small) / 2)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_move() -> None:
+def alike(unet: UNet, other: UNet) -> bool:
+    pairs = zip(unet.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(value, expected) for value, expected in pairs)
+
+
+def spoilt(pictures: int, seed: int) -> Batch:
+    """A batch with a value that is not a number."""
+    images, shares = batch(pictures, seed)
+    images = images.float() / 255
+    images[0, 0, 0, 0] = float("nan")
+    return images, shares
+
+
+def test_a_step_whose_loss_is_not_finite_is_left_out() -> None:
+    """It leaves nothing behind: weights, running statistics, average, the optimiser's memory."""
+    ends, notes = [], []
+    for with_bad in (True, False):
+        unet = network()
+        average = WeightAverage(unet, decay=0.9)
+        optimizers = [SGD(unet.parameters(), lr=99.0, momentum=0.9)]
+        batches = [batch(2, seed=1), *([spoilt(2, seed=9)] if with_bad else []), batch(2, seed=2)]
+        steps = iter([0, 1, 2] if with_bad else [0, 2])
+        state = TrainingState(unet, optimizers, average)
+        step = Step(
+            unet, cross_entropy, optimizers, device=CPU, precision=torch.float32, average=average
+        )
+        for each in batches:
+            state.step, state.batch = next(steps), 0
+            train_epoch(
+                step,
+                [each],
+                state,
+                lambda step: 0.1,
+                files=lambda batch: ["a.jpg", "b.jpg"],
+                on_note=notes.append,
+                on_step=lambda *said: None,
+            )
+        ends.append([*unet.state_dict().values(), *average.network.state_dict().values()])
+        assert (state.skipped, state.in_a_row) == (int(with_bad), 0)
+        assert state.images == 4
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    assert len(notes) == 1
+    assert "step 2: the loss was nan" in notes[0]
+    assert "a.jpg, b.jpg" in notes[0]
+
+
+def test_a_gradient_that_is_not_finite_is_not_followed() -> None:
+    """The loss is finite: only the way back fails."""
+
+    class Breaking(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, value: Tensor) -> Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient * float("inf")
+
     unet, other = network(), network()
-    good, (images, shares) = batch(2, seed=1), batch(2, seed=2)
-    bad = images.float() / 255
-    bad[0, 0, 0, 0] = float("nan")
-    average = WeightAverage(unet, decay=0.9)
-    with pytest.raises(FloatingPointError, match=r"nan in step 1\..*--learning-rate"):
-        run(unet, [good, (bad, shares)], rate=0.1, average=average)
-    run(other, [good], rate=0.1)
-    for weight, expected in zip(unet.parameters(), other.parameters(), strict=True):
-        assert torch.equal(weight, expected)
-    assert all(value.isfinite().all() for value in average.network.state_dict().values())
+    unet.head.register_forward_hook(lambda module, args, out: Breaking.apply(out))
+    notes: list[str] = []
+    state = TrainingState(unet, [SGD(unet.parameters(), lr=99.0)], None)
+    step = Step(unet, cross_entropy, state.optimizers, device=CPU, precision=torch.float32)
+    train_epoch(
+        step, [batch(2, seed=1)], state, lambda step: 0.1, on_note=notes.append,
+        on_step=lambda *said: None,
+    )  # fmt: skip
+    assert re.search(r"the loss was 0\.\d+, its gradient not finite", notes[0])
+    for value, expected in zip(
+        unet.state_dict().values(), other.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, expected)
+
+
+def test_training_ends_after_several_such_steps_in_a_row() -> None:
+    good = [batch(2, seed=1)]
+    bad = [spoilt(2, seed=number) for number in range(FAULTS)]
+    notes: list[str] = []
+    run(network(), [*bad[1:], *good, *bad[1:], *good], on_note=notes.append)
+    assert len(notes) == 2 * (FAULTS - 1)
+    unet, other = network(), network()
+    run(other, good)
+    message = rf"step {FAULTS + 1}: .* in {FAULTS} steps in a row.*batch: 5\.png.*--learning-rate"
+    with pytest.raises(FloatingPointError, match=message):
+        run(unet, [*good, *bad, *good], files=lambda number: [f"{number}.png"])
+    for value, expected in zip(
+        unet.state_dict().values(), other.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, expected)
 
 
 def test_the_average_takes_in_every_step() -> None:
@@ -159,72 +217,6 @@ def test_bf16_trains_in_fp32_weights() -> None:
     assert mean == pytest.approx(exact, rel=0.05)
     assert mean != exact
     assert {weight.dtype for weight in unet.parameters()} == {torch.float32}
-
-
-def always_one(unet: UNet) -> Predictor:
-    """A predictor that says class 1 everywhere."""
-    with torch.no_grad():
-        unet.head.weight.zero_()
-        unet.head.bias.copy_(torch.tensor([0.0, 1.0]))
-    card = Card(("background", "thing"), ((0, 0, 0), (255, 255, 255)), size=None)
-    return Predictor(unet, card, device="cpu", precision="fp32")
-
-
-def at_size(predictor: Predictor, size: tuple[int, int]) -> Predictor:
-    card = Card(predictor.card.class_names, predictor.card.colors, size)
-    return Predictor(predictor.network, card, device="cpu", precision="fp32")
-
-
-@pytest.fixture
-def wide(tmp_path: Path) -> list[Pair]:
-    """Two pictures [16, 32]: their left quarter, and a half, is class 1; void in the first."""
-    pairs = []
-    for number, columns in enumerate((8, 16)):
-        mask = np.zeros((16, 32), np.uint8)
-        mask[:, :columns] = 1
-        if number == 0:
-            mask[:, 24:] = 200
-        paths = tmp_path / f"{number}.png", tmp_path / f"{number}_mask.png"
-        Image.fromarray(np.full((16, 32, 3), 90, np.uint8)).save(paths[0])
-        Image.fromarray(mask).save(paths[1])
-        pairs.append(Pair(*paths, str(number), "val"))
-    return pairs
-
-
-@pytest.mark.parametrize(("size", "share"), [((32, 32), 1), ((16, 16), 4)])
-@pytest.mark.parametrize("target_scale", [1, 2])
-def test_validation_counts_at_the_working_size_without_padding_and_void(
-    wide: list[Pair], size: tuple[int, int], share: int, target_scale: int
-) -> None:
-    coding = MaskCoding((0, 1), 200, "ids")
-    samples = Samples(wide, coding, (32, 32), 3, target_scale)
-    unet = network().train()
-    done: list[int] = []
-    scores = validate(at_size(always_one(unet), size), samples, size, done.append)
-    assert done == [1, 2]
-    assert unet.training
-    # of 16 x 32 pixels, the first has 16 x 8 void; the box's lower half is padding
-    true = [16 * 8 / share, 16 * 16 / share]
-    counted = [16 * 24 / share, 16 * 32 / share]
-    assert scores["pooled"]["accuracy"] == pytest.approx(sum(true) / sum(counted))
-    assert scores["pooled"]["dice"]["per_class"]["thing"] == pytest.approx(
-        2 * sum(true) / (sum(counted) + sum(true))
-    )
-    each = [2 * t / (c + t) for t, c in zip(true, counted, strict=True)]
-    assert scores["per_image"]["dice"]["mean_foreground"] == pytest.approx(sum(each) / 2)
-    assert f"{size[0]} x {size[1]}" in scores["protocol"]
-    assert "native" in scores["protocol"]
-
-
-def test_validation_gives_the_same_scores_twice_and_moves_nothing(wide: list[Pair]) -> None:
-    samples = Samples(wide, MaskCoding((0, 1), 200, "ids"), (16, 32))
-    unet = network()
-    before = copy.deepcopy(unet.state_dict())
-    card = Card(("background", "thing"), ((0, 0, 0), (255, 255, 255)), (16, 32))
-    predictor = Predictor(unet, card, device="cpu", precision="fp32")
-    first, second = (validate(predictor, samples, (16, 32), lambda _: None) for _ in range(2))
-    assert first == second
-    assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
 
 
 @pytest.mark.parametrize("accumulation", [2, 3, 6, 99])
@@ -258,23 +250,3 @@ def test_long_gradients_are_shortened() -> None:
         for a, b in zip(unet.parameters(), other.parameters(), strict=True)
     )
     assert moved**0.5 == pytest.approx(1e-3, rel=1e-3)
-
-
-@pytest.mark.parametrize("size", [(16, 32), (8, 16)])
-def test_validation_shows_what_it_judged(wide: list[Pair], size: tuple[int, int]) -> None:
-    samples = Samples(wide, MaskCoding((0, 1), 200, "ids"), (16, 32))
-    seen: list[tuple[Any, ...]] = []
-    predictor = at_size(always_one(network()), size)
-    scores = validate(
-        predictor, samples, size, lambda _: None, on_picture=lambda *said: seen.append(said)
-    )
-    assert [index for index, *_ in seen] == [0, 1]
-    assert [image.shape for _, image, _, _ in seen] == [(*size, 3)] * 2
-    truths = [truth for _, _, truth, _ in seen]
-    assert (truths[0][:, -size[1] // 4 :] == 255).all()
-    assert [int((truth == 1).sum()) * 4 for truth in truths] == [
-        size[0] * size[1],
-        2 * size[0] * size[1],
-    ]
-    assert all((prediction == 1).all() for *_, prediction in seen)
-    assert scores == validate(predictor, samples, size, lambda _: None)

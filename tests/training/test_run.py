@@ -23,7 +23,7 @@ from plainunet.training.run import resume, train
 from plainunet.training.state import read_state
 
 Draw = Callable[..., Path]
-TIMES = {"seconds", "images_per_second"}
+TIMES = {"seconds", "images_per_second", "resumed_at"}
 
 
 def rows_of(run: Path) -> list[str]:

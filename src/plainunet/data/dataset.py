@@ -103,6 +103,17 @@ class Samples:
         """
         return stem_of(Path(self._files[index][0]))
 
+    def file(self, index: int) -> str:
+        """Say where a sample comes from.
+
+        Args:
+            index: Its number.
+
+        Returns:
+            The picture's path.
+        """
+        return self._files[index][0]
+
     def fill_cache(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Decode everything once, if there is room for it.
 

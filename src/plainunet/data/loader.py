@@ -4,11 +4,13 @@ In: a training set. Out: its samples in a fresh order for each epoch, stacked. L
 machine; all samples of a set have one size.
 """
 
+import signal
 from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -16,37 +18,79 @@ from plainunet.data.dataset import Draw, TrainingSet
 
 
 class EpochBatches(Sampler[list[Draw]]):
-    """A fresh order of all samples in each epoch, in batches that differ by at most one."""
+    """A fresh order of all samples in each epoch, in batches that differ by at most one.
 
-    def __init__(self, count: int, batch_size: int, seed: int, repeats: int = 1) -> None:
+    Attributes:
+        epoch: The epoch that is drawn, from 0.
+        first: The batch of it that is drawn first; those before are left out.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        repeats: int = 1,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
         """Make the order.
 
         Args:
             count: Number of samples.
-            batch_size: Largest batch.
+            batch_size: Largest batch; larger by less than `processes` where that many would be
+                left without a picture otherwise.
             seed: Of the run.
             repeats: How often each sample is drawn in an epoch.
+            rank: Which share of each batch is drawn, from 0.
+            processes: Into how many shares, as equal as may be, each batch is cut.
+
+        Raises:
+            ValueError: There are fewer draws, or smaller batches, than shares.
         """
         self._count = count
         self._draws = count * repeats
-        self._batches = -(-self._draws // batch_size)
+        if min(self._draws, batch_size) < processes:
+            raise ValueError(
+                f"{processes} processes cannot share batches of {min(self._draws, batch_size)} "
+                "pictures: start fewer, or give a larger --batch-size."
+            )
+        self._batches = min(-(-self._draws // batch_size), self._draws // processes)
         self._seed = seed
-        self.epoch = 0
+        self._rank, self._processes = rank, processes
+        self.epoch = self.first = 0
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
         return self._batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Draw the batches of `epoch`.
+        """Draw the batches of `epoch`, from `first` on.
 
         Yields:
-            Draws of one batch.
+            Draws of this share of one batch.
         """
+        for batch in self._cut()[self.first :]:
+            share = np.array_split(batch, self._processes)[self._rank].tolist()
+            yield [(epoch, number, sample) for epoch, number, sample in share]
+
+    def samples(self, batch: int) -> list[int]:
+        """Name the samples of a batch of `epoch`, all shares of it.
+
+        Args:
+            batch: Its number in the epoch.
+
+        Returns:
+            Their numbers.
+        """
+        return [sample for _, _, sample in self._cut()[batch].tolist()]
+
+    def _cut(self) -> list[NDArray[np.int64]]:
+        """All draws of the epoch, [n, 3], in batches."""
         order = np.random.default_rng([self._seed, self.epoch]).permutation(self._draws)
-        draws = [(self.epoch, n, int(index) % self._count) for n, index in enumerate(order)]
-        for numbers in np.array_split(np.arange(self._draws), self._batches):
-            yield [draws[number] for number in numbers]
+        epochs, numbers = np.full(self._draws, self.epoch), np.arange(self._draws)
+        draws = np.stack([epochs, numbers, order % self._count], axis=1)
+        return np.array_split(draws, self._batches)
 
 
 def make_loader(
@@ -76,6 +120,8 @@ def make_loader(
 
 
 def _one_thread(_: int) -> None:
+    # Ctrl-C on a terminal comes to all its processes; the first one ends these
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # workers share the machine with the training: more threads each would only be in its way
     _one_thread_for_opencv()
     torch.set_num_threads(1)

@@ -108,11 +108,26 @@ def judge(
         As by `report`.
     """
     counts = []
-    for number, (_, truth, prediction) in enumerate(judged(predictor, pairs, coding)):
-        counts.append(confusion_matrix(truth, prediction, predictor.network.num_classes))
+    for number, confusion in enumerate(confusions(predictor, pairs, coding)):
+        counts.append(confusion)
         if on_progress:
             on_progress(number + 1, len(pairs))
     return report(np.stack(counts), pairs, predictor.card.class_names)
+
+
+def confusions(predictor: Predictor, pairs: Sequence[Pair], coding: MaskCoding) -> Iterator[Counts]:
+    """Count picture after picture, natively.
+
+    Args:
+        predictor: The model.
+        pairs: The pictures with their masks.
+        coding: How mask values become class ids.
+
+    Yields:
+        [K, K] int64 for each pair in turn, rows truth, columns prediction.
+    """
+    for _, truth, prediction in judged(predictor, pairs, coding):
+        yield confusion_matrix(truth, prediction, predictor.network.num_classes)
 
 
 def judged(
@@ -146,11 +161,11 @@ def judged(
             yield image, truth, prediction
 
 
-def report(confusions: Counts, pairs: Sequence[Pair], class_names: Sequence[str]) -> dict[str, Any]:
+def report(counts: Counts, pairs: Sequence[Pair], class_names: Sequence[str]) -> dict[str, Any]:
     """Put the scores of a set and of each of its pictures together.
 
     Args:
-        confusions: [n, K, K] int64, one matrix for each picture.
+        counts: [n, K, K] int64, one matrix for each picture.
         pairs: The n pictures.
         class_names: K names, the background's first.
 
@@ -159,9 +174,9 @@ def report(confusions: Counts, pairs: Sequence[Pair], class_names: Sequence[str]
     """
     images = [
         {"image": pair.image.as_posix(), **scores(confusion, class_names)}
-        for pair, confusion in zip(pairs, confusions, strict=True)
+        for pair, confusion in zip(pairs, counts, strict=True)
     ]
-    return {**summarise(confusions, class_names), "images": images}
+    return {**summarise(counts, class_names), "images": images}
 
 
 def data_digest(pairs: Sequence[Pair], folder: Path) -> str:

@@ -216,7 +216,7 @@ def logits_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
         ValueError: `size` is not a whole multiple of the logits' size.
     """
     # on CPUs, few channels are enlarged several times faster when channels do not come last
-    logits = logits.float().contiguous()
+    logits = (logits if logits.dtype == torch.float64 else logits.float()).contiguous()
     height, width = logits.shape[2:]
     if (height, width) == size:
         return logits

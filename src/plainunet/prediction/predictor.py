@@ -33,6 +33,10 @@ FAR = 6
 than one so-many-th."""
 
 
+class NotFiniteError(ValueError):
+    """The network gives infinities, or what is not a number."""
+
+
 class Predictor:
     """A network with all that is needed to use it on pictures as they are on disk."""
 
@@ -143,7 +147,7 @@ class Predictor:
             self.network.train(was_training)
         inside: Tensor = logits[0, :, : size[0], : size[1]].float()
         if not inside.isfinite().all():
-            raise ValueError(
+            raise NotFiniteError(
                 "the network gives values that are not finite for this picture: its weights are "
                 "damaged, or its training went astray. Take another checkpoint."
             )

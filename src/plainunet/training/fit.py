@@ -1,14 +1,10 @@
-"""All epochs of a run: train, judge, keep the best, save what is needed to go on."""
+"""From settings to all that training needs, and then epoch after epoch."""
 
-import dataclasses
 import math
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,29 +14,23 @@ from plainunet.data.dataset import Samples, TrainingSet
 from plainunet.data.loader import EpochBatches, make_loader
 from plainunet.data.patches import patches_each
 from plainunet.data.targets import balanced_weights
-from plainunet.network.checkpoint import Card, save_checkpoint
+from plainunet.network.checkpoint import Card
 from plainunet.network.device import choose_device, choose_precision, to_device
 from plainunet.network.losses import LOSSES
 from plainunet.network.transfer import freeze_encoder
 from plainunet.network.unet import UNet
-from plainunet.prediction.predictor import Predictor
-from plainunet.training.curves import draw_curves
-from plainunet.training.events import Advance, EpochDone, Note, OnEvent, Stage
-from plainunet.training.loop import train_epoch, validate
+from plainunet.training.distributed import ALONE, Processes
+from plainunet.training.epochs import Epochs
+from plainunet.training.events import Note, OnEvent
+from plainunet.training.interrupt import Stop
 from plainunet.training.optim import WeightAverage, make_optimizers
-from plainunet.training.pictures import VALIDATION_FOLDER, Pictures
-from plainunet.training.records import rows_until, write_rows
+from plainunet.training.saving import Saver
 from plainunet.training.schedule import ClockSchedule, Schedule, StepSchedule
 from plainunet.training.state import TrainingState
-from plainunet.training.steps import StepReport
+from plainunet.training.step import Step
 
-BEST_FILE = "best.safetensors"
-CURVES_PERIOD = 20.0
-"""Seconds between two drawings of the curves; they cost most of a second."""
 EPOCH = 25
 """Steps that an epoch of a run by the clock has at least."""
-SAVING = 0.05
-"""Share of the time that saving the state may take in a run by the clock."""
 
 
 def fit(
@@ -54,6 +44,8 @@ def fit(
     on_event: OnEvent,
     begin: Callable[[], None] = lambda: None,
     end: float | None = None,
+    processes: Processes = ALONE,
+    stop: Stop | None = None,
 ) -> None:
     """Train and judge epoch by epoch; the best and the last state are in the run folder.
 
@@ -68,141 +60,130 @@ def fit(
         on_event: Told what happens.
         begin: Called when a new run has all that it needs: writes what the run folder holds
             from the start. What fails or is killed before leaves no half run.
-        end: When training must be over, on the clock of `time.monotonic` [s], instead of after
+        end: When training must be over, on the clock of `processes` [s], instead of after
             so many epochs.
+        processes: Those that share each batch and each judging; the first of them writes.
+        stop: Becomes true when the run shall stop: it is saved then.
 
     Raises:
-        FloatingPointError: The loss became infinite or not a number.
+        FloatingPointError: Loss or gradient was not finite in several steps in a row.
+        StoppedError: It was asked to stop.
     """
+    stop = stop or Stop()
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     network = to_device(network, device)
     frozen = freeze_encoder(network) if config.freeze == "encoder" else []
-    optimizers = make_optimizers(
-        network, config.optimizer, config.learning_rate, config.weight_decay
+    state = TrainingState(
+        network,
+        make_optimizers(network, config.optimizer, config.learning_rate, config.weight_decay),
+        WeightAverage(network, config.ema) if config.ema else None,
+        torch.amp.GradScaler(device.type) if precision == torch.float16 else None,
+        accumulation=config.accumulation,
     )
-    average = WeightAverage(network, config.ema) if config.ema else None
-    scaler = torch.amp.GradScaler(device.type) if precision == torch.float16 else None
-    state = TrainingState(network, optimizers, average, scaler)
+    batches = _make_batches(config, parts["train"], processes, by_clock=end is not None)
     if saved:
         state.restore(saved)
-    else:
+    elif processes.is_first:
         begin()
-        state.save(out, data)
-    rows = rows_until(out, state.epoch)
+    save = Saver(lambda: state.save(out, data) if processes.is_first else None)
 
-    weights = (
-        balanced_weights(parts["train"].class_shares())
-        if config.class_weights == "balanced"
-        else None
-    )
-    border = (config.border_weight, config.border_sigma) if config.border_weight else None
-    repeats = patches_each(parts["train"].sizes, config.patch) if config.patch else 1
-    if end is not None:  # what is done once an epoch is not to take much of the time
-        repeats = max(repeats, math.ceil(EPOCH * config.batch_size / len(parts["train"])))
-    batches = EpochBatches(len(parts["train"]), config.batch_size, config.seed, repeats)
+    def note(said: str) -> None:
+        on_event(Note(said))
+
     schedule: Schedule = (
         StepSchedule(config, len(batches))
         if end is None
-        else ClockSchedule(config, end, state.seconds)
+        else ClockSchedule(config, end, state.seconds, processes.clock)
     )
-    workers = config.workers if config.workers is not None else (0 if device.type == "cpu" else 4)
-    on_event(
-        Note(
-            f"U-Net, {config.base_channels} base channels, depth {config.depth}, "
-            f"{_describe_options(config)}"
-            f"{sum(p.numel() for p in network.parameters()):,} parameters; "
-            f"{str(precision).removeprefix('torch.')} on {device}"
-        )
+    step = Step(
+        network,
+        LOSSES[config.loss],
+        state.optimizers,
+        device=device,
+        precision=precision,
+        average=state.average,
+        class_weights=(
+            balanced_weights(parts["train"].class_shares())
+            if config.class_weights == "balanced"
+            else None
+        ),
+        accumulation=state.accumulation,
+        clip=config.clip,
+        scaler=state.scaler,
+        seed=config.seed,
+        processes=processes,
+        is_asked_to_stop=lambda: bool(stop),
+        on_note=note,
+    )
+    shared = f", {processes.count} processes" if processes.count > 1 else ""
+    note(
+        f"U-Net, {config.base_channels} base channels, depth {config.depth}, "
+        f"{_describe_options(config)}"
+        f"{sum(p.numel() for p in network.parameters()):,} parameters; "
+        f"{str(precision).removeprefix('torch.')} on {device}{shared}"
     )
 
-    loaders: dict[tuple[int, int], DataLoader[tuple[Tensor, ...]]] = {}
-    drawn = saved_at = float("-inf")
-    judging = saving = 0.0
-    while not schedule.is_over(epoch := state.epoch):
-        if config.patience and state.waited >= config.patience:
-            on_event(Note(f"stopped: no better validation Dice for {state.waited} epochs"))
-            break
-        size = schedule.size(epoch)
-        start = time.perf_counter()
-        torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0]))
-        if size not in loaders:
-            dataset = TrainingSet(
-                parts["train"],
-                config.augment,
-                config.seed,
-                size,
-                patch=config.patch,
-                elastic=config.elastic,
-                border=border,
-            )
-            pinned = device.type == "cuda"
-            loaders = {size: make_loader(dataset, batches, workers, pin_memory=pinned)}
-        batches.epoch = epoch
-        report = StepReport(on_event, epoch, schedule, optimizers[0], len(batches), device, end)
+    def loader(size: tuple[int, int]) -> "DataLoader[tuple[Tensor, ...]]":
+        return _make_loader(config, parts["train"], batches, size, device)
 
-        loss = train_epoch(
-            network,
-            loaders[size],
-            LOSSES[config.loss],
-            optimizers,
-            schedule.rate,
-            first_step=state.step,
-            device=device,
-            precision=precision,
-            average=average,
-            class_weights=weights,
-            accumulation=config.accumulation,
-            clip=config.clip,
-            frozen=frozen,
-            scaler=scaler,
-            cuts=partial(schedule.cuts, epoch),
-            on_step=report,
-        )
-        trained = time.perf_counter()
+    Epochs(
+        state,
+        step,
+        batches,
+        loader,
+        schedule,
+        save,
+        card=card,
+        parts=parts,
+        config=config,
+        run=out,
+        on_event=on_event,
+        end=end,
+        frozen=frozen,
+        processes=processes,
+        stop=stop,
+    ).train()
 
-        state.epoch, state.step = epoch + 1, state.step + report.steps
-        candidates = [network, *([average.network] if average else [])]
-        validation: dict[str, Any] | None = None
-        if schedule.judges(epoch, judging):
-            score, validation, live, pictures = _judge(
-                candidates, card, size, parts["val"], config, on_event
-            )
-            pictures.write(out / VALIDATION_FOLDER)
-            judging = time.perf_counter() - trained
-            if size == config.window:
-                state.waited += 1
-                if score > state.best:
-                    state.best, state.waited = score, 0
-                    said = dataclasses.replace(card, scores=validation)
-                    save_checkpoint(out / BEST_FILE, live, said)
-        unknown = validation is None or size != config.window
-        if end is not None and unknown and schedule.is_over(state.epoch):
-            # the clock leaves no time to judge the last weights; their rate has come down
-            save_checkpoint(out / BEST_FILE, candidates[-1], card)
-        state.seconds += time.perf_counter() - start
-        row = {
-            "epoch": epoch + 1,
-            "step": state.step,
-            "size": size,
-            "loss": loss,
-            "learning_rate": optimizers[0].param_groups[0]["lr"],
-            "images_per_second": report.images / (trained - start),
-            "seconds": state.seconds,
-            "validation": validation,
-        }
-        rows.append(row)
-        write_rows(out, rows)
-        if time.monotonic() - drawn > CURVES_PERIOD or schedule.is_over(state.epoch):
-            draw_curves(out / "curves.png", rows)
-            drawn = time.monotonic()
-        due = end is None or time.monotonic() - saved_at >= saving / SAVING
-        if due or schedule.is_over(state.epoch):
-            begun = time.monotonic()
-            state.save(out, data)
-            saved_at = time.monotonic()
-            saving = saved_at - begun
-        on_event(EpochDone(row, state.best if state.best >= 0 else None))
+
+def _make_batches(
+    config: TrainConfig, samples: Samples, processes: Processes, by_clock: bool
+) -> EpochBatches:
+    """Order the samples into batches."""
+    repeats = patches_each(samples.sizes, config.patch) if config.patch else 1
+    if by_clock:  # what is done once an epoch is not to take much of the time
+        repeats = max(repeats, math.ceil(EPOCH * config.batch_size / len(samples)))
+    return EpochBatches(
+        len(samples),
+        config.batch_size,
+        config.seed,
+        repeats,
+        processes.rank,
+        processes.count,
+    )
+
+
+def _make_loader(
+    config: TrainConfig,
+    samples: Samples,
+    batches: EpochBatches,
+    size: tuple[int, int],
+    device: torch.device,
+) -> "DataLoader[tuple[Tensor, ...]]":
+    """Make the batches of one size."""
+    dataset = TrainingSet(
+        samples,
+        config.augment,
+        config.seed,
+        size,
+        patch=config.patch,
+        elastic=config.elastic,
+        border=(config.border_weight, config.border_sigma) if config.border_weight else None,
+    )
+    workers = config.workers
+    if workers is None:
+        workers = 0 if device.type == "cpu" else 4
+    return make_loader(dataset, batches, workers, pin_memory=device.type == "cuda")
 
 
 def _describe_options(config: TrainConfig) -> str:
@@ -213,38 +194,3 @@ def _describe_options(config: TrainConfig) -> str:
         if name not in ("base_channels", "depth") and value != getattr(usual, name):
             said += name.replace("_", " ") + ("" if value is True else f" {value}") + ", "
     return said
-
-
-def _judge(
-    candidates: Sequence[UNet],
-    card: Card,
-    size: tuple[int, int],
-    samples: Samples,
-    config: TrainConfig,
-    on_event: OnEvent,
-) -> tuple[float, dict[str, Any], UNet, Pictures]:
-    """Judge the last weights and, where there is one, their average; the better of the two."""
-    judged = []
-    for candidate in candidates:
-        predictor = Predictor(
-            candidate,
-            dataclasses.replace(card, size=None, factor=1.0, training={}),
-            device=config.device,
-            precision=config.precision,
-        )
-        pictures = Pictures(samples, card.colors)
-        on_event(Stage("validating", len(samples)))
-        scores = validate(
-            predictor,
-            samples,
-            size,
-            lambda done: on_event(Advance(done)),
-            config.patch,
-            pictures.show,
-        )
-        score: float = scores["per_image"]["dice"]["mean_foreground"] or 0.0
-        judged.append((score, scores, candidate, pictures))
-    best: tuple[float, dict[str, Any], UNet, Pictures] = max(
-        reversed(judged), key=lambda each: each[0]
-    )
-    return best

@@ -1,6 +1,7 @@
 """The end of a run: the best checkpoint judged natively, and pictures of what it does."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +11,82 @@ from plainunet.config import TrainConfig
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
 from plainunet.data.places import stem_of
-from plainunet.evaluation.evaluate import judge, judged
+from plainunet.evaluation.evaluate import confusions, judged, report
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.writers import write_comparison, write_mask
+from plainunet.training.distributed import ALONE, Processes
+from plainunet.training.epochs import BEST_FILE
 from plainunet.training.events import Advance, Judged, OnEvent, Stage
-from plainunet.training.fit import BEST_FILE
+from plainunet.training.interrupt import Stop, StoppedError
+from plainunet.training.journal import Journal
 
 SAVED_IMAGES = 16
 """At most so many validation pictures are saved, spread evenly from worst to best."""
 
 
 def judge_best(
-    out: Path, pairs: list[Pair], coding: MaskCoding, config: TrainConfig, on_event: OnEvent
+    out: Path,
+    pairs: list[Pair],
+    coding: MaskCoding,
+    config: TrainConfig,
+    on_event: OnEvent,
+    processes: Processes = ALONE,
+    stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """Score the best checkpoint natively, write the scores into it, and save pictures."""
-    network, card = load_checkpoint(out / BEST_FILE)
+    """Score the best checkpoint natively, write the scores into it, and save pictures.
+
+    Args:
+        out: The run folder.
+        pairs: All pairs of the run.
+        coding: How mask values become class ids.
+        config: The settings.
+        on_event: Told what happens.
+        processes: Those that share the work; the first one writes.
+        stop: Becomes true when the run shall stop.
+
+    Returns:
+        The scores, as by `evaluate`.
+
+    Raises:
+        StoppedError: It was asked to stop; what was counted is kept.
+    """
+    best = out / BEST_FILE
+    network, card = processes.first_decides(lambda: load_checkpoint(best))
     predictor = Predictor(network, card, device=config.device, precision=config.precision)
     held_out = [pair for pair in pairs if pair.part == "val"]
-    on_event(Stage("judging at native size", len(held_out)))
-    scores = judge(predictor, held_out, coding, lambda done, total: on_event(Advance(done)))
-    result = {"split": "val", **scores}
-    kept = {key: result[key] for key in ("protocol", "pooled", "per_image", "absent")}
-    save_checkpoint(out / BEST_FILE, network, dataclasses.replace(card, scores=kept))
+    mine = [held_out[number] for number in processes.share(len(held_out))]
+    digest = processes.first_decides(lambda: hashlib.sha256(best.read_bytes()).hexdigest())
+    journal = Journal(out, f"best-{processes.rank}", digest)
+    on_event(Stage("judging at native size", len(mine)))
+    left = mine[len(journal.counts) :]
+    for counts in confusions(predictor, left, coding):
+        journal.add(counts)
+        on_event(Advance(len(journal.counts)))
+        if stop:
+            journal.write()
+            raise StoppedError(out, "while judging", stop.code)
+    everyones = processes.restore_order(processes.gather(journal.counts))
+    result = {"split": "val", **report(np.stack(everyones), held_out, card.class_names)}
+    if processes.is_first:
+        _save_pictures(out, predictor, held_out, coding, result, on_event)
+        kept = {key: result[key] for key in ("protocol", "pooled", "per_image", "absent")}
+        save_checkpoint(best, network, dataclasses.replace(card, scores=kept))
+    journal.close()
+    on_event(Judged(result))
+    return result
 
+
+def _save_pictures(
+    out: Path,
+    predictor: Predictor,
+    held_out: list[Pair],
+    coding: MaskCoding,
+    result: dict[str, Any],
+    on_event: OnEvent,
+) -> None:
+    """Save some pictures, from worst to best."""
+    colors = predictor.card.colors
     means = [entry["dice"]["mean_foreground"] for entry in result["images"]]
     # without foreground in truth and prediction there is no Dice, and nothing wrong either
     order = np.argsort([1.0 if mean is None else mean for mean in means])
@@ -44,10 +97,7 @@ def judge_best(
     shown = [held_out[index] for index in chosen]
     for number, (image, truth, prediction) in enumerate(judged(predictor, shown, coding)):
         stem = out / "saved_images" / f"{number + 1:02d}_{stem_of(shown[number].image)}"
-        write_mask(stem.with_name(f"{stem.name}_mask.png"), prediction, card.colors)
-        write_comparison(
-            stem.with_name(f"{stem.name}_comparison.png"), image, truth, prediction, card.colors
-        )
+        write_mask(stem.with_name(f"{stem.name}_mask.png"), prediction, colors)
+        file = stem.with_name(f"{stem.name}_comparison.png")
+        write_comparison(file, image, truth, prediction, colors)
         on_event(Advance(number + 1))
-    on_event(Judged(result))
-    return result

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from plainunet.data.dataset import Samples
 from plainunet.prediction.writers import Colors, draw_comparison, write_rgb
+from plainunet.training.distributed import Processes
 
 VALIDATION_FOLDER = "validation"
 """Where they lie in the run folder."""
@@ -33,6 +34,26 @@ class Pictures:
         self._colors = colors
         self._drawn: dict[str, NDArray[np.uint8]] = {}
 
+    def wants(self, index: int) -> bool:
+        """Say whether a picture is one of the chosen.
+
+        Args:
+            index: Its number among the samples.
+
+        Returns:
+            Whether it is.
+        """
+        return index in self._names
+
+    def join(self, processes: Processes) -> None:
+        """Gather what the processes of a run have drawn.
+
+        Args:
+            processes: They.
+        """
+        for drawn in processes.gather(self._drawn):
+            self._drawn = {**self._drawn, **drawn}
+
     def show(
         self,
         index: int,
@@ -48,7 +69,7 @@ class Pictures:
             truth: [H, W] uint8, class ids; other values do not count.
             prediction: [H, W] uint8, class ids.
         """
-        if index in self._names:
+        if self.wants(index):
             drawn = draw_comparison(image, truth, prediction, self._colors)
             self._drawn[self._names[index]] = drawn
 

@@ -3,7 +3,8 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,17 @@ import torch
 
 from plainunet.config import TrainConfig
 from plainunet.data.check import check_pairs
-from plainunet.data.dataset import Samples
 from plainunet.data.folders.stacks import open_stacks
-from plainunet.data.images import image_shape, read_image
+from plainunet.data.images import image_shape
 from plainunet.data.masks import MaskCoding
 from plainunet.data.meaning import understand_masks
 from plainunet.data.pairing import Pair, find_pairs, require_enough
 from plainunet.data.problems import DataError, command
 from plainunet.data.split_file import SPLIT_FILE, read_split, write_split
 from plainunet.data.understood import describe
-from plainunet.evaluation.evaluate import data_digest, sample_sizes
-from plainunet.files import require_writable, write_whole
+from plainunet.files import lock_folder, remove_unfinished, require_writable, write_whole
 from plainunet.memory import keep_freed_memory
-from plainunet.network.checkpoint import Card, versions
 from plainunet.network.device import choose_device
-from plainunet.network.transfer import take_weights
-from plainunet.network.unet import UNet
-from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
 from plainunet.settings import (
     DATASET_FILE,
@@ -37,13 +32,17 @@ from plainunet.settings import (
     write_dataset,
 )
 from plainunet.training.budget import fit_budget, measure_end
+from plainunet.training.distributed import Processes, join_processes
+from plainunet.training.epochs import BEST_FILE
 from plainunet.training.events import Advance, Note, OnEvent, Stage
-from plainunet.training.fit import BEST_FILE, fit
+from plainunet.training.fit import fit
+from plainunet.training.interrupt import asked_to_stop
 from plainunet.training.judge import SAVED_IMAGES, judge_best
 from plainunet.training.pictures import VALIDATION_FOLDER
 from plainunet.training.plan import BUDGET
 from plainunet.training.prepare import check_window, understand
-from plainunet.training.state import STATE_FILE, read_state
+from plainunet.training.start import describe_run, make_network, read_samples
+from plainunet.training.state import STATE_FILE, read_state, require_run
 from plainunet.training.tracking import require_trackers, track
 
 CONFIG_FILE = "config.toml"
@@ -74,17 +73,29 @@ def train(
     Raises:
         FileNotFoundError: No such folder.
         ValueError: The data cannot be understood, a setting does not fit it, `out` holds a
-            run already, or a tracker's library is missing.
-        FloatingPointError: The loss became infinite or not a number.
+            run already, another process works in it, or a tracker's library is missing.
+        FloatingPointError: Loss or gradient was not finite in several steps in a row.
+        StoppedError: SIGINT or SIGTERM came, and the run's state is saved.
     """
     begun = time.monotonic() if begun is None else begun
     data, out, config = Path(data), Path(out), config or TrainConfig()
+    _prepare_device(config)
+    with _working_in(out, config.device, on_event) as (processes, on_event):
+        if processes.are_restarted and processes.first_decides((out / STATE_FILE).is_file):
+            return _go_on(out, processes, on_event)
+        planned = processes.first_decides(lambda: _plan(data, out, config, on_event, begun))
+        return _run(data, out, *planned, None, processes, on_event, begun)
+
+
+def _plan(
+    data: Path, out: Path, config: TrainConfig, on_event: OnEvent, begun: float
+) -> tuple[TrainConfig, list[Pair], MaskCoding, list[str]]:
+    """Understand the data and fill the settings in; all of them, pairs, coding, the plan."""
     if any((out / name).exists() for name in (BEST_FILE, CONFIG_FILE, STATE_FILE)):
         raise ValueError(
             f"{out}: holds a run already. Go on with it by 'plainunet train --resume {out}', or "
             "give another --out."
         )
-    _prepare_device(config)
     require_trackers(config, out)
     require_writable(out)
     config = with_dataset(config, data)
@@ -126,11 +137,14 @@ def train(
         config, lines = fit_budget(config, given, pairs, sizes, coding, shares, spent)
         on_event(Note("\n".join(lines)))
     check_window(config, on_event)
-    return _run(data, out, config, pairs, coding, None, on_event, begun, lines)
+    return config, pairs, coding, lines
 
 
 def resume(out: str | Path, on_event: OnEvent = lambda event: None) -> dict[str, Any]:
-    """Go on with a run from its last finished epoch.
+    """Go on with a run from the state that was saved last.
+
+    Without a clock, it ends with the weights and scores that it would have had if it had never
+    been stopped, to the last bit on CPUs with as many threads.
 
     Args:
         out: The run folder.
@@ -141,20 +155,47 @@ def resume(out: str | Path, on_event: OnEvent = lambda event: None) -> dict[str,
 
     Raises:
         FileNotFoundError: There is no run, or its data folder has gone.
-        ValueError: A file of the run is damaged, or a tracker's library is missing.
+        ValueError: A file of the run is damaged, another process works in its folder, or a
+            tracker's library is missing.
+        FloatingPointError: Loss or gradient was not finite in several steps in a row.
+        StoppedError: SIGINT or SIGTERM came, and the run's state is saved.
     """
     out = Path(out)
-    content = read_state(out)
-    config = load_config(out / CONFIG_FILE)
+    require_run(out)
+    device = load_config(out / CONFIG_FILE).device
+    with _working_in(out, device, on_event) as (processes, on_event):
+        return _go_on(out, processes, on_event)
+
+
+@contextmanager
+def _working_in(out: Path, device: str, on_event: OnEvent) -> Iterator[tuple[Processes, OnEvent]]:
+    """Have the run folder to ourselves; the processes that share the work; who is told of it."""
+    with join_processes(device) as processes, ExitStack() as held:
+        processes.first_decides(lambda: held.enter_context(lock_folder(out)))
+        yield processes, on_event if processes.is_first else lambda event: None
+
+
+def _go_on(out: Path, processes: Processes, on_event: OnEvent) -> dict[str, Any]:
+    """Read a run's state and settings, and go on."""
+
+    def read() -> tuple[dict[str, Any], TrainConfig, list[Pair], MaskCoding]:
+        for folder in (out, out / STATE_FILE.parent, out / VALIDATION_FOLDER):
+            remove_unfinished(folder)
+        content = read_state(out)
+        config = load_config(out / CONFIG_FILE)
+        require_trackers(config, out)
+        data = Path(content["data"])
+        if not data.is_dir():
+            raise FileNotFoundError(f"{data}: the run's data folder has gone; put it back.")
+        pairs = read_split(out / SPLIT_FILE, data)
+        coding, _ = understand_masks([pair.mask for pair in pairs], **config.mask_arguments())
+        return content, config, pairs, coding
+
+    content, config, pairs, coding = processes.first_decides(read)
     _prepare_device(config)
-    require_trackers(config, out)
-    data = Path(content["data"])
-    if not data.is_dir():
-        raise FileNotFoundError(f"{data}: the run's data folder has gone; put it back.")
-    pairs = read_split(out / SPLIT_FILE, data)
-    coding, _ = understand_masks([pair.mask for pair in pairs], **config.mask_arguments())
     begun = time.monotonic() - float(content["counters"]["seconds"])
-    return _run(data, out, config, pairs, coding, content, on_event, begun, [])
+    data = Path(content["data"])
+    return _run(data, out, config, pairs, coding, [], content, processes, on_event, begun)
 
 
 def _prepare_device(config: TrainConfig) -> None:
@@ -177,75 +218,25 @@ def _deterministic(wanted: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def _describe(coding: MaskCoding) -> dict[str, Any]:
-    """What a checkpoint says of how masks are read."""
-    said = {"values": coding.values, "ignore": coding.ignore, "kind": coding.kind}
-    return {**said, "colors": coding.colors} if coding.colors else said
-
-
 def _run(
     data: Path,
     out: Path,
     config: TrainConfig,
     pairs: list[Pair],
     coding: MaskCoding,
+    plan: list[str],
     saved: dict[str, Any] | None,
+    processes: Processes,
     on_event: OnEvent,
     begun: float,
-    plan: list[str],
 ) -> dict[str, Any]:
     """Train from fresh weights or a saved state to the end, then judge natively."""
     if config.size is None and config.patch is None:
         raise ValueError(f"{out / CONFIG_FILE}: size is missing.")
     shapes = [image_shape(pair.image) for pair in pairs]
-    areas = sorted(height * width for height, width, _ in shapes)
-    in_channels = max(channels for _, _, channels in shapes)
-    grey = sum(channels == 1 for _, _, channels in shapes) if in_channels == 3 else 0
-    if grey:
-        on_event(Note(f"note: {grey} grey pictures are shown as RGB, like the others"))
-    parts = {
-        part: Samples(
-            [pair for pair in pairs if pair.part == part],
-            coding,
-            config.size,
-            in_channels,
-            config.target_scale,
-            objects=part == "train" and config.border_weight > 0,
-            factor=config.factor,
-        )
-        for part in ("train", "val")
-    }
-    for samples in parts.values():
-        on_event(Stage("reading pictures", len(samples)))
-        samples.fill_cache(lambda done, total: on_event(Advance(done)))
-        on_event(Advance(len(samples)))  # what was in the cache is not told
-
-    torch.manual_seed(config.seed)
-    network = UNet(in_channels, len(config.classes), **config.network_arguments())
-    if config.start_from and saved is None:
-        fresh = take_weights(network, Path(config.start_from))
-        said = f"; fresh or averaged: {', '.join(fresh)}" if fresh else ""
-        on_event(Note(f"weights from {config.start_from}{said}"))
-    network.set_normalisation(*parts["train"].statistics())
-    card = Card(
-        class_names=config.classes,
-        colors=coding.colors or default_colors(len(config.classes)),
-        size=config.size,
-        factor=config.factor,
-        masks=_describe(coding),
-        training={
-            "digest": data_digest(pairs, data),
-            "sample": sample_sizes([pair for pair in pairs if pair.part == "train"], data),
-            "areas": [areas[0], areas[-1]],
-            "grey": grey,
-            "dtypes": sorted(
-                {read_image(pair.image).dtype.name for pair in pairs[:: -(-len(pairs) // 8)]}
-            ),
-            "pictures": {part: len(samples) for part, samples in parts.items()},
-            "settings": config.model_dump(mode="json"),
-        },
-        versions=versions(),
-    )
+    parts = read_samples(pairs, coding, config, shapes, processes, on_event)
+    network = make_network(config, shapes, parts["train"], saved is None, on_event)
+    card = describe_run(data, pairs, coding, config, shapes)
 
     def begin() -> None:
         write_split(out / SPLIT_FILE, pairs, data)
@@ -256,12 +247,30 @@ def _run(
                 file.write_text("\n".join(plan) + "\n", encoding="utf-8")
 
     end = None
-    if config.budget is not None:
+    if (budget := config.budget) is not None:
         predictor = Predictor(network, card, device=config.device, precision=config.precision)
         held_out = [pair for pair in pairs if pair.part == "val"]
-        end = begun + config.budget - measure_end(predictor, held_out, coding, SAVED_IMAGES)
+        measure = partial(measure_end, predictor, held_out, coding, SAVED_IMAGES)
+        end = processes.first_decides(lambda: begun + budget - measure())
     on_event(Note(f"the last validation pictures: {out / VALIDATION_FOLDER}"))
-    with track(config, out, saved is not None, on_event) as on_event:
+    followed = config if processes.is_first else config.model_copy(update={"track": ()})
+    with (
+        track(followed, out, saved is not None, on_event) as on_event,
+        asked_to_stop(lambda said: on_event(Note(said))) as stop,
+    ):
         with _deterministic(config.deterministic):
-            fit(network, card, parts, config, data, out, saved, on_event, begin, end)
-        return judge_best(out, pairs, coding, config, on_event)
+            fit(
+                network,
+                card,
+                parts,
+                config,
+                data,
+                out,
+                saved,
+                on_event,
+                begin,
+                end,
+                processes,
+                stop,
+            )
+        return judge_best(out, pairs, coding, config, on_event, processes, stop)

@@ -7,6 +7,7 @@ machine is, and whatever else it has to do meanwhile.
 """
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -103,19 +104,28 @@ class ClockSchedule:
 
     _FINE = 10_000  # shares are told apart so finely
 
-    def __init__(self, config: TrainConfig, end: float, spent: float = 0.0) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        end: float,
+        spent: float = 0.0,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         """Start the clock.
 
         Args:
             config: The settings, `size` filled in.
-            end: When training must be over, on the clock of `time.monotonic` [s].
+            end: When training must be over, on that clock [s].
             spent: Seconds that the run has taken before, if it goes on.
+            clock: Gives the time [s], the same to all processes of the run; left out,
+                `time.monotonic`.
         """
         self._config = config
-        self._begun = time.monotonic() - spent
+        self._clock = clock or time.monotonic
+        self._begun = self._clock() - spent
         self._seconds = max(end - self._begun, 1e-3)
         self._judged = 0.0
-        self._stepped = time.monotonic()
+        self._stepped = self._clock()
         self._over = False
         self._first_step: int | None = None
         self._sizes: dict[int, tuple[int, int]] = {}
@@ -123,11 +133,11 @@ class ClockSchedule:
     @property
     def share(self) -> float:
         """How much of the run is done, 0..1."""
-        return min(1.0, (time.monotonic() - self._begun) / self._seconds)
+        return min(1.0, (self._clock() - self._begun) / self._seconds)
 
     def size(self, epoch: int) -> tuple[int, int]:
         """As of `Schedule`."""
-        self._stepped = time.monotonic()
+        self._stepped = self._clock()
         return self._sizes.setdefault(epoch, size_at(self.share, self._config))
 
     def rate(self, step: int) -> float:
@@ -154,7 +164,7 @@ class ClockSchedule:
 
     def cuts(self, epoch: int) -> bool:
         """As of `Schedule`."""
-        now = time.monotonic()
+        now = self._clock()
         # the end is met as nearly as whole steps allow
         step, self._stepped = now - self._stepped, now
         self._over = now - self._begun + step / 2 >= self._seconds
@@ -162,7 +172,7 @@ class ClockSchedule:
 
     def judges(self, epoch: int, seconds: float) -> bool:
         """As of `Schedule`."""
-        passed = time.monotonic() - self._begun
+        passed = self._clock() - self._begun
         rest = self._seconds - passed
         if seconds >= rest or self._judged + seconds > _JUDGING * passed:
             return False

@@ -1,6 +1,6 @@
 """What a run needs to go on: `last/state.pt`, read without running any code."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,26 @@ class TrainingState:
     """Epochs at the final size since the best one."""
     seconds: float = 0.0
     """Time spent so far, training and judging."""
+    batch: int = 0
+    """Batches of the epoch that are done; of an epoch that is to be judged, all."""
+    loss_sum: float = 0.0
+    """Sum of the losses of its images."""
+    images: int = 0
+    """How many images these are."""
+    skipped: int = 0
+    """Steps of the epoch that could not be made."""
+    in_a_row: int = 0
+    """How many of the run's last steps could not be made."""
+    accumulation: int = 1
+    """Into how many parts a batch is cut; more than the settings say once memory was short."""
+    resumed_at: list[int] = field(default_factory=list)
+    """Steps at which the epoch was taken up again."""
+
+    def end_epoch(self) -> None:
+        """Count an epoch as done."""
+        self.epoch += 1
+        self.batch = self.images = self.skipped = 0
+        self.loss_sum, self.resumed_at = 0.0, []
 
     def save(self, run: Path, data: Path) -> None:
         """Write the state.
@@ -65,11 +85,30 @@ class TrainingState:
             self.average.network.load_state_dict(content["average"])
         if self.scaler:
             self.scaler.load_state_dict(content["scaler"])
-        for name in _COUNTERS:
-            setattr(self, name, content["counters"][name])
+        for name, value in content["counters"].items():
+            setattr(self, name, value)
 
 
-_COUNTERS = ("epoch", "step", "best", "waited", "seconds")
+_COUNTERS = (
+    *("epoch", "step", "best", "waited", "seconds", "batch", "loss_sum", "images"),
+    *("skipped", "in_a_row", "accumulation", "resumed_at"),
+)
+
+
+def require_run(run: Path) -> None:
+    """Refuse a folder without a saved state.
+
+    Args:
+        run: The run folder.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if not (run / STATE_FILE).is_file():
+        raise FileNotFoundError(
+            f"{run}: no run to resume here ({STATE_FILE} is missing). "
+            "Give the folder that a run was started with as --out."
+        )
 
 
 def read_state(run: Path) -> dict[str, Any]:
@@ -85,12 +124,8 @@ def read_state(run: Path) -> dict[str, Any]:
         FileNotFoundError: There is none.
         ValueError: It is damaged.
     """
+    require_run(run)
     file = run / STATE_FILE
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{run}: no run to resume here ({STATE_FILE} is missing). "
-            "Give the folder that a run was started with as --out."
-        )
     try:
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         content["counters"], content["network"], content["optimizers"], content["data"]

@@ -10,7 +10,7 @@ from plainunet.training.schedule import Schedule
 
 
 class StepReport:
-    """Tells of each step of an epoch, and counts its `steps` and `images`."""
+    """Tells of each step of an epoch, and counts its `images`."""
 
     def __init__(
         self,
@@ -21,6 +21,7 @@ class StepReport:
         batches: int,
         device: torch.device,
         end: float | None = None,
+        first: int = 0,
     ) -> None:
         """Begin an epoch.
 
@@ -33,12 +34,14 @@ class StepReport:
             device: Where the network is.
             end: When training must be over, on the clock of `time.monotonic` [s], if a clock
                 decides.
+            first: Steps of the epoch that were made before the run was taken up again.
         """
         self._on_event, self._epoch, self._schedule = on_event, epoch, schedule
         self._optimizer, self._batches = optimizer, batches
         self._device, self._end = device, end
         self._rate = Rate()
-        self.steps = self.images = 0
+        self._done = first
+        self.images = 0
 
     def __call__(self, step: int, loss: float, images: int) -> None:
         """Tell of a step that has just been made.
@@ -48,7 +51,7 @@ class StepReport:
             loss: Its loss.
             images: How many it has seen.
         """
-        self.steps += 1
+        self._done += 1
         self.images += images
         self._on_event(
             StepDone(
@@ -58,7 +61,7 @@ class StepReport:
                 loss=loss,
                 images_per_second=self._rate.add(images),
                 learning_rate=self._optimizer.param_groups[0]["lr"],
-                epoch_step=self.steps,
+                epoch_step=self._done,
                 epoch_steps=self._batches,
                 share=self._schedule.done(step),
                 end=self._end,

@@ -1,0 +1,263 @@
+"""The processes of one run, as `torchrun` starts them: what they share and what they divide.
+
+One process alone is the same code with nothing to share. Each process has a copy of the
+network and sees its share of every batch; gradients are summed, so that all copies stay alike
+bit for bit; what depends on a clock or on files is decided by the first and told to the others.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from plainunet.network.device import choose_device
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=12)
+"""How long processes wait for another that works alone, as on understanding the data."""
+
+
+class ElsewhereError(RuntimeError):
+    """Another process of the run has failed, and has said how."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """What a process knows of the others of its run.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        count: How many there are.
+        joined: Whether they were started to work together, be it only one.
+    """
+
+    rank: int = 0
+    count: int = 1
+    joined: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and shows what happens."""
+        return self.rank == 0
+
+    @property
+    def are_restarted(self) -> bool:
+        """Whether torchrun has started them again, after one of them had ended badly."""
+        return self.joined and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+    def first_decides(self, decide: Callable[[], T]) -> T:
+        """Have the first process do something, and tell all what came out.
+
+        Args:
+            decide: What it does.
+
+        Returns:
+            Its result, in every process.
+
+        Raises:
+            ElsewhereError: In the other processes: it failed in the first, where the error
+                goes on.
+        """
+        if not self.joined:
+            return decide()
+        told: list[Any] = [None, None]
+        if not self.is_first:
+            distributed.broadcast_object_list(told)
+            if told[1]:
+                raise ElsewhereError(told[1])
+            result: T = told[0]
+            return result
+        try:
+            told[0] = decide()
+        except BaseException as error:
+            distributed.broadcast_object_list([None, f"{type(error).__name__}: {error}"])
+            raise
+        distributed.broadcast_object_list(told)
+        decided: T = told[0]
+        return decided
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """Have one process of each machine do something first, then the others.
+
+        Args:
+            work: What leaves something behind that makes it quick for the others.
+
+        Returns:
+            Its result here.
+        """
+        if not self.joined:
+            return work()
+        leads = int(os.environ.get("LOCAL_RANK", "0")) == 0
+        if leads:
+            result = work()
+        distributed.barrier()
+        return result if leads else work()
+
+    def gather(self, mine: T) -> list[T]:
+        """Give everyone what each has.
+
+        Args:
+            mine: What this process has.
+
+        Returns:
+            What all have, by rank.
+        """
+        if not self.joined:
+            return [mine]
+        all_of_them: list[Any] = [None] * self.count
+        distributed.all_gather_object(all_of_them, mine)
+        return all_of_them
+
+    def share(self, count: int) -> range:
+        """Say which of so many things are this process's: none twice, none left out.
+
+        Args:
+            count: How many there are.
+
+        Returns:
+            Their numbers.
+        """
+        return range(self.rank, count, self.count)
+
+    def restore_order(self, shares: Sequence[Sequence[T]]) -> list[T]:
+        """Put together what came of `share`.
+
+        Args:
+            shares: What each process made of its numbers, in their order, by rank.
+
+        Returns:
+            One for each number.
+        """
+        count = sum(map(len, shares))
+        return [shares[number % self.count][number // self.count] for number in range(count)]
+
+    def total(self, values: Tensor) -> Tensor:
+        """Add values up over the processes.
+
+        Args:
+            values: Any shape; the same in every process.
+
+        Returns:
+            The sums.
+        """
+        if self.joined:
+            distributed.all_reduce(values)
+        return values
+
+    def join_batch(self, weight: Tensor) -> Tensor:
+        """Put the shares of a batch together.
+
+        Args:
+            weight: [N, H, W], this process's share; their lengths may differ.
+
+        Returns:
+            [M, H, W], all of them.
+        """
+        if self.count == 1:
+            return weight
+        sizes = [0] * self.count
+        distributed.all_gather_object(sizes, len(weight))
+        padded = weight.new_zeros(max(sizes), *weight.shape[1:])
+        padded[: len(weight)] = weight
+        shares = [torch.empty_like(padded) for _ in sizes]
+        distributed.all_gather(shares, padded)
+        return torch.cat([share[:size] for share, size in zip(shares, sizes, strict=True)])
+
+    def copy_first(self, tensors: Iterable[Tensor]) -> None:
+        """Make tensors those of the first process.
+
+        Args:
+            tensors: The same in number and shape everywhere; changed in place.
+        """
+        if self.count > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
+
+    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """Have a module's gradients averaged over the processes by its backward pass.
+
+        Args:
+            module: The module; its weights are made those of the first process.
+            device: Where it is.
+
+        Returns:
+            What to call instead.
+        """
+        if not self.joined or not any(weight.requires_grad for weight in module.parameters()):
+            return module
+        places = [torch.cuda.current_device()] if device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=places)
+
+    def no_sum_before(self, module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+        """Leave gradients where they are until the last part of a batch.
+
+        Args:
+            module: What `wrap` gave.
+            is_last: Whether this part is it.
+
+        Returns:
+            A context for the part's forward and backward passes.
+        """
+        if is_last or not isinstance(module, DistributedDataParallel):
+            return nullcontext()
+        return module.no_sync()
+
+    def clock(self) -> float:
+        """Read the clock: that of the first process, in all.
+
+        Returns:
+            Seconds, as by `time.monotonic` there.
+        """
+        now = time.monotonic()
+        if not self.joined:
+            return now
+        told = torch.tensor([now], dtype=torch.float64)
+        distributed.broadcast(told, 0)
+        return float(told)
+
+
+ALONE = Processes()
+"""One process, not started by torchrun."""
+
+
+@contextmanager
+def join_processes(device: str) -> Iterator[Processes]:
+    """Join the processes that torchrun has started, if it has.
+
+    Args:
+        device: As for `choose_device`; of several GPUs, each process takes its own.
+
+    Yields:
+        What this one knows of them.
+
+    Raises:
+        ValueError: There are more processes than GPUs on this machine.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or distributed.is_initialized():
+        yield ALONE
+        return
+    kind = choose_device(device).type
+    local, there = int(os.environ.get("LOCAL_RANK", "0")), 1
+    if kind == "cuda":
+        there = torch.cuda.device_count()
+        if local >= there:
+            raise ValueError(
+                f"torchrun started process {local + 1} on this machine, which has {there} GPUs. "
+                f"Give --nproc-per-node {there}, or --device cpu."
+            )
+        torch.cuda.set_device(local)
+    # gloo carries what the processes tell each other, NCCL the gradients of GPUs
+    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), joined=True)
+    finally:
+        distributed.destroy_process_group()
