@@ -2,12 +2,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from plainunet.files import (
+    lock_folder,
+    remove_unfinished,
     require_file,
     require_own,
     require_writable,
@@ -158,3 +161,114 @@ def test_only_results_of_the_same_kind_are_overwritten(tmp_path: Path) -> None:
 def test_json_is_written_whole(tmp_path: Path) -> None:
     write_json(tmp_path / "new" / "a.json", {"a": [1, None]})
     assert (tmp_path / "new" / "a.json").read_text() == '{\n "a": [\n  1,\n  null\n ]\n}\n'
+
+
+LOCKING = """
+import sys, time
+from pathlib import Path
+from plainunet.files import lock_folder
+with lock_folder(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", LOCKING, folder], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "locked\n"
+    with pytest.raises(ValueError, match=f"process {holder.pid} works in it"), lock_folder(folder):
+        pass
+    holder.kill()
+    holder.communicate()
+    with lock_folder(folder):
+        (folder / "result").write_text("done")
+    assert [file.name for file in folder.iterdir()] == ["result"]
+
+
+def test_a_lock_is_taken_once_and_leaves_no_folder_that_was_not_there(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    with lock_folder(folder):
+        with pytest.raises(ValueError, match="this process"), lock_folder(folder):
+            pass
+        assert folder.is_dir()
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(KeyError), lock_folder(folder):  # nor after an error
+        raise KeyError
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with lock_folder(tmp_path / "old"):
+        pass
+    assert (tmp_path / "old").is_dir()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_does_not_hold_the_lock(tmp_path: Path) -> None:
+    code = LOCKING.replace("    time", "    import os\n    os.fork() or time.sleep(60)\n    time")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "locked\n"
+    time.sleep(0.3)  # until it has forked
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with lock_folder(tmp_path):
+        os.killpg(holder.pid, 0)  # the other is still there
+    os.killpg(holder.pid, signal.SIGKILL)
+
+
+def test_what_a_killed_process_had_begun_is_removed(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+from plainunet.files import write_whole
+with write_whole(Path(sys.argv[1]) / "state.pt") as part:
+    part.write_bytes(bytes(1000))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    (tmp_path / ".hidden").write_text("mine")
+    (tmp_path / "own.pt").write_text("mine")
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_unfinished(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".hidden", "own.pt"]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from plainunet.files import write_whole
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    with write_whole(Path(sys.argv[1])) as part:
+        if sys.argv[2] == "library":  # which says something else of it
+            try:
+                part.write_bytes(bytes(20_000))
+            except OSError:
+                raise RuntimeError("unexpected pos 576 vs 534")
+        part.write_bytes(bytes(20_000))
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no RLIMIT_FSIZE")
+@pytest.mark.parametrize("who", ["python", "library"])
+def test_a_disk_that_takes_no_more_is_said_and_what_was_there_stays(
+    tmp_path: Path, who: str
+) -> None:
+    file = tmp_path / "model.bin"
+    file.write_text("before")
+    said = subprocess.check_output([sys.executable, "-c", FULL, file, who], text=True)
+    assert said.startswith(f"{file}: cannot be written (File too large); what was there before")
+    assert file.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [file]

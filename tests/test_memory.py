@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from plainunet.memory import resident_memory
+from plainunet.memory import is_out_of_memory, resident_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc gives memory back")
@@ -33,7 +33,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody counts")
 def test_what_is_taken_is_counted() -> None:
     code = """
-from plainunet.memory import resident_memory
+from plainunet.memory import is_out_of_memory, resident_memory
 before = resident_memory()
 block = bytearray(200 * 2**20)
 print(before, resident_memory() - before)
@@ -60,3 +60,11 @@ def test_where_nobody_counts_nothing_is_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("plainunet.memory.Path", lambda path: Path(f"/nowhere{path}"))
     monkeypatch.setitem(sys.modules, "resource", None)
     assert resident_memory() is None
+
+
+def test_a_lack_of_memory_is_told_from_other_errors() -> None:
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
+    assert is_out_of_memory(RuntimeError("std::bad_alloc"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(ValueError("out of memory"))

@@ -56,7 +56,7 @@ def train(
     """
     begun = time.monotonic()  # a budget runs while PyTorch is loaded
 
-    from plainunet.training.progress import Screen
+    from plainunet.training.progress import Screen, speaks
     from plainunet.training.run import resume as go_on
     from plainunet.training.run import train as begin
     from plainunet.training.tables import show_scores
@@ -73,8 +73,9 @@ def train(
             from_file = read_settings(config) if config else {}
             merged = make_config({**from_file, **given}, "settings")
             result, folder = begin(data, out, merged, screen, begun), out
-    show_scores(result)
-    _print(f"model: {folder / 'best.safetensors'}   look at: {folder / 'saved_images'}")
+    if speaks():
+        show_scores(result)
+        _print(f"model: {folder / 'best.safetensors'}   look at: {folder / 'saved_images'}")
     return 0
 
 

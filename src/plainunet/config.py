@@ -167,8 +167,8 @@ class TrainConfig(DataConfig, NetworkConfig):
     epochs: int = Field(default=20, ge=1)
     """How often every training picture is seen; left out, a clock decides, see budget."""
     size: tuple[int, int] | None = None
-    """Working size, height and width [pixels]: pictures are reduced to fit in it.
-    Left out, it is chosen from the pictures, reduced to about 256 x 256 pixels of area."""
+    """Working size, height and width [pixels]: pictures are reduced to fit in it; left out, it
+    is chosen from the pictures, reduced to about 256 x 256 pixels of area."""
     patch: tuple[int, int] | None = None
     """Instead of a working size: height and width [pixels] of the patches of large pictures that
     are trained on; each picture keeps its own size then, or is reduced by the factor."""
@@ -247,11 +247,12 @@ class TrainConfig(DataConfig, NetworkConfig):
     device: Device = "auto"
     """Where the network runs: auto takes cuda, then mps, then cpu."""
     workers: int | None = Field(default=None, ge=0)
-    """Processes that prepare batches beside the training; 0 does it in the same process. Left
-    out: 0 where the network runs on the CPU, which they would take from it, else 4."""
+    """Processes that prepare batches beside the training; left out, 4 where the network runs on
+    a GPU, and none where it runs on the CPU, which they would take from it."""
+    sync_batch_norm: bool = False
+    """With several processes: batch normalisation sees the whole batch, not each one's share."""
     track: tuple[TrackerName, ...] = ()
-    """Experiment trackers that are told of the run, beside what is always written down; of flags
-    also with commas between."""
+    """Experiment trackers that are told of the run; of flags also with commas between."""
 
     @field_validator("track", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ Everything the project writes goes through `write_whole`: a reader, or the next 
 meets half a file, and a failure leaves what was there before.
 """
 
+import errno
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _LOCK = ".lock"
 _HELD: set[Path] = set()
 _UNFINISHED = "-unfinished-"
@@ -33,6 +35,10 @@ def write_whole(path: Path) -> Iterator[Path]:
 
     Yields:
         A path in the same folder with the same suffix. It is removed if the block fails.
+
+    Raises:
+        OSError: The disk is full, or takes no more for another reason; what the library that
+            was writing has said of it is the cause.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the name is cut, for with its addition it might be longer than file systems take
@@ -46,9 +52,28 @@ def write_whole(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         part.chmod(0o666 & ~_umask())
         part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except Exception as error:
+        refused = error if isinstance(error, OSError) else _try_to_write(part)
+        if refused is not None and refused.errno in _REFUSALS:
+            raise OSError(
+                f"{path}: cannot be written ({refused.strerror}); what was there before is intact. "
+                "Make room for it, and try again."
+            ) from error
         raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _try_to_write(file: Path) -> OSError | None:
+    """Learn why a file could not be written, where a library did not say."""
+    try:
+        with file.open("ab") as end:
+            end.write(bytes(2**16))
+            end.flush()
+            os.fsync(end.fileno())
+    except OSError as error:
+        return error
+    return None
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -99,9 +124,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
             _HELD.discard(path)
             with suppress(OSError):  # Windows does not remove open files
                 path.unlink()
-    for place in made:
-        with suppress(OSError):  # not empty
-            place.rmdir()
+            for place in made:
+                with suppress(OSError):  # not empty
+                    place.rmdir()
 
 
 @contextmanager
@@ -112,14 +137,21 @@ def _open_locked(path: Path) -> Iterator[TextIO | None]:
             if not _lock(file):
                 yield None
                 return
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    file.truncate(0)
-                    file.write(f"{os.getpid()}\n")
-                    file.flush()
-                    yield file
-                    return
+            if _is_there(path, file):
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n")
+                file.flush()
+                yield file
+                return
         # its holder has removed it since it was opened
+
+
+def _is_there(path: Path, file: TextIO) -> bool:
+    """Tell whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: TextIO) -> bool:

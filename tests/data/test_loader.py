@@ -1,6 +1,9 @@
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from torch import Tensor
 
 from plainunet.data import cache
 from plainunet.data.dataset import Samples, TrainingSet
-from plainunet.data.loader import EpochBatches, make_loader
+from plainunet.data.loader import EpochBatches, iterate, make_loader
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair, find_pairs
 
@@ -149,7 +152,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from plainunet.data.dataset import Samples, TrainingSet
-from plainunet.data.loader import EpochBatches, make_loader
+from plainunet.data.loader import EpochBatches, iterate, make_loader
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import find_pairs
 
@@ -168,3 +171,63 @@ for _ in range(12):
 def test_workers_start_where_opencv_has_threads(small_data: Path) -> None:
     """A forked process has the threads' locks but not the threads, and may wait for ever."""
     subprocess.run([sys.executable, "-c", BUSY, small_data], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 3])
+def test_an_epoch_is_taken_up_at_any_batch(first: int) -> None:
+    batches = EpochBatches(8, 3, seed=5, repeats=2)
+    batches.epoch = 4
+    whole = list(batches)
+    batches.first = first
+    assert list(batches) == whole[first:]
+    assert [sample for _, _, sample in whole[first]] == batches.samples(first)
+    assert len(batches) == len(whole)
+
+
+@pytest.mark.parametrize(("count", "batch_size", "processes"), [(8, 3, 2), (9, 4, 3), (5, 4, 4)])
+def test_processes_share_each_batch(count: int, batch_size: int, processes: int) -> None:
+    shares = [
+        list(EpochBatches(count, batch_size, 0, 1, rank, processes)) for rank in range(processes)
+    ]
+    joined = [list(chain(*parts)) for parts in zip(*shares, strict=True)]
+    alone = list(EpochBatches(count, batch_size, 0))
+    assert sorted(chain(*joined)) == sorted(chain(*alone))
+    if (count, processes) != (5, 4):  # where a batch would have too few for all
+        assert joined == alone
+    sizes = [len(part) for share in shares for part in share]
+    assert min(sizes) >= 1
+
+
+def test_more_processes_than_pictures_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 processes cannot share batches of 2 pictures"):
+        EpochBatches(8, 2, 0, 1, 0, 3)
+
+
+@few_cores
+def test_a_process_that_is_killed_is_told_when_its_batch_is_missing(small_data: Path) -> None:
+    samples = Samples(find_pairs(small_data), BINARY, (24, 32))
+    dataset, batches = TrainingSet(samples, "light", 0, (24, 32)), EpochBatches(8, 1, 0, repeats=9)
+    loader = make_loader(dataset, batches, 1)
+    before = signal.getsignal(signal.SIGCHLD)
+    going = iterate(loader)
+    next(going)
+    assert signal.getsignal(signal.SIGCHLD) == before
+    for child in multiprocessing.active_children():
+        os.kill(child.pid or 0, signal.SIGKILL)
+    with pytest.raises(ChildProcessError, match=r"has ended .*fewer --workers"):
+        list(going)
+
+
+@few_cores
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanishes_is_named_whoever_reads_it(
+    small_data: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plainunet.data.cache.LIMIT", 0)
+    pairs = find_pairs(small_data)
+    dataset = TrainingSet(Samples(pairs, BINARY, (24, 32)), "light", 0, (24, 32))
+    pairs[3].image.unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        list(iterate(make_loader(dataset, EpochBatches(8, 3, seed=0), workers)))
+    assert str(pairs[3].image) in str(caught.value)
+    assert "Traceback" not in str(caught.value)

@@ -1,5 +1,6 @@
 """A small data set, and one finished run on it, that the tests of this room share."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from plainunet.config import Growth, TrainConfig
+from plainunet.data.dataset import Samples
+from plainunet.data.masks import MaskCoding
+from plainunet.data.pairing import find_pairs
+from plainunet.network.checkpoint import Card
+from plainunet.network.unet import UNet
+from plainunet.palette import default_colors
 from plainunet.training.events import Event
+from plainunet.training.fit import fit
+from plainunet.training.records import METRICS_FILE
 from plainunet.training.run import train
 
 
@@ -92,3 +102,47 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: TrainConfig) -> Fin
     events: list[Event] = []
     result = train(data, folder / "run", config, events.append)
     return Finished(data, folder / "run", config, result, events)
+
+
+Rows = list[dict[str, Any]]
+Fit = Callable[..., Rows]
+
+
+@pytest.fixture(scope="session")
+def parts(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Samples]:
+    """Nine pictures to train (with a batch of 4: three batches of 3) and four to validate."""
+    pairs = find_pairs(draw(tmp_path_factory.mktemp("fit") / "data", 13))
+    coding = MaskCoding((0, 255), None, "two values")
+    return {
+        "train": Samples(pairs[:9], coding, (32, 40)),
+        "val": Samples(pairs[9:], coding, (32, 40)),
+    }
+
+
+def _fit_in(folder: Path, parts: dict[str, Samples], tiny: TrainConfig) -> Fit:
+    def run(name: str = "run", events: list[Event] | None = None, **settings: Any) -> Rows:
+        config = tiny.model_copy(update=settings)
+        torch.manual_seed(config.seed)
+        network = UNet(3, 2, config.base_channels, config.depth)
+        network.set_normalisation(*parts["train"].statistics())
+        card = Card(("background", "thing"), default_colors(2), config.size)
+        tell = (lambda event: None) if events is None else events.append
+        fit(network, card, parts, config, folder, folder / name, None, tell)
+        lines = (folder / name / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    return run
+
+
+@pytest.fixture
+def fitted(parts: dict[str, Samples], tiny: TrainConfig, tmp_path: Path) -> Fit:
+    """Train with these settings from the same start; gives the rows of metrics.jsonl."""
+    return _fit_in(tmp_path, parts, tiny)
+
+
+@pytest.fixture(scope="session")
+def plain_loss(
+    parts: dict[str, Samples], tiny: TrainConfig, tmp_path_factory: pytest.TempPathFactory
+) -> float:
+    """Loss of one epoch with nothing changed."""
+    return _fit_in(tmp_path_factory.mktemp("plain"), parts, tiny)(epochs=1)[0]["loss"]

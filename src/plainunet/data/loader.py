@@ -5,6 +5,7 @@ machine; all samples of a set have one size.
 """
 
 import signal
+import threading
 from collections.abc import Iterator
 
 import cv2
@@ -117,6 +118,50 @@ def make_loader(
         worker_init_fn=_one_thread,
         prefetch_factor=4 if workers else None,
     )
+
+
+def iterate(loader: "DataLoader[tuple[Tensor, ...]]") -> Iterator[tuple[Tensor, ...]]:
+    """Go through a loader; what goes wrong in its processes is told as if it had been here.
+
+    Args:
+        loader: As by `make_loader`.
+
+    Yields:
+        Its batches.
+
+    Raises:
+        ChildProcessError: One of its processes has ended. It is noticed when its batch is
+            missing, not, as PyTorch would have it, in the middle of whatever goes on.
+        Exception: What a sample's making raised.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    handled = hasattr(signal, "SIGCHLD") and is_main and loader.num_workers > 0
+    before = signal.getsignal(signal.SIGCHLD) if handled else None
+    batches = iter(loader)
+    if handled:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:
+            if "DataLoader worker" in str(error) and isinstance(error, RuntimeError):
+                raise ChildProcessError(
+                    f"a process that prepares batches has ended ({str(error).splitlines()[0]}). "
+                    "If memory was short, take fewer --workers."
+                ) from error
+            raise _unwrapped(error) from error
+        yield batch
+
+
+def _unwrapped(error: Exception) -> Exception:
+    """Give an error the words that it had in the process that it comes from."""
+    name = f"\n{type(error).__name__}: "
+    said = str(error)
+    if not said.startswith("Caught ") or name not in said:
+        return error
+    return type(error)(said[said.rindex(name) + len(name) :].strip())
 
 
 def _one_thread(_: int) -> None:

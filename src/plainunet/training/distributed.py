@@ -25,8 +25,8 @@ _PATIENCE = timedelta(hours=12)
 """How long processes wait for another that works alone, as on understanding the data."""
 
 
-class ElsewhereError(RuntimeError):
-    """Another process of the run has failed, and has said how."""
+class ElsewhereError(SystemExit):
+    """The first process of the run has failed and says how; this one ends, and says nothing."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class Processes:
         if not self.is_first:
             distributed.broadcast_object_list(told)
             if told[1]:
-                raise ElsewhereError(told[1])
+                raise ElsewhereError(1)
             result: T = told[0]
             return result
         try:
             told[0] = decide()
         except BaseException as error:
-            distributed.broadcast_object_list([None, f"{type(error).__name__}: {error}"])
+            distributed.broadcast_object_list([None, type(error).__name__])
             raise
         distributed.broadcast_object_list(told)
         decided: T = told[0]
@@ -240,6 +240,7 @@ def join_processes(device: str) -> Iterator[Processes]:
 
     Raises:
         ValueError: There are more processes than GPUs on this machine.
+        ChildProcessError: Another process has ended before its time.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or distributed.is_initialized():
         yield ALONE
@@ -259,5 +260,12 @@ def join_processes(device: str) -> Iterator[Processes]:
     distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), joined=True)
+    except RuntimeError as error:
+        if any(word in str(error).lower() for word in ("by peer", "broken pipe", "remote process")):
+            raise ChildProcessError(
+                "another process of the run has ended. torchrun --max-restarts 3 starts all of "
+                "them again, and they go on from what was saved last."
+            ) from error
+        raise
     finally:
         distributed.destroy_process_group()

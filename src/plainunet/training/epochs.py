@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from plainunet.config import TrainConfig
 from plainunet.data.dataset import Samples
-from plainunet.data.loader import EpochBatches
+from plainunet.data.loader import EpochBatches, iterate
 from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.training.curves import draw_curves
@@ -181,7 +181,7 @@ class Epochs:
 
         train_epoch(
             self._step,
-            self._loaders[size],
+            iterate(self._loaders[size]),
             state,
             self._schedule.rate,
             frozen=self._frozen,

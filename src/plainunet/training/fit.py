@@ -17,6 +17,7 @@ from plainunet.data.targets import balanced_weights
 from plainunet.network.checkpoint import Card
 from plainunet.network.device import choose_device, choose_precision, to_device
 from plainunet.network.losses import LOSSES
+from plainunet.network.synchronised import synchronise
 from plainunet.network.transfer import freeze_encoder
 from plainunet.network.unet import UNet
 from plainunet.training.distributed import ALONE, Processes
@@ -69,11 +70,13 @@ def fit(
         FloatingPointError: Loss or gradient was not finite in several steps in a row.
         StoppedError: It was asked to stop.
     """
-    stop = stop or Stop()
+    stop = Stop() if stop is None else stop  # one that was not asked is false
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     network = to_device(network, device)
     frozen = freeze_encoder(network) if config.freeze == "encoder" else []
+    if config.sync_batch_norm:
+        synchronise(network)
     state = TrainingState(
         network,
         make_optimizers(network, config.optimizer, config.learning_rate, config.weight_decay),

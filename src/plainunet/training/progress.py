@@ -1,5 +1,6 @@
 """What the user sees of work that goes on: a live screen, or plain lines."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,15 @@ from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, St
 _PLAIN_PERIOD = 30.0  # seconds between plain lines inside an epoch
 _REFRESHES = 4  # of the live screen, a second
 _REMEMBERED = 600.0  # seconds of which a bar knows how fast it went; steps may be slow
+
+
+def speaks() -> bool:
+    """Say whether this process shows what happens: of several of one run, the first does.
+
+    Returns:
+        Whether it is the first, or the only one, that torchrun has started.
+    """
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Screen:

@@ -257,6 +257,7 @@ def _run(
     with (
         track(followed, out, saved is not None, on_event) as on_event,
         asked_to_stop(lambda said: on_event(Note(said))) as stop,
+        _saying_how_to_go_on(out),
     ):
         with _deterministic(config.deterministic):
             fit(
@@ -274,3 +275,17 @@ def _run(
                 stop,
             )
         return judge_best(out, pairs, coding, config, on_event, processes, stop)
+
+
+@contextmanager
+def _saying_how_to_go_on(out: Path) -> Iterator[None]:
+    """Add to errors of files and processes what to do once their cause is mended."""
+    try:
+        yield
+    except OSError as error:
+        if not (out / STATE_FILE).is_file():
+            raise
+        raise OSError(
+            f"{error}\nThe run's last saved state is intact. To go on with it: "
+            f"plainunet train --resume {out}"
+        ) from error

@@ -21,6 +21,9 @@ _PASSES, _WORK, _MORE = 2500, 25e6, 0.4
 """Pictures, or patches, that a network should see in all, one counted as often as it is seen, if
 there is time for so many of their pixels at 16 base channels; with the power of it that follows,
 more time makes both more of them and larger ones."""
+_FEW, _HARDER = 5, 1.3
+"""So many classes beside the background are learnt from that; for more, more are needed, by the
+power of how many times as many they are."""
 _GROWTH: tuple[dict[str, float], ...] = (
     {"until": 0.36, "scale": 1 / 3},
     {"until": 0.82, "scale": 2 / 3},
@@ -72,7 +75,8 @@ def choose_window(
         `size`, or `patch` and `factor`; and `base_channels`.
     """
     native = _typical(seen.sizes)
-    whole, base = _afford(seconds, machine.pixel, native, given)
+    passes = _passes(seconds, machine.pixel, len(seen.shares))
+    whole, base = _afford(seconds, machine.pixel, native, passes, given)
     whole = min(max(whole, 3.0 * least), native, 1.5 * _LARGE)
     fine = max(side_needed(seen.kept, _LOST), native * _SEEN / (seen.typical or native))
     fine = min(fine, native)
@@ -84,13 +88,15 @@ def choose_window(
         reason = f"the median picture has {height:.0f} x {width:.0f} pixels"
         if whole < native:
             reason += f", and enough of them can be seen in {seconds:.0f} s if reduced to this"
+        if whole < native and len(seen.shares) > _FEW + 1:
+            reason += f", {len(seen.shares)} classes taking more of them"
         if seen.kept:
             reason += f"; masks keep a Dice of {_kept_at(seen.kept, whole):.3f} at it"
         said = "wider only where there is time for full-size pictures"
         return {"size": (size, reason), "base_channels": (base, said)}
     # steps of a quarter octave: what is cached once serves similar plans
     factor = min(1.0, 2 ** (math.ceil(4 * math.log2(fine / native)) / 4))
-    side = math.sqrt(seconds / (_passes(seconds, machine.pixel) * machine.pixel))
+    side = math.sqrt(seconds / (passes * machine.pixel))
     side = min(max(side, _SMALLEST_PATCH), _LARGEST_PATCH, factor * native)
     patch = max(least, 32 * round(side / 32))
     reason = (
@@ -109,12 +115,12 @@ def choose_window(
 
 
 def _afford(
-    seconds: float, pixel: float, native: float, given: Mapping[str, Any]
+    seconds: float, pixel: float, native: float, passes: float, given: Mapping[str, Any]
 ) -> tuple[float, int]:
     """Side [pixels of area] of pictures that can be seen often enough, and the width."""
     widths = {given["base_channels"]: 1.0} if "base_channels" in given else WIDTHS
     cost = growth_cost(given.get("growth", _GROWTH))
-    area = seconds / (_passes(seconds, pixel) * cost * pixel)
+    area = seconds / (passes * cost * pixel)
     sides = {base: math.sqrt(area / times) for base, times in widths.items()}
     # wider only where pictures are as large as they are, or as is worth while
     wide = [base for base, side in sides.items() if side >= min(native, _LARGE)]
@@ -122,9 +128,11 @@ def _afford(
     return sides[base], base
 
 
-def _passes(seconds: float, pixel: float) -> float:
+def _passes(seconds: float, pixel: float, classes: int) -> float:
+    """How often pictures should be seen in all."""
     more: float = (seconds / pixel / _WORK) ** _MORE
-    return _PASSES * more
+    harder: float = max(1.0, (classes - 1) / _FEW) ** _HARDER
+    return _PASSES * more * harder
 
 
 def choose_growth(size: tuple[int, int], least: int) -> tuple[tuple[dict[str, float], ...], str]:

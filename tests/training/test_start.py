@@ -1,0 +1,55 @@
+"""What a run begins with, on files of several kinds."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from plainunet.config import TrainConfig
+from plainunet.data.images import image_shape
+from plainunet.data.masks import MaskCoding
+from plainunet.data.pairing import find_pairs
+from plainunet.training.distributed import ALONE
+from plainunet.training.events import Advance, Event, Note, Stage
+from plainunet.training.start import describe_run, make_network, read_samples
+
+CODING = MaskCoding((0, 255), None, "two values")
+
+
+def test_grey_pictures_among_others_are_shown_as_rgb(
+    draw: Callable[..., Path], tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data = draw(tmp_path / "data", 6)
+    for name in ("00.png", "03.png"):
+        with Image.open(data / "images" / name) as picture:
+            picture.convert("L").save(data / "images" / name)
+    config = tiny.model_copy(update={"classes": ("background", "thing")})
+    pairs = [
+        dataclasses.replace(pair, part="val" if index < 2 else "train")
+        for index, pair in enumerate(find_pairs(data))
+    ]
+    shapes = [image_shape(pair.image) for pair in pairs]
+    events: list[Event] = []
+    parts = read_samples(pairs, CODING, config, shapes, ALONE, events.append)
+    assert {part: len(samples) for part, samples in parts.items()} == {"train": 4, "val": 2}
+    assert parts["train"][0][0].shape == (32, 40, 3)
+    assert Note("note: 2 grey pictures are shown as RGB, like the others") in events
+    assert events.count(Stage("reading pictures", 4)) == 1
+    assert events[-1] == Advance(2)
+
+    network = make_network(config, shapes, parts["train"], True, events.append)
+    again = make_network(config, shapes, parts["train"], True, events.append)
+    assert (network.in_channels, network.num_classes) == (3, 2)
+    assert all(map(torch.equal, network.parameters(), again.parameters()))
+    assert np.allclose(network.mean.flatten(), parts["train"].statistics()[0])
+
+    card = describe_run(data, pairs, CODING, config, shapes)
+    assert card.training["grey"] == 2
+    assert card.training["areas"] == [32 * 40, 32 * 40]
+    assert card.training["pictures"] == {"train": 4, "val": 2}
+    assert card.training["dtypes"] == ["uint8"]
+    assert card.masks == {"values": (0, 255), "ignore": None, "kind": "two values"}
+    assert card.scores is None or not card.scores
