@@ -2,6 +2,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,15 @@ def test_the_reader_tells_of_links_that_lead_nowhere(
     assert isinstance(problem, DataError)
     assert (problem.code, problem.files) == ("link-loop", (tmp_path / "a.txt",))
     assert words in str(problem)
+
+
+def test_many_threads_ask_at_once(room: Path) -> None:
+    """As on a machine with many cores: each gets its own answer, whole."""
+    store = ledger._Store()
+    for number in range(ledger._AT_ONCE):
+        store.put(f"key {number}", [number])
+    with ThreadPoolExecutor(16) as threads:
+        numbers = [number % ledger._AT_ONCE for number in range(20_000)]
+        answers = list(threads.map(lambda number: store.get(f"key {number}"), numbers))
+    store.close()
+    assert answers == [[number] for number in numbers]

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from plainunet.data.ahead import work_ahead
@@ -68,10 +69,11 @@ class _Store:
 
     def __init__(self) -> None:
         self._new: list[tuple[str, str]] = []
+        # one thread at a time: equal queries of one connection share their answer's place
+        self._turn = Lock()
         self._base: sqlite3.Connection | None = None
         with suppress(OSError, sqlite3.Error):
             cache_folder().mkdir(parents=True, exist_ok=True)
-            # sqlite3 takes calls of several threads in turn
             base = sqlite3.connect(cache_folder() / _FILE, timeout=5, check_same_thread=False)
             try:
                 base.execute("CREATE TABLE IF NOT EXISTS facts (key TEXT UNIQUE, found TEXT)")
@@ -86,7 +88,8 @@ class _Store:
         if self._base is not None:
             with suppress(sqlite3.Error, json.JSONDecodeError):
                 query = "SELECT found FROM facts WHERE key = ?"
-                row = self._base.execute(query, (key,)).fetchone()
+                with self._turn:
+                    row = self._base.execute(query, (key,)).fetchone()
                 return None if row is None else json.loads(row[0])
         return None
 
@@ -105,7 +108,7 @@ class _Store:
     def _write(self) -> None:
         new, self._new = self._new, []
         if self._base is not None and new:
-            with suppress(sqlite3.Error), self._base:
+            with suppress(sqlite3.Error), self._turn, self._base:
                 self._base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", new)
                 oldest = "(SELECT MAX(rowid) FROM facts) - ?"
                 self._base.execute(f"DELETE FROM facts WHERE rowid <= {oldest}", (_MOST,))
