@@ -102,10 +102,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
         Nothing.
 
     Raises:
-        ValueError: Another process has it, or another thread of this one.
+        ValueError: Another process has it, or another thread of this one, or it cannot be
+            written to.
     """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    made = [place for place in (folder, *folder.absolute().parents) if there in place.parents]
+    require_writable(folder)
+    made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = (folder / _LOCK).resolve()
     if path in _HELD:

@@ -49,11 +49,18 @@ SGD = ["--optimizer", "sgd", "--learning-rate", "0.05", "--batch-size", "8", "--
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [["--normalisation", "group"], ["--sync-batch-norm", "--deep-supervision", "--ema", "0.9"]],
+    ("settings", "tolerance"),
+    [
+        (["--normalisation", "group"], 1e-5),
+        (["--sync-batch-norm", "--deep-supervision", "--ema", "0.9"], 1e-4),
+    ],
 )
 def test_two_processes_learn_what_one_does(
-    data: Path, tmp_path: Path, run_plainunet: Callable[..., object], settings: list[str]
+    data: Path,
+    tmp_path: Path,
+    run_plainunet: Callable[..., object],
+    settings: list[str],
+    tolerance: float,
 ) -> None:
     """Batches of 8, or of 2 x 4: 20 steps lead to the same weights and the same scores."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -65,7 +72,7 @@ def test_two_processes_learn_what_one_does(
     assert states[0]["counters"]["step"] == states[1]["counters"]["step"] == 20
     for part in ("network", "average"):
         for name, value in (states[0][part] or {}).items():
-            torch.testing.assert_close(states[1][part][name], value, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(states[1][part][name], value, rtol=tolerance, atol=tolerance)
     fresh = torch.load(one / "last" / "state.pt", weights_only=True)["network"]
     assert fresh.keys() == states[1]["network"].keys()
     rows = [

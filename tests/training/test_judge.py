@@ -16,6 +16,7 @@ from plainunet.evaluation.metrics import PROTOCOL
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.training.epochs import BEST_FILE
 from plainunet.training.events import Advance, Event, Stage
+from plainunet.training.interrupt import Stop, StoppedError
 from plainunet.training.judge import SAVED_IMAGES, judge_best
 
 CODING = MaskCoding((0, 255), None, "two values")
@@ -127,3 +128,29 @@ def test_a_picture_without_foreground_that_is_right_is_not_the_worst(
 
 def test_it_equals_evaluate(finished: Any) -> None:
     assert evaluate(finished.out / BEST_FILE, finished.data, precision="fp32") == finished.result
+
+
+def test_asked_to_stop_it_keeps_what_was_counted(
+    judged: tuple[Path, dict[str, Any], list[Event]], finished: Any, tmp_path: Path
+) -> None:
+    _, whole, _ = judged
+    first, *others = find_pairs(finished.data)
+    pairs = [dataclasses.replace(first, part="train")]
+    pairs += [dataclasses.replace(pair, part="val") for pair in others]
+    out = tmp_path / "run"
+    out.mkdir()
+    shutil.copy(finished.out / BEST_FILE, out / BEST_FILE)
+    stop = Stop()
+
+    def ask(event: Event) -> None:
+        if event == Advance(7):
+            stop.code = 130
+
+    with pytest.raises(StoppedError, match=r"while judging.*--resume"):
+        judge_best(out, pairs, CODING, finished.config, ask, stop=stop)
+    assert not (out / "saved_images").exists()
+    events: list[Event] = []
+    result = judge_best(out, pairs, CODING, finished.config, events.append)
+    assert result == whole
+    assert events[:2] == [Stage("judging at native size", 19), Advance(8)]
+    assert not list(out.rglob("judged*"))

@@ -123,7 +123,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     events: list[Event] = []
     result = resume("run", events.append)
     epochs = [event.row["epoch"] for event in events if isinstance(event, EpochDone)]
-    assert epochs == list(range(2 * moment + 1, 5))
+    # what was done since the state was saved last is done again; it takes no second here
+    assert epochs == list(range(epochs[0], 5))
+    assert epochs[0] <= 2 * moment + 1
     expected = finished.result
     assert (result["pooled"], result["per_image"]) == (expected["pooled"], expected["per_image"])
     assert rows_of(tmp_path / "run") == rows_of(finished.out)

@@ -15,6 +15,7 @@ from plainunet.data.pairing import Pair
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
+from plainunet.training.journal import Journal
 from plainunet.training.pictures import Pictures
 from plainunet.training.validation import validate
 
@@ -112,3 +113,45 @@ def test_validation_shows_what_it_judged(wide: list[Pair], size: tuple[int, int]
     ]
     assert all((prediction == 1).all() for *_, prediction in seen)
     assert scores == validate(predictor, samples, size, lambda _: None)
+
+
+def test_what_was_counted_before_is_not_counted_again(
+    wide: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures that are to be shown are predicted all the same."""
+    pairs = wide * 4
+    samples = Samples(pairs, MaskCoding((0, 1), 200, "ids"), (16, 32))
+    predictor = at_size(always_one(network()), (16, 32))
+    whole = validate(predictor, samples, (16, 32), lambda _: None)
+
+    def ask_to_stop(done: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    journal = Journal(tmp_path, "0", "epoch 1")
+    with pytest.raises(KeyboardInterrupt):
+        validate(predictor, samples, (16, 32), ask_to_stop, journal=journal)
+    journal.write()
+    predicted: list[int] = []
+    predict = Predictor.predict
+
+    def counted(self: Predictor, image: np.ndarray) -> np.ndarray:
+        predicted.append(1)
+        return predict(self, image)
+
+    monkeypatch.setattr(Predictor, "predict", counted)
+    again = Journal(tmp_path, "0", "epoch 1")
+    assert validate(predictor, samples, (16, 32), lambda _: None, journal=again) == whole
+    assert len(predicted) == 3
+    assert len(again.counts) == 8
+
+    predicted.clear()
+    pictures = Pictures(samples, predictor.card.colors)  # numbers 0, 2, 5 and 7
+    again = Journal(tmp_path, "0", "epoch 1")
+    scores = validate(
+        predictor, samples, (16, 32), lambda _: None, pictures=pictures, journal=again
+    )
+    assert scores == whole
+    assert len(predicted) == 3 + 2
+    pictures.write(tmp_path / "shown")
+    assert len(list((tmp_path / "shown").iterdir())) == 4

@@ -110,9 +110,7 @@ class Epochs:
         state = self._state
         size = self._schedule.size(state.epoch)
         begun, before = time.perf_counter(), state.seconds
-        images = self._train_steps(size)
-        trained = time.perf_counter()
-        state.seconds = before + trained - begun
+        self._train_steps(size)
         validation = self._judge(size)
         is_last = self._schedule.is_over(state.epoch + 1)
         if self._end is not None and is_last and (validation is None or not self._is_full(size)):
@@ -125,7 +123,7 @@ class Epochs:
             "size": size,
             "loss": state.loss_sum / state.images if state.images else None,
             "learning_rate": state.optimizers[0].param_groups[0]["lr"],
-            "images_per_second": images / (trained - begun),
+            "images_per_second": state.images / state.training_seconds,
             "seconds": state.seconds,
             "skipped": state.skipped,
             "validation": validation,
@@ -144,8 +142,8 @@ class Epochs:
         self._on_event(EpochDone(row, state.best if state.best >= 0 else None))
         return is_last
 
-    def _train_steps(self, size: tuple[int, int]) -> int:
-        """Make the steps of an epoch that are left; how many images they have seen."""
+    def _train_steps(self, size: tuple[int, int]) -> None:
+        """Make the steps of an epoch that are left."""
         state = self._state
         if size not in self._loaders:
             self._loaders = {size: self._make_loader(size)}
@@ -160,15 +158,15 @@ class Epochs:
             self._end,
             first=state.batch,
         )
-        begun, before = time.perf_counter(), state.seconds
-        last = begun
+        last = time.perf_counter()
 
         def ends() -> bool:
             """After each step: stop or save where it is time to; whether the epoch ends here."""
             nonlocal last
             now = time.perf_counter()
             took, last = now - last, now
-            state.seconds = before + now - begun
+            state.seconds += took
+            state.training_seconds += took
             state.accumulation = self._step.accumulation
             if self._step.is_stopping or (self._stop and not self._processes.joined):
                 self._leave()
@@ -190,7 +188,6 @@ class Epochs:
             on_step=report,
             ends=ends,
         )
-        return report.images
 
     def _judge(self, size: tuple[int, int]) -> dict[str, Any] | None:
         """Judge the epoch's weights, if it is time to, and keep them if they are the best."""

@@ -142,10 +142,12 @@ class Screen:
         self._dice = said or self._dice
         self._best = "" if event.best is None else f"best {event.best:.4f}"
         height, width = row["size"]
+        loss = "no step made" if row["loss"] is None else f"loss {row['loss']:.4f}"
         self._say(
-            *(f"epoch {row['epoch']:>3}", f"{height}x{width}", f"loss {row['loss']:.4f}"),
+            *(f"epoch {row['epoch']:>3}", f"{height}x{width}", loss),
             *(said, "" if self._is_live else _rate(row["learning_rate"])),
             *(_speed(row["images_per_second"]), f"{row['seconds']:.0f} s"),
+            f"{row['skipped']} steps left out" if row.get("skipped") else "",
             # on a terminal they stand below, and lines are short
             *([] if self._is_live else [*_memory(self._last), _left(left)]),
         )

@@ -40,7 +40,9 @@ def write_rows(run: Path, rows: Sequence[dict[str, Any]]) -> None:
     Args:
         run: The run folder.
         rows: One for each epoch: `epoch`, `step`, `size`, `loss`, `learning_rate`,
-            `images_per_second`, `seconds`, and `validation`, as by `validate`, or None.
+            `images_per_second`, `seconds`, `skipped` (steps that could not be made),
+            `validation`, as by `validate`, or None, and where there is one, `resumed_at`: the
+            steps at which the epoch was taken up again.
     """
     with write_whole(run / METRICS_FILE) as part:
         part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

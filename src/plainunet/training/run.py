@@ -20,7 +20,7 @@ from plainunet.data.pairing import Pair, find_pairs, require_enough
 from plainunet.data.problems import DataError, command
 from plainunet.data.split_file import SPLIT_FILE, read_split, write_split
 from plainunet.data.understood import describe
-from plainunet.files import lock_folder, remove_unfinished, require_writable, write_whole
+from plainunet.files import lock_folder, remove_unfinished, write_whole
 from plainunet.memory import keep_freed_memory
 from plainunet.network.device import choose_device
 from plainunet.prediction.predictor import Predictor
@@ -97,7 +97,6 @@ def _plan(
             "give another --out."
         )
     require_trackers(config, out)
-    require_writable(out)
     config = with_dataset(config, data)
     given = config.model_fields_set
     if config.budget is None and "epochs" not in given:

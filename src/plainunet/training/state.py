@@ -33,6 +33,8 @@ class TrainingState:
     """Epochs at the final size since the best one."""
     seconds: float = 0.0
     """Time spent so far, training and judging."""
+    training_seconds: float = 0.0
+    """Time that the steps of the epoch have taken."""
     batch: int = 0
     """Batches of the epoch that are done; of an epoch that is to be judged, all."""
     loss_sum: float = 0.0
@@ -52,7 +54,8 @@ class TrainingState:
         """Count an epoch as done."""
         self.epoch += 1
         self.batch = self.images = self.skipped = 0
-        self.loss_sum, self.resumed_at = 0.0, []
+        self.loss_sum = self.training_seconds = 0.0
+        self.resumed_at = []
 
     def save(self, run: Path, data: Path) -> None:
         """Write the state.
@@ -91,7 +94,7 @@ class TrainingState:
 
 _COUNTERS = (
     *("epoch", "step", "best", "waited", "seconds", "batch", "loss_sum", "images"),
-    *("skipped", "in_a_row", "accumulation", "resumed_at"),
+    *("skipped", "in_a_row", "accumulation", "resumed_at", "training_seconds"),
 )
 
 

@@ -10,7 +10,7 @@ from plainunet.training.schedule import Schedule
 
 
 class StepReport:
-    """Tells of each step of an epoch, and counts its `images`."""
+    """Tells of each step of an epoch."""
 
     def __init__(
         self,
@@ -41,7 +41,6 @@ class StepReport:
         self._device, self._end = device, end
         self._rate = Rate()
         self._done = first
-        self.images = 0
 
     def __call__(self, step: int, loss: float, images: int) -> None:
         """Tell of a step that has just been made.
@@ -52,7 +51,6 @@ class StepReport:
             images: How many it has seen.
         """
         self._done += 1
-        self.images += images
         self._on_event(
             StepDone(
                 epoch=self._epoch,

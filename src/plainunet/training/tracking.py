@@ -120,7 +120,8 @@ class _Tracking:
             case EpochDone(row) if row["epoch"] > told["epoch"]:
                 told["epoch"] = row["epoch"]
                 names = ("epoch", "loss", "learning_rate", "images_per_second", "seconds")
-                values = {f"epoch/{name}": row[name] for name in names}
+                # an epoch without a step that could be made has no loss
+                values = {f"epoch/{name}": row[name] for name in names if row[name] is not None}
                 judged = row["validation"]  # not every epoch of a run by the clock is
                 self._log(values | (_scores("val", judged) if judged else {}), row["step"])
             case Judged(scores) if not told["judged"]:
