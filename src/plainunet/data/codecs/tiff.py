@@ -78,7 +78,7 @@ def read_tiff(file: BinaryIO, path: Path) -> TiffPicture:
     # tifffile hands big-endian files on in their own byte order, which OpenCV refuses
     samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     alpha = None
-    if _has_alpha(page):
+    if has_alpha(page):
         samples, alpha = samples[..., :-1], samples[..., -1]
     palette = None if page.colormap is None else page.colormap.T.astype(np.uint16)
     return TiffPicture(samples, alpha, palette, _orientation(page))
@@ -101,7 +101,7 @@ def tiff_shape(file: BinaryIO, path: Path) -> tuple[int, int, int, int]:
     file.seek(0)
     with TiffFile(file) as tiff:
         page = _only_page(tiff, file, path)
-        channels = 3 if page.colormap is not None else page.samplesperpixel - _has_alpha(page)
+        channels = 3 if page.colormap is not None else page.samplesperpixel - has_alpha(page)
         return page.imagelength, page.imagewidth, channels, _orientation(page)
 
 
@@ -132,7 +132,15 @@ def _is_stack(slices: Slices, path: Path) -> ValueError:
     )
 
 
-def _has_alpha(page: TiffPage) -> bool:
+def has_alpha(page: TiffPage) -> bool:
+    """Tell whether a page's last samples say how opaque it is.
+
+    Args:
+        page: The page.
+
+    Returns:
+        Whether they do.
+    """
     return page.samplesperpixel > 1 and bool(page.extrasamples) and page.extrasamples[-1] in _ALPHA
 
 

@@ -1,0 +1,218 @@
+"""Parts of a picture, without the rest of it in memory.
+
+In: a picture file. Out: any window of it, as `read_image` would give it. A TIFF file is decoded
+segment by segment (its tiles or strips), of which those used last are kept; any other picture is
+decoded once, whole, if it is small enough.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tifffile import PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
+
+from plainunet.data.codecs.encoded import decoding, open_encoded
+from plainunet.data.codecs.slices import find_slices
+from plainunet.data.codecs.tiff import has_alpha
+from plainunet.data.images import image_shape, read_image
+from plainunet.data.problems import DataError, command
+
+KEPT = 192 * 2**20
+"""Bytes of decoded segments that are kept of a file."""
+LARGEST = 64 * 2**20
+"""Bytes of a segment beyond which a file is not read in windows."""
+
+
+class Windows(Protocol):
+    """A picture that is read in parts.
+
+    Attributes:
+        shape: Height, width and channels.
+        dtype: Of its values.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """Read a window.
+
+        Args:
+            top: Its first row.
+            left: Its first column.
+            height: Its rows; it ends where the picture does.
+            width: Its columns.
+
+        Returns:
+            [h, w, C], as `read_image` would give it.
+        """
+
+
+class ArrayWindows:
+    """Windows of a picture that is in memory."""
+
+    def __init__(self, image: NDArray[Any]) -> None:
+        """Take a picture.
+
+        Args:
+            image: [H, W, C].
+        """
+        self.shape: tuple[int, int, int] = (image.shape[0], image.shape[1], image.shape[2])
+        self.dtype = image.dtype
+        self._image = image
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """As of `Windows`."""
+        return self._image[top : top + height, left : left + width]
+
+
+class TiffWindows:
+    """Windows of a TIFF file."""
+
+    def __init__(self, page: TiffPage, path: Path) -> None:
+        """Take a page of an open file.
+
+        Args:
+            page: The page.
+            path: The file, for messages.
+
+        Raises:
+            ValueError: It cannot be read in windows: a segment is too large, or its pixels are
+                stored in a way that needs the whole.
+        """
+        self._page, self._path = page, path
+        self._is_split = page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
+        self._planes = page.samplesperpixel if self._is_split else 1
+        self.shape = page.imagelength, page.imagewidth, page.samplesperpixel
+        assert page.dtype is not None  # `_is_windowed` has seen to it
+        kind = np.float32 if page.dtype.kind == "f" else page.dtype.newbyteorder("=")
+        self.dtype = np.dtype(kind)
+        self._length = page.tilelength if page.is_tiled else page.rowsperstrip
+        self._width = page.tilewidth if page.is_tiled else page.imagewidth
+        self._length = min(self._length, page.imagelength)
+        self._across = -(-page.imagewidth // self._width)
+        self._down = -(-page.imagelength // self._length)
+        self._bytes = self._length * self._width * page.samplesperpixel * self.dtype.itemsize
+        self._kept: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """As of `Windows`."""
+        height, width = min(height, self.shape[0] - top), min(width, self.shape[1] - left)
+        window = np.empty((height, width, self.shape[2]), self.dtype)
+        rows = range(top // self._length, -(-(top + height) // self._length))
+        columns = range(left // self._width, -(-(left + width) // self._width))
+        # a band of windows side by side finds its segments still there
+        self._limit = max(KEPT // self._bytes, len(rows) * len(columns))
+        for row, column in product(rows, columns):
+            segment = self._segment(row, column)
+            y, x = row * self._length, column * self._width
+            part = segment[max(top - y, 0) : top + height - y, max(left - x, 0) : left + width - x]
+            below, right = max(y - top, 0), max(x - left, 0)
+            window[below : below + part.shape[0], right : right + part.shape[1]] = part
+        return window
+
+    def _segment(self, row: int, column: int) -> NDArray[Any]:
+        """A tile, or a strip, [h, w, C]; at the picture's edges it ends there."""
+        if (row, column) in self._kept:
+            self._kept.move_to_end((row, column))
+            return self._kept[row, column]
+        number = row * self._across + column
+        planes = [
+            self._decode(plane * self._down * self._across + number)
+            for plane in range(self._planes)
+        ]
+        segment = np.concatenate(planes, axis=2)
+        if self._page.photometric == PHOTOMETRIC.MINISWHITE:
+            segment = np.invert(segment)
+        self._kept[row, column] = segment
+        while len(self._kept) > self._limit:
+            self._kept.popitem(last=False)
+        return segment
+
+    def _decode(self, number: int) -> NDArray[Any]:
+        page, file = self._page, self._page.parent.filehandle
+        offset, count = page.dataoffsets[number], page.databytecounts[number]
+        file.seek(offset)
+        with decoding(self._path):
+            data, _, shape = page.decode(
+                file.read(count) if count else None, number, jpegtables=page.jpegtables
+            )
+        if data is None:  # nothing is stored where all is nothing
+            return np.full(shape[1:], page.nodata, self.dtype)
+        inside: NDArray[Any] = data[0, : shape[1], : shape[2]]
+        return inside.astype(self.dtype, copy=False)
+
+
+@contextmanager
+def open_windows(path: Path, most: int) -> Iterator[Windows]:
+    """Open a picture to read parts of it.
+
+    Args:
+        path: The file.
+        most: Bytes that a picture may have which is to be in memory as a whole.
+
+    Yields:
+        Its windows, while the file is open.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no picture, or is larger than `most` and cannot be read in windows.
+    """
+    with open_encoded(path) as (kind, file):
+        if kind == "tiff" and find_slices(file, path).count == 1:
+            file.seek(0)
+            with TiffFile(file) as tiff:
+                page = tiff.pages.first
+                whole = f"{page.imagewidth} x {page.imagelength} pixels", page.nbytes
+                if _is_windowed(page):
+                    yield TiffWindows(page, path)
+                    return
+        else:
+            height, width, channels = image_shape(path)
+            whole = f"{width} x {height} pixels", height * width * channels
+    if whole[1] > most:
+        other = path.with_name(f"{path.stem}-tiled.tif")
+        tiled = ["-co", "TILED=YES", "-co", "COMPRESS=DEFLATE", "-co", "BIGTIFF=IF_SAFER"]
+        cure = command("gdal_translate", *tiled, path, other)
+        raise DataError(
+            f"{path} has {whole[0]}, too many to be in memory at once "
+            f"({whole[1] / 2**30:.1f} GiB, at most {most / 2**30:.1f}), and its file cannot be "
+            f"read in parts. Save it as a TIFF file with tiles: {cure}",
+            "too-large",
+            [path],
+            cure,
+        )
+    yield ArrayWindows(read_image(path))
+
+
+def _is_windowed(page: TiffPage) -> bool:
+    """Tell whether a page is to be had in parts, each as `read_image` would give it."""
+    plain = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
+    length = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+    width = page.tilewidth if page.is_tiled else page.imagewidth
+    inverted = page.photometric == PHOTOMETRIC.MINISWHITE
+    fits = (
+        page.dtype is not None
+        and page.dtype.name in ("uint8", "uint16", "uint32", "float32", "float64")
+        and page.bitspersample == 8 * page.dtype.itemsize
+        and page.photometric in plain
+        and not (inverted and page.dtype.kind == "f")
+        and page.colormap is None
+        and page.imagedepth == 1
+        and page.tags.valueof("Orientation", 1) == 1
+        and length * width * page.samplesperpixel * page.dtype.itemsize <= LARGEST
+        and not has_alpha(page)
+    )
+    if fits:
+        file = page.parent.filehandle
+        file.seek(page.dataoffsets[0])
+        try:
+            page.decode(file.read(page.databytecounts[0]) or None, 0, jpegtables=page.jpegtables)
+        except Exception:  # a compression that tifffile does not know: `read_image` may
+            return False
+    return fits
