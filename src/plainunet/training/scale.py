@@ -25,9 +25,11 @@ _FEW, _HARDER = 5, 1.3
 """So many classes beside the background are learnt from that; for more, more are needed, by the
 power of how many times as many they are."""
 _GROWTH: tuple[dict[str, float], ...] = (
-    {"until": 0.36, "scale": 1 / 3},
-    {"until": 0.82, "scale": 2 / 3},
+    {"until": 0.3, "scale": 1 / 3},
+    {"until": 0.6, "scale": 2 / 3},
 )
+"""The last part must begin while the learning rate is high enough for the network, and what its
+normalisation remembers, to get used to the size."""
 _HALF: tuple[dict[str, float], ...] = ({"until": 0.5, "scale": 0.5},)
 _LARGE = 512
 _LOST = 0.02
