@@ -66,7 +66,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     Returns:
         Whether it says that memory could not be had.
     """
-    words = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+    words = (
+        *("can't allocate memory", "not enough memory", "out of memory", "bad_alloc"),
+        *("could not create a primitive", "could not execute a primitive"),  # says oneDNN
+    )
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     return named or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
 

@@ -114,7 +114,7 @@ def test_small_things_are_learnt_from_patches_where_they_are_large_enough() -> N
     lost = {128: 0.2, 256: 0.4, 512: 0.7}
     assert "patch" in values(cells._replace(spread=0.3, kept=lost))
     # and with time, pictures are seen whole
-    assert values(cells, 6000)["size"] == (512, 512)
+    assert values(cells, 9000)["size"] == (512, 512)
 
 
 def test_large_things_are_learnt_from_whole_pictures() -> None:

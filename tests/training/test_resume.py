@@ -152,7 +152,7 @@ def test_at_most_so_many_seconds_are_lost(data: Path, tmp_path: Path) -> None:
     """Killed again and again, without luck: what is lost is less than the time between saves."""
     process = start(*new_run(data, tmp_path / "run", "--precision fp32", 500), lost=0.5)
     wait_for(process, "parameters; ")
-    for _ in range(3):
+    for _ in range(2):
         time.sleep(2.5)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
@@ -165,14 +165,20 @@ def test_at_most_so_many_seconds_are_lost(data: Path, tmp_path: Path) -> None:
     assert read_state(tmp_path / "run")["counters"]["step"] > 30
 
 
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of eight epochs that nothing disturbs."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    finish(start(*new_run(data, run, SETTINGS["all"], 8)))
+    return run
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_finishes_the_step_and_says_how_to_go_on(
-    data: Path, tmp_path: Path, number: signal.Signals
+    data: Path, tmp_path: Path, whole: Path, number: signal.Signals
 ) -> None:
-    settings = SETTINGS["all"]
-    finish(start(*new_run(data, tmp_path / "whole", settings, 8)))
     # nothing but the request saves here, and Ctrl-C comes to the workers too
-    process = start(*new_run(data, tmp_path / "run", settings, 8), lost=1e9)
+    process = start(*new_run(data, tmp_path / "run", SETTINGS["all"], 8), lost=1e9)
     wait_for(process, "epoch +2 ")
     time.sleep(0.2)
     os.killpg(process.pid, number)
@@ -187,7 +193,7 @@ def test_asked_to_stop_it_finishes_the_step_and_says_how_to_go_on(
     saved = read_state(tmp_path / "run")["counters"]
     assert saved["step"] == int(said[1])
     finish(start("train", "--resume", tmp_path / "run"))
-    assert_alike(tmp_path / "run", tmp_path / "whole")
+    assert_alike(tmp_path / "run", whole)
 
 
 def test_a_second_run_into_the_folder_is_refused_until_the_first_has_ended(

@@ -1,5 +1,6 @@
 """One step: memory that is really short, and what it depends on."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,12 +56,12 @@ from plainunet.network.unet import UNet
 from plainunet.training.step import Step
 
 torch.set_num_threads(1)
-parts, short = int(sys.argv[2]), sys.argv[3] == "short"
+parts, short = [int(part) for part in sys.argv[2].split(",")], sys.argv[3] == "short"
 torch.manual_seed(0)
 unet = UNet(3, 2, base_channels=8, depth=3, dropout=0.5).train()
 notes = []
 step = Step(unet, LOSSES["cross-entropy+dice"], [SGD(unet.parameters(), lr=1.0, momentum=0.9)],
-            device=torch.device("cpu"), precision=torch.float32, accumulation=parts, seed=4,
+            device=torch.device("cpu"), precision=torch.float32, seed=4,
             on_note=notes.append)
 generator = torch.Generator().manual_seed(1)
 images = torch.randint(0, 256, (8, 128, 192, 3), generator=generator, dtype=torch.uint8)
@@ -71,18 +72,25 @@ if short:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + int(sys.argv[4]) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-losses = [step([images, shares.to(torch.uint8) * 255], number, 0.05).loss for number in (1, 2)]
-torch.save({"weights": unet.state_dict(), "losses": losses, "notes": notes,
-            "accumulation": step.accumulation}, sys.argv[1])
+losses, made = [], []
+for number, each in enumerate(parts, 1):
+    step.accumulation = max(each, step.accumulation)
+    losses.append(step([images, shares.to(torch.uint8) * 255], number, 0.05).loss)
+    made.append(step.accumulation)
+torch.save({"weights": unet.state_dict(), "losses": losses, "notes": notes, "made": made},
+           sys.argv[1])
 """
 
 
-def run_short(folder: Path, parts: int, megabytes: int = 0) -> dict[str, Any]:
-    """Two steps with eight pictures, so much memory being left."""
-    file = folder / f"{parts}-{megabytes}.pt"
-    words = [str(file), str(parts), "short" if megabytes else "ample", str(megabytes)]
+def run_short(folder: Path, parts: list[int], megabytes: int = 0) -> dict[str, Any]:
+    """Steps with eight pictures, each begun in so many parts, so much memory being left."""
+    file = folder / f"{megabytes}.pt"
+    words = [str(file), ",".join(map(str, parts)), "short" if megabytes else "ample"]
     done = subprocess.run(
-        [sys.executable, "-c", SHORT, *words], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SHORT, *words, str(megabytes)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     content: dict[str, Any] = torch.load(file, weights_only=True)
@@ -92,14 +100,15 @@ def run_short(folder: Path, parts: int, megabytes: int = 0) -> dict[str, Any]:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="RLIMIT_AS is tested on Linux")
 def test_out_of_memory_the_step_is_made_again_in_parts(tmp_path: Path) -> None:
     """An allocation fails for real; what comes out is what parts from the start give."""
-    short = run_short(tmp_path, 1, 150)
-    parts = short["accumulation"]
-    assert 2 <= parts <= 8
-    assert len(short["notes"]) == parts.bit_length() - 1
-    assert "out of memory in step 2" in short["notes"][0]
-    assert "in 2 parts of at most 4 pictures; the batch stays as large" in short["notes"][0]
-    ample = run_short(tmp_path, parts)
-    assert ample["notes"] == []
+    short = run_short(tmp_path, [1, 1], 150)
+    made, notes = short["made"], short["notes"]
+    assert made[0] <= made[1] <= 8
+    assert made[1] >= 2
+    assert len(notes) == made[1].bit_length() - 1
+    assert re.match("note: out of memory in step [23]: ", notes[0])
+    assert "in 2 parts of at most 4 pictures; the batch stays as large" in notes[0]
+    ample = run_short(tmp_path, made)
+    assert (ample["notes"], ample["made"]) == ([], made)
     assert short["losses"] == ample["losses"]
     # running statistics too: the passes that failed have left nothing in them
     for name, value in ample["weights"].items():

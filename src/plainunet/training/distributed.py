@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from plainunet.network.device import choose_device
@@ -257,9 +259,15 @@ def join_processes(device: str) -> Iterator[Processes]:
         torch.cuda.set_device(local)
     # gloo carries what the processes tell each other, NCCL the gradients of GPUs
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    store, rank, count = next(rendezvous("env://", timeout=_PATIENCE))
+    # one store may outlive a restart, with the addresses of processes that have ended
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"attempt {attempt}", store)
+    distributed.init_process_group(
+        backend, timeout=_PATIENCE, store=store, rank=rank, world_size=count
+    )
     try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size(), joined=True)
+        yield Processes(rank, count, joined=True)
     except RuntimeError as error:
         if any(word in str(error).lower() for word in ("by peer", "broken pipe", "remote process")):
             raise ChildProcessError(
