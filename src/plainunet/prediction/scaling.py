@@ -1,0 +1,127 @@
+"""Pictures reduced, and logits enlarged, band by band of their rows.
+
+In: windows of a picture of any size, or bands of logits from top to bottom. Out: the same at
+another size, a few rows at a time, as if all had been in memory at once.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from plainunet.data.images import to_unit
+from plainunet.data.resizing import resize
+from plainunet.data.windows import ArrayWindows, Windows
+
+_AT_ONCE = 32 * 2**20
+"""Bytes of a picture's rows that are averaged at a time."""
+
+
+class Reduced:
+    """A picture as the network takes it: reduced by averaging areas, integers divided.
+
+    Attributes:
+        size: Height and width [pixels].
+    """
+
+    def __init__(self, picture: Windows, size: tuple[int, int]) -> None:
+        """Take a picture.
+
+        Args:
+            picture: Its windows.
+            size: Height and width that it is reduced to, or enlarged [pixels].
+        """
+        self.size = size
+        self._picture = picture
+        if isinstance(picture, ArrayWindows) and size != picture.shape[:2]:
+            image = picture.read(0, 0, *picture.shape[:2])
+            image = image if image.dtype == np.uint8 else to_unit(image)
+            self._picture = ArrayWindows(resize(image, size))
+
+    def rows(self, first: int, count: int) -> NDArray[np.float32]:
+        """Give some rows.
+
+        Args:
+            first: The first of them.
+            count: How many.
+
+        Returns:
+            [count, w, C] float32.
+        """
+        height, width, _ = self._picture.shape
+        if self.size == (height, width):
+            return to_unit(self._picture.read(first, 0, count, width))
+        return _averaged(self._picture, self.size, first, count)
+
+
+def _averaged(
+    picture: Windows, size: tuple[int, int], first: int, count: int
+) -> NDArray[np.float32]:
+    """Average areas of a picture that is read in parts: some rows of the result."""
+    height, width, channels = picture.shape
+    scale = height / size[0]
+    top, end = math.floor(first * scale), min(height, math.ceil((first + count) * scale - 1e-9))
+    at_once = max(1, _AT_ONCE // (4 * width * channels))
+    total = np.zeros((count, size[1] * channels), np.float32)
+    for begin in range(top, end, at_once):
+        rows = min(at_once, end - begin)
+        values = to_unit(picture.read(begin, 0, rows, width))
+        parts = [
+            cv2.resize(values[..., c : c + 4], (size[1], rows), interpolation=cv2.INTER_AREA)
+            for c in range(0, channels, 4)
+        ]
+        narrow = np.concatenate([part.reshape(rows, size[1], -1) for part in parts], axis=2)
+        # how much of each stored row lies in each row of the result
+        edges = (first + np.arange(count + 1)) * scale
+        lines = begin + np.arange(rows)
+        inside = np.minimum(edges[1:, None], lines + 1) - np.maximum(edges[:-1, None], lines)
+        share = (np.clip(inside, 0, None) / scale).astype(np.float32)
+        total += share @ narrow.reshape(rows, -1)
+    return total.reshape(count, size[1], channels)
+
+
+def enlarged(
+    bands: Iterable[Tensor], size: tuple[int, int], wanted: tuple[int, int], at_once: int
+) -> Iterator[Tensor]:
+    """Bring logits bilinearly to the size of their picture.
+
+    Args:
+        bands: Logits [K, n, w] float32, from top to bottom, h rows in all.
+        size: h and w [pixels].
+        wanted: H and W [pixels].
+        at_once: So many rows are given at a time, at most.
+
+    Yields:
+        Logits [K, N, W], from top to bottom, H rows in all.
+    """
+    if size == wanted:
+        yield from bands
+        return
+    # rows as of F.interpolate: the middles of pixels lie on one another
+    middles = torch.arange(wanted[0], dtype=torch.float64) + 0.5
+    place = (middles * (size[0] / wanted[0]) - 0.5).clamp(min=0)
+    above = place.floor().long().clamp(max=size[0] - 1)
+    below = (above + 1).clamp(max=size[0] - 1)
+    share = (place - above).float()
+    held, first, done = torch.empty(0), 0, 0
+    for band in bands:
+        held = torch.cat([held, band], dim=1) if held.numel() else band
+        while done < wanted[0]:
+            known = int(torch.searchsorted(below, first + held.shape[1]))
+            rows = slice(done, min(known, done + at_once))
+            if rows.start >= rows.stop:
+                break
+            weight = share[rows].to(held.device)[:, None]
+            upper, lower = held[:, above[rows] - first], held[:, below[rows] - first]
+            mixed = torch.lerp(upper, lower, weight)
+            to = (mixed.shape[1], wanted[1])
+            yield F.interpolate(mixed[None], size=to, mode="bilinear", align_corners=False)[0]
+            done = rows.stop
+        if done < wanted[0]:
+            gone = min(int(above[done]) - first, held.shape[1])
+            held, first = held[:, gone:], first + gone

@@ -1,0 +1,54 @@
+"""Bands of rows against whole pictures and whole logits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from torch.nn import functional as F
+
+from plainunet.data.images import to_unit
+from plainunet.data.resizing import resize
+from plainunet.data.windows import ArrayWindows, open_windows
+from plainunet.prediction import scaling
+from plainunet.prediction.scaling import Reduced, enlarged
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("size", [(97, 130), (50, 61), (13, 17), (96, 130), (1, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_reduced_by_parts_it_is_the_picture_reduced(
+    tmp_path: Path, size: tuple[int, int], dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = RNG.integers(0, np.iinfo(dtype).max, (97, 130, 5), dtype=dtype)
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(32, 32), planarconfig="contig")
+    monkeypatch.setattr(scaling, "_AT_ONCE", 4 * 130 * 5 * 7)  # seven rows at a time
+    expected = resize(to_unit(image), size)
+    with open_windows(tmp_path / "a.tif", most=0) as windows:
+        reduced = Reduced(windows, size)
+        for first, count in [(0, size[0]), (0, 1), (size[0] // 2, max(1, size[0] // 3))]:
+            rows = reduced.rows(first, count)
+            assert rows.dtype == np.float32
+            np.testing.assert_allclose(rows, expected[first : first + count], atol=2e-6)
+
+
+def test_in_memory_it_is_reduced_as_ever() -> None:
+    image = RNG.integers(0, 256, (97, 130, 3), dtype=np.uint8)
+    rows = Reduced(ArrayWindows(image), (40, 50)).rows(3, 20)
+    assert np.array_equal(rows, to_unit(resize(image, (40, 50)))[3:23])
+
+
+@pytest.mark.parametrize("wanted", [(97, 130), (300, 131), (50, 61), (97, 200), (1, 1), (96, 3)])
+@pytest.mark.parametrize("bands", [[97], [1] * 97, [40, 1, 50, 6]])
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_enlarged_by_bands_they_are_the_logits_enlarged(
+    wanted: tuple[int, int], bands: list[int], at_once: int
+) -> None:
+    logits = torch.randn(3, 97, 130)
+    parts = list(enlarged(logits.split(bands, dim=1), (97, 130), wanted, at_once))
+    if wanted != (97, 130):
+        assert max(part.shape[1] for part in parts) <= at_once
+    expected = F.interpolate(logits[None], size=wanted, mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=1e-4, atol=1e-4)
