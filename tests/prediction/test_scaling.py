@@ -15,6 +15,7 @@ from plainunet.prediction import scaling
 from plainunet.prediction.scaling import Reduced, enlarged
 
 RNG = np.random.default_rng(0)
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("size", [(97, 130), (50, 61), (13, 17), (96, 130), (1, 1)])
@@ -27,17 +28,23 @@ def test_reduced_by_parts_it_is_the_picture_reduced(
     monkeypatch.setattr(scaling, "_AT_ONCE", 4 * 130 * 5 * 7)  # seven rows at a time
     expected = resize(to_unit(image), size)
     with open_windows(tmp_path / "a.tif", most=0) as windows:
-        reduced = Reduced(windows, size)
-        for first, count in [(0, size[0]), (0, 1), (size[0] // 2, max(1, size[0] // 3))]:
-            rows = reduced.rows(first, count)
-            assert rows.dtype == np.float32
-            np.testing.assert_allclose(rows, expected[first : first + count], atol=2e-6)
+        reduced = Reduced(windows, size, (size[0] + 3, size[1] + 9), CPU)
+        padded = np.pad(expected, ((0, 3), (0, 9), (0, 0)), mode="edge")
+        places = [(0, 0, *reduced.size), (0, 0, 1, 1), (size[0], size[1], 3, 9)]
+        places += [(size[0] // 2, size[1] // 3, 3, 9), (size[0] - 1, 0, 2, size[1] + 9)]
+        for top, left, height, width in places:
+            part = reduced.read(top, left, height, width)
+            assert part.dtype == torch.float32
+            wanted = padded[top : top + height, left : left + width].transpose(2, 0, 1)
+            np.testing.assert_allclose(part, wanted, atol=2e-6)
 
 
 def test_in_memory_it_is_reduced_as_ever() -> None:
     image = RNG.integers(0, 256, (97, 130, 3), dtype=np.uint8)
-    rows = Reduced(ArrayWindows(image), (40, 50)).rows(3, 20)
-    assert np.array_equal(rows, to_unit(resize(image, (40, 50)))[3:23])
+    part = Reduced(ArrayWindows(image), (40, 50), (40, 50), CPU).read(3, 5, 20, 30)
+    expected = to_unit(resize(image, (40, 50)))[3:23, 5:35].transpose(2, 0, 1)
+    assert np.array_equal(part, expected)
+    assert part.permute(1, 2, 0).is_contiguous()
 
 
 @pytest.mark.parametrize("wanted", [(97, 130), (300, 131), (50, 61), (97, 200), (1, 1), (96, 3)])

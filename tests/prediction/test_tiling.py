@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from plainunet.network.mirror import deep_logits
 from plainunet.network.unet import UNet
-from plainunet.prediction import tiling
-from plainunet.prediction.tiling import blend_tiles, overlap_tile, predict_tiles
+from plainunet.prediction.tiling import WHOLE, blend_bands, logit_bands, overlap_bands
 
 
 def network_of(depth: int, upsampling: str = "transposed") -> UNet:
@@ -17,17 +17,38 @@ def network_of(depth: int, upsampling: str = "transposed") -> UNet:
     return network.eval()
 
 
+class Whole:
+    """A picture [C, H, W] that is in memory."""
+
+    def __init__(self, image: Tensor) -> None:
+        self.image, self.size = image, (image.shape[1], image.shape[2])
+
+    def read(self, top: int, left: int, height: int, width: int) -> Tensor:
+        part = self.image[:, top : top + height, left : left + width]
+        assert part.shape[1:] == (height, width)
+        return part
+
+
+def overlap(network: UNet, image: Tensor, tile_output: int, area: int = 1) -> Tensor:
+    return torch.cat(list(overlap_bands(network, Whole(image), tile_output, area)), dim=1)
+
+
+def blend(network: UNet, image: Tensor, tile: int, overlap: int, area: int = 1) -> Tensor:
+    return torch.cat(list(blend_bands(network, Whole(image), tile, overlap, area)), dim=1)
+
+
 @pytest.mark.parametrize(("height", "width"), [(100, 131), (37, 90), (64, 64), (9, 200)])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @torch.inference_mode()
 def test_tiles_equal_one_pass(depth: int, height: int, width: int) -> None:
     network = network_of(depth)
-    image = torch.rand(2, 1, height, width)
-    (whole,) = deep_logits(network, image)
+    image = torch.rand(1, height, width)
+    whole = deep_logits(network, image[None])[0][0]
     assert whole.std() > 1e-3
-    tiled = overlap_tile(network, image, tile_output=20)
-    assert tiled.shape == (2, 3, height, width)
-    torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=1e-5)
+    for area in (1, 5000):  # tile by tile, or several together
+        tiled = overlap(network, image, 20, area)
+        assert tiled.shape == (3, height, width)
+        torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_several_tiles_were_run() -> None:
@@ -35,7 +56,7 @@ def test_several_tiles_were_run() -> None:
     sizes = []
     network.register_forward_hook(lambda _, inputs, __: sizes.append(tuple(inputs[0].shape[2:])))
     with torch.inference_mode():
-        overlap_tile(network, torch.rand(1, 1, 60, 20), tile_output=20)
+        overlap(network, torch.rand(1, 60, 20), 20)
     tile = network.input_size(20, 20)
     assert set(sizes) == {tile}
     assert len(sizes) >= 3
@@ -43,16 +64,16 @@ def test_several_tiles_were_run() -> None:
 
 def test_the_papers_tiles_step_by_384() -> None:
     network = UNet.paper().to("meta").eval()
-    corners = []
-    inner = network.forward
+    steps = []
 
-    def forward(image: torch.Tensor) -> torch.Tensor:
-        corners.append((image.storage_offset() % image.stride(2), image.shape[2:]))
-        return inner(image)
+    def run(parts: Tensor) -> Tensor:
+        assert parts.shape == (1, 1, 572, 572)
+        steps.append(parts)
+        return torch.zeros(1, 2, 388, 388)
 
-    network.forward = forward  # type: ignore[method-assign]
-    overlap_tile(network, torch.empty(1, 1, 388, 1156, device="meta"))
-    assert corners == [(384 * n, (572, 572)) for n in range(3)]
+    bands = list(overlap_bands(network, Whole(torch.rand(1, 388, 1156)), 388, 1, run))
+    assert [band.shape for band in bands] == [(2, 388, 1156)]
+    assert len(steps) == 3  # 388 and twice 384
 
 
 @torch.inference_mode()
@@ -70,7 +91,7 @@ def test_tiles_out_of_phase_would_differ() -> None:
 
 def test_padded_convolutions_are_refused() -> None:
     with pytest.raises(ValueError, match="valid"):
-        overlap_tile(UNet(base_channels=1, depth=1), torch.rand(1, 3, 32, 32))
+        overlap(UNet(base_channels=1, depth=1), torch.rand(3, 32, 32), 8)
 
 
 def padded(normalisation: str = "batch", depth: int = 2) -> UNet:
@@ -86,9 +107,9 @@ def padded(normalisation: str = "batch", depth: int = 2) -> UNet:
 @torch.inference_mode()
 def test_blended_tiles_are_near_one_pass(height: int, width: int) -> None:
     network = padded()
-    image = torch.rand(1, 1, height, width)
-    whole = network(image)
-    tiled = blend_tiles(network, image, 96, 48)
+    image = torch.rand(1, height, width)
+    whole = network(image[None])[0]
+    tiled = blend(network, image, 96, 48)
     assert tiled.shape == whole.shape
     spread = whole.std()
     assert (tiled - whole).abs().mean() < 0.01 * spread
@@ -103,30 +124,42 @@ def test_weights_of_tiles_sum_to_one() -> None:
     for weight in network.parameters():
         weight.zero_()
     network.head.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
-    tiled = blend_tiles(network, torch.rand(2, 1, 111, 87), 32, 16)
-    for level, plane in enumerate(tiled.unbind(1), start=1):
+    tiled = blend(network, torch.rand(1, 111, 87), 32, 16)
+    for level, plane in enumerate(tiled.unbind(0), start=1):
         torch.testing.assert_close(plane, torch.full_like(plane, float(level)))
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(30, 8), (32, 6), (32, 32), (32, 0)])
 def test_tiles_out_of_phase_are_refused(tile: int, overlap: int) -> None:
     with pytest.raises(ValueError, match="out of phase"):
-        blend_tiles(padded(), torch.rand(1, 1, 64, 64), tile, overlap)
+        blend(padded(), torch.rand(1, 64, 64), tile, overlap)
+
+
+@torch.inference_mode()
+def test_several_tiles_at_a_time_give_the_same() -> None:
+    network = padded()
+    shapes = []
+    network.register_forward_hook(lambda _, inputs, __: shapes.append(tuple(inputs[0].shape)))
+    image = torch.rand(1, 150, 333)
+    one, several = (blend(network, image, 64, 16, area) for area in (1, 5 * 64 * 64))
+    torch.testing.assert_close(several, one, rtol=1e-4, atol=1e-5)
+    assert max(shape[0] for shape in shapes) == 5
 
 
 @pytest.mark.parametrize(("normalisation", "passes"), [("batch", True), ("group", False)])
 @torch.inference_mode()
-def test_large_pictures_are_tiled(
-    monkeypatch: pytest.MonkeyPatch, normalisation: str, passes: bool
-) -> None:
+def test_large_pictures_are_tiled(normalisation: str, passes: bool) -> None:
     """Unless the network's normalisation would see the tile."""
     network = padded(normalisation)
-    sizes = []
-    network.register_forward_hook(lambda _, inputs, __: sizes.append(tuple(inputs[0].shape[2:])))
-    image = torch.rand(1, 1, 700, 400)
-    whole = predict_tiles(network, image)
-    assert sizes == [(700, 400)]
-    monkeypatch.setattr(tiling, "WHOLE", 4 * 600 * 400)
-    tiled = predict_tiles(network, image)
-    assert (len(sizes) > 2) == passes
+    shapes = []
+    network.register_forward_hook(lambda _, inputs, __: shapes.append(tuple(inputs[0].shape)))
+    source = Whole(torch.rand(1, 700, 400))
+    whole = torch.cat(list(logit_bands(network, source)), dim=1)
+    assert shapes == [(1, 1, 700, 400)]
+    assert WHOLE >= 4 * 700 * 400
+    most = 4 * 600 * 400
+    tiled = torch.cat(list(logit_bands(network, source, most)), dim=1)
+    assert (len(shapes) > 2) == passes
+    if passes:  # and no more at a time than was said
+        assert max(4 * n * height * width for n, _, height, width in shapes[1:]) <= most
     assert (tiled - whole).abs().mean() < 0.01 * whole.std()

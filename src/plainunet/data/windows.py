@@ -19,7 +19,7 @@ from tifffile import PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
 from plainunet.data.codecs.encoded import decoding, open_encoded
 from plainunet.data.codecs.slices import find_slices
 from plainunet.data.codecs.tiff import has_alpha
-from plainunet.data.images import image_shape, read_image
+from plainunet.data.images import image_shape, match_channels, read_image
 from plainunet.data.problems import DataError, command
 
 KEPT = 192 * 2**20
@@ -69,6 +69,40 @@ class ArrayWindows:
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """As of `Windows`."""
         return self._image[top : top + height, left : left + width]
+
+
+class _AsChannels:
+    """Windows of a picture that is shown with other channels."""
+
+    def __init__(self, picture: Windows, channels: int) -> None:
+        self.shape = *picture.shape[:2], channels
+        self.dtype = picture.dtype
+        self._picture = picture
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """As of `Windows`."""
+        return match_channels(self._picture.read(top, left, height, width), self.shape[2])
+
+
+def as_channels(picture: Windows, channels: int) -> Windows:
+    """Bring a picture to the number of channels that a network takes.
+
+    Args:
+        picture: Its windows.
+        channels: Channels wanted.
+
+    Returns:
+        The same, or a grey one shown as RGB.
+
+    Raises:
+        ValueError: Any other conversion.
+    """
+    if isinstance(picture, ArrayWindows):
+        return ArrayWindows(match_channels(picture.read(0, 0, *picture.shape[:2]), channels))
+    if picture.shape[2] == channels:
+        return picture
+    match_channels(picture.read(0, 0, 1, 1), channels)  # refuses what cannot be
+    return _AsChannels(picture, channels)
 
 
 class TiffWindows:

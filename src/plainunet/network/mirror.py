@@ -39,16 +39,35 @@ def mirror(network: UNet, image: Tensor) -> Tensor:
         [N, C, H', W'], mirrored beyond the borders without repeating their pixels; H' and W'
         are `network.input_size(H, W)`. The first logit is that of the first pixel.
     """
-    size = network.input_size(image.shape[2], image.shape[3])
-    for axis, (new, kept) in enumerate(zip(size, network.output_size(*size), strict=True), 2):
-        side = image.shape[axis]
-        if new != side:
-            image = image.index_select(axis, _mirrored(new, side, (new - kept) // 2, image.device))
+    places = mirrored_places(network, (image.shape[2], image.shape[3]))
+    for axis, place in enumerate(places, 2):
+        if len(place) != image.shape[axis]:
+            image = image.index_select(axis, place.to(image.device))
     return image
 
 
-def _mirrored(new: int, side: int, before: int, device: torch.device) -> Tensor:
+def mirrored_places(network: UNet, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Say which pixels a mirrored picture has where.
+
+    Args:
+        network: The network.
+        size: Height and width of the picture [pixels].
+
+    Returns:
+        For each row of the mirrored picture, and for each of its columns, the picture's own:
+        [H'] and [W'] int64.
+    """
+    given = network.input_size(*size)
+    kept = network.output_size(*given)
+    rows, columns = (
+        _mirrored(new, side, (new - inner) // 2)
+        for new, side, inner in zip(given, size, kept, strict=True)
+    )
+    return rows, columns
+
+
+def _mirrored(new: int, side: int, before: int) -> Tensor:
     """Which pixel stands at each of `new` places, the first of `side` at place `before`."""
     period = max(1, 2 * (side - 1))  # there and back again, for pictures smaller than the margin
-    place = (torch.arange(new, device=device) - before) % period
+    place = (torch.arange(new) - before) % period
     return torch.minimum(place, period - place)

@@ -2,10 +2,12 @@
 
 The picture is reduced as the checkpoint's scale policy says, padded, run through the
 network, whole or, if it is large then, in tiles, and the logits are brought back to the picture's
-own size bilinearly before a class is chosen. Limitation: all logits of a picture are in memory.
+own size bilinearly before a class is chosen. All this goes from top to bottom, so that no more of
+the picture need be in memory than the network sees at a time.
 """
 
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,10 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from plainunet.data.images import match_channels, to_unit
-from plainunet.data.resizing import fit_size, reduce_size, resize
+from plainunet.data.resizing import fit_size, reduce_size
+from plainunet.data.windows import ArrayWindows, Windows, as_channels
 from plainunet.network.checkpoint import Card, load_checkpoint
 from plainunet.network.device import (
     arithmetic,
@@ -26,11 +27,16 @@ from plainunet.network.device import (
 )
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
-from plainunet.prediction.tiling import predict_tiles
+from plainunet.prediction.scaling import Reduced, enlarged
+from plainunet.prediction.tiling import logit_bands
 
 FAR = 6
 """A picture is far from the training pictures when its area is so many times theirs, or less
 than one so-many-th."""
+
+
+_AT_ONCE = 64 * 2**20
+"""Bytes of logits that are enlarged at a time."""
 
 
 class NotFiniteError(ValueError):
@@ -98,14 +104,7 @@ class Predictor:
         Returns:
             Mask [H, W] uint8 of class ids at the picture's own size.
         """
-        logits = self._logits(image)
-        if self.network.num_classes == 2:
-            # softmax over two classes is a sigmoid of the difference, and both are monotonic
-            cut = float(torch.logit(torch.tensor(self.card.threshold, dtype=torch.float64)))
-            chosen = _enlarge(logits[1:] - logits[:1], image.shape)[0] >= cut
-        else:
-            chosen = _enlarge(logits, image.shape).argmax(dim=0)
-        return chosen.to(torch.uint8).cpu().numpy()
+        return np.concatenate(list(self.mask_bands(_windows(image))))
 
     def probabilities(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Give the probability of each class in each pixel.
@@ -116,44 +115,80 @@ class Predictor:
         Returns:
             Probabilities [K, H, W] float32 at the picture's own size; they sum to 1 over K.
         """
-        enlarged = _enlarge(self._logits(image), image.shape)
-        return enlarged.softmax(dim=0).cpu().numpy()
+        return np.concatenate(list(self.probability_bands(_windows(image))), axis=1)
 
-    @torch.inference_mode()
-    def _logits(self, image: NDArray[Any]) -> Tensor:
-        """Run the network on the reduced picture: logits [K, h, w] float32."""
-        image = image[..., None] if image.ndim == 2 else image
-        if image.ndim != 3:
-            raise ValueError(f"A picture is [H, W, C]; this one is {list(image.shape)}.")
-        if not image.size:
-            raise ValueError(f"This picture has no pixels: {list(image.shape)}.")
-        self._warn_if_other(image)
-        image = match_channels(image, self.network.in_channels)
-        self._warn_if_far(image.shape[:2])
-        box, own = self.card.size, (image.shape[0], image.shape[1])
+    def mask_bands(self, picture: Windows) -> Iterator[NDArray[np.uint8]]:
+        """Choose a class for each pixel of a picture of any size, a few rows at a time.
+
+        Args:
+            picture: Its windows; no more of it is in memory than the network needs.
+
+        Yields:
+            [n, W] uint8 class ids, from top to bottom, H rows in all.
+        """
+        if self.network.num_classes == 2:
+            # softmax over two classes is a sigmoid of the difference, and both are monotonic
+            cut = float(torch.logit(torch.tensor(self.card.threshold, dtype=torch.float64)))
+            for logits in self._bands(picture, lambda band: band[1:] - band[:1]):
+                yield (logits[0] >= cut).to(torch.uint8).cpu().numpy()
+        else:
+            for logits in self._bands(picture, lambda band: band):
+                yield logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
+
+    def probability_bands(self, picture: Windows) -> Iterator[NDArray[np.float32]]:
+        """Give the probability of each class in each pixel, a few rows at a time.
+
+        Args:
+            picture: Its windows.
+
+        Yields:
+            [K, n, W] float32, from top to bottom, H rows in all; they sum to 1 over K.
+        """
+        for logits in self._bands(picture, lambda band: band):
+            yield logits.softmax(dim=0).cpu().numpy()
+
+    def _bands(self, picture: Windows, prepare: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+        """Logits [K', n, W] float32 at the picture's own size; K' as `prepare` leaves of K."""
+        self._warn_if_other(picture)
+        self._warn_if_far(picture.shape[:2])
+        box, own = self.card.size, picture.shape[:2]
         size = fit_size(own, box) if box else reduce_size(own, self.card.factor)
         least = box or (size if self.network.valid else self.network.input_size(*size))
-        reduced = resize(to_unit(image) if image.dtype != np.uint8 else image, size)
-        below, right = max(0, least[0] - size[0]), max(0, least[1] - size[1])
-        padded = np.pad(reduced, ((0, below), (0, right), (0, 0)), mode="edge")
-        batch = torch.from_numpy(to_unit(padded))[None].permute(0, 3, 1, 2).to(self.device)
+        padded = max(size[0], least[0]), max(size[1], least[1])
+        shown = as_channels(picture, self.network.in_channels)
+        source = Reduced(shown, size, padded, self.device)
+        classes = 1 if self.network.num_classes == 2 else self.network.num_classes
+        at_once = max(1, _AT_ONCE // (4 * classes * own[1]))
+        bands = (prepare(band) for band in self._reduced_bands(source, size))
+        yield from enlarged(bands, size, own, at_once)
 
+    def _reduced_bands(self, source: Reduced, size: tuple[int, int]) -> Iterator[Tensor]:
+        """Logits [K, n, w] float32 of the picture as it is reduced, padding cut off."""
+        given = 0
+        bands = logit_bands(self.network, source, run=self._run)
+        while given < size[0] and (band := next(bands, None)) is not None:
+            inside = band[:, : size[0] - given, : size[1]].float()
+            given += inside.shape[1]
+            if not inside.isfinite().all():
+                raise NotFiniteError(
+                    "the network gives values that are not finite for this picture: its weights "
+                    "are damaged, or its training went astray. Take another checkpoint."
+                )
+            yield inside
+
+    @torch.inference_mode()
+    def _run(self, batch: Tensor) -> Tensor:
+        """Logits [N, K, h, w] of pictures [N, C, H, W]; the network's mode is as it was."""
         was_training = self.network.training
         self.network.eval()
         try:
             with arithmetic(self.device, self.precision):
-                logits = predict_tiles(self.network, batch)
+                logits: Tensor = self.network(batch)
         finally:
             self.network.train(was_training)
-        inside: Tensor = logits[0, :, : size[0], : size[1]].float()
-        if not inside.isfinite().all():
-            raise NotFiniteError(
-                "the network gives values that are not finite for this picture: its weights are "
-                "damaged, or its training went astray. Take another checkpoint."
-            )
-        return inside
+        return logits.float()
 
-    def _warn_if_other(self, image: NDArray[Any]) -> None:
+    def _warn_if_other(self, image: Windows) -> None:
         """Warn once of grey pictures for a model of colours, and of another kind of integers."""
         known = self.card.training.get("dtypes", [image.dtype.name])
         integers = image.dtype.kind == "u" and all(name.startswith("uint") for name in known)
@@ -187,10 +222,11 @@ class Predictor:
             )
 
 
-def _enlarge(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Bring logits [K, h, w] to the size of a picture of this shape, bilinearly."""
-    height, width = shape[:2]
-    if logits.shape[1:] == (height, width):
-        return logits
-    size = (height, width)
-    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+def _windows(image: NDArray[Any]) -> Windows:
+    """A picture in memory as windows."""
+    image = image[..., None] if image.ndim == 2 else image
+    if image.ndim != 3:
+        raise ValueError(f"A picture is [H, W, C]; this one is {list(image.shape)}.")
+    if not image.size:
+        raise ValueError(f"This picture has no pixels: {list(image.shape)}.")
+    return ArrayWindows(image)

@@ -23,40 +23,66 @@ _AT_ONCE = 32 * 2**20
 
 
 class Reduced:
-    """A picture as the network takes it: reduced by averaging areas, integers divided.
+    """A picture as the network takes it: reduced by averaging areas, integers divided, padded.
 
     Attributes:
-        size: Height and width [pixels].
+        size: Height and width, padding included [pixels].
     """
 
-    def __init__(self, picture: Windows, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        picture: Windows,
+        reduced: tuple[int, int],
+        size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
         """Take a picture.
 
         Args:
             picture: Its windows.
-            size: Height and width that it is reduced to, or enlarged [pixels].
+            reduced: Height and width that it is reduced to, or enlarged [pixels].
+            size: What its edge is repeated to fill, at the right and bottom [pixels].
+            device: Where what is read goes.
         """
         self.size = size
-        self._picture = picture
-        if isinstance(picture, ArrayWindows) and size != picture.shape[:2]:
+        self._reduced, self._device = reduced, device
+        self._strip: tuple[int, int, NDArray[np.float32]] | None = None
+        if isinstance(picture, ArrayWindows) and reduced != picture.shape[:2]:
             image = picture.read(0, 0, *picture.shape[:2])
             image = image if image.dtype == np.uint8 else to_unit(image)
-            self._picture = ArrayWindows(resize(image, size))
+            picture = ArrayWindows(resize(image, reduced))
+        self._picture = picture
 
-    def rows(self, first: int, count: int) -> NDArray[np.float32]:
-        """Give some rows.
+    def read(self, top: int, left: int, height: int, width: int) -> Tensor:
+        """Read a part.
 
         Args:
-            first: The first of them.
-            count: How many.
+            top: Its first row.
+            left: Its first column.
+            height: Its rows.
+            width: Its columns.
 
         Returns:
-            [count, w, C] float32.
+            [C, height, width] float32, channels last in memory.
         """
-        height, width, _ = self._picture.shape
-        if self.size == (height, width):
-            return to_unit(self._picture.read(first, 0, count, width))
-        return _averaged(self._picture, self.size, first, count)
+        # of what is padded, the last row or column of the picture
+        first, start = min(top, self._reduced[0] - 1), min(left, self._reduced[1] - 1)
+        rows = min(top + height, self._reduced[0]) - first
+        columns = min(left + width, self._reduced[1]) - start
+        if self._reduced == self._picture.shape[:2]:
+            part = to_unit(self._picture.read(first, start, rows, columns))
+        else:
+            part = self._rows(first, rows)[:, start : start + columns]
+        margin = ((0, height - rows), (0, width - columns), (0, 0))
+        if height > rows or width > columns:
+            part = np.pad(part, margin, mode="edge")
+        return torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1).to(self._device)
+
+    def _rows(self, first: int, count: int) -> NDArray[np.float32]:
+        """Some rows of a picture that is reduced part by part; the last ones are kept."""
+        if self._strip is None or self._strip[:2] != (first, count):
+            self._strip = first, count, _averaged(self._picture, self._reduced, first, count)
+        return self._strip[2]
 
 
 def _averaged(

@@ -13,120 +13,206 @@ with these a picture always goes through whole.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from plainunet.network.mirror import mirror
+from plainunet.network.mirror import mirrored_places
 from plainunet.network.unet import UNet
 
 TILE_OUTPUT = 388
 """A tile gives at least so many pixels along each side, as in the paper."""
-
-
 WHOLE = 2**26
 """Values of the first level's features, channels times pixels, up to which a padded network takes
 a picture whole."""
 OVERLAP = 128
 """Width by which tiles of a padded network overlap [pixels]."""
 
+Run = Callable[[Tensor], Tensor]
+"""Pictures [N, C, h, w] to logits [N, K, h', w']."""
 
-def predict_tiles(network: UNet, image: Tensor) -> Tensor:
-    """Give a picture's logits, in one pass or in tiles.
+
+class Source(Protocol):
+    """What a network sees, in parts.
+
+    Attributes:
+        size: Height and width [pixels].
+    """
+
+    size: tuple[int, int]
+
+    def read(self, top: int, left: int, height: int, width: int) -> Tensor:
+        """Read a part.
+
+        Args:
+            top: Its first row.
+            left: Its first column.
+            height: Its rows.
+            width: Its columns.
+
+        Returns:
+            [C, height, width] float32, as the network takes it, where it runs.
+        """
+
+
+def logit_bands(
+    network: UNet, source: Source, values: int = WHOLE, run: Run | None = None
+) -> Iterator[Tensor]:
+    """Give a picture's logits, in one pass or in tiles, from top to bottom.
 
     Args:
-        network: Any network, in eval mode.
-        image: [N, C, H, W] float32; H and W are at least 2^depth.
+        network: The network, in eval mode.
+        source: The picture; its sides are at least 2^depth.
+        values: As of `WHOLE`: up to so many are computed at a time.
+        run: What gives logits instead of the network itself.
 
-    Returns:
-        Logits [N, K, H, W].
+    Yields:
+        Logits [K, n, W], H rows in all.
     """
+    run = run or network
+    base, grid = network.base_channels, 2**network.depth
+    height, width = source.size
+    area = values // base
     if network.valid:
-        return overlap_tile(network, image)
-    known = network.architecture
-    area = WHOLE // known["base_channels"]
-    whole = image.shape[2] * image.shape[3] <= area
-    if whole or known["normalisation"] in ("group", "instance"):
-        result: Tensor = network(image)
-        return result
-    grid = 2**network.depth
-    overlap = max(grid, OVERLAP // grid * grid)
-    side = math.isqrt(area) // 2  # a quarter of it, so that the result has its room
-    return blend_tiles(network, image, max(side // grid * grid, 2 * overlap), overlap)
+        yield from overlap_bands(network, source, TILE_OUTPUT, area, run)
+    elif height * width <= area or network.architecture["normalisation"] in ("group", "instance"):
+        yield run(source.read(0, 0, height, width)[None])[0]
+    else:
+        overlap = max(grid, OVERLAP // grid * grid)
+        # a quarter of it, so that bands and the result have their room
+        side = max(math.isqrt(area) // 2 // grid * grid, 2 * overlap)
+        yield from blend_bands(network, source, side, overlap, area, run)
 
 
-def blend_tiles(network: UNet, image: Tensor, tile: int, overlap: int) -> Tensor:
-    """Give the logits of a picture as a weighted mean of those of its tiles.
+def blend_bands(
+    network: UNet, source: Source, tile: int, overlap: int, area: int, run: Run | None = None
+) -> Iterator[Tensor]:
+    """Give logits as a weighted mean of those of tiles.
 
     Args:
         network: A network that pads its convolutions.
-        image: [N, C, H, W] float32.
+        source: The picture.
         tile: Height and width of a tile, a multiple of 2^depth [pixels].
-        overlap: Width by which tiles overlap, the same, less than `tile` [pixels].
+        overlap: Width by which tiles overlap, the same, at most half of `tile` [pixels].
+        area: Pixels that go through the network at a time, in one tile or several.
+        run: What gives logits instead of the network itself.
 
-    Returns:
-        Logits [N, K, H, W].
+    Yields:
+        Logits [K, n, W], H rows in all.
+
+    Raises:
+        ValueError: Tiles would not lie on the grid of pooling.
     """
-    grid = 2**network.depth
-    if tile % grid or overlap % grid or not 0 < overlap < tile:
+    grid, run = 2**network.depth, run or network
+    if tile % grid or overlap % grid or not 0 < 2 * overlap <= tile:
         raise ValueError(f"Tiles of {tile} pixels that overlap by {overlap} are out of phase.")
-    height, width = image.shape[2:]
-    result = image.new_zeros(image.shape[0], network.num_classes, height, width)
-    total = image.new_zeros(height, width)
-    for top in range(0, max(1, height - overlap), tile - overlap):
-        for left in range(0, max(1, width - overlap), tile - overlap):
-            part = image[:, :, top : top + tile, left : left + tile]
-            rows = _ramp(top, part.shape[2], height, overlap, image)
-            columns = _ramp(left, part.shape[3], width, overlap, image)
-            weight = rows[:, None] * columns
-            place = slice(top, top + tile), slice(left, left + tile)
-            result[:, :, *place] += network(part) * weight
-            total[place] += weight
-    return result / total
+    height, width = source.size
+    lefts = _begin(width, tile, overlap)
+    below = torch.empty(0)  # what the tiles above give of rows that those beneath give as well
+    for top in _begin(height, tile, overlap):
+        rows = min(tile, height - top)
+        band = torch.empty(0)
+        columns = [(left, min(tile, width - left)) for left in lefts]
+        several = max(1, area // (tile * tile))
+        for group in _alike(columns, several):
+            parts = torch.stack([source.read(top, left, rows, n) for left, n in group])
+            for (left, n), logits in zip(group, run(parts), strict=True):
+                if not band.numel():
+                    band = logits.new_zeros(len(logits), rows, width, dtype=torch.float32)
+                band[..., left : left + n] += logits * _ramp(left, n, width, overlap, logits)
+        band *= _ramp(top, rows, height, overlap, band)[:, None]
+        if below.numel():
+            band[:, : below.shape[1]] += below
+        final = rows if top + rows == height else rows - overlap
+        yield band[:, :final]
+        below = band[:, final:]
 
 
-def _ramp(first: int, length: int, side: int, overlap: int, like: Tensor) -> Tensor:
-    """Weights along a tile: falling to zero where the picture goes on, 1 elsewhere."""
-    rising = (torch.arange(length, device=like.device, dtype=like.dtype) + 1) / (overlap + 1)
-    weight = torch.ones_like(rising)
-    if first > 0:
-        weight = torch.minimum(weight, rising)
-    if first + length < side:
-        weight = torch.minimum(weight, rising.flip(0))
-    return weight
-
-
-def overlap_tile(network: UNet, image: Tensor, tile_output: int = TILE_OUTPUT) -> Tensor:
+def overlap_bands(
+    network: UNet, source: Source, tile_output: int, area: int, run: Run | None = None
+) -> Iterator[Tensor]:
     """Give the logits that one pass over the whole mirrored picture would, tile by tile.
 
     Args:
         network: A network of valid convolutions.
-        image: [N, C, H, W] float32, of any size.
+        source: The picture.
         tile_output: Least height and width of what one tile gives [pixels].
+        area: Pixels that go through the network at a time, in one tile or several.
+        run: What gives logits instead of the network itself.
 
-    Returns:
-        Logits [N, K, H, W].
+    Yields:
+        Logits [K, n, W], H rows in all.
 
     Raises:
         ValueError: The network pads its convolutions, so that tiles would have seams.
     """
     if not network.valid:
         raise ValueError("Tiles without seams need a network of valid convolutions.")
-    height, width = image.shape[2:]
-    mirrored = mirror(network, image)
-    tile = network.input_size(tile_output, tile_output)
-    tile = min(tile[0], mirrored.shape[2]), min(tile[1], mirrored.shape[3])
-    given = network.output_size(*tile)
-    result = torch.empty(0)
-    for top in _origins(mirrored.shape[2], tile[0], given[0], 2**network.depth):
-        for left in _origins(mirrored.shape[3], tile[1], given[1], 2**network.depth):
-            logits = network(mirrored[:, :, top : top + tile[0], left : left + tile[1]])
-            if not result.numel():
-                whole = network.output_size(mirrored.shape[2], mirrored.shape[3])
-                result = logits.new_empty((*logits.shape[:2], *whole))
-            result[:, :, top : top + given[0], left : left + given[1]] = logits
-    return result[:, :, :height, :width]
+    run, grid = run or network, 2**network.depth
+    rows, columns = mirrored_places(network, source.size)
+    length, width = (
+        min(side, len(places))
+        for side, places in zip(
+            network.input_size(tile_output, tile_output), (rows, columns), strict=True
+        )
+    )
+    given = network.output_size(length, width)
+    lefts = list(_origins(len(columns), width, given[1], grid))
+    done = 0
+    for top in _origins(len(rows), length, given[0], grid):
+        band = torch.empty(0)
+        several = max(1, area // (length * width))
+        for group in (lefts[n : n + several] for n in range(0, len(lefts), several)):
+            parts = [
+                _gather(source, rows[top : top + length], columns[left : left + width])
+                for left in group
+            ]
+            for left, logits in zip(group, run(torch.stack(parts)), strict=True):
+                if not band.numel():
+                    whole = network.output_size(len(rows), len(columns))
+                    band = logits.new_empty(len(logits), given[0], whole[1])
+                band[..., left : left + given[1]] = logits
+        # the last tiles begin where they end with the picture, and give rows again
+        end = min(top + given[0], source.size[0])
+        yield band[:, done - top : end - top, : source.size[1]]
+        done = end
+
+
+def _gather(source: Source, rows: Tensor, columns: Tensor) -> Tensor:
+    """Read pixels whose rows and columns are mirrored."""
+    top, left = int(rows.min()), int(columns.min())
+    part = source.read(top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left)
+    across = (columns - left).to(part.device)
+    return part[:, (rows - top).to(part.device)][:, :, across]
+
+
+def _begin(side: int, tile: int, overlap: int) -> range:
+    """Where tiles begin along a side; the last one ends with it and may be smaller."""
+    return range(0, max(1, side - overlap), tile - overlap)
+
+
+def _alike(places: Sequence[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:
+    """Group places of equal width, at most so many together."""
+    group: list[tuple[int, int]] = []
+    for place in places:
+        if group and (len(group) == most or place[1] != group[0][1]):
+            yield group
+            group = []
+        group.append(place)
+    yield group
+
+
+def _ramp(first: int, length: int, side: int, overlap: int, like: Tensor) -> Tensor:
+    """Weights along a tile: falling to zero where the picture goes on, 1 elsewhere."""
+    rising = (torch.arange(length, device=like.device, dtype=torch.float32) + 1) / (overlap + 1)
+    weight = torch.ones_like(rising)
+    if first > 0:
+        weight = torch.minimum(weight, rising)
+    if first + length < side:
+        weight = torch.minimum(weight, rising.flip(0))
+    return weight
 
 
 def _origins(side: int, tile: int, given: int, grid: int) -> Iterator[int]:
