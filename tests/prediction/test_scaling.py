@@ -12,7 +12,7 @@ from plainunet.data.images import to_unit
 from plainunet.data.resizing import resize
 from plainunet.data.windows import ArrayWindows, open_windows
 from plainunet.prediction import scaling
-from plainunet.prediction.scaling import Reduced, enlarged
+from plainunet.prediction.scaling import Reduced, enlarged, row_above
 
 RNG = np.random.default_rng(0)
 CPU = torch.device("cpu")
@@ -54,8 +54,15 @@ def test_enlarged_by_bands_they_are_the_logits_enlarged(
     wanted: tuple[int, int], bands: list[int], at_once: int
 ) -> None:
     logits = torch.randn(3, 97, 130)
-    parts = list(enlarged(logits.split(bands, dim=1), (97, 130), wanted, at_once))
+    starts = np.cumsum([0, *bands[:-1]]).tolist()
+    numbered = list(zip(starts, logits.split(bands, dim=1), strict=True))
+    parts = list(enlarged(numbered, (97, 130), wanted, at_once))
     if wanted != (97, 130):
         assert max(part.shape[1] for part in parts) <= at_once
     expected = F.interpolate(logits[None], size=wanted, mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=1e-4, atol=1e-4)
+    first = wanted[0] // 2
+    needed = row_above(first, 97, wanted[0])
+    later = [(top, band) for top, band in numbered if top + band.shape[1] > needed]
+    rest = torch.cat(list(enlarged(later, (97, 130), wanted, at_once, first)), dim=1)
+    assert torch.equal(rest, torch.cat(parts, dim=1)[:, first:])

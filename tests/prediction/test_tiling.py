@@ -1,12 +1,15 @@
 """Tiles of valid convolutions equal one pass over the whole mirrored picture."""
 
+from collections.abc import Iterator
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 from plainunet.network.mirror import deep_logits
 from plainunet.network.unet import UNet
-from plainunet.prediction.tiling import WHOLE, blend_bands, logit_bands, overlap_bands
+from plainunet.prediction.tiling import WHOLE, blend_bands, logit_bands, overlap_bands, values_for
 
 
 def network_of(depth: int, upsampling: str = "transposed") -> UNet:
@@ -29,12 +32,23 @@ class Whole:
         return part
 
 
+def joined(bands: Iterator[tuple[int, Tensor]], first: int = 0) -> Tensor:
+    """All rows from the first one on; bands follow one another."""
+    done, parts = None, []
+    for top, band in bands:
+        assert done is None or top == done
+        parts.append(band[:, max(first - top, 0) :])
+        assert done is not None or top <= first
+        done = top + band.shape[1]
+    return torch.cat(parts, dim=1)
+
+
 def overlap(network: UNet, image: Tensor, tile_output: int, area: int = 1) -> Tensor:
-    return torch.cat(list(overlap_bands(network, Whole(image), tile_output, area)), dim=1)
+    return joined(overlap_bands(network, Whole(image), tile_output, area))
 
 
 def blend(network: UNet, image: Tensor, tile: int, overlap: int, area: int = 1) -> Tensor:
-    return torch.cat(list(blend_bands(network, Whole(image), tile, overlap, area)), dim=1)
+    return joined(blend_bands(network, Whole(image), (tile, tile), overlap, area))
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 131), (37, 90), (64, 64), (9, 200)])
@@ -72,7 +86,7 @@ def test_the_papers_tiles_step_by_384() -> None:
         return torch.zeros(1, 2, 388, 388)
 
     bands = list(overlap_bands(network, Whole(torch.rand(1, 388, 1156)), 388, 1, run))
-    assert [band.shape for band in bands] == [(2, 388, 1156)]
+    assert [(top, band.shape) for top, band in bands] == [(0, (2, 388, 1156))]
     assert len(steps) == 3  # 388 and twice 384
 
 
@@ -154,12 +168,56 @@ def test_large_pictures_are_tiled(normalisation: str, passes: bool) -> None:
     shapes = []
     network.register_forward_hook(lambda _, inputs, __: shapes.append(tuple(inputs[0].shape)))
     source = Whole(torch.rand(1, 700, 400))
-    whole = torch.cat(list(logit_bands(network, source)), dim=1)
+    whole = joined(logit_bands(network, source))
     assert shapes == [(1, 1, 700, 400)]
     assert WHOLE >= 4 * 700 * 400
     most = 4 * 600 * 400
-    tiled = torch.cat(list(logit_bands(network, source, most)), dim=1)
+    tiled = joined(logit_bands(network, source, most))
     assert (len(shapes) > 2) == passes
     if passes:  # and no more at a time than was said
         assert max(4 * n * height * width for n, _, height, width in shapes[1:]) <= most
     assert (tiled - whole).abs().mean() < 0.01 * whole.std()
+
+
+@torch.inference_mode()
+def test_tiles_of_wide_pictures_are_low() -> None:
+    """A band is as wide as the picture, so where memory is short it has fewer rows."""
+    network = padded(depth=3)
+    shapes = []
+    network.register_forward_hook(lambda _, inputs, __: shapes.append(tuple(inputs[0].shape)))
+    values = 4 * 1024 * 1024
+    bands = [band for _, band in logit_bands(network, Whole(torch.rand(1, 600, 6000)), values)]
+    assert sum(band.shape[1] for band in bands) == 600
+    assert {shape[2] for shape in shapes} == {464, 264}
+    assert max(shape[0] * shape[2] * shape[3] for shape in shapes) <= values // 4
+    assert max(band.numel() * 4 for band in bands) <= values * 8
+
+
+def test_memory_becomes_values() -> None:
+    assert values_for(None) == WHOLE
+    assert 32 * values_for(2**31) == pytest.approx(0.4 * 2**31, rel=1e-6)
+    assert values_for(1) == 1
+
+
+@pytest.mark.parametrize("first", [0, 1, 15, 16, 63, 64, 100, 149])
+@torch.inference_mode()
+def test_what_is_not_needed_is_left_out(first: int) -> None:
+    """What is left is to the last bit what it would have been."""
+    image = torch.rand(1, 150, 100)
+    for network, bands in [
+        (padded(), partial(blend_bands, tile=(64, 64), overlap=16, area=1)),
+        (network_of(2), partial(overlap_bands, tile_output=40, area=1)),
+    ]:
+        runs: list[int] = []
+
+        def run(parts: Tensor, runs: list[int] = runs, network: UNet = network) -> Tensor:
+            runs.append(1)
+            return network(parts)
+
+        whole = joined(bands(network, Whole(image), run=run))
+        passes = len(runs)
+        runs.clear()
+        rest = joined(bands(network, Whole(image), run=run, first=first), first)
+        assert torch.equal(rest, whole[:, first:])
+        assert len(runs) < passes or first <= 64
+        assert len(runs) <= passes

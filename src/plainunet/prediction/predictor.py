@@ -27,8 +27,8 @@ from plainunet.network.device import (
 )
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
-from plainunet.prediction.scaling import Reduced, enlarged
-from plainunet.prediction.tiling import logit_bands
+from plainunet.prediction.scaling import Reduced, enlarged, row_above
+from plainunet.prediction.tiling import logit_bands, values_for
 
 FAR = 6
 """A picture is far from the training pictures when its area is so many times theirs, or less
@@ -53,6 +53,7 @@ class Predictor:
         *,
         device: str = "auto",
         precision: str = "auto",
+        memory: float | None = None,
     ) -> None:
         """Wrap a live network; it is used as it is, and moved to the device.
 
@@ -62,6 +63,9 @@ class Predictor:
                 taken at their own size, and classes have numbers for names.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16".
+            memory: What a picture may take [bytes], beside what the process has anyway; larger
+                pictures are seen in tiles. Left out, tiles are taken where one pass would
+                take more than about two gigabytes.
 
         Raises:
             ValueError: There is no such device, or the card has another number of classes.
@@ -78,22 +82,31 @@ class Predictor:
         self.precision = choose_precision(precision, self.device)
         self.network = to_device(network, self.device)
         self.card = card
+        self.memory = memory
         self._said: set[str] = set()
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto") -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        memory: float | None = None,
+    ) -> Self:
         """Read a checkpoint.
 
         Args:
             path: A `best.safetensors`.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16".
+            memory: What a picture may take [bytes].
 
         Returns:
             A predictor that needs no other setting.
         """
         network, card = load_checkpoint(Path(path))
-        return cls(network, card, device=device, precision=precision)
+        return cls(network, card, device=device, precision=precision, memory=memory)
 
     def predict(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """Choose a class for each pixel.
@@ -117,22 +130,23 @@ class Predictor:
         """
         return np.concatenate(list(self.probability_bands(_windows(image))), axis=1)
 
-    def mask_bands(self, picture: Windows) -> Iterator[NDArray[np.uint8]]:
+    def mask_bands(self, picture: Windows, first: int = 0) -> Iterator[NDArray[np.uint8]]:
         """Choose a class for each pixel of a picture of any size, a few rows at a time.
 
         Args:
             picture: Its windows; no more of it is in memory than the network needs.
+            first: The row to begin with.
 
         Yields:
-            [n, W] uint8 class ids, from top to bottom, H rows in all.
+            [n, W] uint8 class ids, from top to bottom, the rows from `first` on.
         """
         if self.network.num_classes == 2:
             # softmax over two classes is a sigmoid of the difference, and both are monotonic
             cut = float(torch.logit(torch.tensor(self.card.threshold, dtype=torch.float64)))
-            for logits in self._bands(picture, lambda band: band[1:] - band[:1]):
+            for logits in self._bands(picture, lambda band: band[1:] - band[:1], first):
                 yield (logits[0] >= cut).to(torch.uint8).cpu().numpy()
         else:
-            for logits in self._bands(picture, lambda band: band):
+            for logits in self._bands(picture, lambda band: band, first):
                 yield logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
 
     def probability_bands(self, picture: Windows) -> Iterator[NDArray[np.float32]]:
@@ -147,8 +161,10 @@ class Predictor:
         for logits in self._bands(picture, lambda band: band):
             yield logits.softmax(dim=0).cpu().numpy()
 
-    def _bands(self, picture: Windows, prepare: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-        """Logits [K', n, W] float32 at the picture's own size; K' as `prepare` leaves of K."""
+    def _bands(
+        self, picture: Windows, prepare: Callable[[Tensor], Tensor], first: int = 0
+    ) -> Iterator[Tensor]:
+        """Logits [K', n, W] at the picture's own size from `first` on; K' as `prepare` leaves."""
         self._warn_if_other(picture)
         self._warn_if_far(picture.shape[:2])
         box, own = self.card.size, picture.shape[:2]
@@ -159,22 +175,26 @@ class Predictor:
         source = Reduced(shown, size, padded, self.device)
         classes = 1 if self.network.num_classes == 2 else self.network.num_classes
         at_once = max(1, _AT_ONCE // (4 * classes * own[1]))
-        bands = (prepare(band) for band in self._reduced_bands(source, size))
-        yield from enlarged(bands, size, own, at_once)
+        needed = row_above(first, size[0], own[0])
+        bands = self._reduced_bands(source, size, needed)
+        prepared = ((top, prepare(band)) for top, band in bands)
+        yield from enlarged(prepared, size, own, at_once, first)
 
-    def _reduced_bands(self, source: Reduced, size: tuple[int, int]) -> Iterator[Tensor]:
+    def _reduced_bands(
+        self, source: Reduced, size: tuple[int, int], first: int
+    ) -> Iterator[tuple[int, Tensor]]:
         """Logits [K, n, w] float32 of the picture as it is reduced, padding cut off."""
-        given = 0
-        bands = logit_bands(self.network, source, run=self._run)
-        while given < size[0] and (band := next(bands, None)) is not None:
-            inside = band[:, : size[0] - given, : size[1]].float()
-            given += inside.shape[1]
+        values = values_for(self.memory)
+        for top, band in logit_bands(self.network, source, values, self._run, first):
+            if top >= size[0]:
+                return
+            inside = band[:, : size[0] - top, : size[1]].float()
             if not inside.isfinite().all():
                 raise NotFiniteError(
                     "the network gives values that are not finite for this picture: its weights "
                     "are damaged, or its training went astray. Take another checkpoint."
                 )
-            yield inside
+            yield top, inside
 
     @torch.inference_mode()
     def _run(self, batch: Tensor) -> Tensor:

@@ -112,42 +112,71 @@ def _averaged(
 
 
 def enlarged(
-    bands: Iterable[Tensor], size: tuple[int, int], wanted: tuple[int, int], at_once: int
+    bands: Iterable[tuple[int, Tensor]],
+    size: tuple[int, int],
+    wanted: tuple[int, int],
+    at_once: int,
+    first: int = 0,
 ) -> Iterator[Tensor]:
     """Bring logits bilinearly to the size of their picture.
 
     Args:
-        bands: Logits [K, n, w] float32, from top to bottom, h rows in all.
+        bands: Number of the first row and logits [K, n, w] float32, from top to bottom, from
+            `row_above(first, ...)` on or before it.
         size: h and w [pixels].
         wanted: H and W [pixels].
         at_once: So many rows are given at a time, at most.
+        first: The row of the result that is given first.
 
     Yields:
-        Logits [K, N, W], from top to bottom, H rows in all.
+        Logits [K, N, W], from top to bottom, the rows from `first` on.
     """
     if size == wanted:
-        yield from bands
+        for top, band in bands:
+            if top + band.shape[1] > first:
+                yield band[:, max(first - top, 0) :]
         return
-    # rows as of F.interpolate: the middles of pixels lie on one another
-    middles = torch.arange(wanted[0], dtype=torch.float64) + 0.5
-    place = (middles * (size[0] / wanted[0]) - 0.5).clamp(min=0)
+    place = _places(size[0], wanted[0])
     above = place.floor().long().clamp(max=size[0] - 1)
     below = (above + 1).clamp(max=size[0] - 1)
     share = (place - above).float()
-    held, first, done = torch.empty(0), 0, 0
-    for band in bands:
-        held = torch.cat([held, band], dim=1) if held.numel() else band
+    held, top, done = torch.empty(0), 0, first
+    for number, band in bands:
+        if held.numel():
+            held = torch.cat([held, band], dim=1)
+        else:
+            held, top = band, number
         while done < wanted[0]:
-            known = int(torch.searchsorted(below, first + held.shape[1]))
+            known = int(torch.searchsorted(below, top + held.shape[1]))
             rows = slice(done, min(known, done + at_once))
             if rows.start >= rows.stop:
                 break
             weight = share[rows].to(held.device)[:, None]
-            upper, lower = held[:, above[rows] - first], held[:, below[rows] - first]
+            upper, lower = held[:, above[rows] - top], held[:, below[rows] - top]
             mixed = torch.lerp(upper, lower, weight)
             to = (mixed.shape[1], wanted[1])
             yield F.interpolate(mixed[None], size=to, mode="bilinear", align_corners=False)[0]
             done = rows.stop
         if done < wanted[0]:
-            gone = min(int(above[done]) - first, held.shape[1])
-            held, first = held[:, gone:], first + gone
+            gone = min(max(int(above[done]) - top, 0), held.shape[1])
+            held, top = held[:, gone:], top + gone
+
+
+def row_above(row: int, height: int, wanted: int) -> int:
+    """Say which row of logits is needed first.
+
+    Args:
+        row: A row of the result.
+        height: Rows of the logits.
+        wanted: Rows of the result.
+
+    Returns:
+        The upper one of the two rows that it lies between.
+    """
+    return row if height == wanted else int(_places(height, wanted)[row].floor())
+
+
+def _places(height: int, wanted: int) -> Tensor:
+    """Where the rows of a result lie among those of the logits, as F.interpolate has it."""
+    middles = torch.arange(wanted, dtype=torch.float64) + 0.5
+    return (middles * (height / wanted) - 0.5).clamp(min=0)

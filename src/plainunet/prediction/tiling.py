@@ -27,6 +27,8 @@ TILE_OUTPUT = 388
 WHOLE = 2**26
 """Values of the first level's features, channels times pixels, up to which a padded network takes
 a picture whole."""
+_BYTES = 32
+"""What the network takes for one of them, in float32 (seen: 30 to 34)."""
 OVERLAP = 128
 """Width by which tiles of a padded network overlap [pixels]."""
 
@@ -57,9 +59,26 @@ class Source(Protocol):
         """
 
 
+def values_for(memory: float | None) -> int:
+    """Say how much may be computed at a time.
+
+    Args:
+        memory: What the process may take for a picture [bytes]; None where it does not matter.
+
+    Returns:
+        As of `WHOLE`: the network takes two fifths of the memory then; the rest is for bands of
+        the picture and of the result.
+    """
+    return WHOLE if memory is None else max(1, int(0.4 * memory / _BYTES))
+
+
 def logit_bands(
-    network: UNet, source: Source, values: int = WHOLE, run: Run | None = None
-) -> Iterator[Tensor]:
+    network: UNet,
+    source: Source,
+    values: int = WHOLE,
+    run: Run | None = None,
+    first: int = 0,
+) -> Iterator[tuple[int, Tensor]]:
     """Give a picture's logits, in one pass or in tiles, from top to bottom.
 
     Args:
@@ -67,55 +86,72 @@ def logit_bands(
         source: The picture; its sides are at least 2^depth.
         values: As of `WHOLE`: up to so many are computed at a time.
         run: What gives logits instead of the network itself.
+        first: Rows before it are not needed: what would give them alone is left out.
 
     Yields:
-        Logits [K, n, W], H rows in all.
+        Number of the first row, and logits [K, n, W]; together all rows from `first` on.
     """
     run = run or network
     base, grid = network.base_channels, 2**network.depth
     height, width = source.size
     area = values // base
     if network.valid:
-        yield from overlap_bands(network, source, TILE_OUTPUT, area, run)
+        yield from overlap_bands(network, source, TILE_OUTPUT, area, run, first)
     elif height * width <= area or network.architecture["normalisation"] in ("group", "instance"):
-        yield run(source.read(0, 0, height, width)[None])[0]
+        yield 0, run(source.read(0, 0, height, width)[None])[0]
     else:
         overlap = max(grid, OVERLAP // grid * grid)
-        # a quarter of it, so that bands and the result have their room
         side = max(math.isqrt(area) // 2 // grid * grid, 2 * overlap)
-        yield from blend_bands(network, source, side, overlap, area, run)
+        # a band has the picture's whole width: it may take a quarter of what the network takes
+        rows = values * _BYTES // 4 // (4 * network.num_classes * width) // grid * grid
+        length = min(max(rows, 2 * overlap), side)
+        tile = length, side * side // length // grid * grid
+        yield from blend_bands(network, source, tile, overlap, area, run, first)
 
 
 def blend_bands(
-    network: UNet, source: Source, tile: int, overlap: int, area: int, run: Run | None = None
-) -> Iterator[Tensor]:
+    network: UNet,
+    source: Source,
+    tile: tuple[int, int],
+    overlap: int,
+    area: int,
+    run: Run | None = None,
+    first: int = 0,
+) -> Iterator[tuple[int, Tensor]]:
     """Give logits as a weighted mean of those of tiles.
 
     Args:
         network: A network that pads its convolutions.
         source: The picture.
-        tile: Height and width of a tile, a multiple of 2^depth [pixels].
-        overlap: Width by which tiles overlap, the same, at most half of `tile` [pixels].
+        tile: Height and width of a tile, multiples of 2^depth [pixels].
+        overlap: Width by which tiles overlap, the same, at most half of a side [pixels].
         area: Pixels that go through the network at a time, in one tile or several.
         run: What gives logits instead of the network itself.
+        first: As of `logit_bands`.
 
     Yields:
-        Logits [K, n, W], H rows in all.
+        Number of the first row, and logits [K, n, W]; together all rows from `first` on.
 
     Raises:
         ValueError: Tiles would not lie on the grid of pooling.
     """
     grid, run = 2**network.depth, run or network
-    if tile % grid or overlap % grid or not 0 < 2 * overlap <= tile:
-        raise ValueError(f"Tiles of {tile} pixels that overlap by {overlap} are out of phase.")
+    length, across = tile
+    if any(side % grid for side in (*tile, overlap)) or not 0 < 2 * overlap <= min(tile):
+        raise ValueError(
+            f"Tiles of {length} x {across} pixels that overlap by {overlap} are out of phase."
+        )
     height, width = source.size
-    lefts = _begin(width, tile, overlap)
+    lefts = _begin(width, across, overlap)
     below = torch.empty(0)  # what the tiles above give of rows that those beneath give as well
-    for top in _begin(height, tile, overlap):
-        rows = min(tile, height - top)
+    tops = _begin(height, length, overlap)
+    # a tile gives its first rows together with those above, which are left out
+    start = max((top for top in tops if top + overlap <= first), default=0)
+    for top in tops[tops.index(start) :]:
+        rows = min(length, height - top)
         band = torch.empty(0)
-        columns = [(left, min(tile, width - left)) for left in lefts]
-        several = max(1, area // (tile * tile))
+        columns = [(left, min(across, width - left)) for left in lefts]
+        several = max(1, area // (length * across))
         for group in _alike(columns, several):
             parts = torch.stack([source.read(top, left, rows, n) for left, n in group])
             for (left, n), logits in zip(group, run(parts), strict=True):
@@ -126,13 +162,18 @@ def blend_bands(
         if below.numel():
             band[:, : below.shape[1]] += below
         final = rows if top + rows == height else rows - overlap
-        yield band[:, :final]
+        yield top, band[:, :final]
         below = band[:, final:]
 
 
 def overlap_bands(
-    network: UNet, source: Source, tile_output: int, area: int, run: Run | None = None
-) -> Iterator[Tensor]:
+    network: UNet,
+    source: Source,
+    tile_output: int,
+    area: int,
+    run: Run | None = None,
+    first: int = 0,
+) -> Iterator[tuple[int, Tensor]]:
     """Give the logits that one pass over the whole mirrored picture would, tile by tile.
 
     Args:
@@ -141,9 +182,10 @@ def overlap_bands(
         tile_output: Least height and width of what one tile gives [pixels].
         area: Pixels that go through the network at a time, in one tile or several.
         run: What gives logits instead of the network itself.
+        first: As of `logit_bands`.
 
     Yields:
-        Logits [K, n, W], H rows in all.
+        Number of the first row, and logits [K, n, W]; together all rows from `first` on.
 
     Raises:
         ValueError: The network pads its convolutions, so that tiles would have seams.
@@ -162,6 +204,9 @@ def overlap_bands(
     lefts = list(_origins(len(columns), width, given[1], grid))
     done = 0
     for top in _origins(len(rows), length, given[0], grid):
+        if min(top + given[0], source.size[0]) <= first:
+            done = top + given[0]
+            continue
         band = torch.empty(0)
         several = max(1, area // (length * width))
         for group in (lefts[n : n + several] for n in range(0, len(lefts), several)):
@@ -176,7 +221,7 @@ def overlap_bands(
                 band[..., left : left + given[1]] = logits
         # the last tiles begin where they end with the picture, and give rows again
         end = min(top + given[0], source.size[0])
-        yield band[:, done - top : end - top, : source.size[1]]
+        yield done, band[:, done - top : end - top, : source.size[1]]
         done = end
 
 
