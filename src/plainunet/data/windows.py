@@ -106,7 +106,11 @@ def as_channels(picture: Windows, channels: int) -> Windows:
 
 
 class TiffWindows:
-    """Windows of a TIFF file."""
+    """Windows of a TIFF file.
+
+    Attributes:
+        page: The page, as tifffile has it.
+    """
 
     def __init__(self, page: TiffPage, path: Path) -> None:
         """Take a page of an open file.
@@ -119,7 +123,7 @@ class TiffWindows:
             ValueError: It cannot be read in windows: a segment is too large, or its pixels are
                 stored in a way that needs the whole.
         """
-        self._page, self._path = page, path
+        self.page, self._path = page, path
         self._is_split = page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
         self._planes = page.samplesperpixel if self._is_split else 1
         self.shape = page.imagelength, page.imagewidth, page.samplesperpixel
@@ -161,7 +165,7 @@ class TiffWindows:
             for plane in range(self._planes)
         ]
         segment = np.concatenate(planes, axis=2)
-        if self._page.photometric == PHOTOMETRIC.MINISWHITE:
+        if self.page.photometric == PHOTOMETRIC.MINISWHITE:
             segment = np.invert(segment)
         self._kept[row, column] = segment
         while len(self._kept) > self._limit:
@@ -169,7 +173,7 @@ class TiffWindows:
         return segment
 
     def _decode(self, number: int) -> NDArray[Any]:
-        page, file = self._page, self._page.parent.filehandle
+        page, file = self.page, self.page.parent.filehandle
         offset, count = page.dataoffsets[number], page.databytecounts[number]
         file.seek(offset)
         with decoding(self._path):
