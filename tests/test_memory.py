@@ -13,8 +13,13 @@ def test_freed_memory_is_kept() -> None:
     """In a process of its own: how often pages are mapped anew for equal large tensors."""
     code = """
 import resource, sys, torch
-from plainunet.memory import keep_freed_memory
-if sys.argv[1] == "keep":
+from plainunet.memory import give_freed_memory_back, keep_freed_memory
+if sys.argv[1] == "limited":
+    resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))
+if sys.argv[1] == "back":
+    keep_freed_memory()
+    give_freed_memory_back()
+if sys.argv[1] in ("keep", "limited"):
     keep_freed_memory()
 for _ in range(12):  # the heap grows a few times before it is large enough
     torch.ones(10 * 2**20)  # 40 MiB
@@ -25,9 +30,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     faults = {
         what: int(subprocess.check_output([sys.executable, "-c", code, what], text=True))
-        for what in ("give", "keep")
+        for what in ("give", "keep", "limited", "back")
     }
     assert faults["keep"] * 10 < faults["give"]
+    # where it would be missing elsewhere, it goes back
+    assert faults["limited"] > 5 * faults["keep"]
+    assert faults["back"] > 5 * faults["keep"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody counts")

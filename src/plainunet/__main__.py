@@ -1,49 +1,74 @@
 """The command `plainunet`, also as `python -m plainunet`: errors become messages and exit codes."""
 
+import os
 import sys
 import traceback
 import warnings
 from pathlib import Path
 
-from cyclopts import CycloptsError, CycloptsPanel
-from pydantic import ValidationError
-from rich.console import Console
-
-from plainunet.cli import app
-from plainunet.memory import is_out_of_memory
-from plainunet.settings import explain
-
 
 def main() -> None:
     """Run the command line and exit: 0 good, 1 some failed, 2 mend something, 70 our fault."""
+    try:
+        code = _run()
+    except KeyboardInterrupt as error:  # also while modules are loaded
+        code = _interrupted(error)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line; errors become messages, and the exit code."""
+    from cyclopts import CycloptsError, CycloptsPanel
+    from pydantic import ValidationError
+    from rich.console import Console
+
+    from plainunet.cli import app
+    from plainunet.memory import is_out_of_memory
+    from plainunet.settings import explain
+
     warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
     try:
         code = app(exit_on_error=False, print_error=False, result_action="return_value")
+        return code if isinstance(code, int) else 0
     except CycloptsError as error:
         if isinstance(error.__cause__, ValidationError):
             _complain(explain(error.__cause__))
         else:
             Console(stderr=True).print(CycloptsPanel(error))
-        code = 2
-    except KeyboardInterrupt as error:
-        _complain(str(error) or "interrupted.", "note" if str(error) else "error")
-        code = getattr(error, "code", 130)
+        return 2
     except Exception as error:
+        if interrupt := _find_interrupt(error):
+            return _interrupted(interrupt)
         mendable = isinstance(error, ValueError | FloatingPointError) and _is_deliberate(error)
         if mendable or isinstance(error, OSError):  # such as a full disk
             _complain(str(error))
-            code = 2
-        elif is_out_of_memory(error):
+            return 2
+        if is_out_of_memory(error):
+            said = str(error).partition("\n")[0] or type(error).__name__
             _complain(
-                f"out of memory ({str(error).splitlines()[0]}). Take a smaller --batch-size, "
-                "--size or --base-channels, or --checkpointing."
+                f"out of memory ({said}). Take a smaller --batch-size, --size or "
+                "--base-channels, or --checkpointing."
             )
-            code = 2
-        else:
-            traceback.print_exc()
-            _complain("this is a fault of plainunet, not yours; please report the lines above.")
-            code = 70
-    sys.exit(code if isinstance(code, int) else 0)
+            return 2
+        traceback.print_exc()
+        _complain("this is a fault of plainunet, not yours; please report the lines above.")
+        return 70
+
+
+def _interrupted(error: BaseException) -> int:
+    """Say that the work was interrupted, and how to go on where it says so; the exit code."""
+    if os.environ.get("RANK", "0") == "0":  # of several processes of one run, the first speaks
+        said = str(error)
+        _complain(said or "interrupted.", "note" if said else "error")
+    return int(getattr(error, "code", 130))
+
+
+def _find_interrupt(error: BaseException) -> BaseException | None:
+    """An interrupt that led to another error: what was cut in two fails in what cleans up."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _is_deliberate(error: BaseException) -> bool:

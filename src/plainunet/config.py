@@ -226,8 +226,8 @@ class TrainConfig(DataConfig, NetworkConfig):
     patience: int = Field(default=0, ge=0)
     """Stop after so many epochs without a better validation Dice; 0 for never."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """Decay per step of a running average of the weights, which is then what is judged and
-    kept; 0 for none."""
+    """Decay per step of a running average of the weights, which is judged as well, and kept
+    where it is better; 0 for none."""
     validation: float = Field(default=0.2, gt=0, lt=1)
     """Share of the groups held out to judge the network, where the folder does not say."""
     folds: int | None = Field(default=None, ge=2)

@@ -1,6 +1,7 @@
 """Where memory comes from, how much there is, and how much of it this process has."""
 
 import ctypes
+import gc
 import os
 import sys
 from pathlib import Path
@@ -25,9 +26,10 @@ def keep_freed_memory() -> None:
     while its pages are mapped and zeroed again: about a tenth of a training step on CPUs, and half
     of the time of decoding pictures in several threads, which wait for each other there. From
     this call on the process holds what it has once needed. Elsewhere than with glibc on Linux
-    nothing happens.
+    nothing happens, nor where memory is limited for the process (`ulimit -v`): what is kept for
+    some arrays would be missing for others.
     """
-    if not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux") or _is_limited():
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -35,6 +37,32 @@ def keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _is_limited() -> bool:
+    """Tell whether the process may have only so much address space."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+
+
+def give_freed_memory_back() -> None:
+    """Undo `keep_freed_memory`, and give the system what is free now.
+
+    Where memory has run out, what is kept for arrays is missing elsewhere, in pieces too small
+    for the next array.
+    """
+    gc.collect()
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 65536)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**17)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**17)
+        libc.malloc_trim(0)
+    except (OSError, AttributeError):  # another C library
+        return
 
 
 def resident_memory() -> int | None:
@@ -75,4 +103,4 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 # numbers of the parameters in glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4

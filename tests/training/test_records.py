@@ -3,7 +3,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from plainunet.training.records import rows_until, write_rows
+import pytest
+
+from plainunet.training.records import METRICS_FILE, rows_until, write_rows
 
 
 def row(epoch: int, dice: float | None) -> dict[str, Any]:
@@ -31,3 +33,9 @@ def test_rows_after_the_saved_state_do_not_count(tmp_path: Path) -> None:
     assert rows_until(tmp_path, 5) == []
     write_rows(tmp_path, [row(1, 0.1), row(2, 0.2), row(3, 0.3)])
     assert [each["epoch"] for each in rows_until(tmp_path, 2)] == [1, 2]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_text('{"epoch": 1}\n{"epo\n')
+    with pytest.raises(ValueError, match=rf"{METRICS_FILE}: line 2 is damaged"):
+        rows_until(tmp_path, 1)

@@ -1,6 +1,7 @@
 """What a run needs to go on is kept whole, and read without running any code."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_a_state_that_is_cut_off(tmp_path: Path, keep: float) -> None:
     file = tmp_path / STATE_FILE
     content = file.read_bytes()
     file.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(ValueError, match=r"state\.pt: damaged .*Start the run anew"):
+    with pytest.raises(ValueError, match=r"state\.pt: damaged\. Start the run anew"):
         read_state(tmp_path)
 
 
@@ -104,6 +105,21 @@ def test_a_state_that_is_something_else(tmp_path: Path, content: bytes) -> None:
 def test_a_state_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "last").mkdir()
     torch.save({"model": torch.zeros(3)}, tmp_path / STATE_FILE)
+    with pytest.raises(ValueError, match=r"state\.pt: damaged"):
+        read_state(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_state_with_a_few_wrong_bytes(tmp_path: Path, share: float) -> None:
+    """PyTorch alone would take the wrong weights."""
+    fresh(0).save(tmp_path, tmp_path)
+    file = tmp_path / STATE_FILE
+    with zipfile.ZipFile(file) as records:
+        largest = max(records.infolist(), key=lambda record: record.file_size)
+    content = bytearray(file.read_bytes())
+    at = largest.header_offset + 200 + int(share * (largest.file_size - 200))
+    content[at] ^= 1
+    file.write_bytes(content)
     with pytest.raises(ValueError, match=r"state\.pt: damaged"):
         read_state(tmp_path)
 

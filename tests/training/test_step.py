@@ -106,7 +106,7 @@ def test_out_of_memory_the_step_is_made_again_in_parts(tmp_path: Path) -> None:
     assert made[1] >= 2
     assert len(notes) == made[1].bit_length() - 1
     assert re.match("note: out of memory in step [23]: ", notes[0])
-    assert "in 2 parts of at most 4 pictures; the batch stays as large" in notes[0]
+    assert "in 2 parts of 4 at most; the batch stays as large" in notes[0]
     ample = run_short(tmp_path, made)
     assert (ample["notes"], ample["made"]) == ([], made)
     assert short["losses"] == ample["losses"]

@@ -271,8 +271,8 @@ def join_processes(device: str) -> Iterator[Processes]:
     except RuntimeError as error:
         if any(word in str(error).lower() for word in ("by peer", "broken pipe", "remote process")):
             raise ChildProcessError(
-                "another process of the run has ended. torchrun --max-restarts 3 starts all of "
-                "them again, and they go on from what was saved last."
+                "another process of the run has ended before its time. torchrun --max-restarts 3 "
+                "would start all of them again, to go on from what was saved last."
             ) from error
         raise
     finally:

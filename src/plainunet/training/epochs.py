@@ -98,6 +98,8 @@ class Epochs:
         if state.batch:
             state.resumed_at.append(state.step)
         is_over = self._schedule.is_over(state.epoch)
+        if is_over:
+            self._on_event(Note("training is over already; its result is judged again"))
         while not is_over:
             if self._config.patience and state.waited >= self._config.patience:
                 said = f"stopped: no better validation Dice for {state.waited} epochs"

@@ -87,6 +87,7 @@ def fit(
     batches = _make_batches(config, parts["train"], processes, by_clock=end is not None)
     if saved:
         state.restore(saved)
+        state.accumulation = max(state.accumulation, config.accumulation)
     elif processes.is_first:
         begin()
     save = Saver(lambda: state.save(out, data) if processes.is_first else None)

@@ -60,7 +60,9 @@ def asked_to_stop(on_note: Callable[[str], None]) -> Iterator[Stop]:
 
     def take(number: int, frame: FrameType | None) -> None:
         if stop:
-            raise KeyboardInterrupt
+            again = KeyboardInterrupt()
+            again.code = 128 + number  # type: ignore[attr-defined]
+            raise again
         stop.code = 128 + number
         on_note("note: asked to stop: this step is finished and saved; once more stops at once")
 

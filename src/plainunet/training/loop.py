@@ -59,8 +59,9 @@ def train_epoch(
             what = f"step {state.step + 1}: the loss was {loss:g}, its gradient not finite"
             if state.in_a_row >= FAULTS:
                 raise FloatingPointError(
-                    f"{what}, and so in {FAULTS} steps in a row. The last batch: {named}. Look "
-                    "at these pictures, take a smaller --learning-rate, or --precision fp32."
+                    f"{what}, and so in {FAULTS} steps in a row. Begin anew with a smaller "
+                    "--learning-rate, or --precision fp32, and another --out; or look at the "
+                    f"pictures of the last batch: {named}"
                 )
             on_note(f"note: {what}; the step is left out. Its batch: {named}")
         on_step(state.step, loss, images)

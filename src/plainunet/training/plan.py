@@ -89,7 +89,10 @@ def make_plan(
         each = patches_each(reduced, side)
     epochs = max(1, round(passes / seen.trained / each))
     what = "patches" if "patch" in plan else "pictures"
-    said = f"about; the clock decides, after about {passes:.0f} {what} of {step * 1000:.0f} ms"
+    said = (
+        f"so often all pictures are seen, about, if {passes:.0f} {what} take "
+        f"{step * 1000:.0f} ms each; the clock decides"
+    )
     plan["epochs"] = (epochs, said)
     return plan
 

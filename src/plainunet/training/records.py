@@ -26,11 +26,19 @@ def rows_until(run: Path, epoch: int) -> list[dict[str, Any]]:
 
     Returns:
         The rows; none where there is no such file.
+
+    Raises:
+        ValueError: A line of it is damaged.
     """
     file = run / METRICS_FILE
     if not file.is_file():
         return []
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{file}: line {number} is damaged. Remove it.") from error
     return [row for row in rows if row["epoch"] <= epoch]
 
 

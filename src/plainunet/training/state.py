@@ -1,5 +1,6 @@
 """What a run needs to go on: `last/state.pt`, read without running any code."""
 
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,15 @@ def read_state(run: Path) -> dict[str, Any]:
     require_run(run)
     file = run / STATE_FILE
     try:
+        with zipfile.ZipFile(file) as records:  # PyTorch does not look at the checksums
+            bad = records.testzip()
+        if bad:
+            raise zipfile.BadZipFile(bad)
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         content["counters"], content["network"], content["optimizers"], content["data"]
     except Exception as error:  # PyTorch raises nearly anything on a file that is not its own
-        raise ValueError(f"{file}: damaged ({error}). Start the run anew.") from error
+        raise ValueError(
+            f"{file}: damaged. Start the run anew, with another --out; --start-from "
+            f"{run / 'best.safetensors'} begins with what it has learnt, if that is there."
+        ) from error
     return content

@@ -86,7 +86,8 @@ def judge_epoch(
         except NotFiniteError as error:
             raise FloatingPointError(
                 f"Training has gone astray: after {what} the network gives values that are not "
-                "finite. Take a smaller --learning-rate, or --precision fp32."
+                "finite. Begin anew with a smaller --learning-rate, or --precision fp32, and "
+                "another --out."
             ) from error
         score: float = scores["per_image"]["dice"]["mean_foreground"] or 0.0
         judged.append((score, scores, candidate, pictures))
