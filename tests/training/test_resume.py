@@ -33,7 +33,7 @@ SETTINGS = {
     "plain": "--precision fp32",
     "all": "--precision fp32 --accumulation 2 --ema 0.9 --workers 2 --dropout 0.3 "
     "--optimizer muon --augment strong --elastic 2",
-    "bf16": "--precision bf16 --schedule cosine --clip 0.5 --loss dice --batch-size 3",
+    "bf16": "--precision bf16 --schedule cosine --clip 0.5 --loss dice",
 }
 
 
