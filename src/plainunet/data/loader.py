@@ -7,6 +7,7 @@ machine; all samples of a set have one size.
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -134,12 +135,11 @@ def iterate(loader: "DataLoader[tuple[Tensor, ...]]") -> Iterator[tuple[Tensor, 
             missing, not, as PyTorch would have it, in the middle of whatever goes on.
         Exception: What a sample's making raised.
     """
-    is_main = threading.current_thread() is threading.main_thread()
-    handled = hasattr(signal, "SIGCHLD") and is_main and loader.num_workers > 0
-    before = signal.getsignal(signal.SIGCHLD) if handled else None
+    before = _handler_of_ended_processes()
     batches = iter(loader)
-    if handled:
-        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    if _is_torchs(_handler_of_ended_processes()) and _is_main_thread():
+        # it would raise wherever the main thread is when a process ends
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if _is_torchs(before) else before)
     while True:
         try:
             batch = next(batches)
@@ -153,6 +153,18 @@ def iterate(loader: "DataLoader[tuple[Tensor, ...]]") -> Iterator[tuple[Tensor, 
                 ) from error
             raise _unwrapped(error) from error
         yield batch
+
+
+def _handler_of_ended_processes() -> Any:
+    return signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+
+
+def _is_torchs(handler: Any) -> bool:
+    return str(getattr(handler, "__module__", "")).startswith("torch.")
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _unwrapped(error: Exception) -> Exception:
