@@ -124,7 +124,9 @@ with join_processes("cpu") as processes:
 """
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy+dice", "lovasz"])
+@pytest.mark.parametrize(
+    "loss", ["cross-entropy+dice", pytest.param("lovasz", marks=pytest.mark.slow)]
+)
 def test_steps_in_float64_are_the_same(tmp_path: Path, loss: str) -> None:
     """AdamW, whose steps do not grow with the gradient, would show the smallest difference."""
     script = tmp_path / "steps.py"
@@ -180,6 +182,7 @@ def test_what_the_first_finds_wrong_is_said_once(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_more_processes_than_pictures_in_a_batch_are_refused(data: Path, tmp_path: Path) -> None:
     said = torchrun(
         "-m", "plainunet", *training(data, tmp_path / "run", "--batch-size", "1"), check=False

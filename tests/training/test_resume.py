@@ -148,6 +148,7 @@ def test_a_run_killed_twenty_times(data: Path, tmp_path: Path, settings: str) ->
     kill_and_go_on(data, tmp_path, SETTINGS[settings], kills=20, epochs=60, seed=1)
 
 
+@pytest.mark.slow
 def test_at_most_so_many_seconds_are_lost(data: Path, tmp_path: Path) -> None:
     """Killed again and again, without luck: what is lost is less than the time between saves."""
     process = start(*new_run(data, tmp_path / "run", "--precision fp32", 500), lost=0.5)
@@ -173,7 +174,9 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_asked_to_stop_it_finishes_the_step_and_says_how_to_go_on(
     data: Path, tmp_path: Path, whole: Path, number: signal.Signals
 ) -> None:

@@ -146,10 +146,12 @@ def iterate(loader: "DataLoader[tuple[Tensor, ...]]") -> Iterator[tuple[Tensor, 
         except StopIteration:
             return
         except Exception as error:
-            if "DataLoader worker" in str(error) and isinstance(error, RuntimeError):
+            told = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+            if told or (loader.num_workers and isinstance(error, EOFError | ConnectionError)):
+                said = str(error).partition("\n")[0] or "it left half a batch"
                 raise ChildProcessError(
-                    f"a process that prepares batches has ended ({str(error).splitlines()[0]}). "
-                    "If memory was short, take fewer --workers."
+                    f"a process that prepares batches has ended ({said}). If memory was short, "
+                    "take fewer --workers."
                 ) from error
             raise _unwrapped(error) from error
         yield batch
