@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from plainunet.memory import is_out_of_memory, resident_memory
+from plainunet.memory import is_out_of_memory, read_bytes, resident_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc gives memory back")
@@ -41,7 +41,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody counts")
 def test_what_is_taken_is_counted() -> None:
     code = """
-from plainunet.memory import is_out_of_memory, resident_memory
+from plainunet.memory import is_out_of_memory, read_bytes, resident_memory
 before = resident_memory()
 block = bytearray(200 * 2**20)
 print(before, resident_memory() - before)
@@ -76,3 +76,17 @@ def test_a_lack_of_memory_is_told_from_other_errors() -> None:
     assert is_out_of_memory(RuntimeError("std::bad_alloc"))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [("500M", 500 * 2**20), ("2G", 2**31), ("1.5GiB", 1.5 * 2**30), ("64kb", 2**16), ("9", 9)],
+)
+def test_amounts_of_memory(said: str, number: float) -> None:
+    assert read_bytes(said) == number
+
+
+@pytest.mark.parametrize("said", ["", "much", "-2G", "0", "2X", "G"])
+def test_what_is_no_amount_of_memory(said: str) -> None:
+    with pytest.raises(ValueError, match="500M, 2G"):
+        read_bytes(said)

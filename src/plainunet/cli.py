@@ -214,13 +214,16 @@ def predict(
     /,
     *,
     out: Path,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
+    memory: str | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> int:
     """Predict masks of pictures.
 
     The result is OUT/NAME.png for each picture: a palette PNG whose pixel values are the class
-    ids, as large as the picture.
+    ids, as large as the picture. Of more than 100 megapixels it is OUT/NAME.tif, a tiled TIFF
+    of the same kind; the picture is read in parts then, and one that was interrupted goes on.
 
     Parameters
     ----------
@@ -230,24 +233,43 @@ def predict(
         Picture files, or folders of them.
     out
         Folder for the masks.
+    overwrite
+        Make masks that are there already again; without it, they are left as they are.
+    memory
+        What a picture may take, as in 500M or 2G; larger ones are seen in tiles.
     device
         Where the network runs.
     precision
         Arithmetic of convolutions.
     """
     from plainunet.data.folders.lookup import find_images
+    from plainunet.memory import read_bytes
     from plainunet.prediction.batch import predict_files
     from plainunet.prediction.predictor import Predictor
-    from plainunet.training.progress import bar
+    from plainunet.training.progress import bars
 
-    predictor = Predictor.load(checkpoint, device=device, precision=precision)
+    room = None if memory is None else read_bytes(memory)
+    predictor = Predictor.load(checkpoint, device=device, precision=precision, memory=room)
     files = find_images(images)
-    with bar("predicting") as on_progress:
-        written, failures = predict_files(predictor, files, out, on_progress)
-    for failure in failures:
+    with bars() as on_progress:
+        result = predict_files(
+            predictor,
+            files,
+            out,
+            lambda done, total: on_progress("predicting", done, total),
+            overwrite=overwrite,
+            on_rows=lambda file, done, total: on_progress(f"rows of {file.name}", done, total),
+        )
+    for failure in result.failures:
         _complain(failure)
-    _print(f"{len(written)} masks in {out}" + (f", {len(failures)} failed" if failures else ""))
-    return 2 if not written else 1 if failures else 0
+    said = [f"{len(result.written)} masks in {out}"]
+    if result.skipped:
+        said.append(f"{len(result.skipped)} were there already (--overwrite makes them again)")
+    if result.failures:
+        said.append(f"{len(result.failures)} failed")
+    _print(", ".join(said))
+    there = result.written or result.skipped
+    return 2 if not there else 1 if result.failures else 0
 
 
 @app.command(name="import")

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +18,24 @@ def total_memory() -> float:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):  # Windows
         return float("inf")
+
+
+def read_bytes(said: str) -> float:
+    """Read an amount of memory.
+
+    Args:
+        said: As in 500M, 2G or 1.5GiB: in units of 1024.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        ValueError: It is no such amount.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", said.strip(), re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise ValueError(f"{said!r} is no amount of memory. Write it as in 500M, 2G or 1.5G.")
+    return float(match[1]) * 1024.0 ** " KMGT".index(match[2].upper() or " ")
 
 
 def keep_freed_memory() -> None:

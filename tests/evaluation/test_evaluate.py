@@ -93,7 +93,7 @@ def count_by_hand(trained: Trained, out: Path) -> dict[str, np.ndarray]:
     """Of each picture: hits, truth and prediction [3, K], and counted right and all, from files."""
     predictor = Predictor.load(trained.checkpoint, precision="fp32")
     images = sorted((trained.data / "images").iterdir())
-    written, failures = predict_files(predictor, images, out)
+    written, failures, _ = predict_files(predictor, images, out)
     assert failures == []
     counts = {}
     for image, file in zip(images, written, strict=True):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -45,7 +46,7 @@ def test_masks_are_written_in_their_own_size(tmp_path: Path, predictor: Predicto
     images = [draw(tmp_path / "in" / "a.png"), draw(tmp_path / "in" / "b.jpg", 50, 40)]
     progress: list[tuple[int, int]] = []
     out = tmp_path / "new" / "out"
-    written, failures = predict_files(
+    written, failures, _ = predict_files(
         predictor, images, out, lambda done, total: progress.append((done, total))
     )
     assert failures == []
@@ -71,7 +72,7 @@ def test_bad_files_are_named_and_the_others_written(tmp_path: Path, predictor: P
     images[2].unlink()
     Image.fromarray(np.zeros((5, 5, 4), np.uint8)).save(images[3])
     progress: list[int] = []
-    written, failures = predict_files(
+    written, failures, _ = predict_files(
         predictor, images, tmp_path / "out", lambda done, _: progress.append(done)
     )
     assert written == [tmp_path / "out" / "e.png"]
@@ -86,7 +87,7 @@ def test_wrong_channels_are_named(tmp_path: Path, predictor: Predictor) -> None:
     network = UNet(in_channels=1, num_classes=3, base_channels=2, depth=2)
     grey = Predictor(network, predictor.card, device="cpu")
     image = draw(tmp_path / "in" / "a.png")
-    written, failures = predict_files(grey, [image], tmp_path / "out")
+    written, failures, _ = predict_files(grey, [image], tmp_path / "out")
     assert written == []
     assert failures[0].startswith(f"{image}: the picture has 3 channels")
 
@@ -98,14 +99,14 @@ def test_folder_that_cannot_be_written_to(tmp_path: Path, predictor: Predictor) 
 
 
 def test_no_pictures(tmp_path: Path, predictor: Predictor) -> None:
-    assert predict_files(predictor, [], tmp_path) == ([], [])
+    assert predict_files(predictor, [], tmp_path) == ([], [], [])
 
 
 def test_equal_stems_keep_their_folders(tmp_path: Path, predictor: Predictor) -> None:
     for name in ("in/one/a.png", "in/two/a.png", "in/two/deep/a.png", "in/two/b.png"):
         draw(tmp_path / name)
     images = find_images([tmp_path / "in"])
-    written, failures = predict_files(predictor, images, tmp_path / "out")
+    written, failures, _ = predict_files(predictor, images, tmp_path / "out")
     assert failures == []
     assert len(written) == 4
     assert below(tmp_path / "out") == {"one/a.png", "two/a.png", "two/deep/a.png", "b.png"}
@@ -163,8 +164,8 @@ def test_relative_paths(
     draw(tmp_path / "x" / "a.png")
     draw(tmp_path / "y" / "a.png")
     monkeypatch.chdir(tmp_path / "x")
-    written, _ = predict_files(predictor, [Path("a.png"), Path("../y/a.png")], Path("../out"))
-    assert len(written) == 2
+    result = predict_files(predictor, [Path("a.png"), Path("../y/a.png")], Path("../out"))
+    assert len(result.written) == 2
     assert below(tmp_path / "out") == {"x/a.png", "y/a.png"}
 
 
@@ -194,3 +195,48 @@ def test_a_warning_names_its_picture(tmp_path: Path, predictor: Predictor) -> No
     far = Predictor(predictor.network, card)
     with pytest.warns(UserWarning, match=r"a\.jpg: a picture of 20 x 30 pixels"):
         predict_files(far, [draw(tmp_path / "a.jpg")], tmp_path / "masks")
+
+
+def test_masks_that_are_there_are_left_unless_they_shall_be_made_again(
+    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [draw(tmp_path / "in" / f"{name}.png") for name in "abc"]
+    out = tmp_path / "out"
+    predict_files(predictor, images[:2], out)
+    images[0].unlink()  # of what is done, not even the picture is needed
+    (out / "b.png").write_bytes(b"mine")
+    seen: list[int] = []
+    predict = Predictor.predict
+
+    def counted(self: Predictor, image: np.ndarray) -> np.ndarray:
+        seen.append(1)
+        return predict(self, image)
+
+    monkeypatch.setattr(Predictor, "predict", counted)
+    result = predict_files(predictor, images, out, overwrite=False)
+    assert result == ([out / "c.png"], [], [out / "a.png", out / "b.png"])
+    assert len(seen) == 1
+    assert (out / "b.png").read_bytes() == b"mine"
+    result = predict_files(predictor, images[1:], out, overwrite=True)
+    assert result == ([out / "b.png", out / "c.png"], [], [])
+    assert (out / "b.png").read_bytes() != b"mine"
+
+
+def test_a_large_picture_is_read_in_parts(
+    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plainunet.prediction.batch.LARGE", 5000)
+    small = draw(tmp_path / "in" / "small.png")
+    image = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
+    large = tmp_path / "in" / "large.tif"
+    tifffile.imwrite(large, image, tile=(16, 16), photometric="rgb")
+    rows: list[tuple[Path, int, int]] = []
+    out = tmp_path / "out"
+    result = predict_files(
+        predictor, [small, large], out, overwrite=False, on_rows=lambda *said: rows.append(said)
+    )
+    assert result == ([out / "large.tif", out / "small.png"], [], [])
+    assert rows[-1] == (large, 80, 80)
+    assert (read_mask(out / "large.tif") != predictor.predict(image)).mean() < 0.01
+    again = predict_files(predictor, [small, large], out, overwrite=False)
+    assert again == ([], [], [out / "small.png", out / "large.tif"])

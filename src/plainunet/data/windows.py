@@ -19,7 +19,7 @@ from tifffile import PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
 from plainunet.data.codecs.encoded import decoding, open_encoded
 from plainunet.data.codecs.slices import find_slices
 from plainunet.data.codecs.tiff import has_alpha
-from plainunet.data.images import image_shape, match_channels, read_image
+from plainunet.data.images import image_shape, image_size, match_channels, read_image
 from plainunet.data.problems import DataError, command
 
 KEPT = 192 * 2**20
@@ -184,6 +184,26 @@ class TiffWindows:
             return np.full(shape[1:], page.nodata, self.dtype)
         inside: NDArray[Any] = data[0, : shape[1], : shape[2]]
         return inside.astype(self.dtype, copy=False)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Read a picture's size, however large it is.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Height and width [pixels]; of a TIFF file as it is stored.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no picture, or its header is damaged.
+    """
+    with open_encoded(path) as (kind, file), decoding(path):
+        if kind == "tiff":
+            with TiffFile(file) as tiff:
+                return tiff.pages.first.imagelength, tiff.pages.first.imagewidth
+    return image_size(path)
 
 
 @contextmanager

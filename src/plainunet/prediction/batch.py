@@ -2,14 +2,35 @@
 
 import os
 import warnings
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from plainunet.data.images import read_image
+from plainunet.data.places import stamp_files
+from plainunet.data.windows import open_windows, picture_size
 from plainunet.files import require_writable
+from plainunet.prediction.large import LARGE, predict_large
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.writers import write_mask
+
+_AHEAD = 2
+"""So many pictures are read ahead, and so many masks wait to be written."""
+_WHOLE = 2**30
+"""Bytes that a picture may have whose file cannot be read in parts, where no memory is given."""
+
+
+class Predicted(NamedTuple):
+    """What became of picture files."""
+
+    written: list[Path]
+    """Masks that were written."""
+    failures: list[str]
+    """A message for each picture that failed."""
+    skipped: list[Path]
+    """Masks that were there already."""
 
 
 def predict_files(
@@ -17,22 +38,129 @@ def predict_files(
     images: Sequence[Path],
     out: Path,
     on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[Path], list[str]]:
+    *,
+    overwrite: bool = True,
+    on_rows: Callable[[Path, int, int], None] | None = None,
+) -> Predicted:
     """Write a mask for each picture; one that cannot be read does not stop the others.
+
+    While the network sees a picture, the next ones are read and the last masks written.
 
     Args:
         predictor: The model.
         images: Picture files, as by `plainunet.data.pairing.find_images`.
-        out: The folder for the masks, see `mask_paths` for their names.
+        out: The folder for the masks, see `mask_paths` for their names; that of a picture of
+            more than `LARGE` pixels is a .tif.
         on_progress: Told how many of how many pictures are done.
+        overwrite: Whether masks that are there already are made again.
+        on_rows: Told, of a picture of more than `LARGE` pixels, how many of how many rows are
+            done.
 
     Returns:
-        The files written, and a message for each picture that failed.
+        What became of them.
 
     Raises:
         ValueError: The folder cannot be written to, or masks would lie among the pictures.
     """
     paths = mask_paths(images, out)
+    _refuse_pictures(images, paths)
+    require_writable(out)
+    result = Predicted([], [], [])
+    waiting: deque[tuple[Path, Path, Future[None]]] = deque()
+
+    def write_until(left: int) -> None:
+        while len(waiting) > left:
+            image, path, job = waiting.popleft()
+            try:
+                job.result()
+                result.written.append(path)
+            except OSError as error:
+                result.failures.append(_naming(image, error))
+
+    with ThreadPoolExecutor(1) as writer:
+        pictures = _read_ahead(images, paths, overwrite)
+        for number, (image, path) in enumerate(zip(images, paths, strict=True)):
+            try:
+                picture = next(pictures).result()
+                with warnings.catch_warnings(record=True) as said:
+                    warnings.simplefilter("always")
+                    if picture is _DONE:
+                        result.skipped.append(_there(path) or path)
+                    elif picture is _LARGE:
+                        large = path.with_suffix(".tif")
+                        _predict_large(predictor, image, large, on_rows)
+                        result.written.append(large)
+                    else:
+                        mask = predictor.predict(picture)
+                        job = writer.submit(write_mask, path, mask, predictor.card.colors)
+                        waiting.append((image, path, job))
+                for warning in said:
+                    warnings.warn(f"{image}: {warning.message}", stacklevel=2)
+            except (ValueError, OSError) as error:
+                result.failures.append(_naming(image, error))
+            write_until(_AHEAD)
+            if on_progress:
+                on_progress(number + 1, len(images))
+        write_until(0)
+    return result
+
+
+_DONE, _LARGE = object(), object()
+
+
+def _read_ahead(
+    images: Sequence[Path], paths: Sequence[Path], overwrite: bool
+) -> Iterator["Future[Any]"]:
+    """The pictures in turn; instead of one, that it is done already, or is large."""
+
+    def read(image: Path, path: Path) -> Any:
+        if not overwrite and _there(path):
+            return _DONE
+        return _LARGE if _is_large(image) else read_image(image)
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead: deque[Future[Any]] = deque()
+        for image, path in zip(images, paths, strict=True):
+            ahead.append(reader.submit(read, image, path))
+            if len(ahead) > _AHEAD:
+                yield ahead.popleft()
+        yield from ahead
+
+
+def _there(path: Path) -> Path | None:
+    """The mask of this name, or of a large picture, if there is one already."""
+    return next((mask for mask in (path, path.with_suffix(".tif")) if mask.is_file()), None)
+
+
+def _is_large(image: Path) -> bool:
+    height, width = picture_size(image)
+    return height * width > LARGE
+
+
+def _predict_large(
+    predictor: Predictor,
+    image: Path,
+    path: Path,
+    on_rows: Callable[[Path, int, int], None] | None,
+) -> None:
+    most = _WHOLE if predictor.memory is None else int(predictor.memory / 4)
+    with open_windows(image, most) as picture:
+        predict_large(
+            predictor,
+            picture,
+            path,
+            str(stamp_files([image])),
+            (lambda done, total: on_rows(image, done, total)) if on_rows else None,
+        )
+
+
+def _naming(image: Path, error: Exception) -> str:
+    message = str(error)
+    return message if str(image) in message else f"{image}: {message}"
+
+
+def _refuse_pictures(images: Sequence[Path], paths: Sequence[Path]) -> None:
+    """Refuse an output folder in which masks would replace pictures, or lie among them."""
     pictures = {image.resolve() for image in images}
     replaced = [path for path in paths if path.resolve() in pictures]
     if replaced:
@@ -45,24 +173,6 @@ def predict_files(
             f"{min(beside)}: holds the pictures, and masks among them would be taken for "
             "pictures the next time. Choose another output folder."
         )
-    require_writable(out)
-    written, failures = [], []
-    for number, (image, path) in enumerate(zip(images, paths, strict=True)):
-        try:
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always")
-                mask = predictor.predict(read_image(image))
-            for warning in said:
-                warnings.warn(f"{image}: {warning.message}", stacklevel=2)
-        except (ValueError, OSError) as error:
-            message = str(error)
-            failures.append(message if str(image) in message else f"{image}: {message}")
-        else:
-            write_mask(path, mask, predictor.card.colors)
-            written.append(path)
-        if on_progress:
-            on_progress(number + 1, len(images))
-    return written, failures
 
 
 def mask_paths(images: Sequence[Path], out: Path) -> list[Path]:

@@ -257,10 +257,13 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
         A function to be told what is done, and how many of how many parts.
     """
     with Screen() as screen:
+        shown: tuple[str, int] | None = None
 
         def on_progress(name: str, done: int, total: int) -> None:
-            if done == 1:
+            nonlocal shown
+            if shown != (name, total) or done == 1:
                 screen(Stage(name, total))
+                shown = name, total
             screen(Advance(done))
 
         yield on_progress
