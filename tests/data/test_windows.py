@@ -1,5 +1,6 @@
 """Windows of pictures against the pictures read whole."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -133,4 +134,13 @@ def test_pages_that_are_slices_are_refused_as_ever(tmp_path: Path) -> None:
     path = tmp_path / "stack.tif"
     tifffile.imwrite(path, np.zeros((3, 40, 50), np.uint8), photometric="minisblack")
     with pytest.raises(ValueError, match="stack of 3 slices"), open_windows(path, most=10**6):
+        pass
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", "tiles")
+    content = bytearray(path.read_bytes())
+    content[4:8] = (len(content) - 3).to_bytes(4, "little")  # where its list of tags should be
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(path))), open_windows(path, most=0):
         pass

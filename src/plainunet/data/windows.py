@@ -7,7 +7,7 @@ decoded once, whole, if it is small enough.
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,12 +116,8 @@ class TiffWindows:
         """Take a page of an open file.
 
         Args:
-            page: The page.
+            page: The page, one that `open_windows` has found to be had in parts.
             path: The file, for messages.
-
-        Raises:
-            ValueError: It cannot be read in windows: a segment is too large, or its pixels are
-                stored in a way that needs the whole.
         """
         self.page, self._path = page, path
         self._is_split = page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
@@ -221,18 +217,20 @@ def open_windows(path: Path, most: int) -> Iterator[Windows]:
         FileNotFoundError: There is no such file.
         ValueError: It is no picture, or is larger than `most` and cannot be read in windows.
     """
-    with open_encoded(path) as (kind, file):
-        if kind == "tiff" and find_slices(file, path).count == 1:
-            file.seek(0)
-            with TiffFile(file) as tiff:
-                page = tiff.pages.first
+    with open_encoded(path) as (kind, file), ExitStack() as opened:
+        parts = None
+        with decoding(path):
+            if kind == "tiff" and find_slices(file, path).count == 1:
+                file.seek(0)
+                page = opened.enter_context(TiffFile(file)).pages.first
                 whole = f"{page.imagewidth} x {page.imagelength} pixels", page.nbytes
-                if _is_windowed(page):
-                    yield TiffWindows(page, path)
-                    return
-        else:
-            height, width, channels = image_shape(path)
-            whole = f"{width} x {height} pixels", height * width * channels
+                parts = TiffWindows(page, path) if _is_windowed(page) else None
+            else:
+                height, width, channels = image_shape(path)
+                whole = f"{width} x {height} pixels", height * width * channels
+        if parts is not None:
+            yield parts
+            return
     if whole[1] > most:
         other = path.with_name(f"{path.stem}-tiled.tif")
         tiled = ["-co", "TILED=YES", "-co", "COMPRESS=DEFLATE", "-co", "BIGTIFF=IF_SAFER"]

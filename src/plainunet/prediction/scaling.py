@@ -54,17 +54,7 @@ class Reduced:
         self._picture = picture
 
     def read(self, top: int, left: int, height: int, width: int) -> Tensor:
-        """Read a part.
-
-        Args:
-            top: Its first row.
-            left: Its first column.
-            height: Its rows.
-            width: Its columns.
-
-        Returns:
-            [C, height, width] float32, channels last in memory.
-        """
+        """As of `tiling.Source`; channels lie last in memory."""
         # of what is padded, the last row or column of the picture
         first, start = min(top, self._reduced[0] - 1), min(left, self._reduced[1] - 1)
         rows = min(top + height, self._reduced[0]) - first
