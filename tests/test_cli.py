@@ -241,7 +241,9 @@ def test_every_verb_end_to_end(
     assert scores["pooled"]["dice"]["per_class"]["foreground"] == pytest.approx(
         2 * hits / (true + predicted)
     )
-    assert [Path(entry["image"]).name for entry in scores["images"]] == sorted(listing(masks))
+    assert [Path(entry["image"]).name for entry in scores["images"]] == sorted(
+        path.name for path in masks.glob("*.png")
+    )
 
 
 def test_help_comes_without_torch() -> None:
@@ -642,7 +644,8 @@ def test_prediction_goes_on_past_what_it_cannot_read(
     assert "Traceback" not in result.stderr
     assert "7 masks" in result.stdout
     assert "1 failed" in result.stdout
-    assert sorted(listing(masks)) == [f"{number}.png" for number in range(8) if number != 3]
+    wanted = [f"{number}.png" for number in range(8) if number != 3]
+    assert sorted(listing(masks)) == [*wanted, "prediction.json"]
 
     bad = small_data / "images" / "3.jpg"
     refused(command("predict", trained.checkpoint, bad, "--out", tmp_path / "other"), r"3\.jpg")
@@ -651,6 +654,33 @@ def test_prediction_goes_on_past_what_it_cannot_read(
     result = command("predict", trained.checkpoint, nowhere, "--out", tmp_path / "third")
     refused(result, r"nowhere\.png does not exist")
     assert not (tmp_path / "third").exists()
+
+
+def test_outputs_and_settings_of_prediction(
+    command: Commands, trained: Trained, tmp_path: Path
+) -> None:
+    masks, listed = tmp_path / "masks", tmp_path / "list.txt"
+    pictures = sorted((trained.data / "images").iterdir())[:3]
+    listed.write_text("\n".join(map(str, pictures)))
+    arguments = (
+        "predict", trained.checkpoint, listed, "--out", masks, "--save", "overlay", "rle-rows",
+        "--save", "areas", "--tta", "mirror", "--scales", "1", "0.5", "--threshold", "0.4",
+        "--min-object", "5", "--fill-holes", "5", "--others", trained.checkpoint,
+    )  # fmt: skip
+    result = command(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert {name for name in listing(masks) if "/" not in name} == {
+        "overlay", "areas.csv", "rle-rows.csv", "prediction.json",
+        *(f"{picture.stem}.png" for picture in pictures),
+    }  # fmt: skip
+    said = json.loads((masks / "prediction.json").read_text(encoding="utf-8"))
+    assert (said["tta"], said["scales"], said["min_object"]) == ("mirror", [1.0, 0.5], 5)
+    again = command(*arguments)
+    assert (again.returncode, "3 were there already" in again.stdout) == (0, True)
+    refused(command(*arguments, "--threshold", "0.6"), "not made by this model", "--overwrite")
+    refused(command(*arguments[:5], "--save", "film"), "film", "overlay")
+    refused(command(*arguments[:5], "--tta", "spin"), "spin", "mirror")
+    refused(command(*arguments[:5], "--threshold", "2"), "threshold")
 
 
 # going on
@@ -788,7 +818,7 @@ def test_imported_weights_are_judged_and_used(
     assert judged["pooled"]["dice"]["per_class"].keys() == {"ground", "car"}
     result = command("predict", ours, small_data / "images", "--out", masks)
     assert result.returncode == 0, result.stderr
-    assert len(listing(masks)) == 8
+    assert len(list(masks.glob("*.png"))) == 8
 
 
 def test_masks_are_read_by_the_imported_values(command: Commands, tmp_path: Path) -> None:

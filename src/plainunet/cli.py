@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 import plainunet
 from plainunet.config import DataConfig, Device, FolderConfig, Precision, TrainConfig
 from plainunet.network.options import NetworkOptions
+from plainunet.prediction.options import PredictOptions
 from plainunet.settings import make_config, read_settings
 
 app = App(
@@ -21,9 +22,10 @@ app = App(
 )
 
 _DEFAULTS, _NETWORK, _FOLDER = TrainConfig(), NetworkOptions(), FolderConfig()
-_KNOWN = DataConfig()
+_KNOWN, _PREDICTING = DataConfig(), PredictOptions()
 Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Known = Annotated[DataConfig, Parameter(name="*", consume_multiple=True, negative=())]
+Predicting = Annotated[PredictOptions, Parameter(name="*", consume_multiple=True, negative=())]
 
 
 @app.command
@@ -218,19 +220,21 @@ def predict(
     memory: str | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    options: Predicting = _PREDICTING,
 ) -> int:
     """Predict masks of pictures.
 
     The result is OUT/NAME.png for each picture: a palette PNG whose pixel values are the class
-    ids, as large as the picture. Of more than 100 megapixels it is OUT/NAME.tif, a tiled TIFF
-    of the same kind; the picture is read in parts then, and one that was interrupted goes on.
+    ids, as large as the picture; of a GeoTIFF, and of more than 100 megapixels, OUT/NAME.tif.
+    Of a video it is OUT/NAME-mask.mkv and OUT/NAME-overlay.mp4.
 
     Parameters
     ----------
     checkpoint
         A best.safetensors.
     images
-        Picture files, or folders of them.
+        Picture and video files, folders of pictures, patterns as in 'scans/*.png', lists of
+        paths (.txt), or - for such a list on standard input.
     out
         Folder for the masks.
     overwrite
@@ -242,32 +246,28 @@ def predict(
     precision
         Arithmetic of convolutions.
     """
-    from plainunet.data.folders.lookup import find_images
     from plainunet.memory import read_bytes
-    from plainunet.prediction.batch import predict_files
+    from plainunet.prediction.inputs import find_inputs
     from plainunet.prediction.predictor import Predictor
+    from plainunet.prediction.work import predict_inputs
     from plainunet.training.progress import bars
 
     room = None if memory is None else read_bytes(memory)
-    predictor = Predictor.load(checkpoint, device=device, precision=precision, memory=room)
-    files = find_images(images)
+    predictor = Predictor.load(
+        [checkpoint, *options.others],
+        device=device,
+        precision=precision,
+        memory=room,
+        **options.instead(),
+    )
+    found = find_inputs(images)
     with bars() as on_progress:
-        result = predict_files(
-            predictor,
-            files,
-            out,
-            lambda done, total: on_progress("predicting", done, total),
-            overwrite=overwrite,
-            on_rows=lambda file, done, total: on_progress(f"rows of {file.name}", done, total),
+        result = predict_inputs(
+            predictor, found, out, on_progress, save=options.save, overwrite=overwrite
         )
     for failure in result.failures:
         _complain(failure)
-    said = [f"{len(result.written)} masks in {out}"]
-    if result.skipped:
-        said.append(f"{len(result.skipped)} were there already (--overwrite makes them again)")
-    if result.failures:
-        said.append(f"{len(result.failures)} failed")
-    _print(", ".join(said))
+    _print(", ".join(result.said(out)))
     there = result.written or result.skipped
     return 2 if not there else 1 if result.failures else 0
 
@@ -381,7 +381,8 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
     with Screen() as screen:
         result = begin(data, run, config, screen)
     show_scores(result)
-    predict(run / "best.safetensors", [data / "images" / "val"], out=out / "masks")
+    pictures = [data / "images" / "val"]
+    predict(run / "best.safetensors", pictures, out=out / "masks", overwrite=True)
     worst_to_best = sorted((run / "saved_images").glob("*_comparison.png"))
     score = result["pooled"]["dice"]["mean_foreground"]
     _print(

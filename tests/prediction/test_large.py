@@ -16,8 +16,10 @@ from plainunet.data.masks import read_mask
 from plainunet.data.windows import open_windows
 from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.unet import UNet
-from plainunet.prediction.large import geo_tags, predict_large, write_tiff_mask
+from plainunet.prediction.geo import read_geo
+from plainunet.prediction.large import count_large, predict_large
 from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.writers import write_tiff_mask
 
 COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
 MEMORY = 40 * 2**20
@@ -96,8 +98,13 @@ def test_coordinates_of_a_geotiff_stay(tmp_path: Path) -> None:
     ]
     path = draw(tmp_path / "a.tif", extratags=tags)
     with open_windows(path, most=0) as picture:
-        predict_large(make_predictor(), picture, tmp_path / "m.tif", "")
-        wanted = [(code, value) for code, _, _, value, _ in geo_tags(picture)]
+        counts = predict_large(make_predictor(), picture, tmp_path / "m.tif", "")
+        place = read_geo(picture.page)
+    assert place is not None
+    wanted = [(code, value) for code, _, _, value, _ in place.tags]
+    ids = read_mask(tmp_path / "m.tif")
+    assert counts.tolist() == np.bincount(ids.ravel(), minlength=3).tolist()
+    assert count_large(tmp_path / "m.tif", 3).tolist() == counts.tolist()
     assert [code for code, _ in wanted] == [33550, 33922, 34735, 34737]
     with tifffile.TiffFile(tmp_path / "m.tif") as file:
         found = [(code, file.pages.first.tags[code].value) for code, _ in wanted]
@@ -111,6 +118,7 @@ from pathlib import Path
 from plainunet.data.windows import open_windows
 from plainunet.prediction.large import predict_large
 from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.writers import write_tiff_mask
 predictor = Predictor.load(sys.argv[1], device="cpu", precision="fp32", memory=float(sys.argv[4]))
 def slowly(done, total):
     print(done, flush=True)

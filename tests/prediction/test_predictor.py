@@ -410,8 +410,9 @@ def test_a_picture_without_pixels_is_refused(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("size", [(64, 48), (97, 131), (9, 7)])
 def test_pictures_are_reduced_by_the_factor(size: tuple[int, int]) -> None:
-    predictor = make_predictor(size=None)
-    predictor.card = dataclasses.replace(predictor.card, factor=0.5)
+    whole = make_predictor(size=None)
+    card = dataclasses.replace(whole.card, factor=0.5)
+    predictor = Predictor(whole.network, card, device="cpu", precision="fp32")
     image = noise(*size, 3)
     small = max(1, round(size[0] / 2)), max(1, round(size[1] / 2))
     reduced = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)

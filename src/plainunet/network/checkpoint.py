@@ -48,6 +48,16 @@ class Card:
     """Scores on the validation part, with their protocol."""
     factor: float = 1.0
     """Without a size: length of a picture's side afterwards, as a share of its own."""
+    tta: str = "none"
+    """Test-time augmentation: the network also sees pictures mirrored and turned, and the
+    probabilities are averaged: "none", "mirror" (left to right), "flips" (and top to bottom) or
+    "turns" (and all by quarter turns)."""
+    scales: tuple[float, ...] = (1.0,)
+    """Pictures are seen so many times as large as they would be, and the probabilities averaged."""
+    min_object: int = 0
+    """Connected regions of a class with fewer pixels become background."""
+    fill_holes: int = 0
+    """Holes of up to so many pixels are filled."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the software that wrote it."""
 
@@ -139,8 +149,9 @@ def versions() -> dict[str, str]:
 
 
 def _read_card(said: dict[str, Any]) -> Card:
-    said = {"factor": 1.0, **said}  # earlier ones do not say so
-    fields = {f.name: said[f.name] for f in dataclasses.fields(Card)}
+    # earlier ones do not say all of it
+    fields = {f.name: said[f.name] for f in dataclasses.fields(Card) if f.name in said}
+    fields["scales"] = tuple(fields.get("scales", (1.0,)))
     fields["class_names"] = tuple(fields["class_names"])
     fields["colors"] = tuple((r, g, b) for r, g, b in fields["colors"])
     fields["size"] = fields["size"] and tuple(fields["size"])

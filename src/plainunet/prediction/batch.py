@@ -1,20 +1,28 @@
 """Masks for many picture files."""
 
-import os
 import warnings
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.data.encodings.stored import read_mask
 from plainunet.data.images import read_image
 from plainunet.data.places import stamp_files
-from plainunet.data.windows import open_windows, picture_size
+from plainunet.data.windows import ArrayWindows, open_windows, picture_size
 from plainunet.files import require_writable
-from plainunet.prediction.large import LARGE, predict_large
+from plainunet.prediction.geo import Place, find_geo
+from plainunet.prediction.large import LARGE, count_large, predict_large
+from plainunet.prediction.names import list_names, mask_paths, refuse_pictures
+from plainunet.prediction.options import Output
+from plainunet.prediction.outputs.record import require_same, write_record
+from plainunet.prediction.outputs.save import Finding, Outputs
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.writers import write_mask
 
 _AHEAD = 2
 """So many pictures are read ahead, and so many masks wait to be written."""
@@ -32,6 +40,47 @@ class Predicted(NamedTuple):
     skipped: list[Path]
     """Masks that were there already."""
 
+    def said(self, out: Path) -> list[str]:
+        """Say it in words.
+
+        Args:
+            out: The folder for the masks.
+
+        Returns:
+            Parts of a sentence.
+        """
+        parts = [f"{len(self.written)} masks in {out}"]
+        if self.skipped:
+            parts.append(f"{len(self.skipped)} were there already (--overwrite makes them again)")
+        if self.failures:
+            parts.append(f"{len(self.failures)} failed")
+        return parts
+
+
+class _Task(NamedTuple):
+    """A picture, what lists call it, and its mask, if that is a PNG."""
+
+    image: Path
+    name: str
+    mask: Path
+
+
+class _Picture(NamedTuple):
+    """A picture that was read."""
+
+    image: NDArray[Any]
+    place: Place | None
+
+
+class _Done(NamedTuple):
+    """The mask that is there already, and what lists say of it."""
+
+    mask: Path
+    finding: Finding
+
+
+_LARGE = object()
+
 
 def predict_files(
     predictor: Predictor,
@@ -39,6 +88,7 @@ def predict_files(
     out: Path,
     on_progress: Callable[[int, int], None] | None = None,
     *,
+    save: Sequence[Output] = (),
     overwrite: bool = True,
     on_rows: Callable[[Path, int, int], None] | None = None,
 ) -> Predicted:
@@ -48,10 +98,11 @@ def predict_files(
 
     Args:
         predictor: The model.
-        images: Picture files, as by `plainunet.data.pairing.find_images`.
-        out: The folder for the masks, see `mask_paths` for their names; that of a picture of
-            more than `LARGE` pixels is a .tif.
+        images: Picture files, as by `plainunet.prediction.inputs.find_inputs`.
+        out: The folder for the masks, see `mask_paths` for their names; that of a GeoTIFF, and
+            of a picture of more than `LARGE` pixels, is a .tif.
         on_progress: Told how many of how many pictures are done.
+        save: What is written beside the masks.
         overwrite: Whether masks that are there already are made again.
         on_rows: Told, of a picture of more than `LARGE` pixels, how many of how many rows are
             done.
@@ -60,71 +111,113 @@ def predict_files(
         What became of them.
 
     Raises:
-        ValueError: The folder cannot be written to, or masks would lie among the pictures.
+        ValueError: The folder cannot be written to, masks would lie among the pictures, or there
+            are masks of another model and they shall be left.
     """
     paths = mask_paths(images, out)
-    _refuse_pictures(images, paths)
+    refuse_pictures(images, paths)
     require_writable(out)
+    outputs = Outputs(out, save, predictor.card)
+    there = [mask for path in paths if (mask := _there(path))]
+    require_same(out, predictor, [] if overwrite else there)
+    tasks = [_Task(*each) for each in zip(images, list_names(images), paths, strict=True)]
     result = Predicted([], [], [])
-    waiting: deque[tuple[Path, Path, Future[None]]] = deque()
+    findings: dict[int, Finding] = {}
+    waiting: deque[tuple[int, Path, Future[Finding]]] = deque()
 
     def write_until(left: int) -> None:
         while len(waiting) > left:
-            image, path, job = waiting.popleft()
+            number, path, job = waiting.popleft()
             try:
-                job.result()
+                findings[number] = job.result()
                 result.written.append(path)
-            except OSError as error:
-                result.failures.append(_naming(image, error))
+            except (ValueError, OSError) as error:
+                result.failures.append(_naming(tasks[number].image, error))
 
+    def go_through(number: int, picture: Any) -> None:
+        task = tasks[number]
+        if isinstance(picture, _Done):
+            result.skipped.append(picture.mask)
+            findings[number] = picture.finding
+            return
+        if picture is _LARGE:
+            record()
+            findings[number] = _predict_large(predictor, task, outputs, on_rows)
+            result.written.append(task.mask.with_suffix(".tif"))
+            return
+        seen = _predict(predictor, picture.image, outputs)
+        record()
+        path = task.mask.with_suffix(".tif" if picture.place else ".png")
+        job = writer.submit(outputs.write, path, task.name, picture.image, *seen, picture.place)
+        waiting.append((number, path, job))
+
+    record = cache(lambda: write_record(out, predictor))
+    pictures = _read_ahead(tasks, outputs, overwrite)
     with ThreadPoolExecutor(1) as writer:
-        pictures = _read_ahead(images, paths, overwrite)
-        for number, (image, path) in enumerate(zip(images, paths, strict=True)):
+        for number, task in enumerate(tasks):
             try:
-                picture = next(pictures).result()
                 with warnings.catch_warnings(record=True) as said:
                     warnings.simplefilter("always")
-                    if picture is _DONE:
-                        result.skipped.append(_there(path) or path)
-                    elif picture is _LARGE:
-                        large = path.with_suffix(".tif")
-                        _predict_large(predictor, image, large, on_rows)
-                        result.written.append(large)
-                    else:
-                        mask = predictor.predict(picture)
-                        job = writer.submit(write_mask, path, mask, predictor.card.colors)
-                        waiting.append((image, path, job))
+                    go_through(number, next(pictures).result())
                 for warning in said:
-                    warnings.warn(f"{image}: {warning.message}", stacklevel=2)
+                    warnings.warn(f"{task.image}: {warning.message}", stacklevel=2)
             except (ValueError, OSError) as error:
-                result.failures.append(_naming(image, error))
+                result.failures.append(_naming(task.image, error))
             write_until(_AHEAD)
             if on_progress:
                 on_progress(number + 1, len(images))
         write_until(0)
+    if findings:
+        outputs.finish([findings[number] for number in sorted(findings)])
     return result
 
 
-_DONE, _LARGE = object(), object()
-
-
 def _read_ahead(
-    images: Sequence[Path], paths: Sequence[Path], overwrite: bool
+    tasks: Sequence[_Task], outputs: Outputs, overwrite: bool
 ) -> Iterator["Future[Any]"]:
     """The pictures in turn; instead of one, that it is done already, or is large."""
 
-    def read(image: Path, path: Path) -> Any:
-        if not overwrite and _there(path):
-            return _DONE
-        return _LARGE if _is_large(image) else read_image(image)
+    def read(task: _Task) -> Any:
+        if not overwrite and (done := _find_done(task, outputs)):
+            return done
+        if _is_large(task.image):
+            return _LARGE
+        return _Picture(read_image(task.image), find_geo(task.image))
 
     with ThreadPoolExecutor(1) as reader:
         ahead: deque[Future[Any]] = deque()
-        for image, path in zip(images, paths, strict=True):
-            ahead.append(reader.submit(read, image, path))
+        for task in tasks:
+            ahead.append(reader.submit(read, task))
             if len(ahead) > _AHEAD:
                 yield ahead.popleft()
         yield from ahead
+
+
+def _find_done(task: _Task, outputs: Outputs) -> _Done | None:
+    """The mask of a picture whose files are all there."""
+    mask = _there(task.mask)
+    if mask is None:
+        return None
+    if mask.suffix == ".tif" and _is_large(mask):
+        counts = count_large(mask, outputs.classes) if outputs.of_all else None
+        return _Done(mask, outputs.find_large(task.name, counts))
+    if not all(path.is_file() for path in outputs.files(mask)):
+        return None
+    ids = read_mask(mask) if outputs.of_all else np.zeros((0, 0), np.uint8)
+    return _Done(mask, outputs.find(task.name, ids))
+
+
+def _predict(
+    predictor: Predictor, image: NDArray[Any], outputs: Outputs
+) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
+    """The mask of a picture, and its probabilities if they shall be written."""
+    if outputs.depth is None:
+        return predictor.predict(image), None
+    masks, kept = [], []
+    for band in predictor.probability_bands(ArrayWindows(image)):
+        masks.append(predictor.choose(band))
+        kept.append(outputs.quantise(band))
+    return predictor.clean(np.concatenate(masks)), np.concatenate(kept, axis=1)
 
 
 def _there(path: Path) -> Path | None:
@@ -139,68 +232,28 @@ def _is_large(image: Path) -> bool:
 
 def _predict_large(
     predictor: Predictor,
-    image: Path,
-    path: Path,
+    task: _Task,
+    outputs: Outputs,
     on_rows: Callable[[Path, int, int], None] | None,
-) -> None:
+) -> Finding:
+    if outputs.beyond_areas:
+        warnings.warn(
+            f"of more than {LARGE:,} pixels: its mask is written, and what --save areas says, "
+            f"but not {', '.join(outputs.beyond_areas)}.",
+            stacklevel=2,
+        )
     most = _WHOLE if predictor.memory is None else int(predictor.memory / 4)
-    with open_windows(image, most) as picture:
-        predict_large(
+    with open_windows(task.image, most) as picture:
+        counts = predict_large(
             predictor,
             picture,
-            path,
-            str(stamp_files([image])),
-            (lambda done, total: on_rows(image, done, total)) if on_rows else None,
+            task.mask.with_suffix(".tif"),
+            str(stamp_files([task.image])),
+            (lambda done, total: on_rows(task.image, done, total)) if on_rows else None,
         )
+    return outputs.find_large(task.name, counts)
 
 
 def _naming(image: Path, error: Exception) -> str:
     message = str(error)
     return message if str(image) in message else f"{image}: {message}"
-
-
-def _refuse_pictures(images: Sequence[Path], paths: Sequence[Path]) -> None:
-    """Refuse an output folder in which masks would replace pictures, or lie among them."""
-    pictures = {image.resolve() for image in images}
-    replaced = [path for path in paths if path.resolve() in pictures]
-    if replaced:
-        raise ValueError(
-            f"{replaced[0]}: a picture that a mask would replace. Choose another output folder."
-        )
-    beside = {path.parent.resolve() for path in paths} & {path.parent for path in pictures}
-    if beside:
-        raise ValueError(
-            f"{min(beside)}: holds the pictures, and masks among them would be taken for "
-            "pictures the next time. Choose another output folder."
-        )
-
-
-def mask_paths(images: Sequence[Path], out: Path) -> list[Path]:
-    """Name the masks: `<stem>.png`; where stems are equal, below their own folders.
-
-    Args:
-        images: Picture files.
-        out: The folder for the masks.
-
-    Returns:
-        A path of its own for each picture. Pictures with equal stems keep their folders,
-        relative to the folder that all pictures lie in; where even these are equal (`a.jpg`
-        beside `a.png`), the suffix stays in the name: `a.jpg.png`.
-    """
-    # "x/../y" would lead out of the folder for the masks
-    full = [Path(os.path.normpath(image.absolute())) for image in images]
-    top = Path(os.path.commonpath([image.parent for image in full])) if full else Path()
-    stems = Counter(image.stem for image in full)
-    paths = [
-        Path(f"{image.stem}.png")
-        if stems[image.stem] == 1
-        else image.relative_to(top).with_name(f"{image.stem}.png")
-        for image in full
-    ]
-    long = [image.relative_to(top).with_name(f"{image.name}.png") for image in full]
-    # a picture "a.jpg.tif" leaves the name "a.jpg.png" to "a.jpg"
-    taken = Counter(paths + long)
-    return [
-        out / (short if taken[short] == 1 else whole)
-        for short, whole in zip(paths, long, strict=True)
-    ]

@@ -5,27 +5,23 @@ and the coordinates of a GeoTIFF. Rows are kept in a file beside it as they come
 pixel, so that one that was interrupted goes on where it was.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import TiffWriter
+from tifffile import TiffFile
 
 from plainunet.data.windows import TiffWindows, Windows
-from plainunet.files import write_json, write_whole
+from plainunet.files import write_json
+from plainunet.prediction.geo import read_geo
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.writers import Colors
+from plainunet.prediction.writers import write_tiff_mask
 
 LARGE = 100_000_000
 """Pixels from which on a mask is written as TIFF, and a picture read in parts."""
-_TILE = 512
-_BIG = 2**31  # bytes from which on a TIFF file may need 64-bit offsets
-
-Tag = tuple[int, int, int, Any, bool]
+_AT_ONCE = 512  # rows that are counted at a time
 
 
 def predict_large(
@@ -34,7 +30,7 @@ def predict_large(
     path: Path,
     key: str,
     on_progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> NDArray[np.int64]:
     """Write the mask of a picture, and begin where an earlier try has ended.
 
     Args:
@@ -45,13 +41,16 @@ def predict_large(
             are not gone on with.
         on_progress: Told how many of how many rows are done.
 
+    Returns:
+        [K] int64, pixels of each class.
+
     Raises:
         ValueError: The picture cannot be read or predicted.
         OSError: The disk is full.
     """
     height, width, _ = picture.shape
     rows, said = (path.with_name(f".{path.stem}-rows.{end}") for end in ("raw", "json"))
-    description = {"key": f"{key} {_digest(predictor)}", "size": [height, width]}
+    description = {"key": f"{key} {predictor.digest()}", "size": [height, width]}
     done = 0
     if rows.is_file() and said.is_file():
         known = json.loads(said.read_text(encoding="utf-8"))
@@ -71,75 +70,34 @@ def predict_large(
                 if on_progress:
                     on_progress(done, height)
     mask = np.memmap(rows, np.uint8, "r", shape=(height, width))
-    tags = geo_tags(picture) if isinstance(picture, TiffWindows) else []
-    write_tiff_mask(path, mask, predictor.card.colors, tags)
+    place = read_geo(picture.page) if isinstance(picture, TiffWindows) else None
+    write_tiff_mask(path, mask, predictor.card.colors, place.tags if place else [])
+    counts = sum(
+        np.bincount(mask[top : top + _AT_ONCE].ravel(), minlength=len(predictor.card.class_names))
+        for top in range(0, height, _AT_ONCE)
+    )
     del mask
     rows.unlink()
     said.unlink()
+    return np.asarray(counts)
 
 
-def write_tiff_mask(
-    path: Path, mask: NDArray[np.uint8], colors: Colors, tags: list[Tag] | None = None
-) -> None:
-    """Write a palette TIFF, in tiles, deflate-compressed: the pixel values are the class ids.
-
-    Args:
-        path: The file to write.
-        mask: [H, W] uint8, class ids; it may be mapped into memory.
-        colors: RGB of each class, 0..255.
-        tags: More TIFF tags, as `geo_tags` gives them.
-    """
-    table = np.zeros((3, 256), np.uint16)
-    table[:, : len(colors)] = np.array(colors, np.uint16).T * 257
-    with (
-        write_whole(path) as part,
-        TiffWriter(part, bigtiff=mask.size >= _BIG) as file,
-    ):
-        file.write(
-            _tiles(mask),
-            shape=mask.shape,
-            dtype=np.uint8,
-            tile=(_TILE, _TILE),
-            photometric="palette",
-            colormap=table,
-            compression="zlib",
-            metadata=None,
-            extratags=tags or [],
-            maxworkers=1,
-        )
-
-
-def geo_tags(picture: TiffWindows) -> list[Tag]:
-    """Give the tags by which a GeoTIFF says where on the earth its pixels are.
+def count_large(path: Path, classes: int) -> NDArray[np.int64]:
+    """Count the pixels of a mask that `predict_large` has written.
 
     Args:
-        picture: A TIFF file.
+        path: The file.
+        classes: K.
 
     Returns:
-        Tags for `write_tiff_mask` (GeoTIFF standard, OGC 19-008r4, sections 7.1 and B.6); none
-        where the file has none.
+        [K] int64, pixels of each class.
     """
-    codes = (33550, 33922, 34264, 34735, 34736, 34737)
-    found = (picture.page.tags.get(code) for code in codes)
-    return [(tag.code, int(tag.dtype), tag.count, tag.value, True) for tag in found if tag]
-
-
-def _tiles(mask: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """The tiles of a mask, row by row, all of one size."""
-    for top in range(0, mask.shape[0], _TILE):
-        band = np.asarray(mask[top : top + _TILE])
-        for left in range(0, mask.shape[1], _TILE):
-            tile = np.zeros((_TILE, _TILE), np.uint8)
-            part = band[:, left : left + _TILE]
-            tile[: part.shape[0], : part.shape[1]] = part
-            yield tile
-
-
-def _digest(predictor: Predictor) -> str:
-    """Recognise a model: its weights, and what its masks depend on beside them."""
-    digest = hashlib.sha256()
-    for name, value in sorted(predictor.network.state_dict().items()):
-        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-    card = predictor.card
-    digest.update(repr((card.size, card.factor, card.threshold, predictor.precision)).encode())
-    return digest.hexdigest()
+    counts = np.zeros(256, np.int64)
+    with TiffFile(path) as file:
+        page = file.pages.first
+        for data, (*_, top, left, _), _ in page.segments():
+            if data is None:  # no tile of a mask is left out
+                continue
+            part = data[0, : page.imagelength - top, : page.imagewidth - left]
+            counts += np.bincount(part.ravel(), minlength=256)
+    return counts[:classes]

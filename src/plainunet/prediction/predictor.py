@@ -1,13 +1,14 @@
 """From a picture to its mask: the only road.
 
-The picture is reduced as the checkpoint's scale policy says, padded, run through the
-network, whole or, if it is large then, in tiles, and the logits are brought back to the picture's
-own size bilinearly before a class is chosen. All this goes from top to bottom, so that no more of
-the picture need be in memory than the network sees at a time.
+A checkpoint says how: at what size a picture is seen, in which turns, from which probability on
+a pixel counts, how small an object may be. What each network says of the picture is for `views`;
+here it is averaged, and becomes a class for each pixel.
 """
 
+import dataclasses
+import hashlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,41 +17,38 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plainunet.data.resizing import fit_size, reduce_size
-from plainunet.data.windows import ArrayWindows, Windows, as_channels
+from plainunet.data.windows import ArrayWindows, Windows
 from plainunet.network.checkpoint import Card, load_checkpoint
-from plainunet.network.device import (
-    arithmetic,
-    choose_device,
-    choose_precision,
-    to_device,
-)
+from plainunet.network.device import choose_device, choose_precision, to_device
+from plainunet.network.folding import fold_batch_normalisation
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
-from plainunet.prediction.scaling import Reduced, enlarged, row_above
-from plainunet.prediction.tiling import logit_bands, values_for
+from plainunet.prediction.objects import fill_holes, remove_small
+from plainunet.prediction.views import TTA, View, in_step, log_mean
 
 FAR = 6
 """A picture is far from the training pictures when its area is so many times theirs, or less
 than one so-many-th."""
 
 
-_AT_ONCE = 64 * 2**20
-"""Bytes of logits that are enlarged at a time."""
-
-
-class NotFiniteError(ValueError):
-    """The network gives infinities, or what is not a number."""
-
-
 class Predictor:
-    """A network with all that is needed to use it on pictures as they are on disk."""
+    """Networks with all that is needed to use them on pictures as they are on disk.
+
+    Attributes:
+        network: The network, the first of several.
+        card: What it obeys: scale policy, classes, threshold, test-time augmentation, least size
+            of an object.
+        device: Where it runs.
+        precision: Arithmetic of convolutions.
+        memory: What a picture may take [bytes], or None.
+    """
 
     def __init__(
         self,
         network: UNet,
         card: Card | None = None,
         *,
+        others: Sequence[tuple[UNet, Card]] = (),
         device: str = "auto",
         precision: str = "auto",
         memory: float | None = None,
@@ -61,6 +59,8 @@ class Predictor:
             network: The network, reachable as `network`.
             card: Its description: scale policy, classes, threshold. Left out: pictures are
                 taken at their own size, and classes have numbers for names.
+            others: More networks with their descriptions, whose probabilities are averaged with
+                those of the first; of their descriptions, the scale policy counts.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16".
             memory: What a picture may take [bytes], beside what the process has anyway; larger
@@ -68,7 +68,9 @@ class Predictor:
                 take more than about two gigabytes.
 
         Raises:
-            ValueError: There is no such device, or the card has another number of classes.
+            ValueError: There is no such device, a card has another number of classes than its
+                network, the networks have different classes, or the card asks for an unknown
+                test-time augmentation.
         """
         if card is None:
             numbers = tuple(str(number) for number in range(network.num_classes))
@@ -78,35 +80,65 @@ class Predictor:
                 f"{len(card.class_names)} class names for a network of {network.num_classes} "
                 "classes, background included."
             )
+        for _, other in others:
+            if other.class_names != card.class_names:
+                raise ValueError(
+                    "networks that are averaged need the same classes in the same order; these "
+                    f"have {', '.join(card.class_names)} and {', '.join(other.class_names)}."
+                )
+        if card.tta not in TTA:
+            raise ValueError(f"--tta {card.tta}: it is one of {', '.join(TTA)}.")
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.network = to_device(network, self.device)
-        self.card = card
-        self.memory = memory
+        self.card, self.memory = card, memory
+        self._views = [
+            View(
+                to_device(each, self.device),
+                dataclasses.replace(own, tta=card.tta),
+                scale,
+                precision=self.precision,
+                memory=memory,
+            )
+            for each, own in ((network, card), *others)
+            for scale in card.scales
+        ]
         self._said: set[str] = set()
 
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | Path | Sequence[str | Path],
         *,
         device: str = "auto",
         precision: str = "auto",
         memory: float | None = None,
+        **instead: Any,
     ) -> Self:
-        """Read a checkpoint.
+        """Read a checkpoint, or several whose probabilities are averaged.
 
         Args:
-            path: A `best.safetensors`.
+            path: A `best.safetensors`, or several.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16".
             memory: What a picture may take [bytes].
+            instead: What holds instead of what the (first) checkpoint says: `threshold`, `tta`,
+                `scales`, `min_object`, `fill_holes`, as of `Card`.
 
         Returns:
-            A predictor that needs no other setting.
+            A predictor that needs no other setting. Its networks' batch normalisation is folded
+            into their convolutions, so they are for prediction alone.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no checkpoint, several do not go together, or a value is impossible.
         """
-        network, card = load_checkpoint(Path(path))
-        return cls(network, card, device=device, precision=precision, memory=memory)
+        paths = [path] if isinstance(path, str | Path) else list(path)
+        (network, card), *others = [load_checkpoint(Path(each)) for each in paths]
+        for each, _ in ((network, card), *others):
+            fold_batch_normalisation(each)
+        card = dataclasses.replace(card, **instead)
+        return cls(network, card, others=others, device=device, precision=precision, memory=memory)
 
     def predict(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """Choose a class for each pixel.
@@ -117,7 +149,7 @@ class Predictor:
         Returns:
             Mask [H, W] uint8 of class ids at the picture's own size.
         """
-        return np.concatenate(list(self.mask_bands(_windows(image))))
+        return self.clean(np.concatenate(list(self.mask_bands(_windows(image)))))
 
     def probabilities(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Give the probability of each class in each pixel.
@@ -138,75 +170,81 @@ class Predictor:
             first: The row to begin with.
 
         Yields:
-            [n, W] uint8 class ids, from top to bottom, the rows from `first` on.
+            [n, W] uint8 class ids, from top to bottom, the rows from `first` on; objects are as
+            they are found, however small (see `clean`).
         """
-        if self.network.num_classes == 2:
-            # softmax over two classes is a sigmoid of the difference, and both are monotonic
-            cut = float(torch.logit(torch.tensor(self.card.threshold, dtype=torch.float64)))
-            for logits in self._bands(picture, lambda band: band[1:] - band[:1], first):
-                yield (logits[0] >= cut).to(torch.uint8).cpu().numpy()
-        else:
-            for logits in self._bands(picture, lambda band: band, first):
-                yield logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
+        # softmax over two classes is a sigmoid of the difference, and both are monotonic
+        cut = float(torch.logit(torch.tensor(self.card.threshold, dtype=torch.float64)))
+        for logits in self._bands(picture, first):
+            ids = (logits[0] >= cut) if len(logits) == 1 else logits.argmax(dim=0)
+            yield ids.to(torch.uint8).cpu().numpy()
 
-    def probability_bands(self, picture: Windows) -> Iterator[NDArray[np.float32]]:
+    def probability_bands(self, picture: Windows, first: int = 0) -> Iterator[NDArray[np.float32]]:
         """Give the probability of each class in each pixel, a few rows at a time.
 
         Args:
             picture: Its windows.
+            first: The row to begin with.
 
         Yields:
-            [K, n, W] float32, from top to bottom, H rows in all; they sum to 1 over K.
+            [K, n, W] float32, from top to bottom, the rows from `first` on; they sum to 1 over K.
         """
-        for logits in self._bands(picture, lambda band: band):
-            yield logits.softmax(dim=0).cpu().numpy()
+        for logits in self._bands(picture, first):
+            both = torch.cat([-logits, logits]).sigmoid() if len(logits) == 1 else None
+            yield (logits.softmax(dim=0) if both is None else both).cpu().numpy()
 
-    def _bands(
-        self, picture: Windows, prepare: Callable[[Tensor], Tensor], first: int = 0
-    ) -> Iterator[Tensor]:
-        """Logits [K', n, W] at the picture's own size from `first` on; K' as `prepare` leaves."""
+    def choose(self, probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Choose classes by their probabilities, as `mask_bands` does.
+
+        Args:
+            probabilities: [K, n, W].
+
+        Returns:
+            [n, W] uint8 class ids.
+        """
+        if len(probabilities) == 2:
+            return np.asarray(probabilities[1] >= self.card.threshold, np.uint8)
+        return np.asarray(probabilities.argmax(axis=0), np.uint8)
+
+    def clean(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Fill small holes and remove small objects, as the card says.
+
+        Args:
+            mask: [H, W] uint8 class ids of a whole picture.
+
+        Returns:
+            The same, or a copy.
+        """
+        if self.card.fill_holes:
+            mask = fill_holes(mask, self.card.fill_holes)
+        return remove_small(mask, self.card.min_object) if self.card.min_object > 1 else mask
+
+    def digest(self) -> str:
+        """Recognise what makes masks what they are: the weights, and what the card says.
+
+        Returns:
+            A SHA-256 in hexadecimal.
+        """
+        digest, card = hashlib.sha256(), self.card
+        for view in self._views:
+            digest.update(repr((view.box, view.factor)).encode())
+            for name, value in sorted(view.network.state_dict().items()):
+                digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        said = card.threshold, card.tta, card.min_object, card.fill_holes, self.precision
+        digest.update(repr(said).encode())
+        return digest.hexdigest()
+
+    def _bands(self, picture: Windows, first: int) -> Iterator[Tensor]:
+        """Logits [K, n, W] at the picture's own size; of two classes, their difference [1, n, W].
+
+        They are those of the mean of all views' probabilities.
+        """
         self._warn_if_other(picture)
         self._warn_if_far(picture.shape[:2])
-        box, own = self.card.size, picture.shape[:2]
-        size = fit_size(own, box) if box else reduce_size(own, self.card.factor)
-        least = box or (size if self.network.valid else self.network.input_size(*size))
-        padded = max(size[0], least[0]), max(size[1], least[1])
-        shown = as_channels(picture, self.network.in_channels)
-        source = Reduced(shown, size, padded, self.device)
-        classes = 1 if self.network.num_classes == 2 else self.network.num_classes
-        at_once = max(1, _AT_ONCE // (4 * classes * own[1]))
-        needed = row_above(first, size[0], own[0])
-        bands = self._reduced_bands(source, size, needed)
-        prepared = ((top, prepare(band)) for top, band in bands)
-        yield from enlarged(prepared, size, own, at_once, first)
-
-    def _reduced_bands(
-        self, source: Reduced, size: tuple[int, int], first: int
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Logits [K, n, w] float32 of the picture as it is reduced, padding cut off."""
-        values = values_for(self.memory)
-        for top, band in logit_bands(self.network, source, values, self._run, first):
-            if top >= size[0]:
-                return
-            inside = band[:, : size[0] - top, : size[1]].float()
-            if not inside.isfinite().all():
-                raise NotFiniteError(
-                    "the network gives values that are not finite for this picture: its weights "
-                    "are damaged, or its training went astray. Take another checkpoint."
-                )
-            yield top, inside
-
-    @torch.inference_mode()
-    def _run(self, batch: Tensor) -> Tensor:
-        """Logits [N, K, h, w] of pictures [N, C, H, W]; the network's mode is as it was."""
-        was_training = self.network.training
-        self.network.eval()
-        try:
-            with arithmetic(self.device, self.precision):
-                logits: Tensor = self.network(batch)
-        finally:
-            self.network.train(was_training)
-        return logits.float()
+        is_binary = self.network.num_classes == 2
+        streams = [view.bands(picture, is_binary, first) for view in self._views]
+        for bands in in_step(streams):
+            yield log_mean(bands, dim=0)
 
     def _warn_if_other(self, image: Windows) -> None:
         """Warn once of grey pictures for a model of colours, and of another kind of integers."""

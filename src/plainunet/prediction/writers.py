@@ -1,6 +1,6 @@
 """Masks as files that can be looked at and computed with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from tifffile import TiffWriter
 
 from plainunet.data.images import to_unit
 from plainunet.files import write_whole
+from plainunet.prediction.geo import Tag
 
 Colors = Sequence[tuple[int, int, int]]
 _PANEL = 480  # width of a panel in a comparison [pixels]
+_OPACITY = 0.45  # of a class's colour in an overlay
+_TILE = 512  # of a TIFF file [pixels]
+_BIG = 2**31  # bytes from which on a TIFF file may need 64-bit offsets
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors) -> None:
@@ -26,7 +31,38 @@ def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors) -> None:
     """
     picture = Image.fromarray(mask).convert("L")
     picture.putpalette([value for color in colors for value in color])
-    _write_png(path, picture)
+    _save_png(path, picture)
+
+
+def write_tiff_mask(
+    path: Path, mask: NDArray[np.uint8], colors: Colors, tags: Sequence[Tag] | None = None
+) -> None:
+    """Write a palette TIFF, in tiles, deflate-compressed: the pixel values are the class ids.
+
+    Args:
+        path: The file to write.
+        mask: [H, W] uint8, class ids; it may be mapped into memory.
+        colors: RGB of each class, 0..255.
+        tags: More TIFF tags, as by `find_geo`.
+    """
+    table = np.zeros((3, 256), np.uint16)
+    table[:, : len(colors)] = np.array(colors, np.uint16).T * 257
+    with (
+        write_whole(path) as part,
+        TiffWriter(part, bigtiff=mask.size >= _BIG) as file,
+    ):
+        file.write(
+            _tiles(mask),
+            shape=mask.shape,
+            dtype=np.uint8,
+            tile=(_TILE, _TILE),
+            photometric="palette",
+            colormap=table,
+            compression="zlib",
+            metadata=None,
+            extratags=list(tags or []),
+            maxworkers=1,
+        )
 
 
 def write_comparison(
@@ -94,7 +130,38 @@ def write_rgb(path: Path, picture: NDArray[np.uint8]) -> None:
         path: The file to write.
         picture: [H, W, 3] uint8.
     """
-    _write_png(path, Image.fromarray(picture), compress_level=3)
+    _save_png(path, Image.fromarray(picture), compress_level=3)
+
+
+def write_png(path: Path, values: NDArray[Any]) -> None:
+    """Write numbers as PNG: grey, 16-bit grey, or RGB.
+
+    Args:
+        path: The file to write.
+        values: [H, W] uint8 or uint16, or [H, W, 3] uint8.
+    """
+    _save_png(path, Image.fromarray(values))
+
+
+def draw_overlay(image: NDArray[Any], mask: NDArray[np.uint8], colors: Colors) -> NDArray[np.uint8]:
+    """Lay a mask over its picture: classes in their colours, with their outlines.
+
+    Args:
+        image: [H, W, C], integers or floats, as stored.
+        mask: [H, W] uint8, class ids; the background is left clear.
+        colors: RGB of each class, 0..255.
+
+    Returns:
+        [H, W, 3] uint8.
+    """
+    shown = as_rgb(image)
+    colored = np.array(colors, np.uint8)[mask]
+    mixed = cv2.addWeighted(shown, 1 - _OPACITY, colored, _OPACITY, 0)
+    edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    drawn = mask > 0
+    result = np.where(drawn[..., None], mixed, shown)
+    result[drawn & edge] = colored[drawn & edge]
+    return result
 
 
 def as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -114,6 +181,17 @@ def as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
     return np.round(chosen * 255).astype(np.uint8)
 
 
-def _write_png(path: Path, picture: Image.Image, **options: int) -> None:
+def _tiles(mask: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """The tiles of a mask, row by row, all of one size."""
+    for top in range(0, mask.shape[0], _TILE):
+        band = np.asarray(mask[top : top + _TILE])
+        for left in range(0, mask.shape[1], _TILE):
+            tile = np.zeros((_TILE, _TILE), np.uint8)
+            part = band[:, left : left + _TILE]
+            tile[: part.shape[0], : part.shape[1]] = part
+            yield tile
+
+
+def _save_png(path: Path, picture: Image.Image, **options: int) -> None:
     with write_whole(path) as file:
         picture.save(file, format="PNG", **options)

@@ -17,7 +17,8 @@ from plainunet.data.resizing import resize
 from plainunet.evaluation.metrics import confusion_matrix, summarise
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
-from plainunet.prediction.predictor import NotFiniteError, Predictor
+from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.views import NotFiniteError
 from plainunet.training.distributed import ALONE, Processes
 from plainunet.training.journal import Journal
 from plainunet.training.pictures import Pictures

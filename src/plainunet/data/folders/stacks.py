@@ -87,6 +87,26 @@ def open_stacks(
     return opened
 
 
+def open_slices(pictures: Sequence[Path]) -> list[Path]:
+    """Replace each stack by its slices.
+
+    Args:
+        pictures: Pictures. Those that name slices already, other files than TIFF, and files that
+            cannot be read stay as they are.
+
+    Returns:
+        The pictures in their order, slices as `stack.tif[3]`.
+    """
+    opened: list[Path] = []
+    for path in pictures:
+        count = _count_slices(path) if _may_be_stack(path) else 1
+        if isinstance(count, int) and count > 1:
+            opened += [name_place(path, str(number)) for number in range(count)]
+        else:
+            opened.append(path)
+    return opened
+
+
 def _may_be_stack(path: Path) -> bool:
     return path.suffix.lower() in (".tif", ".tiff")
 

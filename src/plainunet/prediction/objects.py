@@ -1,0 +1,116 @@
+"""The objects of a mask: connected regions of a class.
+
+In: a mask. Out: its objects with their sizes, or the mask without small ones and without small
+holes. Pixels of an object touch along a side or at a corner; those of a hole along a side.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Object(NamedTuple):
+    """A connected region of a class."""
+
+    number: int
+    """Its number in the mask, from 1."""
+    class_id: int
+    """Its class, from 1."""
+    area: int
+    """Its size [pixels]."""
+    box: tuple[int, int, int, int]
+    """Its first column and row, its width and height [pixels]."""
+    middle: tuple[float, float]
+    """The mean column and row of its pixels."""
+
+
+def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[Object]]:
+    """Number the connected regions of each class but the background.
+
+    Args:
+        mask: [H, W] uint8 class ids; 0 is background.
+
+    Returns:
+        [H, W] int32, the number of each pixel's object, 0 for background; and the objects, class
+        after class, each class's in the order of their first pixels.
+    """
+    labels = np.zeros(mask.shape, np.int32)
+    objects: list[Object] = []
+    for class_id in _classes(mask):
+        if class_id == 0:
+            continue
+        count, own, stats, middles = cv2.connectedComponentsWithStats(
+            (mask == class_id).astype(np.uint8), connectivity=8, ltype=cv2.CV_32S
+        )
+        labels += own + len(objects) * (own > 0)
+        for index in range(1, count):
+            left, top, width, height, area = (int(value) for value in stats[index])
+            middle = float(middles[index][0]), float(middles[index][1])
+            box = left, top, width, height
+            objects.append(Object(len(objects) + 1, class_id, area, box, middle))
+    return labels, objects
+
+
+def remove_small(mask: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
+    """Give small objects to what surrounds them.
+
+    Args:
+        mask: [H, W] uint8 class ids; 0 is background.
+        least: Objects of fewer pixels go [pixels].
+
+    Returns:
+        A mask in which each of them has the class of most pixels around it.
+    """
+    labels, objects = find_objects(mask)
+    boxes = {each.number: each.box for each in objects if each.area < least}
+    return _give_away(mask, labels, boxes)
+
+
+def fill_holes(mask: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
+    """Fill small holes: background that does not reach the picture's edge.
+
+    Args:
+        mask: [H, W] uint8 class ids; 0 is background.
+        most: Holes of up to so many pixels are filled [pixels].
+
+    Returns:
+        A mask in which each of them has the class of most pixels around it.
+    """
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        (mask == 0).astype(np.uint8), connectivity=4, ltype=cv2.CV_32S
+    )
+    height, width = mask.shape
+    boxes = {}
+    for index in range(1, count):
+        left, top, across, down, area = (int(value) for value in stats[index])
+        inside = left > 0 and top > 0 and left + across < width and top + down < height
+        if area <= most and inside:
+            boxes[index] = left, top, across, down
+    return _give_away(mask, labels, boxes)
+
+
+def _give_away(
+    mask: NDArray[np.uint8],
+    labels: NDArray[np.int32],
+    boxes: dict[int, tuple[int, int, int, int]],
+) -> NDArray[np.uint8]:
+    """Give regions the class of most pixels around each, or background where there are none."""
+    result = mask.copy()
+    for number, (left, top, width, height) in boxes.items():
+        window = (
+            slice(max(top - 1, 0), top + height + 1),
+            slice(max(left - 1, 0), left + width + 1),
+        )
+        inside = labels[window] == number
+        grown = cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8))
+        around = mask[window][grown.astype(bool) & ~inside]
+        result[window][inside] = np.bincount(around).argmax() if around.size else 0
+    return result
+
+
+def _classes(mask: NDArray[np.uint8]) -> list[int]:
+    """The classes that occur."""
+    counts = cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel()
+    return [int(value) for value in np.flatnonzero(counts)]

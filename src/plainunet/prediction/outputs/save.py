@@ -1,0 +1,270 @@
+"""What is written of a picture's mask, and where.
+
+In: a picture, its mask, perhaps its probabilities. Out: files in the output folder: the mask
+itself, `NAME.png`; each further output in a folder of its own, under the same name; and, when all
+pictures are done, the files that list them.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tifffile import imwrite
+
+from plainunet.files import write_json, write_whole
+from plainunet.network.checkpoint import Card
+from plainunet.prediction.geo import Place
+from plainunet.prediction.objects import find_objects
+from plainunet.prediction.options import Output
+from plainunet.prediction.outputs.lists import (
+    AREAS,
+    Labelled,
+    area_rows,
+    coco_image,
+    tables,
+    write_coco,
+    write_table,
+)
+from plainunet.prediction.outputs.outlines import draw_outlines
+from plainunet.prediction.writers import draw_overlay, write_mask, write_png, write_tiff_mask
+
+_LISTS = ("instances", "areas", "coco", "rle-rows", "rle-columns")
+_OF_OBJECTS = ("contours", "instances", "coco", "rle-columns")
+_QUALITY = 90  # of overlays, as JPEG
+
+
+class Finding(NamedTuple):
+    """What the files that list all pictures say of one."""
+
+    rows: dict[str, list[list[Any]]]
+    """Lines by the file's name."""
+    coco: dict[str, Any] | None
+    """As of `coco_image`."""
+
+
+class Outputs:
+    """The outputs that are asked for."""
+
+    def __init__(self, out: Path, saves: Sequence[Output], card: Card) -> None:
+        """Take the list.
+
+        Args:
+            out: The output folder.
+            saves: Outputs beside the mask, which is always written.
+            card: The classes, and what the values of the training masks were.
+        """
+        self._out, self._saves, self._card = out, tuple(saves), card
+        self._tables = tables(saves, card)
+        self.depth = next((name for name in saves if name.startswith("probabilities")), None)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return len(self._card.class_names)
+
+    @property
+    def of_all(self) -> bool:
+        """Whether there are files that list all pictures."""
+        return any(name in _LISTS for name in self._saves)
+
+    @property
+    def beyond_areas(self) -> list[str]:
+        """Outputs other than the mask and the areas, which need it in memory as a whole."""
+        return [name for name in self._saves if name not in ("mask", "areas")]
+
+    def files(self, mask: Path) -> list[Path]:
+        """List the files of a picture.
+
+        Args:
+            mask: That of its mask.
+
+        Returns:
+            It, and those of the other outputs.
+        """
+        return [mask, *(path for _, path in self._others(mask))]
+
+    def write(
+        self,
+        mask_file: Path,
+        name: str,
+        image: NDArray[Any],
+        mask: NDArray[np.uint8],
+        probabilities: NDArray[Any] | None,
+        place: Place | None,
+    ) -> Finding:
+        """Write the files of a picture, that of the mask last: where it is, all are.
+
+        Args:
+            mask_file: The file of the mask.
+            name: What lists call the picture.
+            image: [H, W, C], as stored.
+            mask: [H, W] uint8 class ids.
+            probabilities: [K, H, W] as by `quantise`, where they are asked for.
+            place: Where on the earth it lies.
+
+        Returns:
+            What the lists say of it.
+        """
+        picture = self._labelled(name, mask)
+        for output, path in self._others(mask_file):
+            if output == "overlay":
+                _write_jpeg(path, draw_overlay(image, mask, self._card.colors))
+            elif output == "values":
+                write_png(path, self._stored_values(picture))
+            elif output == "contours":
+                names = self._card.class_names
+                write_json(path, draw_outlines(picture.labels, picture.objects, names, place))
+            elif output == "instances":
+                _write_labels(path, picture.labels)
+            elif probabilities is not None:
+                self._write_probabilities(path, probabilities)
+        if mask_file.suffix == ".tif":
+            write_tiff_mask(mask_file, mask, self._card.colors, place.tags if place else None)
+        else:
+            write_mask(mask_file, mask, self._card.colors)
+        return self._finding(picture)
+
+    def find(self, name: str, mask: NDArray[np.uint8]) -> Finding:
+        """Say what the lists say of a picture whose files are there.
+
+        Args:
+            name: What lists call the picture.
+            mask: [H, W] uint8 class ids.
+
+        Returns:
+            As by `write`.
+        """
+        return self._finding(self._labelled(name, mask))
+
+    def find_large(self, name: str, counts: NDArray[np.int64] | None) -> Finding:
+        """Say what the lists say of a large picture: its areas alone.
+
+        Args:
+            name: What lists call the picture.
+            counts: [K] int64, pixels of each class, where lists are asked for.
+
+        Returns:
+            As by `write`.
+        """
+        if counts is None or "areas" not in self._saves:
+            return Finding({}, None)
+        return Finding({AREAS: area_rows(name, counts, self._card)}, None)
+
+    def finish(self, findings: Sequence[Finding]) -> list[Path]:
+        """Write the files that list all pictures.
+
+        Args:
+            findings: What they say of each.
+
+        Returns:
+            The files.
+        """
+        written = []
+        for table in self._tables:
+            rows = [row for finding in findings for row in finding.rows.get(table.file, [])]
+            write_table(self._out / table.file, table.header, rows)
+            written.append(self._out / table.file)
+        if "coco" in self._saves:
+            pictures = [finding.coco for finding in findings if finding.coco]
+            write_coco(self._out / "coco.json", pictures, self._card)
+            written.append(self._out / "coco.json")
+        return written
+
+    def quantise(self, band: NDArray[np.float32]) -> NDArray[Any]:
+        """Bring probabilities to the form in which they are written.
+
+        Args:
+            band: [K, n, W] float32, 0..1.
+
+        Returns:
+            The same as uint8 (times 255), uint16 (times 65535) or float32; of two classes that
+            of the second alone.
+        """
+        band = band[1:] if len(band) == 2 else band
+        if self.depth == "probabilities-float":
+            return band
+        dtype = np.uint16 if self.depth == "probabilities-16" else np.uint8
+        return np.round(band * np.iinfo(dtype).max).astype(dtype)
+
+    def _others(self, mask: Path) -> Iterator[tuple[Output, Path]]:
+        """The outputs that are files of a picture beside its mask, and where they go."""
+        below = mask.relative_to(self._out)
+        suffixes = {
+            "overlay": ".jpg",
+            "values": ".png",
+            "contours": ".geojson",
+            "instances": ".png",
+            "probabilities-16": ".tif",
+            "probabilities-float": ".tif",
+        }
+        for output in dict.fromkeys(self._saves):
+            if output in suffixes:
+                yield output, self._out / output / below.with_suffix(suffixes[output])
+            elif output == "probabilities":
+                names = self._card.class_names
+                # a file for each class, but one alone for the second of two
+                parts = [""] if len(names) == 2 else [_folder(n, k) for k, n in enumerate(names)]
+                for part in parts:
+                    yield output, self._out / output / part / below.with_suffix(".png")
+
+    def _labelled(self, name: str, mask: NDArray[np.uint8]) -> Labelled:
+        needed = any(output in _OF_OBJECTS for output in self._saves)
+        by_object = "values" in self._saves and self._card.masks.get("kind") == "instances"
+        if needed or by_object:
+            return Labelled(name, mask, *find_objects(mask))
+        return Labelled(name, mask, np.zeros((0, 0), np.int32), [])
+
+    def _finding(self, picture: Labelled) -> Finding:
+        if not self.of_all:
+            return Finding({}, None)
+        rows = {table.file: table.rows(picture, self._card) for table in self._tables}
+        return Finding(rows, coco_image(picture) if "coco" in self._saves else None)
+
+    def _stored_values(self, picture: Labelled) -> NDArray[Any]:
+        """A mask as the training masks were: their values, colours, or numbered objects."""
+        said = self._card.masks
+        if said.get("kind") == "instances":
+            return picture.labels.astype(np.uint16)
+        if said.get("kind") == "colors":
+            return np.array(said["colors"], np.uint8)[picture.mask]
+        values = np.array(said.get("values", range(len(self._card.class_names))))
+        return values.astype(np.uint8 if values.max() < 256 else np.uint16)[picture.mask]
+
+    def _write_probabilities(self, path: Path, probabilities: NDArray[Any]) -> None:
+        if path.suffix == ".png":
+            folder = path.relative_to(self._out).parts[1]
+            number = int(folder.split("-")[0]) if len(probabilities) > 1 else 0
+            write_png(path, probabilities[number])
+            return
+        alone = len(probabilities) == 1
+        with write_whole(path) as part:
+            imwrite(
+                part,
+                probabilities[0] if alone else probabilities,
+                photometric="minisblack",
+                compression="zlib",
+                metadata=None,
+            )
+
+
+def _folder(name: str, number: int) -> str:
+    return f"{number}-{re.sub(r'[^0-9A-Za-z_-]+', '_', name)}"
+
+
+def _write_labels(path: Path, labels: NDArray[np.int32]) -> None:
+    if labels.max(initial=0) > np.iinfo(np.uint16).max:
+        raise ValueError(
+            f"{path}: {labels.max()} objects, more than the 65,535 that a 16-bit PNG can number. "
+            "Leave out small ones (--min-object), or leave out --save instances."
+        )
+    write_png(path, labels.astype(np.uint16))
+
+
+def _write_jpeg(path: Path, picture: NDArray[np.uint8]) -> None:
+    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    with write_whole(path) as part:
+        part.write_bytes(data.tobytes())

@@ -1,0 +1,208 @@
+"""One view of a picture: what a network says of it at one size, and the mean of several.
+
+The picture is reduced as the scale policy says, padded, run through the network, whole or, if it
+is large then, in tiles, and the logits are brought back to the picture's own size bilinearly. All
+this goes from top to bottom, so that no more of the picture need be in memory than the network
+sees at a time. Views may differ in the network (an ensemble) and in the size; in each of them the
+network may see what it sees mirrored and turned as well (test-time augmentation).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from plainunet.data.resizing import fit_size, reduce_size
+from plainunet.data.windows import Windows, as_channels
+from plainunet.network.checkpoint import Card
+from plainunet.network.device import arithmetic
+from plainunet.network.unet import UNet
+from plainunet.prediction.scaling import Reduced, enlarged, row_above
+from plainunet.prediction.tiling import logit_bands, values_for
+
+_AT_ONCE = 64 * 2**20
+"""Bytes of logits that are enlarged at a time."""
+
+TTA = {
+    "none": ((0, False),),
+    "mirror": ((0, False), (0, True)),
+    "flips": ((0, False), (0, True), (2, False), (2, True)),
+    "turns": tuple((quarters, flip) for quarters in range(4) for flip in (False, True)),
+}
+"""Test-time augmentation: quarter turns, and whether left and right are exchanged before."""
+
+
+class NotFiniteError(ValueError):
+    """The network gives infinities, or what is not a number."""
+
+
+class View:
+    """A network, the size at which it sees pictures, and the turns in which it does.
+
+    Attributes:
+        network: The network.
+        box: Height and width that a picture is reduced to fit in, or None where it is `factor`.
+        factor: Length of a picture's side afterwards, as a share of its own.
+    """
+
+    def __init__(
+        self,
+        network: UNet,
+        card: Card,
+        scale: float = 1.0,
+        *,
+        precision: torch.dtype,
+        memory: float | None = None,
+    ) -> None:
+        """Put a view together.
+
+        Args:
+            network: The network, where it runs; its mode is left as it is.
+            card: Its description, of which the scale policy and the test-time augmentation count.
+            scale: The picture is seen so many times as large as the scale policy says.
+            precision: Arithmetic of convolutions.
+            memory: What a picture may take [bytes], as of `tiling.values_for`.
+        """
+        self.network = network
+        self._device = next(network.parameters()).device
+        box = card.size and tuple(max(1, round(side * scale)) for side in card.size)
+        self.box = (box[0], box[1]) if box else None
+        self.factor = card.factor * scale
+        self._turns = TTA[card.tta]
+        self._precision, self._memory = precision, memory
+
+    def bands(self, picture: Windows, as_difference: bool, first: int = 0) -> Iterator[Tensor]:
+        """Give a picture's logits at its own size, a few rows at a time.
+
+        Args:
+            picture: Its windows.
+            as_difference: Whether two classes' logits are given as the second's minus the
+                first's, in half of the time.
+            first: The row to begin with.
+
+        Yields:
+            [K, n, W] float32 (or [1, n, W]), from top to bottom, the rows from `first` on.
+
+        Raises:
+            NotFiniteError: The network gives values that are not finite.
+            ValueError: The picture has another number of channels.
+        """
+        box, own = self.box, picture.shape[:2]
+        size = fit_size(own, box) if box else reduce_size(own, self.factor)
+        least = box or (size if self.network.valid else self.network.input_size(*size))
+        padded = max(size[0], least[0]), max(size[1], least[1])
+        shown = as_channels(picture, self.network.in_channels)
+        source = Reduced(shown, size, padded, self._device)
+        classes = 1 if as_difference else self.network.num_classes
+        at_once = max(1, _AT_ONCE // (4 * classes * own[1]))
+        needed = row_above(first, size[0], own[0])
+        bands = self._reduced(source, size, needed)
+        if as_difference:
+            bands = ((top, band[1:] - band[:1]) for top, band in bands)
+        yield from enlarged(bands, size, own, at_once, first)
+
+    def _reduced(
+        self, source: Reduced, size: tuple[int, int], first: int
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Logits [K, n, w] float32 of the picture as it is reduced, padding cut off."""
+        values = values_for(self._memory)
+        for top, band in logit_bands(self.network, source, values, self._run, first):
+            if top >= size[0]:
+                return
+            inside = band[:, : size[0] - top, : size[1]].float()
+            if not inside.isfinite().all():
+                raise NotFiniteError(
+                    "the network gives values that are not finite for this picture: its weights "
+                    "are damaged, or its training went astray. Take another checkpoint."
+                )
+            yield top, inside
+
+    @torch.inference_mode()
+    def _run(self, batch: Tensor) -> Tensor:
+        """Logits [N, K, h, w] of pictures [N, C, H, W]; the network's mode is as it was."""
+        was_training = self.network.training
+        self.network.eval()
+        try:
+            with arithmetic(self._device, self._precision):
+                seen = (turn_back(self.network(turn(batch, how)), how) for how in self._turns)
+                return log_mean([logits.float() for logits in seen], dim=1)
+        finally:
+            self.network.train(was_training)
+
+
+def turn(batch: Tensor, how: tuple[int, bool]) -> Tensor:
+    """Mirror and turn pictures.
+
+    Args:
+        batch: [N, C, H, W].
+        how: Quarter turns to the left, and whether left and right are exchanged before.
+
+    Returns:
+        [N, C, H, W], or [N, C, W, H] after an odd number of turns; channels last in memory.
+    """
+    quarters, flip = how
+    batch = batch.flip(3) if flip else batch
+    turned = batch.rot90(quarters, (2, 3)) if quarters else batch
+    return turned.contiguous(memory_format=torch.channels_last)
+
+
+def turn_back(batch: Tensor, how: tuple[int, bool]) -> Tensor:
+    """Undo `turn`.
+
+    Args:
+        batch: [N, K, H, W], or [N, K, W, H].
+        how: As of `turn`.
+
+    Returns:
+        [N, K, H, W].
+    """
+    quarters, flip = how
+    batch = batch.rot90(-quarters, (2, 3)) if quarters else batch
+    return batch.flip(3) if flip else batch
+
+
+def log_mean(several: Sequence[Tensor], dim: int) -> Tensor:
+    """Average probabilities, in and out as logits.
+
+    Args:
+        several: Logits of equal shape. Of a single element along `dim`, the difference of the
+            logits of two classes.
+        dim: Where the classes lie.
+
+    Returns:
+        Logits whose softmax (or sigmoid) is the mean of theirs; of one, itself.
+    """
+    if len(several) == 1:
+        return several[0]
+    if several[0].shape[dim] == 1:
+        above, below = (_log_sum([F.logsigmoid(s * d) for d in several]) for s in (1, -1))
+        return above - below
+    return _log_sum([logits.log_softmax(dim) for logits in several]) - math.log(len(several))
+
+
+def _log_sum(several: Sequence[Tensor]) -> Tensor:
+    return torch.logsumexp(torch.stack(list(several)), dim=0)
+
+
+def in_step(streams: Sequence[Iterator[Tensor]]) -> Iterator[list[Tensor]]:
+    """Go through several bands of rows side by side, however each is cut.
+
+    Args:
+        streams: Each gives [K, n, W], from top to bottom, the same number of rows in all.
+
+    Yields:
+        A band of each, of equal height.
+    """
+    held = [next(stream) for stream in streams]
+    while True:
+        rows = min(band.shape[1] for band in held)
+        yield [band[:, :rows] for band in held]
+        held = [band[:, rows:] for band in held]
+        for number, stream in enumerate(streams):
+            if not held[number].shape[1]:
+                following = next(stream, None)
+                if following is None:
+                    return
+                held[number] = following

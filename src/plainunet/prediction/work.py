@@ -1,0 +1,65 @@
+"""All that a command names, predicted: pictures first, then videos."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from plainunet.prediction.batch import Predicted, predict_files
+from plainunet.prediction.inputs import Inputs
+from plainunet.prediction.options import Output
+from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.video import predict_video, video_paths
+
+
+def predict_inputs(
+    predictor: Predictor,
+    inputs: Inputs,
+    out: Path,
+    on_progress: Callable[[str, int, int], None],
+    *,
+    save: Sequence[Output] = (),
+    overwrite: bool = False,
+) -> Predicted:
+    """Predict pictures and videos; one that fails does not stop the others.
+
+    Args:
+        predictor: The model.
+        inputs: What there is to predict.
+        out: The folder for the masks.
+        on_progress: Told what is gone through, and how much of how much is done.
+        save: What is written beside the masks of pictures.
+        overwrite: Whether masks that are there already are made again.
+
+    Returns:
+        What became of them.
+
+    Raises:
+        ValueError: As by `predict_files`.
+    """
+    result = predict_files(
+        predictor,
+        inputs.pictures,
+        out,
+        lambda done, total: on_progress("predicting", done, total),
+        save=save,
+        overwrite=overwrite,
+        on_rows=lambda file, done, total: on_progress(f"rows of {file.name}", done, total),
+    )
+    named: dict[Path, Path] = {}
+    for video in inputs.videos:
+        paths = video_paths(video, out)
+        if named.setdefault(paths[0], video) != video:
+            result.failures.append(
+                f"{video}: has the name of {named[paths[0]]}; give it another output folder."
+            )
+            continue
+        if not overwrite and all(path.is_file() for path in paths):
+            result.skipped.append(paths[0])
+            continue
+        try:
+            said = partial(on_progress, f"frames of {video.name}")
+            predict_video(predictor, video, out, said)
+            result.written.append(paths[0])
+        except (ValueError, OSError) as error:
+            result.failures.append(str(error))
+    return result

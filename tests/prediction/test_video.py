@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from plainunet.network.checkpoint import Card
+from plainunet.network.unet import UNet
+from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.video import predict_video, video_paths
+
+COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    torch.manual_seed(0)
+    network = UNet(num_classes=3, base_channels=2, depth=2)
+    card = Card(("ground", "leaf", "stone"), COLORS, size=(32, 48))
+    return Predictor(network, card, device="cpu", precision="fp32")
+
+
+def film(path: Path, frames: int = 7, size: tuple[int, int] = (47, 63)) -> Path:
+    """A lossless video of a square that moves."""
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"FFV1"), 12.5, size[::-1]
+    )
+    for number in range(frames):
+        frame = np.full((*size, 3), 30, np.uint8)
+        frame[10:30, 5 * number : 5 * number + 20] = (20, 200, 90)
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def frames(path: Path) -> tuple[list[NDArray[np.uint8]], float]:
+    source = cv2.VideoCapture(str(path))
+    rate = source.get(cv2.CAP_PROP_FPS)
+    found = []
+    while (read := source.read())[0]:
+        found.append(np.asarray(read[1])[..., ::-1].copy())
+    return found, rate
+
+
+def test_each_frame_has_its_mask(tmp_path: Path, predictor: Predictor) -> None:
+    video = film(tmp_path / "film.mkv")
+    said: list[tuple[int, int]] = []
+    paths = predict_video(
+        predictor, video, tmp_path / "out", lambda done, total: said.append((done, total))
+    )
+    assert paths == video_paths(video, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "film-mask.mkv",
+        "film-overlay.mp4",
+    ]
+    pictures, _ = frames(video)
+    masks, rate = frames(paths[0])
+    overlays, other_rate = frames(paths[1])
+    assert len(masks) == len(overlays) == len(pictures) == 7
+    assert rate == other_rate == 12.5
+    for picture, mask in zip(pictures, masks, strict=True):
+        assert np.array_equal(mask, np.array(COLORS, np.uint8)[predictor.predict(picture)])
+    assert overlays[0].shape == pictures[0].shape
+    assert [done for done, _ in said] == list(range(1, 8))
+
+
+def test_what_is_no_video_leaves_nothing(tmp_path: Path, predictor: Predictor) -> None:
+    video = tmp_path / "film.mp4"
+    video.write_bytes(b"no video")
+    with pytest.raises(ValueError, match=r"film\.mp4: not a video"):
+        predict_video(predictor, video, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_that_stops_leaves_nothing(tmp_path: Path, predictor: Predictor) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_video(predictor, film(tmp_path / "film.mkv"), tmp_path / "out", stop)
+    assert list((tmp_path / "out").iterdir()) == []
