@@ -664,7 +664,7 @@ def test_outputs_and_settings_of_prediction(
     listed.write_text("\n".join(map(str, pictures)))
     arguments = (
         "predict", trained.checkpoint, listed, "--out", masks, "--save", "overlay", "rle-rows",
-        "--save", "areas", "--tta", "mirror", "--scales", "1", "0.5", "--threshold", "0.4",
+        "--save", "areas", "--tta", "mirror", "--scales", "1", "0.5",
         "--min-object", "5", "--fill-holes", "5", "--others", trained.checkpoint,
     )  # fmt: skip
     result = command(*arguments)
@@ -677,7 +677,7 @@ def test_outputs_and_settings_of_prediction(
     assert (said["tta"], said["scales"], said["min_object"]) == ("mirror", [1.0, 0.5], 5)
     again = command(*arguments)
     assert (again.returncode, "3 were there already" in again.stdout) == (0, True)
-    refused(command(*arguments, "--threshold", "0.6"), "not made by this model", "--overwrite")
+    refused(command(*arguments, "--threshold", "0.6"), "was not made by this model", "--overwrite")
     refused(command(*arguments[:5], "--save", "film"), "film", "overlay")
     refused(command(*arguments[:5], "--tta", "spin"), "spin", "mirror")
     refused(command(*arguments[:5], "--threshold", "2"), "threshold")

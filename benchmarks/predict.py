@@ -1,0 +1,285 @@
+"""Predict pictures: how fast, where the time goes, and in how much memory.
+
+    python benchmarks/predict.py speed CHECKPOINT --data DATA/carvana
+    python benchmarks/predict.py memory
+    python benchmarks/predict.py seams CHECKPOINT --data DATA/isbi2012/images
+
+`speed` goes from JPEG files to mask files at the pictures' own size, with the same network on the
+same pictures, in turns: `plainunet`'s batch; the plain way (Pillow, resize, fp32 in NCHW, one by
+one, bilinear up, PNG by Pillow); and, where MONAI is installed (`pip install --no-deps monai`), its
+SlidingWindowInferer with the working size as window, which looks at the picture in full. The
+pictures are those held out in training, whose Dice stands beside each. `memory` predicts drawn
+TIFF files of several sizes with a network of 16 base channels that has learnt nothing, each in a
+process of its own; what counts is the most that the process, threads included, had resident.
+`seams` lays real pictures side by side and compares tiles with one pass.
+"""
+
+import argparse
+import os
+import platform
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tifffile
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from plainunet.data.images import read_image
+from plainunet.data.masks import MaskCoding
+from plainunet.data.pairing import Pair
+from plainunet.data.resizing import resize
+from plainunet.data.split_file import SPLIT_FILE, read_split
+from plainunet.memory import read_bytes
+from plainunet.network.checkpoint import Card, load_checkpoint
+from plainunet.network.unet import UNet
+from plainunet.prediction.batch import predict_files
+from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.writers import write_mask
+
+
+def plain(network: UNet, card: Card, images: Sequence[Path], out: Path) -> None:
+    """The way of most scripts: one picture after the other, and defaults throughout."""
+    assert card.size is not None
+    with torch.no_grad():
+        for path in images:
+            picture = Image.open(path).convert("RGB")
+            small = picture.resize(card.size[::-1], Image.Resampling.BILINEAR)
+            batch = torch.from_numpy(np.array(small, np.float32) / 255).permute(2, 0, 1)[None]
+            logits = network(batch.contiguous())
+            size = (picture.height, picture.width)
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+            mask = logits.argmax(dim=1)[0].to(torch.uint8).numpy()
+            Image.fromarray(mask).save(out / f"{path.stem}.png")
+
+
+def monai(network: UNet, card: Card, images: Sequence[Path], out: Path) -> None:
+    """MONAI's windows over the picture in full."""
+    from monai.inferers import SlidingWindowInferer
+
+    assert card.size is not None
+    inferer = SlidingWindowInferer(roi_size=card.size, sw_batch_size=4, overlap=0.25)
+    with torch.no_grad():
+        for path in images:
+            picture = np.array(Image.open(path).convert("RGB"), np.float32) / 255
+            batch = torch.from_numpy(picture).permute(2, 0, 1)[None].contiguous()
+            mask = inferer(batch, network).argmax(dim=1)[0].to(torch.uint8).numpy()
+            Image.fromarray(mask).save(out / f"{path.stem}.png")
+
+
+def dice(pairs: Sequence[Pair], coding: MaskCoding, out: Path) -> float:
+    """Mean over pictures of the Dice of class 1."""
+    scores = []
+    for pair in pairs:
+        truth = coding.read(pair.mask) == 1
+        with Image.open(out / f"{pair.image.stem}.png") as picture:
+            mask = np.asarray(picture) == 1
+        scores.append(2 * int((truth & mask).sum()) / int(truth.sum() + mask.sum()))
+    return float(np.mean(scores))
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Print pictures a second of each way, in turns, and where the time goes."""
+    pairs = [
+        pair
+        for pair in read_split(arguments.checkpoint.parent / SPLIT_FILE, arguments.data)
+        if pair.part == "val"
+    ]
+    pairs = pairs[:: max(1, len(pairs) // arguments.pictures)][: arguments.pictures]
+    images = [pair.image for pair in pairs]
+    network, card = load_checkpoint(arguments.checkpoint)
+    said = card.masks
+    coding = MaskCoding(tuple(said["values"]), said["ignore"], said["kind"])
+    predictor = Predictor.load(arguments.checkpoint)
+    ways: dict[str, Callable[[Path], object]] = {
+        "plainunet": lambda out: predict_files(predictor, images, out),
+        "the plain way": lambda out: plain(network, card, images, out),
+    }
+    try:
+        import monai.inferers
+    except ImportError:
+        print("MONAI is not installed, and left out")
+    else:
+        ways["MONAI SlidingWindowInferer"] = lambda out: monai(network, card, images, out)
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    scores = {}
+    for number in range(arguments.rounds + 1):  # the first one warms up
+        for way, run in ways.items():
+            if way.startswith("MONAI") and number > 1:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.perf_counter()
+                run(Path(folder))
+                seconds[way].append(time.perf_counter() - start)
+                scores[way] = dice(pairs, coding, Path(folder))
+    print(f"{platform.processor()}, {os.cpu_count()} cores, {predictor.precision}")
+    print(f"{len(images)} pictures, {arguments.rounds} rounds, working size {card.size}\n")
+    print("| way | pictures/s | Dice per image | plainunet is so many times as fast |")
+    print("|---|---|---|---|")
+    ours = seconds["plainunet"][1:]
+    for way, times in seconds.items():
+        ratios = [other / own for own, other in zip(ours, times[1:], strict=False)]
+        print(
+            f"| {way} | {len(images) / statistics.median(times[1:]):.2f} | {scores[way]:.4f} | "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |"
+        )
+    where_time_goes(predictor, images[:16])
+
+
+def where_time_goes(predictor: Predictor, images: Sequence[Path]) -> None:
+    """Time each part alone, one after the other."""
+    card = predictor.card
+    assert card.size is not None
+    view = predictor._views[0]
+    parts = dict.fromkeys(("decoding", "reducing", "network", "enlarging", "writing"), 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in images:
+            marks = [time.perf_counter()]
+            image = read_image(path)
+            marks.append(time.perf_counter())
+            small = resize(image, card.size)
+            batch = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
+            batch = batch.contiguous(memory_format=torch.channels_last)
+            marks.append(time.perf_counter())
+            view._run(batch)
+            marks.append(time.perf_counter())
+            start = time.perf_counter()
+            mask = predictor.predict(image)
+            whole = time.perf_counter() - start
+            begun = time.perf_counter()
+            write_mask(Path(folder) / "mask.png", mask, card.colors)
+            writing = time.perf_counter() - begun
+            parts["decoding"] += marks[1] - marks[0]
+            parts["reducing"] += marks[2] - marks[1]
+            parts["network"] += marks[3] - marks[2]
+            parts["enlarging"] += whole - (marks[3] - marks[1])
+            parts["writing"] += writing
+    print("\nwhere the time goes, each part alone [ms a picture]; decoding and writing go on")
+    print(
+        "beside the rest: "
+        + ", ".join(f"{k} {1000 * v / len(images):.1f}" for k, v in parts.items())
+    )
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    """Print the most memory that predicting a picture took, for several sizes."""
+    print(f"{platform.processor()}, {os.cpu_count()} cores\n")
+    print("| picture | kind | --memory | most memory, MiB | before, MiB | seconds | mask |")
+    print("|---|---|---|---|---|---|---|")
+    for side in arguments.sides:
+        for kind in arguments.kinds:
+            with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+                path = Path(folder) / "in" / "picture.tif"
+                path.parent.mkdir()
+                draw(path, side, kind)
+                command = [sys.executable, __file__, "one", str(path), "--memory", arguments.memory]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                print(f"| {side} x {side} | {kind} | {arguments.memory} | {done.stdout.strip()} |")
+
+
+def draw(path: Path, side: int, kind: str) -> None:
+    """Draw a picture of noise in blocks, a band of rows at a time."""
+    dtype = np.uint16 if "16 bit" in kind else np.uint8
+    rng = np.random.default_rng(0)
+    layout = {"rowsperstrip": 64} if "strips" in kind else {"tile": (512, 512)}
+    step = 64 if "strips" in kind else 512
+
+    def blocks() -> Iterator[np.ndarray]:
+        for top in range(0, side, step):
+            rows = min(step, side - top)
+            small = rng.integers(0, np.iinfo(dtype).max, (-(-step // 8), -(-side // 8), 3), dtype)
+            band = small.repeat(8, axis=0)[:step].repeat(8, axis=1)[:, :side]
+            if "strips" in kind:
+                yield band[:rows]
+                continue
+            for left in range(0, side, 512):
+                tile = np.zeros((512, 512, 3), dtype)
+                part = band[:rows, left : left + 512]
+                tile[: part.shape[0], : part.shape[1]] = part
+                yield tile
+
+    tifffile.imwrite(
+        path, blocks(), shape=(side, side, 3), dtype=dtype, photometric="rgb",
+        compression="zlib", bigtiff="BigTIFF" in kind or side > 15000, **layout,
+    )  # fmt: skip
+
+
+def one(arguments: argparse.Namespace) -> None:
+    """Predict one picture in this process, and say what it took."""
+    torch.manual_seed(0)
+    network = UNet(base_channels=16)
+    card = Card(("background", "thing"), ((0, 0, 0), (255, 0, 0)), size=None)
+    predictor = Predictor(network, card, memory=read_bytes(arguments.memory))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=arguments.picture.parent.parent) as folder:
+        result = predict_files(predictor, [arguments.picture], Path(folder))
+        if result.failures:
+            sys.exit(result.failures[0])
+        seconds = time.monotonic() - start
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        written = result.written[0]
+        print(f"{most:.0f} | {before:.0f} | {seconds:.0f} | {written.suffix[1:]}")
+
+
+def seams(arguments: argparse.Namespace) -> None:
+    """Compare tiles with one pass over a mosaic of real pictures."""
+    network, card = load_checkpoint(arguments.checkpoint)
+    files = sorted(
+        path for path in arguments.data.rglob("*") if re.search("png|jpg|tif", path.suffix)
+    )
+    pictures = [read_image(path) for path in files[:64]]
+    rows, side, number = [], arguments.side, 0
+    while sum(row.shape[0] for row in rows) < side:
+        row: list[np.ndarray] = []
+        while sum(part.shape[1] for part in row) < side:
+            row.append(pictures[number % len(pictures)])
+            number += 1
+        height = min(part.shape[0] for part in row)
+        rows.append(np.concatenate([part[:height] for part in row], axis=1)[:, :side])
+    mosaic = np.concatenate(rows)[:side]
+    whole = Predictor(network, card, memory=1e12).probabilities(mosaic)
+    print("| --memory | pixels of another class | mean difference | most |")
+    print("|---|---|---|---|")
+    for room in (2e8, 5e8, 1e9, 2e9):
+        tiled = Predictor(network, card, memory=room).probabilities(mosaic)
+        change = np.abs(tiled - whole).max(axis=0)
+        other = (tiled.argmax(axis=0) != whole.argmax(axis=0)).mean()
+        print(f"| {room / 1e9:g} GB | {other:.6%} | {change.mean():.2e} | {change.max():.4f} |")
+
+
+def main() -> None:
+    """Parse arguments, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("speed")
+    verb.add_argument("checkpoint", type=Path)
+    verb.add_argument("--data", type=Path, required=True)
+    verb.add_argument("--pictures", type=int, default=64)
+    verb.add_argument("--rounds", type=int, default=5)
+    verb = verbs.add_parser("memory")
+    verb.add_argument("--sides", type=int, nargs="*", default=[5000, 10000, 20000, 40000])
+    verb.add_argument("--kinds", nargs="*", default=["tiles, 8 bit"])
+    verb.add_argument("--memory", default="1G")
+    verb.add_argument("--folder", type=Path, help="for the drawn pictures; up to 5 GB")
+    verb = verbs.add_parser("seams")
+    verb.add_argument("checkpoint", type=Path)
+    verb.add_argument("--data", type=Path, required=True)
+    verb.add_argument("--side", type=int, default=3000)
+    verb = verbs.add_parser("one")
+    verb.add_argument("picture", type=Path)
+    verb.add_argument("--memory", default="1G")
+    arguments = parser.parse_args()
+    {"speed": speed, "memory": memory, "seams": seams, "one": one}[arguments.verb](arguments)
+
+
+if __name__ == "__main__":
+    main()
