@@ -8,7 +8,7 @@ network may see what it sees mirrored and turned as well (test-time augmentation
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -127,7 +127,7 @@ class View:
         try:
             with arithmetic(self._device, self._precision):
                 seen = (turn_back(self.network(turn(batch, how)), how) for how in self._turns)
-                return log_mean([logits.float() for logits in seen], dim=1)
+                return log_mean((logits.float() for logits in seen), dim=1)
         finally:
             self.network.train(was_training)
 
@@ -163,27 +163,36 @@ def turn_back(batch: Tensor, how: tuple[int, bool]) -> Tensor:
     return batch.flip(3) if flip else batch
 
 
-def log_mean(several: Sequence[Tensor], dim: int) -> Tensor:
+def log_mean(several: Iterable[Tensor], dim: int) -> Tensor:
     """Average probabilities, in and out as logits.
 
     Args:
-        several: Logits of equal shape. Of a single element along `dim`, the difference of the
-            logits of two classes.
+        several: Logits of equal shape, each asked for when the one before is dealt with. Of a
+            single element along `dim`, the difference of the logits of two classes.
         dim: Where the classes lie.
 
     Returns:
         Logits whose softmax (or sigmoid) is the mean of theirs; of one, itself.
     """
-    if len(several) == 1:
-        return several[0]
-    if several[0].shape[dim] == 1:
-        above, below = (_log_sum([F.logsigmoid(s * d) for d in several]) for s in (1, -1))
+    rest = iter(several)
+    first, count = next(rest), 1
+    total: Tensor | None = None
+    is_difference = first.shape[dim] == 1
+
+    def in_logarithms(logits: Tensor) -> Tensor:
+        if is_difference:
+            return torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], dim)
+        return logits.log_softmax(dim)
+
+    for logits in rest:
+        total = in_logarithms(first) if total is None else total
+        total, count = torch.logaddexp(total, in_logarithms(logits)), count + 1
+    if total is None:
+        return first
+    if is_difference:
+        above, below = total.chunk(2, dim)
         return above - below
-    return _log_sum([logits.log_softmax(dim) for logits in several]) - math.log(len(several))
-
-
-def _log_sum(several: Sequence[Tensor]) -> Tensor:
-    return torch.logsumexp(torch.stack(list(several)), dim=0)
+    return total - math.log(count)
 
 
 def in_step(streams: Sequence[Iterator[Tensor]]) -> Iterator[list[Tensor]]:
