@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -103,9 +104,7 @@ def speed(arguments: argparse.Namespace) -> None:
         "plainunet": lambda out: predict_files(predictor, images, out),
         "the plain way": lambda out: plain(network, card, images, out),
     }
-    try:
-        import monai.inferers
-    except ImportError:
+    if find_spec("monai") is None:
         print("MONAI is not installed, and left out")
     else:
         ways["MONAI SlidingWindowInferer"] = lambda out: monai(network, card, images, out)

@@ -675,9 +675,19 @@ def test_outputs_and_settings_of_prediction(
     }  # fmt: skip
     said = json.loads((masks / "prediction.json").read_text(encoding="utf-8"))
     assert (said["tta"], said["scales"], said["min_object"]) == ("mirror", [1.0, 0.5], 5)
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "plainunet", "predict", trained.checkpoint),
+            *("-", "--out", tmp_path / "2"),
+        ],
+        input=listed.read_bytes(),
+        capture_output=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "2").glob("*.png"))) == 3
     again = command(*arguments)
     assert (again.returncode, "3 were there already" in again.stdout) == (0, True)
-    refused(command(*arguments, "--threshold", "0.6"), "was not made by this model", "--overwrite")
+    refused(command(*arguments, "--threshold", "0.6"), "not made by this model", "--overwrite")
     refused(command(*arguments[:5], "--save", "film"), "film", "overlay")
     refused(command(*arguments[:5], "--tta", "spin"), "spin", "mirror")
     refused(command(*arguments[:5], "--threshold", "2"), "threshold")

@@ -28,7 +28,9 @@ def _run() -> int:
 
     warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
     try:
-        code = app(exit_on_error=False, print_error=False, result_action="return_value")
+        # as a path, "-" is no flag
+        given = ["./-" if token == "-" else token for token in sys.argv[1:]]
+        code = app(given, exit_on_error=False, print_error=False, result_action="return_value")
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
         if isinstance(error.__cause__, ValidationError):

@@ -260,7 +260,7 @@ def predict(
         memory=room,
         **options.instead(),
     )
-    found = find_inputs(images)
+    found = find_inputs(images, out)
     with bars() as on_progress:
         result = predict_inputs(
             predictor, found, out, on_progress, save=options.save, overwrite=overwrite

@@ -169,7 +169,7 @@ def test_masks_that_are_there_are_left_unless_they_shall_be_made_again(
     out = tmp_path / "out"
     predict_files(predictor, images[:2], out)
     images[0].unlink()  # of what is done, not even the picture is needed
-    (out / "b.png").write_bytes(b"mine")
+    kept = (out / "b.png").read_bytes()
     seen: list[int] = []
     predict = Predictor.predict
 
@@ -181,10 +181,10 @@ def test_masks_that_are_there_are_left_unless_they_shall_be_made_again(
     result = predict_files(predictor, images, out, overwrite=False)
     assert result == ([out / "c.png"], [], [out / "a.png", out / "b.png"])
     assert len(seen) == 1
-    assert (out / "b.png").read_bytes() == b"mine"
+    assert (out / "b.png").read_bytes() == kept
     result = predict_files(predictor, images[1:], out, overwrite=True)
     assert result == ([out / "b.png", out / "c.png"], [], [])
-    assert (out / "b.png").read_bytes() != b"mine"
+    assert len(seen) == 3
 
 
 def test_a_large_picture_is_read_in_parts(
@@ -237,8 +237,12 @@ def test_masks_of_another_model_are_not_left(tmp_path: Path, predictor: Predicto
     predict_files(predictor, [image], out)
     card = dataclasses.replace(predictor.card, min_object=3)
     other = Predictor(predictor.network, card, device="cpu", precision="fp32")
-    with pytest.raises(ValueError, match="was not made by this model"):
+    with pytest.raises(ValueError, match="not made by this model"):
         predict_files(other, [image], out, overwrite=False)
+    another = draw(tmp_path / "in" / "b.png")  # nor is one of the folder's record alone
+    predict_files(other, [another], out)
+    with pytest.raises(ValueError, match=r"a\.png: is there already"):
+        predict_files(other, [image, another], out, overwrite=False)
     assert predict_files(other, [image], out).written == [out / "a.png"]
     assert predict_files(other, [image], out, overwrite=False).skipped == [out / "a.png"]
 
@@ -307,3 +311,35 @@ def test_outputs_that_a_large_picture_does_not_have(
     again = predict_files(predictor, [image], out, save=["areas"], overwrite=False)
     assert again.skipped == [out / "large.tif"]
     assert (out / "areas.csv").read_text() == said
+
+
+def test_another_picture_of_the_same_name_is_not_taken_for_done(
+    tmp_path: Path, predictor: Predictor
+) -> None:
+    one, two = draw(tmp_path / "one" / "a.png"), draw(tmp_path / "two" / "a.png", 50, 40)
+    out = tmp_path / "out"
+    predict_files(predictor, [one], out)
+    with pytest.raises(ValueError, match=r"a\.png: is there already, and was not made from this"):
+        predict_files(predictor, [two], out, overwrite=False)
+    predict_files(predictor, [two], out)
+    assert read_mask(out / "a.png").shape == (50, 40)
+
+
+def test_two_outputs_of_one_name_are_refused(tmp_path: Path, predictor: Predictor) -> None:
+    names = ("in/p.png", "in/values/p.png", "in/x/p.png")
+    images = [draw(tmp_path / name) for name in names]
+    with pytest.raises(ValueError, match=r"values.p\.png: would be made from"):
+        predict_files(predictor, images, tmp_path / "out", save=["values"])
+    predict_files(predictor, images, tmp_path / "out")
+
+
+def test_a_damaged_mask_is_made_again_where_lists_need_it(
+    tmp_path: Path, predictor: Predictor
+) -> None:
+    image, out = draw(tmp_path / "in" / "a.png", 60, 80), tmp_path / "out"
+    predict_files(predictor, [image], out, save=["areas"])
+    whole = (out / "a.png").read_bytes()
+    (out / "a.png").write_bytes(whole[:-30])
+    result = predict_files(predictor, [image], out, save=["areas"], overwrite=False)
+    assert result.written == [out / "a.png"]
+    assert (out / "a.png").read_bytes() == whole

@@ -80,3 +80,21 @@ def test_lists_that_are_none(folder: Path) -> None:
 def test_videos_stand_apart(folder: Path) -> None:
     found = find_inputs([Path("film.mp4"), Path("in/a.png"), Path("film.mp4")])
     assert found == ([Path("in/a.png")], [Path("film.mp4")])
+
+
+def test_each_once_however_it_is_named(folder: Path) -> None:
+    assert named("in/a.png", f"{folder}/in/a.png", "in/deep/../a.png", "in/*.jpg") == [
+        "in/a.png",
+        "in/b.jpg",
+    ]
+
+
+def test_masks_below_the_pictures_are_no_pictures(folder: Path) -> None:
+    before = named("in")
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(Path("in/deep/mask.png"))
+    found = find_inputs([Path("in")], Path("in/deep")).pictures
+    assert [path.as_posix() for path in found] == [each for each in before if "deep" not in each]
+    found = find_inputs([Path("in/**/*.png")], folder / "in" / "deep").pictures
+    assert [path.as_posix() for path in found] == ["in/a.png", "in/x[1].png"]
+    # what is named itself is taken, for it to be refused where masks go
+    assert len(find_inputs([Path("in/deep")], Path("in/deep")).pictures) == 2

@@ -89,3 +89,11 @@ def test_all_small_ones_go_and_all_others_stay(seed: int) -> None:
     for each in objects:
         assert cleaned[labels == each.number].all() == (each.area >= 6)
     assert not cleaned[mask == 0].any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_several_classes_no_small_object_is_left(seed: int) -> None:
+    mask = np.random.default_rng(seed).integers(0, 4, (40, 50), np.uint8)
+    cleaned = remove_small(mask, 12)
+    assert all(each.area >= 12 for each in find_objects(cleaned)[1])
+    assert (cleaned > 0).mean() > 0.3

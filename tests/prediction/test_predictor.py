@@ -430,3 +430,46 @@ def test_pictures_at_the_scale_of_training_are_never_far() -> None:
     card.training["areas"] = [1000, 4000]
     predictor = Predictor(copy_network(), card, device="cpu", precision="fp32")
     assert predictor.predict(noise(300, 300, 3)).shape == (300, 300)
+
+
+@pytest.mark.parametrize(
+    ("instead", "message"),
+    [
+        ({"threshold": 2}, "threshold"),
+        ({"threshold": float("nan")}, "threshold"),
+        ({"threshold": "a"}, "threshold"),
+        ({"min_object": -5}, "min_object"),
+        ({"scales": ()}, "scales"),
+        ({"scales": (-1,)}, "scales"),
+        ({"tta": "spin"}, "tta"),
+        ({"treshold": 0.3}, "did you mean 'threshold'"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    tmp_path: Path, instead: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, random_network(3, 2), make_card(2))
+    with pytest.raises(ValueError, match=message):
+        Predictor.load(path, **instead)
+
+
+def test_a_threshold_is_for_two_classes(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, random_network(3, 3), make_card(3))
+    with pytest.raises(ValueError, match="this model has 3"):
+        Predictor.load(path, threshold=0.3)
+    with pytest.raises(ValueError, match="Give a checkpoint"):
+        Predictor.load([])
+
+
+def test_loaded_it_says_what_the_live_network_does(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    live = make_predictor(3)
+    save_checkpoint(path, live.network, live.card)
+    loaded = Predictor.load(path, device="cpu", precision="fp32")
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in loaded.network.modules())
+    image = noise(50, 60, 3)
+    assert np.allclose(loaded.probabilities(image), live.probabilities(image), atol=1e-4)
+    twice = Predictor.load([path, path], device="cpu", precision="fp32")
+    assert np.allclose(twice.probabilities(image), live.probabilities(image), atol=1e-4)

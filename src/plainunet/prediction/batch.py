@@ -20,7 +20,7 @@ from plainunet.prediction.geo import Place, find_geo
 from plainunet.prediction.large import LARGE, count_large, predict_large
 from plainunet.prediction.names import list_names, mask_paths, refuse_pictures
 from plainunet.prediction.options import Output
-from plainunet.prediction.outputs.record import require_same, write_record
+from plainunet.prediction.outputs.record import mask_key, require_own, require_same, write_record
 from plainunet.prediction.outputs.save import Finding, Outputs
 from plainunet.prediction.predictor import Predictor
 
@@ -49,7 +49,8 @@ class Predicted(NamedTuple):
         Returns:
             Parts of a sentence.
         """
-        parts = [f"{len(self.written)} masks in {out}"]
+        count = len(self.written)
+        parts = [f"{count} mask{'s' * (count != 1)} in {out}"]
         if self.skipped:
             parts.append(f"{len(self.skipped)} were there already (--overwrite makes them again)")
         if self.failures:
@@ -58,11 +59,12 @@ class Predicted(NamedTuple):
 
 
 class _Task(NamedTuple):
-    """A picture, what lists call it, and its mask, if that is a PNG."""
+    """A picture, what lists call it, its mask, if that is a PNG, and what that is made from."""
 
     image: Path
     name: str
     mask: Path
+    key: str
 
 
 class _Picture(NamedTuple):
@@ -118,9 +120,15 @@ def predict_files(
     refuse_pictures(images, paths)
     require_writable(out)
     outputs = Outputs(out, save, predictor.card)
-    there = [mask for path in paths if (mask := _there(path))]
-    require_same(out, predictor, [] if overwrite else there)
-    tasks = [_Task(*each) for each in zip(images, list_names(images), paths, strict=True)]
+    digest = predictor.digest()
+    keys = [mask_key(digest, image) for image in images]
+    tasks = [_Task(*each) for each in zip(images, list_names(images), paths, keys, strict=True)]
+    _require_names(tasks, outputs)
+    if not overwrite:
+        require_same(out, digest)
+        for task in tasks:
+            if there := _there(task.mask):
+                require_own(there, task.key)
     result = Predicted([], [], [])
     findings: dict[int, Finding] = {}
     waiting: deque[tuple[int, Path, Future[Finding]]] = deque()
@@ -148,7 +156,9 @@ def predict_files(
         seen = _predict(predictor, picture.image, outputs)
         record()
         path = task.mask.with_suffix(".tif" if picture.place else ".png")
-        job = writer.submit(outputs.write, path, task.name, picture.image, *seen, picture.place)
+        job = writer.submit(
+            outputs.write, path, task.name, picture.image, *seen, picture.place, task.key
+        )
         waiting.append((number, path, job))
 
     record = cache(lambda: write_record(out, predictor))
@@ -170,6 +180,18 @@ def predict_files(
     if findings:
         outputs.finish([findings[number] for number in sorted(findings)])
     return result
+
+
+def _require_names(tasks: Sequence[_Task], outputs: Outputs) -> None:
+    """Refuse outputs of which two would have the same name, as in a folder called "values"."""
+    taken: dict[Path, Path] = {}
+    for task in tasks:
+        for path in outputs.files(task.mask):
+            if taken.setdefault(path, task.image) != task.image:
+                raise ValueError(
+                    f"{path}: would be made from {taken[path]} and from {task.image} as well. "
+                    "Predict them into different folders."
+                )
 
 
 def _read_ahead(
@@ -203,21 +225,25 @@ def _find_done(task: _Task, outputs: Outputs) -> _Done | None:
         return _Done(mask, outputs.find_large(task.name, counts))
     if not all(path.is_file() for path in outputs.files(mask)):
         return None
-    ids = read_mask(mask) if outputs.of_all else np.zeros((0, 0), np.uint8)
+    try:
+        ids = read_mask(mask) if outputs.of_all else np.zeros((0, 0), np.uint8)
+    except ValueError:  # damaged: it is made again
+        return None
     return _Done(mask, outputs.find(task.name, ids))
 
 
 def _predict(
     predictor: Predictor, image: NDArray[Any], outputs: Outputs
-) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
-    """The mask of a picture, and its probabilities if they shall be written."""
-    if outputs.depth is None:
-        return predictor.predict(image), None
+) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
+    """The mask of a picture, and its probabilities in the forms that shall be written."""
+    if not outputs.of_probabilities:
+        return predictor.predict(image), {}
     masks, kept = [], []
-    for band in predictor.probability_bands(ArrayWindows(image)):
-        masks.append(predictor.choose(band))
-        kept.append(outputs.quantise(band))
-    return predictor.clean(np.concatenate(masks)), np.concatenate(kept, axis=1)
+    for ids, probabilities in predictor.both_bands(ArrayWindows(image)):
+        masks.append(ids)
+        kept.append(outputs.quantise(probabilities))
+    joined = {name: np.concatenate([band[name] for band in kept], axis=1) for name in kept[0]}
+    return predictor.clean(np.concatenate(masks)), joined
 
 
 def _there(path: Path) -> Path | None:
@@ -248,6 +274,7 @@ def _predict_large(
             predictor,
             picture,
             task.mask.with_suffix(".tif"),
+            task.key,
             str(stamp_files([task.image])),
             (lambda done, total: on_rows(task.image, done, total)) if on_rows else None,
         )

@@ -5,6 +5,7 @@ the slices of a TIFF stack each for itself, and videos.
 """
 
 import glob
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,31 +27,40 @@ class Inputs(NamedTuple):
     """Video files."""
 
 
-def find_inputs(names: Sequence[Path]) -> Inputs:
+def find_inputs(names: Sequence[Path], out: Path | None = None) -> Inputs:
     """List the pictures and videos that are named.
 
     Args:
         names: Files; folders, searched all the way down for pictures; patterns, as in
             `scans/*.png` or `scans/**/*.tif`; text files (.txt) with a path on each line; "-"
-            for such lines on standard input.
+            for such lines on standard input. Paths count from the working directory.
+        out: Where masks will go: what lies there is not found below a folder or by a pattern.
 
     Returns:
-        Each once, in the order of the names; of a folder or pattern sorted by path.
+        Each once, however it is named, in the order of the names; of a folder or pattern sorted
+        by path.
 
     Raises:
         FileNotFoundError: One of them does not exist.
         ValueError: A folder, a pattern or a list names no picture, or a list is no text.
     """
-    paths = [path for name in names for path in _expand(name)]
+    paths = [path for name in names for path in _expand(name, out)]
     videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
     for video in videos:
         if not video.is_file():
             raise FileNotFoundError(f"{video} does not exist. Check the path.")
     pictures = find_images([path for path in paths if path not in videos])
-    return Inputs(open_slices(pictures), list(dict.fromkeys(videos)))
+    return Inputs(open_slices(_each_once(pictures)), _each_once(videos))
 
 
-def _expand(name: Path) -> list[Path]:
+def _each_once(paths: Sequence[Path]) -> list[Path]:
+    known: dict[str, Path] = {}
+    for path in paths:
+        known.setdefault(os.path.normpath(path.absolute()), path)
+    return list(known.values())
+
+
+def _expand(name: Path, out: Path | None) -> list[Path]:
     if str(name) == "-":
         return _listed(sys.stdin.buffer.read(), "standard input")
     if name.suffix.lower() == ".txt" and name.is_file():
@@ -59,8 +69,18 @@ def _expand(name: Path) -> list[Path]:
         found = sorted(glob.glob(str(name), recursive=True))  # noqa: PTH207 (any path, absolute too)
         if not found:
             raise FileNotFoundError(f"{name}: no file fits this pattern.")
-        return [Path(path) for path in found]
+        return _outside([Path(path) for path in found], out)
+    if name.is_dir() and out and _is_below(out, name):
+        return _outside(find_images([name]), out)
     return [name]
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return folder.resolve() in path.resolve().parents
+
+
+def _outside(paths: list[Path], out: Path | None) -> list[Path]:
+    return [path for path in paths if out is None or not _is_below(path, out)]
 
 
 def _listed(content: bytes, source: str) -> list[Path]:

@@ -29,6 +29,7 @@ def predict_large(
     picture: Windows,
     path: Path,
     key: str,
+    stamp: str = "",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.int64]:
     """Write the mask of a picture, and begin where an earlier try has ended.
@@ -37,8 +38,9 @@ def predict_large(
         predictor: The model.
         picture: Its windows.
         path: The TIFF file to write.
-        key: Says what the mask depends on beside the model: rows that were made with another
-            are not gone on with.
+        key: Says what the mask is made from; it is kept in the file.
+        stamp: Tells the picture from what it was before: rows of another one, or of another
+            model, are not gone on with.
         on_progress: Told how many of how many rows are done.
 
     Returns:
@@ -50,7 +52,7 @@ def predict_large(
     """
     height, width, _ = picture.shape
     rows, said = (path.with_name(f".{path.stem}-rows.{end}") for end in ("raw", "json"))
-    description = {"key": f"{key} {predictor.digest()}", "size": [height, width]}
+    description = {"key": f"{predictor.digest()} {stamp}", "size": [height, width]}
     done = 0
     if rows.is_file() and said.is_file():
         known = json.loads(said.read_text(encoding="utf-8"))
@@ -71,7 +73,7 @@ def predict_large(
                     on_progress(done, height)
     mask = np.memmap(rows, np.uint8, "r", shape=(height, width))
     place = read_geo(picture.page) if isinstance(picture, TiffWindows) else None
-    write_tiff_mask(path, mask, predictor.card.colors, place.tags if place else [])
+    write_tiff_mask(path, mask, predictor.card.colors, place.tags if place else [], key)
     counts = sum(
         np.bincount(mask[top : top + _AT_ONCE].ravel(), minlength=len(predictor.card.class_names))
         for top in range(0, height, _AT_ONCE)

@@ -61,11 +61,16 @@ def remove_small(mask: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
         least: Objects of fewer pixels go [pixels].
 
     Returns:
-        A mask in which each of them has the class of most pixels around it.
+        A mask in which each of them has the class of most pixels around it; several small ones
+        that touch may be large enough together.
     """
-    labels, objects = find_objects(mask)
-    boxes = {each.number: each.box for each in objects if each.area < least}
-    return _give_away(mask, labels, boxes)
+    while True:
+        labels, objects = find_objects(mask)
+        boxes = {each.number: each.box for each in objects if each.area < least}
+        changed = _give_away(mask, labels, boxes)
+        if np.array_equal(changed, mask):
+            return mask
+        mask = changed
 
 
 def fill_holes(mask: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
@@ -105,7 +110,7 @@ def _give_away(
         )
         inside = labels[window] == number
         grown = cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8))
-        around = mask[window][grown.astype(bool) & ~inside]
+        around = result[window][grown.astype(bool) & ~inside]
         result[window][inside] = np.bincount(around).argmax() if around.size else 0
     return result
 

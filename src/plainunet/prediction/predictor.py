@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
 from plainunet.data.windows import ArrayWindows, Windows
@@ -24,7 +25,9 @@ from plainunet.network.folding import fold_batch_normalisation
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.objects import fill_holes, remove_small
+from plainunet.prediction.options import PredictOptions
 from plainunet.prediction.views import TTA, View, in_step, log_mean
+from plainunet.settings import explain
 
 FAR = 6
 """A picture is far from the training pictures when its area is so many times theirs, or less
@@ -134,9 +137,20 @@ class Predictor:
             ValueError: It is no checkpoint, several do not go together, or a value is impossible.
         """
         paths = [path] if isinstance(path, str | Path) else list(path)
+        if not paths:
+            raise ValueError("Give a checkpoint, or several.")
+        try:
+            instead = PredictOptions(**instead).instead()
+        except ValidationError as error:
+            raise ValueError(explain(error, PredictOptions)) from None
         (network, card), *others = [load_checkpoint(Path(each)) for each in paths]
         for each, _ in ((network, card), *others):
             fold_batch_normalisation(each)
+        if "threshold" in instead and network.num_classes > 2:
+            raise ValueError(
+                f"--threshold is for two classes; this model has {network.num_classes}, and takes "
+                "the likeliest."
+            )
         card = dataclasses.replace(card, **instead)
         return cls(network, card, others=others, device=device, precision=precision, memory=memory)
 
@@ -160,7 +174,8 @@ class Predictor:
         Returns:
             Probabilities [K, H, W] float32 at the picture's own size; they sum to 1 over K.
         """
-        return np.concatenate(list(self.probability_bands(_windows(image))), axis=1)
+        bands = [probabilities for _, probabilities in self.both_bands(_windows(image))]
+        return np.concatenate(bands, axis=1)
 
     def mask_bands(self, picture: Windows, first: int = 0) -> Iterator[NDArray[np.uint8]]:
         """Choose a class for each pixel of a picture of any size, a few rows at a time.
@@ -173,38 +188,37 @@ class Predictor:
             [n, W] uint8 class ids, from top to bottom, the rows from `first` on; objects are as
             they are found, however small (see `clean`).
         """
-        # softmax over two classes is a sigmoid of the difference, and both are monotonic
-        cut = float(torch.logit(torch.tensor(self.card.threshold, dtype=torch.float64)))
         for logits in self._bands(picture, first):
-            ids = (logits[0] >= cut) if len(logits) == 1 else logits.argmax(dim=0)
-            yield ids.to(torch.uint8).cpu().numpy()
+            yield self._ids(logits)
 
-    def probability_bands(self, picture: Windows, first: int = 0) -> Iterator[NDArray[np.float32]]:
-        """Give the probability of each class in each pixel, a few rows at a time.
+    def both_bands(
+        self, picture: Windows
+    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        """Choose classes, and give the probability of each as well, a few rows at a time.
 
         Args:
             picture: Its windows.
-            first: The row to begin with.
 
         Yields:
-            [K, n, W] float32, from top to bottom, the rows from `first` on; they sum to 1 over K.
+            [n, W] uint8 class ids as by `mask_bands`, and [K, n, W] float32, which sum to 1 over
+            K, from top to bottom.
         """
-        for logits in self._bands(picture, first):
-            both = torch.cat([-logits, logits]).sigmoid() if len(logits) == 1 else None
-            yield (logits.softmax(dim=0) if both is None else both).cpu().numpy()
+        for logits in self._bands(picture, 0):
+            if len(logits) == 1:
+                probabilities = torch.cat([-logits, logits]).sigmoid()
+            else:
+                probabilities = logits.softmax(dim=0)
+            yield self._ids(logits), probabilities.cpu().numpy()
 
-    def choose(self, probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Choose classes by their probabilities, as `mask_bands` does.
-
-        Args:
-            probabilities: [K, n, W].
-
-        Returns:
-            [n, W] uint8 class ids.
-        """
-        if len(probabilities) == 2:
-            return np.asarray(probabilities[1] >= self.card.threshold, np.uint8)
-        return np.asarray(probabilities.argmax(axis=0), np.uint8)
+    def _ids(self, logits: Tensor) -> NDArray[np.uint8]:
+        """[n, W] class ids from [K, n, W], or from the difference [1, n, W]."""
+        if len(logits) > 1:
+            ids = logits.argmax(dim=0)
+        else:  # softmax over two classes is a sigmoid of the difference, and both are monotonic
+            cut = torch.logit(torch.tensor(self.card.threshold, dtype=torch.float64))
+            ids = logits[0] >= float(cut)
+        chosen: NDArray[np.uint8] = ids.to(torch.uint8).cpu().numpy()
+        return chosen
 
     def clean(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Fill small holes and remove small objects, as the card says.
@@ -249,7 +263,7 @@ class Predictor:
     def _warn_if_other(self, image: Windows) -> None:
         """Warn once of grey pictures for a model of colours, and of another kind of integers."""
         known = self.card.training.get("dtypes", [image.dtype.name])
-        integers = image.dtype.kind == "u" and all(name.startswith("uint") for name in known)
+        integers = image.dtype.kind in "iu" and all(name.startswith("uint") for name in known)
         if integers and image.dtype.name not in known:
             self._warn_once(
                 f"a picture of {image.dtype.name} values, where the model was trained on "

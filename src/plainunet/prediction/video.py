@@ -5,6 +5,7 @@ In: a video file. Out: `NAME-mask.mkv`, each class in its colour, coded without 
 interrupted begins again; sound is left out.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import chain
@@ -54,6 +55,7 @@ def predict_video(
         OSError: The disk is full.
     """
     paths = video_paths(video, out)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is said here
     colors = np.array(predictor.card.colors, np.uint8)
     source = cv2.VideoCapture(str(video))
     try:

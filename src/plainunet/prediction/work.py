@@ -1,5 +1,6 @@
 """All that a command names, predicted: pictures first, then videos."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from plainunet.prediction.batch import Predicted, predict_files
 from plainunet.prediction.inputs import Inputs
 from plainunet.prediction.options import Output
+from plainunet.prediction.outputs.record import write_record
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.video import predict_video, video_paths
 
@@ -45,6 +47,8 @@ def predict_inputs(
         overwrite=overwrite,
         on_rows=lambda file, done, total: on_progress(f"rows of {file.name}", done, total),
     )
+    if inputs.videos and save:
+        warnings.warn("of videos, masks and overlay are written, and nothing else.", stacklevel=2)
     named: dict[Path, Path] = {}
     for video in inputs.videos:
         paths = video_paths(video, out)
@@ -57,6 +61,7 @@ def predict_inputs(
             result.skipped.append(paths[0])
             continue
         try:
+            write_record(out, predictor)
             said = partial(on_progress, f"frames of {video.name}")
             predict_video(predictor, video, out, said)
             result.written.append(paths[0])

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tifffile import TiffWriter
+from PIL.PngImagePlugin import PngInfo
+from tifffile import TiffFile, TiffFileError, TiffWriter
 
 from plainunet.data.images import to_unit
 from plainunet.files import write_whole
@@ -18,24 +19,54 @@ Colors = Sequence[tuple[int, int, int]]
 _PANEL = 480  # width of a panel in a comparison [pixels]
 _OPACITY = 0.45  # of a class's colour in an overlay
 _TILE = 512  # of a TIFF file [pixels]
+_KEY = "plainunet"  # under which a mask says what it was made from
 _BIG = 2**31  # bytes from which on a TIFF file may need 64-bit offsets
 
 
-def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors) -> None:
+def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors, key: str = "") -> None:
     """Write a palette PNG: the pixel values are the class ids, shown in their colours.
 
     Args:
         path: The file to write.
         mask: [H, W] uint8, class ids.
         colors: RGB of each class, 0..255.
+        key: Text that is kept in the file, for `read_key`.
     """
     picture = Image.fromarray(mask).convert("L")
     picture.putpalette([value for color in colors for value in color])
-    _save_png(path, picture)
+    said = PngInfo()
+    if key:
+        said.add_text(_KEY, key)
+    _save_png(path, picture, pnginfo=said)
+
+
+def read_key(path: Path) -> str:
+    """Read the text that is kept in a mask.
+
+    Args:
+        path: What `write_mask` or `write_tiff_mask` has written.
+
+    Returns:
+        The text; "" where there is none, or the file is another.
+    """
+    try:
+        if path.suffix == ".tif":
+            with TiffFile(path) as file:
+                said = file.pages.first.description
+        else:
+            with Image.open(path) as picture:
+                said = f"{_KEY} {picture.info.get(_KEY, '')}"
+    except (OSError, ValueError, TiffFileError):
+        return ""
+    return said.removeprefix(f"{_KEY} ") if said.startswith(f"{_KEY} ") else ""
 
 
 def write_tiff_mask(
-    path: Path, mask: NDArray[np.uint8], colors: Colors, tags: Sequence[Tag] | None = None
+    path: Path,
+    mask: NDArray[np.uint8],
+    colors: Colors,
+    tags: Sequence[Tag] | None = None,
+    key: str = "",
 ) -> None:
     """Write a palette TIFF, in tiles, deflate-compressed: the pixel values are the class ids.
 
@@ -44,6 +75,7 @@ def write_tiff_mask(
         mask: [H, W] uint8, class ids; it may be mapped into memory.
         colors: RGB of each class, 0..255.
         tags: More TIFF tags, as by `find_geo`.
+        key: Text that is kept in the file, for `read_key`.
     """
     table = np.zeros((3, 256), np.uint16)
     table[:, : len(colors)] = np.array(colors, np.uint16).T * 257
@@ -60,6 +92,7 @@ def write_tiff_mask(
             colormap=table,
             compression="zlib",
             metadata=None,
+            description=f"{_KEY} {key}" if key else None,
             extratags=list(tags or []),
             maxworkers=1,
         )
@@ -192,6 +225,6 @@ def _tiles(mask: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
             yield tile
 
 
-def _save_png(path: Path, picture: Image.Image, **options: int) -> None:
+def _save_png(path: Path, picture: Image.Image, **options: Any) -> None:
     with write_whole(path) as file:
         picture.save(file, format="PNG", **options)

@@ -1,13 +1,21 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
-from plainunet.prediction.outputs.record import RECORD, require_same, write_record
+from plainunet.prediction.outputs.record import (
+    RECORD,
+    mask_key,
+    require_own,
+    require_same,
+    write_record,
+)
 from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.writers import read_key, write_mask, write_tiff_mask
 
 
 def predictor(seed: int = 0, **said: object) -> Predictor:
@@ -23,33 +31,64 @@ def test_the_record_says_what_numbers_mean(tmp_path: Path) -> None:
     assert said["threshold"] == 0.25
 
 
+OTHERS = [
+    {"seed": 1},
+    {"threshold": 0.4},
+    {"size": (32, 64)},
+    {"tta": "flips"},
+    {"scales": (1.0, 0.5)},
+    {"min_object": 5},
+    {"fill_holes": 5},
+]
+
+
 def test_masks_of_the_same_model_may_stay(tmp_path: Path) -> None:
+    require_same(tmp_path, predictor().digest())
     write_record(tmp_path, predictor())
-    require_same(tmp_path, predictor(), [tmp_path / "a.png"])
+    require_same(tmp_path, predictor().digest())
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"seed": 1},
-        {"threshold": 0.4},
-        {"size": (32, 64)},
-        {"tta": "flips"},
-        {"scales": (1.0, 0.5)},
-        {"min_object": 5},
-        {"fill_holes": 5},
-    ],
-)
-def test_masks_of_another_one_are_refused(tmp_path: Path, other: dict[str, int]) -> None:
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_folder_of_another_model_is_refused(tmp_path: Path, other: dict[str, int]) -> None:
     write_record(tmp_path, predictor())
-    with pytest.raises(ValueError, match=r"a\.png: is there already.*--overwrite"):
-        require_same(tmp_path, predictor(**other), [tmp_path / "a.png"])
-    require_same(tmp_path, predictor(**other), [])
+    with pytest.raises(ValueError, match=r"not made by this model.*--overwrite"):
+        require_same(tmp_path, predictor(**other).digest())
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
-def test_masks_of_nobody_are_refused(tmp_path: Path, content: str | None) -> None:
-    if content is not None:
-        (tmp_path / RECORD).write_text(content)
-    with pytest.raises(ValueError, match="is there already"):
-        require_same(tmp_path, predictor(), [tmp_path / "a.png"])
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_a_record_of_nobody_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / RECORD).write_text(content)
+    with pytest.raises(ValueError, match="not made by this model"):
+        require_same(tmp_path, predictor().digest())
+
+
+@pytest.mark.parametrize("name", ["m.png", "m.tif"])
+def test_a_mask_says_what_it_was_made_from(tmp_path: Path, name: str) -> None:
+    image, mask = tmp_path / "a.jpg", tmp_path / name
+    image.write_bytes(b"12345")
+    write = write_mask if mask.suffix == ".png" else write_tiff_mask
+    ids, colors = np.zeros((4, 5), np.uint8), ((0, 0, 0), (255, 10, 20))
+    digest = predictor().digest()
+    key = mask_key(digest, image)
+    write(mask, ids, colors, key=key)
+    assert read_key(mask) == key
+    require_own(mask, key)
+    image.write_bytes(b"123456")  # another picture of the same name
+    with pytest.raises(ValueError, match=rf"{name}: is there already.*--overwrite"):
+        require_own(mask, mask_key(digest, image))
+    image.unlink()  # of a picture that is gone, the model is all that can be known
+    require_own(mask, mask_key(digest, image))
+    for other in OTHERS:
+        with pytest.raises(ValueError, match="is there already"):
+            require_own(mask, mask_key(predictor(**other).digest(), image))
+
+
+@pytest.mark.parametrize("name", ["m.png", "m.tif"])
+def test_a_mask_of_nobody_is_refused(tmp_path: Path, name: str) -> None:
+    write = write_mask if name == "m.png" else write_tiff_mask
+    write(tmp_path / name, np.zeros((4, 5), np.uint8), ((0, 0, 0), (255, 10, 20)))
+    (tmp_path / f"damaged-{name}").write_bytes(b"mine")
+    for each in (name, f"damaged-{name}"):
+        assert read_key(tmp_path / each) == ""
+        with pytest.raises(ValueError, match="is there already"):
+            require_own(tmp_path / each, "abc")

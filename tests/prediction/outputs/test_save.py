@@ -36,7 +36,7 @@ def write(
     place: Place | None = None,
 ) -> set[str]:
     outputs = Outputs(out, saves, said or card())
-    asked = None if probabilities is None else outputs.quantise(probabilities)
+    asked = {} if probabilities is None else outputs.quantise(probabilities)
     path = out / "deep" / f"a{suffix}"
     finding = outputs.write(path, "a.jpg", IMAGE, mask, asked, place)
     outputs.finish([finding])
@@ -124,6 +124,16 @@ def test_probabilities_of_two_classes(tmp_path: Path) -> None:
     assert np.array_equal(tifffile.imread(tmp_path / "probabilities-float/deep/a.tif"), drawn[1])
 
 
+def test_several_forms_of_probabilities(tmp_path: Path) -> None:
+    drawn = random_probabilities(3)
+    write(tmp_path, "probabilities-16", "probabilities", "probabilities-float", probabilities=drawn)
+    stored = tifffile.imread(tmp_path / "probabilities-16/deep/a.tif")
+    assert np.abs(stored / 65535 - drawn).max() < 0.51 / 65535
+    assert np.array_equal(tifffile.imread(tmp_path / "probabilities-float/deep/a.tif"), drawn)
+    grey = np.asarray(Image.open(tmp_path / "probabilities/1-leaf/deep/a.png"))
+    assert np.abs(grey / 255 - drawn[1]).max() < 0.51 / 255
+
+
 def test_probabilities_of_more_classes(tmp_path: Path) -> None:
     drawn = random_probabilities(3)
     files = write(tmp_path, "probabilities", probabilities=drawn)
@@ -140,9 +150,23 @@ def test_probabilities_of_more_classes(tmp_path: Path) -> None:
 def test_a_mask_on_the_earth(tmp_path: Path) -> None:
     tags = [(33550, 12, 3, (0.5, 0.5, 0.0), True), (33922, 12, 6, (0.0,) * 6, True)]
     place = Place(tags, (0.5, 0, 0, 0, -0.5, 0), 32632)
-    files = write(tmp_path, "contours", suffix=".tif", place=place)
-    assert files == {"deep/a.tif", "contours/deep/a.geojson"}
-    assert np.array_equal(read_mask(tmp_path / "deep/a.tif"), MASK)
+    mask = MASK % 2
+    files = write(
+        tmp_path, "contours", "values", "instances", "probabilities", "probabilities-16",
+        suffix=".tif", place=place, said=card(2), mask=mask,
+        probabilities=random_probabilities(2),
+    )  # fmt: skip
+    assert files == {
+        "deep/a.tif", "contours/deep/a.geojson", "values/deep/a.tif", "instances/deep/a.tif",
+        "instances.csv", "probabilities/deep/a.tif", "probabilities-16/deep/a.tif",
+    }  # fmt: skip
+    stored = tifffile.imread(tmp_path / "probabilities-16/deep/a.tif")
+    assert stored.dtype == np.uint16
+    assert np.array_equal(tifffile.imread(tmp_path / "instances/deep/a.tif"), find_objects(mask)[0])
+    for name in ("values", "instances", "probabilities"):
+        with tifffile.TiffFile(tmp_path / name / "deep/a.tif") as file:
+            assert file.pages.first.tags[33550].value == (0.5, 0.5, 0.0)
+    assert np.array_equal(read_mask(tmp_path / "deep/a.tif"), mask)
     with tifffile.TiffFile(tmp_path / "deep/a.tif") as file:
         assert file.pages.first.tags[33550].value == (0.5, 0.5, 0.0)
     drawn = json.loads((tmp_path / "contours/deep/a.geojson").read_text())
@@ -154,5 +178,5 @@ def test_more_objects_than_a_png_can_number(tmp_path: Path) -> None:
     mask[::2, ::2] = 1
     outputs = Outputs(tmp_path, ["instances"], card())
     with pytest.raises(ValueError, match=r"90000 objects.*--min-object"):
-        outputs.write(tmp_path / "a.png", "a.jpg", np.zeros((600, 600, 3)), mask, None, None)
+        outputs.write(tmp_path / "a.png", "a.jpg", np.zeros((600, 600, 3)), mask, {}, None)
     assert not (tmp_path / "a.png").exists()

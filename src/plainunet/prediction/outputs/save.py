@@ -17,7 +17,7 @@ from tifffile import imwrite
 
 from plainunet.files import write_json, write_whole
 from plainunet.network.checkpoint import Card
-from plainunet.prediction.geo import Place
+from plainunet.prediction.geo import Place, Tag
 from plainunet.prediction.objects import find_objects
 from plainunet.prediction.options import Output
 from plainunet.prediction.outputs.lists import (
@@ -59,12 +59,17 @@ class Outputs:
         """
         self._out, self._saves, self._card = out, tuple(saves), card
         self._tables = tables(saves, card)
-        self.depth = next((name for name in saves if name.startswith("probabilities")), None)
+        self._depths = [name for name in saves if name.startswith("probabilities")]
 
     @property
     def classes(self) -> int:
         """Number of classes K."""
         return len(self._card.class_names)
+
+    @property
+    def of_probabilities(self) -> bool:
+        """Whether probabilities are asked for."""
+        return bool(self._depths)
 
     @property
     def of_all(self) -> bool:
@@ -93,8 +98,9 @@ class Outputs:
         name: str,
         image: NDArray[Any],
         mask: NDArray[np.uint8],
-        probabilities: NDArray[Any] | None,
+        probabilities: dict[str, NDArray[Any]],
         place: Place | None,
+        key: str = "",
     ) -> Finding:
         """Write the files of a picture, that of the mask last: where it is, all are.
 
@@ -103,29 +109,31 @@ class Outputs:
             name: What lists call the picture.
             image: [H, W, C], as stored.
             mask: [H, W] uint8 class ids.
-            probabilities: [K, H, W] as by `quantise`, where they are asked for.
+            probabilities: [K, H, W] of each form that is asked for, as by `quantise`.
             place: Where on the earth it lies.
+            key: What the mask is said to be made from, see `record`.
 
         Returns:
             What the lists say of it.
         """
         picture = self._labelled(name, mask)
+        tags = place.tags if place else []
         for output, path in self._others(mask_file):
             if output == "overlay":
                 _write_jpeg(path, draw_overlay(image, mask, self._card.colors))
             elif output == "values":
-                write_png(path, self._stored_values(picture))
+                _write_values(path, self._stored_values(picture), tags)
             elif output == "contours":
                 names = self._card.class_names
                 write_json(path, draw_outlines(picture.labels, picture.objects, names, place))
             elif output == "instances":
-                _write_labels(path, picture.labels)
-            elif probabilities is not None:
-                self._write_probabilities(path, probabilities)
+                _write_labels(path, picture.labels, tags)
+            elif output in probabilities:
+                self._write_probabilities(path, probabilities[output], tags)
         if mask_file.suffix == ".tif":
-            write_tiff_mask(mask_file, mask, self._card.colors, place.tags if place else None)
+            write_tiff_mask(mask_file, mask, self._card.colors, tags, key)
         else:
-            write_mask(mask_file, mask, self._card.colors)
+            write_mask(mask_file, mask, self._card.colors, key)
         return self._finding(picture)
 
     def find(self, name: str, mask: NDArray[np.uint8]) -> Finding:
@@ -174,30 +182,27 @@ class Outputs:
             written.append(self._out / "coco.json")
         return written
 
-    def quantise(self, band: NDArray[np.float32]) -> NDArray[Any]:
-        """Bring probabilities to the form in which they are written.
+    def quantise(self, band: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Bring probabilities to the forms in which they are written.
 
         Args:
             band: [K, n, W] float32, 0..1.
 
         Returns:
-            The same as uint8 (times 255), uint16 (times 65535) or float32; of two classes that
-            of the second alone.
+            The same by the output's name, as uint8 (times 255), uint16 (times 65535) or float32;
+            of two classes that of the second alone.
         """
         band = band[1:] if len(band) == 2 else band
-        if self.depth == "probabilities-float":
-            return band
-        dtype = np.uint16 if self.depth == "probabilities-16" else np.uint8
-        return np.round(band * np.iinfo(dtype).max).astype(dtype)
+        return {name: _quantised(band, name) for name in self._depths}
 
     def _others(self, mask: Path) -> Iterator[tuple[Output, Path]]:
         """The outputs that are files of a picture beside its mask, and where they go."""
         below = mask.relative_to(self._out)
         suffixes = {
             "overlay": ".jpg",
-            "values": ".png",
+            "values": mask.suffix,  # on the earth, as a TIFF file
             "contours": ".geojson",
-            "instances": ".png",
+            "instances": mask.suffix,
             "probabilities-16": ".tif",
             "probabilities-float": ".tif",
         }
@@ -209,7 +214,7 @@ class Outputs:
                 # a file for each class, but one alone for the second of two
                 parts = [""] if len(names) == 2 else [_folder(n, k) for k, n in enumerate(names)]
                 for part in parts:
-                    yield output, self._out / output / part / below.with_suffix(".png")
+                    yield output, self._out / output / part / below
 
     def _labelled(self, name: str, mask: NDArray[np.uint8]) -> Labelled:
         needed = any(output in _OF_OBJECTS for output in self._saves)
@@ -234,34 +239,48 @@ class Outputs:
         values = np.array(said.get("values", range(len(self._card.class_names))))
         return values.astype(np.uint8 if values.max() < 256 else np.uint16)[picture.mask]
 
-    def _write_probabilities(self, path: Path, probabilities: NDArray[Any]) -> None:
-        if path.suffix == ".png":
+    def _write_probabilities(
+        self, path: Path, probabilities: NDArray[Any], tags: Sequence[Tag]
+    ) -> None:
+        if len(probabilities) == 1:
+            _write_values(path, probabilities[0], tags)
+        elif probabilities.dtype == np.uint8:  # the folder says of which class
             folder = path.relative_to(self._out).parts[1]
-            number = int(folder.split("-")[0]) if len(probabilities) > 1 else 0
-            write_png(path, probabilities[number])
-            return
-        alone = len(probabilities) == 1
-        with write_whole(path) as part:
-            imwrite(
-                part,
-                probabilities[0] if alone else probabilities,
-                photometric="minisblack",
-                compression="zlib",
-                metadata=None,
-            )
+            _write_values(path, probabilities[int(folder.split("-")[0])], tags)
+        else:
+            _write_values(path, probabilities, tags)
+
+
+def _quantised(band: NDArray[np.float32], output: str) -> NDArray[Any]:
+    if output == "probabilities-float":
+        return band
+    dtype = np.uint16 if output == "probabilities-16" else np.uint8
+    return np.round(band * np.iinfo(dtype).max).astype(dtype)
+
+
+def _write_values(path: Path, values: NDArray[Any], tags: Sequence[Tag]) -> None:
+    """Write numbers as PNG, or as TIFF with the tags of a place on the earth."""
+    if path.suffix == ".png":
+        write_png(path, values)
+        return
+    kind = "rgb" if values.dtype == np.uint8 and values.shape[-1] == 3 else "minisblack"
+    with write_whole(path) as part:
+        imwrite(
+            part, values, photometric=kind, compression="zlib", metadata=None, extratags=list(tags)
+        )
 
 
 def _folder(name: str, number: int) -> str:
     return f"{number}-{re.sub(r'[^0-9A-Za-z_-]+', '_', name)}"
 
 
-def _write_labels(path: Path, labels: NDArray[np.int32]) -> None:
+def _write_labels(path: Path, labels: NDArray[np.int32], tags: Sequence[Tag]) -> None:
     if labels.max(initial=0) > np.iinfo(np.uint16).max:
         raise ValueError(
             f"{path}: {labels.max()} objects, more than the 65,535 that a 16-bit PNG can number. "
             "Leave out small ones (--min-object), or leave out --save instances."
         )
-    write_png(path, labels.astype(np.uint16))
+    _write_values(path, labels.astype(np.uint16), tags)
 
 
 def _write_jpeg(path: Path, picture: NDArray[np.uint8]) -> None:
