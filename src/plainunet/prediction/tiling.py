@@ -7,9 +7,10 @@ multiples of 2^depth. In the paper's network a tile of 572 pixels gives 388, of 
 step to the next.
 
 A network that pads its convolutions sees zeros beyond a tile's edges, which the picture goes on
-beyond. So the weight of what a tile gives falls to zero towards its edges, over the width by
-which tiles overlap. Group and instance normalisation would see the tile instead of the picture;
-with these a picture always goes through whole.
+beyond. So the weight of what a tile gives falls to zero towards its edges, in the middle quarter
+of the width by which tiles overlap: what is nearest to an edge is furthest from what one pass
+would give, and has no weight at all. Group and instance normalisation would see the tile instead
+of the picture; with these a picture always goes through whole.
 """
 
 import math
@@ -250,8 +251,10 @@ def _alike(places: Sequence[tuple[int, int]], most: int) -> Iterator[list[tuple[
 
 
 def _ramp(first: int, length: int, side: int, overlap: int, like: Tensor) -> Tensor:
-    """Weights along a tile: falling to zero where the picture goes on, 1 elsewhere."""
-    rising = (torch.arange(length, device=like.device, dtype=torch.float32) + 1) / (overlap + 1)
+    """Weights along a tile: zero and then rising where the picture goes on, 1 elsewhere."""
+    margin = overlap * 3 // 8
+    steps = torch.arange(length, device=like.device, dtype=torch.float32) + 1
+    rising = ((steps - margin) / (overlap + 1 - 2 * margin)).clamp(0, 1)
     weight = torch.ones_like(rising)
     if first > 0:
         weight = torch.minimum(weight, rising)
