@@ -71,6 +71,26 @@ class ArrayWindows:
         return self._image[top : top + height, left : left + width]
 
 
+def as_windows(image: NDArray[Any]) -> Windows:
+    """Take a picture in memory.
+
+    Args:
+        image: [H, W, C], or [H, W] for one channel.
+
+    Returns:
+        Its windows.
+
+    Raises:
+        ValueError: It has another shape, or no pixels.
+    """
+    image = image[..., None] if image.ndim == 2 else image
+    if image.ndim != 3:
+        raise ValueError(f"A picture is [H, W, C]; this one is {list(image.shape)}.")
+    if not image.size:
+        raise ValueError(f"This picture has no pixels: {list(image.shape)}.")
+    return ArrayWindows(image)
+
+
 class _AsChannels:
     """Windows of a picture that is shown with other channels."""
 

@@ -150,8 +150,9 @@ def versions() -> dict[str, str]:
 
 def _read_card(said: dict[str, Any]) -> Card:
     # earlier ones do not say all of it
-    fields = {f.name: said[f.name] for f in dataclasses.fields(Card) if f.name in said}
-    fields["scales"] = tuple(fields.get("scales", (1.0,)))
+    later = {"factor": 1.0, "tta": "none", "scales": (1.0,), "min_object": 0, "fill_holes": 0}
+    fields = {f.name: {**later, **said}[f.name] for f in dataclasses.fields(Card)}
+    fields["scales"] = tuple(fields["scales"])
     fields["class_names"] = tuple(fields["class_names"])
     fields["colors"] = tuple((r, g, b) for r, g, b in fields["colors"])
     fields["size"] = fields["size"] and tuple(fields["size"])

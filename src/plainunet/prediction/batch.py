@@ -275,8 +275,8 @@ def _predict_large(
             picture,
             task.mask.with_suffix(".tif"),
             task.key,
-            str(stamp_files([task.image])),
             (lambda done, total: on_rows(task.image, done, total)) if on_rows else None,
+            stamp=str(stamp_files([task.image])),
         )
     return outputs.find_large(task.name, counts)
 

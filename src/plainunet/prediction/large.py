@@ -29,8 +29,9 @@ def predict_large(
     picture: Windows,
     path: Path,
     key: str,
-    stamp: str = "",
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    stamp: str = "",
 ) -> NDArray[np.int64]:
     """Write the mask of a picture, and begin where an earlier try has ended.
 
@@ -39,9 +40,9 @@ def predict_large(
         picture: Its windows.
         path: The TIFF file to write.
         key: Says what the mask is made from; it is kept in the file.
-        stamp: Tells the picture from what it was before: rows of another one, or of another
-            model, are not gone on with.
         on_progress: Told how many of how many rows are done.
+        stamp: Tells the picture from what it was before: rows of another one, or of another key
+            or model, are not gone on with.
 
     Returns:
         [K] int64, pixels of each class.
@@ -52,7 +53,7 @@ def predict_large(
     """
     height, width, _ = picture.shape
     rows, said = (path.with_name(f".{path.stem}-rows.{end}") for end in ("raw", "json"))
-    description = {"key": f"{predictor.digest()} {stamp}", "size": [height, width]}
+    description = {"key": f"{predictor.digest()} {key} {stamp}", "size": [height, width]}
     done = 0
     if rows.is_file() and said.is_file():
         known = json.loads(said.read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from plainunet.data.windows import ArrayWindows, Windows
+from plainunet.data.windows import Windows, as_windows
 from plainunet.network.checkpoint import Card, load_checkpoint
 from plainunet.network.device import choose_device, choose_precision, to_device
 from plainunet.network.folding import fold_batch_normalisation
@@ -163,7 +163,7 @@ class Predictor:
         Returns:
             Mask [H, W] uint8 of class ids at the picture's own size.
         """
-        return self.clean(np.concatenate(list(self.mask_bands(_windows(image)))))
+        return self.clean(np.concatenate(list(self.mask_bands(as_windows(image)))))
 
     def probabilities(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Give the probability of each class in each pixel.
@@ -174,8 +174,8 @@ class Predictor:
         Returns:
             Probabilities [K, H, W] float32 at the picture's own size; they sum to 1 over K.
         """
-        bands = [probabilities for _, probabilities in self.both_bands(_windows(image))]
-        return np.concatenate(bands, axis=1)
+        bands = list(self.both_bands(as_windows(image)))
+        return np.concatenate([probabilities for _, probabilities in bands], axis=1)
 
     def mask_bands(self, picture: Windows, first: int = 0) -> Iterator[NDArray[np.uint8]]:
         """Choose a class for each pixel of a picture of any size, a few rows at a time.
@@ -292,13 +292,3 @@ class Predictor:
                 "expect a poorer mask, and look at it.",
                 stacklevel=5,
             )
-
-
-def _windows(image: NDArray[Any]) -> Windows:
-    """A picture in memory as windows."""
-    image = image[..., None] if image.ndim == 2 else image
-    if image.ndim != 3:
-        raise ValueError(f"A picture is [H, W, C]; this one is {list(image.shape)}.")
-    if not image.size:
-        raise ValueError(f"This picture has no pixels: {list(image.shape)}.")
-    return ArrayWindows(image)
