@@ -133,7 +133,7 @@ def test_a_killed_one_goes_on_where_it_was(tmp_path: Path) -> None:
     predictor = make_predictor()
     save_checkpoint(tmp_path / "model.safetensors", predictor.network, predictor.card)
     with open_windows(path, most=0) as picture:
-        predict_large(predictor, picture, tmp_path / "whole.tif", "")
+        predict_large(predictor, picture, tmp_path / "whole.tif", "same")
 
     def start(key: str) -> subprocess.Popen[str]:
         words = [tmp_path / "model.safetensors", path, tmp_path / "m.tif", MEMORY, key]
