@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from plainunet.prediction.geo import find_geo
 
@@ -71,6 +72,8 @@ def test_other_files(tmp_path: Path) -> None:
     assert find_geo(write(tmp_path / "plain.tif")) is None
     assert find_geo(tmp_path / "a.png") is None
     assert find_geo(Path(f"{tmp_path}/a.tif[3]")) is None
+    Image.new("RGB", (5, 4)).save(tmp_path / "jpeg.tif", format="JPEG")
+    assert find_geo(tmp_path / "jpeg.tif") is None
 
 
 def test_as_rasterio_reads_it(tmp_path: Path) -> None:

@@ -443,6 +443,7 @@ def test_pictures_at_the_scale_of_training_are_never_far() -> None:
         ({"scales": (-1,)}, "scales"),
         ({"tta": "spin"}, "tta"),
         ({"treshold": 0.3}, "did you mean 'threshold'"),
+        ({"others": ("b.safetensors",)}, "unknown key 'others'"),
     ],
 )
 def test_impossible_settings_are_refused(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from tifffile import TiffFile, TiffPage
 
+from plainunet.data.codecs.encoded import decoding, open_encoded
 from plainunet.data.places import find_place
 
 Tag = tuple[int, int, int, Any, bool]
@@ -43,8 +44,11 @@ def find_geo(path: Path) -> Place | None:
     """
     if find_place(path) or path.suffix.lower() not in (".tif", ".tiff"):
         return None
-    with TiffFile(path) as file:
-        return read_geo(file.pages.first)
+    with open_encoded(path) as (kind, file), decoding(path):
+        if kind != "tiff":  # whatever it is called
+            return None
+        with TiffFile(file) as tiff:
+            return read_geo(tiff.pages.first)
 
 
 def read_geo(page: TiffPage) -> Place | None:

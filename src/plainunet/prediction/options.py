@@ -21,16 +21,11 @@ Output = Literal[
 ]
 
 
-class PredictOptions(BaseModel):
-    """What holds instead of what the checkpoint says, and what is written."""
+class CardOptions(BaseModel):
+    """What holds instead of what the checkpoint says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    save: tuple[Output, ...] = ()
-    """What is written beside the masks: values (masks as those of training were), overlay,
-    probabilities (8-bit PNG; -16: TIFF of 16 bits, -float: of floats), contours (GeoJSON),
-    instances (numbered objects, and their list), areas (CSV), coco (JSON), rle-rows and
-    rle-columns (CSV of run-length codes, as Kaggle's Carvana and most other sets count)."""
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Of two classes: probability of the second from which a pixel belongs to it."""
     tta: Literal["none", "mirror", "flips", "turns"] | None = None
@@ -44,15 +39,23 @@ class PredictOptions(BaseModel):
     """Objects of fewer pixels are given to what surrounds them."""
     fill_holes: int | None = Field(default=None, ge=0)
     """Holes of up to so many pixels are filled."""
-    others: tuple[Path, ...] = ()
-    """More checkpoints, whose probabilities are averaged with those of the first."""
 
     def instead(self) -> dict[str, Any]:
-        """List what holds instead of what a checkpoint says.
+        """List what was given.
 
         Returns:
-            Keyword arguments of `Predictor.load`.
+            Fields of `Card`, as keyword arguments of `Predictor.load`.
         """
-        names = ("threshold", "tta", "scales", "min_object", "fill_holes")
-        given = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in given.items() if value is not None}
+        return self.model_dump(include=set(CardOptions.model_fields), exclude_none=True)
+
+
+class PredictOptions(CardOptions):
+    """The same, what is written, and by which other checkpoints."""
+
+    save: tuple[Output, ...] = ()
+    """What is written beside the masks: values (masks as those of training were), overlay,
+    probabilities (8-bit PNG; -16: TIFF of 16 bits, -float: of floats), contours (GeoJSON),
+    instances (numbered objects, and their list), areas (CSV), coco (JSON), rle-rows and
+    rle-columns (CSV of run-length codes, as Kaggle's Carvana and most other sets count)."""
+    others: tuple[Path, ...] = ()
+    """More checkpoints, whose probabilities are averaged with those of the first."""

@@ -25,7 +25,7 @@ from plainunet.network.folding import fold_batch_normalisation
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.objects import fill_holes, remove_small
-from plainunet.prediction.options import PredictOptions
+from plainunet.prediction.options import CardOptions
 from plainunet.prediction.views import TTA, View, in_step, log_mean
 from plainunet.settings import explain
 
@@ -140,9 +140,9 @@ class Predictor:
         if not paths:
             raise ValueError("Give a checkpoint, or several.")
         try:
-            instead = PredictOptions(**instead).instead()
+            instead = CardOptions(**instead).instead()
         except ValidationError as error:
-            raise ValueError(explain(error, PredictOptions)) from None
+            raise ValueError(explain(error, CardOptions)) from None
         (network, card), *others = [load_checkpoint(Path(each)) for each in paths]
         for each, _ in ((network, card), *others):
             fold_batch_normalisation(each)

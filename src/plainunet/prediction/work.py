@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from plainunet.prediction.batch import Predicted, predict_files
@@ -49,6 +49,7 @@ def predict_inputs(
     )
     if inputs.videos and save:
         warnings.warn("of videos, masks and overlay are written, and nothing else.", stacklevel=2)
+    record = cache(lambda: write_record(out, predictor))
     named: dict[Path, Path] = {}
     for video in inputs.videos:
         paths = video_paths(video, out)
@@ -61,7 +62,7 @@ def predict_inputs(
             result.skipped.append(paths[0])
             continue
         try:
-            write_record(out, predictor)
+            record()
             said = partial(on_progress, f"frames of {video.name}")
             predict_video(predictor, video, out, said)
             result.written.append(paths[0])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from tifffile import TiffFile, TiffFileError, TiffWriter
+from tifffile import TiffFile, TiffWriter
 
 from plainunet.data.images import to_unit
 from plainunet.files import write_whole
@@ -56,7 +56,7 @@ def read_key(path: Path) -> str:
         else:
             with Image.open(path) as picture:
                 said = f"{_KEY} {picture.info.get(_KEY, '')}"
-    except (OSError, ValueError, TiffFileError):
+    except (OSError, ValueError):
         return ""
     return said.removeprefix(f"{_KEY} ") if said.startswith(f"{_KEY} ") else ""
 

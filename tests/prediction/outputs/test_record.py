@@ -76,6 +76,10 @@ def test_a_mask_says_what_it_was_made_from(tmp_path: Path, name: str) -> None:
     image.write_bytes(b"123456")  # another picture of the same name
     with pytest.raises(ValueError, match=rf"{name}: is there already.*--overwrite"):
         require_own(mask, mask_key(digest, image))
+    write(mask, ids, colors, key=f"{key}1")  # nor is one of 51 bytes one of 5
+    with pytest.raises(ValueError, match="is there already"):
+        require_own(mask, key)
+    write(mask, ids, colors, key=key)
     image.unlink()  # of a picture that is gone, the model is all that can be known
     require_own(mask, mask_key(digest, image))
     for other in OTHERS:

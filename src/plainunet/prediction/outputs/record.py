@@ -57,7 +57,8 @@ def require_own(mask: Path, key: str) -> None:
     Raises:
         ValueError: It was made from another one, or nobody knows.
     """
-    if not read_key(mask).startswith(key):
+    known = read_key(mask)
+    if key not in (known, known.partition(" ")[0]):
         raise ValueError(
             f"{mask}: is there already, and was not made from this picture by this model with "
             "these settings. Give --overwrite to make it again, or choose another output folder."

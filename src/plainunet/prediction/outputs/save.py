@@ -32,7 +32,6 @@ from plainunet.prediction.outputs.lists import (
 from plainunet.prediction.outputs.outlines import draw_outlines
 from plainunet.prediction.writers import draw_overlay, write_mask, write_png, write_tiff_mask
 
-_LISTS = ("instances", "areas", "coco", "rle-rows", "rle-columns")
 _OF_OBJECTS = ("contours", "instances", "coco", "rle-columns")
 _QUALITY = 90  # of overlays, as JPEG
 
@@ -74,7 +73,7 @@ class Outputs:
     @property
     def of_all(self) -> bool:
         """Whether there are files that list all pictures."""
-        return any(name in _LISTS for name in self._saves)
+        return bool(self._tables) or "coco" in self._saves
 
     @property
     def beyond_areas(self) -> list[str]:
@@ -162,25 +161,18 @@ class Outputs:
             return Finding({}, None)
         return Finding({AREAS: area_rows(name, counts, self._card)}, None)
 
-    def finish(self, findings: Sequence[Finding]) -> list[Path]:
+    def finish(self, findings: Sequence[Finding]) -> None:
         """Write the files that list all pictures.
 
         Args:
             findings: What they say of each.
-
-        Returns:
-            The files.
         """
-        written = []
         for table in self._tables:
             rows = [row for finding in findings for row in finding.rows.get(table.file, [])]
             write_table(self._out / table.file, table.header, rows)
-            written.append(self._out / table.file)
         if "coco" in self._saves:
             pictures = [finding.coco for finding in findings if finding.coco]
             write_coco(self._out / "coco.json", pictures, self._card)
-            written.append(self._out / "coco.json")
-        return written
 
     def quantise(self, band: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Bring probabilities to the forms in which they are written.
