@@ -14,6 +14,7 @@ PACKAGE = TESTS.parent / "src" / "plainunet"
 # the order in which data flows; rooms on one line do not know each other
 ORDER = (
     {"files", "memory"},
+    {"data_config"},
     {"config", "palette"},
     {"settings"},
     {"data", "network"},

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 import plainunet
-from plainunet.config import DataConfig, Device, FolderConfig, Precision, TrainConfig
+from plainunet.config import Device, Precision, TrainConfig
+from plainunet.data_config import DataConfig, FolderConfig
 from plainunet.network.options import NetworkOptions
 from plainunet.prediction.options import PredictOptions
 from plainunet.settings import make_config, read_settings
@@ -157,6 +158,7 @@ def evaluate(
     /,
     *,
     split: Literal["train", "val", "test", "all"] | None = None,
+    refine: Path | None = None,
     folder: Annotated[FolderConfig, Parameter(name="*")] = _FOLDER,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     device: Device = "auto",
@@ -175,6 +177,8 @@ def evaluate(
         validation part is taken; any other is taken whole.
     split
         Take this part.
+    refine
+        A checkpoint of a run with --refine-of, as of predict.
     json_file
         Also write the scores, and those of each picture, as JSON.
     device
@@ -195,6 +199,7 @@ def evaluate(
             checkpoint,
             data,
             split=split,
+            refine=refine,
             **folder.folder_arguments(),
             device=device,
             precision=precision,
@@ -255,6 +260,7 @@ def predict(
     room = None if memory is None else read_bytes(memory)
     predictor = Predictor.load(
         [checkpoint, *options.others],
+        refine=options.refine,
         device=device,
         precision=precision,
         memory=room,

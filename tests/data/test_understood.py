@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from plainunet.config import DataConfig
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import find_pairs
 from plainunet.data.understood import describe, write_understood
+from plainunet.data_config import DataConfig
 from plainunet.settings import read_dataset, with_dataset
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.config import DataConfig
+from plainunet.data_config import DataConfig
 from plainunet.evaluation.classes import match_classes
 from plainunet.network.checkpoint import Card
 from plainunet.palette import default_colors

@@ -1,6 +1,5 @@
 import copy
 import dataclasses
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -185,7 +184,7 @@ def test_grey_is_shown_as_rgb() -> None:
         assert np.array_equal(predictor.predict(grey), wanted)
     assert np.array_equal(predictor.predict(grey[..., None]), wanted)
     predictor.card.training["grey"] = 3  # it was trained on some, and nothing is to be said
-    predictor._said.clear()
+    predictor._doubts._said.clear()
     assert np.array_equal(predictor.predict(grey), wanted)
 
 
@@ -333,43 +332,6 @@ def test_results_need_no_gradient_and_can_be_changed() -> None:
     # inference mode must not have touched the weights
     predictor.network.train()
     predictor.network(torch.rand(2, 3, 16, 16)).sum().backward()
-
-
-def test_pictures_far_from_the_training_pictures_are_warned_of() -> None:
-    card = make_card(3)
-    card.training["areas"] = [1000, 4000]
-    predictor = Predictor(copy_network(), card, device="cpu", precision="fp32")
-    with warnings.catch_warnings(record=True) as raised:
-        warnings.simplefilter("always")
-        predictor.predict(noise(25, 40, 3))
-        predictor.predict(noise(15, 15, 3))
-        predictor.predict(noise(150, 150, 3))
-        assert raised == []
-        predictor.predict(noise(10, 10, 3))
-        predictor.probabilities(noise(160, 160, 3))
-    assert len(raised) == 2
-    assert "10 x 10 pixels" in str(raised[0].message)
-    assert "1,000 to 4,000 pixels" in str(raised[1].message)
-    # it points at the caller's line
-    assert {Path(each.filename).name for each in raised} == {Path(__file__).name}
-
-
-def test_pictures_of_another_kind_are_warned_of_once() -> None:
-    card = make_card(3)
-    card.training["dtypes"] = ["uint16"]
-    predictor = Predictor(copy_network(), card, device="cpu", precision="fp32")
-    with warnings.catch_warnings(record=True) as raised:
-        warnings.simplefilter("always")
-        predictor.predict(noise(32, 48, 3).astype(np.uint16))
-        predictor.predict(noise(32, 48, 3).astype(np.float32))
-        assert raised == []
-        for _ in range(2):
-            predictor.predict(noise(32, 48, 3))
-            predictor.predict(noise(32, 48, 1).astype(np.uint16))
-    assert len(raised) == 2
-    assert "uint8 values, where the model was trained on uint16" in str(raised[0].message)
-    assert "grey picture is shown as RGB" in str(raised[1].message)
-    assert {Path(each.filename).name for each in raised} == {Path(__file__).name}
 
 
 @pytest.mark.parametrize("size", [(61, 83), (5, 40), (420, 30)])

@@ -36,7 +36,12 @@ class Samples:
     With a box, a picture is reduced to fit (never enlarged), then padded at the right and bottom:
     the image by its edge, the shares by nothing, so that the padding does not count. Without
     one, every picture is reduced by the same factor, and sizes differ as the pictures' do.
+
+    Attributes:
+        told: So many last channels of the images are no light but what is told of each pixel.
     """
+
+    told = 0
 
     def __init__(
         self,
@@ -121,21 +126,9 @@ class Samples:
             on_progress: Told how many of how many samples are ready.
         """
         files = [Path(file) for pair in self._files for file in pair]
-        settings: dict[str, Any] = {
-            "count": len(self),
-            "box": self.box,
-            "target_scale": self.target_scale,
-            "channels": self.channels,
-            "coding": [
-                *(*self.coding.values, self.coding.ignore, self.coding.kind),
-                *self.coding.colors,
-            ],
-        }
-        if self.objects:
-            settings["objects"] = True
+        settings = self._settings()
         sizes = None
         if self.box is None:
-            settings["factor"] = self.factor
             t = self.target_scale
             sizes = [(height * t, width * t) for height, width in self.sizes]
         try:
@@ -146,6 +139,22 @@ class Samples:
             self._cache = cached(files, settings, self._load, on_progress, sizes)
         # without a cache nobody knows whether a picture deeper than 8 bits will come
         self._as_float = self._as_float or self._cache is None
+
+    def _settings(self) -> dict[str, Any]:
+        """What samples depend on beside their files."""
+        coding = self.coding
+        settings: dict[str, Any] = {
+            "count": len(self),
+            "box": self.box,
+            "target_scale": self.target_scale,
+            "channels": self.channels,
+            "coding": [*coding.values, coding.ignore, coding.kind, *coding.colors],
+        }
+        if self.objects:
+            settings["objects"] = True
+        if self.box is None:
+            settings["factor"] = self.factor
+        return settings
 
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
@@ -167,8 +176,7 @@ class Samples:
         moments = []
         for index in chosen:
             image, shares = self[index][:2]
-            inside = to_unit(image)[shares.any(axis=2)].astype(np.float64)
-            moments.append((len(inside), inside.sum(axis=0), (inside**2).sum(axis=0)))
+            moments.append(_moments(image[shares.any(axis=2)]))
         count, total, squares = (np.sum(part, axis=0) for part in zip(*moments, strict=True))
         mean = total / count
         return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()
@@ -250,7 +258,7 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
         # reduced first: augmenting costs by the pixel
         self._fine = (size[0] * samples.target_scale, size[1] * samples.target_scale)
         scale = self._fine[0] / seen[0]
-        self._augment = Augment(augment, elastic * scale)
+        self._augment = Augment(augment, elastic * scale, samples.told)
         self._border = (border[0], border[1] * scale) if border else None
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, ...]:
@@ -275,6 +283,16 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
         moved = self._augment.move(resize_labels(objects[0], self._fine), state)
         labels, shares = part_objects(moved[..., 0], shares)
         return _tensor(image), _tensor(shares), _tensor(border_weights(labels, *self._border))
+
+
+def _moments(pixels: NDArray[Any]) -> tuple[Any, ...]:
+    """Count pixels [n, C]; of each channel, in the network's range, add them and their squares."""
+    if pixels.dtype != np.uint8:
+        values = to_unit(pixels).astype(np.float64)
+        return len(values), values.sum(axis=0), (values**2).sum(axis=0)
+    counts = np.stack([np.bincount(channel, minlength=256) for channel in pixels.T])
+    levels = np.arange(256) / 255
+    return len(pixels), counts @ levels, counts @ levels**2
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from plainunet.config import DataConfig
 from plainunet.data.encodings.colors import pack
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
 from plainunet.data.split_file import SPLIT_FILE, write_split
+from plainunet.data_config import DataConfig
 from plainunet.files import require_writable
 from plainunet.settings import DATASET_FILE, write_dataset
 

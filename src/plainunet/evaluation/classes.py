@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from plainunet.config import DataConfig
 from plainunet.data.encodings.colors import IGNORED
 from plainunet.data.masks import MaskCoding
 from plainunet.data.meaning import common_names, understand_masks
+from plainunet.data_config import DataConfig
 from plainunet.network.checkpoint import Card
 from plainunet.palette import default_names
 

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.config import DataConfig
 from plainunet.data.check import check_pairs
 from plainunet.data.folders.stacks import open_stacks
 from plainunet.data.images import read_image
@@ -21,6 +20,7 @@ from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair, find_pairs
 from plainunet.data.places import files_of
 from plainunet.data.split_file import SPLIT_FILE, name_below, read_split
+from plainunet.data_config import DataConfig
 from plainunet.evaluation.classes import match_classes
 from plainunet.evaluation.metrics import Counts, confusion_matrix, scores, summarise
 from plainunet.network.checkpoint import Card
@@ -40,6 +40,7 @@ def evaluate(
     pairs: str | None = None,
     rle: Literal["rows", "columns"] | None = None,
     skip_unlabelled: bool = False,
+    refine: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
     on_progress: OnProgress | None = None,
@@ -59,6 +60,7 @@ def evaluate(
         pairs: How they belong together, see `plainunet.data.pairing.find_pairs`.
         rle: How run-length codes count; left out, it is found.
         skip_unlabelled: Whether pictures without a mask are left out.
+        refine: A checkpoint of a run with `refine_of`, see `Predictor.load`.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
         on_progress: Told how many of how many pictures are done.
@@ -72,7 +74,7 @@ def evaluate(
         FileNotFoundError: No such checkpoint or folder.
         ValueError: The folder cannot be understood, or has no picture in that part.
     """
-    predictor = Predictor.load(checkpoint, device=device, precision=precision)
+    predictor = Predictor.load(checkpoint, refine=refine, device=device, precision=precision)
     given: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
     given["skip_unlabelled"] = skip_unlabelled or None
     where = DataConfig(**{key: value for key, value in given.items() if value is not None})

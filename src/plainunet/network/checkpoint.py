@@ -58,6 +58,9 @@ class Card:
     """Connected regions of a class with fewer pixels become background."""
     fill_holes: int = 0
     """Holes of up to so many pixels are filled."""
+    refines: bool = False
+    """Whether the network sees pictures together with the probabilities that another one gives,
+    whose masks it refines."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the software that wrote it."""
 
@@ -150,8 +153,9 @@ def versions() -> dict[str, str]:
 
 def _read_card(said: dict[str, Any]) -> Card:
     # earlier ones do not say all of it
-    later = {"factor": 1.0, "tta": "none", "scales": (1.0,), "min_object": 0, "fill_holes": 0}
-    fields = {f.name: {**later, **said}[f.name] for f in dataclasses.fields(Card)}
+    later = ("factor", "tta", "scales", "min_object", "fill_holes", "refines")
+    known = {f.name: f.default for f in dataclasses.fields(Card) if f.name in later}
+    fields = {f.name: {**known, **said}[f.name] for f in dataclasses.fields(Card)}
     fields["scales"] = tuple(fields["scales"])
     fields["class_names"] = tuple(fields["class_names"])
     fields["colors"] = tuple((r, g, b) for r, g, b in fields["colors"])

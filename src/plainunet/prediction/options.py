@@ -59,3 +59,6 @@ class PredictOptions(CardOptions):
     rle-columns (CSV of run-length codes, as Kaggle's Carvana and most other sets count)."""
     others: tuple[Path, ...] = ()
     """More checkpoints, whose probabilities are averaged with those of the first."""
+    refine: Path | None = None
+    """A checkpoint of a run with --refine-of, which looks again, at full size, where the first
+    is unsure."""

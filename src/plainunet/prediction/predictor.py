@@ -7,7 +7,6 @@ here it is averaged, and becomes a class for each pixel.
 
 import dataclasses
 import hashlib
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -26,12 +25,10 @@ from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.objects import fill_holes, remove_small
 from plainunet.prediction.options import CardOptions
+from plainunet.prediction.refine import Refiner, require_finer
+from plainunet.prediction.unlike import Doubts
 from plainunet.prediction.views import TTA, View, in_step, log_mean
 from plainunet.settings import explain
-
-FAR = 6
-"""A picture is far from the training pictures when its area is so many times theirs, or less
-than one so-many-th."""
 
 
 class Predictor:
@@ -52,6 +49,7 @@ class Predictor:
         card: Card | None = None,
         *,
         others: Sequence[tuple[UNet, Card]] = (),
+        refine: tuple[UNet, Card] | None = None,
         device: str = "auto",
         precision: str = "auto",
         memory: float | None = None,
@@ -64,6 +62,8 @@ class Predictor:
                 taken at their own size, and classes have numbers for names.
             others: More networks with their descriptions, whose probabilities are averaged with
                 those of the first; of their descriptions, the scale policy counts.
+            refine: A network that was trained to refine masks, with its description: it looks
+                again, at full size, where the others are unsure.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16".
             memory: What a picture may take [bytes], beside what the process has anyway; larger
@@ -72,8 +72,8 @@ class Predictor:
 
         Raises:
             ValueError: There is no such device, a card has another number of classes than its
-                network, the networks have different classes, or the card asks for an unknown
-                test-time augmentation.
+                network, the networks have different classes, `refine` is no network for that, or
+                the card asks for an unknown test-time augmentation.
         """
         if card is None:
             numbers = tuple(str(number) for number in range(network.num_classes))
@@ -106,13 +106,19 @@ class Predictor:
             for each, own in ((network, card), *others)
             for scale in card.scales
         ]
-        self._said: set[str] = set()
+        self._refiner = None
+        if refine is not None:
+            require_finer(refine, network)
+            fine = to_device(refine[0], self.device)
+            self._refiner = Refiner(fine, precision=self.precision, memory=memory)
+        self._doubts = Doubts(card, network.in_channels)
 
     @classmethod
     def load(
         cls,
         path: str | Path | Sequence[str | Path],
         *,
+        refine: str | Path | None = None,
         device: str = "auto",
         precision: str = "auto",
         memory: float | None = None,
@@ -122,6 +128,8 @@ class Predictor:
 
         Args:
             path: A `best.safetensors`, or several.
+            refine: One of a run with `refine_of`: it looks again, at full size, where these are
+                unsure.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16".
             memory: What a picture may take [bytes].
@@ -144,15 +152,30 @@ class Predictor:
         except ValidationError as error:
             raise ValueError(explain(error, CardOptions)) from None
         (network, card), *others = [load_checkpoint(Path(each)) for each in paths]
-        for each, _ in ((network, card), *others):
-            fold_batch_normalisation(each)
+        for each, (_, own) in zip(paths, ((network, card), *others), strict=True):
+            if own.refines:
+                raise ValueError(
+                    f"{each}: this model refines the masks of another one. Give that, and this "
+                    "one by --refine."
+                )
+        finer = load_checkpoint(Path(refine)) if refine is not None else None
+        for part, _ in ((network, card), *others, *([finer] if finer else [])):
+            fold_batch_normalisation(part)
         if "threshold" in instead and network.num_classes > 2:
             raise ValueError(
                 f"--threshold is for two classes; this model has {network.num_classes}, and takes "
                 "the likeliest."
             )
         card = dataclasses.replace(card, **instead)
-        return cls(network, card, others=others, device=device, precision=precision, memory=memory)
+        return cls(
+            network,
+            card,
+            others=others,
+            refine=finer,
+            device=device,
+            precision=precision,
+            memory=memory,
+        )
 
     def predict(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """Choose a class for each pixel.
@@ -240,9 +263,10 @@ class Predictor:
             A SHA-256 in hexadecimal.
         """
         digest, card = hashlib.sha256(), self.card
-        for view in self._views:
-            digest.update(repr((view.box, view.factor)).encode())
-            for name, value in sorted(view.network.state_dict().items()):
+        parts: list[View | Refiner] = [*self._views, *([self._refiner] if self._refiner else [])]
+        for each in parts:
+            digest.update(repr(each.sees).encode())
+            for name, value in sorted(each.network.state_dict().items()):
                 digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         said = card.threshold, card.tta, card.min_object, card.fill_holes, self.precision
         digest.update(repr(said).encode())
@@ -251,44 +275,12 @@ class Predictor:
     def _bands(self, picture: Windows, first: int) -> Iterator[Tensor]:
         """Logits [K, n, W] at the picture's own size; of two classes, their difference [1, n, W].
 
-        They are those of the mean of all views' probabilities.
+        They are those of the mean of all views' probabilities, refined where that is asked for.
         """
-        self._warn_if_other(picture)
-        self._warn_if_far(picture.shape[:2])
+        self._doubts.say_of(picture)
         is_binary = self.network.num_classes == 2
-        streams = [view.bands(picture, is_binary, first) for view in self._views]
-        for bands in in_step(streams):
-            yield log_mean(bands, dim=0)
-
-    def _warn_if_other(self, image: Windows) -> None:
-        """Warn once of grey pictures for a model of colours, and of another kind of integers."""
-        known = self.card.training.get("dtypes", [image.dtype.name])
-        integers = image.dtype.kind in "iu" and all(name.startswith("uint") for name in known)
-        if integers and image.dtype.name not in known:
-            self._warn_once(
-                f"a picture of {image.dtype.name} values, where the model was trained on "
-                f"{' and '.join(known)}: each is divided by the largest value of its type, so it "
-                "may look darker or brighter than those. Save it like them."
-            )
-        grey_is_known = self.card.training.get("grey", 0) > 0
-        if image.shape[2] == 1 and self.network.in_channels == 3 and not grey_is_known:
-            self._warn_once("a grey picture is shown as RGB to a model that takes colours.")
-
-    def _warn_once(self, said: str) -> None:
-        if said not in self._said:
-            self._said.add(said)
-            warnings.warn(said, stacklevel=6)
-
-    def _warn_if_far(self, size: tuple[int, int]) -> None:
-        """Warn about a picture much larger or smaller than any that the model was made for."""
-        if self.card.size is None:
-            return  # things have the same scale in it, however much of them it shows
-        known = self.card.training.get("areas")
-        area = size[0] * size[1]
-        if known and not known[0] / FAR <= area <= known[1] * FAR:
-            warnings.warn(
-                f"a picture of {size[0]} x {size[1]} pixels (height x width) is far from the "
-                f"areas that the model was trained on ({known[0]:,} to {known[1]:,} pixels); "
-                "expect a poorer mask, and look at it.",
-                stacklevel=5,
-            )
+        refiner = self._refiner
+        needed = refiner.row_needed(first, picture.shape[0]) if refiner else first
+        streams = [view.bands(picture, is_binary, needed) for view in self._views]
+        coarse = (log_mean(bands, dim=0) for bands in in_step(streams))
+        yield from refiner.bands(picture, coarse, first) if refiner else coarse

@@ -45,6 +45,7 @@ class View:
         network: The network.
         box: Height and width that a picture is reduced to fit in, or None where it is `factor`.
         factor: Length of a picture's side afterwards, as a share of its own.
+        sees: Both: what masks depend on beside the weights.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class View:
         box = card.size and tuple(max(1, round(side * scale)) for side in card.size)
         self.box = (box[0], box[1]) if box else None
         self.factor = card.factor * scale
+        self.sees = self.box, self.factor
         self._turns = TTA[card.tta]
         self._precision, self._memory = precision, memory
 
@@ -112,11 +114,7 @@ class View:
             if top >= size[0]:
                 return
             inside = band[:, : size[0] - top, : size[1]].float()
-            if not inside.isfinite().all():
-                raise NotFiniteError(
-                    "the network gives values that are not finite for this picture: its weights "
-                    "are damaged, or its training went astray. Take another checkpoint."
-                )
+            require_finite(inside)
             yield top, inside
 
     @torch.inference_mode()
@@ -130,6 +128,22 @@ class View:
                 return log_mean((logits.float() for logits in seen), dim=1)
         finally:
             self.network.train(was_training)
+
+
+def require_finite(logits: Tensor) -> None:
+    """Refuse what is no prediction.
+
+    Args:
+        logits: What a network gives.
+
+    Raises:
+        NotFiniteError: There are values that are not finite.
+    """
+    if not logits.isfinite().all():
+        raise NotFiniteError(
+            "the network gives values that are not finite for this picture: its weights are "
+            "damaged, or its training went astray. Take another checkpoint."
+        )
 
 
 def turn(batch: Tensor, how: tuple[int, bool]) -> Tensor:

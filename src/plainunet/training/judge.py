@@ -20,6 +20,7 @@ from plainunet.training.epochs import BEST_FILE
 from plainunet.training.events import Advance, Judged, OnEvent, Stage
 from plainunet.training.interrupt import Stop, StoppedError
 from plainunet.training.journal import Journal
+from plainunet.training.refining import make_predictor
 
 SAVED_IMAGES = 16
 """At most so many validation pictures are saved, spread evenly from worst to best."""
@@ -53,7 +54,7 @@ def judge_best(
     """
     best = out / BEST_FILE
     network, card = processes.first_decides(lambda: load_checkpoint(best))
-    predictor = Predictor(network, card, device=config.device, precision=config.precision)
+    predictor = make_predictor(network, card, config)
     held_out = [pair for pair in pairs if pair.part == "val"]
     mine = [held_out[number] for number in processes.share(len(held_out))]
     digest = processes.first_decides(lambda: hashlib.sha256(best.read_bytes()).hexdigest())

@@ -15,6 +15,7 @@ from plainunet.data.fingerprint import Fingerprint
 from plainunet.data.patches import patches_each
 from plainunet.data.problems import command
 from plainunet.data.resizing import reduce_size
+from plainunet.prediction.cells import SIDE, windows_each
 from plainunet.training.scale import (
     WIDTHS,
     Machine,
@@ -51,9 +52,10 @@ def make_plan(
         is planned at all.
     """
     plan: Plan = {}
+    as_given = "as given, or as refining has it" if given.get("refine_of") else "as given"
 
     def decide(name: str, value: Any, reason: str) -> Any:
-        plan[name] = (given[name], "as given") if name in given else (value, reason)
+        plan[name] = (given[name], as_given) if name in given else (value, reason)
         return plan[name][0]
 
     depth = decide("depth", *_choose_depth(seen))
@@ -84,7 +86,9 @@ def make_plan(
     decide("augment", *_choose_augment(seen))
     decide("class_weights", *_choose_weights(seen, given.get("loss", TrainConfig().loss)))
     each = 1
-    if "patch" in plan:
+    if given.get("refine_of"):
+        each = windows_each(seen.trained) * patches_each([(SIDE, SIDE)], side)
+    elif "patch" in plan:
         reduced = [reduce_size(size, plan["factor"][0]) for size in seen.sizes]
         each = patches_each(reduced, side)
     epochs = max(1, round(passes / seen.trained / each))

@@ -23,7 +23,6 @@ from plainunet.data.understood import describe
 from plainunet.files import lock_folder, remove_unfinished, write_whole
 from plainunet.memory import keep_freed_memory
 from plainunet.network.device import choose_device
-from plainunet.prediction.predictor import Predictor
 from plainunet.settings import (
     DATASET_FILE,
     load_config,
@@ -41,6 +40,7 @@ from plainunet.training.judge import SAVED_IMAGES, judge_best
 from plainunet.training.pictures import VALIDATION_FOLDER
 from plainunet.training.plan import BUDGET
 from plainunet.training.prepare import check_window, understand
+from plainunet.training.refining import make_predictor, with_coarse
 from plainunet.training.start import describe_run, make_network, read_samples
 from plainunet.training.state import STATE_FILE, read_state, require_run
 from plainunet.training.tracking import require_trackers, track
@@ -98,6 +98,8 @@ def _plan(
         )
     require_trackers(config, out)
     config = with_dataset(config, data)
+    if config.refine_of is not None:
+        config = with_coarse(config, data, on_event)
     given = config.model_fields_set
     if config.budget is None and "epochs" not in given:
         config = config.model_copy(update={"budget": BUDGET})
@@ -247,7 +249,7 @@ def _run(
 
     end = None
     if (budget := config.budget) is not None:
-        predictor = Predictor(network, card, device=config.device, precision=config.precision)
+        predictor = make_predictor(network, card, config)
         held_out = [pair for pair in pairs if pair.part == "val"]
         measure = partial(measure_end, predictor, held_out, coding, SAVED_IMAGES)
         end = processes.first_decides(lambda: begun + budget - measure())

@@ -18,6 +18,7 @@ from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.training.distributed import Processes
 from plainunet.training.events import Advance, Note, OnEvent, Stage
+from plainunet.training.refining import UnsureWindows
 
 Shape = tuple[int, int, int]
 """Height, width [pixels] and channels of a picture."""
@@ -46,18 +47,18 @@ def read_samples(
     """
     if grey := _grey(shapes):
         on_event(Note(f"note: {grey} grey pictures are shown as RGB, like the others"))
-    parts = {
-        part: Samples(
-            [pair for pair in pairs if pair.part == part],
-            coding,
-            config.size,
-            _channels(shapes),
-            config.target_scale,
-            objects=part == "train" and config.border_weight > 0,
-            factor=config.factor,
+
+    def choose(part: str) -> Samples:
+        chosen = [pair for pair in pairs if pair.part == part]
+        channels = _channels(shapes)
+        objects = part == "train" and config.border_weight > 0
+        if config.refine_of is not None:
+            return UnsureWindows(chosen, coding, config, channels, objects, judged=part == "val")
+        return Samples(
+            chosen, coding, config.size, channels, config.target_scale, objects, config.factor
         )
-        for part in ("train", "val")
-    }
+
+    parts = {part: choose(part) for part in ("train", "val")}
 
     def fill() -> None:
         for samples in parts.values():
@@ -89,7 +90,8 @@ def make_network(
         The network, on the CPU.
     """
     torch.manual_seed(config.seed)
-    network = UNet(_channels(shapes), len(config.classes), **config.network_arguments())
+    channels = _channels(shapes) + samples.told
+    network = UNet(channels, len(config.classes), **config.network_arguments())
     if config.start_from and is_new:
         fresh = take_weights(network, Path(config.start_from))
         said = f"; fresh or averaged: {', '.join(fresh)}" if fresh else ""
@@ -134,6 +136,7 @@ def describe_run(
         colors=coding.colors or default_colors(len(config.classes)),
         size=config.size,
         factor=config.factor,
+        refines=config.refine_of is not None,
         masks={**masks, "colors": coding.colors} if coding.colors else masks,
         training=training,
         versions=versions(),

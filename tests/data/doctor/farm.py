@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from plainunet.config import DataConfig
+from plainunet.data_config import DataConfig
 
 LEGEND_OF_DUBAI = ("9B9B9B", "E2A929", "8429F6", "6EC1E4", "3C1098", "FEDD3A")
 

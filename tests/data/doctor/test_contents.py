@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from plainunet.config import DataConfig
 from plainunet.data.census import MaskCounts, count_masks
 from plainunet.data.doctor.contents import (
     Contents,
@@ -15,6 +14,7 @@ from plainunet.data.doctor.contents import (
 from plainunet.data.doctor.findings import Findings
 from plainunet.data.doctor.summary import census_of
 from plainunet.data.pairing import Pair
+from plainunet.data_config import DataConfig
 
 IDS = np.tile(np.array([[0, 0, 1], [2, 1, 0]], np.uint8), (8, 8))
 BINARY = (IDS > 0).astype(np.uint8)

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import plainunet
-from plainunet.config import DataConfig
 from plainunet.data.doctor.diagnose import check
 from plainunet.data.doctor.findings import CODES
+from plainunet.data_config import DataConfig
 
 CodesOf = Callable[[Path], dict[str, list[str]]]
 

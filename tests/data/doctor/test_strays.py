@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.config import DataConfig
 from plainunet.data.doctor.diagnose import Diagnosis, check
 from plainunet.data.doctor.findings import Finding
+from plainunet.data_config import DataConfig
 
 LEGEND = np.array([[200, 30, 30], [30, 30, 200], [240, 240, 40]], np.uint8)
 

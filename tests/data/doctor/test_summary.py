@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plainunet.config import DataConfig
 from plainunet.data.census import MaskCounts
 from plainunet.data.doctor.contents import Contents
 from plainunet.data.doctor.summary import summarise
 from plainunet.data.doctor.survey import Look
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
+from plainunet.data_config import DataConfig
 
 PAIRS = [Pair(Path(f"{n}.png"), Path(f"{n}_m.png"), f"g{n // 2}", "train") for n in range(4)]
 LOOKS = [Look("png", (20, 30, 1 + 2 * (n > 0)), "uint8", 0, 9, str(n), b"") for n in range(4)]

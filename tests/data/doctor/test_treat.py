@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.config import DataConfig
 from plainunet.data.doctor.diagnose import check
 from plainunet.data.doctor.treat import treat
+from plainunet.data_config import DataConfig
 
 
 def stems(folder: Path) -> list[str]:

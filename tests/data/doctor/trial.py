@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from plainunet.config import DataConfig
 from plainunet.data.doctor.diagnose import check
 from plainunet.data.doctor.findings import Finding
+from plainunet.data_config import DataConfig
 
 from .farm import Copy, copy_set
 from .faults import Fault
@@ -104,7 +104,7 @@ if sys.platform == "linux":
     sets[0].effective &= ~0b110
     sets[0].permitted &= ~0b110
     assert libc.capset(ctypes.byref(head), sets) == 0
-from plainunet.config import DataConfig
+from plainunet.data_config import DataConfig
 from plainunet.data.doctor.diagnose import check
 result = check(sys.argv[1], DataConfig(**json.loads(sys.argv[2])))
 print(json.dumps(result.as_json()["findings"]))

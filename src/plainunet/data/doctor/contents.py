@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.config import DataConfig
 from plainunet.data.census import MaskCounts, count_all_colors
 from plainunet.data.doctor import mend
 from plainunet.data.doctor.findings import Findings
@@ -27,6 +26,7 @@ from plainunet.data.meaning import explain_masks
 from plainunet.data.pairing import Pair
 from plainunet.data.places import files_of
 from plainunet.data.problems import DataError, command
+from plainunet.data_config import DataConfig
 
 _MOST_SET_ASIDE = 20
 _FEW = 0.05

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from plainunet.config import DataConfig
 from plainunet.data.ceiling import SIZES
 from plainunet.data.census import MaskCounts, count_masks
 from plainunet.data.doctor.contents import (
@@ -33,6 +32,7 @@ from plainunet.data.pairing import Pair, find_pairs
 from plainunet.data.places import files_of
 from plainunet.data.problems import DataError, as_problem, command
 from plainunet.data.split_file import SPLIT_FILE
+from plainunet.data_config import DataConfig
 from plainunet.memory import keep_freed_memory
 from plainunet.settings import DATASET_FILE, with_dataset
 

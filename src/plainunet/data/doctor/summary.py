@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from plainunet.config import DataConfig
 from plainunet.data.census import MaskCounts
 from plainunet.data.doctor.contents import Contents
 from plainunet.data.doctor.survey import Look
 from plainunet.data.pairing import Pair
+from plainunet.data_config import DataConfig
 from plainunet.palette import default_names
 
 _WHY = {
