@@ -1,6 +1,7 @@
 """Predict pictures: how fast, where the time goes, and in how much memory.
 
     python benchmarks/predict.py speed CHECKPOINT --data DATA/carvana
+    python benchmarks/predict.py refine COARSE --fine FINE --full FULL --data DATA/carvana
     python benchmarks/predict.py memory
     python benchmarks/predict.py seams CHECKPOINT --data DATA/isbi2012/images
 
@@ -8,7 +9,9 @@
 same pictures, in turns: `plainunet`'s batch; the plain way (Pillow, resize, fp32 in NCHW, one by
 one, bilinear up, PNG by Pillow); and, where MONAI is installed (`pip install --no-deps monai`), its
 SlidingWindowInferer with the working size as window, which looks at the picture in full. The
-pictures are those held out in training, whose Dice stands beside each. `memory` predicts drawn
+pictures are those held out in training, whose Dice stands beside each. `refine` does so with a
+model that sees them reduced, with the same refined by a second one, and with one that sees them in
+full. `memory` predicts drawn
 TIFF files of several sizes with a network of 16 base channels that has learnt nothing, each in a
 process of its own; what counts is the most that the process, threads included, had resident.
 `seams` lays real pictures side by side and compares tiles with one pass.
@@ -25,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -94,17 +98,39 @@ def dice(pairs: Sequence[Pair], coding: MaskCoding, out: Path) -> float:
     return float(np.mean(scores))
 
 
-def speed(arguments: argparse.Namespace) -> None:
-    """Print pictures a second of each way, in turns, and where the time goes."""
-    pairs = [
-        pair
-        for pair in read_split(arguments.checkpoint.parent / SPLIT_FILE, arguments.data)
-        if pair.part == "val"
-    ]
-    pairs = pairs[:: max(1, len(pairs) // arguments.pictures)][: arguments.pictures]
-    network, card = load_checkpoint(arguments.checkpoint)
+def held_out(checkpoint: Path, data: Path, most: int) -> list[Pair]:
+    """Pictures that a model was not trained on."""
+    pairs = [p for p in read_split(checkpoint.parent / SPLIT_FILE, data) if p.part == "val"]
+    return pairs[:: max(1, len(pairs) // most)][:most]
+
+
+def take_turns(
+    ways: dict[str, Callable[[Sequence[Path], Path], object]],
+    pairs: Sequence[Pair],
+    card: Card,
+    rounds: int,
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Predict the pictures in each way: seconds a picture of each round, and Dice."""
     said = card.masks
     coding = MaskCoding(tuple(said["values"]), said["ignore"], said["kind"])
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    scores = {}
+    for number in range(rounds + 1):  # the first one warms up
+        for way, run in ways.items():
+            few = pairs[::_FEWER] if way.startswith("MONAI") or number == 0 else pairs
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.perf_counter()
+                run([pair.image for pair in few], Path(folder))
+                if number:
+                    seconds[way].append((time.perf_counter() - start) / len(few))
+                    scores[way] = dice(few, coding, Path(folder))
+    return seconds, scores
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Print pictures a second of each way, in turns, and where the time goes."""
+    pairs = held_out(arguments.checkpoint, arguments.data, arguments.pictures)
+    network, card = load_checkpoint(arguments.checkpoint)
     predictor = Predictor.load(arguments.checkpoint)
     ways: dict[str, Callable[[Sequence[Path], Path], object]] = {
         "plainunet": lambda images, out: predict_files(predictor, images, out),
@@ -114,28 +140,40 @@ def speed(arguments: argparse.Namespace) -> None:
         print("MONAI is not installed, and left out")
     else:
         ways["MONAI SlidingWindowInferer"] = lambda images, out: monai(network, card, images, out)
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    scores = {}
-    for _ in range(arguments.rounds + 1):  # the first one warms up
-        for way, run in ways.items():
-            few = pairs[::_FEWER] if way.startswith("MONAI") else pairs
-            with tempfile.TemporaryDirectory() as folder:
-                start = time.perf_counter()
-                run([pair.image for pair in few], Path(folder))
-                seconds[way].append((time.perf_counter() - start) / len(few))
-                scores[way] = dice(few, coding, Path(folder))
+    seconds, scores = take_turns(ways, pairs, card, arguments.rounds)
     print(f"{_processor()}, {os.cpu_count()} cores, {predictor.precision}")
     print(f"{len(pairs)} pictures, {arguments.rounds} rounds, working size {card.size}\n")
     print("| way | pictures/s | Dice per image | plainunet is so many times as fast |")
     print("|---|---|---|---|")
-    ours = seconds["plainunet"][1:]
     for way, times in seconds.items():
-        ratios = [other / own for own, other in zip(ours, times[1:], strict=False)]
+        ratios = [other / own for own, other in zip(seconds["plainunet"], times, strict=True)]
         print(
-            f"| {way} | {1 / statistics.median(times[1:]):.2f} | {scores[way]:.4f} | "
+            f"| {way} | {1 / statistics.median(times):.2f} | {scores[way]:.4f} | "
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |"
         )
     where_time_goes(predictor, [pair.image for pair in pairs[:16]])
+
+
+def refine(arguments: argparse.Namespace) -> None:
+    """Print Dice and time of pictures that are seen reduced, refined, and in full."""
+    pairs = held_out(arguments.checkpoint, arguments.data, arguments.pictures)
+    models = {
+        "reduced": Predictor.load(arguments.checkpoint),
+        "refined": Predictor.load(arguments.checkpoint, refine=arguments.fine),
+        "in full": Predictor.load(arguments.full),
+    }
+    ways = {name: partial(predict_files, model) for name, model in models.items()}
+    seconds, scores = take_turns(ways, pairs, models["reduced"].card, arguments.rounds)
+    print(f"{_processor()}, {os.cpu_count()} cores, {models['reduced'].precision}")
+    print(f"{len(pairs)} pictures, {arguments.rounds} rounds\n")
+    print("| picture | seconds a picture | of the time in full | Dice per image |")
+    print("|---|---|---|---|")
+    for name, times in seconds.items():
+        shares = [own / full for own, full in zip(times, seconds["in full"], strict=True)]
+        print(
+            f"| {name} | {statistics.median(times):.3f} | {statistics.median(shares):.3f} "
+            f"({min(shares):.3f}-{max(shares):.3f}) | {scores[name]:.4f} |"
+        )
 
 
 def where_time_goes(predictor: Predictor, images: Sequence[Path]) -> None:
@@ -269,6 +307,13 @@ def main() -> None:
     verb.add_argument("--data", type=Path, required=True)
     verb.add_argument("--pictures", type=int, default=64)
     verb.add_argument("--rounds", type=int, default=5)
+    verb = verbs.add_parser("refine")
+    verb.add_argument("checkpoint", type=Path, help="that of the model that sees them reduced")
+    verb.add_argument("--fine", type=Path, required=True, help="trained with --refine-of")
+    verb.add_argument("--full", type=Path, required=True, help="trained on patches at factor 1")
+    verb.add_argument("--data", type=Path, required=True)
+    verb.add_argument("--pictures", type=int, default=64)
+    verb.add_argument("--rounds", type=int, default=1)
     verb = verbs.add_parser("memory")
     verb.add_argument("--sides", type=int, nargs="*", default=[5000, 10000, 20000, 40000])
     verb.add_argument("--kinds", nargs="*", default=["tiles, 8 bit"])
@@ -282,7 +327,8 @@ def main() -> None:
     verb.add_argument("picture", type=Path)
     verb.add_argument("--memory", default="1G")
     arguments = parser.parse_args()
-    {"speed": speed, "memory": memory, "seams": seams, "one": one}[arguments.verb](arguments)
+    run = {"speed": speed, "refine": refine, "memory": memory, "seams": seams, "one": one}
+    run[arguments.verb](arguments)
 
 
 if __name__ == "__main__":

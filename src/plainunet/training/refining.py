@@ -149,7 +149,8 @@ class UnsureWindows(Samples):
     def _cut_picture(self, number: int) -> list[Sample]:
         image, *parts = self._pictures[number]
         probabilities = self._predictor.probabilities(image)
-        unsure = is_unsure(torch.from_numpy(probabilities).log()).numpy()
+        shown = torch.from_numpy(probabilities)
+        unsure = is_unsure(shown[1:].logit() if len(shown) == 2 else shown.log()).numpy()
         places = place_windows(unsure, self._each, SIDE, np.random.default_rng(number))
         whole = [_with_told(image, probabilities[1:]), *parts]
         return [
