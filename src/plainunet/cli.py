@@ -62,7 +62,7 @@ def train(
     from plainunet.training.progress import Screen, speaks
     from plainunet.training.run import resume as go_on
     from plainunet.training.run import train as begin
-    from plainunet.training.tables import show_scores
+    from plainunet.training.score_tables import show_scores
 
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
     with Screen() as screen:
@@ -189,7 +189,7 @@ def evaluate(
     from plainunet.evaluation.evaluate import evaluate as judge
     from plainunet.files import require_file, write_json
     from plainunet.training.progress import bar
-    from plainunet.training.tables import show_scores
+    from plainunet.training.score_tables import show_scores
 
     if json_file:
         require_file(json_file, ".json")
@@ -375,7 +375,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
     from plainunet.training.progress import Screen, bar
     from plainunet.training.run import CONFIG_FILE
     from plainunet.training.run import train as begin
-    from plainunet.training.tables import show_scores
+    from plainunet.training.score_tables import show_scores
 
     run = out / "run"
     with bar("drawing") as on_progress:

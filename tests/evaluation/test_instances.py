@@ -18,7 +18,7 @@ from plainunet.evaluation.instances import (
 Labels = NDArray[np.int32]
 
 
-def cells(seed: int, size: tuple[int, int] = (80, 110), level: float = 0.485) -> Labels:
+def cells(seed: int, size: tuple[int, int] = (80, 110), level: float = 0.52) -> Labels:
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).random(size), 3)
     return number_objects(noise > level, corners=False)
 
@@ -97,11 +97,12 @@ def test_numbers_may_have_gaps_and_be_large() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_staying_together_is_what_scikit_image_says(seed: int) -> None:
-    truth = cells(seed)
+    truth = cells(seed, (160, 220))
     prediction = thin_borders(disturbed(truth, seed))
     found = keep_together(truth, prediction)
     error, _, _ = adapted_rand_error(truth, prediction, ignore_labels=(0,))
-    assert found.rand == pytest.approx(1 - error)
+    # scikit-image draws two different pixels, the challenge two that may be the same
+    assert found.rand == pytest.approx(1 - error, abs=1e-3)
     inside = truth > 0
     # the entropies of each, given the other
     split, merged = variation_of_information(truth, prediction, ignore_labels=(0,))
@@ -114,6 +115,18 @@ def test_staying_together_is_what_scikit_image_says(seed: int) -> None:
     assert found.information == pytest.approx(2 * mutual / (of_truth + of_prediction))
     assert 0.5 < found.rand < 1
     assert 0.5 < found.information < 1
+
+
+def test_rand_s_score_is_that_of_all_pairs_of_pixels() -> None:
+    truth = cells(2, (12, 14), 0.5)
+    prediction = thin_borders(number_objects(cells(3, (12, 14), 0.5) > 0))
+    t, p = truth[truth > 0], prediction[truth > 0]
+    same_true, same_predicted = t[:, None] == t[None], p[:, None] == p[None]
+    assert 0 < same_true.mean() < 1
+    recall = (same_true & same_predicted).sum() / same_true.sum()
+    precision = (same_true & same_predicted).sum() / same_predicted.sum()
+    wanted = 2 * precision * recall / (precision + recall)
+    assert keep_together(truth, prediction).rand == pytest.approx(wanted)
 
 
 def test_known_figures_of_staying_together() -> None:
@@ -139,7 +152,7 @@ def test_borders_go_to_the_nearest_object() -> None:
     # a border twice as wide costs nothing
     truth = cells(3)
     narrow = np.where(ndimage.binary_erosion(truth > 0), truth, 0)
-    assert keep_together(truth, narrow).rand > 0.999
+    assert keep_together(truth, narrow).rand > 0.98
 
 
 def test_cells_that_touch_at_corners_are_two_or_one() -> None:

@@ -84,7 +84,7 @@ def test_the_native_scores_are_in_the_checkpoint(
     out, result, _ = judged
     network, card = load_checkpoint(out / BEST_FILE)
     assert card.scores == {
-        key: result[key] for key in ("protocol", "pooled", "per_image", "absent")
+        key: result[key] for key in ("protocol", "pooled", "per_image", "absent", "intervals")
     }
     assert card.scores["protocol"] == PROTOCOL
     before, its_card = load_checkpoint(finished.out / BEST_FILE)
@@ -127,7 +127,11 @@ def test_a_picture_without_foreground_that_is_right_is_not_the_worst(
 
 
 def test_it_equals_evaluate(finished: Any) -> None:
-    assert evaluate(finished.out / BEST_FILE, finished.data, precision="fp32") == finished.result
+    found = evaluate(finished.out / BEST_FILE, finished.data, precision="fp32")
+    # outlines are compared by `evaluate` alone
+    for part in (found, *found["images"]):
+        del part["boundary"]
+    assert found == finished.result
 
 
 def test_asked_to_stop_it_keeps_what_was_counted(

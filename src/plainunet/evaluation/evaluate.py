@@ -3,27 +3,19 @@
 Every picture goes the Predictor's road and is counted at its own size, on its own mask.
 """
 
-import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from plainunet.data.check import check_pairs
 from plainunet.data.folders.stacks import open_stacks
-from plainunet.data.images import read_image
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair, find_pairs
-from plainunet.data.places import files_of
-from plainunet.data.split_file import SPLIT_FILE, name_below, read_split
 from plainunet.data_config import DataConfig
 from plainunet.evaluation.classes import match_classes
-from plainunet.evaluation.metrics import Counts, confusion_matrix, scores, summarise
-from plainunet.network.checkpoint import Card
+from plainunet.evaluation.measure import measure
+from plainunet.evaluation.parts import choose_part
+from plainunet.evaluation.results import put_together
 from plainunet.prediction.predictor import Predictor
 from plainunet.settings import with_dataset
 
@@ -41,6 +33,7 @@ def evaluate(
     rle: Literal["rows", "columns"] | None = None,
     skip_unlabelled: bool = False,
     refine: str | Path | None = None,
+    objects: bool = False,
     device: str = "auto",
     precision: str = "auto",
     on_progress: OnProgress | None = None,
@@ -61,14 +54,14 @@ def evaluate(
         rle: How run-length codes count; left out, it is found.
         skip_unlabelled: Whether pictures without a mask are left out.
         refine: A checkpoint of a run with `refine_of`, see `Predictor.load`.
+        objects: Whether objects are told apart as well; they always are where masks number them.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
         on_progress: Told how many of how many pictures are done.
         on_note: Told what was left aside in the folder, or taken as what.
 
     Returns:
-        `summarise`'s dictionary, with `split`, and `images`: for each picture its path
-        and its scores.
+        As by `put_together`, with `split`.
 
     Raises:
         FileNotFoundError: No such checkpoint or folder.
@@ -86,10 +79,11 @@ def evaluate(
         on_note=on_note,
     )
     found = open_stacks(found, on_note)
-    found, split = _choose(found, Path(data), Path(checkpoint), predictor.card, split, on_note)
+    found, split = choose_part(found, Path(data), Path(checkpoint), predictor.card, split, on_note)
     check_pairs(found)
     coding = match_classes(predictor.card, [pair.mask for pair in found], where)
-    return {"split": split, **judge(predictor, found, coding, on_progress)}
+    objects = objects or coding.kind == "instances"
+    return {"split": split, **judge(predictor, found, coding, on_progress, objects=objects)}
 
 
 def judge(
@@ -97,6 +91,9 @@ def judge(
     pairs: Sequence[Pair],
     coding: MaskCoding,
     on_progress: OnProgress | None = None,
+    *,
+    boundary: bool = True,
+    objects: bool = False,
 ) -> dict[str, Any]:
     """Score a model on pictures, natively.
 
@@ -105,153 +102,16 @@ def judge(
         pairs: The pictures with their masks.
         coding: How mask values become class ids.
         on_progress: Told how many of how many pictures are done.
+        boundary: Whether outlines are compared as well.
+        objects: Whether objects are told apart as well.
 
     Returns:
-        As by `report`.
+        As by `put_together`.
     """
-    counts = []
-    for number, confusion in enumerate(confusions(predictor, pairs, coding)):
-        counts.append(confusion)
+    measured = []
+    for each in measure(predictor, pairs, coding, boundary=boundary, objects=objects):
+        measured.append(each)
         if on_progress:
-            on_progress(number + 1, len(pairs))
-    return report(np.stack(counts), pairs, predictor.card.class_names)
-
-
-def confusions(predictor: Predictor, pairs: Sequence[Pair], coding: MaskCoding) -> Iterator[Counts]:
-    """Count picture after picture, natively.
-
-    Args:
-        predictor: The model.
-        pairs: The pictures with their masks.
-        coding: How mask values become class ids.
-
-    Yields:
-        [K, K] int64 for each pair in turn, rows truth, columns prediction.
-    """
-    for _, truth, prediction in judged(predictor, pairs, coding):
-        yield confusion_matrix(truth, prediction, predictor.network.num_classes)
-
-
-def judged(
-    predictor: Predictor, pairs: Sequence[Pair], coding: MaskCoding
-) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Predict pictures one after the other, reading the next ones meanwhile.
-
-    Args:
-        predictor: The model.
-        pairs: The pictures with their masks.
-        coding: How mask values become class ids.
-
-    Yields:
-        Image [H, W, C] as stored, truth [H, W] uint8 and prediction [H, W] uint8 (class ids;
-        255 in the truth does not count), for each pair in turn.
-    """
-
-    def read(pair: Pair) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        return read_image(pair.image), coding.read(pair.mask)
-
-    with ThreadPoolExecutor(1) as reader:
-        ahead = deque(reader.submit(read, pair) for pair in pairs[:2])
-        for number in range(len(pairs)):
-            image, truth = ahead.popleft().result()
-            if number + 2 < len(pairs):
-                ahead.append(reader.submit(read, pairs[number + 2]))
-            try:
-                prediction = predictor.predict(image)
-            except ValueError as error:
-                raise ValueError(f"{pairs[number].image}: {error}") from error
-            yield image, truth, prediction
-
-
-def report(counts: Counts, pairs: Sequence[Pair], class_names: Sequence[str]) -> dict[str, Any]:
-    """Put the scores of a set and of each of its pictures together.
-
-    Args:
-        counts: [n, K, K] int64, one matrix for each picture.
-        pairs: The n pictures.
-        class_names: K names, the background's first.
-
-    Returns:
-        `summarise`'s dictionary and `images`, ready for JSON.
-    """
-    images = [
-        {"image": pair.image.as_posix(), **scores(confusion, class_names)}
-        for pair, confusion in zip(pairs, counts, strict=True)
-    ]
-    return {**summarise(counts, class_names), "images": images}
-
-
-def data_digest(pairs: Sequence[Pair], folder: Path) -> str:
-    """Recognise a data folder: a digest of the names and sizes of its files.
-
-    Args:
-        pairs: All its pairs.
-        folder: The folder itself, so that it may be moved.
-
-    Returns:
-        A SHA-256 in hexadecimal.
-    """
-    paths = [path for pair in pairs for path in (pair.image, pair.mask)]
-    files = sorted({file for path in paths for file in files_of(path)})
-    lines = [f"{name_below(file, folder)} {file.stat().st_size}" for file in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def sample_sizes(pairs: Sequence[Pair], folder: Path) -> dict[str, int]:
-    """Remember some files, by which a data folder is known even when others come or go.
-
-    Args:
-        pairs: Its pairs.
-        folder: The folder itself.
-
-    Returns:
-        The sizes [bytes] of up to 32 pictures' files, spread evenly, by their names below it.
-    """
-    files = [files_of(pair.image)[0] for pair in pairs[:: -(-len(pairs) // 32)]]
-    return {name_below(file, folder): file.stat().st_size for file in files}
-
-
-def _is_known(sizes: dict[str, int], folder: Path) -> bool:
-    """Tell whether a folder has most of the files that were remembered."""
-    files = {folder / name: size for name, size in sizes.items()}
-    same = sum(file.is_file() and file.stat().st_size == size for file, size in files.items())
-    return 2 * same > len(sizes)
-
-
-def _choose(
-    pairs: list[Pair],
-    data: Path,
-    checkpoint: Path,
-    card: Card,
-    split: str | None,
-    on_note: Callable[[str], None] | None,
-) -> tuple[list[Pair], str]:
-    """Take a part of a folder: after the run's split, or after its own sub-folders."""
-    parts = ("train", "val", "test", "all")
-    if split is not None and split not in parts:
-        raise ValueError(f"--split {split}: it is one of {', '.join(parts)}.")
-    unchanged = card.training.get("digest") == data_digest(pairs, data)
-    trained_on = unchanged or _is_known(card.training.get("sample", {}), data)
-    split = split or ("val" if trained_on else "all")
-    if split == "all":
-        return pairs, split
-    if unchanged:
-        pairs = read_split(checkpoint.parent / SPLIT_FILE, data)
-    elif trained_on:
-        known = {pair.image: pair for pair in read_split(checkpoint.parent / SPLIT_FILE, data)}
-        new = [pair for pair in pairs if pair.image not in known]
-        gone = len(known) - (len(pairs) - len(new))
-        pairs = [known[pair.image] for pair in pairs if pair.image in known]
-        if on_note is not None:
-            on_note(
-                f"{data} has changed since the model was trained on it: {len(new)} new pictures "
-                f"are left out, {gone} have gone. --split all takes all, also those trained on."
-            )
-    chosen = [pair for pair in pairs if pair.part == split]
-    if not chosen:
-        there = sorted({pair.part for pair in pairs if pair.part}) or ["none"]
-        raise ValueError(
-            f"{data}: no picture belongs to the part {split!r} (its parts: {', '.join(there)}). "
-            "Give --split all, or the folder that the model was trained on."
-        )
-    return chosen, split
+            on_progress(len(measured), len(pairs))
+    card = predictor.card
+    return put_together(measured, pairs, card.class_names, card.threshold)

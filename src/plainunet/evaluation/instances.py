@@ -92,7 +92,7 @@ def match_objects(truth: Labels, prediction: Labels) -> Found:
     rows, columns, shared = rows[objects], columns[objects], shared[objects]
     overlap = shared / (areas[rows] + others[columns] - shared)
     hits = np.array([(overlap > threshold).sum() for threshold in THRESHOLDS], np.int64)
-    return Found(hits, np.count_nonzero(areas[1:]), np.count_nonzero(others[1:]))
+    return Found(hits, int((areas[1:] > 0).sum()), int((others[1:] > 0).sum()))
 
 
 def keep_together(truth: Labels, prediction: Labels) -> Together:
@@ -134,16 +134,16 @@ def thin_borders(labels: Labels) -> NDArray[np.int32]:
     Returns:
         [H, W] int32; the same, without 0 where there is any object.
     """
-    labels = labels.astype(np.int32)
-    if not labels.any():
-        return labels
-    outside = (labels == 0).astype(np.uint8)
+    numbers: NDArray[np.int32] = labels.astype(np.int32)
+    if not numbers.any():
+        return numbers
+    outside = (numbers == 0).astype(np.uint8)
     # numbers its zeros, which are the pixels of objects, and says which one is nearest
     _, nearest = cv2.distanceTransformWithLabels(
         outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
     table = np.zeros(int(nearest.max()) + 1, np.int32)
-    table[nearest[outside == 0]] = labels[outside == 0]
+    table[nearest[outside == 0]] = numbers[outside == 0]
     return table[nearest]
 
 

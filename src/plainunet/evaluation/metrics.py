@@ -134,7 +134,8 @@ def accuracy(confusion: Counts) -> Floats:
     return _ratio(hits.sum(axis=-1), total, total)
 
 
-_PER_CLASS = {"dice": dice, "iou": iou, "precision": precision, "recall": recall}
+PER_CLASS = {"dice": dice, "iou": iou, "precision": precision, "recall": recall}
+"""The scores that each class has."""
 
 
 def scores(confusion: Counts, class_names: Sequence[str]) -> dict[str, Any]:
@@ -194,16 +195,16 @@ def _mean_over_images(confusions: Counts, class_names: Sequence[str]) -> dict[st
             f"The counts are of {num_classes} classes; the names given are {list(class_names)}: "
             "give each class one name of its own."
         )
-    means: dict[str, Any] = {"accuracy": _for_json(_mean(accuracy(confusions)))}
-    for name, score in _PER_CLASS.items():
+    means: dict[str, Any] = {"accuracy": for_json(mean_known(accuracy(confusions)))}
+    for name, score in PER_CLASS.items():
         per_image = score(confusions)  # [n, K]
-        per_class = _mean(per_image, axis=0)
+        per_class = mean_known(per_image, axis=0)
         means[name] = {
             # within each picture first: a class it does not have is left out of its mean only
-            "mean_foreground": _for_json(_mean(_mean(per_image[:, 1:], axis=1))),
-            "mean_with_background": _for_json(_mean(_mean(per_image, axis=1))),
+            "mean_foreground": for_json(mean_known(mean_known(per_image[:, 1:], axis=1))),
+            "mean_with_background": for_json(mean_known(mean_known(per_image, axis=1))),
             "per_class": {
-                class_name: _for_json(value)
+                class_name: for_json(value)
                 for class_name, value in zip(class_names, per_class, strict=True)
             },
         }
@@ -221,15 +222,31 @@ def _ratio(part: Counts, whole: Counts, counted: Counts) -> Floats:
     return np.where(counted > 0, part / np.maximum(whole, 1), np.nan)
 
 
-def _mean(values: Floats, axis: int | None = None) -> Any:
-    """Mean of the values that are not nan; nan where there are none."""
+def mean_known(values: Floats, axis: int | None = None) -> Any:
+    """Average what is not nan.
+
+    Args:
+        values: Any shape.
+        axis: Along which; left out, all.
+
+    Returns:
+        The mean; nan where there are none.
+    """
     known = ~np.isnan(values)
     total = np.where(known, values, 0.0).sum(axis=axis)
     number = known.sum(axis=axis)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
-def _for_json(value: Any) -> float | None:
+def for_json(value: Any) -> float | None:
+    """Turn a score into what JSON has.
+
+    Args:
+        value: A number, or nan.
+
+    Returns:
+        The number, or None.
+    """
     return None if np.isnan(value) else float(value)
 
 

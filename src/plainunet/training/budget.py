@@ -16,7 +16,7 @@ from plainunet.data.fingerprint import Fingerprint, take_fingerprint
 from plainunet.data.images import image_shape, read_image
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
-from plainunet.evaluation.evaluate import judged
+from plainunet.evaluation.measure import judged
 from plainunet.evaluation.metrics import confusion_matrix
 from plainunet.memory import total_memory
 from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
@@ -201,11 +201,11 @@ def measure_end(
     colors = predictor.card.colors
     with tempfile.TemporaryDirectory() as folder:
         for seen in judged(predictor, chosen, coding):
-            confusion_matrix(*seen[1:], predictor.network.num_classes)
+            confusion_matrix(seen.truth, seen.prediction, predictor.network.num_classes)
             times.append(time.perf_counter())
-            areas.append(seen[1].size)
-        write_mask(Path(folder) / "mask.png", seen[2], colors)
-        write_comparison(Path(folder) / "comparison.png", *seen, colors)
+            areas.append(seen.truth.size)
+        write_mask(Path(folder) / "mask.png", seen.prediction, colors)
+        write_comparison(Path(folder) / "comparison.png", *seen[:3], colors)
         drawing = time.perf_counter() - times[-1]
     each = (times[-1] - times[1]) / sum(areas[1:])
     drawing /= areas[-1]

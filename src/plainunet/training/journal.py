@@ -44,7 +44,7 @@ class Journal:
         """Count a picture in.
 
         Args:
-            counts: [K, K] int64.
+            counts: Any shape, int64.
         """
         self.counts.append(counts)
         if time.monotonic() - self._written > _PERIOD:

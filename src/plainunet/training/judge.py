@@ -11,7 +11,9 @@ from plainunet.config import TrainConfig
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
 from plainunet.data.places import stem_of
-from plainunet.evaluation.evaluate import confusions, judged, report
+from plainunet.evaluation.measure import Measured, judged, measure
+from plainunet.evaluation.metrics import Counts
+from plainunet.evaluation.results import put_together
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.writers import write_comparison, write_mask
@@ -24,6 +26,7 @@ from plainunet.training.refining import make_predictor
 
 SAVED_IMAGES = 16
 """At most so many validation pictures are saved, spread evenly from worst to best."""
+_KEPT = ("protocol", "pooled", "per_image", "absent", "intervals")
 
 
 def judge_best(
@@ -61,21 +64,36 @@ def judge_best(
     journal = Journal(out, f"best-{processes.rank}", digest)
     on_event(Stage("judging at native size", len(mine)))
     left = mine[len(journal.counts) :]
-    for counts in confusions(predictor, left, coding):
-        journal.add(counts)
+    # outlines would take longer than the network, and can be compared later
+    for each in measure(predictor, left, coding, boundary=False):
+        journal.add(_pack(each))
         on_event(Advance(len(journal.counts)))
         if stop:
             journal.write()
             raise StoppedError(out, "while judging", stop.code)
     everyones = processes.restore_order(processes.gather(journal.counts))
-    result = {"split": "val", **report(np.stack(everyones), held_out, card.class_names)}
+    measured = [_unpack(row, len(card.class_names)) for row in everyones]
+    scored = put_together(measured, held_out, card.class_names, card.threshold)
+    result = {"split": "val", **scored}
     if processes.is_first:
         _save_pictures(out, predictor, held_out, coding, result, on_event)
-        kept = {key: result[key] for key in ("protocol", "pooled", "per_image", "absent")}
+        kept = {key: result[key] for key in _KEPT}
         save_checkpoint(best, network, dataclasses.replace(card, scores=kept))
     journal.close()
     on_event(Judged(result))
     return result
+
+
+def _pack(measured: Measured) -> Counts:
+    """The numbers of a picture, in a row."""
+    parts = (measured.counts.ravel(), measured.probabilities.ravel())
+    return np.concatenate([np.array(measured.size, np.int64), *parts])
+
+
+def _unpack(row: Counts, classes: int) -> Measured:
+    size, counts, given = np.split(row, [2, 2 + classes**2])
+    shape = int(size[0]), int(size[1])
+    return Measured(counts.reshape(classes, classes), given.reshape(2, -1), shape)
 
 
 def _save_pictures(
@@ -96,9 +114,9 @@ def _save_pictures(
     ]
     on_event(Stage("saving pictures", len(chosen)))
     shown = [held_out[index] for index in chosen]
-    for number, (image, truth, prediction) in enumerate(judged(predictor, shown, coding)):
+    for number, seen in enumerate(judged(predictor, shown, coding)):
         stem = out / "saved_images" / f"{number + 1:02d}_{stem_of(shown[number].image)}"
-        write_mask(stem.with_name(f"{stem.name}_mask.png"), prediction, colors)
+        write_mask(stem.with_name(f"{stem.name}_mask.png"), seen.prediction, colors)
         file = stem.with_name(f"{stem.name}_comparison.png")
-        write_comparison(file, image, truth, prediction, colors)
+        write_comparison(file, seen.image, seen.truth, seen.prediction, colors)
         on_event(Advance(number + 1))

@@ -64,24 +64,24 @@ def with_coarse(config: TrainConfig, data: Path, on_event: OnEvent) -> TrainConf
             "--refine-of learns from windows of pictures as they are; leave out "
             f"{', '.join(wrong).replace('_', '-')}."
         )
-    known = with_dataset(config, coarse.parent)
-    found: dict[str, Any] = {name: getattr(known, name) for name in _MEANING}
-    found |= {"refine_of": str(coarse), "patch": (WINDOW, WINDOW), "factor": 1.0}
+    found: dict[str, Any] = {"refine_of": str(coarse), "patch": (WINDOW, WINDOW), "factor": 1.0}
     found |= {name: value for name, value in _NETWORK.items() if name not in given}
-    if not known.classes:
-        found["classes"] = card.class_names
-    if not given & _SPLITTING:
-        split = coarse.parent / SPLIT_FILE
-        if split.is_file() and all(pair.image.exists() for pair in read_split(split, data)):
+    split = coarse.parent / SPLIT_FILE
+    if split.is_file() and all(pair.image.exists() for pair in read_split(split, data)):
+        known = with_dataset(config, coarse.parent)
+        found |= {name: getattr(known, name) for name in _MEANING}
+        if not given & _SPLITTING:
             found["pairs"] = str(split)
             on_event(Note(f"split: that of {coarse.parent}"))
-        else:
-            on_event(
-                Note(
-                    "note: the split is drawn anew, since that of the coarse run is not of this "
-                    "folder; that model may have learnt from pictures which are held out here"
-                )
+    elif not given & _SPLITTING:
+        on_event(
+            Note(
+                "note: the split is drawn anew, since that of the coarse run is not of this "
+                "folder; that model may have learnt from pictures which are held out here"
             )
+        )
+    if not config.classes and not found.get("classes"):
+        found["classes"] = card.class_names
     return config.model_copy(update=found)
 
 

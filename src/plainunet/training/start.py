@@ -11,7 +11,7 @@ from plainunet.data.dataset import Samples
 from plainunet.data.images import read_image
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
-from plainunet.evaluation.evaluate import data_digest, sample_sizes
+from plainunet.evaluation.parts import data_digest, sample_sizes
 from plainunet.network.checkpoint import Card, versions
 from plainunet.network.transfer import take_weights
 from plainunet.network.unet import UNet

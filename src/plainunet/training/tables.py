@@ -1,7 +1,7 @@
-"""What the user sees of results: tables of scores, of a network, of what is wrong with a folder."""
+"""What the user sees of a network, and of what is wrong with a folder."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,27 +15,6 @@ if TYPE_CHECKING:  # it loads PyTorch, which takes a second
     from plainunet.network.summary import StageSummary
 
 _MOST_SHOWN = 5
-
-
-def show_scores(result: dict[str, Any]) -> None:
-    """Print the tables of scores, and the protocol that they were made by.
-
-    Args:
-        result: As returned by `train` and `evaluate`.
-    """
-    console = Console(highlight=False)
-    console.print(f"{len(result['images'])} pictures, part: {result['split']}")
-    for title, scores in (("pooled", result["pooled"]), ("per image", result["per_image"])):
-        table = Table(title, *_SCORES, box=SIMPLE_HEAD)
-        for name in scores["dice"]["per_class"]:
-            table.add_row(name, *_cells(scores, lambda score, name=name: score["per_class"][name]))
-        table.add_section()
-        for key in ("mean_foreground", "mean_with_background"):
-            label = key.replace("_", " ")
-            table.add_row(label, *_cells(scores, lambda score, key=key: score[key]))
-        table.add_row("pixel accuracy", _cell(scores["accuracy"]))
-        console.print(table)
-    console.print(result["protocol"], style="dim")
 
 
 def show_model(
@@ -105,17 +84,6 @@ def _field(field: tuple[int, int] | None) -> str:
         return "whole"
     least, greatest = field
     return f"{least}" if least == greatest else f"{least}-{greatest}"
-
-
-_SCORES = ("dice", "iou", "precision", "recall")
-
-
-def _cells(scores: dict[str, Any], pick: Any) -> list[str]:
-    return [_cell(pick(scores[name])) for name in _SCORES]
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def show_diagnosis(result: Diagnosis, train_line: str) -> None:

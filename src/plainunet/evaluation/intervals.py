@@ -1,0 +1,97 @@
+"""How much a score would vary with other pictures: bootstrap intervals.
+
+In: counts or scores of each picture, and its group. Out: the bounds between which 95 % of the
+scores lie when groups are drawn anew, with repetition, as many as there are (Efron 1979; the
+percentile method). Groups are drawn as wholes, since pictures of one car or patient are alike;
+pixels never are.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.evaluation.metrics import Counts, Floats
+
+LEVEL = 0.95
+"""Share of the drawn sets whose scores lie between the bounds."""
+DRAWN = 2000
+"""Sets of groups that are drawn."""
+
+
+class Resampling:
+    """Sets of groups, drawn once, so that several scores and models see the same ones.
+
+    Attributes:
+        groups: How many groups there are. With a single one nothing can be said, and all bounds
+            are nan.
+    """
+
+    def __init__(self, groups: Sequence[str], seed: int = 0) -> None:
+        """Draw the sets.
+
+        Args:
+            groups: The group of each picture.
+            seed: What is drawn depends on it.
+        """
+        names, self._group = np.unique(
+            np.array(groups, dtype=object).astype(str), return_inverse=True
+        )
+        self.groups = len(names)
+        random = np.random.default_rng(seed)
+        # [sets, groups]: how often each group is in each set
+        self._times = random.multinomial(
+            self.groups, np.full(self.groups, 1 / self.groups), size=DRAWN
+        ).astype(np.float64)
+
+    def of_mean(self, scores: Floats) -> Floats:
+        """Bound the mean of pictures' scores.
+
+        Args:
+            scores: [n, ...], nan where a picture has no such score.
+
+        Returns:
+            [2, ...]: lower and upper bound.
+        """
+        known = ~np.isnan(scores)
+        total, count = (self._drawn(part) for part in (np.where(known, scores, 0.0), known))
+        nothing = np.full(total.shape, np.nan)
+        return self.bounds(np.divide(total, count, out=nothing, where=count > 0))
+
+    def pooled(self, confusions: Counts) -> Counts:
+        """Add the counts of each drawn set.
+
+        Args:
+            confusions: [n, K, K] int64, one matrix for each picture.
+
+        Returns:
+            [sets, K, K] int64.
+        """
+        return self._drawn(confusions).round().astype(np.int64)
+
+    def _drawn(self, values: NDArray[np.generic]) -> Floats:
+        """Sums over the pictures of each set, [sets, ...]."""
+        each = np.zeros((self.groups, *values.shape[1:]))
+        np.add.at(each, self._group, values)
+        drawn: Floats = np.tensordot(self._times, each, axes=1)
+        return drawn
+
+    def bounds(self, drawn: Floats) -> Floats:
+        """Say between what the scores of the drawn sets lie.
+
+        Args:
+            drawn: [sets, ...], nan where a set has none.
+
+        Returns:
+            [2, ...]: lower and upper bound; nan where a tenth of the sets have no score.
+        """
+        known = ~np.isnan(drawn)
+        enough = known.mean(axis=0) > 0.9
+        if self.groups == 1:
+            enough = np.zeros_like(enough)
+        tail = (1 - LEVEL) / 2
+        filled = np.where(known | ~enough, drawn, np.nan)
+        filled = np.where(enough, filled, 0.0)
+        bounds = np.nanquantile(filled, [tail, 1 - tail], axis=0)
+        result: Floats = np.where(enough, bounds, np.nan)
+        return result

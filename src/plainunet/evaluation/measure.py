@@ -1,0 +1,171 @@
+"""What is measured of each picture: its pixels, outlines, objects and probabilities.
+
+In: a model, and pictures with their masks. Out: for each picture the numbers of which all scores
+are made. Every picture goes the Predictor's road and is measured at its own size, on its own mask.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.data.borders import find_objects
+from plainunet.data.images import read_image
+from plainunet.data.masks import MaskCoding
+from plainunet.data.pairing import Pair
+from plainunet.data.windows import as_windows
+from plainunet.evaluation.boundary import Boundary, boundary_scores
+from plainunet.evaluation.curves import count_probabilities
+from plainunet.evaluation.instances import (
+    Found,
+    Labels,
+    Together,
+    keep_together,
+    match_objects,
+    number_objects,
+)
+from plainunet.evaluation.metrics import Counts, confusion_matrix
+from plainunet.prediction.predictor import Predictor
+
+THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+"""Probabilities from which on a pixel belongs to an object, for `keep_together`."""
+
+
+class Seen(NamedTuple):
+    """A picture that was predicted."""
+
+    image: NDArray[Any]
+    """[H, W, C], as stored."""
+    truth: NDArray[np.uint8]
+    """[H, W] class ids; 255 does not count."""
+    prediction: NDArray[np.uint8]
+    """[H, W] class ids."""
+    probabilities: Counts
+    """[2, 100], as by `count_probabilities`."""
+
+
+class Objects(NamedTuple):
+    """How well a class's objects are told apart in a picture."""
+
+    found: Found
+    together: list[Together]
+    """At each of `THRESHOLDS`; of more than two classes, once, for the class as it was given."""
+
+
+class Measured(NamedTuple):
+    """The numbers of a picture."""
+
+    counts: Counts
+    """[K, K], rows truth, columns prediction."""
+    probabilities: Counts
+    """As of `Seen`."""
+    size: tuple[int, int]
+    """Height and width [pixels]."""
+    boundary: list[Boundary] | None = None
+    """Of each class but the first."""
+    objects: list[Objects] | None = None
+    """The same."""
+
+
+def judged(predictor: Predictor, pairs: Sequence[Pair], coding: MaskCoding) -> Iterator[Seen]:
+    """Predict pictures one after the other, reading the next ones meanwhile.
+
+    Args:
+        predictor: The model.
+        pairs: The pictures with their masks.
+        coding: How mask values become class ids.
+
+    Yields:
+        What was seen, for each pair in turn.
+    """
+
+    def read(pair: Pair) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        return read_image(pair.image), coding.read(pair.mask)
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead = deque(reader.submit(read, pair) for pair in pairs[:2])
+        for number in range(len(pairs)):
+            image, truth = ahead.popleft().result()
+            if number + 2 < len(pairs):
+                ahead.append(reader.submit(read, pairs[number + 2]))
+            try:
+                yield _predict(predictor, image, truth)
+            except ValueError as error:
+                raise ValueError(f"{pairs[number].image}: {error}") from error
+
+
+def _predict(predictor: Predictor, image: NDArray[Any], truth: NDArray[np.uint8]) -> Seen:
+    ids, counts, top = [], [], 0
+    for band, probabilities in predictor.both_bands(as_windows(image)):
+        ids.append(band)
+        counts.append(count_probabilities(truth[top : top + len(band)], probabilities))
+        top += len(band)
+    prediction = predictor.clean(np.concatenate(ids))
+    return Seen(image, truth, prediction, np.sum(counts, axis=0))
+
+
+def measure(
+    predictor: Predictor,
+    pairs: Sequence[Pair],
+    coding: MaskCoding,
+    *,
+    boundary: bool = True,
+    objects: bool = False,
+) -> Iterator[Measured]:
+    """Measure picture after picture.
+
+    Args:
+        predictor: The model.
+        pairs: The pictures with their masks.
+        coding: How mask values become class ids.
+        boundary: Whether outlines are compared as well.
+        objects: Whether objects are told apart as well, which takes each picture's probabilities
+            once more.
+
+    Yields:
+        The numbers of each pair in turn.
+    """
+    classes = predictor.network.num_classes
+    # outlines are compared beside the network
+    with ThreadPoolExecutor(1) as beside:
+        waiting: deque[Any] = deque()
+        for pair, seen in zip(pairs, judged(predictor, pairs, coding), strict=True):
+            told = _tell_apart(predictor, pair, coding, seen) if objects else None
+            waiting.append(beside.submit(_measure, seen, classes, boundary, told))
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _measure(seen: Seen, classes: int, boundary: bool, told: list[Objects] | None) -> Measured:
+    return Measured(
+        confusion_matrix(seen.truth, seen.prediction, classes),
+        seen.probabilities,
+        (seen.truth.shape[0], seen.truth.shape[1]),
+        boundary_scores(seen.truth, seen.prediction, classes) if boundary else None,
+        told,
+    )
+
+
+def _tell_apart(predictor: Predictor, pair: Pair, coding: MaskCoding, seen: Seen) -> list[Objects]:
+    valid = seen.truth < coding.num_classes
+    numbered: Labels | None = None
+    if coding.kind == "instances":
+        numbered = find_objects(coding.read_stored(pair.mask), coding, pair.mask)
+    given = predictor.probabilities(seen.image)
+    result = []
+    for number in range(1, coding.num_classes):
+        there = seen.prediction == number
+        truth = number_objects(seen.truth == number) if numbered is None else numbered
+        found = match_objects(truth, number_objects(there & valid))
+        apart = number_objects(seen.truth == number, corners=False)
+        if numbered is not None:
+            apart = np.asarray(numbered, np.int32)
+        cuts = [there] if len(given) > 2 else [given[1] >= t for t in THRESHOLDS]
+        together = [keep_together(apart, number_objects(cut, corners=False)) for cut in cuts]
+        result.append(Objects(found, together))
+    return result

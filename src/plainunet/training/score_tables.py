@@ -1,0 +1,124 @@
+"""What the user sees of scores: tables with their intervals, and the protocol they follow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+_SCORES = ("dice", "iou", "precision", "recall")
+_OUTLINES = {
+    "hd95": "HD95 [px]",
+    "distance": "mean distance [px]",
+    "surface_dice": "surface Dice",
+    "boundary_iou": "boundary IoU",
+}
+
+
+def show_scores(result: dict[str, Any]) -> None:
+    """Print the tables of scores, and the protocol that they were made by.
+
+    Args:
+        result: As returned by `train` and `evaluate`.
+    """
+    console = Console(highlight=False)
+    intervals = result["intervals"]
+    console.print(
+        f"{len(result['images'])} pictures in {intervals['groups']} groups, part: {result['split']}"
+    )
+    for title, key in (("pooled", "pooled"), ("per image", "per_image")):
+        console.print(_pixels(title, result[key], intervals[key]))
+    if result.get("boundary"):
+        console.print(_outlines(result["boundary"]))
+    if result.get("objects"):
+        console.print(_objects(result["objects"]["per_class"]))
+    console.print(f"{result['protocol']} {_about(intervals)}", style="dim")
+
+
+def _about(intervals: dict[str, Any]) -> str:
+    if intervals["groups"] == 1:
+        return "With a single group of pictures there are no intervals."
+    return (
+        f"Below each score: the interval in which {intervals['level']:.0%} of the scores lie when "
+        "groups of pictures are drawn anew (bootstrap)."
+    )
+
+
+def _pixels(title: str, scores: dict[str, Any], bounds: dict[str, Any]) -> Table:
+    table = _table(title, _SCORES)
+    for name in scores["dice"]["per_class"]:
+        cells = [
+            _cell(scores[score]["per_class"][name], bounds[score]["per_class"][name])
+            for score in _SCORES
+        ]
+        table.add_row(_plain(name), *cells)
+    table.add_section()
+    for key in ("mean_foreground", "mean_with_background"):
+        cells = [_cell(scores[score][key], bounds[score][key]) for score in _SCORES]
+        table.add_row(key.replace("_", " "), *cells)
+    table.add_row("pixel accuracy", _cell(scores["accuracy"], bounds["accuracy"]))
+    return table
+
+
+def _outlines(boundary: dict[str, Any]) -> Table:
+    table = _table("outlines, per image", _OUTLINES.values())
+    for name, scores in boundary["per_class"].items():
+        bounds = boundary["intervals"][name]
+        cells = [
+            _cell(scores[key], bounds[key], 2 if key in ("hd95", "distance") else 4)
+            for key in _OUTLINES
+        ]
+        table.add_row(_plain(name), *cells)
+    table.caption = (
+        f"surface Dice: share of outlines at most {boundary['tolerance']:g} pixels apart"
+    )
+    return table
+
+
+def _objects(per_class: dict[str, Any]) -> Table:
+    headers = ("true", "F1", "AP", "Rand", "information")
+    table = _table("objects, per image", headers)
+    for name, said in per_class.items():
+        together = said["together"]
+        table.add_row(
+            _plain(name),
+            f"{said['true']:,}\n[dim]{said['predicted']:,} given[/]",
+            _cell(said["f1"]["per_image"]),
+            _cell(said["average_precision"]["per_image"]),
+            *(_best(together[key], together.get("thresholds")) for key in ("rand", "information")),
+        )
+    table.caption = (
+        "F1 at an overlap (IoU) above 0.5; AP: mean over 0.5 to 0.95. Rand and information: "
+        "F-scores of the ISBI 2012 challenge, of two classes at the best threshold"
+    )
+    return table
+
+
+def _best(scores: Sequence[float | None], thresholds: Sequence[float] | None) -> str:
+    known = [(score, number) for number, score in enumerate(scores) if score is not None]
+    if not known:
+        return "-"
+    score, number = max(known)
+    return _cell(score) + (f"\n[dim]at {thresholds[number]:g}[/]" if thresholds else "")
+
+
+def _table(title: str, headers: Any) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(title)
+    for header in headers:
+        table.add_column(header, justify="right")
+    return table
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _cell(value: float | None, bounds: Sequence[float] | None = None, digits: int = 4) -> str:
+    if value is None:
+        return "-"
+    said = f"{value:.{digits}f}"
+    if bounds:
+        said += f"\n[dim]{bounds[0]:.{digits}f}-{bounds[1]:.{digits}f}[/]"
+    return said

@@ -1,0 +1,36 @@
+from collections.abc import Callable
+from pathlib import Path
+
+from plainunet.data.pairing import find_pairs
+from plainunet.evaluation.parts import data_digest, sample_sizes
+
+# which part is taken of which folder: test_evaluate.py, with real runs
+
+
+def test_a_folder_is_recognised_by_names_and_sizes(
+    draw: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    data = draw(tmp_path / "data")
+    pairs = find_pairs(data)
+    digest = data_digest(pairs, data)
+    assert data_digest(pairs[::-1], data) == digest
+    data.rename(tmp_path / "moved")
+    assert data_digest(find_pairs(tmp_path / "moved"), tmp_path / "moved") == digest
+
+    moved = tmp_path / "moved"
+    with (moved / "images" / "3.png").open("ab") as file:
+        file.write(b"\0")
+    longer = data_digest(find_pairs(moved), moved)
+    for kind in ("images", "masks"):
+        (moved / kind / "3.png").rename(moved / kind / "33.png")
+    assert len({digest, longer, data_digest(find_pairs(moved), moved)}) == 3
+
+
+def test_some_sizes_are_remembered(draw: Callable[[Path], Path], tmp_path: Path) -> None:
+    data = draw(tmp_path / "data")
+    pairs = find_pairs(data)
+    sizes = sample_sizes(pairs, data)
+    assert sizes == {
+        f"images/{n}.png": (data / "images" / f"{n}.png").stat().st_size for n in range(10)
+    }
+    assert len(sample_sizes(pairs * 20, data)) <= 32
