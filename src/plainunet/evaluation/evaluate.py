@@ -3,7 +3,7 @@
 Every picture goes the Predictor's road and is counted at its own size, on its own mask.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from plainunet.evaluation.classes import match_classes
 from plainunet.evaluation.measure import measure
 from plainunet.evaluation.parts import choose_part
 from plainunet.evaluation.results import put_together
+from plainunet.network.checkpoint import Card
 from plainunet.prediction.predictor import Predictor
 from plainunet.settings import with_dataset
 
@@ -68,22 +69,52 @@ def evaluate(
         ValueError: The folder cannot be understood, or has no picture in that part.
     """
     predictor = Predictor.load(checkpoint, refine=refine, device=device, precision=precision)
-    given: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
-    given["skip_unlabelled"] = skip_unlabelled or None
-    where = DataConfig(**{key: value for key, value in given.items() if value is not None})
-    where = with_dataset(where, Path(data))
-    found = find_pairs(
+    folder = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
+    found, coding, split = understand_folder(
+        predictor.card,
+        Path(checkpoint),
         Path(data),
-        at_least=1,
-        **where.folder_arguments(),
-        on_note=on_note,
+        split,
+        {**folder, "skip_unlabelled": skip_unlabelled},
+        on_note,
     )
-    found = open_stacks(found, on_note)
-    found, split = choose_part(found, Path(data), Path(checkpoint), predictor.card, split, on_note)
-    check_pairs(found)
-    coding = match_classes(predictor.card, [pair.mask for pair in found], where)
     objects = objects or coding.kind == "instances"
     return {"split": split, **judge(predictor, found, coding, on_progress, objects=objects)}
+
+
+def understand_folder(
+    card: Card,
+    checkpoint: Path,
+    data: Path,
+    split: str | None = None,
+    folder: Mapping[str, Any] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> tuple[list[Pair], MaskCoding, str]:
+    """Find the pictures that a model is judged on, and read their masks as its classes.
+
+    Args:
+        card: The model's description.
+        checkpoint: Its file.
+        data: The folder.
+        split: As of `evaluate`.
+        folder: Where pictures and masks are, as of `FolderConfig`; what is None or False is
+            found.
+        on_note: As of `evaluate`.
+
+    Returns:
+        The pairs, how their masks are read, and the part that they are.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        ValueError: The folder cannot be understood, or has no picture in that part.
+    """
+    given = {key: value for key, value in (folder or {}).items() if value}
+    where = with_dataset(DataConfig(**given), data)
+    found = find_pairs(data, at_least=1, **where.folder_arguments(), on_note=on_note)
+    found = open_stacks(found, on_note)
+    found, split = choose_part(found, data, checkpoint, card, split, on_note)
+    check_pairs(found)
+    return found, match_classes(card, [pair.mask for pair in found], where), split
 
 
 def judge(

@@ -53,10 +53,22 @@ class Resampling:
         Returns:
             [2, ...]: lower and upper bound.
         """
+        return self.bounds(self.means(scores))
+
+    def means(self, scores: Floats) -> Floats:
+        """Average pictures' scores in each drawn set.
+
+        Args:
+            scores: [n, ...], nan where a picture has no such score.
+
+        Returns:
+            [sets, ...].
+        """
         known = ~np.isnan(scores)
         total, count = (self._drawn(part) for part in (np.where(known, scores, 0.0), known))
-        nothing = np.full(total.shape, np.nan)
-        return self.bounds(np.divide(total, count, out=nothing, where=count > 0))
+        means: Floats = np.full(total.shape, np.nan)
+        np.divide(total, count, out=means, where=count > 0)
+        return means
 
     def pooled(self, confusions: Counts) -> Counts:
         """Add the counts of each drawn set.
