@@ -209,7 +209,7 @@ def test_every_verb_end_to_end(
     assert str(run / "best.safetensors") in result.stdout
     assert {file.name for file in run.iterdir()} == {
         *("best.safetensors", "last", "config.toml", "dataset.toml", "split.csv", "metrics.jsonl"),
-        *("metrics.csv", "curves.png", "validation", "saved_images"),
+        *("metrics.csv", "curves.png", "validation", "saved_images", "report.html"),
     }
 
     result = run_plainunet(

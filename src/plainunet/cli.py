@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 import plainunet
 from plainunet.config import Device, Precision, TrainConfig
 from plainunet.data_config import DataConfig, FolderConfig
+from plainunet.evaluation.options import EvaluateOptions
 from plainunet.network.options import NetworkOptions
 from plainunet.prediction.options import PredictOptions
 from plainunet.settings import make_config, read_settings
@@ -23,9 +24,10 @@ app = App(
 )
 
 _DEFAULTS, _NETWORK, _FOLDER = TrainConfig(), NetworkOptions(), FolderConfig()
-_KNOWN, _PREDICTING = DataConfig(), PredictOptions()
+_KNOWN, _PREDICTING, _JUDGING = DataConfig(), PredictOptions(), EvaluateOptions()
 Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Known = Annotated[DataConfig, Parameter(name="*", consume_multiple=True, negative=())]
+Judging = Annotated[EvaluateOptions, Parameter(name="*", negative=())]
 Predicting = Annotated[PredictOptions, Parameter(name="*", consume_multiple=True, negative=())]
 
 
@@ -157,16 +159,16 @@ def evaluate(
     data: Path,
     /,
     *,
-    split: Literal["train", "val", "test", "all"] | None = None,
-    refine: Path | None = None,
+    options: Judging = _JUDGING,
     folder: Annotated[FolderConfig, Parameter(name="*")] = _FOLDER,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    html: Path | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> int:
     """Judge a model on a folder of images and masks.
 
-    The result is a table of scores after the protocol that is printed with it.
+    The result is a table of scores after the protocol that is printed with it, with intervals.
 
     Parameters
     ----------
@@ -175,42 +177,118 @@ def evaluate(
     data
         Folder of images and masks. Of the folder that the model was trained on, the
         validation part is taken; any other is taken whole.
-    split
-        Take this part.
-    refine
-        A checkpoint of a run with --refine-of, as of predict.
     json_file
         Also write the scores, and those of each picture, as JSON.
+    html
+        Also write a report with pictures and charts as one HTML file.
     device
         Where the network runs.
     precision
         Arithmetic of convolutions.
     """
     from plainunet.evaluation.evaluate import evaluate as judge
+    from plainunet.evaluation.tune import tune as find_settings
+    from plainunet.files import require_file, require_own, write_json
+    from plainunet.training.progress import bars
+    from plainunet.training.score_tables import show_scores, show_tuning
+
+    for file, suffix in ((json_file, ".json"), (html, ".html")):
+        if file:
+            require_file(file, suffix)
+    if html:
+        require_own(html, 'id="pictures-data"')
+    notes: list[str] = []
+    where: dict[str, Any] = {"refine": options.refine, "device": device, "precision": precision}
+    with bars() as on_progress:
+        said = {"on_note": notes.append, **where}
+        given = folder.folder_arguments()
+        if options.tune:
+            tuned = find_settings(checkpoint, data, folder=given, on_progress=on_progress, **said)
+        result = judge(
+            checkpoint,
+            data,
+            split=options.split,
+            objects=options.objects,
+            html=html,
+            **given,
+            **said,
+            on_progress=lambda done, total: on_progress("judging", done, total),
+        )
+    for note in dict.fromkeys(notes):
+        _print(f"note: {note}")
+    if json_file:
+        write_json(json_file, result)
+    if options.tune:
+        show_tuning(tuned)
+    show_scores(result)
+    if html:
+        _print(f"look at: {html}")
+    return 0
+
+
+@app.command
+def compare(
+    first: Path,
+    second: Path,
+    data: Path,
+    /,
+    *,
+    out: Path | None = None,
+    split: Literal["train", "val", "test", "all"] | None = None,
+    folder: Annotated[FolderConfig, Parameter(name="*")] = _FOLDER,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> int:
+    """Compare two models on the same pictures: which is better, by how much, and where.
+
+    Parameters
+    ----------
+    first
+        A best.safetensors.
+    second
+        Another one, of the same classes.
+    data
+        Folder of images and masks; those are taken that were held out from both models.
+    out
+        Folder to make: a table of all pictures, and those drawn in which the two differ most.
+    split
+        Take this part.
+    json_file
+        Also write all of it as JSON.
+    device
+        Where the networks run.
+    precision
+        Arithmetic of convolutions.
+    """
+    from plainunet.evaluation.compare import compare as judge
     from plainunet.files import require_file, write_json
-    from plainunet.training.progress import bar
-    from plainunet.training.score_tables import show_scores
+    from plainunet.training.progress import bars
+    from plainunet.training.score_tables import show_comparison
 
     if json_file:
         require_file(json_file, ".json")
     notes: list[str] = []
-    with bar("judging") as on_progress:
+    with bars() as on_progress:
         result = judge(
-            checkpoint,
+            first,
+            second,
             data,
+            out=out,
             split=split,
-            refine=refine,
-            **folder.folder_arguments(),
+            folder=folder.folder_arguments(),
             device=device,
             precision=precision,
             on_progress=on_progress,
             on_note=notes.append,
         )
-    for note in notes:
+    for note in dict.fromkeys(notes):
         _print(f"note: {note}")
     if json_file:
         write_json(json_file, result)
-    show_scores(result)
+    show_comparison(result)
+    if out:
+        _print(f"look at: {out}")
     return 0
 
 

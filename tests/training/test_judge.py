@@ -26,7 +26,7 @@ def judge(finished: Any, out: Path, pairs: list[Pair]) -> tuple[dict[str, Any], 
     out.mkdir()
     shutil.copy(finished.out / BEST_FILE, out / BEST_FILE)
     events: list[Event] = []
-    return judge_best(out, pairs, CODING, finished.config, events.append), events
+    return judge_best(out, finished.data, pairs, CODING, finished.config, events.append), events
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +95,9 @@ def test_the_native_scores_are_in_the_checkpoint(
 
 def test_it_says_how_far_it_is(judged: tuple[Path, dict[str, Any], list[Event]]) -> None:
     events = judged[2]
-    assert [event.total for event in events if isinstance(event, Stage)] == [19, 16]
+    assert [event.total for event in events if isinstance(event, Stage)] == [19, 18]
     done = [event.done for event in events if isinstance(event, Advance)]
-    assert done == [*range(1, 20), *range(1, 17)]
+    assert done == [*range(1, 20), *range(1, 19)]
 
 
 def test_few_pictures_are_all_saved(finished: Any, tmp_path: Path) -> None:
@@ -151,10 +151,10 @@ def test_asked_to_stop_it_keeps_what_was_counted(
             stop.code = 130
 
     with pytest.raises(StoppedError, match=r"while judging.*--resume"):
-        judge_best(out, pairs, CODING, finished.config, ask, stop=stop)
+        judge_best(out, finished.data, pairs, CODING, finished.config, ask, stop=stop)
     assert not (out / "saved_images").exists()
     events: list[Event] = []
-    result = judge_best(out, pairs, CODING, finished.config, events.append)
+    result = judge_best(out, finished.data, pairs, CODING, finished.config, events.append)
     assert result == whole
     assert events[:2] == [Stage("judging at native size", 19), Advance(8)]
     assert not list(out.rglob("judged*"))

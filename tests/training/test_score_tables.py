@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plainunet.training.score_tables import show_scores
+from plainunet.training.score_tables import show_comparison, show_scores, show_tuning
 
 
 def scores(shift: float) -> dict[str, Any]:
@@ -114,3 +114,61 @@ def test_of_more_classes_there_is_no_threshold(capsys: pytest.CaptureFixture[str
     del together["thresholds"]
     together["rand"] = together["information"] = np.array([0.5]).tolist()
     assert "[b]leaf 1,234 0.7500 0.5625 0.5000 0.5000" in show(more, capsys)
+
+
+def test_what_was_tried_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"threshold": 0.5, "tta": "none", "min_object": 0, "fill_holes": 0}
+    show_tuning(
+        {
+            "part": "val",
+            "pictures": 4,
+            "before": settings,
+            "after": {**settings, "threshold": 0.62, "min_object": 30},
+            "dice": {"before": 0.9, "after": 0.95},
+            "tried": [
+                {"setting": "as it was", "value": None, "dice": 0.9},
+                {"setting": "tta", "value": "mirror, threshold 0.62", "dice": 0.91},
+                {"setting": "min_object", "value": 30, "dice": 0.95},
+            ],
+        }
+    )
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "as it was 0.9000" in rows
+    assert "tta mirror, threshold 0.62 0.9100" in rows
+    assert "min object 30 0.9500" in rows
+    assert "Dice 0.9000; 0.9500 with what the checkpoint says now:" in rows
+    assert "threshold: 0.62 (before: 0.5)" in rows
+    assert "tta: none (as before)" in rows
+
+
+def test_two_models_stand_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    entry = {
+        "first": 0.9,
+        "second": 0.95,
+        "difference": 0.05,
+        "interval": [-0.01, 0.1],
+        "better": 0.975,
+    }
+    nothing = dict.fromkeys(entry)
+    image = {"image": "a/[b]x.png", "group": "x", "first": 0.5, "second": None, "difference": None}
+    show_comparison(
+        {
+            "protocol": "Counted.",
+            "split": "val",
+            "pictures": 3,
+            "groups": 2,
+            "level": 0.95,
+            "models": ["runs/[a]", "runs/b"],
+            "scores": {"pooled": {"dice": entry}, "per_image": {"dice": nothing}},
+            "images": [image],
+        }
+    )
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    assert "first: runs/[a]" in rows
+    dice = rows.index("dice 0.9000 0.9500 +0.0500 97.5%")
+    assert rows[dice + 1] == "-0.0100 to +0.1000"
+    assert "dice - - - -" in rows
+    assert "[b]x.png 0.5000 - -" in rows
+    assert "95% of them lie when groups of pictures are drawn anew" in " ".join(rows)

@@ -3,7 +3,6 @@
 In: a mask. Out: its Dice with itself, reduced as it is for training and brought back.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -28,18 +27,28 @@ def measure_ceiling(ids: NDArray[np.uint8], num_classes: int) -> list[float] | N
         Dice of the mask itself, reduced to each of `SIZES` and brought back: the mean over the
         foreground classes that it shows; None where it shows none.
     """
-    # 255 where a class is, and where any is
-    truths = [_where(ids == class_id) for class_id in range(1, num_classes)]
-    known = _where(ids != IGNORED)
-    scores = [_kept(truths, known, side) for side in SIZES]
+    scores = []
+    for side in SIZES:
+        scale = min(1.0, side / ids.size**0.5)
+        size = max(1, round(ids.shape[0] * scale)), max(1, round(ids.shape[1] * scale))
+        scores.append(kept_at(ids, num_classes, size))
     return None if None in scores else [score for score in scores if score is not None]
 
 
-def _kept(truths: Sequence[NDArray[np.uint8]], known: NDArray[np.uint8], side: int) -> float | None:
-    """Dice of a mask reduced to side x side pixels of area as it is for training, and back."""
-    height, width = known.shape
-    scale = min(1.0, side / (height * width) ** 0.5)
-    size = max(1, round(height * scale)), max(1, round(width * scale))
+def kept_at(ids: NDArray[np.uint8], num_classes: int, size: tuple[int, int]) -> float | None:
+    """Measure what a size keeps of a mask.
+
+    Args:
+        ids: [H, W] uint8, class ids; 255 does not count.
+        num_classes: K.
+        size: Height and width that it is reduced to, as it is for training [pixels].
+
+    Returns:
+        As of `measure_ceiling`, for this size.
+    """
+    # 255 where a class is, and where any is
+    truths = [_where(ids == class_id) for class_id in range(1, num_classes)]
+    known = _where(ids != IGNORED)
     planes = [_there_and_back(truth, size) for truth in truths]
     # what is left is the background's
     rest: Any = known if known.all() else _there_and_back(known, size)

@@ -11,10 +11,12 @@ from plainunet.data.check import check_pairs
 from plainunet.data.folders.stacks import open_stacks
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair, find_pairs
+from plainunet.data.problems import command
 from plainunet.data_config import DataConfig
 from plainunet.evaluation.classes import match_classes
-from plainunet.evaluation.measure import measure
+from plainunet.evaluation.measure import judged, measure
 from plainunet.evaluation.parts import choose_part
+from plainunet.evaluation.present import About, choose_shown, present, show
 from plainunet.evaluation.results import put_together
 from plainunet.network.checkpoint import Card
 from plainunet.prediction.predictor import Predictor
@@ -35,6 +37,7 @@ def evaluate(
     skip_unlabelled: bool = False,
     refine: str | Path | None = None,
     objects: bool = False,
+    html: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
     on_progress: OnProgress | None = None,
@@ -56,6 +59,7 @@ def evaluate(
         skip_unlabelled: Whether pictures without a mask are left out.
         refine: A checkpoint of a run with `refine_of`, see `Predictor.load`.
         objects: Whether objects are told apart as well; they always are where masks number them.
+        html: File for a report with pictures.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
         on_progress: Told how many of how many pictures are done.
@@ -79,7 +83,19 @@ def evaluate(
         on_note,
     )
     objects = objects or coding.kind == "instances"
-    return {"split": split, **judge(predictor, found, coding, on_progress, objects=objects)}
+    scores = judge(predictor, found, coding, on_progress, objects=objects)
+    result: dict[str, Any] = {"split": split, **scores}
+    if html is not None:
+        chosen = choose_shown(result)
+        seen = judged(predictor, [found[number] for number in chosen], coding)
+        shown = [show(*each, one) for each, one in zip(chosen.items(), seen, strict=True)]
+        flags = ["--split", split, *(["--refine", str(refine)] if refine else [])]
+        flags += [part for name, value in folder.items() if value for part in (f"--{name}", value)]
+        flags += ["--skip-unlabelled"] * skip_unlabelled + ["--objects"] * objects
+        again = command("plainunet", "evaluate", checkpoint, data, *flags)
+        about = About(str(checkpoint), str(data), again, str(refine) if refine else None)
+        present(html, result, shown, predictor, found, coding, about)
+    return result
 
 
 def understand_folder(

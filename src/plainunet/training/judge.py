@@ -11,8 +11,11 @@ from plainunet.config import TrainConfig
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
 from plainunet.data.places import stem_of
+from plainunet.data.problems import command
 from plainunet.evaluation.measure import Measured, judged, measure
 from plainunet.evaluation.metrics import Counts
+from plainunet.evaluation.present import About, choose_shown, present, show
+from plainunet.evaluation.report.panels import Shown
 from plainunet.evaluation.results import put_together
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.prediction.predictor import Predictor
@@ -24,6 +27,7 @@ from plainunet.training.interrupt import Stop, StoppedError
 from plainunet.training.journal import Journal
 from plainunet.training.refining import make_predictor
 
+REPORT_FILE = "report.html"
 SAVED_IMAGES = 16
 """At most so many validation pictures are saved, spread evenly from worst to best."""
 _KEPT = ("protocol", "pooled", "per_image", "absent", "intervals")
@@ -31,6 +35,7 @@ _KEPT = ("protocol", "pooled", "per_image", "absent", "intervals")
 
 def judge_best(
     out: Path,
+    data: Path,
     pairs: list[Pair],
     coding: MaskCoding,
     config: TrainConfig,
@@ -38,10 +43,11 @@ def judge_best(
     processes: Processes = ALONE,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """Score the best checkpoint natively, write the scores into it, and save pictures.
+    """Score the best checkpoint natively, write the scores into it, pictures and a report.
 
     Args:
         out: The run folder.
+        data: The data folder, named in the report.
         pairs: All pairs of the run.
         coding: How mask values become class ids.
         config: The settings.
@@ -76,7 +82,7 @@ def judge_best(
     scored = put_together(measured, held_out, card.class_names, card.threshold)
     result = {"split": "val", **scored}
     if processes.is_first:
-        _save_pictures(out, predictor, held_out, coding, result, on_event)
+        _save_pictures(out, data, predictor, held_out, coding, result, on_event)
         kept = {key: result[key] for key in _KEPT}
         save_checkpoint(best, network, dataclasses.replace(card, scores=kept))
     journal.close()
@@ -98,25 +104,36 @@ def _unpack(row: Counts, classes: int) -> Measured:
 
 def _save_pictures(
     out: Path,
+    data: Path,
     predictor: Predictor,
     held_out: list[Pair],
     coding: MaskCoding,
     result: dict[str, Any],
     on_event: OnEvent,
 ) -> None:
-    """Save some pictures, from worst to best."""
+    """Save some pictures, from worst to best, and the report with others."""
     colors = predictor.card.colors
     means = [entry["dice"]["mean_foreground"] for entry in result["images"]]
     # without foreground in truth and prediction there is no Dice, and nothing wrong either
     order = np.argsort([1.0 if mean is None else mean for mean in means])
-    chosen = order[
-        np.linspace(0, len(order) - 1, min(SAVED_IMAGES, len(order))).round().astype(int)
-    ]
+    count = min(SAVED_IMAGES, len(order))
+    saved = order[np.linspace(0, len(order) - 1, count).round().astype(int)].tolist()
+    in_report = choose_shown(result)
+    chosen = list(dict.fromkeys([*saved, *in_report]))
+    shown: dict[int, Shown] = {}
     on_event(Stage("saving pictures", len(chosen)))
-    shown = [held_out[index] for index in chosen]
-    for number, seen in enumerate(judged(predictor, shown, coding)):
-        stem = out / "saved_images" / f"{number + 1:02d}_{stem_of(shown[number].image)}"
-        write_mask(stem.with_name(f"{stem.name}_mask.png"), seen.prediction, colors)
-        file = stem.with_name(f"{stem.name}_comparison.png")
-        write_comparison(file, seen.image, seen.truth, seen.prediction, colors)
-        on_event(Advance(number + 1))
+    seen = judged(predictor, [held_out[index] for index in chosen], coding)
+    for done, (index, each) in enumerate(zip(chosen, seen, strict=True), 1):
+        if index in saved:
+            number = saved.index(index) + 1
+            stem = out / "saved_images" / f"{number:02d}_{stem_of(held_out[index].image)}"
+            write_mask(stem.with_name(f"{stem.name}_mask.png"), each.prediction, colors)
+            file = stem.with_name(f"{stem.name}_comparison.png")
+            write_comparison(file, each.image, each.truth, each.prediction, colors)
+        if index in in_report:
+            shown[index] = show(index, in_report[index], each)
+        on_event(Advance(done))
+    best = out / BEST_FILE
+    about = About(str(best), str(data), command("plainunet", "evaluate", best, data))
+    ordered = [shown[index] for index in in_report]
+    present(out / REPORT_FILE, result, ordered, predictor, held_out, coding, about)

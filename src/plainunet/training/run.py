@@ -20,6 +20,7 @@ from plainunet.data.pairing import Pair, find_pairs, require_enough
 from plainunet.data.problems import DataError, command
 from plainunet.data.split_file import SPLIT_FILE, read_split, write_split
 from plainunet.data.understood import describe
+from plainunet.evaluation.present import MEDIAN, WORST
 from plainunet.files import lock_folder, remove_unfinished, write_whole
 from plainunet.memory import keep_freed_memory
 from plainunet.network.device import choose_device
@@ -47,6 +48,7 @@ from plainunet.training.tracking import require_trackers, track
 
 CONFIG_FILE = "config.toml"
 PLAN_FILE = "plan.txt"
+_DRAWN = SAVED_IMAGES + WORST + MEDIAN
 
 
 def train(
@@ -61,7 +63,8 @@ def train(
     Args:
         data: The folder, see `plainunet.data.pairing` for its layouts.
         out: The run folder to make: `best.safetensors`, `last/`, `config.toml`, `split.csv`,
-            `dataset.toml`, `metrics.jsonl`, `curves.png`, `validation/`, `saved_images/`.
+            `dataset.toml`, `metrics.jsonl`, `curves.png`, `validation/`, `saved_images/`,
+            `report.html`.
         config: The settings; left out, the defaults. What they leave out of the data is taken
             from a `dataset.toml` in the folder, where there is one.
         on_event: Told what happens.
@@ -251,7 +254,7 @@ def _run(
     if (budget := config.budget) is not None:
         predictor = make_predictor(network, card, config)
         held_out = [pair for pair in pairs if pair.part == "val"]
-        measure = partial(measure_end, predictor, held_out, coding, SAVED_IMAGES)
+        measure = partial(measure_end, predictor, held_out, coding, _DRAWN)
         end = processes.first_decides(lambda: begun + budget - measure())
     on_event(Note(f"the last validation pictures: {out / VALIDATION_FOLDER}"))
     followed = config if processes.is_first else config.model_copy(update={"track": ()})
@@ -275,7 +278,7 @@ def _run(
                 processes,
                 stop,
             )
-        return judge_best(out, pairs, coding, config, on_event, processes, stop)
+        return judge_best(out, data, pairs, coding, config, on_event, processes, stop)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 _SCORES = ("dice", "iou", "precision", "recall")
+_SHOWN = 12
 _OUTLINES = {
     "hd95": "HD95 [px]",
     "distance": "mean distance [px]",
@@ -34,6 +35,70 @@ def show_scores(result: dict[str, Any]) -> None:
     if result.get("objects"):
         console.print(_objects(result["objects"]["per_class"]))
     console.print(f"{result['protocol']} {_about(intervals)}", style="dim")
+
+
+def show_tuning(found: dict[str, Any]) -> None:
+    """Print what was tried on the validation part, and what is in the checkpoint now.
+
+    Args:
+        found: As returned by `tune`.
+    """
+    console = Console(highlight=False)
+    table = _table(f"tried on {found['pictures']} pictures, part: {found['part']}", ("Dice",))
+    for each in found["tried"]:
+        value = "" if each["value"] is None else f" {each['value']}"
+        table.add_row(f"{each['setting'].replace('_', ' ')}{value}", _cell(each["dice"]))
+    console.print(table)
+    before, after = found["dice"]["before"], found["dice"]["after"]
+    console.print(f"Dice {before:.4f}; {after:.4f} with what the checkpoint says now:")
+    for name, value in found["after"].items():
+        old = found["before"][name]
+        said = "as before" if value == old else f"before: {old}"
+        console.print(f"  {name.replace('_', ' ')}: {value} ({said})")
+
+
+def show_comparison(found: dict[str, Any]) -> None:
+    """Print the scores of two models, and how they differ.
+
+    Args:
+        found: As returned by `compare`.
+    """
+    console = Console(highlight=False)
+    console.print(
+        f"{found['pictures']} pictures in {found['groups']} groups, part: {found['split']}\n"
+        f"first: {found['models'][0]}\nsecond: {found['models'][1]}",
+        markup=False,
+    )
+    for title, key in (("pooled", "pooled"), ("per image", "per_image")):
+        table = _table(title, ("first", "second", "difference", "second better"))
+        for name, each in found["scores"][key].items():
+            low_high = each["interval"]
+            table.add_row(
+                name,
+                _cell(each["first"]),
+                _cell(each["second"]),
+                _signed(each["difference"], low_high),
+                "-" if each["better"] is None else f"{each['better']:.1%}",
+            )
+        console.print(table)
+    table = _table("Dice of pictures that differ most", ("first", "second", "difference"))
+    for each in found["images"][:_SHOWN]:
+        scores = [_cell(each["first"]), _cell(each["second"]), _signed(each["difference"], None)]
+        table.add_row(_plain(each["image"].rpartition("/")[2]), *scores)
+    console.print(table)
+    console.print(
+        f"{found['protocol']} Scores are means over foreground classes. Below each difference: "
+        f"the interval in which {found['level']:.0%} of them lie when groups of pictures are drawn "
+        "anew for both (paired bootstrap), and how often the second model was better in these.",
+        style="dim",
+        markup=False,
+    )
+
+
+def _signed(value: float | None, bounds: Sequence[float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+.4f}" + (f"\n[dim]{bounds[0]:+.4f} to {bounds[1]:+.4f}[/]" if bounds else "")
 
 
 def _about(intervals: dict[str, Any]) -> str:
