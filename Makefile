@@ -9,7 +9,7 @@ DOCS_READY := .venv/docs-ready
 TEST := $(BIN)/pytest -q -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench docs clean
+.PHONY: help demo test test-slow check format bench docs clean browser
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -17,11 +17,18 @@ help:  ## list the targets
 demo: $(READY)  ## draw a data set, train on it, judge, predict (3 minutes)
 	$(BIN)/plainunet demo
 
-test: check  ## check, then every test but the slow ones
+test: check browser  ## check, then every test but the slow ones
 	$(TEST)
 
 test-slow: $(READY)  ## the slow tests alone
 	$(TEST) -m slow
+
+# reports are opened in a real one; where none can be had, those tests skip and say so
+browser:
+	@command -v chromium >/dev/null || { \
+	  echo "installing chromium for the tests of reports"; \
+	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes chromium; \
+	} >/dev/null 2>&1 || echo "chromium could not be installed: tests in a browser will skip"
 
 check: $(READY)  ## lint, format and types
 	$(BIN)/ruff check

@@ -1,7 +1,9 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -112,3 +114,26 @@ def test_each_class_but_the_first_and_ignored_pixels_are_in_none() -> None:
 def test_the_smallest_pictures(shape: tuple[int, int]) -> None:
     whole = np.ones(shape, bool)
     assert compare(whole, whole) == (0.0, 0.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_are_monai_s(seed: int) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        from monai.metrics import (
+            compute_average_surface_distance,
+            compute_hausdorff_distance,
+            compute_surface_dice,
+        )
+
+        truth, prediction = blobs(seed, (90, 120)), blobs(seed + 7, (90, 120))
+        # [N, classes, H, W], the background first
+        one, two = (
+            torch.from_numpy(np.stack([~mask, mask])[None]).float() for mask in (prediction, truth)
+        )
+        hd95 = compute_hausdorff_distance(one, two, percentile=95)
+        distance = compute_average_surface_distance(one, two, symmetric=True)
+        surface_dice = compute_surface_dice(one, two, [TOLERANCE])
+    found = compare(truth, prediction)
+    assert found.hd95 == pytest.approx(hd95.item(), rel=1e-5)
+    assert found.distance == pytest.approx(distance.item(), rel=1e-5)
+    assert found.surface_dice == pytest.approx(surface_dice.item(), rel=1e-5)

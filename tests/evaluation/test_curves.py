@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from plainunet.evaluation.curves import BINS, calibration, count_probabilities, threshold_curve
@@ -84,3 +85,18 @@ def test_bands_of_rows_add_up() -> None:
     parts = [count_probabilities(truth[a:b], p[:, a:b]) for a, b in ((0, 7), (7, 30), (30, 40))]
     np.testing.assert_array_equal(np.sum(parts, axis=0), whole)
     assert whole.sum() == (truth != 255).sum()
+
+
+def test_the_error_of_calibration_is_torchmetrics_s() -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    random = np.random.default_rng(2)
+    logits = random.normal(0, 2, (3, 80, 90))
+    p = (np.exp(logits) / np.exp(logits).sum(axis=0)).astype(np.float32)
+    truth = np.where(random.random((80, 90)) < 0.7, p.argmax(axis=0), 0).astype(np.uint8)
+    wanted = multiclass_calibration_error(
+        torch.from_numpy(p)[None], torch.from_numpy(truth.astype(np.int64))[None], 3, n_bins=10
+    )
+    found = calibration(count_probabilities(truth, p), 3)
+    assert found["error"] == pytest.approx(wanted.item(), abs=0.005)  # our bins are hundredths
+    assert found["error"] > 0.02

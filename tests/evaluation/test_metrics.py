@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -353,3 +354,24 @@ def test_summary_has_the_stated_shape_and_is_json() -> None:
 def test_empty_picture_counts_nothing() -> None:
     nothing = np.zeros((0, 5), dtype=np.int64)
     assert confusion_matrix(nothing, nothing, 2).tolist() == [[0, 0], [0, 0]]
+
+
+def test_pooled_scores_are_torchmetrics_s() -> None:
+    from torchmetrics.functional import classification
+
+    random = np.random.default_rng(8)
+    truth, prediction = (random.integers(0, 4, (3, 40, 50)) for _ in range(2))
+    easy = random.random(truth.shape) < 0.5
+    prediction[easy] = truth[easy]
+    truth[random.random(truth.shape) < 0.1] = 255
+    counts = np.stack([confusion_matrix(t, p, 4) for t, p in zip(truth, prediction, strict=True)])
+    ours = scores(counts.sum(axis=0), ("a", "b", "c", "d"))
+    arguments = (torch.from_numpy(prediction), torch.from_numpy(truth))
+    for name, theirs in (
+        ("dice", classification.multiclass_f1_score),
+        ("iou", classification.multiclass_jaccard_index),
+        ("precision", classification.multiclass_precision),
+        ("recall", classification.multiclass_recall),
+    ):
+        wanted = theirs(*arguments, num_classes=4, average=None, ignore_index=255)
+        assert list(ours[name]["per_class"].values()) == pytest.approx(wanted.tolist())

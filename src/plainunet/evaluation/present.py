@@ -28,9 +28,12 @@ from plainunet.prediction.predictor import Predictor
 
 WORST, MEDIAN = 12, 6
 """At most so many pictures are shown, from both places in the order of scores."""
-METRICS_FILE = "metrics.jsonl"
+CEILING = 16
+"""At most so many masks are reduced and brought back to find the ceiling."""
+
+
+_METRICS_FILE = "metrics.jsonl"
 _SIDE = 1600  # pixels of a shown picture's longer side, at most
-_CEILING = 32  # so many masks are reduced and brought back
 
 
 class About(NamedTuple):
@@ -119,8 +122,8 @@ def present(
             "model": _describe(predictor, about),
             "data": about.data,
             "command": about.command,
-            "ceiling": _measure_ceiling(predictor.card, pairs, coding),
-            "curves": _read_curves(run / METRICS_FILE),
+            "ceiling": measure_ceiling(predictor.card, pairs, coding),
+            "curves": _read_curves(run / _METRICS_FILE),
         },
         list(shown),
     )
@@ -163,12 +166,20 @@ def _describe_scale(card: Card) -> str:
     return f"pictures reduced to {card.factor:.0%} of their sides"
 
 
-def _measure_ceiling(
-    card: Card, pairs: Sequence[Pair], coding: MaskCoding
-) -> dict[str, Any] | None:
-    """What true masks keep at the size at which the network sees them."""
+def measure_ceiling(card: Card, pairs: Sequence[Pair], coding: MaskCoding) -> dict[str, Any] | None:
+    """Measure what true masks keep at the size at which the network sees them.
+
+    Args:
+        card: The model's description.
+        pairs: The pictures; some of them are taken.
+        coding: How mask values become class ids.
+
+    Returns:
+        {"size": of the last one, "dice": mean over classes and pictures}; None where no mask
+        shows a class.
+    """
     kept, size = [], (0, 0)
-    for pair in pairs[:: -(-len(pairs) // _CEILING)]:
+    for pair in pairs[:: -(-len(pairs) // CEILING)]:
         truth = coding.read(pair.mask)
         own = truth.shape[0], truth.shape[1]
         size = fit_size(own, card.size) if card.size else reduce_size(own, card.factor)

@@ -6,6 +6,7 @@ In: a network, a picture size, pictures to judge. Out: seconds, measured by doin
 import tempfile
 import time
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
 from plainunet.evaluation.measure import judged
 from plainunet.evaluation.metrics import confusion_matrix
+from plainunet.evaluation.present import CEILING, MEDIAN, WORST, measure_ceiling, show
+from plainunet.evaluation.report.panels import BYTES, fit_panels
 from plainunet.memory import total_memory
 from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
 from plainunet.network.losses import cross_entropy_dice
@@ -182,15 +185,18 @@ def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> fl
 
 
 def measure_end(
-    predictor: Predictor, pairs: Sequence[Pair], coding: MaskCoding, pictures: int
+    predictor: Predictor,
+    pairs: Sequence[Pair],
+    coding: MaskCoding,
+    pictures: int,
 ) -> float:
-    """Say how long the end of a run will take: judging natively, and saving pictures.
+    """Say how long the end of a run will take: judging natively, saving pictures, the report.
 
     Args:
         predictor: The network, at the run's scale.
         pairs: The pictures that will be judged; some of them are, now, and one is drawn.
         coding: What their masks mean.
-        pictures: How many of them will be drawn.
+        pictures: How many of them will be saved; others go into the report.
 
     Returns:
         Seconds.
@@ -206,10 +212,17 @@ def measure_end(
             areas.append(seen.truth.size)
         write_mask(Path(folder) / "mask.png", seen.prediction, colors)
         write_comparison(Path(folder) / "comparison.png", *seen[:3], colors)
-        drawing = time.perf_counter() - times[-1]
+    marks = [times[-1], time.perf_counter()]
+    fit_panels(show(0, "worst", seen), colors, BYTES // (WORST + MEDIAN))
+    marks.append(time.perf_counter())
+    measure_ceiling(predictor.card, chosen[-1:], coding)
+    marks.append(time.perf_counter())
     each = (times[-1] - times[1]) / sum(areas[1:])
-    drawing /= areas[-1]
+    drawing, packing, reducing = ((b - a) / areas[-1] for a, b in pairwise(marks))
     shapes = [image_shape(pair.image) for pair in pairs]
-    area = sum(height * width for height, width, _ in shapes)
-    drawn = area * min(1.0, pictures / len(pairs))
-    return area * each + drawn * (each + drawing) + _LAST
+    mean = sum(height * width for height, width, _ in shapes) / len(pairs)
+    saved, shown, reduced = (
+        mean * min(most, len(pairs)) for most in (pictures, WORST + MEDIAN, CEILING)
+    )
+    judging = (mean * len(pairs) + saved + shown) * each
+    return judging + saved * drawing + shown * packing + reduced * reducing + _LAST

@@ -20,7 +20,6 @@ from plainunet.data.pairing import Pair, find_pairs, require_enough
 from plainunet.data.problems import DataError, command
 from plainunet.data.split_file import SPLIT_FILE, read_split, write_split
 from plainunet.data.understood import describe
-from plainunet.evaluation.present import MEDIAN, WORST
 from plainunet.files import lock_folder, remove_unfinished, write_whole
 from plainunet.memory import keep_freed_memory
 from plainunet.network.device import choose_device
@@ -48,7 +47,6 @@ from plainunet.training.tracking import require_trackers, track
 
 CONFIG_FILE = "config.toml"
 PLAN_FILE = "plan.txt"
-_DRAWN = SAVED_IMAGES + WORST + MEDIAN
 
 
 def train(
@@ -254,7 +252,7 @@ def _run(
     if (budget := config.budget) is not None:
         predictor = make_predictor(network, card, config)
         held_out = [pair for pair in pairs if pair.part == "val"]
-        measure = partial(measure_end, predictor, held_out, coding, _DRAWN)
+        measure = partial(measure_end, predictor, held_out, coding, SAVED_IMAGES)
         end = processes.first_decides(lambda: begun + budget - measure())
     on_event(Note(f"the last validation pictures: {out / VALIDATION_FOLDER}"))
     followed = config if processes.is_first else config.model_copy(update={"track": ()})

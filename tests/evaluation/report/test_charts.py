@@ -96,17 +96,17 @@ def test_crowds_become_larger_dots() -> None:
     assert min(radius for _, _, radius, _ in found) > 2.5
     assert found[0][3].startswith("0.png: 1.0000 and ")
     near = [Dot(f"{k}.png", 1000 + k, 0.9 + k / 1e6) for k in range(1000)]
-    assert len(circles(scatter("Dice", "area", near, most=500))) < 60
-    assert len(circles(scatter("Dice", "area", near))) == 1000
+    assert len(circles(scatter("Dice", "area", UNIT, near, most=500))) < 60
+    assert len(circles(scatter("Dice", "area", UNIT, near))) == 1000
 
 
 def test_a_scatter_has_powers_of_ten_across() -> None:
     dots = [Dot("a.png", 10, 0.0), Dot("b.png", 100, 0.5), Dot("c.png", 1000, 1.0)]
-    found = circles(scatter("Dice", "area", dots))
+    found = circles(scatter("Dice", "area", UNIT, dots))
     assert [x for x, _, _, _ in found] == [LEFT, MIDDLE, WIDTH - RIGHT]
     assert found[1][1] == pytest.approx((found[0][1] + found[2][1]) / 2, abs=0.1)
     assert found[2][3] == "c.png: 1,000 pixels, Dice 1.0000"
-    assert circles(scatter("Dice", "area", [])) == []
+    assert circles(scatter("Dice", "area", UNIT, [])) == []
 
 
 def test_calibration_lies_on_the_dashed_line_where_it_is_right() -> None:
@@ -137,7 +137,7 @@ def test_names_are_escaped() -> None:
     line = [Line(name, [0.5]), Line(name, [0.5])]
     for svg in (
         strip_plot(name, [(name, dots)]),
-        scatter(name, name, dots),
+        scatter(name, name, UNIT, dots),
         line_chart(name, name, UNIT, [1], line),
         level_chart(name, name, [Level(name, 0.5)]),
         calibration(name, [0.5], [0.5], [1]),

@@ -25,7 +25,7 @@ def test_scores_stand_with_their_intervals(result_of: Make) -> None:
     assert row is not None
     cells = re.findall(r"<td>(.*?)</td>", row[1])
     assert len(cells) == 4 * 2 + 2
-    assert cells[1] == "0.9877<small>0.9700 to 0.9900</small>"
+    assert cells[1] == "0.9877<small>0.9700\u20130.9900</small>"
     assert cells[-2:] == ["2", "1"]
     assert "mean of the foreground" in table
     assert "<caption>" in table
@@ -52,9 +52,9 @@ def test_outlines_and_objects(result_of: Make) -> None:
     result["boundary"]["per_class"]["car"]["distance"] = None
     table = boundary_table(result["boundary"])
     assert re.findall(r"<td>(.*?)</td>", table) == [
-        "0.75<small>0.50 to 1.00</small>",
+        "0.75<small>0.50\u20131.00</small>",
         "\u2013",
-        *["0.7500<small>0.5000 to 1.0000</small>"] * 2,
+        *["0.7500<small>0.5000\u20131.0000</small>"] * 2,
     ]
     cells = re.findall(r"<td>(.*?)</td>", object_table(result["objects"]))
     assert cells == ["1,234", "1,200", "0.9000", "0.8500", "0.8000", "\u2013"]

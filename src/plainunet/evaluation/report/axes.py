@@ -13,7 +13,7 @@ from plainunet.evaluation.report.words import text
 WIDTH = 460
 """Of every chart, in its own units: about pixels on a small screen."""
 HEIGHT = 280
-LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 44
+LEFT, RIGHT, TOP, BOTTOM = 72, 18, 14, 46
 """What lies between the edges of a chart and its plot."""
 
 
@@ -143,13 +143,14 @@ def tick_text(value: float, axis: Axis) -> str:
         axis: Its axis.
 
     Returns:
-        As in "0.95", "20", "1e-05" or "10k".
+        As in "0.95", "20", "1e-05", "10k" or "1M".
     """
     if axis.log or (value and not 1e-3 <= abs(value) < 1e5):
         if 1 <= value < 1000:
             return f"{value:g}"
-        if 1000 <= value < 1e6:
-            return f"{value / 1000:g}k"
+        for unit, sign in ((1e3, "k"), (1e6, "M")):
+            if unit <= value < 1000 * unit:
+                return f"{value / unit:g}{sign}"
         return f"{value:.0e}" if axis.log else f"{value:.3g}"
     return f"{value:.6g}"
 

@@ -26,7 +26,7 @@ from plainunet.evaluation.report.axes import (
 )
 from plainunet.evaluation.report.words import bounds, count, cut, score, text
 
-_ROW = 52  # height of a row in a strip plot
+_ROW = 58  # height of a row in a strip plot
 _SPREAD = 30  # of which its dots take so much
 _STEPS = 160  # columns in which the dots of a strip pile up
 _CELLS = 48  # columns and rows in which a crowded scatter is drawn
@@ -123,8 +123,9 @@ def strip_plot(name: str, rows: Sequence[tuple[str, Sequence[Dot]]], most: int =
     parts = [draw_across(axis, height)]
     for row, (label, dots) in enumerate(rows):
         top = TOP + _ROW * row
-        parts.append(f'<text x="4" y="{top + 14}" class="label row">{text(cut(label, 60))}</text>')
-        middle = top + 20 + _SPREAD / 2
+        parts.append(f'<path class="grid" d="M0 {top}H{WIDTH}"/>')
+        parts.append(f'<text x="4" y="{top + 16}" class="label">{text(cut(label, 60))}</text>')
+        middle = top + 24 + _SPREAD / 2
         if not dots:
             parts.append(f'<text x="{LEFT}" y="{middle + 4}">no object</text>')
             continue
@@ -138,12 +139,13 @@ def strip_plot(name: str, rows: Sequence[tuple[str, Sequence[Dot]]], most: int =
     return drawing(name, "".join(parts), height)
 
 
-def scatter(name: str, x_label: str, dots: Sequence[Dot], most: int = 6000) -> str:
+def scatter(name: str, x_label: str, y_axis: Axis, dots: Sequence[Dot], most: int = 6000) -> str:
     """Draw the scores of pictures over a size, on a scale of powers of ten.
 
     Args:
         name: What it shows.
         x_label: What the size is.
+        y_axis: The vertical axis.
         dots: The pictures; x above 0, y in [0, 1].
         most: Dots from which on those that lie side by side become one, which is larger.
 
@@ -151,7 +153,6 @@ def scatter(name: str, x_label: str, dots: Sequence[Dot], most: int = 6000) -> s
         An SVG element.
     """
     x_axis = axis_for(x_label, [dot.x for dot in dots], log=True)
-    y_axis = score_axis("Dice", [dot.y for dot in dots])
     cells: dict[tuple[int, int], list[Dot]] = {}
     for index, dot in enumerate(dots):
         cell = round(x_axis.share(dot.x) * _CELLS), round(y_axis.share(dot.y) * _CELLS)
@@ -223,10 +224,10 @@ def level_chart(name: str, label: str, levels: Sequence[Level]) -> str:
         said = f"{level.label}: {score(level.value)}"
         within = bounds(level.interval)
         parts.append(
-            f'<text x="4" y="{top + 14}" class="label row">{text(said)}'
+            f'<text x="4" y="{top + 16}" class="label">{text(said)}'
             f"{f' ({within})' if within else ''}</text>"
         )
-        middle = top + 34
+        middle = top + 38
         if within and level.interval:
             low, high = (across(axis, end or 0.0) for end in level.interval)
             parts.append(

@@ -17,7 +17,7 @@ from plainunet.evaluation.report.charts import (
     scatter,
     strip_plot,
 )
-from plainunet.evaluation.report.words import dig, number, numbers, score, several, text
+from plainunet.evaluation.report.words import cut, dig, number, numbers, score, several, text
 
 _MOST_DOTS = 6000
 
@@ -98,10 +98,17 @@ def size_figures(images: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
         if dots:
             drawn[name] = dots
     each = _MOST_DOTS // max(1, len(drawn))
+    axis = score_axis("Dice", [dot.y for dots in drawn.values() for dot in dots])
     return _grid(
         [
             _figure(
-                scatter(f"Dice of {name} against its area", f"area of {name} [pixels]", dots, each),
+                scatter(
+                    f"Dice of {name} against its area",
+                    f"area of {cut(name, 30)} [pixels]",
+                    axis,
+                    dots,
+                    each,
+                ),
                 f"{name}: {several(len(dots), 'picture')} that have it.",
             )
             for name, dots in drawn.items()

@@ -51,7 +51,7 @@ $sections
 <dialog id="zoom" aria-labelledby="zoom-said"><p id="zoom-said" aria-live="polite"></p>
 <div class="large"></div>
 <div class="controls"><button type="button" class="plain" id="back">back</button>
-<button type="button" class="plain" id="on">on</button>
+<button type="button" class="plain" id="on" autofocus>on</button>
 <button type="button" class="plain" id="close">close</button>
 <span class="soft">Arrow keys: left and right go on to the next panel, up and down to the next
 picture.</span></div></dialog>

@@ -43,8 +43,8 @@ pre {{ background: var(--box); border: 1px solid var(--line); padding: .6rem .8r
 .scroll {{ overflow-x: auto; margin: .8rem 0; max-width: 100%; }}
 .scroll.tall {{ overflow: auto; max-height: 34rem; border: 1px solid var(--line); }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .875rem; }}
-caption {{ text-align: left; padding-bottom: .3rem; }}
-td, th {{ padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line);
+caption {{ text-align: left; padding: .2rem .5rem .3rem; }}
+td, th {{ padding: .25rem .5rem; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; vertical-align: top; }}
 th {{ font-weight: 600; }}
 th[scope=row], th.name, td.name, thead th:first-child {{ text-align: left; }}
@@ -53,6 +53,7 @@ tbody th[scope=row] {{ white-space: normal; overflow-wrap: anywhere; min-width: 
   max-width: 22rem; font-weight: 400; }}
 td.name {{ max-width: 14rem; white-space: normal; overflow-wrap: anywhere; }}
 td small {{ display: block; font-size: .75rem; }}
+.tall tbody th[scope=row] {{ min-width: min(17rem, 45vw); }}
 tr.mean > * {{ background: var(--box); }}
 thead button {{ font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
   padding: 0; cursor: pointer; }}
@@ -70,11 +71,12 @@ th[aria-sort=descending] button::after {{ content: " \\2193"; color: inherit; }}
 {_SHADES}
 figure {{ margin: 0; }}
 .charts {{ display: grid; gap: 1.5rem; margin: 1rem 0;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }}
-.charts figure, .wide {{ max-width: 36rem; min-width: 0; }}
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }}
+.charts figure {{ max-width: 31rem; min-width: 0; }}
 .wide {{ max-width: 46rem; margin: 1rem 0; }}
 figcaption {{ overflow-wrap: anywhere; }}
-.chart {{ display: block; width: 100%; height: auto; font: 13px system-ui, sans-serif; }}
+.chart {{ display: block; width: 100%; height: auto; font: 14px system-ui, sans-serif; }}
+@media (min-width: 48rem) {{ .wide .chart {{ font-size: 10px; }} }}
 .chart text {{ fill: var(--soft); }}
 .chart .label {{ fill: var(--text); }}
 .grid {{ stroke: var(--line); fill: none; }}

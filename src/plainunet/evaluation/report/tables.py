@@ -227,7 +227,7 @@ def picture_rows(
 
 
 def _scored(said: str, interval: Sequence[Any] | None, digits: int = 4) -> str:
-    within = bounds(interval, digits)
+    within = bounds(interval, digits, NOTHING)  # short: there are many side by side
     return f"<td>{said}{f'<small>{within}</small>' if within and said != NOTHING else ''}</td>"
 
 

@@ -117,12 +117,13 @@ def several(amount: int, one: str) -> str:
     return f"{amount:,} {one}{'' if amount == 1 else 's'}"
 
 
-def bounds(interval: Sequence[Any] | None, digits: int = 4) -> str:
+def bounds(interval: Sequence[Any] | None, digits: int = 4, between: str = " to ") -> str:
     """Write an interval.
 
     Args:
         interval: Lower and upper bound, or None.
         digits: Digits of each.
+        between: What stands between them.
 
     Returns:
         As in "0.9012 to 0.9234"; "" where there is none.
@@ -130,7 +131,7 @@ def bounds(interval: Sequence[Any] | None, digits: int = 4) -> str:
     known = numbers(interval)
     if len(known) != 2 or known[0] is None or known[1] is None:
         return ""
-    return f"{known[0]:.{digits}f} to {known[1]:.{digits}f}"
+    return f"{known[0]:.{digits}f}{between}{known[1]:.{digits}f}"
 
 
 def setting(value: Any) -> str:
