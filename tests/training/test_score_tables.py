@@ -64,6 +64,7 @@ RESULT: dict[str, Any] = {
                 "predicted": 1200,
                 "f1": {"pooled": 0.8, "per_image": 0.75},
                 "average_precision": {"pooled": 0.6, "per_image": 0.5625},
+                "pixel_error": 0.0625,
                 "together": {
                     "rand": [0.5, None, 0.875, 0.25],
                     "information": [None] * 4,
@@ -95,6 +96,7 @@ def test_scores_stand_above_their_intervals(capsys: pytest.CaptureFixture[str]) 
     assert "10.00-20.00 0.5000-0.7500" in rows
     leaf = rows.index("[b]leaf 1,234 0.7500 0.5625 0.8750 -")
     assert rows[leaf + 1] == "1,200 given at 0.6"
+    assert "Pixel error (1 - best pooled Dice) 0.0625" in " ".join(rows)
     assert "Counted at native size." in " ".join(rows)
     assert "95% of the scores lie when groups of pictures are drawn anew" in " ".join(rows)
 

@@ -17,6 +17,7 @@ LEVEL = 0.95
 """Share of the drawn sets whose scores lie between the bounds."""
 DRAWN = 2000
 """Sets of groups that are drawn."""
+_AT_ONCE = 100
 
 
 class Resampling:
@@ -39,10 +40,10 @@ class Resampling:
         )
         self.groups = len(names)
         random = np.random.default_rng(seed)
-        # [sets, groups]: how often each group is in each set
+        # [sets, groups]: how often each group is in each set; small, for there may be many
         self._times = random.multinomial(
             self.groups, np.full(self.groups, 1 / self.groups), size=DRAWN
-        ).astype(np.float64)
+        ).astype(np.uint16)
 
     def of_mean(self, scores: Floats) -> Floats:
         """Bound the mean of pictures' scores.
@@ -85,7 +86,12 @@ class Resampling:
         """Sums over the pictures of each set, [sets, ...]."""
         each = np.zeros((self.groups, *values.shape[1:]))
         np.add.at(each, self._group, values)
-        drawn: Floats = np.tensordot(self._times, each, axes=1)
+        flat = each.reshape(self.groups, -1)
+        sums = [
+            self._times[first : first + _AT_ONCE].astype(np.float64) @ flat
+            for first in range(0, DRAWN, _AT_ONCE)
+        ]
+        drawn: Floats = np.concatenate(sums).reshape(DRAWN, *values.shape[1:])
         return drawn
 
     def bounds(self, drawn: Floats) -> Floats:

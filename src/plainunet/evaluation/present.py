@@ -30,8 +30,6 @@ WORST, MEDIAN = 12, 6
 """At most so many pictures are shown, from both places in the order of scores."""
 CEILING = 16
 """At most so many masks are reduced and brought back to find the ceiling."""
-
-
 _METRICS_FILE = "metrics.jsonl"
 _SIDE = 1600  # pixels of a shown picture's longer side, at most
 

@@ -157,6 +157,9 @@ def _objects(per_class: dict[str, Any]) -> Table:
         "F1 at an overlap (IoU) above 0.5; AP: mean over 0.5 to 0.95. Rand and information: "
         "F-scores of the ISBI 2012 challenge, of two classes at the best threshold"
     )
+    for said in per_class.values():
+        if said.get("pixel_error") is not None:
+            table.caption += f". Pixel error (1 - best pooled Dice) {said['pixel_error']:.4f}"
     return table
 
 

@@ -179,14 +179,14 @@ def _scores(result: dict[str, Any], names: Sequence[str]) -> str:
         "score stands its interval, where there is one; an en dash is where there is nothing to "
         f"score.</p>{score_table(result, names)}"
     )
-    boundary, objects = result.get("boundary"), result.get("objects")
-    if dig(boundary, "per_class"):
+    boundary, objects = (result.get(part) or {} for part in ("boundary", "objects"))
+    if boundary.get("per_class"):
         said += (
             "<h3>Outlines</h3><p>Distances between true and predicted outlines. Surface Dice is "
             f"the share of outlines within {number(boundary['tolerance']) or 0:g} pixels of each "
             f"other.</p>{boundary_table(boundary)}"
         )
-    if dig(objects, "per_class"):
+    if objects.get("per_class"):
         said += f"<h3>Objects</h3>{object_table(objects)}{together_figures(objects)}"
     return said
 

@@ -34,7 +34,7 @@ _TITLES = {
 class Shown(NamedTuple):
     """A picture that the page shows."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # it hides a method of tuples
     """Its number among the result's images."""
     image: NDArray[Any]
     """[H, W, C], integers or floats, as stored."""
@@ -80,11 +80,8 @@ def draw_panels(shown: Shown, colors: Colors, side: int) -> list[NDArray[np.uint
     void = _share(~valid, size)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] / 3.0
     errors = grey * (1 - wrong - void) + np.array(_WRONG) * wrong + _VOID * void
-    masks = [
-        cv2.resize(table[ids], size, interpolation=cv2.INTER_AREA)
-        for ids in (shown.truth, shown.prediction)
-    ]
-    return [picture, *masks, errors.round().clip(0, 255).astype(np.uint8)]
+    truth, prediction = (resize(table[ids], size[::-1]) for ids in (shown.truth, shown.prediction))
+    return [picture, truth, prediction, errors.round().clip(0, 255).astype(np.uint8)]
 
 
 def encode(panels: Sequence[NDArray[np.uint8]]) -> list[str]:
@@ -197,8 +194,6 @@ def _figure(index: int, image: dict[str, Any], uris: Sequence[str], size: tuple[
     )
 
 
-def _share(inside: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float32]:
-    """The share of each reduced pixel that lies inside, [h, w, 1]."""
-    area = cv2.resize(inside.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    shares: NDArray[np.float32] = area.reshape(size[1], size[0], 1)
-    return shares
+def _share(inside: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[Any]:
+    """The share of each reduced pixel that lies inside, [h, w, 1] float32."""
+    return resize(inside[..., None].astype(np.float32), size[::-1])
