@@ -5,8 +5,8 @@ In: a network, a picture size, pictures to judge. Out: seconds, measured by doin
 
 import tempfile
 import time
-from collections.abc import Collection, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,16 @@ from plainunet.data.fingerprint import Fingerprint, take_fingerprint
 from plainunet.data.images import image_shape, read_image
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
-from plainunet.evaluation.measure import judged
+from plainunet.evaluation.measure import Seen, judged
 from plainunet.evaluation.metrics import confusion_matrix
 from plainunet.evaluation.present import CEILING, MEDIAN, WORST, measure_ceiling, show
-from plainunet.evaluation.report.panels import BYTES, fit_panels
+from plainunet.evaluation.report.panels import fit_panels
 from plainunet.memory import total_memory
 from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
 from plainunet.network.losses import cross_entropy_dice
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.writers import write_comparison, write_mask
+from plainunet.prediction.writers import Colors, write_comparison, write_mask
 from plainunet.training.optim import make_optimizers
 from plainunet.training.plan import make_plan
 from plainunet.training.scale import Machine
@@ -36,6 +36,8 @@ _STEPS, _BATCH, _LONG = 3, 8, 2.0
 _MOST_EPOCHS, _LEAST = 500, 60.0
 """A run for which no time was given ends after about so many epochs, if they take so long [s]."""
 _JUDGED = 8
+_PANELS = 200_000
+"""Bytes that a picture has in the report, about."""
 _LAST = 1.5
 """Seconds for curves, checkpoints and tables at a run's end."""
 
@@ -210,19 +212,31 @@ def measure_end(
             confusion_matrix(seen.truth, seen.prediction, predictor.network.num_classes)
             times.append(time.perf_counter())
             areas.append(seen.truth.size)
-        write_mask(Path(folder) / "mask.png", seen.prediction, colors)
-        write_comparison(Path(folder) / "comparison.png", *seen[:3], colors)
-    marks = [times[-1], time.perf_counter()]
-    fit_panels(show(0, "worst", seen), colors, BYTES // (WORST + MEDIAN))
-    marks.append(time.perf_counter())
-    measure_ceiling(predictor.card, chosen[-1:], coding)
-    marks.append(time.perf_counter())
+        parts = (
+            partial(_save, seen, colors, Path(folder)),
+            lambda: fit_panels(show(0, "worst", seen), colors, _PANELS),
+            lambda: measure_ceiling(predictor.card, chosen[-1:], coding),
+        )
+        drawing, packing, reducing = (_time_second(part) / areas[-1] for part in parts)
     each = (times[-1] - times[1]) / sum(areas[1:])
-    drawing, packing, reducing = ((b - a) / areas[-1] for a, b in pairwise(marks))
     shapes = [image_shape(pair.image) for pair in pairs]
     mean = sum(height * width for height, width, _ in shapes) / len(pairs)
     saved, shown, reduced = (
         mean * min(most, len(pairs)) for most in (pictures, WORST + MEDIAN, CEILING)
     )
-    judging = (mean * len(pairs) + saved + shown) * each
+    again = mean * min(pictures + WORST + MEDIAN, len(pairs))  # some are both saved and shown
+    judging = (mean * len(pairs) + again) * each
     return judging + saved * drawing + shown * packing + reduced * reducing + _LAST
+
+
+def _save(seen: Seen, colors: Colors, folder: Path) -> None:
+    write_mask(folder / "mask.png", seen.prediction, colors)
+    write_comparison(folder / "comparison.png", *seen[:3], colors)
+
+
+def _time_second(work: Callable[[], object]) -> float:
+    """Do it twice, and give the seconds of the second time: the first one loads what it needs."""
+    work()
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun

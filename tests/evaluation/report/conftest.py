@@ -1,6 +1,7 @@
 """A judged model that never was, and pictures of it."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -8,9 +9,13 @@ import numpy as np
 import pytest
 
 from plainunet.evaluation.metrics import PROTOCOL
+from plainunet.evaluation.report.page import write_report
 from plainunet.evaluation.report.panels import Shown
 from plainunet.palette import default_colors
 
+MOST = 5_000_000
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+ENDING = "</script><script>alert(2)</script>\"'&$title"
 OPTIONAL = ("boundary", "objects", "threshold_curve", "calibration", "ceiling", "curves")
 
 
@@ -171,3 +176,40 @@ def shown_of() -> Callable[..., Shown]:
 def optional() -> tuple[str, ...]:
     """The parts of a result that may be missing."""
     return OPTIONAL
+
+
+@pytest.fixture
+def eighteen() -> Callable[..., list[Shown]]:
+    """Make as many pictures as a page shows, each as by `shown_of`."""
+
+    def make(**how: Any) -> list[Shown]:
+        worst = [make_shown(index, **how) for index in range(12)]
+        return [*worst, *(make_shown(index, "median", **how) for index in range(17, 23))]
+
+    return make
+
+
+@pytest.fixture
+def written() -> Callable[[Path, dict[str, Any], list[Shown]], str]:
+    """Write a page, which must not be too large; its text."""
+
+    def write(path: Path, result: dict[str, Any], shown: list[Shown]) -> str:
+        write_report(path, result, shown)
+        assert path.stat().st_size < MOST
+        return path.read_text(encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture
+def hostile() -> dict[str, Any]:
+    """A result in which every text is an attack: names of pictures are one, all others another."""
+    result = make_result(4, ("background", ENDING))
+    for image in result["images"]:
+        image["image"] = image["group"] = HOSTILE
+    result |= dict.fromkeys(("protocol", "command", "data", "split"), ENDING)
+    for key in ("checkpoint", "refine", "network", "sees", "tta", "machine"):
+        result["model"][key] = ENDING
+    for key in ("settings", "versions"):
+        result["model"][key] = {ENDING: HOSTILE}
+    return result

@@ -99,7 +99,7 @@ def test_a_gallery_says_what_is_shown(shown_of: Callable[..., Shown]) -> None:
         {"image": "b.png", "dice": {"mean_foreground": None}},
     ]
     shown = [shown_of(0), shown_of(1, "median")]
-    page = gallery(shown, images, COLORS)
+    page = gallery(shown, images, COLORS, 10**6)
     assert page.index("The worst") < page.index("Around the median")
     assert "&lt;b&gt;.png: <strong>Dice 0.1235</strong>" in page.replace("0.1234<", "0.1235<")
     assert "b.png: <strong>no object</strong>" in page
@@ -107,7 +107,7 @@ def test_a_gallery_says_what_is_shown(shown_of: Callable[..., Shown]) -> None:
     assert page.count("<button") == page.count("<img") == page.count(' alt="') == 8
     assert 'alt="true mask of b.png"' in page
     assert 'id="picture-1"' in page
-    assert gallery([], images, COLORS) == ""
+    assert gallery([], images, COLORS, 10**6) == ""
 
 
 def test_a_legend_names_colours() -> None:

@@ -19,7 +19,7 @@ from plainunet.evaluation.report.charts import (
 )
 from plainunet.evaluation.report.words import cut, dig, number, numbers, score, several, text
 
-_MOST_DOTS = 6000
+_MOST_DOTS = 5000
 
 
 def training_figures(curves: Sequence[dict[str, Any]] | None) -> str:

@@ -51,13 +51,15 @@ $sections
 <dialog id="zoom" aria-labelledby="zoom-said"><p id="zoom-said" aria-live="polite"></p>
 <div class="large"></div>
 <div class="controls"><button type="button" class="plain" id="back">back</button>
-<button type="button" class="plain" id="on" autofocus>on</button>
+<button type="button" class="plain" id="on">on</button>
 <button type="button" class="plain" id="close">close</button>
 <span class="soft">Arrow keys: left and right go on to the next panel, up and down to the next
 picture.</span></div></dialog>
 <script type="application/json" id="pictures-data">$data</script>
 <script>$script</script></body></html>
 """)
+_MOST = 4_900_000  # bytes of the page, below which its pictures are reduced to remain
+_MOST_OF_PICTURES = 3_200_000
 _SPLITS = {
     "val": "the validation part",
     "test": "the test part",
@@ -85,13 +87,13 @@ def write_report(path: Path, result: dict[str, Any], shown: Sequence[Shown]) -> 
     model = result["model"]
     names = [str(each["name"]) for each in model["classes"]]
     colors = [tuple(each["color"]) for each in model["classes"]]
-    rows = picture_rows(result, names, {each.index: anchor(each.index) for each in shown})
+    rows = picture_rows(result, names, {each.number: anchor(each.number) for each in shown})
     parts = {
         "How it was counted": f"<p>{text(result['protocol'])}</p>",
         "Training": training_figures(result.get("curves")),
         "Scores of each class": _scores(result, names),
         "What was taken for what": _confusion(result, names),
-        "Pictures": _pictures(result, names, colors, shown),
+        "Pictures": "",
         "Dice of each picture": strip_figure(result["images"], names[1:]),
         "All pictures": _table(rows["columns"]),
         "Threshold": threshold_figure(result.get("threshold_curve")),
@@ -100,6 +102,11 @@ def write_report(path: Path, result: dict[str, Any], shown: Sequence[Shown]) -> 
         "What the size allows": ceiling_figure(result),
         "To repeat it": _repeat(result),
     }
+    data = _embedded(rows)
+    # pictures may take what the rest leaves
+    rest = sum(len(part.encode(errors="replace")) for part in (*parts.values(), data))
+    most = min(_MOST_OF_PICTURES, _MOST - rest)
+    parts["Pictures"] = _pictures(result, names, colors, shown, most)
     parts = {name: part for name, part in parts.items() if part}
     ids = {name: f"part-{place}" for place, name in enumerate(parts)}
     page = _PAGE.substitute(
@@ -113,7 +120,7 @@ def write_report(path: Path, result: dict[str, Any], shown: Sequence[Shown]) -> 
             "</section>"
             for name, part in parts.items()
         ),
-        data=_embedded(rows),
+        data=data,
         script=SCRIPT,
     )
     with write_whole(path) as file:
@@ -126,8 +133,9 @@ def _pictures(
     names: Sequence[str],
     colors: Sequence[tuple[int, int, int]],
     shown: Sequence[Shown],
+    most: int,
 ) -> str:
-    figures = gallery(shown, result["images"], colors)
+    figures = gallery(shown, result["images"], colors, most)
     return f"<p>{_ABOUT_ERRORS}</p>{legend(names, colors)}{figures}" if figures else ""
 
 

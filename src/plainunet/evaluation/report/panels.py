@@ -5,6 +5,7 @@ URIs: photographs as JPEG, masks as PNG. All are reduced until they fit in what 
 """
 
 import base64
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +17,6 @@ from plainunet.data.resizing import resize
 from plainunet.evaluation.report.words import dig, number, score, text
 from plainunet.prediction.writers import Colors, as_rgb
 
-BYTES = 3_200_000
-"""Of all data URIs together, at most."""
 _SIDES = (1000, 800, 640, 512, 400, 320, 256, 192, 128, 96, 64)  # of a picture [pixels]
 _FEW = 320  # pixels across, below which a picture's pixels are shown as squares
 _WRONG = (255, 40, 40)
@@ -34,7 +33,7 @@ _TITLES = {
 class Shown(NamedTuple):
     """A picture that the page shows."""
 
-    index: int  # type: ignore[assignment]  # it hides a method of tuples
+    number: int
     """Its number among the result's images."""
     image: NDArray[Any]
     """[H, W, C], integers or floats, as stored."""
@@ -65,7 +64,7 @@ def draw_panels(shown: Shown, colors: Colors, side: int) -> list[NDArray[np.uint
     sizes = {part.shape[:2] for part in (shown.image, shown.truth, shown.prediction)}
     if len(sizes) > 1:
         raise ValueError(
-            f"Picture {shown.index} and its masks have the sizes {sorted(sizes)}: all must be "
+            f"Picture {shown.number} and its masks have the sizes {sorted(sizes)}: all must be "
             "of the picture's own size."
         )
     height, width = shown.truth.shape
@@ -98,7 +97,7 @@ def encode(panels: Sequence[NDArray[np.uint8]]) -> list[str]:
     uris = []
     for kind, panel in zip(PANELS, panels, strict=True):
         ending = ".png" if "mask" in kind else ".jpg"
-        how = [cv2.IMWRITE_PNG_COMPRESSION, 9] if ending == ".png" else photograph
+        how = [cv2.IMWRITE_PNG_COMPRESSION, 6] if ending == ".png" else photograph
         data = cv2.imencode(ending, panel[..., ::-1], how)[1].tobytes()
         form = "png" if ending == ".png" else "jpeg"
         uris.append(f"data:image/{form};base64,{base64.b64encode(data).decode()}")
@@ -117,12 +116,17 @@ def fit_panels(shown: Shown, colors: Colors, most: int) -> tuple[list[str], tupl
         A data URI for each of the four panels, and their height and width [pixels]; the smallest
         there are, should even those be too large.
     """
-    for side in _SIDES:
+    side = _SIDES[0]
+    while True:
         panels = draw_panels(shown, colors, side)
-        uris = encode(panels)
-        if sum(map(len, uris)) <= most or side == _SIDES[-1]:
-            break
-    return uris, (panels[0].shape[0], panels[0].shape[1])
+        uris, size = encode(panels), (panels[0].shape[0], panels[0].shape[1])
+        weight = sum(map(len, uris))
+        if weight <= most or side == _SIDES[-1]:
+            return uris, size
+        # weight grows about as the area does
+        wanted = max(size) * math.sqrt(max(0, most) / weight)
+        smaller = [each for each in _SIDES if each < side]
+        side = next((each for each in smaller if each <= wanted), smaller[-1])
 
 
 def anchor(index: int) -> str:
@@ -137,13 +141,16 @@ def anchor(index: int) -> str:
     return f"picture-{index}"
 
 
-def gallery(shown: Sequence[Shown], images: Sequence[dict[str, Any]], colors: Colors) -> str:
+def gallery(
+    shown: Sequence[Shown], images: Sequence[dict[str, Any]], colors: Colors, most: int
+) -> str:
     """Show pictures with their masks, the worst first.
 
     Args:
         shown: The pictures.
         images: The result's images.
         colors: RGB of each class, 0..255.
+        most: Bytes that their panels may have together.
 
     Returns:
         HTML: a heading and figures for each reason that pictures are shown for.
@@ -154,8 +161,8 @@ def gallery(shown: Sequence[Shown], images: Sequence[dict[str, Any]], colors: Co
         parts.append(f"<h3>{text(title)}</h3><p>{text(said)}</p>")
         for picture in shown:
             if picture.why == why:
-                uris, size = fit_panels(picture, colors, BYTES // len(shown))
-                parts.append(_figure(picture.index, images[picture.index], uris, size))
+                uris, size = fit_panels(picture, colors, most // len(shown))
+                parts.append(_figure(picture.number, images[picture.number], uris, size))
     return "\n".join(parts)
 
 

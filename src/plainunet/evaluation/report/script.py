@@ -92,6 +92,7 @@ function show(number) {
 zooms.forEach((zoom, number) => zoom.addEventListener('click', () => {
   show(number);
   dialog.showModal();
+  document.getElementById('on').focus();
 }));
 const steps = {ArrowRight: 1, ArrowLeft: -1, ArrowDown: 4, ArrowUp: -4};
 dialog.addEventListener('keydown', (event) => {
