@@ -1,5 +1,6 @@
 """The scores against pixels counted by hand; which pictures are taken; what is refused."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from PIL import Image
 from plainunet.config import TrainConfig
 from plainunet.data.split_file import read_split
 from plainunet.evaluation.evaluate import evaluate
-from plainunet.network.checkpoint import Card, save_checkpoint
+from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.batch import predict_files
@@ -318,3 +319,54 @@ def test_bad_data_is_named(trained: Trained, tmp_path: Path) -> None:
     Image.fromarray(mask[1:]).save(other / "masks" / "4.png")
     with pytest.raises(ValueError, match=r"masks/4\.png is 42x33 .*42x34"):
         judge(trained, other)
+
+
+def test_masks_of_one_value_number_no_objects(tmp_path: Path) -> None:
+    """Of a model that learnt from numbered objects; nor do those without any background."""
+    net = binary(tmp_path)
+    network, card = load_checkpoint(net.checkpoint)
+    numbered = {"values": (0, 1), "ignore": None, "kind": "instances"}
+    save_checkpoint(net.checkpoint, network, dataclasses.replace(card, masks=numbered))
+    result = judge(net, net.data)
+    assert "objects" not in result
+    assert result["confusion"][0][0] + result["confusion"][0][1] > 0
+    for file in (net.data / "masks").iterdir():
+        Image.fromarray(np.where(np.asarray(Image.open(file)) > 0, 7, 3).astype(np.uint8)).save(
+            file
+        )
+    assert judge(net, net.data)["confusion"] == result["confusion"]
+    for file in (net.data / "masks").iterdir():
+        mask = np.where(np.asarray(Image.open(file)) == 7, 5, 0).astype(np.uint8)
+        mask[-2:, -2:] = 9
+        Image.fromarray(mask).save(file)
+    assert judge(net, net.data)["objects"]["per_class"]["thing"]["true"] == 20
+
+
+def test_a_class_that_no_mask_has_is_said(tmp_path: Path) -> None:
+    net = binary(tmp_path)
+    for file in (net.data / "masks").iterdir():
+        Image.fromarray(np.zeros_like(np.asarray(Image.open(file)))).save(file)
+    notes: list[str] = []
+    evaluate(net.checkpoint, net.data, on_note=notes.append)
+    assert any("no mask has a pixel of thing" in note for note in notes)
+
+
+def test_a_checkpoint_without_its_run_says_what_is_missing(
+    trained: Trained, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone.safetensors"
+    shutil.copy(trained.checkpoint, alone)
+    with pytest.raises(FileNotFoundError, match=r"split.csv does not exist: .*--split all"):
+        evaluate(alone, trained.data)
+    assert len(evaluate(alone, trained.data, split="all")["images"]) == 10
+
+
+def test_files_that_have_changed_are_said_to_have(trained: Trained, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(trained.data, data)
+    for file in list((data / "masks").iterdir()):
+        Image.open(file).save(file, compress_level=0)
+    notes: list[str] = []
+    result = evaluate(trained.checkpoint, data, on_note=notes.append)
+    assert result["split"] == "val"
+    assert notes == [f"files in {data} have changed since the model was trained on it"]

@@ -67,7 +67,8 @@ def test_the_page_says_what_was_judged(draw: Callable[[Path], Path], tmp_path: P
     run = tmp_path / "run"
     run.mkdir()
     save_checkpoint(run / "best.safetensors", UNet(3, 3, 4, 2), card)
-    rows = [{"epoch": n, "loss": 1 / n, "per_image_dice": 0.1 * n} for n in (1, 2, 3)]
+    rows: list[dict[str, object]] = [{"epoch": n, "loss": 1 / n} for n in (1, 2, 3)]
+    rows[1]["validation"] = {"per_image": {"dice": {"mean_foreground": 0.4321}}}
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = tmp_path / "report.html"
     result = evaluate(run / "best.safetensors", data, html=page, device="cpu")
@@ -79,6 +80,7 @@ def test_the_page_says_what_was_judged(draw: Callable[[Path], Path], tmp_path: P
         "leaf",
         f"{result['per_image']['dice']['mean_foreground']:.4f}",
         "epochs",
+        "Dice per image, while training; at the end 0.4321.",
     ):
         assert said in text
     assert text.count("data:image/") >= 10

@@ -137,3 +137,13 @@ def test_settings_that_are_better_already_stay(trained: Trained) -> None:
     found = tune(trained.checkpoint, trained.data, device="cpu", precision="fp32")
     assert found["dice"]["after"] >= found["dice"]["before"]
     assert load_checkpoint(trained.checkpoint)[1].min_object == first.min_object
+
+
+def test_a_checkpoint_that_may_not_be_written_stays(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.checkpoint.parent, tmp_path / "run")
+    path = tmp_path / "run" / "best.safetensors"
+    path.chmod(0o444)
+    before = path.read_bytes()
+    with pytest.raises(PermissionError, match=r"chmod u\+w"):
+        tune(path, trained.data)
+    assert path.read_bytes() == before

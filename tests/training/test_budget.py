@@ -12,7 +12,7 @@ from plainunet.data.pairing import find_pairs
 from plainunet.data.split import split_pairs
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
-from plainunet.training.budget import fit_budget, measure_end, measure_pixel
+from plainunet.training.budget import find_end, fit_budget, measure_end, measure_pixel
 from plainunet.training.run import train
 
 
@@ -95,3 +95,14 @@ def test_a_run_by_the_clock(small_data: Path, tmp_path: Path) -> None:
     plan = (tmp_path / "run" / "plan.txt").read_text()
     assert "base channels: 4 (as given)" in plan
     assert (tmp_path / "run" / "curves.png").is_file()
+
+
+def test_a_budget_that_is_spent_before_the_first_step_is_refused(small_data: Path) -> None:
+    pairs = find_pairs(small_data)
+    coding, _ = understand_masks([pair.mask for pair in pairs])
+    predictor = Predictor(UNet(base_channels=2, depth=2), device="cpu")
+    begun = time.monotonic()
+    end = find_end(600, begun, predictor, pairs, coding, 16)
+    assert begun + 500 < end < begun + 600
+    with pytest.raises(ValueError, match=r"--budget 600 s is too short: it took 5\d\d s to begin"):
+        find_end(600, begun - 560, predictor, pairs, coding, 16)

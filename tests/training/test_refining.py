@@ -115,6 +115,9 @@ def test_classes_masks_and_split_are_those_of_the_coarse_run(runs: Runs) -> None
     assert config.refine_of == str((runs.coarse / "best.safetensors").absolute())
     notes = [event.text for event in runs.events if isinstance(event, Note)]
     assert f"split: that of {runs.coarse}" in notes
+    coarse, refined = runs.scores
+    wanted = f"Dice per image, refined: {refined:.4f}; of {runs.coarse / 'best.safetensors'}"
+    assert f"{wanted} alone: {coarse:.4f}" in notes
 
 
 def test_the_coarse_run_s_dataset_is_known(tmp_path: Path, runs: Runs, tiny: TrainConfig) -> None:
@@ -239,7 +242,7 @@ def test_a_run_to_the_clock_says_that_the_windows_are_given(runs: Runs, tmp_path
     config = TrainConfig(refine_of=coarse, budget=8, device="cpu", workers=0)
     train(runs.data, tmp_path / "run", config)
     plan = (tmp_path / "run" / "plan.txt").read_text()
-    assert "patch: 96 x 96 (as given, or as refining has it)" in plan
+    assert "patch: 96 x 96 (as refining has it)" in plan
     assert load_config(tmp_path / "run" / "config.toml").depth == 2
 
 

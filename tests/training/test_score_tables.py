@@ -99,12 +99,14 @@ def test_scores_stand_above_their_intervals(capsys: pytest.CaptureFixture[str]) 
     assert "Pixel error (1 - best pooled Dice) 0.0625" in " ".join(rows)
     assert "Counted at native size." in " ".join(rows)
     assert "95% of the scores lie when groups of pictures are drawn anew" in " ".join(rows)
+    assert "(bootstrap); from 2 groups they are too narrow." in " ".join(rows)
 
 
 def test_what_was_not_measured_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     few = {key: value for key, value in RESULT.items() if key not in ("boundary", "objects")}
     few["intervals"] = {**RESULT["intervals"], "groups": 1}
     text = " ".join(show(few, capsys))
+    assert "3 pictures in 1 group, part: val" in text
     assert "HD95" not in text
     assert "Rand" not in text
     assert "With a single group of pictures there are no intervals." in text

@@ -102,9 +102,15 @@ def _as_in_training(card: Card, masks: Sequence[Path]) -> MaskCoding | None:
     try:
         if colors:
             return understand_masks(masks, len(card.class_names), known["ignore"], colors)[0]
+        stored: set[int] = set()
         for path in masks:
             coding.read(path)
+            if coding.kind == "instances":
+                stored.update(np.unique(coding.read_stored(path)).tolist())
     except ValueError:
+        return None
+    # one value alone numbers no objects, and without 0 there is no background
+    if stored and (0 not in stored or len(stored) == 2):
         return None
     return coding
 

@@ -99,7 +99,7 @@ def compare(
             "folder."
         )
     if on_note and len(pairs) < max(len(each[0]) for each in found):
-        on_note(f"{len(pairs)} pictures were held out from both models; the others are left out")
+        on_note(f"held out from both models: {len(pairs)}; all other pictures are left out")
     counts = []
     for path, model, (_, coding, _) in zip((first, second), models, found, strict=True):
         each = []

@@ -85,6 +85,13 @@ def evaluate(
     objects = objects or coding.kind == "instances"
     scores = judge(predictor, found, coding, on_progress, objects=objects)
     result: dict[str, Any] = {"split": split, **scores}
+    names = predictor.card.class_names
+    gone = [name for name, row in zip(names, result["confusion"], strict=True) if not sum(row)]
+    if gone and on_note is not None:
+        on_note(
+            f"no mask has a pixel of {', '.join(gone)}. If there should be some, say what the "
+            f"masks' values mean in a dataset.toml in {data}"
+        )
     if html is not None:
         chosen = choose_shown(result)
         seen = judged(predictor, [found[number] for number in chosen], coding)

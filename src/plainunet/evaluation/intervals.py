@@ -17,6 +17,8 @@ LEVEL = 0.95
 """Share of the drawn sets whose scores lie between the bounds."""
 DRAWN = 2000
 """Sets of groups that are drawn."""
+FEW = 10
+"""With fewer groups, intervals are too narrow."""
 _AT_ONCE = 100
 
 

@@ -84,6 +84,13 @@ def choose_part(
     split = split or ("val" if trained_on else "all")
     if split == "all":
         return pairs, split
+    listed = checkpoint.parent / SPLIT_FILE
+    if trained_on and not listed.is_file():
+        raise FileNotFoundError(
+            f"{listed} does not exist: which pictures of {data} were held out from the model "
+            "stands there. Give the checkpoint in its run folder, copy that file beside it, or "
+            "judge all pictures by --split all, also those that it was trained on."
+        )
     if unchanged:
         pairs = read_split(checkpoint.parent / SPLIT_FILE, data)
     elif trained_on:
@@ -91,7 +98,9 @@ def choose_part(
         new = [pair for pair in pairs if pair.image not in known]
         gone = len(known) - (len(pairs) - len(new))
         pairs = [known[pair.image] for pair in pairs if pair.image in known]
-        if on_note is not None:
+        if on_note is not None and not new and not gone:
+            on_note(f"files in {data} have changed since the model was trained on it")
+        elif on_note is not None:
             on_note(
                 f"{data} has changed since the model was trained on it: {len(new)} new pictures "
                 f"are left out, {gone} have gone. --split all takes all, also those trained on."

@@ -153,7 +153,11 @@ def _describe(predictor: Predictor, about: About) -> dict[str, Any]:
 def _describe_network(network: UNet) -> str:
     count = sum(weights.numel() for weights in network.parameters())
     base = network.architecture["base_channels"]
-    return f"U-Net, {base} base channels, depth {network.depth}, {count:,} parameters"
+    kind = network.architecture["normalisation"]
+    return (
+        f"U-Net, {base} base channels, depth {network.depth}, normalisation {kind}, {count:,} "
+        "parameters"
+    )
 
 
 def _describe_scale(card: Card) -> str:
@@ -189,6 +193,10 @@ def measure_ceiling(card: Card, pairs: Sequence[Pair], coding: MaskCoding) -> di
 def _read_curves(file: Path) -> list[dict[str, Any]] | None:
     """The epochs of the run, if the model lies in its run folder."""
     try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
         return None
+    for row in rows:
+        if judged := row.get("validation"):
+            row["per_image_dice"] = judged["per_image"]["dice"]["mean_foreground"]
+    return rows

@@ -60,10 +60,16 @@ def tune(
 
     Raises:
         FileNotFoundError: No such checkpoint or folder.
+        PermissionError: The checkpoint may not be written.
         ValueError: There is no validation part, or the folder cannot be understood.
     """
     path = Path(checkpoint)
     network, card = load_checkpoint(path)
+    if not path.stat().st_mode & 0o222:
+        raise PermissionError(
+            f"{path}: may not be written, and --tune writes what it finds into the checkpoint. "
+            "Make it writable (chmod u+w), or tune a copy in a copy of its run folder."
+        )
     pairs, coding, _ = understand_folder(card, path, Path(data), _PART, folder, on_note)
     tried: list[dict[str, Any]] = []
 

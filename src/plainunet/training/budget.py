@@ -36,6 +36,8 @@ _STEPS, _BATCH, _LONG = 3, 8, 2.0
 _MOST_EPOCHS, _LEAST = 500, 60.0
 """A run for which no time was given ends after about so many epochs, if they take so long [s]."""
 _JUDGED = 8
+_LITTLE = 0.1
+"""Share of a budget that must be left for training."""
 _PANELS = 200_000
 """Bytes that a picture has in the report, about."""
 _LAST = 1.5
@@ -50,6 +52,8 @@ def fit_budget(
     coding: MaskCoding,
     shares: dict[str, float],
     spent: float,
+    *,
+    refining: Collection[str] = (),
 ) -> tuple[TrainConfig, list[str]]:
     """Fill in what the settings leave to the clock.
 
@@ -61,6 +65,7 @@ def fit_budget(
         coding: What mask values mean.
         shares: For each class by name, its share of all pixels.
         spent: Seconds of the budget that are over.
+        refining: Names of those among `given` that follow from `refine_of`.
 
     Returns:
         The settings, and a line on each with its reason.
@@ -92,6 +97,7 @@ def fit_budget(
             "--epochs."
         )
     settings = {name: getattr(config, name) for name in given}
+    settings["refining"] = refining
     plan = make_plan(seen, machine, seconds, settings)
     budget = config.budget
     if "budget" not in given and plan["epochs"][0] > _MOST_EPOCHS:
@@ -184,6 +190,40 @@ def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> fl
         if sum(times) > _LONG:
             break
     return min(times) / (batch_size * height * width)
+
+
+def find_end(
+    budget: float,
+    begun: float,
+    predictor: Predictor,
+    pairs: Sequence[Pair],
+    coding: MaskCoding,
+    pictures: int,
+) -> float:
+    """Say when training must be over, so that there is time to judge.
+
+    Args:
+        budget: Seconds that the whole run may take.
+        begun: When it began, on the clock of `time.monotonic` [s].
+        predictor: As of `measure_end`, like what follows.
+        pairs: The same.
+        coding: The same.
+        pictures: The same.
+
+    Returns:
+        A moment on that clock [s].
+
+    Raises:
+        ValueError: There is next to no time left for training.
+    """
+    judging = measure_end(predictor, pairs, coding, pictures)
+    spent = time.monotonic() - begun
+    if budget - spent - judging < _LITTLE * budget:
+        raise ValueError(
+            f"--budget {budget:.0f} s is too short: it took {spent:.0f} s to begin, and the "
+            f"judging at the end takes about {judging:.0f} s. Give a longer one, or --epochs."
+        )
+    return begun + budget - judging
 
 
 def measure_end(

@@ -46,16 +46,19 @@ def make_plan(
         machine: What is known of the machine.
         seconds: Time for training steps alone [s].
         given: Settings that the user gave; these stay, and the others are made to suit them.
+            "refining" names those among them that follow from `refine_of`.
 
     Returns:
         For each setting its value and the reason for it. What was given is among them where it
         is planned at all.
     """
     plan: Plan = {}
-    as_given = "as given, or as refining has it" if given.get("refine_of") else "as given"
+    fixed = given.get("refining", ())
 
     def decide(name: str, value: Any, reason: str) -> Any:
-        plan[name] = (given[name], as_given) if name in given else (value, reason)
+        if name in given:
+            value, reason = given[name], "as refining has it" if name in fixed else "as given"
+        plan[name] = value, reason
         return plan[name][0]
 
     depth = decide("depth", *_choose_depth(seen))
@@ -86,7 +89,7 @@ def make_plan(
     decide("augment", *_choose_augment(seen))
     decide("class_weights", *_choose_weights(seen, given.get("loss", TrainConfig().loss)))
     each = 1
-    if given.get("refine_of"):
+    if fixed:
         each = windows_each(seen.trained) * patches_each([(SIDE, SIDE)], side)
     elif "patch" in plan:
         reduced = [reduce_size(size, plan["factor"][0]) for size in seen.sizes]

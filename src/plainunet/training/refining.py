@@ -167,6 +167,27 @@ def _with_told(image: NDArray[Any], told: NDArray[np.float32]) -> NDArray[Any]:
     return np.concatenate([image, channels], axis=2)
 
 
+def compare_with_coarse(result: dict[str, Any], card: Card, config: TrainConfig) -> str:
+    """Say whether refined masks are better than those of the coarse model.
+
+    Args:
+        result: The scores of the refined masks.
+        card: The description of the network that refines.
+        config: The settings.
+
+    Returns:
+        A sentence.
+    """
+    refined = result["per_image"]["dice"]["mean_foreground"] or 0.0
+    _, coarse = load_checkpoint(Path(config.refine_of or ""))
+    said = f"Dice per image, refined: {refined:.4f}"
+    if coarse.training.get("digest") != card.training["digest"] or not coarse.scores:
+        return said
+    alone = coarse.scores["per_image"]["dice"]["mean_foreground"] or 0.0
+    said += f"; of {config.refine_of} alone: {alone:.4f}"
+    return said if refined > alone else f"{said}. Refining does not help yet: train longer."
+
+
 def make_predictor(network: UNet, card: Card, config: TrainConfig) -> Predictor:
     """Wrap a run's network as its pictures are to be predicted.
 

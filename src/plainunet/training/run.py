@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from plainunet.settings import (
     write_config,
     write_dataset,
 )
-from plainunet.training.budget import fit_budget, measure_end
+from plainunet.training.budget import find_end, fit_budget
 from plainunet.training.distributed import Processes, join_processes
 from plainunet.training.epochs import BEST_FILE
 from plainunet.training.events import Advance, Note, OnEvent, Stage
@@ -40,7 +39,7 @@ from plainunet.training.judge import SAVED_IMAGES, judge_best
 from plainunet.training.pictures import VALIDATION_FOLDER
 from plainunet.training.plan import BUDGET
 from plainunet.training.prepare import check_window, understand
-from plainunet.training.refining import make_predictor, with_coarse
+from plainunet.training.refining import compare_with_coarse, make_predictor, with_coarse
 from plainunet.training.start import describe_run, make_network, read_samples
 from plainunet.training.state import STATE_FILE, read_state, require_run
 from plainunet.training.tracking import require_trackers, track
@@ -99,6 +98,7 @@ def _plan(
         )
     require_trackers(config, out)
     config = with_dataset(config, data)
+    said = config.model_fields_set
     if config.refine_of is not None:
         config = with_coarse(config, data, on_event)
     given = config.model_fields_set
@@ -136,7 +136,9 @@ def _plan(
     lines: list[str] = []
     if config.budget is not None:
         spent = time.monotonic() - begun
-        config, lines = fit_budget(config, given, pairs, sizes, coding, shares, spent)
+        config, lines = fit_budget(
+            config, given, pairs, sizes, coding, shares, spent, refining=given - said
+        )
         on_event(Note("\n".join(lines)))
     check_window(config, on_event)
     return config, pairs, coding, lines
@@ -252,8 +254,9 @@ def _run(
     if (budget := config.budget) is not None:
         predictor = make_predictor(network, card, config)
         held_out = [pair for pair in pairs if pair.part == "val"]
-        measure = partial(measure_end, predictor, held_out, coding, SAVED_IMAGES)
-        end = processes.first_decides(lambda: begun + budget - measure())
+        end = processes.first_decides(
+            lambda: find_end(budget, begun, predictor, held_out, coding, SAVED_IMAGES)
+        )
     on_event(Note(f"the last validation pictures: {out / VALIDATION_FOLDER}"))
     followed = config if processes.is_first else config.model_copy(update={"track": ()})
     with (
@@ -276,7 +279,10 @@ def _run(
                 processes,
                 stop,
             )
-        return judge_best(out, data, pairs, coding, config, on_event, processes, stop)
+        result = judge_best(out, data, pairs, coding, config, on_event, processes, stop)
+        if config.refine_of is not None:
+            on_event(Note(compare_with_coarse(result, card, config)))
+        return result
 
 
 @contextmanager

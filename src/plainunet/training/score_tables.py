@@ -7,6 +7,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from plainunet.evaluation.intervals import FEW
+
 _SCORES = ("dice", "iou", "precision", "recall")
 _SHOWN = 12
 _OUTLINES = {
@@ -25,8 +27,9 @@ def show_scores(result: dict[str, Any]) -> None:
     """
     console = Console(highlight=False)
     intervals = result["intervals"]
+    pictures, groups = len(result["images"]), intervals["groups"]
     console.print(
-        f"{len(result['images'])} pictures in {intervals['groups']} groups, part: {result['split']}"
+        f"{_several(pictures, 'picture')} in {_several(groups, 'group')}, part: {result['split']}"
     )
     for title, key in (("pooled", "pooled"), ("per image", "per_image")):
         console.print(_pixels(title, result[key], intervals[key]))
@@ -65,7 +68,8 @@ def show_comparison(found: dict[str, Any]) -> None:
     """
     console = Console(highlight=False)
     console.print(
-        f"{found['pictures']} pictures in {found['groups']} groups, part: {found['split']}\n"
+        f"{_several(found['pictures'], 'picture')} in {_several(found['groups'], 'group')}, "
+        f"part: {found['split']}\n"
         f"first: {found['models'][0]}\nsecond: {found['models'][1]}",
         markup=False,
     )
@@ -86,13 +90,22 @@ def show_comparison(found: dict[str, Any]) -> None:
         scores = [_cell(each["first"]), _cell(each["second"]), _signed(each["difference"], None)]
         table.add_row(_plain(each["image"].rpartition("/")[2]), *scores)
     console.print(table)
+    said = "With a single group of pictures there are no intervals."
+    if found["groups"] > 1:
+        said = (
+            f"Below each difference: the interval in which {found['level']:.0%} of them lie when "
+            "groups of pictures are drawn anew for both (paired bootstrap), and how often the "
+            f"second model was better in these{_few(found['groups'])}."
+        )
     console.print(
-        f"{found['protocol']} Scores are means over foreground classes. Below each difference: "
-        f"the interval in which {found['level']:.0%} of them lie when groups of pictures are drawn "
-        "anew for both (paired bootstrap), and how often the second model was better in these.",
+        f"{found['protocol']} Scores are means over foreground classes. {said}",
         style="dim",
         markup=False,
     )
+
+
+def _several(count: int, one: str) -> str:
+    return f"{count} {one}{'s' * (count != 1)}"
 
 
 def _signed(value: float | None, bounds: Sequence[float] | None) -> str:
@@ -106,8 +119,12 @@ def _about(intervals: dict[str, Any]) -> str:
         return "With a single group of pictures there are no intervals."
     return (
         f"Below each score: the interval in which {intervals['level']:.0%} of the scores lie when "
-        "groups of pictures are drawn anew (bootstrap)."
+        f"groups of pictures are drawn anew (bootstrap){_few(intervals['groups'])}."
     )
+
+
+def _few(groups: int) -> str:
+    return f"; from {groups} groups they are too narrow" if groups < FEW else ""
 
 
 def _pixels(title: str, scores: dict[str, Any], bounds: dict[str, Any]) -> Table:

@@ -167,8 +167,21 @@ def together_figures(objects: dict[str, Any] | None) -> str:
         axis = score_axis("score", known)
         chosen = number(curve.get("chosen"))
         chart = line_chart(title, "threshold", axis, places, lines, chosen)
-        figures.append(_figure(chart, f"{name}: Rand and information scores of its objects."))
+        best = [
+            f"{line.label} {score(value)} at {place:g}"
+            for line in lines
+            for value, place in [max(_with_places(line.values, places), default=(None, 0.0))]
+        ]
+        said = f"{name}: how well its objects are told apart; at best {' and '.join(best)}."
+        figures.append(_figure(chart, said))
     return _grid(figures)
+
+
+def _with_places(
+    values: Sequence[float | None], places: Sequence[float]
+) -> list[tuple[float, float]]:
+    """The values that are known, each with its place."""
+    return [(v, place) for v, place in zip(values, places, strict=True) if v is not None]
 
 
 def calibration_figure(found: dict[str, Any] | None) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from plainunet.evaluation.intervals import FEW
 from plainunet.evaluation.report.figures import (
     calibration_figure,
     ceiling_figure,
@@ -150,6 +151,8 @@ def _summary(result: dict[str, Any]) -> str:
         said = f"{100 * level:g} % interval {within}" if within else "no interval"
         if not within and groups == 1:
             said += ": the pictures are one group"
+        elif within and groups < FEW:
+            said += f", too narrow: {groups} groups are few"
         dice = number(dig(result, part, "dice", "mean_foreground"))
         first = ' class="first"' if part == "per_image" else ""
         cards.append(
