@@ -346,7 +346,7 @@ def test_lists_end_where_the_next_option_begins(
         (["train", "DATA"], ["train DATA --out RUN"]),
         (["train", "--out", "RUN"], ["train DATA --out RUN"]),
         (["evaluate", "best.safetensors"], ["DATA"]),
-        (["evaluate", "a", "b", "--split", "validation"], ["--split", "val"]),
+        (["evaluate", "a", "b", "--split", "validation"], ["split: ", "'val'"]),
         (["predict", "a", "b"], ["--out"]),
         (["predict", "a", "--out", "b"], ["IMAGES"]),
         (["tarin", "DATA"], ["tarin", "(?i)did you mean.*train"]),

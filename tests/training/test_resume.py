@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from plainunet.training.judge import REPORT_FILE
 from plainunet.training.state import STATE_FILE, read_state
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
@@ -89,7 +90,9 @@ def assert_alike(run: Path, whole: Path) -> None:
     """All that a run leaves behind is the same, but for its times."""
     names = {path.relative_to(whole) for path in whole.rglob("*") if path.is_file()}
     assert {path.relative_to(run) for path in run.rglob("*") if path.is_file()} == names
+    # the report shows times, and names the folder
     timed = {Path("metrics.jsonl"), Path("metrics.csv"), Path("curves.png"), STATE_FILE}
+    timed.add(Path(REPORT_FILE))
     assert len(names - timed) >= 6
     for name in names - timed:
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name

@@ -42,6 +42,7 @@ def test_the_run_folder_holds_everything(finished: Any) -> None:
         "last",
         "metrics.csv",
         "metrics.jsonl",
+        "report.html",
         "saved_images",
         "split.csv",
         "validation",
