@@ -40,7 +40,7 @@ from plainunet.data.split_file import SPLIT_FILE, write_split
 from plainunet.evaluation.metrics import confusion_matrix, dice
 from plainunet.network.device import arithmetic, choose_device, choose_precision
 from plainunet.settings import make_config, read_settings
-from plainunet.training import run
+from plainunet.training import run, start
 from plainunet.training.events import Advance, Event, Stage, StepDone
 from plainunet.training.prepare import size_in
 
@@ -200,7 +200,7 @@ def run_ours(race: Race, pictures: int, config: TrainConfig, data: Path, out: Pa
                 size = size_in(epoch, config)
                 race.step(per_step, logits_of, last=step + 1 == steps)
 
-    with patch.object(run, "UNet", Watched):
+    with patch.object(start, "UNet", Watched):
         run.train(data, out, config, on_event)
 
 
