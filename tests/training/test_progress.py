@@ -125,6 +125,17 @@ def test_a_plain_line_comes_after_half_a_minute(clock: Clock, monkeypatch: Any) 
     assert said == list(range(5, 101, 5))
 
 
+def test_without_a_terminal_long_judging_speaks_too(clock: Clock, monkeypatch: Any) -> None:
+    monkeypatch.setattr(progress, "_PLAIN_PERIOD", 30.0)
+    file = StringIO()
+    with Screen(Console(file=file)) as screen:
+        screen(Stage("judging", 9))
+        for number in range(1, 10):
+            clock.now += 12
+            screen(Advance(number))
+    assert file.getvalue().splitlines() == ["judging 3/9", "judging 6/9", "judging 9/9"]
+
+
 def left(events: list[tuple[float, Event]], clock: Clock) -> list[str]:
     """What is left, as the last of each line says, of events at these times."""
     file = StringIO()

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
 
-_PLAIN_PERIOD = 30.0  # seconds between plain lines inside an epoch
+_PLAIN_PERIOD = 30.0  # seconds between plain lines inside an epoch, or another part
 _REFRESHES = 4  # of the live screen, a second
 _REMEMBERED = 600.0  # seconds of which a bar knows how fast it went; steps may be slow
 
@@ -59,6 +59,7 @@ class Screen:
         self._last: StepDone | None = None
         self._dice = self._best = ""
         self._said = time.monotonic()
+        self._stage = "", 0
         self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._live = Live(self, console=self._console, refresh_per_second=_REFRESHES)
 
@@ -91,10 +92,13 @@ class Screen:
         match event:
             case Stage(name, total):
                 self._begin_part(name, total)
+                self._stage = name, total
                 self._epoch = None
                 self._refresh()
             case Advance(done):
                 self._bars.update(self._part, completed=done)
+                if self._is_quiet():
+                    self._say(f"{self._stage[0]} {done}/{self._stage[1]}")
             case Note(text):
                 self._say(text)
             case StepDone():
@@ -126,7 +130,7 @@ class Screen:
         left = self._foresee()
         if is_new:
             self._refresh()
-        if not self._is_live and time.monotonic() - self._said > _PLAIN_PERIOD:
+        if self._is_quiet():
             self._say(
                 f"{name}  step {event.epoch_step}/{event.epoch_steps}  {_percent(event.share)}",
                 f"loss {event.loss:.4f}",
@@ -182,6 +186,10 @@ class Screen:
         text = "  ".join(filter(None, parts))
         self._console.print(text, markup=False, soft_wrap=not self._is_live)
         self._said = time.monotonic()
+
+    def _is_quiet(self) -> bool:
+        """Whether a plain line is due."""
+        return not self._is_live and time.monotonic() - self._said > _PLAIN_PERIOD
 
     def _refresh(self) -> None:
         if self._is_live:
