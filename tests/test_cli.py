@@ -32,7 +32,7 @@ from plainunet.palette import default_colors
 from plainunet.settings import load_config
 from plainunet.training.state import read_state
 
-VERBS = ("check", "train", "evaluate", "predict", "import", "model", "demo")
+VERBS = ("check", "train", "evaluate", "compare", "predict", "import", "model", "demo")
 
 
 def tiny(**settings: object) -> list[str]:
@@ -631,6 +631,33 @@ def test_a_device_that_is_not_there(command: Commands, trained: Trained, tmp_pat
 def test_a_part_that_is_not_there(command: Commands, trained: Trained, tmp_path: Path) -> None:
     result = command("evaluate", trained.checkpoint, trained.data, "--split", "test")
     refused(result, "no picture belongs to the part 'test'", "--split all")
+
+
+def test_a_model_is_tuned_and_reported(command: Commands, trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.run, tmp_path / "run")
+    best, page = tmp_path / "run" / "best.safetensors", tmp_path / "pages" / "report.html"
+    result = command("evaluate", best, trained.data, "--tune", "--objects", "--html", page)
+    assert result.returncode == 0, result.stderr
+    assert "tried on 2 pictures, part: val" in result.stdout
+    assert "objects, per image" in result.stdout
+    assert f"look at: {page}" in result.stdout
+    assert "Dice per image" in page.read_text(encoding="utf-8")
+    # it is written anew, and what is no report stays
+    assert command("evaluate", best, trained.data, "--html", page).returncode == 0
+    page.write_text("a letter")
+    refused(command("evaluate", best, trained.data, "--html", page), "is no such result")
+    assert page.read_text() == "a letter"
+
+
+def test_two_models_are_compared(command: Commands, trained: Trained, tmp_path: Path) -> None:
+    models = trained.checkpoint, trained.checkpoint
+    out, scores = tmp_path / "out", tmp_path / "scores.json"
+    result = command("compare", *models, trained.data, "--out", out, "--json", scores)
+    assert result.returncode == 0, result.stderr
+    assert "+0.0000 to +0.0000" in result.stdout
+    assert len(list(out.glob("*.png"))) == 2
+    assert json.loads(scores.read_text())["scores"]["pooled"]["dice"]["difference"] == 0
+    refused(command("compare", *models, trained.data, "--out", out), "is not empty")
 
 
 def test_prediction_goes_on_past_what_it_cannot_read(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from plainunet.config import TrainConfig
     from plainunet.data.doctor.diagnose import check
+    from plainunet.evaluation.compare import compare
     from plainunet.evaluation.evaluate import evaluate
     from plainunet.network.checkpoint import Card
     from plainunet.network.unet import UNet
@@ -35,6 +36,7 @@ __all__ = [
     "UNet",
     "__version__",
     "check",
+    "compare",
     "evaluate",
     "load_config",
     "train",
@@ -46,6 +48,7 @@ _HOMES = {
     "TrainConfig": "plainunet.config",
     "UNet": "plainunet.network.unet",
     "check": "plainunet.data.doctor.diagnose",
+    "compare": "plainunet.evaluation.compare",
     "evaluate": "plainunet.evaluation.evaluate",
     "load_config": "plainunet.settings",
     "train": "plainunet.training.run",
