@@ -239,7 +239,7 @@ def test_another_folder_is_split_anew_and_that_is_said(runs: Runs, tmp_path: Pat
 
 def test_a_run_to_the_clock_says_that_the_windows_are_given(runs: Runs, tmp_path: Path) -> None:
     coarse = str(runs.coarse / "best.safetensors")
-    config = TrainConfig(refine_of=coarse, budget=8, device="cpu", workers=0)
+    config = TrainConfig(refine_of=coarse, budget=15, device="cpu", workers=0)
     train(runs.data, tmp_path / "run", config)
     plan = (tmp_path / "run" / "plan.txt").read_text()
     assert "patch: 96 x 96 (as refining has it)" in plan
