@@ -80,7 +80,7 @@ def train(
             result, folder = begin(data, out, merged, screen, begun), out
     if speaks():
         show_scores(result)
-        _print(f"model: {folder / 'best.safetensors'}   look at: {folder / 'saved_images'}")
+        _print(f"model: {folder / 'best.safetensors'}   look at: {folder / 'report.html'}")
     return 0
 
 
@@ -472,7 +472,8 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
     _print(
         f"\nMean foreground Dice {score:.4f} (pooled) on {len(result['images'])} pictures that "
         f"were not trained on.\nOpen {worst_to_best[len(worst_to_best) // 2]}:\n"
-        "picture | true mask | predicted mask | where they differ."
+        "picture | true mask | predicted mask | where they differ.\n"
+        f"All scores: {run / 'report.html'}"
     )
     return 0
 
