@@ -27,8 +27,9 @@ test-slow: $(READY)  ## the slow tests alone
 browser:
 	@command -v chromium >/dev/null || { \
 	  echo "installing chromium for the tests of reports"; \
-	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes chromium; \
-	} >/dev/null 2>&1 || echo "chromium could not be installed: tests in a browser will skip"
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes chromium; } \
+	    >/dev/null 2>&1; \
+	} || echo "chromium could not be installed: tests in a browser will skip"
 
 check: $(READY)  ## lint, format and types
 	$(BIN)/ruff check
