@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,36 +31,8 @@ class Trained(NamedTuple):
     checkpoint: Path
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Decoded pictures stay out of the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PLAINUNET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-def draw(folder: Path) -> Path:
-    """Ten pictures of different sizes and three classes (0, 1, 2); 255 does not count."""
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
-    random = np.random.default_rng(7)
-    for number in range(10):
-        height, width = 30 + number, 50 - 2 * number
-        mask = np.zeros((height, width), np.uint8)
-        mask[4:16, 3:15] = 1
-        if number % 3:  # absent from every third picture
-            mask[18:28, 10:25] = 2
-        colours = np.array([[40, 40, 40], [40, 200, 40], [200, 200, 220]])
-        noise = random.integers(-30, 30, (height, width, 3))
-        image = np.clip(colours[mask] + noise, 0, 255).astype(np.uint8)
-        mask[:2, :7] = 255
-        Image.fromarray(image).save(folder / "images" / f"{number}.png")
-        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
-    return folder
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(draw: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
     data = draw(folder / "data")
     config = TrainConfig(
@@ -266,7 +238,8 @@ def test_another_folder_may_have_parts_of_its_own_and_one_picture(
     assert stems(judge(trained, single)) == ["1"]
 
 
-def binary(tmp_path: Path) -> Trained:
+@pytest.fixture
+def binary(draw: Callable[[Path], Path], tmp_path: Path) -> Trained:
     """A network of two classes for masks 0/255, and ten pictures with such masks."""
     data = draw(tmp_path / "data")
     for file in (data / "masks").iterdir():
@@ -283,16 +256,16 @@ def binary(tmp_path: Path) -> Trained:
     return Trained(data, tmp_path / "net.safetensors")
 
 
-def test_masks_coded_otherwise_are_understood(tmp_path: Path) -> None:
-    net = binary(tmp_path)
+def test_masks_coded_otherwise_are_understood(binary: Trained) -> None:
+    net = binary
     expected = judge(net, net.data)
     for file in (net.data / "masks").iterdir():
         Image.fromarray(np.asarray(Image.open(file)) // 255).save(file)
     assert judge(net, net.data)["pooled"] == expected["pooled"]
 
 
-def test_empty_masks_are_understood_as_in_training(tmp_path: Path) -> None:
-    net = binary(tmp_path)
+def test_empty_masks_are_understood_as_in_training(binary: Trained) -> None:
+    net = binary
     for file in (net.data / "masks").iterdir():
         Image.fromarray(np.zeros_like(np.asarray(Image.open(file)))).save(file)
     assert judge(net, net.data)["pooled"]["recall"]["per_class"]["thing"] in (0.0, None)
@@ -321,9 +294,9 @@ def test_bad_data_is_named(trained: Trained, tmp_path: Path) -> None:
         judge(trained, other)
 
 
-def test_masks_of_one_value_number_no_objects(tmp_path: Path) -> None:
+def test_masks_of_one_value_number_no_objects(binary: Trained) -> None:
     """Of a model that learnt from numbered objects; nor do those without any background."""
-    net = binary(tmp_path)
+    net = binary
     network, card = load_checkpoint(net.checkpoint)
     numbered = {"values": (0, 1), "ignore": None, "kind": "instances"}
     save_checkpoint(net.checkpoint, network, dataclasses.replace(card, masks=numbered))
@@ -342,8 +315,8 @@ def test_masks_of_one_value_number_no_objects(tmp_path: Path) -> None:
     assert judge(net, net.data)["objects"]["per_class"]["thing"]["true"] == 20
 
 
-def test_a_class_that_no_mask_has_is_said(tmp_path: Path) -> None:
-    net = binary(tmp_path)
+def test_a_class_that_no_mask_has_is_said(binary: Trained) -> None:
+    net = binary
     for file in (net.data / "masks").iterdir():
         Image.fromarray(np.zeros_like(np.asarray(Image.open(file)))).save(file)
     notes: list[str] = []

@@ -1,5 +1,4 @@
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,13 +20,6 @@ from plainunet.training.run import train
 class Trained(NamedTuple):
     data: Path
     checkpoint: Path
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PLAINUNET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def draw_squares(folder: Path, count: int = 12) -> Path:

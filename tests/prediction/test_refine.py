@@ -134,6 +134,20 @@ def test_where_all_is_sure_the_network_does_not_run() -> None:
     assert calls == [1]
 
 
+def test_a_network_in_training_is_left_as_it_was() -> None:
+    """As before the first step of a run to the clock: its statistics are not yet to change."""
+    refiner, image = make_refiner(), noise(100, 120)
+    coarse = draw_logits(2, 100, 120)
+    wanted = torch.cat(list(refiner.bands(ArrayWindows(image), iter([coarse]))), dim=1)
+    before = {name: value.clone() for name, value in refiner.network.state_dict().items()}
+    refiner.network.train()
+    found = torch.cat(list(refiner.bands(ArrayWindows(image), iter([coarse]))), dim=1)
+    assert refiner.network.training
+    torch.testing.assert_close(found, wanted)
+    for name, value in refiner.network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 def test_what_is_unsure() -> None:
     p = torch.tensor([0.951, 0.949, 0.5, 0.051, 0.049])
     assert UNSURE == 0.9

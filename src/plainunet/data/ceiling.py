@@ -3,6 +3,7 @@
 In: a mask. Out: its Dice with itself, reduced as it is for training and brought back.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -27,11 +28,12 @@ def measure_ceiling(ids: NDArray[np.uint8], num_classes: int) -> list[float] | N
         Dice of the mask itself, reduced to each of `SIZES` and brought back: the mean over the
         foreground classes that it shows; None where it shows none.
     """
+    truths, known = _planes(ids, num_classes)
     scores = []
     for side in SIZES:
         scale = min(1.0, side / ids.size**0.5)
         size = max(1, round(ids.shape[0] * scale)), max(1, round(ids.shape[1] * scale))
-        scores.append(kept_at(ids, num_classes, size))
+        scores.append(_kept(truths, known, size))
     return None if None in scores else [score for score in scores if score is not None]
 
 
@@ -46,9 +48,21 @@ def kept_at(ids: NDArray[np.uint8], num_classes: int, size: tuple[int, int]) -> 
     Returns:
         As of `measure_ceiling`, for this size.
     """
-    # 255 where a class is, and where any is
+    return _kept(*_planes(ids, num_classes), size)
+
+
+def _planes(
+    ids: NDArray[np.uint8], num_classes: int
+) -> tuple[list[NDArray[np.uint8]], NDArray[np.uint8]]:
+    """255 where each foreground class is, and where any class is."""
     truths = [_where(ids == class_id) for class_id in range(1, num_classes)]
-    known = _where(ids != IGNORED)
+    return truths, _where(ids != IGNORED)
+
+
+def _kept(
+    truths: Sequence[NDArray[np.uint8]], known: NDArray[np.uint8], size: tuple[int, int]
+) -> float | None:
+    """Dice of a mask reduced to a size as it is for training, and back."""
     planes = [_there_and_back(truth, size) for truth in truths]
     # what is left is the background's
     rest: Any = known if known.all() else _there_and_back(known, size)

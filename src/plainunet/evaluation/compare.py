@@ -16,7 +16,7 @@ from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
 from plainunet.data.places import stem_of
 from plainunet.evaluation.evaluate import understand_folder
-from plainunet.evaluation.intervals import LEVEL, Resampling
+from plainunet.evaluation.intervals import LEVEL, Resampling, pair_for_json
 from plainunet.evaluation.measure import judged, measure
 from plainunet.evaluation.metrics import (
     PER_CLASS,
@@ -158,13 +158,12 @@ def _differences(first: Counts, second: Counts, drawn: Resampling) -> dict[str, 
 
 
 def _entry(scores: list[Any], differences: Floats, drawn: Resampling) -> dict[str, Any]:
-    bounds = drawn.bounds(differences)
     known = differences[~np.isnan(differences)]
     return {
         "first": for_json(scores[0]),
         "second": for_json(scores[1]),
         "difference": for_json(scores[1] - scores[0]),
-        "interval": None if np.isnan(bounds).any() else bounds.tolist(),
+        "interval": pair_for_json(drawn.bounds(differences)),
         "better": float((known > 0).mean()) if len(known) and drawn.groups > 1 else None,
     }
 
@@ -184,7 +183,6 @@ def _draw(
 
 
 def _write_images(out: Path, images: list[dict[str, Any]]) -> None:
-
     with (
         write_whole(out / "images.csv") as whole,
         whole.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,

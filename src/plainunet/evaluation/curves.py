@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.evaluation.metrics import Counts, Floats
+from plainunet.evaluation.metrics import Counts, Floats, for_json, mean_known, ratio
 
 BINS = 100
 """Probabilities are told apart by hundredths."""
@@ -56,8 +56,7 @@ def threshold_curve(counts: Counts) -> dict[str, Any]:
     true = counts[:, 1].sum(axis=-1)[:, None]
     per_image = _dice(hits, wrong, true)
     pooled = _dice(hits.sum(axis=0), wrong.sum(axis=0), true.sum(axis=0))
-    known = ~np.isnan(per_image)
-    means = np.where(known, per_image, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    means = np.nan_to_num(mean_known(per_image, axis=0))
     return {
         "thresholds": [round(number / BINS, 2) for number in range(1, BINS)],
         "pooled_dice": np.nan_to_num(pooled[1:]).tolist(),
@@ -88,13 +87,11 @@ def calibration(counts: Counts, classes: int) -> dict[str, Any]:
     sure = ((wrong + right) * middles).reshape(_SHOWN, -1).sum(axis=1)
     hits = right.reshape(_SHOWN, -1).sum(axis=1)
     some = pixels > 0
-    confidence, accuracy = (
-        np.divide(part, pixels, out=np.full(_SHOWN, np.nan), where=some) for part in (sure, hits)
-    )
+    confidence, accuracy = ratio(sure, pixels, pixels), ratio(hits, pixels, pixels)
     off = np.abs(confidence - accuracy)[some] @ pixels[some] / max(pixels.sum(), 1)
     return {
-        "confidence": [None if np.isnan(each) else float(each) for each in confidence],
-        "accuracy": [None if np.isnan(each) else float(each) for each in accuracy],
+        "confidence": [for_json(each) for each in confidence],
+        "accuracy": [for_json(each) for each in accuracy],
         "pixels": [int(each) for each in pixels],
         "error": float(off),
     }
@@ -102,6 +99,4 @@ def calibration(counts: Counts, classes: int) -> dict[str, Any]:
 
 def _dice(hits: Counts, wrong: Counts, true: Counts) -> Floats:
     total = hits + wrong + true
-    scores: Floats = np.full(total.shape, np.nan)
-    np.divide(2.0 * hits, total, out=scores, where=total > 0)
-    return scores
+    return ratio(2 * hits, total, total)

@@ -146,7 +146,6 @@ def judge(
     coding: MaskCoding,
     on_progress: OnProgress | None = None,
     *,
-    boundary: bool = True,
     objects: bool = False,
 ) -> dict[str, Any]:
     """Score a model on pictures, natively.
@@ -156,14 +155,13 @@ def judge(
         pairs: The pictures with their masks.
         coding: How mask values become class ids.
         on_progress: Told how many of how many pictures are done.
-        boundary: Whether outlines are compared as well.
         objects: Whether objects are told apart as well.
 
     Returns:
         As by `put_together`.
     """
     measured = []
-    for each in measure(predictor, pairs, coding, boundary=boundary, objects=objects):
+    for each in measure(predictor, pairs, coding, objects=objects):
         measured.append(each)
         if on_progress:
             on_progress(len(measured), len(pairs))

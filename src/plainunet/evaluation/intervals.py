@@ -106,12 +106,21 @@ class Resampling:
             [2, ...]: lower and upper bound; nan where a tenth of the sets have no score.
         """
         known = ~np.isnan(drawn)
-        enough = known.mean(axis=0) > 0.9
-        if self.groups == 1:
-            enough = np.zeros_like(enough)
+        enough = (known.mean(axis=0) > 0.9) & (self.groups > 1)
         tail = (1 - LEVEL) / 2
-        filled = np.where(known | ~enough, drawn, np.nan)
-        filled = np.where(enough, filled, 0.0)
-        bounds = np.nanquantile(filled, [tail, 1 - tail], axis=0)
+        # a column of nothing but nan would be warned of
+        bounds = np.nanquantile(np.where(enough, drawn, 0.0), [tail, 1 - tail], axis=0)
         result: Floats = np.where(enough, bounds, np.nan)
         return result
+
+
+def pair_for_json(bounds: Floats) -> list[float] | None:
+    """Turn the bounds of one score into what JSON has.
+
+    Args:
+        bounds: [2]: lower and upper one, or nan.
+
+    Returns:
+        Both, or None.
+    """
+    return None if np.isnan(bounds).any() else [float(bound) for bound in bounds]

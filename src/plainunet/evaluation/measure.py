@@ -45,6 +45,8 @@ class Seen(NamedTuple):
     """[H, W] class ids."""
     probabilities: Counts
     """[2, 100], as by `count_probabilities`."""
+    given: NDArray[np.float32] | None = None
+    """[K, H, W], the probabilities themselves, where they were asked for."""
 
 
 class Objects(NamedTuple):
@@ -70,13 +72,16 @@ class Measured(NamedTuple):
     """The same."""
 
 
-def judged(predictor: Predictor, pairs: Sequence[Pair], coding: MaskCoding) -> Iterator[Seen]:
+def judged(
+    predictor: Predictor, pairs: Sequence[Pair], coding: MaskCoding, keep: bool = False
+) -> Iterator[Seen]:
     """Predict pictures one after the other, reading the next ones meanwhile.
 
     Args:
         predictor: The model.
         pairs: The pictures with their masks.
         coding: How mask values become class ids.
+        keep: Whether the probabilities are given as well.
 
     Yields:
         What was seen, for each pair in turn.
@@ -92,19 +97,23 @@ def judged(predictor: Predictor, pairs: Sequence[Pair], coding: MaskCoding) -> I
             if number + 2 < len(pairs):
                 ahead.append(reader.submit(read, pairs[number + 2]))
             try:
-                yield _predict(predictor, image, truth)
+                yield _predict(predictor, image, truth, keep)
             except ValueError as error:
                 raise ValueError(f"{pairs[number].image}: {error}") from error
 
 
-def _predict(predictor: Predictor, image: NDArray[Any], truth: NDArray[np.uint8]) -> Seen:
-    ids, counts, top = [], [], 0
+def _predict(
+    predictor: Predictor, image: NDArray[Any], truth: NDArray[np.uint8], keep: bool
+) -> Seen:
+    ids, counts, kept, top = [], [], [], 0
     for band, probabilities in predictor.both_bands(as_windows(image)):
         ids.append(band)
         counts.append(count_probabilities(truth[top : top + len(band)], probabilities))
+        kept += [probabilities] * keep
         top += len(band)
     prediction = predictor.clean(np.concatenate(ids))
-    return Seen(image, truth, prediction, np.sum(counts, axis=0))
+    given = np.concatenate(kept, axis=1) if keep else None
+    return Seen(image, truth, prediction, np.sum(counts, axis=0), given)
 
 
 def measure(
@@ -122,8 +131,7 @@ def measure(
         pairs: The pictures with their masks.
         coding: How mask values become class ids.
         boundary: Whether outlines are compared as well.
-        objects: Whether objects are told apart as well, which takes each picture's probabilities
-            once more.
+        objects: Whether objects are told apart as well.
 
     Yields:
         The numbers of each pair in turn.
@@ -132,8 +140,8 @@ def measure(
     # outlines are compared beside the network
     with ThreadPoolExecutor(1) as beside:
         waiting: deque[Any] = deque()
-        for pair, seen in zip(pairs, judged(predictor, pairs, coding), strict=True):
-            told = _tell_apart(predictor, pair, coding, seen) if objects else None
+        for pair, seen in zip(pairs, judged(predictor, pairs, coding, objects), strict=True):
+            told = _tell_apart(pair, coding, seen) if objects else None
             waiting.append(beside.submit(_measure, seen, classes, boundary, told))
             if len(waiting) > 2:
                 yield waiting.popleft().result()
@@ -151,21 +159,18 @@ def _measure(seen: Seen, classes: int, boundary: bool, told: list[Objects] | Non
     )
 
 
-def _tell_apart(predictor: Predictor, pair: Pair, coding: MaskCoding, seen: Seen) -> list[Objects]:
+def _tell_apart(pair: Pair, coding: MaskCoding, seen: Seen) -> list[Objects]:
+    assert seen.given is not None  # `measure` has asked for it
     valid = seen.truth < coding.num_classes
     numbered: Labels | None = None
     if coding.kind == "instances":
         numbered = find_objects(coding.read_stored(pair.mask), coding, pair.mask)
-    given = predictor.probabilities(seen.image)
     result = []
     for number in range(1, coding.num_classes):
-        there = seen.prediction == number
-        truth = number_objects(seen.truth == number) if numbered is None else numbered
-        found = match_objects(truth, number_objects(there & valid))
-        apart = number_objects(seen.truth == number, corners=False)
-        if numbered is not None:
-            apart = np.asarray(numbered, np.int32)
-        cuts = [there] if len(given) > 2 else [given[1] >= t for t in THRESHOLDS]
+        there, true = seen.prediction == number, seen.truth == number
+        truth = number_objects(true) if numbered is None else numbered
+        apart = number_objects(true, corners=False) if numbered is None else numbered
+        cuts = [there] if len(seen.given) > 2 else [seen.given[1] >= t for t in THRESHOLDS]
         together = [keep_together(apart, number_objects(cut, corners=False)) for cut in cuts]
-        result.append(Objects(found, together))
+        result.append(Objects(match_objects(truth, number_objects(there & valid)), together))
     return result

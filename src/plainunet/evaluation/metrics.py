@@ -76,7 +76,7 @@ def dice(confusion: Counts) -> Floats:
         [..., K] in [0, 1]; nan where a class is absent from truth and prediction.
     """
     hits, true, predicted = _areas(confusion)
-    return _ratio(2 * hits, true + predicted, true + predicted)
+    return ratio(2 * hits, true + predicted, true + predicted)
 
 
 def iou(confusion: Counts) -> Floats:
@@ -89,7 +89,7 @@ def iou(confusion: Counts) -> Floats:
         [..., K] in [0, 1]; nan where a class is absent from truth and prediction.
     """
     hits, true, predicted = _areas(confusion)
-    return _ratio(hits, true + predicted - hits, true + predicted)
+    return ratio(hits, true + predicted - hits, true + predicted)
 
 
 def precision(confusion: Counts) -> Floats:
@@ -103,7 +103,7 @@ def precision(confusion: Counts) -> Floats:
         is absent from both.
     """
     hits, true, predicted = _areas(confusion)
-    return _ratio(hits, predicted, true + predicted)
+    return ratio(hits, predicted, true + predicted)
 
 
 def recall(confusion: Counts) -> Floats:
@@ -117,7 +117,7 @@ def recall(confusion: Counts) -> Floats:
         absent from both.
     """
     hits, true, predicted = _areas(confusion)
-    return _ratio(hits, true, true + predicted)
+    return ratio(hits, true, true + predicted)
 
 
 def accuracy(confusion: Counts) -> Floats:
@@ -131,7 +131,7 @@ def accuracy(confusion: Counts) -> Floats:
     """
     hits, true, _ = _areas(confusion)
     total = true.sum(axis=-1)
-    return _ratio(hits.sum(axis=-1), total, total)
+    return ratio(hits.sum(axis=-1), total, total)
 
 
 PER_CLASS = {"dice": dice, "iou": iou, "precision": precision, "recall": recall}
@@ -217,8 +217,17 @@ def _areas(confusion: Counts) -> tuple[Counts, Counts, Counts]:
     return hits, confusion.sum(axis=-1), confusion.sum(axis=-2)
 
 
-def _ratio(part: Counts, whole: Counts, counted: Counts) -> Floats:
-    """`part / whole`; 0 where the whole is 0, nan where nothing was counted at all."""
+def ratio(part: Counts, whole: Counts, counted: Counts) -> Floats:
+    """Divide counts.
+
+    Args:
+        part: Any shape.
+        whole: The same.
+        counted: The same.
+
+    Returns:
+        `part / whole`; 0 where the whole is 0, nan where nothing was counted at all.
+    """
     return np.where(counted > 0, part / np.maximum(whole, 1), np.nan)
 
 

@@ -92,9 +92,9 @@ def choose_part(
             "judge all pictures by --split all, also those that it was trained on."
         )
     if unchanged:
-        pairs = read_split(checkpoint.parent / SPLIT_FILE, data)
+        pairs = read_split(listed, data)
     elif trained_on:
-        known = {pair.image: pair for pair in read_split(checkpoint.parent / SPLIT_FILE, data)}
+        known = {pair.image: pair for pair in read_split(listed, data)}
         new = [pair for pair in pairs if pair.image not in known]
         gone = len(known) - (len(pairs) - len(new))
         pairs = [known[pair.image] for pair in pairs if pair.image in known]

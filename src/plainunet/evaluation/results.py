@@ -14,7 +14,7 @@ from plainunet.data.pairing import Pair
 from plainunet.evaluation.boundary import TOLERANCE, Boundary
 from plainunet.evaluation.curves import calibration, threshold_curve
 from plainunet.evaluation.instances import Found
-from plainunet.evaluation.intervals import LEVEL, Resampling
+from plainunet.evaluation.intervals import LEVEL, Resampling, pair_for_json
 from plainunet.evaluation.measure import THRESHOLDS, Measured
 from plainunet.evaluation.metrics import (
     PER_CLASS,
@@ -100,8 +100,8 @@ def _bound_pixels(counts: Any, drawn: Resampling, class_names: Sequence[str]) ->
     """Intervals of all scores of pixels."""
     pooled = drawn.pooled(counts)
     bounds: dict[str, dict[str, Any]] = {
-        "pooled": {"accuracy": _pair(drawn.bounds(accuracy(pooled)))},
-        "per_image": {"accuracy": _pair(drawn.of_mean(accuracy(counts)))},
+        "pooled": {"accuracy": pair_for_json(drawn.bounds(accuracy(pooled)))},
+        "per_image": {"accuracy": pair_for_json(drawn.of_mean(accuracy(counts)))},
     }
     for name, score in PER_CLASS.items():
         for key, found in (
@@ -109,10 +109,10 @@ def _bound_pixels(counts: Any, drawn: Resampling, class_names: Sequence[str]) ->
             ("per_image", drawn.of_mean(_with_means(score(counts)))),
         ):
             bounds[key][name] = {
-                "mean_foreground": _pair(found[:, -2]),
-                "mean_with_background": _pair(found[:, -1]),
+                "mean_foreground": pair_for_json(found[:, -2]),
+                "mean_with_background": pair_for_json(found[:, -1]),
                 "per_class": {
-                    class_name: _pair(found[:, number])
+                    class_name: pair_for_json(found[:, number])
                     for number, class_name in enumerate(class_names)
                 },
             }
@@ -123,10 +123,6 @@ def _with_means(per_class: Floats) -> Floats:
     """[n, K] to [n, K + 2]: and their mean without and with background."""
     means = [mean_known(per_class[:, 1:], axis=1), mean_known(per_class, axis=1)]
     return np.concatenate([per_class, np.stack(means, axis=1)], axis=1)
-
-
-def _pair(bounds: Floats) -> list[float] | None:
-    return None if np.isnan(bounds).any() else [float(bound) for bound in bounds]
 
 
 def _boundary(
@@ -143,7 +139,8 @@ def _boundary(
             name: {field: for_json(means[k, f]) for f, field in fields} for k, name in names
         },
         "intervals": {
-            name: {field: _pair(bounds[:, k, f]) for f, field in fields} for k, name in names
+            name: {field: pair_for_json(bounds[:, k, f]) for f, field in fields}
+            for k, name in names
         },
     }
 

@@ -79,12 +79,12 @@ def tune(
             instead["threshold"] = changed.threshold
         return Predictor.load(path, refine=refine, device=device, precision=precision, **instead)
 
-    def note(setting: str, value: Any, score: float) -> float:
+    def note(setting: str, value: Any, score: float) -> None:
         tried.append({"setting": setting, "value": value, "dice": score})
-        return score
 
     plain = dataclasses.replace(card, tta="none", min_object=0, fill_holes=0)
-    before = note("as it was", None, _score(look(card), pairs, coding, on_progress))
+    before = _mean_dice(_count(look(card), pairs, coding, "as it was", on_progress)[0])
+    note("as it was", None, before)
     best, chosen = -1.0, plain
     for tta in _TTA.get(card.training.get("settings", {}).get("augment", ""), ("none",)):
         trial = dataclasses.replace(plain, tta=tta)
@@ -117,15 +117,6 @@ def tune(
         path, network, dataclasses.replace(chosen, scores={**card.scores, "tuned": said})
     )
     return {**said, "tried": tried}
-
-
-def _score(
-    predictor: Predictor,
-    pairs: Sequence[Pair],
-    coding: MaskCoding,
-    on_progress: Callable[[str, int, int], None],
-) -> float:
-    return _mean_dice(_count(predictor, pairs, coding, "as it was", on_progress)[0])
 
 
 def _count(

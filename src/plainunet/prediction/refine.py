@@ -23,7 +23,7 @@ from plainunet.network.device import arithmetic
 from plainunet.network.unet import UNet
 from plainunet.prediction.cells import CELL, MARGIN, WINDOW, cells_near, window_at
 from plainunet.prediction.tiling import values_for
-from plainunet.prediction.views import require_finite
+from plainunet.prediction.views import judging, require_finite
 
 UNSURE = 0.9
 """A pixel is unsure where its likeliest class leads the next by less than this probability."""
@@ -47,7 +47,7 @@ class Refiner:
         """Take a network.
 
         Args:
-            network: The network, in eval mode, where it runs.
+            network: The network, where it runs; its mode is left as it is.
             precision: Arithmetic of convolutions.
             memory: What a picture may take [bytes], as of `tiling.values_for`.
         """
@@ -129,7 +129,7 @@ class Refiner:
         pixels = torch.from_numpy(windows).permute(0, 3, 1, 2).to(self._device)
         batch = torch.cat([pixels, told(coarse)], dim=1)
         batch = batch.contiguous(memory_format=torch.channels_last)
-        with arithmetic(self._device, self._precision):
+        with judging(self.network), arithmetic(self._device, self._precision):
             logits: Tensor = self.network(batch).float()
         require_finite(logits)
         return logits[:, 1:] - logits[:, :1] if coarse.shape[1] == 1 else logits

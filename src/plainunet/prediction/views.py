@@ -9,6 +9,7 @@ network may see what it sees mirrored and turned as well (test-time augmentation
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -120,14 +121,24 @@ class View:
     @torch.inference_mode()
     def _run(self, batch: Tensor) -> Tensor:
         """Logits [N, K, h, w] of pictures [N, C, H, W]; the network's mode is as it was."""
-        was_training = self.network.training
-        self.network.eval()
-        try:
-            with arithmetic(self._device, self._precision):
-                seen = (turn_back(self.network(turn(batch, how)), how) for how in self._turns)
-                return log_mean((logits.float() for logits in seen), dim=1)
-        finally:
-            self.network.train(was_training)
+        with judging(self.network), arithmetic(self._device, self._precision):
+            seen = (turn_back(self.network(turn(batch, how)), how) for how in self._turns)
+            return log_mean((logits.float() for logits in seen), dim=1)
+
+
+@contextmanager
+def judging(network: UNet) -> Iterator[None]:
+    """Have a network as it predicts, and afterwards as it was.
+
+    Args:
+        network: The network; a live one may be in training.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
 
 
 def require_finite(logits: Tensor) -> None:

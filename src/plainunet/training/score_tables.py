@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from plainunet.evaluation.intervals import FEW
@@ -88,7 +89,7 @@ def show_comparison(found: dict[str, Any]) -> None:
     table = _table("Dice of pictures that differ most", ("first", "second", "difference"))
     for each in found["images"][:_SHOWN]:
         scores = [_cell(each["first"]), _cell(each["second"]), _signed(each["difference"], None)]
-        table.add_row(_plain(each["image"].rpartition("/")[2]), *scores)
+        table.add_row(escape(each["image"].rpartition("/")[2]), *scores)
     console.print(table)
     said = "With a single group of pictures there are no intervals."
     if found["groups"] > 1:
@@ -134,7 +135,7 @@ def _pixels(title: str, scores: dict[str, Any], bounds: dict[str, Any]) -> Table
             _cell(scores[score]["per_class"][name], bounds[score]["per_class"][name])
             for score in _SCORES
         ]
-        table.add_row(_plain(name), *cells)
+        table.add_row(escape(name), *cells)
     table.add_section()
     for key in ("mean_foreground", "mean_with_background"):
         cells = [_cell(scores[score][key], bounds[score][key]) for score in _SCORES]
@@ -151,7 +152,7 @@ def _outlines(boundary: dict[str, Any]) -> Table:
             _cell(scores[key], bounds[key], 2 if key in ("hd95", "distance") else 4)
             for key in _OUTLINES
         ]
-        table.add_row(_plain(name), *cells)
+        table.add_row(escape(name), *cells)
     table.caption = (
         f"surface Dice: share of outlines at most {boundary['tolerance']:g} pixels apart"
     )
@@ -164,7 +165,7 @@ def _objects(per_class: dict[str, Any]) -> Table:
     for name, said in per_class.items():
         together = said["together"]
         table.add_row(
-            _plain(name),
+            escape(name),
             f"{said['true']:,}\n[dim]{said['predicted']:,} given[/]",
             _cell(said["f1"]["per_image"]),
             _cell(said["average_precision"]["per_image"]),
@@ -194,10 +195,6 @@ def _table(title: str, headers: Any) -> Table:
     for header in headers:
         table.add_column(header, justify="right")
     return table
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 def _cell(value: float | None, bounds: Sequence[float] | None = None, digits: int = 4) -> str:
