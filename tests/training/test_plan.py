@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +145,14 @@ def test_what_is_given_stays_and_the_rest_suits_it() -> None:
         assert made[name] == (value, "as given")
     assert values(CARS, 600, patch=(64, 64))["patch"] == (64, 64)
     assert "size" not in plan(CARS, 600, patch=(64, 64))
+
+
+@pytest.mark.parametrize("side", [64, 256, 512, 4096])
+def test_pictures_are_larger_than_the_patches_that_are_asked_for(side: int) -> None:
+    made = values(CARS, 600, patch=(side, side))
+    native = math.sqrt(CARS.sizes[0][0] * CARS.sizes[0][1])
+    assert made["factor"] == 1 or made["factor"] * native >= 2 * side
+    assert "patches across" in plan(CARS, 600, patch=(side, side))["factor"][1]
     assert values(VESSELS, 600, size=(96, 96))["size"] == (96, 96)
 
 

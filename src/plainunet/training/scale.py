@@ -44,6 +44,8 @@ _EVERYWHERE, _LITTLE = 0.9, 0.75
 """Patches are taken instead where all classes are in so many parts of a picture, or where true
 masks keep less than this Dice: a network that sees the whole learns more from the same pixels."""
 _SMALLEST_PATCH, _LARGEST_PATCH = 96, 512
+_PATCHES = 2
+"""So many of the patches that are asked for should a picture be across, at least."""
 
 
 class Machine(NamedTuple):
@@ -83,6 +85,8 @@ def choose_window(
     fine = max(side_needed(seen.kept, _LOST), native * _SEEN / (seen.typical or native))
     fine = min(fine, native)
     coarse = whole < _ENOUGH * fine
+    if given.get("patch"):
+        fine = min(max(fine, _PATCHES * max(given["patch"])), native)
     alike = seen.spread >= _EVERYWHERE or _kept_at(seen.kept, whole) < _LITTLE
     if given.get("size") or not (given.get("patch") or (coarse and alike)):
         size = choose_size(seen.sizes, round(whole))
@@ -107,6 +111,9 @@ def choose_window(
         f"in {seen.spread:.0%} of their parts; a third of the patches is centred on rarer classes"
     )
     kept = f"masks keep a Dice of {_kept_at(seen.kept, factor * native):.3f} at it"
+    if given.get("patch"):
+        across = factor * native / max(given["patch"])
+        kept = f"the median picture is {across:.1f} of these patches across, {kept}"
     if seen.typical:
         kept += f", and typical objects are {factor * seen.typical:.0f} pixels across"
     return {
