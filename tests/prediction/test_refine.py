@@ -225,6 +225,10 @@ def test_models_that_do_not_go_together_are_refused(
     save_checkpoint(other, make_network(5, 3), card)
     with pytest.raises(ValueError, match="for 3 classes and pictures of 3 channels; the one that"):
         Predictor.load(coarse, refine=other)
+    card = Card(("ground", "hole"), default_colors(2), size=None, refines=True)
+    save_checkpoint(other, make_network(4, 2), card)
+    with pytest.raises(ValueError, match="for ground, hole; the one that it shall refine is for g"):
+        Predictor.load(coarse, refine=other)
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
         Predictor.load(coarse, refine=tmp_path / "none.safetensors")
 

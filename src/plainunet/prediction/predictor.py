@@ -108,7 +108,7 @@ class Predictor:
         ]
         self._refiner = None
         if refine is not None:
-            require_finer(refine, network)
+            require_finer(refine, (network, card))
             fine = to_device(refine[0], self.device)
             self._refiner = Refiner(fine, precision=self.precision, memory=memory)
         self._doubts = Doubts(card, network.in_channels)

@@ -135,17 +135,17 @@ class Refiner:
         return logits[:, 1:] - logits[:, :1] if coarse.shape[1] == 1 else logits
 
 
-def require_finer(fine: tuple[UNet, Card], network: UNet) -> None:
+def require_finer(fine: tuple[UNet, Card], coarse: tuple[UNet, Card]) -> None:
     """Refuse a network that cannot refine what another one gives.
 
     Args:
         fine: The network, with its description.
-        network: The other one.
+        coarse: The other one.
 
     Raises:
         ValueError: It was not trained to refine, or for other classes or channels.
     """
-    finer, card = fine
+    (finer, card), (network, other) = fine, coarse
     if not card.refines:
         raise ValueError(
             "--refine takes a model that was trained with --refine-of; this one was not."
@@ -156,6 +156,11 @@ def require_finer(fine: tuple[UNet, Card], network: UNet) -> None:
             f"--refine: that model is for {finer.num_classes} classes and pictures of "
             f"{finer.in_channels - told} channels; the one that it shall refine has "
             f"{network.num_classes} classes and takes {network.in_channels} channels."
+        )
+    if card.class_names != other.class_names:
+        raise ValueError(
+            f"--refine: that model is for {', '.join(card.class_names)}; the one that it shall "
+            f"refine is for {', '.join(other.class_names)}."
         )
 
 
