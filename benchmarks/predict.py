@@ -44,7 +44,7 @@ from plainunet.data.pairing import Pair
 from plainunet.data.resizing import resize
 from plainunet.data.split_file import SPLIT_FILE, read_split
 from plainunet.memory import read_bytes
-from plainunet.network.checkpoint import Card, load_checkpoint
+from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.prediction.batch import predict_files
 from plainunet.prediction.predictor import Predictor
@@ -259,11 +259,13 @@ def one(arguments: argparse.Namespace) -> None:
     torch.manual_seed(0)
     network = UNet(base_channels=16)
     card = Card(("background", "thing"), ((0, 0, 0), (255, 0, 0)), size=None)
-    predictor = Predictor(network, card, memory=read_bytes(arguments.memory))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    start = time.monotonic()
     with tempfile.TemporaryDirectory(dir=arguments.picture.parent.parent) as folder:
-        result = predict_files(predictor, [arguments.picture], Path(folder))
+        checkpoint = Path(folder) / "drawn.safetensors"
+        save_checkpoint(checkpoint, network, card)
+        predictor = Predictor.load(checkpoint, memory=read_bytes(arguments.memory))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        start = time.monotonic()
+        result = predict_files(predictor, [arguments.picture], Path(folder) / "masks")
         if result.failures:
             sys.exit(result.failures[0])
         seconds = time.monotonic() - start

@@ -9,12 +9,13 @@ step to the next.
 A network that pads its convolutions sees zeros beyond a tile's edges, which the picture goes on
 beyond. So the weight of what a tile gives falls to zero towards its edges, in the middle quarter
 of the width by which tiles overlap: what is nearest to an edge is furthest from what one pass
-would give, and has no weight at all. Group and instance normalisation would see the tile instead
+would give, and has no weight at all. Such a tile is as large as what may be computed at a time,
+for several smaller ones overlap more, and the more of them, the more is computed twice. Group and instance normalisation would see the tile instead
 of the picture; with these a picture always goes through whole.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -34,7 +35,7 @@ OVERLAP = 128
 """Width by which tiles of a padded network overlap [pixels]."""
 
 Run = Callable[[Tensor], Tensor]
-"""Pictures [N, C, h, w] to logits [N, K, h', w']."""
+"""Pictures [N, C, h, w] to logits [N, K, h', w'], or of two classes their difference [N, 1, h', w']."""
 
 
 class Source(Protocol):
@@ -79,6 +80,7 @@ def logit_bands(
     values: int = WHOLE,
     run: Run | None = None,
     first: int = 0,
+    channels: int | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Give a picture's logits, in one pass or in tiles, from top to bottom.
 
@@ -88,9 +90,11 @@ def logit_bands(
         values: As of `WHOLE`: up to so many are computed at a time.
         run: What gives logits instead of the network itself.
         first: Rows before it are not needed: what would give them alone is left out.
+        channels: Channels of what `run` gives, left out as many as there are classes.
 
     Yields:
-        Number of the first row, and logits [K, n, W]; together all rows from `first` on.
+        Number of the first row, and logits [K, n, W] (or what `run` gives); together all rows
+        from `first` on.
     """
     run = run or network
     base, grid = network.base_channels, 2**network.depth
@@ -102,12 +106,13 @@ def logit_bands(
         yield 0, run(source.read(0, 0, height, width)[None])[0]
     else:
         overlap = max(grid, OVERLAP // grid * grid)
-        side = max(math.isqrt(area) // 2 // grid * grid, 2 * overlap)
+        side = max(math.isqrt(area) // grid * grid, 2 * overlap)
         # a band has the picture's whole width: it may take a quarter of what the network takes
-        rows = values * _BYTES // 4 // (4 * network.num_classes * width) // grid * grid
+        each = 4 * (channels or network.num_classes) * width
+        rows = values * _BYTES // 4 // each // grid * grid
         length = min(max(rows, 2 * overlap), side)
         tile = length, side * side // length // grid * grid
-        yield from blend_bands(network, source, tile, overlap, area, run, first)
+        yield from blend_bands(network, source, tile, overlap, run, first)
 
 
 def blend_bands(
@@ -115,7 +120,6 @@ def blend_bands(
     source: Source,
     tile: tuple[int, int],
     overlap: int,
-    area: int,
     run: Run | None = None,
     first: int = 0,
 ) -> Iterator[tuple[int, Tensor]]:
@@ -126,7 +130,6 @@ def blend_bands(
         source: The picture.
         tile: Height and width of a tile, multiples of 2^depth [pixels].
         overlap: Width by which tiles overlap, the same, at most half of a side [pixels].
-        area: Pixels that go through the network at a time, in one tile or several.
         run: What gives logits instead of the network itself.
         first: As of `logit_bands`.
 
@@ -151,14 +154,12 @@ def blend_bands(
     for top in tops[tops.index(start) :]:
         rows = min(length, height - top)
         band = torch.empty(0)
-        columns = [(left, min(across, width - left)) for left in lefts]
-        several = max(1, area // (length * across))
-        for group in _alike(columns, several):
-            parts = torch.stack([source.read(top, left, rows, n) for left, n in group])
-            for (left, n), logits in zip(group, run(parts), strict=True):
-                if not band.numel():
-                    band = logits.new_zeros(len(logits), rows, width, dtype=torch.float32)
-                band[..., left : left + n] += logits * _ramp(left, n, width, overlap, logits)
+        for left in lefts:
+            n = min(across, width - left)
+            logits = run(source.read(top, left, rows, n)[None])[0]
+            if not band.numel():
+                band = logits.new_zeros(len(logits), rows, width, dtype=torch.float32)
+            band[..., left : left + n] += logits * _ramp(left, n, width, overlap, logits)
         band *= _ramp(top, rows, height, overlap, band)[:, None]
         if below.numel():
             band[:, : below.shape[1]] += below
@@ -237,17 +238,6 @@ def _gather(source: Source, rows: Tensor, columns: Tensor) -> Tensor:
 def _begin(side: int, tile: int, overlap: int) -> range:
     """Where tiles begin along a side; the last one ends with it and may be smaller."""
     return range(0, max(1, side - overlap), tile - overlap)
-
-
-def _alike(places: Sequence[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:
-    """Group places of equal width, at most so many together."""
-    group: list[tuple[int, int]] = []
-    for place in places:
-        if group and (len(group) == most or place[1] != group[0][1]):
-            yield group
-            group = []
-        group.append(place)
-    yield group
 
 
 def _ramp(first: int, length: int, side: int, overlap: int, like: Tensor) -> Tensor:

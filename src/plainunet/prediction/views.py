@@ -10,6 +10,7 @@ network may see what it sees mirrored and turned as well (test-time augmentation
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -101,17 +102,16 @@ class View:
         classes = 1 if as_difference else self.network.num_classes
         at_once = max(1, _AT_ONCE // (4 * classes * own[1]))
         needed = row_above(first, size[0], own[0])
-        bands = self._reduced(source, size, needed)
-        if as_difference:
-            bands = ((top, band[1:] - band[:1]) for top, band in bands)
+        bands = self._reduced(source, size, needed, as_difference)
         yield from enlarged(bands, size, own, at_once, first)
 
     def _reduced(
-        self, source: Reduced, size: tuple[int, int], first: int
+        self, source: Reduced, size: tuple[int, int], first: int, as_difference: bool
     ) -> Iterator[tuple[int, Tensor]]:
-        """Logits [K, n, w] float32 of the picture as it is reduced, padding cut off."""
-        values = values_for(self._memory)
-        for top, band in logit_bands(self.network, source, values, self._run, first):
+        """Logits [K, n, w] float32 (or [1, n, w]) of the reduced picture, padding cut off."""
+        run = partial(self._run, as_difference=as_difference)
+        values, channels = values_for(self._memory), 1 if as_difference else None
+        for top, band in logit_bands(self.network, source, values, run, first, channels):
             if top >= size[0]:
                 return
             inside = band[:, : size[0] - top, : size[1]].float()
@@ -119,11 +119,15 @@ class View:
             yield top, inside
 
     @torch.inference_mode()
-    def _run(self, batch: Tensor) -> Tensor:
-        """Logits [N, K, h, w] of pictures [N, C, H, W]; the network's mode is as it was."""
+    def _run(self, batch: Tensor, as_difference: bool) -> Tensor:
+        """Logits [N, K, h, w] (or [N, 1, h, w]) of pictures [N, C, H, W]."""
+
+        def look(how: tuple[int, bool]) -> Tensor:
+            logits: Tensor = self.network(turn(batch, how)).float()
+            return turn_back(logits[:, 1:] - logits[:, :1] if as_difference else logits, how)
+
         with judging(self.network), arithmetic(self._device, self._precision):
-            seen = (turn_back(self.network(turn(batch, how)), how) for how in self._turns)
-            return log_mean((logits.float() for logits in seen), dim=1)
+            return log_mean(map(look, self._turns), dim=1)
 
 
 @contextmanager
