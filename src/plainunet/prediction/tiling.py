@@ -7,11 +7,12 @@ multiples of 2^depth. In the paper's network a tile of 572 pixels gives 388, of 
 step to the next.
 
 A network that pads its convolutions sees zeros beyond a tile's edges, which the picture goes on
-beyond. So the weight of what a tile gives falls to zero towards its edges, in the middle quarter
-of the width by which tiles overlap: what is nearest to an edge is furthest from what one pass
-would give, and has no weight at all. Such a tile is as large as what may be computed at a time,
-for several smaller ones overlap more, and the more of them, the more is computed twice. Group and instance normalisation would see the tile instead
-of the picture; with these a picture always goes through whole.
+beyond. So the weight of what a tile gives falls to zero towards its edges, in the middle quarter of
+the width by which tiles overlap: what is nearest to an edge is furthest from what one pass would
+give, and has no weight at all. Such a tile is as large as what may be computed at a time, for
+several smaller ones overlap more, and the more of them, the more is computed twice. Group and
+instance normalisation would see the tile instead of the picture; with these a picture always goes
+through whole.
 """
 
 import math
@@ -35,7 +36,7 @@ OVERLAP = 128
 """Width by which tiles of a padded network overlap [pixels]."""
 
 Run = Callable[[Tensor], Tensor]
-"""Pictures [N, C, h, w] to logits [N, K, h', w'], or of two classes their difference [N, 1, h', w']."""
+"""Pictures [N, C, h, w] to logits [N, K, h', w'] (or, of two classes, their difference)."""
 
 
 class Source(Protocol):
