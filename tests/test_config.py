@@ -4,6 +4,7 @@ import sys
 from itertools import pairwise
 
 import pytest
+import torch
 from pydantic import BaseModel, ValidationError
 
 from plainunet.config import Growth, NetworkConfig, TrainConfig
@@ -65,3 +66,15 @@ def test_a_size_or_patches() -> None:
         TrainConfig(factor=0.5)
     with pytest.raises(ValueError, match="size is missing"):
         _ = TrainConfig().window
+
+
+def test_only_what_has_learnt_is_frozen() -> None:
+    assert TrainConfig(freeze="encoder", start_from="a.safetensors").freeze == "encoder"
+    with pytest.raises(ValidationError, match="give start_from too"):
+        TrainConfig(freeze="encoder")
+
+
+def test_a_seed_fits_in_64_bits() -> None:
+    torch.manual_seed(TrainConfig(seed=2**63 - 1).seed)
+    with pytest.raises(ValidationError, match="less than"):
+        TrainConfig(seed=2**63)

@@ -21,3 +21,9 @@ def test_values_differ_and_fit_in_16_bits() -> None:
     for wrong in ((0, 0), (0, -1), (0, 65536)):
         with pytest.raises(ValueError, match="a value of its own, from 0 to 65535"):
             DataConfig(values=wrong)
+
+
+def test_a_class_is_not_ignored() -> None:
+    assert DataConfig(values=(1, 2), ignore=0).ignore == 0
+    with pytest.raises(ValueError, match="a class whose pixels do not count"):
+        DataConfig(values=(0, 1), ignore=0)

@@ -150,7 +150,7 @@ class TrainConfig(DataConfig, NetworkConfig):
     """Which of these parts validates, from 0."""
     stratify: bool = False
     """Whether pictures with little and with much foreground are shared out evenly."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the weights, the split, the order and the augmentation."""
     precision: Precision = "auto"
     """Arithmetic of convolutions: auto is bf16 where the hardware has it, fp16 on older CUDA
@@ -204,6 +204,13 @@ class TrainConfig(DataConfig, NetworkConfig):
         if window is None:
             raise ValueError("size is missing")
         return window
+
+    @field_validator("freeze")
+    @classmethod
+    def _keep_what_is_learnt(cls, freeze: str, info: ValidationInfo) -> str:
+        if freeze != "none" and not info.data.get("start_from"):
+            raise ValueError("give start_from too: weights that have learnt nothing would stay")
+        return freeze
 
     @field_validator("growth")
     @classmethod

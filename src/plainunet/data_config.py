@@ -3,7 +3,7 @@
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class FolderConfig(BaseModel):
@@ -54,6 +54,13 @@ class DataConfig(FolderConfig):
     encoding: Literal["ids", "instances", "threshold"] | None = None
     """What mask values are: class ids; numbers of objects, all above 0 being class 1; or, of
     smoothed masks, class 1 from 128 on; left out, it is found."""
+
+    @field_validator("ignore")
+    @classmethod
+    def _count_classes(cls, ignore: int | None, info: ValidationInfo) -> int | None:
+        if ignore is not None and ignore in info.data.get("values", ()):
+            raise ValueError("one of values is the same: a class whose pixels do not count")
+        return ignore
 
     @field_validator("classes", "values", "colors", mode="before")
     @classmethod

@@ -52,6 +52,11 @@ def test_nothing_to_measure(tmp_path: Path) -> None:
     assert (seen.smallest, seen.typical, seen.kept, seen.spread) == (None, None, {}, 1)
 
 
+def test_pictures_too_small_to_be_reduced_keep_nothing(tmp_path: Path) -> None:
+    mask = discs([9] * 6)[:120, :120]
+    assert take(tmp_path, [mask] * 3).kept == {}
+
+
 def test_how_far_classes_are_spread(tmp_path: Path) -> None:
     corner = np.zeros((64, 64), np.uint8)
     corner[:16, :16] = 1

@@ -32,14 +32,15 @@ def test_the_end_is_foreseen(small_data: Path) -> None:
     assert 1 < one < more < 60
 
 
-def fit(folder: Path, given: dict[str, object]) -> tuple[TrainConfig, list[str]]:
+def fit(
+    folder: Path, given: dict[str, object], taken: dict[str, str] | None = None
+) -> tuple[TrainConfig, list[str]]:
     pairs = split_pairs(find_pairs(folder))
     coding, _ = understand_masks([pair.mask for pair in pairs])
     config = TrainConfig(**{"budget": 300.0, "classes": ("a", "b"), **given})
     shares = {"a": 0.7, "b": 0.3}
-    return fit_budget(
-        config, {*given, "budget"}, pairs, [(48, 64)] * len(pairs), coding, shares, 1.0
-    )
+    sizes = [(48, 64)] * len(pairs)
+    return fit_budget(config, {*given, "budget"}, pairs, sizes, coding, shares, 1.0, taken=taken)
 
 
 def test_what_is_given_stays(small_data: Path) -> None:
@@ -54,11 +55,11 @@ def test_what_is_given_stays(small_data: Path) -> None:
     assert any("pixels across" in line for line in lines)
 
 
-def test_a_network_that_is_begun_with_is_not_planned(small_data: Path) -> None:
-    config, lines = fit(small_data, {"start_from": "earlier.safetensors"})
-    usual = TrainConfig()
-    assert config.network_arguments() == usual.network_arguments()
-    assert f"  depth: {usual.depth} (as given)" in lines  # left to the plan, it would be 3
+def test_what_is_taken_stays_with_its_reason(small_data: Path) -> None:
+    config, lines = fit(small_data, {"depth": 2, "base_channels": 8}, {"depth": "as it was"})
+    assert (config.depth, config.base_channels) == (2, 8)
+    assert "  depth: 2 (as it was)" in lines
+    assert "  base channels: 8 (as given)" in lines
 
 
 def test_a_time_that_was_not_given_is_not_wasted(small_data: Path) -> None:

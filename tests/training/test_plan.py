@@ -2,7 +2,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -145,6 +145,15 @@ def test_what_is_given_stays_and_the_rest_suits_it() -> None:
         assert made[name] == (value, "as given")
     assert values(CARS, 600, patch=(64, 64))["patch"] == (64, 64)
     assert "size" not in plan(CARS, 600, patch=(64, 64))
+
+
+@pytest.mark.parametrize("optimizer", get_args(TrainConfig.model_fields["optimizer"].annotation))
+def test_the_learning_rate_suits_the_optimiser(optimizer: str) -> None:
+    rate, reason = plan(CARS, 600, optimizer=optimizer)["learning_rate"]
+    assert (rate == 6e-3) == (optimizer == "muon")
+    assert 1e-3 <= rate <= 0.1
+    assert reason == "goes with it"
+    assert plan(CARS, 600, optimizer=optimizer, learning_rate=1.0)["learning_rate"][0] == 1
 
 
 @pytest.mark.parametrize("side", [64, 256, 512, 4096])

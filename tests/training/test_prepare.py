@@ -11,7 +11,7 @@ from PIL import Image
 from plainunet.config import Growth, TrainConfig
 from plainunet.data.pairing import Pair
 from plainunet.training.events import Event, Note
-from plainunet.training.prepare import check_window, size_in, understand
+from plainunet.training.prepare import check_window, require_apart, size_in, understand
 from plainunet.training.scale import choose_size
 
 
@@ -178,7 +178,11 @@ def test_settings_that_do_not_fit_the_data(
     ("settings", "said"),
     [
         ({"size": (48, 64), "elastic": 5.0}, "--elastic 5 may fold"),
-        ({"border_sigma": 3.0}, "does nothing without --border-weight"),
+        ({"border_sigma": 3.0}, "--border-sigma does nothing without --border-weight"),
+        ({"loss": "lovasz", "border_weight": 2.0}, "--border-weight does nothing with --loss lov"),
+        ({"loss": "lovasz", "class_weights": "balanced"}, "--class-weights does nothing with --lo"),
+        ({"optimizer": "adam", "weight_decay": 0.1}, "--weight-decay does nothing with --optimize"),
+        ({"optimizer": "adam", "loss": "lovasz"}, None),
         ({"size": (48, 64), "elastic": 4.0, "border_sigma": 3.0, "border_weight": 1.0}, None),
     ],
 )
@@ -189,3 +193,21 @@ def test_settings_of_objects_that_do_little_or_too_much_are_mentioned(
     ready(write_pairs(tmp_path, 0, 1), events, **settings)
     notes = [event.text for event in events if isinstance(event, Note)][2:]
     assert [said in note for note in notes] == [True] if said else notes == []
+
+
+def test_a_run_lies_apart_from_the_data(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in ("images/a.png", "runs/old/last/state.pt", "runs/old/curves.png"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_bytes(b"")
+    for out in (data, data / "images", tmp_path / "data" / ".." / "data"):
+        with pytest.raises(ValueError, match="holds the data, and no run can lie among it"):
+            require_apart(out, data)
+    for out in (tmp_path / "run", tmp_path, data / "runs" / "new", data / "runs" / "old"):
+        require_apart(out, data)
+
+
+def test_a_share_beside_folds_is_mentioned() -> None:
+    events: list[Event] = []
+    check_window(TrainConfig(size=(32, 32), folds=2, fold=0, validation=0.5), events.append)
+    assert Note("note: --validation does nothing with --folds") in events

@@ -515,3 +515,42 @@ def test_a_run_in_fp16_goes_on_with_its_scale(finished: Any, tmp_path: Path) -> 
     whole = train(finished.data, tmp_path / "whole", config)
     assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
     assert whole["pooled"]["dice"]["mean_foreground"] > 0.2
+
+
+def test_a_run_that_cannot_be_judged_says_so_and_keeps_what_learnt_longest(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data = draw(tmp_path / "data", 8)
+    rows = ["image,mask,part"]
+    for number, mask in enumerate(sorted((data / "masks").iterdir())):
+        part = "val" if number < 3 else "train"
+        if part == "val":
+            with Image.open(mask) as picture:
+                Image.new(picture.mode, picture.size).save(mask)
+        rows.append(f"images/{mask.stem}.png,masks/{mask.name},{part}")
+    (data / "pairs.csv").write_text("\n".join(rows))
+    notes: list[str] = []
+    settings = {"pairs": str(data / "pairs.csv"), "epochs": 3, "growth": (), "ema": 0.0}
+    train(
+        data,
+        tmp_path / "run",
+        tiny.model_copy(update=settings),
+        lambda event: notes.append(event.text) if isinstance(event, Note) else None,
+    )
+    assert sum("no held-out picture has foreground" in note for note in notes) == 1
+    network, _ = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    last = read_state(tmp_path / "run")["network"]
+    assert all(torch.equal(value, last[name]) for name, value in network.state_dict().items())
+
+
+def test_epochs_beside_a_clock_are_mentioned(draw: Draw, tiny: TrainConfig, tmp_path: Path) -> None:
+    notes: list[str] = []
+    config = TrainConfig(**{**tiny_settings(tiny), "epochs": 2, "budget": 0.5})
+    with pytest.raises(ValueError, match="--budget 0 s is too short"):
+        train(
+            draw(tmp_path / "data", 6),
+            tmp_path / "run",
+            config,
+            lambda event: notes.append(event.text) if isinstance(event, Note) else None,
+        )
+    assert "note: --epochs does nothing with --budget: the clock decides" in notes

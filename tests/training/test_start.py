@@ -12,9 +12,17 @@ from plainunet.config import TrainConfig
 from plainunet.data.images import image_shape
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import find_pairs
+from plainunet.network.checkpoint import Card, save_checkpoint
+from plainunet.network.unet import UNet
+from plainunet.palette import default_colors
 from plainunet.training.distributed import ALONE
 from plainunet.training.events import Advance, Event, Note, Stage
-from plainunet.training.start import describe_run, make_network, read_samples
+from plainunet.training.start import (
+    describe_run,
+    make_network,
+    read_samples,
+    with_checkpoints,
+)
 
 CODING = MaskCoding((0, 255), None, "two values")
 
@@ -53,3 +61,32 @@ def test_grey_pictures_among_others_are_shown_as_rgb(
     assert card.training["dtypes"] == ["uint8"]
     assert card.masks == {"values": (0, 255), "ignore": None, "kind": "two values"}
     assert card.scores is None or not card.scores
+
+
+def test_the_network_is_that_of_the_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "earlier.safetensors"
+    network = UNet(3, 2, 4, 2, normalisation="group", residual=True, dropout=0.3)
+    save_checkpoint(file, network, Card(("a", "b"), default_colors(2), (32, 32)))
+    given = TrainConfig(start_from=str(file), depth=3)
+    config, taken = with_checkpoints(given, tmp_path, lambda event: None)
+    assert (config.base_channels, config.normalisation, config.residual) == (4, "group", True)
+    assert config.depth == 3  # as given, which is told where weights are taken
+    assert config.dropout == TrainConfig().dropout
+    assert "depth" not in taken
+    assert taken["residual"] == "as in the checkpoint that it starts from"
+    assert taken.keys() <= config.model_fields_set
+    assert with_checkpoints(TrainConfig(), tmp_path, lambda event: None) == (TrainConfig(), {})
+
+
+def test_two_types_of_numbers_that_take_turns_are_both_told(
+    draw: Callable[..., Path], tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data = draw(tmp_path / "data", 20)
+    pictures = sorted((data / "images").iterdir())
+    for picture in pictures[::2]:
+        Image.fromarray(np.full((32, 40), 300, np.uint16)).save(picture)
+    config = tiny.model_copy(update={"classes": ("background", "thing")})
+    shapes = [image_shape(picture) for picture in pictures]
+    pairs = [dataclasses.replace(pair, part="train") for pair in find_pairs(data)]
+    card = describe_run(data, pairs, CODING, config, shapes)
+    assert card.training["dtypes"] == ["uint16", "uint8"]

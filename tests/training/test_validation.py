@@ -17,7 +17,7 @@ from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.training.journal import Journal
 from plainunet.training.pictures import Pictures
-from plainunet.training.validation import validate
+from plainunet.training.validation import has_foreground, validate
 
 
 def network() -> UNet:
@@ -155,3 +155,16 @@ def test_what_was_counted_before_is_not_counted_again(
     assert len(predicted) == 3 + 2
     pictures.write(tmp_path / "shown")
     assert len(list((tmp_path / "shown").iterdir())) == 4
+
+
+def test_whether_there_was_anything_to_find(wide: list[Pair]) -> None:
+    samples = Samples(wide, MaskCoding((0, 1), 200, "ids"), (16, 32))
+    scores = validate(always_one(network()), samples, (16, 32), lambda done: None)
+    assert has_foreground(scores, 2)
+    empty = np.zeros((16, 32), np.uint8)
+    for pair in wide:
+        Image.fromarray(empty).save(pair.mask)
+    samples = Samples(wide, MaskCoding((0, 1), 200, "ids"), (16, 32))
+    scores = validate(always_one(network()), samples, (16, 32), lambda done: None)
+    assert scores["per_image"]["dice"]["mean_foreground"] == 0
+    assert not has_foreground(scores, 2)

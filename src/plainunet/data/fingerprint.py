@@ -37,7 +37,8 @@ class Fingerprint(NamedTuple):
         trained: How many pictures are trained on.
         shares: For each class by name, its share of all pixels, 0..1.
         kept: By N, the Dice that true masks keep that are reduced to N x N pixels of area, see
-            `measure_ceiling`; empty where no mask that was looked at has foreground.
+            `measure_ceiling`; empty where no mask that was looked at has foreground, or the
+            median picture has no more pixels than the least of these.
         smallest: Diameter of a disc as large as the smaller objects, of which a tenth are smaller
             still [pixels of the picture]; None where there are none.
         typical: The same of the object at which half of the foreground's area is in larger ones.
@@ -105,6 +106,8 @@ def take_fingerprint(
     diameters = [both for both in all_diameters if both]
     smallest, typical = np.median(diameters, axis=0).tolist() if diameters else (None, None)
     kept = np.mean(ceilings, axis=0).tolist() if ceilings else []
+    if np.median([height * width for height, width in sizes]) <= SIZES[0] ** 2:
+        kept = []  # none of these sizes is smaller
     return Fingerprint(
         sizes=sizes,
         trained=len(trained),

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.unet import UNet
 
-_OWN = ("in_channels", "num_classes", "dropout", "deep_supervision")
+OWN = ("in_channels", "num_classes", "dropout", "deep_supervision")
+"""What may differ from the checkpoint's."""
 
 
 def take_weights(network: UNet, path: Path) -> list[str]:
@@ -36,10 +37,14 @@ def take_weights(network: UNet, path: Path) -> list[str]:
     source, _ = load_checkpoint(path)
     for name, own in network.architecture.items():
         other = source.architecture[name]
-        if name not in _OWN and other != own:
+        if name not in OWN and other != own:
+            flag = name.replace("_", "-")
+            same = f"--{flag} {other}"
+            if isinstance(other, bool):
+                same = f"--{flag}" if other else f"--no-{flag}"
             raise ValueError(
                 f"{path}: its network has {name.replace('_', ' ')} {other}, this run's {own}. "
-                f"Give the same: --{name.replace('_', '-')} {other}."
+                f"Give the same: {same}."
             )
     there = source.state_dict()
     same_classes = source.num_classes == network.num_classes

@@ -5,14 +5,14 @@ In: a network, a picture size, pictures to judge. Out: seconds, measured by doin
 
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from plainunet.config import Growth, NetworkConfig, TrainConfig
+from plainunet.config import Growth, TrainConfig
 from plainunet.data.fingerprint import Fingerprint, take_fingerprint
 from plainunet.data.images import image_shape, read_image
 from plainunet.data.masks import MaskCoding
@@ -53,7 +53,7 @@ def fit_budget(
     shares: dict[str, float],
     spent: float,
     *,
-    refining: Collection[str] = (),
+    taken: Mapping[str, str] | None = None,
 ) -> tuple[TrainConfig, list[str]]:
     """Fill in what the settings leave to the clock.
 
@@ -65,7 +65,7 @@ def fit_budget(
         coding: What mask values mean.
         shares: For each class by name, its share of all pixels.
         spent: Seconds of the budget that are over.
-        refining: Names of those among `given` that follow from `refine_of`.
+        taken: Those among `given` that follow from a checkpoint, each with the reason.
 
     Returns:
         The settings, and a line on each with its reason.
@@ -74,8 +74,6 @@ def fit_budget(
         ValueError: The budget is too short to train at all.
     """
     assert config.budget is not None
-    if config.start_from:  # the network is the checkpoint's
-        given = {*given, *NetworkConfig.model_fields}
     start = time.perf_counter()
     seen = take_fingerprint(pairs, sizes, coding, shares)
     channels = [image_shape(pair.image)[2] for pair in pairs[:: max(1, len(pairs) // 8)]]
@@ -92,18 +90,17 @@ def fit_budget(
     seconds = config.budget - spent - (time.perf_counter() - start) - reserve
     if seconds < 0.25 * config.budget:
         raise ValueError(
-            f"--budget {config.budget:.0f} s is too short: reading {len(pairs)} pictures and "
-            f"judging {held_out} take about {config.budget - seconds:.0f} s. Give a longer one, or "
-            "--epochs."
+            f"--budget {config.budget:.0f} s is too short: to begin, to read {len(pairs)} pictures "
+            f"and to judge {held_out} take about {config.budget - seconds:.0f} s. Give a longer "
+            "one, or --epochs."
         )
     settings = {name: getattr(config, name) for name in given}
-    settings["refining"] = refining
-    plan = make_plan(seen, machine, seconds, settings)
+    plan = make_plan(seen, machine, seconds, settings, taken)
     budget = config.budget
     if "budget" not in given and plan["epochs"][0] > _MOST_EPOCHS:
         less = min(seconds, max(_LEAST, seconds * _MOST_EPOCHS / plan["epochs"][0]))
         budget, seconds = budget - seconds + less, less
-        plan = make_plan(seen, machine, seconds, settings)
+        plan = make_plan(seen, machine, seconds, settings, taken)
     changed = {name: value for name, (value, _) in plan.items() if name not in given}
     if changed.get("growth"):
         changed["growth"] = tuple(Growth(**part) for part in changed["growth"])

@@ -27,7 +27,7 @@ from plainunet.training.schedule import Schedule
 from plainunet.training.state import TrainingState
 from plainunet.training.step import Step
 from plainunet.training.steps import StepReport
-from plainunet.training.validation import judge_epoch
+from plainunet.training.validation import has_foreground, judge_epoch
 
 BEST_FILE = "best.safetensors"
 CURVES_PERIOD = 20.0
@@ -213,11 +213,16 @@ class Epochs:
         )
         if self._processes.is_first:
             pictures.write(self._run / VALIDATION_FOLDER)
+        if not self._judging and not has_foreground(validation, len(self._parts["val"])):
+            said = "note: no held-out picture has foreground, so Dice says nothing of this run; "
+            self._on_event(Note(f"{said}hold out others: --stratify, --seed or --validation"))
         self._judging = self._processes.clock() - begun
         if self._is_full(size):
             state.waited += 1
             if score > state.best:
-                state.best, state.waited = score, 0
+                state.waited = 0
+            if score > state.best or score == state.best == 0:  # of equals, what has learnt longer
+                state.best = score
                 self._keep(network, dataclasses.replace(self._card, scores=validation))
         return validation
 

@@ -32,12 +32,17 @@ _UNLIKE = 1.5
 _KEPT = 1320.0
 """Bytes that a working pixel of a training step keeps for the backward pass at 16 base channels
 (`plainunet model`); in proportion to the width."""
+_RATES = {"muon": 6e-3, "adamw": 2e-3, "adam": 2e-3, "sgd": 5e-2, "rmsprop": 1e-3}
 _ROOM = 0.4
 """Share of the memory that these may take."""
 
 
 def make_plan(
-    seen: Fingerprint, machine: Machine, seconds: float, given: Mapping[str, Any]
+    seen: Fingerprint,
+    machine: Machine,
+    seconds: float,
+    given: Mapping[str, Any],
+    taken: Mapping[str, str] | None = None,
 ) -> Plan:
     """Fit a run to data, machine and time.
 
@@ -46,18 +51,17 @@ def make_plan(
         machine: What is known of the machine.
         seconds: Time for training steps alone [s].
         given: Settings that the user gave; these stay, and the others are made to suit them.
-            "refining" names those among them that follow from `refine_of`.
+        taken: Those among them that a checkpoint gave instead, each with the reason.
 
     Returns:
         For each setting its value and the reason for it. What was given is among them where it
         is planned at all.
     """
     plan: Plan = {}
-    fixed = given.get("refining", ())
 
     def decide(name: str, value: Any, reason: str) -> Any:
         if name in given:
-            value, reason = given[name], "as refining has it" if name in fixed else "as given"
+            value, reason = given[name], (taken or {}).get(name, "as given")
         plan[name] = value, reason
         return plan[name][0]
 
@@ -84,12 +88,12 @@ def make_plan(
     kept = f"a batch keeps about {needed / 2**30:.1f} of {machine.memory / 2**30:.0f} GiB"
     decide("accumulation", parts, kept if parts == 1 else f"{kept} when whole")
     decide("normalisation", *_choose_normalisation(seen))
-    decide("optimizer", "muon", "learns most a step here")
-    decide("learning_rate", 6e-3, "goes with it")
+    optimizer = decide("optimizer", "muon", "learns most a step here")
+    decide("learning_rate", _RATES[optimizer], "goes with it")
     decide("augment", *_choose_augment(seen))
     decide("class_weights", *_choose_weights(seen, given.get("loss", TrainConfig().loss)))
     each = 1
-    if fixed:
+    if given.get("refine_of"):
         each = windows_each(seen.trained) * patches_each([(SIDE, SIDE)], side)
     elif "patch" in plan:
         reduced = [reduce_size(size, plan["factor"][0]) for size in seen.sizes]

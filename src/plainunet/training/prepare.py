@@ -1,8 +1,10 @@
 """From a data folder and settings to a run that is ready to begin."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from plainunet.config import TrainConfig
+from plainunet.data.images import IMAGE_SUFFIXES
 from plainunet.data.masks import MaskCoding, foreground_shares
 from plainunet.data.meaning import understand_masks
 from plainunet.data.pairing import Pair
@@ -10,6 +12,33 @@ from plainunet.data.split import split_pairs
 from plainunet.palette import default_names
 from plainunet.training.events import Note, OnEvent
 from plainunet.training.scale import choose_size
+from plainunet.training.state import STATE_FILE
+
+_IDLE: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
+    ("border_sigma", "without --border-weight", lambda config: not config.border_weight),
+    ("border_weight", "with --loss lovasz", lambda config: config.loss == "lovasz"),
+    ("class_weights", "with --loss lovasz", lambda config: config.loss == "lovasz"),
+    ("weight_decay", "with --optimizer adam", lambda config: config.optimizer == "adam"),
+    ("validation", "with --folds", lambda config: config.folds is not None),
+)
+"""Settings that others make idle."""
+
+
+def require_apart(out: Path, data: Path) -> None:
+    """Refuse a run folder whose files would be taken for data, and say what data is.
+
+    Args:
+        out: The run folder.
+        data: The data folder.
+
+    Raises:
+        ValueError: It is the data folder, or one that lies in it and holds pictures.
+    """
+    place, whole = out.resolve(), data.resolve()
+    pictures = (path for path in place.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    within = whole in place.parents and not (place / STATE_FILE).is_file() and any(pictures)
+    if place == whole or within:
+        raise ValueError(f"{out}: holds the data, and no run can lie among it. Give another --out.")
 
 
 def understand(
@@ -62,10 +91,10 @@ def understand(
     total = sum(height * width for height, width in sizes)
     if counts.sum() < total:
         said += f"; {1 - counts.sum() / total:.1%} of all pixels ignored"
-    if any(pair.part == "val" for pair in pairs) and (
-        config.stratify or "validation" in config.model_fields_set
-    ):
-        on_event(Note("note: the folder gives its own split; --validation, --stratify do nothing"))
+    idle = [f"--{name}" for name in ("validation", "stratify") if name in config.model_fields_set]
+    if idle and any(pair.part == "val" for pair in pairs):
+        said = f"{' and '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing"
+        on_event(Note(f"note: the folder gives its own split; {said}"))
     on_event(
         Note(
             f"{len(pairs)} pairs: {sum(pair.part == 'train' for pair in parted)} to train, "
@@ -89,6 +118,10 @@ def check_window(config: TrainConfig, on_event: OnEvent) -> None:
     on_event(Note(_describe_size(config, config.window)))
     _check_size(config, config.window)
     _check_objects(config, config.window, on_event)
+    for name, without, is_idle in _IDLE:
+        if getattr(config, name) != TrainConfig.model_fields[name].default and is_idle(config):
+            flag = name.replace("_", "-")
+            on_event(Note(f"note: --{flag} does nothing {without}"))
 
 
 def _choose_names(given: tuple[str, ...], coding: MaskCoding) -> tuple[str, ...]:
@@ -137,8 +170,6 @@ def _check_objects(config: TrainConfig, size: tuple[int, int], on_event: OnEvent
                 f"over themselves; up to {side / 12:.0f} is safe"
             )
         )
-    if config.border_sigma != TrainConfig().border_sigma and not config.border_weight:
-        on_event(Note("note: --border-sigma does nothing without --border-weight"))
 
 
 def size_in(epoch: int, config: TrainConfig) -> tuple[int, int]:

@@ -38,9 +38,9 @@ from plainunet.training.interrupt import asked_to_stop
 from plainunet.training.judge import SAVED_IMAGES, judge_best
 from plainunet.training.pictures import VALIDATION_FOLDER
 from plainunet.training.plan import BUDGET
-from plainunet.training.prepare import check_window, understand
-from plainunet.training.refining import compare_with_coarse, make_predictor, with_coarse
-from plainunet.training.start import describe_run, make_network, read_samples
+from plainunet.training.prepare import check_window, require_apart, understand
+from plainunet.training.refining import compare_with_coarse, make_predictor
+from plainunet.training.start import describe_run, make_network, read_samples, with_checkpoints
 from plainunet.training.state import STATE_FILE, read_state, require_run
 from plainunet.training.tracking import require_trackers, track
 
@@ -79,6 +79,7 @@ def train(
     """
     begun = time.monotonic() if begun is None else begun
     data, out, config = Path(data), Path(out), config or TrainConfig()
+    require_apart(out, data)
     _prepare_device(config)
     with _working_in(out, config.device, on_event) as (processes, on_event):
         if processes.are_restarted and processes.first_decides((out / STATE_FILE).is_file):
@@ -98,12 +99,12 @@ def _plan(
         )
     require_trackers(config, out)
     config = with_dataset(config, data)
-    said = config.model_fields_set
-    if config.refine_of is not None:
-        config = with_coarse(config, data, on_event)
+    config, taken = with_checkpoints(config, data, on_event)
     given = config.model_fields_set
     if config.budget is None and "epochs" not in given:
         config = config.model_copy(update={"budget": BUDGET})
+    elif config.budget is not None and "epochs" in given:
+        on_event(Note("note: --epochs does nothing with --budget: the clock decides"))
 
     def on_note(said: str) -> None:
         on_event(Note(f"note: {said}"))
@@ -136,9 +137,7 @@ def _plan(
     lines: list[str] = []
     if config.budget is not None:
         spent = time.monotonic() - begun
-        config, lines = fit_budget(
-            config, given, pairs, sizes, coding, shares, spent, refining=given - said
-        )
+        config, lines = fit_budget(config, given, pairs, sizes, coding, shares, spent, taken=taken)
         on_event(Note("\n".join(lines)))
     check_window(config, on_event)
     return config, pairs, coding, lines

@@ -1,27 +1,61 @@
 """What a run begins with: samples of both parts, the network, and what a checkpoint says of it."""
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from plainunet.config import TrainConfig
+from plainunet.config import NetworkConfig, TrainConfig
 from plainunet.data.dataset import Samples
 from plainunet.data.images import read_image
 from plainunet.data.masks import MaskCoding
 from plainunet.data.pairing import Pair
 from plainunet.evaluation.parts import data_digest, sample_sizes
-from plainunet.network.checkpoint import Card, versions
-from plainunet.network.transfer import take_weights
+from plainunet.network.checkpoint import Card, load_checkpoint, versions
+from plainunet.network.transfer import OWN, take_weights
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.training.distributed import Processes
 from plainunet.training.events import Advance, Note, OnEvent, Stage
-from plainunet.training.refining import UnsureWindows
+from plainunet.training.refining import UnsureWindows, with_coarse
 
+_SOME = 16
+"""Pictures whose type of numbers is looked at."""
 Shape = tuple[int, int, int]
 """Height, width [pixels] and channels of a picture."""
+
+
+def with_checkpoints(
+    config: TrainConfig, data: Path, on_event: OnEvent
+) -> tuple[TrainConfig, dict[str, str]]:
+    """Fill in what follows from checkpoints that a run begins with.
+
+    Args:
+        config: The settings as given, and as the data folder says.
+        data: The data folder.
+        on_event: Told what is taken from another run.
+
+    Returns:
+        The settings, and for each that was filled in, why.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: It is none, or a setting contradicts.
+    """
+    taken: dict[str, str] = {}
+    given = config.model_fields_set
+    if config.start_from:
+        network, _ = load_checkpoint(Path(config.start_from))
+        kept = (NetworkConfig.model_fields.keys() & network.architecture.keys()) - given - set(OWN)
+        config = config.model_copy(update={name: network.architecture[name] for name in kept})
+        taken |= dict.fromkeys(kept, "as in the checkpoint that it starts from")
+    if config.refine_of is not None:
+        given = config.model_fields_set
+        config = with_coarse(config, data, on_event)
+        taken |= dict.fromkeys(config.model_fields_set - given, "as refining has it")
+    return config, taken
 
 
 def read_samples(
@@ -121,7 +155,9 @@ def describe_run(
     """
     areas = sorted(height * width for height, width, _ in shapes)
     masks = {"values": coding.values, "ignore": coding.ignore, "kind": coding.kind}
-    some = pairs[:: -(-len(pairs) // 8)]
+    some = random.Random(0).sample(
+        pairs, min(_SOME, len(pairs))
+    )  # in a row, every second may differ
     training: dict[str, Any] = {
         "digest": data_digest(pairs, data),
         "sample": sample_sizes([pair for pair in pairs if pair.part == "train"], data),

@@ -101,6 +101,20 @@ def judge_epoch(
     return best
 
 
+def has_foreground(scores: dict[str, Any], pictures: int) -> bool:
+    """Tell whether there was anything to find.
+
+    Args:
+        scores: As of `summarise`.
+        pictures: Of so many.
+
+    Returns:
+        Whether the truth of any picture holds a class other than the first.
+    """
+    _, *foreground = scores["absent"].values()
+    return any(each["left_out"] + each["scored_zero"] < pictures for each in foreground)
+
+
 def validate(
     predictor: Predictor,
     samples: Samples,
