@@ -93,8 +93,8 @@ class TrainConfig(DataConfig, NetworkConfig):
     learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
     """Highest learning rate of the schedule."""
     start_from: str | None = None
-    """A checkpoint whose weights the network begins with; it may have other classes or input
-    channels, but must be as wide and deep."""
+    """A checkpoint whose weights the network begins with, and whose shape it has; the classes and
+    the input channels may be others."""
     refine_of: str | None = None
     """A checkpoint whose masks this network learns to refine: it sees windows of pictures as they
     are where that one is unsure, together with its probabilities; see --refine of predict."""
