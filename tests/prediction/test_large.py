@@ -68,12 +68,12 @@ def test_in_parts_it_is_nearly_the_mask_of_the_whole(
     told: list[tuple[int, int]] = []
     with open_windows(path, most=0) as picture:
         predict_large(predictor, picture, tmp_path / "m.tif", "", lambda *said: told.append(said))
-    assert len(shapes) > 4
+    assert len(shapes) >= 4
     mask = read_mask(tmp_path / "m.tif")
     assert mask.shape == whole.shape
     assert (mask != whole).mean() < 0.01
     assert told[-1] == (700, 700)
-    assert len(told) > 2
+    assert len(told) >= 2
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.tif", "m.tif"]
 
 
@@ -159,3 +159,16 @@ def test_a_killed_one_goes_on_where_it_was(tmp_path: Path) -> None:
         else:  # what was begun with another key is begun anew
             process.kill()
             process.communicate()
+
+
+def test_a_full_disk_is_said_and_it_goes_on(tmp_path: Path, small_disk: Path) -> None:
+    path = draw(tmp_path / "a.tif", 1500, 1800)  # a byte for each pixel is more than is there
+    mask, filler = small_disk / "m.tif", small_disk / "filler"
+    filler.write_bytes(bytes(2**20))
+    with (
+        open_windows(path, most=0) as picture,
+        pytest.raises(OSError, match=r"m\.tif: cannot be written \(No space left.*goes on where"),
+    ):
+        predict_large(make_predictor(), picture, mask, "")
+    assert not mask.exists()
+    assert 0 < (small_disk / ".m-rows.raw").stat().st_size < 1500 * 1800

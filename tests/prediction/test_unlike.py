@@ -45,7 +45,7 @@ def test_pictures_of_another_kind_are_warned_of_once() -> None:
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
         predictor.predict(noise(32, 48, 3).astype(np.uint16))
-        predictor.predict(noise(32, 48, 3).astype(np.float32))
+        predictor.predict(noise(32, 48, 3).astype(np.float32) / 255)
         assert raised == []
         for _ in range(2):
             predictor.predict(noise(32, 48, 3))
@@ -54,3 +54,18 @@ def test_pictures_of_another_kind_are_warned_of_once() -> None:
     assert "uint8 values, where the model was trained on uint16" in str(raised[0].message)
     assert "grey picture is shown as RGB" in str(raised[1].message)
     assert {Path(each.filename).name for each in raised} == {Path(__file__).name}
+
+
+def test_floats_that_are_not_0_to_1_are_warned_of() -> None:
+    predictor = make_predictor(dtypes=["uint8"])
+    image = noise(300, 400, 3).astype(np.float32)
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        predictor.predict(image / 255)
+        assert raised == []
+        predictor.predict(image)
+        predictor.predict(image)
+    (said,) = raised
+    assert "a picture of float32 values up to 25" in str(said.message)
+    assert "save it as uint8" in str(said.message)
+    make_predictor(dtypes=["float32"]).predict(image)

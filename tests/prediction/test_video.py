@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.video import predict_video, video_paths
+from plainunet.prediction.video import CutOffError, predict_video, video_paths
 
 COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
 
@@ -81,3 +81,33 @@ def test_one_that_stops_leaves_nothing(tmp_path: Path, predictor: Predictor) -> 
     with pytest.raises(KeyboardInterrupt):
         predict_video(predictor, film(tmp_path / "film.mkv"), tmp_path / "out", stop)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def noisy_film(path: Path, frames: int, size: tuple[int, int] = (60, 80)) -> Path:
+    """One that cannot be compressed."""
+    rng = np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"FFV1"), 10, size)
+    for _ in range(frames):
+        writer.write(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
+    writer.release()
+    return path
+
+
+def test_one_that_is_cut_off_is_said(tmp_path: Path, predictor: Predictor) -> None:
+    video = noisy_film(tmp_path / "film.mkv", 20)
+    whole = video.read_bytes()
+    video.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CutOffError, match=r"film\.mkv: ends after \d+ of 20 frames"):
+        predict_video(predictor, video, tmp_path / "out")
+    pictures, _ = frames(video)
+    masks, _ = frames(video_paths(video, tmp_path / "out")[0])
+    assert 0 < len(masks) == len(pictures) < 20
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, predictor: Predictor, small_disk: Path) -> None:
+    video = film(tmp_path / "film.mkv", 40)
+    out = small_disk / "out"
+    (small_disk / "filler").write_bytes(bytes(2**21 - 2**13))
+    with pytest.raises(OSError, match=r"film-.* cannot be written \(No space left on device\)"):
+        predict_video(predictor, video, out)
+    assert list(out.iterdir()) == []

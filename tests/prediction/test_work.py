@@ -55,3 +55,61 @@ def test_two_videos_of_one_name(tmp_path: Path, predictor: Predictor, inputs: In
     result = predict_inputs(predictor, both, tmp_path / "out", lambda *told: None)
     assert len(result.written) == 1
     assert "has the name of" in result.failures[0]
+
+
+def test_results_do_not_lie_among_the_videos(
+    tmp_path: Path, predictor: Predictor, inputs: Inputs
+) -> None:
+    with pytest.raises(ValueError, match=r"holds the video film\.mkv"):
+        predict_inputs(predictor, inputs, tmp_path, lambda *told: None)
+    assert not (tmp_path / "film-mask.mkv").exists()
+
+
+def test_masks_of_another_video_are_left_and_said(
+    tmp_path: Path, predictor: Predictor, inputs: Inputs
+) -> None:
+    out, film = tmp_path / "out", tmp_path / "film.mkv"
+    alone = Inputs([], [film])
+    foreign = out / "film-mask.mkv"
+    out.mkdir()
+    foreign.write_bytes(b"of somebody else")
+    result = predict_inputs(predictor, alone, out, lambda *told: None)
+    assert "film-mask.mkv: is there already, and was not made from" in result.failures[0]
+    assert foreign.read_bytes() == b"of somebody else"
+    result = predict_inputs(predictor, alone, out, lambda *told: None, overwrite=True)
+    assert (len(result.written), result.failures) == (1, [])
+    # pictures that come later leave what is known of videos
+    predict_inputs(predictor, Inputs(inputs.pictures, []), out, lambda *told: None)
+    result = predict_inputs(predictor, alone, out, lambda *told: None)
+    assert (len(result.skipped), result.failures) == (1, [])
+    (out / "film-overlay.mp4").unlink()  # stopped between the two
+    assert len(predict_inputs(predictor, alone, out, lambda *told: None).written) == 1
+    film.write_bytes(film.read_bytes() + b"another")
+    result = predict_inputs(predictor, alone, out, lambda *told: None)
+    assert "is there already" in result.failures[0]
+
+
+def test_a_video_that_is_cut_off_fails_and_has_masks(
+    tmp_path: Path, predictor: Predictor, inputs: Inputs
+) -> None:
+    film = tmp_path / "film.mkv"
+    code = cv2.VideoWriter.fourcc(*"FFV1")
+    writer = cv2.VideoWriter(str(film), cv2.CAP_FFMPEG, code, 10, (40, 30))
+    for frame in np.random.default_rng(0).integers(0, 256, (20, 30, 40, 3), np.uint8):
+        writer.write(frame)
+    writer.release()
+    film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    out = tmp_path / "out"
+    result = predict_inputs(predictor, Inputs([], [film]), out, lambda *told: None)
+    assert result.written == [out / "film-mask.mkv"]
+    assert "of 20 frames" in result.failures[0]
+
+
+def test_warnings_name_the_video(tmp_path: Path, inputs: Inputs) -> None:
+    card = Card(("a", "b"), ((0, 0, 0), (9, 9, 200)), (32, 48), training={"areas": [10**6, 10**7]})
+    torch.manual_seed(0)
+    predictor = Predictor(UNet(base_channels=2, depth=2), card, device="cpu", precision="fp32")
+    alone = Inputs([], [tmp_path / "film.mkv"])
+    with pytest.warns(UserWarning, match=r"film\.mkv: a picture of 30 x 40 pixels") as said:
+        predict_inputs(predictor, alone, tmp_path / "out", lambda *told: None)
+    assert len(said) == 1  # not for each frame

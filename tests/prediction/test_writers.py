@@ -8,7 +8,7 @@ from PIL import Image
 
 from plainunet.data.masks import read_mask
 from plainunet.palette import default_colors
-from plainunet.prediction.writers import as_rgb, write_comparison, write_mask
+from plainunet.prediction.writers import as_rgb, draw_overlay, write_comparison, write_mask
 
 COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
 GAP = 4
@@ -159,3 +159,14 @@ def test_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Exception):  # noqa: B017, PT011 -- of whatever kind, by whatever library
         write_mask(tmp_path / "mask.png", mask, [("red", "green", "blue")])  # type: ignore[list-item]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("color", [(255, 255, 255), (0, 0, 0), (128, 130, 120)])
+def test_a_class_without_a_hue_is_seen_in_an_overlay(color: tuple[int, int, int]) -> None:
+    image = np.full((40, 40, 3), color, np.uint8)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:30, 10:30] = 1
+    shown = draw_overlay(image, mask, ((0, 0, 0), color)).astype(int)
+    assert np.abs(shown[20, 20] - image[20, 20]).max() > 50
+    assert np.abs(shown[10, 20] - image[10, 20]).max() > 100
+    assert np.array_equal(shown[5, 5], image[5, 5])

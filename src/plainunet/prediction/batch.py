@@ -20,9 +20,16 @@ from plainunet.prediction.geo import Place, find_geo
 from plainunet.prediction.large import LARGE, count_large, predict_large
 from plainunet.prediction.names import list_names, mask_paths, refuse_pictures
 from plainunet.prediction.options import Output
-from plainunet.prediction.outputs.record import mask_key, require_own, require_same, write_record
+from plainunet.prediction.outputs.record import (
+    mask_key,
+    require_no_lists,
+    require_own,
+    require_same,
+    write_record,
+)
 from plainunet.prediction.outputs.save import Finding, Outputs
 from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.unlike import naming
 
 _AHEAD = 2
 """So many pictures are read ahead, and so many masks wait to be written."""
@@ -126,6 +133,7 @@ def predict_files(
     _require_names(tasks, outputs)
     if not overwrite:
         require_same(out, digest)
+        require_no_lists(out, outputs.lists)
         for task in tasks:
             if there := _there(task.mask):
                 require_own(there, task.key)
@@ -166,11 +174,8 @@ def predict_files(
     with ThreadPoolExecutor(1) as writer:
         for number, task in enumerate(tasks):
             try:
-                with warnings.catch_warnings(record=True) as said:
-                    warnings.simplefilter("always")
+                with naming(task.image):
                     go_through(number, next(pictures).result())
-                for warning in said:
-                    warnings.warn(f"{task.image}: {warning.message}", stacklevel=2)
             except (ValueError, OSError) as error:
                 result.failures.append(_naming(task.image, error))
             write_until(_AHEAD)
@@ -229,7 +234,7 @@ def _find_done(task: _Task, outputs: Outputs) -> _Done | None:
         ids = read_mask(mask) if outputs.of_all else np.zeros((0, 0), np.uint8)
     except ValueError:  # damaged: it is made again
         return None
-    return _Done(mask, outputs.find(task.name, ids))
+    return _Done(mask, outputs.find(mask, task.name, ids))
 
 
 def _predict(

@@ -7,6 +7,7 @@ pixel, so that one that was interrupted goes on where it was.
 
 import json
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -62,13 +63,12 @@ def predict_large(
         path.parent.mkdir(parents=True, exist_ok=True)
         rows.write_bytes(b"")
         write_json(said, description)
-    with rows.open("r+b") as file:
+    with rows.open("r+b", buffering=0) as file:
         file.truncate(done * width)
         file.seek(0, 2)
         if done < height:
             for band in predictor.mask_bands(picture, done):
-                band.tofile(file)
-                file.flush()
+                _append(file, band, path)
                 done += len(band)
                 if on_progress:
                     on_progress(done, height)
@@ -83,6 +83,19 @@ def predict_large(
     rows.unlink()
     said.unlink()
     return np.asarray(counts)
+
+
+def _append(file: FileIO, band: NDArray[np.uint8], path: Path) -> None:
+    """Write rows; what is wrong with the disk is said of the mask."""
+    left = memoryview(band.tobytes())
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        raise OSError(
+            f"{path}: cannot be written ({error.strerror}). Make room for it, and run the same "
+            "command again: it goes on where it was."
+        ) from error
 
 
 def count_large(path: Path, classes: int) -> NDArray[np.int64]:

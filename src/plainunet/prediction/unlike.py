@@ -1,6 +1,11 @@
 """Pictures unlike those that a model was trained on: what to doubt, said as warnings."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
 
 from plainunet.data.windows import Windows
 from plainunet.network.checkpoint import Card
@@ -8,6 +13,8 @@ from plainunet.network.checkpoint import Card
 FAR = 6
 """A picture is far from the training pictures when its area is so many times theirs, or less
 than one so-many-th."""
+_LOOK, _BRIGHTEST = 256, 2.0
+"""Of floats, so many pixels along each side of the middle are looked at, for values above this."""
 _CALLER = 7
 """Frames between a warning and who called the Predictor."""
 
@@ -45,6 +52,17 @@ class Doubts:
                 f"{' and '.join(known)}: each is divided by the largest value of its type, so it "
                 "may look darker or brighter than those. Save it like them."
             )
+        if picture.dtype.kind == "f" and all(name.startswith("uint") for name in known):
+            height, width, _ = picture.shape
+            top, left = max(0, height - _LOOK) // 2, max(0, width - _LOOK) // 2
+            part = picture.read(top, left, min(_LOOK, height), min(_LOOK, width))
+            if np.nanmax(part) > _BRIGHTEST:
+                self._say_once(
+                    f"a picture of {picture.dtype.name} values up to {np.nanmax(part):.4g}: "
+                    "floats are taken as they are, and the model was trained on integers, which "
+                    "become 0 to 1. Divide by the largest value that there can be, or save it as "
+                    f"{known[0]}."
+                )
         grey_is_known = training.get("grey", 0) > 0
         if picture.shape[2] == 1 and self._channels == 3 and not grey_is_known:
             self._say_once("a grey picture is shown as RGB to a model that takes colours.")
@@ -67,3 +85,17 @@ class Doubts:
                 "expect a poorer mask, and look at it.",
                 stacklevel=_CALLER - 1,
             )
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Have warnings name the file that they are about, and come once.
+
+    Args:
+        file: The file.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield
+    for message in dict.fromkeys(str(each.message) for each in said):
+        warnings.warn(f"{file}: {message}", stacklevel=3)

@@ -7,7 +7,7 @@ interrupted begins again; sound is left out.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 from plainunet.files import write_whole
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.writers import draw_overlay
+
+
+class CutOffError(ValueError):
+    """A video ends before its file says so; the masks of the frames that came are written."""
 
 
 def video_paths(video: Path, out: Path) -> tuple[Path, Path]:
@@ -51,6 +55,7 @@ def predict_video(
         The files that were written.
 
     Raises:
+        CutOffError: It is cut off or damaged.
         ValueError: It cannot be read, or this build of OpenCV cannot write videos.
         OSError: The disk is full.
     """
@@ -67,19 +72,23 @@ def predict_video(
         size = first.shape[1], first.shape[0]
         out.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
-            masks, overlays = (
-                _open(opened, path, codec, rate if rate > 0 else 25.0, size)
-                for path, codec in zip(paths, ("FFV1", "mp4v"), strict=True)
+            write_overlay, write_mask = (  # the masks are finished first: what fails leaves none
+                opened.enter_context(_writing(path, codec, rate if rate > 0 else 25.0, size))
+                for path, codec in zip(paths[::-1], ("mp4v", "FFV1"), strict=True)
             )
             for number, frame in enumerate(chain([first], frames), 1):
                 mask = predictor.predict(frame)
-                masks.write(np.ascontiguousarray(colors[mask][..., ::-1]))
-                shown = draw_overlay(frame, mask, predictor.card.colors)
-                overlays.write(np.ascontiguousarray(shown[..., ::-1]))
+                write_mask(colors[mask])
+                write_overlay(draw_overlay(frame, mask, predictor.card.colors))
                 if on_progress:
                     on_progress(number, max(total, number))
     finally:
         source.release()
+    if number < total - 1:  # where no number is written down, it is reckoned, perhaps one too many
+        raise CutOffError(
+            f"{video}: ends after {number} of {total} frames, as where it is cut off or damaged; "
+            "these have their masks. Take a whole copy of it, and --overwrite."
+        )
     return paths
 
 
@@ -92,14 +101,30 @@ def _frames(source: cv2.VideoCapture) -> Iterator[NDArray[np.uint8]]:
         yield np.ascontiguousarray(np.asarray(frame, np.uint8)[..., ::-1])
 
 
-def _open(
-    opened: ExitStack, path: Path, codec: str, rate: float, size: tuple[int, int]
-) -> cv2.VideoWriter:
-    """A video to be written, which appears when all is closed."""
-    part = opened.enter_context(write_whole(path))
-    code = cv2.VideoWriter.fourcc(*codec)
-    writer = cv2.VideoWriter(str(part), cv2.CAP_FFMPEG, code, rate, size)
-    opened.callback(writer.release)
-    if not writer.isOpened():
-        raise ValueError(f"{path}: this build of OpenCV cannot write videos ({codec}).")
-    return writer
+@contextmanager
+def _writing(
+    path: Path, codec: str, rate: float, size: tuple[int, int]
+) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
+    """Give what writes a frame [H, W, 3] RGB to a video, which appears when all are there."""
+    count = 0
+    with write_whole(path) as part:
+        code = cv2.VideoWriter.fourcc(*codec)
+        writer = cv2.VideoWriter(str(part), cv2.CAP_FFMPEG, code, rate, size)
+
+        def write(frame: NDArray[np.uint8]) -> None:
+            nonlocal count
+            writer.write(np.ascontiguousarray(frame[..., ::-1]))
+            count += 1
+
+        try:
+            if not writer.isOpened():
+                raise ValueError(f"{path}: this build of OpenCV cannot write videos ({codec}).")
+            yield write
+        finally:
+            writer.release()
+        # OpenCV does not tell of a full disk, and what the file says of its length may be wrong
+        written = cv2.VideoCapture(str(part))
+        there = sum(1 for _ in iter(written.grab, False))
+        written.release()
+        if there != count:
+            raise ValueError(f"{path}: only {there} of {count} frames could be written.")

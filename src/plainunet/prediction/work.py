@@ -8,9 +8,10 @@ from pathlib import Path
 from plainunet.prediction.batch import Predicted, predict_files
 from plainunet.prediction.inputs import Inputs
 from plainunet.prediction.options import Output
-from plainunet.prediction.outputs.record import write_record
+from plainunet.prediction.outputs.record import note_video, video_size, write_record
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.video import predict_video, video_paths
+from plainunet.prediction.unlike import naming
+from plainunet.prediction.video import CutOffError, predict_video, video_paths
 
 
 def predict_inputs(
@@ -38,6 +39,12 @@ def predict_inputs(
     Raises:
         ValueError: As by `predict_files`.
     """
+    beside = [video for video in inputs.videos if video.resolve().parent == out.resolve()]
+    if beside:
+        raise ValueError(
+            f"{out}: holds the video {beside[0].name}, and what is made of it would be taken for "
+            "a video the next time. Choose another output folder."
+        )
     result = predict_files(
         predictor,
         inputs.pictures,
@@ -58,14 +65,28 @@ def predict_inputs(
                 f"{video}: has the name of {named[paths[0]]}; give it another output folder."
             )
             continue
-        if not overwrite and all(path.is_file() for path in paths):
-            result.skipped.append(paths[0])
-            continue
+        there = [path for path in paths if path.is_file()]
         try:
+            size = video.stat().st_size
+            if there and not overwrite:
+                if video_size(out, paths[0].name) != size:
+                    raise ValueError(
+                        f"{there[0]}: is there already, and was not made from {video} by this "
+                        "model. Give --overwrite to make it again, or choose another output folder."
+                    )
+                if len(there) == len(paths):
+                    result.skipped.append(paths[0])
+                    continue
             record()
-            said = partial(on_progress, f"frames of {video.name}")
-            predict_video(predictor, video, out, said)
+            note_video(out, paths[0].name, size)
+            with naming(video):
+                predict_video(
+                    predictor, video, out, partial(on_progress, f"frames of {video.name}")
+                )
             result.written.append(paths[0])
+        except CutOffError as error:
+            result.written.append(paths[0])
+            result.failures.append(str(error))
         except (ValueError, OSError) as error:
             result.failures.append(str(error))
     return result

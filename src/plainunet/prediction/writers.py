@@ -13,11 +13,13 @@ from tifffile import TiffFile, TiffWriter
 
 from plainunet.data.images import to_unit
 from plainunet.files import write_whole
+from plainunet.palette import default_colors
 from plainunet.prediction.geo import Tag
 
 Colors = Sequence[tuple[int, int, int]]
 _PANEL = 480  # width of a panel in a comparison [pixels]
 _OPACITY = 0.45  # of a class's colour in an overlay
+_GREY = 40  # colours whose channels differ by no more are no hue
 _TILE = 512  # of a TIFF file [pixels]
 _KEY = "plainunet"  # under which a mask says what it was made from
 _BIG = 2**31  # bytes from which on a TIFF file may need 64-bit offsets
@@ -182,13 +184,16 @@ def draw_overlay(image: NDArray[Any], mask: NDArray[np.uint8], colors: Colors) -
     Args:
         image: [H, W, C], integers or floats, as stored.
         mask: [H, W] uint8, class ids; the background is left clear.
-        colors: RGB of each class, 0..255.
+        colors: RGB of each class, 0..255; instead of white, grey and black, which are not seen
+            on every picture, the classes after the first get a hue.
 
     Returns:
         [H, W, 3] uint8.
     """
     shown = as_rgb(image)
-    colored = np.array(colors, np.uint8)[mask]
+    hues = default_colors(max(3, len(colors)))
+    seen = [own if max(own) - min(own) > _GREY else hues[k] for k, own in enumerate(colors)]
+    colored = np.array(seen, np.uint8)[mask]
     mixed = cv2.addWeighted(shown, 1 - _OPACITY, colored, _OPACITY, 0)
     edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     drawn = mask > 0

@@ -22,7 +22,7 @@ def card(classes: int) -> Card:
 
 
 def picture(name: str, mask: NDArray[np.uint8]) -> Labelled:
-    return Labelled(name, mask, *find_objects(mask))
+    return Labelled(name, Path(name).stem, mask, *find_objects(mask))
 
 
 def noise(classes: int, shape: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:

@@ -10,8 +10,11 @@ from plainunet.network.unet import UNet
 from plainunet.prediction.outputs.record import (
     RECORD,
     mask_key,
+    note_video,
+    require_no_lists,
     require_own,
     require_same,
+    video_size,
     write_record,
 )
 from plainunet.prediction.predictor import Predictor
@@ -73,9 +76,10 @@ def test_a_mask_says_what_it_was_made_from(tmp_path: Path, name: str) -> None:
     write(mask, ids, colors, key=key)
     assert read_key(mask) == key
     require_own(mask, key)
-    image.write_bytes(b"123456")  # another picture of the same name
-    with pytest.raises(ValueError, match=rf"{name}: is there already.*--overwrite"):
-        require_own(mask, mask_key(digest, image))
+    for other in (b"123456", b"12945"):  # another picture of the same name, perhaps as large
+        image.write_bytes(other)
+        with pytest.raises(ValueError, match=rf"{name}: is there already.*--overwrite"):
+            require_own(mask, mask_key(digest, image))
     write(mask, ids, colors, key=f"{key}1")  # nor is one of 51 bytes one of 5
     with pytest.raises(ValueError, match="is there already"):
         require_own(mask, key)
@@ -96,3 +100,23 @@ def test_a_mask_of_nobody_is_refused(tmp_path: Path, name: str) -> None:
         assert read_key(tmp_path / each) == ""
         with pytest.raises(ValueError, match="is there already"):
             require_own(tmp_path / each, "abc")
+
+
+def test_lists_of_others_are_not_replaced(tmp_path: Path) -> None:
+    require_no_lists(tmp_path, ["areas.csv", "coco.json"])
+    (tmp_path / "coco.json").write_text("{}")
+    require_no_lists(tmp_path, ["areas.csv"])
+    with pytest.raises(ValueError, match=r"coco\.json: is there already, and was not made by"):
+        require_no_lists(tmp_path, ["areas.csv", "coco.json"])
+    write_record(tmp_path, predictor())
+    require_no_lists(tmp_path, ["areas.csv", "coco.json"])
+
+
+def test_what_is_known_of_videos_is_of_one_model(tmp_path: Path) -> None:
+    write_record(tmp_path, predictor())
+    assert video_size(tmp_path, "film-mask.mkv") is None
+    note_video(tmp_path, "film-mask.mkv", 123)
+    write_record(tmp_path, predictor())
+    assert video_size(tmp_path, "film-mask.mkv") == 123
+    write_record(tmp_path, predictor(**OTHERS[0]))
+    assert video_size(tmp_path, "film-mask.mkv") is None

@@ -19,7 +19,7 @@ from plainunet.prediction.outputs.runs import coco_counts, find_runs, write_runs
 
 Row = list[Any]
 
-AREAS = "areas.csv"
+AREAS, COCO = "areas.csv", "coco.json"
 
 
 class Labelled(NamedTuple):
@@ -27,6 +27,8 @@ class Labelled(NamedTuple):
 
     name: str
     """What lists call the picture: its file's name, with folders where two share it."""
+    stem: str
+    """The name of its mask, without the suffix; of no two pictures the same."""
     mask: NDArray[np.uint8]
     """[H, W] uint8 class ids."""
     labels: NDArray[np.int32]
@@ -89,7 +91,7 @@ def _codes_by_rows(picture: Labelled, card: Card) -> list[Row]:
 
 def _codes_by_columns(picture: Labelled, card: Card) -> list[Row]:
     """One line for each object, as of the Data Science Bowl 2018; one for a picture without."""
-    name = str(Path(picture.name).with_suffix(""))
+    name = picture.stem
     several = len(card.class_names) > 2
     rows = []
     for each in picture.objects:

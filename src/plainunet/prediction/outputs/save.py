@@ -22,6 +22,7 @@ from plainunet.prediction.objects import find_objects
 from plainunet.prediction.options import Output
 from plainunet.prediction.outputs.lists import (
     AREAS,
+    COCO,
     Labelled,
     area_rows,
     coco_image,
@@ -73,12 +74,17 @@ class Outputs:
     @property
     def of_all(self) -> bool:
         """Whether there are files that list all pictures."""
-        return bool(self._tables) or "coco" in self._saves
+        return bool(self.lists)
 
     @property
     def beyond_areas(self) -> list[str]:
         """Outputs other than the mask and the areas, which need it in memory as a whole."""
         return [name for name in self._saves if name not in ("mask", "areas")]
+
+    @property
+    def lists(self) -> list[str]:
+        """Names of the files that list all pictures."""
+        return [table.file for table in self._tables] + [COCO] * ("coco" in self._saves)
 
     def files(self, mask: Path) -> list[Path]:
         """List the files of a picture.
@@ -115,7 +121,7 @@ class Outputs:
         Returns:
             What the lists say of it.
         """
-        picture = self._labelled(name, mask)
+        picture = self._labelled(mask_file, name, mask)
         tags = place.tags if place else []
         for output, path in self._others(mask_file):
             if output == "overlay":
@@ -135,17 +141,18 @@ class Outputs:
             write_mask(mask_file, mask, self._card.colors, key)
         return self._finding(picture)
 
-    def find(self, name: str, mask: NDArray[np.uint8]) -> Finding:
+    def find(self, mask_file: Path, name: str, mask: NDArray[np.uint8]) -> Finding:
         """Say what the lists say of a picture whose files are there.
 
         Args:
+            mask_file: The file of the mask.
             name: What lists call the picture.
             mask: [H, W] uint8 class ids.
 
         Returns:
             As by `write`.
         """
-        return self._finding(self._labelled(name, mask))
+        return self._finding(self._labelled(mask_file, name, mask))
 
     def find_large(self, name: str, counts: NDArray[np.int64] | None) -> Finding:
         """Say what the lists say of a large picture: its areas alone.
@@ -172,7 +179,7 @@ class Outputs:
             write_table(self._out / table.file, table.header, rows)
         if "coco" in self._saves:
             pictures = [finding.coco for finding in findings if finding.coco]
-            write_coco(self._out / "coco.json", pictures, self._card)
+            write_coco(self._out / COCO, pictures, self._card)
 
     def quantise(self, band: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Bring probabilities to the forms in which they are written.
@@ -208,12 +215,13 @@ class Outputs:
                 for part in parts:
                     yield output, self._out / output / part / below
 
-    def _labelled(self, name: str, mask: NDArray[np.uint8]) -> Labelled:
+    def _labelled(self, mask_file: Path, name: str, mask: NDArray[np.uint8]) -> Labelled:
+        stem = mask_file.relative_to(self._out).with_suffix("").as_posix()
         needed = any(output in _OF_OBJECTS for output in self._saves)
         by_object = "values" in self._saves and self._card.masks.get("kind") == "instances"
         if needed or by_object:
-            return Labelled(name, mask, *find_objects(mask))
-        return Labelled(name, mask, np.zeros((0, 0), np.int32), [])
+            return Labelled(name, stem, mask, *find_objects(mask))
+        return Labelled(name, stem, mask, np.zeros((0, 0), np.int32), [])
 
     def _finding(self, picture: Labelled) -> Finding:
         if not self.of_all:
