@@ -56,9 +56,10 @@ class Doubts:
             height, width, _ = picture.shape
             top, left = max(0, height - _LOOK) // 2, max(0, width - _LOOK) // 2
             part = picture.read(top, left, min(_LOOK, height), min(_LOOK, width))
-            if np.nanmax(part) > _BRIGHTEST:
+            brightest = part[np.isfinite(part)].max(initial=0)
+            if brightest > _BRIGHTEST:
                 self._say_once(
-                    f"a picture of {picture.dtype.name} values up to {np.nanmax(part):.4g}: "
+                    f"a picture of {picture.dtype.name} values up to {brightest:.4g}: "
                     "floats are taken as they are, and the model was trained on integers, which "
                     "become 0 to 1. Divide by the largest value that there can be, or save it as "
                     f"{known[0]}."

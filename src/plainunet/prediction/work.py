@@ -78,15 +78,14 @@ def predict_inputs(
                     result.skipped.append(paths[0])
                     continue
             record()
+            said = partial(on_progress, f"frames of {video.name}")
+            try:
+                with naming(video):
+                    predict_video(predictor, video, out, said)
+            except CutOffError as error:
+                result.failures.append(str(error))
             note_video(out, paths[0].name, size)
-            with naming(video):
-                predict_video(
-                    predictor, video, out, partial(on_progress, f"frames of {video.name}")
-                )
             result.written.append(paths[0])
-        except CutOffError as error:
-            result.written.append(paths[0])
-            result.failures.append(str(error))
         except (ValueError, OSError) as error:
             result.failures.append(str(error))
     return result

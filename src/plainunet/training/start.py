@@ -155,9 +155,8 @@ def describe_run(
     """
     areas = sorted(height * width for height, width, _ in shapes)
     masks = {"values": coding.values, "ignore": coding.ignore, "kind": coding.kind}
-    some = random.Random(0).sample(
-        pairs, min(_SOME, len(pairs))
-    )  # in a row, every second may differ
+    # not every second one, as where two cameras took turns
+    some = random.Random(0).sample(pairs, min(_SOME, len(pairs)))
     training: dict[str, Any] = {
         "digest": data_digest(pairs, data),
         "sample": sample_sizes([pair for pair in pairs if pair.part == "train"], data),
