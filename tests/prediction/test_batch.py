@@ -308,6 +308,10 @@ def test_outputs_that_a_large_picture_does_not_have(
     said = (out / "areas.csv").read_text()
     counts = np.bincount(read_mask(out / "large.tif").ravel(), minlength=3)
     assert [int(line.split(",")[2]) for line in said.splitlines()[1:]] == counts.tolist()
+    card = dataclasses.replace(predictor.card, min_object=3)
+    other = Predictor(predictor.network, card, device="cpu", precision="fp32")
+    with pytest.warns(UserWarning, match=r"large\.tif: .*its small objects and holes stay"):
+        predict_files(other, [image], tmp_path / "other")
     again = predict_files(predictor, [image], out, save=["areas"], overwrite=False)
     assert again.skipped == [out / "large.tif"]
     assert (out / "areas.csv").read_text() == said

@@ -273,6 +273,10 @@ def _predict_large(
             f"but not {', '.join(outputs.beyond_areas)}.",
             stacklevel=2,
         )
+    if predictor.card.min_object > 1 or predictor.card.fill_holes:
+        warnings.warn(
+            f"of more than {LARGE:,} pixels: its small objects and holes stay.", stacklevel=2
+        )
     most = _WHOLE if predictor.memory is None else int(predictor.memory / 4)
     with open_windows(task.image, most) as picture:
         counts = predict_large(
