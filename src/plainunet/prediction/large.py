@@ -6,7 +6,7 @@ pixel, so that one that was interrupted goes on where it was.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 
@@ -18,11 +18,10 @@ from plainunet.data.windows import TiffWindows, Windows
 from plainunet.files import write_json
 from plainunet.prediction.geo import read_geo
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.writers import write_tiff_mask
+from plainunet.prediction.writers import TILE, write_tiff_bands
 
 LARGE = 100_000_000
 """Pixels from which on a mask is written as TIFF, and a picture read in parts."""
-_AT_ONCE = 512  # rows that are counted at a time
 
 
 def predict_large(
@@ -72,17 +71,21 @@ def predict_large(
                 done += len(band)
                 if on_progress:
                     on_progress(done, height)
-    mask = np.memmap(rows, np.uint8, "r", shape=(height, width))
     place = read_geo(picture.page) if isinstance(picture, TiffWindows) else None
-    write_tiff_mask(path, mask, predictor.card.colors, place.tags if place else [], key)
-    counts = sum(
-        np.bincount(mask[top : top + _AT_ONCE].ravel(), minlength=len(predictor.card.class_names))
-        for top in range(0, height, _AT_ONCE)
-    )
-    del mask
+    counts = np.zeros(len(predictor.card.class_names), np.int64)
+
+    def bands() -> Iterator[NDArray[np.uint8]]:
+        # read, and not mapped: pages of a mapped file count as memory of the process
+        with rows.open("rb") as file:
+            while len(band := np.fromfile(file, np.uint8, TILE * width)):
+                counts[:] += np.bincount(band, minlength=len(counts))
+                yield band.reshape(-1, width)
+
+    tags = place.tags if place else []
+    write_tiff_bands(path, (height, width), bands(), predictor.card.colors, tags, key)
     rows.unlink()
     said.unlink()
-    return np.asarray(counts)
+    return counts
 
 
 def _append(file: FileIO, band: NDArray[np.uint8], path: Path) -> None:

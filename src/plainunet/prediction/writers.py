@@ -1,6 +1,6 @@
 """Masks as files that can be looked at and computed with."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ Colors = Sequence[tuple[int, int, int]]
 _PANEL = 480  # width of a panel in a comparison [pixels]
 _OPACITY = 0.45  # of a class's colour in an overlay
 _GREY = 40  # colours whose channels differ by no more are no hue
-_TILE = 512  # of a TIFF file [pixels]
+TILE = 512
+"""Side of a tile of a TIFF file [pixels]."""
 _KEY = "plainunet"  # under which a mask says what it was made from
 _BIG = 2**31  # bytes from which on a TIFF file may need 64-bit offsets
 
@@ -74,22 +75,44 @@ def write_tiff_mask(
 
     Args:
         path: The file to write.
-        mask: [H, W] uint8, class ids; it may be mapped into memory.
+        mask: [H, W] uint8, class ids.
         colors: RGB of each class, 0..255.
         tags: More TIFF tags, as by `find_geo`.
         key: Text that is kept in the file, for `read_key`.
+    """
+    bands = (mask[top : top + TILE] for top in range(0, len(mask), TILE))
+    write_tiff_bands(path, (mask.shape[0], mask.shape[1]), bands, colors, tags, key)
+
+
+def write_tiff_bands(
+    path: Path,
+    size: tuple[int, int],
+    bands: Iterable[NDArray[np.uint8]],
+    colors: Colors,
+    tags: Sequence[Tag] | None = None,
+    key: str = "",
+) -> None:
+    """Write such a file of a mask that is not in memory.
+
+    Args:
+        path: The file to write.
+        size: Height H and width W.
+        bands: [TILE, W] uint8, class ids, from top to bottom; the last may have fewer rows.
+        colors: As for `write_tiff_mask`, like what follows.
+        tags: The same.
+        key: The same.
     """
     table = np.zeros((3, 256), np.uint16)
     table[:, : len(colors)] = np.array(colors, np.uint16).T * 257
     with (
         write_whole(path) as part,
-        TiffWriter(part, bigtiff=mask.size >= _BIG) as file,
+        TiffWriter(part, bigtiff=size[0] * size[1] >= _BIG) as file,
     ):
         file.write(
-            _tiles(mask),
-            shape=mask.shape,
+            _tiles(bands, size[1]),
+            shape=size,
             dtype=np.uint8,
-            tile=(_TILE, _TILE),
+            tile=(TILE, TILE),
             photometric="palette",
             colormap=table,
             compression="zlib",
@@ -219,13 +242,12 @@ def as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
     return np.round(chosen * 255).astype(np.uint8)
 
 
-def _tiles(mask: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+def _tiles(bands: Iterable[NDArray[np.uint8]], width: int) -> Iterator[NDArray[np.uint8]]:
     """The tiles of a mask, row by row, all of one size."""
-    for top in range(0, mask.shape[0], _TILE):
-        band = np.asarray(mask[top : top + _TILE])
-        for left in range(0, mask.shape[1], _TILE):
-            tile = np.zeros((_TILE, _TILE), np.uint8)
-            part = band[:, left : left + _TILE]
+    for band in bands:
+        for left in range(0, width, TILE):
+            tile = np.zeros((TILE, TILE), np.uint8)
+            part = band[:, left : left + TILE]
             tile[: part.shape[0], : part.shape[1]] = part
             yield tile
 
