@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -234,13 +235,13 @@ def draw(path: Path, side: int, kind: str) -> None:
     layout = {"rowsperstrip": 64} if "strips" in kind else {"tile": (512, 512)}
     step = 64 if "strips" in kind else 512
 
-    def blocks() -> Iterator[np.ndarray]:
+    def blocks() -> Iterator[np.ndarray | bytes]:
         for top in range(0, side, step):
             rows = min(step, side - top)
             small = rng.integers(0, np.iinfo(dtype).max, (-(-step // 8), -(-side // 8), 3), dtype)
             band = small.repeat(8, axis=0)[:step].repeat(8, axis=1)[:, :side]
             if "strips" in kind:
-                yield band[:rows]
+                yield zlib.compress(band[:rows].tobytes())
                 continue
             for left in range(0, side, 512):
                 tile = np.zeros((512, 512, 3), dtype)
