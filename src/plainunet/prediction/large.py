@@ -90,7 +90,7 @@ def predict_large(
 
 def _append(file: FileIO, band: NDArray[np.uint8], path: Path) -> None:
     """Write rows; what is wrong with the disk is said of the mask."""
-    left = memoryview(band.tobytes())
+    left = np.ascontiguousarray(band).data.cast("B")
     try:
         while left:
             left = left[file.write(left) :]

@@ -56,12 +56,13 @@ def list_names(images: Sequence[Path]) -> list[str]:
     ]
 
 
-def refuse_pictures(images: Sequence[Path], paths: Sequence[Path]) -> None:
+def refuse_pictures(images: Sequence[Path], paths: Sequence[Path], what: str = "pictures") -> None:
     """Refuse an output folder in which masks would replace pictures, or lie among them.
 
     Args:
-        images: Picture files.
+        images: Picture files, or videos.
         paths: The masks to be written.
+        what: What they are called.
 
     Raises:
         ValueError: They would.
@@ -70,13 +71,14 @@ def refuse_pictures(images: Sequence[Path], paths: Sequence[Path]) -> None:
     replaced = [path for path in paths if path.resolve() in pictures]
     if replaced:
         raise ValueError(
-            f"{replaced[0]}: a picture that a mask would replace. Choose another output folder."
+            f"{replaced[0]}: one of the {what}, which a mask would replace. Choose another output "
+            "folder."
         )
     beside = {path.parent.resolve() for path in paths} & {path.parent for path in pictures}
     if beside:
         raise ValueError(
-            f"{min(beside)}: holds the pictures, and masks among them would be taken for "
-            "pictures the next time. Choose another output folder."
+            f"{min(beside)}: holds the {what}, and masks among them would be taken for "
+            f"{what} the next time. Choose another output folder."
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from plainunet.prediction.batch import Predicted, predict_files
 from plainunet.prediction.inputs import Inputs
+from plainunet.prediction.names import refuse_pictures
 from plainunet.prediction.options import Output
 from plainunet.prediction.outputs.record import note_video, video_size, write_record
 from plainunet.prediction.predictor import Predictor
@@ -39,12 +40,8 @@ def predict_inputs(
     Raises:
         ValueError: As by `predict_files`.
     """
-    beside = [video for video in inputs.videos if video.resolve().parent == out.resolve()]
-    if beside:
-        raise ValueError(
-            f"{out}: holds the video {beside[0].name}, and what is made of it would be taken for "
-            "a video the next time. Choose another output folder."
-        )
+    made = [path for video in inputs.videos for path in video_paths(video, out)]
+    refuse_pictures(inputs.videos, made, "videos")
     result = predict_files(
         predictor,
         inputs.pictures,
@@ -65,18 +62,11 @@ def predict_inputs(
                 f"{video}: has the name of {named[paths[0]]}; give it another output folder."
             )
             continue
-        there = [path for path in paths if path.is_file()]
         try:
             size = video.stat().st_size
-            if there and not overwrite:
-                if video_size(out, paths[0].name) != size:
-                    raise ValueError(
-                        f"{there[0]}: is there already, and was not made from {video} by this "
-                        "model. Give --overwrite to make it again, or choose another output folder."
-                    )
-                if len(there) == len(paths):
-                    result.skipped.append(paths[0])
-                    continue
+            if not overwrite and _is_done(video, size, out):
+                result.skipped.append(paths[0])
+                continue
             record()
             said = partial(on_progress, f"frames of {video.name}")
             try:
@@ -89,3 +79,15 @@ def predict_inputs(
         except (ValueError, OSError) as error:
             result.failures.append(str(error))
     return result
+
+
+def _is_done(video: Path, size: int, out: Path) -> bool:
+    """Whether all that is made of a video is there; refuse what was made from another one."""
+    paths = video_paths(video, out)
+    there = [path for path in paths if path.is_file()]
+    if there and video_size(out, paths[0].name) != size:
+        raise ValueError(
+            f"{there[0]}: is there already, and was not made from {video} by this model. Give "
+            "--overwrite to make it again, or choose another output folder."
+        )
+    return len(there) == len(paths)

@@ -218,10 +218,9 @@ class Epochs:
             self._on_event(Note(f"{said}hold out others: --stratify, --seed or --validation"))
         self._judging = self._processes.clock() - begun
         if self._is_full(size):
-            state.waited += 1
-            if score > state.best:
-                state.waited = 0
-            if score > state.best or score == state.best == 0:  # of equals, what has learnt longer
+            is_better = score > state.best
+            state.waited = 0 if is_better else state.waited + 1
+            if is_better or score == state.best == 0:  # where nothing is found, the latest
                 state.best = score
                 self._keep(network, dataclasses.replace(self._card, scores=validation))
         return validation

@@ -25,7 +25,7 @@ _IDLE: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
 
 
 def require_apart(out: Path, data: Path) -> None:
-    """Refuse a run folder whose files would be taken for data, and say what data is.
+    """Refuse a run folder that lies among the data, where its files would be taken for some.
 
     Args:
         out: The run folder.

@@ -91,13 +91,13 @@ def _codes_by_rows(picture: Labelled, card: Card) -> list[Row]:
 
 def _codes_by_columns(picture: Labelled, card: Card) -> list[Row]:
     """One line for each object, as of the Data Science Bowl 2018; one for a picture without."""
-    name = picture.stem
     several = len(card.class_names) > 2
     rows = []
     for each in picture.objects:
         code = write_runs(_runs_of(picture, each))
-        rows.append([name, *([card.class_names[each.class_id]] if several else []), code])
-    return rows or [[name, *([""] if several else []), ""]]
+        named = [card.class_names[each.class_id]] if several else []
+        rows.append([picture.stem, *named, code])
+    return rows or [[picture.stem, *([""] if several else []), ""]]
 
 
 def _runs_of(picture: Labelled, each: Object) -> NDArray[np.int64]:
