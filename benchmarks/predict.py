@@ -11,10 +11,10 @@ one, bilinear up, PNG by Pillow); and, where MONAI is installed (`pip install --
 SlidingWindowInferer with the working size as window, which looks at the picture in full. The
 pictures are those held out in training, whose Dice stands beside each. `refine` does so with a
 model that sees them reduced, with the same refined by a second one, and with one that sees them in
-full. `memory` predicts drawn
-TIFF files of several sizes with a network of 16 base channels that has learnt nothing, each in a
-process of its own; what counts is the most that the process, threads included, had resident.
-`seams` lays real pictures side by side and compares tiles with one pass.
+full. Both run where there is a GPU on that. `memory` predicts drawn TIFF files of several sizes
+with a network of 16 base channels that has learnt nothing, each in a process of its own; what
+counts is the most that the process, threads included, had resident. `seams` lays real pictures
+side by side and compares tiles with one pass.
 """
 
 import argparse
@@ -56,21 +56,24 @@ _FEWER = 8  # MONAI, which takes seconds for a picture, has one in so many
 
 def _processor() -> str:
     names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return names[0] if names else platform.machine()
+    name = names[0] if names else platform.machine()
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{gpu}{name}, {os.cpu_count()} cores"
 
 
 def plain(network: UNet, card: Card, images: Sequence[Path], out: Path) -> None:
     """The way of most scripts: one picture after the other, and defaults throughout."""
     assert card.size is not None
+    device = next(network.parameters()).device
     with torch.no_grad():
         for path in images:
             picture = Image.open(path).convert("RGB")
             small = picture.resize(card.size[::-1], Image.Resampling.BILINEAR)
             batch = torch.from_numpy(np.array(small, np.float32) / 255).permute(2, 0, 1)[None]
-            logits = network(batch.contiguous())
+            logits = network(batch.contiguous().to(device))
             size = (picture.height, picture.width)
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-            mask = logits.argmax(dim=1)[0].to(torch.uint8).numpy()
+            mask = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
             Image.fromarray(mask).save(out / f"{path.stem}.png")
 
 
@@ -80,11 +83,12 @@ def monai(network: UNet, card: Card, images: Sequence[Path], out: Path) -> None:
 
     assert card.size is not None
     inferer = SlidingWindowInferer(roi_size=card.size, sw_batch_size=4, overlap=0.25)
+    device = next(network.parameters()).device
     with torch.no_grad():
         for path in images:
             picture = np.array(Image.open(path).convert("RGB"), np.float32) / 255
-            batch = torch.from_numpy(picture).permute(2, 0, 1)[None].contiguous()
-            mask = inferer(batch, network).argmax(dim=1)[0].to(torch.uint8).numpy()
+            batch = torch.from_numpy(picture).permute(2, 0, 1)[None].contiguous().to(device)
+            mask = inferer(batch, network).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
             Image.fromarray(mask).save(out / f"{path.stem}.png")
 
 
@@ -133,6 +137,7 @@ def speed(arguments: argparse.Namespace) -> None:
     pairs = held_out(arguments.checkpoint, arguments.data, arguments.pictures)
     network, card = load_checkpoint(arguments.checkpoint)
     predictor = Predictor.load(arguments.checkpoint)
+    network = network.to(predictor.device)
     ways: dict[str, Callable[[Sequence[Path], Path], object]] = {
         "plainunet": lambda images, out: predict_files(predictor, images, out),
         "the plain way": lambda images, out: plain(network, card, images, out),
@@ -142,7 +147,7 @@ def speed(arguments: argparse.Namespace) -> None:
     else:
         ways["MONAI SlidingWindowInferer"] = lambda images, out: monai(network, card, images, out)
     seconds, scores = take_turns(ways, pairs, card, arguments.rounds)
-    print(f"{_processor()}, {os.cpu_count()} cores, {predictor.precision}")
+    print(f"{_processor()}, {predictor.precision}")
     print(f"{len(pairs)} pictures, {arguments.rounds} rounds, working size {card.size}\n")
     print("| way | pictures/s | Dice per image | plainunet is so many times as fast |")
     print("|---|---|---|---|")
@@ -165,7 +170,7 @@ def refine(arguments: argparse.Namespace) -> None:
     }
     ways = {name: partial(predict_files, model) for name, model in models.items()}
     seconds, scores = take_turns(ways, pairs, models["reduced"].card, arguments.rounds)
-    print(f"{_processor()}, {os.cpu_count()} cores, {models['reduced'].precision}")
+    print(f"{_processor()}, {models['reduced'].precision}")
     print(f"{len(pairs)} pictures, {arguments.rounds} rounds\n")
     print("| picture | seconds a picture | of the time in full | Dice per image |")
     print("|---|---|---|---|")
@@ -181,7 +186,7 @@ def where_time_goes(predictor: Predictor, images: Sequence[Path]) -> None:
     """Time each part alone, one after the other."""
     card = predictor.card
     assert card.size is not None
-    view = predictor._views[0]
+    view, as_difference = predictor._views[0], predictor.network.num_classes == 2
     parts = dict.fromkeys(("decoding", "reducing", "network", "enlarging", "writing"), 0.0)
     with tempfile.TemporaryDirectory() as folder:
         for path in images:
@@ -190,9 +195,9 @@ def where_time_goes(predictor: Predictor, images: Sequence[Path]) -> None:
             marks.append(time.perf_counter())
             small = resize(image, card.size)
             batch = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
-            batch = batch.contiguous(memory_format=torch.channels_last)
+            batch = batch.contiguous(memory_format=torch.channels_last).to(predictor.device)
             marks.append(time.perf_counter())
-            view._run(batch)
+            view._run(batch, as_difference).cpu()
             marks.append(time.perf_counter())
             start = time.perf_counter()
             mask = predictor.predict(image)
@@ -214,7 +219,7 @@ def where_time_goes(predictor: Predictor, images: Sequence[Path]) -> None:
 
 def memory(arguments: argparse.Namespace) -> None:
     """Print the most memory that predicting a picture took, for several sizes."""
-    print(f"{_processor()}, {os.cpu_count()} cores\n")
+    print(f"{_processor()}\n")
     print("| picture | kind | --memory | most memory, MiB | before, MiB | seconds | mask |")
     print("|---|---|---|---|---|---|---|")
     for side in arguments.sides:

@@ -48,8 +48,8 @@ def _run() -> int:
         if is_out_of_memory(error):
             said = str(error).partition("\n")[0] or type(error).__name__
             _complain(
-                f"out of memory ({said}). Take a smaller --batch-size, --size or "
-                "--base-channels, or --checkpointing."
+                f"out of memory ({said}). To train, take a smaller --batch-size, --size or "
+                "--base-channels, or --checkpointing; to predict, --memory 500M."
             )
             return 2
         traceback.print_exc()

@@ -6,6 +6,7 @@ from plainunet.network.device import (
     choose_device,
     choose_precision,
     has_native_bf16,
+    make_room,
     most_memory,
     to_device,
 )
@@ -86,6 +87,22 @@ def test_arithmetic_of_convolutions(precision: torch.dtype) -> None:
         result = convolution(torch.ones(1, 3, 5, 5))
     assert result.dtype == precision
     assert convolution.weight.dtype == torch.float32
+
+
+def test_room_is_made_where_memory_has_run_out() -> None:
+    assert not make_room(CPU, "DefaultCPUAllocator: can't allocate memory")
+    before = torch.backends.mkldnn.enabled
+    try:
+        assert make_room(CPU, "could not create a primitive") == before
+        assert not torch.backends.mkldnn.enabled
+    finally:
+        torch.backends.mkldnn.set_flags(before)
+    if HAS_CUDA:
+        device = torch.device("cuda")
+        torch.ones(2**24, device=device).mean()
+        assert torch.cuda.memory_reserved() > torch.cuda.memory_allocated()
+        make_room(device, "CUDA out of memory.")
+        assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < 2**24
 
 
 def test_memory_is_counted_on_gpus() -> None:

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from plainunet.network.mirror import deep_logits
 from plainunet.network.unet import UNet
-from plainunet.prediction.tiling import WHOLE, blend_bands, logit_bands, overlap_bands, values_for
+from plainunet.prediction.tiling import (
+    WHOLE,
+    blend_bands,
+    least_values,
+    logit_bands,
+    overlap_bands,
+    values_for,
+)
 
 
 def network_of(depth: int, upsampling: str = "transposed") -> UNet:
@@ -212,6 +219,27 @@ def test_memory_becomes_values() -> None:
     assert values_for(None) == WHOLE
     assert 32 * values_for(2**31) == pytest.approx(0.4 * 2**31, rel=1e-6)
     assert values_for(1) == 1
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("network", [padded(depth=3), network_of(2)])
+def test_tiles_have_a_least_size(network: UNet) -> None:
+    """Below what the smallest takes nothing changes, and above it something does."""
+
+    def largest(values: int) -> int:
+        shapes = []
+        hook = network.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape))
+        joined(logit_bands(network, Whole(torch.rand(1, 800, 900)), values))
+        hook.remove()
+        return max(n * height * width for n, _, height, width in shapes)
+
+    least = least_values(network)
+    assert largest(1) == largest(least) == least // network.base_channels
+    assert largest(4 * least) > largest(least)
+
+
+def test_where_there_are_no_tiles_no_value_is_small_enough() -> None:
+    assert least_values(UNet(1, 2, 2, 2, normalisation="group")) > 2**60
 
 
 @pytest.mark.parametrize("first", [0, 1, 15, 16, 63, 64, 100, 149])

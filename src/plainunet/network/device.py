@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from plainunet.memory import give_freed_memory_back
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -85,6 +87,26 @@ def most_memory(device: torch.device) -> int | None:
         Bytes, the most so far; None where it is not counted.
     """
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def make_room(device: torch.device, said: str) -> bool:
+    """Have what is free where memory has run out, and convolutions that work again.
+
+    Args:
+        device: Where the network runs.
+        said: The message of the error.
+
+    Returns:
+        Whether convolutions are slower from here on: oneDNN fails for ever once it has failed to
+        make one.
+    """
+    give_freed_memory_back()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if "primitive" not in said or not torch.backends.mkldnn.is_available():
+        return False
+    torch.backends.mkldnn.set_flags(False)
+    return True
 
 
 def to_device(network: Network, device: torch.device) -> Network:

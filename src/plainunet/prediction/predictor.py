@@ -8,6 +8,7 @@ here it is averaged, and becomes a class for each pixel.
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ from plainunet.palette import default_colors
 from plainunet.prediction.objects import fill_holes, remove_small
 from plainunet.prediction.options import CardOptions
 from plainunet.prediction.refine import Refiner, require_finer
+from plainunet.prediction.shortage import with_less
 from plainunet.prediction.unlike import Doubts
 from plainunet.prediction.views import TTA, View, in_step, log_mean
 from plainunet.settings import explain
@@ -111,6 +113,10 @@ class Predictor:
             require_finer(refine, (network, card))
             fine = to_device(refine[0], self.device)
             self._refiner = Refiner(fine, precision=self.precision, memory=memory)
+        self._looks: list[View | Refiner] = [
+            *self._views,
+            *([self._refiner] if self._refiner else []),
+        ]
         self._doubts = Doubts(card, network.in_channels)
 
     @classmethod
@@ -263,8 +269,7 @@ class Predictor:
             A SHA-256 in hexadecimal.
         """
         digest, card = hashlib.sha256(), self.card
-        parts: list[View | Refiner] = [*self._views, *([self._refiner] if self._refiner else [])]
-        for each in parts:
+        for each in self._looks:
             digest.update(repr(each.sees).encode())
             for name, value in sorted(each.network.state_dict().items()):
                 digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -278,6 +283,9 @@ class Predictor:
         They are those of the mean of all views' probabilities, refined where that is asked for.
         """
         self._doubts.say_of(picture)
+        yield from with_less(partial(self._try, picture), self._looks, self.device, first)
+
+    def _try(self, picture: Windows, first: int) -> Iterator[Tensor]:
         is_binary = self.network.num_classes == 2
         refiner = self._refiner
         needed = refiner.row_needed(first, picture.shape[0]) if refiner else first

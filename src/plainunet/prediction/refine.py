@@ -37,6 +37,8 @@ class Refiner:
         network: The network; its input are the channels of the picture and, for each class but
             the first, its probability.
         sees: What masks depend on beside the weights.
+        values: What is computed at a time, as of `tiling.WHOLE`.
+        least: Less than this, one window, makes no difference.
     """
 
     sees = ("windows", CELL, MARGIN, UNSURE)
@@ -54,8 +56,8 @@ class Refiner:
         self.network = network
         self._device = next(network.parameters()).device
         self._precision = precision
-        values = WINDOW**2 * network.architecture["base_channels"]
-        self._at_once = max(1, min(_AT_ONCE, values_for(memory) // values))
+        self.values = values_for(memory)
+        self.least: int = WINDOW**2 * network.architecture["base_channels"]
 
     def row_needed(self, first: int, height: int) -> int:
         """Say from which row on the coarse logits are needed.
@@ -111,8 +113,9 @@ class Refiner:
         band = band.clone()
         lefts = [window_at(int(cell), width) for cell in cells]
         pixels = picture.read(begin, min(lefts), WINDOW, max(lefts) + WINDOW - min(lefts))
-        for start in range(0, len(cells), self._at_once):
-            group = range(start, min(start + self._at_once, len(cells)))
+        at_once = max(1, min(_AT_ONCE, self.values // self.least))
+        for start in range(0, len(cells), at_once):
+            group = range(start, min(start + at_once, len(cells)))
             windows = np.stack([_cut(pixels, lefts[n] - min(lefts)) for n in group])
             logits = [_padded(coarse[:, :WINDOW, lefts[n] : lefts[n] + WINDOW]) for n in group]
             fine = self._run(to_unit(windows), torch.stack(logits))

@@ -16,6 +16,7 @@ through whole.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -75,6 +76,32 @@ def values_for(memory: float | None) -> int:
     return WHOLE if memory is None else max(1, int(0.4 * memory / _BYTES))
 
 
+def least_values(network: UNet) -> int:
+    """Say below what `values` makes no difference any more.
+
+    Args:
+        network: The network.
+
+    Returns:
+        What the smallest tile takes, as of `WHOLE`; beyond all bounds where there are no tiles.
+    """
+    if not _has_tiles(network):
+        return sys.maxsize
+    if network.valid:
+        length, width = network.input_size(TILE_OUTPUT, TILE_OUTPUT)
+        return network.base_channels * length * width
+    return network.base_channels * (2 * _overlap(network)) ** 2
+
+
+def _has_tiles(network: UNet) -> bool:
+    return network.valid or network.architecture["normalisation"] not in ("group", "instance")
+
+
+def _overlap(network: UNet) -> int:
+    grid: int = 2**network.depth
+    return max(grid, OVERLAP // grid * grid)
+
+
 def logit_bands(
     network: UNet,
     source: Source,
@@ -103,10 +130,10 @@ def logit_bands(
     area = values // base
     if network.valid:
         yield from overlap_bands(network, source, TILE_OUTPUT, area, run, first)
-    elif height * width <= area or network.architecture["normalisation"] in ("group", "instance"):
+    elif height * width <= area or not _has_tiles(network):
         yield 0, run(source.read(0, 0, height, width)[None])[0]
     else:
-        overlap = max(grid, OVERLAP // grid * grid)
+        overlap = _overlap(network)
         side = max(math.isqrt(area) // grid * grid, 2 * overlap)
         # a band has the picture's whole width: it may take a quarter of what the network takes
         each = 4 * (channels or network.num_classes) * width

@@ -22,7 +22,7 @@ from plainunet.network.checkpoint import Card
 from plainunet.network.device import arithmetic
 from plainunet.network.unet import UNet
 from plainunet.prediction.scaling import Reduced, enlarged, row_above
-from plainunet.prediction.tiling import logit_bands, values_for
+from plainunet.prediction.tiling import least_values, logit_bands, values_for
 
 _AT_ONCE = 64 * 2**20
 """Bytes of logits that are enlarged at a time."""
@@ -48,6 +48,8 @@ class View:
         box: Height and width that a picture is reduced to fit in, or None where it is `factor`.
         factor: Length of a picture's side afterwards, as a share of its own.
         sees: Both: what masks depend on beside the weights.
+        values: What is computed at a time, as of `tiling.WHOLE`.
+        least: Less than this makes no difference.
     """
 
     def __init__(
@@ -75,7 +77,8 @@ class View:
         self.factor = card.factor * scale
         self.sees = self.box, self.factor
         self._turns = TTA[card.tta]
-        self._precision, self._memory = precision, memory
+        self._precision = precision
+        self.values, self.least = values_for(memory), least_values(network)
 
     def bands(self, picture: Windows, as_difference: bool, first: int = 0) -> Iterator[Tensor]:
         """Give a picture's logits at its own size, a few rows at a time.
@@ -110,8 +113,8 @@ class View:
     ) -> Iterator[tuple[int, Tensor]]:
         """Logits [K, n, w] float32 (or [1, n, w]) of the reduced picture, padding cut off."""
         run = partial(self._run, as_difference=as_difference)
-        values, channels = values_for(self._memory), 1 if as_difference else None
-        for top, band in logit_bands(self.network, source, values, run, first, channels):
+        channels = 1 if as_difference else None
+        for top, band in logit_bands(self.network, source, self.values, run, first, channels):
             if top >= size[0]:
                 return
             inside = band[:, : size[0] - top, : size[1]].float()

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainunet.data.targets import make_batch
-from plainunet.memory import give_freed_memory_back, is_out_of_memory
-from plainunet.network.device import arithmetic
+from plainunet.memory import is_out_of_memory
+from plainunet.network.device import arithmetic, make_room
 from plainunet.network.losses import Loss
 from plainunet.network.mirror import deep_logits
 from plainunet.network.supervision import deep_loss
@@ -125,18 +125,14 @@ class Step:
                 said = str(error)
             self._put_back(buffers)
             self.accumulation = min(2 * parts, len(image))
-            give_freed_memory_back()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            is_slower = make_room(self.device, said)
             most = -(-len(image) // self.accumulation)
             self._on_note(
                 f"note: out of memory in step {number + 1}: it is made again, and what follows, "
                 f"in {self.accumulation} parts of {'one picture' if most == 1 else most} at most; "
                 "the batch stays as large"
             )
-            if "primitive" in said and torch.backends.mkldnn.is_available():
-                # oneDNN fails for ever once it has failed to make one
-                torch.backends.mkldnn.set_flags(False)
+            if is_slower:
                 self._on_note("note: with slower convolutions from here on; --resume has fast ones")
         is_made, loss = self._update(value, rate)
         if not is_made:
