@@ -4,7 +4,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from plainunet.data.ahead import work_ahead
+from plainunet.data.ahead import spare_threads, work_ahead
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads"), [(None, 1), (1, 1), (2, 1), (7, 1), (8, 2), (16, 4), (64, 4)]
+)
+def test_threads_beside_a_network(
+    monkeypatch: pytest.MonkeyPatch, cores: int | None, threads: int
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert spare_threads() == threads
 
 
 def test_results_are_in_order() -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from plainunet.data.folders.lookup import find_images
 from plainunet.data.masks import read_mask
+from plainunet.data.windows import Windows
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
 from plainunet.prediction.batch import predict_files
@@ -171,13 +173,13 @@ def test_masks_that_are_there_are_left_unless_they_shall_be_made_again(
     images[0].unlink()  # of what is done, not even the picture is needed
     kept = (out / "b.png").read_bytes()
     seen: list[int] = []
-    predict = Predictor.predict
+    mask_bands = Predictor.mask_bands
 
-    def counted(self: Predictor, image: np.ndarray) -> np.ndarray:
+    def counted(self: Predictor, picture: Windows) -> Iterator[np.ndarray]:
         seen.append(1)
-        return predict(self, image)
+        return mask_bands(self, picture)
 
-    monkeypatch.setattr(Predictor, "predict", counted)
+    monkeypatch.setattr(Predictor, "mask_bands", counted)
     result = predict_files(predictor, images, out, overwrite=False)
     assert result == ([out / "c.png"], [], [out / "a.png", out / "b.png"])
     assert len(seen) == 1

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from plainunet.data.windows import ArrayWindows
 from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.mirror import deep_logits
 from plainunet.network.unet import UNet
@@ -242,6 +244,23 @@ def test_dark_pictures_are_not_stretched() -> None:
     )
 
 
+@pytest.mark.parametrize(("channels", "dtype"), [(3, np.uint8), (3, np.uint16), (1, np.uint8)])
+def test_what_is_prepared_in_another_thread_has_the_same_mask(channels: int, dtype: Any) -> None:
+    network, card = random_network(3, 3), make_card(3)
+    card = dataclasses.replace(card, scales=(1.0, 1.5), training={"grey": 1})
+    predictor = Predictor(copy.deepcopy(network), card, device="cpu", precision="fp32")
+    image = noise(70, 90, channels, dtype=dtype)
+    with ThreadPoolExecutor(1) as reader:
+        prepared = reader.submit(predictor.prepare, image).result()
+    assert isinstance(prepared, ArrayWindows)
+    reduced = set(prepared.reduced)
+    # a grey picture is reduced once it is shown as RGB
+    assert reduced == ({(32, 41), (48, 62)} if channels == 3 else set())
+    mask = np.concatenate(list(predictor.mask_bands(prepared)))
+    assert np.array_equal(mask, predictor.predict(image))
+    assert set(prepared.reduced) == reduced
+
+
 def test_layout_in_memory_does_not_matter() -> None:
     predictor = make_predictor()
     image = noise(40, 50, 3)
@@ -287,11 +306,6 @@ def test_network_alone_takes_pictures_at_their_own_size() -> None:
     predictor = Predictor(copy_network(), device="cpu", precision="fp32")
     assert np.array_equal(predictor.predict(image), mask)
     assert len(predictor.card.colors) == 3
-
-
-def test_classes_and_names_must_agree() -> None:
-    with pytest.raises(ValueError, match="3 class names for a network of 2 classes"):
-        Predictor(UNet(base_channels=2, depth=1), make_card(3), device="cpu")
 
 
 def test_unknown_device_and_precision() -> None:

@@ -212,27 +212,6 @@ def test_the_predictor_refines(models: tuple[Path, Path], tmp_path: Path) -> Non
             assert (bands == after[first:]).mean() > 0.999
 
 
-def test_models_that_do_not_go_together_are_refused(
-    models: tuple[Path, Path], tmp_path: Path
-) -> None:
-    coarse, fine = models
-    with pytest.raises(ValueError, match=r"fine.safetensors: this model refines the masks of ano"):
-        Predictor.load(fine)
-    with pytest.raises(ValueError, match="--refine takes a model that was trained with --refine-"):
-        Predictor.load(coarse, refine=coarse)
-    other = tmp_path / "other.safetensors"
-    card = Card(("a", "b", "c"), default_colors(3), size=None, refines=True)
-    save_checkpoint(other, make_network(5, 3), card)
-    with pytest.raises(ValueError, match="for 3 classes and pictures of 3 channels; the one that"):
-        Predictor.load(coarse, refine=other)
-    card = Card(("ground", "hole"), default_colors(2), size=None, refines=True)
-    save_checkpoint(other, make_network(4, 2), card)
-    with pytest.raises(ValueError, match="for ground, hole; the one that it shall refine is for g"):
-        Predictor.load(coarse, refine=other)
-    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
-        Predictor.load(coarse, refine=tmp_path / "none.safetensors")
-
-
 def test_a_window_shows_more_than_its_cell() -> None:
     assert WINDOW == CELL + 2 * MARGIN
     assert CELL % 4 == MARGIN % 4 == 0  # in phase with the pooling grid of depth 2

@@ -14,6 +14,15 @@ _Thing = TypeVar("_Thing")
 _Result = TypeVar("_Result")
 
 
+def spare_threads() -> int:
+    """Say in how many threads files are read, or written, beside a network that computes.
+
+    Returns:
+        1 for a few cores, which the network needs on a CPU; up to 4 for many.
+    """
+    return max(1, min(4, (os.cpu_count() or 1) // 4))
+
+
 def work_ahead(
     work: Callable[[_Thing], _Result], things: Iterable[_Thing], threads: int | None = None
 ) -> Iterator[_Result]:

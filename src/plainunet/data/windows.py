@@ -54,7 +54,11 @@ class Windows(Protocol):
 
 
 class ArrayWindows:
-    """Windows of a picture that is in memory."""
+    """Windows of a picture that is in memory.
+
+    Attributes:
+        reduced: The same at other sizes, [h, w, C] by h and w, as far as they are known.
+    """
 
     def __init__(self, image: NDArray[Any]) -> None:
         """Take a picture.
@@ -64,6 +68,7 @@ class ArrayWindows:
         """
         self.shape: tuple[int, int, int] = (image.shape[0], image.shape[1], image.shape[2])
         self.dtype = image.dtype
+        self.reduced: dict[tuple[int, int], NDArray[Any]] = {}
         self._image = image
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
@@ -71,7 +76,7 @@ class ArrayWindows:
         return self._image[top : top + height, left : left + width]
 
 
-def as_windows(image: NDArray[Any]) -> Windows:
+def as_windows(image: NDArray[Any]) -> ArrayWindows:
     """Take a picture in memory.
 
     Args:
@@ -117,10 +122,10 @@ def as_channels(picture: Windows, channels: int) -> Windows:
     Raises:
         ValueError: Any other conversion.
     """
-    if isinstance(picture, ArrayWindows):
-        return ArrayWindows(match_channels(picture.read(0, 0, *picture.shape[:2]), channels))
     if picture.shape[2] == channels:
         return picture
+    if isinstance(picture, ArrayWindows):
+        return ArrayWindows(match_channels(picture.read(0, 0, *picture.shape[:2]), channels))
     match_channels(picture.read(0, 0, 1, 1), channels)  # refuses what cannot be
     return _AsChannels(picture, channels)
 

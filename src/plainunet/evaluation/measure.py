@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.data.ahead import work_ahead
 from plainunet.data.borders import find_objects
 from plainunet.data.images import read_image
 from plainunet.data.masks import MaskCoding
@@ -90,16 +91,11 @@ def judged(
     def read(pair: Pair) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         return read_image(pair.image), coding.read(pair.mask)
 
-    with ThreadPoolExecutor(1) as reader:
-        ahead = deque(reader.submit(read, pair) for pair in pairs[:2])
-        for number in range(len(pairs)):
-            image, truth = ahead.popleft().result()
-            if number + 2 < len(pairs):
-                ahead.append(reader.submit(read, pairs[number + 2]))
-            try:
-                yield _predict(predictor, image, truth, keep)
-            except ValueError as error:
-                raise ValueError(f"{pairs[number].image}: {error}") from error
+    for pair, (image, truth) in zip(pairs, work_ahead(read, pairs, threads=1), strict=True):
+        try:
+            yield _predict(predictor, image, truth, keep)
+        except ValueError as error:
+            raise ValueError(f"{pair.image}: {error}") from error
 
 
 def _predict(

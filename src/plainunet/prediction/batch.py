@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.data.ahead import spare_threads
 from plainunet.data.encodings.stored import read_mask
 from plainunet.data.images import read_image
 from plainunet.data.places import stamp_files
-from plainunet.data.windows import ArrayWindows, open_windows, picture_size
+from plainunet.data.windows import Windows, open_windows, picture_size
 from plainunet.files import require_writable
 from plainunet.prediction.geo import Place, find_geo
 from plainunet.prediction.large import LARGE, count_large, predict_large
@@ -31,7 +32,8 @@ from plainunet.prediction.outputs.save import Finding, Outputs
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.unlike import naming
 
-_AHEAD = 2
+_THREADS = spare_threads()
+_AHEAD = _THREADS + 1
 """So many pictures are read ahead, and so many masks wait to be written."""
 _WHOLE = 2**30
 """Bytes that a picture may have whose file cannot be read in parts, where no memory is given."""
@@ -78,6 +80,7 @@ class _Picture(NamedTuple):
     """A picture that was read."""
 
     image: NDArray[Any]
+    prepared: Windows
     place: Place | None
 
 
@@ -161,7 +164,7 @@ def predict_files(
             findings[number] = _predict_large(predictor, task, outputs, on_rows)
             result.written.append(task.mask.with_suffix(".tif"))
             return
-        seen = _predict(predictor, picture.image, outputs)
+        seen = _predict(predictor, picture.prepared, outputs)
         record()
         path = task.mask.with_suffix(".tif" if picture.place else ".png")
         job = writer.submit(
@@ -170,8 +173,8 @@ def predict_files(
         waiting.append((number, path, job))
 
     record = cache(lambda: write_record(out, predictor))
-    pictures = _read_ahead(tasks, outputs, overwrite)
-    with ThreadPoolExecutor(1) as writer:
+    pictures = _read_ahead(predictor, tasks, outputs, overwrite)
+    with ThreadPoolExecutor(_THREADS) as writer:
         for number, task in enumerate(tasks):
             try:
                 with naming(task.image):
@@ -200,7 +203,7 @@ def _require_names(tasks: Sequence[_Task], outputs: Outputs) -> None:
 
 
 def _read_ahead(
-    tasks: Sequence[_Task], outputs: Outputs, overwrite: bool
+    predictor: Predictor, tasks: Sequence[_Task], outputs: Outputs, overwrite: bool
 ) -> Iterator["Future[Any]"]:
     """The pictures in turn; instead of one, that it is done already, or is large."""
 
@@ -209,9 +212,10 @@ def _read_ahead(
             return done
         if _is_large(task.image):
             return _LARGE
-        return _Picture(read_image(task.image), find_geo(task.image))
+        image = read_image(task.image)
+        return _Picture(image, predictor.prepare(image), find_geo(task.image))
 
-    with ThreadPoolExecutor(1) as reader:
+    with ThreadPoolExecutor(_THREADS) as reader:
         ahead: deque[Future[Any]] = deque()
         for task in tasks:
             ahead.append(reader.submit(read, task))
@@ -238,13 +242,13 @@ def _find_done(task: _Task, outputs: Outputs) -> _Done | None:
 
 
 def _predict(
-    predictor: Predictor, image: NDArray[Any], outputs: Outputs
+    predictor: Predictor, picture: Windows, outputs: Outputs
 ) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
     """The mask of a picture, and its probabilities in the forms that shall be written."""
     if not outputs.of_probabilities:
-        return predictor.predict(image), {}
+        return predictor.clean(np.concatenate(list(predictor.mask_bands(picture)))), {}
     masks, kept = [], []
-    for ids, probabilities in predictor.both_bands(ArrayWindows(image)):
+    for ids, probabilities in predictor.both_bands(picture):
         masks.append(ids)
         kept.append(outputs.quantise(probabilities))
     joined = {name: np.concatenate([band[name] for band in kept], axis=1) for name in kept[0]}

@@ -26,8 +26,9 @@ from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.objects import fill_holes, remove_small
 from plainunet.prediction.options import CardOptions
-from plainunet.prediction.refine import Refiner, require_finer
+from plainunet.prediction.refine import Refiner
 from plainunet.prediction.shortage import with_less
+from plainunet.prediction.together import require_finer, require_same_classes
 from plainunet.prediction.unlike import Doubts
 from plainunet.prediction.views import TTA, View, in_step, log_mean
 from plainunet.settings import explain
@@ -80,17 +81,7 @@ class Predictor:
         if card is None:
             numbers = tuple(str(number) for number in range(network.num_classes))
             card = Card(numbers, default_colors(network.num_classes), size=None)
-        if len(card.class_names) != network.num_classes:
-            raise ValueError(
-                f"{len(card.class_names)} class names for a network of {network.num_classes} "
-                "classes, background included."
-            )
-        for _, other in others:
-            if other.class_names != card.class_names:
-                raise ValueError(
-                    "networks that are averaged need the same classes in the same order; these "
-                    f"have {', '.join(card.class_names)} and {', '.join(other.class_names)}."
-                )
+        require_same_classes(network, card, (other for _, other in others))
         if card.tta not in TTA:
             raise ValueError(f"--tta {card.tta}: it is one of {', '.join(TTA)}.")
         self.device = choose_device(device)
@@ -205,6 +196,20 @@ class Predictor:
         """
         bands = list(self.both_bands(as_windows(image)))
         return np.concatenate([probabilities for _, probabilities in bands], axis=1)
+
+    def prepare(self, image: NDArray[Any]) -> Windows:
+        """Do what needs no network; in other threads, this can be done ahead.
+
+        Args:
+            image: [H, W, C], as stored.
+
+        Returns:
+            The picture's windows, for `mask_bands` and `both_bands`.
+        """
+        picture = as_windows(image)
+        for view in self._views:
+            view.prepare(picture)
+        return picture
 
     def mask_bands(self, picture: Windows, first: int = 0) -> Iterator[NDArray[np.uint8]]:
         """Choose a class for each pixel of a picture of any size, a few rows at a time.

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from plainunet.data.images import to_unit
 from plainunet.data.windows import Windows, as_channels
-from plainunet.network.checkpoint import Card
 from plainunet.network.device import arithmetic
 from plainunet.network.unet import UNet
 from plainunet.prediction.cells import CELL, MARGIN, WINDOW, cells_near, window_at
@@ -136,35 +135,6 @@ class Refiner:
             logits: Tensor = self.network(batch).float()
         require_finite(logits)
         return logits[:, 1:] - logits[:, :1] if coarse.shape[1] == 1 else logits
-
-
-def require_finer(fine: tuple[UNet, Card], coarse: tuple[UNet, Card]) -> None:
-    """Refuse a network that cannot refine what another one gives.
-
-    Args:
-        fine: The network, with its description.
-        coarse: The other one.
-
-    Raises:
-        ValueError: It was not trained to refine, or for other classes or channels.
-    """
-    (finer, card), (network, other) = fine, coarse
-    if not card.refines:
-        raise ValueError(
-            "--refine takes a model that was trained with --refine-of; this one was not."
-        )
-    told = finer.num_classes - 1
-    if (finer.num_classes, finer.in_channels - told) != (network.num_classes, network.in_channels):
-        raise ValueError(
-            f"--refine: that model is for {finer.num_classes} classes and pictures of "
-            f"{finer.in_channels - told} channels; the one that it shall refine has "
-            f"{network.num_classes} classes and takes {network.in_channels} channels."
-        )
-    if card.class_names != other.class_names:
-        raise ValueError(
-            f"--refine: that model is for {', '.join(card.class_names)}; the one that it shall "
-            f"refine is for {', '.join(other.class_names)}."
-        )
 
 
 def told(coarse: Tensor) -> Tensor:

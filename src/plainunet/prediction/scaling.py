@@ -6,6 +6,7 @@ another size, a few rows at a time, as if all had been in memory at once.
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -48,9 +49,7 @@ class Reduced:
         self._reduced, self._device = reduced, device
         self._strip: tuple[int, int, NDArray[np.float32]] | None = None
         if isinstance(picture, ArrayWindows) and reduced != picture.shape[:2]:
-            image = picture.read(0, 0, *picture.shape[:2])
-            image = image if image.dtype == np.uint8 else to_unit(image)
-            picture = ArrayWindows(resize(image, reduced))
+            picture = ArrayWindows(reduce_once(picture, reduced))
         self._picture = picture
 
     def read(self, top: int, left: int, height: int, width: int) -> Tensor:
@@ -73,6 +72,23 @@ class Reduced:
         if self._strip is None or self._strip[:2] != (first, count):
             self._strip = first, count, _averaged(self._picture, self._reduced, first, count)
         return self._strip[2]
+
+
+def reduce_once(picture: ArrayWindows, size: tuple[int, int]) -> NDArray[Any]:
+    """Bring a picture to another size, if that was not done before.
+
+    Args:
+        picture: The picture; the result is kept with it.
+        size: New height and width [pixels].
+
+    Returns:
+        [size[0], size[1], C], uint8 as it was, anything else as float32 by `to_unit`.
+    """
+    if size not in picture.reduced:
+        image = picture.read(0, 0, *picture.shape[:2])
+        image = image if image.dtype == np.uint8 else to_unit(image)
+        picture.reduced[size] = resize(image, size)
+    return picture.reduced[size]
 
 
 def _averaged(

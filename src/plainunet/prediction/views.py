@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plainunet.data.resizing import fit_size, reduce_size
-from plainunet.data.windows import Windows, as_channels
+from plainunet.data.windows import ArrayWindows, Windows, as_channels
 from plainunet.network.checkpoint import Card
 from plainunet.network.device import arithmetic
 from plainunet.network.unet import UNet
-from plainunet.prediction.scaling import Reduced, enlarged, row_above
+from plainunet.prediction.scaling import Reduced, enlarged, reduce_once, row_above
 from plainunet.prediction.tiling import least_values, logit_bands, values_for
 
 _AT_ONCE = 64 * 2**20
@@ -80,6 +80,20 @@ class View:
         self._precision = precision
         self.values, self.least = values_for(memory), least_values(network)
 
+    def prepare(self, picture: ArrayWindows) -> None:
+        """Reduce a picture, before `bands` would.
+
+        Args:
+            picture: A picture in memory; what it is reduced to is kept with it.
+        """
+        size = self._size_of(picture)
+        if size != picture.shape[:2] and picture.shape[2] == self.network.in_channels:
+            reduce_once(picture, size)
+
+    def _size_of(self, picture: Windows) -> tuple[int, int]:
+        own = picture.shape[:2]
+        return fit_size(own, self.box) if self.box else reduce_size(own, self.factor)
+
     def bands(self, picture: Windows, as_difference: bool, first: int = 0) -> Iterator[Tensor]:
         """Give a picture's logits at its own size, a few rows at a time.
 
@@ -96,8 +110,7 @@ class View:
             NotFiniteError: The network gives values that are not finite.
             ValueError: The picture has another number of channels.
         """
-        box, own = self.box, picture.shape[:2]
-        size = fit_size(own, box) if box else reduce_size(own, self.factor)
+        box, own, size = self.box, picture.shape[:2], self._size_of(picture)
         least = box or (size if self.network.valid else self.network.input_size(*size))
         padded = max(size[0], least[0]), max(size[1], least[1])
         shown = as_channels(picture, self.network.in_channels)
