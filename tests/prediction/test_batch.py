@@ -159,7 +159,7 @@ def test_masks_do_not_land_among_the_pictures(tmp_path: Path, predictor: Predict
 
 def test_a_warning_names_its_picture(tmp_path: Path, predictor: Predictor) -> None:
     card = dataclasses.replace(predictor.card, training={"areas": [10**6, 10**6]})
-    far = Predictor(predictor.network, card)
+    far = Predictor(predictor.network, card, device="cpu")
     with pytest.warns(UserWarning, match=r"a\.jpg: a picture of 20 x 30 pixels"):
         predict_files(far, [draw(tmp_path / "a.jpg")], tmp_path / "masks")
 

@@ -141,7 +141,8 @@ def test_windows_show_the_picture_and_what_the_coarse_model_says(runs: Runs) -> 
     each = windows_each(3)
     assert len(samples) == 3 * each == 192
     assert samples.told == 1
-    predictor = Predictor.load(runs.coarse / "best.safetensors", device="cpu", precision="fp32")
+    # in the arithmetic that the windows were made in
+    predictor = Predictor.load(runs.coarse / "best.safetensors", device="cpu")
     image = read_image(pairs[1].image)
     probability = predictor.probabilities(image)
     unsure = is_unsure(torch.from_numpy(probability).log()).numpy()
