@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 
 from plainunet.memory import is_out_of_memory, read_bytes, resident_memory
@@ -74,6 +75,9 @@ def test_a_lack_of_memory_is_told_from_other_errors() -> None:
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
     assert is_out_of_memory(RuntimeError("std::bad_alloc"))
+    assert is_out_of_memory(RuntimeError("unable to mmap 7 bytes: Cannot allocate memory (12)"))
+    assert is_out_of_memory(cv2.error("(-4:Insufficient memory) Failed to allocate 29 bytes"))
+    assert not is_out_of_memory(cv2.error("(-5:Bad argument)"))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
     assert not is_out_of_memory(ValueError("out of memory"))
 

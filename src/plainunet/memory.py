@@ -105,7 +105,7 @@ def resident_memory() -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell a lack of memory, which PyTorch reports on CPUs by words alone.
+    """Tell a lack of memory, which PyTorch (on CPUs), OpenCV and others report by words alone.
 
     Args:
         error: What was raised.
@@ -114,11 +114,13 @@ def is_out_of_memory(error: BaseException) -> bool:
         Whether it says that memory could not be had.
     """
     words = (
-        *("can't allocate memory", "not enough memory", "out of memory", "bad_alloc"),
+        *("can't allocate memory", "cannot allocate memory", "not enough memory"),
+        *("out of memory", "insufficient memory", "bad_alloc"),
         *("could not create a primitive", "could not execute a primitive"),  # says oneDNN
     )
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    return named or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
+    is_vague = isinstance(error, RuntimeError) or type(error).__module__ == "cv2"
+    return named or (is_vague and any(word in str(error).lower() for word in words))
 
 
 # numbers of the parameters in glibc's malloc.h

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from plainunet.prediction.shortage import with_less
+from plainunet.prediction.shortage import as_failure, with_less
 
 CPU = torch.device("cpu")
 
@@ -67,6 +68,23 @@ def test_other_errors_are_not_lacks_of_memory() -> None:
 
     with pytest.raises(RuntimeError, match="shapes"):
         list(with_less(bands, [Look(2, 1)], CPU))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), r"in/a.png: out of memory \(MemoryError\)\. Give fewer names to --save"),
+        (cv2.error("(-4:Insufficient memory) F"), r"in/a.png: out of memory \(.*Insufficient"),
+        (ValueError("odd"), "^in/a.png: odd$"),
+        (OSError("odd"), "^in/a.png: odd$"),
+        (FileNotFoundError("in/a.png is gone"), "^in/a.png is gone"),
+        (RuntimeError("a fault"), "^a fault$"),
+    ],
+)
+def test_what_fails_names_its_picture(error: Exception, said: str) -> None:
+    kind = type(error) if "in/a.png" in str(error) or "fault" in str(error) else ValueError
+    with pytest.raises(kind, match=said), as_failure(Path("in/a.png")):
+        raise error
 
 
 SHORT = """
@@ -127,3 +145,43 @@ def test_without_tiles_a_lack_of_memory_is_said(tmp_path: Path) -> None:
     assert "out of memory" in done.stderr
     assert "no smaller part is possible" in done.stderr
     assert not (tmp_path / "mask.npy").exists()
+
+
+WRITING = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+import torch
+from plainunet.network.checkpoint import Card
+from plainunet.network.unet import UNet
+from plainunet.prediction.batch import predict_files
+from plainunet.prediction.predictor import Predictor
+
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+card = Card(("background", "thing"), ((0, 0, 0), (255, 0, 0)), size=(32, 48))
+predictor = Predictor(UNet(3, 2, base_channels=2, depth=1).eval(), card, device="cpu")
+for name, side in (("a", 40), ("large", 5000), ("z", 50)):
+    Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(folder / f"{name}.png")
+images = [folder / f"{name}.png" for name in ("a", "large", "z")]
+save = ["probabilities-float", "areas"]
+predict_files(predictor, images[:1], folder / "before", save=save)  # what is loaded then is there
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 350 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+result = predict_files(predictor, images, folder / "out", save=save)
+print(result.failures[0])
+assert len(result.failures) == 1 and len(result.written) == 2, result
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="RLIMIT_AS is tested on Linux")
+def test_a_picture_whose_probabilities_are_too_many_fails_alone(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", WRITING, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{tmp_path}/large.png: out of memory (")
+    listed = (tmp_path / "out" / "areas.csv").read_text().split()
+    assert {line.split(",")[0] for line in listed[1:]} == {"a.png", "z.png"}
+    assert {path.name for path in (tmp_path / "out").rglob("*.png")} == {"a.png", "z.png"}

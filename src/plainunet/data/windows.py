@@ -88,6 +88,7 @@ def as_windows(image: NDArray[Any]) -> ArrayWindows:
     Raises:
         ValueError: It has another shape, or no pixels.
     """
+    image = np.asarray(image)
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3:
         raise ValueError(f"A picture is [H, W, C]; this one is {list(image.shape)}.")

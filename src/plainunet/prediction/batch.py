@@ -30,6 +30,7 @@ from plainunet.prediction.outputs.record import (
 )
 from plainunet.prediction.outputs.save import Finding, Outputs
 from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.shortage import as_failure
 from plainunet.prediction.unlike import naming
 
 _THREADS = spare_threads()
@@ -148,10 +149,11 @@ def predict_files(
         while len(waiting) > left:
             number, path, job = waiting.popleft()
             try:
-                findings[number] = job.result()
+                with as_failure(tasks[number].image):
+                    findings[number] = job.result()
                 result.written.append(path)
             except (ValueError, OSError) as error:
-                result.failures.append(_naming(tasks[number].image, error))
+                result.failures.append(str(error))
 
     def go_through(number: int, picture: Any) -> None:
         task = tasks[number]
@@ -177,10 +179,10 @@ def predict_files(
     with ThreadPoolExecutor(_THREADS) as writer:
         for number, task in enumerate(tasks):
             try:
-                with naming(task.image):
+                with naming(task.image), as_failure(task.image):
                     go_through(number, next(pictures).result())
             except (ValueError, OSError) as error:
-                result.failures.append(_naming(task.image, error))
+                result.failures.append(str(error))
             write_until(_AHEAD)
             if on_progress:
                 on_progress(number + 1, len(images))
@@ -292,8 +294,3 @@ def _predict_large(
             stamp=str(stamp_files([task.image])),
         )
     return outputs.find_large(task.name, counts)
-
-
-def _naming(image: Path, error: Exception) -> str:
-    message = str(error)
-    return message if str(image) in message else f"{image}: {message}"

@@ -1,17 +1,20 @@
 """Memory that runs out while a picture is predicted: smaller parts from that row on.
 
 In: what gives bands of logits from a row on, and the networks' allowance of what they compute at
-a time. Out: the same bands, however often the allowance had to be cut.
+a time. Out: the same bands, however often the allowance had to be cut. Where it runs out elsewhere,
+as when outputs are made, that is said of the picture, and the next one is seen.
 """
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from plainunet.memory import is_out_of_memory
+from plainunet.memory import give_freed_memory_back, is_out_of_memory
 from plainunet.network.device import make_room
 
 
@@ -57,7 +60,7 @@ def with_less(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            said = str(error).partition("\n")[0] or type(error).__name__
+            said = _shortly(error)
         # past the clause, the error has let go of the tensors of what has failed
         large = [network for network in networks if network.values > network.least]
         if not large:
@@ -73,3 +76,32 @@ def with_less(
             f"{', and with slower convolutions' if is_slower else ''}; --memory asks for it.",
             stacklevel=2,
         )
+
+
+@contextmanager
+def as_failure(file: Path) -> Iterator[None]:
+    """Have what fails, a lack of memory too, be an error that names its file, and let others go on.
+
+    Args:
+        file: The picture or video.
+
+    Raises:
+        ValueError: It failed.
+    """
+    try:
+        yield
+        return
+    except Exception as error:
+        is_short = is_out_of_memory(error)
+        said = _shortly(error) if is_short else str(error)
+        if not (is_short or isinstance(error, ValueError | OSError)) or str(file) in said:
+            raise
+    if is_short:
+        give_freed_memory_back()
+        cure = "Give fewer names to --save at a time, or end what else takes memory."
+        said = f"out of memory ({said}). {cure}"
+    raise ValueError(f"{file}: {said}")
+
+
+def _shortly(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -80,9 +80,10 @@ class Doubts:
         known = self._card.training.get("areas")
         area = size[0] * size[1]
         if known and not known[0] / FAR <= area <= known[1] * FAR:
+            seen = " to ".join(dict.fromkeys(f"{end:,}" for end in known))
             warnings.warn(
                 f"a picture of {size[0]} x {size[1]} pixels (height x width) is far from the "
-                f"areas that the model was trained on ({known[0]:,} to {known[1]:,} pixels); "
+                f"areas that the model was trained on ({seen} pixels); "
                 "expect a poorer mask, and look at it.",
                 stacklevel=_CALLER - 1,
             )

@@ -11,6 +11,7 @@ from plainunet.prediction.names import refuse_pictures
 from plainunet.prediction.options import Output
 from plainunet.prediction.outputs.record import note_video, video_size, write_record
 from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.shortage import as_failure
 from plainunet.prediction.unlike import naming
 from plainunet.prediction.video import CutOffError, predict_video, video_paths
 
@@ -70,7 +71,7 @@ def predict_inputs(
             record()
             said = partial(on_progress, f"frames of {video.name}")
             try:
-                with naming(video):
+                with naming(video), as_failure(video):
                     predict_video(predictor, video, out, said)
             except CutOffError as error:
                 result.failures.append(str(error))

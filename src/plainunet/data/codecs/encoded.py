@@ -20,6 +20,7 @@ from PIL import Image
 from plainunet.data.codecs.slices import cut_slice
 from plainunet.data.places import find_place
 from plainunet.data.problems import DataError, command
+from plainunet.memory import is_out_of_memory
 
 _MAGIC = {
     b"\xff\xd8\xff": "jpeg",
@@ -271,30 +272,23 @@ def decoding(path: Path) -> Iterator[None]:
             f"{path} is too large to be decoded safely ({error}). Cut it into smaller pictures.",
             "too-large",
         ) from None
-    except MemoryError as error:
-        raise DataError(
-            f"{path} does not fit in memory ({error}). Cut it into smaller pictures; if it is not "
-            "that large, it is damaged: copy it again.",
-            "too-large",
-        ) from None
     # damaged headers make the codecs fail in all of these ways
     except (
         *(OSError, SyntaxError, EOFError, ValueError, TypeError, LookupError, struct.error),
-        *(
-            ZeroDivisionError,
-            OverflowError,
-            RuntimeError,
-            AssertionError,
-            AttributeError,
-            ImportError,
-            zlib.error,
-            cv2.error,
-        ),
+        *(ZeroDivisionError, OverflowError, MemoryError, RuntimeError, AssertionError),
+        *(AttributeError, ImportError, zlib.error, cv2.error),
     ) as error:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
+        said = " ".join(str(error).split())
+        if is_out_of_memory(error):
+            raise DataError(
+                f"{path} does not fit in memory ({said}). Cut it into smaller pictures, or end "
+                "what else takes memory; if it is not that large, it is damaged: copy it again.",
+                "too-large",
+            ) from None
         raise DataError(
-            f"{path} cannot be decoded, it is damaged ({error}). "
+            f"{path} cannot be decoded, it is damaged ({said}). "
             "Copy it again, or remove it together with its partner.",
             "damaged",
         ) from None
