@@ -9,12 +9,13 @@
 same pictures, in turns: `plainunet`'s batch; the plain way (Pillow, resize, fp32 in NCHW, one by
 one, bilinear up, PNG by Pillow); and, where MONAI is installed (`pip install --no-deps monai`), its
 SlidingWindowInferer with the working size as window, which looks at the picture in full. The
-pictures are those held out in training, whose Dice stands beside each. `refine` does so with a
-model that sees them reduced, with the same refined by a second one, and with one that sees them in
-full. Both run where there is a GPU on that. `memory` predicts drawn TIFF files of several sizes
-with a network of 16 base channels that has learnt nothing, each in a process of its own; what
-counts is the most that the process, threads included, had resident. `seams` lays real pictures
-side by side and compares tiles with one pass.
+pictures are those held out in training, whose Dice stands beside each; each way has a process of
+its own in each round. `refine` compares pictures that a model sees
+reduced, the same refined by a second one, and one that sees them in full. Both run where there is a
+GPU on that. `memory` predicts drawn TIFF files of several sizes with a network of 16 base channels
+that has learnt nothing, each in a process of its own; what counts is the most that the process,
+threads included, had resident. `seams` lays real pictures side by side and compares tiles with one
+pass.
 """
 
 import argparse
@@ -46,6 +47,7 @@ from plainunet.data.resizing import resize
 from plainunet.data.split_file import SPLIT_FILE, read_split
 from plainunet.memory import read_bytes
 from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
+from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
 from plainunet.prediction.batch import predict_files
 from plainunet.prediction.predictor import Predictor
@@ -115,7 +117,10 @@ def take_turns(
     card: Card,
     rounds: int,
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Predict the pictures in each way: seconds a picture of each round, and Dice."""
+    """Predict the pictures in each way: seconds a picture of each round, and Dice.
+
+    A way takes pictures and a folder, and may say itself how many seconds it took.
+    """
     said = card.masks
     coding = MaskCoding(tuple(said["values"]), said["ignore"], said["kind"])
     seconds: dict[str, list[float]] = {way: [] for way in ways}
@@ -125,30 +130,54 @@ def take_turns(
             few = pairs[::_FEWER] if way.startswith("MONAI") or number == 0 else pairs
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
-                run([pair.image for pair in few], Path(folder))
+                said = run([pair.image for pair in few], Path(folder))
+                took = said if isinstance(said, float) else time.perf_counter() - start
                 if number:
-                    seconds[way].append((time.perf_counter() - start) / len(few))
+                    seconds[way].append(took / len(few))
                     scores[way] = dice(few, coding, Path(folder))
     return seconds, scores
+
+
+def elsewhere(name: str, checkpoint: Path, images: Sequence[Path], out: Path) -> float:
+    """Predict pictures in a way of `WAYS`, in a process of its own: seconds, without its start."""
+    command = [sys.executable, __file__, "way", name, checkpoint, out]
+    said = "\n".join(map(str, images))
+    done = subprocess.run(command, input=said, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def one_way(arguments: argparse.Namespace) -> None:
+    """Predict the pictures that standard input names, and say how long it took."""
+    images = [Path(line) for line in sys.stdin.read().splitlines()]
+    if arguments.name == "plainunet":
+        run = partial(predict_files, Predictor.load(arguments.checkpoint))
+    else:
+        network, card = load_checkpoint(arguments.checkpoint)
+        way = {"plain": plain, "monai": monai}[arguments.name]
+        run = partial(way, network.to(choose_device()), card)
+    with tempfile.TemporaryDirectory() as folder:
+        run(images[:2], Path(folder))  # warms up
+    start = time.perf_counter()
+    run(images, arguments.out)
+    print(time.perf_counter() - start)
 
 
 def speed(arguments: argparse.Namespace) -> None:
     """Print pictures a second of each way, in turns, and where the time goes."""
     pairs = held_out(arguments.checkpoint, arguments.data, arguments.pictures)
-    network, card = load_checkpoint(arguments.checkpoint)
     predictor = Predictor.load(arguments.checkpoint)
-    network = network.to(predictor.device)
-    ways: dict[str, Callable[[Sequence[Path], Path], object]] = {
-        "plainunet": lambda images, out: predict_files(predictor, images, out),
-        "the plain way": lambda images, out: plain(network, card, images, out),
-    }
+    names = {"plainunet": "plainunet", "plain": "the plain way"}
     if find_spec("monai") is None:
         print("MONAI is not installed, and left out")
     else:
-        ways["MONAI SlidingWindowInferer"] = lambda images, out: monai(network, card, images, out)
-    seconds, scores = take_turns(ways, pairs, card, arguments.rounds)
+        names["monai"] = "MONAI SlidingWindowInferer"
+    ways: dict[str, Callable[[Sequence[Path], Path], object]] = {
+        said: partial(elsewhere, name, arguments.checkpoint) for name, said in names.items()
+    }
+    seconds, scores = take_turns(ways, pairs, predictor.card, arguments.rounds)
     print(f"{_processor()}, {predictor.precision}")
-    print(f"{len(pairs)} pictures, {arguments.rounds} rounds, working size {card.size}\n")
+    size = predictor.card.size
+    print(f"{len(pairs)} pictures, {arguments.rounds} rounds, working size {size}\n")
     print("| way | pictures/s | Dice per image | plainunet is so many times as fast |")
     print("|---|---|---|---|")
     for way, times in seconds.items():
@@ -331,12 +360,16 @@ def main() -> None:
     verb.add_argument("checkpoint", type=Path)
     verb.add_argument("--data", type=Path, required=True)
     verb.add_argument("--side", type=int, default=3000)
+    verb = verbs.add_parser("way")
+    verb.add_argument("name", choices=["plainunet", "plain", "monai"])
+    verb.add_argument("checkpoint", type=Path)
+    verb.add_argument("out", type=Path)
     verb = verbs.add_parser("one")
     verb.add_argument("picture", type=Path)
     verb.add_argument("--memory", default="1G")
     arguments = parser.parse_args()
-    run = {"speed": speed, "refine": refine, "memory": memory, "seams": seams, "one": one}
-    run[arguments.verb](arguments)
+    run = {"speed": speed, "refine": refine, "memory": memory, "seams": seams}
+    (run | {"one": one, "way": one_way})[arguments.verb](arguments)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from plainunet.evaluation.instances import (
     number_objects,
 )
 from plainunet.evaluation.metrics import Counts, confusion_matrix
+from plainunet.memory import keep_freed_memory
 from plainunet.prediction.predictor import Predictor
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -87,6 +88,8 @@ def judged(
     Yields:
         What was seen, for each pair in turn.
     """
+    if predictor.memory is None:
+        keep_freed_memory()
 
     def read(pair: Pair) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         return read_image(pair.image), coding.read(pair.mask)

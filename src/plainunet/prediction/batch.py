@@ -15,8 +15,9 @@ from plainunet.data.ahead import spare_threads
 from plainunet.data.encodings.stored import read_mask
 from plainunet.data.images import read_image
 from plainunet.data.places import stamp_files
-from plainunet.data.windows import Windows, open_windows, picture_size
+from plainunet.data.windows import Windows, as_windows, open_windows, picture_size
 from plainunet.files import require_writable
+from plainunet.memory import keep_freed_memory
 from plainunet.prediction.geo import Place, find_geo
 from plainunet.prediction.large import LARGE, count_large, predict_large
 from plainunet.prediction.names import list_names, mask_paths, refuse_pictures
@@ -127,6 +128,8 @@ def predict_files(
         ValueError: The folder cannot be written to, masks would lie among the pictures, or there
             are masks of another model and they shall be left.
     """
+    if predictor.memory is None:
+        keep_freed_memory()
     paths = mask_paths(images, out)
     refuse_pictures(images, paths)
     require_writable(out)
@@ -215,7 +218,9 @@ def _read_ahead(
         if _is_large(task.image):
             return _LARGE
         image = read_image(task.image)
-        return _Picture(image, predictor.prepare(image), find_geo(task.image))
+        # with few cores, what is reduced ahead is taken from the network
+        prepared = predictor.prepare(image) if _THREADS > 1 else as_windows(image)
+        return _Picture(image, prepared, find_geo(task.image))
 
     with ThreadPoolExecutor(_THREADS) as reader:
         ahead: deque[Future[Any]] = deque()
@@ -263,8 +268,7 @@ def _there(path: Path) -> Path | None:
 
 
 def _is_large(image: Path) -> bool:
-    height, width = picture_size(image)
-    return height * width > LARGE
+    return bool(np.prod(picture_size(image)) > LARGE)
 
 
 def _predict_large(
