@@ -1,5 +1,6 @@
 """Masks as files that can be looked at and computed with."""
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors, key: str = "
     said = PngInfo()
     if key:
         said.add_text(_KEY, key)
-    _save_png(path, picture, pnginfo=said)
+    # of areas of one value, runs alone are found sooner, and make smaller files
+    _save_png(path, picture, pnginfo=said, compress_level=1, compress_type=zlib.Z_RLE)
 
 
 def read_key(path: Path) -> str:
