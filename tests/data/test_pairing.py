@@ -362,7 +362,7 @@ def test_many_files_pair_quickly(tmp_path: Path) -> None:
         (tmp_path / "masks" / f"frame_{number:06}_mask.png").touch()
     start = time.process_time()
     assert len(find_pairs(tmp_path, "frame_([0-9]{4})")) == 5000
-    assert time.process_time() - start < 12.5
+    assert time.process_time() - start < 2.5
 
 
 @pytest.mark.slow
@@ -375,7 +375,7 @@ def test_very_many_files_pair_quickly(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(find_pairs(tmp_path)) == 10_000
     assert len(find_pairs(tmp_path, pairs="images/*_img.jpg:masks/*_mask.png")) == 10_000
-    assert time.process_time() - start < 25
+    assert time.process_time() - start < 5
 
 
 def test_folders_found_are_said(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_time_that_was_not_given_is_not_wasted(small_data: Path) -> None:
     sizes, shares = [(48, 64)] * len(pairs), {"a": 0.7, "b": 0.3}
     fitted, lines = fit_budget(config, set(), pairs, sizes, coding, shares, 1.0)
     assert fitted.budget is not None
-    assert 60 <= fitted.budget < 4000  # on slow machines, too
+    assert 60 <= fitted.budget < 1000
     assert lines[0].startswith(f"plan for {fitted.budget:.0f} s")
 
 

@@ -101,7 +101,7 @@ def test_forty_thousand_rows_are_read_in_about_a_second(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "ImageId,EncodedPixels\n" + rows)
     started = time.process_time()
     assert len(read_codes(path).rows) == 40_000
-    assert time.process_time() - started < 10
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_a_hundred_thousand_masks_are_joined_quickly() -> None:
     masks = {(c, str(n)): Path(f"d/masks/{c}/{n}.png") for c in "abcd" for n in range(25_000)}
     started = time.process_time()
     joined = join_classes(images, masks)
-    assert time.process_time() - started < 10
+    assert time.process_time() - started < 2
     assert joined is not None
     assert len(joined) == 25_000
     assert class_files(joined[".", "7"])["c"] == Path("d/masks/c/7.png")
