@@ -10,12 +10,11 @@ same pictures, in turns: `plainunet`'s batch; the plain way (Pillow, resize, fp3
 one, bilinear up, PNG by Pillow); and, where MONAI is installed (`pip install --no-deps monai`), its
 SlidingWindowInferer with the working size as window, which looks at the picture in full. The
 pictures are those held out in training, whose Dice stands beside each; each way has a process of
-its own in each round. `refine` compares pictures that a model sees
-reduced, the same refined by a second one, and one that sees them in full. Both run where there is a
-GPU on that. `memory` predicts drawn TIFF files of several sizes with a network of 16 base channels
-that has learnt nothing, each in a process of its own; what counts is the most that the process,
-threads included, had resident. `seams` lays real pictures side by side and compares tiles with one
-pass.
+its own in each round. `refine` compares pictures that a model sees reduced, the same refined by a
+second one, and one that sees them in full. Both run on a GPU where there is one. `memory` predicts
+drawn TIFF files of several sizes with a network of 16 base channels that has learnt nothing, each
+in a process of its own; what counts is the most that the process, threads included, had resident.
+`seams` lays real pictures side by side and compares tiles with one pass.
 """
 
 import argparse
@@ -53,6 +52,8 @@ from plainunet.prediction.batch import predict_files
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.writers import write_mask
 
+Way = Callable[[Sequence[Path], Path], float]
+"""Pictures, and a folder for their masks, to the seconds that it took."""
 _FEWER = 8  # MONAI, which takes seconds for a picture, has one in so many
 
 
@@ -112,15 +113,12 @@ def held_out(checkpoint: Path, data: Path, most: int) -> list[Pair]:
 
 
 def take_turns(
-    ways: dict[str, Callable[[Sequence[Path], Path], object]],
+    ways: dict[str, Way],
     pairs: Sequence[Pair],
     card: Card,
     rounds: int,
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Predict the pictures in each way: seconds a picture of each round, and Dice.
-
-    A way takes pictures and a folder, and may say itself how many seconds it took.
-    """
+    """Predict the pictures in each way: seconds a picture of each round, and Dice."""
     said = card.masks
     coding = MaskCoding(tuple(said["values"]), said["ignore"], said["kind"])
     seconds: dict[str, list[float]] = {way: [] for way in ways}
@@ -129,17 +127,24 @@ def take_turns(
         for way, run in ways.items():
             few = pairs[::_FEWER] if way.startswith("MONAI") or number == 0 else pairs
             with tempfile.TemporaryDirectory() as folder:
-                start = time.perf_counter()
-                said = run([pair.image for pair in few], Path(folder))
-                took = said if isinstance(said, float) else time.perf_counter() - start
+                took = run([pair.image for pair in few], Path(folder))
                 if number:
                     seconds[way].append(took / len(few))
                     scores[way] = dice(few, coding, Path(folder))
     return seconds, scores
 
 
+def timed(
+    run: Callable[[Sequence[Path], Path], object], images: Sequence[Path], out: Path
+) -> float:
+    """Predict pictures: seconds."""
+    start = time.perf_counter()
+    run(images, out)
+    return time.perf_counter() - start
+
+
 def elsewhere(name: str, checkpoint: Path, images: Sequence[Path], out: Path) -> float:
-    """Predict pictures in a way of `WAYS`, in a process of its own: seconds, without its start."""
+    """Predict pictures in a process of its own: seconds, without its start."""
     command = [sys.executable, __file__, "way", name, checkpoint, out]
     said = "\n".join(map(str, images))
     done = subprocess.run(command, input=said, capture_output=True, text=True, check=True)
@@ -157,9 +162,7 @@ def one_way(arguments: argparse.Namespace) -> None:
         run = partial(way, network.to(choose_device()), card)
     with tempfile.TemporaryDirectory() as folder:
         run(images[:2], Path(folder))  # warms up
-    start = time.perf_counter()
-    run(images, arguments.out)
-    print(time.perf_counter() - start)
+    print(timed(run, images, arguments.out))
 
 
 def speed(arguments: argparse.Namespace) -> None:
@@ -171,9 +174,7 @@ def speed(arguments: argparse.Namespace) -> None:
         print("MONAI is not installed, and left out")
     else:
         names["monai"] = "MONAI SlidingWindowInferer"
-    ways: dict[str, Callable[[Sequence[Path], Path], object]] = {
-        said: partial(elsewhere, name, arguments.checkpoint) for name, said in names.items()
-    }
+    ways = {said: partial(elsewhere, name, arguments.checkpoint) for name, said in names.items()}
     seconds, scores = take_turns(ways, pairs, predictor.card, arguments.rounds)
     print(f"{_processor()}, {predictor.precision}")
     size = predictor.card.size
@@ -197,7 +198,7 @@ def refine(arguments: argparse.Namespace) -> None:
         "refined": Predictor.load(arguments.checkpoint, refine=arguments.fine),
         "in full": Predictor.load(arguments.full),
     }
-    ways = {name: partial(predict_files, model) for name, model in models.items()}
+    ways = {name: partial(timed, partial(predict_files, model)) for name, model in models.items()}
     seconds, scores = take_turns(ways, pairs, models["reduced"].card, arguments.rounds)
     print(f"{_processor()}, {models['reduced'].precision}")
     print(f"{len(pairs)} pictures, {arguments.rounds} rounds\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from plainunet.memory import is_out_of_memory, read_bytes, resident_memory
+from plainunet.memory import first_line, is_out_of_memory, read_bytes, resident_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc gives memory back")
@@ -42,7 +42,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody counts")
 def test_what_is_taken_is_counted() -> None:
     code = """
-from plainunet.memory import is_out_of_memory, read_bytes, resident_memory
+from plainunet.memory import first_line, is_out_of_memory, read_bytes, resident_memory
 before = resident_memory()
 block = bytearray(200 * 2**20)
 print(before, resident_memory() - before)
@@ -80,6 +80,11 @@ def test_a_lack_of_memory_is_told_from_other_errors() -> None:
     assert not is_out_of_memory(cv2.error("(-5:Bad argument)"))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_errors_are_said_shortly() -> None:
+    assert first_line(RuntimeError("out of memory\nand much more")) == "out of memory"
+    assert first_line(MemoryError()) == "MemoryError"
 
 
 @pytest.mark.parametrize(

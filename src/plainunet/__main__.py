@@ -23,7 +23,7 @@ def _run() -> int:
     from rich.console import Console
 
     from plainunet.cli import app
-    from plainunet.memory import is_out_of_memory
+    from plainunet.memory import first_line, is_out_of_memory
     from plainunet.settings import explain
 
     warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
@@ -46,10 +46,9 @@ def _run() -> int:
             _complain(str(error))
             return 2
         if is_out_of_memory(error):
-            said = str(error).partition("\n")[0] or type(error).__name__
             _complain(
-                f"out of memory ({said}). To train, take a smaller --batch-size, --size or "
-                "--base-channels, or --checkpointing; to predict, --memory 500M."
+                f"out of memory ({first_line(error)}). To train, take a smaller --batch-size, "
+                "--size or --base-channels, or --checkpointing; to predict, --memory 500M."
             )
             return 2
         traceback.print_exc()

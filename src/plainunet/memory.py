@@ -123,5 +123,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return named or (is_vague and any(word in str(error).lower() for word in words))
 
 
+def first_line(error: BaseException) -> str:
+    """Say shortly what was raised; of a lack of memory, some libraries write pages.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        The first line of its message, or the name of its type.
+    """
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 # numbers of the parameters in glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from plainunet.memory import give_freed_memory_back, is_out_of_memory
+from plainunet.memory import first_line, give_freed_memory_back, is_out_of_memory
 from plainunet.network.device import make_room
 
 
@@ -60,7 +60,7 @@ def with_less(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            said = _shortly(error)
+            said = first_line(error)
         # past the clause, the error has let go of the tensors of what has failed
         large = [network for network in networks if network.values > network.least]
         if not large:
@@ -93,7 +93,7 @@ def as_failure(file: Path) -> Iterator[None]:
         return
     except Exception as error:
         is_short = is_out_of_memory(error)
-        said = _shortly(error) if is_short else str(error)
+        said = first_line(error) if is_short else str(error)
         if not (is_short or isinstance(error, ValueError | OSError)) or str(file) in said:
             raise
     if is_short:
@@ -101,7 +101,3 @@ def as_failure(file: Path) -> Iterator[None]:
         cure = "Give fewer names to --save at a time, or end what else takes memory."
         said = f"out of memory ({said}). {cure}"
     raise ValueError(f"{file}: {said}")
-
-
-def _shortly(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
