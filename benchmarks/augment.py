@@ -22,10 +22,9 @@ import torch
 from PIL import Image
 
 from plainunet import UNet
-from plainunet.data.dataset import Samples, TrainingSet
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import Pair
-from plainunet.data.targets import make_batch
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import Pair
+from plainunet.dataset.samples import Samples, TrainingSet, make_batch
 from plainunet.network.losses import cross_entropy_dice
 
 SETTINGS: dict[str, dict[str, object]] = {

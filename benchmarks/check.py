@@ -27,10 +27,10 @@ from pathlib import Path
 
 import cv2
 
-from plainunet.data.ahead import work_ahead
-from plainunet.data.encodings.stored import read_mask
-from plainunet.data.images import read_image
-from plainunet.data.pairing import Pair, find_pairs
+from plainunet.dataset.pairs import Pair, find_pairs
+from plainunet.formats.images import read_image
+from plainunet.formats.masks import read_mask
+from plainunet.system import work_ahead
 
 COPIES = 20
 

@@ -36,10 +36,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from plainunet.data.dataset import Draw, Samples, TrainingSet
-from plainunet.data.loader import EpochBatches, make_loader
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import Pair, find_pairs
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.loader import EpochBatches, make_loader
+from plainunet.dataset.pairs import Pair, find_pairs
+from plainunet.dataset.samples import Draw, Samples, TrainingSet
 
 import albumentations as A  # isort: skip -- after plainunet, which keeps it off the network
 from albumentations.pytorch import ToTensorV2  # isort: skip

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainunet.config import TrainConfig
-from plainunet.data.pairing import Pair
-from plainunet.memory import keep_freed_memory
+from plainunet.dataset.pairs import Pair
 from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
+from plainunet.system import keep_freed_memory
 from plainunet.training.optim import learning_rate_at, make_optimizers
 
 with warnings.catch_warnings(action="ignore"):

@@ -28,8 +28,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from plainunet import UNet
-from plainunet.memory import keep_freed_memory
 from plainunet.network.device import arithmetic, has_native_bf16, to_device
+from plainunet.system import keep_freed_memory
 
 Step = Callable[[], object]
 PEAK_SHAPES = ((64, 80, 120), (128, 40, 60), (256, 40, 60), (512, 20, 30))

@@ -39,18 +39,18 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from plainunet.data.images import read_image
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import Pair
-from plainunet.data.resizing import resize
-from plainunet.data.split_file import SPLIT_FILE, read_split
-from plainunet.memory import read_bytes
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import Pair
+from plainunet.dataset.resize import resize
+from plainunet.dataset.split import SPLIT_FILE, read_split
+from plainunet.formats.images import read_image
 from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
 from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
-from plainunet.prediction.batch import predict_files
+from plainunet.prediction.drawing import write_mask
+from plainunet.prediction.predict import predict_files
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.writers import write_mask
+from plainunet.system import read_bytes
 
 Way = Callable[[Sequence[Path], Path], float]
 """Pictures, and a folder for their masks, to the seconds that it took."""

@@ -31,18 +31,18 @@ from torch.nn import functional as F
 
 from plainunet import UNet
 from plainunet.config import TrainConfig
-from plainunet.data.images import read_image, to_unit
-from plainunet.data.meaning import understand_masks
-from plainunet.data.pairing import Pair, find_pairs
-from plainunet.data.resizing import fit_size, resize
-from plainunet.data.split import split_pairs
-from plainunet.data.split_file import SPLIT_FILE, write_split
+from plainunet.dataset.classes import understand_masks
+from plainunet.dataset.pairs import Pair, find_pairs
+from plainunet.dataset.resize import fit_size, resize
+from plainunet.dataset.split import SPLIT_FILE, split_pairs, write_split
 from plainunet.evaluation.metrics import confusion_matrix, dice
+from plainunet.formats.images import read_image, to_unit
 from plainunet.network.device import arithmetic, choose_device, choose_precision
 from plainunet.settings import make_config, read_settings
-from plainunet.training import run, start
+from plainunet.training import train as run
+from plainunet.training import train as start
 from plainunet.training.events import Advance, Event, Stage, StepDone
-from plainunet.training.prepare import size_in
+from plainunet.training.schedule import size_in
 
 OURS, SAME_SIZE = "plainunet", "plainunet-same-size"
 CONTESTANTS = {
@@ -164,7 +164,7 @@ class Race:
 
 
 def run_ours(race: Race, pictures: int, config: TrainConfig, data: Path, out: Path) -> None:
-    """Train by `plainunet.training.run.train`, its network judged between steps."""
+    """Train by `plainunet.training.train.train`, its network judged between steps."""
     live: list[UNet] = []
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)

@@ -4,7 +4,7 @@
     python benchmarks/train.py peers --data DATA/carvana       (needs: pip install monai)
     python benchmarks/train.py startup --data DATA/carvana
 
-`overhead` runs `plainunet.training.run.train`, the cache being warm, and times whole epochs, from
+`overhead` runs `plainunet.training.train.train`, the cache being warm, and times whole epochs, from
 the end of one to that of the next, without validation: loader, augmentation, screen, checkpoints,
 tables and curves count. The bare step beside it is the same network, loss, optimiser and
 arithmetic on one batch that is in memory already. In one process some bare steps follow each
@@ -44,18 +44,17 @@ from race import CONTESTANTS, SEED, VALIDATION, choose_pairs, contend, peers, sp
 
 from plainunet import UNet
 from plainunet.config import TrainConfig
-from plainunet.data.dataset import Samples, TrainingSet
-from plainunet.data.loader import EpochBatches, make_loader
-from plainunet.data.meaning import understand_masks
-from plainunet.data.pairing import Pair
-from plainunet.data.targets import make_batch
-from plainunet.memory import keep_freed_memory
+from plainunet.dataset.classes import understand_masks
+from plainunet.dataset.loader import EpochBatches, make_loader
+from plainunet.dataset.pairs import Pair
+from plainunet.dataset.samples import Samples, TrainingSet, make_batch
 from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
 from plainunet.network.losses import LOSSES
+from plainunet.system import keep_freed_memory
+from plainunet.terminal.screen import Screen
 from plainunet.training.events import Advance, EpochDone, Event, Stage
 from plainunet.training.optim import make_optimizers
-from plainunet.training.progress import Screen
-from plainunet.training.run import train
+from plainunet.training.train import train
 
 VALIDATED = 16
 """Pictures that `overhead` validates on, which is not counted."""

@@ -11,8 +11,8 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.data.augment import Augment
-from plainunet.data.borders import border_weights, part_objects
+from plainunet.dataset.augment import Augment
+from plainunet.dataset.borders import border_weights, part_objects
 
 mpl.use("Agg")
 

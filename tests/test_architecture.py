@@ -98,14 +98,14 @@ def test_imports_only_from_rooms_before(name: str) -> None:
     ("name", "source"),
     [
         ("data/images.py", "from plainunet.network.unet import UNet"),
-        ("network/unet.py", "import plainunet.data.images"),
+        ("network/unet.py", "import plainunet.formats.images"),
         ("network/unet.py", "def f():\n    from ..data import images"),
         ("prediction/predictor.py", "from .. import training"),
         ("files.py", "from plainunet.settings import load_config"),
         ("data/images.py", "from plainunet import UNet"),
         ("data/images.py", "import plainunet\nplainunet.UNet()"),
         ("evaluation/evaluate.py", "from plainunet.cli import main"),
-        ("__main__.py", "from plainunet.training.run import train"),
+        ("__main__.py", "from plainunet.training.train import train"),
     ],
 )
 def test_a_wrong_import_is_seen(name: str, source: str) -> None:

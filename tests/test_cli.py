@@ -45,8 +45,8 @@ def tiny(**settings: object) -> list[str]:
 _SERVER = """
 import json, os, signal, sys
 import plainunet.__main__
-import plainunet.data.synthetic, plainunet.evaluation.evaluate, plainunet.prediction.batch
-import plainunet.training.progress, plainunet.training.run
+import plainunet.dataset.demo, plainunet.evaluation.evaluate, plainunet.prediction.predict
+import plainunet.terminal.screen, plainunet.training.train
 for line in sys.stdin:
     arguments, out, err = json.loads(line)
     child = os.fork()

@@ -7,8 +7,7 @@ import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 
-from plainunet.config import Growth, NetworkConfig, TrainConfig
-from plainunet.data_config import DataConfig, FolderConfig
+from plainunet.config import DataConfig, FolderConfig, Growth, NetworkConfig, TrainConfig
 
 
 @pytest.mark.parametrize("model", [NetworkConfig, FolderConfig, DataConfig, TrainConfig, Growth])

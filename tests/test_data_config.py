@@ -1,6 +1,6 @@
 import pytest
 
-from plainunet.data_config import DataConfig
+from plainunet.config import DataConfig
 
 
 def test_colors_are_six_digits_and_differ() -> None:

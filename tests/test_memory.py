@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from plainunet.memory import first_line, is_out_of_memory, read_bytes, resident_memory
+from plainunet.system import first_line, is_out_of_memory, read_bytes, resident_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc gives memory back")
@@ -14,7 +14,7 @@ def test_freed_memory_is_kept() -> None:
     """In a process of its own: how often pages are mapped anew for equal large tensors."""
     code = """
 import resource, sys, torch
-from plainunet.memory import give_freed_memory_back, keep_freed_memory
+from plainunet.system import give_freed_memory_back, keep_freed_memory
 if sys.argv[1] == "limited":
     resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))
 if sys.argv[1] == "back":
@@ -42,7 +42,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody counts")
 def test_what_is_taken_is_counted() -> None:
     code = """
-from plainunet.memory import first_line, is_out_of_memory, read_bytes, resident_memory
+from plainunet.system import first_line, is_out_of_memory, read_bytes, resident_memory
 before = resident_memory()
 block = bytearray(200 * 2**20)
 print(before, resident_memory() - before)
@@ -60,13 +60,13 @@ def test_without_proc_the_most_so_far_is_told(
 ) -> None:
     import resource
 
-    monkeypatch.setattr("plainunet.memory.Path", lambda path: Path(f"/nowhere{path}"))
+    monkeypatch.setattr("plainunet.system.Path", lambda path: Path(f"/nowhere{path}"))
     monkeypatch.setattr(sys, "platform", system)
     assert resident_memory() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def test_where_nobody_counts_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plainunet.memory.Path", lambda path: Path(f"/nowhere{path}"))
+    monkeypatch.setattr("plainunet.system.Path", lambda path: Path(f"/nowhere{path}"))
     monkeypatch.setitem(sys.modules, "resource", None)
     assert resident_memory() is None
 

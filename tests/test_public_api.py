@@ -91,7 +91,7 @@ from plainunet import evaluate, train
 print(*(isinstance(f, types.FunctionType) for f in (train, evaluate)))
 print(train.__module__, evaluate.__module__)
 """
-    homes = "plainunet.training.run plainunet.evaluation.evaluate"
+    homes = "plainunet.training.train plainunet.evaluation.evaluate"
     assert run_fresh(code) == f"True True\n{homes}"
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.data.borders import find_objects
-from plainunet.data.check import check_pairs
-from plainunet.data.images import image_shape
-from plainunet.data.meaning import understand_masks
-from plainunet.data.pairing import find_pairs
-from plainunet.data.split import split_pairs
+from plainunet.dataset.borders import find_objects
+from plainunet.dataset.classes import understand_masks
+from plainunet.dataset.pairs import find_pairs
+from plainunet.dataset.split import split_pairs
+from plainunet.dataset.verify import check_pairs
+from plainunet.formats.images import image_shape
 
 VOID_OF_CAMVID = 11
 LEGEND_OF_DUBAI = ("9B9B9B", "E2A929", "8429F6", "6EC1E4", "3C1098", "FEDD3A")

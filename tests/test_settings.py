@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from plainunet.config import Growth, TrainConfig
-from plainunet.data_config import DataConfig
+from plainunet.config import DataConfig, Growth, TrainConfig
 from plainunet.settings import (
     DATASET_FILE,
     load_config,

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from plainunet.config import TrainConfig
-    from plainunet.data.doctor.diagnose import check
+    from plainunet.doctor.diagnose import check
     from plainunet.evaluation.compare import compare
     from plainunet.evaluation.evaluate import evaluate
     from plainunet.network.checkpoint import Card
     from plainunet.network.unet import UNet
     from plainunet.prediction.predictor import Predictor
     from plainunet.settings import load_config
-    from plainunet.training.run import train
+    from plainunet.training.train import train
 
 __version__ = "0.1.0"
 
@@ -47,11 +47,11 @@ _HOMES = {
     "Predictor": "plainunet.prediction.predictor",
     "TrainConfig": "plainunet.config",
     "UNet": "plainunet.network.unet",
-    "check": "plainunet.data.doctor.diagnose",
+    "check": "plainunet.doctor.diagnose",
     "compare": "plainunet.evaluation.compare",
     "evaluate": "plainunet.evaluation.evaluate",
     "load_config": "plainunet.settings",
-    "train": "plainunet.training.run",
+    "train": "plainunet.training.train",
 }
 
 

@@ -23,8 +23,8 @@ def _run() -> int:
     from rich.console import Console
 
     from plainunet.cli import app
-    from plainunet.memory import first_line, is_out_of_memory
     from plainunet.settings import explain
+    from plainunet.system import first_line, is_out_of_memory
 
     warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
     try:

@@ -8,11 +8,16 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 import plainunet
-from plainunet.config import Device, Precision, TrainConfig
-from plainunet.data_config import DataConfig, FolderConfig
-from plainunet.evaluation.options import EvaluateOptions
-from plainunet.network.options import NetworkOptions
-from plainunet.prediction.options import PredictOptions
+from plainunet.config import (
+    DataConfig,
+    Device,
+    EvaluateOptions,
+    FolderConfig,
+    NetworkOptions,
+    Precision,
+    PredictOptions,
+    TrainConfig,
+)
 from plainunet.settings import make_config, read_settings
 
 app = App(
@@ -61,10 +66,10 @@ def train(
     """
     begun = time.monotonic()  # a budget runs while PyTorch is loaded
 
-    from plainunet.training.progress import Screen, speaks
-    from plainunet.training.run import resume as go_on
-    from plainunet.training.run import train as begin
-    from plainunet.training.score_tables import show_scores
+    from plainunet.terminal.screen import Screen, speaks
+    from plainunet.terminal.tables import show_scores
+    from plainunet.training.train import resume as go_on
+    from plainunet.training.train import train as begin
 
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
     with Screen() as screen:
@@ -118,13 +123,13 @@ def check(
     seed
         Seed of the sample of 64 pairs that are looked at together.
     """
-    from plainunet.data.doctor.diagnose import check as look
-    from plainunet.data.doctor.page import write_page
-    from plainunet.data.doctor.treat import treat
+    from plainunet.doctor.diagnose import check as look
+    from plainunet.doctor.diagnose import treat
+    from plainunet.doctor.page import write_page
     from plainunet.files import require_file, require_own, write_json
+    from plainunet.terminal.screen import bars
+    from plainunet.terminal.tables import show_diagnosis
     from plainunet.training.plan import training_command
-    from plainunet.training.progress import bars
-    from plainunet.training.tables import show_diagnosis
 
     for file, suffix in ((json_file, ".json"), (html, ".html")):
         if file:
@@ -189,8 +194,8 @@ def evaluate(
     from plainunet.evaluation.evaluate import evaluate as judge
     from plainunet.evaluation.tune import tune as find_settings
     from plainunet.files import require_file, require_own, write_json
-    from plainunet.training.progress import bars
-    from plainunet.training.score_tables import show_scores, show_tuning
+    from plainunet.terminal.screen import bars
+    from plainunet.terminal.tables import show_scores, show_tuning
 
     for file, suffix in ((json_file, ".json"), (html, ".html")):
         if file:
@@ -263,8 +268,8 @@ def compare(
     """
     from plainunet.evaluation.compare import compare as judge
     from plainunet.files import require_file, write_json
-    from plainunet.training.progress import bars
-    from plainunet.training.score_tables import show_comparison
+    from plainunet.terminal.screen import bars
+    from plainunet.terminal.tables import show_comparison
 
     if json_file:
         require_file(json_file, ".json")
@@ -329,11 +334,10 @@ def predict(
     precision
         Arithmetic of convolutions.
     """
-    from plainunet.memory import read_bytes
-    from plainunet.prediction.inputs import find_inputs
+    from plainunet.prediction.predict import find_inputs, predict_inputs
     from plainunet.prediction.predictor import Predictor
-    from plainunet.prediction.work import predict_inputs
-    from plainunet.training.progress import bars
+    from plainunet.system import read_bytes
+    from plainunet.terminal.screen import bars
 
     room = None if memory is None else read_bytes(memory)
     predictor = Predictor.load(
@@ -420,7 +424,7 @@ def model(
     from plainunet.files import require_file
     from plainunet.network.drawing import draw_network
     from plainunet.network.summary import choose_network, summarise_network
-    from plainunet.training.tables import show_model
+    from plainunet.terminal.tables import show_model
 
     if svg:
         require_file(svg, ".svg")
@@ -449,11 +453,11 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
     """
     import shutil
 
-    from plainunet.data.synthetic import CLASS_NAMES, draw_dataset
-    from plainunet.training.progress import Screen, bar
-    from plainunet.training.run import CONFIG_FILE
-    from plainunet.training.run import train as begin
-    from plainunet.training.score_tables import show_scores
+    from plainunet.dataset.demo import CLASS_NAMES, draw_dataset
+    from plainunet.terminal.screen import Screen, bar
+    from plainunet.terminal.tables import show_scores
+    from plainunet.training.train import CONFIG_FILE
+    from plainunet.training.train import train as begin
 
     run = out / "run"
     with bar("drawing") as on_progress:

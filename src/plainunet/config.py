@@ -1,15 +1,112 @@
-"""What a run is: models that serve flags, TOML files, Python and the run folder.
+"""What a run is, what a data folder holds, and the options of each verb, as pydantic models.
 
-Limitation: these are fixed defaults. What suits the data, the machine and a time instead is for
-`training.plan` to say; with a number of epochs, only the size is taken from the data.
+One model serves flags, TOML files, Python and the run folder.
 """
 
 import re
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from plainunet.data_config import DataConfig
+
+class FolderConfig(BaseModel):
+    """Where a data folder has its pictures and masks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: str | None = None
+    """Folder of the pictures, below the data folder; left out, it is found."""
+    masks: str | None = None
+    """Folder of the masks, below the data folder, or a COCO file (.json) or a list of run-length
+    codes (.csv); left out, it is found."""
+    pairs: str | None = None
+    """How pictures and masks belong together, where names do not say it: two patterns as in
+    `images/*.jpg:masks/*_m.png`, or a CSV file with the columns image and mask."""
+    rle: Literal["rows", "columns"] | None = None
+    """How run-length codes count pixels: row by row, as in Kaggle's Carvana, or column by
+    column, as in most other sets; left out, it is found."""
+    skip_unlabelled: bool = False
+    """Leave out pictures that have no mask, which are an error otherwise."""
+
+    def folder_arguments(self) -> dict[str, Any]:
+        """List where pictures and masks are.
+
+        Returns:
+            Keyword arguments of `plainunet.dataset.pairs.find_pairs`.
+        """
+        return self.model_dump(include=set(FolderConfig.model_fields))
+
+
+class DataConfig(FolderConfig):
+    """What a data folder holds; also what a dataset.toml in it may say."""
+
+    group_by: str | None = None
+    """Regular expression; pictures whose names agree in its first group stay on one side of
+    the split."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes in the order of their ids, background included; of flags also with
+    commas between."""
+    values: tuple[int, ...] = ()
+    """For masks of other values than class ids: the value of each class, in the order of the
+    class names."""
+    colors: tuple[str, ...] = ()
+    """For masks that name classes by colour: one for each class, as in ff0000, in the order of
+    the class names."""
+    ignore: int | None = Field(default=None, ge=0)
+    """Mask value of pixels that do not count."""
+    encoding: Literal["ids", "instances", "threshold"] | None = None
+    """What mask values are: class ids; numbers of objects, all above 0 being class 1; or, of
+    smoothed masks, class 1 from 128 on; left out, it is found."""
+
+    @field_validator("ignore")
+    @classmethod
+    def _count_classes(cls, ignore: int | None, info: ValidationInfo) -> int | None:
+        if ignore is not None and ignore in info.data.get("values", ()):
+            raise ValueError("one of values is the same: a class whose pixels do not count")
+        return ignore
+
+    @field_validator("classes", "values", "colors", mode="before")
+    @classmethod
+    def _take_commas(cls, listed: Any) -> Any:
+        listed = (listed,) if isinstance(listed, str) else listed
+        if not isinstance(listed, list | tuple) or not all(isinstance(x, str) for x in listed):
+            return listed
+        return tuple(part.strip() for each in listed for part in each.split(","))
+
+    @field_validator("values")
+    @classmethod
+    def _differ(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(values)) != len(values) or not all(0 <= value < 65536 for value in values):
+            raise ValueError("each class needs a value of its own, from 0 to 65535")
+        return values
+
+    @field_validator("colors")
+    @classmethod
+    def _know_colors(cls, colors: tuple[str, ...]) -> tuple[str, ...]:
+        colors = tuple(color.removeprefix("#").lower() for color in colors)
+        wrong = [color for color in colors if not re.fullmatch("[0-9a-f]{6}", color)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no colour; write six hexadecimal digits, as ff0000")
+        if len(set(colors)) != len(colors):
+            raise ValueError("each class needs a colour of its own")
+        return colors
+
+    def mask_arguments(self) -> dict[str, Any]:
+        """List what is known of the masks.
+
+        Returns:
+            Keyword arguments of `plainunet.dataset.classes.understand_masks`.
+        """
+        known = {"num_classes": len(self.classes) or None, "ignore": self.ignore}
+        read = {"colors": self.legend, "values": self.values, "encoding": self.encoding}
+        return {**known, **read}
+
+    @property
+    def legend(self) -> tuple[tuple[int, int, int], ...]:
+        """The colors as RGB, 0..255."""
+        return tuple((c[0], c[1], c[2]) for c in map(bytes.fromhex, self.colors))
+
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -219,3 +316,89 @@ class TrainConfig(DataConfig, NetworkConfig):
         if ends != sorted(set(ends)):
             raise ValueError(f"each part must end after the one before, not at {ends}")
         return growth
+
+
+class NetworkOptions(NetworkConfig):
+    """All arguments of a UNet."""
+
+    in_channels: int = Field(default=3, ge=1, le=4096)
+    """Channels of a picture."""
+    num_classes: int = Field(default=2, ge=2, le=255)
+    """Classes, background included."""
+    base_channels: int = Field(default=64, ge=1, le=1024)
+    """Channels of the first level; each level below has twice as many."""
+
+
+Output = Literal[
+    "mask",
+    "values",
+    "overlay",
+    "probabilities",
+    "probabilities-16",
+    "probabilities-float",
+    "contours",
+    "instances",
+    "areas",
+    "coco",
+    "rle-rows",
+    "rle-columns",
+]
+
+
+class CardOptions(BaseModel):
+    """What holds instead of what the checkpoint says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    """Of two classes: probability of the second from which a pixel belongs to it."""
+    tta: Literal["none", "mirror", "flips", "turns"] | None = None
+    """Test-time augmentation: pictures are also seen mirrored left to right (mirror), top to
+    bottom as well (flips), by quarter turns as well (turns), and probabilities are averaged."""
+    scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] | None = Field(
+        default=None, min_length=1
+    )
+    """Pictures are seen so many times as large, and probabilities are averaged: 0.75 1 1.25."""
+    min_object: int | None = Field(default=None, ge=0)
+    """Objects of fewer pixels are given to what surrounds them."""
+    fill_holes: int | None = Field(default=None, ge=0)
+    """Holes of up to so many pixels are filled."""
+
+    def instead(self) -> dict[str, Any]:
+        """List what was given.
+
+        Returns:
+            Fields of `Card`, as keyword arguments of `Predictor.load`.
+        """
+        return self.model_dump(include=set(CardOptions.model_fields), exclude_none=True)
+
+
+class PredictOptions(CardOptions):
+    """The same, what is written, and by which other checkpoints."""
+
+    save: tuple[Output, ...] = ()
+    """What is written beside the masks: values (masks as those of training were), overlay,
+    probabilities (8-bit PNG; -16: TIFF of 16 bits, -float: of floats), contours (GeoJSON),
+    instances (numbered objects, and their list), areas (CSV), coco (JSON), rle-rows and
+    rle-columns (CSV of run-length codes, as Kaggle's Carvana and most other sets count)."""
+    others: tuple[Path, ...] = ()
+    """More checkpoints, whose probabilities are averaged with those of the first."""
+    refine: Path | None = None
+    """A checkpoint of a run with --refine-of, which looks again, at full size, where the first
+    is unsure."""
+
+
+class EvaluateOptions(BaseModel):
+    """What is judged of a folder, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: Literal["train", "val", "test", "all"] | None = None
+    """Take this part."""
+    refine: Path | None = None
+    """A checkpoint of a run with --refine-of, as of predict."""
+    objects: bool = False
+    """Also count objects, as connected regions; it is done anyway where masks number them."""
+    tune: bool = False
+    """First find the threshold, the test-time augmentation and the least size of objects that
+    score best on the validation part, and write them into the checkpoint."""

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from plainunet.config import Growth, TrainConfig
-from plainunet.data_config import DataConfig
+from plainunet.config import DataConfig, Growth, TrainConfig
 from plainunet.files import write_whole
 
 DATASET_FILE = "dataset.toml"

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from plainunet.evaluation.boundary import BAND, NOTHING, TOLERANCE, boundary_scores, compare
+from plainunet.evaluation.metrics import BAND, NOTHING, TOLERANCE, boundary_scores, compare
 
 Mask = NDArray[np.bool_]
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.data_config import DataConfig
-from plainunet.evaluation.classes import match_classes
+from plainunet.config import DataConfig
+from plainunet.evaluation.evaluate import match_classes
 from plainunet.network.checkpoint import Card
 from plainunet.palette import default_colors
 

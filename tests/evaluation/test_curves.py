@@ -3,7 +3,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from plainunet.evaluation.curves import BINS, calibration, count_probabilities, threshold_curve
+from plainunet.evaluation.metrics import BINS, calibration, count_probabilities, threshold_curve
 
 
 def draw(

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from plainunet.config import TrainConfig
-from plainunet.data.split_file import read_split
+from plainunet.dataset.split import read_split
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
-from plainunet.prediction.batch import predict_files
+from plainunet.prediction.predict import predict_files
 from plainunet.prediction.predictor import Predictor
-from plainunet.training.run import train
+from plainunet.training.train import train
 
 NAMES = ("background", "leaf", "stone")
 SCORES = {"accuracy", "dice", "iou", "precision", "recall"}

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.metrics import adapted_rand_error, variation_of_information
 
-from plainunet.evaluation.instances import (
+from plainunet.evaluation.metrics import (
     THRESHOLDS,
     Found,
     keep_together,

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from plainunet.evaluation.intervals import DRAWN, Resampling
 from plainunet.evaluation.metrics import dice
+from plainunet.evaluation.statistics import DRAWN, Resampling
 
 
 def test_bounds_of_a_mean_are_those_of_drawn_pictures_one_by_one() -> None:

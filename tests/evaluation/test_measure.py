@@ -8,12 +8,16 @@ import tifffile
 import torch
 from PIL import Image
 
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import find_pairs
-from plainunet.evaluation.boundary import boundary_scores
-from plainunet.evaluation.instances import keep_together, match_objects, number_objects
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import find_pairs
 from plainunet.evaluation.measure import THRESHOLDS, judged, measure
-from plainunet.evaluation.metrics import confusion_matrix
+from plainunet.evaluation.metrics import (
+    boundary_scores,
+    confusion_matrix,
+    keep_together,
+    match_objects,
+    number_objects,
+)
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors

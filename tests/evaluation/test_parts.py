@@ -1,8 +1,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from plainunet.data.pairing import find_pairs
-from plainunet.evaluation.parts import data_digest, sample_sizes
+from plainunet.dataset.pairs import find_pairs
+from plainunet.evaluation.evaluate import data_digest, sample_sizes
 
 # which part is taken of which folder: test_evaluate.py, with real runs
 

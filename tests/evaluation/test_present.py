@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import find_pairs
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import find_pairs
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.evaluation.measure import Seen
 from plainunet.evaluation.present import MEDIAN, WORST, About, choose_shown, present, show

@@ -4,13 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plainunet.data.pairing import Pair
-from plainunet.evaluation.boundary import Boundary
-from plainunet.evaluation.instances import Found, Together
-from plainunet.evaluation.intervals import Resampling
-from plainunet.evaluation.measure import THRESHOLDS, Measured, Objects
-from plainunet.evaluation.metrics import dice
-from plainunet.evaluation.results import put_together
+from plainunet.dataset.pairs import Pair
+from plainunet.evaluation.measure import THRESHOLDS, Measured, Objects, put_together
+from plainunet.evaluation.metrics import Boundary, Found, Together, dice
+from plainunet.evaluation.statistics import Resampling
 
 NAMES = ("no", "yes")
 

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from plainunet.config import TrainConfig
-from plainunet.data.pairing import find_pairs
-from plainunet.data.split_file import read_split, write_split
+from plainunet.dataset.pairs import find_pairs
+from plainunet.dataset.split import read_split, write_split
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.evaluation.tune import LEAST_OBJECTS, tune
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.prediction.predictor import Predictor
-from plainunet.training.run import train
+from plainunet.training.train import train
 
 
 class Trained(NamedTuple):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plainunet.network.lovasz import lovasz_errors
+from plainunet.network.losses import lovasz_errors
 
 
 def jaccard_loss(predicted: Tensor, truth: Tensor, num_classes: int) -> float:

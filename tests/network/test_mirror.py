@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from plainunet.network.mirror import deep_logits, mirror
-from plainunet.network.unet import UNet
+from plainunet.network.unet import UNet, deep_logits, mirror
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 45), (5, 31), (1, 2)])

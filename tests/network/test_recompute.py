@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plainunet.network.recompute import recomputed
+from plainunet.network.blocks import recomputed
 from plainunet.network.unet import UNet
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from plainunet.network.sizes import fitting_sides, needed_side, output_side
+from plainunet.network.unet import fitting_sides, needed_side, output_side
 
 
 def really(side: int, depth: int) -> int | None:

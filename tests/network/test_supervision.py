@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from plainunet.network.losses import LOSSES
-from plainunet.network.supervision import deep_loss
+from plainunet.network.losses import LOSSES, deep_loss
 
 
 @pytest.mark.parametrize("name", LOSSES)

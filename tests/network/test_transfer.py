@@ -4,8 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from plainunet.network.checkpoint import Card, save_checkpoint
-from plainunet.network.transfer import freeze_encoder, take_weights
+from plainunet.network.checkpoint import Card, freeze_encoder, save_checkpoint, take_weights
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors, default_names
 

@@ -8,12 +8,12 @@ import tifffile
 import torch
 from PIL import Image
 
-from plainunet.data.folders.lookup import find_images
-from plainunet.data.masks import read_mask
-from plainunet.data.windows import Windows
+from plainunet.dataset.coding import read_mask
+from plainunet.dataset.lists import find_images
+from plainunet.formats.windows import Windows
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
-from plainunet.prediction.batch import predict_files
+from plainunet.prediction.predict import predict_files
 from plainunet.prediction.predictor import Predictor
 
 COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
@@ -192,7 +192,7 @@ def test_masks_that_are_there_are_left_unless_they_shall_be_made_again(
 def test_a_large_picture_is_read_in_parts(
     tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plainunet.prediction.batch.LARGE", 5000)
+    monkeypatch.setattr("plainunet.prediction.predict.LARGE", 5000)
     small = draw(tmp_path / "in" / "small.png")
     image = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
     large = tmp_path / "in" / "large.tif"
@@ -298,7 +298,7 @@ def test_a_geotiff_has_a_geotiff(tmp_path: Path, predictor: Predictor) -> None:
 def test_outputs_that_a_large_picture_does_not_have(
     tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plainunet.prediction.batch.LARGE", 5000)
+    monkeypatch.setattr("plainunet.prediction.predict.LARGE", 5000)
     image = tmp_path / "in" / "large.tif"
     image.parent.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)

@@ -6,7 +6,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from plainunet.prediction.inputs import find_inputs
+from plainunet.prediction.predict import find_inputs
 
 
 @pytest.fixture

@@ -11,15 +11,15 @@ import tifffile
 import torch
 from PIL import Image
 
-from plainunet.data.images import read_image
-from plainunet.data.masks import read_mask
-from plainunet.data.windows import open_windows
+from plainunet.dataset.coding import read_mask
+from plainunet.formats.images import read_image
+from plainunet.formats.windows import open_windows
 from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.unet import UNet
+from plainunet.prediction.drawing import write_tiff_mask
 from plainunet.prediction.geo import read_geo
-from plainunet.prediction.large import count_large, predict_large
+from plainunet.prediction.predict import count_large, predict_large
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.writers import write_tiff_mask
 
 COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
 MEMORY = 40 * 2**20
@@ -115,10 +115,10 @@ def test_coordinates_of_a_geotiff_stay(tmp_path: Path) -> None:
 PREDICTING = """
 import sys, time
 from pathlib import Path
-from plainunet.data.windows import open_windows
-from plainunet.prediction.large import predict_large
+from plainunet.formats.windows import open_windows
+from plainunet.prediction.predict import predict_large
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.writers import write_tiff_mask
+from plainunet.prediction.drawing import write_tiff_mask
 predictor = Predictor.load(sys.argv[1], device="cpu", precision="fp32", memory=float(sys.argv[4]))
 def slowly(done, total):
     print(done, flush=True)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from plainunet.prediction.names import list_names, mask_paths, refuse_pictures
+from plainunet.prediction.predict import list_names, mask_paths, refuse_pictures
 
 
 def names(images: list[str]) -> list[str]:

@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from plainunet.data.windows import ArrayWindows
+from plainunet.formats.windows import ArrayWindows
 from plainunet.network.checkpoint import Card, save_checkpoint
-from plainunet.network.mirror import deep_logits
-from plainunet.network.unet import UNet
+from plainunet.network.unet import UNet, deep_logits
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
 

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plainunet.data.images import to_unit
-from plainunet.data.windows import ArrayWindows, open_windows
+from plainunet.formats.images import to_unit
+from plainunet.formats.windows import ArrayWindows, open_windows
 from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors

@@ -8,11 +8,11 @@ import tifffile
 import torch
 from torch.nn import functional as F
 
-from plainunet.data.images import to_unit
-from plainunet.data.resizing import resize
-from plainunet.data.windows import ArrayWindows, open_windows
-from plainunet.prediction import scaling
-from plainunet.prediction.scaling import Reduced, enlarged, row_above
+from plainunet.dataset.resize import resize
+from plainunet.formats.images import to_unit
+from plainunet.formats.windows import ArrayWindows, open_windows
+from plainunet.prediction import views as scaling
+from plainunet.prediction.views import Reduced, enlarged, row_above
 
 RNG = np.random.default_rng(0)
 CPU = torch.device("cpu")

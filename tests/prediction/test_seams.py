@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from plainunet.config import TrainConfig
-from plainunet.data.images import read_image
+from plainunet.formats.images import read_image
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.prediction.predictor import Predictor
-from plainunet.training.run import train
+from plainunet.training.train import train
 
 
 @pytest.fixture(scope="module", params=["batch", "none"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plainunet.prediction.shortage import as_failure, with_less
+from plainunet.prediction.oom import as_failure, with_less
 
 CPU = torch.device("cpu")
 
@@ -155,7 +155,7 @@ from PIL import Image
 import torch
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
-from plainunet.prediction.batch import predict_files
+from plainunet.prediction.predict import predict_files
 from plainunet.prediction.predictor import Predictor
 
 torch.set_num_threads(1)

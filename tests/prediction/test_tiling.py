@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plainunet.network.mirror import deep_logits
-from plainunet.network.unet import UNet
+from plainunet.network.unet import UNet, deep_logits
 from plainunet.prediction.tiling import (
     WHOLE,
     blend_bands,

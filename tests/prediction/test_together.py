@@ -7,8 +7,7 @@ import pytest
 from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
-from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.together import require_same_classes
+from plainunet.prediction.predictor import Predictor, require_same_classes
 
 NAMES = ("ground", "thing")
 

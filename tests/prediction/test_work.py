@@ -8,9 +8,8 @@ from PIL import Image
 
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
-from plainunet.prediction.inputs import Inputs, find_inputs
+from plainunet.prediction.predict import Inputs, find_inputs, predict_inputs
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.work import predict_inputs
 
 
 @pytest.fixture(scope="module")

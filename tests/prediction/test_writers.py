@@ -6,9 +6,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from plainunet.data.masks import read_mask
+from plainunet.dataset.coding import read_mask
 from plainunet.palette import default_colors
-from plainunet.prediction.writers import as_rgb, draw_overlay, write_comparison, write_mask
+from plainunet.prediction.drawing import as_rgb, draw_overlay, write_comparison, write_mask
 
 COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
 GAP = 4

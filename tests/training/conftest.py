@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 
 from plainunet.config import Growth, TrainConfig
-from plainunet.data.dataset import Samples
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import find_pairs
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import find_pairs
+from plainunet.dataset.samples import Samples
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.training.events import Event
-from plainunet.training.fit import fit
-from plainunet.training.records import METRICS_FILE
-from plainunet.training.run import train
+from plainunet.training.run import METRICS_FILE
+from plainunet.training.train import train
+from plainunet.training.trainer import fit
 
 
 @pytest.fixture(autouse=True, scope="session")

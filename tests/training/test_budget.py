@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from plainunet.config import TrainConfig
-from plainunet.data.meaning import understand_masks
-from plainunet.data.pairing import find_pairs
-from plainunet.data.split import split_pairs
+from plainunet.dataset.classes import understand_masks
+from plainunet.dataset.pairs import find_pairs
+from plainunet.dataset.split import split_pairs
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.training.budget import find_end, fit_budget, measure_end, measure_pixel
-from plainunet.training.run import train
+from plainunet.training.train import train
 
 
 def test_a_wider_network_takes_longer() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.training.curves import draw_curves
+from plainunet.training.run import draw_curves
 
 
 def row(epoch: int, loss: float = 0.5, dice: float | None = 0.8) -> dict[str, Any]:

@@ -13,20 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.config import Growth, TrainConfig
-from plainunet.data.dataset import Samples
+from plainunet.dataset.samples import Samples
 from plainunet.network.checkpoint import Card, load_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
-from plainunet.training.epochs import BEST_FILE
 from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
-from plainunet.training.fit import fit
 from plainunet.training.optim import learning_rate_at
-from plainunet.training.pictures import VALIDATION_FOLDER
-from plainunet.training.records import METRICS_FILE
+from plainunet.training.run import BEST_FILE, METRICS_FILE
 from plainunet.training.schedule import ClockSchedule
 from plainunet.training.state import read_state
-from plainunet.training.validation import validate
+from plainunet.training.trainer import fit
+from plainunet.training.validate import VALIDATION_FOLDER, validate
 
 NAMES = ("background", "thing")
 Rows = list[dict[str, Any]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plainunet.training.interrupt import StoppedError, asked_to_stop
+from plainunet.training.state import StoppedError, asked_to_stop
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to one process")

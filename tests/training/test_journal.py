@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plainunet.training.journal import JOURNALS, Journal
+from plainunet.training.validate import JOURNALS, Journal
 
 
 def matrix(number: int) -> np.ndarray:

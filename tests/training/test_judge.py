@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import Pair, find_pairs
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.evaluation.metrics import PROTOCOL
 from plainunet.network.checkpoint import load_checkpoint
-from plainunet.training.epochs import BEST_FILE
 from plainunet.training.events import Advance, Event, Stage
-from plainunet.training.interrupt import Stop, StoppedError
-from plainunet.training.judge import SAVED_IMAGES, judge_best
+from plainunet.training.run import BEST_FILE
+from plainunet.training.state import Stop, StoppedError
+from plainunet.training.validate import SAVED_IMAGES, judge_best
 
 CODING = MaskCoding((0, 255), None, "two values")
 

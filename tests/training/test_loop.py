@@ -13,10 +13,10 @@ from torch.optim import SGD
 
 from plainunet.network.losses import cross_entropy
 from plainunet.network.unet import UNet
-from plainunet.training.loop import FAULTS, train_epoch
 from plainunet.training.optim import WeightAverage
 from plainunet.training.state import TrainingState
 from plainunet.training.step import Step
+from plainunet.training.trainer import FAULTS, train_epoch
 
 CPU = torch.device("cpu")
 Batch = tuple[Tensor, Tensor]

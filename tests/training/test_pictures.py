@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.data.dataset import Samples
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import Pair
-from plainunet.training.pictures import Pictures
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import Pair
+from plainunet.dataset.samples import Samples
+from plainunet.training.validate import Pictures
 
 COLORS = ((0, 0, 0), (255, 255, 255))
 

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from plainunet.config import TrainConfig
-from plainunet.data.doctor.diagnose import check
-from plainunet.data.fingerprint import Fingerprint
-from plainunet.training.plan import make_plan, training_command
-from plainunet.training.scale import Machine, Plan
+from plainunet.doctor.diagnose import check
+from plainunet.training.plan import Fingerprint, Machine, Plan, make_plan, training_command
 
 LAPTOP = Machine(pixel=4e-6, memory=16 * 2**30, name="laptop")
 SHARES = {"background": 0.8, "thing": 0.2}
@@ -202,8 +200,8 @@ def test_the_command_that_trains(small_data: Path) -> None:
 
 def test_pytorch_is_not_loaded() -> None:
     code = (
-        "import sys, plainunet.training.plan, plainunet.training.tables, "
-        "plainunet.training.progress, plainunet.data.doctor.page, plainunet.data.doctor.treat\n"
+        "import sys, plainunet.training.plan, plainunet.terminal.tables, "
+        "plainunet.terminal.screen, plainunet.doctor.page, plainunet.doctor.diagnose\n"
         "print([name for name in ('torch', 'scipy', 'albumentations') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from plainunet.config import Growth, TrainConfig
-from plainunet.data.pairing import Pair
+from plainunet.dataset.pairs import Pair
 from plainunet.training.events import Event, Note
-from plainunet.training.prepare import check_window, require_apart, size_in, understand
-from plainunet.training.scale import choose_size
+from plainunet.training.plan import choose_size
+from plainunet.training.schedule import size_in
+from plainunet.training.train import check_window, require_apart, understand
 
 
 @pytest.mark.parametrize(

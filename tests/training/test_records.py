@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from plainunet.training.records import METRICS_FILE, rows_until, write_rows
+from plainunet.training.run import METRICS_FILE, rows_until, write_rows
 
 
 def row(epoch: int, dice: float | None) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from PIL import Image
 from safetensors import safe_open
 
 from plainunet.config import Growth, TrainConfig
-from plainunet.data.dataset import TrainingSet
-from plainunet.data.images import read_image
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import find_pairs
-from plainunet.data.split_file import read_split
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import find_pairs
+from plainunet.dataset.samples import TrainingSet
+from plainunet.dataset.split import read_split
 from plainunet.evaluation.evaluate import evaluate
+from plainunet.formats.images import read_image
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.prediction import cells
 from plainunet.prediction.cells import SIDE, windows_each
@@ -25,7 +25,7 @@ from plainunet.prediction.refine import is_unsure
 from plainunet.settings import load_config
 from plainunet.training.events import Event, Note
 from plainunet.training.refining import UnsureWindows
-from plainunet.training.run import resume, train
+from plainunet.training.train import resume, train
 
 CODING = MaskCoding((0, 255), None, "two values")
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from plainunet.training.judge import REPORT_FILE
 from plainunet.training.state import STATE_FILE, read_state
+from plainunet.training.validate import REPORT_FILE
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 

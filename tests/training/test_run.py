@@ -19,8 +19,8 @@ from plainunet.network.checkpoint import load_checkpoint
 from plainunet.prediction.predictor import Predictor
 from plainunet.settings import load_config, make_config
 from plainunet.training.events import EpochDone, Event, Note, Stage
-from plainunet.training.run import resume, train
 from plainunet.training.state import read_state
+from plainunet.training.train import resume, train
 
 Draw = Callable[..., Path]
 TIMES = {"seconds", "images_per_second", "resumed_at"}

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from plainunet.training.saving import LOST, Saver
+from plainunet.training.state import LOST, Saver
 
 
 class Clock:

@@ -1,6 +1,6 @@
 import pytest
 
-from plainunet.training.scale import choose_growth, choose_size, growth_cost, side_needed
+from plainunet.training.plan import choose_growth, choose_size, growth_cost, side_needed
 
 
 def test_the_side_that_masks_need() -> None:

@@ -9,20 +9,15 @@ import torch
 from PIL import Image
 
 from plainunet.config import TrainConfig
-from plainunet.data.images import image_shape
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import find_pairs
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import find_pairs
+from plainunet.formats.images import image_shape
 from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.training.distributed import ALONE
 from plainunet.training.events import Advance, Event, Note, Stage
-from plainunet.training.start import (
-    describe_run,
-    make_network,
-    read_samples,
-    with_checkpoints,
-)
+from plainunet.training.train import describe_run, make_network, read_samples, with_checkpoints
 
 CODING = MaskCoding((0, 255), None, "two values")
 

@@ -5,10 +5,10 @@ import torch
 from torch.optim import SGD
 
 from plainunet.config import TrainConfig
-from plainunet.memory import resident_memory
+from plainunet.system import resident_memory
 from plainunet.training.events import StepDone
 from plainunet.training.schedule import StepSchedule
-from plainunet.training.steps import StepReport
+from plainunet.training.trainer import StepReport
 
 
 def test_a_step_tells_all_of_itself() -> None:

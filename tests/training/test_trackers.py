@@ -14,9 +14,9 @@ from unittest import mock
 import pytest
 
 from plainunet.config import TrainConfig
-from plainunet.training import tracking
+from plainunet.training import trackers as tracking
 from plainunet.training.events import Event, Note, StepDone
-from plainunet.training.run import resume, train
+from plainunet.training.train import resume, train
 
 Series = dict[str, list[tuple[int, float]]]
 """Steps and values by name, in the order in which they were told."""

@@ -12,11 +12,10 @@ from unittest import mock
 import pytest
 
 from plainunet.config import TrackerName, TrainConfig
-from plainunet.training import tracking
+from plainunet.training import trackers as tracking
 from plainunet.training.events import EpochDone, Event, Judged, Note, StepDone
-from plainunet.training.run import CONFIG_FILE, resume, train
-from plainunet.training.trackers import TRACKERS
-from plainunet.training.tracking import require_trackers, track
+from plainunet.training.trackers import TRACKERS, require_trackers, track
+from plainunet.training.train import CONFIG_FILE, resume, train
 
 Draw = Callable[..., Path]
 
@@ -185,7 +184,7 @@ class Hide:
 sys.meta_path.insert(0, Hide())
 from pathlib import Path
 from plainunet.config import TrainConfig
-from plainunet.training.tracking import require_trackers
+from plainunet.training.trackers import require_trackers
 for name in ("mlflow", "wandb", "trackio"):
     try:
         require_trackers(TrainConfig(track=name), Path("run"))

@@ -9,15 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from plainunet.data.dataset import Samples
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import Pair
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import Pair
+from plainunet.dataset.samples import Samples
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
-from plainunet.training.journal import Journal
-from plainunet.training.pictures import Pictures
-from plainunet.training.validation import has_foreground, validate
+from plainunet.training.validate import Journal, Pictures, has_foreground, validate
 
 
 def network() -> UNet:

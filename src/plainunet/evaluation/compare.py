@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import Pair
-from plainunet.data.places import stem_of
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import Pair
 from plainunet.evaluation.evaluate import understand_folder
-from plainunet.evaluation.intervals import LEVEL, Resampling, pair_for_json
 from plainunet.evaluation.measure import judged, measure
 from plainunet.evaluation.metrics import (
     PER_CLASS,
@@ -27,9 +25,11 @@ from plainunet.evaluation.metrics import (
     for_json,
     mean_known,
 )
+from plainunet.evaluation.statistics import LEVEL, Resampling, pair_for_json
 from plainunet.files import write_whole
+from plainunet.formats.sources import stem_of
+from plainunet.prediction.drawing import draw_comparison, write_rgb
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.writers import draw_comparison, write_rgb
 
 DRAWN = 12
 """At most so many pictures are drawn."""

@@ -1,26 +1,246 @@
-"""Judge a model on pictures whose masks are known, after the metric protocol.
+"""Evaluate a model on images whose masks are known, after the metric protocol."""
 
-Every picture goes the Predictor's road and is counted at its own size, on its own mask.
-"""
-
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from plainunet.data.check import check_pairs
-from plainunet.data.folders.stacks import open_stacks
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import Pair, find_pairs
-from plainunet.data.problems import command
-from plainunet.data_config import DataConfig
-from plainunet.evaluation.classes import match_classes
-from plainunet.evaluation.measure import judged, measure
-from plainunet.evaluation.parts import choose_part
+import numpy as np
+
+from plainunet.config import DataConfig
+from plainunet.dataset.classes import common_names, understand_masks
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import Pair, find_pairs, open_stacks
+from plainunet.dataset.split import SPLIT_FILE, name_below, read_split
+from plainunet.dataset.verify import check_pairs
+from plainunet.evaluation.measure import judged, measure, put_together
 from plainunet.evaluation.present import About, choose_shown, present, show
-from plainunet.evaluation.results import put_together
+from plainunet.formats.colors import IGNORED
+from plainunet.formats.problems import command
+from plainunet.formats.sources import files_of
 from plainunet.network.checkpoint import Card
+from plainunet.palette import default_names
 from plainunet.prediction.predictor import Predictor
 from plainunet.settings import with_dataset
+
+_NOWHERE = 60000  # a value that no mask with names has
+
+
+def match_classes(card: Card, masks: Sequence[Path], said: DataConfig) -> MaskCoding:
+    """Find out how masks are read as the classes of a model.
+
+    Args:
+        card: The model's.
+        masks: The masks.
+        said: What the folder's dataset.toml says of them, if anything.
+
+    Returns:
+        The coding.
+
+    Raises:
+        FileNotFoundError: A mask is missing.
+        ValueError: A mask cannot be read, or the masks' classes are not the model's.
+    """
+    names = common_names(masks)
+    if names:
+        return _by_name(card.class_names, names, masks)
+    if said.values or said.colors or said.encoding or said.ignore is not None:
+        coding = _as_they_are(card, masks, said)
+        order = _order(card.class_names, said.classes) if said.classes else None
+        return coding if order is None else _reordered(coding, order)
+    return _as_in_training(card, masks) or _as_they_are(card, masks, said)
+
+
+def _by_name(
+    class_names: tuple[str, ...], names: tuple[str, ...], masks: Sequence[Path]
+) -> MaskCoding:
+    values = _order(class_names, names)
+    coding = MaskCoding(values, IGNORED, "values", (), class_names)
+    for path in masks:
+        found = np.unique(coding.read_stored(path)).tolist()
+        strange = [names[value] for value in found if value != IGNORED and value not in values]
+        if strange:
+            raise ValueError(
+                f"{path} has the class '{strange[0]}', which the model does not know: it has "
+                f"{', '.join(class_names)}. Take it out of the masks, rename it, or judge a "
+                "model that knows it."
+            )
+    return coding
+
+
+def _order(class_names: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, ...]:
+    """The place of each of a model's classes among the masks' names."""
+    if len(names) == len(class_names) and default_names(len(names)) in (names, class_names):
+        return tuple(range(len(names)))
+    places = {name.casefold(): place for place, name in enumerate(names)}
+    order = [
+        places.get(name.casefold(), 0 if class_id == 0 else _NOWHERE + class_id)
+        for class_id, name in enumerate(class_names)
+    ]
+    if all(place >= _NOWHERE for place in order[1:]):
+        raise ValueError(
+            f"The masks have the classes {', '.join(names)}, the model {', '.join(class_names)}: "
+            "none but the background has the same name. Rename those that are the same."
+        )
+    return tuple(order)
+
+
+def _reordered(coding: MaskCoding, order: tuple[int, ...]) -> MaskCoding:
+    """Put a coding in the order of a model's classes, where it is not."""
+    if order == tuple(range(coding.num_classes)):
+        return coding
+    if max(order) >= coding.num_classes or coding.kind not in ("ids", "values", "two values"):
+        raise ValueError(
+            "The dataset.toml of the folder names other classes than the model has, or in another "
+            "order. Name the model's, in its order."
+        )
+    values = tuple(coding.values[place] for place in order)
+    return MaskCoding(values, coding.ignore, "values", (), coding.names)
+
+
+def _as_in_training(card: Card, masks: Sequence[Path]) -> MaskCoding | None:
+    known = card.masks
+    if not known:
+        return None
+    # cards of earlier versions have no colours
+    colors = tuple((r, g, b) for r, g, b in known.get("colors", ()))
+    coding = MaskCoding(tuple(known["values"]), known["ignore"], known["kind"], colors)
+    try:
+        if colors:
+            return understand_masks(masks, len(card.class_names), known["ignore"], colors)[0]
+        stored: set[int] = set()
+        for path in masks:
+            coding.read(path)
+            if coding.kind == "instances":
+                stored.update(np.unique(coding.read_stored(path)).tolist())
+    except ValueError:
+        return None
+    # one value alone numbers no objects, and without 0 there is no background
+    if stored and (0 not in stored or len(stored) == 2):
+        return None
+    return coding
+
+
+def _as_they_are(card: Card, masks: Sequence[Path], said: DataConfig) -> MaskCoding:
+    count = len(card.class_names)
+    ignore = card.masks.get("ignore") if said.ignore is None else said.ignore
+    try:
+        coding = understand_masks(masks, count, ignore, said.legend, said.values, said.encoding)[0]
+        if coding.kind == "colors" and not said.colors:
+            raise ValueError(
+                "They name classes by colour, and which colour is which of these classes is not "
+                "known. Say it in a dataset.toml in the folder (colors = [...]), or save the "
+                "class ids as a grey or palette PNG."
+            )
+    except ValueError as error:
+        raise ValueError(
+            f"The masks are not those of this model's {count} classes "
+            f"({', '.join(card.class_names)}). {error} (To judge, say such things in a "
+            "dataset.toml in the data folder.)"
+        ) from error
+    return coding
+
+
+def data_digest(pairs: Sequence[Pair], folder: Path) -> str:
+    """Recognise a data folder: a digest of the names and sizes of its files.
+
+    Args:
+        pairs: All its pairs.
+        folder: The folder itself, so that it may be moved.
+
+    Returns:
+        A SHA-256 in hexadecimal.
+    """
+    paths = [path for pair in pairs for path in (pair.image, pair.mask)]
+    files = sorted({file for path in paths for file in files_of(path)})
+    lines = [f"{name_below(file, folder)} {file.stat().st_size}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def sample_sizes(pairs: Sequence[Pair], folder: Path) -> dict[str, int]:
+    """Remember some files, by which a data folder is known even when others come or go.
+
+    Args:
+        pairs: Its pairs.
+        folder: The folder itself.
+
+    Returns:
+        The sizes [bytes] of up to 32 pictures' files, spread evenly, by their names below it.
+    """
+    files = [files_of(pair.image)[0] for pair in pairs[:: -(-len(pairs) // 32)]]
+    return {name_below(file, folder): file.stat().st_size for file in files}
+
+
+def _is_known(sizes: dict[str, int], folder: Path) -> bool:
+    """Tell whether a folder has most of the files that were remembered."""
+    files = {folder / name: size for name, size in sizes.items()}
+    same = sum(file.is_file() and file.stat().st_size == size for file, size in files.items())
+    return 2 * same > len(sizes)
+
+
+def choose_part(
+    pairs: list[Pair],
+    data: Path,
+    checkpoint: Path,
+    card: Card,
+    split: str | None,
+    on_note: Callable[[str], None] | None,
+) -> tuple[list[Pair], str]:
+    """Take a part of a folder: after the run's split, or after its own sub-folders.
+
+    Args:
+        pairs: All its pairs.
+        data: The folder.
+        checkpoint: The model's file; the run's split lies beside it.
+        card: The model's description.
+        split: "train", "val", "test" or "all"; left out, what `evaluate` says.
+        on_note: Told what has changed in the folder since the run.
+
+    Returns:
+        The pairs, and the name of the part.
+
+    Raises:
+        FileNotFoundError: The run's split is missing.
+        ValueError: There is no such part, or no picture in it.
+    """
+    parts = ("train", "val", "test", "all")
+    if split is not None and split not in parts:
+        raise ValueError(f"--split {split}: it is one of {', '.join(parts)}.")
+    unchanged = card.training.get("digest") == data_digest(pairs, data)
+    trained_on = unchanged or _is_known(card.training.get("sample", {}), data)
+    split = split or ("val" if trained_on else "all")
+    if split == "all":
+        return pairs, split
+    listed = checkpoint.parent / SPLIT_FILE
+    if trained_on and not listed.is_file():
+        raise FileNotFoundError(
+            f"{listed} does not exist: which pictures of {data} were held out from the model "
+            "stands there. Give the checkpoint in its run folder, copy that file beside it, or "
+            "judge all pictures by --split all, also those that it was trained on."
+        )
+    if unchanged:
+        pairs = read_split(listed, data)
+    elif trained_on:
+        known = {pair.image: pair for pair in read_split(listed, data)}
+        new = [pair for pair in pairs if pair.image not in known]
+        gone = len(known) - (len(pairs) - len(new))
+        pairs = [known[pair.image] for pair in pairs if pair.image in known]
+        if on_note is not None and not new and not gone:
+            on_note(f"files in {data} have changed since the model was trained on it")
+        elif on_note is not None:
+            on_note(
+                f"{data} has changed since the model was trained on it: {len(new)} new pictures "
+                f"are left out, {gone} have gone. --split all takes all, also those trained on."
+            )
+    chosen = [pair for pair in pairs if pair.part == split]
+    if not chosen:
+        there = sorted({pair.part for pair in pairs if pair.part}) or ["none"]
+        raise ValueError(
+            f"{data}: no picture belongs to the part {split!r} (its parts: {', '.join(there)}). "
+            "Give --split all, or the folder that the model was trained on."
+        )
+    return chosen, split
+
 
 OnProgress = Callable[[int, int], None]
 
@@ -54,7 +274,7 @@ def evaluate(
         images: Folder of the pictures below `data`; left out, it is found. This, the next four
             and what masks mean may also stand in a `dataset.toml` there.
         masks: Folder of the masks below `data`, or a COCO file or a list of run-length codes.
-        pairs: How they belong together, see `plainunet.data.pairing.find_pairs`.
+        pairs: How they belong together, see `plainunet.dataset.pairs.find_pairs`.
         rle: How run-length codes count; left out, it is found.
         skip_unlabelled: Whether pictures without a mask are left out.
         refine: A checkpoint of a run with `refine_of`, see `Predictor.load`.

@@ -1,19 +1,15 @@
-"""Counts of pixels, and the scores made from them.
+"""Counts and scores: confusion matrix, Dice, IoU, boundary distances, objects, calibration."""
 
-In: masks of class ids, truth and prediction, at the picture's own size. Out: a confusion
-matrix for each image (integers, rows truth, columns prediction), and from those alone every
-score, so that the figures cannot depend on how the images were batched.
-"""
-
+import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Counts: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
-
 PROTOCOL = (
     "Pixels are counted at each picture's own resolution, on its own mask; ignored pixels are "
     "left out, no picture is. Pooled: counts added over the set, then scored. Per image: the "
@@ -21,7 +17,6 @@ PROTOCOL = (
     "left out of that picture's mean; absent from the truth but predicted, or the other way "
     "round, it scores 0. Means over classes leave the background out unless they say otherwise."
 )
-
 _IDS = 256  # class ids and the ignored value are bytes
 
 
@@ -274,3 +269,339 @@ def _unknown_id(name: str, value: int, pixels: int, num_classes: int) -> ValueEr
         f"The {name} has the class id {value} in {pixels} pixels, but there are {num_classes} "
         f"classes (ids 0 to {num_classes - 1}): mend the mask, or give the right number of classes."
     )
+
+
+BINS = 100
+"""Probabilities are told apart by hundredths."""
+_SHOWN = 10  # bars of the calibration diagram
+
+
+def count_probabilities(truth: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Counts:
+    """Count how often each probability was given.
+
+    Args:
+        truth: [h, w] uint8 class ids 0..K-1; what is above does not count.
+        probabilities: [K, h, w] float32.
+
+    Returns:
+        [2, `BINS`] int64. Of two classes, the probability of the second: where the truth is the
+        first class, and where it is the second. Of more, that of the likeliest class: where it
+        is wrong, and where it is right.
+    """
+    classes = len(probabilities)
+    if classes == 2:
+        row, given = truth == 1, probabilities[1]
+    else:
+        row, given = probabilities.argmax(axis=0) == truth, probabilities.max(axis=0)
+    bins = np.minimum(given * np.float32(BINS), BINS - 1).astype(np.uint8)
+    valid = truth < classes
+    bins[row] += BINS
+    counts = np.bincount((bins if valid.all() else bins[valid]).ravel(), minlength=2 * BINS)
+    return counts.reshape(2, BINS)
+
+
+def threshold_curve(counts: Counts) -> dict[str, Any]:
+    """Score the second of two classes at each threshold.
+
+    Args:
+        counts: [n, 2, `BINS`], as by `count_probabilities`, of each picture.
+
+    Returns:
+        {"thresholds", "pooled_dice", "per_image_dice"}: three lists of equal length. Pictures
+        without the class in truth and prediction are left out of the mean.
+    """
+    above = counts[..., ::-1].cumsum(axis=-1)[..., ::-1]  # pixels at or above each threshold
+    wrong, hits = above[:, 0], above[:, 1]
+    true = counts[:, 1].sum(axis=-1)[:, None]
+    per_image = _dice(hits, wrong, true)
+    pooled = _dice(hits.sum(axis=0), wrong.sum(axis=0), true.sum(axis=0))
+    means = np.nan_to_num(mean_known(per_image, axis=0))
+    return {
+        "thresholds": [round(number / BINS, 2) for number in range(1, BINS)],
+        "pooled_dice": np.nan_to_num(pooled[1:]).tolist(),
+        "per_image_dice": means[1:].tolist(),
+    }
+
+
+def calibration(counts: Counts, classes: int) -> dict[str, Any]:
+    """Compare how sure the model is of the class that it gives with how often it is right.
+
+    Args:
+        counts: [2, `BINS`], added over the pictures.
+        classes: K.
+
+    Returns:
+        {"confidence", "accuracy", "pixels", "error"}: for ten steps of the probability from 0 to
+        1, its mean, the share of right pixels (None without pixels) and their number; and the
+        expected calibration error, the mean difference of the first two, weighed by pixels.
+    """
+    middles = (np.arange(BINS) + 0.5) / BINS
+    if classes == 2:  # below a half, the first class is given
+        half = BINS // 2
+        wrong = np.concatenate([np.zeros(half), counts[0, half:] + counts[1, half - 1 :: -1]])
+        right = np.concatenate([np.zeros(half), counts[1, half:] + counts[0, half - 1 :: -1]])
+    else:
+        wrong, right = counts.astype(float)
+    pixels = (wrong + right).reshape(_SHOWN, -1).sum(axis=1)
+    sure = ((wrong + right) * middles).reshape(_SHOWN, -1).sum(axis=1)
+    hits = right.reshape(_SHOWN, -1).sum(axis=1)
+    some = pixels > 0
+    confidence, accuracy = ratio(sure, pixels, pixels), ratio(hits, pixels, pixels)
+    off = np.abs(confidence - accuracy)[some] @ pixels[some] / max(pixels.sum(), 1)
+    return {
+        "confidence": [for_json(each) for each in confidence],
+        "accuracy": [for_json(each) for each in accuracy],
+        "pixels": [int(each) for each in pixels],
+        "error": float(off),
+    }
+
+
+def _dice(hits: Counts, wrong: Counts, true: Counts) -> Floats:
+    total = hits + wrong + true
+    return ratio(2 * hits, total, total)
+
+
+TOLERANCE = 2.0
+"""Outlines within so many pixels of each other agree, for `surface_dice`."""
+BAND = 0.02
+"""Depth of the band inside an outline, for `boundary_iou`, as a share of the picture's diagonal
+(Cheng et al. 2021, Boundary IoU, section 4)."""
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+
+
+class Boundary(NamedTuple):
+    """Agreement of a class's outlines in a picture; nan where the class is in neither mask."""
+
+    hd95: float
+    """The 95th percentile of distances from one outline to the other, the larger of the two ways
+    (robust Hausdorff distance) [pixels]."""
+    distance: float
+    """Mean distance of all outline pixels to the other outline (average symmetric surface
+    distance) [pixels]."""
+    surface_dice: float
+    """Share of all outline pixels within `TOLERANCE` of the other outline, 0..1 (Nikolov et al.
+    2018, on pixels instead of surface elements)."""
+    boundary_iou: float
+    """Intersection over union of the bands inside both outlines, 0..1."""
+
+
+NOTHING = Boundary(math.nan, math.nan, math.nan, math.nan)
+
+
+def boundary_scores(
+    truth: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
+) -> list[Boundary]:
+    """Compare the outlines of each class but the first.
+
+    Args:
+        truth: [H, W] uint8 class ids 0..K-1; what is above is ignored.
+        prediction: [H, W] uint8 class ids.
+        num_classes: K.
+
+    Returns:
+        K - 1 entries.
+    """
+    valid = truth < num_classes
+    return [
+        compare((truth == number) & valid, (prediction == number) & valid)
+        for number in range(1, num_classes)
+    ]
+
+
+def compare(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> Boundary:
+    """Compare the outlines of two masks.
+
+    Args:
+        truth: [H, W] bool.
+        prediction: [H, W] bool.
+
+    Returns:
+        The agreement.
+    """
+    diagonal = math.hypot(*truth.shape)
+    there = truth.any(), prediction.any()
+    if not any(there):
+        return NOTHING
+    if not all(there):
+        return Boundary(diagonal, diagonal, 0.0, 0.0)
+    depth = max(1, round(BAND * diagonal))
+    masks = [mask.astype(np.uint8) for mask in (truth, prediction)]
+    outlines = [mask - _eroded(mask, _CROSS) for mask in masks]
+    to_truth, to_prediction = (_distances(outline) for outline in outlines)
+    from_truth = to_prediction[outlines[0] > 0]
+    from_prediction = to_truth[outlines[1] > 0]
+    both = np.concatenate([from_truth, from_prediction])
+    square = np.ones((2 * depth + 1, 2 * depth + 1), np.uint8)
+    bands = [(mask - _eroded(mask, square)) > 0 for mask in masks]
+    return Boundary(
+        max(float(np.percentile(each, 95)) for each in (from_truth, from_prediction)),
+        float(both.mean(dtype=np.float64)),
+        float((both <= TOLERANCE).mean()),
+        float((bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum()),
+    )
+
+
+def _eroded(mask: NDArray[np.uint8], shape: NDArray[Any]) -> NDArray[np.uint8]:
+    """What is left of a mask; beyond the picture there is none of it."""
+    left: NDArray[np.uint8] = np.asarray(
+        cv2.erode(mask, shape, borderType=cv2.BORDER_CONSTANT, borderValue=0), np.uint8
+    )
+    return left
+
+
+def _distances(outline: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Distance of each pixel to the outline."""
+    away: NDArray[np.float32] = np.asarray(
+        cv2.distanceTransform(1 - outline, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32
+    )
+    return away
+
+
+THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+"""Overlaps (intersection over union) above which an object counts as found."""
+Labels = NDArray[np.integer[Any]]
+
+
+class Found(NamedTuple):
+    """Objects of a picture, or of several, at each of `THRESHOLDS`."""
+
+    hits: NDArray[np.int64]
+    """[10]: objects of the truth that the prediction overlaps by more than the threshold."""
+    true: int
+    """Objects of the truth."""
+    predicted: int
+    """Objects of the prediction."""
+
+    def __add__(self, other: Any) -> "Found":
+        """Add the objects of another picture."""
+        hits, true, predicted = other
+        return Found(self.hits + hits, self.true + true, self.predicted + predicted)
+
+    @property
+    def f1(self) -> float:
+        """2 TP / (2 TP + FP + FN) at an overlap of 0.5; nan without any object."""
+        total = self.true + self.predicted
+        return float(2 * self.hits[0] / total) if total else math.nan
+
+    @property
+    def average_precision(self) -> float:
+        """TP / (TP + FP + FN), the mean over the thresholds; nan without any object."""
+        total = self.true + self.predicted
+        return float((self.hits / (total - self.hits)).mean()) if total else math.nan
+
+
+class Together(NamedTuple):
+    """How well the pixels of objects stay together; nan where the truth has no object."""
+
+    rand: float
+    """Foreground-restricted Rand F-score, 0..1."""
+    information: float
+    """Foreground-restricted information-theoretic F-score, 0..1."""
+
+
+def number_objects(mask: NDArray[np.bool_], corners: bool = True) -> NDArray[np.int32]:
+    """Number the connected regions of a class.
+
+    Args:
+        mask: [H, W] bool.
+        corners: Whether pixels that touch at a corner are connected; membranes one pixel thick
+            part cells only if not.
+
+    Returns:
+        [H, W] int32, from 1; 0 elsewhere.
+    """
+    numbers: NDArray[np.int32] = np.asarray(
+        cv2.connectedComponents(mask.astype(np.uint8), connectivity=8 if corners else 4)[1],
+        np.int32,
+    )
+    return numbers
+
+
+def match_objects(truth: Labels, prediction: Labels) -> Found:
+    """Count the objects that were found.
+
+    An object of the truth overlaps at most one of the prediction by more than a half, and the
+    other way round, so that no assignment is needed.
+
+    Args:
+        truth: [H, W] numbers of objects, 0 for none.
+        prediction: The same.
+
+    Returns:
+        The counts.
+    """
+    rows, columns, shared = _pairs(truth, prediction)
+    areas, others = np.bincount(truth.ravel()), np.bincount(prediction.ravel())
+    objects = (rows > 0) & (columns > 0)
+    rows, columns, shared = rows[objects], columns[objects], shared[objects]
+    overlap = shared / (areas[rows] + others[columns] - shared)
+    hits = np.array([(overlap > threshold).sum() for threshold in THRESHOLDS], np.int64)
+    return Found(hits, int((areas[1:] > 0).sum()), int((others[1:] > 0).sum()))
+
+
+def keep_together(truth: Labels, prediction: Labels) -> Together:
+    """Score how well pixels of an object stay in one object, and those of several apart.
+
+    Only pixels in an object of the truth count. Borders of the prediction are thinned to
+    nothing: each of their pixels goes to the nearest object.
+
+    Args:
+        truth: [H, W] numbers of objects, 0 for what lies between them.
+        prediction: The same.
+
+    Returns:
+        The scores.
+    """
+    inside = truth > 0
+    if not inside.any():
+        return Together(math.nan, math.nan)
+    true, predicted = truth[inside], thin_borders(prediction)[inside]
+    joint, rows, columns = (
+        counts / len(true)
+        for counts in (_pairs(true, predicted)[2], np.bincount(true), np.bincount(predicted))
+    )
+    rand = 2 * (joint**2).sum() / ((rows**2).sum() + (columns**2).sum())
+    of_truth, of_prediction = _entropy(rows), _entropy(columns)
+    mutual = of_truth + of_prediction - _entropy(joint)
+    both = of_truth + of_prediction
+    # one object in each: nothing can be mistaken
+    information = 2 * mutual / both if both > 1e-12 else 1.0
+    return Together(float(rand), float(min(1.0, max(0.0, information))))
+
+
+def thin_borders(labels: Labels) -> NDArray[np.int32]:
+    """Give each pixel between objects to the nearest one.
+
+    Args:
+        labels: [H, W] numbers of objects, 0 for none.
+
+    Returns:
+        [H, W] int32; the same, without 0 where there is any object.
+    """
+    numbers: NDArray[np.int32] = labels.astype(np.int32)
+    if not numbers.any():
+        return numbers
+    outside = (numbers == 0).astype(np.uint8)
+    # numbers its zeros, which are the pixels of objects, and says which one is nearest
+    _, nearest = cv2.distanceTransformWithLabels(
+        outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    table = np.zeros(int(nearest.max()) + 1, np.int32)
+    table[nearest[outside == 0]] = numbers[outside == 0]
+    return table[nearest]
+
+
+def _pairs(
+    truth: Labels, prediction: Labels
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers that occur together: of the truth, of the prediction, and in how many pixels."""
+    columns = int(prediction.max(initial=0)) + 1
+    pairs, counts = np.unique(
+        truth.astype(np.int64).ravel() * columns + prediction.ravel(), return_counts=True
+    )
+    return pairs // columns, pairs % columns, counts.astype(np.int64)
+
+
+def _entropy(shares: NDArray[np.float64]) -> float:
+    known = shares[shares > 0]
+    return float(-(known * np.log(known)).sum())

@@ -15,10 +15,9 @@ import cv2
 import numpy as np
 import torch
 
-from plainunet.data.ceiling import kept_at
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import Pair
-from plainunet.data.resizing import fit_size, reduce_size, resize
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import Pair
+from plainunet.dataset.resize import fit_size, kept_at, reduce_size, resize
 from plainunet.evaluation.measure import Seen
 from plainunet.evaluation.report.page import write_report
 from plainunet.evaluation.report.panels import Shown

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import Pair
-from plainunet.evaluation.curves import threshold_curve
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import Pair
 from plainunet.evaluation.evaluate import understand_folder
 from plainunet.evaluation.measure import judged
-from plainunet.evaluation.metrics import Counts, confusion_matrix, dice, mean_known
+from plainunet.evaluation.metrics import Counts, confusion_matrix, dice, mean_known, threshold_curve
 from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
 from plainunet.prediction.objects import remove_small
 from plainunet.prediction.predictor import Predictor

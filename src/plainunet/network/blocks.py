@@ -1,20 +1,51 @@
-"""The blocks of the U-Net: double convolutions, the steps down and up, the attention gate.
+"""The blocks of the U-Net: double convolutions, down and up steps, attention gates."""
 
-In: features [N, c, h, w]. Out: features. Each option of the U-Net is a block of its own or one
-line of one, so that `unet.py` reads like the figure whatever is chosen.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import gcd, sqrt
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def recomputed(block: nn.Module, *features: Tensor) -> Tensor:
+    """Run a block, keeping for the backward pass only what goes in.
+
+    Args:
+        block: Any module; its dropout repeats itself when it is computed again.
+        features: What it takes, [N, c, h, w] each.
+
+    Returns:
+        What it gives.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _statistics_untouched(block)
+
+    result: Tensor = checkpoint(block, *features, use_reentrant=False, context_fn=contexts)
+    return result
+
+
+@contextmanager
+def _statistics_untouched(block: nn.Module) -> Iterator[None]:
+    """Lend batch normalisations copies of their running statistics, which are then dropped."""
+    own = {m: dict(m._buffers) for m in block.modules() if isinstance(m, _BatchNorm)}
+    for module, buffers in own.items():
+        for name, value in buffers.items():
+            module._buffers[name] = value.clone() if value is not None else None
+    try:
+        yield
+    finally:
+        for module, buffers in own.items():
+            module._buffers.update(buffers)
+
 
 Normalisation = Literal["batch", "group", "instance", "none"]
 Upsampling = Literal["transposed", "bilinear"]
-
 GROUPS = 8
 """Channels form this many groups in group normalisation, or fewer where they do not divide."""
 

@@ -1,10 +1,4 @@
-"""A network in one `.safetensors` file that says itself what it is.
-
-The weights are plain tensors and the description is JSON in the file's metadata: nothing in
-it is ever executed. What goes in comes out: architecture, classes with names and colours,
-normalisation (buffers of the network), scale policy, threshold, scores with their protocol,
-what it was trained on, versions.
-"""
+"""A network in one `.safetensors` file that describes itself, and fine-tuning from one."""
 
 import dataclasses
 import json
@@ -15,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from plainunet.files import write_whole
 from plainunet.network.unet import UNet
@@ -161,3 +156,77 @@ def _read_card(said: dict[str, Any]) -> Card:
     fields["colors"] = tuple((r, g, b) for r, g, b in fields["colors"])
     fields["size"] = fields["size"] and tuple(fields["size"])
     return Card(**fields)
+
+
+OWN = ("in_channels", "num_classes", "dropout", "deep_supervision")
+"""What may differ from the checkpoint's."""
+
+
+def take_weights(network: UNet, path: Path) -> list[str]:
+    """Start a network from a checkpoint's weights.
+
+    The heads of other classes stay fresh. Of other input channels, the first convolution gets
+    the mean over the checkpoint's channels, scaled so that its sums are as large as before;
+    normalisation stays the network's own, since it is that of its data.
+
+    Args:
+        network: The network; it is changed in place.
+        path: The checkpoint.
+
+    Returns:
+        Names of the weights that stayed fresh or were averaged.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: It is none, or its network has another shape inside.
+    """
+    source, _ = load_checkpoint(path)
+    for name, own in network.architecture.items():
+        other = source.architecture[name]
+        if name not in OWN and other != own:
+            flag = name.replace("_", "-")
+            same = f"--{flag} {other}"
+            if isinstance(other, bool):
+                same = f"--{flag}" if other else f"--no-{flag}"
+            raise ValueError(
+                f"{path}: its network has {name.replace('_', ' ')} {other}, this run's {own}. "
+                f"Give the same: {same}."
+            )
+    there = source.state_dict()
+    same_classes = source.num_classes == network.num_classes
+    fresh = []
+    with torch.no_grad():
+        for name, weight in network.state_dict().items():
+            if name in ("mean", "std"):
+                continue
+            given = there.get(name)
+            is_head = name.startswith(("head.", "side_heads."))
+            if given is None or (is_head and not same_classes):
+                fresh.append(name)
+            elif given.shape == weight.shape:
+                weight.copy_(given)
+            else:
+                weight.copy_(_averaged(given, weight.shape[1]))
+                fresh.append(name)
+    return fresh
+
+
+def _averaged(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution's weight [out, in, h, w] for another number of channels."""
+    mean = weight.mean(dim=1, keepdim=True)
+    return mean.expand(-1, channels, -1, -1) * (weight.shape[1] / channels)
+
+
+def freeze_encoder(network: UNet) -> list[nn.Module]:
+    """Keep the contracting path as it is.
+
+    Args:
+        network: The network.
+
+    Returns:
+        Its parts that must stay in eval mode, so that running statistics stay, too.
+    """
+    parts: list[nn.Module] = [network.inlet, network.downs]
+    for part in parts:
+        part.requires_grad_(False)
+    return parts

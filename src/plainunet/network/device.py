@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from plainunet.memory import give_freed_memory_back
+from plainunet.system import give_freed_memory_back
 
 Network = TypeVar("Network", bound=nn.Module)
 

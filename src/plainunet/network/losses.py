@@ -1,25 +1,40 @@
-"""What the network is taught by: cross-entropy, soft Dice, their sum, focal, Lovász, outline.
+"""Losses: cross-entropy, soft Dice, their sum, focal, Lovász, boundary; deep supervision."""
 
-In: logits [N, K, h, w] of any float type, target [N, K, H, W] float32 class fractions of a
-pixel's valid area (one-hot where a mask is taken as it is), weight [N, H, W] float32, 0 where a
-pixel is ignored. Out: a float32 scalar, also under autocast. Binary and multi-class are one case.
-
-A batch may be a part of a larger one, whose weights [M, H, W] are `whole` then: what is a mean
-over pixels is divided by the weights of all, what is a mean over images by the number of all, so
-that the losses of the parts add up to the loss of the whole. Left out, the batch is the whole.
-
-The target may be finer than the logits by a whole factor. Only then does an ignored pixel's
-logit matter, since it is a neighbour in the bilinear enlargement of valid ones.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from plainunet.network.lovasz import lovasz_errors
+
+def lovasz_errors(probabilities: Tensor, classes: Tensor) -> Tensor:
+    """Mean over the classes present of the Lovász extension of 1 - IoU of their errors.
+
+    Args:
+        probabilities: [K, P] float32, of each pixel, sums to 1 over K.
+        classes: [P] int64, 0..K-1.
+
+    Returns:
+        Scalar float32 in [0, 1]; 0 where there is no pixel.
+    """
+    losses = []
+    for class_id in classes.unique().tolist():
+        truth = (classes == class_id).to(probabilities.dtype)
+        errors = (truth - probabilities[class_id]).abs()
+        errors, order = errors.sort(descending=True)
+        # no matrix product: autocast would round it
+        losses.append((errors * _gradient(truth[order])).sum())
+    return torch.stack(losses).mean() if losses else probabilities.sum()
+
+
+def _gradient(truth: Tensor) -> Tensor:
+    """Gradient of the extension: what each further error adds to 1 - IoU (algorithm 1)."""
+    total = truth.sum()
+    intersection = total - truth.cumsum(0)
+    union = total + (1 - truth).cumsum(0)
+    jaccard = 1 - intersection / union
+    return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
 
 
 class Loss(Protocol):
@@ -272,3 +287,41 @@ def _dice_loss(
     present = (area > 0).float()
     per_image = (present * per_class).sum(dim=1) / present.sum(dim=1).clamp(min=1)
     return per_image.sum() / images
+
+
+def deep_loss(
+    loss: Loss,
+    levels: Sequence[Tensor],
+    target: Tensor,
+    weight: Tensor,
+    whole: Tensor | None = None,
+) -> Tensor:
+    """Mean of a loss over the levels of the expanding path, each weighing half of the finer one.
+
+    Deep supervision (Lee et al. 2015, arXiv 1409.5185) with the weights 1, 1/2, 1/4, ... of
+    nnU-Net (Isensee et al. 2021, supplement), divided by their sum. A coarse level is taught by
+    the class fractions of the area that its pixels cover.
+
+    Args:
+        loss: One of `LOSSES`.
+        levels: Logits as by `UNet.deep_logits`, the finest first.
+        target: As for `loss`, for the finest level.
+        weight: As for `loss`.
+        whole: As for `loss`.
+
+    Returns:
+        Scalar float32; the loss itself where there is one level only.
+
+    Raises:
+        ValueError: The shapes do not belong together.
+    """
+    whole = weight if whole is None else whole
+    total = loss(levels[0], target, weight, whole)
+    for number, logits in enumerate(levels[1:], 1):
+        size = (logits.shape[2], logits.shape[3])
+        area = F.adaptive_avg_pool2d(weight[:, None], size)
+        share = F.adaptive_avg_pool2d(weight[:, None] * target, size)
+        share = share / area.clamp(min=torch.finfo(area.dtype).tiny)
+        areas = F.adaptive_avg_pool2d(whole[:, None], size)[:, 0]
+        total = total + loss(logits, share, area[:, 0], areas) / 2**number
+    return total / (2 - 0.5 ** (len(levels) - 1))

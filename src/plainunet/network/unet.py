@@ -1,17 +1,8 @@
-"""The U-Net (Ronneberger, Fischer and Brox 2015, arXiv 1505.04597, figure 1).
-
-A contracting path halves the picture and doubles the channels `depth` times; an expanding
-path mirrors it; skips carry the fine detail across. `UNet.paper()` is the paper's network.
-By default there are two departures from it, as in most of today's U-Nets: convolutions are
-padded, so the output is as large as the input, and each is followed by batch normalisation.
-
-In: pictures [N, C, H, W] float32. Out: logits [N, K, H', W'], of the pictures' size unless
-convolutions are valid.
-"""
+"""The U-Net (Ronneberger, Fischer and Brox 2015, arXiv 1505.04597, figure 1)."""
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from math import isfinite
 from typing import Any, Self, get_args
 
@@ -26,9 +17,70 @@ from plainunet.network.blocks import (
     Up,
     Upsampling,
     he_initialise,
+    recomputed,
 )
-from plainunet.network.recompute import recomputed
-from plainunet.network.sizes import fitting_sides, needed_side
+
+
+def output_side(side: int, depth: int) -> int | None:
+    """Say what is left of a side.
+
+    Args:
+        side: Height or width of a picture [pixels].
+        depth: How often it is halved.
+
+    Returns:
+        That of the logits [pixels], or None where it does not fit.
+    """
+    for _ in range(depth):
+        side -= 4
+        if side < 2 or side % 2:
+            return None
+        side //= 2
+    for _ in range(depth):
+        side = 2 * (side - 4)
+    return side - 4 if side > 4 else None
+
+
+def needed_side(side: int, depth: int) -> int:
+    """Say how large a picture's side must be for logits of at least this side.
+
+    Args:
+        side: Least height or width of the logits [pixels].
+        depth: How often the picture is halved.
+
+    Returns:
+        Smallest height or width of the picture that will do [pixels].
+    """
+    return next(n for n in count(side) if (output_side(n, depth) or 0) >= side)
+
+
+def fitting_sides(height: int, width: int, depth: int) -> tuple[int, int]:
+    """Say how large the logits of a picture are.
+
+    Args:
+        height: Height of the picture [pixels].
+        width: Its width [pixels].
+        depth: How often it is halved.
+
+    Returns:
+        Height and width of the logits [pixels].
+
+    Raises:
+        ValueError: A side does not fit; the message names the nearest that do.
+    """
+    left = output_side(height, depth), output_side(width, depth)
+    if left[0] and left[1]:
+        return left[0], left[1]
+    name, side = ("width", width) if left[0] else ("height", height)
+    above = next(n for n in count(side) if output_side(n, depth))
+    below = next((n for n in range(side, 0, -1) if output_side(n, depth)), None)
+    nearest = f"{below} or {above}" if below else f"{above}, the smallest"
+    raise ValueError(
+        f"A picture of {height} x {width} pixels (height x width) does not fit valid "
+        f"convolutions of depth {depth}: with this {name} a feature cannot be halved, or "
+        f"nothing is left. The nearest {name} that fits is {nearest}."
+    )
+
 
 MOST_CLASSES = 255
 """As many as an 8-bit mask holds beside its ignored pixels."""
@@ -296,3 +348,66 @@ def _check_architecture(architecture: dict[str, Any]) -> None:
         raise ValueError("deep_supervision needs padded convolutions: leave out valid.")
     if not 0 <= architecture["dropout"] < 1:
         raise ValueError(f"dropout is {architecture['dropout']}; it must be from 0 to below 1.")
+
+
+def deep_logits(network: UNet, image: Tensor) -> list[Tensor]:
+    """Run a network, and give logits of the picture's own size, also by valid convolutions.
+
+    Args:
+        network: The network.
+        image: [N, C, H, W] float32, of any size.
+
+    Returns:
+        As `UNet.deep_logits`: the finest are [N, K, H, W], each further ones half as large.
+    """
+    height, width = image.shape[2:]
+    levels = network.deep_logits(mirror(network, image))
+    return [
+        level[:, :, : -(-height // 2**number), : -(-width // 2**number)]
+        for number, level in enumerate(levels)
+    ]
+
+
+def mirror(network: UNet, image: Tensor) -> Tensor:
+    """Extend a picture so far that the network gives logits for each of its pixels.
+
+    Args:
+        network: The network.
+        image: [N, C, H, W], of any size.
+
+    Returns:
+        [N, C, H', W'], mirrored beyond the borders without repeating their pixels; H' and W'
+        are `network.input_size(H, W)`. The first logit is that of the first pixel.
+    """
+    places = mirrored_places(network, (image.shape[2], image.shape[3]))
+    for axis, place in enumerate(places, 2):
+        if len(place) != image.shape[axis]:
+            image = image.index_select(axis, place.to(image.device))
+    return image
+
+
+def mirrored_places(network: UNet, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Say which pixels a mirrored picture has where.
+
+    Args:
+        network: The network.
+        size: Height and width of the picture [pixels].
+
+    Returns:
+        For each row of the mirrored picture, and for each of its columns, the picture's own:
+        [H'] and [W'] int64.
+    """
+    given = network.input_size(*size)
+    kept = network.output_size(*given)
+    rows, columns = (
+        _mirrored(new, side, (new - inner) // 2)
+        for new, side, inner in zip(given, size, kept, strict=True)
+    )
+    return rows, columns
+
+
+def _mirrored(new: int, side: int, before: int) -> Tensor:
+    """Which pixel stands at each of `new` places, the first of `side` at place `before`."""
+    period = max(1, 2 * (side - 1))  # there and back again, for pictures smaller than the margin
+    place = (torch.arange(new) - before) % period
+    return torch.minimum(place, period - place)

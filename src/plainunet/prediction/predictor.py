@@ -1,13 +1,10 @@
-"""From a picture to its mask: the only road.
-
-A checkpoint says how: at what size a picture is seen, in which turns, from which probability on
-a pixel counts, how small an object may be. What each network says of the picture is for `views`;
-here it is averaged, and becomes a class for each pixel.
-"""
+"""The single inference path from image to mask."""
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -18,20 +15,164 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from plainunet.data.windows import Windows, as_windows
+from plainunet.config import CardOptions
+from plainunet.formats.windows import Windows, as_windows
 from plainunet.network.checkpoint import Card, load_checkpoint
 from plainunet.network.device import choose_device, choose_precision, to_device
 from plainunet.network.folding import fold_batch_normalisation
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.objects import fill_holes, remove_small
-from plainunet.prediction.options import CardOptions
+from plainunet.prediction.oom import with_less
 from plainunet.prediction.refine import Refiner
-from plainunet.prediction.shortage import with_less
-from plainunet.prediction.together import require_finer, require_same_classes
-from plainunet.prediction.unlike import Doubts
 from plainunet.prediction.views import TTA, View, in_step, log_mean
 from plainunet.settings import explain
+
+FAR = 6
+"""A picture is far from the training pictures when its area is so many times theirs, or less
+than one so-many-th."""
+_LOOK, _BRIGHTEST = 256, 2.0
+"""Of floats, so many pixels along each side of the middle are looked at, for values above this."""
+_CALLER = 7
+"""Frames between a warning and who called the Predictor."""
+
+
+class Doubts:
+    """What a model's description lets one doubt of pictures."""
+
+    def __init__(self, card: Card, channels: int) -> None:
+        """Take a model.
+
+        Args:
+            card: Its description.
+            channels: Of the pictures that it takes.
+        """
+        self._card, self._channels = card, channels
+        self._said: set[str] = set()
+
+    def say_of(self, picture: Windows) -> None:
+        """Warn of a picture; of its kind only once.
+
+        Args:
+            picture: Its windows.
+        """
+        self._say_of_values(picture)
+        self._say_of_area(picture.shape[:2])
+
+    def _say_of_values(self, picture: Windows) -> None:
+        """Grey pictures for a model of colours, and another kind of integers."""
+        training = self._card.training
+        known = training.get("dtypes", [picture.dtype.name])
+        integers = picture.dtype.kind in "iu" and all(name.startswith("uint") for name in known)
+        if integers and picture.dtype.name not in known:
+            self._say_once(
+                f"a picture of {picture.dtype.name} values, where the model was trained on "
+                f"{' and '.join(known)}: each is divided by the largest value of its type, so it "
+                "may look darker or brighter than those. Save it like them."
+            )
+        if picture.dtype.kind == "f" and all(name.startswith("uint") for name in known):
+            height, width, _ = picture.shape
+            top, left = max(0, height - _LOOK) // 2, max(0, width - _LOOK) // 2
+            part = picture.read(top, left, min(_LOOK, height), min(_LOOK, width))
+            brightest = part[np.isfinite(part)].max(initial=0)
+            if brightest > _BRIGHTEST:
+                self._say_once(
+                    f"a picture of {picture.dtype.name} values up to {brightest:.4g}: "
+                    "floats are taken as they are, and the model was trained on integers, which "
+                    "become 0 to 1. Divide by the largest value that there can be, or save it as "
+                    f"{known[0]}."
+                )
+        grey_is_known = training.get("grey", 0) > 0
+        if picture.shape[2] == 1 and self._channels == 3 and not grey_is_known:
+            self._say_once("a grey picture is shown as RGB to a model that takes colours.")
+
+    def _say_once(self, said: str) -> None:
+        if said not in self._said:
+            self._said.add(said)
+            warnings.warn(said, stacklevel=_CALLER)
+
+    def _say_of_area(self, size: tuple[int, int]) -> None:
+        """A picture much larger or smaller than any that the model was made for."""
+        if self._card.size is None:
+            return  # things have the same scale in it, however much of them it shows
+        known = self._card.training.get("areas")
+        area = size[0] * size[1]
+        if known and not known[0] / FAR <= area <= known[1] * FAR:
+            seen = " to ".join(dict.fromkeys(f"{end:,}" for end in known))
+            warnings.warn(
+                f"a picture of {size[0]} x {size[1]} pixels (height x width) is far from the "
+                f"areas that the model was trained on ({seen} pixels); "
+                "expect a poorer mask, and look at it.",
+                stacklevel=_CALLER - 1,
+            )
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Have warnings name the file that they are about, and come once.
+
+    Args:
+        file: The file.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield
+    for message in dict.fromkeys(str(each.message) for each in said):
+        warnings.warn(f"{file}: {message}", stacklevel=3)
+
+
+def require_same_classes(network: UNet, card: Card, others: Iterable[Card]) -> None:
+    """Refuse networks whose probabilities cannot be averaged.
+
+    Args:
+        network: The first network.
+        card: Its description.
+        others: Descriptions of the others.
+
+    Raises:
+        ValueError: The first one's names are not as many as its classes, or others are not the
+            same.
+    """
+    if len(card.class_names) != network.num_classes:
+        raise ValueError(
+            f"{len(card.class_names)} class names for a network of {network.num_classes} "
+            "classes, background included."
+        )
+    for other in others:
+        if other.class_names != card.class_names:
+            raise ValueError(
+                "networks that are averaged need the same classes in the same order; these "
+                f"have {', '.join(card.class_names)} and {', '.join(other.class_names)}."
+            )
+
+
+def require_finer(fine: tuple[UNet, Card], coarse: tuple[UNet, Card]) -> None:
+    """Refuse a network that cannot refine what another one gives.
+
+    Args:
+        fine: The network, with its description.
+        coarse: The other one.
+
+    Raises:
+        ValueError: It was not trained to refine, or for other classes or channels.
+    """
+    (finer, card), (network, other) = fine, coarse
+    if not card.refines:
+        raise ValueError(
+            "--refine takes a model that was trained with --refine-of; this one was not."
+        )
+    told = finer.num_classes - 1
+    if (finer.num_classes, finer.in_channels - told) != (network.num_classes, network.in_channels):
+        raise ValueError(
+            f"--refine: that model is for {finer.num_classes} classes and pictures of "
+            f"{finer.in_channels - told} channels; the one that it shall refine has "
+            f"{network.num_classes} classes and takes {network.in_channels} channels."
+        )
+    if card.class_names != other.class_names:
+        raise ValueError(
+            f"--refine: that model is for {', '.join(card.class_names)}; the one that it shall "
+            f"refine is for {', '.join(other.class_names)}."
+        )
 
 
 class Predictor:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from plainunet.data.images import to_unit
-from plainunet.data.windows import Windows, as_channels
+from plainunet.formats.images import to_unit
+from plainunet.formats.windows import Windows, as_channels
 from plainunet.network.device import arithmetic
 from plainunet.network.unet import UNet
 from plainunet.prediction.cells import CELL, MARGIN, WINDOW, cells_near, window_at

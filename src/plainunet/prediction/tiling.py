@@ -23,8 +23,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from plainunet.network.mirror import mirrored_places
-from plainunet.network.unet import UNet
+from plainunet.network.unet import UNet, mirrored_places
 
 TILE_OUTPUT = 388
 """A tile gives at least so many pixels along each side, as in the paper."""

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.files import write_whole
+from plainunet.prediction.drawing import draw_overlay
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.writers import draw_overlay
 
 
 class CutOffError(ValueError):

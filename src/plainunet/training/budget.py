@@ -13,23 +13,21 @@ from typing import Any
 import torch
 
 from plainunet.config import Growth, TrainConfig
-from plainunet.data.fingerprint import Fingerprint, take_fingerprint
-from plainunet.data.images import image_shape, read_image
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import Pair
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import Pair
 from plainunet.evaluation.measure import Seen, judged
 from plainunet.evaluation.metrics import confusion_matrix
 from plainunet.evaluation.present import CEILING, MEDIAN, WORST, measure_ceiling, show
 from plainunet.evaluation.report.panels import fit_panels
-from plainunet.memory import total_memory
+from plainunet.formats.images import image_shape, read_image
 from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
 from plainunet.network.losses import cross_entropy_dice
 from plainunet.network.unet import UNet
+from plainunet.prediction.drawing import Colors, write_comparison, write_mask
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.writers import Colors, write_comparison, write_mask
+from plainunet.system import total_memory
 from plainunet.training.optim import make_optimizers
-from plainunet.training.plan import make_plan
-from plainunet.training.scale import Machine
+from plainunet.training.plan import Fingerprint, Machine, make_plan, take_fingerprint
 
 _STEPS, _BATCH, _LONG = 3, 8, 2.0
 """Steps that are timed, and their pictures; fewer, if they take so long [s]."""

@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from plainunet.config import TrainConfig
-from plainunet.data.cache import Sample
-from plainunet.data.dataset import Samples
-from plainunet.data.images import to_unit
-from plainunet.data.masks import MaskCoding
-from plainunet.data.pairing import Pair
-from plainunet.data.patches import pad
-from plainunet.data.split_file import SPLIT_FILE, read_split
+from plainunet.dataset.cache import Sample
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import Pair
+from plainunet.dataset.samples import Samples, pad
+from plainunet.dataset.split import SPLIT_FILE, read_split
+from plainunet.formats.images import to_unit
 from plainunet.network.checkpoint import Card, load_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.prediction.cells import SIDE, WINDOW, place_windows, windows_each

@@ -14,7 +14,6 @@ import numpy as np
 
 from plainunet.config import TrainConfig
 from plainunet.training.optim import learning_rate_at
-from plainunet.training.prepare import size_at, size_in
 
 _JUDGING = 0.08
 """Share of the time that judging may take in a run by the clock, beside its end."""
@@ -178,3 +177,41 @@ class ClockSchedule:
             return False
         self._judged += seconds
         return True
+
+
+def size_in(epoch: int, config: TrainConfig) -> tuple[int, int]:
+    """Give the working size of an epoch.
+
+    Args:
+        epoch: Its number, from 0.
+        config: The settings, `size` or `patch` filled in.
+
+    Returns:
+        Height and width of what the network is shown [pixels].
+    """
+    for part in config.growth:
+        # the last epoch always runs at the full size, however few there are
+        if epoch < min(round(part.until * config.epochs), config.epochs - 1):
+            return scaled_size(config.window, part.scale)
+    return config.window
+
+
+def size_at(share: float, config: TrainConfig) -> tuple[int, int]:
+    """Give the working size at a moment of the run.
+
+    Args:
+        share: How much of the run is done, 0..1.
+        config: The settings, `size` or `patch` filled in.
+
+    Returns:
+        Height and width [pixels].
+    """
+    for part in config.growth:
+        if share < part.until:
+            return scaled_size(config.window, part.scale)
+    return config.window
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Scale height and width [pixels], rounded."""
+    return round(size[0] * scale), round(size[1] * scale)

@@ -1,8 +1,14 @@
-"""What a run needs to go on: `last/state.pt`, read without running any code."""
+"""What a run needs to be resumed, when it is saved, and how it is interrupted."""
 
+import signal
+import threading
+import time
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -11,6 +17,119 @@ from torch.optim import Optimizer
 from plainunet.files import write_whole
 from plainunet.network.unet import UNet
 from plainunet.training.optim import WeightAverage
+
+
+class StoppedError(KeyboardInterrupt):
+    """The run was asked to stop, has saved its state, and says how to go on."""
+
+    def __init__(self, run: Path, where: str, code: int) -> None:
+        """Say so.
+
+        Args:
+            run: The run folder.
+            where: Where it stopped, as in "after step 12".
+            code: The process's exit code: 128 and the signal's number, as shells have it.
+        """
+        super().__init__(
+            f"stopped {where}, as asked, and saved. To go on: plainunet train --resume {run}"
+        )
+        self.code = code
+
+
+class Stop:
+    """Whether the run was asked to stop.
+
+    Attributes:
+        code: 0, or the exit code that the request asks for.
+    """
+
+    def __init__(self) -> None:
+        """Begin unasked."""
+        self.code = 0
+
+    def __bool__(self) -> bool:
+        """Whether it was asked."""
+        return self.code != 0
+
+
+@contextmanager
+def asked_to_stop(on_note: Callable[[str], None]) -> Iterator[Stop]:
+    """Take SIGINT (Ctrl-C) and SIGTERM as requests, the first of them; a second one is obeyed.
+
+    In a thread that is not the main one nothing is changed, since signals do not come there.
+
+    Args:
+        on_note: Told what will be done.
+
+    Yields:
+        What becomes true when asked.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def take(number: int, frame: FrameType | None) -> None:
+        if stop:
+            again = KeyboardInterrupt()
+            again.code = 128 + number  # type: ignore[attr-defined]
+            raise again
+        stop.code = 128 + number
+        on_note("note: asked to stop: this step is finished and saved; once more stops at once")
+
+    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+LOST = 50.0
+"""Seconds of work that a killed process loses at most, where single steps and the saving itself
+are quick enough; ten more are left for what cannot be foreseen."""
+_SHARE = 0.05
+"""Share of the time that saving at the ends of epochs may take."""
+
+
+class Saver:
+    """Saves, and knows when it is time to."""
+
+    def __init__(self, save: Callable[[], None]) -> None:
+        """Save for the first time.
+
+        Args:
+            save: Saves.
+        """
+        self._save = save
+        self()
+
+    def __call__(self) -> None:
+        """Save now."""
+        begun = time.monotonic()
+        self._save()
+        self._saved_at = time.monotonic()
+        self._took = self._saved_at - begun
+
+    def is_due(self, ahead: float) -> bool:
+        """Say whether it must be now, for later would be too late.
+
+        Args:
+            ahead: After so many seconds it is asked again.
+
+        Returns:
+            Whether more than `LOST` could be lost otherwise.
+        """
+        return time.monotonic() - self._saved_at + ahead + self._took >= LOST
+
+    def is_cheap(self) -> bool:
+        """Say whether saving now takes a small part of the time since the last one.
+
+        Returns:
+            Whether it does.
+        """
+        return time.monotonic() - self._saved_at >= self._took / _SHARE
+
 
 STATE_FILE = Path("last") / "state.pt"
 """Where it lies in the run folder."""

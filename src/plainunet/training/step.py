@@ -12,13 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plainunet.data.targets import make_batch
-from plainunet.memory import is_out_of_memory
+from plainunet.dataset.samples import make_batch
 from plainunet.network.device import arithmetic, make_room
-from plainunet.network.losses import Loss
-from plainunet.network.mirror import deep_logits
-from plainunet.network.supervision import deep_loss
-from plainunet.network.unet import UNet
+from plainunet.network.losses import Loss, deep_loss
+from plainunet.network.unet import UNet, deep_logits
+from plainunet.system import is_out_of_memory
 from plainunet.training.distributed import ALONE, Processes
 from plainunet.training.optim import WeightAverage
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from plainunet.evaluation.intervals import FEW
 from plainunet.evaluation.report.figures import (
     calibration_figure,
     ceiling_figure,
@@ -35,6 +34,7 @@ from plainunet.evaluation.report.tables import (
     score_table,
 )
 from plainunet.evaluation.report.words import bounds, dig, number, score, several, text
+from plainunet.evaluation.statistics import FEW
 from plainunet.files import write_whole
 
 _PAGE = Template("""<!doctype html>

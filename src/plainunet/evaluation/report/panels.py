@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.data.resizing import resize
+from plainunet.dataset.resize import resize
 from plainunet.evaluation.report.words import dig, number, score, text
-from plainunet.prediction.writers import Colors, as_rgb
+from plainunet.prediction.drawing import Colors, as_rgb
 
 _SIDES = (1000, 800, 640, 512, 400, 320, 256, 192, 128, 96, 64)  # of a picture [pixels]
 _FEW = 320  # pixels across, below which a picture's pixels are shown as squares

@@ -1,0 +1,330 @@
+"""A folder with a COCO or run-length file -> pairs of image and mask."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from unicodedata import normalize
+
+from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_found
+from plainunet.dataset.lists import Listed, Pictures, has_pictures
+from plainunet.formats import coco, rle
+from plainunet.formats.images import IMAGE_SUFFIXES, image_size
+from plainunet.formats.problems import first_five
+from plainunet.formats.sources import name_place
+
+
+def name_file(folder: Path, masks: str) -> Path:
+    """Find an annotation file that is named.
+
+    Args:
+        folder: The data set.
+        masks: Its path, from there or from here.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    path = folder / masks
+    path = path if path.exists() else Path(masks)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--masks {masks}: there is no such file, in {folder} or here. Check its name."
+        )
+    return path
+
+
+def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
+    """Look for annotation files in a data set, its `annotations/` and its parts.
+
+    Args:
+        folder: The data set.
+        note: Called with a sentence on files that are left aside, and why.
+
+    Yields:
+        The files.
+    """
+    below = sorted(each for each in folder.iterdir() if each.is_dir())
+    places = [each for each in below if each.name.lower() == "annotations" or find_part(each.name)]
+    for place in (folder, *places):
+        with os.scandir(place) as entries:
+            names = sorted(
+                each.name
+                for each in entries
+                if each.name.lower().endswith((".json", ".csv")) and not each.name.startswith(".")
+            )
+        taken = [file for file in (place / name for name in names) if _is_annotations(file)]
+        # COCO's own folder holds captions and key points of the same pictures as well
+        instances = [file for file in taken if file.name.startswith("instances_")]
+        # Kaggle's example of what to hand in
+        chosen = [file for file in instances or taken if "submission" not in file.stem.lower()]
+        aside = [file for file in taken if file not in chosen]
+        if aside:
+            note(
+                f"Left aside beside {chosen[0] if chosen else folder}: {first_five(aside)}. "
+                f"--masks {aside[0].relative_to(folder).as_posix()} takes the masks from there."
+            )
+        if not chosen:
+            for name in names[:3]:
+                note(f"No masks are taken from {place / name}: {_why_not(place / name)}")
+        yield from chosen
+
+
+def _why_not(file: Path) -> str:
+    """Say why a file holds no masks."""
+    try:
+        listed_names(file)
+    except ValueError as error:
+        return str(error)
+    return "it looks like another kind of list."
+
+
+def _is_annotations(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    return rle.is_rle(file) if file.suffix.lower() == ".csv" else coco.is_coco(file)
+
+
+def listed_names(file: Path) -> dict[str, str]:
+    """List the pictures that an annotation file speaks of.
+
+    Args:
+        file: A COCO file, or a CSV list of run-length codes.
+
+    Returns:
+        By each picture's name the name of its item, "" where it is not known yet.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is neither, or damaged.
+    """
+    if file.suffix.lower() == ".csv":
+        return dict.fromkeys(rle.listed_names(file), "")
+    return coco.listed_names(file)
+
+
+_ROBOFLOW = re.compile(r"(.+)\.rf\.[^.]+$")  # copies of one picture, each changed in its way
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An annotation file, and the pictures that it may speak of."""
+
+    file: Path
+    names: Mapping[str, str]  # what is listed, and the item's name if it is known already
+    pool: Pictures
+
+
+def pair_annotated(
+    folder: Path,
+    images: str | None = None,
+    masks: str | None = None,
+    rle: str | None = None,
+    skip_unlabelled: bool = False,
+    on_note: Callable[[str], None] | None = None,
+) -> list[Listed]:
+    """Find the pictures and masks of which annotation files speak.
+
+    Args:
+        folder: The data set.
+        images: The pictures' folder below it; without it, looked for.
+        masks: The annotation file, below the folder or anywhere; without it, files are looked
+            for in the folder, in its annotations/ and in the folders of its parts.
+        rle: How run-length codes of a CSV list count, "rows" or "columns"; left out, found.
+        skip_unlabelled: Whether pictures that are not listed are left out.
+        on_note: Called with a sentence on which file was taken, and which was left aside.
+
+    Returns:
+        The pictures with their masks; none where there is no annotation file.
+
+    Raises:
+        FileNotFoundError: A file or folder that is named does not exist.
+        ValueError: A file is wrong, a listed picture does not exist, a picture is not listed
+            or listed twice, or the files differ in their classes.
+    """
+    note = on_note or (lambda text: None)
+    if images is not None and not (folder / images).is_dir():
+        raise FileNotFoundError(
+            f"--images {images}: there is no folder {folder / images}. {folders_found(folder)}"
+        )
+    files = [name_file(folder, masks)] if masks else list(find_files(folder, note))
+    pools: dict[Path, Pictures] = {}
+    sources = []
+    for file in files:
+        names = listed_names(file)
+        where = folder / images if images else _pictures_folder(folder, file)
+        if where not in pools:
+            pools[where] = Pictures(where)
+        sources.append(_Source(file, names, pools[where]))
+    joined = _join(folder, sources, note)
+    _require_all_listed([source for source, _ in joined], joined, skip_unlabelled, note)
+    _require_same_classes([source.file for source, _ in joined])
+    listed = []
+    for source, found in joined:
+        note(f"The masks of the pictures in {source.pool.folder} are read from {source.file}.")
+        items = _items(source, found, rle, note)
+        places: dict[str, tuple[str, str | None]] = {}
+        for name, path in found.items():
+            key = os.path.dirname(path)  # noqa: PTH120 (ten times as fast)
+            if key not in places:
+                places[key] = _place(folder, source.pool.folder, path.parent, source.file)
+            above, part = places[key]
+            group = _group(above, path, source.file)
+            listed.append(Listed(path, name_place(source.file, items[name]), group, part))
+    return _with_parts(listed)
+
+
+def _pictures_folder(folder: Path, file: Path) -> Path:
+    # a file from elsewhere speaks of the folder's pictures
+    base = file.parent if folder in (file.parent, *file.parent.parents) else folder
+    if any(each.suffix.lower() in IMAGE_SUFFIXES for each in base.iterdir()):
+        return base
+    if base != folder and base.name.lower() == "annotations":
+        base = base.parent
+    below = sorted(each for each in base.iterdir() if each.is_dir() and each.name[0] != ".")
+    alike = [each for each in below if each.name.lower() in file.stem.lower()]
+    alike.sort(key=lambda each: -len(each.name))
+    usual = [each for each in below if each.name.lower() in IMAGE_FOLDERS]
+    return next((each for each in (*alike, *usual, base) if has_pictures(each)), folder)
+
+
+_Joined = list[tuple[_Source, dict[str, Path]]]
+
+
+def _join(folder: Path, sources: list[_Source], note: Callable[[str], None]) -> _Joined:
+    joined: _Joined = []
+    owner: dict[Path, tuple[Path, str]] = {}
+    strangers = []
+    for source in sources:
+        found: dict[str, Path] = {}
+        missing = []
+        for name in source.names:
+            path = source.pool.find(name, source.file.parent, folder)
+            if path is None:
+                missing.append(name)
+            elif path in owner:
+                other, other_name = owner[path]
+                raise ValueError(
+                    f"{path} is listed twice: as {other_name} in {other} and as {name} in "
+                    f"{source.file}. Remove one of the two, or name one file: --masks."
+                )
+            else:
+                found[name] = path
+                owner[path] = source.file, name
+        if not found:
+            strangers.append(source)
+        elif missing:
+            raise _missing(source, missing)
+        else:
+            joined.append((source, found))
+    for source in strangers:
+        if not joined or not source.names:
+            raise _missing(source, list(source.names))
+        note(
+            f"{source.file} is left aside: of the {len(source.names)} pictures that it lists, "
+            f"none lies in {source.pool.folder}."
+        )
+    return joined
+
+
+def _missing(source: _Source, missing: list[str]) -> ValueError:
+    if not missing:
+        return ValueError(f"{source.file} lists no pictures. Export it again.")
+    return ValueError(
+        f"{source.file} lists {len(source.names)} pictures, of which {len(missing)} are not "
+        f"found among the {len(source.pool.paths)} below {source.pool.folder} (or their name "
+        f"fits several): {first_five(missing)}. Add them, take them off the list, or name the "
+        "pictures' folder: --images."
+    )
+
+
+def _require_all_listed(
+    sources: Iterable[_Source],
+    joined: _Joined,
+    skip_unlabelled: bool,
+    note: Callable[[str], None],
+) -> None:
+    listed = {path for _, found in joined for path in found.values()}
+    for pool in dict.fromkeys(source.pool for source in sources):
+        files = [str(source.file) for source, _ in joined if source.pool is pool]
+        alone = [path for path in pool.paths if path not in listed]
+        if not alone:
+            continue
+        used = {path.parent for path in listed}
+        # a test folder comes without masks at Kaggle's
+        left = {
+            path
+            for path in alone
+            if path.parent not in used
+            and any(find_part(each) == "test" for each in path.relative_to(pool.folder).parts[:-1])
+        }
+        if left:
+            note(f"{len(left)} pictures of a test folder are not listed, and are left aside.")
+        alone = [path for path in alone if path not in left]
+        if skip_unlabelled and alone:
+            note(f"{len(alone)} pictures that are not listed are left out.")
+        elif alone:
+            raise ValueError(
+                f"{len(alone)} of the {len(pool.paths)} pictures below {pool.folder} are not "
+                f"listed in {first_five(files)}: {first_five(alone)}. Add them to it (without "
+                "objects, if there are none), or leave them out: --skip-unlabelled; or name the "
+                "folder of the pictures that are meant: --images."
+            )
+
+
+def _require_same_classes(files: list[Path]) -> None:
+    first: tuple[Path, tuple[str, ...]] | None = None
+    for file in files:
+        names = (rle if file.suffix.lower() == ".csv" else coco).class_names(file)
+        first = first or (file, names)
+        if names != first[1]:
+            raise ValueError(
+                f"The files differ in their classes: {first[0]} has {', '.join(first[1])}; "
+                f"{file} has {', '.join(names)}. Give all of them the same categories, or name "
+                "one file: --masks."
+            )
+
+
+def _items(
+    source: _Source, found: Mapping[str, Path], order: str | None, note: Callable[[str], None]
+) -> Mapping[str, str]:
+    if source.file.suffix.lower() != ".csv":
+        return source.names
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        sizes = dict(zip(found, pool.map(image_size, found.values()), strict=True))
+    return rle.name_items(source.file, sizes, order, note)
+
+
+def _place(folder: Path, top: Path, above: Path, file: Path) -> tuple[str, str | None]:
+    """Say how the groups of a folder's pictures begin, and which part they belong to."""
+    whole, below = (os.path.relpath(above, each).replace(os.sep, "/") for each in (folder, top))
+    said = (find_part(each) for each in (file.stem, *whole.split("/")))
+    part = next(filter(None, said), None)
+    names = [name for name in (part, normalize("NFC", below)) if name and name != "."]
+    return "".join(f"{name}/" for name in names), part
+
+
+def _group(above: str, path: Path, file: Path) -> str:
+    stem = normalize("NFC", path.stem)
+    before, masks, after = file.stem.lower().rpartition("_masks")
+    if masks and not after and before in PARTS and file.suffix.lower() == ".csv":
+        return stem.partition("_")[0] or stem  # Carvana: the car
+    copy = _ROBOFLOW.fullmatch(stem)
+    return f"{above}{copy[1] if copy else stem}"
+
+
+def _with_parts(listed: list[Listed]) -> list[Listed]:
+    parts = {each.part for each in listed}
+    if len(parts) == 1:
+        return [each._replace(part=None) for each in listed]
+    if None in parts:
+        example = next(each for each in listed if each.part is None)
+        raise ValueError(
+            f"{example.image} (mask: {example.mask}) is in none of the parts train, val and "
+            "test, while other pictures are. Name its folder or its annotation file after one."
+        )
+    return listed

@@ -1,0 +1,222 @@
+"""Random changes of an image and its mask together (Albumentations 2.0.8), elastic deformation."""
+
+import os
+from functools import cached_property, lru_cache
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+from albumentations.augmentations.geometric.distortion import BaseDistortion
+from numpy.typing import NDArray
+
+
+class Elastic(BaseDistortion):  # type: ignore[misc]
+    """The deformation as a transform of Albumentations, which moves images and masks by it.
+
+    Seen past its outline, a picture is mirrored.
+    """
+
+    def __init__(self, deviation: float, mask_interpolation: int) -> None:
+        """Make it.
+
+        Args:
+            deviation: Standard deviation of both parts of each displacement [pixels].
+            mask_interpolation: OpenCV's number of how masks are read between pixels.
+        """
+        super().__init__(
+            interpolation=cv2.INTER_LINEAR,
+            mask_interpolation=mask_interpolation,
+            keypoint_remapping_method="direct",
+            p=1.0,
+            border_mode=cv2.BORDER_REFLECT_101,
+        )
+        self.deviation = deviation
+
+    def get_params_dependent_on_data(
+        self, params: dict[str, Any], data: dict[str, Any]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Draw a deformation.
+
+        Args:
+            params: What Albumentations knows: "shape" begins with height and width [pixels].
+            data: The sample; not looked at.
+
+        Returns:
+            "map_x" and "map_y", [H, W] float32: where each pixel is read from [pixels].
+        """
+        height, width = params["shape"][:2]
+        nodes = self.random_generator.normal(0, self.deviation, (2, 3, 3))
+        across, down = (displacements(part, (height, width)) for part in nodes)
+        return {
+            "map_x": np.arange(width, dtype=np.float32) + across,
+            "map_y": np.arange(height, dtype=np.float32)[:, None] + down,
+        }
+
+
+def displacements(nodes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Interpolate between 3 x 3 nodes, bicubically.
+
+    Args:
+        nodes: [3, 3] float64; the corners, the middles of the sides, and the centre.
+        size: Height and width [pixels].
+
+    Returns:
+        [*size] float32; at the nodes what was given there.
+    """
+    return (_cubic(size[0]) @ nodes @ _cubic(size[1]).T).astype(np.float32)
+
+
+@lru_cache(maxsize=16)
+def _cubic(count: int) -> NDArray[np.float64]:
+    """[count, 3]: how much each of three nodes counts at each pixel between the outer two.
+
+    This is the cubic convolution of Keys 1981 with a = -1/2; beyond the outer nodes lie
+    others of the same value.
+    """
+    places = np.linspace(0, 2, count)[:, None]
+    d = np.abs(places - np.arange(-1, 4))
+    near = 1 - 2.5 * d**2 + 1.5 * d**3
+    far = 2 - 4 * d + 2.5 * d**2 - 0.5 * d**3
+    counts = np.where(d < 1, near, np.where(d < 2, far, 0))
+    return np.stack([counts[:, :2].sum(axis=1), counts[:, 2], counts[:, 3:].sum(axis=1)], axis=1)
+
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before the import: it would ask the network
+
+
+def _strengths(mask_interpolation: int) -> dict[str, list[Any]]:
+    """The transforms of each strength; masks are read between pixels as is said here."""
+
+    def affine(scale: float, angle: float, shift: float, shear: float = 0) -> A.Affine:
+        return A.Affine(
+            scale=(1 - scale, 1 + scale),
+            rotate=(-angle, angle),
+            translate_percent=(-shift, shift),
+            shear=(-shear, shear),
+            interpolation=cv2.INTER_LINEAR,
+            mask_interpolation=mask_interpolation,
+            border_mode=cv2.BORDER_REFLECT_101,
+            p=0.8,
+        )
+
+    def colour(amount: float) -> A.RandomBrightnessContrast:
+        return A.RandomBrightnessContrast(brightness_limit=amount, contrast_limit=amount, p=0.5)
+
+    return {
+        "none": [],
+        "flip": [A.HorizontalFlip(p=0.5)],
+        "light": [A.HorizontalFlip(p=0.5), affine(0.15, 5, 0.05), colour(0.2)],
+        "strong": [
+            A.HorizontalFlip(p=0.5),
+            A.VerticalFlip(p=0.5),
+            affine(0.3, 45, 0.1, shear=8),
+            colour(0.3),
+            A.RandomGamma(gamma_limit=(70, 140), p=0.3),
+            A.GaussianBlur(sigma_limit=(0.3, 1.5), p=0.2),
+        ],
+    }
+
+
+class Augment:
+    """A named strength of augmentation (none, flip, light or strong), and elastic deformation."""
+
+    def __init__(self, strength: str, elastic: float = 0.0, told: int = 0) -> None:
+        """Make it.
+
+        Args:
+            strength: One of "none", "flip" (left and right), "light" (flip, small affine
+                changes, brightness and contrast), "strong" (for pictures without an upright
+                side: flips, turns up to 45 degrees, larger changes, gamma, blur).
+            elastic: Standard deviation of the displacements [pixels] of a deformation that
+                comes first, see `Elastic`; 0 for none.
+            told: So many last channels of the images are no light: they are moved with the
+                others, and not changed otherwise.
+
+        Raises:
+            ValueError: No such strength.
+        """
+        # shares are areas: they may be mixed
+        self._compose = _compose(strength, elastic, cv2.INTER_LINEAR)
+        self._settings = strength, elastic
+        self._told = told
+
+    def __reduce__(self) -> tuple[type["Augment"], tuple[str, float, int]]:
+        """Be made anew in another process: a hundred bytes instead of 18,000."""
+        return Augment, (*self._settings, self._told)
+
+    def __call__(
+        self, image: NDArray[Any], shares: NDArray[np.uint8], state: tuple[int, ...]
+    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Change one sample.
+
+        Args:
+            image: [H, W, C] uint8, or float32.
+            shares: [H, W, K] uint8, in 1/255.
+            state: Numbers that fix every random choice, such as (seed, epoch, draw number).
+
+        Returns:
+            Image and shares, changed alike, in the same dtypes and sizes.
+        """
+        self._compose.set_random_seed(_seed(state))
+        light, moved = image, shares
+        if self._told:  # moved as the shares are, and not changed otherwise
+            light, told = image[..., : -self._told], image[..., -self._told :]
+            moved = np.concatenate([shares, _as_bytes(told)], axis=2)
+        low, span = _own_range(light)
+        stretched = (low, span) != (0, 1)
+        changed = self._compose(image=(light - low) / span if stretched else light, mask=moved)
+        result = changed["image"] * span + low if stretched else changed["image"]
+        if not self._told:
+            return result, changed["mask"]
+        shares, told = np.split(changed["mask"], [shares.shape[2]], axis=2)
+        if result.dtype != np.uint8:
+            told = told.astype(result.dtype) / 255
+        return np.concatenate([result, told], axis=2), shares
+
+    @cached_property
+    def _compose_labels(self) -> A.Compose:
+        """The same for the numbers of objects, which may not be mixed; made where it is used."""
+        return _compose(*self._settings, cv2.INTER_NEAREST)
+
+    def move(self, labels: NDArray[np.uint16], state: tuple[int, ...]) -> NDArray[np.uint16]:
+        """Move the numbers of objects as `__call__` moves the shares of the same sample.
+
+        Args:
+            labels: [H, W, 1] uint16.
+            state: As given to `__call__`.
+
+        Returns:
+            [H, W, 1] uint16; only numbers that were there.
+        """
+        self._compose_labels.set_random_seed(_seed(state))
+        # no transform draws by what it sees, so a blank image leads to the same moves
+        blank = np.zeros((*labels.shape[:2], 1), np.uint8)
+        moved: NDArray[np.uint16] = self._compose_labels(image=blank, mask=labels)["mask"]
+        return moved
+
+
+def _compose(strength: str, elastic: float, mask_interpolation: int) -> A.Compose:
+    strengths = _strengths(mask_interpolation)
+    if strength not in strengths:
+        raise ValueError(f"augment is {strength!r}; it is one of {', '.join(strengths)}.")
+    first = [Elastic(elastic, mask_interpolation)] if elastic > 0 else []
+    return A.Compose([*first, *strengths[strength]])
+
+
+def _seed(state: tuple[int, ...]) -> int:
+    return int(np.random.SeedSequence(state).generate_state(1)[0])
+
+
+def _as_bytes(told: NDArray[Any]) -> NDArray[np.uint8]:
+    return told if told.dtype == np.uint8 else (told * 255).round().astype(np.uint8)
+
+
+def _own_range(image: NDArray[Any]) -> tuple[float, float]:
+    """Find what Albumentations must see as 0..1, which it clips floats to: lowest and span."""
+    if image.dtype == np.uint8:
+        return 0.0, 1.0
+    low, high = float(image.min()), float(image.max())
+    if low >= 0 and high <= 1:
+        return 0.0, 1.0
+    return low, max(high - low, 1e-12)

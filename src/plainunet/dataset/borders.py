@@ -1,0 +1,163 @@
+"""Objects that touch or nearly do, and how much the ground between them weighs in the loss.
+
+After section 3 of Ronneberger, Fischer and Brox 2015 (arXiv 1505.04597): a background pixel
+between two objects weighs w_0 exp(-(d1 + d2)^2 / (2 sigma^2)) more than others, where d1 and d2
+are its distances to the nearest object and to the second nearest. Where objects touch there is
+no such pixel, so they are parted first.
+
+Objects are `labels`, uint16: 0 where there is none (background and void), else a number that
+all pixels of one object share.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from plainunet.dataset.coding import MaskCoding
+
+REACH = 5.0
+"""Sum of distances, in sigmas, beyond which a border weight counts as 0.
+
+It would be below exp(-5^2 / 2) = 4e-6 of w_0 there."""
+_MOST_OBJECTS = 65535
+
+
+def find_objects(
+    mask: NDArray[Any], coding: MaskCoding, path: Path | None = None
+) -> NDArray[np.uint16]:
+    """Number the objects of a mask.
+
+    Args:
+        mask: [H, W] uint8 or uint16, as stored.
+        coding: What its values mean. Of kind "instances", every value above 0 is an object;
+            else every connected part of a class but the background is one, where pixels that
+            touch at a corner are connected.
+        path: The mask's file, for the message.
+
+    Returns:
+        Labels [H, W] uint16, numbered from 1 without gaps.
+
+    Raises:
+        ValueError: The mask holds a value that is no class's, or more than 65535 objects.
+    """
+    ids = coding.encode(mask, path)
+    if coding.kind == "instances":
+        values = np.where(ids == 1, mask, 0)
+        present = np.bincount(values.ravel(), minlength=1) > 0
+        present[0] = False
+        return present.cumsum().astype(np.uint16)[values]
+    labels, count = np.zeros(mask.shape, np.int32), 0
+    for class_id in range(1, coding.num_classes):
+        parts, numbers = cv2.connectedComponents((ids == class_id).astype(np.uint8), connectivity=8)
+        np.add(numbers, count, out=labels, where=numbers > 0)
+        count += parts - 1
+    if count > _MOST_OBJECTS:
+        prefix = "the mask" if path is None else str(path)
+        raise ValueError(
+            f"{prefix} holds {count} objects (connected parts of a class); border weights are "
+            f"for at most {_MOST_OBJECTS}. Train without them, or clear its speckles."
+        )
+    return labels.astype(np.uint16)
+
+
+def resize_labels(labels: NDArray[np.uint16], size: tuple[int, int]) -> NDArray[np.uint16]:
+    """Bring labels to another size by nearest neighbour; numbers are never mixed.
+
+    Args:
+        labels: [H, W, 1] uint16.
+        size: New height and width [pixels].
+
+    Returns:
+        [size[0], size[1], 1] uint16; an object may be lost where it is below a pixel.
+    """
+    if labels.shape[:2] == size:
+        return labels
+    # EXACT: pixel centres fall where those of `resize` do
+    resized = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return resized.astype(np.uint16, copy=False).reshape(*size, 1)
+
+
+def part_touching(labels: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Find the pixels where two different objects meet.
+
+    Args:
+        labels: [H, W] uint16.
+
+    Returns:
+        [H, W] bool, true where the 3 x 3 pixels around hold two different objects: two pixels
+        wide along a shared outline, one wide where a gap of one pixel is left.
+    """
+    around = np.ones((3, 3), np.uint8)
+    highest = cv2.dilate(labels, around)
+    lowest = cv2.erode(np.where(labels == 0, np.uint16(65535), labels), around)
+    meets: NDArray[np.bool_] = lowest < highest
+    return meets
+
+
+def part_objects(
+    labels: NDArray[np.uint16], shares: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """Lay background between touching objects of one class.
+
+    Objects of two classes are told apart by their classes, and stay as they are.
+
+    Args:
+        labels: [H, W] uint16.
+        shares: [H, W, K] uint8, in 1/255.
+
+    Returns:
+        Labels, 0 where objects meet, and shares, there all the valid area in class 0.
+    """
+    parting = part_touching(labels)
+    if shares.shape[2] > 2 and parting.any():
+        class_ids = 1 + shares[..., 1:].argmax(axis=2)
+        parting[:] = False
+        for class_id in range(1, shares.shape[2]):
+            parting |= part_touching(np.where(class_ids == class_id, labels, np.uint16(0)))
+    parted = shares.copy()
+    parted[parting] = 0
+    parted[parting, 0] = shares[parting].sum(axis=1, dtype=np.int64).clip(max=255)
+    return np.where(parting, np.uint16(0), labels), parted
+
+
+def border_weights(labels: NDArray[np.uint16], weight: float, sigma: float) -> NDArray[np.float32]:
+    """Say how much more than others each pixel between two objects weighs.
+
+    Args:
+        labels: [H, W] uint16.
+        weight: w_0, that of a pixel at no distance from two objects; 10 in the paper.
+        sigma: How fast it falls off [pixels of `labels`]; 5 in the paper.
+
+    Returns:
+        [H, W] float32 in 0..w_0: the exponential term alone, distances taken between the
+        centres of pixels. 0 on objects, where there are fewer than two, and where it would be
+        below 4e-6 w_0; elsewhere exact but for rounding.
+    """
+    reach = math.ceil(REACH * sigma)
+    nearest = np.full(labels.shape, np.inf, np.float32)
+    second = nearest.copy()
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None:
+            continue
+        area = tuple(slice(max(0, side.start - reach), side.stop + reach) for side in box)
+        outside = labels[area] != label
+        if not labels[area][outside].any():
+            continue  # no other object within reach: nothing is between
+        distance = cv2.distanceTransform(
+            outside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+        )
+        # OpenCV's last bit depends on where in memory an array lies; squares are whole numbers
+        square = np.rint(distance**2)
+        # views, so both are updated in place
+        first, other = nearest[area], second[area]
+        np.minimum(other, np.maximum(first, square), out=other)
+        np.minimum(first, square, out=first)
+    total = np.sqrt(nearest) + np.sqrt(second)  # infinite with fewer than two in reach
+    border: NDArray[np.float32] = np.float32(weight) * np.exp(-(total**2) / (2 * sigma**2))
+    border[(labels > 0) | (total > REACH * sigma)] = 0
+    return border

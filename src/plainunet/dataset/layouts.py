@@ -1,0 +1,296 @@
+"""A folder -> which of its folders hold the pictures, and which the masks.
+
+In: a data set's folder, perhaps with the names of two folders in it. Out: the folders to pair,
+or an error that says which folders were found. No picture is opened here.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from plainunet.formats.images import IMAGE_SUFFIXES
+from plainunet.formats.problems import DataError, OnProblem, command, report
+
+PARTS = {
+    **{"train": "train", "training": "train", "test": "test"},
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+}
+IMAGE_FOLDERS = ("images", "image", "imgs", "img")
+"""Names of folders that hold pictures."""
+_MASKS = ("masks", "mask", "labels", "label", "annotations")
+_BESIDE = ("{}_masks", "{}annot")  # Kaggle's and CamVid's masks of the pictures in train/
+_ENDINGS = tuple(IMAGE_SUFFIXES)
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder of pictures and one of masks, under which the same folders may follow.
+
+    Attributes:
+        images: The pictures' folder.
+        masks: The masks' folder, or None where the pictures' folder may hold them too.
+        part: The part that the folder's name gives, or "" where it gives none.
+    """
+
+    images: Path
+    masks: Path | None
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a data set keeps its pictures and masks.
+
+    Attributes:
+        roots: Its folders.
+        group_by: The pattern that finds a picture's group in its name, if the layout has one.
+    """
+
+    roots: tuple[Root, ...]
+    group_by: str | None = None
+
+
+def find_layout(
+    folder: Path,
+    images: str | None = None,
+    masks: str | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Layout:
+    """Find the folders that hold the pictures and the masks.
+
+    Args:
+        folder: The data set.
+        images: The pictures' folder below it, or below its train/, val/ and test/; without it,
+            looked for.
+        masks: The masks' folder, likewise.
+        on_note: Called with a sentence on each folder that was left aside.
+
+    Returns:
+        The folders. Where none has a known name, `folder` itself, without a folder of masks.
+
+    Raises:
+        FileNotFoundError: A named folder does not exist, or only the masks' one was found.
+        ValueError: More than one layout, or more than one folder, fits.
+    """
+    if images is not None or masks is not None:
+        names = [name for name in (images, masks) if name is not None]
+        tops = [] if (folder / names[0]).is_dir() else _parts_with(folder, names)
+        if tops:
+            roots = [(_named(folder / top, images, masks, on_note), top) for top in tops]
+            return Layout(tuple(Root(root.images, root.masks, top) for root, top in roots))
+        return Layout((_named(folder, images, masks, on_note),))
+    kaggle, camvid = (_beside(folder, pattern) for pattern in _BESIDE)
+    plain = _plain(folder, on_note)
+    above = _above(folder, on_note)
+    fits = [found for found in (kaggle, camvid, above, plain) if found]
+    if len(fits) > 1:
+        named = " and ".join(
+            f"{found[0].images.relative_to(folder)}/ with {found[0].masks.relative_to(folder)}/"
+            if found[0].masks
+            else f"{found[0].images.relative_to(folder)}/"
+            for found in fits
+        )
+        raise ValueError(
+            f"{folder} holds both {named}; which of them is meant is not clear. Move one of the "
+            "two elsewhere, or name the folders: --images and --masks."
+        )
+    if not fits:
+        return Layout((Root(folder, None),))
+    return Layout(fits[0], "[^_]+" if kaggle else None)
+
+
+def find_part(name: str) -> str | None:
+    """Tell the part that a file's or folder's name speaks of.
+
+    Args:
+        name: Such as "instances_val2017".
+
+    Returns:
+        "train", "val" or "test", or None where it is none of them, or several.
+    """
+    words = {PARTS.get(word.lower()) for word in _WORD.findall(name)} - {None}
+    return words.pop() if len(words) == 1 else None
+
+
+def walk(
+    root: Path, leave_out: Path | None = None, on_problem: OnProblem | None = None
+) -> Iterator[Path]:
+    """List the pictures below a folder, all the way down; hidden ones are passed over.
+
+    Args:
+        root: The folder.
+        leave_out: A folder below it that is not entered.
+        on_problem: Told of a link that leads back, a folder that may not be opened and one
+            that is named like a picture, which are passed over then.
+
+    Yields:
+        The files, folder by folder, each folder's sorted by name.
+
+    Raises:
+        DataError: There is such a link or folder, and nobody to be told.
+    """
+
+    def tell_closed(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            problem = DataError(
+                f"{error.filename} cannot be opened ({error.strerror}). Check its permissions.",
+                "not-readable",
+                [Path(error.filename)],
+                command("chmod", "u+rx", error.filename),
+            )
+            report(problem, on_problem)
+
+    seen = set()
+    for name, folders, files in os.walk(root, onerror=tell_closed, followlinks=True):
+        real = os.path.realpath(name)
+        if real in seen:
+            problem = DataError(
+                f"{name} leads back to {real}, which is read already. Remove the link.",
+                "link-loop",
+                [Path(name)],
+                command("rm", _link_in(Path(name), root)),
+            )
+            report(problem, on_problem)
+            folders.clear()
+            continue
+        seen.add(real)
+        here = Path(name)
+        folders[:] = sorted(
+            each for each in folders if not each.startswith(".") and here / each != leave_out
+        )
+        for each in folders:
+            if Path(each).suffix.lower() in IMAGE_SUFFIXES:
+                problem = DataError(
+                    f"{here / each} is a folder, but is named like a picture. Rename or remove it.",
+                    "not-a-picture",
+                    [here / each],
+                    command("mv", here / each, here / Path(each).stem),
+                )
+                report(problem, on_problem)
+        for each in sorted(files):
+            if not each.startswith(".") and each.lower().endswith(_ENDINGS):
+                yield here / each
+
+
+def _link_in(path: Path, root: Path) -> Path:
+    """The link below a folder through which a path leads."""
+    above = [each for each in path.parents if root in each.parents]
+    return next((each for each in (path, *above) if each.is_symlink()), path)
+
+
+def folders_found(folder: Path) -> str:
+    """Say which folders a folder holds, for an error.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        A sentence with up to ten names.
+    """
+    names = [f"{name}/" for name in _folders(folder)]
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"Folders found: {', '.join(names[:10]) or 'none'}{more}."
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(
+        each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")
+    )
+
+
+def _beside(folder: Path, pattern: str) -> tuple[Root, ...]:
+    if not (folder / "train").is_dir() or not (folder / pattern.format("train")).is_dir():
+        return ()
+    # Kaggle's own test/ comes without masks
+    return tuple(
+        Root(folder / part, folder / pattern.format(part), part)
+        for part in PARTS
+        if (folder / part).is_dir() and (part != "test" or (folder / pattern.format(part)).is_dir())
+    )
+
+
+def _plain(folder: Path, on_note: Callable[[str], None] | None) -> tuple[Root, ...]:
+    image_folder = _one_of(folder, IMAGE_FOLDERS, "--images")
+    if image_folder is None:
+        return ()
+    mask_folder = _one_of(folder, _MASKS, "--masks", on_note)
+    return (Root(folder / image_folder, None if mask_folder is None else folder / mask_folder),)
+
+
+def _above(folder: Path, on_note: Callable[[str], None] | None) -> tuple[Root, ...]:
+    # train/images/ with train/masks/
+    roots = []
+    for name in _folders(folder):
+        if name.lower() in PARTS:
+            for root in _plain(folder / name, on_note):
+                if root.masks is not None or name.lower() != "test":
+                    roots.append(Root(root.images, root.masks, name))
+    return tuple(roots)
+
+
+def _one_of(
+    folder: Path, words: Sequence[str], flag: str, on_note: Callable[[str], None] | None = None
+) -> str | None:
+    names = _folders(folder)
+    fits = [name for name in names if name.lower() in words]
+    # what is called as it should be comes before its likes
+    fits = [name for name in fits if name.lower() == words[0]] or fits
+    if len(fits) > 1:
+        raise ValueError(
+            f"{folder} holds {' and '.join(f'{name}/' for name in fits)}; which of them is meant "
+            f"is not clear. Name one: {flag} {fits[0]}."
+        )
+    if not fits:
+        return None
+    others = [
+        name
+        for name in names
+        if name != fits[0]
+        and name.lower() not in (*PARTS, *IMAGE_FOLDERS)
+        and any(each.suffix.lower() in IMAGE_SUFFIXES for each in (folder / name).iterdir())
+    ]
+    if others and on_note is not None:
+        on_note(
+            f"The masks are taken from {folder / fits[0]}; {', '.join(f'{o}/' for o in others)} "
+            f"beside it {'is' if len(others) == 1 else 'are'} left aside. {flag} {others[0]} "
+            "takes the masks from there instead."
+        )
+    return fits[0]
+
+
+def _parts_with(folder: Path, names: Sequence[str]) -> list[str]:
+    """The folders train/, val/ and test/ that have all of these folders in them."""
+    return [
+        top
+        for top in _folders(folder)
+        if top.lower() in PARTS and all((folder / top / name).is_dir() for name in names)
+    ]
+
+
+def _named(
+    folder: Path,
+    images: str | None,
+    masks: str | None,
+    on_note: Callable[[str], None] | None,
+) -> Root:
+    for name, flag in ((images, "--images"), (masks, "--masks")):
+        if name is not None and not (folder / name).is_dir():
+            raise FileNotFoundError(
+                f"{flag} {name}: there is no folder {folder / name}. {folders_found(folder)}"
+            )
+    if images is None:
+        images = _one_of(folder, IMAGE_FOLDERS, "--images")
+    elif masks is None:
+        beside = [pattern.format(images) for pattern in _BESIDE]
+        there = [name for name in beside if (folder / name).is_dir()]
+        masks = there[0] if there else _one_of(folder, _MASKS, "--masks", on_note)
+    if images is None:
+        raise FileNotFoundError(
+            f"{folder} has no pictures where they are looked for; name their folder as well: "
+            f"--images. {folders_found(folder)}"
+        )
+    same = masks is None or (folder / masks).samefile(folder / images)
+    return Root(folder / images, None if same or masks is None else folder / masks)

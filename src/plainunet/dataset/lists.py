@@ -1,0 +1,375 @@
+"""Lists of pairs, and what lists and commands call images."""
+
+import csv
+import io
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
+
+from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, walk
+from plainunet.dataset.matching import Key, match_names
+from plainunet.formats.images import IMAGE_SUFFIXES
+from plainunet.formats.sources import class_files, files_of, find_place
+
+_NEEDED = ("image", "mask")
+_SUFFIX = re.compile(r"(?<=[^/])\.[^./]*$")
+_COLUMNS = (*_NEEDED, "group", "part")
+_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # what surrogateescape makes of it
+_BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
+
+
+class Listed(NamedTuple):
+    """A picture and its mask, as listed.
+
+    Attributes:
+        image: The picture's file, or a page of a file.
+        mask: The mask's file, or what else `places` says that a path may name.
+        group: Its group; its own name where none is given.
+        part: "train", "val" or "test", or None where none is given.
+    """
+
+    image: Path
+    mask: Path
+    group: str
+    part: str | None
+
+
+def read_listed(
+    folder: Path,
+    pairs: str,
+    skip_unlabelled: bool = False,
+    on_note: Callable[[str], None] | None = None,
+) -> list[Listed]:
+    """Find the pictures and masks that `--pairs` speaks of.
+
+    Args:
+        folder: The data set.
+        pairs: Two patterns below it, or the path of a list, which may start from `folder`.
+        skip_unlabelled: Whether pictures that match without a mask are left out.
+        on_note: Called with a sentence on how many were.
+
+    Returns:
+        The pictures with their masks.
+
+    Raises:
+        FileNotFoundError: There is no such list.
+        ValueError: A pattern is none, matches nothing, or leaves a file without partner; or
+            the list has a wrong line.
+    """
+    if "*" in pairs:
+        return _by_patterns(folder, pairs, skip_unlabelled, on_note)
+    path = Path(pairs)
+    path = path if path.exists() else folder / pairs
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--pairs {pairs}: there is no such list, here or in {folder}. Give the path of a CSV "
+            "file with the columns image,mask, or two patterns: 'images/*.jpg:masks/*_m.png'."
+        )
+    return _by_list(folder, path)
+
+
+def _by_patterns(
+    folder: Path, pairs: str, skip_unlabelled: bool, on_note: Callable[[str], None] | None
+) -> list[Listed]:
+    patterns = pairs.split(":")
+    if len(patterns) != 2 or any(pattern.count("*") != 1 for pattern in patterns):
+        raise ValueError(
+            f"--pairs '{pairs}' is not two patterns with one * each. Give them like this: "
+            "'images/*.jpg:masks/*_m.png'; what the * stands for joins a picture with its mask."
+        )
+    if _BRACES.search(patterns[0]):
+        raise ValueError(
+            f"--pairs '{pairs}': braces stand for classes, and pictures have none. Put them into "
+            "the second pattern, the masks'."
+        )
+    if patterns[0] == patterns[1]:
+        raise ValueError(f"--pairs '{pairs}': both patterns are the same. Give the masks' own.")
+    images, masks = (_matches(folder, pattern) for pattern in patterns)
+    # 'a_mask.png' matches '*.png' too, but is meant by '*_mask.png'
+    images_first = len(patterns[0]) > len(patterns[1])
+    first, second = (images, masks) if images_first else (masks, images)
+    for path in first.keys() & second.keys():
+        del second[path]
+    for pattern, found in zip(patterns, (images, masks), strict=True):
+        if not found:
+            raise ValueError(
+                f"--pairs: no picture file below {folder} matches '{pattern}'. The pattern starts "
+                "from there, and its * stands for a part of one name."
+            )
+    image_files = _once(images)
+    braces = _BRACES.search(normalize("NFC", patterns[1]))
+    mask_files = _joined(folder, masks, braces[0]) if braces else _once(masks)
+    joined = match_names(image_files, mask_files, True, skip_unlabelled)
+    if len(joined) < len(image_files) and on_note is not None:
+        on_note(f"{len(image_files) - len(joined)} pictures without a mask are left out.")
+    return [
+        Listed(image_files[key], mask_files[mask], key[1], None) for key, mask in joined.items()
+    ]
+
+
+class _Match(NamedTuple):
+    star: str
+    class_name: str  # "" where the pattern has no braces
+    pieces: tuple[str, ...]  # what stands before, between and behind them
+
+
+def _matches(folder: Path, pattern: str) -> dict[Path, _Match]:
+    pattern = normalize("NFC", pattern.removeprefix("./"))
+    braces = _BRACES.findall(pattern)
+    if len(set(braces)) > 1:
+        raise ValueError(
+            f"--pairs: the braces in '{pattern}' differ: {' and '.join(sorted(set(braces)))}. They "
+            "stand for the classes; name the same ones, in the same order."
+        )
+    # of {a,b_a}, '1_b_a' ends in the longer
+    names = sorted(braces[0][1:-1].split(",") if braces else [""], key=len, reverse=True)
+    pieces = [
+        f"(?P<p{number}>{re.escape(piece)})".replace(r"\*", "(?P<star>[^/]+)")
+        for number, piece in enumerate(_BRACES.split(pattern))
+    ]
+    # a.JPG is meant as well
+    regexes = {name: re.compile(re.escape(name).join(pieces), re.IGNORECASE) for name in names}
+    start = len(folder.as_posix().rstrip("/")) + 1 if folder != Path() else 0
+    base = folder / re.split(r"[*{]" if braces else r"\*", pattern)[0].rpartition("/")[0]
+    found = {}
+    for path in walk(base if base.is_dir() else folder):
+        below = path.as_posix()[start:]
+        for name, regex in regexes.items():
+            match = regex.fullmatch(below) or regex.fullmatch(normalize("NFC", below))
+            if match:
+                parts = tuple(match[f"p{number}"] for number in range(len(pieces)))
+                found[path] = _Match(normalize("NFC", match["star"]), name, parts)
+                break
+    return found
+
+
+def _once(found: dict[Path, _Match]) -> dict[Key, Path]:
+    files: dict[Key, Path] = {}
+    for path, match in found.items():
+        key = "", match.star
+        if key in files:
+            raise ValueError(
+                f"--pairs: {files[key]} and {path} both match with '{match.star}' for the *. "
+                "Keep one of them, or give a list. If each class has a file of its own, name the "
+                "classes in braces: 'masks/{road,car}/*.png'."
+            )
+        files[key] = path
+    return files
+
+
+def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, Path]:
+    masks: dict[Key, Path] = {}
+    for path, match in found.items():
+        mask = folder / braces.join(match.pieces)
+        other = masks.setdefault(("", match.star), mask)
+        if other != mask or class_files(mask).get(match.class_name) != path:
+            raise ValueError(
+                f"--pairs: {path} is not {other} with '{match.class_name}' for the braces. Name "
+                "the masks of a picture's classes alike but for the class, suffix and large and "
+                "small letters too."
+            )
+    return masks
+
+
+def _by_list(folder: Path, path: Path) -> list[Listed]:
+    rows = _rows(path)
+    line, header = next(rows, (1, []))
+    columns = [name.strip().lower() for name in header]
+    if any(columns.count(name) != 1 for name in _NEEDED) or set(columns) - set(_COLUMNS):
+        raise ValueError(
+            f"{path}, line {line}: the header is '{','.join(header)}'. It must name the columns "
+            "image,mask and may name group,part, with commas between."
+        )
+    problems: list[str] = []
+    listed: list[Listed] = []
+    seen: dict[str, int] = {}
+    for line, row in rows:
+        if len(row) != len(columns):
+            problems.append(f"line {line} has {len(row)} fields, the header {len(columns)}")
+            continue
+        cells = dict(zip(columns, row, strict=True))
+        said = cells.get("part", "").strip()
+        part = PARTS.get(said.lower())
+        if said and part is None:
+            problems.append(f"line {line}: the part '{said}' is none of train, val and test")
+        files = []
+        for column in _NEEDED:
+            file = _existing(cells[column], column, path.parent, folder)
+            # of a file for each class, the same may not be in two masks
+            several = file is not None and bool(class_files(file)) and not find_place(file)
+            own = files_of(file) if several and file else [file] if file else []
+            twice = next((each for each in own if str(each) in seen), None)
+            if file is None and _NOT_UTF8.search(cells[column]):
+                problems.append(f"line {line}: this is not UTF-8. Save the list as 'CSV UTF-8'")
+            elif file is None:
+                problems.append(f"line {line}: the {column} '{cells[column]}' does not exist")
+            elif twice is not None:
+                problems.append(f"line {line}: {twice} stands in line {seen[str(twice)]} already")
+            else:
+                seen |= dict.fromkeys(map(str, own), line)
+                files.append(file)
+        if len(files) == 2:
+            group = cells.get("group") or normalize("NFC", _SUFFIX.sub("", cells["image"]))
+            listed.append(Listed(files[0], files[1], group, part))
+    if {each.part is None for each in listed} == {True, False}:
+        line = next(seen[str(each.image)] for each in listed if each.part is None)
+        problems.append(f"line {line} has no part, while other lines have one")
+    if problems:
+        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"{path} has {len(problems)} wrong line{'s' * (len(problems) > 1)}:\n  "
+            + "\n  ".join(problems[:5])
+            + f"{more}\nMend them; files are named from the list's folder or from {folder}."
+        )
+    return listed
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    # Excel puts a mark before the first letter; what is not UTF-8 may be the name of a file
+    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {reader.line_num}: this is not CSV ({error}). Mend the line."
+        ) from None
+
+
+def _existing(name: str, column: str, *folders: Path) -> Path | None:
+    for path in (folder / name for folder in folders if name):
+        try:
+            if path.is_file():
+                return path
+            place = find_place(path)
+            is_page = place is not None and place.file.suffix.lower() in (".tif", ".tiff")
+            there = files_of(path) if column == "mask" or is_page else []
+            if any(file.is_file() for file in there):
+                return path
+        except OSError:  # too long for a name, or not to be entered
+            continue
+    return None
+
+
+_MASKS = ("masks", "mask")
+
+
+class Pictures:
+    """The pictures below a folder.
+
+    Masks that lie in masks/ beside images/ are none of them.
+
+    Attributes:
+        folder: The folder.
+        paths: Its pictures, folder by folder, each folder's sorted by name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """List the pictures.
+
+        Args:
+            folder: The folder, searched all the way down.
+
+        Raises:
+            ValueError: A link leads back, or a folder is named like a picture.
+        """
+        self.folder = folder
+        self.paths = list(_pictures(folder))
+        start = 0 if folder == Path() else len(folder.as_posix().rstrip("/")) + 1
+        self._tables: list[dict[str, Path | None]] = [{}, {}, {}, {}]
+        for path in self.paths:
+            below = normalize("NFC", path.as_posix()[start:])
+            for table, key in zip(self._tables, _keys(below), strict=True):
+                # what two share finds neither
+                table[key] = None if key in table else path
+
+    def find(self, name: str, *bases: Path) -> Path | None:
+        """Find a picture by its path, else by its name, else by its stem.
+
+        Args:
+            name: What a list calls it.
+            bases: Folders from which the list's paths may start, besides `folder` itself.
+
+        Returns:
+            The picture, or None where none fits, or several do.
+        """
+        listed = normalize("NFC", name.replace("\\", "/"))
+        keys = _keys(listed.removeprefix("./"))
+        path = self._tables[0].get(keys[0])
+        for base in bases if path is None else ():
+            # "images/a.jpg" from above images/, "../images/a.jpg" from beside it
+            below = os.path.relpath(base / listed, self.folder).replace(os.sep, "/")
+            path = path or self._tables[0].get(normalize("NFC", below))
+        for table, key in zip(self._tables[1:], keys[1:], strict=True):
+            path = path or table.get(key)
+        return path
+
+
+def has_pictures(folder: Path) -> bool:
+    """Tell whether there are pictures below a folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Whether there is one, all the way down.
+
+    Raises:
+        ValueError: A link leads back, or a folder is named like a picture.
+    """
+    return next(_pictures(folder), None) is not None
+
+
+def find_images(inputs: Sequence[Path]) -> list[Path]:
+    """List the pictures that files and folders name.
+
+    Args:
+        inputs: Files, taken as they are, and folders, searched all the way down.
+
+    Returns:
+        The pictures, each once, in the order of `inputs`; of each folder sorted by path.
+
+    Raises:
+        FileNotFoundError: One of them does not exist.
+        ValueError: A folder holds no pictures.
+    """
+    found: dict[Path, None] = {}
+    for path in inputs:
+        if path.is_dir():
+            below = sorted(walk(path))
+            if not below:
+                raise ValueError(
+                    f"{path} holds no pictures: no file below it ends in one of "
+                    f"{' '.join(sorted(IMAGE_SUFFIXES))}."
+                )
+            found |= dict.fromkeys(below)
+        elif files_of(path)[0].exists():
+            found[path] = None
+        else:
+            raise FileNotFoundError(f"{path} does not exist. Check the path.")
+    return list(found)
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    # masks/ holds what the list says once more, often one file for each object
+    before, is_mask = "", False
+    for path in walk(folder):
+        above = os.path.dirname(path)  # noqa: PTH120 (ten times as fast)
+        if above != before:
+            before, parent = above, path.parent
+            is_mask = parent.name.lower() in _MASKS and any(
+                each.name.lower() in IMAGE_FOLDERS for each in parent.parent.iterdir()
+            )
+        if not is_mask:
+            yield path
+
+
+def _keys(path: str) -> tuple[str, str, str, str]:
+    stem, dot, suffix = path.rpartition(".")
+    stem = stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else path
+    return path, stem, path.rpartition("/")[2], stem.rpartition("/")[2]

@@ -1,0 +1,555 @@
+"""Names of images and masks -> which belong together, and which have no partner."""
+
+import difflib
+import os
+import re
+from bisect import bisect
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from plainunet.dataset.layouts import PARTS
+from plainunet.formats.encoded import open_encoded
+from plainunet.formats.masks import class_file_names
+from plainunet.formats.problems import DataError, OnProblem, command, first_five
+from plainunet.formats.sources import class_files
+
+Key = tuple[str, str]  # folder below the root, and stem, both in NFC
+Files = Mapping[Key, Path]
+_CURE = (
+    "Add the partner, or remove the file, or say what belongs together: --pairs 'images/*.jpg:"
+    "masks/*_m.png' (for each class a file: 'masks/*_{road,car}.png') or a CSV list: image,mask"
+)
+_MOST_COMPARED = 50
+_ALIKE = 0.7
+_SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "tiff": (".tif", ".tiff")}
+
+
+def tell_lonely(
+    alone: Sequence[Key],
+    images: Files,
+    lonely: Sequence[Key],
+    masks: Files,
+    named: object,
+    stems: tuple[Callable[[Key], str], Callable[[Key], str]],
+    on_problem: OnProblem | None,
+) -> None:
+    """Tell of files without a partner.
+
+    Args:
+        alone: The pictures without a mask.
+        images: All pictures.
+        lonely: The masks without a picture.
+        masks: All masks.
+        named: How masks are named after their pictures.
+        stems: What the stem of a picture's mask would be, and of a mask's picture.
+        on_problem: Told of each, if anybody is.
+
+    Raises:
+        DataError: There are such files, and nobody to be told.
+    """
+    if on_problem is None:
+        problems = []
+        if alone:
+            listed = _with_nearest(alone, images, lonely or list(masks), masks)
+            problems.append(f"{len(alone)} pictures have no mask ({named}): {listed}")
+        if lonely:
+            listed = _with_nearest(lonely, masks, alone or list(images), images)
+            problems.append(f"{len(lonely)} masks have no picture: {listed}")
+        if problems:
+            leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
+            raise DataError(
+                f"{'; '.join(problems)}. {_CURE}.{leave}",
+                "no-mask" if alone else "no-picture",
+                [*(images[key] for key in alone), *(masks[key] for key in lonely)],
+            )
+        return
+    mask_of, picture_of = stems
+    moves: dict[Path, str] = {}
+    missing_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of)
+    _tell_each(alone, images, lonely, masks, missing_mask, picture_of, named, moves, on_problem)
+    missing_picture = _Lonely("picture", "remove it", picture_of)
+    _tell_each(lonely, masks, alone, images, missing_picture, mask_of, named, moves, on_problem)
+
+
+class _Lonely(NamedTuple):
+    what: str  # what is missing
+    advice: str
+    partner_of: Callable[[Key], str]  # the stem that it would have
+
+
+def _tell_each(
+    keys: Sequence[Key],
+    files: Files,
+    others: Sequence[Key],
+    partners: Files,
+    missing: _Lonely,
+    partner_of: Callable[[Key], str],
+    named: object,
+    moves: dict[Path, str],
+    on_problem: OnProblem,
+) -> None:
+    beside = _beside(partners) if keys else {}
+    # compared without what all masks' names share, which would make them all alike
+    named_so = {(key[0], partner_of(key)): key for key in others}
+    order = sorted(named_so)
+    for number, key in enumerate(keys):
+        wanted, path = missing.partner_of(key), files[key]
+        candidate = beside.get((key[0], wanted))
+        if candidate is None and number < _MOST_COMPARED:
+            near = _nearest(key, order)
+            candidate = partners[named_so[near]] if near else None
+        message, cure = f"{path} has no {missing.what} ({named})", ""
+        if candidate is not None:
+            message += f"; nearest is {candidate}"
+            new = candidate.with_name(wanted + _suffix(candidate))
+            if not new.exists() and _is_slip(candidate.stem, wanted):
+                # of two that shall meet, one moves
+                cure = moves.get(path) or command("mv", candidate, new)
+                moves[candidate] = cure
+        message += f". Add the partner, or {missing.advice}."
+        on_problem(DataError(message, f"no-{missing.what}", [path], cure))
+
+
+def _with_nearest(keys: Sequence[Key], files: Files, others: Sequence[Key], partners: Files) -> str:
+    order = sorted(others)
+    said: list[object] = []
+    for key in keys[:5]:
+        near = _nearest(key, order)
+        said.append(f"{files[key]}{f' (nearest: {partners[near]})' if near else ''}")
+    return first_five([*said, *keys[5:]])
+
+
+def _is_slip(name: str, wanted: str) -> bool:
+    """Whether one name is the other misspelt: its numbers are the same, and most letters."""
+    same_numbers = re.findall(r"\d+", name) == re.findall(r"\d+", wanted)
+    return same_numbers and difflib.SequenceMatcher(None, name, wanted).ratio() >= _ALIKE
+
+
+def _nearest(key: Key, order: Sequence[Key]) -> Key | None:
+    at = bisect(order, key)
+    # far apart in the order, names have no beginning in common
+    around = order[max(0, at - 200) : at + 200]
+    near = {stem: (where, stem) for where, stem in around if where == key[0]}
+    found = difflib.get_close_matches(key[1], near, 1)
+    return near[found[0]] if found else None
+
+
+def _beside(partners: Files) -> dict[Key, Path]:
+    """Pictures under names that are no picture's, by folder and stem: '7.dat', '8.png.bak'."""
+    known = {where: path.parent for (where, _), path in partners.items()}
+    taken = set(partners.values())
+    return {
+        (where, name.partition(".")[0]): folder / name
+        for where, folder in known.items()
+        if folder.is_dir()  # not of masks with a file for each class
+        for name in sorted(os.listdir(folder))  # noqa: PTH208 (ten times as fast)
+        if name[0] != "." and folder / name not in taken and (folder / name).is_file()
+    }
+
+
+def fitting_suffix(path: Path, kind: str) -> str:
+    """Name the suffix that a file's content asks for.
+
+    Args:
+        path: The file.
+        kind: Its format, as of `find_kind`.
+
+    Returns:
+        The suffix that it has, where that fits.
+    """
+    usual = _SUFFIXES.get(kind, (f".{kind}",))
+    return path.suffix if path.suffix.lower() in usual else usual[0]
+
+
+def _suffix(path: Path) -> str:
+    try:
+        with open_encoded(path) as (kind, _):
+            return fitting_suffix(path, kind)
+    except (ValueError, FileNotFoundError):
+        return path.suffix
+
+
+_SAMPLE = 2000
+_WORD = r"(?i)(?<![^\W\d_])(?:{})(?![^\W\d_])"
+_MASK_WORD = re.compile(
+    _WORD.format("masks?|labels?|gt|seg|segmentation|annot|annotations?|ground[ _-]?truth")
+)
+_IMAGES = "images?|imgs?|volumes?|sat|rgb|photos?|pictures?|orig|original|raw"
+_IMAGE_WORD = re.compile(_WORD.format(_IMAGES))
+
+
+class _Affixes(NamedTuple):
+    """What is taken off a stem before it is compared."""
+
+    image_start: str = ""
+    image_end: str = ""
+    mask_start: str = ""
+    mask_end: str = ""
+
+    def __str__(self) -> str:
+        """How a mask is named after its picture."""
+        sides = []
+        for mask, image in (
+            (self.mask_start, self.image_start),
+            (self.mask_end, self.image_end),
+        ):
+            if mask and image:
+                sides.append(f"'{mask}' where the picture has '{image}'")
+            elif image:
+                sides.append(f"the picture's name without '{image}'")
+        if sides:
+            return ", ".join(sides)
+        if self.mask_start:
+            return f"'{self.mask_start}', then the picture's name"
+        return f"the picture's name, then '{self.mask_end}'" if self.mask_end else "named like it"
+
+
+def match_names(
+    images: Files,
+    masks: Files,
+    as_they_are: bool = False,
+    skip_unlabelled: bool = False,
+    on_problem: OnProblem | None = None,
+) -> dict[Key, Key]:
+    """Join each picture with its mask.
+
+    Args:
+        images: The pictures.
+        masks: The masks.
+        as_they_are: Whether only equal stems are partners.
+        skip_unlabelled: Whether pictures without a mask are left out.
+        on_problem: Told of each file without a partner, which is left out then.
+
+    Returns:
+        The masks' keys by the pictures' keys, in the pictures' order.
+
+    Raises:
+        DataError: A picture has no mask, or a mask no picture, and there is nobody to be told.
+    """
+    affixes = _Affixes()
+    if as_they_are:
+        joined = _join(images, masks, affixes)
+    else:
+        affixes, joined = _best(images, masks)
+    if not as_they_are and not len(joined) == len(images) == len(masks):
+        # "IMG_1.JPG" and "img_1.png"
+        small_images, small_masks = _small(images), _small(masks)
+        if len(small_images) == len(images) and len(small_masks) == len(masks):
+            _, small = _best(small_images, small_masks)
+            if len(small) == len(images) == len(masks):
+                joined = {small_images[key]: small_masks[mask] for key, mask in small.items()}
+    if skip_unlabelled and joined:
+        images = {key: path for key, path in images.items() if key in joined}
+    _require_all(images, masks, affixes, joined, on_problem)
+    return {key: joined[key] for key in images if key in joined}
+
+
+def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
+    """Tell pictures and masks apart that lie in one folder.
+
+    Args:
+        files: The files.
+
+    Returns:
+        The pictures and the masks; no masks if the names of most files have no partner.
+    """
+    best: tuple[int, set[Key]] = (0, set())
+    for affixes in _one_sided(files, files, lambda start, end: _Affixes("", "", start, end)):
+        longer = {key for key in files if _cut(key, affixes[2:]) in files}
+        shorter = files.keys() - longer
+        # "1" and "1_rgb": here the picture has the longer name
+        is_image = _IMAGE_WORD.search(affixes.mask_start or affixes.mask_end)
+        joined = len(_join(shorter, longer, affixes))
+        best = max(best, (joined, shorter if is_image else longer), key=lambda each: each[0])
+        if best[0] * 2 == len(files):
+            break
+    if best[0] * 2 < len(files):
+        named = {key for key in files if _MASK_WORD.search(key[1])}
+        joined = len(_best({k: files[k] for k in files if k not in named}, _of(files, named))[1])
+        best = max(best, (joined, named), key=lambda each: each[0])
+    if best[0] * 4 < len(files):
+        return dict(files), {}
+    return {key: files[key] for key in files if key not in best[1]}, _of(files, best[1])
+
+
+def _of(files: Files, keys: Iterable[Key]) -> dict[Key, Path]:
+    chosen = set(keys)
+    return {key: path for key, path in files.items() if key in chosen}
+
+
+def _small(files: Files) -> dict[Key, Key]:
+    return {(where.casefold(), stem.casefold()): (where, stem) for where, stem in files}
+
+
+def _cut(key: Key, affixes: Sequence[str]) -> Key | None:
+    start, end = affixes
+    if not start and not end:
+        return key
+    where, stem = key
+    core = stem[len(start) : len(stem) - len(end)]
+    if not core or not stem.startswith(start) or not stem.endswith(end):
+        return None
+    if end and core[-1].isdigit() and end[0].isdigit():
+        return None
+    if start and core[0].isdigit() and start[-1].isdigit():
+        return None
+    return where, core
+
+
+def _join(images: Iterable[Key], masks: Iterable[Key], affixes: _Affixes) -> dict[Key, Key]:
+    by_core = {_cut(key, affixes[:2]): key for key in images}
+    by_core.pop(None, None)
+    joined = {}
+    for mask in masks:
+        image = by_core.get(_cut(mask, affixes[2:]))
+        if image is not None:
+            joined[image] = mask
+    return joined
+
+
+def _best(
+    images: Mapping[Key, object], masks: Mapping[Key, object]
+) -> tuple[_Affixes, dict[Key, Key]]:
+    best: tuple[_Affixes, dict[Key, Key]] = _Affixes(), {}
+    for affixes in _candidates(images, masks):
+        joined = _join(images, masks, affixes)
+        if len(joined) == len(images) == len(masks):
+            return affixes, joined
+        longer = len("".join(affixes)) - len("".join(best[0]))
+        if (len(joined), -longer) > (len(best[1]), 0):
+            best = affixes, joined
+    return best
+
+
+def _candidates(images: Mapping[Key, object], masks: Mapping[Key, object]) -> Iterator[_Affixes]:
+    yield _Affixes()
+    yield from _one_sided(images, masks, lambda start, end: _Affixes("", "", start, end))
+    yield from _one_sided(masks, images, lambda start, end: _Affixes(start, end, "", ""))
+    for image, mask in _two_sided(images, masks):
+        yield _Affixes("", image, "", mask)
+    for image, mask in _two_sided(
+        [(where, stem[::-1]) for where, stem in images],
+        [(where, stem[::-1]) for where, stem in masks],
+    ):
+        yield _Affixes(image[::-1], "", mask[::-1], "")
+    # "img_1" and "1_mask"
+    if len(images) > 1 and len(masks) > 1:
+        ours, theirs = _shared(images), _shared(masks)
+        for affixes in (
+            _Affixes(ours[0], "", "", theirs[1]),
+            _Affixes("", ours[1], theirs[0], ""),
+            _Affixes(*ours, *theirs),
+        ):
+            own = [each for each in affixes if each and affixes.count(each) == 1]
+            if all(_worded(each) for each in own):
+                yield affixes
+
+
+def _one_sided(
+    short: Mapping[Key, object],
+    long: Mapping[Key, object],
+    as_affixes: Callable[[str, str], _Affixes],
+) -> list[_Affixes]:
+    votes: Counter[tuple[str, str]] = Counter()
+    for where, stem in _sample(list(long)):
+        for cut in range(1, len(stem)):
+            if (where, stem[:cut]) in short:
+                votes["", stem[cut:]] += 1
+            if (where, stem[cut:]) in short:
+                votes[stem[:cut], ""] += 1
+    return [as_affixes(*each) for each in _most(votes)]
+
+
+def _two_sided(images: Iterable[Key], masks: Iterable[Key]) -> list[tuple[str, str]]:
+    # in sorted order, what begins most like a name stands beside it
+    votes: Counter[tuple[str, str]] = Counter()
+    order = sorted(images)
+    for key in _sample(sorted(masks)):
+        at = bisect(order, key)
+        for other in order[max(0, at - 1) : at + 1]:
+            if other[0] == key[0]:
+                same = len(_beginning(other[1], key[1]))
+                ends = other[1][same:], key[1][same:]
+                # "1_01" and "1_02" are two of a kind, not picture and mask
+                if same and all(_worded(end) for end in ends):
+                    votes[ends] += 1
+    # one pair alone shows what pairs have in common only by its words: -volume and -labels
+    return [
+        (image, mask)
+        for image, mask in _most(votes)
+        if votes[image, mask] > 1 or (_IMAGE_WORD.search(image) and _MASK_WORD.search(mask))
+    ]
+
+
+def _most(votes: Counter[tuple[str, str]]) -> list[tuple[str, str]]:
+    # with equal votes the shorter: "10_mask" is also "1" followed by "0_mask"
+    return sorted(votes, key=lambda each: (-votes[each], len("".join(each)), each))[:3]
+
+
+def _sample(keys: Sequence[Key]) -> Sequence[Key]:
+    return keys[:: max(1, len(keys) // _SAMPLE)]
+
+
+def _worded(affix: str) -> bool:
+    return any(char.isalpha() for char in affix)
+
+
+def _beginning(one: str, other: str) -> str:
+    same = zip(one, other, strict=False)
+    return one[: next((at for at, (a, b) in enumerate(same) if a != b), min(len(one), len(other)))]
+
+
+def _shared(keys: Iterable[Key]) -> tuple[str, str]:
+    stems = [stem for _, stem in keys]
+    turned = [stem[::-1] for stem in stems]
+    # what the first and the last in order share, all between them share
+    start = _beginning(min(stems), max(stems))
+    end = _beginning(min(turned), max(turned))[::-1]
+    # whole words only: "img_0" is "img_"
+    before, after = re.match(r".*[\W_]", start, re.S), re.search(r"[\W_].*", end, re.S)
+    return before[0] if before else start.rstrip("0123456789"), after[0] if after else ""
+
+
+def _require_all(
+    images: Files,
+    masks: Files,
+    affixes: _Affixes,
+    joined: Mapping[Key, Key],
+    on_problem: OnProblem | None,
+) -> None:
+    partners = set(joined.values())
+    named = "named like the picture" if affixes == _Affixes() else affixes
+
+    def stem_of(key: Key, own: Sequence[str], other: Sequence[str]) -> str:
+        core = (_cut(key, own) or key)[1]
+        return f"{other[0]}{core}{other[1]}"
+
+    tell_lonely(
+        [key for key in images if key not in joined],
+        images,
+        [key for key in masks if key not in partners],
+        masks,
+        named,
+        (
+            lambda key: stem_of(key, affixes[:2], affixes[2:]),
+            lambda key: stem_of(key, affixes[2:], affixes[:2]),
+        ),
+        on_problem,
+    )
+
+
+_HERE = "\0"
+_PAIRS = "--pairs 'images/*.jpg:masks/{road,car}/*.png'"
+
+
+def join_classes(images: Mapping[Key, Path], masks: Mapping[Key, Path]) -> dict[Key, Path] | None:
+    """Join the masks of each picture where there is one folder for each class.
+
+    Such folders are known by their pictures, which have none: `masks/road/1.png` and
+    `masks/car/1.png` for `images/1.jpg`, `masks/train/road/1.png` or `masks/road/train/1.png`
+    for `images/train/1.jpg`. The masks' names may hold the class (`road/1_road.png`).
+
+    Args:
+        images: The pictures, by folder and stem.
+        masks: The masks.
+
+    Returns:
+        The masks by the pictures' folders and the stem that the classes share, each a path with
+        all classes in braces, sorted, the background first; None where the folders are no
+        classes.
+
+    Raises:
+        ValueError: The files of a picture's classes differ in suffix or spelling, or a folder's
+            name cannot stand in braces.
+    """
+    spots = _find_spots({where for where, _ in images}, {where for where, _ in masks})
+    names = {spot.class_name for spot in spots.values()}
+    if len(names) < 2 or {name.lower() for name in names} <= PARTS.keys():
+        return None
+    # "1", "1_road" or "road_1"
+    for own_name in ("(?P<core>.+)", "(?P<core>.+)[-_. ]+{}", "{}[-_. ]+(?P<core>.+)"):
+        found = _by_picture(masks, spots, own_name)
+        # patients' folders look the same, but their masks have no name in common
+        if any(len(files) > 1 for files in found.values()):
+            classes = [name for name in class_file_names(tuple(sorted(names))) if name in names]
+            return _in_braces(found, f"{{{','.join(classes)}}}")
+    return None
+
+
+class _Spot(NamedTuple):
+    where: str  # the pictures' folder
+    class_name: str
+    depth: int  # of the class's folder above the mask, from 0
+
+
+class _Joined(NamedTuple):
+    mask: Path
+    template: str  # its path, with _HERE for the class
+    class_name: str
+
+
+def _find_spots(pictured: set[str], masked: set[str]) -> dict[str, _Spot]:
+    if pictured & masked:
+        return {}
+    parts = {where: Path(where).parts for where in masked}
+    fits = []
+    for at in range(min(map(len, parts.values()), default=0)):
+        spots = {
+            where: _Spot(str(Path(*each[:at], *each[at + 1 :])), each[at], len(each) - 1 - at)
+            for where, each in parts.items()
+        }
+        if all(spot.where in pictured for spot in spots.values()):
+            fits.append(spots)
+    return fits[0] if len(fits) == 1 else {}
+
+
+def _by_picture(
+    masks: Mapping[Key, Path], spots: Mapping[str, _Spot], own_name: str
+) -> dict[Key, list[_Joined]]:
+    found: dict[Key, list[_Joined]] = defaultdict(list)
+    patterns = {
+        where: re.compile(own_name.format(re.escape(spot.class_name)), re.DOTALL)
+        for where, spot in spots.items()
+    }
+    above: dict[str, tuple[str, str]] = {}
+    for (where, stem), path in masks.items():
+        spot = spots[where]
+        match = patterns[where].fullmatch(stem)
+        if match is None:
+            return {}
+        folder, own = os.path.split(path)
+        if folder not in above:
+            parts = list(Path(folder).parts)
+            # as it is spelled on the disk
+            name, parts[-1 - spot.depth] = parts[-1 - spot.depth], _HERE
+            above[folder] = str(Path(*parts)), name
+        template, name = above[folder]
+        start, end = match.span("core")
+        if start:
+            own = _HERE + own[len(name) :]
+        elif end < len(stem):
+            cut = own.rindex(name) if name in own else 0
+            own = own[:cut] + _HERE + own[cut + len(name) :]
+        found[spot.where, match["core"]].append(_Joined(path, f"{template}{os.sep}{own}", name))
+    return found
+
+
+def _in_braces(found: Mapping[Key, list[_Joined]], braces: str) -> dict[Key, Path]:
+    masks: dict[Key, Path] = {}
+    for key, joined in found.items():
+        mask = Path(joined[0].template.replace(_HERE, braces))
+        alike = all(each.template == joined[0].template for each in joined)
+        # what braces stand for is the same for all
+        if not alike or (
+            not masks and class_files(mask).get(joined[0].class_name) != joined[0].mask
+        ):
+            raise ValueError(
+                f"{' and '.join(str(each.mask) for each in joined[:2])} cannot be joined: the "
+                "masks of a picture's classes must have one name and suffix but for the class, "
+                "and no braces or commas in their folders' names. Rename them, or say what "
+                f"belongs together: {_PAIRS}."
+            )
+        masks[key] = mask
+    return masks

@@ -1,0 +1,435 @@
+"""Pairs of files -> training samples: reduced or cut to patches, augmented, with soft targets."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from plainunet.dataset.augment import Augment
+from plainunet.dataset.borders import border_weights, find_objects, part_objects, resize_labels
+from plainunet.dataset.cache import Cache, MixedDepthsError, Sample, cached
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import Pair
+from plainunet.dataset.resize import area_shares, fit_size, reduce_size, resize
+from plainunet.formats.images import image_shape, match_channels, read_image, to_unit
+from plainunet.formats.sources import stem_of
+
+CENTRED = 1 / 3
+"""Share of the patches that are centred on a pixel of a rarer class."""
+_EDGE = 8
+_LOOKED_AT = 512  # of larger pictures, a grid of so many pixels squared is searched for classes
+
+
+def cut_patch(sample: Sample, patch: tuple[int, int], state: Sequence[int]) -> Sample:
+    """Cut a window out of a sample.
+
+    Most lie anywhere in it; a third of them, on average, have a pixel of one of the picture's
+    rarer classes in their middle (Isensee et al. 2021, nnU-Net, supplementary note 2, does so
+    with a third of its patches). The class is drawn evenly from all that the picture has, its
+    commonest left out. A picture smaller than the patch is padded as by `pad`.
+
+    Args:
+        sample: Image [h, w, C], shares [h, w, K] uint8, and perhaps labels [h, w, 1].
+        patch: Height and width of the window [pixels].
+        state: Numbers that fix every random choice, such as (seed, epoch, draw number).
+
+    Returns:
+        The same arrays, [*patch, ...].
+    """
+    height, width = sample[1].shape[:2]
+    random = np.random.default_rng([*state, 1])  # another sequence than that of the augmentation
+    highest = max(0, height - patch[0]), max(0, width - patch[1])
+    centre = None
+    if any(highest) and random.random() < CENTRED:
+        centre = _choose_pixel(sample[1], random)
+    if centre is None:
+        # drawn from a little more than there is, so that edges are not seen too seldom
+        drawn = [
+            random.integers(-(side // _EDGE), most + side // _EDGE, endpoint=True)
+            for side, most in zip(patch, highest, strict=True)
+        ]
+        top, left = (min(max(0, int(n)), most) for n, most in zip(drawn, highest, strict=True))
+    else:
+        top, left = (
+            min(max(0, middle - side // 2), most)
+            for middle, side, most in zip(centre, patch, highest, strict=True)
+        )
+    return pad([part[top : top + patch[0], left : left + patch[1]] for part in sample], patch)
+
+
+def patches_each(sizes: Sequence[tuple[int, int]], patch: tuple[int, int]) -> int:
+    """Say how many patches make a picture.
+
+    Args:
+        sizes: Height and width of each picture [pixels].
+        patch: Height and width of a patch [pixels].
+
+    Returns:
+        So many that patches are as large together as pictures on average, at least 1.
+    """
+    mean = sum(height * width for height, width in sizes) / len(sizes)
+    return max(1, round(mean / (patch[0] * patch[1])))
+
+
+def pad(parts: Sequence[NDArray[np.generic]], size: tuple[int, int]) -> Sample:
+    """Enlarge a sample at the right and bottom.
+
+    Args:
+        parts: Image [h, w, C], shares [h, w, K], and perhaps labels [h, w, 1].
+        size: Height and width wanted, no less than h and w.
+
+    Returns:
+        The image padded by its edge, and the others by nothing, so that the padding does not
+        count in the loss.
+    """
+    image, *others = parts
+    below, right = size[0] - image.shape[0], size[1] - image.shape[1]
+    if not below and not right:
+        return tuple(parts)
+    border = ((0, below), (0, right), (0, 0))
+    return np.pad(image, border, mode="edge"), *(np.pad(part, border) for part in others)
+
+
+def _choose_pixel(shares: NDArray[np.uint8], random: np.random.Generator) -> tuple[int, int] | None:
+    """A pixel of one of the rarer classes; None where there is but one class."""
+    step = max(1, int(math.sqrt(shares.shape[0] * shares.shape[1]) / _LOOKED_AT))
+    first = random.integers(0, step, 2)
+    looked_at = shares[first[0] :: step, first[1] :: step]
+    inside = looked_at > 127
+    counts = inside.sum(axis=(0, 1))
+    rarer = np.flatnonzero(counts)
+    rarer = rarer[rarer != counts.argmax()]
+    if not len(rarer):
+        return None
+    pixels = np.flatnonzero(inside[..., random.choice(rarer)])
+    row, column = divmod(int(random.choice(pixels)), looked_at.shape[1])
+    return int(first[0]) + row * step, int(first[1]) + column * step
+
+
+def balanced_weights(class_shares: NDArray[np.float64]) -> Tensor:
+    """Weights by which every class weighs the same in sum, however few its pixels.
+
+    Args:
+        class_shares: [K] float64, the share of the valid area that each class covers.
+
+    Returns:
+        [K] float32: 1 / (classes present * share), and 0 for a class that is absent; over
+        the area that was measured their mean is 1.
+    """
+    present = class_shares > 0
+    weights = np.zeros(len(class_shares), np.float32)
+    weights[present] = 1 / (present.sum() * class_shares[present])
+    return torch.from_numpy(weights)
+
+
+def make_batch(
+    batch: Sequence[Tensor], device: torch.device, class_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn stacked samples into what the network and the losses take.
+
+    Args:
+        batch: Images [N, H, W, C] uint8, or float32 as the network takes it; shares
+            [N, H', W', K] uint8, in 1/255, with H' and W' a multiple of H and W; and, where
+            there are any, border weights [N, H', W'] float32.
+        device: Where the batch shall lie.
+        class_weights: [K] float32, or None for 1 each.
+
+    Returns:
+        `image` [N, C, H, W] float32, channels last in memory; `target` [N, K, H', W'] float32,
+        class fractions of the valid area (all zero where there is none); `weight`
+        [N, H', W'] float32, the valid fraction in 0..1, times the sum of the border weight and
+        the class weights by their fractions.
+    """
+    images, shares, *borders = (part.to(device, non_blocking=True) for part in batch)
+    unit = images.float() / 255 if images.dtype == torch.uint8 else images
+    areas = shares.permute(0, 3, 1, 2).float()
+    # rounding of each plane to 1/255 lets the sum stray from 255 by a few units
+    total = areas.sum(dim=1)
+    target, valid = areas / total[:, None].clamp(min=1), (total / 255).clamp(max=1)
+    factor: Tensor | float = 1.0
+    if class_weights is not None:
+        factor = (target * class_weights.to(device)[:, None, None]).sum(dim=1)
+    for border in borders:
+        factor = factor + border
+    return unit.permute(0, 3, 1, 2), target, valid * factor
+
+
+Draw = tuple[int, int, int]
+"""Epoch, draw number in it, and number of the sample drawn."""
+
+
+class Samples:
+    """Pictures at a working size, with the shares of the classes at the same size or finer.
+
+    With a box, a picture is reduced to fit (never enlarged), then padded at the right and bottom:
+    the image by its edge, the shares by nothing, so that the padding does not count. Without
+    one, every picture is reduced by the same factor, and sizes differ as the pictures' do.
+
+    Attributes:
+        told: So many last channels of the images are no light but what is told of each pixel.
+    """
+
+    told = 0
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        coding: MaskCoding,
+        box: tuple[int, int] | None,
+        channels: int = 3,
+        target_scale: int = 1,
+        objects: bool = False,
+        factor: float = 1.0,
+    ) -> None:
+        """Name the samples; nothing is read yet.
+
+        Args:
+            pairs: Images with their masks.
+            coding: How mask values become class ids.
+            box: Working height and width [pixels], or None to reduce by `factor`.
+            channels: Channels of the images; a grey picture is shown as RGB where it is 3.
+            target_scale: Stored pixels along one working pixel.
+            objects: Whether samples have a third part, the labels of their objects.
+            factor: Length of a picture's side at the working size, as a share of its own.
+        """
+        # as text: with the paths of 100,000 pairs, a worker process would take seconds to start
+        self._files = [(str(pair.image), str(pair.mask)) for pair in pairs]
+        self.coding = coding
+        self.box = box
+        self.factor = factor
+        self.target_scale = target_scale
+        self.channels = channels
+        self.objects = objects
+        self._cache: Cache | None = None
+        self._as_float = False
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample.
+
+        Args:
+            index: Its number.
+
+        Returns:
+            Image [h, w, C] uint8, or float32 in the network's range, shares [h, w, K] uint8,
+            and, if asked for, labels [h, w, 1] uint16 as by `find_objects`, with (h, w) the
+            box, or else the reduced picture's size, times `target_scale`.
+        """
+        if self._cache is not None:
+            try:
+                return self._cache[index]
+            except FileNotFoundError:  # another process needed its room
+                self._cache = None
+        return self._load(index)
+
+    def name(self, index: int) -> str:
+        """Name a sample.
+
+        Args:
+            index: Its number.
+
+        Returns:
+            The picture's name without suffix; others may have the same.
+        """
+        return stem_of(Path(self._files[index][0]))
+
+    def file(self, index: int) -> str:
+        """Say where a sample comes from.
+
+        Args:
+            index: Its number.
+
+        Returns:
+            The picture's path.
+        """
+        return self._files[index][0]
+
+    def fill_cache(self, on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Decode everything once, if there is room for it.
+
+        Args:
+            on_progress: Told how many of how many samples are ready.
+        """
+        files = [Path(file) for pair in self._files for file in pair]
+        settings = self._settings()
+        sizes = None
+        if self.box is None:
+            t = self.target_scale
+            sizes = [(height * t, width * t) for height, width in self.sizes]
+        try:
+            self._cache = cached(files, settings, self._load, on_progress, sizes)
+        except MixedDepthsError:
+            self._as_float = True
+            settings["float"] = True
+            self._cache = cached(files, settings, self._load, on_progress, sizes)
+        # without a cache nobody knows whether a picture deeper than 8 bits will come
+        self._as_float = self._as_float or self._cache is None
+
+    def _settings(self) -> dict[str, Any]:
+        """What samples depend on beside their files."""
+        coding = self.coding
+        settings: dict[str, Any] = {
+            "count": len(self),
+            "box": self.box,
+            "target_scale": self.target_scale,
+            "channels": self.channels,
+            "coding": [*coding.values, coding.ignore, coding.kind, *coding.colors],
+        }
+        if self.objects:
+            settings["objects"] = True
+        if self.box is None:
+            settings["factor"] = self.factor
+        return settings
+
+    @cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each sample [working pixels]."""
+        if self.box is not None:
+            return [self.box] * len(self)
+        return [self._reduced(image_shape(Path(image))[:2]) for image, _ in self._files]
+
+    def _reduced(self, size: tuple[int, int]) -> tuple[int, int]:
+        return fit_size(size, self.box) if self.box else reduce_size(size, self.factor)
+
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Measure the images, at most 200 of them, spread evenly.
+
+        Returns:
+            Mean and standard deviation of each channel, in the network's range.
+        """
+        chosen = range(0, len(self), -(-len(self) // 200))
+        moments = []
+        for index in chosen:
+            image, shares = self[index][:2]
+            moments.append(_moments(image[shares.any(axis=2)]))
+        count, total, squares = (np.sum(part, axis=0) for part in zip(*moments, strict=True))
+        mean = total / count
+        return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()
+
+    def class_shares(self) -> NDArray[np.float64]:
+        """Measure how much of the valid area each class covers.
+
+        Returns:
+            [K] float64, sums to 1.
+        """
+        areas = sum(self[index][1].sum(axis=(0, 1), dtype=np.int64) for index in range(len(self)))
+        shares: NDArray[np.float64] = areas / np.maximum(np.sum(areas), 1)
+        return shares
+
+    def _load(self, index: int) -> Sample:
+        image_file, mask_file = map(Path, self._files[index])
+        image = read_image(image_file)
+        try:
+            image = match_channels(image, self.channels)
+        except ValueError as error:
+            raise ValueError(f"{image_file}: {error}") from error
+        stored = self.coding.read_stored(mask_file)
+        mask = self.coding.encode(stored, mask_file)
+        if image.dtype != np.uint8 or self._as_float:
+            image = to_unit(image)
+        height, width = self._reduced((image.shape[0], image.shape[1]))
+        size = (height * self.target_scale, width * self.target_scale)
+        parts = [resize(image, size), area_shares(mask, self.coding.num_classes, size)]
+        if self.objects:
+            labels = find_objects(stored, self.coding, mask_file)
+            parts.append(resize_labels(labels[..., None], size))
+        if self.box is None:
+            return tuple(parts)
+        return pad(parts, (self.box[0] * self.target_scale, self.box[1] * self.target_scale))
+
+
+class TrainingSet(Dataset[tuple[Tensor, ...]]):
+    """Augmented samples at one working size, addressed by `Draw`."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        augment: str,
+        seed: int,
+        size: tuple[int, int],
+        *,
+        patch: tuple[int, int] | None = None,
+        elastic: float = 0.0,
+        border: tuple[float, float] | None = None,
+    ) -> None:
+        """Make the set.
+
+        Working pixels are those of the samples; where `size` is smaller than what is seen of
+        them, lengths shrink with it.
+
+        Args:
+            samples: What is drawn from.
+            augment: Strength of augmentation, see `Augment`.
+            seed: Of the run.
+            size: Height and width of the images given out [pixels].
+            patch: Height and width of what is seen of a sample [working pixels], see
+                `cut_patch`; left out, the samples' box.
+            elastic: Standard deviation of displacements [working pixels], see `Augment`.
+            border: Weight and sigma [working pixels] of `border_weights`; None for none.
+
+        Raises:
+            ValueError: There is a border, but the samples have no objects; or neither a patch
+                nor a box.
+        """
+        if border and not samples.objects:
+            raise ValueError("Border weights need Samples(..., objects=True).")
+        seen = patch or samples.box
+        if seen is None:
+            raise ValueError("Samples of different sizes need a patch.")
+        self._samples = samples
+        self._seed = seed
+        self._size = size
+        self._patch = patch and (patch[0] * samples.target_scale, patch[1] * samples.target_scale)
+        # reduced first: augmenting costs by the pixel
+        self._fine = (size[0] * samples.target_scale, size[1] * samples.target_scale)
+        scale = self._fine[0] / seen[0]
+        self._augment = Augment(augment, elastic * scale, samples.told)
+        self._border = (border[0], border[1] * scale) if border else None
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, ...]:
+        """Make one augmented sample.
+
+        Args:
+            draw: Epoch, draw number, and sample number.
+
+        Returns:
+            Image [H, W, C] uint8 or float32, shares [H', W', K] uint8, where H' and W' are
+            `target_scale` times H and W, and, if asked for, border weights [H', W'] float32;
+            objects that touch are parted then, see `part_objects`.
+        """
+        epoch, number, index = draw
+        state = (self._seed, epoch, number)
+        sample = self._samples[index]
+        image, shares, *objects = cut_patch(sample, self._patch, state) if self._patch else sample
+        image, shares = self._augment(resize(image, self._fine), resize(shares, self._fine), state)
+        image = resize(image, self._size)
+        if self._border is None:
+            return _tensor(image), _tensor(shares)
+        moved = self._augment.move(resize_labels(objects[0], self._fine), state)
+        labels, shares = part_objects(moved[..., 0], shares)
+        return _tensor(image), _tensor(shares), _tensor(border_weights(labels, *self._border))
+
+
+def _moments(pixels: NDArray[Any]) -> tuple[Any, ...]:
+    """Count pixels [n, C]; of each channel, in the network's range, add them and their squares."""
+    if pixels.dtype != np.uint8:
+        values = to_unit(pixels).astype(np.float64)
+        return len(values), values.sum(axis=0), (values**2).sum(axis=0)
+    counts = np.stack([np.bincount(channel, minlength=256) for channel in pixels.T])
+    levels = np.arange(256) / 255
+    return len(pixels), counts @ levels, counts @ levels**2
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    writable = array if array.flags.writeable else array.copy()
+    return torch.from_numpy(np.ascontiguousarray(writable))

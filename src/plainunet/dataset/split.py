@@ -1,0 +1,295 @@
+"""Pairs -> train, validation and test splits, groups kept whole; `split.csv`."""
+
+import csv
+import hashlib
+import logging
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from heapq import heappop, heappush
+from pathlib import Path
+
+from plainunet.dataset.pairs import Pair
+from plainunet.files import write_whole
+
+SPLIT_FILE = "split.csv"
+"""Name of such a file, in a run folder or a data folder."""
+_COLUMNS = ["image", "mask", "group", "part"]
+_PARTS = ("train", "val", "test")
+
+
+def write_split(path: Path, pairs: Sequence[Pair], root: Path) -> None:
+    """Write a split as CSV: image, mask, group, part; without the part where none has one.
+
+    Args:
+        path: The file.
+        pairs: The pairs, each with a part or none.
+        root: The data set's folder; files below it are named from there, others in full.
+
+    Raises:
+        ValueError: A pair has no part, while others have one.
+    """
+    with (
+        write_whole(path) as whole,
+        whole.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(
+            file, lineterminator="\r\n"
+        )  # with "\n", a "\r" in a name would not be quoted
+        parted = any(pair.part for pair in pairs)
+        writer.writerow(_COLUMNS if parted else _COLUMNS[:-1])
+        for pair in pairs:
+            if parted and pair.part is None:
+                raise ValueError(f"{pair.image} has no part. Split the pairs before writing them.")
+            row = [name_below(pair.image, root), name_below(pair.mask, root), pair.group]
+            writer.writerow([*row, pair.part] if parted else row)
+
+
+def read_split(path: Path, root: Path) -> list[Pair]:
+    """Read a split that `write_split` wrote.
+
+    Args:
+        path: The file.
+        root: The data set's folder.
+
+    Returns:
+        The pairs, in the file's order. Whether the pictures exist is not looked at.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not such a CSV; the message says the line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. Check the path of the split.")
+    pairs = []
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        rows = csv.reader(file)
+        header = next(rows, [])
+        if header != _COLUMNS:
+            raise ValueError(
+                f"{path} begins with the columns {', '.join(header) or '(none)'}; expected are "
+                f"{', '.join(_COLUMNS)}."
+            )
+        for row in rows:
+            if len(row) != 4 or row[3] not in _PARTS:
+                raise ValueError(
+                    f"{path}, line {rows.line_num}: expected are image, mask, group and one of "
+                    f"{', '.join(_PARTS)}; found is {', '.join(row) or 'an empty line'}."
+                )
+            pairs.append(Pair(root / row[0], root / row[1], row[2], row[3]))
+    if not pairs:
+        raise ValueError(f"{path} lists no pairs. Write the split again.")
+    return pairs
+
+
+def name_below(path: Path, root: Path) -> str:
+    """Name a file so that its data folder may be moved.
+
+    Args:
+        path: The file.
+        root: The data folder.
+
+    Returns:
+        Its path below the folder; where it lies elsewhere, its absolute path.
+    """
+    if path.is_relative_to(root):
+        return path.relative_to(root).as_posix()
+    return path.absolute().as_posix()
+
+
+_logger = logging.getLogger(__name__)
+
+
+def split_pairs(
+    pairs: Sequence[Pair],
+    fraction: float = 0.2,
+    seed: int = 0,
+    *,
+    folds: int | None = None,
+    fold: int | None = None,
+    shares: Sequence[float] | None = None,
+) -> list[Pair]:
+    """Give every pair a part.
+
+    Parts that are given are kept; where there is training but no validation, some groups of
+    the training part become validation. Groups are taken in an order drawn from their names
+    and the seed, so the order of `pairs` does not matter, and, without `folds` and `shares`,
+    more data reshuffles nothing.
+
+    Args:
+        pairs: The pairs.
+        fraction: Share of the pictures that becomes validation, 0 < fraction < 1; groups
+            being whole, it is met as nearly as the drawn order allows. Not used with folds.
+        seed: Of the draw.
+        folds: Number of folds K that all groups but those of the test part are dealt into, as
+            equal in pictures as whole groups allow: their numbers of pictures differ by at
+            most the largest group.
+        fold: The fold that becomes validation, 0..K-1; each picture is in one of them.
+        shares: The foreground's share of each picture, 0..1 in the order of `pairs`, NaN
+            where all is ignored. Given, groups are sorted by their mean share (NaN last), and
+            every n-th of them becomes validation, or of every K of them each fold gets one.
+
+    Returns:
+        The pairs in the same order, each with a part.
+
+    Raises:
+        ValueError: `fraction`, `folds`, `fold` or a share is out of range, there are no pairs or
+            no training part, some pairs have a part and some not, there are fewer than two
+            groups to share out or fewer than folds, folds are asked for where a validation
+            part is given, or `shares` and `pairs` differ in number.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"The validation fraction is {fraction}; it must be between 0 and 1.")
+    if not pairs:
+        raise ValueError("There are no pairs to split. Give at least two.")
+    _check_folds(folds, fold)
+    given = {pair.part for pair in pairs}
+    if None in given and len(given) > 1:
+        example = next(pair.image for pair in pairs if pair.part is None)
+        raise ValueError(f"{example} has no part, while other pictures have one. Give it one.")
+    if None not in given and "train" not in given:
+        raise ValueError("No picture is in the training part. Move some into train/.")
+    if "val" in given:
+        if folds is not None:
+            example = next(pair.image for pair in pairs if pair.part == "val")
+            raise ValueError(
+                f"--folds is {folds}, but the folder gives its own split ({example} is in its "
+                "validation part). Leave out --folds, or put all pictures into one folder."
+            )
+        _mention_shared_groups(pairs)
+        return list(pairs)
+    sizes = Counter(pair.group for pair in pairs if pair.part != "test")
+    if folds is not None and folds > len(sizes):
+        raise ValueError(
+            f"--folds is {folds}, but the pictures make up {len(sizes)} groups, and a group is "
+            "never divided. Give fewer folds, or group by another pattern: --group-by '.+' makes "
+            "each picture a group of its own."
+        )
+    drawn = {group: _draw(seed, f":{group}") for group in sizes}
+    means = None if shares is None else _mean_shares(pairs, shares)
+    if folds is not None:
+        dealt = _deal_groups(sizes, drawn, means, folds)
+        taken = {group for group, number in dealt.items() if number == fold}
+    else:
+        taken = _choose_groups(sizes, drawn, means, fraction, seed)
+    whole = [
+        pair
+        if pair.part == "test"
+        else replace(pair, part="val" if pair.group in taken else "train")
+        for pair in pairs
+    ]
+    _mention_shared_groups(whole)
+    return whole
+
+
+def _check_folds(folds: int | None, fold: int | None) -> None:
+    if folds is None and fold is None:
+        return
+    if folds is None:
+        raise ValueError(f"--fold is {fold}, but --folds is missing. Say how many folds there are.")
+    if folds < 2:
+        raise ValueError(f"--folds is {folds}; give at least 2, one to judge by.")
+    if fold is None:
+        raise ValueError(
+            f"--folds is {folds}, but --fold is missing. Say which one judges: 0 to {folds - 1}."
+        )
+    if not 0 <= fold < folds:
+        raise ValueError(
+            f"--fold is {fold}, but --folds is {folds}. Give a --fold from 0 to {folds - 1}."
+        )
+
+
+def _draw(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}{name}".encode(errors="replace")).digest()
+
+
+def _mean_shares(pairs: Sequence[Pair], shares: Sequence[float]) -> dict[str, float]:
+    """Each group's mean foreground share; infinite, so that it sorts last, where all are NaN."""
+    if len(shares) != len(pairs):
+        raise ValueError(
+            f"There are {len(shares)} foreground shares for {len(pairs)} pairs. Give one for each."
+        )
+    known: dict[str, list[float]] = defaultdict(list)
+    for pair, share in zip(pairs, shares, strict=True):
+        if not (math.isnan(share) or 0 <= share <= 1):
+            raise ValueError(
+                f"The foreground share of {pair.mask} is {share}; it must be from 0 to 1, or NaN."
+            )
+        if pair.part != "test":
+            known[pair.group] += [] if math.isnan(share) else [share]
+    # fsum: the same for any order of the pairs
+    return {
+        group: math.fsum(each) / len(each) if each else math.inf for group, each in known.items()
+    }
+
+
+def _deal_groups(
+    sizes: Mapping[str, int],
+    drawn: Mapping[str, bytes],
+    means: Mapping[str, float] | None,
+    folds: int,
+) -> dict[str, int]:
+    """Each group's fold: of every block, the larger groups go to the emptier folds."""
+
+    def largest_first(group: str) -> tuple[int, bytes]:
+        return -sizes[group], drawn[group]
+
+    if means is None:
+        order, block = sorted(sizes, key=largest_first), 1
+    else:
+        order, block = sorted(sizes, key=lambda group: (means[group], drawn[group])), folds
+    emptiest_first = [(0, number) for number in range(folds)]
+    dealt = {}
+    for first in range(0, len(order), block):
+        groups = sorted(order[first : first + block], key=largest_first)
+        takers = [heappop(emptiest_first) for _ in groups]
+        for group, (count, number) in zip(groups, takers, strict=True):
+            dealt[group] = number
+            heappush(emptiest_first, (count + sizes[group], number))
+    return dealt
+
+
+def _choose_groups(
+    sizes: Mapping[str, int],
+    drawn: Mapping[str, bytes],
+    means: Mapping[str, float] | None,
+    fraction: float,
+    seed: int,
+) -> set[str]:
+    """The groups that become validation: the first that are drawn, or every n-th by share."""
+    if len(sizes) < 2:
+        raise ValueError(
+            f"All pictures belong to one group ({next(iter(sizes), 'none')!r}), and a group is "
+            "never divided between training and validation. Group them by another pattern: "
+            "'.+' makes each picture a group of its own."
+        )
+    order = sorted(sizes, key=drawn.__getitem__)
+    if means is None:
+        wanted, step = fraction * sum(sizes.values()), 0.0
+    else:
+        order.sort(key=means.__getitem__)
+        # systematic sampling: what is wanted grows along the order, from a start drawn once
+        start = int.from_bytes(_draw(seed, "")[:6]) / 2**48 - 0.5
+        wanted, step = start * sum(sizes.values()) / len(sizes), fraction
+    taken: set[str] = set()
+    count = 0
+    for group in order:
+        wanted += step * sizes[group]
+        nearer = abs(count + sizes[group] - wanted) < abs(count - wanted)
+        if nearer and len(taken) < len(sizes) - 1:
+            taken.add(group)
+            count += sizes[group]
+    return taken or {min(order, key=sizes.__getitem__)}
+
+
+def _mention_shared_groups(pairs: Sequence[Pair]) -> None:
+    parts = Counter(group for group, _ in {(pair.group, pair.part) for pair in pairs})
+    shared = sorted(group for group, count in parts.items() if count > 1)
+    if shared:
+        _logger.warning(
+            "%d groups are in more than one of the given parts (%s): scores will look better "
+            "than they are",
+            len(shared),
+            ", ".join(shared[:5]),
+        )

@@ -1,0 +1,130 @@
+"""Pairs on disk -> every problem that would stop a training run, found before it begins.
+
+In: pairs. Out: the pictures' sizes, or one error that lists what must be mended. Files are
+read and their headers decoded; pixels are not, so damage in the middle of a file goes unseen
+until it is read. The doctor looks closer.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from plainunet.dataset.pairs import Pair
+from plainunet.formats.encoded import read_encoded
+from plainunet.formats.images import image_shape
+from plainunet.formats.masks import mask_size
+from plainunet.formats.problems import DataError, as_problem
+from plainunet.system import work_ahead
+
+_MOST_LISTED = 10
+_Shape = tuple[int, int, int]
+
+
+class _Header(NamedTuple):
+    shape: _Shape | None
+    problems: list[DataError]
+
+
+def check_pairs(
+    pairs: Sequence[Pair],
+    on_progress: Callable[[int, int], None] | None = None,
+    known: Sequence[DataError] = (),
+    advice: str = "",
+) -> list[tuple[int, int]]:
+    """See that every picture and mask is there, whole, and as large as its partner.
+
+    Grey and RGB pictures may be mixed, since grey can be shown as RGB; other numbers of
+    channels may not.
+
+    Args:
+        pairs: The pairs.
+        on_progress: Called after each pair with the number done and the number of all.
+        known: Problems found before, to be listed with the others.
+        advice: A sentence to end the message with.
+
+    Returns:
+        Height and width of each picture.
+
+    Raises:
+        ValueError: Something is wrong; the message lists up to ten problems.
+    """
+    headers: list[_Header] = []
+    for header in work_ahead(_read_headers, pairs):
+        headers.append(header)
+        if on_progress is not None:
+            on_progress(len(headers), len(pairs))
+    problems = [*known, *(problem for header in headers for problem in header.problems)]
+    problems += odd_channels(pairs, [header.shape for header in headers])
+    if problems:
+        more = len(problems) - _MOST_LISTED
+        raise ValueError(
+            f"{len(problems)} problem{'s' * (len(problems) > 1)} with the data:\n  "
+            + "\n  ".join(map(str, problems[:_MOST_LISTED]))
+            + (f"\n  and {more} more" if more > 0 else "")
+            + (f"\n{advice}" if advice else "")
+        )
+    return [header.shape[:2] for header in headers if header.shape is not None]
+
+
+def size_problem(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> DataError:
+    """Make the error for a mask that is not as large as its picture.
+
+    Args:
+        pair: The pair.
+        image: Height and width of the picture [pixels].
+        mask: Height and width of the mask [pixels].
+
+    Returns:
+        The error.
+    """
+    return DataError(
+        f"{pair.mask} is {mask[1]}x{mask[0]} pixels, its picture {pair.image} is "
+        f"{image[1]}x{image[0]}. Make the mask as large as its picture.",
+        "size-mismatch",
+        [pair.image, pair.mask],
+    )
+
+
+def odd_channels(pairs: Sequence[Pair], shapes: Sequence[_Shape | None]) -> list[DataError]:
+    """Name the pictures that have other channels than most.
+
+    Args:
+        pairs: The pairs.
+        shapes: Height, width and channels of the picture of each, where it could be read.
+
+    Returns:
+        An error for each such picture; none of grey ones among RGB.
+    """
+    # where both occur, grey is shown as RGB
+    channels = [None if shape is None else 3 if shape[2] == 1 else shape[2] for shape in shapes]
+    counts = Counter(each for each in channels if each is not None)
+    if len(counts) < 2:
+        return []
+    usual = counts.most_common(1)[0][0]
+    named = {3: "1 or 3"}
+    return [
+        DataError(
+            f"{pair.image} has {named.get(each, each)} channels, most of the pictures have "
+            f"{named.get(usual, usual)}. Save it like the others.",
+            "odd-channels",
+            [pair.image],
+        )
+        for pair, each in zip(pairs, channels, strict=True)
+        if each is not None and each != usual
+    ]
+
+
+def _read_headers(pair: Pair) -> _Header:
+    image, mask, problems = None, None, []
+    try:
+        read_encoded(pair.image)
+        image = image_shape(pair.image)
+    except (ValueError, FileNotFoundError) as error:
+        problems.append(as_problem(error, pair.image))
+    try:
+        mask = mask_size(pair.mask)
+    except (ValueError, FileNotFoundError) as error:
+        problems.append(as_problem(error, pair.mask))
+    if image is not None and mask is not None and image[:2] != mask:
+        problems.append(size_problem(pair, image[:2], mask))
+    return _Header(image, problems)

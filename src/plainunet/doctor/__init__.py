@@ -1,0 +1,1 @@
+"""A folder -> what is wrong with it."""

@@ -1,0 +1,327 @@
+"""Images and masks together: a sample of pairs, swapped classes, and findings with their fixes."""
+
+import base64
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.dataset.cache import recall
+from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.pairs import Pair
+from plainunet.dataset.resize import measure_ceiling
+from plainunet.doctor.alignment import (
+    TURNS,
+    Evidence,
+    Misfit,
+    edge_evidence,
+    find_misfits,
+    reduce_image,
+)
+from plainunet.doctor.findings import (
+    Findings,
+    exchange_files,
+    exchange_values,
+    move_files,
+    turn_files,
+)
+from plainunet.doctor.masks import Contents
+from plainunet.formats.colors import IGNORED
+from plainunet.formats.images import read_image, stored_shape
+from plainunet.formats.problems import DataError, command
+from plainunet.formats.sources import files_of, find_place
+
+# reduced to this [pixels of the long side]
+_SIDE = 256
+# a share of 0.02 or less is none, as the border of a picture with one object in its middle
+_LEAST_SHARE = 0.02
+# how far pictures of one set may be apart and be alike: share, share at the border, contrast
+_WIDTHS = np.array([0.7, 1.0, 0.25])
+# fewer pictures are no set
+_FEWEST_ALIKE = 6
+# once exchanged, a mask must be like this share of the others, and like so many times more of
+# them than as it is
+_ALIKE, _TIMES = 0.05, 10.0
+
+
+def appearance(image: NDArray[Any] | None, ids: NDArray[np.uint8]) -> list[float]:
+    """Measure what changes its sign when the two classes of a mask are exchanged.
+
+    Args:
+        image: [H, W, C], numbers of any range; or None, if there is no picture.
+        ids: [H, W] uint8, 0 and 1; 255 where ignored.
+
+    Returns:
+        The log-odds of class 1 in the mask, and along its border, -3.9..3.9; with a picture,
+        the correlation of its brightness with class 1, -1..1. All 0 if all is ignored; empty if
+        the mask has more classes.
+    """
+    known = ids != IGNORED
+    if ((ids > 1) & known).any():
+        return []
+    height, width = ids.shape
+    scale = max(1.0, max(height, width) / _SIDE)
+    size = max(1, round(height / scale)), max(1, round(width / scale))
+    # the share of a pixel that is class 1, and that is any: [h, w] each
+    ones, known = (
+        reduce_image(plane[..., None] * np.uint8(255), size)[..., 0] / np.float32(255)
+        for plane in (ids == 1, known)
+    )
+    frame = np.ones_like(ones, dtype=bool)
+    frame[1:-1, 1:-1] = False
+    features = [
+        _log_odds(ones.sum(), known.sum()),
+        _log_odds(ones[frame].sum(), known[frame].sum()),
+    ]
+    if image is not None:
+        bright = reduce_image(image, size).mean(axis=2)
+        features.append(_correlation(bright, ones, known))
+    return features
+
+
+def find_inverted(appearances: Sequence[list[float] | None]) -> list[int]:
+    """Tell which masks have their two classes exchanged.
+
+    Args:
+        appearances: Of each pair, as by `appearance`, or None.
+
+    Returns:
+        Their indices; none if any mask has more than two classes.
+    """
+    indices = [index for index, each in enumerate(appearances) if each is not None]
+    found = [each for each in appearances if each is not None]
+    if len(found) < _FEWEST_ALIKE or not all(found):
+        return []
+    given = np.full((len(found), len(_WIDTHS)), np.nan)
+    for row, each in zip(given, found, strict=True):
+        row[: len(each)] = each
+    # how many others are like this one, as it is and exchanged: Parzen's windows, so that a set
+    # may be of several kinds, dark cells on bright ground and bright ones on dark
+    as_is, exchanged = _alike(given, given), _alike(-given, given)
+    others = len(found) - 1
+    is_odd = (exchanged > max(1.0, _ALIKE * others)) & (exchanged > _TIMES * as_is)
+    return [index for index, odd in zip(indices, is_odd, strict=True) if odd]
+
+
+def _alike(some: NDArray[np.float64], given: NDArray[np.float64]) -> NDArray[np.float64]:
+    apart = (some[:, None] - given[None]) / _WIDTHS
+    # what was not measured in one of two sets nothing apart
+    weights = np.exp(-0.5 * np.nansum(apart**2, axis=2))
+    np.fill_diagonal(weights, 0)
+    alike: NDArray[np.float64] = weights.sum(axis=1)
+    return alike
+
+
+def _log_odds(part: float, whole: float) -> float:
+    if whole <= 0:
+        return 0.0
+    share = float(np.clip(part / whole, _LEAST_SHARE, 1 - _LEAST_SHARE))
+    return float(np.log(share / (1 - share)))
+
+
+def _correlation(
+    bright: NDArray[np.float32], ones: NDArray[np.float32], known: NDArray[np.float32]
+) -> float:
+    total = float(known.sum())
+    if total <= 0:
+        return 0.0
+    light = bright - (bright * known).sum() / total
+    share = ones.sum() / total
+    both = (light * (ones - share * known)).sum()
+    # class 1 as yes or no: its variance is that of the share
+    spread = np.sqrt((light**2 * known).sum() * total * share * (1 - share))
+    return float(both / spread) if spread > 0 else 0.0
+
+
+MOST = 64
+_FEWEST, _MOST_PIXELS = 24, 110_000_000
+
+
+class Fit(NamedTuple):
+    """How a mask fits its picture.
+
+    Attributes:
+        evidence: Of its borders, see `edge_evidence`.
+        appearance: Of its two classes, see `appearance`; None where there are more.
+        ceiling: Dice of the mask itself, reduced to each of `SIZES` and brought back: the mean
+            over the foreground classes that it shows; None where it shows none.
+    """
+
+    evidence: Evidence
+    appearance: list[float] | None
+    ceiling: list[float] | None
+
+
+def draw_sample(
+    pairs: Sequence[Pair], seed: int = 0, most: int = MOST, area: float = 0
+) -> list[int]:
+    """Draw pairs.
+
+    Args:
+        pairs: The pairs.
+        seed: Of the draw.
+        most: How many at the most.
+        area: Pixels of a picture, by the mean; of large ones, fewer are drawn.
+
+    Returns:
+        Their indices, ascending.
+    """
+    large = max(_FEWEST, int(_MOST_PIXELS / max(area, 1)))
+    count = min(most, len(pairs), large)
+    return sorted(random.Random(seed).sample(range(len(pairs)), count))
+
+
+def measure_fits(pairs: Sequence[Pair], coding: MaskCoding) -> Iterator[Fit | DataError]:
+    """Look at pictures and masks together.
+
+    Args:
+        pairs: The pairs; several are read at a time.
+        coding: What mask values mean.
+
+    Yields:
+        The fit of each in turn, or what is wrong with it.
+    """
+
+    def measure(image_path: Path, mask_path: Path) -> Any:
+        image, ids = read_image(image_path), coding.read(mask_path)
+        orientation = 1 if find_place(image_path) else stored_shape(image_path)[3]
+        evidence = edge_evidence(image, ids, orientation)
+        known = appearance(image, ids) if coding.num_classes == 2 else None
+        return [_pack(evidence), known, measure_ceiling(ids, coding.num_classes)]
+
+    # all that the ids depend on
+    said = [coding.values, coding.ignore, coding.kind, coding.colors, Evidence._fields]
+    kind = f"fit 1 {said}"
+    for facts in recall(kind, [(pair.image, pair.mask) for pair in pairs], measure):
+        yield facts if isinstance(facts, DataError) else Fit(_unpack(facts[0]), *facts[1:])
+
+
+def _pack(evidence: Evidence) -> list[Any]:
+    """Turn evidence into what goes through JSON."""
+    packed: list[Any] = []
+    for value in evidence:
+        if isinstance(value, np.ndarray):
+            data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
+            packed.append([value.dtype.str, list(value.shape), data])
+        else:
+            packed.append(list(value) if isinstance(value, tuple) else value)
+    return packed
+
+
+def _unpack(packed: Sequence[Any]) -> Evidence:
+    values: list[Any] = []
+    for value in packed:
+        if isinstance(value, list) and isinstance(value[0], str):
+            dtype, shape, data = value
+            values.append(np.frombuffer(base64.b64decode(data), dtype).reshape(shape))
+        else:
+            values.append(tuple(value) if isinstance(value, list) else value)
+    return Evidence(*values)
+
+
+_MANY = 0.3
+
+
+def tell_fits(
+    pairs: Sequence[Pair],
+    fits: Sequence[Fit | None],
+    contents: Contents,
+    findings: Findings,
+) -> None:
+    """Tell which masks do not fit.
+
+    Args:
+        pairs: The sample.
+        fits: How each mask fits, where that could be measured.
+        contents: What the masks hold.
+        findings: Where to note it.
+    """
+    swapped: set[int] = set()
+    misfits = find_misfits([fit.evidence if fit else None for fit in fits])
+    others = [each for each in misfits if each.kind in ("swapped", "elsewhere")]
+    if len(others) > max(3, _MANY * len(pairs)):
+        misfits = [each for each in misfits if each not in others]
+        _tell_out_of_step(pairs, others, findings)
+    for misfit in misfits:
+        if misfit.index not in swapped:
+            _tell_misfit(pairs, misfit, findings)
+        if misfit.kind == "swapped":
+            swapped |= {misfit.index, misfit.other}
+    for index in find_inverted([fit.appearance if fit else None for fit in fits]):
+        mask = pairs[index].mask
+        values = contents.coding.values
+        in_place = contents.coding.kind in ("ids", "two values") and _is_alone(pairs[index])
+        findings.add(
+            "inverted",
+            f"{mask}: its two classes look exchanged, beside the other masks.",
+            [mask],
+            exchange_values(values[0], values[1], [mask]) if in_place else "",
+        )
+
+
+def _tell_out_of_step(pairs: Sequence[Pair], misfits: Sequence[Misfit], findings: Findings) -> None:
+    """Tell of names that join each picture with another's mask."""
+    first = misfits[0]
+    findings.add(
+        "swapped",
+        f"{len(misfits)} of {len(pairs)} masks looked at fit other pictures better than their "
+        f"own, such as {pairs[first.index].mask} that of {pairs[first.other].image}. Are the "
+        "names out of step, as when one file was left out of a numbered row?",
+        [pairs[each.index].mask for each in misfits],
+        command("ls", pairs[first.index].image.parent, pairs[first.index].mask.parent),
+    )
+
+
+def _tell_misfit(pairs: Sequence[Pair], misfit: Misfit, findings: Findings) -> None:
+    pair = pairs[misfit.index]
+    mask, alone = pair.mask, _is_alone(pair)
+    if misfit.kind == "shifted":
+        findings.add(
+            "shifted",
+            f"{mask} fits its picture better moved by {_say_move(misfit.dx, misfit.dy)}.",
+            [mask, pair.image],
+            move_files(misfit.dx, misfit.dy, [mask]) if alone else "",
+        )
+    elif misfit.kind == "flipped":
+        findings.add(
+            "flipped",
+            f"{mask} fits its picture better {TURNS[misfit.turn]}.",
+            [mask, pair.image],
+            turn_files(misfit.turn, [mask]) if alone else "",
+        )
+    elif misfit.kind == "exif":
+        findings.add(
+            "exif",
+            f"{pair.image} is turned by its EXIF orientation ({misfit.turn}), and its mask {mask} "
+            "fits the picture as it was before.",
+            [pair.image, mask],
+            turn_files(misfit.turn, [mask]) if alone else "",
+        )
+    else:
+        other = pairs[misfit.other]
+        both = misfit.kind == "swapped" and alone and mask.suffix == other.mask.suffix
+        findings.add(
+            "swapped",
+            f"{mask} fits the picture {other.image} better than its own, {pair.image}"
+            + (f"; and {other.mask} the other way round." if misfit.kind == "swapped" else "."),
+            [mask, other.mask] if misfit.kind == "swapped" else [mask],
+            exchange_files(mask, other.mask) if both else "",
+        )
+
+
+def _say_move(dx: int, dy: int) -> str:
+    """Write a move, such as "8 pixels left and 3 down"."""
+    parts: list[str] = []
+    for amount, forwards, backwards in ((dx, "right", "left"), (dy, "down", "up")):
+        if amount:
+            unit = " pixels" if not parts else ""
+            parts.append(f"{abs(amount)}{unit} {forwards if amount > 0 else backwards}")
+    return " and ".join(parts)
+
+
+def _is_alone(pair: Pair) -> bool:
+    """Whether the mask is a file of its own."""
+    return files_of(pair.mask) == [pair.mask]

@@ -1,0 +1,380 @@
+"""What the masks of a folder hold, and which of them do not fit the others."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.config import DataConfig
+from plainunet.dataset.classes import explain_masks
+from plainunet.dataset.coding import MaskCoding, MaskCounts, class_table, count_all_colors
+from plainunet.dataset.pairs import Pair
+from plainunet.doctor.findings import Findings, replace_values
+from plainunet.formats.colors import IGNORED, NEAR, match_colors, write_color
+from plainunet.formats.masks import THRESHOLD
+from plainunet.formats.problems import DataError, command
+from plainunet.formats.sources import files_of
+
+_PICTURE = 0.5  # with more of its pixels between the classes' values, it is no mask
+_SMOOTHED = 0.1  # of a smoothed mask, no more pixels are
+_GREYS = 32, 224
+_MANY = 64
+_STRAY = 1e-3  # publishers leave single pixels of no class
+_FEW_MASKS = 0.05
+
+
+def find_pictures(counts: Sequence[MaskCounts]) -> list[MaskCounts]:
+    """Find what is grey all over, where most masks are black and white.
+
+    Args:
+        counts: What each mask holds.
+
+    Returns:
+        Those that are.
+    """
+    grey = [_share_of_greys(each) for each in counts]
+    plain = [
+        255 in each.values and share < _SMOOTHED for each, share in zip(counts, grey, strict=True)
+    ]
+    if 2 * sum(plain) <= len(counts):
+        return []
+    return [
+        each
+        for each, share in zip(counts, grey, strict=True)
+        if share > _PICTURE and len(each.values) > _MANY
+    ]
+
+
+def _share_of_greys(mask: MaskCounts) -> float:
+    between = (mask.values >= _GREYS[0]) & (mask.values < _GREYS[1])
+    return float(mask.pixels[between].sum() / max(mask.pixels.sum(), 1))
+
+
+def tell_all_lossy(masks: Sequence[Path], findings: Findings) -> None:
+    """Tell of a set of JPEG files that make no sense together.
+
+    Args:
+        masks: The masks.
+        findings: Where to note it.
+    """
+    findings.add(
+        "lossy-mask",
+        f"{len(masks)} masks are JPEG files, which changes their values, so that classes cannot be "
+        f"told apart; for example {masks[0]}. Draw them again, or take them from before they were "
+        "saved so.",
+        masks,
+        command("ls", masks[0].parent),
+        "error",
+    )
+
+
+def tell_smoothed(coding: MaskCoding, counts: Sequence[MaskCounts], findings: Findings) -> None:
+    """Tell of masks with values or colours between those of the classes.
+
+    Args:
+        coding: What values or colours mean.
+        counts: What each mask holds.
+        findings: Where to note it.
+    """
+    lossy = [each.path for each in counts if each.kind == "jpeg"]
+    if coding.kind == "colors" and lossy:
+        findings.add(
+            "lossy-mask",
+            f"{len(lossy)} masks are JPEG files, which changes colours; those up to {NEAR} beside "
+            f"one of the legend are taken for it. For example: {lossy[0]}.",
+            lossy,
+        )
+    if coding.kind != "threshold":
+        return
+    for each in counts:
+        between = (each.values > 0) & (each.values < 255)
+        if between.any():
+            share = each.pixels[between].sum() / each.pixels.sum()
+            findings.add(
+                "lossy-mask",
+                f"{each.path}: {share:.2%} of the pixels lie between 0 and 255, from smoothing or "
+                f"JPEG; from {THRESHOLD} on they are taken for class 1.",
+                [each.path],
+                "--encoding threshold",
+            )
+
+
+def tell_stray_colors(
+    masks: Sequence[Path], strays: Sequence[tuple[int, float]], findings: Findings
+) -> None:
+    """Tell of masks with a colour of no class; one that many masks have is meant to be none.
+
+    Args:
+        masks: The masks.
+        strays: Of each, the commonest colour that is no class's, and the share of all such.
+        findings: Where to note it.
+    """
+    much = [(path, *stray) for path, stray in zip(masks, strays, strict=True) if stray[1] > _STRAY]
+    files = Counter(color for _, color, _ in much)
+    for path, color, share in much:
+        if files[color] <= max(1, _FEW_MASKS * len(masks)) and 2 * len(much) < len(masks):
+            findings.add(
+                "stray-color",
+                f"{path}: {share:.2%} of its pixels are of colours that are no class's, the "
+                f"commonest is {write_color(color)}. They are ignored.",
+                [path],
+                severity="error" if share > _PICTURE else "warning",
+            )
+
+
+_MOST_SET_ASIDE = 20
+_FEW_EMPTY = 0.05
+
+
+class Contents(NamedTuple):
+    """What masks hold that make sense together.
+
+    Attributes:
+        coding: Which value or colour is which class.
+        pixels: [n, K] int64, the pixels of each class in each mask.
+        masks: [n], the masks.
+    """
+
+    coding: MaskCoding
+    pixels: NDArray[np.int64]
+    masks: list[Path]
+
+
+def understand_contents(
+    counts: Sequence[MaskCounts],
+    config: DataConfig,
+    findings: Findings,
+    on_note: Callable[[str], None],
+) -> Contents | None:
+    """Find out what masks mean, setting those aside that do not go with the others.
+
+    Args:
+        counts: What each mask holds.
+        config: What is known of the masks.
+        findings: Where to note those set aside.
+        on_note: Told what was understood, and how.
+
+    Returns:
+        The contents, or None where the masks make no sense together.
+    """
+    known = config.mask_arguments()
+    counts, total = _set_odd_kinds_aside(counts, bool(known["colors"]), findings), len(counts)
+    for _ in range(_MOST_SET_ASIDE):
+        notes: list[str] = []
+        try:
+            coding, _ = explain_masks(
+                [each.path for each in counts], counts, **known, on_note=notes.append
+            )
+        except (ValueError, FileNotFoundError) as error:
+            lossy = [each.path for each in counts if each.kind == "jpeg"]
+            if 2 * len(lossy) > len(counts):
+                tell_all_lossy(lossy, findings)
+                return None
+            faulty = _at_fault(error, counts)
+            problem = error if isinstance(error, DataError) else DataError(str(error))
+            _tell_faulty(problem, faulty, counts, config.ignore, findings)
+            counts = [each for each in counts if each.path not in set(faulty)]
+            # more than half at fault: then it is not they that are odd
+            if not faulty or 2 * len(counts) < total:
+                return None
+            continue
+        for note in notes:
+            on_note(note)
+        tell_smoothed(coding, counts, findings)
+        return _count_classes(coding, counts, findings)
+    return None
+
+
+def tell_contents(contents: Contents, pairs: Sequence[Pair], findings: Findings) -> None:
+    """Tell of masks that are empty or ignored, and of classes that hardly occur.
+
+    Args:
+        contents: What the masks hold.
+        pairs: The pairs of these masks, in their order.
+        findings: Where to note it.
+    """
+    pixels, masks = contents.pixels, contents.masks
+    total = pixels.sum(axis=1)
+    shown = np.flatnonzero(pixels.any(axis=0))
+    if len(shown) == 1:
+        findings.add(
+            "one-class",
+            f"All {len(masks)} masks show class {shown[0]} alone, so there is nothing to learn. "
+            f"Check that {masks[0]} and the others are the right files.",
+            masks,
+        )
+        return
+    for index in np.flatnonzero(total == 0):
+        message = f"{masks[index]}: every pixel is ignored, so nothing can be learnt from it."
+        findings.add("ignored-mask", message, [masks[index]])
+    # where one foreground is meant, the class of most pixels may be any
+    foreground = pixels[:, 1:].sum(axis=1)
+    empty = np.flatnonzero((total > 0) & (foreground == 0))
+    if len(empty):
+        few = len(empty) <= max(1, _FEW_EMPTY * len(masks))
+        more = "" if few else f" ({len(empty)} of {len(masks)} masks are, so it may be meant)"
+        for index in empty:
+            findings.add(
+                "empty-mask",
+                f"{masks[index]} has no foreground{more}.",
+                [masks[index]],
+                severity=None if few else "note",
+            )
+    _tell_rare(contents, findings)
+    trained = np.array([pair.part in (None, "train") for pair in pairs])
+    if trained.any() and not trained.all():
+        seen = pixels[trained].sum(axis=0)
+        for class_id in np.flatnonzero((seen == 0) & (pixels.sum(axis=0) > 0)):
+            holders = [masks[k] for k in np.flatnonzero(pixels[:, class_id])]
+            findings.add(
+                "class-not-in-training",
+                f"Class {class_id} occurs in {len(holders)} masks, and in none of the training "
+                f"part: it cannot be learnt. For example: {holders[0]}.",
+                holders,
+            )
+
+
+def _set_odd_kinds_aside(
+    counts: Sequence[MaskCounts], legend_is_known: bool, findings: Findings
+) -> list[MaskCounts]:
+    """Set coloured masks and pictures aside, and JPEG among files that keep their values."""
+    lossy = [each for each in counts if each.kind == "jpeg"]
+    colored = [each for each in counts if each.is_colored]
+    odd: set[Path] = set()
+    if 2 * len(lossy) < len(counts):
+        for each in lossy:
+            odd.add(each.path)
+            findings.add(
+                "lossy-mask",
+                f"{each.path} is a JPEG, which changes the values of a mask; the others are not. "
+                "Draw it again, or take it from before it was saved so.",
+                [each.path],
+                severity="error",
+            )
+    if not legend_is_known and 2 * len(colored) < len(counts):
+        for each in colored:
+            if each.path not in odd:
+                odd.add(each.path)
+                message = (
+                    f"{each.path} is coloured, while the others hold one value for each pixel. "
+                    "Is it the right file? Save the class ids as a grey or palette PNG."
+                )
+                findings.add("colored-mask", message, [each.path])
+    for each in find_pictures(counts):
+        if each.path not in odd:
+            odd.add(each.path)
+            findings.add(
+                "not-a-mask",
+                f"{each.path} is grey all over, most masks are black and white. Is it a picture?",
+                [each.path],
+            )
+    return [each for each in counts if each.path not in odd]
+
+
+def _at_fault(error: Exception, counts: Sequence[MaskCounts]) -> list[Path]:
+    """The masks to be set aside for an error."""
+    code = getattr(error, "code", "")
+    if code == "ambiguous-255":
+        sides = [
+            [each.path for each in counts if value in each.values.tolist()] for value in (255, 1)
+        ]
+        return min(sides, key=len)
+    if code == "many-values":
+        usual = float(np.median([len(each.values) for each in counts]))
+        return [each.path for each in counts if len(each.values) > 2 * usual + 8]
+    files = list(getattr(error, "files", ()))
+    if code == "stray-value" and getattr(error, "cure", ""):
+        stray = int(error.cure.split()[-1])  # type: ignore[attr-defined]
+        holders = [each.path for each in counts if stray in each.values]
+        if 2 * len(holders) > len(counts):
+            return holders  # then it is the values as they were said that are wrong
+    return files
+
+
+def _tell_faulty(
+    problem: DataError,
+    faulty: Sequence[Path],
+    counts: Sequence[MaskCounts],
+    ignore: int | None,
+    findings: Findings,
+) -> None:
+    if problem.code != "many-values" or not faulty:
+        cure = _cure(problem, faulty, counts, ignore)
+        findings.add(problem.code, str(problem), faulty, cure, "error")
+        return
+    usual = int(np.median([len(each.values) for each in counts]))
+    for each in counts:
+        if each.path in faulty:
+            findings.add(
+                problem.code,
+                f"{each.path} holds {len(each.values)} values, most of the masks {usual}. Is it "
+                "smoothed, or a picture?",
+                [each.path],
+            )
+
+
+def _cure(
+    problem: DataError, faulty: Sequence[Path], counts: Sequence[MaskCounts], ignore: int | None
+) -> str:
+    if problem.code == "ambiguous-255" and 0 < len(faulty) < len(counts):
+        rare = set(faulty)
+        has_255 = any(each.path in rare and 255 in each.values for each in counts)
+        return replace_values({255: 1} if has_255 else {1: 255}, faulty)
+    if problem.code == "stray-value" and problem.cure and ignore is not None:
+        # one value at most is ignored
+        stray = int(problem.cure.split()[-1])
+        in_place = all(files_of(path) == [path] for path in faulty) and max(stray, ignore) < 256
+        return replace_values({stray: ignore}, faulty) if in_place else ""
+    if not faulty and not problem.cure:
+        return command("ls", counts[0].path.parent)
+    return problem.cure
+
+
+def _count_classes(
+    coding: MaskCoding, counts: Sequence[MaskCounts], findings: Findings
+) -> Contents:
+    masks = [each.path for each in counts]
+    pixels = np.zeros((len(counts), coding.num_classes), np.int64)
+    if coding.kind == "colors":
+        strays: list[tuple[int, float]] = []
+        for row, (found, each_color) in enumerate(count_all_colors(masks)):
+            classes = match_colors(found, coding.colors, coding.ignore)[0]
+            known = classes != IGNORED
+            np.add.at(pixels[row], classes[known], each_color[known])
+            void = -1 if coding.ignore is None else coding.ignore * 0x010101
+            others = np.where(known | (found == void), 0, each_color)
+            strays.append((int(found[others.argmax()]), float(others.sum() / each_color.sum())))
+        tell_stray_colors(masks, strays, findings)
+    else:
+        table = class_table(coding, 65536)
+        for row, each in enumerate(counts):
+            ids = table[each.values]
+            known = ids != IGNORED
+            np.add.at(pixels[row], ids[known], each.pixels[known])
+    return Contents(coding, pixels, masks)
+
+
+def _tell_rare(contents: Contents, findings: Findings) -> None:
+    """Tell of classes that only few masks show: values that were never meant look like that."""
+    coding, masks = contents.coding, contents.masks
+    shows = contents.pixels > 0
+    few = max(1, 0.02 * len(masks))
+    if len(masks) < 5 or coding.num_classes < 3:
+        return
+    for class_id in range(coding.num_classes):
+        holders = [masks[row] for row in np.flatnonzero(shows[:, class_id])]
+        if 0 < len(holders) <= few:
+            count = int(contents.pixels[:, class_id].sum())
+            cure = ""
+            if coding.kind in ("ids", "values"):
+                cure = f"--ignore {coding.values[class_id]}"
+            findings.add(
+                "rare-class",
+                f"Class {class_id} is in {len(holders)} of {len(masks)} masks, {count} pixels: "
+                f"{', '.join(map(str, holders[:3]))}. Is it a slip? If it is no class:",
+                holders,
+                cure,
+            )

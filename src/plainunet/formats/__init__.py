@@ -1,0 +1,1 @@
+"""Image, mask and annotation files -> arrays."""

@@ -1,0 +1,502 @@
+"""COCO JSON files: polygons and run-length codes -> class ids."""
+
+import gc
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
+
+from plainunet.formats.encoded import require_bearable
+from plainunet.formats.problems import first_five
+from plainunet.formats.sources import Place, name_place
+
+_MOST_SHARE = 0.01
+_OVER = np.ones((3, 3), np.uint8)  # what is at most 2 pixels wide has no room for it
+Outline = list[NDArray[Any]] | NDArray[np.int64] | bytes
+"""Polygons [x, y, x, y, ...], run lengths, or compressed run lengths."""
+_Runs = NDArray[np.int64]
+"""[R, 2]: first pixel and the one after the last, counted column by column."""
+
+
+class Labelled(NamedTuple):
+    """An object.
+
+    Attributes:
+        label: What it is called in messages.
+        class_id: Its class, 0..254.
+        outline: Its outline; coordinates [pixels] are counted from the picture's corner.
+    """
+
+    label: str
+    class_id: int
+    outline: Outline
+
+
+def read_outline(raw: Any, height: int, width: int) -> Outline:
+    """Take over what a COCO file has under `segmentation`.
+
+    Args:
+        raw: What JSON gives.
+        height: The picture's height [pixels].
+        width: Its width [pixels].
+
+    Returns:
+        The outline; its numbers are looked at when it is painted.
+
+    Raises:
+        ValueError: It is no outline, of another size, or a polygon lacks coordinates. The
+            message goes on from the name of the object.
+    """
+    if isinstance(raw, dict):
+        if raw.get("size") != [height, width]:
+            raise ValueError(
+                f"has a run-length code of the size {raw.get('size')!r}, its image has "
+                f"{[height, width]} (height, width)"
+            )
+        counts = raw.get("counts")
+        if isinstance(counts, str) and counts.isascii():
+            return counts.encode()
+        numbers = _numbers(counts)
+        if numbers is None or numbers.dtype.kind not in "iu":
+            raise ValueError(
+                "has a run-length code that is neither plain text nor a list of whole numbers"
+            )
+        return numbers.astype(np.int64, copy=False)
+    polygons = []
+    for each in raw if isinstance(raw, list) else [raw]:
+        numbers = _numbers(each)
+        if numbers is None:
+            raise ValueError(
+                "has a segmentation that is neither a list of polygons nor a run-length code"
+            )
+        if len(numbers) % 2 or len(numbers) < 6:
+            raise ValueError(
+                f"has a polygon of {len(numbers)} coordinates; there must be an even number, at "
+                "least 6"
+            )
+        polygons.append(numbers.astype(np.float64, copy=False))
+    return polygons
+
+
+def paint_ids(
+    objects: Sequence[Labelled], height: int, width: int, names: Sequence[str]
+) -> NDArray[np.uint8]:
+    """Paint the objects of a picture.
+
+    Args:
+        objects: The objects.
+        height: The picture's height [pixels].
+        width: Its width [pixels].
+        names: The names of the classes, for the message.
+
+    Returns:
+        [H, W] uint8: the class ids, 0 where there is no object.
+
+    Raises:
+        ValueError: An outline is damaged, of another size or outside of the picture, or
+            objects of different classes overlap.
+    """
+    found = []
+    for label, class_id, outline in objects:
+        try:
+            found.append((class_id, _find_runs(outline, height, width)))
+        except ValueError as error:
+            raise ValueError(
+                f"{label} {error}. Export the file again, or mend or remove this one."
+            ) from None
+    ids = np.zeros(height * width, np.uint8)
+    found.sort(key=lambda each: -int((each[1][:, 1] - each[1][:, 0]).sum()))
+    for class_id, runs in found:
+        _paint(ids, runs, class_id)
+    if len({class_id for class_id, _ in found}) > 1:
+        _require_apart(found, height, width, names)
+    return np.ascontiguousarray(ids.reshape(width, height).T)
+
+
+def _paint(pixels: NDArray[Any], runs: _Runs, value: int) -> None:
+    for start, end in runs.tolist():
+        pixels[start:end] = value
+
+
+def _require_apart(
+    objects: list[tuple[int, _Runs]], height: int, width: int, names: Sequence[str]
+) -> None:
+    def layer(class_id: int) -> NDArray[np.uint8]:
+        pixels = np.zeros(height * width, np.uint8)
+        for each, runs in objects:
+            if each == class_id:
+                _paint(pixels, runs, 1)
+        return pixels
+
+    class_ids = sorted({class_id for class_id, _ in objects})
+    count = np.zeros(height * width, np.uint8)
+    for class_id in class_ids:
+        count += layer(class_id)
+    several = (count > 1).astype(np.uint8).reshape(width, height)
+    if not several.any():
+        return
+    wide = cv2.morphologyEx(several, cv2.MORPH_OPEN, _OVER).ravel() > 0
+    share = np.count_nonzero(wide) / np.count_nonzero(count)
+    if share <= _MOST_SHARE:
+        return
+    inside = {class_id: layer(class_id)[wide] for class_id in class_ids}
+    both = {
+        (one, other): int(np.count_nonzero(inside[one] & inside[other]))
+        for one, other in combinations(class_ids, 2)
+    }
+    most = max(both, key=lambda pair: both[pair])
+    raise ValueError(
+        f"{share:.1%} of its labelled pixels have two classes, at most {_MOST_SHARE:.0%} may; "
+        f"{both[most]} pixels are both '{names[most[0]]}' and '{names[most[1]]}'. Mend the "
+        "outlines so that each pixel has one class, leave one of the categories out, or save "
+        "the masks as PNG files."
+    )
+
+
+def _find_runs(outline: Outline, height: int, width: int) -> _Runs:
+    if isinstance(outline, list):
+        outline = _rasterise(outline, height, width)
+    counts = _decompress(outline) if isinstance(outline, bytes) else outline
+    if counts.min(initial=0) < 0 or counts.max(initial=0) > height * width:
+        raise ValueError("has a run-length code with a run below 0 or longer than the picture")
+    total = int(counts.sum())
+    if total != height * width:
+        raise ValueError(
+            f"has a run-length code for {total} pixels, but the image has {height * width} "
+            f"(height {height}, width {width})"
+        )
+    ends = np.cumsum(counts)
+    return np.stack([ends - counts, ends], axis=1)[1::2]
+
+
+def _rasterise(polygons: list[NDArray[Any]], height: int, width: int) -> bytes:
+    points = np.concatenate(polygons).reshape(-1, 2)
+    low, high = points.min(axis=0), points.max(axis=0)
+    reach = max(height, width)
+    # NaN is in no range
+    if not (low.min() >= -reach and high.max() <= 2 * reach):
+        raise ValueError(
+            f"has coordinates from {low.min():g} to {high.max():g}; those of a picture of "
+            f"height {height} and width {width} are finite and in or near it"
+        )
+    if (high <= 0).any() or low[0] >= width or low[1] >= height:
+        raise ValueError(
+            f"lies outside of the picture: x from {low[0]:g} to {high[0]:g}, y from {low[1]:g} "
+            f"to {high[1]:g}, in a picture of height {height} and width {width}"
+        )
+    codes = coco_mask.frPyObjects(polygons, height, width)
+    return bytes(coco_mask.merge(codes)["counts"])
+
+
+def _decompress(code: bytes) -> NDArray[np.int64]:
+    # pycocotools reads and writes past the end where a code is damaged, so it is decoded here:
+    # little-endian groups of 5 bits, bit 5 says that more follow, and from the fourth number
+    # on, each is the difference to the last but one
+    groups = np.frombuffer(code, np.uint8).astype(np.int64) - 48
+    if not len(groups) or groups.min() < 0 or groups.max() > 63 or groups[-1] & 32:
+        raise ValueError("has a compressed run-length code that is damaged or cut off")
+    last = np.flatnonzero(groups & 32 == 0)
+    first = np.concatenate([[0], last[:-1] + 1])
+    lengths = last - first + 1
+    if lengths.max() > 7:
+        raise ValueError("has a compressed run-length code with a number that is too large")
+    places = np.arange(len(groups)) - np.repeat(first, lengths)
+    counts = np.add.reduceat((groups & 31) << (5 * places), first)
+    counts -= np.where(groups[last] & 16, np.int64(1) << (5 * lengths), 0)
+    for start in (1, 2):
+        counts[start::2] = np.cumsum(counts[start::2])
+    return counts
+
+
+def _numbers(raw: Any) -> NDArray[Any] | None:
+    try:
+        numbers = np.array(raw) if isinstance(raw, list) and raw else np.zeros(0)
+    except ValueError:
+        return None  # lists of different lengths
+    known = isinstance(raw, list) and numbers.ndim == 1 and numbers.dtype.kind in "iuf"
+    return numbers if known else None
+
+
+_KEYS = ("images", "annotations", "categories")
+_MOST_CLASSES = 255
+_LOCK = Lock()
+
+
+class _Content(NamedTuple):
+    names: tuple[str, ...]
+    items: dict[str, str]  # by file name
+    sizes: dict[str, tuple[int, int]]  # by item
+    objects: dict[str, list[Labelled]]  # by item
+
+
+class _NotCocoError(ValueError):
+    """It is another kind of file."""
+
+
+def is_coco(file: Path) -> bool:
+    """Tell whether a file holds COCO's lists; whether they are right is not looked at.
+
+    Args:
+        file: A file.
+
+    Returns:
+        Whether it is JSON with the lists `images`, `annotations` and `categories`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    return file.suffix.lower() == ".json" and not isinstance(_open(file), _NotCocoError)
+
+
+def listed_names(file: Path) -> dict[str, str]:
+    """List the images of a COCO file.
+
+    Args:
+        file: The file.
+
+    Returns:
+        Each image's id, as text, by its file name as listed, in the file's order.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no COCO file, cut off, or an entry is wrong.
+    """
+    return _content(file).items
+
+
+def class_names(file: Path) -> tuple[str, ...]:
+    """List the classes of a COCO file.
+
+    Args:
+        file: The file.
+
+    Returns:
+        "background", then the names of the categories in the order of their ids.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: As for `listed_names`.
+    """
+    return _content(file).names
+
+
+def item_size(place: Place, path: Path) -> tuple[int, int]:
+    """Look up an image's size.
+
+    Args:
+        place: The file and the image's id.
+        path: The same as one path, for the message.
+
+    Returns:
+        Height and width [pixels].
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: As for `listed_names`, or there is no such image.
+    """
+    sizes = _content(place.file).sizes
+    if place.item not in sizes:
+        raise ValueError(
+            f"{path}: none of the {len(sizes)} images in {place.file} has the id {place.item}. "
+            "Was the file changed? Pair the pictures anew."
+        )
+    return sizes[place.item]
+
+
+def read_ids(place: Place, path: Path) -> NDArray[np.uint8]:
+    """Paint the outlines of an image.
+
+    Args:
+        place: The file and the image's id.
+        path: The same as one path, for the message.
+
+    Returns:
+        [H, W] uint8: 0 for the background, 1..K-1 for the categories in the order of their ids.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: As for `item_size`, an outline is wrong, or classes overlap.
+    """
+    height, width = item_size(place, path)
+    content = _content(place.file)
+    try:
+        return paint_ids(content.objects.get(place.item, ()), height, width, content.names)
+    except ValueError as error:
+        name = next(name for name, item in content.items.items() if item == place.item)
+        raise ValueError(f"{path} ({name}): {error}") from None
+
+
+def _content(file: Path) -> _Content:
+    found = _open(file)
+    if isinstance(found, ValueError):
+        raise ValueError(str(found))
+    return found
+
+
+def _open(file: Path) -> _Content | ValueError:
+    state = file.stat()
+    # of several threads that want a file, one parses it
+    with _LOCK:
+        return _parse(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _parse(file: Path, size: int, changed: int) -> _Content | ValueError:
+    # looking for garbage among millions of numbers that stay would take longer than reading
+    looked_for = gc.isenabled()
+    gc.disable()
+    try:
+        return _parse_coco(file)
+    except ValueError as error:
+        return error.with_traceback(None)
+    finally:
+        if looked_for:
+            gc.enable()
+
+
+def _parse_coco(file: Path) -> _Content:
+    raw = _read_lists(file)
+    problems: list[str] = []
+    items, sizes = _images(raw["images"], file, problems)
+    classes, names = _classes(raw["categories"], raw["annotations"], file)
+    content = _Content(names, items, sizes, defaultdict(list))
+    boxes: dict[str, int] = defaultdict(int)
+    for number, entry in enumerate(raw["annotations"]):
+        if not isinstance(entry, dict):
+            problems.append(f"annotation number {number + 1} is no object")
+            continue
+        label = f"annotation {entry['id']}" if "id" in entry else f"annotation number {number + 1}"
+        item, category = str(_whole(entry.get("image_id"))), _whole(entry.get("category_id"))
+        if item not in sizes:
+            problems.append(
+                f"{label} has the image_id {entry.get('image_id')!r}, which no image has"
+            )
+        elif category not in classes:
+            problems.append(
+                f"{label} has the category_id {entry.get('category_id')!r}, which no category has"
+            )
+        elif not entry.get("segmentation"):
+            boxes[item] += 1
+        else:
+            try:
+                outline = read_outline(entry["segmentation"], *sizes[item])
+            except ValueError as error:
+                problems.append(f"{label} {error}")
+            else:
+                content.objects[item].append(Labelled(label, classes[category], outline))
+    if problems:
+        raise ValueError(
+            f"{file} has {len(problems)} wrong entries: {first_five(problems)}. Export it again, "
+            "or mend or remove them."
+        )
+    if boxes:
+        named = [name for name, item in items.items() if item in boxes]
+        raise ValueError(
+            f"{file}: {sum(boxes.values())} of {len(raw['annotations'])} annotations are boxes, "
+            f"not outlines: they have no segmentation, in {len(named)} of {len(items)} images "
+            f"({first_five(named)}). Export the outlines, or remove these annotations."
+        )
+    return content._replace(objects=dict(content.objects))
+
+
+def _read_lists(file: Path) -> dict[str, list[Any]]:
+    cure = "Name another file: --masks, or give masks as pictures."
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise _NotCocoError(f"{file} cannot be read ({error.strerror}). {cure}") from None
+    # files of other kinds, one for each picture perhaps, are not parsed
+    missing = [key for key in _KEYS if f'"{key}"'.encode() not in data]
+    try:
+        raw = {} if missing and data.rstrip().endswith((b"}", b"]")) else json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _NotCocoError(
+            f"{file} is no JSON, or cut off after {len(data)} bytes ({error}). Copy it again, or "
+            "name another file: --masks."
+        ) from None
+    if not isinstance(raw, dict) or not all(isinstance(raw.get(key), list) for key in _KEYS):
+        raise _NotCocoError(
+            f"{file} is no COCO file: it lacks one of the lists {', '.join(_KEYS)}. {cure}"
+        )
+    return raw
+
+
+def _images(
+    entries: list[Any], file: Path, problems: list[str]
+) -> tuple[dict[str, str], dict[str, tuple[int, int]]]:
+    items: dict[str, str] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    for number, entry in enumerate(entries):
+        label = f"image number {number + 1}"
+        if not isinstance(entry, dict):
+            problems.append(f"{label} is no object")
+            continue
+        name, item = entry.get("file_name"), str(_whole(entry.get("id")))
+        height, width = _whole(entry.get("height")), _whole(entry.get("width"))
+        if not isinstance(name, str) or not name:
+            problems.append(f"{label} has no file_name")
+        elif item == "None":
+            problems.append(f"{name} has the id {entry.get('id')!r}, no whole number")
+        elif item in sizes:
+            problems.append(f"{name} has the id {item}, which another image has")
+        elif name in items:
+            problems.append(f"{name} is listed twice")
+        elif height is None or width is None or height < 1 or width < 1:
+            problems.append(
+                f"{name} has the height {entry.get('height')!r} and the width "
+                f"{entry.get('width')!r} instead of whole numbers above 0"
+            )
+        else:
+            require_bearable(height * width, name_place(file, item))
+            items[name], sizes[item] = item, (height, width)
+    return items, sizes
+
+
+def _classes(
+    entries: list[Any], annotations: list[Any], file: Path
+) -> tuple[dict[int | None, int], tuple[str, ...]]:
+    named: dict[int, str] = {}
+    above = set()
+    for entry in entries:
+        number = _whole(entry.get("id")) if isinstance(entry, dict) else None
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if number is None or number in named or not isinstance(name, str) or not name.strip():
+            raise ValueError(
+                f"{file}: {str(entry)[:100]} is no category, or its id stands there twice. Each "
+                "needs an id, a whole number of its own, and a name. Mend it."
+            )
+        named[number] = name.strip()
+        above.add(entry.get("supercategory") if number != 0 else None)
+    used = {_whole(each.get("category_id")) for each in annotations if isinstance(each, dict)}
+    if 0 in named and 0 not in used and named[0] in above:
+        del named[0]
+    behind = {n for n, name in named.items() if name.strip("_").casefold() == "background"}
+    order = [number for number in sorted(named) if number not in behind]
+    names = ("background", *(named[number] for number in order))
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice or len(behind) > 1:
+        raise ValueError(
+            f"{file} has several categories of one name: {first_five(twice or ['background'])}. "
+            "Rename them, or join them under one id."
+        )
+    if not 2 <= len(names) <= _MOST_CLASSES:
+        raise ValueError(
+            f"{file} has {len(names)} classes with the background; there must be 2 to "
+            f"{_MOST_CLASSES}. Add or remove categories."
+        )
+    return {**{n: k for k, n in enumerate(order, 1)}, **dict.fromkeys(behind, 0)}, names
+
+
+def _whole(raw: Any) -> int | None:
+    if type(raw) is int:  # and not bool
+        return raw
+    return int(raw) if isinstance(raw, float) and raw.is_integer() else None

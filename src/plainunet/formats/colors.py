@@ -1,0 +1,495 @@
+"""Masks that name classes by colour: from pixels to class ids, and the legend of the colours."""
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from os.path import commonpath
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.formats.encoded import decoding, read_encoded, turn_upright
+from plainunet.formats.images import open_still
+from plainunet.formats.problems import DataError
+from plainunet.formats.tiff import read_tiff
+
+Color = tuple[int, int, int]
+Colors = tuple[Color, ...]
+IGNORED = 255
+NEAR = 32
+"""Largest channel difference at which a colour counts as a damaged one of the legend."""
+
+
+class ColoredMaskError(DataError):
+    """A mask's channels differ: its colours are the classes."""
+
+
+def colored_mask(path: Path) -> ColoredMaskError:
+    """Make the error for a mask that is coloured, where none should be.
+
+    Args:
+        path: Its file.
+
+    Returns:
+        The error, to be raised.
+    """
+    return ColoredMaskError(
+        f"{path} is coloured (3 channels that differ), and which class each colour stands for is "
+        "not known. Save the class ids as a grey or palette PNG.",
+        "colored-mask",
+        [path],
+    )
+
+
+@dataclass
+class ColorCensus:
+    """How often each colour occurs in a set of masks.
+
+    Attributes:
+        pixels: [2^24] int64, pixels of each colour.
+        first: [2^24] int32, the first mask in which it occurs, from 1 on.
+        paths: The masks.
+    """
+
+    # zeros take no memory before they are written to
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 24, np.int64))
+    first: NDArray[np.int32] = field(default_factory=lambda: np.zeros(1 << 24, np.int32))
+    paths: list[Path] = field(default_factory=list)
+
+    def add(self, path: Path, found: NDArray[np.uint32], counts: NDArray[np.int64]) -> None:
+        """Count one more mask.
+
+        Args:
+            path: Its file.
+            found: [n] uint32, its colours, each once.
+            counts: [n] int64, the pixels of each.
+        """
+        self.paths.append(path)
+        new = found[self.pixels[found] == 0]
+        self.first[new] = len(self.paths)
+        self.pixels[found] += counts
+
+    def place(self, color: int) -> str:
+        """Say how often a colour occurs, and where first."""
+        path = self.paths[self.first[color] - 1]
+        return f"{self.pixels[color]} pixels, first in {path}"
+
+
+def pack(color: Sequence[int]) -> int:
+    """Turn R, G and B, 0..255, into 0xRRGGBB."""
+    red, green, blue = color
+    return red << 16 | green << 8 | blue
+
+
+def unpack(color: int) -> Color:
+    """Turn 0xRRGGBB into R, G and B, 0..255."""
+    return color >> 16, color >> 8 & 255, color & 255
+
+
+def read_colors(path: Path) -> NDArray[np.uint32]:
+    """Read the colours of a mask.
+
+    Args:
+        path: The file.
+
+    Returns:
+        [H, W] uint32, 0xRRGGBB, upright: of a palette picture the palette's colours, of a grey
+        one three times the grey value. Alpha is left out.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a picture, damaged, cut off, deeper than 8 bits, has several
+            pages, or channels that are no colours.
+    """
+    kind, data = read_encoded(path)
+    if kind == "npy":
+        raise DataError(
+            f"{path}: colours are not read from .npy files. Save the mask as a PNG.", "not-a-mask"
+        )
+    with decoding(path):
+        if kind == "tiff":
+            samples, orientation = _tiff_samples(data, path)
+        else:
+            with open_still(BytesIO(data), kind, path) as (picture, orientation):
+                if picture.mode.startswith(("I", "F")) or (kind == "png" and data[24] == 16):
+                    raise _too_deep(path)
+                # through RGBA where there is alpha, since Pillow warns of leaving it out
+                clear = "transparency" in picture.info or picture.mode.endswith(("A", "a"))
+                samples = np.asarray(picture.convert("RGBA" if clear else "RGB"))
+    if samples.shape[-1] < 3:
+        samples = samples[..., [0, 0, 0]]
+    packed = samples[..., 0].astype(np.uint32)
+    for channel in (1, 2):
+        packed <<= 8
+        packed |= samples[..., channel]
+    colors: NDArray[np.uint32] = turn_upright(packed, orientation)
+    return colors
+
+
+def _tiff_samples(data: bytes, path: Path) -> tuple[NDArray[np.uint8], int]:
+    tiff = read_tiff(BytesIO(data), path)
+    samples = tiff.samples
+    if tiff.palette is not None:
+        # TIFF keeps palettes in 16 bits; the high byte is the 8-bit colour
+        samples = (tiff.palette >> 8).astype(np.uint8)[samples[..., 0]]
+    if samples.dtype == np.bool_:
+        samples = samples * np.uint8(255)
+    if samples.dtype != np.uint8:
+        raise _too_deep(path)
+    if samples.shape[-1] not in (1, 3):
+        raise DataError(
+            f"{path} has {samples.shape[-1]} channels; a colour has three.", "not-a-mask"
+        )
+    return samples, tiff.orientation
+
+
+def _too_deep(path: Path) -> ValueError:
+    return DataError(
+        f"{path} holds more than 8 bits in a channel, in a set of masks that name classes by "
+        "colour. Save it as RGB in 8 bits.",
+        "not-a-mask",
+    )
+
+
+def count_runs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Cut an array into runs of one value; masks are long ones, so this saves nine tenths.
+
+    Args:
+        values: Any shape, not empty.
+
+    Returns:
+        The value and the length of each run, row by row.
+    """
+    flat = values.ravel()
+    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
+    return flat[starts], np.diff(starts, append=flat.size)
+
+
+def count_colors(path: Path) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Count the pixels of each colour of a mask.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its colours [n] uint32, ascending, and the pixels of each [n] int64.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read; see `read_colors`.
+    """
+    values, lengths = count_runs(read_colors(path))
+    found, places = np.unique(values, return_inverse=True)
+    return found, np.bincount(places, weights=lengths).astype(np.int64)
+
+
+def match_colors(
+    found: NDArray[np.uint32], colors: Colors, ignore: int | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Give colours their classes.
+
+    A colour outside the legend is taken for the one that is within `NEAR` of it in every
+    channel, if there is exactly one: smoothing and JPEG move colours that far.
+
+    Args:
+        found: [n] uint32, any colours.
+        colors: The legend, in the order of the classes.
+        ignore: The grey value of pixels that belong to no class, or None.
+
+    Returns:
+        Class ids [n] uint8, 255 where there is none, and [n] bool, whether the colour is
+        outside the legend and was taken for the one near it.
+    """
+    channels = np.stack([found >> 16, found >> 8 & 255, found & 255]).astype(np.int16)
+    ids = np.full(len(found), IGNORED, np.uint8)
+    candidates = np.zeros(len(found), np.uint8)
+    for class_id, color in enumerate(colors):
+        distance = np.abs(channels - np.array(color, np.int16)[:, None]).max(axis=0)
+        ids[distance <= NEAR] = class_id
+        candidates += distance <= NEAR
+    ids[candidates != 1] = IGNORED
+    moved = candidates == 1
+    for class_id, color in enumerate(colors):
+        exact = found == pack(color)
+        ids[exact] = class_id
+        moved[exact] = False
+    if ignore is not None:
+        void = found == ignore * 0x010101
+        ids[void] = IGNORED
+        moved[void] = False
+    return ids, moved
+
+
+def encode_colors(
+    packed: NDArray[np.uint32], colors: Colors, ignore: int | None = None
+) -> NDArray[np.uint8]:
+    """Turn the colours of a mask into class ids.
+
+    Args:
+        packed: [H, W] uint32, as from `read_colors`.
+        colors: The legend, in the order of the classes.
+        ignore: The grey value of pixels that belong to no class, or None.
+
+    Returns:
+        [H, W] uint8: class ids, 255 where ignored; see `match_colors`.
+    """
+    values, lengths = count_runs(packed)
+    found, places = np.unique(values, return_inverse=True)
+    ids = match_colors(found, colors, ignore)[0][places]
+    return np.repeat(ids, lengths).reshape(packed.shape)
+
+
+_MOST_COLORS = 64
+_RARE = 1e-4
+_ALIKE = 8
+_FILES = re.compile(r"(legend|class_dict|classes|labels?|label_colou?rs|labelmap)\.(csv|txt)", re.I)
+_NAME_FIRST = re.compile(r"(.*?)[\s,;:]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\W*$")
+_NAME_LAST = re.compile(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(.+)$")
+
+
+class Legend(NamedTuple):
+    """The file that says which colour is which class, and what it says, in its order."""
+
+    path: Path
+    names: tuple[str, ...]
+    colors: Colors
+
+
+class ColorMeaning(NamedTuple):
+    """What the colours mean: each class's colour, its pixels [K] int64, notes, and names."""
+
+    colors: Colors
+    pixels: NDArray[np.int64]
+    notes: list[str]
+    names: tuple[str, ...] = ()
+
+
+def find_meaning(
+    census: ColorCensus, colors: Colors, num_classes: int | None, ignore: int | None
+) -> ColorMeaning:
+    """Tell what the colours of a set of masks mean.
+
+    Without a legend, given or in a file beside the masks, at most 64 colours, each of at least
+    0.01% of the pixels and more than 8 apart in some channel, are the classes, sorted by red,
+    green and blue.
+
+    Args:
+        census: How often each colour occurs.
+        colors: The legend, in the order of the classes; empty where none is given.
+        num_classes: Number of classes K, where it is known.
+        ignore: The grey value of pixels that belong to no class, or None.
+
+    Returns:
+        The meaning. The notes say where the legend comes from, which share of the pixels was
+        moved to a near colour of it, and which share belongs to no class.
+
+    Raises:
+        ValueError: There is no legend and the colours are too many or too rare, the legend
+            does not fit the masks, or K is another number.
+    """
+    notes = []
+    names: tuple[str, ...] = ()
+    if not colors:
+        legend = find_legend(census.paths)
+        void = None if ignore is None else (ignore, ignore, ignore)
+        if legend:
+            origin = f"from {legend.path}"
+            pairs = zip(legend.names, legend.colors, strict=True)
+            entries = [(name, color) for name, color in pairs if color != void]
+            names = tuple(name for name, _ in entries)
+            colors = tuple(color for _, color in entries)
+        else:
+            origin = "found in the masks and sorted (another order: --colors)"
+            colors = _find_colors(census, ignore)
+        notes.append(f"note: classes by colour, {origin}: {_number(colors)}")
+    _check(colors, num_classes)
+    found = np.flatnonzero(census.pixels).astype(np.uint32)
+    pixels = census.pixels[found]
+    ids, moved = match_colors(found, colors, ignore)
+    known = ids < len(colors)
+    classes = np.bincount(ids[known], pixels[known], len(colors)).astype(np.int64)
+    _require_fit(census, colors, found, known & ~moved)
+    total = int(pixels.sum())
+    if moved.any():
+        notes.append(
+            f"note: {_share(pixels[moved].sum(), total)} of the mask pixels are of colours up to "
+            f"{NEAR} beside one of the legend, and are taken for it"
+        )
+    void_colors = found[~known]
+    if ignore is not None:
+        void_colors = void_colors[void_colors != ignore * 0x010101]
+    if len(void_colors):
+        commonest = int(void_colors[census.pixels[void_colors].argmax()])
+        notes.append(
+            f"note: {_share(census.pixels[void_colors].sum(), total)} of the mask pixels are of "
+            f"colours outside the legend, and are ignored; the commonest is "
+            f"{write_color(commonest)}: {census.place(commonest)}"
+        )
+    missing = [class_id for class_id, count in enumerate(classes) if count == 0]
+    if missing:
+        said = ", ".join(f"{k} ({write_color(pack(colors[k]))})" for k in missing)
+        notes.append(f"note: no mask has a pixel of class {said}")
+    return ColorMeaning(colors, classes, notes, names)
+
+
+def write_color(color: int) -> str:
+    """Write a colour as --colors takes it: 0x8429F6 as 8429F6."""
+    return f"{color:06X}"
+
+
+def _find_colors(census: ColorCensus, ignore: int | None) -> Colors:
+    found = np.flatnonzero(census.pixels)
+    if ignore is not None:
+        found = found[found != ignore * 0x010101]
+    total = census.pixels.sum()
+    common = found[census.pixels[found] >= _RARE * total]
+    if len(found) <= _MOST_COLORS and len(common) == len(found) and not _any_alike(found):
+        return tuple(unpack(int(color)) for color in found)
+    by_pixels = sorted(common.tolist(), key=lambda color: -int(census.pixels[color]))
+    shown = ", ".join(
+        f"{write_color(color)} ({_share(census.pixels[color], total)})" for color in by_pixels[:12]
+    )
+    apart: list[int] = []  # without those that smoothing or JPEG made of others
+    for color in by_pixels:
+        near = match_colors(np.array(apart, np.uint32), (unpack(color),))[1]
+        if len(apart) < _MOST_COLORS and not near.any():
+            apart.append(color)
+    cure = " ".join(write_color(color) for color in sorted(apart))
+    rare = int(found[census.pixels[found].argmin()])
+    raise DataError(
+        f"The masks name classes by colour, and hold {len(found)} colours: too many for classes, "
+        f"too rare or too alike (up to {_MOST_COLORS} would be taken, each of at least {_RARE:.2%} "
+        f"of the pixels and more than {_ALIKE} apart in red, green or blue; {write_color(rare)} "
+        f"has {census.place(rare)}). The commonest: {shown}. Say which "
+        f"colours are classes, in their order, such as --colors {cure}; others are taken for "
+        f"the one they are near, or ignored.",
+        "stray-color",
+        [census.paths[census.first[rare] - 1]],
+        f"--colors {cure}",
+    )
+
+
+def _any_alike(found: NDArray[np.int64]) -> bool:
+    """Tell whether any two colours, [n] packed, look like one that JPEG has damaged."""
+    channels = np.stack([found >> 16, found >> 8 & 255, found & 255])
+    apart = np.abs(channels[:, :, None] - channels[:, None]).max(axis=0)
+    return bool((apart <= _ALIKE).sum() > len(found))
+
+
+def _check(colors: Colors, num_classes: int | None) -> None:
+    listed = ", ".join(write_color(pack(color)) for color in colors)
+    if any(not 0 <= channel <= 255 for color in colors for channel in color):
+        raise ValueError(f"The colours {colors}: red, green and blue are from 0 to 255.")
+    if len(set(colors)) < len(colors):
+        raise ValueError(f"The colours {listed}: one is there twice. Name each class's once.")
+    if not 2 <= len(colors) <= 255:
+        raise ValueError(
+            f"The masks' classes have {len(colors)} colours ({listed}); 2 to 255 classes can be "
+            "learnt. Check the masks, or name the colour of each class (--colors)."
+        )
+    if num_classes is not None and num_classes != len(colors):
+        raise ValueError(
+            f"There are {num_classes} classes, but {len(colors)} colours ({listed}). Name the "
+            "colour of each class, in their order (--colors); others are ignored."
+        )
+
+
+def _require_fit(
+    census: ColorCensus, colors: Colors, found: NDArray[np.uint32], exact: NDArray[np.bool_]
+) -> None:
+    """Refuse a legend for masks that do not use it, such as class ids stored in grey."""
+    is_grey = bool((found % 0x010101 == 0).all())
+    needs_color = any(len(set(color)) > 1 for color in colors)
+    if exact.all() or (exact.any() and not (is_grey and needs_color)):
+        return
+    if not is_grey and match_colors(found, colors)[1].any():
+        return
+    commonest = found[np.argsort(-census.pixels[found])[:6]]
+    shown = ", ".join(write_color(int(color)) for color in commonest)
+    raise DataError(
+        f"The masks do not name classes by the colours {_number(colors)}: "
+        + (f"they hold {len(found)} grey values. " if is_grey else f"they hold {shown}. ")
+        + "If they hold class ids, leave out --colors; else give the colours that they have.",
+        "stray-color",
+    )
+
+
+def _number(colors: Colors) -> str:
+    return ", ".join(f"{k} = {write_color(pack(color))}" for k, color in enumerate(colors))
+
+
+def _share(part: int, total: int) -> str:
+    share = part / total
+    return f"{share:.2%}" if share >= _RARE else f"{100 * share:.2g}%"
+
+
+def find_legend(masks: Sequence[Path]) -> Legend | None:
+    """Look for a legend file beside the masks: in the folder that holds them all, or above it.
+
+    Args:
+        masks: The files of all masks.
+
+    Returns:
+        The legend of the first `legend.csv`, `class_dict.csv`, `labels.txt` or the like that
+        has colours in it, or None.
+
+    Raises:
+        ValueError: Such a file has colours, but also a line that is none.
+    """
+    common = Path(commonpath([mask.absolute().parent for mask in masks]))
+    for folder in (common, common.parent):
+        for path in sorted(path for path in folder.iterdir() if _FILES.fullmatch(path.name)):
+            legend = read_legend(path)
+            if legend:
+                return legend
+    return None
+
+
+def read_legend(path: Path) -> Legend | None:
+    """Read a legend file.
+
+    Args:
+        path: A table with the columns name, r, g and b, or lines of a name and a colour.
+
+    Returns:
+        The legend, or None where there are no colours in it.
+
+    Raises:
+        ValueError: It has colours, but also a line that is none, or one outside 0..255.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    heads = [head.strip().lower() for head in lines[0].split(",")] if lines else []
+    heads = [{"red": "r", "green": "g", "blue": "b", "class": "name"}.get(h, h) for h in heads]
+    if {"name", "r", "g", "b"} <= set(heads):
+        rows = [dict(zip(heads, row, strict=False)) for row in csv.reader(lines[1:])]
+        found = [tuple(row.get(key, "").strip() for key in ("name", "r", "g", "b")) for row in rows]
+    else:
+        found = [_split(line) for line in lines]
+        if not any(found):
+            return None
+        if not found[0]:  # a line of headings
+            found = found[1:]
+    for number, entry in enumerate(found, start=1):
+        if not entry or not all(part.isdecimal() and int(part) < 256 for part in entry[1:]):
+            raise ValueError(
+                f"{path}: entry {number} is not a name and a colour of three numbers from 0 to "
+                "255. Mend it, or give the colours themselves (train --colors)."
+            )
+    colors = tuple((int(r), int(g), int(b)) for _, r, g, b in found)
+    return Legend(path, tuple(entry[0] for entry in found), colors)
+
+
+def _split(line: str) -> tuple[str, ...]:
+    if match := _NAME_FIRST.match(line):
+        name, *color = match.groups()
+        return re.split(r"[,;]", name)[-1].strip(' "'), *color
+    if match := _NAME_LAST.match(line):
+        *color, name = match.groups()
+        return name.strip(' "'), *color
+    return ()

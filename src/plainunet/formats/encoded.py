@@ -1,0 +1,443 @@
+"""Encoded image files: which codec they need, whether they are whole, orientation, `.npy`."""
+
+import errno
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from math import prod
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from PIL import Image
+
+from plainunet.formats.problems import DataError, command
+from plainunet.formats.slices import cut_slice
+from plainunet.formats.sources import find_place
+from plainunet.system import is_out_of_memory
+
+
+def find_orientation(picture: Image.Image) -> int:
+    """Read how a picture is to be turned.
+
+    Args:
+        picture: The picture, open.
+
+    Returns:
+        1..8 (EXIF 2.32, tag 274); 1 where it is not known.
+    """
+    try:
+        value = picture.getexif().get(0x0112, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError):
+        return 1
+    return int(value) if value in range(1, 9) else 1
+
+
+def turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Undo the rotation or reflection that EXIF orientation names.
+
+    Args:
+        image: [H, W] or [H, W, C], as stored.
+        orientation: 1..8 (EXIF 2.32, tag 274).
+
+    Returns:
+        [H, W, ...] or, for 5..8, [W, H, ...]; contiguous.
+    """
+    if orientation > 4:
+        image = image.swapaxes(0, 1)
+    # what is left of the eight cases is a flip along one axis, the other, or both
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+_MAGIC = {
+    b"\xff\xd8\xff": "jpeg",
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"GIF87a": "gif",
+    b"GIF89a": "gif",
+    b"BM": "bmp",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"II+\0": "tiff",
+    b"MM\0+": "tiff",
+    b"\x93NUMPY": "npy",
+}
+# beyond this Pillow refuses to decode, and so does `require_bearable`
+MOST_PIXELS = 178_956_970
+_END_OF_JPEG = b"\xff\xd9"
+
+
+def find_kind(head: bytes, path: Path) -> str:
+    """Tell the format of a picture from its first bytes.
+
+    Args:
+        head: The first 16 bytes of the file, or more.
+        path: The file, for the message.
+
+    Returns:
+        "jpeg", "png", "gif", "bmp", "webp", "tiff" or "npy".
+
+    Raises:
+        ValueError: The file is empty, or of another kind.
+    """
+    if not head:
+        raise DataError(f"{path} is empty (0 bytes). Copy it again, or remove it.", "empty-file")
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic):
+            return kind
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    raise DataError(
+        f"{path} is not a picture that can be read: its content begins with {head[:8]!r}. "
+        "Save it as PNG, JPEG, TIFF, GIF, BMP, WebP or .npy, or remove it.",
+        "not-a-picture",
+    )
+
+
+@contextmanager
+def open_encoded(path: Path) -> Iterator[tuple[str, BinaryIO]]:
+    """Open a picture file and tell its format.
+
+    Args:
+        path: The file, or a slice of a TIFF file, `stack.tif[3]`.
+
+    Yields:
+        The format, as of `find_kind`, and the open file, at its beginning. Of a slice it is a
+        file in memory that holds this slice alone; nothing else has been read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a folder, cannot be opened, is empty, or is no picture; or there is no
+            such slice.
+    """
+    place = find_place(path)
+    if place is not None and place.file.suffix.lower() in (".tif", ".tiff"):
+        with open_encoded(place.file) as (kind, file):
+            if kind != "tiff":
+                raise DataError(
+                    f"{path} names a slice, and {place.file} is no TIFF file but "
+                    f"{kind.upper()}. Name the file itself.",
+                    "not-a-picture",
+                )
+            with decoding(place.file):
+                data = cut_slice(file, place, path)
+        yield kind, BytesIO(data)
+        return
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise FileNotFoundError(
+                f"{path} is a link to {path.readlink()}, which does not exist. Mend or remove it."
+            ) from None
+        raise FileNotFoundError(f"{path} does not exist. Check the path.") from None
+    except IsADirectoryError:
+        raise DataError(
+            f"{path} is a folder, not a picture. Rename or remove it.", "not-a-picture"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DataError(
+                f"{path} is a link that leads back to itself. Remove it.", "link-loop"
+            ) from None
+        raise DataError(
+            f"{path} cannot be opened ({error.strerror}). Check its permissions.",
+            "not-readable",
+            [path],
+            command("chmod", "u+r", path),
+        ) from None
+    with file:
+        kind = find_kind(file.read(16), path)
+        file.seek(0)
+        yield kind, file
+
+
+def read_encoded(path: Path) -> tuple[str, bytes]:
+    """Read a picture file without decoding it, and refuse it if it ends too early.
+
+    Args:
+        path: The file, or a slice of a TIFF file.
+
+    Returns:
+        The format, as of `find_kind`, and the whole content; of a slice, that of a file which
+        holds it alone.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a folder, cannot be opened, is empty, is no picture, or is cut off
+            (of TIFF and .npy, `read_tiff` and `read_array` find that out) or a damaged PNG.
+    """
+    with open_encoded(path) as (kind, file):
+        data = file.read()
+    whole = True
+    if kind == "jpeg":
+        whole = _jpeg_is_whole(data)
+    elif kind == "png":
+        whole = b"IEND" in png_chunks(BytesIO(data))
+    elif kind == "gif":
+        whole = data.rstrip(b"\0\r\n").endswith(b";")
+    elif kind == "bmp":
+        whole = int.from_bytes(data[2:6], "little") <= len(data)
+    elif kind == "webp":
+        whole = 8 + int.from_bytes(data[4:8], "little") <= len(data)
+    if not whole:
+        raise cut_off(path, len(data))
+    if kind == "png" and not _png_is_sound(data):
+        # of two decoders, one would notice
+        raise DataError(
+            f"{path} cannot be decoded, it is damaged (a checksum is wrong). Copy it again, or "
+            "remove it together with its partner.",
+            "damaged",
+        )
+    return kind, data
+
+
+def require_bearable(pixels: int, path: Path) -> None:
+    """Refuse a picture that is larger than its small file lets expect.
+
+    Args:
+        pixels: Height times width.
+        path: Its file, for the message.
+
+    Raises:
+        ValueError: There are more than `MOST_PIXELS`.
+    """
+    if pixels > MOST_PIXELS:
+        raise DataError(
+            f"{path} is too large to be decoded safely: {pixels} pixels, at most {MOST_PIXELS} "
+            "are read from a compressed file. Cut it into smaller pictures.",
+            "too-large",
+        )
+
+
+def cut_off(path: Path, size: int) -> ValueError:
+    """Make the error for a file that ends too early.
+
+    Args:
+        path: The file.
+        size: Its size [bytes].
+
+    Returns:
+        The error, to be raised.
+    """
+    return DataError(
+        f"{path} is cut off: the picture is not complete after {size} bytes. "
+        "Copy it again, or remove it together with its partner.",
+        "cut-off",
+    )
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    # the headers are stepped over because a thumbnail in them has an end marker of its own
+    position = 2
+    while position + 4 <= len(data):
+        marker = data[position + 1]
+        if data[position] != 0xFF or marker == 0xDA:
+            return data.rfind(_END_OF_JPEG, position) > 0
+        if marker == 0xFF:
+            position += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            position += 2
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False
+
+
+def _png_is_sound(data: bytes) -> bool:
+    view, position = memoryview(data), 8
+    while position + 12 <= len(data):
+        end = position + 8 + int.from_bytes(view[position : position + 4], "big")
+        name = bytes(view[position + 4 : position + 8])
+        checksum = int.from_bytes(view[end : end + 4], "big")
+        # names in capitals are of what a picture needs
+        if name.isupper() and zlib.crc32(view[position + 4 : end]) != checksum:
+            return False
+        if name == b"IEND":
+            break
+        position = end + 4
+    return True
+
+
+def png_chunks(file: BinaryIO) -> set[bytes]:
+    """List the kinds of chunks in a PNG file, without reading their content.
+
+    Args:
+        file: The file; it is left at its beginning.
+
+    Returns:
+        The names, such as b"IDAT"; b"IEND" is among them if the file is whole.
+    """
+    size = file.seek(0, 2)
+    position = 8
+    names: set[bytes] = set()
+    while position + 12 <= size and b"IEND" not in names:
+        file.seek(position)
+        length = int.from_bytes(file.read(4), "big")
+        name = file.read(4)
+        position += 12 + length
+        names.add(name)
+    file.seek(0)
+    return names
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Turn whatever a codec raises on damaged content into one error that names the file.
+
+    Args:
+        path: The file that is being decoded.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: Decoding failed.
+    """
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path} is too large to be decoded safely ({error}). Cut it into smaller pictures.",
+            "too-large",
+        ) from None
+    # damaged headers make the codecs fail in all of these ways
+    except (
+        *(OSError, SyntaxError, EOFError, ValueError, TypeError, LookupError, struct.error),
+        *(ZeroDivisionError, OverflowError, MemoryError, RuntimeError, AssertionError),
+        *(AttributeError, ImportError, zlib.error, cv2.error),
+    ) as error:
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        said = " ".join(str(error).split())
+        if is_out_of_memory(error):
+            raise DataError(
+                f"{path} does not fit in memory ({said}). Cut it into smaller pictures, or end "
+                "what else takes memory; if it is not that large, it is damaged: copy it again.",
+                "too-large",
+            ) from None
+        raise DataError(
+            f"{path} cannot be decoded, it is damaged ({said}). "
+            "Copy it again, or remove it together with its partner.",
+            "damaged",
+        ) from None
+
+
+_MOST_LEADING_CHANNELS = 32
+
+
+def read_array(file: BinaryIO, path: Path) -> NDArray[Any]:
+    """Read the array of a .npy file.
+
+    Args:
+        file: The file, open; it is read from its beginning.
+        path: Its path, for messages.
+
+    Returns:
+        [H, W, C], C >= 1: bool, integers or floats as stored, in the machine's byte order,
+        whichever order of bytes and axes the file has; contiguous.
+
+    Raises:
+        ValueError: As `array_shape`.
+    """
+    shape, is_fortran, dtype = _header(file, path)
+    array = np.frombuffer(file.read(prod(shape) * dtype.itemsize), dtype)
+    array = array.reshape(shape, order="F" if is_fortran else "C")
+    return np.ascontiguousarray(array.reshape(*shape[:2], -1), dtype.newbyteorder("="))
+
+
+def read_mask_array(file: BinaryIO, path: Path) -> NDArray[Any]:
+    """Read the array of a .npy file that holds a mask.
+
+    Args:
+        file: The file, open; it is read from its beginning.
+        path: Its path, for messages.
+
+    Returns:
+        [H, W], as of `read_array`.
+
+    Raises:
+        ValueError: As `array_shape`, or it has several channels.
+    """
+    array = read_array(file, path)
+    if array.shape[2] != 1:
+        raise DataError(
+            f"{path} has {array.shape[2]} channels; a mask is [H, W], one class id per pixel. If "
+            "each channel stands for a class, save `np.argmax(mask, axis=-1).astype(np.uint8)`.",
+            "not-a-mask",
+        )
+    return array[..., 0]
+
+
+def array_shape(file: BinaryIO, path: Path) -> tuple[int, int, int]:
+    """Read the shape of a .npy file from its header, and see that the file is whole.
+
+    Args:
+        file: The file, open; it is read from its beginning.
+        path: Its path, for messages.
+
+    Returns:
+        Height, width and channels.
+
+    Raises:
+        ValueError: The header is damaged, the file is cut off, it holds no numbers or no
+            pixels, it is neither [H, W] nor [H, W, C], or it seems to be [C, H, W].
+    """
+    height, width, *channels = _header(file, path)[0]
+    return height, width, channels[0] if channels else 1
+
+
+def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    size = file.seek(0, 2)
+    file.seek(0)
+    # the third version differs in the names of fields, which pictures do not have
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(file)
+    if version not in readers:
+        raise DataError(
+            f"{path} is a .npy file of version {version[0]}.{version[1]}, which cannot be read. "
+            "Save the array with named fields taken apart: `np.save(path, array)`.",
+            "damaged",
+        )
+    try:
+        shape, is_fortran, dtype = readers[version](file)
+    except TokenError:
+        raise ValueError("the header makes no sense") from None
+    if dtype.kind not in "buif":
+        what = "Python objects" if dtype.hasobject else f"values of type {dtype}"
+        raise DataError(
+            f"{path} holds {what}, not plain numbers. Save it again as numbers: "
+            "`np.save(path, array.astype(np.uint8))`, or uint16 or float32.",
+            "unusable-values",
+        )
+    if len(shape) not in (2, 3):
+        raise DataError(
+            f"{path} has {len(shape)} axes, {_written(shape)}; a picture has [H, W] or "
+            "[H, W, C]. Save each picture as an array of its own.",
+            "odd-channels",
+        )
+    if min(shape) < 1:
+        raise DataError(
+            f"{path} is empty, {_written(shape)}: it holds no pixels. Remove it.", "empty-file"
+        )
+    if len(shape) == 3 and shape[0] <= _MOST_LEADING_CHANNELS and shape[0] < min(shape[1:]):
+        raise DataError(
+            f"{path} is {_written(shape)}, which looks like [C, H, W]; a picture is [H, W, C]. "
+            "Save `np.moveaxis(array, 0, -1)`.",
+            "odd-channels",
+        )
+    if file.tell() + prod(shape) * dtype.itemsize > size:
+        raise cut_off(path, size)
+    return shape, is_fortran, dtype
+
+
+def _written(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"

@@ -1,0 +1,295 @@
+"""Pictures on disk -> arrays.
+
+In: JPEG, PNG, GIF, BMP, WebP, TIFF and .npy files, told apart by content. Out: [H, W, C]
+arrays, upright, dtype kept. OpenCV decodes what it decodes exactly and fast; Pillow takes palettes,
+1-bit and CMYK pictures; tifffile takes TIFF.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from plainunet.formats.encoded import (
+    array_shape,
+    decoding,
+    find_orientation,
+    open_encoded,
+    png_chunks,
+    read_array,
+    read_encoded,
+    require_bearable,
+    turn_upright,
+)
+from plainunet.formats.problems import DataError
+from plainunet.formats.tiff import read_tiff, tiff_shape
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".npy"}
+)
+_OPENERS: dict[str, Callable[[BinaryIO, str], ImageFile.ImageFile]] = {
+    "jpeg": jpeg_factory,
+    "png": PngImageFile,
+    "gif": GifImageFile,
+    "bmp": BmpImageFile,
+    "webp": WebPImageFile,
+}
+_GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
+
+
+def read_image(path: Path) -> NDArray[Any]:
+    """Read a picture.
+
+    Args:
+        path: The file.
+
+    Returns:
+        [H, W, C], C >= 1, upright (EXIF orientation applied), colours in RGB order. Integers
+        keep their dtype and range (1-bit and bool become uint8 0/255); floats become float32 and
+        keep their range.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a picture, damaged, cut off, too large, not finite, partly
+            transparent, of 64-bit integers, or has several pages.
+    """
+    kind, data = read_encoded(path)
+    with decoding(path):
+        if kind == "tiff":
+            image, alpha, orientation = _decode_tiff(data, path)
+        elif kind == "npy":
+            image, alpha, orientation = read_array(BytesIO(data), path), None, 1
+        else:
+            image, alpha, orientation = _decode(kind, data, path)
+    if alpha is not None and (alpha != _full(alpha.dtype)).any():
+        raise DataError(
+            f"{path} is transparent in {(alpha != _full(alpha.dtype)).mean():.1%} of its pixels; "
+            "what is behind them is unknown. Save it without an alpha channel.",
+            "transparent",
+        )
+    if image.dtype.kind == "b":
+        image = image.astype(np.uint8) * np.uint8(255)
+    if image.dtype in (np.int64, np.uint64):
+        raise DataError(
+            f"{path} holds {image.dtype} values, and integers are divided by the largest that "
+            "their type can hold, which would leave nothing. Save it as uint8, uint16 or float32.",
+            "unusable-values",
+        )
+    if image.dtype.kind not in "ui":
+        image = _as_finite(image, f"{path}: ")
+    return turn_upright(image, orientation)
+
+
+def image_shape(path: Path) -> tuple[int, int, int]:
+    """Read a picture's shape from the header alone.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Height, width and channels of what `read_image` would return.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a picture, its header is damaged, or as `read_image`.
+    """
+    height, width, channels, orientation = stored_shape(path)
+    return (width, height, channels) if orientation > 4 else (height, width, channels)
+
+
+def stored_shape(path: Path) -> tuple[int, int, int, int]:
+    """Read a picture's shape as it is stored, and how it is to be turned.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Height, width, channels without alpha, and EXIF orientation, 1..8 (see `turn_upright`).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: As `image_shape`.
+    """
+    with open_encoded(path) as (kind, file), decoding(path):
+        if kind == "tiff":
+            return tiff_shape(file, path)
+        if kind == "npy":
+            return *array_shape(file, path), 1
+        head = file.read(26)
+        with open_still(file, kind, path) as (picture, orientation):
+            channels = 1 if _is_grey(picture, head) else 3
+            return picture.height, picture.width, channels, orientation
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Read a picture's size from the header alone.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Height and width, after EXIF orientation.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a picture, or its header is damaged.
+    """
+    return image_shape(path)[:2]
+
+
+def to_unit(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Divide integers by their dtype's maximum; leave floats as they are.
+
+    Args:
+        image: Any shape, integers, bool or floats.
+
+    Returns:
+        The same shape, float32; unsigned integers land in [0, 1].
+
+    Raises:
+        ValueError: A float is not finite, or the dtype is none of these.
+    """
+    if image.dtype.kind in "ui":
+        unit: NDArray[np.float32] = np.divide(
+            image, np.float32(np.iinfo(image.dtype).max), dtype=np.float32
+        )
+        return unit
+    if image.dtype.kind == "b":
+        return image.astype(np.float32)
+    return _as_finite(image, "")
+
+
+def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
+    """Bring a picture to the number of channels that a network takes.
+
+    Args:
+        image: [H, W, C].
+        channels: Channels wanted.
+
+    Returns:
+        [H, W, channels]: the picture itself, or a grey one shown as RGB.
+
+    Raises:
+        ValueError: Any other conversion: it would lose or invent something.
+    """
+    if image.shape[2] == channels:
+        return image
+    if image.shape[2] == 1 and channels == 3:
+        return np.repeat(image, 3, axis=2)
+    raise DataError(
+        f"the picture has {image.shape[2]} channels, {channels} are needed. "
+        "Save it with as many, like the pictures that the model is trained on.",
+        "odd-channels",
+    )
+
+
+@contextmanager
+def open_still(file: BinaryIO, kind: str, path: Path) -> Iterator[tuple[ImageFile.ImageFile, int]]:
+    """Open a picture that Pillow reads, and refuse animations.
+
+    Args:
+        file: The file, open.
+        kind: Its format, as of `find_kind`.
+        path: Its path, for the message.
+
+    Yields:
+        The picture, not yet decoded, and its EXIF orientation, 1..8; 1 where it is not known.
+
+    Raises:
+        ValueError: It has several frames, or more than `MOST_PIXELS`.
+    """
+    has_exif = kind != "png" or b"eXIf" in png_chunks(file)
+    file.seek(0)
+    # Image.open would warn of large pictures, and warnings are filtered for all threads at once
+    with _OPENERS[kind](file, "") as picture:
+        require_bearable(picture.width * picture.height, path)
+        # a JPEG with several frames is a photograph with previews: the first one is meant
+        frames = int(getattr(picture, "n_frames", 1))
+        if frames > 1 and picture.format not in ("JPEG", "MPO"):
+            raise DataError(
+                f"{path} is an animation of {frames} frames; one picture per file can be read. "
+                "Save each frame as a file of its own.",
+                "several-frames",
+            )
+        yield picture, find_orientation(picture) if has_exif else 1
+
+
+_Decoded = tuple[NDArray[Any], NDArray[Any] | None, int]
+
+
+def _decode(kind: str, data: bytes, path: Path) -> _Decoded:
+    with open_still(BytesIO(data), kind, path) as (picture, orientation):
+        deep = kind == "png" and data[24] == 16
+        see_through = "transparency" in picture.info and not deep
+        if kind == "gif" or see_through or picture.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+            return *_decode_pillow(picture, _is_grey(picture, data)), orientation
+        grey = _is_grey(picture, data)
+    # the orientation is applied to all formats in one place, not by the codec
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if image is None:
+        raise ValueError("its content makes no sense")
+    if image.ndim == 2:
+        return image[..., None], None, orientation
+    alpha = image[..., 3] if image.shape[-1] == 4 else None
+    image = image[..., :1] if grey else cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
+    return image, alpha, orientation
+
+
+def _is_grey(picture: Image.Image, head: bytes) -> bool:
+    # Pillow calls 16-bit grey PNGs with alpha RGBA; the header's colour type is 0 or 4
+    if picture.format == "PNG":
+        return head[25] in (0, 4)
+    # of two GIFs that look grey, Pillow calls only one so: it depends on the palette's order
+    return picture.format != "GIF" and picture.mode in _GREY_MODES
+
+
+def _decode_pillow(picture: Image.Image, grey: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    if "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA"):
+        samples = np.asarray(picture.convert("RGBA"))
+        return samples[..., : 1 if grey else 3], samples[..., 3]
+    samples = np.asarray(picture.convert("L" if grey else "RGB"))
+    return samples.reshape(picture.height, picture.width, -1), None
+
+
+def _decode_tiff(data: bytes, path: Path) -> _Decoded:
+    picture = read_tiff(BytesIO(data), path)
+    image = picture.samples
+    if picture.palette is not None:
+        # TIFF keeps palettes in 16 bits; the high byte is the 8-bit colour
+        image = (picture.palette >> 8).astype(np.uint8)[image[..., 0]]
+    return image, picture.alpha, picture.orientation
+
+
+def _full(dtype: np.dtype[Any]) -> float:
+    return float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
+
+
+def _as_finite(image: NDArray[Any], prefix: str) -> NDArray[np.float32]:
+    if image.dtype.kind != "f":
+        raise DataError(
+            f"{prefix}{image.dtype} is not a kind of number that pictures have. "
+            "Save integers or floats.",
+            "unusable-values",
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+        image = image.astype(np.float32)
+    bad = int((~np.isfinite(image)).sum())
+    if bad:
+        raise DataError(
+            f"{prefix}{bad} of {image.size} values are infinite or not a number. "
+            "Replace them before training or predicting.",
+            "not-finite",
+        )
+    return image

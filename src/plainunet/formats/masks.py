@@ -1,0 +1,332 @@
+"""A mask on disk -> the numbers in it, from one file or from one file per class."""
+
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageFile
+
+from plainunet.formats import coco, rle
+from plainunet.formats.colors import IGNORED, ColoredMaskError, colored_mask
+from plainunet.formats.encoded import decoding, read_encoded, read_mask_array, turn_upright
+from plainunet.formats.images import image_size, open_still
+from plainunet.formats.problems import DataError
+from plainunet.formats.sources import Place, class_files, find_place
+from plainunet.formats.tiff import read_tiff
+
+THRESHOLD = 128
+"""Of smoothed masks in black and white, values from here on are class 1."""
+_MOST_CLASSES = 254
+_DARK, _BRIGHT = 32, 224
+
+
+def read_class_files(
+    files: Mapping[str, Path], path: Path, read: Callable[[Path], NDArray[Any]]
+) -> NDArray[np.uint8]:
+    """Read the class ids of a picture from one file for each class.
+
+    A class is where its file is not 0; where an 8-bit file has more than two values, its edges
+    are smoothed, and the class is where it is at least 128.
+
+    Args:
+        files: Each class's file by its name; at least one must exist.
+        path: The path with braces, for messages.
+        read: Reads the stored values of a file, [H, W] uint8 or uint16.
+
+    Returns:
+        [H, W] uint8: 0 where there is no class, 1 for the first, and so on. Where one is named
+        background, that is 0, the others count from 1, and 255 is where there is no class.
+
+    Raises:
+        FileNotFoundError: None of the files exists.
+        ValueError: A file cannot be read or is no mask of one class, their sizes differ, a
+            pixel belongs to two classes, or the classes' names are no names.
+    """
+    names = class_file_names(tuple(files))
+    ids: NDArray[np.uint8] | None = None
+    first, overlap, example = path, 0, ("", "")
+    for class_id, name in enumerate(names):
+        if name not in files or not _is_there(files[name]):
+            continue
+        inside = _foreground(files[name], read)
+        if ids is None:
+            ids, first = np.full(inside.shape, IGNORED, np.uint8), files[name]
+        if inside.shape != ids.shape:
+            raise _sizes_differ(first, ids.shape, files[name], inside.shape)
+        there = ids[inside]
+        others = there[there != IGNORED]
+        if others.size and not overlap:
+            example = names[int(np.bincount(others).argmax())], name
+        overlap += others.size
+        ids[inside] = class_id
+    if ids is None:
+        raise _none_exists(files, path)
+    if overlap:
+        labelled = np.count_nonzero(ids != IGNORED)
+        raise DataError(
+            f"{path}: {overlap} pixels ({overlap / ids.size:.2%} of the picture, "
+            f"{overlap / labelled:.2%} of what is labelled) belong to two classes, such as "
+            f"'{example[0]}' and '{example[1]}'; each pixel has one. Set them to 0 in the file "
+            "of one of the two.",
+            "overlapping-classes",
+        )
+    if names[0] not in files:
+        ids[ids == IGNORED] = 0
+    return ids
+
+
+def common_size(
+    files: Mapping[str, Path], path: Path, size_of: Callable[[Path], tuple[int, int]]
+) -> tuple[int, int]:
+    """Tell the size that all files of a picture's classes have.
+
+    Args:
+        files: Each class's file by its name; at least one must exist.
+        path: The path with braces, for messages.
+        size_of: Tells a file's height and width [pixels].
+
+    Returns:
+        Height and width [pixels].
+
+    Raises:
+        FileNotFoundError: None of the files exists.
+        ValueError: Two sizes differ, a file cannot be read, or the classes' names are no names.
+    """
+    class_file_names(tuple(files))
+    there = [file for file in files.values() if _is_there(file)]
+    if not there:
+        raise _none_exists(files, path)
+    sizes = [size_of(file) for file in there]
+    for file, size in zip(there, sizes, strict=True):
+        if size != sizes[0]:
+            raise _sizes_differ(there[0], sizes[0], file, size)
+    return sizes[0]
+
+
+def class_file_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """List the classes in the order of their ids.
+
+    Args:
+        names: The names in braces.
+
+    Returns:
+        The background and the names; where one of these is background (in large or small
+        letters), it comes first, and none is added. Empty where there are no names.
+
+    Raises:
+        ValueError: A name is empty, two are background, or there are too many.
+    """
+    if not names:
+        return ()
+    grounds = [name for name in names if name.casefold() == "background"]
+    classes = [name for name in names if name not in grounds]
+    if not all(name.strip() for name in names) or len(grounds) > 1 or not classes:
+        raise ValueError(
+            f"The classes {{{','.join(names)}}} need a name each, and at most one is the "
+            "background. Name them like this: masks/{road,car}/7.png."
+        )
+    if len(classes) > _MOST_CLASSES:
+        raise ValueError(
+            f"There are {len(classes)} classes in braces; at most {_MOST_CLASSES} can be told "
+            "apart. Join some of them."
+        )
+    return (*(grounds or ["background"]), *classes)
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        file.lstat()  # a link that leads nowhere is an error, not a class that is not shown
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ValueError(f"{file} cannot be opened ({error.strerror}). Check its name.") from None
+    return True
+
+
+def _none_exists(files: Mapping[str, Path], path: Path) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{path}: none of the {len(files)} files for {', '.join(files)} exists. Add the file of "
+        "at least one class, or remove the picture."
+    )
+
+
+def _sizes_differ(
+    first: Path, size: tuple[int, ...], other: Path, other_size: tuple[int, ...]
+) -> ValueError:
+    return DataError(
+        f"{other} is {other_size[1]}x{other_size[0]} pixels, {first} is {size[1]}x{size[0]}. Make "
+        "the masks of all classes as large as their picture.",
+        "size-mismatch",
+    )
+
+
+def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.bool_]:
+    try:
+        values = read(file)
+    except ColoredMaskError:
+        raise DataError(
+            f"{file} is coloured, but is to show one class only: 0 outside of it, another value "
+            "inside. Save it as a grey PNG.",
+            "not-a-mask",
+        ) from None
+    if values.dtype != np.uint8:
+        return np.asarray(values > 0)
+    counts = np.bincount(values.ravel(), minlength=256)
+    found = np.flatnonzero(counts).tolist()
+    if len(found) == 1 or (len(found) == 2 and found[0] == 0):
+        return np.asarray(values > 0)
+    smoothed = counts[_BRIGHT:].sum() > counts[_DARK:_BRIGHT].sum()
+    # of 0, 1 and 255, the last may be pixels that are to be ignored
+    if not smoothed or len(found) == 2 or found == [0, 1, 255]:
+        raise DataError(
+            f"{file} holds {len(found)} values from {found[0]} to {found[-1]}, but is to show one "
+            "class only: 0 outside of it, another value inside. Save it with two values.",
+            "stray-value",
+        )
+    return np.asarray(values >= THRESHOLD)
+
+
+_KINDS = {".json": coco, ".csv": rle}
+
+
+def read_mask(path: Path) -> NDArray[Any]:
+    """Read the values of a mask as they are stored.
+
+    Args:
+        path: The file, or what `places` says that a path may name.
+
+    Returns:
+        [H, W] uint8 or uint16, upright: indices of a palette, 0/1 of a 1-bit picture, or grey
+        values; of a grey picture stored as RGB(A), the one value that all colours share. Of an
+        item or of a file for each class: 0 where there is no class, else its number from 1.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ColoredMaskError: Its colours differ.
+        ValueError: It is not a picture, damaged, cut off, has several pages, or its classes
+            overlap.
+    """
+    place, kind = _find_item(path)
+    if place is not None:
+        ids: NDArray[np.uint8] = kind.read_ids(place, path)
+        return ids
+    files = _find_classes(path)
+    return read_class_files(files, path, _read_file) if files else _read_file(path)
+
+
+def _find_item(path: Path) -> tuple[Place | None, ModuleType]:
+    """The item that a path names of a COCO file or a list of codes, and what reads it."""
+    place = find_place(path)
+    kind = None if place is None else _KINDS.get(place.file.suffix.lower())
+    return (None, coco) if kind is None else (place, kind)
+
+
+def _find_classes(path: Path) -> dict[str, Path]:
+    """The files of the classes that a path names; none where it names a file of its own."""
+    files = class_files(path)
+    return {} if files and path.exists() else files
+
+
+def _read_file(path: Path) -> NDArray[Any]:
+    kind, data = read_encoded(path)
+    with decoding(path):
+        if kind == "tiff":
+            tiff = read_tiff(BytesIO(data), path)
+            samples, orientation = tiff.samples, tiff.orientation
+        elif kind == "npy":
+            samples, orientation = read_mask_array(BytesIO(data), path), 1
+        else:
+            with open_still(BytesIO(data), kind, path) as (picture, orientation):
+                samples = _stored_values(picture, path)
+    mask = _one_channel(samples, path)
+    if mask.dtype.kind in "fi" and mask.min() >= 0 and (mask == np.rint(mask)).all():
+        mask = mask.astype(np.uint16) if mask.max() < 65536 else mask
+    if mask.dtype in (np.uint32, np.uint64) and mask.max() < 65536:
+        mask = mask.astype(np.uint16)
+    if mask.dtype not in (np.bool_, np.uint8, np.uint16):
+        raise DataError(
+            f"{path} holds {mask.dtype} values from {mask.min()} to {mask.max()}; a mask holds "
+            "whole numbers from 0 to 65535. Save it as an 8-bit or 16-bit PNG.",
+            "not-a-mask",
+        )
+    return turn_upright(mask.astype(np.uint8) if mask.dtype == np.bool_ else mask, orientation)
+
+
+def mask_size(path: Path) -> tuple[int, int]:
+    """Read a mask's size without its pixels, and see that its files are whole.
+
+    Args:
+        path: As for `read_mask`.
+
+    Returns:
+        Height and width, upright [pixels].
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a picture, damaged, cut off, or a class's file has another size.
+    """
+    place, kind = _find_item(path)
+    if place is not None:
+        height, width = kind.item_size(place, path)
+        return height, width
+    files = _find_classes(path)
+    return common_size(files, path, _file_size) if files else _file_size(path)
+
+
+def _file_size(path: Path) -> tuple[int, int]:
+    read_encoded(path)
+    return image_size(path)
+
+
+def stored_names(path: Path) -> tuple[str, ...]:
+    """List the names of the classes where a mask's own path or file has them.
+
+    Args:
+        path: As for `read_mask`.
+
+    Returns:
+        The names in the order of the class ids, the background's first; empty where there
+        are none.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file cannot be read.
+    """
+    place, kind = _find_item(path)
+    if place is not None:
+        return tuple(kind.class_names(place.file))
+    return class_file_names(tuple(_find_classes(path)))
+
+
+def _stored_values(picture: ImageFile.ImageFile, path: Path) -> NDArray[Any]:
+    raw_mode = str(picture.tile[0].args) if picture.format == "PNG" else ""
+    if picture.mode != "I;16" and "16" in raw_mode:
+        raise DataError(
+            f"{path} is coloured in 16 bits. Save the class ids as a grey PNG.", "not-a-mask"
+        )
+    # grey PNGs of 2 and 4 bits are spread over 0..255 on reading, where ids get lost
+    spread = {"L;2": 85, "L;4": 17}.get(raw_mode, 1)
+    samples = np.asarray(picture)
+    return samples // samples.dtype.type(spread) if spread > 1 else samples
+
+
+def _one_channel(samples: NDArray[Any], path: Path) -> NDArray[Any]:
+    if samples.ndim == 2:
+        return samples
+    if samples.shape[-1] in (2, 4):
+        samples = samples[..., :-1]
+    first = samples[..., 0]
+    if samples.shape[-1] not in (1, 3) or (samples != first[..., None]).any():
+        if samples.shape[-1] == 3:
+            raise colored_mask(path)
+        raise DataError(
+            f"{path} has {samples.shape[-1]} channels that differ; a mask has one. Save the class "
+            "ids as a grey or palette PNG.",
+            "not-a-mask",
+            [path],
+        )
+    return first

@@ -1,0 +1,496 @@
+"""CSV lists of run-length codes, as Kaggle has them -> class ids."""
+
+import csv
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.formats.encoded import require_bearable
+from plainunet.formats.sources import Place
+
+# compared in small letters, without "_" and the like; the first in this order is taken
+_PICTURE = ("imageid", "image", "img", "imgid", "imagename", "filename", "file", "name", "id")
+_PICTURE_AND_CLASS = ("imageidclassid", "imagelabel", "imageclass")
+_SURE_CODE = ("encodedpixels", "rlemask", "maskrle", "rle")
+_CODE = (*_SURE_CODE, "segmentation", "encoding", "annotation", "mask", "pixels")
+_CLASS = ("classid", "class", "classname", "categoryid", "category", "celltype", "label")
+_MOST_CLASSES = 254
+_LOCK = Lock()
+_NOTHING = ("", "-1", "nan", "none", "null")
+
+
+class Row(NamedTuple):
+    """A line of the file.
+
+    Attributes:
+        line: Its number, from 1.
+        class_name: The class, or "" where no class is told.
+        code: "start length start length ...", or "" where nothing is labelled.
+    """
+
+    line: int
+    class_name: str
+    code: str
+
+
+class _Columns(NamedTuple):
+    picture: int
+    code: int
+    class_name: int | None
+    both: bool  # the class stands behind the picture's name
+    fields: int
+    sure: bool  # the header alone tells that these are run-length codes
+
+
+@dataclass
+class Codes:
+    """The codes of a file.
+
+    Attributes:
+        rows: The lines of each picture, by its name, in the file's order.
+        classes: The names of the classes, numbers as numbers before words; empty where the
+            file has no column for them.
+    """
+
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+
+def is_rle(file: Path) -> bool:
+    """Tell from the first lines of a file whether it lists run-length codes.
+
+    Args:
+        file: Any file.
+
+    Returns:
+        Whether it is a .csv with columns for a picture and for its code, and the codes are no
+        names of files.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be opened.
+    """
+    if file.suffix.lower() != ".csv":
+        return False
+    with _open(file) as text:
+        try:
+            rows = csv.reader(islice(iter(lambda: text.readline(65536), ""), 100))
+            columns = _find_columns(next(rows, []))
+            if columns is None or columns.sure:
+                return columns is not None
+            for row in rows:
+                code = row[columns.code].strip() if len(row) == columns.fields else ""
+                if code.lower() not in _NOTHING:
+                    return re.fullmatch(r"\d+\s+\d+(\s.*)?", code, re.DOTALL) is not None
+        except (UnicodeDecodeError, csv.Error):
+            pass
+    return False
+
+
+def read_codes(file: Path) -> Codes:
+    """Read a list of run-length codes.
+
+    Args:
+        file: The list.
+
+    Returns:
+        Its codes; they are kept until the file changes, and are not to be changed.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such list, or has a wrong line.
+    """
+    try:
+        state = file.stat()
+    except OSError:
+        with _open(file):
+            raise
+    with _LOCK:  # or each of several threads would parse the file
+        return _parse(file, state.st_size, state.st_mtime_ns)
+
+
+def shorten(text: str) -> str:
+    """Shorten a text for a message.
+
+    Args:
+        text: Any.
+
+    Returns:
+        Its first 40 letters, and "..." if there are more.
+    """
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+@lru_cache(maxsize=4)
+def _parse(file: Path, size: int, _changed: int) -> Codes:
+    # a code may be longer than what a field may hold; a C long has 32 bits on Windows
+    usual = csv.field_size_limit()
+    csv.field_size_limit(max(usual, min(size, 2**31 - 1)))
+    try:
+        with _open(file) as text:
+            reader = csv.reader(text, strict=True)
+            codes = Codes()
+            try:
+                _add_rows(codes, reader, file)
+            except UnicodeDecodeError:
+                raise ValueError(
+                    f"{file}, line {_first_bad_line(file)}: this is not UTF-8. Save the list as "
+                    "'CSV UTF-8'."
+                ) from None
+            except csv.Error as error:
+                raise ValueError(
+                    f"{file}, line {reader.line_num}: this is not CSV ({error}). Mend the line."
+                ) from None
+    finally:
+        csv.field_size_limit(usual)
+    return codes
+
+
+def _add_rows(codes: Codes, reader: Any, file: Path) -> None:
+    header: list[str] = next(reader, [])
+    columns = _find_columns(header)
+    if columns is None:
+        raise ValueError(
+            f"{file}: the header is '{shorten(','.join(header))}'; a list of run-length codes has "
+            "a column for the picture and one for the code. Name them ImageId,EncodedPixels, with "
+            "commas between the fields of every line."
+        )
+    classes: set[str] = set()
+    for line, row in _lines(reader):
+        where = f"{file}, line {line}"
+        if len(row) != columns.fields:
+            raise ValueError(
+                f"{where}: fields with commas between: {len(row)}, in the header {columns.fields}. "
+                "Mend it."
+            )
+        name, code = row[columns.picture].strip(), row[columns.code].strip()
+        code = "" if code.lower() in _NOTHING else code
+        class_name = "" if columns.class_name is None else row[columns.class_name].strip()
+        if columns.both:
+            name, _, class_name = name.rpartition("_")
+        if not name or name.lower() == "nan":
+            raise ValueError(f"{where}: there is no picture's name. Add it, or remove the line.")
+        if "//" in name or "/." in name:
+            # as paths are written
+            name = re.sub(r"/(?:\.?/)+", "/", name)
+        has_classes = columns.both or columns.class_name is not None
+        if has_classes and class_name.lower() not in _NOTHING:
+            class_name = re.sub(r"(\d)\.0+$", r"\1", class_name)
+            classes.add(class_name)
+        elif has_classes and code:
+            raise ValueError(f"{where}: there is a code, but no class. Add the class.")
+        if class_name.lower() == "background":
+            raise ValueError(
+                f"{where}: 'background' is what lies in no run. Remove the lines of this class."
+            )
+        codes.rows.setdefault(name, []).append(Row(line, class_name, code))
+    if not codes.rows:
+        raise ValueError(f"{file} lists no pictures. Copy it again, or name another one.")
+    if len(classes) > _MOST_CLASSES:
+        raise ValueError(
+            f"{file} names {len(classes)} classes; at most {_MOST_CLASSES} can be told apart. "
+            "Join some of them."
+        )
+    codes.classes = tuple(sorted(classes, key=_by_number))
+
+
+def _by_number(name: str) -> tuple[bool, float, str]:
+    is_number = re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", name) is not None
+    return not is_number, float(name) if is_number else 0.0, name
+
+
+def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
+    for row in reader:
+        if row:
+            yield reader.line_num, row
+
+
+def _find_columns(header: list[str]) -> _Columns | None:
+    names = [re.sub(r"[\W_]+", "", name.casefold()) for name in header]
+
+    def at(known: tuple[str, ...]) -> int | None:
+        return next((names.index(name) for name in known if name in names), None)
+
+    both = at(_PICTURE_AND_CLASS)
+    picture, code = at(_PICTURE) if both is None else both, at(_CODE)
+    if picture is None or code is None:
+        return None
+    sure = names[code] in _SURE_CODE
+    class_name = at(_CLASS) if both is None else None
+    return _Columns(picture, code, class_name, both is not None, len(header), sure)
+
+
+def _first_bad_line(file: Path) -> int:
+    with file.open("rb") as data:
+        for line, text in enumerate(data, 1):
+            try:
+                text.decode()
+            except UnicodeDecodeError:
+                return line
+    return 1
+
+
+def _open(file: Path) -> TextIO:
+    try:
+        return file.open(encoding="utf-8-sig", newline="")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file} does not exist. Check the path.") from None
+    except OSError as error:
+        raise ValueError(
+            f"{file} cannot be opened ({error.strerror}). Check what it is, and its permissions."
+        ) from None
+
+
+ORDERS = ("rows", "columns")
+_ITEM = re.compile(r"(.+) (\d{1,9})x(\d{1,9}) (rows|columns)", re.DOTALL)
+_SAMPLE = 20
+_CLEAR = 1.7
+_FEW = 4
+
+
+def listed_names(file: Path) -> list[str]:
+    """List the pictures of a file.
+
+    Args:
+        file: The list of run-length codes.
+
+    Returns:
+        Each picture's name, once, in the file's order.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such list, or has a wrong line.
+    """
+    return list(read_codes(file).rows)
+
+
+def name_items(
+    file: Path,
+    sizes: Mapping[str, tuple[int, int]],
+    order: str | None,
+    on_note: Callable[[str], None] | None = None,
+) -> dict[str, str]:
+    """Name each picture's item, and find out how its pixels are counted.
+
+    The codes do not say whether they count row by row or column by column. Of pictures that are
+    not square, the right reading gives masks whose neighbouring lines are alike, and the wrong
+    one tears them apart.
+
+    Args:
+        file: The list of run-length codes.
+        sizes: Height and width of each picture [pixels], by its listed name.
+        order: "rows" or "columns", or None where it is to be found.
+        on_note: Called with a sentence on which order was found.
+
+    Returns:
+        Each item by the picture's listed name, as `read_ids` takes it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such list, has a wrong line or not the picture, a code does not
+            fit the picture's size, or the order cannot be told.
+    """
+    if order not in (*ORDERS, None):
+        raise ValueError(f"The order of run-length codes is '{order}'. Say --rle rows or columns.")
+    codes = read_codes(file)
+    for name in sizes:
+        if name not in codes.rows:
+            raise ValueError(f"{file} lists no picture '{name}'. Add a line for it.")
+    if order is None:
+        order = _find_order(file, codes, sizes)
+        if on_note is not None:
+            on_note(
+                f"The run-length codes in {file} count {order[:-1]} by {order[:-1]}, as the "
+                "pictures' sizes show."
+            )
+    return {name: f"{name} {height}x{width} {order}" for name, (height, width) in sizes.items()}
+
+
+def read_ids(place: Place, path: Path) -> NDArray[np.uint8]:
+    """Read a picture's class ids.
+
+    Args:
+        place: The list and the item, "NAME HEIGHTxWIDTH rows" or "... columns".
+        path: The path of the two, for messages.
+
+    Returns:
+        [H, W] uint8: 0 where there is no run, else the number of the class, from 1.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such list, has a wrong line or not the picture, a code does not
+            fit the picture's size, or two classes overlap.
+    """
+    codes, rows, (height, width), order = _find_item(place, path)
+    numbers = {name: number for number, name in enumerate(codes.classes, 1)}
+    ids = np.zeros(height * width, np.uint8)
+    names = sorted(
+        {row.class_name for row in rows if row.code}, key=lambda name: numbers.get(name, 1)
+    )
+    overlap = 0
+    for name in names:
+        own = [row for row in rows if row.class_name == name]
+        covered = _cover(place.file, own, ids.size)
+        overlap += int(np.count_nonzero(ids[covered])) if len(names) > 1 else 0
+        ids[covered] = numbers.get(name, 1)
+    if overlap:
+        raise ValueError(
+            f"{path}: {overlap} pixels ({overlap / np.count_nonzero(ids):.2%} of those labelled) "
+            f"belong to two of the classes {', '.join(names)}; each pixel has one. Take the runs "
+            f"of one of the classes out of {place.file} where they overlap."
+        )
+    return ids.reshape(height, width) if order == "rows" else ids.reshape(width, height).T.copy()
+
+
+def item_size(place: Place, path: Path) -> tuple[int, int]:
+    """Tell the size of a picture's mask, and see that its codes fit it.
+
+    Args:
+        place: The list and the item, as for `read_ids`.
+        path: The path of the two, for messages.
+
+    Returns:
+        Height and width [pixels].
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: As for `read_ids`, but for classes that overlap.
+    """
+    _, rows, size, _ = _find_item(place, path)
+    for row in rows:
+        _runs(place.file, row, size[0] * size[1])
+    return size
+
+
+def class_names(file: Path) -> tuple[str, ...]:
+    """List the classes that a file tells apart.
+
+    Args:
+        file: The list of run-length codes.
+
+    Returns:
+        "background" and the classes, sorted, numbers as numbers; empty where there is no
+        column for the class.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such list, or has a wrong line.
+    """
+    classes = read_codes(file).classes
+    return ("background", *classes) if classes else ()
+
+
+_Item = tuple[Codes, list[Row], tuple[int, int], str]
+
+
+def _find_item(place: Place, path: Path) -> _Item:
+    match = _ITEM.fullmatch(place.item)
+    if match is None or not int(match[2]) * int(match[3]):
+        raise ValueError(
+            f"{path}: '{place.item}' does not name a mask in {place.file}. Name it by its "
+            "picture's name, height, width and order: [cat.jpg 1280x1918 rows]."
+        )
+    codes = read_codes(place.file)
+    # a path is written with "\" on Windows
+    name = match[1] if match[1] in codes.rows else match[1].replace("\\", "/")
+    if name not in codes.rows:
+        raise ValueError(
+            f"{path}: {place.file} lists no picture '{match[1]}'. Add a line for it, or name one "
+            f"of its {len(codes.rows)}."
+        )
+    size = int(match[2]), int(match[3])
+    require_bearable(size[0] * size[1], path)
+    return codes, codes.rows[name], size, match[4]
+
+
+def _runs(file: Path, row: Row, pixels: int) -> NDArray[np.int64]:
+    where = f"{file}, line {row.line}"
+    try:
+        numbers = np.array(row.code.split(), np.int64)
+    except (ValueError, OverflowError):
+        numbers = np.empty(1, np.int64)
+    if numbers.size % 2:
+        raise ValueError(
+            f"{where}: the code '{shorten(row.code)}' is not made of pairs of whole numbers. Write "
+            "the start and the length of each run, with spaces between."
+        )
+    starts, lengths = numbers.reshape(-1, 2).T
+    last = pixels - np.minimum(lengths, pixels) + 1
+    wrong = np.flatnonzero((starts < 1) | (lengths < 1) | (lengths > pixels) | (starts > last))
+    if wrong.size:
+        start, length = int(starts[wrong[0]]), int(lengths[wrong[0]])
+        raise ValueError(
+            f"{where}: a run of {length} pixels from pixel {start} on does not lie within the "
+            f"{pixels} pixels of the picture, counted from 1. Mend the line, or see that the "
+            "picture has the size that it was labelled at."
+        )
+    back = np.flatnonzero(starts[1:] < starts[:-1])
+    if back.size:
+        first, then = starts[back[0] : back[0] + 2].tolist()
+        raise ValueError(
+            f"{where}: the run from pixel {then} on stands behind the one from {first} on, so the "
+            "starts may be counted from the end of the run before. Write them counted from the "
+            "picture's first pixel, in ascending order."
+        )
+    return np.stack([starts - 1, starts - 1 + lengths])
+
+
+def _cover(file: Path, rows: list[Row], pixels: int) -> NDArray[np.bool_]:
+    covered = np.zeros(pixels, np.bool_)
+    for row in rows:
+        starts, ends = _runs(file, row, pixels)
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            covered[start:end] = True
+    return covered
+
+
+def _find_order(file: Path, codes: Codes, sizes: Mapping[str, tuple[int, int]]) -> str:
+    ask = "Say how they count: --rle rows (Carvana) or --rle columns (most other sets of Kaggle)."
+    unequal = [
+        name
+        for name, (height, width) in sizes.items()
+        if height != width and any(row.code for row in codes.rows[name])
+    ]
+    if not any(row.code for name in sizes for row in codes.rows[name]):
+        raise ValueError(f"{file} has no code for any picture, so there is nothing to learn.")
+    if not unequal:
+        square = all(height == width for height, width in sizes.values())
+        raise ValueError(
+            f"The run-length codes in {file} may count row by row or column by column: "
+            + (f"all {len(sizes)} pictures are square" if square else "only square ones have any")
+            + f", so both would fit. {ask}"
+        )
+    sample = unequal[:: -(-len(unequal) // _SAMPLE)]
+    torn, scaled = np.zeros(2), np.zeros(2)
+    inside = banded = 0
+    for name in sample:
+        height, width = sizes[name]
+        require_bearable(height * width, file)
+        covered = _cover(file, codes.rows[name], height * width)
+        for number, line in enumerate((width, height)):
+            changes = np.count_nonzero(covered[line:] != covered[:-line])
+            torn[number] += changes
+            scaled[number] += changes / line
+        edges = np.flatnonzero(np.diff(covered, prepend=False, append=False)).reshape(-1, 2)
+        lengths = edges[:, 1] - edges[:, 0]
+        inside += int(lengths.sum())
+        banded += int(lengths[lengths > min(height, width)].sum())
+    # a band over all of the picture changes once on each line, however it is read, and a short
+    # line is no merit; elsewhere it is: of 40x80 pixels, every other column is like a line
+    for right, wrong in ((0, 1), (1, 0)):
+        clear = torn[wrong] > _CLEAR * (torn[right] + _FEW)
+        if clear and (2 * banded <= inside or scaled[wrong] > _CLEAR * scaled[right]):
+            return ORDERS[right]
+    raise ValueError(
+        f"The run-length codes in {file} may count row by row or column by column: too little is "
+        f"labelled, or in shapes too small, in the {len(sample)} pictures looked at, to "
+        f"tell which is right. {ask}"
+    )

@@ -1,0 +1,300 @@
+"""Parts of a picture, without the rest of it in memory.
+
+In: a picture file. Out: any window of it, as `read_image` would give it. A TIFF file is decoded
+segment by segment (its tiles or strips), of which those used last are kept; any other picture is
+decoded once, whole, if it is small enough.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tifffile import PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
+
+from plainunet.formats.encoded import decoding, open_encoded
+from plainunet.formats.images import image_shape, image_size, match_channels, read_image
+from plainunet.formats.problems import DataError, command
+from plainunet.formats.slices import find_slices
+from plainunet.formats.tiff import has_alpha
+
+KEPT = 192 * 2**20
+"""Bytes of decoded segments that are kept of a file."""
+LARGEST = 64 * 2**20
+"""Bytes of a segment beyond which a file is not read in windows."""
+
+
+class Windows(Protocol):
+    """A picture that is read in parts.
+
+    Attributes:
+        shape: Height, width and channels.
+        dtype: Of its values.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """Read a window.
+
+        Args:
+            top: Its first row.
+            left: Its first column.
+            height: Its rows; it ends where the picture does.
+            width: Its columns.
+
+        Returns:
+            [h, w, C], as `read_image` would give it.
+        """
+
+
+class ArrayWindows:
+    """Windows of a picture that is in memory.
+
+    Attributes:
+        reduced: The same at other sizes, [h, w, C] by h and w, as far as they are known.
+    """
+
+    def __init__(self, image: NDArray[Any]) -> None:
+        """Take a picture.
+
+        Args:
+            image: [H, W, C].
+        """
+        self.shape: tuple[int, int, int] = (image.shape[0], image.shape[1], image.shape[2])
+        self.dtype = image.dtype
+        self.reduced: dict[tuple[int, int], NDArray[Any]] = {}
+        self._image = image
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """As of `Windows`."""
+        return self._image[top : top + height, left : left + width]
+
+
+def as_windows(image: NDArray[Any]) -> ArrayWindows:
+    """Take a picture in memory.
+
+    Args:
+        image: [H, W, C], or [H, W] for one channel.
+
+    Returns:
+        Its windows.
+
+    Raises:
+        ValueError: It has another shape, or no pixels.
+    """
+    image = np.asarray(image)
+    image = image[..., None] if image.ndim == 2 else image
+    if image.ndim != 3:
+        raise ValueError(f"A picture is [H, W, C]; this one is {list(image.shape)}.")
+    if not image.size:
+        raise ValueError(f"This picture has no pixels: {list(image.shape)}.")
+    return ArrayWindows(image)
+
+
+class _AsChannels:
+    """Windows of a picture that is shown with other channels."""
+
+    def __init__(self, picture: Windows, channels: int) -> None:
+        self.shape = *picture.shape[:2], channels
+        self.dtype = picture.dtype
+        self._picture = picture
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """As of `Windows`."""
+        return match_channels(self._picture.read(top, left, height, width), self.shape[2])
+
+
+def as_channels(picture: Windows, channels: int) -> Windows:
+    """Bring a picture to the number of channels that a network takes.
+
+    Args:
+        picture: Its windows.
+        channels: Channels wanted.
+
+    Returns:
+        The same, or a grey one shown as RGB.
+
+    Raises:
+        ValueError: Any other conversion.
+    """
+    if picture.shape[2] == channels:
+        return picture
+    if isinstance(picture, ArrayWindows):
+        return ArrayWindows(match_channels(picture.read(0, 0, *picture.shape[:2]), channels))
+    match_channels(picture.read(0, 0, 1, 1), channels)  # refuses what cannot be
+    return _AsChannels(picture, channels)
+
+
+class TiffWindows:
+    """Windows of a TIFF file.
+
+    Attributes:
+        page: The page, as tifffile has it.
+    """
+
+    def __init__(self, page: TiffPage, path: Path) -> None:
+        """Take a page of an open file.
+
+        Args:
+            page: The page, one that `open_windows` has found to be had in parts.
+            path: The file, for messages.
+        """
+        self.page, self._path = page, path
+        self._is_split = page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
+        self._planes = page.samplesperpixel if self._is_split else 1
+        self.shape = page.imagelength, page.imagewidth, page.samplesperpixel
+        assert page.dtype is not None  # `_is_windowed` has seen to it
+        kind = np.float32 if page.dtype.kind == "f" else page.dtype.newbyteorder("=")
+        self.dtype = np.dtype(kind)
+        self._length = page.tilelength if page.is_tiled else page.rowsperstrip
+        self._width = page.tilewidth if page.is_tiled else page.imagewidth
+        self._length = min(self._length, page.imagelength)
+        self._across = -(-page.imagewidth // self._width)
+        self._down = -(-page.imagelength // self._length)
+        self._bytes = self._length * self._width * page.samplesperpixel * self.dtype.itemsize
+        self._kept: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """As of `Windows`."""
+        height, width = min(height, self.shape[0] - top), min(width, self.shape[1] - left)
+        window = np.empty((height, width, self.shape[2]), self.dtype)
+        rows = range(top // self._length, -(-(top + height) // self._length))
+        columns = range(left // self._width, -(-(left + width) // self._width))
+        # a band of windows side by side finds its segments still there
+        self._limit = max(KEPT // self._bytes, len(rows) * len(columns))
+        for row, column in product(rows, columns):
+            segment = self._segment(row, column)
+            y, x = row * self._length, column * self._width
+            part = segment[max(top - y, 0) : top + height - y, max(left - x, 0) : left + width - x]
+            below, right = max(y - top, 0), max(x - left, 0)
+            window[below : below + part.shape[0], right : right + part.shape[1]] = part
+        return window
+
+    def _segment(self, row: int, column: int) -> NDArray[Any]:
+        """A tile, or a strip, [h, w, C]; at the picture's edges it ends there."""
+        if (row, column) in self._kept:
+            self._kept.move_to_end((row, column))
+            return self._kept[row, column]
+        number = row * self._across + column
+        planes = [
+            self._decode(plane * self._down * self._across + number)
+            for plane in range(self._planes)
+        ]
+        segment = np.concatenate(planes, axis=2)
+        if self.page.photometric == PHOTOMETRIC.MINISWHITE:
+            segment = np.invert(segment)
+        self._kept[row, column] = segment
+        while len(self._kept) > self._limit:
+            self._kept.popitem(last=False)
+        return segment
+
+    def _decode(self, number: int) -> NDArray[Any]:
+        page, file = self.page, self.page.parent.filehandle
+        offset, count = page.dataoffsets[number], page.databytecounts[number]
+        file.seek(offset)
+        with decoding(self._path):
+            data, _, shape = page.decode(
+                file.read(count) if count else None, number, jpegtables=page.jpegtables
+            )
+        if data is None:  # nothing is stored where all is nothing
+            return np.full(shape[1:], page.nodata, self.dtype)
+        inside: NDArray[Any] = data[0, : shape[1], : shape[2]]
+        return inside.astype(self.dtype, copy=False)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Read a picture's size, however large it is.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Height and width [pixels]; of a TIFF file as it is stored.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no picture, or its header is damaged.
+    """
+    with open_encoded(path) as (kind, file), decoding(path):
+        if kind == "tiff":
+            with TiffFile(file) as tiff:
+                return tiff.pages.first.imagelength, tiff.pages.first.imagewidth
+    return image_size(path)
+
+
+@contextmanager
+def open_windows(path: Path, most: int) -> Iterator[Windows]:
+    """Open a picture to read parts of it.
+
+    Args:
+        path: The file.
+        most: Bytes that a picture may have which is to be in memory as a whole.
+
+    Yields:
+        Its windows, while the file is open.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no picture, or is larger than `most` and cannot be read in windows.
+    """
+    with open_encoded(path) as (kind, file), ExitStack() as opened:
+        parts = None
+        with decoding(path):
+            if kind == "tiff" and find_slices(file, path).count == 1:
+                file.seek(0)
+                page = opened.enter_context(TiffFile(file)).pages.first
+                whole = f"{page.imagewidth} x {page.imagelength} pixels", page.nbytes
+                parts = TiffWindows(page, path) if _is_windowed(page) else None
+            else:
+                height, width, channels = image_shape(path)
+                whole = f"{width} x {height} pixels", height * width * channels
+        if parts is not None:
+            yield parts
+            return
+    if whole[1] > most:
+        other = path.with_name(f"{path.stem}-tiled.tif")
+        tiled = ["-co", "TILED=YES", "-co", "COMPRESS=DEFLATE", "-co", "BIGTIFF=IF_SAFER"]
+        cure = command("gdal_translate", *tiled, path, other)
+        raise DataError(
+            f"{path} has {whole[0]}, too many to be in memory at once "
+            f"({whole[1] / 2**30:.1f} GiB, at most {most / 2**30:.1f}), and its file cannot be "
+            f"read in parts. Save it as a TIFF file with tiles: {cure}",
+            "too-large",
+            [path],
+            cure,
+        )
+    yield ArrayWindows(read_image(path))
+
+
+def _is_windowed(page: TiffPage) -> bool:
+    """Tell whether a page is to be had in parts, each as `read_image` would give it."""
+    plain = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
+    length = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+    width = page.tilewidth if page.is_tiled else page.imagewidth
+    inverted = page.photometric == PHOTOMETRIC.MINISWHITE
+    fits = (
+        page.dtype is not None
+        and page.dtype.name in ("uint8", "uint16", "uint32", "float32", "float64")
+        and page.bitspersample == 8 * page.dtype.itemsize
+        and page.photometric in plain
+        and not (inverted and page.dtype.kind == "f")
+        and page.colormap is None
+        and page.imagedepth == 1
+        and page.tags.valueof("Orientation", 1) == 1
+        and length * width * page.samplesperpixel * page.dtype.itemsize <= LARGEST
+        and not has_alpha(page)
+    )
+    if fits:
+        file = page.parent.filehandle
+        file.seek(page.dataoffsets[0])
+        try:
+            page.decode(file.read(page.databytecounts[0]) or None, 0, jpegtables=page.jpegtables)
+        except Exception:  # a compression that tifffile does not know: `read_image` may
+            return False
+    return fits

@@ -1,0 +1,259 @@
+"""Masks as files that can be looked at and computed with."""
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tifffile import TiffFile, TiffWriter
+
+from plainunet.files import write_whole
+from plainunet.formats.images import to_unit
+from plainunet.palette import default_colors
+from plainunet.prediction.geo import Tag
+
+Colors = Sequence[tuple[int, int, int]]
+_PANEL = 480  # width of a panel in a comparison [pixels]
+_OPACITY = 0.45  # of a class's colour in an overlay
+_GREY = 40  # colours whose channels differ by no more are no hue
+TILE = 512
+"""Side of a tile of a TIFF file [pixels]."""
+_KEY = "plainunet"  # under which a mask says what it was made from
+_BIG = 2**31  # bytes from which on a TIFF file may need 64-bit offsets
+
+
+def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors, key: str = "") -> None:
+    """Write a palette PNG: the pixel values are the class ids, shown in their colours.
+
+    Args:
+        path: The file to write.
+        mask: [H, W] uint8, class ids.
+        colors: RGB of each class, 0..255.
+        key: Text that is kept in the file, for `read_key`.
+    """
+    picture = Image.fromarray(mask).convert("L")
+    picture.putpalette([value for color in colors for value in color])
+    said = PngInfo()
+    if key:
+        said.add_text(_KEY, key)
+    # of areas of one value, runs alone are found sooner, and make smaller files
+    _save_png(path, picture, pnginfo=said, compress_level=1, compress_type=zlib.Z_RLE)
+
+
+def read_key(path: Path) -> str:
+    """Read the text that is kept in a mask.
+
+    Args:
+        path: What `write_mask` or `write_tiff_mask` has written.
+
+    Returns:
+        The text; "" where there is none, or the file is another.
+    """
+    try:
+        if path.suffix == ".tif":
+            with TiffFile(path) as file:
+                said = file.pages.first.description
+        else:
+            with Image.open(path) as picture:
+                said = f"{_KEY} {picture.info.get(_KEY, '')}"
+    except (OSError, ValueError):
+        return ""
+    return said.removeprefix(f"{_KEY} ") if said.startswith(f"{_KEY} ") else ""
+
+
+def write_tiff_mask(
+    path: Path,
+    mask: NDArray[np.uint8],
+    colors: Colors,
+    tags: Sequence[Tag] | None = None,
+    key: str = "",
+) -> None:
+    """Write a palette TIFF, in tiles, deflate-compressed: the pixel values are the class ids.
+
+    Args:
+        path: The file to write.
+        mask: [H, W] uint8, class ids.
+        colors: RGB of each class, 0..255.
+        tags: More TIFF tags, as by `find_geo`.
+        key: Text that is kept in the file, for `read_key`.
+    """
+    bands = (mask[top : top + TILE] for top in range(0, len(mask), TILE))
+    write_tiff_bands(path, (mask.shape[0], mask.shape[1]), bands, colors, tags, key)
+
+
+def write_tiff_bands(
+    path: Path,
+    size: tuple[int, int],
+    bands: Iterable[NDArray[np.uint8]],
+    colors: Colors,
+    tags: Sequence[Tag] | None = None,
+    key: str = "",
+) -> None:
+    """Write such a file of a mask that is not in memory.
+
+    Args:
+        path: The file to write.
+        size: Height H and width W.
+        bands: [TILE, W] uint8, class ids, from top to bottom; the last may have fewer rows.
+        colors: As for `write_tiff_mask`, like what follows.
+        tags: The same.
+        key: The same.
+    """
+    table = np.zeros((3, 256), np.uint16)
+    table[:, : len(colors)] = np.array(colors, np.uint16).T * 257
+    with (
+        write_whole(path) as part,
+        TiffWriter(part, bigtiff=size[0] * size[1] >= _BIG) as file,
+    ):
+        file.write(
+            _tiles(bands, size[1]),
+            shape=size,
+            dtype=np.uint8,
+            tile=(TILE, TILE),
+            photometric="palette",
+            colormap=table,
+            compression="zlib",
+            metadata=None,
+            description=f"{_KEY} {key}" if key else None,
+            extratags=list(tags or []),
+            maxworkers=1,
+        )
+
+
+def write_comparison(
+    path: Path,
+    image: NDArray[Any],
+    truth: NDArray[np.uint8],
+    prediction: NDArray[np.uint8],
+    colors: Colors,
+) -> None:
+    """Write what `draw_comparison` draws.
+
+    Args:
+        path: The PNG to write.
+        image: [H, W, C], integers or floats, as stored.
+        truth: [H, W] uint8, class ids; other values do not count.
+        prediction: [H, W] uint8, class ids.
+        colors: RGB of each class, 0..255.
+    """
+    write_rgb(path, draw_comparison(image, truth, prediction, colors))
+
+
+def draw_comparison(
+    image: NDArray[Any],
+    truth: NDArray[np.uint8],
+    prediction: NDArray[np.uint8],
+    colors: Colors,
+) -> NDArray[np.uint8]:
+    """Draw picture | true mask | predicted mask | where they differ, side by side.
+
+    In the last panel the picture is dimmed; red is where they differ, grey is void.
+
+    Args:
+        image: [H, W, C], integers or floats, as stored.
+        truth: [H, W] uint8, class ids; other values do not count.
+        prediction: [H, W] uint8, class ids.
+        colors: RGB of each class, 0..255.
+
+    Returns:
+        [h, w, 3] uint8; each panel is at most 480 pixels wide.
+    """
+    shown = as_rgb(image)
+    table = np.full((256, 3), 128, np.uint8)  # void is grey
+    table[: len(colors)] = colors
+    valid = truth < len(colors)
+    differ = shown // 3
+    differ[valid & (truth != prediction)] = (255, 40, 40)
+    differ[~valid] = 128
+
+    height, width = truth.shape
+    scale = min(1.0, _PANEL / width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    panels = [
+        cv2.resize(panel, size, interpolation=cv2.INTER_AREA)
+        for panel in (shown, table[truth], table[prediction], differ)
+    ]
+    gap = np.full((size[1], 4, 3), 255, np.uint8)
+    row = [part for panel in panels for part in (gap, panel)][1:]
+    return np.concatenate(row, axis=1)
+
+
+def write_rgb(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write a picture as PNG, packed less tightly than it could be: in half of the time.
+
+    Args:
+        path: The file to write.
+        picture: [H, W, 3] uint8.
+    """
+    _save_png(path, Image.fromarray(picture), compress_level=3)
+
+
+def write_png(path: Path, values: NDArray[Any]) -> None:
+    """Write numbers as PNG: grey, 16-bit grey, or RGB.
+
+    Args:
+        path: The file to write.
+        values: [H, W] uint8 or uint16, or [H, W, 3] uint8.
+    """
+    _save_png(path, Image.fromarray(values))
+
+
+def draw_overlay(image: NDArray[Any], mask: NDArray[np.uint8], colors: Colors) -> NDArray[np.uint8]:
+    """Lay a mask over its picture: classes in their colours, with their outlines.
+
+    Args:
+        image: [H, W, C], integers or floats, as stored.
+        mask: [H, W] uint8, class ids; the background is left clear.
+        colors: RGB of each class, 0..255; instead of white, grey and black, which are not seen
+            on every picture, the classes after the first get a hue.
+
+    Returns:
+        [H, W, 3] uint8.
+    """
+    shown = as_rgb(image)
+    hues = default_colors(max(3, len(colors)))
+    seen = [own if max(own) - min(own) > _GREY else hues[k] for k, own in enumerate(colors)]
+    colored = np.array(seen, np.uint8)[mask]
+    mixed = cv2.addWeighted(shown, 1 - _OPACITY, colored, _OPACITY, 0)
+    edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    drawn = mask > 0
+    result = np.where(drawn[..., None], mixed, shown)
+    result[drawn & edge] = colored[drawn & edge]
+    return result
+
+
+def as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Make a picture of any dtype and number of channels visible.
+
+    Args:
+        image: [H, W, C], integers or floats.
+
+    Returns:
+        [H, W, 3] uint8: one or two channels as grey, of more the first three; floats and
+        signed integers are stretched over their own range.
+    """
+    unit = to_unit(image)
+    if image.dtype.kind in "fi":
+        unit = (unit - unit.min()) / max(float(np.ptp(unit)), 1e-12)
+    chosen = unit[..., :3] if unit.shape[2] >= 3 else np.repeat(unit[..., :1], 3, axis=2)
+    return np.round(chosen * 255).astype(np.uint8)
+
+
+def _tiles(bands: Iterable[NDArray[np.uint8]], width: int) -> Iterator[NDArray[np.uint8]]:
+    """The tiles of a mask, row by row, all of one size."""
+    for band in bands:
+        for left in range(0, width, TILE):
+            tile = np.zeros((TILE, TILE), np.uint8)
+            part = band[:, left : left + TILE]
+            tile[: part.shape[0], : part.shape[1]] = part
+            yield tile
+
+
+def _save_png(path: Path, picture: Image.Image, **options: Any) -> None:
+    with write_whole(path) as file:
+        picture.save(file, format="PNG", **options)

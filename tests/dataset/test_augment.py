@@ -1,0 +1,367 @@
+import math
+import pickle
+import random as python_random
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from plainunet.dataset.augment import Augment, _strengths
+from plainunet.dataset.borders import resize_labels
+from plainunet.dataset.resize import area_shares
+
+STRENGTHS = ["none", "flip", "light", "strong"]
+Sample = tuple[NDArray[Any], NDArray[np.uint8]]
+
+
+def make_sample(height: int = 40, width: int = 56, classes: int = 3) -> Sample:
+    """Shares of a few rectangles of void and classes, and noise as the image."""
+    random = np.random.default_rng(0)
+    shares = np.zeros((height, width, classes), np.uint8)
+    shares[..., 0] = 255
+    for k in range(classes):
+        top, left = random.integers(0, height // 2), random.integers(0, width // 2)
+        shares[top : top + height // 2, left : left + width // 3] = 0
+        shares[top : top + height // 2, left : left + width // 3, k] = 255
+    shares[:5, :7] = 0
+    return random.integers(0, 256, (height, width, 3), dtype=np.uint8), shares
+
+
+def without_colours(strength: str, elastic: float = 0) -> Augment:
+    """An augmentation that keeps what moves pixels alone."""
+    augment = Augment(strength, elastic)
+    moving = [each for each in augment._compose.transforms if isinstance(each, A.DualTransform)]
+    augment._compose = A.Compose(moving)
+    return augment
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("elastic", [0, 4])
+def test_image_and_mask_move_together(strength: str, elastic: float) -> None:
+    _, shares = make_sample()
+    augment = without_colours(strength, elastic)
+    moved = 0
+    for number in range(40):
+        image, changed = augment(shares.copy(), shares, (0, 0, number))
+        # flips copy; between pixels, images and masks are rounded a little differently
+        exact = strength == "flip" and not elastic
+        assert np.abs(image.astype(int) - changed).max() <= (0 if exact else 1)
+        moved += not np.array_equal(changed, shares)
+    assert moved == 0 if strength == "none" and not elastic else moved > 10
+
+
+@pytest.mark.parametrize("strength", ["light", "strong"])
+def test_classes_stay_under_their_pixels_with_colours_changed(strength: str) -> None:
+    _, shares = make_sample(classes=2)
+    shares[..., 0] = 255 - shares[..., 1]
+    image = np.where(shares[..., 1:] == 255, np.uint8(160), np.uint8(90)).repeat(3, axis=2)
+    for number in range(20):
+        changed, areas = Augment(strength)(image, shares, (0, 0, number))
+        # contrast, brightness, gamma and blur keep the order of grey levels
+        assert changed[areas[..., 1] > 200].mean() > changed[areas[..., 1] < 55].mean() + 20
+
+
+def test_flip_is_a_flip() -> None:
+    image, shares = make_sample()
+    seen = set()
+    for number in range(20):
+        changed, areas = Augment("flip")(image, shares, (0, 0, number))
+        flipped = bool((changed != image).any())
+        step = -1 if flipped else 1
+        assert np.array_equal(changed, image[:, ::step])
+        assert np.array_equal(areas, shares[:, ::step])
+        seen.add(flipped)
+    assert seen == {True, False}
+
+
+def test_light_keeps_pictures_upright() -> None:
+    shares = np.zeros((40, 56, 2), np.uint8)
+    shares[:20, :, 0] = 255
+    shares[20:, :, 1] = 255
+    for number in range(30):
+        _, areas = Augment("light")(shares[..., :1], shares, (0, 0, number))
+        assert areas[:14, 20:36, 0].mean() > 200
+        assert areas[26:, 20:36, 1].mean() > 200
+
+
+def test_none_changes_nothing() -> None:
+    image, shares = make_sample()
+    changed, areas = Augment("none")(image, shares, (1, 2, 3))
+    assert np.array_equal(changed, image)
+    assert np.array_equal(areas, shares)
+
+
+@pytest.mark.parametrize("strength", ["flip", "light", "strong"])
+def test_state_alone_decides(strength: str) -> None:
+    image, shares = make_sample()
+    augment = Augment(strength)
+    first = [augment(image, shares, (7, 0, number)) for number in range(10)]
+    python_random.seed(5)
+    np.random.seed(5)  # noqa: NPY002 -- the global state that must not matter
+    others = [Augment(strength), pickle.loads(pickle.dumps(augment)), augment]
+    for other in others:
+        # another order, too: nothing may be carried over from call to call
+        for number in reversed(range(10)):
+            again = other(image, shares, (7, 0, number))
+            assert np.array_equal(again[0], first[number][0])
+            assert np.array_equal(again[1], first[number][1])
+
+
+@pytest.mark.parametrize("strength", ["light", "strong"])
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["seed", "epoch", "draw"])
+def test_each_number_of_the_state_matters(strength: str, place: int) -> None:
+    image, shares = make_sample()
+    augment = Augment(strength)
+    states = [tuple(number if i == place else 3 for i in range(3)) for number in range(20)]
+    results = {augment(image, shares, state)[0].tobytes() for state in states}
+    assert len(results) > 10
+
+
+def test_seed_epoch_and_draw_are_not_interchangeable() -> None:
+    image, shares = make_sample()
+    augment = Augment("strong")
+    results = {
+        augment(image, shares, state)[0].tobytes()
+        for state in [(0, 1, 2), (1, 0, 2), (2, 1, 0), (1, 2, 0)]
+    }
+    assert len(results) == 4
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_no_area_appears_from_nowhere(strength: str) -> None:
+    image, shares = make_sample(classes=4)
+    shares[..., 2] = 0
+    for number in range(40):
+        _, areas = Augment(strength)(image, shares, (0, 0, number))
+        assert areas[..., 2].max() == 0
+        # each of the planes is rounded on its own
+        assert areas.astype(int).sum(axis=2).max() <= 255 + 2
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_shapes_and_dtypes_are_kept(strength: str, channels: int, dtype: Any) -> None:
+    random = np.random.default_rng(0)
+    image = (random.random((33, 47, channels)) * (255 if dtype == np.uint8 else 1)).astype(dtype)
+    for classes in (2, 7):
+        _, shares = make_sample(33, 47, classes)
+        image.flags.writeable = shares.flags.writeable = False  # as from the cache
+        for number in range(5):
+            changed, areas = Augment(strength)(image, shares, (0, 0, number))
+            assert (changed.shape, changed.dtype) == (image.shape, image.dtype)
+            assert (areas.shape, areas.dtype) == (shares.shape, np.uint8)
+
+
+@pytest.mark.parametrize("strength", ["light", "strong"])
+def test_float_pictures_keep_their_range(strength: str) -> None:
+    """Floats are in the pictures' own units, such as -1000..3000 of computed tomography."""
+    _, shares = make_sample()
+    image = np.linspace(-1000, 3000, 40 * 56, dtype=np.float32).reshape(40, 56, 1)
+    for number in range(10):
+        changed, _ = Augment(strength)(image, shares, (0, 0, number))
+        assert np.isfinite(changed).all()
+        assert np.ptp(changed) > 1000
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_without_elastic_nothing_is_drawn_for_it(strength: str) -> None:
+    """What runs were trained on before there was an elastic deformation stays as it was."""
+    image, shares = make_sample()
+    plain = A.Compose(_strengths(cv2.INTER_LINEAR)[strength])
+    for number in range(15):
+        seed = int(np.random.SeedSequence((0, 1, number)).generate_state(1)[0])
+        plain.set_random_seed(seed)
+        expected = plain(image=image, mask=shares)
+        for augment in (Augment(strength), Augment(strength, 0.0)):
+            changed, areas = augment(image, shares, (0, 1, number))
+            assert np.array_equal(changed, expected["image"])
+            assert np.array_equal(areas, expected["mask"])
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_elastic_deforms_every_sample_anew(strength: str) -> None:
+    image, shares = make_sample()
+    augment = Augment(strength, 5)
+    results = [augment(image, shares, (0, 0, number)) for number in range(12)]
+    assert len({changed.tobytes() for changed, _ in results}) == 12
+    assert len({areas.tobytes() for _, areas in results}) == 12
+    assert not any(np.array_equal(areas, shares) for _, areas in results)
+
+
+def make_cells(height: int = 80, width: int = 96) -> NDArray[np.uint16]:
+    """Labels [height, width, 1] of a dozen discs, far more than a pixel across."""
+    random = np.random.default_rng(4)
+    labels = np.zeros((height, width), np.uint16)
+    for number in range(1, 13):
+        centre = (int(random.integers(0, width)), int(random.integers(0, height)))
+        cv2.circle(labels, centre, int(random.integers(7, 15)), 5000 * number, -1)
+    return labels[..., None]
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("elastic", [0, 5])
+def test_labels_move_with_the_shares(strength: str, elastic: float) -> None:
+    """The object of a pixel is the one that has most of it; single pixels of outlines differ."""
+    labels = make_cells()
+    numbers = np.unique(labels)
+    image = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
+    images = [image, image / np.float32(100)]  # no draw may depend on what is seen
+    masks = [np.where(labels == number, np.uint8(255), np.uint8(0)) for number in numbers]
+    shares = np.concatenate(masks, axis=2)
+    augment = Augment(strength, elastic)
+    for number in range(40):
+        _, areas = augment(images[number % 2], shares, (0, 0, number))
+        moved = augment.move(labels, (0, 0, number))
+        assert (moved.shape, moved.dtype) == (labels.shape, np.uint16)
+        assert set(np.unique(moved)) <= set(numbers)
+        most = numbers[areas.argmax(axis=2)]
+        differ = (most != moved[..., 0]).mean()
+        assert differ < 0.025
+        # half of what a shift by one pixel would do
+        assert differ < (most[:, 1:] != moved[:, :-1, 0]).mean() / 2
+        assert differ < (most[1:] != moved[:-1, :, 0]).mean() / 2
+        # nobody's share of a pixel that is not its own is whole, nor nothing of one that is
+        of_label = np.take_along_axis(areas, np.searchsorted(numbers, moved), axis=2)
+        assert (of_label == 0).mean() < 0.002
+
+
+def test_labels_of_a_flip_are_exact() -> None:
+    labels = make_cells()
+    shares = np.where(labels > 0, np.uint8(255), np.uint8(0))
+    for number in range(10):
+        _, areas = Augment("flip")(shares, shares, (0, 0, number))
+        moved = Augment("flip").move(labels, (0, 0, number))
+        assert np.array_equal(moved > 0, areas > 0)
+
+
+# masks are never interpolated into new classes
+
+
+VOID = 255
+SIDES = st.integers(2, 60)
+ELASTIC = st.sampled_from([0.0, 1.0, 4.0, 20.0])
+SEEDS = st.integers(0, 2**32)
+
+
+def draw_mask(seed: int, height: int, width: int, classes: int) -> NDArray[np.uint8]:
+    """Class ids [height, width] of boxes of any size; of some classes none, and some void."""
+    random = np.random.default_rng(seed)
+    present = random.choice(classes, size=random.integers(1, classes + 1), replace=False)
+    ids = np.full((height, width), present[0], np.uint8)
+    for _ in range(random.integers(1, 12)):
+        top, left = random.integers(0, height), random.integers(0, width)
+        below, right = top + random.integers(1, height + 1), left + random.integers(1, width + 1)
+        ids[top:below, left:right] = random.choice([*present, *present, VOID])
+    return ids
+
+
+def far_from(ids: NDArray[np.uint8], value: int, reach: int) -> NDArray[np.bool_]:
+    """[height, width], where no pixel of a value is within `reach` rows and columns."""
+    around = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    return cv2.dilate((ids == value).astype(np.uint8), around) == 0
+
+
+@settings(max_examples=40)
+@given(
+    strength=st.sampled_from(STRENGTHS),
+    elastic=ELASTIC,
+    height=SIDES,
+    width=SIDES,
+    classes=st.integers(2, 7),
+    seed=SEEDS,
+)
+@example(strength="strong", elastic=4, height=60, width=60, classes=4, seed=0)
+def test_a_class_has_a_share_only_where_it_comes_from(
+    strength: str, elastic: float, height: int, width: int, classes: int, seed: int
+) -> None:
+    """What is far from a class is moved along; there the class has nothing, and others all.
+
+    An id that lies between those of two neighbours, 2 between 1 and 3, is far from both.
+    """
+    ids = draw_mask(seed, height, width, classes)
+    shares = area_shares(ids, classes, (height, width))
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    augment = Augment(strength, elastic)
+    _, moved = augment(image, shares, (seed, 0, 1))
+    # a pixel is mixed of four; a deformation may pull these apart, the more the steeper it is
+    reach = 2 + math.ceil(18 * elastic / min(height, width))
+    values = [*range(classes), VOID]
+    bits = sum(far_from(ids, value, reach) * np.uint16(1 << n) for n, value in enumerate(values))
+    far = (augment.move(bits[..., None], (seed, 0, 1)) >> np.arange(classes + 1)) & 1 > 0
+    far_from_void = far[..., classes]
+    assert moved[far[..., :classes]].max(initial=0) == 0
+    # far from all but one class, a pixel is wholly that class's
+    pure = far.sum(axis=2) == classes
+    assert (moved[pure & far_from_void].max(axis=1, initial=255) == 255).all()
+    for k in set(range(classes)) - set(np.unique(ids)):
+        assert not moved[..., k].any()
+    # each plane is rounded on its own, once for each of the two moves
+    total = moved.sum(axis=2, dtype=int)
+    off = classes * (1 if elastic else 0.5)
+    assert total.max() <= 255 + off
+    assert total[far_from_void].min(initial=255) >= 255 - off
+
+
+@settings(max_examples=40)
+@given(
+    strength=st.sampled_from(STRENGTHS),
+    elastic=ELASTIC,
+    size=st.tuples(SIDES, SIDES),
+    stored=st.tuples(SIDES, SIDES),
+    given_out=st.tuples(SIDES, SIDES),
+    numbers=st.lists(st.integers(1, 65535), min_size=2, max_size=5, unique=True),
+    seed=SEEDS,
+)
+def test_resized_and_moved_labels_hold_no_new_numbers(
+    strength: str,
+    elastic: float,
+    size: tuple[int, int],
+    stored: tuple[int, int],
+    given_out: tuple[int, int],
+    numbers: list[int],
+    seed: int,
+) -> None:
+    table = np.array([0, *numbers], np.uint16)
+    labels = table[draw_mask(seed, *size, len(table)) % len(table)][..., None]
+    resized = resize_labels(resize_labels(labels, stored), given_out)
+    moved = Augment(strength, elastic).move(resized, (seed, 2, 3))
+    assert moved.dtype == np.uint16
+    assert moved.shape == (*given_out, 1)
+    assert set(np.unique(moved)) <= set(np.unique(resized)) <= set(np.unique(labels))
+
+
+def test_unknown_strength() -> None:
+    with pytest.raises(ValueError, match="'medium'; it is one of none, flip, light, strong"):
+        Augment("medium")
+
+
+@pytest.mark.parametrize("strength", ["light", "strong"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_what_is_told_of_pixels_moves_with_them_and_keeps_its_values(
+    strength: str, dtype: type[np.generic]
+) -> None:
+    image, shares = make_sample()
+    told = shares[..., 1:]
+    whole = np.concatenate([image, told], axis=2)
+    if dtype == np.float32:
+        whole = whole.astype(np.float32) / 255
+    augment = pickle.loads(pickle.dumps(Augment(strength, 2.0, told=2)))
+    without = Augment(strength, 2.0)
+    coloured = 0
+    for number in range(20):
+        changed, moved = augment(whole, shares, (0, 0, number))
+        assert changed.dtype == dtype
+        assert changed.shape == whole.shape
+        told_after = changed[..., 3:] if dtype == np.uint8 else changed[..., 3:] * 255
+        np.testing.assert_allclose(told_after, moved[..., 1:], atol=1e-3)
+        light, shares_after = without(whole[..., :3], shares, (0, 0, number))
+        np.testing.assert_array_equal(changed[..., :3], light)
+        np.testing.assert_array_equal(moved, shares_after)
+        coloured += not np.array_equal(np.sort(light, axis=None), np.sort(image, axis=None))
+    assert coloured > 5

@@ -1,0 +1,266 @@
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from plainunet.dataset.lists import read_listed
+from plainunet.dataset.pairs import Pair
+from plainunet.dataset.split import write_split
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def names(folder: Path, pairs: str) -> list[tuple[str, str, str, str | None]]:
+    return [
+        (
+            each.image.relative_to(folder).as_posix(),
+            each.mask.relative_to(folder).as_posix(),
+            each.group,
+            each.part,
+        )
+        for each in read_listed(folder, pairs)
+    ]
+
+
+# patterns
+
+
+def test_patterns(tmp_path: Path) -> None:
+    touch(tmp_path, "x/a b.JPG", "x/1.jpg", "y/a b_m.png", "y/1_m.png", "y/1_color.png")
+    assert sorted(names(tmp_path, "x/*.jpg:y/*_m.png")) == [
+        ("x/1.jpg", "y/1_m.png", "1", None),
+        ("x/a b.JPG", "y/a b_m.png", "a b", None),
+    ]
+
+
+def test_the_star_may_be_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{n}/{name}.png" for n in (1, 2) for name in ("image", "mask", "depth")))
+    assert names(tmp_path, "*/image.png:*/mask.png") == [
+        ("1/image.png", "1/mask.png", "1", None),
+        ("2/image.png", "2/mask.png", "2", None),
+    ]
+
+
+def test_the_longer_pattern_has_the_files_that_match_both(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "b.png", "a_mask.png", "b_mask.png")
+    assert [pair[:2] for pair in names(tmp_path, "*.png:*_mask.png")] == [
+        ("a.png", "a_mask.png"),
+        ("b.png", "b_mask.png"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ("x/*.jpg", "not two patterns"),
+        ("x/*.jpg:y/a.png", "not two patterns"),
+        ("x/*/*.jpg:y/*.png", "not two patterns"),
+        ("x/*.jpg:y/*.png:z/*.png", "not two patterns"),
+        ("x/*.jpg:x/*.jpg", "both patterns are the same"),
+        ("x/*.bmp:y/*.png", r"matches 'x/\*\.bmp'"),
+        ("gone/*.jpg:y/*.png", r"matches 'gone/\*\.jpg'"),
+        ("x/*.jpg:y/*.png", r"1 pictures have no mask .*x/frame_b\.jpg \(nearest: .*frame_c"),
+    ],
+)
+def test_patterns_that_are_refused(tmp_path: Path, pairs: str, message: str) -> None:
+    touch(tmp_path, "x/frame_a.jpg", "x/frame_b.jpg", "y/frame_a.png", "y/frame_c.png")
+    with pytest.raises(ValueError, match=message):
+        read_listed(tmp_path, pairs)
+
+
+# lists
+
+
+def test_a_list(tmp_path: Path) -> None:
+    touch(tmp_path, "p/a.jpg", "p/b.jpg", "m/1.png", "m/2.png")
+    (tmp_path / "list.csv").write_text("image,mask\np/a.jpg,m/2.png\n\np/b.jpg,m/1.png\n")
+    assert names(tmp_path, "list.csv") == [
+        ("p/a.jpg", "m/2.png", "p/a", None),
+        ("p/b.jpg", "m/1.png", "p/b", None),
+    ]
+
+
+def test_a_list_elsewhere_with_all_columns(tmp_path: Path) -> None:
+    touch(tmp_path / "data", "a, b.jpg", "ü.jpg", "1.png")
+    touch(tmp_path / "lists", "2.png")
+    path = tmp_path / "lists" / "split.csv"
+    path.write_text(
+        '\ufeffPart,Group,Mask,Image\r\ntrain,g,1.png,ü.jpg\r\nvalid,h,2.png,"a, b.jpg"\r\n',
+        encoding="utf-8",
+    )
+    found = read_listed(tmp_path / "data", str(path))
+    assert [tuple(each) for each in found] == [
+        (tmp_path / "data/ü.jpg", tmp_path / "data/1.png", "g", "train"),
+        (tmp_path / "data/a, b.jpg", tmp_path / "lists/2.png", "h", "val"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: the header is ''"),
+        ("image\na.jpg", "line 1: the header is 'image'. It must name"),
+        ("image;mask\na.jpg;a.png", "line 1: the header is 'image;mask'"),
+        ("image,mask,mask\n", "line 1: the header"),
+        ("image,mask,colour\n", "line 1: the header"),
+        ("a.jpg,a.png\n", "line 1: the header is 'a.jpg,a.png'"),
+        ("image,mask\na.jpg,a.png\nb.jpg,c.png", "line 3: the mask 'c.png' does not exist"),
+        ("image,mask\na.jpg,\n", "line 2: the mask '' does not exist"),
+        ("image,mask\na.jpg,a.png\na.jpg,b.png", "a.jpg stands in line 2 already"),
+        ("image,mask\na.jpg,a.png\nb.jpg,a.png", "a.png stands in line 2 already"),
+        ("image,mask\na.jpg,a.jpg", "a.jpg stands in line 2 already"),
+        ("image,mask,part\na.jpg,a.png,dev", "line 2: the part 'dev' is none of train, val"),
+        ("image,mask,part\na.jpg,a.png,\nb.jpg,b.png,val", "line 2 has no part, while"),
+        ("image,mask\na.jpg,a.png,x", "line 2 has 3 fields, the header 2"),
+        ('image,mask\na.jpg,"a.png', "this is not CSV"),
+        ("image,mask\na.jpg,a.png\n\xe4.jpg,b.png", "line 3: this is not UTF-8"),
+    ],
+)
+def test_lists_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "a.png", "b.png")
+    (tmp_path / "list.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_listed(tmp_path, "list.csv")
+
+
+def test_five_wrong_lines_are_said(tmp_path: Path) -> None:
+    rows = "".join(f"{n}.jpg,{n}.png\n" for n in range(4))
+    (tmp_path / "list.csv").write_text("image,mask\n" + rows)
+    with pytest.raises(ValueError, match=r"has 8 wrong lines:(?s:.*)line 4: .*\n  and 3 more"):
+        read_listed(tmp_path, "list.csv")
+
+
+def test_a_list_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"--pairs gone\.csv: there is no such list"):
+        read_listed(tmp_path, "gone.csv")
+
+
+# a file for each class
+
+
+@pytest.mark.parametrize(
+    "pattern", ["m/{road,car}/*.png", "m/*_{road,car}.png", "*/{road,car}.png"]
+)
+def test_braces_stand_for_the_classes_in_their_order(tmp_path: Path, pattern: str) -> None:
+    images = "*/image.jpg" if pattern.startswith("*") else "i/*.jpg"
+    touch(tmp_path, *(images.replace("*", stem) for stem in ("1", "b é", "3")))
+    for name, stems in (("road", ("1", "b é")), ("car", ("1", "3")), ("sky", ("1", "3"))):
+        touch(tmp_path, *(pattern.replace("{road,car}", name).replace("*", s) for s in stems))
+    found = names(tmp_path, f"{images}:{pattern}")
+    assert sorted(pair[:2] for pair in found) == [
+        (images.replace("*", stem), pattern.replace("*", stem)) for stem in ("1", "3", "b é")
+    ]
+
+
+def test_of_two_classes_that_fit_the_longer_is_meant(tmp_path: Path) -> None:
+    touch(tmp_path, "i/7.jpg", "m/7_road.png", "m/7_side_road.png")
+    found = names(tmp_path, "i/*.jpg:m/*_{road,side_road}.png")
+    assert [pair[:2] for pair in found] == [("i/7.jpg", "m/7_{road,side_road}.png")]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ("i/{1,2}/*.jpg:m/*.png", "braces stand for classes, and pictures have none"),
+        ("i/*.jpg:m/{a,b}/*_{b,a}.png", "differ: {a,b} and {b,a}"),
+        ("i/*.jpg:m/{x,y}/*.png", "no picture file below"),
+        ("i/*.jpg:m/{a,c}/*.*", "not two patterns"),
+        ("i/*.jpg:m/{a,b}/*.png", "1 pictures have no mask"),
+        ("i/1*.jpg:m/{a,d}/1*.png", "m/d/12.PNG is not "),
+    ],
+)
+def test_braces_that_are_refused(tmp_path: Path, pairs: str, message: str) -> None:
+    touch(tmp_path, "i/12.jpg", "i/3.jpg", "m/a/12.png", "m/b/12.png", "m/c/3.png", "m/d/12.PNG")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_listed(tmp_path, pairs)
+
+
+def test_two_masks_for_a_picture_bring_a_hint_at_braces(tmp_path: Path) -> None:
+    touch(tmp_path, "i/2.jpg", "m/2.PNG", "m/2.png")
+    if len(list((tmp_path / "m").iterdir())) == 1:
+        pytest.skip("the file system does not tell large from small letters")
+    with pytest.raises(ValueError, match=r"both match with '2'.*name the classes in braces"):
+        read_listed(tmp_path, "i/*.jpg:m/*.png")
+
+
+# places
+
+
+PLACES = [
+    ("stack.tif[0]", "masks/{road,car}/7.png"),
+    ("stack.tif[1]", "labels.tif[0]"),
+    ("a.jpg", "labels.tif[1]"),
+    ("b.jpg", "coco.json[17]"),
+    ("c, d.jpg", "coco.json[18]"),
+    ("é.jpg", "m.csv[a b.jpg 40x30 rows]"),
+]
+
+
+def place_files(root: Path) -> None:
+    touch(root, "stack.tif", "labels.tif", "coco.json", "m.csv", "masks/car/7.png")
+    touch(root, "a.jpg", "b.jpg", "c, d.jpg", "é.jpg")
+
+
+def test_lists_name_places(tmp_path: Path) -> None:
+    place_files(tmp_path)
+    rows = "".join(f'"{image}","{mask}"\n' for image, mask in PLACES)
+    (tmp_path / "list.csv").write_text("image,mask\n" + rows, encoding="utf-8")
+    assert [pair[:2] for pair in names(tmp_path, "list.csv")] == PLACES
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("gone.tif[0],a.png", "the image 'gone.tif[0]' does not exist"),
+        ("coco.json[17],a.png", "the image 'coco.json[17]' does not exist"),
+        ('"{a,b}.jpg",a.png', "the image '{a,b}.jpg' does not exist"),
+        ("a.jpg,gone.json[17]", "the mask 'gone.json[17]' does not exist"),
+        ('a.jpg,"masks/{road,bus}/7.png"', "the mask 'masks/{road,bus}/7.png' does not exist"),
+        ("a.jpg,coco.json[1]\nb.jpg,coco.json[1]", "coco.json[1] stands in line 2 already"),
+        (
+            'a.jpg,"masks/{road,car}/7.png"\nb.jpg,"masks/{car,bus}/7.png"',
+            "masks/car/7.png stands in line 2 already",
+        ),
+        (f"a.jpg,{'1 2 ' * 5000}", "does not exist"),
+    ],
+)
+def test_places_that_are_refused(tmp_path: Path, row: str, message: str) -> None:
+    place_files(tmp_path)
+    (tmp_path / "list.csv").write_text(f"image,mask\n{row}\n")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_listed(tmp_path, "list.csv")
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_the_split_of_a_run_is_such_a_list(tmp_path: Path, below: bool) -> None:
+    data = tmp_path / "data"
+    place_files(data)
+    parts = ["train", "val", "test"] * 2
+    pairs = [
+        Pair(data / image, data / mask, f"group {image}", part)
+        for (image, mask), part in zip(PLACES, parts, strict=True)
+    ]
+    run = tmp_path / "run"
+    run.mkdir()
+    write_split(run / "split.csv", pairs, data if below else tmp_path / "elsewhere")
+    found = read_listed(data, str(run / "split.csv"))
+    assert [tuple(each) for each in found] == [
+        (pair.image, pair.mask, pair.group, pair.part) for pair in pairs
+    ]
+
+
+def test_the_split_may_hold_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xe4.jpg")
+    try:
+        touch(tmp_path, name, "1.png")
+    except OSError:
+        pytest.skip("the file system takes only UTF-8")
+    pairs = [Pair(tmp_path / name, tmp_path / "1.png", "g", "train")]
+    write_split(tmp_path / "split.csv", pairs, tmp_path)
+    assert read_listed(tmp_path, "split.csv")[0].image == tmp_path / name

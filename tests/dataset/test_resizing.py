@@ -1,0 +1,237 @@
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional as F
+
+from plainunet.dataset.coding import MaskCoding, read_mask
+from plainunet.dataset.pairs import Pair
+from plainunet.dataset.resize import area_shares, fit_size, resize
+from plainunet.dataset.samples import Samples, TrainingSet, make_batch
+
+CPU = torch.device("cpu")
+VOID = 255
+SMALL = st.integers(1, 14)
+side = st.integers(1, 3000)
+
+
+def overlaps(old: int, new: int) -> NDArray[np.float64]:
+    """[new, old]: the share of each new pixel that each old one covers."""
+    edges = np.arange(new + 1) * old / new
+    begin, end = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(old)[None]
+    covered = np.minimum(end, pixel + 1) - np.maximum(begin, pixel)
+    return np.clip(covered, 0, None) * new / old
+
+
+def disc(height: int, width: int) -> NDArray[np.uint8]:
+    rows, columns = np.mgrid[:height, :width]
+    inside = ((rows - height / 2) / height) ** 2 + ((columns - width / 2) / width) ** 2 < 0.1
+    return inside.astype(np.uint8)
+
+
+def dice_after_enlarging(mask: NDArray[np.uint8], box: tuple[int, int]) -> float:
+    """Dice of a binary mask that was reduced to shares and brought back bilinearly."""
+    shares = area_shares(mask, 2, fit_size((mask.shape[0], mask.shape[1]), box))
+    image = torch.zeros(1, *shares.shape[:2], 3, dtype=torch.uint8)
+    _, target, _ = make_batch((image, torch.from_numpy(shares)[None]), CPU)
+    back = F.interpolate(target, size=mask.shape, mode="bilinear", align_corners=False)
+    chosen = back[0].argmax(dim=0).numpy()
+    return float(2 * (chosen & mask).sum() / (chosen.sum() + mask.sum()))
+
+
+def windows(old: int, new: int) -> list[slice]:
+    """The old pixels that a new one may be made of: those it covers, and one on either side."""
+    edges = np.arange(new + 1) * old / new
+    return [
+        slice(max(0, int(np.floor(begin)) - 1), int(np.ceil(end)) + 1)
+        for begin, end in pairwise(edges)
+    ]
+
+
+@given(size=st.tuples(side, side), box=st.tuples(side, side))
+def test_fit_size(size: tuple[int, int], box: tuple[int, int]) -> None:
+    height, width = fit_size(size, box)
+    assert 1 <= height <= min(size[0], box[0])
+    assert 1 <= width <= min(size[1], box[1])
+    # as large as it can be, in the same proportions
+    scale = min(1, box[0] / size[0], box[1] / size[1])
+    assert abs(height - size[0] * scale) <= 1
+    assert abs(width - size[1] * scale) <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "box", "wanted"),
+    [
+        ((1280, 1918), (160, 240), (160, 240)),
+        ((100, 100), (160, 240), (100, 100)),
+        ((100, 480), (160, 240), (50, 240)),
+        ((1000, 3), (32, 32), (32, 1)),
+    ],
+)
+def test_fit_size_by_hand(
+    size: tuple[int, int], box: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    assert fit_size(size, box) == wanted
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("size", [(20, 30), (17, 23), (40, 60), (55, 61), (20, 61)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_resize_takes_any_channels_and_sizes(
+    channels: int, size: tuple[int, int], dtype: Any
+) -> None:
+    image = np.full((40, 60, channels), 0, dtype)
+    image[...] = np.arange(channels) + 7
+    resized = resize(image, size)
+    assert resized.dtype == dtype
+    assert resized.shape == (*size, channels)
+    assert np.allclose(resized, np.arange(channels) + 7)
+
+
+def test_resize_averages_areas() -> None:
+    image = np.array([[0, 100], [100, 200]], np.float32)[..., None]
+    assert resize(image, (1, 1)).tolist() == [[[100]]]
+    picture = np.random.default_rng(0).random((30, 44, 3)).astype(np.float32)
+    wanted = np.einsum("yh,xw,hwc->yxc", overlaps(30, 13), overlaps(44, 27), picture)
+    assert np.allclose(resize(picture, (13, 27)), wanted, atol=1e-5)
+
+
+def test_area_shares_by_hand() -> None:
+    mask = np.array(
+        [
+            [0, 0, 1, 1],
+            [0, 0, 1, 1],
+            [0, 1, 2, 255],
+            [2, 255, 255, 255],
+        ],
+        np.uint8,
+    )
+    shares = area_shares(mask, 3, (2, 2))
+    assert shares.dtype == np.uint8
+    assert shares[0].tolist() == [[255, 0, 0], [0, 255, 0]]
+    # a quarter each, 63.75, of the three classes; void has the rest and is in none of them
+    assert shares[1].tolist() == [[64, 64, 64], [0, 0, 64]]
+
+
+@pytest.mark.parametrize("size", [(2, 2), (7, 9), (10, 11), (1, 1), (19, 31)])
+def test_area_shares_by_any_factor(size: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    mask = random.choice(np.array([0, 1, 2, 3, 255], np.uint8), size=(19, 31))
+    shares = area_shares(mask, 4, size).astype(np.float64)
+    for k in range(4):
+        area = overlaps(19, size[0]) @ (mask == k) @ overlaps(31, size[1]).T
+        assert np.abs(shares[..., k] - 255 * area).max() <= 1
+    valid = overlaps(19, size[0]) @ (mask != 255) @ overlaps(31, size[1]).T
+    assert np.abs(shares.sum(axis=2) - 255 * valid).max() <= 4 * 0.5 + 1e-9
+
+
+def test_area_shares_at_the_same_size_are_all_or_nothing() -> None:
+    mask = np.random.default_rng(0).choice(np.array([0, 1, 255], np.uint8), size=(5, 6))
+    shares = area_shares(mask, 2, (5, 6))
+    assert (shares[..., 0] == np.where(mask == 0, 255, 0)).all()
+    assert (shares[..., 1] == np.where(mask == 1, 255, 0)).all()
+
+
+def test_area_shares_of_a_finer_size() -> None:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, 4:] = 1
+    shares = area_shares(mask, 2, (16, 16))
+    assert (shares.astype(int).sum(axis=2) == 255).all()
+    assert (shares[:, :6, 0] == 255).all()
+    assert (shares[:, 10:, 1] == 255).all()
+
+
+@settings(max_examples=60)
+@given(
+    mask=hnp.arrays(np.uint8, st.tuples(SMALL, SMALL), elements=st.sampled_from([0, 1, 3, 4, 255])),
+    grain=st.integers(1, 6),
+    size=st.tuples(SMALL, SMALL),
+)
+def test_resizing_makes_no_new_classes(
+    mask: NDArray[np.uint8], grain: int, size: tuple[int, int]
+) -> None:
+    """Reduced, enlarged or both: a pixel has only classes that lie where it lies.
+
+    Ids mixed as numbers would give 2 between 1 and 3, and 129 between 3 and void.
+    """
+    mask = mask.repeat(grain, axis=0).repeat(grain, axis=1)
+    shares = area_shares(mask, 6, size)
+    assert shares.shape == (*size, 6)
+    assert not shares[..., [2, 5]].any()
+    for row, rows in enumerate(windows(mask.shape[0], size[0])):
+        for column, columns in enumerate(windows(mask.shape[1], size[1])):
+            there = set(np.unique(mask[rows, columns]))
+            given_shares = shares[row, column]
+            assert set(np.flatnonzero(given_shares)) <= there
+            if len(there) == 1:
+                assert given_shares.sum() == (0 if there == {VOID} else 255)
+            # each plane is rounded on its own
+            total = int(given_shares.sum())
+            assert total <= 255 + 4 * 0.5
+            assert VOID in there or total >= 255 - 4 * 0.5
+
+
+@settings(max_examples=25)
+@given(
+    ids=hnp.arrays(np.uint8, st.tuples(SMALL, SMALL), elements=st.sampled_from([0, 1, 3, 4])),
+    box=st.tuples(SMALL, SMALL),
+    size=st.tuples(SMALL, SMALL),
+    target_scale=st.sampled_from([1, 2, 3]),
+    augment=st.sampled_from(["none", "flip", "light", "strong"]),
+    elastic=st.sampled_from([0.0, 2.0]),
+    border=st.sampled_from([None, (10.0, 3.0)]),
+    seed=st.integers(0, 1000),
+)
+def test_no_class_appears_between_a_file_and_the_loss(
+    tmp_path_factory: pytest.TempPathFactory,
+    ids: NDArray[np.uint8],
+    box: tuple[int, int],
+    size: tuple[int, int],
+    target_scale: int,
+    augment: str,
+    elastic: float,
+    border: tuple[float, float] | None,
+    seed: int,
+) -> None:
+    """Whatever the sizes of picture, box and step: targets of absent classes are exactly 0."""
+    folder = tmp_path_factory.mktemp("new_classes")
+    mask = ids.repeat(3, axis=0).repeat(3, axis=1)
+    Image.fromarray(mask).save(folder / "mask.png")
+    Image.fromarray(mask).save(folder / "image.png")
+    pair = Pair(folder / "image.png", folder / "mask.png", "one", "train")
+    coding = MaskCoding(tuple(range(6)), None, "ids")
+    samples = Samples([pair], coding, box, 1, target_scale, objects=border is not None)
+    training = TrainingSet(samples, augment, seed, size, elastic=elastic, border=border)
+    for number in range(3):
+        _, target, weight = make_batch([part[None] for part in training[0, number, 0]], CPU)
+        # between touching objects of one class background is laid
+        present = set(np.unique(mask)) | ({0} if border else set())
+        assert set(torch.nonzero(target.amax(dim=(0, 2, 3))).flatten().tolist()) <= present
+        total = target.sum(dim=1)
+        assert torch.allclose(total[weight > 0], torch.tensor(1.0))
+        assert (total[weight == 0] == 0).all()
+
+
+def test_reduced_mask_comes_back() -> None:
+    mask = disc(640, 960)
+    assert dice_after_enlarging(mask, (80, 120)) > 0.998
+    # a reduction that drops the soft outline would lose what is asked for above
+    hard = mask[4::8, 4::8].repeat(8, axis=0).repeat(8, axis=1)
+    assert 2 * (hard & mask).sum() / (hard.sum() + mask.sum()) < 0.995
+
+
+def test_reduced_masks_of_real_cars_come_back(data_root: Path) -> None:
+    masks = sorted((data_root / "carvana" / "train_masks").iterdir())[::150]
+    assert len(masks) > 3
+    scores = [dice_after_enlarging(read_mask(path), (160, 240)) for path in masks]
+    assert np.mean(scores) > 0.998
+    assert min(scores) > 0.996

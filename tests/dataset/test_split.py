@@ -1,0 +1,435 @@
+import logging
+import math
+import random
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plainunet.dataset.pairs import Pair, find_pairs
+from plainunet.dataset.split import split_pairs
+
+GROUPS = st.lists(st.sampled_from("abcdefghij"), min_size=2, max_size=60).filter(
+    lambda groups: len(set(groups)) > 1
+)
+
+
+def make_pairs(groups: str | list[str], part: str | None = None) -> list[Pair]:
+    return [
+        Pair(Path(f"images/{number}.jpg"), Path(f"masks/{number}.png"), group, part)
+        for number, group in enumerate(groups)
+    ]
+
+
+def validation_of(pairs: list[Pair]) -> frozenset[Path]:
+    return frozenset(pair.image for pair in pairs if pair.part == "val")
+
+
+def all_folds(
+    pairs: list[Pair], folds: int, seed: int = 0, shares: list[float] | None = None
+) -> list[list[Pair]]:
+    return [
+        split_pairs(pairs, seed=seed, folds=folds, fold=fold, shares=shares)
+        for fold in range(folds)
+    ]
+
+
+def parts_of(pairs: list[Pair]) -> dict[str, set[str | None]]:
+    parts: dict[str, set[str | None]] = {}
+    for pair in pairs:
+        parts.setdefault(pair.group, set()).add(pair.part)
+    return parts
+
+
+@given(groups=GROUPS, fraction=st.floats(0.01, 0.99), seed=st.integers(0, 1000))
+def test_groups_stay_whole_and_both_sides_have_some(
+    groups: list[str], fraction: float, seed: int
+) -> None:
+    pairs = make_pairs(groups)
+    found = split_pairs(pairs, fraction, seed)
+    assert [replace(pair, part=None) for pair in found] == pairs
+    parts = parts_of(found)
+    assert all(len(where) == 1 for where in parts.values())
+    assert set.union(*parts.values()) == {"train", "val"}
+
+
+@given(groups=GROUPS, seed=st.integers(0, 1000), order=st.randoms())
+def test_order_does_not_matter(groups: list[str], seed: int, order: object) -> None:
+    pairs = make_pairs(groups)
+    shuffled = list(pairs)
+    order.shuffle(shuffled)
+    assert set(split_pairs(pairs, 0.3, seed)) == set(split_pairs(shuffled, 0.3, seed))
+
+
+@given(fraction=st.floats(0.05, 0.95), seed=st.integers(0, 1000))
+def test_the_fraction_is_met_to_half_a_group(fraction: float, seed: int) -> None:
+    pairs = make_pairs([str(number // 4) for number in range(400)])
+    share = sum(pair.part == "val" for pair in split_pairs(pairs, fraction, seed)) / 400
+    assert abs(share - fraction) <= 2 / 400 + 1e-9
+
+
+def test_a_group_too_large_is_left_in_training() -> None:
+    pairs = make_pairs("a" * 90 + "bcdefghijk")
+    for seed in range(20):
+        assert parts_of(split_pairs(pairs, 0.05, seed))["a"] == {"train"}
+
+
+def test_seeds_differ_and_one_seed_repeats() -> None:
+    pairs = make_pairs([str(number) for number in range(50)])
+    drawn = [tuple(pair.part for pair in split_pairs(pairs, 0.2, seed)) for seed in range(10)]
+    assert len(set(drawn)) == 10
+    assert drawn[3] == tuple(pair.part for pair in split_pairs(pairs, 0.2, 3))
+
+
+def test_a_split_of_today_is_the_split_of_tomorrow() -> None:
+    """These letters were drawn once; another draw would mix old and new runs' parts."""
+    found = split_pairs(make_pairs("abcdefghij"), 0.3, 0)
+    assert "".join(pair.group for pair in found if pair.part == "val") == "fgh"
+
+
+def test_given_parts_are_kept() -> None:
+    given_parts = [
+        *make_pairs("ab", "train"),
+        *make_pairs("c", "val"),
+        *make_pairs("d", "test"),
+    ]
+    assert split_pairs(given_parts, 0.9, 5) == given_parts
+
+
+def test_validation_is_taken_from_training_and_never_from_the_test_part() -> None:
+    pairs = make_pairs("aabbccdd", "train") + make_pairs("eeff", "test")
+    for seed in range(20):
+        parts = parts_of(split_pairs(pairs, 0.25, seed))
+        assert [where for group, where in parts.items() if group in "ef"] == [{"test"}] * 2
+        assert sum(where == {"val"} for where in parts.values()) == 1
+        assert sum(where == {"train"} for where in parts.values()) == 3
+
+
+def test_a_group_on_both_given_sides_is_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = make_pairs("ab", "train") + make_pairs("bc", "val")
+    with caplog.at_level(logging.WARNING):
+        assert split_pairs(pairs) == pairs
+    assert "1 groups are in more than one of the given parts (b)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("pairs", "fraction", "message"),
+    [
+        (make_pairs("aaaa"), 0.2, r"one group \('a'\).*'\.\+' makes each"),
+        (make_pairs("aa", "train"), 0.2, r"one group \('a'\)"),
+        ([], 0.2, "There are no pairs"),
+        (make_pairs("ab"), 0.0, "fraction is 0.0; it must be between 0 and 1"),
+        (make_pairs("ab"), 1.0, "fraction is 1.0"),
+        (make_pairs("ab", "val"), 0.2, "No picture is in the training part"),
+        (make_pairs("ab", "train") + make_pairs("c"), 0.2, r"images/0\.jpg has no part"),
+    ],
+)
+def test_what_cannot_be_split(pairs: list[Pair], fraction: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        split_pairs(pairs, fraction)
+
+
+# folds
+
+
+@given(data=st.data(), groups=GROUPS, seed=st.integers(0, 1000), stratified=st.booleans())
+def test_every_picture_validates_in_exactly_one_of_equal_folds(
+    data: st.DataObject, groups: list[str], seed: int, stratified: bool
+) -> None:
+    pairs = make_pairs(groups)
+    folds = data.draw(st.integers(2, len(set(groups))))
+    shares = data.draw(shares_of(len(pairs))) if stratified else None
+    found = all_folds(pairs, folds, seed, shares)
+    for each in found:
+        assert [replace(pair, part=None) for pair in each] == pairs
+        assert all(len(where) == 1 for where in parts_of(each).values())
+        assert {pair.part for pair in each} == {"train", "val"}
+    validation = [validation_of(each) for each in found]
+    assert sorted(path for part in validation for path in part) == sorted(
+        pair.image for pair in pairs
+    )
+    counts = [len(part) for part in validation]
+    assert max(counts) - min(counts) <= max(Counter(groups).values())
+
+
+@given(
+    data=st.data(),
+    groups=GROUPS,
+    seed=st.integers(0, 1000),
+    folds=st.sampled_from([None, 2]),
+    stratified=st.booleans(),
+)
+def test_neither_order_nor_shares_of_rounding_change_the_draw(
+    data: st.DataObject, groups: list[str], seed: int, folds: int | None, stratified: bool
+) -> None:
+    pairs = make_pairs(groups)
+    # sums of tenths depend on their order in the last bit
+    shares = data.draw(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.7]), min_size=60, max_size=60))
+    both = list(zip(pairs, shares[: len(pairs)], strict=True))
+    shuffled = list(both)
+    data.draw(st.randoms(use_true_random=False)).shuffle(shuffled)
+    drawn = [
+        validation_of(
+            split_pairs(
+                [pair for pair, _ in order],
+                0.3,
+                seed,
+                folds=folds,
+                fold=folds and 1,
+                shares=[share for _, share in order] if stratified else None,
+            )
+        )
+        for order in (both, both, shuffled)
+    ]
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
+def test_large_groups_are_spread_over_the_folds() -> None:
+    pairs = make_pairs("a" * 30 + "b" * 20 + "c" * 20 + "d" * 10 + "e" * 10)
+    assert [len(validation_of(each)) for each in all_folds(pairs, 3)] == [30, 30, 30]
+
+
+def test_seeds_deal_other_folds() -> None:
+    pairs = make_pairs([str(number) for number in range(50)])
+    shares = [number / 50 for number in range(50)]
+    for given_shares in (None, shares):
+        dealt = [
+            frozenset(map(validation_of, all_folds(pairs, 5, s, given_shares))) for s in range(9)
+        ]
+        assert len(set(dealt)) == 9
+
+
+def test_folds_of_today_are_the_folds_of_tomorrow() -> None:
+    """These letters were dealt once; dealing them otherwise would mix old and new runs' folds."""
+    found = all_folds(make_pairs("aabcdefghij"), 3)
+    dealt = ["".join(pair.group for pair in each if pair.part == "val") for each in found]
+    assert dealt == ["aabj", "eghi", "cdf"]
+    shares = [number / 11 for number in range(11)]
+    found = all_folds(make_pairs("aabcdefghij"), 3, shares=shares)
+    dealt = ["".join(pair.group for pair in each if pair.part == "val") for each in found]
+    assert dealt == ["aaei", "cfhj", "bdg"]
+    found = [
+        split_pairs(make_pairs("abcdefghij"), 0.3, seed, shares=shares[:10]) for seed in (0, 1)
+    ]
+    dealt = ["".join(pair.group for pair in each if pair.part == "val") for each in found]
+    assert dealt == ["cfi", "bfi"]
+
+
+def test_the_test_part_is_in_no_fold_and_training_is_dealt_anew() -> None:
+    pairs = make_pairs("aabbccdd", "train") + make_pairs("eeff", "test")
+    for each in all_folds(pairs, 4, shares=[0.5] * len(pairs)):
+        parts = parts_of(each)
+        assert parts.pop("e") == parts.pop("f") == {"test"}
+        assert sorted(map(sorted, parts.values())) == [["train"], ["train"], ["train"], ["val"]]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "folds", "fold", "message"),
+    [
+        (make_pairs("abc"), None, 2, "--fold is 2, but --folds is missing"),
+        (make_pairs("abc"), 3, None, "--folds is 3, but --fold is missing.*0 to 2"),
+        (make_pairs("abc"), 3, 3, "--fold is 3, but --folds is 3. Give a --fold from 0 to 2"),
+        (make_pairs("abc"), 3, -1, "--fold is -1, but --folds is 3"),
+        (make_pairs("abc"), 1, 0, "--folds is 1; give at least 2"),
+        (make_pairs("abc"), -3, 0, "--folds is -3"),
+        (
+            make_pairs("aabbcc"),
+            4,
+            0,
+            r"--folds is 4, but the pictures make up 3 groups.*fewer folds.*--group-by",
+        ),
+        (make_pairs("aaaa"), 2, 0, "--folds is 2, but the pictures make up 1 groups"),
+        (
+            make_pairs("ab", "train") + make_pairs("cd", "test"),
+            3,
+            0,
+            "--folds is 3, but the pictures make up 2 groups",
+        ),
+        (
+            [*make_pairs("ab", "train"), Pair(Path("v.jpg"), Path("v.png"), "c", "val")],
+            2,
+            0,
+            r"--folds is 2, but the folder gives its own split \(v\.jpg.*Leave out --folds, or put",
+        ),
+    ],
+)
+def test_what_cannot_be_dealt(
+    pairs: list[Pair], folds: int | None, fold: int | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        split_pairs(pairs, folds=folds, fold=fold)
+
+
+# stratified by foreground share
+
+
+def shares_of(count: int) -> st.SearchStrategy[list[float]]:
+    share = st.floats(0, 1) | st.sampled_from([0.0, 0.25, math.nan])
+    return st.lists(share, min_size=count, max_size=count)
+
+
+def by_share(pairs: list[Pair], shares: list[float]) -> list[set[Path]]:
+    """The pictures of each group, in the order of the groups' mean shares, NaN last."""
+    groups: dict[str, list[tuple[Path, float]]] = {}
+    for pair, share in zip(pairs, shares, strict=True):
+        groups.setdefault(pair.group, []).append((pair.image, share))
+
+    def mean(members: list[tuple[Path, float]]) -> float:
+        known = [share for _, share in members if not math.isnan(share)]
+        return sum(known) / len(known) if known else 2
+
+    return [{path for path, _ in each} for each in sorted(groups.values(), key=mean)]
+
+
+def distinct_shares(count: int, seed: int) -> list[float]:
+    shares = [(number / count) ** 3 for number in range(count)]
+    random.Random(seed).shuffle(shares)
+    return shares
+
+
+@given(
+    size=st.integers(1, 4),
+    count=st.integers(2, 40),
+    seed=st.integers(0, 1000),
+    data=st.data(),
+)
+def test_of_neighbours_by_share_each_fold_gets_one(
+    size: int, count: int, seed: int, data: st.DataObject
+) -> None:
+    """So no fold's mean share is further from another's than shares reach, per block."""
+    pairs = make_pairs([str(number) for number in range(count)] * size)
+    folds = data.draw(st.integers(2, count))
+    shares = distinct_shares(size * count, seed)
+    validation = [validation_of(each) for each in all_folds(pairs, folds, seed, shares)]
+    order = by_share(pairs, shares)
+    for first in range(0, count, folds):
+        block = order[first : first + folds]
+        owners = [[group <= part for part in validation].index(True) for group in block]
+        assert len(set(owners)) == len(block)
+    # the mean over whole blocks differs by less than the range of shares over the blocks' number
+    if size == 1 and count % folds == 0:
+        of = dict(zip((pair.image for pair in pairs), shares, strict=True))
+        means = [sum(of[path] for path in part) / len(part) for part in validation]
+        assert max(means) - min(means) <= (max(shares) - min(shares)) / (count // folds)
+
+
+@given(
+    size=st.integers(1, 4),
+    count=st.integers(2, 60),
+    fraction=st.floats(0.02, 0.98),
+    seed=st.integers(0, 1000),
+)
+def test_validation_is_spread_over_all_shares(
+    size: int, count: int, fraction: float, seed: int
+) -> None:
+    """Of the n groups of least foreground, n times the fraction validate, give or take one."""
+    pairs = make_pairs([str(number) for number in range(count)] * size)
+    shares = distinct_shares(size * count, seed)
+    validation = validation_of(split_pairs(pairs, fraction, seed, shares=shares))
+    taken = 0
+    for number, group in enumerate(by_share(pairs, shares), start=1):
+        assert group <= validation or not group & validation
+        taken += group <= validation
+        assert abs(taken - number * fraction) <= 1 + 1e-9
+    assert 0 < taken < count
+
+
+@given(data=st.data(), groups=GROUPS, fraction=st.floats(0.01, 0.99), seed=st.integers(0, 1000))
+def test_stratified_groups_stay_whole_and_the_fraction_is_met(
+    data: st.DataObject, groups: list[str], fraction: float, seed: int
+) -> None:
+    pairs = make_pairs(groups)
+    found = split_pairs(pairs, fraction, seed, shares=data.draw(shares_of(len(pairs))))
+    assert [replace(pair, part=None) for pair in found] == pairs
+    parts = parts_of(found)
+    assert all(len(where) == 1 for where in parts.values())
+    assert set.union(*parts.values()) == {"train", "val"}
+    largest = max(Counter(groups).values())
+    assert abs(len(validation_of(found)) - fraction * len(pairs)) <= largest + 1e-9
+
+
+def test_each_group_is_as_likely_as_the_fraction_says() -> None:
+    pairs = make_pairs([str(number) for number in range(20)])
+    shares = distinct_shares(20, 0)
+    times = Counter(
+        path
+        for seed in range(500)
+        for path in validation_of(split_pairs(pairs, 0.3, seed, shares=shares))
+    )
+    assert len(times) == 20
+    # 150 expected, with a standard deviation of 10
+    assert max(abs(count - 150) for count in times.values()) < 50
+
+
+def test_folds_by_share_are_more_alike_than_others() -> None:
+    pairs = make_pairs([str(number) for number in range(60)])
+    of = dict(zip((pair.image for pair in pairs), distinct_shares(60, 1), strict=True))
+
+    def spread(shares: list[float] | None, seed: int) -> float:
+        parts = map(validation_of, all_folds(pairs, 5, seed, shares))
+        means = [sum(of[path] for path in part) / len(part) for part in parts]
+        return max(means) - min(means)
+
+    stratified = [spread(list(of.values()), seed) for seed in range(20)]
+    at_random = [spread(None, seed) for seed in range(20)]
+    assert max(stratified) < sum(at_random) / 20 / 2
+
+
+def test_pictures_without_a_share_go_last() -> None:
+    """Six groups known, six not: each half is sampled on its own, as one run of neighbours."""
+    pairs = make_pairs([str(number) for number in range(12)] * 2)
+    # a group of which one picture is known counts by that one
+    shares = [*[0.5, math.nan] * 6, *[math.nan] * 12]
+    known = {pair.image for pair, share in zip(pairs, shares, strict=True) if share == 0.5}
+    for seed in range(20):
+        for each in all_folds(pairs, 3, seed, shares):
+            assert len(validation_of(each) & known) == 2
+        assert len(validation_of(split_pairs(pairs, 1 / 3, seed, shares=shares)) & known) == 2
+    # were the unknown one first, the others would sometimes lie in one fold
+    pairs = make_pairs("abc")
+    for seed in range(20):
+        fold, _ = all_folds(pairs, 2, seed, [0.1, math.nan, 0.2])
+        assert fold[0].part != fold[2].part
+
+
+def test_means_do_not_depend_on_the_order_of_pictures() -> None:
+    """0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 in the last bit, but the groups are alike."""
+    pairs, shares = make_pairs("aaabbb"), [0.1, 0.2, 0.3, 0.3, 0.2, 0.1]
+    for seed in range(10):
+        found = split_pairs(pairs, 0.5, seed, shares=shares)
+        assert found == split_pairs(pairs[::-1], 0.5, seed, shares=shares[::-1])[::-1]
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ([0.5], "There are 1 foreground shares for 3 pairs"),
+        ([0.5, 1.01, 0], r"share of masks/1\.png is 1\.01; it must be from 0 to 1"),
+        ([0.5, 0, -0.1], r"masks/2\.png is -0\.1"),
+        ([math.inf, 0, 1], r"masks/0\.png is inf"),
+    ],
+)
+def test_what_is_no_share(shares: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        split_pairs(make_pairs("abc"), shares=shares)
+
+
+def test_many_folds_of_many_pictures_take_no_time() -> None:
+    pairs = make_pairs([str(number) for number in range(20_000)])
+    begin = time.process_time()
+    found = split_pairs(pairs, folds=2000, fold=7, shares=[0.5] * 20_000)
+    assert time.process_time() - begin < 3
+    assert len(validation_of(found)) == 10
+
+
+def test_real_cars_stay_whole(data_root: Path) -> None:
+    pairs = find_pairs(data_root / "carvana")
+    found = split_pairs(pairs, 8 / 48, seed=0)
+    parts = parts_of(found)
+    assert all(len(where) == 1 for where in parts.values())
+    assert sum(where == {"val"} for where in parts.values()) == 8
+    assert found == split_pairs(pairs[::-1], 8 / 48, seed=0)[::-1]

@@ -1,0 +1,58 @@
+"""A sound folder to be spoilt, and ways to look at it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from plainunet.doctor.diagnose import Diagnosis, check
+
+Codes = Callable[[Diagnosis], list[str]]
+
+
+def draw_scene(seed: int, height: int = 120, width: int = 160) -> tuple[np.ndarray, np.ndarray]:
+    """A picture [H, W, 3] uint8 of two bright shapes on a textured ground, and its mask."""
+    random = np.random.default_rng(seed)
+    ground = random.integers(0, 80, (height // 8, width // 8, 3)).astype(np.float32)
+    image = cv2.resize(ground, (width, height), interpolation=cv2.INTER_CUBIC)
+    mask = np.zeros((height, width), np.uint8)
+    for _ in range(2):
+        center = int(random.integers(30, width - 30)), int(random.integers(25, height - 25))
+        axes = int(random.integers(12, 28)), int(random.integers(8, 16))
+        turn = float(random.integers(0, 180))
+        cv2.ellipse(mask, center, axes, turn, 0, 360, 1, -1)
+        tip = (center[0] + axes[0] + 8, center[1] + 14)
+        cv2.fillPoly(mask, [np.array([center, tip, (center[0], center[1] + 20)])], 1)
+    image += mask[..., None] * random.integers(110, 150, 3)
+    image += random.normal(0, 4, image.shape)
+    return image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """`images/` + `masks/`: twelve RGB PNG [120, 160], masks 0/255; nothing is wrong with it."""
+    folder = tmp_path / "scenes"
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number in range(12):
+        image, mask = draw_scene(number)
+        Image.fromarray(image).save(folder / "images" / f"{number:02d}.png")
+        Image.fromarray(mask * np.uint8(255)).save(folder / "masks" / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def codes_of() -> Callable[[Path], dict[str, list[str]]]:
+    """Check a folder; the names of the files of each code."""
+
+    def look(folder: Path) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for finding in check(folder).findings:
+            names = [file.relative_to(folder).as_posix() for file in finding.files]
+            found.setdefault(finding.code, []).extend(names)
+        return found
+
+    return look

@@ -1,0 +1,89 @@
+import base64
+import re
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from plainunet.doctor.diagnose import check
+from plainunet.doctor.page import write_page
+
+
+class Page(HTMLParser):
+    """Collects what a page shows; complains of tags that do not close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.said: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.said.append(data)
+
+
+def write(folder: Path) -> tuple[Page, str]:
+    write_page(folder.parent / "page.html", check(folder))
+    text = (folder.parent / "page.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    return page, text
+
+
+def test_a_sound_folder(scenes: Path) -> None:
+    page, text = write(scenes)
+    assert len(page.images) == 12
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text)
+    said = " ".join(page.said)
+    assert "12 sound pairs in 12 groups" in said
+    assert "Nothing." in said
+    data = (page.images[0]["src"] or "").removeprefix("data:image/jpeg;base64,")
+    with Image.open(BytesIO(base64.b64decode(data))) as picture:
+        shown = np.asarray(picture).astype(int)
+    assert shown.shape == (120, 160, 3)
+    # the outline is in magenta, which the scenes do not have
+    magenta = (shown[..., 0] > 180) & (shown[..., 1] < 90) & (shown[..., 2] > 180)
+    assert 50 < magenta.sum() < 1500
+
+
+def test_findings_come_first_and_are_escaped(scenes: Path) -> None:
+    path = scenes / "masks/07.png"
+    Image.fromarray(255 - np.array(Image.open(path))).save(path)
+    for name in ("images", "masks"):
+        (scenes / name / "07.png").rename(scenes / name / "07<b>.png")
+    page, text = write(scenes)
+    assert "07<b>" not in text
+    assert "07&lt;b&gt;.png" in text
+    assert page.images[0]["alt"] == "07<b>.png with its mask"
+    assert "inverted" in " ".join(page.said)
+
+
+def test_many_channels_and_no_masks_in_common(scenes: Path) -> None:
+    for path in (scenes / "images").iterdir():
+        image = np.asarray(Image.open(path))
+        path.unlink()
+        deep = np.concatenate([image, image[..., :2]], axis=2).astype(np.float32) * 3 - 1
+        np.save(path.with_suffix(".npy"), deep)
+    assert len(write(scenes)[0].images) == 12
+    for path in (scenes / "masks").iterdir():
+        Image.new("L", (160, 120)).save(path)
+    page, _ = write(scenes)
+    assert page.images == []
+    assert "one-class" in " ".join(page.said)
+
+
+def test_a_page_is_small(data_root: Path, tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", check(data_root / "isbi2012"))
+    assert (tmp_path / "page.html").stat().st_size < 5_000_000

@@ -1,0 +1,264 @@
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from plainunet.formats import coco
+from plainunet.formats.sources import Place, name_place
+
+BOX = [[2, 1, 6, 1, 6, 5, 2, 5]]
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    """Two pictures of 10 x 12 with a cell and a wall on the first."""
+    code = np.zeros((10, 12), np.uint8, order="F")
+    code[6:9, 3:11] = 1
+    compressed = coco_mask.encode(code)["counts"].decode()
+    return {
+        "images": [
+            {"id": 7, "file_name": "a.jpg", "height": 10, "width": 12},
+            {"id": 3, "file_name": "b/c.jpg", "height": 10, "width": 12},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 20, "segmentation": BOX, "iscrowd": 1},
+            {
+                "id": 2,
+                "image_id": 7,
+                "category_id": 4,
+                "segmentation": {"size": [10, 12], "counts": compressed},
+            },
+        ],
+        "categories": [{"id": 20, "name": "cell"}, {"id": 4, "name": "wall"}],
+    } | changes
+
+
+def write(tmp_path: Path, raw: Any = None, name: str = "set.json") -> Path:
+    file = tmp_path / name
+    file.write_text(json.dumps(content() if raw is None else raw))
+    return file
+
+
+def read(file: Path, item: str) -> np.ndarray:
+    place = Place(file, item)
+    return coco.read_ids(place, name_place(*place))
+
+
+def test_categories_become_classes_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    assert coco.is_coco(file)
+    assert coco.listed_names(file) == {"a.jpg": "7", "b/c.jpg": "3"}
+    assert coco.class_names(file) == ("background", "wall", "cell")
+    expected = np.zeros((10, 12), np.uint8)
+    expected[1:5, 2:6] = 2
+    expected[6:9, 3:11] = 1
+    assert read(file, "7").dtype == np.uint8
+    assert (read(file, "7") == expected).all()
+    assert not read(file, "3").any()
+    assert coco.item_size(Place(file, "3"), Path("x")) == (10, 12)
+
+
+def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    read(write(tmp_path), "7")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_whole_numbers_may_be_written_with_a_point(tmp_path: Path) -> None:
+    raw = content()
+    raw["images"][0] |= {"id": 7.0, "height": 10.0}
+    raw["annotations"][0]["category_id"] = 20.0
+    assert (read(write(tmp_path, raw), "7") > 0).sum() == 40
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    assert (read(write(tmp_path), "7") > 0).sum() == 40
+    assert not read(write(tmp_path, content(annotations=[])), "7").any()
+    file = write(tmp_path)
+    raw = file.read_text().replace('"wall"', '"path"')  # as long as before
+    file.write_text(raw)
+    os.utime(file, ns=(1, 1))
+    assert coco.class_names(file)[1] == "path"
+    file.write_text(raw.replace('"path"', '"road"'))
+    os.utime(file, ns=(1, 2))
+    assert coco.class_names(file)[1] == "road"
+
+
+def test_several_threads_read_one_file(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(int((read(file, "7") > 0).sum())))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [40] * 8
+
+
+@pytest.mark.parametrize("name", ["background", "_background_", "__Background__"])
+def test_a_category_called_background_is_class_0(tmp_path: Path, name: str) -> None:
+    raw = content()
+    raw["categories"].append({"id": 5, "name": name})
+    raw["annotations"].append(
+        {"image_id": 7, "category_id": 5, "segmentation": [[8, 0, 12, 0, 12, 3, 8, 3]]}
+    )
+    file = write(tmp_path, raw)
+    assert coco.class_names(file) == ("background", "wall", "cell")
+    assert set(np.unique(read(file, "7"))) == {0, 1, 2}
+    assert (read(file, "7") > 0).sum() == 40
+
+
+def test_the_root_entry_of_roboflow_is_left_out(tmp_path: Path) -> None:
+    categories = [
+        {"id": 0, "name": "wall", "supercategory": "none"},
+        {"id": 4, "name": "wall", "supercategory": "wall"},
+        {"id": 20, "name": "cell", "supercategory": "wall"},
+    ]
+    raw = content(categories=categories)
+    assert coco.class_names(write(tmp_path, raw)) == ("background", "wall", "cell")
+    categories[0]["name"] = "things"  # nobody's supercategory
+    assert coco.class_names(write(tmp_path, raw)) == ("background", "things", "wall", "cell")
+    categories[0] |= {"name": "wall"}
+    raw["annotations"][0]["category_id"] = 0  # used
+    with pytest.raises(ValueError, match="several categories of one name: wall"):
+        coco.class_names(write(tmp_path, raw))
+
+
+def test_as_many_classes_as_there_are_numbers_for(tmp_path: Path) -> None:
+    many = [{"id": n, "name": f"c{n}"} for n in range(1, 256)]
+    raw = content(categories=many[:254])
+    assert len(coco.class_names(write(tmp_path, raw))) == 255
+    with pytest.raises(ValueError, match="256 classes with the background; there must be 2 to 255"):
+        coco.class_names(write(tmp_path, content(categories=many)))
+
+
+@pytest.mark.parametrize("raw", [{}, [], 7, None, {"shapes": []}, {"images": []}])
+def test_another_json_is_no_coco_file(tmp_path: Path, raw: Any) -> None:
+    file = tmp_path / "other.json"
+    file.write_text(json.dumps(raw))
+    assert not coco.is_coco(file)
+    with pytest.raises(ValueError, match=r"other\.json is no COCO file.*--masks"):
+        coco.listed_names(file)
+
+
+def test_keys_that_hold_no_lists_make_no_coco_file(tmp_path: Path) -> None:
+    assert not coco.is_coco(write(tmp_path, content(images={})))
+
+
+def test_other_suffixes_are_not_opened(tmp_path: Path) -> None:
+    assert not coco.is_coco(tmp_path / "there is none.csv")
+    with pytest.raises(FileNotFoundError):
+        coco.is_coco(tmp_path / "there is none.json")
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\xff" * 9]
+)
+def test_a_damaged_file_is_refused_when_it_is_read(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    file = write(tmp_path)
+    file.write_bytes(damage(file.read_bytes()))
+    assert not coco.is_coco(file)
+    with pytest.raises(ValueError, match=r"set\.json is no JSON, or cut off after \d+ bytes"):
+        coco.class_names(file)
+
+
+def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "set.json"
+    file.write_text('"images" "annotations" "categories"' + "[" * 200_000)
+    assert not coco.is_coco(file)
+    file.write_text('{"images": "annotations", "categories":' + "[" * 200_000)
+    assert not coco.is_coco(file)
+
+
+def image(**changes: Any) -> dict[str, Any]:
+    return {"images": [*content()["images"], content()["images"][0] | {"id": 8} | changes]}
+
+
+def annotation(**changes: Any) -> dict[str, Any]:
+    return {"annotations": [content()["annotations"][0] | changes]}
+
+
+def category(**changes: Any) -> dict[str, Any]:
+    return {"categories": [*content()["categories"], {"id": 6, "name": "dust"} | changes]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (image(), "a.jpg is listed twice"),
+        (image(id=7, file_name="x.jpg"), "x.jpg has the id 7, which another image has"),
+        (image(id=None, file_name="x.jpg"), "x.jpg has the id None"),
+        (image(id=True, file_name="x.jpg"), "x.jpg has the id True"),
+        (image(file_name=None), "image number 3 has no file_name"),
+        (image(file_name="x.jpg", height=None), "x.jpg has the height None"),
+        (image(file_name="x.jpg", width=0), "width 0"),
+        (image(file_name="x.jpg", width=-5), "width -5"),
+        (image(file_name="x.jpg", width=float("nan")), "width nan"),
+        (image(file_name="x.jpg", width=float("inf")), "width inf"),
+        (image(file_name="x.jpg", width=10**9), "10000000000 pixels"),
+        ({"images": [7]}, "image number 1 is no object"),
+        (annotation(image_id=99), "annotation 1 has the image_id 99, which no image has"),
+        (annotation(image_id=None), "image_id None"),
+        (annotation(image_id=[7]), r"image_id \[7\]"),
+        (annotation(category_id=99), "annotation 1 has the category_id 99"),
+        (annotation(category_id=None), "category_id None"),
+        (annotation(segmentation=[[1, 2, 3]]), "annotation 1 has a polygon of 3 coordinates"),
+        (annotation(segmentation=7), "annotation 1 has a segmentation that is neither"),
+        ({"annotations": ["x"]}, "annotation number 1 is no object"),
+        (category(id=20), "its id stands there twice"),
+        (category(id="6"), "is no category"),
+        (category(name=""), "is no category"),
+        (category(name=None), "is no category"),
+        (category(name="wall "), "several categories of one name: wall"),
+        ({"categories": ["wall"]}, "is no category"),
+        ({"categories": []}, "1 classes"),
+    ],
+)
+def test_a_wrong_entry_is_named(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+    file = write(tmp_path, content(**changes))
+    assert coco.is_coco(file)
+    for _ in range(2):  # from the file, and as it was kept
+        with pytest.raises(ValueError, match=rf"set\.json.*{problem}"):
+            coco.listed_names(file)
+
+
+def test_wrong_entries_are_counted(tmp_path: Path) -> None:
+    wrong = [content()["annotations"][0] | {"id": n, "image_id": 99} for n in range(7)]
+    with pytest.raises(ValueError, match=r"has 7 wrong entries: annotation 0 .* and 2 more\. "):
+        coco.listed_names(write(tmp_path, content(annotations=wrong)))
+
+
+@pytest.mark.parametrize("none", [{}, {"segmentation": []}, {"segmentation": None}])
+def test_boxes_are_no_outlines(tmp_path: Path, none: dict[str, Any]) -> None:
+    bare = {"id": 9, "image_id": 3, "category_id": 4, "bbox": [1, 1, 5, 5]} | none
+    raw = content(annotations=[*content()["annotations"], bare, bare])
+    with pytest.raises(
+        ValueError, match=r"2 of 4 annotations are boxes, .* 1 of 2 images \(b/c\.jpg\)"
+    ):
+        coco.listed_names(write(tmp_path, raw))
+
+
+def test_what_cannot_be_painted_names_file_picture_and_annotation(tmp_path: Path) -> None:
+    raw = content(**annotation(segmentation=[[1, 2, 3, 4, 5, float("nan")]]))
+    with pytest.raises(
+        ValueError, match=r"set\.json\[7\] \(a\.jpg\): annotation 1 has coordinates"
+    ):
+        read(write(tmp_path, raw), "7")
+    raw = content()
+    raw["annotations"][1]["segmentation"] = [[0, 0, 9, 0, 9, 9, 0, 9]]
+    with pytest.raises(ValueError, match=r"set\.json\[7\] \(a\.jpg\): 19\.8% .*'wall' and 'cell'"):
+        read(write(tmp_path, raw), "7")
+
+
+def test_an_image_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none of the 2 images in .*set\.json has the id 8"):
+        read(write(tmp_path), "8")

@@ -1,0 +1,163 @@
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plainunet.formats.encoded import decoding, find_kind, open_encoded, png_chunks, read_encoded
+
+RANDOM = np.random.default_rng(0)
+PICTURE = Image.fromarray(RANDOM.integers(0, 256, (40, 56, 3), dtype=np.uint8))
+FORMATS = {"jpeg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP", "webp": "WEBP", "tiff": "TIFF"}
+
+
+def encode(name: str, **options: object) -> bytes:
+    file = BytesIO()
+    PICTURE.save(file, name, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "name"), FORMATS.items())
+def test_kind_comes_from_the_content(tmp_path: Path, kind: str, name: str) -> None:
+    path = tmp_path / "picture.wrong"
+    path.write_bytes(encode(name))
+    assert read_encoded(path) == (kind, path.read_bytes())
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.3, 0.6, 0.9, 0.999])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("WEBP", {"lossless": True}),
+    ],
+)
+def test_every_cut_is_seen(
+    tmp_path: Path, name: str, options: dict[str, object], fraction: float
+) -> None:
+    data = encode(name, **options)
+    path = tmp_path / "cut.bin"
+    path.write_bytes(data[: int(len(data) * fraction)])
+    with pytest.raises(ValueError, match=r"cut\.bin is (cut off|not a picture)"):
+        read_encoded(path)
+
+
+def test_the_thumbnail_of_a_cut_photograph_does_not_pass_for_its_end(tmp_path: Path) -> None:
+    thumbnail = BytesIO()
+    PICTURE.resize((8, 6)).save(thumbnail, "JPEG")
+    # a comment block, in front of everything else, that holds a whole JPEG
+    block = thumbnail.getvalue()
+    whole = encode("JPEG")
+    data = whole[:2] + b"\xff\xfe" + (len(block) + 2).to_bytes(2, "big") + block + whole[2:]
+    path = tmp_path / "photograph.jpg"
+    path.write_bytes(data)
+    assert read_encoded(path)[0] == "jpeg"
+    path.write_bytes(data[:-100])
+    with pytest.raises(ValueError, match="cut off"):
+        read_encoded(path)
+
+
+def test_bytes_after_the_end_do_no_harm(tmp_path: Path) -> None:
+    for name in ("JPEG", "PNG", "BMP", "WEBP"):
+        path = tmp_path / "longer.bin"
+        path.write_bytes(encode(name) + bytes(100))
+        read_encoded(path)
+
+
+def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("I am a text")
+    (tmp_path / "folder.jpg").mkdir()
+    for name, message in [
+        ("empty.png", r"empty\.png is empty \(0 bytes\)"),
+        ("text.png", r"text\.png is not a picture .* begins with b'I am a t'"),
+        ("folder.jpg", r"folder\.jpg is a folder"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            read_encoded(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"missing\.png does not exist"):
+        read_encoded(tmp_path / "missing.png")
+
+
+def test_open_leaves_the_file_at_its_beginning(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode("PNG"))
+    with open_encoded(tmp_path / "a.png") as (kind, file):
+        assert kind == "png"
+        assert file.read(4) == b"\x89PNG"
+
+
+def test_a_slice_is_a_file_of_its_own(tmp_path: Path) -> None:
+    pages = [Image.new("L", (64, 64), value) for value in (10, 20, 30)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    path = tmp_path / "a.tif[1]"
+    kind, data = read_encoded(path)
+    assert kind == "tiff"
+    assert len(data) < 64 * 64 + 300
+    with Image.open(BytesIO(data)) as picture:
+        assert getattr(picture, "n_frames", 1) == 1
+        assert picture.getextrema() == (20, 20)
+    with open_encoded(path) as opened:
+        assert opened[0] == "tiff"
+        assert opened[1].read() == data
+
+
+def test_kinds_that_share_a_beginning_are_told_apart() -> None:
+    assert find_kind(b"RIFF\x00\x00\x00\x00WEBPVP8 ", Path("a")) == "webp"
+    with pytest.raises(ValueError, match="not a picture"):
+        find_kind(b"RIFF\x00\x00\x00\x00WAVEfmt ", Path("a"))
+
+
+def test_png_chunks() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert png_chunks(BytesIO(encode("PNG"))) == {b"IHDR", b"IDAT", b"IEND"}
+    assert b"eXIf" in png_chunks(BytesIO(encode("PNG", exif=exif)))
+    assert b"IEND" not in png_chunks(BytesIO(encode("PNG")[:-1]))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("x"),
+        SyntaxError("x"),
+        KeyError("x"),
+        EOFError("x"),
+        RuntimeError("x"),
+        AssertionError(),
+    ],
+)
+def test_codec_errors_name_the_file(error: Exception) -> None:
+    with (
+        pytest.raises(ValueError, match=r"^some\.png cannot be decoded"),
+        decoding(Path("some.png")),
+    ):
+        raise error
+
+
+def test_errors_that_name_the_file_pass_unchanged() -> None:
+    with pytest.raises(ValueError, match=r"^some\.png is odd\.$"), decoding(Path("some.png")):
+        raise ValueError("some.png is odd.")
+
+
+def test_a_picture_too_large_to_be_true_is_refused() -> None:
+    with pytest.raises(ValueError, match="too large"), decoding(Path("bomb.png")):
+        raise Image.DecompressionBombError("10000000000 pixels")
+
+
+def test_every_byte_of_a_png_is_guarded(tmp_path: Path) -> None:
+    path, whole = tmp_path / "a.png", encode("PNG")
+    for at in range(8, len(whole) - 12, 97):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.png (cannot be decoded|is cut off)"):
+            read_encoded(path)
+    # what stands beside the picture, such as the time of its making, may be wrong
+    note = (5).to_bytes(4) + b"tEXt" + b"a\0b c" + bytes(4)
+    path.write_bytes(whole[:33] + note + whole[33:])
+    assert read_encoded(path)[0] == "png"

@@ -1,0 +1,286 @@
+import re
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from PIL import Image
+
+from plainunet.dataset.classes import understand_masks
+from plainunet.formats.masks import mask_size, read_mask, stored_names
+from plainunet.formats.rle import (
+    class_names,
+    is_rle,
+    item_size,
+    listed_names,
+    name_items,
+    read_ids,
+)
+from plainunet.formats.sources import Place, name_place
+
+Mask = NDArray[np.bool_]
+
+
+def encode(mask: Mask, order: str) -> str:
+    """Written plainly, pixel by pixel."""
+    pixels = (mask if order == "rows" else mask.T).flatten().tolist()
+    runs: list[list[int]] = []
+    for number, pixel in enumerate(pixels, 1):
+        if pixel and runs and runs[-1][0] + runs[-1][1] == number:
+            runs[-1][1] += 1
+        elif pixel:
+            runs.append([number, 1])
+    return " ".join(f"{start} {length}" for start, length in runs)
+
+
+def encode_fast(mask: Mask, order: str) -> str:
+    pixels = np.pad((mask if order == "rows" else mask.T).ravel().astype(np.int8), 1)
+    edges = np.flatnonzero(np.diff(pixels)) + 1
+    return " ".join(f"{a} {b - a}" for a, b in edges.reshape(-1, 2))
+
+
+def write(path: Path, masks: dict[str, Sequence[Mask]], order: str) -> Path:
+    lines = ["ImageId,EncodedPixels"]
+    for name, objects in masks.items():
+        lines += [f"{name},{encode_fast(each, order)}" for each in objects]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def sizes_of(masks: dict[str, Sequence[Mask]]) -> dict[str, tuple[int, int]]:
+    return {name: (objects[0].shape[0], objects[0].shape[1]) for name, objects in masks.items()}
+
+
+def read(file: Path, item: str) -> NDArray[np.uint8]:
+    return read_ids(Place(file, item), name_place(file, item))
+
+
+shapes = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
+
+
+@given(mask=hnp.arrays(bool, shapes), order=st.sampled_from(["rows", "columns"]))
+def test_what_is_encoded_is_read_back(
+    mask: Mask, order: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert encode(mask, order) == encode_fast(mask, order)
+    file = tmp_path_factory.mktemp("rle") / "masks.csv"
+    file.write_text(f"img,rle_mask\na.jpg,{encode(mask, order)}\n")
+    item = f"a.jpg {mask.shape[0]}x{mask.shape[1]} {order}"
+    ids = read(file, item)
+    assert ids.dtype == np.uint8
+    np.testing.assert_array_equal(ids, mask)
+    assert item_size(Place(file, item), file) == mask.shape
+
+
+def test_the_first_and_the_last_pixel(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("img,rle\na,1 1 6 1\n")
+    assert read(tmp_path / "a.csv", "a 2x3 rows").tolist() == [[1, 0, 0], [0, 0, 1]]
+    (tmp_path / "b.csv").write_text("img,rle\na,2 1\nb,1 6\nc,\n")
+    assert read(tmp_path / "b.csv", "a 2x3 rows").tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert read(tmp_path / "b.csv", "a 2x3 columns").tolist() == [[0, 0, 0], [1, 0, 0]]
+    assert read(tmp_path / "b.csv", "b 2x3 columns").all()
+    assert not read(tmp_path / "b.csv", "c 2x3 columns").any()
+
+
+def test_names_may_hold_spaces_brackets_and_folders(tmp_path: Path) -> None:
+    names = ["a b 3x4 rows", "x[1].png", "sub//./a.png", "ü.jpg"]
+    file = tmp_path / "m.csv"
+    file.write_text("img,rle\n" + "".join(f"{name},1 2\n" for name in names), encoding="utf-8")
+    assert listed_names(file) == ["a b 3x4 rows", "x[1].png", "sub/a.png", "ü.jpg"]
+    items = name_items(file, dict.fromkeys(listed_names(file), (2, 2)), "rows")
+    for item in items.values():
+        path = name_place(file, item)
+        assert mask_size(path) == (2, 2)
+        assert read_mask(path).tolist() == [[1, 1], [0, 0]]
+    assert items["x[1].png"] == "x[1].png 2x2 rows"
+
+
+# classes
+
+
+def test_classes_are_numbered_in_order(tmp_path: Path) -> None:
+    file = tmp_path / "m.csv"
+    file.write_text("ImageId,ClassId,EncodedPixels\na,10,1 1\na,2,3 2\na,10,2 1\nb,30,\n")
+    assert class_names(file) == ("background", "2", "10", "30")
+    assert read(file, "a 2x3 rows").tolist() == [[2, 2, 1], [1, 0, 0]]
+    path = name_place(file, "a 2x3 rows")
+    assert stored_names(path) == class_names(file)
+    coding, pixels = understand_masks([path], num_classes=4)
+    assert coding.read(path).tolist() == [[2, 2, 1], [1, 0, 0]]
+    assert pixels.tolist() == [2, 2, 2, 0]
+
+
+def test_objects_of_one_class_may_overlap(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("id,rle\na,1 3 2 4\na,2 2\n")
+    assert read(tmp_path / "m.csv", "a 2x3 rows").tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert class_names(tmp_path / "m.csv") == ()
+
+
+def test_classes_that_overlap_are_refused_with_their_share(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("id,class,rle\na,sea,1 3\na,sky,3 2\n")
+    message = r"1 pixels \(25\.00% of those labelled\) belong to two of the classes sea, sky"
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "m.csv", "a 2x3 rows")
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("1", "the code '1' is not made of pairs"),
+        ("1 2 3", "not made of pairs"),
+        ("1 two", "not made of pairs"),
+        ("1.5 2", "not made of pairs"),
+        ("1 99999999999999999999999", "not made of pairs"),
+        ("0 2", "a run of 2 pixels from pixel 0 on does not lie within the 6 pixels"),
+        ("-3 2", "a run of 2 pixels from pixel -3"),
+        ("1 0", "a run of 0 pixels"),
+        ("1 -1", "a run of -1 pixels"),
+        ("1 7", "a run of 7 pixels"),
+        ("6 2", "a run of 2 pixels from pixel 6"),
+        ("9223372036854775807 9223372036854775807", "a run of 9223372036854775807 pixels"),
+        ("-9223372036854775808 1", "from pixel -9223372036854775808"),
+        ("1 2 4 1 3 1", "the run from pixel 3 on stands behind the one from 4 on"),
+    ],
+)
+def test_wrong_codes_are_named_by_their_line(tmp_path: Path, code: str, message: str) -> None:
+    file = tmp_path / "m.csv"
+    file.write_text(f"img,rle\nb,1 1\na,{code}\n")
+    where = re.escape(f"{file}, line 3: ")
+    for call in (read_ids, item_size):
+        with pytest.raises(ValueError, match=where + ".*" + message):
+            call(Place(file, "a 2x3 rows"), file)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("a", "does not name a mask"),
+        ("a 2x3", "does not name a mask"),
+        ("a 2x3 sideways", "does not name a mask"),
+        ("a 0x3 rows", "does not name a mask"),
+        ("a 9999999999x3 rows", "does not name a mask"),
+        ("a 999999999x999999999 rows", "too large to be decoded safely"),
+        ("b 2x3 rows", "lists no picture 'b'"),
+    ],
+)
+def test_wrong_items_are_refused(tmp_path: Path, item: str, message: str) -> None:
+    (tmp_path / "m.csv").write_text("img,rle\na,1 1\n")
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "m.csv", item)
+
+
+# the order
+
+
+def blob(height: int, width: int) -> Mask:
+    rows, columns = np.ogrid[:height, :width]
+    return np.asarray(
+        (rows - height / 2) ** 2 + (columns - width / 3) ** 2 < (min(height, width) / 4) ** 2
+    )
+
+
+@pytest.mark.parametrize("order", ["rows", "columns"])
+@pytest.mark.parametrize("shape", [(20, 31), (31, 20), (40, 80), (80, 40), (40, 120), (120, 40)])
+def test_the_order_is_found(tmp_path: Path, order: str, shape: tuple[int, int]) -> None:
+    masks = {"a": [blob(*shape)], "b": [blob(*shape)[::-1, ::-1]], "square": [blob(12, 12)]}
+    file = write(tmp_path / "m.csv", masks, order)
+    notes: list[str] = []
+    items = name_items(file, sizes_of(masks), None, notes.append)
+    assert items["a"] == f"a {shape[0]}x{shape[1]} {order}"
+    for name, (mask,) in masks.items():
+        np.testing.assert_array_equal(read(file, items[name]), mask)
+    assert len(notes) == 1
+    assert f"count {order[:-1]} by {order[:-1]}" in notes[0]
+
+
+@pytest.mark.parametrize("order", ["rows", "columns"])
+def test_bands_and_single_runs_are_not_taken_for_a_proof(tmp_path: Path, order: str) -> None:
+    band, line, noise = (np.zeros((20, 60), bool) for _ in range(3))
+    half = 10 if order == "rows" else 30
+    (band if order == "rows" else band.T)[:half] = True
+    (line if order == "rows" else line.T)[5, 3:9] = True
+    noise[np.random.default_rng(0).random((20, 60)) < 0.3] = True
+    for name, mask in (("band", band), ("line", line), ("noise", noise), ("none", band & False)):
+        file = write(tmp_path / f"{name}.csv", {"a": [mask]}, order)
+        said = "nothing to learn" if name == "none" else "--rle rows .Carvana. or --rle columns"
+        with pytest.raises(ValueError, match=said):
+            name_items(file, {"a": (20, 60)}, None)
+        assert name_items(file, {"a": (20, 60)}, order)["a"] == f"a 20x60 {order}"
+
+
+def test_of_square_pictures_the_order_is_asked_for(tmp_path: Path) -> None:
+    masks = {"a": [blob(30, 30)], "b": [blob(20, 20)]}
+    file = write(tmp_path / "m.csv", masks, "columns")
+    with pytest.raises(ValueError, match=r"all 2 pictures are square.*--rle columns"):
+        name_items(file, sizes_of(masks), None)
+    assert name_items(file, sizes_of(masks), "columns")["b"] == "b 20x20 columns"
+    with pytest.raises(ValueError, match="'down'"):
+        name_items(file, sizes_of(masks), "down")
+
+
+def test_runs_beyond_the_picture_fit_no_order(tmp_path: Path) -> None:
+    file = write(tmp_path / "m.csv", {"a": [np.ones((8, 9), bool)]}, "rows")
+    with pytest.raises(ValueError, match=r"line 2: a run of 72 pixels .* the 56 pixels"):
+        name_items(file, {"a": (7, 8)}, None)
+    with pytest.raises(ValueError, match="lists no picture 'b'"):
+        name_items(file, {"b": (8, 9)}, "rows")
+
+
+def open_mask(path: Path) -> NDArray[np.uint16]:
+    with Image.open(path) as picture:
+        return np.array(picture).astype(np.uint16)
+
+
+def carvana(data_root: Path) -> dict[str, Sequence[Mask]]:
+    paths = sorted((data_root / "carvana" / "train_masks").glob("*.gif"))[:3]
+    return {path.name.replace("_mask.gif", ".jpg"): [open_mask(path) > 0] for path in paths}
+
+
+def nuclei(data_root: Path) -> dict[str, Sequence[Mask]]:
+    masks: dict[str, Sequence[Mask]] = {}
+    for path in sorted((data_root / "dsb2018" / "masks").glob("*.png"))[:30]:
+        labels = open_mask(path)
+        if labels.shape[0] != labels.shape[1] and len(masks) < 5:
+            masks[path.stem] = [labels == label for label in np.unique(labels)[1:]]
+    return masks
+
+
+@pytest.mark.parametrize("order", ["rows", "columns"])
+@pytest.mark.parametrize("load", [carvana, nuclei])
+def test_the_order_of_real_masks_is_found(
+    load: Callable[[Path], dict[str, Sequence[Mask]]], order: str, data_root: Path, tmp_path: Path
+) -> None:
+    masks = load(data_root)
+    file = write(tmp_path / "train_masks.csv", masks, order)
+    assert is_rle(file)
+    assert listed_names(file) == list(masks)
+    items = name_items(file, sizes_of(masks), None)
+    for name, objects in masks.items():
+        assert items[name].endswith(f" {order}")
+        np.testing.assert_array_equal(read(file, items[name]), np.any(objects, axis=0))
+
+
+def test_several_threads_read_one_file(tmp_path: Path) -> None:
+    masks = {str(n): [blob(20 + n, 60)] for n in range(8)}
+    file = write(tmp_path / "m.csv", masks, "rows")
+    good: list[bool] = []
+
+    def look(name: str) -> None:
+        height = 20 + int(name)
+        ids = read(file, f"{name} {height}x60 rows")
+        good.append(bool((ids == masks[name][0]).all()))
+
+    threads = [threading.Thread(target=look, args=(name,)) for name in masks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert good == [True] * 8

@@ -1,0 +1,122 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from plainunet.network.checkpoint import Card
+from plainunet.network.unet import UNet
+from plainunet.prediction.drawing import read_key, write_mask, write_tiff_mask
+from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.record import (
+    RECORD,
+    mask_key,
+    note_video,
+    require_no_lists,
+    require_own,
+    require_same,
+    video_size,
+    write_record,
+)
+
+
+def predictor(seed: int = 0, **said: object) -> Predictor:
+    torch.manual_seed(seed)
+    card = Card(("ground", "leaf"), ((0, 0, 0), (255, 10, 20)), **{"size": (32, 48), **said})
+    return Predictor(UNet(base_channels=2, depth=2), card, device="cpu", precision="fp32")
+
+
+def test_the_record_says_what_numbers_mean(tmp_path: Path) -> None:
+    write_record(tmp_path, predictor(threshold=0.25))
+    said = json.loads((tmp_path / RECORD).read_text())
+    assert said["classes"][1] == {"id": 1, "name": "leaf", "color": [255, 10, 20]}
+    assert said["threshold"] == 0.25
+
+
+OTHERS = [
+    {"seed": 1},
+    {"threshold": 0.4},
+    {"size": (32, 64)},
+    {"tta": "flips"},
+    {"scales": (1.0, 0.5)},
+    {"min_object": 5},
+    {"fill_holes": 5},
+]
+
+
+def test_masks_of_the_same_model_may_stay(tmp_path: Path) -> None:
+    require_same(tmp_path, predictor().digest())
+    write_record(tmp_path, predictor())
+    require_same(tmp_path, predictor().digest())
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_folder_of_another_model_is_refused(tmp_path: Path, other: dict[str, int]) -> None:
+    write_record(tmp_path, predictor())
+    with pytest.raises(ValueError, match=r"not made by this model.*--overwrite"):
+        require_same(tmp_path, predictor(**other).digest())
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_a_record_of_nobody_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / RECORD).write_text(content)
+    with pytest.raises(ValueError, match="not made by this model"):
+        require_same(tmp_path, predictor().digest())
+
+
+@pytest.mark.parametrize("name", ["m.png", "m.tif"])
+def test_a_mask_says_what_it_was_made_from(tmp_path: Path, name: str) -> None:
+    image, mask = tmp_path / "a.jpg", tmp_path / name
+    image.write_bytes(b"12345")
+    write = write_mask if mask.suffix == ".png" else write_tiff_mask
+    ids, colors = np.zeros((4, 5), np.uint8), ((0, 0, 0), (255, 10, 20))
+    digest = predictor().digest()
+    key = mask_key(digest, image)
+    write(mask, ids, colors, key=key)
+    assert read_key(mask) == key
+    require_own(mask, key)
+    for other in (b"123456", b"12945"):  # another picture of the same name, perhaps as large
+        image.write_bytes(other)
+        with pytest.raises(ValueError, match=rf"{name}: is there already.*--overwrite"):
+            require_own(mask, mask_key(digest, image))
+    write(mask, ids, colors, key=f"{key}1")  # nor is one of 51 bytes one of 5
+    with pytest.raises(ValueError, match="is there already"):
+        require_own(mask, key)
+    write(mask, ids, colors, key=key)
+    image.unlink()  # of a picture that is gone, the model is all that can be known
+    require_own(mask, mask_key(digest, image))
+    for other in OTHERS:
+        with pytest.raises(ValueError, match="is there already"):
+            require_own(mask, mask_key(predictor(**other).digest(), image))
+
+
+@pytest.mark.parametrize("name", ["m.png", "m.tif"])
+def test_a_mask_of_nobody_is_refused(tmp_path: Path, name: str) -> None:
+    write = write_mask if name == "m.png" else write_tiff_mask
+    write(tmp_path / name, np.zeros((4, 5), np.uint8), ((0, 0, 0), (255, 10, 20)))
+    (tmp_path / f"damaged-{name}").write_bytes(b"mine")
+    for each in (name, f"damaged-{name}"):
+        assert read_key(tmp_path / each) == ""
+        with pytest.raises(ValueError, match="is there already"):
+            require_own(tmp_path / each, "abc")
+
+
+def test_lists_of_others_are_not_replaced(tmp_path: Path) -> None:
+    require_no_lists(tmp_path, ["areas.csv", "coco.json"])
+    (tmp_path / "coco.json").write_text("{}")
+    require_no_lists(tmp_path, ["areas.csv"])
+    with pytest.raises(ValueError, match=r"coco\.json: is there already, and was not made by"):
+        require_no_lists(tmp_path, ["areas.csv", "coco.json"])
+    write_record(tmp_path, predictor())
+    require_no_lists(tmp_path, ["areas.csv", "coco.json"])
+
+
+def test_what_is_known_of_videos_is_of_one_model(tmp_path: Path) -> None:
+    write_record(tmp_path, predictor())
+    assert video_size(tmp_path, "film-mask.mkv") is None
+    note_video(tmp_path, "film-mask.mkv", 123)
+    write_record(tmp_path, predictor())
+    assert video_size(tmp_path, "film-mask.mkv") == 123
+    write_record(tmp_path, predictor(**OTHERS[0]))
+    assert video_size(tmp_path, "film-mask.mkv") is None

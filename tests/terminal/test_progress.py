@@ -1,0 +1,293 @@
+"""What a person sees: plain lines without a terminal, a live screen on one."""
+
+import contextlib
+import re
+import subprocess
+import sys
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from plainunet.terminal import screen as progress
+from plainunet.terminal.screen import Screen
+from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
+
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+MIB, GIB = 2**20, 2**30
+
+
+def step(number: int, steps: int, epoch_steps: int, **other: Any) -> StepDone:
+    """A step of a run; all are as much work."""
+    values: dict[str, Any] = {
+        **{"loss": 0.9, "images_per_second": 10.0, "learning_rate": 2e-3, "memory": 300 * MIB},
+        **{"epoch": number // epoch_steps, "step": number, "steps": steps},
+        **{"epoch_step": number % epoch_steps + 1, "epoch_steps": epoch_steps},
+        "share": (number + 1) / steps,
+    }
+    return StepDone(**{**values, **other})
+
+
+def row(epoch: int, dice: float | None) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "size": (48, 64),
+        "loss": 0.12345,
+        "learning_rate": 1.5e-3,
+        "images_per_second": 31.25,
+        "seconds": 7.0,
+        "validation": {"per_image": {"dice": {"mean_foreground": dice}}},
+    }
+
+
+RUN: list[Event] = [
+    Stage("checking files", 2),
+    Advance(1),
+    Advance(2),
+    Note("8 pairs, named [bold]a[/bold] and [/b]"),
+    step(0, 4, 2),
+    step(1, 4, 2, loss=0.8),
+    Stage("validating", 2),
+    Advance(2),
+    EpochDone(row(1, 0.5), best=0.625),
+    step(2, 4, 2, loss=0.7),
+    step(3, 4, 2, loss=0.6, images_per_second=12.0, gpu_memory=3 * GIB // 2),
+    EpochDone(row(2, None)),
+]
+
+
+class Clock:
+    now = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that stands still unless the test moves it; and plain lines for every step."""
+    clock = Clock()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(progress, "_PLAIN_PERIOD", -1.0)
+    return clock
+
+
+def shown(
+    events: list[Event], terminal: bool, error: BaseException | None = None, width: int = 100
+) -> str:
+    file = StringIO()
+    console = Console(
+        file=file, force_terminal=terminal, color_system=None, width=width, highlight=False
+    )
+    with contextlib.suppress(*([type(error)] if error else [])), Screen(console) as screen:
+        for event in events:
+            screen(event)
+        if error:
+            raise error
+    return file.getvalue()
+
+
+def test_without_a_terminal_there_are_plain_lines(clock: Clock, monkeypatch: Any) -> None:
+    monkeypatch.setattr(progress, "_PLAIN_PERIOD", 30.0)
+    note, *epochs = shown(RUN, terminal=False, width=20).splitlines()
+    assert note == "8 pairs, named [bold]a[/bold] and [/b]"  # a line stays one
+    assert epochs == [
+        "epoch   1  48x64  loss 0.1235  val Dice 0.5000  learning rate 1.5e-03  31.2 images/s  7 s"
+        "  memory 300 MiB  left 0:00:00",
+        "epoch   2  48x64  loss 0.1235  learning rate 1.5e-03  31.2 images/s  7 s"
+        "  memory 300 MiB  GPU 1.5 GiB  left 0:00:00",
+    ]
+
+
+def test_without_a_terminal_a_long_epoch_still_speaks(clock: Clock) -> None:
+    lines = shown(RUN, terminal=False).splitlines()
+    steps = [line for line in lines if "step" in line]
+    assert steps == [
+        "epoch 1/2  step 1/2  25%  loss 0.9000  learning rate 2.0e-03  10.0 images/s"
+        "  memory 300 MiB",
+        "epoch 1/2  step 2/2  50%  loss 0.8000  learning rate 2.0e-03  10.0 images/s"
+        "  memory 300 MiB  left 0:00:00",
+        "epoch 2/2  step 1/2  75%  loss 0.7000  val Dice 0.5000  learning rate 2.0e-03"
+        "  10.0 images/s  memory 300 MiB  left 0:00:00",
+        "epoch 2/2  step 2/2  100%  loss 0.6000  val Dice 0.5000  learning rate 2.0e-03"
+        "  12.0 images/s  memory 300 MiB  GPU 1.5 GiB  left 0:00:00",
+    ]
+
+
+def test_a_plain_line_comes_after_half_a_minute(clock: Clock, monkeypatch: Any) -> None:
+    monkeypatch.setattr(progress, "_PLAIN_PERIOD", 30.0)
+    file = StringIO()
+    with Screen(Console(file=file)) as screen:
+        for number in range(100):
+            clock.now += 7
+            screen(step(number, 1000, 100))
+    # seconds 35, 70, ...
+    said = [int(line.split()[3].split("/")[0]) for line in file.getvalue().splitlines()]
+    assert said == list(range(5, 101, 5))
+
+
+def test_without_a_terminal_long_judging_speaks_too(clock: Clock, monkeypatch: Any) -> None:
+    monkeypatch.setattr(progress, "_PLAIN_PERIOD", 30.0)
+    file = StringIO()
+    with Screen(Console(file=file)) as screen:
+        screen(Stage("judging", 9))
+        for number in range(1, 10):
+            clock.now += 12
+            screen(Advance(number))
+    assert file.getvalue().splitlines() == ["judging 3/9", "judging 6/9", "judging 9/9"]
+
+
+def left(events: list[tuple[float, Event]], clock: Clock) -> list[str]:
+    """What is left, as the last of each line says, of events at these times."""
+    file = StringIO()
+    with Screen(Console(file=file)) as screen:
+        for clock.now, event in events:
+            screen(event)
+    return [re.sub(r".*left |.*MiB", "", line) for line in file.getvalue().splitlines()]
+
+
+def test_the_time_left_is_as_the_work_went(clock: Clock) -> None:
+    # in 10 s a tenth of the work, after 40 s more another tenth
+    shares = [(1000.0, 0.2), (1010.0, 0.3), (1050.0, 0.4)]
+    events: list[tuple[float, Event]] = [
+        (now, step(number, 9, 9, share=share)) for number, (now, share) in enumerate(shares)
+    ]
+    events += [(1060.0, EpochDone(row(1, 0.5)))]
+    assert left(events, clock) == ["", "0:01:10", "0:02:30", "0:03:00"]
+
+
+def test_by_the_clock_the_time_left_is_the_clocks(clock: Clock) -> None:
+    events: list[tuple[float, Event]] = [
+        (1000.0, step(0, 9, 9, share=0.5, end=8000.0)),
+        (1030.0, step(1, 70, 9, share=0.51, end=8000.0)),
+        (1060.0, EpochDone(row(1, 0.5))),
+        (8003.0, step(2, 70, 9, share=1.0, end=8000.0)),
+    ]
+    assert left(events, clock) == ["1:56:40", "1:56:10", "1:55:40", "0:00:00"]
+    line = shown([events[0][1]], terminal=False)
+    assert line.startswith("epoch 1  step 1/9  50%  ")  # nobody knows how many epochs
+
+
+def test_on_a_terminal_it_is_live() -> None:
+    text = shown(RUN, terminal=True)
+    assert HIDE_CURSOR in text
+    for said in ("checking files", "training", "100%", "epoch 2", "validating", "loss 0.6000"):
+        assert said in text
+    # what has been said stays, literally
+    assert "8 pairs, named [bold]a[/bold] and [/b]" in text
+    assert re.search(r"epoch   1  48x64  loss 0\.1235  val Dice 0\.5000  31\.2 images/s  7 s", text)
+
+
+def test_a_terminal_that_cannot_go_back_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    text = shown(RUN, terminal=True)
+    assert "\x1b" not in text
+    assert len(text.splitlines()) == 3
+
+
+def screen_after(text: str) -> list[str]:
+    """What a terminal shows in the end: lines, after cursor movements and erasures."""
+    lines, at = [""], 0
+    for part in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
+        if part == "\n":
+            at += 1
+            if at == len(lines):
+                lines.append("")
+        elif part.startswith("\x1b["):
+            number = int(re.sub(r"\D", "", part) or 1)
+            if part.endswith("A"):
+                at = max(0, at - number)
+            elif part.endswith("K"):
+                lines[at] = ""
+        elif part != "\r":
+            lines[at] += part
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("error", [None, ValueError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize("events", [RUN, RUN[:2], RUN[:5], RUN[:7]], ids=len)
+def test_nothing_is_left_half_drawn(events: list[Event], error: BaseException | None) -> None:
+    text = shown(events, terminal=True, error=error)
+    assert text.count(SHOW_CURSOR) == text.count(HIDE_CURSOR) == 1
+    assert text.index(HIDE_CURSOR) < text.index(SHOW_CURSOR)
+    *lines, last = screen_after(text)
+    assert last == ""  # what comes next begins on a line of its own
+    stages = [line for line in lines if line.startswith(("checking", "validating"))]
+    assert stages == []
+    assert sum(line.startswith("training") for line in lines) == (len(events) > 4)
+
+
+BAR = "[━╸╺ ]+"
+TIMES = r"\d+:\d\d:\d\d  left (-:--:--|\d+:\d\d:\d\d)"
+LATER: list[Event] = [
+    *RUN[:-1],
+    EpochDone(row(2, 0.9), best=0.95),
+    step(4, 12, 2, learning_rate=3e-5, memory=5 * GIB // 4, gpu_memory=3 * GIB),
+]
+
+
+def frames(events: list[Event], width: int) -> list[list[str]]:
+    """The screen after each event, without the empty line that the cursor may stand in."""
+    file = StringIO()
+    console = Console(file=file, force_terminal=True, color_system=None, width=width)
+    found = []
+    with Screen(console) as screen:
+        for event in events:
+            screen(event)
+            console.print(end="")  # has what is live drawn again
+            found.append([line for line in screen_after(file.getvalue()) if line])
+    return found
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_all_that_is_known_of_a_training(width: int) -> None:
+    *_, part, run, learned, used = frames(LATER, width)[-1]
+    assert re.fullmatch(rf"epoch 3/6 +{BAR} 1/2 +{TIMES}", part)
+    assert re.fullmatch(rf"training +{BAR} 41% +{TIMES}", run)
+    assert part.index("1/2") == run.index("41%")
+    assert learned == "loss 0.9000   val Dice 0.9000   best 0.9500   learning rate 3.0e-05"
+    assert used == "10.0 images/s   memory 1.2 GiB   GPU 3.0 GiB"
+
+
+def test_judging_takes_the_place_of_the_epochs_bar() -> None:
+    seen = frames(LATER, 80)
+    assert [line[:22].strip() for line in seen[3][1:]] == ["checking files"]
+    training = [
+        [line for line in frame if not line.startswith(("8 pairs", "epoch  "))]
+        for frame in seen[4:]
+    ]
+    names = [frame[0][:22].strip() for frame in training]
+    assert names == [*["epoch 1/2"] * 2, *["validating"] * 3, *["epoch 2/2"] * 3, "epoch 3/6"]
+    # nothing jumps: as many lines at all times
+    assert {len(frame) for frame in training} == {4}
+    assert "best 0.6250" in training[4][2]
+    assert "best" not in training[3][2]
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 120])
+def test_nothing_is_wider_than_the_terminal(width: int) -> None:
+    large = {"images_per_second": 12345.6, "memory": 1234 * GIB, "gpu_memory": 640 * GIB}
+    events: list[Event] = [
+        Stage("judging at native size", 12345),
+        Advance(12344),
+        step(3_999_999, 9_999_000, 9_999, loss=1234.5678, end=1e6, **large),
+        EpochDone({**row(1000, 0.9999), "size": (1024, 1024), "seconds": 123456.0}, best=0.9999),
+        step(4_000_000, 9_999_000, 9_999, loss=1234.5678, **large),
+    ]
+    for line in shown(events, terminal=True, width=width).splitlines():
+        assert cell_len(re.sub(r"\x1b\[[?\d;]*[A-Za-z]|\r", "", line)) <= width
+    stage, _, training, *_, last = frames(events, width)
+    assert (len(stage), len(training)) == (1, 4)
+    if width >= 80:
+        assert len(last) == 5
+        assert last[0].startswith("epoch 1000  1024x1024  loss 0.1235  val Dice 0.9999")
+        assert all("…" not in line for line in [*stage, *training, *last])
+
+
+def test_what_it_shows_needs_no_torch() -> None:
+    code = "import sys, plainunet.terminal.screen; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_an_error_goes_through() -> None:
+    with pytest.raises(ValueError, match="mine"), Screen(Console(file=StringIO())):
+        raise ValueError("mine")
