@@ -1,0 +1,70 @@
+"""How the user is told what happens: one object for everything that takes long.
+
+`Reporter` says nothing and raises problems; a terminal, a tracker or a notebook overrides what it
+wants to show. Nothing else in the package prints or warns of its own accord.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimiser step."""
+
+    epoch: int
+    """Number of the epoch, from 0."""
+    step: int
+    """Number of the step in the run, from 0."""
+    steps: int
+    """How many the run will have, as far as that is known."""
+    loss: float
+    images_per_second: float
+    learning_rate: float
+    """What the step was made with."""
+    epoch_step: int
+    """How many steps of the epoch are done."""
+    epoch_steps: int
+    """How many it has, unless a time budget ends it before."""
+    share: float
+    """How much of the run is done, 0..1."""
+    end: float | None = None
+    """When training must be over, on the clock of `time.monotonic` [s], if there is a budget."""
+    memory: int | None = None
+    """Resident memory of the process [bytes], where it is known."""
+    gpu_memory: int | None = None
+    """Peak memory of tensors on a GPU so far [bytes]."""
+
+
+class Reporter:
+    """Told what happens; says nothing. Override the methods whose news you want."""
+
+    def note(self, text: str) -> None:
+        """Say something that the user should know, in one line or several."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin a new part of the work, such as "reading", of `total` units."""
+
+    def advance(self, done: int) -> None:
+        """Count the units of the present stage that are done."""
+
+    def problem(self, error: ValueError) -> None:
+        """Take a problem with single files, after which the work could go on without them.
+
+        Raises:
+            ValueError: Always, in this class: a problem that nobody takes ends the work.
+        """
+        raise error
+
+    def step(self, done: StepDone) -> None:
+        """Take one optimiser step."""
+
+    def epoch(self, row: dict[str, Any], best: float | None) -> None:
+        """Take one epoch: a row of `metrics.jsonl`, and the best validation Dice so far."""
+
+    def result(self, scores: dict[str, Any]) -> None:
+        """Take the scores of the best checkpoint at native resolution: the end of a run."""
+
+
+silent = Reporter()
+"""Says nothing."""
