@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plainunet.config import DataConfig
 from plainunet.dataset.borders import find_objects
-from plainunet.dataset.classes import understand_masks
+from plainunet.dataset.classes import find_coding
 from plainunet.dataset.pairs import find_pairs
 from plainunet.dataset.split import split_pairs
 from plainunet.dataset.verify import check_pairs
 from plainunet.formats.images import image_shape
+from plainunet.reporter import Notes
 
 VOID_OF_CAMVID = 11
 LEGEND_OF_DUBAI = ("9B9B9B", "E2A929", "8429F6", "6EC1E4", "3C1098", "FEDD3A")
@@ -195,10 +197,10 @@ def test_sizes_and_channels_are_found(data_root: Path, name: str) -> None:
 def test_classes_and_their_shares_are_found(data_root: Path, name: str, step: int) -> None:
     known = SETS[name]
     paths = [mask for _, mask in own_pairs(data_root / name, name)][::step]
-    notes: list[str] = []
-    coding, counts = understand_masks(paths, ignore=known.ignore, on_note=notes.append)
+    notes = Notes()
+    coding, counts = find_coding(paths, DataConfig(ignore=known.ignore), notes)
     assert (coding.values, coding.ignore, coding.kind) == (known.values, known.ignore, known.kind)
-    assert notes == []
+    assert notes.texts == []
     each = np.array([own_classes(path, known) for path in paths])
     wanted = each.sum(axis=0)
     assert counts.tolist() == wanted[:-1].tolist()
@@ -215,7 +217,7 @@ def test_classes_and_their_shares_are_found(data_root: Path, name: str, step: in
 
 def test_nuclei_are_told_apart(data_root: Path) -> None:
     masks = [mask for _, mask in own_pairs(data_root / "dsb2018", "dsb2018")]
-    coding, _ = understand_masks(masks)
+    coding, _ = find_coding(masks)
     for path in masks:
         stored = own_counts(path)
         labels = find_objects(coding.read_stored(path), coding, path)
@@ -234,9 +236,9 @@ def test_colours_are_read_by_their_legend(data_root: Path) -> None:
     assert [pair.image for pair in pairs] == [image for image, _ in own_pairs(root, "dubai_aerial")]
 
     colors = tuple((r, g, b) for r, g, b in map(bytes.fromhex, LEGEND_OF_DUBAI))
-    notes: list[str] = []
-    coding, counts = understand_masks(
-        [pair.mask for pair in pairs], colors=colors, on_note=notes.append
+    notes = Notes()
+    coding, counts = find_coding(
+        [pair.mask for pair in pairs], DataConfig(colors=LEGEND_OF_DUBAI), notes
     )
     assert coding.colors == colors
     assert coding.num_classes == 6
@@ -265,7 +267,9 @@ def test_colours_are_read_by_their_legend(data_root: Path) -> None:
     # what is outside of the legend is all black, and is said with its number
     assert set(outside) == {0}
     assert outside[0] == pixels[255] > 0
-    assert [note for note in notes if "outside the legend" in note and f"{outside[0]} p" in note]
+    assert [
+        note for note in notes.texts if "outside the legend" in note and f"{outside[0]} p" in note
+    ]
 
 
 def test_where_there_are_two_folders_of_masks_masks_is_taken_and_it_is_said(

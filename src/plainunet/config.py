@@ -92,16 +92,6 @@ class DataConfig(FolderConfig):
             raise ValueError("each class needs a colour of its own")
         return colors
 
-    def mask_arguments(self) -> dict[str, Any]:
-        """List what is known of the masks.
-
-        Returns:
-            Keyword arguments of `plainunet.dataset.classes.understand_masks`.
-        """
-        known = {"num_classes": len(self.classes) or None, "ignore": self.ignore}
-        read = {"colors": self.legend, "values": self.values, "encoding": self.encoding}
-        return {**known, **read}
-
     @property
     def legend(self) -> tuple[tuple[int, int, int], ...]:
         """The colors as RGB, 0..255."""

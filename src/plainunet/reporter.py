@@ -66,5 +66,17 @@ class Reporter:
         """Take the scores of the best checkpoint at native resolution: the end of a run."""
 
 
+class Notes(Reporter):
+    """Keeps what it is told, for later."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep a note."""
+        self.texts.append(text)
+
+
 silent = Reporter()
 """Says nothing."""

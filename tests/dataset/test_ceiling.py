@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from plainunet.dataset.classes import understand_masks
+from plainunet.dataset.classes import find_coding
 from plainunet.dataset.pairs import find_pairs
 from plainunet.dataset.resize import SIZES, measure_ceiling
 
@@ -40,7 +40,7 @@ def test_a_mask_without_foreground_has_no_ceiling() -> None:
 def test_the_ceiling_of_real_cars(data_root: Path) -> None:
     """A known figure: 0.9983 at 160 x 240 and 0.9994 at 320 x 480, soft and brought back."""
     pairs = find_pairs(data_root / "carvana")[::190]
-    coding, _ = understand_masks([pair.mask for pair in pairs])
+    coding, _ = find_coding([pair.mask for pair in pairs])
     kept = [measure_ceiling(coding.read(pair.mask), 2) for pair in pairs]
     means = dict(zip(SIZES, np.mean([each for each in kept if each], axis=0).tolist(), strict=True))
     assert 0.996 < means[128] < 0.9983 < means[256] < 0.9994 < means[512] < 1

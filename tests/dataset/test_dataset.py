@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Instances, Values
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.samples import Samples, TrainingSet
 
-BINARY = MaskCoding((0, 255), None, "two values")
+BINARY = Values((0, 255))
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_picture_is_reduced_in_its_proportions(make_pair: MakePair) -> None:
 def test_ignored_pixels_have_no_share(make_pair: MakePair) -> None:
     mask = half(32, 32)
     mask[:16] = 7
-    coding = MaskCoding((0, 255), 7, "two values")
+    coding = Values((0, 255), 7)
     _, shares = Samples([make_pair("a", noise(32, 32, 3), mask)], coding, (16, 16))[0]
     assert shares[:8].max() == 0
     assert (shares[8:].astype(int).sum(axis=2) == 255).all()
@@ -188,7 +188,7 @@ def test_cache_depends_on_every_setting(make_pair: MakePair, change: str) -> Non
     Samples([pair], BINARY, (16, 16), channels=1).fill_cache()
     other = Samples(
         [pair],
-        MaskCoding((255, 0), None, "two values") if change == "coding" else BINARY,
+        Values((255, 0)) if change == "coding" else BINARY,
         (16, 8) if change == "box" else (16, 16),
         channels=3 if change == "channels" else 1,
         target_scale=2 if change == "scale" else 1,
@@ -253,7 +253,7 @@ def test_statistics_equal_plain_numpy(make_pair: MakePair, dtype: Any) -> None:
         kept.append(np.broadcast_to(mask != 7, (32, 40)))
         pairs.append(make_pair(str(number), image, mask))
     channels = arrays[0].shape[2]
-    samples = Samples(pairs, MaskCoding((0, 255), 7, "two values"), (48, 48), channels)
+    samples = Samples(pairs, Values((0, 255), 7), (48, 48), channels)
     mean, std = samples.statistics()
     pixels = np.concatenate([a[k] for a, k in zip(arrays, kept, strict=True)])
     assert np.allclose(mean, pixels.mean(axis=0), atol=1e-6)
@@ -280,7 +280,7 @@ def test_training_set_of_many_classes_at_a_smaller_size(make_pair: MakePair) -> 
     mask = noise(48, 48) % 6
     samples = Samples(
         [make_pair("a", noise(48, 48, 3), mask)],
-        MaskCoding(tuple(range(6)), None, "ids"),
+        Values(tuple(range(6))),
         (48, 48),
     )
     _, shares = TrainingSet(samples, "none", 0, (36, 36))[0, 0, 0]
@@ -305,7 +305,7 @@ def test_class_shares(make_pair: MakePair) -> None:
     masks[0][:10, :15] = 1
     masks[1][:5] = 9  # ignored
     pairs = [make_pair(str(n), noise(20, 30, 3), mask) for n, mask in enumerate(masks)]
-    samples = Samples(pairs, MaskCoding((0, 1, 2), 9, "ids"), (32, 32))
+    samples = Samples(pairs, Values((0, 1, 2), 9), (32, 32))
     # 600 + 450 valid pixels; the padding counts for nothing
     assert np.allclose(samples.class_shares(), [900 / 1050, 150 / 1050, 0])
 
@@ -322,7 +322,7 @@ def cells() -> NDArray[np.uint16]:
 def cell_samples(make_pair: MakePair) -> Callable[..., Samples]:
     def make(box: tuple[int, int] = (48, 64), **settings: Any) -> Samples:
         pair = make_pair("cells", noise(48, 64, 3), cells().view())
-        return Samples([pair], MaskCoding((0, 1), None, "instances"), box, objects=True, **settings)
+        return Samples([pair], Instances(), box, objects=True, **settings)
 
     return make
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from plainunet.dataset.coding import MaskCoding, read_mask
+from plainunet.dataset.coding import Values, read_mask
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import area_shares, fit_size, resize
 from plainunet.dataset.samples import Samples, TrainingSet, make_batch
@@ -208,7 +208,7 @@ def test_no_class_appears_between_a_file_and_the_loss(
     Image.fromarray(mask).save(folder / "mask.png")
     Image.fromarray(mask).save(folder / "image.png")
     pair = Pair(folder / "image.png", folder / "mask.png", "one", "train")
-    coding = MaskCoding(tuple(range(6)), None, "ids")
+    coding = Values(tuple(range(6)))
     samples = Samples([pair], coding, box, 1, target_scale, objects=border is not None)
     training = TrainingSet(samples, augment, seed, size, elastic=elastic, border=border)
     for number in range(3):

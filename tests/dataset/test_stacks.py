@@ -5,7 +5,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from plainunet.dataset.classes import understand_masks
+from plainunet.config import DataConfig
+from plainunet.dataset.classes import find_coding
 from plainunet.dataset.pairs import Pair, open_stacks
 from plainunet.dataset.split import split_pairs
 from plainunet.dataset.verify import check_pairs
@@ -34,7 +35,7 @@ def test_a_stack_from_the_file_to_the_class_ids(tmp_path: Path) -> None:
     whole = pair(tmp_path, "volume", 10)
     opened = open_stacks([whole])
     assert len(check_pairs(opened)) == 10
-    coding, _ = understand_masks([each.mask for each in opened], 2)
+    coding, _ = find_coding([each.mask for each in opened], DataConfig(classes=("a", "b")))
     images, masks = (tifffile.imread(path) for path in (whole.image, whole.mask))
     for index, each in enumerate(opened):
         np.testing.assert_array_equal(read_image(each.image)[..., 0], images[index])

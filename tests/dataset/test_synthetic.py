@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from plainunet.dataset.classes import understand_masks
+from plainunet.dataset.classes import find_coding
 from plainunet.dataset.coding import read_mask
 from plainunet.dataset.demo import CLASS_NAMES, draw_dataset
 from plainunet.dataset.pairs import find_pairs
@@ -56,7 +56,7 @@ def test_layout_is_the_one_of_any_data_set(drawn: Path) -> None:
 
 def test_masks_hold_ids_and_show_colours(drawn: Path) -> None:
     paths = sorted(drawn.glob("masks/*/*.png"))
-    coding, counts = understand_masks(paths)
+    coding, counts = find_coding(paths)
     assert coding.kind == "ids"
     assert len(counts) == K
     with Image.open(paths[0]) as mask:

@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from plainunet.dataset.classes import understand_masks
+from plainunet.config import DataConfig
+from plainunet.dataset.classes import find_coding
 from plainunet.formats.masks import (
     class_file_names,
     mask_size,
@@ -59,7 +60,7 @@ def test_masks_are_understood_over_braces(tmp_path: Path) -> None:
     save(tmp_path / "1_b.png", grey([0, 1], [0, 0]))
     save(tmp_path / "2_b.png", np.array([[True, True], [False, False]]))
     paths = [tmp_path / "1_{a,b}.png", tmp_path / "2_{a,b}.png"]
-    coding, pixels = understand_masks(paths, num_classes=3)
+    coding, pixels = find_coding(paths, DataConfig(classes=tuple("abc")))
     assert pixels.tolist() == [4, 1, 3]
     assert [coding.read(path).tolist() for path in paths] == [[[1, 2], [0, 0]], [[2, 2], [0, 0]]]
 

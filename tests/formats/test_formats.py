@@ -12,7 +12,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from plainunet.dataset.classes import understand_masks
+from plainunet.config import DataConfig
+from plainunet.dataset.classes import find_coding
 from plainunet.dataset.coding import read_mask
 from plainunet.formats.encoded import MOST_PIXELS
 from plainunet.formats.images import image_shape, read_image
@@ -262,7 +263,7 @@ def test_masks(
     kind: str,
 ) -> None:
     path = write(tmp_path, stored)
-    coding, pixels = understand_masks([path], ignore=255 if wanted is VOID else None)
+    coding, pixels = find_coding([path], DataConfig(ignore=255 if wanted is VOID else None))
     assert coding.kind == kind
     encoded = coding.encode(read_mask(path), path)
     assert encoded.dtype == np.uint8

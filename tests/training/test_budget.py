@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from plainunet.config import TrainConfig
-from plainunet.dataset.classes import understand_masks
+from plainunet.dataset.classes import find_coding
 from plainunet.dataset.pairs import find_pairs
 from plainunet.dataset.split import split_pairs
 from plainunet.network.unet import UNet
@@ -25,7 +25,7 @@ def test_a_wider_network_takes_longer() -> None:
 
 def test_the_end_is_foreseen(small_data: Path) -> None:
     pairs = find_pairs(small_data)
-    coding, _ = understand_masks([pair.mask for pair in pairs])
+    coding, _ = find_coding([pair.mask for pair in pairs])
     predictor = Predictor(UNet(base_channels=2, depth=2), device="cpu")
     one = measure_end(predictor, pairs, coding, 0)
     more = measure_end(predictor, pairs * 50, coding, 0)
@@ -36,7 +36,7 @@ def fit(
     folder: Path, given: dict[str, object], taken: dict[str, str] | None = None
 ) -> tuple[TrainConfig, list[str]]:
     pairs = split_pairs(find_pairs(folder))
-    coding, _ = understand_masks([pair.mask for pair in pairs])
+    coding, _ = find_coding([pair.mask for pair in pairs])
     config = TrainConfig(**{"budget": 300.0, "classes": ("a", "b"), **given})
     shares = {"a": 0.7, "b": 0.3}
     sizes = [(48, 64)] * len(pairs)
@@ -66,7 +66,7 @@ def test_a_time_that_was_not_given_is_not_wasted(small_data: Path) -> None:
     """Few small pictures need no quarter of an hour."""
     assert fit(small_data, {"budget": 5000.0})[0].budget == 5000
     pairs = split_pairs(find_pairs(small_data))
-    coding, _ = understand_masks([pair.mask for pair in pairs])
+    coding, _ = find_coding([pair.mask for pair in pairs])
     config = TrainConfig(classes=("a", "b")).model_copy(update={"budget": 5000.0})
     sizes, shares = [(48, 64)] * len(pairs), {"a": 0.7, "b": 0.3}
     fitted, lines = fit_budget(config, set(), pairs, sizes, coding, shares, 1.0)
@@ -77,7 +77,7 @@ def test_a_time_that_was_not_given_is_not_wasted(small_data: Path) -> None:
 
 def test_too_short_a_budget_is_refused(small_data: Path) -> None:
     pairs = split_pairs(find_pairs(small_data))
-    coding, _ = understand_masks([pair.mask for pair in pairs])
+    coding, _ = find_coding([pair.mask for pair in pairs])
     config = TrainConfig(budget=2.0, classes=("a", "b"))
     with pytest.raises(ValueError, match="--budget 2 s is too short"):
         fit_budget(config, set(), pairs, [(48, 64)] * 8, coding, {"a": 1.0, "b": 0.0}, 1.9)
@@ -100,7 +100,7 @@ def test_a_run_by_the_clock(small_data: Path, tmp_path: Path) -> None:
 
 def test_a_budget_that_is_spent_before_the_first_step_is_refused(small_data: Path) -> None:
     pairs = find_pairs(small_data)
-    coding, _ = understand_masks([pair.mask for pair in pairs])
+    coding, _ = find_coding([pair.mask for pair in pairs])
     predictor = Predictor(UNet(base_channels=2, depth=2), device="cpu")
     begun = time.monotonic()
     end = find_end(600, begun, predictor, pairs, coding, 16)

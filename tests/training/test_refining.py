@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from plainunet.config import Growth, TrainConfig
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Values
 from plainunet.dataset.pairs import find_pairs
 from plainunet.dataset.samples import TrainingSet
 from plainunet.dataset.split import read_split
@@ -27,7 +27,7 @@ from plainunet.training.events import Event, Note
 from plainunet.training.refining import UnsureWindows
 from plainunet.training.train import resume, train
 
-CODING = MaskCoding((0, 255), None, "two values")
+CODING = Values((0, 255))
 
 
 def draw_discs(folder: Path, pictures: int, size: tuple[int, int] = (150, 190)) -> Path:

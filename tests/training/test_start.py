@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from plainunet.config import TrainConfig
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Values
 from plainunet.dataset.pairs import find_pairs
 from plainunet.formats.images import image_shape
 from plainunet.network.checkpoint import Card, save_checkpoint
@@ -19,7 +19,7 @@ from plainunet.training.distributed import ALONE
 from plainunet.training.events import Advance, Event, Note, Stage
 from plainunet.training.train import describe_run, make_network, read_samples, with_checkpoints
 
-CODING = MaskCoding((0, 255), None, "two values")
+CODING = Values((0, 255))
 
 
 def test_grey_pictures_among_others_are_shown_as_rgb(

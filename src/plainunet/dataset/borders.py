@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding, Instances
 
 REACH = 5.0
 """Sum of distances, in sigmas, beyond which a border weight counts as 0.
@@ -28,13 +28,13 @@ _MOST_OBJECTS = 65535
 
 
 def find_objects(
-    mask: NDArray[Any], coding: MaskCoding, path: Path | None = None
+    mask: NDArray[Any], coding: Coding, path: Path | None = None
 ) -> NDArray[np.uint16]:
     """Number the objects of a mask.
 
     Args:
         mask: [H, W] uint8 or uint16, as stored.
-        coding: What its values mean. Of kind "instances", every value above 0 is an object;
+        coding: What its values mean. Where they number objects, every value above 0 is one;
             else every connected part of a class but the background is one, where pixels that
             touch at a corner are connected.
         path: The mask's file, for the message.
@@ -46,7 +46,7 @@ def find_objects(
         ValueError: The mask holds a value that is no class's, or more than 65535 objects.
     """
     ids = coding.encode(mask, path)
-    if coding.kind == "instances":
+    if isinstance(coding, Instances):
         values = np.where(ids == 1, mask, 0)
         present = np.bincount(values.ravel(), minlength=1) > 0
         present[0] = False

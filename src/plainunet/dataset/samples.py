@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from plainunet.dataset.augment import Augment
 from plainunet.dataset.borders import border_weights, find_objects, part_objects, resize_labels
 from plainunet.dataset.cache import Cache, MixedDepthsError, Sample, cached
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding, coding_to_json
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import area_shares, fit_size, reduce_size, resize
 from plainunet.formats.images import image_shape, match_channels, read_image, to_unit
@@ -181,7 +181,7 @@ class Samples:
     def __init__(
         self,
         pairs: Sequence[Pair],
-        coding: MaskCoding,
+        coding: Coding,
         box: tuple[int, int] | None,
         channels: int = 3,
         target_scale: int = 1,
@@ -277,13 +277,13 @@ class Samples:
 
     def _settings(self) -> dict[str, Any]:
         """What samples depend on beside their files."""
-        coding = self.coding
+        said = coding_to_json(self.coding)
         settings: dict[str, Any] = {
             "count": len(self),
             "box": self.box,
             "target_scale": self.target_scale,
             "channels": self.channels,
-            "coding": [*coding.values, coding.ignore, coding.kind, *coding.colors],
+            "coding": [*said["values"], said["ignore"], said["kind"], *said.get("colors", ())],
         }
         if self.objects:
             settings["objects"] = True

@@ -92,7 +92,7 @@ def summarise(
             "why": "as it was said" if config.values or config.encoding else _WHY[coding.kind],
             "values": list(coding.values),
             "ignore": coding.ignore,
-            "colors": [f"{r:02x}{g:02x}{b:02x}" for r, g, b in coding.colors],
+            "colors": list(describe(coding, ()).colors),
         },
         "commonest": {"class": names[common], "dice": dice, "accuracy": float(shares[common])},
     }

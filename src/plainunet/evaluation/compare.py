@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
 from plainunet.evaluation.evaluate import understand_folder
 from plainunet.evaluation.measure import judged, measure
@@ -169,7 +169,7 @@ def _entry(scores: list[Any], differences: Floats, drawn: Resampling) -> dict[st
 
 
 def _draw(
-    out: Path, models: list[Predictor], pairs: list[Pair], codings: list[MaskCoding]
+    out: Path, models: list[Predictor], pairs: list[Pair], codings: list[Coding]
 ) -> Iterator[int]:
     """Draw both models' predictions of pictures; yield how many are done."""
     seen = [judged(model, pairs, coding) for model, coding in zip(models, codings, strict=True)]

@@ -2,14 +2,15 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from plainunet.config import DataConfig
-from plainunet.dataset.classes import common_names, understand_masks
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.classes import common_names, describe, find_coding
+from plainunet.dataset.coding import Coding, Colors, Instances, Values, coding_from_json
 from plainunet.dataset.pairs import Pair, find_pairs, open_stacks
 from plainunet.dataset.split import SPLIT_FILE, name_below, read_split
 from plainunet.dataset.verify import check_pairs
@@ -26,7 +27,7 @@ from plainunet.settings import with_dataset
 _NOWHERE = 60000  # a value that no mask with names has
 
 
-def match_classes(card: Card, masks: Sequence[Path], said: DataConfig) -> MaskCoding:
+def match_classes(card: Card, masks: Sequence[Path], said: DataConfig) -> Coding:
     """Find out how masks are read as the classes of a model.
 
     Args:
@@ -51,11 +52,9 @@ def match_classes(card: Card, masks: Sequence[Path], said: DataConfig) -> MaskCo
     return _as_in_training(card, masks) or _as_they_are(card, masks, said)
 
 
-def _by_name(
-    class_names: tuple[str, ...], names: tuple[str, ...], masks: Sequence[Path]
-) -> MaskCoding:
+def _by_name(class_names: tuple[str, ...], names: tuple[str, ...], masks: Sequence[Path]) -> Coding:
     values = _order(class_names, names)
-    coding = MaskCoding(values, IGNORED, "values", (), class_names)
+    coding = Values(values, IGNORED, class_names)
     for path in masks:
         found = np.unique(coding.read_stored(path)).tolist()
         strange = [names[value] for value in found if value != IGNORED and value not in values]
@@ -85,33 +84,29 @@ def _order(class_names: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, .
     return tuple(order)
 
 
-def _reordered(coding: MaskCoding, order: tuple[int, ...]) -> MaskCoding:
+def _reordered(coding: Coding, order: tuple[int, ...]) -> Coding:
     """Put a coding in the order of a model's classes, where it is not."""
     if order == tuple(range(coding.num_classes)):
         return coding
-    if max(order) >= coding.num_classes or coding.kind not in ("ids", "values", "two values"):
+    if max(order) >= coding.num_classes or not isinstance(coding, Values):
         raise ValueError(
             "The dataset.toml of the folder names other classes than the model has, or in another "
             "order. Name the model's, in its order."
         )
-    values = tuple(coding.values[place] for place in order)
-    return MaskCoding(values, coding.ignore, "values", (), coding.names)
+    return replace(coding, values=tuple(coding.values[place] for place in order))
 
 
-def _as_in_training(card: Card, masks: Sequence[Path]) -> MaskCoding | None:
-    known = card.masks
-    if not known:
+def _as_in_training(card: Card, masks: Sequence[Path]) -> Coding | None:
+    if not card.masks:
         return None
-    # cards of earlier versions have no colours
-    colors = tuple((r, g, b) for r, g, b in known.get("colors", ()))
-    coding = MaskCoding(tuple(known["values"]), known["ignore"], known["kind"], colors)
+    coding = coding_from_json(card.masks)
     try:
-        if colors:
-            return understand_masks(masks, len(card.class_names), known["ignore"], colors)[0]
+        if isinstance(coding, Colors):
+            return find_coding(masks, describe(coding, card.class_names))[0]
         stored: set[int] = set()
         for path in masks:
             coding.read(path)
-            if coding.kind == "instances":
+            if isinstance(coding, Instances):
                 stored.update(np.unique(coding.read_stored(path)).tolist())
     except ValueError:
         return None
@@ -121,12 +116,13 @@ def _as_in_training(card: Card, masks: Sequence[Path]) -> MaskCoding | None:
     return coding
 
 
-def _as_they_are(card: Card, masks: Sequence[Path], said: DataConfig) -> MaskCoding:
+def _as_they_are(card: Card, masks: Sequence[Path], said: DataConfig) -> Coding:
     count = len(card.class_names)
     ignore = card.masks.get("ignore") if said.ignore is None else said.ignore
     try:
-        coding = understand_masks(masks, count, ignore, said.legend, said.values, said.encoding)[0]
-        if coding.kind == "colors" and not said.colors:
+        known = said.model_copy(update={"classes": card.class_names, "ignore": ignore})
+        coding = find_coding(masks, known)[0]
+        if isinstance(coding, Colors) and not said.colors:
             raise ValueError(
                 "They name classes by colour, and which colour is which of these classes is not "
                 "known. Say it in a dataset.toml in the folder (colors = [...]), or save the "
@@ -302,7 +298,7 @@ def evaluate(
         {**folder, "skip_unlabelled": skip_unlabelled},
         on_note,
     )
-    objects = objects or coding.kind == "instances"
+    objects = objects or isinstance(coding, Instances)
     scores = judge(predictor, found, coding, on_progress, objects=objects)
     result: dict[str, Any] = {"split": split, **scores}
     names = predictor.card.class_names
@@ -332,7 +328,7 @@ def understand_folder(
     split: str | None = None,
     folder: Mapping[str, Any] | None = None,
     on_note: Callable[[str], None] | None = None,
-) -> tuple[list[Pair], MaskCoding, str]:
+) -> tuple[list[Pair], Coding, str]:
     """Find the pictures that a model is judged on, and read their masks as its classes.
 
     Args:
@@ -363,7 +359,7 @@ def understand_folder(
 def judge(
     predictor: Predictor,
     pairs: Sequence[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     on_progress: OnProgress | None = None,
     *,
     objects: bool = False,

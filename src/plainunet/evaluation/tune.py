@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
 from plainunet.evaluation.evaluate import understand_folder
 from plainunet.evaluation.measure import judged
@@ -121,7 +121,7 @@ def tune(
 def _count(
     predictor: Predictor,
     pairs: Sequence[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     what: str,
     on_progress: Callable[[str, int, int], None],
 ) -> tuple[Counts, Counts]:
@@ -137,7 +137,7 @@ def _count(
 def _try_sizes(
     predictor: Predictor,
     pairs: Sequence[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     on_progress: Callable[[str, int, int], None],
 ) -> list[tuple[int, float]]:
     """Score masks without their small objects, for each of `LEAST_OBJECTS`."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from plainunet.config import TrainConfig
 from plainunet.dataset.cache import Sample
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.samples import Samples, pad
 from plainunet.dataset.split import SPLIT_FILE, read_split
@@ -93,7 +93,7 @@ class UnsureWindows(Samples):
     def __init__(
         self,
         pairs: Sequence[Pair],
-        coding: MaskCoding,
+        coding: Coding,
         config: TrainConfig,
         channels: int = 3,
         objects: bool = False,

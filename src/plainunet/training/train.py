@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from plainunet.config import NetworkConfig, TrainConfig
-from plainunet.dataset.classes import describe, understand_masks
-from plainunet.dataset.coding import MaskCoding, foreground_shares
+from plainunet.dataset.classes import describe, find_coding
+from plainunet.dataset.coding import Coding, Colors, coding_to_json, foreground_shares
 from plainunet.dataset.pairs import Pair, find_pairs, open_stacks, require_enough
 from plainunet.dataset.samples import Samples
 from plainunet.dataset.split import SPLIT_FILE, read_split, split_pairs, write_split
@@ -25,6 +25,7 @@ from plainunet.network.checkpoint import OWN, Card, load_checkpoint, take_weight
 from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors, default_names
+from plainunet.reporter import Reporter
 from plainunet.settings import DATASET_FILE, load_config, with_dataset, write_config, write_dataset
 from plainunet.system import keep_freed_memory
 from plainunet.training.budget import find_end, fit_budget
@@ -54,6 +55,22 @@ _IDLE: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
 """Settings that others make idle."""
 
 
+class _Told(Reporter):
+    """What the data's readers say, as events of the run."""
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self._on_event = on_event
+
+    def note(self, text: str) -> None:
+        self._on_event(Note(text if text.startswith("note: ") else f"note: {text}"))
+
+    def stage(self, name: str, total: int) -> None:
+        self._on_event(Stage(name, total))
+
+    def advance(self, done: int) -> None:
+        self._on_event(Advance(done))
+
+
 def require_apart(out: Path, data: Path) -> None:
     """Refuse a run folder that lies among the data, where its files would be taken for some.
 
@@ -76,7 +93,7 @@ def understand(
     sizes: Sequence[tuple[int, int]],
     config: TrainConfig,
     on_event: OnEvent,
-) -> tuple[list[Pair], MaskCoding, TrainConfig, dict[str, float]]:
+) -> tuple[list[Pair], Coding, TrainConfig, dict[str, float]]:
     """Read the masks' coding, split the pairs, and fill in what the settings leave to the data.
 
     Args:
@@ -95,11 +112,7 @@ def understand(
             be split so, or the size is too small.
     """
     masks = [pair.mask for pair in pairs]
-    coding, counts = understand_masks(
-        masks,
-        **config.mask_arguments(),
-        on_note=lambda said: on_event(Note(said)),
-    )
+    coding, counts = find_coding(masks, config, _Told(on_event))
     names = _choose_names(config.classes, coding)
     foreground = foreground_shares(masks, coding) if config.stratify else None
     parted = split_pairs(
@@ -154,7 +167,7 @@ def check_window(config: TrainConfig, on_event: OnEvent) -> None:
             on_event(Note(f"note: --{flag} does nothing {without}"))
 
 
-def _choose_names(given: tuple[str, ...], coding: MaskCoding) -> tuple[str, ...]:
+def _choose_names(given: tuple[str, ...], coding: Coding) -> tuple[str, ...]:
     """Name the classes as the user does, else as the masks do, else by default."""
     names = given or coding.names or default_names(coding.num_classes)
     if len(names) != coding.num_classes:
@@ -252,7 +265,7 @@ def with_checkpoints(
 
 def read_samples(
     pairs: Sequence[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     config: TrainConfig,
     shapes: Sequence[Shape],
     processes: Processes,
@@ -329,7 +342,7 @@ def make_network(
 def describe_run(
     data: Path,
     pairs: Sequence[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     config: TrainConfig,
     shapes: Sequence[Shape],
 ) -> Card:
@@ -346,7 +359,6 @@ def describe_run(
         The description, without scores.
     """
     areas = sorted(height * width for height, width, _ in shapes)
-    masks = {"values": coding.values, "ignore": coding.ignore, "kind": coding.kind}
     # not every second one, as where two cameras took turns
     some = random.Random(0).sample(pairs, min(_SOME, len(pairs)))
     training: dict[str, Any] = {
@@ -360,11 +372,11 @@ def describe_run(
     }
     return Card(
         class_names=config.classes,
-        colors=coding.colors or default_colors(len(config.classes)),
+        colors=coding.colors if isinstance(coding, Colors) else default_colors(coding.num_classes),
         size=config.size,
         factor=config.factor,
         refines=config.refine_of is not None,
-        masks={**masks, "colors": coding.colors} if coding.colors else masks,
+        masks=coding_to_json(coding),
         training=training,
         versions=versions(),
     )
@@ -426,7 +438,7 @@ def train(
 
 def _plan(
     data: Path, out: Path, config: TrainConfig, on_event: OnEvent, begun: float
-) -> tuple[TrainConfig, list[Pair], MaskCoding, list[str]]:
+) -> tuple[TrainConfig, list[Pair], Coding, list[str]]:
     """Understand the data and fill the settings in; all of them, pairs, coding, the plan."""
     if any((out / name).exists() for name in (BEST_FILE, CONFIG_FILE, STATE_FILE)):
         raise ValueError(
@@ -517,7 +529,7 @@ def _working_in(out: Path, device: str, on_event: OnEvent) -> Iterator[tuple[Pro
 def _go_on(out: Path, processes: Processes, on_event: OnEvent) -> dict[str, Any]:
     """Read a run's state and settings, and go on."""
 
-    def read() -> tuple[dict[str, Any], TrainConfig, list[Pair], MaskCoding]:
+    def read() -> tuple[dict[str, Any], TrainConfig, list[Pair], Coding]:
         for folder in (out, out / STATE_FILE.parent, out / VALIDATION_FOLDER):
             remove_unfinished(folder)
         content = read_state(out)
@@ -527,7 +539,7 @@ def _go_on(out: Path, processes: Processes, on_event: OnEvent) -> dict[str, Any]
         if not data.is_dir():
             raise FileNotFoundError(f"{data}: the run's data folder has gone; put it back.")
         pairs = read_split(out / SPLIT_FILE, data)
-        coding, _ = understand_masks([pair.mask for pair in pairs], **config.mask_arguments())
+        coding, _ = find_coding([pair.mask for pair in pairs], config)
         return content, config, pairs, coding
 
     content, config, pairs, coding = processes.first_decides(read)
@@ -562,7 +574,7 @@ def _run(
     out: Path,
     config: TrainConfig,
     pairs: list[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     plan: list[str],
     saved: dict[str, Any] | None,
     processes: Processes,
