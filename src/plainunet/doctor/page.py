@@ -107,10 +107,10 @@ def _findings(diagnosis: Diagnosis) -> str:
         parts += [f"<li>{_text(finding.message)}</li>" for finding in same[:_MOST_LISTED]]
         if len(same) > _MOST_LISTED:
             parts.append(f"<li>and {len(same) - _MOST_LISTED} more</li>")
-        cures = dict.fromkeys(finding.cure for finding in same if finding.cure)
+        fixes = dict.fromkeys(finding.fix.line for finding in same if finding.fix)
         parts.append("</ul>")
-        if cures:
-            parts.append(f"<pre>{_text(chr(10).join([*cures][:_MOST_LISTED]))}</pre>")
+        if fixes:
+            parts.append(f"<pre>{_text(chr(10).join([*fixes][:_MOST_LISTED]))}</pre>")
     return "\n".join(parts)
 
 

@@ -5,8 +5,9 @@ problems, a call, after which the rest of the folder is looked at.
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class DataError(ValueError):
@@ -15,11 +16,17 @@ class DataError(ValueError):
     Attributes:
         code: What kind of mistake, one of `plainunet.doctor.findings.CODES`.
         files: The files at fault.
-        cure: A command that mends it, or flags of `plainunet check` that do, or "".
+        cure: A command that mends it, or "".
+        flags: Flags of `plainunet check` that mend it, such as {"ignore": 7}.
     """
 
     def __init__(
-        self, message: str, code: str = "unclear", files: Sequence[Path] = (), cure: str = ""
+        self,
+        message: str,
+        code: str = "unclear",
+        files: Sequence[Path] = (),
+        cure: str = "",
+        flags: Mapping[str, Any] | None = None,
     ) -> None:
         """Describe the mistake.
 
@@ -27,12 +34,14 @@ class DataError(ValueError):
             message: What is wrong, with the file's name, and what to do.
             code: What kind of mistake.
             files: The files at fault.
-            cure: A command that mends it, or flags ("--ignore 7"), if there are any.
+            cure: A command that mends it, if there is one.
+            flags: Flags of `plainunet check` that mend it, if there are any.
         """
-        super().__init__(message, code, files, cure)
+        super().__init__(message, code, files, cure, flags)
         self.code = code
         self.files = tuple(files)
         self.cure = cure
+        self.flags = dict(flags or {})
 
     def __str__(self) -> str:
         """The message."""
@@ -68,7 +77,11 @@ def as_problem(error: Exception, *files: Path) -> DataError:
         The error itself if it has all that, else one with its message.
     """
     if isinstance(error, DataError):
-        return error if error.files else DataError(str(error), error.code, files, error.cure)
+        return (
+            error
+            if error.files
+            else DataError(str(error), error.code, files, error.cure, error.flags)
+        )
     return DataError(str(error), "missing-file" if isinstance(error, OSError) else "unclear", files)
 
 
