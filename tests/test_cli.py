@@ -924,16 +924,13 @@ def test_the_default_network_is_shown(command: Commands) -> None:
     assert "\x1b" not in result.stdout
 
 
-def test_the_papers_network_is_shown_and_drawn(command: Commands, tmp_path: Path) -> None:
-    drawing = tmp_path / "new" / "paper.svg"
-    result = command("model", "--paper", "--svg", drawing)
+def test_the_papers_network_is_shown(command: Commands) -> None:
+    result = command("model", "--paper")
     assert table_row(result, "picture").split() == [
         *("picture", "1", "x", "572", "x", "572", "logits", "2", "x", "388", "x", "388"),
     ]
     assert table_row(result, "head").endswith(" 188-204")
     assert table_row(result, "total").startswith("total 31,030,658 ")
-    assert f"drawing: {drawing}" in result.stdout
-    assert "31,030,658 trainable parameters" in drawing.read_text(encoding="ascii")
 
 
 def test_a_checkpoint_is_shown_at_its_own_size(command: Commands, trained: Trained) -> None:
@@ -987,10 +984,9 @@ def test_a_checkpoint_is_not_overwritten_by_other_results(
     card = Card(("a", "b"), default_colors(2), None)
     save_checkpoint(path, UNet(base_channels=1, depth=1), card)
     before = path.read_bytes()
-    refused(command("model", path, "--svg", path), "name must end in .svg")
     refused(command("evaluate", path, tmp_path, "--json", path), "name must end in .json")
-    (tmp_path / "folder.svg").mkdir()
-    refused(command("model", path, "--svg", tmp_path / "folder.svg"), "is a folder")
+    (tmp_path / "folder.json").mkdir()
+    refused(command("evaluate", path, tmp_path, "--json", tmp_path / "folder.json"), "is a folder")
     refused(command("model", tmp_path), "is a folder")
     assert path.read_bytes() == before
 

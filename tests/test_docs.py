@@ -6,6 +6,7 @@ come rooms (`data/`) and files (`images.py masks.py`), each followed by words ab
 
 import ast
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -187,6 +188,13 @@ def test_python_is_valid_and_its_imports_exist(text: str) -> None:
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     for node in imports:
         exec(ast.unparse(node), {})
+
+
+def test_the_figures_of_the_network_are_up_to_date(tmp_path: Path) -> None:
+    runpy.run_path(str(CHECKOUT / "docs" / "unet_figure.py"))["main"](tmp_path)
+    for name in ("unet.svg", "unet-paper.svg"):
+        committed = (CHECKOUT / "docs" / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == committed, "run docs/unet_figure.py"
 
 
 def test_there_are_recipes() -> None:

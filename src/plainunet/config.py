@@ -192,9 +192,6 @@ class TrainConfig(DataConfig, NetworkConfig):
     start_from: str | None = None
     """A checkpoint whose weights the network begins with, and whose shape it has; the classes and
     the input channels may be others."""
-    refine_of: str | None = None
-    """A checkpoint whose masks this network learns to refine: it sees windows of pictures as they
-    are where that one is unsure, together with its probabilities; see --refine of predict."""
     freeze: Literal["none", "encoder"] = "none"
     """What of these weights stays as it is: encoder is the whole contracting path."""
     loss: Literal["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "outline"] = (
@@ -383,9 +380,6 @@ class PredictOptions(CardOptions):
     rle-columns (CSV of run-length codes, as Kaggle's Carvana and most other sets count)."""
     others: tuple[Path, ...] = ()
     """More checkpoints, whose probabilities are averaged with those of the first."""
-    refine: Path | None = None
-    """A checkpoint of a run with --refine-of, which looks again, at full size, where the first
-    is unsure."""
 
 
 class EvaluateOptions(BaseModel):
@@ -395,8 +389,6 @@ class EvaluateOptions(BaseModel):
 
     split: Literal["train", "val", "test", "all"] | None = None
     """Take this part."""
-    refine: Path | None = None
-    """A checkpoint of a run with --refine-of, as of predict."""
     objects: bool = False
     """Also count objects, as connected regions; it is done anyway where masks number them."""
     tune: bool = False

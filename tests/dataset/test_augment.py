@@ -339,29 +339,3 @@ def test_resized_and_moved_labels_hold_no_new_numbers(
 def test_unknown_strength() -> None:
     with pytest.raises(ValueError, match="'medium'; it is one of none, flip, light, strong"):
         Augment("medium")
-
-
-@pytest.mark.parametrize("strength", ["light", "strong"])
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_what_is_told_of_pixels_moves_with_them_and_keeps_its_values(
-    strength: str, dtype: type[np.generic]
-) -> None:
-    image, shares = make_sample()
-    told = shares[..., 1:]
-    whole = np.concatenate([image, told], axis=2)
-    if dtype == np.float32:
-        whole = whole.astype(np.float32) / 255
-    augment = pickle.loads(pickle.dumps(Augment(strength, 2.0, told=2)))
-    without = Augment(strength, 2.0)
-    coloured = 0
-    for number in range(20):
-        changed, moved = augment(whole, shares, (0, 0, number))
-        assert changed.dtype == dtype
-        assert changed.shape == whole.shape
-        told_after = changed[..., 3:] if dtype == np.uint8 else changed[..., 3:] * 255
-        np.testing.assert_allclose(told_after, moved[..., 1:], atol=1e-3)
-        light, shares_after = without(whole[..., :3], shares, (0, 0, number))
-        np.testing.assert_array_equal(changed[..., :3], light)
-        np.testing.assert_array_equal(moved, shares_after)
-        coloured += not np.array_equal(np.sort(light, axis=None), np.sort(image, axis=None))
-    assert coloured > 5

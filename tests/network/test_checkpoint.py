@@ -283,6 +283,14 @@ def test_a_file_from_before_the_options_is_read(tmp_path: Path) -> None:
     assert load_checkpoint(path)[0].architecture["normalisation"] == "batch"
 
 
+def test_a_checkpoint_that_refines_another_is_refused(checkpoint: Path) -> None:
+    description = read_description(checkpoint)
+    rewrite(checkpoint, {**description, "refines": False})  # as others said as well
+    assert load_checkpoint(checkpoint)[1] == CARD
+    rewrite(checkpoint, {**description, "refines": True})
+    assert "refines" in refusal(checkpoint)
+
+
 def test_how_pictures_are_reduced_comes_back(tmp_path: Path) -> None:
     card = Card(("a", "b"), ((0, 0, 0), (1, 2, 3)), size=None, factor=0.5)
     file = tmp_path / "a.safetensors"

@@ -17,7 +17,7 @@ from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.training.distributed import ALONE
 from plainunet.training.events import Advance, Event, Note, Stage
-from plainunet.training.train import describe_run, make_network, read_samples, with_checkpoints
+from plainunet.training.train import describe_run, make_network, read_samples, with_checkpoint
 
 CODING = MaskCoding((0, 255), None, "two values")
 
@@ -63,14 +63,14 @@ def test_the_network_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     network = UNet(3, 2, 4, 2, normalisation="group", residual=True, dropout=0.3)
     save_checkpoint(file, network, Card(("a", "b"), default_colors(2), (32, 32)))
     given = TrainConfig(start_from=str(file), depth=3)
-    config, taken = with_checkpoints(given, tmp_path, lambda event: None)
+    config, taken = with_checkpoint(given)
     assert (config.base_channels, config.normalisation, config.residual) == (4, "group", True)
     assert config.depth == 3  # as given, which is told where weights are taken
     assert config.dropout == TrainConfig().dropout
     assert "depth" not in taken
     assert taken["residual"] == "as in the checkpoint that it starts from"
     assert taken.keys() <= config.model_fields_set
-    assert with_checkpoints(TrainConfig(), tmp_path, lambda event: None) == (TrainConfig(), {})
+    assert with_checkpoint(TrainConfig()) == (TrainConfig(), {})
 
 
 def test_two_types_of_numbers_that_take_turns_are_both_told(

@@ -121,7 +121,7 @@ def _strengths(mask_interpolation: int) -> dict[str, list[Any]]:
 class Augment:
     """A named strength of augmentation (none, flip, light or strong), and elastic deformation."""
 
-    def __init__(self, strength: str, elastic: float = 0.0, told: int = 0) -> None:
+    def __init__(self, strength: str, elastic: float = 0.0) -> None:
         """Make it.
 
         Args:
@@ -130,8 +130,6 @@ class Augment:
                 side: flips, turns up to 45 degrees, larger changes, gamma, blur).
             elastic: Standard deviation of the displacements [pixels] of a deformation that
                 comes first, see `Elastic`; 0 for none.
-            told: So many last channels of the images are no light: they are moved with the
-                others, and not changed otherwise.
 
         Raises:
             ValueError: No such strength.
@@ -139,11 +137,10 @@ class Augment:
         # shares are areas: they may be mixed
         self._compose = _compose(strength, elastic, cv2.INTER_LINEAR)
         self._settings = strength, elastic
-        self._told = told
 
-    def __reduce__(self) -> tuple[type["Augment"], tuple[str, float, int]]:
+    def __reduce__(self) -> tuple[type["Augment"], tuple[str, float]]:
         """Be made anew in another process: a hundred bytes instead of 18,000."""
-        return Augment, (*self._settings, self._told)
+        return Augment, self._settings
 
     def __call__(
         self, image: NDArray[Any], shares: NDArray[np.uint8], state: tuple[int, ...]
@@ -159,20 +156,11 @@ class Augment:
             Image and shares, changed alike, in the same dtypes and sizes.
         """
         self._compose.set_random_seed(_seed(state))
-        light, moved = image, shares
-        if self._told:  # moved as the shares are, and not changed otherwise
-            light, told = image[..., : -self._told], image[..., -self._told :]
-            moved = np.concatenate([shares, _as_bytes(told)], axis=2)
-        low, span = _own_range(light)
+        low, span = _own_range(image)
         stretched = (low, span) != (0, 1)
-        changed = self._compose(image=(light - low) / span if stretched else light, mask=moved)
+        changed = self._compose(image=(image - low) / span if stretched else image, mask=shares)
         result = changed["image"] * span + low if stretched else changed["image"]
-        if not self._told:
-            return result, changed["mask"]
-        shares, told = np.split(changed["mask"], [shares.shape[2]], axis=2)
-        if result.dtype != np.uint8:
-            told = told.astype(result.dtype) / 255
-        return np.concatenate([result, told], axis=2), shares
+        return result, changed["mask"]
 
     @cached_property
     def _compose_labels(self) -> A.Compose:
@@ -206,10 +194,6 @@ def _compose(strength: str, elastic: float, mask_interpolation: int) -> A.Compos
 
 def _seed(state: tuple[int, ...]) -> int:
     return int(np.random.SeedSequence(state).generate_state(1)[0])
-
-
-def _as_bytes(told: NDArray[Any]) -> NDArray[np.uint8]:
-    return told if told.dtype == np.uint8 else (told * 255).round().astype(np.uint8)
 
 
 def _own_range(image: NDArray[Any]) -> tuple[float, float]:

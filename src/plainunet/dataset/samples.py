@@ -171,12 +171,7 @@ class Samples:
     With a box, a picture is reduced to fit (never enlarged), then padded at the right and bottom:
     the image by its edge, the shares by nothing, so that the padding does not count. Without
     one, every picture is reduced by the same factor, and sizes differ as the pictures' do.
-
-    Attributes:
-        told: So many last channels of the images are no light but what is told of each pixel.
     """
-
-    told = 0
 
     def __init__(
         self,
@@ -393,7 +388,7 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
         # reduced first: augmenting costs by the pixel
         self._fine = (size[0] * samples.target_scale, size[1] * samples.target_scale)
         scale = self._fine[0] / seen[0]
-        self._augment = Augment(augment, elastic * scale, samples.told)
+        self._augment = Augment(augment, elastic * scale)
         self._border = (border[0], border[1] * scale) if border else None
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, ...]:

@@ -255,7 +255,6 @@ def evaluate(
     pairs: str | None = None,
     rle: Literal["rows", "columns"] | None = None,
     skip_unlabelled: bool = False,
-    refine: str | Path | None = None,
     objects: bool = False,
     html: Path | None = None,
     device: str = "auto",
@@ -277,7 +276,6 @@ def evaluate(
         pairs: How they belong together, see `plainunet.dataset.pairs.find_pairs`.
         rle: How run-length codes count; left out, it is found.
         skip_unlabelled: Whether pictures without a mask are left out.
-        refine: A checkpoint of a run with `refine_of`, see `Predictor.load`.
         objects: Whether objects are told apart as well; they always are where masks number them.
         html: File for a report with pictures.
         device: "auto", "cpu", "cuda" or "mps".
@@ -292,7 +290,7 @@ def evaluate(
         FileNotFoundError: No such checkpoint or folder.
         ValueError: The folder cannot be understood, or has no picture in that part.
     """
-    predictor = Predictor.load(checkpoint, refine=refine, device=device, precision=precision)
+    predictor = Predictor.load(checkpoint, device=device, precision=precision)
     folder = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
     found, coding, split = understand_folder(
         predictor.card,
@@ -316,11 +314,11 @@ def evaluate(
         chosen = choose_shown(result)
         seen = judged(predictor, [found[number] for number in chosen], coding)
         shown = [show(*each, one) for each, one in zip(chosen.items(), seen, strict=True)]
-        flags = ["--split", split, *(["--refine", str(refine)] if refine else [])]
+        flags = ["--split", split]
         flags += [part for name, value in folder.items() if value for part in (f"--{name}", value)]
         flags += ["--skip-unlabelled"] * skip_unlabelled + ["--objects"] * objects
         again = command("plainunet", "evaluate", checkpoint, data, *flags)
-        about = About(str(checkpoint), str(data), again, str(refine) if refine else None)
+        about = About(str(checkpoint), str(data), again)
         present(html, result, shown, predictor, found, coding, about)
     return result
 

@@ -34,7 +34,6 @@ def tune(
     checkpoint: str | Path,
     data: str | Path,
     *,
-    refine: str | Path | None = None,
     folder: Mapping[str, Any] | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -46,7 +45,6 @@ def tune(
     Args:
         checkpoint: A `best.safetensors`; it is written anew.
         data: The folder that it was trained on, or one with a part "val" of its own.
-        refine: A checkpoint that refines its masks, see `Predictor.load`.
         folder: Where pictures and masks are, as of `FolderConfig`.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
@@ -76,7 +74,7 @@ def tune(
         instead = {name: getattr(changed, name) for name in ("tta", "min_object", "fill_holes")}
         if network.num_classes == 2:
             instead["threshold"] = changed.threshold
-        return Predictor.load(path, refine=refine, device=device, precision=precision, **instead)
+        return Predictor.load(path, device=device, precision=precision, **instead)
 
     def note(setting: str, value: Any, score: float) -> None:
         tried.append({"setting": setting, "value": value, "dice": score})

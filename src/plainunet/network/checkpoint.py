@@ -53,9 +53,6 @@ class Card:
     """Connected regions of a class with fewer pixels become background."""
     fill_holes: int = 0
     """Holes of up to so many pixels are filled."""
-    refines: bool = False
-    """Whether the network sees pictures together with the probabilities that another one gives,
-    whose masks it refines."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the software that wrote it."""
 
@@ -89,8 +86,8 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: It is not a checkpoint of this project, is damaged, or was written by
-            a newer version.
+        CheckpointError: It is not a checkpoint of this project, is damaged, was written by a
+            newer version, or refines the masks of another one.
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder. Give the best.safetensors in it.")
@@ -114,6 +111,11 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
         raise CheckpointError(
             f"{path}: written in format {said.get('format')}; this version reads {FORMAT}. "
             "Update plainunet."
+        )
+    if said.get("refines"):
+        raise CheckpointError(
+            f"{path}: refines the masks of another checkpoint (it was trained with --refine-of), "
+            "which this version does not do. Give that other checkpoint."
         )
     try:
         network = UNet(**said["architecture"])
@@ -148,7 +150,7 @@ def versions() -> dict[str, str]:
 
 def _read_card(said: dict[str, Any]) -> Card:
     # earlier ones do not say all of it
-    later = ("factor", "tta", "scales", "min_object", "fill_holes", "refines")
+    later = ("factor", "tta", "scales", "min_object", "fill_holes")
     known = {f.name: f.default for f in dataclasses.fields(Card) if f.name in later}
     fields = {f.name: {**known, **said}[f.name] for f in dataclasses.fields(Card)}
     fields["scales"] = tuple(fields["scales"])

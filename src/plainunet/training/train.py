@@ -25,18 +25,13 @@ from plainunet.network.checkpoint import OWN, Card, load_checkpoint, take_weight
 from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors, default_names
+from plainunet.prediction.predictor import Predictor
 from plainunet.settings import DATASET_FILE, load_config, with_dataset, write_config, write_dataset
 from plainunet.system import keep_freed_memory
 from plainunet.training.budget import find_end, fit_budget
 from plainunet.training.distributed import Processes, join_processes
 from plainunet.training.events import Advance, Note, OnEvent, Stage
 from plainunet.training.plan import BUDGET, choose_size
-from plainunet.training.refining import (
-    UnsureWindows,
-    compare_with_coarse,
-    make_predictor,
-    with_coarse,
-)
 from plainunet.training.run import BEST_FILE
 from plainunet.training.schedule import scaled_size
 from plainunet.training.state import STATE_FILE, asked_to_stop, read_state, require_run
@@ -219,35 +214,26 @@ Shape = tuple[int, int, int]
 """Height, width [pixels] and channels of a picture."""
 
 
-def with_checkpoints(
-    config: TrainConfig, data: Path, on_event: OnEvent
-) -> tuple[TrainConfig, dict[str, str]]:
-    """Fill in what follows from checkpoints that a run begins with.
+def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
+    """Fill in what follows from the checkpoint that a run begins with.
 
     Args:
         config: The settings as given, and as the data folder says.
-        data: The data folder.
-        on_event: Told what is taken from another run.
 
     Returns:
         The settings, and for each that was filled in, why.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: It is none, or a setting contradicts.
+        ValueError: It is none.
     """
-    taken: dict[str, str] = {}
-    given = config.model_fields_set
-    if config.start_from:
-        network, _ = load_checkpoint(Path(config.start_from))
-        kept = (NetworkConfig.model_fields.keys() & network.architecture.keys()) - given - set(OWN)
-        config = config.model_copy(update={name: network.architecture[name] for name in kept})
-        taken |= dict.fromkeys(kept, "as in the checkpoint that it starts from")
-    if config.refine_of is not None:
-        given = config.model_fields_set
-        config = with_coarse(config, data, on_event)
-        taken |= dict.fromkeys(config.model_fields_set - given, "as refining has it")
-    return config, taken
+    if not config.start_from:
+        return config, {}
+    network, _ = load_checkpoint(Path(config.start_from))
+    known = NetworkConfig.model_fields.keys() & network.architecture.keys()
+    kept = known - config.model_fields_set - set(OWN)
+    config = config.model_copy(update={name: network.architecture[name] for name in kept})
+    return config, dict.fromkeys(kept, "as in the checkpoint that it starts from")
 
 
 def read_samples(
@@ -278,8 +264,6 @@ def read_samples(
         chosen = [pair for pair in pairs if pair.part == part]
         channels = _channels(shapes)
         objects = part == "train" and config.border_weight > 0
-        if config.refine_of is not None:
-            return UnsureWindows(chosen, coding, config, channels, objects, judged=part == "val")
         return Samples(
             chosen, coding, config.size, channels, config.target_scale, objects, config.factor
         )
@@ -316,7 +300,7 @@ def make_network(
         The network, on the CPU.
     """
     torch.manual_seed(config.seed)
-    channels = _channels(shapes) + samples.told
+    channels = _channels(shapes)
     network = UNet(channels, len(config.classes), **config.network_arguments())
     if config.start_from and is_new:
         fresh = take_weights(network, Path(config.start_from))
@@ -363,7 +347,6 @@ def describe_run(
         colors=coding.colors or default_colors(len(config.classes)),
         size=config.size,
         factor=config.factor,
-        refines=config.refine_of is not None,
         masks={**masks, "colors": coding.colors} if coding.colors else masks,
         training=training,
         versions=versions(),
@@ -435,7 +418,7 @@ def _plan(
         )
     require_trackers(config, out)
     config = with_dataset(config, data)
-    config, taken = with_checkpoints(config, data, on_event)
+    config, taken = with_checkpoint(config)
     given = config.model_fields_set
     if config.budget is None and "epochs" not in given:
         config = config.model_copy(update={"budget": BUDGET})
@@ -587,7 +570,7 @@ def _run(
 
     end = None
     if (budget := config.budget) is not None:
-        predictor = make_predictor(network, card, config)
+        predictor = Predictor(network, card, device=config.device, precision=config.precision)
         held_out = [pair for pair in pairs if pair.part == "val"]
         end = processes.first_decides(
             lambda: find_end(budget, begun, predictor, held_out, coding, SAVED_IMAGES)
@@ -614,10 +597,7 @@ def _run(
                 processes,
                 stop,
             )
-        result = judge_best(out, data, pairs, coding, config, on_event, processes, stop)
-        if config.refine_of is not None:
-            on_event(Note(compare_with_coarse(result, card, config)))
-        return result
+        return judge_best(out, data, pairs, coding, config, on_event, processes, stop)
 
 
 @contextmanager
