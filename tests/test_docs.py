@@ -73,7 +73,7 @@ src/plainunet/
     images.py masks.py   words about images.py
     codecs/         a closet
       tiff.py
-    drawn/          ground.py
+    doctor/         edges.py
   network/ unet.py  a room with its file beside it
   config.py         back at the top
 tests/              not_this.py
@@ -81,7 +81,7 @@ tests/              not_this.py
     assert mapped_files(drawn) == {
         *("__init__.py", "files.py", "cli.py", "config.py"),
         *("data/images.py", "data/masks.py", "network/unet.py"),
-        *("data/codecs/tiff.py", "data/drawn/ground.py"),
+        *("data/codecs/tiff.py", "data/doctor/edges.py"),
     }
 
 
