@@ -32,12 +32,14 @@ from plainunet.palette import default_colors
 from plainunet.settings import load_config
 from plainunet.training.state import read_state
 
+UNPRIVILEGED = Path(__file__).with_name("unprivileged.py")
 VERBS = ("check", "train", "evaluate", "compare", "predict", "import", "model", "demo")
 
 
 def tiny(**settings: object) -> list[str]:
     """Flags under which an epoch takes a fraction of a second, bit for bit repeatable."""
-    flags = {"epochs": 1, "base_channels": 2, "depth": 2, "batch_size": 4, "workers": 0} | settings
+    flags = {"epochs": 1, "base_channels": 2, "depth": 2, "batch_size": 4, "workers": 0}
+    flags |= {"device": "cpu"} | settings
     named = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
     return [*named, "--precision", "fp32", "--size", "32", "48"]
 
@@ -78,10 +80,10 @@ class Result(NamedTuple):
 class Commands:
     """Runs `plainunet` with arguments, each time in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, first: str = "") -> None:
         self._files = folder / "out", folder / "err"
         self._server = subprocess.Popen(
-            [sys.executable, "-c", _SERVER],
+            [sys.executable, "-c", first + _SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -603,12 +605,20 @@ def test_an_output_that_cannot_be_written(
     assert listing(tmp_path) == before
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere"
-)
+@pytest.fixture(scope="module")
+def command_unprivileged(
+    _own_cache: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Commands]:
+    """Commands that file modes hold for, whoever runs the tests."""
+    give_up = f"import runpy; runpy.run_path({str(UNPRIVILEGED)!r}, run_name='__main__')"
+    commands = Commands(tmp_path_factory.mktemp("commands"), give_up)
+    yield commands
+    commands.close()
+
+
 @pytest.mark.parametrize("verb", ["train", "predict", "evaluate"])
 def test_a_folder_without_permission(
-    command: Commands, trained: Trained, tmp_path: Path, verb: str
+    command_unprivileged: Commands, trained: Trained, tmp_path: Path, verb: str
 ) -> None:
     out = tmp_path / "closed"
     out.mkdir(mode=0o555)
@@ -617,7 +627,7 @@ def test_a_folder_without_permission(
         "predict": ("predict", trained.checkpoint, trained.data / "images", "--out", out),
         "evaluate": ("evaluate", trained.checkpoint, trained.data, "--json", out / "scores.json"),
     }
-    refused(command(*commands[verb]), "closed", "permission")
+    refused(command_unprivileged(*commands[verb]), "closed", "permission")
     assert listing(tmp_path) == {"closed": "folder"}
 
 

@@ -1,6 +1,6 @@
 import json
 import re
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ from PIL import Image
 
 from plainunet.dataset.annotations import pair_annotated
 from plainunet.dataset.pairs import find_pairs
-from plainunet.formats import coco
 from plainunet.formats.masks import mask_size, read_mask
 from plainunet.formats.sources import find_place
 
+CountCalls = Callable[[Callable[[], object]], int]
 SIZE = (6, 8)
 
 
@@ -306,14 +306,18 @@ def test_a_test_folder_that_is_not_listed_is_left_alone(tmp_path: Path) -> None:
         pair_annotated(tmp_path)
 
 
-def test_many_pictures_are_paired_quickly(tmp_path: Path) -> None:
-    names = [f"{n:06}.jpg" for n in range(5000)]
-    touch(tmp_path / "images", *names)
-    file = write_coco(tmp_path / "all.json", *names[:40])
-    raw = json.loads(file.read_text())
-    raw["images"] = [raw["images"][0] | {"id": n, "file_name": x} for n, x in enumerate(names)]
-    file.write_text(json.dumps(raw))
-    coco.listed_names(file)
-    start = time.process_time()
-    assert len(pair_annotated(tmp_path)) == 5000
-    assert time.process_time() - start < 2
+def test_the_work_of_pairing_grows_with_the_pictures(
+    tmp_path: Path, count_calls: CountCalls
+) -> None:
+    calls = {}
+    for count in (400, 800):
+        folder = tmp_path / str(count)
+        names = [f"{n:06}.jpg" for n in range(count)]
+        touch(folder / "images", *names)
+        file = write_coco(folder / "all.json", *names[:40])
+        raw = json.loads(file.read_text())
+        raw["images"] = [raw["images"][0] | {"id": n, "file_name": x} for n, x in enumerate(names)]
+        file.write_text(json.dumps(raw))
+        assert len(pair_annotated(folder)) == count
+        calls[count] = count_calls(lambda folder=folder: pair_annotated(folder))
+    assert calls[800] < 2.5 * calls[400]

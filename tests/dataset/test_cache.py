@@ -326,7 +326,7 @@ def test_use_keeps_an_entry_young(files: list[Path]) -> None:
     cache = must(cached(files, SETTINGS, Loader()))
     os.utime(cache.folder, (1000, 1000))
     cache[0]
-    assert time.time() - cache.folder.stat().st_mtime < 60
+    assert cache.folder.stat().st_mtime > 1000
 
 
 @pytest.mark.parametrize("name", ["stack.tif", "notes.json", "runs.csv"])

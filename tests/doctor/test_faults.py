@@ -24,6 +24,8 @@ from .trial import Outcome, look, make_copy, try_fault
 QUICK = ("isbi2012", "camvid", "chasedb1", "dsb2018", "carrotweed")
 LARGE = ("dubai_color", "dubai_aerial", "carvana")
 CURED_QUICKLY = ("suffix of another format", "shifted mask", "misspelt mask")
+# what some sets do not show, the others cannot carry; the table says why
+SEEN = [name for name, fault in NAMES.items() if not fault.unseen]
 LEAST = 0.95
 SEEDS = 4  # where it depends on which pictures are drawn
 
@@ -39,11 +41,10 @@ def plant_in_any(
             outcome = try_fault(fault, copy, fault.nominal, seed=0)
             if isinstance(outcome, Outcome):
                 return copy, outcome
-    assert fault.unseen, "no set can carry it"
-    pytest.skip("no set shows it; the table says why")
+    pytest.fail("no set can carry it")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SEEN)
 def test_the_fault_is_found(data_root: Path, tmp_path: Path, name: str) -> None:
     fault = NAMES[name]
     first = FAULTS.index(fault) % len(QUICK)
@@ -63,7 +64,7 @@ def test_clean_copies_are_clean(data_root: Path, tmp_path: Path, name: str) -> N
     "name",
     [
         pytest.param(name, marks=[] if name in CURED_QUICKLY else pytest.mark.slow)
-        for name in NAMES
+        for name in SEEN
         if NAMES[name].has_cure
     ],
 )

@@ -81,7 +81,7 @@ def test_shape_and_a_gradient_for_every_parameter(network: UNet) -> None:
     ]
     assert without == []
     network.eval()
-    assert torch.equal(network(image), network.deep_logits(image)[0])
+    torch.testing.assert_close(network(image), network.deep_logits(image)[0])
 
 
 def test_one_batch_is_learnt_by_heart(network: UNet) -> None:

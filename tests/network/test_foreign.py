@@ -281,7 +281,9 @@ def test_the_same_mask_from_the_file(
         wanted = source(batch).sigmoid()[0, 0].numpy()
     mask = predictor.predict(image)
     assert 0.02 < mask.mean() < 0.98
-    np.testing.assert_array_equal(mask, wanted >= 0.5)
+    clear = np.abs(wanted - 0.5) > 1e-4
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(mask[clear], wanted[clear] >= 0.5)
     np.testing.assert_allclose(predictor.probabilities(image)[1], wanted, atol=1e-5)
 
 
