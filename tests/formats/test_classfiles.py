@@ -19,6 +19,7 @@ from plainunet.formats.masks import (
     stored_names,
 )
 from plainunet.formats.problems import DataError
+from plainunet.formats.sources import HERE, ClassFiles, parse_source
 
 
 def save(path: Path, values: Any) -> Path:
@@ -46,7 +47,7 @@ def test_what_is_cut_into_classes_is_joined_again(
     for number, name in enumerate(("road", "car", "bike"), 1):
         if number == 1 or (ids == number).any():
             save(folder / name / "7.png", (ids == number).astype(dtype) * dtype(inside))
-    path = folder / "{road,car,bike}" / "7.png"
+    path = parse_source(folder / "{road,car,bike}" / "7.png")
     found = read_mask(path)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, ids)
@@ -58,7 +59,7 @@ def test_masks_are_understood_over_braces(tmp_path: Path) -> None:
     save(tmp_path / "1_a.png", grey([255, 0], [0, 0]))
     save(tmp_path / "1_b.png", grey([0, 1], [0, 0]))
     save(tmp_path / "2_b.png", np.array([[True, True], [False, False]]))
-    paths = [tmp_path / "1_{a,b}.png", tmp_path / "2_{a,b}.png"]
+    paths = [parse_source(tmp_path / "1_{a,b}.png"), parse_source(tmp_path / "2_{a,b}.png")]
     coding, pixels = understand_masks(paths, num_classes=3)
     assert pixels.tolist() == [4, 1, 3]
     assert [coding.read(path).tolist() for path in paths] == [[[1, 2], [0, 0]], [[2, 2], [0, 0]]]
@@ -67,19 +68,20 @@ def test_masks_are_understood_over_braces(tmp_path: Path) -> None:
 def test_where_a_background_is_given_the_rest_is_ignored(tmp_path: Path) -> None:
     save(tmp_path / "1_car.png", grey([255, 0, 0]))
     save(tmp_path / "1_Background.png", grey([0, 255, 0]))
-    for path in (tmp_path / "1_{car,Background}.png", tmp_path / "1_{Background,car}.png"):
+    for classes in ("car,Background", "Background,car"):
+        path = parse_source(tmp_path / f"1_{{{classes}}}.png")
         assert read_mask(path).tolist() == [[1, 0, 255]]
         assert stored_names(path) == ("Background", "car")
     save(tmp_path / "2_car.png", grey([255, 0, 0]))
-    assert read_mask(tmp_path / "2_{car,Background}.png").tolist() == [[1, 255, 255]]
+    assert read_mask(parse_source(tmp_path / "2_{car,Background}.png")).tolist() == [[1, 255, 255]]
 
 
 def test_smoothed_edges_are_cut_at_128(tmp_path: Path) -> None:
     save(tmp_path / "1_a.png", grey([0, 3, 127, 128, 250, 255, 255]))
     save(tmp_path / "1_b.png", grey([0, 0, 0, 0, 0, 0, 0]))
     save(tmp_path / "2_a.png", grey([0, 300, 1], dtype=np.uint16))
-    assert read_mask(tmp_path / "1_{a,b}.png").tolist() == [[0, 0, 0, 1, 1, 1, 1]]
-    assert read_mask(tmp_path / "2_{a,b}.png").tolist() == [[0, 1, 1]]
+    assert read_mask(parse_source(tmp_path / "1_{a,b}.png")).tolist() == [[0, 0, 0, 1, 1, 1, 1]]
+    assert read_mask(parse_source(tmp_path / "2_{a,b}.png")).tolist() == [[0, 1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_files_that_show_more_than_one_class(
 ) -> None:
     save(tmp_path / "a.png", values)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        read_mask(tmp_path / "{a,b}.png")
+        read_mask(parse_source(tmp_path / "{a,b}.png"))
     # what colours stand for is asked where masks are coloured, not here
     assert type(error.value) is DataError
 
@@ -107,7 +109,7 @@ def test_classes_that_overlap_are_refused_with_their_share(tmp_path: Path) -> No
     save(tmp_path / "car.png", grey([0, 255, 255, 255, 0]))
     message = r"\{road,car\}.*: 1 pixels \(20\.00% of the picture, 25\.00% of what is labelled\)"
     with pytest.raises(ValueError, match=message + ".*'road' and 'car'.*Set them to 0"):
-        read_mask(tmp_path / "{road,car}.png")
+        read_mask(parse_source(tmp_path / "{road,car}.png"))
 
 
 def test_files_of_two_sizes_are_refused(tmp_path: Path) -> None:
@@ -115,13 +117,13 @@ def test_files_of_two_sizes_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "car.png", np.zeros((3, 2), np.uint8))
     for read in (read_mask, mask_size):
         with pytest.raises(ValueError, match=r"car\.png is 2x3 pixels, \S*road\.png is 3x2"):
-            read(tmp_path / "{road,car}.png")
+            read(parse_source(tmp_path / "{road,car}.png"))
 
 
 def test_at_least_one_file_must_exist(tmp_path: Path) -> None:
     for read in (read_mask, mask_size):
         with pytest.raises(FileNotFoundError, match="none of the 2 files for road, car exists"):
-            read(tmp_path / "{road,car}.png")
+            read(parse_source(tmp_path / "{road,car}.png"))
 
 
 def test_a_link_that_leads_nowhere_is_no_absent_class(tmp_path: Path) -> None:
@@ -129,9 +131,9 @@ def test_a_link_that_leads_nowhere_is_no_absent_class(tmp_path: Path) -> None:
     (tmp_path / "car.png").symlink_to(tmp_path / "gone.png")
     for read in (read_mask, mask_size):
         with pytest.raises(FileNotFoundError, match=r"car\.png is a link to \S*gone\.png"):
-            read(tmp_path / "{road,car}.png")
+            read(parse_source(tmp_path / "{road,car}.png"))
     with pytest.raises(ValueError, match="cannot be opened"):
-        read_class_files({"a": tmp_path / ("a" * 500)}, tmp_path, read_mask)
+        read_class_files(ClassFiles(str(tmp_path / f"{HERE}{'a' * 500}"), ("a", "b")), read_mask)
 
 
 def test_names_of_classes() -> None:
@@ -144,4 +146,4 @@ def test_names_of_classes() -> None:
     many = tuple(map(str, range(255)))
     assert len(class_file_names(many[1:])) == 255
     with pytest.raises(ValueError, match="255 classes in braces; at most 254"):
-        read_class_files({name: Path(name) for name in many}, Path("x"), read_mask)
+        read_class_files(ClassFiles(HERE, many), read_mask)

@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from plainunet.formats import coco
-from plainunet.formats.sources import Place, name_place
+from plainunet.formats.sources import CocoImage
 
 BOX = [[2, 1, 6, 1, 6, 5, 2, 5]]
 
@@ -44,27 +44,29 @@ def write(tmp_path: Path, raw: Any = None, name: str = "set.json") -> Path:
     return file
 
 
-def read(file: Path, item: str) -> np.ndarray:
-    place = Place(file, item)
-    return coco.read_ids(place, name_place(*place))
+def read(file: Path, item: int) -> np.ndarray:
+    return coco.read_ids(CocoImage(file, item))
 
 
 def test_categories_become_classes_in_the_order_of_their_ids(tmp_path: Path) -> None:
     file = write(tmp_path)
     assert coco.is_coco(file)
-    assert coco.listed_names(file) == {"a.jpg": "7", "b/c.jpg": "3"}
+    assert coco.listed_images(file) == {
+        "a.jpg": CocoImage(file, 7),
+        "b/c.jpg": CocoImage(file, 3),
+    }
     assert coco.class_names(file) == ("background", "wall", "cell")
     expected = np.zeros((10, 12), np.uint8)
     expected[1:5, 2:6] = 2
     expected[6:9, 3:11] = 1
-    assert read(file, "7").dtype == np.uint8
-    assert (read(file, "7") == expected).all()
-    assert not read(file, "3").any()
-    assert coco.item_size(Place(file, "3"), Path("x")) == (10, 12)
+    assert read(file, 7).dtype == np.uint8
+    assert (read(file, 7) == expected).all()
+    assert not read(file, 3).any()
+    assert coco.item_size(CocoImage(file, 3)) == (10, 12)
 
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    read(write(tmp_path), "7")
+    read(write(tmp_path), 7)
     assert capfd.readouterr() == ("", "")
 
 
@@ -72,12 +74,12 @@ def test_whole_numbers_may_be_written_with_a_point(tmp_path: Path) -> None:
     raw = content()
     raw["images"][0] |= {"id": 7.0, "height": 10.0}
     raw["annotations"][0]["category_id"] = 20.0
-    assert (read(write(tmp_path, raw), "7") > 0).sum() == 40
+    assert (read(write(tmp_path, raw), 7) > 0).sum() == 40
 
 
 def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
-    assert (read(write(tmp_path), "7") > 0).sum() == 40
-    assert not read(write(tmp_path, content(annotations=[])), "7").any()
+    assert (read(write(tmp_path), 7) > 0).sum() == 40
+    assert not read(write(tmp_path, content(annotations=[])), 7).any()
     file = write(tmp_path)
     raw = file.read_text().replace('"wall"', '"path"')  # as long as before
     file.write_text(raw)
@@ -92,7 +94,7 @@ def test_several_threads_read_one_file(tmp_path: Path) -> None:
     file = write(tmp_path)
     found: list[int] = []
     threads = [
-        threading.Thread(target=lambda: found.append(int((read(file, "7") > 0).sum())))
+        threading.Thread(target=lambda: found.append(int((read(file, 7) > 0).sum())))
         for _ in range(8)
     ]
     for thread in threads:
@@ -111,8 +113,8 @@ def test_a_category_called_background_is_class_0(tmp_path: Path, name: str) -> N
     )
     file = write(tmp_path, raw)
     assert coco.class_names(file) == ("background", "wall", "cell")
-    assert set(np.unique(read(file, "7"))) == {0, 1, 2}
-    assert (read(file, "7") > 0).sum() == 40
+    assert set(np.unique(read(file, 7))) == {0, 1, 2}
+    assert (read(file, 7) > 0).sum() == 40
 
 
 def test_the_root_entry_of_roboflow_is_left_out(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_another_json_is_no_coco_file(tmp_path: Path, raw: Any) -> None:
     file.write_text(json.dumps(raw))
     assert not coco.is_coco(file)
     with pytest.raises(ValueError, match=r"other\.json is no COCO file.*--masks"):
-        coco.listed_names(file)
+        coco.listed_images(file)
 
 
 def test_keys_that_hold_no_lists_make_no_coco_file(tmp_path: Path) -> None:
@@ -228,13 +230,13 @@ def test_a_wrong_entry_is_named(tmp_path: Path, changes: dict[str, Any], problem
     assert coco.is_coco(file)
     for _ in range(2):  # from the file, and as it was kept
         with pytest.raises(ValueError, match=rf"set\.json.*{problem}"):
-            coco.listed_names(file)
+            coco.listed_images(file)
 
 
 def test_wrong_entries_are_counted(tmp_path: Path) -> None:
     wrong = [content()["annotations"][0] | {"id": n, "image_id": 99} for n in range(7)]
     with pytest.raises(ValueError, match=r"has 7 wrong entries: annotation 0 .* and 2 more\. "):
-        coco.listed_names(write(tmp_path, content(annotations=wrong)))
+        coco.listed_images(write(tmp_path, content(annotations=wrong)))
 
 
 @pytest.mark.parametrize("none", [{}, {"segmentation": []}, {"segmentation": None}])
@@ -244,7 +246,7 @@ def test_boxes_are_no_outlines(tmp_path: Path, none: dict[str, Any]) -> None:
     with pytest.raises(
         ValueError, match=r"2 of 4 annotations are boxes, .* 1 of 2 images \(b/c\.jpg\)"
     ):
-        coco.listed_names(write(tmp_path, raw))
+        coco.listed_images(write(tmp_path, raw))
 
 
 def test_what_cannot_be_painted_names_file_picture_and_annotation(tmp_path: Path) -> None:
@@ -252,13 +254,13 @@ def test_what_cannot_be_painted_names_file_picture_and_annotation(tmp_path: Path
     with pytest.raises(
         ValueError, match=r"set\.json\[7\] \(a\.jpg\): annotation 1 has coordinates"
     ):
-        read(write(tmp_path, raw), "7")
+        read(write(tmp_path, raw), 7)
     raw = content()
     raw["annotations"][1]["segmentation"] = [[0, 0, 9, 0, 9, 9, 0, 9]]
     with pytest.raises(ValueError, match=r"set\.json\[7\] \(a\.jpg\): 19\.8% .*'wall' and 'cell'"):
-        read(write(tmp_path, raw), "7")
+        read(write(tmp_path, raw), 7)
 
 
 def test_an_image_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none of the 2 images in .*set\.json has the id 8"):
-        read(write(tmp_path), "8")
+        read(write(tmp_path), 8)

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from plainunet.formats.encoded import decoding, find_kind, open_encoded, png_chunks, read_encoded
+from plainunet.formats.sources import Page
 
 RANDOM = np.random.default_rng(0)
 PICTURE = Image.fromarray(RANDOM.integers(0, 256, (40, 56, 3), dtype=np.uint8))
@@ -94,7 +95,7 @@ def test_open_leaves_the_file_at_its_beginning(tmp_path: Path) -> None:
 def test_a_slice_is_a_file_of_its_own(tmp_path: Path) -> None:
     pages = [Image.new("L", (64, 64), value) for value in (10, 20, 30)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    path = tmp_path / "a.tif[1]"
+    path = Page(tmp_path / "a.tif", 1)
     kind, data = read_encoded(path)
     assert kind == "tiff"
     assert len(data) < 64 * 64 + 300

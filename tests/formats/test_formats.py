@@ -16,6 +16,7 @@ from plainunet.dataset.classes import understand_masks
 from plainunet.dataset.coding import read_mask
 from plainunet.formats.encoded import MOST_PIXELS
 from plainunet.formats.images import image_shape, read_image
+from plainunet.formats.sources import Page
 
 HEIGHT, WIDTH = 40, 56  # no multiples of a tile, a strip or a byte's eight pixels
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
@@ -315,8 +316,8 @@ def test_a_volume_is_read_slice_by_slice_and_not_taken_for_a_picture(
         with pytest.raises(ValueError, match=r"volume\.tif is a stack of 16 slices.*tif\[0\]'"):
             read(path)
     for index, wanted in enumerate(volume):
-        require_back(tmp_path / f"volume.tif[{index}]", wanted[..., None])
-        np.testing.assert_array_equal(read_mask(tmp_path / f"volume.tif[{index}]"), wanted)
+        require_back(Page(tmp_path / "volume.tif", index), wanted[..., None])
+        np.testing.assert_array_equal(read_mask(Page(tmp_path / "volume.tif", index)), wanted)
 
 
 def test_a_volume_in_blocks_is_refused(tmp_path: Path) -> None:

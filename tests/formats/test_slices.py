@@ -16,7 +16,7 @@ from plainunet.formats.colors import read_colors
 from plainunet.formats.images import image_shape, image_size, read_image
 from plainunet.formats.masks import mask_size, read_mask
 from plainunet.formats.slices import cut_slice, find_slices
-from plainunet.formats.sources import find_place
+from plainunet.formats.sources import Page, parse_image
 
 RANDOM = np.random.default_rng(0)
 DTYPES = ("uint8", "uint16", "int16", "float32")
@@ -50,8 +50,8 @@ def write(path: Path, slices: np.ndarray, **options: object) -> Path:
     return path
 
 
-def place(path: Path, index: object) -> Path:
-    return Path(f"{path}[{index}]")
+def place(path: Path, index: int) -> Page:
+    return Page(path, int(index))
 
 
 def require_slices(path: Path, slices: np.ndarray) -> None:
@@ -184,10 +184,8 @@ def test_a_slice_saved_alone_is_one_picture_whatever_its_description_says(tmp_pa
 
 def test_a_slice_is_cut_out_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", stack("uint8", 500))
-    found = find_place(place(path, 499))
-    assert found is not None
     with path.open("rb") as file:
-        data = cut_slice(file, found, place(path, 499))
+        data = cut_slice(file, place(path, 499))
     assert len(data) < 20 * 30 + 500
     assert find_slices(BytesIO(data), path).count == 1
 
@@ -201,20 +199,27 @@ def test_a_stack_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
 # what is refused
 
 
-@pytest.mark.parametrize("item", ["10", "-1", "x", "", "1.0", "9" * 5000, "1][2", "²"])
-def test_a_slice_that_is_not_there(tmp_path: Path, item: str) -> None:
+@pytest.mark.parametrize("index", [10, -1, 999_999_999])
+def test_a_slice_that_is_not_there(tmp_path: Path, index: int) -> None:
     path = write(tmp_path / "a.tif", stack("uint8"))
     for read in (read_image, image_shape, read_mask, mask_size, read_colors):
         with pytest.raises(ValueError, match=r"a\.tif has 10 slices.*from \[0\] to \[9\]"):
-            read(place(path, item))
+            read(place(path, index))
+
+
+@pytest.mark.parametrize("item", ["-1", "x", "", "1.0", "9" * 50, "1][2", "²"])
+def test_what_is_no_number_names_no_slice(tmp_path: Path, item: str) -> None:
+    path = write(tmp_path / "a.tif", stack("uint8"))
+    with pytest.raises(FileNotFoundError):
+        read_image(parse_image(f"{path}[{item}]"))
 
 
 def test_a_slice_of_another_file(tmp_path: Path) -> None:
     Image.new("L", (9, 9)).save(tmp_path / "a.tif", "PNG")
     with pytest.raises(ValueError, match=r"a\.tif is no TIFF file but PNG\. Name the file itself"):
-        read_image(tmp_path / "a.tif[0]")
+        read_image(Page(tmp_path / "a.tif", 0))
     with pytest.raises(FileNotFoundError, match=r"gone\.tif does not exist"):
-        read_image(tmp_path / "gone.tif[0]")
+        read_image(Page(tmp_path / "gone.tif", 0))
 
 
 @pytest.mark.parametrize(

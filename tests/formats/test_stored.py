@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps
 
 from plainunet.formats.masks import mask_size, read_mask, stored_names
-from plainunet.formats.sources import class_files, name_place
+from plainunet.formats.sources import ClassFiles, CocoImage, RleImage, parse_classes, parse_source
 
 RANDOM = np.random.default_rng(0)
 IDS = RANDOM.integers(0, 4, (20, 30), dtype=np.uint8)
@@ -175,7 +175,7 @@ def test_a_file_for_each_class(tmp_path: Path) -> None:
     for name, class_id in (("road", 1), ("car", 2)):
         (tmp_path / name).mkdir()
         save(tmp_path / name / "7.png", (class_id == IDS).astype(np.uint8) * 255)
-    path = tmp_path / "{road,car}" / "7.png"
+    path = parse_source(tmp_path / "{road,car}" / "7.png")
     np.testing.assert_array_equal(read_mask(path), np.where(IDS == 3, 0, IDS))
     assert mask_size(path) == IDS.shape
     assert stored_names(path) == ("background", "road", "car")
@@ -186,13 +186,14 @@ def test_a_file_with_braces_in_its_name_is_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(path), IDS)
     assert mask_size(path) == IDS.shape
     assert stored_names(path) == ()
-    assert class_files(path) != {}
+    assert parse_source(path) == path
+    assert isinstance(parse_classes(str(path)), ClassFiles)
 
 
 def test_an_item_of_a_list(tmp_path: Path) -> None:
     file = tmp_path / "masks.csv"
     file.write_text("ImageId,EncodedPixels\ncat,1 2 9 1\n")
-    path = name_place(file, "cat 4x3 columns")
+    path = RleImage(file, "cat", 4, 3, "columns")
     np.testing.assert_array_equal(read_mask(path), [[1, 0, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0]])
     assert mask_size(path) == (4, 3)
     assert stored_names(path) == ()
@@ -206,7 +207,7 @@ def test_an_image_of_a_coco_file(tmp_path: Path) -> None:
         '"annotations": [{"id": 1, "image_id": 5, "category_id": 3, "iscrowd": 0,'
         '"segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]]}]}'
     )
-    path = name_place(file, "5")
+    path = CocoImage(file, 5)
     wanted = np.zeros((4, 6), np.uint8)
     wanted[1:3, 1:4] = 1
     np.testing.assert_array_equal(read_mask(path), wanted)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import open_still
 from plainunet.formats.problems import DataError
+from plainunet.formats.sources import ImageSource, Page, Source, files_of
 from plainunet.formats.tiff import read_tiff
 
 Color = tuple[int, int, int]
@@ -28,7 +29,7 @@ class ColoredMaskError(DataError):
     """A mask's channels differ: its colours are the classes."""
 
 
-def colored_mask(path: Path) -> ColoredMaskError:
+def colored_mask(path: Source) -> ColoredMaskError:
     """Make the error for a mask that is coloured, where none should be.
 
     Args:
@@ -58,9 +59,9 @@ class ColorCensus:
     # zeros take no memory before they are written to
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 24, np.int64))
     first: NDArray[np.int32] = field(default_factory=lambda: np.zeros(1 << 24, np.int32))
-    paths: list[Path] = field(default_factory=list)
+    paths: list[Source] = field(default_factory=list)
 
-    def add(self, path: Path, found: NDArray[np.uint32], counts: NDArray[np.int64]) -> None:
+    def add(self, path: Source, found: NDArray[np.uint32], counts: NDArray[np.int64]) -> None:
         """Count one more mask.
 
         Args:
@@ -90,7 +91,7 @@ def unpack(color: int) -> Color:
     return color >> 16, color >> 8 & 255, color & 255
 
 
-def read_colors(path: Path) -> NDArray[np.uint32]:
+def read_colors(path: Source) -> NDArray[np.uint32]:
     """Read the colours of a mask.
 
     Args:
@@ -105,6 +106,10 @@ def read_colors(path: Path) -> NDArray[np.uint32]:
         ValueError: It is not a picture, damaged, cut off, deeper than 8 bits, has several
             pages, or channels that are no colours.
     """
+    if not isinstance(path, Path | Page):
+        raise DataError(
+            f"{path} names its classes, and not by colours. Leave out --colors.", "not-a-mask"
+        )
     kind, data = read_encoded(path)
     if kind == "npy":
         raise DataError(
@@ -130,7 +135,7 @@ def read_colors(path: Path) -> NDArray[np.uint32]:
     return colors
 
 
-def _tiff_samples(data: bytes, path: Path) -> tuple[NDArray[np.uint8], int]:
+def _tiff_samples(data: bytes, path: ImageSource) -> tuple[NDArray[np.uint8], int]:
     tiff = read_tiff(BytesIO(data), path)
     samples = tiff.samples
     if tiff.palette is not None:
@@ -147,7 +152,7 @@ def _tiff_samples(data: bytes, path: Path) -> tuple[NDArray[np.uint8], int]:
     return samples, tiff.orientation
 
 
-def _too_deep(path: Path) -> ValueError:
+def _too_deep(path: ImageSource) -> ValueError:
     return DataError(
         f"{path} holds more than 8 bits in a channel, in a set of masks that name classes by "
         "colour. Save it as RGB in 8 bits.",
@@ -169,7 +174,7 @@ def count_runs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     return flat[starts], np.diff(starts, append=flat.size)
 
 
-def count_colors(path: Path) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+def count_colors(path: Source) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """Count the pixels of each colour of a mask.
 
     Args:
@@ -427,7 +432,7 @@ def _share(part: int, total: int) -> str:
     return f"{share:.2%}" if share >= _RARE else f"{100 * share:.2g}%"
 
 
-def find_legend(masks: Sequence[Path]) -> Legend | None:
+def find_legend(masks: Sequence[Source]) -> Legend | None:
     """Look for a legend file beside the masks: in the folder that holds them all, or above it.
 
     Args:
@@ -440,7 +445,7 @@ def find_legend(masks: Sequence[Path]) -> Legend | None:
     Raises:
         ValueError: Such a file has colours, but also a line that is none.
     """
-    common = Path(commonpath([mask.absolute().parent for mask in masks]))
+    common = Path(commonpath([files_of(mask)[0].absolute().parent for mask in masks]))
     for folder in (common, common.parent):
         for path in sorted(path for path in folder.iterdir() if _FILES.fullmatch(path.name)):
             legend = read_legend(path)

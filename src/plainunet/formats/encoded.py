@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from math import prod
-from pathlib import Path
 from tokenize import TokenError
 from typing import Any, BinaryIO
 
@@ -19,7 +18,7 @@ from PIL import Image
 
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.slices import cut_slice
-from plainunet.formats.sources import find_place
+from plainunet.formats.sources import ImageSource, Page, Source
 from plainunet.system import is_out_of_memory
 
 
@@ -76,7 +75,7 @@ MOST_PIXELS = 178_956_970
 _END_OF_JPEG = b"\xff\xd9"
 
 
-def find_kind(head: bytes, path: Path) -> str:
+def find_kind(head: bytes, path: Source) -> str:
     """Tell the format of a picture from its first bytes.
 
     Args:
@@ -104,11 +103,11 @@ def find_kind(head: bytes, path: Path) -> str:
 
 
 @contextmanager
-def open_encoded(path: Path) -> Iterator[tuple[str, BinaryIO]]:
+def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
     """Open a picture file and tell its format.
 
     Args:
-        path: The file, or a slice of a TIFF file, `stack.tif[3]`.
+        path: The file, or a page of a TIFF file.
 
     Yields:
         The format, as of `find_kind`, and the open file, at its beginning. Of a slice it is a
@@ -119,17 +118,16 @@ def open_encoded(path: Path) -> Iterator[tuple[str, BinaryIO]]:
         ValueError: It is a folder, cannot be opened, is empty, or is no picture; or there is no
             such slice.
     """
-    place = find_place(path)
-    if place is not None and place.file.suffix.lower() in (".tif", ".tiff"):
-        with open_encoded(place.file) as (kind, file):
+    if isinstance(path, Page):
+        with open_encoded(path.file) as (kind, file):
             if kind != "tiff":
                 raise DataError(
-                    f"{path} names a slice, and {place.file} is no TIFF file but "
+                    f"{path} names a slice, and {path.file} is no TIFF file but "
                     f"{kind.upper()}. Name the file itself.",
                     "not-a-picture",
                 )
-            with decoding(place.file):
-                data = cut_slice(file, place, path)
+            with decoding(path.file):
+                data = cut_slice(file, path)
         yield kind, BytesIO(data)
         return
     try:
@@ -161,7 +159,7 @@ def open_encoded(path: Path) -> Iterator[tuple[str, BinaryIO]]:
         yield kind, file
 
 
-def read_encoded(path: Path) -> tuple[str, bytes]:
+def read_encoded(path: ImageSource) -> tuple[str, bytes]:
     """Read a picture file without decoding it, and refuse it if it ends too early.
 
     Args:
@@ -201,7 +199,7 @@ def read_encoded(path: Path) -> tuple[str, bytes]:
     return kind, data
 
 
-def require_bearable(pixels: int, path: Path) -> None:
+def require_bearable(pixels: int, path: Source) -> None:
     """Refuse a picture that is larger than its small file lets expect.
 
     Args:
@@ -219,7 +217,7 @@ def require_bearable(pixels: int, path: Path) -> None:
         )
 
 
-def cut_off(path: Path, size: int) -> ValueError:
+def cut_off(path: Source, size: int) -> ValueError:
     """Make the error for a file that ends too early.
 
     Args:
@@ -290,7 +288,7 @@ def png_chunks(file: BinaryIO) -> set[bytes]:
 
 
 @contextmanager
-def decoding(path: Path) -> Iterator[None]:
+def decoding(path: Source) -> Iterator[None]:
     """Turn whatever a codec raises on damaged content into one error that names the file.
 
     Args:
@@ -334,7 +332,7 @@ def decoding(path: Path) -> Iterator[None]:
 _MOST_LEADING_CHANNELS = 32
 
 
-def read_array(file: BinaryIO, path: Path) -> NDArray[Any]:
+def read_array(file: BinaryIO, path: Source) -> NDArray[Any]:
     """Read the array of a .npy file.
 
     Args:
@@ -354,7 +352,7 @@ def read_array(file: BinaryIO, path: Path) -> NDArray[Any]:
     return np.ascontiguousarray(array.reshape(*shape[:2], -1), dtype.newbyteorder("="))
 
 
-def read_mask_array(file: BinaryIO, path: Path) -> NDArray[Any]:
+def read_mask_array(file: BinaryIO, path: Source) -> NDArray[Any]:
     """Read the array of a .npy file that holds a mask.
 
     Args:
@@ -377,7 +375,7 @@ def read_mask_array(file: BinaryIO, path: Path) -> NDArray[Any]:
     return array[..., 0]
 
 
-def array_shape(file: BinaryIO, path: Path) -> tuple[int, int, int]:
+def array_shape(file: BinaryIO, path: Source) -> tuple[int, int, int]:
     """Read the shape of a .npy file from its header, and see that the file is whole.
 
     Args:
@@ -395,7 +393,7 @@ def array_shape(file: BinaryIO, path: Path) -> tuple[int, int, int]:
     return height, width, channels[0] if channels else 1
 
 
-def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _header(file: BinaryIO, path: Source) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     size = file.seek(0, 2)
     file.seek(0)
     # the third version differs in the names of fields, which pictures do not have

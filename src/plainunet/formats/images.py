@@ -8,7 +8,6 @@ arrays, upright, dtype kept. OpenCV decodes what it decodes exactly and fast; Pi
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
@@ -33,6 +32,7 @@ from plainunet.formats.encoded import (
     turn_upright,
 )
 from plainunet.formats.problems import DataError
+from plainunet.formats.sources import ImageSource
 from plainunet.formats.tiff import read_tiff, tiff_shape
 
 IMAGE_SUFFIXES = frozenset(
@@ -48,7 +48,7 @@ _OPENERS: dict[str, Callable[[BinaryIO, str], ImageFile.ImageFile]] = {
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
 
 
-def read_image(path: Path) -> NDArray[Any]:
+def read_image(path: ImageSource) -> NDArray[Any]:
     """Read a picture.
 
     Args:
@@ -91,7 +91,7 @@ def read_image(path: Path) -> NDArray[Any]:
     return turn_upright(image, orientation)
 
 
-def image_shape(path: Path) -> tuple[int, int, int]:
+def image_shape(path: ImageSource) -> tuple[int, int, int]:
     """Read a picture's shape from the header alone.
 
     Args:
@@ -108,7 +108,7 @@ def image_shape(path: Path) -> tuple[int, int, int]:
     return (width, height, channels) if orientation > 4 else (height, width, channels)
 
 
-def stored_shape(path: Path) -> tuple[int, int, int, int]:
+def stored_shape(path: ImageSource) -> tuple[int, int, int, int]:
     """Read a picture's shape as it is stored, and how it is to be turned.
 
     Args:
@@ -132,7 +132,7 @@ def stored_shape(path: Path) -> tuple[int, int, int, int]:
             return picture.height, picture.width, channels, orientation
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: ImageSource) -> tuple[int, int]:
     """Read a picture's size from the header alone.
 
     Args:
@@ -195,7 +195,9 @@ def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
 
 
 @contextmanager
-def open_still(file: BinaryIO, kind: str, path: Path) -> Iterator[tuple[ImageFile.ImageFile, int]]:
+def open_still(
+    file: BinaryIO, kind: str, path: ImageSource
+) -> Iterator[tuple[ImageFile.ImageFile, int]]:
     """Open a picture that Pillow reads, and refuse animations.
 
     Args:
@@ -228,7 +230,7 @@ def open_still(file: BinaryIO, kind: str, path: Path) -> Iterator[tuple[ImageFil
 _Decoded = tuple[NDArray[Any], NDArray[Any] | None, int]
 
 
-def _decode(kind: str, data: bytes, path: Path) -> _Decoded:
+def _decode(kind: str, data: bytes, path: ImageSource) -> _Decoded:
     with open_still(BytesIO(data), kind, path) as (picture, orientation):
         deep = kind == "png" and data[24] == 16
         see_through = "transparency" in picture.info and not deep
@@ -263,7 +265,7 @@ def _decode_pillow(picture: Image.Image, grey: bool) -> tuple[NDArray[Any], NDAr
     return samples.reshape(picture.height, picture.width, -1), None
 
 
-def _decode_tiff(data: bytes, path: Path) -> _Decoded:
+def _decode_tiff(data: bytes, path: ImageSource) -> _Decoded:
     picture = read_tiff(BytesIO(data), path)
     image = picture.samples
     if picture.palette is not None:

@@ -6,7 +6,8 @@ problems, a call, after which the rest of the folder is looked at.
 
 import shlex
 from collections.abc import Callable, Sequence
-from pathlib import Path
+
+from plainunet.formats.sources import Source
 
 
 class DataError(ValueError):
@@ -19,7 +20,7 @@ class DataError(ValueError):
     """
 
     def __init__(
-        self, message: str, code: str = "unclear", files: Sequence[Path] = (), cure: str = ""
+        self, message: str, code: str = "unclear", files: Sequence[Source] = (), cure: str = ""
     ) -> None:
         """Describe the mistake.
 
@@ -57,7 +58,7 @@ def report(problem: DataError, on_problem: OnProblem | None) -> None:
     on_problem(problem)
 
 
-def as_problem(error: Exception, *files: Path) -> DataError:
+def as_problem(error: Exception, *files: Source) -> DataError:
     """Give an error that came up while files were read a code and their names.
 
     Args:

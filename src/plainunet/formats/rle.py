@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.formats.encoded import require_bearable
-from plainunet.formats.sources import Place
+from plainunet.formats.sources import RleImage
 
 # compared in small letters, without "_" and the like; the first in this order is taken
 _PICTURE = ("imageid", "image", "img", "imgid", "imagename", "filename", "file", "name", "id")
@@ -250,7 +250,6 @@ def _open(file: Path) -> TextIO:
 
 
 ORDERS = ("rows", "columns")
-_ITEM = re.compile(r"(.+) (\d{1,9})x(\d{1,9}) (rows|columns)", re.DOTALL)
 _SAMPLE = 20
 _CLEAR = 1.7
 _FEW = 4
@@ -272,13 +271,13 @@ def listed_names(file: Path) -> list[str]:
     return list(read_codes(file).rows)
 
 
-def name_items(
+def listed_images(
     file: Path,
     sizes: Mapping[str, tuple[int, int]],
     order: str | None,
     on_note: Callable[[str], None] | None = None,
-) -> dict[str, str]:
-    """Name each picture's item, and find out how its pixels are counted.
+) -> dict[str, RleImage]:
+    """Find out how the pixels of pictures are counted.
 
     The codes do not say whether they count row by row or column by column. Of pictures that are
     not square, the right reading gives masks whose neighbouring lines are alike, and the wrong
@@ -291,7 +290,7 @@ def name_items(
         on_note: Called with a sentence on which order was found.
 
     Returns:
-        Each item by the picture's listed name, as `read_ids` takes it.
+        Each picture's masks by its listed name.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -311,15 +310,14 @@ def name_items(
                 f"The run-length codes in {file} count {order[:-1]} by {order[:-1]}, as the "
                 "pictures' sizes show."
             )
-    return {name: f"{name} {height}x{width} {order}" for name, (height, width) in sizes.items()}
+    return {name: RleImage(file, name, *size, order) for name, size in sizes.items()}
 
 
-def read_ids(place: Place, path: Path) -> NDArray[np.uint8]:
+def read_ids(image: RleImage) -> NDArray[np.uint8]:
     """Read a picture's class ids.
 
     Args:
-        place: The list and the item, "NAME HEIGHTxWIDTH rows" or "... columns".
-        path: The path of the two, for messages.
+        image: The picture.
 
     Returns:
         [H, W] uint8: 0 where there is no run, else the number of the class, from 1.
@@ -329,7 +327,8 @@ def read_ids(place: Place, path: Path) -> NDArray[np.uint8]:
         ValueError: It is no such list, has a wrong line or not the picture, a code does not
             fit the picture's size, or two classes overlap.
     """
-    codes, rows, (height, width), order = _find_item(place, path)
+    codes, rows = _find_rows(image)
+    height, width = image.height, image.width
     numbers = {name: number for number, name in enumerate(codes.classes, 1)}
     ids = np.zeros(height * width, np.uint8)
     names = sorted(
@@ -338,24 +337,25 @@ def read_ids(place: Place, path: Path) -> NDArray[np.uint8]:
     overlap = 0
     for name in names:
         own = [row for row in rows if row.class_name == name]
-        covered = _cover(place.file, own, ids.size)
+        covered = _cover(image.file, own, ids.size)
         overlap += int(np.count_nonzero(ids[covered])) if len(names) > 1 else 0
         ids[covered] = numbers.get(name, 1)
     if overlap:
         raise ValueError(
-            f"{path}: {overlap} pixels ({overlap / np.count_nonzero(ids):.2%} of those labelled) "
+            f"{image}: {overlap} pixels ({overlap / np.count_nonzero(ids):.2%} of those labelled) "
             f"belong to two of the classes {', '.join(names)}; each pixel has one. Take the runs "
-            f"of one of the classes out of {place.file} where they overlap."
+            f"of one of the classes out of {image.file} where they overlap."
         )
-    return ids.reshape(height, width) if order == "rows" else ids.reshape(width, height).T.copy()
+    if image.order == "rows":
+        return ids.reshape(height, width)
+    return ids.reshape(width, height).T.copy()
 
 
-def item_size(place: Place, path: Path) -> tuple[int, int]:
+def item_size(image: RleImage) -> tuple[int, int]:
     """Tell the size of a picture's mask, and see that its codes fit it.
 
     Args:
-        place: The list and the item, as for `read_ids`.
-        path: The path of the two, for messages.
+        image: The picture.
 
     Returns:
         Height and width [pixels].
@@ -364,10 +364,9 @@ def item_size(place: Place, path: Path) -> tuple[int, int]:
         FileNotFoundError: There is no such file.
         ValueError: As for `read_ids`, but for classes that overlap.
     """
-    _, rows, size, _ = _find_item(place, path)
-    for row in rows:
-        _runs(place.file, row, size[0] * size[1])
-    return size
+    for row in _find_rows(image)[1]:
+        _runs(image.file, row, image.height * image.width)
+    return image.height, image.width
 
 
 def class_names(file: Path) -> tuple[str, ...]:
@@ -388,27 +387,20 @@ def class_names(file: Path) -> tuple[str, ...]:
     return ("background", *classes) if classes else ()
 
 
-_Item = tuple[Codes, list[Row], tuple[int, int], str]
-
-
-def _find_item(place: Place, path: Path) -> _Item:
-    match = _ITEM.fullmatch(place.item)
-    if match is None or not int(match[2]) * int(match[3]):
-        raise ValueError(
-            f"{path}: '{place.item}' does not name a mask in {place.file}. Name it by its "
-            "picture's name, height, width and order: [cat.jpg 1280x1918 rows]."
-        )
-    codes = read_codes(place.file)
+def _find_rows(image: RleImage) -> tuple[Codes, list[Row]]:
+    pixels = image.height * image.width
+    if not pixels:
+        raise ValueError(f"{image}: it has no pixels. Name it by the size of its picture.")
+    codes = read_codes(image.file)
     # a path is written with "\" on Windows
-    name = match[1] if match[1] in codes.rows else match[1].replace("\\", "/")
+    name = image.image if image.image in codes.rows else image.image.replace("\\", "/")
     if name not in codes.rows:
         raise ValueError(
-            f"{path}: {place.file} lists no picture '{match[1]}'. Add a line for it, or name one "
-            f"of its {len(codes.rows)}."
+            f"{image}: {image.file} lists no picture '{image.image}'. Add a line for it, or name "
+            f"one of its {len(codes.rows)}."
         )
-    size = int(match[2]), int(match[3])
-    require_bearable(size[0] * size[1], path)
-    return codes, codes.rows[name], size, match[4]
+    require_bearable(pixels, image)
+    return codes, codes.rows[name]
 
 
 def _runs(file: Path, row: Row, pixels: int) -> NDArray[np.int64]:

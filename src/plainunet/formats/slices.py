@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from tifffile import TiffFile
 
-from plainunet.formats.sources import Place
+from plainunet.formats.sources import ImageSource, Page
 
 Tag = tuple[int, int, bytes]
 """Type, count, and the value or, where it is longer than a pointer, its place in the file."""
@@ -152,7 +152,7 @@ class Slices:
         return max(len(self.pages), self.inside)
 
 
-def find_slices(file: BinaryIO, path: Path) -> Slices:
+def find_slices(file: BinaryIO, path: ImageSource) -> Slices:
     """Find the slices of a TIFF file. No pixels are read.
 
     Args:
@@ -199,7 +199,7 @@ def find_slices(file: BinaryIO, path: Path) -> Slices:
 
 
 def _inside(
-    reader: TagReader, listed: list[tuple[int, Tag]], size: tuple[int, int], path: Path
+    reader: TagReader, listed: list[tuple[int, Tag]], size: tuple[int, int], path: ImageSource
 ) -> int:
     """How many slices lie in the one page of a file."""
     tags = dict(listed)
@@ -250,7 +250,7 @@ def _bytes_of(reader: TagReader, tags: dict[int, Tag]) -> int:
     return (width * samples * bits + 7) // 8 * height
 
 
-def _require_one_axis(file: BinaryIO, path: Path) -> None:
+def _require_one_axis(file: BinaryIO, path: ImageSource) -> None:
     file.seek(0)
     with TiffFile(file) as tiff:
         series = tiff.series[0]
@@ -279,13 +279,12 @@ def _known_slices(path: Path, size: int, time: int) -> Slices:
         return find_slices(file, path)
 
 
-def cut_slice(file: BinaryIO, place: Place, path: Path) -> bytes:
+def cut_slice(file: BinaryIO, page: Page) -> bytes:
     """Copy one slice of a TIFF file, as it is stored, into a TIFF file of its own.
 
     Args:
         file: The file, open.
-        place: The file's path and the slice's number, from 0.
-        path: The slice's path, for messages.
+        page: The slice.
 
     Returns:
         The content of a TIFF file with one page.
@@ -295,14 +294,14 @@ def cut_slice(file: BinaryIO, place: Place, path: Path) -> bytes:
         Exception: Any other, where the file is damaged.
     """
     status = os.fstat(file.fileno())
-    slices = _known_slices(place.file, status.st_size, status.st_mtime_ns)
-    if not re.fullmatch(r"[0-9]{1,9}", place.item) or int(place.item) >= slices.count:
+    slices = _known_slices(page.file, status.st_size, status.st_mtime_ns)
+    index = page.index
+    if not 0 <= index < slices.count:
         raise ValueError(
-            f"{path} is not there: {place.file} has {slices.count} "
+            f"{page} is not there: {page.file} has {slices.count} "
             f"slice{'s' * (slices.count > 1)}, counted from 0. Name one from [0] to "
             f"[{slices.count - 1}]."
         )
-    index = int(place.item)
     reader = TagReader(file)
     tags = dict(reader.page(slices.pages[0 if slices.inside > 1 else index])[0])
     kept = {code: (*tags[code][:2], reader.value(tags[code])) for code in _KEPT if code in tags}

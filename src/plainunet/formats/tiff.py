@@ -3,7 +3,6 @@
 import struct
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,6 +14,7 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPage
 from plainunet.formats.encoded import cut_off, require_bearable
 from plainunet.formats.problems import DataError
 from plainunet.formats.slices import Slices, find_slices
+from plainunet.formats.sources import ImageSource, path_of
 
 _ORIENTATION = 274
 _PLAIN = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
@@ -39,7 +39,7 @@ class TiffPicture:
     orientation: int
 
 
-def read_tiff(file: BinaryIO, path: Path) -> TiffPicture:
+def read_tiff(file: BinaryIO, path: ImageSource) -> TiffPicture:
     """Read the one picture of a TIFF file.
 
     Args:
@@ -79,7 +79,7 @@ def read_tiff(file: BinaryIO, path: Path) -> TiffPicture:
     return TiffPicture(samples, alpha, palette, _orientation(page))
 
 
-def tiff_shape(file: BinaryIO, path: Path) -> tuple[int, int, int, int]:
+def tiff_shape(file: BinaryIO, path: ImageSource) -> tuple[int, int, int, int]:
     """Read the shape of the one picture of a TIFF file, and see that the file is whole.
 
     Args:
@@ -100,7 +100,7 @@ def tiff_shape(file: BinaryIO, path: Path) -> tuple[int, int, int, int]:
         return page.imagelength, page.imagewidth, channels, _orientation(page)
 
 
-def _only_page(tiff: TiffFile, file: BinaryIO, path: Path) -> TiffPage:
+def _only_page(tiff: TiffFile, file: BinaryIO, path: ImageSource) -> TiffPage:
     slices = find_slices(file, path)
     if slices.count > 1:
         raise _is_stack(slices, path)
@@ -115,10 +115,10 @@ def _only_page(tiff: TiffFile, file: BinaryIO, path: Path) -> TiffPage:
     return first
 
 
-def _is_stack(slices: Slices, path: Path) -> ValueError:
+def _is_stack(slices: Slices, path: ImageSource) -> ValueError:
     width, height = slices.size
     said = f"{path} is a stack of {slices.count} slices of {width}x{height} pixels"
-    if path.suffix.lower() not in (".tif", ".tiff"):
+    if path_of(path).suffix.lower() not in (".tif", ".tiff"):
         return DataError(f"{said}. Rename it so that it ends in .tif.", "several-frames")
     return DataError(
         f"{said}, where one picture is needed. Name a slice, counted from 0: '{path}[0]'; as "
@@ -151,7 +151,7 @@ class _LargeTiff(TiffImageFile):
         ImageFile.ImageFile.load_prepare(self)
 
 
-def _decode(page: TiffPage, file: BinaryIO, path: Path) -> NDArray[Any]:
+def _decode(page: TiffPage, file: BinaryIO, path: ImageSource) -> NDArray[Any]:
     if page.bitspersample not in (1, 8, 16, 32, 64) and page.colormap is None:
         # of 2, 4 or 12 bits one decoder keeps the values, another spreads them over the range
         raise _unreadable(page, path)
@@ -180,7 +180,7 @@ def _decode(page: TiffPage, file: BinaryIO, path: Path) -> NDArray[Any]:
     return np.invert(samples) if page.photometric == PHOTOMETRIC.MINISWHITE else samples
 
 
-def _unreadable(page: TiffPage, path: Path) -> ValueError:
+def _unreadable(page: TiffPage, path: ImageSource) -> ValueError:
     return DataError(
         f"{path} stores its pixels in a way that cannot be read here "
         f"({PHOTOMETRIC(page.photometric).name}, compression "

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import product
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import image_shape, image_size, match_channels, read_image
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.slices import find_slices
+from plainunet.formats.sources import ImageSource, files_of, stem_of
 from plainunet.formats.tiff import has_alpha
 
 KEPT = 192 * 2**20
@@ -138,7 +138,7 @@ class TiffWindows:
         page: The page, as tifffile has it.
     """
 
-    def __init__(self, page: TiffPage, path: Path) -> None:
+    def __init__(self, page: TiffPage, path: ImageSource) -> None:
         """Take a page of an open file.
 
         Args:
@@ -208,7 +208,7 @@ class TiffWindows:
         return inside.astype(self.dtype, copy=False)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def picture_size(path: ImageSource) -> tuple[int, int]:
     """Read a picture's size, however large it is.
 
     Args:
@@ -229,7 +229,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def open_windows(path: Path, most: int) -> Iterator[Windows]:
+def open_windows(path: ImageSource, most: int) -> Iterator[Windows]:
     """Open a picture to read parts of it.
 
     Args:
@@ -258,7 +258,7 @@ def open_windows(path: Path, most: int) -> Iterator[Windows]:
             yield parts
             return
     if whole[1] > most:
-        other = path.with_name(f"{path.stem}-tiled.tif")
+        other = files_of(path)[0].with_name(f"{stem_of(path)}-tiled.tif")
         tiled = ["-co", "TILED=YES", "-co", "COMPRESS=DEFLATE", "-co", "BIGTIFF=IF_SAFER"]
         cure = command("gdal_translate", *tiled, path, other)
         raise DataError(

@@ -21,6 +21,7 @@ from plainunet.dataset.pairs import Pair
 from plainunet.dataset.samples import Samples, pad
 from plainunet.dataset.split import SPLIT_FILE, read_split
 from plainunet.formats.images import to_unit
+from plainunet.formats.sources import files_of
 from plainunet.network.checkpoint import Card, load_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.prediction.cells import SIDE, WINDOW, place_windows, windows_each
@@ -66,7 +67,9 @@ def with_coarse(config: TrainConfig, data: Path, on_event: OnEvent) -> TrainConf
     found: dict[str, Any] = {"refine_of": str(coarse), "patch": (WINDOW, WINDOW), "factor": 1.0}
     found |= {name: value for name, value in _NETWORK.items() if name not in given}
     split = coarse.parent / SPLIT_FILE
-    if split.is_file() and all(pair.image.exists() for pair in read_split(split, data)):
+    if split.is_file() and all(
+        files_of(pair.image)[0].exists() for pair in read_split(split, data)
+    ):
         known = with_dataset(config, coarse.parent)
         found |= {name: getattr(known, name) for name in _MEANING}
         if not given & _SPLITTING:
