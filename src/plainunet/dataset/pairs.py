@@ -16,8 +16,8 @@ from plainunet.dataset.matching import Key, join_classes, match_names, split_nam
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.problems import DataError, OnProblem, as_problem, command, first_five, report
-from plainunet.formats.slices import find_slices
 from plainunet.formats.sources import ImageSource, Page, Source, path_of
+from plainunet.formats.tiff import find_slices
 
 
 @dataclass(frozen=True)

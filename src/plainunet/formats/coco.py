@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
 
-from plainunet.formats.encoded import require_bearable
-from plainunet.formats.problems import first_five
+from plainunet.formats.problems import first_five, require_bearable
 from plainunet.formats.sources import CocoImage
 
 _MOST_SHARE = 0.01
@@ -28,13 +27,7 @@ _Runs = NDArray[np.int64]
 
 
 class Labelled(NamedTuple):
-    """An object.
-
-    Attributes:
-        label: What it is called in messages.
-        class_id: Its class, 0..254.
-        outline: Its outline; coordinates [pixels] are counted from the picture's corner.
-    """
+    """An object: what messages call it, its class 0..254, and its outline [pixels]."""
 
     label: str
     class_id: int
@@ -42,20 +35,7 @@ class Labelled(NamedTuple):
 
 
 def read_outline(raw: Any, height: int, width: int) -> Outline:
-    """Take over what a COCO file has under `segmentation`.
-
-    Args:
-        raw: What JSON gives.
-        height: The picture's height [pixels].
-        width: Its width [pixels].
-
-    Returns:
-        The outline; its numbers are looked at when it is painted.
-
-    Raises:
-        ValueError: It is no outline, of another size, or a polygon lacks coordinates. The
-            message goes on from the name of the object.
-    """
+    """Take over what a COCO file has under `segmentation`; numbers are checked on painting."""
     if isinstance(raw, dict):
         if raw.get("size") != [height, width]:
             raise ValueError(
@@ -90,21 +70,7 @@ def read_outline(raw: Any, height: int, width: int) -> Outline:
 def paint_ids(
     objects: Sequence[Labelled], height: int, width: int, names: Sequence[str]
 ) -> NDArray[np.uint8]:
-    """Paint the objects of a picture.
-
-    Args:
-        objects: The objects.
-        height: The picture's height [pixels].
-        width: Its width [pixels].
-        names: The names of the classes, for the message.
-
-    Returns:
-        [H, W] uint8: the class ids, 0 where there is no object.
-
-    Raises:
-        ValueError: An outline is damaged, of another size or outside of the picture, or
-            objects of different classes overlap.
-    """
+    """Paint objects, the largest first: [H, W] uint8 class ids, 0 where there is no object."""
     found = []
     for label, class_id, outline in objects:
         try:
@@ -243,65 +209,22 @@ class _NotCocoError(ValueError):
 
 
 def is_coco(file: Path) -> bool:
-    """Tell whether a file holds COCO's lists; whether they are right is not looked at.
-
-    Args:
-        file: A file.
-
-    Returns:
-        Whether it is JSON with the lists `images`, `annotations` and `categories`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
+    """Tell whether a file is JSON with COCO's lists; whether they are right is not checked."""
     return file.suffix.lower() == ".json" and not isinstance(_open(file), _NotCocoError)
 
 
 def listed_images(file: Path) -> dict[str, CocoImage]:
-    """List the images of a COCO file.
-
-    Args:
-        file: The file.
-
-    Returns:
-        Each image's masks by its file name as listed, in the file's order.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no COCO file, cut off, or an entry is wrong.
-    """
+    """List the images of a COCO file by their file names, in the file's order."""
     return {name: CocoImage(file, number) for name, number in _content(file).ids.items()}
 
 
 def class_names(file: Path) -> tuple[str, ...]:
-    """List the classes of a COCO file.
-
-    Args:
-        file: The file.
-
-    Returns:
-        "background", then the names of the categories in the order of their ids.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: As for `listed_images`.
-    """
+    """List the classes: "background", then the categories in the order of their ids."""
     return _content(file).names
 
 
 def item_size(image: CocoImage) -> tuple[int, int]:
-    """Look up an image's size.
-
-    Args:
-        image: The image.
-
-    Returns:
-        Height and width [pixels].
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: As for `listed_images`, or there is no such image.
-    """
+    """Look up an image's height and width."""
     sizes = _content(image.file).sizes
     if image.image_id not in sizes:
         raise ValueError(
@@ -312,18 +235,7 @@ def item_size(image: CocoImage) -> tuple[int, int]:
 
 
 def read_ids(image: CocoImage) -> NDArray[np.uint8]:
-    """Paint the outlines of an image.
-
-    Args:
-        image: The image.
-
-    Returns:
-        [H, W] uint8: 0 for the background, 1..K-1 for the categories in the order of their ids.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: As for `item_size`, an outline is wrong, or classes overlap.
-    """
+    """Paint an image's outlines: [H, W] uint8, 0 background, 1..K-1 categories by their ids."""
     height, width = item_size(image)
     content = _content(image.file)
     try:

@@ -16,21 +16,14 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
-from plainunet.formats.problems import DataError, command
-from plainunet.formats.slices import cut_slice
+from plainunet.formats.problems import DataError, command, cut_off
 from plainunet.formats.sources import ImageSource, Page, Source
+from plainunet.formats.tiff import cut_slice
 from plainunet.system import is_out_of_memory
 
 
 def find_orientation(picture: Image.Image) -> int:
-    """Read how a picture is to be turned.
-
-    Args:
-        picture: The picture, open.
-
-    Returns:
-        1..8 (EXIF 2.32, tag 274); 1 where it is not known.
-    """
+    """Read EXIF orientation, 1..8; 1 where it is not known."""
     try:
         value = picture.getexif().get(0x0112, 1)
     except (OSError, SyntaxError, ValueError, TypeError, LookupError):
@@ -70,24 +63,11 @@ _MAGIC = {
     b"MM\0+": "tiff",
     b"\x93NUMPY": "npy",
 }
-# beyond this Pillow refuses to decode, and so does `require_bearable`
-MOST_PIXELS = 178_956_970
 _END_OF_JPEG = b"\xff\xd9"
 
 
 def find_kind(head: bytes, path: Source) -> str:
-    """Tell the format of a picture from its first bytes.
-
-    Args:
-        head: The first 16 bytes of the file, or more.
-        path: The file, for the message.
-
-    Returns:
-        "jpeg", "png", "gif", "bmp", "webp", "tiff" or "npy".
-
-    Raises:
-        ValueError: The file is empty, or of another kind.
-    """
+    """Tell a format from a file's first 16 bytes: "jpeg", "png", "gif", "bmp" and so on."""
     if not head:
         raise DataError(f"{path} is empty (0 bytes). Copy it again, or remove it.", "empty-file")
     for magic, kind in _MAGIC.items():
@@ -199,41 +179,6 @@ def read_encoded(path: ImageSource) -> tuple[str, bytes]:
     return kind, data
 
 
-def require_bearable(pixels: int, path: Source) -> None:
-    """Refuse a picture that is larger than its small file lets expect.
-
-    Args:
-        pixels: Height times width.
-        path: Its file, for the message.
-
-    Raises:
-        ValueError: There are more than `MOST_PIXELS`.
-    """
-    if pixels > MOST_PIXELS:
-        raise DataError(
-            f"{path} is too large to be decoded safely: {pixels} pixels, at most {MOST_PIXELS} "
-            "are read from a compressed file. Cut it into smaller pictures.",
-            "too-large",
-        )
-
-
-def cut_off(path: Source, size: int) -> ValueError:
-    """Make the error for a file that ends too early.
-
-    Args:
-        path: The file.
-        size: Its size [bytes].
-
-    Returns:
-        The error, to be raised.
-    """
-    return DataError(
-        f"{path} is cut off: the picture is not complete after {size} bytes. "
-        "Copy it again, or remove it together with its partner.",
-        "cut-off",
-    )
-
-
 def _jpeg_is_whole(data: bytes) -> bool:
     # the headers are stepped over because a thumbnail in them has an end marker of its own
     position = 2
@@ -266,14 +211,7 @@ def _png_is_sound(data: bytes) -> bool:
 
 
 def png_chunks(file: BinaryIO) -> set[bytes]:
-    """List the kinds of chunks in a PNG file, without reading their content.
-
-    Args:
-        file: The file; it is left at its beginning.
-
-    Returns:
-        The names, such as b"IDAT"; b"IEND" is among them if the file is whole.
-    """
+    """List the kinds of chunks in a PNG file; b"IEND" is among them if it is whole."""
     size = file.seek(0, 2)
     position = 8
     names: set[bytes] = set()
@@ -289,17 +227,7 @@ def png_chunks(file: BinaryIO) -> set[bytes]:
 
 @contextmanager
 def decoding(path: Source) -> Iterator[None]:
-    """Turn whatever a codec raises on damaged content into one error that names the file.
-
-    Args:
-        path: The file that is being decoded.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ValueError: Decoding failed.
-    """
+    """Turn whatever a codec raises on damaged content into one error that names the file."""
     try:
         yield
     except Image.DecompressionBombError as error:
@@ -333,19 +261,7 @@ _MOST_LEADING_CHANNELS = 32
 
 
 def read_array(file: BinaryIO, path: Source) -> NDArray[Any]:
-    """Read the array of a .npy file.
-
-    Args:
-        file: The file, open; it is read from its beginning.
-        path: Its path, for messages.
-
-    Returns:
-        [H, W, C], C >= 1: bool, integers or floats as stored, in the machine's byte order,
-        whichever order of bytes and axes the file has; contiguous.
-
-    Raises:
-        ValueError: As `array_shape`.
-    """
+    """Read a .npy file: [H, W, C], in the machine's byte order, contiguous."""
     shape, is_fortran, dtype = _header(file, path)
     array = np.frombuffer(file.read(prod(shape) * dtype.itemsize), dtype)
     array = array.reshape(shape, order="F" if is_fortran else "C")
@@ -353,18 +269,7 @@ def read_array(file: BinaryIO, path: Source) -> NDArray[Any]:
 
 
 def read_mask_array(file: BinaryIO, path: Source) -> NDArray[Any]:
-    """Read the array of a .npy file that holds a mask.
-
-    Args:
-        file: The file, open; it is read from its beginning.
-        path: Its path, for messages.
-
-    Returns:
-        [H, W], as of `read_array`.
-
-    Raises:
-        ValueError: As `array_shape`, or it has several channels.
-    """
+    """Read a .npy file that holds a mask, [H, W]."""
     array = read_array(file, path)
     if array.shape[2] != 1:
         raise DataError(
@@ -376,19 +281,7 @@ def read_mask_array(file: BinaryIO, path: Source) -> NDArray[Any]:
 
 
 def array_shape(file: BinaryIO, path: Source) -> tuple[int, int, int]:
-    """Read the shape of a .npy file from its header, and see that the file is whole.
-
-    Args:
-        file: The file, open; it is read from its beginning.
-        path: Its path, for messages.
-
-    Returns:
-        Height, width and channels.
-
-    Raises:
-        ValueError: The header is damaged, the file is cut off, it holds no numbers or no
-            pixels, it is neither [H, W] nor [H, W, C], or it seems to be [C, H, W].
-    """
+    """Read height, width and channels from a .npy header, and check that the file is whole."""
     height, width, *channels = _header(file, path)[0]
     return height, width, channels[0] if channels else 1
 

@@ -28,10 +28,9 @@ from plainunet.formats.encoded import (
     png_chunks,
     read_array,
     read_encoded,
-    require_bearable,
     turn_upright,
 )
-from plainunet.formats.problems import DataError
+from plainunet.formats.problems import DataError, require_bearable
 from plainunet.formats.sources import ImageSource
 from plainunet.formats.tiff import read_tiff, tiff_shape
 
@@ -92,13 +91,7 @@ def read_image(path: ImageSource) -> NDArray[Any]:
 
 
 def image_shape(path: ImageSource) -> tuple[int, int, int]:
-    """Read a picture's shape from the header alone.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Height, width and channels of what `read_image` would return.
+    """Read height, width and channels of what `read_image` returns, from the header alone.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -109,18 +102,7 @@ def image_shape(path: ImageSource) -> tuple[int, int, int]:
 
 
 def stored_shape(path: ImageSource) -> tuple[int, int, int, int]:
-    """Read a picture's shape as it is stored, and how it is to be turned.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Height, width, channels without alpha, and EXIF orientation, 1..8 (see `turn_upright`).
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: As `image_shape`.
-    """
+    """Read height, width and channels as stored, and EXIF orientation, 1..8; see `image_shape`."""
     with open_encoded(path) as (kind, file), decoding(path):
         if kind == "tiff":
             return tiff_shape(file, path)
@@ -133,18 +115,7 @@ def stored_shape(path: ImageSource) -> tuple[int, int, int, int]:
 
 
 def image_size(path: ImageSource) -> tuple[int, int]:
-    """Read a picture's size from the header alone.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Height and width, after EXIF orientation.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a picture, or its header is damaged.
-    """
+    """Read an image's height and width, upright, from the header alone."""
     return image_shape(path)[:2]
 
 
@@ -198,19 +169,7 @@ def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
 def open_still(
     file: BinaryIO, kind: str, path: ImageSource
 ) -> Iterator[tuple[ImageFile.ImageFile, int]]:
-    """Open a picture that Pillow reads, and refuse animations.
-
-    Args:
-        file: The file, open.
-        kind: Its format, as of `find_kind`.
-        path: Its path, for the message.
-
-    Yields:
-        The picture, not yet decoded, and its EXIF orientation, 1..8; 1 where it is not known.
-
-    Raises:
-        ValueError: It has several frames, or more than `MOST_PIXELS`.
-    """
+    """Open an image that Pillow reads, with its EXIF orientation; refuse animations."""
     has_exif = kind != "png" or b"eXIf" in png_chunks(file)
     file.seek(0)
     # Image.open would warn of large pictures, and warnings are filtered for all threads at once
@@ -267,11 +226,7 @@ def _decode_pillow(picture: Image.Image, grey: bool) -> tuple[NDArray[Any], NDAr
 
 def _decode_tiff(data: bytes, path: ImageSource) -> _Decoded:
     picture = read_tiff(BytesIO(data), path)
-    image = picture.samples
-    if picture.palette is not None:
-        # TIFF keeps palettes in 16 bits; the high byte is the 8-bit colour
-        image = (picture.palette >> 8).astype(np.uint8)[image[..., 0]]
-    return image, picture.alpha, picture.orientation
+    return picture.colors, picture.alpha, picture.orientation
 
 
 def _full(dtype: np.dtype[Any]) -> float:

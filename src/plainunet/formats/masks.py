@@ -24,23 +24,11 @@ _DARK, _BRIGHT = 32, 224
 
 
 def read_class_files(path: ClassFiles, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.uint8]:
-    """Read the class ids of a picture from one file for each class.
+    """Read class ids [H, W] uint8 from one file for each class.
 
     A class is where its file is not 0; where an 8-bit file has more than two values, its edges
-    are smoothed, and the class is where it is at least 128.
-
-    Args:
-        path: The mask; at least one of its files must exist.
-        read: Reads the stored values of a file, [H, W] uint8 or uint16.
-
-    Returns:
-        [H, W] uint8: 0 where there is no class, 1 for the first, and so on. Where one is named
-        background, that is 0, the others count from 1, and 255 is where there is no class.
-
-    Raises:
-        FileNotFoundError: None of the files exists.
-        ValueError: A file cannot be read or is no mask of one class, their sizes differ, a
-            pixel belongs to two classes, or the classes' names are no names.
+    are smoothed, and the class is where it is at least 128. 0 is where there is no class; where one
+    is named background, that is 0, the others count from 1, and 255 is where there is none.
     """
     names, files = class_file_names(path.classes), path.files
     ids: NDArray[np.uint8] | None = None
@@ -76,19 +64,7 @@ def read_class_files(path: ClassFiles, read: Callable[[Path], NDArray[Any]]) -> 
 
 
 def common_size(path: ClassFiles, size_of: Callable[[Path], tuple[int, int]]) -> tuple[int, int]:
-    """Tell the size that all files of a picture's classes have.
-
-    Args:
-        path: The mask; at least one of its files must exist.
-        size_of: Tells a file's height and width [pixels].
-
-    Returns:
-        Height and width [pixels].
-
-    Raises:
-        FileNotFoundError: None of the files exists.
-        ValueError: Two sizes differ, a file cannot be read, or the classes' names are no names.
-    """
+    """Read the height and width that all files of a mask's classes have."""
     class_file_names(path.classes)
     there = [file for file in path.files.values() if _is_there(file)]
     if not there:
@@ -101,18 +77,7 @@ def common_size(path: ClassFiles, size_of: Callable[[Path], tuple[int, int]]) ->
 
 
 def class_file_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """List the classes in the order of their ids.
-
-    Args:
-        names: The names in braces.
-
-    Returns:
-        The background and the names; where one of these is background (in large or small
-        letters), it comes first, and none is added. Empty where there are no names.
-
-    Raises:
-        ValueError: A name is empty, two are background, or there are too many.
-    """
+    """List the classes in the order of their ids: the background first, added if not named."""
     if not names:
         return ()
     grounds = [name for name in names if name.casefold() == "background"]
@@ -233,13 +198,7 @@ def _read_file(path: ImageSource) -> NDArray[Any]:
 
 
 def mask_size(path: Source) -> tuple[int, int]:
-    """Read a mask's size without its pixels, and see that its files are whole.
-
-    Args:
-        path: As for `read_mask`.
-
-    Returns:
-        Height and width, upright [pixels].
+    """Read a mask's height and width, upright, and check that its files are whole.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -258,14 +217,7 @@ def _file_size(path: ImageSource) -> tuple[int, int]:
 
 
 def stored_names(path: Source) -> tuple[str, ...]:
-    """List the names of the classes where a mask's own path or file has them.
-
-    Args:
-        path: As for `read_mask`.
-
-    Returns:
-        The names in the order of the class ids, the background's first; empty where there
-        are none.
+    """List the classes that a mask's source names, in the order of their ids, or ().
 
     Raises:
         FileNotFoundError: There is no such file.

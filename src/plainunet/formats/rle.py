@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.formats.encoded import require_bearable
+from plainunet.formats.problems import require_bearable
 from plainunet.formats.sources import RleImage
 
 # compared in small letters, without "_" and the like; the first in this order is taken
@@ -28,13 +28,7 @@ _NOTHING = ("", "-1", "nan", "none", "null")
 
 
 class Row(NamedTuple):
-    """A line of the file.
-
-    Attributes:
-        line: Its number, from 1.
-        class_name: The class, or "" where no class is told.
-        code: "start length start length ...", or "" where nothing is labelled.
-    """
+    """A line: its number from 1, its class ("" if none is told), and "start length start ..."."""
 
     line: int
     class_name: str
@@ -52,32 +46,14 @@ class _Columns(NamedTuple):
 
 @dataclass
 class Codes:
-    """The codes of a file.
-
-    Attributes:
-        rows: The lines of each picture, by its name, in the file's order.
-        classes: The names of the classes, numbers as numbers before words; empty where the
-            file has no column for them.
-    """
+    """The lines of each image by its name; the classes sorted, none without such a column."""
 
     rows: dict[str, list[Row]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
 
 
 def is_rle(file: Path) -> bool:
-    """Tell from the first lines of a file whether it lists run-length codes.
-
-    Args:
-        file: Any file.
-
-    Returns:
-        Whether it is a .csv with columns for a picture and for its code, and the codes are no
-        names of files.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be opened.
-    """
+    """Tell from a file's first lines whether it lists run-length codes."""
     if file.suffix.lower() != ".csv":
         return False
     with _open(file) as text:
@@ -96,18 +72,7 @@ def is_rle(file: Path) -> bool:
 
 
 def read_codes(file: Path) -> Codes:
-    """Read a list of run-length codes.
-
-    Args:
-        file: The list.
-
-    Returns:
-        Its codes; they are kept until the file changes, and are not to be changed.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no such list, or has a wrong line.
-    """
+    """Read a list of run-length codes; it is kept until the file changes."""
     try:
         state = file.stat()
     except OSError:
@@ -118,14 +83,7 @@ def read_codes(file: Path) -> Codes:
 
 
 def shorten(text: str) -> str:
-    """Shorten a text for a message.
-
-    Args:
-        text: Any.
-
-    Returns:
-        Its first 40 letters, and "..." if there are more.
-    """
+    """Shorten a text to 40 letters for a message."""
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
@@ -256,18 +214,7 @@ _FEW = 4
 
 
 def listed_names(file: Path) -> list[str]:
-    """List the pictures of a file.
-
-    Args:
-        file: The list of run-length codes.
-
-    Returns:
-        Each picture's name, once, in the file's order.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no such list, or has a wrong line.
-    """
+    """List the images of a list of run-length codes, once each, in the file's order."""
     return list(read_codes(file).rows)
 
 
@@ -314,19 +261,7 @@ def listed_images(
 
 
 def read_ids(image: RleImage) -> NDArray[np.uint8]:
-    """Read a picture's class ids.
-
-    Args:
-        image: The picture.
-
-    Returns:
-        [H, W] uint8: 0 where there is no run, else the number of the class, from 1.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no such list, has a wrong line or not the picture, a code does not
-            fit the picture's size, or two classes overlap.
-    """
+    """Read an image's class ids: [H, W] uint8, 0 outside of all runs, classes from 1."""
     codes, rows = _find_rows(image)
     height, width = image.height, image.width
     numbers = {name: number for number, name in enumerate(codes.classes, 1)}
@@ -352,37 +287,14 @@ def read_ids(image: RleImage) -> NDArray[np.uint8]:
 
 
 def item_size(image: RleImage) -> tuple[int, int]:
-    """Tell the size of a picture's mask, and see that its codes fit it.
-
-    Args:
-        image: The picture.
-
-    Returns:
-        Height and width [pixels].
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: As for `read_ids`, but for classes that overlap.
-    """
+    """An image's height and width; its codes are checked against them."""
     for row in _find_rows(image)[1]:
         _runs(image.file, row, image.height * image.width)
     return image.height, image.width
 
 
 def class_names(file: Path) -> tuple[str, ...]:
-    """List the classes that a file tells apart.
-
-    Args:
-        file: The list of run-length codes.
-
-    Returns:
-        "background" and the classes, sorted, numbers as numbers; empty where there is no
-        column for the class.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no such list, or has a wrong line.
-    """
+    """List the classes: "background", then the others, sorted; none without their column."""
     classes = read_codes(file).classes
     return ("background", *classes) if classes else ()
 

@@ -63,15 +63,7 @@ class CocoImage(_NoFile):
 
 @dataclass(frozen=True)
 class RleImage(_NoFile):
-    """The masks of an image in a list of run-length codes.
-
-    Attributes:
-        file: The list.
-        image: What the list calls the image.
-        height: Its height [pixels].
-        width: Its width [pixels].
-        order: How the codes count pixels: "rows" or "columns".
-    """
+    """The masks of an image in a list of run-length codes, which count by "rows" or "columns"."""
 
     file: Path
     image: str
