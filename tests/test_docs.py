@@ -1,5 +1,4 @@
-"""What the documentation says is so: the map, the links, the commands, the recipes.
-"""
+"""What the documentation says is so: the map, the links, the commands, the recipes."""
 
 import ast
 import re

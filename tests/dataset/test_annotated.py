@@ -10,8 +10,8 @@ from PIL import Image
 
 from plainunet.dataset.annotations import pair_annotated
 from plainunet.dataset.pairs import find_pairs
+from plainunet.dataset.split import name_below
 from plainunet.formats.masks import mask_size, read_mask
-from plainunet.formats.sources import find_place
 
 CountCalls = Callable[[Callable[[], object]], int]
 SIZE = (6, 8)
@@ -62,11 +62,7 @@ def picture(file: Path) -> Path:
 def listed(folder: Path, **named: Any) -> list[tuple[str, str, str, str | None]]:
     found = []
     for each in pair_annotated(folder, **named):
-        place = find_place(each.mask)
-        assert place is not None
-        name, item = place.file.relative_to(folder).as_posix(), place.item
-        image = each.image.relative_to(folder).as_posix()
-        found.append((image, f"{name}[{item}]", each.group, each.part))
+        found.append((name_below(each.image, folder), name_below(each.mask, folder), *each[2:]))
     return sorted(found)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from plainunet.dataset.annotations import find_files, listed_names, name_file
+from plainunet.formats.sources import CocoImage
 
 COCO = {
     "images": [{"id": 4, "file_name": "a.jpg", "height": 3, "width": 3}],
@@ -25,8 +26,9 @@ def test_where_files_are_looked_for(tmp_path: Path) -> None:
     write(tmp_path / "codes.csv", "ImageId,EncodedPixels\na,1 2\n")
     found = [file.relative_to(tmp_path).as_posix() for file in find_files(tmp_path, print)]
     assert found == ["all.json", "codes.csv", "annotations/b.json", "train/c.json"]
-    assert listed_names(tmp_path / "all.json") == {"a.jpg": "4"}
-    assert listed_names(tmp_path / "codes.csv") == {"a": ""}
+    file = tmp_path / "all.json"
+    assert listed_names(file) == {"a.jpg": CocoImage(file, 4)}
+    assert listed_names(tmp_path / "codes.csv") == {"a": None}
 
 
 @pytest.mark.parametrize(

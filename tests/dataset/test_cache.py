@@ -14,6 +14,7 @@ import pytest
 
 from plainunet.dataset import cache as module
 from plainunet.dataset.cache import Cache, MixedDepthsError, Sample, cache_folder, cached
+from plainunet.formats.sources import CocoImage, Page, parse_source
 
 SETTINGS: dict[str, Any] = {"count": 3, "box": (4, 6)}
 
@@ -333,19 +334,19 @@ def test_use_keeps_an_entry_young(files: list[Path]) -> None:
 def test_items_of_a_file_are_told_apart(tmp_path: Path, room: Path, name: str) -> None:
     file = tmp_path / name
     file.write_text("a")
-    for item in ("0", "1", "0"):
-        cached([Path(f"{file}[{item}]")], {"count": 1}, Loader())
+    for item in (0, 1, 0):
+        cached([CocoImage(file, item)], {"count": 1}, Loader())
     assert len(entries(room)) == 2
     file.write_text("ab")
     loader = Loader()
-    cached([Path(f"{file}[0]")], {"count": 1}, loader)
+    cached([CocoImage(file, 0)], {"count": 1}, loader)
     assert loader.asked == [0]
 
 
 def test_files_of_classes_are_told_apart(tmp_path: Path, room: Path) -> None:
     for name in ("road", "car"):
         (tmp_path / name).mkdir()
-    place = tmp_path / "{road,car}" / "7.png"
+    place = parse_source(tmp_path / "{road,car}" / "7.png")
     (tmp_path / "road" / "7.png").write_text("a")
 
     def made_again() -> bool:
@@ -359,14 +360,14 @@ def test_files_of_classes_are_told_apart(tmp_path: Path, room: Path) -> None:
     assert made_again()
     (tmp_path / "car" / "7.png").write_text("longer")
     assert made_again()
-    other = tmp_path / "{car,road}" / "7.png"  # other numbers for the same classes
+    other = parse_source(tmp_path / "{car,road}" / "7.png")  # other numbers for the same classes
     assert cached([other], {"count": 1}, Loader()) is not None
     assert len(entries(room)) == 4
 
 
 def test_missing_file_of_a_place(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no\.tif"):
-        cached([tmp_path / "no.tif[3]"], {"count": 1}, Loader())
+        cached([Page(tmp_path / "no.tif", 3)], {"count": 1}, Loader())
 
 
 def test_samples_of_other_sizes_are_refused(files: list[Path], room: Path) -> None:
@@ -422,6 +423,7 @@ def test_two_processes_at_once(files: list[Path], room: Path) -> None:
 import sys, time
 from pathlib import Path
 import numpy as np
+from plainunet.formats.sources import CocoImage, Page, parse_source
 from plainunet.dataset.cache import cached
 
 folder = Path(sys.argv[1])

@@ -6,7 +6,8 @@ import pytest
 
 from plainunet.dataset.lists import read_listed
 from plainunet.dataset.pairs import Pair
-from plainunet.dataset.split import write_split
+from plainunet.dataset.split import name_below, write_split
+from plainunet.formats.sources import parse_image, parse_source
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -19,8 +20,8 @@ def touch(root: Path, *names: str) -> Path:
 def names(folder: Path, pairs: str) -> list[tuple[str, str, str, str | None]]:
     return [
         (
-            each.image.relative_to(folder).as_posix(),
-            each.mask.relative_to(folder).as_posix(),
+            name_below(each.image, folder),
+            name_below(each.mask, folder),
             each.group,
             each.part,
         )
@@ -243,7 +244,7 @@ def test_the_split_of_a_run_is_such_a_list(tmp_path: Path, below: bool) -> None:
     place_files(data)
     parts = ["train", "val", "test"] * 2
     pairs = [
-        Pair(data / image, data / mask, f"group {image}", part)
+        Pair(parse_image(data / image), parse_source(data / mask), f"group {image}", part)
         for (image, mask), part in zip(PLACES, parts, strict=True)
     ]
     run = tmp_path / "run"

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from plainunet.dataset.classes import understand_masks
 from plainunet.dataset.coding import MaskCoding
 from plainunet.formats.masks import read_mask
-from plainunet.formats.sources import name_place
+from plainunet.formats.sources import RleImage, parse_source
 
 RANDOM = np.random.default_rng(0)
 IDS = RANDOM.integers(0, 4, (20, 30), dtype=np.uint8)
@@ -223,7 +223,7 @@ def test_masks_that_name_their_classes(tmp_path: Path) -> None:
     for name, class_id in (("background", 0), ("road", 1), ("car", 2)):
         (tmp_path / name).mkdir()
         save(tmp_path / name / "7.png", (class_id == IDS).astype(np.uint8) * 255)
-    path = tmp_path / "{background,road,car}" / "7.png"
+    path = parse_source(tmp_path / "{background,road,car}" / "7.png")
     coding, counts = understand_masks([path])
     assert coding.names == ("background", "road", "car")
     assert (coding.num_classes, coding.ignore) == (3, 255)
@@ -234,7 +234,7 @@ def test_masks_that_name_their_classes(tmp_path: Path) -> None:
 def test_a_class_of_a_list_need_not_occur(tmp_path: Path) -> None:
     file = tmp_path / "masks.csv"
     file.write_text("ImageId,ClassId,EncodedPixels\ncat,3,1 2\ncat,9,\n")
-    coding, counts = understand_masks([name_place(file, "cat 4x3 rows")])
+    coding, counts = understand_masks([RleImage(file, "cat", 4, 3, "rows")])
     assert coding.names == ("background", "3", "9")
     assert counts.tolist() == [10, 2, 0]
 
@@ -243,7 +243,7 @@ def test_masks_that_name_different_classes_are_refused(tmp_path: Path) -> None:
     for name in ("road", "car", "bus"):
         (tmp_path / name).mkdir()
         save(tmp_path / name / "7.png", (IDS == 1).astype(np.uint8))
-    paths = [tmp_path / "{road,car}" / "7.png", tmp_path / "{road,bus}" / "7.png"]
+    paths = [parse_source(tmp_path / f"{{road,{name}}}" / "7.png") for name in ("car", "bus")]
     with pytest.raises(ValueError, match=r"has the classes background, road, car, .* road, bus\."):
         understand_masks(paths)
     with pytest.raises(ValueError, match="that its values say"):

@@ -12,6 +12,7 @@ from plainunet.dataset.verify import check_pairs
 from plainunet.formats.images import read_image
 from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import DataError
+from plainunet.formats.sources import CocoImage, Page, parse_source
 
 RANDOM = np.random.default_rng(0)
 
@@ -103,9 +104,9 @@ def test_other_pairs_stay_as_they_are(tmp_path: Path) -> None:
     pairs = [
         single,
         Pair(tmp_path / "gone.jpg", tmp_path / "gone.png", "gone", None),
-        Pair(tmp_path / "x.tif[3]", tmp_path / "y.tif[3]", "x", "val"),
-        Pair(single.image, tmp_path / "coco.json[3]", "coco", None),
-        Pair(single.image, tmp_path / "masks" / "{road,car}" / "7.tif", "classes", None),
+        Pair(Page(tmp_path / "x.tif", 3), Page(tmp_path / "y.tif", 3), "x", "val"),
+        Pair(single.image, CocoImage(tmp_path / "coco.json", 3), "coco", None),
+        Pair(single.image, parse_source(tmp_path / "{road,car}" / "7.tif"), "classes", None),
     ]
     assert open_stacks(pairs) == pairs
 
@@ -135,8 +136,8 @@ def test_a_stack_and_a_picture_are_no_pair(tmp_path: Path) -> None:
     single = pair(tmp_path, "b", 1)
     Image.new("L", (30, 20)).save(tmp_path / "b.png")
     for mask in (
-        *(single.mask, tmp_path / "b.png", tmp_path / "coco.json[1]"),
-        *(tmp_path / "{road,car}.tif", Path(f"{stack.mask}[0]")),
+        *(single.mask, tmp_path / "b.png", CocoImage(tmp_path / "coco.json", 1)),
+        *(parse_source(tmp_path / "{road,car}.tif"), parse_source(f"{stack.mask}[0]")),
     ):
         with pytest.raises(ValueError, match=r"images.a\.tif is a stack of 5 slices, its partner"):
             open_stacks([Pair(stack.image, mask, "a", None)])

@@ -9,6 +9,7 @@ from PIL import Image
 
 from plainunet.config import DataConfig
 from plainunet.evaluation.evaluate import match_classes
+from plainunet.formats.sources import CocoImage
 from plainunet.network.checkpoint import Card
 from plainunet.palette import default_colors
 
@@ -80,7 +81,7 @@ def test_an_unused_category_of_a_coco_file_moves_nothing(tmp_path: Path) -> None
         ],
     }
     (tmp_path / "all.json").write_text(json.dumps(said))
-    masks = [tmp_path / "all.json[1]"]
+    masks = [CocoImage(tmp_path / "all.json", 1)]
     coding = match_classes(card("background", "road", "car"), masks, SAID)
     np.testing.assert_array_equal(coding.read(masks[0]), (IDS == 2) * 2)
 

@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def named(*names: str) -> list[str]:
-    return [path.as_posix() for path in find_inputs([Path(name) for name in names]).pictures]
+    return [str(source) for source in find_inputs([Path(name) for name in names]).pictures]
 
 
 SLICES = [f"in/stack.tif[{number}]" for number in range(3)]

@@ -13,7 +13,7 @@ from plainunet.dataset.lists import Listed, Pictures, has_pictures
 from plainunet.formats import coco, rle
 from plainunet.formats.images import IMAGE_SUFFIXES, image_size
 from plainunet.formats.problems import first_five
-from plainunet.formats.sources import name_place
+from plainunet.formats.sources import CocoImage, Source
 
 
 def name_file(folder: Path, masks: str) -> Path:
@@ -89,33 +89,33 @@ def _is_annotations(file: Path) -> bool:
     return rle.is_rle(file) if file.suffix.lower() == ".csv" else coco.is_coco(file)
 
 
-def listed_names(file: Path) -> dict[str, str]:
+def listed_names(file: Path) -> dict[str, CocoImage | None]:
     """List the pictures that an annotation file speaks of.
 
     Args:
         file: A COCO file, or a CSV list of run-length codes.
 
     Returns:
-        By each picture's name the name of its item, "" where it is not known yet.
+        By each picture's name its masks; of a list, None, since sizes belong to them.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is neither, or damaged.
     """
     if file.suffix.lower() == ".csv":
-        return dict.fromkeys(rle.listed_names(file), "")
-    return coco.listed_names(file)
+        return dict.fromkeys(rle.listed_names(file))
+    return {**coco.listed_images(file)}
 
 
 _ROBOFLOW = re.compile(r"(.+)\.rf\.[^.]+$")  # copies of one picture, each changed in its way
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Annotations:
     """An annotation file, and the pictures that it may speak of."""
 
     file: Path
-    names: Mapping[str, str]  # what is listed, and the item's name if it is known already
+    names: Mapping[str, CocoImage | None]  # what is listed, and the masks if they are known already
     pool: Pictures
 
 
@@ -159,14 +159,14 @@ def pair_annotated(
         where = folder / images if images else _pictures_folder(folder, file)
         if where not in pools:
             pools[where] = Pictures(where)
-        sources.append(_Source(file, names, pools[where]))
+        sources.append(_Annotations(file, names, pools[where]))
     joined = _join(folder, sources, note)
     _require_all_listed([source for source, _ in joined], joined, skip_unlabelled, note)
     _require_same_classes([source.file for source, _ in joined])
     listed = []
     for source, found in joined:
         note(f"The masks of the pictures in {source.pool.folder} are read from {source.file}.")
-        items = _items(source, found, rle, note)
+        masks_of = _masks(source, found, rle, note)
         places: dict[str, tuple[str, str | None]] = {}
         for name, path in found.items():
             key = os.path.dirname(path)  # noqa: PTH120 (ten times as fast)
@@ -174,7 +174,7 @@ def pair_annotated(
                 places[key] = _place(folder, source.pool.folder, path.parent, source.file)
             above, part = places[key]
             group = _group(above, path, source.file)
-            listed.append(Listed(path, name_place(source.file, items[name]), group, part))
+            listed.append(Listed(path, masks_of[name], group, part))
     return _with_parts(listed)
 
 
@@ -192,10 +192,10 @@ def _pictures_folder(folder: Path, file: Path) -> Path:
     return next((each for each in (*alike, *usual, base) if has_pictures(each)), folder)
 
 
-_Joined = list[tuple[_Source, dict[str, Path]]]
+_Joined = list[tuple[_Annotations, dict[str, Path]]]
 
 
-def _join(folder: Path, sources: list[_Source], note: Callable[[str], None]) -> _Joined:
+def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]) -> _Joined:
     joined: _Joined = []
     owner: dict[Path, tuple[Path, str]] = {}
     strangers = []
@@ -231,7 +231,7 @@ def _join(folder: Path, sources: list[_Source], note: Callable[[str], None]) -> 
     return joined
 
 
-def _missing(source: _Source, missing: list[str]) -> ValueError:
+def _missing(source: _Annotations, missing: list[str]) -> ValueError:
     if not missing:
         return ValueError(f"{source.file} lists no pictures. Export it again.")
     return ValueError(
@@ -243,7 +243,7 @@ def _missing(source: _Source, missing: list[str]) -> ValueError:
 
 
 def _require_all_listed(
-    sources: Iterable[_Source],
+    sources: Iterable[_Annotations],
     joined: _Joined,
     skip_unlabelled: bool,
     note: Callable[[str], None],
@@ -289,14 +289,14 @@ def _require_same_classes(files: list[Path]) -> None:
             )
 
 
-def _items(
-    source: _Source, found: Mapping[str, Path], order: str | None, note: Callable[[str], None]
-) -> Mapping[str, str]:
+def _masks(
+    source: _Annotations, found: Mapping[str, Path], order: str | None, note: Callable[[str], None]
+) -> dict[str, Source]:
     if source.file.suffix.lower() != ".csv":
-        return source.names
+        return {name: image for name, image in source.names.items() if image}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         sizes = dict(zip(found, pool.map(image_size, found.values()), strict=True))
-    return rle.name_items(source.file, sizes, order, note)
+    return {**rle.listed_images(source.file, sizes, order, note)}
 
 
 def _place(folder: Path, top: Path, above: Path, file: Path) -> tuple[str, str | None]:

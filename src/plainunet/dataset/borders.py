@@ -10,7 +10,6 @@ all pixels of one object share.
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from plainunet.dataset.coding import MaskCoding
+from plainunet.formats.sources import Source
 
 REACH = 5.0
 """Sum of distances, in sigmas, beyond which a border weight counts as 0.
@@ -28,7 +28,7 @@ _MOST_OBJECTS = 65535
 
 
 def find_objects(
-    mask: NDArray[Any], coding: MaskCoding, path: Path | None = None
+    mask: NDArray[Any], coding: MaskCoding, path: Source | None = None
 ) -> NDArray[np.uint16]:
     """Number the objects of a mask.
 

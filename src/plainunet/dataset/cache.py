@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from plainunet.formats.problems import DataError, as_problem
-from plainunet.formats.sources import cache_folder, stamp_files
+from plainunet.formats.sources import Source, cache_folder, stamp_files
 from plainunet.system import work_ahead
 
 _ABANDONED = 3600  # seconds without a sample written
@@ -100,7 +100,7 @@ class Cache:
 
 
 def cached(
-    files: list[Path],
+    files: Sequence[Source],
     settings: dict[str, Any],
     load: Callable[[int], Sample],
     on_progress: Callable[[int, int], None] | None = None,
@@ -109,7 +109,7 @@ def cached(
     """Open the entry of these files and settings; make it when there is none.
 
     Args:
-        files: Every file, or what `places` says that a path may name, that samples are made from.
+        files: Everything that samples are made from.
         settings: Everything else that they depend on; must go into JSON.
         load: Makes sample number i; all samples have equal sizes, unless `sizes` are given.
         on_progress: Told how many of how many samples are made.
@@ -235,17 +235,17 @@ _MOST = 1_000_000
 """Entries that are kept; the first written go first."""
 _LONGEST = 65536
 _AT_ONCE = 500
-_Paths = tuple[Path, ...]
+_Sources = tuple[Source, ...]
 
 
 def recall(
-    kind: str, things: Sequence[_Paths], find_out: Callable[..., Any]
+    kind: str, things: Sequence[_Sources], find_out: Callable[..., Any]
 ) -> Iterator[Any | DataError]:
     """Find something out about files, or remember it.
 
     Args:
         kind: What is found out, and everything besides the files that it depends on.
-        things: The files of each thing, or what `places` says that a path may name.
+        things: What each thing is read from.
         find_out: Called with the files of one thing, in several threads at a time; what it
             returns must go through JSON unchanged.
 
@@ -254,7 +254,7 @@ def recall(
     """
     with closing(_Store()) as store:
 
-        def look_up(paths: _Paths) -> tuple[str | None, Any | DataError]:
+        def look_up(paths: _Sources) -> tuple[str | None, Any | DataError]:
             try:
                 key = _key(kind, paths)
                 known = None if key is None else store.get(key)
@@ -268,7 +268,7 @@ def recall(
             yield found
 
 
-def _key(kind: str, paths: _Paths) -> str | None:
+def _key(kind: str, paths: _Sources) -> str | None:
     try:
         said = json.dumps([kind, *stamp_files(paths)])
     except OSError:

@@ -27,11 +27,12 @@ from plainunet.files import require_writable
 from plainunet.formats.colors import IGNORED, ColorCensus, Colors, colored_mask, find_meaning, pack
 from plainunet.formats.masks import stored_names
 from plainunet.formats.problems import DataError
+from plainunet.formats.sources import Source, path_of
 from plainunet.settings import DATASET_FILE, write_dataset
 
 
 def understand_masks(
-    paths: Sequence[Path],
+    paths: Sequence[Source],
     num_classes: int | None = None,
     ignore: int | None = None,
     colors: Colors = (),
@@ -74,7 +75,7 @@ def understand_masks(
 
 
 def explain_masks(
-    paths: Sequence[Path],
+    paths: Sequence[Source],
     counts: Sequence[MaskCounts],
     num_classes: int | None = None,
     ignore: int | None = None,
@@ -119,7 +120,7 @@ def explain_masks(
     return replace(coding, names=names), pixels
 
 
-def common_names(paths: Sequence[Path]) -> tuple[str, ...]:
+def common_names(paths: Sequence[Source]) -> tuple[str, ...]:
     """Name the classes as the masks' own files do.
 
     Args:
@@ -133,7 +134,7 @@ def common_names(paths: Sequence[Path]) -> tuple[str, ...]:
         FileNotFoundError: There is no such file.
         ValueError: A file cannot be read, or they name different classes.
     """
-    found: dict[tuple[str, ...], Path] = {}
+    found: dict[tuple[str, ...], Source] = {}
     for path in paths:
         found.setdefault(stored_names(path), path)
     if len(found) > 1:
@@ -158,7 +159,7 @@ def _explain_values(
     for each in counts:
         census.add(each.path, np.bincount(each.values, each.pixels).astype(np.int64), each.is_deep)
     meaning = find_values(census, num_classes, ignore, values, encoding)
-    lossy = [path for path in census.paths if path.suffix.lower() in (".jpg", ".jpeg")]
+    lossy = [path for path in census.paths if path_of(path).suffix.lower() in (".jpg", ".jpeg")]
     if lossy and meaning.kind == "ids" and len(meaning.values) > 2 and not (values or encoding):
         raise DataError(
             f"{lossy[0]} is a JPEG, which changes values, and the masks hold "
@@ -181,7 +182,7 @@ def _explain_values(
 
 
 def _explain_colors(
-    paths: Sequence[Path],
+    paths: Sequence[Source],
     colors: Colors,
     num_classes: int | None,
     ignore: int | None,

@@ -24,7 +24,7 @@ from plainunet.formats.colors import (
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.masks import THRESHOLD, read_mask
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import files_of
+from plainunet.formats.sources import Source
 from plainunet.system import work_ahead
 
 Kind = Literal["ids", "two values", "values", "instances", "threshold"]
@@ -51,12 +51,12 @@ class Census:
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
     files: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
     first: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
-    paths: list[Path] = field(default_factory=list)
+    paths: list[Source] = field(default_factory=list)
     distinct: list[int] = field(default_factory=list)
     with_both: int = 0
     up_to_one: int = 0
 
-    def add(self, path: Path, counts: NDArray[np.int64], is_deep: bool) -> None:
+    def add(self, path: Source, counts: NDArray[np.int64], is_deep: bool) -> None:
         """Count one more mask.
 
         Args:
@@ -323,7 +323,7 @@ class MaskCounts(NamedTuple):
         is_colored: Whether its channels differ, so that colours are its values.
     """
 
-    path: Path
+    path: Source
     size: tuple[int, int]
     values: NDArray[np.int64]
     pixels: NDArray[np.int64]
@@ -333,7 +333,7 @@ class MaskCounts(NamedTuple):
     is_colored: bool
 
 
-def count_masks(paths: Sequence[Path]) -> Iterator[MaskCounts | DataError]:
+def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
     """Count the values of masks.
 
     Args:
@@ -355,7 +355,7 @@ def count_masks(paths: Sequence[Path]) -> Iterator[MaskCounts | DataError]:
 
 
 def count_all_colors(
-    paths: Sequence[Path],
+    paths: Sequence[Source],
 ) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
     """Count the colours of masks.
 
@@ -376,9 +376,9 @@ def count_all_colors(
         yield np.array(colors, np.uint32), np.array(pixels, np.int64)
 
 
-def _count(path: Path) -> Any:
+def _count(path: Source) -> Any:
     kind = ""
-    if files_of(path) == [path]:
+    if isinstance(path, Path):
         with open_encoded(path) as (kind, _):
             pass
     try:
@@ -403,7 +403,7 @@ def _digest(shape: tuple[int, ...], runs: NDArray[Any], lengths: NDArray[np.int6
     return hashlib.blake2b(said, digest_size=16).hexdigest()
 
 
-def _count_colors(path: Path) -> Any:
+def _count_colors(path: Source) -> Any:
     return [part.tolist() for part in count_colors(path)]
 
 
@@ -432,7 +432,7 @@ class MaskCoding:
         """Number of classes K."""
         return len(self.values)
 
-    def read(self, path: Path) -> NDArray[np.uint8]:
+    def read(self, path: Source) -> NDArray[np.uint8]:
         """Read the class ids of a mask.
 
         Args:
@@ -447,7 +447,7 @@ class MaskCoding:
         """
         return self.encode(self.read_stored(path), path)
 
-    def read_stored(self, path: Path) -> NDArray[Any]:
+    def read_stored(self, path: Source) -> NDArray[Any]:
         """Read what `encode` turns into class ids.
 
         Args:
@@ -462,7 +462,7 @@ class MaskCoding:
         """
         return read_colors(path) if self.kind == "colors" else read_mask(path)
 
-    def encode(self, mask: NDArray[Any], path: Path | None = None) -> NDArray[np.uint8]:
+    def encode(self, mask: NDArray[Any], path: Source | None = None) -> NDArray[np.uint8]:
         """Turn stored values into class ids.
 
         Args:
@@ -524,7 +524,7 @@ def class_table(coding: MaskCoding, size: int) -> NDArray[np.int16]:
     return table
 
 
-def foreground_shares(paths: Sequence[Path], coding: MaskCoding) -> NDArray[np.float64]:
+def foreground_shares(paths: Sequence[Source], coding: MaskCoding) -> NDArray[np.float64]:
     """Measure which share of each mask is not background.
 
     Args:
@@ -540,7 +540,7 @@ def foreground_shares(paths: Sequence[Path], coding: MaskCoding) -> NDArray[np.f
         ValueError: A mask cannot be read, or holds a value that is no class's.
     """
 
-    def share(path: Path) -> float:
+    def share(path: Source) -> float:
         ids = coding.read(path)
         valid = int((ids != IGNORED).sum())
         return float((ids[ids != IGNORED] > 0).sum() / valid) if valid else float("nan")

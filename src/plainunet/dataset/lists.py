@@ -6,13 +6,22 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from unicodedata import normalize
 
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, walk
 from plainunet.dataset.matching import Key, match_names
 from plainunet.formats.images import IMAGE_SUFFIXES
-from plainunet.formats.sources import class_files, files_of, find_place
+from plainunet.formats.sources import (
+    HERE,
+    ClassFiles,
+    ImageSource,
+    Source,
+    files_of,
+    parse_classes,
+    parse_image,
+    parse_source,
+)
 
 _NEEDED = ("image", "mask")
 _SUFFIX = re.compile(r"(?<=[^/])\.[^./]*$")
@@ -25,14 +34,14 @@ class Listed(NamedTuple):
     """A picture and its mask, as listed.
 
     Attributes:
-        image: The picture's file, or a page of a file.
-        mask: The mask's file, or what else `places` says that a path may name.
+        image: Where the picture is read from.
+        mask: Where its mask is read from.
         group: Its group; its own name where none is given.
         part: "train", "val" or "test", or None where none is given.
     """
 
-    image: Path
-    mask: Path
+    image: ImageSource
+    mask: Source
     group: str
     part: str | None
 
@@ -101,7 +110,9 @@ def _by_patterns(
             )
     image_files = _once(images)
     braces = _BRACES.search(normalize("NFC", patterns[1]))
-    mask_files = _joined(folder, masks, braces[0]) if braces else _once(masks)
+    mask_files: dict[Key, Source] = {
+        **(_joined(folder, masks, braces[0]) if braces else _once(masks))
+    }
     joined = match_names(image_files, mask_files, True, skip_unlabelled)
     if len(joined) < len(image_files) and on_note is not None:
         on_note(f"{len(image_files) - len(joined)} pictures without a mask are left out.")
@@ -160,12 +171,14 @@ def _once(found: dict[Path, _Match]) -> dict[Key, Path]:
     return files
 
 
-def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, Path]:
-    masks: dict[Key, Path] = {}
+def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, ClassFiles]:
+    masks: dict[Key, ClassFiles] = {}
+    classes = tuple(braces[1:-1].split(","))
     for path, match in found.items():
-        mask = folder / braces.join(match.pieces)
+        mask = ClassFiles(str(folder / HERE.join(match.pieces)), classes)
         other = masks.setdefault(("", match.star), mask)
-        if other != mask or class_files(mask).get(match.class_name) != path:
+        is_one = other == mask == parse_classes(str(mask))
+        if not is_one or mask.files[match.class_name] != path:
             raise ValueError(
                 f"--pairs: {path} is not {other} with '{match.class_name}' for the braces. Name "
                 "the masks of a picture's classes alike but for the class, suffix and large and "
@@ -195,25 +208,23 @@ def _by_list(folder: Path, path: Path) -> list[Listed]:
         part = PARTS.get(said.lower())
         if said and part is None:
             problems.append(f"line {line}: the part '{said}' is none of train, val and test")
-        files = []
-        for column in _NEEDED:
-            file = _existing(cells[column], column, path.parent, folder)
+        image = _existing(cells["image"], parse_image, path.parent, folder)
+        mask = _existing(cells["mask"], parse_source, path.parent, folder)
+        for column, source in zip(_NEEDED, (image, mask), strict=True):
             # of a file for each class, the same may not be in two masks
-            several = file is not None and bool(class_files(file)) and not find_place(file)
-            own = files_of(file) if several and file else [file] if file else []
+            own = files_of(source) if isinstance(source, ClassFiles) else [source]
             twice = next((each for each in own if str(each) in seen), None)
-            if file is None and _NOT_UTF8.search(cells[column]):
+            if source is None and _NOT_UTF8.search(cells[column]):
                 problems.append(f"line {line}: this is not UTF-8. Save the list as 'CSV UTF-8'")
-            elif file is None:
+            elif source is None:
                 problems.append(f"line {line}: the {column} '{cells[column]}' does not exist")
             elif twice is not None:
                 problems.append(f"line {line}: {twice} stands in line {seen[str(twice)]} already")
             else:
                 seen |= dict.fromkeys(map(str, own), line)
-                files.append(file)
-        if len(files) == 2:
+        if image is not None and mask is not None:
             group = cells.get("group") or normalize("NFC", _SUFFIX.sub("", cells["image"]))
-            listed.append(Listed(files[0], files[1], group, part))
+            listed.append(Listed(image, mask, group, part))
     if {each.part is None for each in listed} == {True, False}:
         line = next(seen[str(each.image)] for each in listed if each.part is None)
         problems.append(f"line {line} has no part, while other lines have one")
@@ -241,16 +252,15 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         ) from None
 
 
-def _existing(name: str, column: str, *folders: Path) -> Path | None:
+_Parsed = TypeVar("_Parsed", bound=Source)
+
+
+def _existing(name: str, parse: Callable[[Path], _Parsed], *folders: Path) -> _Parsed | None:
     for path in (folder / name for folder in folders if name):
         try:
-            if path.is_file():
-                return path
-            place = find_place(path)
-            is_page = place is not None and place.file.suffix.lower() in (".tif", ".tiff")
-            there = files_of(path) if column == "mask" or is_page else []
-            if any(file.is_file() for file in there):
-                return path
+            source = parse(path)
+            if any(file.is_file() for file in files_of(source)):
+                return source
         except OSError:  # too long for a name, or not to be entered
             continue
     return None
@@ -325,11 +335,11 @@ def has_pictures(folder: Path) -> bool:
     return next(_pictures(folder), None) is not None
 
 
-def find_images(inputs: Sequence[Path]) -> list[Path]:
+def find_images(inputs: Sequence[ImageSource]) -> list[ImageSource]:
     """List the pictures that files and folders name.
 
     Args:
-        inputs: Files, taken as they are, and folders, searched all the way down.
+        inputs: Files and pages, taken as they are, and folders, searched all the way down.
 
     Returns:
         The pictures, each once, in the order of `inputs`; of each folder sorted by path.
@@ -338,9 +348,9 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
         FileNotFoundError: One of them does not exist.
         ValueError: A folder holds no pictures.
     """
-    found: dict[Path, None] = {}
+    found: dict[ImageSource, None] = {}
     for path in inputs:
-        if path.is_dir():
+        if isinstance(path, Path) and path.is_dir():
             below = sorted(walk(path))
             if not below:
                 raise ValueError(

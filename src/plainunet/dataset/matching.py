@@ -13,7 +13,7 @@ from plainunet.dataset.layouts import PARTS
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.masks import class_file_names
 from plainunet.formats.problems import DataError, OnProblem, command, first_five
-from plainunet.formats.sources import class_files
+from plainunet.formats.sources import HERE, ClassFiles, Source, parse_classes, path_of
 
 Key = tuple[str, str]  # folder below the root, and stem, both in NFC
 Files = Mapping[Key, Path]
@@ -208,7 +208,7 @@ class _Affixes(NamedTuple):
 
 def match_names(
     images: Files,
-    masks: Files,
+    masks: Mapping[Key, Source],
     as_they_are: bool = False,
     skip_unlabelled: bool = False,
     on_problem: OnProblem | None = None,
@@ -242,7 +242,8 @@ def match_names(
                 joined = {small_images[key]: small_masks[mask] for key, mask in small.items()}
     if skip_unlabelled and joined:
         images = {key: path for key, path in images.items() if key in joined}
-    _require_all(images, masks, affixes, joined, on_problem)
+    mask_files = {key: path_of(mask) for key, mask in masks.items()}
+    _require_all(images, mask_files, affixes, joined, on_problem)
     return {key: joined[key] for key in images if key in joined}
 
 
@@ -279,7 +280,7 @@ def _of(files: Files, keys: Iterable[Key]) -> dict[Key, Path]:
     return {key: path for key, path in files.items() if key in chosen}
 
 
-def _small(files: Files) -> dict[Key, Key]:
+def _small(files: Iterable[Key]) -> dict[Key, Key]:
     return {(where.casefold(), stem.casefold()): (where, stem) for where, stem in files}
 
 
@@ -440,11 +441,12 @@ def _require_all(
     )
 
 
-_HERE = "\0"
 _PAIRS = "--pairs 'images/*.jpg:masks/{road,car}/*.png'"
 
 
-def join_classes(images: Mapping[Key, Path], masks: Mapping[Key, Path]) -> dict[Key, Path] | None:
+def join_classes(
+    images: Mapping[Key, Path], masks: Mapping[Key, Path]
+) -> dict[Key, ClassFiles] | None:
     """Join the masks of each picture where there is one folder for each class.
 
     Such folders are known by their pictures, which have none: `masks/road/1.png` and
@@ -456,9 +458,8 @@ def join_classes(images: Mapping[Key, Path], masks: Mapping[Key, Path]) -> dict[
         masks: The masks.
 
     Returns:
-        The masks by the pictures' folders and the stem that the classes share, each a path with
-        all classes in braces, sorted, the background first; None where the folders are no
-        classes.
+        The masks by the pictures' folders and the stem that the classes share, the classes
+        sorted, the background first; None where the folders are no classes.
 
     Raises:
         ValueError: The files of a picture's classes differ in suffix or spelling, or a folder's
@@ -474,7 +475,7 @@ def join_classes(images: Mapping[Key, Path], masks: Mapping[Key, Path]) -> dict[
         # patients' folders look the same, but their masks have no name in common
         if any(len(files) > 1 for files in found.values()):
             classes = [name for name in class_file_names(tuple(sorted(names))) if name in names]
-            return _in_braces(found, f"{{{','.join(classes)}}}")
+            return _in_braces(found, tuple(classes))
     return None
 
 
@@ -486,7 +487,7 @@ class _Spot(NamedTuple):
 
 class _Joined(NamedTuple):
     mask: Path
-    template: str  # its path, with _HERE for the class
+    template: str  # its path, with HERE for the class
     class_name: str
 
 
@@ -523,28 +524,30 @@ def _by_picture(
         if folder not in above:
             parts = list(Path(folder).parts)
             # as it is spelled on the disk
-            name, parts[-1 - spot.depth] = parts[-1 - spot.depth], _HERE
+            name, parts[-1 - spot.depth] = parts[-1 - spot.depth], HERE
             above[folder] = str(Path(*parts)), name
         template, name = above[folder]
         start, end = match.span("core")
         if start:
-            own = _HERE + own[len(name) :]
+            own = HERE + own[len(name) :]
         elif end < len(stem):
             cut = own.rindex(name) if name in own else 0
-            own = own[:cut] + _HERE + own[cut + len(name) :]
+            own = own[:cut] + HERE + own[cut + len(name) :]
         found[spot.where, match["core"]].append(_Joined(path, f"{template}{os.sep}{own}", name))
     return found
 
 
-def _in_braces(found: Mapping[Key, list[_Joined]], braces: str) -> dict[Key, Path]:
-    masks: dict[Key, Path] = {}
+def _in_braces(
+    found: Mapping[Key, list[_Joined]], classes: tuple[str, ...]
+) -> dict[Key, ClassFiles]:
+    masks: dict[Key, ClassFiles] = {}
     for key, joined in found.items():
-        mask = Path(joined[0].template.replace(_HERE, braces))
-        alike = all(each.template == joined[0].template for each in joined)
-        # what braces stand for is the same for all
-        if not alike or (
-            not masks and class_files(mask).get(joined[0].class_name) != joined[0].mask
-        ):
+        mask = ClassFiles(joined[0].template, classes)
+        fits = all(each.template == mask.template for each in joined)
+        if not masks:  # what stands in braces is the same for all
+            own = mask.files.get(joined[0].class_name)
+            fits = fits and own == joined[0].mask and parse_classes(str(mask)) == mask
+        if not fits:
             raise ValueError(
                 f"{' and '.join(str(each.mask) for each in joined[:2])} cannot be joined: the "
                 "masks of a picture's classes must have one name and suffix but for the class, "

@@ -16,8 +16,8 @@ from plainunet.dataset.matching import Key, join_classes, match_names, split_nam
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.problems import DataError, OnProblem, as_problem, command, first_five, report
-from plainunet.formats.slices import find_slices
-from plainunet.formats.sources import class_files, find_place, name_place
+from plainunet.formats.sources import ImageSource, Page, Source, path_of
+from plainunet.formats.tiff import find_slices
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Pair:
     """A picture and its mask.
 
     Attributes:
-        image: The picture's file.
-        mask: The mask's file.
+        image: Where the picture is read from: its file, or a page of one.
+        mask: Where its mask is read from.
         group: What must stay on one side of a split: a car, a patient, a video.
         part: "train", "val" or "test", or None where it has not been chosen.
     """
 
-    image: Path
-    mask: Path
+    image: ImageSource
+    mask: Source
     group: str
     part: str | None
 
@@ -144,7 +144,7 @@ def _in_folders(
     on_problem: OnProblem | None,
 ) -> list[Listed]:
     images: dict[Key, Path] = {}
-    masks: dict[Key, Path] = {}
+    masks: dict[Key, Source] = {}
     for root in layout.roots:
         if root.masks is None:
             both = _by_key(root.images, root.part, "pictures", None, on_problem)
@@ -154,14 +154,14 @@ def _in_folders(
             if some_masks and on_note is not None:
                 first = next(iter(some_masks.values()))
                 on_note(f"Pictures and masks lie together; {first} is read as a mask.")
+            masks.update(some_masks)
         else:
             if not root.masks.is_dir():
                 raise _no_masks(folder, root)
             some_images = _by_key(root.images, root.part, "pictures", root.masks, on_problem)
             some_masks = _by_key(root.masks, root.part, "masks", root.images, on_problem)
-            some_masks = join_classes(some_images, some_masks) or some_masks
+            masks.update(join_classes(some_images, some_masks) or some_masks)
         images |= some_images
-        masks |= some_masks
     if not images:
         if layout.roots[0].images == folder:
             raise _no_masks(folder, layout.roots[0])
@@ -261,13 +261,14 @@ def _compile(group_by: str | None) -> re.Pattern[str] | None:
         ) from None
 
 
-def _group(pattern: re.Pattern[str] | None, own: str, path: Path) -> str:
+def _group(pattern: re.Pattern[str] | None, own: str, path: ImageSource) -> str:
     if pattern is None:
         return own
-    match = pattern.search(normalize("NFC", path.stem))
+    stem = path.stem if isinstance(path, Path) else path.file.stem
+    match = pattern.search(normalize("NFC", stem))
     if match is None:
         raise ValueError(
-            f"The group pattern {pattern.pattern!r} matches nothing in '{path.stem}' ({path}). "
+            f"The group pattern {pattern.pattern!r} matches nothing in '{stem}' ({path}). "
             "Change the pattern so that it matches every picture's name."
         )
     return match.group(1 if pattern.groups else 0) or ""
@@ -302,13 +303,14 @@ def open_stacks(
         ValueError: A stack's partner is no stack, cannot be read, or has another number of
             slices, and there is nobody to be told.
     """
-    paths = [path for pair in pairs for path in (pair.image, pair.mask) if _may_be_stack(path)]
+    sources = [source for pair in pairs for source in (pair.image, pair.mask)]
+    paths = [source for source in sources if isinstance(source, Path) and _may_be_stack(source)]
     if not paths:
         return list(pairs)
     parts = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
     with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
         found = [count for counts in pool.map(_count_all, parts) for count in counts]
-    counts = dict(zip(paths, found, strict=True))
+    counts: dict[Source, _Count] = dict(zip(paths, found, strict=True))
     opened: list[Pair] = []
     alone = _stack_alone(pairs, counts)
     for pair in pairs:
@@ -323,13 +325,9 @@ def open_stacks(
             opened.append(pair)
             continue
         groups = _blocks(pair.group, count) if pair is alone else [pair.group] * count
+        image, mask = path_of(pair.image), path_of(pair.mask)
         opened += [
-            replace(
-                pair,
-                image=name_place(pair.image, str(index)),
-                mask=name_place(pair.mask, str(index)),
-                group=group,
-            )
+            replace(pair, image=Page(image, index), mask=Page(mask, index), group=group)
             for index, group in enumerate(groups)
         ]
         if pair is alone and on_note is not None:
@@ -342,23 +340,24 @@ def open_stacks(
     return opened
 
 
-def open_slices(pictures: Sequence[Path]) -> list[Path]:
+def open_slices(pictures: Sequence[ImageSource]) -> list[ImageSource]:
     """Replace each stack by its slices.
 
     Args:
-        pictures: Pictures. Those that name slices already, other files than TIFF, and files that
-            cannot be read stay as they are.
+        pictures: Pictures. Slices, other files than TIFF, and files that cannot be read stay as
+            they are.
 
     Returns:
-        The pictures in their order, slices as `stack.tif[3]`.
+        The pictures in their order.
     """
-    opened: list[Path] = []
+    opened: list[ImageSource] = []
     for path in pictures:
-        count = _count_slices(path) if _may_be_stack(path) else 1
-        if isinstance(count, int) and count > 1:
-            opened += [name_place(path, str(number)) for number in range(count)]
-        else:
-            opened.append(path)
+        if isinstance(path, Path) and _may_be_stack(path):
+            count = _count_slices(path)
+            if isinstance(count, int) and count > 1:
+                opened += [Page(path, number) for number in range(count)]
+                continue
+        opened.append(path)
     return opened
 
 
@@ -371,8 +370,6 @@ def _count_all(paths: list[Path]) -> list[_Count]:
 
 
 def _count_slices(path: Path) -> _Count:
-    if class_files(path) and not path.exists():
-        return 1
     try:
         with open_encoded(path) as (kind, file), decoding(path):
             return find_slices(file, path).count if kind == "tiff" else 1
@@ -380,7 +377,7 @@ def _count_slices(path: Path) -> _Count:
         return error
 
 
-def _common_count(pair: Pair, counts: dict[Path, _Count]) -> int:
+def _common_count(pair: Pair, counts: dict[Source, _Count]) -> int:
     images, masks = counts.get(pair.image, 1), counts.get(pair.mask, 1)
     for own, other in ((images, masks), (masks, images)):
         # of two files that are no stacks, `check_pairs` tells what is wrong
@@ -396,10 +393,10 @@ def _common_count(pair: Pair, counts: dict[Path, _Count]) -> int:
             "Save both with one page for each slice, in the same order.",
             "several-frames",
         )
-    stack, single, count = (
-        (pair.image, pair.mask, images) if images > 1 else (pair.mask, pair.image, masks)
-    )
-    what = "a slice" if find_place(single) else "a single picture"
+    both: tuple[Source, Source] = pair.image, pair.mask
+    stack, single = both if images > 1 else both[::-1]
+    count = max(images, masks)
+    what = "a slice" if isinstance(single, Page) else "a single picture"
     raise DataError(
         f"{stack} is a stack of {count} slices, its partner {single} is {what}. Save the "
         f"partner as a TIFF stack of {count} slices, or name one slice: '{stack}[0]'.",
@@ -407,7 +404,7 @@ def _common_count(pair: Pair, counts: dict[Path, _Count]) -> int:
     )
 
 
-def _stack_alone(pairs: Sequence[Pair], counts: dict[Path, _Count]) -> Pair | None:
+def _stack_alone(pairs: Sequence[Pair], counts: dict[Source, _Count]) -> Pair | None:
     """The pair of stacks that training and validation must share, if there is but one."""
     learnt = [pair for pair in pairs if pair.part != "test"]
     if len(learnt) != 1 or learnt[0].part == "val":

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from plainunet.dataset.coding import MaskCoding
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import area_shares, fit_size, reduce_size, resize
 from plainunet.formats.images import image_shape, match_channels, read_image, to_unit
-from plainunet.formats.sources import stem_of
+from plainunet.formats.sources import parse_image, parse_source, stem_of
 
 CENTRED = 1 / 3
 """Share of the patches that are centred on a pixel of a rarer class."""
@@ -236,7 +235,7 @@ class Samples:
         Returns:
             The picture's name without suffix; others may have the same.
         """
-        return stem_of(Path(self._files[index][0]))
+        return stem_of(parse_image(self._files[index][0]))
 
     def file(self, index: int) -> str:
         """Say where a sample comes from.
@@ -255,7 +254,7 @@ class Samples:
         Args:
             on_progress: Told how many of how many samples are ready.
         """
-        files = [Path(file) for pair in self._files for file in pair]
+        files = [parse_source(file) for pair in self._files for file in pair]
         settings = self._settings()
         sizes = None
         if self.box is None:
@@ -291,7 +290,7 @@ class Samples:
         """Height and width of each sample [working pixels]."""
         if self.box is not None:
             return [self.box] * len(self)
-        return [self._reduced(image_shape(Path(image))[:2]) for image, _ in self._files]
+        return [self._reduced(image_shape(parse_image(image))[:2]) for image, _ in self._files]
 
     def _reduced(self, size: tuple[int, int]) -> tuple[int, int]:
         return fit_size(size, self.box) if self.box else reduce_size(size, self.factor)
@@ -322,7 +321,8 @@ class Samples:
         return shares
 
     def _load(self, index: int) -> Sample:
-        image_file, mask_file = map(Path, self._files[index])
+        image_text, mask_text = self._files[index]
+        image_file, mask_file = parse_image(image_text), parse_source(mask_text)
         image = read_image(image_file)
         try:
             image = match_channels(image, self.channels)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from plainunet.dataset.pairs import Pair
 from plainunet.files import write_whole
+from plainunet.formats.sources import Source, parse_image, parse_source, path_of
 
 SPLIT_FILE = "split.csv"
 """Name of such a file, in a run folder or a data folder."""
@@ -77,22 +78,24 @@ def read_split(path: Path, root: Path) -> list[Pair]:
                     f"{path}, line {rows.line_num}: expected are image, mask, group and one of "
                     f"{', '.join(_PARTS)}; found is {', '.join(row) or 'an empty line'}."
                 )
-            pairs.append(Pair(root / row[0], root / row[1], row[2], row[3]))
+            image, mask = parse_image(root / row[0]), parse_source(root / row[1])
+            pairs.append(Pair(image, mask, row[2], row[3]))
     if not pairs:
         raise ValueError(f"{path} lists no pairs. Write the split again.")
     return pairs
 
 
-def name_below(path: Path, root: Path) -> str:
-    """Name a file so that its data folder may be moved.
+def name_below(source: Source, root: Path) -> str:
+    """Name an image or a mask so that its data folder may be moved.
 
     Args:
-        path: The file.
+        source: Where it is read from.
         root: The data folder.
 
     Returns:
-        Its path below the folder; where it lies elsewhere, its absolute path.
+        Its text below the folder; where it lies elsewhere, in full.
     """
+    path = path_of(source)
     if path.is_relative_to(root):
         return path.relative_to(root).as_posix()
     return path.absolute().as_posix()

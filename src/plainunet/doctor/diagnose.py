@@ -22,7 +22,7 @@ from plainunet.doctor.fit import draw_sample, measure_fits, tell_fits
 from plainunet.doctor.images import Look, join_copies, look_at, tell_files, tell_pairs
 from plainunet.doctor.masks import Contents, tell_contents, understand_contents
 from plainunet.formats.problems import DataError, as_problem, command
-from plainunet.formats.sources import files_of
+from plainunet.formats.sources import files_of, path_of
 from plainunet.palette import default_names
 from plainunet.settings import DATASET_FILE, with_dataset
 from plainunet.system import keep_freed_memory
@@ -330,7 +330,8 @@ def _tell_unlisted(
     if config.pairs is None or not config.pairs.lower().endswith(".csv"):
         return
     listed = {file for pair in pairs for path in (pair.image, pair.mask) for file in files_of(path)}
-    masks = {pair.mask.parent for pair in pairs} - {pair.image.parent for pair in pairs}
+    masks = {path_of(pair.mask).parent for pair in pairs}
+    masks -= {path_of(pair.image).parent for pair in pairs}
     others = [
         path
         for path in walk(data, on_problem=findings.add_problem)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from plainunet.formats.problems import DataError, command
+from plainunet.formats.sources import Source, path_of
 
 Severity = Literal["error", "warning", "note"]
 
@@ -101,7 +102,7 @@ class Finding:
     code: str
     severity: Severity
     message: str
-    files: tuple[Path, ...]
+    files: tuple[Source, ...]
     cure: str
     leaves_out: bool = False
 
@@ -140,7 +141,7 @@ class Findings:
         self,
         code: str,
         message: str,
-        files: Sequence[Path] = (),
+        files: Sequence[Source] = (),
         cure: str = "",
         severity: Severity | None = None,
     ) -> None:
@@ -178,7 +179,7 @@ class Findings:
         self.add(code, str(problem), problem.files, problem.cure)
 
     @property
-    def faulty(self) -> set[Path]:
+    def faulty(self) -> set[Source]:
         """The files of all errors."""
         return {file for each in self.found if each.severity == "error" for file in each.files}
 
@@ -194,7 +195,7 @@ _TURNS = {
 }
 
 
-def replace_values(table: Mapping[int, int], masks: Sequence[Path]) -> str:
+def replace_values(table: Mapping[int, int], masks: Sequence[Source]) -> str:
     """Replace values of 8-bit masks.
 
     Args:
@@ -207,7 +208,7 @@ def replace_values(table: Mapping[int, int], masks: Sequence[Path]) -> str:
     return _for_each(f"m.point({_write_table(table)}).save(f)", masks)
 
 
-def exchange_values(low: int, high: int, masks: Sequence[Path]) -> str:
+def exchange_values(low: int, high: int, masks: Sequence[Source]) -> str:
     """Exchange the two values of binary masks of 8 bits or one.
 
     Args:
@@ -223,7 +224,7 @@ def exchange_values(low: int, high: int, masks: Sequence[Path]) -> str:
     return _for_each(f'm.point({one_bit} if m.mode == "1" else {said}).save(f)', masks)
 
 
-def turn_files(how: int, masks: Sequence[Path]) -> str:
+def turn_files(how: int, masks: Sequence[Source]) -> str:
     """Mirror or turn masks, as `turn_upright(mask, how)` does.
 
     Args:
@@ -236,7 +237,7 @@ def turn_files(how: int, masks: Sequence[Path]) -> str:
     return _for_each(f"m.transpose(Image.Transpose.{_TURNS[how]}).save(f)", masks)
 
 
-def move_files(dx: int, dy: int, masks: Sequence[Path]) -> str:
+def move_files(dx: int, dy: int, masks: Sequence[Source]) -> str:
     """Move masks; what comes in at the border is of value 0.
 
     Args:
@@ -251,7 +252,7 @@ def move_files(dx: int, dy: int, masks: Sequence[Path]) -> str:
     return _for_each(f"m.transform({how}).save(f)", masks)
 
 
-def resize_files(width: int, height: int, mask: Path) -> str:
+def resize_files(width: int, height: int, mask: Source) -> str:
     """Bring a mask to another size, without values between its values.
 
     Args:
@@ -281,7 +282,7 @@ def drop_orientation(picture: Path, kind: str) -> str:
     return _for_each(f"({how})", [picture])
 
 
-def exchange_files(one: Path, other: Path) -> str:
+def exchange_files(one: Source, other: Source) -> str:
     """Exchange two files.
 
     Args:
@@ -291,7 +292,7 @@ def exchange_files(one: Path, other: Path) -> str:
     Returns:
         The command.
     """
-    aside = one.with_name(f"{one.name}.aside")
+    aside = path_of(one).with_name(f"{one.name}.aside")
     steps = [("mv", one, aside), ("mv", other, one), ("mv", aside, other)]
     return " && ".join(command(*step) for step in steps)
 
@@ -313,7 +314,7 @@ def _write_table(table: Mapping[int, int]) -> str:
     return f"[{', '.join(runs)}]"
 
 
-def _for_each(what: str, files: Sequence[Path]) -> str:
+def _for_each(what: str, files: Sequence[Source]) -> str:
     code = (
         "import sys; from PIL import Image; "
         f"[(m.load(), {what}) for f in sys.argv[1:] for m in [Image.open(f)]]"

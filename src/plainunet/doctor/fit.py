@@ -32,7 +32,7 @@ from plainunet.doctor.masks import Contents
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import read_image, stored_shape
 from plainunet.formats.problems import DataError, command
-from plainunet.formats.sources import files_of, find_place
+from plainunet.formats.sources import ImageSource, Source, path_of
 
 # reduced to this [pixels of the long side]
 _SIDE = 256
@@ -185,9 +185,9 @@ def measure_fits(pairs: Sequence[Pair], coding: MaskCoding) -> Iterator[Fit | Da
         The fit of each in turn, or what is wrong with it.
     """
 
-    def measure(image_path: Path, mask_path: Path) -> Any:
+    def measure(image_path: ImageSource, mask_path: Source) -> Any:
         image, ids = read_image(image_path), coding.read(mask_path)
-        orientation = 1 if find_place(image_path) else stored_shape(image_path)[3]
+        orientation = stored_shape(image_path)[3] if isinstance(image_path, Path) else 1
         evidence = edge_evidence(image, ids, orientation)
         known = appearance(image, ids) if coding.num_classes == 2 else None
         return [_pack(evidence), known, measure_ceiling(ids, coding.num_classes)]
@@ -271,7 +271,10 @@ def _tell_out_of_step(pairs: Sequence[Pair], misfits: Sequence[Misfit], findings
         f"own, such as {pairs[first.index].mask} that of {pairs[first.other].image}. Are the "
         "names out of step, as when one file was left out of a numbered row?",
         [pairs[each.index].mask for each in misfits],
-        command("ls", pairs[first.index].image.parent, pairs[first.index].mask.parent),
+        command(
+            "ls",
+            *(path_of(each).parent for each in (pairs[first.index].image, pairs[first.index].mask)),
+        ),
     )
 
 
@@ -302,7 +305,11 @@ def _tell_misfit(pairs: Sequence[Pair], misfit: Misfit, findings: Findings) -> N
         )
     else:
         other = pairs[misfit.other]
-        both = misfit.kind == "swapped" and alone and mask.suffix == other.mask.suffix
+        both = (
+            misfit.kind == "swapped"
+            and alone
+            and path_of(mask).suffix == path_of(other.mask).suffix
+        )
         findings.add(
             "swapped",
             f"{mask} fits the picture {other.image} better than its own, {pair.image}"
@@ -324,4 +331,4 @@ def _say_move(dx: int, dy: int) -> str:
 
 def _is_alone(pair: Pair) -> bool:
     """Whether the mask is a file of its own."""
-    return files_of(pair.mask) == [pair.mask]
+    return isinstance(pair.mask, Path)

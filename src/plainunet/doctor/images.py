@@ -23,7 +23,7 @@ from plainunet.doctor.findings import Findings, resize_files, turn_files
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import read_image, stored_shape
 from plainunet.formats.problems import DataError, command
-from plainunet.formats.sources import files_of, stem_of
+from plainunet.formats.sources import ImageSource, Source, path_of, stem_of
 
 _SMALLEST_SIDE = 128
 _REDUCED = {
@@ -55,7 +55,7 @@ class Look(NamedTuple):
     hash: bytes
 
 
-def look_at(paths: Sequence[Path]) -> Iterator[Look | DataError]:
+def look_at(paths: Sequence[ImageSource]) -> Iterator[Look | DataError]:
     """Look at pictures.
 
     Args:
@@ -72,7 +72,7 @@ def look_at(paths: Sequence[Path]) -> Iterator[Look | DataError]:
             yield Look(kind, tuple(shape), dtype, low, high, digest, bytes.fromhex(code))
 
 
-def _look(path: Path) -> Any:
+def _look(path: ImageSource) -> Any:
     kind, data = read_encoded(path)
     if kind == "jpeg":
         shape, image, extent = _preview(path, data)
@@ -86,7 +86,7 @@ def _look(path: Path) -> Any:
 
 
 def _preview(
-    path: Path, data: bytes
+    path: ImageSource, data: bytes
 ) -> tuple[tuple[int, ...], NDArray[Any], tuple[float, float] | None]:
     height, width, channels, orientation = stored_shape(path)
     fits = [step for step in _REDUCED if min(height, width) >= step * _SMALLEST_SIDE]
@@ -163,7 +163,7 @@ def tell_pairs(
             continue
         said = str(size_problem(pair, look.shape[:2], count.size))
         height, width = look.shape[:2]
-        alone = files_of(pair.mask) == [pair.mask]
+        alone = isinstance(pair.mask, Path)
         cure = resize_files(width, height, pair.mask) if alone else ""
         if alone and count.size == (width, height):
             *_, orientation = stored_shape(pair.image)
@@ -179,7 +179,7 @@ def tell_pairs(
         findings.add_problem(problem)
 
 
-def _tell_odd_sizes(seen: Sequence[tuple[Path, Look]], findings: Findings) -> None:
+def _tell_odd_sizes(seen: Sequence[tuple[ImageSource, Look]], findings: Findings) -> None:
     """Tell of a thumbnail, or a scan, among pictures that are all of one size."""
     height, width = _usual([look.shape[:2] for _, look in seen])
     odd = [(path, look) for path, look in seen if not _is_near(look, height * width)]
@@ -199,7 +199,8 @@ def _is_near(look: Look, area: int) -> bool:
     return area / _TIMES < look.shape[0] * look.shape[1] < area * _TIMES
 
 
-def _tell_name(path: Path, kind: str, findings: Findings) -> None:
+def _tell_name(source: Source, kind: str, findings: Findings) -> None:
+    path = path_of(source)
     try:
         path.name.encode()
     except UnicodeEncodeError:
@@ -207,21 +208,21 @@ def _tell_name(path: Path, kind: str, findings: Findings) -> None:
         findings.add(
             "name-not-utf8",
             f"{command(path)}: the name is not UTF-8, which other programs may not read.",
-            [path],
+            [source],
             command("mv", path, path.with_name(ascii_name)),
         )
-    suffix = fitting_suffix(path, kind) if kind and files_of(path) == [path] else path.suffix
+    suffix = fitting_suffix(path, kind) if kind and isinstance(source, Path) else path.suffix
     if suffix != path.suffix:
         findings.add(
             "wrong-extension",
             f"{path} is {kind.upper()} by its content. It is read as that here, and by others "
             "perhaps not at all.",
-            [path],
+            [source],
             command("mv", path, path.with_suffix(suffix)),
         )
 
 
-def _tell_depths(seen: Sequence[tuple[Path, Look]], findings: Findings) -> None:
+def _tell_depths(seen: Sequence[tuple[ImageSource, Look]], findings: Findings) -> None:
     usual = _usual([look.dtype for _, look in seen])
     odd = [(path, look) for path, look in seen if look.dtype != usual]
     if len(odd) > 0 and len(odd) * _OFTEN <= len(seen):
@@ -340,7 +341,7 @@ def _tell_same_masks(
     findings: Findings,
 ) -> None:
     copies = {index for each in alike for index in (each.first, each.second)}
-    masks: dict[str, list[Path]] = defaultdict(list)
+    masks: dict[str, list[Source]] = defaultdict(list)
     for index, count in enumerate(counts):
         # empty masks are all the same, and have no digest
         if count and count.digest and index not in copies:

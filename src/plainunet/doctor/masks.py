@@ -16,7 +16,7 @@ from plainunet.doctor.findings import Findings, replace_values
 from plainunet.formats.colors import IGNORED, NEAR, match_colors, write_color
 from plainunet.formats.masks import THRESHOLD
 from plainunet.formats.problems import DataError, command
-from plainunet.formats.sources import files_of
+from plainunet.formats.sources import Source, path_of
 
 _PICTURE = 0.5  # with more of its pixels between the classes' values, it is no mask
 _SMOOTHED = 0.1  # of a smoothed mask, no more pixels are
@@ -53,7 +53,7 @@ def _share_of_greys(mask: MaskCounts) -> float:
     return float(mask.pixels[between].sum() / max(mask.pixels.sum(), 1))
 
 
-def tell_all_lossy(masks: Sequence[Path], findings: Findings) -> None:
+def tell_all_lossy(masks: Sequence[Source], findings: Findings) -> None:
     """Tell of a set of JPEG files that make no sense together.
 
     Args:
@@ -66,7 +66,7 @@ def tell_all_lossy(masks: Sequence[Path], findings: Findings) -> None:
         f"told apart; for example {masks[0]}. Draw them again, or take them from before they were "
         "saved so.",
         masks,
-        command("ls", masks[0].parent),
+        command("ls", path_of(masks[0]).parent),
         "error",
     )
 
@@ -103,7 +103,7 @@ def tell_smoothed(coding: MaskCoding, counts: Sequence[MaskCounts], findings: Fi
 
 
 def tell_stray_colors(
-    masks: Sequence[Path], strays: Sequence[tuple[int, float]], findings: Findings
+    masks: Sequence[Source], strays: Sequence[tuple[int, float]], findings: Findings
 ) -> None:
     """Tell of masks with a colour of no class; one that many masks have is meant to be none.
 
@@ -140,7 +140,7 @@ class Contents(NamedTuple):
 
     coding: MaskCoding
     pixels: NDArray[np.int64]
-    masks: list[Path]
+    masks: list[Source]
 
 
 def understand_contents(
@@ -243,7 +243,7 @@ def _set_odd_kinds_aside(
     """Set coloured masks and pictures aside, and JPEG among files that keep their values."""
     lossy = [each for each in counts if each.kind == "jpeg"]
     colored = [each for each in counts if each.is_colored]
-    odd: set[Path] = set()
+    odd: set[Source] = set()
     if 2 * len(lossy) < len(counts):
         for each in lossy:
             odd.add(each.path)
@@ -274,7 +274,7 @@ def _set_odd_kinds_aside(
     return [each for each in counts if each.path not in odd]
 
 
-def _at_fault(error: Exception, counts: Sequence[MaskCounts]) -> list[Path]:
+def _at_fault(error: Exception, counts: Sequence[MaskCounts]) -> list[Source]:
     """The masks to be set aside for an error."""
     code = getattr(error, "code", "")
     if code == "ambiguous-255":
@@ -296,7 +296,7 @@ def _at_fault(error: Exception, counts: Sequence[MaskCounts]) -> list[Path]:
 
 def _tell_faulty(
     problem: DataError,
-    faulty: Sequence[Path],
+    faulty: Sequence[Source],
     counts: Sequence[MaskCounts],
     ignore: int | None,
     findings: Findings,
@@ -317,7 +317,7 @@ def _tell_faulty(
 
 
 def _cure(
-    problem: DataError, faulty: Sequence[Path], counts: Sequence[MaskCounts], ignore: int | None
+    problem: DataError, faulty: Sequence[Source], counts: Sequence[MaskCounts], ignore: int | None
 ) -> str:
     if problem.code == "ambiguous-255" and 0 < len(faulty) < len(counts):
         rare = set(faulty)
@@ -326,10 +326,10 @@ def _cure(
     if problem.code == "stray-value" and problem.cure and ignore is not None:
         # one value at most is ignored
         stray = int(problem.cure.split()[-1])
-        in_place = all(files_of(path) == [path] for path in faulty) and max(stray, ignore) < 256
+        in_place = all(isinstance(path, Path) for path in faulty) and max(stray, ignore) < 256
         return replace_values({stray: ignore}, faulty) if in_place else ""
     if not faulty and not problem.cure:
-        return command("ls", counts[0].path.parent)
+        return command("ls", path_of(counts[0].path).parent)
     return problem.cure
 
 

@@ -27,7 +27,7 @@ from plainunet.evaluation.metrics import (
 )
 from plainunet.evaluation.statistics import LEVEL, Resampling, pair_for_json
 from plainunet.files import write_whole
-from plainunet.formats.sources import stem_of
+from plainunet.formats.sources import path_of, stem_of
 from plainunet.prediction.drawing import draw_comparison, write_rgb
 from plainunet.prediction.predictor import Predictor
 
@@ -111,7 +111,7 @@ def compare(
     dices = [mean_known(PER_CLASS["dice"](each)[:, 1:], axis=1) for each in counts]
     images = [
         {
-            "image": pair.image.as_posix(),
+            "image": path_of(pair.image).as_posix(),
             "group": pair.group,
             "first": for_json(a),
             "second": for_json(b),

@@ -17,7 +17,7 @@ from plainunet.evaluation.measure import judged, measure, put_together
 from plainunet.evaluation.present import About, choose_shown, present, show
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.problems import command
-from plainunet.formats.sources import files_of
+from plainunet.formats.sources import Source, files_of
 from plainunet.network.checkpoint import Card
 from plainunet.palette import default_names
 from plainunet.prediction.predictor import Predictor
@@ -26,7 +26,7 @@ from plainunet.settings import with_dataset
 _NOWHERE = 60000  # a value that no mask with names has
 
 
-def match_classes(card: Card, masks: Sequence[Path], said: DataConfig) -> MaskCoding:
+def match_classes(card: Card, masks: Sequence[Source], said: DataConfig) -> MaskCoding:
     """Find out how masks are read as the classes of a model.
 
     Args:
@@ -52,7 +52,7 @@ def match_classes(card: Card, masks: Sequence[Path], said: DataConfig) -> MaskCo
 
 
 def _by_name(
-    class_names: tuple[str, ...], names: tuple[str, ...], masks: Sequence[Path]
+    class_names: tuple[str, ...], names: tuple[str, ...], masks: Sequence[Source]
 ) -> MaskCoding:
     values = _order(class_names, names)
     coding = MaskCoding(values, IGNORED, "values", (), class_names)
@@ -98,7 +98,7 @@ def _reordered(coding: MaskCoding, order: tuple[int, ...]) -> MaskCoding:
     return MaskCoding(values, coding.ignore, "values", (), coding.names)
 
 
-def _as_in_training(card: Card, masks: Sequence[Path]) -> MaskCoding | None:
+def _as_in_training(card: Card, masks: Sequence[Source]) -> MaskCoding | None:
     known = card.masks
     if not known:
         return None
@@ -121,7 +121,7 @@ def _as_in_training(card: Card, masks: Sequence[Path]) -> MaskCoding | None:
     return coding
 
 
-def _as_they_are(card: Card, masks: Sequence[Path], said: DataConfig) -> MaskCoding:
+def _as_they_are(card: Card, masks: Sequence[Source], said: DataConfig) -> MaskCoding:
     count = len(card.class_names)
     ignore = card.masks.get("ignore") if said.ignore is None else said.ignore
     try:

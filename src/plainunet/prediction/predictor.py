@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from plainunet.config import CardOptions
+from plainunet.formats.sources import ImageSource
 from plainunet.formats.windows import Windows, as_windows
 from plainunet.network.checkpoint import Card, load_checkpoint
 from plainunet.network.device import choose_device, choose_precision, to_device
@@ -107,7 +108,7 @@ class Doubts:
 
 
 @contextmanager
-def naming(file: Path) -> Iterator[None]:
+def naming(file: ImageSource) -> Iterator[None]:
     """Have warnings name the file that they are about, and come once.
 
     Args:
