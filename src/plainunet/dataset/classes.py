@@ -89,19 +89,7 @@ def _without_faults(masks: Sequence[Path]) -> Iterator[MaskCounts]:
 
 
 def common_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Name the classes as the masks' own files do.
-
-    Args:
-        paths: The masks.
-
-    Returns:
-        The names in the order of the class ids, the background's first; empty where the files
-        have none.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A file cannot be read, or they name different classes.
-    """
+    """Name the classes as the masks' own files do, the background first; refuse different ones."""
     found: dict[tuple[str, ...], Path] = {}
     for path in paths:
         found.setdefault(stored_names(path), path)
@@ -373,15 +361,7 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
 
 
 def describe(coding: Coding, classes: tuple[str, ...]) -> DataConfig:
-    """Say what a data folder would say of itself.
-
-    Args:
-        coding: What mask values mean.
-        classes: Names of the classes, in their order; empty where they have none.
-
-    Returns:
-        What goes into a dataset.toml beside a `split.csv`.
-    """
+    """Say what a dataset.toml beside a `split.csv` would say of the masks and their classes."""
     if isinstance(coding, Colors):
         said: dict[str, Any] = {"colors": tuple(f"{pack(color):06x}" for color in coding.colors)}
     elif isinstance(coding, Values):
@@ -394,17 +374,8 @@ def describe(coding: Coding, classes: tuple[str, ...]) -> DataConfig:
 def write_understood(folder: Path, pairs: Sequence[Pair], said: DataConfig) -> list[Path]:
     """Write a dataset.toml and its list into a data folder.
 
-    Args:
-        folder: The data folder; files of these names that are there already are kept, with
-            .bak, .bak2, ... at the end of their names.
-        pairs: The pairs to be listed.
-        said: What the dataset.toml says.
-
-    Returns:
-        The files written.
-
-    Raises:
-        ValueError: The folder cannot be written to.
+    Files of these names that are there already are kept, with .bak, .bak2, ... behind.
+    Returns the files written.
     """
     require_writable(folder)
     files = [folder / SPLIT_FILE, folder / DATASET_FILE]

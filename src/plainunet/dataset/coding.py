@@ -268,14 +268,7 @@ class MaskCounts(NamedTuple):
 
 
 def count_masks(paths: Sequence[Path]) -> Iterator[MaskCounts | DataError]:
-    """Count the values of masks.
-
-    Args:
-        paths: The masks; several are read at a time.
-
-    Yields:
-        The counts of each in turn, or what is wrong with it.
-    """
+    """Count the values of masks, several at a time; or say what is wrong with each."""
     found = recall("mask values 3", [(path,) for path in paths], _count)
     for path, facts in zip(paths, found, strict=True):
         if isinstance(facts, DataError):
@@ -291,18 +284,7 @@ def count_masks(paths: Sequence[Path]) -> Iterator[MaskCounts | DataError]:
 def count_all_colors(
     paths: Sequence[Path],
 ) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
-    """Count the colours of masks.
-
-    Args:
-        paths: The masks; several are read at a time.
-
-    Yields:
-        Of each in turn, its colours [n] uint32, 0xRRGGBB, ascending, and the pixels of each,
-        [n] int64.
-
-    Raises:
-        ValueError: A mask is missing or cannot be read.
-    """
+    """Count the colours of masks: of each 0xRRGGBB [n], ascending, and their pixels [n]."""
     for facts in recall("mask colours 1", [(path,) for path in paths], _count_colors):
         if isinstance(facts, DataError):
             raise facts
@@ -342,20 +324,7 @@ def _count_colors(path: Path) -> Any:
 
 
 def foreground_shares(paths: Sequence[Path], coding: Coding) -> NDArray[np.float64]:
-    """Measure which share of each mask is not background.
-
-    Args:
-        paths: The masks.
-        coding: What their values or colours mean.
-
-    Returns:
-        [n] float64, pixels of class 1 and above by pixels of any class; NaN where all are
-        ignored.
-
-    Raises:
-        FileNotFoundError: A mask is missing.
-        ValueError: A mask cannot be read, or holds a value that is no class's.
-    """
+    """Measure which share of each mask, [n], is not background; NaN where all is ignored."""
 
     def share(path: Path) -> float:
         ids = coding.read(path)

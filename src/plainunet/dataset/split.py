@@ -84,15 +84,7 @@ def read_split(path: Path, root: Path) -> list[Pair]:
 
 
 def name_below(path: Path, root: Path) -> str:
-    """Name a file so that its data folder may be moved.
-
-    Args:
-        path: The file.
-        root: The data folder.
-
-    Returns:
-        Its path below the folder; where it lies elsewhere, its absolute path.
-    """
+    """Name a file so that its data folder may be moved: below it, or by its absolute path."""
     if path.is_relative_to(root):
         return path.relative_to(root).as_posix()
     return path.absolute().as_posix()
@@ -119,25 +111,21 @@ def split_pairs(
 
     Args:
         pairs: The pairs.
-        fraction: Share of the pictures that becomes validation, 0 < fraction < 1; groups
-            being whole, it is met as nearly as the drawn order allows. Not used with folds.
+        fraction: Share of the pictures that becomes validation, met as nearly as the drawn order
+            of whole groups allows. Not used with folds.
         seed: Of the draw.
-        folds: Number of folds K that all groups but those of the test part are dealt into, as
-            equal in pictures as whole groups allow: their numbers of pictures differ by at
-            most the largest group.
+        folds: Number of folds K that all groups but those of the test part are dealt into; their
+            numbers of pictures differ by at most the largest group.
         fold: The fold that becomes validation, 0..K-1; each picture is in one of them.
-        shares: The foreground's share of each picture, 0..1 in the order of `pairs`, NaN
-            where all is ignored. Given, groups are sorted by their mean share (NaN last), and
-            every n-th of them becomes validation, or of every K of them each fold gets one.
+        shares: The foreground's share of each picture, NaN where all is ignored. Given, groups are
+            sorted by their mean share, and every n-th of them becomes validation, or of every K
+            of them each fold gets one.
 
     Returns:
         The pairs in the same order, each with a part.
 
     Raises:
-        ValueError: `fraction`, `folds`, `fold` or a share is out of range, there are no pairs or
-            no training part, some pairs have a part and some not, there are fewer than two
-            groups to share out or fewer than folds, folds are asked for where a validation
-            part is given, or `shares` and `pairs` differ in number.
+        ValueError: They cannot be split so.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"The validation fraction is {fraction}; it must be between 0 and 1.")

@@ -24,7 +24,7 @@ from plainunet.formats.colors import IGNORED, NEAR, write_color
 from plainunet.formats.masks import THRESHOLD
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.sources import files_of
-from plainunet.reporter import Notes
+from plainunet.reporter import Collected
 
 _PICTURE = 0.5  # with more of its pixels between the classes' values, it is no mask
 _SMOOTHED = 0.1  # of a smoothed mask, no more pixels are
@@ -170,9 +170,9 @@ def understand_contents(
     """
     counts, total = _set_odd_kinds_aside(counts, bool(config.colors), findings), len(counts)
     for _ in range(_MOST_SET_ASIDE):
-        notes = Notes()
+        heard = Collected()
         try:
-            coding, _ = find_coding([each.path for each in counts], config, notes, counts)
+            coding, _ = find_coding([each.path for each in counts], config, heard, counts)
         except (ValueError, FileNotFoundError) as error:
             lossy = [each.path for each in counts if each.kind == "jpeg"]
             if 2 * len(lossy) > len(counts):
@@ -186,7 +186,7 @@ def understand_contents(
             if not faulty or 2 * len(counts) < total:
                 return None
             continue
-        for note in notes.texts:
+        for note in heard.notes:
             on_note(note)
         tell_smoothed(coding, counts, findings)
         return _count_classes(coding, counts, findings)

@@ -14,7 +14,7 @@ import numpy as np
 
 from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
-from plainunet.evaluation.evaluate import understand_folder
+from plainunet.evaluation.evaluate import open_folder
 from plainunet.evaluation.measure import judged
 from plainunet.evaluation.metrics import Counts, confusion_matrix, dice, mean_known, threshold_curve
 from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
@@ -69,7 +69,8 @@ def tune(
             f"{path}: may not be written, and --tune writes what it finds into the checkpoint. "
             "Make it writable (chmod u+w), or tune a copy in a copy of its run folder."
         )
-    pairs, coding, _ = understand_folder(card, path, Path(data), _PART, folder, on_note)
+    dataset, _ = open_folder(card, path, Path(data), _PART, folder, on_note)
+    pairs, coding = dataset.pairs, dataset.coding
     tried: list[dict[str, Any]] = []
 
     def look(changed: Card) -> Predictor:

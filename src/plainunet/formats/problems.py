@@ -1,11 +1,7 @@
-"""What is wrong with a file or a folder: an error with a code, and who hears of it.
-
-In: a message that names the file and the cure. Out: an exception; or, where somebody collects
-problems, a call, after which the rest of the folder is looked at.
-"""
+"""What is wrong with a file or a folder: an error with a code, the files and the cure."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -16,10 +12,16 @@ class DataError(ValueError):
         code: What kind of mistake, one of `plainunet.doctor.findings.CODES`.
         files: The files at fault.
         cure: A command that mends it, or flags of `plainunet check` that do, or "".
+        parts: Where it is many mistakes of one kind, each of them; else itself alone.
     """
 
     def __init__(
-        self, message: str, code: str = "unclear", files: Sequence[Path] = (), cure: str = ""
+        self,
+        message: str,
+        code: str = "unclear",
+        files: Sequence[Path] = (),
+        cure: str = "",
+        parts: "Sequence[DataError]" = (),
     ) -> None:
         """Describe the mistake.
 
@@ -28,33 +30,17 @@ class DataError(ValueError):
             code: What kind of mistake.
             files: The files at fault.
             cure: A command that mends it, or flags ("--ignore 7"), if there are any.
+            parts: Each mistake, where it is many.
         """
-        super().__init__(message, code, files, cure)
+        super().__init__(message, code, files, cure, parts)
         self.code = code
         self.files = tuple(files)
         self.cure = cure
+        self.parts = tuple(parts) or (self,)
 
     def __str__(self) -> str:
         """The message."""
         return str(self.args[0])
-
-
-OnProblem = Callable[[DataError], None]
-
-
-def report(problem: DataError, on_problem: OnProblem | None) -> None:
-    """Raise a problem, or hand it to whoever collects them.
-
-    Args:
-        problem: The problem.
-        on_problem: Who collects them, if anybody.
-
-    Raises:
-        DataError: Nobody does.
-    """
-    if on_problem is None:
-        raise problem
-    on_problem(problem)
 
 
 def as_problem(error: Exception, *files: Path) -> DataError:
