@@ -30,11 +30,7 @@ class FolderConfig(BaseModel):
     """Leave out pictures that have no mask, which are an error otherwise."""
 
     def folder_arguments(self) -> dict[str, Any]:
-        """List where pictures and masks are.
-
-        Returns:
-            Keyword arguments of `plainunet.dataset.pairs.find_pairs`.
-        """
+        """List where pictures and masks are, by the names of these fields."""
         return self.model_dump(include=set(FolderConfig.model_fields))
 
 

@@ -52,11 +52,11 @@ def tell_lonely(
     leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
     mask_of, picture_of = stems
     moves: dict[Path, str] = {}
-    no_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of)
-    no_picture = _Lonely("picture", "remove it", picture_of)
+    no_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of, picture_of)
+    no_picture = _Lonely("picture", "remove it", picture_of, mask_of)
     each = [
-        *_each(alone, images, lonely, masks, no_mask, picture_of, named, moves),
-        *_each(lonely, masks, alone, images, no_picture, mask_of, named, moves),
+        *_each(alone, images, lonely, masks, no_mask, named, moves),
+        *_each(lonely, masks, alone, images, no_picture, named, moves),
     ]
     reporter.problem(
         DataError(
@@ -72,6 +72,7 @@ class _Lonely(NamedTuple):
     what: str  # what is missing
     advice: str
     partner_of: Callable[[Key], str]  # the stem that it would have
+    owner_of: Callable[[Key], str]  # the stem that a partner's own would have
 
 
 def _each(
@@ -80,13 +81,12 @@ def _each(
     others: Sequence[Key],
     partners: Files,
     missing: _Lonely,
-    partner_of: Callable[[Key], str],
     named: object,
     moves: dict[Path, str],
 ) -> Iterator[DataError]:
     beside = _beside(partners) if keys else {}
     # compared without what all masks' names share, which would make them all alike
-    named_so = {(key[0], partner_of(key)): key for key in others}
+    named_so = {(key[0], missing.owner_of(key)): key for key in others}
     order = sorted(named_so)
     for number, key in enumerate(keys):
         wanted, path = missing.partner_of(key), files[key]

@@ -127,17 +127,9 @@ def split_pairs(
     Raises:
         ValueError: They cannot be split so.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"The validation fraction is {fraction}; it must be between 0 and 1.")
-    if not pairs:
-        raise ValueError("There are no pairs to split. Give at least two.")
+    _check_pairs(pairs, fraction)
     _check_folds(folds, fold)
     given = {pair.part for pair in pairs}
-    if None in given and len(given) > 1:
-        example = next(pair.image for pair in pairs if pair.part is None)
-        raise ValueError(f"{example} has no part, while other pictures have one. Give it one.")
-    if None not in given and "train" not in given:
-        raise ValueError("No picture is in the training part. Move some into train/.")
     if "val" in given:
         if folds is not None:
             example = next(pair.image for pair in pairs if pair.part == "val")
@@ -169,6 +161,19 @@ def split_pairs(
     ]
     _mention_shared_groups(whole)
     return whole
+
+
+def _check_pairs(pairs: Sequence[Pair], fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise ValueError(f"The validation fraction is {fraction}; it must be between 0 and 1.")
+    if not pairs:
+        raise ValueError("There are no pairs to split. Give at least two.")
+    given = {pair.part for pair in pairs}
+    if None in given and len(given) > 1:
+        example = next(pair.image for pair in pairs if pair.part is None)
+        raise ValueError(f"{example} has no part, while other pictures have one. Give it one.")
+    if None not in given and "train" not in given:
+        raise ValueError("No picture is in the training part. Move some into train/.")
 
 
 def _check_folds(folds: int | None, fold: int | None) -> None:

@@ -154,16 +154,7 @@ def choose_part(
 ) -> tuple[list[Pair], str]:
     """Take a part of a folder: after the run's split, or after its own sub-folders.
 
-    Args:
-        pairs: All its pairs.
-        data: The folder.
-        checkpoint: The model's file; the run's split lies beside it.
-        card: The model's description.
-        split: "train", "val", "test" or "all"; left out, what `evaluate` says.
-        reporter: Told what has changed in the folder since the run.
-
-    Returns:
-        The pairs, and the name of the part.
+    Returns the pairs and the name of the part.
 
     Raises:
         FileNotFoundError: The run's split is missing.
