@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from plainunet import UNet
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Instances
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.samples import Samples, TrainingSet, make_batch
 from plainunet.network.losses import cross_entropy_dice
@@ -104,7 +104,7 @@ def measure(arguments: argparse.Namespace, objects: int) -> dict[str, list[float
     with tempfile.TemporaryDirectory() as name:
         os.environ["PLAINUNET_CACHE"] = f"{name}/cache"
         pairs = draw_pairs(Path(name), pictures, objects, side)
-        coding = MaskCoding((0, 1), None, "instances")
+        coding = Instances()
         samples = {
             wanted: Samples(pairs, coding, (side, side), objects=wanted) for wanted in (False, True)
         }

@@ -36,7 +36,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Values
 from plainunet.dataset.loader import EpochBatches, make_loader
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.samples import Draw, Samples, TrainingSet
@@ -138,7 +138,7 @@ def measure(pairs: list[Pair], arguments: argparse.Namespace, size: tuple[int, i
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as folder:
             os.environ["PLAINUNET_CACHE"] = folder
-            samples = Samples(pairs, MaskCoding((0, 1), None, "two values"), size)
+            samples = Samples(pairs, Values((0, 1)), size)
             began = time.perf_counter()
             samples.fill_cache()
             filling = time.perf_counter() - began

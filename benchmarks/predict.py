@@ -37,7 +37,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding, coding_from_json
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import resize
 from plainunet.dataset.split import SPLIT_FILE, read_split
@@ -93,7 +93,7 @@ def monai(network: UNet, card: Card, images: Sequence[Path], out: Path) -> None:
             Image.fromarray(mask).save(out / f"{path.stem}.png")
 
 
-def dice(pairs: Sequence[Pair], coding: MaskCoding, out: Path) -> float:
+def dice(pairs: Sequence[Pair], coding: Coding, out: Path) -> float:
     """Mean over pictures of the Dice of class 1."""
     scores = []
     for pair in pairs:
@@ -118,7 +118,7 @@ def take_turns(
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Predict the pictures in each way: seconds a picture of each round, and Dice."""
     said = card.masks
-    coding = MaskCoding(tuple(said["values"]), said["ignore"], said["kind"])
+    coding = coding_from_json(said)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     scores = {}
     for number in range(rounds + 1):  # the first one warms up

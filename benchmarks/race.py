@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from plainunet import UNet
 from plainunet.config import TrainConfig
-from plainunet.dataset.classes import understand_masks
+from plainunet.dataset.classes import find_coding
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.resize import fit_size, resize
 from plainunet.dataset.split import SPLIT_FILE, split_pairs, write_split
@@ -98,7 +98,7 @@ class Race:
         """Say what is judged, how often, and when the race is over."""
         self._name, self._pairs = name, evenly(held_out, arguments.judged)
         self._every, self._limit = arguments.every, arguments.limit
-        self._coding, _ = understand_masks([pair.mask for pair in held_out])
+        self._coding, _ = find_coding([pair.mask for pair in held_out])
         self.filling = 0.0
         """Seconds in which pictures were read into a cache."""
         self._points: list[tuple[float, float]] = []

@@ -44,7 +44,7 @@ from race import CONTESTANTS, SEED, VALIDATION, choose_pairs, contend, peers, sp
 
 from plainunet import UNet
 from plainunet.config import TrainConfig
-from plainunet.dataset.classes import understand_masks
+from plainunet.dataset.classes import find_coding
 from plainunet.dataset.loader import EpochBatches, make_loader
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.samples import Samples, TrainingSet, make_batch
@@ -83,7 +83,7 @@ def make_bare(pairs: list[Pair], config: TrainConfig, steps: int) -> Callable[[]
     assert config.size is not None
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
-    coding, _ = understand_masks([pair.mask for pair in pairs])
+    coding, _ = find_coding([pair.mask for pair in pairs])
     samples = Samples(pairs, coding, config.size)
     samples.fill_cache()
     batches = EpochBatches(len(pairs), config.batch_size, config.seed)

@@ -30,11 +30,7 @@ class FolderConfig(BaseModel):
     """Leave out pictures that have no mask, which are an error otherwise."""
 
     def folder_arguments(self) -> dict[str, Any]:
-        """List where pictures and masks are.
-
-        Returns:
-            Keyword arguments of `plainunet.dataset.pairs.find_pairs`.
-        """
+        """List where pictures and masks are, by the names of these fields."""
         return self.model_dump(include=set(FolderConfig.model_fields))
 
 
@@ -91,16 +87,6 @@ class DataConfig(FolderConfig):
         if len(set(colors)) != len(colors):
             raise ValueError("each class needs a colour of its own")
         return colors
-
-    def mask_arguments(self) -> dict[str, Any]:
-        """List what is known of the masks.
-
-        Returns:
-            Keyword arguments of `plainunet.dataset.classes.understand_masks`.
-        """
-        known = {"num_classes": len(self.classes) or None, "ignore": self.ignore}
-        read = {"colors": self.legend, "values": self.values, "encoding": self.encoding}
-        return {**known, **read}
 
     @property
     def legend(self) -> tuple[tuple[int, int, int], ...]:

@@ -66,5 +66,22 @@ class Reporter:
         """Take the scores of the best checkpoint at native resolution: the end of a run."""
 
 
+class Collected(Reporter):
+    """Keeps notes and problems, for later."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.notes: list[str] = []
+        self.problems: list[ValueError] = []
+
+    def note(self, text: str) -> None:
+        """Keep a note."""
+        self.notes.append(text)
+
+    def problem(self, error: ValueError) -> None:
+        """Keep a problem; of many of one kind, each."""
+        self.problems += getattr(error, "parts", (error,))
+
+
 silent = Reporter()
 """Says nothing."""

@@ -12,10 +12,10 @@ from plainunet.dataset.borders import (
     part_touching,
     resize_labels,
 )
-from plainunet.dataset.coding import MaskCoding, read_mask
+from plainunet.dataset.coding import Instances, Values, read_mask
 
-INSTANCES = MaskCoding((0, 1), None, "instances")
-BINARY = MaskCoding((0, 255), None, "two values")
+INSTANCES = Instances()
+BINARY = Values((0, 255))
 Labels = NDArray[np.uint16]
 
 
@@ -175,7 +175,7 @@ def test_objects_of_two_classes_are_not_parted() -> None:
 
 def test_objects_of_an_instance_mask() -> None:
     mask = np.array([[0, 9, 9, 0], [500, 0, 0, 65535], [500, 0, 7, 9]], np.uint16)
-    labels = find_objects(mask, MaskCoding((0, 1), 7, "instances"))
+    labels = find_objects(mask, Instances(7))
     assert labels.dtype == np.uint16
     # by their values, also in two parts; 7 is ignored
     assert labels.tolist() == [[0, 1, 1, 0], [2, 0, 0, 3], [2, 0, 0, 1]]
@@ -187,7 +187,7 @@ def test_objects_of_a_class_are_its_connected_parts() -> None:
     mask[6, 0:2] = 20
     mask[3:5, 4:6] = 30  # touches the first, but is of another class
     mask[7, 7:] = 99
-    labels = find_objects(mask, MaskCoding((10, 20, 30, 0), 99, "ids"))
+    labels = find_objects(mask, Values((10, 20, 30, 0), 99))
     assert labels[1, 1] == labels[3, 3] != labels[6, 0]
     assert set(labels[mask == 30]) == {3}
     assert (labels[mask == 99] == 0).all()

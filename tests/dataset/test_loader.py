@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from plainunet.dataset import cache
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Values
 from plainunet.dataset.loader import EpochBatches, iterate, make_loader
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.samples import Samples, TrainingSet
 
-BINARY = MaskCoding((0, 255), None, "two values")
+BINARY = Values((0, 255))
 Batches = list[tuple[Tensor, ...]]
 
 
@@ -153,10 +153,10 @@ import cv2
 import numpy as np
 from plainunet.dataset.samples import Samples, TrainingSet
 from plainunet.dataset.loader import EpochBatches, iterate, make_loader
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Values
 from plainunet.dataset.pairs import find_pairs
 
-samples = Samples(find_pairs(Path(sys.argv[1])), MaskCoding((0, 255), None, "two values"), (24, 32))
+samples = Samples(find_pairs(Path(sys.argv[1])), Values((0, 255)), (24, 32))
 big = np.zeros((2000, 2000, 3), np.uint8)
 for _ in range(12):
     cv2.setNumThreads(8)

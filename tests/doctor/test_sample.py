@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plainunet.dataset.classes import understand_masks
+from plainunet.dataset.classes import find_coding
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.resize import measure_ceiling
 from plainunet.doctor.alignment import edge_evidence
@@ -23,7 +23,7 @@ def test_a_sample_is_drawn_by_its_seed() -> None:
 
 def test_evidence_comes_back_as_it_was(scenes: Path) -> None:
     pairs = find_pairs(scenes)
-    coding, _ = understand_masks([pair.mask for pair in pairs])
+    coding, _ = find_coding([pair.mask for pair in pairs])
     for _ in range(2):  # measured, then remembered
         for pair, fit in zip(pairs, measure_fits(pairs, coding), strict=True):
             assert isinstance(fit, Fit)

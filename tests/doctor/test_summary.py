@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from plainunet.config import DataConfig
-from plainunet.dataset.coding import MaskCoding, MaskCounts
+from plainunet.dataset.coding import MaskCounts, Values
 from plainunet.dataset.pairs import Pair
 from plainunet.doctor.diagnose import summarise
 from plainunet.doctor.images import Look
@@ -23,7 +23,7 @@ COUNTS = [
 
 def contents(pixels: list[int]) -> Contents:
     rows = np.array([pixels] * 4)
-    coding = MaskCoding((0, 1, 2), 255, "ids")
+    coding = Values((0, 1, 2), 255)
     return Contents(coding, rows, [pair.mask for pair in PAIRS])
 
 

@@ -9,7 +9,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Instances, Values
 from plainunet.dataset.pairs import find_pairs
 from plainunet.evaluation.measure import THRESHOLDS, Seen, judged, measure
 from plainunet.evaluation.metrics import (
@@ -24,7 +24,7 @@ from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
 
-CODING = MaskCoding((0, 1, 2), 255, "ids")
+CODING = Values((0, 1, 2), 255)
 
 
 def make_predictor(classes: int = 3) -> Predictor:
@@ -104,7 +104,7 @@ def test_cells_are_judged_at_each_threshold(tmp_path: Path, kept: list[Seen]) ->
     Image.fromarray(random.integers(0, 256, (48, 64, 3), np.uint8)).save(tmp_path / "images/a.png")
     Image.fromarray(mask).save(tmp_path / "masks/a.png")
     predictor, pairs = make_predictor(2), find_pairs(tmp_path, at_least=1)
-    coding = MaskCoding((0, 1), None, "ids")
+    coding = Values((0, 1))
     (each,) = measure(predictor, pairs, coding, objects=True)
     assert each.objects is not None
     (objects,) = each.objects
@@ -130,7 +130,7 @@ def test_numbered_objects_are_those_of_the_mask(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(tmp_path / "images/a.png")
     Image.fromarray(mask).save(tmp_path / "masks/a.png")
     pairs = find_pairs(tmp_path, at_least=1)
-    coding = MaskCoding((0, 1), None, "instances")
+    coding = Instances()
     (each,) = measure(make_predictor(2), pairs, coding, objects=True)
     assert each.objects is not None
     assert each.objects[0].found.true == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Values
 from plainunet.dataset.pairs import find_pairs
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.evaluation.measure import Seen
@@ -88,7 +88,7 @@ def test_the_page_says_what_was_judged(draw: Callable[[Path], Path], tmp_path: P
     network = UNet(3, 3, 4, 2).eval()
     predictor = Predictor(network, Card(names, default_colors(3), None, masks=masks), device="cpu")
     about = About("elsewhere/best.safetensors", "data", "plainunet evaluate", "fine.safetensors")
-    coding = MaskCoding((0, 1, 2), 255, "ids")
+    coding = Values((0, 1, 2), 255)
     present(page, result, [], predictor, find_pairs(data), coding, about)
     text = page.read_text(encoding="utf-8")
     assert "pictures at their own size" in text

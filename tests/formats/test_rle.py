@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from plainunet.dataset.classes import understand_masks
+from plainunet.config import DataConfig
+from plainunet.dataset.classes import find_coding
 from plainunet.formats.masks import mask_size, read_mask, stored_names
 from plainunet.formats.rle import (
     class_names,
@@ -252,7 +253,7 @@ def test_classes_are_numbered_in_order(tmp_path: Path) -> None:
     assert read(file, "a 2x3 rows").tolist() == [[2, 2, 1], [1, 0, 0]]
     path = image(file, "a 2x3 rows")
     assert stored_names(path) == class_names(file)
-    coding, pixels = understand_masks([path], num_classes=4)
+    coding, pixels = find_coding([path], DataConfig(classes=tuple("abcd")))
     assert coding.read(path).tolist() == [[2, 2, 1], [1, 0, 0]]
     assert pixels.tolist() == [2, 2, 2, 0]
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from plainunet.config import Growth, TrainConfig
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Values
 from plainunet.dataset.pairs import find_pairs
 from plainunet.dataset.samples import Samples
 from plainunet.network.checkpoint import Card
@@ -112,7 +112,7 @@ Fit = Callable[..., Rows]
 def parts(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Samples]:
     """Nine pictures to train (with a batch of 4: three batches of 3) and four to validate."""
     pairs = find_pairs(draw(tmp_path_factory.mktemp("fit") / "data", 13))
-    coding = MaskCoding((0, 255), None, "two values")
+    coding = Values((0, 255))
     return {
         "train": Samples(pairs[:9], coding, (32, 40)),
         "val": Samples(pairs[9:], coding, (32, 40)),

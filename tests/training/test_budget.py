@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plainunet.config import TrainConfig
-from plainunet.dataset.classes import understand_masks
+from plainunet.dataset.classes import find_coding
 from plainunet.dataset.pairs import find_pairs
 from plainunet.dataset.split import split_pairs
 from plainunet.network.unet import UNet
@@ -41,7 +41,7 @@ def test_a_pixel_is_timed_by_steps() -> None:
 @pytest.mark.usefixtures("ticks")
 def test_the_end_is_foreseen(small_data: Path) -> None:
     pairs = find_pairs(small_data)
-    coding, _ = understand_masks([pair.mask for pair in pairs])
+    coding, _ = find_coding([pair.mask for pair in pairs])
     predictor = Predictor(UNet(base_channels=2, depth=2), device="cpu")
     one = measure_end(predictor, pairs, coding, 0)
     more = measure_end(predictor, pairs * 50, coding, 0)
@@ -54,7 +54,7 @@ def fit(
     folder: Path, given: dict[str, object], taken: dict[str, str] | None = None
 ) -> tuple[TrainConfig, list[str]]:
     pairs = split_pairs(find_pairs(folder))
-    coding, _ = understand_masks([pair.mask for pair in pairs])
+    coding, _ = find_coding([pair.mask for pair in pairs])
     config = TrainConfig(**{"budget": 300.0, "classes": ("a", "b"), **given})
     shares = {"a": 0.7, "b": 0.3}
     sizes = [(48, 64)] * len(pairs)
@@ -86,7 +86,7 @@ def test_a_time_that_was_not_given_is_not_wasted(small_data: Path) -> None:
     """Few small pictures need no quarter of an hour."""
     assert fit(small_data, {"budget": 5000.0})[0].budget == 5000
     pairs = split_pairs(find_pairs(small_data))
-    coding, _ = understand_masks([pair.mask for pair in pairs])
+    coding, _ = find_coding([pair.mask for pair in pairs])
     config = TrainConfig(classes=("a", "b")).model_copy(update={"budget": 5000.0})
     sizes, shares = [(48, 64)] * len(pairs), {"a": 0.7, "b": 0.3}
     fitted, lines = fit_budget(config, set(), pairs, sizes, coding, shares, 1.0)
@@ -98,7 +98,7 @@ def test_a_time_that_was_not_given_is_not_wasted(small_data: Path) -> None:
 @pytest.mark.usefixtures("usual_machine")
 def test_too_short_a_budget_is_refused(small_data: Path) -> None:
     pairs = split_pairs(find_pairs(small_data))
-    coding, _ = understand_masks([pair.mask for pair in pairs])
+    coding, _ = find_coding([pair.mask for pair in pairs])
     config = TrainConfig(budget=2.0, classes=("a", "b"))
     with pytest.raises(ValueError, match="--budget 2 s is too short"):
         fit_budget(config, set(), pairs, [(48, 64)] * 8, coding, {"a": 1.0, "b": 0.0}, 1.9)
@@ -125,7 +125,7 @@ def test_a_budget_that_is_spent_before_the_first_step_is_refused(
     monkeypatch.setattr(budget, "measure_end", lambda *_: 30.0)
     monkeypatch.setattr(budget.time, "monotonic", lambda: 1000.0)
     pairs = find_pairs(small_data)
-    coding, _ = understand_masks([pair.mask for pair in pairs])
+    coding, _ = find_coding([pair.mask for pair in pairs])
     predictor = Predictor(UNet(base_channels=2, depth=2), device="cpu")
     assert find_end(600, 990, predictor, pairs, coding, 16) == 990 + 600 - 30
     with pytest.raises(ValueError, match="--budget 600 s is too short: it took 560 s to begin"):

@@ -5,14 +5,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from plainunet.dataset.classes import understand_masks
-from plainunet.dataset.coding import MaskCoding
+from plainunet.config import DataConfig
+from plainunet.dataset.classes import find_coding
+from plainunet.dataset.coding import Values
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.split import split_pairs
 from plainunet.formats.images import image_shape
 from plainunet.training.plan import Fingerprint, take_fingerprint
 
-CODING = MaskCoding((0, 1, 2), None, "ids")
+CODING = Values((0, 1, 2))
 
 
 def take(folder: Path, masks: list[NDArray[np.uint8]], part: str = "train") -> Fingerprint:
@@ -121,7 +122,7 @@ def test_a_mask_that_cannot_be_read(tmp_path: Path) -> None:
 )
 def test_real_data(data_root: Path, name: str, ignore: int | None, upright: bool) -> None:
     pairs = find_pairs(data_root / name)
-    coding, _ = understand_masks([pair.mask for pair in pairs], ignore=ignore)
+    coding, _ = find_coding([pair.mask for pair in pairs], DataConfig(ignore=ignore))
     pairs = split_pairs(pairs)
     sizes = [image_shape(pair.image)[:2] for pair in pairs]
     seen = take_fingerprint(pairs, sizes, coding, {})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Values
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.evaluation.metrics import PROTOCOL
@@ -19,7 +19,7 @@ from plainunet.training.run import BEST_FILE
 from plainunet.training.state import Stop, StoppedError
 from plainunet.training.validate import SAVED_IMAGES, judge_best
 
-CODING = MaskCoding((0, 255), None, "two values")
+CODING = Values((0, 255))
 
 
 def judge(finished: Any, out: Path, pairs: list[Pair]) -> tuple[dict[str, Any], list[Event]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Values
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.samples import Samples
 from plainunet.training.validate import Pictures
@@ -17,7 +17,7 @@ COLORS = ((0, 0, 0), (255, 255, 255))
 def samples(count: int) -> Samples:
     """Samples of files that nobody reads."""
     pairs = [Pair(Path(f"p{n}.jpg"), Path(f"p{n}.png"), str(n), "val") for n in range(count)]
-    return Samples(pairs, MaskCoding((0, 1), None, "ids"), (8, 12))
+    return Samples(pairs, Values((0, 1)), (8, 12))
 
 
 def judge(folder: Path, count: int, class_id: int) -> list[str]:

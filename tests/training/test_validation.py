@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Values
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.samples import Samples
 from plainunet.network.checkpoint import Card
@@ -58,7 +58,7 @@ def wide(tmp_path: Path) -> list[Pair]:
 def test_validation_counts_at_the_working_size_without_padding_and_void(
     wide: list[Pair], size: tuple[int, int], share: int, target_scale: int
 ) -> None:
-    coding = MaskCoding((0, 1), 200, "ids")
+    coding = Values((0, 1), 200)
     samples = Samples(wide, coding, (32, 32), 3, target_scale)
     unet = network().train()
     done: list[int] = []
@@ -79,7 +79,7 @@ def test_validation_counts_at_the_working_size_without_padding_and_void(
 
 
 def test_validation_gives_the_same_scores_twice_and_moves_nothing(wide: list[Pair]) -> None:
-    samples = Samples(wide, MaskCoding((0, 1), 200, "ids"), (16, 32))
+    samples = Samples(wide, Values((0, 1), 200), (16, 32))
     unet = network()
     before = copy.deepcopy(unet.state_dict())
     card = Card(("background", "thing"), ((0, 0, 0), (255, 255, 255)), (16, 32))
@@ -91,7 +91,7 @@ def test_validation_gives_the_same_scores_twice_and_moves_nothing(wide: list[Pai
 
 @pytest.mark.parametrize("size", [(16, 32), (8, 16)])
 def test_validation_shows_what_it_judged(wide: list[Pair], size: tuple[int, int]) -> None:
-    samples = Samples(wide, MaskCoding((0, 1), 200, "ids"), (16, 32))
+    samples = Samples(wide, Values((0, 1), 200), (16, 32))
     seen: list[tuple[Any, ...]] = []
 
     class Seen(Pictures):
@@ -118,7 +118,7 @@ def test_what_was_counted_before_is_not_counted_again(
 ) -> None:
     """Pictures that are to be shown are predicted all the same."""
     pairs = wide * 4
-    samples = Samples(pairs, MaskCoding((0, 1), 200, "ids"), (16, 32))
+    samples = Samples(pairs, Values((0, 1), 200), (16, 32))
     predictor = at_size(always_one(network()), (16, 32))
     whole = validate(predictor, samples, (16, 32), lambda _: None)
 
@@ -156,13 +156,13 @@ def test_what_was_counted_before_is_not_counted_again(
 
 
 def test_whether_there_was_anything_to_find(wide: list[Pair]) -> None:
-    samples = Samples(wide, MaskCoding((0, 1), 200, "ids"), (16, 32))
+    samples = Samples(wide, Values((0, 1), 200), (16, 32))
     scores = validate(always_one(network()), samples, (16, 32), lambda done: None)
     assert has_foreground(scores, 2)
     empty = np.zeros((16, 32), np.uint8)
     for pair in wide:
         Image.fromarray(empty).save(pair.mask)
-    samples = Samples(wide, MaskCoding((0, 1), 200, "ids"), (16, 32))
+    samples = Samples(wide, Values((0, 1), 200), (16, 32))
     scores = validate(always_one(network()), samples, (16, 32), lambda done: None)
     assert scores["per_image"]["dice"]["mean_foreground"] == 0
     assert not has_foreground(scores, 2)

@@ -8,27 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
+from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_found
 from plainunet.dataset.lists import Listed, Pictures, has_pictures
 from plainunet.formats import coco, rle
 from plainunet.formats.images import IMAGE_SUFFIXES, image_size
 from plainunet.formats.problems import first_five
 from plainunet.formats.sources import CocoImage, Source
+from plainunet.reporter import Reporter
 
 
 def name_file(folder: Path, masks: str) -> Path:
-    """Find an annotation file that is named.
-
-    Args:
-        folder: The data set.
-        masks: Its path, from there or from here.
-
-    Returns:
-        The file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
+    """Find an annotation file by its path from the data set or from here."""
     path = folder / masks
     path = path if path.exists() else Path(masks)
     if not path.is_file():
@@ -41,12 +32,7 @@ def name_file(folder: Path, masks: str) -> Path:
 def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
     """Look for annotation files in a data set, its `annotations/` and its parts.
 
-    Args:
-        folder: The data set.
-        note: Called with a sentence on files that are left aside, and why.
-
-    Yields:
-        The files.
+    Notes say which files are left aside, and why.
     """
     below = sorted(each for each in folder.iterdir() if each.is_dir())
     places = [each for each in below if each.name.lower() == "annotations" or find_part(each.name)]
@@ -119,39 +105,18 @@ class _Annotations:
     pool: Pictures
 
 
-def pair_annotated(
-    folder: Path,
-    images: str | None = None,
-    masks: str | None = None,
-    rle: str | None = None,
-    skip_unlabelled: bool = False,
-    on_note: Callable[[str], None] | None = None,
-) -> list[Listed]:
-    """Find the pictures and masks of which annotation files speak.
+def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> list[Listed]:
+    """Find the pictures and masks of which annotation files speak; none where there is no file.
 
-    Args:
-        folder: The data set.
-        images: The pictures' folder below it; without it, looked for.
-        masks: The annotation file, below the folder or anywhere; without it, files are looked
-            for in the folder, in its annotations/ and in the folders of its parts.
-        rle: How run-length codes of a CSV list count, "rows" or "columns"; left out, found.
-        skip_unlabelled: Whether pictures that are not listed are left out.
-        on_note: Called with a sentence on which file was taken, and which was left aside.
-
-    Returns:
-        The pictures with their masks; none where there is no annotation file.
-
-    Raises:
-        FileNotFoundError: A file or folder that is named does not exist.
-        ValueError: A file is wrong, a listed picture does not exist, a picture is not listed
-            or listed twice, or the files differ in their classes.
+    The file is `config.masks`, below the folder or anywhere; without it, files are looked for in
+    the folder, in its annotations/ and in the folders of its parts.
     """
-    note = on_note or (lambda text: None)
+    images, note = config.images, reporter.note
     if images is not None and not (folder / images).is_dir():
         raise FileNotFoundError(
             f"--images {images}: there is no folder {folder / images}. {folders_found(folder)}"
         )
-    files = [name_file(folder, masks)] if masks else list(find_files(folder, note))
+    files = [name_file(folder, config.masks)] if config.masks else list(find_files(folder, note))
     pools: dict[Path, Pictures] = {}
     sources = []
     for file in files:
@@ -161,12 +126,12 @@ def pair_annotated(
             pools[where] = Pictures(where)
         sources.append(_Annotations(file, names, pools[where]))
     joined = _join(folder, sources, note)
-    _require_all_listed([source for source, _ in joined], joined, skip_unlabelled, note)
+    _require_all_listed([source for source, _ in joined], joined, config.skip_unlabelled, note)
     _require_same_classes([source.file for source, _ in joined])
     listed = []
     for source, found in joined:
         note(f"The masks of the pictures in {source.pool.folder} are read from {source.file}.")
-        masks_of = _masks(source, found, rle, note)
+        masks_of = _masks(source, found, config.rle, note)
         places: dict[str, tuple[str, str | None]] = {}
         for name, path in found.items():
             key = os.path.dirname(path)  # noqa: PTH120 (ten times as fast)

@@ -18,12 +18,7 @@ class Elastic(BaseDistortion):  # type: ignore[misc]
     """
 
     def __init__(self, deviation: float, mask_interpolation: int) -> None:
-        """Make it.
-
-        Args:
-            deviation: Standard deviation of both parts of each displacement [pixels].
-            mask_interpolation: OpenCV's number of how masks are read between pixels.
-        """
+        """Take the standard deviation of each displacement [pixels], and how masks are read."""
         super().__init__(
             interpolation=cv2.INTER_LINEAR,
             mask_interpolation=mask_interpolation,
@@ -36,15 +31,7 @@ class Elastic(BaseDistortion):  # type: ignore[misc]
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, NDArray[np.float32]]:
-        """Draw a deformation.
-
-        Args:
-            params: What Albumentations knows: "shape" begins with height and width [pixels].
-            data: The sample; not looked at.
-
-        Returns:
-            "map_x" and "map_y", [H, W] float32: where each pixel is read from [pixels].
-        """
+        """Draw a deformation: where each pixel is read from, [H, W] float32 [pixels]."""
         height, width = params["shape"][:2]
         nodes = self.random_generator.normal(0, self.deviation, (2, 3, 3))
         across, down = (displacements(part, (height, width)) for part in nodes)
@@ -55,15 +42,7 @@ class Elastic(BaseDistortion):  # type: ignore[misc]
 
 
 def displacements(nodes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Interpolate between 3 x 3 nodes, bicubically.
-
-    Args:
-        nodes: [3, 3] float64; the corners, the middles of the sides, and the centre.
-        size: Height and width [pixels].
-
-    Returns:
-        [*size] float32; at the nodes what was given there.
-    """
+    """Interpolate bicubically between [3, 3] nodes: corners, middles of sides, centre."""
     return (_cubic(size[0]) @ nodes @ _cubic(size[1]).T).astype(np.float32)
 
 
@@ -168,15 +147,7 @@ class Augment:
         return _compose(*self._settings, cv2.INTER_NEAREST)
 
     def move(self, labels: NDArray[np.uint16], state: tuple[int, ...]) -> NDArray[np.uint16]:
-        """Move the numbers of objects as `__call__` moves the shares of the same sample.
-
-        Args:
-            labels: [H, W, 1] uint16.
-            state: As given to `__call__`.
-
-        Returns:
-            [H, W, 1] uint16; only numbers that were there.
-        """
+        """Move the numbers of objects, [H, W, 1] uint16, as `__call__` moves the shares."""
         self._compose_labels.set_random_seed(_seed(state))
         # no transform draws by what it sees, so a blank image leads to the same moves
         blank = np.zeros((*labels.shape[:2], 1), np.uint8)

@@ -47,11 +47,7 @@ class Cache:
     """An entry, opened when a process first reads from it (so that it can be pickled)."""
 
     def __init__(self, folder: Path) -> None:
-        """Name the entry.
-
-        Args:
-            folder: The entry's folder.
-        """
+        """Name the entry's folder."""
         self.folder = folder
 
     def __len__(self) -> int:
@@ -59,17 +55,7 @@ class Cache:
         return len(self._ends if self._ends is not None else self.arrays[0])
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one sample.
-
-        Args:
-            index: Its number.
-
-        Returns:
-            Its arrays, read-only.
-
-        Raises:
-            FileNotFoundError: The entry is gone: another process needed its room.
-        """
+        """Read one sample's arrays; FileNotFoundError if another process needed the room."""
         arrays, ends = self.arrays, self._ends
         if ends is None:
             return tuple(array[index] for array in arrays)
@@ -108,15 +94,9 @@ def cached(
 ) -> Cache | None:
     """Open the entry of these files and settings; make it when there is none.
 
-    Args:
-        files: Everything that samples are made from.
-        settings: Everything else that they depend on; must go into JSON.
-        load: Makes sample number i; all samples have equal sizes, unless `sizes` are given.
-        on_progress: Told how many of how many samples are made.
-        sizes: Height and width of each sample [pixels], where they differ.
-
-    Returns:
-        The entry, or None where one would not fit in `LIMIT` or on the disk.
+    The samples depend on `files` and on `settings`, which must go into JSON. `load` makes sample
+    number i; all have equal sizes, unless `sizes` (height and width of each) are given. None is
+    returned where an entry would not fit in `LIMIT` or on the disk.
 
     Raises:
         FileNotFoundError: One of the files is missing.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 from unicodedata import normalize
 
+from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, walk
 from plainunet.dataset.matching import Key, match_names
 from plainunet.formats.images import IMAGE_SUFFIXES
@@ -22,6 +23,7 @@ from plainunet.formats.sources import (
     parse_image,
     parse_source,
 )
+from plainunet.reporter import Reporter
 
 _NEEDED = ("image", "mask")
 _SUFFIX = re.compile(r"(?<=[^/])\.[^./]*$")
@@ -46,30 +48,17 @@ class Listed(NamedTuple):
     part: str | None
 
 
-def read_listed(
-    folder: Path,
-    pairs: str,
-    skip_unlabelled: bool = False,
-    on_note: Callable[[str], None] | None = None,
-) -> list[Listed]:
-    """Find the pictures and masks that `--pairs` speaks of.
-
-    Args:
-        folder: The data set.
-        pairs: Two patterns below it, or the path of a list, which may start from `folder`.
-        skip_unlabelled: Whether pictures that match without a mask are left out.
-        on_note: Called with a sentence on how many were.
-
-    Returns:
-        The pictures with their masks.
+def read_listed(folder: Path, config: FolderConfig, reporter: Reporter) -> list[Listed]:
+    """Find the pictures and masks that `--pairs` speaks of: two patterns, or a list.
 
     Raises:
         FileNotFoundError: There is no such list.
         ValueError: A pattern is none, matches nothing, or leaves a file without partner; or
             the list has a wrong line.
     """
+    pairs = str(config.pairs)
     if "*" in pairs:
-        return _by_patterns(folder, pairs, skip_unlabelled, on_note)
+        return _by_patterns(folder, pairs, config.skip_unlabelled, reporter)
     path = Path(pairs)
     path = path if path.exists() else folder / pairs
     if not path.is_file():
@@ -81,7 +70,7 @@ def read_listed(
 
 
 def _by_patterns(
-    folder: Path, pairs: str, skip_unlabelled: bool, on_note: Callable[[str], None] | None
+    folder: Path, pairs: str, skip_unlabelled: bool, reporter: Reporter
 ) -> list[Listed]:
     patterns = pairs.split(":")
     if len(patterns) != 2 or any(pattern.count("*") != 1 for pattern in patterns):
@@ -114,8 +103,8 @@ def _by_patterns(
         **(_joined(folder, masks, braces[0]) if braces else _once(masks))
     }
     joined = match_names(image_files, mask_files, True, skip_unlabelled)
-    if len(joined) < len(image_files) and on_note is not None:
-        on_note(f"{len(image_files) - len(joined)} pictures without a mask are left out.")
+    if len(joined) < len(image_files):
+        reporter.note(f"{len(image_files) - len(joined)} pictures without a mask are left out.")
     return [
         Listed(image_files[key], mask_files[mask], key[1], None) for key, mask in joined.items()
     ]
@@ -270,24 +259,10 @@ _MASKS = ("masks", "mask")
 
 
 class Pictures:
-    """The pictures below a folder.
-
-    Masks that lie in masks/ beside images/ are none of them.
-
-    Attributes:
-        folder: The folder.
-        paths: Its pictures, folder by folder, each folder's sorted by name.
-    """
+    """The pictures below a folder; masks that lie in masks/ beside images/ are none of them."""
 
     def __init__(self, folder: Path) -> None:
-        """List the pictures.
-
-        Args:
-            folder: The folder, searched all the way down.
-
-        Raises:
-            ValueError: A link leads back, or a folder is named like a picture.
-        """
+        """List the pictures, folder by folder, each folder's sorted by name."""
         self.folder = folder
         self.paths = list(_pictures(folder))
         start = 0 if folder == Path() else len(folder.as_posix().rstrip("/")) + 1
@@ -299,14 +274,9 @@ class Pictures:
                 table[key] = None if key in table else path
 
     def find(self, name: str, *bases: Path) -> Path | None:
-        """Find a picture by its path, else by its name, else by its stem.
+        """Find a picture by its path, else by its name, else by its stem, if exactly one fits.
 
-        Args:
-            name: What a list calls it.
-            bases: Folders from which the list's paths may start, besides `folder` itself.
-
-        Returns:
-            The picture, or None where none fits, or several do.
+        A list's paths may start from `bases`, besides the folder itself.
         """
         listed = normalize("NFC", name.replace("\\", "/"))
         keys = _keys(listed.removeprefix("./"))
@@ -321,17 +291,7 @@ class Pictures:
 
 
 def has_pictures(folder: Path) -> bool:
-    """Tell whether there are pictures below a folder.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        Whether there is one, all the way down.
-
-    Raises:
-        ValueError: A link leads back, or a folder is named like a picture.
-    """
+    """Whether there are pictures below a folder."""
     return next(_pictures(folder), None) is not None
 
 

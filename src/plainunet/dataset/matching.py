@@ -12,8 +12,9 @@ from typing import NamedTuple
 from plainunet.dataset.layouts import PARTS
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.masks import class_file_names
-from plainunet.formats.problems import DataError, OnProblem, command, first_five
+from plainunet.formats.problems import DataError, command, first_five
 from plainunet.formats.sources import HERE, ClassFiles, Source, parse_classes, path_of
+from plainunet.reporter import Reporter, silent
 
 Key = tuple[str, str]  # folder below the root, and stem, both in NFC
 Files = Mapping[Key, Path]
@@ -33,66 +34,59 @@ def tell_lonely(
     masks: Files,
     named: object,
     stems: tuple[Callable[[Key], str], Callable[[Key], str]],
-    on_problem: OnProblem | None,
+    reporter: Reporter,
 ) -> None:
-    """Tell of files without a partner.
+    """Report the pictures without a mask (`alone`) and the masks without a picture (`lonely`).
 
-    Args:
-        alone: The pictures without a mask.
-        images: All pictures.
-        lonely: The masks without a picture.
-        masks: All masks.
-        named: How masks are named after their pictures.
-        stems: What the stem of a picture's mask would be, and of a mask's picture.
-        on_problem: Told of each, if anybody is.
-
-    Raises:
-        DataError: There are such files, and nobody to be told.
+    `stems` are what the stem of a picture's mask would be, and of a mask's picture.
     """
-    if on_problem is None:
-        problems = []
-        if alone:
-            listed = _with_nearest(alone, images, lonely or list(masks), masks)
-            problems.append(f"{len(alone)} pictures have no mask ({named}): {listed}")
-        if lonely:
-            listed = _with_nearest(lonely, masks, alone or list(images), images)
-            problems.append(f"{len(lonely)} masks have no picture: {listed}")
-        if problems:
-            leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
-            raise DataError(
-                f"{'; '.join(problems)}. {_CURE}.{leave}",
-                "no-mask" if alone else "no-picture",
-                [*(images[key] for key in alone), *(masks[key] for key in lonely)],
-            )
+    if not alone and not lonely:
         return
+    problems = []
+    if alone:
+        listed = _with_nearest(alone, images, lonely or list(masks), masks)
+        problems.append(f"{len(alone)} pictures have no mask ({named}): {listed}")
+    if lonely:
+        listed = _with_nearest(lonely, masks, alone or list(images), images)
+        problems.append(f"{len(lonely)} masks have no picture: {listed}")
+    leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
     mask_of, picture_of = stems
     moves: dict[Path, str] = {}
-    missing_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of)
-    _tell_each(alone, images, lonely, masks, missing_mask, picture_of, named, moves, on_problem)
-    missing_picture = _Lonely("picture", "remove it", picture_of)
-    _tell_each(lonely, masks, alone, images, missing_picture, mask_of, named, moves, on_problem)
+    no_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of, picture_of)
+    no_picture = _Lonely("picture", "remove it", picture_of, mask_of)
+    each = [
+        *_each(alone, images, lonely, masks, no_mask, named, moves),
+        *_each(lonely, masks, alone, images, no_picture, named, moves),
+    ]
+    reporter.problem(
+        DataError(
+            f"{'; '.join(problems)}. {_CURE}.{leave}",
+            "no-mask" if alone else "no-picture",
+            [*(images[key] for key in alone), *(masks[key] for key in lonely)],
+            parts=each,
+        )
+    )
 
 
 class _Lonely(NamedTuple):
     what: str  # what is missing
     advice: str
     partner_of: Callable[[Key], str]  # the stem that it would have
+    owner_of: Callable[[Key], str]  # the stem that a partner's own would have
 
 
-def _tell_each(
+def _each(
     keys: Sequence[Key],
     files: Files,
     others: Sequence[Key],
     partners: Files,
     missing: _Lonely,
-    partner_of: Callable[[Key], str],
     named: object,
     moves: dict[Path, str],
-    on_problem: OnProblem,
-) -> None:
+) -> Iterator[DataError]:
     beside = _beside(partners) if keys else {}
     # compared without what all masks' names share, which would make them all alike
-    named_so = {(key[0], partner_of(key)): key for key in others}
+    named_so = {(key[0], missing.owner_of(key)): key for key in others}
     order = sorted(named_so)
     for number, key in enumerate(keys):
         wanted, path = missing.partner_of(key), files[key]
@@ -109,7 +103,7 @@ def _tell_each(
                 cure = moves.get(path) or command("mv", candidate, new)
                 moves[candidate] = cure
         message += f". Add the partner, or {missing.advice}."
-        on_problem(DataError(message, f"no-{missing.what}", [path], cure))
+        yield DataError(message, f"no-{missing.what}", [path], cure)
 
 
 def _with_nearest(keys: Sequence[Key], files: Files, others: Sequence[Key], partners: Files) -> str:
@@ -150,15 +144,7 @@ def _beside(partners: Files) -> dict[Key, Path]:
 
 
 def fitting_suffix(path: Path, kind: str) -> str:
-    """Name the suffix that a file's content asks for.
-
-    Args:
-        path: The file.
-        kind: Its format, as of `find_kind`.
-
-    Returns:
-        The suffix that it has, where that fits.
-    """
+    """Name the suffix that a file's format (`find_kind`) asks for: its own, where that fits."""
     usual = _SUFFIXES.get(kind, (f".{kind}",))
     return path.suffix if path.suffix.lower() in usual else usual[0]
 
@@ -211,22 +197,11 @@ def match_names(
     masks: Mapping[Key, Source],
     as_they_are: bool = False,
     skip_unlabelled: bool = False,
-    on_problem: OnProblem | None = None,
+    reporter: Reporter = silent,
 ) -> dict[Key, Key]:
-    """Join each picture with its mask.
+    """Join each picture with its mask: their keys, in the pictures' order.
 
-    Args:
-        images: The pictures.
-        masks: The masks.
-        as_they_are: Whether only equal stems are partners.
-        skip_unlabelled: Whether pictures without a mask are left out.
-        on_problem: Told of each file without a partner, which is left out then.
-
-    Returns:
-        The masks' keys by the pictures' keys, in the pictures' order.
-
-    Raises:
-        DataError: A picture has no mask, or a mask no picture, and there is nobody to be told.
+    `as_they_are`: only equal stems are partners. Files without a partner are a problem.
     """
     affixes = _Affixes()
     if as_they_are:
@@ -243,19 +218,12 @@ def match_names(
     if skip_unlabelled and joined:
         images = {key: path for key, path in images.items() if key in joined}
     mask_files = {key: path_of(mask) for key, mask in masks.items()}
-    _require_all(images, mask_files, affixes, joined, on_problem)
+    _require_all(images, mask_files, affixes, joined, reporter)
     return {key: joined[key] for key in images if key in joined}
 
 
 def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
-    """Tell pictures and masks apart that lie in one folder.
-
-    Args:
-        files: The files.
-
-    Returns:
-        The pictures and the masks; no masks if the names of most files have no partner.
-    """
+    """Tell pictures and masks in one folder apart; no masks if most have no partner."""
     best: tuple[int, set[Key]] = (0, set())
     for affixes in _one_sided(files, files, lambda start, end: _Affixes("", "", start, end)):
         longer = {key for key in files if _cut(key, affixes[2:]) in files}
@@ -418,7 +386,7 @@ def _require_all(
     masks: Files,
     affixes: _Affixes,
     joined: Mapping[Key, Key],
-    on_problem: OnProblem | None,
+    reporter: Reporter,
 ) -> None:
     partners = set(joined.values())
     named = "named like the picture" if affixes == _Affixes() else affixes
@@ -437,7 +405,7 @@ def _require_all(
             lambda key: stem_of(key, affixes[:2], affixes[2:]),
             lambda key: stem_of(key, affixes[2:], affixes[:2]),
         ),
-        on_problem,
+        reporter,
     )
 
 
@@ -451,19 +419,8 @@ def join_classes(
 
     Such folders are known by their pictures, which have none: `masks/road/1.png` and
     `masks/car/1.png` for `images/1.jpg`, `masks/train/road/1.png` or `masks/road/train/1.png`
-    for `images/train/1.jpg`. The masks' names may hold the class (`road/1_road.png`).
-
-    Args:
-        images: The pictures, by folder and stem.
-        masks: The masks.
-
-    Returns:
-        The masks by the pictures' folders and the stem that the classes share, the classes
-        sorted, the background first; None where the folders are no classes.
-
-    Raises:
-        ValueError: The files of a picture's classes differ in suffix or spelling, or a folder's
-            name cannot stand in braces.
+    for `images/train/1.jpg`. The masks' names may hold the class (`road/1_road.png`). Returns paths
+    with all classes in braces, the background first; None where the folders are no classes.
     """
     spots = _find_spots({where for where, _ in images}, {where for where, _ in masks})
     names = {spot.class_name for spot in spots.values()}

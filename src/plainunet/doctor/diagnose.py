@@ -14,7 +14,7 @@ from plainunet.config import DataConfig
 from plainunet.dataset.classes import describe, write_understood
 from plainunet.dataset.coding import MaskCounts, count_masks
 from plainunet.dataset.layouts import walk
-from plainunet.dataset.pairs import Pair, find_pairs, open_stacks
+from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.resize import SIZES
 from plainunet.dataset.split import SPLIT_FILE
 from plainunet.doctor.findings import CODES, Finding, Findings, Severity
@@ -24,6 +24,7 @@ from plainunet.doctor.masks import Contents, tell_contents, understand_contents
 from plainunet.formats.problems import DataError, as_problem, command
 from plainunet.formats.sources import files_of, path_of
 from plainunet.palette import default_names
+from plainunet.reporter import Reporter
 from plainunet.settings import DATASET_FILE, with_dataset
 from plainunet.system import keep_freed_memory
 
@@ -92,7 +93,7 @@ def summarise(
             "why": "as it was said" if config.values or config.encoding else _WHY[coding.kind],
             "values": list(coding.values),
             "ignore": coding.ignore,
-            "colors": [f"{r:02x}{g:02x}{b:02x}" for r, g, b in coding.colors],
+            "colors": list(describe(coding, ()).colors),
         },
         "commonest": {"class": names[common], "dice": dice, "accuracy": float(shares[common])},
     }
@@ -277,17 +278,24 @@ def _as_flags(config: DataConfig) -> list[str]:
     return flags
 
 
+class _Noted(Reporter):
+    """Makes findings of problems, and keeps notes."""
+
+    def __init__(self, findings: Findings, notes: list[str]) -> None:
+        self._findings, self._notes = findings, notes
+
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+
+    def problem(self, error: ValueError) -> None:
+        for each in as_problem(error).parts:
+            self._findings.add_problem(each)
+
+
 def _find(data: Path, config: DataConfig, findings: Findings, notes: list[str]) -> list[Pair]:
+    reporter = _Noted(findings, notes)
     try:
-        pairs = find_pairs(
-            data,
-            config.group_by,
-            at_least=0,
-            **config.folder_arguments(),
-            on_note=notes.append,
-            on_problem=findings.add_problem,
-        )
-        pairs = open_stacks(pairs, notes.append, findings.add_problem)
+        pairs = find_pairs(data, config, reporter, at_least=0)
     except (ValueError, FileNotFoundError) as error:
         problem = as_problem(error, data)
         code = "no-data" if isinstance(error, FileNotFoundError) else problem.code
@@ -298,7 +306,7 @@ def _find(data: Path, config: DataConfig, findings: Findings, notes: list[str]) 
             look = command("mv", said, said.with_name(f"{said.name}.old"))
         findings.add(code, str(problem), problem.files, problem.cure or look, "error")
         return []
-    _tell_unlisted(data, config, pairs, findings)
+    _tell_unlisted(data, config, pairs, findings, reporter)
     if config.pairs is None and (data / SPLIT_FILE).is_file():
         notes.append(
             f"{data / SPLIT_FILE} is not used. To use it, say --pairs {SPLIT_FILE}; it names the "
@@ -325,7 +333,11 @@ def _find(data: Path, config: DataConfig, findings: Findings, notes: list[str]) 
 
 
 def _tell_unlisted(
-    data: Path, config: DataConfig, pairs: Sequence[Pair], findings: Findings
+    data: Path,
+    config: DataConfig,
+    pairs: Sequence[Pair],
+    findings: Findings,
+    reporter: Reporter,
 ) -> None:
     if config.pairs is None or not config.pairs.lower().endswith(".csv"):
         return
@@ -334,7 +346,7 @@ def _tell_unlisted(
     masks -= {path_of(pair.image).parent for pair in pairs}
     others = [
         path
-        for path in walk(data, on_problem=findings.add_problem)
+        for path in walk(data, reporter=reporter)
         if path not in listed and path.parent not in masks
     ]
     if others:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.dataset.cache import recall
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding, Values
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import measure_ceiling
 from plainunet.doctor.alignment import (
@@ -174,7 +174,7 @@ def draw_sample(
     return sorted(random.Random(seed).sample(range(len(pairs)), count))
 
 
-def measure_fits(pairs: Sequence[Pair], coding: MaskCoding) -> Iterator[Fit | DataError]:
+def measure_fits(pairs: Sequence[Pair], coding: Coding) -> Iterator[Fit | DataError]:
     """Look at pictures and masks together.
 
     Args:
@@ -192,9 +192,7 @@ def measure_fits(pairs: Sequence[Pair], coding: MaskCoding) -> Iterator[Fit | Da
         known = appearance(image, ids) if coding.num_classes == 2 else None
         return [_pack(evidence), known, measure_ceiling(ids, coding.num_classes)]
 
-    # all that the ids depend on
-    said = [coding.values, coding.ignore, coding.kind, coding.colors, Evidence._fields]
-    kind = f"fit 1 {said}"
+    kind = f"fit 2 {coding} {Evidence._fields}"  # all that the ids depend on
     for facts in recall(kind, [(pair.image, pair.mask) for pair in pairs], measure):
         yield facts if isinstance(facts, DataError) else Fit(_unpack(facts[0]), *facts[1:])
 
@@ -253,7 +251,7 @@ def tell_fits(
     for index in find_inverted([fit.appearance if fit else None for fit in fits]):
         mask = pairs[index].mask
         values = contents.coding.values
-        in_place = contents.coding.kind in ("ids", "two values") and _is_alone(pairs[index])
+        in_place = isinstance(contents.coding, Values) and _is_alone(pairs[index])
         findings.add(
             "inverted",
             f"{mask}: its two classes look exchanged, beside the other masks.",

@@ -9,14 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.config import DataConfig
-from plainunet.dataset.classes import explain_masks
-from plainunet.dataset.coding import MaskCoding, MaskCounts, class_table, count_all_colors
+from plainunet.dataset.classes import find_coding
+from plainunet.dataset.coding import (
+    Coding,
+    Colors,
+    MaskCounts,
+    Threshold,
+    Values,
+    count_all_colors,
+)
 from plainunet.dataset.pairs import Pair
 from plainunet.doctor.findings import Findings, replace_values
-from plainunet.formats.colors import IGNORED, NEAR, match_colors, write_color
+from plainunet.formats.colors import IGNORED, NEAR, write_color
 from plainunet.formats.masks import THRESHOLD
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.sources import Source, path_of
+from plainunet.reporter import Collected
 
 _PICTURE = 0.5  # with more of its pixels between the classes' values, it is no mask
 _SMOOTHED = 0.1  # of a smoothed mask, no more pixels are
@@ -71,7 +79,7 @@ def tell_all_lossy(masks: Sequence[Source], findings: Findings) -> None:
     )
 
 
-def tell_smoothed(coding: MaskCoding, counts: Sequence[MaskCounts], findings: Findings) -> None:
+def tell_smoothed(coding: Coding, counts: Sequence[MaskCounts], findings: Findings) -> None:
     """Tell of masks with values or colours between those of the classes.
 
     Args:
@@ -80,14 +88,14 @@ def tell_smoothed(coding: MaskCoding, counts: Sequence[MaskCounts], findings: Fi
         findings: Where to note it.
     """
     lossy = [each.path for each in counts if each.kind == "jpeg"]
-    if coding.kind == "colors" and lossy:
+    if isinstance(coding, Colors) and lossy:
         findings.add(
             "lossy-mask",
             f"{len(lossy)} masks are JPEG files, which changes colours; those up to {NEAR} beside "
             f"one of the legend are taken for it. For example: {lossy[0]}.",
             lossy,
         )
-    if coding.kind != "threshold":
+    if not isinstance(coding, Threshold):
         return
     for each in counts:
         between = (each.values > 0) & (each.values < 255)
@@ -138,7 +146,7 @@ class Contents(NamedTuple):
         masks: [n], the masks.
     """
 
-    coding: MaskCoding
+    coding: Coding
     pixels: NDArray[np.int64]
     masks: list[Source]
 
@@ -160,14 +168,11 @@ def understand_contents(
     Returns:
         The contents, or None where the masks make no sense together.
     """
-    known = config.mask_arguments()
-    counts, total = _set_odd_kinds_aside(counts, bool(known["colors"]), findings), len(counts)
+    counts, total = _set_odd_kinds_aside(counts, bool(config.colors), findings), len(counts)
     for _ in range(_MOST_SET_ASIDE):
-        notes: list[str] = []
+        heard = Collected()
         try:
-            coding, _ = explain_masks(
-                [each.path for each in counts], counts, **known, on_note=notes.append
-            )
+            coding, _ = find_coding([each.path for each in counts], config, heard, counts)
         except (ValueError, FileNotFoundError) as error:
             lossy = [each.path for each in counts if each.kind == "jpeg"]
             if 2 * len(lossy) > len(counts):
@@ -181,7 +186,7 @@ def understand_contents(
             if not faulty or 2 * len(counts) < total:
                 return None
             continue
-        for note in notes:
+        for note in heard.notes:
             on_note(note)
         tell_smoothed(coding, counts, findings)
         return _count_classes(coding, counts, findings)
@@ -333,27 +338,21 @@ def _cure(
     return problem.cure
 
 
-def _count_classes(
-    coding: MaskCoding, counts: Sequence[MaskCounts], findings: Findings
-) -> Contents:
+def _count_classes(coding: Coding, counts: Sequence[MaskCounts], findings: Findings) -> Contents:
     masks = [each.path for each in counts]
     pixels = np.zeros((len(counts), coding.num_classes), np.int64)
-    if coding.kind == "colors":
+    if isinstance(coding, Colors):
         strays: list[tuple[int, float]] = []
         for row, (found, each_color) in enumerate(count_all_colors(masks)):
-            classes = match_colors(found, coding.colors, coding.ignore)[0]
-            known = classes != IGNORED
-            np.add.at(pixels[row], classes[known], each_color[known])
+            pixels[row] = coding.count(found, each_color)
+            known = coding.classify(found) != IGNORED
             void = -1 if coding.ignore is None else coding.ignore * 0x010101
             others = np.where(known | (found == void), 0, each_color)
             strays.append((int(found[others.argmax()]), float(others.sum() / each_color.sum())))
         tell_stray_colors(masks, strays, findings)
     else:
-        table = class_table(coding, 65536)
         for row, each in enumerate(counts):
-            ids = table[each.values]
-            known = ids != IGNORED
-            np.add.at(pixels[row], ids[known], each.pixels[known])
+            pixels[row] = coding.count(each.values, each.pixels)
     return Contents(coding, pixels, masks)
 
 
@@ -368,9 +367,7 @@ def _tell_rare(contents: Contents, findings: Findings) -> None:
         holders = [masks[row] for row in np.flatnonzero(shows[:, class_id])]
         if 0 < len(holders) <= few:
             count = int(contents.pixels[:, class_id].sum())
-            cure = ""
-            if coding.kind in ("ids", "values"):
-                cure = f"--ignore {coding.values[class_id]}"
+            cure = f"--ignore {coding.values[class_id]}" if isinstance(coding, Values) else ""
             findings.add(
                 "rare-class",
                 f"Class {class_id} is in {len(holders)} of {len(masks)} masks, {count} pixels: "

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding, Colors
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import resize
 from plainunet.doctor.diagnose import Diagnosis
@@ -96,7 +96,7 @@ def _colors(diagnosis: Diagnosis) -> tuple[tuple[int, int, int], ...]:
     coding = diagnosis.contents.coding
     if coding.num_classes == 2:
         return (0, 0, 0), (255, 0, 255)  # what hardly any picture has
-    return coding.colors or default_colors(coding.num_classes)
+    return coding.colors if isinstance(coding, Colors) else default_colors(coding.num_classes)
 
 
 def _findings(diagnosis: Diagnosis) -> str:
@@ -141,7 +141,7 @@ def _sheet(diagnosis: Diagnosis, colors: Sequence[tuple[int, int, int]]) -> str:
     return "\n".join(figures)
 
 
-def _overlay(pair: Pair, coding: MaskCoding, colors: Sequence[tuple[int, int, int]]) -> str:
+def _overlay(pair: Pair, coding: Coding, colors: Sequence[tuple[int, int, int]]) -> str:
     image, ids = read_image(pair.image), coding.read(pair.mask)
     scale = min(1.0, _SIDE / max(ids.shape))
     size = max(1, round(ids.shape[0] * scale)), max(1, round(ids.shape[1] * scale))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.dataset.borders import find_objects
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding, Instances
 from plainunet.dataset.pairs import Pair
 from plainunet.evaluation.metrics import (
     PER_CLASS,
@@ -84,7 +84,7 @@ class Measured(NamedTuple):
 
 
 def judged(
-    predictor: Predictor, pairs: Sequence[Pair], coding: MaskCoding, keep: bool = False
+    predictor: Predictor, pairs: Sequence[Pair], coding: Coding, keep: bool = False
 ) -> Iterator[Seen]:
     """Predict pictures one after the other, reading the next ones meanwhile.
 
@@ -127,7 +127,7 @@ def _predict(
 def measure(
     predictor: Predictor,
     pairs: Sequence[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     *,
     boundary: bool = True,
     objects: bool = False,
@@ -167,11 +167,11 @@ def _measure(seen: Seen, classes: int, boundary: bool, told: list[Objects] | Non
     )
 
 
-def _tell_apart(pair: Pair, coding: MaskCoding, seen: Seen) -> list[Objects]:
+def _tell_apart(pair: Pair, coding: Coding, seen: Seen) -> list[Objects]:
     assert seen.given is not None  # `measure` has asked for it
     valid = seen.truth < coding.num_classes
     numbered: Labels | None = None
-    if coding.kind == "instances":
+    if isinstance(coding, Instances):
         numbered = find_objects(coding.read_stored(pair.mask), coding, pair.mask)
     result = []
     for number in range(1, coding.num_classes):

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import fit_size, kept_at, reduce_size, resize
 from plainunet.evaluation.measure import Seen
@@ -95,7 +95,7 @@ def present(
     shown: Iterable[Shown],
     predictor: Predictor,
     pairs: Sequence[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     about: About,
 ) -> None:
     """Write the report of an evaluation.
@@ -164,7 +164,7 @@ def _describe_scale(card: Card) -> str:
     return f"pictures reduced to {card.factor:.0%} of their sides"
 
 
-def measure_ceiling(card: Card, pairs: Sequence[Pair], coding: MaskCoding) -> dict[str, Any] | None:
+def measure_ceiling(card: Card, pairs: Sequence[Pair], coding: Coding) -> dict[str, Any] | None:
     """Measure what true masks keep at the size at which the network sees them.
 
     Args:

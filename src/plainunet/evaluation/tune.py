@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
-from plainunet.evaluation.evaluate import understand_folder
+from plainunet.evaluation.evaluate import open_folder
 from plainunet.evaluation.measure import judged
 from plainunet.evaluation.metrics import Counts, confusion_matrix, dice, mean_known, threshold_curve
 from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
@@ -67,7 +67,8 @@ def tune(
             f"{path}: may not be written, and --tune writes what it finds into the checkpoint. "
             "Make it writable (chmod u+w), or tune a copy in a copy of its run folder."
         )
-    pairs, coding, _ = understand_folder(card, path, Path(data), _PART, folder, on_note)
+    dataset, _ = open_folder(card, path, Path(data), _PART, folder, on_note)
+    pairs, coding = dataset.pairs, dataset.coding
     tried: list[dict[str, Any]] = []
 
     def look(changed: Card) -> Predictor:
@@ -119,7 +120,7 @@ def tune(
 def _count(
     predictor: Predictor,
     pairs: Sequence[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     what: str,
     on_progress: Callable[[str, int, int], None],
 ) -> tuple[Counts, Counts]:
@@ -135,7 +136,7 @@ def _count(
 def _try_sizes(
     predictor: Predictor,
     pairs: Sequence[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     on_progress: Callable[[str, int, int], None],
 ) -> list[tuple[int, float]]:
     """Score masks without their small objects, for each of `LEAST_OBJECTS`."""

@@ -1,7 +1,7 @@
 """Errors with a code, which name the files at fault; raised, or told to whoever collects them."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from plainunet.formats.sources import Source
 
@@ -13,30 +13,27 @@ class DataError(ValueError):
         code: What kind of mistake, one of `plainunet.doctor.findings.CODES`.
         files: The files at fault.
         cure: A command that mends it, or flags of `plainunet check` that do, or "".
+        parts: Where it is many mistakes of one kind, each of them; else itself alone.
     """
 
     def __init__(
-        self, message: str, code: str = "unclear", files: Sequence[Source] = (), cure: str = ""
+        self,
+        message: str,
+        code: str = "unclear",
+        files: Sequence[Source] = (),
+        cure: str = "",
+        parts: "Sequence[DataError]" = (),
     ) -> None:
-        """Describe the mistake; the message names the file, and says what to do."""
-        super().__init__(message, code, files, cure)
+        """Describe the mistake; `parts` are the single mistakes where it is many."""
+        super().__init__(message, code, files, cure, parts)
         self.code = code
         self.files = tuple(files)
         self.cure = cure
+        self.parts = tuple(parts) or (self,)
 
     def __str__(self) -> str:
         """The message."""
         return str(self.args[0])
-
-
-OnProblem = Callable[[DataError], None]
-
-
-def report(problem: DataError, on_problem: OnProblem | None) -> None:
-    """Raise a problem, or hand it to whoever collects them."""
-    if on_problem is None:
-        raise problem
-    on_problem(problem)
 
 
 def as_problem(error: Exception, *files: Source) -> DataError:

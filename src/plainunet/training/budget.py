@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from plainunet.config import Growth, TrainConfig
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
 from plainunet.evaluation.measure import Seen, judged
 from plainunet.evaluation.metrics import confusion_matrix
@@ -47,7 +47,7 @@ def fit_budget(
     given: Collection[str],
     pairs: Sequence[Pair],
     sizes: Sequence[tuple[int, int]],
-    coding: MaskCoding,
+    coding: Coding,
     shares: dict[str, float],
     spent: float,
     *,
@@ -192,7 +192,7 @@ def find_end(
     begun: float,
     predictor: Predictor,
     pairs: Sequence[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     pictures: int,
 ) -> float:
     """Say when training must be over, so that there is time to judge.
@@ -224,7 +224,7 @@ def find_end(
 def measure_end(
     predictor: Predictor,
     pairs: Sequence[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     pictures: int,
 ) -> float:
     """Say how long the end of a run will take: judging natively, saving pictures, the report.

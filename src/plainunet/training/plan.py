@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from plainunet.config import TrainConfig
 from plainunet.dataset.cache import recall
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import SIZES, area_shares, measure_ceiling, reduce_size
 from plainunet.dataset.samples import patches_each
@@ -62,7 +62,7 @@ class Fingerprint(NamedTuple):
 def take_fingerprint(
     pairs: Sequence[Pair],
     sizes: Sequence[tuple[int, int]],
-    coding: MaskCoding,
+    coding: Coding,
     shares: dict[str, float],
 ) -> Fingerprint:
     """Look at a data set.
@@ -83,7 +83,6 @@ def take_fingerprint(
     largest = max(height * width for height, width in sizes)
     most = min(_MOST, max(_FEWEST_MASKS, _PIXELS // largest))
     looked_at = trained[:: -(-len(trained) // most)]
-    known = [coding.values, coding.ignore, coding.kind, coding.colors]
 
     def measure(image: Path, mask: Path) -> Any:
         ids, number = coding.read(mask), coding.num_classes
@@ -94,7 +93,7 @@ def take_fingerprint(
         return [*known, _spread(cells), _lean(cells), light]
 
     facts = []
-    for found in recall(f"fingerprint 6 {known}", looked_at, measure):
+    for found in recall(f"fingerprint 7 {coding}", looked_at, measure):
         if isinstance(found, DataError):
             raise found
         facts.append(found)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.config import TrainConfig
-from plainunet.dataset.coding import MaskCoding
+from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import resize
 from plainunet.dataset.samples import Samples
@@ -314,7 +314,7 @@ def judge_best(
     out: Path,
     data: Path,
     pairs: list[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     config: TrainConfig,
     on_event: OnEvent,
     processes: Processes = ALONE,
@@ -384,7 +384,7 @@ def _save_pictures(
     data: Path,
     predictor: Predictor,
     held_out: list[Pair],
-    coding: MaskCoding,
+    coding: Coding,
     result: dict[str, Any],
     on_event: OnEvent,
 ) -> None:

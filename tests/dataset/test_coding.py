@@ -1,0 +1,213 @@
+"""Codings turn stored values or colours into class ids; what masks hold is counted."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from plainunet.config import DataConfig
+from plainunet.dataset.classes import find_coding
+from plainunet.dataset.coding import (
+    Coding,
+    Colors,
+    Instances,
+    MaskCounts,
+    Threshold,
+    Values,
+    coding_from_json,
+    coding_to_json,
+    count_all_colors,
+    count_masks,
+    foreground_shares,
+)
+from plainunet.formats.masks import read_mask
+from plainunet.formats.problems import DataError
+from plainunet.formats.sources import RleImage
+
+RANDOM = np.random.default_rng(0)
+IDS = RANDOM.integers(0, 4, (20, 30), dtype=np.uint8)
+SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
+
+
+def save(path: Path, values: object) -> Path:
+    Image.fromarray(np.asarray(values)).save(path)
+    return path
+
+
+def test_encode() -> None:
+    coding = Values((0, 255))
+    encoded = coding.encode(np.array([[0, 255], [255, 0]], np.uint8))
+    assert encoded.dtype == np.uint8
+    np.testing.assert_array_equal(encoded, [[0, 1], [1, 0]])
+    assert coding.num_classes == 2
+
+
+def test_encode_with_ignored_pixels() -> None:
+    coding = Values((0, 1, 2), 11)
+    np.testing.assert_array_equal(coding.encode(np.array([[0, 2, 11]], np.uint8)), [[0, 2, 255]])
+    np.testing.assert_array_equal(coding.encode(np.array([[0, 2, 11]], np.uint16)), [[0, 2, 255]])
+
+
+def test_encode_instances() -> None:
+    coding = Instances(65535)
+    mask = np.array([[0, 1, 2, 300, 65535]], np.uint16)
+    np.testing.assert_array_equal(coding.encode(mask), [[0, 1, 1, 1, 255]])
+
+
+def test_encode_names_what_it_does_not_know() -> None:
+    coding = Values((0, 255))
+    mask = np.array([[0, 255, 7, 7]], np.uint8)
+    with pytest.raises(ValueError, match=r"^a/b\.png has 2 pixels of value 7; known are 0, 255"):
+        coding.encode(mask, Path("a/b.png"))
+    with pytest.raises(ValueError, match=r"^the mask has 2 pixels of value 7"):
+        coding.encode(mask)
+
+
+@given(
+    values=st.lists(st.integers(0, 65535), min_size=2, max_size=255, unique=True),
+    shape=SHAPES,
+    seed=st.integers(0, 99),
+)
+def test_encode_turns_the_nth_value_into_n(
+    values: list[int], shape: tuple[int, int], seed: int
+) -> None:
+    ids = np.random.default_rng(seed).integers(0, len(values), shape)
+    mask = np.array(values, np.uint16)[ids]
+    np.testing.assert_array_equal(Values(tuple(values)).encode(mask), ids)
+
+
+def test_encode_colours() -> None:
+    coding = Colors(((0, 0, 0), (255, 0, 0)))
+    mask = np.array([[0x000000, 0xFF0000, 0xF00505, 0x00FF00]], np.uint32)
+    encoded = coding.encode(mask)
+    assert encoded.dtype == np.uint8
+    np.testing.assert_array_equal(encoded, [[0, 1, 1, 255]])
+
+
+def test_read_is_read_mask_and_encode(tmp_path: Path) -> None:
+    path = save(tmp_path / "mask.png", IDS + 10)
+    coding = Values((10, 11, 12, 13))
+    np.testing.assert_array_equal(coding.read(path), IDS)
+    assert coding.read_stored(path).tolist() == read_mask(path).tolist()
+    with pytest.raises(ValueError, match=r"mask\.png has .* of value 13"):
+        Values((10, 11, 12)).read(path)
+
+
+def test_foreground_shares(tmp_path: Path) -> None:
+    half = save(tmp_path / "half.png", np.uint8([[0, 0, 255, 255]]))
+    some = save(tmp_path / "some.png", np.uint8([[0, 0, 9, 255]]))
+    void = save(tmp_path / "void.png", np.uint8([[9, 9, 9, 9]]))
+    coding, _ = find_coding([half, some, void], DataConfig(ignore=9))
+    shares = foreground_shares([half, some, void], coding)
+    np.testing.assert_allclose(shares, [0.5, 1 / 3, np.nan])
+
+
+EVERY_KIND = [
+    (Values((0, 1, 2)), "ids"),
+    (Values((1, 2, 3), 0), "ids"),
+    (Values((0, 255), 7), "two values"),
+    (Values((200, 7, 100)), "values"),
+    (Threshold(9), "threshold"),
+    (Instances(65535), "instances"),
+    (Colors(((0, 0, 0), (255, 0, 16)), 255), "colors"),
+]
+
+
+@pytest.mark.parametrize(("coding", "kind"), EVERY_KIND)
+def test_every_coding_goes_through_a_checkpoint_and_a_process(coding: Coding, kind: str) -> None:
+    assert coding.kind == kind
+    assert coding_from_json(json.loads(json.dumps(coding_to_json(coding)))) == coding
+    assert pickle.loads(pickle.dumps(coding)) == coding
+
+
+@pytest.mark.parametrize(
+    ("coding", "stored", "wanted"),
+    [
+        (Values((7, 0), 9), [0, 7, 9, 3], [1, 1]),
+        (Threshold(255), [0, 127, 128, 255], [2, 1]),
+        (Instances(5), [0, 1, 2, 5], [1, 2]),
+        (Colors(((0, 0, 0), (255, 0, 0))), [0, 0xFF0000, 0xF00505, 0x00FF00], [1, 2]),
+    ],
+)
+def test_pixels_of_each_class_are_counted(
+    coding: Coding, stored: list[int], wanted: list[int]
+) -> None:
+    assert coding.count(np.array(stored), np.ones(4, np.int64)).tolist() == wanted
+
+
+def test_values_are_counted(tmp_path: Path) -> None:
+    mask = np.array([[0, 0, 7], [0, 255, 7], [0, 7, 7]], np.uint8)
+    deep = np.array([[0, 300], [300, 2]], np.uint16)
+    paths = [save(tmp_path / "a.png", mask), save(tmp_path / "b.png", deep)]
+    shallow, deeper = count_masks(paths)
+    assert isinstance(shallow, MaskCounts)
+    assert isinstance(deeper, MaskCounts)
+    assert (shallow.size, shallow.kind, shallow.is_deep) == ((3, 3), "png", False)
+    assert shallow.values.tolist() == [0, 7, 255]
+    assert shallow.pixels.tolist() == [4, 4, 1]
+    assert deeper.is_deep
+    assert deeper.values.tolist() == [0, 2, 300]
+
+
+def test_equal_masks_have_equal_digests(tmp_path: Path) -> None:
+    mask = np.array([[0, 1], [1, 1]], np.uint8)
+    paths = [
+        save(tmp_path / "a.png", mask),
+        save(tmp_path / "b.gif", mask),
+        save(tmp_path / "c.png", mask.T[::-1]),
+        save(tmp_path / "d.png", mask.reshape(1, 4)),
+    ]
+    digests = [each.digest for each in count_masks(paths) if isinstance(each, MaskCounts)]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_coloured_masks_are_told_apart(tmp_path: Path) -> None:
+    colored = save(tmp_path / "a.png", np.array([[[255, 0, 0], [0, 0, 0]]], np.uint8))
+    (count,) = count_masks([colored])
+    assert isinstance(count, MaskCounts)
+    assert count.is_colored
+    assert count.size == (1, 2)
+    ((colors, pixels),) = count_all_colors([colored])
+    assert (colors.tolist(), pixels.tolist()) == ([0, 0xFF0000], [1, 1])
+
+
+def test_what_is_wrong_comes_in_its_turn(tmp_path: Path) -> None:
+    good = save(tmp_path / "a.png", np.eye(3, dtype=np.uint8))
+    (tmp_path / "b.png").write_bytes(good.read_bytes()[:-9])
+    first, second, third = count_masks([good, tmp_path / "b.png", tmp_path / "c.png"])
+    assert isinstance(first, MaskCounts)
+    assert isinstance(second, DataError)
+    assert second.code == "cut-off"
+    assert isinstance(third, DataError)
+    assert third.code == "missing-file"
+
+
+def test_items_have_no_kind(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("image,rle\na.png,1 2\n")
+    item = RleImage(tmp_path / "m.csv", "a", 3, 4, "rows")
+    (count,) = count_masks([item])
+    if isinstance(count, MaskCounts):
+        assert (count.kind, count.size) == ("", (3, 4))
+    else:
+        assert str(tmp_path) in str(count)
+
+
+def test_equal_coloured_masks_are_told(tmp_path: Path) -> None:
+    mask = np.array([[[255, 0, 0], [0, 0, 0]]] * 3, np.uint8)
+    full = np.full_like(mask, (255, 0, 0))
+    paths = [
+        save(tmp_path / "a.png", mask),
+        save(tmp_path / "b.png", mask),
+        save(tmp_path / "c.png", mask[:, ::-1]),
+        # of one colour alone, masks are all the same
+        save(tmp_path / "d.png", full),
+    ]
+    digests = [each.digest for each in count_masks(paths) if isinstance(each, MaskCounts)]
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[3] == ""
