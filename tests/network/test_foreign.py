@@ -243,14 +243,18 @@ def imported(content: Any, folder: Path, *arguments: Any) -> Card:
     return card
 
 
+def prefixed(prefix: str) -> Callable[[State], State]:
+    return lambda state: {prefix + name: value for name, value in state.items()}
+
+
 FORMS: dict[str, Callable[[State], Any]] = {
     "plain": lambda state: state,
     "with mask values": lambda state: {**state, "mask_values": [0, 1]},
     "with colours": lambda state: {**state, "mask_values": [[0, 0, 0], [255, 0, 0]]},
     "wrapped": lambda state: {"state_dict": state, "optimizer": {"state": {}}, "epoch": 3},
-    "DataParallel": lambda state: {f"module.{name}": value for name, value in state.items()},
-    "torch.compile": lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
-    "both": lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
+    "DataParallel": prefixed("module."),
+    "torch.compile": prefixed("_orig_mod."),
+    "both": prefixed("module._orig_mod."),
     "before PyTorch 0.4.1": lambda state: {
         name: value for name, value in state.items() if "num_batches" not in name
     },
@@ -375,9 +379,8 @@ DEEPEST = "down2.maxpool_conv.1.double_conv.0.weight"
 HEAD, BIAS = "outc.conv.weight", "outc.conv.bias"
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
+FAULTS: dict[Callable[..., nn.Module], list[tuple[Callable[[State], Any], list[str]]]] = {
+    Milesial: [
         (lambda state: {**state, "extra.weight": torch.zeros(3)}, ["extra.weight", "not belong"]),
         (lambda state: {**state, "epoch": 3}, ["epoch", "int"]),
         (lambda state: {**state, 3: torch.zeros(3)}, ["'3'"]),
@@ -414,33 +417,31 @@ HEAD, BIAS = "outc.conv.weight", "outc.conv.bias"
         (lambda state: {"encoder.conv1.weight": torch.zeros(3)}, ["encoder.conv1", MILESIAL]),
         (lambda state: UNet(base_channels=1).state_dict(), ["already", "plainunet"]),
     ],
-)
-def test_what_does_not_fit_is_named(
-    change: Callable[[State], Any], said: list[str], tmp_path: Path
-) -> None:
-    path = tmp_path / "model.pth"
-    torch.save(change(dict(trained(Milesial(depth=2)).state_dict())), path)
-    refused(path, str(path), *said)
-    with pytest.raises(CheckpointError):
-        import_checkpoint(path, tmp_path / "out.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
+    Tutorial: [
         (dropped("ups.2."), ["ups.2.weight", "missing"]),
         (dropped("bottleneck.conv.4."), ["bottleneck.conv.4.weight", "missing"]),
         (dropped("downs.1.", "bottleneck."), ["ups.2.weight", "not belong"]),
         (changed("ups.0.weight", lambda value: value[:, 1:]), ["[16, 7, 2, 2]", "[16, 8, 2, 2]"]),
         (changed("final_conv.weight", lambda value: value * torch.nan), ["not finite"]),
     ],
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "said"),
+    [(make, *case) for make, cases in FAULTS.items() for case in cases],
 )
-def test_what_does_not_fit_the_tutorial_is_named(
-    change: Callable[[State], Any], said: list[str], tmp_path: Path
+def test_what_does_not_fit_is_named(
+    make: Callable[..., nn.Module],
+    change: Callable[[State], Any],
+    said: list[str],
+    tmp_path: Path,
 ) -> None:
-    path = tmp_path / "model.pth.tar"
-    torch.save({"state_dict": change(dict(trained(Tutorial(depth=2)).state_dict()))}, path)
+    path = tmp_path / "model.pth"
+    torch.save(change(dict(make(depth=2).state_dict())), path)
     refused(path, str(path), *said)
+    with pytest.raises(CheckpointError):
+        import_checkpoint(path, tmp_path / "out.safetensors")
 
 
 def save_torchscript(path: Path) -> None:

@@ -43,6 +43,29 @@ class UNet(nn.Module):
 
     Normalisation (per-channel mean and standard deviation of the training images) is part of
     the network, as two buffers, so that nobody can forget it.
+
+    Args:
+        in_channels: Channels C of an image.
+        num_classes: Classes K, background included; 2 to 255.
+        base_channels: Channels of the first level; each level below has twice as many.
+        depth: How often the image is halved.
+        normalisation: After each convolution: "batch", "group" (Wu and He 2018, arXiv
+            1803.08494), "instance" (Ulyanov et al. 2016, arXiv 1607.08022) or "none".
+            Without any, weights are initialised after He et al. 2015, arXiv 1502.01852.
+        upsampling: "transposed": 2x2 transposed convolutions; "bilinear": no weights, and
+            the bottleneck and each step up but the last half as wide.
+        valid: Convolutions without padding, as in the paper; see `output_size`.
+        residual: Double convolutions with a shortcut.
+        attention: Attention gates on the skip connections (Oktay et al. 2018, arXiv
+            1804.03999).
+        deep_supervision: A head for each level of the decoder, see `deep_logits`; not with
+            valid convolutions, whose levels show different parts of an image.
+        dropout: Dropout rate of the two deepest blocks of the encoder.
+        checkpointing: Keep only the input of each block in training, and compute the rest
+            again for the backward pass: less memory, more time, the same result.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
 
     mean: Tensor
@@ -64,31 +87,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
-        """Make the network with fresh weights.
-
-        Args:
-            in_channels: Channels C of an image.
-            num_classes: Classes K, background included; 2 to 255.
-            base_channels: Channels of the first level; each level below has twice as many.
-            depth: How often the image is halved.
-            normalisation: After each convolution: "batch", "group" (Wu and He 2018, arXiv
-                1803.08494), "instance" (Ulyanov et al. 2016, arXiv 1607.08022) or "none".
-                Without any, weights are initialised after He et al. 2015, arXiv 1502.01852.
-            upsampling: "transposed": 2x2 transposed convolutions; "bilinear": no weights, and
-                the bottleneck and each step up but the last half as wide.
-            valid: Convolutions without padding, as in the paper; see `output_size`.
-            residual: Double convolutions with a shortcut.
-            attention: Attention gates on the skip connections (Oktay et al. 2018, arXiv
-                1804.03999).
-            deep_supervision: A head for each level of the decoder, see `deep_logits`; not with
-                valid convolutions, whose levels show different parts of an image.
-            dropout: Dropout rate of the two deepest blocks of the encoder.
-            checkpointing: Keep only the input of each block in training, and compute the rest
-                again for the backward pass: less memory, more time, the same result.
-
-        Raises:
-            ValueError: An argument is out of its range.
-        """
+        """Make the network with fresh weights."""
         super().__init__()
         self.architecture: dict[str, Any] = {
             "in_channels": in_channels,
@@ -104,9 +103,8 @@ class UNet(nn.Module):
             "dropout": dropout,
         }
         _check_architecture(self.architecture)
-        self.in_channels, self.num_classes = in_channels, num_classes
-        self.base_channels, self.depth = base_channels, depth
-        self.valid, self.checkpointing = valid, checkpointing
+        self.in_channels, self.num_classes, self.depth = in_channels, num_classes, depth
+        self.base_channels, self.valid, self.checkpointing = base_channels, valid, checkpointing
 
         encoder = [base_channels * 2**level for level in range(depth + 1)]
         decoder = encoder[:-1]
@@ -122,18 +120,15 @@ class UNet(nn.Module):
         self.register_buffer("mean", torch.zeros(in_channels))
         self.register_buffer("std", torch.ones(in_channels))
         self.inlet = block(in_channels, base_channels, dropout=rates[0])
-        self.downs = nn.ModuleList(
-            Down(block(fine, coarse, dropout=rate))
-            for (fine, coarse), rate in zip(pairwise(encoder), rates[1:], strict=True)
-        )
-        coarser = [encoder[-1], *reversed(decoder)]
-        self.ups = nn.ModuleList(map(up, coarser, reversed(encoder[:-1]), reversed(decoder)))
+        self.downs = nn.ModuleList()
+        for (fine, coarse), rate in zip(pairwise(encoder), rates[1:], strict=True):
+            self.downs.append(Down(block(fine, coarse, dropout=rate)))
+        widths = [encoder[-1], *reversed(decoder)]
+        self.ups = nn.ModuleList(map(up, widths[:-1], reversed(encoder[:-1]), widths[1:]))
         self.side_heads = nn.ModuleList()
         self.head = nn.Conv2d(base_channels, num_classes, kernel_size=1)
-        if deep_supervision:
-            self.side_heads.extend(
-                nn.Conv2d(width, num_classes, kernel_size=1) for width in reversed(decoder[1:])
-            )
+        for width in widths[1:-1] if deep_supervision else ():
+            self.side_heads.append(nn.Conv2d(width, num_classes, kernel_size=1))
         if normalisation == "none":
             self.apply(he_initialise)
 
