@@ -28,8 +28,10 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_DEFAULTS, _NETWORK, _FOLDER = TrainConfig(), NetworkOptions(), FolderConfig()
-_KNOWN, _PREDICTING, _JUDGING = DataConfig(), PredictOptions(), EvaluateOptions()
+# made without validators, which are compiled when they are first needed: help comes sooner
+_DEFAULTS, _KNOWN = TrainConfig.model_construct(), DataConfig.model_construct()
+_NETWORK, _FOLDER = NetworkOptions.model_construct(), FolderConfig.model_construct()
+_PREDICTING, _JUDGING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
 Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Known = Annotated[DataConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Judging = Annotated[EvaluateOptions, Parameter(name="*", negative=())]
