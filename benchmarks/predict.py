@@ -1,7 +1,6 @@
 """Predict pictures: how fast, where the time goes, and in how much memory.
 
     python benchmarks/predict.py speed CHECKPOINT --data DATA/carvana
-    python benchmarks/predict.py refine COARSE --fine FINE --full FULL --data DATA/carvana
     python benchmarks/predict.py memory
     python benchmarks/predict.py seams CHECKPOINT --data DATA/isbi2012/images
 
@@ -10,11 +9,10 @@ same pictures, in turns: `plainunet`'s batch; the plain way (Pillow, resize, fp3
 one, bilinear up, PNG by Pillow); and, where MONAI is installed (`pip install --no-deps monai`), its
 SlidingWindowInferer with the working size as window, which looks at the picture in full. The
 pictures are those held out in training, whose Dice stands beside each; each way has a process of
-its own in each round. `refine` compares pictures that a model sees reduced, the same refined by a
-second one, and one that sees them in full. Both run on a GPU where there is one. `memory` predicts
-drawn TIFF files of several sizes with a network of 16 base channels that has learnt nothing, each
-in a process of its own; what counts is the most that the process, threads included, had resident.
-`seams` lays real pictures side by side and compares tiles with one pass.
+its own in each round, and runs on a GPU where there is one. `memory` predicts drawn TIFF files of
+several sizes with a network of 16 base channels that has learnt nothing, each in a process of its
+own; what counts is the most that the process, threads included, had resident. `seams` lays real
+pictures side by side and compares tiles with one pass.
 """
 
 import argparse
@@ -190,28 +188,6 @@ def speed(arguments: argparse.Namespace) -> None:
     where_time_goes(predictor, [pair.image for pair in pairs[:16]])
 
 
-def refine(arguments: argparse.Namespace) -> None:
-    """Print Dice and time of pictures that are seen reduced, refined, and in full."""
-    pairs = held_out(arguments.checkpoint, arguments.data, arguments.pictures)
-    models = {
-        "reduced": Predictor.load(arguments.checkpoint),
-        "refined": Predictor.load(arguments.checkpoint, refine=arguments.fine),
-        "in full": Predictor.load(arguments.full),
-    }
-    ways = {name: partial(timed, partial(predict_files, model)) for name, model in models.items()}
-    seconds, scores = take_turns(ways, pairs, models["reduced"].card, arguments.rounds)
-    print(f"{_processor()}, {models['reduced'].precision}")
-    print(f"{len(pairs)} pictures, {arguments.rounds} rounds\n")
-    print("| picture | seconds a picture | of the time in full | Dice per image |")
-    print("|---|---|---|---|")
-    for name, times in seconds.items():
-        shares = [own / full for own, full in zip(times, seconds["in full"], strict=True)]
-        print(
-            f"| {name} | {statistics.median(times):.3f} | {statistics.median(shares):.3f} "
-            f"({min(shares):.3f}-{max(shares):.3f}) | {scores[name]:.4f} |"
-        )
-
-
 def where_time_goes(predictor: Predictor, images: Sequence[Path]) -> None:
     """Time each part alone, one after the other."""
     card = predictor.card
@@ -345,13 +321,6 @@ def main() -> None:
     verb.add_argument("--data", type=Path, required=True)
     verb.add_argument("--pictures", type=int, default=64)
     verb.add_argument("--rounds", type=int, default=5)
-    verb = verbs.add_parser("refine")
-    verb.add_argument("checkpoint", type=Path, help="that of the model that sees them reduced")
-    verb.add_argument("--fine", type=Path, required=True, help="trained with --refine-of")
-    verb.add_argument("--full", type=Path, required=True, help="trained on patches at factor 1")
-    verb.add_argument("--data", type=Path, required=True)
-    verb.add_argument("--pictures", type=int, default=64)
-    verb.add_argument("--rounds", type=int, default=1)
     verb = verbs.add_parser("memory")
     verb.add_argument("--sides", type=int, nargs="*", default=[5000, 10000, 20000, 40000])
     verb.add_argument("--kinds", nargs="*", default=["tiles, 8 bit"])
@@ -369,7 +338,7 @@ def main() -> None:
     verb.add_argument("picture", type=Path)
     verb.add_argument("--memory", default="1G")
     arguments = parser.parse_args()
-    run = {"speed": speed, "refine": refine, "memory": memory, "seams": seams}
+    run = {"speed": speed, "memory": memory, "seams": seams}
     (run | {"one": one, "way": one_way})[arguments.verb](arguments)
 
 

@@ -9,7 +9,10 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import hypothesis
@@ -17,13 +20,60 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from .unprivileged import unprivileged
+
 CHECKOUT = Path(__file__).parents[1]
+MOUNT = ("mount", "-t", "tmpfs", "-o", "size=2m", "none")
 
 # a shared machine has slow moments, so examples have no deadline; in CI a failure must repeat
 hypothesis.settings.register_profile(
     "plainunet", deadline=None, derandomize="CI" in os.environ, max_examples=30
 )
 hypothesis.settings.load_profile("plainunet")
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_bf16() -> bool:
+    """Whether the processor says so itself; PyTorch is not asked, since its answer is tested."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return bool(flags & {"avx512_bf16", "amx_bf16"})
+
+
+def _may_mount() -> bool:
+    if sys.platform != "linux":
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        if subprocess.run([*MOUNT, folder], capture_output=True, check=False).returncode:
+            return False
+        subprocess.run(["umount", folder], check=True)
+    return True
+
+
+# by marker or fixture, whether this machine has what such tests need
+NEEDS: dict[str, Callable[[], bool]] = {
+    "cuda": cache(_has_cuda),
+    "bf16": cache(_has_bf16),
+    "trackio": lambda: find_spec("trackio") is not None,
+    "small_disk": cache(_may_mount),
+}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what cannot run on this machine: in CI nothing skips."""
+    kept, left_out = [], []
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()} | {*getattr(item, "fixturenames", ())}
+        can_run = all(NEEDS[name]() for name in NEEDS.keys() & marks)
+        (kept if can_run else left_out).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -103,8 +153,38 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of two megabytes."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a file system")
+    subprocess.run([*MOUNT, disk], check=True)
     yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.fixture
+def file_modes() -> Iterator[None]:
+    """File modes hold in this test, even for root."""
+    with unprivileged():
+        yield
+
+
+@pytest.fixture
+def count_calls() -> Callable[[Callable[[], object]], int]:
+    """Count the calls of functions, Python's and C's, that some work makes.
+
+    What is quadratic shows as four times the calls for twice the input, on any machine.
+    """
+
+    def count(work: Callable[[], object]) -> int:
+        calls = 0
+
+        def add(frame: object, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(add)
+        try:
+            work()
+        finally:
+            sys.setprofile(before)
+        return calls
+
+    return count

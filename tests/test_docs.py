@@ -1,11 +1,8 @@
-"""What the documentation says is so: the map, the links, the commands, the recipes.
-
-The README's map is the fenced block with a line `src/plainunet/`. Below it, by indentation,
-come rooms (`data/`) and files (`images.py masks.py`), each followed by words about it.
-"""
+"""What the documentation says is so: the map, the links, the commands, the recipes."""
 
 import ast
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "src" / "plainunet"
 README = CHECKOUT / "README.md"
+CONTRIBUTING = CHECKOUT / "CONTRIBUTING.md"
 PAGES = sorted(
     [
         README,
@@ -36,65 +34,18 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
-def mapped_files(text: str) -> set[str]:
-    """The files of the package that a drawn map names, relative to `src/plainunet/`."""
-    lines = text.splitlines()
-    start = next(i for i, line in enumerate(lines) if "src/plainunet/" in line)
-
-    def indent(line: str) -> int:
-        return len(re.match(r"[\s│├└─|`-]*", line)[0])  # type: ignore[index]
-
-    depth, rooms = indent(lines[start]), list[tuple[int, str]]()
-    found = set()
-    for line in lines[start + 1 :]:
-        if not line.strip():
-            continue
-        if indent(line) <= depth:
-            break
-        rooms = [room for room in rooms if room[0] < indent(line)]
-        words = line[indent(line) :].split()
-        if re.fullmatch(r"\w+/", words[0]):
-            rooms.append((indent(line), words.pop(0)))
-        for word in words:
-            if not re.fullmatch(r"\w+\.py", word):
-                break
-            found.add("".join(name for _, name in rooms) + word)
-    return found
+def test_the_map_names_every_package() -> None:
+    maps = [text for _, text in blocks(CONTRIBUTING) if "src/plainunet/" in text]
+    mapped = set(re.findall(r"^  (\w+)/ ", maps[0], flags=re.MULTILINE))
+    on_disk = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert mapped == on_disk
+    files = set(re.findall(r"\b(\w+\.py)\b", maps[0]))
+    assert files <= {path.name for path in PACKAGE.glob("*.py")}
 
 
-def test_the_map_is_read_as_drawn() -> None:
-    drawn = """
-configs/            recipes
-src/plainunet/
-  __init__.py       the public names
-  files.py cli.py   two files on a line
-  data/             a room
-    images.py masks.py   words about images.py
-    codecs/         a closet
-      tiff.py
-    drawn/          ground.py
-  network/ unet.py  a room with its file beside it
-  config.py         back at the top
-tests/              not_this.py
-"""
-    assert mapped_files(drawn) == {
-        *("__init__.py", "files.py", "cli.py", "config.py"),
-        *("data/images.py", "data/masks.py", "network/unet.py"),
-        *("data/codecs/tiff.py", "data/drawn/ground.py"),
-    }
-
-
-def test_readme_map_is_what_is_on_disk() -> None:
-    maps = [text for _, text in blocks(README) if "src/plainunet/" in text]
-    assert maps, "README.md has a fenced block that maps src/plainunet/"
-    on_disk = {
-        path.relative_to(PACKAGE).as_posix()
-        for path in PACKAGE.rglob("*.py")
-        if path.name != "__init__.py" or path.parent == PACKAGE
-    }
-    mapped = mapped_files(maps[0])
-    assert mapped - on_disk == set(), "in the map, but not on disk"
-    assert on_disk - mapped == set(), "on disk, but not in the map"
+def test_ten_files_are_to_be_read_first() -> None:
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    assert len(re.findall(r"^\d+\. \[`.+\.py`\]", text, flags=re.MULTILINE)) == 10
 
 
 def anchors(page: Path) -> set[str]:
@@ -187,6 +138,13 @@ def test_python_is_valid_and_its_imports_exist(text: str) -> None:
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     for node in imports:
         exec(ast.unparse(node), {})
+
+
+def test_the_figures_of_the_network_are_up_to_date(tmp_path: Path) -> None:
+    runpy.run_path(str(CHECKOUT / "docs" / "unet_figure.py"))["main"](tmp_path)
+    for name in ("unet.svg", "unet-paper.svg"):
+        committed = (CHECKOUT / "docs" / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == committed, "run docs/unet_figure.py"
 
 
 def test_there_are_recipes() -> None:

@@ -126,7 +126,7 @@ def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     assert "another output folder" in str(raised.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.usefixtures("file_modes")
 def test_folder_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:

@@ -20,7 +20,7 @@ from plainunet.dataset.pairs import find_pairs
 from plainunet.dataset.split import split_pairs
 from plainunet.dataset.verify import check_pairs
 from plainunet.formats.images import image_shape
-from plainunet.reporter import Notes
+from plainunet.reporter import Collected
 
 VOID_OF_CAMVID = 11
 LEGEND_OF_DUBAI = ("9B9B9B", "E2A929", "8429F6", "6EC1E4", "3C1098", "FEDD3A")
@@ -141,7 +141,7 @@ def own_classes(path: Path, known: RealSet) -> list[int]:
 @pytest.mark.parametrize("name", SETS)
 def test_pictures_are_paired_grouped_and_split(data_root: Path, name: str) -> None:
     known, root = SETS[name], data_root / name
-    pairs = find_pairs(root, known.group_by)
+    pairs = find_pairs(root, DataConfig(group_by=known.group_by))
     assert [(pair.image, pair.mask) for pair in pairs] == list(own_pairs(root, name))
     assert len(pairs) == known.pairs
     assert len({pair.mask for pair in pairs}) == known.pairs
@@ -180,7 +180,7 @@ def test_sizes_and_channels_are_found(data_root: Path, name: str) -> None:
             sizes.append((opened.height, opened.width))
             channels.append(opened.mode)
     assert set(channels) == set(SETS[name].modes.split())
-    assert check_pairs(pairs) == sizes
+    assert [shape[:2] for shape in check_pairs(pairs)] == sizes
     assert [image_shape(pair.image) for pair in pairs] == [
         (*size, CHANNELS[mode]) for size, mode in zip(sizes, channels, strict=True)
     ]
@@ -197,10 +197,10 @@ def test_sizes_and_channels_are_found(data_root: Path, name: str) -> None:
 def test_classes_and_their_shares_are_found(data_root: Path, name: str, step: int) -> None:
     known = SETS[name]
     paths = [mask for _, mask in own_pairs(data_root / name, name)][::step]
-    notes = Notes()
-    coding, counts = find_coding(paths, DataConfig(ignore=known.ignore), notes)
+    heard = Collected()
+    coding, counts = find_coding(paths, DataConfig(ignore=known.ignore), heard)
     assert (coding.values, coding.ignore, coding.kind) == (known.values, known.ignore, known.kind)
-    assert notes.texts == []
+    assert heard.notes == []
     each = np.array([own_classes(path, known) for path in paths])
     wanted = each.sum(axis=0)
     assert counts.tolist() == wanted[:-1].tolist()
@@ -230,15 +230,14 @@ def test_nuclei_are_told_apart(data_root: Path) -> None:
 def test_colours_are_read_by_their_legend(data_root: Path) -> None:
     """RGB and palette PNG mixed; the set has the same masks as ids, made by its publisher."""
     root = data_root / "dubai_aerial"
-    beside: list[str] = []
-    pairs = find_pairs(root, masks="masks_color", on_note=beside.append)
+    pairs = find_pairs(root, DataConfig(masks="masks_color"))
     assert [pair.mask for pair in pairs] == sorted((root / "masks_color").iterdir())
     assert [pair.image for pair in pairs] == [image for image, _ in own_pairs(root, "dubai_aerial")]
 
     colors = tuple((r, g, b) for r, g, b in map(bytes.fromhex, LEGEND_OF_DUBAI))
-    notes = Notes()
+    heard = Collected()
     coding, counts = find_coding(
-        [pair.mask for pair in pairs], DataConfig(colors=LEGEND_OF_DUBAI), notes
+        [pair.mask for pair in pairs], DataConfig(colors=LEGEND_OF_DUBAI), heard
     )
     assert coding.colors == colors
     assert coding.num_classes == 6
@@ -268,14 +267,14 @@ def test_colours_are_read_by_their_legend(data_root: Path) -> None:
     assert set(outside) == {0}
     assert outside[0] == pixels[255] > 0
     assert [
-        note for note in notes.texts if "outside the legend" in note and f"{outside[0]} p" in note
+        note for note in heard.notes if "outside the legend" in note and f"{outside[0]} p" in note
     ]
 
 
 def test_where_there_are_two_folders_of_masks_masks_is_taken_and_it_is_said(
     data_root: Path,
 ) -> None:
-    notes: list[str] = []
-    pairs = find_pairs(data_root / "dubai_aerial", on_note=notes.append)
+    heard = Collected()
+    pairs = find_pairs(data_root / "dubai_aerial", reporter=heard)
     assert {pair.mask.parent.name for pair in pairs} == {"masks"}
-    assert any("masks_color" in note for note in notes)
+    assert any("masks_color" in note for note in heard.notes)

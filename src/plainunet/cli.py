@@ -28,8 +28,10 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_DEFAULTS, _NETWORK, _FOLDER = TrainConfig(), NetworkOptions(), FolderConfig()
-_KNOWN, _PREDICTING, _JUDGING = DataConfig(), PredictOptions(), EvaluateOptions()
+# made without validators, which are compiled when they are first needed: help comes sooner
+_DEFAULTS, _KNOWN = TrainConfig.model_construct(), DataConfig.model_construct()
+_NETWORK, _FOLDER = NetworkOptions.model_construct(), FolderConfig.model_construct()
+_PREDICTING, _JUDGING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
 Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Known = Annotated[DataConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Judging = Annotated[EvaluateOptions, Parameter(name="*", negative=())]
@@ -203,7 +205,7 @@ def evaluate(
     if html:
         require_own(html, 'id="pictures-data"')
     notes: list[str] = []
-    where: dict[str, Any] = {"refine": options.refine, "device": device, "precision": precision}
+    where: dict[str, Any] = {"device": device, "precision": precision}
     with bars() as on_progress:
         said = {"on_note": notes.append, **where}
         given = folder.folder_arguments()
@@ -342,7 +344,6 @@ def predict(
     room = None if memory is None else read_bytes(memory)
     predictor = Predictor.load(
         [checkpoint, *options.others],
-        refine=options.refine,
         device=device,
         precision=precision,
         memory=room,
@@ -409,7 +410,6 @@ def model(
     *,
     paper: Annotated[bool, Parameter(negative=())] = False,
     size: Annotated[tuple[int, int] | None, Parameter(negative=())] = None,
-    svg: Path | None = None,
     options: Annotated[NetworkOptions, Parameter(name="*", negative=())] = _NETWORK,
 ) -> int:
     """Show a network: each stage's shape, parameters, multiply-adds, memory, receptive field.
@@ -418,22 +418,14 @@ def model(
         checkpoint: A best.safetensors; left out, the network is as the flags say.
         paper: Show the network of the paper's figure 1.
         size: Height and width of a picture; left out, what fits the network.
-        svg: Also draw the network as this SVG file.
         options: The network, where it is neither.
     """
-    from plainunet.files import require_file
-    from plainunet.network.drawing import draw_network
     from plainunet.network.summary import choose_network, summarise_network
     from plainunet.terminal.tables import show_model
 
-    if svg:
-        require_file(svg, ".svg")
     given = {name: getattr(options, name) for name in options.model_fields_set}
     network, size, class_names = choose_network(checkpoint, paper, given, size)
     show_model(summarise_network(network, size), (network.in_channels, *size), class_names)
-    if svg:
-        draw_network(network, size, svg)
-        _print(f"drawing: {svg}")
     return 0
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 class FolderConfig(BaseModel):
     """Where a data folder has its pictures and masks."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     images: str | None = None
     """Folder of the pictures, below the data folder; left out, it is found."""
@@ -30,11 +30,7 @@ class FolderConfig(BaseModel):
     """Leave out pictures that have no mask, which are an error otherwise."""
 
     def folder_arguments(self) -> dict[str, Any]:
-        """List where pictures and masks are.
-
-        Returns:
-            Keyword arguments of `plainunet.dataset.pairs.find_pairs`.
-        """
+        """List where pictures and masks are, by the names of these fields."""
         return self.model_dump(include=set(FolderConfig.model_fields))
 
 
@@ -106,7 +102,7 @@ TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 class Growth(BaseModel):
     """A part of training that sees smaller pictures than the last epochs do."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     until: float = Field(gt=0, lt=1)
     """Share of all epochs after which this part ends."""
@@ -117,7 +113,7 @@ class Growth(BaseModel):
 class NetworkConfig(BaseModel):
     """The network of a run: what `plainunet.UNet` takes beside channels and classes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     base_channels: int = Field(default=16, ge=1, le=1024)
     """Channels of the network's first level; each level below has twice as many."""
@@ -182,9 +178,6 @@ class TrainConfig(DataConfig, NetworkConfig):
     start_from: str | None = None
     """A checkpoint whose weights the network begins with, and whose shape it has; the classes and
     the input channels may be others."""
-    refine_of: str | None = None
-    """A checkpoint whose masks this network learns to refine: it sees windows of pictures as they
-    are where that one is unsure, together with its probabilities; see --refine of predict."""
     freeze: Literal["none", "encoder"] = "none"
     """What of these weights stays as it is: encoder is the whole contracting path."""
     loss: Literal["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "outline"] = (
@@ -338,7 +331,7 @@ Output = Literal[
 class CardOptions(BaseModel):
     """What holds instead of what the checkpoint says."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Of two classes: probability of the second from which a pixel belongs to it."""
@@ -373,20 +366,15 @@ class PredictOptions(CardOptions):
     rle-columns (CSV of run-length codes, as Kaggle's Carvana and most other sets count)."""
     others: tuple[Path, ...] = ()
     """More checkpoints, whose probabilities are averaged with those of the first."""
-    refine: Path | None = None
-    """A checkpoint of a run with --refine-of, which looks again, at full size, where the first
-    is unsure."""
 
 
 class EvaluateOptions(BaseModel):
     """What is judged of a folder, and how."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     split: Literal["train", "val", "test", "all"] | None = None
     """Take this part."""
-    refine: Path | None = None
-    """A checkpoint of a run with --refine-of, as of predict."""
     objects: bool = False
     """Also count objects, as connected regions; it is done anyway where masks number them."""
     tune: bool = False

@@ -88,16 +88,21 @@ def track(items: Iterable[_Item], name: str, total: int, reporter: Reporter) -> 
         yield item
 
 
-class Notes(Reporter):
-    """Keeps what it is told, for later."""
+class Collected(Reporter):
+    """Keeps notes and problems, for later."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self.texts: list[str] = []
+        self.notes: list[str] = []
+        self.problems: list[ValueError] = []
 
     def note(self, text: str) -> None:
         """Keep a note."""
-        self.texts.append(text)
+        self.notes.append(text)
+
+    def problem(self, error: ValueError) -> None:
+        """Keep a problem; of many of one kind, each."""
+        self.problems += getattr(error, "parts", (error,))
 
 
 silent = Reporter()

@@ -20,8 +20,8 @@ from plainunet.dataset.classes import (
 from plainunet.dataset.coding import Coding, Colors, Instances, Threshold, Values, list_values
 from plainunet.dataset.pairs import find_pairs
 from plainunet.formats.masks import read_mask
-from plainunet.formats.sources import name_place
-from plainunet.reporter import Notes
+from plainunet.formats.sources import RleImage
+from plainunet.reporter import Collected
 from plainunet.settings import read_dataset, with_dataset
 
 RANDOM = np.random.default_rng(0)
@@ -112,11 +112,11 @@ def test_rgb_and_palette_masks_are_read_by_one_legend(tmp_path: Path) -> None:
     in_palette(IDS).save(paths[3])
     in_palette(IDS).save(paths[4], transparency=bytes([255, 0, 99]))
     in_palette(IDS).save(paths[5])
-    notes = Notes()
-    coding, counts = find_coding(paths, DataConfig(colors=HEX), notes)
+    heard = Collected()
+    coding, counts = find_coding(paths, DataConfig(colors=HEX), heard)
     assert coding == Colors(LEGEND)
     assert counts.tolist() == (6 * np.bincount(IDS.ravel())).tolist()
-    assert notes.texts == []
+    assert heard.notes == []
     for path in paths:
         np.testing.assert_array_equal(coding.read(path), IDS, err_msg=path.name)
 
@@ -125,10 +125,10 @@ def test_without_a_legend_colours_are_sorted_and_said(tmp_path: Path) -> None:
     """One RGB mask is enough for palettes to be read by their colours."""
     in_palette(IDS).save(tmp_path / "a.png")
     save(tmp_path / "b.png", in_colour(IDS))
-    notes = Notes()
-    coding, _ = find_coding([tmp_path / "a.png", tmp_path / "b.png"], None, notes)
+    heard = Collected()
+    coding, _ = find_coding([tmp_path / "a.png", tmp_path / "b.png"], None, heard)
     assert coding.colors == tuple(sorted(LEGEND))
-    assert [note.split(": ")[-1] for note in notes.texts] == [
+    assert [note.split(": ")[-1] for note in heard.notes] == [
         "0 = 000000, 1 = 0000C8, 2 = C80000, 3 = FAFA00"
     ]
     order = np.array([2, 0, 1, 3])
@@ -147,14 +147,14 @@ def test_jpeg_is_mended_and_said(tmp_path: Path) -> None:
     ids = np.repeat(np.repeat(IDS, 16, axis=0), 16, axis=1)[3:, 5:]
     path = tmp_path / "mask.jpg"
     Image.fromarray(in_colour(ids)).save(path, quality=90, subsampling=0)
-    notes = Notes()
-    coding, counts = find_coding([path], DataConfig(colors=HEX), notes)
+    heard = Collected()
+    coding, counts = find_coding([path], DataConfig(colors=HEX), heard)
     read = coding.read(path)
     known = read < 255
     assert known.mean() > 0.95
     assert (read[known] == ids[known]).mean() > 0.99
     assert counts.tolist() == np.bincount(read[known]).tolist()
-    assert "are taken for it" in notes.texts[0]
+    assert "are taken for it" in heard.notes[0]
     with pytest.raises(ValueError, match="--colors 000000 0100C8 C80000 FAFB00; others"):
         find_coding([path])
 
@@ -172,11 +172,11 @@ def test_a_legend_file_gives_the_order(tmp_path: Path) -> None:
     path = save(tmp_path / "masks" / "1.png", in_colour(IDS))
     rows = [f"class {k},{r},{g},{b}" for k, (r, g, b) in enumerate(LEGEND)]
     (tmp_path / "class_dict.csv").write_text("\n".join(["name,r,g,b", *rows]))
-    notes = Notes()
-    coding, _ = find_coding([path], None, notes)
+    heard = Collected()
+    coding, _ = find_coding([path], None, heard)
     assert coding.colors == LEGEND
     assert coding.names == ("class 0", "class 1", "class 2", "class 3")
-    assert "class_dict.csv" in notes.texts[0]
+    assert "class_dict.csv" in heard.notes[0]
 
 
 @pytest.mark.parametrize("damage", ["blur", "reduce", "jpeg 95", "jpeg 75", "jpeg 30"])
@@ -190,16 +190,16 @@ def test_smoothed_black_and_white_is_thresholded(tmp_path: Path, damage: str) ->
     else:
         path = path.with_suffix(".jpg")
         clean.save(path, quality=int(damage.split()[1]))
-    notes = Notes()
-    coding, counts = find_coding([path], None, notes)
+    heard = Collected()
+    coding, counts = find_coding([path], None, heard)
     assert (coding.kind, coding.num_classes) == ("threshold", 2)
     read = coding.read(path)
     assert (read == DISC).mean() > 0.998
     assert counts.tolist() == np.bincount(read.ravel()).tolist()
     stored = read_mask(path)
     moved = ((stored > 0) & (stored < 255)).mean()
-    assert notes.texts[0].startswith(f"note: {moved:.2%} of the mask pixels lie between 0 and 255")
-    assert str(path) in notes.texts[0]
+    assert heard.notes[0].startswith(f"note: {moved:.2%} of the mask pixels lie between 0 and 255")
+    assert str(path) in heard.notes[0]
 
 
 def test_thresholded_masks_may_ignore_white(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_masks_that_name_their_classes(tmp_path: Path) -> None:
 def test_a_class_of_a_list_need_not_occur(tmp_path: Path) -> None:
     file = tmp_path / "masks.csv"
     file.write_text("ImageId,ClassId,EncodedPixels\ncat,3,1 2\ncat,9,\n")
-    coding, counts = find_coding([name_place(file, "cat 4x3 rows")])
+    coding, counts = find_coding([RleImage(file, "cat", 4, 3, "rows")])
     assert coding.names == ("background", "3", "9")
     assert counts.tolist() == [10, 2, 0]
 
@@ -320,12 +320,12 @@ def test_many_values_in_sixteen_bits_are_objects_and_few_are_classes() -> None:
     busy = dict.fromkeys([0, *range(20, 40)], 9)
     assert coding_of_values(census(busy, busy, {0: 9}, deep=True), known()).kind == "instances"
     few = dict.fromkeys(range(5), 9)
-    notes = Notes()
-    found = coding_of_values(census(few, few, deep=True), known(), notes)
+    heard = Collected()
+    found = coding_of_values(census(few, few, deep=True), known(), heard)
     assert found == Values(tuple(range(5)))
-    assert "--encoding instances" in notes.texts[0]
-    assert coding_of_values(census(few, few, deep=True), known(5), notes) == found
-    assert len(notes.texts) == 1
+    assert "--encoding instances" in heard.notes[0]
+    assert coding_of_values(census(few, few, deep=True), known(5), heard) == found
+    assert len(heard.notes) == 1
 
 
 @pytest.mark.parametrize("num_classes", [None, 2])
@@ -396,9 +396,9 @@ SMOOTHED = dict.fromkeys(range(256), 1) | {0: 9000, 255: 9000}
 
 @pytest.mark.parametrize("num_classes", [None, 2])
 def test_smoothed_masks_are_thresholded_and_said(num_classes: int | None) -> None:
-    notes = Notes()
-    assert coding_of_values(census(SMOOTHED), known(num_classes), notes) == Threshold()
-    (note,) = notes.texts
+    heard = Collected()
+    assert coding_of_values(census(SMOOTHED), known(num_classes), heard) == Threshold()
+    (note,) = heard.notes
     assert note.startswith("note: 1.39% of the mask pixels lie between 0 and 255")
     assert "value 1: 1 pixels in a.png" in note
 
@@ -486,7 +486,7 @@ def test_a_folder_says_what_was_understood(small_data: Path) -> None:
     assert [file.name for file in files] == ["split.csv", "dataset.toml"]
     config = with_dataset(DataConfig(), small_data)
     assert (config.classes, config.values) == (("ground", "box"), (0, 255))
-    again = find_pairs(small_data, **config.folder_arguments())
+    again = find_pairs(small_data, DataConfig(**config.folder_arguments()))
     assert [(pair.image, pair.mask, pair.group) for pair in again] == [
         (pair.image, pair.mask, pair.group) for pair in pairs[1:]
     ]

@@ -27,7 +27,7 @@ from plainunet.dataset.coding import (
 )
 from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import name_place
+from plainunet.formats.sources import RleImage
 
 RANDOM = np.random.default_rng(0)
 IDS = RANDOM.integers(0, 4, (20, 30), dtype=np.uint8)
@@ -190,7 +190,7 @@ def test_what_is_wrong_comes_in_its_turn(tmp_path: Path) -> None:
 
 def test_items_have_no_kind(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("image,rle\na.png,1 2\n")
-    item = name_place(tmp_path / "m.csv", "a 3x4 rows")
+    item = RleImage(tmp_path / "m.csv", "a", 3, 4, "rows")
     (count,) = count_masks([item])
     if isinstance(count, MaskCounts):
         assert (count.kind, count.size) == ("", (3, 4))

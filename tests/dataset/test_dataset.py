@@ -1,473 +1,87 @@
-import os
+"""A folder understood: one door for training, evaluation and anyone's loop."""
+
 import pickle
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 
-from plainunet.dataset.coding import Instances, Values
-from plainunet.dataset.pairs import Pair, find_pairs
-from plainunet.dataset.samples import Samples, TrainingSet
-
-BINARY = Values((0, 255))
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PLAINUNET_CACHE", str(tmp_path / "cache"))
+from plainunet.config import DataConfig, TrainConfig
+from plainunet.dataset.coding import Values
+from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.dataset.split import write_split
+from plainunet.reporter import Reporter
 
 
-MakePair = Callable[..., Pair]
+class Heard(Reporter):
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.events.append("note")
+
+    def stage(self, name: str, total: int) -> None:
+        self.events.append(f"{name} {total}")
 
 
-@pytest.fixture
-def make_pair(tmp_path: Path) -> MakePair:
-    def make(name: str, image: NDArray[Any], mask: NDArray[np.uint8]) -> Pair:
-        paths = tmp_path / f"{name}.png", tmp_path / f"{name}_mask.png"
-        for path, array in zip(paths, (image, mask), strict=True):
-            Image.fromarray(array).save(path)
-        return Pair(*paths, name, None)
-
-    return make
-
-
-def noise(*shape: int, dtype: Any = np.uint8, seed: int = 0) -> NDArray[Any]:
-    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
-
-
-def half(height: int, width: int) -> NDArray[np.uint8]:
-    """A mask whose right half is foreground."""
-    mask = np.zeros((height, width), np.uint8)
-    mask[:, width // 2 :] = 255
-    return mask
+def test_a_folder_is_opened(small_data: Path) -> None:
+    heard = Heard()
+    dataset = SegmentationDataset.open(small_data, reporter=heard)
+    assert heard.events == ["checking files 8", "understanding masks 1"]
+    assert dataset.coding == Values((0, 255))
+    assert dataset.class_names == ("background", "foreground")
+    assert len(dataset) == len(dataset.pairs) == len(dataset.shapes) == 8
+    image, mask = dataset[3]
+    assert (*mask.shape, 3) == image.shape == dataset.shapes[3]
+    assert dataset.sizes[3] == mask.shape
+    counted = sum(np.bincount(dataset[n][1].ravel(), minlength=2) for n in range(8))
+    assert dataset.class_pixels == tuple(counted)
+    assert sum(dataset.shares.values()) == pytest.approx(1)
+    assert pickle.loads(pickle.dumps(dataset)) == dataset
 
 
-def test_sample_at_its_own_size(make_pair: MakePair) -> None:
-    image, mask = noise(32, 48, 3), half(32, 48)
-    samples = Samples([make_pair("a", image, mask)], BINARY, (32, 48))
-    got, shares = samples[0]
-    assert len(samples) == 1
-    assert np.array_equal(got, image)
-    assert np.array_equal(shares[..., 1], mask)
-    assert np.array_equal(shares[..., 0], 255 - mask)
+def test_what_a_dataset_toml_says_holds(small_data: Path) -> None:
+    (small_data / "dataset.toml").write_text('classes = ["ground", "box"]\nvalues = [255, 0]\n')
+    dataset = SegmentationDataset.open(small_data)
+    assert (dataset.class_names, dataset.coding) == (("ground", "box"), Values((255, 0)))
+    other = SegmentationDataset.open(small_data, DataConfig(classes=("a", "b")))
+    assert other.class_names == ("a", "b")
 
 
-def test_small_picture_is_padded_and_never_enlarged(make_pair: MakePair) -> None:
-    image, mask = noise(20, 30, 3), half(20, 30)
-    got, shares = Samples([make_pair("a", image, mask)], BINARY, (32, 48))[0]
-    assert got.shape == (32, 48, 3)
-    assert np.array_equal(got[:20, :30], image)
-    # the image goes on as its edge, but the padding does not count
-    assert (got[20:, :30] == image[-1]).all()
-    assert (got[:20, 30:] == image[:, -1:]).all()
-    assert (shares[:20, :30].astype(int).sum(axis=2) == 255).all()
-    assert shares[20:].max() == shares[:, 30:].max() == 0
-
-
-def test_picture_is_reduced_in_its_proportions(make_pair: MakePair) -> None:
-    image = np.full((64, 64, 3), 200, np.uint8)
-    got, shares = Samples([make_pair("a", image, half(64, 64))], BINARY, (32, 48))[0]
-    assert got.shape == (32, 48, 3)
-    assert (got == 200).all()
-    assert (shares[:, :16, 0] == 255).all()
-    assert (shares[:, 16:32, 1] == 255).all()
-    assert shares[:, 32:].max() == 0
-
-
-def test_ignored_pixels_have_no_share(make_pair: MakePair) -> None:
-    mask = half(32, 32)
-    mask[:16] = 7
-    coding = Values((0, 255), 7)
-    _, shares = Samples([make_pair("a", noise(32, 32, 3), mask)], coding, (16, 16))[0]
-    assert shares[:8].max() == 0
-    assert (shares[8:].astype(int).sum(axis=2) == 255).all()
-
-
-def test_mixed_sizes_have_one_shape(make_pair: MakePair) -> None:
-    sizes = [(20, 30), (64, 48), (9, 90), (200, 3)]
-    pairs = [make_pair(f"{n}", noise(*size, 3), half(*size)) for n, size in enumerate(sizes)]
-    samples = Samples(pairs, BINARY, (32, 48), target_scale=2)
-    shapes = {(image.shape, shares.shape) for image, shares in map(samples.__getitem__, range(4))}
-    assert shapes == {((64, 96, 3), (64, 96, 2))}
-
-
-@pytest.mark.parametrize("scale", [1, 2, 3])
-def test_target_scale_keeps_the_mask_finer(make_pair: MakePair, scale: int) -> None:
-    samples = Samples(
-        [make_pair("a", noise(96, 144, 3), half(96, 144))], BINARY, (32, 48), target_scale=scale
-    )
-    image, shares = TrainingSet(samples, "none", 0, (16, 24))[0, 0, 0]
-    assert image.shape == (16, 24, 3)
-    assert shares.shape == (16 * scale, 24 * scale, 2)
-
-
-def test_grey_among_rgb(make_pair: MakePair) -> None:
-    grey = noise(32, 32)
-    pairs = [make_pair("a", noise(32, 32, 3), half(32, 32)), make_pair("b", grey, half(32, 32))]
-    samples = Samples(pairs, BINARY, (32, 32))
-    samples.fill_cache()
-    assert np.array_equal(samples[1][0], np.stack([grey] * 3, axis=2))
-
-
-def test_grey_alone_stays_grey(make_pair: MakePair) -> None:
-    samples = Samples([make_pair("a", noise(32, 32), half(32, 32))], BINARY, (32, 32), channels=1)
-    assert samples[0][0].shape == (32, 32, 1)
-
-
-def test_other_channels_are_refused_and_named_once(make_pair: MakePair) -> None:
-    pair = make_pair("a", noise(32, 32, 3), half(32, 32))
-    with pytest.raises(ValueError, match="3 channels, 1 are needed") as raised:
-        Samples([pair], BINARY, (32, 32), channels=1)[0]
-    assert str(raised.value).count(str(pair.image)) == 1
-
-
-def test_unreadable_picture_is_named_once(make_pair: MakePair) -> None:
-    pair = make_pair("a", noise(32, 32, 3), half(32, 32))
-    pair.image.write_bytes(pair.image.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"a\.png") as raised:
-        Samples([pair], BINARY, (32, 32))[0]
-    assert str(raised.value).count(str(pair.image)) == 1
-
-
-def test_unknown_mask_value_is_named(make_pair: MakePair) -> None:
-    mask = half(32, 32)
-    mask[3, 4] = 9
-    pair = make_pair("a", noise(32, 32, 3), mask)
-    with pytest.raises(ValueError, match=r"a_mask\.png has 1 pixels of value 9"):
-        Samples([pair], BINARY, (32, 32))[0]
-
-
-def test_sixteen_bits_become_unit_floats(make_pair: MakePair) -> None:
-    deep = noise(32, 32, dtype=np.uint16)
-    pair = make_pair("a", deep, half(32, 32))
-    image, _ = Samples([pair], BINARY, (32, 32), channels=1)[0]
-    assert image.dtype == np.float32
-    assert np.allclose(image[..., 0], deep / 65535)
-
-
-@pytest.mark.parametrize("first", [np.uint8, np.uint16])
-def test_eight_bits_beside_sixteen(make_pair: MakePair, first: Any) -> None:
-    """They must mean the same: neither black nor beyond the network's range."""
-    second = np.uint16 if first == np.uint8 else np.uint8
-    arrays = [noise(32, 32, dtype=first), noise(32, 32, dtype=second, seed=1)]
-    pairs = [make_pair(name, array, half(32, 32)) for name, array in zip("ab", arrays, strict=True)]
-    samples = Samples(pairs, BINARY, (32, 32), channels=1)
-    samples.fill_cache()
-    for index, array in enumerate(arrays):
-        image = samples[index][0]
-        assert image.dtype == np.float32
-        assert np.allclose(image[..., 0], array / np.iinfo(array.dtype).max)
-
-
-def test_cache_gives_the_same_samples(small_data: Path) -> None:
-    pairs = find_pairs(small_data)
-    plain, kept = (Samples(pairs, BINARY, (24, 40), target_scale=2) for _ in range(2))
-    progress: list[int] = []
-    kept.fill_cache(lambda done, total: progress.append(done))
-    assert progress == list(range(1, 9))
-    # nothing but the cache is read from now on
-    for pair in pairs:
-        pair.image.unlink()
-    for index in range(8):
-        image, shares = kept[index]
-        with pytest.raises(FileNotFoundError):
-            plain[index]
-        assert image.shape == (48, 80, 3)
-        assert shares.shape == (48, 80, 2)
-
-
-@pytest.mark.parametrize("change", ["box", "scale", "coding", "channels", "objects"])
-def test_cache_depends_on_every_setting(make_pair: MakePair, change: str) -> None:
-    pair = make_pair("a", noise(32, 32), half(32, 32))
-    Samples([pair], BINARY, (16, 16), channels=1).fill_cache()
-    other = Samples(
-        [pair],
-        Values((255, 0)) if change == "coding" else BINARY,
-        (16, 8) if change == "box" else (16, 16),
-        channels=3 if change == "channels" else 1,
-        target_scale=2 if change == "scale" else 1,
-        objects=change == "objects",
-    )
-    before = other[0]
-    other.fill_cache()
-    assert len(other[0]) == len(before) == (3 if change == "objects" else 2)
-    assert all(np.array_equal(a, b) for a, b in zip(other[0], before, strict=True))
-
-
-def test_changed_picture_is_decoded_again(tmp_path: Path) -> None:
-    """Of as many bytes as before."""
-    pair = Pair(tmp_path / "a.bmp", tmp_path / "a_mask.bmp", "a", None)
-    images = [noise(16, 16, 3, seed=seed) for seed in (0, 1)]
-    Image.fromarray(half(16, 16)).save(pair.mask)
-    seen = []
-    for later, image in enumerate(images):
-        Image.fromarray(image).save(pair.image)
-        os.utime(pair.image, (1000 + later, 1000 + later))
-        samples = Samples([pair], BINARY, (16, 16))
-        samples.fill_cache()
-        seen.append(samples[0][0].copy())
-    assert np.array_equal(seen, images)
-
-
-def test_cache_that_goes_while_it_is_used(small_data: Path, tmp_path: Path) -> None:
-    """Another process may need the room. What has not opened it yet decodes again."""
-    samples = Samples(find_pairs(small_data), BINARY, (24, 32))
-    before = samples[3]
-    samples.fill_cache()
-    samples = pickle.loads(pickle.dumps(samples))
-    shutil.rmtree(tmp_path / "cache")
-    for _ in range(2):
-        assert all(np.array_equal(a, b) for a, b in zip(samples[3], before, strict=True))
-
-
-def test_settings_of_samples_without_objects_are_as_before(
-    small_data: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stratify", [False, True])
+def test_parts_of_a_split_and_the_split_again(
+    small_data: Path, tmp_path: Path, stratify: bool
 ) -> None:
-    """Else every picture that was decoded before would be decoded again."""
-    seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(
-        "plainunet.dataset.samples.cached", lambda files, settings, *others: seen.append(settings)
-    )
-    Samples(find_pairs(small_data), BINARY, (24, 32)).fill_cache()
-    coding = [0, 255, None, "two values"]
-    kept = {"count": 8, "box": (24, 32), "target_scale": 1, "channels": 3, "coding": coding}
-    assert list(seen[0].items()) == list(kept.items())
+    dataset = SegmentationDataset.open(small_data).split(TrainConfig(stratify=stratify))
+    parts = {name: dataset.part(name) for name in ("train", "val", "test")}
+    assert len(parts["train"]) + len(parts["val"]) == 8
+    assert len(parts["val"]) in (1, 2)
+    assert len(parts["test"]) == 0
+    for name, part in parts.items():
+        assert all(pair.part == name for pair in part.pairs)
+        assert len(part.shapes) == len(part)
+    assert parts["train"].digest() != dataset.digest()
+    write_split(tmp_path / "split.csv", dataset.pairs, small_data)
+    config = TrainConfig(classes=dataset.class_names)
+    again = SegmentationDataset.reopen(small_data, tmp_path / "split.csv", config)
+    assert again == dataset
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_statistics_equal_plain_numpy(make_pair: MakePair, dtype: Any) -> None:
-    rng = np.random.default_rng(0)
-    arrays, pairs, kept = [], [], []
-    for number in range(5):
-        shape = (32, 40) if dtype == np.uint16 else (32, 40, 3)
-        image = (rng.random(shape) * np.iinfo(dtype).max * (number + 1) / 5).astype(dtype)
-        mask = half(32, 40)
-        mask[:4] = 7
-        arrays.append(image.reshape(32, 40, -1) / np.iinfo(dtype).max)
-        kept.append(np.broadcast_to(mask != 7, (32, 40)))
-        pairs.append(make_pair(str(number), image, mask))
-    channels = arrays[0].shape[2]
-    samples = Samples(pairs, Values((0, 255), 7), (48, 48), channels)
-    mean, std = samples.statistics()
-    pixels = np.concatenate([a[k] for a, k in zip(arrays, kept, strict=True)])
-    assert np.allclose(mean, pixels.mean(axis=0), atol=1e-6)
-    assert np.allclose(std, pixels.std(axis=0), atol=1e-6)
-    assert len(mean) == len(std) == channels
+def test_problems_with_files_are_raised_together(small_data: Path) -> None:
+    """Those of names and those of contents; `check` is advised."""
+    images = sorted((small_data / "images").iterdir())
+    images[0].rename(images[0].with_name("elsewhere.png"))
+    images[1].write_bytes(images[1].read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"^3 problems with the data:(?s:.*)plainunet check"):
+        SegmentationDataset.open(small_data)
 
 
-def test_statistics_of_flat_pictures(make_pair: MakePair) -> None:
-    pair = make_pair("a", np.full((16, 16, 3), 51, np.uint8), half(16, 16))
-    mean, std = Samples([pair], BINARY, (16, 16)).statistics()
-    assert np.allclose(mean, 0.2)
-    assert np.allclose(std, 0, atol=1e-6)
-
-
-def test_training_set_reduces_to_its_size(small_data: Path) -> None:
-    samples = Samples(find_pairs(small_data), BINARY, (48, 64))
-    image, shares = TrainingSet(samples, "light", 0, (24, 32))[0, 0, 3]
-    assert image.shape == (24, 32, 3)
-    assert image.dtype == shares.dtype == torch.uint8
-    assert shares.shape == (24, 32, 2)
-
-
-def test_training_set_of_many_classes_at_a_smaller_size(make_pair: MakePair) -> None:
-    mask = noise(48, 48) % 6
-    samples = Samples(
-        [make_pair("a", noise(48, 48, 3), mask)],
-        Values(tuple(range(6))),
-        (48, 48),
-    )
-    _, shares = TrainingSet(samples, "none", 0, (36, 36))[0, 0, 0]
-    assert shares.shape == (36, 36, 6)
-    assert (shares.int().sum(dim=2) - 255).abs().max() <= 3
-
-
-def test_tensors_from_the_cache_may_be_written_to(small_data: Path) -> None:
-    samples = Samples(find_pairs(small_data), BINARY, (48, 64), objects=True)
-    samples.fill_cache()
-    before = [array.copy() for array in samples[0]]
-    for strength in ("none", "flip"):
-        for border in (None, (10, 5)):
-            dataset = TrainingSet(samples, strength, 0, (48, 64), border=border)
-            for tensor in dataset[0, 0, 0]:
-                tensor.zero_()
-    assert all(np.array_equal(a, b) for a, b in zip(samples[0], before, strict=True))
-
-
-def test_class_shares(make_pair: MakePair) -> None:
-    masks = [np.zeros((20, 30), np.uint8) for _ in range(2)]
-    masks[0][:10, :15] = 1
-    masks[1][:5] = 9  # ignored
-    pairs = [make_pair(str(n), noise(20, 30, 3), mask) for n, mask in enumerate(masks)]
-    samples = Samples(pairs, Values((0, 1, 2), 9), (32, 32))
-    # 600 + 450 valid pixels; the padding counts for nothing
-    assert np.allclose(samples.class_shares(), [900 / 1050, 150 / 1050, 0])
-
-
-def cells() -> NDArray[np.uint16]:
-    """Instances that touch (1 and 2), that nearly do (3), and one far away."""
-    mask = np.zeros((48, 64), np.uint16)
-    mask[8:20, 8:20], mask[8:20, 20:32], mask[24:36, 10:22] = 1000, 2000, 3
-    mask[40:44, 56:60] = 65535
-    return mask
-
-
-@pytest.fixture
-def cell_samples(make_pair: MakePair) -> Callable[..., Samples]:
-    def make(box: tuple[int, int] = (48, 64), **settings: Any) -> Samples:
-        pair = make_pair("cells", noise(48, 64, 3), cells().view())
-        return Samples([pair], Instances(), box, objects=True, **settings)
-
-    return make
-
-
-def test_samples_with_objects(cell_samples: Callable[..., Samples]) -> None:
-    image, shares, labels = cell_samples()[0]
-    assert image.shape == (48, 64, 3)
-    assert np.array_equal(shares[..., 1] > 0, cells() > 0)
-    assert labels.dtype == np.uint16
-    assert labels.shape == (48, 64, 1)
-    # numbered in the order of their values
-    ids = {0: 0, 3: 1, 1000: 2, 2000: 3, 65535: 4}
-    assert np.array_equal(labels[..., 0], np.vectorize(ids.get)(cells()))
-
-
-def test_samples_with_objects_reduced_and_padded(cell_samples: Callable[..., Samples]) -> None:
-    _, shares, labels = cell_samples((30, 32), target_scale=1)[0]
-    assert labels.shape == (30, 32, 1)
-    assert (labels[24:] == 0).all()
-    assert np.array_equal(labels[..., 0] > 0, shares[..., 1] > 127)
-
-
-def test_border_weights_of_a_sample(cell_samples: Callable[..., Samples]) -> None:
-    dataset = TrainingSet(cell_samples(), "none", 0, (48, 64), border=(10, 5))
-    _, shares, border = dataset[0, 0, 0]
-    assert border.dtype == torch.float32
-    assert border.shape == shares.shape[:2]
-    # the two that touch are parted by two pixels of background, which weigh
-    assert (shares[8:20, 19:21, 0] == 255).all()
-    assert torch.allclose(border[10:18, 19:21], torch.tensor(10 * np.exp(-9 / 50)).float())
-    assert (border[shares[..., 1] > 0] == 0).all()
-    expected = np.where(cells() > 0, 255, 0)
-    expected[8:20, 19:21] = 0
-    assert np.array_equal(shares[..., 1], expected)
-
-
-def test_sigma_and_elastic_are_in_working_pixels(cell_samples: Callable[..., Samples]) -> None:
-    """Twice as fine, or at half the size, the same place weighs the same."""
-    plain = TrainingSet(cell_samples(), "none", 0, (48, 64), border=(10, 5))[0, 0, 0][2]
-    samples = cell_samples((24, 32), target_scale=2)
-    fine = TrainingSet(samples, "none", 0, (24, 32), border=(10, 2.5))[0, 0, 0]
-    assert fine[0].shape == (24, 32, 3)
-    assert torch.equal(fine[2], plain)
-    half = TrainingSet(cell_samples(), "none", 0, (24, 32), border=(10, 5))[0, 0, 0][2]
-    # between the first and the third: a gap of four pixels, of two at half the size
-    assert torch.allclose(plain[20:24, 14:16], torch.tensor(10 * np.exp(-25 / 50)).float())
-    assert torch.allclose(half[10:12, 7], torch.tensor(10 * np.exp(-9 / 12.5)).float())
-    sets = [
-        TrainingSet(samples, "none", 0, (24, 32), elastic=3),
-        TrainingSet(cell_samples(), "none", 0, (48, 64), elastic=6),
-    ]
-    assert torch.equal(sets[0][0, 0, 0][1], sets[1][0, 0, 0][1])
-
-
-def test_border_moves_with_the_picture(cell_samples: Callable[..., Samples]) -> None:
-    samples = cell_samples()
-    settings = {"elastic": 3.0, "border": (10.0, 5.0)}
-    plain = TrainingSet(samples, "strong", 0, (48, 64), elastic=3)
-    dataset = TrainingSet(samples, "strong", 0, (48, 64), **settings)  # type: ignore[arg-type]
-    weighed: list[float] = []
-    for number in range(12):
-        image, shares, border = dataset[0, number, 0]
-        bare_image, bare_shares = plain[0, number, 0]
-        assert torch.equal(image, bare_image)
-        # where it differs, the target has become background
-        parted = (shares != bare_shares).any(dim=2)
-        assert (shares[parted, 1:] == 0).all()
-        assert (border[shares[..., 1] > 200] == 0).all()
-        weighed += border[parted].tolist()
-    # and that is where it weighs, but for slivers of objects that parting took away whole
-    assert len(weighed) > 12 * 10
-    assert np.mean(np.array(weighed) > 5) > 0.95
-
-
-def test_border_needs_objects(small_data: Path) -> None:
-    samples = Samples(find_pairs(small_data), BINARY, (48, 64))
-    with pytest.raises(ValueError, match="objects=True"):
-        TrainingSet(samples, "none", 0, (48, 64), border=(10, 5))
-
-
-def test_statistics_with_objects(cell_samples: Callable[..., Samples]) -> None:
-    assert len(cell_samples().statistics()[0]) == 3
-
-
-def test_pickled_without_the_pictures(small_data: Path) -> None:
-    samples = Samples(find_pairs(small_data), BINARY, (48, 64))
-    samples.fill_cache()
-    dataset = TrainingSet(samples, "light", 0, (48, 64))
-    image, shares = dataset[1, 2, 3]
-    packed = pickle.dumps(dataset)
-    assert len(packed) < 20_000
-    again = pickle.loads(packed)[1, 2, 3]
-    assert torch.equal(again[0], image)
-    assert torch.equal(again[1], shares)
-
-
-def test_many_pairs_are_sent_to_workers_fast() -> None:
-    pairs = [Pair(Path(f"a/{n}.png"), Path(f"b/{n}.png"), str(n), None) for n in range(20_000)]
-    samples = Samples(pairs, BINARY, (32, 48))
-    packed = pickle.dumps(samples)
-    assert len(packed) < 50 * len(pairs)
-    assert b"pathlib" not in packed  # of which each would be put together again
-    again = pickle.loads(packed)
-    assert len(again) == len(pairs)
-    with pytest.raises(FileNotFoundError, match="19999"):
-        again[19_999]
-
-
-def test_pictures_reduced_by_a_factor_keep_their_sizes(make_pair: MakePair) -> None:
-    pairs = [
-        make_pair("a", noise(32, 48, 3), half(32, 48)),
-        make_pair("b", noise(40, 20, 3), half(40, 20)),
-    ]
-    samples = Samples(pairs, BINARY, None, factor=0.5, target_scale=2)
-    assert samples.sizes == [(16, 24), (20, 10)]
-    for _ in range(2):  # decoded, then from the cache
-        assert [part.shape for part in samples[0]] == [(32, 48, 3), (32, 48, 2)]
-        assert [part.shape for part in samples[1]] == [(40, 20, 3), (40, 20, 2)]
-        samples.fill_cache()
-    assert samples.statistics()[0] == pytest.approx([0.5] * 3, abs=0.05)
-
-
-def test_patches_of_samples(make_pair: MakePair) -> None:
-    pairs = [make_pair("a", noise(64, 80, 3), half(64, 80))]
-    samples = Samples(pairs, BINARY, None, target_scale=2, factor=0.5)
-    full = samples[0][0]
-    whole = TrainingSet(samples, "none", 0, (16, 24), patch=(16, 24))
-    image, shares = whole[(0, 5, 0)]
-    assert image.shape == (16, 24, 3)
-    assert shares.shape == (32, 48, 2)
-    small = TrainingSet(samples, "none", 0, (8, 12), patch=(16, 24))[(0, 5, 0)]
-    assert [part.shape for part in small] == [(8, 12, 3), (16, 24, 2)]
-    # the same window, reduced
-    means = [float(part.float().mean()) for part in (image, small[0])]
-    assert means[0] == pytest.approx(means[1], abs=1)
-    assert full.shape == (64, 80, 3)
-
-
-def test_sizes_that_differ_need_a_patch(make_pair: MakePair) -> None:
-    samples = Samples([make_pair("a", noise(32, 48, 3), half(32, 48))], BINARY, None)
-    with pytest.raises(ValueError, match="need a patch"):
-        TrainingSet(samples, "none", 0, (16, 16))
-
-
-def test_samples_have_names(make_pair: MakePair) -> None:
-    pairs = [make_pair(name, noise(32, 48, 3), half(32, 48)) for name in ("a.1", "b")]
-    samples = Samples(pairs, BINARY, (32, 48))
-    assert [samples.name(index) for index in range(2)] == ["a.1", "b"]
+def test_masks_that_make_no_sense_bring_the_same_advice(small_data: Path) -> None:
+    mask = sorted((small_data / "masks").iterdir())[2]
+    with Image.open(mask) as opened:
+        values = np.array(opened)
+    values[0, 0] = 7
+    Image.fromarray(values).save(mask)
+    with pytest.raises(ValueError, match=r"Value 7 does not fit(?s:.*)plainunet check"):
+        SegmentationDataset.open(small_data)

@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import find_layout, folders_found, walk
+from plainunet.reporter import Collected
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -20,7 +22,7 @@ def roots(folder: Path, **named: str) -> list[tuple[str, str | None, str]]:
             root.masks.relative_to(folder).as_posix() if root.masks else None,
             root.part,
         )
-        for root in find_layout(folder, **named).roots
+        for root in find_layout(folder, FolderConfig(**named)).roots
     ]
 
 
@@ -70,10 +72,12 @@ def test_nothing_known(tmp_path: Path) -> None:
 
 def test_masks_come_before_their_likes_and_others_are_said(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg", "masks/a.png", "masks_color/a.png", "labels/a.txt", "x/a.png")
-    notes: list[str] = []
-    assert find_layout(tmp_path, on_note=notes.append).roots[0].masks == tmp_path / "masks"
-    assert len(notes) == 1
-    assert re.search(r"masks_color/, x/ .* are left aside\. --masks masks_color takes", notes[0])
+    heard = Collected()
+    assert find_layout(tmp_path, reporter=heard).roots[0].masks == tmp_path / "masks"
+    assert len(heard.notes) == 1
+    assert re.search(
+        r"masks_color/, x/ .* are left aside\. --masks masks_color takes", heard.notes[0]
+    )
     assert roots(tmp_path, masks="masks_color") == [("images", "masks_color", "")]
 
 
@@ -100,9 +104,9 @@ def test_named_folders(tmp_path: Path) -> None:
     assert roots(tmp_path, images="train") == [("train", "trainannot", "")]
     assert roots(tmp_path, images="train", masks="train") == [("train", None, "")]
     with pytest.raises(FileNotFoundError, match=r"--masks seg: .*Folders found: JPEGImages/, Seg"):
-        find_layout(tmp_path, masks="seg")
+        find_layout(tmp_path, FolderConfig(masks="seg"))
     with pytest.raises(FileNotFoundError, match=r"name their folder as well: --images"):
-        find_layout(tmp_path, masks="Seg")
+        find_layout(tmp_path, FolderConfig(masks="Seg"))
 
 
 def test_walk_leaves_a_folder_out(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from plainunet.config import DataConfig
 from plainunet.evaluation.evaluate import match_classes
+from plainunet.formats.sources import CocoImage, Source, parse_source
 from plainunet.network.checkpoint import Card
 from plainunet.palette import default_colors
 
@@ -26,11 +27,11 @@ def save(path: Path, mask: object) -> Path:
     return path
 
 
-def folders(root: Path, **classes: int) -> list[Path]:
+def folders(root: Path, **classes: int) -> list[Source]:
     """One folder for each class; the path that names them all, in this order."""
     for name, value in classes.items():
         save(root / name / "1.png", (value == IDS) * 255)
-    return [root / f"{{{','.join(classes)}}}" / "1.png"]
+    return [parse_source(root / f"{{{','.join(classes)}}}" / "1.png")]
 
 
 def test_classes_are_joined_by_their_names(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_an_unused_category_of_a_coco_file_moves_nothing(tmp_path: Path) -> None
         ],
     }
     (tmp_path / "all.json").write_text(json.dumps(said))
-    masks = [tmp_path / "all.json[1]"]
+    masks = [CocoImage(tmp_path / "all.json", 1)]
     coding = match_classes(card("background", "road", "car"), masks, SAID)
     np.testing.assert_array_equal(coding.read(masks[0]), (IDS == 2) * 2)
 

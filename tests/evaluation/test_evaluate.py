@@ -45,6 +45,7 @@ def trained(draw: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFacto
         depth=2,
         validation=0.3,
         classes=NAMES,
+        device="cpu",
         precision="fp32",
         workers=0,
     )
@@ -53,7 +54,7 @@ def trained(draw: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFacto
 
 
 def judge(trained: Trained, data: Path, **settings: Any) -> dict[str, Any]:
-    return evaluate(trained.checkpoint, data, precision="fp32", **settings)
+    return evaluate(trained.checkpoint, data, device="cpu", precision="fp32", **settings)
 
 
 def stems(result: dict[str, Any]) -> list[str]:
@@ -62,7 +63,7 @@ def stems(result: dict[str, Any]) -> list[str]:
 
 def count_by_hand(trained: Trained, out: Path) -> dict[str, np.ndarray]:
     """Of each picture: hits, truth and prediction [3, K], and counted right and all, from files."""
-    predictor = Predictor.load(trained.checkpoint, precision="fp32")
+    predictor = Predictor.load(trained.checkpoint, device="cpu", precision="fp32")
     images = sorted((trained.data / "images").iterdir())
     written, failures, _ = predict_files(predictor, images, out)
     assert failures == []
@@ -178,7 +179,7 @@ def test_a_copy_of_the_training_folder_is_known(
     shutil.copytree(trained.data, tmp_path / "copy")
     shutil.copytree(trained.checkpoint.parent, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    result = evaluate("run/best.safetensors", "copy", precision="fp32")
+    result = evaluate("run/best.safetensors", "copy", device="cpu", precision="fp32")
     expected = judge(trained, trained.data)
     assert stems(result) == stems(expected)
     assert (result["split"], result["pooled"]) == ("val", expected["pooled"])
@@ -212,7 +213,7 @@ def test_of_a_training_folder_that_has_changed_no_training_picture_is_taken(
         (other / kind / f"{held_out[0]}.png").unlink()
         shutil.copy(other / kind / f"{held_out[1]}.png", other / kind / "new.png")
     notes: list[str] = []
-    result = evaluate(trained.checkpoint, other, on_note=notes.append)
+    result = evaluate(trained.checkpoint, other, device="cpu", on_note=notes.append)
     assert (result["split"], stems(result)) == ("val", held_out[1:])
     assert len(notes) == 1
     assert "1 new pictures are left out, 2 have gone. --split all" in notes[0]
@@ -320,7 +321,7 @@ def test_a_class_that_no_mask_has_is_said(binary: Trained) -> None:
     for file in (net.data / "masks").iterdir():
         Image.fromarray(np.zeros_like(np.asarray(Image.open(file)))).save(file)
     notes: list[str] = []
-    evaluate(net.checkpoint, net.data, on_note=notes.append)
+    evaluate(net.checkpoint, net.data, device="cpu", on_note=notes.append)
     assert any("no mask has a pixel of thing" in note for note in notes)
 
 
@@ -331,7 +332,7 @@ def test_a_checkpoint_without_its_run_says_what_is_missing(
     shutil.copy(trained.checkpoint, alone)
     with pytest.raises(FileNotFoundError, match=r"split.csv does not exist: .*--split all"):
         evaluate(alone, trained.data)
-    assert len(evaluate(alone, trained.data, split="all")["images"]) == 10
+    assert len(evaluate(alone, trained.data, split="all", device="cpu")["images"]) == 10
 
 
 def test_files_that_have_changed_are_said_to_have(trained: Trained, tmp_path: Path) -> None:
@@ -340,6 +341,6 @@ def test_files_that_have_changed_are_said_to_have(trained: Trained, tmp_path: Pa
     for file in list((data / "masks").iterdir()):
         Image.open(file).save(file, compress_level=0)
     notes: list[str] = []
-    result = evaluate(trained.checkpoint, data, on_note=notes.append)
+    result = evaluate(trained.checkpoint, data, device="cpu", on_note=notes.append)
     assert result["split"] == "val"
     assert notes == [f"files in {data} have changed since the model was trained on it"]

@@ -1,8 +1,9 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from plainunet.dataset.dataset import SegmentationDataset, data_digest
 from plainunet.dataset.pairs import find_pairs
-from plainunet.evaluation.evaluate import data_digest, sample_sizes
 
 # which part is taken of which folder: test_evaluate.py, with real runs
 
@@ -28,9 +29,10 @@ def test_a_folder_is_recognised_by_names_and_sizes(
 
 def test_some_sizes_are_remembered(draw: Callable[[Path], Path], tmp_path: Path) -> None:
     data = draw(tmp_path / "data")
-    pairs = find_pairs(data)
-    sizes = sample_sizes(pairs, data)
+    dataset = SegmentationDataset.open(data)
+    sizes = dataset.sample_sizes()
     assert sizes == {
         f"images/{n}.png": (data / "images" / f"{n}.png").stat().st_size for n in range(10)
     }
-    assert len(sample_sizes(pairs * 20, data)) <= 32
+    many = replace(dataset, pairs=[*dataset.pairs] * 20)
+    assert len(many.sample_sizes()) <= 32

@@ -13,10 +13,14 @@ from plainunet.formats.colors import (
     count_colors,
     count_runs,
     encode_colors,
+    find_legend,
+    find_meaning,
     match_colors,
     pack,
     read_colors,
+    read_legend,
     unpack,
+    write_color,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -137,3 +141,116 @@ def test_colors_are_not_read_from_arrays(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(ValueError, match=r"a\.npy: colours are not read from \.npy"):
         read_colors(tmp_path / "a.npy")
+
+
+BLACK_RED = ((0, 0, 0), (255, 0, 0))
+
+
+def census(folder: Path, pixels: dict[int, int]) -> ColorCensus:
+    counted = ColorCensus()
+    found = np.array(list(pixels), np.uint32)
+    counted.add(folder / "masks" / "a.png", found, np.array(list(pixels.values())))
+    return counted
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "masks").mkdir()
+    return tmp_path
+
+
+def test_given_colours_and_what_is_said(folder: Path) -> None:
+    counted = census(folder, {0: 900, 0xFF0000: 80, 0xF00000: 15, 0x00FF00: 4, 0x0000FF: 1})
+    colors, pixels, notes, _ = find_meaning(counted, BLACK_RED, None, None)
+    assert colors == BLACK_RED
+    assert pixels.tolist() == [900, 95]
+    assert len(notes) == 2
+    assert "1.50% of the mask pixels" in notes[0]
+    assert "0.50% of the mask pixels" in notes[1]
+    assert "00FF00: 4 pixels, first in" in notes[1]
+
+
+def test_a_class_without_pixels_is_said(folder: Path) -> None:
+    colors = (*BLACK_RED, (9, 200, 9))
+    _, pixels, notes, _ = find_meaning(census(folder, {0: 9, 0xFF0000: 9}), colors, 3, None)
+    assert pixels.tolist() == [9, 9, 0]
+    assert notes == ["note: no mask has a pixel of class 2 (09C809)"]
+
+
+def test_few_colours_are_found(folder: Path) -> None:
+    found = {(k // 16 << 22) + (k // 4 % 4 << 14) + (k % 4 << 6): 9 for k in range(64)}
+    colors, _, notes, _ = find_meaning(census(folder, found), (), None, None)
+    assert len(colors) == 64
+    assert "found in the masks and sorted" in notes[0]
+    with pytest.raises(ValueError, match="hold 65 colours: too many"):
+        find_meaning(census(folder, found | {0xFFFFFF: 9}), (), None, None)
+
+
+def test_alike_colours_are_not_found(folder: Path) -> None:
+    """Such as those of class ids in grey, beside one coloured mask."""
+    with pytest.raises(ValueError, match=r"too alike.*--colors 000000 00FF00;"):
+        find_meaning(census(folder, {0: 9, 0x010101: 8, 0x00FF00: 9}), (), None, None)
+
+
+def test_rare_colours_are_refused_with_a_cure(folder: Path) -> None:
+    counted = census(folder, {0: 90000, 0xFF0000: 20000, 0xFA0000: 100, 0x123456: 1})
+    with pytest.raises(ValueError, match=r"123456 has 1 pixels.*--colors 000000 FF0000; others"):
+        find_meaning(counted, (), None, None)
+
+
+@pytest.mark.parametrize(
+    ("colors", "num_classes", "message"),
+    [
+        (BLACK_RED, 3, "There are 3 classes, but 2 colours"),
+        ((*BLACK_RED, (0, 0, 0)), None, "one is there twice"),
+        (((0, 0, 0), (256, 0, 0)), None, "from 0 to 255"),
+        (BLACK_RED[:1], None, "have 1 colours"),
+        (((0, 99, 0), (0, 0, 99)), None, "do not name classes by the colours 0 = 006300"),
+    ],
+)
+def test_a_legend_that_does_not_fit(
+    folder: Path, colors: tuple[tuple[int, int, int], ...], num_classes: int | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_meaning(census(folder, {0: 9, 0xFF0000: 9}), colors, num_classes, None)
+
+
+def test_class_ids_are_no_colours(folder: Path) -> None:
+    counted = census(folder, {0: 9, 0x010101: 9, 0x020202: 9})
+    with pytest.raises(ValueError, match=r"hold 3 grey values.*leave out --colors"):
+        find_meaning(counted, BLACK_RED, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("legend.csv", "name,r,g,b\nsky,1,2,3\n class 1 , 40, 50, 60\n"),
+        ("class_dict.csv", "id,Name,Red,Green,Blue,used\n0,sky,1,2,3,1\n1,class 1,40,50,60,0\n"),
+        ("labels.txt", "# CVAT\nsky:1,2,3::\nclass 1:40,50,60::\n"),
+        ("label_colors.txt", "1 2 3\t\tsky\n40 50 60\t\tclass 1\n"),
+        ("Legend.txt", "what r g b\nsky 1 2 3\nclass 1 40 50 60\n"),
+        ("classes.csv", "0,sky,1,2,3\n1,class 1,40,50,60\n"),
+    ],
+)
+def test_legend_files(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    (folder / "labels.csv").write_text("sky\nroad\n")  # names alone are no legend
+    legend = find_legend([folder / "masks" / "a.png"])
+    assert legend == (folder / name, ("sky", "class 1"), ((1, 2, 3), (40, 50, 60)))
+
+
+@pytest.mark.parametrize("line", ["road,300,1,1", "road", "road,1,1", "road,-1,0,0"])
+def test_a_damaged_legend_is_refused_by_name(tmp_path: Path, line: str) -> None:
+    (tmp_path / "legend.csv").write_text(f"name,r,g,b\nsky,1,2,3\n{line}\n")
+    with pytest.raises(ValueError, match=r"legend\.csv: entry 2 is not a name and a colour"):
+        read_legend(tmp_path / "legend.csv")
+
+
+def test_no_legend(folder: Path) -> None:
+    assert find_legend([folder / "masks" / "a.png"]) is None
+    (folder / "labels.txt").write_text("")
+    assert find_legend([folder / "masks" / "a.png"]) is None
+
+
+def test_write_color() -> None:
+    assert write_color(0x0A0B0C) == "0A0B0C"

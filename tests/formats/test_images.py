@@ -1,6 +1,13 @@
+"""Images of every kind that docs/data.md names, read back."""
+
+import errno
+import os
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,8 +16,9 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageOps
 
+from plainunet.formats.encoded import array_shape, read_array, read_mask_array
 from plainunet.formats.images import (
     IMAGE_SUFFIXES,
     image_shape,
@@ -18,7 +26,10 @@ from plainunet.formats.images import (
     match_channels,
     read_image,
     to_unit,
+    turn_upright,
 )
+from plainunet.formats.masks import read_mask
+from plainunet.formats.problems import MOST_PIXELS
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (20, 30), dtype=np.uint8)
@@ -122,29 +133,8 @@ def test_one_bit_becomes_black_and_white(tmp_path: Path, suffix: str) -> None:
 def test_two_and_four_bit_grey_fill_the_range(tmp_path: Path) -> None:
     for bits, step in [(2, 85), (4, 17)]:
         path = tmp_path / f"{bits}.png"
-        path.write_bytes(png_of_few_bits(GREY % (1 << bits), bits))
+        path.write_bytes(png((GREY % (1 << bits))[..., None], bits))
         np.testing.assert_array_equal(read_image(path)[..., 0], GREY % (1 << bits) * step)
-
-
-def png_of_few_bits(values: np.ndarray, bits: int) -> bytes:
-    """A grey PNG of 1, 2 or 4 bits, written by hand since no library at hand writes one."""
-    import struct
-    import zlib
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        size, check = struct.pack(">I", len(content)), struct.pack(">I", zlib.crc32(name + content))
-        return size + name + content + check
-
-    height, width = values.shape
-    digits = np.unpackbits(values.astype(np.uint8)[..., None], axis=-1)[..., 8 - bits :]
-    rows = np.packbits(digits.reshape(height, -1), axis=-1)
-    packed = b"".join(b"\0" + row.tobytes() for row in rows)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0))
-        + chunk(b"IDAT", zlib.compress(packed))
-        + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize(
@@ -193,10 +183,10 @@ def test_content_counts_and_not_the_suffix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [0.02, 0.3, 0.5, 0.9, 0.99])
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".tif", ".bmp", ".webp"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".tif", ".bmp", ".webp", ".npy"])
 def test_a_cut_file_is_refused_by_name(tmp_path: Path, suffix: str, cut: float) -> None:
     whole = tmp_path / f"whole{suffix}"
-    Image.fromarray(RGB).save(whole)
+    np.save(whole, RGB) if suffix == ".npy" else Image.fromarray(RGB).save(whole)
     read_image(whole)
     data = whole.read_bytes()
     path = tmp_path / f"cut{suffix}"
@@ -213,30 +203,6 @@ def test_damage_in_the_middle_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(bytes(data))
     with pytest.raises(ValueError, match=r"damaged\.png cannot be decoded"):
         read_image(path)
-
-
-def test_what_is_no_picture_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("not a picture")
-    (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "folder.jpg").mkdir()
-    for name in ("text.png", "empty.png", "folder.jpg"):
-        for read in (read_image, image_shape):
-            with pytest.raises(ValueError, match=name.replace(".", r"\.")):
-                read(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match=r"gone\.png does not exist"):
-        read_image(tmp_path / "gone.png")
-
-
-def test_animations_and_stacks_are_refused(tmp_path: Path) -> None:
-    frames = [Image.fromarray(np.roll(RGB, step)) for step in range(3)]
-    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    with pytest.raises(ValueError, match=r"moving\.gif is an animation of 3 frames"):
-        read_image(tmp_path / "moving.gif")
-    tifffile.imwrite(
-        tmp_path / "stack.tif", np.zeros((3, 9, 9), np.uint8), photometric="minisblack"
-    )
-    with pytest.raises(ValueError, match=r"stack\.tif is a stack of 3 slices of 9x9"):
-        read_image(tmp_path / "stack.tif")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif", ".tif", ".bmp"])
@@ -278,10 +244,6 @@ def test_integers_are_divided_by_the_most_that_they_can_hold(dtype: str, most: i
     assert unit.dtype == np.float32
     np.testing.assert_allclose(unit, [0, 1 / most, 0.5, 1], atol=1 / most)
     assert unit[-1] == 1
-
-
-def test_a_dark_picture_stays_dark() -> None:
-    assert to_unit(np.ones((2, 2, 1), np.uint8)).max() == np.float32(1 / 255)
 
 
 def test_floats_and_bools_are_left_as_they_are() -> None:
@@ -346,3 +308,426 @@ def test_suffixes_are_lower_case_and_readable() -> None:
     assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in IMAGE_SUFFIXES)
     known = Image.registered_extensions()
     assert all(suffix in known for suffix in IMAGE_SUFFIXES - {".npy"})
+
+
+# upright
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: int) -> None:
+    path = tmp_path / f"picture{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100, "subsampling": 0} if suffix == ".jpg" else {"lossless": True}
+    Image.fromarray(SMOOTH).save(path, exif=exif, **options)
+    with Image.open(path) as opened:
+        wanted = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    assert wanted.shape == ((96, 64, 3) if orientation > 4 else (64, 96, 3))
+    read = read_image(path)
+    assert read.shape == image_shape(path) == wanted.shape
+    assert image_size(path) == wanted.shape[:2]
+    assert np.abs(read.astype(int) - wanted).max() <= (2 if suffix == ".jpg" else 0)
+    assert read.flags.c_contiguous
+
+
+def test_orientation_that_makes_no_sense_is_none(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    Image.fromarray(RGB).save(tmp_path / "picture.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "picture.png"), RGB)
+
+
+@given(orientation=st.integers(1, 8))
+def test_turning_four_corners(orientation: int) -> None:
+    """EXIF 2.32, tag 274: where the stored row 0 and column 0 are seen."""
+    corners = np.array([["first", "row"], ["column", "last"]])
+    upright = turn_upright(corners, orientation)
+    row_side = {1: 0, 2: 0, 3: 1, 4: 1}  # stored row 0 is the upright picture's top, or bottom
+    if orientation <= 4:
+        assert set(upright[row_side[orientation]]) == {"first", "row"}
+    else:
+        assert set(upright[:, {5: 0, 8: 0, 6: 1, 7: 1}[orientation]]) == {"first", "row"}
+
+
+HEIGHT, WIDTH = 40, 56  # no multiples of a tile, a strip or a byte's eight pixels
+ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
+# a disk of class 1 and a bar of class 2 on class 0
+
+
+CLASSES = np.where(np.hypot(ROWS - 15, COLUMNS - 20) < 9, 1, 0).astype(np.uint8)
+CLASSES[28:35, 9:50] = 2
+BANDS = np.stack([CLASSES * 70 + ROWS // (band + 1) + COLUMNS for band in range(32)], axis=-1)
+
+
+def scene(dtype: str, channels: int) -> np.ndarray:
+    """[40, 56, channels]: integers over the whole range of their type, floats around 0."""
+    bands = BANDS[..., :channels].astype(np.float64)
+    bands /= bands.max()
+    if np.dtype(dtype).kind == "f":
+        return (bands * 700 - 350).astype(dtype)
+    return (bands * np.iinfo(dtype).max).astype(dtype)
+
+
+def flat(image: np.ndarray) -> np.ndarray:
+    """Grey as [H, W], for writers that know no channel axis of 1."""
+    return image[..., 0] if image.shape[-1] == 1 else image
+
+
+def require_back(path: Path, wanted: np.ndarray, tolerance: float = 0) -> None:
+    read = read_image(path)
+    assert read.dtype == (np.float32 if wanted.dtype.kind == "f" else wanted.dtype)
+    assert read.shape == image_shape(path) == wanted.shape
+    error = np.abs(read.astype(np.float64) - wanted.astype(read.dtype))
+    assert error.max() <= tolerance
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_png(tmp_path: Path, dtype: str, channels: int, alpha: bool) -> None:
+    wanted = scene(dtype, channels)
+    opaque = np.full((HEIGHT, WIDTH, 1), np.iinfo(dtype).max, dtype)
+    path = tmp_path / "a.png"
+    path.write_bytes(png(np.concatenate([wanted, opaque], axis=-1) if alpha else wanted))
+    require_back(path, wanted)
+    if alpha:
+        opaque[3, 4] = 0
+        path.write_bytes(png(np.concatenate([wanted, opaque], axis=-1)))
+        with pytest.raises(ValueError, match=r"a\.png is transparent"):
+            read_image(path)
+
+
+def png(samples: np.ndarray, bits: int = 8) -> bytes:
+    """By hand, since no library at hand writes grey in few bits, or with alpha in 16."""
+    import struct
+    import zlib
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + check
+
+    height, width, channels = samples.shape
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    bits = bits * samples.itemsize
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    rows = samples.astype(samples.dtype.newbyteorder(">")).reshape(height, -1)
+    if bits < 8:
+        digits = np.unpackbits(rows[..., None], axis=-1)[..., 8 - bits :]
+        rows = np.packbits(digits.reshape(height, -1), axis=-1)
+    content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    parts = (b"IHDR", header), (b"IDAT", content), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"),
+    [
+        *((".bmp", mode) for mode in ("L", "RGB", "RGBA")),
+        *((".webp", mode) for mode in ("RGB", "RGBA")),
+        *((".gif", mode) for mode in ("L", "P")),
+    ],
+)
+def test_bmp_webp_and_gif(tmp_path: Path, suffix: str, mode: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    wanted = scene("uint8", 3 if mode.startswith("RGB") else 1)
+    Image.fromarray(flat(wanted)).convert(mode).save(path, lossless=True)
+    if suffix == ".gif":  # whose greys are colours of a palette
+        wanted = np.repeat(wanted, 3, axis=2)
+    require_back(path, wanted)
+
+
+INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, "float16", "float32", "float64"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 8, 32])
+@pytest.mark.parametrize("compression", [None, "adobe_deflate"])
+def test_tiff(tmp_path: Path, dtype: str, channels: int, compression: str | None) -> None:
+    path = tmp_path / "a.tif"
+    wanted = scene(dtype, channels)
+    storages: list[dict[str, Any]] = [{"byteorder": ">"}, {"tile": (16, 32)}, {"rowsperstrip": 7}]
+    if channels > 1:
+        storages = [{"planarconfig": "contig", **storage} for storage in storages]
+        storages.append({"planarconfig": "separate"})
+    for storage in storages:
+        apart = storage.get("planarconfig") == "separate"
+        stored = np.moveaxis(wanted, -1, 0) if apart else flat(wanted)
+        colours = "rgb" if channels == 3 else "minisblack"
+        tifffile.imwrite(path, stored, photometric=colours, compression=compression, **storage)
+        require_back(path, wanted)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16", "int32", "float32"])
+@pytest.mark.parametrize("predictor", [1, 2])
+def test_tiff_as_pillow_writes_it(
+    tmp_path: Path, compression: str, dtype: str, predictor: int
+) -> None:
+    if predictor == 2 and (dtype in ("bool", "float32") or compression == "packbits"):
+        return  # there is no such TIFF
+    for channels in (1, 3) if dtype == "uint8" else (1,):
+        wanted = CLASSES[..., None] > 0 if dtype == "bool" else scene(dtype, channels)
+        path = tmp_path / "a.tif"
+        picture = Image.fromarray(flat(wanted))
+        picture.save(path, compression=compression, tiffinfo={317: predictor})
+        require_back(path, wanted * np.uint8(255) if dtype == "bool" else wanted)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tiff_with_jpeg_inside(tmp_path: Path, channels: int) -> None:
+    path = tmp_path / "a.tif"
+    wanted = scene("uint8", channels)
+    Image.fromarray(flat(wanted)).save(path, compression="jpeg", quality=98)
+    require_back(path, wanted, tolerance=40)  # of 255; colours are halved in resolution
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, "float16", "float32", "float64"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 8, 32])
+def test_npy(tmp_path: Path, dtype: str, channels: int) -> None:
+    wanted = scene(dtype, channels)
+    np.save(tmp_path / "a.npy", wanted)
+    require_back(tmp_path / "a.npy", wanted)
+    np.save(tmp_path / "grey.npy", wanted[..., 0])
+    require_back(tmp_path / "grey.npy", wanted[..., :1])
+
+
+def test_truth_values_become_black_and_white(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", CLASSES > 0)
+    require_back(tmp_path / "a.npy", np.where(CLASSES > 0, 255, 0).astype(np.uint8)[..., None])
+
+
+# what is refused
+
+
+def tiff_of(bits: int) -> bytes:
+    """A grey TIFF of so many bits, all black, by hand."""
+    import struct
+
+    content = bytes((WIDTH * bits + 7) // 8 * HEIGHT)
+    tags = [(256, WIDTH), (257, HEIGHT), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1)]
+    tags += [(278, HEIGHT), (279, len(content))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return (
+        b"II*\0" + struct.pack("<I", 8 + len(content)) + content
+        + struct.pack("<H", len(tags)) + entries + bytes(4)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [2, 4, 12, 24])
+def test_tiff_of_odd_bits(tmp_path: Path, bits: int) -> None:
+    (tmp_path / "odd.tif").write_bytes(tiff_of(bits))
+    for read in (read_image, read_mask):
+        with pytest.raises(ValueError, match=rf"odd\.tif stores .* {bits} bits\)\. Save it as 8"):
+            read(tmp_path / "odd.tif")
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "message"),
+    [
+        (np.zeros((9, 9), np.float32), {"photometric": "miniswhite"}, "says that 0 is white"),
+        (np.zeros((9, 9, 3), np.uint8), {"photometric": "cielab"}, "cannot be read here .CIELAB"),
+        (np.zeros((9, 9), np.complex64), {}, "complex64 is not a kind of number.*Save"),
+        (np.zeros((9, 9), np.int64), {}, "holds int64 values.*Save it as uint8"),
+        (np.zeros((9, 9), np.uint64), {}, "holds uint64 values.*Save it as uint8"),
+        (np.full((9, 9), 1e300), {}, "81 of 81 values are infinite"),
+    ],
+)
+def test_numbers_without_a_meaning(
+    tmp_path: Path, array: np.ndarray, options: dict[str, object], message: str
+) -> None:
+    tifffile.imwrite(tmp_path / "odd.tif", array, **options)
+    with pytest.raises(ValueError, match=rf"odd\.tif.*{message}"):
+        read_image(tmp_path / "odd.tif")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_animations_are_seen_from_the_header(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"moving{suffix}"
+    frames = [Image.fromarray(np.roll(scene("uint8", 3), step)) for step in range(3)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match=r"moving\.\w+ is an animation of 3 frames.*Save each"):
+        image_shape(path)
+
+
+def test_too_large_to_be_true(tmp_path: Path) -> None:
+    """30,000 x 30,000 pixels in a few bytes; `MOST_PIXELS` is Pillow's limit."""
+    assert 2 * (Image.MAX_IMAGE_PIXELS or 0) == MOST_PIXELS
+    whole = bytearray(png(np.zeros((1, 1, 1), np.uint8)))
+    whole[16:25] = (30_000).to_bytes(4, "big") * 2 + b"\x01"
+    import zlib
+
+    whole[29:33] = zlib.crc32(whole[12:29]).to_bytes(4, "big")
+    (tmp_path / "bomb.png").write_bytes(whole)
+    file = BytesIO()
+    tifffile.imwrite(file, np.zeros((16, 16), np.uint8), compression="adobe_deflate")
+    data = file.getvalue()
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        for tag in (256, 257):
+            at = tiff.pages[0].tags[tag].valueoffset
+            assert tiff.pages[0].tags[tag].dtype in (3, 4)
+            data = data[:at] + (30_000).to_bytes(2, "little") + data[at + 2 :]
+    (tmp_path / "bomb.tif").write_bytes(data)
+    for name in ("bomb.png", "bomb.tif"):
+        for read in (read_image, image_shape, read_mask):
+            with pytest.raises(ValueError, match=rf"{name} is too large.*178956970.*Cut it"):
+                read(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_damage_anywhere_is_an_error_that_names_the_file_or_none(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"damaged{suffix}"
+    if suffix == ".png":
+        Image.fromarray(scene("uint8", 3)).save(path)
+    else:
+        tifffile.imwrite(path, scene("uint8", 3), compression="adobe_deflate", tile=(16, 16))
+    data = path.read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(data)
+        damaged[random.integers(8, len(data))] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_image(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            refused += 1
+    assert refused > 20
+
+
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    with pytest.raises(ValueError, match=r"loop\.png is a link that leads back to itself\. Remove"):
+        read_image(tmp_path / "loop.png")
+    (tmp_path / "stale.png").symlink_to("gone.png")
+    with pytest.raises(FileNotFoundError, match=r"stale\.png is a link to gone\.png, which does"):
+        image_shape(tmp_path / "stale.png")
+
+
+@pytest.mark.usefixtures("file_modes")
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "secret.png"
+    Image.fromarray(CLASSES).save(path)
+    path.chmod(0)
+    with pytest.raises(ValueError, match=r"secret\.png cannot be opened.*Check its permissions"):
+        read_image(path)
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    try:
+        path.touch()
+    except OSError as error:
+        if error.errno in (errno.EILSEQ, errno.EINVAL):
+            pytest.skip("this file system takes only names that are text")
+        raise
+    with pytest.raises(ValueError, match=r"caf.\.png is empty"):
+        read_image(path)
+    Image.fromarray(CLASSES).save(path)
+    require_back(path, CLASSES[..., None])
+
+
+NPY = Path("some.npy")
+TYPES = ["?", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"]
+
+
+def as_npy(array: np.ndarray, **options: object) -> BytesIO:
+    file = BytesIO()
+    np.save(file, array, **options)
+    file.seek(0)
+    return file
+
+
+@given(data=st.data())
+@pytest.mark.parametrize("dtype", TYPES)
+def test_arrays_come_back(dtype: str, data: st.DataObject) -> None:
+    side = st.integers(1, 9)
+    shape = data.draw(st.tuples(side, side) | st.tuples(st.just(9), side, side))
+    order = data.draw(st.sampled_from("<>"))
+    array = data.draw(hnp.arrays(np.dtype(dtype).newbyteorder(order), shape))
+    if data.draw(st.booleans()):
+        array = np.asfortranarray(array)
+    read = read_array(as_npy(array), NPY)
+    assert read.dtype == np.dtype(dtype)
+    assert read.dtype.isnative
+    assert read.flags.c_contiguous
+    np.testing.assert_array_equal(read, array.reshape(*shape[:2], -1))
+    assert array_shape(as_npy(array), NPY) == read.shape
+
+
+def test_the_shape_is_read_from_the_header_of_a_large_file(tmp_path: Path) -> None:
+    path = tmp_path / "large.npy"
+    shape = (100_000, 100_000, 3)
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 3 * 10**10)  # a hole, which takes no room on the disk
+    assert image_shape(path) == shape
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([[None, {}]]), r"holds Python objects, not plain numbers.*astype\(np\.uint8\)"),
+        (np.zeros((4, 5), np.complex64), "holds values of type complex64"),
+        (np.full((4, 5), "car"), "holds values of type <U3"),
+        (np.zeros((4, 5), [("a", "u1"), ("b", "u1")]), "holds values of type"),
+        (np.array(3), r"has 0 axes, \[\]; a picture has \[H, W\]"),
+        (np.zeros(7), r"has 1 axes, \[7\]"),
+        (np.zeros((2, 4, 5, 3)), r"has 4 axes, \[2, 4, 5, 3\].*an array of its own"),
+        (np.zeros((0, 5)), r"is empty, \[0, 5\]"),
+        (np.zeros((3, 40, 50)), r"is \[3, 40, 50\], which looks like \[C, H, W\].*np\.moveaxis"),
+        (np.zeros((1, 40, 50)), r".*looks like \[C, H, W\]"),
+        (np.zeros((32, 40, 50)), r".*looks like \[C, H, W\]"),
+    ],
+)
+def test_arrays_that_are_no_pictures(array: np.ndarray, message: str) -> None:
+    for read in (read_array, array_shape, read_mask_array):
+        with pytest.raises(ValueError, match=rf"some\.npy {message}"):
+            read(as_npy(array), NPY)
+
+
+@pytest.mark.parametrize("shape", [(33, 40, 50), (20, 30, 3), (3, 40, 3), (8, 8, 8), (2, 2)])
+def test_what_may_be_a_picture_is_none_of_that(shape: tuple[int, ...]) -> None:
+    assert array_shape(as_npy(np.zeros(shape)), NPY)[:2] == shape[:2]
+
+
+def test_objects_are_never_unpickled() -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+            return pytest.fail, ("the file was executed",)
+
+    with pytest.raises(ValueError, match="Python objects"):
+        read_array(as_npy(np.array([[Trap()]], object), allow_pickle=True), NPY)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"{", b"("), (b"}", b" "), (b"'shape'", b"'shapf'"), (b"|u1", b"|q9")]
+)
+def test_a_damaged_header_is_refused_by_name(tmp_path: Path, old: bytes, new: bytes) -> None:
+    path = tmp_path / "damaged.npy"
+    path.write_bytes(as_npy(GREY).getvalue().replace(old, new, 1))
+    for read in (read_image, image_shape):
+        with pytest.raises(ValueError, match=r"damaged\.npy cannot be decoded"):
+            read(path)
+
+
+def test_another_version_is_refused_by_name() -> None:
+    file = BytesIO()
+    np.lib.format.write_array(file, GREY, version=(2, 0))
+    np.testing.assert_array_equal(read_array(file, NPY)[..., 0], GREY)
+    file = BytesIO()
+    np.lib.format.write_array(file, np.zeros((2, 2), [("é", "u1")]), version=(3, 0))
+    with pytest.raises(ValueError, match=r"some\.npy is a \.npy file of version 3\.0"):
+        read_array(file, NPY)
+
+
+def test_a_mask_has_one_channel() -> None:
+    for array in (GREY, GREY[..., None]):
+        np.testing.assert_array_equal(read_mask_array(as_npy(array), NPY), GREY)
+    with pytest.raises(ValueError, match=r"some\.npy has 2 channels.*np\.argmax"):
+        read_mask_array(as_npy(np.stack([GREY, GREY], -1)), NPY)

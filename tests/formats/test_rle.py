@@ -1,3 +1,4 @@
+import csv
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -18,11 +19,147 @@ from plainunet.formats.rle import (
     class_names,
     is_rle,
     item_size,
+    listed_images,
     listed_names,
-    name_items,
+    read_codes,
     read_ids,
 )
-from plainunet.formats.sources import Place, name_place
+from plainunet.formats.sources import RleImage, parse_source
+
+CountCalls = Callable[[Callable[[], object]], int]
+
+
+def write_text(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode("utf-8"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("img,rle_mask", "a.jpg,1 2"),
+        ("ImageId,EncodedPixels", "a,"),
+        ("\ufeffImageId, EncodedPixels ", "a,-1"),
+        ("id,annotation,width,height,cell_type", "a,1 2,3,4,x"),
+        ("id,class,segmentation", "a,x,\nb,x,7 2"),
+        ("ImageId_ClassId,EncodedPixels", "a.jpg_1,1 2"),
+        ('"image","mask"', 'a.jpg,"1 2 5 3"'),
+    ],
+)
+def test_lists_of_codes_are_known_by_their_header(tmp_path: Path, header: str, row: str) -> None:
+    assert is_rle(write_text(tmp_path / "a.csv", f"{header}\n{row}\n"))
+    assert is_rle(write_text(tmp_path / "A.CSV", f"{header}\r\n{row}\r\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "image,mask\na.jpg,a.png\n",
+        "image,mask\na.jpg,1.png\n",
+        "image,mask,group,part\n1.jpg,masks/1 2.png,1,train\n",
+        "image,label\na.jpg,cat\n",
+        "id,price\n1,2\n",
+        "\x00\x01\x02",
+        "image,mask\na.jpg,\n",
+    ],
+)
+def test_other_lists_are_not(tmp_path: Path, text: str) -> None:
+    assert not is_rle(write_text(tmp_path / "a.csv", text))
+
+
+def test_only_csv_files_are_looked_at(tmp_path: Path) -> None:
+    assert not is_rle(write_text(tmp_path / "a.txt", "img,rle_mask\na.jpg,1 2\n"))
+    assert not is_rle(tmp_path / "gone.png")
+    (tmp_path / "a.csv").write_bytes(b"image,mask\n\xff\xfe,1 2\n")
+    assert not is_rle(tmp_path / "a.csv")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        is_rle(tmp_path / "gone.csv")
+    (tmp_path / "b.csv").mkdir()
+    with pytest.raises(ValueError, match=r"b\.csv cannot be opened"):
+        is_rle(tmp_path / "b.csv")
+
+
+def test_several_rows_for_a_picture(tmp_path: Path) -> None:
+    codes = read_codes(
+        write_text(tmp_path / "a.csv", "ImageId,EncodedPixels\nb,1 2\na,-1\n\nb,NaN\n")
+    )
+    assert {name: [tuple(row) for row in rows] for name, rows in codes.rows.items()} == {
+        "b": [(2, "", "1 2"), (5, "", "")],
+        "a": [(3, "", "")],
+    }
+    assert codes.classes == ()
+
+
+def test_classes_are_sorted_numbers_as_numbers(tmp_path: Path) -> None:
+    text = "ImageId,ClassId,EncodedPixels\n" + "".join(
+        f"a,{name},1 1\n" for name in ("10", "2.0", "sea", "2", "Fish", "")
+    ).replace("a,,1 1", "a,,")
+    assert read_codes(write_text(tmp_path / "a.csv", text)).classes == ("2", "10", "Fish", "sea")
+    both = "Image_Label,EncodedPixels\na_b.jpg_Fish,1 1\na_b.jpg_Sugar,\n"
+    codes = read_codes(write_text(tmp_path / "b.csv", both))
+    assert codes.classes == ("Fish", "Sugar")
+    assert [row.class_name for row in codes.rows["a_b.jpg"]] == ["Fish", "Sugar"]
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.csv", "img,rle\na,1 2\n")
+    assert list(read_codes(path).rows) == ["a"]
+    assert read_codes(path) is read_codes(path)
+    write_text(path, "img,rle\nlonger,1 2\n")
+    assert list(read_codes(path).rows) == ["longer"]
+
+
+def test_a_long_code_leaves_the_limit_of_fields_as_it_was(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    code = " ".join(f"{start} 1" for start in range(1, 100_000, 2))
+    path = write_text(tmp_path / "a.csv", f"img,rle\na,{code}\n")
+    assert len(code) > limit
+    assert read_codes(path).rows["a"][0].code == code
+    assert csv.field_size_limit() == limit
+
+
+def test_the_work_of_reading_grows_with_the_rows(tmp_path: Path, count_calls: CountCalls) -> None:
+    rows = [f"{n}.jpg,{n + 1} 20 {n + 60} 20 {n + 200} 30\n" for n in range(4000)]
+    calls = {}
+    for count in (2000, 4000):
+        path = write_text(
+            tmp_path / f"{count}.csv", "ImageId,EncodedPixels\n" + "".join(rows[:count])
+        )
+        calls[count] = count_calls(lambda path=path: read_codes(path))
+        assert len(read_codes(path).rows) == count
+    assert count < calls[4000] < 2.5 * calls[2000]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a.csv: the header is ''; a list of run-length codes has a column"),
+        ("a,b\n1,2\n", "a.csv: the header is 'a,b'"),
+        ("img,rle\n", "a.csv lists no pictures"),
+        ("img,rle\na,1 2,3\n", "a.csv, line 2: fields with commas between: 3, in the header 2"),
+        ("img,rle\na\n", "a.csv, line 2: fields with commas between: 1, in the header 2"),
+        ("img,rle\na,1 2\n ,1 2\n", "a.csv, line 3: there is no picture's name"),
+        ("img,class,rle\na,,1 2\n", "a.csv, line 2: there is a code, but no class"),
+        ("img,class,rle\na,Background,1 2\n", "a.csv, line 2: 'background' is what lies in no"),
+        ('img,rle\na,"1 2\n', "line 2: this is not CSV"),
+        ("img,rle\na,1 2\n\xe4,1 2\n", "line 3: this is not UTF-8"),
+        (
+            "img,class,rle\n" + "".join(f"a,{n},\n" for n in range(255)),
+            "names 255 classes; at most 254",
+        ),
+    ],
+)
+def test_lists_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_codes(tmp_path / "a.csv")
+
+
+def test_a_list_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.csv does not exist"):
+        read_codes(tmp_path / "gone.csv")
+
 
 Mask = NDArray[np.bool_]
 
@@ -57,8 +194,14 @@ def sizes_of(masks: dict[str, Sequence[Mask]]) -> dict[str, tuple[int, int]]:
     return {name: (objects[0].shape[0], objects[0].shape[1]) for name, objects in masks.items()}
 
 
+def image(file: Path, item: str) -> RleImage:
+    source = parse_source(f"{file}[{item}]")
+    assert isinstance(source, RleImage)
+    return source
+
+
 def read(file: Path, item: str) -> NDArray[np.uint8]:
-    return read_ids(Place(file, item), name_place(file, item))
+    return read_ids(image(file, item))
 
 
 shapes = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
@@ -75,7 +218,7 @@ def test_what_is_encoded_is_read_back(
     ids = read(file, item)
     assert ids.dtype == np.uint8
     np.testing.assert_array_equal(ids, mask)
-    assert item_size(Place(file, item), file) == mask.shape
+    assert item_size(image(file, item)) == mask.shape
 
 
 def test_the_first_and_the_last_pixel(tmp_path: Path) -> None:
@@ -93,12 +236,11 @@ def test_names_may_hold_spaces_brackets_and_folders(tmp_path: Path) -> None:
     file = tmp_path / "m.csv"
     file.write_text("img,rle\n" + "".join(f"{name},1 2\n" for name in names), encoding="utf-8")
     assert listed_names(file) == ["a b 3x4 rows", "x[1].png", "sub/a.png", "ü.jpg"]
-    items = name_items(file, dict.fromkeys(listed_names(file), (2, 2)), "rows")
-    for item in items.values():
-        path = name_place(file, item)
+    items = listed_images(file, dict.fromkeys(listed_names(file), (2, 2)), "rows")
+    for path in items.values():
         assert mask_size(path) == (2, 2)
         assert read_mask(path).tolist() == [[1, 1], [0, 0]]
-    assert items["x[1].png"] == "x[1].png 2x2 rows"
+    assert str(items["x[1].png"]) == f"{file}[x[1].png 2x2 rows]"
 
 
 # classes
@@ -109,7 +251,7 @@ def test_classes_are_numbered_in_order(tmp_path: Path) -> None:
     file.write_text("ImageId,ClassId,EncodedPixels\na,10,1 1\na,2,3 2\na,10,2 1\nb,30,\n")
     assert class_names(file) == ("background", "2", "10", "30")
     assert read(file, "a 2x3 rows").tolist() == [[2, 2, 1], [1, 0, 0]]
-    path = name_place(file, "a 2x3 rows")
+    path = image(file, "a 2x3 rows")
     assert stored_names(path) == class_names(file)
     coding, pixels = find_coding([path], DataConfig(classes=tuple("abcd")))
     assert coding.read(path).tolist() == [[2, 2, 1], [1, 0, 0]]
@@ -157,17 +299,13 @@ def test_wrong_codes_are_named_by_their_line(tmp_path: Path, code: str, message:
     where = re.escape(f"{file}, line 3: ")
     for call in (read_ids, item_size):
         with pytest.raises(ValueError, match=where + ".*" + message):
-            call(Place(file, "a 2x3 rows"), file)
+            call(RleImage(file, "a", 2, 3, "rows"))
 
 
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ("a", "does not name a mask"),
-        ("a 2x3", "does not name a mask"),
-        ("a 2x3 sideways", "does not name a mask"),
-        ("a 0x3 rows", "does not name a mask"),
-        ("a 9999999999x3 rows", "does not name a mask"),
+        ("a 0x3 rows", "has no pixels"),
         ("a 999999999x999999999 rows", "too large to be decoded safely"),
         ("b 2x3 rows", "lists no picture 'b'"),
     ],
@@ -194,10 +332,10 @@ def test_the_order_is_found(tmp_path: Path, order: str, shape: tuple[int, int]) 
     masks = {"a": [blob(*shape)], "b": [blob(*shape)[::-1, ::-1]], "square": [blob(12, 12)]}
     file = write(tmp_path / "m.csv", masks, order)
     notes: list[str] = []
-    items = name_items(file, sizes_of(masks), None, notes.append)
-    assert items["a"] == f"a {shape[0]}x{shape[1]} {order}"
+    items = listed_images(file, sizes_of(masks), None, notes.append)
+    assert items["a"] == RleImage(file, "a", *shape, order)
     for name, (mask,) in masks.items():
-        np.testing.assert_array_equal(read(file, items[name]), mask)
+        np.testing.assert_array_equal(read_ids(items[name]), mask)
     assert len(notes) == 1
     assert f"count {order[:-1]} by {order[:-1]}" in notes[0]
 
@@ -213,26 +351,26 @@ def test_bands_and_single_runs_are_not_taken_for_a_proof(tmp_path: Path, order: 
         file = write(tmp_path / f"{name}.csv", {"a": [mask]}, order)
         said = "nothing to learn" if name == "none" else "--rle rows .Carvana. or --rle columns"
         with pytest.raises(ValueError, match=said):
-            name_items(file, {"a": (20, 60)}, None)
-        assert name_items(file, {"a": (20, 60)}, order)["a"] == f"a 20x60 {order}"
+            listed_images(file, {"a": (20, 60)}, None)
+        assert listed_images(file, {"a": (20, 60)}, order)["a"].order == order
 
 
 def test_of_square_pictures_the_order_is_asked_for(tmp_path: Path) -> None:
     masks = {"a": [blob(30, 30)], "b": [blob(20, 20)]}
     file = write(tmp_path / "m.csv", masks, "columns")
     with pytest.raises(ValueError, match=r"all 2 pictures are square.*--rle columns"):
-        name_items(file, sizes_of(masks), None)
-    assert name_items(file, sizes_of(masks), "columns")["b"] == "b 20x20 columns"
+        listed_images(file, sizes_of(masks), None)
+    assert listed_images(file, sizes_of(masks), "columns")["b"].order == "columns"
     with pytest.raises(ValueError, match="'down'"):
-        name_items(file, sizes_of(masks), "down")
+        listed_images(file, sizes_of(masks), "down")
 
 
 def test_runs_beyond_the_picture_fit_no_order(tmp_path: Path) -> None:
     file = write(tmp_path / "m.csv", {"a": [np.ones((8, 9), bool)]}, "rows")
     with pytest.raises(ValueError, match=r"line 2: a run of 72 pixels .* the 56 pixels"):
-        name_items(file, {"a": (7, 8)}, None)
+        listed_images(file, {"a": (7, 8)}, None)
     with pytest.raises(ValueError, match="lists no picture 'b'"):
-        name_items(file, {"b": (8, 9)}, "rows")
+        listed_images(file, {"b": (8, 9)}, "rows")
 
 
 def open_mask(path: Path) -> NDArray[np.uint16]:
@@ -263,10 +401,10 @@ def test_the_order_of_real_masks_is_found(
     file = write(tmp_path / "train_masks.csv", masks, order)
     assert is_rle(file)
     assert listed_names(file) == list(masks)
-    items = name_items(file, sizes_of(masks), None)
+    items = listed_images(file, sizes_of(masks), None)
     for name, objects in masks.items():
-        assert items[name].endswith(f" {order}")
-        np.testing.assert_array_equal(read(file, items[name]), np.any(objects, axis=0))
+        assert items[name].order == order
+        np.testing.assert_array_equal(read_ids(items[name]), np.any(objects, axis=0))
 
 
 def test_several_threads_read_one_file(tmp_path: Path) -> None:

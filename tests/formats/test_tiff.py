@@ -1,12 +1,22 @@
+"""TIFF files, written by tifffile and by Pillow: whole, and slice by slice."""
+
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from plainunet.formats.tiff import read_tiff, tiff_shape
+from plainunet.formats.colors import read_colors
+from plainunet.formats.images import image_shape, image_size, read_image
+from plainunet.formats.masks import mask_size, read_mask
+from plainunet.formats.sources import Page, parse_image
+from plainunet.formats.tiff import TagReader, cut_slice, find_slices, read_tiff, tiff_shape
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (20, 30), dtype=np.uint8)
@@ -18,44 +28,6 @@ def encode(samples: np.ndarray, **options: object) -> BytesIO:
     tifffile.imwrite(file, samples, **options)
     file.seek(0)
     return file
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "float32", "float64"])
-@pytest.mark.parametrize("bands", [1, 2, 3, 4, 7, 32])
-@pytest.mark.parametrize("layout", ["contig", "separate"])
-@pytest.mark.parametrize("byteorder", ["<", ">"])
-def test_samples_come_back(dtype: str, bands: int, layout: str, byteorder: str) -> None:
-    samples = RANDOM.integers(0, 100, (20, 30, bands)).astype(dtype)
-    stored = samples if layout == "contig" else np.moveaxis(samples, -1, 0)
-    options = {"photometric": "minisblack", "planarconfig": layout} if bands > 1 else {}
-    file = encode(stored if bands > 1 else samples[..., 0], byteorder=byteorder, **options)
-    picture = read_tiff(file, PATH)
-    assert picture.samples.dtype == dtype
-    assert picture.samples.dtype.isnative
-    np.testing.assert_array_equal(picture.samples, samples)
-    assert tiff_shape(file, PATH) == (20, 30, bands, 1)
-
-
-@pytest.mark.parametrize("options", [{"tile": (16, 16)}, {"rowsperstrip": 3}, {"compression": 8}])
-def test_storage_does_not_matter(options: dict[str, object]) -> None:
-    picture = read_tiff(encode(GREY, **options), PATH)
-    np.testing.assert_array_equal(picture.samples[..., 0], GREY)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "I;16", "F", "1"])
-@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_deflate"])
-def test_compression_in_common_use(mode: str, compression: str) -> None:
-    array = {
-        "L": GREY,
-        "RGB": RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8),
-        "I;16": GREY.astype(np.uint16) * 256,
-        "F": GREY.astype(np.float32) / 7,
-        "1": GREY > 100,
-    }[mode]
-    file = BytesIO()
-    Image.fromarray(array).save(file, "TIFF", compression=compression)
-    picture = read_tiff(file, PATH)
-    np.testing.assert_array_equal(picture.samples, array.reshape(20, 30, -1))
 
 
 def test_alpha_is_split_off_and_other_bands_are_not() -> None:
@@ -134,3 +106,328 @@ def test_cmyk_is_refused() -> None:
     file = encode(np.zeros((20, 30, 4), np.uint8), photometric="separated")
     with pytest.raises(ValueError, match=r"cannot be read here \(SEPARATED"):
         read_tiff(file, PATH)
+
+
+DTYPES = ("uint8", "uint16", "int16", "float32")
+STORED: dict[str, dict[str, Any]] = {
+    "plain": {"metadata": None},
+    "shaped": {},
+    "shaped, one page": {"truncate": True},
+    "ImageJ": {"imagej": True, "metadata": {"axes": "ZYX"}},
+    "ImageJ, times": {"imagej": True, "metadata": {"axes": "TYX"}},
+    "ImageJ, one page": {"imagej": True, "truncate": True, "metadata": {"axes": "ZYX"}},
+    "OME": {"ome": True, "metadata": {"axes": "ZYX"}},
+    "BigTIFF": {"bigtiff": True},
+    "big-endian": {"byteorder": ">"},
+    "big-endian BigTIFF": {"bigtiff": True, "byteorder": ">"},
+    "zlib": {"compression": "zlib", "predictor": 2},
+    "strips": {"rowsperstrip": 3},
+    "tiled": {"tile": (16, 16)},
+    "tiled, zlib": {"tile": (16, 16), "compression": "zlib"},
+    "volume": {"volumetric": True},
+    "volume in strips": {"volumetric": True, "rowsperstrip": 6},
+    "volume, zlib": {"volumetric": True, "rowsperstrip": 6, "compression": "zlib"},
+}
+
+
+def stack(dtype: str, count: int = 10, height: int = 20, width: int = 30) -> np.ndarray:
+    return RANDOM.integers(0, 250, (count, height, width)).astype(dtype)
+
+
+def write(path: Path, slices: np.ndarray, **options: object) -> Path:
+    tifffile.imwrite(path, slices, **{"photometric": "minisblack", **options})
+    return path
+
+
+def require_slices(path: Path, slices: np.ndarray) -> None:
+    for index in RANDOM.permutation(len(slices)).tolist():
+        wanted, page = slices[index].reshape(*slices.shape[1:3], -1), Page(path, index)
+        read = read_image(page)
+        assert read.dtype == wanted.dtype
+        np.testing.assert_array_equal(read, wanted)
+        assert image_shape(page) == wanted.shape
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype"),
+    [
+        (stored, dtype)
+        for stored in STORED
+        for dtype in DTYPES
+        # predictor 2 is for integers, and ImageJ has no signed ones
+        if (stored, dtype) != ("zlib", "float32") and not ("ImageJ" in stored and dtype == "int16")
+    ],
+)
+def test_every_slice_comes_back(tmp_path: Path, stored: str, dtype: str) -> None:
+    slices = stack(dtype)
+    require_slices(write(tmp_path / "a.tif", slices, **STORED[stored]), slices)
+
+
+@pytest.mark.parametrize("stored", ["plain", "shaped, one page", "tiled", "zlib", "BigTIFF"])
+def test_slices_in_colour(tmp_path: Path, stored: str) -> None:
+    slices = RANDOM.integers(0, 250, (5, 20, 30, 3), dtype=np.uint8)
+    path = write(tmp_path / "a.tiff", slices, **{**STORED[stored], "photometric": "rgb"})
+    require_slices(path, slices)
+    read = read_colors(Page(path, 3))
+    np.testing.assert_array_equal(read >> 16, slices[3, ..., 0])
+    np.testing.assert_array_equal(read & 255, slices[3, ..., 2])
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "packbits", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "I;16", "1", "F"])
+def test_slices_that_pillow_wrote(tmp_path: Path, mode: str, compression: str | None) -> None:
+    grey = stack("uint8", 6)
+    slices: np.ndarray = {
+        "L": grey,
+        "RGB": RANDOM.integers(0, 250, (6, 20, 30, 3), dtype=np.uint8),
+        "I;16": grey.astype(np.uint16) * 100,
+        "1": grey > 100,
+        "F": grey.astype(np.float32) / 7,
+    }[mode]
+    pages = [Image.fromarray(each) for each in slices]
+    path = tmp_path / "a.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:], compression=compression)
+    if mode == "1":
+        slices = slices.astype(np.uint8) * np.uint8(255)
+    require_slices(path, slices)
+
+
+def test_slices_with_jpeg_inside(tmp_path: Path) -> None:
+    rows, columns = np.mgrid[:40, :56]
+    slices = [(rows + columns + 20 * index).astype(np.uint8) for index in range(4)]
+    pages = [Image.fromarray(each) for each in slices]
+    path = tmp_path / "a.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:], compression="jpeg", quality=95)
+    for index, wanted in enumerate(slices):
+        read = read_image(Page(path, index))[..., 0]
+        assert np.abs(read.astype(int) - wanted).max() < 6
+
+
+@given(
+    slices=hnp.arrays(
+        st.sampled_from([np.uint8, np.uint16, np.float32]),
+        st.tuples(st.integers(2, 4), st.integers(2, 20), st.integers(2, 20)),
+        elements=st.integers(0, 255),
+    ),
+    stored=st.sampled_from(sorted(set(STORED) - {"zlib"})),
+)
+def test_any_stack_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, slices: np.ndarray, stored: str
+) -> None:
+    path = tmp_path_factory.mktemp("stack") / "a.tif"
+    require_slices(write(path, slices, **STORED[stored]), slices)
+
+
+def test_masks_and_sizes_of_slices(tmp_path: Path) -> None:
+    slices = stack("uint8") // 125
+    path = write(tmp_path / "a.TIF", slices)
+    np.testing.assert_array_equal(read_mask(Page(path, 7)), slices[7])
+    assert mask_size(Page(path, 7)) == image_size(Page(path, 7)) == (20, 30)
+
+
+def test_a_palette_and_an_orientation_go_with_the_slice(tmp_path: Path) -> None:
+    slices = stack("uint8", 3)
+    colours = RANDOM.integers(0, 65536, (3, 256), dtype=np.uint16)
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for each in slices:
+            writer.write(
+                each, photometric="palette", colormap=colours, extratags=[(274, 3, 1, 6, True)]
+            )
+    upright = np.rot90(slices[1], -1)
+    np.testing.assert_array_equal(read_mask(Page(path, 1)), upright)
+    np.testing.assert_array_equal(read_image(Page(path, 1)), (colours >> 8).T[upright])
+
+
+def test_slices_are_counted(tmp_path: Path) -> None:
+    for stored, options in STORED.items():
+        with write(tmp_path / "a.tif", stack("uint8", 7), **options).open("rb") as file:
+            found = find_slices(file, Path("a.tif"))
+        assert (found.count, found.size) == (7, (30, 20)), stored
+
+
+def test_previews_are_no_slices(tmp_path: Path) -> None:
+    slices = stack("uint8", 2)
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for each in slices:
+            writer.write(each, metadata=None)
+            writer.write(each[::2, ::2], metadata=None, subfiletype=1)
+    require_slices(path, slices)
+    with pytest.raises(ValueError, match=r"counted from 0\. Name one from \[0\] to \[1\]"):
+        read_image(Page(path, 2))
+
+
+def test_a_slice_saved_alone_is_one_picture_whatever_its_description_says(tmp_path: Path) -> None:
+    picture = stack("uint8", 1)[0]
+    for description in ("ImageJ=1.53\nimages=30\nslices=30\n", '{"shape": [30, 20, 30]}'):
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, picture, description=description, metadata=None)
+        np.testing.assert_array_equal(read_image(path)[..., 0], picture)
+        np.testing.assert_array_equal(read_image(Page(path, 0))[..., 0], picture)
+
+
+def test_a_slice_is_cut_out_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", stack("uint8", 500))
+    with path.open("rb") as file:
+        data = cut_slice(file, Page(path, 499))
+    assert len(data) < 20 * 30 + 500
+    assert find_slices(BytesIO(data), path).count == 1
+
+
+def test_a_stack_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    for count in (3, 5):
+        slices = stack("uint8", count)
+        require_slices(write(tmp_path / "a.tif", slices), slices)
+
+
+# what is refused
+
+
+@pytest.mark.parametrize("index", [10, -1, 999_999_999])
+def test_a_slice_that_is_not_there(tmp_path: Path, index: int) -> None:
+    path = write(tmp_path / "a.tif", stack("uint8"))
+    for read in (read_image, image_shape, read_mask, mask_size, read_colors):
+        with pytest.raises(ValueError, match=r"a\.tif has 10 slices.*from \[0\] to \[9\]"):
+            read(Page(path, index))
+
+
+@pytest.mark.parametrize("item", ["-1", "x", "", "1.0", "9" * 50, "1][2", "²"])
+def test_what_is_no_number_names_no_slice(tmp_path: Path, item: str) -> None:
+    path = write(tmp_path / "a.tif", stack("uint8"))
+    with pytest.raises(FileNotFoundError):
+        read_image(parse_image(f"{path}[{item}]"))
+
+
+def test_a_slice_of_another_file(tmp_path: Path) -> None:
+    Image.new("L", (9, 9)).save(tmp_path / "a.tif", "PNG")
+    with pytest.raises(ValueError, match=r"a\.tif is no TIFF file but PNG\. Name the file itself"):
+        read_image(Page(tmp_path / "a.tif", 0))
+    with pytest.raises(FileNotFoundError, match=r"gone\.tif does not exist"):
+        read_image(Page(tmp_path / "gone.tif", 0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((2, 5), {"metadata": {"axes": "TZYX"}}, r"along 2 axes \(2 times, 5 slices\)"),
+        ((2, 5), {"imagej": True, "metadata": {"axes": "ZCYX"}}, "2 slices, 5 channels.*several"),
+        ((10,), {"imagej": True}, r"channels \(10 channels\) of one picture.*axes': 'ZYX'"),
+        ((10,), {"metadata": {"axes": "CYX"}}, "10 channels"),
+        ((10,), {"ome": True, "metadata": {"axes": "CYX"}}, "10 channels"),
+        ((16,), {"volumetric": True, "tile": (16, 16, 16)}, "volume of 16 slices.*a page for each"),
+    ],
+)
+def test_other_axes_than_slices(
+    tmp_path: Path, shape: tuple[int, ...], options: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path / "a.tif", np.zeros((*shape, 20, 30), np.uint8), **options)
+    for named in (path, Page(path, 0)):
+        for read in (read_image, image_shape, read_mask):
+            with pytest.raises(ValueError, match=rf"a\.tif (says|is).*{message}"):
+                read(named)
+
+
+def test_a_transparency_mask_is_no_slice(tmp_path: Path) -> None:
+    pages = [Image.fromarray(each) for each in stack("uint8", 2)]
+    info = {254: 4}
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], tiffinfo=info)
+    with pytest.raises(ValueError, match=r"a\.tif has a page that says which pixels count"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("stored", ["plain", "shaped, one page", "zlib", "tiled", "volume"])
+@pytest.mark.parametrize("fraction", [0.3, 0.5, 0.9, 0.98])
+def test_a_cut_stack_is_refused_by_name(tmp_path: Path, stored: str, fraction: float) -> None:
+    path = write(tmp_path / "a.tif", stack("uint8"), **STORED[stored])
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * fraction)])
+    for read in (read_image, read_mask, image_shape):
+        with pytest.raises(
+            ValueError,
+            match=r"a\.tif.*\(it (says that it holds 10 slices and )?ends after.*Copy it again",
+        ):
+            read(Page(path, 9))
+
+
+@pytest.mark.parametrize("stored", ["plain", "tiled, zlib", "ImageJ, one page", "volume, zlib"])
+def test_damage_anywhere_is_an_error_that_names_the_stack_or_none(
+    tmp_path: Path, stored: str
+) -> None:
+    path = write(tmp_path / "a.tif", stack("uint8", 4), **STORED[stored])
+    data = path.read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(data)
+        # tags lie at the beginning and, where there are several pages, at the end
+        at = int(random.integers(4, 700)) * int(random.choice([1, -1]))
+        damaged[at] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_image(Page(path, 2))
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            refused += 1
+    assert refused > 2
+
+
+def test_pages_in_a_circle(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", stack("uint8", 3), metadata=None)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        first, last = tiff.pages[0].offset, tiff.pages[2].offset
+    tags = int.from_bytes(data[last : last + 2], "little")
+    data[last + 2 + 12 * tags : last + 6 + 12 * tags] = first.to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.tif cannot be decoded.*follows itself"):
+        read_image(Page(path, 0))
+
+
+def test_strips_that_overlap_do_not_blow_up(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", stack("uint8", 2), metadata=None, rowsperstrip=1)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages[0].aspage().tags[279].valueoffset
+        size = tiff.pages[0].aspage().tags[279].valuebytecount // 20
+    for strip in range(20):
+        data[at + size * strip : at + size * (strip + 1)] = (700).to_bytes(size, "little")
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.tif cannot be decoded.*overlap"):
+        read_image(Page(path, 0))
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_tags_are_those_that_tifffile_reads(bigtiff: bool, byteorder: str) -> None:
+    file = BytesIO()
+    stack = np.zeros((3, 40, 56), np.uint16)
+    tifffile.imwrite(
+        file, stack, photometric="minisblack", tile=(16, 16), bigtiff=bigtiff, byteorder=byteorder
+    )
+    reader = TagReader(file)
+    at = reader.first
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        for page in tiff.pages:
+            assert at == page.offset
+            listed, at = reader.page(at)
+            tags = dict(listed)
+            assert reader.numbers(tags[324]) == page.aspage().dataoffsets
+            assert reader.number(tags, 256, 0) == 56
+            assert reader.number(tags, 32997, 7) == 7
+            assert [code for code, _ in listed] == [tag.code for tag in page.aspage().tags]
+    assert at == 0
+
+
+def test_what_lies_outside_of_the_file_is_not_read() -> None:
+    file = BytesIO()
+    tifffile.imwrite(file, np.zeros((4, 4), np.uint8))
+    reader = TagReader(file)
+    with pytest.raises(EOFError, match="its next page begins at 9999"):
+        reader.page(9999)
+    with pytest.raises(EOFError, match="a tag's value"):
+        reader.value((4, 1000, (16).to_bytes(4, "little")))
+    reader.size = reader.first + 30
+    with pytest.raises(EOFError, match="within the tags"):
+        reader.page(reader.first)

@@ -25,10 +25,10 @@ def test_auto_takes_the_fastest() -> None:
     assert choose_device("auto") == choose_device() == torch.device(fastest)
 
 
-@pytest.mark.skipif(HAS_CUDA, reason="this machine has CUDA")
 def test_missing_device_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="--device cuda: not on this machine") as raised:
-        choose_device("cuda")
+    absent = "mps" if HAS_CUDA else "cuda"
+    with pytest.raises(ValueError, match=f"--device {absent}: not on this machine") as raised:
+        choose_device(absent)
     assert "auto" in str(raised.value)
     assert "cpu" in str(raised.value)
 
@@ -52,6 +52,12 @@ def test_auto_precision_follows_the_hardware() -> None:
         capable = torch.cpu.get_capabilities()
         native = capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("amx_tile")
         assert has_native_bf16(CPU) == bool(native)
+
+
+@pytest.mark.bf16
+def test_a_processor_with_bf16_is_known() -> None:
+    assert has_native_bf16(CPU)
+    assert choose_precision("auto", CPU) == torch.bfloat16
 
 
 def test_other_devices_take_fp32() -> None:
@@ -97,17 +103,23 @@ def test_room_is_made_where_memory_has_run_out() -> None:
         assert not torch.backends.mkldnn.enabled
     finally:
         torch.backends.mkldnn.set_flags(before)
-    if HAS_CUDA:
-        device = torch.device("cuda")
-        torch.ones(2**24, device=device).mean()
-        assert torch.cuda.memory_reserved() > torch.cuda.memory_allocated()
-        make_room(device, "CUDA out of memory.")
-        assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < 2**24
 
 
-def test_memory_is_counted_on_gpus() -> None:
+@pytest.mark.cuda
+def test_what_pytorch_holds_of_a_gpu_is_given_back() -> None:
+    device = torch.device("cuda")
+    torch.ones(2**24, device=device).mean()
+    assert torch.cuda.memory_reserved() > torch.cuda.memory_allocated()
+    make_room(device, "CUDA out of memory.")
+    assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < 2**24
+
+
+def test_memory_is_not_counted_on_the_processor() -> None:
     assert most_memory(CPU) is None
-    if HAS_CUDA:
-        device = torch.device("cuda")
-        kept = torch.ones(2**20, device=device)
-        assert (most_memory(device) or 0) >= 4 * kept.numel()
+
+
+@pytest.mark.cuda
+def test_memory_is_counted_on_gpus() -> None:
+    device = torch.device("cuda")
+    kept = torch.ones(2**20, device=device)
+    assert (most_memory(device) or 0) >= 4 * kept.numel()

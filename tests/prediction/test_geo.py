@@ -5,6 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from plainunet.formats.sources import Page
 from plainunet.prediction.geo import find_geo
 
 KEYS = (1, 1, 0, 2, 1025, 0, 1, 1, 3072, 0, 1, 32632)
@@ -71,7 +72,7 @@ def test_a_system_of_its_own(tmp_path: Path) -> None:
 def test_other_files(tmp_path: Path) -> None:
     assert find_geo(write(tmp_path / "plain.tif")) is None
     assert find_geo(tmp_path / "a.png") is None
-    assert find_geo(Path(f"{tmp_path}/a.tif[3]")) is None
+    assert find_geo(Page(tmp_path / "a.tif", 3)) is None
     Image.new("RGB", (5, 4)).save(tmp_path / "jpeg.tif", format="JPEG")
     assert find_geo(tmp_path / "jpeg.tif") is None
 

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
 from plainunet.formats import coco as coco_reader
-from plainunet.formats.sources import find_place
 from plainunet.network.checkpoint import Card
 from plainunet.palette import default_colors
 from plainunet.prediction.objects import find_objects
@@ -132,7 +131,5 @@ def test_coco_is_read_by_others_and_by_ourselves(tmp_path: Path) -> None:
         assert np.array_equal(painted, mask)
     ids = [each["id"] for each in json.loads(path.read_text())["annotations"]]
     assert len(set(ids)) == len(ids) > 3
-    for name, item in coco_reader.listed_names(path).items():
-        place = find_place(Path(f"{path}[{item}]"))
-        assert place is not None
-        assert np.array_equal(coco_reader.read_ids(place, path), masks[name])
+    for name, image in coco_reader.listed_images(path).items():
+        assert np.array_equal(coco_reader.read_ids(image), masks[name])

@@ -2,12 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from plainunet.formats.sources import Page, parse_image
 from plainunet.prediction.predict import list_names, mask_paths, refuse_pictures
 
 
 def names(images: list[str]) -> list[str]:
-    out = Path("/out")
-    return [path.relative_to(out).as_posix() for path in mask_paths([Path(i) for i in images], out)]
+    paths = mask_paths([parse_image(image) for image in images], Path("/out"))
+    return [path.relative_to("/out").as_posix() for path in paths]
 
 
 @pytest.mark.parametrize(
@@ -65,5 +66,5 @@ def test_names_in_lists(images: list[str], wanted: list[str]) -> None:
 
 def test_a_slice_of_a_stack_among_the_masks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds the pictures"):
-        refuse_pictures([tmp_path / "s.tif[3]"], [tmp_path / "s_3.png"])
-    refuse_pictures([tmp_path / "s.tif[3]"], [tmp_path / "out" / "s_3.png"])
+        refuse_pictures([Page(tmp_path / "s.tif", 3)], [tmp_path / "s_3.png"])
+    refuse_pictures([Page(tmp_path / "s.tif", 3)], [tmp_path / "out" / "s_3.png"])

@@ -449,3 +449,15 @@ def test_loaded_it_says_what_the_live_network_does(tmp_path: Path) -> None:
     assert np.allclose(loaded.probabilities(image), live.probabilities(image), atol=1e-4)
     twice = Predictor.load([path, path], device="cpu", precision="fp32")
     assert np.allclose(twice.probabilities(image), live.probabilities(image), atol=1e-4)
+
+
+def test_networks_of_other_classes_are_refused() -> None:
+    network = UNet(3, 2, base_channels=2, depth=1)
+    names = ("ground", "thing")
+    two, turned = (Card(each, default_colors(2), size=None) for each in (names, names[::-1]))
+    three = Card((*names, "other"), default_colors(3), size=None)
+    Predictor(network, two, others=[(network, two)], device="cpu")
+    with pytest.raises(ValueError, match="3 class names for a network of 2 classes"):
+        Predictor(network, three, device="cpu")
+    with pytest.raises(ValueError, match="have ground, thing and thing, ground"):
+        Predictor(network, two, others=[(network, turned)], device="cpu")

@@ -197,7 +197,7 @@ def test_alone_there_is_nothing_to_share() -> None:
     assert ALONE.is_first
     assert ALONE.gather("mine") == ["mine"]
     assert ALONE.in_turn(lambda: 3) == ALONE.first_decides(lambda: 3) == 3
-    assert abs(ALONE.clock() - time.monotonic()) < 1
+    assert time.monotonic() <= ALONE.clock() <= time.monotonic()
     values = torch.arange(3.0)
     assert ALONE.total(values) is values
     assert ALONE.join_batch(values) is values

@@ -175,7 +175,9 @@ def test_the_pictures_are_what_the_better_weights_predict_and_judging_has_predic
     monkeypatch.setattr(Predictor, "predict", counted)
     fitted(epochs=1, ema=0.9, base_channels=4)
     assert len(calls) == 2 * 4  # the last weights and their average, each picture once
-    predictor = Predictor(*load_checkpoint(tmp_path / "run" / BEST_FILE), precision="fp32")
+    predictor = Predictor(
+        *load_checkpoint(tmp_path / "run" / BEST_FILE), device="cpu", precision="fp32"
+    )
     for index, file in enumerate(sorted((tmp_path / "run" / VALIDATION_FOLDER).iterdir())):
         image, _ = parts["val"][index]
         shown, _, predicted, _ = panels(read_rgb(file), 40)

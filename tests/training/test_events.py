@@ -1,10 +1,10 @@
 """Events are plain values that cannot change; the rate forgets what is long ago."""
 
 import dataclasses
-import time
 
 import pytest
 
+from plainunet.training import events
 from plainunet.training.events import Advance, EpochDone, Event, Note, Rate, Stage, StepDone
 
 EVENTS: list[Event] = [
@@ -24,22 +24,30 @@ def test_events_are_values(event: Event) -> None:
         setattr(event, name, None)
 
 
-def test_the_rate_is_images_over_time() -> None:
-    begin = time.perf_counter()
-    rate = Rate()
-    time.sleep(0.05)
-    rate.add(3)
-    time.sleep(0.05)
-    before = time.perf_counter() - begin
-    said = rate.add(5)
-    after = time.perf_counter() - begin
-    assert 8 / after * 0.99 <= said <= 8 / before * 1.01
+class Clock:
+    now = 100.0
 
 
-def test_the_rate_forgets() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(events.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def test_the_rate_is_images_over_time(clock: Clock) -> None:
     rate = Rate()
-    time.sleep(0.2)
-    slow = rate.add(1)
-    assert slow <= 5
-    said = [rate.add(1) for _ in range(25)]
-    assert said[-1] > 10 * slow  # the slow start is more than twenty calls ago
+    clock.now += 0.5
+    assert rate.add(3) == pytest.approx(6)
+    clock.now += 1.5
+    assert rate.add(5) == pytest.approx(4)
+
+
+def test_the_rate_forgets(clock: Clock) -> None:
+    rate = Rate()
+    clock.now += 20
+    assert rate.add(1) == pytest.approx(0.05)
+    for _ in range(25):
+        clock.now += 0.5
+        said = rate.add(1)
+    assert said == pytest.approx(2)  # the slow start is more than twenty calls ago

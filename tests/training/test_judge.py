@@ -126,12 +126,21 @@ def test_a_picture_without_foreground_that_is_right_is_not_the_worst(
     assert "blank" not in worst.name
 
 
+def nearly(value: Any) -> Any:
+    """The same value, but that floats in it may differ in their last digits."""
+    if isinstance(value, dict):
+        return {name: nearly(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [nearly(each) for each in value]
+    return pytest.approx(value) if isinstance(value, float) else value
+
+
 def test_it_equals_evaluate(finished: Any) -> None:
-    found = evaluate(finished.out / BEST_FILE, finished.data, precision="fp32")
+    found = evaluate(finished.out / BEST_FILE, finished.data, device="cpu", precision="fp32")
     # outlines are compared by `evaluate` alone
     for part in (found, *found["images"]):
         del part["boundary"]
-    assert found == finished.result
+    assert found == nearly(finished.result)
 
 
 def test_asked_to_stop_it_keeps_what_was_counted(
@@ -155,6 +164,6 @@ def test_asked_to_stop_it_keeps_what_was_counted(
     assert not (out / "saved_images").exists()
     events: list[Event] = []
     result = judge_best(out, finished.data, pairs, CODING, finished.config, events.append)
-    assert result == whole
+    assert result == nearly(whole)
     assert events[:2] == [Stage("judging at native size", 19), Advance(8)]
     assert not list(out.rglob("judged*"))

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from plainunet.config import Growth, TrainConfig
-from plainunet.dataset.pairs import Pair
+from plainunet.config import DataConfig, Growth, TrainConfig
+from plainunet.dataset.coding import Values
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.training.events import Event, Note
 from plainunet.training.plan import choose_size
 from plainunet.training.schedule import size_in
@@ -67,23 +68,21 @@ def test_every_run_ends_at_its_full_size(epochs: int, until: float) -> None:
     assert size_in(epochs - 1, config) == (64, 64)
 
 
-def write_pairs(folder: Path, *values: int) -> list[Pair]:
-    pairs = []
+def write_pairs(folder: Path, *values: int) -> Path:
     for number in range(3):
         mask = np.zeros((40, 60), np.uint8)
         for column, value in enumerate(values):
             mask[:, 10 * column : 10 * column + 10] = value
         mask[:, 10 * len(values) :] = values[0]
-        path = folder / f"{number}_mask.png"
-        Image.fromarray(mask).save(path)
-        part = "val" if number == 2 else "train"
-        pairs.append(Pair(folder / f"{number}.png", path, str(number), part))
-    return pairs
+        Image.fromarray(mask).save(folder / f"{number}_mask.png")
+        Image.fromarray(mask).save(folder / f"{number}.png")
+    return folder
 
 
-def ready(pairs: list[Pair], events: list[Event], **settings: object) -> TrainConfig:
+def ready(folder: Path, events: list[Event], **settings: object) -> TrainConfig:
     config = TrainConfig(**{"depth": 2, **settings})
-    config = understand(pairs, [(40, 60)] * len(pairs), config, events.append)[2]
+    dataset = SegmentationDataset.open(folder, config)
+    config = understand(dataset, config, events.append)[1]
     check_window(config, events.append)
     return config
 
@@ -108,8 +107,8 @@ def test_classes_and_size_are_filled_in(
 
 def test_the_clock_chooses_the_size_later(tmp_path: Path) -> None:
     config = TrainConfig(budget=60.0)
-    pairs = write_pairs(tmp_path, 0, 1)
-    assert understand(pairs, [(40, 60)] * 3, config, lambda _: None)[2].size is None
+    dataset = SegmentationDataset.open(write_pairs(tmp_path, 0, 1))
+    assert understand(dataset, config, lambda _: None)[1].size is None
 
 
 def test_patches_are_cut_from_pictures_as_they_are(tmp_path: Path) -> None:
@@ -128,22 +127,19 @@ def test_what_is_given_is_kept(tmp_path: Path) -> None:
 
 
 def test_named_classes_need_not_all_occur(tmp_path: Path) -> None:
-    pairs = write_pairs(tmp_path, 0, 1, 2)
     names = ("a", "b", "c", "d")
-    _, coding, config, shares = understand(
-        pairs, [(40, 60)], TrainConfig(classes=names), lambda _: None
-    )
-    assert list(shares) == list(names)
-    assert sum(shares.values()) == pytest.approx(1)
-    assert shares["d"] == 0
-    assert coding.values == (0, 1, 2, 3)
-    assert config.classes == names
+    dataset = SegmentationDataset.open(write_pairs(tmp_path, 0, 1, 2), DataConfig(classes=names))
+    assert list(dataset.shares) == list(names)
+    assert sum(dataset.shares.values()) == pytest.approx(1)
+    assert dataset.shares["d"] == 0
+    assert dataset.coding.values == (0, 1, 2, 3)
+    assert understand(dataset, TrainConfig(), lambda _: None)[1].classes == names
 
 
 def test_an_ignored_value_is_no_class(tmp_path: Path) -> None:
-    pairs = write_pairs(tmp_path, 0, 1, 9)
-    _, coding, config, _ = understand(pairs, [(40, 60)], TrainConfig(ignore=9), lambda _: None)
-    assert (coding.values, coding.ignore, len(config.classes)) == ((0, 1), 9, 2)
+    dataset = SegmentationDataset.open(write_pairs(tmp_path, 0, 1, 9), DataConfig(ignore=9))
+    assert dataset.coding == Values((0, 1), 9)
+    assert len(dataset.class_names) == 2
 
 
 def test_an_ignored_value_that_is_nowhere_is_mentioned(tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_other_networks_train_resume_and_predict(
     assert again["per_image"] == straight["per_image"]  # dropout goes on as it would have
     assert rows_of(tmp_path / "interrupted") == rows_of(tmp_path / "straight")
 
-    predictor = Predictor.load(tmp_path / "straight" / "best.safetensors")
+    predictor = Predictor.load(tmp_path / "straight" / "best.safetensors", device="cpu")
     wanted = config.network_arguments()
     del wanted["checkpointing"]  # how it was trained, not what it is
     assert predictor.network.architecture.items() >= wanted.items()

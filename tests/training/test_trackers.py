@@ -6,7 +6,6 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -198,9 +197,7 @@ def test_wandb(follow: Callable[..., Tracked]) -> None:
     assert any("no account is known (wandb login), so offline in" in note for note in tracked.notes)
 
 
-@pytest.mark.skipif(
-    find_spec("trackio") is None, reason="trackio is not in dev: see pyproject.toml"
-)
+@pytest.mark.trackio
 def test_trackio(follow: Callable[..., Tracked]) -> None:
     tracked = follow("trackio")
 

@@ -215,6 +215,10 @@ def test_trackers_that_fail_do_not_end_the_run(
 ) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
+    class Unreachable(Recorder):
+        def __init__(self, *_: Any) -> None:
+            raise ConnectionError("nobody answers")
+
     add_scalar, left = SummaryWriter.add_scalar, iter(range(5))
 
     def fill_the_disk(self: SummaryWriter, *arguments: Any) -> None:
@@ -223,8 +227,7 @@ def test_trackers_that_fail_do_not_end_the_run(
         add_scalar(self, *arguments)
 
     monkeypatch.setattr(SummaryWriter, "add_scalar", fill_the_disk)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody answers
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setitem(TRACKERS, "mlflow", Unreachable)  # type: ignore[arg-type]
     events: list[Event] = []
     data = draw(tmp_path / "data", 4)
     config = tiny.model_copy(update={"track": ("mlflow", "tensorboard")})

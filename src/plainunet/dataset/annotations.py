@@ -8,27 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
+from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_found
 from plainunet.dataset.lists import Listed, Pictures, has_pictures
 from plainunet.formats import coco, rle
 from plainunet.formats.images import IMAGE_SUFFIXES, image_size
 from plainunet.formats.problems import first_five
-from plainunet.formats.sources import name_place
+from plainunet.formats.sources import CocoImage, Source
+from plainunet.reporter import Reporter
 
 
 def name_file(folder: Path, masks: str) -> Path:
-    """Find an annotation file that is named.
-
-    Args:
-        folder: The data set.
-        masks: Its path, from there or from here.
-
-    Returns:
-        The file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
+    """Find an annotation file by its path from the data set or from here."""
     path = folder / masks
     path = path if path.exists() else Path(masks)
     if not path.is_file():
@@ -41,12 +32,7 @@ def name_file(folder: Path, masks: str) -> Path:
 def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
     """Look for annotation files in a data set, its `annotations/` and its parts.
 
-    Args:
-        folder: The data set.
-        note: Called with a sentence on files that are left aside, and why.
-
-    Yields:
-        The files.
+    Notes say which files are left aside, and why.
     """
     below = sorted(each for each in folder.iterdir() if each.is_dir())
     places = [each for each in below if each.name.lower() == "annotations" or find_part(each.name)]
@@ -89,69 +75,48 @@ def _is_annotations(file: Path) -> bool:
     return rle.is_rle(file) if file.suffix.lower() == ".csv" else coco.is_coco(file)
 
 
-def listed_names(file: Path) -> dict[str, str]:
+def listed_names(file: Path) -> dict[str, CocoImage | None]:
     """List the pictures that an annotation file speaks of.
 
     Args:
         file: A COCO file, or a CSV list of run-length codes.
 
     Returns:
-        By each picture's name the name of its item, "" where it is not known yet.
+        By each picture's name its masks; of a list, None, since sizes belong to them.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is neither, or damaged.
     """
     if file.suffix.lower() == ".csv":
-        return dict.fromkeys(rle.listed_names(file), "")
-    return coco.listed_names(file)
+        return dict.fromkeys(rle.listed_names(file))
+    return {**coco.listed_images(file)}
 
 
 _ROBOFLOW = re.compile(r"(.+)\.rf\.[^.]+$")  # copies of one picture, each changed in its way
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Annotations:
     """An annotation file, and the pictures that it may speak of."""
 
     file: Path
-    names: Mapping[str, str]  # what is listed, and the item's name if it is known already
+    names: Mapping[str, CocoImage | None]  # what is listed, and the masks if they are known already
     pool: Pictures
 
 
-def pair_annotated(
-    folder: Path,
-    images: str | None = None,
-    masks: str | None = None,
-    rle: str | None = None,
-    skip_unlabelled: bool = False,
-    on_note: Callable[[str], None] | None = None,
-) -> list[Listed]:
-    """Find the pictures and masks of which annotation files speak.
+def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> list[Listed]:
+    """Find the pictures and masks of which annotation files speak; none where there is no file.
 
-    Args:
-        folder: The data set.
-        images: The pictures' folder below it; without it, looked for.
-        masks: The annotation file, below the folder or anywhere; without it, files are looked
-            for in the folder, in its annotations/ and in the folders of its parts.
-        rle: How run-length codes of a CSV list count, "rows" or "columns"; left out, found.
-        skip_unlabelled: Whether pictures that are not listed are left out.
-        on_note: Called with a sentence on which file was taken, and which was left aside.
-
-    Returns:
-        The pictures with their masks; none where there is no annotation file.
-
-    Raises:
-        FileNotFoundError: A file or folder that is named does not exist.
-        ValueError: A file is wrong, a listed picture does not exist, a picture is not listed
-            or listed twice, or the files differ in their classes.
+    The file is `config.masks`, below the folder or anywhere; without it, files are looked for in
+    the folder, in its annotations/ and in the folders of its parts.
     """
-    note = on_note or (lambda text: None)
+    images, note = config.images, reporter.note
     if images is not None and not (folder / images).is_dir():
         raise FileNotFoundError(
             f"--images {images}: there is no folder {folder / images}. {folders_found(folder)}"
         )
-    files = [name_file(folder, masks)] if masks else list(find_files(folder, note))
+    files = [name_file(folder, config.masks)] if config.masks else list(find_files(folder, note))
     pools: dict[Path, Pictures] = {}
     sources = []
     for file in files:
@@ -159,14 +124,14 @@ def pair_annotated(
         where = folder / images if images else _pictures_folder(folder, file)
         if where not in pools:
             pools[where] = Pictures(where)
-        sources.append(_Source(file, names, pools[where]))
+        sources.append(_Annotations(file, names, pools[where]))
     joined = _join(folder, sources, note)
-    _require_all_listed([source for source, _ in joined], joined, skip_unlabelled, note)
+    _require_all_listed([source for source, _ in joined], joined, config.skip_unlabelled, note)
     _require_same_classes([source.file for source, _ in joined])
     listed = []
     for source, found in joined:
         note(f"The masks of the pictures in {source.pool.folder} are read from {source.file}.")
-        items = _items(source, found, rle, note)
+        masks_of = _masks(source, found, config.rle, note)
         places: dict[str, tuple[str, str | None]] = {}
         for name, path in found.items():
             key = os.path.dirname(path)  # noqa: PTH120 (ten times as fast)
@@ -174,7 +139,7 @@ def pair_annotated(
                 places[key] = _place(folder, source.pool.folder, path.parent, source.file)
             above, part = places[key]
             group = _group(above, path, source.file)
-            listed.append(Listed(path, name_place(source.file, items[name]), group, part))
+            listed.append(Listed(path, masks_of[name], group, part))
     return _with_parts(listed)
 
 
@@ -192,10 +157,10 @@ def _pictures_folder(folder: Path, file: Path) -> Path:
     return next((each for each in (*alike, *usual, base) if has_pictures(each)), folder)
 
 
-_Joined = list[tuple[_Source, dict[str, Path]]]
+_Joined = list[tuple[_Annotations, dict[str, Path]]]
 
 
-def _join(folder: Path, sources: list[_Source], note: Callable[[str], None]) -> _Joined:
+def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]) -> _Joined:
     joined: _Joined = []
     owner: dict[Path, tuple[Path, str]] = {}
     strangers = []
@@ -231,7 +196,7 @@ def _join(folder: Path, sources: list[_Source], note: Callable[[str], None]) -> 
     return joined
 
 
-def _missing(source: _Source, missing: list[str]) -> ValueError:
+def _missing(source: _Annotations, missing: list[str]) -> ValueError:
     if not missing:
         return ValueError(f"{source.file} lists no pictures. Export it again.")
     return ValueError(
@@ -243,7 +208,7 @@ def _missing(source: _Source, missing: list[str]) -> ValueError:
 
 
 def _require_all_listed(
-    sources: Iterable[_Source],
+    sources: Iterable[_Annotations],
     joined: _Joined,
     skip_unlabelled: bool,
     note: Callable[[str], None],
@@ -289,14 +254,14 @@ def _require_same_classes(files: list[Path]) -> None:
             )
 
 
-def _items(
-    source: _Source, found: Mapping[str, Path], order: str | None, note: Callable[[str], None]
-) -> Mapping[str, str]:
+def _masks(
+    source: _Annotations, found: Mapping[str, Path], order: str | None, note: Callable[[str], None]
+) -> dict[str, Source]:
     if source.file.suffix.lower() != ".csv":
-        return source.names
+        return {name: image for name, image in source.names.items() if image}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         sizes = dict(zip(found, pool.map(image_size, found.values()), strict=True))
-    return rle.name_items(source.file, sizes, order, note)
+    return {**rle.listed_images(source.file, sizes, order, note)}
 
 
 def _place(folder: Path, top: Path, above: Path, file: Path) -> tuple[str, str | None]:

@@ -18,12 +18,7 @@ class Elastic(BaseDistortion):  # type: ignore[misc]
     """
 
     def __init__(self, deviation: float, mask_interpolation: int) -> None:
-        """Make it.
-
-        Args:
-            deviation: Standard deviation of both parts of each displacement [pixels].
-            mask_interpolation: OpenCV's number of how masks are read between pixels.
-        """
+        """Take the standard deviation of each displacement [pixels], and how masks are read."""
         super().__init__(
             interpolation=cv2.INTER_LINEAR,
             mask_interpolation=mask_interpolation,
@@ -36,15 +31,7 @@ class Elastic(BaseDistortion):  # type: ignore[misc]
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, NDArray[np.float32]]:
-        """Draw a deformation.
-
-        Args:
-            params: What Albumentations knows: "shape" begins with height and width [pixels].
-            data: The sample; not looked at.
-
-        Returns:
-            "map_x" and "map_y", [H, W] float32: where each pixel is read from [pixels].
-        """
+        """Draw a deformation: where each pixel is read from, [H, W] float32 [pixels]."""
         height, width = params["shape"][:2]
         nodes = self.random_generator.normal(0, self.deviation, (2, 3, 3))
         across, down = (displacements(part, (height, width)) for part in nodes)
@@ -55,15 +42,7 @@ class Elastic(BaseDistortion):  # type: ignore[misc]
 
 
 def displacements(nodes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Interpolate between 3 x 3 nodes, bicubically.
-
-    Args:
-        nodes: [3, 3] float64; the corners, the middles of the sides, and the centre.
-        size: Height and width [pixels].
-
-    Returns:
-        [*size] float32; at the nodes what was given there.
-    """
+    """Interpolate bicubically between [3, 3] nodes: corners, middles of sides, centre."""
     return (_cubic(size[0]) @ nodes @ _cubic(size[1]).T).astype(np.float32)
 
 
@@ -121,7 +100,7 @@ def _strengths(mask_interpolation: int) -> dict[str, list[Any]]:
 class Augment:
     """A named strength of augmentation (none, flip, light or strong), and elastic deformation."""
 
-    def __init__(self, strength: str, elastic: float = 0.0, told: int = 0) -> None:
+    def __init__(self, strength: str, elastic: float = 0.0) -> None:
         """Make it.
 
         Args:
@@ -130,8 +109,6 @@ class Augment:
                 side: flips, turns up to 45 degrees, larger changes, gamma, blur).
             elastic: Standard deviation of the displacements [pixels] of a deformation that
                 comes first, see `Elastic`; 0 for none.
-            told: So many last channels of the images are no light: they are moved with the
-                others, and not changed otherwise.
 
         Raises:
             ValueError: No such strength.
@@ -139,11 +116,10 @@ class Augment:
         # shares are areas: they may be mixed
         self._compose = _compose(strength, elastic, cv2.INTER_LINEAR)
         self._settings = strength, elastic
-        self._told = told
 
-    def __reduce__(self) -> tuple[type["Augment"], tuple[str, float, int]]:
+    def __reduce__(self) -> tuple[type["Augment"], tuple[str, float]]:
         """Be made anew in another process: a hundred bytes instead of 18,000."""
-        return Augment, (*self._settings, self._told)
+        return Augment, self._settings
 
     def __call__(
         self, image: NDArray[Any], shares: NDArray[np.uint8], state: tuple[int, ...]
@@ -159,20 +135,11 @@ class Augment:
             Image and shares, changed alike, in the same dtypes and sizes.
         """
         self._compose.set_random_seed(_seed(state))
-        light, moved = image, shares
-        if self._told:  # moved as the shares are, and not changed otherwise
-            light, told = image[..., : -self._told], image[..., -self._told :]
-            moved = np.concatenate([shares, _as_bytes(told)], axis=2)
-        low, span = _own_range(light)
+        low, span = _own_range(image)
         stretched = (low, span) != (0, 1)
-        changed = self._compose(image=(light - low) / span if stretched else light, mask=moved)
+        changed = self._compose(image=(image - low) / span if stretched else image, mask=shares)
         result = changed["image"] * span + low if stretched else changed["image"]
-        if not self._told:
-            return result, changed["mask"]
-        shares, told = np.split(changed["mask"], [shares.shape[2]], axis=2)
-        if result.dtype != np.uint8:
-            told = told.astype(result.dtype) / 255
-        return np.concatenate([result, told], axis=2), shares
+        return result, changed["mask"]
 
     @cached_property
     def _compose_labels(self) -> A.Compose:
@@ -180,15 +147,7 @@ class Augment:
         return _compose(*self._settings, cv2.INTER_NEAREST)
 
     def move(self, labels: NDArray[np.uint16], state: tuple[int, ...]) -> NDArray[np.uint16]:
-        """Move the numbers of objects as `__call__` moves the shares of the same sample.
-
-        Args:
-            labels: [H, W, 1] uint16.
-            state: As given to `__call__`.
-
-        Returns:
-            [H, W, 1] uint16; only numbers that were there.
-        """
+        """Move the numbers of objects, [H, W, 1] uint16, as `__call__` moves the shares."""
         self._compose_labels.set_random_seed(_seed(state))
         # no transform draws by what it sees, so a blank image leads to the same moves
         blank = np.zeros((*labels.shape[:2], 1), np.uint8)
@@ -206,10 +165,6 @@ def _compose(strength: str, elastic: float, mask_interpolation: int) -> A.Compos
 
 def _seed(state: tuple[int, ...]) -> int:
     return int(np.random.SeedSequence(state).generate_state(1)[0])
-
-
-def _as_bytes(told: NDArray[Any]) -> NDArray[np.uint8]:
-    return told if told.dtype == np.uint8 else (told * 255).round().astype(np.uint8)
 
 
 def _own_range(image: NDArray[Any]) -> tuple[float, float]:

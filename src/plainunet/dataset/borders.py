@@ -10,7 +10,6 @@ all pixels of one object share.
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from plainunet.dataset.coding import Coding, Instances
+from plainunet.formats.sources import Source
 
 REACH = 5.0
 """Sum of distances, in sigmas, beyond which a border weight counts as 0.
@@ -28,7 +28,7 @@ _MOST_OBJECTS = 65535
 
 
 def find_objects(
-    mask: NDArray[Any], coding: Coding, path: Path | None = None
+    mask: NDArray[Any], coding: Coding, path: Source | None = None
 ) -> NDArray[np.uint16]:
     """Number the objects of a mask.
 
@@ -66,15 +66,7 @@ def find_objects(
 
 
 def resize_labels(labels: NDArray[np.uint16], size: tuple[int, int]) -> NDArray[np.uint16]:
-    """Bring labels to another size by nearest neighbour; numbers are never mixed.
-
-    Args:
-        labels: [H, W, 1] uint16.
-        size: New height and width [pixels].
-
-    Returns:
-        [size[0], size[1], 1] uint16; an object may be lost where it is below a pixel.
-    """
+    """Bring labels [H, W, 1] to another size by nearest neighbour; numbers are never mixed."""
     if labels.shape[:2] == size:
         return labels
     # EXACT: pixel centres fall where those of `resize` do
@@ -83,15 +75,7 @@ def resize_labels(labels: NDArray[np.uint16], size: tuple[int, int]) -> NDArray[
 
 
 def part_touching(labels: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Find the pixels where two different objects meet.
-
-    Args:
-        labels: [H, W] uint16.
-
-    Returns:
-        [H, W] bool, true where the 3 x 3 pixels around hold two different objects: two pixels
-        wide along a shared outline, one wide where a gap of one pixel is left.
-    """
+    """Find the pixels, [H, W] bool, whose 3 x 3 neighbourhood holds two different objects."""
     around = np.ones((3, 3), np.uint8)
     highest = cv2.dilate(labels, around)
     lowest = cv2.erode(np.where(labels == 0, np.uint16(65535), labels), around)
@@ -104,14 +88,8 @@ def part_objects(
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
     """Lay background between touching objects of one class.
 
-    Objects of two classes are told apart by their classes, and stay as they are.
-
-    Args:
-        labels: [H, W] uint16.
-        shares: [H, W, K] uint8, in 1/255.
-
-    Returns:
-        Labels, 0 where objects meet, and shares, there all the valid area in class 0.
+    Objects of two classes are told apart by their classes, and stay as they are. Returns labels,
+    0 where objects meet, and shares [H, W, K], there all the valid area in class 0.
     """
     parting = part_touching(labels)
     if shares.shape[2] > 2 and parting.any():
@@ -126,17 +104,11 @@ def part_objects(
 
 
 def border_weights(labels: NDArray[np.uint16], weight: float, sigma: float) -> NDArray[np.float32]:
-    """Say how much more than others each pixel between two objects weighs.
+    """Say how much more than others each pixel between two objects weighs: [H, W] float32.
 
-    Args:
-        labels: [H, W] uint16.
-        weight: w_0, that of a pixel at no distance from two objects; 10 in the paper.
-        sigma: How fast it falls off [pixels of `labels`]; 5 in the paper.
-
-    Returns:
-        [H, W] float32 in 0..w_0: the exponential term alone, distances taken between the
-        centres of pixels. 0 on objects, where there are fewer than two, and where it would be
-        below 4e-6 w_0; elsewhere exact but for rounding.
+    This is the exponential term alone, 0..`weight` (w_0, 10 in the paper), falling off with `sigma`
+    [pixels of `labels`; 5 in the paper], distances taken between the centres of pixels. It is 0 on
+    objects, where there are fewer than two, and where it would be below 4e-6 w_0.
     """
     reach = math.ceil(REACH * sigma)
     nearest = np.full(labels.shape, np.inf, np.float32)

@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from plainunet.formats.problems import DataError, as_problem
-from plainunet.formats.sources import cache_folder, stamp_files
+from plainunet.formats.sources import Source, cache_folder, stamp_files
 from plainunet.system import work_ahead
 
 _ABANDONED = 3600  # seconds without a sample written
@@ -47,11 +47,7 @@ class Cache:
     """An entry, opened when a process first reads from it (so that it can be pickled)."""
 
     def __init__(self, folder: Path) -> None:
-        """Name the entry.
-
-        Args:
-            folder: The entry's folder.
-        """
+        """Name the entry's folder."""
         self.folder = folder
 
     def __len__(self) -> int:
@@ -59,17 +55,7 @@ class Cache:
         return len(self._ends if self._ends is not None else self.arrays[0])
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one sample.
-
-        Args:
-            index: Its number.
-
-        Returns:
-            Its arrays, read-only.
-
-        Raises:
-            FileNotFoundError: The entry is gone: another process needed its room.
-        """
+        """Read one sample's arrays; FileNotFoundError if another process needed the room."""
         arrays, ends = self.arrays, self._ends
         if ends is None:
             return tuple(array[index] for array in arrays)
@@ -100,7 +86,7 @@ class Cache:
 
 
 def cached(
-    files: list[Path],
+    files: Sequence[Source],
     settings: dict[str, Any],
     load: Callable[[int], Sample],
     on_progress: Callable[[int, int], None] | None = None,
@@ -108,15 +94,9 @@ def cached(
 ) -> Cache | None:
     """Open the entry of these files and settings; make it when there is none.
 
-    Args:
-        files: Every file, or what `places` says that a path may name, that samples are made from.
-        settings: Everything else that they depend on; must go into JSON.
-        load: Makes sample number i; all samples have equal sizes, unless `sizes` are given.
-        on_progress: Told how many of how many samples are made.
-        sizes: Height and width of each sample [pixels], where they differ.
-
-    Returns:
-        The entry, or None where one would not fit in `LIMIT` or on the disk.
+    The samples depend on `files` and on `settings`, which must go into JSON. `load` makes sample
+    number i; all have equal sizes, unless `sizes` (height and width of each) are given. None is
+    returned where an entry would not fit in `LIMIT` or on the disk.
 
     Raises:
         FileNotFoundError: One of the files is missing.
@@ -235,17 +215,17 @@ _MOST = 1_000_000
 """Entries that are kept; the first written go first."""
 _LONGEST = 65536
 _AT_ONCE = 500
-_Paths = tuple[Path, ...]
+_Sources = tuple[Source, ...]
 
 
 def recall(
-    kind: str, things: Sequence[_Paths], find_out: Callable[..., Any]
+    kind: str, things: Sequence[_Sources], find_out: Callable[..., Any]
 ) -> Iterator[Any | DataError]:
     """Find something out about files, or remember it.
 
     Args:
         kind: What is found out, and everything besides the files that it depends on.
-        things: The files of each thing, or what `places` says that a path may name.
+        things: What each thing is read from.
         find_out: Called with the files of one thing, in several threads at a time; what it
             returns must go through JSON unchanged.
 
@@ -254,7 +234,7 @@ def recall(
     """
     with closing(_Store()) as store:
 
-        def look_up(paths: _Paths) -> tuple[str | None, Any | DataError]:
+        def look_up(paths: _Sources) -> tuple[str | None, Any | DataError]:
             try:
                 key = _key(kind, paths)
                 known = None if key is None else store.get(key)
@@ -268,7 +248,7 @@ def recall(
             yield found
 
 
-def _key(kind: str, paths: _Paths) -> str | None:
+def _key(kind: str, paths: _Sources) -> str | None:
     try:
         said = json.dumps([kind, *stamp_files(paths)])
     except OSError:

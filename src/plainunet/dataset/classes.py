@@ -28,6 +28,7 @@ from plainunet.files import require_writable
 from plainunet.formats.colors import IGNORED, ColorCensus, colored_mask, find_meaning, pack
 from plainunet.formats.masks import THRESHOLD, stored_names
 from plainunet.formats.problems import DataError
+from plainunet.formats.sources import Source, path_of
 from plainunet.reporter import Reporter, silent
 from plainunet.settings import DATASET_FILE, write_dataset
 
@@ -37,7 +38,7 @@ _NEAR_END = 32
 
 
 def find_coding(
-    masks: Sequence[Path],
+    masks: Sequence[Source],
     known: DataConfig | None = None,
     reporter: Reporter = silent,
     counts: Sequence[MaskCounts] | None = None,
@@ -81,28 +82,16 @@ def find_coding(
     return replace(coding, names=names), pixels
 
 
-def _without_faults(masks: Sequence[Path]) -> Iterator[MaskCounts]:
+def _without_faults(masks: Sequence[Source]) -> Iterator[MaskCounts]:
     for each in count_masks(masks):
         if isinstance(each, DataError):
             raise each
         yield each
 
 
-def common_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Name the classes as the masks' own files do.
-
-    Args:
-        paths: The masks.
-
-    Returns:
-        The names in the order of the class ids, the background's first; empty where the files
-        have none.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A file cannot be read, or they name different classes.
-    """
-    found: dict[tuple[str, ...], Path] = {}
+def common_names(paths: Sequence[Source]) -> tuple[str, ...]:
+    """Name the classes as the masks' own files do, the background first; refuse different ones."""
+    found: dict[tuple[str, ...], Source] = {}
     for path in paths:
         found.setdefault(stored_names(path), path)
     if len(found) > 1:
@@ -122,7 +111,7 @@ def _find_value_coding(
     for each in counts:
         census.add(each.path, np.bincount(each.values, each.pixels).astype(np.int64), each.is_deep)
     coding = coding_of_values(census, known, reporter)
-    lossy = [path for path in census.paths if path.suffix.lower() in (".jpg", ".jpeg")]
+    lossy = [path for path in census.paths if path_of(path).suffix.lower() in (".jpg", ".jpeg")]
     is_ids = isinstance(coding, Values) and coding.num_classes > 2
     if lossy and is_ids and not (known.values or known.encoding):
         raise DataError(
@@ -136,7 +125,7 @@ def _find_value_coding(
 
 
 def _find_color_coding(
-    masks: Sequence[Path], known: DataConfig, reporter: Reporter
+    masks: Sequence[Source], known: DataConfig, reporter: Reporter
 ) -> tuple[Colors, NDArray[np.int64]]:
     census = ColorCensus()
     for path, (found, counts) in zip(masks, count_all_colors(masks), strict=True):
@@ -156,7 +145,7 @@ class Census:
     """Masks in which the value occurs."""
     first: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
     """The first such mask, as an index into `paths`."""
-    paths: list[Path] = field(default_factory=list)
+    paths: list[Source] = field(default_factory=list)
     distinct: list[int] = field(default_factory=list)
     """Of each 16-bit mask, how many values it has."""
     with_both: int = 0
@@ -164,7 +153,7 @@ class Census:
     up_to_one: int = 0
     """Masks in which 1 is the largest value."""
 
-    def add(self, path: Path, counts: NDArray[np.int64], is_deep: bool) -> None:
+    def add(self, path: Source, counts: NDArray[np.int64], is_deep: bool) -> None:
         """Count one more mask: `counts` [n <= 65536] int64 are its pixels of value 0..n-1."""
         values = np.flatnonzero(counts)
         self.first[values] = np.where(self.files[values] == 0, len(self.paths), self.first[values])
@@ -373,15 +362,7 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
 
 
 def describe(coding: Coding, classes: tuple[str, ...]) -> DataConfig:
-    """Say what a data folder would say of itself.
-
-    Args:
-        coding: What mask values mean.
-        classes: Names of the classes, in their order; empty where they have none.
-
-    Returns:
-        What goes into a dataset.toml beside a `split.csv`.
-    """
+    """Say what a dataset.toml beside a `split.csv` would say of the masks and their classes."""
     if isinstance(coding, Colors):
         said: dict[str, Any] = {"colors": tuple(f"{pack(color):06x}" for color in coding.colors)}
     elif isinstance(coding, Values):
@@ -394,17 +375,8 @@ def describe(coding: Coding, classes: tuple[str, ...]) -> DataConfig:
 def write_understood(folder: Path, pairs: Sequence[Pair], said: DataConfig) -> list[Path]:
     """Write a dataset.toml and its list into a data folder.
 
-    Args:
-        folder: The data folder; files of these names that are there already are kept, with
-            .bak, .bak2, ... at the end of their names.
-        pairs: The pairs to be listed.
-        said: What the dataset.toml says.
-
-    Returns:
-        The files written.
-
-    Raises:
-        ValueError: The folder cannot be written to.
+    Files of these names that are there already are kept, with .bak, .bak2, ... behind.
+    Returns the files written.
     """
     require_writable(folder)
     files = [folder / SPLIT_FILE, folder / DATASET_FILE]

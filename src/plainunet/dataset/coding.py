@@ -26,7 +26,7 @@ from plainunet.formats.colors import (
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.masks import THRESHOLD, read_mask
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import files_of
+from plainunet.formats.sources import Source
 from plainunet.system import work_ahead
 
 
@@ -42,18 +42,18 @@ class _Coding(ABC):
         """Number of classes K."""
 
     @abstractmethod
-    def read_stored(self, source: Path) -> NDArray[Any]:
+    def read_stored(self, source: Source) -> NDArray[Any]:
         """Read what `encode` turns into class ids: values or colours [H, W]."""
 
     @abstractmethod
-    def encode(self, mask: NDArray[Any], source: Path | None = None) -> NDArray[np.uint8]:
+    def encode(self, mask: NDArray[Any], source: Source | None = None) -> NDArray[np.uint8]:
         """Turn what is stored, [H, W], into class ids [H, W] uint8, 255 where ignored."""
 
     @abstractmethod
     def classify(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Tell the class of each of some values or colours, [n]: 255 where it is ignored."""
 
-    def read(self, source: Path) -> NDArray[np.uint8]:
+    def read(self, source: Source) -> NDArray[np.uint8]:
         """Read a mask as class ids.
 
         Args:
@@ -93,11 +93,11 @@ class _ByValue(_Coding):
         """Number of classes K."""
         return len(self.values)
 
-    def read_stored(self, source: Path) -> NDArray[Any]:
+    def read_stored(self, source: Source) -> NDArray[Any]:
         """Read the values, [H, W] uint8 or uint16."""
         return read_mask(source)
 
-    def encode(self, mask: NDArray[Any], source: Path | None = None) -> NDArray[np.uint8]:
+    def encode(self, mask: NDArray[Any], source: Source | None = None) -> NDArray[np.uint8]:
         """Turn values into class ids; refuse those that are no class's, with `source` by name."""
         table = _class_table(self, 256 if mask.dtype == np.uint8 else 65536)
         if mask.dtype == np.uint8 and mask.size:
@@ -190,11 +190,11 @@ class Colors(_Coding):
         """The class ids, which stand for values where any are asked for."""
         return tuple(range(len(self.colors)))
 
-    def read_stored(self, source: Path) -> NDArray[Any]:
+    def read_stored(self, source: Source) -> NDArray[Any]:
         """Read the colours, [H, W] uint32, 0xRRGGBB."""
         return read_colors(source)
 
-    def encode(self, mask: NDArray[Any], source: Path | None = None) -> NDArray[np.uint8]:
+    def encode(self, mask: NDArray[Any], source: Source | None = None) -> NDArray[np.uint8]:
         """Turn colours into class ids, 255 where ignored or no class's."""
         return encode_colors(mask, self.colors, self.ignore)
 
@@ -257,7 +257,7 @@ class MaskCounts(NamedTuple):
         is_colored: Whether its channels differ, so that colours are its values.
     """
 
-    path: Path
+    path: Source
     size: tuple[int, int]
     values: NDArray[np.int64]
     pixels: NDArray[np.int64]
@@ -267,15 +267,8 @@ class MaskCounts(NamedTuple):
     is_colored: bool
 
 
-def count_masks(paths: Sequence[Path]) -> Iterator[MaskCounts | DataError]:
-    """Count the values of masks.
-
-    Args:
-        paths: The masks; several are read at a time.
-
-    Yields:
-        The counts of each in turn, or what is wrong with it.
-    """
+def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
+    """Count the values of masks, several at a time; or say what is wrong with each."""
     found = recall("mask values 3", [(path,) for path in paths], _count)
     for path, facts in zip(paths, found, strict=True):
         if isinstance(facts, DataError):
@@ -289,20 +282,9 @@ def count_masks(paths: Sequence[Path]) -> Iterator[MaskCounts | DataError]:
 
 
 def count_all_colors(
-    paths: Sequence[Path],
+    paths: Sequence[Source],
 ) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
-    """Count the colours of masks.
-
-    Args:
-        paths: The masks; several are read at a time.
-
-    Yields:
-        Of each in turn, its colours [n] uint32, 0xRRGGBB, ascending, and the pixels of each,
-        [n] int64.
-
-    Raises:
-        ValueError: A mask is missing or cannot be read.
-    """
+    """Count the colours of masks: of each 0xRRGGBB [n], ascending, and their pixels [n]."""
     for facts in recall("mask colours 1", [(path,) for path in paths], _count_colors):
         if isinstance(facts, DataError):
             raise facts
@@ -310,9 +292,9 @@ def count_all_colors(
         yield np.array(colors, np.uint32), np.array(pixels, np.int64)
 
 
-def _count(path: Path) -> Any:
+def _count(path: Source) -> Any:
     kind = ""
-    if files_of(path) == [path]:
+    if isinstance(path, Path):
         with open_encoded(path) as (kind, _):
             pass
     try:
@@ -337,27 +319,14 @@ def _digest(shape: tuple[int, ...], runs: NDArray[Any], lengths: NDArray[np.int6
     return hashlib.blake2b(said, digest_size=16).hexdigest()
 
 
-def _count_colors(path: Path) -> Any:
+def _count_colors(path: Source) -> Any:
     return [part.tolist() for part in count_colors(path)]
 
 
-def foreground_shares(paths: Sequence[Path], coding: Coding) -> NDArray[np.float64]:
-    """Measure which share of each mask is not background.
+def foreground_shares(paths: Sequence[Source], coding: Coding) -> NDArray[np.float64]:
+    """Measure which share of each mask, [n], is not background; NaN where all is ignored."""
 
-    Args:
-        paths: The masks.
-        coding: What their values or colours mean.
-
-    Returns:
-        [n] float64, pixels of class 1 and above by pixels of any class; NaN where all are
-        ignored.
-
-    Raises:
-        FileNotFoundError: A mask is missing.
-        ValueError: A mask cannot be read, or holds a value that is no class's.
-    """
-
-    def share(path: Path) -> float:
+    def share(path: Source) -> float:
         ids = coding.read(path)
         valid = int((ids != IGNORED).sum())
         return float((ids[ids != IGNORED] > 0).sum() / valid) if valid else float("nan")

@@ -6,12 +6,14 @@ or an error that says which folders were found. No picture is opened here.
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from plainunet.config import FolderConfig
 from plainunet.formats.images import IMAGE_SUFFIXES
-from plainunet.formats.problems import DataError, OnProblem, command, report
+from plainunet.formats.problems import DataError, command
+from plainunet.reporter import Reporter, silent
 
 PARTS = {
     **{"train": "train", "training": "train", "test": "test"},
@@ -54,37 +56,28 @@ class Layout:
 
 
 def find_layout(
-    folder: Path,
-    images: str | None = None,
-    masks: str | None = None,
-    on_note: Callable[[str], None] | None = None,
+    folder: Path, config: FolderConfig | None = None, reporter: Reporter = silent
 ) -> Layout:
-    """Find the folders that hold the pictures and the masks.
+    """Find the folders that hold the pictures and the masks, named in `config` or not.
 
-    Args:
-        folder: The data set.
-        images: The pictures' folder below it, or below its train/, val/ and test/; without it,
-            looked for.
-        masks: The masks' folder, likewise.
-        on_note: Called with a sentence on each folder that was left aside.
-
-    Returns:
-        The folders. Where none has a known name, `folder` itself, without a folder of masks.
+    They may lie in train/, val/ and test/. Where none has a known name, it is `folder` itself,
+    without a folder of masks.
 
     Raises:
         FileNotFoundError: A named folder does not exist, or only the masks' one was found.
         ValueError: More than one layout, or more than one folder, fits.
     """
+    images, masks = (config.images, config.masks) if config else (None, None)
     if images is not None or masks is not None:
         names = [name for name in (images, masks) if name is not None]
         tops = [] if (folder / names[0]).is_dir() else _parts_with(folder, names)
         if tops:
-            roots = [(_named(folder / top, images, masks, on_note), top) for top in tops]
+            roots = [(_named(folder / top, images, masks, reporter), top) for top in tops]
             return Layout(tuple(Root(root.images, root.masks, top) for root, top in roots))
-        return Layout((_named(folder, images, masks, on_note),))
+        return Layout((_named(folder, images, masks, reporter),))
     kaggle, camvid = (_beside(folder, pattern) for pattern in _BESIDE)
-    plain = _plain(folder, on_note)
-    above = _above(folder, on_note)
+    plain = _plain(folder, reporter)
+    above = _above(folder, reporter)
     fits = [found for found in (kaggle, camvid, above, plain) if found]
     if len(fits) > 1:
         named = " and ".join(
@@ -103,34 +96,22 @@ def find_layout(
 
 
 def find_part(name: str) -> str | None:
-    """Tell the part that a file's or folder's name speaks of.
-
-    Args:
-        name: Such as "instances_val2017".
-
-    Returns:
-        "train", "val" or "test", or None where it is none of them, or several.
-    """
+    """Tell the part that a name such as "instances_val2017" speaks of, if it is one."""
     words = {PARTS.get(word.lower()) for word in _WORD.findall(name)} - {None}
     return words.pop() if len(words) == 1 else None
 
 
-def walk(
-    root: Path, leave_out: Path | None = None, on_problem: OnProblem | None = None
-) -> Iterator[Path]:
+def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent) -> Iterator[Path]:
     """List the pictures below a folder, all the way down; hidden ones are passed over.
 
     Args:
         root: The folder.
         leave_out: A folder below it that is not entered.
-        on_problem: Told of a link that leads back, a folder that may not be opened and one
-            that is named like a picture, which are passed over then.
+        reporter: Told of links that lead back, folders that may not be opened and ones named like
+            pictures, which are passed over if its `problem` does not raise.
 
     Yields:
         The files, folder by folder, each folder's sorted by name.
-
-    Raises:
-        DataError: There is such a link or folder, and nobody to be told.
     """
 
     def tell_closed(error: OSError) -> None:
@@ -141,7 +122,7 @@ def walk(
                 [Path(error.filename)],
                 command("chmod", "u+rx", error.filename),
             )
-            report(problem, on_problem)
+            reporter.problem(problem)
 
     seen = set()
     for name, folders, files in os.walk(root, onerror=tell_closed, followlinks=True):
@@ -153,7 +134,7 @@ def walk(
                 [Path(name)],
                 command("rm", _link_in(Path(name), root)),
             )
-            report(problem, on_problem)
+            reporter.problem(problem)
             folders.clear()
             continue
         seen.add(real)
@@ -169,7 +150,7 @@ def walk(
                     [here / each],
                     command("mv", here / each, here / Path(each).stem),
                 )
-                report(problem, on_problem)
+                reporter.problem(problem)
         for each in sorted(files):
             if not each.startswith(".") and each.lower().endswith(_ENDINGS):
                 yield here / each
@@ -182,14 +163,7 @@ def _link_in(path: Path, root: Path) -> Path:
 
 
 def folders_found(folder: Path) -> str:
-    """Say which folders a folder holds, for an error.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        A sentence with up to ten names.
-    """
+    """Say which folders a folder holds, up to ten, for an error."""
     names = [f"{name}/" for name in _folders(folder)]
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return f"Folders found: {', '.join(names[:10]) or 'none'}{more}."
@@ -212,27 +186,27 @@ def _beside(folder: Path, pattern: str) -> tuple[Root, ...]:
     )
 
 
-def _plain(folder: Path, on_note: Callable[[str], None] | None) -> tuple[Root, ...]:
+def _plain(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     image_folder = _one_of(folder, IMAGE_FOLDERS, "--images")
     if image_folder is None:
         return ()
-    mask_folder = _one_of(folder, _MASKS, "--masks", on_note)
+    mask_folder = _one_of(folder, _MASKS, "--masks", reporter)
     return (Root(folder / image_folder, None if mask_folder is None else folder / mask_folder),)
 
 
-def _above(folder: Path, on_note: Callable[[str], None] | None) -> tuple[Root, ...]:
+def _above(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     # train/images/ with train/masks/
     roots = []
     for name in _folders(folder):
         if name.lower() in PARTS:
-            for root in _plain(folder / name, on_note):
+            for root in _plain(folder / name, reporter):
                 if root.masks is not None or name.lower() != "test":
                     roots.append(Root(root.images, root.masks, name))
     return tuple(roots)
 
 
 def _one_of(
-    folder: Path, words: Sequence[str], flag: str, on_note: Callable[[str], None] | None = None
+    folder: Path, words: Sequence[str], flag: str, reporter: Reporter = silent
 ) -> str | None:
     names = _folders(folder)
     fits = [name for name in names if name.lower() in words]
@@ -252,8 +226,8 @@ def _one_of(
         and name.lower() not in (*PARTS, *IMAGE_FOLDERS)
         and any(each.suffix.lower() in IMAGE_SUFFIXES for each in (folder / name).iterdir())
     ]
-    if others and on_note is not None:
-        on_note(
+    if others:
+        reporter.note(
             f"The masks are taken from {folder / fits[0]}; {', '.join(f'{o}/' for o in others)} "
             f"beside it {'is' if len(others) == 1 else 'are'} left aside. {flag} {others[0]} "
             "takes the masks from there instead."
@@ -274,7 +248,7 @@ def _named(
     folder: Path,
     images: str | None,
     masks: str | None,
-    on_note: Callable[[str], None] | None,
+    reporter: Reporter,
 ) -> Root:
     for name, flag in ((images, "--images"), (masks, "--masks")):
         if name is not None and not (folder / name).is_dir():
@@ -286,7 +260,7 @@ def _named(
     elif masks is None:
         beside = [pattern.format(images) for pattern in _BESIDE]
         there = [name for name in beside if (folder / name).is_dir()]
-        masks = there[0] if there else _one_of(folder, _MASKS, "--masks", on_note)
+        masks = there[0] if there else _one_of(folder, _MASKS, "--masks", reporter)
     if images is None:
         raise FileNotFoundError(
             f"{folder} has no pictures where they are looked for; name their folder as well: "

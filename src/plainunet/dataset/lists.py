@@ -6,13 +6,24 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from unicodedata import normalize
 
+from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, walk
 from plainunet.dataset.matching import Key, match_names
 from plainunet.formats.images import IMAGE_SUFFIXES
-from plainunet.formats.sources import class_files, files_of, find_place
+from plainunet.formats.sources import (
+    HERE,
+    ClassFiles,
+    ImageSource,
+    Source,
+    files_of,
+    parse_classes,
+    parse_image,
+    parse_source,
+)
+from plainunet.reporter import Reporter
 
 _NEEDED = ("image", "mask")
 _SUFFIX = re.compile(r"(?<=[^/])\.[^./]*$")
@@ -25,42 +36,29 @@ class Listed(NamedTuple):
     """A picture and its mask, as listed.
 
     Attributes:
-        image: The picture's file, or a page of a file.
-        mask: The mask's file, or what else `places` says that a path may name.
+        image: Where the picture is read from.
+        mask: Where its mask is read from.
         group: Its group; its own name where none is given.
         part: "train", "val" or "test", or None where none is given.
     """
 
-    image: Path
-    mask: Path
+    image: ImageSource
+    mask: Source
     group: str
     part: str | None
 
 
-def read_listed(
-    folder: Path,
-    pairs: str,
-    skip_unlabelled: bool = False,
-    on_note: Callable[[str], None] | None = None,
-) -> list[Listed]:
-    """Find the pictures and masks that `--pairs` speaks of.
-
-    Args:
-        folder: The data set.
-        pairs: Two patterns below it, or the path of a list, which may start from `folder`.
-        skip_unlabelled: Whether pictures that match without a mask are left out.
-        on_note: Called with a sentence on how many were.
-
-    Returns:
-        The pictures with their masks.
+def read_listed(folder: Path, config: FolderConfig, reporter: Reporter) -> list[Listed]:
+    """Find the pictures and masks that `--pairs` speaks of: two patterns, or a list.
 
     Raises:
         FileNotFoundError: There is no such list.
         ValueError: A pattern is none, matches nothing, or leaves a file without partner; or
             the list has a wrong line.
     """
+    pairs = str(config.pairs)
     if "*" in pairs:
-        return _by_patterns(folder, pairs, skip_unlabelled, on_note)
+        return _by_patterns(folder, pairs, config.skip_unlabelled, reporter)
     path = Path(pairs)
     path = path if path.exists() else folder / pairs
     if not path.is_file():
@@ -72,7 +70,7 @@ def read_listed(
 
 
 def _by_patterns(
-    folder: Path, pairs: str, skip_unlabelled: bool, on_note: Callable[[str], None] | None
+    folder: Path, pairs: str, skip_unlabelled: bool, reporter: Reporter
 ) -> list[Listed]:
     patterns = pairs.split(":")
     if len(patterns) != 2 or any(pattern.count("*") != 1 for pattern in patterns):
@@ -101,10 +99,12 @@ def _by_patterns(
             )
     image_files = _once(images)
     braces = _BRACES.search(normalize("NFC", patterns[1]))
-    mask_files = _joined(folder, masks, braces[0]) if braces else _once(masks)
+    mask_files: dict[Key, Source] = {
+        **(_joined(folder, masks, braces[0]) if braces else _once(masks))
+    }
     joined = match_names(image_files, mask_files, True, skip_unlabelled)
-    if len(joined) < len(image_files) and on_note is not None:
-        on_note(f"{len(image_files) - len(joined)} pictures without a mask are left out.")
+    if len(joined) < len(image_files):
+        reporter.note(f"{len(image_files) - len(joined)} pictures without a mask are left out.")
     return [
         Listed(image_files[key], mask_files[mask], key[1], None) for key, mask in joined.items()
     ]
@@ -160,12 +160,14 @@ def _once(found: dict[Path, _Match]) -> dict[Key, Path]:
     return files
 
 
-def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, Path]:
-    masks: dict[Key, Path] = {}
+def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, ClassFiles]:
+    masks: dict[Key, ClassFiles] = {}
+    classes = tuple(braces[1:-1].split(","))
     for path, match in found.items():
-        mask = folder / braces.join(match.pieces)
+        mask = ClassFiles(str(folder / HERE.join(match.pieces)), classes)
         other = masks.setdefault(("", match.star), mask)
-        if other != mask or class_files(mask).get(match.class_name) != path:
+        is_one = other == mask == parse_classes(str(mask))
+        if not is_one or mask.files[match.class_name] != path:
             raise ValueError(
                 f"--pairs: {path} is not {other} with '{match.class_name}' for the braces. Name "
                 "the masks of a picture's classes alike but for the class, suffix and large and "
@@ -195,25 +197,23 @@ def _by_list(folder: Path, path: Path) -> list[Listed]:
         part = PARTS.get(said.lower())
         if said and part is None:
             problems.append(f"line {line}: the part '{said}' is none of train, val and test")
-        files = []
-        for column in _NEEDED:
-            file = _existing(cells[column], column, path.parent, folder)
+        image = _existing(cells["image"], parse_image, path.parent, folder)
+        mask = _existing(cells["mask"], parse_source, path.parent, folder)
+        for column, source in zip(_NEEDED, (image, mask), strict=True):
             # of a file for each class, the same may not be in two masks
-            several = file is not None and bool(class_files(file)) and not find_place(file)
-            own = files_of(file) if several and file else [file] if file else []
+            own = files_of(source) if isinstance(source, ClassFiles) else [source]
             twice = next((each for each in own if str(each) in seen), None)
-            if file is None and _NOT_UTF8.search(cells[column]):
+            if source is None and _NOT_UTF8.search(cells[column]):
                 problems.append(f"line {line}: this is not UTF-8. Save the list as 'CSV UTF-8'")
-            elif file is None:
+            elif source is None:
                 problems.append(f"line {line}: the {column} '{cells[column]}' does not exist")
             elif twice is not None:
                 problems.append(f"line {line}: {twice} stands in line {seen[str(twice)]} already")
             else:
                 seen |= dict.fromkeys(map(str, own), line)
-                files.append(file)
-        if len(files) == 2:
+        if image is not None and mask is not None:
             group = cells.get("group") or normalize("NFC", _SUFFIX.sub("", cells["image"]))
-            listed.append(Listed(files[0], files[1], group, part))
+            listed.append(Listed(image, mask, group, part))
     if {each.part is None for each in listed} == {True, False}:
         line = next(seen[str(each.image)] for each in listed if each.part is None)
         problems.append(f"line {line} has no part, while other lines have one")
@@ -241,16 +241,15 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         ) from None
 
 
-def _existing(name: str, column: str, *folders: Path) -> Path | None:
+_Parsed = TypeVar("_Parsed", bound=Source)
+
+
+def _existing(name: str, parse: Callable[[Path], _Parsed], *folders: Path) -> _Parsed | None:
     for path in (folder / name for folder in folders if name):
         try:
-            if path.is_file():
-                return path
-            place = find_place(path)
-            is_page = place is not None and place.file.suffix.lower() in (".tif", ".tiff")
-            there = files_of(path) if column == "mask" or is_page else []
-            if any(file.is_file() for file in there):
-                return path
+            source = parse(path)
+            if any(file.is_file() for file in files_of(source)):
+                return source
         except OSError:  # too long for a name, or not to be entered
             continue
     return None
@@ -260,24 +259,10 @@ _MASKS = ("masks", "mask")
 
 
 class Pictures:
-    """The pictures below a folder.
-
-    Masks that lie in masks/ beside images/ are none of them.
-
-    Attributes:
-        folder: The folder.
-        paths: Its pictures, folder by folder, each folder's sorted by name.
-    """
+    """The pictures below a folder; masks that lie in masks/ beside images/ are none of them."""
 
     def __init__(self, folder: Path) -> None:
-        """List the pictures.
-
-        Args:
-            folder: The folder, searched all the way down.
-
-        Raises:
-            ValueError: A link leads back, or a folder is named like a picture.
-        """
+        """List the pictures, folder by folder, each folder's sorted by name."""
         self.folder = folder
         self.paths = list(_pictures(folder))
         start = 0 if folder == Path() else len(folder.as_posix().rstrip("/")) + 1
@@ -289,14 +274,9 @@ class Pictures:
                 table[key] = None if key in table else path
 
     def find(self, name: str, *bases: Path) -> Path | None:
-        """Find a picture by its path, else by its name, else by its stem.
+        """Find a picture by its path, else by its name, else by its stem, if exactly one fits.
 
-        Args:
-            name: What a list calls it.
-            bases: Folders from which the list's paths may start, besides `folder` itself.
-
-        Returns:
-            The picture, or None where none fits, or several do.
+        A list's paths may start from `bases`, besides the folder itself.
         """
         listed = normalize("NFC", name.replace("\\", "/"))
         keys = _keys(listed.removeprefix("./"))
@@ -311,25 +291,15 @@ class Pictures:
 
 
 def has_pictures(folder: Path) -> bool:
-    """Tell whether there are pictures below a folder.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        Whether there is one, all the way down.
-
-    Raises:
-        ValueError: A link leads back, or a folder is named like a picture.
-    """
+    """Whether there are pictures below a folder."""
     return next(_pictures(folder), None) is not None
 
 
-def find_images(inputs: Sequence[Path]) -> list[Path]:
+def find_images(inputs: Sequence[ImageSource]) -> list[ImageSource]:
     """List the pictures that files and folders name.
 
     Args:
-        inputs: Files, taken as they are, and folders, searched all the way down.
+        inputs: Files and pages, taken as they are, and folders, searched all the way down.
 
     Returns:
         The pictures, each once, in the order of `inputs`; of each folder sorted by path.
@@ -338,9 +308,9 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
         FileNotFoundError: One of them does not exist.
         ValueError: A folder holds no pictures.
     """
-    found: dict[Path, None] = {}
+    found: dict[ImageSource, None] = {}
     for path in inputs:
-        if path.is_dir():
+        if isinstance(path, Path) and path.is_dir():
             below = sorted(walk(path))
             if not below:
                 raise ValueError(

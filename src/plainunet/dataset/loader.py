@@ -67,24 +67,13 @@ class EpochBatches(Sampler[list[Draw]]):
         return self._batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Draw the batches of `epoch`, from `first` on.
-
-        Yields:
-            Draws of this share of one batch.
-        """
+        """Draw this share of the batches of `epoch`, from `first` on."""
         for batch in self._cut()[self.first :]:
             share = np.array_split(batch, self._processes)[self._rank].tolist()
             yield [(epoch, number, sample) for epoch, number, sample in share]
 
     def samples(self, batch: int) -> list[int]:
-        """Name the samples of a batch of `epoch`, all shares of it.
-
-        Args:
-            batch: Its number in the epoch.
-
-        Returns:
-            Their numbers.
-        """
+        """Name the samples of a batch of `epoch`, all shares of it."""
         return [sample for _, _, sample in self._cut()[batch].tolist()]
 
     def _cut(self) -> list[NDArray[np.int64]]:

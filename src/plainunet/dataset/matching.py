@@ -12,8 +12,9 @@ from typing import NamedTuple
 from plainunet.dataset.layouts import PARTS
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.masks import class_file_names
-from plainunet.formats.problems import DataError, OnProblem, command, first_five
-from plainunet.formats.sources import class_files
+from plainunet.formats.problems import DataError, command, first_five
+from plainunet.formats.sources import HERE, ClassFiles, Source, parse_classes, path_of
+from plainunet.reporter import Reporter, silent
 
 Key = tuple[str, str]  # folder below the root, and stem, both in NFC
 Files = Mapping[Key, Path]
@@ -33,66 +34,59 @@ def tell_lonely(
     masks: Files,
     named: object,
     stems: tuple[Callable[[Key], str], Callable[[Key], str]],
-    on_problem: OnProblem | None,
+    reporter: Reporter,
 ) -> None:
-    """Tell of files without a partner.
+    """Report the pictures without a mask (`alone`) and the masks without a picture (`lonely`).
 
-    Args:
-        alone: The pictures without a mask.
-        images: All pictures.
-        lonely: The masks without a picture.
-        masks: All masks.
-        named: How masks are named after their pictures.
-        stems: What the stem of a picture's mask would be, and of a mask's picture.
-        on_problem: Told of each, if anybody is.
-
-    Raises:
-        DataError: There are such files, and nobody to be told.
+    `stems` are what the stem of a picture's mask would be, and of a mask's picture.
     """
-    if on_problem is None:
-        problems = []
-        if alone:
-            listed = _with_nearest(alone, images, lonely or list(masks), masks)
-            problems.append(f"{len(alone)} pictures have no mask ({named}): {listed}")
-        if lonely:
-            listed = _with_nearest(lonely, masks, alone or list(images), images)
-            problems.append(f"{len(lonely)} masks have no picture: {listed}")
-        if problems:
-            leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
-            raise DataError(
-                f"{'; '.join(problems)}. {_CURE}.{leave}",
-                "no-mask" if alone else "no-picture",
-                [*(images[key] for key in alone), *(masks[key] for key in lonely)],
-            )
+    if not alone and not lonely:
         return
+    problems = []
+    if alone:
+        listed = _with_nearest(alone, images, lonely or list(masks), masks)
+        problems.append(f"{len(alone)} pictures have no mask ({named}): {listed}")
+    if lonely:
+        listed = _with_nearest(lonely, masks, alone or list(images), images)
+        problems.append(f"{len(lonely)} masks have no picture: {listed}")
+    leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
     mask_of, picture_of = stems
     moves: dict[Path, str] = {}
-    missing_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of)
-    _tell_each(alone, images, lonely, masks, missing_mask, picture_of, named, moves, on_problem)
-    missing_picture = _Lonely("picture", "remove it", picture_of)
-    _tell_each(lonely, masks, alone, images, missing_picture, mask_of, named, moves, on_problem)
+    no_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of, picture_of)
+    no_picture = _Lonely("picture", "remove it", picture_of, mask_of)
+    each = [
+        *_each(alone, images, lonely, masks, no_mask, named, moves),
+        *_each(lonely, masks, alone, images, no_picture, named, moves),
+    ]
+    reporter.problem(
+        DataError(
+            f"{'; '.join(problems)}. {_CURE}.{leave}",
+            "no-mask" if alone else "no-picture",
+            [*(images[key] for key in alone), *(masks[key] for key in lonely)],
+            parts=each,
+        )
+    )
 
 
 class _Lonely(NamedTuple):
     what: str  # what is missing
     advice: str
     partner_of: Callable[[Key], str]  # the stem that it would have
+    owner_of: Callable[[Key], str]  # the stem that a partner's own would have
 
 
-def _tell_each(
+def _each(
     keys: Sequence[Key],
     files: Files,
     others: Sequence[Key],
     partners: Files,
     missing: _Lonely,
-    partner_of: Callable[[Key], str],
     named: object,
     moves: dict[Path, str],
-    on_problem: OnProblem,
-) -> None:
+) -> Iterator[DataError]:
     beside = _beside(partners) if keys else {}
     # compared without what all masks' names share, which would make them all alike
-    named_so = {(key[0], partner_of(key)): key for key in others}
+    named_so = {(key[0], missing.owner_of(key)): key for key in others}
     order = sorted(named_so)
     for number, key in enumerate(keys):
         wanted, path = missing.partner_of(key), files[key]
@@ -109,7 +103,7 @@ def _tell_each(
                 cure = moves.get(path) or command("mv", candidate, new)
                 moves[candidate] = cure
         message += f". Add the partner, or {missing.advice}."
-        on_problem(DataError(message, f"no-{missing.what}", [path], cure))
+        yield DataError(message, f"no-{missing.what}", [path], cure)
 
 
 def _with_nearest(keys: Sequence[Key], files: Files, others: Sequence[Key], partners: Files) -> str:
@@ -150,15 +144,7 @@ def _beside(partners: Files) -> dict[Key, Path]:
 
 
 def fitting_suffix(path: Path, kind: str) -> str:
-    """Name the suffix that a file's content asks for.
-
-    Args:
-        path: The file.
-        kind: Its format, as of `find_kind`.
-
-    Returns:
-        The suffix that it has, where that fits.
-    """
+    """Name the suffix that a file's format (`find_kind`) asks for: its own, where that fits."""
     usual = _SUFFIXES.get(kind, (f".{kind}",))
     return path.suffix if path.suffix.lower() in usual else usual[0]
 
@@ -208,25 +194,14 @@ class _Affixes(NamedTuple):
 
 def match_names(
     images: Files,
-    masks: Files,
+    masks: Mapping[Key, Source],
     as_they_are: bool = False,
     skip_unlabelled: bool = False,
-    on_problem: OnProblem | None = None,
+    reporter: Reporter = silent,
 ) -> dict[Key, Key]:
-    """Join each picture with its mask.
+    """Join each picture with its mask: their keys, in the pictures' order.
 
-    Args:
-        images: The pictures.
-        masks: The masks.
-        as_they_are: Whether only equal stems are partners.
-        skip_unlabelled: Whether pictures without a mask are left out.
-        on_problem: Told of each file without a partner, which is left out then.
-
-    Returns:
-        The masks' keys by the pictures' keys, in the pictures' order.
-
-    Raises:
-        DataError: A picture has no mask, or a mask no picture, and there is nobody to be told.
+    `as_they_are`: only equal stems are partners. Files without a partner are a problem.
     """
     affixes = _Affixes()
     if as_they_are:
@@ -242,19 +217,13 @@ def match_names(
                 joined = {small_images[key]: small_masks[mask] for key, mask in small.items()}
     if skip_unlabelled and joined:
         images = {key: path for key, path in images.items() if key in joined}
-    _require_all(images, masks, affixes, joined, on_problem)
+    mask_files = {key: path_of(mask) for key, mask in masks.items()}
+    _require_all(images, mask_files, affixes, joined, reporter)
     return {key: joined[key] for key in images if key in joined}
 
 
 def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
-    """Tell pictures and masks apart that lie in one folder.
-
-    Args:
-        files: The files.
-
-    Returns:
-        The pictures and the masks; no masks if the names of most files have no partner.
-    """
+    """Tell pictures and masks in one folder apart; no masks if most have no partner."""
     best: tuple[int, set[Key]] = (0, set())
     for affixes in _one_sided(files, files, lambda start, end: _Affixes("", "", start, end)):
         longer = {key for key in files if _cut(key, affixes[2:]) in files}
@@ -279,7 +248,7 @@ def _of(files: Files, keys: Iterable[Key]) -> dict[Key, Path]:
     return {key: path for key, path in files.items() if key in chosen}
 
 
-def _small(files: Files) -> dict[Key, Key]:
+def _small(files: Iterable[Key]) -> dict[Key, Key]:
     return {(where.casefold(), stem.casefold()): (where, stem) for where, stem in files}
 
 
@@ -417,7 +386,7 @@ def _require_all(
     masks: Files,
     affixes: _Affixes,
     joined: Mapping[Key, Key],
-    on_problem: OnProblem | None,
+    reporter: Reporter,
 ) -> None:
     partners = set(joined.values())
     named = "named like the picture" if affixes == _Affixes() else affixes
@@ -436,33 +405,22 @@ def _require_all(
             lambda key: stem_of(key, affixes[:2], affixes[2:]),
             lambda key: stem_of(key, affixes[2:], affixes[:2]),
         ),
-        on_problem,
+        reporter,
     )
 
 
-_HERE = "\0"
 _PAIRS = "--pairs 'images/*.jpg:masks/{road,car}/*.png'"
 
 
-def join_classes(images: Mapping[Key, Path], masks: Mapping[Key, Path]) -> dict[Key, Path] | None:
+def join_classes(
+    images: Mapping[Key, Path], masks: Mapping[Key, Path]
+) -> dict[Key, ClassFiles] | None:
     """Join the masks of each picture where there is one folder for each class.
 
     Such folders are known by their pictures, which have none: `masks/road/1.png` and
     `masks/car/1.png` for `images/1.jpg`, `masks/train/road/1.png` or `masks/road/train/1.png`
-    for `images/train/1.jpg`. The masks' names may hold the class (`road/1_road.png`).
-
-    Args:
-        images: The pictures, by folder and stem.
-        masks: The masks.
-
-    Returns:
-        The masks by the pictures' folders and the stem that the classes share, each a path with
-        all classes in braces, sorted, the background first; None where the folders are no
-        classes.
-
-    Raises:
-        ValueError: The files of a picture's classes differ in suffix or spelling, or a folder's
-            name cannot stand in braces.
+    for `images/train/1.jpg`. The masks' names may hold the class (`road/1_road.png`). Returns paths
+    with all classes in braces, the background first; None where the folders are no classes.
     """
     spots = _find_spots({where for where, _ in images}, {where for where, _ in masks})
     names = {spot.class_name for spot in spots.values()}
@@ -474,7 +432,7 @@ def join_classes(images: Mapping[Key, Path], masks: Mapping[Key, Path]) -> dict[
         # patients' folders look the same, but their masks have no name in common
         if any(len(files) > 1 for files in found.values()):
             classes = [name for name in class_file_names(tuple(sorted(names))) if name in names]
-            return _in_braces(found, f"{{{','.join(classes)}}}")
+            return _in_braces(found, tuple(classes))
     return None
 
 
@@ -486,7 +444,7 @@ class _Spot(NamedTuple):
 
 class _Joined(NamedTuple):
     mask: Path
-    template: str  # its path, with _HERE for the class
+    template: str  # its path, with HERE for the class
     class_name: str
 
 
@@ -523,28 +481,30 @@ def _by_picture(
         if folder not in above:
             parts = list(Path(folder).parts)
             # as it is spelled on the disk
-            name, parts[-1 - spot.depth] = parts[-1 - spot.depth], _HERE
+            name, parts[-1 - spot.depth] = parts[-1 - spot.depth], HERE
             above[folder] = str(Path(*parts)), name
         template, name = above[folder]
         start, end = match.span("core")
         if start:
-            own = _HERE + own[len(name) :]
+            own = HERE + own[len(name) :]
         elif end < len(stem):
             cut = own.rindex(name) if name in own else 0
-            own = own[:cut] + _HERE + own[cut + len(name) :]
+            own = own[:cut] + HERE + own[cut + len(name) :]
         found[spot.where, match["core"]].append(_Joined(path, f"{template}{os.sep}{own}", name))
     return found
 
 
-def _in_braces(found: Mapping[Key, list[_Joined]], braces: str) -> dict[Key, Path]:
-    masks: dict[Key, Path] = {}
+def _in_braces(
+    found: Mapping[Key, list[_Joined]], classes: tuple[str, ...]
+) -> dict[Key, ClassFiles]:
+    masks: dict[Key, ClassFiles] = {}
     for key, joined in found.items():
-        mask = Path(joined[0].template.replace(_HERE, braces))
-        alike = all(each.template == joined[0].template for each in joined)
-        # what braces stand for is the same for all
-        if not alike or (
-            not masks and class_files(mask).get(joined[0].class_name) != joined[0].mask
-        ):
+        mask = ClassFiles(joined[0].template, classes)
+        fits = all(each.template == mask.template for each in joined)
+        if not masks:  # what stands in braces is the same for all
+            own = mask.files.get(joined[0].class_name)
+            fits = fits and own == joined[0].mask and parse_classes(str(mask)) == mask
+        if not fits:
             raise ValueError(
                 f"{' and '.join(str(each.mask) for each in joined[:2])} cannot be joined: the "
                 "masks of a picture's classes must have one name and suffix but for the class, "

@@ -1,7 +1,7 @@
 """A folder -> pairs of image and mask."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -9,15 +9,17 @@ from os import cpu_count
 from pathlib import Path
 from unicodedata import normalize
 
+from plainunet.config import DataConfig
 from plainunet.dataset.annotations import pair_annotated
 from plainunet.dataset.layouts import PARTS, Layout, Root, find_layout, folders_found, walk
 from plainunet.dataset.lists import Listed, read_listed
 from plainunet.dataset.matching import Key, join_classes, match_names, split_names
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
-from plainunet.formats.problems import DataError, OnProblem, as_problem, command, first_five, report
-from plainunet.formats.slices import find_slices
-from plainunet.formats.sources import class_files, find_place, name_place
+from plainunet.formats.problems import DataError, as_problem, command, first_five
+from plainunet.formats.sources import ImageSource, Page, Source, path_of
+from plainunet.formats.tiff import find_slices
+from plainunet.reporter import Reporter, silent
 
 
 @dataclass(frozen=True)
@@ -25,32 +27,25 @@ class Pair:
     """A picture and its mask.
 
     Attributes:
-        image: The picture's file.
-        mask: The mask's file.
+        image: Where the picture is read from: its file, or a page of one.
+        mask: Where its mask is read from.
         group: What must stay on one side of a split: a car, a patient, a video.
         part: "train", "val" or "test", or None where it has not been chosen.
     """
 
-    image: Path
-    mask: Path
+    image: ImageSource
+    mask: Source
     group: str
     part: str | None
 
 
 def find_pairs(
     folder: Path,
-    group_by: str | None = None,
+    config: DataConfig | None = None,
+    reporter: Reporter = silent,
     at_least: int = 2,
-    *,
-    images: str | None = None,
-    masks: str | None = None,
-    pairs: str | None = None,
-    rle: str | None = None,
-    skip_unlabelled: bool = False,
-    on_note: Callable[[str], None] | None = None,
-    on_problem: OnProblem | None = None,
 ) -> list[Pair]:
-    """Find all pictures and masks of a data set.
+    """Find all pictures and masks of a data set; slices of stacks are pictures of their own.
 
     A mask's stem is its picture's, once a beginning or an ending is taken off that all masks
     or all pictures share ("_mask", "_1stHO", "mask_"; "_img" and "_mask"). Files whose suffix
@@ -58,21 +53,13 @@ def find_pairs(
 
     Args:
         folder: The data set.
-        group_by: Pattern searched in each picture's stem; what its first group (or else the
-            whole of it) matches is the picture's group. Without it, each picture is a group
-            of its own; in Carvana's layout, what stands before the first "_"; in a list, what
-            the list says.
+        config: Where pictures and masks are, as far as that is not to be found, and how pictures
+            are grouped: without `group_by`, each picture is a group of its own; in Carvana's
+            layout, what stands before the first "_"; in a list, what the list says.
+        reporter: Told what was left aside, or taken as what; and of what is wrong with single
+            files, which are left out if its `problem` does not raise: without a partner, with
+            two, twice, links that lead back.
         at_least: Fewest pairs that will do.
-        images: The pictures' folder below `folder`, if it is not to be looked for.
-        masks: The masks' folder below `folder`, or a COCO file (.json) or a list of run-length
-            codes (.csv), if it is not to be looked for.
-        pairs: Two patterns, 'images/*.jpg:masks/*_m.png', or the path of a CSV list with the
-            columns image and mask and perhaps group and part, instead of looking for folders.
-        rle: How run-length codes count, "rows" or "columns"; left out, it is found.
-        skip_unlabelled: Whether pictures without a mask are left out.
-        on_note: Called with a sentence on what was left aside, or taken as what.
-        on_problem: Told of what is wrong with single files, which are left out then: without
-            a partner, with two, twice, links that lead back.
 
     Returns:
         The pairs, sorted by the picture's path.
@@ -84,41 +71,35 @@ def find_pairs(
             has no picture, there are too few pairs, more than one folder fits, the list or a
             pattern is wrong, or `group_by` is no pattern or does not match a stem.
     """
+    config = config or DataConfig()
+    group_by, masks = config.group_by, config.masks
     _require_folder(folder)
-    if pairs is not None:
-        if images is not None or masks is not None:
+    if config.pairs is not None:
+        if config.images is not None or masks is not None:
             raise ValueError("--pairs says it all: give it without --images and --masks.")
-        listed = read_listed(folder, pairs, skip_unlabelled, on_note)
+        listed = read_listed(folder, config, reporter)
     elif masks is not None and masks.lower().endswith((".json", ".csv")):
-        listed = pair_annotated(folder, images, masks, rle, skip_unlabelled, on_note)
+        listed = pair_annotated(folder, config, reporter)
     else:
-        layout = find_layout(folder, images, masks, on_note)
+        layout = find_layout(folder, config, reporter)
         listed = []
         if masks is None and not all(_has_files(root.masks) for root in layout.roots):
-            listed = pair_annotated(folder, images, None, rle, skip_unlabelled, on_note)
+            listed = pair_annotated(folder, config, reporter)
         if not listed:
-            listed = _in_folders(folder, layout, skip_unlabelled, on_note, on_problem)
+            listed = _in_folders(folder, layout, config.skip_unlabelled, reporter)
             group_by = group_by or layout.group_by
-    require_enough(folder, len(listed), at_least)
     pattern = _compile(group_by)
     found = [
         Pair(each.image, each.mask, _group(pattern, each.group, each.image), each.part)
         for each in listed
     ]
-    return sorted(found, key=lambda pair: pair.image)
+    found = open_stacks(sorted(found, key=lambda pair: pair.image), reporter)
+    require_enough(folder, len(found), at_least)
+    return found
 
 
 def require_enough(folder: Path, count: int, at_least: int = 2) -> None:
-    """Refuse a data set of too few pairs.
-
-    Args:
-        folder: The data set.
-        count: Its pairs.
-        at_least: Fewest that will do.
-
-    Raises:
-        ValueError: There are fewer.
-    """
+    """Refuse a data set of too few pairs."""
     if count < at_least:
         raise DataError(
             f"{folder} holds {count} picture with its mask; at least {at_least} are "
@@ -140,28 +121,27 @@ def _in_folders(
     folder: Path,
     layout: Layout,
     skip_unlabelled: bool,
-    on_note: Callable[[str], None] | None,
-    on_problem: OnProblem | None,
+    reporter: Reporter,
 ) -> list[Listed]:
     images: dict[Key, Path] = {}
-    masks: dict[Key, Path] = {}
+    masks: dict[Key, Source] = {}
     for root in layout.roots:
         if root.masks is None:
-            both = _by_key(root.images, root.part, "pictures", None, on_problem)
+            both = _by_key(root.images, root.part, "pictures", None, reporter)
             some_images, some_masks = split_names(both)
             if both and not some_masks:
                 raise _no_masks(folder, root)
-            if some_masks and on_note is not None:
+            if some_masks:
                 first = next(iter(some_masks.values()))
-                on_note(f"Pictures and masks lie together; {first} is read as a mask.")
+                reporter.note(f"Pictures and masks lie together; {first} is read as a mask.")
+            masks.update(some_masks)
         else:
             if not root.masks.is_dir():
                 raise _no_masks(folder, root)
-            some_images = _by_key(root.images, root.part, "pictures", root.masks, on_problem)
-            some_masks = _by_key(root.masks, root.part, "masks", root.images, on_problem)
-            some_masks = join_classes(some_images, some_masks) or some_masks
+            some_images = _by_key(root.images, root.part, "pictures", root.masks, reporter)
+            some_masks = _by_key(root.masks, root.part, "masks", root.images, reporter)
+            masks.update(join_classes(some_images, some_masks) or some_masks)
         images |= some_images
-        masks |= some_masks
     if not images:
         if layout.roots[0].images == folder:
             raise _no_masks(folder, layout.roots[0])
@@ -171,9 +151,9 @@ def _in_folders(
             f"{suffixes}.",
             "no-data",
         )
-    joined = match_names(images, masks, skip_unlabelled=skip_unlabelled, on_problem=on_problem)
-    if skip_unlabelled and len(joined) < len(images) and on_note is not None:
-        on_note(f"{len(images) - len(joined)} pictures without a mask are left out.")
+    joined = match_names(images, masks, skip_unlabelled=skip_unlabelled, reporter=reporter)
+    if skip_unlabelled and len(joined) < len(images):
+        reporter.note(f"{len(images) - len(joined)} pictures without a mask are left out.")
     parts = _parts(images, named=len(layout.roots) != 1 or not layout.roots[0].part)
     listed = [
         Listed(images[key], masks[mask], Path(*key).as_posix(), parts[key])
@@ -187,7 +167,7 @@ def _in_folders(
             "outside-of-parts",
             [each.image, each.mask],
         )
-        report(problem, on_problem)
+        reporter.problem(problem)
     return [each for each in listed if each not in outside]
 
 
@@ -211,37 +191,38 @@ def _no_masks(folder: Path, root: Root) -> FileNotFoundError:
 
 
 def _by_key(
-    root: Path, prefix: str, what: str, leave_out: Path | None, on_problem: OnProblem | None
+    root: Path, prefix: str, what: str, leave_out: Path | None, reporter: Reporter
 ) -> dict[Key, Path]:
     found: dict[Key, Path] = {}
     folders: dict[Path, str] = {}
-    twice = []
-    for path in walk(root, leave_out, on_problem):
+    twice: list[DataError] = []
+    for path in walk(root, leave_out, reporter):
         above = path.parent
         if above not in folders:
             folders[above] = normalize("NFC", str(Path(prefix) / above.relative_to(root)))
         # one letter may be written in two ways, and often is where files came from a Mac
         key = folders[above], normalize("NFC", path.stem)
         if key in found:
-            twice += [found[key], path]
-            if on_problem is not None:
-                on_problem(
-                    DataError(
-                        f"{found[key]} and {path} share their name; the first is taken.",
-                        "two-partners",
-                        [found[key], path],
-                        command("mv", path, f"{path}.aside"),
-                    )
+            twice.append(
+                DataError(
+                    f"{found[key]} and {path} share their name; the first is taken.",
+                    "two-partners",
+                    [found[key], path],
+                    command("mv", path, f"{path}.aside"),
                 )
-                continue
+            )
+            continue
         found[key] = path
-    if twice and on_problem is None:
-        raise DataError(
-            f"{len(twice)} {what} share their name with another: {first_five(twice)}. "
+    if twice:
+        files = [file for each in twice for file in each.files]
+        problem = DataError(
+            f"{len(files)} {what} share their name with another: {first_five(files)}. "
             "Keep one of each name, or say what belongs together: --pairs '*.jpg:*.png'.",
             "two-partners",
-            twice,
+            files,
+            parts=twice,
         )
+        reporter.problem(problem)
     return found
 
 
@@ -261,13 +242,14 @@ def _compile(group_by: str | None) -> re.Pattern[str] | None:
         ) from None
 
 
-def _group(pattern: re.Pattern[str] | None, own: str, path: Path) -> str:
+def _group(pattern: re.Pattern[str] | None, own: str, path: ImageSource) -> str:
     if pattern is None:
         return own
-    match = pattern.search(normalize("NFC", path.stem))
+    stem = path.stem if isinstance(path, Path) else path.file.stem
+    match = pattern.search(normalize("NFC", stem))
     if match is None:
         raise ValueError(
-            f"The group pattern {pattern.pattern!r} matches nothing in '{path.stem}' ({path}). "
+            f"The group pattern {pattern.pattern!r} matches nothing in '{stem}' ({path}). "
             "Change the pattern so that it matches every picture's name."
         )
     return match.group(1 if pattern.groups else 0) or ""
@@ -278,62 +260,40 @@ _AT_ONCE = 256  # files for a thread, as a task takes longer to hand over than a
 _Count = int | ValueError | FileNotFoundError
 
 
-def open_stacks(
-    pairs: Sequence[Pair],
-    on_note: Callable[[str], None] | None = None,
-    on_problem: OnProblem | None = None,
-) -> list[Pair]:
+def open_stacks(pairs: Sequence[Pair], reporter: Reporter = silent) -> list[Pair]:
     """Replace each pair of stacks by pairs of slices.
 
     The slices of a stack look alike, so they stay in its group. A stack that is all there is to
-    train on is cut into up to ten blocks of consecutive slices, each a group.
-
-    Args:
-        pairs: The pairs. Those that name slices already, and other files than TIFF, stay as
-            they are, and so do files that cannot be read, which is for `check_pairs` to tell.
-        on_note: Called with a sentence where a single stack is cut into blocks.
-        on_problem: Told of each stack without a fitting partner, which is left out then.
-
-    Returns:
-        The pairs in their order, slices in the order of the stack.
-
-    Raises:
-        FileNotFoundError: A stack's partner is missing, and there is nobody to be told.
-        ValueError: A stack's partner is no stack, cannot be read, or has another number of
-            slices, and there is nobody to be told.
+    train on is cut into up to ten blocks of consecutive slices, each a group. Files that cannot be
+    read stay, for `check_pairs` to tell; a stack without a fitting partner is a problem.
     """
-    paths = [path for pair in pairs for path in (pair.image, pair.mask) if _may_be_stack(path)]
+    sources = [source for pair in pairs for source in (pair.image, pair.mask)]
+    paths = [source for source in sources if isinstance(source, Path) and _may_be_stack(source)]
     if not paths:
         return list(pairs)
     parts = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
     with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
         found = [count for counts in pool.map(_count_all, parts) for count in counts]
-    counts = dict(zip(paths, found, strict=True))
+    counts: dict[Source, _Count] = dict(zip(paths, found, strict=True))
     opened: list[Pair] = []
     alone = _stack_alone(pairs, counts)
     for pair in pairs:
         try:
             count = _common_count(pair, counts)
         except (ValueError, FileNotFoundError) as error:
-            if on_problem is None:
-                raise
-            on_problem(as_problem(error, pair.image, pair.mask))
+            reporter.problem(as_problem(error, pair.image, pair.mask))
             continue
         if count < 2:
             opened.append(pair)
             continue
         groups = _blocks(pair.group, count) if pair is alone else [pair.group] * count
+        image, mask = path_of(pair.image), path_of(pair.mask)
         opened += [
-            replace(
-                pair,
-                image=name_place(pair.image, str(index)),
-                mask=name_place(pair.mask, str(index)),
-                group=group,
-            )
+            replace(pair, image=Page(image, index), mask=Page(mask, index), group=group)
             for index, group in enumerate(groups)
         ]
-        if pair is alone and on_note is not None:
-            on_note(
+        if pair is alone:
+            reporter.note(
                 f"{pair.image} is the only stack; its {count} slices are divided in "
                 f"{len(set(groups))} blocks of consecutive ones. Slices on both sides of a border "
                 "between training and validation still look alike, so that scores will be "
@@ -342,23 +302,16 @@ def open_stacks(
     return opened
 
 
-def open_slices(pictures: Sequence[Path]) -> list[Path]:
-    """Replace each stack by its slices.
-
-    Args:
-        pictures: Pictures. Those that name slices already, other files than TIFF, and files that
-            cannot be read stay as they are.
-
-    Returns:
-        The pictures in their order, slices as `stack.tif[3]`.
-    """
-    opened: list[Path] = []
+def open_slices(pictures: Sequence[ImageSource]) -> list[ImageSource]:
+    """Replace each stack by its slices; pictures that are none, or cannot be read, stay."""
+    opened: list[ImageSource] = []
     for path in pictures:
-        count = _count_slices(path) if _may_be_stack(path) else 1
-        if isinstance(count, int) and count > 1:
-            opened += [name_place(path, str(number)) for number in range(count)]
-        else:
-            opened.append(path)
+        if isinstance(path, Path) and _may_be_stack(path):
+            count = _count_slices(path)
+            if isinstance(count, int) and count > 1:
+                opened += [Page(path, number) for number in range(count)]
+                continue
+        opened.append(path)
     return opened
 
 
@@ -371,8 +324,6 @@ def _count_all(paths: list[Path]) -> list[_Count]:
 
 
 def _count_slices(path: Path) -> _Count:
-    if class_files(path) and not path.exists():
-        return 1
     try:
         with open_encoded(path) as (kind, file), decoding(path):
             return find_slices(file, path).count if kind == "tiff" else 1
@@ -380,7 +331,7 @@ def _count_slices(path: Path) -> _Count:
         return error
 
 
-def _common_count(pair: Pair, counts: dict[Path, _Count]) -> int:
+def _common_count(pair: Pair, counts: dict[Source, _Count]) -> int:
     images, masks = counts.get(pair.image, 1), counts.get(pair.mask, 1)
     for own, other in ((images, masks), (masks, images)):
         # of two files that are no stacks, `check_pairs` tells what is wrong
@@ -396,10 +347,10 @@ def _common_count(pair: Pair, counts: dict[Path, _Count]) -> int:
             "Save both with one page for each slice, in the same order.",
             "several-frames",
         )
-    stack, single, count = (
-        (pair.image, pair.mask, images) if images > 1 else (pair.mask, pair.image, masks)
-    )
-    what = "a slice" if find_place(single) else "a single picture"
+    both: tuple[Source, Source] = pair.image, pair.mask
+    stack, single = both if images > 1 else both[::-1]
+    count = max(images, masks)
+    what = "a slice" if isinstance(single, Page) else "a single picture"
     raise DataError(
         f"{stack} is a stack of {count} slices, its partner {single} is {what}. Save the "
         f"partner as a TIFF stack of {count} slices, or name one slice: '{stack}[0]'.",
@@ -407,7 +358,7 @@ def _common_count(pair: Pair, counts: dict[Path, _Count]) -> int:
     )
 
 
-def _stack_alone(pairs: Sequence[Pair], counts: dict[Path, _Count]) -> Pair | None:
+def _stack_alone(pairs: Sequence[Pair], counts: dict[Source, _Count]) -> Pair | None:
     """The pair of stacks that training and validation must share, if there is but one."""
     learnt = [pair for pair in pairs if pair.part != "test"]
     if len(learnt) != 1 or learnt[0].part == "val":

@@ -11,29 +11,13 @@ from plainunet.formats.colors import IGNORED
 
 
 def fit_size(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-    """The size of a picture that is reduced to fit in a box; it is never enlarged.
-
-    Args:
-        size: Height and width of the picture [pixels].
-        box: Height and width of the box [pixels].
-
-    Returns:
-        Height and width [pixels], each at least 1, in the picture's proportions.
-    """
+    """The size of a picture that is reduced, never enlarged, to fit in a box [pixels]."""
     scale = min(1.0, box[0] / size[0], box[1] / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def reduce_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    """The size of a picture that is reduced by a factor, whatever its size.
-
-    Args:
-        size: Height and width of the picture [pixels].
-        factor: Length of a side afterwards, as a share of its length before, 0 < factor <= 1.
-
-    Returns:
-        Height and width [pixels], each at least 1.
-    """
+    """The size of a picture whose sides are reduced by a factor, at least 1 [pixels]."""
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
@@ -61,17 +45,10 @@ def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def halve(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Reduce a picture by whole blocks of 2 x 2 as far as they go, which is fast.
+    """Reduce a picture by whole blocks of 2 x 2, which is fast, as far as `size` allows.
 
     What `resize` makes of the result differs from what it makes of the picture by a little,
     where an area ends inside a block.
-
-    Args:
-        image: [H, W, C], integers or floats.
-        size: Height and width that it will be reduced to [pixels].
-
-    Returns:
-        [H / 2^n, W / 2^n, C], the same dtype, no smaller than `size`.
     """
     height, width, channels = image.shape
     while not height % 2 and not width % 2 and height >= 2 * size[0] and width >= 2 * size[1]:
@@ -97,16 +74,7 @@ def area_shares(
 
 
 def class_share(mask: NDArray[np.uint8], class_id: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bring one class of a mask to another size as the share of area that it covers.
-
-    Args:
-        mask: [H, W] uint8, class ids.
-        class_id: The class.
-        size: New height and width [pixels].
-
-    Returns:
-        Shares [size[0], size[1]] uint8, in 1/255.
-    """
+    """Bring one class of a mask to another size as the share of area, in 1/255, that it covers."""
     inside = (mask == class_id).view(np.uint8) * np.uint8(255)
     return resize(inside[..., None], size)[..., 0]
 
@@ -136,16 +104,7 @@ def measure_ceiling(ids: NDArray[np.uint8], num_classes: int) -> list[float] | N
 
 
 def kept_at(ids: NDArray[np.uint8], num_classes: int, size: tuple[int, int]) -> float | None:
-    """Measure what a size keeps of a mask.
-
-    Args:
-        ids: [H, W] uint8, class ids; 255 does not count.
-        num_classes: K.
-        size: Height and width that it is reduced to, as it is for training [pixels].
-
-    Returns:
-        As of `measure_ceiling`, for this size.
-    """
+    """Measure what a size [pixels] keeps of a mask, as of `measure_ceiling`."""
     return _kept(*_planes(ids, num_classes), size)
 
 

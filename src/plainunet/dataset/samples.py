@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from plainunet.dataset.coding import Coding, coding_to_json
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import area_shares, fit_size, reduce_size, resize
 from plainunet.formats.images import image_shape, match_channels, read_image, to_unit
-from plainunet.formats.sources import stem_of
+from plainunet.formats.sources import parse_image, parse_source, stem_of
 
 CENTRED = 1 / 3
 """Share of the patches that are centred on a pixel of a rarer class."""
@@ -28,20 +27,12 @@ _LOOKED_AT = 512  # of larger pictures, a grid of so many pixels squared is sear
 
 
 def cut_patch(sample: Sample, patch: tuple[int, int], state: Sequence[int]) -> Sample:
-    """Cut a window out of a sample.
+    """Cut a window out of a sample; `state` fixes every random choice.
 
     Most lie anywhere in it; a third of them, on average, have a pixel of one of the picture's
     rarer classes in their middle (Isensee et al. 2021, nnU-Net, supplementary note 2, does so
     with a third of its patches). The class is drawn evenly from all that the picture has, its
     commonest left out. A picture smaller than the patch is padded as by `pad`.
-
-    Args:
-        sample: Image [h, w, C], shares [h, w, K] uint8, and perhaps labels [h, w, 1].
-        patch: Height and width of the window [pixels].
-        state: Numbers that fix every random choice, such as (seed, epoch, draw number).
-
-    Returns:
-        The same arrays, [*patch, ...].
     """
     height, width = sample[1].shape[:2]
     random = np.random.default_rng([*state, 1])  # another sequence than that of the augmentation
@@ -65,30 +56,13 @@ def cut_patch(sample: Sample, patch: tuple[int, int], state: Sequence[int]) -> S
 
 
 def patches_each(sizes: Sequence[tuple[int, int]], patch: tuple[int, int]) -> int:
-    """Say how many patches make a picture.
-
-    Args:
-        sizes: Height and width of each picture [pixels].
-        patch: Height and width of a patch [pixels].
-
-    Returns:
-        So many that patches are as large together as pictures on average, at least 1.
-    """
+    """Say how many patches are together as large as a picture on average, at least 1."""
     mean = sum(height * width for height, width in sizes) / len(sizes)
     return max(1, round(mean / (patch[0] * patch[1])))
 
 
 def pad(parts: Sequence[NDArray[np.generic]], size: tuple[int, int]) -> Sample:
-    """Enlarge a sample at the right and bottom.
-
-    Args:
-        parts: Image [h, w, C], shares [h, w, K], and perhaps labels [h, w, 1].
-        size: Height and width wanted, no less than h and w.
-
-    Returns:
-        The image padded by its edge, and the others by nothing, so that the padding does not
-        count in the loss.
-    """
+    """Enlarge a sample at the right and bottom to `size`: the image by its edge, others by 0."""
     image, *others = parts
     below, right = size[0] - image.shape[0], size[1] - image.shape[1]
     if not below and not right:
@@ -114,14 +88,10 @@ def _choose_pixel(shares: NDArray[np.uint8], random: np.random.Generator) -> tup
 
 
 def balanced_weights(class_shares: NDArray[np.float64]) -> Tensor:
-    """Weights by which every class weighs the same in sum, however few its pixels.
+    """Weights [K] float32 by which every class weighs the same in sum, however few its pixels.
 
-    Args:
-        class_shares: [K] float64, the share of the valid area that each class covers.
-
-    Returns:
-        [K] float32: 1 / (classes present * share), and 0 for a class that is absent; over
-        the area that was measured their mean is 1.
+    1 / (classes present * share), and 0 for a class that is absent; over the area that was
+    measured their mean is 1.
     """
     present = class_shares > 0
     weights = np.zeros(len(class_shares), np.float32)
@@ -171,12 +141,7 @@ class Samples:
     With a box, a picture is reduced to fit (never enlarged), then padded at the right and bottom:
     the image by its edge, the shares by nothing, so that the padding does not count. Without
     one, every picture is reduced by the same factor, and sizes differ as the pictures' do.
-
-    Attributes:
-        told: So many last channels of the images are no light but what is told of each pixel.
     """
-
-    told = 0
 
     def __init__(
         self,
@@ -215,15 +180,10 @@ class Samples:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one sample.
+        """Read one sample: image [h, w, C], shares [h, w, K], perhaps labels [h, w, 1].
 
-        Args:
-            index: Its number.
-
-        Returns:
-            Image [h, w, C] uint8, or float32 in the network's range, shares [h, w, K] uint8,
-            and, if asked for, labels [h, w, 1] uint16 as by `find_objects`, with (h, w) the
-            box, or else the reduced picture's size, times `target_scale`.
+        Labels are those of `find_objects`; (h, w) is the box, or else the reduced picture's size,
+        times `target_scale`.
         """
         if self._cache is not None:
             try:
@@ -233,34 +193,16 @@ class Samples:
         return self._load(index)
 
     def name(self, index: int) -> str:
-        """Name a sample.
-
-        Args:
-            index: Its number.
-
-        Returns:
-            The picture's name without suffix; others may have the same.
-        """
-        return stem_of(Path(self._files[index][0]))
+        """Name a sample by its picture's name without suffix; others may have the same."""
+        return stem_of(parse_image(self._files[index][0]))
 
     def file(self, index: int) -> str:
-        """Say where a sample comes from.
-
-        Args:
-            index: Its number.
-
-        Returns:
-            The picture's path.
-        """
+        """The path of a sample's picture."""
         return self._files[index][0]
 
     def fill_cache(self, on_progress: Callable[[int, int], None] | None = None) -> None:
-        """Decode everything once, if there is room for it.
-
-        Args:
-            on_progress: Told how many of how many samples are ready.
-        """
-        files = [Path(file) for pair in self._files for file in pair]
+        """Decode everything once, if there is room for it."""
+        files = [parse_source(file) for pair in self._files for file in pair]
         settings = self._settings()
         sizes = None
         if self.box is None:
@@ -296,17 +238,13 @@ class Samples:
         """Height and width of each sample [working pixels]."""
         if self.box is not None:
             return [self.box] * len(self)
-        return [self._reduced(image_shape(Path(image))[:2]) for image, _ in self._files]
+        return [self._reduced(image_shape(parse_image(image))[:2]) for image, _ in self._files]
 
     def _reduced(self, size: tuple[int, int]) -> tuple[int, int]:
         return fit_size(size, self.box) if self.box else reduce_size(size, self.factor)
 
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Measure the images, at most 200 of them, spread evenly.
-
-        Returns:
-            Mean and standard deviation of each channel, in the network's range.
-        """
+        """Mean and standard deviation of each channel, as the network sees up to 200 images."""
         chosen = range(0, len(self), -(-len(self) // 200))
         moments = []
         for index in chosen:
@@ -317,17 +255,14 @@ class Samples:
         return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()
 
     def class_shares(self) -> NDArray[np.float64]:
-        """Measure how much of the valid area each class covers.
-
-        Returns:
-            [K] float64, sums to 1.
-        """
+        """Measure how much of the valid area each class covers: [K], sums to 1."""
         areas = sum(self[index][1].sum(axis=(0, 1), dtype=np.int64) for index in range(len(self)))
         shares: NDArray[np.float64] = areas / np.maximum(np.sum(areas), 1)
         return shares
 
     def _load(self, index: int) -> Sample:
-        image_file, mask_file = map(Path, self._files[index])
+        image_text, mask_text = self._files[index]
+        image_file, mask_file = parse_image(image_text), parse_source(mask_text)
         image = read_image(image_file)
         try:
             image = match_channels(image, self.channels)
@@ -393,19 +328,14 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
         # reduced first: augmenting costs by the pixel
         self._fine = (size[0] * samples.target_scale, size[1] * samples.target_scale)
         scale = self._fine[0] / seen[0]
-        self._augment = Augment(augment, elastic * scale, samples.told)
+        self._augment = Augment(augment, elastic * scale)
         self._border = (border[0], border[1] * scale) if border else None
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, ...]:
-        """Make one augmented sample.
+        """Make one augmented sample: image [H, W, C], shares [H', W', K], perhaps border weights.
 
-        Args:
-            draw: Epoch, draw number, and sample number.
-
-        Returns:
-            Image [H, W, C] uint8 or float32, shares [H', W', K] uint8, where H' and W' are
-            `target_scale` times H and W, and, if asked for, border weights [H', W'] float32;
-            objects that touch are parted then, see `part_objects`.
+        H' and W' are `target_scale` times H and W; with border weights [H', W'], objects that
+        touch are parted, see `part_objects`.
         """
         epoch, number, index = draw
         state = (self._seed, epoch, number)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from plainunet.dataset.pairs import Pair
 from plainunet.files import write_whole
+from plainunet.formats.sources import Source, parse_image, parse_source, path_of
 
 SPLIT_FILE = "split.csv"
 """Name of such a file, in a run folder or a data folder."""
@@ -77,22 +78,16 @@ def read_split(path: Path, root: Path) -> list[Pair]:
                     f"{path}, line {rows.line_num}: expected are image, mask, group and one of "
                     f"{', '.join(_PARTS)}; found is {', '.join(row) or 'an empty line'}."
                 )
-            pairs.append(Pair(root / row[0], root / row[1], row[2], row[3]))
+            image, mask = parse_image(root / row[0]), parse_source(root / row[1])
+            pairs.append(Pair(image, mask, row[2], row[3]))
     if not pairs:
         raise ValueError(f"{path} lists no pairs. Write the split again.")
     return pairs
 
 
-def name_below(path: Path, root: Path) -> str:
-    """Name a file so that its data folder may be moved.
-
-    Args:
-        path: The file.
-        root: The data folder.
-
-    Returns:
-        Its path below the folder; where it lies elsewhere, its absolute path.
-    """
+def name_below(source: Source, root: Path) -> str:
+    """Name a source so that its data folder may be moved: below it, or by its absolute path."""
+    path = path_of(source)
     if path.is_relative_to(root):
         return path.relative_to(root).as_posix()
     return path.absolute().as_posix()
@@ -119,37 +114,25 @@ def split_pairs(
 
     Args:
         pairs: The pairs.
-        fraction: Share of the pictures that becomes validation, 0 < fraction < 1; groups
-            being whole, it is met as nearly as the drawn order allows. Not used with folds.
+        fraction: Share of the pictures that becomes validation, met as nearly as the drawn order
+            of whole groups allows. Not used with folds.
         seed: Of the draw.
-        folds: Number of folds K that all groups but those of the test part are dealt into, as
-            equal in pictures as whole groups allow: their numbers of pictures differ by at
-            most the largest group.
+        folds: Number of folds K that all groups but those of the test part are dealt into; their
+            numbers of pictures differ by at most the largest group.
         fold: The fold that becomes validation, 0..K-1; each picture is in one of them.
-        shares: The foreground's share of each picture, 0..1 in the order of `pairs`, NaN
-            where all is ignored. Given, groups are sorted by their mean share (NaN last), and
-            every n-th of them becomes validation, or of every K of them each fold gets one.
+        shares: The foreground's share of each picture, NaN where all is ignored. Given, groups are
+            sorted by their mean share, and every n-th of them becomes validation, or of every K
+            of them each fold gets one.
 
     Returns:
         The pairs in the same order, each with a part.
 
     Raises:
-        ValueError: `fraction`, `folds`, `fold` or a share is out of range, there are no pairs or
-            no training part, some pairs have a part and some not, there are fewer than two
-            groups to share out or fewer than folds, folds are asked for where a validation
-            part is given, or `shares` and `pairs` differ in number.
+        ValueError: They cannot be split so.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"The validation fraction is {fraction}; it must be between 0 and 1.")
-    if not pairs:
-        raise ValueError("There are no pairs to split. Give at least two.")
+    _check_pairs(pairs, fraction)
     _check_folds(folds, fold)
     given = {pair.part for pair in pairs}
-    if None in given and len(given) > 1:
-        example = next(pair.image for pair in pairs if pair.part is None)
-        raise ValueError(f"{example} has no part, while other pictures have one. Give it one.")
-    if None not in given and "train" not in given:
-        raise ValueError("No picture is in the training part. Move some into train/.")
     if "val" in given:
         if folds is not None:
             example = next(pair.image for pair in pairs if pair.part == "val")
@@ -181,6 +164,19 @@ def split_pairs(
     ]
     _mention_shared_groups(whole)
     return whole
+
+
+def _check_pairs(pairs: Sequence[Pair], fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise ValueError(f"The validation fraction is {fraction}; it must be between 0 and 1.")
+    if not pairs:
+        raise ValueError("There are no pairs to split. Give at least two.")
+    given = {pair.part for pair in pairs}
+    if None in given and len(given) > 1:
+        example = next(pair.image for pair in pairs if pair.part is None)
+        raise ValueError(f"{example} has no part, while other pictures have one. Give it one.")
+    if None not in given and "train" not in given:
+        raise ValueError("No picture is in the training part. Move some into train/.")
 
 
 def _check_folds(folds: int | None, fold: int | None) -> None:

@@ -6,7 +6,7 @@ until it is read. The doctor looks closer.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from plainunet.dataset.pairs import Pair
@@ -14,6 +14,7 @@ from plainunet.formats.encoded import read_encoded
 from plainunet.formats.images import image_shape
 from plainunet.formats.masks import mask_size
 from plainunet.formats.problems import DataError, as_problem
+from plainunet.reporter import Reporter, silent
 from plainunet.system import work_ahead
 
 _MOST_LISTED = 10
@@ -27,10 +28,10 @@ class _Header(NamedTuple):
 
 def check_pairs(
     pairs: Sequence[Pair],
-    on_progress: Callable[[int, int], None] | None = None,
-    known: Sequence[DataError] = (),
+    reporter: Reporter = silent,
+    known: Sequence[ValueError] = (),
     advice: str = "",
-) -> list[tuple[int, int]]:
+) -> list[_Shape]:
     """See that every picture and mask is there, whole, and as large as its partner.
 
     Grey and RGB pictures may be mixed, since grey can be shown as RGB; other numbers of
@@ -38,22 +39,25 @@ def check_pairs(
 
     Args:
         pairs: The pairs.
-        on_progress: Called after each pair with the number done and the number of all.
+        reporter: Told how many are done.
         known: Problems found before, to be listed with the others.
         advice: A sentence to end the message with.
 
     Returns:
-        Height and width of each picture.
+        Height, width and channels of each picture.
 
     Raises:
         ValueError: Something is wrong; the message lists up to ten problems.
     """
+    reporter.stage("checking files", len(pairs))
     headers: list[_Header] = []
     for header in work_ahead(_read_headers, pairs):
         headers.append(header)
-        if on_progress is not None:
-            on_progress(len(headers), len(pairs))
-    problems = [*known, *(problem for header in headers for problem in header.problems)]
+        reporter.advance(len(headers))
+    problems: list[ValueError] = [
+        *known,
+        *(problem for header in headers for problem in header.problems),
+    ]
     problems += odd_channels(pairs, [header.shape for header in headers])
     if problems:
         more = len(problems) - _MOST_LISTED
@@ -63,20 +67,11 @@ def check_pairs(
             + (f"\n  and {more} more" if more > 0 else "")
             + (f"\n{advice}" if advice else "")
         )
-    return [header.shape[:2] for header in headers if header.shape is not None]
+    return [header.shape for header in headers if header.shape is not None]
 
 
 def size_problem(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> DataError:
-    """Make the error for a mask that is not as large as its picture.
-
-    Args:
-        pair: The pair.
-        image: Height and width of the picture [pixels].
-        mask: Height and width of the mask [pixels].
-
-    Returns:
-        The error.
-    """
+    """Make the error for a mask that is not as large as its picture."""
     return DataError(
         f"{pair.mask} is {mask[1]}x{mask[0]} pixels, its picture {pair.image} is "
         f"{image[1]}x{image[0]}. Make the mask as large as its picture.",
@@ -86,15 +81,7 @@ def size_problem(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> D
 
 
 def odd_channels(pairs: Sequence[Pair], shapes: Sequence[_Shape | None]) -> list[DataError]:
-    """Name the pictures that have other channels than most.
-
-    Args:
-        pairs: The pairs.
-        shapes: Height, width and channels of the picture of each, where it could be read.
-
-    Returns:
-        An error for each such picture; none of grey ones among RGB.
-    """
+    """Name the pictures that have other channels than most; none of grey ones among RGB."""
     # where both occur, grey is shown as RGB
     channels = [None if shape is None else 3 if shape[2] == 1 else shape[2] for shape in shapes]
     counts = Counter(each for each in channels if each is not None)

@@ -1,1 +1,1 @@
-"""A folder -> what is wrong with it."""
+"""A folder -> what is wrong with it, and the commands that fix it. Reads only."""

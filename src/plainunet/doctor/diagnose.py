@@ -13,14 +13,14 @@ from plainunet.config import DataConfig
 from plainunet.dataset.classes import describe, write_understood
 from plainunet.dataset.coding import MaskCounts, count_masks
 from plainunet.dataset.layouts import walk
-from plainunet.dataset.pairs import Pair, find_pairs, open_stacks
+from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.split import SPLIT_FILE
 from plainunet.doctor.findings import CODES, Finding, Findings, Severity
 from plainunet.doctor.fit import check_fits
 from plainunet.doctor.images import PairFacts, check_images, group_copies, read_facts
 from plainunet.doctor.masks import Contents, check_contents, find_contents
 from plainunet.formats.problems import DataError, as_problem, command
-from plainunet.formats.sources import files_of
+from plainunet.formats.sources import files_of, path_of
 from plainunet.palette import default_names
 from plainunet.reporter import Reporter, silent, track
 from plainunet.settings import DATASET_FILE, with_dataset
@@ -195,15 +195,7 @@ def _valid(
 
 def _find(data: Path, config: DataConfig, findings: Findings) -> list[Pair]:
     try:
-        pairs = find_pairs(
-            data,
-            config.group_by,
-            at_least=0,
-            **config.folder_arguments(),
-            on_note=findings.note,
-            on_problem=findings.problem,
-        )
-        pairs = open_stacks(pairs, findings.note, findings.problem)
+        pairs = find_pairs(data, config, findings, at_least=0)
     except (ValueError, FileNotFoundError) as error:
         problem = as_problem(error, data)
         code = "no-data" if isinstance(error, FileNotFoundError) else problem.code
@@ -245,10 +237,11 @@ def _check_unlisted(
     if config.pairs is None or not config.pairs.lower().endswith(".csv"):
         return
     listed = {file for pair in pairs for path in (pair.image, pair.mask) for file in files_of(path)}
-    masks = {pair.mask.parent for pair in pairs} - {pair.image.parent for pair in pairs}
+    masks = {path_of(pair.mask).parent for pair in pairs}
+    masks -= {path_of(pair.image).parent for pair in pairs}
     others = [
         path
-        for path in walk(data, on_problem=findings.problem)
+        for path in walk(data, reporter=findings)
         if path not in listed and path.parent not in masks
     ]
     if others:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from plainunet.formats.problems import as_problem, command
-from plainunet.formats.sources import files_of
+from plainunet.formats.sources import Source, path_of
 from plainunet.reporter import Reporter
 
 Severity = Literal["error", "warning", "note"]
@@ -121,7 +121,7 @@ class Finding:
     code: str
     severity: Severity
     message: str
-    files: tuple[Path, ...]
+    files: tuple[Source, ...]
     fix: Fix | None
 
     def as_json(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Findings(Reporter):
         self,
         code: str,
         message: str,
-        files: Sequence[Path] = (),
+        files: Sequence[Source] = (),
         *,
         fix: str = "",
         flags: Mapping[str, Any] | None = None,
@@ -183,10 +183,10 @@ class Findings(Reporter):
         self.notes.append(text)
 
     def problem(self, error: ValueError) -> None:
-        """Add an error that came up while files were read."""
-        known = as_problem(error)
-        code = known.code if known.code in CODES else "unclear"
-        self.add(code, str(known), known.files, fix=known.cure, flags=known.flags or None)
+        """Add an error that came up while files were read; of many of one kind, each."""
+        for each in as_problem(error).parts:
+            code = each.code if each.code in CODES else "unclear"
+            self.add(code, str(each), each.files, fix=each.cure, flags=each.flags or None)
 
     def in_order(self) -> list[Finding]:
         """The findings, errors first, then in the order of `CODES`."""
@@ -197,18 +197,13 @@ class Findings(Reporter):
         )
 
     @property
-    def faulty(self) -> set[Path]:
+    def faulty(self) -> set[Source]:
         """The files of all errors."""
         return {file for each in self.found if each.severity == "error" for file in each.files}
 
 
 def _write_flag(name: str, value: Any) -> list[str]:
     return [f"--{name}", *map(command, value if isinstance(value, tuple) else (value,))]
-
-
-def is_own_file(source: Path) -> bool:
-    """Whether a mask or image is a file of its own, that a shell line can change."""
-    return files_of(source) == [source]
 
 
 # shell lines that change files
@@ -224,38 +219,38 @@ _TURNS = {
 }
 
 
-def replace_values(table: Mapping[int, int], masks: Sequence[Path]) -> str:
+def replace_values(table: Mapping[int, int], masks: Sequence[Source]) -> str:
     """Replace values of 8-bit masks by those of the table; others stay."""
     return _for_each(f"m.point({_write_table(table)}).save(f)", masks)
 
 
-def exchange_values(low: int, high: int, masks: Sequence[Path]) -> str:
+def exchange_values(low: int, high: int, masks: Sequence[Source]) -> str:
     """Exchange the two values of binary masks of 8 bits or one."""
     table = _write_table({low: high, high: low})
     one_bit = _write_table({0: 255, 255: 0})  # as Pillow keeps what is read as 0 and 1
     return _for_each(f'm.point({one_bit} if m.mode == "1" else {table}).save(f)', masks)
 
 
-def turn_files(turn: int, masks: Sequence[Path]) -> str:
+def turn_files(turn: int, masks: Sequence[Source]) -> str:
     """Mirror or turn masks, as `turn_upright(mask, turn)` does; `turn` is 2..8."""
     return _for_each(f"m.transpose(Image.Transpose.{_TURNS[turn]}).save(f)", masks)
 
 
-def move_files(dx: int, dy: int, masks: Sequence[Path]) -> str:
+def move_files(dx: int, dy: int, masks: Sequence[Source]) -> str:
     """Move masks by pixels to the right and down; what comes in at the border is of value 0."""
     how = f"m.size, Image.Transform.AFFINE, (1, 0, {-dx}, 0, 1, {-dy})"
     return _for_each(f"m.transform({how}).save(f)", masks)
 
 
-def resize_files(width: int, height: int, mask: Path) -> str:
+def resize_files(width: int, height: int, mask: Source) -> str:
     """Bring a mask to another size [pixels], without values between its values."""
     how = f"({width}, {height}), Image.Resampling.NEAREST"
     return _for_each(f"m.resize({how}).save(f)", [mask])
 
 
-def exchange_files(one: Path, other: Path) -> str:
+def exchange_files(one: Source, other: Source) -> str:
     """Exchange two files."""
-    aside = one.with_name(f"{one.name}.aside")
+    aside = path_of(one).with_name(f"{one.name}.aside")
     steps = [("mv", one, aside), ("mv", other, one), ("mv", aside, other)]
     return " && ".join(command(*step) for step in steps)
 
@@ -271,7 +266,7 @@ def _write_table(table: Mapping[int, int]) -> str:
     return f"[{', '.join(parts)}]"
 
 
-def _for_each(what: str, files: Sequence[Path]) -> str:
+def _for_each(what: str, files: Sequence[Source]) -> str:
     code = (
         "import sys; from PIL import Image; "
         f"[(m.load(), {what}) for f in sys.argv[1:] for m in [Image.open(f)]]"

@@ -25,7 +25,6 @@ from plainunet.doctor.findings import (
     Findings,
     exchange_files,
     exchange_values,
-    is_own_file,
     move_files,
     turn_files,
 )
@@ -34,7 +33,7 @@ from plainunet.doctor.masks import Contents
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import read_image, stored_shape
 from plainunet.formats.problems import DataError, command
-from plainunet.formats.sources import find_place
+from plainunet.formats.sources import ImageSource, Source, path_of
 from plainunet.reporter import Reporter, track
 
 # reduced to this [pixels of the long side]
@@ -158,9 +157,9 @@ def draw_sample(
 def measure_fits(pairs: Sequence[Pair], coding: Coding) -> Iterator[Fit | DataError]:
     """Measure how each mask fits its image, several at a time; or what is wrong with the pair."""
 
-    def measure(image_path: Path, mask_path: Path) -> Any:
+    def measure(image_path: ImageSource, mask_path: Source) -> Any:
         image, ids = read_image(image_path), coding.read(mask_path)
-        orientation = 1 if find_place(image_path) else stored_shape(image_path)[3]
+        orientation = stored_shape(image_path)[3] if isinstance(image_path, Path) else 1
         evidence = edge_evidence(image, ids, orientation)
         known = appearance(image, ids) if coding.num_classes == 2 else None
         return [_pack(evidence), known, measure_ceiling(ids, coding.num_classes)]
@@ -217,7 +216,7 @@ def check_fits(
     _add_misfits(pairs, find_misfits([fit and fit.evidence for fit in fits]), findings)
     for index in find_inverted([fit and fit.appearance for fit in fits]):
         mask, values = pairs[index].mask, contents.coding.values
-        can_change = isinstance(contents.coding, Values) and is_own_file(mask)
+        can_change = isinstance(contents.coding, Values) and isinstance(mask, Path)
         findings.add(
             "inverted",
             f"{mask}: its two classes look exchanged, beside the other masks.",
@@ -244,19 +243,20 @@ def _add_misfits(pairs: Sequence[Pair], misfits: Sequence[Misfit], findings: Fin
 def _add_out_of_step(pairs: Sequence[Pair], misfits: Sequence[Misfit], findings: Findings) -> None:
     """Add the finding of names that pair each image with another's mask."""
     first = misfits[0]
+    pair = pairs[first.index]
     findings.add(
         "swapped",
         f"{len(misfits)} of {len(pairs)} masks looked at fit other pictures better than their "
-        f"own, such as {pairs[first.index].mask} that of {pairs[first.other].image}. Are the "
+        f"own, such as {pair.mask} that of {pairs[first.other].image}. Are the "
         "names out of step, as when one file was left out of a numbered row?",
         [pairs[each.index].mask for each in misfits],
-        fix=command("ls", pairs[first.index].image.parent, pairs[first.index].mask.parent),
+        fix=command("ls", *(path_of(each).parent for each in (pair.image, pair.mask))),
     )
 
 
 def _add_misfit(pairs: Sequence[Pair], misfit: Misfit, findings: Findings) -> None:
     image, mask = pairs[misfit.index].image, pairs[misfit.index].mask
-    can_change = is_own_file(mask)
+    can_change = isinstance(mask, Path)
     if misfit.kind == "shifted":
         findings.add(
             "shifted",
@@ -282,13 +282,13 @@ def _add_misfit(pairs: Sequence[Pair], misfit: Misfit, findings: Findings) -> No
     else:
         other = pairs[misfit.other]
         is_swapped = misfit.kind == "swapped"
-        can_swap = is_swapped and can_change and mask.suffix == other.mask.suffix
+        is_alike = path_of(mask).suffix == path_of(other.mask).suffix
         findings.add(
             "swapped",
             f"{mask} fits the picture {other.image} better than its own, {image}"
             + (f"; and {other.mask} the other way round." if is_swapped else "."),
             [mask, other.mask] if is_swapped else [mask],
-            fix=exchange_files(mask, other.mask) if can_swap else "",
+            fix=exchange_files(mask, other.mask) if is_swapped and can_change and is_alike else "",
         )
 
 

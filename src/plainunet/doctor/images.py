@@ -19,11 +19,11 @@ from plainunet.dataset.matching import fitting_suffix
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.verify import odd_channels, size_problem
 from plainunet.doctor.duplicates import Duplicate, find_duplicates, perceptual_hash
-from plainunet.doctor.findings import Findings, is_own_file, resize_files, turn_files
+from plainunet.doctor.findings import Findings, resize_files, turn_files
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import read_image, stored_shape
 from plainunet.formats.problems import DataError, command
-from plainunet.formats.sources import stem_of
+from plainunet.formats.sources import ImageSource, Source, path_of, stem_of
 
 # what an image is
 
@@ -60,7 +60,7 @@ class PairFacts(NamedTuple):
     mask: MaskCounts | None
 
 
-def read_facts(images: Sequence[Path]) -> Iterator[ImageFacts | DataError]:
+def read_facts(images: Sequence[ImageSource]) -> Iterator[ImageFacts | DataError]:
     """Read what each image is, several at a time; or what is wrong with it."""
     for facts in recall("picture 1", [(image,) for image in images], _read_facts):
         if isinstance(facts, DataError):
@@ -70,7 +70,7 @@ def read_facts(images: Sequence[Path]) -> Iterator[ImageFacts | DataError]:
             yield ImageFacts(kind, tuple(shape), dtype, low, high, digest, bytes.fromhex(code))
 
 
-def _read_facts(path: Path) -> Any:
+def _read_facts(path: ImageSource) -> Any:
     kind, data = read_encoded(path)
     if kind == "jpeg":
         shape, image, extent = _preview(path, data)
@@ -84,7 +84,7 @@ def _read_facts(path: Path) -> Any:
 
 
 def _preview(
-    path: Path, data: bytes
+    path: ImageSource, data: bytes
 ) -> tuple[tuple[int, ...], NDArray[Any], tuple[float, float] | None]:
     """Decode a JPEG at up to an eighth of its size: its shape, its grey values, their extent."""
     height, width, channels, orientation = stored_shape(path)
@@ -142,7 +142,7 @@ def check_images(facts: Sequence[PairFacts], findings: Findings) -> None:
 def _add_size_mismatch(pair: Pair, image: ImageFacts, mask: MaskCounts, findings: Findings) -> None:
     height, width = image.shape[:2]
     message = str(size_problem(pair, (height, width), mask.size))
-    can_change = is_own_file(pair.mask)
+    can_change = isinstance(pair.mask, Path)
     fix = resize_files(width, height, pair.mask) if can_change else ""
     if can_change and mask.size == (width, height):
         *_, orientation = stored_shape(pair.image)
@@ -155,7 +155,7 @@ def _add_size_mismatch(pair: Pair, image: ImageFacts, mask: MaskCounts, findings
     findings.add("size-mismatch", message, [pair.image, pair.mask], fix=fix)
 
 
-def _check_sizes(seen: Sequence[tuple[Path, ImageFacts]], findings: Findings) -> None:
+def _check_sizes(seen: Sequence[tuple[ImageSource, ImageFacts]], findings: Findings) -> None:
     """Find a thumbnail, or a scan, among images that are all of one size."""
     height, width = _most_common([image.shape[:2] for _, image in seen])
     same = sum(image.shape[:2] == (height, width) for _, image in seen)
@@ -172,7 +172,8 @@ def _check_sizes(seen: Sequence[tuple[Path, ImageFacts]], findings: Findings) ->
             )
 
 
-def _check_name(path: Path, kind: str, findings: Findings) -> None:
+def _check_name(source: Source, kind: str, findings: Findings) -> None:
+    path = path_of(source)
     try:
         path.name.encode()
     except UnicodeEncodeError:
@@ -180,21 +181,21 @@ def _check_name(path: Path, kind: str, findings: Findings) -> None:
         findings.add(
             "name-not-utf8",
             f"{command(path)}: the name is not UTF-8, which other programs may not read.",
-            [path],
+            [source],
             fix=command("mv", path, path.with_name(ascii_name)),
         )
-    suffix = fitting_suffix(path, kind) if kind and is_own_file(path) else path.suffix
+    suffix = fitting_suffix(path, kind) if kind and isinstance(source, Path) else path.suffix
     if suffix != path.suffix:
         findings.add(
             "wrong-extension",
             f"{path} is {kind.upper()} by its content. It is read as that here, and by others "
             "perhaps not at all.",
-            [path],
+            [source],
             fix=command("mv", path, path.with_suffix(suffix)),
         )
 
 
-def _check_depths(seen: Sequence[tuple[Path, ImageFacts]], findings: Findings) -> None:
+def _check_depths(seen: Sequence[tuple[ImageSource, ImageFacts]], findings: Findings) -> None:
     usual = _most_common([image.dtype for _, image in seen])
     odd = [(path, image) for path, image in seen if image.dtype != usual]
     if len(odd) * _OFTEN <= len(seen):
@@ -290,7 +291,7 @@ def _check_same_masks(
     facts: Sequence[PairFacts], duplicates: Sequence[Duplicate], findings: Findings
 ) -> None:
     copies = {index for each in duplicates for index in (each.first, each.second)}
-    masks: dict[str, list[Path]] = defaultdict(list)
+    masks: dict[str, list[Source]] = defaultdict(list)
     for index, (pair, _, mask) in enumerate(facts):
         # empty masks are all the same, and have no digest
         if mask and mask.digest and index not in copies:

@@ -19,11 +19,12 @@ from plainunet.dataset.coding import (
     count_all_colors,
 )
 from plainunet.dataset.pairs import Pair
-from plainunet.doctor.findings import Findings, is_own_file, replace_values
+from plainunet.doctor.findings import Findings, replace_values
 from plainunet.formats.colors import IGNORED, NEAR, write_color
 from plainunet.formats.masks import THRESHOLD
 from plainunet.formats.problems import DataError, command
-from plainunet.reporter import Notes
+from plainunet.formats.sources import Source, path_of
+from plainunet.reporter import Collected
 
 _PHOTO = 0.5  # with more of its pixels between the classes' values, it is no mask
 _SMOOTHED = 0.1  # of a smoothed mask, no more pixels are
@@ -42,10 +43,10 @@ class Contents(NamedTuple):
     """Which value or colour is which class."""
     pixels: NDArray[np.int64]
     """[n, K], the pixels of each class in each mask."""
-    masks: list[Path]
+    masks: list[Source]
     """[n], the masks."""
 
-    def only(self, masks: Sequence[Path]) -> "Contents":
+    def only(self, masks: Sequence[Source]) -> "Contents":
         """Contents of some of the masks."""
         rows = {mask: row for row, mask in enumerate(self.masks)}
         return Contents(self.coding, self.pixels[[rows[mask] for mask in masks]], list(masks))
@@ -63,9 +64,9 @@ def find_contents(
     """
     counts, total = _set_odd_kinds_aside(counts, bool(config.colors), findings), len(counts)
     for _ in range(_MOST_SET_ASIDE):
-        notes = Notes()
+        heard = Collected()
         try:
-            coding, _ = find_coding([each.path for each in counts], config, notes, counts)
+            coding, _ = find_coding([each.path for each in counts], config, heard, counts)
         except (ValueError, FileNotFoundError) as error:
             lossy = [each.path for each in counts if each.kind == "jpeg"]
             if 2 * len(lossy) > len(counts):
@@ -79,7 +80,7 @@ def find_contents(
             if not faulty or 2 * len(counts) < total:
                 return None
             continue
-        for note in notes.texts:
+        for note in heard.notes:
             findings.note(note)
         _check_smoothed(coding, counts, findings)
         return _count_classes(coding, counts, findings)
@@ -92,7 +93,7 @@ def _set_odd_kinds_aside(
     """Set coloured masks and photos aside, and JPEG among files that keep their values."""
     lossy = [each.path for each in counts if each.kind == "jpeg"]
     colored = [each.path for each in counts if each.is_colored]
-    odd: dict[Path, tuple[str, str]] = {}  # the first reason counts
+    odd: dict[Source, tuple[str, str]] = {}  # the first reason counts
     if 2 * len(lossy) < len(counts):
         for path in lossy:
             odd[path] = (
@@ -115,7 +116,7 @@ def _set_odd_kinds_aside(
     return [each for each in counts if each.path not in odd]
 
 
-def _find_photos(counts: Sequence[MaskCounts]) -> list[Path]:
+def _find_photos(counts: Sequence[MaskCounts]) -> list[Source]:
     """Find what is grey all over, where most masks are black and white."""
     shares = [_share_of_greys(each) for each in counts]
     both = list(zip(counts, shares, strict=True))
@@ -130,7 +131,7 @@ def _share_of_greys(mask: MaskCounts) -> float:
     return float(mask.pixels[between].sum() / max(mask.pixels.sum(), 1))
 
 
-def _add_all_lossy(masks: Sequence[Path], findings: Findings) -> None:
+def _add_all_lossy(masks: Sequence[Source], findings: Findings) -> None:
     """Add the finding of a set of JPEG files that make no sense together."""
     findings.add(
         "lossy-mask",
@@ -138,12 +139,12 @@ def _add_all_lossy(masks: Sequence[Path], findings: Findings) -> None:
         f"told apart; for example {masks[0]}. Draw them again, or take them from before they were "
         "saved so.",
         masks,
-        fix=command("ls", masks[0].parent),
+        fix=command("ls", path_of(masks[0]).parent),
         severity="error",
     )
 
 
-def _find_faulty(problem: DataError, counts: Sequence[MaskCounts]) -> list[Path]:
+def _find_faulty(problem: DataError, counts: Sequence[MaskCounts]) -> list[Source]:
     """The masks to be set aside for an error."""
     if problem.code == "ambiguous-255":
         sides = [
@@ -162,7 +163,7 @@ def _find_faulty(problem: DataError, counts: Sequence[MaskCounts]) -> list[Path]
 
 def _add_faulty(
     problem: DataError,
-    faulty: Sequence[Path],
+    faulty: Sequence[Source],
     counts: Sequence[MaskCounts],
     ignore: int | None,
     findings: Findings,
@@ -185,11 +186,11 @@ def _add_faulty(
     elif problem.code == "stray-value" and flags and ignore is not None:
         # one value at most is ignored, so the stray one becomes that
         stray = int(flags["ignore"])
-        if all(map(is_own_file, faulty)) and max(stray, ignore) < 256:
+        if all(isinstance(path, Path) for path in faulty) and max(stray, ignore) < 256:
             fix = replace_values({stray: ignore}, faulty)
         flags = {}
     elif not faulty and not fix and not flags:
-        fix = command("ls", counts[0].path.parent)
+        fix = command("ls", path_of(counts[0].path).parent)
     findings.add(problem.code, str(problem), faulty, fix=fix, flags=flags or None, severity="error")
 
 
@@ -237,7 +238,7 @@ def _count_classes(coding: Coding, counts: Sequence[MaskCounts], findings: Findi
 
 
 def _check_stray_colors(
-    masks: Sequence[Path], strays: Sequence[tuple[int, float]], findings: Findings
+    masks: Sequence[Source], strays: Sequence[tuple[int, float]], findings: Findings
 ) -> None:
     """Find masks with a colour of no class; one that many masks have is meant to be none.
 

@@ -22,6 +22,7 @@ from plainunet.doctor.diagnose import Diagnosis
 from plainunet.doctor.fit import draw_sample
 from plainunet.files import write_whole
 from plainunet.formats.images import read_image
+from plainunet.formats.sources import Source
 from plainunet.palette import default_colors
 from plainunet.system import work_ahead
 
@@ -117,7 +118,7 @@ def _findings(diagnosis: Diagnosis) -> str:
 def _sheet(diagnosis: Diagnosis, colors: Sequence[tuple[int, int, int]]) -> str:
     if diagnosis.contents is None:
         return ""
-    said: dict[Path, list[str]] = {}
+    said: dict[Source, list[str]] = {}
     for finding in diagnosis.findings:
         if finding.severity != "note":
             for file in finding.files:

@@ -14,7 +14,7 @@ import numpy as np
 
 from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
-from plainunet.evaluation.evaluate import understand_folder
+from plainunet.evaluation.evaluate import open_folder
 from plainunet.evaluation.measure import judged, measure
 from plainunet.evaluation.metrics import (
     PER_CLASS,
@@ -27,7 +27,7 @@ from plainunet.evaluation.metrics import (
 )
 from plainunet.evaluation.statistics import LEVEL, Resampling, pair_for_json
 from plainunet.files import write_whole
-from plainunet.formats.sources import stem_of
+from plainunet.formats.sources import path_of, stem_of
 from plainunet.prediction.drawing import draw_comparison, write_rgb
 from plainunet.prediction.predictor import Predictor
 
@@ -88,11 +88,11 @@ def compare(
             f"{', '.join(names[1])}. Only models of the same classes in the same order compare."
         )
     found = [
-        understand_folder(model.card, Path(path), Path(data), split, folder, on_note)
+        open_folder(model.card, Path(path), Path(data), split, folder, on_note)
         for model, path in zip(models, (first, second), strict=True)
     ]
-    there = {pair.image for pair in found[1][0]}
-    pairs = [pair for pair in found[0][0] if pair.image in there]
+    there = {pair.image for pair in found[1][0].pairs}
+    pairs = [pair for pair in found[0][0].pairs if pair.image in there]
     if not pairs:
         raise ValueError(
             f"{data}: no picture was held out from both models. Give --split all, or another "
@@ -101,9 +101,9 @@ def compare(
     if on_note and len(pairs) < max(len(each[0]) for each in found):
         on_note(f"held out from both models: {len(pairs)}; all other pictures are left out")
     counts = []
-    for path, model, (_, coding, _) in zip((first, second), models, found, strict=True):
+    for path, model, (dataset, _) in zip((first, second), models, found, strict=True):
         each = []
-        for measured in measure(model, pairs, coding, boundary=False):
+        for measured in measure(model, pairs, dataset.coding, boundary=False):
             each.append(measured.counts)
             on_progress(str(path), len(each), len(pairs))
         counts.append(np.stack(each))
@@ -111,7 +111,7 @@ def compare(
     dices = [mean_known(PER_CLASS["dice"](each)[:, 1:], axis=1) for each in counts]
     images = [
         {
-            "image": pair.image.as_posix(),
+            "image": path_of(pair.image).as_posix(),
             "group": pair.group,
             "first": for_json(a),
             "second": for_json(b),
@@ -122,7 +122,7 @@ def compare(
     order = np.argsort(-np.abs(np.nan_to_num(dices[1] - dices[0])), kind="stable")
     result: dict[str, Any] = {
         "protocol": PROTOCOL,
-        "split": found[0][2],
+        "split": found[0][1],
         "pictures": len(pairs),
         "groups": drawn.groups,
         "level": LEVEL,
@@ -133,7 +133,7 @@ def compare(
     if out is not None:
         _write_images(out, result["images"])
         chosen = [pairs[number] for number in order[:DRAWN]]
-        codings = [coding for _, coding, _ in found]
+        codings = [dataset.coding for dataset, _ in found]
         for number in _draw(out, models, chosen, codings):
             on_progress("drawing", number, len(chosen))
     return result

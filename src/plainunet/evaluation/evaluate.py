@@ -1,6 +1,5 @@
 """Evaluate a model on images whose masks are known, after the metric protocol."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,23 +10,25 @@ import numpy as np
 from plainunet.config import DataConfig
 from plainunet.dataset.classes import common_names, describe, find_coding
 from plainunet.dataset.coding import Coding, Colors, Instances, Values, coding_from_json
-from plainunet.dataset.pairs import Pair, find_pairs, open_stacks
-from plainunet.dataset.split import SPLIT_FILE, name_below, read_split
+from plainunet.dataset.dataset import SegmentationDataset, data_digest
+from plainunet.dataset.pairs import Pair, find_pairs
+from plainunet.dataset.split import SPLIT_FILE, read_split
 from plainunet.dataset.verify import check_pairs
 from plainunet.evaluation.measure import judged, measure, put_together
 from plainunet.evaluation.present import About, choose_shown, present, show
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.problems import command
-from plainunet.formats.sources import files_of
+from plainunet.formats.sources import Source
 from plainunet.network.checkpoint import Card
 from plainunet.palette import default_names
 from plainunet.prediction.predictor import Predictor
+from plainunet.reporter import Reporter
 from plainunet.settings import with_dataset
 
 _NOWHERE = 60000  # a value that no mask with names has
 
 
-def match_classes(card: Card, masks: Sequence[Path], said: DataConfig) -> Coding:
+def match_classes(card: Card, masks: Sequence[Source], said: DataConfig) -> Coding:
     """Find out how masks are read as the classes of a model.
 
     Args:
@@ -52,7 +53,9 @@ def match_classes(card: Card, masks: Sequence[Path], said: DataConfig) -> Coding
     return _as_in_training(card, masks) or _as_they_are(card, masks, said)
 
 
-def _by_name(class_names: tuple[str, ...], names: tuple[str, ...], masks: Sequence[Path]) -> Coding:
+def _by_name(
+    class_names: tuple[str, ...], names: tuple[str, ...], masks: Sequence[Source]
+) -> Coding:
     values = _order(class_names, names)
     coding = Values(values, IGNORED, class_names)
     for path in masks:
@@ -96,7 +99,7 @@ def _reordered(coding: Coding, order: tuple[int, ...]) -> Coding:
     return replace(coding, values=tuple(coding.values[place] for place in order))
 
 
-def _as_in_training(card: Card, masks: Sequence[Path]) -> Coding | None:
+def _as_in_training(card: Card, masks: Sequence[Source]) -> Coding | None:
     if not card.masks:
         return None
     coding = coding_from_json(card.masks)
@@ -116,7 +119,7 @@ def _as_in_training(card: Card, masks: Sequence[Path]) -> Coding | None:
     return coding
 
 
-def _as_they_are(card: Card, masks: Sequence[Path], said: DataConfig) -> Coding:
+def _as_they_are(card: Card, masks: Sequence[Source], said: DataConfig) -> Coding:
     count = len(card.class_names)
     ignore = card.masks.get("ignore") if said.ignore is None else said.ignore
     try:
@@ -137,36 +140,6 @@ def _as_they_are(card: Card, masks: Sequence[Path], said: DataConfig) -> Coding:
     return coding
 
 
-def data_digest(pairs: Sequence[Pair], folder: Path) -> str:
-    """Recognise a data folder: a digest of the names and sizes of its files.
-
-    Args:
-        pairs: All its pairs.
-        folder: The folder itself, so that it may be moved.
-
-    Returns:
-        A SHA-256 in hexadecimal.
-    """
-    paths = [path for pair in pairs for path in (pair.image, pair.mask)]
-    files = sorted({file for path in paths for file in files_of(path)})
-    lines = [f"{name_below(file, folder)} {file.stat().st_size}" for file in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def sample_sizes(pairs: Sequence[Pair], folder: Path) -> dict[str, int]:
-    """Remember some files, by which a data folder is known even when others come or go.
-
-    Args:
-        pairs: Its pairs.
-        folder: The folder itself.
-
-    Returns:
-        The sizes [bytes] of up to 32 pictures' files, spread evenly, by their names below it.
-    """
-    files = [files_of(pair.image)[0] for pair in pairs[:: -(-len(pairs) // 32)]]
-    return {name_below(file, folder): file.stat().st_size for file in files}
-
-
 def _is_known(sizes: dict[str, int], folder: Path) -> bool:
     """Tell whether a folder has most of the files that were remembered."""
     files = {folder / name: size for name, size in sizes.items()}
@@ -180,20 +153,11 @@ def choose_part(
     checkpoint: Path,
     card: Card,
     split: str | None,
-    on_note: Callable[[str], None] | None,
+    reporter: Reporter,
 ) -> tuple[list[Pair], str]:
     """Take a part of a folder: after the run's split, or after its own sub-folders.
 
-    Args:
-        pairs: All its pairs.
-        data: The folder.
-        checkpoint: The model's file; the run's split lies beside it.
-        card: The model's description.
-        split: "train", "val", "test" or "all"; left out, what `evaluate` says.
-        on_note: Told what has changed in the folder since the run.
-
-    Returns:
-        The pairs, and the name of the part.
+    Returns the pairs and the name of the part.
 
     Raises:
         FileNotFoundError: The run's split is missing.
@@ -221,10 +185,10 @@ def choose_part(
         new = [pair for pair in pairs if pair.image not in known]
         gone = len(known) - (len(pairs) - len(new))
         pairs = [known[pair.image] for pair in pairs if pair.image in known]
-        if on_note is not None and not new and not gone:
-            on_note(f"files in {data} have changed since the model was trained on it")
-        elif on_note is not None:
-            on_note(
+        if not new and not gone:
+            reporter.note(f"files in {data} have changed since the model was trained on it")
+        else:
+            reporter.note(
                 f"{data} has changed since the model was trained on it: {len(new)} new pictures "
                 f"are left out, {gone} have gone. --split all takes all, also those trained on."
             )
@@ -251,7 +215,6 @@ def evaluate(
     pairs: str | None = None,
     rle: Literal["rows", "columns"] | None = None,
     skip_unlabelled: bool = False,
-    refine: str | Path | None = None,
     objects: bool = False,
     html: Path | None = None,
     device: str = "auto",
@@ -273,7 +236,6 @@ def evaluate(
         pairs: How they belong together, see `plainunet.dataset.pairs.find_pairs`.
         rle: How run-length codes count; left out, it is found.
         skip_unlabelled: Whether pictures without a mask are left out.
-        refine: A checkpoint of a run with `refine_of`, see `Predictor.load`.
         objects: Whether objects are told apart as well; they always are where masks number them.
         html: File for a report with pictures.
         device: "auto", "cpu", "cuda" or "mps".
@@ -288,9 +250,9 @@ def evaluate(
         FileNotFoundError: No such checkpoint or folder.
         ValueError: The folder cannot be understood, or has no picture in that part.
     """
-    predictor = Predictor.load(checkpoint, refine=refine, device=device, precision=precision)
+    predictor = Predictor.load(checkpoint, device=device, precision=precision)
     folder = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
-    found, coding, split = understand_folder(
+    found, split = open_folder(
         predictor.card,
         Path(checkpoint),
         Path(data),
@@ -298,8 +260,9 @@ def evaluate(
         {**folder, "skip_unlabelled": skip_unlabelled},
         on_note,
     )
+    found_pairs, coding = found.pairs, found.coding
     objects = objects or isinstance(coding, Instances)
-    scores = judge(predictor, found, coding, on_progress, objects=objects)
+    scores = judge(predictor, found_pairs, coding, on_progress, objects=objects)
     result: dict[str, Any] = {"split": split, **scores}
     names = predictor.card.class_names
     gone = [name for name, row in zip(names, result["confusion"], strict=True) if not sum(row)]
@@ -310,50 +273,52 @@ def evaluate(
         )
     if html is not None:
         chosen = choose_shown(result)
-        seen = judged(predictor, [found[number] for number in chosen], coding)
+        seen = judged(predictor, [found_pairs[number] for number in chosen], coding)
         shown = [show(*each, one) for each, one in zip(chosen.items(), seen, strict=True)]
-        flags = ["--split", split, *(["--refine", str(refine)] if refine else [])]
+        flags = ["--split", split]
         flags += [part for name, value in folder.items() if value for part in (f"--{name}", value)]
         flags += ["--skip-unlabelled"] * skip_unlabelled + ["--objects"] * objects
         again = command("plainunet", "evaluate", checkpoint, data, *flags)
-        about = About(str(checkpoint), str(data), again, str(refine) if refine else None)
-        present(html, result, shown, predictor, found, coding, about)
+        about = About(str(checkpoint), str(data), again)
+        present(html, result, shown, predictor, found_pairs, coding, about)
     return result
 
 
-def understand_folder(
+class _Said(Reporter):
+    """Tells notes to a function, if there is one."""
+
+    def __init__(self, on_note: Callable[[str], None] | None) -> None:
+        self._on_note = on_note
+
+    def note(self, text: str) -> None:
+        if self._on_note is not None:
+            self._on_note(text)
+
+
+def open_folder(
     card: Card,
     checkpoint: Path,
     data: Path,
     split: str | None = None,
     folder: Mapping[str, Any] | None = None,
     on_note: Callable[[str], None] | None = None,
-) -> tuple[list[Pair], Coding, str]:
-    """Find the pictures that a model is judged on, and read their masks as its classes.
+) -> tuple[SegmentationDataset, str]:
+    """Find the images that a model is evaluated on, and read their masks as its classes.
 
-    Args:
-        card: The model's description.
-        checkpoint: Its file.
-        data: The folder.
-        split: As of `evaluate`.
-        folder: Where pictures and masks are, as of `FolderConfig`; what is None or False is
-            found.
-        on_note: As of `evaluate`.
-
-    Returns:
-        The pairs, how their masks are read, and the part that they are.
+    `folder` says where images and masks are, as of `FolderConfig`; what is None or False is
+    found. Returns the data and the name of its part.
 
     Raises:
         FileNotFoundError: No such folder.
         ValueError: The folder cannot be understood, or has no picture in that part.
     """
     given = {key: value for key, value in (folder or {}).items() if value}
-    where = with_dataset(DataConfig(**given), data)
-    found = find_pairs(data, at_least=1, **where.folder_arguments(), on_note=on_note)
-    found = open_stacks(found, on_note)
-    found, split = choose_part(found, data, checkpoint, card, split, on_note)
-    check_pairs(found)
-    return found, match_classes(card, [pair.mask for pair in found], where), split
+    known, reporter = with_dataset(DataConfig(**given), data), _Said(on_note)
+    pairs = find_pairs(data, known, reporter, at_least=1)
+    pairs, split = choose_part(pairs, data, checkpoint, card, split, reporter)
+    shapes = check_pairs(pairs)
+    coding = match_classes(card, [pair.mask for pair in pairs], known)
+    return SegmentationDataset(data, pairs, coding, card.class_names, shapes), split
 
 
 def judge(

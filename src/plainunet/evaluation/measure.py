@@ -36,6 +36,7 @@ from plainunet.evaluation.metrics import (
 )
 from plainunet.evaluation.statistics import LEVEL, Resampling, pair_for_json
 from plainunet.formats.images import read_image
+from plainunet.formats.sources import path_of
 from plainunet.formats.windows import as_windows
 from plainunet.prediction.predictor import Predictor
 from plainunet.system import keep_freed_memory, work_ahead
@@ -228,7 +229,7 @@ def put_together(
 def _of_picture(each: Measured, pair: Pair, class_names: Sequence[str]) -> dict[str, Any]:
     areas = each.counts.sum(axis=1).tolist()
     said: dict[str, Any] = {
-        "image": pair.image.as_posix(),
+        "image": path_of(pair.image).as_posix(),
         "group": pair.group,
         "size": list(each.size),
         "areas": dict(zip(class_names, areas, strict=True)),

@@ -42,8 +42,6 @@ class About(NamedTuple):
     """The data folder."""
     command: str
     """The command line that repeats it."""
-    refine: str | None = None
-    """The file of the model that refines its masks."""
 
 
 def choose_shown(result: dict[str, Any]) -> dict[int, str]:
@@ -130,7 +128,6 @@ def _describe(predictor: Predictor, about: About) -> dict[str, Any]:
     card, network = predictor.card, predictor.network
     return {
         "checkpoint": about.checkpoint,
-        "refine": about.refine,
         "network": _describe_network(network),
         "sees": _describe_scale(card),
         "classes": [

@@ -14,7 +14,7 @@ import numpy as np
 
 from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
-from plainunet.evaluation.evaluate import understand_folder
+from plainunet.evaluation.evaluate import open_folder
 from plainunet.evaluation.measure import judged
 from plainunet.evaluation.metrics import Counts, confusion_matrix, dice, mean_known, threshold_curve
 from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
@@ -34,7 +34,6 @@ def tune(
     checkpoint: str | Path,
     data: str | Path,
     *,
-    refine: str | Path | None = None,
     folder: Mapping[str, Any] | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -46,7 +45,6 @@ def tune(
     Args:
         checkpoint: A `best.safetensors`; it is written anew.
         data: The folder that it was trained on, or one with a part "val" of its own.
-        refine: A checkpoint that refines its masks, see `Predictor.load`.
         folder: Where pictures and masks are, as of `FolderConfig`.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
@@ -69,14 +67,15 @@ def tune(
             f"{path}: may not be written, and --tune writes what it finds into the checkpoint. "
             "Make it writable (chmod u+w), or tune a copy in a copy of its run folder."
         )
-    pairs, coding, _ = understand_folder(card, path, Path(data), _PART, folder, on_note)
+    dataset, _ = open_folder(card, path, Path(data), _PART, folder, on_note)
+    pairs, coding = dataset.pairs, dataset.coding
     tried: list[dict[str, Any]] = []
 
     def look(changed: Card) -> Predictor:
         instead = {name: getattr(changed, name) for name in ("tta", "min_object", "fill_holes")}
         if network.num_classes == 2:
             instead["threshold"] = changed.threshold
-        return Predictor.load(path, refine=refine, device=device, precision=precision, **instead)
+        return Predictor.load(path, device=device, precision=precision, **instead)
 
     def note(setting: str, value: Any, score: float) -> None:
         tried.append({"setting": setting, "value": value, "dice": score})

@@ -1,1 +1,1 @@
-"""Image, mask and annotation files -> arrays."""
+"""Bytes -> arrays: images, masks and annotation files, one at a time, as they are stored."""

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
 
-from plainunet.formats.encoded import require_bearable
-from plainunet.formats.problems import first_five
-from plainunet.formats.sources import Place, name_place
+from plainunet.formats.problems import first_five, require_bearable
+from plainunet.formats.sources import CocoImage
 
 _MOST_SHARE = 0.01
 _OVER = np.ones((3, 3), np.uint8)  # what is at most 2 pixels wide has no room for it
@@ -28,13 +27,7 @@ _Runs = NDArray[np.int64]
 
 
 class Labelled(NamedTuple):
-    """An object.
-
-    Attributes:
-        label: What it is called in messages.
-        class_id: Its class, 0..254.
-        outline: Its outline; coordinates [pixels] are counted from the picture's corner.
-    """
+    """An object: what messages call it, its class 0..254, and its outline [pixels]."""
 
     label: str
     class_id: int
@@ -42,20 +35,7 @@ class Labelled(NamedTuple):
 
 
 def read_outline(raw: Any, height: int, width: int) -> Outline:
-    """Take over what a COCO file has under `segmentation`.
-
-    Args:
-        raw: What JSON gives.
-        height: The picture's height [pixels].
-        width: Its width [pixels].
-
-    Returns:
-        The outline; its numbers are looked at when it is painted.
-
-    Raises:
-        ValueError: It is no outline, of another size, or a polygon lacks coordinates. The
-            message goes on from the name of the object.
-    """
+    """Take over what a COCO file has under `segmentation`; numbers are checked on painting."""
     if isinstance(raw, dict):
         if raw.get("size") != [height, width]:
             raise ValueError(
@@ -90,21 +70,7 @@ def read_outline(raw: Any, height: int, width: int) -> Outline:
 def paint_ids(
     objects: Sequence[Labelled], height: int, width: int, names: Sequence[str]
 ) -> NDArray[np.uint8]:
-    """Paint the objects of a picture.
-
-    Args:
-        objects: The objects.
-        height: The picture's height [pixels].
-        width: Its width [pixels].
-        names: The names of the classes, for the message.
-
-    Returns:
-        [H, W] uint8: the class ids, 0 where there is no object.
-
-    Raises:
-        ValueError: An outline is damaged, of another size or outside of the picture, or
-            objects of different classes overlap.
-    """
+    """Paint objects, the largest first: [H, W] uint8 class ids, 0 where there is no object."""
     found = []
     for label, class_id, outline in objects:
         try:
@@ -233,9 +199,9 @@ _LOCK = Lock()
 
 class _Content(NamedTuple):
     names: tuple[str, ...]
-    items: dict[str, str]  # by file name
-    sizes: dict[str, tuple[int, int]]  # by item
-    objects: dict[str, list[Labelled]]  # by item
+    ids: dict[str, int]  # by file name
+    sizes: dict[int, tuple[int, int]]  # by id
+    objects: dict[int, list[Labelled]]  # by id
 
 
 class _NotCocoError(ValueError):
@@ -243,96 +209,40 @@ class _NotCocoError(ValueError):
 
 
 def is_coco(file: Path) -> bool:
-    """Tell whether a file holds COCO's lists; whether they are right is not looked at.
-
-    Args:
-        file: A file.
-
-    Returns:
-        Whether it is JSON with the lists `images`, `annotations` and `categories`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
+    """Tell whether a file is JSON with COCO's lists; whether they are right is not checked."""
     return file.suffix.lower() == ".json" and not isinstance(_open(file), _NotCocoError)
 
 
-def listed_names(file: Path) -> dict[str, str]:
-    """List the images of a COCO file.
-
-    Args:
-        file: The file.
-
-    Returns:
-        Each image's id, as text, by its file name as listed, in the file's order.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no COCO file, cut off, or an entry is wrong.
-    """
-    return _content(file).items
+def listed_images(file: Path) -> dict[str, CocoImage]:
+    """List the images of a COCO file by their file names, in the file's order."""
+    return {name: CocoImage(file, number) for name, number in _content(file).ids.items()}
 
 
 def class_names(file: Path) -> tuple[str, ...]:
-    """List the classes of a COCO file.
-
-    Args:
-        file: The file.
-
-    Returns:
-        "background", then the names of the categories in the order of their ids.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: As for `listed_names`.
-    """
+    """List the classes: "background", then the categories in the order of their ids."""
     return _content(file).names
 
 
-def item_size(place: Place, path: Path) -> tuple[int, int]:
-    """Look up an image's size.
-
-    Args:
-        place: The file and the image's id.
-        path: The same as one path, for the message.
-
-    Returns:
-        Height and width [pixels].
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: As for `listed_names`, or there is no such image.
-    """
-    sizes = _content(place.file).sizes
-    if place.item not in sizes:
+def item_size(image: CocoImage) -> tuple[int, int]:
+    """Look up an image's height and width."""
+    sizes = _content(image.file).sizes
+    if image.image_id not in sizes:
         raise ValueError(
-            f"{path}: none of the {len(sizes)} images in {place.file} has the id {place.item}. "
-            "Was the file changed? Pair the pictures anew."
+            f"{image}: none of the {len(sizes)} images in {image.file} has the id "
+            f"{image.image_id}. Was the file changed? Pair the pictures anew."
         )
-    return sizes[place.item]
+    return sizes[image.image_id]
 
 
-def read_ids(place: Place, path: Path) -> NDArray[np.uint8]:
-    """Paint the outlines of an image.
-
-    Args:
-        place: The file and the image's id.
-        path: The same as one path, for the message.
-
-    Returns:
-        [H, W] uint8: 0 for the background, 1..K-1 for the categories in the order of their ids.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: As for `item_size`, an outline is wrong, or classes overlap.
-    """
-    height, width = item_size(place, path)
-    content = _content(place.file)
+def read_ids(image: CocoImage) -> NDArray[np.uint8]:
+    """Paint an image's outlines: [H, W] uint8, 0 background, 1..K-1 categories by their ids."""
+    height, width = item_size(image)
+    content = _content(image.file)
     try:
-        return paint_ids(content.objects.get(place.item, ()), height, width, content.names)
+        return paint_ids(content.objects.get(image.image_id, ()), height, width, content.names)
     except ValueError as error:
-        name = next(name for name, item in content.items.items() if item == place.item)
-        raise ValueError(f"{path} ({name}): {error}") from None
+        name = next(name for name, number in content.ids.items() if number == image.image_id)
+        raise ValueError(f"{image} ({name}): {error}") from None
 
 
 def _content(file: Path) -> _Content:
@@ -366,17 +276,17 @@ def _parse(file: Path, size: int, changed: int) -> _Content | ValueError:
 def _parse_coco(file: Path) -> _Content:
     raw = _read_lists(file)
     problems: list[str] = []
-    items, sizes = _images(raw["images"], file, problems)
+    ids, sizes = _images(raw["images"], file, problems)
     classes, names = _classes(raw["categories"], raw["annotations"], file)
-    content = _Content(names, items, sizes, defaultdict(list))
-    boxes: dict[str, int] = defaultdict(int)
+    content = _Content(names, ids, sizes, defaultdict(list))
+    boxes: dict[int, int] = defaultdict(int)
     for number, entry in enumerate(raw["annotations"]):
         if not isinstance(entry, dict):
             problems.append(f"annotation number {number + 1} is no object")
             continue
         label = f"annotation {entry['id']}" if "id" in entry else f"annotation number {number + 1}"
-        item, category = str(_whole(entry.get("image_id"))), _whole(entry.get("category_id"))
-        if item not in sizes:
+        image, category = _whole(entry.get("image_id")), _whole(entry.get("category_id"))
+        if image is None or image not in sizes:
             problems.append(
                 f"{label} has the image_id {entry.get('image_id')!r}, which no image has"
             )
@@ -385,24 +295,24 @@ def _parse_coco(file: Path) -> _Content:
                 f"{label} has the category_id {entry.get('category_id')!r}, which no category has"
             )
         elif not entry.get("segmentation"):
-            boxes[item] += 1
+            boxes[image] += 1
         else:
             try:
-                outline = read_outline(entry["segmentation"], *sizes[item])
+                outline = read_outline(entry["segmentation"], *sizes[image])
             except ValueError as error:
                 problems.append(f"{label} {error}")
             else:
-                content.objects[item].append(Labelled(label, classes[category], outline))
+                content.objects[image].append(Labelled(label, classes[category], outline))
     if problems:
         raise ValueError(
             f"{file} has {len(problems)} wrong entries: {first_five(problems)}. Export it again, "
             "or mend or remove them."
         )
     if boxes:
-        named = [name for name, item in items.items() if item in boxes]
+        named = [name for name, number in ids.items() if number in boxes]
         raise ValueError(
             f"{file}: {sum(boxes.values())} of {len(raw['annotations'])} annotations are boxes, "
-            f"not outlines: they have no segmentation, in {len(named)} of {len(items)} images "
+            f"not outlines: they have no segmentation, in {len(named)} of {len(ids)} images "
             f"({first_five(named)}). Export the outlines, or remove these annotations."
         )
     return content._replace(objects=dict(content.objects))
@@ -432,23 +342,23 @@ def _read_lists(file: Path) -> dict[str, list[Any]]:
 
 def _images(
     entries: list[Any], file: Path, problems: list[str]
-) -> tuple[dict[str, str], dict[str, tuple[int, int]]]:
-    items: dict[str, str] = {}
-    sizes: dict[str, tuple[int, int]] = {}
+) -> tuple[dict[str, int], dict[int, tuple[int, int]]]:
+    ids: dict[str, int] = {}
+    sizes: dict[int, tuple[int, int]] = {}
     for number, entry in enumerate(entries):
         label = f"image number {number + 1}"
         if not isinstance(entry, dict):
             problems.append(f"{label} is no object")
             continue
-        name, item = entry.get("file_name"), str(_whole(entry.get("id")))
+        name, image = entry.get("file_name"), _whole(entry.get("id"))
         height, width = _whole(entry.get("height")), _whole(entry.get("width"))
         if not isinstance(name, str) or not name:
             problems.append(f"{label} has no file_name")
-        elif item == "None":
+        elif image is None:
             problems.append(f"{name} has the id {entry.get('id')!r}, no whole number")
-        elif item in sizes:
-            problems.append(f"{name} has the id {item}, which another image has")
-        elif name in items:
+        elif image in sizes:
+            problems.append(f"{name} has the id {image}, which another image has")
+        elif name in ids:
             problems.append(f"{name} is listed twice")
         elif height is None or width is None or height < 1 or width < 1:
             problems.append(
@@ -456,9 +366,9 @@ def _images(
                 f"{entry.get('width')!r} instead of whole numbers above 0"
             )
         else:
-            require_bearable(height * width, name_place(file, item))
-            items[name], sizes[item] = item, (height, width)
-    return items, sizes
+            require_bearable(height * width, CocoImage(file, image))
+            ids[name], sizes[image] = image, (height, width)
+    return ids, sizes
 
 
 def _classes(

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from os.path import commonpath
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import open_still
 from plainunet.formats.problems import DataError
+from plainunet.formats.sources import ImageSource, Page, Source, files_of
 from plainunet.formats.tiff import read_tiff
 
 Color = tuple[int, int, int]
@@ -28,15 +29,8 @@ class ColoredMaskError(DataError):
     """A mask's channels differ: its colours are the classes."""
 
 
-def colored_mask(path: Path) -> ColoredMaskError:
-    """Make the error for a mask that is coloured, where none should be.
-
-    Args:
-        path: Its file.
-
-    Returns:
-        The error, to be raised.
-    """
+def colored_mask(path: Source) -> ColoredMaskError:
+    """Make the error for a coloured mask where none should be."""
     return ColoredMaskError(
         f"{path} is coloured (3 channels that differ), and which class each colour stands for is "
         "not known. Save the class ids as a grey or palette PNG.",
@@ -47,27 +41,15 @@ def colored_mask(path: Path) -> ColoredMaskError:
 
 @dataclass
 class ColorCensus:
-    """How often each colour occurs in a set of masks.
-
-    Attributes:
-        pixels: [2^24] int64, pixels of each colour.
-        first: [2^24] int32, the first mask in which it occurs, from 1 on.
-        paths: The masks.
-    """
+    """Of each colour, its pixels in a set of masks, and the first mask with it, from 1 on."""
 
     # zeros take no memory before they are written to
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 24, np.int64))
     first: NDArray[np.int32] = field(default_factory=lambda: np.zeros(1 << 24, np.int32))
-    paths: list[Path] = field(default_factory=list)
+    paths: list[Source] = field(default_factory=list)
 
-    def add(self, path: Path, found: NDArray[np.uint32], counts: NDArray[np.int64]) -> None:
-        """Count one more mask.
-
-        Args:
-            path: Its file.
-            found: [n] uint32, its colours, each once.
-            counts: [n] int64, the pixels of each.
-        """
+    def add(self, path: Source, found: NDArray[np.uint32], counts: NDArray[np.int64]) -> None:
+        """Count one more mask: its colours [n] uint32, each once, and the pixels of each [n]."""
         self.paths.append(path)
         new = found[self.pixels[found] == 0]
         self.first[new] = len(self.paths)
@@ -90,7 +72,7 @@ def unpack(color: int) -> Color:
     return color >> 16, color >> 8 & 255, color & 255
 
 
-def read_colors(path: Path) -> NDArray[np.uint32]:
+def read_colors(path: Source) -> NDArray[np.uint32]:
     """Read the colours of a mask.
 
     Args:
@@ -105,6 +87,10 @@ def read_colors(path: Path) -> NDArray[np.uint32]:
         ValueError: It is not a picture, damaged, cut off, deeper than 8 bits, has several
             pages, or channels that are no colours.
     """
+    if not isinstance(path, Path | Page):
+        raise DataError(
+            f"{path} names its classes, and not by colours. Leave out --colors.", "not-a-mask"
+        )
     kind, data = read_encoded(path)
     if kind == "npy":
         raise DataError(
@@ -130,12 +116,9 @@ def read_colors(path: Path) -> NDArray[np.uint32]:
     return colors
 
 
-def _tiff_samples(data: bytes, path: Path) -> tuple[NDArray[np.uint8], int]:
+def _tiff_samples(data: bytes, path: ImageSource) -> tuple[NDArray[np.uint8], int]:
     tiff = read_tiff(BytesIO(data), path)
-    samples = tiff.samples
-    if tiff.palette is not None:
-        # TIFF keeps palettes in 16 bits; the high byte is the 8-bit colour
-        samples = (tiff.palette >> 8).astype(np.uint8)[samples[..., 0]]
+    samples = tiff.colors
     if samples.dtype == np.bool_:
         samples = samples * np.uint8(255)
     if samples.dtype != np.uint8:
@@ -147,7 +130,7 @@ def _tiff_samples(data: bytes, path: Path) -> tuple[NDArray[np.uint8], int]:
     return samples, tiff.orientation
 
 
-def _too_deep(path: Path) -> ValueError:
+def _too_deep(path: ImageSource) -> ValueError:
     return DataError(
         f"{path} holds more than 8 bits in a channel, in a set of masks that name classes by "
         "colour. Save it as RGB in 8 bits.",
@@ -156,32 +139,14 @@ def _too_deep(path: Path) -> ValueError:
 
 
 def count_runs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Cut an array into runs of one value; masks are long ones, so this saves nine tenths.
-
-    Args:
-        values: Any shape, not empty.
-
-    Returns:
-        The value and the length of each run, row by row.
-    """
+    """Cut an array into runs of one value, row by row: the value and the length of each."""
     flat = values.ravel()
     starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
     return flat[starts], np.diff(starts, append=flat.size)
 
 
-def count_colors(path: Path) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Count the pixels of each colour of a mask.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its colours [n] uint32, ascending, and the pixels of each [n] int64.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read; see `read_colors`.
-    """
+def count_colors(path: Source) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Count a mask's colours: [n] uint32, ascending, and the pixels of each [n] int64."""
     values, lengths = count_runs(read_colors(path))
     found, places = np.unique(values, return_inverse=True)
     return found, np.bincount(places, weights=lengths).astype(np.int64)
@@ -227,16 +192,7 @@ def match_colors(
 def encode_colors(
     packed: NDArray[np.uint32], colors: Colors, ignore: int | None = None
 ) -> NDArray[np.uint8]:
-    """Turn the colours of a mask into class ids.
-
-    Args:
-        packed: [H, W] uint32, as from `read_colors`.
-        colors: The legend, in the order of the classes.
-        ignore: The grey value of pixels that belong to no class, or None.
-
-    Returns:
-        [H, W] uint8: class ids, 255 where ignored; see `match_colors`.
-    """
+    """Turn packed colours [H, W] into class ids [H, W] uint8, 255 where ignored."""
     values, lengths = count_runs(packed)
     found, places = np.unique(values, return_inverse=True)
     ids = match_colors(found, colors, ignore)[0][places]
@@ -294,14 +250,10 @@ def find_meaning(
     notes = []
     names: tuple[str, ...] = ()
     if not colors:
-        legend = find_legend(census.paths)
-        void = None if ignore is None else (ignore, ignore, ignore)
-        if legend:
+        if legend := find_legend(census.paths):
             origin = f"from {legend.path}"
             pairs = zip(legend.names, legend.colors, strict=True)
-            entries = [(name, color) for name, color in pairs if color != void]
-            names = tuple(name for name, _ in entries)
-            colors = tuple(color for _, color in entries)
+            names, colors = zip(*(each for each in pairs if each[1] != (ignore,) * 3), strict=True)
         else:
             origin = "found in the masks and sorted (another order: --colors)"
             colors = _find_colors(census, ignore)
@@ -313,9 +265,24 @@ def find_meaning(
     known = ids < len(colors)
     classes = np.bincount(ids[known], pixels[known], len(colors)).astype(np.int64)
     _require_fit(census, colors, found, known & ~moved)
+    notes += _describe(census, found, known, moved, ignore)
+    if missing := [class_id for class_id, count in enumerate(classes) if count == 0]:
+        said = ", ".join(f"{k} ({write_color(pack(colors[k]))})" for k in missing)
+        notes.append(f"note: no mask has a pixel of class {said}")
+    return ColorMeaning(colors, classes, notes, names)
+
+
+def _describe(
+    census: ColorCensus,
+    found: NDArray[np.uint32],
+    known: NDArray[np.bool_],
+    moved: NDArray[np.bool_],
+    ignore: int | None,
+) -> Iterator[str]:
+    pixels = census.pixels[found]
     total = int(pixels.sum())
     if moved.any():
-        notes.append(
+        yield (
             f"note: {_share(pixels[moved].sum(), total)} of the mask pixels are of colours up to "
             f"{NEAR} beside one of the legend, and are taken for it"
         )
@@ -324,16 +291,11 @@ def find_meaning(
         void_colors = void_colors[void_colors != ignore * 0x010101]
     if len(void_colors):
         commonest = int(void_colors[census.pixels[void_colors].argmax()])
-        notes.append(
+        yield (
             f"note: {_share(census.pixels[void_colors].sum(), total)} of the mask pixels are of "
             f"colours outside the legend, and are ignored; the commonest is "
             f"{write_color(commonest)}: {census.place(commonest)}"
         )
-    missing = [class_id for class_id, count in enumerate(classes) if count == 0]
-    if missing:
-        said = ", ".join(f"{k} ({write_color(pack(colors[k]))})" for k in missing)
-        notes.append(f"note: no mask has a pixel of class {said}")
-    return ColorMeaning(colors, classes, notes, names)
 
 
 def write_color(color: int) -> str:
@@ -427,20 +389,9 @@ def _share(part: int, total: int) -> str:
     return f"{share:.2%}" if share >= _RARE else f"{100 * share:.2g}%"
 
 
-def find_legend(masks: Sequence[Path]) -> Legend | None:
-    """Look for a legend file beside the masks: in the folder that holds them all, or above it.
-
-    Args:
-        masks: The files of all masks.
-
-    Returns:
-        The legend of the first `legend.csv`, `class_dict.csv`, `labels.txt` or the like that
-        has colours in it, or None.
-
-    Raises:
-        ValueError: Such a file has colours, but also a line that is none.
-    """
-    common = Path(commonpath([mask.absolute().parent for mask in masks]))
+def find_legend(masks: Sequence[Source]) -> Legend | None:
+    """Look for a legend file in the folder that holds all masks, or above it."""
+    common = Path(commonpath([files_of(mask)[0].absolute().parent for mask in masks]))
     for folder in (common, common.parent):
         for path in sorted(path for path in folder.iterdir() if _FILES.fullmatch(path.name)):
             legend = read_legend(path)
@@ -450,17 +401,7 @@ def find_legend(masks: Sequence[Path]) -> Legend | None:
 
 
 def read_legend(path: Path) -> Legend | None:
-    """Read a legend file.
-
-    Args:
-        path: A table with the columns name, r, g and b, or lines of a name and a colour.
-
-    Returns:
-        The legend, or None where there are no colours in it.
-
-    Raises:
-        ValueError: It has colours, but also a line that is none, or one outside 0..255.
-    """
+    """Read a legend: a table name, r, g, b, or lines of a name and a colour; None if it is none."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]

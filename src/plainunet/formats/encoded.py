@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from math import prod
-from pathlib import Path
 from tokenize import TokenError
 from typing import Any, BinaryIO
 
@@ -17,21 +16,14 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
-from plainunet.formats.problems import DataError, command
-from plainunet.formats.slices import cut_slice
-from plainunet.formats.sources import find_place
+from plainunet.formats.problems import DataError, command, cut_off
+from plainunet.formats.sources import ImageSource, Page, Source
+from plainunet.formats.tiff import cut_slice
 from plainunet.system import is_out_of_memory
 
 
 def find_orientation(picture: Image.Image) -> int:
-    """Read how a picture is to be turned.
-
-    Args:
-        picture: The picture, open.
-
-    Returns:
-        1..8 (EXIF 2.32, tag 274); 1 where it is not known.
-    """
+    """Read EXIF orientation, 1..8; 1 where it is not known."""
     try:
         value = picture.getexif().get(0x0112, 1)
     except (OSError, SyntaxError, ValueError, TypeError, LookupError):
@@ -71,24 +63,11 @@ _MAGIC = {
     b"MM\0+": "tiff",
     b"\x93NUMPY": "npy",
 }
-# beyond this Pillow refuses to decode, and so does `require_bearable`
-MOST_PIXELS = 178_956_970
 _END_OF_JPEG = b"\xff\xd9"
 
 
-def find_kind(head: bytes, path: Path) -> str:
-    """Tell the format of a picture from its first bytes.
-
-    Args:
-        head: The first 16 bytes of the file, or more.
-        path: The file, for the message.
-
-    Returns:
-        "jpeg", "png", "gif", "bmp", "webp", "tiff" or "npy".
-
-    Raises:
-        ValueError: The file is empty, or of another kind.
-    """
+def find_kind(head: bytes, path: Source) -> str:
+    """Tell a format from a file's first 16 bytes: "jpeg", "png", "gif", "bmp" and so on."""
     if not head:
         raise DataError(f"{path} is empty (0 bytes). Copy it again, or remove it.", "empty-file")
     for magic, kind in _MAGIC.items():
@@ -104,11 +83,11 @@ def find_kind(head: bytes, path: Path) -> str:
 
 
 @contextmanager
-def open_encoded(path: Path) -> Iterator[tuple[str, BinaryIO]]:
+def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
     """Open a picture file and tell its format.
 
     Args:
-        path: The file, or a slice of a TIFF file, `stack.tif[3]`.
+        path: The file, or a page of a TIFF file.
 
     Yields:
         The format, as of `find_kind`, and the open file, at its beginning. Of a slice it is a
@@ -119,17 +98,16 @@ def open_encoded(path: Path) -> Iterator[tuple[str, BinaryIO]]:
         ValueError: It is a folder, cannot be opened, is empty, or is no picture; or there is no
             such slice.
     """
-    place = find_place(path)
-    if place is not None and place.file.suffix.lower() in (".tif", ".tiff"):
-        with open_encoded(place.file) as (kind, file):
+    if isinstance(path, Page):
+        with open_encoded(path.file) as (kind, file):
             if kind != "tiff":
                 raise DataError(
-                    f"{path} names a slice, and {place.file} is no TIFF file but "
+                    f"{path} names a slice, and {path.file} is no TIFF file but "
                     f"{kind.upper()}. Name the file itself.",
                     "not-a-picture",
                 )
-            with decoding(place.file):
-                data = cut_slice(file, place, path)
+            with decoding(path.file):
+                data = cut_slice(file, path)
         yield kind, BytesIO(data)
         return
     try:
@@ -161,7 +139,7 @@ def open_encoded(path: Path) -> Iterator[tuple[str, BinaryIO]]:
         yield kind, file
 
 
-def read_encoded(path: Path) -> tuple[str, bytes]:
+def read_encoded(path: ImageSource) -> tuple[str, bytes]:
     """Read a picture file without decoding it, and refuse it if it ends too early.
 
     Args:
@@ -201,41 +179,6 @@ def read_encoded(path: Path) -> tuple[str, bytes]:
     return kind, data
 
 
-def require_bearable(pixels: int, path: Path) -> None:
-    """Refuse a picture that is larger than its small file lets expect.
-
-    Args:
-        pixels: Height times width.
-        path: Its file, for the message.
-
-    Raises:
-        ValueError: There are more than `MOST_PIXELS`.
-    """
-    if pixels > MOST_PIXELS:
-        raise DataError(
-            f"{path} is too large to be decoded safely: {pixels} pixels, at most {MOST_PIXELS} "
-            "are read from a compressed file. Cut it into smaller pictures.",
-            "too-large",
-        )
-
-
-def cut_off(path: Path, size: int) -> ValueError:
-    """Make the error for a file that ends too early.
-
-    Args:
-        path: The file.
-        size: Its size [bytes].
-
-    Returns:
-        The error, to be raised.
-    """
-    return DataError(
-        f"{path} is cut off: the picture is not complete after {size} bytes. "
-        "Copy it again, or remove it together with its partner.",
-        "cut-off",
-    )
-
-
 def _jpeg_is_whole(data: bytes) -> bool:
     # the headers are stepped over because a thumbnail in them has an end marker of its own
     position = 2
@@ -268,14 +211,7 @@ def _png_is_sound(data: bytes) -> bool:
 
 
 def png_chunks(file: BinaryIO) -> set[bytes]:
-    """List the kinds of chunks in a PNG file, without reading their content.
-
-    Args:
-        file: The file; it is left at its beginning.
-
-    Returns:
-        The names, such as b"IDAT"; b"IEND" is among them if the file is whole.
-    """
+    """List the kinds of chunks in a PNG file; b"IEND" is among them if it is whole."""
     size = file.seek(0, 2)
     position = 8
     names: set[bytes] = set()
@@ -290,18 +226,8 @@ def png_chunks(file: BinaryIO) -> set[bytes]:
 
 
 @contextmanager
-def decoding(path: Path) -> Iterator[None]:
-    """Turn whatever a codec raises on damaged content into one error that names the file.
-
-    Args:
-        path: The file that is being decoded.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ValueError: Decoding failed.
-    """
+def decoding(path: Source) -> Iterator[None]:
+    """Turn whatever a codec raises on damaged content into one error that names the file."""
     try:
         yield
     except Image.DecompressionBombError as error:
@@ -334,39 +260,16 @@ def decoding(path: Path) -> Iterator[None]:
 _MOST_LEADING_CHANNELS = 32
 
 
-def read_array(file: BinaryIO, path: Path) -> NDArray[Any]:
-    """Read the array of a .npy file.
-
-    Args:
-        file: The file, open; it is read from its beginning.
-        path: Its path, for messages.
-
-    Returns:
-        [H, W, C], C >= 1: bool, integers or floats as stored, in the machine's byte order,
-        whichever order of bytes and axes the file has; contiguous.
-
-    Raises:
-        ValueError: As `array_shape`.
-    """
+def read_array(file: BinaryIO, path: Source) -> NDArray[Any]:
+    """Read a .npy file: [H, W, C], in the machine's byte order, contiguous."""
     shape, is_fortran, dtype = _header(file, path)
     array = np.frombuffer(file.read(prod(shape) * dtype.itemsize), dtype)
     array = array.reshape(shape, order="F" if is_fortran else "C")
     return np.ascontiguousarray(array.reshape(*shape[:2], -1), dtype.newbyteorder("="))
 
 
-def read_mask_array(file: BinaryIO, path: Path) -> NDArray[Any]:
-    """Read the array of a .npy file that holds a mask.
-
-    Args:
-        file: The file, open; it is read from its beginning.
-        path: Its path, for messages.
-
-    Returns:
-        [H, W], as of `read_array`.
-
-    Raises:
-        ValueError: As `array_shape`, or it has several channels.
-    """
+def read_mask_array(file: BinaryIO, path: Source) -> NDArray[Any]:
+    """Read a .npy file that holds a mask, [H, W]."""
     array = read_array(file, path)
     if array.shape[2] != 1:
         raise DataError(
@@ -377,25 +280,13 @@ def read_mask_array(file: BinaryIO, path: Path) -> NDArray[Any]:
     return array[..., 0]
 
 
-def array_shape(file: BinaryIO, path: Path) -> tuple[int, int, int]:
-    """Read the shape of a .npy file from its header, and see that the file is whole.
-
-    Args:
-        file: The file, open; it is read from its beginning.
-        path: Its path, for messages.
-
-    Returns:
-        Height, width and channels.
-
-    Raises:
-        ValueError: The header is damaged, the file is cut off, it holds no numbers or no
-            pixels, it is neither [H, W] nor [H, W, C], or it seems to be [C, H, W].
-    """
+def array_shape(file: BinaryIO, path: Source) -> tuple[int, int, int]:
+    """Read height, width and channels from a .npy header, and check that the file is whole."""
     height, width, *channels = _header(file, path)[0]
     return height, width, channels[0] if channels else 1
 
 
-def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _header(file: BinaryIO, path: Source) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     size = file.seek(0, 2)
     file.seek(0)
     # the third version differs in the names of fields, which pictures do not have

@@ -8,7 +8,6 @@ arrays, upright, dtype kept. OpenCV decodes what it decodes exactly and fast; Pi
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
@@ -29,10 +28,10 @@ from plainunet.formats.encoded import (
     png_chunks,
     read_array,
     read_encoded,
-    require_bearable,
     turn_upright,
 )
-from plainunet.formats.problems import DataError
+from plainunet.formats.problems import DataError, require_bearable
+from plainunet.formats.sources import ImageSource
 from plainunet.formats.tiff import read_tiff, tiff_shape
 
 IMAGE_SUFFIXES = frozenset(
@@ -48,7 +47,7 @@ _OPENERS: dict[str, Callable[[BinaryIO, str], ImageFile.ImageFile]] = {
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
 
 
-def read_image(path: Path) -> NDArray[Any]:
+def read_image(path: ImageSource) -> NDArray[Any]:
     """Read a picture.
 
     Args:
@@ -91,14 +90,8 @@ def read_image(path: Path) -> NDArray[Any]:
     return turn_upright(image, orientation)
 
 
-def image_shape(path: Path) -> tuple[int, int, int]:
-    """Read a picture's shape from the header alone.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Height, width and channels of what `read_image` would return.
+def image_shape(path: ImageSource) -> tuple[int, int, int]:
+    """Read height, width and channels of what `read_image` returns, from the header alone.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -108,19 +101,8 @@ def image_shape(path: Path) -> tuple[int, int, int]:
     return (width, height, channels) if orientation > 4 else (height, width, channels)
 
 
-def stored_shape(path: Path) -> tuple[int, int, int, int]:
-    """Read a picture's shape as it is stored, and how it is to be turned.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Height, width, channels without alpha, and EXIF orientation, 1..8 (see `turn_upright`).
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: As `image_shape`.
-    """
+def stored_shape(path: ImageSource) -> tuple[int, int, int, int]:
+    """Read height, width and channels as stored, and EXIF orientation, 1..8; see `image_shape`."""
     with open_encoded(path) as (kind, file), decoding(path):
         if kind == "tiff":
             return tiff_shape(file, path)
@@ -132,19 +114,8 @@ def stored_shape(path: Path) -> tuple[int, int, int, int]:
             return picture.height, picture.width, channels, orientation
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Read a picture's size from the header alone.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Height and width, after EXIF orientation.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a picture, or its header is damaged.
-    """
+def image_size(path: ImageSource) -> tuple[int, int]:
+    """Read an image's height and width, upright, from the header alone."""
     return image_shape(path)[:2]
 
 
@@ -195,20 +166,10 @@ def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
 
 
 @contextmanager
-def open_still(file: BinaryIO, kind: str, path: Path) -> Iterator[tuple[ImageFile.ImageFile, int]]:
-    """Open a picture that Pillow reads, and refuse animations.
-
-    Args:
-        file: The file, open.
-        kind: Its format, as of `find_kind`.
-        path: Its path, for the message.
-
-    Yields:
-        The picture, not yet decoded, and its EXIF orientation, 1..8; 1 where it is not known.
-
-    Raises:
-        ValueError: It has several frames, or more than `MOST_PIXELS`.
-    """
+def open_still(
+    file: BinaryIO, kind: str, path: ImageSource
+) -> Iterator[tuple[ImageFile.ImageFile, int]]:
+    """Open an image that Pillow reads, with its EXIF orientation; refuse animations."""
     has_exif = kind != "png" or b"eXIf" in png_chunks(file)
     file.seek(0)
     # Image.open would warn of large pictures, and warnings are filtered for all threads at once
@@ -228,7 +189,7 @@ def open_still(file: BinaryIO, kind: str, path: Path) -> Iterator[tuple[ImageFil
 _Decoded = tuple[NDArray[Any], NDArray[Any] | None, int]
 
 
-def _decode(kind: str, data: bytes, path: Path) -> _Decoded:
+def _decode(kind: str, data: bytes, path: ImageSource) -> _Decoded:
     with open_still(BytesIO(data), kind, path) as (picture, orientation):
         deep = kind == "png" and data[24] == 16
         see_through = "transparency" in picture.info and not deep
@@ -263,13 +224,9 @@ def _decode_pillow(picture: Image.Image, grey: bool) -> tuple[NDArray[Any], NDAr
     return samples.reshape(picture.height, picture.width, -1), None
 
 
-def _decode_tiff(data: bytes, path: Path) -> _Decoded:
+def _decode_tiff(data: bytes, path: ImageSource) -> _Decoded:
     picture = read_tiff(BytesIO(data), path)
-    image = picture.samples
-    if picture.palette is not None:
-        # TIFF keeps palettes in 16 bits; the high byte is the 8-bit colour
-        image = (picture.palette >> 8).astype(np.uint8)[image[..., 0]]
-    return image, picture.alpha, picture.orientation
+    return picture.colors, picture.alpha, picture.orientation
 
 
 def _full(dtype: np.dtype[Any]) -> float:

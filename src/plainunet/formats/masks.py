@@ -1,9 +1,8 @@
 """A mask on disk -> the numbers in it, from one file or from one file per class."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from plainunet.formats.colors import IGNORED, ColoredMaskError, colored_mask
 from plainunet.formats.encoded import decoding, read_encoded, read_mask_array, turn_upright
 from plainunet.formats.images import image_size, open_still
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import Place, class_files, find_place
+from plainunet.formats.sources import ClassFiles, CocoImage, ImageSource, RleImage, Source
 from plainunet.formats.tiff import read_tiff
 
 THRESHOLD = 128
@@ -24,31 +23,16 @@ _MOST_CLASSES = 254
 _DARK, _BRIGHT = 32, 224
 
 
-def read_class_files(
-    files: Mapping[str, Path], path: Path, read: Callable[[Path], NDArray[Any]]
-) -> NDArray[np.uint8]:
-    """Read the class ids of a picture from one file for each class.
+def read_class_files(path: ClassFiles, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.uint8]:
+    """Read class ids [H, W] uint8 from one file for each class.
 
     A class is where its file is not 0; where an 8-bit file has more than two values, its edges
-    are smoothed, and the class is where it is at least 128.
-
-    Args:
-        files: Each class's file by its name; at least one must exist.
-        path: The path with braces, for messages.
-        read: Reads the stored values of a file, [H, W] uint8 or uint16.
-
-    Returns:
-        [H, W] uint8: 0 where there is no class, 1 for the first, and so on. Where one is named
-        background, that is 0, the others count from 1, and 255 is where there is no class.
-
-    Raises:
-        FileNotFoundError: None of the files exists.
-        ValueError: A file cannot be read or is no mask of one class, their sizes differ, a
-            pixel belongs to two classes, or the classes' names are no names.
+    are smoothed, and the class is where it is at least 128. 0 is where there is no class; where one
+    is named background, that is 0, the others count from 1, and 255 is where there is none.
     """
-    names = class_file_names(tuple(files))
+    names, files = class_file_names(path.classes), path.files
     ids: NDArray[np.uint8] | None = None
-    first, overlap, example = path, 0, ("", "")
+    first, overlap, example = Path(), 0, ("", "")
     for class_id, name in enumerate(names):
         if name not in files or not _is_there(files[name]):
             continue
@@ -64,7 +48,7 @@ def read_class_files(
         overlap += others.size
         ids[inside] = class_id
     if ids is None:
-        raise _none_exists(files, path)
+        raise _none_exists(path)
     if overlap:
         labelled = np.count_nonzero(ids != IGNORED)
         raise DataError(
@@ -79,27 +63,12 @@ def read_class_files(
     return ids
 
 
-def common_size(
-    files: Mapping[str, Path], path: Path, size_of: Callable[[Path], tuple[int, int]]
-) -> tuple[int, int]:
-    """Tell the size that all files of a picture's classes have.
-
-    Args:
-        files: Each class's file by its name; at least one must exist.
-        path: The path with braces, for messages.
-        size_of: Tells a file's height and width [pixels].
-
-    Returns:
-        Height and width [pixels].
-
-    Raises:
-        FileNotFoundError: None of the files exists.
-        ValueError: Two sizes differ, a file cannot be read, or the classes' names are no names.
-    """
-    class_file_names(tuple(files))
-    there = [file for file in files.values() if _is_there(file)]
+def common_size(path: ClassFiles, size_of: Callable[[Path], tuple[int, int]]) -> tuple[int, int]:
+    """Read the height and width that all files of a mask's classes have."""
+    class_file_names(path.classes)
+    there = [file for file in path.files.values() if _is_there(file)]
     if not there:
-        raise _none_exists(files, path)
+        raise _none_exists(path)
     sizes = [size_of(file) for file in there]
     for file, size in zip(there, sizes, strict=True):
         if size != sizes[0]:
@@ -108,18 +77,7 @@ def common_size(
 
 
 def class_file_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """List the classes in the order of their ids.
-
-    Args:
-        names: The names in braces.
-
-    Returns:
-        The background and the names; where one of these is background (in large or small
-        letters), it comes first, and none is added. Empty where there are no names.
-
-    Raises:
-        ValueError: A name is empty, two are background, or there are too many.
-    """
+    """List the classes in the order of their ids: the background first, added if not named."""
     if not names:
         return ()
     grounds = [name for name in names if name.casefold() == "background"]
@@ -147,10 +105,10 @@ def _is_there(file: Path) -> bool:
     return True
 
 
-def _none_exists(files: Mapping[str, Path], path: Path) -> FileNotFoundError:
+def _none_exists(path: ClassFiles) -> FileNotFoundError:
     return FileNotFoundError(
-        f"{path}: none of the {len(files)} files for {', '.join(files)} exists. Add the file of "
-        "at least one class, or remove the picture."
+        f"{path}: none of the {len(path.classes)} files for {', '.join(path.classes)} exists. "
+        "Add the file of at least one class, or remove the picture."
     )
 
 
@@ -190,14 +148,11 @@ def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.
     return np.asarray(values >= THRESHOLD)
 
 
-_KINDS = {".json": coco, ".csv": rle}
-
-
-def read_mask(path: Path) -> NDArray[Any]:
+def read_mask(path: Source) -> NDArray[Any]:
     """Read the values of a mask as they are stored.
 
     Args:
-        path: The file, or what `places` says that a path may name.
+        path: Where it is read from.
 
     Returns:
         [H, W] uint8 or uint16, upright: indices of a palette, 0/1 of a 1-bit picture, or grey
@@ -210,28 +165,14 @@ def read_mask(path: Path) -> NDArray[Any]:
         ValueError: It is not a picture, damaged, cut off, has several pages, or its classes
             overlap.
     """
-    place, kind = _find_item(path)
-    if place is not None:
-        ids: NDArray[np.uint8] = kind.read_ids(place, path)
-        return ids
-    files = _find_classes(path)
-    return read_class_files(files, path, _read_file) if files else _read_file(path)
+    if isinstance(path, CocoImage):
+        return coco.read_ids(path)
+    if isinstance(path, RleImage):
+        return rle.read_ids(path)
+    return read_class_files(path, _read_file) if isinstance(path, ClassFiles) else _read_file(path)
 
 
-def _find_item(path: Path) -> tuple[Place | None, ModuleType]:
-    """The item that a path names of a COCO file or a list of codes, and what reads it."""
-    place = find_place(path)
-    kind = None if place is None else _KINDS.get(place.file.suffix.lower())
-    return (None, coco) if kind is None else (place, kind)
-
-
-def _find_classes(path: Path) -> dict[str, Path]:
-    """The files of the classes that a path names; none where it names a file of its own."""
-    files = class_files(path)
-    return {} if files and path.exists() else files
-
-
-def _read_file(path: Path) -> NDArray[Any]:
+def _read_file(path: ImageSource) -> NDArray[Any]:
     kind, data = read_encoded(path)
     with decoding(path):
         if kind == "tiff":
@@ -256,53 +197,40 @@ def _read_file(path: Path) -> NDArray[Any]:
     return turn_upright(mask.astype(np.uint8) if mask.dtype == np.bool_ else mask, orientation)
 
 
-def mask_size(path: Path) -> tuple[int, int]:
-    """Read a mask's size without its pixels, and see that its files are whole.
-
-    Args:
-        path: As for `read_mask`.
-
-    Returns:
-        Height and width, upright [pixels].
+def mask_size(path: Source) -> tuple[int, int]:
+    """Read a mask's height and width, upright, and check that its files are whole.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is not a picture, damaged, cut off, or a class's file has another size.
     """
-    place, kind = _find_item(path)
-    if place is not None:
-        height, width = kind.item_size(place, path)
-        return height, width
-    files = _find_classes(path)
-    return common_size(files, path, _file_size) if files else _file_size(path)
+    if isinstance(path, CocoImage):
+        return coco.item_size(path)
+    if isinstance(path, RleImage):
+        return rle.item_size(path)
+    return common_size(path, _file_size) if isinstance(path, ClassFiles) else _file_size(path)
 
 
-def _file_size(path: Path) -> tuple[int, int]:
+def _file_size(path: ImageSource) -> tuple[int, int]:
     read_encoded(path)
     return image_size(path)
 
 
-def stored_names(path: Path) -> tuple[str, ...]:
-    """List the names of the classes where a mask's own path or file has them.
-
-    Args:
-        path: As for `read_mask`.
-
-    Returns:
-        The names in the order of the class ids, the background's first; empty where there
-        are none.
+def stored_names(path: Source) -> tuple[str, ...]:
+    """List the classes that a mask's source names, in the order of their ids, or ().
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file cannot be read.
     """
-    place, kind = _find_item(path)
-    if place is not None:
-        return tuple(kind.class_names(place.file))
-    return class_file_names(tuple(_find_classes(path)))
+    if isinstance(path, CocoImage):
+        return coco.class_names(path.file)
+    if isinstance(path, RleImage):
+        return rle.class_names(path.file)
+    return class_file_names(path.classes) if isinstance(path, ClassFiles) else ()
 
 
-def _stored_values(picture: ImageFile.ImageFile, path: Path) -> NDArray[Any]:
+def _stored_values(picture: ImageFile.ImageFile, path: ImageSource) -> NDArray[Any]:
     raw_mode = str(picture.tile[0].args) if picture.format == "PNG" else ""
     if picture.mode != "I;16" and "16" in raw_mode:
         raise DataError(
@@ -314,7 +242,7 @@ def _stored_values(picture: ImageFile.ImageFile, path: Path) -> NDArray[Any]:
     return samples // samples.dtype.type(spread) if spread > 1 else samples
 
 
-def _one_channel(samples: NDArray[Any], path: Path) -> NDArray[Any]:
+def _one_channel(samples: NDArray[Any], path: ImageSource) -> NDArray[Any]:
     if samples.ndim == 2:
         return samples
     if samples.shape[-1] in (2, 4):

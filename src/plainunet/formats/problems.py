@@ -1,13 +1,10 @@
-"""What is wrong with a file or a folder: an error with a code, and who hears of it.
-
-In: a message that names the file and the cure. Out: an exception; or, where somebody collects
-problems, a call, after which the rest of the folder is looked at.
-"""
+"""Errors with a code, which name the files at fault; raised, or told to whoever collects them."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from plainunet.formats.sources import Source
 
 
 class DataError(ValueError):
@@ -18,82 +15,42 @@ class DataError(ValueError):
         files: The files at fault.
         cure: A command that mends it, or "".
         flags: Flags of `plainunet check` that mend it, such as {"ignore": 7}.
+        parts: Where it is many mistakes of one kind, each of them; else itself alone.
     """
 
     def __init__(
         self,
         message: str,
         code: str = "unclear",
-        files: Sequence[Path] = (),
+        files: Sequence[Source] = (),
         cure: str = "",
+        parts: "Sequence[DataError]" = (),
         flags: Mapping[str, Any] | None = None,
     ) -> None:
-        """Describe the mistake.
-
-        Args:
-            message: What is wrong, with the file's name, and what to do.
-            code: What kind of mistake.
-            files: The files at fault.
-            cure: A command that mends it, if there is one.
-            flags: Flags of `plainunet check` that mend it, if there are any.
-        """
-        super().__init__(message, code, files, cure, flags)
+        """Describe the mistake; `parts` are the single mistakes where it is many."""
+        super().__init__(message, code, files, cure, parts, flags)
         self.code = code
         self.files = tuple(files)
         self.cure = cure
         self.flags = dict(flags or {})
+        self.parts = tuple(parts) or (self,)
 
     def __str__(self) -> str:
         """The message."""
         return str(self.args[0])
 
 
-OnProblem = Callable[[DataError], None]
-
-
-def report(problem: DataError, on_problem: OnProblem | None) -> None:
-    """Raise a problem, or hand it to whoever collects them.
-
-    Args:
-        problem: The problem.
-        on_problem: Who collects them, if anybody.
-
-    Raises:
-        DataError: Nobody does.
-    """
-    if on_problem is None:
-        raise problem
-    on_problem(problem)
-
-
-def as_problem(error: Exception, *files: Path) -> DataError:
-    """Give an error that came up while files were read a code and their names.
-
-    Args:
-        error: The error.
-        files: What was being read.
-
-    Returns:
-        The error itself if it has all that, else one with its message.
-    """
+def as_problem(error: Exception, *files: Source) -> DataError:
+    """Give an error that came up while files were read a code and their names."""
     if isinstance(error, DataError):
-        return (
-            error
-            if error.files
-            else DataError(str(error), error.code, files, error.cure, error.flags)
-        )
+        if error.files:
+            return error
+        return DataError(str(error), error.code, files, error.cure, flags=error.flags)
     return DataError(str(error), "missing-file" if isinstance(error, OSError) else "unclear", files)
 
 
 def command(*words: object) -> str:
-    """Write a command as a POSIX shell takes it, also with names that are not UTF-8.
-
-    Args:
-        words: The command and its arguments.
-
-    Returns:
-        One line.
-    """
+    """Write a command as a POSIX shell takes it, also with names that are not UTF-8."""
     return " ".join(_quote(str(word)) for word in words)
 
 
@@ -108,13 +65,29 @@ def _quote(word: str) -> str:
 
 
 def first_five(paths: Sequence[object]) -> str:
-    """Name up to five of some files, for an error.
-
-    Args:
-        paths: The files.
-
-    Returns:
-        Their names, and how many more there are.
-    """
+    """Name up to five of some files, and how many more there are."""
     more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
     return ", ".join(str(path) for path in paths[:5]) + more
+
+
+MOST_PIXELS = 178_956_970
+"""Beyond this Pillow refuses to decode a file, and so does `require_bearable`."""
+
+
+def require_bearable(pixels: int, path: Source) -> None:
+    """Refuse an image that is larger than its small file suggests."""
+    if pixels > MOST_PIXELS:
+        raise DataError(
+            f"{path} is too large to be decoded safely: {pixels} pixels, at most {MOST_PIXELS} "
+            "are read from a compressed file. Cut it into smaller pictures.",
+            "too-large",
+        )
+
+
+def cut_off(path: Source, size: int) -> ValueError:
+    """Make the error for a file that ends too early."""
+    return DataError(
+        f"{path} is cut off: the picture is not complete after {size} bytes. "
+        "Copy it again, or remove it together with its partner.",
+        "cut-off",
+    )

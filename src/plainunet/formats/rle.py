@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.formats.encoded import require_bearable
-from plainunet.formats.sources import Place
+from plainunet.formats.problems import require_bearable
+from plainunet.formats.sources import RleImage
 
 # compared in small letters, without "_" and the like; the first in this order is taken
 _PICTURE = ("imageid", "image", "img", "imgid", "imagename", "filename", "file", "name", "id")
@@ -28,13 +28,7 @@ _NOTHING = ("", "-1", "nan", "none", "null")
 
 
 class Row(NamedTuple):
-    """A line of the file.
-
-    Attributes:
-        line: Its number, from 1.
-        class_name: The class, or "" where no class is told.
-        code: "start length start length ...", or "" where nothing is labelled.
-    """
+    """A line: its number from 1, its class ("" if none is told), and "start length start ..."."""
 
     line: int
     class_name: str
@@ -52,32 +46,14 @@ class _Columns(NamedTuple):
 
 @dataclass
 class Codes:
-    """The codes of a file.
-
-    Attributes:
-        rows: The lines of each picture, by its name, in the file's order.
-        classes: The names of the classes, numbers as numbers before words; empty where the
-            file has no column for them.
-    """
+    """The lines of each image by its name; the classes sorted, none without such a column."""
 
     rows: dict[str, list[Row]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
 
 
 def is_rle(file: Path) -> bool:
-    """Tell from the first lines of a file whether it lists run-length codes.
-
-    Args:
-        file: Any file.
-
-    Returns:
-        Whether it is a .csv with columns for a picture and for its code, and the codes are no
-        names of files.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be opened.
-    """
+    """Tell from a file's first lines whether it lists run-length codes."""
     if file.suffix.lower() != ".csv":
         return False
     with _open(file) as text:
@@ -96,18 +72,7 @@ def is_rle(file: Path) -> bool:
 
 
 def read_codes(file: Path) -> Codes:
-    """Read a list of run-length codes.
-
-    Args:
-        file: The list.
-
-    Returns:
-        Its codes; they are kept until the file changes, and are not to be changed.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no such list, or has a wrong line.
-    """
+    """Read a list of run-length codes; it is kept until the file changes."""
     try:
         state = file.stat()
     except OSError:
@@ -118,14 +83,7 @@ def read_codes(file: Path) -> Codes:
 
 
 def shorten(text: str) -> str:
-    """Shorten a text for a message.
-
-    Args:
-        text: Any.
-
-    Returns:
-        Its first 40 letters, and "..." if there are more.
-    """
+    """Shorten a text to 40 letters for a message."""
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
@@ -250,35 +208,23 @@ def _open(file: Path) -> TextIO:
 
 
 ORDERS = ("rows", "columns")
-_ITEM = re.compile(r"(.+) (\d{1,9})x(\d{1,9}) (rows|columns)", re.DOTALL)
 _SAMPLE = 20
 _CLEAR = 1.7
 _FEW = 4
 
 
 def listed_names(file: Path) -> list[str]:
-    """List the pictures of a file.
-
-    Args:
-        file: The list of run-length codes.
-
-    Returns:
-        Each picture's name, once, in the file's order.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no such list, or has a wrong line.
-    """
+    """List the images of a list of run-length codes, once each, in the file's order."""
     return list(read_codes(file).rows)
 
 
-def name_items(
+def listed_images(
     file: Path,
     sizes: Mapping[str, tuple[int, int]],
     order: str | None,
     on_note: Callable[[str], None] | None = None,
-) -> dict[str, str]:
-    """Name each picture's item, and find out how its pixels are counted.
+) -> dict[str, RleImage]:
+    """Find out how the pixels of pictures are counted.
 
     The codes do not say whether they count row by row or column by column. Of pictures that are
     not square, the right reading gives masks whose neighbouring lines are alike, and the wrong
@@ -291,7 +237,7 @@ def name_items(
         on_note: Called with a sentence on which order was found.
 
     Returns:
-        Each item by the picture's listed name, as `read_ids` takes it.
+        Each picture's masks by its listed name.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -311,25 +257,13 @@ def name_items(
                 f"The run-length codes in {file} count {order[:-1]} by {order[:-1]}, as the "
                 "pictures' sizes show."
             )
-    return {name: f"{name} {height}x{width} {order}" for name, (height, width) in sizes.items()}
+    return {name: RleImage(file, name, *size, order) for name, size in sizes.items()}
 
 
-def read_ids(place: Place, path: Path) -> NDArray[np.uint8]:
-    """Read a picture's class ids.
-
-    Args:
-        place: The list and the item, "NAME HEIGHTxWIDTH rows" or "... columns".
-        path: The path of the two, for messages.
-
-    Returns:
-        [H, W] uint8: 0 where there is no run, else the number of the class, from 1.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no such list, has a wrong line or not the picture, a code does not
-            fit the picture's size, or two classes overlap.
-    """
-    codes, rows, (height, width), order = _find_item(place, path)
+def read_ids(image: RleImage) -> NDArray[np.uint8]:
+    """Read an image's class ids: [H, W] uint8, 0 outside of all runs, classes from 1."""
+    codes, rows = _find_rows(image)
+    height, width = image.height, image.width
     numbers = {name: number for number, name in enumerate(codes.classes, 1)}
     ids = np.zeros(height * width, np.uint8)
     names = sorted(
@@ -338,77 +272,47 @@ def read_ids(place: Place, path: Path) -> NDArray[np.uint8]:
     overlap = 0
     for name in names:
         own = [row for row in rows if row.class_name == name]
-        covered = _cover(place.file, own, ids.size)
+        covered = _cover(image.file, own, ids.size)
         overlap += int(np.count_nonzero(ids[covered])) if len(names) > 1 else 0
         ids[covered] = numbers.get(name, 1)
     if overlap:
         raise ValueError(
-            f"{path}: {overlap} pixels ({overlap / np.count_nonzero(ids):.2%} of those labelled) "
+            f"{image}: {overlap} pixels ({overlap / np.count_nonzero(ids):.2%} of those labelled) "
             f"belong to two of the classes {', '.join(names)}; each pixel has one. Take the runs "
-            f"of one of the classes out of {place.file} where they overlap."
+            f"of one of the classes out of {image.file} where they overlap."
         )
-    return ids.reshape(height, width) if order == "rows" else ids.reshape(width, height).T.copy()
+    if image.order == "rows":
+        return ids.reshape(height, width)
+    return ids.reshape(width, height).T.copy()
 
 
-def item_size(place: Place, path: Path) -> tuple[int, int]:
-    """Tell the size of a picture's mask, and see that its codes fit it.
-
-    Args:
-        place: The list and the item, as for `read_ids`.
-        path: The path of the two, for messages.
-
-    Returns:
-        Height and width [pixels].
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: As for `read_ids`, but for classes that overlap.
-    """
-    _, rows, size, _ = _find_item(place, path)
-    for row in rows:
-        _runs(place.file, row, size[0] * size[1])
-    return size
+def item_size(image: RleImage) -> tuple[int, int]:
+    """An image's height and width; its codes are checked against them."""
+    for row in _find_rows(image)[1]:
+        _runs(image.file, row, image.height * image.width)
+    return image.height, image.width
 
 
 def class_names(file: Path) -> tuple[str, ...]:
-    """List the classes that a file tells apart.
-
-    Args:
-        file: The list of run-length codes.
-
-    Returns:
-        "background" and the classes, sorted, numbers as numbers; empty where there is no
-        column for the class.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no such list, or has a wrong line.
-    """
+    """List the classes: "background", then the others, sorted; none without their column."""
     classes = read_codes(file).classes
     return ("background", *classes) if classes else ()
 
 
-_Item = tuple[Codes, list[Row], tuple[int, int], str]
-
-
-def _find_item(place: Place, path: Path) -> _Item:
-    match = _ITEM.fullmatch(place.item)
-    if match is None or not int(match[2]) * int(match[3]):
-        raise ValueError(
-            f"{path}: '{place.item}' does not name a mask in {place.file}. Name it by its "
-            "picture's name, height, width and order: [cat.jpg 1280x1918 rows]."
-        )
-    codes = read_codes(place.file)
+def _find_rows(image: RleImage) -> tuple[Codes, list[Row]]:
+    pixels = image.height * image.width
+    if not pixels:
+        raise ValueError(f"{image}: it has no pixels. Name it by the size of its picture.")
+    codes = read_codes(image.file)
     # a path is written with "\" on Windows
-    name = match[1] if match[1] in codes.rows else match[1].replace("\\", "/")
+    name = image.image if image.image in codes.rows else image.image.replace("\\", "/")
     if name not in codes.rows:
         raise ValueError(
-            f"{path}: {place.file} lists no picture '{match[1]}'. Add a line for it, or name one "
-            f"of its {len(codes.rows)}."
+            f"{image}: {image.file} lists no picture '{image.image}'. Add a line for it, or name "
+            f"one of its {len(codes.rows)}."
         )
-    size = int(match[2]), int(match[3])
-    require_bearable(size[0] * size[1], path)
-    return codes, codes.rows[name], size, match[4]
+    require_bearable(pixels, image)
+    return codes, codes.rows[name]
 
 
 def _runs(file: Path, row: Row, pixels: int) -> NDArray[np.int64]:

@@ -1,122 +1,191 @@
-"""Pictures and masks that are not a file of their own: how a path names them.
+"""Where an image or a mask is read from.
 
-A path may end in an item of a file: `stack.tif[3]` (a page, from 0), `annotations.json[17]` (an
-image of a COCO file), `masks.csv[cat 40x30 rows]` (an image of a list of run-length codes, its
-height, width and order). And it may name one file for each class: `masks/{road,car}/7.png`.
-Such paths are written into lists of pairs and named in messages like any other. What tells
-files apart, and the folder where things are remembered about them, are named here too.
+Most are a file of their own: a `Path`. Others are a page of a TIFF stack, an image of a COCO file
+or of a list of run-length codes, or one file for each class. Their text (`stack.tif[3]`,
+`annotations.json[17]`, `masks.csv[cat 40x30 rows]`, `masks/{road,car}/7.png`) stands in lists of
+pairs and in messages, and `parse_source` reads it back. What tells files apart, and the folder
+where things are remembered about them, are here too.
 """
 
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-_ITEM = re.compile(r"(.+?\.(?:tiff?|json|csv))\[(.*)\]", re.IGNORECASE | re.DOTALL)
+_PAGE = re.compile(r"(.+?\.(?i:tiff?))\[([0-9]{1,9})\]", re.DOTALL)
+_COCO = re.compile(r"(.+?\.(?i:json))\[(-?[0-9]+)\]", re.DOTALL)
+_RLE = re.compile(r"(.+?\.(?i:csv))\[(.+) ([0-9]{1,9})x([0-9]{1,9}) (rows|columns)\]", re.DOTALL)
 _CLASSES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+HERE = "\0"
+"""What stands for the class in the template of `ClassFiles`."""
 
 
-class Place(NamedTuple):
-    """An item of a file.
+class _NoFile:
+    """A source that is no file of its own; its order among others is that of its text."""
 
-    Attributes:
-        file: The file.
-        item: What stands in brackets.
-    """
+    def __lt__(self, other: object) -> bool:
+        return Path(str(self)) < Path(str(other))
+
+    def __gt__(self, other: object) -> bool:
+        return Path(str(self)) > Path(str(other))
+
+    @property
+    def name(self) -> str:
+        """The last part of its text, as a path has it."""
+        return Path(str(self)).name
+
+
+@dataclass(frozen=True)
+class Page(_NoFile):
+    """A page of a TIFF stack, counted from 0."""
 
     file: Path
-    item: str
+    index: int
+
+    def __str__(self) -> str:
+        """Such as `stack.tif[3]`."""
+        return f"{self.file}[{self.index}]"
 
 
-def find_place(path: Path) -> Place | None:
-    """Take a path apart that names an item of a file.
+@dataclass(frozen=True)
+class CocoImage(_NoFile):
+    """The masks of an image in a COCO file, by the image's id."""
+
+    file: Path
+    image_id: int
+
+    def __str__(self) -> str:
+        """Such as `annotations.json[17]`."""
+        return f"{self.file}[{self.image_id}]"
+
+
+@dataclass(frozen=True)
+class RleImage(_NoFile):
+    """The masks of an image in a list of run-length codes, which count by "rows" or "columns"."""
+
+    file: Path
+    image: str
+    height: int
+    width: int
+    order: str
+
+    def __str__(self) -> str:
+        """Such as `masks.csv[cat 40x30 rows]`."""
+        return f"{self.file}[{self.image} {self.height}x{self.width} {self.order}]"
+
+
+@dataclass(frozen=True)
+class ClassFiles(_NoFile):
+    """A mask that has one file for each class.
+
+    Attributes:
+        template: The path of such a file, with `HERE` for the class.
+        classes: The names of the classes, in the order of their ids.
+    """
+
+    template: str
+    classes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Such as `masks/{road,car}/7.png`."""
+        return self.template.replace(HERE, f"{{{','.join(self.classes)}}}")
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Each class's file by its name, whether it exists or not."""
+        return {name: Path(self.template.replace(HERE, name)) for name in self.classes}
+
+
+ImageSource = Path | Page
+Source = ImageSource | CocoImage | RleImage | ClassFiles
+
+
+def parse_image(text: str | Path) -> ImageSource:
+    """Read the text of an image's source: a file, or a page of one.
 
     Args:
-        path: Any path.
+        text: What `str(source)` gives.
 
     Returns:
-        The file and the item, or None where the path names a file.
+        The source; whether it exists is not looked at.
     """
-    text = str(path)
-    match = _ITEM.fullmatch(text) if text[-1:] == "]" else None
-    return Place(Path(match[1]), match[2]) if match else None
+    text = str(text)
+    page = _PAGE.fullmatch(text) if text[-1:] == "]" else None
+    return Page(Path(page[1]), int(page[2])) if page else Path(text)
 
 
-def name_place(file: Path, item: str) -> Path:
-    """Name an item of a file.
-
-    Args:
-        file: The file.
-        item: The item.
-
-    Returns:
-        The path that `find_place` takes apart.
-    """
-    return Path(f"{file}[{item}]")
-
-
-def class_files(path: Path) -> dict[str, Path]:
-    """List the files that a path with a file for each class names.
-
-    Args:
-        path: Any path.
-
-    Returns:
-        Each class's file by its name, whether it exists or not; empty where the path has no
-        braces with a comma between them.
-    """
-    text = str(path)
-    match = _CLASSES.search(text) if "{" in text else None
-    if not match:
-        return {}
+def parse_classes(text: str) -> ClassFiles | None:
+    """Read the text of a mask that has one file for each class; None where it is no such text."""
+    found = _CLASSES.search(text) if "{" in text else None
     # the same list may stand twice: masks/{road,car}/7_{road,car}.png
-    return {name: Path(text.replace(match[0], name)) for name in match[1].split(",")}
+    return ClassFiles(text.replace(found[0], HERE), tuple(found[1].split(","))) if found else None
 
 
-def files_of(path: Path) -> list[Path]:
-    """List the files that a picture or a mask is read from.
-
-    Args:
-        path: Any path.
-
-    Returns:
-        The file itself, the one that holds the item, or those of the classes that exist.
-    """
-    place = find_place(path)
-    if place is not None:
-        return [place.file]
-    return [file for file in class_files(path).values() if file.exists()] or [path]
-
-
-def stem_of(path: Path) -> str:
-    """Name what is made from a picture.
+def parse_source(text: str | Path) -> Source:
+    """Read the text of a mask's source.
 
     Args:
-        path: Its path.
+        text: What `str(source)` gives.
 
     Returns:
-        Its file's name without the suffix; of an item, with "_" and the item behind.
+        The source; a file where the text is that of no other, or where such a file exists though
+        its name has braces.
     """
-    place = find_place(path)
-    return path.stem if place is None else f"{place.file.stem}_{place.item}"
+    text = str(text)
+    if text[-1:] == "]":
+        if coco := _COCO.fullmatch(text):
+            return CocoImage(Path(coco[1]), int(coco[2]))
+        if rle := _RLE.fullmatch(text):
+            return RleImage(Path(rle[1]), rle[2], int(rle[3]), int(rle[4]), rle[5])
+        return parse_image(text)
+    classes = parse_classes(text)
+    return classes if classes and not Path(text).exists() else Path(text)
 
 
-def stamp_files(paths: Sequence[Path]) -> list[list[Any]]:
+def path_of(source: Source) -> Path:
+    """Take the text of a source for a path: for its name and folder, not to be opened."""
+    return source if isinstance(source, Path) else Path(str(source))
+
+
+def files_of(source: Source) -> list[Path]:
+    """List the files that an image or a mask is read from.
+
+    Args:
+        source: Where it is read from.
+
+    Returns:
+        The file itself, the one that holds it, or those of the classes that exist.
+    """
+    if isinstance(source, Path):
+        return [source]
+    if isinstance(source, ClassFiles):
+        there = [file for file in source.files.values() if file.exists()]
+        return there or [path_of(source)]
+    return [source.file]
+
+
+def stem_of(source: ImageSource) -> str:
+    """Name what is made from an image: its file's stem, with "_" and the number of a page."""
+    return source.stem if isinstance(source, Path) else f"{source.file.stem}_{source.index}"
+
+
+def stamp_files(sources: Sequence[Source]) -> list[list[Any]]:
     """List what tells files from others, and from what they were or will be.
 
     Args:
-        paths: Any paths.
+        sources: Any sources.
 
     Returns:
         Of each, for the files that it is read from: where they lie (links followed), size
-        [bytes] and time of the last change [ns]; before them the path's own name, where it
-        names an item or a file for each class.
+        [bytes] and time of the last change [ns]; before them the source's own text, where it is
+        no file of its own.
 
     Raises:
         FileNotFoundError: One of the files is missing.
     """
-    known: dict[Path, tuple[str, int, int]] = {}  # one file may hold the masks of all pictures
+    known: dict[Path, tuple[str, int, int]] = {}  # one file may hold the masks of all images
 
     def stamp(file: Path) -> tuple[str, int, int]:
         if file not in known:
@@ -125,18 +194,13 @@ def stamp_files(paths: Sequence[Path]) -> list[list[Any]]:
         return known[file]
 
     stamps: list[list[Any]] = []
-    for path in paths:
-        files = files_of(path)
-        named = [] if files == [path] else [str(path.absolute())]
-        stamps.append([*named, *(part for file in files for part in stamp(file))])
+    for source in sources:
+        named = [] if isinstance(source, Path) else [str(path_of(source).absolute())]
+        stamps.append([*named, *(part for file in files_of(source) for part in stamp(file))])
     return stamps
 
 
 def cache_folder() -> Path:
-    """Say where things are remembered.
-
-    Returns:
-        What PLAINUNET_CACHE names, or `plainunet` in the user's cache folder.
-    """
+    """Say where things are remembered: PLAINUNET_CACHE, or a folder in the user's cache."""
     user = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(os.environ.get("PLAINUNET_CACHE") or Path(user) / "plainunet")

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import product
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,8 +18,8 @@ from tifffile import PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import image_shape, image_size, match_channels, read_image
 from plainunet.formats.problems import DataError, command
-from plainunet.formats.slices import find_slices
-from plainunet.formats.tiff import has_alpha
+from plainunet.formats.sources import ImageSource, files_of, stem_of
+from plainunet.formats.tiff import find_slices, has_alpha
 
 KEPT = 192 * 2**20
 """Bytes of decoded segments that are kept of a file."""
@@ -40,17 +39,7 @@ class Windows(Protocol):
     dtype: np.dtype[Any]
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
-        """Read a window.
-
-        Args:
-            top: Its first row.
-            left: Its first column.
-            height: Its rows; it ends where the picture does.
-            width: Its columns.
-
-        Returns:
-            [h, w, C], as `read_image` would give it.
-        """
+        """Read a window [h, w, C], as `read_image` would give it; it ends where the image does."""
 
 
 class ArrayWindows:
@@ -61,11 +50,7 @@ class ArrayWindows:
     """
 
     def __init__(self, image: NDArray[Any]) -> None:
-        """Take a picture.
-
-        Args:
-            image: [H, W, C].
-        """
+        """Take an image [H, W, C]."""
         self.shape: tuple[int, int, int] = (image.shape[0], image.shape[1], image.shape[2])
         self.dtype = image.dtype
         self.reduced: dict[tuple[int, int], NDArray[Any]] = {}
@@ -77,13 +62,7 @@ class ArrayWindows:
 
 
 def as_windows(image: NDArray[Any]) -> ArrayWindows:
-    """Take a picture in memory.
-
-    Args:
-        image: [H, W, C], or [H, W] for one channel.
-
-    Returns:
-        Its windows.
+    """Take an image in memory, [H, W, C], or [H, W] for one channel.
 
     Raises:
         ValueError: It has another shape, or no pixels.
@@ -111,14 +90,7 @@ class _AsChannels:
 
 
 def as_channels(picture: Windows, channels: int) -> Windows:
-    """Bring a picture to the number of channels that a network takes.
-
-    Args:
-        picture: Its windows.
-        channels: Channels wanted.
-
-    Returns:
-        The same, or a grey one shown as RGB.
+    """Bring an image to the channels that a network takes: a grey one is shown as RGB.
 
     Raises:
         ValueError: Any other conversion.
@@ -138,13 +110,8 @@ class TiffWindows:
         page: The page, as tifffile has it.
     """
 
-    def __init__(self, page: TiffPage, path: Path) -> None:
-        """Take a page of an open file.
-
-        Args:
-            page: The page, one that `open_windows` has found to be had in parts.
-            path: The file, for messages.
-        """
+    def __init__(self, page: TiffPage, path: ImageSource) -> None:
+        """Take a page of an open file, one that `_is_windowed`."""
         self.page, self._path = page, path
         self._is_split = page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
         self._planes = page.samplesperpixel if self._is_split else 1
@@ -208,14 +175,8 @@ class TiffWindows:
         return inside.astype(self.dtype, copy=False)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Read a picture's size, however large it is.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Height and width [pixels]; of a TIFF file as it is stored.
+def picture_size(path: ImageSource) -> tuple[int, int]:
+    """Read an image's height and width, however large it is; of a TIFF file as it is stored.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -229,7 +190,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def open_windows(path: Path, most: int) -> Iterator[Windows]:
+def open_windows(path: ImageSource, most: int) -> Iterator[Windows]:
     """Open a picture to read parts of it.
 
     Args:
@@ -258,7 +219,7 @@ def open_windows(path: Path, most: int) -> Iterator[Windows]:
             yield parts
             return
     if whole[1] > most:
-        other = path.with_name(f"{path.stem}-tiled.tif")
+        other = files_of(path)[0].with_name(f"{stem_of(path)}-tiled.tif")
         tiled = ["-co", "TILED=YES", "-co", "COMPRESS=DEFLATE", "-co", "BIGTIFF=IF_SAFER"]
         cure = command("gdal_translate", *tiled, path, other)
         raise DataError(

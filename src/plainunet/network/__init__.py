@@ -1,4 +1,1 @@
-"""In: pictures [N, C, H, W] float32. Out: logits [N, K, H, W], a loss, a checkpoint.
-
-Nothing here knows a data set or opens a picture.
-"""
+"""The U-Net, its losses, the file that holds it, and the device that it runs on."""

@@ -1,4 +1,1 @@
-"""In: a checkpoint or a live network, and pictures. Out: masks of the pictures' own size.
-
-The only road from picture to mask; no truth is read here, and nothing is scored.
-"""
+"""Checkpoint and image -> mask, at any size, and every form in which masks are written."""

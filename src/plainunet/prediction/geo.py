@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tifffile import TiffFile, TiffPage
 
 from plainunet.formats.encoded import decoding, open_encoded
-from plainunet.formats.sources import find_place
+from plainunet.formats.sources import ImageSource
 from plainunet.prediction.objects import Object
 
 Tag = tuple[int, int, int, Any, bool]
@@ -33,7 +33,7 @@ class Place(NamedTuple):
     """The coordinate system's EPSG code, where it has one."""
 
 
-def find_geo(path: Path) -> Place | None:
+def find_geo(path: ImageSource) -> Place | None:
     """Read where a picture lies.
 
     Args:
@@ -42,7 +42,7 @@ def find_geo(path: Path) -> Place | None:
     Returns:
         What a GeoTIFF says; None for anything else.
     """
-    if find_place(path) or path.suffix.lower() not in (".tif", ".tiff"):
+    if not isinstance(path, Path) or path.suffix.lower() not in (".tif", ".tiff"):
         return None
     with open_encoded(path) as (kind, file), decoding(path):
         if kind != "tiff":  # whatever it is called

@@ -8,12 +8,12 @@ as when outputs are made, that is said of the picture, and the next one is seen.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from plainunet.formats.sources import ImageSource
 from plainunet.network.device import make_room
 from plainunet.system import first_line, give_freed_memory_back, is_out_of_memory
 
@@ -79,7 +79,7 @@ def with_less(
 
 
 @contextmanager
-def as_failure(file: Path) -> Iterator[None]:
+def as_failure(file: ImageSource) -> Iterator[None]:
     """Have what fails, a lack of memory too, be an error that names its file, and let others go on.
 
     Args:

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,14 @@ from plainunet.dataset.pairs import open_slices
 from plainunet.files import require_writable, write_json
 from plainunet.formats.images import read_image
 from plainunet.formats.masks import read_mask
-from plainunet.formats.sources import files_of, stamp_files, stem_of
+from plainunet.formats.sources import (
+    ImageSource,
+    files_of,
+    parse_image,
+    path_of,
+    stamp_files,
+    stem_of,
+)
 from plainunet.formats.windows import TiffWindows, Windows, as_windows, open_windows, picture_size
 from plainunet.prediction.drawing import TILE, write_tiff_bands
 from plainunet.prediction.geo import Place, find_geo, read_geo
@@ -43,11 +50,11 @@ from plainunet.prediction.video import CutOffError, predict_video, video_paths
 from plainunet.system import keep_freed_memory, spare_threads
 
 
-def mask_paths(images: Sequence[Path], out: Path) -> list[Path]:
+def mask_paths(images: Sequence[ImageSource], out: Path) -> list[Path]:
     """Name the masks: `<stem>.png`; where stems are equal, below their own folders.
 
     Args:
-        images: Picture files, or slices of TIFF files, whose stem is `<stem>_<number>`.
+        images: The pictures; the stem of a page is `<stem>_<number>`.
         out: The folder for the masks.
 
     Returns:
@@ -57,12 +64,11 @@ def mask_paths(images: Sequence[Path], out: Path) -> list[Path]:
     """
     full = _normal(images)
     top = _top(full)
-    stems = Counter(map(stem_of, full))
+    stems = [stem_of(image) for image in images]
+    count = Counter(stems)
     paths = [
-        Path(f"{stem_of(image)}.png")
-        if stems[stem_of(image)] == 1
-        else image.relative_to(top).with_name(f"{stem_of(image)}.png")
-        for image in full
+        Path(f"{stem}.png") if count[stem] == 1 else image.relative_to(top).with_name(f"{stem}.png")
+        for stem, image in zip(stems, full, strict=True)
     ]
     long = [image.relative_to(top).with_name(f"{image.name}.png") for image in full]
     # a picture "a.jpg.tif" leaves the name "a.jpg.png" to "a.jpg"
@@ -73,7 +79,7 @@ def mask_paths(images: Sequence[Path], out: Path) -> list[Path]:
     ]
 
 
-def list_names(images: Sequence[Path]) -> list[str]:
+def list_names(images: Sequence[ImageSource]) -> list[str]:
     """Name pictures as lists of them do.
 
     Args:
@@ -91,7 +97,9 @@ def list_names(images: Sequence[Path]) -> list[str]:
     ]
 
 
-def refuse_pictures(images: Sequence[Path], paths: Sequence[Path], what: str = "pictures") -> None:
+def refuse_pictures(
+    images: Sequence[ImageSource], paths: Sequence[Path], what: str = "pictures"
+) -> None:
     """Refuse an output folder in which masks would replace pictures, or lie among them.
 
     Args:
@@ -117,9 +125,9 @@ def refuse_pictures(images: Sequence[Path], paths: Sequence[Path], what: str = "
         )
 
 
-def _normal(images: Sequence[Path]) -> list[Path]:
+def _normal(images: Sequence[ImageSource]) -> list[Path]:
     """Whole paths: "x/../y" would lead out of the folder for the masks."""
-    return [Path(os.path.normpath(image.absolute())) for image in images]
+    return [Path(os.path.normpath(path_of(image).absolute())) for image in images]
 
 
 def _top(full: Sequence[Path]) -> Path:
@@ -132,8 +140,8 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")
 class Inputs(NamedTuple):
     """What there is to predict."""
 
-    pictures: list[Path]
-    """Picture files, and slices as `stack.tif[3]`."""
+    pictures: list[ImageSource]
+    """Picture files, and pages of stacks."""
     videos: list[Path]
     """Video files."""
 
@@ -156,51 +164,58 @@ def find_inputs(names: Sequence[Path], out: Path | None = None) -> Inputs:
         ValueError: A folder, a pattern or a list names no picture, or a list is no text.
     """
     paths = [path for name in names for path in _expand(name, out)]
-    videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
-    for video in videos:
-        if not video.is_file():
-            raise FileNotFoundError(f"{video} does not exist. Check the path.")
-    pictures = find_images([path for path in paths if path not in videos])
-    return Inputs(open_slices(_each_once(pictures)), _each_once(videos))
-
-
-def _each_once(paths: Sequence[Path]) -> list[Path]:
-    known: dict[str, Path] = {}
+    videos, others = [], []
     for path in paths:
-        known.setdefault(os.path.normpath(path.absolute()), path)
+        if isinstance(path, Path) and path.suffix.lower() in VIDEO_SUFFIXES:
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} does not exist. Check the path.")
+            videos.append(path)
+        else:
+            others.append(path)
+    return Inputs(open_slices(_each_once(find_images(others))), _each_once(videos))
+
+
+_Named = TypeVar("_Named", bound=ImageSource)
+
+
+def _each_once(sources: Sequence[_Named]) -> list[_Named]:
+    known: dict[str, _Named] = {}
+    for source in sources:
+        known.setdefault(os.path.normpath(path_of(source).absolute()), source)
     return list(known.values())
 
 
-def _expand(name: Path, out: Path | None) -> list[Path]:
+def _expand(name: Path, out: Path | None) -> Sequence[ImageSource]:
     if str(name) == "-":
         return _listed(sys.stdin.buffer.read(), "standard input")
     if name.suffix.lower() == ".txt" and name.is_file():
         return _listed(name.read_bytes(), str(name))
-    if glob.has_magic(str(name)) and not files_of(name)[0].exists():
+    source = parse_image(name)
+    if glob.has_magic(str(name)) and not files_of(source)[0].exists():
         found = sorted(glob.glob(str(name), recursive=True))  # noqa: PTH207 (any path, absolute too)
         if not found:
             raise FileNotFoundError(f"{name}: no file fits this pattern.")
         return _outside([Path(path) for path in found], out)
     if name.is_dir() and out and _is_below(out, name):
         return _outside(find_images([name]), out)
-    return [name]
+    return [source]
 
 
 def _is_below(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
 
 
-def _outside(paths: list[Path], out: Path | None) -> list[Path]:
-    return [path for path in paths if out is None or not _is_below(path, out)]
+def _outside(paths: Sequence[ImageSource], out: Path | None) -> Sequence[ImageSource]:
+    return [path for path in paths if out is None or not _is_below(path_of(path), out)]
 
 
-def _listed(content: bytes, source: str) -> list[Path]:
+def _listed(content: bytes, source: str) -> list[ImageSource]:
     """The paths on the lines of a list."""
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{source}: not a list of paths (it is no text in UTF-8).") from error
-    paths = [Path(line.strip()) for line in lines if line.strip()]
+    paths = [parse_image(line.strip()) for line in lines if line.strip()]
     if not paths:
         raise ValueError(f"{source}: names no picture. Write a path on each line.")
     return paths
@@ -346,7 +361,7 @@ class Predicted(NamedTuple):
 class _Task(NamedTuple):
     """A picture, what lists call it, its mask, if that is a PNG, and what that is made from."""
 
-    image: Path
+    image: ImageSource
     name: str
     mask: Path
     key: str
@@ -372,13 +387,13 @@ _LARGE = object()
 
 def predict_files(
     predictor: Predictor,
-    images: Sequence[Path],
+    images: Sequence[ImageSource],
     out: Path,
     on_progress: Callable[[int, int], None] | None = None,
     *,
     save: Sequence[Output] = (),
     overwrite: bool = True,
-    on_rows: Callable[[Path, int, int], None] | None = None,
+    on_rows: Callable[[ImageSource, int, int], None] | None = None,
 ) -> Predicted:
     """Write a mask for each picture; one that cannot be read does not stop the others.
 
@@ -471,7 +486,7 @@ def predict_files(
 
 def _require_names(tasks: Sequence[_Task], outputs: Outputs) -> None:
     """Refuse outputs of which two would have the same name, as in a folder called "values"."""
-    taken: dict[Path, Path] = {}
+    taken: dict[Path, ImageSource] = {}
     for task in tasks:
         for path in outputs.files(task.mask):
             if taken.setdefault(path, task.image) != task.image:
@@ -541,7 +556,7 @@ def _there(path: Path) -> Path | None:
     return next((mask for mask in (path, path.with_suffix(".tif")) if mask.is_file()), None)
 
 
-def _is_large(image: Path) -> bool:
+def _is_large(image: ImageSource) -> bool:
     return bool(np.prod(picture_size(image)) > LARGE)
 
 
@@ -549,7 +564,7 @@ def _predict_large(
     predictor: Predictor,
     task: _Task,
     outputs: Outputs,
-    on_rows: Callable[[Path, int, int], None] | None,
+    on_rows: Callable[[ImageSource, int, int], None] | None,
 ) -> Finding:
     if outputs.beyond_areas:
         warnings.warn(

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from plainunet.config import CardOptions
+from plainunet.formats.sources import ImageSource
 from plainunet.formats.windows import Windows, as_windows
+from plainunet.network.blocks import fold_batch_normalisation
 from plainunet.network.checkpoint import Card, load_checkpoint
 from plainunet.network.device import choose_device, choose_precision, to_device
-from plainunet.network.folding import fold_batch_normalisation
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.objects import fill_holes, remove_small
 from plainunet.prediction.oom import with_less
-from plainunet.prediction.refine import Refiner
 from plainunet.prediction.views import TTA, View, in_step, log_mean
 from plainunet.settings import explain
 
@@ -108,7 +108,7 @@ class Doubts:
 
 
 @contextmanager
-def naming(file: Path) -> Iterator[None]:
+def naming(file: ImageSource) -> Iterator[None]:
     """Have warnings name the file that they are about, and come once.
 
     Args:
@@ -119,60 +119,6 @@ def naming(file: Path) -> Iterator[None]:
         yield
     for message in dict.fromkeys(str(each.message) for each in said):
         warnings.warn(f"{file}: {message}", stacklevel=3)
-
-
-def require_same_classes(network: UNet, card: Card, others: Iterable[Card]) -> None:
-    """Refuse networks whose probabilities cannot be averaged.
-
-    Args:
-        network: The first network.
-        card: Its description.
-        others: Descriptions of the others.
-
-    Raises:
-        ValueError: The first one's names are not as many as its classes, or others are not the
-            same.
-    """
-    if len(card.class_names) != network.num_classes:
-        raise ValueError(
-            f"{len(card.class_names)} class names for a network of {network.num_classes} "
-            "classes, background included."
-        )
-    for other in others:
-        if other.class_names != card.class_names:
-            raise ValueError(
-                "networks that are averaged need the same classes in the same order; these "
-                f"have {', '.join(card.class_names)} and {', '.join(other.class_names)}."
-            )
-
-
-def require_finer(fine: tuple[UNet, Card], coarse: tuple[UNet, Card]) -> None:
-    """Refuse a network that cannot refine what another one gives.
-
-    Args:
-        fine: The network, with its description.
-        coarse: The other one.
-
-    Raises:
-        ValueError: It was not trained to refine, or for other classes or channels.
-    """
-    (finer, card), (network, other) = fine, coarse
-    if not card.refines:
-        raise ValueError(
-            "--refine takes a model that was trained with --refine-of; this one was not."
-        )
-    told = finer.num_classes - 1
-    if (finer.num_classes, finer.in_channels - told) != (network.num_classes, network.in_channels):
-        raise ValueError(
-            f"--refine: that model is for {finer.num_classes} classes and pictures of "
-            f"{finer.in_channels - told} channels; the one that it shall refine has "
-            f"{network.num_classes} classes and takes {network.in_channels} channels."
-        )
-    if card.class_names != other.class_names:
-        raise ValueError(
-            f"--refine: that model is for {', '.join(card.class_names)}; the one that it shall "
-            f"refine is for {', '.join(other.class_names)}."
-        )
 
 
 class Predictor:
@@ -193,7 +139,6 @@ class Predictor:
         card: Card | None = None,
         *,
         others: Sequence[tuple[UNet, Card]] = (),
-        refine: tuple[UNet, Card] | None = None,
         device: str = "auto",
         precision: str = "auto",
         memory: float | None = None,
@@ -206,8 +151,6 @@ class Predictor:
                 taken at their own size, and classes have numbers for names.
             others: More networks with their descriptions, whose probabilities are averaged with
                 those of the first; of their descriptions, the scale policy counts.
-            refine: A network that was trained to refine masks, with its description: it looks
-                again, at full size, where the others are unsure.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16".
             memory: What a picture may take [bytes], beside what the process has anyway; larger
@@ -216,13 +159,13 @@ class Predictor:
 
         Raises:
             ValueError: There is no such device, a card has another number of classes than its
-                network, the networks have different classes, `refine` is no network for that, or
-                the card asks for an unknown test-time augmentation.
+                network, the networks have different classes, or the card asks for an unknown
+                test-time augmentation.
         """
         if card is None:
             numbers = tuple(str(number) for number in range(network.num_classes))
             card = Card(numbers, default_colors(network.num_classes), size=None)
-        require_same_classes(network, card, (other for _, other in others))
+        _require_same_classes(network, card, [other for _, other in others])
         if card.tta not in TTA:
             raise ValueError(f"--tta {card.tta}: it is one of {', '.join(TTA)}.")
         self.device = choose_device(device)
@@ -240,15 +183,6 @@ class Predictor:
             for each, own in ((network, card), *others)
             for scale in card.scales
         ]
-        self._refiner = None
-        if refine is not None:
-            require_finer(refine, (network, card))
-            fine = to_device(refine[0], self.device)
-            self._refiner = Refiner(fine, precision=self.precision, memory=memory)
-        self._looks: list[View | Refiner] = [
-            *self._views,
-            *([self._refiner] if self._refiner else []),
-        ]
         self._doubts = Doubts(card, network.in_channels)
 
     @classmethod
@@ -256,7 +190,6 @@ class Predictor:
         cls,
         path: str | Path | Sequence[str | Path],
         *,
-        refine: str | Path | None = None,
         device: str = "auto",
         precision: str = "auto",
         memory: float | None = None,
@@ -266,8 +199,6 @@ class Predictor:
 
         Args:
             path: A `best.safetensors`, or several.
-            refine: One of a run with `refine_of`: it looks again, at full size, where these are
-                unsure.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16".
             memory: What a picture may take [bytes].
@@ -290,30 +221,15 @@ class Predictor:
         except ValidationError as error:
             raise ValueError(explain(error, CardOptions)) from None
         (network, card), *others = [load_checkpoint(Path(each)) for each in paths]
-        for each, (_, own) in zip(paths, ((network, card), *others), strict=True):
-            if own.refines:
-                raise ValueError(
-                    f"{each}: this model refines the masks of another one. Give that, and this "
-                    "one by --refine."
-                )
-        finer = load_checkpoint(Path(refine)) if refine is not None else None
-        for part, _ in ((network, card), *others, *([finer] if finer else [])):
-            fold_batch_normalisation(part)
+        for each, _ in ((network, card), *others):
+            fold_batch_normalisation(each)
         if "threshold" in instead and network.num_classes > 2:
             raise ValueError(
                 f"--threshold is for two classes; this model has {network.num_classes}, and takes "
                 "the likeliest."
             )
         card = dataclasses.replace(card, **instead)
-        return cls(
-            network,
-            card,
-            others=others,
-            refine=finer,
-            device=device,
-            precision=precision,
-            memory=memory,
-        )
+        return cls(network, card, others=others, device=device, precision=precision, memory=memory)
 
     def predict(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """Choose a class for each pixel.
@@ -415,9 +331,9 @@ class Predictor:
             A SHA-256 in hexadecimal.
         """
         digest, card = hashlib.sha256(), self.card
-        for each in self._looks:
-            digest.update(repr(each.sees).encode())
-            for name, value in sorted(each.network.state_dict().items()):
+        for view in self._views:
+            digest.update(repr((view.box, view.factor)).encode())
+            for name, value in sorted(view.network.state_dict().items()):
                 digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         said = card.threshold, card.tta, card.min_object, card.fill_holes, self.precision
         digest.update(repr(said).encode())
@@ -426,15 +342,27 @@ class Predictor:
     def _bands(self, picture: Windows, first: int) -> Iterator[Tensor]:
         """Logits [K, n, W] at the picture's own size; of two classes, their difference [1, n, W].
 
-        They are those of the mean of all views' probabilities, refined where that is asked for.
+        They are those of the mean of all views' probabilities.
         """
         self._doubts.say_of(picture)
-        yield from with_less(partial(self._try, picture), self._looks, self.device, first)
+        yield from with_less(partial(self._try, picture), self._views, self.device, first)
 
     def _try(self, picture: Windows, first: int) -> Iterator[Tensor]:
         is_binary = self.network.num_classes == 2
-        refiner = self._refiner
-        needed = refiner.row_needed(first, picture.shape[0]) if refiner else first
-        streams = [view.bands(picture, is_binary, needed) for view in self._views]
-        coarse = (log_mean(bands, dim=0) for bands in in_step(streams))
-        yield from refiner.bands(picture, coarse, first) if refiner else coarse
+        streams = [view.bands(picture, is_binary, first) for view in self._views]
+        return (log_mean(bands, dim=0) for bands in in_step(streams))
+
+
+def _require_same_classes(network: UNet, card: Card, others: Sequence[Card]) -> None:
+    """Refuse networks whose probabilities cannot be averaged."""
+    if len(card.class_names) != network.num_classes:
+        raise ValueError(
+            f"{len(card.class_names)} class names for a network of {network.num_classes} "
+            "classes, background included."
+        )
+    for other in others:
+        if other.class_names != card.class_names:
+            raise ValueError(
+                "networks that are averaged need the same classes in the same order; these "
+                f"have {', '.join(card.class_names)} and {', '.join(other.class_names)}."
+            )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plainunet.files import write_json
-from plainunet.formats.sources import files_of
+from plainunet.formats.sources import ImageSource, files_of
 from plainunet.prediction.drawing import read_key
 from plainunet.prediction.predictor import Predictor
 
@@ -55,7 +55,7 @@ def require_no_lists(out: Path, lists: Iterable[str]) -> None:
             )
 
 
-def mask_key(digest: str, image: Path) -> str:
+def mask_key(digest: str, image: ImageSource) -> str:
     """Say what a mask is made from.
 
     Args:

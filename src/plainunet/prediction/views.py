@@ -212,7 +212,6 @@ class View:
         network: The network.
         box: Height and width that a picture is reduced to fit in, or None where it is `factor`.
         factor: Length of a picture's side afterwards, as a share of its own.
-        sees: Both: what masks depend on beside the weights.
         values: What is computed at a time, as of `tiling.WHOLE`.
         least: Less than this makes no difference.
     """
@@ -240,7 +239,6 @@ class View:
         box = card.size and tuple(max(1, round(side * scale)) for side in card.size)
         self.box = (box[0], box[1]) if box else None
         self.factor = card.factor * scale
-        self.sees = self.box, self.factor
         self._turns = TTA[card.tta]
         self._precision = precision
         self.values, self.least = values_for(memory), least_values(network)

@@ -54,7 +54,7 @@ def show_model(
     table.add_row("total", "", *_costs(stages), "")
     # a number cut short would be worse than a wrapped line
     Console(highlight=False, width=max(console.width, 100)).print(table)
-    flop = _engineering(2 * sum(stage.multiply_adds for stage in stages))
+    flop = _engineering(2 * sum(stage.macs for stage in stages))
     console.print(
         f"A forward pass takes {flop}FLOP a picture (2 for each multiply-add). Kept in training: "
         "activations for the backward pass, fp32, for each picture of a batch. Receptive field: "
@@ -67,7 +67,7 @@ def _costs(stages: Sequence["StageSummary"]) -> list[str]:
     kept = sum(stage.kept for stage in stages)
     return [
         f"{sum(stage.parameters for stage in stages):,}",
-        _engineering(sum(stage.multiply_adds for stage in stages)),
+        _engineering(sum(stage.macs for stage in stages)),
         f"{kept / 2**20:,.1f} MiB" if kept < 2**40 else f"{kept / 2**40:,.1f} TiB",
     ]
 

@@ -1,4 +1,1 @@
-"""In: samples and a network. Out: a run's folder, with the checkpoint in it.
-
-The loop reports events and `progress.py` shows them; nothing else here prints.
-"""
+"""Samples and network -> a run folder with a checkpoint."""

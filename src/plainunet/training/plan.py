@@ -18,7 +18,6 @@ from plainunet.dataset.samples import patches_each
 from plainunet.doctor.diagnose import Diagnosis
 from plainunet.formats.images import read_image, to_unit
 from plainunet.formats.problems import DataError, command
-from plainunet.prediction.cells import SIDE, windows_each
 
 _MOST, _FEWEST_MASKS, _PIXELS = 32, 12, 30_000_000
 _SPECK = 4  # pixels: what is smaller is no object
@@ -443,9 +442,7 @@ def make_plan(
     decide("augment", *_choose_augment(seen))
     decide("class_weights", *_choose_weights(seen, given.get("loss", TrainConfig().loss)))
     each = 1
-    if given.get("refine_of"):
-        each = windows_each(seen.trained) * patches_each([(SIDE, SIDE)], side)
-    elif "patch" in plan:
+    if "patch" in plan:
         reduced = [reduce_size(size, plan["factor"][0]) for size in seen.sizes]
         each = patches_each(reduced, side)
     epochs = max(1, round(passes / seen.trained / each))

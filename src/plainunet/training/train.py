@@ -11,20 +11,18 @@ from typing import Any
 import torch
 
 from plainunet.config import NetworkConfig, TrainConfig
-from plainunet.dataset.classes import describe, find_coding
-from plainunet.dataset.coding import Coding, Colors, coding_to_json, foreground_shares
-from plainunet.dataset.pairs import Pair, find_pairs, open_stacks, require_enough
+from plainunet.dataset.classes import describe
+from plainunet.dataset.coding import Colors, coding_to_json
+from plainunet.dataset.dataset import SegmentationDataset, Shape
 from plainunet.dataset.samples import Samples
-from plainunet.dataset.split import SPLIT_FILE, read_split, split_pairs, write_split
-from plainunet.dataset.verify import check_pairs
-from plainunet.evaluation.evaluate import data_digest, sample_sizes
+from plainunet.dataset.split import SPLIT_FILE, write_split
 from plainunet.files import lock_folder, remove_unfinished, write_whole
-from plainunet.formats.images import IMAGE_SUFFIXES, image_shape, read_image
-from plainunet.formats.problems import DataError, command
+from plainunet.formats.images import IMAGE_SUFFIXES, read_image
 from plainunet.network.checkpoint import OWN, Card, load_checkpoint, take_weights, versions
 from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
-from plainunet.palette import default_colors, default_names
+from plainunet.palette import default_colors
+from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter
 from plainunet.settings import DATASET_FILE, load_config, with_dataset, write_config, write_dataset
 from plainunet.system import keep_freed_memory
@@ -32,12 +30,6 @@ from plainunet.training.budget import find_end, fit_budget
 from plainunet.training.distributed import Processes, join_processes
 from plainunet.training.events import Advance, Note, OnEvent, Stage
 from plainunet.training.plan import BUDGET, choose_size
-from plainunet.training.refining import (
-    UnsureWindows,
-    compare_with_coarse,
-    make_predictor,
-    with_coarse,
-)
 from plainunet.training.run import BEST_FILE
 from plainunet.training.schedule import scaled_size
 from plainunet.training.state import STATE_FILE, asked_to_stop, read_state, require_run
@@ -89,63 +81,45 @@ def require_apart(out: Path, data: Path) -> None:
 
 
 def understand(
-    pairs: Sequence[Pair],
-    sizes: Sequence[tuple[int, int]],
-    config: TrainConfig,
-    on_event: OnEvent,
-) -> tuple[list[Pair], Coding, TrainConfig, dict[str, float]]:
-    """Read the masks' coding, split the pairs, and fill in what the settings leave to the data.
+    dataset: SegmentationDataset, config: TrainConfig, on_event: OnEvent
+) -> tuple[SegmentationDataset, TrainConfig]:
+    """Split the pairs, and fill in what the settings leave to the data.
 
     Args:
-        pairs: All pairs.
-        sizes: Height and width of each picture [pixels].
+        dataset: The data.
         config: The settings as the user gave them.
         on_event: Told what was understood.
 
     Returns:
-        The pairs, each with its part; how mask values become class ids; the settings with
-        `classes` and, unless there are patches or the clock will choose it, `size`; and for each
-        class by name its share of all pixels.
+        The data, each pair with its part; the settings with `classes` and, unless there are
+        patches or the clock will choose it, `size`.
 
     Raises:
-        ValueError: The masks make no sense together, names and classes differ, the pairs cannot
-            be split so, or the size is too small.
+        ValueError: The pairs cannot be split so, or the size is too small.
     """
-    masks = [pair.mask for pair in pairs]
-    coding, counts = find_coding(masks, config, _Told(on_event))
-    names = _choose_names(config.classes, coding)
-    foreground = foreground_shares(masks, coding) if config.stratify else None
-    parted = split_pairs(
-        pairs,
-        config.validation,
-        config.seed,
-        folds=config.folds,
-        fold=config.fold,
-        shares=None if foreground is None else foreground.tolist(),
-    )
+    parted, coding = dataset.split(config), dataset.coding
     size = config.size
     if not (size or config.patch or config.budget):
-        size = choose_size(sizes)
-    config = config.model_copy(update={"classes": names, "size": size})
-    if config.ignore is not None and counts.sum() == sum(h * w for h, w in sizes):
+        size = choose_size(dataset.sizes)
+    config = config.model_copy(update={"classes": dataset.class_names, "size": size})
+    counted, total = sum(dataset.class_pixels), sum(h * w for h, w in dataset.sizes)
+    if config.ignore is not None and counted == total:
         on_event(Note(f"note: no mask has the value {config.ignore} that --ignore names"))
-    shares = dict(zip(names, (counts / counts.sum()).tolist(), strict=True))
-    said = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-    total = sum(height * width for height, width in sizes)
-    if counts.sum() < total:
-        said += f"; {1 - counts.sum() / total:.1%} of all pixels ignored"
+    said = ", ".join(f"{name} {share:.1%}" for name, share in dataset.shares.items())
+    if counted < total:
+        said += f"; {1 - counted / total:.1%} of all pixels ignored"
     idle = [f"--{name}" for name in ("validation", "stratify") if name in config.model_fields_set]
-    if idle and any(pair.part == "val" for pair in pairs):
-        said = f"{' and '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing"
-        on_event(Note(f"note: the folder gives its own split; {said}"))
+    if idle and any(pair.part == "val" for pair in dataset.pairs):
+        done = f"{' and '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing"
+        on_event(Note(f"note: the folder gives its own split; {done}"))
     on_event(
         Note(
-            f"{len(pairs)} pairs: {sum(pair.part == 'train' for pair in parted)} to train, "
-            f"{sum(pair.part == 'val' for pair in parted)} to validate\n"
+            f"{len(parted)} pairs: {sum(pair.part == 'train' for pair in parted.pairs)} to train, "
+            f"{sum(pair.part == 'val' for pair in parted.pairs)} to validate\n"
             f"masks: {coding.kind} {_shorten(coding.values)}; {said}"
         )
     )
-    return parted, coding, config, shares
+    return parted, config
 
 
 def check_window(config: TrainConfig, on_event: OnEvent) -> None:
@@ -165,24 +139,6 @@ def check_window(config: TrainConfig, on_event: OnEvent) -> None:
         if getattr(config, name) != TrainConfig.model_fields[name].default and is_idle(config):
             flag = name.replace("_", "-")
             on_event(Note(f"note: --{flag} does nothing {without}"))
-
-
-def _choose_names(given: tuple[str, ...], coding: Coding) -> tuple[str, ...]:
-    """Name the classes as the user does, else as the masks do, else by default."""
-    names = given or coding.names or default_names(coding.num_classes)
-    if len(names) != coding.num_classes:
-        raise ValueError(
-            f"{len(names)} class names are given ({', '.join(names)}), but the masks hold "
-            f"{coding.num_classes} classes (values {coding.values}). Name each, background first."
-        )
-    if len(set(names)) != len(names):
-        raise ValueError(f"--classes: two classes have the same name ({', '.join(names)}).")
-    if sorted(names) == sorted(coding.names) and names != coding.names:
-        raise ValueError(
-            f"--classes names them as {', '.join(names)}, but in the masks they stand in the order "
-            f"{', '.join(coding.names)}. Leave the flag out, or name them in this order."
-        )
-    return names
 
 
 def _check_size(config: TrainConfig, size: tuple[int, int]) -> None:
@@ -228,71 +184,54 @@ def _shorten(values: tuple[int, ...]) -> str:
 
 _SOME = 16
 """Pictures whose type of numbers is looked at."""
-Shape = tuple[int, int, int]
-"""Height, width [pixels] and channels of a picture."""
 
 
-def with_checkpoints(
-    config: TrainConfig, data: Path, on_event: OnEvent
-) -> tuple[TrainConfig, dict[str, str]]:
-    """Fill in what follows from checkpoints that a run begins with.
+def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
+    """Fill in what follows from the checkpoint that a run begins with.
 
     Args:
         config: The settings as given, and as the data folder says.
-        data: The data folder.
-        on_event: Told what is taken from another run.
 
     Returns:
         The settings, and for each that was filled in, why.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: It is none, or a setting contradicts.
+        ValueError: It is none.
     """
-    taken: dict[str, str] = {}
-    given = config.model_fields_set
-    if config.start_from:
-        network, _ = load_checkpoint(Path(config.start_from))
-        kept = (NetworkConfig.model_fields.keys() & network.architecture.keys()) - given - set(OWN)
-        config = config.model_copy(update={name: network.architecture[name] for name in kept})
-        taken |= dict.fromkeys(kept, "as in the checkpoint that it starts from")
-    if config.refine_of is not None:
-        given = config.model_fields_set
-        config = with_coarse(config, data, on_event)
-        taken |= dict.fromkeys(config.model_fields_set - given, "as refining has it")
-    return config, taken
+    if not config.start_from:
+        return config, {}
+    network, _ = load_checkpoint(Path(config.start_from))
+    known = NetworkConfig.model_fields.keys() & network.architecture.keys()
+    kept = known - config.model_fields_set - set(OWN)
+    config = config.model_copy(update={name: network.architecture[name] for name in kept})
+    return config, dict.fromkeys(kept, "as in the checkpoint that it starts from")
 
 
 def read_samples(
-    pairs: Sequence[Pair],
-    coding: Coding,
+    dataset: SegmentationDataset,
     config: TrainConfig,
-    shapes: Sequence[Shape],
     processes: Processes,
     on_event: OnEvent,
 ) -> dict[str, Samples]:
     """Decode all pictures once, if there is room for it.
 
     Args:
-        pairs: All pairs of the run.
-        coding: How mask values become class ids.
+        dataset: The data of the run.
         config: The settings, filled in.
-        shapes: Of each pair's picture.
         processes: Those of the run; on each machine, one of them decodes.
         on_event: Told what happens.
 
     Returns:
         Samples of "train" and "val".
     """
-    if grey := _grey(shapes):
+    if grey := _grey(dataset.shapes):
         on_event(Note(f"note: {grey} grey pictures are shown as RGB, like the others"))
 
     def choose(part: str) -> Samples:
-        chosen = [pair for pair in pairs if pair.part == part]
-        channels = _channels(shapes)
+        chosen, coding = dataset.part(part).pairs, dataset.coding
+        channels = _channels(dataset.shapes)
         objects = part == "train" and config.border_weight > 0
-        if config.refine_of is not None:
-            return UnsureWindows(chosen, coding, config, channels, objects, judged=part == "val")
         return Samples(
             chosen, coding, config.size, channels, config.target_scale, objects, config.factor
         )
@@ -329,7 +268,7 @@ def make_network(
         The network, on the CPU.
     """
     torch.manual_seed(config.seed)
-    channels = _channels(shapes) + samples.told
+    channels = _channels(shapes)
     network = UNet(channels, len(config.classes), **config.network_arguments())
     if config.start_from and is_new:
         fresh = take_weights(network, Path(config.start_from))
@@ -339,33 +278,25 @@ def make_network(
     return network
 
 
-def describe_run(
-    data: Path,
-    pairs: Sequence[Pair],
-    coding: Coding,
-    config: TrainConfig,
-    shapes: Sequence[Shape],
-) -> Card:
+def describe_run(dataset: SegmentationDataset, config: TrainConfig) -> Card:
     """Say what a checkpoint of the run says of itself.
 
     Args:
-        data: The data folder.
-        pairs: All pairs of the run.
-        coding: How mask values become class ids.
+        dataset: The data of the run.
         config: The settings, filled in.
-        shapes: Of each pair's picture.
 
     Returns:
         The description, without scores.
     """
-    areas = sorted(height * width for height, width, _ in shapes)
+    areas = sorted(height * width for height, width in dataset.sizes)
+    pairs, coding = dataset.pairs, dataset.coding
     # not every second one, as where two cameras took turns
     some = random.Random(0).sample(pairs, min(_SOME, len(pairs)))
     training: dict[str, Any] = {
-        "digest": data_digest(pairs, data),
-        "sample": sample_sizes([pair for pair in pairs if pair.part == "train"], data),
+        "digest": dataset.digest(),
+        "sample": dataset.part("train").sample_sizes(),
         "areas": [areas[0], areas[-1]],
-        "grey": _grey(shapes),
+        "grey": _grey(dataset.shapes),
         "dtypes": sorted({read_image(pair.image).dtype.name for pair in some}),
         "pictures": {part: sum(pair.part == part for pair in pairs) for part in ("train", "val")},
         "settings": config.model_dump(mode="json"),
@@ -375,7 +306,6 @@ def describe_run(
         colors=coding.colors if isinstance(coding, Colors) else default_colors(coding.num_classes),
         size=config.size,
         factor=config.factor,
-        refines=config.refine_of is not None,
         masks=coding_to_json(coding),
         training=training,
         versions=versions(),
@@ -433,13 +363,13 @@ def train(
         if processes.are_restarted and processes.first_decides((out / STATE_FILE).is_file):
             return _go_on(out, processes, on_event)
         planned = processes.first_decides(lambda: _plan(data, out, config, on_event, begun))
-        return _run(data, out, *planned, None, processes, on_event, begun)
+        return _run(out, *planned, None, processes, on_event, begun)
 
 
 def _plan(
     data: Path, out: Path, config: TrainConfig, on_event: OnEvent, begun: float
-) -> tuple[TrainConfig, list[Pair], Coding, list[str]]:
-    """Understand the data and fill the settings in; all of them, pairs, coding, the plan."""
+) -> tuple[TrainConfig, SegmentationDataset, list[str]]:
+    """Understand the data and fill the settings in; all of them, the data, the plan."""
     if any((out / name).exists() for name in (BEST_FILE, CONFIG_FILE, STATE_FILE)):
         raise ValueError(
             f"{out}: holds a run already. Go on with it by 'plainunet train --resume {out}', or "
@@ -447,48 +377,31 @@ def _plan(
         )
     require_trackers(config, out)
     config = with_dataset(config, data)
-    config, taken = with_checkpoints(config, data, on_event)
+    config, taken = with_checkpoint(config)
     given = config.model_fields_set
     if config.budget is None and "epochs" not in given:
         config = config.model_copy(update={"budget": BUDGET})
     elif config.budget is not None and "epochs" in given:
         on_event(Note("note: --epochs does nothing with --budget: the clock decides"))
 
-    def on_note(said: str) -> None:
-        on_event(Note(f"note: {said}"))
-
-    advice = f"How to mend it, and what else there is: {command('plainunet', 'check', data)}"
-    problems: list[DataError] = []
-    pairs = find_pairs(
-        data,
-        config.group_by,
-        at_least=0,
-        **config.folder_arguments(),
-        on_note=on_note,
-        on_problem=problems.append,
-    )
-    pairs = open_stacks(pairs, on_note)
-    if not problems:
-        require_enough(data, len(pairs))
-    on_event(Stage("checking files", len(pairs)))
-    sizes = check_pairs(
-        pairs,
-        lambda done, total: on_event(Advance(done)),
-        problems,
-        advice,
-    )
-    on_event(Stage("understanding masks", 1))
-    try:
-        pairs, coding, config, shares = understand(pairs, sizes, config, on_event)
-    except DataError as error:
-        raise ValueError(f"{error}\n{advice}") from error
+    dataset = SegmentationDataset.open(data, config, _Told(on_event))
+    dataset, config = understand(dataset, config, on_event)
     lines: list[str] = []
     if config.budget is not None:
         spent = time.monotonic() - begun
-        config, lines = fit_budget(config, given, pairs, sizes, coding, shares, spent, taken=taken)
+        config, lines = fit_budget(
+            config,
+            given,
+            dataset.pairs,
+            dataset.sizes,
+            dataset.coding,
+            dataset.shares,
+            spent,
+            taken=taken,
+        )
         on_event(Note("\n".join(lines)))
     check_window(config, on_event)
-    return config, pairs, coding, lines
+    return config, dataset, lines
 
 
 def resume(out: str | Path, on_event: OnEvent = lambda event: None) -> dict[str, Any]:
@@ -529,7 +442,7 @@ def _working_in(out: Path, device: str, on_event: OnEvent) -> Iterator[tuple[Pro
 def _go_on(out: Path, processes: Processes, on_event: OnEvent) -> dict[str, Any]:
     """Read a run's state and settings, and go on."""
 
-    def read() -> tuple[dict[str, Any], TrainConfig, list[Pair], Coding]:
+    def read() -> tuple[dict[str, Any], TrainConfig, SegmentationDataset]:
         for folder in (out, out / STATE_FILE.parent, out / VALIDATION_FOLDER):
             remove_unfinished(folder)
         content = read_state(out)
@@ -538,15 +451,12 @@ def _go_on(out: Path, processes: Processes, on_event: OnEvent) -> dict[str, Any]
         data = Path(content["data"])
         if not data.is_dir():
             raise FileNotFoundError(f"{data}: the run's data folder has gone; put it back.")
-        pairs = read_split(out / SPLIT_FILE, data)
-        coding, _ = find_coding([pair.mask for pair in pairs], config)
-        return content, config, pairs, coding
+        return content, config, SegmentationDataset.reopen(data, out / SPLIT_FILE, config)
 
-    content, config, pairs, coding = processes.first_decides(read)
+    content, config, dataset = processes.first_decides(read)
     _prepare_device(config)
     begun = time.monotonic() - float(content["counters"]["seconds"])
-    data = Path(content["data"])
-    return _run(data, out, config, pairs, coding, [], content, processes, on_event, begun)
+    return _run(out, config, dataset, [], content, processes, on_event, begun)
 
 
 def _prepare_device(config: TrainConfig) -> None:
@@ -570,11 +480,9 @@ def _deterministic(wanted: bool) -> Iterator[None]:
 
 
 def _run(
-    data: Path,
     out: Path,
     config: TrainConfig,
-    pairs: list[Pair],
-    coding: Coding,
+    dataset: SegmentationDataset,
     plan: list[str],
     saved: dict[str, Any] | None,
     processes: Processes,
@@ -584,10 +492,10 @@ def _run(
     """Train from fresh weights or a saved state to the end, then judge natively."""
     if config.size is None and config.patch is None:
         raise ValueError(f"{out / CONFIG_FILE}: size is missing.")
-    shapes = [image_shape(pair.image) for pair in pairs]
-    parts = read_samples(pairs, coding, config, shapes, processes, on_event)
-    network = make_network(config, shapes, parts["train"], saved is None, on_event)
-    card = describe_run(data, pairs, coding, config, shapes)
+    data, pairs, coding = dataset.folder, list(dataset.pairs), dataset.coding
+    parts = read_samples(dataset, config, processes, on_event)
+    network = make_network(config, dataset.shapes, parts["train"], saved is None, on_event)
+    card = describe_run(dataset, config)
 
     def begin() -> None:
         write_split(out / SPLIT_FILE, pairs, data)
@@ -599,7 +507,7 @@ def _run(
 
     end = None
     if (budget := config.budget) is not None:
-        predictor = make_predictor(network, card, config)
+        predictor = Predictor(network, card, device=config.device, precision=config.precision)
         held_out = [pair for pair in pairs if pair.part == "val"]
         end = processes.first_decides(
             lambda: find_end(budget, begun, predictor, held_out, coding, SAVED_IMAGES)
@@ -626,10 +534,7 @@ def _run(
                 processes,
                 stop,
             )
-        result = judge_best(out, data, pairs, coding, config, on_event, processes, stop)
-        if config.refine_of is not None:
-            on_event(Note(compare_with_coarse(result, card, config)))
-        return result
+        return judge_best(out, data, pairs, coding, config, on_event, processes, stop)
 
 
 @contextmanager

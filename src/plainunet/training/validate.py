@@ -36,7 +36,6 @@ from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.views import NotFiniteError
 from plainunet.training.distributed import ALONE, Processes
 from plainunet.training.events import Advance, Judged, OnEvent, Stage
-from plainunet.training.refining import make_predictor
 from plainunet.training.run import BEST_FILE
 from plainunet.training.state import Stop, StoppedError
 
@@ -341,7 +340,7 @@ def judge_best(
     """
     best = out / BEST_FILE
     network, card = processes.first_decides(lambda: load_checkpoint(best))
-    predictor = make_predictor(network, card, config)
+    predictor = Predictor(network, card, device=config.device, precision=config.precision)
     held_out = [pair for pair in pairs if pair.part == "val"]
     mine = [held_out[number] for number in processes.share(len(held_out))]
     digest = processes.first_decides(lambda: hashlib.sha256(best.read_bytes()).hexdigest())

@@ -62,7 +62,6 @@ def make_result(
         "protocol": PROTOCOL,
         "model": {
             "checkpoint": "runs/first/best.safetensors",
-            "refine": None,
             "network": "U-Net, 16 base channels, depth 4, 1,942,594 parameters",
             "sees": "pictures reduced to fit in 240 x 360",
             "classes": [
@@ -208,7 +207,7 @@ def hostile() -> dict[str, Any]:
     for image in result["images"]:
         image["image"] = image["group"] = HOSTILE
     result |= dict.fromkeys(("protocol", "command", "data", "split"), ENDING)
-    for key in ("checkpoint", "refine", "network", "sees", "tta", "machine"):
+    for key in ("checkpoint", "network", "sees", "tta", "machine"):
         result["model"][key] = ENDING
     for key in ("settings", "versions"):
         result["model"][key] = {ENDING: HOSTILE}

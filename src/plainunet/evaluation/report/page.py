@@ -168,7 +168,6 @@ def _summary(result: dict[str, Any]) -> str:
     of = f"{several(len(result['images']), 'picture')} in {several(groups, 'group')}"
     facts = {
         "model": model["checkpoint"],
-        "refined by": model.get("refine"),
         "network": model.get("network"),
         "sees": model.get("sees"),
         "data": result["data"],

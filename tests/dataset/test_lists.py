@@ -1,12 +1,18 @@
+"""Lists and patterns of pairs, and what lists call images."""
+
 import os
 import re
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
-from plainunet.dataset.lists import read_listed
+from plainunet.config import FolderConfig
+from plainunet.dataset.lists import Listed, Pictures, has_pictures, read_listed
 from plainunet.dataset.pairs import Pair
-from plainunet.dataset.split import write_split
+from plainunet.dataset.split import name_below, write_split
+from plainunet.formats.sources import parse_image, parse_source
+from plainunet.reporter import silent
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -16,21 +22,23 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
+def read(folder: Path, pairs: str) -> list[Listed]:
+    return read_listed(folder, FolderConfig(pairs=pairs), silent)
+
+
 def names(folder: Path, pairs: str) -> list[tuple[str, str, str, str | None]]:
     return [
         (
-            each.image.relative_to(folder).as_posix(),
-            each.mask.relative_to(folder).as_posix(),
+            name_below(each.image, folder),
+            name_below(each.mask, folder),
             each.group,
             each.part,
         )
-        for each in read_listed(folder, pairs)
+        for each in read(folder, pairs)
     ]
 
 
 # patterns
-
-
 def test_patterns(tmp_path: Path) -> None:
     touch(tmp_path, "x/a b.JPG", "x/1.jpg", "y/a b_m.png", "y/1_m.png", "y/1_color.png")
     assert sorted(names(tmp_path, "x/*.jpg:y/*_m.png")) == [
@@ -71,12 +79,10 @@ def test_the_longer_pattern_has_the_files_that_match_both(tmp_path: Path) -> Non
 def test_patterns_that_are_refused(tmp_path: Path, pairs: str, message: str) -> None:
     touch(tmp_path, "x/frame_a.jpg", "x/frame_b.jpg", "y/frame_a.png", "y/frame_c.png")
     with pytest.raises(ValueError, match=message):
-        read_listed(tmp_path, pairs)
+        read(tmp_path, pairs)
 
 
 # lists
-
-
 def test_a_list(tmp_path: Path) -> None:
     touch(tmp_path, "p/a.jpg", "p/b.jpg", "m/1.png", "m/2.png")
     (tmp_path / "list.csv").write_text("image,mask\np/a.jpg,m/2.png\n\np/b.jpg,m/1.png\n")
@@ -94,7 +100,7 @@ def test_a_list_elsewhere_with_all_columns(tmp_path: Path) -> None:
         '\ufeffPart,Group,Mask,Image\r\ntrain,g,1.png,ü.jpg\r\nvalid,h,2.png,"a, b.jpg"\r\n',
         encoding="utf-8",
     )
-    found = read_listed(tmp_path / "data", str(path))
+    found = read(tmp_path / "data", str(path))
     assert [tuple(each) for each in found] == [
         (tmp_path / "data/ü.jpg", tmp_path / "data/1.png", "g", "train"),
         (tmp_path / "data/a, b.jpg", tmp_path / "lists/2.png", "h", "val"),
@@ -126,24 +132,22 @@ def test_lists_that_are_refused(tmp_path: Path, text: str, message: str) -> None
     touch(tmp_path, "a.jpg", "b.jpg", "a.png", "b.png")
     (tmp_path / "list.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=re.escape(message)):
-        read_listed(tmp_path, "list.csv")
+        read(tmp_path, "list.csv")
 
 
 def test_five_wrong_lines_are_said(tmp_path: Path) -> None:
     rows = "".join(f"{n}.jpg,{n}.png\n" for n in range(4))
     (tmp_path / "list.csv").write_text("image,mask\n" + rows)
     with pytest.raises(ValueError, match=r"has 8 wrong lines:(?s:.*)line 4: .*\n  and 3 more"):
-        read_listed(tmp_path, "list.csv")
+        read(tmp_path, "list.csv")
 
 
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"--pairs gone\.csv: there is no such list"):
-        read_listed(tmp_path, "gone.csv")
+        read(tmp_path, "gone.csv")
 
 
 # a file for each class
-
-
 @pytest.mark.parametrize(
     "pattern", ["m/{road,car}/*.png", "m/*_{road,car}.png", "*/{road,car}.png"]
 )
@@ -178,7 +182,7 @@ def test_of_two_classes_that_fit_the_longer_is_meant(tmp_path: Path) -> None:
 def test_braces_that_are_refused(tmp_path: Path, pairs: str, message: str) -> None:
     touch(tmp_path, "i/12.jpg", "i/3.jpg", "m/a/12.png", "m/b/12.png", "m/c/3.png", "m/d/12.PNG")
     with pytest.raises(ValueError, match=re.escape(message)):
-        read_listed(tmp_path, pairs)
+        read(tmp_path, pairs)
 
 
 def test_two_masks_for_a_picture_bring_a_hint_at_braces(tmp_path: Path) -> None:
@@ -186,12 +190,10 @@ def test_two_masks_for_a_picture_bring_a_hint_at_braces(tmp_path: Path) -> None:
     if len(list((tmp_path / "m").iterdir())) == 1:
         pytest.skip("the file system does not tell large from small letters")
     with pytest.raises(ValueError, match=r"both match with '2'.*name the classes in braces"):
-        read_listed(tmp_path, "i/*.jpg:m/*.png")
+        read(tmp_path, "i/*.jpg:m/*.png")
 
 
 # places
-
-
 PLACES = [
     ("stack.tif[0]", "masks/{road,car}/7.png"),
     ("stack.tif[1]", "labels.tif[0]"),
@@ -234,7 +236,7 @@ def test_places_that_are_refused(tmp_path: Path, row: str, message: str) -> None
     place_files(tmp_path)
     (tmp_path / "list.csv").write_text(f"image,mask\n{row}\n")
     with pytest.raises(ValueError, match=re.escape(message)):
-        read_listed(tmp_path, "list.csv")
+        read(tmp_path, "list.csv")
 
 
 @pytest.mark.parametrize("below", [True, False])
@@ -243,13 +245,13 @@ def test_the_split_of_a_run_is_such_a_list(tmp_path: Path, below: bool) -> None:
     place_files(data)
     parts = ["train", "val", "test"] * 2
     pairs = [
-        Pair(data / image, data / mask, f"group {image}", part)
+        Pair(parse_image(data / image), parse_source(data / mask), f"group {image}", part)
         for (image, mask), part in zip(PLACES, parts, strict=True)
     ]
     run = tmp_path / "run"
     run.mkdir()
     write_split(run / "split.csv", pairs, data if below else tmp_path / "elsewhere")
-    found = read_listed(data, str(run / "split.csv"))
+    found = read(data, str(run / "split.csv"))
     assert [tuple(each) for each in found] == [
         (pair.image, pair.mask, pair.group, pair.part) for pair in pairs
     ]
@@ -263,4 +265,50 @@ def test_the_split_may_hold_names_that_are_not_utf_8(tmp_path: Path) -> None:
         pytest.skip("the file system takes only UTF-8")
     pairs = [Pair(tmp_path / name, tmp_path / "1.png", "g", "train")]
     write_split(tmp_path / "split.csv", pairs, tmp_path)
-    assert read_listed(tmp_path, "split.csv")[0].image == tmp_path / name
+    assert read(tmp_path, "split.csv")[0].image == tmp_path / name
+
+
+def test_pictures_are_found_by_path_name_and_stem(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "images/x/b.v2.png", "images/x/c.png", "images/y/c.png")
+    pictures = Pictures(tmp_path / "images")
+    found = {
+        "a.jpg": "a.jpg",
+        "./a.jpg": "a.jpg",
+        "images/a.jpg": "a.jpg",
+        "../images/a.jpg": "a.jpg",
+        "D:\\set\\images\\a.jpg": "a.jpg",
+        "/home/me/a.jpg": "a.jpg",
+        "a.png": "a.jpg",
+        "a": "a.jpg",
+        "b.v2": "x/b.v2.png",
+        "x/c.png": "x/c.png",
+        "y/c": "y/c.png",
+        "c.png": None,  # two of this name
+        "c": None,
+        "b": None,
+        "": None,
+        "\0": None,
+    }
+    for name, path in found.items():
+        expected = None if path is None else tmp_path / "images" / path
+        assert pictures.find(name, tmp_path, tmp_path / "annotations") == expected, name
+
+
+def test_letters_may_be_written_in_two_ways(tmp_path: Path) -> None:
+    touch(tmp_path, normalize("NFD", "é.jpg"))
+    assert Pictures(tmp_path).find(normalize("NFC", "é.jpg")) is not None
+
+
+def test_a_folder_may_be_named_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "x/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert Pictures(Path()).find("x/a.jpg") == Path("x/a.jpg")
+    assert Pictures(Path("x")).find("x/a.jpg", Path()) == Path("x/a.jpg")
+
+
+def test_masks_beside_images_are_no_pictures(tmp_path: Path) -> None:
+    touch(tmp_path, "1/images/1.png", "1/masks/a.png", "1/masks/b.png", "masks/m.png", "c.txt")
+    names = [path.name for path in Pictures(tmp_path).paths]
+    assert names == ["1.png", "m.png"]
+    assert has_pictures(tmp_path)
+    assert not has_pictures(touch(tmp_path / "empty", "c.txt"))

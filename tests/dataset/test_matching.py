@@ -1,0 +1,310 @@
+"""Names tell which mask belongs to which image."""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from plainunet.dataset.matching import Key, join_classes, match_names, split_names
+from plainunet.dataset.pairs import find_pairs
+from plainunet.formats.problems import DataError, first_five
+from plainunet.reporter import Collected
+
+CountCalls = Callable[[Callable[[], object]], int]
+
+
+def files(*stems: str, where: str = ".") -> dict[tuple[str, str], Path]:
+    return {(where, stem): Path(where, f"{stem}.png") for stem in stems}
+
+
+STEMS = ("1", "10", "11", "2", "a b", "v1.2")
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("{}", "{}"),
+        ("{}", "{}_mask"),
+        ("{}", "{}_1stHO"),
+        ("{}", "mask_{}"),
+        ("{}", "gt-{}"),
+        ("{}_img", "{}"),
+        ("im_{}", "{}"),
+        ("{}_img", "{}_mask"),
+        ("{}_image", "{}_img_gt"),
+        ("img_{}", "mask_{}"),
+        ("img{}", "mask{}"),
+        ("{}_training", "{}_manual1"),
+        ("img_{}", "{}_mask"),
+        ("{}_sat", "mask_{}"),
+    ],
+)
+def test_beginnings_and_endings(image: str, mask: str) -> None:
+    images = files(*(image.format(stem) for stem in STEMS))
+    masks = files(*(mask.format(stem) for stem in reversed(STEMS)))
+    joined = match_names(images, masks)
+    assert [(ours[1], theirs[1]) for ours, theirs in joined.items()] == [
+        (image.format(stem), mask.format(stem)) for stem in STEMS
+    ]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (("car1_01", "car2_01"), ("car1_02", "car2_02")),  # another view, not a mask
+        (("1", "2", "3"), ("10", "20", "30")),  # a number is not cut in two
+        (("1", "2", "3"), ("11", "12", "13")),
+        (("1_img", "2_img"), ("3_mask", "4_mask")),
+        (("a", "b"), ("x", "y")),
+    ],
+)
+def test_what_does_not_belong_together(images: tuple[str, ...], masks: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"{len(images)} pictures have no mask .*--pairs"):
+        match_names(files(*images), files(*masks))
+
+
+def test_case_may_differ_where_nothing_else_would_fit() -> None:
+    images, masks = files("IMG_1", "IMG_2", where="Day"), files("img_1_M", "img_2_M", where="day")
+    assert [mask[1] for mask in match_names(images, masks).values()] == ["img_1_M", "img_2_M"]
+    images, masks = files("a", "A"), files("A", "a")
+    assert match_names(images, masks) == {(".", "a"): (".", "a"), (".", "A"): (".", "A")}
+
+
+def test_the_nearest_name_is_said() -> None:
+    images = files("street_1_img", "street_2_img", "street_3_img", "streat_4_img")
+    masks = files(*(f"street_{number}_mask" for number in range(1, 5)))
+    with pytest.raises(ValueError, match=r"streat_4_img\.png \(nearest: street_4_mask\.png\)"):
+        match_names(images, masks)
+
+
+def test_as_they_are() -> None:
+    with pytest.raises(ValueError, match=r"2 pictures have no mask \(named like the picture\)"):
+        match_names(files("1", "2"), files("1_m", "2_m"), as_they_are=True)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("{}", "{}_mask"),
+        ("{}", "m_{}"),
+        ("{}_rgb", "{}"),
+        ("{}_sat", "{}_mask"),
+        ("img_{}", "gt_{}"),
+    ],
+)
+def test_one_folder(image: str, mask: str) -> None:
+    both = files(*(each.format(stem) for stem in STEMS for each in (image, mask)))
+    images, masks = split_names(both)
+    assert [stem for _, stem in images] == [image.format(stem) for stem in STEMS]
+    assert [stem for _, stem in masks] == [mask.format(stem) for stem in STEMS]
+
+
+def test_one_folder_in_which_a_mask_is_missing() -> None:
+    both = files("a", "b", "c", "a_mask", "b_mask")
+    images, masks = split_names(both)
+    with pytest.raises(ValueError, match=r"1 pictures have no mask .*'_mask'\): c\.png"):
+        match_names(images, masks)
+
+
+def test_a_folder_without_masks() -> None:
+    for stems in (("cat", "cat_2", "dog", "x", "y"), STEMS, ("f_1", "f_2", "f_3"), ()):
+        assert split_names(files(*stems)) == (files(*stems), {})
+
+
+def test_first_five() -> None:
+    assert first_five(range(5)) == "0, 1, 2, 3, 4"
+    assert first_five(range(7)) == "0, 1, 2, 3, 4 and 2 more"
+
+
+def test_stems_are_compared_letter_by_letter() -> None:
+    # find_pairs brings both into one form first
+    decomposed = unicodedata.normalize("NFD", "ü")
+    with pytest.raises(ValueError, match="1 pictures have no mask"):
+        match_names(files("ü"), files(decomposed))
+
+
+def test_one_pair_alone_is_known_by_its_words() -> None:
+    files = {("", name): Path(name) for name in ("train-volume", "train-labels")}
+    images, masks = split_names(files)
+    assert match_names(images, masks) == {("", "train-volume"): ("", "train-labels")}
+    with pytest.raises(ValueError, match="no mask"):
+        match_names({("", "train-one"): Path("a")}, {("", "train-two"): Path("b")})
+
+
+def keys(root: str, *names: str) -> dict[Key, Path]:
+    files = [Path(root, name) for name in names]
+    return {(str(file.parent.relative_to(root)), file.stem): file for file in files}
+
+
+def join(images: list[str], masks: list[str]) -> dict[str, str] | None:
+    pictures = keys("d/images", *images)
+    joined = join_classes(pictures, keys("d/masks", *masks))
+    if joined is None:
+        return None
+    partners = match_names(pictures, joined)
+    return {
+        "/".join(key).removeprefix("./"): joined[mask].as_posix() for key, mask in partners.items()
+    }
+
+
+def test_a_folder_for_each_class() -> None:
+    masks = ["road/1.png", "car/1.png", "Background/1.png", "car/2.png"]
+    assert join(["1.jpg", "2.jpg"], masks) == {
+        "1": "d/masks/{Background,car,road}/1.png",
+        "2": "d/masks/{Background,car,road}/2.png",
+    }
+
+
+@pytest.mark.parametrize("pattern", ["{part}/{name}", "{name}/{part}"])
+def test_parts_above_or_below_the_classes(pattern: str) -> None:
+    masks = [
+        pattern.format(part=part, name=name) + f"/{number}_m.png"
+        for part, number in (("train", 1), ("val", 2))
+        for name in ("road", "car")
+    ]
+    braced = [pattern.format(part=part, name="{car,road}") for part in ("train", "val")]
+    assert join(["train/1.jpg", "val/2.jpg"], masks) == {
+        "train/1": f"d/masks/{braced[0]}/1_m.png",
+        "val/2": f"d/masks/{braced[1]}/2_m.png",
+    }
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (["1.jpg"], ["1.png"]),
+        (["1.jpg"], ["road/1.png"]),
+        (["a/1.jpg", "b/1.jpg"], ["a/1.png", "b/1.png"]),
+        (["train/1.jpg", "val/1.jpg"], ["train/1.png", "val/1.png"]),
+        (["1.jpg", "2.jpg"], ["train/1.png", "val/1.png"]),
+        (["1.jpg", "2.jpg"], ["patient1/1.png", "patient2/2.png"]),
+        (["1.jpg"], ["1.png", "road/1.png", "car/1.png"]),
+        (["x/1.jpg"], ["road/1.png", "car/1.png"]),
+        (["1.jpg", "road/1.jpg"], ["road/1.png", "car/1.png"]),
+        ([], []),
+    ],
+)
+def test_other_folders_are_left_alone(images: list[str], masks: list[str]) -> None:
+    assert join(images, masks) is None
+
+
+@pytest.mark.parametrize("pattern", ["{}/1_{}.png", "{}/{}_1.png"])
+def test_names_that_hold_the_class(pattern: str) -> None:
+    masks = [pattern.format(name, name) for name in ("road", "car")]
+    braced = "d/masks/" + pattern.format("{car,road}", "{car,road}")
+    assert join(["1.jpg"], masks) == {"1": braced}
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        ["road/1.png", "car/1.tif"],
+        ["road/1.png", "car/1.PNG"],
+        ["a,b/1.png", "car/1.png"],
+        ["{x}/1.png", "car/1.png"],
+    ],
+)
+def test_masks_that_braces_cannot_join(masks: list[str]) -> None:
+    message = f"{re.escape(masks[0])} and .*{re.escape(masks[1])} cannot be joined"
+    with pytest.raises(ValueError, match=message):
+        join(["1.jpg"], masks)
+
+
+def test_the_work_of_joining_grows_with_the_masks(count_calls: CountCalls) -> None:
+    calls = {}
+    for count in (500, 1000):
+        images = {(".", str(n)): Path(f"d/images/{n}.jpg") for n in range(count)}
+        masks = {(c, str(n)): Path(f"d/masks/{c}/{n}.png") for c in "abcd" for n in range(count)}
+        joined = join_classes(images, masks)
+        assert joined is not None
+        assert len(joined) == count
+        assert joined[".", "7"].files["c"] == Path("d/masks/c/7.png")
+        calls[count] = count_calls(lambda i=images, m=masks: join_classes(i, m))
+    assert calls[1000] < 2.5 * calls[500]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for stem in ("road", "field", "lake"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / f"{stem}.jpg")
+        Image.new("L", (8, 8)).save(tmp_path / "masks" / f"{stem}_mask.png")
+    return tmp_path
+
+
+def collected(folder: Path) -> tuple[list[str], list[DataError]]:
+    heard = Collected()
+    pairs = find_pairs(folder, reporter=heard, at_least=0)
+    return [pair.image.stem for pair in pairs], heard.problems
+
+
+def test_a_misspelt_name_is_mended_by_its_cure(folder: Path) -> None:
+    (folder / "masks/road_mask.png").rename(folder / "masks/raod_mask.png")
+    stems, (no_mask, no_picture) = collected(folder)
+    assert stems == ["field", "lake"]
+    assert (no_mask.code, no_mask.files) == ("no-mask", (folder / "images/road.jpg",))
+    assert f"nearest is {folder / 'masks/raod_mask.png'}" in str(no_mask)
+    assert no_mask.cure == f"mv {folder / 'masks/raod_mask.png'} {folder / 'masks/road_mask.png'}"
+    assert (no_picture.code, no_picture.files) == (
+        "no-picture",
+        (folder / "masks/raod_mask.png",),
+    )
+
+
+@pytest.mark.parametrize("name", ["road_mask.dat", "road_mask", "road_mask.png.bak"])
+def test_a_picture_under_another_suffix_is_its_partner(folder: Path, name: str) -> None:
+    (folder / "masks/road_mask.png").rename(folder / "masks" / name)
+    _, (problem,) = collected(folder)
+    old, new = problem.cure.removeprefix("mv ").split()
+    Path(old).rename(new)
+    assert Path(new).name == "road_mask.png"
+    assert collected(folder) == (["field", "lake", "road"], [])
+
+
+def test_without_a_candidate_there_is_no_command(folder: Path) -> None:
+    (folder / "masks/lake_mask.png").unlink()
+    stems, (problem,) = collected(folder)
+    assert stems == ["field", "road"]
+    assert (problem.code, problem.cure) == ("no-mask", "")
+    assert "images/lake.jpg has no mask" in str(problem)
+
+
+def test_two_files_of_one_name(folder: Path) -> None:
+    Image.new("L", (8, 8)).save(folder / "masks/lake_mask.tif")
+    stems, (problem,) = collected(folder)
+    assert len(stems) == 3
+    assert problem.code == "two-partners"
+    assert {path.name for path in problem.files} == {"lake_mask.png", "lake_mask.tif"}
+
+
+def test_without_a_collector_the_first_is_raised(folder: Path) -> None:
+    (folder / "masks/lake_mask.png").unlink()
+    with pytest.raises(DataError, match="1 pictures have no mask") as raised:
+        find_pairs(folder)
+    assert raised.value.code == "no-mask"
+    assert raised.value.files == (folder / "images/lake.jpg",)
+
+
+def test_of_two_that_shall_meet_one_moves(folder: Path) -> None:
+    (folder / "masks/lake_mask.png").rename(folder / "masks/laek_mask.png")
+    _, problems = collected(folder)
+    assert {problem.code for problem in problems} == {"no-mask", "no-picture"}
+    assert len({problem.cure for problem in problems}) == 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "picture"), [("IMG_3440", "IMG_3458"), ("road", "lake"), ("train_1", "train_12")]
+)
+def test_unrelated_files_are_not_brought_together(tmp_path: Path, mask: str, picture: str) -> None:
+    """One picture has lost its mask, another mask its picture."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        for stem in ("IMG_1", "IMG_2", picture if name == "masks" else mask):
+            Image.new("L", (8, 8)).save(tmp_path / name / f"{stem}.png")
+    stems, problems = collected(tmp_path)
+    assert stems == ["IMG_1", "IMG_2"]
+    assert [problem.cure for problem in problems] == ["", ""]

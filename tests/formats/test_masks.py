@@ -1,0 +1,389 @@
+"""Masks: the values that are stored, and one file for each class."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from plainunet.dataset.classes import understand_masks
+from plainunet.formats.masks import (
+    class_file_names,
+    mask_size,
+    read_class_files,
+    read_mask,
+    stored_names,
+)
+from plainunet.formats.problems import DataError
+from plainunet.formats.sources import (
+    HERE,
+    ClassFiles,
+    CocoImage,
+    RleImage,
+    parse_classes,
+    parse_source,
+)
+
+RANDOM = np.random.default_rng(0)
+IDS = RANDOM.integers(0, 4, (20, 30), dtype=np.uint8)
+COLOURS = RANDOM.integers(0, 256, (256, 3), dtype=np.uint8)
+SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
+
+
+def palette(ids: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(ids).convert("P")
+    picture.putdata(ids.ravel().tolist())
+    picture.putpalette(COLOURS.tobytes())
+    return picture
+
+
+def save(path: Path, values: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values)).save(path)
+    return path
+
+
+# what is written is read back, bit for bit
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype"),
+    [(".png", "u1"), (".tif", "u1"), (".bmp", "u1"), (".png", "u2"), (".tif", "u2")],
+)
+@given(data=st.data())
+def test_masks_come_back(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, dtype: str, data: st.DataObject
+) -> None:
+    mask = data.draw(hnp.arrays(dtype, SHAPES))
+    read = read_mask(save(tmp_path_factory.mktemp("masks") / f"mask{suffix}", mask))
+    assert read.dtype == dtype
+    np.testing.assert_array_equal(read, mask)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".tif"])
+@given(mask=hnp.arrays(np.uint8, SHAPES))
+def test_palette_indices_come_back_whatever_the_colours(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, mask: np.ndarray
+) -> None:
+    path = tmp_path_factory.mktemp("palette") / f"mask{suffix}"
+    # Pillow drops unused colours of a GIF, and with them the indices
+    palette(mask).save(path, optimize=False)
+    with Image.open(path) as opened:
+        assert opened.mode == "P"
+    np.testing.assert_array_equal(read_mask(path), mask)
+
+
+def test_a_gif_as_kaggle_made_them(tmp_path: Path) -> None:
+    """Two colours, black and white, at indices 0 and 1: `convert('L')` would give 255."""
+    ids = IDS % 2
+    picture = Image.fromarray(ids).convert("P")
+    picture.putdata(ids.ravel().tolist())
+    picture.putpalette(bytes([0, 0, 0, 255, 255, 255]))
+    picture.save(tmp_path / "mask.gif")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.gif"), ids)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_one_bit_is_zero_and_one(tmp_path: Path, suffix: str) -> None:
+    read = read_mask(save(tmp_path / f"mask{suffix}", IDS > 1))
+    if suffix == ".bmp":  # a palette of black and white, or 1-bit: two values either way
+        read = read > 0
+    np.testing.assert_array_equal(read, IDS > 1)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_bits_hold_ids_and_not_greys(tmp_path: Path, bits: int) -> None:
+    ids = RANDOM.integers(0, 1 << bits, (7, 13), dtype=np.uint8)
+    palette(ids).save(tmp_path / "palette.png", bits=bits)
+    np.testing.assert_array_equal(read_mask(tmp_path / "palette.png"), ids)
+
+
+def test_grey_of_four_bits(tmp_path: Path) -> None:
+    import struct
+    import zlib
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+    # two rows of the ids 0 1 2 3, two to a byte, each row after a filter byte
+    rows = b"\0\x01\x23" * 2
+    (tmp_path / "four.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 2, 4, 0, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    np.testing.assert_array_equal(read_mask(tmp_path / "four.png"), [[0, 1, 2, 3]] * 2)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_grey_stored_as_colour_is_grey(tmp_path: Path, mode: str, suffix: str) -> None:
+    path = tmp_path / f"mask{suffix}"
+    Image.fromarray(IDS).convert(mode).save(path)
+    np.testing.assert_array_equal(read_mask(path), IDS)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "float32", "int16"])
+def test_whole_numbers_in_wider_types(tmp_path: Path, dtype: str) -> None:
+    tifffile.imwrite(tmp_path / "mask.tif", IDS.astype(dtype) * 300)
+    read = read_mask(tmp_path / "mask.tif")
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read, IDS.astype(int) * 300)
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, 70000])
+def test_other_numbers_are_refused_by_name(tmp_path: Path, value: float) -> None:
+    mask = IDS.astype(np.float32)
+    mask[0, 0] = value
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    with pytest.raises(ValueError, match=r"mask\.tif holds float32 values from .* to"):
+        read_mask(tmp_path / "mask.tif")
+
+
+def test_colours_are_no_values(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"mask\.png is coloured \(3 channels that differ\)"):
+        read_mask(save(tmp_path / "mask.png", COLOURS[IDS]))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "mask.png"
+    Image.fromarray(IDS).save(path, exif=exif)
+    with Image.open(path) as opened:
+        wanted = np.asarray(ImageOps.exif_transpose(opened))
+    np.testing.assert_array_equal(read_mask(path), wanted)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".tif"])
+@pytest.mark.parametrize("cut", [0.02, 0.5, 0.99])
+def test_a_cut_mask_is_refused_by_name(tmp_path: Path, suffix: str, cut: float) -> None:
+    path = tmp_path / f"cut{suffix}"
+    palette(IDS).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * cut)])
+    with pytest.raises(ValueError, match=rf"cut\{suffix} (is|cannot)"):
+        read_mask(path)
+
+
+def test_a_size_is_read_without_pixels_and_a_cut_file_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "mask.png", IDS)
+    assert mask_size(path) == IDS.shape
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"mask\.png is cut off"):
+        mask_size(path)
+
+
+def test_a_file_with_braces_in_its_name_is_a_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "{road,car}.png", IDS)
+    np.testing.assert_array_equal(read_mask(path), IDS)
+    assert mask_size(path) == IDS.shape
+    assert stored_names(path) == ()
+    assert parse_source(path) == path
+    assert isinstance(parse_classes(str(path)), ClassFiles)
+
+
+def test_an_item_of_a_list(tmp_path: Path) -> None:
+    file = tmp_path / "masks.csv"
+    file.write_text("ImageId,EncodedPixels\ncat,1 2 9 1\n")
+    path = RleImage(file, "cat", 4, 3, "columns")
+    np.testing.assert_array_equal(read_mask(path), [[1, 0, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0]])
+    assert mask_size(path) == (4, 3)
+    assert stored_names(path) == ()
+
+
+def test_an_image_of_a_coco_file(tmp_path: Path) -> None:
+    file = tmp_path / "all.json"
+    file.write_text(
+        '{"images": [{"id": 5, "file_name": "a.png", "height": 4, "width": 6}],'
+        '"categories": [{"id": 3, "name": "leaf"}],'
+        '"annotations": [{"id": 1, "image_id": 5, "category_id": 3, "iscrowd": 0,'
+        '"segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]]}]}'
+    )
+    path = CocoImage(file, 5)
+    wanted = np.zeros((4, 6), np.uint8)
+    wanted[1:3, 1:4] = 1
+    np.testing.assert_array_equal(read_mask(path), wanted)
+    assert mask_size(path) == (4, 6)
+    assert stored_names(path) == ("background", "leaf")
+
+
+def grey(*rows: list[int], dtype: Any = np.uint8) -> NDArray[Any]:
+    return np.array(rows, dtype)
+
+
+# reading
+
+
+@given(
+    ids=hnp.arrays(np.uint8, (5, 7), elements=st.integers(0, 3)),
+    inside=st.sampled_from([1, 255, 7, 65535]),
+)
+def test_what_is_cut_into_classes_is_joined_again(
+    ids: NDArray[np.uint8], inside: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("classes")
+    dtype = np.uint16 if inside > 255 else np.uint8
+    for number, name in enumerate(("road", "car", "bike"), 1):
+        if number == 1 or (ids == number).any():
+            save(folder / name / "7.png", (ids == number).astype(dtype) * dtype(inside))
+    path = parse_source(folder / "{road,car,bike}" / "7.png")
+    found = read_mask(path)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, ids)
+    assert mask_size(path) == (5, 7)
+    assert stored_names(path) == ("background", "road", "car", "bike")
+
+
+def test_class_files_are_understood(tmp_path: Path) -> None:
+    save(tmp_path / "1_a.png", grey([255, 0], [0, 0]))
+    save(tmp_path / "1_b.png", grey([0, 1], [0, 0]))
+    save(tmp_path / "2_b.png", np.array([[True, True], [False, False]]))
+    paths = [parse_source(tmp_path / "1_{a,b}.png"), parse_source(tmp_path / "2_{a,b}.png")]
+    coding, pixels = understand_masks(paths, num_classes=3)
+    assert pixels.tolist() == [4, 1, 3]
+    assert [coding.read(path).tolist() for path in paths] == [[[1, 2], [0, 0]], [[2, 2], [0, 0]]]
+
+
+def test_where_a_background_is_given_the_rest_is_ignored(tmp_path: Path) -> None:
+    save(tmp_path / "1_car.png", grey([255, 0, 0]))
+    save(tmp_path / "1_Background.png", grey([0, 255, 0]))
+    for classes in ("car,Background", "Background,car"):
+        path = parse_source(tmp_path / f"1_{{{classes}}}.png")
+        assert read_mask(path).tolist() == [[1, 0, 255]]
+        assert stored_names(path) == ("Background", "car")
+    save(tmp_path / "2_car.png", grey([255, 0, 0]))
+    assert read_mask(parse_source(tmp_path / "2_{car,Background}.png")).tolist() == [[1, 255, 255]]
+
+
+def test_smoothed_edges_are_cut_at_128(tmp_path: Path) -> None:
+    save(tmp_path / "1_a.png", grey([0, 3, 127, 128, 250, 255, 255]))
+    save(tmp_path / "1_b.png", grey([0, 0, 0, 0, 0, 0, 0]))
+    save(tmp_path / "2_a.png", grey([0, 300, 1], dtype=np.uint16))
+    assert read_mask(parse_source(tmp_path / "1_{a,b}.png")).tolist() == [[0, 0, 0, 1, 1, 1, 1]]
+    assert read_mask(parse_source(tmp_path / "2_{a,b}.png")).tolist() == [[0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (grey([0, 1, 2, 3]), "a.png holds 4 values from 0 to 3, but is to show one class only"),
+        (grey([0, 60, 120, 180, 240]), "a.png holds 5 values from 0 to 240"),
+        (grey([0, 1, 255]), "a.png holds 3 values from 0 to 255"),
+        (grey([1, 2]), "a.png holds 2 values from 1 to 2"),
+        (np.array([[[9, 0, 0]]], np.uint8), "a.png is coloured, but is to show one class only"),
+    ],
+)
+def test_files_that_show_more_than_one_class(
+    tmp_path: Path, values: NDArray[Any], message: str
+) -> None:
+    save(tmp_path / "a.png", values)
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read_mask(parse_source(tmp_path / "{a,b}.png"))
+    # what colours stand for is asked where masks are coloured, not here
+    assert type(error.value) is DataError
+
+
+def test_classes_that_overlap_are_refused_with_their_share(tmp_path: Path) -> None:
+    save(tmp_path / "road.png", grey([255, 255, 0, 0, 0]))
+    save(tmp_path / "car.png", grey([0, 255, 255, 255, 0]))
+    message = r"\{road,car\}.*: 1 pixels \(20\.00% of the picture, 25\.00% of what is labelled\)"
+    with pytest.raises(ValueError, match=message + ".*'road' and 'car'.*Set them to 0"):
+        read_mask(parse_source(tmp_path / "{road,car}.png"))
+
+
+def test_files_of_two_sizes_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "road.png", np.zeros((2, 3), np.uint8))
+    save(tmp_path / "car.png", np.zeros((3, 2), np.uint8))
+    for read in (read_mask, mask_size):
+        with pytest.raises(ValueError, match=r"car\.png is 2x3 pixels, \S*road\.png is 3x2"):
+            read(parse_source(tmp_path / "{road,car}.png"))
+
+
+def test_at_least_one_file_must_exist(tmp_path: Path) -> None:
+    for read in (read_mask, mask_size):
+        with pytest.raises(FileNotFoundError, match="none of the 2 files for road, car exists"):
+            read(parse_source(tmp_path / "{road,car}.png"))
+
+
+def test_a_link_that_leads_nowhere_is_no_absent_class(tmp_path: Path) -> None:
+    save(tmp_path / "road.png", grey([255, 0]))
+    (tmp_path / "car.png").symlink_to(tmp_path / "gone.png")
+    for read in (read_mask, mask_size):
+        with pytest.raises(FileNotFoundError, match=r"car\.png is a link to \S*gone\.png"):
+            read(parse_source(tmp_path / "{road,car}.png"))
+    with pytest.raises(ValueError, match="cannot be opened"):
+        read_class_files(ClassFiles(str(tmp_path / f"{HERE}{'a' * 500}"), ("a", "b")), read_mask)
+
+
+def test_names_of_classes() -> None:
+    assert class_file_names(()) == ()
+    assert class_file_names(("b", "a")) == ("background", "b", "a")
+    assert class_file_names(("b", "BACKGROUND", "a")) == ("BACKGROUND", "b", "a")
+    for wrong in (("a", ""), ("a", "background", "Background"), ("background",)):
+        with pytest.raises(ValueError, match="need a name each"):
+            class_file_names(wrong)
+    many = tuple(map(str, range(255)))
+    assert len(class_file_names(many[1:])) == 255
+    with pytest.raises(ValueError, match="255 classes in braces; at most 254"):
+        read_class_files(ClassFiles(HERE, many), read_mask)
+
+
+# whole sets of masks, understood
+
+
+ROWS, COLUMNS = np.mgrid[:40, :56]  # no multiples of a tile, a strip or a byte's eight pixels
+# a disk of class 1 and a bar of class 2 on class 0
+CLASSES = np.where(np.hypot(ROWS - 15, COLUMNS - 20) < 9, 1, 0).astype(np.uint8)
+CLASSES[28:35, 9:50] = 2
+INSTANCES = np.where(CLASSES > 0, 1 + COLUMNS // 4, 0)
+TWO = (CLASSES > 0).astype(np.uint8)
+VOID = np.where(CLASSES == 2, 255, CLASSES).astype(np.uint8)
+LOSSLESS = [".png", ".bmp", ".tif", ".lzw.tif", ".npy"]
+PALETTES = [".palette.png", ".palette.gif", ".palette.tif"]
+
+
+def write(path: Path, mask: np.ndarray) -> Path:
+    if path.suffix == ".npy":
+        np.save(path, mask)
+    elif ".palette" in path.suffixes:
+        palette(mask).save(path)
+    else:
+        options = {"compression": "tiff_lzw"} if ".lzw" in path.suffixes else {}
+        Image.fromarray(mask).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "stored", "wanted", "kind"),
+    [
+        *((suffix, CLASSES, CLASSES, "ids") for suffix in [*LOSSLESS, *PALETTES]),
+        *((suffix, TWO, TWO, "ids") for suffix in LOSSLESS),
+        *((suffix, TWO * 255, TWO, "two values") for suffix in LOSSLESS),
+        *((suffix, TWO * 60 + 40, TWO, "two values") for suffix in LOSSLESS),
+        *((suffix, TWO > 0, TWO, "ids") for suffix in (".png", ".tif", ".npy")),
+        *((suffix, INSTANCES.astype("u2"), TWO, "instances") for suffix in (".png", ".tif")),
+        *((".npy", INSTANCES.astype(dtype), TWO, "instances") for dtype in ("u2", "u4")),
+        *((".npy", CLASSES.astype(dtype), CLASSES, "ids") for dtype in ("i8", "u8", "f4")),
+        *((suffix, VOID, VOID, "ids") for suffix in (".png", ".npy")),
+    ],
+)
+def test_masks(
+    tmp_path: Path, suffix: str, stored: np.ndarray, wanted: np.ndarray, kind: str
+) -> None:
+    path = write(tmp_path / f"mask{suffix}", stored)
+    coding, pixels = understand_masks([path], ignore=255 if wanted is VOID else None)
+    assert coding.kind == kind
+    encoded = coding.encode(read_mask(path), path)
+    assert encoded.dtype == np.uint8
+    np.testing.assert_array_equal(encoded, wanted)
+    np.testing.assert_array_equal(pixels, np.bincount(wanted[wanted < 255]))
