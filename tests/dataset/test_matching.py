@@ -248,7 +248,7 @@ def test_a_misspelt_name_is_mended_by_its_cure(folder: Path) -> None:
     assert stems == ["field", "lake"]
     assert (no_mask.code, no_mask.files) == ("no-mask", (folder / "images/road.jpg",))
     assert f"nearest is {folder / 'masks/raod_mask.png'}" in str(no_mask)
-    assert no_mask.cure == f"mv {folder / 'masks/raod_mask.png'} {folder / 'masks/road_mask.png'}"
+    assert no_mask.fix == f"mv {folder / 'masks/raod_mask.png'} {folder / 'masks/road_mask.png'}"
     assert (no_picture.code, no_picture.files) == (
         "no-picture",
         (folder / "masks/raod_mask.png",),
@@ -259,7 +259,7 @@ def test_a_misspelt_name_is_mended_by_its_cure(folder: Path) -> None:
 def test_a_picture_under_another_suffix_is_its_partner(folder: Path, name: str) -> None:
     (folder / "masks/road_mask.png").rename(folder / "masks" / name)
     _, (problem,) = collected(folder)
-    old, new = problem.cure.removeprefix("mv ").split()
+    old, new = problem.fix.removeprefix("mv ").split()
     Path(old).rename(new)
     assert Path(new).name == "road_mask.png"
     assert collected(folder) == (["field", "lake", "road"], [])
@@ -269,7 +269,7 @@ def test_without_a_candidate_there_is_no_command(folder: Path) -> None:
     (folder / "masks/lake_mask.png").unlink()
     stems, (problem,) = collected(folder)
     assert stems == ["field", "road"]
-    assert (problem.code, problem.cure) == ("no-mask", "")
+    assert (problem.code, problem.fix) == ("no-mask", "")
     assert "images/lake.jpg has no mask" in str(problem)
 
 
@@ -293,7 +293,7 @@ def test_of_two_that_shall_meet_one_moves(folder: Path) -> None:
     (folder / "masks/lake_mask.png").rename(folder / "masks/laek_mask.png")
     _, problems = collected(folder)
     assert {problem.code for problem in problems} == {"no-mask", "no-picture"}
-    assert len({problem.cure for problem in problems}) == 1
+    assert len({problem.fix for problem in problems}) == 1
 
 
 @pytest.mark.parametrize(
@@ -307,4 +307,4 @@ def test_unrelated_files_are_not_brought_together(tmp_path: Path, mask: str, pic
             Image.new("L", (8, 8)).save(tmp_path / name / f"{stem}.png")
     stems, problems = collected(tmp_path)
     assert stems == ["IMG_1", "IMG_2"]
-    assert [problem.cure for problem in problems] == ["", ""]
+    assert [problem.fix for problem in problems] == ["", ""]

@@ -172,7 +172,7 @@ def test_a_problem_reads_as_its_message() -> None:
     assert str(problem) == "a.png is cut off."
     assert isinstance(problem, ValueError)
     copy = pickle.loads(pickle.dumps(problem))
-    assert (str(copy), copy.code, copy.files, copy.cure) == (
+    assert (str(copy), copy.code, copy.files, copy.fix) == (
         *("a.png is cut off.", "cut-off"),
         *((Path("a.png"),), "rm a.png"),
     )
@@ -193,8 +193,8 @@ def test_other_errors_get_a_code_and_files() -> None:
     path = Path("a.png")
     assert as_problem(FileNotFoundError("gone"), path).code == "missing-file"
     assert as_problem(ValueError("odd"), path).code == "unclear"
-    known = as_problem(DataError("cut", "cut-off", cure="rm"), path)
-    assert (known.code, known.files, known.cure) == ("cut-off", (path,), "rm")
+    known = as_problem(DataError("cut", "cut-off", fix="rm"), path)
+    assert (known.code, known.files, known.fix) == ("cut-off", (path,), "rm")
     named = DataError("cut", "cut-off", [Path("b.png")])
     assert as_problem(named, path) is named
 

@@ -94,16 +94,16 @@ def _each(
         if candidate is None and number < _MOST_COMPARED:
             near = _nearest(key, order)
             candidate = partners[named_so[near]] if near else None
-        message, cure = f"{path} has no {missing.what} ({named})", ""
+        message, fix = f"{path} has no {missing.what} ({named})", ""
         if candidate is not None:
             message += f"; nearest is {candidate}"
             new = candidate.with_name(wanted + _suffix(candidate))
             if not new.exists() and _is_slip(candidate.stem, wanted):
                 # of two that shall meet, one moves
-                cure = moves.get(path) or command("mv", candidate, new)
-                moves[candidate] = cure
+                fix = moves.get(path) or command("mv", candidate, new)
+                moves[candidate] = fix
         message += f". Add the partner, or {missing.advice}."
-        yield DataError(message, f"no-{missing.what}", [path], cure)
+        yield DataError(message, f"no-{missing.what}", [path], fix)
 
 
 def _with_nearest(keys: Sequence[Key], files: Files, others: Sequence[Key], partners: Files) -> str:

@@ -204,7 +204,7 @@ def _find(data: Path, config: DataConfig, findings: Findings) -> list[Pair]:
         if config.pairs and said.is_file():
             # the list does not fit any more: look at the folder itself
             look = command("mv", said, said.with_name(f"{said.name}.old"))
-        findings.add(code, str(problem), problem.files, fix=problem.cure or look, severity="error")
+        findings.add(code, str(problem), problem.files, fix=problem.fix or look, severity="error")
         return []
     _check_unlisted(data, config, pairs, findings)
     if config.pairs is None and (data / SPLIT_FILE).is_file():

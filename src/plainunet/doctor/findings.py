@@ -186,7 +186,7 @@ class Findings(Reporter):
         """Add an error that came up while files were read; of many of one kind, each."""
         for each in as_problem(error).parts:
             code = each.code if each.code in CODES else "unclear"
-            self.add(code, str(each), each.files, fix=each.cure, flags=each.flags or None)
+            self.add(code, str(each), each.files, fix=each.fix, flags=each.flags or None)
 
     def in_order(self) -> list[Finding]:
         """The findings, errors first, then in the order of `CODES`."""

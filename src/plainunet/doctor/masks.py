@@ -179,7 +179,7 @@ def _add_faulty(
                     [each.path],
                 )
         return
-    fix, flags = problem.cure, problem.flags
+    fix, flags = problem.fix, problem.flags
     if problem.code == "ambiguous-255" and 0 < len(faulty) < len(counts):
         has_255 = any(each.path in faulty and 255 in each.values for each in counts)
         fix = replace_values({255: 1} if has_255 else {1: 255}, faulty)

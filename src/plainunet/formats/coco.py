@@ -319,11 +319,11 @@ def _parse_coco(file: Path) -> _Content:
 
 
 def _read_lists(file: Path) -> dict[str, list[Any]]:
-    cure = "Name another file: --masks, or give masks as pictures."
+    fix = "Name another file: --masks, or give masks as pictures."
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise _NotCocoError(f"{file} cannot be read ({error.strerror}). {cure}") from None
+        raise _NotCocoError(f"{file} cannot be read ({error.strerror}). {fix}") from None
     # files of other kinds, one for each picture perhaps, are not parsed
     missing = [key for key in _KEYS if f'"{key}"'.encode() not in data]
     try:
@@ -335,7 +335,7 @@ def _read_lists(file: Path) -> dict[str, list[Any]]:
         ) from None
     if not isinstance(raw, dict) or not all(isinstance(raw.get(key), list) for key in _KEYS):
         raise _NotCocoError(
-            f"{file} is no COCO file: it lacks one of the lists {', '.join(_KEYS)}. {cure}"
+            f"{file} is no COCO file: it lacks one of the lists {', '.join(_KEYS)}. {fix}"
         )
     return raw
 

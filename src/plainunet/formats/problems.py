@@ -8,13 +8,13 @@ from plainunet.formats.sources import Source
 
 
 class DataError(ValueError):
-    """A mistake in the data that a user can mend.
+    """A mistake in the data that a user can fix.
 
     Attributes:
         code: What kind of mistake, one of `plainunet.doctor.findings.CODES`.
         files: The files at fault.
-        cure: A command that mends it, or "".
-        flags: Flags of `plainunet check` that mend it, such as {"ignore": 7}.
+        fix: A command that fixes it, or "".
+        flags: Flags of `plainunet check` that fix it, such as {"ignore": 7}.
         parts: Where it is many mistakes of one kind, each of them; else itself alone.
     """
 
@@ -23,15 +23,15 @@ class DataError(ValueError):
         message: str,
         code: str = "unclear",
         files: Sequence[Source] = (),
-        cure: str = "",
+        fix: str = "",
         parts: "Sequence[DataError]" = (),
         flags: Mapping[str, Any] | None = None,
     ) -> None:
         """Describe the mistake; `parts` are the single mistakes where it is many."""
-        super().__init__(message, code, files, cure, parts, flags)
+        super().__init__(message, code, files, fix, parts, flags)
         self.code = code
         self.files = tuple(files)
-        self.cure = cure
+        self.fix = fix
         self.flags = dict(flags or {})
         self.parts = tuple(parts) or (self,)
 
@@ -45,7 +45,7 @@ def as_problem(error: Exception, *files: Source) -> DataError:
     if isinstance(error, DataError):
         if error.files:
             return error
-        return DataError(str(error), error.code, files, error.cure, flags=error.flags)
+        return DataError(str(error), error.code, files, error.fix, flags=error.flags)
     return DataError(str(error), "missing-file" if isinstance(error, OSError) else "unclear", files)
 
 

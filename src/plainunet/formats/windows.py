@@ -221,14 +221,14 @@ def open_windows(path: ImageSource, most: int) -> Iterator[Windows]:
     if whole[1] > most:
         other = files_of(path)[0].with_name(f"{stem_of(path)}-tiled.tif")
         tiled = ["-co", "TILED=YES", "-co", "COMPRESS=DEFLATE", "-co", "BIGTIFF=IF_SAFER"]
-        cure = command("gdal_translate", *tiled, path, other)
+        fix = command("gdal_translate", *tiled, path, other)
         raise DataError(
             f"{path} has {whole[0]}, too many to be in memory at once "
             f"({whole[1] / 2**30:.1f} GiB, at most {most / 2**30:.1f}), and its file cannot be "
-            f"read in parts. Save it as a TIFF file with tiles: {cure}",
+            f"read in parts. Save it as a TIFF file with tiles: {fix}",
             "too-large",
             [path],
-            cure,
+            fix,
         )
     yield ArrayWindows(read_image(path))
 
