@@ -17,8 +17,14 @@ from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
 from plainunet.evaluation.measure import Seen, judged
 from plainunet.evaluation.metrics import confusion_matrix
-from plainunet.evaluation.present import CEILING, MEDIAN, WORST, measure_ceiling, show
-from plainunet.evaluation.report.panels import fit_panels
+from plainunet.evaluation.report import (
+    CEILING,
+    MEDIAN,
+    WORST,
+    fit_panels,
+    measure_ceiling,
+    show,
+)
 from plainunet.formats.images import image_shape, read_image
 from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
 from plainunet.network.losses import cross_entropy_dice
