@@ -126,7 +126,7 @@ def check(
         Seed of the sample of 64 pairs that are looked at together.
     """
     from plainunet.doctor.diagnose import check as look
-    from plainunet.doctor.diagnose import treat
+    from plainunet.doctor.diagnose import write_valid
     from plainunet.doctor.page import write_page
     from plainunet.files import require_file, require_own, write_json
     from plainunet.terminal.screen import bars
@@ -140,8 +140,8 @@ def check(
     codes = [code.strip() for code in leave_out.split(",") if code.strip()]
     if codes and not write:
         raise ValueError("--leave-out says what is left out of what --write writes; give both.")
-    with bars() as on_progress:
-        result = look(data, known, seed=seed, on_progress=on_progress)
+    with bars() as reporter:
+        result = look(data, known, seed=seed, reporter=reporter)
     show_diagnosis(result, training_command(result))
     if json_file:
         write_json(json_file, result.as_json())
@@ -150,7 +150,7 @@ def check(
         _print(f"look at: {html}")
     if not write:
         return result.exit_code
-    files, left_out = treat(result, codes)
+    files, left_out = write_valid(result, codes)
     result = look(data, seed=seed)
     _print(
         f"written: {', '.join(map(str, files))}"

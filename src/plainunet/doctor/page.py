@@ -67,7 +67,7 @@ def _findings(diagnosis: Diagnosis) -> list[dict[str, Any]]:
     groups = []
     for code in dict.fromkeys(finding.code for finding in diagnosis.findings):
         same = [finding for finding in diagnosis.findings if finding.code == code]
-        fixes = list(dict.fromkeys(finding.cure for finding in same if finding.cure))
+        fixes = list(dict.fromkeys(finding.fix.line for finding in same if finding.fix))
         messages = [finding.message for finding in same]
         group = {"code": code, "severity": same[0].severity}
         groups.append({**group, "messages": messages, "fixes": fixes})
