@@ -139,16 +139,7 @@ def interval(value: Any, digits: int = 4) -> str:
 
 
 def percent(part: int, total: int, digits: int = 2) -> str:
-    """Format a share in percent, without rounding what is there to 0.
-
-    Args:
-        part: A count.
-        total: The count that is 100 %.
-        digits: Digits after the point.
-
-    Returns:
-        As in "12.34", "0" or "<0.01"; an en dash where the total is 0.
-    """
+    """Format a share in percent: "12.34", "0", or "<0.01" where it would round to 0."""
     if not total or not part:
         return "0" if total else NOTHING
     least = 10.0**-digits
@@ -169,14 +160,7 @@ def plural(amount: int, noun: str) -> str:
 
 
 def setting(value: Any) -> str:
-    """Format a setting.
-
-    Args:
-        value: What JSON can hold.
-
-    Returns:
-        Text as it is, anything else as JSON; en dashes for None, nan and "".
-    """
+    """Format a setting: text as it is, anything else as JSON, en dashes where there is nothing."""
     plain = _without_nothing(value)
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, default=str)
 

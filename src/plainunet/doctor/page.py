@@ -44,7 +44,7 @@ def write_page(path: Path, diagnosis: Diagnosis) -> None:
         counts=f"{plural(summary['pairs'], 'valid pair')} in {plural(summary['groups'], 'group')}",
         classes=[
             {"name": name, "share": f"{summary['shares'][name]:.2%}", "color": color}
-            for name, color in zip(summary["classes"], colors, strict=bool(colors))
+            for name, color in zip(summary["classes"], colors, strict=True)
         ],
         findings=_findings(diagnosis),
         most=_MOST_LISTED,

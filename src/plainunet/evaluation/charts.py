@@ -103,18 +103,9 @@ def line_chart(
     limits: tuple[float | None, float | None] = (None, None),
     chosen: float | None = None,
 ) -> str:
-    """Draw lines over a common horizontal axis.
+    """Draw one to three lines over rising places along a common axis, and mark a chosen place.
 
-    Args:
-        name: What the chart shows.
-        labels: Of the horizontal and the vertical axis.
-        places: Rising values along the horizontal axis.
-        lines: One to three, each with as many values as there are places.
-        limits: Of the vertical axis; None where the values decide.
-        chosen: A place that is marked.
-
-    Returns:
-        An SVG element.
+    A limit that is None is taken from the values.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -150,15 +141,9 @@ def line_chart(
 
 @_styled
 def strip_chart(name: str, rows: Sequence[tuple[str, Sequence[Dot]]], most: int = 6000) -> str:
-    """Draw the Dice of images as dots, a row for each class.
+    """Draw the Dice (x) of images as dots, a row for each class.
 
-    Args:
-        name: What the chart shows.
-        rows: A class's name, and its images with their Dice as x, in [0, 1].
-        most: Dots in all above which those that lie side by side become one larger dot.
-
-    Returns:
-        An SVG element.
+    With more than `most` dots in all, those that lie side by side become one larger dot.
     """
     low = score_limits(dot.x for _, dots in rows for dot in dots)[0]
     crowded = sum(len(dots) for _, dots in rows) > most
@@ -190,18 +175,7 @@ def strip_chart(name: str, rows: Sequence[tuple[str, Sequence[Dot]]], most: int 
 def scatter_chart(
     name: str, x_label: str, dots: Sequence[Dot], low: float = 0.0, most: int = 6000
 ) -> str:
-    """Draw the Dice of images over an area, on a logarithmic scale.
-
-    Args:
-        name: What the chart shows.
-        x_label: What the area is.
-        dots: The images; x is the area [pixels], above 0, y the Dice, in [0, 1].
-        low: Lower end of the vertical axis, which ends at 1.
-        most: Dots above which those that lie side by side become one larger dot.
-
-    Returns:
-        An SVG element.
-    """
+    """Draw the Dice (y) of images over an area (x) on a logarithmic scale; `most` as above."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     chart = _Chart(name, x_label, "Dice")
@@ -236,17 +210,7 @@ def calibration_chart(
     accuracy: Sequence[float | None],
     pixels: Sequence[int],
 ) -> str:
-    """Draw a reliability diagram: accuracy by confidence.
-
-    Args:
-        name: What the chart shows.
-        confidence: Mean probability of the predicted class in each bin, in [0, 1].
-        accuracy: Share of correct pixels in each bin, in [0, 1].
-        pixels: Pixels in each bin; the area of a dot grows with them.
-
-    Returns:
-        An SVG element.
-    """
+    """Draw a reliability diagram from bins; the area of a dot grows with its pixels."""
     chart = _Chart(name, "confidence (probability of the predicted class)", "accuracy")
     chart.axes.set(xlim=(0, 1), ylim=(0, 1))
     chart.axes.plot((0, 1), (0, 1), color=_SOFT, linestyle="--")
@@ -265,15 +229,7 @@ def calibration_chart(
 
 @_styled
 def level_chart(name: str, levels: Sequence[Level]) -> str:
-    """Draw a few values of Dice on one scale, each with its interval.
-
-    Args:
-        name: What the chart shows.
-        levels: The values, in [0, 1].
-
-    Returns:
-        An SVG element.
-    """
+    """Draw a few values of Dice on one scale, each with its interval."""
     ends = [end for level in levels for end in level.bounds or () if end is not None]
     low = score_limits([*ends, *(level.value for level in levels)])[0]
     labels = []
@@ -293,14 +249,7 @@ def level_chart(name: str, levels: Sequence[Level]) -> str:
 
 
 def score_limits(values: Iterable[float]) -> tuple[float, float]:
-    """Choose the ends of an axis for scores.
-
-    Args:
-        values: Scores in [0, 1].
-
-    Returns:
-        0, 0.5, 0.8, 0.9, 0.95, 0.98 or 0.99, whichever is just below all of them; and 1.
-    """
+    """Choose the ends of an axis for scores: it ends at 1 and begins just below the lowest."""
     lowest = min(values, default=0.0)
     return max(low for low in (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99) if low <= lowest), 1.0
 

@@ -170,15 +170,9 @@ def write_report(
 
 
 def render_report(result: dict[str, Any], shown: Sequence[Shown]) -> str:
-    """Render the report of an evaluation.
+    """Render the report as HTML, below 5 MB unless there are tens of thousands of images.
 
-    Args:
-        result: As by `put_together`, with "split", "model", "data", "command", "ceiling" and
-            "curves"; sections whose parts are missing are left out.
-        shown: Images to show, in this order.
-
-    Returns:
-        HTML, below 5 MB unless there are tens of thousands of images.
+    Sections whose parts of the result are missing are left out.
 
     Raises:
         ValueError: An image and its masks are of different sizes.
@@ -541,17 +535,7 @@ def _ceiling_figures(result: dict[str, Any]) -> list[Figure]:
 
 
 def draw_panels(shown: Shown, colors: Colors, side: int) -> dict[str, NDArray[np.uint8]]:
-    """Draw the image, both masks, and the errors.
-
-    In the last panel the image is grey and dimmed; errors are red, ignored pixels grey.
-
-    Args:
-        shown: The image.
-        colors: RGB of each class, 0..255.
-        side: Pixels that the longer side may have; nothing is enlarged.
-
-    Returns:
-        Four panels [h, w, 3] uint8, RGB, by their names.
+    """Draw the image, both masks and the errors in red, [h, w, 3] uint8 each.
 
     Raises:
         ValueError: The masks and the image are of different sizes.

@@ -44,8 +44,8 @@ _LITTLE = 0.1
 """Share of a budget that must be left for training."""
 _PANELS = 200_000
 """Bytes that a picture has in the report, about."""
-_LAST = 1.5
-"""Seconds for curves, checkpoints and tables at a run's end."""
+_LAST = 2.0
+"""Seconds for curves, charts, checkpoints and tables at a run's end."""
 
 
 def fit_budget(
