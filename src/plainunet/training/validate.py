@@ -175,7 +175,8 @@ def validate_epoch(
         FloatingPointError: A network's output is not finite.
         StoppedError: The run was asked to stop; what was counted is kept.
     """
-    found, journals = [], []
+    found: list[Validation] = []
+    journals: list[Journal] = []
     what = f"epoch {state.epoch + 1}, step {state.step}"
     average = [state.average.network] if state.average else []
     for number, candidate in enumerate([state.network, *average]):
@@ -205,7 +206,7 @@ def validate_epoch(
         found.append(Validation(dice, scores, candidate, images))
     for journal in journals:
         journal.close()
-    best = max(reversed(found), key=lambda each: each.dice)
+    best: Validation = max(reversed(found), key=lambda each: each.dice)
     best.images.join(run.processes)
     return best
 
