@@ -448,22 +448,22 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
     from plainunet.dataset.demo import CLASS_NAMES, draw_dataset
     from plainunet.terminal.screen import Screen, bar
     from plainunet.terminal.tables import show_scores
-    from plainunet.training.train import CONFIG_FILE
+    from plainunet.training.run import RunFolder
     from plainunet.training.train import train as begin
 
-    run = out / "run"
+    run, folder = out / "run", RunFolder(out / "run")
     with bar("drawing") as on_progress:
         data = draw_dataset(out / "data", seed=seed, on_progress=on_progress)
     _print(f"drawn: {data}")
-    if (run / CONFIG_FILE).is_file():
+    if folder.config.is_file():
         shutil.rmtree(run)
     config = TrainConfig(classes=CLASS_NAMES, seed=seed, **DEMO_SETTINGS)
     with Screen() as screen:
         result = begin(data, run, config, screen)
     show_scores(result)
     pictures = [data / "images" / "val"]
-    predict(run / "best.safetensors", pictures, out=out / "masks", overwrite=True)
-    worst_to_best = sorted((run / "saved_images").glob("*_comparison.png"))
+    predict(folder.best, pictures, out=out / "masks", overwrite=True)
+    worst_to_best = sorted(folder.saved_images.glob("*_comparison.png"))
     score = result["pooled"]["dice"]["mean_foreground"]
     _print(
         f"\nMean foreground Dice {score:.4f} (pooled) on {len(result['images'])} pictures that "

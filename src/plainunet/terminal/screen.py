@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -13,8 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from plainunet.reporter import Reporter
-from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
+from plainunet.reporter import Reporter, StepDone
 
 _PLAIN_PERIOD = 30.0  # seconds between plain lines inside an epoch, or another part
 _REFRESHES = 4  # of the live screen, a second
@@ -30,8 +29,8 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-class Screen:
-    """Shows events; call it with each. A context manager.
+class Screen(Reporter):
+    """Shows what happens. A context manager.
 
     On a terminal the last lines are live: a bar of what is done now, and in training a bar of
     the run and what is known of its last step. They are as many at all times of training.
@@ -84,28 +83,22 @@ class Screen:
         self._bars.update(self._part, visible=False)
         self._live.stop()
 
-    def __call__(self, event: Event) -> None:
-        """Show one event.
+    def note(self, text: str) -> None:
+        """Show a note above what is live."""
+        self._say(text)
 
-        Args:
-            event: What happened.
-        """
-        match event:
-            case Stage(name, total):
-                self._begin_part(name, total)
-                self._stage = name, total
-                self._epoch = None
-                self._refresh()
-            case Advance(done):
-                self._bars.update(self._part, completed=done)
-                if self._is_quiet():
-                    self._say(f"{self._stage[0]} {done}/{self._stage[1]}")
-            case Note(text):
-                self._say(text)
-            case StepDone():
-                self._show_step(event)
-            case EpochDone():
-                self._show_epoch(event)
+    def stage(self, name: str, total: int) -> None:
+        """Begin a bar for a part of the work."""
+        self._begin_part(name, total)
+        self._stage = name, total
+        self._epoch = None
+        self._refresh()
+
+    def advance(self, done: int) -> None:
+        """Fill the bar."""
+        self._bars.update(self._part, completed=done)
+        if self._is_quiet():
+            self._say(f"{self._stage[0]} {done}/{self._stage[1]}")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Say for `rich` what is live."""
@@ -115,37 +108,39 @@ class Screen:
     def _begin_part(self, name: str, total: int) -> None:
         self._bars.reset(self._part, description=name, total=total, visible=True)
 
-    def _show_step(self, event: StepDone) -> None:
-        name = f"epoch {event.epoch + 1}"
-        if event.end is None:
-            name += f"/{event.steps // event.epoch_steps}"
-        is_new, self._epoch = self._epoch != event.epoch, event.epoch
+    def step(self, done: StepDone) -> None:
+        """Show a step: the bars of its epoch and of the run, and what is known of it."""
+        name = f"epoch {done.epoch + 1}"
+        if done.end is None:
+            name += f"/{done.steps // done.epoch_steps}"
+        is_new, self._epoch = self._epoch != done.epoch, done.epoch
         if is_new:
-            self._begin_part(name, event.epoch_steps)
+            self._begin_part(name, done.epoch_steps)
         if self._first is None:
-            self._first = time.monotonic(), event.share
+            self._first = time.monotonic(), done.share
             self._bars.start_task(self._run)
-        self._last = event
-        self._bars.update(self._part, completed=event.epoch_step)
-        self._bars.update(self._run, completed=event.share, visible=True)
+        self._last = done
+        self._bars.update(self._part, completed=done.epoch_step)
+        self._bars.update(self._run, completed=done.share, visible=True)
         left = self._foresee()
         if is_new:
             self._refresh()
         if self._is_quiet():
             self._say(
-                f"{name}  step {event.epoch_step}/{event.epoch_steps}  {_percent(event.share)}",
-                f"loss {event.loss:.4f}",
-                *(self._dice, _rate(event.learning_rate), _speed(event.images_per_second)),
-                *(*_memory(event), _left(left)),
+                f"{name}  step {done.epoch_step}/{done.epoch_steps}  {_percent(done.share)}",
+                f"loss {done.loss:.4f}",
+                *(self._dice, _rate(done.learning_rate), _speed(done.images_per_second)),
+                *(*_memory(done), _left(left)),
             )
 
-    def _show_epoch(self, event: EpochDone) -> None:
-        row, left = event.row, self._foresee()
+    def epoch(self, row: dict[str, Any], best: float | None) -> None:
+        """Show an epoch in a line."""
+        left = self._foresee()
         judged = row["validation"]  # not every epoch of a run by the clock is
         dice = judged["per_image"]["dice"]["mean_foreground"] if judged else None
         said = "" if dice is None else f"val Dice {dice:.4f}"
         self._dice = said or self._dice
-        self._best = "" if event.best is None else f"best {event.best:.4f}"
+        self._best = "" if best is None else f"best {best:.4f}"
         height, width = row["size"]
         loss = "no step made" if row["loss"] is None else f"loss {row['loss']:.4f}"
         self._say(
@@ -268,15 +263,15 @@ class Bars(Reporter):
 
     def note(self, text: str) -> None:
         """Show a note above the bar."""
-        self._screen(Note(text))
+        self._screen.note(text)
 
     def stage(self, name: str, total: int) -> None:
         """Begin a bar."""
-        self._screen(Stage(name, total))
+        self._screen.stage(name, total)
 
     def advance(self, done: int) -> None:
         """Fill the bar up to here."""
-        self._screen(Advance(done))
+        self._screen.advance(done)
 
     def __call__(self, name: str, done: int, total: int) -> None:
         """Show how many of how many parts are done, for what takes no reporter yet."""

@@ -14,6 +14,7 @@ import torch
 
 from plainunet.config import Growth, TrainConfig
 from plainunet.dataset.coding import Coding
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
 from plainunet.evaluation.measure import Seen, judged
 from plainunet.evaluation.metrics import confusion_matrix
@@ -34,6 +35,8 @@ from plainunet.prediction.predictor import Predictor
 from plainunet.system import total_memory
 from plainunet.training.optim import make_optimizers
 from plainunet.training.plan import Fingerprint, Machine, make_plan, take_fingerprint
+from plainunet.training.run import Run
+from plainunet.training.validate import SAVED_IMAGES
 
 _STEPS, _BATCH, _LONG = 3, 8, 2.0
 """Steps that are timed, and their pictures; fewer, if they take so long [s]."""
@@ -51,12 +54,8 @@ _LAST = 2.0
 def fit_budget(
     config: TrainConfig,
     given: Collection[str],
-    pairs: Sequence[Pair],
-    sizes: Sequence[tuple[int, int]],
-    coding: Coding,
-    shares: dict[str, float],
+    dataset: SegmentationDataset,
     spent: float,
-    *,
     taken: Mapping[str, str] | None = None,
 ) -> tuple[TrainConfig, list[str]]:
     """Fill in what the settings leave to the clock.
@@ -64,10 +63,7 @@ def fit_budget(
     Args:
         config: The settings, with a budget.
         given: Names of the settings that the user gave; these stay.
-        pairs: All pairs, each with its part.
-        sizes: Height and width of each picture [pixels].
-        coding: What mask values mean.
-        shares: For each class by name, its share of all pixels.
+        dataset: The data, each pair with its part.
         spent: Seconds of the budget that are over.
         taken: Those among `given` that follow from a checkpoint, each with the reason.
 
@@ -79,7 +75,8 @@ def fit_budget(
     """
     assert config.budget is not None
     start = time.perf_counter()
-    seen = take_fingerprint(pairs, sizes, coding, shares)
+    pairs, coding = dataset.pairs, dataset.coding
+    seen = take_fingerprint(pairs, dataset.sizes, coding, dataset.shares)
     channels = [image_shape(pair.image)[2] for pair in pairs[:: max(1, len(pairs) // 8)]]
     reading = []
     for pair in pairs[:: max(1, len(pairs) // 3)][:3]:
@@ -193,45 +190,35 @@ def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> fl
     return min(times) / (batch_size * height * width)
 
 
-def find_end(
-    budget: float,
-    begun: float,
-    predictor: Predictor,
-    pairs: Sequence[Pair],
-    coding: Coding,
-    pictures: int,
-) -> float:
-    """Say when training must be over, so that there is time to judge.
+def find_end(run: Run, predictor: Predictor) -> float:
+    """Say when training must be over, so that there is time to evaluate.
 
     Args:
-        budget: Seconds that the whole run may take.
-        begun: When it began, on the clock of `time.monotonic` [s].
-        predictor: As of `measure_end`, like what follows.
-        pairs: The same.
-        coding: The same.
-        pictures: The same.
+        run: The run, with a budget.
+        predictor: The network, at the run's scale.
 
     Returns:
-        A moment on that clock [s].
+        A moment on the clock of `time.monotonic` [s].
 
     Raises:
         ValueError: There is next to no time left for training.
     """
-    judging = measure_end(predictor, pairs, coding, pictures)
-    spent = time.monotonic() - begun
+    budget = run.config.budget
+    assert budget is not None
+    judging = measure_end(predictor, run.dataset.part("val").pairs, run.dataset.coding)
+    spent = time.monotonic() - run.begun
     if budget - spent - judging < _LITTLE * budget:
         raise ValueError(
             f"--budget {budget:.0f} s is too short: it took {spent:.0f} s to begin, and the "
             f"judging at the end takes about {judging:.0f} s. Give a longer one, or --epochs."
         )
-    return begun + budget - judging
+    return run.begun + budget - judging
 
 
 def measure_end(
     predictor: Predictor,
     pairs: Sequence[Pair],
     coding: Coding,
-    pictures: int,
 ) -> float:
     """Say how long the end of a run will take: judging natively, saving pictures, the report.
 
@@ -239,7 +226,6 @@ def measure_end(
         predictor: The network, at the run's scale.
         pairs: The pictures that will be judged; some of them are, now, and one is drawn.
         coding: What their masks mean.
-        pictures: How many of them will be saved; others go into the report.
 
     Returns:
         Seconds.
@@ -263,9 +249,9 @@ def measure_end(
     shapes = [image_shape(pair.image) for pair in pairs]
     mean = sum(height * width for height, width, _ in shapes) / len(pairs)
     saved, shown, reduced = (
-        mean * min(most, len(pairs)) for most in (pictures, WORST + MEDIAN, CEILING)
+        mean * min(most, len(pairs)) for most in (SAVED_IMAGES, WORST + MEDIAN, CEILING)
     )
-    again = mean * min(pictures + WORST + MEDIAN, len(pairs))  # some are both saved and shown
+    again = mean * min(SAVED_IMAGES + WORST + MEDIAN, len(pairs))  # some are both saved and shown
     judging = (mean * len(pairs) + again) * each
     return judging + saved * drawing + shown * packing + reduced * reducing + _LAST
 

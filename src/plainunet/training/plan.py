@@ -1,7 +1,7 @@
 """From what is known of data and machine to settings, each with its reason."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,15 +9,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.config import TrainConfig
+from plainunet.config import NetworkConfig, TrainConfig
 from plainunet.dataset.cache import recall
 from plainunet.dataset.coding import Coding
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import SIZES, area_shares, measure_ceiling, reduce_size
 from plainunet.dataset.samples import patches_each
 from plainunet.doctor.diagnose import Diagnosis
 from plainunet.formats.images import read_image, to_unit
 from plainunet.formats.problems import DataError, command
+from plainunet.reporter import Reporter
+from plainunet.training.schedule import scaled_size
 
 _MOST, _FEWEST_MASKS, _PIXELS = 32, 12, 30_000_000
 _SPECK = 4  # pixels: what is smaller is no object
@@ -497,3 +500,136 @@ def training_command(result: Diagnosis) -> str:
     """
     run = Path("runs") / (result.data.name or "first")
     return command("plainunet", "train", result.data, "--out", run, *result.given_flags)
+
+
+def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
+    """Fill in what follows from the checkpoint that a run begins with.
+
+    Args:
+        config: The settings as given, and as the data folder says.
+
+    Returns:
+        The settings, and for each that was filled in, why.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: It is none.
+    """
+    if not config.start_from:
+        return config, {}
+    # PyTorch is loaded only where there is a checkpoint: `check` plans without it
+    from plainunet.network.checkpoint import OWN, load_checkpoint
+
+    network, _ = load_checkpoint(Path(config.start_from))
+    known = NetworkConfig.model_fields.keys() & network.architecture.keys()
+    kept = known - config.model_fields_set - set(OWN)
+    config = config.model_copy(update={name: network.architecture[name] for name in kept})
+    return config, dict.fromkeys(kept, "as in the checkpoint that it starts from")
+
+
+def fill_in(
+    dataset: SegmentationDataset, config: TrainConfig, reporter: Reporter
+) -> tuple[SegmentationDataset, TrainConfig]:
+    """Split the pairs, and fill in what the settings leave to the data.
+
+    Args:
+        dataset: The data.
+        config: The settings as the user gave them.
+        reporter: Told what was understood.
+
+    Returns:
+        The data, each pair with its part; the settings with `classes` and, unless there are
+        patches or the clock will choose it, `size`.
+
+    Raises:
+        ValueError: The pairs cannot be split so, or the size is too small.
+    """
+    parted, coding = dataset.split(config), dataset.coding
+    size = config.size
+    if not (size or config.patch or config.budget):
+        size = choose_size(dataset.sizes)
+    config = config.model_copy(update={"classes": dataset.class_names, "size": size})
+    counted, total = sum(dataset.class_pixels), sum(h * w for h, w in dataset.sizes)
+    if config.ignore is not None and counted == total:
+        reporter.note(f"note: no mask has the value {config.ignore} that --ignore names")
+    said = ", ".join(f"{name} {share:.1%}" for name, share in dataset.shares.items())
+    if counted < total:
+        said += f"; {1 - counted / total:.1%} of all pixels ignored"
+    idle = [f"--{name}" for name in ("validation", "stratify") if name in config.model_fields_set]
+    if idle and any(pair.part == "val" for pair in dataset.pairs):
+        done = f"{' and '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing"
+        reporter.note(f"note: the folder gives its own split; {done}")
+    reporter.note(
+        f"{len(parted)} pairs: {sum(pair.part == 'train' for pair in parted.pairs)} to train, "
+        f"{sum(pair.part == 'val' for pair in parted.pairs)} to validate\n"
+        f"masks: {coding.kind} {_shorten(coding.values)}; {said}"
+    )
+    return parted, config
+
+
+_IDLE: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
+    ("border_sigma", "without --border-weight", lambda config: not config.border_weight),
+    ("border_weight", "with --loss lovasz", lambda config: config.loss == "lovasz"),
+    ("class_weights", "with --loss lovasz", lambda config: config.loss == "lovasz"),
+    ("weight_decay", "with --optimizer adam", lambda config: config.optimizer == "adam"),
+    ("validation", "with --folds", lambda config: config.folds is not None),
+)
+"""Settings that others make idle."""
+
+
+def check_window(config: TrainConfig, reporter: Reporter) -> None:
+    """Say what the network will see, if it can.
+
+    Args:
+        config: The settings, `size` or `patch` filled in.
+        reporter: Told what may go wrong.
+
+    Raises:
+        ValueError: The size is too small, or elastic deformation too strong for it.
+    """
+    reporter.note(_describe_size(config, config.window))
+    _check_size(config, config.window)
+    _check_objects(config, config.window, reporter)
+    for name, without, is_idle in _IDLE:
+        if getattr(config, name) != TrainConfig.model_fields[name].default and is_idle(config):
+            flag = name.replace("_", "-")
+            reporter.note(f"note: --{flag} does nothing {without}")
+
+
+def _check_size(config: TrainConfig, size: tuple[int, int]) -> None:
+    """Refuse a working size that the network's depth does not allow."""
+    smallest = 2 ** (config.depth + 1)
+    scales = [part.scale for part in config.growth] + [1]
+    if min(scaled_size(size, min(scales))) < smallest:
+        raise ValueError(
+            f"The working size {size[0]} x {size[1]}"
+            + (f", or {min(scales):g} of it in growth," if config.growth else "")
+            + f" is below {smallest} pixels, too small for --depth {config.depth}. Give a larger "
+            "--size or a smaller --depth."
+        )
+
+
+def _check_objects(config: TrainConfig, size: tuple[int, int], reporter: Reporter) -> None:
+    """Refuse or mention settings of elastic deformation and border weights that do not fit."""
+    side = min(size)
+    if config.elastic > side / 4:
+        raise ValueError(
+            f"--elastic {config.elastic:g} is too much for a working size of {size[0]} x {size[1]}:"
+            f" pictures would fold over themselves. Take {side / 12:.0f} or less."
+        )
+    if config.elastic > side / 12:
+        reporter.note(
+            f"note: --elastic {config.elastic:g} may fold pictures of {size[0]} x {size[1]} "
+            f"over themselves; up to {side / 12:.0f} is safe"
+        )
+
+
+def _describe_size(config: TrainConfig, window: tuple[int, int]) -> str:
+    if not config.patch:
+        return f"working size {window[0]} x {window[1]}"
+    of = "" if config.factor == 1 else f" of pictures reduced to {config.factor:.0%}"
+    return f"patches of {window[0]} x {window[1]}{of}"
+
+
+def _shorten(values: tuple[int, ...]) -> str:
+    return f"{{{', '.join(map(str, values))}}}" if len(values) <= 12 else f"0..{values[-1]}"

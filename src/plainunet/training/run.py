@@ -1,34 +1,209 @@
-"""What a run logs of each epoch: `metrics.jsonl`, a table, and curves."""
+"""What all parts of a run share: its folder, settings, data, processes; and what it logs.
+
+Logged are each epoch's row in `metrics.jsonl`, the same as a table, and curves.
+"""
 
 import csv
 import json
-from collections.abc import Sequence
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from plainunet.config import TrainConfig
+from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.dataset.split import SPLIT_FILE
 from plainunet.files import write_whole
+from plainunet.reporter import Reporter, silent
+from plainunet.settings import DATASET_FILE
+from plainunet.training.distributed import ALONE, Processes
 
-BEST_FILE = "best.safetensors"
-METRICS_FILE = "metrics.jsonl"
-TABLE_FILE = "metrics.csv"
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run."""
+
+    path: Path
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best epoch."""
+        return self.path / "best.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """What resuming needs."""
+        return self.path / "last" / "state.pt"
+
+    @property
+    def trackers(self) -> Path:
+        """How each tracker calls the run, and how far it was logged."""
+        return self.path / "last" / "trackers.json"
+
+    def journal(self, name: str) -> Path:
+        """Counts of an unfinished evaluation; `name` tells evaluations at the same time apart."""
+        return self.path / "last" / f"judged-{name}.json"
+
+    @property
+    def config(self) -> Path:
+        """All settings, filled in."""
+        return self.path / "config.toml"
+
+    @property
+    def plan(self) -> Path:
+        """The plan, with a reason for each line."""
+        return self.path / "plan.txt"
+
+    @property
+    def split(self) -> Path:
+        """All pairs with their parts."""
+        return self.path / SPLIT_FILE
+
+    @property
+    def dataset(self) -> Path:
+        """What was understood of the data folder."""
+        return self.path / DATASET_FILE
+
+    @property
+    def metrics(self) -> Path:
+        """A row for each epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def table(self) -> Path:
+        """The same as CSV."""
+        return self.path / "metrics.csv"
+
+    @property
+    def curves(self) -> Path:
+        """Loss, Dice and learning rate over the epochs, drawn."""
+        return self.path / "curves.png"
+
+    @property
+    def validation(self) -> Path:
+        """Folder of the images of the last validation."""
+        return self.path / "validation"
+
+    @property
+    def saved_images(self) -> Path:
+        """Folder of masks and comparisons, from worst to best."""
+        return self.path / "saved_images"
+
+    @property
+    def report(self) -> Path:
+        """The evaluation of the best checkpoint as a page."""
+        return self.path / "report.html"
+
+    def require_state(self) -> None:
+        """Refuse a folder without a saved state."""
+        if not self.state.is_file():
+            raise FileNotFoundError(
+                f"{self.path}: no run to resume here ({self.state.relative_to(self.path)} is "
+                "missing). Give the folder that a run was started with as --out."
+            )
+
+
+class StoppedError(KeyboardInterrupt):
+    """The run was asked to stop, has saved its state, and says how to go on."""
+
+    def __init__(self, run: Path, where: str, code: int) -> None:
+        """Say where, as in "after step 12"; `code` is the exit code, 128 and the signal's."""
+        super().__init__(
+            f"stopped {where}, as asked, and saved. To go on: plainunet train --resume {run}"
+        )
+        self.code = code
+
+
+class Stop:
+    """Whether the run was asked to stop.
+
+    Attributes:
+        code: 0, or the exit code that the request asks for.
+    """
+
+    def __init__(self) -> None:
+        """Begin unasked."""
+        self.code = 0
+
+    def __bool__(self) -> bool:
+        """Whether it was asked."""
+        return self.code != 0
+
+
+@dataclass
+class Run:
+    """What all parts of a run share."""
+
+    folder: RunFolder
+    config: TrainConfig
+    """All settings, filled in."""
+    dataset: SegmentationDataset
+    """The data, each pair with its part."""
+    reporter: Reporter = silent
+    processes: Processes = ALONE
+    """Those that share the run; the first one writes."""
+    begun: float = field(default_factory=time.monotonic)
+    """When it began, on the clock of `time.monotonic` [s]."""
+    end: float | None = None
+    """When training must be over, on the clock of `processes` [s], if there is a budget."""
+    stop: Stop = field(default_factory=Stop)
+    where: str = "before the first step"
+    """How far it has come, for the message when it is stopped."""
+
+    def stop_if_asked(self) -> None:
+        """End the run, if that was asked.
+
+        Raises:
+            StoppedError: It was.
+        """
+        if self.stop:
+            raise self.stopped()
+
+    def stopped(self) -> StoppedError:
+        """Say that it was stopped, and how it is resumed."""
+        return StoppedError(self.folder.path, self.where, self.stop.code)
+
+
+@contextmanager
+def asked_to_stop(run: Run) -> Iterator[None]:
+    """Take SIGINT (Ctrl-C) and SIGTERM as requests, the first of them; a second one is obeyed.
+
+    In a thread that is not the main one nothing is changed, since signals do not come there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def take(number: int, frame: FrameType | None) -> None:
+        if run.stop:
+            again = KeyboardInterrupt()
+            again.code = 128 + number  # type: ignore[attr-defined]
+            raise again
+        run.stop.code = 128 + number
+        run.reporter.note(
+            "note: asked to stop: this step is finished and saved; once more stops at once"
+        )
+
+    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
 _PLAIN = ("epoch", "step", "loss", "learning_rate", "images_per_second", "seconds")
 _SCORES = ("dice", "iou")
 
 
-def rows_until(run: Path, epoch: int) -> list[dict[str, Any]]:
-    """Read what was written down.
-
-    Args:
-        run: The run folder.
-        epoch: The last epoch that counts: what came after the state was saved is done again.
-
-    Returns:
-        The rows; none where there is no such file.
-
-    Raises:
-        ValueError: A line of it is damaged.
-    """
-    file = run / METRICS_FILE
+def rows_until(folder: RunFolder, epoch: int) -> list[dict[str, Any]]:
+    """Read the rows of `metrics.jsonl` up to an epoch; later ones are trained again."""
+    file = folder.metrics
     if not file.is_file():
         return []
     rows = []
@@ -40,21 +215,21 @@ def rows_until(run: Path, epoch: int) -> list[dict[str, Any]]:
     return [row for row in rows if row["epoch"] <= epoch]
 
 
-def write_rows(run: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write all rows.
+def write_rows(folder: RunFolder, rows: Sequence[dict[str, Any]]) -> None:
+    """Write `metrics.jsonl`, and the same as a table.
 
     Args:
-        run: The run folder.
+        folder: The run folder.
         rows: One for each epoch: `epoch`, `step`, `size`, `loss`, `learning_rate`,
             `images_per_second`, `seconds`, `skipped` (steps that could not be made),
             `validation`, as by `validate`, or None, and where there is one, `resumed_at`: the
-            steps at which the epoch was taken up again.
+            steps at which the epoch was resumed.
     """
-    with write_whole(run / METRICS_FILE) as part:
+    with write_whole(folder.metrics) as part:
         part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     scores = [f"{way}_{name}" for way in ("pooled", "per_image") for name in _SCORES]
     with (
-        write_whole(run / TABLE_FILE) as part,
+        write_whole(folder.table) as part,
         part.open("w", newline="", encoding="utf-8") as file,
     ):
         table = csv.writer(file)

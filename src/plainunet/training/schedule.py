@@ -6,6 +6,7 @@ the run that is done, so that a schedule fitted to the clock anneals to its end 
 machine is, and whatever else it has to do meanwhile.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -13,8 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from plainunet.config import TrainConfig
-from plainunet.training.optim import learning_rate_at
 
+WARM_UP = 0.1
+"""Share of the steps in which one-cycle rises."""
 _JUDGING = 0.08
 """Share of the time that judging may take in a run by the clock, beside its end."""
 _STEP = 0.005
@@ -215,3 +217,40 @@ def size_at(share: float, config: TrainConfig) -> tuple[int, int]:
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """Scale height and width [pixels], rounded."""
     return round(size[0] * scale), round(size[1] * scale)
+
+
+def learning_rate_at(
+    step: int, steps: int, highest: float, schedule: str, warm_up: float | None = None
+) -> float:
+    """Give the learning rate of a step.
+
+    Args:
+        step: Number of the step, from 0.
+        steps: Steps of the whole run.
+        highest: The highest learning rate.
+        schedule: What follows the warm-up. "one-cycle" and "cosine": half a cosine down to
+            zero, after a warm-up of `WARM_UP` (Smith and Topin 2017, arXiv 1708.07120) and of
+            nothing (Loshchilov and Hutter 2016, arXiv 1608.03983); "poly": (1 - t)^0.9 (Liu et
+            al. 2015, arXiv 1506.04579); "constant".
+        warm_up: Share of the steps in which the rate rises straight to the highest; left out,
+            as the schedule has it.
+
+    Returns:
+        The learning rate.
+
+    Raises:
+        ValueError: There is no such schedule.
+    """
+    share = (step + 1) / (steps + 1)
+    if warm_up is None:
+        warm_up = WARM_UP if schedule == "one-cycle" else 0.0
+    if share < warm_up:
+        return highest * share / warm_up
+    done = (share - warm_up) / (1 - warm_up)
+    if schedule in ("one-cycle", "cosine"):
+        return highest * 0.5 * (1 + math.cos(math.pi * done))
+    if schedule == "poly":
+        return float(highest * (1 - done) ** 0.9)
+    if schedule == "constant":
+        return highest
+    raise ValueError(f"There is no schedule {schedule!r}.")

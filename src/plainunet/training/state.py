@@ -1,14 +1,9 @@
-"""What a run needs to be resumed, when it is saved, and how it is interrupted."""
+"""What a run needs to be resumed, and when it is saved."""
 
-import signal
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -17,73 +12,7 @@ from torch.optim import Optimizer
 from plainunet.files import write_whole
 from plainunet.network.unet import UNet
 from plainunet.training.optim import WeightAverage
-
-
-class StoppedError(KeyboardInterrupt):
-    """The run was asked to stop, has saved its state, and says how to go on."""
-
-    def __init__(self, run: Path, where: str, code: int) -> None:
-        """Say so.
-
-        Args:
-            run: The run folder.
-            where: Where it stopped, as in "after step 12".
-            code: The process's exit code: 128 and the signal's number, as shells have it.
-        """
-        super().__init__(
-            f"stopped {where}, as asked, and saved. To go on: plainunet train --resume {run}"
-        )
-        self.code = code
-
-
-class Stop:
-    """Whether the run was asked to stop.
-
-    Attributes:
-        code: 0, or the exit code that the request asks for.
-    """
-
-    def __init__(self) -> None:
-        """Begin unasked."""
-        self.code = 0
-
-    def __bool__(self) -> bool:
-        """Whether it was asked."""
-        return self.code != 0
-
-
-@contextmanager
-def asked_to_stop(on_note: Callable[[str], None]) -> Iterator[Stop]:
-    """Take SIGINT (Ctrl-C) and SIGTERM as requests, the first of them; a second one is obeyed.
-
-    In a thread that is not the main one nothing is changed, since signals do not come there.
-
-    Args:
-        on_note: Told what will be done.
-
-    Yields:
-        What becomes true when asked.
-    """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def take(number: int, frame: FrameType | None) -> None:
-        if stop:
-            again = KeyboardInterrupt()
-            again.code = 128 + number  # type: ignore[attr-defined]
-            raise again
-        stop.code = 128 + number
-        on_note("note: asked to stop: this step is finished and saved; once more stops at once")
-
-    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
+from plainunet.training.run import Run, RunFolder
 
 LOST = 50.0
 """Seconds of work that a killed process loses at most, where single steps and the saving itself
@@ -93,21 +22,18 @@ _SHARE = 0.05
 
 
 class Saver:
-    """Saves, and knows when it is time to."""
+    """Saves the state of a run, and knows when it is time to."""
 
-    def __init__(self, save: Callable[[], None]) -> None:
-        """Save for the first time.
-
-        Args:
-            save: Saves.
-        """
-        self._save = save
+    def __init__(self, run: Run, state: "TrainingState") -> None:
+        """Save for the first time."""
+        self._run, self._state = run, state
         self()
 
     def __call__(self) -> None:
         """Save now."""
         begun = time.monotonic()
-        self._save()
+        if self._run.processes.is_first:
+            self._state.save(self._run.folder, self._run.dataset.folder)
         self._saved_at = time.monotonic()
         self._took = self._saved_at - begun
 
@@ -129,10 +55,6 @@ class Saver:
             Whether it does.
         """
         return time.monotonic() - self._saved_at >= self._took / _SHARE
-
-
-STATE_FILE = Path("last") / "state.pt"
-"""Where it lies in the run folder."""
 
 
 @dataclass
@@ -177,13 +99,8 @@ class TrainingState:
         self.loss_sum = self.training_seconds = 0.0
         self.resumed_at = []
 
-    def save(self, run: Path, data: Path) -> None:
-        """Write the state.
-
-        Args:
-            run: The run folder.
-            data: The data folder, so that resuming needs no second mention of it.
-        """
+    def save(self, folder: RunFolder, data: Path) -> None:
+        """Write the state, and the data folder, so that resuming needs no second mention of it."""
         content = {
             "data": str(data.resolve()),
             "network": self.network.state_dict(),
@@ -192,7 +109,7 @@ class TrainingState:
             "scaler": self.scaler and self.scaler.state_dict(),
             "counters": {name: getattr(self, name) for name in _COUNTERS},
         }
-        with write_whole(run / STATE_FILE) as file:
+        with write_whole(folder.state) as file:
             torch.save(content, file)
 
     def restore(self, content: dict[str, Any]) -> None:
@@ -218,27 +135,11 @@ _COUNTERS = (
 )
 
 
-def require_run(run: Path) -> None:
-    """Refuse a folder without a saved state.
-
-    Args:
-        run: The run folder.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    if not (run / STATE_FILE).is_file():
-        raise FileNotFoundError(
-            f"{run}: no run to resume here ({STATE_FILE} is missing). "
-            "Give the folder that a run was started with as --out."
-        )
-
-
-def read_state(run: Path) -> dict[str, Any]:
+def read_state(folder: RunFolder) -> dict[str, Any]:
     """Read a saved state.
 
     Args:
-        run: The run folder.
+        folder: The run folder.
 
     Returns:
         What `TrainingState.save` wrote, on the CPU.
@@ -247,8 +148,8 @@ def read_state(run: Path) -> dict[str, Any]:
         FileNotFoundError: There is none.
         ValueError: It is damaged.
     """
-    require_run(run)
-    file = run / STATE_FILE
+    folder.require_state()
+    file = folder.state
     try:
         with zipfile.ZipFile(file) as records:  # PyTorch does not look at the checksums
             bad = records.testzip()
@@ -259,6 +160,6 @@ def read_state(run: Path) -> dict[str, Any]:
     except Exception as error:  # PyTorch raises nearly anything on a file that is not its own
         raise ValueError(
             f"{file}: damaged. Start the run anew, with another --out; --start-from "
-            f"{run / 'best.safetensors'} begins with what it has learnt, if that is there."
+            f"{folder.best} begins with what it has learnt, if that is there."
         ) from error
     return content

@@ -16,7 +16,8 @@ from uuid import uuid4
 from plainunet.config import TrainConfig
 from plainunet.files import write_json
 from plainunet.formats.images import read_image
-from plainunet.training.events import EpochDone, Event, Judged, Note, OnEvent, StepDone
+from plainunet.reporter import Reporter, StepDone
+from plainunet.training.run import Run
 
 _PROJECT = "plainunet"
 
@@ -170,8 +171,6 @@ TRACKERS: dict[str, type[_TensorBoard] | type[_MLflow] | type[_Wandb] | type[_Tr
 }
 
 
-TRACKERS_FILE = Path("last") / "trackers.json"
-"""In a run folder: how each tracker calls the run, and how far they were told."""
 PERIOD = 5.0
 """Seconds between two steps that are told."""
 PICTURES = 4
@@ -212,76 +211,92 @@ def require_trackers(config: TrainConfig, run: Path) -> None:
 
 
 @contextmanager
-def track(config: TrainConfig, run: Path, known: bool, on_event: OnEvent) -> Iterator[OnEvent]:
-    """Tell trackers what a run tells.
+def track(run: Run, known: bool) -> Iterator[None]:
+    """Log a run to the trackers that its settings name, as long as it is not left.
 
     Args:
-        config: The settings.
-        run: The run folder.
-        known: Whether the run goes on, so that the trackers know it already.
-        on_event: Told everything as well, and which trackers fail.
-
-    Yields:
-        What is to be told instead of `on_event`.
+        run: The run, whose reporter is told everything as well, and which trackers fail.
+        known: Whether the run is resumed, so that the trackers know it already.
     """
-    tracking = _Tracking(config, run, known, on_event)
+    reporter = run.reporter
+    trackers = _Trackers(run, known)
+    run.reporter = trackers
     failed = True
     try:
-        yield tracking
+        yield
         failed = False
     finally:
-        tracking.each(lambda tracker: tracker.close(failed))
+        run.reporter = reporter
+        trackers.each(lambda tracker: tracker.close(failed))
 
 
-class _Tracking:
-    """Turns events into calls of all trackers that have not failed."""
+class _Trackers(Reporter):
+    """Hands on what it is told, and logs it to all trackers that have not failed."""
 
-    def __init__(self, config: TrainConfig, run: Path, known: bool, on_event: OnEvent) -> None:
-        self._run, self._on_event = run, on_event
+    def __init__(self, run: Run, known: bool) -> None:
+        self._folder, self._reporter = run.folder, run.reporter
         self._trackers: dict[str, Tracker] = {}
-        self._said = float("-inf")
+        self._logged_at = float("-inf")
         self._told: dict[str, Any] = {"step": 0, "epoch": 0, "judged": False, "ids": {}}
+        names = run.config.track if run.processes.is_first else ()
         if known:
             with suppress(OSError, ValueError):  # it may be missing or damaged
-                self._told = json.loads((run / TRACKERS_FILE).read_text(encoding="utf-8"))
-        if config.track:
-            run.mkdir(parents=True, exist_ok=True)
-        settings = _plain_settings(config)
-        for name in dict.fromkeys(config.track):
+                self._told = json.loads(self._folder.trackers.read_text(encoding="utf-8"))
+        if names:
+            self._folder.path.mkdir(parents=True, exist_ok=True)
+        settings = _plain_settings(run.config)
+        for name in dict.fromkeys(names):
             try:
-                tracker = TRACKERS[name](run, settings, self._told["ids"].get(name))
+                tracker = TRACKERS[name](self._folder.path, settings, self._told["ids"].get(name))
             except Exception as error:
                 self._drop(name, error)
             else:
                 self._trackers[name], self._told["ids"][name] = tracker, tracker.id
-                on_event(Note(f"{name}: {tracker.where}"))
+                self.note(f"{name}: {tracker.where}")
         self._remember()
 
-    def __call__(self, event: Event) -> None:
-        self._on_event(event)
-        told, now = self._told, time.monotonic()
-        match event:
-            case StepDone() if now - self._said >= PERIOD and event.step >= told["step"]:
-                self._said = now
-                speed = event.images_per_second
-                self._log(
-                    {"step/loss": event.loss, "step/images_per_second": speed}, event.step + 1
-                )
-            case EpochDone(row) if row["epoch"] > told["epoch"]:
-                told["epoch"] = row["epoch"]
-                names = ("epoch", "loss", "learning_rate", "images_per_second", "seconds")
-                # an epoch without a step that could be made has no loss
-                values = {f"epoch/{name}": row[name] for name in names if row[name] is not None}
-                judged = row["validation"]  # not every epoch of a run by the clock is
-                self._log(values | (_scores("val", judged) if judged else {}), row["step"])
-            case Judged(scores) if not told["judged"]:
-                told["judged"] = True
-                self._log(_scores("native", scores), told["step"])
-                files = sorted((self._run / "saved_images").glob("*_comparison.png"))
-                files = files[:: -(-len(files) // PICTURES) or 1]
-                self.each(lambda tracker: tracker.show(files, told["step"]))
-            case _:
-                pass
+    def note(self, text: str) -> None:
+        self._reporter.note(text)
+
+    def stage(self, name: str, total: int) -> None:
+        self._reporter.stage(name, total)
+
+    def advance(self, done: int) -> None:
+        self._reporter.advance(done)
+
+    def problem(self, error: ValueError) -> None:
+        self._reporter.problem(error)
+
+    def step(self, done: StepDone) -> None:
+        self._reporter.step(done)
+        now = time.monotonic()
+        if now - self._logged_at >= PERIOD and done.step >= self._told["step"]:
+            self._logged_at = now
+            values = {
+                "step/loss": done.loss,
+                "step/images_per_second": done.images_per_second,
+            }
+            self._log(values, done.step + 1)
+
+    def epoch(self, row: dict[str, Any], best: float | None) -> None:
+        self._reporter.epoch(row, best)
+        if row["epoch"] > self._told["epoch"]:
+            self._told["epoch"] = row["epoch"]
+            names = ("epoch", "loss", "learning_rate", "images_per_second", "seconds")
+            # an epoch without a step that could be made has no loss
+            values = {f"epoch/{name}": row[name] for name in names if row[name] is not None}
+            scores = row["validation"]  # not every epoch of a run with a budget is validated
+            self._log(values | (_scores("val", scores) if scores else {}), row["step"])
+
+    def result(self, scores: dict[str, Any]) -> None:
+        self._reporter.result(scores)
+        told = self._told
+        if not told["judged"]:
+            told["judged"] = True
+            self._log(_scores("native", scores), told["step"])
+            files = sorted(self._folder.saved_images.glob("*_comparison.png"))
+            files = files[:: -(-len(files) // PICTURES) or 1]
+            self.each(lambda tracker: tracker.show(files, told["step"]))
 
     def _log(self, values: dict[str, float], step: int) -> None:
         self._told["step"] = max(step, self._told["step"])
@@ -298,12 +313,12 @@ class _Tracking:
     def _remember(self) -> None:
         if self._trackers:
             with suppress(OSError):
-                write_json(self._run / TRACKERS_FILE, self._told)
+                write_json(self._folder.trackers, self._told)
 
     def _drop(self, name: str, error: Exception) -> None:
         self._trackers.pop(name, None)
         said = f"{type(error).__name__}: {error}"
-        self._on_event(Note(f"note: {name} failed, and is told nothing any more ({said})"))
+        self.note(f"note: {name} failed, and is told nothing any more ({said})")
 
 
 def _plain_settings(config: TrainConfig) -> dict[str, bool | int | float | str]:

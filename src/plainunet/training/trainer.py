@@ -1,243 +1,228 @@
-"""The epochs of a run and their steps: train, validate, keep the best, save what resuming needs."""
+"""The epochs of a run: batches, steps, validation, the best checkpoint, what is logged."""
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from plainunet.config import NetworkConfig, TrainConfig
+from plainunet.config import NetworkConfig
 from plainunet.dataset.loader import EpochBatches, iterate, make_loader
 from plainunet.dataset.samples import Samples, TrainingSet, balanced_weights, patches_each
 from plainunet.network.checkpoint import Card, freeze_encoder, save_checkpoint
 from plainunet.network.device import choose_device, choose_precision, most_memory, to_device
-from plainunet.network.losses import LOSSES
 from plainunet.network.unet import UNet
+from plainunet.reporter import StepDone
 from plainunet.system import resident_memory
-from plainunet.training.distributed import ALONE, Processes, synchronise
-from plainunet.training.events import Advance, EpochDone, Note, OnEvent, Rate, Stage, StepDone
+from plainunet.training.distributed import synchronise
 from plainunet.training.optim import WeightAverage, make_optimizers
-from plainunet.training.run import BEST_FILE, draw_curves, rows_until, write_rows
+from plainunet.training.run import Run, StoppedError, draw_curves, rows_until, write_rows
 from plainunet.training.schedule import ClockSchedule, Schedule, StepSchedule
-from plainunet.training.state import Saver, Stop, StoppedError, TrainingState
-from plainunet.training.step import Step
-from plainunet.training.validate import VALIDATION_FOLDER, has_foreground, judge_epoch
+from plainunet.training.state import Saver, TrainingState
+from plainunet.training.step import Made, Step
+from plainunet.training.validate import has_foreground, validate_epoch
 
 FAULTS = 5
 """After so many steps in a row that could not be made, training ends."""
+EPOCH = 25
+"""Steps that an epoch of a run with a time budget has at least."""
+CURVES_PERIOD = 20.0
+"""Seconds between two drawings of the curves; they cost most of a second."""
 
 
-def train_epoch(
-    step: Step,
-    loader: Iterable[Sequence[Tensor]],
-    state: TrainingState,
-    rate_at: Callable[[int], float],
-    *,
-    frozen: Sequence[nn.Module] = (),
-    files: Callable[[int], Sequence[str]] = lambda batch: (),
-    on_note: Callable[[str], None] = lambda said: None,
-    on_step: Callable[[int, float, int], None],
-    ends: Callable[[], bool] = lambda: False,
-) -> None:
-    """Train on each batch of an epoch that has not been trained on.
+class Trainer:
+    """Trains a network epoch by epoch; the best and the last state are in the run folder.
 
-    Args:
-        step: Makes the steps; its network is left in train mode.
-        loader: The batches, from number `state.batch` on.
-        state: Where the run is; it is moved on with each step.
-        rate_at: Learning rate of a step, by its number in the run.
-        frozen: Parts of the network that stay in eval mode.
-        files: Names the pictures of a batch, by its number in the epoch.
-        on_note: Told of steps that could not be made.
-        on_step: Told the step's number in the run, its loss, and its number of images.
-        ends: Asked after each step whether the epoch ends here.
-
-    Raises:
-        FloatingPointError: Loss or gradient was not finite in `FAULTS` steps in a row; the
-            weights are as before the first of them.
+    Attributes:
+        state: Everything that changes while it trains.
     """
-    step.network.train()
-    for part in frozen:
-        part.eval()
-    for batch in loader:
-        loss, images, is_made = step(batch, state.step, rate_at(state.step))
-        if is_made:
+
+    def __init__(self, run: Run, network: UNet, card: Card, samples: dict[str, Samples]) -> None:
+        """Get everything ready; nothing is written yet.
+
+        Args:
+            run: The run.
+            network: The network, with the weights to begin with.
+            card: Its description.
+            samples: Of "train" and "val".
+        """
+        config = run.config
+        self._run, self._card, self._samples = run, card, samples
+        self._device = choose_device(config.device)
+        self._precision = choose_precision(config.precision, self._device)
+        network = to_device(network, self._device)
+        self._frozen = freeze_encoder(network) if config.freeze == "encoder" else []
+        if config.sync_batch_norm:
+            synchronise(network)
+        self.state = TrainingState(
+            network,
+            make_optimizers(network, config.optimizer, config.learning_rate, config.weight_decay),
+            WeightAverage(network, config.ema) if config.ema else None,
+            torch.amp.GradScaler(self._device.type) if self._precision == torch.float16 else None,
+            accumulation=config.accumulation,
+        )
+        self._batches = self._make_batches()
+        self._loaders: dict[tuple[int, int], DataLoader[tuple[Tensor, ...]]] = {}
+        self._validating = 0.0  # seconds that the last validation took
+        self._drawn = float("-inf")
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take over a state, as by `read_state`."""
+        self.state.restore(saved)
+        self.state.accumulation = max(self.state.accumulation, self._run.config.accumulation)
+
+    def fit(self) -> None:
+        """Train all epochs that are left.
+
+        Raises:
+            FloatingPointError: Loss or gradient was not finite in `FAULTS` steps in a row; the
+                weights are as before the first of them.
+            StoppedError: The run was asked to stop; its state is saved.
+        """
+        run, state = self._run, self.state
+        self._rows = rows_until(run.folder, state.epoch)
+        self._save = Saver(run, state)
+        self._schedule = self._make_schedule()
+        self._step = Step(run, state, self._device, self._precision, self._class_weights())
+        run.reporter.note(self._describe())
+        if state.batch:
+            state.resumed_at.append(state.step)
+        is_over = self._schedule.is_over(state.epoch)
+        if is_over:
+            run.reporter.note("training is over already; its result is judged again")
+        while not is_over:
+            if run.config.patience and state.waited >= run.config.patience:
+                run.reporter.note(f"stopped: no better validation Dice for {state.waited} epochs")
+                break
+            size = self._schedule.size(state.epoch)
+            begun, before = time.perf_counter(), state.seconds
+            self._train_epoch(size)
+            scores = self._validate(size)
+            is_over = self._schedule.is_over(state.epoch + 1)
+            if run.end is not None and is_over and (scores is None or not self._is_full(size)):
+                # no time is left to validate the last weights; their learning rate has come down
+                self._keep(state.average.network if state.average else state.network, self._card)
+            state.seconds = before + time.perf_counter() - begun
+            row = self._log(size, scores, is_over)
+            if self._save.is_cheap() or is_over:
+                self._save()
+            run.reporter.epoch(row, state.best if state.best >= 0 else None)
+
+    def _train_epoch(self, size: tuple[int, int]) -> None:
+        """Make the steps of an epoch that are left."""
+        state = self.state
+        if size not in self._loaders:
+            self._loaders = {size: self._make_loader(size)}
+        self._batches.epoch, self._batches.first = state.epoch, state.batch
+        state.network.train()
+        for part in self._frozen:
+            part.eval()
+        rate = Rate()
+        last = time.perf_counter()
+        for batch in iterate(self._loaders[size]):
+            made = self._step(batch, state.step, self._schedule.rate(state.step))
+            self._count(made)
+            self._report_step(made, rate.add(made.images))
+            state.step += 1
+            state.batch += 1
+            self._run.where = f"after step {state.step}"
+            now = time.perf_counter()
+            took, last = now - last, now
+            state.seconds += took
+            state.training_seconds += took
+            if self._step.is_stopping or (self._run.stop and not self._run.processes.joined):
+                self._save()
+                raise self._run.stopped()
+            if self._save.is_due(took):
+                self._save()
+            if self._schedule.cuts(state.epoch):
+                break
+
+    def _count(self, made: Made) -> None:
+        """Count a step; name the images of one that could not be made."""
+        state = self.state
+        if made.is_made:
             state.in_a_row = 0
-            state.loss_sum += loss * images
-            state.images += images
-        else:
-            state.in_a_row += 1
-            state.skipped += 1
-            named = ", ".join(files(state.batch))
-            what = f"step {state.step + 1}: the loss was {loss:g}, its gradient not finite"
-            if state.in_a_row >= FAULTS:
-                raise FloatingPointError(
-                    f"{what}, and so in {FAULTS} steps in a row. Begin anew with a smaller "
-                    "--learning-rate, or --precision fp32, and another --out; or look at the "
-                    f"pictures of the last batch: {named}"
-                )
-            on_note(f"note: {what}; the step is left out. Its batch: {named}")
-        on_step(state.step, loss, images)
-        state.step += 1
-        state.batch += 1
-        if ends():
-            break
+            state.loss_sum += made.loss * made.images
+            state.images += made.images
+            return
+        state.in_a_row += 1
+        state.skipped += 1
+        numbers = self._batches.samples(state.batch)
+        named = ", ".join(self._samples["train"].file(number) for number in numbers)
+        what = f"step {state.step + 1}: the loss was {made.loss:g}, its gradient not finite"
+        if state.in_a_row >= FAULTS:
+            raise FloatingPointError(
+                f"{what}, and so in {FAULTS} steps in a row. Begin anew with a smaller "
+                "--learning-rate, or --precision fp32, and another --out; or look at the "
+                f"pictures of the last batch: {named}"
+            )
+        self._run.reporter.note(f"note: {what}; the step is left out. Its batch: {named}")
 
-
-class StepReport:
-    """Tells of each step of an epoch."""
-
-    def __init__(
-        self,
-        on_event: OnEvent,
-        epoch: int,
-        schedule: Schedule,
-        optimizer: Optimizer,
-        batches: int,
-        device: torch.device,
-        end: float | None = None,
-        first: int = 0,
-    ) -> None:
-        """Begin an epoch.
-
-        Args:
-            on_event: Told of each step.
-            epoch: Its number, from 0.
-            schedule: Says how far the run has come.
-            optimizer: Knows the learning rate.
-            batches: Steps of the epoch, unless the clock ends it before.
-            device: Where the network is.
-            end: When training must be over, on the clock of `time.monotonic` [s], if a clock
-                decides.
-            first: Steps of the epoch that were made before the run was taken up again.
-        """
-        self._on_event, self._epoch, self._schedule = on_event, epoch, schedule
-        self._optimizer, self._batches = optimizer, batches
-        self._device, self._end = device, end
-        self._rate = Rate()
-        self._done = first
-
-    def __call__(self, step: int, loss: float, images: int) -> None:
-        """Tell of a step that has just been made.
-
-        Args:
-            step: Its number in the run, from 0.
-            loss: Its loss.
-            images: How many it has seen.
-        """
-        self._done += 1
-        self._on_event(
+    def _report_step(self, made: Made, images_per_second: float) -> None:
+        state = self.state
+        self._run.reporter.step(
             StepDone(
-                epoch=self._epoch,
-                step=step,
-                steps=self._schedule.steps(step),
-                loss=loss,
-                images_per_second=self._rate.add(images),
-                learning_rate=self._optimizer.param_groups[0]["lr"],
-                epoch_step=self._done,
-                epoch_steps=self._batches,
-                share=self._schedule.done(step),
-                end=self._end,
+                epoch=state.epoch,
+                step=state.step,
+                steps=self._schedule.steps(state.step),
+                loss=made.loss,
+                images_per_second=images_per_second,
+                learning_rate=state.optimizers[0].param_groups[0]["lr"],
+                epoch_step=state.batch + 1,
+                epoch_steps=len(self._batches),
+                share=self._schedule.done(state.step),
+                end=self._run.end,
                 memory=resident_memory(),
                 gpu_memory=most_memory(self._device),
             )
         )
 
+    def _validate(self, size: tuple[int, int]) -> dict[str, Any] | None:
+        """Validate the epoch's weights, if it is time to, and keep them if they are the best."""
+        run, state, samples = self._run, self.state, self._samples["val"]
+        if not self._schedule.judges(state.epoch, self._validating):
+            return None
+        begun = run.processes.clock()
+        if self._save.is_due(self._validating or math.inf):
+            self._save()
+        try:
+            found = validate_epoch(run, state, self._card, samples, size)
+        except StoppedError:
+            self._save()
+            raise
+        if run.processes.is_first:
+            found.images.write(run.folder.validation)
+        if not self._validating and not has_foreground(found.scores, len(samples)):
+            run.reporter.note(
+                "note: no held-out picture has foreground, so Dice says nothing of this run; "
+                "hold out others: --stratify, --seed or --validation"
+            )
+        self._validating = run.processes.clock() - begun
+        if self._is_full(size):
+            is_better = found.dice > state.best
+            state.waited = 0 if is_better else state.waited + 1
+            if is_better or found.dice == state.best == 0:  # where nothing is found, the latest
+                state.best = found.dice
+                self._keep(found.network, dataclasses.replace(self._card, scores=found.scores))
+        return found.scores
 
-CURVES_PERIOD = 20.0
-"""Seconds between two drawings of the curves; they cost most of a second."""
-Batches = DataLoader[tuple[Tensor, ...]]
+    def _is_full(self, size: tuple[int, int]) -> bool:
+        """Whether it is the run's full size, and no smaller one of its growth."""
+        return size == self._run.config.window
 
+    def _keep(self, network: UNet, card: Card) -> None:
+        if self._run.processes.is_first:
+            save_checkpoint(self._run.folder.best, network, card)
 
-class Epochs:
-    """The epochs of a run that are left."""
-
-    def __init__(
-        self,
-        state: TrainingState,
-        step: Step,
-        batches: EpochBatches,
-        make_loader: Callable[[tuple[int, int]], Batches],
-        schedule: Schedule,
-        save: Saver,
-        *,
-        card: Card,
-        parts: dict[str, Samples],
-        config: TrainConfig,
-        run: Path,
-        on_event: OnEvent,
-        end: float | None,
-        frozen: Sequence[nn.Module],
-        processes: Processes,
-        stop: Stop,
-    ) -> None:
-        """Join what was made for them.
-
-        Args:
-            state: Where the run is.
-            step: Makes the steps.
-            batches: The order of the samples, for what `make_loader` gives.
-            make_loader: Makes the batches of a size, height and width [pixels].
-            schedule: How far the run has come.
-            save: Saves the state.
-            card: The network's description.
-            parts: Samples of "train" and "val".
-            config: The settings.
-            run: The run folder.
-            on_event: Told what happens.
-            end: When training must be over, if a clock decides.
-            frozen: Parts of the network that stay in eval mode.
-            processes: Those of the run; the first one writes.
-            stop: Becomes true when the run shall stop.
-        """
-        self._state, self._step, self._batches = state, step, batches
-        self._make_loader, self._schedule, self._save = make_loader, schedule, save
-        self._card, self._parts, self._config, self._run = card, parts, config, run
-        self._on_event, self._end, self._frozen = on_event, end, frozen
-        self._processes, self._stop = processes, stop
-        self._rows = rows_until(run, state.epoch)
-        self._loaders: dict[tuple[int, int], Batches] = {}
-        self._judging = 0.0  # seconds that the last judging took
-        self._drawn = float("-inf")
-
-    def train(self) -> None:
-        """Train all of them.
-
-        Raises:
-            FloatingPointError: Loss or gradient was not finite in several steps in a row.
-            StoppedError: The run was asked to stop.
-        """
-        state = self._state
-        if state.batch:
-            state.resumed_at.append(state.step)
-        is_over = self._schedule.is_over(state.epoch)
-        if is_over:
-            self._on_event(Note("training is over already; its result is judged again"))
-        while not is_over:
-            if self._config.patience and state.waited >= self._config.patience:
-                said = f"stopped: no better validation Dice for {state.waited} epochs"
-                self._on_event(Note(said))
-                break
-            is_over = self._do_epoch()
-
-    def _do_epoch(self) -> bool:
-        """Train an epoch, or what is left of it; judge it and write it down; was it the last?"""
-        state = self._state
-        size = self._schedule.size(state.epoch)
-        begun, before = time.perf_counter(), state.seconds
-        self._train_steps(size)
-        validation = self._judge(size)
-        is_last = self._schedule.is_over(state.epoch + 1)
-        if self._end is not None and is_last and (validation is None or not self._is_full(size)):
-            # the clock leaves no time to judge the last weights; their rate has come down
-            self._keep(self._candidates()[-1], self._card)
-        state.seconds = before + time.perf_counter() - begun
+    def _log(
+        self, size: tuple[int, int], scores: dict[str, Any] | None, is_last: bool
+    ) -> dict[str, Any]:
+        """End the epoch: write its row and, now and then, the curves."""
+        run, state = self._run, self.state
         row = {
             "epoch": state.epoch + 1,
             "step": state.step,
@@ -247,292 +232,84 @@ class Epochs:
             "images_per_second": state.images / state.training_seconds,
             "seconds": state.seconds,
             "skipped": state.skipped,
-            "validation": validation,
+            "validation": scores,
         }
         if state.resumed_at:
             row["resumed_at"] = state.resumed_at
         state.end_epoch()
         self._rows.append(row)
-        if self._processes.is_first:
-            write_rows(self._run, self._rows)
+        if run.processes.is_first:
+            write_rows(run.folder, self._rows)
             if time.monotonic() - self._drawn > CURVES_PERIOD or is_last:
-                draw_curves(self._run / "curves.png", self._rows)
+                draw_curves(run.folder.curves, self._rows)
                 self._drawn = time.monotonic()
-        if self._save.is_cheap() or is_last:
-            self._save()
-        self._on_event(EpochDone(row, state.best if state.best >= 0 else None))
-        return is_last
+        return row
 
-    def _train_steps(self, size: tuple[int, int]) -> None:
-        """Make the steps of an epoch that are left."""
-        state = self._state
-        if size not in self._loaders:
-            self._loaders = {size: self._make_loader(size)}
-        self._batches.epoch, self._batches.first = state.epoch, state.batch
-        report = StepReport(
-            self._on_event,
-            state.epoch,
-            self._schedule,
-            state.optimizers[0],
-            len(self._batches),
-            self._step.device,
-            self._end,
-            first=state.batch,
-        )
-        last = time.perf_counter()
-
-        def ends() -> bool:
-            """After each step: stop or save where it is time to; whether the epoch ends here."""
-            nonlocal last
-            now = time.perf_counter()
-            took, last = now - last, now
-            state.seconds += took
-            state.training_seconds += took
-            state.accumulation = self._step.accumulation
-            if self._step.is_stopping or (self._stop and not self._processes.joined):
-                self._leave()
-            if self._save.is_due(took):
-                self._save()
-            return self._schedule.cuts(state.epoch)
-
-        def files(batch: int) -> list[str]:
-            return [self._parts["train"].file(each) for each in self._batches.samples(batch)]
-
-        train_epoch(
-            self._step,
-            iterate(self._loaders[size]),
-            state,
-            self._schedule.rate,
-            frozen=self._frozen,
-            files=files,
-            on_note=lambda said: self._on_event(Note(said)),
-            on_step=report,
-            ends=ends,
+    def _make_batches(self) -> EpochBatches:
+        """Order the samples into batches."""
+        config, samples, processes = self._run.config, self._samples["train"], self._run.processes
+        repeats = patches_each(samples.sizes, config.patch) if config.patch else 1
+        if self._run.end is not None:  # what is done once an epoch is not to take much of the time
+            repeats = max(repeats, math.ceil(EPOCH * config.batch_size / len(samples)))
+        return EpochBatches(
+            len(samples), config.batch_size, config.seed, repeats, processes.rank, processes.count
         )
 
-    def _judge(self, size: tuple[int, int]) -> dict[str, Any] | None:
-        """Judge the epoch's weights, if it is time to, and keep them if they are the best."""
-        state = self._state
-        if not self._schedule.judges(state.epoch, self._judging):
-            return None
-        begun = self._processes.clock()
-        if self._save.is_due(self._judging or math.inf):
-            self._save()
-        score, validation, network, pictures = judge_epoch(
-            self._candidates(),
-            self._card,
+    def _make_loader(self, size: tuple[int, int]) -> DataLoader[tuple[Tensor, ...]]:
+        """Make the batches of one size."""
+        config = self._run.config
+        dataset = TrainingSet(
+            self._samples["train"],
+            config.augment,
+            config.seed,
             size,
-            self._parts["val"],
-            self._config,
-            run=self._run,
-            what=f"epoch {state.epoch + 1}, step {state.step}",
-            processes=self._processes,
-            on_start=lambda count: self._on_event(Stage("validating", count)),
-            on_progress=self._go_on,
+            patch=config.patch,
+            elastic=config.elastic,
+            border=(config.border_weight, config.border_sigma) if config.border_weight else None,
         )
-        if self._processes.is_first:
-            pictures.write(self._run / VALIDATION_FOLDER)
-        if not self._judging and not has_foreground(validation, len(self._parts["val"])):
-            said = "note: no held-out picture has foreground, so Dice says nothing of this run; "
-            self._on_event(Note(f"{said}hold out others: --stratify, --seed or --validation"))
-        self._judging = self._processes.clock() - begun
-        if self._is_full(size):
-            is_better = score > state.best
-            state.waited = 0 if is_better else state.waited + 1
-            if is_better or score == state.best == 0:  # where nothing is found, the latest
-                state.best = score
-                self._keep(network, dataclasses.replace(self._card, scores=validation))
-        return validation
+        workers = config.workers
+        if workers is None:
+            workers = 0 if self._device.type == "cpu" else 4
+        pin_memory = self._device.type == "cuda"
+        return make_loader(dataset, self._batches, workers, pin_memory=pin_memory)
 
-    def _candidates(self) -> list[UNet]:
-        """The network, and the average of its weights where there is one."""
-        average = self._state.average
-        return [self._state.network, *([average.network] if average else [])]
+    def _make_schedule(self) -> Schedule:
+        config, end = self._run.config, self._run.end
+        if end is None:
+            return StepSchedule(config, len(self._batches))
+        return ClockSchedule(config, end, self.state.seconds, self._run.processes.clock)
 
-    def _is_full(self, size: tuple[int, int]) -> bool:
-        return size == self._config.window
+    def _class_weights(self) -> Tensor | None:
+        if self._run.config.class_weights != "balanced":
+            return None
+        return balanced_weights(self._samples["train"].class_shares())
 
-    def _keep(self, network: UNet, card: Card) -> None:
-        if self._processes.is_first:
-            save_checkpoint(self._run / BEST_FILE, network, card)
-
-    def _go_on(self, done: int) -> None:
-        """While judging: tell how far it is, and stop if that was asked."""
-        self._on_event(Advance(done))
-        if self._stop:
-            self._leave()
-
-    def _leave(self) -> None:
-        """Save, and stop as asked."""
-        self._save()
-        raise StoppedError(self._run, f"after step {self._state.step}", self._stop.code)
+    def _describe(self) -> str:
+        """The network, its options that are not as usual, precision, device and processes."""
+        config, processes = self._run.config, self._run.processes
+        usual = NetworkConfig()
+        options = ""
+        for name, value in config.network_arguments().items():
+            if name not in ("base_channels", "depth") and value != getattr(usual, name):
+                options += name.replace("_", " ") + ("" if value is True else f" {value}") + ", "
+        parameters = sum(weight.numel() for weight in self.state.network.parameters())
+        return (
+            f"U-Net, {config.base_channels} base channels, depth {config.depth}, {options}"
+            f"{parameters:,} parameters; {str(self._precision).removeprefix('torch.')} on "
+            f"{self._device}" + (f", {processes.count} processes" if processes.count > 1 else "")
+        )
 
 
-EPOCH = 25
-"""Steps that an epoch of a run by the clock has at least."""
+class Rate:
+    """Images per second over the last 20 steps."""
 
+    def __init__(self) -> None:
+        """Start the clock."""
+        self._marks = [(time.perf_counter(), 0)]
 
-def fit(
-    network: UNet,
-    card: Card,
-    parts: dict[str, Samples],
-    config: TrainConfig,
-    data: Path,
-    out: Path,
-    saved: dict[str, Any] | None,
-    on_event: OnEvent,
-    begin: Callable[[], None] = lambda: None,
-    end: float | None = None,
-    processes: Processes = ALONE,
-    stop: Stop | None = None,
-) -> None:
-    """Train and judge epoch by epoch; the best and the last state are in the run folder.
-
-    Args:
-        network: The network, fresh; a saved state is restored into it.
-        card: Its description.
-        parts: Samples of "train" and "val".
-        config: The settings, `size` filled in.
-        data: The data folder, noted in the state.
-        out: The run folder.
-        saved: The state to go on from, as by `read_state`, or None for a new run.
-        on_event: Told what happens.
-        begin: Called when a new run has all that it needs: writes what the run folder holds
-            from the start. What fails or is killed before leaves no half run.
-        end: When training must be over, on the clock of `processes` [s], instead of after
-            so many epochs.
-        processes: Those that share each batch and each judging; the first of them writes.
-        stop: Becomes true when the run shall stop: it is saved then.
-
-    Raises:
-        FloatingPointError: Loss or gradient was not finite in several steps in a row.
-        StoppedError: It was asked to stop.
-    """
-    stop = Stop() if stop is None else stop  # one that was not asked is false
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
-    network = to_device(network, device)
-    frozen = freeze_encoder(network) if config.freeze == "encoder" else []
-    if config.sync_batch_norm:
-        synchronise(network)
-    state = TrainingState(
-        network,
-        make_optimizers(network, config.optimizer, config.learning_rate, config.weight_decay),
-        WeightAverage(network, config.ema) if config.ema else None,
-        torch.amp.GradScaler(device.type) if precision == torch.float16 else None,
-        accumulation=config.accumulation,
-    )
-    batches = _make_batches(config, parts["train"], processes, by_clock=end is not None)
-    if saved:
-        state.restore(saved)
-        state.accumulation = max(state.accumulation, config.accumulation)
-    elif processes.is_first:
-        begin()
-    save = Saver(lambda: state.save(out, data) if processes.is_first else None)
-
-    def note(said: str) -> None:
-        on_event(Note(said))
-
-    schedule: Schedule = (
-        StepSchedule(config, len(batches))
-        if end is None
-        else ClockSchedule(config, end, state.seconds, processes.clock)
-    )
-    step = Step(
-        network,
-        LOSSES[config.loss],
-        state.optimizers,
-        device=device,
-        precision=precision,
-        average=state.average,
-        class_weights=(
-            balanced_weights(parts["train"].class_shares())
-            if config.class_weights == "balanced"
-            else None
-        ),
-        accumulation=state.accumulation,
-        clip=config.clip,
-        scaler=state.scaler,
-        seed=config.seed,
-        processes=processes,
-        is_asked_to_stop=lambda: bool(stop),
-        on_note=note,
-    )
-    shared = f", {processes.count} processes" if processes.count > 1 else ""
-    note(
-        f"U-Net, {config.base_channels} base channels, depth {config.depth}, "
-        f"{_describe_options(config)}"
-        f"{sum(p.numel() for p in network.parameters()):,} parameters; "
-        f"{str(precision).removeprefix('torch.')} on {device}{shared}"
-    )
-
-    def loader(size: tuple[int, int]) -> "DataLoader[tuple[Tensor, ...]]":
-        return _make_loader(config, parts["train"], batches, size, device)
-
-    Epochs(
-        state,
-        step,
-        batches,
-        loader,
-        schedule,
-        save,
-        card=card,
-        parts=parts,
-        config=config,
-        run=out,
-        on_event=on_event,
-        end=end,
-        frozen=frozen,
-        processes=processes,
-        stop=stop,
-    ).train()
-
-
-def _make_batches(
-    config: TrainConfig, samples: Samples, processes: Processes, by_clock: bool
-) -> EpochBatches:
-    """Order the samples into batches."""
-    repeats = patches_each(samples.sizes, config.patch) if config.patch else 1
-    if by_clock:  # what is done once an epoch is not to take much of the time
-        repeats = max(repeats, math.ceil(EPOCH * config.batch_size / len(samples)))
-    return EpochBatches(
-        len(samples),
-        config.batch_size,
-        config.seed,
-        repeats,
-        processes.rank,
-        processes.count,
-    )
-
-
-def _make_loader(
-    config: TrainConfig,
-    samples: Samples,
-    batches: EpochBatches,
-    size: tuple[int, int],
-    device: torch.device,
-) -> "DataLoader[tuple[Tensor, ...]]":
-    """Make the batches of one size."""
-    dataset = TrainingSet(
-        samples,
-        config.augment,
-        config.seed,
-        size,
-        patch=config.patch,
-        elastic=config.elastic,
-        border=(config.border_weight, config.border_sigma) if config.border_weight else None,
-    )
-    workers = config.workers
-    if workers is None:
-        workers = 0 if device.type == "cpu" else 4
-    return make_loader(dataset, batches, workers, pin_memory=device.type == "cuda")
-
-
-def _describe_options(config: TrainConfig) -> str:
-    """What is not as usual about the network, as in "valid, dropout 0.5, "."""
-    usual = NetworkConfig()
-    said = ""
-    for name, value in config.network_arguments().items():
-        if name not in ("base_channels", "depth") and value != getattr(usual, name):
-            said += name.replace("_", " ") + ("" if value is True else f" {value}") + ", "
-    return said
+    def add(self, images: int) -> float:
+        """Count the images of a step, and give the rate."""
+        self._marks.append((time.perf_counter(), self._marks[-1][1] + images))
+        self._marks = self._marks[-20:]
+        (start, before), (end, after) = self._marks[0], self._marks[-1]
+        return (after - before) / max(end - start, 1e-9)

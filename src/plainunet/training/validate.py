@@ -4,15 +4,12 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.config import TrainConfig
-from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import resize
 from plainunet.dataset.samples import Samples
@@ -33,19 +30,16 @@ from plainunet.prediction.drawing import (
 )
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.views import NotFiniteError
-from plainunet.training.distributed import ALONE, Processes
-from plainunet.training.events import Advance, Judged, OnEvent, Stage
-from plainunet.training.run import BEST_FILE
-from plainunet.training.state import Stop, StoppedError
+from plainunet.training.distributed import Processes
+from plainunet.training.run import Run
+from plainunet.training.state import TrainingState
 
-VALIDATION_FOLDER = "validation"
-"""Where they lie in the run folder."""
 SHOWN = 4
 """At most so many, spread evenly over those that are held out."""
 
 
-class Pictures:
-    """Some pictures of one judging, each beside its truth and what was predicted."""
+class ValidationImages:
+    """Some images of one validation, each beside its truth and its prediction."""
 
     def __init__(self, samples: Samples, colors: Colors) -> None:
         """Choose the pictures.
@@ -111,23 +105,15 @@ class Pictures:
             write_rgb(folder / name, drawn)
 
 
-JOURNALS = Path("last")
-"""Where they lie in the run folder."""
 _PERIOD = 20.0  # seconds of judging that are lost at most
 
 
 class Journal:
-    """The counts of one judging."""
+    """The counts of one evaluation, kept in a file so that it can be resumed."""
 
-    def __init__(self, run: Path, name: str, what: str) -> None:
-        """Open what is there of the same judging, or begin.
-
-        Args:
-            run: The run folder.
-            name: Tells judgings apart that go on at once.
-            what: What is judged on what: another judging's counts are left aside.
-        """
-        self._file = run / JOURNALS / f"judged-{name}.json"
+    def __init__(self, file: Path, what: str) -> None:
+        """Open the counts of the same evaluation, or begin: `what` tells evaluations apart."""
+        self._file = file
         self._what = what
         self._written = time.monotonic()
         self.counts: list[Counts] = []
@@ -159,63 +145,54 @@ class Journal:
         self._file.unlink(missing_ok=True)
 
 
-def judge_epoch(
-    candidates: Sequence[UNet],
-    card: Card,
-    size: tuple[int, int],
-    samples: Samples,
-    config: TrainConfig,
-    *,
-    run: Path,
-    what: str,
-    processes: Processes = ALONE,
-    on_start: Callable[[int], None],
-    on_progress: Callable[[int], None],
-) -> tuple[float, dict[str, Any], UNet, Pictures]:
-    """Judge the last weights and, where there is one, their average.
+class Validation(NamedTuple):
+    """What came of validating the weights, or their average: the better of the two."""
+
+    dice: float
+    """Mean foreground Dice per image."""
+    scores: dict[str, Any]
+    """As by `validate`."""
+    network: UNet
+    images: "ValidationImages"
+
+
+def validate_epoch(
+    run: Run, state: TrainingState, card: Card, samples: Samples, size: tuple[int, int]
+) -> Validation:
+    """Validate the last weights and, where there is one, their average.
 
     Args:
-        candidates: The networks.
-        card: Their description.
-        size: Height and width of what they see [pixels].
+        run: The run.
+        state: Its weights, and how far it has come.
+        card: The network's description.
         samples: The validation part.
-        config: The settings.
-        run: The run folder, for the journal.
-        what: What is judged: the weights' epoch and step.
-        processes: Those that share the work.
-        on_start: Told how many pictures a network will be judged on here.
-        on_progress: Told how many of them are done.
+        size: Height and width of what the network sees [pixels].
 
     Returns:
-        The better one's mean foreground Dice per image, its scores as by `validate`, itself,
-        and pictures of what it does.
+        The better one.
 
     Raises:
         FloatingPointError: A network's output is not finite.
+        StoppedError: The run was asked to stop; what was counted is kept.
     """
-    judged, journals = [], []
-    for number, candidate in enumerate(candidates):
-        processes.copy_first(candidate.buffers())
+    found: list[Validation] = []
+    journals: list[Journal] = []
+    what = f"epoch {state.epoch + 1}, step {state.step}"
+    average = [state.average.network] if state.average else []
+    for number, candidate in enumerate([state.network, *average]):
+        run.processes.copy_first(candidate.buffers())
         predictor = Predictor(
             candidate,
             dataclasses.replace(card, size=None, factor=1.0, training={}),
-            device=config.device,
-            precision=config.precision,
+            device=run.config.device,
+            precision=run.config.precision,
         )
-        pictures = Pictures(samples, card.colors)
-        journals.append(Journal(run, f"{number}-{processes.rank}", f"{what}, network {number}"))
-        on_start(len(processes.share(len(samples))))
+        images = ValidationImages(samples, card.colors)
+        file = run.folder.journal(f"{number}-{run.processes.rank}")
+        journals.append(Journal(file, f"{what}, network {number}"))
+        run.reporter.stage("validating", len(run.processes.share(len(samples))))
         try:
-            scores = validate(
-                predictor,
-                samples,
-                size,
-                on_progress,
-                config.patch,
-                pictures,
-                processes,
-                journals[-1],
-            )
+            scores = validate(run, predictor, samples, size, images, journals[-1])
         except KeyboardInterrupt:
             journals[-1].write()
             raise
@@ -225,63 +202,53 @@ def judge_epoch(
                 "finite. Begin anew with a smaller --learning-rate, or --precision fp32, and "
                 "another --out."
             ) from error
-        score: float = scores["per_image"]["dice"]["mean_foreground"] or 0.0
-        judged.append((score, scores, candidate, pictures))
+        dice: float = scores["per_image"]["dice"]["mean_foreground"] or 0.0
+        found.append(Validation(dice, scores, candidate, images))
     for journal in journals:
         journal.close()
-    best: tuple[float, dict[str, Any], UNet, Pictures] = max(
-        reversed(judged), key=lambda each: each[0]
-    )
-    best[-1].join(processes)
+    best: Validation = max(reversed(found), key=lambda each: each.dice)
+    best.images.join(run.processes)
     return best
 
 
 def has_foreground(scores: dict[str, Any], pictures: int) -> bool:
-    """Tell whether there was anything to find.
-
-    Args:
-        scores: As of `summarise`.
-        pictures: Of so many.
-
-    Returns:
-        Whether the truth of any picture holds a class other than the first.
-    """
+    """Whether the truth of any of so many images holds a class other than the first."""
     _, *foreground = scores["absent"].values()
     return any(each["left_out"] + each["scored_zero"] < pictures for each in foreground)
 
 
 def validate(
+    run: Run,
     predictor: Predictor,
     samples: Samples,
     size: tuple[int, int],
-    on_progress: Callable[[int], None],
-    patch: tuple[int, int] | None = None,
-    pictures: Pictures | None = None,
-    processes: Processes = ALONE,
+    images: ValidationImages | None = None,
     journal: Journal | None = None,
 ) -> dict[str, Any]:
-    """Judge on reduced pictures: quick, for every epoch; not the picture's own resolution.
+    """Score reduced images: quick, for every epoch; not the image's own resolution.
 
     Args:
-        predictor: Made around the live network; takes pictures as they are.
+        run: The run; all of its processes get the same scores.
+        predictor: Made around the live network; takes images as they are.
         samples: The validation part.
         size: Height and width that the samples' box, or a patch of them, is reduced to [pixels].
-        on_progress: Told how many pictures are done.
-        patch: Height and width of a patch [working pixels], where the samples have no box.
-        pictures: Shown those that it wants.
-        processes: Those that share the work; all get the same scores.
+        images: Shown those that it wants.
         journal: Counts that are known already, and where more are noted.
 
     Returns:
         `summarise`'s dictionary, with a protocol that says so.
+
+    Raises:
+        StoppedError: The run was asked to stop.
     """
+    processes, patch = run.processes, run.config.patch
     window = patch or samples.box
     assert window is not None  # samples of different sizes have patches
     scale = [part / whole / samples.target_scale for part, whole in zip(size, window, strict=True)]
     counts = list(journal.counts) if journal else []
     known = len(counts)
     for number, index in enumerate(processes.share(len(samples))):
-        if number < known and not (pictures and pictures.wants(index)):
+        if number < known and not (images and images.wants(index)):
             continue
         image, shares = samples[index]
         reduced_size = round(image.shape[0] * scale[0]), round(image.shape[1] * scale[1])
@@ -294,42 +261,26 @@ def validate(
             counts.append(confusion_matrix(truth, prediction, predictor.network.num_classes))
             if journal:
                 journal.add(counts[-1])
-        if pictures:
-            pictures.show(index, image, truth, prediction)
-        on_progress(number + 1)
+        if images:
+            images.show(index, image, truth, prediction)
+        run.reporter.advance(number + 1)
+        run.stop_if_asked()
     everyones = processes.restore_order(processes.gather(counts))
     scores = summarise(np.stack(everyones), predictor.card.class_names)
     seen = "seen in patches of" if patch else "at the working size"
     return {**scores, "protocol": f"{seen} {size[0]} x {size[1]}, not native"}
 
 
-REPORT_FILE = "report.html"
 SAVED_IMAGES = 16
-"""At most so many validation pictures are saved, spread evenly from worst to best."""
+"""At most so many validation images are saved, spread evenly from worst to best."""
 _KEPT = ("protocol", "pooled", "per_image", "absent", "intervals")
 
 
-def judge_best(
-    out: Path,
-    data: Path,
-    pairs: list[Pair],
-    coding: Coding,
-    config: TrainConfig,
-    on_event: OnEvent,
-    processes: Processes = ALONE,
-    stop: Stop | None = None,
-) -> dict[str, Any]:
-    """Score the best checkpoint natively, write the scores into it, pictures and a report.
+def evaluate_best(run: Run) -> dict[str, Any]:
+    """Evaluate the best checkpoint natively; write its scores into it, images and a report.
 
     Args:
-        out: The run folder.
-        data: The data folder, named in the report.
-        pairs: All pairs of the run.
-        coding: How mask values become class ids.
-        config: The settings.
-        on_event: Told what happens.
-        processes: Those that share the work; the first one writes.
-        stop: Becomes true when the run shall stop.
+        run: The run, trained to its end.
 
     Returns:
         The scores, as by `evaluate`.
@@ -337,37 +288,38 @@ def judge_best(
     Raises:
         StoppedError: It was asked to stop; what was counted is kept.
     """
-    best = out / BEST_FILE
+    processes, best = run.processes, run.folder.best
+    run.where = "while judging"
     network, card = processes.first_decides(lambda: load_checkpoint(best))
-    predictor = Predictor(network, card, device=config.device, precision=config.precision)
-    held_out = [pair for pair in pairs if pair.part == "val"]
+    predictor = Predictor(network, card, device=run.config.device, precision=run.config.precision)
+    held_out = list(run.dataset.part("val").pairs)
     mine = [held_out[number] for number in processes.share(len(held_out))]
     digest = processes.first_decides(lambda: hashlib.sha256(best.read_bytes()).hexdigest())
-    journal = Journal(out, f"best-{processes.rank}", digest)
-    on_event(Stage("judging at native size", len(mine)))
+    journal = Journal(run.folder.journal(f"best-{processes.rank}"), digest)
+    run.reporter.stage("judging at native size", len(mine))
     left = mine[len(journal.counts) :]
-    # outlines would take longer than the network, and can be compared later
-    for each in measure(predictor, left, coding, boundary=False):
+    # boundaries would take longer than the network, and can be compared later
+    for each in measure(predictor, left, run.dataset.coding, boundary=False):
         journal.add(_pack(each))
-        on_event(Advance(len(journal.counts)))
-        if stop:
+        run.reporter.advance(len(journal.counts))
+        if run.stop:
             journal.write()
-            raise StoppedError(out, "while judging", stop.code)
+            run.stop_if_asked()
     everyones = processes.restore_order(processes.gather(journal.counts))
     measured = [_unpack(row, len(card.class_names)) for row in everyones]
     scored = put_together(measured, held_out, card.class_names, card.threshold)
     result = {"split": "val", **scored}
     if processes.is_first:
-        _save_pictures(out, data, predictor, held_out, coding, result, on_event)
+        _save_images(run, predictor, held_out, result)
         kept = {key: result[key] for key in _KEPT}
         save_checkpoint(best, network, dataclasses.replace(card, scores=kept))
     journal.close()
-    on_event(Judged(result))
+    run.reporter.result(result)
     return result
 
 
 def _pack(measured: Measured) -> Counts:
-    """The numbers of a picture, in a row."""
+    """The numbers of an image, in a row."""
     parts = (measured.counts.ravel(), measured.probabilities.ravel())
     return np.concatenate([np.array(measured.size, np.int64), *parts])
 
@@ -378,17 +330,11 @@ def _unpack(row: Counts, classes: int) -> Measured:
     return Measured(counts.reshape(classes, classes), given.reshape(2, -1), shape)
 
 
-def _save_pictures(
-    out: Path,
-    data: Path,
-    predictor: Predictor,
-    held_out: list[Pair],
-    coding: Coding,
-    result: dict[str, Any],
-    on_event: OnEvent,
+def _save_images(
+    run: Run, predictor: Predictor, held_out: list[Pair], result: dict[str, Any]
 ) -> None:
-    """Save some pictures, from worst to best, and the report with others."""
-    colors = predictor.card.colors
+    """Save some images, from worst to best, and the report with others."""
+    colors, coding = predictor.card.colors, run.dataset.coding
     means = [entry["dice"]["mean_foreground"] for entry in result["images"]]
     # without foreground in truth and prediction there is no Dice, and nothing wrong either
     order = np.argsort([1.0 if mean is None else mean for mean in means])
@@ -397,19 +343,19 @@ def _save_pictures(
     in_report = choose_shown(result)
     chosen = list(dict.fromkeys([*saved, *in_report]))
     shown: dict[int, Shown] = {}
-    on_event(Stage("saving pictures", len(chosen)))
+    run.reporter.stage("saving pictures", len(chosen))
     seen = judged(predictor, [held_out[index] for index in chosen], coding)
     for done, (index, each) in enumerate(zip(chosen, seen, strict=True), 1):
         if index in saved:
             number = saved.index(index) + 1
-            stem = out / "saved_images" / f"{number:02d}_{stem_of(held_out[index].image)}"
+            stem = run.folder.saved_images / f"{number:02d}_{stem_of(held_out[index].image)}"
             write_mask(stem.with_name(f"{stem.name}_mask.png"), each.prediction, colors)
             file = stem.with_name(f"{stem.name}_comparison.png")
             write_comparison(file, each.image, each.truth, each.prediction, colors)
         if index in in_report:
             shown[index] = show(index, in_report[index], each)
-        on_event(Advance(done))
-    best = out / BEST_FILE
+        run.reporter.advance(done)
+    best, data = run.folder.best, run.dataset.folder
     about = About(str(best), str(data), command("plainunet", "evaluate", best, data))
     ordered = [shown[index] for index in in_report]
-    write_report(out / REPORT_FILE, result, ordered, predictor, held_out, coding, about)
+    write_report(run.folder.report, result, ordered, predictor, held_out, coding, about)
