@@ -148,16 +148,7 @@ def _measure_machine(
 
 
 def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> float:
-    """Time training steps on random pictures.
-
-    Args:
-        in_channels: Channels C of the pictures.
-        num_classes: Classes K.
-        config: The settings; the network is as they say.
-
-    Returns:
-        Seconds that one working pixel of one picture takes in a training step.
-    """
+    """Time training steps on random images: seconds that one working pixel takes in a step."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     with torch.random.fork_rng():
@@ -191,18 +182,7 @@ def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> fl
 
 
 def find_end(run: Run, predictor: Predictor) -> float:
-    """Say when training must be over, so that there is time to evaluate.
-
-    Args:
-        run: The run, with a budget.
-        predictor: The network, at the run's scale.
-
-    Returns:
-        A moment on the clock of `time.monotonic` [s].
-
-    Raises:
-        ValueError: There is next to no time left for training.
-    """
+    """When training must be over [s, `time.monotonic`], so that there is time to evaluate."""
     budget = run.config.budget
     assert budget is not None
     judging = measure_end(predictor, run.dataset.part("val").pairs, run.dataset.coding)
@@ -220,16 +200,7 @@ def measure_end(
     pairs: Sequence[Pair],
     coding: Coding,
 ) -> float:
-    """Say how long the end of a run will take: judging natively, saving pictures, the report.
-
-    Args:
-        predictor: The network, at the run's scale.
-        pairs: The pictures that will be judged; some of them are, now, and one is drawn.
-        coding: What their masks mean.
-
-    Returns:
-        Seconds.
-    """
+    """Seconds that the end of a run will take: evaluation, saved images, the report."""
     # the first waits for memory to be mapped, and for a reader that is ahead later
     chosen = [*pairs[:1], *pairs[:: -(-len(pairs) // _JUDGED)]]
     times, areas = [time.perf_counter()], []

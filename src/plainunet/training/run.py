@@ -249,12 +249,7 @@ def _scores(row: dict[str, Any]) -> list[float | None]:
 
 
 def draw_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw loss, validation Dice and learning rate over the epochs.
-
-    Args:
-        path: The PNG to write.
-        rows: Rows of `metrics.jsonl` with an `epoch`.
-    """
+    """Draw loss, validation Dice and learning rate over the epochs."""
     # imported here: it takes a second, and only runs draw
     from matplotlib.figure import Figure
 

@@ -57,14 +57,7 @@ class ValidationImages:
         self._drawn: dict[str, NDArray[np.uint8]] = {}
 
     def wants(self, index: int) -> bool:
-        """Say whether a picture is one of the chosen.
-
-        Args:
-            index: Its number among the samples.
-
-        Returns:
-            Whether it is.
-        """
+        """Whether an image is one of the chosen."""
         return index in self._names
 
     def join(self, processes: Processes) -> None:
