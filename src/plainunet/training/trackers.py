@@ -186,7 +186,7 @@ _ENVIRONMENT = {
 
 
 def require_trackers(config: TrainConfig, run: Path) -> None:
-    """Import the trackers' libraries before long work begins; a ValueError names what is missing."""
+    """Import the trackers' libraries before long work begins; name what is missing."""
     for name in config.track:
         # Trackio reads its folder when it is imported
         folder = {"TRACKIO_DIR": str(run.resolve() / name)} if name == "trackio" else {}
