@@ -148,3 +148,9 @@ def _there_and_back(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[
     small = resize(halve(plane[..., None], size), size)
     back: NDArray[np.uint8] = resize(small, (plane.shape[0], plane.shape[1]))[..., 0]
     return back
+
+
+def patches_each(sizes: Sequence[tuple[int, int]], patch: tuple[int, int]) -> int:
+    """Say how many patches are together as large as a picture on average, at least 1."""
+    mean = sum(height * width for height, width in sizes) / len(sizes)
+    return max(1, round(mean / (patch[0] * patch[1])))

@@ -55,12 +55,6 @@ def cut_patch(sample: Sample, patch: tuple[int, int], state: Sequence[int]) -> S
     return pad([part[top : top + patch[0], left : left + patch[1]] for part in sample], patch)
 
 
-def patches_each(sizes: Sequence[tuple[int, int]], patch: tuple[int, int]) -> int:
-    """Say how many patches are together as large as a picture on average, at least 1."""
-    mean = sum(height * width for height, width in sizes) / len(sizes)
-    return max(1, round(mean / (patch[0] * patch[1])))
-
-
 def pad(parts: Sequence[NDArray[np.generic]], size: tuple[int, int]) -> Sample:
     """Enlarge a sample at the right and bottom to `size`: the image by its edge, others by 0."""
     image, *others = parts

@@ -14,8 +14,7 @@ from plainunet.dataset.cache import recall
 from plainunet.dataset.coding import Coding
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
-from plainunet.dataset.resize import SIZES, area_shares, measure_ceiling, reduce_size
-from plainunet.dataset.samples import patches_each
+from plainunet.dataset.resize import SIZES, area_shares, measure_ceiling, patches_each, reduce_size
 from plainunet.doctor.diagnose import Diagnosis
 from plainunet.formats.images import read_image, to_unit
 from plainunet.formats.problems import DataError, command
