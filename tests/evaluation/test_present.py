@@ -9,7 +9,7 @@ import torch
 from plainunet.dataset.coding import Values
 from plainunet.dataset.pairs import find_pairs
 from plainunet.evaluation.evaluate import evaluate
-from plainunet.evaluation.measure import Seen
+from plainunet.evaluation.measure import PredictedImage
 from plainunet.evaluation.present import MEDIAN, WORST, About, choose_shown, present, show
 from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.unet import UNet
@@ -46,13 +46,13 @@ def test_large_pictures_are_reduced(dtype: type[np.generic]) -> None:
     image[:, 1500:] = 1
     truth = np.zeros((2000, 3000), np.uint8)
     truth[:1000] = 255
-    seen = Seen(image, truth, truth // 255, np.zeros((2, 100), np.int64))
+    seen = PredictedImage(image, truth, truth // 255, np.zeros((2, 100), np.int64))
     shown = show(4, "worst", seen)
     assert shown.truth.shape == shown.prediction.shape == shown.image.shape[:2] == (1067, 1600)
     assert set(np.unique(shown.truth)) == {0, 255}
     assert shown.why == "worst"
     assert shown.image[:, -1].min() == pytest.approx(1, abs=1e-3)
-    small = Seen(image[:100, :90], truth[:100, :90], truth[:100, :90], seen.probabilities)
+    small = PredictedImage(image[:100, :90], truth[:100, :90], truth[:100, :90], seen.probabilities)
     assert show(4, "worst", small).image.shape == (100, 90, 3)
 
 
@@ -87,7 +87,7 @@ def test_the_page_says_what_was_judged(draw: Callable[[Path], Path], tmp_path: P
     # without the run folder, and with a model that sees pictures as they are
     network = UNet(3, 3, 4, 2).eval()
     predictor = Predictor(network, Card(names, default_colors(3), None, masks=masks), device="cpu")
-    about = About("elsewhere/best.safetensors", "data", "plainunet evaluate", "fine.safetensors")
+    about = About("elsewhere/fine.safetensors", "data", "plainunet evaluate")
     coding = Values((0, 1, 2), 255)
     present(page, result, [], predictor, find_pairs(data), coding, about)
     text = page.read_text(encoding="utf-8")

@@ -1,7 +1,9 @@
+"""Settings found on the validation part, and what they are found on."""
+
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -66,16 +68,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(data, folder / "run" / "best.safetensors")
 
 
-def test_the_best_settings_are_in_the_checkpoint(trained: Trained) -> None:
+def test_the_best_settings_are_in_the_checkpoint(trained: Trained, heard: Any) -> None:
     network, card = load_checkpoint(trained.checkpoint)
-    told: set[str] = set()
-    found = tune(
-        trained.checkpoint,
-        trained.data,
-        device="cpu",
-        precision="fp32",
-        on_progress=lambda what, done, total: told.add(what),
-    )
+    found = tune(trained.checkpoint, trained.data, device="cpu", precision="fp32", reporter=heard)
     again, tuned = load_checkpoint(trained.checkpoint)
     for name, value in network.state_dict().items():
         assert (again.state_dict()[name] == value).all()
@@ -85,7 +80,7 @@ def test_the_best_settings_are_in_the_checkpoint(trained: Trained) -> None:
     assert found["before"] == {"threshold": 0.5, "tta": "none", "min_object": 0, "fill_holes": 0}
     assert tuned.min_object in LEAST_OBJECTS[1:], "the specks are no squares"
     assert found["dice"]["after"] > found["dice"]["before"] + 0.01
-    assert {"as it was", "tta none", "tta mirror", "small objects"} == told
+    assert set(heard.stages) == {"as it was", "tta none", "tta mirror", "small objects"}
     # what is said is what prediction does from now on
     result = evaluate(trained.checkpoint, trained.data, device="cpu", precision="fp32")
     score = result["per_image"]["dice"]["mean_foreground"]

@@ -18,7 +18,7 @@ import torch
 from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import fit_size, kept_at, reduce_size, resize
-from plainunet.evaluation.measure import Seen
+from plainunet.evaluation.measure import PredictedImage
 from plainunet.evaluation.report.page import write_report
 from plainunet.evaluation.report.panels import Shown
 from plainunet.network.checkpoint import Card, versions
@@ -48,7 +48,7 @@ def choose_shown(result: dict[str, Any]) -> dict[int, str]:
     """Choose the pictures that a report shows.
 
     Args:
-        result: As by `put_together`.
+        result: As by `score_images`.
 
     Returns:
         Numbers among the result's images: the worst, from the worst on, and those around the
@@ -66,7 +66,7 @@ def choose_shown(result: dict[str, Any]) -> dict[int, str]:
     return chosen
 
 
-def show(index: int, why: str, seen: Seen) -> Shown:
+def show(index: int, why: str, seen: PredictedImage) -> Shown:
     """Keep of a picture what a report shows of it.
 
     Args:
@@ -102,7 +102,7 @@ def present(
 
     Args:
         path: The HTML file; it appears whole or not at all.
-        result: As by `put_together`, with "split".
+        result: As by `score_images`, with "split".
         shown: The pictures that it shows.
         predictor: The model.
         pairs: The pictures that were judged.

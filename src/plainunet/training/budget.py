@@ -14,8 +14,9 @@ import torch
 
 from plainunet.config import Growth, TrainConfig
 from plainunet.dataset.coding import Coding
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
-from plainunet.evaluation.measure import Seen, judged
+from plainunet.evaluation.measure import PredictedImage, predict_images
 from plainunet.evaluation.metrics import confusion_matrix
 from plainunet.evaluation.present import CEILING, MEDIAN, WORST, measure_ceiling, show
 from plainunet.evaluation.report.panels import fit_panels
@@ -191,8 +192,7 @@ def find_end(
     budget: float,
     begun: float,
     predictor: Predictor,
-    pairs: Sequence[Pair],
-    coding: Coding,
+    dataset: SegmentationDataset,
     pictures: int,
 ) -> float:
     """Say when training must be over, so that there is time to judge.
@@ -201,8 +201,7 @@ def find_end(
         budget: Seconds that the whole run may take.
         begun: When it began, on the clock of `time.monotonic` [s].
         predictor: As of `measure_end`, like what follows.
-        pairs: The same.
-        coding: The same.
+        dataset: The same.
         pictures: The same.
 
     Returns:
@@ -211,7 +210,7 @@ def find_end(
     Raises:
         ValueError: There is next to no time left for training.
     """
-    judging = measure_end(predictor, pairs, coding, pictures)
+    judging = measure_end(predictor, dataset, pictures)
     spent = time.monotonic() - begun
     if budget - spent - judging < _LITTLE * budget:
         raise ValueError(
@@ -223,48 +222,46 @@ def find_end(
 
 def measure_end(
     predictor: Predictor,
-    pairs: Sequence[Pair],
-    coding: Coding,
+    dataset: SegmentationDataset,
     pictures: int,
 ) -> float:
     """Say how long the end of a run will take: judging natively, saving pictures, the report.
 
     Args:
         predictor: The network, at the run's scale.
-        pairs: The pictures that will be judged; some of them are, now, and one is drawn.
-        coding: What their masks mean.
+        dataset: The images that will be evaluated; some of them are, now, and one is drawn.
         pictures: How many of them will be saved; others go into the report.
 
     Returns:
         Seconds.
     """
     # the first waits for memory to be mapped, and for a reader that is ahead later
-    chosen = [*pairs[:1], *pairs[:: -(-len(pairs) // _JUDGED)]]
+    count = len(dataset)
+    chosen = dataset.subset([0, *range(0, count, -(-count // _JUDGED))])
     times, areas = [time.perf_counter()], []
     colors = predictor.card.colors
     with tempfile.TemporaryDirectory() as folder:
-        for seen in judged(predictor, chosen, coding):
+        for seen in predict_images(predictor, chosen):
             confusion_matrix(seen.truth, seen.prediction, predictor.network.num_classes)
             times.append(time.perf_counter())
             areas.append(seen.truth.size)
         parts = (
             partial(_save, seen, colors, Path(folder)),
             lambda: fit_panels(show(0, "worst", seen), colors, _PANELS),
-            lambda: measure_ceiling(predictor.card, chosen[-1:], coding),
+            lambda: measure_ceiling(predictor.card, chosen.pairs[-1:], dataset.coding),
         )
         drawing, packing, reducing = (_time_second(part) / areas[-1] for part in parts)
     each = (times[-1] - times[1]) / sum(areas[1:])
-    shapes = [image_shape(pair.image) for pair in pairs]
-    mean = sum(height * width for height, width, _ in shapes) / len(pairs)
+    mean = sum(height * width for height, width in dataset.sizes) / count
     saved, shown, reduced = (
-        mean * min(most, len(pairs)) for most in (pictures, WORST + MEDIAN, CEILING)
+        mean * min(most, count) for most in (pictures, WORST + MEDIAN, CEILING)
     )
-    again = mean * min(pictures + WORST + MEDIAN, len(pairs))  # some are both saved and shown
-    judging = (mean * len(pairs) + again) * each
+    again = mean * min(pictures + WORST + MEDIAN, count)  # some are both saved and shown
+    judging = (mean * count + again) * each
     return judging + saved * drawing + shown * packing + reduced * reducing + _LAST
 
 
-def _save(seen: Seen, colors: Colors, folder: Path) -> None:
+def _save(seen: PredictedImage, colors: Colors, folder: Path) -> None:
     write_mask(folder / "mask.png", seen.prediction, colors)
     write_comparison(folder / "comparison.png", *seen[:3], colors)
 

@@ -508,9 +508,9 @@ def _run(
     end = None
     if (budget := config.budget) is not None:
         predictor = Predictor(network, card, device=config.device, precision=config.precision)
-        held_out = [pair for pair in pairs if pair.part == "val"]
+        held_out = dataset.part("val")
         end = processes.first_decides(
-            lambda: find_end(budget, begun, predictor, held_out, coding, SAVED_IMAGES)
+            lambda: find_end(budget, begun, predictor, held_out, SAVED_IMAGES)
         )
     on_event(Note(f"the last validation pictures: {out / VALIDATION_FOLDER}"))
     followed = config if processes.is_first else config.model_copy(update={"track": ()})
@@ -534,7 +534,7 @@ def _run(
                 processes,
                 stop,
             )
-        return judge_best(out, data, pairs, coding, config, on_event, processes, stop)
+        return judge_best(out, dataset, config, on_event, processes, stop)
 
 
 @contextmanager

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.config import TrainConfig
-from plainunet.dataset.coding import Coding
-from plainunet.dataset.pairs import Pair
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.resize import resize
 from plainunet.dataset.samples import Samples
-from plainunet.evaluation.measure import Measured, judged, measure, put_together
+from plainunet.evaluation.measure import Measurement, measure, predict_images, score_images
 from plainunet.evaluation.metrics import Counts, confusion_matrix, summarise
 from plainunet.evaluation.present import About, choose_shown, present, show
 from plainunet.evaluation.report.panels import Shown
@@ -312,9 +311,7 @@ _KEPT = ("protocol", "pooled", "per_image", "absent", "intervals")
 
 def judge_best(
     out: Path,
-    data: Path,
-    pairs: list[Pair],
-    coding: Coding,
+    dataset: SegmentationDataset,
     config: TrainConfig,
     on_event: OnEvent,
     processes: Processes = ALONE,
@@ -324,9 +321,7 @@ def judge_best(
 
     Args:
         out: The run folder.
-        data: The data folder, named in the report.
-        pairs: All pairs of the run.
-        coding: How mask values become class ids.
+        dataset: The data of the run, with its parts.
         config: The settings.
         on_event: Told what happens.
         processes: Those that share the work; the first one writes.
@@ -341,14 +336,14 @@ def judge_best(
     best = out / BEST_FILE
     network, card = processes.first_decides(lambda: load_checkpoint(best))
     predictor = Predictor(network, card, device=config.device, precision=config.precision)
-    held_out = [pair for pair in pairs if pair.part == "val"]
-    mine = [held_out[number] for number in processes.share(len(held_out))]
+    held_out = dataset.part("val")
+    mine = processes.share(len(held_out))
     digest = processes.first_decides(lambda: hashlib.sha256(best.read_bytes()).hexdigest())
     journal = Journal(out, f"best-{processes.rank}", digest)
     on_event(Stage("judging at native size", len(mine)))
-    left = mine[len(journal.counts) :]
+    left = held_out.subset(mine[len(journal.counts) :])
     # outlines would take longer than the network, and can be compared later
-    for each in measure(predictor, left, coding, boundary=False):
+    for each in measure(predictor, left, boundary=False):
         journal.add(_pack(each))
         on_event(Advance(len(journal.counts)))
         if stop:
@@ -356,10 +351,10 @@ def judge_best(
             raise StoppedError(out, "while judging", stop.code)
     everyones = processes.restore_order(processes.gather(journal.counts))
     measured = [_unpack(row, len(card.class_names)) for row in everyones]
-    scored = put_together(measured, held_out, card.class_names, card.threshold)
+    scored = score_images(measured, held_out.pairs, card.class_names, card.threshold)
     result = {"split": "val", **scored}
     if processes.is_first:
-        _save_pictures(out, data, predictor, held_out, coding, result, on_event)
+        _save_pictures(out, predictor, held_out, result, on_event)
         kept = {key: result[key] for key in _KEPT}
         save_checkpoint(best, network, dataclasses.replace(card, scores=kept))
     journal.close()
@@ -367,24 +362,22 @@ def judge_best(
     return result
 
 
-def _pack(measured: Measured) -> Counts:
+def _pack(measured: Measurement) -> Counts:
     """The numbers of a picture, in a row."""
-    parts = (measured.counts.ravel(), measured.probabilities.ravel())
+    parts = (measured.counts.ravel(), measured.histogram.ravel())
     return np.concatenate([np.array(measured.size, np.int64), *parts])
 
 
-def _unpack(row: Counts, classes: int) -> Measured:
+def _unpack(row: Counts, classes: int) -> Measurement:
     size, counts, given = np.split(row, [2, 2 + classes**2])
     shape = int(size[0]), int(size[1])
-    return Measured(counts.reshape(classes, classes), given.reshape(2, -1), shape)
+    return Measurement(counts.reshape(classes, classes), given.reshape(2, -1), shape)
 
 
 def _save_pictures(
     out: Path,
-    data: Path,
     predictor: Predictor,
-    held_out: list[Pair],
-    coding: Coding,
+    held_out: SegmentationDataset,
     result: dict[str, Any],
     on_event: OnEvent,
 ) -> None:
@@ -399,11 +392,11 @@ def _save_pictures(
     chosen = list(dict.fromkeys([*saved, *in_report]))
     shown: dict[int, Shown] = {}
     on_event(Stage("saving pictures", len(chosen)))
-    seen = judged(predictor, [held_out[index] for index in chosen], coding)
+    seen = predict_images(predictor, held_out.subset(chosen))
     for done, (index, each) in enumerate(zip(chosen, seen, strict=True), 1):
         if index in saved:
             number = saved.index(index) + 1
-            stem = out / "saved_images" / f"{number:02d}_{stem_of(held_out[index].image)}"
+            stem = out / "saved_images" / f"{number:02d}_{stem_of(held_out.pairs[index].image)}"
             write_mask(stem.with_name(f"{stem.name}_mask.png"), each.prediction, colors)
             file = stem.with_name(f"{stem.name}_comparison.png")
             write_comparison(file, each.image, each.truth, each.prediction, colors)
@@ -411,6 +404,7 @@ def _save_pictures(
             shown[index] = show(index, in_report[index], each)
         on_event(Advance(done))
     best = out / BEST_FILE
+    data = held_out.folder
     about = About(str(best), str(data), command("plainunet", "evaluate", best, data))
     ordered = [shown[index] for index in in_report]
-    present(out / REPORT_FILE, result, ordered, predictor, held_out, coding, about)
+    present(out / REPORT_FILE, result, ordered, predictor, held_out.pairs, held_out.coding, about)
