@@ -16,6 +16,7 @@ from PIL import Image
 from plainunet.config import DataConfig, TrainConfig
 from plainunet.dataset.split import read_split
 from plainunet.evaluation.evaluate import evaluate, match_classes
+from plainunet.evaluation.metrics import scores, summarise
 from plainunet.formats.sources import HERE, ClassFiles, CocoImage
 from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
 from plainunet.network.unet import UNet
@@ -25,7 +26,6 @@ from plainunet.prediction.predictor import Predictor
 from plainunet.training.train import train
 
 NAMES = ("background", "leaf", "stone")
-SCORES = {"accuracy", "dice", "iou", "precision", "recall"}
 
 
 class Trained(NamedTuple):
@@ -64,98 +64,52 @@ def stems(result: dict[str, Any]) -> list[str]:
 
 
 def count_by_hand(trained: Trained, out: Path) -> dict[str, np.ndarray]:
-    """Of each picture: hits, truth and prediction [3, K], and counted right and all, from files."""
+    """The confusion matrix of each image, from the files of `predict`."""
     predictor = Predictor.load(trained.checkpoint, device="cpu", precision="fp32")
     images = sorted((trained.data / "images").iterdir())
     written, failures, _ = predict_files(predictor, images, out)
     assert failures == []
     counts = {}
     for image, file in zip(images, written, strict=True):
-        with Image.open(file) as picture:
-            assert picture.mode == "P"
-            mask = np.asarray(picture)
-        with Image.open(trained.data / "masks" / image.name) as picture:
-            truth = np.asarray(picture)
-        assert mask.shape == truth.shape
-        valid = truth != 255
+        prediction = np.asarray(Image.open(file))
+        truth = np.asarray(Image.open(trained.data / "masks" / image.name))
+        assert prediction.shape == truth.shape
         counts[image.stem] = np.array(
-            [
-                [(valid & (mask == k) & (truth == k)).sum() for k in range(3)],
-                [(valid & (truth == k)).sum() for k in range(3)],
-                [(valid & (mask == k)).sum() for k in range(3)],
-            ]
+            [[((truth == t) & (prediction == p)).sum() for p in range(3)] for t in range(3)]
         )
     return counts
 
 
-def scores_by_hand(hits: Any, true: Any, predicted: Any) -> dict[str, list[float | None]]:
-    def ratio(part: float, whole: float, there: bool) -> float | None:
-        return None if not there else part / whole if whole else 0.0
-
-    rows = list(zip(hits, true, predicted, strict=True))
-    return {
-        "dice": [ratio(2 * h, t + p, t + p > 0) for h, t, p in rows],
-        "iou": [ratio(h, t + p - h, t + p > 0) for h, t, p in rows],
-        "precision": [ratio(h, p, t + p > 0) for h, t, p in rows],
-        "recall": [ratio(h, t, t + p > 0) for h, t, p in rows],
-    }
-
-
-def mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def nearly(value: Any) -> Any:
+    """The same value, but that floats in it may differ in their last digits."""
+    if isinstance(value, dict):
+        return {name: nearly(each) for name, each in value.items()}
+    return pytest.approx(value) if isinstance(value, float) else value
 
 
 def test_scores_are_the_counts_made_by_hand(trained: Trained, tmp_path: Path) -> None:
+    """How scores are made of counts is tested with the metrics."""
     result = score(trained, trained.data, split="all")
     counts = count_by_hand(trained, tmp_path)
     assert stems(result) == sorted(counts)
-
-    pooled = np.sum(list(counts.values()), axis=0)
-    assert 0 < pooled[0, 1:].sum() < pooled[1, 1:].sum(), "a network that is partly right"
-    assert result["pooled"]["accuracy"] == pytest.approx(pooled[0].sum() / pooled[1].sum())
-    for name, values in scores_by_hand(*pooled).items():
-        said = result["pooled"][name]
-        assert said["per_class"] == pytest.approx(dict(zip(NAMES, values, strict=True)))
-        assert said["mean_foreground"] == pytest.approx(mean(values[1:]))
-        assert said["mean_with_background"] == pytest.approx(mean(values))
-
-    each = {stem: scores_by_hand(*count) for stem, count in counts.items()}
+    everything = np.stack([counts[stem] for stem in sorted(counts)])
+    pooled = everything.sum(axis=0)
+    assert 0 < np.diagonal(pooled)[1:].sum() < pooled[1:].sum(), "a network that is partly right"
+    wanted = summarise(everything, NAMES)
+    assert {name: result[name] for name in wanted} == nearly(wanted)
+    assert result["confusion"] == pooled.tolist()
     for entry in result["images"]:
-        stem = Path(entry["image"]).stem
-        hits, true, _ = counts[stem]
-        assert entry["accuracy"] == pytest.approx(hits.sum() / true.sum())
-        for name, values in each[stem].items():
-            assert list(entry[name]["per_class"].values()) == pytest.approx(values)
-            assert entry[name]["mean_foreground"] == pytest.approx(mean(values[1:]))
-    for name in ("dice", "iou", "precision", "recall"):
-        said = result["per_image"][name]
-        per_picture = [mean(values[name][1:]) for values in each.values()]
-        assert said["mean_foreground"] == pytest.approx(mean(per_picture))
-        for k, class_name in enumerate(NAMES):
-            column = mean([values[name][k] for values in each.values()])
-            assert said["per_class"][class_name] == pytest.approx(column)
-    for k, class_name in enumerate(NAMES):
-        empty = [count for count in counts.values() if count[1, k] == 0]
-        assert result["absent"][class_name] == {
-            "left_out": sum(count[2, k] == 0 for count in empty),
-            "scored_zero": sum(count[2, k] > 0 for count in empty),
-        }
+        wanted = scores(counts[Path(entry["image"]).stem], NAMES)
+        assert {name: entry[name] for name in wanted} == nearly(wanted)
 
 
 def test_the_dictionary_has_its_shape(trained: Trained) -> None:
     result = score(trained, trained.data)
-    assert {"split", "protocol", "pooled", "per_image", "absent", "images"} < set(result)
-    assert {"intervals", "confusion", "calibration", "boundary"} < set(result)
-    assert "threshold_curve" not in result  # of two classes alone
-    assert "objects" not in result
+    assert set(result) == {
+        *("split", "protocol", "pooled", "per_image", "absent", "images"),
+        *("intervals", "confusion", "calibration", "boundary"),
+    }  # no threshold curve, of two classes alone, and no objects
     json.dumps(result, allow_nan=False)
-    assert "own resolution" in result["protocol"]
-    for scores in (result["pooled"], result["per_image"], *result["images"]):
-        assert set(scores) - {"image", "group", "size", "areas", "boundary"} == SCORES
-        for name in SCORES - {"accuracy"}:
-            assert set(scores[name]) == {"mean_foreground", "mean_with_background", "per_class"}
-            assert list(scores[name]["per_class"]) == list(NAMES)
 
 
 def test_of_the_training_folder_the_validation_part_is_taken(trained: Trained) -> None:
@@ -192,10 +146,8 @@ def test_another_folder_is_taken_whole(trained: Trained, tmp_path: Path) -> None
     shutil.copytree(trained.data, other)
     for kind in ("images", "masks"):
         (other / kind / "3.png").unlink()
-        for file in list((other / kind).iterdir()):
-            Image.open(file).convert("RGB" if kind == "images" else "L").save(
-                file, compress_level=0
-            )
+        for file in (other / kind).iterdir():
+            Image.open(file).save(file, compress_level=0)
     result = score(trained, other)
     assert (result["split"], len(result["images"])) == ("all", 9)
     with pytest.raises(ValueError, match=r"'train' \(its parts: none\)"):
@@ -244,16 +196,10 @@ def test_another_folder_may_have_parts_of_its_own_and_one_picture(
 def binary(draw: Callable[[Path], Path], tmp_path: Path) -> Trained:
     """A network of two classes for masks 0/255, and ten pictures with such masks."""
     data = draw(tmp_path / "data")
-    for file in (data / "masks").iterdir():
-        mask = np.asarray(Image.open(file))
-        Image.fromarray(np.where(mask == 1, 255, 0).astype(np.uint8)).save(file)
+    recode(data, lambda mask: np.where(mask == 1, 255, 0))
     torch.manual_seed(2)
-    card = Card(
-        ("background", "thing"),
-        default_colors(2),
-        (24, 32),
-        masks={"values": (0, 255), "ignore": None, "kind": "two values"},
-    )
+    coded = {"values": (0, 255), "ignore": None, "kind": "two values"}
+    card = Card(("background", "thing"), default_colors(2), (24, 32), masks=coded)
     save_checkpoint(tmp_path / "net.safetensors", UNet(base_channels=2, depth=2), card)
     return Trained(data, tmp_path / "net.safetensors")
 

@@ -102,35 +102,14 @@ def test_counts_by_hand() -> None:
     assert counts.tolist() == [[1, 2, 0], [1, 1, 0], [0, 1, 1]]  # rows truth, columns prediction
 
 
-@pytest.mark.parametrize(
-    ("confusion", "wanted"),
-    [
-        # class 1: 6 pixels found, 3 false alarms, 1 missed; class 0: 90 right
-        (
-            [[90, 3], [1, 6]],
-            {
-                "dice": [180 / 184, 12 / 16],
-                "iou": [90 / 94, 6 / 10],
-                "precision": [90 / 91, 6 / 9],
-                "recall": [90 / 93, 6 / 7],
-                "accuracy": 96 / 100,
-            },
-        ),
-        (
-            [[50, 4, 1], [2, 20, 0], [3, 5, 15]],
-            {
-                "dice": [100 / 110, 40 / 51, 30 / 39],
-                "iou": [50 / 60, 20 / 31, 15 / 24],
-                "precision": [50 / 55, 20 / 29, 15 / 16],
-                "recall": [50 / 55, 20 / 22, 15 / 23],
-                "accuracy": 85 / 100,
-            },
-        ),
-    ],
-)
-def test_scores_by_hand(confusion: list[list[int]], wanted: dict[str, Any]) -> None:
-    for name, score in {**PER_CLASS, "accuracy": accuracy}.items():
-        assert score(np.array(confusion)).tolist() == pytest.approx(wanted[name]), name
+def test_scores_of_an_asymmetric_case_by_hand() -> None:
+    # class 1: 6 pixels found, 3 false alarms, 1 missed; class 0: 90 right
+    confusion = np.array([[90, 3], [1, 6]])
+    assert accuracy(confusion) == pytest.approx(96 / 100)
+    assert dice(confusion).tolist() == pytest.approx([180 / 184, 12 / 16])
+    assert iou(confusion).tolist() == pytest.approx([90 / 94, 6 / 10])
+    assert precision(confusion).tolist() == pytest.approx([90 / 91, 6 / 9])
+    assert recall(confusion).tolist() == pytest.approx([90 / 93, 6 / 7])
 
 
 @given(
@@ -186,26 +165,6 @@ def test_summary_equals_plain_loops(seed: int, num_classes: int, images: int) ->
         for k, name in enumerate(names):
             expected = mean([of_image[k] for of_image in of_images])
             assert found["per_class"][name] == pytest.approx(expected)
-
-
-def test_pooled_and_per_image_differ_as_they_should() -> None:
-    # a large picture with a good score, a small one with a bad one
-    confusions = np.array([[[900, 0], [10, 90]], [[8, 1], [1, 0]]])
-    summary = summarise(confusions, ["background", "car"])
-    assert summary["pooled"]["accuracy"] == pytest.approx(998 / 1010)
-    assert summary["pooled"]["dice"]["per_class"]["car"] == pytest.approx(180 / 192)
-    assert summary["per_image"]["accuracy"] == pytest.approx((990 / 1000 + 8 / 10) / 2)
-    assert summary["per_image"]["dice"]["per_class"]["car"] == pytest.approx((180 / 190 + 0) / 2)
-
-
-def test_mean_of_foreground_is_without_background() -> None:
-    confusion = np.array([[70, 0, 0], [10, 10, 0], [0, 0, 10]])
-    found = scores(confusion, ["background", "leaf", "stone"])["dice"]
-    assert found["per_class"] == pytest.approx(
-        {"background": 140 / 150, "leaf": 20 / 30, "stone": 1}
-    )
-    assert found["mean_foreground"] == pytest.approx((20 / 30 + 1) / 2)
-    assert found["mean_with_background"] == pytest.approx((140 / 150 + 20 / 30 + 1) / 3)
 
 
 def test_absent_class_after_rule_four() -> None:
@@ -502,56 +461,23 @@ def blobs(seed: int, size: tuple[int, int] = (60, 83)) -> Mask:
     return ndimage.gaussian_filter(noise, 4) > 0.5
 
 
-def outline(mask: Mask) -> list[tuple[int, int]]:
-    """By its definition, pixel by pixel."""
-    found = []
-    for y, x in zip(*np.nonzero(mask), strict=True):
-        beside = ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
-        inside = [0 <= a < mask.shape[0] and 0 <= b < mask.shape[1] for a, b in beside]
-        if not all(ok and mask[at] for ok, at in zip(inside, beside, strict=True)):
-            found.append((int(y), int(x)))
-    return found
-
-
-def nearest(points: list[tuple[int, int]], others: list[tuple[int, int]]) -> NDArray[np.float64]:
-    return np.array([min(math.dist(point, other) for other in others) for point in points])
-
-
-def band(mask: Mask, depth: int) -> Mask:
-    padded = np.pad(mask, depth)
-    inner = np.ones_like(mask)
-    for dy in range(2 * depth + 1):
-        for dx in range(2 * depth + 1):
-            inner &= padded[dy : dy + mask.shape[0], dx : dx + mask.shape[1]]
-    return mask & ~inner
-
-
 @pytest.mark.parametrize("seed", range(4))
-def test_boundary_scores_are_those_of_loops(seed: int) -> None:
-    truth, prediction = blobs(seed), blobs(seed + 100)
+def test_boundary_scores_are_scipy_s(seed: int) -> None:
+    truth, prediction = blobs(seed, (200, 150)), blobs(seed + 9, (200, 150))
     found = compare_boundaries(truth, prediction)
-    first, second = outline(truth), outline(prediction)
-    there, back = nearest(first, second), nearest(second, first)
+    edges = [mask & ~ndimage.binary_erosion(mask) for mask in (truth, prediction)]
+    to = [ndimage.distance_transform_edt(~edge) for edge in edges]
+    there, back = to[1][edges[0]], to[0][edges[1]]
     both = np.concatenate([there, back])
     assert found.hd95 == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)))
     assert found.distance == pytest.approx(both.mean())
     assert found.surface_dice == pytest.approx((both <= TOLERANCE).mean())
     depth = round(BAND * math.hypot(*truth.shape))
-    assert depth == 2
-    a, b = band(truth, depth), band(prediction, depth)
+    assert depth == 5
+    square = np.ones((2 * depth + 1, 2 * depth + 1))
+    a, b = (mask & ~ndimage.binary_erosion(mask, square) for mask in (truth, prediction))
     assert found.boundary_iou == pytest.approx((a & b).sum() / (a | b).sum())
     assert 0 < found.surface_dice < 1
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_boundary_distances_are_scipy_s(seed: int) -> None:
-    truth, prediction = blobs(seed, (200, 150)), blobs(seed + 9, (200, 150))
-    edges = [mask & ~ndimage.binary_erosion(mask) for mask in (truth, prediction)]
-    to = [ndimage.distance_transform_edt(~edge) for edge in edges]
-    there, back = to[1][edges[0]], to[0][edges[1]]
-    found = compare_boundaries(truth, prediction)
-    assert found.hd95 == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)))
-    assert found.distance == pytest.approx(np.concatenate([there, back]).mean())
 
 
 def test_boundaries_of_known_distance() -> None:

@@ -54,8 +54,7 @@ def compare(
     Args:
         first: A `best.safetensors`.
         second: Another one.
-        data: The folder. Of the parts that the two were held out from, the images common to
-            both are taken.
+        data: The folder; the images that were held out from both are taken.
         out: Folder to make, for `images.csv` and the images in which they differ most: each
             model's image, truth, prediction and errors, the first above the second.
         split: As of `evaluate`.
@@ -67,10 +66,9 @@ def compare(
     Returns:
         {"protocol", "split", "pictures", "groups", "level", "models": [a, b], "scores": {"pooled"
         and "per_image": {score: {"first", "second", "difference", "interval", "better"}}},
-        "images": [{"image", "group", "first", "second", "difference"}]}. Scores are the means over
-        foreground classes, differences second minus first, "better" the share of resamples in
-        which the second scores higher; images have Dice, and come with the largest difference
-        first.
+        "images": [{"image", "group", "first", "second", "difference"}]}: means over foreground
+        classes, second minus first, and the share of resamples in which the second is better;
+        the Dice of each image, the largest difference first.
 
     Raises:
         FileNotFoundError: No such checkpoint or folder.
@@ -80,61 +78,61 @@ def compare(
     if out is not None and out.exists() and any(out.iterdir()):
         raise ValueError(f"{out}: is not empty. Give another --out.")
     paths = [Path(first), Path(second)]
-    models = [Predictor.load(path, device=device, precision=precision) for path in paths]
-    _require_same_classes(paths, models)
-    opened = [
-        open_dataset(model.card, path, Path(data), split, folder, reporter)
-        for model, path in zip(models, paths, strict=True)
-    ]
-    datasets = _common([dataset for dataset, _ in opened], reporter)
-    counts = [
-        _count(path, model, dataset, reporter)
-        for path, model, dataset in zip(paths, models, datasets, strict=True)
-    ]
+    models = _load(paths, device, precision)
+    datasets, part = _open_common(paths, models, Path(data), split, folder, reporter)
+    counts = [_count(*each, reporter) for each in zip(paths, models, datasets, strict=True)]
     bootstrap = Bootstrap([pair.group for pair in datasets[0].pairs])
-    dices = [nan_mean(dice(each)[:, 1:], axis=1) for each in counts]
-    order = np.argsort(-np.abs(np.nan_to_num(dices[1] - dices[0])), kind="stable").tolist()
+    rows, order = _rank_images(datasets[0], counts)
     result: dict[str, Any] = {
         "protocol": PROTOCOL,
-        "split": opened[0][1],
+        "split": part,
         "pictures": len(datasets[0]),
         "groups": bootstrap.groups,
         "level": LEVEL,
         "models": [str(first), str(second)],
         "scores": _differences(counts, bootstrap),
-        "images": _image_rows(datasets[0], dices, order),
+        "images": rows,
     }
     if out is not None:
-        _write_images(out, result["images"])
-        drawn = [dataset.subset(order[:DRAWN]) for dataset in datasets]
-        _draw(out, models, drawn, reporter)
+        _write_images(out, rows)
+        _draw(out, models, [dataset.subset(order[:DRAWN]) for dataset in datasets], reporter)
     return result
 
 
-def _require_same_classes(paths: Sequence[Path], models: Sequence[Predictor]) -> None:
+def _load(paths: Sequence[Path], device: str, precision: str) -> list[Predictor]:
+    models = [Predictor.load(path, device=device, precision=precision) for path in paths]
     first, second = (model.card.class_names for model in models)
     if first != second:
         raise ValueError(
             f"the models have different classes: {paths[0]} {', '.join(first)}; {paths[1]} "
             f"{', '.join(second)}. Only models of the same classes in the same order compare."
         )
+    return models
 
 
-def _common(
-    datasets: Sequence[SegmentationDataset], reporter: Reporter
-) -> list[SegmentationDataset]:
-    """The images that both have, each with its own coding of the masks."""
-    first, second = datasets
+def _open_common(
+    paths: Sequence[Path],
+    models: Sequence[Predictor],
+    data: Path,
+    split: str | None,
+    folder: Mapping[str, Any] | None,
+    reporter: Reporter,
+) -> tuple[list[SegmentationDataset], str]:
+    """The images held out from both models, each with its own coding of the masks."""
+    (first, part), (second, _) = (
+        open_dataset(model.card, path, data, split, folder, reporter)
+        for model, path in zip(models, paths, strict=True)
+    )
     there = {pair.image for pair in second.pairs}
     common = first.subset([at for at, pair in enumerate(first.pairs) if pair.image in there])
     if not common:
         raise ValueError(
-            f"{first.folder}: no picture was held out from both models. Give --split all, or "
-            "another folder."
+            f"{data}: no picture was held out from both models. Give --split all, or another "
+            "folder."
         )
     if len(common) < max(len(first), len(second)):
         reporter.note(f"held out from both models: {len(common)}; all other pictures are left out")
-    return [common, replace(common, coding=second.coding)]
+    return [common, replace(common, coding=second.coding)], part
 
 
 def _count(
@@ -149,19 +147,23 @@ def _count(
     return np.stack(counts)
 
 
-def _image_rows(
-    dataset: SegmentationDataset, dices: Sequence[Floats], order: Sequence[int]
-) -> list[dict[str, Any]]:
-    return [
+def _rank_images(
+    dataset: SegmentationDataset, counts: Sequence[Counts]
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """The Dice of each image and their order, the largest difference first."""
+    first, second = (nan_mean(dice(each)[:, 1:], axis=1) for each in counts)
+    order = np.argsort(-np.abs(np.nan_to_num(second - first)), kind="stable").tolist()
+    rows = [
         {
             "image": path_of(dataset.pairs[index].image).as_posix(),
             "group": dataset.pairs[index].group,
-            "first": json_number(dices[0][index]),
-            "second": json_number(dices[1][index]),
-            "difference": json_number(dices[1][index] - dices[0][index]),
+            "first": json_number(first[index]),
+            "second": json_number(second[index]),
+            "difference": json_number(second[index] - first[index]),
         }
         for index in order
     ]
+    return rows, order
 
 
 def _differences(counts: Sequence[Counts], bootstrap: Bootstrap) -> dict[str, Any]:

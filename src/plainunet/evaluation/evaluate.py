@@ -80,17 +80,23 @@ def evaluate(
     objects = objects or isinstance(dataset.coding, Instances)
     scores = evaluate_dataset(predictor, dataset, reporter, objects=objects)
     result: dict[str, Any] = {"split": split, **scores}
-    rows = zip(dataset.class_names, result["confusion"], strict=True)
-    if absent := [name for name, row in rows if not sum(row)]:
-        reporter.note(
-            f"no mask has a pixel of {', '.join(absent)}. If there should be some, say what the "
-            f"masks' values mean in a dataset.toml in {data}"
-        )
+    _note_absent(result["confusion"], dataset, reporter)
     if html is not None:
         options = {"split": split, **folder, "objects": objects}
         again = command("plainunet", "evaluate", checkpoint, data, *_flags(options))
         _write_report(html, result, predictor, dataset, About(str(checkpoint), str(data), again))
     return result
+
+
+def _note_absent(
+    confusion: Sequence[Sequence[int]], dataset: SegmentationDataset, reporter: Reporter
+) -> None:
+    rows = zip(dataset.class_names, confusion, strict=True)
+    if absent := [name for name, row in rows if not sum(row)]:
+        reporter.note(
+            f"no mask has a pixel of {', '.join(absent)}. If there should be some, say what the "
+            f"masks' values mean in a dataset.toml in {dataset.folder}"
+        )
 
 
 def _flags(options: Mapping[str, Any]) -> list[str]:
