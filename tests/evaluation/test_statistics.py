@@ -1,7 +1,6 @@
 """Bootstrap intervals, against resamples by hand and their coverage."""
 
 import numpy as np
-import pytest
 
 from plainunet.evaluation.metrics import dice
 from plainunet.evaluation.statistics import RESAMPLES, Bootstrap
@@ -36,14 +35,6 @@ def test_pooled_counts_are_added_over_the_drawn_groups() -> None:
         by_hand.append(dice(np.asarray(total).astype(np.int64)))
     wanted = np.quantile(by_hand, [0.025, 0.975], axis=0)
     np.testing.assert_allclose(bootstrap.interval(dice(bootstrap.pooled(confusions))), wanted)
-
-
-def test_the_interval_of_a_mean_is_as_wide_as_statistics_says() -> None:
-    scores = np.random.default_rng(2).normal(0.8, 0.1, (400, 1))
-    low, high = Bootstrap([str(n) for n in range(400)]).mean_interval(scores)[:, 0]
-    half = 1.96 * scores.std(ddof=1) / np.sqrt(400)
-    assert low == pytest.approx(scores.mean() - half, abs=0.1 * half)
-    assert high == pytest.approx(scores.mean() + half, abs=0.1 * half)
 
 
 def test_it_covers_the_truth_nineteen_times_of_twenty() -> None:
