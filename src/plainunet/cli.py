@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,8 +29,10 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_DEFAULTS, _NETWORK, _FOLDER = TrainConfig(), NetworkOptions(), FolderConfig()
-_KNOWN, _PREDICTING, _EVALUATING = DataConfig(), PredictOptions(), EvaluateOptions()
+# made without validators, which are compiled when they are first needed: help comes sooner
+_DEFAULTS, _KNOWN = TrainConfig.model_construct(), DataConfig.model_construct()
+_NETWORK, _FOLDER = NetworkOptions.model_construct(), FolderConfig.model_construct()
+_PREDICTING, _EVALUATING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
 Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Known = Annotated[DataConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Evaluating = Annotated[EvaluateOptions, Parameter(name="*", negative=())]
@@ -126,7 +127,7 @@ def check(
         Seed of the sample of 64 pairs that are looked at together.
     """
     from plainunet.doctor.diagnose import check as look
-    from plainunet.doctor.diagnose import treat
+    from plainunet.doctor.diagnose import write_valid
     from plainunet.doctor.page import write_page
     from plainunet.files import require_file, require_own, write_json
     from plainunet.terminal.screen import bars
@@ -140,8 +141,8 @@ def check(
     codes = [code.strip() for code in leave_out.split(",") if code.strip()]
     if codes and not write:
         raise ValueError("--leave-out says what is left out of what --write writes; give both.")
-    with bars() as on_progress:
-        result = look(data, known, seed=seed, on_progress=on_progress)
+    with bars() as reporter:
+        result = look(data, known, seed=seed, reporter=reporter)
     show_diagnosis(result, training_command(result))
     if json_file:
         write_json(json_file, result.as_json())
@@ -150,7 +151,7 @@ def check(
         _print(f"look at: {html}")
     if not write:
         return result.exit_code
-    files, left_out = treat(result, codes)
+    files, left_out = write_valid(result, codes)
     result = look(data, seed=seed)
     _print(
         f"written: {', '.join(map(str, files))}"
@@ -206,8 +207,8 @@ def evaluate(
         require_own(html, 'id="pictures-data"')
     given = folder.folder_arguments()
     where: dict[str, Any] = {"device": device, "precision": precision}
-    with bars() as on_progress:
-        where["reporter"] = reporter = _Bars(on_progress)
+    with bars() as shown:
+        where["reporter"] = reporter = _NotesLater(shown)
         if options.tune:
             tuned = tune(checkpoint, data, folder=given, **where)
         which: dict[str, Any] = {"split": options.split, "objects": options.objects, **given}
@@ -265,8 +266,8 @@ def compare(
 
     if json_file:
         require_file(json_file, ".json")
-    with bars() as on_progress:
-        reporter = _Bars(on_progress)
+    with bars() as shown:
+        reporter = _NotesLater(shown)
         result = score(
             first,
             second,
@@ -471,22 +472,21 @@ DEMO_SETTINGS: dict[str, Any] = {
 }
 
 
-class _Bars(Reporter):
-    """Shows progress by the function of `bars`; keeps notes, to be printed after it."""
+class _NotesLater(Reporter):
+    """Shows progress at once; keeps notes, to be printed below the bars, each once."""
 
-    def __init__(self, on_progress: Callable[[str, int, int], None]) -> None:
-        self._on_progress, self._stage = on_progress, ("", 0)
+    def __init__(self, shown: Reporter) -> None:
+        self._shown = shown
         self._notes: list[str] = []
 
     def note(self, text: str) -> None:
         self._notes.append(text)
 
     def stage(self, name: str, total: int) -> None:
-        self._stage = name, total
+        self._shown.stage(name, total)
 
     def advance(self, done: int) -> None:
-        name, total = self._stage
-        self._on_progress(name, done, total)
+        self._shown.advance(done)
 
     def print_notes(self) -> None:
         for note in dict.fromkeys(self._notes):

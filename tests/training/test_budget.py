@@ -46,7 +46,7 @@ def test_the_end_is_foreseen(small_data: Path) -> None:
     one = measure_end(predictor, dataset, 0)
     more = measure_end(predictor, dataset.subset([*range(len(dataset))] * 50), 0)
     # each is judged twice, drawn and reduced
-    assert one == pytest.approx(4 * 8 + 1.5)
+    assert one == pytest.approx(4 * 8 + 2.0)
     assert one < more
 
 

@@ -79,12 +79,11 @@ def draw_dataset(
     if _is_drawn(folder, record_text):
         return folder
     total = pictures + validation
-    digits = max(3, len(str(total - 1)))
 
     def draw(number: int) -> None:
         part, index = (0, number) if number < pictures else (1, number - pictures)
         image, mask = draw_scene(np.random.default_rng((seed, part, index)), size)
-        _write_pair(unfinished, f"{('train', 'val')[part]}/{number:0{digits}}", image, mask)
+        _write_pair(unfinished, f"{('train', 'val')[part]}/{number:03}", image, mask)
 
     require_writable(folder.parent)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -119,8 +118,8 @@ def _is_drawn(folder: Path, record: str) -> bool:
         found = ""
     if found != record:
         raise ValueError(
-            f"{folder}: exists and does not hold this synthetic data set, but something else or "
-            "one drawn with other arguments. Name another folder, or delete this one."
+            f"{folder}: exists and holds something else, or a synthetic data set drawn with "
+            "other arguments. Name another folder."
         )
     return True
 

@@ -15,7 +15,7 @@ from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.split import SPLIT_FILE, read_split
 from plainunet.dataset.verify import check_pairs
 from plainunet.evaluation.measure import measure, predict_images, score_images
-from plainunet.evaluation.present import About, choose_shown, present, show
+from plainunet.evaluation.report import About, choose_shown, show, write_report
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.problems import command
 from plainunet.formats.sources import Source
@@ -118,7 +118,7 @@ def _write_report(
     chosen = choose_shown(result)
     predicted = predict_images(predictor, dataset.subset(list(chosen)))
     shown = [show(*each, one) for each, one in zip(chosen.items(), predicted, strict=True)]
-    present(html, result, shown, predictor, dataset.pairs, dataset.coding, about)
+    write_report(html, result, shown, predictor, dataset, about)
 
 
 def evaluate_dataset(

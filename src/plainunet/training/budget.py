@@ -18,8 +18,14 @@ from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
 from plainunet.evaluation.measure import PredictedImage, predict_images
 from plainunet.evaluation.metrics import confusion_matrix
-from plainunet.evaluation.present import CEILING, MEDIAN, WORST, measure_ceiling, show
-from plainunet.evaluation.report.panels import fit_panels
+from plainunet.evaluation.report import (
+    CEILING,
+    MEDIAN,
+    WORST,
+    fit_panels,
+    measure_ceiling,
+    show,
+)
 from plainunet.formats.images import image_shape, read_image
 from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
 from plainunet.network.losses import cross_entropy_dice
@@ -39,8 +45,8 @@ _LITTLE = 0.1
 """Share of a budget that must be left for training."""
 _PANELS = 200_000
 """Bytes that a picture has in the report, about."""
-_LAST = 1.5
-"""Seconds for curves, checkpoints and tables at a run's end."""
+_LAST = 2.0
+"""Seconds for curves, charts, checkpoints and tables at a run's end."""
 
 
 def fit_budget(
@@ -248,7 +254,7 @@ def measure_end(
         parts = (
             partial(_save, seen, colors, Path(folder)),
             lambda: fit_panels(show(0, "worst", seen), colors, _PANELS),
-            lambda: measure_ceiling(predictor.card, chosen.pairs[-1:], dataset.coding),
+            lambda: measure_ceiling(predictor.card, chosen.subset([len(chosen) - 1])),
         )
         drawing, packing, reducing = (_time_second(part) / areas[-1] for part in parts)
     each = (times[-1] - times[1]) / sum(areas[1:])

@@ -17,8 +17,7 @@ from plainunet.dataset.resize import resize
 from plainunet.dataset.samples import Samples
 from plainunet.evaluation.measure import Measurement, measure, predict_images, score_images
 from plainunet.evaluation.metrics import Counts, confusion_matrix, summarise
-from plainunet.evaluation.present import About, choose_shown, present, show
-from plainunet.evaluation.report.panels import Shown
+from plainunet.evaluation.report import About, Shown, choose_shown, show, write_report
 from plainunet.files import write_json
 from plainunet.formats.problems import command
 from plainunet.formats.sources import stem_of
@@ -407,4 +406,4 @@ def _save_pictures(
     data = held_out.folder
     about = About(str(best), str(data), command("plainunet", "evaluate", best, data))
     ordered = [shown[index] for index in in_report]
-    present(out / REPORT_FILE, result, ordered, predictor, held_out.pairs, held_out.coding, about)
+    write_report(out / REPORT_FILE, result, ordered, predictor, held_out, about)
