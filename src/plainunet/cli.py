@@ -18,6 +18,7 @@ from plainunet.config import (
     PredictOptions,
     TrainConfig,
 )
+from plainunet.reporter import Reporter
 from plainunet.settings import make_config, read_settings
 
 app = App(
@@ -31,10 +32,10 @@ app = App(
 # made without validators, which are compiled when they are first needed: help comes sooner
 _DEFAULTS, _KNOWN = TrainConfig.model_construct(), DataConfig.model_construct()
 _NETWORK, _FOLDER = NetworkOptions.model_construct(), FolderConfig.model_construct()
-_PREDICTING, _JUDGING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
+_PREDICTING, _EVALUATING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
 Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Known = Annotated[DataConfig, Parameter(name="*", consume_multiple=True, negative=())]
-Judging = Annotated[EvaluateOptions, Parameter(name="*", negative=())]
+Evaluating = Annotated[EvaluateOptions, Parameter(name="*", negative=())]
 Predicting = Annotated[PredictOptions, Parameter(name="*", consume_multiple=True, negative=())]
 
 
@@ -166,7 +167,7 @@ def evaluate(
     data: Path,
     /,
     *,
-    options: Judging = _JUDGING,
+    options: Evaluating = _EVALUATING,
     folder: Annotated[FolderConfig, Parameter(name="*")] = _FOLDER,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     html: Path | None = None,
@@ -193,8 +194,8 @@ def evaluate(
     precision
         Arithmetic of convolutions.
     """
-    from plainunet.evaluation.evaluate import evaluate as judge
-    from plainunet.evaluation.tune import tune as find_settings
+    from plainunet.evaluation.evaluate import evaluate as score
+    from plainunet.evaluation.tune import tune
     from plainunet.files import require_file, require_own, write_json
     from plainunet.terminal.screen import bars
     from plainunet.terminal.tables import show_scores, show_tuning
@@ -204,25 +205,15 @@ def evaluate(
             require_file(file, suffix)
     if html:
         require_own(html, 'id="pictures-data"')
-    notes: list[str] = []
+    given = folder.folder_arguments()
     where: dict[str, Any] = {"device": device, "precision": precision}
-    with bars() as on_progress:
-        said = {"on_note": notes.append, **where}
-        given = folder.folder_arguments()
+    with bars() as shown:
+        where["reporter"] = reporter = _NotesLater(shown)
         if options.tune:
-            tuned = find_settings(checkpoint, data, folder=given, on_progress=on_progress, **said)
-        result = judge(
-            checkpoint,
-            data,
-            split=options.split,
-            objects=options.objects,
-            html=html,
-            **given,
-            **said,
-            on_progress=lambda done, total: on_progress("judging", done, total),
-        )
-    for note in dict.fromkeys(notes):
-        _print(f"note: {note}")
+            tuned = tune(checkpoint, data, folder=given, **where)
+        which: dict[str, Any] = {"split": options.split, "objects": options.objects, **given}
+        result = score(checkpoint, data, html=html, **which, **where)
+    reporter.print_notes()
     if json_file:
         write_json(json_file, result)
     if options.tune:
@@ -268,16 +259,16 @@ def compare(
     precision
         Arithmetic of convolutions.
     """
-    from plainunet.evaluation.compare import compare as judge
+    from plainunet.evaluation.compare import compare as score
     from plainunet.files import require_file, write_json
     from plainunet.terminal.screen import bars
     from plainunet.terminal.tables import show_comparison
 
     if json_file:
         require_file(json_file, ".json")
-    notes: list[str] = []
-    with bars() as on_progress:
-        result = judge(
+    with bars() as shown:
+        reporter = _NotesLater(shown)
+        result = score(
             first,
             second,
             data,
@@ -286,11 +277,9 @@ def compare(
             folder=folder.folder_arguments(),
             device=device,
             precision=precision,
-            on_progress=on_progress,
-            on_note=notes.append,
+            reporter=reporter,
         )
-    for note in dict.fromkeys(notes):
-        _print(f"note: {note}")
+    reporter.print_notes()
     if json_file:
         write_json(json_file, result)
     show_comparison(result)
@@ -481,6 +470,27 @@ DEMO_SETTINGS: dict[str, Any] = {
     "optimizer": "muon",
     "growth": ({"until": 0.4, "scale": 0.5},),
 }
+
+
+class _NotesLater(Reporter):
+    """Shows progress at once; keeps notes, to be printed below the bars, each once."""
+
+    def __init__(self, shown: Reporter) -> None:
+        self._shown = shown
+        self._notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+
+    def stage(self, name: str, total: int) -> None:
+        self._shown.stage(name, total)
+
+    def advance(self, done: int) -> None:
+        self._shown.advance(done)
+
+    def print_notes(self) -> None:
+        for note in dict.fromkeys(self._notes):
+            _print(f"note: {note}")
 
 
 def _print(text: str) -> None:

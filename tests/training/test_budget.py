@@ -9,6 +9,7 @@ import torch
 
 from plainunet.config import TrainConfig
 from plainunet.dataset.classes import find_coding
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import find_pairs
 from plainunet.dataset.split import split_pairs
 from plainunet.network.unet import UNet
@@ -40,13 +41,12 @@ def test_a_pixel_is_timed_by_steps() -> None:
 
 @pytest.mark.usefixtures("ticks")
 def test_the_end_is_foreseen(small_data: Path) -> None:
-    pairs = find_pairs(small_data)
-    coding, _ = find_coding([pair.mask for pair in pairs])
+    dataset = SegmentationDataset.open(small_data)
     predictor = Predictor(UNet(base_channels=2, depth=2), device="cpu")
-    one = measure_end(predictor, pairs, coding, 0)
-    more = measure_end(predictor, pairs * 50, coding, 0)
+    one = measure_end(predictor, dataset, 0)
+    more = measure_end(predictor, dataset.subset([*range(len(dataset))] * 50), 0)
     # each is judged twice, drawn and reduced
-    assert one == pytest.approx(4 * 8 + 1.5)
+    assert one == pytest.approx(4 * 8 + 2.0)
     assert one < more
 
 
@@ -124,9 +124,8 @@ def test_a_budget_that_is_spent_before_the_first_step_is_refused(
 ) -> None:
     monkeypatch.setattr(budget, "measure_end", lambda *_: 30.0)
     monkeypatch.setattr(budget.time, "monotonic", lambda: 1000.0)
-    pairs = find_pairs(small_data)
-    coding, _ = find_coding([pair.mask for pair in pairs])
+    dataset = SegmentationDataset.open(small_data)
     predictor = Predictor(UNet(base_channels=2, depth=2), device="cpu")
-    assert find_end(600, 990, predictor, pairs, coding, 16) == 990 + 600 - 30
+    assert find_end(600, 990, predictor, dataset, 16) == 990 + 600 - 30
     with pytest.raises(ValueError, match="--budget 600 s is too short: it took 560 s to begin"):
-        find_end(600, 1000 - 560, predictor, pairs, coding, 16)
+        find_end(600, 1000 - 560, predictor, dataset, 16)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.dataset.coding import Values
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.evaluation.metrics import PROTOCOL
@@ -19,14 +19,13 @@ from plainunet.training.run import BEST_FILE
 from plainunet.training.state import Stop, StoppedError
 from plainunet.training.validate import SAVED_IMAGES, judge_best
 
-CODING = Values((0, 255))
-
 
 def judge(finished: Any, out: Path, pairs: list[Pair]) -> tuple[dict[str, Any], list[Event]]:
     out.mkdir()
     shutil.copy(finished.out / BEST_FILE, out / BEST_FILE)
     events: list[Event] = []
-    return judge_best(out, finished.data, pairs, CODING, finished.config, events.append), events
+    dataset = dataclasses.replace(SegmentationDataset.open(finished.data), pairs=pairs)
+    return judge_best(out, dataset, finished.config, events.append), events
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +149,7 @@ def test_asked_to_stop_it_keeps_what_was_counted(
     first, *others = find_pairs(finished.data)
     pairs = [dataclasses.replace(first, part="train")]
     pairs += [dataclasses.replace(pair, part="val") for pair in others]
+    dataset = dataclasses.replace(SegmentationDataset.open(finished.data), pairs=pairs)
     out = tmp_path / "run"
     out.mkdir()
     shutil.copy(finished.out / BEST_FILE, out / BEST_FILE)
@@ -160,10 +160,10 @@ def test_asked_to_stop_it_keeps_what_was_counted(
             stop.code = 130
 
     with pytest.raises(StoppedError, match=r"while judging.*--resume"):
-        judge_best(out, finished.data, pairs, CODING, finished.config, ask, stop=stop)
+        judge_best(out, dataset, finished.config, ask, stop=stop)
     assert not (out / "saved_images").exists()
     events: list[Event] = []
-    result = judge_best(out, finished.data, pairs, CODING, finished.config, events.append)
+    result = judge_best(out, dataset, finished.config, events.append)
     assert result == nearly(whole)
     assert events[:2] == [Stage("judging at native size", 19), Advance(8)]
     assert not list(out.rglob("judged*"))

@@ -132,11 +132,14 @@ class SegmentationDataset:
 
     def part(self, name: str) -> "SegmentationDataset":
         """Take the pairs of one part; class pixels are not counted of them."""
-        chosen = [index for index, pair in enumerate(self.pairs) if pair.part == name]
+        return self.subset([at for at, pair in enumerate(self.pairs) if pair.part == name])
+
+    def subset(self, indices: Sequence[int]) -> "SegmentationDataset":
+        """Take some of the pairs, in the order given; class pixels are not counted of them."""
         return replace(
             self,
-            pairs=[self.pairs[index] for index in chosen],
-            shapes=[self.shapes[index] for index in chosen],
+            pairs=[self.pairs[index] for index in indices],
+            shapes=[self.shapes[index] for index in indices],
             class_pixels=(),
         )
 

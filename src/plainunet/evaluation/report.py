@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainunet.dataset.coding import Coding
-from plainunet.dataset.pairs import Pair
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.resize import fit_size, kept_at, reduce_size, resize
 from plainunet.evaluation.charts import (
     Dot,
@@ -31,7 +30,7 @@ from plainunet.evaluation.charts import (
     score_limits,
     strip_chart,
 )
-from plainunet.evaluation.measure import Seen
+from plainunet.evaluation.measure import PredictedImage
 from plainunet.evaluation.statistics import FEW
 from plainunet.network.checkpoint import Card, versions
 from plainunet.network.unet import UNet
@@ -96,7 +95,7 @@ def choose_shown(result: dict[str, Any]) -> dict[int, str]:
     """Choose the images that a report shows.
 
     Args:
-        result: As by `put_together`.
+        result: As by `score_images`.
 
     Returns:
         Numbers among the result's images: the worst, from the worst on, and those around the
@@ -114,7 +113,7 @@ def choose_shown(result: dict[str, Any]) -> dict[int, str]:
     return chosen
 
 
-def show(index: int, why: str, seen: Seen) -> Shown:
+def show(index: int, why: str, seen: PredictedImage) -> Shown:
     """Keep of an image what a report shows of it.
 
     Args:
@@ -142,19 +141,17 @@ def write_report(
     result: dict[str, Any],
     shown: Iterable[Shown],
     predictor: Predictor,
-    pairs: Sequence[Pair],
-    coding: Coding,
+    dataset: SegmentationDataset,
     about: About,
 ) -> None:
     """Write the report of an evaluation.
 
     Args:
         path: The HTML file; it appears whole or not at all.
-        result: As by `put_together`, with "split".
+        result: As by `score_images`, with "split".
         shown: The images that it shows.
         predictor: The model.
-        pairs: The images that were evaluated.
-        coding: How mask values become class ids.
+        dataset: The images that were evaluated.
         about: What was evaluated.
     """
     run = Path(about.checkpoint).parent
@@ -163,7 +160,7 @@ def write_report(
         "model": _describe(predictor, about),
         "data": about.data,
         "command": about.command,
-        "ceiling": measure_ceiling(predictor.card, pairs, coding),
+        "ceiling": measure_ceiling(predictor.card, dataset),
         "curves": _read_curves(run / _METRICS_FILE),
     }
     save_page(path, render_report(whole, list(shown)))
@@ -245,20 +242,20 @@ def _describe_scale(card: Card) -> str:
     return f"{card.factor:.0%} of the native resolution"
 
 
-def measure_ceiling(card: Card, pairs: Sequence[Pair], coding: Coding) -> dict[str, Any] | None:
+def measure_ceiling(card: Card, dataset: SegmentationDataset) -> dict[str, Any] | None:
     """Measure the Dice that true masks keep at the network's input size.
 
     Args:
         card: The model's description.
-        pairs: The images; some of them are taken.
-        coding: How mask values become class ids.
+        dataset: The images; the masks of some are taken.
 
     Returns:
         {"size": of the last one, "dice": mean over classes and images}; None where no mask
         shows a class.
     """
     kept, size = [], (0, 0)
-    for pair in pairs[:: -(-len(pairs) // CEILING)]:
+    coding = dataset.coding
+    for pair in dataset.pairs[:: -(-len(dataset) // CEILING)]:
         truth = coding.read(pair.mask)
         own = truth.shape[0], truth.shape[1]
         size = fit_size(own, card.size) if card.size else reduce_size(own, card.factor)
