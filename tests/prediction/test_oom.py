@@ -1,4 +1,4 @@
-"""Memory that is really short while a picture is predicted."""
+"""Memory that really runs out while an image is predicted."""
 
 import subprocess
 import sys
@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from plainunet.prediction.oom import as_failure, with_less
+from plainunet.network.unet import UNet
+from plainunet.prediction.backends import TorchBackend
+from plainunet.prediction.oom import failing_alone, in_smaller_parts
 
-CPU = torch.device("cpu")
+BACKEND = TorchBackend(UNet(base_channels=1, depth=1), "cpu")
 
 
-class Look:
-    """What is allowed a network."""
+class View:
+    """What may be computed at a time."""
 
     def __init__(self, values: int, least: int) -> None:
         self.values, self.least = values, least
@@ -28,37 +30,39 @@ ROWS = torch.arange(12.0).reshape(1, 12, 1).expand(2, 12, 5)
 
 
 def test_bands_go_on_in_smaller_parts_where_memory_ran_out() -> None:
-    look, other, begun = Look(100, 10), Look(8, 8), []
+    view, other, begun = View(100, 10), View(8, 8), []
 
     def bands(first: int) -> Iterator[Tensor]:
-        begun.append((first, look.values))
+        begun.append((first, view.values))
         for top in range(first, 12, 4):
-            if top >= 4 and look.values > 30:
+            if top >= 4 and view.values > 30:
                 raise RuntimeError("CUDA out of memory. Tried to allocate\nmore")
             yield ROWS[:, top : top + 4]
 
-    with pytest.warns(UserWarning, match="smaller parts from here on; --memory asks") as said:
-        given = list(with_less(bands, [look, other], CPU))
+    with pytest.warns(UserWarning, match="out of memory: .*smaller parts") as said:
+        given = list(in_smaller_parts(bands, [view, other], BACKEND, 0))
     assert torch.equal(torch.cat(given, dim=1), ROWS)
     # what was given is not computed again
     assert begun == [(0, 100), (4, 50), (4, 25)]
     assert len(said) == 2
-    assert (look.values, other.values) == (25, 8)
-    assert torch.equal(torch.cat(list(with_less(bands, [look], CPU, 7)), dim=1), ROWS[:, 7:])
+    assert (view.values, other.values) == (25, 8)
+    assert torch.equal(
+        torch.cat(list(in_smaller_parts(bands, [view], BACKEND, 7)), dim=1), ROWS[:, 7:]
+    )
 
 
 @pytest.mark.filterwarnings("ignore:out of memory")
 def test_where_nothing_smaller_is_possible_it_is_an_error() -> None:
-    look = Look(100, 30)
+    view = View(100, 30)
 
     def bands(first: int) -> Iterator[Tensor]:
         yield ROWS[:, first:1]
         raise MemoryError
 
     with pytest.raises(ValueError, match=r"out of memory.*no smaller part.*End") as raised:
-        list(with_less(bands, [look], CPU))
+        list(in_smaller_parts(bands, [view], BACKEND, 0))
     assert "--device cpu" not in str(raised.value)
-    assert look.values == 30
+    assert view.values == 30
 
 
 def test_other_errors_are_not_lacks_of_memory() -> None:
@@ -67,7 +71,7 @@ def test_other_errors_are_not_lacks_of_memory() -> None:
         yield
 
     with pytest.raises(RuntimeError, match="shapes"):
-        list(with_less(bands, [Look(2, 1)], CPU))
+        list(in_smaller_parts(bands, [View(2, 1)], BACKEND, 0))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_other_errors_are_not_lacks_of_memory() -> None:
 )
 def test_what_fails_names_its_picture(error: Exception, said: str) -> None:
     kind = type(error) if "in/a.png" in str(error) or "fault" in str(error) else ValueError
-    with pytest.raises(kind, match=said), as_failure(Path("in/a.png")):
+    with pytest.raises(kind, match=said), failing_alone(Path("in/a.png")):
         raise error
 
 
@@ -134,7 +138,7 @@ def test_a_picture_that_memory_is_short_for_is_seen_in_tiles(tmp_path: Path) -> 
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
     done = run_short(short, 200)
     assert done.returncode == 0, done.stderr
-    assert "out of memory: pictures are seen in smaller parts" in done.stdout
+    assert "out of memory: " in done.stdout
     assert (np.load(ample) != np.load(short)).mean() < 1e-3
 
 
