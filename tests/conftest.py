@@ -11,9 +11,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -188,3 +190,58 @@ def count_calls() -> Callable[[Callable[[], object]], int]:
         return calls
 
     return count
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+def _absent(why: str) -> None:
+    """Skip, unless the tests run where a browser is part of what is promised."""
+    if "CI" in os.environ:
+        pytest.fail(f"{why}; with CI set, pages must be seen in a browser")
+    pytest.skip(why)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        _absent("playwright is not installed")
+    if not CHROMIUM.exists():
+        _absent(f"{CHROMIUM} does not exist")
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox"], timeout=120_000
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Callable[..., AbstractContextManager[Any]]:
+    """Open a page: `with opened(path, width=1280, scheme="light") as page`.
+
+    Whatever is done to it, it must request nothing, and log nothing to the console.
+    """
+
+    @contextmanager
+    def open_page(path: Path, width: int = 1280, scheme: str = "light") -> Iterator[Any]:
+        size = {"width": width, "height": 900}
+        context = browser.new_context(viewport=size, color_scheme=scheme)
+        page = context.new_page()
+        page.set_default_timeout(120_000)  # the machine may have other work
+        requests: list[str] = []
+        logged: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: logged.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: logged.append(str(error)))
+        page.on("dialog", lambda dialog: (logged.append(dialog.message), dialog.dismiss()))
+        page.goto(path.as_uri())
+        yield page
+        context.close()
+        assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+        assert logged == []
+
+    return open_page

@@ -259,7 +259,8 @@ def test_help_comes_without_torch() -> None:
         "        main()\n"
         "    except SystemExit as stop:\n"
         "        print('code', stop.code)\n"
-        "heavy = {'torch', 'albumentations', 'matplotlib', 'scipy', 'cv2', 'safetensors'}\n"
+        "heavy = {'torch', 'albumentations', 'jinja2', 'matplotlib', 'scipy', 'cv2'}\n"
+        "heavy.add('safetensors')\n"
         "print('loaded', sorted(heavy & set(sys.modules)))\n"
     )
     result = subprocess.run(

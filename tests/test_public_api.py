@@ -12,7 +12,7 @@ import plainunet
 
 CHECKOUT = Path(__file__).parents[1]
 # each takes a noticeable part of a second to import
-HEAVY = ("albumentations", "cv2", "matplotlib", "scipy", "torch")
+HEAVY = ("albumentations", "cv2", "jinja2", "matplotlib", "scipy", "torch")
 
 PARTS = [name for name in plainunet.__all__ if name != "__version__"]
 

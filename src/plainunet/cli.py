@@ -30,8 +30,10 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_DEFAULTS, _NETWORK, _FOLDER = TrainConfig(), NetworkOptions(), FolderConfig()
-_KNOWN, _PREDICTING, _JUDGING = DataConfig(), PredictOptions(), EvaluateOptions()
+# made without validators, which are compiled when they are first needed: help comes sooner
+_DEFAULTS, _KNOWN = TrainConfig.model_construct(), DataConfig.model_construct()
+_NETWORK, _FOLDER = NetworkOptions.model_construct(), FolderConfig.model_construct()
+_PREDICTING, _JUDGING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
 Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Known = Annotated[DataConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Judging = Annotated[EvaluateOptions, Parameter(name="*", negative=())]
@@ -126,7 +128,7 @@ def check(
         Seed of the sample of 64 pairs that are looked at together.
     """
     from plainunet.doctor.diagnose import check as look
-    from plainunet.doctor.diagnose import treat
+    from plainunet.doctor.diagnose import write_valid
     from plainunet.doctor.page import write_page
     from plainunet.files import require_file, require_own, write_json
     from plainunet.terminal.screen import bars
@@ -140,8 +142,8 @@ def check(
     codes = [code.strip() for code in leave_out.split(",") if code.strip()]
     if codes and not write:
         raise ValueError("--leave-out says what is left out of what --write writes; give both.")
-    with bars() as on_progress:
-        result = look(data, known, seed=seed, on_progress=on_progress)
+    with bars() as reporter:
+        result = look(data, known, seed=seed, reporter=reporter)
     show_diagnosis(result, training_command(result))
     if json_file:
         write_json(json_file, result.as_json())
@@ -150,7 +152,7 @@ def check(
         _print(f"look at: {html}")
     if not write:
         return result.exit_code
-    files, left_out = treat(result, codes)
+    files, left_out = write_valid(result, codes)
     result = look(data, seed=seed)
     _print(
         f"written: {', '.join(map(str, files))}"

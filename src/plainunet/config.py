@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 class FolderConfig(BaseModel):
     """Where a data folder has its pictures and masks."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     images: str | None = None
     """Folder of the pictures, below the data folder; left out, it is found."""
@@ -102,7 +102,7 @@ TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 class Growth(BaseModel):
     """A part of training that sees smaller pictures than the last epochs do."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     until: float = Field(gt=0, lt=1)
     """Share of all epochs after which this part ends."""
@@ -113,7 +113,7 @@ class Growth(BaseModel):
 class NetworkConfig(BaseModel):
     """The network of a run: what `plainunet.UNet` takes beside channels and classes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     base_channels: int = Field(default=16, ge=1, le=1024)
     """Channels of the network's first level; each level below has twice as many."""
@@ -331,7 +331,7 @@ Output = Literal[
 class CardOptions(BaseModel):
     """What holds instead of what the checkpoint says."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Of two classes: probability of the second from which a pixel belongs to it."""
@@ -371,7 +371,7 @@ class PredictOptions(CardOptions):
 class EvaluateOptions(BaseModel):
     """What is judged of a folder, and how."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     split: Literal["train", "val", "test", "all"] | None = None
     """Take this part."""

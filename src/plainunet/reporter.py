@@ -4,8 +4,11 @@
 wants to show. Nothing else in the package prints or warns of its own accord.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,25 @@ class Reporter:
 
     def result(self, scores: dict[str, Any]) -> None:
         """Take the scores of the best checkpoint at native resolution: the end of a run."""
+
+
+def track(items: Iterable[_Item], name: str, total: int, reporter: Reporter) -> Iterator[_Item]:
+    """Go through items that take long to make; the reporter is told how many are done.
+
+    Args:
+        items: The items.
+        name: What is done, such as "reading"; a stage of its own, if there are any items.
+        total: How many there will be.
+        reporter: Who is told.
+
+    Yields:
+        The items.
+    """
+    if total:
+        reporter.stage(name, total)
+    for done, item in enumerate(items, 1):
+        reporter.advance(done)
+        yield item
 
 
 class Collected(Reporter):

@@ -1,5 +1,6 @@
-"""A sound folder to be spoilt, and ways to look at it."""
+"""A valid folder to be spoilt, and ways to look at it."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.doctor.diagnose import Diagnosis, check
+from plainunet.doctor.diagnose import check
+from plainunet.doctor.findings import Finding
 
-Codes = Callable[[Diagnosis], list[str]]
+CodesOf = Callable[[Path], dict[str, list[str]]]
+RunFix = Callable[[Finding], None]
 
 
 def draw_scene(seed: int, height: int = 120, width: int = 160) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +48,7 @@ def scenes(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def codes_of() -> Callable[[Path], dict[str, list[str]]]:
+def codes_of() -> CodesOf:
     """Check a folder; the names of the files of each code."""
 
     def look(folder: Path) -> dict[str, list[str]]:
@@ -56,3 +59,14 @@ def codes_of() -> Callable[[Path], dict[str, list[str]]]:
         return found
 
     return look
+
+
+@pytest.fixture
+def run_fix() -> RunFix:
+    """Run a finding's shell line."""
+
+    def run(finding: Finding) -> None:
+        assert finding.fix is not None
+        subprocess.run(["bash", "-c", finding.fix.line], check=True, capture_output=True)
+
+    return run

@@ -1,4 +1,5 @@
-import pickle
+"""A mask fits its own image better than moved, turned or on another one; else that is found."""
+
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,9 +17,13 @@ from plainunet.doctor.alignment import (
     Evidence,
     Misfit,
     edge_evidence,
+    edge_fit,
+    edge_length,
     find_misfits,
     mask_edges,
     picture_edges,
+    reduce_image,
+    shrink_edges,
     turn_edges,
 )
 from plainunet.formats.encoded import turn_upright
@@ -45,10 +50,6 @@ def moved(ids: Ids, dx: int, dy: int) -> Ids:
     height, width = ids.shape
     rows = np.clip(np.arange(height) - dy, 0, height - 1)
     return ids[rows][:, np.clip(np.arange(width) - dx, 0, width - 1)]
-
-
-def turned(ids: Ids, turn: int) -> Ids:
-    return turn_upright(ids, turn)
 
 
 def with_one(evidence: list[Evidence], index: int, other: Evidence) -> list[Evidence]:
@@ -81,7 +82,7 @@ def test_a_shifted_mask(scenes: list[Scene], evidence: list[Evidence], dx: int, 
 @pytest.mark.parametrize("turn", [2, 3, 4])
 def test_a_turned_mask(scenes: list[Scene], evidence: list[Evidence], turn: int) -> None:
     image, ids = scenes[5]
-    found = only(find_misfits(with_one(evidence, 5, edge_evidence(image, turned(ids, turn)))))
+    found = only(find_misfits(with_one(evidence, 5, edge_evidence(image, turn_upright(ids, turn)))))
     assert (found.index, found.kind, found.turn) == (5, "flipped", turn)
     assert turn in TURNS
 
@@ -93,7 +94,7 @@ def test_a_mask_drawn_before_the_picture_was_turned(scenes: list[Scene], turn: i
     found = only(find_misfits([edge_evidence(upright, ids, turn)]))
     assert (found.kind, found.turn) == ("exif", turn)
     # the remedy is the turn itself
-    assert find_misfits([edge_evidence(upright, turned(ids, turn), turn)]) == []
+    assert find_misfits([edge_evidence(upright, turn_upright(ids, turn), turn)]) == []
     # without that orientation, it is somebody's flip, not the camera's
     assert only(find_misfits([edge_evidence(upright, ids)])).kind == "flipped"
 
@@ -120,7 +121,7 @@ def test_faults_that_all_masks_share(scenes: list[Scene]) -> None:
     assert [each.index for each in shifted] == list(range(12))
     assert {each.kind for each in shifted} == {"shifted"}
     assert all(abs(each.dx + 7) <= 1 and abs(each.dy - 6) <= 1 for each in shifted)
-    flipped = found(lambda ids: turned(ids, 2))
+    flipped = found(lambda ids: turn_upright(ids, 2))
     assert [(each.index, each.kind, each.turn) for each in flipped] == [
         (index, "flipped", 2) for index in range(12)
     ]
@@ -142,7 +143,7 @@ def test_loose_and_tight_outlines_are_no_shifts(
     assert len(found) <= 1, found
 
 
-def test_masks_and_pictures_that_tell_nothing(scenes: list[Scene]) -> None:
+def test_masks_and_pictures_that_show_nothing(scenes: list[Scene]) -> None:
     image, ids = scenes[0]
     nothing = np.zeros_like(ids)
     noise = np.random.default_rng(0).integers(0, 256, image.shape).astype(np.uint8)
@@ -201,20 +202,43 @@ def test_edges_turn_with_their_picture(scenes: list[Scene]) -> None:
         )
         np.testing.assert_allclose(
             turn_edges(mask_edges(ids, ids.shape), turn),
-            mask_edges(turned(ids, turn), size),
+            mask_edges(turn_upright(ids, turn), size),
             atol=1e-3,
         )
 
 
-def test_evidence_can_be_kept(scenes: list[Scene], evidence: list[Evidence]) -> None:
-    image, ids = scenes[3]
-    wrong = with_one(evidence, 3, edge_evidence(image, moved(ids, 8, 0)))
-    kept = [pickle.dumps(each, protocol=5) for each in wrong]
-    assert max(map(len, kept)) < 22_000
-    assert find_misfits([pickle.loads(each) for each in kept]) == find_misfits(wrong)
-    for field, other in zip(edge_evidence(image, moved(ids, 8, 0)), wrong[3], strict=True):
-        # OpenCV rounds by where in memory a picture lies, so the last digit may differ
-        np.testing.assert_allclose(field, other, rtol=1e-4, atol=1e-4 + (np.size(field) > 9))
+def test_small_edges_fit_as_large_ones_do(scenes: list[Scene]) -> None:
+    image, ids = scenes[6]
+    picture, mask = picture_edges(image, ids.shape), mask_edges(ids, ids.shape)
+    own = edge_fit(picture, mask)
+    other = edge_fit(picture_edges(scenes[7][0], ids.shape), mask)
+    noise = np.random.default_rng(1).integers(0, 256, image.shape, dtype=np.uint8)
+    assert own > max(0.3, 3 * other)
+    assert abs(edge_fit(picture_edges(noise, ids.shape), mask)) < 0.1
+    small = [shrink_edges(each, 4000) for each in (picture, mask)]
+    assert small[0].dtype == np.int8
+    assert small[0][..., 0].size <= 4400
+    assert edge_fit(*small) == pytest.approx(own, rel=0.25)
+
+
+def test_the_border_is_as_long_as_the_outline() -> None:
+    mask = np.zeros((60, 90), np.uint8)
+    large, small = mask.copy(), mask.copy()
+    large[10:50, 20:70] = 1
+    small[20:40, 30:55] = 1
+    lengths = [edge_length(mask_edges(each, mask.shape)) for each in (large, small, mask)]
+    # a blurred edge is a few pixels wide: a fixed number of times the outline
+    assert lengths[0] / lengths[1] == pytest.approx(180 / 90, rel=0.1)
+    assert lengths[2] == 0
+
+
+def test_any_numbers_and_channels_are_reduced() -> None:
+    image = np.arange(80 * 60 * 7).reshape(80, 60, 7)
+    whole = image.reshape(20, 4, 15, 4, 7).mean(axis=(1, 3))
+    for dtype in (np.uint16, np.int32, np.float64):
+        small = reduce_image(image.astype(dtype), (20, 15))
+        assert small.dtype == np.float32
+        np.testing.assert_allclose(small, whole, rtol=1e-3, atol=1)
 
 
 def test_picture_and_mask_of_different_size(scenes: list[Scene]) -> None:
@@ -245,7 +269,7 @@ def test_real_weeds_by_the_exif_of_their_publisher(data_root: Path) -> None:
     assert find_misfits(right) == []
     # the originals carry orientation 3; these masks are as drawn on what was stored
     image, ids = pairs[2]
-    wrong = edge_evidence(image, turned(ids, 3), 3)
+    wrong = edge_evidence(image, turn_upright(ids, 3), 3)
     found = only(find_misfits(with_one(right, 2, wrong)))
     assert (found.index, found.kind, found.turn) == (2, "exif", 3)
 

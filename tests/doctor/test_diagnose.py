@@ -1,7 +1,7 @@
+"""The verb: what it returns, and what it writes."""
+
 import json
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,15 @@ from PIL import Image
 
 import plainunet
 from plainunet.config import DataConfig
-from plainunet.doctor.diagnose import check
+from plainunet.dataset.coding import MaskCounts, Values
+from plainunet.dataset.pairs import Pair
+from plainunet.doctor.diagnose import check, summarise, write_valid
 from plainunet.doctor.findings import CODES
+from plainunet.doctor.images import ImageFacts, PairFacts
+from plainunet.doctor.masks import Contents
+from plainunet.reporter import Reporter
 
-CodesOf = Callable[[Path], dict[str, list[str]]]
+from .conftest import CodesOf, RunFix
 
 
 def test_a_sound_folder_is_clean(scenes: Path) -> None:
@@ -96,7 +101,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
         result = check(path)
         assert [finding.code for finding in result.findings] in (["no-data"], ["unclear"])
         assert str(path) in result.findings[0].message
-        assert result.findings[0].cure
+        assert result.findings[0].fix
         assert (result.exit_code, result.summary["pairs"]) == (2, 0)
 
 
@@ -142,13 +147,26 @@ def test_a_wrong_dataset_file_is_refused(scenes: Path) -> None:
         check(scenes)
 
 
-def test_progress_is_told(scenes: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    check(scenes, on_progress=lambda *said: told.append(said))
-    for stage in ("pictures", "masks", "picture and mask together"):
-        assert [said[1:] for said in told if said[0] == stage] == [
-            (number, 12) for number in range(1, 13)
-        ]
+class Kept(Reporter):
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int, list[int]]] = []
+
+    def stage(self, name: str, total: int) -> None:
+        self.stages.append((name, total, []))
+
+    def advance(self, done: int) -> None:
+        self.stages[-1][2].append(done)
+
+
+def test_progress_is_reported(scenes: Path, tmp_path: Path) -> None:
+    reporter = Kept()
+    check(scenes, reporter=reporter)
+    assert reporter.stages == [
+        (name, 12, [*range(1, 13)]) for name in ("pictures", "masks", "picture and mask together")
+    ]
+    reporter = Kept()
+    check(tmp_path / "none", reporter=reporter)
+    assert reporter.stages == []
 
 
 def test_the_second_time_nothing_is_read(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,8 +175,8 @@ def test_the_second_time_nothing_is_read(scenes: Path, monkeypatch: pytest.Monke
     def refuse(*_: object) -> None:
         raise AssertionError("read again")
 
-    for module in ("survey", "sample"):
-        monkeypatch.setattr(f"plainunet.data.doctor.{module}.read_image", refuse)
+    for module in ("doctor.images", "doctor.fit"):
+        monkeypatch.setattr(f"plainunet.{module}.read_image", refuse)
     monkeypatch.setattr("plainunet.dataset.coding.read_mask", refuse)
     again = check(scenes)
     assert again.as_json() == first.as_json()
@@ -174,7 +192,6 @@ def test_one_group_cannot_be_divided(scenes: Path) -> None:
     assert result.findings == []
     result = check(scenes, DataConfig(group_by="^()"))
     assert [finding.code for finding in result.findings] == ["too-few"]
-    assert "belong to one group" in result.findings[0].message
 
 
 def test_two_classes_of_one_name_are_refused(scenes: Path) -> None:
@@ -187,11 +204,11 @@ def test_a_list_that_is_not_used_is_said(scenes: Path) -> None:
     assert any("split.csv is not used" in note for note in check(scenes).notes)
 
 
-def test_a_list_that_fits_no_more_has_a_cure(scenes: Path) -> None:
+def test_a_list_that_fits_no_more_has_a_fix(scenes: Path, run_fix: RunFix) -> None:
     (scenes / "list.csv").write_text("image,mask\nimages/00.png,masks/00.png\ngone.png,gone.png\n")
     (scenes / "dataset.toml").write_text('pairs = "list.csv"\n')
     (finding,) = check(scenes).findings
-    subprocess.run(["bash", "-c", finding.cure], check=True)
+    run_fix(finding)
     assert check(scenes).findings == []
 
 
@@ -203,8 +220,8 @@ def test_the_last_command_leaves_out_what_is_left(scenes: Path) -> None:
     result = check(scenes)
     assert {finding.code for finding in result.findings} == {"empty-file", "empty-mask", "flipped"}
     # what can be mended is not left out
-    assert result.last_cure == f"plainunet check {scenes} --write --leave-out empty-mask"
-    assert check(scenes, DataConfig(ignore=7)).last_cure.startswith(
+    assert result.last_fix == f"plainunet check {scenes} --write --leave-out empty-mask"
+    assert check(scenes, DataConfig(ignore=7)).last_fix.startswith(
         f"plainunet check {scenes} --ignore 7 --write"
     )
 
@@ -213,4 +230,145 @@ def test_the_link_itself_is_named(scenes: Path) -> None:
     (scenes / "images/again").symlink_to(scenes)
     result = check(scenes)
     (finding,) = [each for each in result.findings if each.code == "link-loop"]
-    assert finding.cure == f"rm {scenes / 'images/again'}"
+    assert finding.fix
+    assert finding.fix.line == f"rm {scenes / 'images/again'}"
+
+
+# the summary
+
+PAIRS = [Pair(Path(f"{n}.png"), Path(f"{n}_m.png"), f"g{n // 2}", "train") for n in range(4)]
+IMAGES = [
+    ImageFacts("png", (20, 30, 1 + 2 * (n > 0)), "uint8", 0, 9, str(n), b"") for n in range(4)
+]
+COUNTS = [
+    MaskCounts(
+        pair.mask, (20, 30), np.array([0, 1, 2]), np.array([300, 200, 100]),
+        "", "png", False, False,
+    )
+    for pair in PAIRS
+]  # fmt: skip
+FACTS = [PairFacts(*each) for each in zip(PAIRS, IMAGES, COUNTS, strict=True)]
+
+
+def contents(pixels: list[int]) -> Contents:
+    rows = np.array([pixels] * 4)
+    coding = Values((0, 1, 2), 255)
+    return Contents(coding, rows, [pair.mask for pair in PAIRS])
+
+
+def test_what_a_folder_holds() -> None:
+    said = summarise(FACTS, COUNTS, contents([300, 200, 100]), DataConfig(), {128: 0.9})
+    assert (said["pairs"], said["groups"], said["parts"]) == (4, 2, {"train": 4})
+    assert said["sizes"] == {"30x20": 4}
+    assert said["channels"] == {1: 1, 3: 3}
+    assert said["classes"] == ["class 0", "class 1", "class 2"]
+    assert list(said["shares"].values()) == pytest.approx([1 / 2, 1 / 3, 1 / 6])
+    assert said["in_masks"] == {"class 0": 4, "class 1": 4, "class 2": 4}
+    assert said["masks"]["ignore"] == 255
+    assert said["census"][2] == {"value": 2, "pixels": 400, "masks": 4}
+    assert said["ceiling"] == {128: 0.9}
+
+
+def test_a_common_foreground_is_shared_among_the_classes() -> None:
+    guess = summarise(FACTS, COUNTS, contents([100, 400, 100]), DataConfig(), {})["commonest"]
+    share = 4 / 6
+    # class 1 scores 2 p / (1 + p), class 2 scores 0
+    assert guess["dice"] == pytest.approx(2 * share / (1 + share) / 2)
+    assert guess["class"] == "class 1"
+
+
+def test_names_are_taken_where_they_fit() -> None:
+    for classes, wanted in ((("a", "b", "c"), "a"), (("a", "b"), "class 0")):
+        said = summarise(FACTS, COUNTS, contents([3, 2, 1]), DataConfig(classes=classes), {})
+        assert said["classes"][0] == wanted
+
+
+def test_without_sense_there_are_no_classes() -> None:
+    said = summarise(FACTS, COUNTS, None, DataConfig(), {})
+    assert (said["classes"], said["shares"], said["pairs"]) == ([], {}, 4)
+
+
+# what is written
+
+
+def stems(folder: Path) -> list[str]:
+    return [pair.image.stem for pair in check(folder).pairs]
+
+
+def test_what_has_an_error_is_left_out(scenes: Path) -> None:
+    (scenes / "images/03.png").write_bytes(b"")
+    (scenes / "masks/04.png").unlink()
+    before = {path: path.read_bytes() for path in scenes.rglob("*.png")}
+    files, left_out = write_valid(check(scenes))
+    assert (files, left_out) == ([scenes / "split.csv", scenes / "dataset.toml"], 0)
+    result = check(scenes)
+    assert {finding.code for finding in result.findings} == {"not-listed"}
+    assert "2 pictures below" in result.findings[0].message
+    assert len(result.pairs) == 10
+    assert {path: path.read_bytes() for path in scenes.rglob("*.png")} == before
+
+
+def test_copies_go_into_one_group(scenes: Path) -> None:
+    for name in ("images", "masks"):
+        shutil.copy(scenes / name / "05.png", scenes / name / "99.png")
+    write_valid(check(scenes))
+    result = check(scenes)
+    assert [finding.code for finding in result.findings] == ["duplicate"]
+    assert result.exit_code == 0
+    groups = {pair.image.stem: pair.group for pair in result.pairs}
+    assert groups["99"] == groups["05"]
+
+
+def test_suspects_are_left_out_if_they_are_named(scenes: Path) -> None:
+    path = scenes / "masks/03.png"
+    Image.fromarray(255 - np.array(Image.open(path))).save(path)
+    files, left_out = write_valid(check(scenes))
+    assert left_out == 0
+    assert "03" in stems(scenes)
+    files, left_out = write_valid(check(scenes), ["inverted"])
+    assert left_out == 1
+    assert "03" not in stems(scenes)
+    # the earlier ones are kept
+    assert all(file.with_name(f"{file.name}.bak").exists() for file in files)
+
+
+def test_of_a_copy_across_parts_the_training_side_goes(scenes: Path) -> None:
+    for name in ("images", "masks"):
+        for part in ("train", "val"):
+            (scenes / name / part).mkdir()
+        for path in (scenes / name).glob("*.png"):
+            path.rename(path.parent / ("val" if path.stem == "02" else "train") / path.name)
+        shutil.copy(scenes / name / "val/02.png", scenes / name / "train/99.png")
+    _, left_out = write_valid(check(scenes), ["duplicate-across-parts"])
+    assert left_out == 1
+    result = check(scenes)
+    assert result.exit_code == 0
+    assert result.summary["parts"] == {"train": 11, "val": 1}
+
+
+def test_what_was_said_is_written_down(scenes: Path) -> None:
+    config = DataConfig(classes=("ground", "shape"), group_by=r"^(\d)")
+    write_valid(check(scenes, config))
+    result = check(scenes)
+    assert result.summary["classes"] == ["ground", "shape"]
+    assert {pair.group for pair in result.pairs} == {"0", "1"}
+
+
+def test_unknown_codes_are_refused(scenes: Path) -> None:
+    with pytest.raises(ValueError, match=r"--leave-out invertd: .* did you mean 'inverted'"):
+        write_valid(check(scenes), ["invertd"])
+
+
+def test_too_little_would_be_left(scenes: Path) -> None:
+    for number in range(1, 12):
+        (scenes / "images" / f"{number:02d}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="1 of 1 sound pairs would be left"):
+        write_valid(check(scenes))
+    assert not (scenes / "dataset.toml").exists()
+
+
+def test_masks_without_sense_are_not_written_down(scenes: Path) -> None:
+    for path in (scenes / "masks").iterdir():
+        Image.new("L", (160, 120)).save(path)
+    with pytest.raises(ValueError, match="make no sense together"):
+        write_valid(check(scenes))

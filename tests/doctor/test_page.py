@@ -1,10 +1,14 @@
 import base64
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from plainunet.doctor.diagnose import check
@@ -24,8 +28,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "img":
             self.images.append(dict(attrs))
-        if tag not in ("img", "meta"):
+        if tag not in ("img", "meta", "link"):
             self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Such a tag holds nothing."""
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -47,8 +54,8 @@ def test_a_sound_folder(scenes: Path) -> None:
     assert len(page.images) == 12
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text)
     said = " ".join(page.said)
-    assert "12 sound pairs in 12 groups" in said
-    assert "Nothing." in said
+    assert "12 valid pairs in 12 groups" in said
+    assert "No findings." in said
     data = (page.images[0]["src"] or "").removeprefix("data:image/jpeg;base64,")
     with Image.open(BytesIO(base64.b64decode(data))) as picture:
         shown = np.asarray(picture).astype(int)
@@ -87,3 +94,23 @@ def test_many_channels_and_no_masks_in_common(scenes: Path) -> None:
 def test_a_page_is_small(data_root: Path, tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", check(data_root / "isbi2012"))
     assert (tmp_path / "page.html").stat().st_size < 5_000_000
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_page_in_a_browser(
+    width: int, scheme: str, scenes: Path, opened: Callable[..., AbstractContextManager[Any]]
+) -> None:
+    path = scenes / "masks/07.png"
+    Image.fromarray(255 - np.array(Image.open(path))).save(path)
+    write(scenes)
+    with opened(scenes.parent / "page.html", width, scheme) as page:
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+        zooms = page.locator("button.zoom")
+        zooms.first.press("Enter")
+        assert page.locator("#zoom-label").text_content() == "07.png"
+        page.keyboard.press("ArrowDown")
+        source = page.locator("#zoom img").get_attribute("src")
+        assert source == zooms.nth(1).locator("img").get_attribute("src")

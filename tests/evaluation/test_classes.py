@@ -9,7 +9,7 @@ from PIL import Image
 
 from plainunet.config import DataConfig
 from plainunet.evaluation.evaluate import match_classes
-from plainunet.formats.sources import CocoImage
+from plainunet.formats.sources import CocoImage, Source, parse_source
 from plainunet.network.checkpoint import Card
 from plainunet.palette import default_colors
 
@@ -27,11 +27,11 @@ def save(path: Path, mask: object) -> Path:
     return path
 
 
-def folders(root: Path, **classes: int) -> list[Path]:
+def folders(root: Path, **classes: int) -> list[Source]:
     """One folder for each class; the path that names them all, in this order."""
     for name, value in classes.items():
         save(root / name / "1.png", (value == IDS) * 255)
-    return [root / f"{{{','.join(classes)}}}" / "1.png"]
+    return [parse_source(root / f"{{{','.join(classes)}}}" / "1.png")]
 
 
 def test_classes_are_joined_by_their_names(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from plainunet.formats.encoded import decoding, find_kind, open_encoded, png_chunks, read_encoded
-from plainunet.formats.problems import DataError, as_problem, command, report
+from plainunet.formats.problems import DataError, as_problem, command
 from plainunet.formats.sources import Page
 
 RANDOM = np.random.default_rng(0)
@@ -178,15 +178,6 @@ def test_a_problem_reads_as_its_message() -> None:
     )
     # as PyTorch's workers raise it again
     assert str(DataError("said")) == "said"
-
-
-def test_who_collects_problems_is_told() -> None:
-    problem = DataError("wrong")
-    with pytest.raises(DataError, match="wrong"):
-        report(problem, None)
-    heard: list[DataError] = []
-    report(problem, heard.append)
-    assert heard == [problem]
 
 
 def test_other_errors_get_a_code_and_files() -> None:

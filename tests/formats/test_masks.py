@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from plainunet.dataset.classes import understand_masks
+from plainunet.config import DataConfig
+from plainunet.dataset.classes import find_coding
 from plainunet.formats.masks import (
     class_file_names,
     mask_size,
@@ -249,7 +250,7 @@ def test_class_files_are_understood(tmp_path: Path) -> None:
     save(tmp_path / "1_b.png", grey([0, 1], [0, 0]))
     save(tmp_path / "2_b.png", np.array([[True, True], [False, False]]))
     paths = [parse_source(tmp_path / "1_{a,b}.png"), parse_source(tmp_path / "2_{a,b}.png")]
-    coding, pixels = understand_masks(paths, num_classes=3)
+    coding, pixels = find_coding(paths, DataConfig(classes=("a", "b", "c")))
     assert pixels.tolist() == [4, 1, 3]
     assert [coding.read(path).tolist() for path in paths] == [[[1, 2], [0, 0]], [[2, 2], [0, 0]]]
 
@@ -381,7 +382,7 @@ def test_masks(
     tmp_path: Path, suffix: str, stored: np.ndarray, wanted: np.ndarray, kind: str
 ) -> None:
     path = write(tmp_path / f"mask{suffix}", stored)
-    coding, pixels = understand_masks([path], ignore=255 if wanted is VOID else None)
+    coding, pixels = find_coding([path], DataConfig(ignore=255 if wanted is VOID else None))
     assert coding.kind == kind
     encoded = coding.encode(read_mask(path), path)
     assert encoded.dtype == np.uint8

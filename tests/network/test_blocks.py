@@ -1,125 +1,26 @@
-"""The blocks and the options of the U-Net that they make: one contract for every variant."""
+"""The blocks; activation checkpointing; batch normalisation folded for prediction."""
 
+import copy
 import itertools
-import re
 from typing import Any, get_args
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plainunet.config import TrainConfig
 from plainunet.network.blocks import (
     AttentionGate,
     DoubleConv,
     Normalisation,
     ResidualDoubleConv,
-    Upsampling,
     crop_skip,
+    fold_batch_normalisation,
     he_initialise,
     pad_feature,
+    recomputed,
 )
 from plainunet.network.unet import UNet
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    **{f"depth {depth}": {"depth": depth} for depth in range(1, 7)},
-    **{f"{kind} norm": {"normalisation": kind} for kind in get_args(Normalisation)},
-    "bilinear": {"upsampling": "bilinear"},
-    "bilinear, depth 1": {"upsampling": "bilinear", "depth": 1},
-    "residual": {"residual": True},
-    "attention": {"attention": True},
-    "deep supervision": {"deep_supervision": True},
-    "dropout": {"dropout": 0.2},
-    "checkpointing": {"checkpointing": True},
-    "valid": {"valid": True},
-    "the paper's, narrow": {"valid": True, "normalisation": "none"},
-    "all": {
-        "normalisation": "group",
-        "upsampling": "bilinear",
-        "residual": True,
-        "attention": True,
-        "deep_supervision": True,
-        "dropout": 0.1,
-        "checkpointing": True,
-    },
-    "all, valid": {
-        "normalisation": "instance",
-        "residual": True,
-        "attention": True,
-        "dropout": 0.1,
-        "valid": True,
-    },
-}
-
-
-@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
-def network(request: pytest.FixtureRequest) -> UNet:
-    torch.manual_seed(3)
-    return UNet(
-        **{"in_channels": 2, "num_classes": 3, "base_channels": 6, "depth": 2, **request.param}
-    )
-
-
-def picture(network: UNet, batch: int = 2) -> torch.Tensor:
-    """A picture that is odd wherever the network allows it."""
-    least = (3 if network.depth < 5 else 1) * 2**network.depth + 1
-    height, width = network.input_size(least, least + 2)
-    return torch.rand(batch, network.in_channels, height, width)
-
-
-def test_shape_and_a_gradient_for_every_parameter(network: UNet) -> None:
-    image = picture(network)
-    levels = network.deep_logits(image)
-    assert levels[0].shape == (2, 3, *network.output_size(*image.shape[2:]))
-    assert len(levels) == (network.depth if network.architecture["deep_supervision"] else 1)
-    torch.stack([level.square().mean() for level in levels]).sum().backward()
-    without = [
-        name
-        for name, weights in network.named_parameters()
-        if weights.grad is None or not weights.grad.isfinite().all() or not weights.grad.any()
-    ]
-    assert without == []
-    network.eval()
-    torch.testing.assert_close(network(image), network.deep_logits(image)[0])
-
-
-def test_one_batch_is_learnt_by_heart(network: UNet) -> None:
-    torch.manual_seed(1)
-    image = picture(network)
-    height, width = network.output_size(*image.shape[2:])
-    rows = torch.arange(height)[:, None] * 3 // height  # three bands, and a brighter picture there
-    mask = rows.expand(2, height, width)
-    top, left = (image.shape[2] - height) // 2, (image.shape[3] - width) // 2
-    image[:, 0, top : top + height, left : left + width] += mask
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(network(image), mask)
-        loss.backward()
-        optimizer.step()
-    assert (network(image).argmax(dim=1) == mask).float().mean() > 0.95
-
-
-def test_settings_offer_what_the_network_knows() -> None:
-    fields = TrainConfig.model_fields
-    assert get_args(fields["normalisation"].annotation) == get_args(Normalisation)
-    assert get_args(fields["upsampling"].annotation) == get_args(Upsampling)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"normalisation": "layer"}, "normalisation is 'layer'; it is one of batch, group"),
-        ({"upsampling": "nearest"}, "upsampling is 'nearest'; it is one of transposed, bilinear"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"dropout": -0.1}, "dropout is -0.1"),
-        ({"valid": True, "deep_supervision": True}, "deep_supervision needs padded"),
-    ],
-)
-def test_impossible_options_are_refused(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        UNet(base_channels=1, depth=1, **wrong)
 
 
 def test_convolutions_have_a_bias_only_without_normalisation() -> None:
@@ -136,14 +37,6 @@ def test_group_and_instance_normalisation_are_theirs() -> None:
     assert group.num_groups == 4  # the most up to 8 that divide 12 along with 8
     each = DoubleConv(3, 12, normalisation="instance")[1]
     torch.testing.assert_close(each(feature), F.instance_norm(feature))
-
-
-@pytest.mark.parametrize("kind", ["group", "instance"])
-def test_normalisation_by_picture_needs_two_pixels_at_the_bottom(kind: Any) -> None:
-    network = UNet(base_channels=1, depth=3, normalisation=kind)
-    assert network(torch.rand(1, 3, 16, 16)).shape == (1, 2, 16, 16)
-    with pytest.raises(ValueError, match=r"15 x 16 pixels.*16 x 16"):
-        network(torch.rand(1, 3, 15, 16))
 
 
 @pytest.mark.parametrize("valid", [False, True])
@@ -195,9 +88,130 @@ def test_he_initialisation_has_the_papers_spread() -> None:
         assert not layer.bias.any()
 
 
-def test_bilinear_is_half_as_wide() -> None:
-    wide = UNet(base_channels=8, depth=3, upsampling="bilinear")
-    assert [up.conv[0].in_channels for up in wide.ups] == [64, 32, 16]
-    assert [up.conv[0].out_channels for up in wide.ups] == [32, 16, 8]
-    assert [up.conv[3].out_channels for up in wide.ups] == [16, 8, 8]
-    assert wide.downs[-1][1][3].out_channels == 32
+# activation checkpointing: less memory, the same result, statistics and random choices
+
+
+def step(network: UNet, image: Tensor) -> tuple[Tensor, int]:
+    """A training step's loss, and the bytes that it kept for the backward pass."""
+    kept: dict[int, int] = {}
+    held = []
+    own = {weights.untyped_storage().data_ptr() for weights in network.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)  # so that no address is used twice
+        return tensor
+
+    torch.manual_seed(5)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = network(image).square().mean()
+        bytes_kept = sum(kept.values())  # before the backward pass computes again
+        loss.backward()
+    return loss.detach(), bytes_kept
+
+
+@pytest.mark.parametrize("options", [{}, {"residual": True, "attention": True}])
+def test_the_same_step_with_less_memory(options: dict[str, bool]) -> None:
+    """Bit for bit: what is computed again is the same on the same machine."""
+    torch.manual_seed(0)
+    plain = UNet(base_channels=4, depth=3, dropout=0.4, **options)
+    again = copy.deepcopy(plain)
+    again.checkpointing = True
+    image = torch.rand(2, 3, 37, 48)
+
+    for _ in range(2):  # running statistics of the second step build on the first
+        loss, all_kept = step(plain, image)
+        other, few_kept = step(again, image)
+        assert torch.equal(loss, other)
+
+    assert few_kept < 0.6 * all_kept
+    pairs = zip(plain.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(one.grad, two.grad) for one, two in pairs)
+    state = again.state_dict()
+    assert plain.state_dict().keys() == state.keys()
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, state[name]), name
+        if name.endswith("num_batches_tracked"):
+            assert value == 2
+
+
+def test_running_statistics_would_be_taken_twice_without_care() -> None:
+    block = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    feature = torch.rand(2, 3, 8, 8, requires_grad=True)
+    torch.utils.checkpoint.checkpoint(block, feature, use_reentrant=False).sum().backward()
+    assert block[1].num_batches_tracked == 2  # what PyTorch does on its own
+
+    block[1].reset_running_stats()
+    recomputed(block, feature).sum().backward()
+    assert block[1].num_batches_tracked == 1
+
+
+def test_statistics_come_back_after_an_error() -> None:
+    block = nn.Sequential(nn.BatchNorm2d(2))
+    buffers = dict(block[0].named_buffers())
+    feature = torch.rand(2, 2, 4, 4, requires_grad=True)
+    result = recomputed(block, feature)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("on purpose")
+
+    block[0].register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        result.sum().backward()
+    assert all(dict(block[0].named_buffers())[name] is value for name, value in buffers.items())
+
+
+def test_prediction_does_not_recompute() -> None:
+    network = UNet(base_channels=2, depth=2, checkpointing=True).eval()
+    image = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        first = network(image)
+    network.checkpointing = False
+    with torch.no_grad():
+        torch.testing.assert_close(first, network(image))
+
+
+# batch normalisation folded into convolutions
+
+
+def settled(**options: Any) -> UNet:
+    """A network whose normalisations have running statistics, scales and shifts."""
+    torch.manual_seed(0)
+    network = UNet(3, 3, base_channels=4, depth=2, **options)
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 2)
+            nn.init.normal_(part.bias)
+    for _ in range(3):
+        network(torch.rand(4, 3, 64, 64))
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"residual": True},
+        {"attention": True, "upsampling": "bilinear"},
+        {"deep_supervision": True, "dropout": 0.5},
+        {"valid": True},
+        {"checkpointing": True},
+        {"normalisation": "group"},
+        {"normalisation": "instance"},
+        {"normalisation": "none"},
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_folding_keeps_the_logits(options: dict[str, Any]) -> None:
+    network = settled(**options)
+    images = torch.rand(2, 3, *network.input_size(40, 56))
+    expected, layers = network(images), str(network)
+    assert expected.std() > 0.05
+    fold_batch_normalisation(network)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
+    torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-4)
+    if "normalisation" in options:
+        assert str(network) == layers

@@ -1,7 +1,8 @@
-"""The losses, against plain loops and numbers worked out by hand."""
+"""The losses, against their formulas and numbers worked out by hand; deep supervision."""
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -13,14 +14,16 @@ from plainunet.network.losses import (
     LOSSES,
     cross_entropy,
     cross_entropy_dice,
+    deep_loss,
     dice_loss,
     focal,
-    logits_at,
     lovasz,
+    lovasz_extension,
     outline,
+    upsample_logits,
 )
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 SURE = 40.0  # a logit whose softmax is 1 in float32
 
@@ -32,7 +35,7 @@ def one_hot(mask: Tensor, num_classes: int) -> Tensor:
 def example(
     seed: int, *, num_classes: int = 3, batch: int = 2, hard: bool = False, ignored: float = 0.3
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Random logits, target and weight of pictures of 5 x 4 pixels."""
+    """Random logits, target and weight of images of 5 x 4 pixels."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(batch, num_classes, 5, 4, generator=generator)
     if hard:
@@ -45,95 +48,91 @@ def example(
     return logits, target, weight
 
 
-def softmax_by_hand(logits: list[float]) -> list[float]:
-    top = max(logits)
-    powers = [math.exp(logit - top) for logit in logits]
-    return [power / sum(powers) for power in powers]
+def differentiate(loss: Loss, logits: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+    """A loss and its gradient."""
+    logits = logits.detach().clone().requires_grad_()
+    value = loss(logits, *rest)
+    (gradient,) = torch.autograd.grad(value, logits)
+    return value.detach(), gradient
 
 
-def slow_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> float:
-    total = weights = 0.0
-    for n in range(len(logits)):
-        for i in range(logits.shape[2]):
-            for j in range(logits.shape[3]):
-                probabilities = softmax_by_hand(logits[n, :, i, j].tolist())
-                w = weight[n, i, j].item()
-                for p, t in zip(probabilities, target[n, :, i, j].tolist(), strict=True):
-                    total -= w * t * math.log(p)
-                weights += w
-    return total / weights if weights else 0.0
+def focal_by_formula(logits: Tensor, target: Tensor, weight: Tensor, focus: int = 2) -> float:
+    p, w = logits.double().softmax(dim=1), weight[:, None]
+    return -((w * target * (1 - p) ** focus * p.log()).sum() / weight.sum()).item()
 
 
-def slow_dice_loss(logits: Tensor, target: Tensor, weight: Tensor) -> float:
+def cross_entropy_by_formula(logits: Tensor, target: Tensor, weight: Tensor) -> float:
+    return focal_by_formula(logits, target, weight, focus=0)
+
+
+def dice_by_formula(logits: Tensor, target: Tensor, weight: Tensor) -> float:
     per_image = []
-    for n in range(len(logits)):
-        difference, found, true = ([0.0] * logits.shape[1] for _ in range(3))
-        for i in range(logits.shape[2]):
-            for j in range(logits.shape[3]):
-                probabilities = softmax_by_hand(logits[n, :, i, j].tolist())
-                w = weight[n, i, j].item()
-                for k, p in enumerate(probabilities):
-                    t = target[n, k, i, j].item()
-                    difference[k] += w * abs(p - t)
-                    found[k] += w * p
-                    true[k] += w * t
-        terms = [d / (f + t + 1) for d, f, t in zip(difference, found, true, strict=True) if t > 0]
-        per_image.append(sum(terms) / len(terms) if terms else 0.0)
+    for p, t, w in zip(logits.double().softmax(dim=1), target, weight, strict=True):
+        present = (w * t).sum(dim=(1, 2)) > 0
+        difference, areas = ((w * each).sum(dim=(1, 2)) for each in ((p - t).abs(), p + t))
+        per_image.append((difference / (areas + 1))[present].mean().item())
     return sum(per_image) / len(per_image)
 
 
-def slow_sum(logits: Tensor, target: Tensor, weight: Tensor) -> float:
-    return slow_cross_entropy(logits, target, weight) + slow_dice_loss(logits, target, weight)
+def sum_by_formula(logits: Tensor, target: Tensor, weight: Tensor) -> float:
+    rest = logits, target, weight
+    return cross_entropy_by_formula(*rest) + dice_by_formula(*rest)
 
 
-@pytest.mark.parametrize(
-    ("loss", "slow"),
-    [
-        (cross_entropy, slow_cross_entropy),
-        (dice_loss, slow_dice_loss),
-        (cross_entropy_dice, slow_sum),
-    ],
-)
+FORMULAS = {
+    cross_entropy: cross_entropy_by_formula,
+    dice_loss: dice_by_formula,
+    cross_entropy_dice: sum_by_formula,
+    focal: focal_by_formula,
+}
+
+
+@pytest.mark.parametrize(("loss", "formula"), FORMULAS.items())
 @pytest.mark.parametrize("num_classes", [2, 3, 7])
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
-def test_equals_plain_loops(loss: Loss, slow: Loss, num_classes: int, hard: bool) -> None:
+def test_equals_its_formula(loss: Loss, formula: Loss, num_classes: int, hard: bool) -> None:
     logits, target, weight = example(num_classes, num_classes=num_classes, hard=hard)
-    assert loss(logits, target, weight).item() == pytest.approx(slow(logits, target, weight), 1e-5)
+    weight[1] *= 9  # pixels of the second image weigh more in cross-entropy, and not in Dice
+    expected = formula(logits, target, weight)
+    assert loss(logits, target, weight).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_cross_entropy_and_focal_by_hand() -> None:
+    # class 1 has the probabilities 0.8 and 0.3; the second pixel counts three times
+    logits = torch.tensor([[0.2, 0.7], [0.8, 0.3]]).log().view(1, 2, 1, 2)
+    rest = one_hot(torch.tensor([[[1, 1]]]), 2), torch.tensor([[[1.0, 3.0]]])
+    expected = -(math.log(0.8) + 3 * math.log(0.3)) / 4
+    assert cross_entropy(logits, *rest).item() == pytest.approx(expected)
+    expected = -(0.2**2 * math.log(0.8) + 3 * 0.7**2 * math.log(0.3)) / 4
+    assert focal(logits, *rest).item() == pytest.approx(expected)
 
 
 def test_names() -> None:
-    assert {
-        "cross-entropy": cross_entropy,
-        "dice": dice_loss,
-        "cross-entropy+dice": cross_entropy_dice,
-        "focal": focal,
-        "lovasz": lovasz,
-        "outline": outline,
-    } == LOSSES
+    losses = [cross_entropy, dice_loss, cross_entropy_dice, focal, lovasz, outline]
+    names = ["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "outline"]
+    assert dict(zip(names, losses, strict=True)) == LOSSES
 
 
-def test_cross_entropy_by_hand() -> None:
-    # two pixels, given to class 1 with probability 0.8 and 0.3; the second counts three times
-    logits = torch.tensor([[0.2, 0.7], [0.8, 0.3]]).log().view(1, 2, 1, 2)
-    weight = torch.tensor([1.0, 3.0]).view(1, 1, 2)
-    hard = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).view(1, 2, 1, 2)
-    soft = torch.tensor([[0.0, 0.5], [1.0, 0.5]]).view(1, 2, 1, 2)
-    on_hard = -(math.log(0.8) + 3 * math.log(0.3)) / 4
-    on_soft = -(math.log(0.8) + 1.5 * math.log(0.3) + 1.5 * math.log(0.7)) / 4
-    assert cross_entropy(logits, hard, weight).item() == pytest.approx(on_hard)
-    assert cross_entropy(logits, soft, weight).item() == pytest.approx(on_soft)
-
-
-def test_dice_tells_a_miss_from_a_false_alarm() -> None:
-    # 4 pixels, the first is class 1; each difference is 1 pixel, and 1 smooths the denominator
-    target = one_hot(torch.tensor([[[1, 0, 0, 0]]]), 2)
-    weight = torch.ones(1, 1, 4)
-    miss = SURE * one_hot(torch.tensor([[[0, 0, 0, 0]]]), 2)
-    false_alarm = SURE * one_hot(torch.tensor([[[1, 1, 0, 0]]]), 2)
-    on_miss = (1 / (0 + 1 + 1) + 1 / (4 + 3 + 1)) / 2
-    on_false_alarm = (1 / (2 + 1 + 1) + 1 / (2 + 3 + 1)) / 2
-    assert dice_loss(miss, target, weight).item() == pytest.approx(on_miss)
-    assert dice_loss(false_alarm, target, weight).item() == pytest.approx(on_false_alarm)
+@pytest.mark.parametrize(
+    ("true", "found", "weight", "expected"),
+    [
+        # each difference is 1 pixel, and 1 smooths the denominator: a miss, a false alarm
+        ([1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], (1 / (0 + 1 + 1) + 1 / (4 + 3 + 1)) / 2),
+        ([1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], (1 / (2 + 1 + 1) + 1 / (2 + 3 + 1)) / 2),
+        # class 0 is right; class 1 lost one of its two pixels, to class 2, which has no term
+        ([0, 0, 1, 1], [0, 0, 1, 2], [1, 1, 1, 1], (0 / (2 + 2 + 1) + 1 / (1 + 2 + 1)) / 2),
+        # weights count in every part
+        ([1, 1, 0, 0], [1, 0, 0, 0], [1, 5, 1, 2], (5 / (1 + 6 + 1) + 5 / (8 + 3 + 1)) / 2),
+    ],
+)
+def test_dice_by_hand(
+    true: list[int], found: list[int], weight: list[int], expected: float
+) -> None:
+    classes = max(*true, *found) + 1
+    target = one_hot(torch.tensor([[true]]), classes)
+    logits = SURE * one_hot(torch.tensor([[found]]), classes)
+    loss = dice_loss(logits, target, torch.tensor([[weight]]).float())
+    assert loss.item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("num_classes", [2, 5])
@@ -145,6 +144,16 @@ def test_dice_on_hard_targets_is_the_usual_one(num_classes: int) -> None:
     assert (w * target).sum(dim=(2, 3)).min() > 0  # no class is absent here
     usual = 1 - (2 * overlap + 1) / (areas + 1)
     assert dice_loss(logits, target, weight).item() == pytest.approx(usual.mean().item(), abs=1e-6)
+
+
+def test_the_boundary_weighs_three_times_as_much() -> None:
+    target = torch.zeros(1, 2, 40, 60)
+    target[:, 0, :, :30] = 1
+    target[:, 1, :, 30:] = 1
+    _, gradient = differentiate(outline, torch.zeros(1, 2, 40, 60), target, torch.ones(1, 40, 60))
+    along = gradient[0, 0, 20].abs()
+    near, far = along[25:35], torch.cat([along[:24], along[36:]])
+    assert near.min() / far.max() == pytest.approx(3, rel=0.05)
 
 
 @every_loss
@@ -165,10 +174,9 @@ def test_class_fractions_are_met_and_not_overshot(loss: Loss) -> None:
 
 def test_cross_entropy_gradient_by_hand() -> None:
     logits, target, weight = example(11)
-    logits.requires_grad_()
-    cross_entropy(logits, target, weight).backward()
-    by_hand = weight[:, None] * (logits.detach().softmax(dim=1) - target) / weight.sum()
-    torch.testing.assert_close(logits.grad, by_hand, rtol=1e-4, atol=1e-7)
+    _, gradient = differentiate(cross_entropy, logits, target, weight)
+    by_hand = weight[:, None] * (logits.softmax(dim=1) - target) / weight.sum()
+    torch.testing.assert_close(gradient, by_hand, rtol=1e-4, atol=1e-7)
 
 
 @every_loss
@@ -193,6 +201,7 @@ def test_gradient_descent_reaches_the_target(loss: Loss) -> None:
     garbage=st.sampled_from([0.0, 1.0, -7.0, 1e30, -3e38, math.inf, -math.inf, math.nan]),
     garbage_target=st.sampled_from([0.0, 1.0, -1.0, 1e30, math.inf, math.nan]),
     only_one_class=st.booleans(),
+    finer=st.booleans(),
 )
 def test_ignored_pixels_change_neither_loss_nor_gradient(
     loss: Loss,
@@ -203,111 +212,61 @@ def test_ignored_pixels_change_neither_loss_nor_gradient(
     garbage: float,
     garbage_target: float,
     only_one_class: bool,
+    finer: bool,
 ) -> None:
+    """Exactly: what is under a weight of 0 is replaced before anything is computed."""
     logits, target, weight = example(seed, num_classes=num_classes, hard=hard, ignored=ignored)
     void = (weight == 0)[:, None].expand_as(logits).clone()
-    clean = logits.clone().requires_grad_()
-    value = loss(clean, target, weight)
-    value.backward()
-
-    target[void] = garbage_target
-    if only_one_class:
-        void[:, 1:] = False
-    logits[void] = garbage
-    spoilt = logits.requires_grad_()
-    spoilt_value = loss(spoilt, target, weight)
-    spoilt_value.backward()
-
+    spoilt, spoilt_target = logits.clone(), target.clone()  # with the same strides, too
+    spoilt_target[void] = garbage_target
+    if finer:  # each pixel of the logits then touches several of the target
+        target, spoilt_target = target.repeat(1, 1, 2, 2), spoilt_target.repeat(1, 1, 2, 2)
+        weight = weight.repeat(1, 2, 2)
+    else:
+        if only_one_class:
+            void[:, 1:] = False
+        spoilt[void] = garbage
+    value, gradient = differentiate(loss, logits, target, weight)
+    spoilt_value, spoilt_gradient = differentiate(loss, spoilt, spoilt_target, weight)
     assert value.isfinite()
     assert spoilt_value.item() == value.item()
-    assert clean.grad is not None
-    assert spoilt.grad is not None
-    assert torch.equal(spoilt.grad, clean.grad)
-    assert (clean.grad[(weight == 0)[:, None].expand_as(logits)] == 0).all()
-
-
-@every_loss
-def test_ignored_pixels_of_a_finer_target_change_nothing(loss: Loss) -> None:
-    logits, _, _ = example(1)
-    _, target, weight = (torch.cat([part] * 2, dim=-1) for part in example(2))
-    target, weight = torch.cat([target] * 2, dim=-2), torch.cat([weight] * 2, dim=-2)
-    values, gradients = [], []
-    for garbage in (0.0, 1e30, math.nan):
-        target.masked_fill_((weight == 0)[:, None], garbage)
-        given_logits = logits.clone().requires_grad_()
-        value = loss(given_logits, target, weight)
-        value.backward()
-        values.append(value.item())
-        gradients.append(given_logits.grad)
-    assert values[0] > 0
-    assert values == [values[0]] * 3
-    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
-
-
-def test_dice_of_a_batch_is_the_mean_over_its_images() -> None:
-    logits, target, weight = example(17)
-    weight[1] *= 9
-    target[0, 2] = 0  # class 2 is absent from the first image only
-    target[0] /= target[0].sum(dim=0)
-    alone = [
-        dice_loss(logits[n : n + 1], target[n : n + 1], weight[n : n + 1]).item() for n in (0, 1)
-    ]
-    assert alone[0] != pytest.approx(alone[1], rel=1e-2)
-    assert dice_loss(logits, target, weight).item() == pytest.approx(sum(alone) / 2, rel=1e-6)
-
-
-def test_cross_entropy_of_a_batch_is_the_mean_over_its_weighted_pixels() -> None:
-    logits, target, weight = example(19)
-    weight[1] *= 9
-    sums = [
-        cross_entropy(logits[n : n + 1], target[n : n + 1], weight[n : n + 1]) * weight[n].sum()
-        for n in (0, 1)
-    ]
-    expected = (sums[0] + sums[1]) / weight.sum()
-    assert cross_entropy(logits, target, weight).item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_dice_leaves_out_a_class_that_the_image_does_not_have() -> None:
-    target = one_hot(torch.tensor([[[0, 0, 1, 1]]]), 3)
-    weight = torch.ones(1, 1, 4)
-    logits = SURE * one_hot(torch.tensor([[[0, 0, 1, 2]]]), 3)
-    # class 0 is right; class 1 lost one of its two pixels, to class 2, which has no term
-    expected = (0 / (2 + 2 + 1) + 1 / (1 + 2 + 1)) / 2
-    assert dice_loss(logits, target, weight).item() == pytest.approx(expected)
-
-
-def test_border_weights_count_in_every_part_of_dice() -> None:
-    target = one_hot(torch.tensor([[[1, 1, 0, 0]]]), 2)
-    logits = SURE * one_hot(torch.tensor([[[1, 0, 0, 0]]]), 2)
-    weight = torch.tensor([[[1.0, 5.0, 1.0, 2.0]]])
-    expected = (5 / (1 + 6 + 1) + 5 / (8 + 3 + 1)) / 2
-    assert dice_loss(logits, target, weight).item() == pytest.approx(expected)
+    assert torch.equal(spoilt_gradient, gradient)
+    if not finer:
+        assert (gradient[(weight == 0)[:, None].expand_as(logits)] == 0).all()
 
 
 @every_loss
 @pytest.mark.parametrize("finer", [1, 2])
 def test_batch_that_is_ignored_whole_costs_nothing(loss: Loss, finer: int) -> None:
-    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
-    value = loss(
-        logits, torch.zeros(2, 3, 4 * finer, 4 * finer), torch.zeros(2, 4 * finer, 4 * finer)
-    )
-    value.backward()
-    assert value.item() == 0
-    assert logits.grad is not None
-    assert (logits.grad == 0).all()
+    target = torch.zeros(2, 3, 4 * finer, 4 * finer)
+    value, gradient = differentiate(loss, torch.randn(2, 3, 4, 4), target, target[:, 0])
+    assert value == 0
+    assert (gradient == 0).all()
 
 
 @every_loss
 def test_tiny_class_has_a_bounded_gradient(loss: Loss) -> None:
-    target = torch.zeros(1, 2, 8, 8)
+    target, logits = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)
     target[:, 0] = 1
     target[:, :, 0, 0] = torch.tensor([254 / 255, 1 / 255])
-    logits = torch.zeros(1, 2, 8, 8)
     logits[:, 0] = 12
-    logits.requires_grad_()
-    loss(logits, target, torch.ones(1, 8, 8)).backward()
-    assert logits.grad is not None
-    assert logits.grad.abs().max() < 1
+    _, gradient = differentiate(loss, logits, target, torch.ones(1, 8, 8))
+    assert gradient.abs().max() < 1
+
+
+@every_loss
+@pytest.mark.parametrize("cut", [(1, 3), (2, 2), (1, 1, 2)])
+def test_the_parts_of_a_batch_add_up(loss: Loss, cut: tuple[int, ...]) -> None:
+    logits, target, weight = example(23, batch=4)
+    weight[1] *= 5
+    weight[2] = 0
+    expected, expected_gradient = differentiate(loss, logits, target, weight)
+    parts = [
+        differentiate(loss, *part, weight)
+        for part in zip(*(each.split(cut) for each in (logits, target, weight)), strict=True)
+    ]
+    assert sum(value.item() for value, _ in parts) == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(torch.cat([gradient for _, gradient in parts]), expected_gradient)
 
 
 @every_loss
@@ -317,19 +276,13 @@ def test_half_precision_logits_give_a_float32_loss(
     loss: Loss, dtype: torch.dtype, autocast: bool
 ) -> None:
     logits, target, weight = example(23)
-    expected = loss(logits, target, weight)
     rounded = logits.to(dtype)
-    exactly = loss(rounded.float(), target, weight)
-    rounded.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        found = loss(rounded, target, weight)
-    assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(expected.item(), rel=1e-2)
+        found, gradient = differentiate(loss, rounded, target, weight)
+    assert (found.dtype, gradient.dtype) == (torch.float32, dtype)
+    assert found.item() == pytest.approx(loss(logits, target, weight).item(), rel=1e-2)
     # nothing but the logits was rounded
-    assert found.item() == pytest.approx(exactly.item(), rel=1e-5)
-    found.backward()
-    assert rounded.grad is not None
-    assert rounded.grad.dtype == dtype
+    assert found.item() == pytest.approx(loss(rounded.float(), target, weight).item(), rel=1e-5)
 
 
 def test_many_pixels_lose_no_precision() -> None:
@@ -342,33 +295,31 @@ def test_many_pixels_lose_no_precision() -> None:
     assert dice_loss(logits, target, weight).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_logits_are_enlarged_bilinearly() -> None:
+def test_logits_are_upsampled_bilinearly() -> None:
     logits = torch.tensor([[0.0, 4.0], [8.0, 12.0]]).view(1, 1, 2, 2)
     # pixel centres of the finer grid lie a quarter of a pixel beside those of the coarse one
     expected = torch.tensor([[0, 1, 3, 4], [2, 3, 5, 6], [6, 7, 9, 10], [8, 9, 11, 12]])
-    torch.testing.assert_close(logits_at(logits, (4, 4))[0, 0], expected.float())
-    assert logits_at(logits.bfloat16(), (4, 4)).dtype == torch.float32
-    torch.testing.assert_close(logits_at(logits, (2, 2)), logits)
+    torch.testing.assert_close(upsample_logits(logits, (4, 4))[0, 0], expected.float())
+    assert upsample_logits(logits.bfloat16(), (4, 4)).dtype == torch.float32
+    torch.testing.assert_close(upsample_logits(logits, (2, 2)), logits)
 
 
 @every_loss
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_finer_target_is_compared_with_enlarged_logits(loss: Loss, channels_last: bool) -> None:
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_a_finer_target_meets_upsampled_logits(loss: Loss, memory: torch.memory_format) -> None:
     logits, _, _ = example(29)
     generator = torch.Generator().manual_seed(1)
     target = torch.randn(2, 3, 10, 8, generator=generator).softmax(dim=1)
     weight = torch.rand(2, 10, 8, generator=generator)
-    expected = loss(logits_at(logits, (10, 8)), target, weight)
-    if channels_last:
-        logits = logits.to(memory_format=torch.channels_last)
-    assert loss(logits, target, weight).item() == pytest.approx(expected.item(), rel=1e-6)
-    assert loss(logits, target, weight) > 0
+    expected = loss(upsample_logits(logits, (10, 8)), target, weight).item()
+    found = loss(logits.to(memory_format=memory), target, weight).item()
+    assert 0 < found == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("size", [(4, 4), (5, 6), (10, 6), (2, 2)])
 def test_target_of_a_size_that_does_not_fit_is_refused(size: tuple[int, int]) -> None:
     logits = torch.zeros(1, 2, 5, 4)
-    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]}.*5 x 4.*whole multiple"):
+    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]}.*5 x 4"):
         cross_entropy(logits, torch.zeros(1, 2, *size), torch.ones(1, *size))
 
 
@@ -386,48 +337,103 @@ def test_target_of_a_size_that_does_not_fit_is_refused(size: tuple[int, int]) ->
 def test_shapes_that_do_not_belong_together_are_refused(
     loss: Loss, target_shape: tuple[int, ...], weight_shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match=r"\[N, "):
         loss(torch.zeros(1, 2, 5, 4), torch.zeros(target_shape), torch.ones(weight_shape))
 
 
-def test_focal_by_hand() -> None:
-    # given to class 1 with probability 0.8 and 0.3: what is missing, squared, weighs each
-    logits = torch.tensor([[0.2, 0.7], [0.8, 0.3]]).log().view(1, 2, 1, 2)
-    target = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).view(1, 2, 1, 2)
-    weight = torch.tensor([1.0, 3.0]).view(1, 1, 2)
-    wanted = -(0.2**2 * math.log(0.8) + 3 * 0.7**2 * math.log(0.3)) / 4
-    assert focal(logits, target, weight).item() == pytest.approx(wanted)
+# the Lovász extension, against the Jaccard loss itself
 
 
-def test_an_outline_weighs_three_times_as_much() -> None:
-    target = torch.zeros(1, 2, 40, 60)
-    target[:, 0, :, :30] = 1
-    target[:, 1, :, 30:] = 1
-    logits, weight = torch.zeros(1, 2, 40, 60), torch.ones(1, 40, 60)
-    logits.requires_grad_()
-    outline(logits, target, weight).backward()
-    assert logits.grad is not None
-    along = logits.grad[0, 0, 20].abs()
-    near, far = along[25:35], torch.cat([along[:24], along[36:]])
-    assert near.min() / far.max() == pytest.approx(3, rel=0.05)
+def jaccard_loss(predicted: Tensor, truth: Tensor, num_classes: int) -> float:
+    """Mean of 1 - IoU over the classes that the truth has."""
+    losses = []
+    for class_id in range(num_classes):
+        here, there = predicted == class_id, truth == class_id
+        if there.any():
+            losses.append(1 - ((here & there).sum() / (here | there).sum()).item())
+    return sum(losses) / len(losses)
+
+
+def decisions() -> list[tuple[Tensor, Tensor, int]]:
+    """Masks, true masks and numbers of classes: all of four binary pixels, some of twelve."""
+    four = [
+        (torch.tensor(each), torch.tensor([1, 1, 0, 0]), 2) for each in product((0, 1), repeat=4)
+    ]
+    draw = torch.Generator().manual_seed(0)
+    twelve = [
+        (*torch.randint(0, classes, (2, 12), generator=draw), classes) for classes in [2, 3] * 6
+    ]
+    return [*four, *twelve]
+
+
+def test_on_whole_decisions_it_is_the_jaccard_loss() -> None:
+    """An extension agrees with what it extends at every corner of the cube."""
+    for predicted, truth, num_classes in decisions():
+        sure = one_hot(predicted[None], num_classes)[0]
+        expected = jaccard_loss(predicted, truth, num_classes)
+        assert lovasz_extension(sure, truth).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_it_is_linear_between_two_orders() -> None:
+    """Piecewise linear: halfway between two points with the same order of errors."""
+    truth = torch.tensor([1, 0, 1, 0])
+    one, other = torch.tensor([0.9, 0.2, 0.6, 0.3]), torch.tensor([0.8, 0.25, 0.5, 0.4])
+    low, high, middle = (
+        lovasz_extension(torch.stack([1 - p, p]), truth).item()
+        for p in (one, other, (one + other) / 2)
+    )
+    assert middle == pytest.approx((low + high) / 2, abs=1e-6)
+
+
+def test_without_pixels_it_is_zero() -> None:
+    none = torch.zeros(2, 0, requires_grad=True)
+    value = lovasz_extension(none, torch.zeros(0, dtype=torch.int64))
+    assert value.item() == 0
+    value.backward()
+
+
+# a loss at every level of the decoder
 
 
 @every_loss
-@pytest.mark.parametrize("cut", [(1, 3), (2, 2), (1, 1, 2)])
-def test_the_parts_of_a_batch_add_up(loss: Loss, cut: tuple[int, ...]) -> None:
-    logits, target, weight = example(23, batch=4)
-    weight[1] *= 5
-    weight[2] = 0
-    wanted_logits = logits.clone().requires_grad_()
-    wanted = loss(wanted_logits, target, weight)
-    wanted.backward()
-    logits.requires_grad_()
-    total = torch.zeros(())
-    start = 0
-    for size in cut:
-        part = slice(start, start + size)
-        value = loss(logits[part], target[part], weight[part], weight)  # type: ignore[call-arg]
-        value.backward()
-        total, start = total + value.detach(), start + size
-    assert total.item() == pytest.approx(wanted.item(), rel=1e-6)
-    torch.testing.assert_close(logits.grad, wanted_logits.grad)
+def test_deep_supervision_weighs_each_level_half_of_the_finer(loss: Loss) -> None:
+    torch.manual_seed(0)
+    target = torch.rand(2, 3, 16, 24).softmax(dim=1)
+    weight = torch.rand(2, 16, 24)
+    weight[:, 4:8, 4:8] = 0
+    levels = [torch.randn(2, 3, 16 // 2**i, 24 // 2**i) for i in range(3)]
+    expected = 0.0
+    for i, logits in enumerate(levels):
+        side = 2**i
+        cells = weight.reshape(2, 16 // side, side, 24 // side, side)
+        area = cells.mean(dim=(2, 4))
+        fractions = (weight[:, None] * target).reshape(2, 3, 16 // side, side, 24 // side, side)
+        fractions = fractions.mean(dim=(3, 5)) / area[:, None].clamp(min=1e-9)
+        expected = expected + loss(logits, fractions, area) * (1, 1 / 2, 1 / 4)[i] / 1.75
+    torch.testing.assert_close(deep_loss(loss, levels, target, weight), expected)
+    alone = deep_loss(loss, levels[:1], target, weight)
+    torch.testing.assert_close(alone, loss(levels[0], target, weight))
+
+
+def test_deep_supervision_takes_odd_sizes_and_reaches_every_level() -> None:
+    levels = [torch.zeros(1, 2, *size, requires_grad=True) for size in ((33, 21), (16, 10), (8, 5))]
+    target = torch.zeros(1, 2, 33, 21)
+    target[:, 1, :, :10], target[:, 0, :, 10:] = 1, 1
+    deep_loss(cross_entropy_dice, levels, target, torch.ones(1, 33, 21)).backward()
+    for level in levels:  # class 1 is at the left, at every size
+        gradient = level.grad[0, 1]
+        assert (gradient[:, : level.shape[3] // 3] < 0).all()
+        assert (gradient[:, -level.shape[3] // 3 :] > 0).all()
+
+
+def test_the_parts_of_a_deeply_supervised_batch_add_up() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(4, 3, 32, 32, generator=generator).softmax(dim=1)
+    weight = torch.rand(4, 32, 32, generator=generator)
+    levels = [torch.randn(4, 3, side, side, generator=generator) for side in (32, 16, 8)]
+    total = 0.0
+    for k in range(4):
+        part = [level[k : k + 1] for level in levels], target[k : k + 1], weight[k : k + 1]
+        total += deep_loss(cross_entropy_dice, *part, weight).item()
+    expected = deep_loss(cross_entropy_dice, levels, target, weight).item()
+    assert total == pytest.approx(expected, rel=1e-6)

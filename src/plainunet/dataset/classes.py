@@ -278,7 +278,7 @@ def _given_values(census: Census, present: list[int], known: DataConfig) -> Valu
             f"or, if it marks pixels that belong to no class, say so (train --ignore {stray}).",
             "stray-value",
             [census.paths[census.first[stray]]],
-            f"--ignore {stray}",
+            flags={"ignore": stray},
         )
     return Values(values, known.ignore)
 
@@ -357,7 +357,7 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
         "occur, name every class (train --classes); or say which value is which (train --values).",
         "stray-value",
         [census.paths[census.first[stray]]],
-        f"--ignore {stray}" if sum(census.first[strays] == census.first[stray]) == 1 else "",
+        flags={"ignore": stray} if sum(census.first[strays] == census.first[stray]) == 1 else None,
     )
 
 

@@ -22,29 +22,17 @@ _FULL_STEP = 400.0
 
 
 def reduce_image(image: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Reduce a picture by averaging areas.
-
-    Args:
-        image: [H, W, C], numbers of any range.
-        size: New height and width [pixels].
-
-    Returns:
-        [*size, C] float32, the same range.
-    """
+    """Reduce an image [H, W, C] of any range by averaging areas: [*size, C] float32."""
     if image.dtype not in (np.uint8, np.uint16, np.int16, np.float32):
         image = image.astype(np.float32)
     return resize(halve(image, size), size).astype(np.float32)
 
 
 def picture_edges(image: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Find the edges of a picture, of any strength and in any channel.
+    """Find the edges of an image [H, W, C] of any range, reduced to `size`: [*size, 2] float32.
 
-    Args:
-        image: [H, W, C], numbers of any range.
-        size: Height and width to reduce it to [pixels].
-
-    Returns:
-        [*size, 2] float32; an edge as strong as is usual around it has length 0.5.
+    They may be of any strength and in any channel; one as strong as is usual around it has
+    length 0.5.
     """
     picture = reduce_image(image, size)
     picture /= max(float(np.abs(picture).max()), 1e-30)
@@ -56,15 +44,9 @@ def picture_edges(image: NDArray[Any], size: tuple[int, int]) -> NDArray[np.floa
 
 
 def mask_edges(ids: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Find the borders between the classes of a mask.
+    """Find the borders between the classes of a mask [H, W], reduced to `size`: [*size, 2].
 
-    Args:
-        ids: [H, W] uint8, class ids; 255 where ignored.
-        size: Height and width to reduce it to [pixels].
-
-    Returns:
-        [*size, 2] float32; a border between two areas has length 1, one of a thin line less,
-        one with what is ignored 0.
+    A border between two areas has length 1, one of a thin line less, one with what is ignored 0.
     """
     tensor, strength = _gradients(reduce_image(_paint(ids), size))
     length = np.minimum(strength / _FULL_STEP, 1)
@@ -77,15 +59,7 @@ def mask_edges(ids: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.floa
 
 
 def turn_edges(edges: NDArray[Any], turn: int) -> NDArray[Any]:
-    """Turn edges as `turn_upright` turns pictures.
-
-    Args:
-        edges: [h, w, 2], of a picture or a mask.
-        turn: 1..8, as EXIF orientation.
-
-    Returns:
-        [h, w, 2] or, for 5..8, [w, h, 2]: the edges of the picture turned.
-    """
+    """Turn edges [h, w, 2] as `turn_upright` turns images: [h, w, 2] or, for 5..8, [w, h, 2]."""
     turned = turn_upright(edges, turn)
     # transposing exchanges x and y; a mirror reverses one of them
     if turn > 4:
@@ -96,15 +70,7 @@ def turn_edges(edges: NDArray[Any], turn: int) -> NDArray[Any]:
 
 
 def shrink_edges(edges: NDArray[np.float32], pixels: int) -> NDArray[np.int8]:
-    """Reduce edges to what may be kept of many pictures.
-
-    Args:
-        edges: [h, w, 2] float32, lengths 0..1.
-        pixels: About how many to leave.
-
-    Returns:
-        [h', w', 2] int8, in 1/127, h' * w' about `pixels` or less.
-    """
+    """Reduce edges [h, w, 2], lengths 0..1, to some `pixels`: [h', w', 2] int8, in 1/127."""
     height, width = edges.shape[:2]
     factor = min(1.0, (pixels / (height * width)) ** 0.5)
     size = max(1, round(width * factor)), max(1, round(height * factor))
@@ -113,27 +79,15 @@ def shrink_edges(edges: NDArray[np.float32], pixels: int) -> NDArray[np.int8]:
 
 
 def edge_length(mask: NDArray[Any]) -> float:
-    """Measure how long the class borders of a mask are.
-
-    Args:
-        mask: [h, w, 2], its edges.
-
-    Returns:
-        The sum of the lengths of all edges, in their own unit: pixels, or 1/127 pixel for int8.
-    """
+    """Sum of the lengths of a mask's edges [h, w, 2], in pixels, or 1/127 pixel for int8."""
     edges = mask.astype(np.float32, copy=False)
     return float(cv2.magnitude(edges[..., 0], edges[..., 1]).sum())
 
 
 def edge_fit(picture: NDArray[Any], mask: NDArray[Any]) -> float:
-    """Measure how well a picture's edges agree with a mask's, on average along the mask's.
+    """Measure how well an image's edges agree with a mask's [h, w, 2], on average along those.
 
-    Args:
-        picture: [h, w, 2], edges.
-        mask: [h, w, 2], edges of the same size and dtype.
-
-    Returns:
-        0 by chance, at most 1; 0 if the mask has no edges.
+    0 by chance, at most 1; 0 if the mask has no edges.
     """
     full = 127 if mask.dtype == np.int8 else 1
     # not a dot product in float32: of half a million numbers, it loses digits
@@ -144,16 +98,10 @@ def edge_fit(picture: NDArray[Any], mask: NDArray[Any]) -> float:
 def best_shift(
     picture: NDArray[np.float32], mask: NDArray[np.float32], reach: int
 ) -> tuple[tuple[float, float], float, float]:
-    """Find where a mask fits its picture best.
+    """Find where a mask fits its image best; both as edges [h, w, 2].
 
-    Args:
-        picture: [h, w, 2], edges.
-        mask: [h, w, 2], edges.
-        reach: Largest shift to try [pixels].
-
-    Returns:
-        How far to move the mask to the right and down [pixels]; the fit there; and the best
-        fit among the moves that lead no nearer. No shift if there is no peak within reach.
+    Returns how far to move the mask to the right and down [pixels]; the fit there; and the best
+    fit among the moves that lead no nearer. No shift if there is no peak within `reach` pixels.
     """
     around = cv2.copyMakeBorder(picture, reach, reach, reach, reach, cv2.BORDER_CONSTANT)
     sums: NDArray[Any] = cv2.matchTemplate(around, mask, cv2.TM_CCORR)
@@ -242,82 +190,53 @@ _FLOOR = 0.02
 
 
 class Evidence(NamedTuple):
-    """How a mask fits its picture, and how it would if it were moved or turned.
+    """How a mask fits its image, and how it would if it were moved or turned.
 
-    A fit is how well the picture's edges agree with the mask's class borders, on average along
+    A fit is how well the image's edges agree with the mask's class borders, on average along
     them: 0 by chance, at most 1; where masks are right, 0.2 to 0.7.
-
-    Attributes:
-        size: Height and width [pixels].
-        orientation: The EXIF orientation that was applied to the picture, 1..8.
-        border: Length of the class borders [pixels of the reduced picture]; 0 if there is none.
-        noise: Standard deviation of a fit by chance.
-        fits: [9] float64, the fit of the mask turned by `turn_upright(mask, k)`; [1] is the
-            fit as it lies; NaN where turning changes the size, and [0].
-        shift: How far to move the mask for the best fit [pixels], to the right and down.
-        shifted_fit: The fit there.
-        rival_fit: The best fit of any move that leads no nearer there.
-        shifted_small: The fit there, of the small edges.
-        picture_small: [h, w, 2] int8, the picture's edges as by `shrink_edges`.
-        mask_small: [h, w, 2] int8, the mask's.
     """
 
-    size: tuple[int, int]
-    orientation: int
-    border: float
-    noise: float
+    size: tuple[int, int]  # height and width [pixels]
+    orientation: int  # the EXIF orientation that was applied to the image, 1..8
+    border: float  # length of the class borders [pixels of the reduced image]; 0 if none
+    noise: float  # standard deviation of a fit by chance
+    # [9], the fit of the mask turned by `turn_upright(mask, k)`; [1] is the fit as it lies;
+    # NaN where turning changes the size, and [0]
     fits: NDArray[np.float64]
-    shift: tuple[float, float]
-    shifted_fit: float
-    rival_fit: float
-    shifted_small: float
-    picture_small: NDArray[np.int8]
-    mask_small: NDArray[np.int8]
+    shift: tuple[float, float]  # to the right and down for the best fit [pixels]
+    shifted_fit: float  # the fit there
+    rival_fit: float  # the best fit of any move that leads no nearer there
+    shifted_small: float  # the fit there, of the small edges
+    picture_small: NDArray[np.int8]  # [h, w, 2], the image's edges as by `shrink_edges`
+    mask_small: NDArray[np.int8]  # [h, w, 2], the mask's
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """A mask that does not fit its picture, while something else would.
-
-    Attributes:
-        index: Whose mask, in the order given.
-        kind: "shifted": it fits once moved by `dx` and `dy`. "flipped": it fits once turned by
-            `turn_upright(mask, turn)`. "exif": the same, and `turn` is the EXIF orientation
-            that was applied to the picture: the mask was drawn on the picture as stored.
-            "swapped": it fits the picture `other`, and that one's mask fits this picture.
-            "elsewhere": it fits the picture `other`.
-        dx: Pixels to the right.
-        dy: Pixels down.
-        turn: 2..8, see `TURNS`; 1 if it is not to be turned.
-        other: The index of the other picture, or -1.
-        gain: How many times better the fit would be, at most 50.
-    """
+    """A mask that does not fit its image, while something else would."""
 
     index: int
+    """Whose mask, in the order given."""
     kind: Kind
+    """"shifted": it fits once moved by `dx` and `dy`. "flipped": it fits once turned by
+    `turn_upright(mask, turn)`. "exif": the same, and `turn` is the EXIF orientation that was
+    applied to the image: the mask was drawn on the image as stored. "swapped": it fits the image
+    `other`, and that one's mask fits this image. "elsewhere": it fits the image `other`."""
     dx: int = 0
     dy: int = 0
     turn: int = 1
     other: int = -1
     gain: float = 1.0
+    """How many times better the fit would be, at most 50."""
 
 
 _Two = tuple[Misfit, Misfit]
 
 
 def edge_evidence(image: NDArray[Any], ids: NDArray[np.uint8], orientation: int = 1) -> Evidence:
-    """Measure how a mask fits its picture: as it lies, moved and turned.
+    """Measure how a mask [H, W] fits its image [H, W, C]: as it lies, moved and turned.
 
-    Args:
-        image: [H, W, C], numbers of any range, upright.
-        ids: [H, W] uint8, class ids; 255 where ignored.
-        orientation: The EXIF orientation that was applied to the picture, 1..8.
-
-    Returns:
-        The evidence, of about 20 KB.
-
-    Raises:
-        ValueError: Picture and mask differ in size.
+    The image is upright, of any range; `orientation` is the EXIF orientation that was applied.
     """
     height, width = ids.shape
     if image.shape[:2] != (height, width):
@@ -359,14 +278,10 @@ def edge_evidence(image: NDArray[Any], ids: NDArray[np.uint8], orientation: int 
 
 
 def find_misfits(evidence: Sequence[Evidence | None]) -> list[Misfit]:
-    """Tell which masks do not fit their pictures, while something else would.
+    """Find the masks that do not fit their images, while something else would.
 
-    Args:
-        evidence: Of each pair, as by `edge_evidence`, or None. Other pictures for a mask are
-            looked for among these.
-
-    Returns:
-        At most one misfit for each pair, by index; of two swapped masks, both.
+    At most one misfit for each pair, by index; of two swapped masks, both. Other images for a
+    mask are looked for among these; the evidence of a pair may be missing.
     """
     best: dict[int, Misfit] = {}
     elsewhere, swapped = _among_others(evidence)

@@ -2,11 +2,10 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,18 +14,247 @@ from plainunet.dataset.classes import describe, write_understood
 from plainunet.dataset.coding import MaskCounts, count_masks
 from plainunet.dataset.layouts import walk
 from plainunet.dataset.pairs import Pair, find_pairs
-from plainunet.dataset.resize import SIZES
 from plainunet.dataset.split import SPLIT_FILE
 from plainunet.doctor.findings import CODES, Finding, Findings, Severity
-from plainunet.doctor.fit import draw_sample, measure_fits, tell_fits
-from plainunet.doctor.images import Look, join_copies, look_at, tell_files, tell_pairs
-from plainunet.doctor.masks import Contents, tell_contents, understand_contents
+from plainunet.doctor.fit import check_fits
+from plainunet.doctor.images import PairFacts, check_images, group_copies, read_facts
+from plainunet.doctor.masks import Contents, check_contents, find_contents
 from plainunet.formats.problems import DataError, as_problem, command
 from plainunet.formats.sources import files_of, path_of
 from plainunet.palette import default_names
-from plainunet.reporter import Reporter
+from plainunet.reporter import Reporter, silent, track
 from plainunet.settings import DATASET_FILE, with_dataset
 from plainunet.system import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found out about a data folder."""
+
+    data: Path
+    """The folder."""
+    given_flags: list[str]
+    """What was given, as flags."""
+    config: DataConfig
+    """What is known of it, as given and as its dataset.toml says."""
+    findings: list[Finding]
+    """What is wrong, errors first."""
+    notes: list[str]
+    """What was understood, and how, in sentences."""
+    summary: dict[str, Any]
+    """Counts for machines: `pairs`, `classes`, `shares` and more."""
+    pairs: list[Pair]
+    """The pairs without an error; copies share a group."""
+    sizes: list[tuple[int, int]]
+    """Height and width of the image of each of these pairs [pixels]."""
+    contents: Contents | None
+    """What the masks hold, or None where they make no sense together."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 clean, 1 warnings, 2 errors."""
+        return 2 if self.count("error") else 1 if self.count("warning") else 0
+
+    @property
+    def last_fix(self) -> str:
+        """The shell line that writes the list once for all findings that this fixes; or ""."""
+        fixes = [each.fix for each in self.findings if each.fix and each.fix.writes_list]
+        if not fixes:
+            return ""
+        codes = sorted({fix.leave_out for fix in fixes if fix.leave_out})
+        check = command("plainunet", "check", self.data, *self.given_flags, "--write")
+        return check + (f" --leave-out {','.join(codes)}" if codes else "")
+
+    def count(self, severity: Severity) -> int:
+        """Count the findings of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """List everything for machines."""
+        return {
+            "data": str(self.data),
+            "findings": [finding.as_json() for finding in self.findings],
+            "summary": self.summary,
+            "notes": self.notes,
+        }
+
+
+def check(
+    data: str | Path,
+    config: DataConfig | None = None,
+    *,
+    seed: int = 0,
+    reporter: Reporter = silent,
+) -> Diagnosis:
+    """Look for what is wrong with a folder of images and masks.
+
+    Args:
+        data: The folder.
+        config: What is known of it; what is left out is taken from its dataset.toml, or found.
+        seed: Of the sample of pairs whose images and masks are compared.
+        reporter: Told how far it is.
+
+    Returns:
+        The diagnosis.
+
+    Raises:
+        ValueError: The folder's dataset.toml is wrong.
+    """
+    keep_freed_memory()
+    data, config = Path(data), config or DataConfig()
+    flags = _as_flags(config)
+    findings = Findings(command("plainunet", "check", data, *flags))
+    config = _complete(config, data)
+    pairs = _find(data, config, findings)
+
+    files = [pair.image for pair in pairs], [pair.mask for pair in pairs]
+    images = _read(read_facts(files[0]), "pictures", len(pairs), findings, reporter)
+    masks = _read(count_masks(files[1]), "masks", len(pairs), findings, reporter)
+    facts = [PairFacts(*each) for each in zip(pairs, images, masks, strict=True)]
+    check_images(facts, findings)
+
+    counts = [mask for mask in masks if mask]
+    contents = find_contents(counts, config, findings) if counts else None
+    facts = _valid(facts, contents, findings)
+    if contents is not None:
+        pairs = [each.pair for each in facts]
+        contents = contents.only([pair.mask for pair in pairs])
+        check_contents(contents, pairs, findings)
+    pairs = group_copies(facts, findings)
+    facts = [each._replace(pair=pair) for each, pair in zip(facts, pairs, strict=True)]
+    ceiling = check_fits(facts, contents, seed, findings, reporter) if contents and facts else {}
+    return Diagnosis(
+        data,
+        flags,
+        config,
+        findings.in_order(),
+        findings.notes,
+        summarise(facts, counts, contents, config, ceiling),
+        pairs,
+        [each.image.shape[:2] for each in facts if each.image],
+        contents,
+    )
+
+
+def _complete(config: DataConfig, data: Path) -> DataConfig:
+    """Fill in what the folder's dataset.toml says."""
+    if data.is_dir():
+        config = with_dataset(config, data)
+    if len(set(config.classes)) < len(config.classes):
+        raise ValueError(
+            f"--classes: two classes have the same name ({', '.join(config.classes)}). Name each "
+            "differently."
+        )
+    return config
+
+
+def _as_flags(config: DataConfig) -> list[str]:
+    flags: list[str] = []
+    for name, value in config.model_dump(exclude_defaults=True).items():
+        flags.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            listed = value if isinstance(value, tuple) else (value,)
+            flags.append(",".join(map(str, listed)))
+    return flags
+
+
+_Facts = TypeVar("_Facts")
+
+
+def _read(
+    found: Iterable[_Facts | DataError],
+    name: str,
+    total: int,
+    findings: Findings,
+    reporter: Reporter,
+) -> list[_Facts | None]:
+    """Read what `found` yields, as a stage of its own; errors become findings, and None."""
+    facts: list[_Facts | None] = []
+    for each in track(found, name, total, reporter):
+        if isinstance(each, DataError):
+            findings.problem(each)
+        facts.append(None if isinstance(each, DataError) else each)
+    return facts
+
+
+def _valid(
+    facts: Sequence[PairFacts], contents: Contents | None, findings: Findings
+) -> list[PairFacts]:
+    """Those without an error; where masks make no sense together, that is nobody's."""
+    faulty = findings.faulty
+    known = set(contents.masks) if contents else {each.pair.mask for each in facts}
+    return [
+        each
+        for each in facts
+        if each.pair.mask in known and not {each.pair.image, each.pair.mask} & faulty
+    ]
+
+
+# the pairs of the folder
+
+
+def _find(data: Path, config: DataConfig, findings: Findings) -> list[Pair]:
+    try:
+        pairs = find_pairs(data, config, findings, at_least=0)
+    except (ValueError, FileNotFoundError) as error:
+        problem = as_problem(error, data)
+        code = "no-data" if isinstance(error, FileNotFoundError) else problem.code
+        look = command("ls", data if data.is_dir() else data.absolute().parent)
+        said = data / DATASET_FILE
+        if config.pairs and said.is_file():
+            # the list does not fit any more: look at the folder itself
+            look = command("mv", said, said.with_name(f"{said.name}.old"))
+        findings.add(code, str(problem), problem.files, fix=problem.cure or look, severity="error")
+        return []
+    _check_unlisted(data, config, pairs, findings)
+    if config.pairs is None and (data / SPLIT_FILE).is_file():
+        findings.note(
+            f"{data / SPLIT_FILE} is not used. To use it, say --pairs {SPLIT_FILE}; it names the "
+            "columns image,mask and perhaps group,part."
+        )
+    groups = {pair.group for pair in pairs}
+    if len(groups) == 1 and len(pairs) > 1 and not any(pair.part for pair in pairs):
+        findings.add(
+            "too-few",
+            f"All {len(pairs)} pictures belong to one group ({next(iter(groups))!r}), and a group "
+            "is never divided between training and validation. Group them by another pattern.",
+            fix=command("plainunet", "check", data, "--group-by", ".+"),
+        )
+    if len(pairs) < 2:
+        findings.add(
+            "too-few",
+            f"{data} holds {len(pairs)} picture{'s' * (len(pairs) != 1)} with a mask; at least 2 "
+            "are needed, some to learn from and some to judge by. Add more.",
+            [pair.image for pair in pairs],
+            fix=command("ls", data),
+        )
+    return pairs
+
+
+def _check_unlisted(
+    data: Path, config: DataConfig, pairs: Sequence[Pair], findings: Findings
+) -> None:
+    if config.pairs is None or not config.pairs.lower().endswith(".csv"):
+        return
+    listed = {file for pair in pairs for path in (pair.image, pair.mask) for file in files_of(path)}
+    masks = {path_of(pair.mask).parent for pair in pairs}
+    masks -= {path_of(pair.image).parent for pair in pairs}
+    others = [
+        path
+        for path in walk(data, reporter=findings)
+        if path not in listed and path.parent not in masks
+    ]
+    if others:
+        findings.add(
+            "not-listed",
+            f"{len(others)} pictures below {data} are not in {config.pairs}, and are left aside; "
+            f"for example {others[0]}. Where they were left out for faults that are mended now, "
+            f"move {DATASET_FILE} away and check again.",
+            others,
+        )
+
+
+# what the folder holds
 
 _WHY = {
     "ids": "the values are 0, 1, ... without a gap",
@@ -39,27 +267,19 @@ _WHY = {
 
 
 def summarise(
-    pairs: Sequence[Pair],
-    looks: Sequence[Look | None],
+    facts: Sequence[PairFacts],
     counts: Sequence[MaskCounts],
     contents: Contents | None,
     config: DataConfig,
     ceiling: dict[int, float],
 ) -> dict[str, Any]:
-    """Put together what a folder holds.
+    """Put together what a folder holds, ready for JSON.
 
-    Args:
-        pairs: The pairs without an error.
-        looks: What the picture of each is.
-        counts: What every mask holds that could be read.
-        contents: What the masks of these pairs hold, or None where they make no sense together.
-        config: What is known of the folder.
-        ceiling: Dice that the true masks keep, reduced to N x N pixels of area, by N.
-
-    Returns:
-        Counts and shares, ready for JSON.
+    `facts` and `contents` are those of the pairs without an error, `counts` those of every mask
+    that could be read; `ceiling` is the mean Dice at each input size, as of `check_fits`.
     """
-    seen = [look for look in looks if look is not None]
+    pairs = [each.pair for each in facts]
+    seen = [each.image for each in facts if each.image]
     sizes = sorted(look.shape[:2] for look in seen)
     summary: dict[str, Any] = {
         "pairs": len(pairs),
@@ -101,14 +321,7 @@ def summarise(
 
 
 def census_of(counts: Sequence[MaskCounts]) -> list[dict[str, Any]]:
-    """List the values of all masks.
-
-    Args:
-        counts: What each mask holds.
-
-    Returns:
-        For each value, ascending: `value`, `pixels`, and the number of `masks` that have it.
-    """
+    """List the values of all masks, ascending, with their pixels and the masks that have them."""
     pixels, files = np.zeros(65536, np.int64), np.zeros(65536, np.int64)
     for each in counts:
         pixels[each.values] += each.pixels
@@ -119,267 +332,11 @@ def census_of(counts: Sequence[MaskCounts]) -> list[dict[str, Any]]:
     ]
 
 
-OnProgress = Callable[[str, int, int], None]
-_ORDER = ("error", "warning", "note")
+# what is left out
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """What was found out about a data folder.
-
-    Attributes:
-        data: The folder.
-        given_flags: What was given, as flags.
-        config: What is known of it, as given and as its dataset.toml says.
-        findings: What is wrong, errors first.
-        notes: What was understood, and how, in sentences.
-        summary: Counts for machines: `pairs`, `classes`, `shares` and more.
-        pairs: The pairs without an error; copies share a group.
-        sizes: Height and width of each picture of these pairs [pixels].
-        contents: What the masks hold, or None where they make no sense together.
-    """
-
-    data: Path
-    given_flags: list[str]
-    config: DataConfig
-    findings: list[Finding]
-    notes: list[str]
-    summary: dict[str, Any]
-    pairs: list[Pair]
-    sizes: list[tuple[int, int]]
-    contents: Contents | None
-
-    @property
-    def exit_code(self) -> int:
-        """0 clean, 1 warnings, 2 errors."""
-        graves = {finding.severity for finding in self.findings}
-        return 2 if "error" in graves else 1 if "warning" in graves else 0
-
-    @property
-    def last_cure(self) -> str:
-        """The command that leaves out, or joins, what the findings' own commands do; or ""."""
-        those = [each for each in self.findings if each.leaves_out]
-        if not those:
-            return ""
-        codes = sorted({each.code for each in those if "--leave-out" in each.cure})
-        check = command("plainunet", "check", self.data, *self.given_flags, "--write")
-        return check + (f" --leave-out {','.join(codes)}" if codes else "")
-
-    def count(self, severity: Severity) -> int:
-        """Count the findings of a severity."""
-        return sum(finding.severity == severity for finding in self.findings)
-
-    def as_json(self) -> dict[str, Any]:
-        """List everything for machines.
-
-        Returns:
-            `findings`, `summary` and `notes`.
-        """
-        return {
-            "data": str(self.data),
-            "findings": [finding.as_json() for finding in self.findings],
-            "summary": self.summary,
-            "notes": self.notes,
-        }
-
-
-def check(
-    data: str | Path,
-    config: DataConfig | None = None,
-    *,
-    seed: int = 0,
-    on_progress: OnProgress | None = None,
-) -> Diagnosis:
-    """Look for what is wrong with a folder of images and masks.
-
-    Args:
-        data: The folder.
-        config: What is known of it; what is left out is taken from its dataset.toml, or found.
-        seed: Of the sample of pairs that are looked at together.
-        on_progress: Told what is done, how many of it, and of how many.
-
-    Returns:
-        The diagnosis.
-
-    Raises:
-        ValueError: The folder's dataset.toml is wrong.
-    """
-    keep_freed_memory()
-    data, config = Path(data), config or DataConfig()
-    tell = on_progress or (lambda stage, done, total: None)
-    notes: list[str] = []
-    flags = _as_flags(config)
-    findings = Findings(command("plainunet", "check", data, *flags))
-    if data.is_dir():
-        config = with_dataset(config, data)
-    if len(set(config.classes)) < len(config.classes):
-        raise ValueError(
-            f"--classes: two classes have the same name ({', '.join(config.classes)}). Name each "
-            "differently."
-        )
-    pairs = _find(data, config, findings, notes)
-
-    looks: list[Look | None] = []
-    for look in look_at([pair.image for pair in pairs]):
-        looks.append(look if isinstance(look, Look) else None)
-        if isinstance(look, DataError):
-            findings.add_problem(look)
-        tell("pictures", len(looks), len(pairs))
-    counts: list[MaskCounts | None] = []
-    for count in count_masks([pair.mask for pair in pairs]):
-        counts.append(count if isinstance(count, MaskCounts) else None)
-        if isinstance(count, DataError):
-            findings.add_problem(count)
-        tell("masks", len(counts), len(pairs))
-    tell_files(pairs, looks, counts, findings)
-    tell_pairs(pairs, looks, counts, findings)
-
-    contents = None
-    there = [each for each in counts if each is not None]
-    if there:
-        contents = understand_contents(there, config, findings, notes.append)
-    keep = _sound(pairs, contents, findings)
-    pairs, looks = list(compress(pairs, keep)), list(compress(looks, keep))
-    counts = list(compress(counts, keep))
-    if contents is not None:
-        contents = _only(contents, pairs)
-        tell_contents(contents, pairs, findings)
-    pairs = join_copies(pairs, looks, counts, findings)
-    ceiling = {}
-    if contents is not None and pairs:
-        areas = [look.shape[0] * look.shape[1] for look in looks if look is not None]
-        chosen = draw_sample(pairs, seed, area=sum(areas) / max(len(areas), 1))
-        fits = []
-        for fit in measure_fits([pairs[index] for index in chosen], contents.coding):
-            fits.append(None if isinstance(fit, DataError) else fit)
-            tell("picture and mask together", len(fits), len(chosen))
-        tell_fits([pairs[index] for index in chosen], fits, contents, findings)
-        kept = np.array([fit.ceiling for fit in fits if fit is not None and fit.ceiling])
-        if len(kept):
-            ceiling = dict(zip(SIZES, kept.mean(axis=0).tolist(), strict=True))
-    summary = summarise(pairs, looks, there, contents, config, ceiling)
-    order = [*CODES]
-    found = sorted(
-        findings.found, key=lambda each: (_ORDER.index(each.severity), order.index(each.code))
-    )
-    sizes = [look.shape[:2] for look in looks if look is not None]
-    return Diagnosis(data, flags, config, found, notes, summary, pairs, sizes, contents)
-
-
-def _as_flags(config: DataConfig) -> list[str]:
-    flags: list[str] = []
-    for name, value in config.model_dump(exclude_defaults=True).items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            flags.append(flag)
-        else:
-            listed = value if isinstance(value, tuple) else (value,)
-            flags += [flag, ",".join(map(str, listed))]
-    return flags
-
-
-class _Noted(Reporter):
-    """Makes findings of problems, and keeps notes."""
-
-    def __init__(self, findings: Findings, notes: list[str]) -> None:
-        self._findings, self._notes = findings, notes
-
-    def note(self, text: str) -> None:
-        self._notes.append(text)
-
-    def problem(self, error: ValueError) -> None:
-        for each in as_problem(error).parts:
-            self._findings.add_problem(each)
-
-
-def _find(data: Path, config: DataConfig, findings: Findings, notes: list[str]) -> list[Pair]:
-    reporter = _Noted(findings, notes)
-    try:
-        pairs = find_pairs(data, config, reporter, at_least=0)
-    except (ValueError, FileNotFoundError) as error:
-        problem = as_problem(error, data)
-        code = "no-data" if isinstance(error, FileNotFoundError) else problem.code
-        look = command("ls", data if data.is_dir() else data.absolute().parent)
-        said = data / DATASET_FILE
-        if config.pairs and said.is_file():
-            # the list does not fit any more: look at the folder itself
-            look = command("mv", said, said.with_name(f"{said.name}.old"))
-        findings.add(code, str(problem), problem.files, problem.cure or look, "error")
-        return []
-    _tell_unlisted(data, config, pairs, findings, reporter)
-    if config.pairs is None and (data / SPLIT_FILE).is_file():
-        notes.append(
-            f"{data / SPLIT_FILE} is not used. To use it, say --pairs {SPLIT_FILE}; it names the "
-            "columns image,mask and perhaps group,part."
-        )
-    groups = {pair.group for pair in pairs}
-    if len(groups) == 1 and len(pairs) > 1 and not any(pair.part for pair in pairs):
-        findings.add(
-            "too-few",
-            f"All {len(pairs)} pictures belong to one group ({next(iter(groups))!r}), and a group "
-            "is never divided between training and validation. Group them by another pattern.",
-            [],
-            command("plainunet", "check", data, "--group-by", ".+"),
-        )
-    if len(pairs) < 2:
-        findings.add(
-            "too-few",
-            f"{data} holds {len(pairs)} picture{'s' * (len(pairs) != 1)} with a mask; at least 2 "
-            "are needed, some to learn from and some to judge by. Add more.",
-            [pair.image for pair in pairs],
-            command("ls", data),
-        )
-    return pairs
-
-
-def _tell_unlisted(
-    data: Path,
-    config: DataConfig,
-    pairs: Sequence[Pair],
-    findings: Findings,
-    reporter: Reporter,
-) -> None:
-    if config.pairs is None or not config.pairs.lower().endswith(".csv"):
-        return
-    listed = {file for pair in pairs for path in (pair.image, pair.mask) for file in files_of(path)}
-    masks = {path_of(pair.mask).parent for pair in pairs}
-    masks -= {path_of(pair.image).parent for pair in pairs}
-    others = [
-        path
-        for path in walk(data, reporter=reporter)
-        if path not in listed and path.parent not in masks
-    ]
-    if others:
-        findings.add(
-            "not-listed",
-            f"{len(others)} pictures below {data} are not in {config.pairs}, and are left aside; "
-            f"for example {others[0]}. Where they were left out for faults that are mended now, "
-            f"move {DATASET_FILE} away and check again.",
-            others,
-        )
-
-
-def _sound(pairs: Sequence[Pair], contents: Contents | None, findings: Findings) -> list[bool]:
-    """Which pairs have no error; where masks make no sense together, that is nobody's."""
-    faulty = findings.faulty
-    known = set(contents.masks) if contents else {pair.mask for pair in pairs}
-    return [
-        pair.mask in known and pair.image not in faulty and pair.mask not in faulty
-        for pair in pairs
-    ]
-
-
-def _only(contents: Contents, pairs: Sequence[Pair]) -> Contents:
-    rows = {mask: row for row, mask in enumerate(contents.masks)}
-    chosen = [rows[pair.mask] for pair in pairs]
-    return contents._replace(
-        pixels=contents.pixels[chosen],
-        masks=[pair.mask for pair in pairs],
-    )
-
-
-def treat(diagnosis: Diagnosis, leave_out: Sequence[str] = ()) -> tuple[list[Path], int]:
-    """Write down what was understood, and which pairs are to be used.
+def write_valid(diagnosis: Diagnosis, leave_out: Sequence[str] = ()) -> tuple[list[Path], int]:
+    """Write dataset.toml and split.csv: what was understood, and the pairs to be used.
 
     Args:
         diagnosis: The diagnosis.
@@ -387,7 +344,7 @@ def treat(diagnosis: Diagnosis, leave_out: Sequence[str] = ()) -> tuple[list[Pat
             findings across parts, only pairs of the training part are.
 
     Returns:
-        The files written, and how many of the sound pairs were left out.
+        The files written, and how many of the pairs without errors were left out.
 
     Raises:
         ValueError: A code is unknown, the masks make no sense together, or fewer than two pairs
@@ -415,13 +372,14 @@ def treat(diagnosis: Diagnosis, leave_out: Sequence[str] = ()) -> tuple[list[Pat
 
 
 def _is_left_out(pair: Pair, diagnosis: Diagnosis, codes: Sequence[str]) -> bool:
+    files = {pair.image, pair.mask}
     for finding in diagnosis.findings:
-        if finding.code in codes and {pair.image, pair.mask} & set(finding.files):
-            if "across-parts" not in finding.code:
-                # of a copy in two groups, the first stays
-                first_only = "duplicate" in finding.code or finding.code == "same-mask"
-                if not first_only or finding.files[0] in (pair.image, pair.mask):
-                    return True
-            elif pair.part == "train":
+        if finding.code in codes and files & set(finding.files):
+            which = CODES[finding.code].leaves_out
+            if (
+                which == "all"
+                or (which == "first" and finding.files[0] in files)
+                or (which == "train" and pair.part == "train")
+            ):
                 return True
     return False

@@ -32,32 +32,22 @@ _LEAST_GAIN = 1.0  # a copy that is less brighter than this has hardly lost its 
 
 
 @dataclass(frozen=True)
-class Alike:
-    """Two pictures that show the same.
-
-    Attributes:
-        first: Index of the earlier one.
-        second: Index of the later one.
-        exact: Whether the files are equal byte for byte.
-    """
+class Duplicate:
+    """Two images that show the same, by their index."""
 
     first: int
     second: int
     exact: bool
+    """Whether the files are equal byte for byte."""
 
 
 def perceptual_hash(image: NDArray[Any], extent: tuple[float, float] | None = None) -> bytes:
-    """Describe a picture by the mean grey values of 16 x 16 cells.
+    """Describe an image, [H, W, C] or [H, W], by the mean grey values of 16 x 16 cells.
 
-    Args:
-        image: [H, W, C] or [H, W], integers or floats, at any scale at which the shorter side
-            keeps 128 pixels; a smaller picture as it is.
-        extent: Height and width of the picture [pixels of `image`], where these are not whole:
-            1918 pixels that a codec reads at 1/8 fill 239.75 of 240.
-
-    Returns:
-        264 bytes: the darkest and the brightest cell as float32, [levels of 255], and all cells
-        as uint8 between these two.
+    It may be of any scale at which the shorter side keeps 128 pixels; a smaller image as it is.
+    `extent` is its height and width [pixels of `image`] where these are not whole: 1918 pixels
+    that a codec reads at 1/8 fill 239.75 of 240. Returns 264 bytes: the darkest and the brightest
+    cell as float32 [levels of 255], and all cells as uint8 between these two.
     """
     grey, full = _grey(image)
     height, width = extent or grey.shape
@@ -72,37 +62,25 @@ def perceptual_hash(image: NDArray[Any], extent: tuple[float, float] | None = No
     return packed
 
 
-def find_alike(digests: Sequence[str], hashes: Sequence[bytes]) -> list[Alike]:
-    """Find pictures that are there more than once.
+def find_duplicates(digests: Sequence[str], hashes: Sequence[bytes]) -> list[Duplicate]:
+    """Find images that are there more than once, by digests of their files and by hashes.
 
-    Of pictures that are alike, only as many pairs are named as it takes to join them all: of
-    20 copies, each of 19 with the first. So if alike pictures lie on both sides of a split,
-    at least one pair does.
-
-    Args:
-        digests: A digest of each file's content.
-        hashes: What `perceptual_hash` made of each; empty for a file to be left to its digest.
-
-    Returns:
-        Pairs, sorted by `first`, then `second`; `first` < `second`.
-
-    Raises:
-        ValueError: There are not as many hashes as digests.
+    Of images that are alike, only as many pairs are named as it takes to join them all: of
+    20 copies, each of 19 with the first. So if alike images lie on both sides of a split,
+    at least one pair does. An image with an empty hash is left to its digest.
     """
-    if len(digests) != len(hashes):
-        raise ValueError(f"{len(digests)} digests and {len(hashes)} hashes: give one of each.")
     first_of: dict[str, int] = {}
     found = []
     once = []
     for index, digest in enumerate(digests):
         first = first_of.setdefault(digest, index)
         if first != index:
-            found.append(Alike(first, index, exact=True))
+            found.append(Duplicate(first, index, exact=True))
         elif hashes[index]:
             once.append(index)
     rows = np.frombuffer(b"".join(hashes[index] for index in once), np.uint8)
     near = _find_near(rows.reshape(len(once), 8 + _CELLS))
-    found += [Alike(once[one], once[other], exact=False) for one, other in near]
+    found += [Duplicate(once[one], once[other], exact=False) for one, other in near]
     return sorted(found, key=lambda pair: (pair.first, pair.second))
 
 

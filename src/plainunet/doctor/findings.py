@@ -1,23 +1,26 @@
-"""Everything `check` may find: codes, severities, and the commands that fix them."""
+"""Findings of `check`: their codes and severities, and the shell lines that fix them."""
 
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from plainunet.formats.problems import DataError, command
+from plainunet.formats.problems import as_problem, command
 from plainunet.formats.sources import Source, path_of
+from plainunet.reporter import Reporter
 
 Severity = Literal["error", "warning", "note"]
 
 
 class Code(NamedTuple):
-    """How grave a finding is, and what it means."""
+    """What a finding means, and which of its pairs `--leave-out CODE` leaves out."""
 
     severity: Severity
     meaning: str
+    leaves_out: Literal["all", "first", "train"] = "all"
 
 
 CODES: dict[str, Code] = {
@@ -65,7 +68,7 @@ CODES: dict[str, Code] = {
     "rare-class": Code("warning", "a class of a few pixels in a few masks: a slip?"),
     "empty-mask": Code("warning", "a mask without foreground, where the others have some"),
     "ignored-mask": Code("warning", "a mask of which every pixel is ignored"),
-    "same-mask": Code("warning", "two pictures with the same mask"),
+    "same-mask": Code("warning", "two pictures with the same mask", "first"),
     "class-not-in-training": Code("warning", "a class that only validation or test shows"),
     # picture and mask
     "shifted": Code("warning", "a mask that fits once it is moved"),
@@ -74,16 +77,33 @@ CODES: dict[str, Code] = {
     "swapped": Code("warning", "a mask that fits another picture"),
     "inverted": Code("warning", "a mask whose two classes are exchanged"),
     # copies
-    "duplicate": Code("note", "a picture that is there twice, on one side of any split"),
-    "duplicate-across-groups": Code("warning", "a picture twice, which a split may part"),
-    "duplicate-across-parts": Code("warning", "a picture in training and in validation or test"),
-    "near-duplicate": Code("note", "a picture saved anew, on one side of any split"),
-    "near-duplicate-across-groups": Code("warning", "a picture saved anew, which a split may part"),
-    "near-duplicate-across-parts": Code("warning", "the same, in training and in validation"),
-    "group-across-parts": Code("warning", "a group in training and in validation or test"),
+    "duplicate": Code("note", "a picture that is there twice, on one side of any split", "first"),
+    "duplicate-across-groups": Code("warning", "a picture twice, which a split may part", "first"),
+    "duplicate-across-parts": Code(
+        "warning", "a picture in training and in validation or test", "train"
+    ),
+    "near-duplicate": Code("note", "a picture saved anew, on one side of any split", "first"),
+    "near-duplicate-across-groups": Code(
+        "warning", "a picture saved anew, which a split may part", "first"
+    ),
+    "near-duplicate-across-parts": Code(
+        "warning", "the same, in training and in validation", "train"
+    ),
+    "group-across-parts": Code("warning", "a group in training and in validation or test", "train"),
     "possible-groups": Code("note", "names that look as if pictures belonged together"),
     "not-listed": Code("note", "pictures that the folder's list does not name"),
 }
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A shell line that fixes a finding."""
+
+    line: str
+    writes_list: bool = False
+    """Whether all it does is to write the list of pairs: without some, or with copies grouped."""
+    leave_out: str = ""
+    """The code that it names after `--leave-out`; errors are left out without being named."""
 
 
 @dataclass(frozen=True)
@@ -92,49 +112,36 @@ class Finding:
 
     Attributes:
         code: One of `CODES`.
-        severity: How grave it is.
+        severity: How serious it is.
         message: What is wrong, with the file's name.
         files: The files.
-        cure: A command that mends it.
-        leaves_out: Whether that command leaves the files out, or joins copies, by a list.
+        fix: What fixes it, if anything does.
     """
 
     code: str
     severity: Severity
     message: str
     files: tuple[Source, ...]
-    cure: str
-    leaves_out: bool = False
+    fix: Fix | None
 
     def as_json(self) -> dict[str, Any]:
-        """List it for machines.
-
-        Returns:
-            Its fields; bytes of names that are not UTF-8 as surrogates.
-        """
+        """List it for machines; bytes of names that are not UTF-8 as surrogates."""
         return {
             "code": self.code,
             "severity": self.severity,
             "message": self.message,
             "files": [str(file) for file in self.files],
-            "cure": self.cure,
+            "cure": self.fix.line if self.fix else "",
         }
 
 
-class Findings:
-    """Collects what is found, and knows the cure where the finder does not.
-
-    Attributes:
-        found: The findings, in the order in which they came up.
-    """
+class Findings(Reporter):
+    """Collects findings, and notes; as a reporter, it takes those of whoever reads files."""
 
     def __init__(self, check: str) -> None:
-        """Begin.
-
-        Args:
-            check: The command that looks at this folder again, with its flags.
-        """
+        """Begin; `check` is the command that checks this folder again, with its flags."""
         self.found: list[Finding] = []
+        self.notes: list[str] = []
         self._check = check
 
     def add(
@@ -142,47 +149,64 @@ class Findings:
         code: str,
         message: str,
         files: Sequence[Source] = (),
-        cure: str = "",
+        *,
+        fix: str = "",
+        flags: Mapping[str, Any] | None = None,
         severity: Severity | None = None,
     ) -> None:
-        """Note a finding.
+        """Add a finding.
 
         Args:
             code: One of `CODES`.
             message: What is wrong.
             files: The files.
-            cure: A command that mends it, or flags that do; left out, a command that leaves
-                the files out, or, of notes, none.
-            severity: Left out, as grave as the code.
+            fix: A shell line that fixes it, if there is one.
+            flags: Else the flags with which `check --write` fixes it; none where writing the
+                list is enough. Left out, the fix is to leave the files out; notes have none.
+            severity: Left out, that of the code.
         """
         severity = severity or CODES[code].severity
-        leaves_out = False
-        if cure.startswith("--"):
-            leaves_out = cure == "--write"
-            cure = f"{self._check} {cure.removesuffix('--write').strip()} --write".replace(
-                "  ", " "
-            )
-        elif not cure and severity != "note":
-            # `check --write` leaves out what is an error anyway
-            leave = f" --leave-out {code}" if severity == "warning" else ""
-            cure = f"{self._check} --write{leave}"
-            leaves_out = True
-        self.found.append(Finding(code, severity, message, tuple(files), cure, leaves_out))
+        found: Fix | None = None
+        if fix:
+            found = Fix(fix)
+        elif flags is not None:
+            words = [word for name, value in flags.items() for word in _write_flag(name, value)]
+            found = Fix(" ".join([self._check, *words, "--write"]), writes_list=not flags)
+        elif severity == "warning":
+            found = Fix(f"{self._check} --write --leave-out {code}", True, code)
+        elif severity == "error":
+            found = Fix(f"{self._check} --write", True)
+        self.found.append(Finding(code, severity, message, tuple(files), found))
 
-    def add_problem(self, problem: DataError) -> None:
-        """Note an error that came up while files were read.
+    def note(self, text: str) -> None:
+        """Keep a note."""
+        self.notes.append(text)
 
-        Args:
-            problem: The error.
-        """
-        code = problem.code if problem.code in CODES else "unclear"
-        self.add(code, str(problem), problem.files, problem.cure)
+    def problem(self, error: ValueError) -> None:
+        """Add an error that came up while files were read; of many of one kind, each."""
+        for each in as_problem(error).parts:
+            code = each.code if each.code in CODES else "unclear"
+            self.add(code, str(each), each.files, fix=each.cure, flags=each.flags or None)
+
+    def in_order(self) -> list[Finding]:
+        """The findings, errors first, then in the order of `CODES`."""
+        ranks = {code: rank for rank, code in enumerate(CODES)}
+        severities = get_args(Severity)
+        return sorted(
+            self.found, key=lambda each: (severities.index(each.severity), ranks[each.code])
+        )
 
     @property
     def faulty(self) -> set[Source]:
         """The files of all errors."""
         return {file for each in self.found if each.severity == "error" for file in each.files}
 
+
+def _write_flag(name: str, value: Any) -> list[str]:
+    return [f"--{name}", *map(command, value if isinstance(value, tuple) else (value,))]
+
+
+# shell lines that change files
 
 _TURNS = {
     2: "FLIP_LEFT_RIGHT",
@@ -196,122 +220,50 @@ _TURNS = {
 
 
 def replace_values(table: Mapping[int, int], masks: Sequence[Source]) -> str:
-    """Replace values of 8-bit masks.
-
-    Args:
-        table: The new value of each old one; others stay.
-        masks: The masks.
-
-    Returns:
-        The command.
-    """
+    """Replace values of 8-bit masks by those of the table; others stay."""
     return _for_each(f"m.point({_write_table(table)}).save(f)", masks)
 
 
 def exchange_values(low: int, high: int, masks: Sequence[Source]) -> str:
-    """Exchange the two values of binary masks of 8 bits or one.
-
-    Args:
-        low: One value.
-        high: The other.
-        masks: The masks.
-
-    Returns:
-        The command.
-    """
-    said = _write_table({low: high, high: low})
+    """Exchange the two values of binary masks of 8 bits or one."""
+    table = _write_table({low: high, high: low})
     one_bit = _write_table({0: 255, 255: 0})  # as Pillow keeps what is read as 0 and 1
-    return _for_each(f'm.point({one_bit} if m.mode == "1" else {said}).save(f)', masks)
+    return _for_each(f'm.point({one_bit} if m.mode == "1" else {table}).save(f)', masks)
 
 
-def turn_files(how: int, masks: Sequence[Source]) -> str:
-    """Mirror or turn masks, as `turn_upright(mask, how)` does.
-
-    Args:
-        how: 2..8.
-        masks: The masks.
-
-    Returns:
-        The command.
-    """
-    return _for_each(f"m.transpose(Image.Transpose.{_TURNS[how]}).save(f)", masks)
+def turn_files(turn: int, masks: Sequence[Source]) -> str:
+    """Mirror or turn masks, as `turn_upright(mask, turn)` does; `turn` is 2..8."""
+    return _for_each(f"m.transpose(Image.Transpose.{_TURNS[turn]}).save(f)", masks)
 
 
 def move_files(dx: int, dy: int, masks: Sequence[Source]) -> str:
-    """Move masks; what comes in at the border is of value 0.
-
-    Args:
-        dx: Pixels to the right.
-        dy: Pixels down.
-        masks: The masks.
-
-    Returns:
-        The command.
-    """
+    """Move masks by pixels to the right and down; what comes in at the border is of value 0."""
     how = f"m.size, Image.Transform.AFFINE, (1, 0, {-dx}, 0, 1, {-dy})"
     return _for_each(f"m.transform({how}).save(f)", masks)
 
 
 def resize_files(width: int, height: int, mask: Source) -> str:
-    """Bring a mask to another size, without values between its values.
-
-    Args:
-        width: New width [pixels].
-        height: New height [pixels].
-        mask: The mask.
-
-    Returns:
-        The command.
-    """
+    """Bring a mask to another size [pixels], without values between its values."""
     how = f"({width}, {height}), Image.Resampling.NEAREST"
     return _for_each(f"m.resize({how}).save(f)", [mask])
 
 
-def drop_orientation(picture: Path, kind: str) -> str:
-    """Take the EXIF orientation out of a picture, so that it is shown as stored.
-
-    Args:
-        picture: The picture.
-        kind: Its format, as of `find_kind`.
-
-    Returns:
-        The command.
-    """
-    keep = ", quality='keep'" if kind == "jpeg" else ""
-    how = f"m.getexif().pop(274, 0), m.save(f, exif=m.getexif(){keep})"
-    return _for_each(f"({how})", [picture])
-
-
 def exchange_files(one: Source, other: Source) -> str:
-    """Exchange two files.
-
-    Args:
-        one: A file.
-        other: Another one.
-
-    Returns:
-        The command.
-    """
+    """Exchange two files."""
     aside = path_of(one).with_name(f"{one.name}.aside")
     steps = [("mv", one, aside), ("mv", other, one), ("mv", aside, other)]
     return " && ".join(command(*step) for step in steps)
 
 
 def _write_table(table: Mapping[int, int]) -> str:
-    """Write 256 values shortly: "[*range(0, 255), 1]"."""
+    """Write 256 values briefly: "[*range(0, 255), 1]"."""
     values = [table.get(value, value) for value in range(256)]
-    runs: list[str] = []
-    start = 0
-    while start < len(values):
-        end = start + 1
-        while end < len(values) and values[end] == values[end - 1] + 1:
-            end += 1
-        several = end - start > 1
-        runs.append(
-            f"*range({values[start]}, {values[end - 1] + 1})" if several else f"{values[start]}"
-        )
-        start = end
-    return f"[{', '.join(runs)}]"
+    runs = [
+        [value for _, value in run]
+        for _, run in groupby(enumerate(values), lambda place: place[1] - place[0])
+    ]
+    parts = [f"*range({run[0]}, {run[-1] + 1})" if len(run) > 1 else f"{run[0]}" for run in runs]
+    return f"[{', '.join(parts)}]"
 
 
 def _for_each(what: str, files: Sequence[Source]) -> str:

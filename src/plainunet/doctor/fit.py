@@ -1,4 +1,4 @@
-"""Images and masks together: a sample of pairs, swapped classes, and findings with their fixes."""
+"""Do masks fit their images? A sample of pairs, measured, and the findings with their fixes."""
 
 import base64
 import random
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from plainunet.dataset.cache import recall
 from plainunet.dataset.coding import Coding, Values
 from plainunet.dataset.pairs import Pair
-from plainunet.dataset.resize import measure_ceiling
+from plainunet.dataset.resize import SIZES, measure_ceiling
 from plainunet.doctor.alignment import (
     TURNS,
     Evidence,
@@ -28,11 +28,13 @@ from plainunet.doctor.findings import (
     move_files,
     turn_files,
 )
+from plainunet.doctor.images import PairFacts
 from plainunet.doctor.masks import Contents
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import read_image, stored_shape
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.sources import ImageSource, Source, path_of
+from plainunet.reporter import Reporter, track
 
 # reduced to this [pixels of the long side]
 _SIDE = 256
@@ -50,14 +52,9 @@ _ALIKE, _TIMES = 0.05, 10.0
 def appearance(image: NDArray[Any] | None, ids: NDArray[np.uint8]) -> list[float]:
     """Measure what changes its sign when the two classes of a mask are exchanged.
 
-    Args:
-        image: [H, W, C], numbers of any range; or None, if there is no picture.
-        ids: [H, W] uint8, 0 and 1; 255 where ignored.
-
-    Returns:
-        The log-odds of class 1 in the mask, and along its border, -3.9..3.9; with a picture,
-        the correlation of its brightness with class 1, -1..1. All 0 if all is ignored; empty if
-        the mask has more classes.
+    The log-odds of class 1 in the mask [H, W], and along its border, -3.9..3.9; with an image
+    [H, W, C] of any range, the correlation of its brightness with class 1, -1..1. All 0 if all
+    is ignored; empty if the mask has more classes.
     """
     known = ids != IGNORED
     if ((ids > 1) & known).any():
@@ -83,13 +80,9 @@ def appearance(image: NDArray[Any] | None, ids: NDArray[np.uint8]) -> list[float
 
 
 def find_inverted(appearances: Sequence[list[float] | None]) -> list[int]:
-    """Tell which masks have their two classes exchanged.
+    """Find the masks whose two classes are exchanged, by their index.
 
-    Args:
-        appearances: Of each pair, as by `appearance`, or None.
-
-    Returns:
-        Their indices; none if any mask has more than two classes.
+    None if any mask has more than two classes. The appearance of a pair may be missing.
     """
     indices = [index for index, each in enumerate(appearances) if each is not None]
     found = [each for each in appearances if each is not None]
@@ -141,49 +134,28 @@ _FEWEST, _MOST_PIXELS = 24, 110_000_000
 
 
 class Fit(NamedTuple):
-    """How a mask fits its picture.
-
-    Attributes:
-        evidence: Of its borders, see `edge_evidence`.
-        appearance: Of its two classes, see `appearance`; None where there are more.
-        ceiling: Dice of the mask itself, reduced to each of `SIZES` and brought back: the mean
-            over the foreground classes that it shows; None where it shows none.
-    """
+    """How a mask fits its image."""
 
     evidence: Evidence
+    """Of its borders, see `edge_evidence`."""
     appearance: list[float] | None
+    """Of its two classes; None where there are more."""
     ceiling: list[float] | None
+    """Dice of the mask itself, reduced to each of `SIZES` and brought back: the mean over the
+    foreground classes that it shows; None where it shows none."""
 
 
 def draw_sample(
     pairs: Sequence[Pair], seed: int = 0, most: int = MOST, area: float = 0
 ) -> list[int]:
-    """Draw pairs.
-
-    Args:
-        pairs: The pairs.
-        seed: Of the draw.
-        most: How many at the most.
-        area: Pixels of a picture, by the mean; of large ones, fewer are drawn.
-
-    Returns:
-        Their indices, ascending.
-    """
+    """Draw pairs: their indices, ascending. Of images with a large mean area, fewer are drawn."""
     large = max(_FEWEST, int(_MOST_PIXELS / max(area, 1)))
     count = min(most, len(pairs), large)
     return sorted(random.Random(seed).sample(range(len(pairs)), count))
 
 
 def measure_fits(pairs: Sequence[Pair], coding: Coding) -> Iterator[Fit | DataError]:
-    """Look at pictures and masks together.
-
-    Args:
-        pairs: The pairs; several are read at a time.
-        coding: What mask values mean.
-
-    Yields:
-        The fit of each in turn, or what is wrong with it.
-    """
+    """Measure how each mask fits its image, several at a time; or what is wrong with the pair."""
 
     def measure(image_path: ImageSource, mask_path: Source) -> Any:
         image, ids = read_image(image_path), coding.read(mask_path)
@@ -223,101 +195,104 @@ def _unpack(packed: Sequence[Any]) -> Evidence:
 _MANY = 0.3
 
 
-def tell_fits(
-    pairs: Sequence[Pair],
-    fits: Sequence[Fit | None],
+def check_fits(
+    facts: Sequence[PairFacts],
     contents: Contents,
+    seed: int,
     findings: Findings,
-) -> None:
-    """Tell which masks do not fit.
+    reporter: Reporter,
+) -> dict[int, float]:
+    """Find masks of a sample that do not fit their images.
 
-    Args:
-        pairs: The sample.
-        fits: How each mask fits, where that could be measured.
-        contents: What the masks hold.
-        findings: Where to note it.
+    Returns the mean Dice that true masks keep when reduced to each of `SIZES`, where measured.
     """
-    swapped: set[int] = set()
-    misfits = find_misfits([fit.evidence if fit else None for fit in fits])
-    others = [each for each in misfits if each.kind in ("swapped", "elsewhere")]
-    if len(others) > max(3, _MANY * len(pairs)):
-        misfits = [each for each in misfits if each not in others]
-        _tell_out_of_step(pairs, others, findings)
-    for misfit in misfits:
-        if misfit.index not in swapped:
-            _tell_misfit(pairs, misfit, findings)
-        if misfit.kind == "swapped":
-            swapped |= {misfit.index, misfit.other}
-    for index in find_inverted([fit.appearance if fit else None for fit in fits]):
-        mask = pairs[index].mask
-        values = contents.coding.values
-        in_place = isinstance(contents.coding, Values) and _is_alone(pairs[index])
+    areas = [each.image.shape[0] * each.image.shape[1] for each in facts if each.image]
+    drawn = draw_sample([each.pair for each in facts], seed, area=sum(areas) / max(len(areas), 1))
+    pairs = [facts[index].pair for index in drawn]
+    measured = track(
+        measure_fits(pairs, contents.coding), "picture and mask together", len(pairs), reporter
+    )
+    fits = [None if isinstance(fit, DataError) else fit for fit in measured]
+    _add_misfits(pairs, find_misfits([fit and fit.evidence for fit in fits]), findings)
+    for index in find_inverted([fit and fit.appearance for fit in fits]):
+        mask, values = pairs[index].mask, contents.coding.values
+        can_change = isinstance(contents.coding, Values) and isinstance(mask, Path)
         findings.add(
             "inverted",
             f"{mask}: its two classes look exchanged, beside the other masks.",
             [mask],
-            exchange_values(values[0], values[1], [mask]) if in_place else "",
+            fix=exchange_values(values[0], values[1], [mask]) if can_change else "",
         )
+    kept = np.array([fit.ceiling for fit in fits if fit and fit.ceiling])
+    return dict(zip(SIZES, kept.mean(axis=0).tolist(), strict=True)) if len(kept) else {}
 
 
-def _tell_out_of_step(pairs: Sequence[Pair], misfits: Sequence[Misfit], findings: Findings) -> None:
-    """Tell of names that join each picture with another's mask."""
+def _add_misfits(pairs: Sequence[Pair], misfits: Sequence[Misfit], findings: Findings) -> None:
+    others = [each for each in misfits if each.kind in ("swapped", "elsewhere")]
+    if len(others) > max(3, _MANY * len(pairs)):
+        misfits = [each for each in misfits if each not in others]
+        _add_out_of_step(pairs, others, findings)
+    swapped: set[int] = set()
+    for misfit in misfits:
+        if misfit.index not in swapped:
+            _add_misfit(pairs, misfit, findings)
+        if misfit.kind == "swapped":
+            swapped |= {misfit.index, misfit.other}
+
+
+def _add_out_of_step(pairs: Sequence[Pair], misfits: Sequence[Misfit], findings: Findings) -> None:
+    """Add the finding of names that pair each image with another's mask."""
     first = misfits[0]
+    pair = pairs[first.index]
     findings.add(
         "swapped",
         f"{len(misfits)} of {len(pairs)} masks looked at fit other pictures better than their "
-        f"own, such as {pairs[first.index].mask} that of {pairs[first.other].image}. Are the "
+        f"own, such as {pair.mask} that of {pairs[first.other].image}. Are the "
         "names out of step, as when one file was left out of a numbered row?",
         [pairs[each.index].mask for each in misfits],
-        command(
-            "ls",
-            *(path_of(each).parent for each in (pairs[first.index].image, pairs[first.index].mask)),
-        ),
+        fix=command("ls", *(path_of(each).parent for each in (pair.image, pair.mask))),
     )
 
 
-def _tell_misfit(pairs: Sequence[Pair], misfit: Misfit, findings: Findings) -> None:
-    pair = pairs[misfit.index]
-    mask, alone = pair.mask, _is_alone(pair)
+def _add_misfit(pairs: Sequence[Pair], misfit: Misfit, findings: Findings) -> None:
+    image, mask = pairs[misfit.index].image, pairs[misfit.index].mask
+    can_change = isinstance(mask, Path)
     if misfit.kind == "shifted":
         findings.add(
             "shifted",
-            f"{mask} fits its picture better moved by {_say_move(misfit.dx, misfit.dy)}.",
-            [mask, pair.image],
-            move_files(misfit.dx, misfit.dy, [mask]) if alone else "",
+            f"{mask} fits its picture better moved by {_write_move(misfit.dx, misfit.dy)}.",
+            [mask, image],
+            fix=move_files(misfit.dx, misfit.dy, [mask]) if can_change else "",
         )
     elif misfit.kind == "flipped":
         findings.add(
             "flipped",
             f"{mask} fits its picture better {TURNS[misfit.turn]}.",
-            [mask, pair.image],
-            turn_files(misfit.turn, [mask]) if alone else "",
+            [mask, image],
+            fix=turn_files(misfit.turn, [mask]) if can_change else "",
         )
     elif misfit.kind == "exif":
         findings.add(
             "exif",
-            f"{pair.image} is turned by its EXIF orientation ({misfit.turn}), and its mask {mask} "
+            f"{image} is turned by its EXIF orientation ({misfit.turn}), and its mask {mask} "
             "fits the picture as it was before.",
-            [pair.image, mask],
-            turn_files(misfit.turn, [mask]) if alone else "",
+            [image, mask],
+            fix=turn_files(misfit.turn, [mask]) if can_change else "",
         )
     else:
         other = pairs[misfit.other]
-        both = (
-            misfit.kind == "swapped"
-            and alone
-            and path_of(mask).suffix == path_of(other.mask).suffix
-        )
+        is_swapped = misfit.kind == "swapped"
+        is_alike = path_of(mask).suffix == path_of(other.mask).suffix
         findings.add(
             "swapped",
-            f"{mask} fits the picture {other.image} better than its own, {pair.image}"
-            + (f"; and {other.mask} the other way round." if misfit.kind == "swapped" else "."),
-            [mask, other.mask] if misfit.kind == "swapped" else [mask],
-            exchange_files(mask, other.mask) if both else "",
+            f"{mask} fits the picture {other.image} better than its own, {image}"
+            + (f"; and {other.mask} the other way round." if is_swapped else "."),
+            [mask, other.mask] if is_swapped else [mask],
+            fix=exchange_files(mask, other.mask) if is_swapped and can_change and is_alike else "",
         )
 
 
-def _say_move(dx: int, dy: int) -> str:
+def _write_move(dx: int, dy: int) -> str:
     """Write a move, such as "8 pixels left and 3 down"."""
     parts: list[str] = []
     for amount, forwards, backwards in ((dx, "right", "left"), (dy, "down", "up")):
@@ -325,8 +300,3 @@ def _say_move(dx: int, dy: int) -> str:
             unit = " pixels" if not parts else ""
             parts.append(f"{abs(amount)}{unit} {forwards if amount > 0 else backwards}")
     return " and ".join(parts)
-
-
-def _is_alone(pair: Pair) -> bool:
-    """Whether the mask is a file of its own."""
-    return isinstance(pair.mask, Path)

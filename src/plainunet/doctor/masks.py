@@ -1,7 +1,7 @@
 """What the masks of a folder hold, and which of them do not fit the others."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,34 +26,104 @@ from plainunet.formats.problems import DataError, command
 from plainunet.formats.sources import Source, path_of
 from plainunet.reporter import Collected
 
-_PICTURE = 0.5  # with more of its pixels between the classes' values, it is no mask
+_PHOTO = 0.5  # with more of its pixels between the classes' values, it is no mask
 _SMOOTHED = 0.1  # of a smoothed mask, no more pixels are
 _GREYS = 32, 224
 _MANY = 64
 _STRAY = 1e-3  # publishers leave single pixels of no class
 _FEW_MASKS = 0.05
+_MOST_SET_ASIDE = 20
+_FEW_EMPTY = 0.05
 
 
-def find_pictures(counts: Sequence[MaskCounts]) -> list[MaskCounts]:
-    """Find what is grey all over, where most masks are black and white.
+class Contents(NamedTuple):
+    """What masks hold that make sense together."""
 
-    Args:
-        counts: What each mask holds.
+    coding: Coding
+    """Which value or colour is which class."""
+    pixels: NDArray[np.int64]
+    """[n, K], the pixels of each class in each mask."""
+    masks: list[Source]
+    """[n], the masks."""
 
-    Returns:
-        Those that are.
+    def only(self, masks: Sequence[Source]) -> "Contents":
+        """Contents of some of the masks."""
+        rows = {mask: row for row, mask in enumerate(self.masks)}
+        return Contents(self.coding, self.pixels[[rows[mask] for mask in masks]], list(masks))
+
+
+# what the masks mean together, without those that do not go with the others
+
+
+def find_contents(
+    counts: Sequence[MaskCounts], config: DataConfig, findings: Findings
+) -> Contents | None:
+    """Find out what masks mean, setting those aside that do not go with the others.
+
+    Returns None where the masks make no sense together.
     """
-    grey = [_share_of_greys(each) for each in counts]
-    plain = [
-        255 in each.values and share < _SMOOTHED for each, share in zip(counts, grey, strict=True)
-    ]
-    if 2 * sum(plain) <= len(counts):
+    counts, total = _set_odd_kinds_aside(counts, bool(config.colors), findings), len(counts)
+    for _ in range(_MOST_SET_ASIDE):
+        heard = Collected()
+        try:
+            coding, _ = find_coding([each.path for each in counts], config, heard, counts)
+        except (ValueError, FileNotFoundError) as error:
+            lossy = [each.path for each in counts if each.kind == "jpeg"]
+            if 2 * len(lossy) > len(counts):
+                _add_all_lossy(lossy, findings)
+                return None
+            problem = error if isinstance(error, DataError) else DataError(str(error))
+            faulty = _find_faulty(problem, counts)
+            _add_faulty(problem, faulty, counts, config.ignore, findings)
+            counts = [each for each in counts if each.path not in set(faulty)]
+            # more than half at fault: then it is not they that are odd
+            if not faulty or 2 * len(counts) < total:
+                return None
+            continue
+        for note in heard.notes:
+            findings.note(note)
+        _check_smoothed(coding, counts, findings)
+        return _count_classes(coding, counts, findings)
+    return None
+
+
+def _set_odd_kinds_aside(
+    counts: Sequence[MaskCounts], has_legend: bool, findings: Findings
+) -> list[MaskCounts]:
+    """Set coloured masks and photos aside, and JPEG among files that keep their values."""
+    lossy = [each.path for each in counts if each.kind == "jpeg"]
+    colored = [each.path for each in counts if each.is_colored]
+    odd: dict[Source, tuple[str, str]] = {}  # the first reason counts
+    if 2 * len(lossy) < len(counts):
+        for path in lossy:
+            odd[path] = (
+                "lossy-mask",
+                f"{path} is a JPEG, which changes the values of a mask; the others are not. "
+                "Draw it again, or take it from before it was saved so.",
+            )
+    if not has_legend and 2 * len(colored) < len(counts):
+        for path in colored:
+            message = (
+                f"{path} is coloured, while the others hold one value for each pixel. Is it the "
+                "right file? Save the class ids as a grey or palette PNG."
+            )
+            odd.setdefault(path, ("colored-mask", message))
+    for path in _find_photos(counts):
+        message = f"{path} is grey all over, most masks are black and white. Is it a picture?"
+        odd.setdefault(path, ("not-a-mask", message))
+    for path, (code, message) in odd.items():
+        findings.add(code, message, [path], severity="error")
+    return [each for each in counts if each.path not in odd]
+
+
+def _find_photos(counts: Sequence[MaskCounts]) -> list[Source]:
+    """Find what is grey all over, where most masks are black and white."""
+    shares = [_share_of_greys(each) for each in counts]
+    both = list(zip(counts, shares, strict=True))
+    plain = sum(255 in each.values and share < _SMOOTHED for each, share in both)
+    if 2 * plain <= len(counts):
         return []
-    return [
-        each
-        for each, share in zip(counts, grey, strict=True)
-        if share > _PICTURE and len(each.values) > _MANY
-    ]
+    return [each.path for each, share in both if share > _PHOTO and len(each.values) > _MANY]
 
 
 def _share_of_greys(mask: MaskCounts) -> float:
@@ -61,32 +131,71 @@ def _share_of_greys(mask: MaskCounts) -> float:
     return float(mask.pixels[between].sum() / max(mask.pixels.sum(), 1))
 
 
-def tell_all_lossy(masks: Sequence[Source], findings: Findings) -> None:
-    """Tell of a set of JPEG files that make no sense together.
-
-    Args:
-        masks: The masks.
-        findings: Where to note it.
-    """
+def _add_all_lossy(masks: Sequence[Source], findings: Findings) -> None:
+    """Add the finding of a set of JPEG files that make no sense together."""
     findings.add(
         "lossy-mask",
         f"{len(masks)} masks are JPEG files, which changes their values, so that classes cannot be "
         f"told apart; for example {masks[0]}. Draw them again, or take them from before they were "
         "saved so.",
         masks,
-        command("ls", path_of(masks[0]).parent),
-        "error",
+        fix=command("ls", path_of(masks[0]).parent),
+        severity="error",
     )
 
 
-def tell_smoothed(coding: Coding, counts: Sequence[MaskCounts], findings: Findings) -> None:
-    """Tell of masks with values or colours between those of the classes.
+def _find_faulty(problem: DataError, counts: Sequence[MaskCounts]) -> list[Source]:
+    """The masks to be set aside for an error."""
+    if problem.code == "ambiguous-255":
+        sides = [
+            [each.path for each in counts if value in each.values.tolist()] for value in (255, 1)
+        ]
+        return min(sides, key=len)
+    if problem.code == "many-values":
+        usual = float(np.median([len(each.values) for each in counts]))
+        return [each.path for each in counts if len(each.values) > 2 * usual + 8]
+    if problem.code == "stray-value" and "ignore" in problem.flags:
+        holders = [each.path for each in counts if problem.flags["ignore"] in each.values]
+        if 2 * len(holders) > len(counts):
+            return holders  # then it is the given values that are wrong
+    return list(problem.files)
 
-    Args:
-        coding: What values or colours mean.
-        counts: What each mask holds.
-        findings: Where to note it.
-    """
+
+def _add_faulty(
+    problem: DataError,
+    faulty: Sequence[Source],
+    counts: Sequence[MaskCounts],
+    ignore: int | None,
+    findings: Findings,
+) -> None:
+    if problem.code == "many-values" and faulty:
+        usual = int(np.median([len(each.values) for each in counts]))
+        for each in counts:
+            if each.path in faulty:
+                findings.add(
+                    problem.code,
+                    f"{each.path} holds {len(each.values)} values, most of the masks {usual}. Is "
+                    "it smoothed, or a picture?",
+                    [each.path],
+                )
+        return
+    fix, flags = problem.cure, problem.flags
+    if problem.code == "ambiguous-255" and 0 < len(faulty) < len(counts):
+        has_255 = any(each.path in faulty and 255 in each.values for each in counts)
+        fix = replace_values({255: 1} if has_255 else {1: 255}, faulty)
+    elif problem.code == "stray-value" and flags and ignore is not None:
+        # one value at most is ignored, so the stray one becomes that
+        stray = int(flags["ignore"])
+        if all(isinstance(path, Path) for path in faulty) and max(stray, ignore) < 256:
+            fix = replace_values({stray: ignore}, faulty)
+        flags = {}
+    elif not faulty and not fix and not flags:
+        fix = command("ls", path_of(counts[0].path).parent)
+    findings.add(problem.code, str(problem), faulty, fix=fix, flags=flags or None, severity="error")
+
+
+def _check_smoothed(coding: Coding, counts: Sequence[MaskCounts], findings: Findings) -> None:
+    """Find masks with values or colours between those of the classes."""
     lossy = [each.path for each in counts if each.kind == "jpeg"]
     if isinstance(coding, Colors) and lossy:
         findings.add(
@@ -106,19 +215,34 @@ def tell_smoothed(coding: Coding, counts: Sequence[MaskCounts], findings: Findin
                 f"{each.path}: {share:.2%} of the pixels lie between 0 and 255, from smoothing or "
                 f"JPEG; from {THRESHOLD} on they are taken for class 1.",
                 [each.path],
-                "--encoding threshold",
+                flags={"encoding": "threshold"},
             )
 
 
-def tell_stray_colors(
+def _count_classes(coding: Coding, counts: Sequence[MaskCounts], findings: Findings) -> Contents:
+    masks = [each.path for each in counts]
+    pixels = np.zeros((len(counts), coding.num_classes), np.int64)
+    if isinstance(coding, Colors):
+        strays: list[tuple[int, float]] = []
+        for row, (found, each_color) in enumerate(count_all_colors(masks)):
+            pixels[row] = coding.count(found, each_color)
+            known = coding.classify(found) != IGNORED
+            void = -1 if coding.ignore is None else coding.ignore * 0x010101
+            others = np.where(known | (found == void), 0, each_color)
+            strays.append((int(found[others.argmax()]), float(others.sum() / each_color.sum())))
+        _check_stray_colors(masks, strays, findings)
+    else:
+        for row, each in enumerate(counts):
+            pixels[row] = coding.count(each.values, each.pixels)
+    return Contents(coding, pixels, masks)
+
+
+def _check_stray_colors(
     masks: Sequence[Source], strays: Sequence[tuple[int, float]], findings: Findings
 ) -> None:
-    """Tell of masks with a colour of no class; one that many masks have is meant to be none.
+    """Find masks with a colour of no class; one that many masks have is meant to be none.
 
-    Args:
-        masks: The masks.
-        strays: Of each, the commonest colour that is no class's, and the share of all such.
-        findings: Where to note it.
+    `strays` holds for each the commonest colour that is no class's, and the share of all such.
     """
     much = [(path, *stray) for path, stray in zip(masks, strays, strict=True) if stray[1] > _STRAY]
     files = Counter(color for _, color, _ in much)
@@ -129,77 +253,17 @@ def tell_stray_colors(
                 f"{path}: {share:.2%} of its pixels are of colours that are no class's, the "
                 f"commonest is {write_color(color)}. They are ignored.",
                 [path],
-                severity="error" if share > _PICTURE else "warning",
+                severity="error" if share > _PHOTO else "warning",
             )
 
 
-_MOST_SET_ASIDE = 20
-_FEW_EMPTY = 0.05
+# masks beside each other
 
 
-class Contents(NamedTuple):
-    """What masks hold that make sense together.
+def check_contents(contents: Contents, pairs: Sequence[Pair], findings: Findings) -> None:
+    """Find masks that are empty or ignored, and classes that hardly occur.
 
-    Attributes:
-        coding: Which value or colour is which class.
-        pixels: [n, K] int64, the pixels of each class in each mask.
-        masks: [n], the masks.
-    """
-
-    coding: Coding
-    pixels: NDArray[np.int64]
-    masks: list[Source]
-
-
-def understand_contents(
-    counts: Sequence[MaskCounts],
-    config: DataConfig,
-    findings: Findings,
-    on_note: Callable[[str], None],
-) -> Contents | None:
-    """Find out what masks mean, setting those aside that do not go with the others.
-
-    Args:
-        counts: What each mask holds.
-        config: What is known of the masks.
-        findings: Where to note those set aside.
-        on_note: Told what was understood, and how.
-
-    Returns:
-        The contents, or None where the masks make no sense together.
-    """
-    counts, total = _set_odd_kinds_aside(counts, bool(config.colors), findings), len(counts)
-    for _ in range(_MOST_SET_ASIDE):
-        heard = Collected()
-        try:
-            coding, _ = find_coding([each.path for each in counts], config, heard, counts)
-        except (ValueError, FileNotFoundError) as error:
-            lossy = [each.path for each in counts if each.kind == "jpeg"]
-            if 2 * len(lossy) > len(counts):
-                tell_all_lossy(lossy, findings)
-                return None
-            faulty = _at_fault(error, counts)
-            problem = error if isinstance(error, DataError) else DataError(str(error))
-            _tell_faulty(problem, faulty, counts, config.ignore, findings)
-            counts = [each for each in counts if each.path not in set(faulty)]
-            # more than half at fault: then it is not they that are odd
-            if not faulty or 2 * len(counts) < total:
-                return None
-            continue
-        for note in heard.notes:
-            on_note(note)
-        tell_smoothed(coding, counts, findings)
-        return _count_classes(coding, counts, findings)
-    return None
-
-
-def tell_contents(contents: Contents, pairs: Sequence[Pair], findings: Findings) -> None:
-    """Tell of masks that are empty or ignored, and of classes that hardly occur.
-
-    Args:
-        contents: What the masks hold.
-        pairs: The pairs of these masks, in their order.
-        findings: Where to note it.
+    `pairs` are those of the masks, in their order.
     """
     pixels, masks = contents.pixels, contents.masks
     total = pixels.sum(axis=1)
@@ -228,7 +292,7 @@ def tell_contents(contents: Contents, pairs: Sequence[Pair], findings: Findings)
                 [masks[index]],
                 severity=None if few else "note",
             )
-    _tell_rare(contents, findings)
+    _check_rare(contents, findings)
     trained = np.array([pair.part in (None, "train") for pair in pairs])
     if trained.any() and not trained.all():
         seen = pixels[trained].sum(axis=0)
@@ -242,122 +306,8 @@ def tell_contents(contents: Contents, pairs: Sequence[Pair], findings: Findings)
             )
 
 
-def _set_odd_kinds_aside(
-    counts: Sequence[MaskCounts], legend_is_known: bool, findings: Findings
-) -> list[MaskCounts]:
-    """Set coloured masks and pictures aside, and JPEG among files that keep their values."""
-    lossy = [each for each in counts if each.kind == "jpeg"]
-    colored = [each for each in counts if each.is_colored]
-    odd: set[Source] = set()
-    if 2 * len(lossy) < len(counts):
-        for each in lossy:
-            odd.add(each.path)
-            findings.add(
-                "lossy-mask",
-                f"{each.path} is a JPEG, which changes the values of a mask; the others are not. "
-                "Draw it again, or take it from before it was saved so.",
-                [each.path],
-                severity="error",
-            )
-    if not legend_is_known and 2 * len(colored) < len(counts):
-        for each in colored:
-            if each.path not in odd:
-                odd.add(each.path)
-                message = (
-                    f"{each.path} is coloured, while the others hold one value for each pixel. "
-                    "Is it the right file? Save the class ids as a grey or palette PNG."
-                )
-                findings.add("colored-mask", message, [each.path])
-    for each in find_pictures(counts):
-        if each.path not in odd:
-            odd.add(each.path)
-            findings.add(
-                "not-a-mask",
-                f"{each.path} is grey all over, most masks are black and white. Is it a picture?",
-                [each.path],
-            )
-    return [each for each in counts if each.path not in odd]
-
-
-def _at_fault(error: Exception, counts: Sequence[MaskCounts]) -> list[Source]:
-    """The masks to be set aside for an error."""
-    code = getattr(error, "code", "")
-    if code == "ambiguous-255":
-        sides = [
-            [each.path for each in counts if value in each.values.tolist()] for value in (255, 1)
-        ]
-        return min(sides, key=len)
-    if code == "many-values":
-        usual = float(np.median([len(each.values) for each in counts]))
-        return [each.path for each in counts if len(each.values) > 2 * usual + 8]
-    files = list(getattr(error, "files", ()))
-    if code == "stray-value" and getattr(error, "cure", ""):
-        stray = int(error.cure.split()[-1])  # type: ignore[attr-defined]
-        holders = [each.path for each in counts if stray in each.values]
-        if 2 * len(holders) > len(counts):
-            return holders  # then it is the values as they were said that are wrong
-    return files
-
-
-def _tell_faulty(
-    problem: DataError,
-    faulty: Sequence[Source],
-    counts: Sequence[MaskCounts],
-    ignore: int | None,
-    findings: Findings,
-) -> None:
-    if problem.code != "many-values" or not faulty:
-        cure = _cure(problem, faulty, counts, ignore)
-        findings.add(problem.code, str(problem), faulty, cure, "error")
-        return
-    usual = int(np.median([len(each.values) for each in counts]))
-    for each in counts:
-        if each.path in faulty:
-            findings.add(
-                problem.code,
-                f"{each.path} holds {len(each.values)} values, most of the masks {usual}. Is it "
-                "smoothed, or a picture?",
-                [each.path],
-            )
-
-
-def _cure(
-    problem: DataError, faulty: Sequence[Source], counts: Sequence[MaskCounts], ignore: int | None
-) -> str:
-    if problem.code == "ambiguous-255" and 0 < len(faulty) < len(counts):
-        rare = set(faulty)
-        has_255 = any(each.path in rare and 255 in each.values for each in counts)
-        return replace_values({255: 1} if has_255 else {1: 255}, faulty)
-    if problem.code == "stray-value" and problem.cure and ignore is not None:
-        # one value at most is ignored
-        stray = int(problem.cure.split()[-1])
-        in_place = all(isinstance(path, Path) for path in faulty) and max(stray, ignore) < 256
-        return replace_values({stray: ignore}, faulty) if in_place else ""
-    if not faulty and not problem.cure:
-        return command("ls", path_of(counts[0].path).parent)
-    return problem.cure
-
-
-def _count_classes(coding: Coding, counts: Sequence[MaskCounts], findings: Findings) -> Contents:
-    masks = [each.path for each in counts]
-    pixels = np.zeros((len(counts), coding.num_classes), np.int64)
-    if isinstance(coding, Colors):
-        strays: list[tuple[int, float]] = []
-        for row, (found, each_color) in enumerate(count_all_colors(masks)):
-            pixels[row] = coding.count(found, each_color)
-            known = coding.classify(found) != IGNORED
-            void = -1 if coding.ignore is None else coding.ignore * 0x010101
-            others = np.where(known | (found == void), 0, each_color)
-            strays.append((int(found[others.argmax()]), float(others.sum() / each_color.sum())))
-        tell_stray_colors(masks, strays, findings)
-    else:
-        for row, each in enumerate(counts):
-            pixels[row] = coding.count(each.values, each.pixels)
-    return Contents(coding, pixels, masks)
-
-
-def _tell_rare(contents: Contents, findings: Findings) -> None:
-    """Tell of classes that only few masks show: values that were never meant look like that."""
+def _check_rare(contents: Contents, findings: Findings) -> None:
+    """Find classes that only few masks show: values that were never meant look like that."""
     coding, masks = contents.coding, contents.masks
     shows = contents.pixels > 0
     few = max(1, 0.02 * len(masks))
@@ -367,11 +317,11 @@ def _tell_rare(contents: Contents, findings: Findings) -> None:
         holders = [masks[row] for row in np.flatnonzero(shows[:, class_id])]
         if 0 < len(holders) <= few:
             count = int(contents.pixels[:, class_id].sum())
-            cure = f"--ignore {coding.values[class_id]}" if isinstance(coding, Values) else ""
+            flags = {"ignore": coding.values[class_id]} if isinstance(coding, Values) else None
             findings.add(
                 "rare-class",
                 f"Class {class_id} is in {len(holders)} of {len(masks)} masks, {count} pixels: "
                 f"{', '.join(map(str, holders[:3]))}. Is it a slip? If it is no class:",
                 holders,
-                cure,
+                flags=flags,
             )

@@ -15,7 +15,7 @@ from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.split import SPLIT_FILE, read_split
 from plainunet.dataset.verify import check_pairs
 from plainunet.evaluation.measure import judged, measure, put_together
-from plainunet.evaluation.present import About, choose_shown, present, show
+from plainunet.evaluation.report import About, choose_shown, show, write_report
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.problems import command
 from plainunet.formats.sources import Source
@@ -280,7 +280,7 @@ def evaluate(
         flags += ["--skip-unlabelled"] * skip_unlabelled + ["--objects"] * objects
         again = command("plainunet", "evaluate", checkpoint, data, *flags)
         about = About(str(checkpoint), str(data), again)
-        present(html, result, shown, predictor, found_pairs, coding, about)
+        write_report(html, result, shown, predictor, found_pairs, coding, about)
     return result
 
 

@@ -320,18 +320,18 @@ def _find_colors(census: ColorCensus, ignore: int | None) -> Colors:
         near = match_colors(np.array(apart, np.uint32), (unpack(color),))[1]
         if len(apart) < _MOST_COLORS and not near.any():
             apart.append(color)
-    cure = " ".join(write_color(color) for color in sorted(apart))
+    classes = tuple(write_color(color) for color in sorted(apart))
     rare = int(found[census.pixels[found].argmin()])
     raise DataError(
         f"The masks name classes by colour, and hold {len(found)} colours: too many for classes, "
         f"too rare or too alike (up to {_MOST_COLORS} would be taken, each of at least {_RARE:.2%} "
         f"of the pixels and more than {_ALIKE} apart in red, green or blue; {write_color(rare)} "
         f"has {census.place(rare)}). The commonest: {shown}. Say which "
-        f"colours are classes, in their order, such as --colors {cure}; others are taken for "
-        f"the one they are near, or ignored.",
+        f"colours are classes, in their order, such as --colors {' '.join(classes)}; others are "
+        "taken for the one they are near, or ignored.",
         "stray-color",
         [census.paths[census.first[rare] - 1]],
-        f"--colors {cure}",
+        flags={"colors": classes},
     )
 
 

@@ -1,7 +1,8 @@
 """Errors with a code, which name the files at fault; raised, or told to whoever collects them."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from plainunet.formats.sources import Source
 
@@ -12,7 +13,8 @@ class DataError(ValueError):
     Attributes:
         code: What kind of mistake, one of `plainunet.doctor.findings.CODES`.
         files: The files at fault.
-        cure: A command that mends it, or flags of `plainunet check` that do, or "".
+        cure: A command that mends it, or "".
+        flags: Flags of `plainunet check` that mend it, such as {"ignore": 7}.
         parts: Where it is many mistakes of one kind, each of them; else itself alone.
     """
 
@@ -23,12 +25,14 @@ class DataError(ValueError):
         files: Sequence[Source] = (),
         cure: str = "",
         parts: "Sequence[DataError]" = (),
+        flags: Mapping[str, Any] | None = None,
     ) -> None:
         """Describe the mistake; `parts` are the single mistakes where it is many."""
-        super().__init__(message, code, files, cure, parts)
+        super().__init__(message, code, files, cure, parts, flags)
         self.code = code
         self.files = tuple(files)
         self.cure = cure
+        self.flags = dict(flags or {})
         self.parts = tuple(parts) or (self,)
 
     def __str__(self) -> str:
@@ -39,7 +43,9 @@ class DataError(ValueError):
 def as_problem(error: Exception, *files: Source) -> DataError:
     """Give an error that came up while files were read a code and their names."""
     if isinstance(error, DataError):
-        return error if error.files else DataError(str(error), error.code, files, error.cure)
+        if error.files:
+            return error
+        return DataError(str(error), error.code, files, error.cure, flags=error.flags)
     return DataError(str(error), "missing-file" if isinstance(error, OSError) else "unclear", files)
 
 

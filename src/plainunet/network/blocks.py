@@ -1,7 +1,12 @@
-"""The blocks of the U-Net: double convolutions, down and up steps, attention gates."""
+"""The blocks of the U-Net: double convolutions, steps down and up, attention gates.
+
+Below them is what a network does to its blocks: initialisation, activation checkpointing, and
+batch normalisation folded for prediction.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 from math import gcd, sqrt
 from typing import Literal
 
@@ -9,49 +14,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
-
-
-def recomputed(block: nn.Module, *features: Tensor) -> Tensor:
-    """Run a block, keeping for the backward pass only what goes in.
-
-    Args:
-        block: Any module; its dropout repeats itself when it is computed again.
-        features: What it takes, [N, c, h, w] each.
-
-    Returns:
-        What it gives.
-    """
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_untouched(block)
-
-    result: Tensor = checkpoint(block, *features, use_reentrant=False, context_fn=contexts)
-    return result
-
-
-@contextmanager
-def _statistics_untouched(block: nn.Module) -> Iterator[None]:
-    """Lend batch normalisations copies of their running statistics, which are then dropped."""
-    own = {m: dict(m._buffers) for m in block.modules() if isinstance(m, _BatchNorm)}
-    for module, buffers in own.items():
-        for name, value in buffers.items():
-            module._buffers[name] = value.clone() if value is not None else None
-    try:
-        yield
-    finally:
-        for module, buffers in own.items():
-            module._buffers.update(buffers)
-
 
 Normalisation = Literal["batch", "group", "instance", "none"]
 Upsampling = Literal["transposed", "bilinear"]
+Block = Callable[..., nn.Module]
+"""Makes a double convolution from its in, out and middle channels."""
 GROUPS = 8
 """Channels form this many groups in group normalisation, or fewer where they do not divide."""
 
 
+def _conv_norm_relu(
+    in_channels: int, out_channels: int, normalisation: Normalisation, valid: bool
+) -> list[nn.Module]:
+    """The layers of one convolution; normalisation subtracts any bias again, so it has none."""
+    padding, bias = 0 if valid else 1, normalisation == "none"
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=padding, bias=bias)
+    return [conv, *_norm(normalisation, out_channels), nn.ReLU(inplace=True)]
+
+
+def _norm(kind: Normalisation, channels: int) -> list[nn.Module]:
+    if kind == "batch":
+        return [nn.BatchNorm2d(channels)]
+    if kind == "group":
+        return [nn.GroupNorm(gcd(GROUPS, channels), channels)]
+    if kind == "instance":  # each channel a group of its own
+        return [nn.GroupNorm(channels, channels)]
+    return []
+
+
 class DoubleConv(nn.Sequential):
-    """Twice: 3x3 convolution, normalisation, ReLU; dropout at the end where it is asked for."""
+    """Twice: 3x3 convolution, normalisation, ReLU; then dropout, if its rate is not 0.
+
+    [N, in_channels, h, w] -> [N, out_channels, h, w]; 4 pixels smaller if valid.
+    """
 
     def __init__(
         self,
@@ -63,16 +60,7 @@ class DoubleConv(nn.Sequential):
         valid: bool = False,
         dropout: float = 0.0,
     ) -> None:
-        """Make the block.
-
-        Args:
-            in_channels: Channels of the feature that comes in.
-            out_channels: Channels of the feature that goes out.
-            middle_channels: Channels between the convolutions; left out, as many as go out.
-            normalisation: "batch", "group", "instance" or "none".
-            valid: Whether convolutions take no padding: what goes out is 4 pixels smaller.
-            dropout: Share of values set to zero in training.
-        """
+        """Make the block; between the convolutions are `middle_channels`, or `out_channels`."""
         middle = middle_channels or out_channels
         super().__init__(
             *_conv_norm_relu(in_channels, middle, normalisation, valid),
@@ -84,7 +72,7 @@ class DoubleConv(nn.Sequential):
 class ResidualDoubleConv(nn.Module):
     """A DoubleConv whose input is added before the last ReLU (He et al. 2015, arXiv 1512.03385).
 
-    Where the channels differ, a 1x1 convolution brings the input to those that go out.
+    Where the channels differ, a 1x1 convolution brings the input to `out_channels`.
     """
 
     def __init__(
@@ -113,38 +101,23 @@ class ResidualDoubleConv(nn.Module):
         self.end = nn.Sequential(relu, nn.Dropout(dropout))
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Run the block.
-
-        Args:
-            feature: [N, in_channels, h, w] float.
-
-        Returns:
-            [N, out_channels, h, w] float; 4 pixels smaller if valid.
-        """
+        """[N, in_channels, h, w] -> [N, out_channels, h, w]; 4 pixels smaller if valid."""
         change = self.convs(feature)
         kept, change = crop_skip(self.shortcut(feature), change)
         result: Tensor = self.end(change + kept)
         return result
 
 
-Block = Callable[..., nn.Module]
-"""Makes a double convolution from its in, out and middle channels."""
-
-
 class Down(nn.Sequential):
-    """Halve the size, then a double convolution: [N, c, h, w] -> [N, out, h // 2, w // 2]."""
+    """A step of the encoder: [N, c, h, w] -> [N, out, h // 2, w // 2]."""
 
     def __init__(self, conv: nn.Module) -> None:
-        """Make the step.
-
-        Args:
-            conv: The double convolution.
-        """
+        """Make the step: 2x2 max pooling, then a double convolution."""
         super().__init__(nn.MaxPool2d(2), conv)
 
 
 class Up(nn.Module):
-    """Double the size, join the skip, then a double convolution."""
+    """A step of the decoder: double the size, join the skip connection, a double convolution."""
 
     def __init__(
         self,
@@ -159,16 +132,9 @@ class Up(nn.Module):
     ) -> None:
         """Make the step.
 
-        Args:
-            coarse_channels: Channels of the coarser feature.
-            skip_channels: Channels of the skip.
-            out_channels: Channels that go out.
-            block: Makes the double convolution.
-            upsampling: "transposed": a 2x2 transposed convolution, to as many channels as the
-                skip has; "bilinear": no weights, corners aligned, and half of the joined
-                channels between the two convolutions.
-            attention: Whether a gate weighs the skip.
-            valid: Whether the skip is cropped to the feature, and not the feature padded.
+        A transposed convolution makes as many channels as the skip has; bilinearly (corners
+        aligned) there are no weights, and half of the joined channels between the convolutions.
+        If valid, the skip is cropped to the feature; else the feature is padded.
         """
         super().__init__()
         if upsampling == "transposed":
@@ -184,14 +150,9 @@ class Up(nn.Module):
         self.match = crop_skip if valid else pad_feature
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        """Join the coarse feature with the skip of the level above.
+        """[N, coarse_channels, h // 2, w // 2] and [N, skip_channels, h, w] -> [N, out, h, w].
 
-        Args:
-            coarse: [N, coarse_channels, h // 2, w // 2] float.
-            skip: [N, skip_channels, h, w] float; larger if valid.
-
-        Returns:
-            [N, out_channels, h, w] float; 4 pixels smaller if valid.
+        If valid, the skip is larger than h x w, and the result 4 pixels smaller.
         """
         skip, feature = self.match(skip, self.up(coarse))
         if self.gate:
@@ -201,19 +162,14 @@ class Up(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """Weigh each pixel of a skip by what the coarser feature knows of it.
+    """Weigh each pixel of a skip connection by the coarser feature.
 
     Additive attention, Oktay et al. 2018, arXiv 1804.03999, section 2, equations 1 and 2:
     sigmoid(psi relu(W_x skip + W_g coarse)), brought to the skip's size bilinearly.
     """
 
     def __init__(self, skip_channels: int, coarse_channels: int) -> None:
-        """Make the gate.
-
-        Args:
-            skip_channels: Channels of the skip.
-            coarse_channels: Channels of the coarser feature, half as high and wide.
-        """
+        """Make the gate."""
         super().__init__()
         inner = max(1, skip_channels // 2)
         self.from_skip = nn.Conv2d(skip_channels, inner, kernel_size=2, stride=2, bias=False)
@@ -221,30 +177,14 @@ class AttentionGate(nn.Module):
         self.weigh = nn.Conv2d(inner, 1, kernel_size=1)
 
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
-        """Weigh the skip.
-
-        Args:
-            skip: [N, skip_channels, h, w] float.
-            coarse: [N, coarse_channels, h // 2, w // 2] float.
-
-        Returns:
-            The skip times weights in 0..1, one for each pixel.
-        """
+        """The skip times one weight in 0..1 a pixel; `coarse` is half as high and wide."""
         weights = self.weigh(F.relu(self.from_skip(skip) + self.from_coarse(coarse))).sigmoid()
         size = (skip.shape[2], skip.shape[3])
         return skip * F.interpolate(weights, size=size, mode="bilinear", align_corners=False)
 
 
 def pad_feature(skip: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-    """Make a feature as large as its skip: zeros stand in for what halving dropped.
-
-    Args:
-        skip: [N, c, h, w].
-        feature: [N, c', h or h - 1, w or w - 1].
-
-    Returns:
-        The skip, and the feature padded at the right and bottom.
-    """
+    """Pad a feature to its skip's size: zeros at the right and bottom for what halving dropped."""
     if not torch.compiler.is_compiling() and feature.shape[2:] == skip.shape[2:]:
         return skip, feature  # padding by nothing would still copy; exported, any size must do
     missing_height = skip.shape[2] - feature.shape[2]
@@ -253,15 +193,7 @@ def pad_feature(skip: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def crop_skip(skip: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-    """Make a skip as large as the feature that it joins, by keeping its middle.
-
-    Args:
-        skip: [N, c, h, w].
-        feature: [N, c', h - 2m, w - 2n].
-
-    Returns:
-        The skip cropped, and the feature.
-    """
+    """Crop the middle of a skip to the size of the feature that it joins."""
     height, width = feature.shape[2:]
     top = (skip.shape[2] - height) // 2
     left = (skip.shape[3] - width) // 2
@@ -275,9 +207,6 @@ def he_initialise(module: nn.Module) -> None:
     N is the number of values that one output value is made from: 9 * 64 for a 3x3 convolution
     of 64 channels (Ronneberger et al. 2015, section 3; He et al. 2015, arXiv 1502.01852). A
     2x2 transposed convolution of stride 2 makes each value from one pixel: N is its channels.
-
-    Args:
-        module: Any module; only convolutions are changed.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         area = module.kernel_size[0] * module.kernel_size[1] if type(module) is nn.Conv2d else 1
@@ -286,20 +215,46 @@ def he_initialise(module: nn.Module) -> None:
             module.bias.zero_()
 
 
-def _conv_norm_relu(
-    in_channels: int, out_channels: int, normalisation: Normalisation, valid: bool
-) -> list[nn.Module]:
-    """The layers of one convolution; normalisation subtracts any bias again, so it has none."""
-    padding, bias = 0 if valid else 1, normalisation == "none"
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=padding, bias=bias)
-    return [conv, *_norm(normalisation, out_channels), nn.ReLU(inplace=True)]
+def recomputed(block: nn.Module, *features: Tensor) -> Tensor:
+    """Run a block, keeping only its input for the backward pass; dropout repeats itself."""
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _statistics_untouched(block)
+
+    result: Tensor = checkpoint(block, *features, use_reentrant=False, context_fn=contexts)
+    return result
 
 
-def _norm(kind: Normalisation, channels: int) -> list[nn.Module]:
-    if kind == "batch":
-        return [nn.BatchNorm2d(channels)]
-    if kind == "group":
-        return [nn.GroupNorm(gcd(GROUPS, channels), channels)]
-    if kind == "instance":  # each channel a group of its own
-        return [nn.GroupNorm(channels, channels)]
-    return []
+@contextmanager
+def _statistics_untouched(block: nn.Module) -> Iterator[None]:
+    """Give batch normalisations copies of their running statistics, and drop these afterwards."""
+    own = {m: dict(m._buffers) for m in block.modules() if isinstance(m, _BatchNorm)}
+    for module, buffers in own.items():
+        for name, value in buffers.items():
+            module._buffers[name] = value.clone() if value is not None else None
+    try:
+        yield
+    finally:
+        for module, buffers in own.items():
+            module._buffers.update(buffers)
+
+
+@torch.no_grad()
+def fold_batch_normalisation(network: nn.Module) -> None:
+    """Fold each batch normalisation into the convolution before it: the same logits, faster.
+
+    In eval mode it is a factor and a summand for each channel, which the weights and the bias
+    can take in. A folded network is for prediction alone: do not train or save it.
+
+    Args:
+        network: The network, changed in place and put into eval mode. Logits differ by no more
+            than rounding.
+    """
+    network.eval()
+    for part in network.modules():
+        if not isinstance(part, nn.Sequential):
+            continue
+        for (first, conv), (second, norm) in pairwise(list(part.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(part, first, fuse_conv_bn_eval(conv, norm))
+                setattr(part, second, nn.Identity())

@@ -1,7 +1,11 @@
-"""A network in one `.safetensors` file that describes itself, and fine-tuning from one."""
+"""A network in one `.safetensors` file that describes itself; fine-tuning from one.
+
+The file holds the weights and, as JSON in its metadata, the network's architecture and a `Card`.
+"""
 
 import dataclasses
 import json
+import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from plainunet import __version__
 from plainunet.files import write_whole
 from plainunet.network.unet import UNet
 
@@ -31,24 +36,23 @@ class Card:
     colors: tuple[tuple[int, int, int], ...]
     """RGB of each class, 0..255, used in mask files."""
     size: tuple[int, int] | None
-    """Scale policy: height and width that pictures are reduced to fit in, or None where they
+    """Scale policy: height and width that images are reduced to fit in, or None where they
     are all reduced by `factor`."""
     threshold: float = 0.5
     """With two classes, the probability of class 1 from which a pixel is class 1."""
     masks: dict[str, Any] = field(default_factory=dict)
     """How mask values became class ids: `values`, `ignore`, `kind`, perhaps `colors`."""
     training: dict[str, Any] = field(default_factory=dict)
-    """Settings, data digest and picture sizes of the training run."""
+    """Settings, data digest and image sizes of the training run."""
     scores: dict[str, Any] = field(default_factory=dict)
-    """Scores on the validation part, with their protocol."""
+    """Scores on the validation split, with their protocol."""
     factor: float = 1.0
-    """Without a size: length of a picture's side afterwards, as a share of its own."""
+    """Without a size: what the sides of images are multiplied by."""
     tta: str = "none"
-    """Test-time augmentation: the network also sees pictures mirrored and turned, and the
-    probabilities are averaged: "none", "mirror" (left to right), "flips" (and top to bottom) or
-    "turns" (and all by quarter turns)."""
+    """Test-time augmentation, whose probabilities are averaged: "none", "mirror" (images also
+    mirrored left to right), "flips" (and top to bottom) or "turns" (and all by quarter turns)."""
     scales: tuple[float, ...] = (1.0,)
-    """Pictures are seen so many times as large as they would be, and the probabilities averaged."""
+    """Factors on the size that the network sees; the probabilities are averaged."""
     min_object: int = 0
     """Connected regions of a class with fewer pixels become background."""
     fill_holes: int = 0
@@ -65,14 +69,11 @@ def save_checkpoint(path: Path, network: UNet, card: Card) -> None:
         network: The network, on any device.
         card: Its description.
     """
-    said = {
-        "format": FORMAT,
-        "architecture": network.architecture,
-        **dataclasses.asdict(card),
-    }
+    architecture = network.architecture
+    metadata = {"format": FORMAT, "architecture": architecture, **dataclasses.asdict(card)}
     tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     with write_whole(path) as file:
-        save_file(tensors, file, metadata={_KEY: json.dumps(said)})
+        save_file(tensors, file, metadata={_KEY: json.dumps(metadata)})
 
 
 def load_checkpoint(path: Path) -> tuple[UNet, Card]:
@@ -95,32 +96,32 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
         raise FileNotFoundError(f"{path}: no such checkpoint file.")
     try:
         with safe_open(path, framework="pt") as file:
-            said = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            metadata = json.loads((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not a checkpoint of plainunet, or damaged ({error}). "
             "Give the best.safetensors of a training run."
         ) from error
-    if not isinstance(said, dict):
+    if not isinstance(metadata, dict):
         raise CheckpointError(
             f"{path}: a .safetensors file, but not one of plainunet (it has no description in "
             "its metadata). Give the best.safetensors of a training run."
         )
-    if said.get("format") != FORMAT:
+    if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: written in format {said.get('format')}; this version reads {FORMAT}. "
+            f"{path}: written in format {metadata.get('format')}; this version reads {FORMAT}. "
             "Update plainunet."
         )
-    if said.get("refines"):
+    if metadata.get("refines"):
         raise CheckpointError(
             f"{path}: refines the masks of another checkpoint (it was trained with --refine-of), "
             "which this version does not do. Give that other checkpoint."
         )
     try:
-        network = UNet(**said["architecture"])
+        network = UNet(**metadata["architecture"])
         network.load_state_dict(tensors)
-        card = _read_card(said)
+        card = _read_card(metadata)
         if not len(card.class_names) == len(card.colors) == network.num_classes:
             raise ValueError(
                 f"{len(card.class_names)} class names and {len(card.colors)} colours for "
@@ -132,27 +133,19 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
 
 
 def versions() -> dict[str, str]:
-    """Name the software that runs.
-
-    Returns:
-        Versions by package name.
-    """
-    import platform
-
-    import plainunet
-
+    """Versions of the software that runs, by package name."""
     return {
-        "plainunet": plainunet.__version__,
+        "plainunet": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
 
 
-def _read_card(said: dict[str, Any]) -> Card:
-    # earlier ones do not say all of it
+def _read_card(metadata: dict[str, Any]) -> Card:
+    # these fields are younger than the format
     later = ("factor", "tta", "scales", "min_object", "fill_holes")
     known = {f.name: f.default for f in dataclasses.fields(Card) if f.name in later}
-    fields = {f.name: {**known, **said}[f.name] for f in dataclasses.fields(Card)}
+    fields = {f.name: {**known, **metadata}[f.name] for f in dataclasses.fields(Card)}
     fields["scales"] = tuple(fields["scales"])
     fields["class_names"] = tuple(fields["class_names"])
     fields["colors"] = tuple((r, g, b) for r, g, b in fields["colors"])
@@ -161,15 +154,16 @@ def _read_card(said: dict[str, Any]) -> Card:
 
 
 OWN = ("in_channels", "num_classes", "dropout", "deep_supervision")
-"""What may differ from the checkpoint's."""
+"""What may differ from the architecture of the checkpoint that a run starts from."""
 
 
+@torch.no_grad()
 def take_weights(network: UNet, path: Path) -> list[str]:
-    """Start a network from a checkpoint's weights.
+    """Fine-tuning: start a network from a checkpoint's weights.
 
-    The heads of other classes stay fresh. Of other input channels, the first convolution gets
-    the mean over the checkpoint's channels, scaled so that its sums are as large as before;
-    normalisation stays the network's own, since it is that of its data.
+    Where the number of classes differs, heads stay fresh. Where that of channels does, the first
+    convolution gets the mean over the checkpoint's channels, scaled so that its sums are as large
+    as before. Normalisation stays the network's own, since it is that of its data.
 
     Args:
         network: The network; it is changed in place.
@@ -180,7 +174,7 @@ def take_weights(network: UNet, path: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: It is none, or its network has another shape inside.
+        ValueError: It is none, or its architecture differs.
     """
     source, _ = load_checkpoint(path)
     for name, own in network.architecture.items():
@@ -194,22 +188,21 @@ def take_weights(network: UNet, path: Path) -> list[str]:
                 f"{path}: its network has {name.replace('_', ' ')} {other}, this run's {own}. "
                 f"Give the same: {same}."
             )
-    there = source.state_dict()
+    weights = source.state_dict()
     same_classes = source.num_classes == network.num_classes
     fresh = []
-    with torch.no_grad():
-        for name, weight in network.state_dict().items():
-            if name in ("mean", "std"):
-                continue
-            given = there.get(name)
-            is_head = name.startswith(("head.", "side_heads."))
-            if given is None or (is_head and not same_classes):
-                fresh.append(name)
-            elif given.shape == weight.shape:
-                weight.copy_(given)
-            else:
-                weight.copy_(_averaged(given, weight.shape[1]))
-                fresh.append(name)
+    for name, own_weight in network.state_dict().items():
+        if name in ("mean", "std"):
+            continue
+        weight = weights.get(name)
+        is_head = name.startswith(("head.", "side_heads."))
+        if weight is None or (is_head and not same_classes):
+            fresh.append(name)
+        elif weight.shape == own_weight.shape:
+            own_weight.copy_(weight)
+        else:
+            own_weight.copy_(_averaged(weight, own_weight.shape[1]))
+            fresh.append(name)
     return fresh
 
 
@@ -220,13 +213,13 @@ def _averaged(weight: Tensor, channels: int) -> Tensor:
 
 
 def freeze_encoder(network: UNet) -> list[nn.Module]:
-    """Keep the contracting path as it is.
+    """Exclude the encoder from training.
 
     Args:
         network: The network.
 
     Returns:
-        Its parts that must stay in eval mode, so that running statistics stay, too.
+        Its modules that must stay in eval mode, so that running statistics stay, too.
     """
     parts: list[nn.Module] = [network.inlet, network.downs]
     for part in parts:

@@ -1,4 +1,4 @@
-"""Where the network runs, and in what arithmetic."""
+"""Where the network runs, and in what precision."""
 
 from contextlib import AbstractContextManager
 from typing import TypeVar
@@ -61,14 +61,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Tell whether the hardware multiplies bf16 itself; emulated, it would be slower than fp32.
-
-    Args:
-        device: The device.
-
-    Returns:
-        True for GPUs from Ampere on and for CPUs with AVX512-BF16 or AMX-BF16.
-    """
+    """True for GPUs from Ampere on, and CPUs with AVX512-BF16 or AMX; emulated, bf16 is slow."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
@@ -78,27 +71,20 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def most_memory(device: torch.device) -> int | None:
-    """Say how much memory tensors have taken on a GPU.
-
-    Args:
-        device: The device.
-
-    Returns:
-        Bytes, the most so far; None where it is not counted.
-    """
+    """Peak memory of tensors on a GPU [bytes]; None on devices that do not count it."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def make_room(device: torch.device, said: str) -> bool:
-    """Have what is free where memory has run out, and convolutions that work again.
+    """Free memory after it has run out, and let convolutions work again.
 
     Args:
         device: Where the network runs.
         said: The message of the error.
 
     Returns:
-        Whether convolutions are slower from here on: oneDNN fails for ever once it has failed to
-        make one.
+        Whether convolutions are slower from here on: once oneDNN has failed to make one, it
+        always fails, and is switched off.
     """
     give_freed_memory_back()
     if device.type == "cuda":
@@ -110,7 +96,7 @@ def make_room(device: torch.device, said: str) -> bool:
 
 
 def to_device(network: Network, device: torch.device) -> Network:
-    """Move a network, its weights channels last in memory, as convolutions are fastest.
+    """Move a network, its weights channels last in memory, which makes convolutions fastest.
 
     Args:
         network: The network; it is changed in place.
@@ -124,7 +110,7 @@ def to_device(network: Network, device: torch.device) -> Network:
 
 
 def arithmetic(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:
-    """Make the context that the network's forward pass runs in.
+    """Context that the network's forward pass runs in.
 
     Args:
         device: Where the network runs.

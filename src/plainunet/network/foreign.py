@@ -1,8 +1,8 @@
-"""Other people's plain U-Nets -> a network and a checkpoint of this project.
+"""Import of weights that other projects' plain U-Nets were trained to.
 
 Two public layouts are known, by the names of their weights: that of milesial/Pytorch-UNet,
 with either upsampling, and that of the tutorial in aladdinpersson/Machine-Learning-Collection.
-Both compute what `UNet` does, on pictures in 0..1, so that only names change; the logits are
+Both compute what `UNet` does, on images in 0..1, so that only names change; the logits are
 the same. (The tutorial's are at multiples of 2^depth: at other sizes it resizes a feature where
 here it is padded.) Files are read as tensors and plain values; nothing in them is executed.
 """
@@ -24,7 +24,7 @@ from plainunet.network.unet import MOST_CLASSES, UNet
 from plainunet.palette import default_colors, default_names
 
 LARGEST = 65535
-"""Pixels along a side that pictures may be reduced to."""
+"""Most pixels along a side that images may be reduced to."""
 
 
 def import_checkpoint(
@@ -40,11 +40,11 @@ def import_checkpoint(
             "state_dict" of a dictionary, or the same weights as `.safetensors`.
         out: The `.safetensors` file to write; it appears whole or not at all.
         class_names: K names, the background's first; left out, default names.
-        size: Height and width [pixels] that pictures are reduced to fit in; left out, they
-            are taken as they are.
+        size: Height and width [pixels] that images are reduced to fit in; left out, they keep
+            their own.
 
     Returns:
-        The network in eval mode, and its description; its `training` says where it is from.
+        The network in eval mode, and its description; its `training` names the source.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -59,7 +59,7 @@ def import_checkpoint(
     require_writable(out.parent)
     state = _read_state(path)
     try:
-        network, source = convert(state)
+        network, layout = convert(state)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     smallest = 2**network.depth
@@ -72,7 +72,7 @@ def import_checkpoint(
         colors=default_colors(network.num_classes),
         size=size,
         masks=_read_coding(state.get("mask_values"), network.num_classes),
-        training={"imported": {"layout": source, "file": path.name}},
+        training={"imported": {"layout": layout, "file": path.name}},
         versions=versions(),
     )
     save_checkpoint(out, network, card)
@@ -84,11 +84,11 @@ def convert(state: Mapping[str, Any]) -> tuple[UNet, str]:
 
     Width and depth are read from the weights. A head of one channel with the logit z, whose
     sigmoid is the foreground's probability, becomes a head of two classes with logits 0 and z.
-    Biases before batch normalisation, which older versions have, are taken off its mean.
+    Biases before batch normalisation, which older versions have, are subtracted from its mean.
 
     Args:
         state: Weights by their name in the layout, of any float type, with or without the
-            prefixes of `DataParallel` and `torch.compile`; `mask_values` is passed over.
+            prefixes of `DataParallel` and `torch.compile`; `mask_values` is ignored.
 
     Returns:
         The network in eval mode, float32 on the CPU, and the layout's name.
@@ -99,55 +99,46 @@ def convert(state: Mapping[str, Any]) -> tuple[UNet, str]:
     """
     state = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in state.items()}
     state.pop("mask_values", None)
-    source, depth = _recognise(state)
-    parts = _name_parts(source, depth)
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f"the key {name!r} holds {type(value).__name__}, no weights.")
-    first: Tensor = state.get(f"{parts['inlet']}.0.weight", torch.empty(1, 1))
-    last: Tensor = state.get(f"{parts['head']}.weight", torch.empty(1))
-    # 1 where there is no such number; what does not fit is named below
-    base_channels, in_channels, outputs = *(*first.shape, 1, 1)[:2], (*last.shape, 1)[0]
-    upsampling: Upsampling = "transposed" if any(map(_TRANSPOSED.match, state)) else "bilinear"
-    if not 1 <= outputs <= MOST_CLASSES:
-        raise CheckpointError(f"the head has {outputs} channels; it can have 1 to {MOST_CLASSES}.")
-    with torch.device("meta"):  # shapes alone
-        network = UNet(in_channels, max(2, outputs), base_channels, depth, upsampling=upsampling)
+    layout, depth = _recognise(state)
+    modules = _modules(layout, depth)
+    network, outputs = _empty_network(state, depth, modules)
     ours = network.state_dict()
     names = {
-        theirs + name.removeprefix(part): name
+        theirs + name.removeprefix(module): name
         for name in ours
-        for part, theirs in parts.items()
-        if name.startswith(f"{part}.")
+        for module, theirs in modules.items()
+        if name.startswith(f"{module}.")
     }
     # a convolution's bias, and the mean of the normalisation after it
     biases = {
-        name.replace(".1.running_mean", ".0.bias").replace(".4.running_mean", ".3.bias"): name
-        for name in names
+        name.replace(".1.running_mean", ".0.bias").replace(".4.running_mean", ".3.bias"): our_name
+        for name, our_name in names.items()
         if name.endswith(".running_mean")
     }
-    said = f"{source}'s U-Net of depth {depth} with {upsampling} upsampling"
+    upsampling = network.architecture["upsampling"]
+    described = f"{layout}'s U-Net of depth {depth} with {upsampling} upsampling"
     for name in state:
         if name not in names and name not in biases:
-            raise CheckpointError(f"the key {name!r} does not belong to {said}.")
-    weights = {"mean": torch.zeros(in_channels), "std": torch.ones(in_channels)}
+            raise CheckpointError(f"the key {name!r} does not belong to {described}.")
+    weights = {"mean": torch.zeros(network.in_channels), "std": torch.ones(network.in_channels)}
     for name, our_name in names.items():
         if name not in state and not name.endswith(".num_batches_tracked"):
-            raise CheckpointError(f"the key {name!r} of {said} is missing.")
+            raise CheckpointError(f"the key {name!r} of {described} is missing.")
         like = ours[our_name]
         shape = [outputs, *like.shape[1:]] if our_name.startswith("head.") else [*like.shape]
         weights[our_name] = _copy(name, state.get(name, torch.tensor(0)), shape, like.dtype)
-    for name in [name for name in biases if name in state]:
-        mean = weights[names[biases[name]]]
-        mean -= _copy(name, state[name], [*mean.shape], mean.dtype)
+    for name, mean_name in biases.items():
+        if name in state:
+            mean = weights[mean_name]
+            mean -= _copy(name, state[name], [*mean.shape], mean.dtype)
     if outputs == 1:
         for name in ("head.weight", "head.bias"):
             weights[name] = torch.cat([torch.zeros_like(weights[name]), weights[name]])
     network.load_state_dict(weights, assign=True)
-    return network.eval(), source
+    return network.eval(), layout
 
 
-# what the keys of a level of the contracting path begin with
+# what the keys of a level of the encoder begin with
 _LAYOUTS = {
     "milesial/Pytorch-UNet": re.compile(r"down\d\.maxpool_conv\."),
     "aladdinpersson/Machine-Learning-Collection": re.compile(r"downs\.\d\.conv\."),
@@ -156,28 +147,11 @@ _LAYOUTS = {
 _TRANSPOSED = re.compile(r"up\d\.up\.|ups\.")
 
 
-def _name_parts(source: str, depth: int) -> dict[str, str]:
-    """The names of a layout's modules by our names for them."""
-    if source == "milesial/Pytorch-UNet":
-        parts = {"inlet": "inc.double_conv", "head": "outc.conv"}
-        for i in range(depth):
-            parts[f"downs.{i}.1"] = f"down{i + 1}.maxpool_conv.1.double_conv"
-            parts[f"ups.{i}.up"] = f"up{i + 1}.up"
-            parts[f"ups.{i}.conv"] = f"up{i + 1}.conv.double_conv"
-        return parts
-    parts = {"inlet": "downs.0.conv", "head": "final_conv"}
-    for i in range(depth):
-        parts[f"downs.{i}.1"] = f"downs.{i + 1}.conv" if i + 1 < depth else "bottleneck.conv"
-        parts[f"ups.{i}.up"] = f"ups.{2 * i}"
-        parts[f"ups.{i}.conv"] = f"ups.{2 * i + 1}.conv"
-    return parts
-
-
 def _recognise(state: Mapping[str, Any]) -> tuple[str, int]:
-    """Tell the layout and the depth."""
-    for source, level in _LAYOUTS.items():
+    """The layout and the depth."""
+    for layout, level in _LAYOUTS.items():
         if depth := len({found[0] for found in map(level.match, state) if found}):
-            return source, depth
+            return layout, depth
     if any(key.startswith("inlet.") for key in state):
         raise CheckpointError("already a network of plainunet. Use the checkpoint as it is.")
     first = f"its first key is {next(iter(state))!r}" if state else "it is empty"
@@ -187,6 +161,42 @@ def _recognise(state: Mapping[str, Any]) -> tuple[str, int]:
         f"not the weights of a known layout ({first}). Known are the U-Nets of "
         f"{' and '.join(_LAYOUTS)}.{advice}"
     )
+
+
+def _modules(layout: str, depth: int) -> dict[str, str]:
+    """The names of a layout's modules by our names for them."""
+    if layout == "milesial/Pytorch-UNet":
+        modules = {"inlet": "inc.double_conv", "head": "outc.conv"}
+        for i in range(depth):
+            modules[f"downs.{i}.1"] = f"down{i + 1}.maxpool_conv.1.double_conv"
+            modules[f"ups.{i}.up"] = f"up{i + 1}.up"
+            modules[f"ups.{i}.conv"] = f"up{i + 1}.conv.double_conv"
+        return modules
+    modules = {"inlet": "downs.0.conv", "head": "final_conv"}
+    for i in range(depth):
+        modules[f"downs.{i}.1"] = f"downs.{i + 1}.conv" if i + 1 < depth else "bottleneck.conv"
+        modules[f"ups.{i}.up"] = f"ups.{2 * i}"
+        modules[f"ups.{i}.conv"] = f"ups.{2 * i + 1}.conv"
+    return modules
+
+
+def _empty_network(
+    state: Mapping[str, Any], depth: int, modules: Mapping[str, str]
+) -> tuple[UNet, int]:
+    """The network without memory for its weights, and the channels of the layout's head."""
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"the key {name!r} holds {type(value).__name__}, no weights.")
+    first: Tensor = state.get(f"{modules['inlet']}.0.weight", torch.empty(1, 1))
+    last: Tensor = state.get(f"{modules['head']}.weight", torch.empty(1))
+    # 1 where there is no such number; what does not fit is found by its shape
+    base_channels, in_channels, outputs = *(*first.shape, 1, 1)[:2], (*last.shape, 1)[0]
+    if not 1 <= outputs <= MOST_CLASSES:
+        raise CheckpointError(f"the head has {outputs} channels; it can have 1 to {MOST_CLASSES}.")
+    upsampling: Upsampling = "transposed" if any(map(_TRANSPOSED.match, state)) else "bilinear"
+    classes = max(2, outputs)
+    with torch.device("meta"):
+        return UNet(in_channels, classes, base_channels, depth, upsampling=upsampling), outputs
 
 
 def _copy(name: str, value: Tensor, shape: list[int], dtype: torch.dtype) -> Tensor:

@@ -8,49 +8,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def lovasz_errors(probabilities: Tensor, classes: Tensor) -> Tensor:
-    """Mean over the classes present of the Lovász extension of 1 - IoU of their errors.
-
-    Args:
-        probabilities: [K, P] float32, of each pixel, sums to 1 over K.
-        classes: [P] int64, 0..K-1.
-
-    Returns:
-        Scalar float32 in [0, 1]; 0 where there is no pixel.
-    """
-    losses = []
-    for class_id in classes.unique().tolist():
-        truth = (classes == class_id).to(probabilities.dtype)
-        errors = (truth - probabilities[class_id]).abs()
-        errors, order = errors.sort(descending=True)
-        # no matrix product: autocast would round it
-        losses.append((errors * _gradient(truth[order])).sum())
-    return torch.stack(losses).mean() if losses else probabilities.sum()
-
-
-def _gradient(truth: Tensor) -> Tensor:
-    """Gradient of the extension: what each further error adds to 1 - IoU (algorithm 1)."""
-    total = truth.sum()
-    intersection = total - truth.cumsum(0)
-    union = total + (1 - truth).cumsum(0)
-    jaccard = 1 - intersection / union
-    return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
-
-
 class Loss(Protocol):
-    """What a network is taught by."""
+    """What training makes smaller; `LOSSES` holds each by its name."""
 
     def __call__(
         self, logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None
     ) -> Tensor:
-        """Compare a batch with its target; see the module's description."""
+        """Compare logits with class fractions.
+
+        Args:
+            logits: [N, K, h, w] float; H and W are whole multiples of h and w.
+            target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
+            weight: [N, H, W] float32, not negative; what is under a weight of 0 is ignored.
+            whole: [M, H, W] float32, the weights of the batch that this is a part of; left out,
+                it is a batch of its own. The losses of its parts add up to that of the batch.
+
+        Returns:
+            Scalar float32; 0 (with a gradient of 0) if every weight is 0.
+
+        Raises:
+            ValueError: The shapes do not belong together.
+        """
 
 
-# pixels added to Dice's denominator: bounds the pull of a class that covers next to nothing
 SMOOTHING = 1.0
+"""Pixels added to Dice's denominator, which bound the gradient of a class that is hardly there."""
 FOCUS = 2.0
-"""How much the focal loss cares less for what is right already (gamma in its paper)."""
-OUTLINE = (11, 3.0)
+"""Exponent of the focal loss (gamma in its paper)."""
+BOUNDARY = (11, 3.0)
 """Of the loss "outline": side of the window [pixels of the target] in which classes must mix,
 and how many times more such pixels weigh."""
 
@@ -58,21 +43,8 @@ and how many times more such pixels weigh."""
 def cross_entropy(
     logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None
 ) -> Tensor:
-    """Weighted mean over the batch's pixels of -sum_k target_k log softmax(logits)_k.
-
-    Args:
-        logits: [N, K, h, w] float; H and W are whole multiples of h and w.
-        target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
-        weight: [N, H, W] float32, not negative.
-        whole: [M, H, W] float32, the weights of the batch that this is a part of.
-
-    Returns:
-        Scalar float32; 0 (with a gradient of 0) if every weight is 0.
-
-    Raises:
-        ValueError: The shapes do not belong together.
-    """
-    return _cross_entropy(*_prepare(logits, target, weight), _or(whole, weight))
+    """Weighted mean over the batch's pixels of -sum_k target_k log softmax(logits)_k."""
+    return _cross_entropy(*_prepare(logits, target, weight), _batch(weight, whole))
 
 
 def dice_loss(
@@ -89,65 +61,30 @@ def dice_loss(
     A class absent from an image's target is left out of that image's mean. Its own term
     would be near 1 with hardly a gradient, and nothing is lost: under a softmax, what is
     wrongly given to it is missing from a class that is present.
-
-    Args:
-        logits: [N, K, h, w] float; H and W are whole multiples of h and w.
-        target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
-        weight: [N, H, W] float32, not negative.
-        whole: [M, H, W] float32, the weights of the batch that this is a part of.
-
-    Returns:
-        Scalar float32 in [0, 1); an image whose weights are all 0 counts as 0.
-
-    Raises:
-        ValueError: The shapes do not belong together.
     """
-    return _dice_loss(*_prepare(logits, target, weight), weight, len(_or(whole, weight)))
+    return _dice_loss(*_prepare(logits, target, weight), weight, len(_batch(weight, whole)))
 
 
 def cross_entropy_dice(
     logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None
 ) -> Tensor:
-    """Sum of `cross_entropy` and `dice_loss`.
-
-    Args:
-        logits: [N, K, h, w] float; H and W are whole multiples of h and w.
-        target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
-        weight: [N, H, W] float32, not negative.
-        whole: [M, H, W] float32, the weights of the batch that this is a part of.
-
-    Returns:
-        Scalar float32.
-
-    Raises:
-        ValueError: The shapes do not belong together.
-    """
-    prepared, whole = _prepare(logits, target, weight), _or(whole, weight)
+    """Sum of `cross_entropy` and `dice_loss`; the arguments are those of every `Loss`."""
+    prepared, whole = _prepare(logits, target, weight), _batch(weight, whole)
     return _cross_entropy(*prepared, whole) + _dice_loss(*prepared, weight, len(whole))
 
 
 def focal(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None) -> Tensor:
-    """Cross-entropy in which a pixel counts (1 - p)^2 of its own, p being what its class has.
+    """Cross-entropy in which a pixel counts (1 - p)^2, p being the probability of its class.
 
     Pixels that are right already hardly count, so the many easy ones of the background do not
     drown the few of an object. Lin et al. 2017, arXiv 1708.02002, eq. 4, with gamma = `FOCUS`;
     on class fractions, each class's part is scaled so.
-
-    Args:
-        logits: [N, K, h, w] float; H and W are whole multiples of h and w.
-        target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
-        weight: [N, H, W] float32, not negative.
-        whole: [M, H, W] float32, the weights of the batch that this is a part of.
-
-    Returns:
-        Scalar float32.
-
-    Raises:
-        ValueError: The shapes do not belong together.
     """
     log_probabilities, weighted_target = _prepare(logits, target, weight)
     missing = 1 - log_probabilities.exp()
-    return _cross_entropy(log_probabilities, weighted_target * missing**FOCUS, _or(whole, weight))
+    return _cross_entropy(
+        log_probabilities, weighted_target * missing**FOCUS, _batch(weight, whole)
+    )
 
 
 def lovasz(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None) -> Tensor:
@@ -155,56 +92,53 @@ def lovasz(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None 
 
     Berman et al. 2018, arXiv 1705.08790, eq. 8 and algorithm 1. It is defined for whole pixels:
     a pixel's class is the one with the largest fraction. Weights above 0 all count alike.
-
-    Args:
-        logits: [N, K, h, w] float; H and W are whole multiples of h and w.
-        target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
-        weight: [N, H, W] float32, not negative.
-        whole: [M, H, W] float32, the weights of the batch that this is a part of.
-
-    Returns:
-        Scalar float32 in [0, 1]; an image whose weights are all 0 counts as 0.
-
-    Raises:
-        ValueError: The shapes do not belong together.
     """
     log_probabilities, _ = _prepare(logits, target, weight)
     probabilities, classes = log_probabilities.exp(), target.argmax(dim=1)
     # a sum that begins with what every pixel is part of: there is a gradient, if of 0
     total = log_probabilities.sum() * 0
     for image, mask, valid in zip(probabilities, classes, weight > 0, strict=True):
-        total = total + lovasz_errors(image[:, valid], mask[valid])
-    return total / len(_or(whole, weight))
+        total = total + lovasz_extension(image[:, valid], mask[valid])
+    return total / len(_batch(weight, whole))
+
+
+def lovasz_extension(probabilities: Tensor, classes: Tensor) -> Tensor:
+    """Mean over the classes present of the Lovász extension of 1 - IoU, in [0, 1].
+
+    `probabilities` of P pixels are [K, P], their `classes` [P] int64.
+    """
+    losses = []
+    for class_id in classes.unique().tolist():
+        truth = (classes == class_id).to(probabilities.dtype)
+        errors = (truth - probabilities[class_id]).abs()
+        errors, order = errors.sort(descending=True)
+        # no matrix product: autocast would round it
+        losses.append((errors * _lovasz_gradient(truth[order])).sum())
+    return torch.stack(losses).mean() if losses else probabilities.sum()
+
+
+def _lovasz_gradient(truth: Tensor) -> Tensor:
+    """What each further error adds to 1 - IoU (algorithm 1)."""
+    total = truth.sum()
+    intersection = total - truth.cumsum(0)
+    union = total + (1 - truth).cumsum(0)
+    jaccard = 1 - intersection / union
+    return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
 
 
 def outline(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None) -> Tensor:
-    """Cross-entropy and Dice in which pixels near an outline weigh more.
+    """Cross-entropy and Dice in which pixels near a boundary weigh more.
 
-    Near is where a window of `OUTLINE` holds more than one class; as in the winning entry of
+    Near is where a window of `BOUNDARY` holds more than one class; as in the winning entry of
     Kaggle's Carvana challenge (Iglovikov et al. 2017), without its renormalisation.
-
-    Args:
-        logits: [N, K, h, w] float; H and W are whole multiples of h and w.
-        target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
-        weight: [N, H, W] float32, not negative.
-        whole: [M, H, W] float32, the weights of the batch that this is a part of.
-
-    Returns:
-        Scalar float32.
-
-    Raises:
-        ValueError: The shapes do not belong together.
     """
     _require_shapes(logits, target, weight)
-    side, times = OUTLINE
+    side, times = BOUNDARY
     counted = target.masked_fill((weight == 0)[:, None], 0)
-    share = F.avg_pool2d(counted, side, 1, side // 2, count_include_pad=False)
-    valid = share.sum(dim=1)
-    most = share.amax(dim=1)
-    near = most < 0.99 * valid
-    return cross_entropy_dice(
-        logits, target, weight * torch.where(near, times, 1.0), _or(whole, weight)
-    )
+    fractions = F.avg_pool2d(counted, side, 1, side // 2, count_include_pad=False)
+    near = fractions.amax(dim=1) < 0.99 * fractions.sum(dim=1)
+    near_weight = weight * torch.where(near, times, 1.0)
+    return cross_entropy_dice(logits, target, near_weight, _batch(weight, whole))
 
 
 LOSSES: Mapping[str, Loss] = {
@@ -217,19 +151,46 @@ LOSSES: Mapping[str, Loss] = {
 }
 
 
-def logits_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring logits bilinearly to a finer grid over the same picture.
+def deep_loss(
+    loss: Loss,
+    levels: Sequence[Tensor],
+    target: Tensor,
+    weight: Tensor,
+    whole: Tensor | None = None,
+) -> Tensor:
+    """Mean of a loss over the levels of the decoder, each weighing half of the finer one.
+
+    Deep supervision (Lee et al. 2015, arXiv 1409.5185) with the weights 1, 1/2, 1/4, ... of
+    nnU-Net (Isensee et al. 2021, supplement), divided by their sum. The target of a coarse level
+    is the class fractions of the area that its pixels cover.
 
     Args:
-        logits: [N, K, h, w] float.
-        size: Height and width wanted [pixels], whole multiples of h and w.
+        loss: One of `LOSSES`.
+        levels: Logits as by `UNet.deep_logits`, the finest first.
+        target: As for `loss`, for the finest level.
+        weight: As for `loss`.
+        whole: As for `loss`.
 
     Returns:
-        [N, K, *size] float32.
+        Scalar float32; the loss itself where there is one level only.
 
     Raises:
-        ValueError: `size` is not a whole multiple of the logits' size.
+        ValueError: The shapes do not belong together.
     """
+    whole = _batch(weight, whole)
+    total = loss(levels[0], target, weight, whole)
+    for number, logits in enumerate(levels[1:], 1):
+        size = (logits.shape[2], logits.shape[3])
+        area = F.adaptive_avg_pool2d(weight[:, None], size)
+        fractions = F.adaptive_avg_pool2d(weight[:, None] * target, size)
+        fractions = fractions / area.clamp(min=torch.finfo(area.dtype).tiny)
+        whole_area = F.adaptive_avg_pool2d(whole[:, None], size)[:, 0]
+        total = total + loss(logits, fractions, area[:, 0], whole_area) / 2**number
+    return total / (2 - 0.5 ** (len(levels) - 1))
+
+
+def upsample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring logits [N, K, h, w] bilinearly to a `size` of whole multiples of h and w; float32."""
     # on CPUs, few channels are enlarged several times faster when channels do not come last
     logits = (logits if logits.dtype == torch.float64 else logits.float()).contiguous()
     height, width = logits.shape[2:]
@@ -246,7 +207,7 @@ def logits_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
 def _prepare(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities and weighted target [N, K, H, W] float32, neutral where ignored."""
     _require_shapes(logits, target, weight)
-    logits = logits_at(logits, (target.shape[2], target.shape[3]))
+    logits = upsample_logits(logits, (target.shape[2], target.shape[3]))
     ignored = (weight == 0)[:, None]
     # filled, since multiplying by a weight of 0 would turn an infinity there into nan
     log_probabilities = logits.masked_fill(ignored, 0).log_softmax(dim=1)
@@ -267,7 +228,8 @@ def _require_shapes(logits: Tensor, target: Tensor, weight: Tensor) -> None:
         )
 
 
-def _or(whole: Tensor | None, weight: Tensor) -> Tensor:
+def _batch(weight: Tensor, whole: Tensor | None) -> Tensor:
+    """The weights of the whole batch."""
     return weight if whole is None else whole
 
 
@@ -287,41 +249,3 @@ def _dice_loss(
     present = (area > 0).float()
     per_image = (present * per_class).sum(dim=1) / present.sum(dim=1).clamp(min=1)
     return per_image.sum() / images
-
-
-def deep_loss(
-    loss: Loss,
-    levels: Sequence[Tensor],
-    target: Tensor,
-    weight: Tensor,
-    whole: Tensor | None = None,
-) -> Tensor:
-    """Mean of a loss over the levels of the expanding path, each weighing half of the finer one.
-
-    Deep supervision (Lee et al. 2015, arXiv 1409.5185) with the weights 1, 1/2, 1/4, ... of
-    nnU-Net (Isensee et al. 2021, supplement), divided by their sum. A coarse level is taught by
-    the class fractions of the area that its pixels cover.
-
-    Args:
-        loss: One of `LOSSES`.
-        levels: Logits as by `UNet.deep_logits`, the finest first.
-        target: As for `loss`, for the finest level.
-        weight: As for `loss`.
-        whole: As for `loss`.
-
-    Returns:
-        Scalar float32; the loss itself where there is one level only.
-
-    Raises:
-        ValueError: The shapes do not belong together.
-    """
-    whole = weight if whole is None else whole
-    total = loss(levels[0], target, weight, whole)
-    for number, logits in enumerate(levels[1:], 1):
-        size = (logits.shape[2], logits.shape[3])
-        area = F.adaptive_avg_pool2d(weight[:, None], size)
-        share = F.adaptive_avg_pool2d(weight[:, None] * target, size)
-        share = share / area.clamp(min=torch.finfo(area.dtype).tiny)
-        areas = F.adaptive_avg_pool2d(whole[:, None], size)[:, 0]
-        total = total + loss(logits, share, area[:, 0], areas) / 2**number
-    return total / (2 - 0.5 ** (len(levels) - 1))

@@ -1,10 +1,10 @@
 """What each stage of a network makes and costs, found without computing anything.
 
-In: a UNet and the size of a picture. Out: for each stage its shape, parameters, multiply-adds,
-memory in training and receptive field; and the U in text.
+In: a UNet and the size of an image. Out: for each stage its shape, parameters, multiply-adds
+(MACs), memory in training and receptive field; and the U in text.
 
-The receptive field is that of a picture whose sides can be halved `depth` times, away from its
-borders; where the picture is smaller than the field, it ends with the picture.
+The receptive field is that of an image whose sides can be halved `depth` times, away from its
+borders; where the image is smaller than the field, it ends with the image.
 """
 
 import copy
@@ -22,18 +22,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.unet import UNet
 
-_BATCH = 2  # of one value, batch normalisation cannot learn
+_BATCH = 2  # batch normalisation cannot train on one value
 _USUAL_SIZE, _PAPER_LOGITS = (160, 240), (388, 388)
 _LONGEST = 2**20
-_SEES_ALL = ("group", "instance")
 
 Reach = Callable[[int], tuple[int, int]]
-"""From a position of a feature to the first and the last pixel of the picture that it sees."""
+"""From a position of a feature to the first and the last pixel of the image that it sees."""
 
 
 @dataclass(frozen=True)
 class StageSummary:
-    """One stage of a network, for one picture in single precision."""
+    """One stage of a network, for one image in single precision."""
 
     name: str
     """"inlet", "down 1" to the bottleneck, "up 1" ..., "head", "head of up 3" ..."""
@@ -41,13 +40,13 @@ class StageSummary:
     """Channels, height and width of what it makes."""
     parameters: int
     """Weights and biases, trainable or not."""
-    multiply_adds: int
-    """Those of its convolutions in a forward pass; a multiply-add is 2 FLOP."""
+    macs: int
+    """Multiply-adds of its convolutions in a forward pass; each is 2 FLOP."""
     kept: int
     """What it adds to the activations that are kept for the backward pass [bytes]."""
     field: tuple[int, int] | None
     """Least and greatest receptive field of a position, along one axis [pixels]; None where
-    the normalisation sees the whole picture."""
+    the normalisation sees the whole image."""
 
 
 def choose_network(
@@ -62,11 +61,11 @@ def choose_network(
         checkpoint: A checkpoint, or None.
         paper: Whether the paper's network is meant.
         flags: Arguments of `UNet`, for a network that is neither; `checkpointing` for any.
-        size: Height and width of a picture [pixels]; left out, those that a checkpoint works
-            at, 160 x 240, or what valid convolutions need for the paper's 388 x 388 logits.
+        size: Height and width of an image [pixels]; left out, the input size of a checkpoint,
+            160 x 240, or what valid convolutions need for the paper's 388 x 388 logits.
 
     Returns:
-        The network, without memory for its weights; the picture's height and width; the names
+        The network, without memory for its weights; the image's height and width; the names
         of the classes, where they are known.
 
     Raises:
@@ -80,12 +79,12 @@ def choose_network(
     if checkpoint and (paper or beside):
         beside = ["--paper", *beside] if paper else beside
         raise ValueError(
-            f"{checkpoint} says itself what network it holds; leave out {', '.join(beside)}."
+            f"{checkpoint} has an architecture of its own; leave out {', '.join(beside)}."
         )
     if paper and beside:
         raise ValueError(
             f"The paper's network has no choice of {', '.join(beside)}; leave that out, or leave "
-            "out --paper and say all that the network is to be."
+            "out --paper and give all the options of the network."
         )
     own_size: tuple[int, int] | None = None
     class_names: tuple[str, ...] = ()
@@ -101,17 +100,17 @@ def choose_network(
 
 
 def summarise_network(network: UNet, size: tuple[int, int]) -> list[StageSummary]:
-    """Say what each stage of a network makes and costs.
+    """What each stage of a network makes and costs.
 
     Args:
         network: Any UNet; it is not run or changed, only a copy without memory is.
-        size: Height and width of the picture [pixels].
+        size: Height and width of the image [pixels].
 
     Returns:
         The stages in the order of the flow; with deep supervision, its heads come last.
 
     Raises:
-        ValueError: The picture does not fit the network.
+        ValueError: The image does not fit the network.
     """
     network.output_size(*size)
     if max(size) > _LONGEST:
@@ -131,14 +130,14 @@ def summarise_network(network: UNet, size: tuple[int, int]) -> list[StageSummary
 
     def record(name: str, module: nn.Module, _: Any, output: Tensor) -> None:
         # what was counted since the last stage ended belongs to this one
-        multiply_adds = counter.get_total_flops() // 2 // _BATCH
+        macs = counter.get_total_flops() // 2 // _BATCH
         bytes_kept = sum(storage.nbytes() for storage in kept.values()) // _BATCH
         summaries.append(
             StageSummary(
                 name,
                 (output.shape[1], output.shape[2], output.shape[3]),
                 sum(weights.numel() for weights in module.parameters()),
-                multiply_adds - sum(earlier.multiply_adds for earlier in summaries),
+                macs - sum(earlier.macs for earlier in summaries),
                 bytes_kept - sum(earlier.kept for earlier in summaries),
                 fields[name],
             )
@@ -153,20 +152,13 @@ def summarise_network(network: UNet, size: tuple[int, int]) -> list[StageSummary
 
 
 def receptive_fields(network: UNet) -> dict[str, tuple[int, int] | None]:
-    """Say how much of a picture a position of each stage sees.
+    """`StageSummary.field` of each stage by its name.
 
     A step up makes two neighbours from one coarse position, so the field depends on where in
     a block of 2^depth pixels the position lies. Cropping moves nothing: a cropped skip joins
     the feature made from the same pixels, so valid convolutions see what padded ones see.
-
-    Args:
-        network: Any UNet.
-
-    Returns:
-        Least and greatest field along one axis by the stage's name [pixels]; None where the
-        normalisation sees the whole picture.
     """
-    if network.architecture["normalisation"] in _SEES_ALL:
+    if network.architecture["normalisation"] in ("group", "instance"):
         return dict.fromkeys(_stages(network))
     grown = partial(_grown, bilinear=network.architecture["upsampling"] == "bilinear")
     reach = _convolved(lambda at: (at, at))
@@ -188,21 +180,20 @@ def receptive_fields(network: UNet) -> dict[str, tuple[int, int] | None]:
 
 
 def sketch(stages: Sequence[StageSummary], picture: tuple[int, int, int]) -> str:
-    """Write the U in text: a line for each level, channels x height x width.
+    """Draw the U as text: a line for each level, channels x height x width.
 
     Args:
-        stages: As `summarise_network` gives them.
-        picture: Channels, height and width of the picture.
+        stages: As returned by `summarise_network`.
+        picture: Channels, height and width of the image.
 
     Returns:
-        Lines of ASCII: what each level of the contracting path makes at the left, of the
-        expanding path at the right, the bottleneck last.
+        Lines of ASCII: what each level of the encoder makes at the left, of the decoder at the
+        right, the bottleneck last.
     """
-    contracting = [_shape(s) for s in stages if s.name.startswith(("inlet", "down"))]
-    expanding = [_shape(s) for s in stages if s.name.startswith("up")][::-1]
-    *lefts, bottleneck = contracting
-    indents = [4 * level for level in range(len(contracting))]
-    rows = list(zip(indents, lefts, expanding, strict=False))
+    *lefts, bottleneck = [_shape(s) for s in stages if s.name.startswith(("inlet", "down"))]
+    rights = [_shape(s) for s in stages if s.name.startswith("up")][::-1]
+    indents = [4 * level for level in range(len(rights) + 1)]
+    rows = list(zip(indents, lefts, rights, strict=False))
     width = max(2 * indent + len(left + right) + 8 for indent, left, right in rows)
     logits = next(_shape(s) for s in stages if s.name == "head")
     ends = [f"picture {' x '.join(map(str, picture))}", f"logits {logits}"]
@@ -252,7 +243,7 @@ def _joined(one: Reach, other: Reach) -> Reach:
 
 
 def _key(values: Tensor) -> int:
-    """What tells a tensor's memory from another's."""
+    """Identity of a tensor's memory."""
     return int(values.untyped_storage()._cdata)
 
 

@@ -1,4 +1,18 @@
-"""The U-Net (Ronneberger, Fischer and Brox 2015, arXiv 1505.04597, figure 1)."""
+r"""The U-Net (Ronneberger, Fischer and Brox 2015, arXiv 1505.04597, figure 1).
+
+    image -> inlet ------------------ skip ------------------> up -> head -> logits
+                 \                                            /
+                 down --------------- skip -------------> up
+                     \                                   /
+                     down ----------- skip --------> up
+                         \                          /
+                         down ------- skip ---> up
+                             \                 /
+                             down (bottleneck)
+
+After the network come the sizes of images through valid convolutions, and mirroring, which
+gives such a network the context that it needs beyond an image's borders.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,77 +34,38 @@ from plainunet.network.blocks import (
     recomputed,
 )
 
-
-def output_side(side: int, depth: int) -> int | None:
-    """Say what is left of a side.
-
-    Args:
-        side: Height or width of a picture [pixels].
-        depth: How often it is halved.
-
-    Returns:
-        That of the logits [pixels], or None where it does not fit.
-    """
-    for _ in range(depth):
-        side -= 4
-        if side < 2 or side % 2:
-            return None
-        side //= 2
-    for _ in range(depth):
-        side = 2 * (side - 4)
-    return side - 4 if side > 4 else None
-
-
-def needed_side(side: int, depth: int) -> int:
-    """Say how large a picture's side must be for logits of at least this side.
-
-    Args:
-        side: Least height or width of the logits [pixels].
-        depth: How often the picture is halved.
-
-    Returns:
-        Smallest height or width of the picture that will do [pixels].
-    """
-    return next(n for n in count(side) if (output_side(n, depth) or 0) >= side)
-
-
-def fitting_sides(height: int, width: int, depth: int) -> tuple[int, int]:
-    """Say how large the logits of a picture are.
-
-    Args:
-        height: Height of the picture [pixels].
-        width: Its width [pixels].
-        depth: How often it is halved.
-
-    Returns:
-        Height and width of the logits [pixels].
-
-    Raises:
-        ValueError: A side does not fit; the message names the nearest that do.
-    """
-    left = output_side(height, depth), output_side(width, depth)
-    if left[0] and left[1]:
-        return left[0], left[1]
-    name, side = ("width", width) if left[0] else ("height", height)
-    above = next(n for n in count(side) if output_side(n, depth))
-    below = next((n for n in range(side, 0, -1) if output_side(n, depth)), None)
-    nearest = f"{below} or {above}" if below else f"{above}, the smallest"
-    raise ValueError(
-        f"A picture of {height} x {width} pixels (height x width) does not fit valid "
-        f"convolutions of depth {depth}: with this {name} a feature cannot be halved, or "
-        f"nothing is left. The nearest {name} that fits is {nearest}."
-    )
-
-
 MOST_CLASSES = 255
-"""As many as an 8-bit mask holds beside its ignored pixels."""
+"""An 8-bit mask holds that many, and the value of ignored pixels."""
 
 
 class UNet(nn.Module):
-    """Pictures to logits.
+    """Images to logits.
 
-    Normalisation (per-channel mean and standard deviation of the training pictures) is part
-    of the network, as two buffers, so that nobody can forget it.
+    Normalisation (per-channel mean and standard deviation of the training images) is part of
+    the network, as two buffers, so that nobody can forget it.
+
+    Args:
+        in_channels: Channels C of an image.
+        num_classes: Classes K, background included; 2 to 255.
+        base_channels: Channels of the first level; each level below has twice as many.
+        depth: How often the image is halved.
+        normalisation: After each convolution: "batch", "group" (Wu and He 2018, arXiv
+            1803.08494), "instance" (Ulyanov et al. 2016, arXiv 1607.08022) or "none".
+            Without any, weights are initialised after He et al. 2015, arXiv 1502.01852.
+        upsampling: "transposed": 2x2 transposed convolutions; "bilinear": no weights, and
+            the bottleneck and each step up but the last half as wide.
+        valid: Convolutions without padding, as in the paper; see `output_size`.
+        residual: Double convolutions with a shortcut.
+        attention: Attention gates on the skip connections (Oktay et al. 2018, arXiv
+            1804.03999).
+        deep_supervision: A head for each level of the decoder, see `deep_logits`; not with
+            valid convolutions, whose levels show different parts of an image.
+        dropout: Dropout rate of the two deepest blocks of the encoder.
+        checkpointing: Keep only the input of each block in training, and compute the rest
+            again for the backward pass: less memory, more time, the same result.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
 
     mean: Tensor
@@ -112,31 +87,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
-        """Make the network with fresh weights.
-
-        Args:
-            in_channels: Channels C of a picture.
-            num_classes: Classes K, background included; 2 to 255.
-            base_channels: Channels of the first level; each level below has twice as many.
-            depth: How often the picture is halved.
-            normalisation: After each convolution: "batch", "group" (Wu and He 2018, arXiv
-                1803.08494), "instance" (Ulyanov et al. 2016, arXiv 1607.08022) or "none".
-                Without any, weights are initialised after He et al. 2015, arXiv 1502.01852.
-            upsampling: "transposed": 2x2 transposed convolutions; "bilinear": no weights, and
-                the bottleneck and each step up but the last half as wide.
-            valid: Convolutions without padding, as in the paper; see `output_size`.
-            residual: Double convolutions with a shortcut.
-            attention: Gates on the skips (Oktay et al. 2018, arXiv 1804.03999).
-            deep_supervision: A head for each level of the expanding path, see `deep_logits`;
-                not with valid convolutions, whose levels show different parts of a picture.
-            dropout: Share of values set to zero in training at the end of the contracting
-                path: after its last two double convolutions.
-            checkpointing: Keep only what goes into each block in training, and compute the
-                rest again for the backward pass: less memory, more time, the same result.
-
-        Raises:
-            ValueError: An argument is out of its range.
-        """
+        """Make the network with fresh weights."""
         super().__init__()
         self.architecture: dict[str, Any] = {
             "in_channels": in_channels,
@@ -152,40 +103,32 @@ class UNet(nn.Module):
             "dropout": dropout,
         }
         _check_architecture(self.architecture)
-        self.in_channels, self.num_classes = in_channels, num_classes
-        self.base_channels, self.depth = base_channels, depth
-        self.valid, self.checkpointing = valid, checkpointing
+        self.in_channels, self.num_classes, self.depth = in_channels, num_classes, depth
+        self.base_channels, self.valid, self.checkpointing = base_channels, valid, checkpointing
 
         encoder = [base_channels * 2**level for level in range(depth + 1)]
         decoder = encoder[:-1]
         if upsampling == "bilinear":
             encoder[-1] //= 2
             decoder = [base_channels, *(width // 2 for width in decoder[1:])]
-        block = partial(
-            ResidualDoubleConv if residual else DoubleConv,
-            normalisation=normalisation,
-            valid=valid,
-        )
+        rates = [0.0] * (depth - 1) + [dropout, dropout]
+        conv = ResidualDoubleConv if residual else DoubleConv
+        block = partial(conv, normalisation=normalisation, valid=valid)
         up = partial(Up, block=block, upsampling=upsampling, attention=attention, valid=valid)
-        dropped = [0.0] * (depth - 1) + [dropout, dropout]
 
+        # checkpoints hold these names, and seeded weights depend on this order
         self.register_buffer("mean", torch.zeros(in_channels))
         self.register_buffer("std", torch.ones(in_channels))
-        self.inlet = block(in_channels, base_channels, dropout=dropped[0])
-        self.downs = nn.ModuleList(
-            Down(block(fine, coarse, dropout=share))
-            for (fine, coarse), share in zip(pairwise(encoder), dropped[1:], strict=True)
-        )
-        self.ups, self.side_heads = nn.ModuleList(), nn.ModuleList()
-        coarse = encoder[-1]
-        for skip, out in zip(reversed(encoder[:-1]), reversed(decoder), strict=True):
-            self.ups.append(up(coarse, skip, out))
-            coarse = out
+        self.inlet = block(in_channels, base_channels, dropout=rates[0])
+        self.downs = nn.ModuleList()
+        for (fine, coarse), rate in zip(pairwise(encoder), rates[1:], strict=True):
+            self.downs.append(Down(block(fine, coarse, dropout=rate)))
+        widths = [encoder[-1], *reversed(decoder)]
+        self.ups = nn.ModuleList(map(up, widths[:-1], reversed(encoder[:-1]), widths[1:]))
+        self.side_heads = nn.ModuleList()
         self.head = nn.Conv2d(base_channels, num_classes, kernel_size=1)
-        if deep_supervision:
-            self.side_heads.extend(
-                nn.Conv2d(width, num_classes, kernel_size=1) for width in reversed(decoder[1:])
-            )
+        for width in widths[1:-1] if deep_supervision else ():
+            self.side_heads.append(nn.Conv2d(width, num_classes, kernel_size=1))
         if normalisation == "none":
             self.apply(he_initialise)
 
@@ -194,12 +137,12 @@ class UNet(nn.Module):
         """Make the network of the paper's figure 1: [N, 1, 572, 572] to [N, 2, 388, 388].
 
         Valid 3x3 convolutions without normalisation, 64 to 1024 channels, cropped skips,
-        dropout at the end of the contracting path (its share is not in the text; 0.5, as
-        usual), and its initialisation; 31,030,658 parameters. A logit sees 188 or 204 pixels
-        along each axis, by its position.
+        dropout at the end of the encoder (the text does not state its rate; 0.5, as usual), and
+        its initialisation; 31,030,658 parameters. A logit sees 188 or 204 pixels along each
+        axis, by its position.
 
         Args:
-            in_channels: Channels C of a picture.
+            in_channels: Channels C of an image.
             num_classes: Classes K.
 
         Returns:
@@ -218,7 +161,7 @@ class UNet(nn.Module):
             Logits [N, K, H, W]; smaller if convolutions are valid.
 
         Raises:
-            ValueError: The picture has another number of channels, or its size does not fit.
+            ValueError: The image has another number of channels, or its size does not fit.
         """
         logits: Tensor = self.head(self._decode(image)[-1])
         return logits
@@ -230,8 +173,8 @@ class UNet(nn.Module):
             image: As for `forward`.
 
         Returns:
-            Logits of each level of the expanding path, the finest (those of `forward`) first;
-            each further one is half as high and wide. One alone without `deep_supervision`.
+            Logits of each level of the decoder, the finest (those of `forward`) first; each
+            further one is half as high and wide. One alone without `deep_supervision`.
 
         Raises:
             ValueError: As for `forward`.
@@ -241,61 +184,64 @@ class UNet(nn.Module):
         return [head(feature) for head, feature in zip(heads, features, strict=False)]
 
     def _decode(self, image: Tensor) -> list[Tensor]:
-        """The feature of each level of the expanding path, the coarsest first."""
-        self._check(image.shape)
+        """The decoder's feature at each level, the coarsest first."""
+        if image.ndim != 4 or image.shape[1] != self.in_channels:
+            raise ValueError(
+                f"The network takes [N, {self.in_channels}, H, W], not {list(image.shape)}."
+            )
+        self.output_size(image.shape[2], image.shape[3])
         run = recomputed if self.checkpointing and torch.is_grad_enabled() else _run
         feature = run(self.inlet, (image - self.mean[:, None, None]) / self.std[:, None, None])
-        skips = []
+        skips, decoded = [], []
         for down in self.downs:
             skips.append(feature)
             feature = run(down, feature)
-        decoded = []
         for up in self.ups:
             feature = run(up, feature, skips.pop())
             decoded.append(feature)
         return decoded
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Say how large the logits of a picture are.
+        """Size of an image's logits.
 
         Args:
-            height: Height of the picture [pixels].
+            height: Height of the image [pixels].
             width: Its width [pixels].
 
         Returns:
-            Height and width of the logits [pixels]: the picture's own, unless convolutions
-            are valid.
+            Height and width of the logits [pixels]: the image's own, unless convolutions are
+            valid.
 
         Raises:
             ValueError: The size does not fit; the message names the nearest that do.
         """
         if self.valid:
-            return fitting_sides(height, width, self.depth)
+            return valid_output_size(height, width, self.depth)
         smallest = self._smallest
         if height < smallest or width < smallest:
             raise ValueError(
-                f"A picture of {height} x {width} pixels (height x width) is too small for "
+                f"An image of {height} x {width} pixels (height x width) is too small for "
                 f"depth {self.depth}: pad it to {max(height, smallest)} x "
                 f"{max(width, smallest)}, or take a smaller depth."
             )
         return height, width
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """Say how large a picture must be for logits of at least this size.
+        """Size of the smallest image whose logits have at least this size.
 
         Args:
             height: Least height of the logits [pixels].
             width: Their least width [pixels].
 
         Returns:
-            Height and width of the smallest picture that will do [pixels].
+            Height and width of the image [pixels].
         """
         if self.valid:
-            return needed_side(height, self.depth), needed_side(width, self.depth)
+            return input_side(height, self.depth), input_side(width, self.depth)
         return max(height, self._smallest), max(width, self._smallest)
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set the statistics of the training pictures.
+        """Set the statistics of the training images.
 
         Args:
             mean: Per-channel mean, in the units of the network's input (0..1 for integers).
@@ -317,16 +263,10 @@ class UNet(nn.Module):
 
     @property
     def _smallest(self) -> int:
-        # one value alone, less its mean, says nothing
-        by_picture = self.architecture["normalisation"] in ("group", "instance")
-        return int(2**self.depth * (2 if by_picture else 1))
-
-    def _check(self, shape: Sequence[int]) -> None:
-        if len(shape) != 4 or shape[1] != self.in_channels:
-            raise ValueError(
-                f"The network takes [N, {self.in_channels}, H, W]; it was given {list(shape)}."
-            )
-        self.output_size(shape[2], shape[3])
+        """The least height and width of an image, if convolutions are padded."""
+        # group and instance normalisation turn a channel of one pixel into zeros
+        by_image = self.architecture["normalisation"] in ("group", "instance")
+        return int(2**self.depth * (2 if by_image else 1))
 
 
 def _run(block: nn.Module, *features: Tensor) -> Tensor:
@@ -350,8 +290,41 @@ def _check_architecture(architecture: dict[str, Any]) -> None:
         raise ValueError(f"dropout is {architecture['dropout']}; it must be from 0 to below 1.")
 
 
+def output_side(side: int, depth: int) -> int | None:
+    """Height or width of the logits by valid convolutions; None where an image's does not fit."""
+    for _ in range(depth):
+        side -= 4
+        if side < 2 or side % 2:
+            return None
+        side //= 2
+    for _ in range(depth):
+        side = 2 * (side - 4)
+    return side - 4 if side > 4 else None
+
+
+def input_side(side: int, depth: int) -> int:
+    """Smallest height or width of an image whose logits have at least this one."""
+    return next(n for n in count(side) if (output_side(n, depth) or 0) >= side)
+
+
+def valid_output_size(height: int, width: int, depth: int) -> tuple[int, int]:
+    """`UNet.output_size` by valid convolutions."""
+    left = output_side(height, depth), output_side(width, depth)
+    if left[0] and left[1]:
+        return left[0], left[1]
+    name, side = ("width", width) if left[0] else ("height", height)
+    above = next(n for n in count(side) if output_side(n, depth))
+    below = next((n for n in range(side, 0, -1) if output_side(n, depth)), None)
+    nearest = f"{below} or {above}" if below else f"{above}, the smallest"
+    raise ValueError(
+        f"An image of {height} x {width} pixels (height x width) does not fit valid "
+        f"convolutions of depth {depth}: with this {name} a feature cannot be halved, or "
+        f"nothing is left. The nearest {name} that fits is {nearest}."
+    )
+
+
 def deep_logits(network: UNet, image: Tensor) -> list[Tensor]:
-    """Run a network, and give logits of the picture's own size, also by valid convolutions.
+    """Run a network, with logits of the image's own size by valid convolutions, too.
 
     Args:
         network: The network.
@@ -361,53 +334,46 @@ def deep_logits(network: UNet, image: Tensor) -> list[Tensor]:
         As `UNet.deep_logits`: the finest are [N, K, H, W], each further ones half as large.
     """
     height, width = image.shape[2:]
-    levels = network.deep_logits(mirror(network, image))
+    levels = network.deep_logits(mirror_pad(network, image))
     return [
         level[:, :, : -(-height // 2**number), : -(-width // 2**number)]
         for number, level in enumerate(levels)
     ]
 
 
-def mirror(network: UNet, image: Tensor) -> Tensor:
-    """Extend a picture so far that the network gives logits for each of its pixels.
-
-    Args:
-        network: The network.
-        image: [N, C, H, W], of any size.
-
-    Returns:
-        [N, C, H', W'], mirrored beyond the borders without repeating their pixels; H' and W'
-        are `network.input_size(H, W)`. The first logit is that of the first pixel.
-    """
-    places = mirrored_places(network, (image.shape[2], image.shape[3]))
-    for axis, place in enumerate(places, 2):
-        if len(place) != image.shape[axis]:
-            image = image.index_select(axis, place.to(image.device))
+def mirror_pad(network: UNet, image: Tensor) -> Tensor:
+    """Pad an image with its reflection [N, C, H', W'], for logits of each of its pixels."""
+    indices = mirrored_places(network, (image.shape[2], image.shape[3]))
+    for axis, index in enumerate(indices, 2):
+        if len(index) != image.shape[axis]:
+            image = image.index_select(axis, index.to(image.device))
     return image
 
 
 def mirrored_places(network: UNet, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Say which pixels a mirrored picture has where.
+    """Which pixels a mirrored image has where; its size is `network.input_size(*size)`.
+
+    The borders' pixels are not repeated. The first logit is that of the first pixel.
 
     Args:
         network: The network.
-        size: Height and width of the picture [pixels].
+        size: Height and width of the image [pixels].
 
     Returns:
-        For each row of the mirrored picture, and for each of its columns, the picture's own:
+        For each row of the mirrored image, and for each of its columns, the image's own:
         [H'] and [W'] int64.
     """
-    given = network.input_size(*size)
-    kept = network.output_size(*given)
+    padded = network.input_size(*size)
+    kept = network.output_size(*padded)
     rows, columns = (
-        _mirrored(new, side, (new - inner) // 2)
-        for new, side, inner in zip(given, size, kept, strict=True)
+        _reflected(new, side, (new - inner) // 2)
+        for new, side, inner in zip(padded, size, kept, strict=True)
     )
     return rows, columns
 
 
-def _mirrored(new: int, side: int, before: int) -> Tensor:
-    """Which pixel stands at each of `new` places, the first of `side` at place `before`."""
-    period = max(1, 2 * (side - 1))  # there and back again, for pictures smaller than the margin
-    place = (torch.arange(new) - before) % period
-    return torch.minimum(place, period - place)
+def _reflected(length: int, side: int, before: int) -> Tensor:
+    """The pixel of 0..`side` - 1 at each of `length` places, the first at place `before`."""
+    period = max(1, 2 * (side - 1))  # there and back again, for images smaller than the margin
+    index = (torch.arange(length) - before) % period
+    return torch.minimum(index, period - index)

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from plainunet.config import CardOptions
 from plainunet.formats.sources import ImageSource
 from plainunet.formats.windows import Windows, as_windows
+from plainunet.network.blocks import fold_batch_normalisation
 from plainunet.network.checkpoint import Card, load_checkpoint
-from plainunet.network.folding import fold_batch_normalisation
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.backends import Logits, TorchBackend

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from plainunet.reporter import Reporter
 from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
 
 _PLAIN_PERIOD = 30.0  # seconds between plain lines inside an epoch, or another part
@@ -257,21 +258,40 @@ def bar(name: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: on_progress(name, done, total)
 
 
+class Bars(Reporter):
+    """Shows a progress bar for one stage after the other."""
+
+    def __init__(self, screen: Screen) -> None:
+        """Show them on a screen."""
+        self._screen = screen
+        self._shown: tuple[str, int] | None = None
+
+    def note(self, text: str) -> None:
+        """Show a note above the bar."""
+        self._screen(Note(text))
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin a bar."""
+        self._screen(Stage(name, total))
+
+    def advance(self, done: int) -> None:
+        """Fill the bar up to here."""
+        self._screen(Advance(done))
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Show how many of how many parts are done, for what takes no reporter yet."""
+        if self._shown != (name, total) or done == 1:
+            self.stage(name, total)
+            self._shown = name, total
+        self.advance(done)
+
+
 @contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a progress bar for one thing after the other.
+def bars() -> Iterator[Bars]:
+    """Show progress bars, one at a time.
 
     Yields:
-        A function to be told what is done, and how many of how many parts.
+        A reporter; it may also be called with what is done, and how many of how many parts.
     """
     with Screen() as screen:
-        shown: tuple[str, int] | None = None
-
-        def on_progress(name: str, done: int, total: int) -> None:
-            nonlocal shown
-            if shown != (name, total) or done == 1:
-                screen(Stage(name, total))
-                shown = name, total
-            screen(Advance(done))
-
-        yield on_progress
+        yield Bars(screen)

@@ -54,7 +54,7 @@ def show_model(
     table.add_row("total", "", *_costs(stages), "")
     # a number cut short would be worse than a wrapped line
     Console(highlight=False, width=max(console.width, 100)).print(table)
-    flop = _engineering(2 * sum(stage.multiply_adds for stage in stages))
+    flop = _engineering(2 * sum(stage.macs for stage in stages))
     console.print(
         f"A forward pass takes {flop}FLOP a picture (2 for each multiply-add). Kept in training: "
         "activations for the backward pass, fp32, for each picture of a batch. Receptive field: "
@@ -67,7 +67,7 @@ def _costs(stages: Sequence["StageSummary"]) -> list[str]:
     kept = sum(stage.kept for stage in stages)
     return [
         f"{sum(stage.parameters for stage in stages):,}",
-        _engineering(sum(stage.multiply_adds for stage in stages)),
+        _engineering(sum(stage.macs for stage in stages)),
         f"{kept / 2**20:,.1f} MiB" if kept < 2**40 else f"{kept / 2**40:,.1f} TiB",
     ]
 
@@ -102,9 +102,9 @@ def show_diagnosis(result: Diagnosis, train_line: str) -> None:
     shown: set[str] = set()
     for code in dict.fromkeys(finding.code for finding in result.findings):
         _show_code(console, [each for each in result.findings if each.code == code], shown)
-    if result.last_cure:
+    if result.last_fix:
         console.print("\nafter that, to go on with what is sound, once and last:", style="bold")
-        console.print(f"  $ {_printable(result.last_cure)}", markup=False)
+        console.print(f"  $ {_printable(result.last_fix)}", markup=False)
     said = ", ".join(
         f"{count} {severity}{'s' * (count != 1)}"
         for severity in ("error", "warning", "note")
@@ -169,7 +169,7 @@ def _tally(counts: dict[str, int]) -> str:
 
 
 def _show_code(console: Console, findings: Sequence[Finding], shown: set[str]) -> None:
-    """Print the findings of one code: some messages, and the cures that were not shown yet."""
+    """Print the findings of one code: some messages, and the fixes that were not shown yet."""
     first = findings[0]
     styles = {"error": "bold red", "warning": "bold yellow", "note": "dim"}
     console.print(
@@ -179,11 +179,11 @@ def _show_code(console: Console, findings: Sequence[Finding], shown: set[str]) -
         console.print(f"  {_printable(finding.message)}", markup=False)
     if len(findings) > _MOST_SHOWN:
         console.print(f"  and {len(findings) - _MOST_SHOWN} more (all of them: --json FILE)")
-    # what leaves pairs out comes once, at the end: before it, pairs may be mended
-    cures = [each.cure for each in findings if each.cure and not each.leaves_out]
-    for cure in [each for each in dict.fromkeys(cures) if each not in shown][:_MOST_SHOWN]:
-        console.print(f"  $ {_printable(cure)}", markup=False)
-        shown.add(cure)
+    # what leaves pairs out comes once, at the end: before it, pairs may be fixed
+    fixes = [each.fix.line for each in findings if each.fix and not each.fix.writes_list]
+    for line in [each for each in dict.fromkeys(fixes) if each not in shown][:_MOST_SHOWN]:
+        console.print(f"  $ {_printable(line)}", markup=False)
+        shown.add(line)
 
 
 def _printable(text: str) -> str:

@@ -17,8 +17,14 @@ from plainunet.dataset.coding import Coding
 from plainunet.dataset.pairs import Pair
 from plainunet.evaluation.measure import Seen, judged
 from plainunet.evaluation.metrics import confusion_matrix
-from plainunet.evaluation.present import CEILING, MEDIAN, WORST, measure_ceiling, show
-from plainunet.evaluation.report.panels import fit_panels
+from plainunet.evaluation.report import (
+    CEILING,
+    MEDIAN,
+    WORST,
+    fit_panels,
+    measure_ceiling,
+    show,
+)
 from plainunet.formats.images import image_shape, read_image
 from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
 from plainunet.network.losses import cross_entropy_dice
@@ -38,8 +44,8 @@ _LITTLE = 0.1
 """Share of a budget that must be left for training."""
 _PANELS = 200_000
 """Bytes that a picture has in the report, about."""
-_LAST = 1.5
-"""Seconds for curves, checkpoints and tables at a run's end."""
+_LAST = 2.0
+"""Seconds for curves, charts, checkpoints and tables at a run's end."""
 
 
 def fit_budget(

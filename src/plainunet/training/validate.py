@@ -18,8 +18,7 @@ from plainunet.dataset.resize import resize
 from plainunet.dataset.samples import Samples
 from plainunet.evaluation.measure import Measured, judged, measure, put_together
 from plainunet.evaluation.metrics import Counts, confusion_matrix, summarise
-from plainunet.evaluation.present import About, choose_shown, present, show
-from plainunet.evaluation.report.panels import Shown
+from plainunet.evaluation.report import About, Shown, choose_shown, show, write_report
 from plainunet.files import write_json
 from plainunet.formats.problems import command
 from plainunet.formats.sources import stem_of
@@ -413,4 +412,4 @@ def _save_pictures(
     best = out / BEST_FILE
     about = About(str(best), str(data), command("plainunet", "evaluate", best, data))
     ordered = [shown[index] for index in in_report]
-    present(out / REPORT_FILE, result, ordered, predictor, held_out, coding, about)
+    write_report(out / REPORT_FILE, result, ordered, predictor, held_out, coding, about)

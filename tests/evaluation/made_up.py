@@ -1,22 +1,17 @@
-"""A judged model that never was, and pictures of it."""
+"""The result of an evaluation that never was, and images of it."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import pytest
 
 from plainunet.evaluation.metrics import PROTOCOL
-from plainunet.evaluation.report.page import write_report
-from plainunet.evaluation.report.panels import Shown
+from plainunet.evaluation.report import Shown
 from plainunet.palette import default_colors
 
-MOST = 5_000_000
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 ENDING = "</script><script>alert(2)</script>\"'&$title"
-OPTIONAL = ("boundary", "objects", "threshold_curve", "calibration", "ceiling", "curves")
 
 
 def each_score(names: Sequence[str], make: Callable[[], Any]) -> dict[str, Any]:
@@ -32,7 +27,7 @@ def each_score(names: Sequence[str], make: Callable[[], Any]) -> dict[str, Any]:
 
 
 def make_result(
-    pictures: int = 40, names: Sequence[str] = ("background", "car"), seed: int = 0
+    images: int = 40, names: Sequence[str] = ("background", "car"), seed: int = 0
 ) -> dict[str, Any]:
     """A whole result: every part is there; scores are drawn at random."""
     random = np.random.default_rng(seed)
@@ -44,13 +39,13 @@ def make_result(
         return sorted([high(), high()])
 
     foreground = names[1:]
-    images = []
-    for number in range(pictures):
+    rows = []
+    for number in range(images):
         row = {"image": f"cars/{number:04d}_of_one.jpg", "group": f"car {number // 5}"}
         row |= {"size": [1280, 1918], **each_score(names, high)}
         row["areas"] = {name: int(10 ** random.uniform(2, 6)) for name in names}
         row["boundary"] = {name: {"hd95": float(random.gamma(2, 3))} for name in foreground}
-        images.append(row)
+        rows.append(row)
     confusion = random.integers(0, 30_000, (len(names), len(names)))
     np.fill_diagonal(confusion, random.integers(2_000_000, 30_000_000, len(names)))
     outlines = ("hd95", "distance", "surface_dice", "boundary_iou")
@@ -63,7 +58,7 @@ def make_result(
         "model": {
             "checkpoint": "runs/first/best.safetensors",
             "network": "U-Net, 16 base channels, depth 4, 1,942,594 parameters",
-            "sees": "pictures reduced to fit in 240 x 360",
+            "input_size": "240 x 360 pixels",
             "classes": [
                 {"name": name, "color": list(color)}
                 for name, color in zip(names, default_colors(len(names)), strict=True)
@@ -83,7 +78,7 @@ def make_result(
         "per_image": each_score(names, high),
         "absent": {name: {"left_out": 2, "scored_zero": 1} for name in names},
         "intervals": {
-            "groups": -(-pictures // 5),
+            "groups": -(-images // 5),
             "level": 0.95,
             "pooled": each_score(names, interval),
             "per_image": each_score(names, interval),
@@ -124,7 +119,7 @@ def make_result(
             "error": 0.0123,
         },
         "ceiling": {"size": [240, 360], "dice": 0.9965},
-        "images": images,
+        "images": rows,
         "curves": [
             {
                 "epoch": epoch,
@@ -141,13 +136,13 @@ def make_result(
 def make_shown(
     index: int, why: str = "worst", height: int = 128, width: int = 192, classes: int = 2
 ) -> Shown:
-    """A picture with texture at every scale, and two masks that differ along their borders."""
+    """An image with texture at every scale, and two masks that differ along their borders."""
     random = np.random.default_rng(index)
-    picture = np.zeros((height, width, 3), np.float32)
+    image = np.zeros((height, width, 3), np.float32)
     for step in (2, 8, 32, 128):
         coarse = random.normal(0, step**0.5, (height // step + 2, width // step + 2, 3))
-        picture += cv2.resize(coarse.astype(np.float32), (width, height))
-    picture = 128 + 60 * picture / picture.std()
+        image += cv2.resize(coarse.astype(np.float32), (width, height))
+    image = 128 + 60 * image / image.std()
     masks = []
     for shift in (0, max(2, height // 40)):
         mask = np.zeros((height, width), np.uint8)
@@ -156,59 +151,22 @@ def make_shown(
             cv2.ellipse(mask, at, (width // (2 * classes), height // 3), 20, 0, 360, number, -1)
         masks.append(mask)
     masks[0][: height // 16] = 255
-    return Shown(index, picture.clip(0, 255).astype(np.uint8), *masks, why)
+    return Shown(index, image.clip(0, 255).astype(np.uint8), *masks, why)
 
 
-@pytest.fixture
-def result_of() -> Callable[..., dict[str, Any]]:
-    """Make a result: `result_of(pictures=40, names=("background", "car"))`."""
-    return make_result
-
-
-@pytest.fixture
-def shown_of() -> Callable[..., Shown]:
-    """Make a shown picture: `shown_of(index, why="worst", height=128, width=192, classes=2)`."""
-    return make_shown
-
-
-@pytest.fixture
-def optional() -> tuple[str, ...]:
-    """The parts of a result that may be missing."""
-    return OPTIONAL
-
-
-@pytest.fixture
-def eighteen() -> Callable[..., list[Shown]]:
-    """Make as many pictures as a page shows, each as by `shown_of`."""
-
-    def make(**how: Any) -> list[Shown]:
-        worst = [make_shown(index, **how) for index in range(12)]
-        return [*worst, *(make_shown(index, "median", **how) for index in range(17, 23))]
-
-    return make
-
-
-@pytest.fixture
-def written() -> Callable[[Path, dict[str, Any], list[Shown]], str]:
-    """Write a page, which must not be too large; its text."""
-
-    def write(path: Path, result: dict[str, Any], shown: list[Shown]) -> str:
-        write_report(path, result, shown)
-        assert path.stat().st_size < MOST
-        return path.read_text(encoding="utf-8")
-
-    return write
-
-
-@pytest.fixture
-def hostile() -> dict[str, Any]:
-    """A result in which every text is an attack: names of pictures are one, all others another."""
+def make_hostile() -> dict[str, Any]:
+    """A result in which every text is an attack: names of images are one, all others another."""
     result = make_result(4, ("background", ENDING))
     for image in result["images"]:
         image["image"] = image["group"] = HOSTILE
     result |= dict.fromkeys(("protocol", "command", "data", "split"), ENDING)
-    for key in ("checkpoint", "network", "sees", "tta", "machine"):
-        result["model"][key] = ENDING
+    result["model"] |= dict.fromkeys(("checkpoint", "network", "input_size", "tta"), ENDING)
     for key in ("settings", "versions"):
         result["model"][key] = {ENDING: HOSTILE}
     return result
+
+
+def make_eighteen(**how: Any) -> list[Shown]:
+    """As many images as a page shows, each as by `make_shown`."""
+    worst = [make_shown(index, **how) for index in range(12)]
+    return [*worst, *(make_shown(index, "median", **how) for index in range(17, 23))]

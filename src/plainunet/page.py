@@ -1,0 +1,176 @@
+"""HTML pages from the templates of this package.
+
+A page is one file that works offline: style, script and images are inside, and its content
+security policy lets nothing else load or run.
+"""
+
+import base64
+import hashlib
+import json
+import math
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.files import write_whole
+
+NOTHING = "\u2013"
+"""Stands where there is no number: an en dash."""
+_TEMPLATES = Path(__file__).with_name("templates")
+_QUALITY = 85  # of JPEG files
+
+
+def render(template: str, **content: Any) -> str:
+    """Render a template; all text is escaped, and style and script are put inside.
+
+    Args:
+        template: Its file name.
+        **content: What the template shows. What is missing renders as nothing.
+
+    Returns:
+        HTML.
+    """
+    # imported here: only a command that writes a page needs it
+    from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    for form in (score, count, interval, percent, plural, setting):
+        environment.filters[form.__name__] = form
+    for name in ("style.css", "script.js"):
+        text = (_TEMPLATES / name).read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        environment.globals[name.partition(".")[0]] = {"text": text, "digest": digest}
+    return environment.get_template(template).render(content)
+
+
+def save_page(path: Path, html: str) -> None:
+    """Write a page, whole or not at all.
+
+    Args:
+        path: The file.
+        html: The page; surrogates in it, of names that are not UTF-8, are written out.
+    """
+    with write_whole(path) as file:
+        file.write_text(html, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def data_url(image: NDArray[np.uint8], kind: str) -> str:
+    """Encode an image so that a page can hold it.
+
+    Args:
+        image: [H, W, 3] uint8, RGB.
+        kind: "jpeg" for photographs, "png" for masks.
+
+    Returns:
+        A data URL.
+    """
+    # colours at full resolution, or thin lines would fade
+    sharp = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    how = {
+        "jpeg": [cv2.IMWRITE_JPEG_QUALITY, _QUALITY, *sharp],
+        "png": [cv2.IMWRITE_PNG_COMPRESSION, 6],
+    }[kind]
+    data = cv2.imencode(f".{kind}", image[..., ::-1], how)[1].tobytes()
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number as a float, and None for anything else.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        The number or None.
+    """
+    return float(value) if isinstance(value, Real) and math.isfinite(value) else None
+
+
+def score(value: Any, digits: int = 4) -> str:
+    """Format a number with a fixed number of digits, as in "0.9123".
+
+    Args:
+        value: A number, or anything else where there is none.
+        digits: Digits after the point.
+
+    Returns:
+        Text; an en dash where there is no number.
+    """
+    known = number(value)
+    return NOTHING if known is None else f"{known:.{digits}f}"
+
+
+def count(value: Any) -> str:
+    """Format an integer with commas between its thousands, as in "1,942,594".
+
+    Args:
+        value: A number, or anything else where there is none.
+
+    Returns:
+        Text; an en dash where there is no number.
+    """
+    known = number(value)
+    return NOTHING if known is None else f"{round(known):,}"
+
+
+def interval(value: Any, digits: int = 4) -> str:
+    """Format the bounds of an interval.
+
+    Args:
+        value: Lower and upper bound, or anything else where there is none.
+        digits: Digits after the point.
+
+    Returns:
+        Both, with an en dash between them; "" where one is unknown.
+    """
+    known = [number(bound) for bound in value or ()]
+    return NOTHING.join(score(bound, digits) for bound in known) if None not in known else ""
+
+
+def percent(part: int, total: int, digits: int = 2) -> str:
+    """Format a share in percent: "12.34", "0", or "<0.01" where it would round to 0."""
+    if not total or not part:
+        return "0" if total else NOTHING
+    least = 10.0**-digits
+    return f"<{least:g}" if 100 * part / total < least else f"{100 * part / total:.{digits}f}"
+
+
+def plural(amount: int, noun: str) -> str:
+    """Format a count with its noun.
+
+    Args:
+        amount: How many.
+        noun: Of one; its plural ends in s.
+
+    Returns:
+        As in "1 image" or "2,000 images".
+    """
+    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+
+
+def setting(value: Any) -> str:
+    """Format a setting: text as it is, anything else as JSON, en dashes where there is nothing."""
+    plain = _without_nothing(value)
+    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, default=str)
+
+
+def _without_nothing(value: Any) -> Any:
+    """Replace None, nan and "" by an en dash, however deep."""
+    if isinstance(value, dict):
+        return {str(key): _without_nothing(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nothing(part) for part in value]
+    if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
+        return NOTHING
+    return value

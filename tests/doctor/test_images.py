@@ -1,0 +1,299 @@
+"""Images that cannot be read, are unlike the others, badly named, or there twice."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageOps
+
+from plainunet.dataset.pairs import find_pairs
+from plainunet.doctor.diagnose import check
+from plainunet.doctor.duplicates import Duplicate, find_duplicates
+from plainunet.doctor.findings import Fix
+from plainunet.doctor.images import ImageFacts, read_facts
+from plainunet.formats.encoded import turn_upright
+from plainunet.formats.images import image_shape
+from plainunet.formats.problems import DataError
+
+from .conftest import CodesOf, RunFix
+
+SCENE = np.add.outer(np.arange(300) % 97, np.arange(450) % 131).astype(np.uint8)
+
+
+def one(path: Path) -> ImageFacts:
+    (look,) = read_facts([path])
+    assert isinstance(look, ImageFacts)
+    return look
+
+
+def duplicates(looks: Sequence[ImageFacts]) -> list[Duplicate]:
+    return find_duplicates([look.digest for look in looks], [look.hash for look in looks])
+
+
+def test_what_a_picture_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(SCENE).save(path)
+    look = one(path)
+    assert (look.kind, look.shape, look.dtype) == ("png", (300, 450, 1), "uint8")
+    assert (look.low, look.high) == (SCENE.min(), SCENE.max())
+
+
+def test_equal_files_have_equal_digests(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    for path in paths[:2]:
+        Image.fromarray(SCENE).save(path)
+    Image.fromarray(SCENE).save(paths[2], compress_level=1)
+    looks = [one(path) for path in paths]
+    assert looks[0].digest == looks[1].digest != looks[2].digest
+    assert len({look.hash for look in looks}) == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_jpegs_are_seen_upright(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.stack([SCENE, SCENE[::-1], 255 - SCENE], axis=2))
+    picture.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        transposed = opened.convert("RGB")
+    look = one(tmp_path / "a.jpg")
+    assert look.shape == image_shape(tmp_path / "a.jpg")
+    transposed.info["exif"] = exif.tobytes()
+    upright = ImageOps.exif_transpose(transposed)
+    upright.save(tmp_path / "b.png")
+    other = one(tmp_path / "b.png")
+    assert duplicates([look, other]) == [Duplicate(0, 1, exact=False)]
+
+
+def test_reduced_reading_hardly_changes_the_hash(data_root: Path, tmp_path: Path) -> None:
+    paths = [pair.image for pair in find_pairs(data_root / "carvana")[::40]]
+    looks = [look for look in read_facts(paths) if isinstance(look, ImageFacts)]
+    for path in paths:
+        with Image.open(path) as picture:
+            picture.convert("RGB").save(tmp_path / f"{path.stem}.png", compress_level=1)
+    whole = [one(tmp_path / f"{path.stem}.png") for path in paths]
+    for look, other in zip(looks, whole, strict=True):
+        assert look.shape == other.shape
+    assert duplicates([*looks, *whole]) == [
+        Duplicate(index, index + len(looks), exact=False) for index in range(len(looks))
+    ]
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "b.png").write_text("text")
+    (tmp_path / "c.png").symlink_to(tmp_path / "nowhere.png")
+    paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    problems = list(read_facts(paths))
+    assert all(isinstance(problem, DataError) for problem in problems)
+    assert [problem.code for problem in problems if isinstance(problem, DataError)] == [
+        *("empty-file", "not-a-picture", "missing-file")
+    ]
+
+
+# names, sizes, channels and types
+
+
+def as_deep(folder: Path, stems: list[str], factor: int) -> None:
+    for stem in stems:
+        path = folder / "images" / f"{stem}.png"
+        image = np.asarray(Image.open(path)).astype(np.uint16) * factor
+        path.unlink()
+        tifffile.imwrite(path.with_suffix(".tif"), image, photometric="rgb")
+
+
+def test_a_suffix_that_is_not_the_contents(scenes: Path, codes_of: CodesOf) -> None:
+    (scenes / "images/03.png").rename(scenes / "images/03.jpg")
+    assert codes_of(scenes) == {"wrong-extension": ["images/03.jpg"]}
+    fix = check(scenes).findings[0].fix
+    assert fix == Fix(f"mv {scenes / 'images/03.jpg'} {scenes / 'images/03.png'}")
+
+
+def test_a_name_that_is_not_utf8(scenes: Path, codes_of: CodesOf) -> None:
+    name = b"caf\xe9.png".decode(errors="surrogateescape")
+    for folder in ("images", "masks"):
+        (scenes / folder / "03.png").rename(scenes / folder / name)
+    assert codes_of(scenes) == {"name-not-utf8": [f"images/{name}", f"masks/{name}"]}
+    for finding in check(scenes).findings:
+        assert finding.fix
+        finding.fix.line.encode("ascii")
+
+
+def test_a_blank_picture(scenes: Path, codes_of: CodesOf) -> None:
+    Image.new("RGB", (160, 120), (9, 9, 9)).save(scenes / "images/03.png")
+    assert codes_of(scenes)["blank-picture"] == ["images/03.png"]
+
+
+def test_a_thumbnail_among_pictures_of_one_size(scenes: Path, codes_of: CodesOf) -> None:
+    for name in ("images", "masks"):
+        path = scenes / name / "03.png"
+        Image.open(path).resize((40, 30), Image.Resampling.NEAREST).save(path)
+    assert codes_of(scenes) == {"odd-size": ["images/03.png"]}
+    # where sizes are mixed anyway, that is nothing odd
+    for stem in ("04", "05", "06"):
+        for name in ("images", "masks"):
+            path = scenes / name / f"{stem}.png"
+            Image.open(path).crop((0, 0, 100, 90)).save(path)
+    assert "odd-size" not in codes_of(scenes)
+
+
+def test_grey_among_rgb_is_a_note(scenes: Path) -> None:
+    Image.open(scenes / "images/03.png").convert("L").save(scenes / "images/03.png")
+    (finding,) = check(scenes).findings
+    assert (finding.code, finding.severity, finding.fix) == ("grey-among-rgb", "note", None)
+
+
+def test_a_deep_picture_among_others(scenes: Path, codes_of: CodesOf) -> None:
+    as_deep(scenes, ["03"], 257)
+    assert codes_of(scenes) == {"mixed-depths": ["images/03.tif"]}
+
+
+def test_twelve_bits_in_sixteen(scenes: Path, codes_of: CodesOf) -> None:
+    stems = [f"{number:02d}" for number in range(12)]
+    as_deep(scenes, stems[1:], 257)
+    as_deep(scenes, stems[:1], 16)
+    assert codes_of(scenes) == {"unused-depth": ["images/00.tif"]}
+    assert "of 12 bits" in check(scenes).findings[0].message
+
+
+def test_twelve_bits_in_all_do_no_harm(scenes: Path) -> None:
+    as_deep(scenes, [f"{number:02d}" for number in range(12)], 16)
+    (finding,) = check(scenes).findings
+    assert (finding.code, finding.severity) == ("unused-depth", "note")
+
+
+@pytest.mark.parametrize(("size", "words"), [((161, 120), "resize"), ((120, 160), "ROTATE_270")])
+def test_a_mask_of_another_size(scenes: Path, size: tuple[int, int], words: str) -> None:
+    path = scenes / "masks/03.png"
+    Image.open(path).resize(size, Image.Resampling.NEAREST).save(path)
+    (finding,) = check(scenes).findings
+    assert finding.code == "size-mismatch"
+    assert f"{size[0]}x{size[1]}" in finding.message
+    assert "160x120" in finding.message
+    assert finding.fix
+    assert words in finding.fix.line
+
+
+def test_five_bands_among_rgb(scenes: Path, codes_of: CodesOf) -> None:
+    (scenes / "images/03.png").unlink()
+    bands = np.random.default_rng(0).integers(0, 256, (120, 160, 5), dtype=np.uint8)
+    tifffile.imwrite(
+        scenes / "images/03.tif", bands, photometric="minisblack", planarconfig="contig"
+    )
+    assert codes_of(scenes)["odd-channels"] == ["images/03.tif"]
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_mask_drawn_on_a_picture_that_exif_turns(
+    scenes: Path, run_fix: RunFix, orientation: int
+) -> None:
+    path = scenes / "images/03.png"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(path) as picture:
+        picture.save(path, exif=exif)
+    before = np.array(Image.open(scenes / "masks/03.png"))
+    (finding,) = check(scenes).findings
+    assert finding.code == "size-mismatch"
+    assert f"EXIF orientation ({orientation})" in finding.message
+    run_fix(finding)
+    after = np.array(Image.open(scenes / "masks/03.png"))
+    assert (after == turn_upright(before, orientation)).all()
+    assert check(scenes).findings == []
+
+
+# copies, and groups that a split must not divide
+
+
+def in_parts(folder: Path, val: list[str]) -> None:
+    for name in ("images", "masks"):
+        for part in ("train", "val"):
+            (folder / name / part).mkdir()
+        for path in (folder / name).glob("*.png"):
+            part = "val" if path.stem in val else "train"
+            path.rename(path.parent / part / path.name)
+
+
+def test_a_copy_in_one_folder(scenes: Path, codes_of: CodesOf) -> None:
+    for name in ("images", "masks"):
+        shutil.copy(scenes / name / "05.png", scenes / name / "99.png")
+    found = codes_of(scenes)
+    assert found == {"duplicate-across-groups": ["images/99.png", "images/05.png"]}
+    result = check(scenes)
+    assert result.findings[0].fix == Fix(f"plainunet check {scenes} --write", writes_list=True)
+    # in one group, a split cannot part them
+    groups = {pair.image.stem: pair.group for pair in result.pairs}
+    assert groups["99"] == groups["05"]
+    assert len(set(groups.values())) == 12
+
+
+def test_twenty_copies_are_nineteen_findings(scenes: Path) -> None:
+    for number in range(19):
+        for name in ("images", "masks"):
+            shutil.copy(scenes / name / "05.png", scenes / name / f"c{number:02d}.png")
+    findings = check(scenes).findings
+    assert len(findings) == 19
+    assert {finding.files[1].name for finding in findings} == {"05.png"}
+
+
+def test_a_picture_saved_anew(scenes: Path, codes_of: CodesOf) -> None:
+    with Image.open(scenes / "images/05.png") as picture:
+        picture.save(scenes / "images/99.jpg", quality=75)
+    shutil.copy(scenes / "masks/05.png", scenes / "masks/99.png")
+    assert codes_of(scenes) == {"near-duplicate-across-groups": ["images/99.jpg", "images/05.png"]}
+
+
+def test_a_copy_on_both_sides(scenes: Path, codes_of: CodesOf) -> None:
+    in_parts(scenes, ["02", "03"])
+    for name in ("images", "masks"):
+        shutil.copy(scenes / name / "val/02.png", scenes / name / "train/99.png")
+    found = codes_of(scenes)
+    # the one that is to be left out comes first
+    assert found == {"duplicate-across-parts": ["images/train/99.png", "images/val/02.png"]}
+
+
+def test_copies_with_different_masks_are_said(scenes: Path) -> None:
+    shutil.copy(scenes / "images/05.png", scenes / "images/99.png")
+    shutil.copy(scenes / "masks/06.png", scenes / "masks/99.png")
+    (finding,) = [each for each in check(scenes).findings if each.code.startswith("duplicate")]
+    assert "Their masks differ." in finding.message
+
+
+def test_one_mask_for_two_pictures(scenes: Path, codes_of: CodesOf) -> None:
+    shutil.copy(scenes / "masks/06.png", scenes / "masks/07.png")
+    assert sorted(codes_of(scenes)["same-mask"]) == ["masks/06.png", "masks/07.png"]
+
+
+def test_empty_masks_are_not_the_same(scenes: Path, codes_of: CodesOf) -> None:
+    for stem in ("06", "07"):
+        Image.new("L", (160, 120)).save(scenes / "masks" / f"{stem}.png")
+    assert set(codes_of(scenes)) == {"empty-mask"}
+
+
+def test_a_group_on_both_sides(scenes: Path) -> None:
+    lines = ["image,mask,group,part"]
+    for number in range(12):
+        part = "val" if number > 8 else "train"
+        name = f"{number:02d}.png"
+        lines.append(f"images/{name},masks/{name},g{number % 5},{part}")
+    (scenes / "list.csv").write_text("\n".join(lines))
+    (scenes / "dataset.toml").write_text('pairs = "list.csv"\n')
+    findings = check(scenes).findings
+    assert {finding.code for finding in findings} == {"group-across-parts"}
+    assert len(findings) == 3
+
+
+def test_names_that_look_like_groups(scenes: Path, codes_of: CodesOf) -> None:
+    for name in ("images", "masks"):
+        for path in sorted((scenes / name).glob("*.png")):
+            number = int(path.stem)
+            path.rename(path.with_name(f"tile{number // 3}_{number % 3}.png"))
+    result = check(scenes)
+    assert [finding.code for finding in result.findings] == ["possible-groups"]
+    assert result.exit_code == 0
+    assert "4 groups, such as 3 of 'tile0'" in result.findings[0].message
+    fix = f"plainunet check {scenes} --group-by '^([^_-]+)[_-]' --write"
+    assert result.findings[0].fix == Fix(fix)

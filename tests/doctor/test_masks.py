@@ -1,0 +1,329 @@
+"""What the masks of a folder hold, and those that do not go with the others."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plainunet.config import DataConfig
+from plainunet.dataset.coding import MaskCounts, Threshold, Values, count_masks
+from plainunet.dataset.pairs import Pair
+from plainunet.doctor.diagnose import census_of, check
+from plainunet.doctor.findings import Finding, Findings
+from plainunet.doctor.masks import Contents, check_contents, find_contents
+
+IDS = np.tile(np.array([[0, 0, 1], [2, 1, 0]], np.uint8), (8, 8))
+BINARY = (IDS > 0).astype(np.uint8)
+WHITE = BINARY * np.uint8(255)
+LEGEND = np.array([[200, 30, 30], [30, 30, 200], [240, 240, 40]], np.uint8)
+COLORS = tuple(bytes(color).hex() for color in LEGEND)
+
+
+def write(folder: Path, masks: Sequence[np.ndarray], suffix: str = ".png") -> list[Path]:
+    paths = [folder / f"{number}{suffix}" for number in range(len(masks))]
+    for path, mask in zip(paths, masks, strict=True):
+        Image.fromarray(mask).save(path)
+    return paths
+
+
+def understand(
+    paths: Sequence[Path], config: DataConfig | None = None
+) -> tuple[Contents | None, Findings, list[MaskCounts]]:
+    findings = Findings("check")
+    counts = [count for count in count_masks(paths) if isinstance(count, MaskCounts)]
+    assert len(counts) == len(paths)
+    return find_contents(counts, config or DataConfig(), findings), findings, counts
+
+
+def codes(findings: Findings) -> dict[str, list[str]]:
+    return {
+        each.code: [file.name for file in each.files]
+        for each in sorted(findings.found, key=lambda each: each.files)
+    }
+
+
+def line_of(finding: Finding) -> str:
+    assert finding.fix is not None
+    return finding.fix.line
+
+
+# masks that make sense together
+
+
+def test_classes_are_counted_in_each_mask(tmp_path: Path) -> None:
+    contents, findings, counts = understand(write(tmp_path, [IDS, IDS.T, BINARY]))
+    assert contents is not None
+    assert findings.found == []
+    assert contents.coding == Values((0, 1, 2))
+    for row, mask in enumerate([IDS, IDS.T, BINARY]):
+        assert contents.pixels[row].tolist() == np.bincount(mask.ravel(), minlength=3).tolist()
+    values = [(each["value"], each["masks"]) for each in census_of(counts)]
+    assert values == [(0, 3), (1, 3), (2, 2)]
+    some = contents.only(contents.masks[2:0:-1])
+    assert some.masks == contents.masks[2:0:-1]
+    assert some.pixels.tolist() == contents.pixels[2:0:-1].tolist()
+
+
+def test_colours_are_counted(tmp_path: Path) -> None:
+    palette = np.array([[0, 0, 0], [200, 0, 0], [0, 0, 200]], np.uint8)
+    contents, findings, _ = understand(write(tmp_path, [palette[IDS], palette[IDS[::-1]]]))
+    assert contents is not None
+    assert findings.found == []
+    # sorted by red, green and blue
+    counts = np.bincount(IDS.ravel())
+    assert contents.pixels.tolist() == [[counts[0], counts[2], counts[1]]] * 2
+
+
+@pytest.mark.parametrize(
+    ("masks", "config", "code"),
+    [
+        ([np.full((8, 8), number * 20, np.uint8) for number in range(6)], {}, "stray-value"),
+        ([np.zeros((8, 8), np.uint8)] * 3, {}, "one-class"),
+        ([BINARY] * 6, {"values": (0, 5)}, "stray-value"),
+    ],
+)
+def test_masks_that_make_no_sense_together(
+    tmp_path: Path, masks: list[np.ndarray], config: dict[str, object], code: str
+) -> None:
+    contents, findings, _ = understand(write(tmp_path, masks), DataConfig(**config))  # type: ignore[arg-type]
+    assert contents is None
+    assert (findings.found[-1].code, findings.found[-1].severity) == (code, "error")
+    if code == "one-class" or config:
+        assert len(findings.found) == 1
+
+
+# masks with values of no class
+
+
+def test_strays_are_set_aside_one_by_one(tmp_path: Path) -> None:
+    masks = [IDS.copy() for _ in range(8)]
+    masks[3][2, 2] = 77
+    masks[5][:2, :2] = 99
+    contents, findings, _ = understand(write(tmp_path, masks))
+    assert contents is not None
+    assert contents.coding.values == (0, 1, 2)
+    assert [path.stem for path in contents.masks] == list("012467")
+    assert {(each.code, each.files[0].stem, line_of(each)) for each in findings.found} == {
+        ("stray-value", "3", "check --ignore 77 --write"),
+        ("stray-value", "5", "check --ignore 99 --write"),
+    }
+
+
+def test_a_stray_where_another_value_is_ignored_already(tmp_path: Path) -> None:
+    masks = [IDS.copy() for _ in range(6)]
+    for mask in masks:
+        mask[0, 0] = 9
+    masks[3][2, 2] = 77
+    paths = write(tmp_path, masks)
+    contents, findings, _ = understand(paths, DataConfig(ignore=9))
+    assert contents is not None
+    (finding,) = findings.found
+    # the flag takes one value, so the pixels get that
+    assert "--ignore" not in line_of(finding)
+    subprocess.run(["bash", "-c", line_of(finding)], check=True)
+    assert np.asarray(Image.open(paths[3]))[2, 2] == 9
+    assert understand(paths, DataConfig(ignore=9))[1].found == []
+
+
+def test_a_mask_of_many_strays_is_left_out(tmp_path: Path) -> None:
+    masks = [IDS.copy() for _ in range(6)]
+    masks[3] *= 40
+    (finding,) = understand(write(tmp_path, masks))[1].found
+    assert (finding.code, line_of(finding)) == ("stray-value", "check --write")
+
+
+def test_a_mask_of_many_values_is_named(tmp_path: Path) -> None:
+    masks = [BINARY.copy() for _ in range(6)]
+    masks[2] = np.arange(BINARY.size, dtype=np.uint8).reshape(BINARY.shape)
+    contents, findings, _ = understand(write(tmp_path, masks))
+    assert contents is not None
+    assert codes(findings) == {"many-values": ["2.png"]}
+    assert "256 values" in findings.found[0].message
+
+
+@pytest.mark.parametrize(
+    ("masks", "at_fault", "values"),
+    [([BINARY] * 6 + [WHITE], ["6"], (0, 1)), ([WHITE] * 6 + [BINARY] * 2, ["6", "7"], (0, 255))],
+)
+def test_255_of_another_convention(
+    tmp_path: Path, masks: list[np.ndarray], at_fault: list[str], values: tuple[int, int]
+) -> None:
+    paths = write(tmp_path, masks)
+    contents, findings, _ = understand(paths)
+    assert contents is not None
+    assert contents.coding.values == values
+    (finding,) = findings.found
+    assert (finding.code, [file.stem for file in finding.files]) == ("ambiguous-255", at_fault)
+    subprocess.run(["bash", "-c", line_of(finding)], check=True)
+    assert understand(paths)[1].found == []
+
+
+# masks that are not as they were drawn
+
+
+def test_a_jpeg_among_png(tmp_path: Path) -> None:
+    paths = write(tmp_path, [WHITE] * 5)
+    paths[2].unlink()
+    paths[2] = paths[2].with_suffix(".jpg")
+    Image.fromarray(WHITE).save(paths[2])
+    contents, findings, _ = understand(paths)
+    assert contents is not None
+    assert contents.coding == Values((0, 255))
+    assert codes(findings) == {"lossy-mask": ["2.jpg"]}
+    assert findings.found[0].severity == "error"
+
+
+def test_smoothed_masks_are_named(tmp_path: Path) -> None:
+    disc = ((np.indices((200, 200)) - 100) ** 2).sum(axis=0) < 70**2
+    contents, findings, _ = understand(write(tmp_path, [disc * np.uint8(255)] * 4, ".jpg"))
+    assert contents is not None
+    assert isinstance(contents.coding, Threshold)
+    assert {(each.code, each.severity) for each in findings.found} == {("lossy-mask", "warning")}
+    assert {line_of(each) for each in findings.found} == {"check --encoding threshold --write"}
+
+
+def test_a_photograph_among_masks(tmp_path: Path) -> None:
+    paths = write(tmp_path, [BINARY] * 5)
+    photo = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(paths[1])
+    contents, findings, _ = understand(paths)
+    assert contents is not None
+    assert contents.coding == Values((0, 1))
+    assert codes(findings) == {"colored-mask": ["1.png"]}
+
+
+def mask_file(folder: Path, number: int, suffix: str = ".png") -> Path:
+    return folder / "masks" / f"{number:02d}{suffix}"
+
+
+def of_code(folder: Path, code: str, **config: object) -> list[Finding]:
+    found = check(folder, DataConfig(**config)).findings  # type: ignore[arg-type]
+    return [finding for finding in found if finding.code == code]
+
+
+def test_a_grey_photo_among_smoothed_masks(scenes: Path) -> None:
+    for number in range(1, 12):
+        blurred = np.asarray(Image.open(mask_file(scenes, number)).reduce(2).resize((160, 120)))
+        Image.fromarray(blurred).save(mask_file(scenes, number))
+    picture = Image.open(scenes / "images/00.png").convert("L")
+    picture.point(lambda value: value // 2 + 60).save(mask_file(scenes, 0))
+    (finding,) = of_code(scenes, "not-a-mask")
+    assert finding.files == (mask_file(scenes, 0),)
+    smoothed = of_code(scenes, "lossy-mask")
+    assert [each.files for each in smoothed] == [(mask_file(scenes, k),) for k in range(1, 12)]
+
+
+def test_ids_in_jpeg_files_are_lost(scenes: Path) -> None:
+    for number in range(12):
+        ids = (np.asarray(Image.open(mask_file(scenes, number))) > 0).astype(np.uint8)
+        ids[:20] = 9
+        mask_file(scenes, number).unlink()
+        Image.fromarray(ids * np.uint8(5)).save(mask_file(scenes, number, ".jpg"), quality=60)
+    (finding,) = of_code(scenes, "lossy-mask")
+    assert (finding.severity, len(finding.files)) == ("error", 12)
+    assert check(scenes).contents is None
+
+
+def recolor(folder: Path, suffix: str = ".png") -> None:
+    """Two classes by colour in every mask, and a third along the top."""
+    for number in range(12):
+        ids = (np.asarray(Image.open(mask_file(folder, number))) > 0).astype(np.uint8)
+        ids[:10] = 2
+        mask_file(folder, number).unlink()
+        Image.fromarray(LEGEND[ids]).save(mask_file(folder, number, suffix), quality=95)
+
+
+def test_colours_in_jpeg_files_are_near_those_of_the_legend(scenes: Path) -> None:
+    recolor(scenes, ".jpg")
+    (finding,) = of_code(scenes, "lossy-mask", colors=COLORS)
+    assert (finding.severity, len(finding.files)) == ("warning", 12)
+
+
+@pytest.mark.parametrize(
+    ("masks", "share", "severities"),
+    [
+        ([3], 0.02, ["warning"]),
+        ([3], 0.6, ["error"]),
+        ([3], 0.0005, []),
+        # what many masks show is no slip
+        (range(6), 0.3, []),
+    ],
+)
+def test_a_colour_of_no_class(
+    scenes: Path, masks: Sequence[int], share: float, severities: list[str]
+) -> None:
+    recolor(scenes)
+    for number in masks:
+        mask = np.array(Image.open(mask_file(scenes, number)))
+        mask.reshape(-1, 3)[: round(share * 120 * 160)] = (0, 255, 0)
+        Image.fromarray(mask).save(mask_file(scenes, number))
+    found = of_code(scenes, "stray-color", colors=COLORS)
+    assert [finding.severity for finding in found] == severities
+    for finding in found:
+        assert finding.files == (mask_file(scenes, 3),)
+        assert "00FF00" in finding.message
+        assert f"{share:.2%}" in finding.message
+
+
+def test_masks_of_one_colour_alone(scenes: Path) -> None:
+    for number in range(12):
+        Image.new("RGB", (160, 120), (200, 30, 30)).save(mask_file(scenes, number))
+    (finding,) = of_code(scenes, "one-class", colors=COLORS)
+    assert len(finding.files) == 12
+
+
+# masks beside each other
+
+
+def findings_of(
+    folder: Path, masks: Sequence[np.ndarray], parts: str = "", **config: object
+) -> Findings:
+    paths = write(folder, masks)
+    contents, findings, _ = understand(paths, DataConfig(**config))  # type: ignore[arg-type]
+    assert contents is not None
+    names = {"t": "train", "v": "val"}
+    pairs = [
+        Pair(path, path, path.stem, names[parts[number]] if parts else None)
+        for number, path in enumerate(paths)
+    ]
+    check_contents(contents, pairs, findings)
+    return findings
+
+
+def test_an_empty_mask_is_a_slip_where_it_is_alone(tmp_path: Path) -> None:
+    empty = np.zeros_like(BINARY)
+    findings = findings_of(tmp_path, [*[BINARY] * 9, empty])
+    assert codes(findings) == {"empty-mask": ["9.png"]}
+    assert findings.found[0].severity == "warning"
+    findings = findings_of(tmp_path, [*[BINARY] * 5, *[empty] * 5])
+    assert {each.severity for each in findings.found} == {"note"}
+
+
+def test_a_mask_of_nothing_but_void(tmp_path: Path) -> None:
+    void = np.full_like(BINARY, 9)
+    findings = findings_of(tmp_path, [*[BINARY] * 4, void], ignore=9)
+    assert codes(findings) == {"ignored-mask": ["4.png"]}
+
+
+def test_one_class_of_given_values(tmp_path: Path) -> None:
+    findings = findings_of(tmp_path, [BINARY * 0] * 3, values=(0, 1))
+    assert [each.code for each in findings.found] == ["one-class"]
+
+
+def test_a_class_in_one_mask_of_many(tmp_path: Path) -> None:
+    odd = BINARY.copy()
+    odd[3, 3] = 2
+    findings = findings_of(tmp_path, [*[BINARY] * 7, odd])
+    assert codes(findings) == {"rare-class": ["7.png"]}
+    assert "Class 2 is in 1 of 8 masks, 1 pixels" in findings.found[0].message
+    assert line_of(findings.found[0]) == "check --ignore 2 --write"
+    assert findings_of(tmp_path, [*[BINARY] * 4, IDS, IDS, IDS]).found == []
+
+
+def test_a_class_that_training_never_sees(tmp_path: Path) -> None:
+    findings = findings_of(tmp_path, [BINARY, BINARY, IDS, IDS], "ttvv")
+    assert codes(findings) == {"class-not-in-training": ["2.png", "3.png"]}
+    assert findings_of(tmp_path, [BINARY, IDS, BINARY, BINARY], "ttvv").found == []
