@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -352,8 +351,8 @@ def predict(
         **options.instead(),
     )
     found = find_inputs(images, out)
-    with bars() as on_progress:
-        reporter = _Progress(on_progress)
+    with bars() as shown:
+        reporter = _Warned(shown)
         result = predict_inputs(predictor, found, out, options.save, overwrite, reporter)
     for failure in result.failures:
         _complain(failure)
@@ -362,21 +361,20 @@ def predict(
     return 2 if not done else 1 if result.failures else 0
 
 
-class _Progress(Reporter):
+class _Warned(Reporter):
     """Bars of what is done, and notes as warnings."""
 
-    def __init__(self, on_progress: Callable[[str, int, int], None]) -> None:
-        self._on_progress, self._stage = on_progress, ("", 0)
+    def __init__(self, bars: Reporter) -> None:
+        self._bars = bars
 
     def note(self, text: str) -> None:
         _complain(text, "warning")
 
     def stage(self, name: str, total: int) -> None:
-        self._stage = name, total
+        self._bars.stage(name, total)
 
     def advance(self, done: int) -> None:
-        name, total = self._stage
-        self._on_progress(name, done, total)
+        self._bars.advance(done)
 
 
 @app.command(name="import")

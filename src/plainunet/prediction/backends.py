@@ -8,7 +8,7 @@ by += and *=; anything else that is done with logits is a method of the backend.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +26,11 @@ Turn = tuple[int, bool]
 """Quarter turns to the left, and whether left and right are exchanged before."""
 
 
-class Backend(Protocol):
-    """A network where it runs, and the arithmetic of its logits.
+class TorchBackend:
+    """A `UNet` in PyTorch; what runs another kind of network needs the same attributes and methods.
 
     Attributes:
+        network: The network.
         in_channels: Channels of the images that it takes.
         logit_channels: Channels of its logits: 1 for two classes, else K.
         base_channels: Channels of its finest features.
@@ -40,67 +41,6 @@ class Backend(Protocol):
         device: Where it runs; its text is "cpu" or the name of another device.
         precision: Arithmetic of its convolutions.
     """
-
-    in_channels: int
-    logit_channels: int
-    base_channels: int
-    depth: int
-    valid: bool
-    can_tile: bool
-    device: Any
-    precision: Any
-
-    def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """The smallest size that the network takes for logits of a size."""
-
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size of the logits of an image of a size."""
-
-    def mirrored_places(self, size: tuple[int, int]) -> Sequence[NDArray[np.int64]]:
-        """The rows and columns of an image that a valid network sees mirrored, beyond its edges."""
-
-    def run(self, images: NDArray[np.float32]) -> Logits:
-        """Logits [N, K, h, w] of images [N, H, W, C]: the mean over the test-time augmentation."""
-
-    def zeros(self, height: int, width: int) -> Logits:
-        """Logits [K, height, width] to be filled."""
-
-    def move(self, values: NDArray[np.float32]) -> Logits:
-        """Bring what logits are multiplied by to where they are."""
-
-    def concatenate(self, above: Logits, below: Logits) -> Logits:
-        """One band of rows from two."""
-
-    def enlarge(
-        self,
-        logits: Logits,
-        rows: tuple[NDArray[np.int64], NDArray[np.int64]],
-        shares: NDArray[np.float32],
-        width: int,
-    ) -> Logits:
-        """Bilinear interpolation: each row between two, as near to the second as its share."""
-
-    def mean(self, several: Iterable[Logits]) -> Logits:
-        """Logits of the mean of probabilities; each is asked for when that before is dealt with."""
-
-    def is_finite(self, logits: Logits) -> bool:
-        """Whether all of them are numbers and finite."""
-
-    def classes(self, logits: Logits, threshold: float) -> NDArray[np.uint8]:
-        """Class ids [n, W]; the threshold is put on the second of two classes."""
-
-    def probabilities(self, logits: Logits) -> NDArray[np.float32]:
-        """Probabilities [K, n, W], which sum to 1 over K."""
-
-    def parameters(self) -> Iterator[bytes]:
-        """The names and values of the network, which tell it from any other."""
-
-    def make_room(self, message: str) -> bool:
-        """Free memory after it has run out; whether computing is slower from here on."""
-
-
-class TorchBackend:
-    """A `UNet` in PyTorch."""
 
     def __init__(
         self,
@@ -113,31 +53,24 @@ class TorchBackend:
         self.device = devices.choose_device(device)
         self.precision = devices.choose_precision(precision, self.device)
         self.network = devices.to_device(network, self.device)
-        self.turns = turns
+        self._turns = turns
         self.in_channels, self.depth = network.in_channels, network.depth
         self.logit_channels = 1 if network.num_classes == 2 else network.num_classes
         self.base_channels, self.valid = network.base_channels, network.valid
+        self.input_size, self.output_size = network.input_size, network.output_size
         normalisation = network.architecture["normalisation"]
         self.can_tile = network.valid or normalisation not in ("group", "instance")
 
-    def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """As of `Backend`."""
-        return self.network.input_size(height, width)
-
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """As of `Backend`."""
-        return self.network.output_size(height, width)
-
-    def mirrored_places(self, size: tuple[int, int]) -> Sequence[NDArray[np.int64]]:
-        """As of `Backend`."""
+    def mirrored_places(self, size: tuple[int, int]) -> list[NDArray[np.int64]]:
+        """The rows and columns of an image that a valid network sees mirrored, beyond its edges."""
         return [places.numpy() for places in mirrored_places(self.network, size)]
 
     @torch.inference_mode()
     def run(self, images: NDArray[np.float32]) -> Tensor:
-        """As of `Backend`."""
+        """Logits [N, K, h, w] of images [N, H, W, C]: the mean over the test-time augmentation."""
         batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)
         with _evaluating(self.network), devices.arithmetic(self.device, self.precision):
-            return log_mean((self._logits(batch, turn) for turn in self.turns), dim=1)
+            return log_mean((self._logits(batch, turn) for turn in self._turns), dim=1)
 
     def _logits(self, batch: Tensor, turn: Turn) -> Tensor:
         logits: Tensor = self.network(turn_images(batch, turn)).float()
@@ -146,15 +79,15 @@ class TorchBackend:
         return turn_back(logits, turn)
 
     def zeros(self, height: int, width: int) -> Tensor:
-        """As of `Backend`."""
+        """Logits [K, height, width] to be filled."""
         return torch.zeros(self.logit_channels, height, width, device=self.device)
 
     def move(self, values: NDArray[np.float32]) -> Tensor:
-        """As of `Backend`."""
+        """Bring what logits are multiplied by to where they are."""
         return torch.from_numpy(values).to(self.device)
 
     def concatenate(self, above: Tensor, below: Tensor) -> Tensor:
-        """As of `Backend`."""
+        """One band of rows from two."""
         return torch.cat([above, below], dim=1)
 
     def enlarge(
@@ -164,22 +97,22 @@ class TorchBackend:
         shares: NDArray[np.float32],
         width: int,
     ) -> Tensor:
-        """As of `Backend`."""
+        """Bilinear interpolation: each row between two, as near to the second as its share."""
         upper, lower = (logits[:, torch.from_numpy(each)] for each in rows)
         mixed = torch.lerp(upper, lower, self.move(shares)[:, None])
         size = (mixed.shape[1], width)
         return F.interpolate(mixed[None], size=size, mode="bilinear", align_corners=False)[0]
 
     def mean(self, several: Iterable[Tensor]) -> Tensor:
-        """As of `Backend`."""
+        """Logits of the mean of probabilities; each is asked for when that before is dealt with."""
         return log_mean(several, dim=0)
 
     def is_finite(self, logits: Tensor) -> bool:
-        """As of `Backend`."""
+        """Whether all of them are numbers and finite."""
         return bool(logits.isfinite().all())
 
     def classes(self, logits: Tensor, threshold: float) -> NDArray[np.uint8]:
-        """As of `Backend`."""
+        """Class ids [n, W]; the threshold is put on the second of two classes."""
         if len(logits) > 1:
             ids = logits.argmax(dim=0)
         else:  # the sigmoid is monotonic, so its argument is compared
@@ -188,7 +121,7 @@ class TorchBackend:
         return chosen
 
     def probabilities(self, logits: Tensor) -> NDArray[np.float32]:
-        """As of `Backend`."""
+        """Probabilities [K, n, W], which sum to 1 over K."""
         if len(logits) == 1:
             given = torch.cat([-logits, logits]).sigmoid()
         else:
@@ -197,12 +130,12 @@ class TorchBackend:
         return probabilities
 
     def parameters(self) -> Iterator[bytes]:
-        """As of `Backend`."""
+        """The names and values of the network, which tell it from any other."""
         for name, value in sorted(self.network.state_dict().items()):
             yield name.encode() + value.cpu().contiguous().numpy().tobytes()
 
     def make_room(self, message: str) -> bool:
-        """As of `Backend`."""
+        """Free memory after it has run out; whether computing is slower from here on."""
         return devices.make_room(self.device, message)
 
 

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from plainunet.formats.sources import ImageSource
-from plainunet.prediction.backends import Backend, Logits
+from plainunet.prediction.backends import Logits, TorchBackend
 from plainunet.prediction.views import View
 from plainunet.system import first_line, give_freed_memory_back, is_out_of_memory
 
 
 def in_smaller_parts(
-    bands: Callable[[int], Iterator[Logits]], views: Sequence[View], backend: Backend, first: int
+    bands: Callable[[int], Iterator[Logits]],
+    views: Sequence[View],
+    backend: TorchBackend,
+    first: int,
 ) -> Iterator[Logits]:
     """Yield bands of rows, from where memory has run out on in smaller parts.
 

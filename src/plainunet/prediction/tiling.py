@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.prediction.backends import Backend, Logits
+from plainunet.prediction.backends import Logits, TorchBackend
 
 TILE_OUTPUT = 388
 """Least side of what a tile gives, by valid convolutions, as in the paper [pixels]."""
@@ -55,7 +55,7 @@ def values_for(memory: float | None) -> int:
     return WHOLE if memory is None else max(1, int(0.4 * memory / _BYTES))
 
 
-def least_values(backend: Backend) -> int:
+def least_values(backend: TorchBackend) -> int:
     """What the smallest tile takes, as of `WHOLE`; beyond all bounds where there are no tiles."""
     if not backend.can_tile:
         return sys.maxsize
@@ -65,13 +65,13 @@ def least_values(backend: Backend) -> int:
     return backend.base_channels * (2 * _overlap(backend)) ** 2
 
 
-def _overlap(backend: Backend) -> int:
+def _overlap(backend: TorchBackend) -> int:
     grid: int = 2**backend.depth
     return max(grid, OVERLAP // grid * grid)
 
 
 def logit_bands(
-    backend: Backend, image: InputImage, values: int = WHOLE, first: int = 0
+    backend: TorchBackend, image: InputImage, values: int = WHOLE, first: int = 0
 ) -> Iterator[tuple[int, Logits]]:
     """Yield an image's logits, in one pass or in tiles, from top to bottom.
 
@@ -101,7 +101,7 @@ def logit_bands(
 
 
 def blend_bands(
-    backend: Backend, image: InputImage, tile: tuple[int, int], overlap: int, first: int = 0
+    backend: TorchBackend, image: InputImage, tile: tuple[int, int], overlap: int, first: int = 0
 ) -> Iterator[tuple[int, Logits]]:
     """Yield logits as the weighted mean of those of tiles, as `logit_bands` does.
 
@@ -146,7 +146,7 @@ def blend_bands(
 
 
 def overlap_bands(
-    backend: Backend, image: InputImage, tile_output: int, area: int, first: int = 0
+    backend: TorchBackend, image: InputImage, tile_output: int, area: int, first: int = 0
 ) -> Iterator[tuple[int, Logits]]:
     """Yield the logits of one pass over the whole mirrored image, tile by tile.
 

@@ -11,7 +11,7 @@ from plainunet.dataset.resize import fit_size, reduce_size, resize
 from plainunet.formats.images import to_unit
 from plainunet.formats.windows import ArrayWindows, Windows, as_channels
 from plainunet.network.checkpoint import Card
-from plainunet.prediction.backends import Backend, Logits, Turn
+from plainunet.prediction.backends import Logits, TorchBackend, Turn
 from plainunet.prediction.tiling import least_values, logit_bands, values_for
 
 TTA: dict[str, tuple[Turn, ...]] = {
@@ -43,7 +43,7 @@ class View:
     """
 
     def __init__(
-        self, backend: Backend, card: Card, scale: float = 1.0, memory: float | None = None
+        self, backend: TorchBackend, card: Card, scale: float = 1.0, memory: float | None = None
     ) -> None:
         """Take a network whose images are `scale` times as large as the card's policy says."""
         self.backend = backend
@@ -173,7 +173,7 @@ def _from_row(bands: Iterable[tuple[int, Logits]], first: int) -> Iterator[Logit
 
 
 def enlarge(
-    backend: Backend,
+    backend: TorchBackend,
     bands: Iterable[tuple[int, Logits]],
     height: int,
     wanted: tuple[int, int],
