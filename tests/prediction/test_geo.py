@@ -29,28 +29,27 @@ SCALE = (33550, "d", 3, (0.5, 0.25, 0.0), True)
 TIEPOINT = (33922, "d", 6, (2.0, 1.0, 0.0, 400.0, 900.0, 0.0), True)
 
 
-def test_scale_and_tie_point(tmp_path: Path) -> None:
-    place = find_geo(write(tmp_path / "a.tif", SCALE, TIEPOINT, keys(KEYS)))
+MATRIX = (34264, "d", 16, (0.5, 0.1, 0, 7, 0.2, -0.5, 0, 9, *(0,) * 7, 1), True)
+CENTRES = (1, 1, 0, 2, 1025, 0, 1, 2, 2048, 0, 1, 4326)
+
+
+@pytest.mark.parametrize(
+    ("tags", "transform", "epsg"),
+    [
+        # pixel (2, 1) lies at (400, 900)
+        ([SCALE, TIEPOINT, keys(KEYS)], (0.5, 0.0, 399.0, 0.0, -0.25, 900.25), 32632),
+        ([MATRIX, keys(KEYS)], (0.5, 0.1, 7, 0.2, -0.5, 9), 32632),
+        ([SCALE, TIEPOINT, keys(CENTRES)], (0.5, 0.0, 398.75, 0.0, -0.25, 900.375), 4326),
+    ],
+    ids=["scale and tie point", "transformation", "centres of pixels"],
+)
+def test_transforms(
+    tmp_path: Path, tags: list[tuple], transform: tuple[float, ...], epsg: int
+) -> None:
+    place = find_geo(write(tmp_path / "a.tif", *tags))
     assert place is not None
-    assert place.epsg == 32632
-    # pixel (2, 1) lies at (400, 900)
-    assert place.transform == (0.5, 0.0, 399.0, 0.0, -0.25, 900.25)
-    assert [tag[0] for tag in place.tags] == [33550, 33922, 34735]
-
-
-def test_transformation(tmp_path: Path) -> None:
-    matrix = (0.5, 0.1, 0, 7, 0.2, -0.5, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1)
-    place = find_geo(write(tmp_path / "a.tif", (34264, "d", 16, matrix, True), keys(KEYS)))
-    assert place is not None
-    assert place.transform == (0.5, 0.1, 7, 0.2, -0.5, 9)
-
-
-def test_middles_of_pixels(tmp_path: Path) -> None:
-    points = (1, 1, 0, 2, 1025, 0, 1, 2, 2048, 0, 1, 4326)
-    place = find_geo(write(tmp_path / "a.tif", SCALE, TIEPOINT, keys(points)))
-    assert place is not None
-    assert place.epsg == 4326
-    assert place.transform == (0.5, 0.0, 398.75, 0.0, -0.25, 900.375)
+    assert (place.transform, place.epsg) == (transform, epsg)
+    assert {tag[0] for tag in place.tags} == {tag[0] for tag in tags}
 
 
 @pytest.mark.parametrize(

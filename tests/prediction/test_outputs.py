@@ -271,42 +271,33 @@ def random_probabilities(classes: int) -> NDArray[np.float32]:
     return drawn / drawn.sum(axis=0)
 
 
-def test_probabilities_of_two_classes(tmp_path: Path) -> None:
+def test_probabilities_of_two_classes_are_those_of_the_second(tmp_path: Path) -> None:
     drawn = random_probabilities(2)
-    for output, scale in (("probabilities", 255), ("probabilities-16", 65535)):
-        out = tmp_path / output
-        suffix = "png" if scale == 255 else "tif"
-        files = write(out, output, model=card(2), mask=MASK % 2, probabilities=drawn)
-        assert files == {"deep/a.png", f"{output}/deep/a.{suffix}"}
-        path = out / output / f"deep/a.{suffix}"
-        stored = np.asarray(Image.open(path)) if scale == 255 else tifffile.imread(path)
-        assert stored.dtype == (np.uint8 if scale == 255 else np.uint16)
-        assert np.abs(stored / scale - drawn[1]).max() < 0.51 / scale
-    write(tmp_path, "probabilities-float", model=card(2), mask=MASK % 2, probabilities=drawn)
-    assert np.array_equal(tifffile.imread(tmp_path / "probabilities-float/deep/a.tif"), drawn[1])
-
-
-def test_several_forms_of_probabilities(tmp_path: Path) -> None:
-    drawn = random_probabilities(3)
-    write(tmp_path, "probabilities-16", "probabilities", "probabilities-float", probabilities=drawn)
+    forms: list[Output] = ["probabilities", "probabilities-16", "probabilities-float"]
+    files = write(tmp_path, *forms, model=card(2), mask=MASK % 2, probabilities=drawn)
+    tiffs = {f"{form}/deep/a.tif" for form in forms[1:]}
+    assert files == {"deep/a.png", "probabilities/deep/a.png"} | tiffs
+    stored = np.asarray(Image.open(tmp_path / "probabilities/deep/a.png"))
+    assert stored.dtype == np.uint8
+    assert np.abs(stored / 255 - drawn[1]).max() < 0.51 / 255
     stored = tifffile.imread(tmp_path / "probabilities-16/deep/a.tif")
-    assert np.abs(stored / 65535 - drawn).max() < 0.51 / 65535
-    assert np.array_equal(tifffile.imread(tmp_path / "probabilities-float/deep/a.tif"), drawn)
-    grey = np.asarray(Image.open(tmp_path / "probabilities/1-leaf/deep/a.png"))
-    assert np.abs(grey / 255 - drawn[1]).max() < 0.51 / 255
+    assert stored.dtype == np.uint16
+    assert np.abs(stored / 65535 - drawn[1]).max() < 0.51 / 65535
+    assert np.array_equal(tifffile.imread(tmp_path / "probabilities-float/deep/a.tif"), drawn[1])
 
 
 def test_probabilities_of_more_classes(tmp_path: Path) -> None:
     drawn = random_probabilities(3)
-    files = write(tmp_path, "probabilities", probabilities=drawn)
+    forms: list[Output] = ["probabilities-16", "probabilities", "probabilities-float"]
+    files = write(tmp_path, *forms, probabilities=drawn)
     folders = ["0-ground", "1-leaf", "2-old_stone_rock"]
-    assert files == {"deep/a.png", *(f"probabilities/{name}/deep/a.png" for name in folders)}
+    assert len(files) == 6
     for number, name in enumerate(folders):
         stored = np.asarray(Image.open(tmp_path / f"probabilities/{name}/deep/a.png"))
         assert np.abs(stored / 255 - drawn[number]).max() < 0.51 / 255
-    write(tmp_path / "2", "probabilities-float", probabilities=drawn)
-    stored = tifffile.imread(tmp_path / "2/probabilities-float/deep/a.tif")
-    assert np.array_equal(stored, drawn)
+    stored = tifffile.imread(tmp_path / "probabilities-16/deep/a.tif")
+    assert np.abs(stored / 65535 - drawn).max() < 0.51 / 65535
+    assert np.array_equal(tifffile.imread(tmp_path / "probabilities-float/deep/a.tif"), drawn)
 
 
 def test_a_mask_on_the_earth(tmp_path: Path) -> None:

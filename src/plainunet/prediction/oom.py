@@ -9,16 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from plainunet.formats.sources import ImageSource
-from plainunet.prediction.backends import Logits, TorchBackend
+from plainunet.prediction.backends import Logits
 from plainunet.prediction.views import View
 from plainunet.system import first_line, give_freed_memory_back, is_out_of_memory
 
 
 def in_smaller_parts(
-    bands: Callable[[int], Iterator[Logits]],
-    views: Sequence[View],
-    backend: TorchBackend,
-    first: int,
+    bands: Callable[[int], Iterator[Logits]], views: Sequence[View], first: int = 0
 ) -> Iterator[Logits]:
     """Yield bands of rows, from where memory has run out on in smaller parts.
 
@@ -26,12 +23,12 @@ def in_smaller_parts(
         bands: Yields logits [K, n, W] from top to bottom, the rows from a number on.
         views: What computes them; where memory runs out, what each computes at a time is halved,
             and stays so for the images that follow.
-        backend: Where they run.
         first: The row to begin with.
 
     Raises:
         ValueError: There is too little memory for the smallest parts.
     """
+    backend = views[0].backend
     while True:
         try:
             for band in bands(first):

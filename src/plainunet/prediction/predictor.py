@@ -307,7 +307,7 @@ class Predictor:
         """Logits of the mean of all views' probabilities, at the image's own size."""
         self._check.warn_of(image)
         bands = partial(self._mean_bands, image)
-        yield from in_smaller_parts(bands, self._views, self._backend, first)
+        yield from in_smaller_parts(bands, self._views, first)
 
     def _mean_bands(self, image: Windows, first: int) -> Iterator[Logits]:
         streams = [view.bands(image, first) for view in self._views]
