@@ -301,10 +301,10 @@ def predict(
     precision: Precision = "auto",
     options: Predicting = _PREDICTING,
 ) -> int:
-    """Predict masks of pictures.
+    """Predict masks of images.
 
-    The result is OUT/NAME.png for each picture: a palette PNG whose pixel values are the class
-    ids, as large as the picture; of a GeoTIFF, and of more than 100 megapixels, OUT/NAME.tif.
+    The result is OUT/NAME.png for each image: a palette PNG whose pixel values are the class
+    ids, as large as the image; of a GeoTIFF, and of more than 100 megapixels, OUT/NAME.tif.
     Of a video it is OUT/NAME-mask.mkv and OUT/NAME-overlay.mp4.
 
     Parameters
@@ -312,14 +312,14 @@ def predict(
     checkpoint
         A best.safetensors.
     images
-        Picture and video files, folders of pictures, patterns as in 'scans/*.png', lists of
+        Image and video files, folders of images, patterns as in 'scans/*.png', lists of
         paths (.txt), or - for such a list on standard input.
     out
         Folder for the masks.
     overwrite
         Make masks that are there already again; without it, they are left as they are.
     memory
-        What a picture may take, as in 500M or 2G; larger ones are seen in tiles.
+        Memory that an image may take, as in 500M or 2G; larger ones are predicted in tiles.
     device
         Where the network runs.
     precision
@@ -330,24 +330,39 @@ def predict(
     from plainunet.system import read_bytes
     from plainunet.terminal.screen import bars
 
-    room = None if memory is None else read_bytes(memory)
+    limit = None if memory is None else read_bytes(memory)
     predictor = Predictor.load(
         [checkpoint, *options.others],
         device=device,
         precision=precision,
-        memory=room,
+        memory=limit,
         **options.instead(),
     )
     found = find_inputs(images, out)
-    with bars() as on_progress:
-        result = predict_inputs(
-            predictor, found, out, on_progress, save=options.save, overwrite=overwrite
-        )
+    with bars() as shown:
+        reporter = _Warned(shown)
+        result = predict_inputs(predictor, found, out, options.save, overwrite, reporter)
     for failure in result.failures:
         _complain(failure)
-    _print(", ".join(result.said(out)))
-    there = result.written or result.skipped
-    return 2 if not there else 1 if result.failures else 0
+    _print(result.summary(out))
+    done = result.written or result.skipped
+    return 2 if not done else 1 if result.failures else 0
+
+
+class _Warned(Reporter):
+    """Bars of what is done, and notes as warnings."""
+
+    def __init__(self, bars: Reporter) -> None:
+        self._bars = bars
+
+    def note(self, text: str) -> None:
+        _complain(text, "warning")
+
+    def stage(self, name: str, total: int) -> None:
+        self._bars.stage(name, total)
+
+    def advance(self, done: int) -> None:
+        self._bars.advance(done)
 
 
 @app.command(name="import")
@@ -497,5 +512,5 @@ def _print(text: str) -> None:
     print(text)
 
 
-def _complain(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr)
+def _complain(text: str, kind: str = "error") -> None:
+    print(f"{kind}: {text}", file=sys.stderr)

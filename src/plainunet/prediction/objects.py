@@ -1,7 +1,6 @@
-"""The objects of a mask: connected regions of a class.
+"""The objects of a mask, connected regions of a class; small ones, and small holes, removed.
 
-In: a mask. Out: its objects with their sizes, or the mask without small ones and without small
-holes. Pixels of an object touch along a side or at a corner; those of a hole along a side.
+Pixels of an object touch along a side or at a corner; those of a hole along a side.
 """
 
 from typing import NamedTuple
@@ -28,9 +27,6 @@ class Object(NamedTuple):
 
 def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[Object]]:
     """Number the connected regions of each class but the background.
-
-    Args:
-        mask: [H, W] uint8 class ids; 0 is background.
 
     Returns:
         [H, W] int32, the number of each pixel's object, 0 for background; and the objects, class
@@ -74,14 +70,9 @@ def remove_small(mask: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
 
 
 def fill_holes(mask: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
-    """Fill small holes: background that does not reach the picture's edge.
+    """Fill holes of up to `most` pixels: background that does not reach the image's edge.
 
-    Args:
-        mask: [H, W] uint8 class ids; 0 is background.
-        most: Holes of up to so many pixels are filled [pixels].
-
-    Returns:
-        A mask in which each of them has the class of most pixels around it.
+    Each gets the class of most pixels around it.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(
         (mask == 0).astype(np.uint8), connectivity=4, ltype=cv2.CV_32S
