@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
-import numpy as np
 import pytest
-from PIL import Image
 
+from .folders import draw_rectangles
 from .unprivileged import unprivileged
 
 CHECKOUT = Path(__file__).parents[1]
@@ -112,23 +111,8 @@ def data_root() -> Path:
 
 @pytest.fixture
 def small_data(tmp_path: Path) -> Path:
-    """`images/` + `masks/`: eight RGB pictures [48, 64, 3], binary masks 0/255.
-
-    A bright rectangle on a dark, noisy ground, so that a small network learns it in seconds.
-    """
-    folder = tmp_path / "small"
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
-    random = np.random.default_rng(0)
-    for number in range(8):
-        mask = np.zeros((48, 64), np.uint8)
-        top, left = random.integers(4, 20, size=2)
-        mask[top : top + 16, left : left + 28] = 255
-        noise = random.integers(0, 60, size=(48, 64, 3))
-        image = (noise + np.where(mask[..., None] > 0, 150, 30)).astype(np.uint8)
-        Image.fromarray(image).save(folder / "images" / f"{number}.png")
-        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
-    return folder
+    """`images/` + `masks/`: eight RGB images [48, 64, 3], binary masks 0/255."""
+    return draw_rectangles(tmp_path / "small")
 
 
 RunPlainunet = Callable[..., subprocess.CompletedProcess[str]]

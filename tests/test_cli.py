@@ -30,6 +30,7 @@ from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.settings import load_config
+from plainunet.training.run import RunFolder
 from plainunet.training.state import read_state
 
 UNPRIVILEGED = Path(__file__).with_name("unprivileged.py")
@@ -756,7 +757,7 @@ def test_resuming_takes_the_run_and_nothing_else(
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return {
-        **read_state(run)["network"],
+        **read_state(RunFolder(run))["network"],
         **{f"best.{name}": value for name, value in load_file(run / "best.safetensors").items()},
     }
 

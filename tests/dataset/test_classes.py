@@ -20,7 +20,7 @@ from plainunet.dataset.classes import (
 from plainunet.dataset.coding import Coding, Colors, Instances, Threshold, Values, list_values
 from plainunet.dataset.pairs import find_pairs
 from plainunet.formats.masks import read_mask
-from plainunet.formats.sources import RleImage
+from plainunet.formats.sources import RleImage, parse_source
 from plainunet.reporter import Collected
 from plainunet.settings import read_dataset, with_dataset
 
@@ -233,7 +233,7 @@ def test_masks_that_name_their_classes(tmp_path: Path) -> None:
     for name, class_id in (("background", 0), ("road", 1), ("car", 2)):
         (tmp_path / name).mkdir()
         save(tmp_path / name / "7.png", (class_id == IDS).astype(np.uint8) * 255)
-    path = tmp_path / "{background,road,car}" / "7.png"
+    path = parse_source(tmp_path / "{background,road,car}" / "7.png")
     coding, counts = find_coding([path])
     assert coding.names == ("background", "road", "car")
     assert (coding.num_classes, coding.ignore) == (3, 255)
@@ -253,7 +253,7 @@ def test_masks_that_name_different_classes_are_refused(tmp_path: Path) -> None:
     for name in ("road", "car", "bus"):
         (tmp_path / name).mkdir()
         save(tmp_path / name / "7.png", (IDS == 1).astype(np.uint8))
-    paths = [tmp_path / "{road,car}" / "7.png", tmp_path / "{road,bus}" / "7.png"]
+    paths = [parse_source(tmp_path / f"{{road,{name}}}" / "7.png") for name in ("car", "bus")]
     with pytest.raises(ValueError, match=r"has the classes background, road, car, .* road, bus\."):
         find_coding(paths)
     with pytest.raises(ValueError, match="that its values say"):

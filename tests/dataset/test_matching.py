@@ -145,9 +145,7 @@ def join(images: list[str], masks: list[str]) -> dict[str, str] | None:
     if joined is None:
         return None
     partners = match_names(pictures, joined)
-    return {
-        "/".join(key).removeprefix("./"): joined[mask].as_posix() for key, mask in partners.items()
-    }
+    return {"/".join(key).removeprefix("./"): str(joined[mask]) for key, mask in partners.items()}
 
 
 def test_a_folder_for_each_class() -> None:

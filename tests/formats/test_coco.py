@@ -1,7 +1,7 @@
 import json
 import os
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from pycocotools import mask as coco_mask
 
 from plainunet.formats import coco
 from plainunet.formats.coco import Labelled, paint_ids, read_outline
+from plainunet.formats.masks import mask_size, read_mask, stored_names
 from plainunet.formats.sources import CocoImage
 
 NAMES = ("background", "cell", "wall", "dust")
+STRIP = [(0, 0, 12, 20, 1), (12, 0, 20, 20, 2)]
 
 
 def box(left: float, top: float, right: float, bottom: float) -> list[float]:
@@ -64,69 +66,66 @@ def test_long_run_lengths_are_read_back() -> None:
     assert (paint(mask.shape, (1, {"size": [3000, 2000], "counts": code})) == mask).all()
 
 
-def test_a_rectangle_covers_the_pixels_between_its_corners() -> None:
+@pytest.mark.parametrize(
+    ("objects", "painted"),
+    [
+        # a rectangle covers the pixels between its corners; another polygon of it, to the edge
+        ([(1, [box(10, 5, 20, 15), box(25, 0, 30, 4)])], [(10, 5, 20, 15, 1), (25, 0, 30, 4, 1)]),
+        # outside of the image it is cut off
+        ([(1, [box(20, -8, 44, 5)])], [(20, 0, 30, 5, 1)]),
+        # objects of one class may overlap
+        ([(1, [box(0, 0, 20, 10)]), (1, [box(10, 0, 30, 10)])], [(0, 0, 30, 10, 1)]),
+        # of neighbours that share an outline, the smaller lies on top, whatever their order
+        ([(1, [box(0, 0, 14, 20)]), (2, [box(12, 0, 20, 20)])], STRIP),
+        ([(2, [box(12, 0, 20, 20)]), (1, [box(0, 0, 14, 20)])], STRIP),
+        # of equals, the later
+        (
+            [(1, [box(0, 0, 10, 20)]), (2, [box(8, 0, 18, 20)])],
+            [(0, 0, 8, 20, 1), (8, 0, 18, 20, 2)],
+        ),
+        # a background that is outlined
+        ([(0, [box(0, 0, 20, 20)])], []),
+    ],
+)
+def test_objects_are_painted(
+    objects: list[tuple[int, Any]], painted: list[tuple[int, int, int, int, int]]
+) -> None:
     expected = np.zeros((20, 30), np.uint8)
-    expected[5:15, 10:20] = 1
-    expected[0:4, 25:30] = 1  # a second polygon of the object, up to the picture's edge
-    assert (paint((20, 30), (1, [box(10, 5, 20, 15), box(25, 0, 30, 4)])) == expected).all()
+    for left, top, right, bottom, class_id in painted:
+        expected[top:bottom, left:right] = class_id
+    np.testing.assert_array_equal(paint((20, 30), *objects), expected)
 
 
 def test_a_polygon_is_filled_as_its_outline_says() -> None:
-    corners = np.array([[50, 5], [95, 50], [50, 95], [5, 50]])
     y, x = np.mgrid[:100, :100] + 0.5
-    inside = abs(x - 50) + abs(y - 50) < 45
-    ids = paint((100, 100), (3, [corners.ravel().tolist()]))
+    distance = abs(x - 50) + abs(y - 50)
+    ids = paint((100, 100), (3, [[50, 5, 95, 50, 50, 95, 5, 50]]))
     assert abs(int((ids == 3).sum()) - 2 * 45**2) < 100  # 180 pixels lie on the outline
-    assert not (ids[abs(abs(x - 50) + abs(y - 50) - 45) > 1.5] == 3)[
-        ~inside[abs(abs(x - 50) + abs(y - 50) - 45) > 1.5]
-    ].any()
-    assert (ids[abs(x - 50) + abs(y - 50) < 43.5] == 3).all()
+    assert (ids[distance < 43.5] == 3).all()
+    assert not ids[distance > 46.5].any()
 
 
-def test_what_lies_outside_of_the_picture_is_cut_off() -> None:
-    expected = np.zeros((20, 30), np.uint8)
-    expected[:5, 20:] = 1
-    assert (paint((20, 30), (1, [box(20, -8, 44, 5)])) == expected).all()
-
-
-def test_objects_of_one_class_may_overlap() -> None:
-    ids = paint((20, 30), (1, [box(0, 0, 20, 10)]), (1, [box(10, 0, 30, 10)]))
-    assert (ids[:10] == 1).all()
-    assert not ids[10:].any()
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_where_neighbours_share_an_outline_the_smaller_lies_on_top(order: int) -> None:
-    # a strip of 2 pixels is 10 % of the labelled ones, and does not count
-    objects = [(1, [box(0, 0, 14, 20)]), (2, [box(12, 0, 20, 20)])]
-    ids = paint((20, 30), *objects[::order])
-    assert (ids[:, :12] == 1).all()
-    assert (ids[:, 12:20] == 2).all()
-    assert not ids[:, 20:].any()
-
-
-def test_of_equal_objects_the_later_lies_on_top() -> None:
-    ids = paint((20, 20), (1, [box(0, 0, 10, 20)]), (2, [box(8, 0, 18, 20)]))
-    assert (ids[0] == [1] * 8 + [2] * 10 + [0] * 2).all()
-
-
-def test_up_to_a_hundredth_may_overlap_more() -> None:
-    wall = (2, [box(0, 0, 100, 50)])
-    assert (paint((100, 100), wall, (1, [box(0, 0, 10, 5)])) == 1).sum() == 50
-    with pytest.raises(ValueError, match=r"1\.2% .*at most 1%.* 60 pixels are both 'cell' and 'w"):
-        paint((100, 100), wall, (1, [box(0, 0, 10, 6)]))
-
-
-def test_classes_that_overlap_are_refused_with_those_most_involved() -> None:
-    objects = [(1, box(0, 0, 50, 50)), (2, box(40, 0, 90, 50)), (3, box(10, 40, 20, 60))]
-    with pytest.raises(ValueError, match=r"13\.0% of .* 500 pixels are both 'cell' and 'wall'"):
-        paint((100, 100), *((class_id, [polygon]) for class_id, polygon in objects))
-
-
-def test_an_outlined_background_counts_as_a_class() -> None:
-    assert not paint((20, 20), (0, [box(0, 0, 20, 20)])).any()
-    with pytest.raises(ValueError, match="both 'background' and 'cell'"):
-        paint((20, 20), (0, [box(0, 0, 20, 20)]), (1, [box(0, 0, 9, 9)]))
+@pytest.mark.parametrize(
+    ("objects", "said"),
+    [
+        (
+            [(1, [box(0, 0, 10, 6)]), (2, [box(0, 0, 100, 50)])],
+            r"1\.2% .* 60 pixels are both 'cell' and 'wall'",
+        ),
+        (
+            [(1, [box(0, 0, 50, 50)]), (2, [box(40, 0, 90, 50)]), (3, [box(10, 40, 20, 60)])],
+            r"13\.0% of .* 500 pixels are both 'cell' and 'wall'",
+        ),
+        ([(0, [box(0, 0, 20, 20)]), (1, [box(0, 0, 9, 9)])], "both 'background' and 'cell'"),
+    ],
+)
+def test_classes_that_overlap_are_refused_with_those_most_involved(
+    objects: list[tuple[int, Any]], said: str
+) -> None:
+    """Up to a hundredth may: the smaller lies on top."""
+    with pytest.raises(ValueError, match=said):
+        paint((100, 100), *objects)
+    assert (paint((100, 100), (2, [box(0, 0, 100, 50)]), (1, [box(0, 0, 10, 5)])) == 1).sum() == 50
 
 
 @pytest.mark.parametrize(
@@ -217,23 +216,22 @@ def read(file: Path, item: int) -> np.ndarray:
     return coco.read_ids(CocoImage(file, item))
 
 
-def test_categories_become_classes_in_the_order_of_their_ids(tmp_path: Path) -> None:
+def test_categories_become_classes_in_the_order_of_their_ids(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = write(tmp_path)
     assert coco.is_coco(file)
-    assert coco.listed_images(file) == {"a.jpg": CocoImage(file, 7), "b/c.jpg": CocoImage(file, 3)}
-    assert coco.class_names(file) == ("background", "wall", "cell")
+    first, second = CocoImage(file, 7), CocoImage(file, 3)
+    assert coco.listed_images(file) == {"a.jpg": first, "b/c.jpg": second}
+    assert coco.class_names(file) == stored_names(first) == ("background", "wall", "cell")
     expected = np.zeros((10, 12), np.uint8)
     expected[1:5, 2:6] = 2
     expected[6:9, 3:11] = 1
-    assert read(file, 7).dtype == np.uint8
-    assert (read(file, 7) == expected).all()
-    assert not read(file, 3).any()
-    assert coco.item_size(CocoImage(file, 3)) == (10, 12)
-
-
-def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    read(write(tmp_path), 7)
-    assert capfd.readouterr() == ("", "")
+    assert read_mask(first).dtype == np.uint8
+    assert (read_mask(first) == expected).all()
+    assert not read_mask(second).any()
+    assert mask_size(second) == (10, 12)
+    assert capfd.readouterr() == ("", "")  # pycocotools prints
 
 
 def test_whole_numbers_may_be_written_with_a_point(tmp_path: Path) -> None:
@@ -258,16 +256,8 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
 
 def test_several_threads_read_one_file(tmp_path: Path) -> None:
     file = write(tmp_path)
-    found: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(int((read(file, 7) > 0).sum())))
-        for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [40] * 8
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda _: int((read(file, 7) > 0).sum()), range(8))) == [40] * 8
 
 
 @pytest.mark.parametrize("name", ["background", "_background_", "__Background__"])
@@ -307,17 +297,13 @@ def test_as_many_classes_as_there_are_numbers_for(tmp_path: Path) -> None:
         coco.class_names(write(tmp_path, content(categories=many)))
 
 
-@pytest.mark.parametrize("raw", [{}, [], 7, None, {"shapes": []}, {"images": []}])
+@pytest.mark.parametrize("raw", [{}, [], 7, None, {"images": []}, content(images={})])
 def test_another_json_is_no_coco_file(tmp_path: Path, raw: Any) -> None:
     file = tmp_path / "other.json"
     file.write_text(json.dumps(raw))
     assert not coco.is_coco(file)
     with pytest.raises(ValueError, match=r"other\.json is no COCO file.*--masks"):
         coco.listed_images(file)
-
-
-def test_keys_that_hold_no_lists_make_no_coco_file(tmp_path: Path) -> None:
-    assert not coco.is_coco(write(tmp_path, content(images={})))
 
 
 def test_other_suffixes_are_not_opened(tmp_path: Path) -> None:
@@ -339,12 +325,12 @@ def test_a_damaged_file_is_refused_when_it_is_read(
         coco.class_names(file)
 
 
-def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "set.json"
-    file.write_text('"images" "annotations" "categories"' + "[" * 200_000)
-    assert not coco.is_coco(file)
-    file.write_text('{"images": "annotations", "categories":' + "[" * 200_000)
-    assert not coco.is_coco(file)
+@pytest.mark.parametrize(
+    "start", ['"images" "annotations" "categories"', '{"images": "annotations", "categories":']
+)
+def test_nesting_without_end_is_refused(tmp_path: Path, start: str) -> None:
+    (tmp_path / "set.json").write_text(start + "[" * 200_000)
+    assert not coco.is_coco(tmp_path / "set.json")
 
 
 def image(**changes: Any) -> dict[str, Any]:

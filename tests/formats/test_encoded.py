@@ -29,26 +29,16 @@ def test_kind_comes_from_the_content(tmp_path: Path, kind: str, name: str) -> No
     assert read_encoded(path) == (kind, path.read_bytes())
 
 
+# the pixels of a TIFF may lie anywhere: test_tiff.py
 @pytest.mark.parametrize("fraction", [0.05, 0.3, 0.6, 0.9, 0.999])
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("JPEG", {}),
-        ("JPEG", {"progressive": True}),
-        ("PNG", {}),
-        ("GIF", {}),
-        ("BMP", {}),
-        ("WEBP", {"lossless": True}),
-    ],
-)
-def test_every_cut_is_seen(
-    tmp_path: Path, name: str, options: dict[str, object], fraction: float
-) -> None:
-    data = encode(name, **options)
-    path = tmp_path / "cut.bin"
-    path.write_bytes(data[: int(len(data) * fraction)])
-    with pytest.raises(ValueError, match=r"cut\.bin is (cut off|not a picture)"):
-        read_encoded(path)
+@pytest.mark.parametrize("name", [*sorted({*FORMATS.values()} - {"TIFF"}), "progressive JPEG"])
+def test_every_cut_is_seen(tmp_path: Path, name: str, fraction: float) -> None:
+    options = {"lossless": True} if name == "WEBP" else {"progressive": True}
+    data = encode(name.split()[-1], **(options if " " in name or name == "WEBP" else {}))
+    (tmp_path / "cut.bin").write_bytes(data[: int(len(data) * fraction)])
+    with pytest.raises(DataError, match=r"cut\.bin") as raised:
+        read_encoded(tmp_path / "cut.bin")
+    assert raised.value.code in ("cut-off", "not-a-picture")
 
 
 def test_the_thumbnail_of_a_cut_photograph_does_not_pass_for_its_end(tmp_path: Path) -> None:
@@ -76,23 +66,14 @@ def test_bytes_after_the_end_do_no_harm(tmp_path: Path) -> None:
 def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("I am a text")
-    (tmp_path / "folder.jpg").mkdir()
-    for name, message in [
-        ("empty.png", r"empty\.png is empty \(0 bytes\)"),
-        ("text.png", r"text\.png is not a picture .* begins with b'I am a t'"),
-        ("folder.jpg", r"folder\.jpg is a folder"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            read_encoded(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match=r"missing\.png does not exist"):
+    (tmp_path / "folder.png").mkdir()
+    codes = {"empty": "empty-file", "text": "not-a-picture", "folder": "not-a-picture"}
+    for name, code in codes.items():
+        with pytest.raises(DataError, match=rf"{name}\.png") as raised:
+            read_encoded(tmp_path / f"{name}.png")
+        assert raised.value.code == code
+    with pytest.raises(FileNotFoundError, match=r"missing\.png"):
         read_encoded(tmp_path / "missing.png")
-
-
-def test_open_leaves_the_file_at_its_beginning(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(encode("PNG"))
-    with open_encoded(tmp_path / "a.png") as (kind, file):
-        assert kind == "png"
-        assert file.read(4) == b"\x89PNG"
 
 
 def test_a_slice_is_a_file_of_its_own(tmp_path: Path) -> None:
@@ -125,32 +106,13 @@ def test_png_chunks() -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        OSError("x"),
-        SyntaxError("x"),
-        KeyError("x"),
-        EOFError("x"),
-        RuntimeError("x"),
-        AssertionError(),
-    ],
+    "error", [*(kind("x") for kind in (OSError, SyntaxError, KeyError, EOFError)), AssertionError()]
 )
 def test_codec_errors_name_the_file(error: Exception) -> None:
-    with (
-        pytest.raises(ValueError, match=r"^some\.png cannot be decoded"),
-        decoding(Path("some.png")),
-    ):
+    with pytest.raises(ValueError, match=r"^some\.png cannot be"), decoding(Path("some.png")):
         raise error
-
-
-def test_errors_that_name_the_file_pass_unchanged() -> None:
     with pytest.raises(ValueError, match=r"^some\.png is odd\.$"), decoding(Path("some.png")):
         raise ValueError("some.png is odd.")
-
-
-def test_a_picture_too_large_to_be_true_is_refused() -> None:
-    with pytest.raises(ValueError, match="too large"), decoding(Path("bomb.png")):
-        raise Image.DecompressionBombError("10000000000 pixels")
 
 
 def test_every_byte_of_a_png_is_guarded(tmp_path: Path) -> None:
@@ -191,18 +153,21 @@ def test_other_errors_get_a_code_and_files() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["plain.png", "with space.png", "it's.png", "$HOME;ls.png", "tab\t.png", "new\nline"]
+    "name",
+    [
+        *(
+            b"plain.png",
+            b"with space.png",
+            b"it's.png",
+            b"$HOME;ls.png",
+            b"tab\t.png",
+            b"new\nline",
+        ),
+        b"caf\xe9.png",
+    ],
 )
-def test_commands_can_be_pasted(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("content")
-    done = subprocess.run(
-        ["bash", "-c", command("cat", tmp_path / name)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "content"
-
-
-def test_commands_take_names_that_are_not_utf8(tmp_path: Path) -> None:
-    path = tmp_path / b"caf\xe9.png".decode(errors="surrogateescape")
+def test_commands_can_be_pasted(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / name.decode(errors="surrogateescape")
     path.write_text("content")
     line = command("cat", path)
     line.encode("ascii")

@@ -2,14 +2,15 @@
 
 import errno
 import os
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -20,16 +21,14 @@ from PIL import Image, ImageOps
 
 from plainunet.formats.encoded import array_shape, read_array, read_mask_array
 from plainunet.formats.images import (
-    IMAGE_SUFFIXES,
     image_shape,
     image_size,
     match_channels,
     read_image,
     to_unit,
-    turn_upright,
 )
 from plainunet.formats.masks import read_mask
-from plainunet.formats.problems import MOST_PIXELS
+from plainunet.formats.problems import MOST_PIXELS, DataError
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (20, 30), dtype=np.uint8)
@@ -38,56 +37,35 @@ SMOOTH = np.stack([np.add.outer(np.arange(64), np.arange(96)) + c for c in (0, 4
 SMOOTH = SMOOTH.astype(np.uint8)
 
 
-def shapes(channels: int | None) -> st.SearchStrategy[tuple[int, ...]]:
-    side = st.integers(1, 9)
-    sides = st.tuples(side, side)
-    return sides if channels is None else sides.map(lambda shape: (*shape, channels))
-
-
-# lossless formats: what is written is read back, bit for bit
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".webp"])
-@pytest.mark.parametrize("channels", [None, 3])
-@given(data=st.data())
-def test_eight_bits_come_back(
-    tmp_path_factory: pytest.TempPathFactory, suffix: str, channels: int | None, data: st.DataObject
+@pytest.mark.parametrize(
+    ("suffix", "dtype"),
+    [
+        *((suffix, "u1") for suffix in (".png", ".tif", ".bmp", ".webp")),
+        (".png", "u2"),
+        (".tif", "u2"),
+        (".tif", "f4"),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+@given(size=st.tuples(st.integers(1, 9), st.integers(1, 9)), seed=st.integers(0, 99))
+def test_any_size_comes_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    suffix: str,
+    dtype: str,
+    channels: int,
+    size: tuple[int, int],
+    seed: int,
 ) -> None:
-    image = data.draw(hnp.arrays(np.uint8, shapes(channels)))
-    path = tmp_path_factory.mktemp("eight") / f"picture{suffix}"
-    Image.fromarray(image).save(path, lossless=True)
-    wanted = image.reshape(*image.shape[:2], -1)
-    if suffix == ".webp":  # which knows no grey
-        wanted = np.broadcast_to(wanted, (*image.shape[:2], 3))
-    read = read_image(path)
-    assert read.dtype == np.uint8
-    np.testing.assert_array_equal(read, wanted)
-    assert image_shape(path) == read.shape
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-@pytest.mark.parametrize("channels", [None, 3])
-@given(data=st.data())
-def test_sixteen_bits_come_back(
-    tmp_path_factory: pytest.TempPathFactory, suffix: str, channels: int | None, data: st.DataObject
-) -> None:
-    image = data.draw(hnp.arrays(np.uint16, shapes(channels)))
-    path = tmp_path_factory.mktemp("sixteen") / f"picture{suffix}"
-    if suffix == ".png":
-        assert cv2.imwrite(str(path), image if channels is None else image[..., ::-1])
+    wanted = np.random.default_rng(seed).integers(0, 256, (*size, channels)).astype(dtype)
+    path = tmp_path_factory.mktemp("any") / f"picture{suffix}"
+    if suffix == ".tif":
+        colours = "rgb" if channels == 3 else "minisblack"
+        tifffile.imwrite(path, flat(wanted), photometric=colours)
+    elif dtype == "u2":
+        path.write_bytes(png(wanted))
     else:
-        tifffile.imwrite(path, image, photometric="minisblack" if channels is None else "rgb")
-    read = read_image(path)
-    assert read.dtype == np.uint16
-    np.testing.assert_array_equal(read, image.reshape(*image.shape[:2], -1))
-    assert image_shape(path) == read.shape
-
-
-@given(image=hnp.arrays(np.float32, shapes(None), elements=st.floats(-1e6, 1e6, width=32)))
-def test_floats_come_back(tmp_path_factory: pytest.TempPathFactory, image: np.ndarray) -> None:
-    path = tmp_path_factory.mktemp("float") / "picture.tif"
-    tifffile.imwrite(path, image)
-    np.testing.assert_array_equal(read_image(path)[..., 0], image)
+        Image.fromarray(flat(wanted)).save(path, lossless=True)
+    require_back(path, np.broadcast_to(wanted, (*size, 3)) if suffix == ".webp" else wanted)
 
 
 # the kinds of each format, judged by another library's reading
@@ -100,11 +78,8 @@ def test_jpeg(tmp_path: Path, mode: str, progressive: bool) -> None:
     Image.fromarray(SMOOTH).convert(mode).save(path, quality=95, progressive=progressive)
     with Image.open(path) as opened:
         wanted = np.asarray(opened.convert("L" if mode == "L" else "RGB"))
-    read = read_image(path)
-    assert read.shape == image_shape(path) == (64, 96, 1 if mode == "L" else 3)
-    assert read.dtype == np.uint8
     # two decoders may round differently
-    assert np.abs(read.astype(int) - wanted.reshape(read.shape)).max() <= 2
+    require_back(path, wanted.reshape(64, 96, -1), tolerance=2)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif", ".tif", ".bmp"])
@@ -120,89 +95,75 @@ def test_a_palette_becomes_colours(tmp_path: Path, suffix: str) -> None:
     assert image_shape(path) == (20, 30, 3)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".npy"])
 def test_one_bit_becomes_black_and_white(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"picture{suffix}"
-    Image.fromarray(GREY > 99).save(path)
-    read = read_image(path)
-    assert read.dtype == np.uint8
-    np.testing.assert_array_equal(read[..., 0], np.where(GREY > 99, 255, 0))
-    assert image_shape(path) == (20, 30, 1)
+    np.save(path, GREY > 99) if suffix == ".npy" else Image.fromarray(GREY > 99).save(path)
+    require_back(path, np.where(GREY > 99, np.uint8(255), np.uint8(0))[..., None])
 
 
-def test_two_and_four_bit_grey_fill_the_range(tmp_path: Path) -> None:
-    for bits, step in [(2, 85), (4, 17)]:
-        path = tmp_path / f"{bits}.png"
-        path.write_bytes(png((GREY % (1 << bits))[..., None], bits))
-        np.testing.assert_array_equal(read_image(path)[..., 0], GREY % (1 << bits) * step)
+@pytest.mark.parametrize(("bits", "step"), [(1, 255), (2, 85), (4, 17)])
+def test_grey_of_few_bits_fills_the_range_and_is_ids_in_masks(
+    tmp_path: Path, bits: int, step: int
+) -> None:
+    path, stored = tmp_path / "a.png", GREY % (1 << bits)
+    path.write_bytes(png(stored[..., None], bits))
+    require_back(path, (stored * step)[..., None])
+    np.testing.assert_array_equal(read_mask(path), stored)
 
 
 @pytest.mark.parametrize(
-    ("suffix", "mode"),
-    # WebP knows no grey
-    [(".png", "LA"), (".png", "RGBA"), (".tif", "LA"), (".tif", "RGBA"), (".webp", "RGBA")],
+    ("suffix", "channels", "dtype"),
+    [
+        *((suffix, channels, "uint8") for suffix in (".png", ".tif") for channels in (1, 3)),
+        (".webp", 3, "uint8"),  # which knows no grey
+        *((".png", channels, "uint16") for channels in (1, 3)),
+    ],
 )
 def test_alpha_is_dropped_where_opaque_and_refused_where_not(
-    tmp_path: Path, suffix: str, mode: str
+    tmp_path: Path, suffix: str, channels: int, dtype: str
 ) -> None:
-    picture = Image.fromarray(RGB).convert(mode)
-    path = tmp_path / f"opaque{suffix}"
-    picture.save(path, lossless=True)
-    wanted = np.asarray(picture)[..., :-1]
-    np.testing.assert_array_equal(read_image(path), wanted)
-    assert image_shape(path) == wanted.shape
-    picture.putpixel((3, 4), (*picture.getpixel((3, 4))[:-1], 254))
-    path = tmp_path / f"glass{suffix}"
-    picture.save(path, lossless=True, exact=True)
-    with pytest.raises(ValueError, match=r"glass\.\w+ is transparent in 0\.2% of its pixels"):
-        read_image(path)
+    def write(alpha: np.ndarray) -> Path:
+        samples = np.concatenate([wanted, alpha], axis=-1)
+        path = tmp_path / f"a{suffix}"
+        if dtype == "uint8":
+            Image.fromarray(samples).save(path, lossless=True, exact=True)
+        else:
+            path.write_bytes(png(samples))
+        return path
+
+    wanted = scene(dtype, channels)
+    alpha = np.full((HEIGHT, WIDTH, 1), np.iinfo(dtype).max, dtype)
+    require_back(write(alpha), wanted)
+    alpha[:4, :14] -= 1  # 56 of 2,240
+    with pytest.raises(DataError, match=r"a\.\w+ is transparent in 2\.5%") as raised:
+        read_image(write(alpha))
+    assert raised.value.code == "transparent"
 
 
 def test_a_transparent_colour_counts_as_alpha(tmp_path: Path) -> None:
-    for name, array, key in [
-        ("grey", GREY, int(GREY[0, 0])),
-        ("rgb", RGB, tuple(RGB[0, 0].tolist())),
-    ]:
-        path = tmp_path / f"{name}.png"
+    path, stored = tmp_path / "a.png", GREY // 2
+    for array, key in ((stored, int(stored[0, 0])), (RGB, tuple(RGB[0, 0].tolist()))):
         Image.fromarray(array).save(path, transparency=key)
-        with pytest.raises(ValueError, match="is transparent"):
+        with pytest.raises(DataError, match="transparent"):
             read_image(path)
-    absent = sorted(set(range(256)) - set(GREY.ravel().tolist()))[0]
-    Image.fromarray(GREY).save(tmp_path / "unused.png", transparency=absent)
-    np.testing.assert_array_equal(read_image(tmp_path / "unused.png")[..., 0], GREY)
+    Image.fromarray(stored).save(path, transparency=200)  # which is nowhere
+    require_back(path, stored[..., None])
 
 
 # what is refused
 
 
-def test_content_counts_and_not_the_suffix(tmp_path: Path) -> None:
-    path = tmp_path / "really a png.jpg"
-    Image.fromarray(RGB).save(path, "PNG")
-    np.testing.assert_array_equal(read_image(path), RGB)
-    assert image_shape(path) == RGB.shape
-
-
 @pytest.mark.parametrize("cut", [0.02, 0.3, 0.5, 0.9, 0.99])
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".tif", ".bmp", ".webp", ".npy"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".npy"])
 def test_a_cut_file_is_refused_by_name(tmp_path: Path, suffix: str, cut: float) -> None:
-    whole = tmp_path / f"whole{suffix}"
-    np.save(whole, RGB) if suffix == ".npy" else Image.fromarray(RGB).save(whole)
-    read_image(whole)
-    data = whole.read_bytes()
     path = tmp_path / f"cut{suffix}"
-    path.write_bytes(data[: int(len(data) * cut)])
-    with pytest.raises(ValueError, match=rf"cut\{suffix} (is|cannot)"):
-        read_image(path)
-
-
-def test_damage_in_the_middle_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "damaged.png"
-    Image.fromarray(RGB).save(path)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 255
-    path.write_bytes(bytes(data))
-    with pytest.raises(ValueError, match=r"damaged\.png cannot be decoded"):
-        read_image(path)
+    np.save(path, RGB) if suffix == ".npy" else Image.fromarray(RGB).save(path)
+    read_image(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * cut)])
+    for read in (read_image, read_mask):
+        with pytest.raises(ValueError, match=rf"cut\{suffix} (is|cannot)"):
+            read(path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif", ".tif", ".bmp"])
@@ -263,36 +224,6 @@ def test_grey_is_shown_as_rgb_and_nothing_else_is_converted() -> None:
             match_channels(image, channels)
 
 
-# real pictures
-
-
-@pytest.mark.parametrize(
-    ("pattern", "shape"),
-    [
-        ("carvana/train/*.jpg", (1280, 1918, 3)),
-        ("isbi2012/images/*.png", (512, 512, 1)),
-        ("camvid/images/train/*.jpg", (360, 480, 3)),
-        ("carrotweed/images/*.jpg", (816, 1088, 3)),
-        ("chasedb1/images/*.jpg", (960, 999, 3)),
-    ],
-)
-def test_real_pictures_have_the_published_size(
-    data_root: Path, pattern: str, shape: tuple[int, int, int]
-) -> None:
-    paths = sorted(data_root.glob(pattern))
-    assert {image_shape(path) for path in paths} == {shape}
-    for path in paths[:3]:
-        with Image.open(path) as opened:
-            wanted = np.asarray(opened).reshape(shape)
-        assert np.abs(read_image(path).astype(int) - wanted).max() <= 2
-
-
-def test_grey_and_rgb_in_one_real_set(data_root: Path) -> None:
-    channels = [image_shape(path)[2] for path in sorted((data_root / "dsb2018/images").iterdir())]
-    assert channels.count(1) == 251
-    assert channels.count(3) == 49
-
-
 def test_a_real_photograph_cut_anywhere_is_refused(data_root: Path, tmp_path: Path) -> None:
     data = next(iter(sorted((data_root / "carvana/train").glob("*.jpg")))).read_bytes()
     path = tmp_path / "cut.jpg"
@@ -304,16 +235,7 @@ def test_a_real_photograph_cut_anywhere_is_refused(data_root: Path, tmp_path: Pa
     assert read_image(path).shape == (1280, 1918, 3)
 
 
-def test_suffixes_are_lower_case_and_readable() -> None:
-    assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in IMAGE_SUFFIXES)
-    known = Image.registered_extensions()
-    assert all(suffix in known for suffix in IMAGE_SUFFIXES - {".npy"})
-
-
-# upright
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", [*range(1, 9), 77])  # which makes no sense, and is none
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
 def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: int) -> None:
     path = tmp_path / f"picture{suffix}"
@@ -323,38 +245,15 @@ def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: i
     Image.fromarray(SMOOTH).save(path, exif=exif, **options)
     with Image.open(path) as opened:
         wanted = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-    assert wanted.shape == ((96, 64, 3) if orientation > 4 else (64, 96, 3))
-    read = read_image(path)
-    assert read.shape == image_shape(path) == wanted.shape
+    assert wanted.shape == ((96, 64, 3) if 4 < orientation < 9 else (64, 96, 3))
+    require_back(path, wanted, tolerance=2 if suffix == ".jpg" else 0)
     assert image_size(path) == wanted.shape[:2]
-    assert np.abs(read.astype(int) - wanted).max() <= (2 if suffix == ".jpg" else 0)
-    assert read.flags.c_contiguous
-
-
-def test_orientation_that_makes_no_sense_is_none(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 77
-    Image.fromarray(RGB).save(tmp_path / "picture.png", exif=exif)
-    np.testing.assert_array_equal(read_image(tmp_path / "picture.png"), RGB)
-
-
-@given(orientation=st.integers(1, 8))
-def test_turning_four_corners(orientation: int) -> None:
-    """EXIF 2.32, tag 274: where the stored row 0 and column 0 are seen."""
-    corners = np.array([["first", "row"], ["column", "last"]])
-    upright = turn_upright(corners, orientation)
-    row_side = {1: 0, 2: 0, 3: 1, 4: 1}  # stored row 0 is the upright picture's top, or bottom
-    if orientation <= 4:
-        assert set(upright[row_side[orientation]]) == {"first", "row"}
-    else:
-        assert set(upright[:, {5: 0, 8: 0, 6: 1, 7: 1}[orientation]]) == {"first", "row"}
+    assert read_image(path).flags.c_contiguous
 
 
 HEIGHT, WIDTH = 40, 56  # no multiples of a tile, a strip or a byte's eight pixels
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
 # a disk of class 1 and a bar of class 2 on class 0
-
-
 CLASSES = np.where(np.hypot(ROWS - 15, COLUMNS - 20) < 9, 1, 0).astype(np.uint8)
 CLASSES[28:35, 9:50] = 2
 BANDS = np.stack([CLASSES * 70 + ROWS // (band + 1) + COLUMNS for band in range(32)], axis=-1)
@@ -382,26 +281,8 @@ def require_back(path: Path, wanted: np.ndarray, tolerance: float = 0) -> None:
     assert error.max() <= tolerance
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-@pytest.mark.parametrize("alpha", [False, True])
-def test_png(tmp_path: Path, dtype: str, channels: int, alpha: bool) -> None:
-    wanted = scene(dtype, channels)
-    opaque = np.full((HEIGHT, WIDTH, 1), np.iinfo(dtype).max, dtype)
-    path = tmp_path / "a.png"
-    path.write_bytes(png(np.concatenate([wanted, opaque], axis=-1) if alpha else wanted))
-    require_back(path, wanted)
-    if alpha:
-        opaque[3, 4] = 0
-        path.write_bytes(png(np.concatenate([wanted, opaque], axis=-1)))
-        with pytest.raises(ValueError, match=r"a\.png is transparent"):
-            read_image(path)
-
-
 def png(samples: np.ndarray, bits: int = 8) -> bytes:
     """By hand, since no library at hand writes grey in few bits, or with alpha in 16."""
-    import struct
-    import zlib
 
     def chunk(name: bytes, content: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(name + content))
@@ -420,21 +301,13 @@ def png(samples: np.ndarray, bits: int = 8) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "mode"),
-    [
-        *((".bmp", mode) for mode in ("L", "RGB", "RGBA")),
-        *((".webp", mode) for mode in ("RGB", "RGBA")),
-        *((".gif", mode) for mode in ("L", "P")),
-    ],
-)
-def test_bmp_webp_and_gif(tmp_path: Path, suffix: str, mode: str) -> None:
+@pytest.mark.parametrize(("suffix", "mode"), [(".bmp", "RGBA"), (".gif", "L"), (".gif", "P")])
+def test_bmp_and_gif(tmp_path: Path, suffix: str, mode: str) -> None:
     path = tmp_path / f"a{suffix}"
-    wanted = scene("uint8", 3 if mode.startswith("RGB") else 1)
-    Image.fromarray(flat(wanted)).convert(mode).save(path, lossless=True)
-    if suffix == ".gif":  # whose greys are colours of a palette
-        wanted = np.repeat(wanted, 3, axis=2)
-    require_back(path, wanted)
+    wanted = scene("uint8", 3 if mode == "RGBA" else 1)
+    Image.fromarray(flat(wanted)).convert(mode).save(path)
+    # the greys of a GIF are colours of a palette
+    require_back(path, np.broadcast_to(wanted, (*wanted.shape[:2], 3)))
 
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
@@ -482,28 +355,11 @@ def test_tiff_with_jpeg_inside(tmp_path: Path, channels: int) -> None:
     require_back(path, wanted, tolerance=40)  # of 255; colours are halved in resolution
 
 
-@pytest.mark.parametrize("dtype", [*INTEGERS, "float16", "float32", "float64"])
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 8, 32])
-def test_npy(tmp_path: Path, dtype: str, channels: int) -> None:
-    wanted = scene(dtype, channels)
-    np.save(tmp_path / "a.npy", wanted)
-    require_back(tmp_path / "a.npy", wanted)
-    np.save(tmp_path / "grey.npy", wanted[..., 0])
-    require_back(tmp_path / "grey.npy", wanted[..., :1])
-
-
-def test_truth_values_become_black_and_white(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", CLASSES > 0)
-    require_back(tmp_path / "a.npy", np.where(CLASSES > 0, 255, 0).astype(np.uint8)[..., None])
-
-
 # what is refused
 
 
 def tiff_of(bits: int) -> bytes:
     """A grey TIFF of so many bits, all black, by hand."""
-    import struct
-
     content = bytes((WIDTH * bits + 7) // 8 * HEIGHT)
     tags = [(256, WIDTH), (257, HEIGHT), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1)]
     tags += [(278, HEIGHT), (279, len(content))]
@@ -551,28 +407,21 @@ def test_animations_are_seen_from_the_header(tmp_path: Path, suffix: str) -> Non
 
 
 def test_too_large_to_be_true(tmp_path: Path) -> None:
-    """30,000 x 30,000 pixels in a few bytes; `MOST_PIXELS` is Pillow's limit."""
+    # 30,000 x 30,000 pixels in a few bytes; `MOST_PIXELS` is the limit of Pillow
     assert 2 * (Image.MAX_IMAGE_PIXELS or 0) == MOST_PIXELS
     whole = bytearray(png(np.zeros((1, 1, 1), np.uint8)))
     whole[16:25] = (30_000).to_bytes(4, "big") * 2 + b"\x01"
-    import zlib
-
     whole[29:33] = zlib.crc32(whole[12:29]).to_bytes(4, "big")
     (tmp_path / "bomb.png").write_bytes(whole)
-    file = BytesIO()
-    tifffile.imwrite(file, np.zeros((16, 16), np.uint8), compression="adobe_deflate")
-    data = file.getvalue()
-    file.seek(0)
-    with tifffile.TiffFile(file) as tiff:
-        for tag in (256, 257):
-            at = tiff.pages[0].tags[tag].valueoffset
-            assert tiff.pages[0].tags[tag].dtype in (3, 4)
-            data = data[:at] + (30_000).to_bytes(2, "little") + data[at + 2 :]
-    (tmp_path / "bomb.tif").write_bytes(data)
+    tifffile.imwrite(tmp_path / "bomb.tif", np.zeros((16, 16), np.uint8), compression="zlib")
+    with tifffile.TiffFile(tmp_path / "bomb.tif", mode="r+b") as tiff:
+        for tag in ("ImageWidth", "ImageLength"):
+            tiff.pages.first.tags[tag].overwrite(30_000)
     for name in ("bomb.png", "bomb.tif"):
         for read in (read_image, image_shape, read_mask):
-            with pytest.raises(ValueError, match=rf"{name} is too large.*178956970.*Cut it"):
+            with pytest.raises(DataError, match=name) as raised:
                 read(tmp_path / name)
+            assert raised.value.code == "too-large"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -599,22 +448,18 @@ def test_damage_anywhere_is_an_error_that_names_the_file_or_none(
     assert refused > 20
 
 
-def test_links_that_lead_nowhere(tmp_path: Path) -> None:
-    (tmp_path / "loop.png").symlink_to("loop.png")
-    with pytest.raises(ValueError, match=r"loop\.png is a link that leads back to itself\. Remove"):
-        read_image(tmp_path / "loop.png")
-    (tmp_path / "stale.png").symlink_to("gone.png")
-    with pytest.raises(FileNotFoundError, match=r"stale\.png is a link to gone\.png, which does"):
-        image_shape(tmp_path / "stale.png")
-
-
 @pytest.mark.usefixtures("file_modes")
-def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
-    path = tmp_path / "secret.png"
-    Image.fromarray(CLASSES).save(path)
-    path.chmod(0)
-    with pytest.raises(ValueError, match=r"secret\.png cannot be opened.*Check its permissions"):
-        read_image(path)
+def test_what_cannot_be_opened_has_a_code(tmp_path: Path) -> None:
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    Image.fromarray(CLASSES).save(tmp_path / "secret.png")
+    (tmp_path / "secret.png").chmod(0)
+    for name, code in (("loop.png", "link-loop"), ("secret.png", "not-readable")):
+        with pytest.raises(DataError, match=name) as raised:
+            read_image(tmp_path / name)
+        assert raised.value.code == code
+    (tmp_path / "stale.png").symlink_to("gone.png")
+    with pytest.raises(FileNotFoundError, match=r"stale\.png is a link to gone\.png"):
+        image_shape(tmp_path / "stale.png")
 
 
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:

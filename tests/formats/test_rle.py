@@ -1,7 +1,7 @@
 import csv
 import re
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -156,11 +156,6 @@ def test_lists_that_are_refused(tmp_path: Path, text: str, message: str) -> None
         read_codes(tmp_path / "a.csv")
 
 
-def test_a_list_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"gone\.csv does not exist"):
-        read_codes(tmp_path / "gone.csv")
-
-
 Mask = NDArray[np.bool_]
 
 
@@ -256,12 +251,6 @@ def test_classes_are_numbered_in_order(tmp_path: Path) -> None:
     coding, pixels = find_coding([path], DataConfig(classes=tuple("abcd")))
     assert coding.read(path).tolist() == [[2, 2, 1], [1, 0, 0]]
     assert pixels.tolist() == [2, 2, 2, 0]
-
-
-def test_objects_of_one_class_may_overlap(tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text("id,rle\na,1 3 2 4\na,2 2\n")
-    assert read(tmp_path / "m.csv", "a 2x3 rows").tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert class_names(tmp_path / "m.csv") == ()
 
 
 def test_classes_that_overlap_are_refused_with_their_share(tmp_path: Path) -> None:
@@ -410,16 +399,7 @@ def test_the_order_of_real_masks_is_found(
 def test_several_threads_read_one_file(tmp_path: Path) -> None:
     masks = {str(n): [blob(20 + n, 60)] for n in range(8)}
     file = write(tmp_path / "m.csv", masks, "rows")
-    good: list[bool] = []
-
-    def look(name: str) -> None:
-        height = 20 + int(name)
-        ids = read(file, f"{name} {height}x60 rows")
-        good.append(bool((ids == masks[name][0]).all()))
-
-    threads = [threading.Thread(target=look, args=(name,)) for name in masks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert good == [True] * 8
+    items = listed_images(file, sizes_of(masks), "rows")
+    with ThreadPoolExecutor(8) as pool:
+        for name, ids in zip(items, pool.map(read_ids, items.values()), strict=True):
+            np.testing.assert_array_equal(ids, masks[name][0])

@@ -16,7 +16,7 @@ from plainunet.formats.colors import read_colors
 from plainunet.formats.images import image_shape, image_size, read_image
 from plainunet.formats.masks import mask_size, read_mask
 from plainunet.formats.sources import Page, parse_image
-from plainunet.formats.tiff import TagReader, cut_slice, find_slices, read_tiff, tiff_shape
+from plainunet.formats.tiff import find_slices, read_tiff, tiff_shape
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (20, 30), dtype=np.uint8)
@@ -91,15 +91,6 @@ def test_several_pages_are_refused_and_previews_are_not() -> None:
         writer.write(GREY)
         writer.write(GREY[::2, ::2], subfiletype=1)
     np.testing.assert_array_equal(read_tiff(file, PATH).samples[..., 0], GREY)
-
-
-@pytest.mark.parametrize("fraction", [0.6, 0.9, 0.9999])
-def test_a_cut_file_is_seen_from_its_header(fraction: float) -> None:
-    data = encode(np.zeros((60, 80), np.uint8)).getvalue()
-    cut = BytesIO(data[: int(len(data) * fraction)])
-    for read in (read_tiff, tiff_shape):
-        with pytest.raises(ValueError, match=r"some\.tif is cut off"):
-            read(cut, PATH)
 
 
 def test_cmyk_is_refused() -> None:
@@ -267,14 +258,6 @@ def test_a_slice_saved_alone_is_one_picture_whatever_its_description_says(tmp_pa
         np.testing.assert_array_equal(read_image(Page(path, 0))[..., 0], picture)
 
 
-def test_a_slice_is_cut_out_alone(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.tif", stack("uint8", 500))
-    with path.open("rb") as file:
-        data = cut_slice(file, Page(path, 499))
-    assert len(data) < 20 * 30 + 500
-    assert find_slices(BytesIO(data), path).count == 1
-
-
 def test_a_stack_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
     for count in (3, 5):
         slices = stack("uint8", count)
@@ -395,39 +378,3 @@ def test_strips_that_overlap_do_not_blow_up(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"a\.tif cannot be decoded.*overlap"):
         read_image(Page(path, 0))
-
-
-@pytest.mark.parametrize("bigtiff", [False, True])
-@pytest.mark.parametrize("byteorder", ["<", ">"])
-def test_tags_are_those_that_tifffile_reads(bigtiff: bool, byteorder: str) -> None:
-    file = BytesIO()
-    stack = np.zeros((3, 40, 56), np.uint16)
-    tifffile.imwrite(
-        file, stack, photometric="minisblack", tile=(16, 16), bigtiff=bigtiff, byteorder=byteorder
-    )
-    reader = TagReader(file)
-    at = reader.first
-    file.seek(0)
-    with tifffile.TiffFile(file) as tiff:
-        for page in tiff.pages:
-            assert at == page.offset
-            listed, at = reader.page(at)
-            tags = dict(listed)
-            assert reader.numbers(tags[324]) == page.aspage().dataoffsets
-            assert reader.number(tags, 256, 0) == 56
-            assert reader.number(tags, 32997, 7) == 7
-            assert [code for code, _ in listed] == [tag.code for tag in page.aspage().tags]
-    assert at == 0
-
-
-def test_what_lies_outside_of_the_file_is_not_read() -> None:
-    file = BytesIO()
-    tifffile.imwrite(file, np.zeros((4, 4), np.uint8))
-    reader = TagReader(file)
-    with pytest.raises(EOFError, match="its next page begins at 9999"):
-        reader.page(9999)
-    with pytest.raises(EOFError, match="a tag's value"):
-        reader.value((4, 1000, (16).to_bytes(4, "little")))
-    reader.size = reader.first + 30
-    with pytest.raises(EOFError, match="within the tags"):
-        reader.page(reader.first)

@@ -8,12 +8,12 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
 from rich.cells import cell_len
 from rich.console import Console
 
 from plainunet.terminal import screen as progress
 from plainunet.terminal.screen import Screen
-from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 MIB, GIB = 2**20, 2**30

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from plainunet.training.events import Event
 
 from plainunet.config import Growth, TrainConfig
 from plainunet.dataset.coding import Values
@@ -18,7 +19,6 @@ from plainunet.dataset.samples import Samples
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
-from plainunet.training.events import Event
 from plainunet.training.run import METRICS_FILE
 from plainunet.training.train import train
 from plainunet.training.trainer import fit

@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
 
 from plainunet.config import Growth, TrainConfig
 from plainunet.dataset.samples import Samples
@@ -18,7 +19,6 @@ from plainunet.network.checkpoint import Card, load_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
-from plainunet.training.events import Advance, EpochDone, Event, Note, Stage, StepDone
 from plainunet.training.optim import learning_rate_at
 from plainunet.training.run import BEST_FILE, METRICS_FILE
 from plainunet.training.schedule import ClockSchedule

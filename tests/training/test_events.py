@@ -3,9 +3,9 @@
 import dataclasses
 
 import pytest
+from plainunet.training.events import Advance, EpochDone, Event, Note, Rate, Stage, StepDone
 
 from plainunet.training import events
-from plainunet.training.events import Advance, EpochDone, Event, Note, Rate, Stage, StepDone
 
 EVENTS: list[Event] = [
     Stage("reading", 3),

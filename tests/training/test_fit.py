@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 from plainunet.training.events import Event, Note
 
 Fit = Callable[..., list[dict[str, Any]]]

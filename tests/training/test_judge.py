@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from plainunet.training.events import Advance, Event, Stage
 
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.evaluation.metrics import PROTOCOL
 from plainunet.network.checkpoint import load_checkpoint
-from plainunet.training.events import Advance, Event, Stage
 from plainunet.training.run import BEST_FILE
 from plainunet.training.state import Stop, StoppedError
 from plainunet.training.validate import SAVED_IMAGES, judge_best

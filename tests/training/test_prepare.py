@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from plainunet.training.events import Event, Note
 
 from plainunet.config import DataConfig, Growth, TrainConfig
 from plainunet.dataset.coding import Values
 from plainunet.dataset.dataset import SegmentationDataset
-from plainunet.training.events import Event, Note
 from plainunet.training.plan import choose_size
 from plainunet.training.schedule import size_in
 from plainunet.training.train import check_window, require_apart, understand

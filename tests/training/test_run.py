@@ -12,13 +12,13 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from plainunet.training.events import EpochDone, Event, Note, Stage
 
 from plainunet.config import TrainConfig
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.prediction.predictor import Predictor
 from plainunet.settings import load_config, make_config
-from plainunet.training.events import EpochDone, Event, Note, Stage
 from plainunet.training.state import read_state
 from plainunet.training.train import resume, train
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from plainunet.training.events import Advance, Event, Note, Stage
 
 from plainunet.config import TrainConfig
 from plainunet.dataset.coding import Values
@@ -17,7 +18,6 @@ from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.training.distributed import ALONE
-from plainunet.training.events import Advance, Event, Note, Stage
 from plainunet.training.train import describe_run, make_network, read_samples, with_checkpoint
 
 

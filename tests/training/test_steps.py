@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from plainunet.training.events import StepDone
 from torch.optim import SGD
 
 from plainunet.config import TrainConfig
 from plainunet.system import resident_memory
-from plainunet.training.events import StepDone
 from plainunet.training.schedule import StepSchedule
 from plainunet.training.trainer import StepReport
 

@@ -11,10 +11,10 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from plainunet.training.events import Event, Note, StepDone
 
 from plainunet.config import TrainConfig
 from plainunet.training import trackers as tracking
-from plainunet.training.events import Event, Note, StepDone
 from plainunet.training.train import resume, train
 
 Series = dict[str, list[tuple[int, float]]]

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, get_args
 from unittest import mock
 
 import pytest
+from plainunet.training.events import EpochDone, Event, Judged, Note, StepDone
 
 from plainunet.config import TrackerName, TrainConfig
 from plainunet.training import trackers as tracking
-from plainunet.training.events import EpochDone, Event, Judged, Note, StepDone
 from plainunet.training.trackers import TRACKERS, require_trackers, track
 from plainunet.training.train import CONFIG_FILE, resume, train
 
