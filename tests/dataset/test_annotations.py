@@ -72,10 +72,10 @@ def pair(folder: Path, heard: Reporter = silent, **named: Any) -> list[Pair]:
 def listed(
     folder: Path, heard: Reporter = silent, **named: Any
 ) -> list[tuple[str, str, str, str | None]]:
-    found = []
-    for each in pair(folder, heard, **named):
-        found.append((name_below(each.image, folder), name_below(each.mask, folder), *each[2:]))
-    return sorted(found)
+    return sorted(
+        (name_below(each.image, folder), name_below(each.mask, folder), each.group, each.part)
+        for each in pair(folder, heard, **named)
+    )
 
 
 def test_a_folder_without_annotations_has_none(tmp_path: Path) -> None:
