@@ -76,18 +76,7 @@ def _is_annotations(file: Path) -> bool:
 
 
 def listed_names(file: Path) -> dict[str, CocoImage | None]:
-    """List the pictures that an annotation file speaks of.
-
-    Args:
-        file: A COCO file, or a CSV list of run-length codes.
-
-    Returns:
-        By each picture's name its masks; of a list, None, since sizes belong to them.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is neither, or damaged.
-    """
+    """The masks of a COCO file's images, by name; None each for run-length codes in CSV."""
     if file.suffix.lower() == ".csv":
         return dict.fromkeys(rle.listed_names(file))
     return {**coco.listed_images(file)}

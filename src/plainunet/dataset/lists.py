@@ -283,18 +283,7 @@ def has_pictures(folder: Path) -> bool:
 
 
 def find_images(inputs: Sequence[ImageSource]) -> list[ImageSource]:
-    """List the pictures that files and folders name.
-
-    Args:
-        inputs: Files and pages, taken as they are, and folders, searched all the way down.
-
-    Returns:
-        The pictures, each once, in the order of `inputs`; of each folder sorted by path.
-
-    Raises:
-        FileNotFoundError: One of them does not exist.
-        ValueError: A folder holds no pictures.
-    """
+    """List images, each once: files and pages as they are, folders all the way down."""
     found: dict[ImageSource, None] = {}
     for path in inputs:
         if isinstance(path, Path) and path.is_dir():

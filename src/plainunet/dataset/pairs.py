@@ -37,23 +37,15 @@ def find_pairs(
 
     Args:
         folder: The data set.
-        config: Where pictures and masks are, as far as that is not to be found, and how pictures
-            are grouped: without `group_by`, each picture is a group of its own; in Carvana's
+        config: Where images and masks are, as far as that is not to be found, and how images
+            are grouped: without `group_by`, each image is a group of its own; in Carvana's
             layout, what stands before the first "_"; in a list, what the list says.
-        reporter: Told what was left aside, or taken as what; and of what is wrong with single
-            files, which are left out if its `problem` does not raise: without a partner, with
-            two, twice, links that lead back.
+        reporter: Told what was left aside, and of problems with single files, which are left out
+            if its `problem` does not raise.
         at_least: Fewest pairs that will do.
 
     Returns:
-        The pairs, sorted by the picture's path.
-
-    Raises:
-        FileNotFoundError: There is no such folder or list, or no folder of pictures or masks
-            in it.
-        ValueError: It is not a folder, there are no pictures, one has no mask or two, a mask
-            has no picture, there are too few pairs, more than one folder fits, the list or a
-            pattern is wrong, or `group_by` is no pattern or does not match a stem.
+        The pairs, sorted by the image's path.
     """
     config = config or DataConfig()
     group_by, masks = config.group_by, config.masks

@@ -37,17 +37,8 @@ def check_pairs(
     Grey and RGB pictures may be mixed, since grey can be shown as RGB; other numbers of
     channels may not.
 
-    Args:
-        pairs: The pairs.
-        reporter: Told how many are done.
-        known: Problems found before, to be listed with the others.
-        advice: A sentence to end the message with.
-
-    Returns:
-        Height, width and channels of each picture.
-
-    Raises:
-        ValueError: Something is wrong; the message lists up to ten problems.
+    Returns each image's height, width and channels. Or raises a ValueError that lists up to ten
+    problems, `known` ones first, and ends with `advice`.
     """
     reporter.stage("checking files", len(pairs))
     headers: list[_Header] = []
