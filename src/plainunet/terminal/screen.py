@@ -21,11 +21,7 @@ _REMEMBERED = 600.0  # seconds of which a bar knows how fast it went; steps may 
 
 
 def speaks() -> bool:
-    """Say whether this process shows what happens: of several of one run, the first does.
-
-    Returns:
-        Whether it is the first, or the only one, that torchrun has started.
-    """
+    """Say whether this process shows what happens: of several of one run, the first does."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -37,11 +33,7 @@ class Screen(Reporter):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        """Make the screen.
-
-        Args:
-            console: Where to show; left out, standard output.
-        """
+        """Make the screen; left out, the console is standard output."""
         self._console = console or Console(highlight=False)
         self._bars = Progress(
             TextColumn("{task.description}", table_column=Column(min_width=22, no_wrap=True)),
@@ -64,11 +56,7 @@ class Screen(Reporter):
         self._live = Live(self, console=self._console, refresh_per_second=_REFRESHES)
 
     def __enter__(self) -> Self:
-        """Start showing.
-
-        Returns:
-            The screen.
-        """
+        """Start showing."""
         if self._is_live:
             self._live.start()
         return self
