@@ -64,7 +64,7 @@ def read_settings(path: Path, model: type[BaseModel] = TrainConfig) -> dict[str,
 
 
 def read_dataset(folder: Path) -> dict[str, Any]:
-    """Read the fields of `DataConfig` that a folder's dataset.toml names; none without such a file."""
+    """Read the fields of `DataConfig` that a folder's dataset.toml names; {} without one."""
     path = folder / DATASET_FILE
     return read_settings(path, DataConfig) if path.exists() else {}
 

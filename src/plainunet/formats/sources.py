@@ -137,7 +137,7 @@ def path_of(source: Source) -> Path:
 
 
 def files_of(source: Source) -> list[Path]:
-    """List the files that an image or a mask is read from; of one file for each class, the existing."""
+    """List the files that an image or a mask is read from; of those of classes, the existing."""
     if isinstance(source, Path):
         return [source]
     if isinstance(source, ClassFiles):

@@ -53,7 +53,7 @@ def in_smaller_parts(
 
 @contextmanager
 def failing_alone(file: ImageSource) -> Iterator[None]:
-    """Re-raise what an image can fail of, also out of memory, as a ValueError that names its file."""
+    """Re-raise what an image can fail of, also lack of memory, as a ValueError with its name."""
     try:
         yield
         return
