@@ -150,10 +150,6 @@ def open_dataset(
 
     `folder` says where images and masks are, as of `FolderConfig`; what is None or False is
     found. Returns the dataset and the name of its part.
-
-    Raises:
-        FileNotFoundError: No such folder.
-        ValueError: The folder cannot be understood, or has no image in that part.
     """
     given = {key: value for key, value in (folder or {}).items() if value}
     known = with_dataset(DataConfig(**given), data)
@@ -228,11 +224,8 @@ def match_classes(card: Card, masks: Sequence[Source], known: DataConfig) -> Cod
     """Find out how masks are read as the classes of a model.
 
     By the masks' names of classes; else by what the folder's dataset.toml (`known`) says of them;
-    else as the masks of the training were read, if they fit; else as they are.
-
-    Raises:
-        FileNotFoundError: A mask is missing.
-        ValueError: A mask cannot be read, or the masks' classes are not the model's.
+    else as the masks of the training were read, if they fit; else as they are. Masks whose classes
+    are not the model's are a ValueError.
     """
     names = common_names(masks)
     if names:

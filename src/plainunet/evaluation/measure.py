@@ -88,14 +88,6 @@ def predict_images(
 ) -> Iterator[PredictedImage]:
     """Predict the images of a dataset in order, reading the next one meanwhile.
 
-    Args:
-        predictor: The model.
-        dataset: The images with their masks.
-        keep_probabilities: Whether the probabilities are kept as well.
-
-    Yields:
-        Each image with both masks.
-
     Raises:
         ValueError: An image or mask cannot be read, or not predicted; it is named.
     """
@@ -130,17 +122,7 @@ def measure(
     boundary: bool = True,
     objects: bool = False,
 ) -> Iterator[Measurement]:
-    """Predict and measure image after image.
-
-    Args:
-        predictor: The model.
-        dataset: The images with their masks.
-        boundary: Whether boundaries are compared as well.
-        objects: Whether objects are counted as well.
-
-    Yields:
-        The numbers of each image.
-    """
+    """Predict and measure image after image."""
     num_classes = predictor.network.num_classes
     # boundaries are compared in a thread beside the network
     with ThreadPoolExecutor(1) as beside:

@@ -92,14 +92,9 @@ class Figure(NamedTuple):
 
 
 def choose_shown(result: dict[str, Any]) -> dict[int, str]:
-    """Choose the images that a report shows.
+    """Choose the images that a report shows: their numbers in the result, and why, in this order.
 
-    Args:
-        result: As by `score_images`.
-
-    Returns:
-        Numbers among the result's images: the worst, from the worst on, and those around the
-        median; for each "worst" or "median".
+    The worst come first, from the worst on ("worst"), then those around the median ("median").
     """
     means = [each["dice"]["mean_foreground"] for each in result["images"]]
     order = sorted(
@@ -114,16 +109,7 @@ def choose_shown(result: dict[str, Any]) -> dict[int, str]:
 
 
 def show(index: int, why: str, seen: PredictedImage) -> Shown:
-    """Keep of an image what a report shows of it.
-
-    Args:
-        index: Its number among the result's images.
-        why: As by `choose_shown`.
-        seen: The image.
-
-    Returns:
-        The image with its masks, reduced where it is large.
-    """
+    """Keep of an image what a report shows of it, reduced where it is large."""
     height, width = seen.truth.shape
     size = fit_size((height, width), (_SIDE, _SIDE))
     if size == (height, width):
@@ -144,16 +130,7 @@ def write_report(
     dataset: SegmentationDataset,
     about: About,
 ) -> None:
-    """Write the report of an evaluation.
-
-    Args:
-        path: The HTML file; it appears whole or not at all.
-        result: As by `score_images`, with "split".
-        shown: The images that it shows.
-        predictor: The model.
-        dataset: The images that were evaluated.
-        about: What was evaluated.
-    """
+    """Write the report of an evaluation; `result` is as by `score_images`, with "split"."""
     run = Path(about.checkpoint).parent
     whole = {
         **result,
@@ -243,15 +220,10 @@ def _describe_scale(card: Card) -> str:
 
 
 def measure_ceiling(card: Card, dataset: SegmentationDataset) -> dict[str, Any] | None:
-    """Measure the Dice that true masks keep at the network's input size.
+    """Measure the Dice that true masks, of some images, keep at the network's input size.
 
-    Args:
-        card: The model's description.
-        dataset: The images; the masks of some are taken.
-
-    Returns:
-        {"size": of the last one, "dice": mean over classes and images}; None where no mask
-        shows a class.
+    Returns {"size": of the last one, "dice": mean over classes and images}; None where no mask
+    shows a class.
     """
     kept, size = [], (0, 0)
     coding = dataset.coding
@@ -532,11 +504,7 @@ def _ceiling_figures(result: dict[str, Any]) -> list[Figure]:
 
 
 def draw_panels(shown: Shown, colors: Colors, side: int) -> dict[str, NDArray[np.uint8]]:
-    """Draw the image, both masks and the errors in red, [h, w, 3] uint8 each.
-
-    Raises:
-        ValueError: The masks and the image are of different sizes.
-    """
+    """Draw the image, both masks and the errors in red, [h, w, 3] uint8 each."""
     sizes = {part.shape[:2] for part in (shown.image, shown.truth, shown.prediction)}
     if len(sizes) > 1:
         raise ValueError(
@@ -564,16 +532,9 @@ def draw_panels(shown: Shown, colors: Colors, side: int) -> dict[str, NDArray[np
 
 
 def fit_panels(shown: Shown, colors: Colors, most: int) -> tuple[dict[str, str], tuple[int, int]]:
-    """Encode an image's panels as large as a number of bytes allows.
+    """Encode an image's panels in at most `most` bytes, or as small as they get.
 
-    Args:
-        shown: The image.
-        colors: RGB of each class, 0..255.
-        most: Bytes that they may have together.
-
-    Returns:
-        A data URL for each of the four panels by its name, and their height and width [pixels];
-        the smallest there are, should even those be too large.
+    Returns a data URL for each of the four panels by its name, and their height and width [pixels].
     """
     side = _SIDES[0]
     while True:

@@ -52,11 +52,6 @@ def tune(
     Returns:
         {"part", "pictures", "before", "after": the settings; "dice": {"before", "after"}; "tried":
         [{"setting", "value", "dice"}]}, Dice being the mean over classes and images.
-
-    Raises:
-        FileNotFoundError: No such checkpoint or folder.
-        PermissionError: The checkpoint may not be written.
-        ValueError: There is no validation part, or the folder cannot be understood.
     """
     path = Path(checkpoint)
     network, card = load_checkpoint(path)

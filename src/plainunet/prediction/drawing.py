@@ -28,14 +28,7 @@ _BIG = 2**31  # bytes from which on a TIFF file may need 64-bit offsets
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors, key: str = "") -> None:
-    """Write a palette PNG: the pixel values are the class ids, shown in their colours.
-
-    Args:
-        path: The file to write.
-        mask: [H, W] uint8, class ids.
-        colors: RGB of each class, 0..255.
-        key: Text that is kept in the file, for `read_key`.
-    """
+    """Write class ids [H, W] uint8 as a palette PNG; `key` is kept in the file for `read_key`."""
     image = Image.fromarray(mask).convert("L")
     image.putpalette([value for color in colors for value in color])
     info = PngInfo()
@@ -114,15 +107,7 @@ def write_comparison(
     prediction: NDArray[np.uint8],
     colors: Colors,
 ) -> None:
-    """Write what `draw_comparison` draws.
-
-    Args:
-        path: The PNG to write.
-        image: [H, W, C], integers or floats, as stored.
-        truth: [H, W] uint8, class ids; other values are ignored.
-        prediction: [H, W] uint8, class ids.
-        colors: RGB of each class, 0..255.
-    """
+    """Write what `draw_comparison` draws as a PNG."""
     write_rgb(path, draw_comparison(image, truth, prediction, colors))
 
 
@@ -132,18 +117,11 @@ def draw_comparison(
     prediction: NDArray[np.uint8],
     colors: Colors,
 ) -> NDArray[np.uint8]:
-    """Draw image | true mask | predicted mask | where they differ, side by side.
+    """Draw image | true mask | predicted mask | where they differ, side by side, as RGB uint8.
 
-    In the last panel the image is dimmed; red is where they differ, grey is ignored.
-
-    Args:
-        image: [H, W, C], integers or floats, as stored.
-        truth: [H, W] uint8, class ids; other values are ignored.
-        prediction: [H, W] uint8, class ids.
-        colors: RGB of each class, 0..255.
-
-    Returns:
-        [h, w, 3] uint8; each panel is at most 480 pixels wide.
+    In the last panel the image is dimmed; red is where they differ, grey is ignored. The image is
+    [H, W, C] as stored, masks are [H, W] uint8 class ids; other values of the truth are ignored.
+    Each panel is at most 480 pixels wide.
     """
     shown = as_rgb(image)
     table = np.full((256, 3), 128, np.uint8)  # ignored pixels are grey
@@ -166,12 +144,7 @@ def draw_comparison(
 
 
 def write_rgb(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write an image as PNG, compressed less than possible, in half of the time.
-
-    Args:
-        path: The file to write.
-        image: [H, W, 3] uint8.
-    """
+    """Write an image [H, W, 3] uint8 as PNG, compressed less than possible, in half of the time."""
     _save_png(path, Image.fromarray(image), compress_level=3)
 
 
@@ -199,14 +172,10 @@ def draw_overlay(image: NDArray[Any], mask: NDArray[np.uint8], colors: Colors) -
 
 
 def as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Make an image of any dtype and number of channels visible.
+    """Make an image [H, W, C] of any dtype and number of channels visible: [H, W, 3] uint8.
 
-    Args:
-        image: [H, W, C], integers or floats.
-
-    Returns:
-        [H, W, 3] uint8: one or two channels as grey, of more the first three; floats and
-        signed integers are stretched over their own range.
+    One or two channels become grey, of more the first three count; floats and signed integers are
+    stretched over their own range.
     """
     unit = to_unit(image)
     if image.dtype.kind in "fi":

@@ -28,9 +28,8 @@ class Object(NamedTuple):
 def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[Object]]:
     """Number the connected regions of each class but the background.
 
-    Returns:
-        [H, W] int32, the number of each pixel's object, 0 for background; and the objects, class
-        after class, each class's in the order of their first pixels.
+    Returns [H, W] int32, the number of each pixel's object, 0 for background; and the objects,
+    class after class, each class's in the order of their first pixels.
     """
     labels = np.zeros(mask.shape, np.int32)
     objects: list[Object] = []
@@ -50,15 +49,10 @@ def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[Objec
 
 
 def remove_small(mask: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
-    """Give small objects to what surrounds them.
+    """Give objects of fewer than `least` pixels the class of most pixels around them.
 
-    Args:
-        mask: [H, W] uint8 class ids; 0 is background.
-        least: Objects of fewer pixels go [pixels].
-
-    Returns:
-        A mask in which each of them has the class of most pixels around it; several small ones
-        that touch may be large enough together.
+    The mask is [H, W] uint8 class ids; 0 is background. Several small ones that touch may be large
+    enough together.
     """
     while True:
         labels, objects = find_objects(mask)

@@ -17,16 +17,10 @@ from plainunet.system import first_line, give_freed_memory_back, is_out_of_memor
 def in_smaller_parts(
     bands: Callable[[int], Iterator[Logits]], views: Sequence[View], first: int = 0
 ) -> Iterator[Logits]:
-    """Yield bands of rows, from where memory has run out on in smaller parts.
+    """Yield bands of rows [K, n, W] from `first` on; where memory has run out, in smaller parts.
 
-    Args:
-        bands: Yields logits [K, n, W] from top to bottom, the rows from a number on.
-        views: What computes them; where memory runs out, what each computes at a time is halved,
-            and stays so for the images that follow.
-        first: The row to begin with.
-
-    Raises:
-        ValueError: There is too little memory for the smallest parts.
+    What each of the views computes at a time is halved then, and stays so for the images that
+    follow. Too little memory for the smallest parts is a ValueError.
     """
     backend = views[0].backend
     while True:
@@ -59,11 +53,7 @@ def in_smaller_parts(
 
 @contextmanager
 def failing_alone(file: ImageSource) -> Iterator[None]:
-    """Re-raise what an image can fail of, out of memory too, as a ValueError that names its file.
-
-    Raises:
-        ValueError: It failed.
-    """
+    """Re-raise what an image can fail of, also lack of memory, as a ValueError with its name."""
     try:
         yield
         return

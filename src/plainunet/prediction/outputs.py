@@ -23,10 +23,8 @@ from plainunet.prediction.objects import Object, find_objects
 def find_runs(pixels: NDArray[np.bool_], *, by_columns: bool, first: int = 0) -> NDArray[np.int64]:
     """Find the runs of pixels [H, W], from the number of the first one on.
 
-    Pixels are counted row by row, or `by_columns`, from top to bottom.
-
-    Returns:
-        [n, 2] int64, start and length of each run, ascending.
+    Pixels are counted row by row, or `by_columns`, from top to bottom. Returns [n, 2] int64, start
+    and length of each run, ascending.
     """
     line = pixels.ravel(order="F" if by_columns else "C")
     # beyond both ends there is nothing, so that a run may begin or end there

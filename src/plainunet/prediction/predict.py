@@ -69,17 +69,13 @@ class Inputs(NamedTuple):
 
 
 def find_inputs(names: Sequence[Path], out: Path | None = None) -> Inputs:
-    """List the images and videos that are named.
+    """List the images and videos that are named, each once, in the order of the names.
 
     Args:
         names: Files; folders, searched all the way down for images; patterns, as in
             `scans/*.png` or `scans/**/*.tif`; text files (.txt) with a path on each line; "-"
             for such lines on standard input. Paths count from the working directory.
         out: Where masks will go: what lies there is not found below a folder or by a pattern.
-
-    Returns:
-        Each once, however it is named, in the order of the names; of a folder or pattern sorted
-        by path.
 
     Raises:
         FileNotFoundError: One of them does not exist.
@@ -216,21 +212,10 @@ def predict_large(
 ) -> NDArray[np.int64]:
     """Write the mask of an image row by row, and begin where an earlier try has ended.
 
-    Args:
-        predictor: The model.
-        image: Its windows.
-        path: The TIFF file to write.
-        key: What the mask is made from; it is kept in the file.
-        reporter: Told how many rows are done.
-        stamp: Tells the image from what it was before: rows of another one, or of another key or
-            model, are not gone on with.
-
-    Returns:
-        [K] int64, pixels of each class.
-
-    Raises:
-        ValueError: The image cannot be read or predicted.
-        OSError: The disk is full.
+    `key` says what the mask is made from, and is kept in the TIFF file. `stamp` tells the image
+    from what it was before: rows of another one, or of another key or model, are not gone on with.
+    Returns [K] int64, pixels of each class. An image that cannot be read or predicted is a
+    ValueError, a full disk an OSError.
     """
     height, width, _ = image.shape
     rows, about = (path.with_name(f".{path.stem}-rows.{end}") for end in ("raw", "json"))
@@ -304,11 +289,7 @@ class Predicted(NamedTuple):
     """Masks that were there already."""
 
     def summary(self, out: Path) -> str:
-        """What the user reads at the end.
-
-        Args:
-            out: The folder for the masks.
-        """
+        """What the user reads at the end."""
         count = len(self.written)
         parts = [f"{count} mask{'s' * (count != 1)} in {out}"]
         if self.skipped:
@@ -332,16 +313,13 @@ def predict_files(
 
     Args:
         predictor: The model.
-        images: Image files, as by `plainunet.prediction.predict.find_inputs`.
+        images: Image files, as by `find_inputs`.
         out: The folder for the masks, see `mask_paths` for their names; that of a GeoTIFF, and
             of an image of more than `LARGE` pixels, is a .tif.
         save: What is written beside the masks.
         overwrite: Whether masks that are there already are made again.
         reporter: Told how many images are done, and of a large one, how many rows; warnings are
             its notes.
-
-    Returns:
-        What became of them.
 
     Raises:
         ValueError: The folder cannot be written to, masks would lie among the images, or there
@@ -564,21 +542,9 @@ def predict_inputs(
     overwrite: bool = False,
     reporter: Reporter = silent,
 ) -> Predicted:
-    """Predict images and videos; one that fails does not stop the others.
+    """Predict images, as `predict_files`, and videos; one that fails does not stop the others.
 
-    Args:
-        predictor: The model.
-        inputs: What there is to predict.
-        out: The folder for the masks.
-        save: What is written beside the masks of images.
-        overwrite: Whether masks that are there already are made again.
-        reporter: As of `predict_files`; of a video it is told how many frames are done.
-
-    Returns:
-        What became of them.
-
-    Raises:
-        ValueError: As by `predict_files`.
+    Of a video the reporter is told how many frames are done.
     """
     paths = [path for video in inputs.videos for path in video_paths(video, out)]
     require_apart(inputs.videos, paths, "videos")

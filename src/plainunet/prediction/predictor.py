@@ -243,8 +243,7 @@ class Predictor:
     def prepare(self, image: NDArray[Any]) -> Windows:
         """Reduce an image [H, W, C], ahead and in another thread; the rest needs the network.
 
-        Returns:
-            The image's windows, for `mask_bands` and `both_bands`.
+        Returns the image's windows, for `mask_bands` and `both_bands`.
         """
         windows = as_windows(image)
         for view in self._views:

@@ -35,11 +35,7 @@ OVERLAP = 128
 
 
 class InputImage(Protocol):
-    """What a network sees, read in parts.
-
-    Attributes:
-        size: Height and width [pixels].
-    """
+    """What a network sees, read in parts; `size` is its height and width [pixels]."""
 
     size: tuple[int, int]
 
@@ -75,14 +71,9 @@ def logit_bands(
 ) -> Iterator[tuple[int, Logits]]:
     """Yield an image's logits, in one pass or in tiles, from top to bottom.
 
-    Args:
-        backend: The network.
-        image: The image; its sides are at least 2^depth.
-        values: As of `WHOLE`: up to so many are computed at a time.
-        first: Rows before it are not needed; tiles that give only those are left out.
-
-    Yields:
-        Number of the first row, and logits [K, n, W]; together all rows from `first` on.
+    The image's sides are at least 2^depth. Up to `values`, as of `WHOLE`, are computed at a time.
+    Yields the number of the first row, and logits [K, n, W]; together all rows from `first` on.
+    Tiles that give only rows before it are left out.
     """
     height, width = image.size
     area, grid = values // backend.base_channels, 2**backend.depth
@@ -105,15 +96,9 @@ def blend_bands(
 ) -> Iterator[tuple[int, Logits]]:
     """Yield logits as the weighted mean of those of tiles, as `logit_bands` does.
 
-    Args:
-        backend: A network that pads its convolutions.
-        image: The image.
-        tile: Height and width of a tile, multiples of 2^depth [pixels].
-        overlap: Width by which tiles overlap, the same, at most half of a side [pixels].
-        first: As of `logit_bands`.
-
-    Raises:
-        ValueError: Tiles would not lie on the grid of pooling.
+    The network pads its convolutions. The height and width of a tile, and the width by which tiles
+    overlap, are multiples of 2^depth [pixels], so that tiles lie on the grid of pooling; the
+    overlap is at most half of a side.
     """
     grid = 2**backend.depth
     length, across = tile
@@ -150,15 +135,9 @@ def overlap_bands(
 ) -> Iterator[tuple[int, Logits]]:
     """Yield the logits of one pass over the whole mirrored image, tile by tile.
 
-    Args:
-        backend: A network of valid convolutions.
-        image: The image.
-        tile_output: Least height and width of what one tile gives [pixels].
-        area: Pixels that go through the network at a time, in one tile or several.
-        first: As of `logit_bands`.
-
-    Raises:
-        ValueError: The network pads its convolutions, so that tiles would have seams.
+    Only for valid convolutions: with padding, tiles would have seams. `tile_output` is the least
+    height and width of what one tile gives [pixels]; `area` are the pixels that go through the
+    network at a time, in one tile or several.
     """
     if not backend.valid:
         raise ValueError("Tiles without seams need a network of valid convolutions.")

@@ -33,13 +33,7 @@ def video_paths(video: Path, out: Path) -> tuple[Path, Path]:
 def predict_video(
     predictor: Predictor, video: Path, out: Path, reporter: Reporter = silent
 ) -> tuple[Path, Path]:
-    """Predict each frame of a video, of any kind that OpenCV reads; the files that are written.
-
-    Raises:
-        CutOffError: It is cut off or damaged.
-        ValueError: It cannot be read, or this build of OpenCV cannot write videos.
-        OSError: The disk is full.
-    """
+    """Predict each frame of a video, of any kind that OpenCV reads; the files that are written."""
     paths = video_paths(video, out)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is reported here
     colors = np.array(predictor.card.colors, np.uint8)

@@ -100,8 +100,7 @@ class View:
 class ReducedImage:
     """An image as the network takes it: areas averaged, integers divided, edges repeated.
 
-    Attributes:
-        size: Height and width, padding included [pixels].
+    `size` is its height and width, padding included [pixels].
     """
 
     def __init__(self, image: Windows, reduced: tuple[int, int], size: tuple[int, int]) -> None:
@@ -180,19 +179,11 @@ def enlarge(
     at_once: int,
     first: int = 0,
 ) -> Iterator[Logits]:
-    """Bring logits bilinearly to the size of their image.
+    """Bring logits bilinearly to the size of their image, `wanted` [pixels].
 
-    Args:
-        backend: What has given them.
-        bands: Number of the first row and logits [K, n, w], from top to bottom, from
-            `row_above(first, ...)` on or before it.
-        height: h.
-        wanted: Height and width of the image [pixels].
-        at_once: So many rows are given at a time, at most.
-        first: The row of the image that is given first.
-
-    Yields:
-        Logits [K, n, W], from top to bottom, the rows from `first` on.
+    `bands` are numbers of the first row and logits [K, n, w] of a height, from top to bottom, from
+    `row_above(first, ...)` on or before it. Yields logits [K, n, W], the rows from `first` on, at
+    most `at_once` at a time.
     """
     place = _places(height, wanted[0])
     above = np.minimum(np.floor(place).astype(np.int64), height - 1)
