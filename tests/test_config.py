@@ -1,5 +1,8 @@
+"""Settings of a run, of a data folder and of each verb."""
+
 import ast
 import inspect
+import subprocess
 import sys
 from itertools import pairwise
 
@@ -7,7 +10,22 @@ import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 
-from plainunet.config import DataConfig, FolderConfig, Growth, NetworkConfig, TrainConfig
+from plainunet.config import (
+    DataConfig,
+    EvaluateOptions,
+    FolderConfig,
+    Growth,
+    NetworkConfig,
+    NetworkOptions,
+    PredictOptions,
+    TrainConfig,
+)
+from plainunet.network.unet import UNet
+
+
+def test_it_loads_without_pytorch() -> None:
+    code = "import sys, plainunet.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("model", [NetworkConfig, FolderConfig, DataConfig, TrainConfig, Growth])
@@ -77,3 +95,65 @@ def test_a_seed_fits_in_64_bits() -> None:
     torch.manual_seed(TrainConfig(seed=2**63 - 1).seed)
     with pytest.raises(ValidationError, match="less than"):
         TrainConfig(seed=2**63)
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "wanted"),
+    [
+        ({"colors": ("#FF0000", "00ff7f")}, "legend", ((255, 0, 0), (0, 255, 127))),
+        ({"classes": ("road,car",)}, "classes", ("road", "car")),
+        ({"classes": ["road, car"]}, "classes", ("road", "car")),
+        ({"classes": ("road", "car")}, "classes", ("road", "car")),
+        ({}, "classes", ()),
+        ({"values": (7, 0)}, "values", (7, 0)),
+        ({"values": (1, 2), "ignore": 0}, "ignore", 0),
+    ],
+)
+def test_what_a_folder_holds(given: dict[str, object], field: str, wanted: object) -> None:
+    assert getattr(DataConfig(**given), field) == wanted  # type: ignore[arg-type]
+
+
+def test_fields_and_defaults_of_a_network_are_those_of_unet() -> None:
+    arguments = inspect.signature(UNet).parameters
+    assert NetworkOptions().model_dump() == {
+        name: argument.default for name, argument in arguments.items()
+    }
+    assert {name: field.annotation for name, field in NetworkOptions.model_fields.items()} == {
+        name: argument.annotation for name, argument in arguments.items()
+    }
+
+
+def test_what_is_not_given_is_left_to_the_checkpoint() -> None:
+    for given in ({}, {"threshold": 0, "min_object": 0}, {"tta": "flips", "scales": (1, 2)}):
+        assert PredictOptions(**given).instead() == given  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "wrong", "said"),
+    [
+        (DataConfig, {"colors": ("red",)}, "'red' is no colour"),
+        (DataConfig, {"colors": ("ff0000", "FF0000")}, "of its own"),
+        (DataConfig, {"values": (0, 0)}, "a value of its own, from 0 to 65535"),
+        (DataConfig, {"values": (0, -1)}, "a value of its own"),
+        (DataConfig, {"values": (0, 65536)}, "a value of its own"),
+        (DataConfig, {"values": (0, 1), "ignore": 0}, "a class whose pixels do not count"),
+        (EvaluateOptions, {"split": "some"}, "'train', 'val', 'test' or 'all'"),
+        (EvaluateOptions, {"tuned": True}, "Extra inputs"),
+        (NetworkOptions, {"depth": 7}, "depth"),
+        (NetworkOptions, {"depth": 0}, "depth"),
+        (NetworkOptions, {"num_classes": 1}, "num_classes"),
+        (NetworkOptions, {"dropout": 1.0}, "dropout"),
+        (NetworkOptions, {"width": 64}, "width"),
+        (PredictOptions, {"threshold": 1.5}, "threshold"),
+        (PredictOptions, {"min_object": -1}, "min_object"),
+        (PredictOptions, {"tta": "spin"}, "tta"),
+        (PredictOptions, {"save": ("film",)}, "save"),
+        (PredictOptions, {"scales": (0.0,)}, "scales"),
+        (PredictOptions, {"scales": ()}, "scales"),
+    ],
+)
+def test_impossible_options_are_refused(
+    model: type[BaseModel], wrong: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said):
+        model(**wrong)

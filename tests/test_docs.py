@@ -128,10 +128,6 @@ PYTHON = [
 ]
 
 
-def test_there_is_python() -> None:
-    assert PYTHON
-
-
 @pytest.mark.parametrize("text", [text for _, text in PYTHON], ids=[name for name, _ in PYTHON])
 def test_python_is_valid_and_its_imports_exist(text: str) -> None:
     tree = ast.parse(text)
@@ -145,10 +141,6 @@ def test_the_figures_of_the_network_are_up_to_date(tmp_path: Path) -> None:
     for name in ("unet.svg", "unet-paper.svg"):
         committed = (CHECKOUT / "docs" / name).read_bytes()
         assert (tmp_path / name).read_bytes() == committed, "run docs/unet_figure.py"
-
-
-def test_there_are_recipes() -> None:
-    assert CONFIGS, "configs/ holds at least one recipe"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

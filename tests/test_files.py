@@ -27,26 +27,19 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
-def test_file_appears_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("old", ["old", None])
+def test_file_appears_whole(tmp_path: Path, old: str | None) -> None:
     path = tmp_path / "new" / "folder" / "scores.json"
+    if old:
+        path.parent.mkdir(parents=True)
+        path.write_text(old)
     with write_whole(path) as part:
         assert part.parent == path.parent
         assert part.suffix == ".json"
-        part.write_text("half")
-        assert not path.exists()
         part.write_text("whole")
+        assert (path.read_text() if path.exists() else None) == old
     assert path.read_text() == "whole"
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_old_file_stays_readable_until_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with write_whole(path) as part:
-        part.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
@@ -67,22 +60,6 @@ def test_failure_leaves_what_was_there(
         fail()
     assert (path.read_text() if path.exists() else None) == old
     assert list(tmp_path.iterdir()) == ([path] if old else [])
-
-
-def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    code = (
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "from plainunet.files import write_whole\n"
-        "with write_whole(Path(sys.argv[1])) as part:\n"
-        "    part.write_text('half')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code, path], check=False)
-    assert ended.returncode == -signal.SIGKILL
-    assert path.read_text() == "old"
 
 
 @pytest.mark.usefixtures("umask")
@@ -112,28 +89,15 @@ def test_names_as_long_as_the_file_system_takes(tmp_path: Path, name: str) -> No
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
-def test_a_writable_place_is_left_as_it_was(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("file_modes")
+def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
     require_writable(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
-    folder = tmp_path / "file" / "runs"
-    with pytest.raises(ValueError, match="cannot be written to") as raised:
-        require_writable(folder)
-    assert str(folder) in str(raised.value)
-    assert "another output folder" in str(raised.value)
-
-
-@pytest.mark.usefixtures("file_modes")
-def test_folder_without_permission_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(ValueError, match="Permission denied"):
-            require_writable(tmp_path)
-    finally:
-        tmp_path.chmod(0o700)
+    (tmp_path / "closed").mkdir(mode=0o500)
+    for folder, said in (("file/runs", "cannot be written to"), ("closed", "Permission denied")):
+        with pytest.raises(ValueError, match=rf"{folder}.*{said}.*another output folder"):
+            require_writable(tmp_path / folder)
 
 
 def test_a_result_has_its_suffix_and_is_no_folder(tmp_path: Path) -> None:
@@ -225,7 +189,9 @@ def test_a_forked_process_does_not_hold_the_lock(tmp_path: Path) -> None:
     os.killpg(holder.pid, signal.SIGKILL)
 
 
-def test_what_a_killed_process_had_begun_is_removed(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_the_old_file_and_what_it_had_begun_is_removed(
+    tmp_path: Path,
+) -> None:
     code = """
 import os, signal, sys
 from pathlib import Path
@@ -234,12 +200,14 @@ with write_whole(Path(sys.argv[1]) / "state.pt") as part:
     part.write_bytes(bytes(1000))
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
     (tmp_path / ".hidden").write_text("mine")
-    (tmp_path / "own.pt").write_text("mine")
+    (tmp_path / "state.pt").write_text("old")
+    ended = subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    assert ended.returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 3
     remove_unfinished(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".hidden", "own.pt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".hidden", "state.pt"]
+    assert (tmp_path / "state.pt").read_text() == "old"
 
 
 FULL = """

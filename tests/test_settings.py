@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,6 @@ from plainunet.settings import (
     write_dataset,
 )
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
-
 
 def write(folder: Path, text: str) -> Path:
     path = folder / "run.toml"
@@ -26,22 +25,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(ValueError, match="toml") as raised:
-        load_config(path)
-    # a ValidationError is a ValueError too, but not a message for a user
-    assert not isinstance(raised.value, ValidationError)
-    assert str(path) in str(raised.value)
-    return str(raised.value)
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_shipped_config_loads(path: Path) -> None:
-    assert load_config(path) != TrainConfig()
-
-
-def test_there_are_shipped_configs() -> None:
-    assert CONFIGS
+PART = "[[growth]]\nuntil = {}\nscale = 0.5\n"
 
 
 def test_named_keys_and_defaults(tmp_path: Path) -> None:
@@ -58,83 +42,52 @@ def test_named_keys_and_defaults(tmp_path: Path) -> None:
     }
 
 
-def test_unknown_key_is_told_its_neighbour(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path, "epoch = 3\n"))
-    assert "unknown key 'epoch'" in message
-    assert "did you mean 'epochs'?" in message
-
-
-def test_unknown_key_without_a_neighbour_is_told_all(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path, "qqq = 3\n"))
-    assert "unknown key 'qqq'" in message
-    assert all(key in message for key in TrainConfig.model_fields)
-
-
-def test_unknown_nested_key_is_told_its_neighbour(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path, "[[growth]]\nuntil = 0.5\nscal = 0.5\n"))
-    assert "growth.0.scal" in message
-    assert "did you mean 'scale'?" in message
-    assert "growth.0.scale: Field required" in message
-
-
 @pytest.mark.parametrize(
-    ("line", "key"),
+    ("lines", "said"),
     [
-        ("epochs = 0", "epochs"),
-        ("epochs = 2.5", "epochs"),
-        ('epochs = "many"', "epochs"),
-        ("size = [32]", "size.1"),
-        ("size = [32, 32, 3]", "size"),
-        ("learning_rate = 0.0", "learning_rate"),
-        ("learning_rate = nan", "learning_rate"),
-        ("learning_rate = inf", "learning_rate"),
-        ("weight_decay = inf", "weight_decay"),
-        ("validation = 1.0", "validation"),
-        ('optimizer = "lion"', "optimizer"),
-        ('device = "gpu"', "device"),
-        ('precision = "fp8"', "precision"),
-        ("ema = 1.0", "ema"),
-        ("ignore = -1", "ignore"),
-        ("[[growth]]\nuntil = 1.0\nscale = 0.5", "growth.0.until"),
-        ("[[growth]]\nuntil = 0.5\nscale = 1.5", "growth.0.scale"),
+        ("epoch = 3", ["unknown key 'epoch'", "did you mean 'epochs'?"]),
+        ("qqq = 3", ["unknown key 'qqq'", *TrainConfig.model_fields]),
+        ("[[growth]]\nuntil = 0.5\nscal = 0.5", ["growth.0.scal", "did you mean 'scale'?"]),
+        ("epochs = -3", ["epochs: ", "(it is -3)"]),
+        ('loss = "tversky"', ["'tversky'", "'cross-entropy'", "'dice'", "'cross-entropy+dice'"]),
+        # all at once
+        ("epoch = 3\nbatch_size = 0\nema = 2.0", ["epoch", "batch_size", "ema"]),
+        ("epochs = 2.5", ["epochs: "]),
+        ('epochs = "many"', ["epochs: "]),
+        ("size = [32]", ["size.1: "]),
+        ("size = [32, 32, 3]", ["size: "]),
+        *((f"learning_rate = {value}", ["learning_rate: "]) for value in ("0.0", "nan", "inf")),
+        ("weight_decay = inf", ["weight_decay: "]),
+        ("validation = 1.0", ["validation: "]),
+        ('optimizer = "lion"', ["optimizer: "]),
+        ('device = "gpu"', ["device: "]),
+        ('precision = "fp8"', ["precision: "]),
+        ("ema = 1.0", ["ema: "]),
+        ("ignore = -1", ["ignore: "]),
+        ("[[growth]]\nuntil = 1.0\nscale = 0.5", ["growth.0.until: "]),
+        ("[[growth]]\nuntil = 0.5\nscale = 1.5", ["growth.0.scale: "]),
+        (PART.format(0.6) + PART.format(0.4), ["growth: ", "not at [0.6, 0.4]"]),
+        ("epochs = ", ["not a readable TOML file"]),
+        ("epochs", ["not a readable TOML file"]),
+        ("epochs = 1\nepochs = 2", ["not a readable TOML file"]),
+        ("\udcff\udcfe", ["not a readable TOML file"]),
     ],
 )
-def test_impossible_value_is_named(tmp_path: Path, line: str, key: str) -> None:
-    message = refusal(write(tmp_path, line + "\n"))
-    assert f"{key}: " in message
-
-
-def test_impossible_value_is_repeated(tmp_path: Path) -> None:
-    assert "(it is -3)" in refusal(write(tmp_path, "epochs = -3\n"))
-
-
-def test_choices_are_listed(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path, 'loss = "tversky"\n'))
-    assert "'tversky'" in message
-    assert all(name in message for name in ("'cross-entropy'", "'dice'", "'cross-entropy+dice'"))
-
-
-def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path, "epoch = 3\nbatch_size = 0\nema = 2.0\n"))
-    assert all(key in message for key in ("epoch", "batch_size", "ema"))
-
-
-@pytest.mark.parametrize("text", ["epochs = ", "epochs", "epochs = 1\nepochs = 2\n"])
-def test_no_toml(tmp_path: Path, text: str) -> None:
-    assert "not a readable TOML file" in refusal(write(tmp_path, text))
-
-
-def test_binary_file_and_folder(tmp_path: Path) -> None:
+def test_what_cannot_be_is_named(tmp_path: Path, lines: str, said: list[str]) -> None:
     path = tmp_path / "run.toml"
-    path.write_bytes(b"\xff\xfe\x00\x80")
-    assert "not a readable TOML file" in refusal(path)
-    folder = tmp_path / "folder.toml"
-    folder.mkdir()
-    assert "not a readable TOML file" in refusal(folder)
+    path.write_bytes(f"{lines}\n".encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=re.escape(str(path))) as raised:
+        load_config(path)
+    # a ValidationError is a ValueError too, but not a message for a user
+    assert not isinstance(raised.value, ValidationError)
+    assert all(each in str(raised.value) for each in said)
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"run\.toml: no such configuration file"):
+        load_config(tmp_path / "run.toml")
+    (tmp_path / "run.toml").mkdir()
+    with pytest.raises(ValueError, match=r"run\.toml: not a readable TOML file"):
         load_config(tmp_path / "run.toml")
 
 
@@ -144,27 +97,12 @@ def test_settings_from_elsewhere_name_their_source() -> None:
         make_config({"epochs": 0}, source="flags")
 
 
-def test_round_trip_of_defaults(tmp_path: Path) -> None:
-    write_config(tmp_path / "run.toml", TrainConfig())
-    assert load_config(tmp_path / "run.toml") == TrainConfig()
-
-
 text = st.text(max_size=8)
 share = st.floats(0, 1, exclude_min=True, exclude_max=True)
 parts = st.builds(Growth, until=share, scale=share)
 rising = st.lists(parts, max_size=3, unique_by=lambda part: part.until).map(
     lambda chosen: tuple(sorted(chosen, key=lambda part: part.until))
 )
-
-
-def test_parts_of_growth_must_rise(tmp_path: Path) -> None:
-    path = tmp_path / "run.toml"
-    part = "[[growth]]\nuntil = {}\nscale = 0.5\n"
-    path.write_text(part.format(0.6) + part.format(0.4))
-    with pytest.raises(
-        ValueError, match=r"growth: .*end after the one before, not at \[0.6, 0.4\]"
-    ):
-        load_config(path)
 
 
 @given(
@@ -190,12 +128,12 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, settings: TrainCon
 
 
 @pytest.mark.parametrize(
-    "name", ["Straße", "\N{LEAF FLUTTERING IN WIND}", 'a "b" \\ c', "\x7f\t\n\x00"]
+    "name", ["", "Straße", "\N{LEAF FLUTTERING IN WIND}", 'a "b" \\ c', "\x7f\t\n\x00"]
 )
 def test_round_trip_of_odd_names(tmp_path: Path, name: str) -> None:
-    settings = TrainConfig(classes=("background", name), group_by=name)
-    write_config(tmp_path / "run.toml", settings)
-    assert load_config(tmp_path / "run.toml") == settings
+    odd = TrainConfig(classes=("background", name), group_by=name) if name else TrainConfig()
+    write_config(tmp_path / "run.toml", odd)
+    assert load_config(tmp_path / "run.toml") == odd
 
 
 SAID = DataConfig(
