@@ -10,7 +10,6 @@ import json
 import math
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +76,9 @@ def draw_dataset(
         unfinished = Path(scratch) / folder.name
         for part in ("images/train", "images/val", "masks/train", "masks/val"):
             (unfinished / part).mkdir(parents=True)
-        with closing(work_ahead(draw, range(total))) as drawn:
-            for done, _ in enumerate(drawn, start=1):
-                if on_progress is not None:
-                    on_progress(done, total)
+        for done, _ in enumerate(work_ahead(draw, range(total)), start=1):
+            if on_progress is not None:
+                on_progress(done, total)
         (unfinished / "drawn.json").write_text(record, encoding="utf-8")
         # another process may have drawn it in the meantime
         if not _is_drawn(folder, record):
