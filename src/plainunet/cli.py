@@ -234,7 +234,7 @@ def compare(
     split: Literal["train", "val", "test", "all"] | None = None,
     folder: Folder = _FOLDER,
     json_file: Json = None,
-    device: Where = "auto",
+    device: Annotated[Device, Parameter(help="Where the networks run.")] = "auto",
     precision: Arithmetic = "auto",
 ) -> int:
     """Compare two models on the same pictures: which is better, by how much, and where.

@@ -71,6 +71,8 @@ class Inputs(NamedTuple):
 def find_inputs(names: Sequence[Path], out: Path | None = None) -> Inputs:
     """List the images and videos that are named, each once, in the order of the names.
 
+    Those of a folder or pattern are sorted by path.
+
     Args:
         names: Files; folders, searched all the way down for images; patterns, as in
             `scans/*.png` or `scans/**/*.tif`; text files (.txt) with a path on each line; "-"
