@@ -6,14 +6,18 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 
 def total_memory() -> float:
-    """Say how much memory the machine has [bytes]; infinite where the system does not tell."""
+    """Say how much memory the machine has.
+
+    Returns:
+        Bytes; infinite where the system does not tell.
+    """
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):  # Windows
@@ -21,7 +25,17 @@ def total_memory() -> float:
 
 
 def read_bytes(said: str) -> float:
-    """Read an amount of memory [bytes], as in 500M, 2G or 1.5GiB: in units of 1024."""
+    """Read an amount of memory.
+
+    Args:
+        said: As in 500M, 2G or 1.5GiB: in units of 1024.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        ValueError: It is no such amount.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", said.strip(), re.IGNORECASE)
     if match is None or float(match[1]) == 0:
         raise ValueError(f"{said!r} is no amount of memory. Write it as in 500M, 2G or 1.5G.")
@@ -75,9 +89,11 @@ def give_freed_memory_back() -> None:
 
 
 def resident_memory() -> int | None:
-    """Say how much memory this process has [bytes], files mapped into memory included.
+    """Say how much memory this process has.
 
-    On Linux it is that of now, on macOS the most so far; None on Windows.
+    Returns:
+        Bytes, files mapped into memory included: now on Linux, the most so far on macOS. None
+        on Windows.
     """
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -93,7 +109,14 @@ def resident_memory() -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell a lack of memory, which PyTorch (on CPUs), OpenCV and others report by words alone."""
+    """Tell a lack of memory, which PyTorch (on CPUs), OpenCV and others report by words alone.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        Whether it says that memory could not be had.
+    """
     words = (
         *("can't allocate memory", "cannot allocate memory", "not enough memory"),
         *("out of memory", "insufficient memory", "bad_alloc"),
@@ -105,7 +128,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Say shortly what was raised; of a lack of memory, some libraries write pages."""
+    """Say shortly what was raised; of a lack of memory, some libraries write pages.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        The first line of its message, or the name of its type.
+    """
     return str(error).partition("\n")[0] or type(error).__name__
 
 
@@ -120,18 +150,24 @@ _Result = TypeVar("_Result")
 def spare_threads() -> int:
     """Say in how many threads files are read, or written, beside a network that computes.
 
-    One for a few cores, which the network needs on a CPU; up to 4 for many.
+    Returns:
+        1 for a few cores, which the network needs on a CPU; up to 4 for many.
     """
     return max(1, min(4, (os.cpu_count() or 1) // 4))
 
 
 def work_ahead(
     work: Callable[[_Thing], _Result], things: Iterable[_Thing], threads: int | None = None
-) -> Iterator[_Result]:
-    """Do the same with each of many things in several threads; yield results in their order.
+) -> Generator[_Result, None, None]:
+    """Do the same with each of many things.
 
-    The things are asked for as the work goes on. Left out, `threads` is the number of cores. What
-    `work` raises is raised here, in its turn.
+    Args:
+        work: What to do; called in several threads at a time.
+        things: The things; they are asked for as the work goes on.
+        threads: How many at a time; left out, as many as there are cores.
+
+    Yields:
+        The results in the order of the things. What `work` raises is raised here, in its turn.
     """
     threads = threads or os.cpu_count() or 1
     ahead: deque[Future[_Result]] = deque()

@@ -255,7 +255,11 @@ def count_all_colors(
     paths: Sequence[Source],
 ) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
     """Count the colours of masks: of each 0xRRGGBB [n], ascending, and their pixels [n]."""
-    for facts in recall("mask colours 1", [(path,) for path in paths], _count_colors):
+
+    def count(path: Source) -> Any:
+        return [part.tolist() for part in count_colors(path)]
+
+    for facts in recall("mask colours 1", [(path,) for path in paths], count):
         if isinstance(facts, DataError):
             raise facts
         colors, pixels = facts
@@ -287,10 +291,6 @@ def _digest(shape: tuple[int, ...], runs: NDArray[Any], lengths: NDArray[np.int6
         return ""
     said = np.array(shape).tobytes() + runs.tobytes() + lengths.tobytes()
     return hashlib.blake2b(said, digest_size=16).hexdigest()
-
-
-def _count_colors(path: Source) -> Any:
-    return [part.tolist() for part in count_colors(path)]
 
 
 def foreground_shares(paths: Sequence[Source], coding: Coding) -> NDArray[np.float64]:

@@ -1,8 +1,4 @@
-"""A folder -> which of its folders hold the pictures, and which the masks.
-
-In: a data set's folder, perhaps with the names of two folders in it. Out: the folders to pair,
-or an error that says which folders were found. No picture is opened here.
-"""
+"""A data set's folder -> which of its folders hold the images, and which the masks."""
 
 import os
 import re
@@ -229,12 +225,7 @@ def _parts_with(folder: Path, names: Sequence[str]) -> list[str]:
     ]
 
 
-def _named(
-    folder: Path,
-    images: str | None,
-    masks: str | None,
-    reporter: Reporter,
-) -> Root:
+def _named(folder: Path, images: str | None, masks: str | None, reporter: Reporter) -> Root:
     for name, flag in ((images, "--images"), (masks, "--masks")):
         if name is not None and not (folder / name).is_dir():
             raise FileNotFoundError(

@@ -1,8 +1,4 @@
-"""Samples -> batches, the same for any number of worker processes.
-
-In: a training set. Out: its samples in a fresh order for each epoch, stacked. Limitations: one
-machine; all samples of a set have one size.
-"""
+"""Samples -> batches, the same for any number of worker processes of one machine."""
 
 import signal
 import threading
@@ -106,7 +102,8 @@ def iterate(loader: "DataLoader[tuple[Tensor, ...]]") -> Iterator[tuple[Tensor, 
     """
     before = _handler_of_ended_processes()
     batches = iter(loader)
-    if _is_torchs(_handler_of_ended_processes()) and _is_main_thread():
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and _is_torchs(_handler_of_ended_processes()):
         # it would raise wherever the main thread is when a process ends
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if _is_torchs(before) else before)
     while True:
@@ -132,10 +129,6 @@ def _handler_of_ended_processes() -> Any:
 
 def _is_torchs(handler: Any) -> bool:
     return str(getattr(handler, "__module__", "")).startswith("torch.")
-
-
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 def _unwrapped(error: Exception) -> Exception:

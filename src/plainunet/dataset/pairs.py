@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from os import cpu_count
 from pathlib import Path
 from unicodedata import normalize
@@ -59,7 +59,7 @@ def find_pairs(
     else:
         layout = find_layout(folder, config, reporter)
         listed = []
-        if masks is None and not all(_has_files(root.masks) for root in layout.roots):
+        if masks is None and not all(root.masks and any(walk(root.masks)) for root in layout.roots):
             listed = pair_annotated(folder, config, reporter)
         if not listed:
             listed = _in_folders(folder, layout, config.skip_unlabelled, reporter)
@@ -91,10 +91,7 @@ def _require_folder(folder: Path) -> None:
 
 
 def _in_folders(
-    folder: Path,
-    layout: Layout,
-    skip_unlabelled: bool,
-    reporter: Reporter,
+    folder: Path, layout: Layout, skip_unlabelled: bool, reporter: Reporter
 ) -> list[Pair]:
     images: dict[Key, Path] = {}
     masks: dict[Key, Source] = {}
@@ -134,18 +131,12 @@ def _in_folders(
     ]
     outside = [each for each in listed if each.part is None] if any(parts.values()) else []
     for each in outside:
-        problem = DataError(
+        message = (
             f"{each.image} lies outside of train/, val/ and test/, while other pictures lie in "
-            "them. Move it into one of these folders, and its mask likewise.",
-            "outside-of-parts",
-            [each.image, each.mask],
+            "them. Move it into one of these folders, and its mask likewise."
         )
-        reporter.problem(problem)
+        reporter.problem(DataError(message, "outside-of-parts", [each.image, each.mask]))
     return [each for each in listed if each not in outside]
-
-
-def _has_files(masks: Path | None) -> bool:
-    return masks is not None and next(walk(masks), None) is not None
 
 
 def _no_masks(folder: Path, root: Root) -> FileNotFoundError:
@@ -246,8 +237,8 @@ def open_stacks(pairs: Sequence[Pair], reporter: Reporter = silent) -> list[Pair
         return list(pairs)
     parts = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
     with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
-        found = [count for counts in pool.map(_count_all, parts) for count in counts]
-    counts: dict[Source, _Count] = dict(zip(paths, found, strict=True))
+        found = pool.map(lambda part: [_count_slices(path) for path in part], parts)
+        counts: dict[Source, _Count] = dict(zip(paths, chain.from_iterable(found), strict=True))
     opened: list[Pair] = []
     alone = _stack_alone(pairs, counts)
     for pair in pairs:
@@ -290,10 +281,6 @@ def open_slices(pictures: Sequence[ImageSource]) -> list[ImageSource]:
 
 def _may_be_stack(path: Path) -> bool:
     return path.suffix.lower() in (".tif", ".tiff")
-
-
-def _count_all(paths: list[Path]) -> list[_Count]:
-    return [_count_slices(path) for path in paths]
 
 
 def _count_slices(path: Path) -> _Count:

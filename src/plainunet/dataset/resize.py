@@ -53,12 +53,8 @@ def area_shares(
     mask: NDArray[np.uint8], num_classes: int, size: tuple[int, int]
 ) -> NDArray[np.uint8]:
     """Bring class ids [H, W] to another size as the share of area of each class, in 1/255."""
-    return np.stack([class_share(mask, k, size) for k in range(num_classes)], axis=2)
-
-
-def class_share(mask: NDArray[np.uint8], class_id: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bring one class of a mask to another size as the share of area, in 1/255, that it covers."""
-    return resize(_where(mask == class_id)[..., None], size)[..., 0]
+    planes = [resize(_where(mask == k)[..., None], size) for k in range(num_classes)]
+    return np.concatenate(planes, axis=2)
 
 
 SIZES = (128, 256, 512)

@@ -1,8 +1,7 @@
 """Pairs on disk -> every problem that would stop a training run, found before it begins.
 
-In: pairs. Out: the pictures' sizes, or one error that lists what must be mended. Files are
-read and their headers decoded; pixels are not, so damage in the middle of a file goes unseen
-until it is read. The doctor looks closer.
+Files are read and their headers decoded; pixels are not, so damage in the middle of a file goes
+unseen until it is read. The doctor looks closer.
 """
 
 from collections import Counter
@@ -45,10 +44,7 @@ def check_pairs(
     for header in work_ahead(_read_headers, pairs):
         headers.append(header)
         reporter.advance(len(headers))
-    problems: list[ValueError] = [
-        *known,
-        *(problem for header in headers for problem in header.problems),
-    ]
+    problems = [*known, *(problem for header in headers for problem in header.problems)]
     problems += odd_channels(pairs, [header.shape for header in headers])
     if problems:
         more = len(problems) - _MOST_LISTED
