@@ -1,8 +1,9 @@
 """The epochs of a run: what is reported, written and kept, and that it can be repeated."""
 
+import copy
 import itertools
+import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,107 +15,40 @@ from PIL import Image
 from torch import Tensor
 
 from plainunet.config import Growth, TrainConfig
-from plainunet.dataset.coding import Values
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.samples import Samples
-from plainunet.network.checkpoint import Card, load_checkpoint
-from plainunet.network.unet import UNet
+from plainunet.network.checkpoint import load_checkpoint
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, StepDone
 from plainunet.system import resident_memory
 from plainunet.training import trainer as training
-from plainunet.training.run import Run, RunFolder, rows_until
+from plainunet.training.run import Run, RunFolder
 from plainunet.training.schedule import ClockSchedule, learning_rate_at
 from plainunet.training.state import read_state
 from plainunet.training.step import Made, Step
-from plainunet.training.trainer import FAULTS, Rate, Trainer
+from plainunet.training.trainer import FAULTS, Rate
 from plainunet.training.validate import validate
 
-NAMES = ("background", "thing")
+from .conftest import Fit, MakeRun, Recorder, Rows, make_trainer, rows_of
+
 GROWTH = (Growth(until=0.3, scale=0.5), Growth(until=0.5, scale=0.75))
-Rows = list[dict[str, Any]]
-
-
-class Told(Reporter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.stages: list[tuple[str, int]] = []
-        self.counted: list[int] = []
-        self.steps: list[StepDone] = []
-        self.epochs: list[tuple[dict[str, Any], float | None]] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def stage(self, name: str, total: int) -> None:
-        self.stages.append((name, total))
-
-    def advance(self, done: int) -> None:
-        self.counted.append(done)
-
-    def step(self, done: StepDone) -> None:
-        self.steps.append(done)
-
-    def epoch(self, row: dict[str, Any], best: float | None) -> None:
-        self.epochs.append((row, best))
-
-
-Make = Callable[..., tuple[Run, Trainer]]
-Fit = Callable[..., Rows]
-
-
-def make_in(folder: Path, parts: dict[str, Samples], tiny: TrainConfig) -> Make:
-    def make(
-        name: str = "run", told: Reporter | None = None, end: float | None = None, **settings: Any
-    ) -> tuple[Run, Trainer]:
-        config = tiny.model_copy(update=settings)
-        dataset = SegmentationDataset(folder, [], Values((0, 255)), NAMES, [])
-        run = Run(RunFolder(folder / name), config, dataset, told or Reporter(), end=end)
-        torch.manual_seed(config.seed)
-        network = UNet(3, 2, **config.network_arguments())
-        network.set_normalisation(*parts["train"].statistics())
-        card = Card(NAMES, default_colors(2), config.size)
-        return run, Trainer(run, network, card, parts)
-
-    return make
-
-
-@pytest.fixture
-def make(parts: dict[str, Samples], tiny: TrainConfig, tmp_path: Path) -> Make:
-    """Make a trainer with these settings, always from the same weights."""
-    return make_in(tmp_path, parts, tiny)
-
-
-@pytest.fixture
-def fit(make: Make) -> Fit:
-    """Train; gives the rows of metrics.jsonl."""
-
-    def fit(name: str = "run", told: Reporter | None = None, **settings: Any) -> Rows:
-        run, trainer = make(name, told, **settings)
-        trainer.fit()
-        return rows_until(run.folder, 99)
-
-    return fit
+Grown = tuple[Run, Rows, Recorder]
 
 
 @pytest.fixture(scope="module")
 def grown(
-    parts: dict[str, Samples], tiny: TrainConfig, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Run, Rows, Told]:
-    """A run of four epochs that grows: its run folder, its rows, and what was told of it."""
-    told = Told()
-    make = make_in(tmp_path_factory.mktemp("grown"), parts, tiny)
-    run, trainer = make("run", told, epochs=4, growth=GROWTH)
-    trainer.fit()
-    return run, rows_until(run.folder, 99), told
-
-
-def without_times(rows: Rows) -> Rows:
-    times = {"seconds", "images_per_second"}
-    return [{key: value for key, value in row.items() if key not in times} for row in rows]
+    dataset: SegmentationDataset,
+    parts: dict[str, Samples],
+    tiny: TrainConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Grown:
+    """A run of four epochs that grows; its rows, and what was told of it."""
+    told = Recorder()
+    config = tiny.model_copy(update={"epochs": 4, "growth": GROWTH, "classes": dataset.class_names})
+    run = Run(RunFolder(tmp_path_factory.mktemp("grown") / "run"), config, dataset, told)
+    make_trainer(run, parts).fit()
+    return run, rows_of(run.folder.path), told
 
 
 def foreground(row: dict[str, Any]) -> float:
@@ -125,7 +59,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_rows_and_sizes_epoch_by_epoch(grown: tuple[Run, Rows, Told]) -> None:
+def test_rows_and_sizes_epoch_by_epoch(grown: Grown) -> None:
     run, rows, told = grown
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert [row["step"] for row in rows] == [3, 6, 9, 12]
@@ -137,25 +71,21 @@ def test_rows_and_sizes_epoch_by_epoch(grown: tuple[Run, Rows, Told]) -> None:
     assert seconds == sorted(seconds)
     assert all(row["images_per_second"] > 0 for row in rows)
     assert [f"{h} x {w}" in row["validation"]["protocol"] for row in rows for h, w in [row["size"]]]
-    assert without_times([{**row, "size": [*row["size"]]} for row, _ in told.epochs]) == (
-        without_times(rows)
-    )
+    assert [json.loads(json.dumps(row)) for row, _ in told.all("epoch")] == rows
     # the best of those at full size
     best = [max(foreground(row) for row in rows[2 : number + 1]) for number in (2, 3)]
-    assert [each for _, each in told.epochs] == [None, None, *best]
-    assert told.stages == [("validating", 4)] * 4
-    assert told.counted == [1, 2, 3, 4] * 4
-    (note,) = told.notes
+    assert [each for _, each in told.all("epoch")] == [None, None, *best]
+    assert told.all("stage") == [("validating", 4)] * 4
+    assert told.all("advance") == [1, 2, 3, 4] * 4
+    (note,) = told.all("note")
     assert "float32 on cpu" in note
     files = {"best.safetensors", "metrics.jsonl", "metrics.csv", "curves.png", "last", "validation"}
     assert {file.name for file in run.folder.path.iterdir()} == files
 
 
-def test_each_step_tells_how_far_the_run_is_and_what_it_takes(
-    grown: tuple[Run, Rows, Told],
-) -> None:
+def test_each_step_tells_how_far_the_run_is_and_what_it_takes(grown: Grown) -> None:
     _, rows, told = grown
-    steps = told.steps
+    steps = told.all("step")
     assert [(step.epoch, step.step, step.steps) for step in steps] == [
         (step // 3, step, 12) for step in range(12)
     ]
@@ -176,7 +106,7 @@ def test_each_step_tells_how_far_the_run_is_and_what_it_takes(
 
 
 def test_the_mean_loss_weights_images_not_batches(
-    fit: Fit, monkeypatch: pytest.MonkeyPatch
+    fitted: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Made] = []
     step = Step.__call__
@@ -186,14 +116,14 @@ def test_the_mean_loss_weights_images_not_batches(
         return seen[-1]
 
     monkeypatch.setattr(Step, "__call__", watched)
-    (row,) = fit(epochs=1, batch_size=2)
+    (row,) = fitted(epochs=1, batch_size=2)
     assert sorted(each.images for each in seen) == [1, 2, 2, 2, 2]
     assert row["loss"] == pytest.approx(sum(each.loss * each.images for each in seen) / 9)
     assert row["loss"] != pytest.approx(sum(each.loss for each in seen) / 5, rel=1e-6)
 
 
 def test_by_the_clock_a_step_tells_the_rate_that_it_used(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, parts: dict[str, Samples], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[float] = []
     asked = ClockSchedule.rate
@@ -205,11 +135,13 @@ def test_by_the_clock_a_step_tells_the_rate_that_it_used(
     monkeypatch.setattr(ClockSchedule, "rate", rate)
     ticks = itertools.count()  # a clock that comes on whenever it is looked at
     monkeypatch.setattr(time, "monotonic", lambda: next(ticks) * 0.1)
-    told = Told()
-    make(told=told, end=10.0)[1].fit()
-    assert [step.learning_rate for step in told.steps] == given
-    assert {step.end for step in told.steps} == {10.0}
-    shares = [step.share for step in told.steps]
+    told = Recorder()
+    run = make_run(reporter=told)
+    run.end = 10.0
+    make_trainer(run, parts).fit()
+    assert [step.learning_rate for step in told.all("step")] == given
+    assert {step.end for step in told.all("step")} == {10.0}
+    shares = [step.share for step in told.all("step")]
     assert shares == sorted(shares)
     assert 0 < shares[0] < 0.5 < 0.8 < shares[-1] <= 1
 
@@ -249,15 +181,15 @@ def spoil(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> dict[int, Tenso
 
 
 def test_a_step_that_cannot_be_made_is_left_out_and_its_images_named(
-    fit: Fit, parts: dict[str, Samples], monkeypatch: pytest.MonkeyPatch
+    fitted: Fit, parts: dict[str, Samples], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to a number of them in a row, as often as they come."""
     bad = {1, *range(3, 2 + FAULTS), *range(3 + FAULTS, 2 + 2 * FAULTS)}
     spoilt = spoil(monkeypatch, bad)
-    told = Told()
-    rows = fit(told=told, epochs=5, augment="none")
+    told = Recorder()
+    rows = fitted(reporter=told, epochs=5, augment="none")
     assert set(spoilt) == bad
-    _, *notes = told.notes
+    _, *notes = told.all("note")
     assert [note.partition(": the loss was nan")[0] for note in notes] == [
         f"note: step {number + 1}" for number in sorted(bad)
     ]
@@ -272,29 +204,27 @@ def test_a_step_that_cannot_be_made_is_left_out_and_its_images_named(
 
 
 def test_training_ends_after_several_such_steps_in_a_row(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, parts: dict[str, Samples], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, set(range(1, 1 + FAULTS)))
     weights: list[dict[str, Tensor]] = []
 
-    class Watching(Told):
+    class Watching(Recorder):
         def step(self, done: StepDone) -> None:
-            super().step(done)
-            state = trainer.state.network.state_dict()
-            weights.append({name: value.clone() for name, value in state.items()})
+            weights.append(copy.deepcopy(trainer.state.network.state_dict()))
 
     told = Watching()
-    _, trainer = make(told=told, epochs=5)
+    trainer = make_trainer(make_run(reporter=told, epochs=5), parts)
     message = rf"step {FAULTS + 1}: .* in {FAULTS} steps in a row.*--learning-rate.*batch: .*png"
     with pytest.raises(FloatingPointError, match=message):
         trainer.fit()
-    assert len(told.notes) == 1 + FAULTS - 1
+    assert len(told.all("note")) == 1 + FAULTS - 1
     assert same(trainer.state.network.state_dict(), weights[0])
 
 
-def test_a_loss_that_explodes_keeps_the_last_good_state(fit: Fit, tmp_path: Path) -> None:
+def test_a_loss_that_explodes_keeps_the_last_good_state(fitted: Fit, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="--learning-rate"):
-        fit(epochs=3, optimizer="adam", learning_rate=1e30, schedule="constant")
+        fitted(epochs=3, optimizer="adam", learning_rate=1e30, schedule="constant")
     state = read_state(RunFolder(tmp_path / "run"))
     assert all(value.isfinite().all() for value in state["network"].values())
 
@@ -322,9 +252,9 @@ def panels(drawn: NDArray[np.uint8], width: int) -> list[NDArray[np.uint8]]:
     return [drawn[:, start : start + width] for start in range(0, 4 * width + 12, width + 4)]
 
 
-def test_the_last_validation_images_are_files(fit: Fit, tmp_path: Path) -> None:
+def test_the_last_validation_images_are_files(fitted: Fit, tmp_path: Path) -> None:
     album = Album(RunFolder(tmp_path / "run"))
-    fit(told=album, epochs=6, growth=(Growth(until=0.2, scale=0.5),), base_channels=4)
+    fitted(reporter=album, epochs=6, growth=(Growth(until=0.2, scale=0.5),), base_channels=4)
     small, first, *_, last = album.epochs
     assert list(small) == list(first) == list(last)
     assert list(last) == ["1_09.png", "2_10.png", "3_11.png", "4_12.png"]
@@ -342,7 +272,7 @@ def test_the_last_validation_images_are_files(fit: Fit, tmp_path: Path) -> None:
 
 
 def test_they_are_what_the_better_weights_predict_and_validation_has_predicted(
-    fit: Fit, parts: dict[str, Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fitted: Fit, parts: dict[str, Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
     predict = Predictor.predict
@@ -352,7 +282,7 @@ def test_they_are_what_the_better_weights_predict_and_validation_has_predicted(
         return predict(self, image)
 
     monkeypatch.setattr(Predictor, "predict", counted)
-    fit(epochs=1, ema=0.9, base_channels=4)
+    fitted(epochs=1, ema=0.9, base_channels=4)
     assert len(calls) == 2 * 4  # the last weights and their average, each image once
     folder = RunFolder(tmp_path / "run")
     predictor = Predictor(*load_checkpoint(folder.best), device="cpu", precision="fp32")
@@ -364,18 +294,18 @@ def test_they_are_what_the_better_weights_predict_and_validation_has_predicted(
 
 
 def test_the_best_epoch_at_the_final_size_is_kept(
-    make: Make, parts: dict[str, Samples], tmp_path: Path
+    make_run: MakeRun, parts: dict[str, Samples]
 ) -> None:
     # the rate never falls, so that the last epoch need not be the best
-    run, trainer = make(
+    run = make_run(
         epochs=6,
         growth=(Growth(until=0.3, scale=0.5),),
         learning_rate=0.3,
         schedule="constant",
         optimizer="adam",
     )
-    trainer.fit()
-    final = [row for row in rows_until(run.folder, 99) if row["size"] == [32, 40]]
+    make_trainer(run, parts).fit()
+    final = [row for row in rows_of(run.folder.path) if row["size"] == [32, 40]]
     assert len(final) == 4
     best = max(final, key=foreground)
     network, card = load_checkpoint(run.folder.best)
@@ -388,8 +318,8 @@ def test_the_best_epoch_at_the_final_size_is_kept(
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_the_average_is_what_is_kept(fit: Fit, tmp_path: Path, ema: float) -> None:
-    fit(epochs=1, ema=ema)
+def test_the_average_is_what_is_kept(fitted: Fit, tmp_path: Path, ema: float) -> None:
+    fitted(epochs=1, ema=ema)
     folder = RunFolder(tmp_path / "run")
     state, kept = read_state(folder), load_checkpoint(folder.best)[0].state_dict()
     assert same(kept, state["average"] if ema else state["network"])
@@ -397,17 +327,17 @@ def test_the_average_is_what_is_kept(fit: Fit, tmp_path: Path, ema: float) -> No
     assert (state["average"] is None) == (not ema)
 
 
-def test_the_same_seed_gives_the_same_run(fit: Fit, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_run(fitted: Fit, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"augment": "strong", "ema": 0.5}
-    first = fit("first", **settings)
-    second = fit("second", **settings)
-    worker = fit("worker", **settings, workers=1)
-    assert without_times(first) == without_times(second) == without_times(worker)
-    weights = [
-        read_state(RunFolder(tmp_path / name))["network"] for name in ("first", "second", "worker")
+    first, *others = [tmp_path / name for name in ("first", "second", "worker")]
+    for folder in (first, *others):
+        fitted(folder.name, **settings, workers=int(folder.name == "worker"))
+    weights = read_state(RunFolder(first))["network"]
+    for other in others:
+        assert rows_of(other, timed=False) == rows_of(first, timed=False)
+        assert same(read_state(RunFolder(other))["network"], weights)
+    losses = [
+        fitted(f"seed {seed}", **settings, epochs=1, seed=seed, schedule="constant")[0]["loss"]
+        for seed in (1, 2)
     ]
-    assert same(weights[0], weights[1])
-    assert same(weights[0], weights[2])
-    (other,) = fit("other", **settings, epochs=1, seed=2, schedule="constant")
-    (alike,) = fit("alike", **settings, epochs=1, schedule="constant")
-    assert other["loss"] != alike["loss"]
+    assert losses[0] != losses[1]
