@@ -1,0 +1,75 @@
+"""What is logged of a run: rows of metrics.jsonl, the same as a table, and curves."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plainunet.training.run import RunFolder, draw_curves, rows_until, write_rows
+
+
+def row(epoch: int, dice: float | None = 0.8, loss: float = 0.5) -> dict[str, Any]:
+    scores = {name: {"mean_foreground": dice} for name in ("dice", "iou")}
+    return {
+        **{"epoch": epoch, "step": 3 * epoch, "size": [32, 48], "loss": loss},
+        **{"learning_rate": 0.1 / epoch, "images_per_second": 9.0, "seconds": 7.0},
+        "validation": {"pooled": scores, "per_image": scores},
+    }
+
+
+def test_both_files_say_the_same(tmp_path: Path) -> None:
+    rows = [row(1, 0.25), {**row(2), "validation": None}, row(3, 0.75)]
+    write_rows(RunFolder(tmp_path), rows)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == rows
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [int(each["epoch"]) for each in table] == [1, 2, 3]
+    assert [each["per_image_dice"] for each in table] == ["0.25", "", "0.75"]
+    assert {each["width"] for each in table} == {"48"}
+
+
+def test_rows_after_the_saved_state_do_not_count(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert rows_until(folder, 5) == []
+    write_rows(folder, [row(1), row(2), row(3)])
+    assert [each["epoch"] for each in rows_until(folder, 2)] == [1, 2]
+    folder.metrics.write_text('{"epoch": 1}\n{"epo\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2 is damaged"):
+        rows_until(folder, 1)
+
+
+def test_evaluations_at_the_same_time_keep_their_counts_apart(tmp_path: Path) -> None:
+    first, second = (RunFolder(tmp_path).journal(name) for name in ("0-0", "0-1"))
+    assert first != second
+    assert first.parent == second.parent == RunFolder(tmp_path).state.parent
+
+
+def drawn(path: Path, rows: list[dict[str, Any]]) -> np.ndarray:
+    draw_curves(path, rows)
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+@pytest.mark.parametrize("rows", [[row(1, None)], [row(1, None), row(2, 0.5, 0.0)]], ids=len)
+def test_any_rows_can_be_drawn(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    image = drawn(tmp_path / "curves.png", rows)
+    assert image.shape[1] > 2 * image.shape[0]
+    assert image.std() > 5
+
+
+def test_each_third_shows_its_own_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "curves.png"
+    before = drawn(path, [row(1, 0.3, 1.0), row(2, 0.6)])
+    for place, changed in enumerate((row(2, 0.6, 0.9), row(2, 0.4))):
+        differs = (drawn(path, [row(1, 0.3, 1.0), changed]) != before).any(axis=2)
+        third = differs.shape[1] // 3
+        counts = [differs[:, third * n : third * (n + 1)].sum() for n in range(3)]
+        assert max(counts) == counts[place] > 20
+    # each replaced the one before
+    assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
