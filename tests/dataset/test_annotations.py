@@ -12,7 +12,7 @@ from PIL import Image
 
 from plainunet.config import DataConfig, FolderConfig
 from plainunet.dataset.annotations import find_files, listed_names, name_file, pair_annotated
-from plainunet.dataset.lists import Listed
+from plainunet.dataset.lists import Pair
 from plainunet.dataset.pairs import find_pairs
 from plainunet.dataset.split import name_below
 from plainunet.formats.masks import mask_size, read_mask
@@ -65,17 +65,17 @@ def picture(file: Path) -> Path:
     return file
 
 
-def pair(folder: Path, heard: Reporter = silent, **named: Any) -> list[Listed]:
+def pair(folder: Path, heard: Reporter = silent, **named: Any) -> list[Pair]:
     return pair_annotated(folder, FolderConfig(**named), heard)
 
 
 def listed(
     folder: Path, heard: Reporter = silent, **named: Any
 ) -> list[tuple[str, str, str, str | None]]:
-    found = []
-    for each in pair(folder, heard, **named):
-        found.append((name_below(each.image, folder), name_below(each.mask, folder), *each[2:]))
-    return sorted(found)
+    return sorted(
+        (name_below(each.image, folder), name_below(each.mask, folder), each.group, each.part)
+        for each in pair(folder, heard, **named)
+    )
 
 
 def test_a_folder_without_annotations_has_none(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from os import cpu_count
 from pathlib import Path
@@ -12,7 +12,8 @@ from unicodedata import normalize
 from plainunet.config import DataConfig
 from plainunet.dataset.annotations import pair_annotated
 from plainunet.dataset.layouts import PARTS, Layout, Root, find_layout, folders_found, walk
-from plainunet.dataset.lists import Listed, read_listed
+from plainunet.dataset.lists import Pair as Pair
+from plainunet.dataset.lists import read_listed
 from plainunet.dataset.matching import Key, join_classes, match_names, split_names
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
@@ -20,23 +21,6 @@ from plainunet.formats.problems import DataError, as_problem, command, first_fiv
 from plainunet.formats.sources import ImageSource, Page, Source, path_of
 from plainunet.formats.tiff import find_slices
 from plainunet.reporter import Reporter, silent
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A picture and its mask.
-
-    Attributes:
-        image: Where the picture is read from: its file, or a page of one.
-        mask: Where its mask is read from.
-        group: What must stay on one side of a split: a car, a patient, a video.
-        part: "train", "val" or "test", or None where it has not been chosen.
-    """
-
-    image: ImageSource
-    mask: Source
-    group: str
-    part: str | None
 
 
 def find_pairs(
@@ -89,10 +73,7 @@ def find_pairs(
             listed = _in_folders(folder, layout, config.skip_unlabelled, reporter)
             group_by = group_by or layout.group_by
     pattern = _compile(group_by)
-    found = [
-        Pair(each.image, each.mask, _group(pattern, each.group, each.image), each.part)
-        for each in listed
-    ]
+    found = [replace(each, group=_group(pattern, each.group, each.image)) for each in listed]
     found = open_stacks(sorted(found, key=lambda pair: pair.image), reporter)
     require_enough(folder, len(found), at_least)
     return found
@@ -122,7 +103,7 @@ def _in_folders(
     layout: Layout,
     skip_unlabelled: bool,
     reporter: Reporter,
-) -> list[Listed]:
+) -> list[Pair]:
     images: dict[Key, Path] = {}
     masks: dict[Key, Source] = {}
     for root in layout.roots:
@@ -156,7 +137,7 @@ def _in_folders(
         reporter.note(f"{len(images) - len(joined)} pictures without a mask are left out.")
     parts = _parts(images, named=len(layout.roots) != 1 or not layout.roots[0].part)
     listed = [
-        Listed(images[key], masks[mask], Path(*key).as_posix(), parts[key])
+        Pair(images[key], masks[mask], Path(*key).as_posix(), parts[key])
         for key, mask in joined.items()
     ]
     outside = [each for each in listed if each.part is None] if any(parts.values()) else []
