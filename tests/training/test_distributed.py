@@ -1,6 +1,5 @@
 """Processes that torchrun starts: what they learn is what one process learns."""
 
-import json
 import os
 import re
 import signal
@@ -12,103 +11,105 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from plainunet.network.checkpoint import load_checkpoint
-from plainunet.training.distributed import ALONE, Processes, join_processes
+from plainunet.network.unet import UNet
+from plainunet.training.distributed import (
+    ALONE,
+    Processes,
+    SynchronisedBatchNorm,
+    join_processes,
+    synchronise,
+)
+from plainunet.training.run import RunFolder
 from plainunet.training.state import read_state
+
+from .conftest import Draw, rows_of
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gloo's processes are tested on Linux")
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SGD = "--optimizer sgd --learning-rate 0.05 --batch-size 8"
 
 
-def torchrun(*command: str | Path, restarts: int = 0, check: bool = True) -> str:
+def torchrun(*command: str | Path, check: bool = True) -> str:
     done = subprocess.run(
-        [*TORCHRUN, "--max-restarts", str(restarts), *map(str, command)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+        [*TORCHRUN, *map(str, command)], capture_output=True, text=True, timeout=240, check=False
     )
     assert (done.returncode == 0) == check, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
-def training(data: Path, run: Path, *settings: str) -> list[str | Path]:
+def training(data: Path, run: Path, settings: str) -> list[str]:
     usual = "--size 32 40 --base-channels 4 --depth 2 --seed 5 --precision fp32 --device cpu"
-    return ["train", data, "--out", run, *usual.split(), *settings]
+    return ["train", str(data), "--out", str(run), *usual.split(), *settings.split()]
 
 
 @pytest.fixture(scope="module")
-def data(draw: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """50 pictures: 40 to train, five batches of 8."""
+def data(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """50 images: 40 to train on, five batches of 8."""
     return draw(tmp_path_factory.mktemp("processes") / "data", 50)
-
-
-SGD = ["--optimizer", "sgd", "--learning-rate", "0.05", "--batch-size", "8", "--epochs", "4"]
 
 
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
     [
-        (["--normalisation", "group"], 1e-5),
-        (["--sync-batch-norm", "--deep-supervision", "--ema", "0.9"], 1e-4),
+        ("--normalisation group", 1e-5),
+        ("--sync-batch-norm --deep-supervision --ema 0.9", 1e-4),
     ],
 )
 def test_two_processes_learn_what_one_does(
     data: Path,
     tmp_path: Path,
     run_plainunet: Callable[..., object],
-    settings: list[str],
+    settings: str,
     tolerance: float,
 ) -> None:
     """Batches of 8, or of 2 x 4: 20 steps lead to the same weights and the same scores."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    run_plainunet(*training(data, one, *SGD, *settings))
-    said = torchrun("-m", "plainunet", *training(data, two, *SGD, *settings))
+    one, two = folders = [RunFolder(tmp_path / name) for name in ("one", "two")]
+    settings = f"{SGD} --epochs 4 {settings}"
+    run_plainunet(*training(data, one.path, settings))
+    said = torchrun("-m", "plainunet", *training(data, two.path, settings))
     assert "2 processes" in said
     assert said.count("model: ") == 1  # the first alone speaks
-    states = [read_state(run) for run in (one, two)]
+    states = [read_state(run) for run in folders]
     assert states[0]["counters"]["step"] == states[1]["counters"]["step"] == 20
+    assert states[0]["network"].keys() == states[1]["network"].keys()
     for part in ("network", "average"):
         for name, value in (states[0][part] or {}).items():
             torch.testing.assert_close(states[1][part][name], value, rtol=tolerance, atol=tolerance)
-    fresh = torch.load(one / "last" / "state.pt", weights_only=True)["network"]
-    assert fresh.keys() == states[1]["network"].keys()
-    rows = [
-        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for run in (one, two)
-    ]
-    for row, other in zip(*rows, strict=True):
+    for row, other in zip(rows_of(one.path), rows_of(two.path), strict=True):
         assert other["loss"] == pytest.approx(row["loss"], rel=1e-4)
-    # every validation picture is judged once, in the same order
-    ends = [load_checkpoint(run / "best.safetensors")[1].scores for run in (one, two)]
+    # every validation image is evaluated once, in the same order
+    ends = [load_checkpoint(run.best)[1].scores for run in folders]
     for way in ("pooled", "per_image"):
         dice = [end[way]["dice"]["mean_foreground"] for end in ends]
         assert dice[1] == pytest.approx(dice[0], abs=2e-3)
-    assert {path.name for path in (two / "saved_images").iterdir()} == {
-        path.name for path in (one / "saved_images").iterdir()
-    }
-    assert {path.name for path in (two / "validation").iterdir()} == {
-        path.name for path in (one / "validation").iterdir()
-    }
+    for name in ("saved_images", "validation"):
+        files = [{path.name for path in (run.path / name).iterdir()} for run in folders]
+        assert files[0] == files[1] != set()
 
 
 SHARED_STEPS = """
 import sys
+from pathlib import Path
 import numpy as np, torch
 from torch.optim import AdamW
-from plainunet.network.losses import LOSSES
+from plainunet.config import TrainConfig
 from plainunet.network.unet import UNet
 from plainunet.training.distributed import join_processes
+from plainunet.training.run import Run, RunFolder
+from plainunet.training.state import TrainingState
 from plainunet.training.step import Step
 
 with join_processes("cpu") as processes:
     torch.manual_seed(0)
     unet = UNet(3, 3, base_channels=4, depth=2, normalisation="group").double().train()
-    optimizer = AdamW(unet.parameters(), lr=0.01)
-    step = Step(unet, LOSSES[sys.argv[2]], [optimizer], device=torch.device("cpu"),
-                precision=torch.float32, clip=1.0, accumulation=2, processes=processes)
+    run = Run(RunFolder(Path("run")), TrainConfig(loss=sys.argv[2], clip=1.0, seed=0), None,
+              processes=processes)
+    state = TrainingState(unet, [AdamW(unet.parameters(), lr=0.01)], None, accumulation=2)
+    step = Step(run, state, torch.device("cpu"), torch.float32)
     losses = []
     for number in range(20):
         random = np.random.default_rng(number)
@@ -139,29 +140,22 @@ def test_steps_in_float64_are_the_same(tmp_path: Path, loss: str) -> None:
         torch.testing.assert_close(two["weights"][name], value, rtol=1e-5, atol=1e-5)
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True)
-    return [int(pid) for pid in found.stdout.split()]
-
-
 def test_a_killed_worker_is_started_again_and_the_run_goes_on(data: Path, tmp_path: Path) -> None:
-    settings = [*SGD[:4], "--batch-size", "8", "--epochs", "30", "--normalisation", "group"]
-    torchrun("-m", "plainunet", *training(data, tmp_path / "whole", *settings))
-    run = tmp_path / "run"
+    settings = f"{SGD} --epochs 30 --normalisation group"
+    torchrun("-m", "plainunet", *training(data, tmp_path / "whole", settings))
     command = [*TORCHRUN, "--max-restarts", "1", "-m", "plainunet"]
-    process = subprocess.Popen(
-        [*command, *map(str, training(data, run, *settings))],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command += training(data, tmp_path / "run", settings)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     said = ""
     for line in process.stdout:
         said += line
         if re.match("epoch +3 ", line):
             break
-    workers = workers_of(process)
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, check=False
+    )
+    workers = [int(pid) for pid in found.stdout.split()]
     assert len(workers) == 2, said
     os.kill(max(workers), signal.SIGKILL)
     rest, _ = process.communicate(timeout=240)
@@ -169,24 +163,24 @@ def test_a_killed_worker_is_started_again_and_the_run_goes_on(data: Path, tmp_pa
     epochs = [int(number) for number in re.findall("^epoch +([0-9]+) ", rest, re.M)]
     assert epochs[-1] == 30
     assert len(epochs) < 30  # it did not begin again
-    state, whole = read_state(run), read_state(tmp_path / "whole")
+    state, whole = (read_state(RunFolder(tmp_path / name)) for name in ("run", "whole"))
     for name, value in whole["network"].items():
         assert torch.equal(state["network"][name], value)
 
 
 def test_what_the_first_finds_wrong_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    said = torchrun("-m", "plainunet", *training(tmp_path / "empty", tmp_path / "run"), check=False)
+    command = training(tmp_path / "empty", tmp_path / "run", "")
+    said = torchrun("-m", "plainunet", *command, check=False)
     assert said.count("error: ") == 1
     assert "fault of plainunet" not in said
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_more_processes_than_pictures_in_a_batch_are_refused(data: Path, tmp_path: Path) -> None:
-    said = torchrun(
-        "-m", "plainunet", *training(data, tmp_path / "run", "--batch-size", "1"), check=False
-    )
+def test_more_processes_than_images_in_a_batch_are_refused(data: Path, tmp_path: Path) -> None:
+    command = training(data, tmp_path / "run", "--batch-size 1")
+    said = torchrun("-m", "plainunet", *command, check=False)
     assert "2 processes cannot share batches of 1 pictures" in said
     assert "fault of plainunet" not in said
 
@@ -208,6 +202,45 @@ def test_shares_hold_everything_once_and_are_put_together_in_order(count: int, t
     shares = [Processes(rank, count).share(things) for rank in range(count)]
     assert sorted(number for share in shares for number in share) == list(range(things))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    names = [[f"thing {number}" for number in share] for share in shares]
-    together = Processes(0, count).restore_order(names)
-    assert together == [f"thing {number}" for number in range(things)]
+    assert Processes(0, count).restore_order(shares) == list(range(things))
+
+
+def test_synchronised_names_weights_and_results_stay() -> None:
+    torch.manual_seed(0)
+    network = UNet(3, 2, base_channels=4, depth=2)
+    image = torch.rand(2, 3, 16, 24)
+    before = network.train()(image)
+    names, weights = list(network.state_dict()), [*map(id, network.parameters())]
+    synchronise(network)
+    assert list(network.state_dict()) == names
+    assert [*map(id, network.parameters())] == weights
+    kinds = {type(module) for module in network.modules() if isinstance(module, nn.BatchNorm2d)}
+    assert kinds == {SynchronisedBatchNorm}
+    torch.testing.assert_close(network(image), before)  # alone, it is what it was
+
+
+def test_over_one_process_it_is_batch_normalisation(tmp_path: Path) -> None:
+    torch.distributed.init_process_group(
+        "gloo", rank=0, world_size=1, init_method=f"file://{tmp_path}/meet"
+    )
+    try:
+        torch.manual_seed(0)
+        own, usual = SynchronisedBatchNorm(5), nn.BatchNorm2d(5)
+        feature = 3 + 2 * torch.randn(3, 5, 7, 9)
+        results = []
+        for module in (own, usual):
+            with torch.no_grad():
+                module.weight.copy_(torch.linspace(-1, 2, 5))
+                module.bias.copy_(torch.linspace(0, 1, 5))
+            given = feature.clone().requires_grad_()
+            made = module(given)
+            (made * torch.linspace(0, 1, 9)).square().sum().backward()
+            gradients = [given.grad, module.weight.grad, module.bias.grad]
+            results.append([made, *gradients, *module.buffers()])
+        for mine, expected in zip(*results, strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
+        assert own(feature.bfloat16()).dtype == torch.bfloat16
+        usual.load_state_dict(own.state_dict())
+        torch.testing.assert_close(own.eval()(feature), usual.eval()(feature))
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,6 +1,5 @@
-"""Runs killed by SIGKILL, whenever: taken up again, they end as if nothing had happened."""
+"""Runs that are killed or asked to stop, whenever: resumed, they end as if nothing had happened."""
 
-import json
 import os
 import random
 import re
@@ -8,8 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,62 +16,76 @@ from typing import Any
 import pytest
 import torch
 
-from plainunet.training.state import STATE_FILE, read_state
-from plainunet.training.validate import REPORT_FILE
+from plainunet.training.run import RunFolder, StoppedError, asked_to_stop
+from plainunet.training.state import read_state
+
+from .conftest import Draw, MakeRun, Recorder, rows_of
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 
 # as the command `plainunet`, but saving after so many seconds of work
 COMMAND = """
 import sys
-from plainunet.training import saving
-saving.LOST = float(sys.argv.pop(1))
+from plainunet.training import state
+state.LOST = float(sys.argv.pop(1))
 from plainunet.__main__ import main
 main()
 """
-TIMES = {"seconds", "images_per_second", "resumed_at"}
 SETTINGS = {
     "plain": "--precision fp32",
     "all": "--precision fp32 --accumulation 2 --ema 0.9 --workers 2 --dropout 0.3 "
     "--optimizer muon --augment strong --elastic 2",
     "bf16": "--precision bf16 --schedule cosine --clip 0.5 --loss dice",
 }
+Process = subprocess.Popen[str]
 
 
-def start(*arguments: str | Path, lost: float = 0.0) -> subprocess.Popen[str]:
+def start(*arguments: str | Path, lost: float = 0.0) -> Process:
     command = [sys.executable, "-c", COMMAND, str(lost), *map(str, arguments)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
 
-def new_run(data: Path, run: Path, settings: str, epochs: int = 6) -> list[str | Path]:
+def begin(data: Path, run: Path, settings: str, epochs: int = 6, lost: float = 0.0) -> Process:
     usual = f"--epochs {epochs} --size 48 64 --batch-size 4 --base-channels 4 --depth 2 --seed 3"
     growth = run.parent / "growth.toml"
     growth.write_text("growth = [{until = 0.3, scale = 0.5}]\n")
     mine = ["--device", "cpu", "--config", growth, "--out", run]
-    return ["train", data, *mine, *usual.split(), *settings.split()]
+    return start("train", data, *mine, *usual.split(), *settings.split(), lost=lost)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def resume(run: Path, lost: float = 0.0) -> Process:
+    return start("train", "--resume", run, lost=lost)
+
+
+def end_of(process: Process, code: int = 0) -> str:
+    """Wait for the process to exit with this code; what it says until then."""
     out, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, out
+    assert process.returncode == code, out
+    assert "Traceback" not in out
     return out
 
 
-def wait_for(process: subprocess.Popen[str], words: str) -> str:
-    """Read a line after the other, until one has these words."""
+def kill(process: Process) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def wait_for(process: Process, words: str) -> None:
+    """Read line after line, until one has these words."""
     assert process.stdout is not None
     said = ""
     for line in process.stdout:
         said += line
         if re.search(words, line):
-            return said
+            return
     raise AssertionError(f"{words!r} is not in:\n{said}")
 
 
-def rows_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def counters(run: Path) -> dict[str, Any]:
+    counted: dict[str, Any] = read_state(RunFolder(run))["counters"]
+    return counted
 
 
 def same(a: Any, b: Any) -> bool:
@@ -90,84 +103,79 @@ def assert_alike(run: Path, whole: Path) -> None:
     """All that a run leaves behind is the same, but for its times."""
     names = {path.relative_to(whole) for path in whole.rglob("*") if path.is_file()}
     assert {path.relative_to(run) for path in run.rglob("*") if path.is_file()} == names
+    files = RunFolder(whole)
     # the report shows times, and names the folder
-    timed = {Path("metrics.jsonl"), Path("metrics.csv"), Path("curves.png"), STATE_FILE}
-    timed.add(Path(REPORT_FILE))
-    assert len(names - timed) >= 6
-    for name in names - timed:
+    timed = [files.metrics, files.table, files.curves, files.state, files.report]
+    names -= {file.relative_to(whole) for file in timed}
+    assert len(names) >= 6
+    for name in names:
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
-    rows, expected = (
-        [{key: value for key, value in row.items() if key not in TIMES} for row in rows_of(folder)]
-        for folder in (run, whole)
-    )
-    assert rows == expected
-    state, wanted = read_state(run), read_state(whole)
-    for content in (state, wanted):
+    assert rows_of(run, timed=False) == rows_of(whole, timed=False)
+    states = [read_state(RunFolder(folder)) for folder in (run, whole)]
+    for content in states:
         del content["counters"]["seconds"]
-    assert same(state, wanted)
+    assert same(*states)
 
 
 @pytest.fixture(scope="module")
-def data(draw: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw(tmp_path_factory.mktemp("resume") / "data", 30, (48, 64))
 
 
-def kill_and_go_on(
+def kill_and_resume(
     data: Path, folder: Path, settings: str, kills: int, epochs: int, seed: int
 ) -> None:
     whole, run = folder / "whole", folder / "run"
-    finish(start(*new_run(data, whole, settings, epochs)))
+    end_of(begin(data, whole, settings, epochs))
     moments = random.Random(seed)
-    process = start(*new_run(data, run, settings, epochs))
-    taken_up = set()
+    process = begin(data, run, settings, epochs)
+    resumed = set()
     killed = 0
     while killed < kills:
         wait_for(process, r"parameters; ")
         time.sleep(moments.uniform(0, 1.5))
         if process.poll() is not None:  # it was quicker
             break
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
+        kill(process)
         killed += 1
-        saved = read_state(run)["counters"]
+        saved = counters(run)
         if saved["batch"]:
-            taken_up.add((saved["epoch"] + 1, saved["step"]))
-        process = start("train", "--resume", run)
-    finish(process)
+            resumed.add((saved["epoch"] + 1, saved["step"]))
+        process = resume(run)
+    end_of(process)
     assert killed >= min(3, kills)
     assert_alike(run, whole)
     # no step that was saved is made again: epochs go on from where they were
-    noted = {(row["epoch"], step) for row in rows_of(run) for step in row.get("resumed_at", [])}
-    assert noted == taken_up
+    assert resumed == {
+        (row["epoch"], step) for row in rows_of(run) for step in row.get("resumed_at", [])
+    }
 
 
 def test_a_killed_run_ends_as_if_nothing_had_happened(data: Path, tmp_path: Path) -> None:
-    kill_and_go_on(data, tmp_path, SETTINGS["all"], kills=3, epochs=14, seed=0)
+    kill_and_resume(data, tmp_path, SETTINGS["all"], kills=3, epochs=14, seed=0)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_a_run_killed_twenty_times(data: Path, tmp_path: Path, settings: str) -> None:
-    kill_and_go_on(data, tmp_path, SETTINGS[settings], kills=20, epochs=60, seed=1)
+    kill_and_resume(data, tmp_path, SETTINGS[settings], kills=20, epochs=60, seed=1)
 
 
 @pytest.mark.slow
 def test_a_run_comes_on_however_often_it_is_killed(data: Path, tmp_path: Path) -> None:
-    """What is saved meanwhile is kept; `test_saving.py` tests how often that is."""
+    """What is saved meanwhile is kept; `test_state.py` tests how often that is."""
     run, steps = tmp_path / "run", [0]
-    process = start(*new_run(data, run, "--precision fp32", 500), lost=0.5)
+    process = begin(data, run, "--precision fp32", 500, lost=0.5)
     for _ in range(3):
         wait_for(process, "parameters; ")
-        while read_state(run)["counters"]["step"] <= steps[-1]:
+        while counters(run)["step"] <= steps[-1]:
             assert process.poll() is None
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
-        steps.append(read_state(run)["counters"]["step"])
-        process = start("train", "--resume", run, lost=0.5)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+        kill(process)
+        steps.append(counters(run)["step"])
+        process = resume(run, lost=0.5)
+    kill(process)
     assert steps == sorted(set(steps))
 
 
@@ -175,7 +183,7 @@ def test_a_run_comes_on_however_often_it_is_killed(data: Path, tmp_path: Path) -
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of eight epochs that nothing disturbs."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(*new_run(data, run, SETTINGS["all"], 8)))
+    end_of(begin(data, run, SETTINGS["all"], 8))
     return run
 
 
@@ -185,94 +193,116 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_asked_to_stop_it_finishes_the_step_and_says_how_to_go_on(
     data: Path, tmp_path: Path, whole: Path, number: signal.Signals
 ) -> None:
+    run = tmp_path / "run"
     # nothing but the request saves here, and Ctrl-C comes to the workers too
-    process = start(*new_run(data, tmp_path / "run", SETTINGS["all"], 8), lost=1e9)
+    process = begin(data, run, SETTINGS["all"], 8, lost=1e9)
     wait_for(process, "epoch +2 ")
     time.sleep(0.2)
     os.killpg(process.pid, number)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    out = end_of(process, 128 + number)
     assert out.count("note: asked to stop") == 1
-    said = re.search(
-        rf"note: stopped after step (\d+), .* plainunet train --resume {tmp_path}", out
-    )
+    said = re.search(rf"note: stopped after step (\d+), .* plainunet train --resume {run}", out)
     assert said, out
-    assert "Traceback" not in out
-    saved = read_state(tmp_path / "run")["counters"]
-    assert saved["step"] == int(said[1])
-    finish(start("train", "--resume", tmp_path / "run"))
-    assert_alike(tmp_path / "run", whole)
+    assert counters(run)["step"] == int(said[1])
+    end_of(resume(run))
+    assert_alike(run, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_is_obeyed(
+    make_run: MakeRun, number: signal.Signals
+) -> None:
+    """Real signals, to the process that runs the tests."""
+    heard = Recorder()
+    run = make_run("run", heard)
+    run.where = "after step 12"
+    before = signal.getsignal(number)
+    with asked_to_stop(run):
+        run.stop_if_asked()
+        signal.raise_signal(number)
+        assert run.stop.code == 128 + number
+        assert len(heard.all("note")) == 1
+        with pytest.raises(StoppedError) as raised:
+            run.stop_if_asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+    assert isinstance(raised.value, KeyboardInterrupt)
+    assert raised.value.code == 128 + number
+    assert "after step 12" in str(raised.value)
+    assert f"plainunet train --resume {run.folder.path}" in str(raised.value)
+
+
+def test_in_another_thread_signals_are_left_alone(make_run: MakeRun) -> None:
+    run, seen = make_run(), []
+
+    def work() -> None:
+        with asked_to_stop(run):
+            seen.append((signal.getsignal(signal.SIGINT), bool(run.stop)))
+
+    thread = threading.Thread(target=work)
+    before = signal.getsignal(signal.SIGINT)
+    thread.start()
+    thread.join()
+    assert seen == [(before, False)]
 
 
 def test_a_second_run_into_the_folder_is_refused_until_the_first_has_ended(
     data: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    process = start(*new_run(data, run, "--workers 2", 500))
+    process = begin(data, run, "--workers 2", 500)
     wait_for(process, "epoch +1 ")
-    other = start("train", "--resume", run)
-    out, _ = other.communicate(timeout=60)
-    assert other.returncode == 2
+    out = end_of(resume(run), 2)
     assert f"error: {run}: process {process.pid} works in it" in out
     os.kill(process.pid, signal.SIGKILL)  # its workers are left, for some seconds
     process.wait(timeout=60)
     assert process.stdout is not None
     process.stdout.close()
-    process = start("train", "--resume", run)
+    process = resume(run)
     wait_for(process, "parameters; ")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    kill(process)
 
 
 def test_a_full_disk_is_said_and_the_last_state_stays(data: Path, small_disk: Path) -> None:
     """A real file system of two megabytes, and a state that does not fit in beside another."""
     run = small_disk / "run"
-    process = start(*new_run(data, run, "--validation 0.1", 4000))
+    process = begin(data, run, "--validation 0.1", 4000)
     wait_for(process, "epoch +1 ")
-    before = read_state(run)["counters"]["step"]
+    before = counters(run)["step"]
     filler = small_disk / "filler"
     with suppress(OSError):  # the run writes beside it: what is free may be less by now
         filler.write_bytes(bytes(shutil.disk_usage(small_disk).free))
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 2, out
+    out = end_of(process, 2)
     assert "cannot be written (No space left on device)" in out
     assert f"plainunet train --resume {run}" in out
-    assert "Traceback" not in out
-    assert read_state(run)["counters"]["step"] >= before
+    assert counters(run)["step"] >= before
     assert not list(run.rglob("*unfinished*"))
     filler.unlink()
-    process = start("train", "--resume", run, lost=5)
+    process = resume(run, lost=5)
     wait_for(process, "epoch +[0-9]+ ")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    kill(process)
 
 
-def test_a_picture_that_vanishes_and_a_worker_that_dies_are_said(
-    data: Path, tmp_path: Path
-) -> None:
+def test_an_image_that_vanishes_and_a_worker_that_dies_are_said(data: Path, tmp_path: Path) -> None:
     own = tmp_path / "data"
     shutil.copytree(data, own)
     run = tmp_path / "run"
-    process = start(*new_run(own, run, "--workers 1", 4000), lost=1)
+    process = begin(own, run, "--workers 1", 4000, lost=1)
     wait_for(process, "epoch +2 ")
     workers: list[bytes] = []
-    while not workers:  # there are none while it judges
+    while not workers:  # there are none while it validates
         found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, check=False)
         workers = found.stdout.split()
     os.kill(int(workers[0]), signal.SIGKILL)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 2, out
+    out = end_of(process, 2)
     assert "a process that prepares batches has ended" in out
     assert f"plainunet train --resume {run}" in out
-    assert "Traceback" not in out
 
     gone = next((own / "images").iterdir())
     gone.unlink()
-    out, _ = start("train", "--resume", run).communicate(timeout=60)
-    assert str(gone) in out
-    assert "Traceback" not in out
+    assert str(gone) in end_of(resume(run), 2)
     shutil.copy(data / "images" / gone.name, gone)
-    process = start("train", "--resume", run)
+    process = resume(run)
     wait_for(process, "epoch +[0-9]+ ")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    kill(process)
