@@ -1,16 +1,41 @@
-"""What a person sees of results."""
+"""What a person sees of networks, findings and scores."""
 
+import copy
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from plainunet.doctor.diagnose import check
 from plainunet.network.summary import StageSummary
-from plainunet.terminal.tables import show_diagnosis, show_model
+from plainunet.terminal.tables import (
+    show_comparison,
+    show_diagnosis,
+    show_model,
+    show_scores,
+    show_tuning,
+)
+
+Printed = Callable[[], list[str]]
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
+    """The lines that were printed, words apart by one space; none is longer than a terminal."""
+
+    def take() -> list[str]:
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80
+        return [" ".join(line.split()) for line in lines]
+
+    return take
+
 
 STAGES = [
     StageSummary("inlet", (64, 1600, 2400), 38_848, 148_193_280_000, 3_978_291_200, (5, 5)),
+    StageSummary("down 1", (128, 800, 1200), 0, 0, 0, (14, 14)),
     StageSummary("up 10", (512, 20, 30), 9_177_600, 4_561_305_600, 7_376_896, (188, 204)),
     StageSummary("head", (2, 1600, 2400), 130, 999_700, 0, None),
 ]
@@ -21,8 +46,7 @@ def test_a_network_is_shown_whole(
     columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    down = StageSummary("down 1", (128, 800, 1200), 0, 0, 0, (14, 14))
-    show_model([STAGES[0], down, *STAGES[1:]], (3, 1600, 2400), ["ground", "[b]leaf"])
+    show_model(STAGES, (3, 1600, 2400), ["ground", "[b]leaf"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "classes: ground, [b]leaf"
     assert lines[1].split("  ")[0] == "picture 3 x 1600 x 2400"
@@ -45,7 +69,7 @@ def test_of_many_findings_five_are_shown(
     assert "error: empty-file (7)" in text
     assert text.count("is empty (0 bytes)") == 5
     assert "and 2 more" in text
-    # the same cure is said once
+    # the same fix is said once
     assert text.count("--write") == 1
 
 
@@ -57,3 +81,134 @@ def test_a_sound_folder_is_shown_with_the_command_that_trains(
     assert lines[-1] == "plainunet train [it]"
     assert any(re.fullmatch(r"foreground \d+\.\d% 8", line) for line in lines)
     assert any("keep a mean Dice of" in line and "1.0000 at 512" in line for line in lines)
+
+
+def scores(foreground: Any, background: Any, ground: Any, accuracy: Any) -> dict[str, Any]:
+    """Scores, or their intervals: as of all pixels, each of four."""
+    each = {
+        "mean_foreground": foreground,
+        "mean_with_background": background,
+        "per_class": {"ground": ground, "[b]leaf": None},
+    }
+    names = ("dice", "iou", "precision", "recall")
+    return {"accuracy": accuracy, **{name: copy.deepcopy(each) for name in names}}
+
+
+BOUNDS = scores([0.41, 0.61], None, [0.75, 0.85], [0.88, 0.95])
+OUTLINE = {"hd95": 12.3456, "distance": 1.5, "surface_dice": 0.625, "boundary_iou": None}
+OUTLINE_BOUNDS = {
+    **{"hd95": [10.0, 20.0], "distance": None},
+    **{"surface_dice": [0.5, 0.75], "boundary_iou": None},
+}
+OBJECTS = {
+    **{"true": 1234, "predicted": 1200, "pixel_error": 0.0625},
+    "f1": {"pooled": 0.8, "per_image": 0.75},
+    "average_precision": {"pooled": 0.6, "per_image": 0.5625},
+    "together": {
+        "rand": [0.5, None, 0.875, 0.25],
+        "information": [None] * 4,
+        "thresholds": [0.2, 0.4, 0.6, 0.8],
+    },
+}
+RESULT: dict[str, Any] = {
+    "split": "val",
+    "protocol": "Counted at native size.",
+    "images": [{}, {}, {}],
+    "pooled": scores(0.5, 0.7, 0.8, 0.9),
+    "per_image": scores(0.51, 0.71, 0.81, 0.91),
+    "intervals": {"groups": 2, "level": 0.95, "pooled": BOUNDS, "per_image": BOUNDS},
+    "boundary": {
+        "tolerance": 2.0,
+        "per_class": {"[b]leaf": OUTLINE},
+        "intervals": {"[b]leaf": OUTLINE_BOUNDS},
+    },
+    "objects": {"per_class": {"[b]leaf": OBJECTS}},
+}
+
+
+def test_scores_stand_above_their_intervals(printed: Printed) -> None:
+    show_scores(RESULT)
+    rows = printed()
+    assert rows[0] == "3 pictures in 2 groups, part: val"
+    ground = rows.index("ground 0.8000 0.8000 0.8000 0.8000")
+    assert rows[ground + 1] == " ".join(["0.7500-0.8500"] * 4)
+    assert "ground 0.8100 0.8100 0.8100 0.8100" in rows
+    assert "[b]leaf - - - -" in rows
+    accuracy = rows.index("pixel accuracy 0.9100")
+    assert rows[accuracy + 1] == "0.8800-0.9500"
+    assert "[b]leaf 12.35 1.50 0.6250 -" in rows
+    assert "10.00-20.00 0.5000-0.7500" in rows
+    leaf = rows.index("[b]leaf 1,234 0.7500 0.5625 0.8750 -")
+    assert rows[leaf + 1] == "1,200 given at 0.6"
+    text = " ".join(rows)
+    assert "Pixel error (1 - best pooled Dice) 0.0625" in text
+    assert "Counted at native size." in text
+    assert "95% of the scores lie when groups of pictures are drawn anew" in text
+    assert "(bootstrap); from 2 groups they are too narrow." in text
+
+
+def test_what_was_not_measured_is_not_shown(printed: Printed) -> None:
+    few = {key: value for key, value in RESULT.items() if key not in ("boundary", "objects")}
+    show_scores({**few, "intervals": {**RESULT["intervals"], "groups": 1}})
+    text = " ".join(printed())
+    assert "3 pictures in 1 group, part: val" in text
+    assert "HD95" not in text
+    assert "Rand" not in text
+    assert "With a single group of pictures there are no intervals." in text
+
+
+def test_of_more_classes_there_is_no_threshold(printed: Printed) -> None:
+    objects = {**OBJECTS, "together": {"rand": [0.5], "information": [0.5]}}
+    show_scores({**RESULT, "objects": {"per_class": {"[b]leaf": objects}}})
+    assert "[b]leaf 1,234 0.7500 0.5625 0.5000 0.5000" in printed()
+
+
+def test_what_was_tried_is_shown(printed: Printed) -> None:
+    settings = {"threshold": 0.5, "tta": "none", "min_object": 0, "fill_holes": 0}
+    show_tuning(
+        {
+            "part": "val",
+            "pictures": 4,
+            "before": settings,
+            "after": {**settings, "threshold": 0.62, "min_object": 30},
+            "dice": {"before": 0.9, "after": 0.95},
+            "tried": [
+                {"setting": "as it was", "value": None, "dice": 0.9},
+                {"setting": "tta", "value": "mirror, threshold 0.62", "dice": 0.91},
+                {"setting": "min_object", "value": 30, "dice": 0.95},
+            ],
+        }
+    )
+    rows = printed()
+    assert "as it was 0.9000" in rows
+    assert "tta mirror, threshold 0.62 0.9100" in rows
+    assert "min object 30 0.9500" in rows
+    assert "Dice 0.9000; 0.9500 with what the checkpoint says now:" in rows
+    assert "threshold: 0.62 (before: 0.5)" in rows
+    assert "tta: none (as before)" in rows
+
+
+def test_two_models_stand_side_by_side(printed: Printed) -> None:
+    entry = {"first": 0.9, "second": 0.95, "difference": 0.05}
+    entry |= {"interval": [-0.01, 0.1], "better": 0.975}
+    nothing = dict.fromkeys(entry)
+    image = {"image": "a/[b]x.png", "group": "x", "first": 0.5, "second": None, "difference": None}
+    show_comparison(
+        {
+            "protocol": "Counted.",
+            "split": "val",
+            "pictures": 3,
+            "groups": 2,
+            "level": 0.95,
+            "models": ["runs/[a]", "runs/b"],
+            "scores": {"pooled": {"dice": entry}, "per_image": {"dice": nothing}},
+            "images": [image],
+        }
+    )
+    rows = printed()
+    assert "first: runs/[a]" in rows
+    dice = rows.index("dice 0.9000 0.9500 +0.0500 97.5%")
+    assert rows[dice + 1] == "-0.0100 to +0.1000"
+    assert "dice - - - -" in rows
+    assert "[b]x.png 0.5000 - -" in rows
+    assert "95% of them lie when groups of pictures are drawn anew" in " ".join(rows)

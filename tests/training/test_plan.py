@@ -159,42 +159,32 @@ def test_what_growth_saves() -> None:
 
 
 LAPTOP = Machine(pixel=4e-6, memory=16 * 2**30, name="laptop")
-CARS = Fingerprint(
-    sizes=[(1280, 1918)] * 760,
-    trained=608,
-    shares={"background": 0.8, "thing": 0.2},
-    kept={128: 0.9972, 256: 0.9988, 512: 0.9997},
-    smallest=800.0,
-    typical=700.0,
-    spread=0.4,
-    unlike=0.3,
-    upright=False,
-)
-VESSELS = CARS._replace(
-    sizes=[(960, 999)] * 20,
-    trained=16,
-    kept={128: 0.813, 256: 0.928, 512: 0.984},
-    smallest=90.0,
-    typical=300.0,
-    spread=0.99,
-)
-STREETS = CARS._replace(
-    sizes=[(360, 480)] * 468,
-    trained=367,
-    kept={128: 0.935, 256: 0.986, 512: 1.0},
-    smallest=3.0,
-    typical=200.0,
-    spread=0.1,
-    upright=True,
-)
-SMALL = CARS._replace(
-    sizes=[(200, 300)] * 9,
-    trained=7,
-    kept={128: 0.99, 256: 0.999, 512: 1.0},
-    smallest=9.0,
-    typical=100.0,
-    spread=0.8,
-)
+
+
+def fingerprint(
+    size: tuple[int, int],
+    count: int,
+    kept: Sequence[float],
+    objects: tuple[float, float],
+    **other: Any,
+) -> Fingerprint:
+    """Of so many images of one size; `objects`: diameters of the smaller and typical ones."""
+    return Fingerprint(
+        sizes=[size] * count,
+        trained=round(0.8 * count),
+        shares={"background": 0.8, "thing": 0.2},
+        kept=dict(zip((128, 256, 512), kept, strict=True)),
+        smallest=objects[0],
+        typical=objects[1],
+        unlike=0.3,
+        **{"upright": False, **other},
+    )
+
+
+CARS = fingerprint((1280, 1918), 760, (0.9972, 0.9988, 0.9997), (800, 700), spread=0.4)
+VESSELS = fingerprint((960, 999), 20, (0.813, 0.928, 0.984), (90, 300), spread=0.99)
+STREETS = fingerprint((360, 480), 468, (0.935, 0.986, 1), (3, 200), spread=0.1, upright=True)
+SMALL = fingerprint((200, 300), 9, (0.99, 0.999, 1), (9, 100), spread=0.8)
 
 
 def plan(seen: Fingerprint, seconds: float = 600, **given: Any) -> Plan:
@@ -256,9 +246,7 @@ def test_small_things_are_learnt_from_patches_where_they_are_large_enough() -> N
     assert "patch" in values(cells._replace(spread=0.3, kept=lost))
     # and with time, images are seen whole
     assert values(cells, 9000)["size"] == (512, 512)
-
-
-def test_large_things_are_learnt_from_whole_images() -> None:
+    # as large things are anyway
     made = values(CARS)
     assert made["size"][0] < 400
     assert len(made["growth"]) == 2
@@ -269,12 +257,6 @@ def test_images_are_never_enlarged_and_never_too_small() -> None:
     assert (made["size"], made["base_channels"]) == ((192, 304), 32)
     assert values(SMALL._replace(spread=1.0), 1)["patch"] == (96, 96)
     assert min(values(SMALL._replace(typical=900.0), 1)["size"]) >= 64
-
-
-def test_small_images_have_shallow_networks() -> None:
-    tiny = SMALL._replace(sizes=[(24, 40)] * 9)
-    assert plan(tiny)["depth"] == (2, "the smallest picture has a side of 24 pixels")
-    assert values(SMALL)["depth"] == 4
 
 
 def test_what_is_given_stays_and_the_rest_suits_it() -> None:
@@ -304,34 +286,41 @@ def test_images_are_larger_than_the_patches_that_are_asked_for(side: int) -> Non
     assert "patches across" in reason
 
 
-def test_images_of_several_kinds_are_normalised_one_by_one() -> None:
-    assert values(CARS)["normalisation"] == "batch"
-    normalisation, reason = plan(CARS._replace(unlike=3.0))["normalisation"]
-    assert normalisation == "group"
-    assert "3.0 of what" in reason
+TINY = SMALL._replace(sizes=[(24, 40)] * 9)
+RARE = STREETS._replace(shares={"street": 0.99, "pole": 0.01})
 
 
-def test_augmentation_turns_what_has_no_upright_side() -> None:
-    assert values(SMALL)["augment"] == "strong"
-    assert values(SMALL._replace(upright=True))["augment"] == "light"
-    assert values(CARS)["augment"] == "light"  # there are many
+@pytest.mark.parametrize(
+    ("seen", "given", "name", "value", "reason"),
+    [
+        (TINY, {}, "depth", 2, "24 pixels"),  # the smallest side
+        (SMALL, {}, "depth", 4, ""),
+        (CARS, {}, "normalisation", "batch", ""),
+        (CARS._replace(unlike=3.0), {}, "normalisation", "group", "3.0 of what"),
+        (SMALL, {}, "augment", "strong", ""),
+        (SMALL._replace(upright=True), {}, "augment", "light", ""),
+        (CARS, {}, "augment", "light", "608"),  # there are many
+        (CARS, {}, "accumulation", 1, ""),
+        (RARE, {}, "class_weights", "none", "pole, covers 1 %"),
+        # where the loss counts pixels
+        (RARE, {"loss": "cross-entropy"}, "class_weights", "balanced", ""),
+        (STREETS, {"loss": "cross-entropy"}, "class_weights", "none", ""),
+    ],
+)
+def test_settings_that_suit_the_data(
+    seen: Fingerprint, given: dict[str, Any], name: str, value: Any, reason: str
+) -> None:
+    chosen, why = plan(seen, **given)[name]
+    assert chosen == value
+    assert reason in why
 
 
 def test_a_batch_has_room() -> None:
-    assert values(CARS)["accumulation"] == 1
     given = {"size": (512, 768), "batch_size": 8}
-    little = make_plan(CARS, LAPTOP._replace(memory=2**30), 600, given)
+    parts, why = make_plan(CARS, LAPTOP._replace(memory=2**30), 600, given)["accumulation"]
     # 8 x 512 x 768 pixels of 1320 bytes are 3.9 GiB, ten times as much as there is room for
-    assert little["accumulation"][0] == 8
-    assert "3.9 of 1 GiB" in little["accumulation"][1]
-
-
-def test_rare_classes_weigh_more_where_the_loss_counts_pixels() -> None:
-    rare = STREETS._replace(shares={"street": 0.99, "pole": 0.01})
-    assert values(rare)["class_weights"] == "none"
-    assert values(rare, loss="cross-entropy")["class_weights"] == "balanced"
-    assert values(STREETS, loss="cross-entropy")["class_weights"] == "none"
-    assert "pole, covers 1 %" in plan(rare)["class_weights"][1]
+    assert parts == 8
+    assert "3.9 of 1 GiB" in why
 
 
 def test_the_command_that_trains(small_data: Path) -> None:

@@ -271,9 +271,15 @@ def test_the_last_validation_images_are_files(fitted: Fit, tmp_path: Path) -> No
     assert changed
 
 
-def test_they_are_what_the_better_weights_predict_and_validation_has_predicted(
-    fitted: Fit, parts: dict[str, Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_better_weights_are_kept_and_shown(
+    fitted: Fit,
+    parts: dict[str, Samples],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ema: float,
 ) -> None:
+    """Early on that is the average, where there is one."""
     calls: list[int] = []
     predict = Predictor.predict
 
@@ -282,15 +288,22 @@ def test_they_are_what_the_better_weights_predict_and_validation_has_predicted(
         return predict(self, image)
 
     monkeypatch.setattr(Predictor, "predict", counted)
-    fitted(epochs=1, ema=0.9, base_channels=4)
-    assert len(calls) == 2 * 4  # the last weights and their average, each image once
+    fitted(epochs=1, ema=ema)
+    assert len(calls) == (8 if ema else 4)  # the last weights and their average, each image once
     folder = RunFolder(tmp_path / "run")
-    predictor = Predictor(*load_checkpoint(folder.best), device="cpu", precision="fp32")
+    network, card = load_checkpoint(folder.best)
+    kept, state = network.state_dict(), read_state(folder)
+    assert same(kept, state["average"] if ema else state["network"])
+    assert same(kept, state["network"]) == (not ema)
+    assert (state["average"] is None) == (not ema)
+    predictor = Predictor(network, card, device="cpu", precision="fp32")
     for index, file in enumerate(sorted(folder.validation.iterdir())):
         image, _ = parts["val"][index]
         shown, _, predicted, _ = panels(read_rgb(file), 40)
+        ids = predict(predictor, image)
+        assert 0 < ids.mean() < 1
         assert np.array_equal(shown, image)
-        assert np.array_equal(predicted, np.array(default_colors(2))[predict(predictor, image)])
+        assert np.array_equal(predicted, np.array(default_colors(2))[ids])
 
 
 def test_the_best_epoch_at_the_final_size_is_kept(
@@ -315,16 +328,6 @@ def test_the_best_epoch_at_the_final_size_is_kept(
     again = validate(run, predictor, parts["val"], (32, 40))
     assert again["pooled"] == best["validation"]["pooled"]
     assert read_state(run.folder)["counters"]["best"] == foreground(best)
-
-
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_the_average_is_what_is_kept(fitted: Fit, tmp_path: Path, ema: float) -> None:
-    fitted(epochs=1, ema=ema)
-    folder = RunFolder(tmp_path / "run")
-    state, kept = read_state(folder), load_checkpoint(folder.best)[0].state_dict()
-    assert same(kept, state["average"] if ema else state["network"])
-    assert same(kept, state["network"]) == (not ema)
-    assert (state["average"] is None) == (not ema)
 
 
 def test_the_same_seed_gives_the_same_run(fitted: Fit, tmp_path: Path) -> None:
