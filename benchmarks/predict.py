@@ -41,7 +41,7 @@ from plainunet.dataset.coding import Coding, coding_from_json
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import resize
 from plainunet.dataset.split import SPLIT_FILE, read_split
-from plainunet.formats.images import read_image
+from plainunet.formats.images import read_image, to_unit
 from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
 from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
@@ -192,7 +192,7 @@ def where_time_goes(predictor: Predictor, images: Sequence[Path]) -> None:
     """Time each part alone, one after the other."""
     card = predictor.card
     assert card.size is not None
-    view, as_difference = predictor._views[0], predictor.network.num_classes == 2
+    backend = predictor._views[0].backend
     parts = dict.fromkeys(("decoding", "reducing", "network", "enlarging", "writing"), 0.0)
     with tempfile.TemporaryDirectory() as folder:
         for path in images:
@@ -200,10 +200,9 @@ def where_time_goes(predictor: Predictor, images: Sequence[Path]) -> None:
             image = read_image(path)
             marks.append(time.perf_counter())
             small = resize(image, card.size)
-            batch = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
-            batch = batch.contiguous(memory_format=torch.channels_last).to(predictor.device)
+            batch = to_unit(small)[None]
             marks.append(time.perf_counter())
-            view._run(batch, as_difference).cpu()
+            backend.run(batch).cpu()
             marks.append(time.perf_counter())
             start = time.perf_counter()
             mask = predictor.predict(image)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from plainunet.config import (
     PredictOptions,
     TrainConfig,
 )
+from plainunet.reporter import Reporter
 from plainunet.settings import make_config, read_settings
 
 app = App(
@@ -31,10 +33,16 @@ app = App(
 # made without validators, which are compiled when they are first needed: help comes sooner
 _DEFAULTS, _KNOWN = TrainConfig.model_construct(), DataConfig.model_construct()
 _NETWORK, _FOLDER = NetworkOptions.model_construct(), FolderConfig.model_construct()
-_PREDICTING, _JUDGING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
+_PREDICTING, _EVALUATING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
+Where = Annotated[Device, Parameter(help="Where the network runs.")]
+Arithmetic = Annotated[Precision, Parameter(help="Arithmetic of convolutions.")]
+Folder = Annotated[FolderConfig, Parameter(name="*")]
+Size = Annotated[tuple[int, int] | None, Parameter(negative=())]
+Flag = Annotated[bool, Parameter(negative=())]
+Json = Annotated[Path | None, Parameter(name="--json")]
 Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Known = Annotated[DataConfig, Parameter(name="*", consume_multiple=True, negative=())]
-Judging = Annotated[EvaluateOptions, Parameter(name="*", negative=())]
+Evaluating = Annotated[EvaluateOptions, Parameter(name="*", negative=())]
 Predicting = Annotated[PredictOptions, Parameter(name="*", consume_multiple=True, negative=())]
 
 
@@ -96,9 +104,9 @@ def check(
     data: Path,
     /,
     *,
-    write: Annotated[bool, Parameter(negative=())] = False,
+    write: Flag = False,
     leave_out: str = "",
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    json_file: Json = None,
     html: Path | None = None,
     seed: int = 0,
     known: Known = _KNOWN,
@@ -128,19 +136,17 @@ def check(
     from plainunet.doctor.diagnose import check as look
     from plainunet.doctor.diagnose import write_valid
     from plainunet.doctor.page import write_page
-    from plainunet.files import require_file, require_own, write_json
-    from plainunet.terminal.screen import bars
+    from plainunet.files import write_json
+    from plainunet.terminal.screen import Screen
     from plainunet.terminal.tables import show_diagnosis
     from plainunet.training.plan import training_command
 
-    for file, suffix in ((json_file, ".json"), (html, ".html")):
-        if file:
-            require_file(file, suffix)
-            require_own(file, '"findings"' if suffix == ".json" else "plainunet check found")
+    _require(json_file, ".json", '"findings"')
+    _require(html, ".html", "plainunet check found")
     codes = [code.strip() for code in leave_out.split(",") if code.strip()]
     if codes and not write:
         raise ValueError("--leave-out says what is left out of what --write writes; give both.")
-    with bars() as reporter:
+    with Screen() as reporter:
         result = look(data, known, seed=seed, reporter=reporter)
     show_diagnosis(result, training_command(result))
     if json_file:
@@ -166,12 +172,12 @@ def evaluate(
     data: Path,
     /,
     *,
-    options: Judging = _JUDGING,
-    folder: Annotated[FolderConfig, Parameter(name="*")] = _FOLDER,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    options: Evaluating = _EVALUATING,
+    folder: Folder = _FOLDER,
+    json_file: Json = None,
     html: Path | None = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    device: Where = "auto",
+    precision: Arithmetic = "auto",
 ) -> int:
     """Judge a model on a folder of images and masks.
 
@@ -188,41 +194,25 @@ def evaluate(
         Also write the scores, and those of each picture, as JSON.
     html
         Also write a report with pictures and charts as one HTML file.
-    device
-        Where the network runs.
-    precision
-        Arithmetic of convolutions.
     """
-    from plainunet.evaluation.evaluate import evaluate as judge
-    from plainunet.evaluation.tune import tune as find_settings
-    from plainunet.files import require_file, require_own, write_json
-    from plainunet.terminal.screen import bars
+    from plainunet.evaluation.evaluate import evaluate as score
+    from plainunet.evaluation.tune import tune
+    from plainunet.files import write_json
+    from plainunet.terminal.screen import Screen
     from plainunet.terminal.tables import show_scores, show_tuning
 
-    for file, suffix in ((json_file, ".json"), (html, ".html")):
-        if file:
-            require_file(file, suffix)
-    if html:
-        require_own(html, 'id="pictures-data"')
-    notes: list[str] = []
+    _require(json_file, ".json")
+    _require(html, ".html", 'id="pictures-data"')
+    given = folder.folder_arguments()
     where: dict[str, Any] = {"device": device, "precision": precision}
-    with bars() as on_progress:
-        said = {"on_note": notes.append, **where}
-        given = folder.folder_arguments()
+    notes: list[str] = []
+    with Screen() as screen:
+        where["reporter"] = _Noting(screen, notes.append)
         if options.tune:
-            tuned = find_settings(checkpoint, data, folder=given, on_progress=on_progress, **said)
-        result = judge(
-            checkpoint,
-            data,
-            split=options.split,
-            objects=options.objects,
-            html=html,
-            **given,
-            **said,
-            on_progress=lambda done, total: on_progress("judging", done, total),
-        )
-    for note in dict.fromkeys(notes):
-        _print(f"note: {note}")
+            tuned = tune(checkpoint, data, folder=given, **where)
+        which: dict[str, Any] = {"split": options.split, "objects": options.objects, **given}
+        result = score(checkpoint, data, html=html, **which, **where)
+    _print_notes(notes)
     if json_file:
         write_json(json_file, result)
     if options.tune:
@@ -242,10 +232,10 @@ def compare(
     *,
     out: Path | None = None,
     split: Literal["train", "val", "test", "all"] | None = None,
-    folder: Annotated[FolderConfig, Parameter(name="*")] = _FOLDER,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    folder: Folder = _FOLDER,
+    json_file: Json = None,
+    device: Annotated[Device, Parameter(help="Where the networks run.")] = "auto",
+    precision: Arithmetic = "auto",
 ) -> int:
     """Compare two models on the same pictures: which is better, by how much, and where.
 
@@ -263,21 +253,16 @@ def compare(
         Take this part.
     json_file
         Also write all of it as JSON.
-    device
-        Where the networks run.
-    precision
-        Arithmetic of convolutions.
     """
-    from plainunet.evaluation.compare import compare as judge
-    from plainunet.files import require_file, write_json
-    from plainunet.terminal.screen import bars
+    from plainunet.evaluation.compare import compare as score
+    from plainunet.files import write_json
+    from plainunet.terminal.screen import Screen
     from plainunet.terminal.tables import show_comparison
 
-    if json_file:
-        require_file(json_file, ".json")
+    _require(json_file, ".json")
     notes: list[str] = []
-    with bars() as on_progress:
-        result = judge(
+    with Screen() as screen:
+        result = score(
             first,
             second,
             data,
@@ -286,11 +271,9 @@ def compare(
             folder=folder.folder_arguments(),
             device=device,
             precision=precision,
-            on_progress=on_progress,
-            on_note=notes.append,
+            reporter=_Noting(screen, notes.append),
         )
-    for note in dict.fromkeys(notes):
-        _print(f"note: {note}")
+    _print_notes(notes)
     if json_file:
         write_json(json_file, result)
     show_comparison(result)
@@ -306,16 +289,16 @@ def predict(
     /,
     *,
     out: Path,
-    overwrite: Annotated[bool, Parameter(negative=())] = False,
+    overwrite: Flag = False,
     memory: str | None = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    device: Where = "auto",
+    precision: Arithmetic = "auto",
     options: Predicting = _PREDICTING,
 ) -> int:
-    """Predict masks of pictures.
+    """Predict masks of images.
 
-    The result is OUT/NAME.png for each picture: a palette PNG whose pixel values are the class
-    ids, as large as the picture; of a GeoTIFF, and of more than 100 megapixels, OUT/NAME.tif.
+    The result is OUT/NAME.png for each image: a palette PNG whose pixel values are the class
+    ids, as large as the image; of a GeoTIFF, and of more than 100 megapixels, OUT/NAME.tif.
     Of a video it is OUT/NAME-mask.mkv and OUT/NAME-overlay.mp4.
 
     Parameters
@@ -323,42 +306,37 @@ def predict(
     checkpoint
         A best.safetensors.
     images
-        Picture and video files, folders of pictures, patterns as in 'scans/*.png', lists of
+        Image and video files, folders of images, patterns as in 'scans/*.png', lists of
         paths (.txt), or - for such a list on standard input.
     out
         Folder for the masks.
     overwrite
         Make masks that are there already again; without it, they are left as they are.
     memory
-        What a picture may take, as in 500M or 2G; larger ones are seen in tiles.
-    device
-        Where the network runs.
-    precision
-        Arithmetic of convolutions.
+        Memory that an image may take, as in 500M or 2G; larger ones are predicted in tiles.
     """
     from plainunet.prediction.predict import find_inputs, predict_inputs
     from plainunet.prediction.predictor import Predictor
     from plainunet.system import read_bytes
-    from plainunet.terminal.screen import bars
+    from plainunet.terminal.screen import Screen
 
-    room = None if memory is None else read_bytes(memory)
+    limit = None if memory is None else read_bytes(memory)
     predictor = Predictor.load(
         [checkpoint, *options.others],
         device=device,
         precision=precision,
-        memory=room,
+        memory=limit,
         **options.instead(),
     )
     found = find_inputs(images, out)
-    with bars() as on_progress:
-        result = predict_inputs(
-            predictor, found, out, on_progress, save=options.save, overwrite=overwrite
-        )
+    with Screen() as screen:
+        reporter = _Noting(screen, lambda text: _complain(text, "warning"))
+        result = predict_inputs(predictor, found, out, options.save, overwrite, reporter)
     for failure in result.failures:
         _complain(failure)
-    _print(", ".join(result.said(out)))
-    there = result.written or result.skipped
-    return 2 if not there else 1 if result.failures else 0
+    _print(result.summary(out))
+    done = result.written or result.skipped
+    return 2 if not done else 1 if result.failures else 0
 
 
 @app.command(name="import")
@@ -368,7 +346,7 @@ def import_(
     *,
     out: Path,
     classes: str = "",
-    size: Annotated[tuple[int, int] | None, Parameter(negative=())] = None,
+    size: Size = None,
 ) -> int:
     """Turn weights of another project's U-Net into a checkpoint.
 
@@ -408,8 +386,8 @@ def model(
     checkpoint: Path | None = None,
     /,
     *,
-    paper: Annotated[bool, Parameter(negative=())] = False,
-    size: Annotated[tuple[int, int] | None, Parameter(negative=())] = None,
+    paper: Flag = False,
+    size: Size = None,
     options: Annotated[NetworkOptions, Parameter(name="*", negative=())] = _NETWORK,
 ) -> int:
     """Show a network: each stage's shape, parameters, multiply-adds, memory, receptive field.
@@ -446,14 +424,20 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
     import shutil
 
     from plainunet.dataset.demo import CLASS_NAMES, draw_dataset
-    from plainunet.terminal.screen import Screen, bar
+    from plainunet.terminal.screen import Screen
     from plainunet.terminal.tables import show_scores
     from plainunet.training.run import RunFolder
     from plainunet.training.train import train as begin
 
     run, folder = out / "run", RunFolder(out / "run")
-    with bar("drawing") as on_progress:
-        data = draw_dataset(out / "data", seed=seed, on_progress=on_progress)
+    with Screen() as screen:
+
+        def show_drawn(done: int, total: int) -> None:
+            if done == 1:
+                screen.stage("drawing", total)
+            screen.advance(done)
+
+        data = draw_dataset(out / "data", seed=seed, on_progress=show_drawn)
     _print(f"drawn: {data}")
     if folder.config.is_file():
         shutil.rmtree(run)
@@ -483,9 +467,40 @@ DEMO_SETTINGS: dict[str, Any] = {
 }
 
 
+class _Noting(Reporter):
+    """Progress on a screen; notes go elsewhere."""
+
+    def __init__(self, screen: Reporter, take_note: Callable[[str], None]) -> None:
+        self._screen, self._take_note = screen, take_note
+
+    def note(self, text: str) -> None:
+        self._take_note(text)
+
+    def stage(self, name: str, total: int) -> None:
+        self._screen.stage(name, total)
+
+    def advance(self, done: int) -> None:
+        self._screen.advance(done)
+
+
+def _require(file: Path | None, suffix: str, mark: str = "") -> None:
+    """Refuse a file that must not be written, or that is there without the mark of a result."""
+    from plainunet.files import require_file, require_own
+
+    if file:
+        require_file(file, suffix)
+        if mark:
+            require_own(file, mark)
+
+
+def _print_notes(notes: list[str]) -> None:
+    for note in dict.fromkeys(notes):
+        _print(f"note: {note}")
+
+
 def _print(text: str) -> None:
     print(text)
 
 
-def _complain(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr)
+def _complain(text: str, kind: str = "error") -> None:
+    print(f"{kind}: {text}", file=sys.stderr)

@@ -144,11 +144,7 @@ class NetworkConfig(BaseModel):
         return deep_supervision
 
     def network_arguments(self) -> dict[str, Any]:
-        """List what the network is made with.
-
-        Returns:
-            Keyword arguments of `plainunet.UNet`.
-        """
+        """List what the network is made with: keyword arguments of `plainunet.UNet`."""
         return self.model_dump(include=set(NetworkConfig.model_fields))
 
 
@@ -275,11 +271,7 @@ class TrainConfig(DataConfig, NetworkConfig):
 
     @property
     def window(self) -> tuple[int, int]:
-        """Height and width of what training sees at its full size [working pixels].
-
-        Raises:
-            ValueError: Neither a size nor a patch is filled in yet.
-        """
+        """Height and width of what training sees at its full size [working pixels]."""
         window = self.patch or self.size
         if window is None:
             raise ValueError("size is missing")
@@ -348,11 +340,7 @@ class CardOptions(BaseModel):
     """Holes of up to so many pixels are filled."""
 
     def instead(self) -> dict[str, Any]:
-        """List what was given.
-
-        Returns:
-            Fields of `Card`, as keyword arguments of `Predictor.load`.
-        """
+        """List the fields of `Card` that were given, for `Predictor.load`."""
         return self.model_dump(include=set(CardOptions.model_fields), exclude_none=True)
 
 

@@ -28,13 +28,9 @@ _UNFINISHED = "-unfinished-"
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; rename it onto `path` when the block has ended well.
+    """Give a temporary path beside `path` to write to; rename it when the block has ended well.
 
-    Args:
-        path: Where the file shall appear. Its folder is made when missing.
-
-    Yields:
-        A path in the same folder with the same suffix. It is removed if the block fails.
+    It has the same suffix, and is removed if the block fails. A missing folder is made.
 
     Raises:
         OSError: The disk is full, or takes no more for another reason; what the library that
@@ -77,29 +73,18 @@ def _try_to_write(file: Path) -> OSError | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all.
-
-    Args:
-        path: The file.
-        content: What to write; names that are not UTF-8 become surrogates, as JSON allows.
-    """
+    """Write JSON, whole or not at all; names that are not UTF-8 become surrogates."""
     with write_whole(path) as file:
         file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep a folder to this process for a while.
+    """Keep a folder, made when missing, to this process for a while.
 
     The lock is the operating system's, on `folder/.lock`: it goes with its process, however that
     ends, and processes that it has started do not hold it. Where there was nothing to write, the
     folder is gone again afterwards.
-
-    Args:
-        folder: The folder; made when missing.
-
-    Yields:
-        Nothing.
 
     Raises:
         ValueError: Another process has it, or another thread of this one, or it cannot be
@@ -169,25 +154,15 @@ def _lock(file: TextIO) -> bool:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what `write_whole` had begun in a folder when its process was killed.
-
-    Args:
-        folder: A folder that no other process writes to now.
-    """
+    """Remove what a killed process had begun with `write_whole` in a folder that is free now."""
     for part in folder.glob(f".*{_UNFINISHED}*"):
         part.unlink(missing_ok=True)
 
 
 def require_writable(folder: Path) -> None:
-    """Try to write into a folder, or where it would be made, before long work begins.
+    """Refuse a folder that cannot be made or written to, before long work begins.
 
     Nothing is left behind: what fails later leaves no empty folder.
-
-    Args:
-        folder: The folder that results shall go to.
-
-    Raises:
-        ValueError: It cannot be made or written to.
     """
     try:
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
@@ -203,12 +178,7 @@ def require_writable(folder: Path) -> None:
 def require_file(path: Path, suffix: str) -> None:
     """Refuse a file that results cannot or must not be written to, before work begins.
 
-    Args:
-        path: The file that shall be written, or written anew.
-        suffix: What its name must end in, as in ".json": no other kind is overwritten.
-
-    Raises:
-        ValueError: It has another suffix, is a folder, or its folder cannot be written to.
+    It must end in `suffix`, so that no other kind is overwritten.
     """
     if path.suffix.lower() != suffix:
         raise ValueError(f"{path}: the name must end in {suffix}. Give another.")
@@ -218,15 +188,7 @@ def require_file(path: Path, suffix: str) -> None:
 
 
 def require_own(path: Path, mark: str) -> None:
-    """Refuse to overwrite a file that is not a result of the same kind.
-
-    Args:
-        path: The file that shall be written anew.
-        mark: What every such result has in it.
-
-    Raises:
-        ValueError: There is a file without it.
-    """
+    """Refuse to overwrite a file without `mark`, which every result of this kind has in it."""
     if path.is_file() and mark.encode() not in path.read_bytes():
         raise ValueError(f"{path}: is there already, and is no such result. Give another name.")
 

@@ -27,12 +27,7 @@ _QUALITY = 85  # of JPEG files
 def render(template: str, **content: Any) -> str:
     """Render a template; all text is escaped, and style and script are put inside.
 
-    Args:
-        template: Its file name.
-        **content: What the template shows. What is missing renders as nothing.
-
-    Returns:
-        HTML.
+    What is missing in `content` renders as nothing.
     """
     # imported here: only a command that writes a page needs it
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
@@ -55,26 +50,13 @@ def render(template: str, **content: Any) -> str:
 
 
 def save_page(path: Path, html: str) -> None:
-    """Write a page, whole or not at all.
-
-    Args:
-        path: The file.
-        html: The page; surrogates in it, of names that are not UTF-8, are written out.
-    """
+    """Write a page, whole or not at all; surrogates, of names that are not UTF-8, are escaped."""
     with write_whole(path) as file:
         file.write_text(html, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def data_url(image: NDArray[np.uint8], kind: str) -> str:
-    """Encode an image so that a page can hold it.
-
-    Args:
-        image: [H, W, 3] uint8, RGB.
-        kind: "jpeg" for photographs, "png" for masks.
-
-    Returns:
-        A data URL.
-    """
+    """Encode an image [H, W, 3] uint8 for a page: "jpeg" for photographs, "png" for masks."""
     # colours at full resolution, or thin lines would fade
     sharp = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     how = {
@@ -86,54 +68,24 @@ def data_url(image: NDArray[np.uint8], kind: str) -> str:
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number as a float, and None for anything else.
-
-    Args:
-        value: Anything.
-
-    Returns:
-        The number or None.
-    """
+    """Return a finite number as a float, and None for anything else."""
     return float(value) if isinstance(value, Real) and math.isfinite(value) else None
 
 
 def score(value: Any, digits: int = 4) -> str:
-    """Format a number with a fixed number of digits, as in "0.9123".
-
-    Args:
-        value: A number, or anything else where there is none.
-        digits: Digits after the point.
-
-    Returns:
-        Text; an en dash where there is no number.
-    """
+    """Format a number with fixed digits, as in "0.9123"; an en dash where there is none."""
     known = number(value)
     return NOTHING if known is None else f"{known:.{digits}f}"
 
 
 def count(value: Any) -> str:
-    """Format an integer with commas between its thousands, as in "1,942,594".
-
-    Args:
-        value: A number, or anything else where there is none.
-
-    Returns:
-        Text; an en dash where there is no number.
-    """
+    """Format an integer as in "1,942,594"; an en dash where there is none."""
     known = number(value)
     return NOTHING if known is None else f"{round(known):,}"
 
 
 def interval(value: Any, digits: int = 4) -> str:
-    """Format the bounds of an interval.
-
-    Args:
-        value: Lower and upper bound, or anything else where there is none.
-        digits: Digits after the point.
-
-    Returns:
-        Both, with an en dash between them; "" where one is unknown.
-    """
+    """Format the bounds of an interval, with an en dash between them; "" where one is unknown."""
     known = [number(bound) for bound in value or ()]
     return NOTHING.join(score(bound, digits) for bound in known) if None not in known else ""
 
@@ -147,15 +99,7 @@ def percent(part: int, total: int, digits: int = 2) -> str:
 
 
 def plural(amount: int, noun: str) -> str:
-    """Format a count with its noun.
-
-    Args:
-        amount: How many.
-        noun: Of one; its plural ends in s.
-
-    Returns:
-        As in "1 image" or "2,000 images".
-    """
+    """Format a count with its noun, whose plural ends in s, as in "1 image" or "2,000 images"."""
     return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
 
 

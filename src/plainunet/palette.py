@@ -7,14 +7,7 @@ import colorsys
 
 
 def default_colors(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """Choose colours that are easily told apart: black, white for two classes, else hues.
-
-    Args:
-        num_classes: K.
-
-    Returns:
-        K colours as RGB, 0..255; class 0 is black.
-    """
+    """Choose RGB colours, easily told apart: black, white for two classes, else hues."""
     if num_classes == 2:
         return (0, 0, 0), (255, 255, 255)
     golden = 0.618034  # steps of the golden ratio keep hues apart for any number of classes
@@ -24,14 +17,7 @@ def default_colors(num_classes: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def default_names(num_classes: int) -> tuple[str, ...]:
-    """Name classes that nobody has named.
-
-    Args:
-        num_classes: K.
-
-    Returns:
-        "background" and "foreground" for two classes, else "class 0", "class 1", ...
-    """
+    """Name classes that nobody has named: background, foreground; or class 0, class 1, ..."""
     if num_classes == 2:
         return "background", "foreground"
     return tuple(f"class {number}" for number in range(num_classes))

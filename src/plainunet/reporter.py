@@ -72,14 +72,7 @@ class Reporter:
 def track(items: Iterable[_Item], name: str, total: int, reporter: Reporter) -> Iterator[_Item]:
     """Go through items that take long to make; the reporter is told how many are done.
 
-    Args:
-        items: The items.
-        name: What is done, such as "reading"; a stage of its own, if there are any items.
-        total: How many there will be.
-        reporter: Who is told.
-
-    Yields:
-        The items.
+    `name` is a stage of its own, such as "reading", if there are any of the `total` items.
     """
     if total:
         reporter.stage(name, total)

@@ -47,14 +47,7 @@ def load_config(path: Path) -> TrainConfig:
 
 
 def read_settings(path: Path, model: type[BaseModel] = TrainConfig) -> dict[str, Any]:
-    """Read the settings that a TOML file names, and no others.
-
-    Args:
-        path: The file.
-        model: What its keys are the fields of.
-
-    Returns:
-        Checked values by key.
+    """Read the settings that a TOML file names, and no others, checked.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -71,17 +64,7 @@ def read_settings(path: Path, model: type[BaseModel] = TrainConfig) -> dict[str,
 
 
 def read_dataset(folder: Path) -> dict[str, Any]:
-    """Read what a data folder says of itself.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        Fields of `DataConfig` that its dataset.toml names; none where it has no such file.
-
-    Raises:
-        ValueError: The file is no TOML, or holds an unknown key or an impossible value.
-    """
+    """Read the fields of `DataConfig` that a folder's dataset.toml names; {} without one."""
     path = folder / DATASET_FILE
     return read_settings(path, DataConfig) if path.exists() else {}
 
@@ -89,16 +72,8 @@ def read_dataset(folder: Path) -> dict[str, Any]:
 def with_dataset(config: _Model, folder: Path) -> _Model:
     """Fill in what the settings leave out and the data folder says of itself.
 
-    Args:
-        config: The settings as given.
-        folder: The data folder.
-
-    Returns:
-        The settings. What was given wins, and puts aside what would contradict it: other
-        masks are paired and read in their own way.
-
-    Raises:
-        ValueError: The folder's dataset.toml is wrong, or does not fit what was given.
+    What was given wins, and puts aside what would contradict it: other masks are paired and read
+    in their own way. A dataset.toml that is wrong, or does not fit, is a ValueError.
     """
     said = read_dataset(folder)
     given = {name: getattr(config, name) for name in config.model_fields_set}
@@ -111,28 +86,12 @@ def with_dataset(config: _Model, folder: Path) -> _Model:
 
 
 def make_config(settings: dict[str, Any], source: str = "settings") -> TrainConfig:
-    """Check settings and fill in the defaults.
-
-    Args:
-        settings: Values by key.
-        source: What to call their origin in an error.
-
-    Returns:
-        The settings.
-
-    Raises:
-        ValueError: An unknown key or an impossible value.
-    """
+    """Check settings and fill in the defaults; an error calls their origin `source`."""
     return _checked(TrainConfig, settings, source)
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
-    """Write settings as TOML, readable by `load_config`.
-
-    Args:
-        path: The file to write.
-        config: The settings; what is None or empty is left out.
-    """
+    """Write settings as TOML, readable by `load_config`; what is None or empty is left out."""
     plain = config.model_dump(mode="json", exclude_none=True)
     growth = plain.pop("growth")
     lines = _lines(plain)
@@ -147,12 +106,7 @@ def write_config(path: Path, config: TrainConfig) -> None:
 
 
 def write_dataset(path: Path, said: DataConfig) -> None:
-    """Write what was understood of a data folder, so that it can be put there.
-
-    Args:
-        path: The file to write.
-        said: What to write; what is as by default is left out.
-    """
+    """Write what was understood of a data folder, to be put there; defaults are left out."""
     given = said.model_dump(mode="json", exclude_defaults=True)
     lines = [
         "# What the pictures and masks are. In the data folder, under the name dataset.toml,",
@@ -180,15 +134,7 @@ def _toml(value: Any) -> str:
 
 
 def explain(error: ValidationError, model: type[BaseModel] = TrainConfig) -> str:
-    """Say what is wrong with settings, and what to do.
-
-    Args:
-        error: What pydantic raised.
-        model: For which model.
-
-    Returns:
-        One line.
-    """
+    """Say in one line what is wrong with settings, and what to do."""
     return "; ".join(_explain(problem, model) for problem in error.errors())
 
 

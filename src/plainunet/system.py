@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -158,7 +158,7 @@ def spare_threads() -> int:
 
 def work_ahead(
     work: Callable[[_Thing], _Result], things: Iterable[_Thing], threads: int | None = None
-) -> Iterator[_Result]:
+) -> Generator[_Result, None, None]:
     """Do the same with each of many things.
 
     Args:

@@ -11,7 +11,7 @@ import pytest
 
 from plainunet.config import DataConfig, FolderConfig
 from plainunet.dataset.annotations import find_files, listed_names, name_file, pair_annotated
-from plainunet.dataset.lists import Listed
+from plainunet.dataset.lists import Pair
 from plainunet.dataset.pairs import find_pairs
 from plainunet.formats.masks import read_mask
 from plainunet.formats.sources import CocoImage
@@ -52,7 +52,7 @@ def write_csv(file: Path, codes: dict[str, str], header: str = "img,rle_mask") -
     return file
 
 
-def pair(folder: Path, heard: Reporter = silent, **named: Any) -> list[Listed]:
+def pair(folder: Path, heard: Reporter = silent, **named: Any) -> list[Pair]:
     return pair_annotated(folder, FolderConfig(**named), heard)
 
 

@@ -85,3 +85,26 @@ def test_masks_that_make_no_sense_bring_the_same_advice(small_data: Path) -> Non
     Image.fromarray(values).save(mask)
     with pytest.raises(ValueError, match=r"Value 7 does not fit(?s:.*)plainunet check"):
         SegmentationDataset.open(small_data)
+
+
+def test_a_folder_is_recognised_by_names_and_sizes(small_data: Path, tmp_path: Path) -> None:
+    dataset = SegmentationDataset.open(small_data)
+    digest = dataset.digest()
+    assert dataset.subset(range(len(dataset))[::-1]).digest() == digest
+    moved = small_data.rename(tmp_path / "moved")
+    assert SegmentationDataset.open(moved).digest() == digest
+    image, *_ = sorted((moved / "images").iterdir())
+    with image.open("ab") as file:
+        file.write(b"\0")
+    longer = SegmentationDataset.open(moved).digest()
+    for kind in ("images", "masks"):
+        (file,) = (moved / kind).glob(f"{image.stem}*")
+        file.rename(file.with_stem("another"))
+    assert len({digest, longer, SegmentationDataset.open(moved).digest()}) == 3
+
+
+def test_some_sizes_are_remembered(small_data: Path) -> None:
+    dataset = SegmentationDataset.open(small_data)
+    files = (small_data / "images").iterdir()
+    assert dataset.sample_sizes() == {f"images/{file.name}": file.stat().st_size for file in files}
+    assert len(dataset.subset([*range(len(dataset))] * 20).sample_sizes()) <= 32

@@ -8,8 +8,7 @@ from unicodedata import normalize
 import pytest
 
 from plainunet.config import FolderConfig
-from plainunet.dataset.lists import Listed, Pictures, has_pictures, read_listed
-from plainunet.dataset.pairs import Pair
+from plainunet.dataset.lists import Pair, Pictures, has_pictures, read_listed
 from plainunet.dataset.split import write_split
 from plainunet.formats.sources import parse_image, parse_source
 from plainunet.reporter import silent
@@ -17,7 +16,7 @@ from plainunet.reporter import silent
 from ..folders import Row, rows, touch
 
 
-def read(folder: Path, pairs: str) -> list[Listed]:
+def read(folder: Path, pairs: str) -> list[Pair]:
     return read_listed(folder, FolderConfig(pairs=pairs), silent)
 
 
@@ -74,9 +73,9 @@ def test_a_list_elsewhere_with_all_columns(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     found = read(tmp_path / "data", str(path))
-    assert [tuple(each) for each in found] == [
-        (tmp_path / "data/ü.jpg", tmp_path / "data/1.png", "g", "train"),
-        (tmp_path / "data/a, b.jpg", tmp_path / "lists/2.png", "h", "val"),
+    assert found == [
+        Pair(tmp_path / "data/ü.jpg", tmp_path / "data/1.png", "g", "train"),
+        Pair(tmp_path / "data/a, b.jpg", tmp_path / "lists/2.png", "h", "val"),
     ]
 
 
@@ -217,9 +216,7 @@ def test_the_split_of_a_run_is_such_a_list(tmp_path: Path, below: bool) -> None:
     run.mkdir()
     write_split(run / "split.csv", pairs, data if below else tmp_path / "elsewhere")
     found = read(data, str(run / "split.csv"))
-    assert [tuple(each) for each in found] == [
-        (pair.image, pair.mask, pair.group, pair.part) for pair in pairs
-    ]
+    assert found == pairs
 
 
 def test_the_split_may_hold_names_that_are_not_utf_8(tmp_path: Path) -> None:

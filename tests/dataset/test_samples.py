@@ -19,6 +19,7 @@ from PIL import Image
 from plainunet.dataset.cache import Sample
 from plainunet.dataset.coding import Instances, Values
 from plainunet.dataset.pairs import Pair, find_pairs
+from plainunet.dataset.resize import patches_each
 from plainunet.dataset.samples import (
     CENTRED,
     Samples,
@@ -27,7 +28,6 @@ from plainunet.dataset.samples import (
     cut_patch,
     make_batch,
     pad,
-    patches_each,
 )
 
 from .. import folders

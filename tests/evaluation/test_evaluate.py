@@ -1,7 +1,8 @@
-"""The scores against pixels counted by hand; which pictures are taken; what is refused."""
+"""Scores against pixels counted by hand; which images are taken; how masks become classes."""
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from plainunet.config import TrainConfig
+from plainunet.config import DataConfig, TrainConfig
 from plainunet.dataset.split import read_split
-from plainunet.evaluation.evaluate import evaluate
+from plainunet.evaluation.evaluate import evaluate, match_classes
+from plainunet.evaluation.metrics import scores, summarise
+from plainunet.formats.sources import HERE, ClassFiles, CocoImage
 from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
@@ -23,7 +26,6 @@ from plainunet.prediction.predictor import Predictor
 from plainunet.training.train import train
 
 NAMES = ("background", "leaf", "stone")
-SCORES = {"accuracy", "dice", "iou", "precision", "recall"}
 
 
 class Trained(NamedTuple):
@@ -53,7 +55,7 @@ def trained(draw: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFacto
     return Trained(data, folder / "run" / "best.safetensors")
 
 
-def judge(trained: Trained, data: Path, **settings: Any) -> dict[str, Any]:
+def score(trained: Trained, data: Path, **settings: Any) -> dict[str, Any]:
     return evaluate(trained.checkpoint, data, device="cpu", precision="fp32", **settings)
 
 
@@ -62,98 +64,52 @@ def stems(result: dict[str, Any]) -> list[str]:
 
 
 def count_by_hand(trained: Trained, out: Path) -> dict[str, np.ndarray]:
-    """Of each picture: hits, truth and prediction [3, K], and counted right and all, from files."""
+    """The confusion matrix of each image, from the files of `predict`."""
     predictor = Predictor.load(trained.checkpoint, device="cpu", precision="fp32")
     images = sorted((trained.data / "images").iterdir())
     written, failures, _ = predict_files(predictor, images, out)
     assert failures == []
     counts = {}
     for image, file in zip(images, written, strict=True):
-        with Image.open(file) as picture:
-            assert picture.mode == "P"
-            mask = np.asarray(picture)
-        with Image.open(trained.data / "masks" / image.name) as picture:
-            truth = np.asarray(picture)
-        assert mask.shape == truth.shape
-        valid = truth != 255
+        prediction = np.asarray(Image.open(file))
+        truth = np.asarray(Image.open(trained.data / "masks" / image.name))
+        assert prediction.shape == truth.shape
         counts[image.stem] = np.array(
-            [
-                [(valid & (mask == k) & (truth == k)).sum() for k in range(3)],
-                [(valid & (truth == k)).sum() for k in range(3)],
-                [(valid & (mask == k)).sum() for k in range(3)],
-            ]
+            [[((truth == t) & (prediction == p)).sum() for p in range(3)] for t in range(3)]
         )
     return counts
 
 
-def scores_by_hand(hits: Any, true: Any, predicted: Any) -> dict[str, list[float | None]]:
-    def ratio(part: float, whole: float, there: bool) -> float | None:
-        return None if not there else part / whole if whole else 0.0
-
-    rows = list(zip(hits, true, predicted, strict=True))
-    return {
-        "dice": [ratio(2 * h, t + p, t + p > 0) for h, t, p in rows],
-        "iou": [ratio(h, t + p - h, t + p > 0) for h, t, p in rows],
-        "precision": [ratio(h, p, t + p > 0) for h, t, p in rows],
-        "recall": [ratio(h, t, t + p > 0) for h, t, p in rows],
-    }
-
-
-def mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def nearly(value: Any) -> Any:
+    """The same value, but that floats in it may differ in their last digits."""
+    if isinstance(value, dict):
+        return {name: nearly(each) for name, each in value.items()}
+    return pytest.approx(value) if isinstance(value, float) else value
 
 
 def test_scores_are_the_counts_made_by_hand(trained: Trained, tmp_path: Path) -> None:
-    result = judge(trained, trained.data, split="all")
+    """How scores are made of counts is tested with the metrics."""
+    result = score(trained, trained.data, split="all")
     counts = count_by_hand(trained, tmp_path)
     assert stems(result) == sorted(counts)
-
-    pooled = np.sum(list(counts.values()), axis=0)
-    assert 0 < pooled[0, 1:].sum() < pooled[1, 1:].sum(), "a network that is partly right"
-    assert result["pooled"]["accuracy"] == pytest.approx(pooled[0].sum() / pooled[1].sum())
-    for name, values in scores_by_hand(*pooled).items():
-        said = result["pooled"][name]
-        assert said["per_class"] == pytest.approx(dict(zip(NAMES, values, strict=True)))
-        assert said["mean_foreground"] == pytest.approx(mean(values[1:]))
-        assert said["mean_with_background"] == pytest.approx(mean(values))
-
-    each = {stem: scores_by_hand(*count) for stem, count in counts.items()}
+    everything = np.stack([counts[stem] for stem in sorted(counts)])
+    pooled = everything.sum(axis=0)
+    assert 0 < np.diagonal(pooled)[1:].sum() < pooled[1:].sum(), "a network that is partly right"
+    wanted = summarise(everything, NAMES)
+    assert {name: result[name] for name in wanted} == nearly(wanted)
+    assert result["confusion"] == pooled.tolist()
     for entry in result["images"]:
-        stem = Path(entry["image"]).stem
-        hits, true, _ = counts[stem]
-        assert entry["accuracy"] == pytest.approx(hits.sum() / true.sum())
-        for name, values in each[stem].items():
-            assert list(entry[name]["per_class"].values()) == pytest.approx(values)
-            assert entry[name]["mean_foreground"] == pytest.approx(mean(values[1:]))
-    for name in ("dice", "iou", "precision", "recall"):
-        said = result["per_image"][name]
-        per_picture = [mean(values[name][1:]) for values in each.values()]
-        assert said["mean_foreground"] == pytest.approx(mean(per_picture))
-        for k, class_name in enumerate(NAMES):
-            column = mean([values[name][k] for values in each.values()])
-            assert said["per_class"][class_name] == pytest.approx(column)
-    for k, class_name in enumerate(NAMES):
-        empty = [count for count in counts.values() if count[1, k] == 0]
-        assert result["absent"][class_name] == {
-            "left_out": sum(count[2, k] == 0 for count in empty),
-            "scored_zero": sum(count[2, k] > 0 for count in empty),
-        }
+        wanted = scores(counts[Path(entry["image"]).stem], NAMES)
+        assert {name: entry[name] for name in wanted} == nearly(wanted)
 
 
 def test_the_dictionary_has_its_shape(trained: Trained) -> None:
-    result = judge(trained, trained.data)
-    assert {"split", "protocol", "pooled", "per_image", "absent", "images"} < set(result)
-    assert {"intervals", "confusion", "calibration", "boundary"} < set(result)
-    assert "threshold_curve" not in result  # of two classes alone
-    assert "objects" not in result
+    result = score(trained, trained.data)
+    assert set(result) == {
+        *("split", "protocol", "pooled", "per_image", "absent", "images"),
+        *("intervals", "confusion", "calibration", "boundary"),
+    }  # no threshold curve, of two classes alone, and no objects
     json.dumps(result, allow_nan=False)
-    assert "own resolution" in result["protocol"]
-    for scores in (result["pooled"], result["per_image"], *result["images"]):
-        assert set(scores) - {"image", "group", "size", "areas", "boundary"} == SCORES
-        for name in SCORES - {"accuracy"}:
-            assert set(scores[name]) == {"mean_foreground", "mean_with_background", "per_class"}
-            assert list(scores[name]["per_class"]) == list(NAMES)
 
 
 def test_of_the_training_folder_the_validation_part_is_taken(trained: Trained) -> None:
@@ -162,15 +118,15 @@ def test_of_the_training_folder_the_validation_part_is_taken(trained: Trained) -
         part: [pair.image.stem for pair in split if pair.part == part] for part in ("train", "val")
     }
     assert (len(parts["train"]), len(parts["val"])) == (7, 3)
-    result = judge(trained, trained.data)
+    result = score(trained, trained.data)
     assert (result["split"], stems(result)) == ("val", parts["val"])
-    result = judge(trained, trained.data, split="train")
+    result = score(trained, trained.data, split="train")
     assert (result["split"], stems(result)) == ("train", parts["train"])
-    assert len(judge(trained, trained.data, split="all")["images"]) == 10
+    assert len(score(trained, trained.data, split="all")["images"]) == 10
     with pytest.raises(ValueError, match=r"'test' \(its parts: train, val\).*--split all"):
-        judge(trained, trained.data, split="test")
+        score(trained, trained.data, split="test")
     with pytest.raises(ValueError, match=r"--split validation: .*train, val, test, all"):
-        judge(trained, trained.data, split="validation")
+        score(trained, trained.data, split="validation")
 
 
 def test_a_copy_of_the_training_folder_is_known(
@@ -180,7 +136,7 @@ def test_a_copy_of_the_training_folder_is_known(
     shutil.copytree(trained.checkpoint.parent, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     result = evaluate("run/best.safetensors", "copy", device="cpu", precision="fp32")
-    expected = judge(trained, trained.data)
+    expected = score(trained, trained.data)
     assert stems(result) == stems(expected)
     assert (result["split"], result["pooled"]) == ("val", expected["pooled"])
 
@@ -190,34 +146,31 @@ def test_another_folder_is_taken_whole(trained: Trained, tmp_path: Path) -> None
     shutil.copytree(trained.data, other)
     for kind in ("images", "masks"):
         (other / kind / "3.png").unlink()
-        for file in list((other / kind).iterdir()):
-            Image.open(file).convert("RGB" if kind == "images" else "L").save(
-                file, compress_level=0
-            )
-    result = judge(trained, other)
+        for file in (other / kind).iterdir():
+            Image.open(file).save(file, compress_level=0)
+    result = score(trained, other)
     assert (result["split"], len(result["images"])) == ("all", 9)
     with pytest.raises(ValueError, match=r"'train' \(its parts: none\)"):
-        judge(trained, other, split="train")
+        score(trained, other, split="train")
 
 
-def test_of_a_training_folder_that_has_changed_no_training_picture_is_taken(
-    trained: Trained, tmp_path: Path
+def test_of_a_training_folder_that_has_changed_no_training_image_is_taken(
+    trained: Trained, tmp_path: Path, heard: Any
 ) -> None:
-    """Also where pictures have come and gone, and whatever part they were in."""
+    """Also where images have come and gone, and whatever part they were in."""
     other = tmp_path / "other"
     shutil.copytree(trained.data, other)
-    held_out = stems(judge(trained, trained.data))
+    held_out = stems(score(trained, trained.data))
     gone = next(str(n) for n in range(9) if str(n) not in held_out)
     for kind in ("images", "masks"):
         (other / kind / f"{gone}.png").unlink()
         (other / kind / f"{held_out[0]}.png").unlink()
         shutil.copy(other / kind / f"{held_out[1]}.png", other / kind / "new.png")
-    notes: list[str] = []
-    result = evaluate(trained.checkpoint, other, device="cpu", on_note=notes.append)
+    result = score(trained, other, reporter=heard)
     assert (result["split"], stems(result)) == ("val", held_out[1:])
-    assert len(notes) == 1
-    assert "1 new pictures are left out, 2 have gone. --split all" in notes[0]
-    assert len(stems(judge(trained, other, split="all"))) == 9
+    (note,) = heard.notes
+    assert [int(number) for number in re.findall(r" (\d+) ", note)] == [1, 2]  # new and gone ones
+    assert len(stems(score(trained, other, split="all"))) == 9
 
 
 def test_another_folder_may_have_parts_of_its_own_and_one_picture(
@@ -229,58 +182,49 @@ def test_another_folder_may_have_parts_of_its_own_and_one_picture(
             (other / kind / part).mkdir(parents=True)
             for number in numbers:
                 shutil.copy(trained.data / kind / f"{number}.png", other / kind / part)
-    assert stems(judge(trained, other, split="test")) == ["4", "5"]
-    assert stems(judge(trained, other, split="val")) == ["2"]
-    assert len(judge(trained, other)["images"]) == 5
+    assert stems(score(trained, other, split="test")) == ["4", "5"]
+    assert stems(score(trained, other, split="val")) == ["2"]
+    assert len(score(trained, other)["images"]) == 5
     single = tmp_path / "single"
     for kind in ("images", "masks"):
         (single / kind).mkdir(parents=True)
         shutil.copy(trained.data / kind / "1.png", single / kind)
-    assert stems(judge(trained, single)) == ["1"]
+    assert stems(score(trained, single)) == ["1"]
 
 
 @pytest.fixture
 def binary(draw: Callable[[Path], Path], tmp_path: Path) -> Trained:
     """A network of two classes for masks 0/255, and ten pictures with such masks."""
     data = draw(tmp_path / "data")
-    for file in (data / "masks").iterdir():
-        mask = np.asarray(Image.open(file))
-        Image.fromarray(np.where(mask == 1, 255, 0).astype(np.uint8)).save(file)
+    recode(data, lambda mask: np.where(mask == 1, 255, 0))
     torch.manual_seed(2)
-    card = Card(
-        ("background", "thing"),
-        default_colors(2),
-        (24, 32),
-        masks={"values": (0, 255), "ignore": None, "kind": "two values"},
-    )
+    coded = {"values": (0, 255), "ignore": None, "kind": "two values"}
+    card = Card(("background", "thing"), default_colors(2), (24, 32), masks=coded)
     save_checkpoint(tmp_path / "net.safetensors", UNet(base_channels=2, depth=2), card)
     return Trained(data, tmp_path / "net.safetensors")
 
 
-def test_masks_coded_otherwise_are_understood(binary: Trained) -> None:
-    net = binary
-    expected = judge(net, net.data)
-    for file in (net.data / "masks").iterdir():
-        Image.fromarray(np.asarray(Image.open(file)) // 255).save(file)
-    assert judge(net, net.data)["pooled"] == expected["pooled"]
+def recode(folder: Path, change: Callable[[Any], Any]) -> None:
+    """Change the values of all masks."""
+    for file in (folder / "masks").iterdir():
+        Image.fromarray(np.asarray(change(np.asarray(Image.open(file))), np.uint8)).save(file)
 
 
-def test_empty_masks_are_understood_as_in_training(binary: Trained) -> None:
-    net = binary
-    for file in (net.data / "masks").iterdir():
-        Image.fromarray(np.zeros_like(np.asarray(Image.open(file)))).save(file)
-    assert judge(net, net.data)["pooled"]["recall"]["per_class"]["thing"] in (0.0, None)
-
-
-def test_progress_is_told(trained: Trained) -> None:
-    told: list[tuple[int, int]] = []
-    judge(trained, trained.data, on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+def test_masks_coded_otherwise_are_understood(binary: Trained, heard: Any) -> None:
+    expected = score(binary, binary.data)
+    recode(binary.data, lambda mask: mask // 255)
+    assert score(binary, binary.data)["pooled"] == expected["pooled"]
+    # empty ones as in training, and it is said that there is nothing to find
+    recode(binary.data, np.zeros_like)
+    result = score(binary, binary.data, reporter=heard)
+    assert result["pooled"]["recall"]["per_class"]["thing"] in (0.0, None)
+    (note,) = heard.notes
+    assert "thing" in note
 
 
 def test_bad_data_is_named(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        judge(trained, tmp_path / "nowhere")
+        score(trained, tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
         evaluate(tmp_path / "none.safetensors", trained.data)
     other = tmp_path / "other"
@@ -289,40 +233,30 @@ def test_bad_data_is_named(trained: Trained, tmp_path: Path) -> None:
     mask[5, 5] = 9
     Image.fromarray(mask).save(other / "masks" / "4.png")
     with pytest.raises(ValueError, match=r"9.*masks/4\.png"):
-        judge(trained, other)
+        score(trained, other)
     Image.fromarray(mask[1:]).save(other / "masks" / "4.png")
     with pytest.raises(ValueError, match=r"masks/4\.png is 42x33 .*42x34"):
-        judge(trained, other)
+        score(trained, other)
 
 
 def test_masks_of_one_value_number_no_objects(binary: Trained) -> None:
     """Of a model that learnt from numbered objects; nor do those without any background."""
-    net = binary
-    network, card = load_checkpoint(net.checkpoint)
+    network, card = load_checkpoint(binary.checkpoint)
     numbered = {"values": (0, 1), "ignore": None, "kind": "instances"}
-    save_checkpoint(net.checkpoint, network, dataclasses.replace(card, masks=numbered))
-    result = judge(net, net.data)
+    save_checkpoint(binary.checkpoint, network, dataclasses.replace(card, masks=numbered))
+    result = score(binary, binary.data)
     assert "objects" not in result
-    assert result["confusion"][0][0] + result["confusion"][0][1] > 0
-    for file in (net.data / "masks").iterdir():
-        Image.fromarray(np.where(np.asarray(Image.open(file)) > 0, 7, 3).astype(np.uint8)).save(
-            file
-        )
-    assert judge(net, net.data)["confusion"] == result["confusion"]
-    for file in (net.data / "masks").iterdir():
-        mask = np.where(np.asarray(Image.open(file)) == 7, 5, 0).astype(np.uint8)
+    assert sum(result["confusion"][0]) > 0
+    recode(binary.data, lambda mask: np.where(mask > 0, 7, 3))
+    assert score(binary, binary.data)["confusion"] == result["confusion"]
+
+    def number(mask: Any) -> Any:
+        mask = np.where(mask == 7, 5, 0)
         mask[-2:, -2:] = 9
-        Image.fromarray(mask).save(file)
-    assert judge(net, net.data)["objects"]["per_class"]["thing"]["true"] == 20
+        return mask
 
-
-def test_a_class_that_no_mask_has_is_said(binary: Trained) -> None:
-    net = binary
-    for file in (net.data / "masks").iterdir():
-        Image.fromarray(np.zeros_like(np.asarray(Image.open(file)))).save(file)
-    notes: list[str] = []
-    evaluate(net.checkpoint, net.data, device="cpu", on_note=notes.append)
-    assert any("no mask has a pixel of thing" in note for note in notes)
+    recode(binary.data, number)
+    assert score(binary, binary.data)["objects"]["per_class"]["thing"]["true"] == 20
 
 
 def test_a_checkpoint_without_its_run_says_what_is_missing(
@@ -335,12 +269,100 @@ def test_a_checkpoint_without_its_run_says_what_is_missing(
     assert len(evaluate(alone, trained.data, split="all", device="cpu")["images"]) == 10
 
 
-def test_files_that_have_changed_are_said_to_have(trained: Trained, tmp_path: Path) -> None:
+def test_files_that_have_changed_are_said_to_have(
+    trained: Trained, tmp_path: Path, heard: Any
+) -> None:
     data = tmp_path / "data"
     shutil.copytree(trained.data, data)
     for file in list((data / "masks").iterdir()):
         Image.open(file).save(file, compress_level=0)
-    notes: list[str] = []
-    result = evaluate(trained.checkpoint, data, device="cpu", on_note=notes.append)
+    result = score(trained, data, reporter=heard)
     assert result["split"] == "val"
-    assert notes == [f"files in {data} have changed since the model was trained on it"]
+    assert len(heard.notes) == 1
+    assert heard.stages == {"judging": [1, 2, 3]}
+
+
+KNOWN = DataConfig()
+IDS = np.array([[0, 0, 0, 0], [1, 1, 1, 0], [2, 2, 2, 2]], np.uint8)
+
+
+def card(*names: str, **masks: object) -> Card:
+    return Card(names, default_colors(len(names)), None, masks=dict(masks))
+
+
+def save(path: Path, mask: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(mask, np.uint8)).save(path)
+    return path
+
+
+def folders(root: Path, **classes: int) -> list[ClassFiles]:
+    """A mask of one file for each class, in this order."""
+    for name, value in classes.items():
+        save(root / name / "1.png", (value == IDS) * 255)
+    return [ClassFiles(str(root / HERE / "1.png"), tuple(classes))]
+
+
+def test_classes_are_joined_by_their_names(tmp_path: Path) -> None:
+    masks = folders(tmp_path, car=2, road=1)
+    for names, wanted in (
+        (("background", "car", "road"), [0, 2, 1]),
+        (("background", "road", "car"), [0, 1, 2]),
+        (("ground", "Road", "CAR"), [0, 1, 2]),
+        # one that these masks do not have
+        (("background", "bus", "road", "car"), [0, 2, 3]),
+    ):
+        read = match_classes(card(*names), masks, KNOWN).read(masks[0])
+        np.testing.assert_array_equal(read, np.array(wanted)[IDS])
+
+
+def test_classes_that_the_model_does_not_know_are_named(tmp_path: Path) -> None:
+    masks = folders(tmp_path, person=2, road=1)
+    with pytest.raises(ValueError, match=r"1\.png .*'person'.*background, car, road"):
+        match_classes(card("background", "car", "road"), masks, KNOWN)
+    with pytest.raises(ValueError, match=r"person.*cat, dog, cow"):
+        match_classes(card("background", "cat", "dog", "cow"), masks, KNOWN)
+    # it is named, but nowhere to be seen
+    save(tmp_path / "person" / "1.png", IDS * 0)
+    coding = match_classes(card("background", "car", "road"), masks, KNOWN)
+    np.testing.assert_array_equal(coding.read(masks[0]), np.array([0, 2, 0])[IDS])
+
+
+def test_names_of_no_meaning_are_taken_in_order(tmp_path: Path) -> None:
+    masks = folders(tmp_path, background=0, leaf=1)
+    coding = match_classes(card("background", "foreground"), masks, KNOWN)
+    np.testing.assert_array_equal(coding.read(masks[0]), np.array([0, 1, 255])[IDS])
+
+
+def test_an_unused_category_of_a_coco_file_moves_nothing(tmp_path: Path) -> None:
+    polygon = {"segmentation": [[0, 2, 4, 2, 4, 3, 0, 3]], "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 3, "width": 4}],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(("thing", "road", "car"))],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 2, **polygon}],
+    }
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    masks = [CocoImage(tmp_path / "all.json", 1)]
+    coding = match_classes(card("background", "road", "car"), masks, KNOWN)
+    np.testing.assert_array_equal(coding.read(masks[0]), (IDS == 2) * 2)
+
+
+def test_masks_are_read_as_in_training_where_they_fit(tmp_path: Path) -> None:
+    masks = [save(tmp_path / "1.png", IDS * 0)]
+    coded = {"values": [0, 255], "ignore": None, "kind": "two values"}
+    coding = match_classes(card("a", "b", **coded), masks, KNOWN)
+    assert (coding.values, coding.kind) == ((0, 255), "two values")
+    save(masks[0], np.minimum(IDS, 1))
+    assert match_classes(card("a", "b", **coded), masks, KNOWN).values == (0, 1)
+
+
+def test_what_the_folder_says_of_itself_comes_first(tmp_path: Path) -> None:
+    masks = [save(tmp_path / "1.png", np.uint8([7, 100, 200])[IDS])]
+    model = card("ground", "road", "car", values=[0, 1, 2], ignore=None, kind="ids")
+    with pytest.raises(ValueError, match=r"3 classes.*dataset\.toml"):
+        match_classes(model, masks, KNOWN)
+    known = DataConfig(values=(7, 100, 200))
+    np.testing.assert_array_equal(match_classes(model, masks, known).read(masks[0]), IDS)
+    known = DataConfig(values=(7, 100, 200), classes=("ground", "car", "road"))
+    swapped = match_classes(model, masks, known).read(masks[0])
+    np.testing.assert_array_equal(swapped, np.array([0, 2, 1])[IDS])

@@ -1,136 +1,231 @@
-import dataclasses
+"""What is measured of each image, and the scores made from it."""
+
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-import torch
 from PIL import Image
 
 from plainunet.dataset.coding import Instances, Values
-from plainunet.dataset.pairs import find_pairs
-from plainunet.evaluation.measure import THRESHOLDS, Seen, judged, measure
-from plainunet.evaluation.metrics import (
-    boundary_scores,
-    confusion_matrix,
-    keep_together,
-    match_objects,
-    number_objects,
+from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.dataset.pairs import Pair
+from plainunet.evaluation.measure import (
+    THRESHOLDS,
+    Measurement,
+    ObjectScores,
+    PredictedImage,
+    measure,
+    predict_images,
+    score_images,
 )
+from plainunet.evaluation.metrics import (
+    Boundary,
+    ClusterScores,
+    ObjectCounts,
+    boundary_scores,
+    cluster_scores,
+    confusion_matrix,
+    dice,
+    label_objects,
+    match_objects,
+)
+from plainunet.evaluation.statistics import Bootstrap
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
 
-CODING = Values((0, 1, 2), 255)
+NAMES = ("no", "yes")
+MakeNetwork = Callable[[int, int], UNet]
 
 
-def make_predictor(classes: int = 3) -> Predictor:
-    torch.manual_seed(4)
-    network = UNet(3, classes, base_channels=4, depth=2)
-    with torch.no_grad():
-        for _ in range(10):
-            network(torch.rand(2, 3, 32, 48))
-        std, mean = torch.std_mean(network.eval()(torch.rand(2, 3, 32, 48)), dim=(0, 2, 3))
-        network.head.weight *= 2 / std[:, None, None, None]
-        network.head.bias.copy_((network.head.bias - mean) * 2 / std)
+def make_predictor(make_network: MakeNetwork, classes: int = 3) -> Predictor:
     card = Card(tuple(map(str, range(classes))), default_colors(classes), size=None)
-    return Predictor(network, card, device="cpu", precision="fp32")
+    return Predictor(make_network(classes, 4), card, device="cpu", precision="fp32")
 
 
-def test_judged_goes_through_in_order_and_names_what_it_stops_at(
-    draw: Callable[[Path], Path], tmp_path: Path
+def one_image(folder: Path, image: Any, mask: Any, coding: Any) -> SegmentationDataset:
+    Image.fromarray(image).save(folder / "image.png")
+    Image.fromarray(mask).save(folder / "mask.png")
+    pair = Pair(folder / "image.png", folder / "mask.png", "image", None)
+    return SegmentationDataset(folder, [pair], coding, NAMES, [image.shape])
+
+
+def test_images_are_predicted_in_order_and_the_one_that_fails_is_named(
+    draw: Callable[[Path], Path], tmp_path: Path, make_network: MakeNetwork
 ) -> None:
-    predictor, pairs = make_predictor(), find_pairs(draw(tmp_path / "data"))
-    for pair, seen in zip(pairs, judged(predictor, pairs, CODING), strict=True):
-        assert (seen.image == np.asarray(Image.open(pair.image))).all()
-        assert (seen.truth == np.asarray(Image.open(pair.mask))).all()
-        assert (seen.prediction == predictor.predict(seen.image)).mean() > 0.99
-        assert seen.probabilities.sum() == (seen.truth != 255).sum()
-    deep = tmp_path / "two_channels.tif"
+    predictor = make_predictor(make_network)
+    dataset = SegmentationDataset.open(draw(tmp_path / "data"))
+    for pair, each in zip(dataset.pairs, predict_images(predictor, dataset), strict=True):
+        assert (each.image == np.asarray(Image.open(pair.image))).all()
+        assert (each.truth == np.asarray(Image.open(pair.mask))).all()
+        assert (each.prediction == predictor.predict(each.image)).mean() > 0.99
+        assert each.histogram.sum() == (each.truth != 255).sum()
+    deep = tmp_path / "five_channels.tif"
     tifffile.imwrite(deep, np.zeros((30, 50, 5), np.uint8), photometric="minisblack")
-    odd = dataclasses.replace(pairs[0], image=deep)
-    with pytest.raises(ValueError, match=r"two_channels\.tif"):
-        list(judged(predictor, [pairs[1], odd, pairs[2]], CODING))
+    first, second, third, *_ = dataset.pairs
+    odd = replace(dataset, pairs=[second, replace(first, image=deep), third])
+    with pytest.raises(ValueError, match=r"five_channels\.tif"):
+        list(predict_images(predictor, odd))
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[PredictedImage]:
     """What `measure` saw: predicted again, a pixel near a threshold may be of another class."""
-    kept: list[Seen] = []
+    kept: list[PredictedImage] = []
 
-    def keep(*arguments: Any) -> Iterator[Seen]:
-        for seen in judged(*arguments):
-            kept.append(seen)
-            yield seen
+    def keep(*arguments: Any) -> Iterator[PredictedImage]:
+        for each in predict_images(*arguments):
+            kept.append(each)
+            yield each
 
-    monkeypatch.setattr("plainunet.evaluation.measure.judged", keep)
+    monkeypatch.setattr("plainunet.evaluation.measure.predict_images", keep)
     return kept
 
 
-def test_each_picture_is_measured(
-    draw: Callable[[Path], Path], tmp_path: Path, kept: list[Seen]
+def test_each_image_is_measured(
+    draw: Callable[[Path], Path],
+    tmp_path: Path,
+    make_network: MakeNetwork,
+    kept: list[PredictedImage],
 ) -> None:
-    predictor, pairs = make_predictor(), find_pairs(draw(tmp_path / "data"))
-    found = list(measure(predictor, pairs, CODING, objects=True))
-    assert len(found) == 10
-    for each, seen in zip(found, kept, strict=True):
-        assert each.size == seen.truth.shape
-        counts = confusion_matrix(seen.truth, seen.prediction, 3)
-        np.testing.assert_array_equal(each.counts, counts)
-        np.testing.assert_array_equal(each.probabilities, seen.probabilities)
+    predictor = make_predictor(make_network)
+    dataset = SegmentationDataset.open(draw(tmp_path / "data"))
+    measured = list(measure(predictor, dataset, objects=True))
+    assert len(measured) == 10
+    for each, predicted in zip(measured, kept, strict=True):
+        truth, prediction = predicted.truth, predicted.prediction
+        assert each.size == truth.shape
+        np.testing.assert_array_equal(each.counts, confusion_matrix(truth, prediction, 3))
+        np.testing.assert_array_equal(each.histogram, predicted.histogram)
         assert each.boundary is not None
-        wanted = boundary_scores(seen.truth, seen.prediction, 3)
+        wanted = boundary_scores(truth, prediction, 3)
         np.testing.assert_allclose(each.boundary, wanted, rtol=1e-5)
         assert each.objects is not None
-        valid = seen.truth != 255
         for number, objects in enumerate(each.objects, 1):
-            truth = number_objects(seen.truth == number)
-            found_now = match_objects(truth, number_objects((seen.prediction == number) & valid))
-            assert objects.found.hits.tolist() == found_now.hits.tolist()
-            assert len(objects.together) == 1
-    quick = next(measure(predictor, pairs, CODING, boundary=False))
+            found = label_objects((prediction == number) & (truth != 255))
+            counts = match_objects(label_objects(truth == number), found)
+            assert objects.counts.hits.tolist() == counts.hits.tolist()
+            assert len(objects.clusters) == 1
+    quick = next(measure(predictor, dataset, boundary=False))
     assert (quick.boundary, quick.objects) == (None, None)
 
 
-def test_cells_are_judged_at_each_threshold(tmp_path: Path, kept: list[Seen]) -> None:
-    for kind in ("images", "masks"):
-        (tmp_path / kind).mkdir()
-    random = np.random.default_rng(0)
+def test_cells_are_scored_at_each_threshold(
+    tmp_path: Path, make_network: MakeNetwork, kept: list[PredictedImage]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     mask = np.ones((48, 64), np.uint8)
     mask[::12], mask[:, ::16] = 0, 0
-    Image.fromarray(random.integers(0, 256, (48, 64, 3), np.uint8)).save(tmp_path / "images/a.png")
-    Image.fromarray(mask).save(tmp_path / "masks/a.png")
-    predictor, pairs = make_predictor(2), find_pairs(tmp_path, at_least=1)
-    coding = Values((0, 1))
-    (each,) = measure(predictor, pairs, coding, objects=True)
+    predictor = make_predictor(make_network, 2)
+    dataset = one_image(tmp_path, image, mask, Values((0, 1)))
+    (each,) = measure(predictor, dataset, objects=True)
     assert each.objects is not None
     (objects,) = each.objects
-    assert objects.found.true == number_objects(mask == 1, corners=True).max() == 16
-    (seen,) = kept
-    assert seen.given is not None
-    probability = predictor.probabilities(np.asarray(Image.open(pairs[0].image)))[1]
-    np.testing.assert_allclose(seen.given[1], probability, atol=1e-5)
-    truth = number_objects(mask == 1, corners=False)
-    wanted = [
-        keep_together(truth, number_objects(seen.given[1] >= t, corners=False)) for t in THRESHOLDS
-    ]
-    np.testing.assert_allclose(objects.together, wanted)
-    assert len({together.rand for together in wanted}) > 5
+    assert objects.counts.true == label_objects(mask == 1, corners=True).max() == 16
+    (predicted,) = kept
+    assert predicted.probabilities is not None
+    given = predicted.probabilities[1]
+    np.testing.assert_allclose(given, predictor.probabilities(image)[1], atol=1e-5)
+    truth = label_objects(mask == 1, corners=False)
+    wanted = [cluster_scores(truth, label_objects(given >= t, corners=False)) for t in THRESHOLDS]
+    np.testing.assert_allclose(objects.clusters, wanted)
+    assert len({each.rand for each in wanted}) > 5
 
 
-def test_numbered_objects_are_those_of_the_mask(tmp_path: Path) -> None:
-    """Two that touch are two."""
-    for kind in ("images", "masks"):
-        (tmp_path / kind).mkdir()
+def test_numbered_objects_that_touch_are_two(tmp_path: Path, make_network: MakeNetwork) -> None:
     mask = np.zeros((32, 48), np.uint16)
     mask[4:20, 4:12], mask[4:20, 12:20] = 300, 7
-    Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(tmp_path / "images/a.png")
-    Image.fromarray(mask).save(tmp_path / "masks/a.png")
-    pairs = find_pairs(tmp_path, at_least=1)
-    coding = Instances()
-    (each,) = measure(make_predictor(2), pairs, coding, objects=True)
+    dataset = one_image(tmp_path, np.zeros((32, 48, 3), np.uint8), mask, Instances())
+    (each,) = measure(make_predictor(make_network, 2), dataset, objects=True)
     assert each.objects is not None
-    assert each.objects[0].found.true == 2
+    assert each.objects[0].counts.true == 2
+
+
+def make(count: int, classes: int = 2) -> tuple[list[Measurement], list[Pair]]:
+    random = np.random.default_rng(count)
+    measured, pairs = [], []
+    for number in range(count):
+        boundary = [Boundary(*random.random(4)) for _ in range(classes - 1)]
+        hits = np.sort(random.integers(0, 5, 10))[::-1].astype(np.int64)
+        times = len(THRESHOLDS) if classes == 2 else 1
+        clusters = [ClusterScores(*random.random(2)) for _ in range(times)]
+        objects = ObjectScores(ObjectCounts(hits, 6, 7), clusters)
+        counts = random.integers(1, 100, (classes, classes))
+        histogram, size = random.integers(0, 9, (2, 100)), (10 + number, 20)
+        each = Measurement(counts, histogram, size, boundary, [objects] * (classes - 1))
+        measured.append(each)
+        pairs.append(Pair(Path(f"a/{number}.png"), Path("m"), f"group {number // 2}", None))
+    return measured, pairs
+
+
+def test_a_result_of_one_image_is_its_scores() -> None:
+    pair = Pair(Path("a/b.png"), Path("m/b.png"), "b", None)
+    counts = np.array([[50, 5], [10, 35]])
+    measured = Measurement(counts, np.zeros((2, 100), np.int64), (10, 10))
+    result = score_images([measured], [pair], NAMES)
+    (entry,) = result["images"]
+    assert (entry["image"], entry["group"], entry["size"]) == ("a/b.png", "b", [10, 10])
+    assert entry["areas"] == {"no": 55, "yes": 45}
+    assert entry["dice"]["mean_foreground"] == pytest.approx(70 / 85)
+    assert entry["dice"] == result["pooled"]["dice"] == result["per_image"]["dice"]
+    assert result["intervals"]["groups"] == 1
+    assert result["intervals"]["per_image"]["dice"]["per_class"]["yes"] is None
+    assert not {"boundary", "objects"} & set(result)
+
+
+def test_every_score_lies_in_its_interval() -> None:
+    measured, pairs = make(40, 3)
+    names = ("a", "b", "c")
+    result = score_images(measured, pairs, names)
+    assert result["intervals"]["groups"] == 20
+    for way in ("pooled", "per_image"):
+        scores, bounds = result[way], result["intervals"][way]
+        assert bounds["accuracy"][0] < scores["accuracy"] < bounds["accuracy"][1]
+        for name in ("dice", "iou", "precision", "recall"):
+            for key in ("mean_foreground", "mean_with_background"):
+                assert bounds[name][key][0] < scores[name][key] < bounds[name][key][1]
+            assert list(bounds[name]["per_class"]) == list(names)
+            for class_name, (low, high) in bounds[name]["per_class"].items():
+                assert low < scores[name]["per_class"][class_name] < high
+    bootstrap = Bootstrap([pair.group for pair in pairs])
+    counts = np.stack([each.counts for each in measured])
+    wanted = bootstrap.mean_interval(dice(counts))[:, 2]
+    assert result["intervals"]["per_image"]["dice"]["per_class"]["c"] == pytest.approx(wanted)
+    for name in names[1:]:
+        for field, (low, high) in result["boundary"]["intervals"][name].items():
+            assert low < result["boundary"]["per_class"][name][field] < high
+    assert result["confusion"] == counts.sum(axis=0).tolist()
+    assert "threshold_curve" not in result
+    json.dumps(result, allow_nan=False)
+
+
+def test_objects_are_pooled_and_per_image() -> None:
+    measured, pairs = make(4)
+    result = score_images(measured, pairs, NAMES, threshold=0.3)
+    found = result["objects"]["per_class"]["yes"]
+    objects = [each.objects[0] for each in measured if each.objects]
+    hits = sum(each.counts.hits[0] for each in objects)
+    assert (found["true"], found["predicted"]) == (24, 28)
+    assert found["f1"]["pooled"] == pytest.approx(2 * hits / 52)
+    assert found["f1"]["per_image"] == pytest.approx(np.mean([each.counts.f1 for each in objects]))
+    at = found["together"]
+    assert at["chosen"] == result["threshold_curve"]["chosen"] == 0.3
+    rand = [[scores.rand for scores in each.clusters] for each in objects]
+    assert at["rand"] == pytest.approx(np.mean(rand, axis=0).tolist())
+    best = max(result["threshold_curve"]["pooled_dice"])
+    assert found["pixel_error"] == pytest.approx(1 - best)
+    json.dumps(result, allow_nan=False)
+
+
+def test_what_no_image_has_is_none() -> None:
+    measured, pairs = make(4)
+    nothing = Boundary(*[float("nan")] * 4)
+    result = score_images([each._replace(boundary=[nothing]) for each in measured], pairs, NAMES)
+    assert set(result["boundary"]["per_class"]["yes"].values()) == {None}
+    assert set(result["boundary"]["intervals"]["yes"].values()) == {None}

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from plainunet.dataset.coding import Values
-from plainunet.dataset.pairs import find_pairs
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.evaluation.evaluate import evaluate
-from plainunet.evaluation.measure import Seen
+from plainunet.evaluation.measure import PredictedImage
 from plainunet.evaluation.report import (
     MEDIAN,
     WORST,
@@ -491,13 +490,13 @@ def test_large_images_are_reduced(dtype: type[np.generic]) -> None:
     image[:, 1500:] = 1
     truth = np.zeros((2000, 3000), np.uint8)
     truth[:1000] = 255
-    seen = Seen(image, truth, truth // 255, np.zeros((2, 100), np.int64))
+    seen = PredictedImage(image, truth, truth // 255, np.zeros((2, 100), np.int64))
     shown = show(4, "worst", seen)
     assert shown.truth.shape == shown.prediction.shape == shown.image.shape[:2] == (1067, 1600)
     assert set(np.unique(shown.truth)) == {0, 255}
     assert shown.why == "worst"
     assert shown.image[:, -1].min() == pytest.approx(1, abs=1e-3)
-    small = Seen(image[:100, :90], truth[:100, :90], truth[:100, :90], seen.probabilities)
+    small = PredictedImage(image[:100, :90], truth[:100, :90], truth[:100, :90], seen.histogram)
     assert show(4, "worst", small).image.shape == (100, 90, 3)
 
 
@@ -533,7 +532,6 @@ def test_the_report_says_what_was_evaluated(draw: Callable[[Path], Path], tmp_pa
     network = UNet(3, 3, 4, 2).eval()
     predictor = Predictor(network, Card(names, default_colors(3), None, masks=masks), device="cpu")
     about = About("elsewhere/best.safetensors", "data", "plainunet evaluate")
-    coding = Values((0, 1, 2), 255)
-    write_report(page, result, [], predictor, find_pairs(data), coding, about)
+    write_report(page, result, [], predictor, SegmentationDataset.open(data), about)
     text = page.read_text(encoding="utf-8")
     assert "native resolution" in text

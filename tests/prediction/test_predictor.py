@@ -1,5 +1,8 @@
+"""The path from image to mask, step by step, and what it refuses or warns of."""
+
 import copy
 import dataclasses
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -55,7 +58,7 @@ def make_predictor(
 
 
 def copy_network(gain: float = 40.0) -> UNet:
-    """Logits that are the three channels of the picture, times `gain`."""
+    """Logits that are the three channels of the image, times `gain`."""
     network = UNet(in_channels=3, num_classes=3, base_channels=3, depth=2)
     convolutions = [
         network.inlet[0],
@@ -78,7 +81,7 @@ def noise(*shape: int, dtype: Any = np.uint8) -> NDArray[Any]:
 
 
 def logits_by_hand(predictor: Predictor, image: NDArray[Any], box: Size) -> torch.Tensor:
-    """The whole way from a uint8 picture to logits at its size, step by step: [K, H, W]."""
+    """The whole way from a uint8 image to logits at its size, step by step: [K, H, W]."""
     height, width = image.shape[:2]
     scale = min(1, box[0] / height, box[1] / width) if box else 1
     small = max(1, round(height * scale)), max(1, round(width * scale))
@@ -94,27 +97,18 @@ def logits_by_hand(predictor: Predictor, image: NDArray[Any], box: Size) -> torc
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("box", [(32, 48), None])
-def test_mask_has_the_pictures_own_size(size: tuple[int, int], box: Size) -> None:
-    predictor = make_predictor(size=box)
-    mask = predictor.predict(noise(*size, 3))
-    assert mask.shape == size
-    assert mask.dtype == np.uint8
-    probabilities = predictor.probabilities(noise(*size, 3))
-    assert probabilities.shape == (3, *size)
-    assert probabilities.dtype == np.float32
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("box", [(32, 48), None])
 def test_equals_the_steps_by_hand(size: tuple[int, int], box: Size) -> None:
     predictor = make_predictor(size=box)
     image = noise(*size, 3)
     logits = logits_by_hand(predictor, image, box)
-    assert np.allclose(predictor.probabilities(image), logits.softmax(dim=0).numpy(), atol=1e-4)
+    mask, probabilities = predictor.predict(image), predictor.probabilities(image)
+    assert (mask.shape, mask.dtype) == (size, np.uint8)
+    assert (probabilities.shape, probabilities.dtype) == ((3, *size), np.float32)
+    assert np.allclose(probabilities, logits.softmax(dim=0).numpy(), atol=1e-4)
     first, second = logits.topk(2, dim=0).values
     clear = (first - second > 1e-3).numpy()
     assert clear.mean() > 0.9 or clear.size < 40
-    assert np.array_equal(predictor.predict(image)[clear], logits.argmax(dim=0).numpy()[clear])
+    assert np.array_equal(mask[clear], logits.argmax(dim=0).numpy()[clear])
 
 
 def test_every_class_occurs() -> None:
@@ -125,7 +119,7 @@ def test_every_class_occurs() -> None:
 
 
 @pytest.mark.parametrize("size", [(4, 4), (37, 53), (64, 48), (3, 5)])
-def test_network_that_copies_gives_the_picture_back(size: tuple[int, int]) -> None:
+def test_network_that_copies_gives_the_image_back(size: tuple[int, int]) -> None:
     mask = noise(*size) % 3
     image = np.eye(3, dtype=np.uint8)[mask] * np.uint8(255)
     predictor = Predictor(copy_network(), make_card(3, None), device="cpu", precision="fp32")
@@ -171,39 +165,34 @@ def test_threshold_of_two_classes(threshold: float, box: Size) -> None:
         )
 
 
-def test_threshold_says_nothing_to_more_classes() -> None:
-    image = noise(50, 60, 3)
-    masks = [make_predictor(3, threshold=threshold).predict(image) for threshold in (0.1, 0.9)]
-    assert np.array_equal(*masks)
-
-
 def test_grey_is_shown_as_rgb() -> None:
     predictor = make_predictor()
     grey = noise(40, 50)
     wanted = predictor.predict(np.stack([grey] * 3, axis=2))
-    with pytest.warns(UserWarning, match="grey picture is shown as RGB"):
+    with pytest.warns(UserWarning, match="grey image is shown as RGB"):
         assert np.array_equal(predictor.predict(grey), wanted)
     assert np.array_equal(predictor.predict(grey[..., None]), wanted)
-    predictor.card.training["grey"] = 3  # it was trained on some, and nothing is to be said
-    predictor._doubts._said.clear()
-    assert np.array_equal(predictor.predict(grey), wanted)
+    predictor.card.training["grey"] = 3  # it was trained on some, so there is no warning
+    again = Predictor(predictor.network, predictor.card, device="cpu", precision="fp32")
+    assert np.array_equal(again.predict(grey), wanted)
 
 
-@pytest.mark.parametrize("channels", [2, 4, 5])
-def test_other_channels_are_refused(channels: int) -> None:
-    with pytest.raises(ValueError, match=f"{channels} channels, 3 are needed"):
-        make_predictor().predict(noise(40, 50, channels))
-
-
-def test_rgb_is_not_made_grey() -> None:
-    with pytest.raises(ValueError, match="3 channels, 1 are needed"):
-        make_predictor(in_channels=1).predict(noise(40, 50, 3))
-
-
-@pytest.mark.parametrize("shape", [(5,), (1, 5, 6, 3)])
-def test_other_dimensions_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"\[H, W, C\]"):
-        make_predictor().predict(np.zeros(shape, np.uint8))
+@pytest.mark.parametrize(
+    ("in_channels", "shape", "message"),
+    [
+        (3, (40, 50, 2), "2 channels, 3 are needed"),
+        (3, (40, 50, 4), "4 channels, 3 are needed"),
+        (1, (40, 50, 3), "3 channels, 1 are needed"),  # RGB is not made grey
+        (3, (5,), r"\[H, W, C\]"),
+        (3, (1, 5, 6, 3), r"\[H, W, C\]"),
+        (3, (0, 5, 3), "no pixels"),
+        (3, (5, 0, 3), "no pixels"),
+        (3, (0, 0), "no pixels"),
+    ],
+)
+def test_other_shapes_are_refused(in_channels: int, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_predictor(in_channels=in_channels).predict(noise(*shape))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -215,7 +204,7 @@ def test_floats_that_are_not_finite_are_refused(value: float) -> None:
 
 
 @pytest.mark.parametrize("channels", [3, 5])
-def test_float_pictures_of_many_channels(channels: int) -> None:
+def test_float_images_of_many_channels(channels: int) -> None:
     image = np.random.default_rng(0).normal(size=(50, 77, channels)).astype(np.float32)
     assert make_predictor(in_channels=channels).predict(image).shape == (50, 77)
 
@@ -233,7 +222,7 @@ def test_sixteen_bits_equal_their_eight_bit_twin(box: Size) -> None:
     assert np.abs(other - unit).max() < 1e-4
 
 
-def test_dark_pictures_are_not_stretched() -> None:
+def test_dark_images_are_not_stretched() -> None:
     predictor = make_predictor(size=None)
     dark = noise(40, 50, 3) % 2
     assert np.allclose(
@@ -244,7 +233,7 @@ def test_dark_pictures_are_not_stretched() -> None:
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(3, np.uint8), (3, np.uint16), (1, np.uint8)])
-def test_what_is_prepared_in_another_thread_has_the_same_mask(channels: int, dtype: Any) -> None:
+def test_an_image_prepared_in_another_thread_has_the_same_mask(channels: int, dtype: Any) -> None:
     network, card = random_network(3, 3), make_card(3)
     card = dataclasses.replace(card, scales=(1.0, 1.5), training={"grey": 1})
     predictor = Predictor(copy.deepcopy(network), card, device="cpu", precision="fp32")
@@ -253,7 +242,7 @@ def test_what_is_prepared_in_another_thread_has_the_same_mask(channels: int, dty
         prepared = reader.submit(predictor.prepare, image).result()
     assert isinstance(prepared, ArrayWindows)
     reduced = set(prepared.reduced)
-    # a grey picture is reduced once it is shown as RGB
+    # a grey image is reduced once it is shown as RGB
     assert reduced == ({(32, 41), (48, 62)} if channels == 3 else set())
     mask = np.concatenate(list(predictor.mask_bands(prepared)))
     assert np.array_equal(mask, predictor.predict(image))
@@ -294,15 +283,12 @@ def test_leaves_the_mode_of_the_network_after_a_failure() -> None:
     assert predictor.network.training
 
 
-def test_live_network_is_the_same_object() -> None:
-    network = UNet(base_channels=2, depth=1)
-    assert Predictor(network, make_card(2), device="cpu").network is network
-
-
-def test_network_alone_takes_pictures_at_their_own_size() -> None:
+def test_network_alone_takes_images_at_their_own_size() -> None:
     mask = noise(20, 24) % 3
     image = np.eye(3, dtype=np.uint8)[mask] * np.uint8(255)
-    predictor = Predictor(copy_network(), device="cpu", precision="fp32")
+    network = copy_network()
+    predictor = Predictor(network, device="cpu", precision="fp32")
+    assert predictor.network is network
     assert np.array_equal(predictor.predict(image), mask)
     assert len(predictor.card.colors) == 3
 
@@ -315,15 +301,19 @@ def test_unknown_device_and_precision() -> None:
         Predictor(network, device="cpu", precision="fp8")
 
 
-def test_loaded_checkpoint_predicts_the_same(tmp_path: Path) -> None:
-    predictor = make_predictor(2, threshold=0.3)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_loaded_checkpoint_predicts_the_same(tmp_path: Path, classes: int) -> None:
+    predictor, image = make_predictor(classes, threshold=0.3), noise(50, 60, 3)
     path = tmp_path / "best.safetensors"
     save_checkpoint(path, predictor.network, predictor.card)
-    for given in (path, str(path)):
+    wanted = predictor.probabilities(image)
+    for given in (path, str(path), [path, path]):
         loaded = Predictor.load(given, device="cpu", precision="fp32")
-        image = noise(50, 60, 3)
-        assert np.array_equal(loaded.predict(image), predictor.predict(image))
         assert loaded.card == predictor.card
+        # batch normalisation is folded into the convolutions
+        assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in loaded.network.modules())
+        assert np.allclose(loaded.probabilities(image), wanted, atol=1e-4)
+        assert (loaded.predict(image) == predictor.predict(image)).mean() > 0.999
 
 
 def test_bf16_is_close() -> None:
@@ -348,7 +338,7 @@ def test_results_need_no_gradient_and_can_be_changed() -> None:
 
 
 @pytest.mark.parametrize("size", [(61, 83), (5, 40), (420, 30)])
-def test_valid_convolutions_see_a_mirrored_picture(size: tuple[int, int]) -> None:
+def test_valid_convolutions_see_a_mirrored_image(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     network = UNet(3, 2, 2, 2, normalisation="none", valid=True).eval()
     image = noise(*size, 3)
@@ -361,30 +351,24 @@ def test_valid_convolutions_see_a_mirrored_picture(size: tuple[int, int]) -> Non
 
 
 @pytest.mark.parametrize("kind", ["batch", "group", "instance"])
-def test_the_smallest_pictures_are_enlarged_as_the_network_needs(kind: Any) -> None:
+def test_the_smallest_images_are_padded_as_the_network_needs(kind: Any) -> None:
     network = UNet(3, 2, 2, 3, normalisation=kind)
     predictor = Predictor(network, device="cpu", precision="fp32")
     for size in ((1, 1), (8, 9), (3, 40)):
         assert predictor.predict(noise(*size, 3)).shape == size
 
 
-def test_a_network_gone_astray_is_refused() -> None:
+def test_logits_that_are_not_finite_are_refused() -> None:
     predictor = make_predictor()
     norm = next(m for m in predictor.network.modules() if isinstance(m, torch.nn.BatchNorm2d))
     norm.running_var.fill_(-5)
     for ask in (predictor.predict, predictor.probabilities):
-        with pytest.raises(ValueError, match="not finite for this picture"):
+        with pytest.raises(ValueError, match="not finite"):
             ask(noise(32, 48, 3))
 
 
-@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (0, 0)])
-def test_a_picture_without_pixels_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="no pixels"):
-        make_predictor().predict(noise(*shape))
-
-
 @pytest.mark.parametrize("size", [(64, 48), (97, 131), (9, 7)])
-def test_pictures_are_reduced_by_the_factor(size: tuple[int, int]) -> None:
+def test_images_are_reduced_by_the_factor(size: tuple[int, int]) -> None:
     whole = make_predictor(size=None)
     card = dataclasses.replace(whole.card, factor=0.5)
     predictor = Predictor(whole.network, card, device="cpu", precision="fp32")
@@ -400,7 +384,7 @@ def test_pictures_are_reduced_by_the_factor(size: tuple[int, int]) -> None:
     assert (got.argmax(0) == wanted.argmax(0)).float().mean() > 0.99
 
 
-def test_pictures_at_the_scale_of_training_are_never_far() -> None:
+def test_images_at_the_scale_of_training_are_never_far() -> None:
     card = make_card(3, None)
     card.training["areas"] = [1000, 4000]
     predictor = Predictor(copy_network(), card, device="cpu", precision="fp32")
@@ -431,24 +415,15 @@ def test_impossible_settings_are_refused(
 
 
 def test_a_threshold_is_for_two_classes(tmp_path: Path) -> None:
+    image = noise(50, 60, 3)
+    masks = [make_predictor(3, threshold=threshold).predict(image) for threshold in (0.1, 0.9)]
+    assert np.array_equal(*masks)
     path = tmp_path / "a.safetensors"
     save_checkpoint(path, random_network(3, 3), make_card(3))
     with pytest.raises(ValueError, match="this model has 3"):
         Predictor.load(path, threshold=0.3)
     with pytest.raises(ValueError, match="Give a checkpoint"):
         Predictor.load([])
-
-
-def test_loaded_it_says_what_the_live_network_does(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    live = make_predictor(3)
-    save_checkpoint(path, live.network, live.card)
-    loaded = Predictor.load(path, device="cpu", precision="fp32")
-    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in loaded.network.modules())
-    image = noise(50, 60, 3)
-    assert np.allclose(loaded.probabilities(image), live.probabilities(image), atol=1e-4)
-    twice = Predictor.load([path, path], device="cpu", precision="fp32")
-    assert np.allclose(twice.probabilities(image), live.probabilities(image), atol=1e-4)
 
 
 def test_networks_of_other_classes_are_refused() -> None:
@@ -461,3 +436,46 @@ def test_networks_of_other_classes_are_refused() -> None:
         Predictor(network, three, device="cpu")
     with pytest.raises(ValueError, match="have ground, thing and thing, ground"):
         Predictor(network, two, others=[(network, turned)], device="cpu")
+
+
+def warnings_of(predictor: Predictor, *images: NDArray[Any]) -> list[str]:
+    """The warnings of predicting images; each points at the caller's line."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for number, image in enumerate(images):
+            (predictor.probabilities if number % 2 else predictor.predict)(image)
+    assert {Path(each.filename).name for each in caught} <= {Path(__file__).name}
+    return [str(each.message) for each in caught]
+
+
+def trained(**training: Any) -> Predictor:
+    card = dataclasses.replace(make_card(3), training=training)
+    return Predictor(random_network(3, 3), card, device="cpu", precision="fp32")
+
+
+def test_warnings_of_sizes_far_from_the_training_images() -> None:
+    predictor = trained(areas=[1000, 4000])
+    near = [noise(*size, 3) for size in ((25, 40), (15, 15), (150, 150))]
+    assert warnings_of(predictor, *near) == []
+    small, large = warnings_of(predictor, noise(10, 10, 3), noise(160, 160, 3))
+    assert "10 x 10 pixels" in small
+    assert "1,000 to 4,000 pixels" in large
+
+
+def test_warnings_of_other_values_come_once() -> None:
+    predictor, image = trained(dtypes=["uint16"]), noise(32, 48, 3)
+    assert warnings_of(predictor, image.astype(np.uint16), image.astype(np.float32) / 255) == []
+    grey = noise(32, 48, 1).astype(np.uint16)
+    of_dtype, of_grey = warnings_of(predictor, image, grey, image, grey)
+    assert "uint8" in of_dtype
+    assert "uint16" in of_dtype
+    assert "grey" in of_grey
+
+
+def test_warnings_of_floats_that_are_not_0_to_1() -> None:
+    predictor, image = trained(dtypes=["uint8"]), noise(300, 400, 3).astype(np.float32)
+    assert warnings_of(predictor, image / 255) == []
+    (message,) = warnings_of(predictor, image, image)
+    assert "float32 values up to 25" in message
+    assert "uint8" in message
+    assert warnings_of(trained(dtypes=["float32"]), image) == []

@@ -1,25 +1,16 @@
+"""Each frame of a video has its mask."""
+
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
-from plainunet.network.checkpoint import Card
-from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.video import CutOffError, predict_video, video_paths
 
-COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
-
-
-@pytest.fixture(scope="module")
-def predictor() -> Predictor:
-    torch.manual_seed(0)
-    network = UNet(num_classes=3, base_channels=2, depth=2)
-    card = Card(("ground", "leaf", "stone"), COLORS, size=(32, 48))
-    return Predictor(network, card, device="cpu", precision="fp32")
+from .conftest import COLORS, Recorder
 
 
 def film(path: Path, frames: int = 7, size: tuple[int, int] = (47, 63)) -> Path:
@@ -44,26 +35,23 @@ def frames(path: Path) -> tuple[list[NDArray[np.uint8]], float]:
     return found, rate
 
 
-def test_each_frame_has_its_mask(tmp_path: Path, predictor: Predictor) -> None:
+def test_each_frame_has_its_mask(tmp_path: Path, predictor: Predictor, recorder: Recorder) -> None:
     video = film(tmp_path / "film.mkv")
-    said: list[tuple[int, int]] = []
-    paths = predict_video(
-        predictor, video, tmp_path / "out", lambda done, total: said.append((done, total))
-    )
+    paths = predict_video(predictor, video, tmp_path / "out", recorder)
     assert paths == video_paths(video, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "film-mask.mkv",
         "film-overlay.mp4",
     ]
-    pictures, _ = frames(video)
+    images, _ = frames(video)
     masks, rate = frames(paths[0])
     overlays, other_rate = frames(paths[1])
-    assert len(masks) == len(overlays) == len(pictures) == 7
+    assert len(masks) == len(overlays) == len(images) == 7
     assert rate == other_rate == 12.5
-    for picture, mask in zip(pictures, masks, strict=True):
-        assert np.array_equal(mask, np.array(COLORS, np.uint8)[predictor.predict(picture)])
-    assert overlays[0].shape == pictures[0].shape
-    assert [done for done, _ in said] == list(range(1, 8))
+    for image, mask in zip(images, masks, strict=True):
+        assert np.array_equal(mask, np.array(COLORS, np.uint8)[predictor.predict(image)])
+    assert overlays[0].shape == images[0].shape
+    assert recorder.progress == [("frames of film.mkv", done, 7) for done in range(1, 8)]
 
 
 def test_what_is_no_video_leaves_nothing(tmp_path: Path, predictor: Predictor) -> None:
@@ -75,11 +63,12 @@ def test_what_is_no_video_leaves_nothing(tmp_path: Path, predictor: Predictor) -
 
 
 def test_one_that_stops_leaves_nothing(tmp_path: Path, predictor: Predictor) -> None:
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+    class Stop(Recorder):
+        def advance(self, done: int) -> None:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_video(predictor, film(tmp_path / "film.mkv"), tmp_path / "out", stop)
+        predict_video(predictor, film(tmp_path / "film.mkv"), tmp_path / "out", Stop())
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -93,15 +82,15 @@ def noisy_film(path: Path, frames: int, size: tuple[int, int] = (60, 80)) -> Pat
     return path
 
 
-def test_one_that_is_cut_off_is_said(tmp_path: Path, predictor: Predictor) -> None:
+def test_one_that_is_cut_off_is_an_error(tmp_path: Path, predictor: Predictor) -> None:
     video = noisy_film(tmp_path / "film.mkv", 20)
     whole = video.read_bytes()
     video.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CutOffError, match=r"film\.mkv: ends after \d+ of 20 frames"):
         predict_video(predictor, video, tmp_path / "out")
-    pictures, _ = frames(video)
+    images, _ = frames(video)
     masks, _ = frames(video_paths(video, tmp_path / "out")[0])
-    assert 0 < len(masks) == len(pictures) < 20
+    assert 0 < len(masks) == len(images) < 20
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, predictor: Predictor, small_disk: Path) -> None:

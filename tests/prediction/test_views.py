@@ -1,15 +1,25 @@
+"""Views against whole images and whole logits; their mean against the mean of probabilities."""
+
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from plainunet.dataset.resize import resize
+from plainunet.formats.images import to_unit
+from plainunet.formats.windows import ArrayWindows, open_windows
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
+from plainunet.prediction import views
+from plainunet.prediction.backends import TorchBackend, Turn, log_mean, turn_back, turn_images
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.views import TTA, in_step, log_mean, turn, turn_back
+from plainunet.prediction.views import TTA, ReducedImage, enlarge, in_step, row_above
 
 
 def network(classes: int = 3, seed: int = 0, **options: object) -> UNet:
@@ -37,24 +47,24 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
 
 @pytest.mark.parametrize("how", TTA["turns"])
-def test_a_turn_is_undone(how: tuple[int, bool]) -> None:
+def test_a_turn_is_undone(how: Turn) -> None:
     batch = torch.rand(2, 3, 5, 8)
-    assert torch.equal(turn_back(turn(batch, how), how), batch)
+    assert torch.equal(turn_back(turn_images(batch, how), how), batch)
 
 
 def test_the_turns_are_all_of_a_square() -> None:
     square = torch.arange(9.0).reshape(1, 1, 3, 3)
     for name, count in (("none", 1), ("mirror", 2), ("flips", 4), ("turns", 8)):
-        seen = {tuple(turn(square, how).flatten().tolist()) for how in TTA[name]}
+        seen = {tuple(turn_images(square, how).flatten().tolist()) for how in TTA[name]}
         assert len(seen) == len(TTA[name]) == count
-    assert torch.equal(turn(square, TTA["mirror"][1]), square.flip(3))
-    flips = {tuple(turn(square, how).flatten().tolist()) for how in TTA["flips"]}
+    assert torch.equal(turn_images(square, TTA["mirror"][1]), square.flip(3))
+    flips = {tuple(turn_images(square, how).flatten().tolist()) for how in TTA["flips"]}
     assert tuple(square.flip(2).flatten().tolist()) in flips
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("tta", ["mirror", "flips", "turns"])
-def test_probabilities_are_the_mean_over_turned_pictures(tta: str, classes: int) -> None:
+def test_probabilities_are_the_mean_over_turned_images(tta: str, classes: int) -> None:
     plain = predictor(classes)
     wanted = np.zeros((classes, 48, 64))
     for quarters, flip in TTA[tta]:
@@ -95,9 +105,9 @@ def test_an_ensemble_is_the_mean_of_its_members(classes: int) -> None:
     ]
     alone = [Predictor(*member, device="cpu", precision="fp32") for member in members]
     wanted = np.mean([each.probabilities(IMAGE) for each in alone], axis=0)
-    together = Predictor(*members[0], others=members[1:], device="cpu", precision="fp32")
-    assert np.allclose(together.probabilities(IMAGE), wanted, atol=1e-5)
-    assert (together.predict(IMAGE) == wanted.argmax(axis=0)).mean() > 0.999
+    ensemble = Predictor(*members[0], others=members[1:], device="cpu", precision="fp32")
+    assert np.allclose(ensemble.probabilities(IMAGE), wanted, atol=1e-5)
+    assert (ensemble.predict(IMAGE) == wanted.argmax(axis=0)).mean() > 0.999
     assert (alone[0].predict(IMAGE) != wanted.argmax(axis=0)).mean() > 0.01
 
 
@@ -128,3 +138,65 @@ def test_in_step() -> None:
     assert len(bands) == 5
     for number in range(3):
         assert torch.equal(torch.cat([band[number] for band in bands], dim=1), whole)
+
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("size", [(97, 130), (50, 61), (13, 17), (96, 130), (1, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_reduced_by_parts_it_is_the_image_reduced(
+    tmp_path: Path, size: tuple[int, int], dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = RNG.integers(0, np.iinfo(dtype).max, (97, 130, 5), dtype=dtype)
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(32, 32), planarconfig="contig")
+    monkeypatch.setattr(views, "_IMAGE_BYTES", 4 * 130 * 5 * 7)  # seven rows at a time
+    expected = resize(to_unit(image), size)
+    with open_windows(tmp_path / "a.tif", most=0) as windows:
+        reduced = ReducedImage(windows, size, (size[0] + 3, size[1] + 9))
+        padded = np.pad(expected, ((0, 3), (0, 9), (0, 0)), mode="edge")
+        places = [(0, 0, *reduced.size), (0, 0, 1, 1), (size[0], size[1], 3, 9)]
+        places += [(size[0] // 2, size[1] // 3, 3, 9), (size[0] - 1, 0, 2, size[1] + 9)]
+        for top, left, height, width in places:
+            part = reduced.read(top, left, height, width)
+            assert part.dtype == np.float32
+            wanted = padded[top : top + height, left : left + width]
+            np.testing.assert_allclose(part, wanted, atol=2e-6)
+
+
+def test_in_memory_it_is_reduced_at_once() -> None:
+    image = RNG.integers(0, 256, (97, 130, 3), dtype=np.uint8)
+    part = ReducedImage(ArrayWindows(image), (40, 50), (40, 50)).read(3, 5, 20, 30)
+    expected = to_unit(resize(image, (40, 50)))[3:23, 5:35]
+    np.testing.assert_allclose(part, expected, atol=2e-6)
+    assert part.flags.c_contiguous
+
+
+@pytest.mark.parametrize("wanted", [(300, 131), (50, 61), (97, 200), (1, 1), (96, 3)])
+@pytest.mark.parametrize("bands", [[97], [1] * 97, [40, 1, 50, 6]])
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_enlarged_by_bands_they_are_the_logits_enlarged(
+    wanted: tuple[int, int], bands: list[int], at_once: int
+) -> None:
+    backend = TorchBackend(UNet(base_channels=1, depth=1), "cpu")
+    logits = torch.randn(3, 97, 130)
+    starts = np.cumsum([0, *bands[:-1]]).tolist()
+    numbered = list(zip(starts, logits.split(bands, dim=1), strict=True))
+    parts = list(enlarge(backend, numbered, 97, wanted, at_once))
+    assert max(part.shape[1] for part in parts) <= at_once
+    expected = F.interpolate(logits[None], size=wanted, mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=1e-4, atol=1e-4)
+    first = wanted[0] // 2
+    needed = row_above(first, 97, wanted[0])
+    later = [(top, band) for top, band in numbered if top + band.shape[1] > needed]
+    rest = torch.cat(list(enlarge(backend, later, 97, wanted, at_once, first)), dim=1)
+    torch.testing.assert_close(rest, torch.cat(parts, dim=1)[:, first:], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(96, 128), None])
+def test_from_a_row_on_bands_are_those_of_the_whole(size: tuple[int, int] | None) -> None:
+    one = predictor(size=size)
+    whole = np.concatenate(list(one.mask_bands(ArrayWindows(IMAGE))))
+    for first in (0, 1, 17, 47):
+        rest = np.concatenate(list(one.mask_bands(ArrayWindows(IMAGE), first)))
+        assert np.array_equal(rest, whole[first:])

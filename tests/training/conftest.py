@@ -1,8 +1,8 @@
-"""A small data set, and one finished run on it, that the tests of this room share."""
+"""A small data set, one finished run on it, a reporter that remembers, and runs without a file."""
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +10,73 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from plainunet.training.events import Event
 
 from plainunet.config import Growth, TrainConfig
 from plainunet.dataset.coding import Values
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import find_pairs
 from plainunet.dataset.samples import Samples
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
-from plainunet.training.run import METRICS_FILE
+from plainunet.reporter import Reporter, StepDone, silent
+from plainunet.training.run import Run, RunFolder
 from plainunet.training.train import train
-from plainunet.training.trainer import fit
+from plainunet.training.trainer import Trainer
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Decoded pictures stay out of the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PLAINUNET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+class PowerCut(Exception):
+    """Ends a run, whatever it does."""
+
+
+class Recorder(Reporter):
+    """Keeps all that it is told, in order; ends the run where `until` says so."""
+
+    def __init__(self, until: Callable[[str, Any], bool] = lambda kind, told: False) -> None:
+        self.told: list[tuple[str, Any]] = []
+        self._until = until
+
+    def _keep(self, kind: str, told: Any) -> None:
+        self.told.append((kind, told))
+        if self._until(kind, told):
+            raise PowerCut
+
+    def note(self, text: str) -> None:
+        self._keep("note", text)
+
+    def stage(self, name: str, total: int) -> None:
+        self._keep("stage", (name, total))
+
+    def advance(self, done: int) -> None:
+        self._keep("advance", done)
+
+    def step(self, done: StepDone) -> None:
+        self._keep("step", done)
+
+    def epoch(self, row: dict[str, Any], best: float | None) -> None:
+        self._keep("epoch", (row, best))
+
+    def result(self, scores: dict[str, Any]) -> None:
+        self._keep("result", scores)
+
+    def all(self, kind: str) -> list[Any]:
+        """What was told by one method: "note", "stage", ..."""
+        return [told for each, told in self.told if each == kind]
+
+
+def cut_after(epoch: int) -> Recorder:
+    """A reporter that ends the run after an epoch, counted from 1."""
+    return Recorder(lambda kind, told: kind == "epoch" and told[0]["epoch"] == epoch)
+
+
+Rows = list[dict[str, Any]]
+
+
+def rows_of(run: Path, timed: bool = True) -> Rows:
+    """The rows of metrics.jsonl; without times and where it was resumed, unless `timed`."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    left_out = set() if timed else {"seconds", "images_per_second", "resumed_at"}
+    return [{k: v for k, v in json.loads(line).items() if k not in left_out} for line in lines]
 
 
 Draw = Callable[..., Path]
@@ -80,7 +127,7 @@ class Finished:
     out: Path
     config: TrainConfig
     result: dict[str, Any]
-    events: list[Event]
+    heard: Recorder
 
 
 @pytest.fixture(scope="session")
@@ -88,61 +135,67 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: TrainConfig) -> Fin
     """A run of four epochs, the first at half the size, with averaged weights."""
     folder = tmp_path_factory.mktemp("finished")
     data = _draw(folder / "data", 20)
-    config = tiny.model_copy(
-        update={
-            "epochs": 4,
-            "batch_size": 2,
-            "base_channels": 4,
-            "optimizer": "muon",
-            "learning_rate": 3e-2,
-            "growth": (Growth(until=0.25, scale=0.5),),
-            "ema": 0.6,
-        }
-    )
-    events: list[Event] = []
-    result = train(data, folder / "run", config, events.append)
-    return Finished(data, folder / "run", config, result, events)
+    settings = {"epochs": 4, "batch_size": 2, "base_channels": 4, "ema": 0.6}
+    settings |= {"optimizer": "muon", "learning_rate": 3e-2}
+    settings |= {"growth": (Growth(until=0.25, scale=0.5),)}
+    config = tiny.model_copy(update=settings)
+    heard = Recorder()
+    result = train(data, folder / "run", config, heard)
+    return Finished(data, folder / "run", config, result, heard)
 
 
-Rows = list[dict[str, Any]]
+MakeRun = Callable[..., Run]
 Fit = Callable[..., Rows]
 
 
 @pytest.fixture(scope="session")
-def parts(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Samples]:
-    """Nine pictures to train (with a batch of 4: three batches of 3) and four to validate."""
-    pairs = find_pairs(draw(tmp_path_factory.mktemp("fit") / "data", 13))
-    coding = Values((0, 255))
-    return {
-        "train": Samples(pairs[:9], coding, (32, 40)),
-        "val": Samples(pairs[9:], coding, (32, 40)),
-    }
-
-
-def _fit_in(folder: Path, parts: dict[str, Samples], tiny: TrainConfig) -> Fit:
-    def run(name: str = "run", events: list[Event] | None = None, **settings: Any) -> Rows:
-        config = tiny.model_copy(update=settings)
-        torch.manual_seed(config.seed)
-        network = UNet(3, 2, config.base_channels, config.depth)
-        network.set_normalisation(*parts["train"].statistics())
-        card = Card(("background", "thing"), default_colors(2), config.size)
-        tell = (lambda event: None) if events is None else events.append
-        fit(network, card, parts, config, folder, folder / name, None, tell)
-        lines = (folder / name / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-
-    return run
-
-
-@pytest.fixture
-def fitted(parts: dict[str, Samples], tiny: TrainConfig, tmp_path: Path) -> Fit:
-    """Train with these settings from the same start; gives the rows of metrics.jsonl."""
-    return _fit_in(tmp_path, parts, tiny)
+def dataset(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
+    """Nine images to train on (with a batch of 4: three batches of 3) and four to validate on."""
+    folder = draw(tmp_path_factory.mktemp("fit") / "data", 13)
+    pairs = [
+        replace(pair, part="train" if number < 9 else "val")
+        for number, pair in enumerate(find_pairs(folder))
+    ]
+    shapes = [(32, 40, 3)] * len(pairs)
+    return SegmentationDataset(folder, pairs, Values((0, 255)), ("background", "thing"), shapes)
 
 
 @pytest.fixture(scope="session")
-def plain_loss(
-    parts: dict[str, Samples], tiny: TrainConfig, tmp_path_factory: pytest.TempPathFactory
-) -> float:
-    """Loss of one epoch with nothing changed."""
-    return _fit_in(tmp_path_factory.mktemp("plain"), parts, tiny)(epochs=1)[0]["loss"]
+def parts(dataset: SegmentationDataset) -> dict[str, Samples]:
+    """The samples of both parts."""
+    return {
+        part: Samples(dataset.part(part).pairs, dataset.coding, (32, 40))
+        for part in ("train", "val")
+    }
+
+
+@pytest.fixture
+def make_run(dataset: SegmentationDataset, tiny: TrainConfig, tmp_path: Path) -> MakeRun:
+    """A run with these settings that has not begun: `make_run("name", reporter, epochs=3)`."""
+
+    def make(name: str = "run", reporter: Reporter = silent, **settings: Any) -> Run:
+        config = tiny.model_copy(update={"classes": dataset.class_names, **settings})
+        return Run(RunFolder(tmp_path / name), config, dataset, reporter)
+
+    return make
+
+
+def make_trainer(run: Run, parts: dict[str, Samples]) -> Trainer:
+    """A trainer of a fresh network."""
+    config = run.config
+    torch.manual_seed(config.seed)
+    network = UNet(3, 2, **config.network_arguments())
+    network.set_normalisation(*parts["train"].statistics())
+    return Trainer(run, network, Card(config.classes, default_colors(2), config.size), parts)
+
+
+@pytest.fixture
+def fitted(make_run: MakeRun, parts: dict[str, Samples]) -> Fit:
+    """Train with these settings from the same start; gives the rows of metrics.jsonl."""
+
+    def fit(name: str = "run", reporter: Reporter = silent, **settings: Any) -> Rows:
+        run = make_run(name, reporter, **settings)
+        make_trainer(run, parts).fit()
+        return rows_of(run.folder.path)
+
+    return fit

@@ -1,20 +1,22 @@
 """What is measured, and what is made of it; a run of a few seconds ends in time."""
 
+import dataclasses
 import json
+from collections.abc import Collection
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from plainunet.config import TrainConfig
-from plainunet.dataset.classes import find_coding
-from plainunet.dataset.pairs import find_pairs
-from plainunet.dataset.split import split_pairs
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.training import budget
 from plainunet.training.budget import find_end, fit_budget, measure_end, measure_pixel
+from plainunet.training.run import Run, RunFolder
 from plainunet.training.train import train
 
 
@@ -40,30 +42,26 @@ def test_a_pixel_is_timed_by_steps() -> None:
 
 @pytest.mark.usefixtures("ticks")
 def test_the_end_is_foreseen(small_data: Path) -> None:
-    pairs = find_pairs(small_data)
-    coding, _ = find_coding([pair.mask for pair in pairs])
+    dataset = SegmentationDataset.open(small_data)
     predictor = Predictor(UNet(base_channels=2, depth=2), device="cpu")
-    one = measure_end(predictor, pairs, coding, 0)
-    more = measure_end(predictor, pairs * 50, coding, 0)
-    # each is judged twice, drawn and reduced
-    assert one == pytest.approx(4 * 8 + 1.5)
-    assert one < more
+    one = measure_end(predictor, dataset)
+    # each is predicted twice, drawn, packed into the report and reduced; 2 s for all else
+    assert one == pytest.approx(5 * 8 + 2.0)
+    assert one < measure_end(predictor, dataset.subset([*range(8)] * 50))
 
 
 def fit(
-    folder: Path, given: dict[str, object], taken: dict[str, str] | None = None
+    folder: Path, given: Collection[str], taken: dict[str, str] | None = None, **settings: Any
 ) -> tuple[TrainConfig, list[str]]:
-    pairs = split_pairs(find_pairs(folder))
-    coding, _ = find_coding([pair.mask for pair in pairs])
-    config = TrainConfig(**{"budget": 300.0, "classes": ("a", "b"), **given})
-    shares = {"a": 0.7, "b": 0.3}
-    sizes = [(48, 64)] * len(pairs)
-    return fit_budget(config, {*given, "budget"}, pairs, sizes, coding, shares, 1.0, taken=taken)
+    dataset = SegmentationDataset.open(folder, TrainConfig(classes=("a", "b")))
+    config = TrainConfig(classes=("a", "b")).model_copy(update={"budget": 300.0, **settings})
+    return fit_budget(config, given, dataset.split(config), 1.0, taken)
 
 
 @pytest.mark.usefixtures("usual_machine")
 def test_what_is_given_stays(small_data: Path) -> None:
-    config, lines = fit(small_data, {"optimizer": "sgd", "learning_rate": 0.1})
+    given = {"optimizer": "sgd", "learning_rate": 0.1}
+    config, lines = fit(small_data, {*given, "budget"}, **given)
     assert (config.optimizer, config.learning_rate) == ("sgd", 0.1)
     assert "  optimizer: sgd (as given)" in lines
     assert all(32 <= side <= 64 for side in config.window)
@@ -75,7 +73,8 @@ def test_what_is_given_stays(small_data: Path) -> None:
 
 
 def test_what_is_taken_stays_with_its_reason(small_data: Path) -> None:
-    config, lines = fit(small_data, {"depth": 2, "base_channels": 8}, {"depth": "as it was"})
+    given = {"depth": 2, "base_channels": 8}
+    config, lines = fit(small_data, {*given, "budget"}, {"depth": "as it was"}, **given)
     assert (config.depth, config.base_channels) == (2, 8)
     assert "  depth: 2 (as it was)" in lines
     assert "  base channels: 8 (as given)" in lines
@@ -83,25 +82,31 @@ def test_what_is_taken_stays_with_its_reason(small_data: Path) -> None:
 
 @pytest.mark.usefixtures("usual_machine")
 def test_a_time_that_was_not_given_is_not_wasted(small_data: Path) -> None:
-    """Few small pictures need no quarter of an hour."""
-    assert fit(small_data, {"budget": 5000.0})[0].budget == 5000
-    pairs = split_pairs(find_pairs(small_data))
-    coding, _ = find_coding([pair.mask for pair in pairs])
-    config = TrainConfig(classes=("a", "b")).model_copy(update={"budget": 5000.0})
-    sizes, shares = [(48, 64)] * len(pairs), {"a": 0.7, "b": 0.3}
-    fitted, lines = fit_budget(config, set(), pairs, sizes, coding, shares, 1.0)
-    assert fitted.budget is not None
-    assert 60 <= fitted.budget < 1000
-    assert lines[0].startswith(f"plan for {fitted.budget:.0f} s")
+    """Few small images need no quarter of an hour."""
+    assert fit(small_data, {"budget"}, budget=5000.0)[0].budget == 5000
+    config, lines = fit(small_data, (), budget=5000.0)
+    assert config.budget is not None
+    assert 60 <= config.budget < 1000
+    assert lines[0].startswith(f"plan for {config.budget:.0f} s")
 
 
 @pytest.mark.usefixtures("usual_machine")
 def test_too_short_a_budget_is_refused(small_data: Path) -> None:
-    pairs = split_pairs(find_pairs(small_data))
-    coding, _ = find_coding([pair.mask for pair in pairs])
-    config = TrainConfig(budget=2.0, classes=("a", "b"))
     with pytest.raises(ValueError, match="--budget 2 s is too short"):
-        fit_budget(config, set(), pairs, [(48, 64)] * 8, coding, {"a": 1.0, "b": 0.0}, 1.9)
+        fit(small_data, (), budget=2.0)
+
+
+def test_a_budget_that_is_spent_before_the_first_step_is_refused(
+    small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "measure_end", lambda *_: 30.0)
+    monkeypatch.setattr(budget.time, "monotonic", lambda: 1000.0)
+    dataset = SegmentationDataset.open(small_data)
+    predictor = Predictor(UNet(base_channels=2, depth=2), device="cpu")
+    run = Run(RunFolder(small_data), TrainConfig(budget=600), dataset, begun=990)
+    assert find_end(run, predictor) == 990 + 600 - 30
+    with pytest.raises(ValueError, match="--budget 600 s is too short: it took 560 s to begin"):
+        find_end(dataclasses.replace(run, begun=1000 - 560), predictor)
 
 
 def test_a_run_by_the_clock(small_data: Path, tmp_path: Path) -> None:
@@ -117,16 +122,3 @@ def test_a_run_by_the_clock(small_data: Path, tmp_path: Path) -> None:
     plan = (tmp_path / "run" / "plan.txt").read_text()
     assert "base channels: 4 (as given)" in plan
     assert (tmp_path / "run" / "curves.png").is_file()
-
-
-def test_a_budget_that_is_spent_before_the_first_step_is_refused(
-    small_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(budget, "measure_end", lambda *_: 30.0)
-    monkeypatch.setattr(budget.time, "monotonic", lambda: 1000.0)
-    pairs = find_pairs(small_data)
-    coding, _ = find_coding([pair.mask for pair in pairs])
-    predictor = Predictor(UNet(base_channels=2, depth=2), device="cpu")
-    assert find_end(600, 990, predictor, pairs, coding, 16) == 990 + 600 - 30
-    with pytest.raises(ValueError, match="--budget 600 s is too short: it took 560 s to begin"):
-        find_end(600, 1000 - 560, predictor, pairs, coding, 16)

@@ -1,11 +1,14 @@
-"""How far a run has come, by steps and by a clock that the test moves."""
+"""The learning rate over time; how far a run has come, by steps and by a clock that tests move."""
+
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plainunet.config import TrainConfig
 from plainunet.training import schedule
-from plainunet.training.optim import learning_rate_at
-from plainunet.training.schedule import ClockSchedule, StepSchedule
+from plainunet.training.schedule import WARM_UP, ClockSchedule, StepSchedule, learning_rate_at
 
 GROWTH = ({"until": 0.4, "scale": 0.5},)
 CONFIG = TrainConfig(size=(64, 96), growth=GROWTH, epochs=10, learning_rate=0.01)
@@ -32,8 +35,11 @@ def test_by_steps() -> None:
     assert not by_steps.cuts(0)
 
 
-def test_the_rate_comes_down_as_the_clock_runs(clock: Clock) -> None:
+def test_the_rate_comes_down_and_steps_are_foreseen_as_the_clock_runs(clock: Clock) -> None:
     by_clock = ClockSchedule(CONFIG, end=200.0)
+    assert by_clock.steps(0) == 1
+    clock.now = 110.0  # a tenth
+    assert by_clock.steps(20) == 200
     rates = []
     for clock.now in (101.0, 110.0, 150.0, 190.0, 199.9):
         rates.append(by_clock.rate(0))
@@ -66,13 +72,6 @@ def test_a_slow_machine_takes_fewer_steps_and_ends_in_time(clock: Clock) -> None
     assert ends == {0.5: 200, 3.0: 33}
 
 
-def test_steps_are_foreseen(clock: Clock) -> None:
-    by_clock = ClockSchedule(CONFIG, end=200.0)
-    assert by_clock.steps(0) == 1
-    clock.now = 110.0  # a tenth
-    assert by_clock.steps(20) == 200
-
-
 def test_judging_takes_a_small_part_of_the_time(clock: Clock) -> None:
     by_clock = ClockSchedule(CONFIG, end=1100.0)
     judged = 0.0
@@ -82,13 +81,6 @@ def test_judging_takes_a_small_part_of_the_time(clock: Clock) -> None:
     assert 0.05 * 1000 < judged <= 0.08 * 1000
     clock.now = 1100.0
     assert not by_clock.judges(0, 0.0)  # the end is judged natively
-
-
-def test_a_run_that_goes_on_has_what_is_left(clock: Clock) -> None:
-    by_clock = ClockSchedule(CONFIG, end=160.0, spent=40.0)
-    assert by_clock.share == pytest.approx(0.4)
-    clock.now = 130.0
-    assert by_clock.share == pytest.approx(0.7)
 
 
 def test_what_is_done_is_counted_in_pixels() -> None:
@@ -108,6 +100,11 @@ def test_by_the_clock_what_is_done_is_time(clock: Clock) -> None:
     assert by_clock.done(3) == by_clock.done(300) == pytest.approx(0.3)
     clock.now = 230.0
     assert by_clock.done(301) == 1
+    clock.now = 100.0
+    resumed = ClockSchedule(CONFIG, end=160.0, spent=40.0)
+    assert resumed.share == pytest.approx(0.4)
+    clock.now = 130.0
+    assert resumed.share == pytest.approx(0.7)
 
 
 def test_a_run_has_a_first_step_even_if_its_time_is_over(clock: Clock) -> None:
@@ -118,3 +115,44 @@ def test_a_run_has_a_first_step_even_if_its_time_is_over(clock: Clock) -> None:
     assert 0 <= by_clock.rate(0) < 1e-5
     assert by_clock.cuts(0)
     assert by_clock.is_over(1)
+
+
+@given(steps=st.integers(1, 2000), highest=st.floats(1e-5, 1))
+def test_one_cycle_rises_falls_and_stays_in_bounds(steps: int, highest: float) -> None:
+    rates = [learning_rate_at(step, steps, highest, "one-cycle") for step in range(steps)]
+    assert all(0 < rate <= highest * (1 + 1e-12) for rate in rates)
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_one_cycle_peaks_after_its_warm_up_and_ends_near_zero() -> None:
+    rates = [learning_rate_at(step, 1000, 0.5, "one-cycle") for step in range(1000)]
+    assert rates[0] < 0.01
+    assert rates.index(max(rates)) == pytest.approx(1000 * WARM_UP, abs=1)
+    assert max(rates) == pytest.approx(0.5, rel=1e-3)
+    assert rates[549] == pytest.approx(0.25, rel=0.01)  # half way down the cosine
+    assert rates[-1] < 1e-5
+    assert learning_rate_at(9, 10, 0.5, "one-cycle") < 0.05 * 0.5
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "poly", "constant"])
+@pytest.mark.parametrize("warm_up", [None, 0.0, 0.3])
+def test_rates_rise_then_never_rise_again(schedule: str, warm_up: float | None) -> None:
+    rates = [learning_rate_at(step, 200, 2.0, schedule, warm_up) for step in range(200)]
+    share = {None: 0.1 if schedule == "one-cycle" else 0.0}.get(warm_up, warm_up)
+    assert share is not None
+    top = round(share * 201)
+    assert all(a < b for a, b in pairwise(rates[:top]))
+    assert all(a >= b for a, b in pairwise(rates[top:]))
+    assert max(rates) <= 2.0
+    assert max(rates) > 1.9
+    assert (rates[-1] < 0.05) == (schedule != "constant")
+
+
+def test_poly_and_constant_by_hand() -> None:
+    assert {learning_rate_at(step, 7, 0.3, "constant") for step in range(7)} == {0.3}
+    assert learning_rate_at(0, 9, 1.0, "poly") == pytest.approx(0.9**0.9)
+    assert learning_rate_at(8, 9, 1.0, "poly") == pytest.approx(0.1**0.9)
+    with pytest.raises(ValueError, match="no schedule 'linear'"):
+        learning_rate_at(0, 9, 1.0, "linear")

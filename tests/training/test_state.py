@@ -1,8 +1,12 @@
-"""What a run needs to go on is kept whole, and read without running any code."""
+"""What a run needs to go on is kept whole, read without running code, and saved in time."""
 
 import os
+import time
 import zipfile
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +14,22 @@ from torch import Tensor
 
 from plainunet.network.unet import UNet
 from plainunet.training.optim import WeightAverage, make_optimizers
-from plainunet.training.state import STATE_FILE, TrainingState, read_state
+from plainunet.training.run import RunFolder
+from plainunet.training.state import LOST, Saver, TrainingState, read_state
+
+from .conftest import MakeRun
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path)
+
+
+@pytest.fixture
+def saved(folder: RunFolder) -> Path:
+    """The file of a saved state."""
+    fresh(0).save(folder, folder.path)
+    return folder.state
 
 
 def fresh(seed: int, optimizer: str = "muon", average: bool = True) -> TrainingState:
@@ -36,25 +55,23 @@ def advance(state: TrainingState, steps: int) -> None:
 
 def weights(state: TrainingState) -> dict[str, Tensor]:
     average = state.average.network.state_dict() if state.average else {}
-    return {
-        **state.network.state_dict(),
-        **{f"average.{name}": value for name, value in average.items()},
-    }
+    averaged = {f"average.{name}": value for name, value in average.items()}
+    return {**state.network.state_dict(), **averaged}
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "adam"])
 @pytest.mark.parametrize("average", [True, False])
 def test_a_restored_state_goes_on_bit_for_bit(
-    tmp_path: Path, optimizer: str, average: bool
+    folder: RunFolder, optimizer: str, average: bool
 ) -> None:
     state = fresh(0, optimizer, average)
     advance(state, 2)
     state.epoch, state.best, state.seconds = 1, 0.25, 1.5
-    state.save(tmp_path, tmp_path)
+    state.save(folder, folder.path)
     advance(state, 2)
 
     other = fresh(1, optimizer, average)
-    other.restore(read_state(tmp_path))
+    other.restore(read_state(folder))
     assert (other.epoch, other.step, other.best, other.seconds) == (1, 2, 0.25, 1.5)
     advance(other, 2)
     expected = weights(state)
@@ -66,62 +83,56 @@ def test_a_restored_state_goes_on_bit_for_bit(
 def test_the_data_folder_is_kept_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
-    fresh(0).save(Path("run"), Path("data"))
-    assert read_state(tmp_path / "run")["data"] == str((tmp_path / "data").resolve())
+    fresh(0).save(RunFolder(Path("run")), Path("data"))
+    assert read_state(RunFolder(tmp_path / "run"))["data"] == str((tmp_path / "data").resolve())
 
 
-def test_a_state_replaces_the_one_before_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_a_state_replaces_the_one_before_and_leaves_nothing_else(folder: RunFolder) -> None:
     state = fresh(0)
     for epoch in (1, 2):
         state.epoch = epoch
-        state.save(tmp_path, tmp_path)
-    assert [file.name for file in (tmp_path / "last").iterdir()] == [STATE_FILE.name]
-    assert read_state(tmp_path)["counters"]["epoch"] == 2
+        state.save(folder, folder.path)
+    assert list(folder.state.parent.iterdir()) == [folder.state]
+    assert read_state(folder)["counters"]["epoch"] == 2
 
 
-def test_no_state(tmp_path: Path) -> None:
+def test_no_state(folder: RunFolder) -> None:
     with pytest.raises(FileNotFoundError, match=r"no run to resume here.*state\.pt.*--out"):
-        read_state(tmp_path)
+        read_state(folder)
+
+
+def assert_damaged(folder: RunFolder) -> None:
+    with pytest.raises(ValueError, match=r"state\.pt: damaged\. Start the run anew"):
+        read_state(folder)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.6, 0.99])
-def test_a_state_that_is_cut_off(tmp_path: Path, keep: float) -> None:
-    fresh(0).save(tmp_path, tmp_path)
-    file = tmp_path / STATE_FILE
-    content = file.read_bytes()
-    file.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(ValueError, match=r"state\.pt: damaged\. Start the run anew"):
-        read_state(tmp_path)
+def test_a_state_that_is_cut_off(folder: RunFolder, saved: Path, keep: float) -> None:
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(keep * len(content))])
+    assert_damaged(folder)
 
 
 @pytest.mark.parametrize("content", [b"some text\n", b"\x80\x02}q\x00.", b"PK\x03\x04" + bytes(99)])
-def test_a_state_that_is_something_else(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "last").mkdir()
-    (tmp_path / STATE_FILE).write_bytes(content)
-    with pytest.raises(ValueError, match=r"state\.pt: damaged"):
-        read_state(tmp_path)
+def test_a_state_that_is_something_else(folder: RunFolder, saved: Path, content: bytes) -> None:
+    saved.write_bytes(content)
+    assert_damaged(folder)
 
 
-def test_a_state_of_something_else(tmp_path: Path) -> None:
-    (tmp_path / "last").mkdir()
-    torch.save({"model": torch.zeros(3)}, tmp_path / STATE_FILE)
-    with pytest.raises(ValueError, match=r"state\.pt: damaged"):
-        read_state(tmp_path)
+def test_a_state_of_something_else(folder: RunFolder, saved: Path) -> None:
+    torch.save({"model": torch.zeros(3)}, saved)
+    assert_damaged(folder)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
-def test_a_state_with_a_few_wrong_bytes(tmp_path: Path, share: float) -> None:
+def test_a_state_with_a_few_wrong_bytes(folder: RunFolder, saved: Path, share: float) -> None:
     """PyTorch alone would take the wrong weights."""
-    fresh(0).save(tmp_path, tmp_path)
-    file = tmp_path / STATE_FILE
-    with zipfile.ZipFile(file) as records:
+    with zipfile.ZipFile(saved) as records:
         largest = max(records.infolist(), key=lambda record: record.file_size)
-    content = bytearray(file.read_bytes())
-    at = largest.header_offset + 200 + int(share * (largest.file_size - 200))
-    content[at] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"state\.pt: damaged"):
-        read_state(tmp_path)
+    content = bytearray(saved.read_bytes())
+    content[largest.header_offset + 200 + int(share * (largest.file_size - 200))] ^= 1
+    saved.write_bytes(content)
+    assert_damaged(folder)
 
 
 class Trap:
@@ -132,9 +143,68 @@ class Trap:
         return os.mkdir, (str(self.folder),)
 
 
-def test_code_in_a_state_is_not_run(tmp_path: Path) -> None:
-    (tmp_path / "last").mkdir()
-    torch.save({"data": Trap(tmp_path / "caught")}, tmp_path / STATE_FILE)
-    with pytest.raises(ValueError, match="damaged"):
-        read_state(tmp_path)
-    assert not (tmp_path / "caught").exists()
+def test_code_in_a_state_is_not_run(folder: RunFolder, saved: Path) -> None:
+    torch.save({"data": Trap(folder.path / "caught")}, saved)
+    assert_damaged(folder)
+    assert not (folder.path / "caught").exists()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A clock that the test moves."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    return clock
+
+
+class SlowState(TrainingState):
+    """A state that takes `takes` seconds to save, and remembers when it was."""
+
+    def __init__(self, clock: SimpleNamespace, takes: float) -> None:
+        self.clock, self.takes, self.saved = clock, takes, list[float]()
+
+    def save(self, *places: Any) -> None:
+        self.clock.now += self.takes
+        self.saved.append(self.clock.now)
+
+
+@pytest.mark.parametrize("step", [0.1, 7.0, 20.0])
+@pytest.mark.parametrize("takes", [0.01, 4.0])
+def test_less_than_a_minute_is_ever_lost(
+    make_run: MakeRun, clock: SimpleNamespace, step: float, takes: float
+) -> None:
+    state = SlowState(clock, takes)
+    save = Saver(make_run(), state)
+    while clock.now < 1000:
+        clock.now += step
+        if save.is_due(step):
+            save()
+    gaps = [later - earlier for earlier, later in pairwise(state.saved)]
+    assert len(gaps) >= 10
+    assert max(gaps) <= LOST + takes
+    assert LOST < 60
+    # but not more often than that: the next one would have come too late
+    assert min(gaps) >= LOST - step - 0.01
+
+
+def test_steps_longer_than_that_are_saved_one_by_one(
+    make_run: MakeRun, clock: SimpleNamespace
+) -> None:
+    state = SlowState(clock, 1.0)
+    save = Saver(make_run(), state)
+    clock.now += 70
+    assert save.is_due(70)
+    save()
+    assert save.is_due(70)
+    assert len(state.saved) == 2
+
+
+def test_ends_of_epochs_save_where_it_takes_a_twentieth(
+    make_run: MakeRun, clock: SimpleNamespace
+) -> None:
+    save = Saver(make_run(), SlowState(clock, 2.0))
+    clock.now += 39
+    assert not save.is_cheap()
+    clock.now += 1.5
+    assert save.is_cheap()
+    assert not save.is_due(1.0)

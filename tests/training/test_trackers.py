@@ -11,11 +11,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from plainunet.training.events import Event, Note, StepDone
 
 from plainunet.config import TrainConfig
-from plainunet.training import trackers as tracking
+from plainunet.training import trackers
 from plainunet.training.train import resume, train
+
+from .conftest import PowerCut, Recorder
 
 Series = dict[str, list[tuple[int, float]]]
 """Steps and values by name, in the order in which they were told."""
@@ -27,10 +28,6 @@ class Tracked:
     notes: list[str]
     expected: Series
     """What every tracker must hold."""
-
-
-class Stop(Exception):
-    """What stands for a power cut."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,23 +48,19 @@ def follow(
     """Train under a tracker, stop in the middle of the second epoch, and go on to the end."""
 
     def follow(name: str, between: Callable[[Path], None] = lambda run: None) -> Tracked:
-        monkeypatch.setattr(tracking, "PERIOD", 0.0)
+        monkeypatch.setattr(trackers, "PERIOD", 0.0)
         data, run = draw(tmp_path / "data", 10), tmp_path / "first"
         settings = {"batch_size": 2, "classes": ("street", "car/van (any)"), "track": (name,)}
-        events: list[Event] = []
-
-        def stop(event: Event) -> None:
-            events.append(event)
-            if isinstance(event, StepDone) and event.step == 6:
-                raise Stop
-
-        with pytest.raises(Stop):
-            train(data, run, tiny.model_copy(update=settings), stop)
+        heard = Recorder(lambda kind, told: kind == "step" and told.step == 6)
+        with pytest.raises(PowerCut):
+            train(data, run, tiny.model_copy(update=settings), heard)
         between(run)
-        result = resume(run, events.append)
-        notes = [event.text for event in events if isinstance(event, Note)]
+        resumed = Recorder()
+        result = resume(run, resumed)
+        notes = heard.all("note") + resumed.all("note")
+        steps = heard.all("step") + resumed.all("step")
         assert not [note for note in notes if "failed" in note]
-        losses = {event.step + 1: event.loss for event in events if isinstance(event, StepDone)}
+        losses = {done.step + 1: done.loss for done in steps}
         expected: Series = {"step/loss": sorted(losses.items())}
         assert [step for step, _ in expected["step/loss"]] == [1, 2, 3, 4, 5, 6, 7, 8]
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Judging at the working size against pixels counted by hand."""
+"""Validation at the working size against pixels counted by hand; its images, and its counts."""
 
 import copy
 from pathlib import Path
@@ -9,37 +9,43 @@ import pytest
 import torch
 from PIL import Image
 
+from plainunet.config import TrainConfig
 from plainunet.dataset.coding import Values
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.samples import Samples
 from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
-from plainunet.training.validate import Journal, Pictures, has_foreground, validate
+from plainunet.reporter import Reporter, silent
+from plainunet.training.run import Run, RunFolder, StoppedError
+from plainunet.training.validate import Journal, ValidationImages, has_foreground, validate
+
+from .conftest import Recorder
+
+NAMES, COLORS = ("background", "thing"), ((0, 0, 0), (255, 255, 255))
+CODING = Values((0, 1), 200)
 
 
-def network() -> UNet:
+def make_predictor(size: tuple[int, int] | None, always_one: bool = True) -> Predictor:
+    """A predictor that finds class 1 everywhere, unless its weights are to stay random."""
     torch.manual_seed(0)
-    return UNet(in_channels=3, num_classes=2, base_channels=2, depth=2)
+    unet = UNet(in_channels=3, num_classes=2, base_channels=2, depth=2)
+    if always_one:
+        with torch.no_grad():
+            unet.head.weight.zero_()
+            unet.head.bias.copy_(torch.tensor([0.0, 1.0]))
+    return Predictor(unet, Card(NAMES, COLORS, size), device="cpu", precision="fp32")
 
 
-def always_one(unet: UNet) -> Predictor:
-    """A predictor that says class 1 everywhere."""
-    with torch.no_grad():
-        unet.head.weight.zero_()
-        unet.head.bias.copy_(torch.tensor([0.0, 1.0]))
-    card = Card(("background", "thing"), ((0, 0, 0), (255, 255, 255)), size=None)
-    return Predictor(unet, card, device="cpu", precision="fp32")
-
-
-def at_size(predictor: Predictor, size: tuple[int, int]) -> Predictor:
-    card = Card(predictor.card.class_names, predictor.card.colors, size)
-    return Predictor(predictor.network, card, device="cpu", precision="fp32")
+def make_run(reporter: Reporter = silent) -> Run:
+    dataset = SegmentationDataset(Path(), [], CODING, NAMES, [])
+    return Run(RunFolder(Path()), TrainConfig(), dataset, reporter)
 
 
 @pytest.fixture
 def wide(tmp_path: Path) -> list[Pair]:
-    """Two pictures [16, 32]: their left quarter, and a half, is class 1; void in the first."""
+    """Two images [16, 32]: their left quarter, and a half, is class 1; void in the first."""
     pairs = []
     for number, columns in enumerate((8, 16)):
         mask = np.zeros((16, 32), np.uint8)
@@ -58,13 +64,13 @@ def wide(tmp_path: Path) -> list[Pair]:
 def test_validation_counts_at_the_working_size_without_padding_and_void(
     wide: list[Pair], size: tuple[int, int], share: int, target_scale: int
 ) -> None:
-    coding = Values((0, 1), 200)
-    samples = Samples(wide, coding, (32, 32), 3, target_scale)
-    unet = network().train()
-    done: list[int] = []
-    scores = validate(at_size(always_one(unet), size), samples, size, done.append)
-    assert done == [1, 2]
-    assert unet.training
+    samples = Samples(wide, CODING, (32, 32), 3, target_scale)
+    predictor = make_predictor(size)
+    predictor.network.train()
+    told = Recorder()
+    scores = validate(make_run(told), predictor, samples, size)
+    assert told.all("advance") == [1, 2]
+    assert predictor.network.training
     # of 16 x 32 pixels, the first has 16 x 8 void; the box's lower half is padding
     true = [16 * 8 / share, 16 * 16 / share]
     counted = [16 * 24 / share, 16 * 32 / share]
@@ -79,56 +85,60 @@ def test_validation_counts_at_the_working_size_without_padding_and_void(
 
 
 def test_validation_gives_the_same_scores_twice_and_moves_nothing(wide: list[Pair]) -> None:
-    samples = Samples(wide, Values((0, 1), 200), (16, 32))
-    unet = network()
-    before = copy.deepcopy(unet.state_dict())
-    card = Card(("background", "thing"), ((0, 0, 0), (255, 255, 255)), (16, 32))
-    predictor = Predictor(unet, card, device="cpu", precision="fp32")
-    first, second = (validate(predictor, samples, (16, 32), lambda _: None) for _ in range(2))
+    samples, predictor = Samples(wide, CODING, (16, 32)), make_predictor((16, 32), False)
+    before = copy.deepcopy(predictor.network.state_dict())
+    first, second = (validate(make_run(), predictor, samples, (16, 32)) for _ in range(2))
     assert first == second
-    assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
+    after = predictor.network.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
 
 
 @pytest.mark.parametrize("size", [(16, 32), (8, 16)])
-def test_validation_shows_what_it_judged(wide: list[Pair], size: tuple[int, int]) -> None:
-    samples = Samples(wide, Values((0, 1), 200), (16, 32))
+def test_validation_shows_what_it_scored(wide: list[Pair], size: tuple[int, int]) -> None:
+    samples, predictor = Samples(wide, CODING, (16, 32)), make_predictor(size)
     seen: list[tuple[Any, ...]] = []
 
-    class Seen(Pictures):
-        def show(self, *said: Any) -> None:
-            seen.append(said)
+    class Seen(ValidationImages):
+        def show(self, *shown: Any) -> None:
+            seen.append(shown)
 
-    predictor = at_size(always_one(network()), size)
-    pictures = Seen(samples, predictor.card.colors)
-    scores = validate(predictor, samples, size, lambda _: None, pictures=pictures)
+    scores = validate(make_run(), predictor, samples, size, Seen(samples, COLORS))
     assert [index for index, *_ in seen] == [0, 1]
     assert [image.shape for _, image, _, _ in seen] == [(*size, 3)] * 2
     truths = [truth for _, _, truth, _ in seen]
     assert (truths[0][:, -size[1] // 4 :] == 255).all()
-    assert [int((truth == 1).sum()) * 4 for truth in truths] == [
-        size[0] * size[1],
-        2 * size[0] * size[1],
-    ]
+    ones = [int((truth == 1).sum()) for truth in truths]
+    assert ones == [size[0] * size[1] / 4, size[0] * size[1] / 2]
     assert all((prediction == 1).all() for *_, prediction in seen)
-    assert scores == validate(predictor, samples, size, lambda _: None)
+    assert scores == validate(make_run(), predictor, samples, size)
+
+
+def test_whether_there_was_anything_to_find(wide: list[Pair]) -> None:
+    predictor = make_predictor(None)
+    scores = validate(make_run(), predictor, Samples(wide, CODING, (16, 32)), (16, 32))
+    assert has_foreground(scores, 2)
+    for pair in wide:
+        Image.fromarray(np.zeros((16, 32), np.uint8)).save(pair.mask)
+    scores = validate(make_run(), predictor, Samples(wide, CODING, (16, 32)), (16, 32))
+    assert scores["per_image"]["dice"]["mean_foreground"] == 0
+    assert not has_foreground(scores, 2)
 
 
 def test_what_was_counted_before_is_not_counted_again(
     wide: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pictures that are to be shown are predicted all the same."""
-    pairs = wide * 4
-    samples = Samples(pairs, Values((0, 1), 200), (16, 32))
-    predictor = at_size(always_one(network()), (16, 32))
-    whole = validate(predictor, samples, (16, 32), lambda _: None)
+    """Images that are to be shown are predicted all the same."""
+    samples, predictor = Samples(wide * 4, CODING, (16, 32)), make_predictor((16, 32))
+    whole = validate(make_run(), predictor, samples, (16, 32))
 
-    def ask_to_stop(done: int) -> None:
-        if done == 5:
-            raise KeyboardInterrupt
+    class Asking(Reporter):
+        def advance(self, done: int) -> None:
+            run.stop.code = 130 if done == 5 else 0
 
-    journal = Journal(tmp_path, "0", "epoch 1")
-    with pytest.raises(KeyboardInterrupt):
-        validate(predictor, samples, (16, 32), ask_to_stop, journal=journal)
+    run, file = make_run(Asking()), tmp_path / "counts.json"
+    journal = Journal(file, "epoch 1")
+    with pytest.raises(StoppedError):
+        validate(run, predictor, samples, (16, 32), journal=journal)
     journal.write()
     predicted: list[int] = []
     predict = Predictor.predict
@@ -138,31 +148,95 @@ def test_what_was_counted_before_is_not_counted_again(
         return predict(self, image)
 
     monkeypatch.setattr(Predictor, "predict", counted)
-    again = Journal(tmp_path, "0", "epoch 1")
-    assert validate(predictor, samples, (16, 32), lambda _: None, journal=again) == whole
-    assert len(predicted) == 3
-    assert len(again.counts) == 8
+    again = Journal(file, "epoch 1")
+    assert validate(make_run(), predictor, samples, (16, 32), journal=again) == whole
+    assert (len(predicted), len(again.counts)) == (3, 8)
 
     predicted.clear()
-    pictures = Pictures(samples, predictor.card.colors)  # numbers 0, 2, 5 and 7
-    again = Journal(tmp_path, "0", "epoch 1")
-    scores = validate(
-        predictor, samples, (16, 32), lambda _: None, pictures=pictures, journal=again
-    )
-    assert scores == whole
+    images = ValidationImages(samples, COLORS)  # numbers 0, 2, 5 and 7
+    again = Journal(file, "epoch 1")
+    assert validate(make_run(), predictor, samples, (16, 32), images, again) == whole
     assert len(predicted) == 3 + 2
-    pictures.write(tmp_path / "shown")
+    images.write(tmp_path / "shown")
     assert len(list((tmp_path / "shown").iterdir())) == 4
 
 
-def test_whether_there_was_anything_to_find(wide: list[Pair]) -> None:
-    samples = Samples(wide, Values((0, 1), 200), (16, 32))
-    scores = validate(always_one(network()), samples, (16, 32), lambda done: None)
-    assert has_foreground(scores, 2)
-    empty = np.zeros((16, 32), np.uint8)
-    for pair in wide:
-        Image.fromarray(empty).save(pair.mask)
-    samples = Samples(wide, Values((0, 1), 200), (16, 32))
-    scores = validate(always_one(network()), samples, (16, 32), lambda done: None)
-    assert scores["per_image"]["dice"]["mean_foreground"] == 0
-    assert not has_foreground(scores, 2)
+def draw(folder: Path, count: int, class_id: int) -> list[str]:
+    """Write the images of a validation that found one class alone; gives their names."""
+    # files that nobody reads
+    pairs = [Pair(Path(f"p{n}.jpg"), Path(f"p{n}.png"), str(n), "val") for n in range(count)]
+    images = ValidationImages(Samples(pairs, CODING, (8, 12)), COLORS)
+    mask = np.full((8, 12), class_id, np.uint8)
+    for index in range(count):
+        images.show(index, np.full((8, 12, 3), index, np.uint8), np.zeros_like(mask), mask)
+    images.write(folder)
+    return sorted(file.name for file in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"),
+    [
+        (1, ["1_p0.png"]),
+        (3, ["1_p0.png", "2_p1.png", "3_p2.png"]),
+        (4, ["1_p0.png", "2_p1.png", "3_p2.png", "4_p3.png"]),
+        (31, ["1_p0.png", "2_p10.png", "3_p20.png", "4_p30.png"]),
+    ],
+)
+def test_a_few_are_shown_spread_evenly(tmp_path: Path, count: int, wanted: list[str]) -> None:
+    assert draw(tmp_path / "new", count, 0) == wanted
+
+
+def test_each_takes_the_place_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = draw(tmp_path, 9, class_id=0)
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    assert draw(tmp_path, 9, class_id=1) == names
+    kept = {name: (tmp_path / name).read_bytes() for name in names}
+    for number, name in zip((0, 3, 5, 8), names, strict=True):
+        assert kept[name] != before[name]
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size == (4 * 12 + 3 * 4, 8)
+            assert picture.getpixel((0, 0)) == (number,) * 3
+            assert picture.getpixel((2 * 16, 0)) == (255, 255, 255)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="no space"):
+        draw(tmp_path, 9, class_id=0)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == kept
+
+
+def matrix(number: int) -> np.ndarray:
+    return np.full((2, 2), number, dtype=np.int64)
+
+
+def test_counts_are_there_again_for_the_same_evaluation_alone(tmp_path: Path) -> None:
+    file = tmp_path / "last" / "counts.json"
+    journal = Journal(file, "epoch 3")
+    assert journal.counts == []
+    journal.add(matrix(2**40))
+    journal.add(matrix(7))
+    assert not file.parent.exists()  # quick evaluations leave nothing on the disk
+    journal.write()
+    again = Journal(file, "epoch 3").counts
+    assert [each.dtype for each in again] == [np.int64] * 2
+    assert np.array_equal(again, [matrix(2**40), matrix(7)])
+    assert Journal(file, "epoch 4").counts == []
+    file.write_text("{half")  # a damaged one is begun anew
+    assert Journal(file, "epoch 3").counts == []
+
+
+def test_counts_are_written_now_and_then_and_gone_at_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "counts.json"
+    journal = Journal(file, "epoch 3")
+    journal._written -= 60
+    journal.add(matrix(1))
+    assert len(Journal(file, "epoch 3").counts) == 1
+    journal.add(matrix(2))
+    assert len(Journal(file, "epoch 3").counts) == 1
+    journal.close()
+    journal.close()
+    assert not file.exists()

@@ -4,13 +4,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unicodedata import normalize
 
 from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_found
-from plainunet.dataset.lists import Listed, Pictures, has_pictures
+from plainunet.dataset.lists import Pair, Pictures, has_pictures
 from plainunet.formats import coco, rle
 from plainunet.formats.images import IMAGE_SUFFIXES, image_size
 from plainunet.formats.problems import first_five
@@ -76,18 +76,7 @@ def _is_annotations(file: Path) -> bool:
 
 
 def listed_names(file: Path) -> dict[str, CocoImage | None]:
-    """List the pictures that an annotation file speaks of.
-
-    Args:
-        file: A COCO file, or a CSV list of run-length codes.
-
-    Returns:
-        By each picture's name its masks; of a list, None, since sizes belong to them.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is neither, or damaged.
-    """
+    """The masks of a COCO file's images, by name; None each for run-length codes in CSV."""
     if file.suffix.lower() == ".csv":
         return dict.fromkeys(rle.listed_names(file))
     return {**coco.listed_images(file)}
@@ -105,7 +94,7 @@ class _Annotations:
     pool: Pictures
 
 
-def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> list[Listed]:
+def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> list[Pair]:
     """Find the pictures and masks of which annotation files speak; none where there is no file.
 
     The file is `config.masks`, below the folder or anywhere; without it, files are looked for in
@@ -139,7 +128,7 @@ def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> li
                 places[key] = _place(folder, source.pool.folder, path.parent, source.file)
             above, part = places[key]
             group = _group(above, path, source.file)
-            listed.append(Listed(path, masks_of[name], group, part))
+            listed.append(Pair(path, masks_of[name], group, part))
     return _with_parts(listed)
 
 
@@ -282,10 +271,10 @@ def _group(above: str, path: Path, file: Path) -> str:
     return f"{above}{copy[1] if copy else stem}"
 
 
-def _with_parts(listed: list[Listed]) -> list[Listed]:
+def _with_parts(listed: list[Pair]) -> list[Pair]:
     parts = {each.part for each in listed}
     if len(parts) == 1:
-        return [each._replace(part=None) for each in listed]
+        return [replace(each, part=None) for each in listed]
     if None in parts:
         example = next(each for each in listed if each.part is None)
         raise ValueError(

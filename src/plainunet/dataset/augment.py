@@ -101,18 +101,7 @@ class Augment:
     """A named strength of augmentation (none, flip, light or strong), and elastic deformation."""
 
     def __init__(self, strength: str, elastic: float = 0.0) -> None:
-        """Make it.
-
-        Args:
-            strength: One of "none", "flip" (left and right), "light" (flip, small affine
-                changes, brightness and contrast), "strong" (for pictures without an upright
-                side: flips, turns up to 45 degrees, larger changes, gamma, blur).
-            elastic: Standard deviation of the displacements [pixels] of a deformation that
-                comes first, see `Elastic`; 0 for none.
-
-        Raises:
-            ValueError: No such strength.
-        """
+        """Make it; `elastic` is the deviation of `Elastic` [pixels], which comes first, or 0."""
         # shares are areas: they may be mixed
         self._compose = _compose(strength, elastic, cv2.INTER_LINEAR)
         self._settings = strength, elastic
@@ -124,16 +113,7 @@ class Augment:
     def __call__(
         self, image: NDArray[Any], shares: NDArray[np.uint8], state: tuple[int, ...]
     ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """Change one sample.
-
-        Args:
-            image: [H, W, C] uint8, or float32.
-            shares: [H, W, K] uint8, in 1/255.
-            state: Numbers that fix every random choice, such as (seed, epoch, draw number).
-
-        Returns:
-            Image and shares, changed alike, in the same dtypes and sizes.
-        """
+        """Change an image [H, W, C] and shares [H, W, K] alike; `state` fixes every choice."""
         self._compose.set_random_seed(_seed(state))
         low, span = _own_range(image)
         stretched = (low, span) != (0, 1)

@@ -30,20 +30,10 @@ _MOST_OBJECTS = 65535
 def find_objects(
     mask: NDArray[Any], coding: Coding, path: Source | None = None
 ) -> NDArray[np.uint16]:
-    """Number the objects of a mask.
+    """Number the objects of a mask as stored, [H, W], from 1 without gaps.
 
-    Args:
-        mask: [H, W] uint8 or uint16, as stored.
-        coding: What its values mean. Where they number objects, every value above 0 is one;
-            else every connected part of a class but the background is one, where pixels that
-            touch at a corner are connected.
-        path: The mask's file, for the message.
-
-    Returns:
-        Labels [H, W] uint16, numbered from 1 without gaps.
-
-    Raises:
-        ValueError: The mask holds a value that is no class's, or more than 65535 objects.
+    Where its values number objects, every value above 0 is one; else every connected part of a
+    foreground class is one, where pixels that touch at a corner are connected.
     """
     ids = coding.encode(mask, path)
     if isinstance(coding, Instances):

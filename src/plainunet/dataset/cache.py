@@ -97,11 +97,6 @@ def cached(
     The samples depend on `files` and on `settings`, which must go into JSON. `load` makes sample
     number i; all have equal sizes, unless `sizes` (height and width of each) are given. None is
     returned where an entry would not fit in `LIMIT` or on the disk.
-
-    Raises:
-        FileNotFoundError: One of the files is missing.
-        MixedDepthsError: The samples' images are not all of one dtype.
-        ValueError: A sample is of another size.
     """
     count = settings["count"]
     key = json.dumps([*stamp_files(files), settings, _FORMAT])
@@ -221,16 +216,13 @@ _Sources = tuple[Source, ...]
 def recall(
     kind: str, things: Sequence[_Sources], find_out: Callable[..., Any]
 ) -> Iterator[Any | DataError]:
-    """Find something out about files, or remember it.
+    """Find something out about files, or remember it; or say what is wrong with each.
 
     Args:
         kind: What is found out, and everything besides the files that it depends on.
         things: What each thing is read from.
         find_out: Called with the files of one thing, in several threads at a time; what it
             returns must go through JSON unchanged.
-
-    Yields:
-        What was found of each thing in turn; or the mistake that a user can mend.
     """
     with closing(_Store()) as store:
 

@@ -48,19 +48,8 @@ def find_coding(
     Masks are read by their colours if these are given, or if the channels of any of them
     differ; else by their values, palette pictures by their indices.
 
-    Args:
-        masks: The masks.
-        known: What is known: the classes' names, the ignored value, values, colours, encoding.
-        reporter: Told what a user should know: which colours were taken for which class, which
-            share of the pixels was moved to a near colour, and which is ignored.
-        counts: What each mask holds, where that is counted already.
-
-    Returns:
-        The coding, and the pixels of each class, [K] int64.
-
-    Raises:
-        FileNotFoundError: A mask is missing.
-        ValueError: A mask cannot be read, or the values or colours make no sense together.
+    `counts` is what each mask holds, where that is counted already. Returns the coding, and the
+    pixels of each class, [K] int64.
     """
     known = known or DataConfig()
     names = common_names(masks)  # what is wrong with them is told before any mask is read

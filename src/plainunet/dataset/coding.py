@@ -54,30 +54,11 @@ class _Coding(ABC):
         """Tell the class of each of some values or colours, [n]: 255 where it is ignored."""
 
     def read(self, source: Source) -> NDArray[np.uint8]:
-        """Read a mask as class ids.
-
-        Args:
-            source: The mask.
-
-        Returns:
-            [H, W] uint8: 0..K-1, or 255 where ignored.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It cannot be read, or holds a value that is no class's.
-        """
+        """Read a mask as class ids, [H, W] uint8: 0..K-1, or 255 where ignored."""
         return self.encode(self.read_stored(source), source)
 
     def count(self, stored: NDArray[Any], pixels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Add up the pixels of each class.
-
-        Args:
-            stored: [n], values or colours.
-            pixels: [n] int64, the pixels of each.
-
-        Returns:
-            [K] int64.
-        """
+        """Add up the pixels of each class, [K]: `pixels` [n] of values or colours [n]."""
         ids = self.classify(stored)
         known = (ids >= 0) & (ids != IGNORED)
         return np.bincount(ids[known], pixels[known], self.num_classes).astype(np.int64)
@@ -244,27 +225,16 @@ def list_values(values: Sequence[int]) -> str:
 
 
 class MaskCounts(NamedTuple):
-    """What a mask holds.
-
-    Attributes:
-        path: Its path.
-        size: Height and width [pixels].
-        values: [n] int64, its values as stored, ascending; empty where it is coloured.
-        pixels: [n] int64, the pixels of each.
-        digest: Of its values or colours and its size, in hexadecimal; "" where there is but one.
-        kind: Format of its file, as of `find_kind`; "" where it is no file of its own.
-        is_deep: Whether it is stored in 16 bits.
-        is_colored: Whether its channels differ, so that colours are its values.
-    """
+    """What a mask holds."""
 
     path: Source
     size: tuple[int, int]
-    values: NDArray[np.int64]
-    pixels: NDArray[np.int64]
-    digest: str
-    kind: str
-    is_deep: bool
-    is_colored: bool
+    values: NDArray[np.int64]  # [n] as stored, ascending; empty where it is coloured
+    pixels: NDArray[np.int64]  # [n], of each value
+    digest: str  # of its values or colours and its size; "" where there is but one
+    kind: str  # format of its file, as of `find_kind`; "" where it is no file of its own
+    is_deep: bool  # whether it is stored in 16 bits
+    is_colored: bool  # whether its channels differ, so that colours are its values
 
 
 def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
@@ -285,7 +255,11 @@ def count_all_colors(
     paths: Sequence[Source],
 ) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
     """Count the colours of masks: of each 0xRRGGBB [n], ascending, and their pixels [n]."""
-    for facts in recall("mask colours 1", [(path,) for path in paths], _count_colors):
+
+    def count(path: Source) -> Any:
+        return [part.tolist() for part in count_colors(path)]
+
+    for facts in recall("mask colours 1", [(path,) for path in paths], count):
         if isinstance(facts, DataError):
             raise facts
         colors, pixels = facts
@@ -317,10 +291,6 @@ def _digest(shape: tuple[int, ...], runs: NDArray[Any], lengths: NDArray[np.int6
         return ""
     said = np.array(shape).tobytes() + runs.tobytes() + lengths.tobytes()
     return hashlib.blake2b(said, digest_size=16).hexdigest()
-
-
-def _count_colors(path: Source) -> Any:
-    return [part.tolist() for part in count_colors(path)]
 
 
 def foreground_shares(paths: Sequence[Source], coding: Coding) -> NDArray[np.float64]:

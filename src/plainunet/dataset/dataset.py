@@ -51,9 +51,6 @@ class SegmentationDataset:
             known: What is known of it; the rest is taken from its dataset.toml, or found.
             reporter: Told what was understood, and how far it is.
 
-        Returns:
-            The dataset.
-
         Raises:
             FileNotFoundError: There is no such folder, or no folder of images or masks in it.
             ValueError: Something is wrong with the data; up to ten problems are listed.
@@ -76,20 +73,7 @@ class SegmentationDataset:
 
     @classmethod
     def reopen(cls, folder: Path, split: Path, known: DataConfig) -> "SegmentationDataset":
-        """Open the pairs that a `split.csv` lists, of which all is known.
-
-        Args:
-            folder: The data folder.
-            split: The list, as by `write_split`.
-            known: What a run has found out of the folder.
-
-        Returns:
-            The dataset.
-
-        Raises:
-            FileNotFoundError: The list or an image is missing.
-            ValueError: The list, an image or a mask cannot be read.
-        """
+        """Open the pairs that a `split.csv` lists; `known` is what a run found of the folder."""
         pairs = read_split(split, folder)
         coding, pixels = find_coding([pair.mask for pair in pairs], known)
         shapes = [image_shape(pair.image) for pair in pairs]
@@ -132,11 +116,14 @@ class SegmentationDataset:
 
     def part(self, name: str) -> "SegmentationDataset":
         """Take the pairs of one part; class pixels are not counted of them."""
-        chosen = [index for index, pair in enumerate(self.pairs) if pair.part == name]
+        return self.subset([at for at, pair in enumerate(self.pairs) if pair.part == name])
+
+    def subset(self, indices: Sequence[int]) -> "SegmentationDataset":
+        """Take some of the pairs, in the order given; class pixels are not counted of them."""
         return replace(
             self,
-            pairs=[self.pairs[index] for index in chosen],
-            shapes=[self.shapes[index] for index in chosen],
+            pairs=[self.pairs[index] for index in indices],
+            shapes=[self.shapes[index] for index in indices],
             class_pixels=(),
         )
 

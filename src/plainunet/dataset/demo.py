@@ -10,7 +10,6 @@ import json
 import math
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.files import require_writable
+from plainunet.system import work_ahead
 
 CLASS_NAMES = ("background", "leaf", "stone")
 LEAF, STONE, TWIG, SCRAP = 1, 2, 3, 4
@@ -49,34 +49,19 @@ def draw_dataset(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Draw the data set; the folder appears complete or not at all.
+    """Draw `pictures` training and `validation` images; the folder appears complete or not at all.
 
     A folder drawn with the same arguments is left as it is. The same seed draws the same images;
     more training images change neither the first ones nor the validation images.
-
-    Args:
-        folder: Where to write it.
-        pictures: Number of training images.
-        validation: Number of validation images.
-        size: Height and width [pixels].
-        seed: Seed of all randomness.
-        on_progress: Called with the number of images drawn so far and the total.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: An argument is below its minimum, or the folder is not writable or holds
-            something else.
     """
     minimum = {"pictures": 1, "validation": 1, "height": 64, "width": 64, "seed": 0}
     given = (pictures, validation, *size, seed)
     for (name, least), value in zip(minimum.items(), given, strict=True):
         if value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}.")
-    record = {"drawing": _VERSION, "pictures": pictures, "validation": validation}
-    record_text = json.dumps({**record, "size": size, "seed": seed}, indent=2) + "\n"
-    if _is_drawn(folder, record_text):
+    counts = {"drawing": _VERSION, "pictures": pictures, "validation": validation}
+    record = json.dumps({**counts, "size": size, "seed": seed}, indent=2) + "\n"
+    if _is_drawn(folder, record):
         return folder
     total = pictures + validation
 
@@ -91,17 +76,12 @@ def draw_dataset(
         unfinished = Path(scratch) / folder.name
         for part in ("images/train", "images/val", "masks/train", "masks/val"):
             (unfinished / part).mkdir(parents=True)
-        with ThreadPoolExecutor() as pool:
-            try:
-                for done, _ in enumerate(pool.map(draw, range(total)), start=1):
-                    if on_progress is not None:
-                        on_progress(done, total)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        (unfinished / "drawn.json").write_text(record_text, encoding="utf-8")
+        for done, _ in enumerate(work_ahead(draw, range(total)), start=1):
+            if on_progress is not None:
+                on_progress(done, total)
+        (unfinished / "drawn.json").write_text(record, encoding="utf-8")
         # another process may have drawn it in the meantime
-        if not _is_drawn(folder, record_text):
+        if not _is_drawn(folder, record):
             if folder.exists():
                 folder.rmdir()
             unfinished.rename(folder)
@@ -155,7 +135,7 @@ def draw_scene(rng: Generator, size: tuple[int, int]) -> tuple[Bytes, Bytes]:
                 break
     image, mask = _photograph(rng, colour, size), mask[_FINE // 2 :: _FINE, _FINE // 2 :: _FINE]
     # mirrored, so that the light comes from any of four corners
-    flip = (slice(None, None, rng.choice((-1, 1))), slice(None, None, rng.choice((-1, 1))))
+    flip = tuple(slice(None, None, rng.choice((-1, 1))) for _ in range(2))
     return np.ascontiguousarray(image[flip]), np.ascontiguousarray(mask[flip])
 
 
@@ -297,8 +277,7 @@ def _noise(rng: Generator, shape: tuple[int, ...], cell: float, octaves: int = 3
     for octave in range(octaves):
         grid = [min(int(length * 2**octave / cell) + 2, length) for length in shape]
         values = rng.standard_normal(grid, np.float32)
-        smooth = cv2.resize(values, shape[::-1], interpolation=cv2.INTER_CUBIC)
-        total += 0.5**octave * smooth
+        total += 0.5**octave * cv2.resize(values, shape[::-1], interpolation=cv2.INTER_CUBIC)
     return total
 
 
@@ -309,6 +288,5 @@ def _relief(height: Floats, strength: float) -> Floats:
 
 
 def _fill(points: NDArray[np.float64], shape: tuple[int, ...]) -> Bytes:
-    inside = np.zeros(shape, np.uint8)
-    cv2.fillPoly(inside, [np.rint(points).astype(np.int32)], (1,))
-    return inside
+    outline = np.rint(points).astype(np.int32)
+    return np.asarray(cv2.fillPoly(np.zeros(shape, np.uint8), [outline], (1,)), np.uint8)

@@ -1,8 +1,4 @@
-"""A folder -> which of its folders hold the pictures, and which the masks.
-
-In: a data set's folder, perhaps with the names of two folders in it. Out: the folders to pair,
-or an error that says which folders were found. No picture is opened here.
-"""
+"""A data set's folder -> which of its folders hold the images, and which the masks."""
 
 import os
 import re
@@ -29,30 +25,19 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 @dataclass(frozen=True)
 class Root:
-    """A folder of pictures and one of masks, under which the same folders may follow.
-
-    Attributes:
-        images: The pictures' folder.
-        masks: The masks' folder, or None where the pictures' folder may hold them too.
-        part: The part that the folder's name gives, or "" where it gives none.
-    """
+    """A folder of images and one of masks, with the same folders below them."""
 
     images: Path
-    masks: Path | None
-    part: str = ""
+    masks: Path | None  # None where the images' folder may hold them too
+    part: str = ""  # as the folder's name gives it
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set keeps its pictures and masks.
-
-    Attributes:
-        roots: Its folders.
-        group_by: The pattern that finds a picture's group in its name, if the layout has one.
-    """
+    """Where a data set keeps its images and masks."""
 
     roots: tuple[Root, ...]
-    group_by: str | None = None
+    group_by: str | None = None  # the pattern that finds an image's group in its name
 
 
 def find_layout(
@@ -62,10 +47,6 @@ def find_layout(
 
     They may lie in train/, val/ and test/. Where none has a known name, it is `folder` itself,
     without a folder of masks.
-
-    Raises:
-        FileNotFoundError: A named folder does not exist, or only the masks' one was found.
-        ValueError: More than one layout, or more than one folder, fits.
     """
     images, masks = (config.images, config.masks) if config else (None, None)
     if images is not None or masks is not None:
@@ -244,12 +225,7 @@ def _parts_with(folder: Path, names: Sequence[str]) -> list[str]:
     ]
 
 
-def _named(
-    folder: Path,
-    images: str | None,
-    masks: str | None,
-    reporter: Reporter,
-) -> Root:
+def _named(folder: Path, images: str | None, masks: str | None, reporter: Reporter) -> Root:
     for name, flag in ((images, "--images"), (masks, "--masks")):
         if name is not None and not (folder / name).is_dir():
             raise FileNotFoundError(

@@ -5,6 +5,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from unicodedata import normalize
@@ -32,30 +33,20 @@ _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # what surrogateescape makes of it
 _BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
 
 
-class Listed(NamedTuple):
-    """A picture and its mask, as listed.
-
-    Attributes:
-        image: Where the picture is read from.
-        mask: Where its mask is read from.
-        group: Its group; its own name where none is given.
-        part: "train", "val" or "test", or None where none is given.
-    """
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask."""
 
     image: ImageSource
     mask: Source
     group: str
+    """What must stay on one side of a split: a car, a patient, a video."""
     part: str | None
+    """"train", "val" or "test", or None where it has not been chosen."""
 
 
-def read_listed(folder: Path, config: FolderConfig, reporter: Reporter) -> list[Listed]:
-    """Find the pictures and masks that `--pairs` speaks of: two patterns, or a list.
-
-    Raises:
-        FileNotFoundError: There is no such list.
-        ValueError: A pattern is none, matches nothing, or leaves a file without partner; or
-            the list has a wrong line.
-    """
+def read_listed(folder: Path, config: FolderConfig, reporter: Reporter) -> list[Pair]:
+    """Find the images and masks that `--pairs` names: two patterns, or a list."""
     pairs = str(config.pairs)
     if "*" in pairs:
         return _by_patterns(folder, pairs, config.skip_unlabelled, reporter)
@@ -69,9 +60,7 @@ def read_listed(folder: Path, config: FolderConfig, reporter: Reporter) -> list[
     return _by_list(folder, path)
 
 
-def _by_patterns(
-    folder: Path, pairs: str, skip_unlabelled: bool, reporter: Reporter
-) -> list[Listed]:
+def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Reporter) -> list[Pair]:
     patterns = pairs.split(":")
     if len(patterns) != 2 or any(pattern.count("*") != 1 for pattern in patterns):
         raise ValueError(
@@ -105,9 +94,7 @@ def _by_patterns(
     joined = match_names(image_files, mask_files, True, skip_unlabelled)
     if len(joined) < len(image_files):
         reporter.note(f"{len(image_files) - len(joined)} pictures without a mask are left out.")
-    return [
-        Listed(image_files[key], mask_files[mask], key[1], None) for key, mask in joined.items()
-    ]
+    return [Pair(image_files[key], mask_files[mask], key[1], None) for key, mask in joined.items()]
 
 
 class _Match(NamedTuple):
@@ -176,7 +163,7 @@ def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, C
     return masks
 
 
-def _by_list(folder: Path, path: Path) -> list[Listed]:
+def _by_list(folder: Path, path: Path) -> list[Pair]:
     rows = _rows(path)
     line, header = next(rows, (1, []))
     columns = [name.strip().lower() for name in header]
@@ -186,7 +173,7 @@ def _by_list(folder: Path, path: Path) -> list[Listed]:
             "image,mask and may name group,part, with commas between."
         )
     problems: list[str] = []
-    listed: list[Listed] = []
+    listed: list[Pair] = []
     seen: dict[str, int] = {}
     for line, row in rows:
         if len(row) != len(columns):
@@ -213,7 +200,7 @@ def _by_list(folder: Path, path: Path) -> list[Listed]:
                 seen |= dict.fromkeys(map(str, own), line)
         if image is not None and mask is not None:
             group = cells.get("group") or normalize("NFC", _SUFFIX.sub("", cells["image"]))
-            listed.append(Listed(image, mask, group, part))
+            listed.append(Pair(image, mask, group, part))
     if {each.part is None for each in listed} == {True, False}:
         line = next(seen[str(each.image)] for each in listed if each.part is None)
         problems.append(f"line {line} has no part, while other lines have one")
@@ -296,18 +283,7 @@ def has_pictures(folder: Path) -> bool:
 
 
 def find_images(inputs: Sequence[ImageSource]) -> list[ImageSource]:
-    """List the pictures that files and folders name.
-
-    Args:
-        inputs: Files and pages, taken as they are, and folders, searched all the way down.
-
-    Returns:
-        The pictures, each once, in the order of `inputs`; of each folder sorted by path.
-
-    Raises:
-        FileNotFoundError: One of them does not exist.
-        ValueError: A folder holds no pictures.
-    """
+    """List images, each once: files and pages as they are, folders all the way down."""
     found: dict[ImageSource, None] = {}
     for path in inputs:
         if isinstance(path, Path) and path.is_dir():

@@ -1,8 +1,4 @@
-"""Samples -> batches, the same for any number of worker processes.
-
-In: a training set. Out: its samples in a fresh order for each epoch, stacked. Limitations: one
-machine; all samples of a set have one size.
-"""
+"""Samples -> batches, the same for any number of worker processes of one machine."""
 
 import signal
 import threading
@@ -20,11 +16,9 @@ from plainunet.dataset.samples import Draw, TrainingSet
 
 
 class EpochBatches(Sampler[list[Draw]]):
-    """A fresh order of all samples in each epoch, in batches that differ by at most one.
+    """A fresh order of all samples in each `epoch`, in batches that differ by at most one.
 
-    Attributes:
-        epoch: The epoch that is drawn, from 0.
-        first: The batch of it that is drawn first; those before are left out.
+    Batches before `first` are left out.
     """
 
     def __init__(
@@ -46,9 +40,6 @@ class EpochBatches(Sampler[list[Draw]]):
             repeats: How often each sample is drawn in an epoch.
             rank: Which share of each batch is drawn, from 0.
             processes: Into how many shares, as equal as may be, each batch is cut.
-
-        Raises:
-            ValueError: There are fewer draws, or smaller batches, than shares.
         """
         self._count = count
         self._draws = count * repeats
@@ -87,17 +78,10 @@ class EpochBatches(Sampler[list[Draw]]):
 def make_loader(
     dataset: TrainingSet, batches: EpochBatches, workers: int, pin_memory: bool = False
 ) -> "DataLoader[tuple[Tensor, ...]]":
-    """Join a set and an order into a loader of stacked samples.
+    """Join a set and an order, whose `epoch` is set before each pass, into a loader.
 
-    Args:
-        dataset: The augmented samples.
-        batches: Their order; set its `epoch` before each pass.
-        workers: Processes that prepare batches; 0 for none.
-        pin_memory: Whether batches go to page-locked memory, for copying to a GPU.
-
-    Returns:
-        Batches of images [N, H, W, C], shares [N, H', W', K] and, where the set has them,
-        border weights [N, H', W'].
+    It gives images [N, H, W, C], shares [N, H', W', K] and, where the set has them, border
+    weights [N, H', W'].
     """
     _one_thread_for_opencv()
     return DataLoader(
@@ -111,22 +95,15 @@ def make_loader(
 
 
 def iterate(loader: "DataLoader[tuple[Tensor, ...]]") -> Iterator[tuple[Tensor, ...]]:
-    """Go through a loader; what goes wrong in its processes is told as if it had been here.
+    """Go through a loader; what goes wrong in its processes is raised as if it had been here.
 
-    Args:
-        loader: As by `make_loader`.
-
-    Yields:
-        Its batches.
-
-    Raises:
-        ChildProcessError: One of its processes has ended. It is noticed when its batch is
-            missing, not, as PyTorch would have it, in the middle of whatever goes on.
-        Exception: What a sample's making raised.
+    A process that has ended is noticed when its batch is missing (ChildProcessError), not, as
+    PyTorch would have it, in the middle of whatever goes on.
     """
     before = _handler_of_ended_processes()
     batches = iter(loader)
-    if _is_torchs(_handler_of_ended_processes()) and _is_main_thread():
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and _is_torchs(_handler_of_ended_processes()):
         # it would raise wherever the main thread is when a process ends
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if _is_torchs(before) else before)
     while True:
@@ -152,10 +129,6 @@ def _handler_of_ended_processes() -> Any:
 
 def _is_torchs(handler: Any) -> bool:
     return str(getattr(handler, "__module__", "")).startswith("torch.")
-
-
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 def _unwrapped(error: Exception) -> Exception:

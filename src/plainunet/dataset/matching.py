@@ -27,47 +27,6 @@ _ALIKE = 0.7
 _SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "tiff": (".tif", ".tiff")}
 
 
-def tell_lonely(
-    alone: Sequence[Key],
-    images: Files,
-    lonely: Sequence[Key],
-    masks: Files,
-    named: object,
-    stems: tuple[Callable[[Key], str], Callable[[Key], str]],
-    reporter: Reporter,
-) -> None:
-    """Report the pictures without a mask (`alone`) and the masks without a picture (`lonely`).
-
-    `stems` are what the stem of a picture's mask would be, and of a mask's picture.
-    """
-    if not alone and not lonely:
-        return
-    problems = []
-    if alone:
-        listed = _with_nearest(alone, images, lonely or list(masks), masks)
-        problems.append(f"{len(alone)} pictures have no mask ({named}): {listed}")
-    if lonely:
-        listed = _with_nearest(lonely, masks, alone or list(images), images)
-        problems.append(f"{len(lonely)} masks have no picture: {listed}")
-    leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
-    mask_of, picture_of = stems
-    moves: dict[Path, str] = {}
-    no_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of, picture_of)
-    no_picture = _Lonely("picture", "remove it", picture_of, mask_of)
-    each = [
-        *_each(alone, images, lonely, masks, no_mask, named, moves),
-        *_each(lonely, masks, alone, images, no_picture, named, moves),
-    ]
-    reporter.problem(
-        DataError(
-            f"{'; '.join(problems)}. {_CURE}.{leave}",
-            "no-mask" if alone else "no-picture",
-            [*(images[key] for key in alone), *(masks[key] for key in lonely)],
-            parts=each,
-        )
-    )
-
-
 class _Lonely(NamedTuple):
     what: str  # what is missing
     advice: str
@@ -177,10 +136,7 @@ class _Affixes(NamedTuple):
     def __str__(self) -> str:
         """How a mask is named after its picture."""
         sides = []
-        for mask, image in (
-            (self.mask_start, self.image_start),
-            (self.mask_end, self.image_end),
-        ):
+        for image, mask in zip(self[:2], self[2:], strict=True):
             if mask and image:
                 sides.append(f"'{mask}' where the picture has '{image}'")
             elif image:
@@ -388,24 +344,42 @@ def _require_all(
     joined: Mapping[Key, Key],
     reporter: Reporter,
 ) -> None:
+    """Report the images without a mask and the masks without an image."""
     partners = set(joined.values())
+    alone = [key for key in images if key not in joined]
+    lonely = [key for key in masks if key not in partners]
+    if not alone and not lonely:
+        return
     named = "named like the picture" if affixes == _Affixes() else affixes
 
-    def stem_of(key: Key, own: Sequence[str], other: Sequence[str]) -> str:
-        core = (_cut(key, own) or key)[1]
-        return f"{other[0]}{core}{other[1]}"
+    def mask_of(image: Key) -> str:
+        return f"{affixes.mask_start}{(_cut(image, affixes[:2]) or image)[1]}{affixes.mask_end}"
 
-    tell_lonely(
-        [key for key in images if key not in joined],
-        images,
-        [key for key in masks if key not in partners],
-        masks,
-        named,
-        (
-            lambda key: stem_of(key, affixes[:2], affixes[2:]),
-            lambda key: stem_of(key, affixes[2:], affixes[:2]),
-        ),
-        reporter,
+    def image_of(mask: Key) -> str:
+        return f"{affixes.image_start}{(_cut(mask, affixes[2:]) or mask)[1]}{affixes.image_end}"
+
+    problems = []
+    if alone:
+        listed = _with_nearest(alone, images, lonely or list(masks), masks)
+        problems.append(f"{len(alone)} pictures have no mask ({named}): {listed}")
+    if lonely:
+        listed = _with_nearest(lonely, masks, alone or list(images), images)
+        problems.append(f"{len(lonely)} masks have no picture: {listed}")
+    leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
+    moves: dict[Path, str] = {}
+    no_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of, image_of)
+    no_image = _Lonely("picture", "remove it", image_of, mask_of)
+    each = [
+        *_each(alone, images, lonely, masks, no_mask, named, moves),
+        *_each(lonely, masks, alone, images, no_image, named, moves),
+    ]
+    reporter.problem(
+        DataError(
+            f"{'; '.join(problems)}. {_CURE}.{leave}",
+            "no-mask" if alone else "no-picture",
+            [*(images[key] for key in alone), *(masks[key] for key in lonely)],
+            parts=each,
+        )
     )
 
 

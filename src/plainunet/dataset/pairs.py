@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import replace
+from itertools import chain, pairwise
 from os import cpu_count
 from pathlib import Path
 from unicodedata import normalize
@@ -12,7 +12,8 @@ from unicodedata import normalize
 from plainunet.config import DataConfig
 from plainunet.dataset.annotations import pair_annotated
 from plainunet.dataset.layouts import PARTS, Layout, Root, find_layout, folders_found, walk
-from plainunet.dataset.lists import Listed, read_listed
+from plainunet.dataset.lists import Pair as Pair
+from plainunet.dataset.lists import read_listed
 from plainunet.dataset.matching import Key, join_classes, match_names, split_names
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
@@ -20,23 +21,6 @@ from plainunet.formats.problems import DataError, as_problem, command, first_fiv
 from plainunet.formats.sources import ImageSource, Page, Source, path_of
 from plainunet.formats.tiff import find_slices
 from plainunet.reporter import Reporter, silent
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A picture and its mask.
-
-    Attributes:
-        image: Where the picture is read from: its file, or a page of one.
-        mask: Where its mask is read from.
-        group: What must stay on one side of a split: a car, a patient, a video.
-        part: "train", "val" or "test", or None where it has not been chosen.
-    """
-
-    image: ImageSource
-    mask: Source
-    group: str
-    part: str | None
 
 
 def find_pairs(
@@ -53,23 +37,15 @@ def find_pairs(
 
     Args:
         folder: The data set.
-        config: Where pictures and masks are, as far as that is not to be found, and how pictures
-            are grouped: without `group_by`, each picture is a group of its own; in Carvana's
+        config: Where images and masks are, as far as that is not to be found, and how images
+            are grouped: without `group_by`, each image is a group of its own; in Carvana's
             layout, what stands before the first "_"; in a list, what the list says.
-        reporter: Told what was left aside, or taken as what; and of what is wrong with single
-            files, which are left out if its `problem` does not raise: without a partner, with
-            two, twice, links that lead back.
+        reporter: Told what was left aside, and of problems with single files, which are left out
+            if its `problem` does not raise.
         at_least: Fewest pairs that will do.
 
     Returns:
-        The pairs, sorted by the picture's path.
-
-    Raises:
-        FileNotFoundError: There is no such folder or list, or no folder of pictures or masks
-            in it.
-        ValueError: It is not a folder, there are no pictures, one has no mask or two, a mask
-            has no picture, there are too few pairs, more than one folder fits, the list or a
-            pattern is wrong, or `group_by` is no pattern or does not match a stem.
+        The pairs, sorted by the image's path.
     """
     config = config or DataConfig()
     group_by, masks = config.group_by, config.masks
@@ -83,16 +59,13 @@ def find_pairs(
     else:
         layout = find_layout(folder, config, reporter)
         listed = []
-        if masks is None and not all(_has_files(root.masks) for root in layout.roots):
+        if masks is None and not all(root.masks and any(walk(root.masks)) for root in layout.roots):
             listed = pair_annotated(folder, config, reporter)
         if not listed:
             listed = _in_folders(folder, layout, config.skip_unlabelled, reporter)
             group_by = group_by or layout.group_by
     pattern = _compile(group_by)
-    found = [
-        Pair(each.image, each.mask, _group(pattern, each.group, each.image), each.part)
-        for each in listed
-    ]
+    found = [replace(each, group=_group(pattern, each.group, each.image)) for each in listed]
     found = open_stacks(sorted(found, key=lambda pair: pair.image), reporter)
     require_enough(folder, len(found), at_least)
     return found
@@ -118,11 +91,8 @@ def _require_folder(folder: Path) -> None:
 
 
 def _in_folders(
-    folder: Path,
-    layout: Layout,
-    skip_unlabelled: bool,
-    reporter: Reporter,
-) -> list[Listed]:
+    folder: Path, layout: Layout, skip_unlabelled: bool, reporter: Reporter
+) -> list[Pair]:
     images: dict[Key, Path] = {}
     masks: dict[Key, Source] = {}
     for root in layout.roots:
@@ -156,23 +126,17 @@ def _in_folders(
         reporter.note(f"{len(images) - len(joined)} pictures without a mask are left out.")
     parts = _parts(images, named=len(layout.roots) != 1 or not layout.roots[0].part)
     listed = [
-        Listed(images[key], masks[mask], Path(*key).as_posix(), parts[key])
+        Pair(images[key], masks[mask], Path(*key).as_posix(), parts[key])
         for key, mask in joined.items()
     ]
     outside = [each for each in listed if each.part is None] if any(parts.values()) else []
     for each in outside:
-        problem = DataError(
+        message = (
             f"{each.image} lies outside of train/, val/ and test/, while other pictures lie in "
-            "them. Move it into one of these folders, and its mask likewise.",
-            "outside-of-parts",
-            [each.image, each.mask],
+            "them. Move it into one of these folders, and its mask likewise."
         )
-        reporter.problem(problem)
+        reporter.problem(DataError(message, "outside-of-parts", [each.image, each.mask]))
     return [each for each in listed if each not in outside]
-
-
-def _has_files(masks: Path | None) -> bool:
-    return masks is not None and next(walk(masks), None) is not None
 
 
 def _no_masks(folder: Path, root: Root) -> FileNotFoundError:
@@ -273,8 +237,8 @@ def open_stacks(pairs: Sequence[Pair], reporter: Reporter = silent) -> list[Pair
         return list(pairs)
     parts = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
     with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
-        found = [count for counts in pool.map(_count_all, parts) for count in counts]
-    counts: dict[Source, _Count] = dict(zip(paths, found, strict=True))
+        found = pool.map(lambda part: [_count_slices(path) for path in part], parts)
+        counts: dict[Source, _Count] = dict(zip(paths, chain.from_iterable(found), strict=True))
     opened: list[Pair] = []
     alone = _stack_alone(pairs, counts)
     for pair in pairs:
@@ -317,10 +281,6 @@ def open_slices(pictures: Sequence[ImageSource]) -> list[ImageSource]:
 
 def _may_be_stack(path: Path) -> bool:
     return path.suffix.lower() in (".tif", ".tiff")
-
-
-def _count_all(paths: list[Path]) -> list[_Count]:
-    return [_count_slices(path) for path in paths]
 
 
 def _count_slices(path: Path) -> _Count:

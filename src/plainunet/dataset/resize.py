@@ -13,7 +13,7 @@ from plainunet.formats.colors import IGNORED
 def fit_size(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     """The size of a picture that is reduced, never enlarged, to fit in a box [pixels]."""
     scale = min(1.0, box[0] / size[0], box[1] / size[1])
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return reduce_size(size, scale)
 
 
 def reduce_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
@@ -22,15 +22,7 @@ def reduce_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
 
 
 def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Reduce a picture by averaging areas; enlarge it bilinearly.
-
-    Args:
-        image: [H, W, C], integers or floats.
-        size: New height and width [pixels].
-
-    Returns:
-        [size[0], size[1], C], the same dtype.
-    """
+    """Reduce an image [H, W, C] of any dtype by averaging areas; enlarge it bilinearly."""
     if image.shape[:2] == size:
         return image
     height, width = size
@@ -60,23 +52,9 @@ def halve(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 def area_shares(
     mask: NDArray[np.uint8], num_classes: int, size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Bring a mask to another size as the share of area that each class covers.
-
-    Args:
-        mask: [H, W] uint8, class ids 0..K-1; any other value does not count.
-        num_classes: K.
-        size: New height and width [pixels].
-
-    Returns:
-        Shares [size[0], size[1], K] uint8, in 1/255.
-    """
-    return np.stack([class_share(mask, k, size) for k in range(num_classes)], axis=2)
-
-
-def class_share(mask: NDArray[np.uint8], class_id: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bring one class of a mask to another size as the share of area, in 1/255, that it covers."""
-    inside = (mask == class_id).view(np.uint8) * np.uint8(255)
-    return resize(inside[..., None], size)[..., 0]
+    """Bring class ids [H, W] to another size as the share of area of each class, in 1/255."""
+    planes = [resize(_where(mask == k)[..., None], size) for k in range(num_classes)]
+    return np.concatenate(planes, axis=2)
 
 
 SIZES = (128, 256, 512)
@@ -84,22 +62,16 @@ SIZES = (128, 256, 512)
 
 
 def measure_ceiling(ids: NDArray[np.uint8], num_classes: int) -> list[float] | None:
-    """Measure what smaller sizes keep of a mask.
+    """Measure what smaller sizes keep of a mask: class ids [H, W], of which 255 does not count.
 
-    Args:
-        ids: [H, W] uint8, class ids; 255 does not count.
-        num_classes: K.
-
-    Returns:
-        Dice of the mask itself, reduced to each of `SIZES` and brought back: the mean over the
-        foreground classes that it shows; None where it shows none.
+    That is the Dice of the mask itself, reduced to each of `SIZES` and brought back: the mean
+    over the foreground classes that it shows; None where it shows none.
     """
     truths, known = _planes(ids, num_classes)
     scores = []
     for side in SIZES:
         scale = min(1.0, side / ids.size**0.5)
-        size = max(1, round(ids.shape[0] * scale)), max(1, round(ids.shape[1] * scale))
-        scores.append(_kept(truths, known, size))
+        scores.append(_kept(truths, known, reduce_size((ids.shape[0], ids.shape[1]), scale)))
     return None if None in scores else [score for score in scores if score is not None]
 
 
@@ -148,3 +120,9 @@ def _there_and_back(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[
     small = resize(halve(plane[..., None], size), size)
     back: NDArray[np.uint8] = resize(small, (plane.shape[0], plane.shape[1]))[..., 0]
     return back
+
+
+def patches_each(sizes: Sequence[tuple[int, int]], patch: tuple[int, int]) -> int:
+    """Say how many patches are together as large as a picture on average, at least 1."""
+    mean = sum(height * width for height, width in sizes) / len(sizes)
+    return max(1, round(mean / (patch[0] * patch[1])))

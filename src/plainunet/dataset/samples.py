@@ -55,12 +55,6 @@ def cut_patch(sample: Sample, patch: tuple[int, int], state: Sequence[int]) -> S
     return pad([part[top : top + patch[0], left : left + patch[1]] for part in sample], patch)
 
 
-def patches_each(sizes: Sequence[tuple[int, int]], patch: tuple[int, int]) -> int:
-    """Say how many patches are together as large as a picture on average, at least 1."""
-    mean = sum(height * width for height, width in sizes) / len(sizes)
-    return max(1, round(mean / (patch[0] * patch[1])))
-
-
 def pad(parts: Sequence[NDArray[np.generic]], size: tuple[int, int]) -> Sample:
     """Enlarge a sample at the right and bottom to `size`: the image by its edge, others by 0."""
     image, *others = parts
@@ -159,10 +153,10 @@ class Samples:
             pairs: Images with their masks.
             coding: How mask values become class ids.
             box: Working height and width [pixels], or None to reduce by `factor`.
-            channels: Channels of the images; a grey picture is shown as RGB where it is 3.
+            channels: Channels of the images; a grey image is shown as RGB where it is 3.
             target_scale: Stored pixels along one working pixel.
             objects: Whether samples have a third part, the labels of their objects.
-            factor: Length of a picture's side at the working size, as a share of its own.
+            factor: Length of an image's side at the working size, as a share of its own.
         """
         # as text: with the paths of 100,000 pairs, a worker process would take seconds to start
         self._files = [(str(pair.image), str(pair.mask)) for pair in pairs]
@@ -311,10 +305,6 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
                 `cut_patch`; left out, the samples' box.
             elastic: Standard deviation of displacements [working pixels], see `Augment`.
             border: Weight and sigma [working pixels] of `border_weights`; None for none.
-
-        Raises:
-            ValueError: There is a border, but the samples have no objects; or neither a patch
-                nor a box.
         """
         if border and not samples.objects:
             raise ValueError("Border weights need Samples(..., objects=True).")

@@ -23,21 +23,14 @@ _PARTS = ("train", "val", "test")
 def write_split(path: Path, pairs: Sequence[Pair], root: Path) -> None:
     """Write a split as CSV: image, mask, group, part; without the part where none has one.
 
-    Args:
-        path: The file.
-        pairs: The pairs, each with a part or none.
-        root: The data set's folder; files below it are named from there, others in full.
-
-    Raises:
-        ValueError: A pair has no part, while others have one.
+    Files below `root`, the data set's folder, are named from there, others in full.
     """
     with (
         write_whole(path) as whole,
         whole.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        writer = csv.writer(
-            file, lineterminator="\r\n"
-        )  # with "\n", a "\r" in a name would not be quoted
+        # with "\n", a "\r" in a name would not be quoted
+        writer = csv.writer(file, lineterminator="\r\n")
         parted = any(pair.part for pair in pairs)
         writer.writerow(_COLUMNS if parted else _COLUMNS[:-1])
         for pair in pairs:
@@ -48,19 +41,7 @@ def write_split(path: Path, pairs: Sequence[Pair], root: Path) -> None:
 
 
 def read_split(path: Path, root: Path) -> list[Pair]:
-    """Read a split that `write_split` wrote.
-
-    Args:
-        path: The file.
-        root: The data set's folder.
-
-    Returns:
-        The pairs, in the file's order. Whether the pictures exist is not looked at.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not such a CSV; the message says the line.
-    """
+    """Read the pairs that `write_split` wrote; their files need not exist."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. Check the path of the split.")
     pairs = []
@@ -112,23 +93,11 @@ def split_pairs(
     and the seed, so the order of `pairs` does not matter, and, without `folds` and `shares`,
     more data reshuffles nothing.
 
-    Args:
-        pairs: The pairs.
-        fraction: Share of the pictures that becomes validation, met as nearly as the drawn order
-            of whole groups allows. Not used with folds.
-        seed: Of the draw.
-        folds: Number of folds K that all groups but those of the test part are dealt into; their
-            numbers of pictures differ by at most the largest group.
-        fold: The fold that becomes validation, 0..K-1; each picture is in one of them.
-        shares: The foreground's share of each picture, NaN where all is ignored. Given, groups are
-            sorted by their mean share, and every n-th of them becomes validation, or of every K
-            of them each fold gets one.
-
-    Returns:
-        The pairs in the same order, each with a part.
-
-    Raises:
-        ValueError: They cannot be split so.
+    `fraction` of the images becomes validation, as nearly as whole groups allow; or fold number
+    `fold` of `folds`, whose sizes differ by at most the largest group. With `shares`, each
+    image's share of foreground (NaN where all is ignored), the split is stratified: groups are
+    sorted by their mean share, and every n-th becomes validation, or each fold gets one of
+    every K.
     """
     _check_pairs(pairs, fraction)
     _check_folds(folds, fold)

@@ -1,8 +1,7 @@
 """Pairs on disk -> every problem that would stop a training run, found before it begins.
 
-In: pairs. Out: the pictures' sizes, or one error that lists what must be mended. Files are
-read and their headers decoded; pixels are not, so damage in the middle of a file goes unseen
-until it is read. The doctor looks closer.
+Files are read and their headers decoded; pixels are not, so damage in the middle of a file goes
+unseen until it is read. The doctor looks closer.
 """
 
 from collections import Counter
@@ -37,27 +36,15 @@ def check_pairs(
     Grey and RGB pictures may be mixed, since grey can be shown as RGB; other numbers of
     channels may not.
 
-    Args:
-        pairs: The pairs.
-        reporter: Told how many are done.
-        known: Problems found before, to be listed with the others.
-        advice: A sentence to end the message with.
-
-    Returns:
-        Height, width and channels of each picture.
-
-    Raises:
-        ValueError: Something is wrong; the message lists up to ten problems.
+    Returns each image's height, width and channels. Or raises a ValueError that lists up to ten
+    problems, `known` ones first, and ends with `advice`.
     """
     reporter.stage("checking files", len(pairs))
     headers: list[_Header] = []
     for header in work_ahead(_read_headers, pairs):
         headers.append(header)
         reporter.advance(len(headers))
-    problems: list[ValueError] = [
-        *known,
-        *(problem for header in headers for problem in header.problems),
-    ]
+    problems = [*known, *(problem for header in headers for problem in header.problems)]
     problems += odd_channels(pairs, [header.shape for header in headers])
     if problems:
         more = len(problems) - _MOST_LISTED

@@ -338,13 +338,9 @@ def census_of(counts: Sequence[MaskCounts]) -> list[dict[str, Any]]:
 def write_valid(diagnosis: Diagnosis, leave_out: Sequence[str] = ()) -> tuple[list[Path], int]:
     """Write dataset.toml and split.csv: what was understood, and the pairs to be used.
 
-    Args:
-        diagnosis: The diagnosis.
-        leave_out: Codes of findings whose pairs are left out; those with errors are anyway. Of
-            findings across parts, only pairs of the training part are.
-
-    Returns:
-        The files written, and how many of the pairs without errors were left out.
+    Pairs of findings with the codes `leave_out` are left out (of findings across parts, only those
+    of the training part), and those with errors anyway. Returns the files written, and how many of
+    the pairs without errors were left out.
 
     Raises:
         ValueError: A code is unknown, the masks make no sense together, or fewer than two pairs

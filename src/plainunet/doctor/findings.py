@@ -154,16 +154,11 @@ class Findings(Reporter):
         flags: Mapping[str, Any] | None = None,
         severity: Severity | None = None,
     ) -> None:
-        """Add a finding.
+        """Add a finding of one of `CODES`; left out, `severity` is that of the code.
 
-        Args:
-            code: One of `CODES`.
-            message: What is wrong.
-            files: The files.
-            fix: A shell line that fixes it, if there is one.
-            flags: Else the flags with which `check --write` fixes it; none where writing the
-                list is enough. Left out, the fix is to leave the files out; notes have none.
-            severity: Left out, that of the code.
+        `fix` is a shell line that fixes it, `flags` those with which `check --write` does: none
+        where writing the list is enough. Without both, the fix is to leave the files out; notes
+        have none.
         """
         severity = severity or CODES[code].severity
         found: Fix | None = None

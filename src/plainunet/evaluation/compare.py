@@ -1,38 +1,39 @@
-"""Two models on the same pictures: which is better, by how much, and where.
+"""Compare two models on the same images: which is better, by how much, and where.
 
-In: two checkpoints and a folder. Out: the differences of their scores with intervals, and the
-pictures in which they differ most. Both see the same pictures, and groups of pictures are drawn
-together for both (paired bootstrap), so that what makes a picture hard is in neither interval.
+The bootstrap is paired: both models see the same resampled groups of images, so that what makes
+an image hard is in neither interval.
 """
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from plainunet.dataset.coding import Coding
-from plainunet.dataset.pairs import Pair
-from plainunet.evaluation.evaluate import open_folder
-from plainunet.evaluation.measure import judged, measure
+from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.evaluation.evaluate import open_dataset
+from plainunet.evaluation.measure import measure, predict_images
 from plainunet.evaluation.metrics import (
     PER_CLASS,
     PROTOCOL,
     Counts,
     Floats,
     accuracy,
-    for_json,
-    mean_known,
+    dice,
+    json_number,
+    nan_mean,
 )
-from plainunet.evaluation.statistics import LEVEL, Resampling, pair_for_json
+from plainunet.evaluation.statistics import LEVEL, Bootstrap, json_interval
 from plainunet.files import write_whole
 from plainunet.formats.sources import path_of, stem_of
 from plainunet.prediction.drawing import draw_comparison, write_rgb
 from plainunet.prediction.predictor import Predictor
+from plainunet.reporter import Reporter, silent
 
 DRAWN = 12
-"""At most so many pictures are drawn."""
+"""At most so many images are drawn."""
 _GAP = 8  # pixels between the two
 
 
@@ -46,140 +47,172 @@ def compare(
     folder: Mapping[str, Any] | None = None,
     device: str = "auto",
     precision: str = "auto",
-    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-    on_note: Callable[[str], None] | None = None,
+    reporter: Reporter = silent,
 ) -> dict[str, Any]:
     """Compare two checkpoints of the same classes.
 
     Args:
         first: A `best.safetensors`.
         second: Another one.
-        data: The folder. Of the parts that the two were held out from, the pictures common to
-            both are taken.
-        out: Folder to make, for `images.csv` and the pictures in which they differ most: each
-            model's picture, truth, prediction and errors, the first above the second.
+        data: The folder; the images that were held out from both are taken.
+        out: Folder to make, for `images.csv` and the images in which they differ most: each
+            model's image, truth, prediction and errors, the first above the second.
         split: As of `evaluate`.
-        folder: Where pictures and masks are, as of `FolderConfig`.
+        folder: Where images and masks are, as of `FolderConfig`.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
-        on_progress: Told what is done, and how much of it.
-        on_note: Told what was left aside.
+        reporter: Told the progress, and what was left aside.
 
     Returns:
         {"protocol", "split", "pictures", "groups", "level", "models": [a, b], "scores": {"pooled"
         and "per_image": {score: {"first", "second", "difference", "interval", "better"}}},
-        "images": [{"image", "group", "first", "second", "difference"}]}. Scores are the means over
-        foreground classes, differences second minus first, "better" the share of drawn sets in
-        which the second scores higher; images have Dice, and come with the largest difference
-        first.
+        "images": [{"image", "group", "first", "second", "difference"}]}: means over foreground
+        classes, second minus first, and the share of resamples in which the second is better;
+        the Dice of each image, the largest difference first.
 
     Raises:
         FileNotFoundError: No such checkpoint or folder.
-        ValueError: The classes differ, no picture was held out from both, the folder cannot be
+        ValueError: The classes differ, no image was held out from both, the folder cannot be
             understood, or `out` is not empty.
     """
     if out is not None and out.exists() and any(out.iterdir()):
         raise ValueError(f"{out}: is not empty. Give another --out.")
-    models = [Predictor.load(each, device=device, precision=precision) for each in (first, second)]
-    names = [model.card.class_names for model in models]
-    if names[0] != names[1]:
+    paths = [Path(first), Path(second)]
+    models = _load(paths, device, precision)
+    datasets, part = _open_common(paths, models, Path(data), split, folder, reporter)
+    counts = [_count(*each, reporter) for each in zip(paths, models, datasets, strict=True)]
+    bootstrap = Bootstrap([pair.group for pair in datasets[0].pairs])
+    rows, order = _rank_images(datasets[0], counts)
+    result: dict[str, Any] = {
+        "protocol": PROTOCOL,
+        "split": part,
+        "pictures": len(datasets[0]),
+        "groups": bootstrap.groups,
+        "level": LEVEL,
+        "models": [str(first), str(second)],
+        "scores": _differences(counts, bootstrap),
+        "images": rows,
+    }
+    if out is not None:
+        _write_images(out, rows)
+        _draw(out, models, [dataset.subset(order[:DRAWN]) for dataset in datasets], reporter)
+    return result
+
+
+def _load(paths: Sequence[Path], device: str, precision: str) -> list[Predictor]:
+    models = [Predictor.load(path, device=device, precision=precision) for path in paths]
+    first, second = (model.card.class_names for model in models)
+    if first != second:
         raise ValueError(
-            f"the models have different classes: {first} {', '.join(names[0])}; {second} "
-            f"{', '.join(names[1])}. Only models of the same classes in the same order compare."
+            f"the models have different classes: {paths[0]} {', '.join(first)}; {paths[1]} "
+            f"{', '.join(second)}. Only models of the same classes in the same order compare."
         )
-    found = [
-        open_folder(model.card, Path(path), Path(data), split, folder, on_note)
-        for model, path in zip(models, (first, second), strict=True)
-    ]
-    there = {pair.image for pair in found[1][0].pairs}
-    pairs = [pair for pair in found[0][0].pairs if pair.image in there]
-    if not pairs:
+    return models
+
+
+def _open_common(
+    paths: Sequence[Path],
+    models: Sequence[Predictor],
+    data: Path,
+    split: str | None,
+    folder: Mapping[str, Any] | None,
+    reporter: Reporter,
+) -> tuple[list[SegmentationDataset], str]:
+    """The images held out from both models, each with its own coding of the masks."""
+    (first, part), (second, _) = (
+        open_dataset(model.card, path, data, split, folder, reporter)
+        for model, path in zip(models, paths, strict=True)
+    )
+    there = {pair.image for pair in second.pairs}
+    common = first.subset([at for at, pair in enumerate(first.pairs) if pair.image in there])
+    if not common:
         raise ValueError(
             f"{data}: no picture was held out from both models. Give --split all, or another "
             "folder."
         )
-    if on_note and len(pairs) < max(len(each[0]) for each in found):
-        on_note(f"held out from both models: {len(pairs)}; all other pictures are left out")
+    if len(common) < max(len(first), len(second)):
+        reporter.note(f"held out from both models: {len(common)}; all other pictures are left out")
+    return [common, replace(common, coding=second.coding)], part
+
+
+def _count(
+    path: Path, model: Predictor, dataset: SegmentationDataset, reporter: Reporter
+) -> Counts:
+    """Confusion matrices [n, K, K] of a model."""
+    reporter.stage(str(path), len(dataset))
     counts = []
-    for path, model, (dataset, _) in zip((first, second), models, found, strict=True):
-        each = []
-        for measured in measure(model, pairs, dataset.coding, boundary=False):
-            each.append(measured.counts)
-            on_progress(str(path), len(each), len(pairs))
-        counts.append(np.stack(each))
-    drawn = Resampling([pair.group for pair in pairs])
-    dices = [mean_known(PER_CLASS["dice"](each)[:, 1:], axis=1) for each in counts]
-    images = [
+    for measured in measure(model, dataset, boundary=False):
+        counts.append(measured.counts)
+        reporter.advance(len(counts))
+    return np.stack(counts)
+
+
+def _rank_images(
+    dataset: SegmentationDataset, counts: Sequence[Counts]
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """The Dice of each image and their order, the largest difference first."""
+    first, second = (nan_mean(dice(each)[:, 1:], axis=1) for each in counts)
+    order = np.argsort(-np.abs(np.nan_to_num(second - first)), kind="stable").tolist()
+    rows = [
         {
-            "image": path_of(pair.image).as_posix(),
-            "group": pair.group,
-            "first": for_json(a),
-            "second": for_json(b),
-            "difference": for_json(b - a),
+            "image": path_of(dataset.pairs[index].image).as_posix(),
+            "group": dataset.pairs[index].group,
+            "first": json_number(first[index]),
+            "second": json_number(second[index]),
+            "difference": json_number(second[index] - first[index]),
         }
-        for pair, a, b in zip(pairs, *dices, strict=True)
+        for index in order
     ]
-    order = np.argsort(-np.abs(np.nan_to_num(dices[1] - dices[0])), kind="stable")
-    result: dict[str, Any] = {
-        "protocol": PROTOCOL,
-        "split": found[0][1],
-        "pictures": len(pairs),
-        "groups": drawn.groups,
-        "level": LEVEL,
-        "models": [str(first), str(second)],
-        "scores": _differences(counts[0], counts[1], drawn),
-        "images": [images[number] for number in order],
-    }
-    if out is not None:
-        _write_images(out, result["images"])
-        chosen = [pairs[number] for number in order[:DRAWN]]
-        codings = [dataset.coding for dataset, _ in found]
-        for number in _draw(out, models, chosen, codings):
-            on_progress("drawing", number, len(chosen))
-    return result
+    return rows, order
 
 
-def _differences(first: Counts, second: Counts, drawn: Resampling) -> dict[str, Any]:
+def _differences(counts: Sequence[Counts], bootstrap: Bootstrap) -> dict[str, Any]:
     """Scores of both and their differences, pooled and per image."""
 
     def foreground(score: Callable[[Counts], Floats]) -> Callable[[Counts], Floats]:
-        return lambda counts: mean_known(score(counts)[..., 1:], axis=-1)
+        return lambda counts: nan_mean(score(counts)[..., 1:], axis=-1)
 
-    ways = {"accuracy": accuracy, **{n: foreground(score) for n, score in PER_CLASS.items()}}
-    sets = [drawn.pooled(each) for each in (first, second)]
+    metrics = {"accuracy": accuracy, **{n: foreground(score) for n, score in PER_CLASS.items()}}
+    resampled = [bootstrap.pooled(each) for each in counts]
     result: dict[str, Any] = {"pooled": {}, "per_image": {}}
-    for name, score in ways.items():
-        whole = [score(each.sum(axis=0)[None])[0] for each in (first, second)]
-        result["pooled"][name] = _entry(whole, score(sets[1]) - score(sets[0]), drawn)
-        each = [score(counts) for counts in (first, second)]
-        means = [mean_known(values) for values in each]
-        result["per_image"][name] = _entry(means, drawn.means(each[1] - each[0]), drawn)
+    for name, score in metrics.items():
+        pooled = [score(each.sum(axis=0)[None])[0] for each in counts]
+        differences = score(resampled[1]) - score(resampled[0])
+        result["pooled"][name] = _entry(pooled, differences, bootstrap)
+        of_images = [score(each) for each in counts]
+        means = [nan_mean(each) for each in of_images]
+        differences = bootstrap.means(of_images[1] - of_images[0])
+        result["per_image"][name] = _entry(means, differences, bootstrap)
     return result
 
 
-def _entry(scores: list[Any], differences: Floats, drawn: Resampling) -> dict[str, Any]:
+def _entry(scores: Sequence[Any], differences: Floats, bootstrap: Bootstrap) -> dict[str, Any]:
     known = differences[~np.isnan(differences)]
     return {
-        "first": for_json(scores[0]),
-        "second": for_json(scores[1]),
-        "difference": for_json(scores[1] - scores[0]),
-        "interval": pair_for_json(drawn.bounds(differences)),
-        "better": float((known > 0).mean()) if len(known) and drawn.groups > 1 else None,
+        "first": json_number(scores[0]),
+        "second": json_number(scores[1]),
+        "difference": json_number(scores[1] - scores[0]),
+        "interval": json_interval(bootstrap.interval(differences)),
+        "better": float((known > 0).mean()) if len(known) and bootstrap.groups > 1 else None,
     }
 
 
 def _draw(
-    out: Path, models: list[Predictor], pairs: list[Pair], codings: list[Coding]
-) -> Iterator[int]:
-    """Draw both models' predictions of pictures; yield how many are done."""
-    seen = [judged(model, pairs, coding) for model, coding in zip(models, codings, strict=True)]
+    out: Path,
+    models: Sequence[Predictor],
+    datasets: Sequence[SegmentationDataset],
+    reporter: Reporter,
+) -> None:
+    """Draw both models' predictions of each image, one above the other."""
+    reporter.stage("drawing", len(datasets[0]))
+    predicted = [predict_images(*each) for each in zip(models, datasets, strict=True)]
     colors = models[0].card.colors
-    for number, (pair, *both) in enumerate(zip(pairs, *seen, strict=True), 1):
+    for number, (pair, *both) in enumerate(zip(datasets[0].pairs, *predicted, strict=True), 1):
         rows = [draw_comparison(s.image, s.truth, s.prediction, colors) for s in both]
         gap = np.full((_GAP, rows[0].shape[1], 3), 255, np.uint8)
         name = f"{number:02d}_{stem_of(pair.image)}.png"
         write_rgb(out / name, np.concatenate([rows[0], gap, rows[1]]))
-        yield number
+        reporter.advance(number)
 
 
 def _write_images(out: Path, images: list[dict[str, Any]]) -> None:

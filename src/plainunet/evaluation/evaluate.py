@@ -1,6 +1,6 @@
 """Evaluate a model on images whose masks are known, after the metric protocol."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from plainunet.dataset.dataset import SegmentationDataset, data_digest
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.split import SPLIT_FILE, read_split
 from plainunet.dataset.verify import check_pairs
-from plainunet.evaluation.measure import judged, measure, put_together
+from plainunet.evaluation.measure import measure, predict_images, score_images
 from plainunet.evaluation.report import About, choose_shown, show, write_report
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.problems import command
@@ -22,35 +22,219 @@ from plainunet.formats.sources import Source
 from plainunet.network.checkpoint import Card
 from plainunet.palette import default_names
 from plainunet.prediction.predictor import Predictor
-from plainunet.reporter import Reporter
+from plainunet.reporter import Reporter, silent
 from plainunet.settings import with_dataset
 
+_PARTS = ("train", "val", "test", "all")
 _NOWHERE = 60000  # a value that no mask with names has
 
 
-def match_classes(card: Card, masks: Sequence[Source], said: DataConfig) -> Coding:
-    """Find out how masks are read as the classes of a model.
+def evaluate(
+    checkpoint: str | Path,
+    data: str | Path,
+    *,
+    split: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+    pairs: str | None = None,
+    rle: Literal["rows", "columns"] | None = None,
+    skip_unlabelled: bool = False,
+    objects: bool = False,
+    html: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    reporter: Reporter = silent,
+) -> dict[str, Any]:
+    """Score a checkpoint on a folder of images and masks.
 
     Args:
-        card: The model's.
-        masks: The masks.
-        said: What the folder's dataset.toml says of them, if anything.
+        checkpoint: A `best.safetensors`.
+        data: The folder. If it is the one that the run was trained on, its validation part is
+            taken, after the `split.csv` beside the checkpoint, even if files have come or gone
+            since; any other folder is taken whole.
+        split: Take this part instead: "train", "val", "test" or "all".
+        images: Folder of the images below `data`; left out, it is found. This, the next four
+            and what masks mean may also stand in a `dataset.toml` there.
+        masks: Folder of the masks below `data`, or a COCO file or a list of run-length codes.
+        pairs: How they belong together, see `plainunet.dataset.pairs.find_pairs`.
+        rle: How run-length codes count; left out, it is found.
+        skip_unlabelled: Whether images without a mask are left out.
+        objects: Whether objects are counted as well; they always are where masks number them.
+        html: File for a report with images.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: "auto", "fp32" or "bf16".
+        reporter: Told what was left aside in the folder, or taken as what, and the progress.
 
     Returns:
-        The coding.
+        As by `score_images`, with `split`.
 
     Raises:
-        FileNotFoundError: A mask is missing.
-        ValueError: A mask cannot be read, or the masks' classes are not the model's.
+        FileNotFoundError: No such checkpoint or folder.
+        ValueError: The folder cannot be understood, or has no image in that part.
+    """
+    predictor = Predictor.load(checkpoint, device=device, precision=precision)
+    folder: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
+    folder["skip_unlabelled"] = skip_unlabelled
+    checkpoint, data = Path(checkpoint), Path(data)
+    dataset, split = open_dataset(predictor.card, checkpoint, data, split, folder, reporter)
+    objects = objects or isinstance(dataset.coding, Instances)
+    scores = evaluate_dataset(predictor, dataset, reporter, objects=objects)
+    result: dict[str, Any] = {"split": split, **scores}
+    _note_absent(result["confusion"], dataset, reporter)
+    if html is not None:
+        options = {"split": split, **folder, "objects": objects}
+        again = command("plainunet", "evaluate", checkpoint, data, *_flags(options))
+        _write_report(html, result, predictor, dataset, About(str(checkpoint), str(data), again))
+    return result
+
+
+def _note_absent(
+    confusion: Sequence[Sequence[int]], dataset: SegmentationDataset, reporter: Reporter
+) -> None:
+    rows = zip(dataset.class_names, confusion, strict=True)
+    if absent := [name for name, row in rows if not sum(row)]:
+        reporter.note(
+            f"no mask has a pixel of {', '.join(absent)}. If there should be some, say what the "
+            f"masks' values mean in a dataset.toml in {dataset.folder}"
+        )
+
+
+def _flags(options: Mapping[str, Any]) -> list[str]:
+    """Options as on the command line."""
+    flags: list[str] = []
+    for name, value in options.items():
+        if value:
+            flags += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+    return flags
+
+
+def _write_report(
+    html: Path,
+    result: dict[str, Any],
+    predictor: Predictor,
+    dataset: SegmentationDataset,
+    about: About,
+) -> None:
+    chosen = choose_shown(result)
+    predicted = predict_images(predictor, dataset.subset(list(chosen)))
+    shown = [show(*each, one) for each, one in zip(chosen.items(), predicted, strict=True)]
+    write_report(html, result, shown, predictor, dataset, about)
+
+
+def evaluate_dataset(
+    predictor: Predictor,
+    dataset: SegmentationDataset,
+    reporter: Reporter = silent,
+    *,
+    objects: bool = False,
+) -> dict[str, Any]:
+    """Score a model on a dataset, at the images' own sizes; as by `score_images`."""
+    reporter.stage("judging", len(dataset))
+    measured = []
+    for each in measure(predictor, dataset, objects=objects):
+        measured.append(each)
+        reporter.advance(len(measured))
+    card = predictor.card
+    return score_images(measured, dataset.pairs, card.class_names, card.threshold)
+
+
+def open_dataset(
+    card: Card,
+    checkpoint: Path,
+    data: Path,
+    split: str | None,
+    folder: Mapping[str, Any] | None,
+    reporter: Reporter,
+) -> tuple[SegmentationDataset, str]:
+    """Open the images that a model is evaluated on, their masks read as its classes.
+
+    `folder` says where images and masks are, as of `FolderConfig`; what is None or False is
+    found. Returns the dataset and the name of its part.
+    """
+    given = {key: value for key, value in (folder or {}).items() if value}
+    known = with_dataset(DataConfig(**given), data)
+    pairs = find_pairs(data, known, reporter, at_least=1)
+    pairs, split = _choose_part(pairs, data, checkpoint, card, split, reporter)
+    shapes = check_pairs(pairs)
+    coding = match_classes(card, [pair.mask for pair in pairs], known)
+    return SegmentationDataset(data, pairs, coding, card.class_names, shapes), split
+
+
+def _choose_part(
+    pairs: list[Pair],
+    data: Path,
+    checkpoint: Path,
+    card: Card,
+    split: str | None,
+    reporter: Reporter,
+) -> tuple[list[Pair], str]:
+    """Take a part of a folder, after the run's split or its own sub-folders; and its name."""
+    if split is not None and split not in _PARTS:
+        raise ValueError(f"--split {split}: it is one of {', '.join(_PARTS)}.")
+    unchanged = card.training.get("digest") == data_digest(pairs, data)
+    trained_on = unchanged or _is_known(card.training.get("sample", {}), data)
+    split = split or ("val" if trained_on else "all")
+    if split == "all":
+        return pairs, split
+    if trained_on:
+        listed = checkpoint.parent / SPLIT_FILE
+        if not listed.is_file():
+            raise FileNotFoundError(
+                f"{listed} does not exist: which pictures of {data} were held out from the model "
+                "stands there. Give the checkpoint in its run folder, copy that file beside it, "
+                "or judge all pictures by --split all, also those that it was trained on."
+            )
+        held = read_split(listed, data)
+        pairs = held if unchanged else _still_there(held, pairs, data, reporter)
+    chosen = [pair for pair in pairs if pair.part == split]
+    if not chosen:
+        there = sorted({pair.part for pair in pairs if pair.part}) or ["none"]
+        raise ValueError(
+            f"{data}: no picture belongs to the part {split!r} (its parts: {', '.join(there)}). "
+            "Give --split all, or the folder that the model was trained on."
+        )
+    return chosen, split
+
+
+def _is_known(sizes: dict[str, int], folder: Path) -> bool:
+    """Whether a folder has most of the files whose sizes [bytes] were remembered in training."""
+    files = {folder / name: size for name, size in sizes.items()}
+    same = sum(file.is_file() and file.stat().st_size == size for file, size in files.items())
+    return 2 * same > len(sizes)
+
+
+def _still_there(
+    split: list[Pair], pairs: list[Pair], data: Path, reporter: Reporter
+) -> list[Pair]:
+    """Those pairs of a run's split that are still in its folder."""
+    known = {pair.image: pair for pair in split}
+    kept = [known[pair.image] for pair in pairs if pair.image in known]
+    new, gone = len(pairs) - len(kept), len(known) - len(kept)
+    if new or gone:
+        reporter.note(
+            f"{data} has changed since the model was trained on it: {new} new pictures "
+            f"are left out, {gone} have gone. --split all takes all, also those trained on."
+        )
+    else:
+        reporter.note(f"files in {data} have changed since the model was trained on it")
+    return kept
+
+
+def match_classes(card: Card, masks: Sequence[Source], known: DataConfig) -> Coding:
+    """Find out how masks are read as the classes of a model.
+
+    By the masks' names of classes; else by what the folder's dataset.toml (`known`) says of them;
+    else as the masks of the training were read, if they fit; else as they are. Masks whose classes
+    are not the model's are a ValueError.
     """
     names = common_names(masks)
     if names:
         return _by_name(card.class_names, names, masks)
-    if said.values or said.colors or said.encoding or said.ignore is not None:
-        coding = _as_they_are(card, masks, said)
-        order = _order(card.class_names, said.classes) if said.classes else None
+    if known.values or known.colors or known.encoding or known.ignore is not None:
+        coding = _as_they_are(card, masks, known)
+        order = _order(card.class_names, known.classes) if known.classes else None
         return coding if order is None else _reordered(coding, order)
-    return _as_in_training(card, masks) or _as_they_are(card, masks, said)
+    return _as_in_training(card, masks) or _as_they_are(card, masks, known)
 
 
 def _by_name(
@@ -119,13 +303,13 @@ def _as_in_training(card: Card, masks: Sequence[Source]) -> Coding | None:
     return coding
 
 
-def _as_they_are(card: Card, masks: Sequence[Source], said: DataConfig) -> Coding:
+def _as_they_are(card: Card, masks: Sequence[Source], known: DataConfig) -> Coding:
     count = len(card.class_names)
-    ignore = card.masks.get("ignore") if said.ignore is None else said.ignore
+    ignore = card.masks.get("ignore") if known.ignore is None else known.ignore
     try:
-        known = said.model_copy(update={"classes": card.class_names, "ignore": ignore})
-        coding = find_coding(masks, known)[0]
-        if isinstance(coding, Colors) and not said.colors:
+        complete = known.model_copy(update={"classes": card.class_names, "ignore": ignore})
+        coding = find_coding(masks, complete)[0]
+        if isinstance(coding, Colors) and not known.colors:
             raise ValueError(
                 "They name classes by colour, and which colour is which of these classes is not "
                 "known. Say it in a dataset.toml in the folder (colors = [...]), or save the "
@@ -138,213 +322,3 @@ def _as_they_are(card: Card, masks: Sequence[Source], said: DataConfig) -> Codin
             "dataset.toml in the data folder.)"
         ) from error
     return coding
-
-
-def _is_known(sizes: dict[str, int], folder: Path) -> bool:
-    """Tell whether a folder has most of the files that were remembered."""
-    files = {folder / name: size for name, size in sizes.items()}
-    same = sum(file.is_file() and file.stat().st_size == size for file, size in files.items())
-    return 2 * same > len(sizes)
-
-
-def choose_part(
-    pairs: list[Pair],
-    data: Path,
-    checkpoint: Path,
-    card: Card,
-    split: str | None,
-    reporter: Reporter,
-) -> tuple[list[Pair], str]:
-    """Take a part of a folder: after the run's split, or after its own sub-folders.
-
-    Returns the pairs and the name of the part.
-
-    Raises:
-        FileNotFoundError: The run's split is missing.
-        ValueError: There is no such part, or no picture in it.
-    """
-    parts = ("train", "val", "test", "all")
-    if split is not None and split not in parts:
-        raise ValueError(f"--split {split}: it is one of {', '.join(parts)}.")
-    unchanged = card.training.get("digest") == data_digest(pairs, data)
-    trained_on = unchanged or _is_known(card.training.get("sample", {}), data)
-    split = split or ("val" if trained_on else "all")
-    if split == "all":
-        return pairs, split
-    listed = checkpoint.parent / SPLIT_FILE
-    if trained_on and not listed.is_file():
-        raise FileNotFoundError(
-            f"{listed} does not exist: which pictures of {data} were held out from the model "
-            "stands there. Give the checkpoint in its run folder, copy that file beside it, or "
-            "judge all pictures by --split all, also those that it was trained on."
-        )
-    if unchanged:
-        pairs = read_split(listed, data)
-    elif trained_on:
-        known = {pair.image: pair for pair in read_split(listed, data)}
-        new = [pair for pair in pairs if pair.image not in known]
-        gone = len(known) - (len(pairs) - len(new))
-        pairs = [known[pair.image] for pair in pairs if pair.image in known]
-        if not new and not gone:
-            reporter.note(f"files in {data} have changed since the model was trained on it")
-        else:
-            reporter.note(
-                f"{data} has changed since the model was trained on it: {len(new)} new pictures "
-                f"are left out, {gone} have gone. --split all takes all, also those trained on."
-            )
-    chosen = [pair for pair in pairs if pair.part == split]
-    if not chosen:
-        there = sorted({pair.part for pair in pairs if pair.part}) or ["none"]
-        raise ValueError(
-            f"{data}: no picture belongs to the part {split!r} (its parts: {', '.join(there)}). "
-            "Give --split all, or the folder that the model was trained on."
-        )
-    return chosen, split
-
-
-OnProgress = Callable[[int, int], None]
-
-
-def evaluate(
-    checkpoint: str | Path,
-    data: str | Path,
-    *,
-    split: str | None = None,
-    images: str | None = None,
-    masks: str | None = None,
-    pairs: str | None = None,
-    rle: Literal["rows", "columns"] | None = None,
-    skip_unlabelled: bool = False,
-    objects: bool = False,
-    html: Path | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    on_progress: OnProgress | None = None,
-    on_note: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
-    """Score a checkpoint on a folder of images and masks.
-
-    Args:
-        checkpoint: A `best.safetensors`.
-        data: The folder. If it is the one that the run was trained on, its validation part is
-            taken, after the `split.csv` beside the checkpoint, even if files have come or gone
-            since; any other folder is taken whole.
-        split: Take this part instead: "train", "val", "test" or "all".
-        images: Folder of the pictures below `data`; left out, it is found. This, the next four
-            and what masks mean may also stand in a `dataset.toml` there.
-        masks: Folder of the masks below `data`, or a COCO file or a list of run-length codes.
-        pairs: How they belong together, see `plainunet.dataset.pairs.find_pairs`.
-        rle: How run-length codes count; left out, it is found.
-        skip_unlabelled: Whether pictures without a mask are left out.
-        objects: Whether objects are told apart as well; they always are where masks number them.
-        html: File for a report with pictures.
-        device: "auto", "cpu", "cuda" or "mps".
-        precision: "auto", "fp32" or "bf16".
-        on_progress: Told how many of how many pictures are done.
-        on_note: Told what was left aside in the folder, or taken as what.
-
-    Returns:
-        As by `put_together`, with `split`.
-
-    Raises:
-        FileNotFoundError: No such checkpoint or folder.
-        ValueError: The folder cannot be understood, or has no picture in that part.
-    """
-    predictor = Predictor.load(checkpoint, device=device, precision=precision)
-    folder = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
-    found, split = open_folder(
-        predictor.card,
-        Path(checkpoint),
-        Path(data),
-        split,
-        {**folder, "skip_unlabelled": skip_unlabelled},
-        on_note,
-    )
-    found_pairs, coding = found.pairs, found.coding
-    objects = objects or isinstance(coding, Instances)
-    scores = judge(predictor, found_pairs, coding, on_progress, objects=objects)
-    result: dict[str, Any] = {"split": split, **scores}
-    names = predictor.card.class_names
-    gone = [name for name, row in zip(names, result["confusion"], strict=True) if not sum(row)]
-    if gone and on_note is not None:
-        on_note(
-            f"no mask has a pixel of {', '.join(gone)}. If there should be some, say what the "
-            f"masks' values mean in a dataset.toml in {data}"
-        )
-    if html is not None:
-        chosen = choose_shown(result)
-        seen = judged(predictor, [found_pairs[number] for number in chosen], coding)
-        shown = [show(*each, one) for each, one in zip(chosen.items(), seen, strict=True)]
-        flags = ["--split", split]
-        flags += [part for name, value in folder.items() if value for part in (f"--{name}", value)]
-        flags += ["--skip-unlabelled"] * skip_unlabelled + ["--objects"] * objects
-        again = command("plainunet", "evaluate", checkpoint, data, *flags)
-        about = About(str(checkpoint), str(data), again)
-        write_report(html, result, shown, predictor, found_pairs, coding, about)
-    return result
-
-
-class _Said(Reporter):
-    """Tells notes to a function, if there is one."""
-
-    def __init__(self, on_note: Callable[[str], None] | None) -> None:
-        self._on_note = on_note
-
-    def note(self, text: str) -> None:
-        if self._on_note is not None:
-            self._on_note(text)
-
-
-def open_folder(
-    card: Card,
-    checkpoint: Path,
-    data: Path,
-    split: str | None = None,
-    folder: Mapping[str, Any] | None = None,
-    on_note: Callable[[str], None] | None = None,
-) -> tuple[SegmentationDataset, str]:
-    """Find the images that a model is evaluated on, and read their masks as its classes.
-
-    `folder` says where images and masks are, as of `FolderConfig`; what is None or False is
-    found. Returns the data and the name of its part.
-
-    Raises:
-        FileNotFoundError: No such folder.
-        ValueError: The folder cannot be understood, or has no picture in that part.
-    """
-    given = {key: value for key, value in (folder or {}).items() if value}
-    known, reporter = with_dataset(DataConfig(**given), data), _Said(on_note)
-    pairs = find_pairs(data, known, reporter, at_least=1)
-    pairs, split = choose_part(pairs, data, checkpoint, card, split, reporter)
-    shapes = check_pairs(pairs)
-    coding = match_classes(card, [pair.mask for pair in pairs], known)
-    return SegmentationDataset(data, pairs, coding, card.class_names, shapes), split
-
-
-def judge(
-    predictor: Predictor,
-    pairs: Sequence[Pair],
-    coding: Coding,
-    on_progress: OnProgress | None = None,
-    *,
-    objects: bool = False,
-) -> dict[str, Any]:
-    """Score a model on pictures, natively.
-
-    Args:
-        predictor: The model.
-        pairs: The pictures with their masks.
-        coding: How mask values become class ids.
-        on_progress: Told how many of how many pictures are done.
-        objects: Whether objects are told apart as well.
-
-    Returns:
-        As by `put_together`.
-    """
-    measured = []
-    for each in measure(predictor, pairs, coding, objects=objects):
-        measured.append(each)
-        if on_progress:
-            on_progress(len(measured), len(pairs))
-    card = predictor.card
-    return put_together(measured, pairs, card.class_names, card.threshold)

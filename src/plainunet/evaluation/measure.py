@@ -1,4 +1,4 @@
-"""What is measured of each image, and the results made from all of them."""
+"""What is measured of each image, and the scores of a set made from all of them."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -9,110 +9,101 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.dataset.borders import find_objects
-from plainunet.dataset.coding import Coding, Instances
+from plainunet.dataset.coding import Instances
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
 from plainunet.evaluation.metrics import (
     PER_CLASS,
     TOLERANCE,
     Boundary,
+    ClusterScores,
     Counts,
     Floats,
-    Found,
     Labels,
-    Together,
+    ObjectCounts,
     accuracy,
     boundary_scores,
     calibration,
+    cluster_scores,
     confusion_matrix,
     count_probabilities,
-    for_json,
-    keep_together,
+    json_number,
+    label_objects,
     match_objects,
-    mean_known,
-    number_objects,
+    nan_mean,
     scores,
     summarise,
     threshold_curve,
 )
-from plainunet.evaluation.statistics import LEVEL, Resampling, pair_for_json
-from plainunet.formats.images import read_image
+from plainunet.evaluation.statistics import LEVEL, Bootstrap, json_interval
 from plainunet.formats.sources import path_of
 from plainunet.formats.windows import as_windows
 from plainunet.prediction.predictor import Predictor
 from plainunet.system import keep_freed_memory, work_ahead
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-"""Probabilities from which on a pixel belongs to an object, for `keep_together`."""
+"""Probabilities from which on a pixel belongs to an object, for `cluster_scores`."""
 
 
-class Seen(NamedTuple):
-    """A picture that was predicted."""
+class PredictedImage(NamedTuple):
+    """An image with its true and its predicted mask."""
 
     image: NDArray[Any]
     """[H, W, C], as stored."""
     truth: NDArray[np.uint8]
-    """[H, W] class ids; 255 does not count."""
+    """[H, W] class ids; 255 is ignored."""
     prediction: NDArray[np.uint8]
     """[H, W] class ids."""
-    probabilities: Counts
+    histogram: Counts
     """[2, 100], as by `count_probabilities`."""
-    given: NDArray[np.float32] | None = None
-    """[K, H, W], the probabilities themselves, where they were asked for."""
+    probabilities: NDArray[np.float32] | None = None
+    """[K, H, W], where they were asked for."""
 
 
-class Objects(NamedTuple):
-    """How well a class's objects are told apart in a picture."""
+class ObjectScores(NamedTuple):
+    """How well a class's objects are separated in an image."""
 
-    found: Found
-    together: list[Together]
-    """At each of `THRESHOLDS`; of more than two classes, once, for the class as it was given."""
+    counts: ObjectCounts
+    clusters: list[ClusterScores]
+    """At each of `THRESHOLDS`; with more than two classes one, of the predicted class."""
 
 
-class Measured(NamedTuple):
-    """The numbers of a picture."""
+class Measurement(NamedTuple):
+    """The numbers of an image, from which all scores are made."""
 
     counts: Counts
     """[K, K], rows truth, columns prediction."""
-    probabilities: Counts
-    """As of `Seen`."""
+    histogram: Counts
+    """As of `PredictedImage`."""
     size: tuple[int, int]
     """Height and width [pixels]."""
     boundary: list[Boundary] | None = None
     """Of each class but the first."""
-    objects: list[Objects] | None = None
-    """The same."""
+    objects: list[ObjectScores] | None = None
+    """Of each class but the first."""
 
 
-def judged(
-    predictor: Predictor, pairs: Sequence[Pair], coding: Coding, keep: bool = False
-) -> Iterator[Seen]:
-    """Predict pictures one after the other, reading the next ones meanwhile.
+def predict_images(
+    predictor: Predictor, dataset: SegmentationDataset, keep_probabilities: bool = False
+) -> Iterator[PredictedImage]:
+    """Predict the images of a dataset in order, reading the next one meanwhile.
 
-    Args:
-        predictor: The model.
-        pairs: The pictures with their masks.
-        coding: How mask values become class ids.
-        keep: Whether the probabilities are given as well.
-
-    Yields:
-        What was seen, for each pair in turn.
+    Raises:
+        ValueError: An image or mask cannot be read, or not predicted; it is named.
     """
     if predictor.memory is None:
         keep_freed_memory()
-
-    def read(pair: Pair) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        return read_image(pair.image), coding.read(pair.mask)
-
-    for pair, (image, truth) in zip(pairs, work_ahead(read, pairs, threads=1), strict=True):
+    read_ahead = work_ahead(dataset.__getitem__, range(len(dataset)), threads=1)
+    for pair, (image, truth) in zip(dataset.pairs, read_ahead, strict=True):
         try:
-            yield _predict(predictor, image, truth, keep)
+            yield _predict(predictor, image, truth, keep_probabilities)
         except ValueError as error:
             raise ValueError(f"{pair.image}: {error}") from error
 
 
 def _predict(
     predictor: Predictor, image: NDArray[Any], truth: NDArray[np.uint8], keep: bool
-) -> Seen:
+) -> PredictedImage:
     ids, counts, kept, top = [], [], [], 0
     for band, probabilities in predictor.both_bands(as_windows(image)):
         ids.append(band)
@@ -120,115 +111,111 @@ def _predict(
         kept += [probabilities] * keep
         top += len(band)
     prediction = predictor.clean(np.concatenate(ids))
-    given = np.concatenate(kept, axis=1) if keep else None
-    return Seen(image, truth, prediction, np.sum(counts, axis=0), given)
+    whole = np.concatenate(kept, axis=1) if keep else None
+    return PredictedImage(image, truth, prediction, np.sum(counts, axis=0), whole)
 
 
 def measure(
     predictor: Predictor,
-    pairs: Sequence[Pair],
-    coding: Coding,
+    dataset: SegmentationDataset,
     *,
     boundary: bool = True,
     objects: bool = False,
-) -> Iterator[Measured]:
-    """Measure picture after picture.
-
-    Args:
-        predictor: The model.
-        pairs: The pictures with their masks.
-        coding: How mask values become class ids.
-        boundary: Whether outlines are compared as well.
-        objects: Whether objects are told apart as well.
-
-    Yields:
-        The numbers of each pair in turn.
-    """
-    classes = predictor.network.num_classes
-    # outlines are compared beside the network
+) -> Iterator[Measurement]:
+    """Predict and measure image after image."""
+    num_classes = predictor.network.num_classes
+    # boundaries are compared in a thread beside the network
     with ThreadPoolExecutor(1) as beside:
         waiting: deque[Any] = deque()
-        for pair, seen in zip(pairs, judged(predictor, pairs, coding, objects), strict=True):
-            told = _tell_apart(pair, coding, seen) if objects else None
-            waiting.append(beside.submit(_measure, seen, classes, boundary, told))
+        images = predict_images(predictor, dataset, objects)
+        for pair, predicted in zip(dataset.pairs, images, strict=True):
+            found = _score_objects(pair, dataset, predicted) if objects else None
+            waiting.append(beside.submit(_measure, predicted, num_classes, boundary, found))
             if len(waiting) > 2:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _measure(seen: Seen, classes: int, boundary: bool, told: list[Objects] | None) -> Measured:
-    return Measured(
-        confusion_matrix(seen.truth, seen.prediction, classes),
-        seen.probabilities,
-        (seen.truth.shape[0], seen.truth.shape[1]),
-        boundary_scores(seen.truth, seen.prediction, classes) if boundary else None,
-        told,
+def _measure(
+    predicted: PredictedImage, num_classes: int, boundary: bool, objects: list[ObjectScores] | None
+) -> Measurement:
+    truth, prediction = predicted.truth, predicted.prediction
+    return Measurement(
+        confusion_matrix(truth, prediction, num_classes),
+        predicted.histogram,
+        (truth.shape[0], truth.shape[1]),
+        boundary_scores(truth, prediction, num_classes) if boundary else None,
+        objects,
     )
 
 
-def _tell_apart(pair: Pair, coding: Coding, seen: Seen) -> list[Objects]:
-    assert seen.given is not None  # `measure` has asked for it
-    valid = seen.truth < coding.num_classes
+def _score_objects(
+    pair: Pair, dataset: SegmentationDataset, predicted: PredictedImage
+) -> list[ObjectScores]:
+    coding, probabilities = dataset.coding, predicted.probabilities
+    assert probabilities is not None  # `measure` has asked for them
+    valid = predicted.truth < coding.num_classes
     numbered: Labels | None = None
     if isinstance(coding, Instances):
         numbered = find_objects(coding.read_stored(pair.mask), coding, pair.mask)
     result = []
     for number in range(1, coding.num_classes):
-        there, true = seen.prediction == number, seen.truth == number
-        truth = number_objects(true) if numbered is None else numbered
-        apart = number_objects(true, corners=False) if numbered is None else numbered
-        cuts = [there] if len(seen.given) > 2 else [seen.given[1] >= t for t in THRESHOLDS]
-        together = [keep_together(apart, number_objects(cut, corners=False)) for cut in cuts]
-        result.append(Objects(match_objects(truth, number_objects(there & valid)), together))
+        found, true = predicted.prediction == number, predicted.truth == number
+        truth = label_objects(true) if numbered is None else numbered
+        separate = label_objects(true, corners=False) if numbered is None else numbered
+        masks = [found] if len(probabilities) > 2 else [probabilities[1] >= t for t in THRESHOLDS]
+        clusters = [cluster_scores(separate, label_objects(each, corners=False)) for each in masks]
+        counts = match_objects(truth, label_objects(found & valid))
+        result.append(ObjectScores(counts, clusters))
     return result
 
 
-def put_together(
-    measured: Sequence[Measured],
+def score_images(
+    measured: Sequence[Measurement],
     pairs: Sequence[Pair],
     class_names: Sequence[str],
     threshold: float = 0.5,
 ) -> dict[str, Any]:
-    """Score a set of pictures.
+    """Score a set of images.
 
     Args:
-        measured: Of each picture.
-        pairs: The pictures.
+        measured: The numbers of each image.
+        pairs: The images.
         class_names: K names, the background's first.
-        threshold: With two classes, the probability that was asked for.
+        threshold: With two classes, the probability from which on a pixel is of the second.
 
     Returns:
         `summarise`'s dictionary, and: "intervals" {"groups", "level", "pooled", "per_image"},
         laid out as the scores, with [low, high] or None; "confusion" [K][K]; "boundary" and
         "objects" by class, where they were measured; "calibration" and, with two classes,
-        "threshold_curve"; "images": for each picture its path, group, size, areas and scores.
+        "threshold_curve"; "images": for each image its path, group, size, areas and scores.
 
     Raises:
-        ValueError: There is no picture, there are not K names, or two are equal.
+        ValueError: There is no image, there are not K names, or two are equal.
     """
     counts = np.stack([each.counts for each in measured])
     result = summarise(counts, class_names)
-    drawn = Resampling([pair.group for pair in pairs])
-    given = np.stack([each.probabilities for each in measured])
-    result["intervals"] = _bound_pixels(counts, drawn, class_names)
+    bootstrap = Bootstrap([pair.group for pair in pairs])
+    histograms = np.stack([each.histogram for each in measured])
+    result["intervals"] = _pixel_intervals(counts, bootstrap, class_names)
     result["confusion"] = counts.sum(axis=0).tolist()
-    result["calibration"] = calibration(given.sum(axis=0), len(class_names))
+    result["calibration"] = calibration(histograms.sum(axis=0), len(class_names))
     if len(class_names) == 2:
-        result["threshold_curve"] = {**threshold_curve(given), "chosen": threshold}
+        result["threshold_curve"] = {**threshold_curve(histograms), "chosen": threshold}
     if measured[0].boundary is not None:
-        result["boundary"] = _boundary(measured, drawn, class_names)
+        result["boundary"] = _boundary_means(measured, bootstrap, class_names)
     if measured[0].objects is not None:
-        result["objects"] = _objects(measured, result, class_names)
+        result["objects"] = _object_means(measured, result, class_names)
     result["images"] = [
-        _of_picture(each, pair, class_names) for each, pair in zip(measured, pairs, strict=True)
+        _image_entry(each, pair, class_names) for each, pair in zip(measured, pairs, strict=True)
     ]
     return result
 
 
-def _of_picture(each: Measured, pair: Pair, class_names: Sequence[str]) -> dict[str, Any]:
+def _image_entry(each: Measurement, pair: Pair, class_names: Sequence[str]) -> dict[str, Any]:
     areas = each.counts.sum(axis=1).tolist()
-    said: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "image": path_of(pair.image).as_posix(),
         "group": pair.group,
         "size": list(each.size),
@@ -236,103 +223,99 @@ def _of_picture(each: Measured, pair: Pair, class_names: Sequence[str]) -> dict[
         **scores(each.counts, class_names),
     }
     if each.boundary is not None:
-        said["boundary"] = {
-            name: {key: for_json(value) for key, value in outline._asdict().items()}
-            for name, outline in zip(class_names[1:], each.boundary, strict=True)
+        entry["boundary"] = {
+            name: {key: json_number(value) for key, value in boundary._asdict().items()}
+            for name, boundary in zip(class_names[1:], each.boundary, strict=True)
         }
     if each.objects is not None:
-        said["objects"] = {
+        entry["objects"] = {
             name: {
-                "true": objects.found.true,
-                "predicted": objects.found.predicted,
-                "f1": for_json(objects.found.f1),
-                "average_precision": for_json(objects.found.average_precision),
+                "true": objects.counts.true,
+                "predicted": objects.counts.predicted,
+                "f1": json_number(objects.counts.f1),
+                "average_precision": json_number(objects.counts.average_precision),
             }
             for name, objects in zip(class_names[1:], each.objects, strict=True)
         }
-    return said
+    return entry
 
 
-def _bound_pixels(counts: Any, drawn: Resampling, class_names: Sequence[str]) -> dict[str, Any]:
-    """Intervals of all scores of pixels."""
-    pooled = drawn.pooled(counts)
-    bounds: dict[str, dict[str, Any]] = {
-        "pooled": {"accuracy": pair_for_json(drawn.bounds(accuracy(pooled)))},
-        "per_image": {"accuracy": pair_for_json(drawn.of_mean(accuracy(counts)))},
+def _pixel_intervals(
+    counts: Counts, bootstrap: Bootstrap, class_names: Sequence[str]
+) -> dict[str, Any]:
+    pooled = bootstrap.pooled(counts)
+    intervals: dict[str, dict[str, Any]] = {
+        "pooled": {"accuracy": json_interval(bootstrap.interval(accuracy(pooled)))},
+        "per_image": {"accuracy": json_interval(bootstrap.mean_interval(accuracy(counts)))},
     }
     for name, score in PER_CLASS.items():
         for key, found in (
-            ("pooled", drawn.bounds(_with_means(score(pooled)))),
-            ("per_image", drawn.of_mean(_with_means(score(counts)))),
+            ("pooled", bootstrap.interval(_with_means(score(pooled)))),
+            ("per_image", bootstrap.mean_interval(_with_means(score(counts)))),
         ):
-            bounds[key][name] = {
-                "mean_foreground": pair_for_json(found[:, -2]),
-                "mean_with_background": pair_for_json(found[:, -1]),
-                "per_class": {
-                    class_name: pair_for_json(found[:, number])
-                    for number, class_name in enumerate(class_names)
-                },
+            *per_class, foreground, everything = map(json_interval, found.T)
+            intervals[key][name] = {
+                "mean_foreground": foreground,
+                "mean_with_background": everything,
+                "per_class": dict(zip(class_names, per_class, strict=True)),
             }
-    return {"groups": drawn.groups, "level": LEVEL, **bounds}
+    return {"groups": bootstrap.groups, "level": LEVEL, **intervals}
 
 
 def _with_means(per_class: Floats) -> Floats:
     """[n, K] to [n, K + 2]: and their mean without and with background."""
-    means = [mean_known(per_class[:, 1:], axis=1), mean_known(per_class, axis=1)]
+    means = [nan_mean(per_class[:, 1:], axis=1), nan_mean(per_class, axis=1)]
     return np.concatenate([per_class, np.stack(means, axis=1)], axis=1)
 
 
-def _boundary(
-    measured: Sequence[Measured], drawn: Resampling, class_names: Sequence[str]
+def _boundary_means(
+    measured: Sequence[Measurement], bootstrap: Bootstrap, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Means over the pictures that have the class, and their intervals."""
+    """Means over the images that have the class, and their intervals."""
     values = np.array([each.boundary for each in measured])  # [n, K - 1, 4]
-    means, bounds = mean_known(values, axis=0), drawn.of_mean(values)
+    means, bounds = nan_mean(values, axis=0), bootstrap.mean_interval(values)
     names = list(enumerate(class_names[1:]))
     fields = list(enumerate(Boundary._fields))
     return {
         "tolerance": TOLERANCE,
         "per_class": {
-            name: {field: for_json(means[k, f]) for f, field in fields} for k, name in names
+            name: {field: json_number(means[k, f]) for f, field in fields} for k, name in names
         },
         "intervals": {
-            name: {field: pair_for_json(bounds[:, k, f]) for f, field in fields}
+            name: {field: json_interval(bounds[:, k, f]) for f, field in fields}
             for k, name in names
         },
     }
 
 
-def _objects(
-    measured: Sequence[Measured], result: dict[str, Any], class_names: Sequence[str]
+def _object_means(
+    measured: Sequence[Measurement], result: dict[str, Any], class_names: Sequence[str]
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    per_class: dict[str, Any] = {}
     for number, name in enumerate(class_names[1:]):
         of_class = [each.objects[number] for each in measured if each.objects is not None]
-        total = sum((objects.found for objects in of_class[1:]), start=of_class[0].found)
-        each_found = [objects.found for objects in of_class]
-        rand, information = np.moveaxis(np.array([o.together for o in of_class]), 2, 0)
-        together = {
-            "rand": mean_known(rand, axis=0),
-            "information": mean_known(information, axis=0),
-        }
-        found[name] = {
+        counts = [objects.counts for objects in of_class]
+        total = sum(counts[1:], start=counts[0])
+        rand, information = np.moveaxis(np.array([each.clusters for each in of_class]), 2, 0)
+        per_class[name] = {
             "true": total.true,
             "predicted": total.predicted,
-            "f1": {"pooled": for_json(total.f1), "per_image": _mean(each_found, "f1")},
-            "average_precision": {
-                "pooled": for_json(total.average_precision),
-                "per_image": _mean(each_found, "average_precision"),
+            **{
+                field: {
+                    "pooled": json_number(getattr(total, field)),
+                    "per_image": json_number(
+                        nan_mean(np.array([getattr(each, field) for each in counts]))
+                    ),
+                }
+                for field in ("f1", "average_precision")
             },
             "together": {
-                key: [for_json(value) for value in values] for key, values in together.items()
+                key: [json_number(value) for value in nan_mean(values, axis=0)]
+                for key, values in (("rand", rand), ("information", information))
             },
         }
         if len(class_names) == 2:
             curve = result["threshold_curve"]
-            found[name]["together"] |= {"thresholds": THRESHOLDS, "chosen": curve["chosen"]}
-            found[name]["pixel_error"] = 1 - max(curve["pooled_dice"])
-    return {"per_class": found}
-
-
-def _mean(found: Sequence[Found], field: str) -> float | None:
-    return for_json(mean_known(np.array([getattr(each, field) for each in found])))
+            per_class[name]["together"] |= {"thresholds": THRESHOLDS, "chosen": curve["chosen"]}
+            per_class[name]["pixel_error"] = 1 - max(curve["pooled_dice"])
+    return {"per_class": per_class}

@@ -1,4 +1,8 @@
-"""Counts and scores: confusion matrix, Dice, IoU, boundary distances, objects, calibration."""
+"""Metrics of segmentations, all computed from counts.
+
+In this order: the confusion matrix and its scores (Dice, IoU, precision, recall, accuracy); the
+Dice at each threshold and the calibration of probabilities; distances between boundaries; objects.
+"""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +14,7 @@ from numpy.typing import NDArray
 
 Counts: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
+Labels: TypeAlias = NDArray[np.integer[Any]]
 PROTOCOL = (
     "Pixels are counted at each picture's own resolution, on its own mask; ignored pixels are "
     "left out, no picture is. Pooled: counts added over the set, then scored. Per image: the "
@@ -17,7 +22,18 @@ PROTOCOL = (
     "left out of that picture's mean; absent from the truth but predicted, or the other way "
     "round, it scores 0. Means over classes leave the background out unless they say otherwise."
 )
+BINS = 100
+"""Bins of the histograms of probabilities."""
+TOLERANCE = 2.0
+"""Distance up to which boundaries agree, for `surface_dice` [pixels]."""
+BAND = 0.02
+"""Depth of the band inside a boundary, for `boundary_iou`, as a share of the image's diagonal
+(Cheng et al. 2021, Boundary IoU, section 4)."""
+OVERLAPS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+"""Intersections over union above which an object counts as found."""
 _IDS = 256  # class ids and the ignored value are bytes
+_SHOWN = 10  # bars of the calibration diagram
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def confusion_matrix(
@@ -61,6 +77,23 @@ def confusion_matrix(
     return counts[:num_classes, :num_classes].astype(np.int64)
 
 
+def _as_bytes(ids: NDArray[np.integer[Any]], name: str, num_classes: int) -> NDArray[np.uint8]:
+    """Ids [n] uint8, without a copy if they are uint8 already."""
+    flat = ids.reshape(-1)
+    if flat.dtype != np.uint8 and flat.size:
+        for value in (int(flat.min()), int(flat.max())):
+            if not 0 <= value < _IDS:
+                raise _unknown_id(name, value, int((flat == value).sum()), num_classes)
+    return flat.astype(np.uint8, copy=False)
+
+
+def _unknown_id(name: str, value: int, pixels: int, num_classes: int) -> ValueError:
+    return ValueError(
+        f"The {name} has the class id {value} in {pixels} pixels, but there are {num_classes} "
+        f"classes (ids 0 to {num_classes - 1}): mend the mask, or give the right number of classes."
+    )
+
+
 def dice(confusion: Counts) -> Floats:
     """Dice, 2 TP / (2 TP + FP + FN), for each class.
 
@@ -75,55 +108,25 @@ def dice(confusion: Counts) -> Floats:
 
 
 def iou(confusion: Counts) -> Floats:
-    """Intersection over union, TP / (TP + FP + FN), for each class.
-
-    Args:
-        confusion: [..., K, K] int64, rows truth, columns prediction.
-
-    Returns:
-        [..., K] in [0, 1]; nan where a class is absent from truth and prediction.
-    """
+    """Intersection over union, TP / (TP + FP + FN), for each class; as `dice`."""
     hits, true, predicted = _areas(confusion)
     return ratio(hits, true + predicted - hits, true + predicted)
 
 
 def precision(confusion: Counts) -> Floats:
-    """Share of a class's predicted pixels that are right, TP / (TP + FP), for each class.
-
-    Args:
-        confusion: [..., K, K] int64, rows truth, columns prediction.
-
-    Returns:
-        [..., K] in [0, 1]; 0 where a class is in the truth but never predicted, nan where it
-        is absent from both.
-    """
+    """TP / (TP + FP) for each class, as `dice`; 0 where it is never predicted."""
     hits, true, predicted = _areas(confusion)
     return ratio(hits, predicted, true + predicted)
 
 
 def recall(confusion: Counts) -> Floats:
-    """Share of a class's true pixels that were found, TP / (TP + FN), for each class.
-
-    Args:
-        confusion: [..., K, K] int64, rows truth, columns prediction.
-
-    Returns:
-        [..., K] in [0, 1]; 0 where a class is predicted but not in the truth, nan where it is
-        absent from both.
-    """
+    """TP / (TP + FN) for each class, as `dice`; 0 where it is not in the truth."""
     hits, true, predicted = _areas(confusion)
     return ratio(hits, true, true + predicted)
 
 
 def accuracy(confusion: Counts) -> Floats:
-    """Share of the counted pixels that got their true class.
-
-    Args:
-        confusion: [..., K, K] int64, rows truth, columns prediction.
-
-    Returns:
-        [...] in [0, 1]; nan where no pixel was counted.
-    """
+    """Share [...] of pixels with the right class; nan where none was counted."""
     hits, true, _ = _areas(confusion)
     total = true.sum(axis=-1)
     return ratio(hits.sum(axis=-1), total, total)
@@ -134,38 +137,27 @@ PER_CLASS = {"dice": dice, "iou": iou, "precision": precision, "recall": recall}
 
 
 def scores(confusion: Counts, class_names: Sequence[str]) -> dict[str, Any]:
-    """All scores of one confusion matrix: of one picture, or of a set pooled.
-
-    Args:
-        confusion: [K, K] int64, rows truth, columns prediction.
-        class_names: K names, the background's first.
-
-    Returns:
-        {"accuracy": x, "dice": {"mean_foreground": x, "mean_with_background": x,
-        "per_class": {name: x}}, "iou": ..., "precision": ..., "recall": ...}, ready for JSON:
-        floats in [0, 1], None where there is nothing to score.
-
-    Raises:
-        ValueError: There are not K names, or two are equal.
-    """
+    """All scores of one confusion matrix [K, K], laid out as in `summarise`."""
     return _mean_over_images(confusion[None], class_names)
 
 
 def summarise(confusions: Counts, class_names: Sequence[str]) -> dict[str, Any]:
-    """All scores of a set of pictures, after the protocol.
+    """All scores of a set of images, after the protocol.
 
     Args:
-        confusions: [n, K, K] int64, one matrix for each picture.
+        confusions: [n, K, K] int64, one matrix for each image.
         class_names: K names, the background's first.
 
     Returns:
         {"protocol": text, "pooled": scores, "per_image": scores, "absent": {name:
-        {"left_out": pictures without the class in truth and prediction, "scored_zero":
-        pictures where it was predicted but is not in the truth}}}, ready for JSON; scores
-        are laid out as by `scores`.
+        {"left_out": images without the class in truth and prediction, "scored_zero":
+        images where it was predicted but is not in the truth}}}, ready for JSON. Scores are
+        {"accuracy": x, "dice": {"mean_foreground": x, "mean_with_background": x,
+        "per_class": {name: x}}, "iou": ..., "precision": ..., "recall": ...}: floats in
+        [0, 1], None where there is nothing to score.
 
     Raises:
-        ValueError: There is no picture, there are not K names, or two are equal.
+        ValueError: There is no image, there are not K names, or two are equal.
     """
     if len(confusions) == 0:
         raise ValueError("There are 0 pictures to score; at least 1 is needed.")
@@ -190,16 +182,16 @@ def _mean_over_images(confusions: Counts, class_names: Sequence[str]) -> dict[st
             f"The counts are of {num_classes} classes; the names given are {list(class_names)}: "
             "give each class one name of its own."
         )
-    means: dict[str, Any] = {"accuracy": for_json(mean_known(accuracy(confusions)))}
+    means: dict[str, Any] = {"accuracy": json_number(nan_mean(accuracy(confusions)))}
     for name, score in PER_CLASS.items():
         per_image = score(confusions)  # [n, K]
-        per_class = mean_known(per_image, axis=0)
+        per_class = nan_mean(per_image, axis=0)
         means[name] = {
-            # within each picture first: a class it does not have is left out of its mean only
-            "mean_foreground": for_json(mean_known(mean_known(per_image[:, 1:], axis=1))),
-            "mean_with_background": for_json(mean_known(mean_known(per_image, axis=1))),
+            # within each image first: a class it does not have is left out of its mean only
+            "mean_foreground": json_number(nan_mean(nan_mean(per_image[:, 1:], axis=1))),
+            "mean_with_background": json_number(nan_mean(nan_mean(per_image, axis=1))),
             "per_class": {
-                class_name: for_json(value)
+                class_name: json_number(value)
                 for class_name, value in zip(class_names, per_class, strict=True)
             },
         }
@@ -213,80 +205,29 @@ def _areas(confusion: Counts) -> tuple[Counts, Counts, Counts]:
 
 
 def ratio(part: Counts, whole: Counts, counted: Counts) -> Floats:
-    """Divide counts.
-
-    Args:
-        part: Any shape.
-        whole: The same.
-        counted: The same.
-
-    Returns:
-        `part / whole`; 0 where the whole is 0, nan where nothing was counted at all.
-    """
+    """`part / whole`; 0 where the whole is 0, nan where nothing was counted at all."""
     return np.where(counted > 0, part / np.maximum(whole, 1), np.nan)
 
 
-def mean_known(values: Floats, axis: int | None = None) -> Any:
-    """Average what is not nan.
-
-    Args:
-        values: Any shape.
-        axis: Along which; left out, all.
-
-    Returns:
-        The mean; nan where there are none.
-    """
+def nan_mean(values: Floats, axis: int | None = None) -> Any:
+    """Mean of what is not nan; nan where there is nothing, without a warning."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0.0).sum(axis=axis)
     number = known.sum(axis=axis)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
-def for_json(value: Any) -> float | None:
-    """Turn a score into what JSON has.
-
-    Args:
-        value: A number, or nan.
-
-    Returns:
-        The number, or None.
-    """
+def json_number(value: Any) -> float | None:
+    """A score as JSON has it: None for nan."""
     return None if np.isnan(value) else float(value)
 
 
-def _as_bytes(ids: NDArray[np.integer[Any]], name: str, num_classes: int) -> NDArray[np.uint8]:
-    """Ids [n] uint8, without a copy if they are uint8 already."""
-    flat = ids.reshape(-1)
-    if flat.dtype != np.uint8 and flat.size:
-        for value in (int(flat.min()), int(flat.max())):
-            if not 0 <= value < _IDS:
-                raise _unknown_id(name, value, int((flat == value).sum()), num_classes)
-    return flat.astype(np.uint8, copy=False)
-
-
-def _unknown_id(name: str, value: int, pixels: int, num_classes: int) -> ValueError:
-    return ValueError(
-        f"The {name} has the class id {value} in {pixels} pixels, but there are {num_classes} "
-        f"classes (ids 0 to {num_classes - 1}): mend the mask, or give the right number of classes."
-    )
-
-
-BINS = 100
-"""Probabilities are told apart by hundredths."""
-_SHOWN = 10  # bars of the calibration diagram
-
-
 def count_probabilities(truth: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Counts:
-    """Count how often each probability was given.
+    """Histogram of the probabilities [K, h, w] that were given, as [2, `BINS`].
 
-    Args:
-        truth: [h, w] uint8 class ids 0..K-1; what is above does not count.
-        probabilities: [K, h, w] float32.
-
-    Returns:
-        [2, `BINS`] int64. Of two classes, the probability of the second: where the truth is the
-        first class, and where it is the second. Of more, that of the likeliest class: where it
-        is wrong, and where it is right.
+    Of two classes, the probability of the second: where the truth is the first class, and where
+    it is the second. Of more, that of the likeliest class: where it is wrong, and where it is
+    right. Ignored pixels of the truth do not count.
     """
     classes = len(probabilities)
     if classes == 2:
@@ -300,22 +241,18 @@ def count_probabilities(truth: NDArray[np.uint8], probabilities: NDArray[np.floa
     return counts.reshape(2, BINS)
 
 
-def threshold_curve(counts: Counts) -> dict[str, Any]:
-    """Score the second of two classes at each threshold.
+def threshold_curve(histograms: Counts) -> dict[str, Any]:
+    """Dice of the second of two classes at each threshold, pooled and per image.
 
-    Args:
-        counts: [n, 2, `BINS`], as by `count_probabilities`, of each picture.
-
-    Returns:
-        {"thresholds", "pooled_dice", "per_image_dice"}: three lists of equal length. Pictures
-        without the class in truth and prediction are left out of the mean.
+    `histograms` are [n, 2, `BINS`]. Images without the class in truth and prediction are left out
+    of the mean.
     """
-    above = counts[..., ::-1].cumsum(axis=-1)[..., ::-1]  # pixels at or above each threshold
+    above = histograms[..., ::-1].cumsum(axis=-1)[..., ::-1]  # pixels at or above each threshold
     wrong, hits = above[:, 0], above[:, 1]
-    true = counts[:, 1].sum(axis=-1)[:, None]
-    per_image = _dice(hits, wrong, true)
-    pooled = _dice(hits.sum(axis=0), wrong.sum(axis=0), true.sum(axis=0))
-    means = np.nan_to_num(mean_known(per_image, axis=0))
+    true = histograms[:, 1].sum(axis=-1)[:, None]
+    per_image = _binary_dice(hits, wrong, true)
+    pooled = _binary_dice(hits.sum(axis=0), wrong.sum(axis=0), true.sum(axis=0))
+    means = np.nan_to_num(nan_mean(per_image, axis=0))
     return {
         "thresholds": [round(number / BINS, 2) for number in range(1, BINS)],
         "pooled_dice": np.nan_to_num(pooled[1:]).tolist(),
@@ -323,113 +260,87 @@ def threshold_curve(counts: Counts) -> dict[str, Any]:
     }
 
 
-def calibration(counts: Counts, classes: int) -> dict[str, Any]:
-    """Compare how sure the model is of the class that it gives with how often it is right.
-
-    Args:
-        counts: [2, `BINS`], added over the pictures.
-        classes: K.
-
-    Returns:
-        {"confidence", "accuracy", "pixels", "error"}: for ten steps of the probability from 0 to
-        1, its mean, the share of right pixels (None without pixels) and their number; and the
-        expected calibration error, the mean difference of the first two, weighed by pixels.
-    """
-    middles = (np.arange(BINS) + 0.5) / BINS
-    if classes == 2:  # below a half, the first class is given
-        half = BINS // 2
-        wrong = np.concatenate([np.zeros(half), counts[0, half:] + counts[1, half - 1 :: -1]])
-        right = np.concatenate([np.zeros(half), counts[1, half:] + counts[0, half - 1 :: -1]])
-    else:
-        wrong, right = counts.astype(float)
-    pixels = (wrong + right).reshape(_SHOWN, -1).sum(axis=1)
-    sure = ((wrong + right) * middles).reshape(_SHOWN, -1).sum(axis=1)
-    hits = right.reshape(_SHOWN, -1).sum(axis=1)
-    some = pixels > 0
-    confidence, accuracy = ratio(sure, pixels, pixels), ratio(hits, pixels, pixels)
-    off = np.abs(confidence - accuracy)[some] @ pixels[some] / max(pixels.sum(), 1)
-    return {
-        "confidence": [for_json(each) for each in confidence],
-        "accuracy": [for_json(each) for each in accuracy],
-        "pixels": [int(each) for each in pixels],
-        "error": float(off),
-    }
-
-
-def _dice(hits: Counts, wrong: Counts, true: Counts) -> Floats:
+def _binary_dice(hits: Counts, wrong: Counts, true: Counts) -> Floats:
     total = hits + wrong + true
     return ratio(2 * hits, total, total)
 
 
-TOLERANCE = 2.0
-"""Outlines within so many pixels of each other agree, for `surface_dice`."""
-BAND = 0.02
-"""Depth of the band inside an outline, for `boundary_iou`, as a share of the picture's diagonal
-(Cheng et al. 2021, Boundary IoU, section 4)."""
-_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+def calibration(histogram: Counts, num_classes: int) -> dict[str, Any]:
+    """Compare how sure the model is of the class that it gives with how often it is right.
+
+    `histogram` [2, `BINS`] is added over the images. For ten steps of the probability from 0 to 1:
+    its mean, the share of right pixels (None without pixels) and their number; and the expected
+    calibration error, the mean difference of the first two, weighted by pixels.
+    """
+    middles = (np.arange(BINS) + 0.5) / BINS
+    if num_classes == 2:  # below a half, the first class is given
+        half = BINS // 2
+        wrong, right = (
+            np.concatenate(
+                [np.zeros(half), histogram[row, half:] + histogram[1 - row, half - 1 :: -1]]
+            )
+            for row in (0, 1)
+        )
+    else:
+        wrong, right = histogram.astype(float)
+    pixels, confident, hits = (
+        each.reshape(_SHOWN, -1).sum(axis=1)
+        for each in (wrong + right, (wrong + right) * middles, right)
+    )
+    confidence, share_right = ratio(confident, pixels, pixels), ratio(hits, pixels, pixels)
+    some = pixels > 0
+    error = np.abs(confidence - share_right)[some] @ pixels[some] / max(pixels.sum(), 1)
+    return {
+        "confidence": [json_number(each) for each in confidence],
+        "accuracy": [json_number(each) for each in share_right],
+        "pixels": [int(each) for each in pixels],
+        "error": float(error),
+    }
 
 
 class Boundary(NamedTuple):
-    """Agreement of a class's outlines in a picture; nan where the class is in neither mask."""
+    """Agreement of a class's boundaries in an image; nan where the class is in neither mask."""
 
     hd95: float
-    """The 95th percentile of distances from one outline to the other, the larger of the two ways
+    """95th percentile of the distances from one boundary to the other, the larger of the two ways
     (robust Hausdorff distance) [pixels]."""
     distance: float
-    """Mean distance of all outline pixels to the other outline (average symmetric surface
+    """Mean distance of all boundary pixels to the other boundary (average symmetric surface
     distance) [pixels]."""
     surface_dice: float
-    """Share of all outline pixels within `TOLERANCE` of the other outline, 0..1 (Nikolov et al.
+    """Share of all boundary pixels within `TOLERANCE` of the other boundary, 0..1 (Nikolov et al.
     2018, on pixels instead of surface elements)."""
     boundary_iou: float
-    """Intersection over union of the bands inside both outlines, 0..1."""
+    """Intersection over union of the bands inside both boundaries, 0..1."""
 
 
-NOTHING = Boundary(math.nan, math.nan, math.nan, math.nan)
+ABSENT = Boundary(math.nan, math.nan, math.nan, math.nan)
 
 
 def boundary_scores(
     truth: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
 ) -> list[Boundary]:
-    """Compare the outlines of each class but the first.
-
-    Args:
-        truth: [H, W] uint8 class ids 0..K-1; what is above is ignored.
-        prediction: [H, W] uint8 class ids.
-        num_classes: K.
-
-    Returns:
-        K - 1 entries.
-    """
+    """Compare the boundaries of each class but the first, ids [H, W]; 255 is ignored."""
     valid = truth < num_classes
     return [
-        compare((truth == number) & valid, (prediction == number) & valid)
+        compare_boundaries((truth == number) & valid, (prediction == number) & valid)
         for number in range(1, num_classes)
     ]
 
 
-def compare(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> Boundary:
-    """Compare the outlines of two masks.
-
-    Args:
-        truth: [H, W] bool.
-        prediction: [H, W] bool.
-
-    Returns:
-        The agreement.
-    """
+def compare_boundaries(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> Boundary:
+    """Compare the boundaries of two masks [H, W]."""
     diagonal = math.hypot(*truth.shape)
-    there = truth.any(), prediction.any()
-    if not any(there):
-        return NOTHING
-    if not all(there):
+    if not truth.any() and not prediction.any():
+        return ABSENT
+    if not (truth.any() and prediction.any()):
         return Boundary(diagonal, diagonal, 0.0, 0.0)
     depth = max(1, round(BAND * diagonal))
     masks = [mask.astype(np.uint8) for mask in (truth, prediction)]
-    outlines = [mask - _eroded(mask, _CROSS) for mask in masks]
-    to_truth, to_prediction = (_distances(outline) for outline in outlines)
-    from_truth = to_prediction[outlines[0] > 0]
-    from_prediction = to_truth[outlines[1] > 0]
+    boundaries = [mask - _eroded(mask, _CROSS) for mask in masks]
+    to_truth, to_prediction = (_distances(boundary) for boundary in boundaries)
+    from_truth = to_prediction[boundaries[0] > 0]
+    from_prediction = to_truth[boundaries[1] > 0]
     both = np.concatenate([from_truth, from_prediction])
     square = np.ones((2 * depth + 1, 2 * depth + 1), np.uint8)
     bands = [(mask - _eroded(mask, square)) > 0 for mask in masks]
@@ -442,28 +353,19 @@ def compare(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> Boundary
 
 
 def _eroded(mask: NDArray[np.uint8], shape: NDArray[Any]) -> NDArray[np.uint8]:
-    """What is left of a mask; beyond the picture there is none of it."""
-    left: NDArray[np.uint8] = np.asarray(
-        cv2.erode(mask, shape, borderType=cv2.BORDER_CONSTANT, borderValue=0), np.uint8
-    )
-    return left
+    """Erode a mask, which ends at the image's edge."""
+    eroded = cv2.erode(mask, shape, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return np.asarray(eroded, np.uint8)
 
 
-def _distances(outline: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Distance of each pixel to the outline."""
-    away: NDArray[np.float32] = np.asarray(
-        cv2.distanceTransform(1 - outline, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32
-    )
-    return away
+def _distances(boundary: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Distance of each pixel to the boundary."""
+    distances = cv2.distanceTransform(1 - boundary, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(distances, np.float32)
 
 
-THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-"""Overlaps (intersection over union) above which an object counts as found."""
-Labels = NDArray[np.integer[Any]]
-
-
-class Found(NamedTuple):
-    """Objects of a picture, or of several, at each of `THRESHOLDS`."""
+class ObjectCounts(NamedTuple):
+    """Objects of an image, or of several, at each of `OVERLAPS`."""
 
     hits: NDArray[np.int64]
     """[10]: objects of the truth that the prediction overlaps by more than the threshold."""
@@ -472,10 +374,10 @@ class Found(NamedTuple):
     predicted: int
     """Objects of the prediction."""
 
-    def __add__(self, other: Any) -> "Found":
-        """Add the objects of another picture."""
+    def __add__(self, other: Any) -> "ObjectCounts":
+        """Add the objects of another image."""
         hits, true, predicted = other
-        return Found(self.hits + hits, self.true + true, self.predicted + predicted)
+        return ObjectCounts(self.hits + hits, self.true + true, self.predicted + predicted)
 
     @property
     def f1(self) -> float:
@@ -490,8 +392,8 @@ class Found(NamedTuple):
         return float((self.hits / (total - self.hits)).mean()) if total else math.nan
 
 
-class Together(NamedTuple):
-    """How well the pixels of objects stay together; nan where the truth has no object."""
+class ClusterScores(NamedTuple):
+    """Agreement of two groupings of pixels into objects; nan where the truth has no object."""
 
     rand: float
     """Foreground-restricted Rand F-score, 0..1."""
@@ -499,66 +401,46 @@ class Together(NamedTuple):
     """Foreground-restricted information-theoretic F-score, 0..1."""
 
 
-def number_objects(mask: NDArray[np.bool_], corners: bool = True) -> NDArray[np.int32]:
-    """Number the connected regions of a class.
+def label_objects(mask: NDArray[np.bool_], corners: bool = True) -> NDArray[np.int32]:
+    """Number the connected regions of a mask [H, W] from 1; 0 elsewhere.
 
-    Args:
-        mask: [H, W] bool.
-        corners: Whether pixels that touch at a corner are connected; membranes one pixel thick
-            part cells only if not.
-
-    Returns:
-        [H, W] int32, from 1; 0 elsewhere.
+    With `corners`, pixels that touch at a corner are connected; without, membranes one pixel thick
+    separate cells.
     """
-    numbers: NDArray[np.int32] = np.asarray(
-        cv2.connectedComponents(mask.astype(np.uint8), connectivity=8 if corners else 4)[1],
-        np.int32,
-    )
-    return numbers
+    connectivity = 8 if corners else 4
+    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)
+    return np.asarray(labels, np.int32)
 
 
-def match_objects(truth: Labels, prediction: Labels) -> Found:
-    """Count the objects that were found.
+def match_objects(truth: Labels, prediction: Labels) -> ObjectCounts:
+    """Count the objects that were found; both are numbers of objects [H, W], 0 for none.
 
     An object of the truth overlaps at most one of the prediction by more than a half, and the
     other way round, so that no assignment is needed.
-
-    Args:
-        truth: [H, W] numbers of objects, 0 for none.
-        prediction: The same.
-
-    Returns:
-        The counts.
     """
-    rows, columns, shared = _pairs(truth, prediction)
+    rows, columns, shared = _joint_counts(truth, prediction)
     areas, others = np.bincount(truth.ravel()), np.bincount(prediction.ravel())
     objects = (rows > 0) & (columns > 0)
     rows, columns, shared = rows[objects], columns[objects], shared[objects]
     overlap = shared / (areas[rows] + others[columns] - shared)
-    hits = np.array([(overlap > threshold).sum() for threshold in THRESHOLDS], np.int64)
-    return Found(hits, int((areas[1:] > 0).sum()), int((others[1:] > 0).sum()))
+    hits = np.array([(overlap > threshold).sum() for threshold in OVERLAPS], np.int64)
+    return ObjectCounts(hits, int((areas[1:] > 0).sum()), int((others[1:] > 0).sum()))
 
 
-def keep_together(truth: Labels, prediction: Labels) -> Together:
-    """Score how well pixels of an object stay in one object, and those of several apart.
+def cluster_scores(truth: Labels, prediction: Labels) -> ClusterScores:
+    """Score whether pixels of one object stay in one, and those of several apart.
 
-    Only pixels in an object of the truth count. Borders of the prediction are thinned to
-    nothing: each of their pixels goes to the nearest object.
-
-    Args:
-        truth: [H, W] numbers of objects, 0 for what lies between them.
-        prediction: The same.
-
-    Returns:
-        The scores.
+    Both are numbers of objects [H, W], 0 for none. Only pixels in an object of the truth count.
+    Borders of the prediction are thinned to nothing: each of their pixels goes to the nearest
+    object.
     """
     inside = truth > 0
     if not inside.any():
-        return Together(math.nan, math.nan)
+        return ClusterScores(math.nan, math.nan)
     true, predicted = truth[inside], thin_borders(prediction)[inside]
     joint, rows, columns = (
         counts / len(true)
-        for counts in (_pairs(true, predicted)[2], np.bincount(true), np.bincount(predicted))
+        for counts in (_joint_counts(true, predicted)[2], np.bincount(true), np.bincount(predicted))
     )
     rand = 2 * (joint**2).sum() / ((rows**2).sum() + (columns**2).sum())
     of_truth, of_prediction = _entropy(rows), _entropy(columns)
@@ -566,18 +448,11 @@ def keep_together(truth: Labels, prediction: Labels) -> Together:
     both = of_truth + of_prediction
     # one object in each: nothing can be mistaken
     information = 2 * mutual / both if both > 1e-12 else 1.0
-    return Together(float(rand), float(min(1.0, max(0.0, information))))
+    return ClusterScores(float(rand), float(min(1.0, max(0.0, information))))
 
 
 def thin_borders(labels: Labels) -> NDArray[np.int32]:
-    """Give each pixel between objects to the nearest one.
-
-    Args:
-        labels: [H, W] numbers of objects, 0 for none.
-
-    Returns:
-        [H, W] int32; the same, without 0 where there is any object.
-    """
+    """Give each pixel between objects to the nearest one, so that no 0 is left."""
     numbers: NDArray[np.int32] = labels.astype(np.int32)
     if not numbers.any():
         return numbers
@@ -591,10 +466,10 @@ def thin_borders(labels: Labels) -> NDArray[np.int32]:
     return table[nearest]
 
 
-def _pairs(
+def _joint_counts(
     truth: Labels, prediction: Labels
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers that occur together: of the truth, of the prediction, and in how many pixels."""
+    """Labels that occur together: of the truth, of the prediction, and in how many pixels."""
     columns = int(prediction.max(initial=0)) + 1
     pairs, counts = np.unique(
         truth.astype(np.int64).ravel() * columns + prediction.ravel(), return_counts=True

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainunet.dataset.coding import Coding
-from plainunet.dataset.pairs import Pair
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.resize import fit_size, kept_at, reduce_size, resize
 from plainunet.evaluation.charts import (
     Dot,
@@ -31,7 +30,7 @@ from plainunet.evaluation.charts import (
     score_limits,
     strip_chart,
 )
-from plainunet.evaluation.measure import Seen
+from plainunet.evaluation.measure import PredictedImage
 from plainunet.evaluation.statistics import FEW
 from plainunet.network.checkpoint import Card, versions
 from plainunet.network.unet import UNet
@@ -93,14 +92,9 @@ class Figure(NamedTuple):
 
 
 def choose_shown(result: dict[str, Any]) -> dict[int, str]:
-    """Choose the images that a report shows.
+    """Choose the images that a report shows: their numbers in the result, and why, in this order.
 
-    Args:
-        result: As by `put_together`.
-
-    Returns:
-        Numbers among the result's images: the worst, from the worst on, and those around the
-        median; for each "worst" or "median".
+    The worst come first, from the worst on ("worst"), then those around the median ("median").
     """
     means = [each["dice"]["mean_foreground"] for each in result["images"]]
     order = sorted(
@@ -114,17 +108,8 @@ def choose_shown(result: dict[str, Any]) -> dict[int, str]:
     return chosen
 
 
-def show(index: int, why: str, seen: Seen) -> Shown:
-    """Keep of an image what a report shows of it.
-
-    Args:
-        index: Its number among the result's images.
-        why: As by `choose_shown`.
-        seen: The image.
-
-    Returns:
-        The image with its masks, reduced where it is large.
-    """
+def show(index: int, why: str, seen: PredictedImage) -> Shown:
+    """Keep of an image what a report shows of it, reduced where it is large."""
     height, width = seen.truth.shape
     size = fit_size((height, width), (_SIDE, _SIDE))
     if size == (height, width):
@@ -142,28 +127,17 @@ def write_report(
     result: dict[str, Any],
     shown: Iterable[Shown],
     predictor: Predictor,
-    pairs: Sequence[Pair],
-    coding: Coding,
+    dataset: SegmentationDataset,
     about: About,
 ) -> None:
-    """Write the report of an evaluation.
-
-    Args:
-        path: The HTML file; it appears whole or not at all.
-        result: As by `put_together`, with "split".
-        shown: The images that it shows.
-        predictor: The model.
-        pairs: The images that were evaluated.
-        coding: How mask values become class ids.
-        about: What was evaluated.
-    """
+    """Write the report of an evaluation; `result` is as by `score_images`, with "split"."""
     run = Path(about.checkpoint).parent
     whole = {
         **result,
         "model": _describe(predictor, about),
         "data": about.data,
         "command": about.command,
-        "ceiling": measure_ceiling(predictor.card, pairs, coding),
+        "ceiling": measure_ceiling(predictor.card, dataset),
         "curves": _read_curves(run / _METRICS_FILE),
     }
     save_page(path, render_report(whole, list(shown)))
@@ -245,20 +219,15 @@ def _describe_scale(card: Card) -> str:
     return f"{card.factor:.0%} of the native resolution"
 
 
-def measure_ceiling(card: Card, pairs: Sequence[Pair], coding: Coding) -> dict[str, Any] | None:
-    """Measure the Dice that true masks keep at the network's input size.
+def measure_ceiling(card: Card, dataset: SegmentationDataset) -> dict[str, Any] | None:
+    """Measure the Dice that true masks, of some images, keep at the network's input size.
 
-    Args:
-        card: The model's description.
-        pairs: The images; some of them are taken.
-        coding: How mask values become class ids.
-
-    Returns:
-        {"size": of the last one, "dice": mean over classes and images}; None where no mask
-        shows a class.
+    Returns {"size": of the last one, "dice": mean over classes and images}; None where no mask
+    shows a class.
     """
     kept, size = [], (0, 0)
-    for pair in pairs[:: -(-len(pairs) // CEILING)]:
+    coding = dataset.coding
+    for pair in dataset.pairs[:: -(-len(dataset) // CEILING)]:
         truth = coding.read(pair.mask)
         own = truth.shape[0], truth.shape[1]
         size = fit_size(own, card.size) if card.size else reduce_size(own, card.factor)
@@ -535,11 +504,7 @@ def _ceiling_figures(result: dict[str, Any]) -> list[Figure]:
 
 
 def draw_panels(shown: Shown, colors: Colors, side: int) -> dict[str, NDArray[np.uint8]]:
-    """Draw the image, both masks and the errors in red, [h, w, 3] uint8 each.
-
-    Raises:
-        ValueError: The masks and the image are of different sizes.
-    """
+    """Draw the image, both masks and the errors in red, [h, w, 3] uint8 each."""
     sizes = {part.shape[:2] for part in (shown.image, shown.truth, shown.prediction)}
     if len(sizes) > 1:
         raise ValueError(
@@ -567,16 +532,9 @@ def draw_panels(shown: Shown, colors: Colors, side: int) -> dict[str, NDArray[np
 
 
 def fit_panels(shown: Shown, colors: Colors, most: int) -> tuple[dict[str, str], tuple[int, int]]:
-    """Encode an image's panels as large as a number of bytes allows.
+    """Encode an image's panels in at most `most` bytes, or as small as they get.
 
-    Args:
-        shown: The image.
-        colors: RGB of each class, 0..255.
-        most: Bytes that they may have together.
-
-    Returns:
-        A data URL for each of the four panels by its name, and their height and width [pixels];
-        the smallest there are, should even those be too large.
+    Returns a data URL for each of the four panels by its name, and their height and width [pixels].
     """
     side = _SIDES[0]
     while True:

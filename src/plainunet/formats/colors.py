@@ -73,14 +73,10 @@ def unpack(color: int) -> Color:
 
 
 def read_colors(path: Source) -> NDArray[np.uint32]:
-    """Read the colours of a mask.
+    """Read the colours of a mask: [H, W] uint32, 0xRRGGBB, upright.
 
-    Args:
-        path: The file.
-
-    Returns:
-        [H, W] uint32, 0xRRGGBB, upright: of a palette picture the palette's colours, of a grey
-        one three times the grey value. Alpha is left out.
+    Of a palette picture they are the palette's, of a grey one three times the grey value. Alpha
+    is left out.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -155,19 +151,12 @@ def count_colors(path: Source) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
 def match_colors(
     found: NDArray[np.uint32], colors: Colors, ignore: int | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Give colours their classes.
+    """Give colours, [n] uint32, their classes.
 
     A colour outside the legend is taken for the one that is within `NEAR` of it in every
-    channel, if there is exactly one: smoothing and JPEG move colours that far.
-
-    Args:
-        found: [n] uint32, any colours.
-        colors: The legend, in the order of the classes.
-        ignore: The grey value of pixels that belong to no class, or None.
-
-    Returns:
-        Class ids [n] uint8, 255 where there is none, and [n] bool, whether the colour is
-        outside the legend and was taken for the one near it.
+    channel, if there is exactly one: smoothing and JPEG move colours that far. `ignore` is the
+    grey value of pixels that belong to no class. Returns class ids [n] uint8, 255 where there is
+    none, and [n] bool, whether a colour was taken for one near it.
     """
     channels = np.stack([found >> 16, found >> 8 & 255, found & 255]).astype(np.int16)
     ids = np.full(len(found), IGNORED, np.uint8)
@@ -231,17 +220,9 @@ def find_meaning(
 
     Without a legend, given or in a file beside the masks, at most 64 colours, each of at least
     0.01% of the pixels and more than 8 apart in some channel, are the classes, sorted by red,
-    green and blue.
-
-    Args:
-        census: How often each colour occurs.
-        colors: The legend, in the order of the classes; empty where none is given.
-        num_classes: Number of classes K, where it is known.
-        ignore: The grey value of pixels that belong to no class, or None.
-
-    Returns:
-        The meaning. The notes say where the legend comes from, which share of the pixels was
-        moved to a near colour of it, and which share belongs to no class.
+    green and blue. `colors` is empty, `num_classes` and `ignore` are None where nothing is given.
+    The notes say where the legend comes from, which share of the pixels was moved to a near colour
+    of it, and which share belongs to no class.
 
     Raises:
         ValueError: There is no legend and the colours are too many or too rare, the legend

@@ -32,14 +32,9 @@ def find_orientation(picture: Image.Image) -> int:
 
 
 def turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Undo the rotation or reflection that EXIF orientation names.
+    """Undo the rotation or reflection of an EXIF orientation 1..8 (EXIF 2.32, tag 274).
 
-    Args:
-        image: [H, W] or [H, W, C], as stored.
-        orientation: 1..8 (EXIF 2.32, tag 274).
-
-    Returns:
-        [H, W, ...] or, for 5..8, [W, H, ...]; contiguous.
+    [H, W] or [H, W, C] as stored becomes, for 5..8, [W, H, ...]; contiguous.
     """
     if orientation > 4:
         image = image.swapaxes(0, 1)
@@ -84,14 +79,9 @@ def find_kind(head: bytes, path: Source) -> str:
 
 @contextmanager
 def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
-    """Open a picture file and tell its format.
+    """Open a picture file; yields its format, as of `find_kind`, and the file at its beginning.
 
-    Args:
-        path: The file, or a page of a TIFF file.
-
-    Yields:
-        The format, as of `find_kind`, and the open file, at its beginning. Of a slice it is a
-        file in memory that holds this slice alone; nothing else has been read.
+    Of a slice it is a file in memory that holds this slice alone; nothing else has been read.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -142,12 +132,7 @@ def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
 def read_encoded(path: ImageSource) -> tuple[str, bytes]:
     """Read a picture file without decoding it, and refuse it if it ends too early.
 
-    Args:
-        path: The file, or a slice of a TIFF file.
-
-    Returns:
-        The format, as of `find_kind`, and the whole content; of a slice, that of a file which
-        holds it alone.
+    Returns the format, as of `find_kind`, and the content, of a slice as of `open_encoded`.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -48,15 +48,10 @@ _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
 
 
 def read_image(path: ImageSource) -> NDArray[Any]:
-    """Read a picture.
+    """Read a picture as [H, W, C], C >= 1, upright (EXIF orientation applied), colours as RGB.
 
-    Args:
-        path: The file.
-
-    Returns:
-        [H, W, C], C >= 1, upright (EXIF orientation applied), colours in RGB order. Integers
-        keep their dtype and range (1-bit and bool become uint8 0/255); floats become float32 and
-        keep their range.
+    Integers keep their dtype and range (1-bit and bool become uint8 0/255); floats become float32
+    and keep their range.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -91,12 +86,7 @@ def read_image(path: ImageSource) -> NDArray[Any]:
 
 
 def image_shape(path: ImageSource) -> tuple[int, int, int]:
-    """Read height, width and channels of what `read_image` returns, from the header alone.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a picture, its header is damaged, or as `read_image`.
-    """
+    """Read height, width and channels of what `read_image` returns, from the header alone."""
     height, width, channels, orientation = stored_shape(path)
     return (width, height, channels) if orientation > 4 else (height, width, channels)
 
@@ -120,16 +110,9 @@ def image_size(path: ImageSource) -> tuple[int, int]:
 
 
 def to_unit(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Divide integers by their dtype's maximum; leave floats as they are.
+    """Divide integers by their dtype's maximum; leave floats, which must be finite, as they are.
 
-    Args:
-        image: Any shape, integers, bool or floats.
-
-    Returns:
-        The same shape, float32; unsigned integers land in [0, 1].
-
-    Raises:
-        ValueError: A float is not finite, or the dtype is none of these.
+    The result is float32; unsigned integers land in [0, 1].
     """
     if image.dtype.kind in "ui":
         unit: NDArray[np.float32] = np.divide(
@@ -142,14 +125,7 @@ def to_unit(image: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
-    """Bring a picture to the number of channels that a network takes.
-
-    Args:
-        image: [H, W, C].
-        channels: Channels wanted.
-
-    Returns:
-        [H, W, channels]: the picture itself, or a grey one shown as RGB.
+    """Bring a picture [H, W, C] to the channels that a network takes; a grey one is shown as RGB.
 
     Raises:
         ValueError: Any other conversion: it would lose or invent something.

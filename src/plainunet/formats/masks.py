@@ -149,15 +149,11 @@ def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.
 
 
 def read_mask(path: Source) -> NDArray[Any]:
-    """Read the values of a mask as they are stored.
+    """Read the values of a mask as they are stored, [H, W] uint8 or uint16, upright.
 
-    Args:
-        path: Where it is read from.
-
-    Returns:
-        [H, W] uint8 or uint16, upright: indices of a palette, 0/1 of a 1-bit picture, or grey
-        values; of a grey picture stored as RGB(A), the one value that all colours share. Of an
-        item or of a file for each class: 0 where there is no class, else its number from 1.
+    They are indices of a palette, 0/1 of a 1-bit picture, or grey values; of a grey picture stored
+    as RGB(A), the one value that all colours share. Of an item or of a file for each class: 0 where
+    there is no class, else its number from 1.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -198,12 +194,7 @@ def _read_file(path: ImageSource) -> NDArray[Any]:
 
 
 def mask_size(path: Source) -> tuple[int, int]:
-    """Read a mask's height and width, upright, and check that its files are whole.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a picture, damaged, cut off, or a class's file has another size.
-    """
+    """Read a mask's height and width, upright, and check that its files are whole."""
     if isinstance(path, CocoImage):
         return coco.item_size(path)
     if isinstance(path, RleImage):
@@ -217,12 +208,7 @@ def _file_size(path: ImageSource) -> tuple[int, int]:
 
 
 def stored_names(path: Source) -> tuple[str, ...]:
-    """List the classes that a mask's source names, in the order of their ids, or ().
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file cannot be read.
-    """
+    """List the classes that a mask's source names, in the order of their ids, or ()."""
     if isinstance(path, CocoImage):
         return coco.class_names(path.file)
     if isinstance(path, RleImage):

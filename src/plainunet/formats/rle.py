@@ -224,20 +224,12 @@ def listed_images(
     order: str | None,
     on_note: Callable[[str], None] | None = None,
 ) -> dict[str, RleImage]:
-    """Find out how the pixels of pictures are counted.
+    """Read a list of run-length codes: each picture's masks by its listed name.
 
     The codes do not say whether they count row by row or column by column. Of pictures that are
     not square, the right reading gives masks whose neighbouring lines are alike, and the wrong
-    one tears them apart.
-
-    Args:
-        file: The list of run-length codes.
-        sizes: Height and width of each picture [pixels], by its listed name.
-        order: "rows" or "columns", or None where it is to be found.
-        on_note: Called with a sentence on which order was found.
-
-    Returns:
-        Each picture's masks by its listed name.
+    one tears them apart. `order` is "rows", "columns" or None, where it is to be found;
+    `sizes` are height and width of each picture [pixels], by its listed name.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -78,11 +78,9 @@ class RleImage(_NoFile):
 
 @dataclass(frozen=True)
 class ClassFiles(_NoFile):
-    """A mask that has one file for each class.
+    """A mask that has one file for each class, in the order of their ids.
 
-    Attributes:
-        template: The path of such a file, with `HERE` for the class.
-        classes: The names of the classes, in the order of their ids.
+    `template` is the path of such a file, with `HERE` for the class.
     """
 
     template: str
@@ -103,14 +101,7 @@ Source = ImageSource | CocoImage | RleImage | ClassFiles
 
 
 def parse_image(text: str | Path) -> ImageSource:
-    """Read the text of an image's source: a file, or a page of one.
-
-    Args:
-        text: What `str(source)` gives.
-
-    Returns:
-        The source; whether it exists is not looked at.
-    """
+    """Read what `str(source)` gives of an image: a file, or a page of one, there or not."""
     text = str(text)
     page = _PAGE.fullmatch(text) if text[-1:] == "]" else None
     return Page(Path(page[1]), int(page[2])) if page else Path(text)
@@ -124,14 +115,10 @@ def parse_classes(text: str) -> ClassFiles | None:
 
 
 def parse_source(text: str | Path) -> Source:
-    """Read the text of a mask's source.
+    """Read what `str(source)` gives of a mask.
 
-    Args:
-        text: What `str(source)` gives.
-
-    Returns:
-        The source; a file where the text is that of no other, or where such a file exists though
-        its name has braces.
+    It is a file where the text is that of no other source, or where such a file exists though its
+    name has braces.
     """
     text = str(text)
     if text[-1:] == "]":
@@ -150,14 +137,7 @@ def path_of(source: Source) -> Path:
 
 
 def files_of(source: Source) -> list[Path]:
-    """List the files that an image or a mask is read from.
-
-    Args:
-        source: Where it is read from.
-
-    Returns:
-        The file itself, the one that holds it, or those of the classes that exist.
-    """
+    """List the files that an image or a mask is read from; of those of classes, the existing."""
     if isinstance(source, Path):
         return [source]
     if isinstance(source, ClassFiles):
@@ -174,16 +154,9 @@ def stem_of(source: ImageSource) -> str:
 def stamp_files(sources: Sequence[Source]) -> list[list[Any]]:
     """List what tells files from others, and from what they were or will be.
 
-    Args:
-        sources: Any sources.
-
-    Returns:
-        Of each, for the files that it is read from: where they lie (links followed), size
-        [bytes] and time of the last change [ns]; before them the source's own text, where it is
-        no file of its own.
-
-    Raises:
-        FileNotFoundError: One of the files is missing.
+    Of each file that a source is read from: where it lies (links followed), size [bytes] and time
+    of the last change [ns]; before them the source's own text, where it is no file of its own.
+    A missing file is a FileNotFoundError.
     """
     known: dict[Path, tuple[str, int, int]] = {}  # one file may hold the masks of all images
 

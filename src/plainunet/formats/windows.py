@@ -28,12 +28,7 @@ LARGEST = 64 * 2**20
 
 
 class Windows(Protocol):
-    """A picture that is read in parts.
-
-    Attributes:
-        shape: Height, width and channels.
-        dtype: Of its values.
-    """
+    """A picture that is read in parts: `shape` is its height, width and channels."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
@@ -43,11 +38,7 @@ class Windows(Protocol):
 
 
 class ArrayWindows:
-    """Windows of a picture that is in memory.
-
-    Attributes:
-        reduced: The same at other sizes, [h, w, C] by h and w, as far as they are known.
-    """
+    """Windows of a picture in memory; `reduced` has it at other sizes, by h and w, where known."""
 
     def __init__(self, image: NDArray[Any]) -> None:
         """Take an image [H, W, C]."""
@@ -62,11 +53,7 @@ class ArrayWindows:
 
 
 def as_windows(image: NDArray[Any]) -> ArrayWindows:
-    """Take an image in memory, [H, W, C], or [H, W] for one channel.
-
-    Raises:
-        ValueError: It has another shape, or no pixels.
-    """
+    """Take an image in memory, [H, W, C], or [H, W] for one channel."""
     image = np.asarray(image)
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3:
@@ -90,11 +77,7 @@ class _AsChannels:
 
 
 def as_channels(picture: Windows, channels: int) -> Windows:
-    """Bring an image to the channels that a network takes: a grey one is shown as RGB.
-
-    Raises:
-        ValueError: Any other conversion.
-    """
+    """Bring an image to the channels that a network takes, as `match_channels` does."""
     if picture.shape[2] == channels:
         return picture
     if isinstance(picture, ArrayWindows):
@@ -104,11 +87,7 @@ def as_channels(picture: Windows, channels: int) -> Windows:
 
 
 class TiffWindows:
-    """Windows of a TIFF file.
-
-    Attributes:
-        page: The page, as tifffile has it.
-    """
+    """Windows of a page of a TIFF file."""
 
     def __init__(self, page: TiffPage, path: ImageSource) -> None:
         """Take a page of an open file, one that `_is_windowed`."""
@@ -176,12 +155,7 @@ class TiffWindows:
 
 
 def picture_size(path: ImageSource) -> tuple[int, int]:
-    """Read an image's height and width, however large it is; of a TIFF file as it is stored.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no picture, or its header is damaged.
-    """
+    """Read an image's height and width, however large it is; of a TIFF file as it is stored."""
     with open_encoded(path) as (kind, file), decoding(path):
         if kind == "tiff":
             with TiffFile(file) as tiff:
@@ -193,16 +167,10 @@ def picture_size(path: ImageSource) -> tuple[int, int]:
 def open_windows(path: ImageSource, most: int) -> Iterator[Windows]:
     """Open a picture to read parts of it.
 
-    Args:
-        path: The file.
-        most: Bytes that a picture may have which is to be in memory as a whole.
-
-    Yields:
-        Its windows, while the file is open.
-
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no picture, or is larger than `most` and cannot be read in windows.
+        ValueError: It is no picture, or is larger than `most` [bytes] and cannot be read in
+            windows.
     """
     with open_encoded(path) as (kind, file), ExitStack() as opened:
         parts = None

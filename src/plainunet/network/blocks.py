@@ -244,11 +244,8 @@ def fold_batch_normalisation(network: nn.Module) -> None:
     """Fold each batch normalisation into the convolution before it: the same logits, faster.
 
     In eval mode it is a factor and a summand for each channel, which the weights and the bias
-    can take in. A folded network is for prediction alone: do not train or save it.
-
-    Args:
-        network: The network, changed in place and put into eval mode. Logits differ by no more
-            than rounding.
+    can take in. The network is changed in place, put into eval mode, and for prediction alone from
+    here on: do not train or save it. Logits differ by no more than rounding.
     """
     network.eval()
     for part in network.modules():

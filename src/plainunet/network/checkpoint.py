@@ -62,13 +62,7 @@ class Card:
 
 
 def save_checkpoint(path: Path, network: UNet, card: Card) -> None:
-    """Write network and description as one file.
-
-    Args:
-        path: The file; it appears whole or not at all.
-        network: The network, on any device.
-        card: Its description.
-    """
+    """Write network and description as one file, which appears whole or not at all."""
     architecture = network.architecture
     metadata = {"format": FORMAT, "architecture": architecture, **dataclasses.asdict(card)}
     tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
@@ -77,13 +71,7 @@ def save_checkpoint(path: Path, network: UNet, card: Card) -> None:
 
 
 def load_checkpoint(path: Path) -> tuple[UNet, Card]:
-    """Read a checkpoint.
-
-    Args:
-        path: A file written by `save_checkpoint`.
-
-    Returns:
-        The network in eval mode on the CPU, and its description.
+    """Read what `save_checkpoint` wrote: the network in eval mode on the CPU, and its description.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -159,18 +147,12 @@ OWN = ("in_channels", "num_classes", "dropout", "deep_supervision")
 
 @torch.no_grad()
 def take_weights(network: UNet, path: Path) -> list[str]:
-    """Fine-tuning: start a network from a checkpoint's weights.
+    """Fine-tuning: start a network, changed in place, from a checkpoint's weights.
 
     Where the number of classes differs, heads stay fresh. Where that of channels does, the first
     convolution gets the mean over the checkpoint's channels, scaled so that its sums are as large
-    as before. Normalisation stays the network's own, since it is that of its data.
-
-    Args:
-        network: The network; it is changed in place.
-        path: The checkpoint.
-
-    Returns:
-        Names of the weights that stayed fresh or were averaged.
+    as before. Normalisation stays the network's own, since it is that of its data. Returns the
+    names of the weights that stayed fresh or were averaged.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
@@ -215,11 +197,7 @@ def _averaged(weight: Tensor, channels: int) -> Tensor:
 def freeze_encoder(network: UNet) -> list[nn.Module]:
     """Exclude the encoder from training.
 
-    Args:
-        network: The network.
-
-    Returns:
-        Its modules that must stay in eval mode, so that running statistics stay, too.
+    Returns its modules that must stay in eval mode, so that running statistics stay, too.
     """
     parts: list[nn.Module] = [network.inlet, network.downs]
     for part in parts:

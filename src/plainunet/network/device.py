@@ -12,13 +12,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Turn a name into a device that is there.
-
-    Args:
-        name: "auto" (cuda, then mps, then cpu), "cpu", "cuda" or "mps".
-
-    Returns:
-        The device.
+    """Turn "auto" (cuda, then mps, then cpu), "cpu", "cuda" or "mps" into a device.
 
     Raises:
         ValueError: This machine, or this build of PyTorch, has no such device.
@@ -37,18 +31,10 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Turn a name into the arithmetic of convolutions.
+    """Turn a name into the arithmetic of convolutions on a device.
 
-    Args:
-        name: "auto" (bf16 where the hardware has it, on older CUDA GPUs fp16, else fp32), "fp32",
-            "bf16" or "fp16".
-        device: Where the network runs.
-
-    Returns:
-        torch.float32, torch.bfloat16 or torch.float16.
-
-    Raises:
-        ValueError: No such precision.
+    "auto" is bf16 where the hardware has it, on older CUDA GPUs fp16, else fp32; the other names
+    are "fp32", "bf16" and "fp16", any else is a ValueError.
     """
     if name == "auto":
         if has_native_bf16(device):
@@ -76,15 +62,10 @@ def most_memory(device: torch.device) -> int | None:
 
 
 def make_room(device: torch.device, said: str) -> bool:
-    """Free memory after it has run out, and let convolutions work again.
+    """Free memory after it has run out with an error that `said` this.
 
-    Args:
-        device: Where the network runs.
-        said: The message of the error.
-
-    Returns:
-        Whether convolutions are slower from here on: once oneDNN has failed to make one, it
-        always fails, and is switched off.
+    Returns whether convolutions are slower from here on: once oneDNN has failed to make one, it
+    always fails, and is switched off.
     """
     give_freed_memory_back()
     if device.type == "cuda":
@@ -96,27 +77,11 @@ def make_room(device: torch.device, said: str) -> bool:
 
 
 def to_device(network: Network, device: torch.device) -> Network:
-    """Move a network, its weights channels last in memory, which makes convolutions fastest.
-
-    Args:
-        network: The network; it is changed in place.
-        device: Where it shall run.
-
-    Returns:
-        The same network.
-    """
+    """Move a network, its weights channels last in memory, which makes convolutions fastest."""
     moved: Network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
 
 
 def arithmetic(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:
-    """Context that the network's forward pass runs in.
-
-    Args:
-        device: Where the network runs.
-        precision: torch.float32, torch.bfloat16 or torch.float16.
-
-    Returns:
-        An autocast context; with float32 it does nothing.
-    """
+    """Autocast context of the network's forward pass; with float32 it does nothing."""
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)

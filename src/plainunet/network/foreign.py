@@ -80,18 +80,12 @@ def import_checkpoint(
 
 
 def convert(state: Mapping[str, Any]) -> tuple[UNet, str]:
-    """Make the network that has these weights.
+    """Make the network, in eval mode, that has weights of a layout, which is named as well.
 
     Width and depth are read from the weights. A head of one channel with the logit z, whose
     sigmoid is the foreground's probability, becomes a head of two classes with logits 0 and z.
     Biases before batch normalisation, which older versions have, are subtracted from its mean.
-
-    Args:
-        state: Weights by their name in the layout, of any float type, with or without the
-            prefixes of `DataParallel` and `torch.compile`; `mask_values` is ignored.
-
-    Returns:
-        The network in eval mode, float32 on the CPU, and the layout's name.
+    Weights may be of any float type, and have the prefixes of `DataParallel` and `torch.compile`.
 
     Raises:
         CheckpointError: The layout is not known, or a key is unknown, missing, of another

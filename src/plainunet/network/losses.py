@@ -162,17 +162,8 @@ def deep_loss(
 
     Deep supervision (Lee et al. 2015, arXiv 1409.5185) with the weights 1, 1/2, 1/4, ... of
     nnU-Net (Isensee et al. 2021, supplement), divided by their sum. The target of a coarse level
-    is the class fractions of the area that its pixels cover.
-
-    Args:
-        loss: One of `LOSSES`.
-        levels: Logits as by `UNet.deep_logits`, the finest first.
-        target: As for `loss`, for the finest level.
-        weight: As for `loss`.
-        whole: As for `loss`.
-
-    Returns:
-        Scalar float32; the loss itself where there is one level only.
+    is the class fractions of the area that its pixels cover. `levels` are as by
+    `UNet.deep_logits`, the finest first; the rest is as for the loss, for the finest level.
 
     Raises:
         ValueError: The shapes do not belong together.

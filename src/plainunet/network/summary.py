@@ -57,16 +57,11 @@ def choose_network(
 ) -> tuple[UNet, tuple[int, int], tuple[str, ...]]:
     """Open or make the network that a command line names.
 
-    Args:
-        checkpoint: A checkpoint, or None.
-        paper: Whether the paper's network is meant.
-        flags: Arguments of `UNet`, for a network that is neither; `checkpointing` for any.
-        size: Height and width of an image [pixels]; left out, the input size of a checkpoint,
-            160 x 240, or what valid convolutions need for the paper's 388 x 388 logits.
-
-    Returns:
-        The network, without memory for its weights; the image's height and width; the names
-        of the classes, where they are known.
+    `flags` are arguments of `UNet`, for a network that is neither a checkpoint's nor the paper's;
+    `checkpointing` for any. `size` is an image's height and width [pixels]; left out, the input
+    size of a checkpoint, 160 x 240, or what valid convolutions need for the paper's 388 x 388
+    logits. Returns the network, without memory for its weights; height and width; the names of
+    the classes, where they are known.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -100,17 +95,10 @@ def choose_network(
 
 
 def summarise_network(network: UNet, size: tuple[int, int]) -> list[StageSummary]:
-    """What each stage of a network makes and costs.
+    """What each stage of a network makes and costs for an image of a size, in the flow's order.
 
-    Args:
-        network: Any UNet; it is not run or changed, only a copy without memory is.
-        size: Height and width of the image [pixels].
-
-    Returns:
-        The stages in the order of the flow; with deep supervision, its heads come last.
-
-    Raises:
-        ValueError: The image does not fit the network.
+    The network is not run or changed, only a copy without memory is. With deep supervision, its
+    heads come last. An image that does not fit the network is a ValueError.
     """
     network.output_size(*size)
     if max(size) > _LONGEST:
@@ -182,13 +170,8 @@ def receptive_fields(network: UNet) -> dict[str, tuple[int, int] | None]:
 def sketch(stages: Sequence[StageSummary], picture: tuple[int, int, int]) -> str:
     """Draw the U as text: a line for each level, channels x height x width.
 
-    Args:
-        stages: As returned by `summarise_network`.
-        picture: Channels, height and width of the image.
-
-    Returns:
-        Lines of ASCII: what each level of the encoder makes at the left, of the decoder at the
-        right, the bottleneck last.
+    At the left is what each level of the encoder makes, at the right the decoder, the bottleneck
+    last. `picture` is channels, height and width of the image.
     """
     *lefts, bottleneck = [_shape(s) for s in stages if s.name.startswith(("inlet", "down"))]
     rights = [_shape(s) for s in stages if s.name.startswith("up")][::-1]

@@ -326,12 +326,8 @@ def valid_output_size(height: int, width: int, depth: int) -> tuple[int, int]:
 def deep_logits(network: UNet, image: Tensor) -> list[Tensor]:
     """Run a network, with logits of the image's own size by valid convolutions, too.
 
-    Args:
-        network: The network.
-        image: [N, C, H, W] float32, of any size.
-
-    Returns:
-        As `UNet.deep_logits`: the finest are [N, K, H, W], each further ones half as large.
+    The image is [N, C, H, W] float32, of any size; the finest logits are [N, K, H, W], each further
+    ones half as large.
     """
     height, width = image.shape[2:]
     levels = network.deep_logits(mirror_pad(network, image))
@@ -353,15 +349,8 @@ def mirror_pad(network: UNet, image: Tensor) -> Tensor:
 def mirrored_places(network: UNet, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Which pixels a mirrored image has where; its size is `network.input_size(*size)`.
 
-    The borders' pixels are not repeated. The first logit is that of the first pixel.
-
-    Args:
-        network: The network.
-        size: Height and width of the image [pixels].
-
-    Returns:
-        For each row of the mirrored image, and for each of its columns, the image's own:
-        [H'] and [W'] int64.
+    The borders' pixels are not repeated. The first logit is that of the first pixel. Returns the
+    image's own row for each row of the mirrored image, [H'] int64, and its columns, [W'] int64.
     """
     padded = network.input_size(*size)
     kept = network.output_size(*padded)

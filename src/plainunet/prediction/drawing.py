@@ -1,4 +1,4 @@
-"""Masks as files that can be looked at and computed with."""
+"""Masks as files that can be looked at and computed with, and drawings of them."""
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,42 +28,28 @@ _BIG = 2**31  # bytes from which on a TIFF file may need 64-bit offsets
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors, key: str = "") -> None:
-    """Write a palette PNG: the pixel values are the class ids, shown in their colours.
-
-    Args:
-        path: The file to write.
-        mask: [H, W] uint8, class ids.
-        colors: RGB of each class, 0..255.
-        key: Text that is kept in the file, for `read_key`.
-    """
-    picture = Image.fromarray(mask).convert("L")
-    picture.putpalette([value for color in colors for value in color])
-    said = PngInfo()
+    """Write class ids [H, W] uint8 as a palette PNG; `key` is kept in the file for `read_key`."""
+    image = Image.fromarray(mask).convert("L")
+    image.putpalette([value for color in colors for value in color])
+    info = PngInfo()
     if key:
-        said.add_text(_KEY, key)
-    # of areas of one value, runs alone are found sooner, and make smaller files
-    _save_png(path, picture, pnginfo=said, compress_level=1, compress_type=zlib.Z_RLE)
+        info.add_text(_KEY, key)
+    # for areas of one value, run-length codes are faster and make smaller files
+    _save_png(path, image, pnginfo=info, compress_level=1, compress_type=zlib.Z_RLE)
 
 
 def read_key(path: Path) -> str:
-    """Read the text that is kept in a mask.
-
-    Args:
-        path: What `write_mask` or `write_tiff_mask` has written.
-
-    Returns:
-        The text; "" where there is none, or the file is another.
-    """
+    """Read the text that is kept in a mask; "" where there is none, or the file is another."""
     try:
         if path.suffix == ".tif":
             with TiffFile(path) as file:
-                said = file.pages.first.description
+                text = file.pages.first.description
         else:
-            with Image.open(path) as picture:
-                said = f"{_KEY} {picture.info.get(_KEY, '')}"
+            with Image.open(path) as image:
+                text = f"{_KEY} {image.info.get(_KEY, '')}"
     except (OSError, ValueError):
         return ""
-    return said.removeprefix(f"{_KEY} ") if said.startswith(f"{_KEY} ") else ""
+    return text.removeprefix(f"{_KEY} ") if text.startswith(f"{_KEY} ") else ""
 
 
 def write_tiff_mask(
@@ -75,12 +61,7 @@ def write_tiff_mask(
 ) -> None:
     """Write a palette TIFF, in tiles, deflate-compressed: the pixel values are the class ids.
 
-    Args:
-        path: The file to write.
-        mask: [H, W] uint8, class ids.
-        colors: RGB of each class, 0..255.
-        tags: More TIFF tags, as by `find_geo`.
-        key: Text that is kept in the file, for `read_key`.
+    There may be more tags, as by `find_geo`, and a text that is kept for `read_key`.
     """
     bands = (mask[top : top + TILE] for top in range(0, len(mask), TILE))
     write_tiff_bands(path, (mask.shape[0], mask.shape[1]), bands, colors, tags, key)
@@ -96,13 +77,7 @@ def write_tiff_bands(
 ) -> None:
     """Write such a file of a mask that is not in memory.
 
-    Args:
-        path: The file to write.
-        size: Height H and width W.
-        bands: [TILE, W] uint8, class ids, from top to bottom; the last may have fewer rows.
-        colors: As for `write_tiff_mask`, like what follows.
-        tags: The same.
-        key: The same.
+    Its bands are [TILE, W] uint8, from top to bottom; the last may have fewer rows.
     """
     table = np.zeros((3, 256), np.uint16)
     table[:, : len(colors)] = np.array(colors, np.uint16).T * 257
@@ -132,15 +107,7 @@ def write_comparison(
     prediction: NDArray[np.uint8],
     colors: Colors,
 ) -> None:
-    """Write what `draw_comparison` draws.
-
-    Args:
-        path: The PNG to write.
-        image: [H, W, C], integers or floats, as stored.
-        truth: [H, W] uint8, class ids; other values do not count.
-        prediction: [H, W] uint8, class ids.
-        colors: RGB of each class, 0..255.
-    """
+    """Write what `draw_comparison` draws as a PNG."""
     write_rgb(path, draw_comparison(image, truth, prediction, colors))
 
 
@@ -150,21 +117,14 @@ def draw_comparison(
     prediction: NDArray[np.uint8],
     colors: Colors,
 ) -> NDArray[np.uint8]:
-    """Draw picture | true mask | predicted mask | where they differ, side by side.
+    """Draw image | true mask | predicted mask | where they differ, side by side, as RGB uint8.
 
-    In the last panel the picture is dimmed; red is where they differ, grey is void.
-
-    Args:
-        image: [H, W, C], integers or floats, as stored.
-        truth: [H, W] uint8, class ids; other values do not count.
-        prediction: [H, W] uint8, class ids.
-        colors: RGB of each class, 0..255.
-
-    Returns:
-        [h, w, 3] uint8; each panel is at most 480 pixels wide.
+    In the last panel the image is dimmed; red is where they differ, grey is ignored. The image is
+    [H, W, C] as stored, masks are [H, W] uint8 class ids; other values of the truth are ignored.
+    Each panel is at most 480 pixels wide.
     """
     shown = as_rgb(image)
-    table = np.full((256, 3), 128, np.uint8)  # void is grey
+    table = np.full((256, 3), 128, np.uint8)  # ignored pixels are grey
     table[: len(colors)] = colors
     valid = truth < len(colors)
     differ = shown // 3
@@ -183,37 +143,21 @@ def draw_comparison(
     return np.concatenate(row, axis=1)
 
 
-def write_rgb(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write a picture as PNG, packed less tightly than it could be: in half of the time.
-
-    Args:
-        path: The file to write.
-        picture: [H, W, 3] uint8.
-    """
-    _save_png(path, Image.fromarray(picture), compress_level=3)
+def write_rgb(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write an image [H, W, 3] uint8 as PNG, compressed less than possible, in half of the time."""
+    _save_png(path, Image.fromarray(image), compress_level=3)
 
 
 def write_png(path: Path, values: NDArray[Any]) -> None:
-    """Write numbers as PNG: grey, 16-bit grey, or RGB.
-
-    Args:
-        path: The file to write.
-        values: [H, W] uint8 or uint16, or [H, W, 3] uint8.
-    """
+    """Write [H, W] uint8 or uint16, or [H, W, 3] uint8, as PNG: grey, 16-bit grey, or RGB."""
     _save_png(path, Image.fromarray(values))
 
 
 def draw_overlay(image: NDArray[Any], mask: NDArray[np.uint8], colors: Colors) -> NDArray[np.uint8]:
-    """Lay a mask over its picture: classes in their colours, with their outlines.
+    """Lay a mask over its image [H, W, 3]: classes in their colours, with their outlines.
 
-    Args:
-        image: [H, W, C], integers or floats, as stored.
-        mask: [H, W] uint8, class ids; the background is left clear.
-        colors: RGB of each class, 0..255; instead of white, grey and black, which are not seen
-            on every picture, the classes after the first get a hue.
-
-    Returns:
-        [H, W, 3] uint8.
+    The background is left clear. Instead of white, grey and black, which are not seen on every
+    image, classes get a hue.
     """
     shown = as_rgb(image)
     hues = default_colors(max(3, len(colors)))
@@ -228,14 +172,10 @@ def draw_overlay(image: NDArray[Any], mask: NDArray[np.uint8], colors: Colors) -
 
 
 def as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Make a picture of any dtype and number of channels visible.
+    """Make an image [H, W, C] of any dtype and number of channels visible: [H, W, 3] uint8.
 
-    Args:
-        image: [H, W, C], integers or floats.
-
-    Returns:
-        [H, W, 3] uint8: one or two channels as grey, of more the first three; floats and
-        signed integers are stretched over their own range.
+    One or two channels become grey, of more the first three count; floats and signed integers are
+    stretched over their own range.
     """
     unit = to_unit(image)
     if image.dtype.kind in "fi":
@@ -254,6 +194,6 @@ def _tiles(bands: Iterable[NDArray[np.uint8]], width: int) -> Iterator[NDArray[n
             yield tile
 
 
-def _save_png(path: Path, picture: Image.Image, **options: Any) -> None:
+def _save_png(path: Path, image: Image.Image, **options: Any) -> None:
     with write_whole(path) as file:
-        picture.save(file, format="PNG", **options)
+        image.save(file, format="PNG", **options)

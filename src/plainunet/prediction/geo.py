@@ -22,44 +22,30 @@ _OWN = 32767  # a system that has no code
 
 
 class Place(NamedTuple):
-    """Where a picture lies."""
+    """Where an image lies."""
 
     tags: list[Tag]
-    """The tags that say so, as tifffile takes them."""
+    """The TIFF tags of it, as tifffile takes them."""
     transform: tuple[float, float, float, float, float, float] | None
     """a, b, c, d, e, f: a pixel's corner at column x, row y lies at (a x + b y + c,
-    d x + e y + f); None where the tags do not say so in this way."""
+    d x + e y + f); None where the tags have no such transform."""
     epsg: int | None
     """The coordinate system's EPSG code, where it has one."""
 
 
 def find_geo(path: ImageSource) -> Place | None:
-    """Read where a picture lies.
-
-    Args:
-        path: A picture file of any kind.
-
-    Returns:
-        What a GeoTIFF says; None for anything else.
-    """
+    """Read where an image lies: the place in a GeoTIFF, None for any other file."""
     if not isinstance(path, Path) or path.suffix.lower() not in (".tif", ".tiff"):
         return None
     with open_encoded(path) as (kind, file), decoding(path):
-        if kind != "tiff":  # whatever it is called
+        if kind != "tiff":  # whatever its name is
             return None
         with TiffFile(file) as tiff:
             return read_geo(tiff.pages.first)
 
 
 def read_geo(page: TiffPage) -> Place | None:
-    """Read where a page lies.
-
-    Args:
-        page: A page of an open TIFF file.
-
-    Returns:
-        What it says; None where it has no such tags.
-    """
+    """Read where a page of an open TIFF file lies; None where it has no such tags."""
     found = {code: tag for code in _CODES if (tag := page.tags.get(code))}
     if not found:
         return None
@@ -74,7 +60,7 @@ def read_geo(page: TiffPage) -> Place | None:
         across, down, *_ = found[_SCALE].value
         column, row, _, x, y, _ = found[_TIEPOINT].value
         transform = (across, 0.0, x - column * across, 0.0, -down, y + row * down)
-    if transform and keys.get(_RASTER_TYPE) == _IS_POINT:  # it speaks of pixels' middles
+    if transform and keys.get(_RASTER_TYPE) == _IS_POINT:  # it is that of pixels' centres
         a, b, c, d, e, f = transform
         transform = (a, b, c - (a + b) / 2, d, e, f - (d + e) / 2)
     return Place(tags, transform, None if epsg == _OWN else epsg)
@@ -96,17 +82,9 @@ def draw_outlines(
     class_names: Sequence[str],
     place: Place | None = None,
 ) -> dict[str, Any]:
-    """Draw the outline of each object.
+    """Outlines of objects, as by `find_objects`, in a GeoJSON FeatureCollection.
 
-    Args:
-        labels: [H, W] int32, as by `find_objects`.
-        objects: The objects.
-        class_names: K names, the background's first.
-        place: Where the picture lies.
-
-    Returns:
-        A GeoJSON FeatureCollection. A feature's properties are `object` (its number), `class`,
-        `class_id` and `area` [pixels].
+    A feature's properties are `object` (its number), `class`, `class_id` and `area` [pixels].
     """
     transform = place.transform if place else None
     collection: dict[str, Any] = {"type": "FeatureCollection"}

@@ -1,7 +1,6 @@
-"""The objects of a mask: connected regions of a class.
+"""The objects of a mask, connected regions of a class; small ones, and small holes, removed.
 
-In: a mask. Out: its objects with their sizes, or the mask without small ones and without small
-holes. Pixels of an object touch along a side or at a corner; those of a hole along a side.
+Pixels of an object touch along a side or at a corner; those of a hole along a side.
 """
 
 from typing import NamedTuple
@@ -29,12 +28,8 @@ class Object(NamedTuple):
 def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[Object]]:
     """Number the connected regions of each class but the background.
 
-    Args:
-        mask: [H, W] uint8 class ids; 0 is background.
-
-    Returns:
-        [H, W] int32, the number of each pixel's object, 0 for background; and the objects, class
-        after class, each class's in the order of their first pixels.
+    Returns [H, W] int32, the number of each pixel's object, 0 for background; and the objects,
+    class after class, each class's in the order of their first pixels.
     """
     labels = np.zeros(mask.shape, np.int32)
     objects: list[Object] = []
@@ -54,15 +49,10 @@ def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[Objec
 
 
 def remove_small(mask: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
-    """Give small objects to what surrounds them.
+    """Give objects of fewer than `least` pixels the class of most pixels around them.
 
-    Args:
-        mask: [H, W] uint8 class ids; 0 is background.
-        least: Objects of fewer pixels go [pixels].
-
-    Returns:
-        A mask in which each of them has the class of most pixels around it; several small ones
-        that touch may be large enough together.
+    The mask is [H, W] uint8 class ids; 0 is background. Several small ones that touch may be large
+    enough together.
     """
     while True:
         labels, objects = find_objects(mask)
@@ -74,14 +64,9 @@ def remove_small(mask: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
 
 
 def fill_holes(mask: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
-    """Fill small holes: background that does not reach the picture's edge.
+    """Fill holes of up to `most` pixels: background that does not reach the image's edge.
 
-    Args:
-        mask: [H, W] uint8 class ids; 0 is background.
-        most: Holes of up to so many pixels are filled [pixels].
-
-    Returns:
-        A mask in which each of them has the class of most pixels around it.
+    Each gets the class of most pixels around it.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(
         (mask == 0).astype(np.uint8), connectivity=4, ltype=cv2.CV_32S

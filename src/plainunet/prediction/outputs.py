@@ -21,16 +21,10 @@ from plainunet.prediction.objects import Object, find_objects
 
 
 def find_runs(pixels: NDArray[np.bool_], *, by_columns: bool, first: int = 0) -> NDArray[np.int64]:
-    """Find the runs of pixels.
+    """Find the runs of pixels [H, W], from the number of the first one on.
 
-    Args:
-        pixels: [H, W] bool.
-        by_columns: Whether pixels are counted column by column, from top to bottom, and not row
-            by row, from left to right.
-        first: Number of the first pixel.
-
-    Returns:
-        [n, 2] int64, start and length of each run, ascending.
+    Pixels are counted row by row, or `by_columns`, from top to bottom. Returns [n, 2] int64, start
+    and length of each run, ascending.
     """
     line = pixels.ravel(order="F" if by_columns else "C")
     # beyond both ends there is nothing, so that a run may begin or end there
@@ -39,26 +33,15 @@ def find_runs(pixels: NDArray[np.bool_], *, by_columns: bool, first: int = 0) ->
 
 
 def write_runs(runs: NDArray[np.int64]) -> str:
-    """Write runs as Kaggle takes them.
-
-    Args:
-        runs: [n, 2] int64, as by `find_runs`, counted from 0.
-
-    Returns:
-        Start, counted from 1, and length of each run with spaces between; "" where there is none.
-    """
+    """Write runs as Kaggle takes them: start, counted from 1, and length, with spaces between."""
     return " ".join(f"{start + 1} {length}" for start, length in runs.tolist())
 
 
 def coco_counts(runs: NDArray[np.int64], pixels: int) -> list[int]:
-    """Write runs as COCO's uncompressed codes do.
+    """Write runs by columns as COCO's uncompressed codes do.
 
-    Args:
-        runs: [n, 2] int64, by columns, counted from 0.
-        pixels: Of the whole picture.
-
-    Returns:
-        Lengths of pixels without and with the object in turn, without first.
+    These are lengths of pixels without and with the object in turn, without first, up to the
+    number of pixels in the image.
     """
     edges = np.concatenate([[0], np.stack([runs[:, 0], runs.sum(axis=1)], axis=1).ravel()])
     lengths: list[int] = np.diff(edges, append=pixels).tolist()
@@ -70,47 +53,35 @@ AREAS, COCO = "areas.csv", "coco.json"
 
 
 class Labelled(NamedTuple):
-    """A picture's mask and its objects."""
+    """An image's mask and its objects."""
 
     name: str
-    """What lists call the picture: its file's name, with folders where two share it."""
+    """The image's name in lists: its file's name, with folders where two share it."""
     stem: str
-    """The name of its mask, without the suffix; of no two pictures the same."""
+    """The name of its mask, without the suffix; of no two images the same."""
     mask: NDArray[np.uint8]
     """[H, W] uint8 class ids."""
     labels: NDArray[np.int32]
     """[H, W] int32, as by `find_objects`."""
     objects: Sequence[Object]
-    """The objects."""
 
 
 class Table(NamedTuple):
-    """A CSV file of which each picture gives some lines."""
+    """A CSV file with some rows for each image."""
 
     file: str
-    """Its name."""
     header: tuple[str, ...]
-    """Names of its columns."""
     rows: Callable[[Labelled, Card], list[Row]]
-    """The lines of a picture."""
+    """The rows of an image."""
 
 
-def _areas(picture: Labelled, card: Card) -> list[Row]:
-    counts = np.bincount(picture.mask.ravel(), minlength=len(card.class_names))
-    return area_rows(picture.name, counts, card)
+def _areas(labelled: Labelled, card: Card) -> list[Row]:
+    counts = np.bincount(labelled.mask.ravel(), minlength=len(card.class_names))
+    return area_rows(labelled.name, counts, card)
 
 
 def area_rows(name: str, counts: NDArray[np.int64], card: Card) -> list[Row]:
-    """Make the lines of areas.csv for a picture.
-
-    Args:
-        name: What lists call the picture.
-        counts: [K] int64, pixels of each class.
-        card: The classes.
-
-    Returns:
-        A line for each class: picture, class, pixels, share of the picture (0..1).
-    """
+    """Rows of areas.csv for an image: for each class, its pixels and their share (0..1)."""
     total = int(counts.sum())
     return [
         [name, class_name, int(count), f"{count / total:.6f}"]
@@ -118,52 +89,44 @@ def area_rows(name: str, counts: NDArray[np.int64], card: Card) -> list[Row]:
     ]
 
 
-def _objects(picture: Labelled, card: Card) -> list[Row]:
+def _objects(labelled: Labelled, card: Card) -> list[Row]:
     return [
-        [picture.name, each.number, card.class_names[each.class_id], each.area, *each.box]
+        [labelled.name, each.number, card.class_names[each.class_id], each.area, *each.box]
         + [f"{value:.2f}" for value in each.middle]
-        for each in picture.objects
+        for each in labelled.objects
     ]
 
 
-def _codes_by_rows(picture: Labelled, card: Card) -> list[Row]:
-    """One line for each picture, as of Carvana; with more classes, one for each."""
+def _codes_by_rows(labelled: Labelled, card: Card) -> list[Row]:
+    """One row for each image, as of Carvana; with more classes, one for each."""
     ids = range(1, len(card.class_names))
-    runs = (find_runs(picture.mask == class_id, by_columns=False) for class_id in ids)
+    runs = (find_runs(labelled.mask == class_id, by_columns=False) for class_id in ids)
     codes = [write_runs(each) for each in runs]
     if len(codes) == 1:
-        return [[picture.name, codes[0]]]
-    return [[picture.name, card.class_names[n], code] for n, code in enumerate(codes, 1)]
+        return [[labelled.name, codes[0]]]
+    return [[labelled.name, card.class_names[n], code] for n, code in enumerate(codes, 1)]
 
 
-def _codes_by_columns(picture: Labelled, card: Card) -> list[Row]:
-    """One line for each object, as of the Data Science Bowl 2018; one for a picture without."""
+def _codes_by_columns(labelled: Labelled, card: Card) -> list[Row]:
+    """One row for each object, as of the Data Science Bowl 2018; one for an image without."""
     several = len(card.class_names) > 2
     rows = []
-    for each in picture.objects:
-        code = write_runs(_runs_of(picture, each))
+    for each in labelled.objects:
+        code = write_runs(_runs_of(labelled, each))
         named = [card.class_names[each.class_id]] if several else []
-        rows.append([picture.stem, *named, code])
-    return rows or [[picture.stem, *([""] if several else []), ""]]
+        rows.append([labelled.stem, *named, code])
+    return rows or [[labelled.stem, *([""] if several else []), ""]]
 
 
-def _runs_of(picture: Labelled, each: Object) -> NDArray[np.int64]:
+def _runs_of(labelled: Labelled, each: Object) -> NDArray[np.int64]:
     """The runs of an object, column by column."""
     left, _, across, _ = each.box
-    columns = picture.labels[:, left : left + across] == each.number
+    columns = labelled.labels[:, left : left + across] == each.number
     return find_runs(columns, by_columns=True, first=left * len(columns))
 
 
 def tables(saves: Iterable[str], card: Card) -> list[Table]:
-    """List the CSV files that are asked for.
-
-    Args:
-        saves: Names of outputs.
-        card: The classes.
-
-    Returns:
-        Those of them that are CSV files.
-    """
+    """The outputs of these names that are CSV files."""
     several = len(card.class_names) > 2
     box = ("left", "top", "width", "height", "middle_x", "middle_y")
     known = {
@@ -182,33 +145,22 @@ def tables(saves: Iterable[str], card: Card) -> list[Table]:
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Row]) -> None:
-    """Write a CSV file.
-
-    Args:
-        path: The file to write.
-        header: Names of its columns.
-        rows: Its lines.
-    """
+    """Write a CSV file."""
     with write_whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
 
 
-def coco_image(picture: Labelled) -> dict[str, Any]:
-    """Describe a picture and its objects as COCO does.
+def coco_image(labelled: Labelled) -> dict[str, Any]:
+    """Describe an image and its objects as COCO does, for `write_coco`.
 
-    Args:
-        picture: The picture.
-
-    Returns:
-        `image` and `annotations`, of which `write_coco` makes a file; objects are compressed
-        run-length codes, which keep every pixel.
+    Objects are compressed run-length codes, which keep every pixel.
     """
-    height, width = picture.mask.shape
+    height, width = labelled.mask.shape
     annotations = []
-    for each in picture.objects:
-        counts = coco_counts(_runs_of(picture, each), height * width)
+    for each in labelled.objects:
+        counts = coco_counts(_runs_of(labelled, each), height * width)
         plain = {"size": [height, width], "counts": counts}
         code = coco_mask.frPyObjects(plain, height, width)
         annotations.append(
@@ -220,24 +172,18 @@ def coco_image(picture: Labelled) -> dict[str, Any]:
                 "iscrowd": 0,
             }
         )
-    image = {"file_name": picture.name, "height": height, "width": width}
+    image = {"file_name": labelled.name, "height": height, "width": width}
     return {"image": image, "annotations": annotations}
 
 
-def write_coco(path: Path, pictures: Sequence[dict[str, Any]], card: Card) -> None:
-    """Write a COCO file.
-
-    Args:
-        path: The file to write.
-        pictures: What `coco_image` says of each.
-        card: The classes; the background is no category.
-    """
+def write_coco(path: Path, images: Sequence[dict[str, Any]], card: Card) -> None:
+    """Write a COCO file of images as by `coco_image`; the background is no category."""
     annotations: list[dict[str, Any]] = []
-    for number, picture in enumerate(pictures, 1):
-        for annotation in picture["annotations"]:
+    for number, image in enumerate(images, 1):
+        for annotation in image["annotations"]:
             annotations.append({"id": len(annotations) + 1, "image_id": number, **annotation})
     content = {
-        "images": [{"id": n, **picture["image"]} for n, picture in enumerate(pictures, 1)],
+        "images": [{"id": n, **image["image"]} for n, image in enumerate(images, 1)],
         "annotations": annotations,
         "categories": [
             {"id": number, "name": name}
@@ -253,10 +199,10 @@ _QUALITY = 90  # of overlays, as JPEG
 
 
 class Finding(NamedTuple):
-    """What the files that list all pictures say of one."""
+    """What the files that list all images hold of one."""
 
-    rows: dict[str, list[list[Any]]]
-    """Lines by the file's name."""
+    rows: dict[str, list[Row]]
+    """Rows by the file's name."""
     coco: dict[str, Any] | None
     """As of `coco_image`."""
 
@@ -264,52 +210,20 @@ class Finding(NamedTuple):
 class Outputs:
     """The outputs that are asked for."""
 
-    def __init__(self, out: Path, saves: Sequence[Output], card: Card) -> None:
-        """Take the list.
-
-        Args:
-            out: The output folder.
-            saves: Outputs beside the mask, which is always written.
-            card: The classes, and what the values of the training masks were.
-        """
-        self._out, self._saves, self._card = out, tuple(saves), card
+    def __init__(self, folder: Path, saves: Sequence[Output], card: Card) -> None:
+        """Take the output folder and the names of outputs; the mask is always written."""
+        self.folder, self._saves, self._card = folder, tuple(saves), card
         self._tables = tables(saves, card)
-        self._depths = [name for name in saves if name.startswith("probabilities")]
-
-    @property
-    def classes(self) -> int:
-        """Number of classes K."""
-        return len(self._card.class_names)
-
-    @property
-    def of_probabilities(self) -> bool:
-        """Whether probabilities are asked for."""
-        return bool(self._depths)
-
-    @property
-    def of_all(self) -> bool:
-        """Whether there are files that list all pictures."""
-        return bool(self.lists)
-
-    @property
-    def beyond_areas(self) -> list[str]:
+        self._probabilities = [name for name in saves if name.startswith("probabilities")]
+        self.lists = [table.file for table in self._tables] + [COCO] * ("coco" in saves)
+        """Names of the files that list all images."""
+        self.has_probabilities = bool(self._probabilities)
+        self.num_classes = len(card.class_names)
+        self.beyond_areas = [name for name in saves if name not in ("mask", "areas")]
         """Outputs other than the mask and the areas, which need it in memory as a whole."""
-        return [name for name in self._saves if name not in ("mask", "areas")]
-
-    @property
-    def lists(self) -> list[str]:
-        """Names of the files that list all pictures."""
-        return [table.file for table in self._tables] + [COCO] * ("coco" in self._saves)
 
     def files(self, mask: Path) -> list[Path]:
-        """List the files of a picture.
-
-        Args:
-            mask: That of its mask.
-
-        Returns:
-            It, and those of the other outputs.
-        """
+        """List the files of an image: its mask, and those of the other outputs."""
         return [mask, *(path for _, path in self._others(mask))]
 
     def write(
@@ -322,96 +236,71 @@ class Outputs:
         place: Place | None,
         key: str = "",
     ) -> Finding:
-        """Write the files of a picture, that of the mask last: where it is, all are.
+        """Write the files of an image, that of the mask last: where it is, all are.
 
         Args:
             mask_file: The file of the mask.
-            name: What lists call the picture.
+            name: The image's name in lists.
             image: [H, W, C], as stored.
             mask: [H, W] uint8 class ids.
-            probabilities: [K, H, W] of each form that is asked for, as by `quantise`.
+            probabilities: [K, H, W] of each output, as by `quantise`.
             place: Where on the earth it lies.
-            key: What the mask is said to be made from, see `record`.
+            key: What the mask is made from, see `record`.
 
         Returns:
-            What the lists say of it.
+            What the lists hold of it.
         """
-        picture = self._labelled(mask_file, name, mask)
+        labelled = self._labelled(mask_file, name, mask)
         tags = place.tags if place else []
         for output, path in self._others(mask_file):
             if output == "overlay":
                 _write_jpeg(path, draw_overlay(image, mask, self._card.colors))
             elif output == "values":
-                _write_values(path, self._stored_values(picture), tags)
+                _write_values(path, self._stored_values(labelled), tags)
             elif output == "contours":
                 names = self._card.class_names
-                write_json(path, draw_outlines(picture.labels, picture.objects, names, place))
+                write_json(path, draw_outlines(labelled.labels, labelled.objects, names, place))
             elif output == "instances":
-                _write_labels(path, picture.labels, tags)
+                _write_labels(path, labelled.labels, tags)
             elif output in probabilities:
                 self._write_probabilities(path, probabilities[output], tags)
         if mask_file.suffix == ".tif":
             write_tiff_mask(mask_file, mask, self._card.colors, tags, key)
         else:
             write_mask(mask_file, mask, self._card.colors, key)
-        return self._finding(picture)
+        return self._finding(labelled)
 
     def find(self, mask_file: Path, name: str, mask: NDArray[np.uint8]) -> Finding:
-        """Say what the lists say of a picture whose files are there.
-
-        Args:
-            mask_file: The file of the mask.
-            name: What lists call the picture.
-            mask: [H, W] uint8 class ids.
-
-        Returns:
-            As by `write`.
-        """
+        """What the lists hold of an image whose files are there."""
         return self._finding(self._labelled(mask_file, name, mask))
 
     def find_large(self, name: str, counts: NDArray[np.int64] | None) -> Finding:
-        """Say what the lists say of a large picture: its areas alone.
-
-        Args:
-            name: What lists call the picture.
-            counts: [K] int64, pixels of each class, where lists are asked for.
-
-        Returns:
-            As by `write`.
-        """
+        """What the lists hold of a large image: the pixels of each class, where these are known."""
         if counts is None or "areas" not in self._saves:
             return Finding({}, None)
         return Finding({AREAS: area_rows(name, counts, self._card)}, None)
 
     def finish(self, findings: Sequence[Finding]) -> None:
-        """Write the files that list all pictures.
-
-        Args:
-            findings: What they say of each.
-        """
+        """Write the files that list all images, from what they hold of each."""
         for table in self._tables:
             rows = [row for finding in findings for row in finding.rows.get(table.file, [])]
-            write_table(self._out / table.file, table.header, rows)
+            write_table(self.folder / table.file, table.header, rows)
         if "coco" in self._saves:
-            pictures = [finding.coco for finding in findings if finding.coco]
-            write_coco(self._out / COCO, pictures, self._card)
+            images = [finding.coco for finding in findings if finding.coco]
+            write_coco(self.folder / COCO, images, self._card)
 
     def quantise(self, band: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Bring probabilities to the forms in which they are written.
+        """Bring probabilities [K, n, W] to the forms in which they are written, by output.
 
-        Args:
-            band: [K, n, W] float32, 0..1.
-
-        Returns:
-            The same by the output's name, as uint8 (times 255), uint16 (times 65535) or float32;
-            of two classes that of the second alone.
+        These are uint8 (times 255), uint16 (times 65535) or float32; of two classes that of the
+        second alone.
         """
         band = band[1:] if len(band) == 2 else band
-        return {name: _quantised(band, name) for name in self._depths}
+        return {name: _quantised(band, name) for name in self._probabilities}
 
     def _others(self, mask: Path) -> Iterator[tuple[Output, Path]]:
-        """The outputs that are files of a picture beside its mask, and where they go."""
-        below = mask.relative_to(self._out)
+        """The outputs that are files of an image beside its mask, and where they go."""
+        below = mask.relative_to(self.folder)
         suffixes = {
             "overlay": ".jpg",
             "values": mask.suffix,  # on the earth, as a TIFF file
@@ -422,37 +311,37 @@ class Outputs:
         }
         for output in dict.fromkeys(self._saves):
             if output in suffixes:
-                yield output, self._out / output / below.with_suffix(suffixes[output])
+                yield output, self.folder / output / below.with_suffix(suffixes[output])
             elif output == "probabilities":
                 names = self._card.class_names
                 # a file for each class, but one alone for the second of two
                 parts = [""] if len(names) == 2 else [_folder(n, k) for k, n in enumerate(names)]
                 for part in parts:
-                    yield output, self._out / output / part / below
+                    yield output, self.folder / output / part / below
 
     def _labelled(self, mask_file: Path, name: str, mask: NDArray[np.uint8]) -> Labelled:
-        stem = mask_file.relative_to(self._out).with_suffix("").as_posix()
+        stem = mask_file.relative_to(self.folder).with_suffix("").as_posix()
         needed = any(output in _OF_OBJECTS for output in self._saves)
         by_object = "values" in self._saves and self._card.masks.get("kind") == "instances"
         if needed or by_object:
             return Labelled(name, stem, mask, *find_objects(mask))
         return Labelled(name, stem, mask, np.zeros((0, 0), np.int32), [])
 
-    def _finding(self, picture: Labelled) -> Finding:
-        if not self.of_all:
+    def _finding(self, labelled: Labelled) -> Finding:
+        if not self.lists:
             return Finding({}, None)
-        rows = {table.file: table.rows(picture, self._card) for table in self._tables}
-        return Finding(rows, coco_image(picture) if "coco" in self._saves else None)
+        rows = {table.file: table.rows(labelled, self._card) for table in self._tables}
+        return Finding(rows, coco_image(labelled) if "coco" in self._saves else None)
 
-    def _stored_values(self, picture: Labelled) -> NDArray[Any]:
+    def _stored_values(self, labelled: Labelled) -> NDArray[Any]:
         """A mask as the training masks were: their values, colours, or numbered objects."""
-        said = self._card.masks
-        if said.get("kind") == "instances":
-            return picture.labels.astype(np.uint16)
-        if said.get("kind") == "colors":
-            return np.array(said["colors"], np.uint8)[picture.mask]
-        values = np.array(said.get("values", range(len(self._card.class_names))))
-        return values.astype(np.uint8 if values.max() < 256 else np.uint16)[picture.mask]
+        masks = self._card.masks
+        if masks.get("kind") == "instances":
+            return labelled.labels.astype(np.uint16)
+        if masks.get("kind") == "colors":
+            return np.array(masks["colors"], np.uint8)[labelled.mask]
+        values = np.array(masks.get("values", range(self.num_classes)))
+        return values.astype(np.uint8 if values.max() < 256 else np.uint16)[labelled.mask]
 
     def _write_probabilities(
         self, path: Path, probabilities: NDArray[Any], tags: Sequence[Tag]
@@ -460,7 +349,7 @@ class Outputs:
         if len(probabilities) == 1:
             _write_values(path, probabilities[0], tags)
         elif probabilities.dtype == np.uint8:  # the folder says of which class
-            folder = path.relative_to(self._out).parts[1]
+            folder = path.relative_to(self.folder).parts[1]
             _write_values(path, probabilities[int(folder.split("-")[0])], tags)
         else:
             _write_values(path, probabilities, tags)
@@ -498,7 +387,7 @@ def _write_labels(path: Path, labels: NDArray[np.int32], tags: Sequence[Tag]) ->
     _write_values(path, labels.astype(np.uint16), tags)
 
 
-def _write_jpeg(path: Path, picture: NDArray[np.uint8]) -> None:
-    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+def _write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
+    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     with write_whole(path) as part:
         part.write_bytes(data.tobytes())

@@ -4,11 +4,10 @@ import glob
 import json
 import os
 import sys
-import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache, partial
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -34,9 +33,9 @@ from plainunet.formats.sources import (
 from plainunet.formats.windows import TiffWindows, Windows, as_windows, open_windows, picture_size
 from plainunet.prediction.drawing import TILE, write_tiff_bands
 from plainunet.prediction.geo import Place, find_geo, read_geo
-from plainunet.prediction.oom import as_failure
+from plainunet.prediction.oom import failing_alone
 from plainunet.prediction.outputs import Finding, Outputs
-from plainunet.prediction.predictor import Predictor, naming
+from plainunet.prediction.predictor import Predictor, warnings_noted
 from plainunet.prediction.record import (
     mask_key,
     note_video,
@@ -47,121 +46,42 @@ from plainunet.prediction.record import (
     write_record,
 )
 from plainunet.prediction.video import CutOffError, predict_video, video_paths
+from plainunet.reporter import Reporter, silent
 from plainunet.system import keep_freed_memory, spare_threads
 
-
-def mask_paths(images: Sequence[ImageSource], out: Path) -> list[Path]:
-    """Name the masks: `<stem>.png`; where stems are equal, below their own folders.
-
-    Args:
-        images: The pictures; the stem of a page is `<stem>_<number>`.
-        out: The folder for the masks.
-
-    Returns:
-        A path of its own for each picture. Pictures with equal stems keep their folders,
-        relative to the folder that all pictures lie in; where even these are equal (`a.jpg`
-        beside `a.png`), the suffix stays in the name: `a.jpg.png`.
-    """
-    full = _normal(images)
-    top = _top(full)
-    stems = [stem_of(image) for image in images]
-    count = Counter(stems)
-    paths = [
-        Path(f"{stem}.png") if count[stem] == 1 else image.relative_to(top).with_name(f"{stem}.png")
-        for stem, image in zip(stems, full, strict=True)
-    ]
-    long = [image.relative_to(top).with_name(f"{image.name}.png") for image in full]
-    # a picture "a.jpg.tif" leaves the name "a.jpg.png" to "a.jpg"
-    taken = Counter(paths + long)
-    return [
-        out / (short if taken[short] == 1 else whole)
-        for short, whole in zip(paths, long, strict=True)
-    ]
-
-
-def list_names(images: Sequence[ImageSource]) -> list[str]:
-    """Name pictures as lists of them do.
-
-    Args:
-        images: Picture files.
-
-    Returns:
-        Each file's name; where two are equal, with the folders below that which all lie in.
-    """
-    full = _normal(images)
-    top = _top(full)
-    count = Counter(image.name for image in full)
-    return [
-        image.name if count[image.name] == 1 else image.relative_to(top).as_posix()
-        for image in full
-    ]
-
-
-def refuse_pictures(
-    images: Sequence[ImageSource], paths: Sequence[Path], what: str = "pictures"
-) -> None:
-    """Refuse an output folder in which masks would replace pictures, or lie among them.
-
-    Args:
-        images: Picture files, or videos.
-        paths: The masks to be written.
-        what: What they are called.
-
-    Raises:
-        ValueError: They would.
-    """
-    pictures = {file.resolve() for image in images for file in files_of(image)}
-    replaced = [path for path in paths if path.resolve() in pictures]
-    if replaced:
-        raise ValueError(
-            f"{replaced[0]}: one of the {what}, which a mask would replace. Choose another output "
-            "folder."
-        )
-    beside = {path.parent.resolve() for path in paths} & {path.parent for path in pictures}
-    if beside:
-        raise ValueError(
-            f"{min(beside)}: holds the {what}, and masks among them would be taken for "
-            f"{what} the next time. Choose another output folder."
-        )
-
-
-def _normal(images: Sequence[ImageSource]) -> list[Path]:
-    """Whole paths: "x/../y" would lead out of the folder for the masks."""
-    return [Path(os.path.normpath(path_of(image).absolute())) for image in images]
-
-
-def _top(full: Sequence[Path]) -> Path:
-    return Path(os.path.commonpath([image.parent for image in full])) if full else Path()
-
-
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")
+LARGE = 100_000_000
+"""Pixels from which on a mask is written as TIFF, and an image read in parts."""
+_WHOLE = 2**30
+"""Bytes that an image may have whose file cannot be read in parts, where no memory is given."""
+_THREADS = spare_threads()
+_AHEAD = _THREADS + 1
+"""So many images are read ahead, and so many masks wait to be written."""
 
 
 class Inputs(NamedTuple):
     """What there is to predict."""
 
-    pictures: list[ImageSource]
-    """Picture files, and pages of stacks."""
+    images: list[ImageSource]
+    """Image files, and pages of stacks."""
     videos: list[Path]
     """Video files."""
 
 
 def find_inputs(names: Sequence[Path], out: Path | None = None) -> Inputs:
-    """List the pictures and videos that are named.
+    """List the images and videos that are named, each once, in the order of the names.
+
+    Those of a folder or pattern are sorted by path.
 
     Args:
-        names: Files; folders, searched all the way down for pictures; patterns, as in
+        names: Files; folders, searched all the way down for images; patterns, as in
             `scans/*.png` or `scans/**/*.tif`; text files (.txt) with a path on each line; "-"
             for such lines on standard input. Paths count from the working directory.
         out: Where masks will go: what lies there is not found below a folder or by a pattern.
 
-    Returns:
-        Each once, however it is named, in the order of the names; of a folder or pattern sorted
-        by path.
-
     Raises:
         FileNotFoundError: One of them does not exist.
-        ValueError: A folder, a pattern or a list names no picture, or a list is no text.
+        ValueError: A folder, a pattern or a list names no image, or a list is no text.
     """
     paths = [path for name in names for path in _expand(name, out)]
     videos, others = [], []
@@ -179,13 +99,14 @@ _Named = TypeVar("_Named", bound=ImageSource)
 
 
 def _each_once(sources: Sequence[_Named]) -> list[_Named]:
-    known: dict[str, _Named] = {}
-    for source in sources:
-        known.setdefault(os.path.normpath(path_of(source).absolute()), source)
+    known: dict[Path, _Named] = {}
+    for source, path in zip(sources, _whole_paths(sources), strict=True):
+        known.setdefault(path, source)
     return list(known.values())
 
 
 def _expand(name: Path, out: Path | None) -> Sequence[ImageSource]:
+    """What one of the names stands for."""
     if str(name) == "-":
         return _listed(sys.stdin.buffer.read(), "standard input")
     if name.suffix.lower() == ".txt" and name.is_file():
@@ -217,62 +138,106 @@ def _listed(content: bytes, source: str) -> list[ImageSource]:
         raise ValueError(f"{source}: not a list of paths (it is no text in UTF-8).") from error
     paths = [parse_image(line.strip()) for line in lines if line.strip()]
     if not paths:
-        raise ValueError(f"{source}: names no picture. Write a path on each line.")
+        raise ValueError(f"{source}: names no image. Write a path on each line.")
     return paths
 
 
-LARGE = 100_000_000
-"""Pixels from which on a mask is written as TIFF, and a picture read in parts."""
+def mask_paths(images: Sequence[ImageSource], out: Path) -> list[Path]:
+    """Name the masks: `<stem>.png`, of a page `<stem>_<number>.png`, each a path of its own.
+
+    Images with equal stems keep their folders, relative to the folder that all images lie in;
+    where even these are equal (`a.jpg` beside `a.png`), the suffix stays in the name: `a.jpg.png`.
+    """
+    full = _whole_paths(images)
+    top = _common_folder(full)
+    stems = [stem_of(image) for image in images]
+    count = Counter(stems)
+    paths = [
+        Path(f"{stem}.png") if count[stem] == 1 else image.relative_to(top).with_name(f"{stem}.png")
+        for stem, image in zip(stems, full, strict=True)
+    ]
+    long = [image.relative_to(top).with_name(f"{image.name}.png") for image in full]
+    # an image "a.jpg.tif" leaves the name "a.jpg.png" to "a.jpg"
+    taken = Counter(paths + long)
+    return [
+        out / (short if taken[short] == 1 else whole)
+        for short, whole in zip(paths, long, strict=True)
+    ]
+
+
+def list_names(images: Sequence[ImageSource]) -> list[str]:
+    """Name images as lists of them do: file names, with folders where two are equal."""
+    full = _whole_paths(images)
+    top = _common_folder(full)
+    count = Counter(image.name for image in full)
+    return [
+        image.name if count[image.name] == 1 else image.relative_to(top).as_posix()
+        for image in full
+    ]
+
+
+def require_apart(
+    images: Sequence[ImageSource], paths: Sequence[Path], what: str = "images"
+) -> None:
+    """Refuse an output folder in which masks would replace images, or lie among them."""
+    files = {file.resolve() for image in images for file in files_of(image)}
+    replaced = [path for path in paths if path.resolve() in files]
+    if replaced:
+        raise ValueError(
+            f"{replaced[0]}: one of the {what}, which a mask would replace. Choose another output "
+            "folder."
+        )
+    beside = {path.parent.resolve() for path in paths} & {file.parent for file in files}
+    if beside:
+        raise ValueError(
+            f"{min(beside)}: holds the {what}, and masks among them would be taken for "
+            f"{what} the next time. Choose another output folder."
+        )
+
+
+def _whole_paths(images: Sequence[ImageSource]) -> list[Path]:
+    """Absolute paths without "..", which would lead out of the folder for the masks."""
+    return [Path(os.path.normpath(path_of(image).absolute())) for image in images]
+
+
+def _common_folder(full: Sequence[Path]) -> Path:
+    return Path(os.path.commonpath([image.parent for image in full])) if full else Path()
 
 
 def predict_large(
     predictor: Predictor,
-    picture: Windows,
+    image: Windows,
     path: Path,
     key: str,
-    on_progress: Callable[[int, int], None] | None = None,
-    *,
+    reporter: Reporter = silent,
     stamp: str = "",
 ) -> NDArray[np.int64]:
-    """Write the mask of a picture, and begin where an earlier try has ended.
+    """Write the mask of an image row by row, and begin where an earlier try has ended.
 
-    Args:
-        predictor: The model.
-        picture: Its windows.
-        path: The TIFF file to write.
-        key: Says what the mask is made from; it is kept in the file.
-        on_progress: Told how many of how many rows are done.
-        stamp: Tells the picture from what it was before: rows of another one, or of another key
-            or model, are not gone on with.
-
-    Returns:
-        [K] int64, pixels of each class.
-
-    Raises:
-        ValueError: The picture cannot be read or predicted.
-        OSError: The disk is full.
+    `key` says what the mask is made from, and is kept in the TIFF file. `stamp` tells the image
+    from what it was before: rows of another one, or of another key or model, are not gone on with.
+    Returns [K] int64, pixels of each class. An image that cannot be read or predicted is a
+    ValueError, a full disk an OSError.
     """
-    height, width, _ = picture.shape
-    rows, said = (path.with_name(f".{path.stem}-rows.{end}") for end in ("raw", "json"))
+    height, width, _ = image.shape
+    rows, about = (path.with_name(f".{path.stem}-rows.{end}") for end in ("raw", "json"))
     description = {"key": f"{predictor.digest()} {key} {stamp}", "size": [height, width]}
     done = 0
-    if rows.is_file() and said.is_file():
-        known = json.loads(said.read_text(encoding="utf-8"))
+    if rows.is_file() and about.is_file():
+        known = json.loads(about.read_text(encoding="utf-8"))
         done = rows.stat().st_size // width if known == description else 0
     if done == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows.write_bytes(b"")
-        write_json(said, description)
+        write_json(about, description)
     with rows.open("r+b", buffering=0) as file:
         file.truncate(done * width)
         file.seek(0, 2)
-        if done < height:
-            for band in predictor.mask_bands(picture, done):
-                _append(file, band, path)
-                done += len(band)
-                if on_progress:
-                    on_progress(done, height)
-    place = read_geo(picture.page) if isinstance(picture, TiffWindows) else None
+        for band in predictor.mask_bands(image, done) if done < height else ():
+            _append(file, band, path)
+            done += len(band)
+            reporter.advance(done)
+    place = read_geo(image.page) if isinstance(image, TiffWindows) else None
     counts = np.zeros(len(predictor.card.class_names), np.int64)
 
     def bands() -> Iterator[NDArray[np.uint8]]:
@@ -285,12 +250,12 @@ def predict_large(
     tags = place.tags if place else []
     write_tiff_bands(path, (height, width), bands(), predictor.card.colors, tags, key)
     rows.unlink()
-    said.unlink()
+    about.unlink()
     return counts
 
 
 def _append(file: FileIO, band: NDArray[np.uint8], path: Path) -> None:
-    """Write rows; what is wrong with the disk is said of the mask."""
+    """Write rows; an error of the disk names the mask."""
     left = np.ascontiguousarray(band).data.cast("B")
     try:
         while left:
@@ -303,15 +268,7 @@ def _append(file: FileIO, band: NDArray[np.uint8], path: Path) -> None:
 
 
 def count_large(path: Path, classes: int) -> NDArray[np.int64]:
-    """Count the pixels of a mask that `predict_large` has written.
-
-    Args:
-        path: The file.
-        classes: K.
-
-    Returns:
-        [K] int64, pixels of each class.
-    """
+    """Count the pixels [K] int64 of each class in a mask that `predict_large` has written."""
     counts = np.zeros(256, np.int64)
     with TiffFile(path) as file:
         page = file.pages.first
@@ -323,104 +280,57 @@ def count_large(path: Path, classes: int) -> NDArray[np.int64]:
     return counts[:classes]
 
 
-_THREADS = spare_threads()
-_AHEAD = _THREADS + 1
-"""So many pictures are read ahead, and so many masks wait to be written."""
-_WHOLE = 2**30
-"""Bytes that a picture may have whose file cannot be read in parts, where no memory is given."""
-
-
 class Predicted(NamedTuple):
-    """What became of picture files."""
+    """What became of image files."""
 
     written: list[Path]
     """Masks that were written."""
     failures: list[str]
-    """A message for each picture that failed."""
+    """A message for each image that failed."""
     skipped: list[Path]
     """Masks that were there already."""
 
-    def said(self, out: Path) -> list[str]:
-        """Say it in words.
-
-        Args:
-            out: The folder for the masks.
-
-        Returns:
-            Parts of a sentence.
-        """
+    def summary(self, out: Path) -> str:
+        """What the user reads at the end."""
         count = len(self.written)
         parts = [f"{count} mask{'s' * (count != 1)} in {out}"]
         if self.skipped:
             parts.append(f"{len(self.skipped)} were there already (--overwrite makes them again)")
         if self.failures:
             parts.append(f"{len(self.failures)} failed")
-        return parts
-
-
-class _Task(NamedTuple):
-    """A picture, what lists call it, its mask, if that is a PNG, and what that is made from."""
-
-    image: ImageSource
-    name: str
-    mask: Path
-    key: str
-
-
-class _Picture(NamedTuple):
-    """A picture that was read."""
-
-    image: NDArray[Any]
-    prepared: Windows
-    place: Place | None
-
-
-class _Done(NamedTuple):
-    """The mask that is there already, and what lists say of it."""
-
-    mask: Path
-    finding: Finding
-
-
-_LARGE = object()
+        return ", ".join(parts)
 
 
 def predict_files(
     predictor: Predictor,
     images: Sequence[ImageSource],
     out: Path,
-    on_progress: Callable[[int, int], None] | None = None,
-    *,
     save: Sequence[Output] = (),
     overwrite: bool = True,
-    on_rows: Callable[[ImageSource, int, int], None] | None = None,
+    reporter: Reporter = silent,
 ) -> Predicted:
-    """Write a mask for each picture; one that cannot be read does not stop the others.
+    """Write a mask for each image; one that cannot be read does not stop the others.
 
-    While the network sees a picture, the next ones are read and the last masks written.
+    While the network runs on an image, the next ones are read and the last masks written.
 
     Args:
         predictor: The model.
-        images: Picture files, as by `plainunet.prediction.predict.find_inputs`.
+        images: Image files, as by `find_inputs`.
         out: The folder for the masks, see `mask_paths` for their names; that of a GeoTIFF, and
-            of a picture of more than `LARGE` pixels, is a .tif.
-        on_progress: Told how many of how many pictures are done.
+            of an image of more than `LARGE` pixels, is a .tif.
         save: What is written beside the masks.
         overwrite: Whether masks that are there already are made again.
-        on_rows: Told, of a picture of more than `LARGE` pixels, how many of how many rows are
-            done.
-
-    Returns:
-        What became of them.
+        reporter: Told how many images are done, and of a large one, how many rows; warnings are
+            its notes.
 
     Raises:
-        ValueError: The folder cannot be written to, masks would lie among the pictures, or there
-            are masks of another model and they shall be left.
+        ValueError: The folder cannot be written to, masks would lie among the images, or there
+            are masks of another model, which may not be overwritten.
     """
     if predictor.memory is None:
         keep_freed_memory()
     paths = mask_paths(images, out)
-    refuse_pictures(images, paths)
+    require_apart(images, paths)
     require_writable(out)
     outputs = Outputs(out, save, predictor.card)
     digest = predictor.digest()
@@ -431,57 +341,178 @@ def predict_files(
         require_same(out, digest)
         require_no_lists(out, outputs.lists)
         for task in tasks:
-            if there := _there(task.mask):
-                require_own(there, task.key)
-    result = Predicted([], [], [])
-    findings: dict[int, Finding] = {}
-    waiting: deque[tuple[int, Path, Future[Finding]]] = deque()
+            if mask := _existing(task.mask):
+                require_own(mask, task.key)
+    return _Batch(predictor, outputs, tasks, overwrite, reporter).predict()
 
-    def write_until(left: int) -> None:
-        while len(waiting) > left:
-            number, path, job = waiting.popleft()
-            try:
-                with as_failure(tasks[number].image):
-                    findings[number] = job.result()
-                result.written.append(path)
-            except (ValueError, OSError) as error:
-                result.failures.append(str(error))
 
-    def go_through(number: int, picture: Any) -> None:
-        task = tasks[number]
-        if isinstance(picture, _Done):
-            result.skipped.append(picture.mask)
-            findings[number] = picture.finding
+class _Task(NamedTuple):
+    """An image, its name in lists, its mask, if that is a PNG, and what that is made from."""
+
+    image: ImageSource
+    name: str
+    mask: Path
+    key: str
+
+
+class _Read(NamedTuple):
+    """An image that was read."""
+
+    image: NDArray[Any]
+    windows: Windows
+    place: Place | None
+
+
+class _Done(NamedTuple):
+    """The mask that is there already, and what lists hold of it."""
+
+    mask: Path
+    finding: Finding
+
+
+@dataclass
+class _Batch:
+    """The images of one call of `predict_files`."""
+
+    predictor: Predictor
+    outputs: Outputs
+    tasks: Sequence[_Task]
+    overwrite: bool
+    reporter: Reporter
+    result: Predicted = field(default_factory=lambda: Predicted([], [], []))
+    findings: dict[int, Finding] = field(default_factory=dict)
+    """What lists hold, by the number of the task."""
+    waiting: deque[tuple[int, Path, "Future[Finding]"]] = field(default_factory=deque)
+    """Masks that are being written."""
+    has_record: bool = False
+    """Whether the folder has a record of the model, as before its first mask."""
+
+    def predict(self) -> Predicted:
+        """Predict the images, in turn."""
+        if self.tasks:
+            self._begin()
+        images = self._read_ahead()
+        with ThreadPoolExecutor(_THREADS) as writer:
+            for number, task in enumerate(self.tasks):
+                try:
+                    with warnings_noted(task.image, self.reporter), failing_alone(task.image):
+                        self._predict_one(number, next(images).result(), writer)
+                except (ValueError, OSError) as error:
+                    self.result.failures.append(str(error))
+                self._finish_writing(_AHEAD)
+                self.reporter.advance(number + 1)
+            self._finish_writing(0)
+        if self.findings:
+            self.outputs.finish([self.findings[number] for number in sorted(self.findings)])
+        return self.result
+
+    def _begin(self) -> None:
+        self.reporter.stage("predicting", len(self.tasks))
+
+    def _write_record(self) -> None:
+        if not self.has_record:
+            write_record(self.outputs.folder, self.predictor)
+            self.has_record = True
+
+    def _read_ahead(self) -> Iterator["Future[_Read | _Done | None]"]:
+        """The images in turn; instead of one, its mask if that is done, or None if it is large."""
+        with ThreadPoolExecutor(_THREADS) as reader:
+            ahead: deque[Future[_Read | _Done | None]] = deque()
+            for task in self.tasks:
+                ahead.append(reader.submit(self._read, task))
+                if len(ahead) > _AHEAD:
+                    yield ahead.popleft()
+            yield from ahead
+
+    def _read(self, task: _Task) -> _Read | _Done | None:
+        if not self.overwrite and (done := self._find_done(task)):
+            return done
+        if _is_large(task.image):
+            return None
+        image = read_image(task.image)
+        # with few cores, what is reduced ahead is taken from the network
+        windows = self.predictor.prepare(image) if _THREADS > 1 else as_windows(image)
+        return _Read(image, windows, find_geo(task.image))
+
+    def _find_done(self, task: _Task) -> _Done | None:
+        """The mask of an image whose files are all there."""
+        mask, outputs = _existing(task.mask), self.outputs
+        if mask is None:
+            return None
+        if mask.suffix == ".tif" and _is_large(mask):
+            counts = count_large(mask, outputs.num_classes) if outputs.lists else None
+            return _Done(mask, outputs.find_large(task.name, counts))
+        if not all(path.is_file() for path in outputs.files(mask)):
+            return None
+        try:
+            ids = read_mask(mask) if outputs.lists else np.zeros((0, 0), np.uint8)
+        except ValueError:  # damaged: it is made again
+            return None
+        return _Done(mask, outputs.find(mask, task.name, ids))
+
+    def _predict_one(
+        self, number: int, read: _Read | _Done | None, writer: ThreadPoolExecutor
+    ) -> None:
+        task = self.tasks[number]
+        if isinstance(read, _Done):
+            self.result.skipped.append(read.mask)
+            self.findings[number] = read.finding
             return
-        if picture is _LARGE:
-            record()
-            findings[number] = _predict_large(predictor, task, outputs, on_rows)
-            result.written.append(task.mask.with_suffix(".tif"))
+        if read is None:
+            self._write_record()
+            self.findings[number] = self._predict_large(task)
+            self.result.written.append(task.mask.with_suffix(".tif"))
             return
-        seen = _predict(predictor, picture.prepared, outputs)
-        record()
-        path = task.mask.with_suffix(".tif" if picture.place else ".png")
+        mask, probabilities = self._predict_whole(read.windows)
+        self._write_record()
+        path = task.mask.with_suffix(".tif" if read.place else ".png")
         job = writer.submit(
-            outputs.write, path, task.name, picture.image, *seen, picture.place, task.key
+            self.outputs.write,
+            *(path, task.name, read.image, mask, probabilities, read.place, task.key),
         )
-        waiting.append((number, path, job))
+        self.waiting.append((number, path, job))
 
-    record = cache(lambda: write_record(out, predictor))
-    pictures = _read_ahead(predictor, tasks, outputs, overwrite)
-    with ThreadPoolExecutor(_THREADS) as writer:
-        for number, task in enumerate(tasks):
+    def _predict_whole(self, image: Windows) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
+        """The mask of an image, and its probabilities as they are written."""
+        predictor = self.predictor
+        if not self.outputs.has_probabilities:
+            return predictor.clean(np.concatenate(list(predictor.mask_bands(image)))), {}
+        masks, kept = [], []
+        for ids, probabilities in predictor.both_bands(image):
+            masks.append(ids)
+            kept.append(self.outputs.quantise(probabilities))
+        joined = {name: np.concatenate([band[name] for band in kept], axis=1) for name in kept[0]}
+        return predictor.clean(np.concatenate(masks)), joined
+
+    def _predict_large(self, task: _Task) -> Finding:
+        predictor, note = self.predictor, f"{task.image}: of more than {LARGE:,} pixels: "
+        if missing := self.outputs.beyond_areas:
+            self.reporter.note(
+                f"{note}its mask is written, and what --save areas says, but not "
+                f"{', '.join(missing)}."
+            )
+        if predictor.card.min_object > 1 or predictor.card.fill_holes:
+            self.reporter.note(f"{note}its small objects and holes stay.")
+        most = _WHOLE if predictor.memory is None else int(predictor.memory / 4)
+        path, stamp = task.mask.with_suffix(".tif"), str(stamp_files([task.image]))
+        with open_windows(task.image, most) as image:
+            self.reporter.stage(f"rows of {task.image.name}", image.shape[0])
             try:
-                with naming(task.image), as_failure(task.image):
-                    go_through(number, next(pictures).result())
+                counts = predict_large(predictor, image, path, task.key, self.reporter, stamp)
+            finally:
+                self._begin()
+        return self.outputs.find_large(task.name, counts)
+
+    def _finish_writing(self, left: int) -> None:
+        """Wait until no more than `left` masks are being written."""
+        while len(self.waiting) > left:
+            number, path, job = self.waiting.popleft()
+            try:
+                with failing_alone(self.tasks[number].image):
+                    self.findings[number] = job.result()
+                self.result.written.append(path)
             except (ValueError, OSError) as error:
-                result.failures.append(str(error))
-            write_until(_AHEAD)
-            if on_progress:
-                on_progress(number + 1, len(images))
-        write_until(0)
-    if findings:
-        outputs.finish([findings[number] for number in sorted(findings)])
-    return result
+                self.result.failures.append(str(error))
 
 
 def _require_names(tasks: Sequence[_Task], outputs: Outputs) -> None:
@@ -496,63 +527,8 @@ def _require_names(tasks: Sequence[_Task], outputs: Outputs) -> None:
                 )
 
 
-def _read_ahead(
-    predictor: Predictor, tasks: Sequence[_Task], outputs: Outputs, overwrite: bool
-) -> Iterator["Future[Any]"]:
-    """The pictures in turn; instead of one, that it is done already, or is large."""
-
-    def read(task: _Task) -> Any:
-        if not overwrite and (done := _find_done(task, outputs)):
-            return done
-        if _is_large(task.image):
-            return _LARGE
-        image = read_image(task.image)
-        # with few cores, what is reduced ahead is taken from the network
-        prepared = predictor.prepare(image) if _THREADS > 1 else as_windows(image)
-        return _Picture(image, prepared, find_geo(task.image))
-
-    with ThreadPoolExecutor(_THREADS) as reader:
-        ahead: deque[Future[Any]] = deque()
-        for task in tasks:
-            ahead.append(reader.submit(read, task))
-            if len(ahead) > _AHEAD:
-                yield ahead.popleft()
-        yield from ahead
-
-
-def _find_done(task: _Task, outputs: Outputs) -> _Done | None:
-    """The mask of a picture whose files are all there."""
-    mask = _there(task.mask)
-    if mask is None:
-        return None
-    if mask.suffix == ".tif" and _is_large(mask):
-        counts = count_large(mask, outputs.classes) if outputs.of_all else None
-        return _Done(mask, outputs.find_large(task.name, counts))
-    if not all(path.is_file() for path in outputs.files(mask)):
-        return None
-    try:
-        ids = read_mask(mask) if outputs.of_all else np.zeros((0, 0), np.uint8)
-    except ValueError:  # damaged: it is made again
-        return None
-    return _Done(mask, outputs.find(mask, task.name, ids))
-
-
-def _predict(
-    predictor: Predictor, picture: Windows, outputs: Outputs
-) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
-    """The mask of a picture, and its probabilities in the forms that shall be written."""
-    if not outputs.of_probabilities:
-        return predictor.clean(np.concatenate(list(predictor.mask_bands(picture)))), {}
-    masks, kept = [], []
-    for ids, probabilities in predictor.both_bands(picture):
-        masks.append(ids)
-        kept.append(outputs.quantise(probabilities))
-    joined = {name: np.concatenate([band[name] for band in kept], axis=1) for name in kept[0]}
-    return predictor.clean(np.concatenate(masks)), joined
-
-
-def _there(path: Path) -> Path | None:
-    """The mask of this name, or of a large picture, if there is one already."""
+def _existing(path: Path) -> Path | None:
+    """The mask of this name, or of a large image, if there is one already."""
     return next((mask for mask in (path, path.with_suffix(".tif")) if mask.is_file()), None)
 
 
@@ -560,96 +536,43 @@ def _is_large(image: ImageSource) -> bool:
     return bool(np.prod(picture_size(image)) > LARGE)
 
 
-def _predict_large(
-    predictor: Predictor,
-    task: _Task,
-    outputs: Outputs,
-    on_rows: Callable[[ImageSource, int, int], None] | None,
-) -> Finding:
-    if outputs.beyond_areas:
-        warnings.warn(
-            f"of more than {LARGE:,} pixels: its mask is written, and what --save areas says, "
-            f"but not {', '.join(outputs.beyond_areas)}.",
-            stacklevel=2,
-        )
-    if predictor.card.min_object > 1 or predictor.card.fill_holes:
-        warnings.warn(
-            f"of more than {LARGE:,} pixels: its small objects and holes stay.", stacklevel=2
-        )
-    most = _WHOLE if predictor.memory is None else int(predictor.memory / 4)
-    with open_windows(task.image, most) as picture:
-        counts = predict_large(
-            predictor,
-            picture,
-            task.mask.with_suffix(".tif"),
-            task.key,
-            (lambda done, total: on_rows(task.image, done, total)) if on_rows else None,
-            stamp=str(stamp_files([task.image])),
-        )
-    return outputs.find_large(task.name, counts)
-
-
 def predict_inputs(
     predictor: Predictor,
     inputs: Inputs,
     out: Path,
-    on_progress: Callable[[str, int, int], None],
-    *,
     save: Sequence[Output] = (),
     overwrite: bool = False,
+    reporter: Reporter = silent,
 ) -> Predicted:
-    """Predict pictures and videos; one that fails does not stop the others.
+    """Predict images, as `predict_files`, and videos; one that fails does not stop the others.
 
-    Args:
-        predictor: The model.
-        inputs: What there is to predict.
-        out: The folder for the masks.
-        on_progress: Told what is gone through, and how much of how much is done.
-        save: What is written beside the masks of pictures.
-        overwrite: Whether masks that are there already are made again.
-
-    Returns:
-        What became of them.
-
-    Raises:
-        ValueError: As by `predict_files`.
+    Of a video the reporter is told how many frames are done.
     """
-    made = [path for video in inputs.videos for path in video_paths(video, out)]
-    refuse_pictures(inputs.videos, made, "videos")
-    result = predict_files(
-        predictor,
-        inputs.pictures,
-        out,
-        lambda done, total: on_progress("predicting", done, total),
-        save=save,
-        overwrite=overwrite,
-        on_rows=lambda file, done, total: on_progress(f"rows of {file.name}", done, total),
-    )
+    paths = [path for video in inputs.videos for path in video_paths(video, out)]
+    require_apart(inputs.videos, paths, "videos")
+    result = predict_files(predictor, inputs.images, out, save, overwrite, reporter)
     if inputs.videos and save:
-        warnings.warn("of videos, masks and overlay are written, and nothing else.", stacklevel=2)
-    record = cache(lambda: write_record(out, predictor))
+        reporter.note("of videos, masks and overlay are written, and nothing else.")
     named: dict[Path, Path] = {}
     for video in inputs.videos:
-        paths = video_paths(video, out)
-        if named.setdefault(paths[0], video) != video:
-            result.failures.append(
-                f"{video}: has the name of {named[paths[0]]}; give it another output folder."
-            )
-            continue
+        masks, _ = video_paths(video, out)
         try:
+            if named.setdefault(masks, video) != video:
+                raise ValueError(
+                    f"{video}: has the name of {named[masks]}; give it another output folder."
+                )
             size = video.stat().st_size
             if not overwrite and _is_done(video, size, out):
-                result.skipped.append(paths[0])
+                result.skipped.append(masks)
                 continue
-            record()
-            said = partial(on_progress, f"frames of {video.name}")
+            write_record(out, predictor)
             try:
-                with naming(video), as_failure(video):
-                    predict_video(predictor, video, out, said)
+                with warnings_noted(video, reporter), failing_alone(video):
+                    predict_video(predictor, video, out, reporter)
             except CutOffError as error:
                 result.failures.append(str(error))
-            note_video(out, paths[0].name, size)
-            result.written.append(paths[0])
+            note_video(out, masks.name, size)
+            result.written.append(masks)
         except (ValueError, OSError) as error:
             result.failures.append(str(error))
     return result

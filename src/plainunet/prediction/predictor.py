@@ -10,89 +10,79 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from torch import Tensor
 
 from plainunet.config import CardOptions
 from plainunet.formats.sources import ImageSource
 from plainunet.formats.windows import Windows, as_windows
 from plainunet.network.blocks import fold_batch_normalisation
 from plainunet.network.checkpoint import Card, load_checkpoint
-from plainunet.network.device import choose_device, choose_precision, to_device
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
+from plainunet.prediction.backends import Logits, TorchBackend
 from plainunet.prediction.objects import fill_holes, remove_small
-from plainunet.prediction.oom import with_less
-from plainunet.prediction.views import TTA, View, in_step, log_mean
+from plainunet.prediction.oom import in_smaller_parts
+from plainunet.prediction.views import TTA, View, in_step
+from plainunet.reporter import Reporter
 from plainunet.settings import explain
 
 FAR = 6
-"""A picture is far from the training pictures when its area is so many times theirs, or less
+"""An image is far from the training images when its area is so many times theirs, or less
 than one so-many-th."""
-_LOOK, _BRIGHTEST = 256, 2.0
-"""Of floats, so many pixels along each side of the middle are looked at, for values above this."""
+_SAMPLE, _BRIGHTEST = 256, 2.0
+"""Of floats, so many pixels along each side of the middle are searched for values above this."""
 _CALLER = 7
-"""Frames between a warning and who called the Predictor."""
+"""Frames between a warning and the caller of the Predictor."""
 
 
-class Doubts:
-    """What a model's description lets one doubt of pictures."""
+class InputCheck:
+    """Warns of images that are unlike those that the model was trained on."""
 
     def __init__(self, card: Card, channels: int) -> None:
-        """Take a model.
-
-        Args:
-            card: Its description.
-            channels: Of the pictures that it takes.
-        """
+        """Take the model's description, and the channels of the images that it takes."""
         self._card, self._channels = card, channels
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
-    def say_of(self, picture: Windows) -> None:
-        """Warn of a picture; of its kind only once.
+    def warn_of(self, image: Windows) -> None:
+        """Warn of an image; of a kind of values only once."""
+        self._check_dtype(image)
+        self._check_floats(image)
+        self._check_channels(image)
+        self._check_area(image.shape[:2])
 
-        Args:
-            picture: Its windows.
-        """
-        self._say_of_values(picture)
-        self._say_of_area(picture.shape[:2])
-
-    def _say_of_values(self, picture: Windows) -> None:
-        """Grey pictures for a model of colours, and another kind of integers."""
-        training = self._card.training
-        known = training.get("dtypes", [picture.dtype.name])
-        integers = picture.dtype.kind in "iu" and all(name.startswith("uint") for name in known)
-        if integers and picture.dtype.name not in known:
-            self._say_once(
-                f"a picture of {picture.dtype.name} values, where the model was trained on "
+    def _check_dtype(self, image: Windows) -> None:
+        known = self._card.training.get("dtypes", [image.dtype.name])
+        integers = image.dtype.kind in "iu" and all(name.startswith("uint") for name in known)
+        if integers and image.dtype.name not in known:
+            self._warn_once(
+                f"an image of {image.dtype.name} values, where the model was trained on "
                 f"{' and '.join(known)}: each is divided by the largest value of its type, so it "
                 "may look darker or brighter than those. Save it like them."
             )
-        if picture.dtype.kind == "f" and all(name.startswith("uint") for name in known):
-            height, width, _ = picture.shape
-            top, left = max(0, height - _LOOK) // 2, max(0, width - _LOOK) // 2
-            part = picture.read(top, left, min(_LOOK, height), min(_LOOK, width))
-            brightest = part[np.isfinite(part)].max(initial=0)
-            if brightest > _BRIGHTEST:
-                self._say_once(
-                    f"a picture of {picture.dtype.name} values up to {brightest:.4g}: "
-                    "floats are taken as they are, and the model was trained on integers, which "
-                    "become 0 to 1. Divide by the largest value that there can be, or save it as "
-                    f"{known[0]}."
-                )
-        grey_is_known = training.get("grey", 0) > 0
-        if picture.shape[2] == 1 and self._channels == 3 and not grey_is_known:
-            self._say_once("a grey picture is shown as RGB to a model that takes colours.")
 
-    def _say_once(self, said: str) -> None:
-        if said not in self._said:
-            self._said.add(said)
-            warnings.warn(said, stacklevel=_CALLER)
+    def _check_floats(self, image: Windows) -> None:
+        known = self._card.training.get("dtypes", [image.dtype.name])
+        if image.dtype.kind != "f" or not all(name.startswith("uint") for name in known):
+            return
+        height, width, _ = image.shape
+        top, left = max(0, height - _SAMPLE) // 2, max(0, width - _SAMPLE) // 2
+        part = image.read(top, left, min(_SAMPLE, height), min(_SAMPLE, width))
+        brightest = part[np.isfinite(part)].max(initial=0)
+        if brightest > _BRIGHTEST:
+            self._warn_once(
+                f"an image of {image.dtype.name} values up to {brightest:.4g}: floats are taken "
+                "as they are, and the model was trained on integers, which become 0 to 1. Divide "
+                f"by the largest value that there can be, or save it as {known[0]}."
+            )
 
-    def _say_of_area(self, size: tuple[int, int]) -> None:
-        """A picture much larger or smaller than any that the model was made for."""
+    def _check_channels(self, image: Windows) -> None:
+        grey_is_known = self._card.training.get("grey", 0) > 0
+        if image.shape[2] == 1 and self._channels == 3 and not grey_is_known:
+            self._warn_once("a grey image is shown as RGB to a model that takes colours.")
+
+    def _check_area(self, size: tuple[int, int]) -> None:
+        """An image much larger or smaller than any that the model was made for."""
         if self._card.size is None:
             return  # things have the same scale in it, however much of them it shows
         known = self._card.training.get("areas")
@@ -100,29 +90,30 @@ class Doubts:
         if known and not known[0] / FAR <= area <= known[1] * FAR:
             seen = " to ".join(dict.fromkeys(f"{end:,}" for end in known))
             warnings.warn(
-                f"a picture of {size[0]} x {size[1]} pixels (height x width) is far from the "
+                f"an image of {size[0]} x {size[1]} pixels (height x width) is far from the "
                 f"areas that the model was trained on ({seen} pixels); "
-                "expect a poorer mask, and look at it.",
+                "expect a poorer mask, and check it.",
                 stacklevel=_CALLER - 1,
             )
 
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, stacklevel=_CALLER)
+
 
 @contextmanager
-def naming(file: ImageSource) -> Iterator[None]:
-    """Have warnings name the file that they are about, and come once.
-
-    Args:
-        file: The file.
-    """
-    with warnings.catch_warnings(record=True) as said:
+def warnings_noted(file: ImageSource, reporter: Reporter) -> Iterator[None]:
+    """Turn the predictor's warnings into notes that name their file, each once."""
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    for message in dict.fromkeys(str(each.message) for each in said):
-        warnings.warn(f"{file}: {message}", stacklevel=3)
+    for message in dict.fromkeys(str(each.message) for each in caught):
+        reporter.note(f"{file}: {message}")
 
 
 class Predictor:
-    """Networks with all that is needed to use them on pictures as they are on disk.
+    """Networks with all that is needed to use them on images as they are on disk.
 
     Attributes:
         network: The network, the first of several.
@@ -130,7 +121,7 @@ class Predictor:
             of an object.
         device: Where it runs.
         precision: Arithmetic of convolutions.
-        memory: What a picture may take [bytes], or None.
+        memory: What an image may take [bytes], or None.
     """
 
     def __init__(
@@ -147,14 +138,14 @@ class Predictor:
 
         Args:
             network: The network, reachable as `network`.
-            card: Its description: scale policy, classes, threshold. Left out: pictures are
+            card: Its description: scale policy, classes, threshold. Left out: images are
                 taken at their own size, and classes have numbers for names.
             others: More networks with their descriptions, whose probabilities are averaged with
                 those of the first; of their descriptions, the scale policy counts.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16".
-            memory: What a picture may take [bytes], beside what the process has anyway; larger
-                pictures are seen in tiles. Left out, tiles are taken where one pass would
+            memory: What an image may take [bytes], beside what the process has anyway; larger
+                images are predicted in tiles. Left out, tiles are taken where one pass would
                 take more than about two gigabytes.
 
         Raises:
@@ -168,22 +159,17 @@ class Predictor:
         _require_same_classes(network, card, [other for _, other in others])
         if card.tta not in TTA:
             raise ValueError(f"--tta {card.tta}: it is one of {', '.join(TTA)}.")
-        self.device = choose_device(device)
-        self.precision = choose_precision(precision, self.device)
-        self.network = to_device(network, self.device)
-        self.card, self.memory = card, memory
-        self._views = [
-            View(
-                to_device(each, self.device),
-                dataclasses.replace(own, tta=card.tta),
-                scale,
-                precision=self.precision,
-                memory=memory,
-            )
+        backends = [
+            (TorchBackend(each, device, precision, TTA[card.tta]), own)
             for each, own in ((network, card), *others)
-            for scale in card.scales
         ]
-        self._doubts = Doubts(card, network.in_channels)
+        self._backend = backends[0][0]
+        self.device, self.precision = self._backend.device, self._backend.precision
+        self.network, self.card, self.memory = self._backend.network, card, memory
+        self._views = [
+            View(backend, own, scale, memory) for backend, own in backends for scale in card.scales
+        ]
+        self._check = InputCheck(card, network.in_channels)
 
     @classmethod
     def load(
@@ -201,7 +187,7 @@ class Predictor:
             path: A `best.safetensors`, or several.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16".
-            memory: What a picture may take [bytes].
+            memory: What an image may take [bytes].
             instead: What holds instead of what the (first) checkpoint says: `threshold`, `tta`,
                 `scales`, `min_object`, `fill_holes`, as of `Card`.
 
@@ -238,7 +224,7 @@ class Predictor:
             image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored.
 
         Returns:
-            Mask [H, W] uint8 of class ids at the picture's own size.
+            Mask [H, W] uint8 of class ids at the image's own size.
         """
         return self.clean(np.concatenate(list(self.mask_bands(as_windows(image)))))
 
@@ -249,73 +235,54 @@ class Predictor:
             image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored.
 
         Returns:
-            Probabilities [K, H, W] float32 at the picture's own size; they sum to 1 over K.
+            Probabilities [K, H, W] float32 at the image's own size; they sum to 1 over K.
         """
         bands = list(self.both_bands(as_windows(image)))
         return np.concatenate([probabilities for _, probabilities in bands], axis=1)
 
     def prepare(self, image: NDArray[Any]) -> Windows:
-        """Do what needs no network; in other threads, this can be done ahead.
+        """Reduce an image [H, W, C], ahead and in another thread; the rest needs the network.
 
-        Args:
-            image: [H, W, C], as stored.
-
-        Returns:
-            The picture's windows, for `mask_bands` and `both_bands`.
+        Returns the image's windows, for `mask_bands` and `both_bands`.
         """
-        picture = as_windows(image)
+        windows = as_windows(image)
         for view in self._views:
-            view.prepare(picture)
-        return picture
+            view.prepare(windows)
+        return windows
 
-    def mask_bands(self, picture: Windows, first: int = 0) -> Iterator[NDArray[np.uint8]]:
-        """Choose a class for each pixel of a picture of any size, a few rows at a time.
+    def mask_bands(self, image: Windows, first: int = 0) -> Iterator[NDArray[np.uint8]]:
+        """Choose a class for each pixel of an image of any size, a few rows at a time.
 
         Args:
-            picture: Its windows; no more of it is in memory than the network needs.
+            image: Its windows; no more of it is in memory than the network needs.
             first: The row to begin with.
 
         Yields:
             [n, W] uint8 class ids, from top to bottom, the rows from `first` on; objects are as
             they are found, however small (see `clean`).
         """
-        for logits in self._bands(picture, first):
-            yield self._ids(logits)
+        for logits in self._bands(image, first):
+            yield self._backend.classes(logits, self.card.threshold)
 
-    def both_bands(
-        self, picture: Windows
-    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    def both_bands(self, image: Windows) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """Choose classes, and give the probability of each as well, a few rows at a time.
 
         Args:
-            picture: Its windows.
+            image: Its windows.
 
         Yields:
             [n, W] uint8 class ids as by `mask_bands`, and [K, n, W] float32, which sum to 1 over
             K, from top to bottom.
         """
-        for logits in self._bands(picture, 0):
-            if len(logits) == 1:
-                probabilities = torch.cat([-logits, logits]).sigmoid()
-            else:
-                probabilities = logits.softmax(dim=0)
-            yield self._ids(logits), probabilities.cpu().numpy()
-
-    def _ids(self, logits: Tensor) -> NDArray[np.uint8]:
-        """[n, W] class ids from [K, n, W], or from the difference [1, n, W]."""
-        if len(logits) > 1:
-            ids = logits.argmax(dim=0)
-        else:  # softmax over two classes is a sigmoid of the difference, and both are monotonic
-            cut = torch.logit(torch.tensor(self.card.threshold, dtype=torch.float64))
-            ids = logits[0] >= float(cut)
-        chosen: NDArray[np.uint8] = ids.to(torch.uint8).cpu().numpy()
-        return chosen
+        for logits in self._bands(image, 0):
+            ids = self._backend.classes(logits, self.card.threshold)
+            yield ids, self._backend.probabilities(logits)
 
     def clean(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Fill small holes and remove small objects, as the card says.
 
         Args:
-            mask: [H, W] uint8 class ids of a whole picture.
+            mask: [H, W] uint8 class ids of a whole image.
 
         Returns:
             The same, or a copy.
@@ -325,32 +292,25 @@ class Predictor:
         return remove_small(mask, self.card.min_object) if self.card.min_object > 1 else mask
 
     def digest(self) -> str:
-        """Recognise what makes masks what they are: the weights, and what the card says.
-
-        Returns:
-            A SHA-256 in hexadecimal.
-        """
+        """SHA-256 of what makes masks what they are: the weights, and what the card says."""
         digest, card = hashlib.sha256(), self.card
         for view in self._views:
             digest.update(repr((view.box, view.factor)).encode())
-            for name, value in sorted(view.network.state_dict().items()):
-                digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        said = card.threshold, card.tta, card.min_object, card.fill_holes, self.precision
-        digest.update(repr(said).encode())
+            for parameter in view.backend.parameters():
+                digest.update(parameter)
+        settings = card.threshold, card.tta, card.min_object, card.fill_holes, self.precision
+        digest.update(repr(settings).encode())
         return digest.hexdigest()
 
-    def _bands(self, picture: Windows, first: int) -> Iterator[Tensor]:
-        """Logits [K, n, W] at the picture's own size; of two classes, their difference [1, n, W].
+    def _bands(self, image: Windows, first: int) -> Iterator[Logits]:
+        """Logits of the mean of all views' probabilities, at the image's own size."""
+        self._check.warn_of(image)
+        bands = partial(self._mean_bands, image)
+        yield from in_smaller_parts(bands, self._views, first)
 
-        They are those of the mean of all views' probabilities.
-        """
-        self._doubts.say_of(picture)
-        yield from with_less(partial(self._try, picture), self._views, self.device, first)
-
-    def _try(self, picture: Windows, first: int) -> Iterator[Tensor]:
-        is_binary = self.network.num_classes == 2
-        streams = [view.bands(picture, is_binary, first) for view in self._views]
-        return (log_mean(bands, dim=0) for bands in in_step(streams))
+    def _mean_bands(self, image: Windows, first: int) -> Iterator[Logits]:
+        streams = [view.bands(image, first) for view in self._views]
+        return (self._backend.mean(bands) for bands in in_step(streams))
 
 
 def _require_same_classes(network: UNet, card: Card, others: Sequence[Card]) -> None:

@@ -1,8 +1,8 @@
 """What the masks in a folder are: a file beside them, and whether they are of this model.
 
-`prediction.json` says which number is which class, in what colour, and recognises the model; each
-mask says from which picture and by which model it was made, so that a second run that leaves masks
-as they are takes none for what it is not.
+`prediction.json` holds which number is which class, in what colour, and the digest of the model.
+Each mask holds from which image and by which model it was made, so a second run never mistakes
+another model's mask for its own.
 """
 
 import json
@@ -21,15 +21,7 @@ _PIECE = 2**14  # bytes
 
 
 def require_same(out: Path, digest: str) -> None:
-    """Refuse a folder in which another model has left its masks.
-
-    Args:
-        out: The folder of the masks.
-        digest: The model's.
-
-    Raises:
-        ValueError: Its record is of another model, or of other settings.
-    """
+    """Refuse a folder whose record is of another model, or of other settings."""
     if (out / RECORD).exists() and _read(out / RECORD).get("digest") != digest:
         raise ValueError(
             f"{out}: holds masks that were not made by this model with these settings. Choose "
@@ -38,15 +30,7 @@ def require_same(out: Path, digest: str) -> None:
 
 
 def require_no_lists(out: Path, lists: Iterable[str]) -> None:
-    """Refuse a folder whose lists are not of a prediction, and would be replaced.
-
-    Args:
-        out: The folder of the masks.
-        lists: Names of the files that list all pictures.
-
-    Raises:
-        ValueError: There is one of them, and no record.
-    """
+    """Refuse a folder with files that lists of all images would replace, and without a record."""
     for name in lists:
         if (out / name).exists() and not (out / RECORD).exists():
             raise ValueError(
@@ -56,15 +40,10 @@ def require_no_lists(out: Path, lists: Iterable[str]) -> None:
 
 
 def mask_key(digest: str, image: ImageSource) -> str:
-    """Say what a mask is made from.
+    """Tell what a mask is made from by the model's digest and the image's files.
 
-    Args:
-        digest: The model's.
-        image: The picture.
-
-    Returns:
-        The model's digest, the size of the picture's files [bytes], and a checksum of a piece
-        from the middle of each: pictures without compression are all of one size.
+    Of these, the size [bytes], and a checksum of a piece from the middle of each: images without
+    compression are all of one size. Without files, only the digest.
     """
     files = [file for file in files_of(image) if file.is_file()]
     total, pieces = 0, 0
@@ -77,56 +56,29 @@ def mask_key(digest: str, image: ImageSource) -> str:
 
 
 def require_own(mask: Path, key: str) -> None:
-    """Refuse to take a mask for one that was made from a picture by a model.
-
-    Args:
-        mask: The file.
-        key: As by `mask_key`; of a picture that is not there any more, the model's part.
-
-    Raises:
-        ValueError: It was made from another one, or nobody knows.
-    """
+    """Refuse a mask that has another key, or none; that of a missing image is the digest alone."""
     known = read_key(mask)
     if key not in (known, known.partition(" ")[0]):
         raise ValueError(
-            f"{mask}: is there already, and was not made from this picture by this model with "
+            f"{mask}: is there already, and was not made from this image by this model with "
             "these settings. Give --overwrite to make it again, or choose another output folder."
         )
 
 
 def video_size(out: Path, name: str) -> int | None:
-    """Recall from how large a file the masks of a video were made.
-
-    Args:
-        out: The folder of the masks.
-        name: The file of the masks.
-
-    Returns:
-        Its size [bytes]; None where the record does not know it.
-    """
+    """Size of the video that a file of masks was made from [bytes]; None where it is unknown."""
     size = _read(out / RECORD).get("videos", {}).get(name)
     return size if isinstance(size, int) else None
 
 
 def note_video(out: Path, name: str, size: int) -> None:
-    """Write down, in a record that is there, from what the masks of a video were made.
-
-    Args:
-        out: The folder of the masks.
-        name: The file of the masks.
-        size: That of the video [bytes].
-    """
-    said = _read(out / RECORD)
-    write_json(out / RECORD, {**said, "videos": {**said.get("videos", {}), name: size}})
+    """Add the size of the video that a file of masks was made from [bytes] to the record."""
+    record = _read(out / RECORD)
+    write_json(out / RECORD, {**record, "videos": {**record.get("videos", {}), name: size}})
 
 
 def write_record(out: Path, predictor: Predictor) -> None:
-    """Write the record; what it says of videos is kept, if they are of the same model.
-
-    Args:
-        out: The folder of the masks.
-        predictor: The model.
-    """
+    """Write the record; its videos are kept, if they are of the same model."""
     card, digest = predictor.card, predictor.digest()
     before = _read(out / RECORD)
     videos = before.get("videos") if before.get("digest") == digest else None
@@ -151,9 +103,9 @@ def write_record(out: Path, predictor: Predictor) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a record says; nothing where there is none, or it is damaged."""
+    """The content of a record; nothing where there is none, or it is damaged."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""Pictures larger than a tile: tiles that overlap.
+"""Images larger than a tile: tiles that overlap.
 
 A network of valid convolutions gives only those pixels of a tile whose whole context lies in
 it. So tiles overlap by that context and their results meet without a seam (Ronneberger et al.
@@ -6,277 +6,191 @@ it. So tiles overlap by that context and their results meet without a seam (Ronn
 multiples of 2^depth. In the paper's network a tile of 572 pixels gives 388, of which 384 are a
 step to the next.
 
-A network that pads its convolutions sees zeros beyond a tile's edges, which the picture goes on
-beyond. So the weight of what a tile gives falls to zero towards its edges, in the middle quarter of
-the width by which tiles overlap: what is nearest to an edge is furthest from what one pass would
-give, and has no weight at all. Such a tile is as large as what may be computed at a time, for
-several smaller ones overlap more, and the more of them, the more is computed twice. Group and
-instance normalisation would see the tile instead of the picture; with these a picture always goes
-through whole.
+Padded convolutions see zeros beyond a tile's edges, which distorts the logits near them. So
+overlapping tiles are blended: the weight of a tile's logits falls to zero towards its edges, in the
+middle quarter of the overlap. Tiles are as large as memory allows, since smaller ones compute more
+pixels twice. Group and instance normalisation depend on the whole tile; with these an image is
+never tiled.
 """
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from plainunet.network.unet import UNet, mirrored_places
+from plainunet.prediction.backends import Logits, TorchBackend
 
 TILE_OUTPUT = 388
-"""A tile gives at least so many pixels along each side, as in the paper."""
+"""Least side of what a tile gives, by valid convolutions, as in the paper [pixels]."""
 WHOLE = 2**26
-"""Values of the first level's features, channels times pixels, up to which a padded network takes
-a picture whole."""
+"""Values of the finest features, channels times pixels, up to which a padded network takes an
+image whole, where no memory is given."""
 _BYTES = 32
-"""What the network takes for one of them, in float32 (seen: 30 to 34)."""
+"""Memory that the network takes for each of these, in float32 (measured: 30 to 34)."""
 OVERLAP = 128
 """Width by which tiles of a padded network overlap [pixels]."""
 
-Run = Callable[[Tensor], Tensor]
-"""Pictures [N, C, h, w] to logits [N, K, h', w'] (or, of two classes, their difference)."""
 
-
-class Source(Protocol):
-    """What a network sees, in parts.
-
-    Attributes:
-        size: Height and width [pixels].
-    """
+class InputImage(Protocol):
+    """What a network sees, read in parts; `size` is its height and width [pixels]."""
 
     size: tuple[int, int]
 
-    def read(self, top: int, left: int, height: int, width: int) -> Tensor:
-        """Read a part.
-
-        Args:
-            top: Its first row.
-            left: Its first column.
-            height: Its rows.
-            width: Its columns.
-
-        Returns:
-            [C, height, width] float32, as the network takes it, where it runs.
-        """
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
+        """Read a part [height, width, C], as the network takes it."""
 
 
 def values_for(memory: float | None) -> int:
-    """Say how much may be computed at a time.
+    """How much may be computed at a time, as of `WHOLE`, with so much memory for an image [bytes].
 
-    Args:
-        memory: What the process may take for a picture [bytes]; None where it does not matter.
-
-    Returns:
-        As of `WHOLE`: the network takes two fifths of the memory then; the rest is for bands of
-        the picture and of the result.
+    The network takes two fifths of it; the rest is for bands of the image and of the result.
     """
     return WHOLE if memory is None else max(1, int(0.4 * memory / _BYTES))
 
 
-def least_values(network: UNet) -> int:
-    """Say below what `values` makes no difference any more.
-
-    Args:
-        network: The network.
-
-    Returns:
-        What the smallest tile takes, as of `WHOLE`; beyond all bounds where there are no tiles.
-    """
-    if not _has_tiles(network):
+def least_values(backend: TorchBackend) -> int:
+    """What the smallest tile takes, as of `WHOLE`; beyond all bounds where there are no tiles."""
+    if not backend.can_tile:
         return sys.maxsize
-    if network.valid:
-        length, width = network.input_size(TILE_OUTPUT, TILE_OUTPUT)
-        return network.base_channels * length * width
-    return network.base_channels * (2 * _overlap(network)) ** 2
+    if backend.valid:
+        height, width = backend.input_size(TILE_OUTPUT, TILE_OUTPUT)
+        return backend.base_channels * height * width
+    return backend.base_channels * (2 * _overlap(backend)) ** 2
 
 
-def _has_tiles(network: UNet) -> bool:
-    return network.valid or network.architecture["normalisation"] not in ("group", "instance")
-
-
-def _overlap(network: UNet) -> int:
-    grid: int = 2**network.depth
+def _overlap(backend: TorchBackend) -> int:
+    grid: int = 2**backend.depth
     return max(grid, OVERLAP // grid * grid)
 
 
 def logit_bands(
-    network: UNet,
-    source: Source,
-    values: int = WHOLE,
-    run: Run | None = None,
-    first: int = 0,
-    channels: int | None = None,
-) -> Iterator[tuple[int, Tensor]]:
-    """Give a picture's logits, in one pass or in tiles, from top to bottom.
+    backend: TorchBackend, image: InputImage, values: int = WHOLE, first: int = 0
+) -> Iterator[tuple[int, Logits]]:
+    """Yield an image's logits, in one pass or in tiles, from top to bottom.
 
-    Args:
-        network: The network, in eval mode.
-        source: The picture; its sides are at least 2^depth.
-        values: As of `WHOLE`: up to so many are computed at a time.
-        run: What gives logits instead of the network itself.
-        first: Rows before it are not needed: what would give them alone is left out.
-        channels: Channels of what `run` gives, left out as many as there are classes.
-
-    Yields:
-        Number of the first row, and logits [K, n, W] (or what `run` gives); together all rows
-        from `first` on.
+    The image's sides are at least 2^depth. Up to `values`, as of `WHOLE`, are computed at a time.
+    Yields the number of the first row, and logits [K, n, W]; together all rows from `first` on.
+    Tiles that give only rows before it are left out.
     """
-    run = run or network
-    base, grid = network.base_channels, 2**network.depth
-    height, width = source.size
-    area = values // base
-    if network.valid:
-        yield from overlap_bands(network, source, TILE_OUTPUT, area, run, first)
-    elif height * width <= area or not _has_tiles(network):
-        yield 0, run(source.read(0, 0, height, width)[None])[0]
+    height, width = image.size
+    area, grid = values // backend.base_channels, 2**backend.depth
+    if backend.valid:
+        yield from overlap_bands(backend, image, TILE_OUTPUT, area, first)
+    elif height * width <= area or not backend.can_tile:
+        yield 0, backend.run(image.read(0, 0, height, width)[None])[0]
     else:
-        overlap = _overlap(network)
+        overlap = _overlap(backend)
         side = max(math.isqrt(area) // grid * grid, 2 * overlap)
-        # a band has the picture's whole width: it may take a quarter of what the network takes
-        each = 4 * (channels or network.num_classes) * width
-        rows = values * _BYTES // 4 // each // grid * grid
+        # a band has the image's whole width: it may take a quarter of what the network takes
+        rows = values * _BYTES // 4 // (4 * backend.logit_channels * width) // grid * grid
         length = min(max(rows, 2 * overlap), side)
         tile = length, side * side // length // grid * grid
-        yield from blend_bands(network, source, tile, overlap, run, first)
+        yield from blend_bands(backend, image, tile, overlap, first)
 
 
 def blend_bands(
-    network: UNet,
-    source: Source,
-    tile: tuple[int, int],
-    overlap: int,
-    run: Run | None = None,
-    first: int = 0,
-) -> Iterator[tuple[int, Tensor]]:
-    """Give logits as a weighted mean of those of tiles.
+    backend: TorchBackend, image: InputImage, tile: tuple[int, int], overlap: int, first: int = 0
+) -> Iterator[tuple[int, Logits]]:
+    """Yield logits as the weighted mean of those of tiles, as `logit_bands` does.
 
-    Args:
-        network: A network that pads its convolutions.
-        source: The picture.
-        tile: Height and width of a tile, multiples of 2^depth [pixels].
-        overlap: Width by which tiles overlap, the same, at most half of a side [pixels].
-        run: What gives logits instead of the network itself.
-        first: As of `logit_bands`.
-
-    Yields:
-        Number of the first row, and logits [K, n, W]; together all rows from `first` on.
-
-    Raises:
-        ValueError: Tiles would not lie on the grid of pooling.
+    The network pads its convolutions. The height and width of a tile, and the width by which tiles
+    overlap, are multiples of 2^depth [pixels], so that tiles lie on the grid of pooling; the
+    overlap is at most half of a side.
     """
-    grid, run = 2**network.depth, run or network
+    grid = 2**backend.depth
     length, across = tile
     if any(side % grid for side in (*tile, overlap)) or not 0 < 2 * overlap <= min(tile):
         raise ValueError(
             f"Tiles of {length} x {across} pixels that overlap by {overlap} are out of phase."
         )
-    height, width = source.size
-    lefts = _begin(width, across, overlap)
-    below = torch.empty(0)  # what the tiles above give of rows that those beneath give as well
-    tops = _begin(height, length, overlap)
+    height, width = image.size
+    lefts, tops = (
+        range(0, max(1, side - overlap), step - overlap)
+        for side, step in ((width, across), (height, length))
+    )
+    shared = None  # rows that the tiles above give together with those beneath
     # a tile gives its first rows together with those above, which are left out
     start = max((top for top in tops if top + overlap <= first), default=0)
     for top in tops[tops.index(start) :]:
         rows = min(length, height - top)
-        band = torch.empty(0)
+        band = backend.zeros(rows, width)
         for left in lefts:
-            n = min(across, width - left)
-            logits = run(source.read(top, left, rows, n)[None])[0]
-            if not band.numel():
-                band = logits.new_zeros(len(logits), rows, width, dtype=torch.float32)
-            band[..., left : left + n] += logits * _ramp(left, n, width, overlap, logits)
-        band *= _ramp(top, rows, height, overlap, band)[:, None]
-        if below.numel():
-            band[:, : below.shape[1]] += below
+            columns = min(across, width - left)
+            logits = backend.run(image.read(top, left, rows, columns)[None])[0]
+            weight = backend.move(_ramp(left, columns, width, overlap))
+            band[..., left : left + columns] += logits * weight
+        band *= backend.move(_ramp(top, rows, height, overlap))[:, None]
+        if shared is not None:
+            band[:, : shared.shape[1]] += shared
         final = rows if top + rows == height else rows - overlap
         yield top, band[:, :final]
-        below = band[:, final:]
+        shared = band[:, final:]
 
 
 def overlap_bands(
-    network: UNet,
-    source: Source,
-    tile_output: int,
-    area: int,
-    run: Run | None = None,
-    first: int = 0,
-) -> Iterator[tuple[int, Tensor]]:
-    """Give the logits that one pass over the whole mirrored picture would, tile by tile.
+    backend: TorchBackend, image: InputImage, tile_output: int, area: int, first: int = 0
+) -> Iterator[tuple[int, Logits]]:
+    """Yield the logits of one pass over the whole mirrored image, tile by tile.
 
-    Args:
-        network: A network of valid convolutions.
-        source: The picture.
-        tile_output: Least height and width of what one tile gives [pixels].
-        area: Pixels that go through the network at a time, in one tile or several.
-        run: What gives logits instead of the network itself.
-        first: As of `logit_bands`.
-
-    Yields:
-        Number of the first row, and logits [K, n, W]; together all rows from `first` on.
-
-    Raises:
-        ValueError: The network pads its convolutions, so that tiles would have seams.
+    Only for valid convolutions: with padding, tiles would have seams. `tile_output` is the least
+    height and width of what one tile gives [pixels]; `area` are the pixels that go through the
+    network at a time, in one tile or several.
     """
-    if not network.valid:
+    if not backend.valid:
         raise ValueError("Tiles without seams need a network of valid convolutions.")
-    run, grid = run or network, 2**network.depth
-    rows, columns = mirrored_places(network, source.size)
+    grid = 2**backend.depth
+    rows, columns = backend.mirrored_places(image.size)
+    whole = backend.output_size(len(rows), len(columns))
     length, width = (
         min(side, len(places))
         for side, places in zip(
-            network.input_size(tile_output, tile_output), (rows, columns), strict=True
+            backend.input_size(tile_output, tile_output), (rows, columns), strict=True
         )
     )
-    given = network.output_size(length, width)
+    given = backend.output_size(length, width)
     lefts = list(_origins(len(columns), width, given[1], grid))
+    several = max(1, area // (length * width))
     done = 0
     for top in _origins(len(rows), length, given[0], grid):
-        if min(top + given[0], source.size[0]) <= first:
+        # the last tiles begin where they end with the image, and give rows again
+        end = min(top + given[0], image.size[0])
+        if end <= first:
             done = top + given[0]
             continue
-        band = torch.empty(0)
-        several = max(1, area // (length * width))
+        band = backend.zeros(given[0], whole[1])
         for group in (lefts[n : n + several] for n in range(0, len(lefts), several)):
             parts = [
-                _gather(source, rows[top : top + length], columns[left : left + width])
+                _gather(image, rows[top : top + length], columns[left : left + width])
                 for left in group
             ]
-            for left, logits in zip(group, run(torch.stack(parts)), strict=True):
-                if not band.numel():
-                    whole = network.output_size(len(rows), len(columns))
-                    band = logits.new_empty(len(logits), given[0], whole[1])
+            for left, logits in zip(group, backend.run(np.stack(parts)), strict=True):
                 band[..., left : left + given[1]] = logits
-        # the last tiles begin where they end with the picture, and give rows again
-        end = min(top + given[0], source.size[0])
-        yield done, band[:, done - top : end - top, : source.size[1]]
+        yield done, band[:, done - top : end - top, : image.size[1]]
         done = end
 
 
-def _gather(source: Source, rows: Tensor, columns: Tensor) -> Tensor:
+def _gather(
+    image: InputImage, rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> NDArray[np.float32]:
     """Read pixels whose rows and columns are mirrored."""
     top, left = int(rows.min()), int(columns.min())
-    part = source.read(top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left)
-    across = (columns - left).to(part.device)
-    return part[:, (rows - top).to(part.device)][:, :, across]
+    part = image.read(top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left)
+    return part[np.ix_(rows - top, columns - left)]
 
 
-def _begin(side: int, tile: int, overlap: int) -> range:
-    """Where tiles begin along a side; the last one ends with it and may be smaller."""
-    return range(0, max(1, side - overlap), tile - overlap)
-
-
-def _ramp(first: int, length: int, side: int, overlap: int, like: Tensor) -> Tensor:
-    """Weights along a tile: zero and then rising where the picture goes on, 1 elsewhere."""
+def _ramp(first: int, length: int, side: int, overlap: int) -> NDArray[np.float32]:
+    """Weights along a tile: zero and then rising where the image goes on, 1 elsewhere."""
     margin = overlap * 3 // 8
-    steps = torch.arange(length, device=like.device, dtype=torch.float32) + 1
-    rising = ((steps - margin) / (overlap + 1 - 2 * margin)).clamp(0, 1)
-    weight = torch.ones_like(rising)
+    steps = np.arange(1, length + 1, dtype=np.float32)
+    rising = ((steps - margin) / np.float32(overlap + 1 - 2 * margin)).clip(0, 1)
+    weight = np.ones_like(rising)
     if first > 0:
-        weight = torch.minimum(weight, rising)
+        weight = np.minimum(weight, rising)
     if first + length < side:
-        weight = torch.minimum(weight, rising.flip(0))
+        weight = np.minimum(weight, rising[::-1])
     return weight
 
 

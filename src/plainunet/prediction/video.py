@@ -1,8 +1,8 @@
 """The masks of a video, frame after frame.
 
-In: a video file. Out: `NAME-mask.mkv`, each class in its colour, coded without loss (FFV1); and
-`NAME-overlay.mp4`, to look at. Limitations: both appear when all frames are done, so one that was
-interrupted begins again; sound is left out.
+Written are `NAME-mask.mkv`, each class in its colour, coded without loss (FFV1), and
+`NAME-overlay.mp4`, to look at. Limitations: both appear when all frames are done, so an interrupted
+video begins again; sound is left out.
 """
 
 import os
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from plainunet.files import write_whole
 from plainunet.prediction.drawing import draw_overlay
 from plainunet.prediction.predictor import Predictor
+from plainunet.reporter import Reporter, silent
 
 
 class CutOffError(ValueError):
@@ -25,42 +26,16 @@ class CutOffError(ValueError):
 
 
 def video_paths(video: Path, out: Path) -> tuple[Path, Path]:
-    """Name what is made of a video.
-
-    Args:
-        video: Its file.
-        out: The folder for masks.
-
-    Returns:
-        The files of its masks and of the overlay.
-    """
+    """Name the files of a video's masks and of the overlay."""
     return out / f"{video.stem}-mask.mkv", out / f"{video.stem}-overlay.mp4"
 
 
 def predict_video(
-    predictor: Predictor,
-    video: Path,
-    out: Path,
-    on_progress: Callable[[int, int], None] | None = None,
+    predictor: Predictor, video: Path, out: Path, reporter: Reporter = silent
 ) -> tuple[Path, Path]:
-    """Predict each frame of a video.
-
-    Args:
-        predictor: The model.
-        video: The file, of any kind that OpenCV reads.
-        out: The folder for its masks.
-        on_progress: Told how many of how many frames are done, as far as the file says.
-
-    Returns:
-        The files that were written.
-
-    Raises:
-        CutOffError: It is cut off or damaged.
-        ValueError: It cannot be read, or this build of OpenCV cannot write videos.
-        OSError: The disk is full.
-    """
+    """Predict each frame of a video, of any kind that OpenCV reads; the files that are written."""
     paths = video_paths(video, out)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is said here
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is reported here
     colors = np.array(predictor.card.colors, np.uint8)
     source = cv2.VideoCapture(str(video))
     try:
@@ -71,6 +46,7 @@ def predict_video(
             raise ValueError(f"{video}: not a video that can be read, or one without frames.")
         size = first.shape[1], first.shape[0]
         out.mkdir(parents=True, exist_ok=True)
+        reporter.stage(f"frames of {video.name}", max(total, 1))
         with ExitStack() as opened:
             write_overlay, write_mask = (  # the masks are finished first: what fails leaves none
                 opened.enter_context(_writing(path, codec, rate if rate > 0 else 25.0, size))
@@ -80,11 +56,12 @@ def predict_video(
                 mask = predictor.predict(frame)
                 write_mask(colors[mask])
                 write_overlay(draw_overlay(frame, mask, predictor.card.colors))
-                if on_progress:
-                    on_progress(number, max(total, number))
+                if number > max(total, 1):  # more frames than the file says
+                    reporter.stage(f"frames of {video.name}", number)
+                reporter.advance(number)
     finally:
         source.release()
-    if number < total - 1:  # where no number is written down, it is reckoned, perhaps one too many
+    if number < total - 1:  # where no number is stored, it is estimated, perhaps one too many
         raise CutOffError(
             f"{video}: ends after {number} of {total} frames, as where it is cut off or damaged; "
             "these have their masks. Take a whole copy of it, and --overwrite."
@@ -93,7 +70,7 @@ def predict_video(
 
 
 def _frames(source: cv2.VideoCapture) -> Iterator[NDArray[np.uint8]]:
-    """The frames [H, W, 3] RGB, as they are to be seen."""
+    """The frames [H, W, 3] RGB."""
     while True:
         is_read, frame = source.read()
         if not is_read:
@@ -105,7 +82,7 @@ def _frames(source: cv2.VideoCapture) -> Iterator[NDArray[np.uint8]]:
 def _writing(
     path: Path, codec: str, rate: float, size: tuple[int, int]
 ) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
-    """Give what writes a frame [H, W, 3] RGB to a video, which appears when all are there."""
+    """Yield a function that writes a frame [H, W, 3] RGB to a video; it appears when all are."""
     count = 0
     with write_whole(path) as part:
         code = cv2.VideoWriter.fourcc(*codec)

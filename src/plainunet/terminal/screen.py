@@ -2,8 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,11 +19,7 @@ _REMEMBERED = 600.0  # seconds of which a bar knows how fast it went; steps may 
 
 
 def speaks() -> bool:
-    """Say whether this process shows what happens: of several of one run, the first does.
-
-    Returns:
-        Whether it is the first, or the only one, that torchrun has started.
-    """
+    """Say whether this process shows what happens: of several of one run, the first does."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -37,11 +31,7 @@ class Screen(Reporter):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        """Make the screen.
-
-        Args:
-            console: Where to show; left out, standard output.
-        """
+        """Make the screen; left out, the console is standard output."""
         self._console = console or Console(highlight=False)
         self._bars = Progress(
             TextColumn("{task.description}", table_column=Column(min_width=22, no_wrap=True)),
@@ -64,11 +54,7 @@ class Screen(Reporter):
         self._live = Live(self, console=self._console, refresh_per_second=_REFRESHES)
 
     def __enter__(self) -> Self:
-        """Start showing.
-
-        Returns:
-            The screen.
-        """
+        """Start showing."""
         if self._is_live:
             self._live.start()
         return self
@@ -237,56 +223,3 @@ def _memory(step: StepDone | None) -> list[str]:
 
 def _bytes(number: int) -> str:
     return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
-
-
-@contextmanager
-def bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar.
-
-    Args:
-        name: What is done, such as "predicting".
-
-    Yields:
-        A function to be told how many of how many parts are done.
-    """
-    with bars() as on_progress:
-        yield lambda done, total: on_progress(name, done, total)
-
-
-class Bars(Reporter):
-    """Shows a progress bar for one stage after the other."""
-
-    def __init__(self, screen: Screen) -> None:
-        """Show them on a screen."""
-        self._screen = screen
-        self._shown: tuple[str, int] | None = None
-
-    def note(self, text: str) -> None:
-        """Show a note above the bar."""
-        self._screen.note(text)
-
-    def stage(self, name: str, total: int) -> None:
-        """Begin a bar."""
-        self._screen.stage(name, total)
-
-    def advance(self, done: int) -> None:
-        """Fill the bar up to here."""
-        self._screen.advance(done)
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        """Show how many of how many parts are done, for what takes no reporter yet."""
-        if self._shown != (name, total) or done == 1:
-            self.stage(name, total)
-            self._shown = name, total
-        self.advance(done)
-
-
-@contextmanager
-def bars() -> Iterator[Bars]:
-    """Show progress bars, one at a time.
-
-    Yields:
-        A reporter; it may also be called with what is done, and how many of how many parts.
-    """
-    with Screen() as screen:
-        yield Bars(screen)

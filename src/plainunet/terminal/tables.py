@@ -26,10 +26,7 @@ def show_model(
 ) -> None:
     """Print a network: the U in text, then a table of its stages with their totals.
 
-    Args:
-        stages: As returned by `summarise_network`.
-        picture: Channels, height and width of the picture.
-        class_names: Names of the classes, where they are known.
+    `picture` is channels, height and width; the stages are as by `summarise_network`.
     """
     from plainunet.network.summary import sketch
 
@@ -89,12 +86,7 @@ def _field(field: tuple[int, int] | None) -> str:
 
 
 def show_diagnosis(result: Diagnosis, train_line: str) -> None:
-    """Print what is wrong with a data folder, what it holds, and how to go on.
-
-    Args:
-        result: As returned by `check`.
-        train_line: The command that trains on the folder.
-    """
+    """Print what is wrong with a data folder, what it holds, and the command that trains on it."""
     console = Console(highlight=False, soft_wrap=True)
     _show_summary(console, result)
     for note in result.notes:
@@ -201,11 +193,7 @@ _OUTLINES = {
 
 
 def show_scores(result: dict[str, Any]) -> None:
-    """Print the tables of scores, and the protocol that they were made by.
-
-    Args:
-        result: As returned by `train` and `evaluate`.
-    """
+    """Print the tables of scores that `train` and `evaluate` return, and their protocol."""
     console = Console(highlight=False)
     intervals = result["intervals"]
     pictures, groups = len(result["images"]), intervals["groups"]
@@ -222,11 +210,7 @@ def show_scores(result: dict[str, Any]) -> None:
 
 
 def show_tuning(found: dict[str, Any]) -> None:
-    """Print what was tried on the validation part, and what is in the checkpoint now.
-
-    Args:
-        found: As returned by `tune`.
-    """
+    """Print what `tune` tried on the validation part, and what is in the checkpoint now."""
     console = Console(highlight=False)
     table = _table(f"tried on {found['pictures']} pictures, part: {found['part']}", ("Dice",))
     for each in found["tried"]:
@@ -242,11 +226,7 @@ def show_tuning(found: dict[str, Any]) -> None:
 
 
 def show_comparison(found: dict[str, Any]) -> None:
-    """Print the scores of two models, and how they differ.
-
-    Args:
-        found: As returned by `compare`.
-    """
+    """Print the scores of two models, as by `compare`, and how they differ."""
     console = Console(highlight=False)
     console.print(
         f"{_several(found['pictures'], 'picture')} in {_several(found['groups'], 'group')}, "

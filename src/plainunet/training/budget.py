@@ -5,7 +5,7 @@ In: a network, a picture size, pictures to judge. Out: seconds, measured by doin
 
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,8 @@ from typing import Any
 import torch
 
 from plainunet.config import Growth, TrainConfig
-from plainunet.dataset.coding import Coding
 from plainunet.dataset.dataset import SegmentationDataset
-from plainunet.dataset.pairs import Pair
-from plainunet.evaluation.measure import Seen, judged
+from plainunet.evaluation.measure import PredictedImage, predict_images
 from plainunet.evaluation.metrics import confusion_matrix
 from plainunet.evaluation.report import (
     CEILING,
@@ -148,16 +146,7 @@ def _measure_machine(
 
 
 def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> float:
-    """Time training steps on random pictures.
-
-    Args:
-        in_channels: Channels C of the pictures.
-        num_classes: Classes K.
-        config: The settings; the network is as they say.
-
-    Returns:
-        Seconds that one working pixel of one picture takes in a training step.
-    """
+    """Time training steps on random images: seconds that one working pixel takes in a step."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     with torch.random.fork_rng():
@@ -191,21 +180,10 @@ def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> fl
 
 
 def find_end(run: Run, predictor: Predictor) -> float:
-    """Say when training must be over, so that there is time to evaluate.
-
-    Args:
-        run: The run, with a budget.
-        predictor: The network, at the run's scale.
-
-    Returns:
-        A moment on the clock of `time.monotonic` [s].
-
-    Raises:
-        ValueError: There is next to no time left for training.
-    """
+    """When training must be over [s, `time.monotonic`], so that there is time to evaluate."""
     budget = run.config.budget
     assert budget is not None
-    judging = measure_end(predictor, run.dataset.part("val").pairs, run.dataset.coding)
+    judging = measure_end(predictor, run.dataset.part("val"))
     spent = time.monotonic() - run.begun
     if budget - spent - judging < _LITTLE * budget:
         raise ValueError(
@@ -217,46 +195,36 @@ def find_end(run: Run, predictor: Predictor) -> float:
 
 def measure_end(
     predictor: Predictor,
-    pairs: Sequence[Pair],
-    coding: Coding,
+    dataset: SegmentationDataset,
 ) -> float:
-    """Say how long the end of a run will take: judging natively, saving pictures, the report.
-
-    Args:
-        predictor: The network, at the run's scale.
-        pairs: The pictures that will be judged; some of them are, now, and one is drawn.
-        coding: What their masks mean.
-
-    Returns:
-        Seconds.
-    """
+    """Seconds that the end of a run will take: evaluation, saved images, the report."""
     # the first waits for memory to be mapped, and for a reader that is ahead later
-    chosen = [*pairs[:1], *pairs[:: -(-len(pairs) // _JUDGED)]]
+    count = len(dataset)
+    chosen = dataset.subset([0, *range(0, count, -(-count // _JUDGED))])
     times, areas = [time.perf_counter()], []
     colors = predictor.card.colors
     with tempfile.TemporaryDirectory() as folder:
-        for seen in judged(predictor, chosen, coding):
+        for seen in predict_images(predictor, chosen):
             confusion_matrix(seen.truth, seen.prediction, predictor.network.num_classes)
             times.append(time.perf_counter())
             areas.append(seen.truth.size)
         parts = (
             partial(_save, seen, colors, Path(folder)),
             lambda: fit_panels(show(0, "worst", seen), colors, _PANELS),
-            lambda: measure_ceiling(predictor.card, chosen[-1:], coding),
+            lambda: measure_ceiling(predictor.card, chosen.subset([len(chosen) - 1])),
         )
         drawing, packing, reducing = (_time_second(part) / areas[-1] for part in parts)
     each = (times[-1] - times[1]) / sum(areas[1:])
-    shapes = [image_shape(pair.image) for pair in pairs]
-    mean = sum(height * width for height, width, _ in shapes) / len(pairs)
+    mean = sum(height * width for height, width in dataset.sizes) / count
     saved, shown, reduced = (
-        mean * min(most, len(pairs)) for most in (SAVED_IMAGES, WORST + MEDIAN, CEILING)
+        mean * min(most, count) for most in (SAVED_IMAGES, WORST + MEDIAN, CEILING)
     )
-    again = mean * min(SAVED_IMAGES + WORST + MEDIAN, len(pairs))  # some are both saved and shown
-    judging = (mean * len(pairs) + again) * each
+    again = mean * min(SAVED_IMAGES + WORST + MEDIAN, count)  # some are both saved and shown
+    judging = (mean * count + again) * each
     return judging + saved * drawing + shown * packing + reduced * reducing + _LAST
 
 
-def _save(seen: Seen, colors: Colors, folder: Path) -> None:
+def _save(seen: PredictedImage, colors: Colors, folder: Path) -> None:
     write_mask(folder / "mask.png", seen.prediction, colors)
     write_comparison(folder / "comparison.png", *seen[:3], colors)
 

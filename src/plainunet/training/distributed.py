@@ -124,18 +124,7 @@ class Processes:
         return self.joined and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
     def first_decides(self, decide: Callable[[], T]) -> T:
-        """Have the first process do something, and tell all what came out.
-
-        Args:
-            decide: What it does.
-
-        Returns:
-            Its result, in every process.
-
-        Raises:
-            ElsewhereError: In the other processes: it failed in the first, where the error
-                goes on.
-        """
+        """Have the first process do something once; all get what came of it, or its error."""
         if not self.joined:
             return decide()
         told: list[Any] = [None, None]
@@ -155,14 +144,7 @@ class Processes:
         return decided
 
     def in_turn(self, work: Callable[[], T]) -> T:
-        """Have one process of each machine do something first, then the others.
-
-        Args:
-            work: What leaves something behind that makes it quick for the others.
-
-        Returns:
-            Its result here.
-        """
+        """Do something in one process on each machine first, then in the others."""
         if not self.joined:
             return work()
         leads = int(os.environ.get("LOCAL_RANK", "0")) == 0
@@ -172,14 +154,7 @@ class Processes:
         return result if leads else work()
 
     def gather(self, mine: T) -> list[T]:
-        """Give everyone what each has.
-
-        Args:
-            mine: What this process has.
-
-        Returns:
-            What all have, by rank.
-        """
+        """Collect what each process has, in the order of their ranks."""
         if not self.joined:
             return [mine]
         all_of_them: list[Any] = [None] * self.count
@@ -198,14 +173,7 @@ class Processes:
         return range(self.rank, count, self.count)
 
     def restore_order(self, shares: Sequence[Sequence[T]]) -> list[T]:
-        """Put together what came of `share`.
-
-        Args:
-            shares: What each process made of its numbers, in their order, by rank.
-
-        Returns:
-            One for each number.
-        """
+        """Put what the processes got of `share` back into the order of the whole."""
         count = sum(map(len, shares))
         return [shares[number % self.count][number // self.count] for number in range(count)]
 
@@ -223,14 +191,7 @@ class Processes:
         return values
 
     def join_batch(self, weight: Tensor) -> Tensor:
-        """Put the shares of a batch together.
-
-        Args:
-            weight: [N, H, W], this process's share; their lengths may differ.
-
-        Returns:
-            [M, H, W], all of them.
-        """
+        """Put the shares [N, H, W] of a batch together, of any lengths: [M, H, W]."""
         if self.count == 1:
             return weight
         sizes = [0] * self.count
@@ -252,30 +213,14 @@ class Processes:
                 distributed.broadcast(tensor, 0)
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """Have a module's gradients averaged over the processes by its backward pass.
-
-        Args:
-            module: The module; its weights are made those of the first process.
-            device: Where it is.
-
-        Returns:
-            What to call instead.
-        """
+        """Have gradients summed over the processes in the backward pass."""
         if not self.joined or not any(weight.requires_grad for weight in module.parameters()):
             return module
         places = [torch.cuda.current_device()] if device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=places)
 
     def no_sum_before(self, module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-        """Leave gradients where they are until the last part of a batch.
-
-        Args:
-            module: What `wrap` gave.
-            is_last: Whether this part is it.
-
-        Returns:
-            A context for the part's forward and backward passes.
-        """
+        """A context in which gradients stay where they are until the last part of a batch."""
         if is_last or not isinstance(module, DistributedDataParallel):
             return nullcontext()
         return module.no_sync()
@@ -300,18 +245,7 @@ ALONE = Processes()
 
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
-    """Join the processes that torchrun has started, if it has.
-
-    Args:
-        device: As for `choose_device`; of several GPUs, each process takes its own.
-
-    Yields:
-        What this one knows of them.
-
-    Raises:
-        ValueError: There are more processes than GPUs on this machine.
-        ChildProcessError: Another process has ended before its time.
-    """
+    """Join the processes that torchrun started for a run, or be alone."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or distributed.is_initialized():
         yield ALONE
         return

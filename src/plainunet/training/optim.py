@@ -60,15 +60,7 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Set all singular values near 1 by Newton-Schulz iteration, quintic (Jordan et al. 2024).
-
-    Args:
-        matrix: [m, n] float32.
-        steps: Iterations; after 5, singular values lie within about 0.7 and 1.2.
-
-    Returns:
-        [m, n] float32, with the singular vectors of `matrix`.
-    """
+    """Set all singular values of [m, n] near 1: Newton-Schulz, quintic (Jordan et al. 2024)."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)

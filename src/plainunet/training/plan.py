@@ -14,8 +14,7 @@ from plainunet.dataset.cache import recall
 from plainunet.dataset.coding import Coding
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
-from plainunet.dataset.resize import SIZES, area_shares, measure_ceiling, reduce_size
-from plainunet.dataset.samples import patches_each
+from plainunet.dataset.resize import SIZES, area_shares, measure_ceiling, patches_each, reduce_size
 from plainunet.doctor.diagnose import Diagnosis
 from plainunet.formats.images import read_image, to_unit
 from plainunet.formats.problems import DataError, command
@@ -296,15 +295,7 @@ def _passes(seconds: float, pixel: float, classes: int) -> float:
 
 
 def choose_growth(size: tuple[int, int], least: int) -> tuple[tuple[dict[str, float], ...], str]:
-    """Choose how whole pictures grow during a run.
-
-    Args:
-        size: Height and width at its end [pixels].
-        least: Least side that the network takes in training [pixels].
-
-    Returns:
-        The earlier parts, each with `until` and `scale`, and the reason for them.
-    """
+    """The earlier, smaller parts of training at a size, and why."""
     for growth in (_GROWTH, _HALF):
         if min(size) * growth[0]["scale"] >= least:
             return growth, "most is learnt as well from small pictures, and faster"
@@ -312,16 +303,7 @@ def choose_growth(size: tuple[int, int], least: int) -> tuple[tuple[dict[str, fl
 
 
 def side_needed(kept: Mapping[int, float], lost: float) -> float:
-    """Say how large a mask must be to keep enough of itself.
-
-    Args:
-        kept: By N, the Dice that masks keep at N x N pixels of area.
-        lost: Dice that may be lost.
-
-    Returns:
-        N, by a straight line on logarithmic scales between those that were measured, beyond
-        them in inverse proportion; 0 where nothing was.
-    """
+    """The N at which masks of N x N pixels lose so much Dice, from what was measured; or 0."""
     if not kept:
         return 0.0
     # a band along outlines is lost, half as wide where pixels are half as large
@@ -346,14 +328,7 @@ def _typical(sizes: Sequence[tuple[int, int]]) -> float:
 
 
 def growth_cost(growth: Sequence[Any]) -> float:
-    """Say what growth saves.
-
-    Args:
-        growth: Earlier parts of a run, each with `until` and `scale`.
-
-    Returns:
-        The time of a run as a share of what it would take with full-size pictures alone.
-    """
+    """The time of a run with growth, as a share of that with full-size images alone."""
     cost, before = 0.0, 0.0
     for part in (*growth, {"until": 1.0, "scale": 1.0}):
         until, scale = dict(part)["until"], dict(part)["scale"]
@@ -362,16 +337,7 @@ def growth_cost(growth: Sequence[Any]) -> float:
 
 
 def choose_size(sizes: Sequence[tuple[int, int]], side: int = 256) -> tuple[int, int]:
-    """Choose a working size for pictures of these sizes.
-
-    Args:
-        sizes: Height and width of each picture [pixels].
-        side: N, for an area of about N x N pixels.
-
-    Returns:
-        Height and width [pixels]: the median picture, reduced to an area of about N x N,
-        each side a multiple of 16 and at least 32.
-    """
+    """A working size of about 256 x 256 pixels of area that suits all images."""
     height, width = (float(length) for length in np.median(np.array(sizes), axis=0))
     scale = min(1.0, side / math.sqrt(height * width))
     return max(32, 16 * round(height * scale / 16)), max(32, 16 * round(width * scale / 16))
@@ -503,18 +469,7 @@ def training_command(result: Diagnosis) -> str:
 
 
 def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
-    """Fill in what follows from the checkpoint that a run begins with.
-
-    Args:
-        config: The settings as given, and as the data folder says.
-
-    Returns:
-        The settings, and for each that was filled in, why.
-
-    Raises:
-        FileNotFoundError: There is no such checkpoint.
-        ValueError: It is none.
-    """
+    """Fill in what follows from the checkpoint that a run starts from, each with the reason."""
     if not config.start_from:
         return config, {}
     # PyTorch is loaded only where there is a checkpoint: `check` plans without it
@@ -530,20 +485,7 @@ def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
 def fill_in(
     dataset: SegmentationDataset, config: TrainConfig, reporter: Reporter
 ) -> tuple[SegmentationDataset, TrainConfig]:
-    """Split the pairs, and fill in what the settings leave to the data.
-
-    Args:
-        dataset: The data.
-        config: The settings as the user gave them.
-        reporter: Told what was understood.
-
-    Returns:
-        The data, each pair with its part; the settings with `classes` and, unless there are
-        patches or the clock will choose it, `size`.
-
-    Raises:
-        ValueError: The pairs cannot be split so, or the size is too small.
-    """
+    """Split the pairs, and fill in the classes and, unless the plan chooses it, the size."""
     parted, coding = dataset.split(config), dataset.coding
     size = config.size
     if not (size or config.patch or config.budget):
@@ -578,15 +520,7 @@ _IDLE: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
 
 
 def check_window(config: TrainConfig, reporter: Reporter) -> None:
-    """Say what the network will see, if it can.
-
-    Args:
-        config: The settings, `size` or `patch` filled in.
-        reporter: Told what may go wrong.
-
-    Raises:
-        ValueError: The size is too small, or elastic deformation too strong for it.
-    """
+    """Say what the network will see; refuse what it cannot, a ValueError."""
     reporter.note(_describe_size(config, config.window))
     _check_size(config, config.window)
     _check_objects(config, config.window, reporter)

@@ -24,80 +24,30 @@ from plainunet.settings import DATASET_FILE
 from plainunet.training.distributed import ALONE, Processes
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """The files of a run."""
+    """The files of a run, all in one folder."""
 
-    path: Path
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of the best epoch."""
-        return self.path / "best.safetensors"
-
-    @property
-    def state(self) -> Path:
-        """What resuming needs."""
-        return self.path / "last" / "state.pt"
-
-    @property
-    def trackers(self) -> Path:
-        """How each tracker calls the run, and how far it was logged."""
-        return self.path / "last" / "trackers.json"
+    def __init__(self, path: Path) -> None:
+        """Name them; none is opened."""
+        self.path = path
+        self.best = path / "best.safetensors"  # the checkpoint of the best epoch
+        self.state = path / "last" / "state.pt"  # what resuming needs
+        # the run's name in each tracker, and how far it was logged
+        self.trackers = path / "last" / "trackers.json"
+        self.config = path / "config.toml"  # all settings, filled in
+        self.plan = path / "plan.txt"  # the plan, with a reason for each line
+        self.split = path / SPLIT_FILE  # all pairs with their parts
+        self.dataset = path / DATASET_FILE  # what was understood of the data folder
+        self.metrics = path / "metrics.jsonl"  # a row for each epoch
+        self.table = path / "metrics.csv"  # the same as CSV
+        self.curves = path / "curves.png"  # loss, Dice and learning rate over the epochs
+        self.validation = path / "validation"  # folder of the images of the last validation
+        self.saved_images = path / "saved_images"  # folder of masks and comparisons
+        self.report = path / "report.html"  # the evaluation of the best checkpoint
 
     def journal(self, name: str) -> Path:
         """Counts of an unfinished evaluation; `name` tells evaluations at the same time apart."""
         return self.path / "last" / f"judged-{name}.json"
-
-    @property
-    def config(self) -> Path:
-        """All settings, filled in."""
-        return self.path / "config.toml"
-
-    @property
-    def plan(self) -> Path:
-        """The plan, with a reason for each line."""
-        return self.path / "plan.txt"
-
-    @property
-    def split(self) -> Path:
-        """All pairs with their parts."""
-        return self.path / SPLIT_FILE
-
-    @property
-    def dataset(self) -> Path:
-        """What was understood of the data folder."""
-        return self.path / DATASET_FILE
-
-    @property
-    def metrics(self) -> Path:
-        """A row for each epoch."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def table(self) -> Path:
-        """The same as CSV."""
-        return self.path / "metrics.csv"
-
-    @property
-    def curves(self) -> Path:
-        """Loss, Dice and learning rate over the epochs, drawn."""
-        return self.path / "curves.png"
-
-    @property
-    def validation(self) -> Path:
-        """Folder of the images of the last validation."""
-        return self.path / "validation"
-
-    @property
-    def saved_images(self) -> Path:
-        """Folder of masks and comparisons, from worst to best."""
-        return self.path / "saved_images"
-
-    @property
-    def report(self) -> Path:
-        """The evaluation of the best checkpoint as a page."""
-        return self.path / "report.html"
 
     def require_state(self) -> None:
         """Refuse a folder without a saved state."""
@@ -249,12 +199,7 @@ def _scores(row: dict[str, Any]) -> list[float | None]:
 
 
 def draw_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw loss, validation Dice and learning rate over the epochs.
-
-    Args:
-        path: The PNG to write.
-        rows: Rows of `metrics.jsonl` with an `epoch`.
-    """
+    """Draw loss, validation Dice and learning rate over the epochs."""
     # imported here: it takes a second, and only runs draw
     from matplotlib.figure import Figure
 

@@ -182,15 +182,7 @@ class ClockSchedule:
 
 
 def size_in(epoch: int, config: TrainConfig) -> tuple[int, int]:
-    """Give the working size of an epoch.
-
-    Args:
-        epoch: Its number, from 0.
-        config: The settings, `size` or `patch` filled in.
-
-    Returns:
-        Height and width of what the network is shown [pixels].
-    """
+    """The working size [pixels] of an epoch of a run that counts epochs."""
     for part in config.growth:
         # the last epoch always runs at the full size, however few there are
         if epoch < min(round(part.until * config.epochs), config.epochs - 1):
@@ -199,15 +191,7 @@ def size_in(epoch: int, config: TrainConfig) -> tuple[int, int]:
 
 
 def size_at(share: float, config: TrainConfig) -> tuple[int, int]:
-    """Give the working size at a moment of the run.
-
-    Args:
-        share: How much of the run is done, 0..1.
-        config: The settings, `size` or `patch` filled in.
-
-    Returns:
-        Height and width [pixels].
-    """
+    """The working size [pixels] when a share 0..1 of the run is done."""
     for part in config.growth:
         if share < part.until:
             return scaled_size(config.window, part.scale)

@@ -38,22 +38,11 @@ class Saver:
         self._took = self._saved_at - begun
 
     def is_due(self, ahead: float) -> bool:
-        """Say whether it must be now, for later would be too late.
-
-        Args:
-            ahead: After so many seconds it is asked again.
-
-        Returns:
-            Whether more than `LOST` could be lost otherwise.
-        """
+        """Whether more than `LOST` could be lost if it is asked again after so many seconds."""
         return time.monotonic() - self._saved_at + ahead + self._took >= LOST
 
     def is_cheap(self) -> bool:
-        """Say whether saving now takes a small part of the time since the last one.
-
-        Returns:
-            Whether it does.
-        """
+        """Whether saving now takes a small part of the time since the last one."""
         return time.monotonic() - self._saved_at >= self._took / _SHARE
 
 
@@ -113,11 +102,7 @@ class TrainingState:
             torch.save(content, file)
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Take a saved state over.
-
-        Args:
-            content: As given by `read_state`.
-        """
+        """Take over a saved state, as by `read_state`."""
         self.network.load_state_dict(content["network"])
         for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -136,18 +121,7 @@ _COUNTERS = (
 
 
 def read_state(folder: RunFolder) -> dict[str, Any]:
-    """Read a saved state.
-
-    Args:
-        folder: The run folder.
-
-    Returns:
-        What `TrainingState.save` wrote, on the CPU.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is damaged.
-    """
+    """Read what `TrainingState.save` wrote, on the CPU; a ValueError if it is damaged."""
     folder.require_state()
     file = folder.state
     try:

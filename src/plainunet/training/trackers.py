@@ -186,15 +186,7 @@ _ENVIRONMENT = {
 
 
 def require_trackers(config: TrainConfig, run: Path) -> None:
-    """Import the libraries of the trackers that are asked for, before long work begins.
-
-    Args:
-        config: The settings.
-        run: The run folder.
-
-    Raises:
-        ValueError: A library is missing.
-    """
+    """Import the trackers' libraries before long work begins; name what is missing."""
     for name in config.track:
         # Trackio reads its folder when it is imported
         folder = {"TRACKIO_DIR": str(run.resolve() / name)} if name == "trackio" else {}

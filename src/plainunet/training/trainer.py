@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from plainunet.config import NetworkConfig
 from plainunet.dataset.loader import EpochBatches, iterate, make_loader
-from plainunet.dataset.samples import Samples, TrainingSet, balanced_weights, patches_each
+from plainunet.dataset.resize import patches_each
+from plainunet.dataset.samples import Samples, TrainingSet, balanced_weights
 from plainunet.network.checkpoint import Card, freeze_encoder, save_checkpoint
 from plainunet.network.device import choose_device, choose_precision, most_memory, to_device
 from plainunet.network.unet import UNet

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.dataset.pairs import Pair
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.resize import resize
 from plainunet.dataset.samples import Samples
-from plainunet.evaluation.measure import Measured, judged, measure, put_together
+from plainunet.evaluation.measure import Measurement, measure, predict_images, score_images
 from plainunet.evaluation.metrics import Counts, confusion_matrix, summarise
 from plainunet.evaluation.report import About, Shown, choose_shown, show, write_report
 from plainunet.files import write_json
@@ -57,14 +57,7 @@ class ValidationImages:
         self._drawn: dict[str, NDArray[np.uint8]] = {}
 
     def wants(self, index: int) -> bool:
-        """Say whether a picture is one of the chosen.
-
-        Args:
-            index: Its number among the samples.
-
-        Returns:
-            Whether it is.
-        """
+        """Whether an image is one of the chosen."""
         return index in self._names
 
     def join(self, processes: Processes) -> None:
@@ -292,14 +285,14 @@ def evaluate_best(run: Run) -> dict[str, Any]:
     run.where = "while judging"
     network, card = processes.first_decides(lambda: load_checkpoint(best))
     predictor = Predictor(network, card, device=run.config.device, precision=run.config.precision)
-    held_out = list(run.dataset.part("val").pairs)
-    mine = [held_out[number] for number in processes.share(len(held_out))]
+    held_out = run.dataset.part("val")
+    mine = processes.share(len(held_out))
     digest = processes.first_decides(lambda: hashlib.sha256(best.read_bytes()).hexdigest())
     journal = Journal(run.folder.journal(f"best-{processes.rank}"), digest)
     run.reporter.stage("judging at native size", len(mine))
-    left = mine[len(journal.counts) :]
+    left = held_out.subset(mine[len(journal.counts) :])
     # boundaries would take longer than the network, and can be compared later
-    for each in measure(predictor, left, run.dataset.coding, boundary=False):
+    for each in measure(predictor, left, boundary=False):
         journal.add(_pack(each))
         run.reporter.advance(len(journal.counts))
         if run.stop:
@@ -307,7 +300,7 @@ def evaluate_best(run: Run) -> dict[str, Any]:
             run.stop_if_asked()
     everyones = processes.restore_order(processes.gather(journal.counts))
     measured = [_unpack(row, len(card.class_names)) for row in everyones]
-    scored = put_together(measured, held_out, card.class_names, card.threshold)
+    scored = score_images(measured, held_out.pairs, card.class_names, card.threshold)
     result = {"split": "val", **scored}
     if processes.is_first:
         _save_images(run, predictor, held_out, result)
@@ -318,23 +311,23 @@ def evaluate_best(run: Run) -> dict[str, Any]:
     return result
 
 
-def _pack(measured: Measured) -> Counts:
+def _pack(measured: Measurement) -> Counts:
     """The numbers of an image, in a row."""
-    parts = (measured.counts.ravel(), measured.probabilities.ravel())
+    parts = (measured.counts.ravel(), measured.histogram.ravel())
     return np.concatenate([np.array(measured.size, np.int64), *parts])
 
 
-def _unpack(row: Counts, classes: int) -> Measured:
+def _unpack(row: Counts, classes: int) -> Measurement:
     size, counts, given = np.split(row, [2, 2 + classes**2])
     shape = int(size[0]), int(size[1])
-    return Measured(counts.reshape(classes, classes), given.reshape(2, -1), shape)
+    return Measurement(counts.reshape(classes, classes), given.reshape(2, -1), shape)
 
 
 def _save_images(
-    run: Run, predictor: Predictor, held_out: list[Pair], result: dict[str, Any]
+    run: Run, predictor: Predictor, held_out: SegmentationDataset, result: dict[str, Any]
 ) -> None:
     """Save some images, from worst to best, and the report with others."""
-    colors, coding = predictor.card.colors, run.dataset.coding
+    colors = predictor.card.colors
     means = [entry["dice"]["mean_foreground"] for entry in result["images"]]
     # without foreground in truth and prediction there is no Dice, and nothing wrong either
     order = np.argsort([1.0 if mean is None else mean for mean in means])
@@ -344,11 +337,11 @@ def _save_images(
     chosen = list(dict.fromkeys([*saved, *in_report]))
     shown: dict[int, Shown] = {}
     run.reporter.stage("saving pictures", len(chosen))
-    seen = judged(predictor, [held_out[index] for index in chosen], coding)
+    seen = predict_images(predictor, held_out.subset(chosen))
     for done, (index, each) in enumerate(zip(chosen, seen, strict=True), 1):
         if index in saved:
             number = saved.index(index) + 1
-            stem = run.folder.saved_images / f"{number:02d}_{stem_of(held_out[index].image)}"
+            stem = run.folder.saved_images / f"{number:02d}_{stem_of(held_out.pairs[index].image)}"
             write_mask(stem.with_name(f"{stem.name}_mask.png"), each.prediction, colors)
             file = stem.with_name(f"{stem.name}_comparison.png")
             write_comparison(file, each.image, each.truth, each.prediction, colors)
@@ -358,4 +351,4 @@ def _save_images(
     best, data = run.folder.best, run.dataset.folder
     about = About(str(best), str(data), command("plainunet", "evaluate", best, data))
     ordered = [shown[index] for index in in_report]
-    write_report(run.folder.report, result, ordered, predictor, held_out, coding, about)
+    write_report(run.folder.report, result, ordered, predictor, held_out, about)

@@ -1,23 +1,32 @@
+"""Masks as files, and drawings of them."""
+
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.dataset.coding import read_mask
 from plainunet.palette import default_colors
-from plainunet.prediction.drawing import as_rgb, draw_overlay, write_comparison, write_mask
+from plainunet.prediction.drawing import (
+    as_rgb,
+    draw_overlay,
+    write_comparison,
+    write_mask,
+    write_tiff_mask,
+)
 
 COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
 GAP = 4
 
 
 def read(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(path) as file:
+        assert file.format == "PNG"
+        return np.asarray(file.convert("RGB"))
 
 
 def panels(path: Path) -> list[NDArray[np.uint8]]:
@@ -37,9 +46,9 @@ def test_mask_holds_ids_and_colours(tmp_path: Path, num_classes: int) -> None:
     mask = np.random.default_rng(0).integers(0, num_classes, (23, 31)).astype(np.uint8)
     path = tmp_path / "new" / "mask.png"
     write_mask(path, mask, colors)
-    with Image.open(path) as picture:
-        assert picture.mode == "P"
-        assert np.array_equal(np.asarray(picture), mask)
+    with Image.open(path) as file:
+        assert file.mode == "P"
+        assert np.array_equal(np.asarray(file), mask)
     assert np.array_equal(read_mask(path), mask)
     assert np.array_equal(read(path), np.array(colors, np.uint8)[mask])
     assert list(path.parent.iterdir()) == [path]
@@ -53,10 +62,22 @@ def test_tiny_masks(tmp_path: Path, shape: tuple[int, int]) -> None:
 
 def test_mask_of_background_alone_keeps_its_palette(tmp_path: Path) -> None:
     write_mask(tmp_path / "mask.png", np.zeros((5, 5), np.uint8), COLORS)
-    with Image.open(tmp_path / "mask.png") as picture:
-        palette = picture.getpalette()
+    with Image.open(tmp_path / "mask.png") as file:
+        palette = file.getpalette()
     assert palette is not None
     assert palette[:9] == [value for color in COLORS for value in color]
+
+
+def test_the_mask_is_a_tiled_palette_tiff(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).integers(0, 3, (700, 1100), dtype=np.uint8)
+    write_tiff_mask(tmp_path / "m.tif", mask, COLORS)
+    with Image.open(tmp_path / "m.tif") as file:
+        assert file.mode == "P"
+        assert np.array_equal(np.asarray(file), mask)
+        assert np.array_equal(np.asarray(file.convert("RGB")), np.array(COLORS)[mask])
+    with tifffile.TiffFile(tmp_path / "m.tif") as file:
+        assert file.pages.first.is_tiled
+        assert file.filehandle.size < mask.size / 2
 
 
 def test_comparison_shows_what_it_says(tmp_path: Path) -> None:
@@ -106,7 +127,7 @@ def test_sizes_of_the_panels(
     ("channels", "dtype"),
     [(1, np.uint8), (3, np.uint16), (1, np.uint16), (3, np.float32), (2, np.uint8), (6, np.uint8)],
 )
-def test_comparison_of_any_picture(tmp_path: Path, channels: int, dtype: Any) -> None:
+def test_comparison_of_any_image(tmp_path: Path, channels: int, dtype: Any) -> None:
     image = np.zeros((12, 16, channels), dtype)
     top = 1 if dtype == np.float32 else np.iinfo(dtype).max
     image[:, 8:] = top
@@ -117,28 +138,18 @@ def test_comparison_of_any_picture(tmp_path: Path, channels: int, dtype: Any) ->
     assert (shown[:, 8:] == 255).all()
 
 
-def test_eight_bits_are_shown_as_they_are() -> None:
+def test_integers_are_shown_as_they_are() -> None:
     image = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     assert np.array_equal(as_rgb(image), image)
-
-
-def test_sixteen_bits_equal_their_eight_bit_twin() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     assert np.array_equal(as_rgb(image.astype(np.uint16) * np.uint16(257)), image)
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_few_channels_are_grey(channels: int) -> None:
-    image = np.zeros((2, 2, channels), np.uint8)
-    image[..., 0] = 77
-    assert (as_rgb(image) == 77).all()
-    assert as_rgb(image).shape == (2, 2, 3)
-
-
-def test_of_many_channels_the_first_three_are_shown() -> None:
-    image = np.zeros((2, 2, 7), np.uint8)
-    image[...] = range(7)
-    assert (as_rgb(image) == (0, 1, 2)).all()
+@pytest.mark.parametrize(("channels", "shown"), [(1, [0] * 3), (2, [0] * 3), (7, [0, 1, 2])])
+def test_few_channels_are_grey_and_of_many_the_first_three_are_shown(
+    channels: int, shown: list[int]
+) -> None:
+    image = np.full((2, 2, channels), range(channels), np.uint8)
+    assert (as_rgb(image) == shown).all()
 
 
 def test_floats_are_stretched() -> None:

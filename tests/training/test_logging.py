@@ -1,4 +1,4 @@
-"""What trackers are told, when, and what happens if they are missing or fail."""
+"""What trackers log, when, and what happens if they are missing or fail."""
 
 import json
 import os
@@ -6,16 +6,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, cast, get_args
 from unittest import mock
 
 import pytest
-from plainunet.training.events import EpochDone, Event, Judged, Note, StepDone
 
 from plainunet.config import TrackerName, TrainConfig
-from plainunet.training import trackers as tracking
+from plainunet.reporter import Reporter, StepDone
+from plainunet.training import trackers
+from plainunet.training.run import Run, RunFolder
 from plainunet.training.trackers import TRACKERS, require_trackers, track
-from plainunet.training.train import CONFIG_FILE, resume, train
+from plainunet.training.train import resume, train
+
+from .conftest import Recorder
 
 Draw = Callable[..., Path]
 
@@ -28,7 +31,7 @@ def _own_environment() -> Iterator[None]:
         yield
 
 
-class Recorder:
+class Logged:
     """Keeps what it is told."""
 
     libraries = ("json",)
@@ -51,19 +54,37 @@ class Recorder:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    monkeypatch.setitem(TRACKERS, "wandb", Recorder)  # type: ignore[arg-type]
-    monkeypatch.setattr(Recorder, "calls", [])
-    monkeypatch.setattr(tracking, "PERIOD", 0.0)
-    return Recorder.calls
+    monkeypatch.setitem(TRACKERS, "wandb", Logged)  # type: ignore[arg-type]
+    monkeypatch.setattr(Logged, "calls", [])
+    monkeypatch.setattr(trackers, "PERIOD", 0.0)
+    return Logged.calls
 
 
-def step(number: int) -> StepDone:
-    return StepDone(0, number, 9, 0.5, 7.0, 0.1, number + 1, 9, 0.5)
+News = tuple[str, Any]
 
 
-def epoch(number: int, steps: int, validation: Any = None) -> EpochDone:
+def step(number: int) -> News:
+    return "step", StepDone(0, number, 9, 0.5, 7.0, 0.1, number + 1, 9, 0.5)
+
+
+def epoch(number: int, steps: int, validation: Any = None) -> News:
     row = {"epoch": number, "step": steps, "size": [32, 40], "loss": 0.25, "learning_rate": 0.1}
-    return EpochDone({**row, "images_per_second": 3.0, "seconds": 2.0, "validation": validation})
+    row |= {"images_per_second": 3.0, "seconds": 2.0, "validation": validation}
+    return "epoch", (row, None)
+
+
+def result(scores: dict[str, Any]) -> News:
+    return "result", scores
+
+
+def tell(reporter: Reporter, *news: News) -> None:
+    for kind, told in news:
+        getattr(reporter, kind)(*(told if kind == "epoch" else (told,)))
+
+
+def make_run(config: TrainConfig, out: Path, reporter: Reporter | None = None) -> Run:
+    """A run without data, of which trackers know nothing."""
+    return Run(RunFolder(out), config, cast(Any, None), reporter or Reporter())
 
 
 def scores(value: float | None) -> dict[str, Any]:
@@ -79,16 +100,17 @@ def test_every_tracker_that_can_be_asked_for_is_there() -> None:
 
 
 def test_events_become_values(calls: list[Any], tmp_path: Path) -> None:
-    told: list[Event] = []
-    events = [step(0), epoch(1, 1), step(1), epoch(2, 2, scores(None)), Judged(scores(0.75))]
+    heard = Recorder()
+    events = [step(0), epoch(1, 1), step(1), epoch(2, 2, scores(None)), result(scores(0.75))]
     (tmp_path / "saved_images").mkdir()
     for number in range(10):
         for kind in ("comparison", "mask"):
             (tmp_path / "saved_images" / f"{number:02d}_x_{kind}.png").touch()
-    with track(CONFIG, tmp_path, False, told.append) as on_event:
-        for event in events:
-            on_event(event)
-    assert told == [Note("wandb: here"), *events]
+    run = make_run(CONFIG, tmp_path, heard)
+    with track(run, known=False):
+        tell(run.reporter, *events)
+    assert run.reporter is heard
+    assert heard.told == [("note", "wandb: here"), *events]
     opened, first, row, _, judged, native, show, close = calls
     assert opened[:2] == ("open", None)
     assert opened[2]["epochs"] == 7
@@ -111,38 +133,38 @@ def test_events_become_values(calls: list[Any], tmp_path: Path) -> None:
 def test_steps_are_told_at_a_modest_rate(
     calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "PERIOD", 1000.0)
-    with track(CONFIG, tmp_path, False, lambda event: None) as on_event:
-        for event in (step(0), step(1), step(2), epoch(1, 3), step(3), epoch(2, 4)):
-            on_event(event)
+    monkeypatch.setattr(trackers, "PERIOD", 1000.0)
+    run = make_run(CONFIG, tmp_path)
+    with track(run, known=False):
+        tell(run.reporter, *(step(0), step(1), step(2), epoch(1, 3), step(3), epoch(2, 4)))
     assert [call[0] for call in calls] == ["open", 1, 3, 4, "close"]
 
 
 def test_what_is_done_again_is_not_told_again(calls: list[Any], tmp_path: Path) -> None:
 
     def begin() -> None:
-        with track(CONFIG, tmp_path, False, lambda event: None) as on_event:
-            for event in (step(0), epoch(1, 1), step(1), step(2)):
-                on_event(event)
+        run = make_run(CONFIG, tmp_path)
+        with track(run, known=False):
+            tell(run.reporter, *(step(0), epoch(1, 1), step(1), step(2)))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         begin()
     assert calls.pop() == ("close", True)
     for again in (
-        (step(1), step(2), step(3), epoch(2, 4), Judged(scores(1.0))),
-        (Judged(scores(1.0)),),
+        (step(1), step(2), step(3), epoch(2, 4), result(scores(1.0))),
+        (result(scores(1.0)),),
     ):
-        with track(CONFIG, tmp_path, True, lambda event: None) as on_event:
-            for event in again:
-                on_event(event)
+        run = make_run(CONFIG, tmp_path)
+        with track(run, known=True):
+            tell(run.reporter, *again)
     assert [call[:2] for call in calls if call[0] == "open"] == [
         ("open", None),
         *2 * [("open", "r1")],
     ]
     assert [call[0] for call in calls if isinstance(call[0], int)] == [1, 1, 2, 3, 4, 4, 4]
     # a new run in the same folder is another
-    with track(CONFIG, tmp_path, False, lambda event: None):
+    with track(make_run(CONFIG, tmp_path), known=False):
         pass
     assert calls[-2][:2] == ("open", None)
 
@@ -150,16 +172,18 @@ def test_what_is_done_again_is_not_told_again(calls: list[Any], tmp_path: Path) 
 def test_a_damaged_memory_begins_anew(calls: list[Any], tmp_path: Path) -> None:
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "trackers.json").write_text("{")
-    with track(CONFIG, tmp_path, True, lambda event: None) as on_event:
-        on_event(step(5))
+    run = make_run(CONFIG, tmp_path)
+    with track(run, known=True):
+        tell(run.reporter, step(5))
     assert [call[0] for call in calls] == ["open", 6, "close"]
 
 
 def test_without_trackers_nothing_changes(tmp_path: Path) -> None:
-    told: list[Event] = []
-    with track(TrainConfig(), tmp_path / "run", False, told.append) as on_event:
-        on_event(step(0))
-    assert told == [step(0)]
+    heard = Recorder()
+    run = make_run(TrainConfig(), tmp_path / "run", heard)
+    with track(run, known=False):
+        tell(run.reporter, step(0))
+    assert heard.told == [step(0)]
     assert not (tmp_path / "run").exists()
 
 
@@ -215,7 +239,7 @@ def test_trackers_that_fail_do_not_end_the_run(
 ) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
-    class Unreachable(Recorder):
+    class Unreachable(Logged):
         def __init__(self, *_: Any) -> None:
             raise ConnectionError("nobody answers")
 
@@ -228,12 +252,13 @@ def test_trackers_that_fail_do_not_end_the_run(
 
     monkeypatch.setattr(SummaryWriter, "add_scalar", fill_the_disk)
     monkeypatch.setitem(TRACKERS, "mlflow", Unreachable)  # type: ignore[arg-type]
-    events: list[Event] = []
+    heard = Recorder()
     data = draw(tmp_path / "data", 4)
     config = tiny.model_copy(update={"track": ("mlflow", "tensorboard")})
-    train(data, tmp_path / "run", config, events.append)
-    notes = [event.text for event in events if isinstance(event, Note)]
-    failures = [note for note in notes if "failed, and is told nothing any more" in note]
+    train(data, tmp_path / "run", config, heard)
+    failures = [
+        note for note in heard.all("note") if "failed, and is told nothing any more" in note
+    ]
     assert [note.split()[1] for note in failures] == ["mlflow", "tensorboard"]
     assert "No space left on device" in failures[1]
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == tiny.epochs
@@ -246,7 +271,7 @@ def test_going_on_needs_the_library_too(
 ) -> None:
     config = tiny.model_copy(update={"epochs": 1, "track": ("tensorboard",)})
     train(draw(tmp_path / "data", 4), tmp_path / "run", config)
-    assert 'track = ["tensorboard"]' in (tmp_path / "run" / CONFIG_FILE).read_text()
+    assert 'track = ["tensorboard"]' in (tmp_path / "run" / "config.toml").read_text()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ValueError, match="--track tensorboard"):
         resume(tmp_path / "run")
@@ -256,7 +281,7 @@ def test_what_the_user_says_goes_before_what_is_usual(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_SILENT", "false")
-    monkeypatch.setitem(TRACKERS, "wandb", Recorder)  # type: ignore[arg-type]
+    monkeypatch.setitem(TRACKERS, "wandb", Logged)  # type: ignore[arg-type]
     require_trackers(TrainConfig(track=("wandb",)), tmp_path)
     assert os.environ["WANDB_SILENT"] == "false"
     assert os.environ["WANDB_ERROR_REPORTING"] == "false"

@@ -1,17 +1,18 @@
+"""Bootstrap intervals, against resamples by hand and their coverage."""
+
 import numpy as np
-import pytest
 
 from plainunet.evaluation.metrics import dice
-from plainunet.evaluation.statistics import DRAWN, Resampling
+from plainunet.evaluation.statistics import RESAMPLES, Bootstrap
 
 
 def test_bounds_of_a_mean_are_those_of_drawn_pictures_one_by_one() -> None:
     random = np.random.default_rng(0)
     scores = random.random((30, 3))
     scores[4, 1] = scores[9, 1] = np.nan
-    drawn = Resampling([str(n) for n in range(30)], seed=5)
-    times = drawn._times
-    assert times.shape == (DRAWN, 30)
+    bootstrap = Bootstrap([str(n) for n in range(30)], seed=5)
+    times = bootstrap._times
+    assert times.shape == (RESAMPLES, 30)
     assert (times.sum(axis=1) == 30).all()
     names = sorted(str(n) for n in range(30))  # the order of groups
     means = []
@@ -19,29 +20,21 @@ def test_bounds_of_a_mean_are_those_of_drawn_pictures_one_by_one() -> None:
         chosen = [int(names[g]) for g in range(30) for _ in range(int(row[g]))]
         means.append(np.nanmean(scores[chosen], axis=0))
     wanted = np.quantile(means, [0.025, 0.975], axis=0)
-    np.testing.assert_allclose(drawn.of_mean(scores), wanted)
+    np.testing.assert_allclose(bootstrap.mean_interval(scores), wanted)
 
 
 def test_pooled_counts_are_added_over_the_drawn_groups() -> None:
     random = np.random.default_rng(1)
     confusions = random.integers(0, 1000, (12, 2, 2))
     groups = list("aabbbccddeef")
-    drawn = Resampling(groups)
-    assert drawn.groups == 6
+    bootstrap = Bootstrap(groups)
+    assert bootstrap.groups == 6
     by_hand = []
-    for row in drawn._times:
+    for row in bootstrap._times:
         total = sum(row["abcdef".index(g)] * c for g, c in zip(groups, confusions, strict=True))
         by_hand.append(dice(np.asarray(total).astype(np.int64)))
     wanted = np.quantile(by_hand, [0.025, 0.975], axis=0)
-    np.testing.assert_allclose(drawn.bounds(dice(drawn.pooled(confusions))), wanted)
-
-
-def test_the_interval_of_a_mean_is_as_wide_as_statistics_says() -> None:
-    scores = np.random.default_rng(2).normal(0.8, 0.1, (400, 1))
-    low, high = Resampling([str(n) for n in range(400)]).of_mean(scores)[:, 0]
-    half = 1.96 * scores.std(ddof=1) / np.sqrt(400)
-    assert low == pytest.approx(scores.mean() - half, abs=0.1 * half)
-    assert high == pytest.approx(scores.mean() + half, abs=0.1 * half)
+    np.testing.assert_allclose(bootstrap.interval(dice(bootstrap.pooled(confusions))), wanted)
 
 
 def test_it_covers_the_truth_nineteen_times_of_twenty() -> None:
@@ -49,7 +42,7 @@ def test_it_covers_the_truth_nineteen_times_of_twenty() -> None:
     covered = 0
     for trial in range(200):
         scores = random.beta(8, 2, (60, 1))
-        low, high = Resampling([str(n) for n in range(60)], seed=trial).of_mean(scores)[:, 0]
+        low, high = Bootstrap([str(n) for n in range(60)], seed=trial).mean_interval(scores)[:, 0]
         covered += low <= 0.8 <= high
     assert 180 <= covered <= 198
 
@@ -58,21 +51,21 @@ def test_groups_are_drawn_as_wholes() -> None:
     random = np.random.default_rng(4)
     of_group = np.repeat(random.random(10), 20)  # pictures of a group are all alike
     scores = (of_group + random.normal(0, 0.01, 200))[:, None]
-    alone = Resampling([str(n) for n in range(200)]).of_mean(scores)
-    together = Resampling([str(n // 20) for n in range(200)]).of_mean(scores)
+    alone = Bootstrap([str(n) for n in range(200)]).mean_interval(scores)
+    together = Bootstrap([str(n // 20) for n in range(200)]).mean_interval(scores)
     assert together[1, 0] - together[0, 0] > 3 * (alone[1, 0] - alone[0, 0])
 
 
 def test_the_same_seed_draws_the_same_and_names_do_not_matter() -> None:
     scores = np.random.default_rng(5).random((9, 2))
-    first = Resampling(list("abcdefghi"), seed=7).of_mean(scores)
-    np.testing.assert_allclose(first, Resampling(list("abcdefghi"), seed=7).of_mean(scores))
-    assert not np.allclose(first, Resampling(list("abcdefghi"), seed=8).of_mean(scores))
+    first = Bootstrap(list("abcdefghi"), seed=7).mean_interval(scores)
+    np.testing.assert_allclose(first, Bootstrap(list("abcdefghi"), seed=7).mean_interval(scores))
+    assert not np.allclose(first, Bootstrap(list("abcdefghi"), seed=8).mean_interval(scores))
 
 
 def test_where_nothing_can_be_said() -> None:
     scores = np.array([[0.5, np.nan], [0.7, np.nan], [0.9, 1.0]])
-    assert np.isnan(Resampling(["a", "a", "a"]).of_mean(scores)).all()
-    bounds = Resampling(["a", "b", "c"]).of_mean(scores)
+    assert np.isnan(Bootstrap(["a", "a", "a"]).mean_interval(scores)).all()
+    bounds = Bootstrap(["a", "b", "c"]).mean_interval(scores)
     assert not np.isnan(bounds[:, 0]).any()
     assert np.isnan(bounds[:, 1]).all()  # a third of all sets have no such score

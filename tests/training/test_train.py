@@ -1,0 +1,624 @@
+"""A new run: what it fills in from the data, what it refuses, and all that it leaves behind."""
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from plainunet.config import Growth, TrainConfig
+from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.dataset.samples import Samples
+from plainunet.evaluation.evaluate import evaluate
+from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
+from plainunet.network.unet import UNet
+from plainunet.palette import default_colors
+from plainunet.reporter import Collected
+from plainunet.settings import load_config
+from plainunet.training.plan import check_window, choose_size, fill_in, with_checkpoint
+from plainunet.training.run import Run, RunFolder
+from plainunet.training.schedule import size_in
+from plainunet.training.state import read_state
+from plainunet.training.train import resume, train
+
+from .conftest import Draw, Finished, Fit, Recorder, make_trainer, rows_of
+
+
+def parts_of(run: Path) -> dict[str, list[str]]:
+    """The images of each part in split.csv."""
+    with (run / "split.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {part: [r["image"] for r in rows if r["part"] == part] for part in ("train", "val")}
+
+
+def scores(result: dict[str, Any]) -> Any:
+    return result["pooled"], result["per_image"]
+
+
+# the run folder
+
+
+def test_the_run_folder_holds_everything(finished: Finished) -> None:
+    out = finished.out
+    assert {file.name for file in out.iterdir()} == {
+        *("best.safetensors", "config.toml", "curves.png", "dataset.toml", "last", "metrics.csv"),
+        *("metrics.jsonl", "report.html", "saved_images", "split.csv", "validation"),
+    }
+    assert len(list((out / "validation").iterdir())) == 4
+    assert [file.name for file in (out / "last").iterdir()] == ["state.pt"]
+    resolved = load_config(out / "config.toml")
+    assert resolved == finished.config.model_copy(update={"classes": ("background", "foreground")})
+    first, *_, last = rows = rows_of(out)
+    assert len(rows) == 4
+    assert last["loss"] < 0.7 * first["loss"]
+    assert finished.result["pooled"]["dice"]["mean_foreground"] > 0.5
+
+
+def test_the_split_is_written_down_and_used(finished: Finished) -> None:
+    parts = parts_of(finished.out)
+    assert (len(parts["train"]), len(parts["val"])) == (16, 4)
+    assert finished.result["split"] == "val"
+    images = [Path(entry["image"]) for entry in finished.result["images"]]
+    names = [path.relative_to(finished.data).as_posix() for path in images]
+    assert sorted(names) == sorted(parts["val"])
+
+
+def test_the_checkpoint_says_what_it_is(finished: Finished) -> None:
+    network, card = load_checkpoint(finished.out / "best.safetensors")
+    assert card.class_names == ("background", "foreground")
+    assert card.size == (32, 40)
+    assert card.masks == {"values": [0, 255], "ignore": None, "kind": "two values"}
+    assert card.training["pictures"] == {"train": 16, "val": 4}
+    assert card.training["areas"] == [32 * 40, 32 * 40]
+    assert (card.training["dtypes"], card.training["grey"]) == (["uint8"], 0)
+    assert card.training["settings"]["epochs"] == 4
+    assert card.scores["pooled"] == finished.result["pooled"]
+    assert "torch" in card.versions
+    # normalised by what the training images hold
+    names = parts_of(finished.out)["train"]
+    pixels = np.stack([np.asarray(Image.open(finished.data / name)) for name in names]) / 255
+    np.testing.assert_allclose(network.mean.numpy(), pixels.mean(axis=(0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(network.std.numpy(), pixels.std(axis=(0, 1, 2)), atol=1e-5)
+
+
+def test_the_reporter_is_told_in_order(finished: Finished) -> None:
+    heard, stages = finished.heard, [name for name, _ in finished.heard.all("stage")]
+    assert stages[0] == "checking files"
+    assert stages[-2:] == ["judging at native size", "saving pictures"]
+    assert len(heard.all("epoch")) == 4
+    assert heard.all("result") == [finished.result]
+    assert "16 to train, 4 to validate" in heard.all("note")[0]
+    assert sum(str(finished.out / "validation") in note for note in heard.all("note")) == 1
+    # each part is read to its end
+    for total in (16, 4):
+        start = heard.told.index(("stage", ("reading pictures", total)))
+        kinds = [kind for kind, _ in heard.told[start + 1 :]]
+        end = next(number for number, kind in enumerate(kinds) if kind != "advance")
+        assert heard.told[start + end] == ("advance", total)
+
+
+@pytest.mark.parametrize("left", ["best.safetensors", "config.toml", "last/state.pt"])
+def test_a_folder_with_a_run_in_it_is_refused(
+    finished: Finished, tiny: TrainConfig, tmp_path: Path, left: str
+) -> None:
+    file = tmp_path / "run" / left
+    file.parent.mkdir(parents=True)
+    file.write_text("left")
+    with pytest.raises(ValueError, match=r"holds a run already.*--resume .*another --out"):
+        train(finished.data, tmp_path / "run", tiny)
+    assert file.read_text() == "left"
+    assert len([path for path in (tmp_path / "run").rglob("*") if path.is_file()]) == 1
+
+
+def test_a_run_lies_apart_from_the_data(tiny: TrainConfig, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in ("images/a.png", "runs/old/last/state.pt", "runs/old/curves.png"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_bytes(b"")
+    for out in (data, data / "images", tmp_path / "data" / ".." / "data"):
+        with pytest.raises(ValueError, match="holds the data, and no run can lie among it"):
+            train(data, out, tiny)
+    # these are refused for what is in them, or in the data
+    for out in (tmp_path / "run", tmp_path, data / "runs" / "new", data / "runs" / "old"):
+        with pytest.raises((ValueError, FileNotFoundError)) as caught:
+            train(data, out, tiny)
+        assert "holds the data" not in str(caught.value)
+
+
+def transparent(file: Path) -> None:
+    with Image.open(file) as image:
+        image.putalpha(128)
+        image.save(file)
+
+
+def scrambled(file: Path) -> None:
+    """Pixels that do not decode, in a file that is otherwise whole."""
+    content = bytearray(file.read_bytes())
+    start = content.index(b"IDAT") + 8
+    content[start : start + 200] = bytes(200)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [transparent, scrambled])
+def test_an_image_that_fails_late_leaves_no_half_run(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    data, out = draw(tmp_path / "data", 4), tmp_path / "run"
+    whole = (data / "images" / "02.png").read_bytes()
+    spoil(data / "images" / "02.png")
+    with pytest.raises(ValueError, match=r"02\.png"):
+        train(data, out, tiny)
+    assert not out.exists() or list(out.iterdir()) == []
+    # once it is fixed, the same command runs
+    (data / "images" / "02.png").write_bytes(whole)
+    train(data, out, tiny.model_copy(update={"epochs": 1}))
+
+
+# what is filled in from the data
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(48, 64)], (48, 64)),
+        ([(256, 256)], (256, 256)),
+        ([(512, 512)], (256, 256)),
+        ([(1280, 1918)], (208, 320)),  # Carvana: 209.1 x 313.4
+        ([(1918, 1280)], (320, 208)),
+        ([(20, 20)], (32, 32)),
+        ([(100, 100), (100, 100), (900, 900)], (96, 96)),  # the median, not the mean
+        ([(64, 64), (128, 256)], (96, 160)),
+        ([(20, 2000)], (32, 2000)),
+    ],
+)
+def test_choose_size(sizes: list[tuple[int, int]], expected: tuple[int, int]) -> None:
+    assert choose_size(sizes) == expected
+
+
+@given(height=st.integers(1, 5000), width=st.integers(1, 5000))
+def test_a_chosen_size_is_the_image_reduced_to_about_256_squared(height: int, width: int) -> None:
+    exact = np.array([height, width]) * min(1.0, 256 / np.sqrt(height * width))
+    chosen = np.array(choose_size([(height, width)]))
+    assert (chosen % 16 == 0).all()
+    assert (chosen >= 32).all()
+    assert (np.abs(chosen - exact)[exact >= 32] <= 8).all()
+    assert chosen.prod() <= 256**2 * (1 + 8 / exact).prod() or chosen.min() == 32
+
+
+def test_the_size_grows_epoch_by_epoch() -> None:
+    growth = (Growth(until=0.3, scale=0.25), Growth(until=0.8, scale=0.5))
+    config = TrainConfig(epochs=10, size=(100, 64), growth=growth)
+    sizes = [size_in(epoch, config) for epoch in range(10)]
+    assert sizes == [(25, 16)] * 3 + [(50, 32)] * 5 + [(100, 64)] * 2
+    assert size_in(0, TrainConfig(size=(100, 64))) == (100, 64)
+    patches = TrainConfig(patch=(16, 24), epochs=2, growth=(Growth(until=0.5, scale=0.5),))
+    assert [size_in(epoch, patches) for epoch in (0, 1)] == [(8, 12), (16, 24)]
+
+
+@given(epochs=st.integers(1, 40), until=st.floats(0.01, 0.99))
+def test_every_run_ends_at_its_full_size(epochs: int, until: float) -> None:
+    config = TrainConfig(epochs=epochs, size=(64, 64), growth=(Growth(until=until, scale=0.5),))
+    # only epochs at this size are kept: without one, there is no checkpoint
+    assert size_in(epochs - 1, config) == (64, 64)
+
+
+def write_pairs(folder: Path, *values: int) -> Path:
+    for number in range(3):
+        mask = np.full((40, 60), values[0], np.uint8)
+        for column, value in enumerate(values):
+            mask[:, 10 * column : 10 * column + 10] = value
+        Image.fromarray(mask).save(folder / f"{number}_mask.png")
+        Image.fromarray(mask).save(folder / f"{number}.png")
+    return folder
+
+
+def prepare(folder: Path, **settings: object) -> tuple[TrainConfig, list[str]]:
+    """The settings as a run fills them in, and what it says of them."""
+    config = TrainConfig(**{"depth": 2, **settings})
+    heard = Collected()
+    _, config = fill_in(SegmentationDataset.open(folder, config), config, heard)
+    check_window(config, heard)
+    return config, heard.notes
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ((0, 255), ("background", "foreground")),
+        ((0, 1, 2), ("class 0", "class 1", "class 2")),
+    ],
+)
+def test_classes_and_size_are_filled_in(
+    tmp_path: Path, values: tuple[int, ...], names: tuple[str, ...]
+) -> None:
+    config, notes = prepare(write_pairs(tmp_path, *values), epochs=3)
+    assert config == TrainConfig(depth=2, epochs=3, classes=names, size=(32, 64))
+    for said in ("3 pairs: 2 to train, 1 to validate", "size 32 x 64", f"{names[1]} 16.7%"):
+        assert said in "\n".join(notes)
+
+
+def test_the_clock_chooses_the_size_later(tmp_path: Path) -> None:
+    dataset = SegmentationDataset.open(write_pairs(tmp_path, 0, 1))
+    assert fill_in(dataset, TrainConfig(budget=60.0), Collected())[1].size is None
+
+
+def test_patches_are_cut_from_images_as_they_are(tmp_path: Path) -> None:
+    config, notes = prepare(write_pairs(tmp_path, 0, 1), patch=(16, 24), factor=0.5)
+    assert (config.size, config.patch, config.window) == (None, (16, 24), (16, 24))
+    assert "patches of 16 x 24 of pictures reduced to 50%" in notes
+
+
+def test_what_is_given_is_kept(tmp_path: Path) -> None:
+    names = ("street", "car", "sign", "sky")  # they need not all occur
+    folder = write_pairs(tmp_path, 0, 1, 2)
+    config, notes = prepare(folder, classes=names, size=(24, 40))
+    assert (config.classes, config.size) == (names, (24, 40))
+    assert "sky 0.0%" in notes[0]
+    dataset = SegmentationDataset.open(folder, TrainConfig(classes=names))
+    assert dataset.coding.values == (0, 1, 2, 3)
+    assert list(dataset.shares) == list(names)
+    assert sum(dataset.shares.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("value", "occurs"), [(9, True), (99, False)])
+def test_an_ignored_value_that_is_nowhere_is_mentioned(
+    tmp_path: Path, value: int, occurs: bool
+) -> None:
+    folder = write_pairs(tmp_path, *((0, 1, 9) if occurs else (0, 1)))
+    config, notes = prepare(folder, ignore=value)
+    assert len(config.classes) == 2
+    assert ("no mask has the value 99" in "\n".join(notes)) is not occurs
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"classes": ("one",)}, "class"),
+        ({"classes": ("a", "b")}, "0, 1, 2"),
+        ({"classes": ("a", "b", "a")}, "same name.*a, b, a"),
+        ({"size": (32, 15), "depth": 3}, r"32 x 15 .* below 16 .*--depth 3.*--size"),
+        ({"size": (48, 64), "elastic": 13.0}, r"--elastic 13 .*48 x 64.* Take 4 or less"),
+        ({"size": (32, 32), "growth": (Growth(until=0.5, scale=0.2),)}, r"0\.2 of it.*--size"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data(
+    tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        prepare(write_pairs(tmp_path, 0, 1, 2), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"size": (48, 64), "elastic": 5.0}, "--elastic 5 may fold"),
+        ({"border_sigma": 3.0}, "--border-sigma does nothing without --border-weight"),
+        ({"loss": "lovasz", "border_weight": 2.0}, "--border-weight does nothing with --loss lov"),
+        ({"loss": "lovasz", "class_weights": "balanced"}, "--class-weights does nothing with --lo"),
+        ({"optimizer": "adam", "weight_decay": 0.1}, "--weight-decay does nothing with --optimize"),
+        ({"folds": 2, "fold": 0, "validation": 0.5}, "--validation does nothing with --folds"),
+        ({"optimizer": "adam", "loss": "lovasz"}, None),
+        ({"size": (48, 64), "elastic": 4.0, "border_sigma": 3.0, "border_weight": 1.0}, None),
+    ],
+)
+def test_settings_that_do_nothing_or_too_much_are_mentioned(
+    tmp_path: Path, settings: dict[str, object], said: str | None
+) -> None:
+    notes = prepare(write_pairs(tmp_path, 0, 1), **settings)[1][2:]
+    assert [said in note for note in notes] == [True] if said else notes == []
+
+
+def test_the_network_is_that_of_the_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "earlier.safetensors"
+    network = UNet(3, 2, 4, 2, normalisation="group", residual=True, dropout=0.3)
+    save_checkpoint(file, network, Card(("a", "b"), default_colors(2), (32, 32)))
+    config, taken = with_checkpoint(TrainConfig(start_from=str(file), depth=3))
+    assert (config.base_channels, config.normalisation, config.residual) == (4, "group", True)
+    assert config.depth == 3  # as given, which is told where weights are taken
+    assert config.dropout == TrainConfig().dropout
+    assert "depth" not in taken
+    assert taken["residual"] == "as in the checkpoint that it starts from"
+    assert taken.keys() <= config.model_fields_set
+    assert with_checkpoint(TrainConfig()) == (TrainConfig(), {})
+
+
+def test_epochs_beside_a_budget_are_mentioned(
+    finished: Finished, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    heard = Recorder()
+    config = tiny.model_copy(update={"budget": 0.5})
+    with pytest.raises(ValueError, match="--budget 0 s is too short"):
+        train(finished.data, tmp_path / "run", config, heard)
+    assert "note: --epochs does nothing with --budget: the clock decides" in heard.all("note")
+
+
+# images, masks and data folders of several kinds
+
+
+def test_grey_images_of_several_dtypes_among_others_are_shown_as_rgb(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data, heard = draw(tmp_path / "data", 20), Recorder()
+    for file in sorted((data / "images").iterdir())[::2]:  # as where two cameras took turns
+        Image.fromarray(np.full((32, 40), 300, np.uint16)).save(file)
+    train(data, tmp_path / "run", tiny.model_copy(update={"epochs": 1}), heard)
+    assert "note: 10 grey pictures are shown as RGB, like the others" in heard.all("note")
+    network, card = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    assert network.in_channels == 3
+    assert card.training["grey"] == 10
+    assert card.training["dtypes"] == ["uint16", "uint8"]
+
+
+def test_grey_images_and_their_own_parts_and_a_size_that_is_chosen(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    drawn = draw(tmp_path / "drawn", 5, (50, 70))
+    for number in range(5):
+        part = ("train", "val")[number >= 3]
+        for kind in ("images", "masks"):
+            file = tmp_path / "data" / kind / part / f"{number:02d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(drawn / kind / file.name).convert("L").save(file)
+    settings = {"epochs": 1, "classes": ("street", "car"), "size": None}
+    result = train(str(tmp_path / "data"), str(tmp_path / "run"), tiny.model_copy(update=settings))
+    assert list(result["pooled"]["dice"]["per_class"]) == ["street", "car"]
+    assert {Path(entry["image"]).parent.name for entry in result["images"]} == {"val"}
+    network, card = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    assert network.in_channels == 1
+    assert card.size == load_config(tmp_path / "run" / "config.toml").size == (48, 64)
+
+
+def test_what_was_understood_may_be_put_into_the_data_folder(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data = draw(tmp_path / "data", 8)
+    (data / "images").rename(data / "photos")
+    (data / "masks").rename(data / "left")
+    config = tiny.model_copy(update={"epochs": 1, "validation": 0.5})
+    named = config.model_copy(update={"images": "photos", "masks": "left"})
+    first = train(data, tmp_path / "first", named)
+    written = (tmp_path / "first" / "dataset.toml").read_text()
+    assert written.splitlines()[2:] == [
+        'pairs = "split.csv"',
+        'classes = ["background", "foreground"]',
+        "values = [0, 255]",
+    ]
+    with pytest.raises(FileNotFoundError, match="pictures where they are looked for"):
+        train(data, tmp_path / "second", config)
+    for name in ("dataset.toml", "split.csv"):
+        shutil.copy(tmp_path / "first" / name, data / name)
+    # another share, but the same split
+    second = train(data, tmp_path / "second", config.model_copy(update={"validation": 0.25}))
+    assert (tmp_path / "second" / "split.csv").read_bytes() == (data / "split.csv").read_bytes()
+    assert scores(second) == scores(first)
+    assert (tmp_path / "second" / "dataset.toml").read_text() == written
+
+
+def test_folds_and_stratified_splits(draw: Draw, tiny: TrainConfig, tmp_path: Path) -> None:
+    data, held_out = draw(tmp_path / "data", 8), []
+    for fold in range(2):
+        settings = {"epochs": 1, "folds": 2, "fold": fold, "stratify": True}
+        train(data, tmp_path / str(fold), tiny.model_copy(update=settings))
+        held_out.append(set(parts_of(tmp_path / str(fold))["val"]))
+    assert [len(part) for part in held_out] == [4, 4]
+    assert held_out[0].isdisjoint(held_out[1])
+
+
+def as_coco(data: Path) -> None:
+    images, annotations = [], []
+    for number, path in enumerate(sorted((data / "images").iterdir()), start=1):
+        rows, columns = np.nonzero(np.asarray(Image.open(data / "masks" / path.name)))
+        top, left, below, right = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+        outline = [int(v) for v in (left, top, right, top, right, below, left, below)]
+        images.append({"id": number, "file_name": path.name, "height": 32, "width": 40})
+        box = {"id": number, "image_id": number, "category_id": 5, "iscrowd": 0}
+        annotations.append({**box, "segmentation": [outline]})
+    said = {"images": images, "annotations": annotations, "categories": [{"id": 5, "name": "box"}]}
+    shutil.rmtree(data / "masks")
+    (data / "annotations.json").write_text(json.dumps(said))
+
+
+def as_list_of_runs(data: Path) -> None:
+    rows = ["ImageId,EncodedPixels"]
+    for path in sorted((data / "images").iterdir()):
+        mask = np.asarray(Image.open(data / "masks" / path.name)).T.ravel() > 0
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(int))) + 1
+        runs = [f"{start} {end - start}" for start, end in edges.reshape(-1, 2)]
+        rows.append(f"{path.stem},{' '.join(runs)}")
+    shutil.rmtree(data / "masks")
+    (data / "masks.csv").write_text("\n".join(rows))
+
+
+def as_folders_of_classes(data: Path) -> None:
+    for path in list((data / "masks").iterdir()):
+        mask = np.asarray(Image.open(path))
+        for name, values in (("background", 255 - mask), ("box", mask)):
+            (data / "masks" / name).mkdir(exist_ok=True)
+            Image.fromarray(values).save(data / "masks" / name / path.name)
+        path.unlink()
+
+
+def as_stacks(data: Path) -> None:
+    for name in ("images", "masks"):
+        files = sorted((data / name).iterdir())
+        slices = np.stack([np.asarray(Image.open(path)) for path in files])
+        for path in files:
+            path.unlink()
+        for part in (0, 1):
+            kind = "rgb" if slices.ndim == 4 else "minisblack"
+            tifffile.imwrite(data / name / f"{part}.tif", slices[part::2], photometric=kind)
+
+
+FORMS = {"border_weight": 2.0, "validation": 0.5}
+
+
+@pytest.fixture(scope="module")
+def plain(
+    draw: Draw, tiny: TrainConfig, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Scores of a run on eight images with masks as they are drawn."""
+    folder = tmp_path_factory.mktemp("plain")
+    return train(draw(folder / "data", 8), folder / "run", tiny.model_copy(update=FORMS))
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        (as_coco, "box"),
+        (as_list_of_runs, "foreground"),
+        (as_folders_of_classes, "box"),
+        (as_stacks, None),
+    ],
+)
+def test_masks_of_other_forms_teach_the_same(
+    draw: Draw,
+    tiny: TrainConfig,
+    plain: dict[str, Any],
+    tmp_path: Path,
+    form: Callable[[Path], None],
+    name: str | None,
+) -> None:
+    """The same images and masks in another form: the same samples, and so the same run."""
+    other = draw(tmp_path / "other", 8)
+    form(other)
+    result = train(other, tmp_path / "run", tiny.model_copy(update=FORMS))
+    held_out = {Path(entry["image"]).name for entry in result["images"]}
+    if name is None:
+        # slices have other names, and so another split
+        assert held_out in ({f"0.tif[{k}]" for k in range(4)}, {f"1.tif[{k}]" for k in range(4)})
+    else:
+        assert held_out == {Path(entry["image"]).name for entry in plain["images"]}
+        expected = json.dumps(plain["pooled"]).replace('"foreground":', f'"{name}":')
+        assert json.dumps(result["pooled"]) == expected
+    again = evaluate(tmp_path / "run" / "best.safetensors", other)
+    assert again["split"] == "val"
+    assert scores(again) == scores(result)
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    assert scores(resume(tmp_path / "again")) == scores(result)
+    assert len(list((tmp_path / "run" / "saved_images").iterdir())) == 8
+
+
+# settings of training
+
+
+@pytest.fixture(scope="module")
+def plain_loss(
+    dataset: SegmentationDataset,
+    parts: dict[str, Samples],
+    tiny: TrainConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> float:
+    """Loss of one epoch with nothing changed."""
+    config = tiny.model_copy(update={"epochs": 1, "classes": dataset.class_names})
+    run = Run(RunFolder(tmp_path_factory.mktemp("plain") / "run"), config, dataset)
+    make_trainer(run, parts).fit()
+    return float(rows_of(run.folder.path)[0]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("loss", "dice"),
+        ("optimizer", "muon"),
+        ("schedule", "constant"),
+        ("augment", "none"),
+        ("elastic", 3.0),
+        ("class_weights", "balanced"),
+    ],
+)
+def test_settings_reach_the_training(fitted: Fit, plain_loss: float, key: str, value: Any) -> None:
+    (row,) = fitted(epochs=1, **{key: value})
+    assert row["loss"] != plain_loss
+
+
+def test_options_of_the_network_are_said(fitted: Fit) -> None:
+    usual, other = Recorder(), Recorder()
+    fitted("run", usual, epochs=1)
+    fitted("other", other, epochs=1, checkpointing=True, dropout=0.5, normalisation="group")
+    assert re.search(r"depth 2, [\d,]+ parameters", usual.all("note")[0])
+    assert "normalisation group, dropout 0.5, checkpointing, " in other.all("note")[0]
+
+
+def change(finished: Finished, **settings: Any) -> TrainConfig:
+    return finished.config.model_copy(update=settings)
+
+
+def test_fine_tuning_begins_with_the_weights_of_a_checkpoint(
+    finished: Finished, tmp_path: Path
+) -> None:
+    start, heard = str(finished.out / "best.safetensors"), Recorder()
+    config = change(finished, start_from=start, epochs=1, learning_rate=1e-9, schedule="constant")
+    train(finished.data, tmp_path / "run", config, heard)
+    assert any(f"weights from {start}" in note for note in heard.all("note"))
+    before, _ = load_checkpoint(Path(start))
+    after, _ = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    for name, weight in before.named_parameters():
+        torch.testing.assert_close(after.get_parameter(name), weight, rtol=0, atol=1e-6)
+
+
+def test_a_frozen_encoder_stays_as_it_was_and_chance_is_refused_if_asked(
+    finished: Finished, tmp_path: Path
+) -> None:
+    seen: list[bool] = []
+
+    def look(kind: str, told: Any) -> bool:
+        if kind == "epoch":
+            seen.append(torch.are_deterministic_algorithms_enabled())
+        return False
+
+    start = finished.out / "best.safetensors"
+    settings = {"freeze": "encoder", "epochs": 1, "ema": 0.0, "deterministic": True}
+    config = change(finished, start_from=str(start), **settings)
+    train(finished.data, tmp_path / "run", config, Recorder(look))
+    assert seen == [True]
+    assert not torch.are_deterministic_algorithms_enabled()
+    before = load_checkpoint(start)[0].state_dict()
+    after, _ = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    for name, value in after.state_dict().items():
+        same = torch.equal(value, before[name])
+        if name.startswith(("inlet.", "downs.")):
+            assert same, name
+        elif name.endswith("weight"):
+            assert not same, name
+
+
+def test_a_run_that_gets_no_better_stops(finished: Finished, tmp_path: Path) -> None:
+    settings = {"epochs": 30, "patience": 2, "learning_rate": 1e-12, "schedule": "constant"}
+    heard = Recorder()
+    config = change(finished, **settings, ema=0.0, augment="none")
+    train(finished.data, tmp_path / "run", config, heard)
+    notes = heard.all("note")
+    assert any("stopped: no better validation Dice for 2 epochs" in note for note in notes)
+    assert len(rows_of(tmp_path / "run")) < 30
+    # resuming does not begin again
+    assert resume(tmp_path / "run")["split"] == "val"
+    assert len(rows_of(tmp_path / "run")) < 30
+
+
+def test_without_held_out_foreground_it_says_so_and_keeps_the_last_epoch(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data, heard = draw(tmp_path / "data", 8), Recorder()
+    rows = ["image,mask,part"]
+    for number, mask in enumerate(sorted((data / "masks").iterdir())):
+        part = "val" if number < 3 else "train"
+        if part == "val":
+            Image.new("L", (40, 32)).save(mask)
+        rows.append(f"images/{mask.stem}.png,masks/{mask.name},{part}")
+    (data / "pairs.csv").write_text("\n".join(rows))
+    settings = {"pairs": str(data / "pairs.csv"), "epochs": 3}
+    train(data, tmp_path / "run", tiny.model_copy(update=settings), heard)
+    assert sum("no held-out picture has foreground" in note for note in heard.all("note")) == 1
+    network, _ = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    last = read_state(RunFolder(tmp_path / "run"))["network"]
+    assert all(torch.equal(value, last[name]) for name, value in network.state_dict().items())
