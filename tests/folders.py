@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from plainunet.dataset.pairs import Pair
+from plainunet.dataset.lists import Pair
 from plainunet.dataset.split import name_below
 
 Row = tuple[str, str, str, str | None]

@@ -8,27 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from plainunet.config import DataConfig, FolderConfig
 from plainunet.dataset.annotations import find_files, listed_names, name_file, pair_annotated
 from plainunet.dataset.lists import Pair
 from plainunet.dataset.pairs import find_pairs
-from plainunet.dataset.split import name_below
-from plainunet.formats.masks import mask_size, read_mask
+from plainunet.formats.masks import read_mask
 from plainunet.formats.sources import CocoImage
 from plainunet.reporter import Collected, Reporter, silent
 
+from ..folders import Row, rows, save, touch
+
 CountCalls = Callable[[Callable[[], object]], int]
 SIZE = (6, 8)
-
-
-def touch(root: Path, *names: str) -> Path:
-    """COCO pictures are not opened, so empty files will do."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
+BLACK = np.zeros((*SIZE, 3), np.uint8)
 
 
 def write_coco(file: Path, *names: str, categories: tuple[str, ...] = ("cell",)) -> Path:
@@ -54,14 +47,8 @@ def write_coco(file: Path, *names: str, categories: tuple[str, ...] = ("cell",))
     return file
 
 
-def write_csv(file: Path, rows: dict[str, str], header: str = "img,rle_mask") -> Path:
-    file.write_text("".join(f"{line}\n" for line in [header, *map(",".join, rows.items())]))
-    return file
-
-
-def picture(file: Path) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(file)
+def write_csv(file: Path, codes: dict[str, str], header: str = "img,rle_mask") -> Path:
+    file.write_text("".join(f"{line}\n" for line in [header, *map(",".join, codes.items())]))
     return file
 
 
@@ -69,23 +56,8 @@ def pair(folder: Path, heard: Reporter = silent, **named: Any) -> list[Pair]:
     return pair_annotated(folder, FolderConfig(**named), heard)
 
 
-def listed(
-    folder: Path, heard: Reporter = silent, **named: Any
-) -> list[tuple[str, str, str, str | None]]:
-    return sorted(
-        (name_below(each.image, folder), name_below(each.mask, folder), each.group, each.part)
-        for each in pair(folder, heard, **named)
-    )
-
-
-def test_a_folder_without_annotations_has_none(tmp_path: Path) -> None:
-    touch(tmp_path, "images/a.jpg", "annotations/a.xml", "table.csv")
-    (tmp_path / "other.json").write_text('{"shapes": []}')
-    heard = Collected()
-    assert pair(tmp_path, heard) == []
-    assert [note.partition(":")[0] for note in heard.notes] == [
-        f"No masks are taken from {tmp_path / name}" for name in ("other.json", "table.csv")
-    ]
+def listed(folder: Path, heard: Reporter = silent, **named: Any) -> list[Row]:
+    return sorted(rows(pair(folder, heard, **named), folder))
 
 
 def test_roboflow(tmp_path: Path) -> None:
@@ -103,13 +75,9 @@ def test_roboflow(tmp_path: Path) -> None:
     ]
     assert {part for *_, part in found} == {"train", "val", "test"}
     assert len(heard.notes) == 3
-    assert re.search(
-        r"pictures in .*train are read from .*train/_ann", heard.notes[1] + heard.notes[2]
-    )
     pairs = find_pairs(tmp_path)
     assert len(pairs) == 9
     assert int((read_mask(pairs[2].mask) == 1).sum()) == 3
-    assert mask_size(pairs[2].mask) == SIZE
 
 
 def test_coco_2017(tmp_path: Path) -> None:
@@ -120,51 +88,46 @@ def test_coco_2017(tmp_path: Path) -> None:
             write_coco(tmp_path / "annotations" / f"{kind}_{part}.json", *names)
     heard = Collected()
     found = listed(tmp_path, heard)
-    assert len(found) == 6
-    first = ("train2017/t0.jpg", "annotations/instances_train2017.json[1]", "train/t0")
-    assert found[0] == (*first, "train")
-    assert found[3][1].startswith("annotations/instances_val2017.json")
-    assert found[3][3] == "val"
+    assert [(mask, part) for _, mask, _, part in found] == [
+        (f"annotations/instances_{part}2017.json[{n}]", part)
+        for part in ("train", "val")
+        for n in (1, 2, 3)
+    ]
     assert re.search(r"Left aside.*captions_train2017\.json.*person_keypoints_val", heard.notes[0])
-    assert len(find_pairs(tmp_path)) == 6
-
-
-def test_key_points_alone_are_taken(tmp_path: Path) -> None:
-    touch(tmp_path, "val2017/a.jpg")
-    write_coco(tmp_path / "annotations/person_keypoints_val2017.json", "a.jpg")
-    assert len(listed(tmp_path)) == 1
+    for kind in ("instances", "captions"):
+        for part in ("train2017", "val2017"):
+            (tmp_path / "annotations" / f"{kind}_{part}.json").unlink()
+    assert len(listed(tmp_path)) == 6  # key points alone are taken
 
 
 @pytest.mark.parametrize(
-    ("file", "name"),
+    ("file", "names", "images"),
     [
-        ("annotations.json", "a.jpg"),
-        ("annotations.json", "images/a.jpg"),
-        ("annotations.json", "C:\\set\\images\\a.jpg"),
-        ("annotations/instances_default.json", "a.jpg"),
-        ("annotations/all.json", "../images/a.jpg"),
-        ("images/all.json", "a.jpg"),
+        ("annotations.json", ["a.jpg"], ["images/a.jpg"]),
+        ("annotations.json", ["images/a.jpg"], ["images/a.jpg"]),
+        ("annotations.json", ["C:\\set\\images\\a.jpg"], ["images/a.jpg"]),
+        ("annotations/instances_default.json", ["a.jpg"], ["images/a.jpg"]),
+        ("annotations/all.json", ["../images/a.jpg"], ["images/a.jpg"]),
+        ("images/all.json", ["a.jpg"], ["images/a.jpg"]),
+        # of equal names, those in the folder whose own name says most
+        ("train_set_zoo.json", ["a.jpg"], ["train_set/a.jpg"]),
+        # parts below images/
+        (
+            "all.json",
+            ["train/b.jpg", "val2/x/b.jpg", "test/b.jpg"],
+            ["images/test/b.jpg", "images/train/b.jpg", "images/val2/x/b.jpg"],
+        ),
     ],
 )
-def test_one_file_beside_images(tmp_path: Path, file: str, name: str) -> None:
-    touch(tmp_path, "images/a.jpg", "other/z.jpg")
-    write_coco(tmp_path / file, name)
-    masks = file if file.startswith("images") else None
-    assert listed(tmp_path, masks=masks) == [("images/a.jpg", f"{file}[1]", "a", None)]
-
-
-def test_the_folder_whose_name_says_most_is_taken(tmp_path: Path) -> None:
-    touch(tmp_path, "train_set/a.jpg", "zoo/a.jpg", "images/a.jpg", "train_set_zoo/a.txt")
-    write_coco(tmp_path / "train_set_zoo.json", "a.jpg")
-    assert [each[0] for each in listed(tmp_path)] == ["train_set/a.jpg"]
-
-
-def test_parts_below_images(tmp_path: Path) -> None:
-    names = ["train/a.jpg", "val2/x/a.jpg", "test/a.jpg"]
-    touch(tmp_path / "images", *names)
-    write_coco(tmp_path / "all.json", *names)
-    parts = {image: part for image, _, _, part in listed(tmp_path)}
-    assert parts == {f"images/{n}": p for n, p in zip(names, ("train", "val", "test"), strict=True)}
+def test_one_file(tmp_path: Path, file: str, names: list[str], images: list[str]) -> None:
+    touch(tmp_path, *images, "other/z.jpg")
+    if "train_set" in file:
+        touch(tmp_path, "zoo/a.jpg", "images/a.jpg", "train_set_zoo/a.txt")
+    write_coco(tmp_path / file, *names)
+    found = listed(tmp_path, masks=file if file.startswith("images") else None)
+    assert [image for image, *_ in found] == images
+    parts = ["test", "train", "val"] if len(images) == 3 else [None]
+    assert [part for *_, part in found] == parts
 
 
 def test_parts_from_the_names_of_files(tmp_path: Path) -> None:
@@ -172,82 +135,56 @@ def test_parts_from_the_names_of_files(tmp_path: Path) -> None:
     write_coco(tmp_path / "train.json", "a.jpg")
     write_coco(tmp_path / "my_validation_set.json", "b.jpg")
     assert [each[3] for each in listed(tmp_path)] == ["train", "val"]
-    touch(tmp_path / "images", "c.jpg")
-    write_coco(tmp_path / "more.json", "c.jpg")
-    with pytest.raises(
-        ValueError, match=r"c\.jpg \(mask: .*more\.json\[1\]\) is in none of the parts"
-    ):
+    (tmp_path / "my_validation_set.json").unlink()
+    (tmp_path / "images/b.jpg").unlink()
+    assert [each[3] for each in listed(tmp_path)] == [None]  # one part is still to be split
+
+
+CELL, WALL = ("cell",), ("cell", "wall")
+
+
+@pytest.mark.parametrize(
+    ("images", "files", "said"),
+    [
+        ("a", {"all": ("a0123456", CELL)}, r"all\.json lists 8 .* 7 are not .* and 2 more\..*--im"),
+        ("a0123456", {"all": ("a", CELL)}, r"7 of the 8 pictures .*images are not .* and 2 more\."),
+        ("a", {"all": ("", CELL)}, r"all\.json lists no pictures"),
+        ("ab", {"one": ("ab", CELL), "two": ("b", CELL)}, r"b\.jpg is listed twice: .*--masks"),
+        ("a", {"one": ("aa", CELL)}, r"a\.jpg is listed twice"),
+        ("ab", {"one": ("a", CELL), "two": ("b", WALL)}, r"one\.json has .*, cell; .* .*wall\."),
+        (
+            "abc",
+            {"train": ("a", CELL), "val": ("b", CELL), "more": ("c", CELL)},
+            r"c\.jpg \(mask: .*more\.json\[1\]\) is in none of the parts",
+        ),
+    ],
+)
+def test_files_and_images_that_do_not_agree(
+    tmp_path: Path, images: str, files: dict[str, tuple[str, tuple[str, ...]]], said: str
+) -> None:
+    touch(tmp_path / "images", *(f"{name}.jpg" for name in images))
+    for file, (names, classes) in files.items():
+        entries = [f"{name}.jpg" for name in names]
+        write_coco(tmp_path / f"{file}.json", *entries, categories=classes)
+    with pytest.raises(ValueError, match=said):
         pair(tmp_path)
 
 
-def test_a_single_part_is_still_to_be_split(tmp_path: Path) -> None:
-    touch(tmp_path, "train/a.jpg")
-    write_coco(tmp_path / "train/_annotations.coco.json", "a.jpg")
-    assert [each[3] for each in listed(tmp_path)] == [None]
-
-
-def test_a_listed_picture_must_exist(tmp_path: Path) -> None:
-    touch(tmp_path, "images/a.jpg")
-    write_coco(tmp_path / "all.json", "a.jpg", *(f"{n}.jpg" for n in range(7)))
-    with pytest.raises(
-        ValueError, match=r"all\.json lists 8 .* 7 are not .* 0\.jpg.* and 2 more\..*--im"
-    ):
-        pair(tmp_path)
-
-
-def test_a_picture_must_be_listed(tmp_path: Path) -> None:
-    touch(tmp_path / "images", "a.jpg", *(f"{n}.jpg" for n in range(7)))
-    write_coco(tmp_path / "all.json", "a.jpg")
-    with pytest.raises(
-        ValueError,
-        match=r"7 of the 8 pictures below .*images are not listed in .*0\.jpg.* and 2 more\.",
-    ):
-        pair(tmp_path)
-
-
-def test_a_file_without_pictures_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path, "images/a.jpg")
-    write_coco(tmp_path / "all.json")
-    with pytest.raises(ValueError, match=r"all\.json lists no pictures"):
-        pair(tmp_path)
-
-
-def test_two_files_may_not_list_one_picture(tmp_path: Path) -> None:
-    touch(tmp_path, "images/a.jpg", "images/b.jpg")
-    write_coco(tmp_path / "one.json", "a.jpg", "b.jpg")
-    write_coco(tmp_path / "two.json", "b.jpg")
-    with pytest.raises(
-        ValueError,
-        match=r"b\.jpg is listed twice: as b\.jpg in .*one\.json and .*two\.json.*--masks",
-    ):
-        pair(tmp_path)
-    assert len(listed(tmp_path, masks="one.json")) == 2
-    write_coco(tmp_path / "one.json", "a.jpg", "images/a.jpg")
-    with pytest.raises(
-        ValueError, match=r"a\.jpg is listed twice: as a\.jpg in .* as images/a\.jpg in"
-    ):
-        pair(tmp_path, masks="one.json")
-
-
-def test_files_must_have_the_same_classes(tmp_path: Path) -> None:
-    touch(tmp_path, "train/a.jpg", "valid/a.jpg")
-    write_coco(tmp_path / "train/a.json", "a.jpg")
-    write_coco(tmp_path / "valid/a.json", "a.jpg", categories=("cell", "wall"))
-    with pytest.raises(
-        ValueError, match=r"train/a\.json has background, cell; .*valid/a\.json has .*wall\."
-    ):
-        pair(tmp_path)
-
-
-def test_a_file_whose_pictures_are_elsewhere_is_left_aside(tmp_path: Path) -> None:
+def test_what_is_elsewhere_or_not_listed_is_left_aside(tmp_path: Path) -> None:
     touch(tmp_path, "val2017/v.jpg")
     write_coco(tmp_path / "annotations/instances_train2017.json", "t.jpg")
     write_coco(tmp_path / "annotations/instances_val2017.json", "v.jpg")
     heard = Collected()
     assert len(listed(tmp_path, heard)) == 1
-    assert re.search(
-        r"train2017\.json is left aside: of the 1 pictures .* none lies", heard.notes[0]
-    )
+    assert "train2017.json is left aside" in heard.notes[0]
+    # images of a test folder, too
+    folder = touch(tmp_path / "other", "train/a.jpg", "test/b.jpg")
+    write_coco(folder / "labels.json", "train/a.jpg")
+    assert len(listed(folder, heard)) == 1
+    assert any("1 pictures of a test folder" in note for note in heard.notes)
+    touch(folder, "val/c.jpg")
+    with pytest.raises(ValueError, match=r"1 of the 3 pictures .*c\.jpg"):
+        pair(folder)
 
 
 def test_named_file_and_folder(tmp_path: Path) -> None:
@@ -263,59 +200,36 @@ def test_named_file_and_folder(tmp_path: Path) -> None:
         pair(data, images="no", masks=str(file))
 
 
-def test_a_damaged_file_is_an_error_only_where_it_is_named(tmp_path: Path) -> None:
-    touch(tmp_path, "images/a.jpg")
-    file = write_coco(tmp_path / "all.json", "a.jpg")
-    file.write_text(file.read_text()[:-30])
-    assert pair(tmp_path) == []
-    with pytest.raises(ValueError, match=r"all\.json is no JSON, or cut off"):
-        pair(tmp_path, masks="all.json")
-
-
 def test_carvana_with_its_list_alone(tmp_path: Path) -> None:
     names = ["0cdf5b5d0ce1_01.jpg", "0cdf5b5d0ce1_02.jpg", "ff9d1a0e2b3c_01.jpg"]
     for name in names:
-        picture(tmp_path / "train" / name)
+        save(tmp_path / "train" / name, BLACK)
     touch(tmp_path, "test/1_01.jpg")
     write_csv(tmp_path / "train_masks.csv", dict.fromkeys(names, "3 4 11 4"))
     write_csv(tmp_path / "sample_submission.csv", {"1_01.jpg": "1 1"})
     heard = Collected()
-    found = pair(tmp_path, heard, rle="rows")
-    assert [each.image.name for each in found] == names
-    assert [each.group for each in found] == ["0cdf5b5d0ce1", "0cdf5b5d0ce1", "ff9d1a0e2b3c"]
-    assert {each.part for each in found} == {None}
+    found = find_pairs(tmp_path, DataConfig(rle="rows"), heard)
+    assert [(each.image.name, each.group, each.part) for each in found] == [
+        (name, name[:12], None) for name in names
+    ]
     assert any("sample_submission.csv" in note for note in heard.notes)
     expected = np.zeros(SIZE, np.uint8)
     expected[:2, 2:6] = 1
     assert (read_mask(found[0].mask) == expected).all()
-    assert len(find_pairs(tmp_path, DataConfig(rle="rows"))) == 3
 
 
 def test_dsb2018_with_its_list(tmp_path: Path) -> None:
     names = ["0a7d30b2", "0acd2c22", "0b0d577d"]
     for name in names:
-        picture(tmp_path / f"stage1_train/{name}/images/{name}.png")
-        picture(tmp_path / f"stage1_train/{name}/masks/{name[::-1]}.png")
-        picture(tmp_path / f"stage1_test/{name}f/images/{name}f.png")
-    write_csv(
-        tmp_path / "stage1_train_labels.csv", dict.fromkeys(names, "1 6"), "ImageId,EncodedPixels"
-    )
-    found = pair(tmp_path, rle="columns")
+        save(tmp_path / f"stage1_train/{name}/images/{name}.png", BLACK)
+        save(tmp_path / f"stage1_train/{name}/masks/{name[::-1]}.png", BLACK)
+        save(tmp_path / f"stage1_test/{name}f/images/{name}f.png", BLACK)
+    codes = dict.fromkeys(names, "1 6")
+    write_csv(tmp_path / "stage1_train_labels.csv", codes, "ImageId,EncodedPixels")
+    found = find_pairs(tmp_path, DataConfig(rle="columns"))
     assert [each.image.name for each in found] == [f"{name}.png" for name in names]
     assert len({each.group for each in found}) == 3
     assert (read_mask(found[0].mask)[:, 0] == 1).all()
-    assert len(find_pairs(tmp_path, DataConfig(rle="columns"))) == 3
-
-
-def test_a_test_folder_that_is_not_listed_is_left_alone(tmp_path: Path) -> None:
-    touch(tmp_path, "train/a.jpg", "test/b.jpg")
-    write_coco(tmp_path / "labels.json", "train/a.jpg")
-    heard = Collected()
-    assert len(listed(tmp_path, heard)) == 1
-    assert any("1 pictures of a test folder" in note for note in heard.notes)
-    touch(tmp_path, "val/c.jpg")
-    with pytest.raises(ValueError, match=r"1 of the 3 pictures .*c\.jpg"):
-        pair(tmp_path)
 
 
 def test_the_work_of_pairing_grows_with_the_pictures(
@@ -335,50 +249,40 @@ def test_the_work_of_pairing_grows_with_the_pictures(
     assert calls[800] < 2.5 * calls[400]
 
 
-COCO = {
-    "images": [{"id": 4, "file_name": "a.jpg", "height": 3, "width": 3}],
-    "annotations": [],
-    "categories": [{"id": 1, "name": "leaf"}],
-}
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
-
 def test_where_files_are_looked_for(tmp_path: Path) -> None:
-    places = ("all.json", "annotations/b.json", "train/c.json", "elsewhere/d.json", ".e.json")
-    for place in places:
-        write(tmp_path / place, json.dumps(COCO))
-    write(tmp_path / "codes.csv", "ImageId,EncodedPixels\na,1 2\n")
+    for place in ("all.json", "annotations/b.json", "train/c.json", "elsewhere/d.json", ".e.json"):
+        write_coco(tmp_path / place, "a.jpg")
+    write_csv(tmp_path / "codes.csv", {"a": "1 2"})
     found = [file.relative_to(tmp_path).as_posix() for file in find_files(tmp_path, print)]
     assert found == ["all.json", "codes.csv", "annotations/b.json", "train/c.json"]
-    assert listed_names(tmp_path / "all.json") == {"a.jpg": CocoImage(tmp_path / "all.json", 4)}
+    assert listed_names(tmp_path / "all.json") == {"a.jpg": CocoImage(tmp_path / "all.json", 1)}
     assert listed_names(tmp_path / "codes.csv") == {"a": None}
 
 
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("cut.json", json.dumps(COCO)[:60], "is no JSON, or cut off after 60 bytes"),
+        ("cut.json", '{"images": [{"id"', "is no JSON, or cut off after 17 bytes"),
         ("empty.json", "", "cut off after 0 bytes"),
         ("other.json", "[]", "lacks one of the lists images"),
         ("semi.csv", "ImageId;EncodedPixels\na;1 2\n", "commas between the fields"),
+        ("table.csv", "", ""),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, name: str, text: str, said: str) -> None:
-    write(tmp_path / name, text)
-    notes: list[str] = []
-    assert list(find_files(tmp_path, notes.append)) == []
-    assert len(notes) == 1
-    assert notes[0].startswith(f"No masks are taken from {tmp_path / name}: ")
-    assert said in notes[0]
+    touch(tmp_path, "images/a.jpg", "annotations/a.xml", name)
+    (tmp_path / name).write_text(text)
+    heard = Collected()
+    assert pair(tmp_path, heard) == []
+    assert len(heard.notes) == 1
+    assert heard.notes[0].startswith(f"No masks are taken from {tmp_path / name}: ")
+    assert said in heard.notes[0]
+    with pytest.raises(ValueError, match=name):  # an error only where it is named
+        pair(tmp_path, masks=name)
 
 
 def test_a_file_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "data" / "all.json", "")
+    path = write_coco(tmp_path / "data" / "all.json")
     assert name_file(tmp_path / "data", "all.json") == path
     monkeypatch.chdir(tmp_path)
     assert name_file(tmp_path, "data/all.json").samefile(path)

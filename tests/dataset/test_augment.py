@@ -71,17 +71,20 @@ def test_classes_stay_under_their_pixels_with_colours_changed(strength: str) -> 
         assert changed[areas[..., 1] > 200].mean() > changed[areas[..., 1] < 55].mean() + 20
 
 
-def test_flip_is_a_flip() -> None:
+@pytest.mark.parametrize("strength", ["none", "flip"])
+def test_flip_is_a_flip_and_none_changes_nothing(strength: str) -> None:
     image, shares = make_sample()
     seen = set()
     for number in range(20):
-        changed, areas = Augment("flip")(image, shares, (0, 0, number))
+        changed, areas = Augment(strength)(image, shares, (0, 0, number))
         flipped = bool((changed != image).any())
         step = -1 if flipped else 1
         assert np.array_equal(changed, image[:, ::step])
         assert np.array_equal(areas, shares[:, ::step])
+        labels = image[..., :1].astype(np.uint16)
+        assert np.array_equal(Augment(strength).move(labels, (0, 0, number)), labels[:, ::step])
         seen.add(flipped)
-    assert seen == {True, False}
+    assert seen == ({True, False} if strength == "flip" else {False})
 
 
 def test_light_keeps_pictures_upright() -> None:
@@ -92,13 +95,6 @@ def test_light_keeps_pictures_upright() -> None:
         _, areas = Augment("light")(shares[..., :1], shares, (0, 0, number))
         assert areas[:14, 20:36, 0].mean() > 200
         assert areas[26:, 20:36, 1].mean() > 200
-
-
-def test_none_changes_nothing() -> None:
-    image, shares = make_sample()
-    changed, areas = Augment("none")(image, shares, (1, 2, 3))
-    assert np.array_equal(changed, image)
-    assert np.array_equal(areas, shares)
 
 
 @pytest.mark.parametrize("strength", ["flip", "light", "strong"])
@@ -118,34 +114,14 @@ def test_state_alone_decides(strength: str) -> None:
 
 
 @pytest.mark.parametrize("strength", ["light", "strong"])
-@pytest.mark.parametrize("place", [0, 1, 2], ids=["seed", "epoch", "draw"])
-def test_each_number_of_the_state_matters(strength: str, place: int) -> None:
+def test_each_number_of_the_state_matters(strength: str) -> None:
     image, shares = make_sample()
     augment = Augment(strength)
-    states = [tuple(number if i == place else 3 for i in range(3)) for number in range(20)]
-    results = {augment(image, shares, state)[0].tobytes() for state in states}
-    assert len(results) > 10
-
-
-def test_seed_epoch_and_draw_are_not_interchangeable() -> None:
-    image, shares = make_sample()
-    augment = Augment("strong")
-    results = {
-        augment(image, shares, state)[0].tobytes()
-        for state in [(0, 1, 2), (1, 0, 2), (2, 1, 0), (1, 2, 0)]
-    }
-    assert len(results) == 4
-
-
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_no_area_appears_from_nowhere(strength: str) -> None:
-    image, shares = make_sample(classes=4)
-    shares[..., 2] = 0
-    for number in range(40):
-        _, areas = Augment(strength)(image, shares, (0, 0, number))
-        assert areas[..., 2].max() == 0
-        # each of the planes is rounded on its own
-        assert areas.astype(int).sum(axis=2).max() <= 255 + 2
+    for place in range(3):
+        states = [tuple(number if i == place else 3 for i in range(3)) for number in range(20)]
+        assert len({augment(image, shares, state)[0].tobytes() for state in states}) > 10
+    swapped = [(0, 1, 2), (1, 0, 2), (2, 1, 0), (1, 2, 0)]
+    assert len({augment(image, shares, state)[0].tobytes() for state in swapped}) == 4
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
@@ -154,11 +130,11 @@ def test_no_area_appears_from_nowhere(strength: str) -> None:
 def test_shapes_and_dtypes_are_kept(strength: str, channels: int, dtype: Any) -> None:
     random = np.random.default_rng(0)
     image = (random.random((33, 47, channels)) * (255 if dtype == np.uint8 else 1)).astype(dtype)
-    for classes in (2, 7):
+    for classes, elastic in ((2, 4), (7, 0)):
         _, shares = make_sample(33, 47, classes)
         image.flags.writeable = shares.flags.writeable = False  # as from the cache
         for number in range(5):
-            changed, areas = Augment(strength)(image, shares, (0, 0, number))
+            changed, areas = Augment(strength, elastic)(image, shares, (0, 0, number))
             assert (changed.shape, changed.dtype) == (image.shape, image.dtype)
             assert (areas.shape, areas.dtype) == (shares.shape, np.uint8)
 
@@ -236,25 +212,9 @@ def test_labels_move_with_the_shares(strength: str, elastic: float) -> None:
         assert (of_label == 0).mean() < 0.002
 
 
-def test_labels_of_a_flip_are_exact() -> None:
-    labels = make_cells()
-    shares = np.where(labels > 0, np.uint8(255), np.uint8(0))
-    for number in range(10):
-        _, areas = Augment("flip")(shares, shares, (0, 0, number))
-        moved = Augment("flip").move(labels, (0, 0, number))
-        assert np.array_equal(moved > 0, areas > 0)
-
-
-# masks are never interpolated into new classes
 VOID = 255
-
-
 SIDES = st.integers(2, 60)
-
-
 ELASTIC = st.sampled_from([0.0, 1.0, 4.0, 20.0])
-
-
 SEEDS = st.integers(0, 2**32)
 
 
@@ -355,16 +315,6 @@ def maps(elastic: Elastic, shape: tuple[int, ...], seed: int) -> dict[str, NDArr
     return elastic.get_params_dependent_on_data({"shape": shape}, {})
 
 
-@pytest.mark.parametrize("size", [(41, 61), (101, 7), (3, 3)])
-def test_nodes_have_what_was_drawn(size: tuple[int, int]) -> None:
-    nodes = np.random.default_rng(0).normal(0, 10, (3, 3))
-    field = displacements(nodes, size)
-    assert field.shape == size
-    assert field.dtype == np.float32
-    rows, columns = (np.arange(3) * (side - 1) // 2 for side in size)
-    assert np.allclose(field[np.ix_(rows, columns)], nodes, atol=1e-4)
-
-
 def test_equal_displacements_shift_the_whole_picture() -> None:
     assert np.allclose(displacements(np.full((3, 3), 4.5), (20, 31)), 4.5)
     for size in [(1, 1), (1, 9), (2, 2)]:
@@ -383,16 +333,6 @@ def test_bicubic_between_nodes() -> None:
     smooth = ndimage.convolve1d(ndimage.convolve1d(sparse, kernel, axis=0), kernel, axis=1)
     inner = smooth[3 * steps : -3 * steps, 3 * steps : -3 * steps]
     assert np.allclose(displacements(nodes, (33, 33)), inner, atol=1e-4)
-
-
-def test_field_is_smooth() -> None:
-    field = displacements(np.random.default_rng(2).normal(0, 10, (3, 3)), (257, 257))
-    span = 2 * np.abs(field).max()
-    for axis in (0, 1):
-        slope = np.diff(field, axis=axis)
-        # between nodes 128 pixels apart; no step, and no kink at the middle node either
-        assert np.abs(slope).max() < 2 * span / 128
-        assert np.abs(np.diff(slope, axis=axis)).max() < 12 * span / 128**2
 
 
 def test_nothing_folds_where_the_deviation_is_small_beside_the_picture() -> None:
@@ -421,49 +361,17 @@ def test_displacements_have_the_deviation_asked_for() -> None:
     assert np.abs(correlation).max() < 0.2
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7])
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_image_and_mask_move_alike(channels: int, dtype: Any) -> None:
-    random = np.random.default_rng(0)
-    image = random.random((40, 56, channels)) * (255 if dtype == np.uint8 else 1)
-    image = cv2.GaussianBlur(image, (0, 0), 2).reshape(image.shape).astype(dtype)
-    compose = A.Compose([Elastic(6, cv2.INTER_LINEAR)])
-    compose.set_random_seed(3)
-    changed = compose(image=image, mask=image)
-    assert (changed["image"].shape, changed["image"].dtype) == (image.shape, dtype)
-    assert np.array_equal(changed["image"], changed["mask"])
-    assert not np.array_equal(changed["image"], image)
-
-
 def test_pixels_come_from_where_the_maps_say() -> None:
     rows, columns = np.mgrid[:64, :80].astype(np.float32)
     image = np.stack([rows, columns], axis=2) / 100
     elastic = Elastic(3, cv2.INTER_LINEAR)
-    where = maps(elastic, image.shape, 5)
+    x, y = maps(elastic, image.shape, 5).values()
     elastic.set_random_seed(5)
     moved = elastic(image=image)["image"] * 100
-    inside = (
-        (where["map_x"] >= 0)
-        & (where["map_x"] <= 79)
-        & (where["map_y"] >= 0)
-        & (where["map_y"] <= 63)
-    )
-    assert inside.mean() > 0.8
+    inside = (x >= 0) & (x <= 79) & (y >= 0) & (y <= 63)
+    assert 0.8 < inside.mean() < 1
     # OpenCV reads between pixels in steps of 1/32
-    assert np.abs(moved[..., 0] - where["map_y"])[inside].max() < 0.04
-    assert np.abs(moved[..., 1] - where["map_x"])[inside].max() < 0.04
-    # beyond the outline the picture is mirrored about its outermost pixels
-    above = where["map_y"] < 0
-    assert above.any() or (where["map_y"] > 63).any() or (where["map_x"] < 0).any()
-    assert np.abs(moved[..., 0] - np.abs(where["map_y"]))[above].max(initial=0) < 0.04
-
-
-def test_numbers_of_objects_are_not_mixed() -> None:
-    labels = np.zeros((40, 56, 1), np.uint16)
-    labels[5:20, 5:20], labels[20:33, 20:50] = 300, 65535
-    for seed in range(10):
-        elastic = Elastic(8, cv2.INTER_NEAREST)
-        elastic.set_random_seed(seed)
-        moved = elastic(image=np.zeros((40, 56, 1), np.uint8), mask=labels)["mask"]
-        assert moved.dtype == np.uint16
-        assert set(np.unique(moved)) <= {0, 300, 65535}
+    assert np.abs(moved[..., 0] - y)[inside].max() < 0.04
+    assert np.abs(moved[..., 1] - x)[inside].max() < 0.04
+    # beyond the outline the image is mirrored about its outermost pixels
+    assert np.abs(moved[..., 0] - np.abs(y))[y < 0].max(initial=0) < 0.04

@@ -19,7 +19,7 @@ import pytest
 from plainunet.dataset import cache as module
 from plainunet.dataset.cache import Cache, MixedDepthsError, Sample, cached, recall
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import CocoImage, Page, cache_folder, parse_source
+from plainunet.formats.sources import CocoImage, cache_folder, parse_source
 
 SETTINGS: dict[str, Any] = {"count": 3, "box": (4, 6)}
 
@@ -56,12 +56,15 @@ def sample(index, height=4, width=6):
 class Loader:
     """Makes samples, and remembers which were asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: Any = np.uint8) -> None:
         self.asked: list[int] = []
+        self.dtype = dtype
 
     def __call__(self, index: int) -> Sample:
         self.asked.append(index)
         image = np.full((4, 6, 3), 10 * index, np.uint8)
+        if self.dtype != np.uint8:
+            image = (image + 0.5).astype(self.dtype)
         return image, np.full((4, 6, 2), index, np.uint8)
 
 
@@ -74,31 +77,22 @@ def must(cache: Cache | None) -> Cache:
     return cache
 
 
-def test_samples_come_back(files: list[Path]) -> None:
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_samples_come_back(files: list[Path], dtype: Any) -> None:
     progress: list[tuple[int, int]] = []
     cache = must(
-        cached(files, SETTINGS, Loader(), lambda done, total: progress.append((done, total)))
+        cached(files, SETTINGS, Loader(dtype), lambda done, total: progress.append((done, total)))
     )
+    os.utime(cache.folder, (1000, 1000))
     assert len(cache) == 3
     for index in range(3):
-        image, shares = cache[index]
-        assert image.dtype == shares.dtype == np.uint8
-        assert image.shape == (4, 6, 3)
-        assert shares.shape == (4, 6, 2)
-        assert (image == 10 * index).all()
-        assert (shares == index).all()
+        for part, wanted in zip(cache[index], Loader(dtype)(index), strict=True):
+            assert part.dtype == wanted.dtype
+            assert np.array_equal(part, wanted)
+    assert cache.folder.stat().st_mtime > 1000  # use keeps it young
     assert progress == [(1, 3), (2, 3), (3, 3)]
     with pytest.raises(ValueError, match="read-only"):
         cache[0][0][0] = 1
-
-
-def test_float_pictures(files: list[Path]) -> None:
-    def load(index: int) -> Sample:
-        return np.full((2, 3, 1), index - 0.25, np.float32), np.zeros((2, 3, 2), np.uint8)
-
-    image, _ = must(cached(files, SETTINGS, load))[2]
-    assert image.dtype == np.float32
-    assert (image == 1.75).all()
 
 
 def test_third_arrays(files: list[Path], room: Path) -> None:
@@ -144,6 +138,12 @@ def test_made_once_and_used_again(files: list[Path], room: Path) -> None:
     assert first.folder == second.folder
     assert entries(room) == [first.folder]
     assert (second[1][0] == 10).all()
+    # other settings or another order make another entry
+    for settings in ({**SETTINGS, "box": (4, 7)}, {**SETTINGS, "more": 1}):
+        cached(files, settings, loader)
+    cached(files[::-1], SETTINGS, loader)
+    assert sorted(loader.asked) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert len(entries(room)) == 4
 
 
 def test_changed_file_makes_it_again(files: list[Path], room: Path) -> None:
@@ -162,42 +162,40 @@ def test_changed_file_makes_it_again(files: list[Path], room: Path) -> None:
     assert len(entries(room)) == 3
 
 
-@pytest.mark.parametrize("settings", [{**SETTINGS, "box": (4, 7)}, {**SETTINGS, "more": 1}])
-def test_other_settings_or_another_order_make_another_entry(
-    files: list[Path], room: Path, settings: dict[str, Any]
+class Failing(Loader):
+    def __init__(self, third: Sample | Exception) -> None:
+        super().__init__()
+        self.third = third
+
+    def __call__(self, index: int) -> Sample:
+        if index < 2:
+            return super().__call__(index)
+        if isinstance(self.third, Exception):
+            raise self.third
+        return self.third
+
+
+SHARES = np.zeros((4, 6, 2), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("third", "error", "said"),
+    [
+        (ValueError("2.png cannot be read"), ValueError, "2.png"),
+        (FileNotFoundError("2.png"), FileNotFoundError, "2.png"),
+        # floats in 0..1 stored as integers would be black, and nobody would be told
+        ((np.full((4, 6, 3), 0.5, np.float32), SHARES), MixedDepthsError, None),
+        ((np.zeros((4, 7, 3), np.uint8), SHARES), ValueError, r"Sample 2 .*\(4, 7, 3\)"),
+    ],
+)
+def test_failure_leaves_nothing(
+    files: list[Path], room: Path, third: Any, error: type[Exception], said: str | None
 ) -> None:
-    cached(files, SETTINGS, Loader())
-    loader = Loader()
-    cached(files, settings, loader)
-    assert set(loader.asked) == {0, 1, 2}
-    cached(files[::-1], SETTINGS, Loader())
-    assert len(entries(room)) == 3
-
-
-@pytest.mark.parametrize("error", [ValueError, FileNotFoundError])
-def test_failure_leaves_nothing(files: list[Path], room: Path, error: type[Exception]) -> None:
-    def load(index: int) -> Sample:
-        if index == 2:
-            raise error("2.png cannot be read")
-        return Loader()(index)
-
-    with pytest.raises(error, match=r"2\.png"):
-        cached(files, SETTINGS, load)
+    with pytest.raises(error, match=said):
+        cached(files, SETTINGS, Failing(third))
     assert entries(room) == []
     # nor may it stand in the way of the next try
     assert len(must(cached(files, SETTINGS, Loader()))) == 3
-
-
-def test_pictures_of_another_depth_are_not_bent(files: list[Path], room: Path) -> None:
-    """Floats in 0..1 stored as integers would be black, and nobody would be told."""
-
-    def load(index: int) -> Sample:
-        image, shares = Loader()(index)
-        return (image if index < 2 else np.full((4, 6, 3), 0.5, np.float32)), shares
-
-    with pytest.raises(MixedDepthsError):
-        cached(files, SETTINGS, load)
-    assert entries(room) == []
 
 
 def test_leftovers_of_killed_processes_go_in_time(files: list[Path], room: Path) -> None:
@@ -285,6 +283,7 @@ def test_few_samples_wait_in_memory(files: list[Path]) -> None:
     assert 0 < max(waiting) <= 2 * (os.cpu_count() or 1) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts kilobytes as Linux does")
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
     code = """
@@ -295,31 +294,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
     def peak(count: int) -> int:
         command = [sys.executable, "-c", CODE + code, str(tmp_path), str(count)]
-        return int(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+        return int(subprocess.run(command, check=True, capture_output=True).stdout)
 
     added = 120 * 512 * 512 * 5 / 1024
     assert peak(160) - peak(40) < added / 10
-
-
-def test_gone_while_in_use(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process may need the room: then it says so, and gives no wrong sample."""
-    first = must(cached(files, SETTINGS, Loader()))
-    opened, unopened = Cache(first.folder), Cache(first.folder)
-    assert (opened[1][0] == 10).all()
-    os.utime(first.folder, (1000, 1000))
-    monkeypatch.setattr(module, "LIMIT", 2 * 3 * 4 * 6 * 5)
-    must(cached(files, {**SETTINGS, "more": 1}, Loader()))
-    assert not first.folder.exists()
-    assert (opened[2][0] == 20).all()
-    with pytest.raises(FileNotFoundError):
-        unopened[1]
-
-
-def test_use_keeps_an_entry_young(files: list[Path]) -> None:
-    cache = must(cached(files, SETTINGS, Loader()))
-    os.utime(cache.folder, (1000, 1000))
-    cache[0]
-    assert cache.folder.stat().st_mtime > 1000
 
 
 @pytest.mark.parametrize("name", ["stack.tif", "notes.json", "runs.csv"])
@@ -359,20 +337,6 @@ def test_files_of_classes_are_told_apart(tmp_path: Path, room: Path) -> None:
     assert len(entries(room)) == 4
 
 
-def test_missing_file_of_a_place(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no\.tif"):
-        cached([Page(tmp_path / "no.tif", 3)], {"count": 1}, Loader())
-
-
-def test_samples_of_other_sizes_are_refused(files: list[Path], room: Path) -> None:
-    def load(index: int) -> Sample:
-        return np.zeros((4, 6 + index // 2, 3), np.uint8), np.zeros((4, 6, 2), np.uint8)
-
-    with pytest.raises(ValueError, match=r"Sample 2 .*\(4, 7, 3\)"):
-        cached(files, SETTINGS, load)
-    assert entries(room) == []
-
-
 def test_sizes_that_differ(files: list[Path], room: Path) -> None:
     sizes = [(4, 6), (7, 3), (2, 2)]
 
@@ -398,18 +362,25 @@ def test_a_sample_that_is_not_as_large_as_said(files: list[Path], room: Path) ->
     assert entries(room) == []
 
 
-def test_room_for_sizes_that_differ(
+def test_no_entry_where_none_fits_or_can_be_made(
     files: list[Path], room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first is small; all together would not fit."""
-    monkeypatch.setattr(module, "LIMIT", 1000)
+    kept = must(cached(files, SETTINGS, Loader()))
 
     def load(index: int) -> Sample:
         side = 2 + 20 * index
         return np.zeros((side, side, 3), np.uint8), np.zeros((side, side, 2), np.uint8)
 
-    assert cached(files, SETTINGS, load, None, [(2 + 20 * n,) * 2 for n in range(3)]) is None
-    assert entries(room) == []
+    # the first is small; all together would not fit, and drive nothing out
+    monkeypatch.setattr(module, "LIMIT", 1000)
+    assert cached(files, {"count": 3}, load, None, [(2 + 20 * n,) * 2 for n in range(3)]) is None
+    monkeypatch.setattr(module, "LIMIT", 3 * 4 * 6 * (3 + 2) - 1)
+    loader = Loader()
+    assert cached(files, {**SETTINGS, "more": 1}, loader) is None
+    assert set(loader.asked) <= {0}
+    assert entries(room) == [kept.folder]
+    monkeypatch.setenv("PLAINUNET_CACHE", str(files[0] / "below a file"))
+    assert cached(files, SETTINGS, Loader()) is None
 
 
 def test_two_processes_at_once(files: list[Path], room: Path) -> None:
@@ -443,48 +414,6 @@ def test_oldest_goes_first(files: list[Path], room: Path, monkeypatch: pytest.Mo
     assert entries(room) == sorted([made[0].folder, made[2].folder, fourth.folder])
 
 
-def test_no_entry_where_it_would_not_fit(
-    files: list[Path], room: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needed = 3 * 4 * 6 * (3 + 2)
-    monkeypatch.setattr(module, "LIMIT", needed - 1)
-    loader = Loader()
-    assert cached(files, SETTINGS, loader) is None
-    assert set(loader.asked) <= {0}
-    assert entries(room) == []
-
-
-def test_what_cannot_fit_drives_nothing_out(
-    files: list[Path], room: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = must(cached(files, SETTINGS, Loader()))
-    monkeypatch.setattr(module, "LIMIT", 2000)
-
-    def load(index: int) -> Sample:
-        return np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60, 2), np.uint8)
-
-    assert cached(files, {"count": 3}, load) is None
-    assert entries(room) == [kept.folder]
-
-
-def test_no_cache_where_none_can_be_made(
-    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PLAINUNET_CACHE", str(files[0] / "below a file"))
-    assert cached(files, SETTINGS, Loader()) is None
-
-
-def test_pickled_without_the_data(files: list[Path]) -> None:
-    def load(index: int) -> Sample:
-        return np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 2), np.uint8)
-
-    cache = must(cached(files, SETTINGS, load))
-    assert sum(array.nbytes for array in cache.arrays) > 50_000
-    packed = pickle.dumps(cache)
-    assert len(packed) < 1000
-    assert np.array_equal(pickle.loads(packed).arrays[0], cache.arrays[0])
-
-
 def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, room: Path) -> None:
     assert cache_folder() == room
     monkeypatch.setenv("PLAINUNET_CACHE", "")
@@ -515,12 +444,17 @@ def texts(folder: Path, count: int = 3) -> list[tuple[Path, ...]]:
 
 def test_an_unchanged_file_is_read_once(tmp_path: Path) -> None:
     things, reader = texts(tmp_path), Reader()
-    assert list(recall("text", things, reader)) == [["0"], ["1"], ["2"]]
-    assert list(recall("text", things, reader)) == [["0"], ["1"], ["2"]]
+    for _ in range(2):
+        assert list(recall("text", things, reader)) == [["0"], ["1"], ["2"]]
+    (tmp_path / "link.txt").symlink_to(things[0][0])  # a link shares what is known
+    assert list(recall("text", [(tmp_path / "link.txt",)], reader)) == [["0"]]
     assert sorted(reader.read) == ["0.txt", "1.txt", "2.txt"]
     # another question about the same files
     assert list(recall("other", things, reader)) == [["0"], ["1"], ["2"]]
     assert len(reader.read) == 6
+    for _ in range(2):  # long answers are not kept
+        list(recall("long", things[:1], lambda path: reader(path) * 50_000))
+    assert len(reader.read) == 8
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
@@ -537,15 +471,6 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert reader.read.count("0.txt") == 1
 
 
-def test_links_share_what_is_known(tmp_path: Path) -> None:
-    things, reader = texts(tmp_path), Reader()
-    list(recall("text", things, reader))
-    link = tmp_path / "link.txt"
-    link.symlink_to(things[0][0])
-    assert list(recall("text", [(link,)], reader)) == [["0"]]
-    assert "link.txt" not in reader.read
-
-
 def test_errors_are_handed_on_and_not_remembered(tmp_path: Path) -> None:
     things = texts(tmp_path)
     things[1][0].unlink()
@@ -555,22 +480,18 @@ def test_errors_are_handed_on_and_not_remembered(tmp_path: Path) -> None:
             raise DataError(f"{path} is wrong", "damaged")
         return path.read_text()
 
+    def fail(path: Path) -> str:
+        raise KeyError("a fault of the program")
+
     first, missing, wrong = recall("text", things, read)
     assert first == "0"
     assert isinstance(missing, DataError)
-    assert missing.code == "missing-file"
-    assert missing.files == things[1]
+    assert (missing.code, missing.files) == ("missing-file", things[1])
     assert isinstance(wrong, DataError)
     assert (wrong.code, wrong.files) == ("damaged", things[2])
     assert list(recall("text", things[2:], lambda path: "mended")) == ["mended"]
-
-
-def test_other_errors_are_ours(tmp_path: Path) -> None:
-    def read(path: Path) -> str:
-        raise KeyError("a fault of the program")
-
     with pytest.raises(KeyError):
-        list(recall("text", texts(tmp_path), read))
+        list(recall("other", things, fail))
 
 
 def test_without_a_database_nothing_is_remembered(
@@ -620,44 +541,13 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
     assert len(list(recall("text", texts(tmp_path, 0), reader))) == 0
 
 
-def test_long_answers_are_not_kept(tmp_path: Path) -> None:
-    things = texts(tmp_path, 1)
-    times = []
-
-    def read(path: Path) -> str:
-        times.append(path)
-        return "x" * 100_000
-
-    for _ in range(2):
-        assert list(recall("text", things, read)) == ["x" * 100_000]
-    assert len(times) == 2
-
-
-@pytest.mark.parametrize(("target", "words"), [("a.txt", "Too many levels"), ("gone", "No such")])
-def test_the_reader_tells_of_links_that_lead_nowhere(
-    tmp_path: Path, target: str, words: str
-) -> None:
-    (tmp_path / "a.txt").symlink_to(target)
-
-    def read(path: Path) -> str:
-        try:
-            return path.read_text()
-        except OSError as error:
-            raise DataError(f"{path}: {error}", "link-loop") from None
-
-    (problem,) = recall("text", [(tmp_path / "a.txt",)], read)
-    assert isinstance(problem, DataError)
-    assert (problem.code, problem.files) == ("link-loop", (tmp_path / "a.txt",))
-    assert words in str(problem)
-
-
 def test_many_threads_ask_at_once() -> None:
     """As on a machine with many cores: each gets its own answer, whole."""
     store = module._Store()
     for number in range(module._AT_ONCE):
         store.put(f"key {number}", [number])
     with ThreadPoolExecutor(16) as threads:
-        numbers = [number % module._AT_ONCE for number in range(20_000)]
+        numbers = [number % module._AT_ONCE for number in range(4000)]
         answers = list(threads.map(lambda number: store.get(f"key {number}"), numbers))
     store.close()
     assert answers == [[number] for number in numbers]

@@ -3,12 +3,12 @@
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from plainunet.config import DataConfig
 from plainunet.dataset.classes import find_coding
@@ -27,36 +27,34 @@ from plainunet.dataset.coding import (
 )
 from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import RleImage
+
+from ..folders import save
 
 RANDOM = np.random.default_rng(0)
 IDS = RANDOM.integers(0, 4, (20, 30), dtype=np.uint8)
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 
-def save(path: Path, values: object) -> Path:
-    Image.fromarray(np.asarray(values)).save(path)
-    return path
-
-
-def test_encode() -> None:
-    coding = Values((0, 255))
-    encoded = coding.encode(np.array([[0, 255], [255, 0]], np.uint8))
+@pytest.mark.parametrize(
+    ("coding", "dtype", "stored", "wanted"),
+    [
+        (Values((0, 255)), np.uint8, [0, 255, 255, 0], [0, 1, 1, 0]),
+        (Values((0, 1, 2), 11), np.uint8, [0, 2, 11], [0, 2, 255]),
+        (Values((0, 1, 2), 11), np.uint16, [0, 2, 11], [0, 2, 255]),
+        (Instances(65535), np.uint16, [0, 1, 2, 300, 65535], [0, 1, 1, 1, 255]),
+        (Threshold(255), np.uint8, [0, 127, 128, 255], [0, 0, 1, 255]),
+        (
+            Colors(((0, 0, 0), (255, 0, 0))),
+            np.uint32,
+            [0x000000, 0xFF0000, 0xF00505, 0x00FF00],
+            [0, 1, 1, 255],
+        ),
+    ],
+)
+def test_encode(coding: Coding, dtype: Any, stored: list[int], wanted: list[int]) -> None:
+    encoded = coding.encode(np.array([stored], dtype))
     assert encoded.dtype == np.uint8
-    np.testing.assert_array_equal(encoded, [[0, 1], [1, 0]])
-    assert coding.num_classes == 2
-
-
-def test_encode_with_ignored_pixels() -> None:
-    coding = Values((0, 1, 2), 11)
-    np.testing.assert_array_equal(coding.encode(np.array([[0, 2, 11]], np.uint8)), [[0, 2, 255]])
-    np.testing.assert_array_equal(coding.encode(np.array([[0, 2, 11]], np.uint16)), [[0, 2, 255]])
-
-
-def test_encode_instances() -> None:
-    coding = Instances(65535)
-    mask = np.array([[0, 1, 2, 300, 65535]], np.uint16)
-    np.testing.assert_array_equal(coding.encode(mask), [[0, 1, 1, 1, 255]])
+    assert encoded.tolist() == [wanted]
 
 
 def test_encode_names_what_it_does_not_know() -> None:
@@ -79,14 +77,6 @@ def test_encode_turns_the_nth_value_into_n(
     ids = np.random.default_rng(seed).integers(0, len(values), shape)
     mask = np.array(values, np.uint16)[ids]
     np.testing.assert_array_equal(Values(tuple(values)).encode(mask), ids)
-
-
-def test_encode_colours() -> None:
-    coding = Colors(((0, 0, 0), (255, 0, 0)))
-    mask = np.array([[0x000000, 0xFF0000, 0xF00505, 0x00FF00]], np.uint32)
-    encoded = coding.encode(mask)
-    assert encoded.dtype == np.uint8
-    np.testing.assert_array_equal(encoded, [[0, 1, 1, 255]])
 
 
 def test_read_is_read_mask_and_encode(tmp_path: Path) -> None:
@@ -154,17 +144,18 @@ def test_values_are_counted(tmp_path: Path) -> None:
     assert deeper.values.tolist() == [0, 2, 300]
 
 
-def test_equal_masks_have_equal_digests(tmp_path: Path) -> None:
+@pytest.mark.parametrize("colored", [False, True])
+def test_equal_masks_have_equal_digests(tmp_path: Path, colored: bool) -> None:
     mask = np.array([[0, 1], [1, 1]], np.uint8)
-    paths = [
-        save(tmp_path / "a.png", mask),
-        save(tmp_path / "b.gif", mask),
-        save(tmp_path / "c.png", mask.T[::-1]),
-        save(tmp_path / "d.png", mask.reshape(1, 4)),
-    ]
+    masks = [mask, mask, mask.T[::-1], mask.reshape(1, 4), np.ones_like(mask)]
+    paths = []
+    for n, each in enumerate(masks):
+        stored = np.where(each[..., None] > 0, np.uint8([255, 0, 0]), 0) if colored else each
+        paths.append(save(tmp_path / f"{n}.{'gif' if n == 1 and not colored else 'png'}", stored))
     digests = [each.digest for each in count_masks(paths) if isinstance(each, MaskCounts)]
     assert digests[0] == digests[1]
-    assert len(set(digests)) == 3
+    assert len(set(digests[1:])) == 4
+    assert digests[4] == ""  # of one value alone, masks are all the same
 
 
 def test_coloured_masks_are_told_apart(tmp_path: Path) -> None:
@@ -186,28 +177,3 @@ def test_what_is_wrong_comes_in_its_turn(tmp_path: Path) -> None:
     assert second.code == "cut-off"
     assert isinstance(third, DataError)
     assert third.code == "missing-file"
-
-
-def test_items_have_no_kind(tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text("image,rle\na.png,1 2\n")
-    item = RleImage(tmp_path / "m.csv", "a", 3, 4, "rows")
-    (count,) = count_masks([item])
-    if isinstance(count, MaskCounts):
-        assert (count.kind, count.size) == ("", (3, 4))
-    else:
-        assert str(tmp_path) in str(count)
-
-
-def test_equal_coloured_masks_are_told(tmp_path: Path) -> None:
-    mask = np.array([[[255, 0, 0], [0, 0, 0]]] * 3, np.uint8)
-    full = np.full_like(mask, (255, 0, 0))
-    paths = [
-        save(tmp_path / "a.png", mask),
-        save(tmp_path / "b.png", mask),
-        save(tmp_path / "c.png", mask[:, ::-1]),
-        # of one colour alone, masks are all the same
-        save(tmp_path / "d.png", full),
-    ]
-    digests = [each.digest for each in count_masks(paths) if isinstance(each, MaskCounts)]
-    assert digests[0] == digests[1] != digests[2]
-    assert digests[3] == ""

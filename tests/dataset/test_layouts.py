@@ -7,12 +7,7 @@ from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import find_layout, folders_found, walk
 from plainunet.reporter import Collected
 
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
+from ..folders import touch
 
 
 def roots(folder: Path, **named: str) -> list[tuple[str, str | None, str]]:

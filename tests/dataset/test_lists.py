@@ -9,57 +9,37 @@ import pytest
 
 from plainunet.config import FolderConfig
 from plainunet.dataset.lists import Pair, Pictures, has_pictures, read_listed
-from plainunet.dataset.split import name_below, write_split
+from plainunet.dataset.split import write_split
 from plainunet.formats.sources import parse_image, parse_source
 from plainunet.reporter import silent
 
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
+from ..folders import Row, rows, touch
 
 
 def read(folder: Path, pairs: str) -> list[Pair]:
     return read_listed(folder, FolderConfig(pairs=pairs), silent)
 
 
-def names(folder: Path, pairs: str) -> list[tuple[str, str, str, str | None]]:
-    return [
-        (
-            name_below(each.image, folder),
-            name_below(each.mask, folder),
-            each.group,
-            each.part,
-        )
-        for each in read(folder, pairs)
-    ]
+def names_of(folder: Path, pairs: str) -> list[Row]:
+    return rows(read(folder, pairs), folder)
 
 
 # patterns
-def test_patterns(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("pairs", "wanted"),
+    [
+        ("x/*.jpg:y/*_m.png", [("x/1.jpg", "y/1_m.png", "1"), ("x/a b.JPG", "y/a b_m.png", "a b")]),
+        # the star may be a folder
+        ("*/image.png:*/mask.png", [(f"{n}/image.png", f"{n}/mask.png", n) for n in "12"]),
+        # the longer pattern has the files that match both
+        ("z/*.png:z/*_mask.png", [(f"z/{n}.png", f"z/{n}_mask.png", n) for n in "ab"]),
+    ],
+)
+def test_patterns(tmp_path: Path, pairs: str, wanted: list[tuple[str, str, str]]) -> None:
     touch(tmp_path, "x/a b.JPG", "x/1.jpg", "y/a b_m.png", "y/1_m.png", "y/1_color.png")
-    assert sorted(names(tmp_path, "x/*.jpg:y/*_m.png")) == [
-        ("x/1.jpg", "y/1_m.png", "1", None),
-        ("x/a b.JPG", "y/a b_m.png", "a b", None),
-    ]
-
-
-def test_the_star_may_be_a_folder(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{n}/{name}.png" for n in (1, 2) for name in ("image", "mask", "depth")))
-    assert names(tmp_path, "*/image.png:*/mask.png") == [
-        ("1/image.png", "1/mask.png", "1", None),
-        ("2/image.png", "2/mask.png", "2", None),
-    ]
-
-
-def test_the_longer_pattern_has_the_files_that_match_both(tmp_path: Path) -> None:
-    touch(tmp_path, "a.png", "b.png", "a_mask.png", "b_mask.png")
-    assert [pair[:2] for pair in names(tmp_path, "*.png:*_mask.png")] == [
-        ("a.png", "a_mask.png"),
-        ("b.png", "b_mask.png"),
-    ]
+    touch(tmp_path, *(f"z/{n}{ending}.png" for n in "ab" for ending in ("", "_mask")))
+    assert sorted(names_of(tmp_path, pairs)) == [(*row, None) for row in wanted]
 
 
 @pytest.mark.parametrize(
@@ -82,13 +62,6 @@ def test_patterns_that_are_refused(tmp_path: Path, pairs: str, message: str) -> 
 
 
 # lists
-def test_a_list(tmp_path: Path) -> None:
-    touch(tmp_path, "p/a.jpg", "p/b.jpg", "m/1.png", "m/2.png")
-    (tmp_path / "list.csv").write_text("image,mask\np/a.jpg,m/2.png\n\np/b.jpg,m/1.png\n")
-    assert names(tmp_path, "list.csv") == [
-        ("p/a.jpg", "m/2.png", "p/a", None),
-        ("p/b.jpg", "m/1.png", "p/b", None),
-    ]
 
 
 def test_a_list_elsewhere_with_all_columns(tmp_path: Path) -> None:
@@ -125,25 +98,17 @@ def test_a_list_elsewhere_with_all_columns(tmp_path: Path) -> None:
         ("image,mask\na.jpg,a.png,x", "line 2 has 3 fields, the header 2"),
         ('image,mask\na.jpg,"a.png', "this is not CSV"),
         ("image,mask\na.jpg,a.png\n\xe4.jpg,b.png", "line 3: this is not UTF-8"),
+        ("image,mask\n" + "".join(f"{n},{n}\n" for n in range(4)), "has 8 wrong lines:"),
+        ("image,mask\n" + "".join(f"{n},{n}\n" for n in range(4)), "\n  and 3 more"),
+        (None, "--pairs list.csv: there is no such list"),
     ],
 )
-def test_lists_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_lists_that_are_refused(tmp_path: Path, text: str | None, message: str) -> None:
     touch(tmp_path, "a.jpg", "b.jpg", "a.png", "b.png")
-    (tmp_path / "list.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=re.escape(message)):
+    if text is not None:
+        (tmp_path / "list.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         read(tmp_path, "list.csv")
-
-
-def test_five_wrong_lines_are_said(tmp_path: Path) -> None:
-    rows = "".join(f"{n}.jpg,{n}.png\n" for n in range(4))
-    (tmp_path / "list.csv").write_text("image,mask\n" + rows)
-    with pytest.raises(ValueError, match=r"has 8 wrong lines:(?s:.*)line 4: .*\n  and 3 more"):
-        read(tmp_path, "list.csv")
-
-
-def test_a_list_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"--pairs gone\.csv: there is no such list"):
-        read(tmp_path, "gone.csv")
 
 
 # a file for each class
@@ -155,7 +120,7 @@ def test_braces_stand_for_the_classes_in_their_order(tmp_path: Path, pattern: st
     touch(tmp_path, *(images.replace("*", stem) for stem in ("1", "b é", "3")))
     for name, stems in (("road", ("1", "b é")), ("car", ("1", "3")), ("sky", ("1", "3"))):
         touch(tmp_path, *(pattern.replace("{road,car}", name).replace("*", s) for s in stems))
-    found = names(tmp_path, f"{images}:{pattern}")
+    found = names_of(tmp_path, f"{images}:{pattern}")
     assert sorted(pair[:2] for pair in found) == [
         (images.replace("*", stem), pattern.replace("*", stem)) for stem in ("1", "3", "b é")
     ]
@@ -163,7 +128,7 @@ def test_braces_stand_for_the_classes_in_their_order(tmp_path: Path, pattern: st
 
 def test_of_two_classes_that_fit_the_longer_is_meant(tmp_path: Path) -> None:
     touch(tmp_path, "i/7.jpg", "m/7_road.png", "m/7_side_road.png")
-    found = names(tmp_path, "i/*.jpg:m/*_{road,side_road}.png")
+    found = names_of(tmp_path, "i/*.jpg:m/*_{road,side_road}.png")
     assert [pair[:2] for pair in found] == [("i/7.jpg", "m/7_{road,side_road}.png")]
 
 
@@ -212,7 +177,7 @@ def test_lists_name_places(tmp_path: Path) -> None:
     place_files(tmp_path)
     rows = "".join(f'"{image}","{mask}"\n' for image, mask in PLACES)
     (tmp_path / "list.csv").write_text("image,mask\n" + rows, encoding="utf-8")
-    assert [pair[:2] for pair in names(tmp_path, "list.csv")] == PLACES
+    assert [pair[:2] for pair in names_of(tmp_path, "list.csv")] == PLACES
 
 
 @pytest.mark.parametrize(
@@ -265,8 +230,12 @@ def test_the_split_may_hold_names_that_are_not_utf_8(tmp_path: Path) -> None:
     assert read(tmp_path, "split.csv")[0].image == tmp_path / name
 
 
-def test_pictures_are_found_by_path_name_and_stem(tmp_path: Path) -> None:
+def test_images_are_found_by_path_name_and_stem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decomposed = normalize("NFD", "é.jpg")
     touch(tmp_path, "images/a.jpg", "images/x/b.v2.png", "images/x/c.png", "images/y/c.png")
+    touch(tmp_path / "images", decomposed)
     pictures = Pictures(tmp_path / "images")
     found = {
         "a.jpg": "a.jpg",
@@ -280,6 +249,7 @@ def test_pictures_are_found_by_path_name_and_stem(tmp_path: Path) -> None:
         "b.v2": "x/b.v2.png",
         "x/c.png": "x/c.png",
         "y/c": "y/c.png",
+        normalize("NFC", "é.jpg"): decomposed,
         "c.png": None,  # two of this name
         "c": None,
         "b": None,
@@ -289,18 +259,9 @@ def test_pictures_are_found_by_path_name_and_stem(tmp_path: Path) -> None:
     for name, path in found.items():
         expected = None if path is None else tmp_path / "images" / path
         assert pictures.find(name, tmp_path, tmp_path / "annotations") == expected, name
-
-
-def test_letters_may_be_written_in_two_ways(tmp_path: Path) -> None:
-    touch(tmp_path, normalize("NFD", "é.jpg"))
-    assert Pictures(tmp_path).find(normalize("NFC", "é.jpg")) is not None
-
-
-def test_a_folder_may_be_named_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    touch(tmp_path, "x/a.jpg")
-    monkeypatch.chdir(tmp_path)
-    assert Pictures(Path()).find("x/a.jpg") == Path("x/a.jpg")
-    assert Pictures(Path("x")).find("x/a.jpg", Path()) == Path("x/a.jpg")
+    monkeypatch.chdir(tmp_path)  # the folder may be named from here
+    assert Pictures(Path()).find("images/a.jpg") == Path("images/a.jpg")
+    assert Pictures(Path("images")).find("images/a.jpg", Path()) == Path("images/a.jpg")
 
 
 def test_masks_beside_images_are_no_pictures(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from plainunet.dataset.samples import (
     pad,
 )
 
+from .. import folders
+
 BINARY = Values((0, 255))
 
 
@@ -42,13 +45,7 @@ MakePair = Callable[..., Pair]
 
 @pytest.fixture
 def make_pair(tmp_path: Path) -> MakePair:
-    def make(name: str, image: NDArray[Any], mask: NDArray[np.uint8]) -> Pair:
-        paths = tmp_path / f"{name}.png", tmp_path / f"{name}_mask.png"
-        for path, array in zip(paths, (image, mask), strict=True):
-            Image.fromarray(array).save(path)
-        return Pair(*paths, name, None)
-
-    return make
+    return partial(folders.make_pair, tmp_path)
 
 
 def noise(*shape: int, dtype: Any = np.uint8, seed: int = 0) -> NDArray[Any]:
@@ -64,12 +61,14 @@ def half(height: int, width: int) -> NDArray[np.uint8]:
 
 def test_sample_at_its_own_size(make_pair: MakePair) -> None:
     image, mask = noise(32, 48, 3), half(32, 48)
-    samples = Samples([make_pair("a", image, mask)], BINARY, (32, 48))
+    mask[:16] = 7
+    samples = Samples([make_pair("a.1", image, mask)], Values((0, 255), 7), (32, 48))
     got, shares = samples[0]
-    assert len(samples) == 1
+    assert (len(samples), samples.name(0)) == (1, "a.1")
     assert np.array_equal(got, image)
-    assert np.array_equal(shares[..., 1], mask)
-    assert np.array_equal(shares[..., 0], 255 - mask)
+    assert np.array_equal(shares[16:, :, 1], mask[16:])
+    assert np.array_equal(shares[16:, :, 0], 255 - mask[16:])
+    assert shares[:16].max() == 0  # ignored
 
 
 def test_small_picture_is_padded_and_never_enlarged(make_pair: MakePair) -> None:
@@ -84,31 +83,20 @@ def test_small_picture_is_padded_and_never_enlarged(make_pair: MakePair) -> None
     assert shares[20:].max() == shares[:, 30:].max() == 0
 
 
-def test_picture_is_reduced_in_its_proportions(make_pair: MakePair) -> None:
-    image = np.full((64, 64, 3), 200, np.uint8)
-    got, shares = Samples([make_pair("a", image, half(64, 64))], BINARY, (32, 48))[0]
-    assert got.shape == (32, 48, 3)
-    assert (got == 200).all()
-    assert (shares[:, :16, 0] == 255).all()
-    assert (shares[:, 16:32, 1] == 255).all()
-    assert shares[:, 32:].max() == 0
-
-
-def test_ignored_pixels_have_no_share(make_pair: MakePair) -> None:
-    mask = half(32, 32)
-    mask[:16] = 7
-    coding = Values((0, 255), 7)
-    _, shares = Samples([make_pair("a", noise(32, 32, 3), mask)], coding, (16, 16))[0]
-    assert shares[:8].max() == 0
-    assert (shares[8:].astype(int).sum(axis=2) == 255).all()
-
-
-def test_mixed_sizes_have_one_shape(make_pair: MakePair) -> None:
-    sizes = [(20, 30), (64, 48), (9, 90), (200, 3)]
-    pairs = [make_pair(f"{n}", noise(*size, 3), half(*size)) for n, size in enumerate(sizes)]
+def test_mixed_sizes_are_reduced_in_their_proportions_to_one_shape(make_pair: MakePair) -> None:
+    sizes = [(20, 30), (64, 48), (9, 90), (200, 3), (128, 128)]
+    pairs = [
+        make_pair(f"{n}", np.full((*size, 3), 200, np.uint8), half(*size))
+        for n, size in enumerate(sizes)
+    ]
     samples = Samples(pairs, BINARY, (32, 48), target_scale=2)
-    shapes = {(image.shape, shares.shape) for image, shares in map(samples.__getitem__, range(4))}
-    assert shapes == {((64, 96, 3), (64, 96, 2))}
+    for index in range(5):
+        image, shares = samples[index]
+        assert (image.shape, shares.shape) == ((64, 96, 3), (64, 96, 2))
+        assert (image == 200).all()
+    assert (shares[:, :32, 0] == 255).all()
+    assert (shares[:, 32:64, 1] == 255).all()
+    assert shares[:, 64:].max() == 0
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3])
@@ -129,45 +117,39 @@ def test_grey_among_rgb(make_pair: MakePair) -> None:
     assert np.array_equal(samples[1][0], np.stack([grey] * 3, axis=2))
 
 
-def test_grey_alone_stays_grey(make_pair: MakePair) -> None:
-    samples = Samples([make_pair("a", noise(32, 32), half(32, 32))], BINARY, (32, 32), channels=1)
-    assert samples[0][0].shape == (32, 32, 1)
-
-
-def test_other_channels_are_refused_and_named_once(make_pair: MakePair) -> None:
-    pair = make_pair("a", noise(32, 32, 3), half(32, 32))
-    with pytest.raises(ValueError, match="3 channels, 1 are needed") as raised:
-        Samples([pair], BINARY, (32, 32), channels=1)[0]
-    assert str(raised.value).count(str(pair.image)) == 1
-
-
-def test_unreadable_picture_is_named_once(make_pair: MakePair) -> None:
-    pair = make_pair("a", noise(32, 32, 3), half(32, 32))
-    pair.image.write_bytes(pair.image.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"a\.png") as raised:
-        Samples([pair], BINARY, (32, 32))[0]
-    assert str(raised.value).count(str(pair.image)) == 1
-
-
-def test_unknown_mask_value_is_named(make_pair: MakePair) -> None:
+def test_what_cannot_be_used_is_named_once(make_pair: MakePair) -> None:
     mask = half(32, 32)
     mask[3, 4] = 9
     pair = make_pair("a", noise(32, 32, 3), mask)
-    with pytest.raises(ValueError, match=r"a_mask\.png has 1 pixels of value 9"):
-        Samples([pair], BINARY, (32, 32))[0]
+    samples = Samples([pair], BINARY, (32, 32))
+    with pytest.raises(ValueError, match=r"a\.png has 1 pixels of value 9"):
+        samples[0]
+    folders.save(pair.mask, half(32, 32))
+    with pytest.raises(ValueError, match="3 channels, 1 are needed") as raised:
+        Samples([pair], BINARY, (32, 32), channels=1)[0]
+    assert str(raised.value).count(str(pair.image)) == 1
+    pair.image.write_bytes(pair.image.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="cut off") as raised:
+        samples[0]
+    assert str(raised.value).count(str(pair.image)) == 1
 
 
-def test_sixteen_bits_become_unit_floats(make_pair: MakePair) -> None:
-    deep = noise(32, 32, dtype=np.uint16)
-    pair = make_pair("a", deep, half(32, 32))
-    image, _ = Samples([pair], BINARY, (32, 32), channels=1)[0]
-    assert image.dtype == np.float32
-    assert np.allclose(image[..., 0], deep / 65535)
+def test_settings_that_do_not_go_together(make_pair: MakePair) -> None:
+    pair = make_pair("a", noise(32, 48, 3), half(32, 48))
+    with pytest.raises(ValueError, match="objects=True"):
+        TrainingSet(Samples([pair], BINARY, (48, 64)), "none", 0, (48, 64), border=(10, 5))
+    with pytest.raises(ValueError, match="need a patch"):
+        TrainingSet(Samples([pair], BINARY, None), "none", 0, (16, 16))
 
 
 @pytest.mark.parametrize("first", [np.uint8, np.uint16])
-def test_eight_bits_beside_sixteen(make_pair: MakePair, first: Any) -> None:
-    """They must mean the same: neither black nor beyond the network's range."""
+@pytest.mark.parametrize("room", [True, False])
+def test_eight_bits_beside_sixteen(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, first: Any, room: bool
+) -> None:
+    """They must mean the same, also where there is no room for a cache."""
+    if not room:
+        monkeypatch.setattr("plainunet.dataset.cache.LIMIT", 10)
     second = np.uint16 if first == np.uint8 else np.uint8
     arrays = [noise(32, 32, dtype=first), noise(32, 32, dtype=second, seed=1)]
     pairs = [make_pair(name, array, half(32, 32)) for name, array in zip("ab", arrays, strict=True)]
@@ -175,8 +157,13 @@ def test_eight_bits_beside_sixteen(make_pair: MakePair, first: Any) -> None:
     samples.fill_cache()
     for index, array in enumerate(arrays):
         image = samples[index][0]
-        assert image.dtype == np.float32
-        assert np.allclose(image[..., 0], array / np.iinfo(array.dtype).max)
+        assert image.shape == (32, 32, 1)
+        if room:
+            assert image.dtype == np.float32
+            assert np.allclose(image[..., 0], array / np.iinfo(array.dtype).max)
+        tensor = TrainingSet(samples, "none", 0, (32, 32))[0, 0, index][0]
+        assert tensor.dtype == torch.float32
+        assert np.allclose(tensor[..., 0].numpy(), array / np.iinfo(array.dtype).max)
 
 
 def test_cache_gives_the_same_samples(small_data: Path) -> None:
@@ -275,21 +262,6 @@ def test_statistics_equal_plain_numpy(make_pair: MakePair, dtype: Any) -> None:
     assert len(mean) == len(std) == channels
 
 
-def test_statistics_of_flat_pictures(make_pair: MakePair) -> None:
-    pair = make_pair("a", np.full((16, 16, 3), 51, np.uint8), half(16, 16))
-    mean, std = Samples([pair], BINARY, (16, 16)).statistics()
-    assert np.allclose(mean, 0.2)
-    assert np.allclose(std, 0, atol=1e-6)
-
-
-def test_training_set_reduces_to_its_size(small_data: Path) -> None:
-    samples = Samples(find_pairs(small_data), BINARY, (48, 64))
-    image, shares = TrainingSet(samples, "light", 0, (24, 32))[0, 0, 3]
-    assert image.shape == (24, 32, 3)
-    assert image.dtype == shares.dtype == torch.uint8
-    assert shares.shape == (24, 32, 2)
-
-
 def test_training_set_of_many_classes_at_a_smaller_size(make_pair: MakePair) -> None:
     mask = noise(48, 48) % 6
     samples = Samples(
@@ -352,13 +324,6 @@ def test_samples_with_objects(cell_samples: Callable[..., Samples]) -> None:
     assert np.array_equal(labels[..., 0], np.vectorize(ids.get)(cells()))
 
 
-def test_samples_with_objects_reduced_and_padded(cell_samples: Callable[..., Samples]) -> None:
-    _, shares, labels = cell_samples((30, 32), target_scale=1)[0]
-    assert labels.shape == (30, 32, 1)
-    assert (labels[24:] == 0).all()
-    assert np.array_equal(labels[..., 0] > 0, shares[..., 1] > 127)
-
-
 def test_border_weights_of_a_sample(cell_samples: Callable[..., Samples]) -> None:
     dataset = TrainingSet(cell_samples(), "none", 0, (48, 64), border=(10, 5))
     _, shares, border = dataset[0, 0, 0]
@@ -409,12 +374,6 @@ def test_border_moves_with_the_picture(cell_samples: Callable[..., Samples]) -> 
     # and that is where it weighs, but for slivers of objects that parting took away whole
     assert len(weighed) > 12 * 10
     assert np.mean(np.array(weighed) > 5) > 0.95
-
-
-def test_border_needs_objects(small_data: Path) -> None:
-    samples = Samples(find_pairs(small_data), BINARY, (48, 64))
-    with pytest.raises(ValueError, match="objects=True"):
-        TrainingSet(samples, "none", 0, (48, 64), border=(10, 5))
 
 
 def test_pickled_without_the_pictures(small_data: Path) -> None:
@@ -471,18 +430,6 @@ def test_patches_of_samples(make_pair: MakePair) -> None:
     assert full.shape == (64, 80, 3)
 
 
-def test_sizes_that_differ_need_a_patch(make_pair: MakePair) -> None:
-    samples = Samples([make_pair("a", noise(32, 48, 3), half(32, 48))], BINARY, None)
-    with pytest.raises(ValueError, match="need a patch"):
-        TrainingSet(samples, "none", 0, (16, 16))
-
-
-def test_samples_have_names(make_pair: MakePair) -> None:
-    pairs = [make_pair(name, noise(32, 48, 3), half(32, 48)) for name in ("a.1", "b")]
-    samples = Samples(pairs, BINARY, (32, 48))
-    assert [samples.name(index) for index in range(2)] == ["a.1", "b"]
-
-
 HEIGHT, WIDTH = 90, 120
 
 
@@ -512,34 +459,28 @@ def test_a_patch_is_a_window_of_all_arrays() -> None:
             assert np.array_equal(part, full[top : top + 32, left : left + 48])
 
 
-def test_the_same_numbers_cut_the_same() -> None:
-    corners = [corner(cut_patch(sample(), (32, 48), (0, 0, n))[0]) for n in range(50)]
-    assert corners == [corner(cut_patch(sample(), (32, 48), (0, 0, n))[0]) for n in range(50)]
-    assert len(set(corners)) > 40
-
-
-def test_patches_reach_every_pixel() -> None:
-    seen = np.zeros((HEIGHT, WIDTH), int)
-    for number in range(600):
-        top, left = corner(cut_patch(sample(), (32, 48), (0, 0, number))[0])
+def test_the_same_numbers_cut_the_same_and_all_reach_every_pixel() -> None:
+    whole, seen = sample(), np.zeros((HEIGHT, WIDTH), int)
+    corners = [corner(cut_patch(whole, (32, 48), (0, 0, n))[0]) for n in range(600)]
+    assert corners[:50] == [corner(cut_patch(whole, (32, 48), (0, 0, n))[0]) for n in range(50)]
+    assert len(set(corners[:50])) > 40
+    for top, left in corners:
         seen[top : top + 32, left : left + 48] += 1
     assert seen.min() > 0
+    image, shares = whole  # one class alone is cut anywhere
+    bare = image, np.broadcast_to(np.uint8([255, 0, 0]), shares.shape)
+    assert len({corner(cut_patch(bare, (32, 48), (0, 0, n))[0]) for n in range(50)}) > 40
+    assert pad(whole, (HEIGHT, WIDTH))[0] is image  # what fits is not copied
 
 
 def test_a_third_is_centred_on_rarer_classes_evenly() -> None:
     """Class 1, 9 pixels of 10,800, is in the middle of a sixth of all patches."""
     draws = 3000
-    middles = [cut_patch(sample(), (16, 16), (7, 0, n))[1][8, 8] for n in range(draws)]
+    whole = sample()
+    middles = [cut_patch(whole, (16, 16), (7, 0, n))[1][8, 8] for n in range(draws)]
     counts = (np.array(middles) > 127).sum(axis=0)
     assert counts[1] / draws == pytest.approx(CENTRED / 2, abs=0.025)
     assert counts[2] / draws > CENTRED / 2 + 0.1
-
-
-def test_one_class_alone_is_cut_anywhere() -> None:
-    image, shares = sample()
-    shares[:] = (255, 0, 0)
-    corners = {corner(cut_patch((image, shares), (32, 48), (0, 0, n))[0]) for n in range(50)}
-    assert len(corners) > 40
 
 
 def test_small_pictures_are_padded() -> None:
@@ -555,11 +496,6 @@ def test_small_pictures_are_padded() -> None:
     assert wide[0].shape == (32, 24, 3)
     left = corner(wide[0])[1]
     assert np.array_equal(wide[0][:20], image[:, left : left + 24])
-
-
-def test_what_fits_is_not_copied() -> None:
-    image, shares = sample()
-    assert pad([image, shares], (HEIGHT, WIDTH))[0] is image
 
 
 @pytest.mark.parametrize(
@@ -607,16 +543,8 @@ def weighted_batch() -> list[torch.Tensor]:
 def test_make_batch_weights() -> None:
     _, target, weight = make_batch(weighted_batch(), CPU)
     assert torch.allclose(weight[0, 0], torch.tensor([0, 128 / 255, 1, 1]))
-    assert torch.allclose(
-        target[0, :, 0].T, torch.tensor([[0, 0], [0.25, 0.75], [1, 0], [0.5, 0.5]])
-    )
-
-
-def test_make_batch_of_void_alone_is_finite() -> None:
-    shares = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
-    _, target, weight = make_batch((torch.zeros(1, 4, 4, 1, dtype=torch.uint8), shares), CPU)
-    assert (target == 0).all()
-    assert (weight == 0).all()
+    wanted = torch.tensor([[0, 0], [0.25, 0.75], [1, 0], [0.5, 0.5]])  # of void, finite
+    assert torch.allclose(target[0, :, 0].T, wanted)
 
 
 def test_make_batch_with_border_weights() -> None:
@@ -638,13 +566,6 @@ def test_make_batch_with_class_weights() -> None:
     assert torch.allclose(weight[0, 0], torch.tensor([0, mixed * 128 / 255, 0.5, 1.25]))
     _, _, both = make_batch([*weighted_batch(), border], CPU, class_weights)
     assert torch.allclose(both[0, 0], torch.tensor([0, (mixed + 4) * 128 / 255, 0.5, 2.75]))
-
-
-def test_balanced_weights() -> None:
-    weights = balanced_weights(np.array([0.8, 0.0, 0.2]))
-    assert weights.dtype == torch.float32
-    assert torch.allclose(weights, torch.tensor([0.625, 0, 2.5]))
-    assert torch.equal(balanced_weights(np.array([0.5, 0.5])), torch.ones(2))
 
 
 @given(st.lists(st.integers(0, 10**12), min_size=2, max_size=9).filter(any))
