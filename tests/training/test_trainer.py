@@ -271,15 +271,16 @@ def test_the_last_validation_images_are_files(fitted: Fit, tmp_path: Path) -> No
     assert changed
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize(("base_channels", "ema"), [(2, 0.9), (4, 0.9), (4, 0.0)])
 def test_the_better_weights_are_kept_and_shown(
     fitted: Fit,
+    make_run: MakeRun,
     parts: dict[str, Samples],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    base_channels: int,
     ema: float,
 ) -> None:
-    """Early on that is the average, where there is one."""
+    """The last ones or their average; that where both are as good, as with two channels."""
     calls: list[int] = []
     predict = Predictor.predict
 
@@ -288,22 +289,29 @@ def test_the_better_weights_are_kept_and_shown(
         return predict(self, image)
 
     monkeypatch.setattr(Predictor, "predict", counted)
-    fitted(epochs=1, ema=ema)
-    assert len(calls) == (8 if ema else 4)  # the last weights and their average, each image once
-    folder = RunFolder(tmp_path / "run")
-    network, card = load_checkpoint(folder.best)
-    kept, state = network.state_dict(), read_state(folder)
-    assert same(kept, state["average"] if ema else state["network"])
-    assert same(kept, state["network"]) == (not ema)
-    assert (state["average"] is None) == (not ema)
+    fitted(epochs=1, ema=ema, base_channels=base_channels)
+    assert len(calls) == (8 if ema else 4)  # each of both sees each image once
+    run = make_run(epochs=1)
+    state, (network, card) = read_state(run.folder), load_checkpoint(run.folder.best)
     predictor = Predictor(network, card, device="cpu", precision="fp32")
-    for index, file in enumerate(sorted(folder.validation.iterdir())):
+    for index, file in enumerate(sorted(run.folder.validation.iterdir())):
         image, _ = parts["val"][index]
         shown, _, predicted, _ = panels(read_rgb(file), 40)
         ids = predict(predictor, image)
-        assert 0 < ids.mean() < 1
+        assert (0 < ids.mean() < 1) == (base_channels == 4)
         assert np.array_equal(shown, image)
         assert np.array_equal(predicted, np.array(default_colors(2))[ids])
+
+    def dice(weights: dict[str, Tensor]) -> float:
+        network.load_state_dict(weights)
+        predictor = Predictor(network, card, device="cpu", precision="fp32")
+        return foreground({"validation": validate(run, predictor, parts["val"], (32, 40))})
+
+    kept = copy.deepcopy(network.state_dict())
+    assert (state["average"] is None) == (not ema)
+    candidates = [each for each in (state["average"], state["network"]) if each]
+    assert same(kept, max(candidates, key=dice))
+    assert len(candidates) == 1 or not same(*candidates)
 
 
 def test_the_best_epoch_at_the_final_size_is_kept(
