@@ -34,7 +34,8 @@ from plainunet.config import TrainConfig
 from plainunet.dataset.pairs import Pair
 from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
 from plainunet.system import keep_freed_memory
-from plainunet.training.optim import learning_rate_at, make_optimizers
+from plainunet.training.optim import make_optimizers
+from plainunet.training.schedule import learning_rate_at
 
 with warnings.catch_warnings(action="ignore"):
     from monai.data import CacheDataset, DataLoader

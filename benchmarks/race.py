@@ -38,10 +38,9 @@ from plainunet.dataset.split import SPLIT_FILE, split_pairs, write_split
 from plainunet.evaluation.metrics import confusion_matrix, dice
 from plainunet.formats.images import read_image, to_unit
 from plainunet.network.device import arithmetic, choose_device, choose_precision
+from plainunet.reporter import Reporter, StepDone
 from plainunet.settings import make_config, read_settings
-from plainunet.training import train as run
-from plainunet.training import train as start
-from plainunet.training.events import Advance, Event, Stage, StepDone
+from plainunet.training import train as training
 from plainunet.training.schedule import size_in
 
 OURS, SAME_SIZE = "plainunet", "plainunet-same-size"
@@ -163,45 +162,61 @@ class Race:
         return {**found, "reached": reached, "end": end, "points": self._points}
 
 
-def run_ours(race: Race, pictures: int, config: TrainConfig, data: Path, out: Path) -> None:
+class RaceReporter(Reporter):
+    """Tells the race of our side's steps, and lets its clock stand still while we validate."""
+
+    def __init__(self, race: Race, images: int, config: TrainConfig) -> None:
+        """Say how many images are trained on."""
+        self._race, self._config = race, config
+        self._per_step = images / -(-images // config.batch_size)
+        self._device = choose_device(config.device)
+        self._precision = choose_precision(config.precision, self._device)
+        self._stage, self._begun, self._size = ("", 0), 0.0, (0, 0)
+        self.network: UNet | None = None
+        """What is trained, once it is made."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Note when a stage begins."""
+        self._stage, self._begun = (name, total), time.perf_counter()
+
+    def advance(self, done: int) -> None:
+        """Note how long a stage took that ends now."""
+        name, total = self._stage
+        if done == total and name == "reading pictures":
+            self._race.filling += time.perf_counter() - self._begun
+        if done == total and name == "validating":
+            self._race.leave_out(time.perf_counter() - self._begun)
+
+    def step(self, done: StepDone) -> None:
+        """Count a step."""
+        self._size = size_in(done.epoch, self._config)
+        last = done.step + 1 == done.steps
+        self._race.step(self._per_step, self._logits_of, last=last)
+
+    def _logits_of(self, pair: Pair) -> Tensor:
+        network = self.network
+        assert network is not None
+        image = read_image(pair.image)
+        reduced = to_unit(resize(image, fit_size(image.shape[:2], self._size)))
+        batch = torch.from_numpy(reduced)[None].permute(0, 3, 1, 2).to(self._device)
+        network.eval()
+        with arithmetic(self._device, self._precision):
+            logits: Tensor = network(batch)[0]
+        network.train()
+        return logits
+
+
+def run_ours(race: Race, images: int, config: TrainConfig, data: Path, out: Path) -> None:
     """Train by `plainunet.training.train.train`, its network judged between steps."""
-    live: list[UNet] = []
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
-    per_step = pictures / -(-pictures // config.batch_size)
-    stage, begun, size = Stage("", 0), 0.0, (0, 0)
+    reporter = RaceReporter(race, images, config)
 
     class Watched(UNet):
         def __init__(self, *arguments: Any, **settings: Any) -> None:
             super().__init__(*arguments, **settings)
-            live.append(self)
+            reporter.network = reporter.network or self
 
-    def logits_of(pair: Pair) -> Tensor:
-        image = read_image(pair.image)
-        reduced = to_unit(resize(image, fit_size(image.shape[:2], size)))
-        batch = torch.from_numpy(reduced)[None].permute(0, 3, 1, 2).to(device)
-        live[0].eval()
-        with arithmetic(device, precision):
-            logits: Tensor = live[0](batch)[0]
-        live[0].train()
-        return logits
-
-    def on_event(event: Event) -> None:
-        nonlocal stage, begun, size
-        now = time.perf_counter()
-        match event:
-            case Stage():
-                stage, begun = event, now
-            case Advance(done) if done == stage.total and stage.name == "reading pictures":
-                race.filling += now - begun
-            case Advance(done) if done == stage.total and stage.name == "validating":
-                race.leave_out(now - begun)
-            case StepDone(epoch, step, steps):
-                size = size_in(epoch, config)
-                race.step(per_step, logits_of, last=step + 1 == steps)
-
-    with patch.object(start, "UNet", Watched):
-        run.train(data, out, config, on_event)
+    with patch.object(training, "UNet", Watched):
+        training.train(data, out, config, reporter)
 
 
 def contend(arguments: argparse.Namespace) -> None:

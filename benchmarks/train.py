@@ -38,6 +38,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from race import CONTESTANTS, SEED, VALIDATION, choose_pairs, contend, peers, spread
@@ -50,9 +51,9 @@ from plainunet.dataset.pairs import Pair
 from plainunet.dataset.samples import Samples, TrainingSet, make_batch
 from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
 from plainunet.network.losses import LOSSES
+from plainunet.reporter import Reporter, StepDone
 from plainunet.system import keep_freed_memory
 from plainunet.terminal.screen import Screen
-from plainunet.training.events import Advance, EpochDone, Event, Stage
 from plainunet.training.optim import make_optimizers
 from plainunet.training.train import train
 
@@ -60,15 +61,15 @@ VALIDATED = 16
 """Pictures that `overhead` validates on, which is not counted."""
 TAP = """
 from plainunet.__main__ import main
-from plainunet.training import events, progress
+from plainunet.terminal import screen
 
-class Screen(progress.Screen):
-    def __call__(self, event):
-        super().__call__(event)
-        if isinstance(event, events.StepDone) and event.step == 0:
+class Screen(screen.Screen):
+    def step(self, done):
+        super().step(done)
+        if done.step == 0:
             print("the first step is done", flush=True)
 
-progress.Screen = Screen
+screen.Screen = Screen
 main()
 """
 """The command `plainunet`, which says when the first step is done."""
@@ -112,7 +113,7 @@ def make_bare(pairs: list[Pair], config: TrainConfig, steps: int) -> Callable[[]
     return take
 
 
-class Watch:
+class Watch(Reporter):
     """Times the epochs of a run, and takes bare steps after each: images per second."""
 
     def __init__(self, images: int, rounds: int, bare: Callable[[], float], screen: Screen) -> None:
@@ -121,26 +122,39 @@ class Watch:
         self.bare: list[float] = []
         self.steps: list[float] = []
         self.epochs: list[float] = []
-        self._stage, self._stage_begun = Stage("", 0), 0.0
+        self._stage, self._stage_begun = ("", 0), 0.0
         self._begun = 0.0
 
-    def __call__(self, event: Event) -> None:
-        """Hear of an event, and raise `EnoughError` after the last epoch."""
-        self._screen(event)
+    def note(self, text: str) -> None:
+        """Show a note."""
+        self._screen.note(text)
+
+    def stage(self, name: str, total: int) -> None:
+        """Note when a stage begins."""
+        self._screen.stage(name, total)
+        self._stage, self._stage_begun = (name, total), time.perf_counter()
+
+    def advance(self, done: int) -> None:
+        """Leave out the time of a validation that ends now."""
+        self._screen.advance(done)
+        if self._stage == ("validating", done):
+            self._begun += time.perf_counter() - self._stage_begun
+
+    def step(self, done: StepDone) -> None:
+        """Show a step."""
+        self._screen.step(done)
+
+    def epoch(self, row: dict[str, Any], best: float | None) -> None:
+        """Count an epoch, and raise `EnoughError` after the last one."""
+        self._screen.epoch(row, best)
         now = time.perf_counter()
-        match event:
-            case Stage():
-                self._stage, self._stage_begun = event, now
-            case Advance(done) if done == self._stage.total and self._stage.name == "validating":
-                self._begun += now - self._stage_begun
-            case EpochDone(row):
-                if self.bare:  # the first epoch warms up
-                    self.epochs.append(self._images / (now - self._begun))
-                    self.steps.append(row["images_per_second"])
-                self.bare.append(self._bare())
-                if len(self.epochs) == self._rounds:
-                    raise EnoughError
-                self._begun = time.perf_counter()
+        if self.bare:  # the first epoch warms up
+            self.epochs.append(self._images / (now - self._begun))
+            self.steps.append(row["images_per_second"])
+        self.bare.append(self._bare())
+        if len(self.epochs) == self._rounds:
+            raise EnoughError
+        self._begun = time.perf_counter()
 
 
 def overhead(arguments: argparse.Namespace) -> None:
