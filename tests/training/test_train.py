@@ -23,6 +23,7 @@ from plainunet.evaluation.evaluate import evaluate
 from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
+from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Collected
 from plainunet.settings import load_config
 from plainunet.training.plan import check_window, choose_size, fill_in, with_checkpoint
@@ -31,7 +32,7 @@ from plainunet.training.schedule import size_in
 from plainunet.training.state import read_state
 from plainunet.training.train import resume, train
 
-from .conftest import Draw, Finished, Fit, Recorder, make_trainer, rows_of
+from .conftest import Draw, Finished, Fit, PowerCut, Recorder, cut_after, make_trainer, rows_of
 
 
 def parts_of(run: Path) -> dict[str, list[str]]:
@@ -622,3 +623,105 @@ def test_without_held_out_foreground_it_says_so_and_keeps_the_last_epoch(
     network, _ = load_checkpoint(tmp_path / "run" / "best.safetensors")
     last = read_state(RunFolder(tmp_path / "run"))["network"]
     assert all(torch.equal(value, last[name]) for name, value in network.state_dict().items())
+
+
+# a run that ends early in this process, and is resumed
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_an_interrupted_run_is_resumed_to_the_same_end(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    cut = cut_after(epoch) if epoch else Recorder(lambda *told: told[1] == ("validating", 4))
+    monkeypatch.chdir(finished.data.parent)  # a relative data folder is found again all the same
+    with pytest.raises(PowerCut):
+        train(Path("data"), tmp_path / "run", finished.config, cut)
+    monkeypatch.chdir(tmp_path)
+    heard = Recorder()
+    result = resume("run", heard)
+    epochs = [row["epoch"] for row, _ in heard.all("epoch")]
+    # what was done since the state was saved last is done again; it takes no second here
+    assert epochs == list(range(epochs[0], 5))
+    assert epochs[0] <= epoch + 1
+    expected = finished.result
+    assert (result["pooled"], result["per_image"]) == (expected["pooled"], expected["per_image"])
+    runs = tmp_path / "run", finished.out
+    rows, wanted_rows = (rows_of(run, timed=False) for run in runs)
+    assert rows == wanted_rows
+    state, wanted = (read_state(RunFolder(run)) for run in runs)
+    for part in ("network", "average"):
+        assert all(torch.equal(state[part][name], value) for name, value in wanted[part].items())
+    best = [(run / "best.safetensors").read_bytes() for run in runs]
+    assert best[0] == best[1]
+
+
+def test_resuming_a_finished_run_evaluates_it_again(finished: Finished, tmp_path: Path) -> None:
+    shutil.copytree(finished.out, tmp_path / "run")
+    assert resume(tmp_path / "run") == finished.result
+    assert rows_of(tmp_path / "run") == rows_of(finished.out)
+
+
+def test_nothing_to_resume(finished: Finished, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no run to resume"):
+        resume(tmp_path)
+    shutil.copytree(finished.out, tmp_path / "run")
+    (tmp_path / "run" / "split.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"split\.csv"):
+        resume(tmp_path / "run")
+
+
+def test_the_data_of_a_run_has_gone(draw: Draw, tiny: TrainConfig, tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", 4)
+    with pytest.raises(PowerCut):
+        train(data, tmp_path / "run", tiny, cut_after(1))
+    data.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"data: the run's data folder has gone"):
+        resume(tmp_path / "run")
+
+
+def test_a_run_in_fp16_is_resumed_with_its_scale(finished: Finished, tmp_path: Path) -> None:
+    config = finished.config.model_copy(update={"precision": "fp16", "epochs": 2})
+    with pytest.raises(PowerCut):
+        train(finished.data, tmp_path / "run", config, cut_after(1))
+    assert read_state(RunFolder(tmp_path / "run"))["scaler"]["scale"] > 1
+    resume(tmp_path / "run")
+    whole = train(finished.data, tmp_path / "whole", config)
+    assert rows_of(tmp_path / "run", timed=False) == rows_of(tmp_path / "whole", timed=False)
+    assert whole["pooled"]["dice"]["mean_foreground"] > 0.2
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "the paper's": {
+        **{"valid": True, "normalisation": "none", "dropout": 0.5, "elastic": 3.0},
+        **{"border_weight": 10.0, "class_weights": "balanced", "learning_rate": 3e-3},
+        "epochs": 12,
+    },
+    "today's": {
+        **{"normalisation": "group", "upsampling": "bilinear", "residual": True},
+        **{"attention": True, "deep_supervision": True, "checkpointing": True},
+        **{"optimizer": "muon", "ema": 0.5, "epochs": 4},
+    },
+}
+
+
+@pytest.mark.parametrize("settings", NETWORKS.values(), ids=NETWORKS.keys())
+def test_other_networks_train_resume_and_predict(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    data, whole = draw(tmp_path / "data", 10), tmp_path / "whole"
+    config = tiny.model_copy(update={"base_channels": 4, "batch_size": 2, **settings})
+    straight = train(data, whole, config)
+    assert straight["pooled"]["dice"]["mean_foreground"] > 0.6
+
+    with pytest.raises(PowerCut):
+        train(data, tmp_path / "run", config, cut_after(2))
+    again = resume(tmp_path / "run")
+    assert again["per_image"] == straight["per_image"]  # dropout goes on as it would have
+    assert rows_of(tmp_path / "run", timed=False) == rows_of(whole, timed=False)
+
+    predictor = Predictor.load(whole / "best.safetensors", device="cpu")
+    wanted = config.network_arguments()
+    del wanted["checkpointing"]  # how it was trained, not what it is
+    assert predictor.network.architecture.items() >= wanted.items()
+    image = np.zeros((61, 83, 3), np.uint8)  # another size, and odd
+    assert predictor.predict(image).shape == (61, 83)
