@@ -19,7 +19,7 @@ from plainunet.config import (
     PredictOptions,
     TrainConfig,
 )
-from plainunet.reporter import Reporter
+from plainunet.reporter import Forwarding, Reporter
 from plainunet.settings import make_config, read_settings
 
 app = App(
@@ -467,20 +467,15 @@ DEMO_SETTINGS: dict[str, Any] = {
 }
 
 
-class _Noting(Reporter):
+class _Noting(Forwarding):
     """Progress on a screen; notes go elsewhere."""
 
     def __init__(self, screen: Reporter, take_note: Callable[[str], None]) -> None:
-        self._screen, self._take_note = screen, take_note
+        super().__init__(screen)
+        self._take_note = take_note
 
     def note(self, text: str) -> None:
         self._take_note(text)
-
-    def stage(self, name: str, total: int) -> None:
-        self._screen.stage(name, total)
-
-    def advance(self, done: int) -> None:
-        self._screen.advance(done)
 
 
 def _require(file: Path | None, suffix: str, mark: str = "") -> None:

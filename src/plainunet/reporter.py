@@ -69,6 +69,42 @@ class Reporter:
         """Take the scores of the best checkpoint at native resolution: the end of a run."""
 
 
+class Forwarding(Reporter):
+    """Hands on everything to another reporter; override what is to happen otherwise."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        """Forward to `reporter`."""
+        self._reporter = reporter
+
+    def note(self, text: str) -> None:
+        """Forward a note."""
+        self._reporter.note(text)
+
+    def stage(self, name: str, total: int) -> None:
+        """Forward the beginning of a stage."""
+        self._reporter.stage(name, total)
+
+    def advance(self, done: int) -> None:
+        """Forward how far the stage is."""
+        self._reporter.advance(done)
+
+    def problem(self, error: ValueError) -> None:
+        """Forward a problem."""
+        self._reporter.problem(error)
+
+    def step(self, done: StepDone) -> None:
+        """Forward a step."""
+        self._reporter.step(done)
+
+    def epoch(self, row: dict[str, Any], best: float | None) -> None:
+        """Forward an epoch."""
+        self._reporter.epoch(row, best)
+
+    def result(self, scores: dict[str, Any]) -> None:
+        """Forward the result."""
+        self._reporter.result(scores)
+
+
 def track(items: Iterable[_Item], name: str, total: int, reporter: Reporter) -> Iterator[_Item]:
     """Go through items that take long to make; the reporter is told how many are done.
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 from plainunet.config import TrainConfig
 from plainunet.files import write_json
 from plainunet.formats.images import read_image
-from plainunet.reporter import Reporter, StepDone
+from plainunet.reporter import Forwarding, StepDone
 from plainunet.training.run import Run
 
 _PROJECT = "plainunet"
@@ -222,11 +222,12 @@ def track(run: Run, known: bool) -> Iterator[None]:
         trackers.each(lambda tracker: tracker.close(failed))
 
 
-class _Trackers(Reporter):
+class _Trackers(Forwarding):
     """Hands on what it is told, and logs it to all trackers that have not failed."""
 
     def __init__(self, run: Run, known: bool) -> None:
-        self._folder, self._reporter = run.folder, run.reporter
+        super().__init__(run.reporter)
+        self._folder = run.folder
         self._trackers: dict[str, Tracker] = {}
         self._logged_at = float("-inf")
         self._told: dict[str, Any] = {"step": 0, "epoch": 0, "judged": False, "ids": {}}
@@ -247,20 +248,8 @@ class _Trackers(Reporter):
                 self.note(f"{name}: {tracker.where}")
         self._remember()
 
-    def note(self, text: str) -> None:
-        self._reporter.note(text)
-
-    def stage(self, name: str, total: int) -> None:
-        self._reporter.stage(name, total)
-
-    def advance(self, done: int) -> None:
-        self._reporter.advance(done)
-
-    def problem(self, error: ValueError) -> None:
-        self._reporter.problem(error)
-
     def step(self, done: StepDone) -> None:
-        self._reporter.step(done)
+        super().step(done)
         now = time.monotonic()
         if now - self._logged_at >= PERIOD and done.step >= self._told["step"]:
             self._logged_at = now
@@ -271,7 +260,7 @@ class _Trackers(Reporter):
             self._log(values, done.step + 1)
 
     def epoch(self, row: dict[str, Any], best: float | None) -> None:
-        self._reporter.epoch(row, best)
+        super().epoch(row, best)
         if row["epoch"] > self._told["epoch"]:
             self._told["epoch"] = row["epoch"]
             names = ("epoch", "loss", "learning_rate", "images_per_second", "seconds")
@@ -281,7 +270,7 @@ class _Trackers(Reporter):
             self._log(values | (_scores("val", scores) if scores else {}), row["step"])
 
     def result(self, scores: dict[str, Any]) -> None:
-        self._reporter.result(scores)
+        super().result(scores)
         told = self._told
         if not told["judged"]:
             told["judged"] = True

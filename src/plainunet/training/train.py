@@ -23,7 +23,7 @@ from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
-from plainunet.reporter import Reporter, silent
+from plainunet.reporter import Forwarding, Reporter, silent
 from plainunet.settings import load_config, with_dataset, write_config, write_dataset
 from plainunet.system import keep_freed_memory
 from plainunet.training.budget import find_end, fit_budget
@@ -137,20 +137,14 @@ def _train(
         return evaluate_best(run)
 
 
-class _DataNotes(Reporter):
-    """Marks what is said of the data as a note."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-
-    def stage(self, name: str, total: int) -> None:
-        self._reporter.stage(name, total)
-
-    def advance(self, done: int) -> None:
-        self._reporter.advance(done)
+class _DataNotes(Forwarding):
+    """Marks what is said of the data as a note; its problems end the run, whoever collects them."""
 
     def note(self, text: str) -> None:
         self._reporter.note(text if text.startswith("note: ") else f"note: {text}")
+
+    def problem(self, error: ValueError) -> None:
+        raise error
 
 
 def _plan(
