@@ -23,7 +23,7 @@ from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, StepDone
 from plainunet.system import resident_memory
 from plainunet.training import trainer as training
-from plainunet.training.run import Run, RunFolder
+from plainunet.training.run import Run, RunFolder, StoppedError
 from plainunet.training.schedule import ClockSchedule, learning_rate_at
 from plainunet.training.state import read_state
 from plainunet.training.step import Made, Step
@@ -352,3 +352,23 @@ def test_the_same_seed_gives_the_same_run(fitted: Fit, tmp_path: Path) -> None:
         for seed in (1, 2)
     ]
     assert losses[0] != losses[1]
+
+
+def test_stopped_while_validating_it_says_after_which_step(
+    make_run: MakeRun, parts: dict[str, Samples]
+) -> None:
+    """Also if it was resumed there, and has made no step since."""
+    for is_resumed in (False, True):
+        run = make_run()
+        trainer = make_trainer(run, parts)
+        if is_resumed:
+            trainer.restore(read_state(run.folder))
+
+        def ask(kind: str, told: Any, run: Run = run) -> bool:
+            run.stop.code = 130 * (kind == "advance")
+            return False
+
+        run.reporter = Recorder(ask)
+        with pytest.raises(StoppedError, match="stopped after step 3,"):
+            trainer.fit()
+        assert [done.step for done in run.reporter.all("step")] == ([] if is_resumed else [0, 1, 2])

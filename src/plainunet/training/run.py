@@ -102,7 +102,7 @@ class Run:
     end: float | None = None
     """When training must be over, on the clock of `processes` [s], if there is a budget."""
     stop: Stop = field(default_factory=Stop)
-    where: str = "before the first step"
+    where: str = "before training"
     """How far it has come, for the message when it is stopped."""
 
     def stop_if_asked(self) -> None:

@@ -84,6 +84,7 @@ class Trainer:
             StoppedError: The run was asked to stop; its state is saved.
         """
         run, state = self._run, self.state
+        run.where = f"after step {state.step}"
         self._rows = rows_until(run.folder, state.epoch)
         self._save = Saver(run, state)
         self._schedule = self._make_schedule()
