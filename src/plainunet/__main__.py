@@ -1,19 +1,39 @@
 """The command `plainunet`, also as `python -m plainunet`: errors become messages and exit codes."""
 
+import errno
 import os
+import signal
 import sys
 import traceback
 import warnings
 from pathlib import Path
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM came."""
+
+    code = 128 + signal.SIGTERM
+
+
 def main() -> None:
-    """Run the command line and exit: 0 good, 1 some failed, 2 mend something, 70 our fault."""
+    """Run the command line and exit.
+
+    The exit code is 0 where all is well, 1 where some files failed, 2 where the user must fix
+    something, 70 where plainunet is at fault, and 128 and the signal's number after a signal.
+    """
+    if not os.environ.get("COLUMNS", "80").strip("0"):
+        del os.environ["COLUMNS"]  # of no width, rich shows nothing
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = _run()
     except KeyboardInterrupt as error:  # also while modules are loaded
         code = _interrupted(error)
     sys.exit(code)
+
+
+def _terminate(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one is obeyed at once
+    raise _TerminatedError("stopped by SIGTERM.")
 
 
 def _run() -> int:
@@ -43,7 +63,7 @@ def _run() -> int:
             return _interrupted(interrupt)
         mendable = isinstance(error, ValueError | FloatingPointError) and _is_deliberate(error)
         if mendable or isinstance(error, OSError):  # such as a full disk
-            _complain(str(error))
+            _complain(_describe(error))
             return 2
         if is_out_of_memory(error):
             _complain(
@@ -56,6 +76,26 @@ def _run() -> int:
         return 70
 
 
+_ADVICE = {
+    errno.ENOSPC: "Make room on that disk, and try again.",
+    errno.EDQUOT: "Make room on that disk, and try again.",
+    errno.ENAMETOOLONG: "Give a shorter name.",
+    errno.EACCES: "Check its permissions.",
+    errno.EROFS: "Choose another place; this one cannot be written to.",
+    errno.EMFILE: "Allow more open files: ulimit -n 4096.",
+    errno.ELOOP: "Remove the link that leads back to itself.",
+}
+
+
+def _describe(error: BaseException) -> str:
+    """Describe what the system or we refused: the file, the reason, and what to do."""
+    if not isinstance(error, OSError) or not error.strerror or _is_deliberate(error):
+        return str(error)
+    advice = _ADVICE.get(error.errno or 0, "Check the path, and try again.")
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror.lower()}. {advice}"
+
+
 def _interrupted(error: BaseException) -> int:
     """Say that the work was interrupted, and how to go on where it says so; the exit code."""
     if os.environ.get("RANK", "0") == "0":  # of several processes of one run, the first speaks
@@ -66,8 +106,12 @@ def _interrupted(error: BaseException) -> int:
 
 def _find_interrupt(error: BaseException) -> BaseException | None:
     """An interrupt that led to another error: what was cut in two fails in what cleans up."""
+    seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        if cause in seen:  # an error may be its own cause
+            return None
+        seen.append(cause)
         cause = cause.__cause__ or cause.__context__
     return cause
 

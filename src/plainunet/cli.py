@@ -417,12 +417,18 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
     Parameters
     ----------
     out
-        Folder for all of it. What an earlier demo left there is made anew.
+        Folder for all of it. What an earlier demo made there is made anew; other files are
+        never removed.
     seed
         Seed of the drawing and the training.
     """
-    import shutil
+    from plainunet.files import made_anew
 
+    with made_anew(out / ".demo.json", [out / "run", out / "masks"]):
+        return _run_demo(out, seed)
+
+
+def _run_demo(out: Path, seed: int) -> int:
     from plainunet.dataset.demo import CLASS_NAMES, draw_dataset
     from plainunet.terminal.screen import Screen
     from plainunet.terminal.tables import show_scores
@@ -439,8 +445,6 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
 
         data = draw_dataset(out / "data", seed=seed, on_progress=show_drawn)
     _print(f"drawn: {data}")
-    if folder.config.is_file():
-        shutil.rmtree(run)
     config = TrainConfig(classes=CLASS_NAMES, seed=seed, **DEMO_SETTINGS)
     with Screen() as screen:
         result = begin(data, run, config, screen)

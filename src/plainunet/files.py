@@ -7,9 +7,13 @@ meets half a file, and a failure leaves what was there before.
 import errno
 import json
 import os
+import platform
+import re
+import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -38,7 +42,7 @@ def write_whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the name is cut, for with its addition it might be longer than file systems take
-    prefix = f".{path.stem[:32]}{_UNFINISHED}"
+    prefix = f".{path.stem[:32]}{_UNFINISHED}{_this_process()}-"
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     part = Path(name)
@@ -58,6 +62,12 @@ def write_whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def _this_process(number: int | None = None) -> str:
+    """Name a process, this one or another of the same machine, in names of files."""
+    machine = zlib.crc32(platform.node().encode(errors="replace"))
+    return f"{machine:08x}-{number or os.getpid()}"
 
 
 def _try_to_write(file: Path) -> OSError | None:
@@ -157,6 +167,79 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what a killed process had begun with `write_whole` in a folder that is free now."""
     for part in folder.glob(f".*{_UNFINISHED}*"):
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def made_anew(record: Path, folders: Sequence[Path]) -> Iterator[None]:
+    """Empty folders of what an earlier call made in them, and record what is made in the block.
+
+    Raises:
+        ValueError: There is a file that no earlier call made, or that has changed since. Nothing
+            is removed then.
+    """
+    made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    there = _list_files(record.parent, folders)
+    if others := [name for name, stamp in there.items() if made.get(name) != stamp]:
+        raise ValueError(
+            f"{record.parent / others[0]}: was not made by this command, or has changed since. "
+            f"Nothing was removed. Move {record.parent} elsewhere, or choose another folder."
+        )
+    emptied: set[Path] = set()
+    for file in map(record.parent.joinpath, there):
+        file.unlink()
+        emptied |= {place for place in file.parents if {place, *place.parents} & {*folders}}
+    for place in sorted(emptied, reverse=True):
+        with suppress(OSError):  # not empty
+            place.rmdir()
+    try:
+        yield
+    finally:
+        if made := _list_files(record.parent, folders):
+            write_json(record, made)
+
+
+def _list_files(base: Path, folders: Sequence[Path]) -> dict[str, list[int]]:
+    """Size [bytes] and time of the last change [ns] of every file in some folders, by name."""
+    found = {}
+    for file in (path for folder in folders for path in sorted(folder.rglob("*"))):
+        if file.is_symlink() or not file.is_dir():
+            status = file.lstat()
+            found[file.relative_to(base).as_posix()] = [status.st_size, status.st_mtime_ns]
+    return found
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what processes of this machine that have ended had begun with `write_whole`.
+
+    What others are writing at this moment stays.
+    """
+    if sys.platform == "win32":  # there, asking for a process may end it
+        return
+    for part in folder.glob(f".*{_UNFINISHED}*"):
+        found = re.match(r"([0-9a-f]{8}-([0-9]+))-", part.name.partition(_UNFINISHED)[2])
+        if found and found[1] == _this_process(int(found[2])) and not _runs(int(found[2])):
+            part.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
+def require_regular(path: Path) -> None:
+    """Refuse a pipe, a socket or a device, from which reading may never end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # opening it says what is wrong
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket or a device"
+        raise ValueError(f"{path} is {kind}, not a regular file. Remove it, or give another path.")
 
 
 def require_writable(folder: Path) -> None:

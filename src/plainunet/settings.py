@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from plainunet.config import DataConfig, Growth, TrainConfig
-from plainunet.files import write_whole
+from plainunet.files import require_regular, write_whole
 
 DATASET_FILE = "dataset.toml"
 """In a data folder: what is to be understood of it. In a run folder: what was."""
@@ -53,6 +53,7 @@ def read_settings(path: Path, model: type[BaseModel] = TrainConfig) -> dict[str,
         FileNotFoundError: There is no such file.
         ValueError: The file is no TOML, or holds an unknown key or an impossible value.
     """
+    require_regular(path)
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -102,7 +103,7 @@ def write_config(path: Path, config: TrainConfig) -> None:
             *(f"{key} = {_toml(value)}" for key, value in part.items()),
         ]
     with write_whole(path) as file:
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
 
 
 def write_dataset(path: Path, said: DataConfig) -> None:
@@ -114,7 +115,7 @@ def write_dataset(path: Path, said: DataConfig) -> None:
         *_lines(given),
     ]
     with write_whole(path) as file:
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
 
 
 def _lines(settings: dict[str, Any]) -> list[str]:

@@ -139,6 +139,11 @@ def first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
+def shorten(text: str, most: int = 40) -> str:
+    """Cut a text down to `most` letters for a message."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 # numbers of the parameters in glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 

@@ -64,6 +64,9 @@ def _cubic(count: int) -> NDArray[np.float64]:
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before the import: it would ask the network
 
 
+_MOST_CHANNELS = 128  # that OpenCV takes
+
+
 def _strengths(mask_interpolation: int) -> dict[str, list[Any]]:
     """The transforms of each strength; masks are read between pixels as is said here."""
 
@@ -117,9 +120,16 @@ class Augment:
         self._compose.set_random_seed(_seed(state))
         low, span = _own_range(image)
         stretched = (low, span) != (0, 1)
-        changed = self._compose(image=(image - low) / span if stretched else image, mask=shares)
+        parts = [
+            shares[..., first : first + _MOST_CHANNELS]
+            for first in range(0, shares.shape[2], _MOST_CHANNELS)
+        ]
+        shown = (image - low) / span if stretched else image
+        changed = self._compose(image=shown, mask=parts[0], masks=parts[1:])
         result = changed["image"] * span + low if stretched else changed["image"]
-        return result, changed["mask"]
+        moved = [changed["mask"], *changed["masks"]]
+        # OpenCV drops an axis of one channel
+        return result, moved[0] if len(moved) == 1 else np.dstack(moved)
 
     @cached_property
     def _compose_labels(self) -> A.Compose:

@@ -100,7 +100,7 @@ def cached(
     """
     count = settings["count"]
     key = json.dumps([*stamp_files(files), settings, _FORMAT])
-    folder = cache_folder() / hashlib.sha256(key.encode()).hexdigest()[:24]
+    folder = cache_folder() / hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:24]
     with suppress(OSError):
         os.utime(folder)
         return Cache(folder)

@@ -145,7 +145,7 @@ def data_digest(pairs: Sequence[Pair], folder: Path) -> str:
     paths = [path for pair in pairs for path in (pair.image, pair.mask)]
     files = sorted({file for path in paths for file in files_of(path)})
     lines = [f"{name_below(file, folder)} {file.stat().st_size}" for file in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 class _Problems(Collected):

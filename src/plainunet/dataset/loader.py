@@ -119,7 +119,10 @@ def iterate(loader: "DataLoader[tuple[Tensor, ...]]") -> Iterator[tuple[Tensor, 
                     f"a process that prepares batches has ended ({said}). If memory was short, "
                     "take fewer --workers."
                 ) from error
-            raise _unwrapped(error) from error
+            plain = _unwrapped(error)
+            if plain is error:
+                raise
+            raise plain from error
         yield batch
 
 

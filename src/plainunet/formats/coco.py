@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
 
+from plainunet.files import require_regular
 from plainunet.formats.problems import first_five, require_bearable
 from plainunet.formats.sources import CocoImage
 
@@ -321,9 +322,12 @@ def _parse_coco(file: Path) -> _Content:
 def _read_lists(file: Path) -> dict[str, list[Any]]:
     fix = "Name another file: --masks, or give masks as pictures."
     try:
+        require_regular(file)
         data = file.read_bytes()
     except OSError as error:
         raise _NotCocoError(f"{file} cannot be read ({error.strerror}). {fix}") from None
+    except ValueError as error:
+        raise _NotCocoError(str(error)) from None
     # files of other kinds, one for each picture perhaps, are not parsed
     missing = [key for key in _KEYS if f'"{key}"'.encode() not in data]
     try:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.files import require_regular
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import open_still
 from plainunet.formats.problems import DataError
@@ -374,7 +375,9 @@ def find_legend(masks: Sequence[Source]) -> Legend | None:
     """Look for a legend file in the folder that holds all masks, or above it."""
     common = Path(commonpath([files_of(mask)[0].absolute().parent for mask in masks]))
     for folder in (common, common.parent):
-        for path in sorted(path for path in folder.iterdir() if _FILES.fullmatch(path.name)):
+        for path in sorted(
+            path for path in folder.iterdir() if _FILES.fullmatch(path.name) and path.is_file()
+        ):
             legend = read_legend(path)
             if legend:
                 return legend
@@ -383,6 +386,7 @@ def find_legend(masks: Sequence[Source]) -> Legend | None:
 
 def read_legend(path: Path) -> Legend | None:
     """Read a legend: a table name, r, g, b, or lines of a name and a colour; None if it is none."""
+    require_regular(path)
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]

@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
+from plainunet.files import require_regular
 from plainunet.formats.problems import DataError, command, cut_off
 from plainunet.formats.sources import ImageSource, Page, Source
 from plainunet.formats.tiff import cut_slice
@@ -101,7 +102,10 @@ def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
         yield kind, BytesIO(data)
         return
     try:
+        require_regular(path)
         file = path.open("rb")
+    except ValueError as error:
+        raise DataError(str(error), "not-a-picture", [path]) from None
     except FileNotFoundError:
         if path.is_symlink():
             raise FileNotFoundError(

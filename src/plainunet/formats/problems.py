@@ -74,12 +74,14 @@ MOST_PIXELS = 178_956_970
 """Beyond this Pillow refuses to decode a file, and so does `require_bearable`."""
 
 
-def require_bearable(pixels: int, path: Source) -> None:
-    """Refuse an image that is larger than its small file suggests."""
-    if pixels > MOST_PIXELS:
+def require_bearable(pixels: int, path: Source, channels: int = 1) -> None:
+    """Refuse an image that is larger than its small file suggests; four channels count as one."""
+    if pixels * max(1, channels / 4) > MOST_PIXELS:
+        of = f" of {channels} channels" if channels > 4 else ""
         raise DataError(
-            f"{path} is too large to be decoded safely: {pixels} pixels, at most {MOST_PIXELS} "
-            "are read from a compressed file. Cut it into smaller pictures.",
+            f"{path} is too large to be decoded safely: {pixels} pixels{of}, at most "
+            f"{MOST_PIXELS} of up to four are read from a compressed file. Cut it into smaller "
+            "images.",
             "too-large",
         )
 

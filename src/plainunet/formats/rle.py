@@ -13,8 +13,10 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.files import require_regular
 from plainunet.formats.problems import require_bearable
 from plainunet.formats.sources import RleImage
+from plainunet.system import shorten
 
 # compared in small letters, without "_" and the like; the first in this order is taken
 _PICTURE = ("imageid", "image", "img", "imgid", "imagename", "filename", "file", "name", "id")
@@ -80,11 +82,6 @@ def read_codes(file: Path) -> Codes:
             raise
     with _LOCK:  # or each of several threads would parse the file
         return _parse(file, state.st_size, state.st_mtime_ns)
-
-
-def shorten(text: str) -> str:
-    """Shorten a text to 40 letters for a message."""
-    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 @lru_cache(maxsize=4)
@@ -197,6 +194,7 @@ def _first_bad_line(file: Path) -> int:
 
 
 def _open(file: Path) -> TextIO:
+    require_regular(file)
     try:
         return file.open(encoding="utf-8-sig", newline="")
     except FileNotFoundError:

@@ -5,9 +5,11 @@ and to cut one slice out of a stack of thousands as a file of its own, tifffile 
 times as long.
 """
 
+import lzma
 import os
 import re
 import struct
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPage
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
 
 from plainunet.formats.problems import DataError, cut_off, require_bearable
 from plainunet.formats.sources import ImageSource, Page, path_of
@@ -337,6 +339,9 @@ def read_tiff(file: BinaryIO, path: ImageSource) -> TiffPicture:
     file.seek(0)
     with TiffFile(file) as tiff:
         page = _only_page(tiff, file, path)
+        if page.compression in _RATIO:
+            for number in range(len(page.dataoffsets)):
+                read_segment(page, number, path)
         samples = _decode(page, file, path)
     if samples.size != page.size:
         raise ValueError("its tags contradict each other")
@@ -377,11 +382,49 @@ def _only_page(tiff: TiffFile, file: BinaryIO, path: ImageSource) -> TiffPage:
     if not first.size:
         raise DataError(f"{path} holds no pixels. Copy it again, or remove it.", "empty-file")
     if first.nbytes > tiff.filehandle.size:
-        require_bearable(first.imagelength * first.imagewidth, path)
+        require_bearable(first.imagelength * first.imagewidth, path, first.samplesperpixel)
     end = max(a + b for a, b in zip(first.dataoffsets, first.databytecounts, strict=True))
     if end > tiff.filehandle.size:
         raise cut_off(path, tiff.filehandle.size)
     return first
+
+
+_INFLATED = 2**26
+"""Bytes that any segment may inflate to unseen."""
+_DEFLATE = (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE)
+_RATIO = {**dict.fromkeys(_DEFLATE, 1032), COMPRESSION.LZMA: 10**5}
+"""How many times its size a segment can inflate to."""
+
+
+def read_segment(page: TiffPage, number: int, path: ImageSource) -> bytes:
+    """Read a strip or tile as it is stored; refuse one that inflates to more than its tags say.
+
+    tifffile would inflate it, however large it gets.
+    """
+    file, count = page.parent.filehandle, page.databytecounts[number]
+    file.seek(page.dataoffsets[number])
+    data: bytes = file.read(count) if count else b""
+    said = segment_bytes(page)
+    if count * _RATIO.get(page.compression, 0) > max(_INFLATED, 4 * said):
+        is_lzma = page.compression == COMPRESSION.LZMA
+        inflate: Any = lzma.LZMADecompressor() if is_lzma else zlib.decompressobj()
+        if len(inflate.decompress(data, said + 1)) > said:
+            raise DataError(
+                f"{path} is damaged: a part of it inflates to more than the {said} bytes that "
+                "its tags say. Copy it again, or remove it together with its partner.",
+                "damaged",
+            )
+    return data
+
+
+def segment_bytes(page: TiffPage) -> int:
+    """Count the bytes of a strip or tile of a page, uncompressed."""
+    length, width, depth = page.rowsperstrip, page.imagewidth, 1
+    if page.is_tiled:
+        length, width, depth = page.tilelength, page.tilewidth, page.tiledepth
+    samples = 1 if page.planarconfig == PLANARCONFIG.SEPARATE else page.samplesperpixel
+    rows = min(length, page.imagelength) if not page.is_tiled else length
+    return (width * samples * page.bitspersample + 7) // 8 * rows * depth
 
 
 def _is_stack(slices: Slices, path: ImageSource) -> ValueError:

@@ -19,7 +19,7 @@ from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import image_shape, image_size, match_channels, read_image
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.sources import ImageSource, files_of, stem_of
-from plainunet.formats.tiff import find_slices, has_alpha
+from plainunet.formats.tiff import find_slices, has_alpha, read_segment
 
 KEPT = 192 * 2**20
 """Bytes of decoded segments that are kept of a file."""
@@ -141,13 +141,10 @@ class TiffWindows:
         return segment
 
     def _decode(self, number: int) -> NDArray[Any]:
-        page, file = self.page, self.page.parent.filehandle
-        offset, count = page.dataoffsets[number], page.databytecounts[number]
-        file.seek(offset)
+        page = self.page
         with decoding(self._path):
-            data, _, shape = page.decode(
-                file.read(count) if count else None, number, jpegtables=page.jpegtables
-            )
+            stored = read_segment(page, number, self._path) or None
+            data, _, shape = page.decode(stored, number, jpegtables=page.jpegtables)
         if data is None:  # nothing is stored where all is nothing
             return np.full(shape[1:], page.nodata, self.dtype)
         inside: NDArray[Any] = data[0, : shape[1], : shape[2]]
@@ -179,7 +176,7 @@ def open_windows(path: ImageSource, most: int) -> Iterator[Windows]:
                 file.seek(0)
                 page = opened.enter_context(TiffFile(file)).pages.first
                 whole = f"{page.imagewidth} x {page.imagelength} pixels", page.nbytes
-                parts = TiffWindows(page, path) if _is_windowed(page) else None
+                parts = TiffWindows(page, path) if _is_windowed(page, path) else None
             else:
                 height, width, channels = image_shape(path)
                 whole = f"{width} x {height} pixels", height * width * channels
@@ -201,7 +198,7 @@ def open_windows(path: ImageSource, most: int) -> Iterator[Windows]:
     yield ArrayWindows(read_image(path))
 
 
-def _is_windowed(page: TiffPage) -> bool:
+def _is_windowed(page: TiffPage, path: ImageSource) -> bool:
     """Tell whether a page is to be had in parts, each as `read_image` would give it."""
     plain = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
     length = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
@@ -220,10 +217,9 @@ def _is_windowed(page: TiffPage) -> bool:
         and not has_alpha(page)
     )
     if fits:
-        file = page.parent.filehandle
-        file.seek(page.dataoffsets[0])
+        stored = read_segment(page, 0, path) or None
         try:
-            page.decode(file.read(page.databytecounts[0]) or None, 0, jpegtables=page.jpegtables)
+            page.decode(stored, 0, jpegtables=page.jpegtables)
         except Exception:  # a compression that tifffile does not know: `read_image` may
             return False
     return fits

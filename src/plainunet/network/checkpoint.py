@@ -4,13 +4,15 @@ The file holds the weights and, as JSON in its metadata, the network's architect
 """
 
 import dataclasses
+import hashlib
 import json
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from plainunet import __version__
 from plainunet.files import write_whole
 from plainunet.network.unet import UNet
+from plainunet.system import shorten
 
 FORMAT = 1
 _KEY = "plainunet"
@@ -27,35 +30,70 @@ class CheckpointError(ValueError):
     """A file is not a checkpoint of this project, or not one that this version reads."""
 
 
+Byte = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[Byte, Byte, Byte]
+_Side = Annotated[int, Field(ge=1, le=2**14)]
+_Value = Annotated[int, Field(ge=0, le=65535)]
+_Name = Annotated[str, Field(min_length=1, max_length=1000)]
+_Area = Annotated[int, Field(ge=0, le=2**31)]
+_Share = Annotated[float, Field(gt=0, le=1)]
+_Scale = Annotated[float, Field(gt=0, le=4)]
+
+
+class _Masks(BaseModel):
+    """What `Card.masks` may hold, beside other keys."""
+
+    values: tuple[_Value, ...] = Field(default=(), max_length=255)
+    ignore: _Value | None = None
+    kind: Literal["ids", "two values", "values", "threshold", "instances", "colors"] = "ids"
+    colors: tuple[Color, ...] = Field(default=(), max_length=255)
+
+
+class _Training(BaseModel):
+    """What `Card.training` may hold, beside other keys."""
+
+    digest: str = ""
+    sample: dict[str, int] = {}
+    dtypes: list[str] = []
+    grey: float = 0
+    areas: tuple[float, float] | None = None
+    settings: dict[str, Any] = {}
+
+
+def _having(keys: type[BaseModel]) -> AfterValidator:
+    """Validate the keys that are known, and keep all as they are."""
+    return AfterValidator(lambda given: keys.model_validate(given) and given)
+
+
 @dataclass(frozen=True)
 class Card:
     """What a checkpoint says of itself, beside the weights."""
 
-    class_names: tuple[str, ...]
+    class_names: Annotated[tuple[_Name, ...], Field(min_length=2, max_length=255)]
     """Names in the order of the class ids, background included."""
-    colors: tuple[tuple[int, int, int], ...]
+    colors: tuple[Color, ...]
     """RGB of each class, 0..255, used in mask files."""
-    size: tuple[int, int] | None
+    size: tuple[_Side, _Side] | None
     """Scale policy: height and width that images are reduced to fit in, or None where they
     are all reduced by `factor`."""
-    threshold: float = 0.5
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """With two classes, the probability of class 1 from which a pixel is class 1."""
-    masks: dict[str, Any] = field(default_factory=dict)
+    masks: Annotated[dict[str, Any], _having(_Masks)] = field(default_factory=dict)
     """How mask values became class ids: `values`, `ignore`, `kind`, perhaps `colors`."""
-    training: dict[str, Any] = field(default_factory=dict)
+    training: Annotated[dict[str, Any], _having(_Training)] = field(default_factory=dict)
     """Settings, data digest and image sizes of the training run."""
     scores: dict[str, Any] = field(default_factory=dict)
     """Scores on the validation split, with their protocol."""
-    factor: float = 1.0
+    factor: _Share = 1.0
     """Without a size: what the sides of images are multiplied by."""
-    tta: str = "none"
+    tta: Literal["none", "mirror", "flips", "turns"] = "none"
     """Test-time augmentation, whose probabilities are averaged: "none", "mirror" (images also
     mirrored left to right), "flips" (and top to bottom) or "turns" (and all by quarter turns)."""
-    scales: tuple[float, ...] = (1.0,)
+    scales: Annotated[tuple[_Scale, ...], Field(min_length=1, max_length=16)] = (1.0,)
     """Factors on the size that the network sees; the probabilities are averaged."""
-    min_object: int = 0
+    min_object: _Area = 0
     """Connected regions of a class with fewer pixels become background."""
-    fill_holes: int = 0
+    fill_holes: _Area = 0
     """Holes of up to so many pixels are filled."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the software that wrote it."""
@@ -63,9 +101,13 @@ class Card:
 
 def save_checkpoint(path: Path, network: UNet, card: Card) -> None:
     """Write network and description as one file, which appears whole or not at all."""
-    architecture = network.architecture
-    metadata = {"format": FORMAT, "architecture": architecture, **dataclasses.asdict(card)}
     tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+    metadata = {
+        "format": FORMAT,
+        "architecture": network.architecture,
+        "weights": _digest(tensors),
+        **dataclasses.asdict(card),
+    }
     with write_whole(path) as file:
         save_file(tensors, file, metadata={_KEY: json.dumps(metadata)})
 
@@ -86,7 +128,10 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except PermissionError as error:
+        raise CheckpointError(f"{path}: may not be read. Check its permissions.") from error
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not a checkpoint of plainunet, or damaged ({error}). "
             "Give the best.safetensors of a training run."
@@ -107,17 +152,61 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
             "which this version does not do. Give that other checkpoint."
         )
     try:
-        network = UNet(**metadata["architecture"])
-        network.load_state_dict(tensors)
-        card = _read_card(metadata)
+        card = TypeAdapter(Card).validate_python(_card_fields(metadata))
+        network = _make_network(metadata["architecture"], shapes)
         if not len(card.class_names) == len(card.colors) == network.num_classes:
             raise ValueError(
                 f"{len(card.class_names)} class names and {len(card.colors)} colours for "
                 f"{network.num_classes} classes"
             )
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: weights and description differ ({error}).") from error
+        network.load_state_dict(tensors)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"{path}: its description is damaged ({where}: {first['msg']}; it is "
+            f"{shorten(repr(first['input']))}). Copy it again, or train anew."
+        ) from error
+    except (RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(
+            f"{path}: weights and description differ ({shorten(str(error), 300)})."
+        ) from error
+    if metadata.get("weights", digest := _digest(tensors)) != digest:
+        raise CheckpointError(f"{path}: its weights are damaged (wrong checksum). Copy it again.")
     return network.eval(), card
+
+
+def _make_network(architecture: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> UNet:
+    """Make a network without weights, if it has exactly tensors of these shapes.
+
+    What the description says is not believed before, so that a small file makes no large network.
+    """
+    depth = architecture["depth"]
+    if not isinstance(depth, int) or depth > len(shapes):
+        raise ValueError(f"the network's depth is {depth}, for {len(shapes)} tensors")
+    with torch.device("meta"):
+        network = UNet(**architecture)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    for name in sorted(wanted.keys() | shapes.keys()):
+        if wanted.get(name) != shapes.get(name):
+            raise ValueError(
+                f"'{name}' is {_shape(shapes.get(name))}, the network's is "
+                f"{_shape(wanted.get(name))}"
+            )
+    return network.to_empty(device="cpu")
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else str(list(shape))
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """Calculate a checksum of weights: SHA-256, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -129,16 +218,11 @@ def versions() -> dict[str, str]:
     }
 
 
-def _read_card(metadata: dict[str, Any]) -> Card:
+def _card_fields(metadata: dict[str, Any]) -> dict[str, Any]:
     # these fields are younger than the format
     later = ("factor", "tta", "scales", "min_object", "fill_holes")
     known = {f.name: f.default for f in dataclasses.fields(Card) if f.name in later}
-    fields = {f.name: {**known, **metadata}[f.name] for f in dataclasses.fields(Card)}
-    fields["scales"] = tuple(fields["scales"])
-    fields["class_names"] = tuple(fields["class_names"])
-    fields["colors"] = tuple((r, g, b) for r, g, b in fields["colors"])
-    fields["size"] = fields["size"] and tuple(fields["size"])
-    return Card(**fields)
+    return {f.name: {**known, **metadata}[f.name] for f in dataclasses.fields(Card)}
 
 
 OWN = ("in_channels", "num_classes", "dropout", "deep_supervision")

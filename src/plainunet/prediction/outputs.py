@@ -146,7 +146,10 @@ def tables(saves: Iterable[str], card: Card) -> list[Table]:
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Row]) -> None:
     """Write a CSV file."""
-    with write_whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with (
+        write_whole(path) as part,
+        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

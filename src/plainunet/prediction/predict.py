@@ -19,7 +19,7 @@ from tifffile import TiffFile
 from plainunet.config import Output
 from plainunet.dataset.lists import find_images
 from plainunet.dataset.pairs import open_slices
-from plainunet.files import require_writable, write_json
+from plainunet.files import remove_abandoned, require_writable, write_json
 from plainunet.formats.images import read_image
 from plainunet.formats.masks import read_mask
 from plainunet.formats.sources import (
@@ -337,6 +337,8 @@ def predict_files(
     keys = [mask_key(digest, image) for image in images]
     tasks = [_Task(*each) for each in zip(images, list_names(images), paths, keys, strict=True)]
     _require_names(tasks, outputs)
+    for folder in {path.parent for task in tasks for path in outputs.files(task.mask)}:
+        remove_abandoned(folder)
     if not overwrite:
         require_same(out, digest)
         require_no_lists(out, outputs.lists)

@@ -1,6 +1,7 @@
 """What the user sees of work that goes on: a live screen, or plain lines."""
 
 import os
+import sys
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +24,16 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+class Terminal(Console):
+    """Standard output. Where its reader has ended, as in `train ... | head`, work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Let what is written from now on go nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 class Screen(Reporter):
     """Shows what happens. A context manager.
 
@@ -32,7 +43,7 @@ class Screen(Reporter):
 
     def __init__(self, console: Console | None = None) -> None:
         """Make the screen; left out, the console is standard output."""
-        self._console = console or Console(highlight=False)
+        self._console = console or Terminal(highlight=False)
         self._bars = Progress(
             TextColumn("{task.description}", table_column=Column(min_width=22, no_wrap=True)),
             BarColumn(bar_width=None, table_column=Column(max_width=24)),

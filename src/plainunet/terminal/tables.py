@@ -11,6 +11,7 @@ from rich.table import Table
 from plainunet.doctor.diagnose import Diagnosis
 from plainunet.doctor.findings import Finding
 from plainunet.evaluation.statistics import FEW
+from plainunet.terminal.screen import Terminal
 
 if TYPE_CHECKING:
     from plainunet.network.summary import StageSummary
@@ -30,7 +31,7 @@ def show_model(
     """
     from plainunet.network.summary import sketch
 
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     if class_names:
         console.print(f"classes: {', '.join(class_names)}", markup=False)
     console.print(sketch(stages, picture), markup=False, soft_wrap=True)
@@ -50,7 +51,7 @@ def show_model(
     table.add_section()
     table.add_row("total", "", *_costs(stages), "")
     # a number cut short would be worse than a wrapped line
-    Console(highlight=False, width=max(console.width, 100)).print(table)
+    Terminal(highlight=False, width=max(console.width, 100)).print(table)
     flop = _engineering(2 * sum(stage.macs for stage in stages))
     console.print(
         f"A forward pass takes {flop}FLOP a picture (2 for each multiply-add). Kept in training: "
@@ -87,7 +88,7 @@ def _field(field: tuple[int, int] | None) -> str:
 
 def show_diagnosis(result: Diagnosis, train_line: str) -> None:
     """Print what is wrong with a data folder, what it holds, and the command that trains on it."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(highlight=False, soft_wrap=True)
     _show_summary(console, result)
     for note in result.notes:
         console.print(f"note: {note.removeprefix('note: ')}", style="dim", markup=False)
@@ -194,7 +195,7 @@ _OUTLINES = {
 
 def show_scores(result: dict[str, Any]) -> None:
     """Print the tables of scores that `train` and `evaluate` return, and their protocol."""
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     intervals = result["intervals"]
     pictures, groups = len(result["images"]), intervals["groups"]
     console.print(
@@ -211,7 +212,7 @@ def show_scores(result: dict[str, Any]) -> None:
 
 def show_tuning(found: dict[str, Any]) -> None:
     """Print what `tune` tried on the validation part, and what is in the checkpoint now."""
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     table = _table(f"tried on {found['pictures']} pictures, part: {found['part']}", ("Dice",))
     for each in found["tried"]:
         value = "" if each["value"] is None else f" {each['value']}"
@@ -227,7 +228,7 @@ def show_tuning(found: dict[str, Any]) -> None:
 
 def show_comparison(found: dict[str, Any]) -> None:
     """Print the scores of two models, as by `compare`, and how they differ."""
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     console.print(
         f"{_several(found['pictures'], 'picture')} in {_several(found['groups'], 'group')}, "
         f"part: {found['split']}\n"

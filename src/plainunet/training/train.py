@@ -204,7 +204,7 @@ def _begin_folder(run: Run, plan: Sequence[str]) -> None:
     write_dataset(folder.dataset, describe(dataset.coding, run.config.classes))
     if plan:
         with write_whole(folder.plan) as file:
-            file.write_text("\n".join(plan) + "\n", encoding="utf-8")
+            file.write_text("\n".join(plan) + "\n", encoding="utf-8", errors="surrogateescape")
 
 
 def _load_samples(run: Run) -> dict[str, Samples]:
