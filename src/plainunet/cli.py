@@ -462,6 +462,23 @@ def _run_demo(out: Path, seed: int) -> int:
     return 0
 
 
+@app.command
+def cache(*, clear: Flag = False) -> int:
+    """Show where decoded images and facts about files are kept, and how much room they take.
+
+    Parameters
+    ----------
+    clear
+        Remove them. The next run decodes its images again.
+    """
+    from plainunet.dataset.cache import cache_size, clear_cache
+    from plainunet.formats.sources import cache_folder
+
+    taken = clear_cache() if clear else cache_size()
+    _print(f"{cache_folder()}: {taken / 2**20:.1f} MiB{' removed' if clear else ''}")
+    return 0
+
+
 DEMO_SETTINGS: dict[str, Any] = {
     "size": (96, 128),
     "epochs": 24,

@@ -28,6 +28,8 @@ class FolderConfig(BaseModel):
     column, as in most other sets; left out, it is found."""
     skip_unlabelled: bool = False
     """Leave out pictures that have no mask, which are an error otherwise."""
+    allow_outside: bool = False
+    """Follow a dataset.toml that names files outside of its own folder."""
 
     def folder_arguments(self) -> dict[str, Any]:
         """List where pictures and masks are, by the names of these fields."""

@@ -6,6 +6,7 @@ refused with the key's name, the nearest known one and the file.
 
 import difflib
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,11 +80,27 @@ def with_dataset(config: _Model, folder: Path) -> _Model:
     said = read_dataset(folder)
     given = {name: getattr(config, name) for name in config.model_fields_set}
     there = DataConfig(**said)
+    if not given.get("allow_outside"):
+        _require_inside(folder, there)
     other = [name for name in given if given[name] != getattr(there, name, None)]
     aside = {key for name in other for key in _INSTEAD.get(name, ())}
     kept = {k: v for k, v in said.items() if k in type(config).model_fields and k not in aside}
     source = f"{folder / DATASET_FILE} and the settings"
     return _checked(type(config), {**kept, **given}, source) if kept else config
+
+
+def _require_inside(folder: Path, there: DataConfig) -> None:
+    """Refuse a dataset.toml that leads out of its folder."""
+    if there.allow_outside:
+        raise ValueError(f"{folder / DATASET_FILE}: allow_outside is only taken as a flag.")
+    base = Path(os.path.abspath(folder))  # noqa: PTH100 (links inside are the user's own)
+    for key in ("images", "masks", "pairs"):
+        for part in str(getattr(there, key) or "").split(":"):
+            if not Path(os.path.abspath(base / part)).is_relative_to(base):  # noqa: PTH100
+                raise ValueError(
+                    f"{folder / DATASET_FILE}: {key} = {getattr(there, key)!r} leads out of the "
+                    "folder. If that is meant, give --allow-outside."
+                )
 
 
 def make_config(settings: dict[str, Any], source: str = "settings") -> TrainConfig:

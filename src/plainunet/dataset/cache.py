@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -205,12 +206,41 @@ def _make_room(needed: int) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
+_ENTRY = re.compile(r"[0-9a-f]{24}|\.part-\w+")
 _FILE = "facts.sqlite"
 _MOST = 1_000_000
 """Entries that are kept; the first written go first."""
 _LONGEST = 65536
 _AT_ONCE = 500
 _Sources = tuple[Source, ...]
+
+
+def cache_size() -> int:
+    """Count the bytes that the cache takes on disk."""
+    return sum(file.stat().st_size for file in _own_files())
+
+
+def clear_cache() -> int:
+    """Remove the cache, and nothing else that lies in its folder; returns the bytes freed."""
+    freed = 0
+    for file in _own_files():
+        with suppress(FileNotFoundError):  # another process was faster
+            freed += file.stat().st_size
+            file.unlink()
+        if file.parent != cache_folder():
+            with suppress(OSError):  # not empty yet
+                file.parent.rmdir()
+    return freed
+
+
+def _own_files() -> list[Path]:
+    """List the files of entries, and the database."""
+    names = {f"{name}.npy" for name in _NAMES} | {_SIZES}
+    found = [file for file in cache_folder().glob(f"{_FILE}*") if file.is_file()]
+    for folder in cache_folder().glob("*"):
+        if _ENTRY.fullmatch(folder.name) and folder.is_dir():
+            found += [file for file in folder.iterdir() if file.name in names]
+    return found
 
 
 def recall(

@@ -1,6 +1,9 @@
 """A folder -> pairs of image and mask."""
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +21,7 @@ from plainunet.dataset.matching import Key, join_classes, match_names, split_nam
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.problems import DataError, as_problem, command, first_five
-from plainunet.formats.sources import ImageSource, Page, Source, path_of
+from plainunet.formats.sources import ImageSource, Page, Source, files_of, path_of
 from plainunet.formats.tiff import find_slices
 from plainunet.reporter import Reporter, silent
 
@@ -64,8 +67,7 @@ def find_pairs(
         if not listed:
             listed = _in_folders(folder, layout, config.skip_unlabelled, reporter)
             group_by = group_by or layout.group_by
-    pattern = _compile(group_by)
-    found = [replace(each, group=_group(pattern, each.group, each.image)) for each in listed]
+    found = listed if group_by is None else _group_by(group_by, listed)
     found = open_stacks(sorted(found, key=lambda pair: pair.image), reporter)
     require_enough(folder, len(found), at_least)
     return found
@@ -196,27 +198,48 @@ def _parts(images: Mapping[Key, Path], named: bool) -> dict[Key, str | None]:
     return {key: known[key[0]] if named else None for key in images}
 
 
-def _compile(group_by: str | None) -> re.Pattern[str] | None:
+_MATCH = """
+import json, re, sys
+pattern, names = json.load(sys.stdin)
+found = map(re.compile(pattern).search, names)
+json.dump([match and (match[1 if match.re.groups else 0] or "") for match in found], sys.stdout)
+"""
+_SECONDS = 1.0
+
+
+def _group_by(pattern: str, pairs: Sequence[Pair]) -> list[Pair]:
+    """Group pairs by what a regular expression finds in the stem of the image's file."""
     try:
-        return None if group_by is None else re.compile(group_by)
+        re.compile(pattern)
     except re.error as error:
         raise ValueError(
-            f"The group pattern {group_by!r} is not a regular expression: {error}. "
+            f"The group pattern {pattern!r} is not a regular expression: {error}. "
             "An example: '([^_]+)_' for what stands before the first '_'."
         ) from None
-
-
-def _group(pattern: re.Pattern[str] | None, own: str, path: ImageSource) -> str:
-    if pattern is None:
-        return own
-    stem = path.stem if isinstance(path, Path) else path.file.stem
-    match = pattern.search(normalize("NFC", stem))
-    if match is None:
-        raise ValueError(
-            f"The group pattern {pattern.pattern!r} matches nothing in '{stem}' ({path}). "
-            "Change the pattern so that it matches every picture's name."
+    stems = [normalize("NFC", files_of(pair.image)[0].stem) for pair in pairs]
+    try:
+        # in a process of its own, which can be ended: some expressions search for years
+        done = subprocess.run(
+            [sys.executable, "-ISc", _MATCH],
+            input=json.dumps([pattern, stems]),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_SECONDS + len(stems) / 10_000,
         )
-    return match.group(1 if pattern.groups else 0) or ""
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"The group pattern {pattern!r} takes too long to search {len(stems)} names. Write it "
+            "without a repetition inside of another one, as in '([^_]+)_'."
+        ) from None
+    groups = json.loads(done.stdout)
+    for pair, stem, group in zip(pairs, stems, groups, strict=True):
+        if group is None:
+            raise ValueError(
+                f"The group pattern {pattern!r} matches nothing in '{stem}' ({pair.image}). "
+                "Change the pattern so that it matches every image's name."
+            )
+    return [replace(pair, group=group) for pair, group in zip(pairs, groups, strict=True)]
 
 
 _BLOCKS = 10

@@ -39,6 +39,7 @@ def evaluate(
     pairs: str | None = None,
     rle: Literal["rows", "columns"] | None = None,
     skip_unlabelled: bool = False,
+    allow_outside: bool = False,
     objects: bool = False,
     html: Path | None = None,
     device: str = "auto",
@@ -59,6 +60,7 @@ def evaluate(
         pairs: How they belong together, see `plainunet.dataset.pairs.find_pairs`.
         rle: How run-length codes count; left out, it is found.
         skip_unlabelled: Whether images without a mask are left out.
+        allow_outside: Whether a dataset.toml is followed that leads out of the folder.
         objects: Whether objects are counted as well; they always are where masks number them.
         html: File for a report with images.
         device: "auto", "cpu", "cuda" or "mps".
@@ -74,7 +76,7 @@ def evaluate(
     """
     predictor = Predictor.load(checkpoint, device=device, precision=precision)
     folder: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
-    folder["skip_unlabelled"] = skip_unlabelled
+    folder |= {"skip_unlabelled": skip_unlabelled, "allow_outside": allow_outside}
     checkpoint, data = Path(checkpoint), Path(data)
     dataset, split = open_dataset(predictor.card, checkpoint, data, split, folder, reporter)
     objects = objects or isinstance(dataset.coding, Instances)

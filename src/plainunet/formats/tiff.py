@@ -103,6 +103,8 @@ _KEPT = (
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, 262, 266, 274, _SAMPLES, _ROWS, _PLANAR, 292, 293),
     *(317, 320, 322, 323, 338, 339, 340, 341, 347, 530, 532, 50674),
 )
+_PRIVATE = 32768
+_OF_PLACES = (33432, 33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)  # GeoTIFF and GDAL
 _SHAPE = re.compile(rb'(?:\{"shape": \[|shape=\()([\d, ]+)')
 _IMAGES = re.compile(rb"ImageJ=.*?^images=(\d+)", re.DOTALL | re.MULTILINE)
 _AXES = {"C": "channels", "Z": "slices", "T": "times", "S": "samples"}
@@ -153,9 +155,14 @@ def find_slices(file: BinaryIO, path: ImageSource) -> Slices:
         at = following
     inside = _inside(reader, first, size, path) if len(pages) == 1 else 1
     found = Slices(tuple(pages), inside, size)
-    if found.count > 1:
+    if found.count > 1 and any(_tells_axes(code) for code, _ in first):
         _require_one_axis(file, path)
     return found
+
+
+def _tells_axes(code: int) -> bool:
+    """Whether a tag may say what the pages of a file are: a description, or a program's own."""
+    return code == _DESCRIPTION or (code >= _PRIVATE and code not in _OF_PLACES)
 
 
 def _inside(

@@ -142,12 +142,14 @@ class TorchBackend:
 @contextmanager
 def _evaluating(network: UNet) -> Iterator[None]:
     """Have a network in eval mode, and afterwards in its own: a live one may be in training."""
-    was_training = network.training
+    if not network.training:  # to say so to each of its parts takes as long as a small image
+        yield
+        return
     network.eval()
     try:
         yield
     finally:
-        network.train(was_training)
+        network.train()
 
 
 def turn_images(batch: Tensor, turn: Turn) -> Tensor:
