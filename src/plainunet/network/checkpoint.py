@@ -143,8 +143,8 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
         )
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: written in format {metadata.get('format')}; this version reads {FORMAT}. "
-            "Update plainunet."
+            f"{path}: written in format {shorten(str(metadata.get('format')))}; this version "
+            f"reads {FORMAT}. Update plainunet."
         )
     if metadata.get("refines"):
         raise CheckpointError(
