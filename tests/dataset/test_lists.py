@@ -176,8 +176,12 @@ def place_files(root: Path) -> None:
 def test_lists_name_places(tmp_path: Path) -> None:
     place_files(tmp_path)
     rows = "".join(f'"{image}","{mask}"\n' for image, mask in PLACES)
-    (tmp_path / "list.csv").write_text("image,mask\n" + rows, encoding="utf-8")
-    assert [pair[:2] for pair in names_of(tmp_path, "list.csv")] == PLACES
+    (tmp_path / "list.csv").write_text("image,mask\n\n" + rows, encoding="utf-8")
+    # without the column, each file is a group of its own
+    groups = ["stack", "stack", "a", "b", "c, d", "é"]
+    assert names_of(tmp_path, "list.csv") == [
+        (*place, group, None) for place, group in zip(PLACES, groups, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from plainunet.dataset.verify import check_pairs
 from plainunet.formats.images import read_image
 from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import CocoImage, Source, parse_source, path_of
+from plainunet.formats.sources import CocoImage, Page, Source, parse_source, path_of
 from plainunet.reporter import Collected, Reporter
 
 from ..folders import rows, save, touch
@@ -402,9 +402,9 @@ def test_other_pairs_stay_as_they_are(tmp_path: Path) -> None:
     pairs = [
         single,
         Pair(tmp_path / "gone.jpg", tmp_path / "gone.png", "gone", None),
-        Pair(tmp_path / "x.tif[3]", tmp_path / "y.tif[3]", "x", "val"),
-        Pair(single.image, tmp_path / "coco.json[3]", "coco", None),
-        Pair(single.image, tmp_path / "masks" / "{road,car}" / "7.tif", "classes", None),
+        Pair(Page(tmp_path / "x.tif", 3), Page(tmp_path / "y.tif", 3), "x", "val"),
+        Pair(single.image, CocoImage(tmp_path / "coco.json", 3), "coco", None),
+        Pair(single.image, parse_source(tmp_path / "masks/{road,car}/7.tif"), "classes", None),
     ]
     assert open_stacks(pairs) == pairs
 

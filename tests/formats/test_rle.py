@@ -148,11 +148,13 @@ def test_the_work_of_reading_grows_with_the_rows(tmp_path: Path, count_calls: Co
             "img,class,rle\n" + "".join(f"a,{n},\n" for n in range(255)),
             "names 255 classes; at most 254",
         ),
+        (None, "a.csv does not exist"),
     ],
 )
-def test_lists_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=re.escape(message)):
+def test_lists_that_are_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         read_codes(tmp_path / "a.csv")
 
 
@@ -224,6 +226,11 @@ def test_the_first_and_the_last_pixel(tmp_path: Path) -> None:
     assert read(tmp_path / "b.csv", "a 2x3 columns").tolist() == [[0, 0, 0], [1, 0, 0]]
     assert read(tmp_path / "b.csv", "b 2x3 columns").all()
     assert not read(tmp_path / "b.csv", "c 2x3 columns").any()
+
+
+def test_objects_of_one_class_may_overlap(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("id,rle\na,1 3 2 4\na,2 2\n")
+    assert read(tmp_path / "m.csv", "a 2x3 rows").tolist() == [[1, 1, 1], [1, 1, 0]]
 
 
 def test_names_may_hold_spaces_brackets_and_folders(tmp_path: Path) -> None:
