@@ -22,9 +22,12 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def save(path: Path, values: Any) -> Path:
-    """Write an array as an image, and the folder it is in."""
+    """Write an array as an image or as .npy, and the folder it is in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(values)).save(path)
+    if path.suffix == ".npy":
+        np.save(path, values)
+    else:
+        Image.fromarray(np.asarray(values)).save(path)
     return path
 
 
