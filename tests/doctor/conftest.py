@@ -37,14 +37,19 @@ def draw_scene(seed: int, height: int = 120, width: int = 160) -> tuple[np.ndarr
     return image.clip(0, 255).astype(np.uint8), mask
 
 
-@pytest.fixture
-def scenes(tmp_path: Path) -> Path:
-    """`images/` + `masks/`: twelve RGB PNG [120, 160], masks 0/255; nothing is wrong with it."""
-    folder = tmp_path / "scenes"
+@pytest.fixture(scope="session")
+def drawn_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
     for number in range(12):
         image, mask = draw_scene(number)
         make_pair(folder, f"{number:02d}", image, mask * np.uint8(255))
     return folder
+
+
+@pytest.fixture
+def scenes(drawn_scenes: Path, tmp_path: Path) -> Path:
+    """`images/` + `masks/`: twelve RGB PNG [120, 160], masks 0/255; nothing is wrong with it."""
+    return shutil.copytree(drawn_scenes, tmp_path / "scenes")
 
 
 def mask_of(folder: Path, stem: str) -> np.ndarray:
