@@ -33,12 +33,15 @@ def names_of(folder: Path, pairs: str) -> list[Row]:
         ("*/image.png:*/mask.png", [(f"{n}/image.png", f"{n}/mask.png", n) for n in "12"]),
         # the longer pattern has the files that match both
         ("z/*.png:z/*_mask.png", [(f"z/{n}.png", f"z/{n}_mask.png", n) for n in "ab"]),
+        # of two classes that fit, the longer is meant
+        ("i/*.jpg:i/*_{road,side_road}.png", [("i/7.jpg", "i/7_{road,side_road}.png", "7")]),
     ],
 )
 def test_patterns(tmp_path: Path, pairs: str, wanted: list[tuple[str, str, str]]) -> None:
     touch(tmp_path, "x/a b.JPG", "x/1.jpg", "y/a b_m.png", "y/1_m.png", "y/1_color.png")
     touch(tmp_path, *(f"{n}/{name}.png" for n in (1, 2) for name in ("image", "mask", "depth")))
     touch(tmp_path, *(f"z/{n}{ending}.png" for n in "ab" for ending in ("", "_mask")))
+    touch(tmp_path, "i/7.jpg", "i/7_road.png", "i/7_side_road.png")
     assert sorted(names_of(tmp_path, pairs)) == [(*row, None) for row in wanted]
 
 
@@ -124,12 +127,6 @@ def test_braces_stand_for_the_classes_in_their_order(tmp_path: Path, pattern: st
     assert sorted(pair[:2] for pair in found) == [
         (images.replace("*", stem), pattern.replace("*", stem)) for stem in ("1", "3", "b é")
     ]
-
-
-def test_of_two_classes_that_fit_the_longer_is_meant(tmp_path: Path) -> None:
-    touch(tmp_path, "i/7.jpg", "m/7_road.png", "m/7_side_road.png")
-    found = names_of(tmp_path, "i/*.jpg:m/*_{road,side_road}.png")
-    assert [pair[:2] for pair in found] == [("i/7.jpg", "m/7_{road,side_road}.png")]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from plainunet.doctor.diagnose import check, summarise, write_valid
 from plainunet.doctor.findings import CODES
 from plainunet.doctor.masks import Contents
 from plainunet.formats.sources import Source
-from plainunet.reporter import Reporter
 
+from ..folders import Stages
 from .conftest import CodesOf, RunFix, copy_pair, divide, mask_of, spoil
 
 
@@ -143,24 +143,13 @@ def test_a_wrong_dataset_file_is_refused(scenes: Path) -> None:
         check(scenes)
 
 
-class Kept(Reporter):
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int, list[int]]] = []
-
-    def stage(self, name: str, total: int) -> None:
-        self.stages.append((name, total, []))
-
-    def advance(self, done: int) -> None:
-        self.stages[-1][2].append(done)
-
-
 def test_progress_is_reported(scenes: Path, tmp_path: Path) -> None:
-    reporter = Kept()
+    reporter = Stages()
     check(scenes, reporter=reporter)
     assert reporter.stages == [
         (name, 12, [*range(1, 13)]) for name in ("pictures", "masks", "picture and mask together")
     ]
-    reporter = Kept()
+    reporter = Stages()
     check(tmp_path / "none", reporter=reporter)
     assert reporter.stages == []
 

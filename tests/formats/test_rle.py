@@ -162,18 +162,6 @@ Mask = NDArray[np.bool_]
 
 
 def encode(mask: Mask, order: str) -> str:
-    """Written plainly, pixel by pixel."""
-    pixels = (mask if order == "rows" else mask.T).flatten().tolist()
-    runs: list[list[int]] = []
-    for number, pixel in enumerate(pixels, 1):
-        if pixel and runs and runs[-1][0] + runs[-1][1] == number:
-            runs[-1][1] += 1
-        elif pixel:
-            runs.append([number, 1])
-    return " ".join(f"{start} {length}" for start, length in runs)
-
-
-def encode_fast(mask: Mask, order: str) -> str:
     pixels = np.pad((mask if order == "rows" else mask.T).ravel().astype(np.int8), 1)
     edges = np.flatnonzero(np.diff(pixels)) + 1
     return " ".join(f"{a} {b - a}" for a, b in edges.reshape(-1, 2))
@@ -182,7 +170,7 @@ def encode_fast(mask: Mask, order: str) -> str:
 def write(path: Path, masks: dict[str, Sequence[Mask]], order: str) -> Path:
     lines = ["ImageId,EncodedPixels"]
     for name, objects in masks.items():
-        lines += [f"{name},{encode_fast(each, order)}" for each in objects]
+        lines += [f"{name},{encode(each, order)}" for each in objects]
     path.write_text("\n".join(lines))
     return path
 
@@ -208,7 +196,6 @@ shapes = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
 def test_what_is_encoded_is_read_back(
     mask: Mask, order: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    assert encode(mask, order) == encode_fast(mask, order)
     file = tmp_path_factory.mktemp("rle") / "masks.csv"
     file.write_text(f"img,rle_mask\na.jpg,{encode(mask, order)}\n")
     item = f"a.jpg {mask.shape[0]}x{mask.shape[1]} {order}"
