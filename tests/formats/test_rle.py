@@ -216,8 +216,8 @@ def test_the_first_and_the_last_pixel(tmp_path: Path) -> None:
 
 
 def test_objects_of_one_class_may_overlap(tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text("id,rle\na,1 3 2 4\na,2 2\n")
-    assert read(tmp_path / "m.csv", "a 2x3 rows").tolist() == [[1, 1, 1], [1, 1, 0]]
+    (tmp_path / "m.csv").write_text("id,rle\na,1 3 2 4\na,5 2\n")
+    assert read(tmp_path / "m.csv", "a 2x4 rows").tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
 
 
 def test_names_may_hold_spaces_brackets_and_folders(tmp_path: Path) -> None:
