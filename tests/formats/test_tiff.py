@@ -283,7 +283,7 @@ def test_damage_anywhere_is_an_error_that_names_the_stack_or_none(
 ) -> None:
     path = write(tmp_path / "a.tif", stack("uint8", 4), **STORED[stored])
     # tags lie at the beginning and, where there are several pages, at the end
-    places = np.random.default_rng(0).integers(4, 700, 150) * np.tile([1, -1], 75)
+    places = np.random.default_rng(0).integers(4, 700, 80) * np.tile([1, -1], 40)
     assert count_refusals(path, places.tolist(), lambda: read_image(Page(path, 2))) > 2
 
 
