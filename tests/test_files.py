@@ -213,7 +213,6 @@ with write_whole(Path(sys.argv[1]) / "state.pt") as part:
 FULL = """
 import resource, sys
 from pathlib import Path
-import numpy as np
 from plainunet.files import write_whole
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:

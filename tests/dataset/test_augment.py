@@ -19,8 +19,6 @@ from plainunet.dataset.borders import resize_labels
 from plainunet.dataset.resize import area_shares
 
 STRENGTHS = ["none", "flip", "light", "strong"]
-
-
 Sample = tuple[NDArray[Any], NDArray[np.uint8]]
 
 

@@ -155,6 +155,8 @@ def test_objects_of_an_instance_mask() -> None:
     assert labels.dtype == np.uint16
     # by their values, also in two parts; 7 is ignored
     assert labels.tolist() == [[0, 1, 1, 0], [2, 0, 0, 3], [2, 0, 0, 1]]
+    for coding in (INSTANCES, BINARY):
+        assert not find_objects(np.zeros((4, 5), np.uint8), coding).any()
 
 
 def test_objects_of_a_class_are_its_connected_parts() -> None:

@@ -21,14 +21,8 @@ from plainunet.dataset.resize import SIZES, area_shares, fit_size, measure_ceili
 from plainunet.dataset.samples import Samples, TrainingSet, make_batch
 
 CPU = torch.device("cpu")
-
-
 VOID = 255
-
-
 SMALL = st.integers(1, 14)
-
-
 side = st.integers(1, 3000)
 
 
