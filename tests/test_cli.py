@@ -50,6 +50,8 @@ import json, os, signal, sys
 import plainunet.__main__
 import plainunet.dataset.demo, plainunet.evaluation.evaluate, plainunet.prediction.predict
 import plainunet.terminal.screen, plainunet.training.train
+import plainunet.doctor.diagnose, plainunet.evaluation.compare
+import torch._dynamo  # as the first step of an optimiser would
 for line in sys.stdin:
     arguments, stdin, out, err, first = json.loads(line)
     child = os.fork()
@@ -83,7 +85,7 @@ LITTLE_MEMORY = """
 import re, resource
 from pathlib import Path
 own = int(re.search("VmPeak:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-resource.setrlimit(resource.RLIMIT_AS, ((own + 2_000_000) * 1024,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, ((own + 600_000) * 1024,) * 2)
 """
 
 
@@ -158,15 +160,19 @@ class Trained(NamedTuple):
     data: Path
     run: Path
     checkpoint: Path
+    said: str
 
 
 @pytest.fixture(scope="module")
-def trained(command: Commands, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(_wide_terminal: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Trained in a fresh process."""
     folder = tmp_path_factory.mktemp("trained")
-    data = draw_rectangles(folder / "data")
-    result = command("train", data, "--out", folder / "run", *tiny())
-    assert result.returncode == 0, result.stderr
-    return Trained(data, folder / "run", folder / "run" / "best.safetensors")
+    data, run = draw_rectangles(folder / "data"), folder / "run"
+    flags = tiny(epochs=3, base_channels=4, batch_size=2, optimizer="muon", learning_rate=0.03)
+    words = [sys.executable, "-m", "plainunet", "train", data, "--out", run, *flags]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    return Trained(data, run, run / "best.safetensors", result.stdout)
 
 
 def listing(folder: Path) -> dict[str, str]:
@@ -191,36 +197,30 @@ def refused(result: Result | subprocess.CompletedProcess[str], *said: str) -> No
 
 
 def test_a_model_from_training_to_its_masks(
-    run_plainunet: Callable[..., subprocess.CompletedProcess[str]],
-    command: Commands,
-    small_data: Path,
-    tmp_path: Path,
+    command: Commands, trained: Trained, tmp_path: Path
 ) -> None:
     """The scores are the counts of the written masks."""
-    run, masks, scores = tmp_path / "run", tmp_path / "masks", tmp_path / "new" / "scores.json"
-    flags = tiny(epochs=3, base_channels=4, batch_size=2, optimizer="muon", learning_rate=0.03)
-    fresh = run_plainunet("train", small_data, "--out", run, *flags)
-    assert (fresh.returncode, fresh.stderr) == (0, "")
-    assert "6 to train, 2 to validate" in fresh.stdout
-    assert str(run / "best.safetensors") in fresh.stdout
+    masks, scores = tmp_path / "masks", tmp_path / "new" / "scores.json"
+    data, run, best, said = trained
+    assert "6 to train, 2 to validate" in said
+    assert str(best) in said
     assert {file.name for file in run.iterdir()} == {
         *("best.safetensors", "last", "config.toml", "dataset.toml", "split.csv", "metrics.jsonl"),
         *("metrics.csv", "curves.png", "validation", "saved_images", "report.html"),
     }
 
-    best = run / "best.safetensors"
     precise = ("--precision", "fp32")
-    result = command("evaluate", best, small_data, *precise, "--split", "all", "--json", scores)
+    result = command("evaluate", best, data, *precise, "--split", "all", "--json", scores)
     assert result.returncode == 0, result.stderr
     found = json.loads(scores.read_text(encoding="utf-8"))
     assert found["protocol"].split()[0] in result.stdout
     assert f"{found['pooled']['accuracy']:.4f}" in result.stdout
 
-    result = command("predict", best, small_data / "images", "--out", masks, *precise)
+    result = command("predict", best, data / "images", "--out", masks, *precise)
     assert result.returncode == 0, result.stderr
     assert "8 masks" in result.stdout
     confusion = np.zeros((2, 2), int)
-    for file in sorted((small_data / "masks").iterdir()):
+    for file in sorted((data / "masks").iterdir()):
         with Image.open(masks / file.name) as image, Image.open(file) as truth:
             assert (image.mode, image.size) == ("P", truth.size)
             np.add.at(confusion, (np.asarray(truth) // 255, np.asarray(image)), 1)
@@ -742,9 +742,9 @@ def test_a_checkpoint_is_shown_at_its_own_size(command: Commands, trained: Train
     result = command("model", trained.checkpoint)
     assert "classes: background, foreground" in result.stdout
     assert table_row(result, "picture").startswith("picture 3 x 32 x 48 ")
-    assert table_row(result, "down 2").startswith("down 2 8 x 8 x 12 ")
+    assert table_row(result, "down 2").startswith("down 2 16 x 8 x 12 ")
     larger = command("model", trained.checkpoint, "--size", "64", "96", "--checkpointing")
-    assert table_row(larger, "down 2").startswith("down 2 8 x 16 x 24 ")
+    assert table_row(larger, "down 2").startswith("down 2 16 x 16 x 24 ")
     kept = [float(table_row(each, "total").split()[-2]) for each in (result, larger)]
     assert kept[1] < 2 * kept[0]  # of four times as many pixels
     assert listing(trained.run) == before
