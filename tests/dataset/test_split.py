@@ -181,6 +181,14 @@ def test_neither_order_nor_shares_of_rounding_change_the_draw(
     assert drawn[0] == drawn[1] == drawn[2]
 
 
+def test_means_do_not_depend_on_the_order_of_pictures() -> None:
+    """0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 in the last bit, but the groups are alike."""
+    pairs, shares = make_pairs("aaabbb"), [0.1, 0.2, 0.3, 0.3, 0.2, 0.1]
+    for seed in range(10):
+        found = split_pairs(pairs, 0.5, seed, shares=shares)
+        assert found == split_pairs(pairs[::-1], 0.5, seed, shares=shares[::-1])[::-1]
+
+
 def test_each_seed_draws_and_deals_otherwise() -> None:
     pairs = make_pairs([str(number) for number in range(50)])
     for shares in (None, [number / 50 for number in range(50)]):
