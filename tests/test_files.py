@@ -137,13 +137,18 @@ with lock_folder(Path(sys.argv[1])):
 """
 
 
-def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", LOCKING, folder], stdout=subprocess.PIPE, text=True
-    )
+def holding(code: str, folder: Path) -> subprocess.Popen[str]:
+    """A process that has the lock of a folder, and a group of its own."""
+    words = [sys.executable, "-c", code, folder]
+    holder = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "locked\n"
+    return holder
+
+
+def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    holder = holding(LOCKING, folder)
     with pytest.raises(ValueError, match=f"process {holder.pid} works in it"), lock_folder(folder):
         pass
     holder.kill()
@@ -172,18 +177,11 @@ def test_a_lock_is_taken_once_and_leaves_no_folder_that_was_not_there(tmp_path: 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_does_not_hold_the_lock(tmp_path: Path) -> None:
     code = LOCKING.replace("    time", "    import os\n    os.fork() or time.sleep(60)\n    time")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "locked\n"
+    holder = holding(code, tmp_path)
     time.sleep(0.3)  # until it has forked
     holder.kill()
     holder.wait()
-    holder.stdout.close()
+    holder.stdout.close()  # type: ignore[union-attr]
     with lock_folder(tmp_path):
         os.killpg(holder.pid, 0)  # the other is still there
     os.killpg(holder.pid, signal.SIGKILL)

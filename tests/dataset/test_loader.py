@@ -107,8 +107,9 @@ def test_same_batches_from_a_spawned_worker(small_data: Path) -> None:
 def test_nothing_is_decoded_once_the_cache_is_full(small_data: Path, workers: int) -> None:
     """Not in the first epoch, nor in one that begins anew, with other workers."""
     pairs = find_pairs(small_data)
-    samples = Samples(pairs, BINARY, (24, 32))
-    samples.fill_cache()
+    samples, progress = Samples(pairs, BINARY, (24, 32)), list[tuple[int, int]]()
+    samples.fill_cache(lambda *told: progress.append(told))
+    assert progress == [(done, 8) for done in range(1, 9)]
     dataset, batches = TrainingSet(samples, "light", 0, (24, 32)), EpochBatches(8, 3, seed=0)
     before = list(make_loader(dataset, batches, workers))
     for file in small_data.rglob("*.*"):

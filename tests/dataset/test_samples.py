@@ -168,23 +168,6 @@ def test_eight_bits_beside_sixteen(
         assert np.allclose(tensor[..., 0].numpy(), array / np.iinfo(array.dtype).max)
 
 
-def test_cache_gives_the_same_samples(small_data: Path) -> None:
-    pairs = find_pairs(small_data)
-    plain, kept = (Samples(pairs, BINARY, (24, 40), target_scale=2) for _ in range(2))
-    progress: list[int] = []
-    kept.fill_cache(lambda done, total: progress.append(done))
-    assert progress == list(range(1, 9))
-    # nothing but the cache is read from now on
-    for pair in pairs:
-        pair.image.unlink()
-    for index in range(8):
-        image, shares = kept[index]
-        with pytest.raises(FileNotFoundError):
-            plain[index]
-        assert image.shape == (48, 80, 3)
-        assert shares.shape == (48, 80, 2)
-
-
 @pytest.mark.parametrize("change", ["box", "scale", "coding", "channels", "objects"])
 def test_cache_depends_on_every_setting(make_pair: MakePair, change: str) -> None:
     pair = make_pair("a", noise(32, 32), half(32, 32))
