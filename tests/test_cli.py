@@ -25,9 +25,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from plainunet.config import TrainConfig
-from plainunet.network.checkpoint import Card, save_checkpoint
-from plainunet.network.unet import UNet
-from plainunet.palette import default_colors
 from plainunet.settings import load_config
 from plainunet.training.run import RunFolder
 from plainunet.training.state import read_state
@@ -779,12 +776,9 @@ def test_what_is_no_network_is_refused(command: Commands, flags: str, said: str)
 
 
 def test_a_checkpoint_is_not_overwritten_by_other_results(
-    command: Commands, tmp_path: Path
+    command: Commands, trained: Trained, tmp_path: Path
 ) -> None:
-    path = tmp_path / "model.safetensors"
-    card = Card(("a", "b"), default_colors(2), None)
-    save_checkpoint(path, UNet(base_channels=1, depth=1), card)
-    before = path.read_bytes()
+    path, before = trained.checkpoint, trained.checkpoint.read_bytes()
     refused(command("evaluate", path, tmp_path, "--json", path), "name must end in .json")
     (tmp_path / "folder.json").mkdir()
     refused(command("evaluate", path, tmp_path, "--json", tmp_path / "folder.json"), "is a folder")

@@ -111,14 +111,6 @@ def test_target_scale_keeps_the_mask_finer(make_pair: MakePair, scale: int, clas
     assert (shares.int().sum(dim=2) - 255).abs().max() <= classes
 
 
-def test_grey_among_rgb(make_pair: MakePair) -> None:
-    grey = noise(32, 32)
-    pairs = [make_pair("a", noise(32, 32, 3), half(32, 32)), make_pair("b", grey, half(32, 32))]
-    samples = Samples(pairs, BINARY, (32, 32))
-    samples.fill_cache()
-    assert np.array_equal(samples[1][0], np.stack([grey] * 3, axis=2))
-
-
 def test_what_cannot_be_used_is_named_once(make_pair: MakePair) -> None:
     mask = half(32, 32)
     mask[3, 4] = 9
