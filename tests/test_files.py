@@ -3,7 +3,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,6 @@ from plainunet.files import (
     write_json,
     write_whole,
 )
-
-
-@pytest.fixture
-def umask() -> Iterator[None]:
-    """Put the umask back that a test changes."""
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
 
 
 @pytest.mark.parametrize("old", ["old", None])
@@ -62,14 +53,16 @@ def test_failure_leaves_what_was_there(
     assert list(tmp_path.iterdir()) == ([path] if old else [])
 
 
-@pytest.mark.usefixtures("umask")
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
 def test_permissions_follow_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
-    os.umask(mask)
-    with write_whole(tmp_path / "a.txt") as part:
-        part.write_text("text")
+    before = os.umask(mask)
+    try:
+        with write_whole(tmp_path / "a.txt") as part:
+            part.write_text("text")
+    finally:
+        left = os.umask(before)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
-    assert os.umask(mask) == mask
+    assert left == mask
 
 
 def test_two_writers_at_once(tmp_path: Path) -> None:

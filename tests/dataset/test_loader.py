@@ -57,13 +57,13 @@ def light_set(folder: Path) -> TrainingSet:
     return TrainingSet(Samples(find_pairs(folder), BINARY, (24, 32)), "light", 0, (24, 32))
 
 
-def all_batches(folder: Path, workers: int, epochs: int = 2, start: str = "fork") -> list[Batches]:
-    """The batches of each epoch, as a training takes them, with all that can be random."""
+def all_batches(folder: Path, workers: int, start: str = "fork") -> list[Batches]:
+    """The batches of two epochs, as a training takes them, with all that can be random."""
     samples = Samples(find_pairs(folder), BINARY, (24, 32), target_scale=2, objects=True)
     samples.fill_cache()
     batches = EpochBatches(len(samples), 3, seed=0)
     drawn = []
-    for epoch in range(epochs):
+    for epoch in range(2):
         batches.epoch = epoch
         dataset = TrainingSet(samples, "strong", 0, (24, 32), elastic=2, border=(10, 5))
         loader = make_loader(dataset, batches, workers)
@@ -86,20 +86,16 @@ few_cores = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
 @few_cores
-def test_same_batches_for_any_number_of_workers(small_data: Path) -> None:
+@pytest.mark.parametrize(
+    ("workers", "start"),
+    [(1, "fork"), (2, "fork"), pytest.param(1, "spawn", marks=pytest.mark.slow)],
+)
+def test_same_batches_for_any_workers(small_data: Path, workers: int, start: str) -> None:
     """Albumentations 2.0.8 on its own repeats its sequence in every worker and epoch."""
     alone = all_batches(small_data, 0)
     assert [len(images) for images, _, _ in alone[0]] == [3, 3, 2]
     assert not equal(*alone)  # the second epoch is augmented anew
-    for workers in (1, 2):
-        assert all(map(equal, alone, all_batches(small_data, workers)))
-
-
-@few_cores
-@pytest.mark.slow
-def test_same_batches_from_a_spawned_worker(small_data: Path) -> None:
-    alone = all_batches(small_data, 0, epochs=1)
-    assert equal(alone[0], all_batches(small_data, 1, epochs=1, start="spawn")[0])
+    assert all(map(equal, alone, all_batches(small_data, workers, start)))
 
 
 @few_cores
