@@ -13,15 +13,16 @@ from PIL import Image
 from plainunet.evaluation.compare import compare
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.network.checkpoint import Card, save_checkpoint
-from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
+
+from ..models import make_network
 
 NAMES = ("background", "leaf", "stone")
 SaveModel = Callable[[str, int, tuple[str, ...]], Path]
 
 
 @pytest.fixture
-def save_model(make_network: Callable[[int, int], UNet], tmp_path: Path) -> SaveModel:
+def save_model(tmp_path: Path) -> SaveModel:
     def save(name: str, seed: int, names: tuple[str, ...]) -> Path:
         masks = {"values": (0, 1, 2), "ignore": 255, "kind": "ids"}
         card = Card(names, default_colors(len(names)), None, masks=masks)
