@@ -1,5 +1,7 @@
 """Small models that are not trained, but predict each class somewhere."""
 
+import copy
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,9 +11,20 @@ from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
 
+SMALL: dict[str, Any] = {
+    **{"base_channels": 4, "depth": 2, "optimizer": "muon", "workers": 0},
+    **{"device": "cpu", "precision": "fp32"},
+}
+"""Settings of a training that takes seconds."""
+
 
 def make_network(classes: int = 3, seed: int = 0, channels: int = 3, **options: Any) -> UNet:
     """Make a network of random weights in evaluation mode, scaled so that each class occurs."""
+    return copy.deepcopy(_make_network(classes, seed, channels, **options))
+
+
+@cache
+def _make_network(classes: int, seed: int, channels: int, **options: Any) -> UNet:
     torch.manual_seed(seed)
     network = UNet(channels, classes, **{"base_channels": 4, "depth": 2, **options})
     network.set_normalisation([0.5] * channels, [0.3] * channels)

@@ -128,8 +128,9 @@ def test_scores_equal_plain_loops(seed: int, num_classes: int, images: int) -> N
     names = [f"class {k}" for k in range(num_classes)]
     summary = summarise(np.stack([confusion_matrix(t, p, num_classes) for t, p in pairs]), names)
     pooled = tuple(np.concatenate(each) for each in zip(*pairs, strict=True))  # as one image
-    right = [t == p for t, p in zip(*(each.flat for each in pooled), strict=True) if t != 255]
-    assert summary["pooled"]["accuracy"] == pytest.approx(sum(right) / len(right))
+    for part, sets in (("pooled", [pooled]), ("per_image", pairs)):
+        accuracies = [mean((t == p)[t != 255].tolist()) for t, p in sets]
+        assert summary[part]["accuracy"] == pytest.approx(mean(accuracies))
     for score in PER_CLASS:
         of_set, *of_images = (
             [slow_scores(*pair, k)[score] for k in range(num_classes)] for pair in (pooled, *pairs)

@@ -133,6 +133,8 @@ def test_scores_stand_with_their_intervals(opened: Opened, tmp_path: Path) -> No
     result["intervals"]["pooled"]["iou"]["per_class"]["car"] = [None, None]
     result["boundary"]["per_class"]["car"]["distance"] = None
     result["confusion"] = [[99_999_999, 1], [250, 750]]
+    result["images"][0]["areas"]["car"] = 0
+    result["images"][1]["dice"]["per_class"]["car"] = None
     with opened(save(tmp_path, result, [make_shown(0)])) as page:
         assert page.locator("strong").first.inner_text() == "0.9876"
         assert page.locator("h2").all_inner_texts() == SECTIONS
@@ -140,18 +142,22 @@ def test_scores_stand_with_their_intervals(opened: Opened, tmp_path: Path) -> No
         about = page.locator("header dd").all_inner_texts()
         assert "validation split: 40 images in 8 groups" in about
         assert page.locator("pre").inner_text() == result["command"]
+        assert page.locator("#protocol + p").inner_text() == result["protocol"]
         rows = cells(page, "Scores by class")
-        assert [row[0] for row in rows[:2]] == ["background", "car"]
+        means = ["mean of foreground classes", "mean with background"]
+        assert [row[0] for row in rows] == ["background", "car", *means]
+        assert rows[2][2].startswith("0.9876")
         assert rows[1][1] == "\u2013"
         assert rows[1][2].split() == ["0.1234", "0.1000\u20130.2000"]
         assert len(rows[1][3].split()) == 1, "no interval"
         assert rows[1][-2:] == ["2", "1"]
-        assert cells(page, "Boundary metrics by class")[0][2] == "\u2013"
+        _, hd95, distance, *_ = cells(page, "Boundary metrics by class")[0]
+        assert (hd95.split(), distance) == (["0.75", "0.50\u20131.00"], "\u2013")
         assert cells(page, "Object detection by class") == [
             ["car", "1,234", "1,200", "0.9000", "0.8500", "0.8000", "\u2013"]
         ]
-        shares = [row[1:3] for row in cells(page, "Confusion matrix (row-normalised, %)")]
-        assert shares == [["100.00", "<0.01"], ["25.00", "75.00"]]
+        shares = [row[1:] for row in cells(page, "Confusion matrix (row-normalised, %)")]
+        assert shares == [["100.00", "<0.01", "100,000,000"], ["25.00", "75.00", "1,000"]]
         title = page.locator("table.matrix td.correct").nth(1).get_attribute("title")
         assert title == "car, predicted as car: 750 pixels"
         captions = " ".join(page.locator("figcaption").all_inner_texts())
@@ -159,7 +165,7 @@ def test_scores_stand_with_their_intervals(opened: Opened, tmp_path: Path) -> No
             "Training loss; at the end 0.08333.",
             "Masks were made at 0.5.",
             "(ECE) 0.0123",
-            "car (40 images)",
+            "car (38 images)",
             "reduced to 240 x 360 pixels",
             "The model is 0.0089 below.",
         ):
@@ -209,6 +215,12 @@ def test_images_open_in_large(opened: Opened, tmp_path: Path) -> None:
             return same and large.get_attribute("alt") == small.get_attribute("alt")
 
         assert zooms.count() == 8
+        titles = page.locator("#images ~ h3").all_inner_texts()
+        assert titles == ["Worst images", "Images around the median"]
+        swatches = page.locator(".keys li")
+        assert swatches.all_inner_texts() == ["background", "car"]
+        color = "rgb({},{},{})".format(*default_colors(2)[1])
+        assert swatches.nth(1).locator("rect").get_attribute("fill") == color
         assert not dialog.is_visible()
         zooms.nth(1).press("Enter")
         assert dialog.is_visible()
@@ -233,6 +245,9 @@ def test_images_open_in_large(opened: Opened, tmp_path: Path) -> None:
         assert shows(6)
         page.locator("#close").click()
         assert not dialog.is_visible()
+        zooms.nth(6).click()
+        page.mouse.click(3, 3)
+        assert not dialog.is_visible(), "a click beside it closes it"
 
 
 def test_everything_is_reached_by_keyboard(opened: Opened, tmp_path: Path) -> None:
@@ -360,10 +375,11 @@ def test_without_scores_nothing_is_made_up(tmp_path: Path) -> None:
     ]
     for key in ("boundary", "objects"):
         result[key] = {**nothing_known(result[key]), "tolerance": 2.0}
-    result |= dict.fromkeys(("threshold_curve", "calibration", "ceiling", "curves"))
+    result["threshold_curve"]["chosen"] = result["calibration"]["error"] = result["curves"] = None
     result["confusion"] = [[0, 0], [0, 0]]
     page = Parsed(save(tmp_path, result, [make_shown(0)]).read_text(encoding="utf-8"))
-    assert page.inside["strong"] == ["no foreground"] * 3
+    nothing = "no foreground"  # in two cards and below the image; the ceiling needs no model
+    assert page.inside["strong"] == [nothing, nothing, "0.9965", nothing]
     assert "no confidence interval: all images are in one group" in page.inside["small"]
     shown = [
         text for tag, said in page.inside.items() if tag not in ("style", "script") for text in said
