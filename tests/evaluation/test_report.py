@@ -104,8 +104,7 @@ def cells(page: Any, caption: str) -> list[list[str]]:
 # in a browser
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_the_page_fits_its_window(width: int, scheme: str, opened: Opened, tmp_path: Path) -> None:
     names = tuple(f"class {k}" for k in range(14 if width == 390 else 2))
     result = make_result(40, names)
@@ -217,10 +216,10 @@ def test_images_open_in_large(opened: Opened, tmp_path: Path) -> None:
         assert zooms.count() == 8
         titles = page.locator("#images ~ h3").all_inner_texts()
         assert titles == ["Worst images", "Images around the median"]
-        swatches = page.locator(".keys li")
-        assert swatches.all_inner_texts() == ["background", "car"]
+        keys = page.locator(".keys li")
+        assert [text.strip() for text in keys.all_inner_texts()] == ["background", "car"]
         color = "rgb({},{},{})".format(*default_colors(2)[1])
-        assert swatches.nth(1).locator("rect").get_attribute("fill") == color
+        assert keys.nth(1).locator("rect").get_attribute("fill") == color
         assert not dialog.is_visible()
         zooms.nth(1).press("Enter")
         assert dialog.is_visible()
