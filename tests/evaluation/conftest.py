@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -32,6 +33,13 @@ def _draw(folder: Path) -> Path:
 def draw() -> Callable[[Path], Path]:
     """Draw a data folder."""
     return _draw
+
+
+class Trained(NamedTuple):
+    """A model, and the data folder that it was trained on."""
+
+    data: Path
+    checkpoint: Path
 
 
 class Heard(Collected):

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,13 +27,9 @@ from plainunet.training.train import train
 
 from ..folders import save
 from ..models import SMALL
+from .conftest import Trained
 
 NAMES = ("background", "leaf", "stone")
-
-
-class Trained(NamedTuple):
-    data: Path
-    checkpoint: Path
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.evaluation.evaluate import evaluate
@@ -27,12 +26,11 @@ from plainunet.evaluation.report import (
     show,
     write_report,
 )
-from plainunet.network.checkpoint import Card, save_checkpoint
-from plainunet.network.unet import UNet
+from plainunet.network.checkpoint import save_checkpoint
 from plainunet.page import save_page
 from plainunet.palette import default_colors
-from plainunet.prediction.predictor import Predictor
 
+from ..models import make_card, make_network, make_predictor
 from .made_up import ENDING, HOSTILE, make_eighteen, make_hostile, make_result, make_shown
 
 Opened = Callable[..., AbstractContextManager[Any]]
@@ -399,14 +397,11 @@ def test_columns_of_the_table_of_all_images(tmp_path: Path) -> None:
     assert columns(("background", "leaf", "stone")) == [*common, *each]
 
 
-def test_names_that_are_not_utf8_are_written_out(tmp_path: Path) -> None:
-    result = make_result(2)
-    result["images"][0]["image"] = "a\udcff.png"
-    assert "a\\udcff.png" in save(tmp_path, result).read_text(encoding="utf-8")
-
-
 def test_eighteen_large_images_are_below_five_megabytes(tmp_path: Path) -> None:
-    path = save(tmp_path, make_result(), make_eighteen(height=1280, width=1918))
+    result = make_result()
+    result["images"][0]["image"] = "a\udcff.png"  # not UTF-8, so it is written out
+    path = save(tmp_path, result, make_eighteen(height=640, width=960))
+    assert "a\\udcff.png" in path.read_text(encoding="utf-8")
     widths = re.findall(r'<img width="(\d+)"', path.read_text(encoding="utf-8"))
     assert len(widths) == 18 * 4
     assert min(map(int, widths)) >= 400, "still worth looking at"
@@ -517,15 +512,12 @@ def test_large_images_are_reduced(dtype: type[np.generic]) -> None:
 
 def test_the_report_says_what_was_evaluated(draw: Callable[[Path], Path], tmp_path: Path) -> None:
     data = draw(tmp_path / "data")
-    torch.manual_seed(0)
     masks = {"values": (0, 1, 2), "ignore": 255, "kind": "ids"}
-    names = ("ground", "leaf", "stone")
-    card = Card(
-        names, default_colors(3), (24, 32), masks=masks, training={"settings": {"epochs": 7}}
-    )
+    settings = {"masks": masks, "training": {"settings": {"epochs": 7}}}
     run = tmp_path / "run"
     run.mkdir()
-    save_checkpoint(run / "best.safetensors", UNet(3, 3, 4, 2), card)
+    card = make_card(3, size=(24, 32), **settings)
+    save_checkpoint(run / "best.safetensors", make_network(), card)
     rows: list[dict[str, object]] = [{"epoch": n, "loss": 1 / n} for n in (1, 2, 3)]
     rows[1]["validation"] = {"per_image": {"dice": {"mean_foreground": 0.4321}}}
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -536,7 +528,7 @@ def test_the_report_says_what_was_evaluated(draw: Callable[[Path], Path], tmp_pa
         "U-Net, 4 base channels, depth 2",
         "24 x 32 pixels",
         f"plainunet evaluate {run / 'best.safetensors'} {data} --split all",
-        "leaf",
+        "0, 1, 2",
         f"{result['per_image']['dice']['mean_foreground']:.4f}",
         "epochs",
         "at the end 0.4321.",
@@ -544,9 +536,8 @@ def test_the_report_says_what_was_evaluated(draw: Callable[[Path], Path], tmp_pa
         assert said in text
     assert text.count("data:image/") >= 10
     # without the run folder, and with a model that takes images as they are
-    network = UNet(3, 3, 4, 2).eval()
-    predictor = Predictor(network, Card(names, default_colors(3), None, masks=masks), device="cpu")
     about = About("elsewhere/best.safetensors", "data", "plainunet evaluate")
-    write_report(page, result, [], predictor, SegmentationDataset.open(data), about)
+    dataset = SegmentationDataset.open(data)
+    write_report(page, result, [], make_predictor(3, **settings), dataset, about)
     text = page.read_text(encoding="utf-8")
     assert "native resolution" in text

@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,13 +20,9 @@ from plainunet.training.train import train
 
 from ..folders import make_pair
 from ..models import SMALL
+from .conftest import Trained
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
-
-
-class Trained(NamedTuple):
-    data: Path
-    checkpoint: Path
 
 
 def draw_squares(folder: Path, count: int = 12) -> Path:

@@ -24,7 +24,6 @@ from plainunet.prediction.objects import find_objects
 from plainunet.prediction.outputs import (
     Labelled,
     Outputs,
-    coco_counts,
     coco_image,
     find_runs,
     tables,
@@ -67,24 +66,6 @@ def test_decoded_it_is_the_mask(by_columns: bool, data: st.DataObject) -> None:
     runs = [int(word) for word in code.split()]
     ends = [start + length for start, length in zip(runs[::2], runs[1::2], strict=True)]
     assert all(end < start for end, start in zip(ends, runs[2::2], strict=False)), "not joined"
-
-
-def test_first_and_last_pixels() -> None:
-    pixels = np.array([[True, False, True], [False, False, True]])
-    assert write_runs(find_runs(pixels, by_columns=False)) == "1 1 3 1 6 1"
-    assert write_runs(find_runs(pixels, by_columns=True)) == "1 1 5 2"
-    assert write_runs(find_runs(np.ones((4, 5), bool), by_columns=True)) == "1 20"
-    assert write_runs(find_runs(np.zeros((4, 5), bool), by_columns=True)) == ""
-
-
-@given(bits=st.lists(st.booleans(), min_size=12, max_size=12))
-def test_counts_of_coco(bits: list[bool]) -> None:
-    pixels = np.array(bits).reshape(4, 3)
-    counts = coco_counts(find_runs(pixels, by_columns=True), 12)
-    assert sum(counts) == 12
-    values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    assert np.array_equal(values.reshape(3, 4).T, pixels)
-    assert all(count > 0 for count in counts[1:])
 
 
 def labelled(name: str, mask: NDArray[np.uint8]) -> Labelled:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,7 +23,6 @@ from plainunet.formats.images import read_image
 from plainunet.formats.sources import Page, parse_image
 from plainunet.formats.windows import Windows, open_windows
 from plainunet.network.checkpoint import Card, save_checkpoint
-from plainunet.network.unet import UNet
 from plainunet.prediction.geo import read_geo
 from plainunet.prediction.predict import (
     Inputs,
@@ -39,7 +37,7 @@ from plainunet.prediction.predict import (
 )
 from plainunet.prediction.predictor import Predictor
 
-from ..models import as_predictor
+from ..models import as_predictor, make_network
 from .conftest import COLORS, Draw, Make, Recorder, film, noise
 
 
@@ -468,17 +466,10 @@ def blobs(height: int, width: int) -> NDArray[np.uint8]:
 def tiled_predictor(
     classes: int = 3, memory: float | None = MEMORY, factor: float = 1.0
 ) -> Predictor:
-    """A network that is not trained, but gives each class somewhere in `blobs`."""
-    torch.manual_seed(0)
-    network = UNet(num_classes=classes, base_channels=4, depth=3)
-    batch = torch.from_numpy(blobs(200, 300)).permute(2, 0, 1)[None] / 255
-    with torch.no_grad():
-        for _ in range(20):
-            network(batch)
-        network.head.bias -= network.eval()(batch).mean(dim=(0, 2, 3))
+    """A predictor that gives each class somewhere in `blobs`."""
     names = ("ground", "leaf", "stone")[:classes]
     card = Card(names, COLORS[:classes], size=None, factor=factor)
-    return as_predictor(network, card, memory=memory)
+    return as_predictor(make_network(classes, depth=3), card, memory=memory)
 
 
 def draw_large(path: Path, height: int = 700, width: int = 900, **options: Any) -> Path:

@@ -133,11 +133,6 @@ def test_threshold_of_two_classes(threshold: float, box: Size) -> None:
     clear = np.abs(foreground - threshold) > 1e-5
     assert clear.mean() > 0.9
     assert np.array_equal(predictor.predict(image)[clear], (foreground >= threshold)[clear])
-    if threshold == 0.5:
-        assert np.array_equal(
-            predictor.predict(image)[clear],
-            predictor.probabilities(image).argmax(axis=0)[clear],
-        )
 
 
 def test_grey_is_shown_as_rgb() -> None:
