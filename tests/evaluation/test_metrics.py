@@ -227,25 +227,18 @@ def test_arguments_are_not_changed_and_views_are_taken() -> None:
     assert np.array_equal(prediction, before[1])
 
 
-@pytest.mark.parametrize("ids", [np.uint8, np.int64])
-def test_unknown_ids_are_refused(ids: type[np.integer[Any]]) -> None:
-    good = np.array([[0, 1, 2, 255]], dtype=ids)
-    bad = np.array([[0, 7, 7, 0]], dtype=ids)
-    with pytest.raises(ValueError, match=r"truth .*7 in 2 pixels.*3 classes"):
-        confusion_matrix(bad, np.zeros_like(bad), 3)
-    with pytest.raises(ValueError, match=r"prediction .*7 in 2 pixels.*3 classes"):
-        confusion_matrix(good, bad, 3)
+@pytest.mark.parametrize(
+    ("value", "ids"),
+    [(7, np.uint8), (7, np.int64), (-1, np.int64), (256, np.int64), (65535, np.int64)],
+)
+def test_unknown_ids_are_refused(value: int, ids: type[np.integer[Any]]) -> None:
+    odd, fine = np.array([0, value, value], ids), np.array([0, 1, 1], ids)
+    for name, pair in (("truth", (odd, fine)), ("prediction", (fine, odd))):
+        with pytest.raises(ValueError, match=f"{name} .*{value} in 2 pixels.*2 classes"):
+            confusion_matrix(*pair, 2)
     # the ignored value is one of the truth only
     with pytest.raises(ValueError, match=r"prediction .*255 in 1 pixels"):
-        confusion_matrix(np.zeros_like(good), good, 3)
-
-
-@pytest.mark.parametrize("value", [-1, 256, 65535])
-def test_ids_that_would_wrap_around_are_refused(value: int) -> None:
-    odd, fine = np.array([0, value, 1]), np.array([0, 1, 1])
-    for name, pair in (("truth", (odd, fine)), ("prediction", (fine, odd))):
-        with pytest.raises(ValueError, match=f"{name} .*{value} in 1 pixels"):
-            confusion_matrix(*pair, 2)
+        confusion_matrix(fine, np.array([0, 1, 255], ids), 3)
 
 
 def test_masks_and_names_that_do_not_fit_are_refused() -> None:
@@ -584,9 +577,8 @@ def test_known_figures_of_staying_together() -> None:
     assert merged.information == pytest.approx(0, abs=1e-9)
     one = np.ones_like(truth)
     assert cluster_scores(one, one) == pytest.approx((1, 1))
-    assert cluster_scores(one, np.zeros_like(one)) == pytest.approx(
-        (1, 1)
-    )  # all in one, if in none
+    # all in one, if in none
+    assert cluster_scores(one, np.zeros_like(one)) == pytest.approx((1, 1))
     assert all(map(math.isnan, cluster_scores(np.zeros_like(one), one)))
 
 

@@ -103,7 +103,9 @@ def cells(page: Any, caption: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_the_page_fits_its_window(width: int, scheme: str, opened: Opened, tmp_path: Path) -> None:
+def test_the_page_fits_its_window_and_paper(
+    width: int, scheme: str, opened: Opened, tmp_path: Path
+) -> None:
     names = tuple(f"class {k}" for k in range(14 if width == 390 else 2))
     result = make_result(40, names)
     result["images"][0]["image"] = "a_long_name_without_a_space_" * 8 + ".png"
@@ -119,6 +121,11 @@ def test_the_page_fits_its_window(width: int, scheme: str, opened: Opened, tmp_p
         soft = page.evaluate("getComputedStyle(document.querySelector('figcaption')).color")
         assert text == soft, "charts have the page's colours"
         assert page.locator(".chart").first.bounding_box()["width"] > 300
+        page.emulate_media(media="print")
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert paper == "rgb(255, 255, 255)"
+        assert not page.locator("nav").is_visible()
+        assert page.locator("button.zoom img").first.is_visible()
 
 
 def test_scores_stand_with_their_intervals(opened: Opened, tmp_path: Path) -> None:
@@ -281,15 +288,6 @@ def test_hostile_names_are_text(opened: Opened, tmp_path: Path) -> None:
         assert HOSTILE in shown.locator("#zoom-label").text_content()
         assert shown.locator("img").count() == 4 + 1
         assert shown.locator("script").count() == 2
-
-
-def test_paper_is_white_and_has_no_buttons(opened: Opened, tmp_path: Path) -> None:
-    with opened(save(tmp_path, make_result(6), [make_shown(3)]), 900, "dark") as page:
-        page.emulate_media(media="print", color_scheme="dark")
-        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert ground == "rgb(255, 255, 255)"
-        assert not page.locator("nav").is_visible()
-        assert page.locator("button.zoom img").first.is_visible()
 
 
 def test_without_scripts_the_page_says_so(browser: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from plainunet.network.checkpoint import Card
 from plainunet.prediction.predictor import Predictor
-from plainunet.reporter import Reporter
+from plainunet.reporter import Collected
 
 from ..models import as_predictor, make_network
 
@@ -21,16 +21,13 @@ Make = Callable[..., Predictor]
 COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
 
 
-class Recorder(Reporter):
+class Recorder(Collected):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
-        self.notes: list[str] = []
+        super().__init__()
         self.progress: list[tuple[str, int, int]] = []
         """Name of the stage, how much of it is done, and how much there is."""
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
     def stage(self, name: str, total: int) -> None:
         self._stage = name, total

@@ -89,6 +89,9 @@ def test_what_fails_names_its_image(error: Exception, said: str) -> None:
         raise error
 
 
+on_linux = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="RLIMIT_AS is tested on Linux"
+)
 LIMITED = """
 import json, resource, sys, warnings
 from pathlib import Path
@@ -148,7 +151,7 @@ print(json.dumps({"messages": messages, "error": error, "differ": differ}))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="RLIMIT_AS is tested on Linux")
+@on_linux
 def test_an_image_that_memory_is_short_for_is_predicted_in_tiles(tmp_path: Path) -> None:
     """An allocation fails for real, and the mask is nearly that of one pass.
 
@@ -174,7 +177,7 @@ print(json.dumps({"failures": result.failures, "written": len(result.written)}))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="RLIMIT_AS is tested on Linux")
+@on_linux
 def test_an_image_whose_probabilities_are_too_many_fails_alone(tmp_path: Path) -> None:
     result = run_limited(tmp_path, WRITING)
     (failure,) = result["failures"]

@@ -33,14 +33,9 @@ def make_predictor(classes: int = 3, channels: int = 3, **settings: Any) -> Pred
 def copy_network(gain: float = 40.0) -> UNet:
     """Logits that are the three channels of the image, times `gain`."""
     network = UNet(in_channels=3, num_classes=3, base_channels=3, depth=2)
-    convolutions = [
-        network.inlet[0],
-        network.inlet[3],
-        network.ups[-1].conv[0],
-        network.ups[-1].conv[3],
-    ]
+    inlet, up = network.inlet, network.ups[-1].conv
     with torch.no_grad():
-        for convolution in convolutions:
+        for convolution in (inlet[0], inlet[3], up[0], up[3]):
             convolution.weight.zero_()
             for channel in range(3):  # the skip comes first in what an Up joins
                 convolution.weight[channel, channel, 1, 1] = 1
@@ -195,11 +190,8 @@ def test_sixteen_bits_equal_their_eight_bit_twin(box: Size) -> None:
 def test_dark_images_are_not_stretched() -> None:
     predictor = make_predictor(size=None)
     dark = noise(40, 50, 3) % 2
-    assert np.allclose(
-        predictor.probabilities(dark),
-        logits_by_hand(predictor, dark, None).softmax(dim=0).numpy(),
-        atol=1e-4,
-    )
+    wanted = logits_by_hand(predictor, dark, None).softmax(dim=0).numpy()
+    assert np.allclose(predictor.probabilities(dark), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(3, np.uint8), (3, np.uint16), (1, np.uint8)])
@@ -293,11 +285,8 @@ def test_bf16_is_close() -> None:
 
 
 def test_results_need_no_gradient_and_can_be_changed() -> None:
-    predictor = make_predictor()
-    mask, probabilities = (
-        predictor.predict(noise(32, 48, 3)),
-        predictor.probabilities(noise(32, 48, 3)),
-    )
+    predictor, image = make_predictor(), noise(32, 48, 3)
+    mask, probabilities = predictor.predict(image), predictor.probabilities(image)
     mask[0, 0] = 1
     probabilities[0] = 0
     # inference mode must not have touched the weights
@@ -332,11 +321,6 @@ def test_logits_that_are_not_finite_are_refused() -> None:
     for ask in (predictor.predict, predictor.probabilities):
         with pytest.raises(ValueError, match="not finite"):
             ask(noise(32, 48, 3))
-
-
-def test_images_at_the_scale_of_training_are_never_far() -> None:
-    predictor = make_predictor(size=None, training={"areas": [1000, 4000]})
-    assert predictor.predict(noise(300, 300, 3)).shape == (300, 300)
 
 
 @pytest.mark.parametrize(
@@ -403,6 +387,9 @@ def test_warnings_of_sizes_far_from_the_training_images() -> None:
     small, large = warnings_of(predictor, noise(10, 10, 3), noise(160, 160, 3))
     assert "10 x 10 pixels" in small
     assert "1,000 to 4,000 pixels" in large
+    # at the scale of training no image is far
+    at_scale = make_predictor(size=None, training={"areas": [1000, 4000]})
+    assert warnings_of(at_scale, noise(300, 300, 3)) == []
 
 
 def test_warnings_of_other_values_come_once() -> None:
