@@ -56,6 +56,20 @@ def test_verbs_are_functions_whatever_was_imported_before() -> None:
     assert plainunet.evaluate.__module__ == "plainunet.evaluation.evaluate"
 
 
+def test_no_module_asks_the_network_when_it_is_loaded() -> None:
+    code = (
+        "import os, sys; os.environ.pop('NO_ALBUMENTATIONS_UPDATE', None)\n"
+        "asked = []\n"
+        "network = ('socket.connect', 'socket.getaddrinfo', 'urllib.Request')\n"
+        "sys.addaudithook(lambda event, about: asked.append(event) if event in network else None)\n"
+        "import importlib, pkgutil, plainunet\n"
+        "for module in pkgutil.walk_packages(plainunet.__path__, 'plainunet.'):\n"
+        "    module.name.endswith('__main__') or importlib.import_module(module.name)\n"
+        "print(asked)\n"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
 def test_main_has_a_version() -> None:
     words = [sys.executable, "-W", "error", "-m", "plainunet", "--version"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
