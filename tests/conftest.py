@@ -122,14 +122,9 @@ RunPlainunet = Callable[..., subprocess.CompletedProcess[str]]
 def run_plainunet() -> RunPlainunet:
     """Run `plainunet` with these arguments in a fresh process; its output is in the result."""
 
-    def run(*arguments: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "plainunet", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "plainunet", *map(str, arguments)]
+        return subprocess.run(words, capture_output=True, text=True, check=False)
 
     return run
 

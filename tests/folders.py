@@ -1,6 +1,6 @@
 """Folders of images and masks, as tests need them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from PIL import Image
 
 from plainunet.dataset.lists import Pair
 from plainunet.dataset.split import name_below
+from plainunet.reporter import Reporter
 
 Row = tuple[str, str, str, str | None]
 
@@ -22,9 +23,12 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def save(path: Path, values: Any) -> Path:
-    """Write an array as an image, and the folder it is in."""
+    """Write an array as an image or as .npy, and the folder it is in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(values)).save(path)
+    if path.suffix == ".npy":
+        np.save(path, values)
+    else:
+        Image.fromarray(np.asarray(values)).save(path)
     return path
 
 
@@ -40,6 +44,35 @@ def make_pair(root: Path, stem: str, image: Any, mask: Any, part: str | None = N
     """Write an image and its mask as PNG files."""
     images, masks = root / "images", root / "masks"
     return Pair(save(images / f"{stem}.png", image), save(masks / f"{stem}.png", mask), stem, part)
+
+
+def count_refusals(path: Path, places: Iterable[int], read: Callable[[], object]) -> int:
+    """Set a single byte at a time to chance, and read: how often that was refused, by name."""
+    data, random = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for place in places:
+        damaged = bytearray(data)
+        damaged[place] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read()
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            refused += 1
+    return refused
+
+
+class Stages(Reporter):
+    """Keeps the stages: their names, how much there was to do, and each report of what was done."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int, list[int]]] = []
+
+    def stage(self, name: str, total: int) -> None:
+        self.stages.append((name, total, []))
+
+    def advance(self, done: int) -> None:
+        self.stages[-1][2].append(done)
 
 
 def draw_rectangles(folder: Path, images: int = 8, size: tuple[int, int] = (48, 64)) -> Path:

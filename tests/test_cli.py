@@ -1,8 +1,8 @@
 """The command line from outside: real processes, real signals, exit codes, what stands on disk.
 
 One process imports the package once and forks a child for each command (`Commands`), since
-importing PyTorch takes longer than most of the commands; where there is no fork, each is a
-fresh `python -m plainunet`. Training is run in a fresh process as well.
+importing PyTorch takes longer than most of the commands. Training is run in a fresh process
+as well.
 """
 
 import hashlib
@@ -25,9 +25,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from plainunet.config import TrainConfig
-from plainunet.network.checkpoint import Card, save_checkpoint
-from plainunet.network.unet import UNet
-from plainunet.palette import default_colors
 from plainunet.settings import load_config
 from plainunet.training.run import RunFolder
 from plainunet.training.state import read_state
@@ -46,21 +43,23 @@ def tiny(**settings: object) -> list[str]:
 
 
 _SERVER = """
-import json, os, runpy, signal, sys
+import json, os, signal, sys
 import plainunet.__main__
 import plainunet.dataset.demo, plainunet.evaluation.evaluate, plainunet.prediction.predict
 import plainunet.terminal.screen, plainunet.training.train
+import plainunet.doctor.diagnose, plainunet.evaluation.compare
+import torch._dynamo  # as the first step of an optimiser would
 for line in sys.stdin:
-    arguments, out, err, obey_modes = json.loads(line)
+    arguments, stdin, out, err, first = json.loads(line)
     child = os.fork()
     if child == 0:
-        for path, number in ((os.devnull, 0), (out, 1), (err, 2)):
+        os.dup2(os.open(stdin, os.O_RDONLY), 0)
+        for path, number in ((out, 1), (err, 2)):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
         sys.argv = ["plainunet", *arguments]
         # what was started in the background of a script ignores interrupts, and so do its children
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if obey_modes:
-            runpy.run_path(obey_modes, run_name="__main__")
+        exec(first, {})
         code = 0
         try:
             plainunet.__main__.main()
@@ -71,6 +70,19 @@ for line in sys.stdin:
         os._exit(code)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+OBEY_MODES = f"""
+import runpy
+runpy.run_path({str(Path(__file__).with_name("unprivileged.py"))!r}, run_name="__main__")
+"""
+# PyTorch with CUDA takes several gigabytes of addresses for itself
+LITTLE_MEMORY = """
+import re, resource
+from pathlib import Path
+own = int(re.search("VmPeak:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+resource.setrlimit(resource.RLIMIT_AS, ((own + 600_000) * 1024,) * 2)
 """
 
 
@@ -93,11 +105,10 @@ class Commands:
         )
         self._running: int | None = None
 
-    def start(self, *arguments: str | Path, obey_modes: bool = False) -> int:
-        """Begin; gives the process id. File modes may hold for it, whoever runs the tests."""
+    def start(self, *arguments: str | Path, stdin: str = os.devnull, first: str = "") -> int:
+        """Begin, with what is to be done in the process `first`; gives the process id."""
         assert self._server.stdin
-        script = str(Path(__file__).with_name("unprivileged.py")) if obey_modes else ""
-        order = [[str(each) for each in arguments], *map(str, self._files), script]
+        order = [[str(each) for each in arguments], stdin, *map(str, self._files), first]
         self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()
         self._running = self._answer()
@@ -108,8 +119,8 @@ class Commands:
         code, self._running = self._answer(), None
         return Result(code, *(file.read_text(encoding="utf-8") for file in self._files))
 
-    def __call__(self, *arguments: str | Path, obey_modes: bool = False) -> Result:
-        self.start(*arguments, obey_modes=obey_modes)
+    def __call__(self, *arguments: str | Path, **options: str) -> Result:
+        self.start(*arguments, **options)
         return self.finish()
 
     def close(self) -> None:
@@ -146,15 +157,19 @@ class Trained(NamedTuple):
     data: Path
     run: Path
     checkpoint: Path
+    said: str
 
 
 @pytest.fixture(scope="module")
-def trained(command: Commands, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(_wide_terminal: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Trained in a fresh process."""
     folder = tmp_path_factory.mktemp("trained")
-    data = draw_rectangles(folder / "data")
-    result = command("train", data, "--out", folder / "run", *tiny())
-    assert result.returncode == 0, result.stderr
-    return Trained(data, folder / "run", folder / "run" / "best.safetensors")
+    data, run = draw_rectangles(folder / "data"), folder / "run"
+    flags = tiny(epochs=3, base_channels=4, batch_size=2, optimizer="muon", learning_rate=0.03)
+    words = [sys.executable, "-m", "plainunet", "train", data, "--out", run, *flags]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    return Trained(data, run, run / "best.safetensors", result.stdout)
 
 
 def listing(folder: Path) -> dict[str, str]:
@@ -178,41 +193,31 @@ def refused(result: Result | subprocess.CompletedProcess[str], *said: str) -> No
         assert re.search(each, message), f"{each!r} is not in: {message}"
 
 
-# every verb, in a fresh process
-
-
 def test_a_model_from_training_to_its_masks(
-    run_plainunet: Callable[..., subprocess.CompletedProcess[str]],
-    command: Commands,
-    small_data: Path,
-    tmp_path: Path,
+    command: Commands, trained: Trained, tmp_path: Path
 ) -> None:
     """The scores are the counts of the written masks."""
-    run, masks, scores = tmp_path / "run", tmp_path / "masks", tmp_path / "new" / "scores.json"
-    flags = tiny(epochs=3, base_channels=4, batch_size=2, optimizer="muon", learning_rate=0.03)
-    fresh = run_plainunet("train", small_data, "--out", run, *flags)
-    assert fresh.returncode == 0, fresh.stderr
-    assert fresh.stderr == ""
-    assert "6 to train, 2 to validate" in fresh.stdout
-    assert str(run / "best.safetensors") in fresh.stdout
+    masks, scores = tmp_path / "masks", tmp_path / "new" / "scores.json"
+    data, run, best, said = trained
+    assert "6 to train, 2 to validate" in said
+    assert str(best) in said
     assert {file.name for file in run.iterdir()} == {
         *("best.safetensors", "last", "config.toml", "dataset.toml", "split.csv", "metrics.jsonl"),
         *("metrics.csv", "curves.png", "validation", "saved_images", "report.html"),
     }
 
-    best = run / "best.safetensors"
     precise = ("--precision", "fp32")
-    result = command("evaluate", best, small_data, *precise, "--split", "all", "--json", scores)
+    result = command("evaluate", best, data, *precise, "--split", "all", "--json", scores)
     assert result.returncode == 0, result.stderr
     found = json.loads(scores.read_text(encoding="utf-8"))
     assert found["protocol"].split()[0] in result.stdout
     assert f"{found['pooled']['accuracy']:.4f}" in result.stdout
 
-    result = command("predict", best, small_data / "images", "--out", masks, *precise)
+    result = command("predict", best, data / "images", "--out", masks, *precise)
     assert result.returncode == 0, result.stderr
     assert "8 masks" in result.stdout
     confusion = np.zeros((2, 2), int)
-    for file in sorted((small_data / "masks").iterdir()):
+    for file in sorted((data / "masks").iterdir()):
         with Image.open(masks / file.name) as image, Image.open(file) as truth:
             assert (image.mode, image.size) == ("P", truth.size)
             np.add.at(confusion, (np.asarray(truth) // 255, np.asarray(image)), 1)
@@ -306,10 +311,13 @@ def test_flags_win_over_the_file(command: Commands, trained: Trained, tmp_path: 
         ("train DATA --config TOML --out RUN", [r"settings\.toml", "did you mean 'epochs'"]),
         ("train DATA --config NONE --out RUN", [r"none\.toml", "no such"]),
         ("train DATA --out", ["--out"]),
+        ("train DATA stray --out RUN", ["stray"]),
         ("train DATA", ["train DATA --out RUN"]),
+        ("train --out RUN", ["train DATA --out RUN"]),
         ("evaluate best.safetensors", ["DATA"]),
         ("evaluate a b --split validation", ["split: ", "'val'"]),
         ("predict a --out b", ["IMAGES"]),
+        ("predict a b", ["--out"]),
         ("tarin DATA", ["tarin", "(?i)did you mean.*train"]),
         ("demo stray", ["stray"]),
     ],
@@ -432,7 +440,7 @@ def test_an_output_that_cannot_be_written(
         "demo": ("demo", "--out", out),
     }
     before = listing(tmp_path)
-    refused(command(*commands[verb], obey_modes=True), "closed", "(?i)another|permission")
+    refused(command(*commands[verb], first=OBEY_MODES), "closed", "(?i)another|permission")
     assert listing(tmp_path) == before
 
 
@@ -516,14 +524,7 @@ def test_outputs_and_settings_of_prediction(
     }  # fmt: skip
     said = json.loads((masks / "prediction.json").read_text(encoding="utf-8"))
     assert (said["tta"], said["scales"], said["min_object"]) == ("mirror", [1.0, 0.5], 5)
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "plainunet", "predict", trained.checkpoint),
-            *("-", "--out", tmp_path / "2"),
-        ],
-        input=listed.read_bytes(),
-        capture_output=True,
-    )  # fmt: skip
+    result = command("predict", trained.checkpoint, "-", "--out", tmp_path / "2", stdin=str(listed))
     assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / "2").glob("*.png"))) == 3
     again = command(*arguments)
@@ -738,9 +739,9 @@ def test_a_checkpoint_is_shown_at_its_own_size(command: Commands, trained: Train
     result = command("model", trained.checkpoint)
     assert "classes: background, foreground" in result.stdout
     assert table_row(result, "picture").startswith("picture 3 x 32 x 48 ")
-    assert table_row(result, "down 2").startswith("down 2 8 x 8 x 12 ")
+    assert table_row(result, "down 2").startswith("down 2 16 x 8 x 12 ")
     larger = command("model", trained.checkpoint, "--size", "64", "96", "--checkpointing")
-    assert table_row(larger, "down 2").startswith("down 2 8 x 16 x 24 ")
+    assert table_row(larger, "down 2").startswith("down 2 16 x 16 x 24 ")
     kept = [float(table_row(each, "total").split()[-2]) for each in (result, larger)]
     assert kept[1] < 2 * kept[0]  # of four times as many pixels
     assert listing(trained.run) == before
@@ -775,12 +776,9 @@ def test_what_is_no_network_is_refused(command: Commands, flags: str, said: str)
 
 
 def test_a_checkpoint_is_not_overwritten_by_other_results(
-    command: Commands, tmp_path: Path
+    command: Commands, trained: Trained, tmp_path: Path
 ) -> None:
-    path = tmp_path / "model.safetensors"
-    card = Card(("a", "b"), default_colors(2), None)
-    save_checkpoint(path, UNet(base_channels=1, depth=1), card)
-    before = path.read_bytes()
+    path, before = trained.checkpoint, trained.checkpoint.read_bytes()
     refused(command("evaluate", path, tmp_path, "--json", path), "name must end in .json")
     (tmp_path / "folder.json").mkdir()
     refused(command("evaluate", path, tmp_path, "--json", tmp_path / "folder.json"), "is a folder")
@@ -788,23 +786,13 @@ def test_a_checkpoint_is_not_overwritten_by_other_results(
     assert path.read_bytes() == before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by ulimit -v")
-def test_a_lack_of_memory_has_a_cure(small_data: Path, tmp_path: Path) -> None:
-    settings = ("--base-channels", 1024, "--depth", 6, "--normalisation", "none")
-    train = ("train", small_data, "--out", tmp_path / "run", "--size", 128, 128, *settings)
-    # PyTorch with CUDA takes several gigabytes of addresses for itself, in this process too
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    own = int(re.search(r"VmPeak:\s+(\d+)", status)[1])  # type: ignore[index]
-    limited = subprocess.run(
-        [
-            *("sh", "-c", f'ulimit -v {own + 2_000_000}; exec "$@"', "-"),
-            *(sys.executable, "-m", "plainunet", *map(str, train)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as on Linux")
+def test_a_lack_of_memory_has_a_cure(command: Commands, trained: Trained, tmp_path: Path) -> None:
+    flags = ("--base-channels=1024", "--depth=6", "--normalisation=none", "--size", "128", "128")
+    refused(
+        command("train", trained.data, "--out", tmp_path / "run", *flags, first=LITTLE_MEMORY),
+        *("out of memory", "smaller --batch-size, --size or --base-channels"),
     )
-    refused(limited, "out of memory", "smaller --batch-size, --size or --base-channels")
 
 
 def test_coloured_masks_in_a_folder_of_another_name(
@@ -879,6 +867,8 @@ def test_exit_codes_of_check(command: Commands, sound: Path, tmp_path: Path) -> 
     assert "plainunet train" not in result.stdout
     result = command("check", tmp_path / "none")
     assert (result.returncode, "error: no-data" in result.stdout) == (2, True)
+    result = command("check", sound, "--values", "0,1", "--colors", "ff0000,00ff00")
+    assert (result.returncode, "one of the two" in result.stdout) == (2, True)
 
 
 def test_check_writes_what_training_reads(command: Commands, sound: Path, tmp_path: Path) -> None:

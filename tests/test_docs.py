@@ -106,6 +106,8 @@ def test_commands_are_found() -> None:
     assert {words[0] for name, words in WRITTEN if name == "README.md"} >= {
         *("demo", "evaluate", "predict", "train"),
     }
+    assert PYTHON
+    assert CONFIGS
 
 
 @pytest.mark.parametrize(

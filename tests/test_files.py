@@ -3,7 +3,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,6 @@ from plainunet.files import (
     write_json,
     write_whole,
 )
-
-
-@pytest.fixture
-def umask() -> Iterator[None]:
-    """Put the umask back that a test changes."""
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
 
 
 @pytest.mark.parametrize("old", ["old", None])
@@ -62,14 +53,16 @@ def test_failure_leaves_what_was_there(
     assert list(tmp_path.iterdir()) == ([path] if old else [])
 
 
-@pytest.mark.usefixtures("umask")
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
 def test_permissions_follow_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
-    os.umask(mask)
-    with write_whole(tmp_path / "a.txt") as part:
-        part.write_text("text")
+    before = os.umask(mask)
+    try:
+        with write_whole(tmp_path / "a.txt") as part:
+            part.write_text("text")
+    finally:
+        left = os.umask(before)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
-    assert os.umask(mask) == mask
+    assert left == mask
 
 
 def test_two_writers_at_once(tmp_path: Path) -> None:
@@ -137,13 +130,18 @@ with lock_folder(Path(sys.argv[1])):
 """
 
 
-def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", LOCKING, folder], stdout=subprocess.PIPE, text=True
-    )
+def holding(code: str, folder: Path) -> subprocess.Popen[str]:
+    """A process that has the lock of a folder, and a group of its own."""
+    words = [sys.executable, "-c", code, folder]
+    holder = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "locked\n"
+    return holder
+
+
+def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    holder = holding(LOCKING, folder)
     with pytest.raises(ValueError, match=f"process {holder.pid} works in it"), lock_folder(folder):
         pass
     holder.kill()
@@ -172,18 +170,11 @@ def test_a_lock_is_taken_once_and_leaves_no_folder_that_was_not_there(tmp_path: 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_does_not_hold_the_lock(tmp_path: Path) -> None:
     code = LOCKING.replace("    time", "    import os\n    os.fork() or time.sleep(60)\n    time")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "locked\n"
+    holder = holding(code, tmp_path)
     time.sleep(0.3)  # until it has forked
     holder.kill()
     holder.wait()
-    holder.stdout.close()
+    holder.stdout.close()  # type: ignore[union-attr]
     with lock_folder(tmp_path):
         os.killpg(holder.pid, 0)  # the other is still there
     os.killpg(holder.pid, signal.SIGKILL)
@@ -213,7 +204,6 @@ with write_whole(Path(sys.argv[1]) / "state.pt") as part:
 FULL = """
 import resource, sys
 from pathlib import Path
-import numpy as np
 from plainunet.files import write_whole
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:

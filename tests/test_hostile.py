@@ -101,12 +101,14 @@ def check_descriptions(file: Path, tries: list[tuple[tuple[str, ...], Any]]) -> 
             return said
 
         describe_anew(file, put)
+        message = ""
         try:
             mask = Predictor.load(file).predict(np.zeros((20, 30, 3), np.uint8))
             assert mask.shape == (20, 30)
         except ValueError as error:
-            refused += 1
-            assert len(str(error)) < 1000
+            message = str(error)
+        refused += bool(message)
+        assert len(message) < 1000
     return refused
 
 
@@ -210,10 +212,8 @@ def test_tiff_bombs_are_refused_before_they_take_memory(
 def test_pipes_are_not_read(tmp_path: Path, checkpoint: Path) -> None:
     folder = draw_rectangles(tmp_path / "data")
     os.mkfifo(folder / "images" / "pipe.png")
-    assert "not-a-picture" in {each.code for each in check(folder).findings} | {
-        "not-a-picture"
-        for each in check(folder).findings
-        if str(folder / "images" / "pipe.png") in map(str, each.files)
+    assert str(folder / "images" / "pipe.png") in {
+        str(file) for each in check(folder).findings for file in each.files
     }
     images = find_inputs([folder / "images"]).images
     result = predict_files(Predictor.load(checkpoint), images, tmp_path / "masks")
@@ -390,7 +390,7 @@ def test_sigterm_is_answered_and_nothing_is_left(tmp_path: Path, checkpoint: Pat
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
 def test_a_reader_that_ends_does_not_end_a_run(tmp_path: Path) -> None:
     folder, run = draw_rectangles(tmp_path / "data"), tmp_path / "run"
-    flags = "--epochs 1 --base-channels 2 --depth 2 --size 24 32".split()
+    flags = ["--epochs", "1", "--base-channels", "2", "--depth", "2", "--size", "24", "32"]
     going = subprocess.Popen(
         [sys.executable, "-m", "plainunet", "train", folder, "--out", run, *flags],
         stdout=subprocess.PIPE,

@@ -97,6 +97,7 @@ class DataConfig(FolderConfig):
 
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+TTAName = Literal["none", "mirror", "flips", "turns"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
@@ -329,7 +330,7 @@ class CardOptions(BaseModel):
 
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Of two classes: probability of the second from which a pixel belongs to it."""
-    tta: Literal["none", "mirror", "flips", "turns"] | None = None
+    tta: TTAName | None = None
     """Test-time augmentation: pictures are also seen mirrored left to right (mirror), top to
     bottom as well (flips), by quarter turns as well (turns), and probabilities are averaged."""
     scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] | None = Field(

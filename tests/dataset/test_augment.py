@@ -19,8 +19,6 @@ from plainunet.dataset.borders import resize_labels
 from plainunet.dataset.resize import area_shares
 
 STRENGTHS = ["none", "flip", "light", "strong"]
-
-
 Sample = tuple[NDArray[Any], NDArray[np.uint8]]
 
 
@@ -281,21 +279,19 @@ def test_a_class_has_a_share_only_where_it_comes_from(
 @given(
     strength=st.sampled_from(STRENGTHS),
     elastic=ELASTIC,
-    size=st.tuples(SIDES, SIDES),
-    stored=st.tuples(SIDES, SIDES),
-    given_out=st.tuples(SIDES, SIDES),
+    sizes=st.tuples(*[st.tuples(SIDES, SIDES)] * 3),
     numbers=st.lists(st.integers(1, 65535), min_size=2, max_size=5, unique=True),
     seed=SEEDS,
 )
 def test_resized_and_moved_labels_hold_no_new_numbers(
     strength: str,
     elastic: float,
-    size: tuple[int, int],
-    stored: tuple[int, int],
-    given_out: tuple[int, int],
+    sizes: list[tuple[int, int]],
     numbers: list[int],
     seed: int,
 ) -> None:
+    """From the size of the file to that of the cache and to that of the step."""
+    size, stored, given_out = sizes
     table = np.array([0, *numbers], np.uint16)
     labels = table[draw_mask(seed, *size, len(table)) % len(table)][..., None]
     resized = resize_labels(resize_labels(labels, stored), given_out)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -69,6 +70,9 @@ def at_random() -> Labels:
     return labels
 
 
+DRAWN = [blank, alone, touching, nested, at_the_edge, in_two_parts, at_random]
+
+
 def weights_by_definition(labels: Labels, weight: float, sigma: float) -> NDArray[np.float64]:
     """The paper's term, from every pixel to every pixel of every object."""
     result = np.zeros(labels.shape)
@@ -85,37 +89,20 @@ def weights_by_definition(labels: Labels, weight: float, sigma: float) -> NDArra
 
 
 @pytest.mark.parametrize("sigma", [0.7, 2.0, 5.0, 9.5])
-@pytest.mark.parametrize(
-    "draw", [blank, alone, touching, nested, at_the_edge, in_two_parts, at_random]
-)
-def test_border_weights_are_the_papers(draw: object, sigma: float) -> None:
-    labels = draw()  # type: ignore[operator]
+@pytest.mark.parametrize("draw", DRAWN)
+def test_border_weights_are_the_papers(draw: Callable[[], Labels], sigma: float) -> None:
+    labels = draw()
     weights = border_weights(labels, 10, sigma)
     assert weights.dtype == np.float32
     assert np.abs(weights - weights_by_definition(labels, 10, sigma)).max() < 1e-4
 
 
-def test_touching_pixels() -> None:
-    labels = touching()
-    meets = part_touching(labels)
-    # the shared outline runs down columns 11 and 12, and turns a corner at each end
-    expected = np.zeros(labels.shape, bool)
-    expected[5:15, 11:13] = True
-    assert np.array_equal(meets, expected)
-
-
-def test_touching_at_a_corner_and_across_a_gap() -> None:
-    labels = blank(12, 12)
-    labels[1:4, 1:4], labels[4:7, 4:7], labels[4:7, 8:11] = 1, 2, 65535
-    meets = part_touching(labels)
-    assert np.argwhere(meets[:, :7]).tolist() == [[3, 3], [3, 4], [4, 3], [4, 4]]
-    assert meets[4:7, 7].all()
-    assert meets[:, 8:].sum() == 0
-
-
-def test_one_object_does_not_touch_itself() -> None:
-    assert not part_touching(in_two_parts()).any()
-    assert not part_touching(np.full((5, 5), 7, np.uint16)).any()
+@pytest.mark.parametrize("draw", DRAWN)
+def test_objects_touch_where_a_neighbourhood_holds_two(draw: Callable[[], Labels]) -> None:
+    labels = draw()
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(labels, 1), (3, 3))
+    wanted = [[len({*window.flat} - {0}) > 1 for window in row] for row in around]
+    assert np.array_equal(part_touching(labels), wanted)
 
 
 def test_parted_objects_have_background_between_them() -> None:
@@ -155,6 +142,8 @@ def test_objects_of_an_instance_mask() -> None:
     assert labels.dtype == np.uint16
     # by their values, also in two parts; 7 is ignored
     assert labels.tolist() == [[0, 1, 1, 0], [2, 0, 0, 3], [2, 0, 0, 1]]
+    for coding in (INSTANCES, BINARY):
+        assert not find_objects(np.zeros((4, 5), np.uint8), coding).any()
 
 
 def test_objects_of_a_class_are_its_connected_parts() -> None:

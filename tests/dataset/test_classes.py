@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from plainunet.config import DataConfig
@@ -28,9 +27,6 @@ from ..folders import save
 
 RANDOM = np.random.default_rng(0)
 IDS = RANDOM.integers(0, 4, (20, 30), dtype=np.uint8)
-SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
-
-
 LEGEND = ((200, 0, 0), (0, 0, 0), (0, 0, 200), (250, 250, 0))
 
 
@@ -63,6 +59,18 @@ DISC = ((np.indices((200, 200)) - 100) ** 2).sum(axis=0) < 70**2
             [1, 199],
         ),
         ([IDS], {}, Values((0, 1, 2, 3)), np.bincount(IDS.ravel()).tolist()),
+        (
+            [np.uint8([[7, 100, 9, 200, 7]])],
+            {"values": (200, 7, 100), "ignore": 9},
+            Values((200, 7, 100), 9),
+            [1, 2, 1],
+        ),
+        (
+            [np.uint8([[0, 100, 127, 128, 200, 255]])],
+            {"ignore": 255, "encoding": "threshold"},
+            Threshold(255),
+            [3, 2],
+        ),
     ],
 )
 def test_a_set_of_masks_is_understood(
@@ -188,22 +196,10 @@ def test_smoothed_black_and_white_is_thresholded(tmp_path: Path, damage: str) ->
     assert str(path) in heard.notes[0]
 
 
-def test_thresholded_masks_may_ignore_white(tmp_path: Path) -> None:
-    path = save(tmp_path / "mask.png", np.uint8([[0, 100, 127, 128, 200, 255]]))
-    coding, counts = find_coding([path], DataConfig(ignore=255, encoding="threshold"))
-    assert coding.read(path).tolist() == [[0, 0, 0, 1, 1, 255]]
-    assert counts.tolist() == [3, 2]
-
-
-def test_values_may_be_given(tmp_path: Path) -> None:
-    path = save(tmp_path / "mask.png", np.uint8([7, 100, 9, 200])[IDS])
-    coding, counts = find_coding([path], DataConfig(values=(200, 7, 100), ignore=9))
-    assert coding == Values((200, 7, 100), 9)
-    np.testing.assert_array_equal(coding.read(path), np.uint8([1, 2, 255, 0])[IDS])
-    assert counts.tolist() == [(k == IDS).sum() for k in (3, 0, 1)]
+def test_values_that_are_given_do_not_go_with_colours(tmp_path: Path) -> None:
+    path = save(tmp_path / "mask.png", in_colour(IDS))
     with pytest.raises(ValueError, match="--colors or by --values"):
         find_coding([path], DataConfig(values=(0, 1), colors=HEX))
-    save(path, in_colour(IDS))
     with pytest.raises(ValueError, match=r"mask\.png is coloured"):
         find_coding([path], DataConfig(values=(0, 1)))
 
@@ -335,6 +331,11 @@ def test_many_values_in_8_bits_are_not_guessed_at(num_classes: int | None) -> No
         ([dict.fromkeys(range(300), 9)], None, 0, "299 classes, and at most 255"),
         ([{0: 9, 1: 9}], 1, None, "num_classes is 1; it must be from 2 to 255"),
         ([{0: 9, 1: 9}], 256, None, "num_classes is 256"),
+        # 255 is not ignored where it may be the foreground: where 1 is it in another mask, or stray
+        ([{0: 90, 1: 20}, {0: 90, 255: 10}], None, None, "not clear whether 255 is to be ignored"),
+        ([{0: 90, 1: 20}, {0: 90, 255: 10}], 2, None, "not clear whether 255"),
+        ([{0: 90, 255: 50}, {0: 90, 255: 50, 1: 1}], None, None, "not clear whether 255"),
+        ([{0: 90, 255: 50}, {0: 90, 255: 50, 1: 1}], 2, None, "not clear whether 255"),
     ],
 )
 def test_nonsense_is_named(
@@ -342,23 +343,6 @@ def test_nonsense_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         coding_of_values(census(*masks), known(num_classes, ignore))
-
-
-@pytest.mark.parametrize("num_classes", [None, 2])
-@pytest.mark.parametrize(
-    "masks",
-    [
-        # the foreground is 1 in one mask and 255 in the other
-        [{0: 90, 1: 20}, {0: 90, 255: 10}],
-        # one pixel of 1 astray in masks of 0 and 255
-        [{0: 90, 255: 50}, {0: 90, 255: 50, 1: 1}],
-    ],
-)
-def test_255_is_not_ignored_where_it_may_be_the_foreground(
-    masks: list[dict[int, int]], num_classes: int | None
-) -> None:
-    with pytest.raises(ValueError, match="not clear whether 255 is to be ignored"):
-        coding_of_values(census(*masks), known(num_classes))
 
 
 SMOOTHED = dict.fromkeys(range(256), 1) | {0: 9000, 255: 9000}

@@ -1,4 +1,6 @@
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,6 +49,9 @@ def test_layout(drawn: Path) -> None:
         with Image.open(pair.mask) as mask:
             assert mask.mode == "P"
             assert set(np.unique(mask)) <= {0, LEAF, STONE}
+            colours = np.array(mask.getpalette()[: 3 * K]).reshape(K, 3)
+    # any viewer shows the classes in colours that are far apart
+    assert min(np.abs(one - other).sum() for one, other in combinations(colours, 2)) > 100
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
@@ -190,11 +195,15 @@ def test_a_missing_or_empty_folder_is_filled_once(tmp_path: Path) -> None:
     assert progress == [1, 2, 1, 2]
 
 
-def test_another_data_set_is_not_overwritten(tmp_path: Path) -> None:
-    folder = draw_dataset(tmp_path / "drawn", 1, 1, (64, 64))
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"size": (64, 65)}, {"pictures": 2}, {"validation": 2}]
+)
+def test_another_data_set_is_not_overwritten(tmp_path: Path, other: dict[str, Any]) -> None:
+    arguments: dict[str, Any] = {"pictures": 1, "validation": 1, "size": (64, 64)}
+    folder = draw_dataset(tmp_path / "drawn", **arguments)
     before = contents(folder)
     with pytest.raises(ValueError, match="drawn"):
-        draw_dataset(folder, 1, 1, (64, 64), seed=1)
+        draw_dataset(folder, **{**arguments, **other})
     assert contents(folder) == before
 
 

@@ -33,12 +33,15 @@ def names_of(folder: Path, pairs: str) -> list[Row]:
         ("*/image.png:*/mask.png", [(f"{n}/image.png", f"{n}/mask.png", n) for n in "12"]),
         # the longer pattern has the files that match both
         ("z/*.png:z/*_mask.png", [(f"z/{n}.png", f"z/{n}_mask.png", n) for n in "ab"]),
+        # of two classes that fit, the longer is meant
+        ("i/*.jpg:i/*_{road,side_road}.png", [("i/7.jpg", "i/7_{road,side_road}.png", "7")]),
     ],
 )
 def test_patterns(tmp_path: Path, pairs: str, wanted: list[tuple[str, str, str]]) -> None:
     touch(tmp_path, "x/a b.JPG", "x/1.jpg", "y/a b_m.png", "y/1_m.png", "y/1_color.png")
     touch(tmp_path, *(f"{n}/{name}.png" for n in (1, 2) for name in ("image", "mask", "depth")))
     touch(tmp_path, *(f"z/{n}{ending}.png" for n in "ab" for ending in ("", "_mask")))
+    touch(tmp_path, "i/7.jpg", "i/7_road.png", "i/7_side_road.png")
     assert sorted(names_of(tmp_path, pairs)) == [(*row, None) for row in wanted]
 
 
@@ -126,12 +129,6 @@ def test_braces_stand_for_the_classes_in_their_order(tmp_path: Path, pattern: st
     ]
 
 
-def test_of_two_classes_that_fit_the_longer_is_meant(tmp_path: Path) -> None:
-    touch(tmp_path, "i/7.jpg", "m/7_road.png", "m/7_side_road.png")
-    found = names_of(tmp_path, "i/*.jpg:m/*_{road,side_road}.png")
-    assert [pair[:2] for pair in found] == [("i/7.jpg", "m/7_{road,side_road}.png")]
-
-
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
@@ -176,8 +173,12 @@ def place_files(root: Path) -> None:
 def test_lists_name_places(tmp_path: Path) -> None:
     place_files(tmp_path)
     rows = "".join(f'"{image}","{mask}"\n' for image, mask in PLACES)
-    (tmp_path / "list.csv").write_text("image,mask\n" + rows, encoding="utf-8")
-    assert [pair[:2] for pair in names_of(tmp_path, "list.csv")] == PLACES
+    (tmp_path / "list.csv").write_text("image,mask\n\n" + rows, encoding="utf-8")
+    # without the column, each file is a group of its own
+    groups = ["stack", "stack", "a", "b", "c, d", "é"]
+    assert names_of(tmp_path, "list.csv") == [
+        (*place, group, None) for place, group in zip(PLACES, groups, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -52,13 +53,17 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert len({tuple(order(*key)) for key in [(0, 0), (0, 1), (1, 0), (1, 1)]}) == 4
 
 
-def all_batches(folder: Path, workers: int, epochs: int = 2, start: str = "fork") -> list[Batches]:
-    """The batches of each epoch, as a training takes them, with all that can be random."""
+def light_set(folder: Path) -> TrainingSet:
+    return TrainingSet(Samples(find_pairs(folder), BINARY, (24, 32)), "light", 0, (24, 32))
+
+
+def all_batches(folder: Path, workers: int, start: str = "fork") -> list[Batches]:
+    """The batches of two epochs, as a training takes them, with all that can be random."""
     samples = Samples(find_pairs(folder), BINARY, (24, 32), target_scale=2, objects=True)
     samples.fill_cache()
     batches = EpochBatches(len(samples), 3, seed=0)
     drawn = []
-    for epoch in range(epochs):
+    for epoch in range(2):
         batches.epoch = epoch
         dataset = TrainingSet(samples, "strong", 0, (24, 32), elastic=2, border=(10, 5))
         loader = make_loader(dataset, batches, workers)
@@ -81,20 +86,16 @@ few_cores = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
 @few_cores
-def test_same_batches_for_any_number_of_workers(small_data: Path) -> None:
+@pytest.mark.parametrize(
+    ("workers", "start"),
+    [(1, "fork"), (2, "fork"), pytest.param(1, "spawn", marks=pytest.mark.slow)],
+)
+def test_same_batches_for_any_workers(small_data: Path, workers: int, start: str) -> None:
     """Albumentations 2.0.8 on its own repeats its sequence in every worker and epoch."""
     alone = all_batches(small_data, 0)
     assert [len(images) for images, _, _ in alone[0]] == [3, 3, 2]
     assert not equal(*alone)  # the second epoch is augmented anew
-    for workers in (1, 2):
-        assert all(map(equal, alone, all_batches(small_data, workers)))
-
-
-@few_cores
-@pytest.mark.slow
-def test_same_batches_from_a_spawned_worker(small_data: Path) -> None:
-    alone = all_batches(small_data, 0, epochs=1)
-    assert equal(alone[0], all_batches(small_data, 1, epochs=1, start="spawn")[0])
+    assert all(map(equal, alone, all_batches(small_data, workers, start)))
 
 
 @few_cores
@@ -102,8 +103,9 @@ def test_same_batches_from_a_spawned_worker(small_data: Path) -> None:
 def test_nothing_is_decoded_once_the_cache_is_full(small_data: Path, workers: int) -> None:
     """Not in the first epoch, nor in one that begins anew, with other workers."""
     pairs = find_pairs(small_data)
-    samples = Samples(pairs, BINARY, (24, 32))
-    samples.fill_cache()
+    samples, progress = Samples(pairs, BINARY, (24, 32)), list[tuple[int, int]]()
+    samples.fill_cache(lambda *told: progress.append(told))
+    assert progress == [(done, 8) for done in range(1, 9)]
     dataset, batches = TrainingSet(samples, "light", 0, (24, 32)), EpochBatches(8, 3, seed=0)
     before = list(make_loader(dataset, batches, workers))
     for file in small_data.rglob("*.*"):
@@ -116,32 +118,18 @@ def test_nothing_is_decoded_once_the_cache_is_full(small_data: Path, workers: in
     assert equal(after, before)
 
 
-BUSY = """
-import sys
-from pathlib import Path
-import cv2
-import numpy as np
-from plainunet.dataset.samples import Samples, TrainingSet
-from plainunet.dataset.loader import EpochBatches, iterate, make_loader
-from plainunet.dataset.coding import Values
-from plainunet.dataset.pairs import find_pairs
-
-samples = Samples(find_pairs(Path(sys.argv[1])), Values((0, 255)), (24, 32))
-big = np.zeros((2000, 2000, 3), np.uint8)
-for _ in range(int(sys.argv[2])):
-    cv2.setNumThreads(8)
-    cv2.warpAffine(big, np.eye(2, 3), (2000, 2000))
-    loader = make_loader(TrainingSet(samples, "light", 0, (24, 32)), EpochBatches(8, 4, 0), 1)
-    loader.multiprocessing_context = "fork"
-    assert sum(len(batch[0]) for batch in loader) == 8
-"""
-
-
+@few_cores
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
-@pytest.mark.parametrize("times", [2, pytest.param(12, marks=pytest.mark.slow)])
-def test_workers_start_where_opencv_has_threads(small_data: Path, times: int) -> None:
+def test_workers_start_where_opencv_has_threads(small_data: Path) -> None:
     """A forked process has the threads' locks but not the threads, and may wait for ever."""
-    subprocess.run([sys.executable, "-c", BUSY, small_data, str(times)], check=True)
+    dataset = light_set(small_data)
+    big = np.zeros((2000, 2000, 3), np.uint8)
+    for _ in range(12):
+        cv2.setNumThreads(8)
+        cv2.warpAffine(big, np.eye(2, 3), (2000, 2000))
+        loader = make_loader(dataset, EpochBatches(8, 4, 0), 1)
+        loader.multiprocessing_context = multiprocessing.get_context("fork")
+        assert sum(len(batch[0]) for batch in loader) == 8
 
 
 @pytest.mark.parametrize("first", [0, 1, 2, 3])
@@ -176,9 +164,8 @@ def test_more_processes_than_pictures_are_refused() -> None:
 
 @few_cores
 def test_a_process_that_is_killed_is_told_when_its_batch_is_missing(small_data: Path) -> None:
-    samples = Samples(find_pairs(small_data), BINARY, (24, 32))
-    dataset, batches = TrainingSet(samples, "light", 0, (24, 32)), EpochBatches(8, 1, 0, repeats=9)
-    loader = make_loader(dataset, batches, 1)
+    dataset = light_set(small_data)
+    loader = make_loader(dataset, EpochBatches(8, 1, 0, repeats=9), 1)
     list(make_loader(dataset, EpochBatches(8, 8, 0), 1))  # PyTorch sets its handler once
     before = set(multiprocessing.active_children())
     going = iterate(loader)
@@ -197,10 +184,9 @@ def test_a_file_that_vanishes_is_named_whoever_reads_it(
     small_data: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plainunet.dataset.cache.LIMIT", 0)
-    pairs = find_pairs(small_data)
-    dataset = TrainingSet(Samples(pairs, BINARY, (24, 32)), "light", 0, (24, 32))
-    pairs[3].image.unlink()
+    dataset, gone = light_set(small_data), small_data / "images" / "3.png"
+    gone.unlink()
     with pytest.raises(FileNotFoundError) as caught:
         list(iterate(make_loader(dataset, EpochBatches(8, 3, seed=0), workers)))
-    assert str(pairs[3].image) in str(caught.value)
+    assert str(gone) in str(caught.value)
     assert "Traceback" not in str(caught.value)

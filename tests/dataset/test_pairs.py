@@ -20,10 +20,10 @@ from plainunet.dataset.verify import check_pairs
 from plainunet.formats.images import read_image
 from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import CocoImage, Source, parse_source, path_of
-from plainunet.reporter import Collected, Reporter
+from plainunet.formats.sources import CocoImage, Page, Source, parse_source, path_of
+from plainunet.reporter import Collected
 
-from ..folders import rows, save, touch
+from ..folders import Stages, rows, save, touch
 
 CountCalls = Callable[[Callable[[], object]], int]
 
@@ -402,9 +402,9 @@ def test_other_pairs_stay_as_they_are(tmp_path: Path) -> None:
     pairs = [
         single,
         Pair(tmp_path / "gone.jpg", tmp_path / "gone.png", "gone", None),
-        Pair(tmp_path / "x.tif[3]", tmp_path / "y.tif[3]", "x", "val"),
-        Pair(single.image, tmp_path / "coco.json[3]", "coco", None),
-        Pair(single.image, tmp_path / "masks" / "{road,car}" / "7.tif", "classes", None),
+        Pair(Page(tmp_path / "x.tif", 3), Page(tmp_path / "y.tif", 3), "x", "val"),
+        Pair(single.image, CocoImage(tmp_path / "coco.json", 3), "coco", None),
+        Pair(single.image, parse_source(tmp_path / "masks/{road,car}/7.tif"), "classes", None),
     ]
     assert open_stacks(pairs) == pairs
 
@@ -465,17 +465,9 @@ def test_sizes_and_progress(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (20, 30)).save(pairs[0].image, exif=exif)
-    done: list[int] = []
-
-    class Progress(Reporter):
-        def stage(self, name: str, total: int) -> None:
-            done.append(-total)
-
-        def advance(self, count: int) -> None:
-            done.append(count)
-
-    assert check_pairs(pairs, Progress()) == [(20, 30, 3), (40, 50, 1)]
-    assert done == [-2, 1, 2]
+    heard = Stages()
+    assert check_pairs(pairs, heard) == [(20, 30, 3), (40, 50, 1)]
+    assert [stage[1:] for stage in heard.stages] == [(2, [1, 2])]
 
 
 def test_all_problems_are_named_at_once(tmp_path: Path) -> None:

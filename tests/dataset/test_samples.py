@@ -100,21 +100,15 @@ def test_mixed_sizes_are_reduced_in_their_proportions_to_one_shape(make_pair: Ma
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3])
-def test_target_scale_keeps_the_mask_finer(make_pair: MakePair, scale: int) -> None:
-    samples = Samples(
-        [make_pair("a", noise(96, 144, 3), half(96, 144))], BINARY, (32, 48), target_scale=scale
-    )
+@pytest.mark.parametrize("classes", [2, 6])
+def test_target_scale_keeps_the_mask_finer(make_pair: MakePair, scale: int, classes: int) -> None:
+    pair = make_pair("a", noise(96, 144, 3), noise(96, 144) % classes)
+    samples = Samples([pair], Values(tuple(range(classes))), (32, 48), target_scale=scale)
     image, shares = TrainingSet(samples, "none", 0, (16, 24))[0, 0, 0]
     assert image.shape == (16, 24, 3)
-    assert shares.shape == (16 * scale, 24 * scale, 2)
-
-
-def test_grey_among_rgb(make_pair: MakePair) -> None:
-    grey = noise(32, 32)
-    pairs = [make_pair("a", noise(32, 32, 3), half(32, 32)), make_pair("b", grey, half(32, 32))]
-    samples = Samples(pairs, BINARY, (32, 32))
-    samples.fill_cache()
-    assert np.array_equal(samples[1][0], np.stack([grey] * 3, axis=2))
+    assert shares.shape == (16 * scale, 24 * scale, classes)
+    assert image.dtype == shares.dtype == torch.uint8
+    assert (shares.int().sum(dim=2) - 255).abs().max() <= classes
 
 
 def test_what_cannot_be_used_is_named_once(make_pair: MakePair) -> None:
@@ -164,23 +158,6 @@ def test_eight_bits_beside_sixteen(
         tensor = TrainingSet(samples, "none", 0, (32, 32))[0, 0, index][0]
         assert tensor.dtype == torch.float32
         assert np.allclose(tensor[..., 0].numpy(), array / np.iinfo(array.dtype).max)
-
-
-def test_cache_gives_the_same_samples(small_data: Path) -> None:
-    pairs = find_pairs(small_data)
-    plain, kept = (Samples(pairs, BINARY, (24, 40), target_scale=2) for _ in range(2))
-    progress: list[int] = []
-    kept.fill_cache(lambda done, total: progress.append(done))
-    assert progress == list(range(1, 9))
-    # nothing but the cache is read from now on
-    for pair in pairs:
-        pair.image.unlink()
-    for index in range(8):
-        image, shares = kept[index]
-        with pytest.raises(FileNotFoundError):
-            plain[index]
-        assert image.shape == (48, 80, 3)
-        assert shares.shape == (48, 80, 2)
 
 
 @pytest.mark.parametrize("change", ["box", "scale", "coding", "channels", "objects"])
@@ -242,12 +219,16 @@ def test_settings_of_samples_without_objects_are_as_before(
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_statistics_equal_plain_numpy(make_pair: MakePair, dtype: Any) -> None:
+@pytest.mark.parametrize("flat", [False, True])
+def test_statistics_equal_plain_numpy(make_pair: MakePair, dtype: Any, flat: bool) -> None:
+    """Rounding makes no root of a number below 0 where every image is of one grey."""
     rng = np.random.default_rng(0)
     arrays, pairs, kept = [], [], []
     for number in range(5):
         shape = (32, 40) if dtype == np.uint16 else (32, 40, 3)
         image = (rng.random(shape) * np.iinfo(dtype).max * (number + 1) / 5).astype(dtype)
+        if flat:
+            image[:] = 43  # whose sums round to less than nothing
         mask = half(32, 40)
         mask[:4] = 7
         arrays.append(image.reshape(32, 40, -1) / np.iinfo(dtype).max)
@@ -260,18 +241,6 @@ def test_statistics_equal_plain_numpy(make_pair: MakePair, dtype: Any) -> None:
     assert np.allclose(mean, pixels.mean(axis=0), atol=1e-6)
     assert np.allclose(std, pixels.std(axis=0), atol=1e-6)
     assert len(mean) == len(std) == channels
-
-
-def test_training_set_of_many_classes_at_a_smaller_size(make_pair: MakePair) -> None:
-    mask = noise(48, 48) % 6
-    samples = Samples(
-        [make_pair("a", noise(48, 48, 3), mask)],
-        Values(tuple(range(6))),
-        (48, 48),
-    )
-    _, shares = TrainingSet(samples, "none", 0, (36, 36))[0, 0, 0]
-    assert shares.shape == (36, 36, 6)
-    assert (shares.int().sum(dim=2) - 255).abs().max() <= 3
 
 
 def test_tensors_from_the_cache_may_be_written_to(small_data: Path) -> None:
@@ -315,6 +284,7 @@ def cell_samples(make_pair: MakePair) -> Callable[..., Samples]:
 
 def test_samples_with_objects(cell_samples: Callable[..., Samples]) -> None:
     image, shares, labels = cell_samples()[0]
+    assert len(cell_samples().statistics()[0]) == 3
     assert image.shape == (48, 64, 3)
     assert np.array_equal(shares[..., 1] > 0, cells() > 0)
     assert labels.dtype == np.uint16
@@ -322,6 +292,10 @@ def test_samples_with_objects(cell_samples: Callable[..., Samples]) -> None:
     # numbered in the order of their values
     ids = {0: 0, 3: 1, 1000: 2, 2000: 3, 65535: 4}
     assert np.array_equal(labels[..., 0], np.vectorize(ids.get)(cells()))
+    # reduced and padded, they lie where their class does
+    _, shares, labels = cell_samples((30, 32))[0]
+    assert labels.shape == (30, 32, 1)
+    assert np.array_equal(labels[..., 0] > 0, shares[..., 1] > 127)
 
 
 def test_border_weights_of_a_sample(cell_samples: Callable[..., Samples]) -> None:
@@ -534,38 +508,32 @@ def test_make_batch_leaves_float_pictures_alone() -> None:
     assert torch.equal(image, images.permute(0, 3, 1, 2))
 
 
-def weighted_batch() -> list[torch.Tensor]:
+BORDER = torch.tensor([[[3.0, 4.0, 0.0, 1.5]]])
+CLASS_WEIGHTS = torch.tensor([0.5, 2.0])
+MIXED = 0.25 * 0.5 + 0.75 * 2
+
+
+@pytest.mark.parametrize(
+    ("borders", "class_weights", "wanted"),
+    [
+        ([], None, [0, 128 / 255, 1, 1]),
+        # what is not valid does not weigh, however near the border
+        ([BORDER], None, [0, 5 * 128 / 255, 1, 2.5]),
+        ([], CLASS_WEIGHTS, [0, MIXED * 128 / 255, 0.5, 1.25]),
+        ([BORDER], CLASS_WEIGHTS, [0, (MIXED + 4) * 128 / 255, 0.5, 2.75]),
+    ],
+)
+def test_make_batch_weights(
+    borders: list[torch.Tensor], class_weights: torch.Tensor | None, wanted: list[float]
+) -> None:
     # pixels: nothing valid, a half, whole, and one whose rounded planes sum to 256
     shares = torch.tensor([[[0, 0], [32, 96], [255, 0], [128, 128]]], dtype=torch.uint8)[None]
-    return [torch.zeros(1, 1, 4, 1, dtype=torch.uint8), shares]
-
-
-def test_make_batch_weights() -> None:
-    _, target, weight = make_batch(weighted_batch(), CPU)
-    assert torch.allclose(weight[0, 0], torch.tensor([0, 128 / 255, 1, 1]))
-    wanted = torch.tensor([[0, 0], [0.25, 0.75], [1, 0], [0.5, 0.5]])  # of void, finite
-    assert torch.allclose(target[0, :, 0].T, wanted)
-
-
-def test_make_batch_with_border_weights() -> None:
-    border = torch.tensor([[[3.0, 4.0, 0.0, 1.5]]])
-    plain = make_batch(weighted_batch(), CPU)
-    image, target, weight = make_batch([*weighted_batch(), border], CPU)
-    assert torch.equal(image, plain[0])
-    assert torch.equal(target, plain[1])
-    # what is not valid does not weigh, however near the border
-    assert torch.allclose(weight[0, 0], torch.tensor([0, 5 * 128 / 255, 1, 2.5]))
+    image = torch.zeros(1, 1, 4, 1, dtype=torch.uint8)
+    _, target, weight = make_batch([image, shares, *borders], CPU, class_weights)
+    fractions = torch.tensor([[0, 0], [0.25, 0.75], [1, 0], [0.5, 0.5]])  # of void, finite
+    assert torch.allclose(target[0, :, 0].T, fractions)
     assert weight.dtype == torch.float32
-
-
-def test_make_batch_with_class_weights() -> None:
-    border = torch.tensor([[[3.0, 4.0, 0.0, 1.5]]])
-    class_weights = torch.tensor([0.5, 2.0])
-    _, _, weight = make_batch(weighted_batch(), CPU, class_weights)
-    mixed = 0.25 * 0.5 + 0.75 * 2
-    assert torch.allclose(weight[0, 0], torch.tensor([0, mixed * 128 / 255, 0.5, 1.25]))
-    _, _, both = make_batch([*weighted_batch(), border], CPU, class_weights)
-    assert torch.allclose(both[0, 0], torch.tensor([0, (mixed + 4) * 128 / 255, 0.5, 2.75]))
+    assert torch.allclose(weight[0, 0], torch.tensor(wanted))
 
 
 @given(st.lists(st.integers(0, 10**12), min_size=2, max_size=9).filter(any))

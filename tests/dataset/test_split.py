@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,9 @@ def make_pairs(groups: str | list[str], part: str | None = None) -> list[Pair]:
         Pair(Path(f"images/{number}.jpg"), Path(f"masks/{number}.png"), group, part)
         for number, group in enumerate(groups)
     ]
+
+
+ABC = make_pairs("abc")
 
 
 def validation_of(pairs: list[Pair]) -> frozenset[Path]:
@@ -61,13 +65,13 @@ def test_a_group_too_large_is_left_in_training() -> None:
         assert parts_of(split_pairs(pairs, 0.05, seed))["a"] == {"train"}
 
 
-def test_validation_is_taken_from_training_and_never_from_the_test_part() -> None:
+@pytest.mark.parametrize("seed", range(20))
+def test_validation_is_taken_from_training_and_never_from_the_test_part(seed: int) -> None:
     pairs = make_pairs("aabbccdd", "train") + make_pairs("eeff", "test")
-    for seed in range(20):
-        parts = parts_of(split_pairs(pairs, 0.25, seed))
-        assert [where for group, where in parts.items() if group in "ef"] == [{"test"}] * 2
-        assert sum(where == {"val"} for where in parts.values()) == 1
-        assert sum(where == {"train"} for where in parts.values()) == 3
+    for each in (split_pairs(pairs, 0.25, seed), *all_folds(pairs, 4, seed, [0.5] * len(pairs))):
+        parts = parts_of(each)
+        assert parts.pop("e") == parts.pop("f") == {"test"}
+        assert sorted(map(sorted, parts.values())) == [["train"], ["train"], ["train"], ["val"]]
 
 
 def test_given_parts_are_kept_and_a_group_on_both_sides_is_mentioned(
@@ -80,20 +84,48 @@ def test_given_parts_are_kept_and_a_group_on_both_sides_is_mentioned(
 
 
 @pytest.mark.parametrize(
-    ("pairs", "fraction", "message"),
+    ("pairs", "asked", "message"),
     [
-        (make_pairs("aaaa"), 0.2, r"one group \('a'\).*'\.\+' makes each"),
-        (make_pairs("aa", "train"), 0.2, r"one group \('a'\)"),
-        ([], 0.2, "There are no pairs"),
-        (make_pairs("ab"), 0.0, "fraction is 0.0; it must be between 0 and 1"),
-        (make_pairs("ab"), 1.0, "fraction is 1.0"),
-        (make_pairs("ab", "val"), 0.2, "No picture is in the training part"),
-        (make_pairs("ab", "train") + make_pairs("c"), 0.2, r"images/0\.jpg has no part"),
+        (make_pairs("aaaa"), {}, r"one group \('a'\).*'\.\+' makes each"),
+        (make_pairs("aa", "train"), {}, r"one group \('a'\)"),
+        ([], {}, "There are no pairs"),
+        (make_pairs("ab"), {"fraction": 0.0}, "fraction is 0.0; it must be between 0 and 1"),
+        (make_pairs("ab"), {"fraction": 1.0}, "fraction is 1.0"),
+        (make_pairs("ab", "val"), {}, "No picture is in the training part"),
+        (make_pairs("ab", "train") + make_pairs("c"), {}, r"images/0\.jpg has no part"),
+        # folds
+        (ABC, {"fold": 2}, "--fold is 2, but --folds is missing"),
+        (ABC, {"folds": 3}, "--folds is 3, but --fold is missing.*0 to 2"),
+        (ABC, {"folds": 3, "fold": 3}, "--fold is 3, but --folds is 3. Give a --fold from 0 to 2"),
+        (ABC, {"folds": 3, "fold": -1}, "--fold is -1, but --folds is 3"),
+        (ABC, {"folds": 1, "fold": 0}, "--folds is 1; give at least 2"),
+        (ABC, {"folds": -3, "fold": 0}, "--folds is -3"),
+        (
+            make_pairs("aabbcc"),
+            {"folds": 4, "fold": 0},
+            r"--folds is 4, but the pictures make up 3 groups.*fewer folds.*--group-by",
+        ),
+        (make_pairs("aaaa"), {"folds": 2, "fold": 0}, "but the pictures make up 1 groups"),
+        (
+            make_pairs("ab", "train") + make_pairs("cd", "test"),
+            {"folds": 3, "fold": 0},
+            "--folds is 3, but the pictures make up 2 groups",
+        ),
+        (
+            [*make_pairs("ab", "train"), Pair(Path("v.jpg"), Path("v.png"), "c", "val")],
+            {"folds": 2, "fold": 0},
+            r"--folds is 2, but the folder gives its own split \(v\.jpg.*Leave out --folds, or put",
+        ),
+        # shares of foreground
+        (ABC, {"shares": [0.5]}, "There are 1 foreground shares for 3 pairs"),
+        (ABC, {"shares": [0.5, 1.01, 0]}, r"of masks/1\.png is 1\.01; it must be from 0 to 1"),
+        (ABC, {"shares": [0.5, 0, -0.1]}, r"masks/2\.png is -0\.1"),
+        (ABC, {"shares": [math.inf, 0, 1]}, r"masks/0\.png is inf"),
     ],
 )
-def test_what_cannot_be_split(pairs: list[Pair], fraction: float, message: str) -> None:
+def test_what_cannot_be_split(pairs: list[Pair], asked: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        split_pairs(pairs, fraction)
+        split_pairs(pairs, **asked)
 
 
 # folds
@@ -149,6 +181,14 @@ def test_neither_order_nor_shares_of_rounding_change_the_draw(
     assert drawn[0] == drawn[1] == drawn[2]
 
 
+def test_means_do_not_depend_on_the_order_of_pictures() -> None:
+    """0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 in the last bit, but the groups are alike."""
+    pairs, shares = make_pairs("aaabbb"), [0.1, 0.2, 0.3, 0.3, 0.2, 0.1]
+    for seed in range(10):
+        found = split_pairs(pairs, 0.5, seed, shares=shares)
+        assert found == split_pairs(pairs[::-1], 0.5, seed, shares=shares[::-1])[::-1]
+
+
 def test_each_seed_draws_and_deals_otherwise() -> None:
     pairs = make_pairs([str(number) for number in range(50)])
     for shares in (None, [number / 50 for number in range(50)]):
@@ -173,51 +213,6 @@ def test_the_split_of_today_is_the_split_of_tomorrow() -> None:
         assert letters(found) == drawn
     pairs = make_pairs("a" * 30 + "b" * 20 + "c" * 20 + "d" * 10 + "e" * 10)
     assert [len(validation_of(each)) for each in all_folds(pairs, 3)] == [30, 30, 30]
-
-
-def test_the_test_part_is_in_no_fold_and_training_is_dealt_anew() -> None:
-    pairs = make_pairs("aabbccdd", "train") + make_pairs("eeff", "test")
-    for each in all_folds(pairs, 4, shares=[0.5] * len(pairs)):
-        parts = parts_of(each)
-        assert parts.pop("e") == parts.pop("f") == {"test"}
-        assert sorted(map(sorted, parts.values())) == [["train"], ["train"], ["train"], ["val"]]
-
-
-@pytest.mark.parametrize(
-    ("pairs", "folds", "fold", "message"),
-    [
-        (make_pairs("abc"), None, 2, "--fold is 2, but --folds is missing"),
-        (make_pairs("abc"), 3, None, "--folds is 3, but --fold is missing.*0 to 2"),
-        (make_pairs("abc"), 3, 3, "--fold is 3, but --folds is 3. Give a --fold from 0 to 2"),
-        (make_pairs("abc"), 3, -1, "--fold is -1, but --folds is 3"),
-        (make_pairs("abc"), 1, 0, "--folds is 1; give at least 2"),
-        (make_pairs("abc"), -3, 0, "--folds is -3"),
-        (
-            make_pairs("aabbcc"),
-            4,
-            0,
-            r"--folds is 4, but the pictures make up 3 groups.*fewer folds.*--group-by",
-        ),
-        (make_pairs("aaaa"), 2, 0, "--folds is 2, but the pictures make up 1 groups"),
-        (
-            make_pairs("ab", "train") + make_pairs("cd", "test"),
-            3,
-            0,
-            "--folds is 3, but the pictures make up 2 groups",
-        ),
-        (
-            [*make_pairs("ab", "train"), Pair(Path("v.jpg"), Path("v.png"), "c", "val")],
-            2,
-            0,
-            r"--folds is 2, but the folder gives its own split \(v\.jpg.*Leave out --folds, or put",
-        ),
-    ],
-)
-def test_what_cannot_be_dealt(
-    pairs: list[Pair], folds: int | None, fold: int | None, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        split_pairs(pairs, folds=folds, fold=fold)
 
 
 # stratified by foreground share
@@ -343,20 +338,6 @@ def test_pictures_without_a_share_go_last() -> None:
         assert fold[0].part != fold[2].part
 
 
-@pytest.mark.parametrize(
-    ("shares", "message"),
-    [
-        ([0.5], "There are 1 foreground shares for 3 pairs"),
-        ([0.5, 1.01, 0], r"share of masks/1\.png is 1\.01; it must be from 0 to 1"),
-        ([0.5, 0, -0.1], r"masks/2\.png is -0\.1"),
-        ([math.inf, 0, 1], r"masks/0\.png is inf"),
-    ],
-)
-def test_what_is_no_share(shares: list[float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        split_pairs(make_pairs("abc"), shares=shares)
-
-
 def test_the_work_of_many_folds_grows_with_the_pictures(count_calls: CountCalls) -> None:
 
     def split(pictures: int) -> None:
@@ -411,14 +392,7 @@ def test_the_file_can_be_read_by_people(tmp_path: Path) -> None:
 
 def test_nothing_is_left_of_a_split_that_could_not_be_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"images/0\.jpg has no part"):
-        write_split(
-            tmp_path / "split.csv",
-            [
-                Pair(Path("images/1.jpg"), Path("masks/1.png"), "1", "train"),
-                Pair(Path("images/0.jpg"), Path("masks/0.png"), "0", None),
-            ],
-            tmp_path,
-        )
+        write_split(tmp_path / "split.csv", make_pairs("ab", "train") + make_pairs("c"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 """A valid folder to be spoilt, and ways to look at it."""
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from PIL import Image
 
 from plainunet.doctor.diagnose import check
 from plainunet.doctor.findings import Finding
+
+from ..folders import make_pair
 
 CodesOf = Callable[[Path], dict[str, list[str]]]
 RunFix = Callable[[Finding], None]
@@ -34,17 +37,45 @@ def draw_scene(seed: int, height: int = 120, width: int = 160) -> tuple[np.ndarr
     return image.clip(0, 255).astype(np.uint8), mask
 
 
-@pytest.fixture
-def scenes(tmp_path: Path) -> Path:
-    """`images/` + `masks/`: twelve RGB PNG [120, 160], masks 0/255; nothing is wrong with it."""
-    folder = tmp_path / "scenes"
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
+@pytest.fixture(scope="session")
+def drawn_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
     for number in range(12):
         image, mask = draw_scene(number)
-        Image.fromarray(image).save(folder / "images" / f"{number:02d}.png")
-        Image.fromarray(mask * np.uint8(255)).save(folder / "masks" / f"{number:02d}.png")
+        make_pair(folder, f"{number:02d}", image, mask * np.uint8(255))
     return folder
+
+
+@pytest.fixture
+def scenes(drawn_scenes: Path, tmp_path: Path) -> Path:
+    """`images/` + `masks/`: twelve RGB PNG [120, 160], masks 0/255; nothing is wrong with it."""
+    return shutil.copytree(drawn_scenes, tmp_path / "scenes")
+
+
+def mask_of(folder: Path, stem: str) -> np.ndarray:
+    return np.array(Image.open(folder / "masks" / f"{stem}.png"))
+
+
+def spoil(folder: Path, stem: str, mask: np.ndarray) -> Path:
+    """Save another mask in the place of one."""
+    path = folder / "masks" / f"{stem}.png"
+    Image.fromarray(np.ascontiguousarray(mask)).save(path)
+    return path
+
+
+def copy_pair(folder: Path, old: str, new: str) -> None:
+    """Copy an image and its mask; their names start from images/ and masks/."""
+    for name in ("images", "masks"):
+        shutil.copy(folder / name / old, folder / name / new)
+
+
+def divide(folder: Path, part_of: Callable[[str], str]) -> None:
+    """Move images and masks into parts, by their stems."""
+    for name in ("images", "masks"):
+        for path in sorted((folder / name).glob("*.png")):
+            new = path.parent / part_of(path.stem) / path.name
+            new.parent.mkdir(exist_ok=True)
+            path.rename(new)
 
 
 @pytest.fixture

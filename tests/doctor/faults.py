@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
@@ -481,16 +481,10 @@ def wrong_color(copy: Copy, path: Path, random: Random, share: float) -> Path | 
 # partners
 
 
-def missing_mask(copy: Copy, random: Random, _: float) -> Planted:
+def missing(copy: Copy, random: Random, _: float, what: str) -> Planted:
     pair = copy.pick(random)
-    copy.free(pair.mask)
-    return [pair.image]
-
-
-def missing_image(copy: Copy, random: Random, _: float) -> Planted:
-    pair = copy.pick(random)
-    copy.free(pair.image)
-    return [pair.mask]
+    copy.free(getattr(pair, what))
+    return [pair.image if what == "mask" else pair.mask]
 
 
 def misspelt(copy: Copy, random: Random, _: float) -> Planted:
@@ -558,20 +552,12 @@ def duplicate(copy: Copy, random: Random, _: float, across: bool = False) -> Pla
     return files[:1]
 
 
-def duplicate_across(copy: Copy, random: Random, _: float) -> Planted:
-    return duplicate(copy, random, _, across=True)
-
-
 def near_duplicate(copy: Copy, random: Random, quality: float, across: bool = False) -> Planted:
     (path,) = map(Path, duplicate(copy, random, quality, across))
     picture = load(path)
     new = copy.free(path, ".jpg")
     picture.save(new, quality=int(quality))
     return [new]
-
-
-def near_duplicate_across(copy: Copy, random: Random, quality: float) -> Planted:
-    return near_duplicate(copy, random, quality, across=True)
 
 
 def smaller_duplicate(copy: Copy, random: Random, scale: float) -> Planted:
@@ -742,8 +728,8 @@ FAULTS = [
     Fault("wrong legend colour", "00FF00 in {} % of a mask", "stray-color", mask(wrong_color),
           (0.5, 1, 2)),
     # partners
-    Fault("missing mask", "one mask removed", "no-mask", missing_mask),
-    Fault("missing picture", "one picture removed", "no-picture", missing_image),
+    Fault("missing mask", "one mask removed", "no-mask", partial(missing, what="mask")),
+    Fault("missing picture", "one picture removed", "no-picture", partial(missing, what="image")),
     Fault("misspelt mask", "an x put into its name", "no-mask no-picture", misspelt),
     Fault("two masks of one name", _SUFFIX, "two-partners", mask(two_of_one_name)),
     Fault("two pictures of one name", _SUFFIX, "two-partners", image(two_of_one_name)),
@@ -754,10 +740,10 @@ FAULTS = [
     Fault("class only in validation", "removed from all training masks", "class-not-in-training",
           only_in_validation, in_parts=True),
     # copies
-    Fault("duplicate across the split", _COPIED, "duplicate-across-parts", duplicate_across,
-          in_parts=True),
+    Fault("duplicate across the split", _COPIED, "duplicate-across-parts",
+          partial(duplicate, across=True), in_parts=True),
     Fault("near duplicate across the split", _SAVED, "near-duplicate-across-parts",
-          near_duplicate_across, (87, 75, 50), in_parts=True),
+          partial(near_duplicate, across=True), (87, 75, 50), in_parts=True),
     Fault("smaller copy across the split", "a copy at {} of its width",
           "near-duplicate-across-parts", smaller_duplicate, (0.75, 0.5, 0.25), in_parts=True),
     Fault("group across the split", "one picture moved to val/", "group-across-parts", group_across,

@@ -10,15 +10,14 @@ from PIL import Image
 
 import plainunet
 from plainunet.config import DataConfig
-from plainunet.dataset.coding import MaskCounts, Values
-from plainunet.dataset.pairs import Pair
+from plainunet.dataset.coding import Values
 from plainunet.doctor.diagnose import check, summarise, write_valid
 from plainunet.doctor.findings import CODES
-from plainunet.doctor.images import ImageFacts, PairFacts
 from plainunet.doctor.masks import Contents
-from plainunet.reporter import Reporter
+from plainunet.formats.sources import Source
 
-from .conftest import CodesOf, RunFix
+from ..folders import Stages
+from .conftest import CodesOf, RunFix, copy_pair, divide, mask_of, spoil
 
 
 def test_a_sound_folder_is_clean(scenes: Path) -> None:
@@ -34,6 +33,7 @@ def test_a_sound_folder_is_clean(scenes: Path) -> None:
     masks = np.stack([np.asarray(Image.open(path)) for path in (scenes / "masks").iterdir()])
     share = float((masks > 0).mean())
     assert summary["shares"] == pytest.approx({"background": 1 - share, "foreground": share})
+    assert summary["in_masks"] == {"background": 12, "foreground": 12}
     assert [each["value"] for each in summary["census"]] == [0, 255]
     assert sum(each["pixels"] for each in summary["census"]) == masks.size
     # all background: no foreground is found
@@ -47,8 +47,8 @@ def test_a_sound_folder_is_clean(scenes: Path) -> None:
 
 
 def test_guessing_the_commonest_class(scenes: Path) -> None:
-    for path in (scenes / "masks").iterdir():
-        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    for number in range(12):
+        spoil(scenes, f"{number:02d}", 255 - mask_of(scenes, f"{number:02d}"))
     result = check(scenes)
     share = result.summary["shares"]["foreground"]
     assert share > 0.5
@@ -71,13 +71,11 @@ def test_everything_goes_into_json(scenes: Path) -> None:
 def test_every_fault_is_found_at_once(scenes: Path, codes_of: CodesOf) -> None:
     (scenes / "images/00.png").write_bytes(b"")
     (scenes / "masks/01.png").unlink()
-    mask = np.array(Image.open(scenes / "masks/02.png"))
-    Image.fromarray(np.where(mask == 255, 255, np.eye(*mask.shape) * 7).astype(np.uint8)).save(
-        scenes / "masks/02.png"
-    )
-    Image.fromarray(mask[:-1]).save(scenes / "masks/03.png")
+    mask = mask_of(scenes, "02")
+    spoil(scenes, "02", np.where(mask == 255, 255, np.eye(*mask.shape) * 7).astype(np.uint8))
+    spoil(scenes, "03", mask[:-1])
     shutil.copy(scenes / "images/05.png", scenes / "images/04.png")
-    Image.fromarray(np.zeros_like(mask)).save(scenes / "masks/06.png")
+    spoil(scenes, "06", np.zeros_like(mask))
     found = codes_of(scenes)
     assert found == {
         "no-mask": ["images/01.png"],
@@ -117,10 +115,7 @@ def test_too_few_pictures(scenes: Path, left: int) -> None:
 
 @pytest.mark.parametrize("part", ["test", "val", "train"])
 def test_one_part_alone_is_no_error(scenes: Path, part: str) -> None:
-    for name in ("images", "masks"):
-        (scenes / name / part).mkdir()
-        for path in (scenes / name).glob("*.png"):
-            path.rename(path.parent / part / path.name)
+    divide(scenes, lambda _: part)
     result = check(scenes)
     assert result.findings == []
     assert result.summary["parts"] == {part: 12}
@@ -137,6 +132,7 @@ def test_what_is_known_is_used(scenes: Path) -> None:
     assert result.findings == []
     assert result.summary["classes"] == ["ground", "shape"]
     assert result.summary["masks"]["why"] == "as it was said"
+    assert result.summary["masks"]["ignore"] == 200
     (scenes / "dataset.toml").write_text("values = [4, 9]\nignore = 200\n")
     assert check(scenes).findings == []
 
@@ -147,24 +143,13 @@ def test_a_wrong_dataset_file_is_refused(scenes: Path) -> None:
         check(scenes)
 
 
-class Kept(Reporter):
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int, list[int]]] = []
-
-    def stage(self, name: str, total: int) -> None:
-        self.stages.append((name, total, []))
-
-    def advance(self, done: int) -> None:
-        self.stages[-1][2].append(done)
-
-
 def test_progress_is_reported(scenes: Path, tmp_path: Path) -> None:
-    reporter = Kept()
+    reporter = Stages()
     check(scenes, reporter=reporter)
     assert reporter.stages == [
         (name, 12, [*range(1, 13)]) for name in ("pictures", "masks", "picture and mask together")
     ]
-    reporter = Kept()
+    reporter = Stages()
     check(tmp_path / "none", reporter=reporter)
     assert reporter.stages == []
 
@@ -215,8 +200,7 @@ def test_a_list_that_fits_no_more_has_a_fix(scenes: Path, run_fix: RunFix) -> No
 def test_the_last_command_leaves_out_what_is_left(scenes: Path) -> None:
     (scenes / "images/00.png").write_bytes(b"")
     Image.new("L", (160, 120)).save(scenes / "masks/01.png")
-    mask = np.array(Image.open(scenes / "masks/02.png"))
-    Image.fromarray(np.ascontiguousarray(mask[:, ::-1])).save(scenes / "masks/02.png")
+    spoil(scenes, "02", mask_of(scenes, "02")[:, ::-1])
     result = check(scenes)
     assert {finding.code for finding in result.findings} == {"empty-file", "empty-mask", "flipped"}
     # what can be mended is not left out
@@ -236,41 +220,14 @@ def test_the_link_itself_is_named(scenes: Path) -> None:
 
 # the summary
 
-PAIRS = [Pair(Path(f"{n}.png"), Path(f"{n}_m.png"), f"g{n // 2}", "train") for n in range(4)]
-IMAGES = [
-    ImageFacts("png", (20, 30, 1 + 2 * (n > 0)), "uint8", 0, 9, str(n), b"") for n in range(4)
-]
-COUNTS = [
-    MaskCounts(
-        pair.mask, (20, 30), np.array([0, 1, 2]), np.array([300, 200, 100]),
-        "", "png", False, False,
-    )
-    for pair in PAIRS
-]  # fmt: skip
-FACTS = [PairFacts(*each) for each in zip(PAIRS, IMAGES, COUNTS, strict=True)]
-
 
 def contents(pixels: list[int]) -> Contents:
-    rows = np.array([pixels] * 4)
-    coding = Values((0, 1, 2), 255)
-    return Contents(coding, rows, [pair.mask for pair in PAIRS])
-
-
-def test_what_a_folder_holds() -> None:
-    said = summarise(FACTS, COUNTS, contents([300, 200, 100]), DataConfig(), {128: 0.9})
-    assert (said["pairs"], said["groups"], said["parts"]) == (4, 2, {"train": 4})
-    assert said["sizes"] == {"30x20": 4}
-    assert said["channels"] == {1: 1, 3: 3}
-    assert said["classes"] == ["class 0", "class 1", "class 2"]
-    assert list(said["shares"].values()) == pytest.approx([1 / 2, 1 / 3, 1 / 6])
-    assert said["in_masks"] == {"class 0": 4, "class 1": 4, "class 2": 4}
-    assert said["masks"]["ignore"] == 255
-    assert said["census"][2] == {"value": 2, "pixels": 400, "masks": 4}
-    assert said["ceiling"] == {128: 0.9}
+    masks: list[Source] = [Path(f"{number}.png") for number in range(4)]
+    return Contents(Values((0, 1, 2), 255), np.array([pixels] * 4), masks)
 
 
 def test_a_common_foreground_is_shared_among_the_classes() -> None:
-    guess = summarise(FACTS, COUNTS, contents([100, 400, 100]), DataConfig(), {})["commonest"]
+    guess = summarise((), (), contents([100, 400, 100]), DataConfig(), {})["commonest"]
     share = 4 / 6
     # class 1 scores 2 p / (1 + p), class 2 scores 0
     assert guess["dice"] == pytest.approx(2 * share / (1 + share) / 2)
@@ -279,13 +236,8 @@ def test_a_common_foreground_is_shared_among_the_classes() -> None:
 
 def test_names_are_taken_where_they_fit() -> None:
     for classes, wanted in ((("a", "b", "c"), "a"), (("a", "b"), "class 0")):
-        said = summarise(FACTS, COUNTS, contents([3, 2, 1]), DataConfig(classes=classes), {})
+        said = summarise((), (), contents([3, 2, 1]), DataConfig(classes=classes), {})
         assert said["classes"][0] == wanted
-
-
-def test_without_sense_there_are_no_classes() -> None:
-    said = summarise(FACTS, COUNTS, None, DataConfig(), {})
-    assert (said["classes"], said["shares"], said["pairs"]) == ([], {}, 4)
 
 
 # what is written
@@ -309,8 +261,7 @@ def test_what_has_an_error_is_left_out(scenes: Path) -> None:
 
 
 def test_copies_go_into_one_group(scenes: Path) -> None:
-    for name in ("images", "masks"):
-        shutil.copy(scenes / name / "05.png", scenes / name / "99.png")
+    copy_pair(scenes, "05.png", "99.png")
     write_valid(check(scenes))
     result = check(scenes)
     assert [finding.code for finding in result.findings] == ["duplicate"]
@@ -320,8 +271,7 @@ def test_copies_go_into_one_group(scenes: Path) -> None:
 
 
 def test_suspects_are_left_out_if_they_are_named(scenes: Path) -> None:
-    path = scenes / "masks/03.png"
-    Image.fromarray(255 - np.array(Image.open(path))).save(path)
+    spoil(scenes, "03", 255 - mask_of(scenes, "03"))
     files, left_out = write_valid(check(scenes))
     assert left_out == 0
     assert "03" in stems(scenes)
@@ -333,12 +283,8 @@ def test_suspects_are_left_out_if_they_are_named(scenes: Path) -> None:
 
 
 def test_of_a_copy_across_parts_the_training_side_goes(scenes: Path) -> None:
-    for name in ("images", "masks"):
-        for part in ("train", "val"):
-            (scenes / name / part).mkdir()
-        for path in (scenes / name).glob("*.png"):
-            path.rename(path.parent / ("val" if path.stem == "02" else "train") / path.name)
-        shutil.copy(scenes / name / "val/02.png", scenes / name / "train/99.png")
+    divide(scenes, lambda stem: "val" if stem == "02" else "train")
+    copy_pair(scenes, "val/02.png", "train/99.png")
     _, left_out = write_valid(check(scenes), ["duplicate-across-parts"])
     assert left_out == 1
     result = check(scenes)
@@ -370,5 +316,7 @@ def test_too_little_would_be_left(scenes: Path) -> None:
 def test_masks_without_sense_are_not_written_down(scenes: Path) -> None:
     for path in (scenes / "masks").iterdir():
         Image.new("L", (160, 120)).save(path)
+    result = check(scenes)
+    assert (result.summary["classes"], result.summary["pairs"]) == ([], 12)
     with pytest.raises(ValueError, match="make no sense together"):
-        write_valid(check(scenes))
+        write_valid(result)

@@ -174,7 +174,7 @@ def test_large_sets_are_compared_across_blocks() -> None:
 @pytest.mark.parametrize(
     ("folder", "step"),
     [
-        ("carvana/train", 60),
+        ("carvana/train", 190),
         ("isbi2012/images", 4),
         ("dsb2018/images", 25),
         ("camvid/images/val", 10),

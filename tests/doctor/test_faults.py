@@ -3,13 +3,13 @@
 The slow test prints the table of docs/check-faults.md.
 """
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ import pytest
 
 from plainunet.config import DataConfig
 from plainunet.doctor.diagnose import check
-from plainunet.doctor.findings import CODES, Finding, Fix
+from plainunet.doctor.findings import CODES, Finding
 
+from ..unprivileged import unprivileged
 from .faults import FAULTS, NAMES, Fault
 from .real_sets import SETS, Copy, copy_set
 
@@ -29,7 +30,6 @@ SMALL = {"isbi2012": 2, "camvid": 5, "dubai_color": 4}
 SMALL_FIXED = {"camvid": 5, "isbi2012": 2, "dubai_color": 4}
 FIXED_QUICKLY = ("suffix of another format", "shifted mask")
 LEAST = 0.95
-TESTS = next(folder for folder in Path(__file__).parents if folder.name == "tests")
 SEEDS = 4  # where it depends on which images are drawn
 
 
@@ -74,32 +74,9 @@ def try_fault(fault: Fault, copy: Copy, size: float, seed: int) -> Outcome | str
 def look(fault: Fault, copy: Copy) -> list[Finding]:
     """Look at a copy; what was written into it is not said again."""
     config = DataConfig() if (copy.root / "dataset.toml").exists() else copy.config
-    return look_as_nobody(copy) if fault.as_nobody else check(copy.root, config).findings
-
-
-_LOOK = """
-import json, runpy, sys
-runpy.run_path(sys.argv[3], run_name="__main__")
-from plainunet.config import DataConfig
-from plainunet.doctor.diagnose import check
-result = check(sys.argv[1], DataConfig(**json.loads(sys.argv[2])))
-print(json.dumps(result.as_json()["findings"]))
-"""
-
-
-def look_as_nobody(copy: Copy) -> list[Finding]:
-    """Look at a copy in a process that has given up the superuser's right to read everything."""
-    given = json.dumps(copy.config.model_dump(exclude_defaults=True))
-    command = [sys.executable, "-c", _LOOK, copy.root, given, TESTS / "unprivileged.py"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return [
-        Finding(
-            *(each[key] for key in ("code", "severity", "message")),
-            tuple(map(Path, each["files"])),
-            Fix(each["cure"]) if each["cure"] else None,
-        )
-        for each in json.loads(result.stdout)
-    ]
+    # without the superuser's right to read everything
+    with unprivileged() if fault.as_nobody else nullcontext():
+        return check(copy.root, config).findings
 
 
 def messages(findings: list[Finding]) -> list[str]:

@@ -17,19 +17,9 @@ from plainunet.doctor.findings import Finding
 from plainunet.doctor.fit import Fit, appearance, draw_sample, find_inverted, measure_fits
 from plainunet.formats.images import read_image
 
-from .conftest import RunFix
+from .conftest import RunFix, mask_of, spoil
 
 Scene = tuple[np.ndarray, np.ndarray]
-
-
-def mask_of(folder: Path, stem: str) -> np.ndarray:
-    return np.array(Image.open(folder / "masks" / f"{stem}.png"))
-
-
-def spoil(folder: Path, stem: str, mask: np.ndarray) -> Path:
-    path = folder / "masks" / f"{stem}.png"
-    Image.fromarray(np.ascontiguousarray(mask)).save(path)
-    return path
 
 
 def only(folder: Path, code: str) -> Finding:

@@ -1,7 +1,7 @@
 """Images that cannot be read, are unlike the others, badly named, or there twice."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from plainunet.formats.encoded import turn_upright
 from plainunet.formats.images import image_shape
 from plainunet.formats.problems import DataError
 
-from .conftest import CodesOf, RunFix
+from .conftest import CodesOf, RunFix, copy_pair, divide, mask_of
 
 SCENE = np.add.outer(np.arange(300) % 97, np.arange(450) % 131).astype(np.uint8)
 
@@ -69,7 +69,7 @@ def test_jpegs_are_seen_upright(tmp_path: Path, orientation: int) -> None:
 
 
 def test_reduced_reading_hardly_changes_the_hash(data_root: Path, tmp_path: Path) -> None:
-    paths = [pair.image for pair in find_pairs(data_root / "carvana")[::40]]
+    paths = [pair.image for pair in find_pairs(data_root / "carvana")[::190]]
     looks = [look for look in read_facts(paths) if isinstance(look, ImageFacts)]
     for path in paths:
         with Image.open(path) as picture:
@@ -97,14 +97,6 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
 # names, sizes, channels and types
 
 
-def as_deep(folder: Path, stems: list[str], factor: int) -> None:
-    for stem in stems:
-        path = folder / "images" / f"{stem}.png"
-        image = np.asarray(Image.open(path)).astype(np.uint16) * factor
-        path.unlink()
-        tifffile.imwrite(path.with_suffix(".tif"), image, photometric="rgb")
-
-
 def test_a_suffix_that_is_not_the_contents(scenes: Path, codes_of: CodesOf) -> None:
     (scenes / "images/03.png").rename(scenes / "images/03.jpg")
     assert codes_of(scenes) == {"wrong-extension": ["images/03.jpg"]}
@@ -122,9 +114,24 @@ def test_a_name_that_is_not_utf8(scenes: Path, codes_of: CodesOf) -> None:
         finding.fix.line.encode("ascii")
 
 
-def test_a_blank_picture(scenes: Path, codes_of: CodesOf) -> None:
-    Image.new("RGB", (160, 120), (9, 9, 9)).save(scenes / "images/03.png")
-    assert codes_of(scenes)["blank-picture"] == ["images/03.png"]
+@pytest.mark.parametrize(
+    ("change", "code", "severity"),
+    [
+        (lambda image: image * 0 + 9, "blank-picture", "warning"),
+        (lambda image: image[..., :1], "grey-among-rgb", "note"),
+        (lambda image: image.astype(np.uint16) * 257, "mixed-depths", "warning"),
+        (lambda image: image[..., [0, 1, 2, 0, 1]], "odd-channels", "error"),
+    ],
+)
+def test_an_image_unlike_the_others(
+    scenes: Path, change: Callable[[np.ndarray], np.ndarray], code: str, severity: str
+) -> None:
+    path = scenes / "images/03.png"
+    np.save(path.with_suffix(".npy"), change(np.asarray(Image.open(path))))
+    path.unlink()
+    (finding,) = [each for each in check(scenes).findings if each.code == code]
+    assert (finding.severity, finding.files) == (severity, (path.with_suffix(".npy"),))
+    assert (finding.fix is None) == (severity == "note")
 
 
 def test_a_thumbnail_among_pictures_of_one_size(scenes: Path, codes_of: CodesOf) -> None:
@@ -140,29 +147,18 @@ def test_a_thumbnail_among_pictures_of_one_size(scenes: Path, codes_of: CodesOf)
     assert "odd-size" not in codes_of(scenes)
 
 
-def test_grey_among_rgb_is_a_note(scenes: Path) -> None:
-    Image.open(scenes / "images/03.png").convert("L").save(scenes / "images/03.png")
+@pytest.mark.parametrize(("count", "severity"), [(1, "warning"), (12, "note")])
+def test_twelve_bits_in_sixteen(scenes: Path, count: int, severity: str) -> None:
+    """In all images, they do no harm."""
+    for number in range(12):
+        path = scenes / f"images/{number:02d}.png"
+        deep = np.asarray(Image.open(path)).astype(np.uint16) * (16 if number < count else 257)
+        path.unlink()
+        tifffile.imwrite(path.with_suffix(".tif"), deep, photometric="rgb")
     (finding,) = check(scenes).findings
-    assert (finding.code, finding.severity, finding.fix) == ("grey-among-rgb", "note", None)
-
-
-def test_a_deep_picture_among_others(scenes: Path, codes_of: CodesOf) -> None:
-    as_deep(scenes, ["03"], 257)
-    assert codes_of(scenes) == {"mixed-depths": ["images/03.tif"]}
-
-
-def test_twelve_bits_in_sixteen(scenes: Path, codes_of: CodesOf) -> None:
-    stems = [f"{number:02d}" for number in range(12)]
-    as_deep(scenes, stems[1:], 257)
-    as_deep(scenes, stems[:1], 16)
-    assert codes_of(scenes) == {"unused-depth": ["images/00.tif"]}
-    assert "of 12 bits" in check(scenes).findings[0].message
-
-
-def test_twelve_bits_in_all_do_no_harm(scenes: Path) -> None:
-    as_deep(scenes, [f"{number:02d}" for number in range(12)], 16)
-    (finding,) = check(scenes).findings
-    assert (finding.code, finding.severity) == ("unused-depth", "note")
+    assert (finding.code, finding.severity) == ("unused-depth", severity)
+    assert len(finding.files) == count
+    assert "of 12 bits" in finding.message
 
 
 @pytest.mark.parametrize(("size", "words"), [((161, 120), "resize"), ((120, 160), "ROTATE_270")])
@@ -177,15 +173,6 @@ def test_a_mask_of_another_size(scenes: Path, size: tuple[int, int], words: str)
     assert words in finding.fix.line
 
 
-def test_five_bands_among_rgb(scenes: Path, codes_of: CodesOf) -> None:
-    (scenes / "images/03.png").unlink()
-    bands = np.random.default_rng(0).integers(0, 256, (120, 160, 5), dtype=np.uint8)
-    tifffile.imwrite(
-        scenes / "images/03.tif", bands, photometric="minisblack", planarconfig="contig"
-    )
-    assert codes_of(scenes)["odd-channels"] == ["images/03.tif"]
-
-
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_a_mask_drawn_on_a_picture_that_exif_turns(
     scenes: Path, run_fix: RunFix, orientation: int
@@ -195,33 +182,21 @@ def test_a_mask_drawn_on_a_picture_that_exif_turns(
     exif[0x0112] = orientation
     with Image.open(path) as picture:
         picture.save(path, exif=exif)
-    before = np.array(Image.open(scenes / "masks/03.png"))
+    before = mask_of(scenes, "03")
     (finding,) = check(scenes).findings
     assert finding.code == "size-mismatch"
     assert f"EXIF orientation ({orientation})" in finding.message
     run_fix(finding)
-    after = np.array(Image.open(scenes / "masks/03.png"))
-    assert (after == turn_upright(before, orientation)).all()
+    assert (mask_of(scenes, "03") == turn_upright(before, orientation)).all()
     assert check(scenes).findings == []
 
 
 # copies, and groups that a split must not divide
 
 
-def in_parts(folder: Path, val: list[str]) -> None:
-    for name in ("images", "masks"):
-        for part in ("train", "val"):
-            (folder / name / part).mkdir()
-        for path in (folder / name).glob("*.png"):
-            part = "val" if path.stem in val else "train"
-            path.rename(path.parent / part / path.name)
-
-
 def test_a_copy_in_one_folder(scenes: Path, codes_of: CodesOf) -> None:
-    for name in ("images", "masks"):
-        shutil.copy(scenes / name / "05.png", scenes / name / "99.png")
-    found = codes_of(scenes)
-    assert found == {"duplicate-across-groups": ["images/99.png", "images/05.png"]}
+    copy_pair(scenes, "05.png", "99.png")
+    assert codes_of(scenes) == {"duplicate-across-groups": ["images/99.png", "images/05.png"]}
     result = check(scenes)
     assert result.findings[0].fix == Fix(f"plainunet check {scenes} --write", writes_list=True)
     # in one group, a split cannot part them
@@ -232,8 +207,7 @@ def test_a_copy_in_one_folder(scenes: Path, codes_of: CodesOf) -> None:
 
 def test_twenty_copies_are_nineteen_findings(scenes: Path) -> None:
     for number in range(19):
-        for name in ("images", "masks"):
-            shutil.copy(scenes / name / "05.png", scenes / name / f"c{number:02d}.png")
+        copy_pair(scenes, "05.png", f"c{number:02d}.png")
     findings = check(scenes).findings
     assert len(findings) == 19
     assert {finding.files[1].name for finding in findings} == {"05.png"}
@@ -247,9 +221,8 @@ def test_a_picture_saved_anew(scenes: Path, codes_of: CodesOf) -> None:
 
 
 def test_a_copy_on_both_sides(scenes: Path, codes_of: CodesOf) -> None:
-    in_parts(scenes, ["02", "03"])
-    for name in ("images", "masks"):
-        shutil.copy(scenes / name / "val/02.png", scenes / name / "train/99.png")
+    divide(scenes, lambda stem: "val" if stem in ("02", "03") else "train")
+    copy_pair(scenes, "val/02.png", "train/99.png")
     found = codes_of(scenes)
     # the one that is to be left out comes first
     assert found == {"duplicate-across-parts": ["images/train/99.png", "images/val/02.png"]}

@@ -14,6 +14,8 @@ from PIL import Image
 from plainunet.doctor.diagnose import check
 from plainunet.doctor.page import write_page
 
+from .conftest import mask_of, spoil
+
 
 class Page(HTMLParser):
     """Collects what a page shows; complains of tags that do not close."""
@@ -66,8 +68,7 @@ def test_a_sound_folder(scenes: Path) -> None:
 
 
 def test_findings_come_first_and_are_escaped(scenes: Path) -> None:
-    path = scenes / "masks/07.png"
-    Image.fromarray(255 - np.array(Image.open(path))).save(path)
+    spoil(scenes, "07", 255 - mask_of(scenes, "07"))
     for name in ("images", "masks"):
         (scenes / name / "07.png").rename(scenes / name / "07<b>.png")
     page, text = write(scenes)
@@ -100,8 +101,7 @@ def test_a_page_is_small(data_root: Path, tmp_path: Path) -> None:
 def test_a_page_in_a_browser(
     width: int, scheme: str, scenes: Path, opened: Callable[..., AbstractContextManager[Any]]
 ) -> None:
-    path = scenes / "masks/07.png"
-    Image.fromarray(255 - np.array(Image.open(path))).save(path)
+    spoil(scenes, "07", 255 - mask_of(scenes, "07"))
     write(scenes)
     with opened(scenes.parent / "page.html", width, scheme) as page:
         wide = page.evaluate("document.documentElement.scrollWidth")

@@ -2,20 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from plainunet.network.unet import UNet
 from plainunet.reporter import Collected
+
+from ..folders import make_pair
 
 
 def _draw(folder: Path) -> Path:
     """Ten images of different sizes and three classes (0, 1, 2); 255 is ignored."""
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
     random = np.random.default_rng(7)
     for number in range(10):
         height, width = 30 + number, 50 - 2 * number
@@ -27,8 +25,7 @@ def _draw(folder: Path) -> Path:
         noise = random.integers(-30, 30, (height, width, 3))
         image = np.clip(colours[mask] + noise, 0, 255).astype(np.uint8)
         mask[:2, :7] = 255
-        Image.fromarray(image).save(folder / "images" / f"{number}.png")
-        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
+        make_pair(folder, str(number), image, mask)
     return folder
 
 
@@ -38,23 +35,11 @@ def draw() -> Callable[[Path], Path]:
     return _draw
 
 
-def _make_network(classes: int, seed: int) -> UNet:
-    """A small network that has learnt nothing, but predicts each class somewhere."""
-    torch.manual_seed(seed)
-    network = UNet(3, classes, base_channels=4, depth=2)
-    with torch.no_grad():
-        for _ in range(10):
-            network(torch.rand(2, 3, 32, 48))
-        std, mean = torch.std_mean(network.eval()(torch.rand(2, 3, 32, 48)), dim=(0, 2, 3))
-        network.head.weight *= 2 / std[:, None, None, None]
-        network.head.bias.copy_((network.head.bias - mean) * 2 / std)
-    return network
+class Trained(NamedTuple):
+    """A model, and the data folder that it was trained on."""
 
-
-@pytest.fixture(scope="session")
-def make_network() -> Callable[[int, int], UNet]:
-    """Make a network, of a number of classes and a seed."""
-    return _make_network
+    data: Path
+    checkpoint: Path
 
 
 class Heard(Collected):

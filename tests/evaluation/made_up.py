@@ -168,5 +168,6 @@ def make_hostile() -> dict[str, Any]:
 
 def make_eighteen(**how: Any) -> list[Shown]:
     """As many images as a page shows, each as by `make_shown`."""
-    worst = [make_shown(index, **how) for index in range(12)]
-    return [*worst, *(make_shown(index, "median", **how) for index in range(17, 23))]
+    drawn = make_shown(0, **how)
+    worst = [drawn._replace(number=number) for number in range(12)]
+    return [*worst, *(drawn._replace(number=number, why="median") for number in range(17, 23))]

@@ -95,6 +95,8 @@ def test_points_of_a_line_lie_where_they_should() -> None:
 def test_gaps_one_epoch_and_very_many() -> None:
     gap = line_chart("a", AXES, [1, 2, 3], [Line("Dice", [0.0, None, 1.0])])
     assert [mark.title[:7] for mark in marks(gap)] == ["epoch 1", "epoch 3"]
+    (line,) = ElementTree.fromstring(gap).findall(".//g[@class='dots']/path")
+    assert re.fullmatch(r"\s*M [\d.]+ [\d.]+\s+L [\d.]+ [\d.]+\s*", line.attrib["d"]), "it goes on"
     assert len(marks(line_chart("a", AXES, [1], [Line("Dice", [0.5])]))) == 1
     assert marks(line_chart("a", AXES, [], [Line("Dice", [])])) == []
     places = list(range(1000))

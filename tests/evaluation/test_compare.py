@@ -13,28 +13,23 @@ from PIL import Image
 from plainunet.evaluation.compare import compare
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.network.checkpoint import Card, save_checkpoint
-from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 
+from ..models import make_network
+
 NAMES = ("background", "leaf", "stone")
-SaveModel = Callable[[str, int, tuple[str, ...]], Path]
+
+
+def save_model(path: Path, seed: int, names: tuple[str, ...] = NAMES) -> Path:
+    masks = {"values": (0, 1, 2), "ignore": 255, "kind": "ids"}
+    card = Card(names, default_colors(len(names)), None, masks=masks)
+    save_checkpoint(path, make_network(len(names), seed), card)
+    return path
 
 
 @pytest.fixture
-def save_model(make_network: Callable[[int, int], UNet], tmp_path: Path) -> SaveModel:
-    def save(name: str, seed: int, names: tuple[str, ...]) -> Path:
-        masks = {"values": (0, 1, 2), "ignore": 255, "kind": "ids"}
-        card = Card(names, default_colors(len(names)), None, masks=masks)
-        path = tmp_path / f"{name}.safetensors"
-        save_checkpoint(path, make_network(len(names), seed), card)
-        return path
-
-    return save
-
-
-@pytest.fixture
-def models(save_model: SaveModel) -> tuple[Path, Path]:
-    return save_model("a", 1, NAMES), save_model("b", 2, NAMES)
+def models(tmp_path: Path) -> tuple[Path, Path]:
+    return save_model(tmp_path / "a.safetensors", 1), save_model(tmp_path / "b.safetensors", 2)
 
 
 @pytest.fixture
@@ -99,9 +94,9 @@ def test_the_images_in_which_they_differ_most_are_drawn(
 
 
 def test_what_cannot_be_compared_is_refused(
-    models: tuple[Path, Path], data: Path, save_model: SaveModel
+    models: tuple[Path, Path], data: Path, tmp_path: Path
 ) -> None:
-    other = save_model("c", 3, ("background", "leaf", "rock"))
+    other = save_model(tmp_path / "c.safetensors", 3, ("background", "leaf", "rock"))
     with pytest.raises(ValueError, match=r"a\.safetensors background, leaf, stone"):
         compare(models[0], other, data)
     shutil.rmtree(data / "masks")

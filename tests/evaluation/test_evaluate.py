@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,12 +25,11 @@ from plainunet.prediction.predict import predict_files
 from plainunet.prediction.predictor import Predictor
 from plainunet.training.train import train
 
+from ..folders import save
+from ..models import SMALL
+from .conftest import Trained
+
 NAMES = ("background", "leaf", "stone")
-
-
-class Trained(NamedTuple):
-    data: Path
-    checkpoint: Path
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +37,8 @@ def trained(draw: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("trained")
     data = draw(folder / "data")
     config = TrainConfig(
-        epochs=4,
-        size=(24, 32),
-        batch_size=2,
-        learning_rate=3e-2,
-        optimizer="muon",
-        base_channels=4,
-        depth=2,
-        validation=0.3,
-        classes=NAMES,
-        device="cpu",
-        precision="fp32",
-        workers=0,
+        **{**SMALL, "epochs": 4, "size": (24, 32), "batch_size": 2},
+        **{"learning_rate": 3e-2, "validation": 0.3, "classes": NAMES},
     )
     train(data, folder / "run", config)
     return Trained(data, folder / "run" / "best.safetensors")
@@ -57,6 +46,12 @@ def trained(draw: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFacto
 
 def score(trained: Trained, data: Path, **settings: Any) -> dict[str, Any]:
     return evaluate(trained.checkpoint, data, device="cpu", precision="fp32", **settings)
+
+
+@pytest.fixture
+def copied(trained: Trained, tmp_path: Path) -> Path:
+    """A copy of the training folder, to be changed."""
+    return shutil.copytree(trained.data, tmp_path / "copied")
 
 
 def stems(result: dict[str, Any]) -> list[str]:
@@ -130,47 +125,42 @@ def test_of_the_training_folder_the_validation_part_is_taken(trained: Trained) -
 
 
 def test_a_copy_of_the_training_folder_is_known(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Trained, tmp_path: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(trained.data, tmp_path / "copy")
     shutil.copytree(trained.checkpoint.parent, tmp_path / "run")
-    monkeypatch.chdir(tmp_path)
-    result = evaluate("run/best.safetensors", "copy", device="cpu", precision="fp32")
+    monkeypatch.chdir(copied.parent)
+    result = evaluate("run/best.safetensors", copied.name, device="cpu", precision="fp32")
     expected = score(trained, trained.data)
     assert stems(result) == stems(expected)
     assert (result["split"], result["pooled"]) == ("val", expected["pooled"])
 
 
-def test_another_folder_is_taken_whole(trained: Trained, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(trained.data, other)
+def test_another_folder_is_taken_whole(trained: Trained, copied: Path) -> None:
     for kind in ("images", "masks"):
-        (other / kind / "3.png").unlink()
-        for file in (other / kind).iterdir():
+        (copied / kind / "3.png").unlink()
+        for file in (copied / kind).iterdir():
             Image.open(file).save(file, compress_level=0)
-    result = score(trained, other)
+    result = score(trained, copied)
     assert (result["split"], len(result["images"])) == ("all", 9)
     with pytest.raises(ValueError, match=r"'train' \(its parts: none\)"):
-        score(trained, other, split="train")
+        score(trained, copied, split="train")
 
 
 def test_of_a_training_folder_that_has_changed_no_training_image_is_taken(
-    trained: Trained, tmp_path: Path, heard: Any
+    trained: Trained, copied: Path, heard: Any
 ) -> None:
     """Also where images have come and gone, and whatever part they were in."""
-    other = tmp_path / "other"
-    shutil.copytree(trained.data, other)
     held_out = stems(score(trained, trained.data))
     gone = next(str(n) for n in range(9) if str(n) not in held_out)
     for kind in ("images", "masks"):
-        (other / kind / f"{gone}.png").unlink()
-        (other / kind / f"{held_out[0]}.png").unlink()
-        shutil.copy(other / kind / f"{held_out[1]}.png", other / kind / "new.png")
-    result = score(trained, other, reporter=heard)
+        (copied / kind / f"{gone}.png").unlink()
+        (copied / kind / f"{held_out[0]}.png").unlink()
+        shutil.copy(copied / kind / f"{held_out[1]}.png", copied / kind / "new.png")
+    result = score(trained, copied, reporter=heard)
     assert (result["split"], stems(result)) == ("val", held_out[1:])
     (note,) = heard.notes
     assert [int(number) for number in re.findall(r" (\d+) ", note)] == [1, 2]  # new and gone ones
-    assert len(stems(score(trained, other, split="all"))) == 9
+    assert len(stems(score(trained, copied, split="all"))) == 9
 
 
 def test_another_folder_may_have_parts_of_its_own_and_one_picture(
@@ -222,21 +212,19 @@ def test_masks_coded_otherwise_are_understood(binary: Trained, heard: Any) -> No
     assert "thing" in note
 
 
-def test_bad_data_is_named(trained: Trained, tmp_path: Path) -> None:
+def test_bad_data_is_named(trained: Trained, tmp_path: Path, copied: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         score(trained, tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
         evaluate(tmp_path / "none.safetensors", trained.data)
-    other = tmp_path / "other"
-    shutil.copytree(trained.data, other)
-    mask = np.asarray(Image.open(other / "masks" / "4.png")).copy()
+    mask = np.asarray(Image.open(copied / "masks" / "4.png")).copy()
     mask[5, 5] = 9
-    Image.fromarray(mask).save(other / "masks" / "4.png")
+    Image.fromarray(mask).save(copied / "masks" / "4.png")
     with pytest.raises(ValueError, match=r"9.*masks/4\.png"):
-        score(trained, other)
-    Image.fromarray(mask[1:]).save(other / "masks" / "4.png")
+        score(trained, copied)
+    Image.fromarray(mask[1:]).save(copied / "masks" / "4.png")
     with pytest.raises(ValueError, match=r"masks/4\.png is 42x33 .*42x34"):
-        score(trained, other)
+        score(trained, copied)
 
 
 def test_masks_of_one_value_number_no_objects(binary: Trained) -> None:
@@ -270,13 +258,11 @@ def test_a_checkpoint_without_its_run_says_what_is_missing(
 
 
 def test_files_that_have_changed_are_said_to_have(
-    trained: Trained, tmp_path: Path, heard: Any
+    trained: Trained, copied: Path, heard: Any
 ) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(trained.data, data)
-    for file in list((data / "masks").iterdir()):
+    for file in list((copied / "masks").iterdir()):
         Image.open(file).save(file, compress_level=0)
-    result = score(trained, data, reporter=heard)
+    result = score(trained, copied, reporter=heard)
     assert result["split"] == "val"
     assert len(heard.notes) == 1
     assert heard.stages == {"judging": [1, 2, 3]}
@@ -290,16 +276,10 @@ def card(*names: str, **masks: object) -> Card:
     return Card(names, default_colors(len(names)), None, masks=dict(masks))
 
 
-def save(path: Path, mask: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(mask, np.uint8)).save(path)
-    return path
-
-
 def folders(root: Path, **classes: int) -> list[ClassFiles]:
     """A mask of one file for each class, in this order."""
     for name, value in classes.items():
-        save(root / name / "1.png", (value == IDS) * 255)
+        save(root / name / "1.png", np.uint8(value == IDS) * 255)
     return [ClassFiles(str(root / HERE / "1.png"), tuple(classes))]
 
 

@@ -35,18 +35,10 @@ from plainunet.evaluation.metrics import (
     match_objects,
 )
 from plainunet.evaluation.statistics import Bootstrap
-from plainunet.network.checkpoint import Card
-from plainunet.network.unet import UNet
-from plainunet.palette import default_colors
-from plainunet.prediction.predictor import Predictor
+
+from ..models import make_predictor
 
 NAMES = ("no", "yes")
-MakeNetwork = Callable[[int, int], UNet]
-
-
-def make_predictor(make_network: MakeNetwork, classes: int = 3) -> Predictor:
-    card = Card(tuple(map(str, range(classes))), default_colors(classes), size=None)
-    return Predictor(make_network(classes, 4), card, device="cpu", precision="fp32")
 
 
 def one_image(folder: Path, image: Any, mask: Any, coding: Any) -> SegmentationDataset:
@@ -57,9 +49,9 @@ def one_image(folder: Path, image: Any, mask: Any, coding: Any) -> SegmentationD
 
 
 def test_images_are_predicted_in_order_and_the_one_that_fails_is_named(
-    draw: Callable[[Path], Path], tmp_path: Path, make_network: MakeNetwork
+    draw: Callable[[Path], Path], tmp_path: Path
 ) -> None:
-    predictor = make_predictor(make_network)
+    predictor = make_predictor()
     dataset = SegmentationDataset.open(draw(tmp_path / "data"))
     for pair, each in zip(dataset.pairs, predict_images(predictor, dataset), strict=True):
         assert (each.image == np.asarray(Image.open(pair.image))).all()
@@ -91,10 +83,9 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[PredictedImage]:
 def test_each_image_is_measured(
     draw: Callable[[Path], Path],
     tmp_path: Path,
-    make_network: MakeNetwork,
     kept: list[PredictedImage],
 ) -> None:
-    predictor = make_predictor(make_network)
+    predictor = make_predictor()
     dataset = SegmentationDataset.open(draw(tmp_path / "data"))
     measured = list(measure(predictor, dataset, objects=True))
     assert len(measured) == 10
@@ -116,13 +107,11 @@ def test_each_image_is_measured(
     assert (quick.boundary, quick.objects) == (None, None)
 
 
-def test_cells_are_scored_at_each_threshold(
-    tmp_path: Path, make_network: MakeNetwork, kept: list[PredictedImage]
-) -> None:
+def test_cells_are_scored_at_each_threshold(tmp_path: Path, kept: list[PredictedImage]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     mask = np.ones((48, 64), np.uint8)
     mask[::12], mask[:, ::16] = 0, 0
-    predictor = make_predictor(make_network, 2)
+    predictor = make_predictor(2)
     dataset = one_image(tmp_path, image, mask, Values((0, 1)))
     (each,) = measure(predictor, dataset, objects=True)
     assert each.objects is not None
@@ -138,11 +127,11 @@ def test_cells_are_scored_at_each_threshold(
     assert len({each.rand for each in wanted}) > 5
 
 
-def test_numbered_objects_that_touch_are_two(tmp_path: Path, make_network: MakeNetwork) -> None:
+def test_numbered_objects_that_touch_are_two(tmp_path: Path) -> None:
     mask = np.zeros((32, 48), np.uint16)
     mask[4:20, 4:12], mask[4:20, 12:20] = 300, 7
     dataset = one_image(tmp_path, np.zeros((32, 48, 3), np.uint8), mask, Instances())
-    (each,) = measure(make_predictor(make_network, 2), dataset, objects=True)
+    (each,) = measure(make_predictor(2), dataset, objects=True)
     assert each.objects is not None
     assert each.objects[0].counts.true == 2
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.evaluation.evaluate import evaluate
@@ -27,12 +26,11 @@ from plainunet.evaluation.report import (
     show,
     write_report,
 )
-from plainunet.network.checkpoint import Card, save_checkpoint
-from plainunet.network.unet import UNet
+from plainunet.network.checkpoint import save_checkpoint
 from plainunet.page import save_page
 from plainunet.palette import default_colors
-from plainunet.prediction.predictor import Predictor
 
+from ..models import make_card, make_network, make_predictor
 from .made_up import ENDING, HOSTILE, make_eighteen, make_hostile, make_result, make_shown
 
 Opened = Callable[..., AbstractContextManager[Any]]
@@ -104,9 +102,10 @@ def cells(page: Any, caption: str) -> list[list[str]]:
 # in a browser
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_fits_its_window(width: int, scheme: str, opened: Opened, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_page_fits_its_window_and_paper(
+    width: int, scheme: str, opened: Opened, tmp_path: Path
+) -> None:
     names = tuple(f"class {k}" for k in range(14 if width == 390 else 2))
     result = make_result(40, names)
     result["images"][0]["image"] = "a_long_name_without_a_space_" * 8 + ".png"
@@ -122,6 +121,11 @@ def test_the_page_fits_its_window(width: int, scheme: str, opened: Opened, tmp_p
         soft = page.evaluate("getComputedStyle(document.querySelector('figcaption')).color")
         assert text == soft, "charts have the page's colours"
         assert page.locator(".chart").first.bounding_box()["width"] > 300
+        page.emulate_media(media="print")
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert paper == "rgb(255, 255, 255)"
+        assert not page.locator("nav").is_visible()
+        assert page.locator("button.zoom img").first.is_visible()
 
 
 def test_scores_stand_with_their_intervals(opened: Opened, tmp_path: Path) -> None:
@@ -133,6 +137,8 @@ def test_scores_stand_with_their_intervals(opened: Opened, tmp_path: Path) -> No
     result["intervals"]["pooled"]["iou"]["per_class"]["car"] = [None, None]
     result["boundary"]["per_class"]["car"]["distance"] = None
     result["confusion"] = [[99_999_999, 1], [250, 750]]
+    result["images"][0]["areas"]["car"] = 0
+    result["images"][1]["dice"]["per_class"]["car"] = None
     with opened(save(tmp_path, result, [make_shown(0)])) as page:
         assert page.locator("strong").first.inner_text() == "0.9876"
         assert page.locator("h2").all_inner_texts() == SECTIONS
@@ -140,18 +146,22 @@ def test_scores_stand_with_their_intervals(opened: Opened, tmp_path: Path) -> No
         about = page.locator("header dd").all_inner_texts()
         assert "validation split: 40 images in 8 groups" in about
         assert page.locator("pre").inner_text() == result["command"]
+        assert page.locator("#protocol + p").inner_text() == result["protocol"]
         rows = cells(page, "Scores by class")
-        assert [row[0] for row in rows[:2]] == ["background", "car"]
+        means = ["mean of foreground classes", "mean with background"]
+        assert [row[0] for row in rows] == ["background", "car", *means]
+        assert rows[2][2].startswith("0.9876")
         assert rows[1][1] == "\u2013"
         assert rows[1][2].split() == ["0.1234", "0.1000\u20130.2000"]
         assert len(rows[1][3].split()) == 1, "no interval"
         assert rows[1][-2:] == ["2", "1"]
-        assert cells(page, "Boundary metrics by class")[0][2] == "\u2013"
+        _, hd95, distance, *_ = cells(page, "Boundary metrics by class")[0]
+        assert (hd95.split(), distance) == (["0.75", "0.50\u20131.00"], "\u2013")
         assert cells(page, "Object detection by class") == [
             ["car", "1,234", "1,200", "0.9000", "0.8500", "0.8000", "\u2013"]
         ]
-        shares = [row[1:3] for row in cells(page, "Confusion matrix (row-normalised, %)")]
-        assert shares == [["100.00", "<0.01"], ["25.00", "75.00"]]
+        shares = [row[1:] for row in cells(page, "Confusion matrix (row-normalised, %)")]
+        assert shares == [["100.00", "<0.01", "100,000,000"], ["25.00", "75.00", "1,000"]]
         title = page.locator("table.matrix td.correct").nth(1).get_attribute("title")
         assert title == "car, predicted as car: 750 pixels"
         captions = " ".join(page.locator("figcaption").all_inner_texts())
@@ -159,7 +169,7 @@ def test_scores_stand_with_their_intervals(opened: Opened, tmp_path: Path) -> No
             "Training loss; at the end 0.08333.",
             "Masks were made at 0.5.",
             "(ECE) 0.0123",
-            "car (40 images)",
+            "car (38 images)",
             "reduced to 240 x 360 pixels",
             "The model is 0.0089 below.",
         ):
@@ -209,6 +219,12 @@ def test_images_open_in_large(opened: Opened, tmp_path: Path) -> None:
             return same and large.get_attribute("alt") == small.get_attribute("alt")
 
         assert zooms.count() == 8
+        titles = page.locator("#images ~ h3").all_inner_texts()
+        assert titles == ["Worst images", "Images around the median"]
+        keys = page.locator(".keys li")
+        assert [text.strip() for text in keys.all_inner_texts()] == ["background", "car"]
+        color = "rgb({},{},{})".format(*default_colors(2)[1])
+        assert keys.nth(1).locator("rect").get_attribute("fill") == color
         assert not dialog.is_visible()
         zooms.nth(1).press("Enter")
         assert dialog.is_visible()
@@ -233,6 +249,9 @@ def test_images_open_in_large(opened: Opened, tmp_path: Path) -> None:
         assert shows(6)
         page.locator("#close").click()
         assert not dialog.is_visible()
+        zooms.nth(6).click()
+        page.mouse.click(3, 3)
+        assert not dialog.is_visible(), "a click beside it closes it"
 
 
 def test_everything_is_reached_by_keyboard(opened: Opened, tmp_path: Path) -> None:
@@ -269,15 +288,6 @@ def test_hostile_names_are_text(opened: Opened, tmp_path: Path) -> None:
         assert HOSTILE in shown.locator("#zoom-label").text_content()
         assert shown.locator("img").count() == 4 + 1
         assert shown.locator("script").count() == 2
-
-
-def test_paper_is_white_and_has_no_buttons(opened: Opened, tmp_path: Path) -> None:
-    with opened(save(tmp_path, make_result(6), [make_shown(3)]), 900, "dark") as page:
-        page.emulate_media(media="print", color_scheme="dark")
-        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert ground == "rgb(255, 255, 255)"
-        assert not page.locator("nav").is_visible()
-        assert page.locator("button.zoom img").first.is_visible()
 
 
 def test_without_scripts_the_page_says_so(browser: Any, tmp_path: Path) -> None:
@@ -360,10 +370,11 @@ def test_without_scores_nothing_is_made_up(tmp_path: Path) -> None:
     ]
     for key in ("boundary", "objects"):
         result[key] = {**nothing_known(result[key]), "tolerance": 2.0}
-    result |= dict.fromkeys(("threshold_curve", "calibration", "ceiling", "curves"))
+    result["threshold_curve"]["chosen"] = result["calibration"]["error"] = result["curves"] = None
     result["confusion"] = [[0, 0], [0, 0]]
     page = Parsed(save(tmp_path, result, [make_shown(0)]).read_text(encoding="utf-8"))
-    assert page.inside["strong"] == ["no foreground"] * 3
+    nothing = "no foreground"  # in two cards and below the image; the ceiling needs no model
+    assert page.inside["strong"] == [nothing, nothing, "0.9965", nothing]
     assert "no confidence interval: all images are in one group" in page.inside["small"]
     shown = [
         text for tag, said in page.inside.items() if tag not in ("style", "script") for text in said
@@ -384,14 +395,11 @@ def test_columns_of_the_table_of_all_images(tmp_path: Path) -> None:
     assert columns(("background", "leaf", "stone")) == [*common, *each]
 
 
-def test_names_that_are_not_utf8_are_written_out(tmp_path: Path) -> None:
-    result = make_result(2)
-    result["images"][0]["image"] = "a\udcff.png"
-    assert "a\\udcff.png" in save(tmp_path, result).read_text(encoding="utf-8")
-
-
 def test_eighteen_large_images_are_below_five_megabytes(tmp_path: Path) -> None:
-    path = save(tmp_path, make_result(), make_eighteen(height=1280, width=1918))
+    result = make_result()
+    result["images"][0]["image"] = "a\udcff.png"  # not UTF-8, so it is written out
+    path = save(tmp_path, result, make_eighteen(height=640, width=960))
+    assert "a\\udcff.png" in path.read_text(encoding="utf-8")
     widths = re.findall(r'<img width="(\d+)"', path.read_text(encoding="utf-8"))
     assert len(widths) == 18 * 4
     assert min(map(int, widths)) >= 400, "still worth looking at"
@@ -502,15 +510,12 @@ def test_large_images_are_reduced(dtype: type[np.generic]) -> None:
 
 def test_the_report_says_what_was_evaluated(draw: Callable[[Path], Path], tmp_path: Path) -> None:
     data = draw(tmp_path / "data")
-    torch.manual_seed(0)
     masks = {"values": (0, 1, 2), "ignore": 255, "kind": "ids"}
-    names = ("ground", "leaf", "stone")
-    card = Card(
-        names, default_colors(3), (24, 32), masks=masks, training={"settings": {"epochs": 7}}
-    )
+    settings = {"masks": masks, "training": {"settings": {"epochs": 7}}}
     run = tmp_path / "run"
     run.mkdir()
-    save_checkpoint(run / "best.safetensors", UNet(3, 3, 4, 2), card)
+    card = make_card(3, size=(24, 32), **settings)
+    save_checkpoint(run / "best.safetensors", make_network(), card)
     rows: list[dict[str, object]] = [{"epoch": n, "loss": 1 / n} for n in (1, 2, 3)]
     rows[1]["validation"] = {"per_image": {"dice": {"mean_foreground": 0.4321}}}
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -521,7 +526,7 @@ def test_the_report_says_what_was_evaluated(draw: Callable[[Path], Path], tmp_pa
         "U-Net, 4 base channels, depth 2",
         "24 x 32 pixels",
         f"plainunet evaluate {run / 'best.safetensors'} {data} --split all",
-        "leaf",
+        "0, 1, 2",
         f"{result['per_image']['dice']['mean_foreground']:.4f}",
         "epochs",
         "at the end 0.4321.",
@@ -529,9 +534,8 @@ def test_the_report_says_what_was_evaluated(draw: Callable[[Path], Path], tmp_pa
         assert said in text
     assert text.count("data:image/") >= 10
     # without the run folder, and with a model that takes images as they are
-    network = UNet(3, 3, 4, 2).eval()
-    predictor = Predictor(network, Card(names, default_colors(3), None, masks=masks), device="cpu")
     about = About("elsewhere/best.safetensors", "data", "plainunet evaluate")
-    write_report(page, result, [], predictor, SegmentationDataset.open(data), about)
+    dataset = SegmentationDataset.open(data)
+    write_report(page, result, [], make_predictor(3, **settings), dataset, about)
     text = page.read_text(encoding="utf-8")
     assert "native resolution" in text

@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,18 +18,15 @@ from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.prediction.predictor import Predictor
 from plainunet.training.train import train
 
+from ..folders import make_pair
+from ..models import SMALL
+from .conftest import Trained
+
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
-
-
-class Trained(NamedTuple):
-    data: Path
-    checkpoint: Path
 
 
 def draw_squares(folder: Path, count: int = 12) -> Path:
     """Squares, and in all but the first five pictures specks of their colour that are none."""
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
     random = np.random.default_rng(1)
     for number in range(count):
         mask = np.zeros((64, 80), np.uint8)
@@ -40,8 +37,7 @@ def draw_squares(folder: Path, count: int = 12) -> Path:
             y, x = random.integers(0, 56), random.integers(0, 72)
             image[y : y + 7, x : x + 7] = 130
         picture = np.repeat(np.clip(image, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-        Image.fromarray(picture).save(folder / "images" / f"{number:02d}.png")
-        Image.fromarray(mask).save(folder / "masks" / f"{number:02d}.png")
+        make_pair(folder, f"{number:02d}", picture, mask)
     return folder
 
 
@@ -54,17 +50,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     split = [replace(pair, part=part) for pair, part in zip(pairs, parts, strict=True)]
     write_split(folder / "split.csv", split, data)
     config = TrainConfig(
-        pairs=str(folder / "split.csv"),
-        epochs=6,
-        size=(64, 80),
-        batch_size=1,
-        base_channels=4,
-        depth=2,
-        learning_rate=2e-2,
-        optimizer="muon",
-        device="cpu",
-        precision="fp32",
-        workers=0,
+        **{**SMALL, "pairs": str(folder / "split.csv"), "epochs": 6},
+        **{"size": (64, 80), "batch_size": 1, "learning_rate": 2e-2},
     )
     train(data, folder / "run", config)
     return Trained(data, folder / "run" / "best.safetensors")

@@ -6,13 +6,11 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from plainunet.formats.colors import (
     ColorCensus,
     count_colors,
-    count_runs,
     encode_colors,
     find_legend,
     find_meaning,
@@ -84,20 +82,13 @@ def test_what_holds_no_colours_is_refused_by_name(
     tifffile.imwrite(tmp_path / "mask.tif", np.zeros(shape, dtype), **options)
     with pytest.raises(ValueError, match=rf"mask\.tif .*{said}"):
         read_colors(tmp_path / "mask.tif")
+    if len(shape) == 2:
+        Image.fromarray(np.zeros(shape, dtype)).save(tmp_path / "mask.png")
+        with pytest.raises(ValueError, match=rf"mask\.png .*{said}"):
+            read_colors(tmp_path / "mask.png")
     np.save(tmp_path / "mask.npy", np.zeros(shape, np.uint8))
     with pytest.raises(ValueError, match=r"mask\.npy: colours are not read from \.npy"):
         read_colors(tmp_path / "mask.npy")
-
-
-@given(
-    mask=hnp.arrays(
-        np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 2)
-    )
-)
-def test_runs_make_the_array_again(mask: np.ndarray) -> None:
-    values, lengths = count_runs(mask)
-    np.testing.assert_array_equal(np.repeat(values, lengths), mask.ravel())
-    assert (values[1:] != values[:-1]).all()
 
 
 def test_counts_are_those_of_numpy(tmp_path: Path) -> None:

@@ -137,17 +137,6 @@ def test_the_same_step_with_less_memory(options: dict[str, bool]) -> None:
             assert value == 2
 
 
-def test_running_statistics_would_be_taken_twice_without_care() -> None:
-    block = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    feature = torch.rand(2, 3, 8, 8, requires_grad=True)
-    torch.utils.checkpoint.checkpoint(block, feature, use_reentrant=False).sum().backward()
-    assert block[1].num_batches_tracked == 2  # what PyTorch does on its own
-
-    block[1].reset_running_stats()
-    recomputed(block, feature).sum().backward()
-    assert block[1].num_batches_tracked == 1
-
-
 def test_statistics_come_back_after_an_error() -> None:
     block = nn.Sequential(nn.BatchNorm2d(2))
     buffers = dict(block[0].named_buffers())
@@ -161,16 +150,6 @@ def test_statistics_come_back_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="on purpose"):
         result.sum().backward()
     assert all(dict(block[0].named_buffers())[name] is value for name, value in buffers.items())
-
-
-def test_prediction_does_not_recompute() -> None:
-    network = UNet(base_channels=2, depth=2, checkpointing=True).eval()
-    image = torch.rand(1, 3, 16, 16)
-    with torch.no_grad():
-        first = network(image)
-    network.checkpointing = False
-    with torch.no_grad():
-        torch.testing.assert_close(first, network(image))
 
 
 # batch normalisation folded into convolutions

@@ -4,31 +4,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.network.checkpoint import Card
-from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
-from plainunet.reporter import Reporter
+from plainunet.reporter import Collected
+
+from ..models import as_predictor, make_network
 
 Draw = Callable[..., Path]
 Make = Callable[..., Predictor]
 COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
 
 
-class Recorder(Reporter):
+class Recorder(Collected):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
-        self.notes: list[str] = []
+        super().__init__()
         self.progress: list[tuple[str, int, int]] = []
         """Name of the stage, how much of it is done, and how much there is."""
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
     def stage(self, name: str, total: int) -> None:
         self._stage = name, total
@@ -36,6 +35,21 @@ class Recorder(Reporter):
     def advance(self, done: int) -> None:
         name, total = self._stage
         self.progress.append((name, done, total))
+
+
+def film(path: Path, frames: NDArray[np.uint8], rate: float = 10) -> Path:
+    """Write a lossless video, of frames [N, H, W, 3] uint8."""
+    code, size = cv2.VideoWriter.fourcc(*"FFV1"), frames.shape[2:0:-1]
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, rate, size)
+    for frame in frames:
+        writer.write(frame[..., ::-1])
+    writer.release()
+    return path
+
+
+def noise(*shape: int) -> NDArray[np.uint8]:
+    """What cannot be compressed."""
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 @pytest.fixture
@@ -46,16 +60,11 @@ def recorder() -> Recorder:
 @pytest.fixture(scope="session")
 def make_predictor() -> Make:
     """Make the same network of three classes each time, with other settings of its card."""
-    torch.manual_seed(0)
-    network = UNet(num_classes=3, base_channels=2, depth=2)
-    with torch.no_grad():
-        std, mean = torch.std_mean(network.eval()(torch.rand(2, 3, 32, 32)), dim=(0, 2, 3))
-        network.head.weight /= std[:, None, None, None]  # so that every class occurs
-        network.head.bias.copy_((network.head.bias - mean) / std)
+    network = make_network(base_channels=2)
 
     def make(**settings: Any) -> Predictor:
         card = Card(("ground", "leaf", "stone"), COLORS, **{"size": (32, 32), **settings})
-        return Predictor(network, card, device="cpu", precision="fp32")
+        return as_predictor(network, card)
 
     return make
 

@@ -19,7 +19,8 @@ from plainunet.prediction.drawing import (
     write_tiff_mask,
 )
 
-COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
+from .conftest import COLORS
+
 GAP = 4
 
 
@@ -41,31 +42,22 @@ def panels(path: Path) -> list[NDArray[np.uint8]]:
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 4, 5, 16, 17, 256])
-def test_mask_holds_ids_and_colours(tmp_path: Path, num_classes: int) -> None:
+@pytest.mark.parametrize("shape", [(23, 31), (1, 1), (1, 9), (9, 1)])
+def test_mask_holds_ids_and_colours(
+    tmp_path: Path, num_classes: int, shape: tuple[int, int]
+) -> None:
     colors = default_colors(num_classes)
-    mask = np.random.default_rng(0).integers(0, num_classes, (23, 31)).astype(np.uint8)
-    path = tmp_path / "new" / "mask.png"
-    write_mask(path, mask, colors)
-    with Image.open(path) as file:
-        assert file.mode == "P"
-        assert np.array_equal(np.asarray(file), mask)
-    assert np.array_equal(read_mask(path), mask)
-    assert np.array_equal(read(path), np.array(colors, np.uint8)[mask])
-    assert list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
-def test_tiny_masks(tmp_path: Path, shape: tuple[int, int]) -> None:
-    write_mask(tmp_path / "mask.png", np.full(shape, 2, np.uint8), COLORS)
-    assert np.array_equal(read_mask(tmp_path / "mask.png"), np.full(shape, 2))
-
-
-def test_mask_of_background_alone_keeps_its_palette(tmp_path: Path) -> None:
-    write_mask(tmp_path / "mask.png", np.zeros((5, 5), np.uint8), COLORS)
-    with Image.open(tmp_path / "mask.png") as file:
-        palette = file.getpalette()
-    assert palette is not None
-    assert palette[:9] == [value for color in COLORS for value in color]
+    for most in (num_classes, 1):  # all classes, or background alone
+        mask = np.random.default_rng(0).integers(0, most, shape).astype(np.uint8)
+        path = tmp_path / "new" / "mask.png"
+        write_mask(path, mask, colors)
+        with Image.open(path) as file:
+            assert (file.format, file.mode) == ("PNG", "P")
+            assert np.array_equal(np.asarray(file), mask)
+            palette = np.reshape(file.getpalette(), (-1, 3))
+        assert np.array_equal(palette[:num_classes], colors)
+        assert np.array_equal(read_mask(path), mask)
+        assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_mask_is_a_tiled_palette_tiff(tmp_path: Path) -> None:

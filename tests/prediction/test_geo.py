@@ -31,46 +31,33 @@ TIEPOINT = (33922, "d", 6, (2.0, 1.0, 0.0, 400.0, 900.0, 0.0), True)
 
 MATRIX = (34264, "d", 16, (0.5, 0.1, 0, 7, 0.2, -0.5, 0, 9, *(0,) * 7, 1), True)
 CENTRES = (1, 1, 0, 2, 1025, 0, 1, 2, 2048, 0, 1, 4326)
+OWN = (1, 1, 0, 1, 3072, 0, 1, 32767)
+UPRIGHT = (0.5, 0.0, 399.0, 0.0, -0.25, 900.25)  # pixel (2, 1) lies at (400, 900)
 
 
 @pytest.mark.parametrize(
     ("tags", "transform", "epsg"),
     [
-        # pixel (2, 1) lies at (400, 900)
-        ([SCALE, TIEPOINT, keys(KEYS)], (0.5, 0.0, 399.0, 0.0, -0.25, 900.25), 32632),
+        ([SCALE, TIEPOINT, keys(KEYS)], UPRIGHT, 32632),
         ([MATRIX, keys(KEYS)], (0.5, 0.1, 7, 0.2, -0.5, 9), 32632),
         ([SCALE, TIEPOINT, keys(CENTRES)], (0.5, 0.0, 398.75, 0.0, -0.25, 900.375), 4326),
+        ([SCALE, TIEPOINT, keys(OWN)], UPRIGHT, None),
+        ([keys(KEYS)], None, 32632),
+        ([SCALE, keys(KEYS)], None, 32632),
+        ([SCALE, (33922, "d", 12, (0.0,) * 12, True), keys(KEYS)], None, 32632),
     ],
-    ids=["scale and tie point", "transformation", "centres of pixels"],
+    ids=[
+        *("scale and tie point", "transformation", "centres of pixels", "a system of its own"),
+        *("nothing", "scale alone", "two tie points"),
+    ],
 )
 def test_transforms(
-    tmp_path: Path, tags: list[tuple], transform: tuple[float, ...], epsg: int
+    tmp_path: Path, tags: list[tuple], transform: tuple[float, ...] | None, epsg: int | None
 ) -> None:
     place = find_geo(write(tmp_path / "a.tif", *tags))
     assert place is not None
     assert (place.transform, place.epsg) == (transform, epsg)
     assert {tag[0] for tag in place.tags} == {tag[0] for tag in tags}
-
-
-@pytest.mark.parametrize(
-    "tags",
-    [
-        [keys(KEYS)],
-        [SCALE, keys(KEYS)],
-        [SCALE, (33922, "d", 12, (0.0,) * 12, True), keys(KEYS)],
-    ],
-)
-def test_without_a_transform(tmp_path: Path, tags: list[tuple]) -> None:
-    place = find_geo(write(tmp_path / "a.tif", *tags))
-    assert place is not None
-    assert place.transform is None
-
-
-def test_a_system_of_its_own(tmp_path: Path) -> None:
-    own = (1, 1, 0, 1, 3072, 0, 1, 32767)
-    place = find_geo(write(tmp_path / "a.tif", SCALE, TIEPOINT, keys(own)))
-    assert place is not None
-    assert place.epsg is None
 
 
 def test_other_files(tmp_path: Path) -> None:
@@ -147,31 +134,19 @@ def test_polygons_enclose_just_the_objects_pixels(seed: int) -> None:
         assert area == each.area
 
 
-def test_a_square_has_four_corners() -> None:
-    mask = np.zeros((9, 9), np.uint8)
-    mask[2:6, 3:8] = 1
-    (feature,) = draw_outlines(*find_objects(mask), NAMES)["features"]
-    (ring,) = feature["geometry"]["coordinates"]
-    assert {tuple(point) for point in ring} == {(3, 2), (8, 2), (8, 6), (3, 6)}
-    assert len(ring) == 5
-
-
-def test_a_single_pixel_has_an_area() -> None:
-    mask = np.zeros((3, 3), np.uint8)
-    mask[2, 2] = 2
-    (feature,) = draw_outlines(*find_objects(mask), NAMES)["features"]
-    assert abs(signed_area(feature["geometry"]["coordinates"][0])) == 1
-
-
 def test_parts_that_touch_at_a_corner() -> None:
     (feature,) = draw_outlines(*find_objects(np.eye(3, dtype=np.uint8)), NAMES)["features"]
     assert feature["geometry"]["type"] == "MultiPolygon"
     assert len(feature["geometry"]["coordinates"]) == 3
 
 
-def test_on_the_earth() -> None:
+def test_a_square_has_four_corners_and_lies_on_the_earth() -> None:
     mask = np.zeros((9, 9), np.uint8)
     mask[2:6, 3:8] = 1
+    (feature,) = draw_outlines(*find_objects(mask), NAMES)["features"]
+    (ring,) = feature["geometry"]["coordinates"]
+    assert {tuple(point) for point in ring} == {(3, 2), (8, 2), (8, 6), (3, 6)}
+    assert len(ring) == 5
     place = Place([], (0.5, 0.0, 400000.0, 0.0, -0.5, 5000000.0), 32632)
     drawn = draw_outlines(*find_objects(mask), NAMES, place)
     assert drawn["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32632"

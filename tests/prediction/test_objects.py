@@ -65,20 +65,20 @@ def test_holes_are_filled_by_what_surrounds_them() -> None:
     filled = fill_holes(MASK, 1)
     assert filled[5, 1] == 2
     assert (filled != MASK).sum() == 1
-    mask = read("111111 1....1 1....1 111111")
-    assert np.array_equal(fill_holes(mask, 7), mask)
-    assert fill_holes(mask, 8).all()
 
 
-def test_what_reaches_the_edge_is_no_hole() -> None:
-    mask = read("111 1.1 1.1")
-    assert np.array_equal(fill_holes(mask, 100), mask)
-
-
-def test_a_hole_ends_where_corners_touch() -> None:
-    """The object's pixels are joined at the corner, so the two holes are two."""
-    mask = read("1111 1.11 11.1 1111")
-    assert fill_holes(mask, 1).all()
+@pytest.mark.parametrize(
+    ("text", "most", "is_filled"),
+    [
+        ("111111 1....1 1....1 111111", 7, False),
+        ("111111 1....1 1....1 111111", 8, True),
+        ("111 1.1 1.1", 100, False),  # it reaches the edge
+        ("1111 1.11 11.1 1111", 1, True),  # joined at the corner, the object parts two holes
+    ],
+)
+def test_what_is_a_hole(text: str, most: int, is_filled: bool) -> None:
+    mask = read(text)
+    assert np.array_equal(fill_holes(mask, most), np.ones_like(mask) if is_filled else mask)
 
 
 @pytest.mark.parametrize("seed", range(3))

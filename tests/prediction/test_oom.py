@@ -1,5 +1,6 @@
 """Memory that really runs out while an image is predicted."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -89,67 +89,11 @@ def test_what_fails_names_its_image(error: Exception, said: str) -> None:
         raise error
 
 
-SHORT = """
+on_linux = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="RLIMIT_AS is tested on Linux"
+)
+LIMITED = """
 import json, resource, sys, warnings
-from pathlib import Path
-import numpy as np
-import torch
-from plainunet.network.checkpoint import Card
-from plainunet.network.unet import UNet
-from plainunet.prediction.predictor import Predictor
-
-torch.set_num_threads(1)
-torch.manual_seed(0)
-network = UNet(3, 2, base_channels=8, depth=2, normalisation=sys.argv[3]).eval()
-card = Card(("background", "thing"), ((0, 0, 0), (255, 0, 0)), size=None)
-predictor = Predictor(network, card, device="cpu", precision="fp32")
-image = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), np.uint8)
-predictor.predict(image[:256, :256])  # what is loaded with the first image is there
-if sys.argv[2] != "0":
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + int(sys.argv[2]) * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-with warnings.catch_warnings(record=True) as said:
-    warnings.simplefilter("always")
-    try:
-        mask = predictor.predict(image)
-    except ValueError as error:
-        sys.exit(str(error))
-np.save(sys.argv[1], mask)
-print(json.dumps([str(each.message) for each in said]))
-"""
-
-
-def run_short(file: Path, megabytes: int, normalisation: str = "batch") -> Any:
-    """Predict with so much memory left, or with enough."""
-    words = [str(file), str(megabytes), normalisation]
-    return subprocess.run(
-        [sys.executable, "-c", SHORT, *words], capture_output=True, text=True, timeout=120
-    )
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="RLIMIT_AS is tested on Linux")
-def test_an_image_that_memory_is_short_for_is_predicted_in_tiles(tmp_path: Path) -> None:
-    """An allocation fails for real, and the mask is nearly that of one pass."""
-    ample, short = tmp_path / "ample.npy", tmp_path / "short.npy"
-    done = run_short(ample, 0)
-    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
-    done = run_short(short, 200)
-    assert done.returncode == 0, done.stderr
-    assert "out of memory: " in done.stdout
-    assert (np.load(ample) != np.load(short)).mean() < 1e-3
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="RLIMIT_AS is tested on Linux")
-def test_without_tiles_a_lack_of_memory_is_said(tmp_path: Path) -> None:
-    done = run_short(tmp_path / "mask.npy", 200, "instance")
-    assert done.returncode == 1
-    assert "out of memory" in done.stderr
-    assert not (tmp_path / "mask.npy").exists()
-
-
-WRITING = """
-import resource, sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -159,30 +103,86 @@ from plainunet.network.unet import UNet
 from plainunet.prediction.predict import predict_files
 from plainunet.prediction.predictor import Predictor
 
+SOFT, HARD = resource.getrlimit(resource.RLIMIT_AS)
+
+def limit(megabytes):
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + megabytes * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (most, HARD))
+
+def predictor(size=None, **options):
+    torch.manual_seed(0)
+    card = Card(("background", "thing"), ((0, 0, 0), (255, 0, 0)), size=size)
+    network = UNet(3, 2, **{"base_channels": 8, "depth": 2, **options}).eval()
+    return Predictor(network, card, device="cpu", precision="fp32")
+
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
-card = Card(("background", "thing"), ((0, 0, 0), (255, 0, 0)), size=(32, 48))
-predictor = Predictor(UNet(3, 2, base_channels=2, depth=1).eval(), card, device="cpu")
+"""
+
+
+def run_limited(folder: Path, script: str) -> Any:
+    """Run what may `limit` the memory that it still takes; its output is JSON."""
+    words = [sys.executable, "-c", LIMITED + script, str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+SHORT = """
+image = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), np.uint8)
+tiled, whole = predictor(), predictor(normalisation="instance")
+for each in (tiled, whole):
+    each.predict(image[:256, :256])  # what is loaded with the first image is there
+limit(200)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    short = tiled.predict(image)
+    messages = [str(each.message) for each in caught]
+    try:
+        error = str(whole.predict(image).shape)
+    except ValueError as raised:
+        error = str(raised)
+resource.setrlimit(resource.RLIMIT_AS, (SOFT, HARD))
+with warnings.catch_warnings(action="error"):
+    ample = predictor().predict(image)
+differ = float((ample != short).mean())
+print(json.dumps({"messages": messages, "error": error, "differ": differ}))
+"""
+
+
+@on_linux
+def test_an_image_that_memory_is_short_for_is_predicted_in_tiles(tmp_path: Path) -> None:
+    """An allocation fails for real, and the mask is nearly that of one pass.
+
+    Where a network cannot work in tiles, the lack of memory is an error.
+    """
+    result = run_limited(tmp_path, SHORT)
+    assert result["messages"]
+    assert all("out of memory: " in message for message in result["messages"])
+    assert result["differ"] < 1e-3
+    assert "out of memory" in result["error"]
+
+
+WRITING = """
+small = predictor((32, 48), base_channels=2, depth=1)
 for name, side in (("a", 40), ("large", 5000), ("z", 50)):
     Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(folder / f"{name}.png")
 images = [folder / f"{name}.png" for name in ("a", "large", "z")]
 save = ["probabilities-float", "areas"]
-predict_files(predictor, images[:1], folder / "before", save=save)  # what is loaded then is there
-pages = int(Path("/proc/self/statm").read_text().split()[0])
-limit = pages * resource.getpagesize() + 350 * 2**20
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-result = predict_files(predictor, images, folder / "out", save=save)
-print(result.failures[0])
-assert len(result.failures) == 1 and len(result.written) == 2, result
+predict_files(small, images[:1], folder / "before", save=save)  # what is loaded then is there
+limit(350)
+result = predict_files(small, images, folder / "out", save=save)
+print(json.dumps({"failures": result.failures, "written": len(result.written)}))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="RLIMIT_AS is tested on Linux")
+@on_linux
 def test_an_image_whose_probabilities_are_too_many_fails_alone(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", WRITING, str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{tmp_path}/large.png: out of memory (")
+    result = run_limited(tmp_path, WRITING)
+    (failure,) = result["failures"]
+    assert failure.startswith(f"{tmp_path}/large.png: out of memory (")
+    assert result["written"] == 2
     listed = (tmp_path / "out" / "areas.csv").read_text().split()
     assert {line.split(",")[0] for line in listed[1:]} == {"a.png", "z.png"}
     assert {path.name for path in (tmp_path / "out").rglob("*.png")} == {"a.png", "z.png"}

@@ -24,7 +24,6 @@ from plainunet.prediction.objects import find_objects
 from plainunet.prediction.outputs import (
     Labelled,
     Outputs,
-    coco_counts,
     coco_image,
     find_runs,
     tables,
@@ -67,24 +66,6 @@ def test_decoded_it_is_the_mask(by_columns: bool, data: st.DataObject) -> None:
     runs = [int(word) for word in code.split()]
     ends = [start + length for start, length in zip(runs[::2], runs[1::2], strict=True)]
     assert all(end < start for end, start in zip(ends, runs[2::2], strict=False)), "not joined"
-
-
-def test_first_and_last_pixels() -> None:
-    pixels = np.array([[True, False, True], [False, False, True]])
-    assert write_runs(find_runs(pixels, by_columns=False)) == "1 1 3 1 6 1"
-    assert write_runs(find_runs(pixels, by_columns=True)) == "1 1 5 2"
-    assert write_runs(find_runs(np.ones((4, 5), bool), by_columns=True)) == "1 20"
-    assert write_runs(find_runs(np.zeros((4, 5), bool), by_columns=True)) == ""
-
-
-@given(bits=st.lists(st.booleans(), min_size=12, max_size=12))
-def test_counts_of_coco(bits: list[bool]) -> None:
-    pixels = np.array(bits).reshape(4, 3)
-    counts = coco_counts(find_runs(pixels, by_columns=True), 12)
-    assert sum(counts) == 12
-    values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    assert np.array_equal(values.reshape(3, 4).T, pixels)
-    assert all(count > 0 for count in counts[1:])
 
 
 def labelled(name: str, mask: NDArray[np.uint8]) -> Labelled:
@@ -271,33 +252,27 @@ def random_probabilities(classes: int) -> NDArray[np.float32]:
     return drawn / drawn.sum(axis=0)
 
 
-def test_probabilities_of_two_classes_are_those_of_the_second(tmp_path: Path) -> None:
-    drawn = random_probabilities(2)
-    forms: list[Output] = ["probabilities", "probabilities-16", "probabilities-float"]
-    files = write(tmp_path, *forms, model=card(2), mask=MASK % 2, probabilities=drawn)
-    tiffs = {f"{form}/deep/a.tif" for form in forms[1:]}
-    assert files == {"deep/a.png", "probabilities/deep/a.png"} | tiffs
-    stored = np.asarray(Image.open(tmp_path / "probabilities/deep/a.png"))
-    assert stored.dtype == np.uint8
-    assert np.abs(stored / 255 - drawn[1]).max() < 0.51 / 255
+@pytest.mark.parametrize(
+    ("classes", "folders"),
+    [(2, [""]), (3, ["/0-ground", "/1-leaf", "/2-old_stone_rock"])],
+)
+def test_probabilities(tmp_path: Path, classes: int, folders: list[str]) -> None:
+    """Of two classes, those of the second alone."""
+    drawn = random_probabilities(classes)
+    forms: list[Output] = ["probabilities-16", "probabilities", "probabilities-float"]
+    files = write(tmp_path, *forms, model=card(classes), mask=MASK % classes, probabilities=drawn)
+    images = [f"probabilities{folder}/deep/a.png" for folder in folders]
+    assert files == {"deep/a.png", *images, *(f"{form}/deep/a.tif" for form in forms[::2])}
+    wanted = drawn[-len(folders) :]
+    for name, each in zip(images, wanted, strict=True):
+        stored = np.asarray(Image.open(tmp_path / name))
+        assert stored.dtype == np.uint8
+        assert np.abs(stored / 255 - each).max() < 0.51 / 255
     stored = tifffile.imread(tmp_path / "probabilities-16/deep/a.tif")
     assert stored.dtype == np.uint16
-    assert np.abs(stored / 65535 - drawn[1]).max() < 0.51 / 65535
-    assert np.array_equal(tifffile.imread(tmp_path / "probabilities-float/deep/a.tif"), drawn[1])
-
-
-def test_probabilities_of_more_classes(tmp_path: Path) -> None:
-    drawn = random_probabilities(3)
-    forms: list[Output] = ["probabilities-16", "probabilities", "probabilities-float"]
-    files = write(tmp_path, *forms, probabilities=drawn)
-    folders = ["0-ground", "1-leaf", "2-old_stone_rock"]
-    assert len(files) == 6
-    for number, name in enumerate(folders):
-        stored = np.asarray(Image.open(tmp_path / f"probabilities/{name}/deep/a.png"))
-        assert np.abs(stored / 255 - drawn[number]).max() < 0.51 / 255
-    stored = tifffile.imread(tmp_path / "probabilities-16/deep/a.tif")
-    assert np.abs(stored / 65535 - drawn).max() < 0.51 / 65535
-    assert np.array_equal(tifffile.imread(tmp_path / "probabilities-float/deep/a.tif"), drawn)
+    assert np.abs(stored / 65535 - wanted.squeeze()).max() < 0.51 / 65535
+    stored = tifffile.imread(tmp_path / "probabilities-float/deep/a.tif")
+    assert np.array_equal(stored, wanted.squeeze())
 
 
 def test_a_mask_on_the_earth(tmp_path: Path) -> None:

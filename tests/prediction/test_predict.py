@@ -3,17 +3,17 @@
 import errno
 import io
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,7 +23,6 @@ from plainunet.formats.images import read_image
 from plainunet.formats.sources import Page, parse_image
 from plainunet.formats.windows import Windows, open_windows
 from plainunet.network.checkpoint import Card, save_checkpoint
-from plainunet.network.unet import UNet
 from plainunet.prediction.geo import read_geo
 from plainunet.prediction.predict import (
     Inputs,
@@ -38,7 +37,8 @@ from plainunet.prediction.predict import (
 )
 from plainunet.prediction.predictor import Predictor
 
-from .conftest import COLORS, Draw, Make, Recorder
+from ..models import as_predictor, make_network
+from .conftest import COLORS, Draw, Make, Recorder, film, noise
 
 
 def below(folder: Path) -> set[str]:
@@ -395,7 +395,7 @@ def test_a_geotiff_has_a_geotiff(tmp_path: Path, predictor: Predictor) -> None:
 
     image, out = tmp_path / "in" / "a.tif", tmp_path / "out"
     image.parent.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 60), np.uint8)
+    pixels = noise(3, 40, 60)
     there = from_origin(399999.5, 5000000.25, 0.5, 0.25)
     geo = {"crs": "EPSG:32632", "transform": there}
     shape = {"width": 60, "height": 40, "count": 3, "dtype": "uint8"}
@@ -420,8 +420,7 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("plainunet.prediction.predict.LARGE", 5000)
     path = tmp_path / "in" / "large.tif"
     path.parent.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
-    tifffile.imwrite(path, pixels, tile=(16, 16), photometric="rgb")
+    tifffile.imwrite(path, noise(80, 90, 3), tile=(16, 16), photometric="rgb")
     return path
 
 
@@ -460,24 +459,17 @@ MEMORY = 40 * 2**20
 
 def blobs(height: int, width: int) -> NDArray[np.uint8]:
     """Squares of light, of 20 pixels."""
-    noise = np.random.default_rng(0).random((height // 20, width // 20, 3))
-    return (255 * np.kron(noise, np.ones((20, 20, 1)))).astype(np.uint8)
+    squares = np.random.default_rng(0).random((height // 20, width // 20, 3))
+    return (255 * np.kron(squares, np.ones((20, 20, 1)))).astype(np.uint8)
 
 
 def tiled_predictor(
     classes: int = 3, memory: float | None = MEMORY, factor: float = 1.0
 ) -> Predictor:
-    """A network that is not trained, but gives each class somewhere in `blobs`."""
-    torch.manual_seed(0)
-    network = UNet(num_classes=classes, base_channels=4, depth=3)
-    batch = torch.from_numpy(blobs(200, 300)).permute(2, 0, 1)[None] / 255
-    with torch.no_grad():
-        for _ in range(20):
-            network(batch)
-        network.head.bias -= network.eval()(batch).mean(dim=(0, 2, 3))
+    """A predictor that gives each class somewhere in `blobs`."""
     names = ("ground", "leaf", "stone")[:classes]
     card = Card(names, COLORS[:classes], size=None, factor=factor)
-    return Predictor(network, card, device="cpu", precision="fp32", memory=memory)
+    return as_predictor(make_network(classes, depth=3), card, memory=memory)
 
 
 def draw_large(path: Path, height: int = 700, width: int = 900, **options: Any) -> Path:
@@ -528,57 +520,54 @@ def test_coordinates_of_a_geotiff_stay(tmp_path: Path) -> None:
     assert found == [(code, value) for code, _, _, value, _ in place.tags]
 
 
-PREDICTING = """
-import sys, time
+KILLED = """
+import os, signal, sys
 from pathlib import Path
 from plainunet.formats.windows import open_windows
 from plainunet.prediction.predict import predict_large
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter
 predictor = Predictor.load(sys.argv[1], device="cpu", precision="fp32", memory=float(sys.argv[4]))
-class Slow(Reporter):
+class Second(Reporter):
+    seen = 0
     def advance(self, done):
         print(done, flush=True)
-        time.sleep(0.3)
+        self.seen += 1
+        if self.seen == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
 with open_windows(Path(sys.argv[2]), most=0) as image:
-    predict_large(predictor, image, Path(sys.argv[3]), sys.argv[5], Slow())
+    predict_large(predictor, image, Path(sys.argv[3]), "same", Second())
 """
 
 
 def test_a_killed_one_goes_on_where_it_was(tmp_path: Path) -> None:
-    path, predictor = draw_large(tmp_path / "a.tif"), tiled_predictor()
-    save_checkpoint(tmp_path / "model.safetensors", predictor.network, predictor.card)
-    with open_windows(path, most=0) as image:
-        predict_large(predictor, image, tmp_path / "whole.tif", "same")
+    path, model = draw_large(tmp_path / "a.tif"), tmp_path / "model.safetensors"
+    predictor, out = tiled_predictor(), tmp_path / "out"
+    save_checkpoint(model, predictor.network, predictor.card)
+    out.mkdir()
+    words = [sys.executable, "-c", KILLED, *map(str, (model, path, out / "m.tif", MEMORY))]
+    killed = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    rows = [int(line) for line in killed.stdout.split()]
+    assert len(rows) == 2
+    assert not (out / "m.tif").exists()
+    shutil.copytree(out, tmp_path / "other")
 
-    def start(key: str) -> tuple[subprocess.Popen[str], int]:
-        """Begin, and wait for the first rows: how many are done then."""
-        words = [tmp_path / "model.safetensors", path, tmp_path / "m.tif", MEMORY, key]
-        process = subprocess.Popen(
-            [sys.executable, "-c", PREDICTING, *map(str, words)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        return process, int(process.stdout.readline())
+    def go_on(mask: Path, key: str) -> int:
+        """Predict to the end; how many rows were done after the first ones."""
+        recorder = Recorder()
+        recorder.stage("rows", 700)
+        loaded = Predictor.load(model, device="cpu", precision="fp32", memory=MEMORY)
+        with open_windows(path, most=0) as image:
+            predict_large(loaded, image, mask, key, recorder)
+        return recorder.progress[0][1]
 
-    def kill(process: subprocess.Popen[str]) -> None:
-        process.kill()
-        process.communicate()
-
-    process, _ = start("same")
-    assert process.stdout is not None
-    second = int(process.stdout.readline())
-    kill(process)
-    assert not (tmp_path / "m.tif").exists()
-    process, row = start("same")
-    assert row > second
-    process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert (tmp_path / "m.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
-    process, _ = start("same")
-    kill(process)
-    process, row = start("other")  # what was begun with another key is begun anew
-    kill(process)
-    assert row <= second
+    first = go_on(tmp_path / "whole.tif", "same")
+    assert first == rows[0]
+    assert go_on(out / "m.tif", "same") > rows[1]
+    assert (out / "m.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    # what was begun with another key is begun anew
+    assert go_on(tmp_path / "other" / "m.tif", "other") == first
 
 
 def test_a_full_disk_is_reported_and_rows_stay(tmp_path: Path, small_disk: Path) -> None:
@@ -595,16 +584,6 @@ def test_a_full_disk_is_reported_and_rows_stay(tmp_path: Path, small_disk: Path)
 
 
 # images and videos
-
-
-def film(path: Path, frames: NDArray[np.uint8]) -> Path:
-    writer = cv2.VideoWriter(
-        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"FFV1"), 10, frames.shape[2:0:-1]
-    )
-    for frame in frames:
-        writer.write(frame)
-    writer.release()
-    return path
 
 
 @pytest.fixture
@@ -674,8 +653,7 @@ def test_masks_of_another_video_are_left_and_reported(
 
 
 def test_a_video_that_is_cut_off_fails_and_has_masks(tmp_path: Path, predictor: Predictor) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 40, 3), np.uint8)
-    video = film(tmp_path / "film.mkv", noise)
+    video = film(tmp_path / "film.mkv", noise(20, 30, 40, 3))
     video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     result = predict_inputs(predictor, Inputs([], [video]), tmp_path / "out")
     assert result.written == [tmp_path / "out" / "film-mask.mkv"]

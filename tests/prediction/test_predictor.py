@@ -1,10 +1,7 @@
 """The path from image to mask, step by step, and what it refuses or warns of."""
 
-import copy
-import dataclasses
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,53 +18,24 @@ from plainunet.network.unet import UNet, deep_logits
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
 
+from ..models import as_predictor, make_card, make_network
+
 Size = tuple[int, int] | None
 SIZES = [(1, 1), (2, 3), (7, 5), (33, 47), (64, 48), (3, 200), (150, 2), (100, 100), (32, 48)]
 
 
-def make_card(num_classes: int, size: Size = (32, 48), threshold: float = 0.5) -> Card:
-    names = tuple(str(k) for k in range(num_classes))
-    return Card(names, default_colors(num_classes), size=size, threshold=threshold)
-
-
-@cache
-def random_network(in_channels: int, num_classes: int) -> UNet:
-    """A network of random weights, scaled so that every class occurs."""
-    torch.manual_seed(0)
-    network = UNet(in_channels, num_classes, base_channels=4, depth=2)
-    network.set_normalisation([0.5] * in_channels, [0.3] * in_channels)
-    images = torch.rand(4, in_channels, 32, 48)
-    norms = [part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
-    with torch.no_grad():
-        for norm in norms:
-            norm.momentum = 1.0  # one pass tells them their statistics
-        network(images)
-        network.eval()
-        std, mean = torch.std_mean(network(images), dim=(0, 2, 3))
-        network.head.weight *= 2 / std[:, None, None, None]
-        network.head.bias.copy_((network.head.bias - mean) * 2 / std)
-    return network
-
-
-def make_predictor(
-    num_classes: int = 3, size: Size = (32, 48), in_channels: int = 3, threshold: float = 0.5
-) -> Predictor:
-    network = copy.deepcopy(random_network(in_channels, num_classes))
-    card = make_card(num_classes, size, threshold)
-    return Predictor(network, card, device="cpu", precision="fp32")
+def make_predictor(classes: int = 3, channels: int = 3, **settings: Any) -> Predictor:
+    """Make a predictor that fits images in 32 x 48 pixels, unless its settings say otherwise."""
+    card = make_card(classes, **{"size": (32, 48), **settings})
+    return as_predictor(make_network(classes, channels=channels), card)
 
 
 def copy_network(gain: float = 40.0) -> UNet:
     """Logits that are the three channels of the image, times `gain`."""
     network = UNet(in_channels=3, num_classes=3, base_channels=3, depth=2)
-    convolutions = [
-        network.inlet[0],
-        network.inlet[3],
-        network.ups[-1].conv[0],
-        network.ups[-1].conv[3],
-    ]
+    inlet, up = network.inlet, network.ups[-1].conv
     with torch.no_grad():
-        for convolution in convolutions:
+        for convolution in (inlet[0], inlet[3], up[0], up[3]):
             convolution.weight.zero_()
             for channel in range(3):  # the skip comes first in what an Up joins
                 convolution.weight[channel, channel, 1, 1] = 1
@@ -80,10 +48,12 @@ def noise(*shape: int, dtype: Any = np.uint8) -> NDArray[Any]:
     return np.random.default_rng(1).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
 
-def logits_by_hand(predictor: Predictor, image: NDArray[Any], box: Size) -> torch.Tensor:
+def logits_by_hand(
+    predictor: Predictor, image: NDArray[Any], box: Size, factor: float = 1
+) -> torch.Tensor:
     """The whole way from a uint8 image to logits at its size, step by step: [K, H, W]."""
     height, width = image.shape[:2]
-    scale = min(1, box[0] / height, box[1] / width) if box else 1
+    scale = min(1, box[0] / height, box[1] / width) if box else factor
     small = max(1, round(height * scale)), max(1, round(width * scale))
     reduced = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
     goal = box or (4, 4)
@@ -96,11 +66,11 @@ def logits_by_hand(predictor: Predictor, image: NDArray[Any], box: Size) -> torc
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("box", [(32, 48), None])
-def test_equals_the_steps_by_hand(size: tuple[int, int], box: Size) -> None:
-    predictor = make_predictor(size=box)
+@pytest.mark.parametrize(("box", "factor"), [((32, 48), 1.0), (None, 1.0), (None, 0.5)])
+def test_equals_the_steps_by_hand(size: tuple[int, int], box: Size, factor: float) -> None:
+    predictor = make_predictor(size=box, factor=factor)
     image = noise(*size, 3)
-    logits = logits_by_hand(predictor, image, box)
+    logits = logits_by_hand(predictor, image, box, factor)
     mask, probabilities = predictor.predict(image), predictor.probabilities(image)
     assert (mask.shape, mask.dtype) == (size, np.uint8)
     assert (probabilities.shape, probabilities.dtype) == ((3, *size), np.float32)
@@ -122,7 +92,7 @@ def test_every_class_occurs() -> None:
 def test_network_that_copies_gives_the_image_back(size: tuple[int, int]) -> None:
     mask = noise(*size) % 3
     image = np.eye(3, dtype=np.uint8)[mask] * np.uint8(255)
-    predictor = Predictor(copy_network(), make_card(3, None), device="cpu", precision="fp32")
+    predictor = as_predictor(copy_network())
     assert np.array_equal(predictor.predict(image), mask)
 
 
@@ -131,7 +101,7 @@ def test_network_that_copies_at_a_reduced_size() -> None:
     mask = ((rows - 70) ** 2 + (columns - 100) ** 2 < 50**2).astype(np.uint8)
     mask[120:, 180:] = 2
     image = np.eye(3, dtype=np.uint8)[mask] * np.uint8(255)
-    predictor = Predictor(copy_network(), make_card(3), device="cpu", precision="fp32")
+    predictor = as_predictor(copy_network(), make_card(3, size=(32, 48)))
     # a shift by half a working pixel would already lose more
     assert (predictor.predict(image) != mask).mean() < 0.006
 
@@ -152,17 +122,12 @@ def test_probabilities_sum_to_one_and_agree() -> None:
 @pytest.mark.parametrize("box", [(32, 48), None])
 @pytest.mark.parametrize("threshold", [0.0, 0.01, 0.3, 0.5, 0.9, 0.999, 1.0])
 def test_threshold_of_two_classes(threshold: float, box: Size) -> None:
-    predictor = make_predictor(2, box, threshold=threshold)
+    predictor = make_predictor(2, size=box, threshold=threshold)
     image = noise(50, 60, 3)
     foreground = predictor.probabilities(image)[1]
     clear = np.abs(foreground - threshold) > 1e-5
     assert clear.mean() > 0.9
     assert np.array_equal(predictor.predict(image)[clear], (foreground >= threshold)[clear])
-    if threshold == 0.5:
-        assert np.array_equal(
-            predictor.predict(image)[clear],
-            predictor.probabilities(image).argmax(axis=0)[clear],
-        )
 
 
 def test_grey_is_shown_as_rgb() -> None:
@@ -173,12 +138,12 @@ def test_grey_is_shown_as_rgb() -> None:
         assert np.array_equal(predictor.predict(grey), wanted)
     assert np.array_equal(predictor.predict(grey[..., None]), wanted)
     predictor.card.training["grey"] = 3  # it was trained on some, so there is no warning
-    again = Predictor(predictor.network, predictor.card, device="cpu", precision="fp32")
+    again = as_predictor(predictor.network, predictor.card)
     assert np.array_equal(again.predict(grey), wanted)
 
 
 @pytest.mark.parametrize(
-    ("in_channels", "shape", "message"),
+    ("channels", "shape", "message"),
     [
         (3, (40, 50, 2), "2 channels, 3 are needed"),
         (3, (40, 50, 4), "4 channels, 3 are needed"),
@@ -190,9 +155,9 @@ def test_grey_is_shown_as_rgb() -> None:
         (3, (0, 0), "no pixels"),
     ],
 )
-def test_other_shapes_are_refused(in_channels: int, shape: tuple[int, ...], message: str) -> None:
+def test_other_shapes_are_refused(channels: int, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_predictor(in_channels=in_channels).predict(noise(*shape))
+        make_predictor(channels=channels).predict(noise(*shape))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -206,7 +171,7 @@ def test_floats_that_are_not_finite_are_refused(value: float) -> None:
 @pytest.mark.parametrize("channels", [3, 5])
 def test_float_images_of_many_channels(channels: int) -> None:
     image = np.random.default_rng(0).normal(size=(50, 77, channels)).astype(np.float32)
-    assert make_predictor(in_channels=channels).predict(image).shape == (50, 77)
+    assert make_predictor(channels=channels).predict(image).shape == (50, 77)
 
 
 @pytest.mark.parametrize("box", [None, (32, 48)])
@@ -225,18 +190,13 @@ def test_sixteen_bits_equal_their_eight_bit_twin(box: Size) -> None:
 def test_dark_images_are_not_stretched() -> None:
     predictor = make_predictor(size=None)
     dark = noise(40, 50, 3) % 2
-    assert np.allclose(
-        predictor.probabilities(dark),
-        logits_by_hand(predictor, dark, None).softmax(dim=0).numpy(),
-        atol=1e-4,
-    )
+    wanted = logits_by_hand(predictor, dark, None).softmax(dim=0).numpy()
+    assert np.allclose(predictor.probabilities(dark), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(3, np.uint8), (3, np.uint16), (1, np.uint8)])
 def test_an_image_prepared_in_another_thread_has_the_same_mask(channels: int, dtype: Any) -> None:
-    network, card = random_network(3, 3), make_card(3)
-    card = dataclasses.replace(card, scales=(1.0, 1.5), training={"grey": 1})
-    predictor = Predictor(copy.deepcopy(network), card, device="cpu", precision="fp32")
+    predictor = make_predictor(scales=(1.0, 1.5), training={"grey": 1})
     image = noise(70, 90, channels, dtype=dtype)
     with ThreadPoolExecutor(1) as reader:
         prepared = reader.submit(predictor.prepare, image).result()
@@ -287,7 +247,7 @@ def test_network_alone_takes_images_at_their_own_size() -> None:
     mask = noise(20, 24) % 3
     image = np.eye(3, dtype=np.uint8)[mask] * np.uint8(255)
     network = copy_network()
-    predictor = Predictor(network, device="cpu", precision="fp32")
+    predictor = as_predictor(network)
     assert predictor.network is network
     assert np.array_equal(predictor.predict(image), mask)
     assert len(predictor.card.colors) == 3
@@ -318,18 +278,15 @@ def test_loaded_checkpoint_predicts_the_same(tmp_path: Path, classes: int) -> No
 
 def test_bf16_is_close() -> None:
     predictor = make_predictor()
-    rough = Predictor(predictor.network, predictor.card, device="cpu", precision="bf16")
+    rough = as_predictor(predictor.network, predictor.card, precision="bf16")
     image = noise(32, 48, 3)
     assert rough.probabilities(image).dtype == np.float32
     assert np.abs(rough.probabilities(image) - predictor.probabilities(image)).mean() < 0.05
 
 
 def test_results_need_no_gradient_and_can_be_changed() -> None:
-    predictor = make_predictor()
-    mask, probabilities = (
-        predictor.predict(noise(32, 48, 3)),
-        predictor.probabilities(noise(32, 48, 3)),
-    )
+    predictor, image = make_predictor(), noise(32, 48, 3)
+    mask, probabilities = predictor.predict(image), predictor.probabilities(image)
     mask[0, 0] = 1
     probabilities[0] = 0
     # inference mode must not have touched the weights
@@ -342,7 +299,7 @@ def test_valid_convolutions_see_a_mirrored_image(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     network = UNet(3, 2, 2, 2, normalisation="none", valid=True).eval()
     image = noise(*size, 3)
-    found = Predictor(network, device="cpu", precision="fp32").probabilities(image)
+    found = as_predictor(network).probabilities(image)
     batch = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         expected = deep_logits(network, batch)[0][0].softmax(dim=0)
@@ -352,8 +309,7 @@ def test_valid_convolutions_see_a_mirrored_image(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("kind", ["batch", "group", "instance"])
 def test_the_smallest_images_are_padded_as_the_network_needs(kind: Any) -> None:
-    network = UNet(3, 2, 2, 3, normalisation=kind)
-    predictor = Predictor(network, device="cpu", precision="fp32")
+    predictor = as_predictor(UNet(3, 2, 2, 3, normalisation=kind))
     for size in ((1, 1), (8, 9), (3, 40)):
         assert predictor.predict(noise(*size, 3)).shape == size
 
@@ -365,30 +321,6 @@ def test_logits_that_are_not_finite_are_refused() -> None:
     for ask in (predictor.predict, predictor.probabilities):
         with pytest.raises(ValueError, match="not finite"):
             ask(noise(32, 48, 3))
-
-
-@pytest.mark.parametrize("size", [(64, 48), (97, 131), (9, 7)])
-def test_images_are_reduced_by_the_factor(size: tuple[int, int]) -> None:
-    whole = make_predictor(size=None)
-    card = dataclasses.replace(whole.card, factor=0.5)
-    predictor = Predictor(whole.network, card, device="cpu", precision="fp32")
-    image = noise(*size, 3)
-    small = max(1, round(size[0] / 2)), max(1, round(size[1] / 2))
-    reduced = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
-    plain = Predictor(predictor.network, make_card(3, None), device="cpu", precision="fp32")
-    logits = torch.from_numpy(plain.probabilities(reduced)).log()[None]
-    # a softmax's logarithm differs from the logits by the same amount for all classes
-    wanted = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0]
-    got = torch.from_numpy(predictor.probabilities(image))
-    assert got.shape == (3, *size)
-    assert (got.argmax(0) == wanted.argmax(0)).float().mean() > 0.99
-
-
-def test_images_at_the_scale_of_training_are_never_far() -> None:
-    card = make_card(3, None)
-    card.training["areas"] = [1000, 4000]
-    predictor = Predictor(copy_network(), card, device="cpu", precision="fp32")
-    assert predictor.predict(noise(300, 300, 3)).shape == (300, 300)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +341,7 @@ def test_impossible_settings_are_refused(
     tmp_path: Path, instead: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "a.safetensors"
-    save_checkpoint(path, random_network(3, 2), make_card(2))
+    save_checkpoint(path, make_network(2), make_card(2))
     with pytest.raises(ValueError, match=message):
         Predictor.load(path, **instead)
 
@@ -419,7 +351,7 @@ def test_a_threshold_is_for_two_classes(tmp_path: Path) -> None:
     masks = [make_predictor(3, threshold=threshold).predict(image) for threshold in (0.1, 0.9)]
     assert np.array_equal(*masks)
     path = tmp_path / "a.safetensors"
-    save_checkpoint(path, random_network(3, 3), make_card(3))
+    save_checkpoint(path, make_network(3), make_card(3))
     with pytest.raises(ValueError, match="this model has 3"):
         Predictor.load(path, threshold=0.3)
     with pytest.raises(ValueError, match="Give a checkpoint"):
@@ -448,22 +380,20 @@ def warnings_of(predictor: Predictor, *images: NDArray[Any]) -> list[str]:
     return [str(each.message) for each in caught]
 
 
-def trained(**training: Any) -> Predictor:
-    card = dataclasses.replace(make_card(3), training=training)
-    return Predictor(random_network(3, 3), card, device="cpu", precision="fp32")
-
-
 def test_warnings_of_sizes_far_from_the_training_images() -> None:
-    predictor = trained(areas=[1000, 4000])
+    predictor = make_predictor(training={"areas": [1000, 4000]})
     near = [noise(*size, 3) for size in ((25, 40), (15, 15), (150, 150))]
     assert warnings_of(predictor, *near) == []
     small, large = warnings_of(predictor, noise(10, 10, 3), noise(160, 160, 3))
     assert "10 x 10 pixels" in small
     assert "1,000 to 4,000 pixels" in large
+    # at the scale of training no image is far
+    at_scale = make_predictor(size=None, training={"areas": [1000, 4000]})
+    assert warnings_of(at_scale, noise(300, 300, 3)) == []
 
 
 def test_warnings_of_other_values_come_once() -> None:
-    predictor, image = trained(dtypes=["uint16"]), noise(32, 48, 3)
+    predictor, image = make_predictor(training={"dtypes": ["uint16"]}), noise(32, 48, 3)
     assert warnings_of(predictor, image.astype(np.uint16), image.astype(np.float32) / 255) == []
     grey = noise(32, 48, 1).astype(np.uint16)
     of_dtype, of_grey = warnings_of(predictor, image, grey, image, grey)
@@ -473,9 +403,10 @@ def test_warnings_of_other_values_come_once() -> None:
 
 
 def test_warnings_of_floats_that_are_not_0_to_1() -> None:
-    predictor, image = trained(dtypes=["uint8"]), noise(300, 400, 3).astype(np.float32)
+    image = noise(300, 400, 3).astype(np.float32)
+    predictor = make_predictor(training={"dtypes": ["uint8"]})
     assert warnings_of(predictor, image / 255) == []
     (message,) = warnings_of(predictor, image, image)
     assert "float32 values up to 25" in message
     assert "uint8" in message
-    assert warnings_of(trained(dtypes=["float32"]), image) == []
+    assert warnings_of(make_predictor(training={"dtypes": ["float32"]}), image) == []

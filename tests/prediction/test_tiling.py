@@ -1,5 +1,6 @@
 """Tiles against one pass: equal by valid convolutions, and near by padded ones."""
 
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,6 @@ from plainunet.formats.images import read_image
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.unet import UNet, deep_logits
 from plainunet.prediction.backends import TorchBackend
-from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.tiling import (
     WHOLE,
     blend_bands,
@@ -25,6 +25,8 @@ from plainunet.prediction.tiling import (
     values_for,
 )
 from plainunet.training.train import train
+
+from ..models import SMALL, as_predictor, make_network
 
 Image = NDArray[np.float32]
 
@@ -37,11 +39,8 @@ def valid(depth: int) -> TorchBackend:
 
 def padded(normalisation: str = "batch", depth: int = 2, classes: int = 3) -> TorchBackend:
     """A network whose batch statistics are not those that it began with."""
-    torch.manual_seed(depth)
-    network = UNet(1, classes, 4, depth, normalisation=normalisation)
-    for _ in range(5):
-        network(torch.rand(4, 1, 64, 64))
-    return TorchBackend(network.eval(), "cpu", "fp32")
+    network = make_network(classes, depth, channels=1, depth=depth, normalisation=normalisation)
+    return TorchBackend(network, "cpu", "fp32")
 
 
 def noise(height: int, width: int) -> Image:
@@ -184,10 +183,10 @@ def test_large_images_are_tiled(normalisation: str, passes: bool) -> None:
 
 def test_tiles_of_wide_images_are_low() -> None:
     """A band is as wide as the image, so where memory is short it has fewer rows."""
-    values = 4 * 1024 * 1024
+    values = 2 * 1024 * 1024
     backend = padded(depth=3)
     shapes = count_passes(backend)
-    bands = [band for _, band in logit_bands(backend, Whole(noise(600, 6000)), values)]
+    bands = [band for _, band in logit_bands(backend, Whole(noise(600, 3000)), values)]
     assert sum(band.shape[1] for band in bands) == 600
     assert {shape[2] for shape in shapes} == {464, 264}
     assert max(shape[0] * shape[2] * shape[3] for shape in shapes) <= values // 4
@@ -196,9 +195,9 @@ def test_tiles_of_wide_images_are_low() -> None:
     for classes, is_high in ((3, False), (2, True)):
         backend = padded(depth=3, classes=classes)
         shapes = count_passes(backend)
-        wide = joined(logit_bands(backend, Whole(noise(1100, 4000)), values))
-        assert wide.shape == (3 if classes == 3 else 1, 1100, 4000)
-        assert (max(shape[2] for shape in shapes) > 1000) == is_high
+        wide = joined(logit_bands(backend, Whole(noise(800, 2000)), values))
+        assert wide.shape == (3 if classes == 3 else 1, 800, 2000)
+        assert (max(shape[2] for shape in shapes) > 700) == is_high
 
 
 def test_memory_becomes_values() -> None:
@@ -214,7 +213,7 @@ def test_tiles_have_a_least_size(backend: TorchBackend) -> None:
 
     def largest(values: int) -> int:
         shapes.clear()
-        joined(logit_bands(backend, Whole(noise(800, 900)), values))
+        joined(logit_bands(backend, Whole(noise(540, 560)), values))
         return max(n * height * width for n, _, height, width in shapes)
 
     least = least_values(backend)
@@ -246,13 +245,17 @@ def checkpoint(
     request: pytest.FixtureRequest, data_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A network trained on membranes at full resolution, for seconds."""
-    run = tmp_path_factory.mktemp("membranes") / "run"
+    folder = tmp_path_factory.mktemp("membranes")
+    for number in range(6):
+        for kind in ("images", "masks"):
+            (folder / kind).mkdir(exist_ok=True)
+            shutil.copy(data_root / "isbi2012" / kind / f"{number}.png", folder / kind)
     config = TrainConfig(
-        classes=("membrane", "cell"), patch=(96, 96), base_channels=8, epochs=1,
-        learning_rate=3e-3, normalisation=request.param, precision="fp32", device="cpu",
-    )  # fmt: skip
-    train(data_root / "isbi2012", run, config)
-    return run / "best.safetensors"
+        **{**SMALL, "base_channels": 8, "classes": ("membrane", "cell"), "patch": (96, 96)},
+        **{"epochs": 1, "learning_rate": 1e-2, "normalisation": request.param},
+    )
+    train(folder, folder / "run", config)
+    return folder / "run" / "best.safetensors"
 
 
 def mosaic(folder: Path, side: int) -> NDArray[np.uint8]:
@@ -268,7 +271,7 @@ def mosaic(folder: Path, side: int) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize(
     ("side", "rooms"),
-    [(900, (5e7, 1.5e8)), pytest.param(3000, (2e8, 1e9), marks=pytest.mark.slow)],
+    [(700, (5e7, 1.5e8)), pytest.param(3000, (2e8, 1e9), marks=pytest.mark.slow)],
 )
 def test_tiles_agree_with_one_pass(
     checkpoint: Path, data_root: Path, side: int, rooms: tuple[float, ...]
@@ -276,11 +279,11 @@ def test_tiles_agree_with_one_pass(
     network, card = load_checkpoint(checkpoint)
     image = mosaic(data_root / "isbi2012" / "images", side)
     assert image.shape[:2] == (side, side)
-    whole = Predictor(network, card, device="cpu", precision="fp32", memory=1e12)
+    whole = as_predictor(network, card, memory=1e12)
     wanted = whole.probabilities(image)[1]
     assert 0.2 < (wanted > 0.5).mean() < 0.98
     for room in rooms:
-        tiled = Predictor(network, card, device="cpu", precision="fp32", memory=room)
+        tiled = as_predictor(network, card, memory=room)
         change = np.abs(tiled.probabilities(image)[1] - wanted)
         other = ((wanted > 0.5) != (tiled.predict(image) == 1)).mean()
         assert 0 < change.max() < 0.25, "in tiles, and not torn apart"

@@ -10,20 +10,15 @@ from numpy.typing import NDArray
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.video import CutOffError, predict_video, video_paths
 
-from .conftest import COLORS, Recorder
+from .conftest import COLORS, Recorder, film, noise
 
 
-def film(path: Path, frames: int = 7, size: tuple[int, int] = (47, 63)) -> Path:
-    """A lossless video of a square that moves."""
-    writer = cv2.VideoWriter(
-        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"FFV1"), 12.5, size[::-1]
-    )
-    for number in range(frames):
-        frame = np.full((*size, 3), 30, np.uint8)
-        frame[10:30, 5 * number : 5 * number + 20] = (20, 200, 90)
-        writer.write(frame)
-    writer.release()
-    return path
+def square(count: int = 7) -> NDArray[np.uint8]:
+    """Frames of a square that moves."""
+    frames = np.full((count, 47, 63, 3), 30, np.uint8)
+    for number in range(count):
+        frames[number, 10:30, 5 * number : 5 * number + 20] = (90, 200, 20)
+    return frames
 
 
 def frames(path: Path) -> tuple[list[NDArray[np.uint8]], float]:
@@ -36,7 +31,7 @@ def frames(path: Path) -> tuple[list[NDArray[np.uint8]], float]:
 
 
 def test_each_frame_has_its_mask(tmp_path: Path, predictor: Predictor, recorder: Recorder) -> None:
-    video = film(tmp_path / "film.mkv")
+    video = film(tmp_path / "film.mkv", square(), 12.5)
     paths = predict_video(predictor, video, tmp_path / "out", recorder)
     assert paths == video_paths(video, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -68,22 +63,12 @@ def test_one_that_stops_leaves_nothing(tmp_path: Path, predictor: Predictor) -> 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_video(predictor, film(tmp_path / "film.mkv"), tmp_path / "out", Stop())
+        predict_video(predictor, film(tmp_path / "film.mkv", square()), tmp_path / "out", Stop())
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def noisy_film(path: Path, frames: int, size: tuple[int, int] = (60, 80)) -> Path:
-    """One that cannot be compressed."""
-    rng = np.random.default_rng(0)
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"FFV1"), 10, size)
-    for _ in range(frames):
-        writer.write(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
-    writer.release()
-    return path
-
-
 def test_one_that_is_cut_off_is_an_error(tmp_path: Path, predictor: Predictor) -> None:
-    video = noisy_film(tmp_path / "film.mkv", 20)
+    video = film(tmp_path / "film.mkv", noise(20, 80, 60, 3))
     whole = video.read_bytes()
     video.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CutOffError, match=r"film\.mkv: ends after \d+ of 20 frames"):
@@ -94,7 +79,7 @@ def test_one_that_is_cut_off_is_an_error(tmp_path: Path, predictor: Predictor) -
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, predictor: Predictor, small_disk: Path) -> None:
-    video = film(tmp_path / "film.mkv", 40)
+    video = film(tmp_path / "film.mkv", square(40))
     out = small_disk / "out"
     (small_disk / "filler").write_bytes(bytes(2**21 - 2**13))
     with pytest.raises(OSError, match=r"film-.* cannot be written \(No space left on device\)"):

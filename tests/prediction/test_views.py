@@ -13,35 +13,12 @@ from torch.nn import functional as F
 from plainunet.dataset.resize import resize
 from plainunet.formats.images import to_unit
 from plainunet.formats.windows import ArrayWindows, open_windows
-from plainunet.network.checkpoint import Card
 from plainunet.network.unet import UNet
-from plainunet.palette import default_colors
 from plainunet.prediction import views
 from plainunet.prediction.backends import TorchBackend, Turn, log_mean, turn_back, turn_images
-from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.views import TTA, ReducedImage, enlarge, in_step, row_above
 
-
-def network(classes: int = 3, seed: int = 0, **options: object) -> UNet:
-    torch.manual_seed(seed)
-    made = UNet(num_classes=classes, base_channels=4, depth=2, **options)
-    with torch.no_grad():
-        for _ in range(10):
-            made(torch.rand(2, 3, 48, 64))
-        std, mean = torch.std_mean(made.eval()(torch.rand(2, 3, 48, 64)), dim=(0, 2, 3))
-        made.head.weight *= 2 / std[:, None, None, None]  # so that every class occurs
-        made.head.bias.copy_((made.head.bias - mean) * 2 / std)
-    return made.eval()
-
-
-def card(classes: int = 3, **said: object) -> Card:
-    names = tuple(map(str, range(classes)))
-    return Card(names, default_colors(classes), **{"size": None, **said})
-
-
-def predictor(classes: int = 3, **said: object) -> Predictor:
-    return Predictor(network(classes), card(classes, **said), device="cpu", precision="fp32")
-
+from ..models import as_predictor, make_card, make_network, make_predictor
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
@@ -65,22 +42,21 @@ def test_the_turns_are_all_of_a_square() -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("tta", ["mirror", "flips", "turns"])
 def test_probabilities_are_the_mean_over_turned_images(tta: str, classes: int) -> None:
-    plain = predictor(classes)
+    plain = make_predictor(classes)
     wanted = np.zeros((classes, 48, 64))
     for quarters, flip in TTA[tta]:
         seen = np.rot90(IMAGE[:, ::-1] if flip else IMAGE, quarters)
         back = np.rot90(plain.probabilities(seen), -quarters, (1, 2))
         wanted += (back[..., ::-1] if flip else back) / len(TTA[tta])
-    got = predictor(classes, tta=tta)
+    got = make_predictor(classes, tta=tta)
     assert np.allclose(got.probabilities(IMAGE), wanted, atol=1e-5)
     assert np.abs(plain.probabilities(IMAGE) - wanted).max() > 0.01
     assert (got.predict(IMAGE) == wanted.argmax(axis=0)).mean() > 0.999
 
 
 def test_valid_convolutions_are_turned_as_well() -> None:
-    network_ = network(valid=True)
-    plain = Predictor(network_, card(), device="cpu", precision="fp32")
-    mean = Predictor(network_, card(tta="mirror"), device="cpu", precision="fp32")
+    network = make_network(valid=True)
+    plain, mean = (as_predictor(network, make_card(tta=tta)) for tta in ("none", "mirror"))
     mirrored = plain.probabilities(IMAGE[:, ::-1])[..., ::-1]
     wanted = (plain.probabilities(IMAGE) + mirrored) / 2
     assert np.allclose(mean.probabilities(IMAGE), wanted, atol=1e-5)
@@ -88,11 +64,11 @@ def test_valid_convolutions_are_turned_as_well() -> None:
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_scales(classes: int) -> None:
-    small, large = (predictor(classes, size=size) for size in ((24, 32), (48, 64)))
-    both = predictor(classes, size=(48, 64), scales=(0.5, 1.0))
+    small, large = (make_predictor(classes, size=size) for size in ((24, 32), (48, 64)))
+    both = make_predictor(classes, size=(48, 64), scales=(0.5, 1.0))
     wanted = (small.probabilities(IMAGE) + large.probabilities(IMAGE)) / 2
     assert np.allclose(both.probabilities(IMAGE), wanted, atol=1e-5)
-    larger = predictor(classes, scales=(2.0,)).probabilities(IMAGE)
+    larger = make_predictor(classes, scales=(2.0,)).probabilities(IMAGE)
     assert larger.shape == (classes, 48, 64)
     assert np.abs(larger - large.probabilities(IMAGE)).max() > 0.01
 
@@ -100,12 +76,12 @@ def test_scales(classes: int) -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_an_ensemble_is_the_mean_of_its_members(classes: int) -> None:
     members = [
-        (network(classes, seed), card(classes, size=size))
+        (make_network(classes, seed), make_card(classes, size=size))
         for seed, size in ((0, None), (1, (24, 32)), (2, (40, 56)))
     ]
-    alone = [Predictor(*member, device="cpu", precision="fp32") for member in members]
+    alone = [as_predictor(*member) for member in members]
     wanted = np.mean([each.probabilities(IMAGE) for each in alone], axis=0)
-    ensemble = Predictor(*members[0], others=members[1:], device="cpu", precision="fp32")
+    ensemble = as_predictor(*members[0], others=members[1:])
     assert np.allclose(ensemble.probabilities(IMAGE), wanted, atol=1e-5)
     assert (ensemble.predict(IMAGE) == wanted.argmax(axis=0)).mean() > 0.999
     assert (alone[0].predict(IMAGE) != wanted.argmax(axis=0)).mean() > 0.01
@@ -195,7 +171,7 @@ def test_enlarged_by_bands_they_are_the_logits_enlarged(
 
 @pytest.mark.parametrize("size", [(96, 128), None])
 def test_from_a_row_on_bands_are_those_of_the_whole(size: tuple[int, int] | None) -> None:
-    one = predictor(size=size)
+    one = make_predictor(size=size)
     whole = np.concatenate(list(one.mask_bands(ArrayWindows(IMAGE))))
     for first in (0, 1, 17, 47):
         rest = np.concatenate(list(one.mask_bands(ArrayWindows(IMAGE), first)))

@@ -1,15 +1,18 @@
 """A small data set, one finished run on it, a reporter that remembers, and runs without a file."""
 
 import json
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from plainunet.config import Growth, TrainConfig
 from plainunet.dataset.coding import Values
@@ -23,6 +26,8 @@ from plainunet.reporter import Reporter, StepDone, silent
 from plainunet.training.run import Run, RunFolder
 from plainunet.training.train import train
 from plainunet.training.trainer import Trainer
+
+from ..folders import make_pair
 
 
 class PowerCut(Exception):
@@ -79,12 +84,21 @@ def rows_of(run: Path, timed: bool = True) -> Rows:
     return [{k: v for k, v in json.loads(line).items() if k not in left_out} for line in lines]
 
 
+def same(a: Any, b: Any) -> bool:
+    """Compare weights, or all that a state holds, to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
 Draw = Callable[..., Path]
 
 
 def _draw(folder: Path, pictures: int, size: tuple[int, int] = (32, 40)) -> Path:
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
     random = np.random.default_rng(pictures)
     for number in range(pictures):
         mask = np.zeros(size, np.uint8)
@@ -92,8 +106,7 @@ def _draw(folder: Path, pictures: int, size: tuple[int, int] = (32, 40)) -> Path
         mask[top : top + size[0] // 3, left : left + size[1] // 3] = 255
         noise = random.integers(0, 90, size=(*size, 3))
         image = (noise + np.where(mask[..., None] > 0, 120, 30)).astype(np.uint8)
-        Image.fromarray(image).save(folder / "images" / f"{number:02d}.png")
-        Image.fromarray(mask).save(folder / "masks" / f"{number:02d}.png")
+        make_pair(folder, f"{number:02d}", image, mask)
     return folder
 
 
@@ -199,3 +212,23 @@ def fitted(make_run: MakeRun, parts: dict[str, Samples]) -> Fit:
         return rows_of(run.folder.path)
 
     return fit
+
+
+@pytest.fixture
+def no_accounts(tmp_path: Path) -> Iterator[None]:
+    """Trackers know nothing of whoever runs the tests."""
+    with mock.patch.dict(os.environ):
+        ours = ("MLFLOW_", "WANDB_", "TRACKIO_", "HF_")
+        for name in [name for name in os.environ if name.startswith(ours)]:
+            del os.environ[name]
+        os.environ["NETRC"] = str(tmp_path / "no accounts")
+        os.environ["WANDB_CACHE_DIR"] = os.environ["WANDB_CONFIG_DIR"] = str(tmp_path / "wandb")
+        yield
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A clock that the test moves."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    return clock

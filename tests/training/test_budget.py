@@ -1,7 +1,6 @@
 """What is measured, and what is made of it; a run of a few seconds ends in time."""
 
 import dataclasses
-import json
 from collections.abc import Collection
 from itertools import count
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from plainunet.config import TrainConfig
 from plainunet.dataset.dataset import SegmentationDataset
@@ -18,6 +18,8 @@ from plainunet.training import budget
 from plainunet.training.budget import find_end, fit_budget, measure_end, measure_pixel
 from plainunet.training.run import Run, RunFolder
 from plainunet.training.train import train
+
+from .conftest import rows_of
 
 
 @pytest.fixture
@@ -34,9 +36,14 @@ def usual_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("ticks")
 def test_a_pixel_is_timed_by_steps() -> None:
-    before = torch.get_rng_state()
-    config = TrainConfig(base_channels=2, batch_size=2, device="cpu")
-    assert measure_pixel(3, 2, config) == pytest.approx(1 / (2 * 96 * 128))
+    """Of the network that is meant: what is timed grows with its width."""
+    before, work = torch.get_rng_state(), []
+    for channels in (2, 4):
+        config = TrainConfig(base_channels=channels, depth=2, batch_size=2, device="cpu")
+        with FlopCounterMode(display=False) as counter:
+            assert measure_pixel(3, 2, config) == pytest.approx(1 / (2 * 96 * 128))
+        work.append(counter.get_total_flops())
+    assert 3 * work[0] < work[1]
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -109,15 +116,16 @@ def test_a_budget_that_is_spent_before_the_first_step_is_refused(
         find_end(dataclasses.replace(run, begun=1000 - 560), predictor)
 
 
-def test_a_run_by_the_clock(small_data: Path, tmp_path: Path) -> None:
+def test_a_run_by_the_clock(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """How well the time is kept, `test_schedule.py` tests by a clock of its own."""
-    # what a budget is counted from is not the loading of libraries
-    train(small_data, tmp_path / "first", TrainConfig(epochs=1, base_channels=2, depth=2))
-    config = TrainConfig(budget=14.0, base_channels=4, depth=3)
+    looks = count()  # a clock that goes on whenever it is looked at
+    monkeypatch.setattr(budget.time, "monotonic", lambda: next(looks) * 0.4)
+    config = TrainConfig(budget=120.0, base_channels=4, depth=3)
     result = train(small_data, tmp_path / "run", config)
     assert result["per_image"]["dice"]["mean_foreground"] is not None
-    rows = list(map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()))
-    rates = [row["learning_rate"] for row in rows]
+    rates = [row["learning_rate"] for row in rows_of(tmp_path / "run")]
     assert rates[-1] < 0.1 * max(rates)  # it came to its end
     plan = (tmp_path / "run" / "plan.txt").read_text()
     assert "base channels: 4 (as given)" in plan

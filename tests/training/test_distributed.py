@@ -3,11 +3,13 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +27,8 @@ from plainunet.training.distributed import (
 from plainunet.training.run import RunFolder
 from plainunet.training.state import read_state
 
-from .conftest import Draw, rows_of
+from ..forks import Fork, fork_command
+from .conftest import Draw, rows_of, same
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gloo's processes are tested on Linux")
 
@@ -33,12 +36,16 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 SGD = "--optimizer sgd --learning-rate 0.05 --batch-size 8"
 
 
-def torchrun(*command: str | Path, check: bool = True) -> str:
-    done = subprocess.run(
-        [*TORCHRUN, *map(str, command)], capture_output=True, text=True, timeout=240, check=False
-    )
-    assert (done.returncode == 0) == check, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def fork_two(start: Callable[..., Fork], *arguments: Any, restarts: int = 0) -> list[Fork]:
+    """Start two processes of one run, as torchrun would; the first one speaks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **{"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        "TORCHELASTIC_RESTART_COUNT": str(restarts),
+    }
+    return [start(*arguments, **environment, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
 
 
 def training(data: Path, run: Path, settings: str) -> list[str]:
@@ -60,19 +67,18 @@ def data(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_two_processes_learn_what_one_does(
-    data: Path,
-    tmp_path: Path,
-    run_plainunet: Callable[..., object],
-    settings: str,
-    tolerance: float,
+    data: Path, tmp_path: Path, settings: str, tolerance: float
 ) -> None:
     """Batches of 8, or of 2 x 4: 20 steps lead to the same weights and the same scores."""
     one, two = folders = [RunFolder(tmp_path / name) for name in ("one", "two")]
     settings = f"{SGD} --epochs 4 {settings}"
-    run_plainunet(*training(data, one.path, settings))
-    said = torchrun("-m", "plainunet", *training(data, two.path, settings))
+    fork_command(*training(data, one.path, settings)).end()
+    said, silence = (
+        each.end() for each in fork_two(fork_command, *training(data, two.path, settings))
+    )
     assert "2 processes" in said
-    assert said.count("model: ") == 1  # the first alone speaks
+    assert said.count("model: ") == 1
+    assert "model: " not in silence
     states = [read_state(run) for run in folders]
     assert states[0]["counters"]["step"] == states[1]["counters"]["step"] == 20
     assert states[0]["network"].keys() == states[1]["network"].keys()
@@ -92,7 +98,6 @@ def test_two_processes_learn_what_one_does(
 
 
 SHARED_STEPS = """
-import sys
 from pathlib import Path
 import numpy as np, torch
 from torch.optim import AdamW
@@ -106,7 +111,7 @@ from plainunet.training.step import Step
 with join_processes("cpu") as processes:
     torch.manual_seed(0)
     unet = UNet(3, 3, base_channels=4, depth=2, normalisation="group").double().train()
-    run = Run(RunFolder(Path("run")), TrainConfig(loss=sys.argv[2], clip=1.0, seed=0), None,
+    run = Run(RunFolder(Path("run")), TrainConfig(loss=loss, clip=1.0, seed=0), None,
               processes=processes)
     state = TrainingState(unet, [AdamW(unet.parameters(), lr=0.01)], None, accumulation=2)
     step = Step(run, state, torch.device("cpu"), torch.float32)
@@ -121,7 +126,7 @@ with join_processes("cpu") as processes:
                 for part in (images, shares)]
         losses.append(step(mine, number, 0.01).loss)
     if processes.is_first:
-        torch.save({"weights": unet.state_dict(), "losses": losses}, sys.argv[1])
+        torch.save({"weights": unet.state_dict(), "losses": losses}, file)
 """
 
 
@@ -130,21 +135,57 @@ with join_processes("cpu") as processes:
 )
 def test_steps_in_float64_are_the_same(tmp_path: Path, loss: str) -> None:
     """AdamW, whose steps do not grow with the gradient, would show the smallest difference."""
-    script = tmp_path / "steps.py"
-    script.write_text(SHARED_STEPS)
-    torchrun(script, tmp_path / "two.pt", loss)
-    subprocess.run([sys.executable, script, tmp_path / "one.pt", loss], check=True, timeout=120)
+
+    def start(name: str, **environment: str) -> Fork:
+        return Fork(SHARED_STEPS, environment, file=tmp_path / name, loss=loss)
+
+    for process in (start("one.pt"), *fork_two(start, "two.pt")):
+        process.end()
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
     for name, value in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], value, rtol=1e-5, atol=1e-5)
 
 
-def test_a_killed_worker_is_started_again_and_the_run_goes_on(data: Path, tmp_path: Path) -> None:
-    settings = f"{SGD} --epochs 30 --normalisation group"
-    torchrun("-m", "plainunet", *training(data, tmp_path / "whole", settings))
+SGD_30 = f"{SGD} --epochs 30 --normalisation group"
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The weights of two processes after 30 epochs that nothing disturbs."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    for process in fork_two(fork_command, *training(data, run, SGD_30)):
+        process.end()
+    return read_state(RunFolder(run))["network"]
+
+
+def assert_goes_on(said: str, run: Path, whole: dict[str, Any]) -> None:
+    """It did not begin again, and ended as if nothing had happened."""
+    epochs = [int(number) for number in re.findall("^epoch +([0-9]+) ", said, re.M)]
+    assert epochs[-1] == 30
+    assert len(epochs) < 30
+    assert same(read_state(RunFolder(run))["network"], whole)
+
+
+def test_a_killed_worker_ends_the_other_and_started_again_the_run_goes_on(
+    data: Path, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    command = training(data, tmp_path / "run", SGD_30)
+    first, second = fork_two(fork_command, *command)
+    first.wait_for("epoch +3 ")
+    second.kill()
+    said = first.end(2)
+    assert "another process of the run has ended before its time. torchrun --max-restarts" in said
+    said, _ = (each.end() for each in fork_two(fork_command, *command, restarts=1))
+    assert_goes_on(said, tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_worker_again(
+    data: Path, tmp_path: Path, whole: dict[str, Any]
+) -> None:
     command = [*TORCHRUN, "--max-restarts", "1", "-m", "plainunet"]
-    command += training(data, tmp_path / "run", settings)
+    command += training(data, tmp_path / "run", SGD_30)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     said = ""
@@ -160,29 +201,35 @@ def test_a_killed_worker_is_started_again_and_the_run_goes_on(data: Path, tmp_pa
     os.kill(max(workers), signal.SIGKILL)
     rest, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said + rest
-    epochs = [int(number) for number in re.findall("^epoch +([0-9]+) ", rest, re.M)]
-    assert epochs[-1] == 30
-    assert len(epochs) < 30  # it did not begin again
-    state, whole = (read_state(RunFolder(tmp_path / name)) for name in ("run", "whole"))
-    for name, value in whole["network"].items():
-        assert torch.equal(state["network"][name], value)
+    assert_goes_on(rest, tmp_path / "run", whole)
+
+
+def torchrun_fails(*command: str) -> str:
+    """What the processes print that torchrun starts, of a mistake of whoever started them."""
+    done = subprocess.run(
+        [*TORCHRUN, "-m", "plainunet", *command],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode != 0, said
+    assert "fault of plainunet" not in said
+    return said
 
 
 def test_what_the_first_finds_wrong_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    command = training(tmp_path / "empty", tmp_path / "run", "")
-    said = torchrun("-m", "plainunet", *command, check=False)
+    said = torchrun_fails(*training(tmp_path / "empty", tmp_path / "run", ""))
     assert said.count("error: ") == 1
-    assert "fault of plainunet" not in said
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_more_processes_than_images_in_a_batch_are_refused(data: Path, tmp_path: Path) -> None:
-    command = training(data, tmp_path / "run", "--batch-size 1")
-    said = torchrun("-m", "plainunet", *command, check=False)
+    said = torchrun_fails(*training(data, tmp_path / "run", "--batch-size 1"))
     assert "2 processes cannot share batches of 1 pictures" in said
-    assert "fault of plainunet" not in said
 
 
 def test_alone_there_is_nothing_to_share() -> None:

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -14,89 +13,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from plainunet.training.run import RunFolder, StoppedError, asked_to_stop
 from plainunet.training.state import read_state
 
-from .conftest import Draw, MakeRun, Recorder, rows_of
+from ..forks import Fork, fork_command
+from .conftest import Draw, MakeRun, Recorder, rows_of, same
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 
-# as the command `plainunet`, but saving after so many seconds of work
-COMMAND = """
-import sys
-from plainunet.training import state
-state.LOST = float(sys.argv.pop(1))
-from plainunet.__main__ import main
-main()
-"""
 SETTINGS = {
     "plain": "--precision fp32",
     "all": "--precision fp32 --accumulation 2 --ema 0.9 --workers 2 --dropout 0.3 "
     "--optimizer muon --augment strong --elastic 2",
     "bf16": "--precision bf16 --schedule cosine --clip 0.5 --loss dice",
 }
-Process = subprocess.Popen[str]
 
 
-def start(*arguments: str | Path, lost: float = 0.0) -> Process:
-    command = [sys.executable, "-c", COMMAND, str(lost), *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
-def begin(data: Path, run: Path, settings: str, epochs: int = 6, lost: float = 0.0) -> Process:
+def begin(data: Path, run: Path, settings: str, epochs: int = 6, lost: float = 0.0) -> Fork:
     usual = f"--epochs {epochs} --size 48 64 --batch-size 4 --base-channels 4 --depth 2 --seed 3"
     growth = run.parent / "growth.toml"
     growth.write_text("growth = [{until = 0.3, scale = 0.5}]\n")
     mine = ["--device", "cpu", "--config", growth, "--out", run]
-    return start("train", data, *mine, *usual.split(), *settings.split(), lost=lost)
+    return fork_command("train", data, *mine, *usual.split(), *settings.split(), lost=lost)
 
 
-def resume(run: Path, lost: float = 0.0) -> Process:
-    return start("train", "--resume", run, lost=lost)
-
-
-def end_of(process: Process, code: int = 0) -> str:
-    """Wait for the process to exit with this code; what it says until then."""
-    out, _ = process.communicate(timeout=240)
-    assert process.returncode == code, out
-    assert "Traceback" not in out
-    return out
-
-
-def kill(process: Process) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-
-
-def wait_for(process: Process, words: str) -> None:
-    """Read line after line, until one has these words."""
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if re.search(words, line):
-            return
-    raise AssertionError(f"{words!r} is not in:\n{said}")
+def resume(run: Path, lost: float = 0.0) -> Fork:
+    return fork_command("train", "--resume", run, lost=lost)
 
 
 def counters(run: Path) -> dict[str, Any]:
     counted: dict[str, Any] = read_state(RunFolder(run))["counters"]
     return counted
-
-
-def same(a: Any, b: Any) -> bool:
-    """Compare what a state holds, to the last bit."""
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 def assert_alike(run: Path, whole: Path) -> None:
@@ -126,23 +74,23 @@ def kill_and_resume(
     data: Path, folder: Path, settings: str, kills: int, epochs: int, seed: int
 ) -> None:
     whole, run = folder / "whole", folder / "run"
-    end_of(begin(data, whole, settings, epochs))
+    begin(data, whole, settings, epochs).end()
     moments = random.Random(seed)
     process = begin(data, run, settings, epochs)
     resumed = set()
     killed = 0
     while killed < kills:
-        wait_for(process, r"parameters; ")
+        process.wait_for(r"parameters; ")
         time.sleep(moments.uniform(0, 1.5))
-        if process.poll() is not None:  # it was quicker
+        if not process.is_running:  # it was quicker
             break
-        kill(process)
+        process.kill()
         killed += 1
         saved = counters(run)
         if saved["batch"]:
             resumed.add((saved["epoch"] + 1, saved["step"]))
         process = resume(run)
-    end_of(process)
+    process.end()
     assert killed >= min(3, kills)
     assert_alike(run, whole)
     # no step that was saved is made again: epochs go on from where they were
@@ -168,14 +116,14 @@ def test_a_run_comes_on_however_often_it_is_killed(data: Path, tmp_path: Path) -
     run, steps = tmp_path / "run", [0]
     process = begin(data, run, "--precision fp32", 500, lost=0.5)
     for _ in range(3):
-        wait_for(process, "parameters; ")
+        process.wait_for("parameters; ")
         while counters(run)["step"] <= steps[-1]:
-            assert process.poll() is None
+            assert process.is_running
             time.sleep(0.1)
-        kill(process)
+        process.kill()
         steps.append(counters(run)["step"])
         process = resume(run, lost=0.5)
-    kill(process)
+    process.kill()
     assert steps == sorted(set(steps))
 
 
@@ -183,7 +131,7 @@ def test_a_run_comes_on_however_often_it_is_killed(data: Path, tmp_path: Path) -
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of eight epochs that nothing disturbs."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    end_of(begin(data, run, SETTINGS["all"], 8))
+    begin(data, run, SETTINGS["all"], 8).end()
     return run
 
 
@@ -196,15 +144,15 @@ def test_asked_to_stop_it_finishes_the_step_and_says_how_to_go_on(
     run = tmp_path / "run"
     # nothing but the request saves here, and Ctrl-C comes to the workers too
     process = begin(data, run, SETTINGS["all"], 8, lost=1e9)
-    wait_for(process, "epoch +2 ")
+    process.wait_for("epoch +2 ")
     time.sleep(0.2)
     os.killpg(process.pid, number)
-    out = end_of(process, 128 + number)
+    out = process.end(128 + number)
     assert out.count("note: asked to stop") == 1
     said = re.search(rf"note: stopped after step (\d+), .* plainunet train --resume {run}", out)
     assert said, out
     assert counters(run)["step"] == int(said[1])
-    end_of(resume(run))
+    resume(run).end()
     assert_alike(run, whole)
 
 
@@ -252,36 +200,33 @@ def test_a_second_run_into_the_folder_is_refused_until_the_first_has_ended(
 ) -> None:
     run = tmp_path / "run"
     process = begin(data, run, "--workers 2", 500)
-    wait_for(process, "epoch +1 ")
-    out = end_of(resume(run), 2)
+    process.wait_for("epoch +1 ")
+    out = resume(run).end(2)
     assert f"error: {run}: process {process.pid} works in it" in out
-    os.kill(process.pid, signal.SIGKILL)  # its workers are left, for some seconds
-    process.wait(timeout=60)
-    assert process.stdout is not None
-    process.stdout.close()
+    process.kill(group=False)  # its workers are left, for some seconds
     process = resume(run)
-    wait_for(process, "parameters; ")
-    kill(process)
+    process.wait_for("parameters; ")
+    process.kill()
 
 
 def test_a_full_disk_is_said_and_the_last_state_stays(data: Path, small_disk: Path) -> None:
     """A real file system of two megabytes, and a state that does not fit in beside another."""
     run = small_disk / "run"
     process = begin(data, run, "--validation 0.1", 4000)
-    wait_for(process, "epoch +1 ")
+    process.wait_for("epoch +1 ")
     before = counters(run)["step"]
     filler = small_disk / "filler"
     with suppress(OSError):  # the run writes beside it: what is free may be less by now
         filler.write_bytes(bytes(shutil.disk_usage(small_disk).free))
-    out = end_of(process, 2)
+    out = process.end(2)
     assert "cannot be written (No space left on device)" in out
     assert f"plainunet train --resume {run}" in out
     assert counters(run)["step"] >= before
     assert not list(run.rglob("*unfinished*"))
     filler.unlink()
     process = resume(run, lost=5)
-    wait_for(process, "epoch +[0-9]+ ")
-    kill(process)
+    process.wait_for("epoch +[0-9]+ ")
+    process.kill()
 
 
 def test_an_image_that_vanishes_and_a_worker_that_dies_are_said(data: Path, tmp_path: Path) -> None:
@@ -289,20 +234,20 @@ def test_an_image_that_vanishes_and_a_worker_that_dies_are_said(data: Path, tmp_
     shutil.copytree(data, own)
     run = tmp_path / "run"
     process = begin(own, run, "--workers 1", 4000, lost=1)
-    wait_for(process, "epoch +2 ")
+    process.wait_for("epoch +2 ")
     workers: list[bytes] = []
     while not workers:  # there are none while it validates
         found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, check=False)
         workers = found.stdout.split()
     os.kill(int(workers[0]), signal.SIGKILL)
-    out = end_of(process, 2)
+    out = process.end(2)
     assert "a process that prepares batches has ended" in out
     assert f"plainunet train --resume {run}" in out
 
     gone = next((own / "images").iterdir())
     gone.unlink()
-    assert str(gone) in end_of(resume(run), 2)
+    assert str(gone) in resume(run).end(2)
     shutil.copy(data / "images" / gone.name, gone)
     process = resume(run)
-    wait_for(process, "epoch +[0-9]+ ")
-    kill(process)
+    process.wait_for("epoch +[0-9]+ ")
+    process.kill()

@@ -1,26 +1,16 @@
 """The learning rate over time; how far a run has come, by steps and by a clock that tests move."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plainunet.config import TrainConfig
-from plainunet.training import schedule
 from plainunet.training.schedule import WARM_UP, ClockSchedule, StepSchedule, learning_rate_at
 
 GROWTH = ({"until": 0.4, "scale": 0.5},)
 CONFIG = TrainConfig(size=(64, 96), growth=GROWTH, epochs=10, learning_rate=0.01)
-
-
-class Clock:
-    now = 100.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(schedule.time, "monotonic", lambda: clock.now)
-    return clock
 
 
 def test_by_steps() -> None:
@@ -33,7 +23,9 @@ def test_by_steps() -> None:
     assert not by_steps.cuts(0)
 
 
-def test_the_rate_comes_down_and_steps_are_foreseen_as_the_clock_runs(clock: Clock) -> None:
+def test_the_rate_comes_down_and_steps_are_foreseen_as_the_clock_runs(
+    clock: SimpleNamespace,
+) -> None:
     by_clock = ClockSchedule(CONFIG, end=200.0)
     assert by_clock.steps(0) == 1
     clock.now = 110.0  # a tenth
@@ -47,7 +39,7 @@ def test_the_rate_comes_down_and_steps_are_foreseen_as_the_clock_runs(clock: Clo
     assert rates[0] == pytest.approx(0.001, rel=0.02)
 
 
-def test_a_slow_machine_takes_fewer_steps_and_ends_in_time(clock: Clock) -> None:
+def test_a_slow_machine_takes_fewer_steps_and_ends_in_time(clock: SimpleNamespace) -> None:
     ends = {}
     for seconds in (0.5, 3.0):
         clock.now = 100.0
@@ -70,7 +62,7 @@ def test_a_slow_machine_takes_fewer_steps_and_ends_in_time(clock: Clock) -> None
     assert ends == {0.5: 200, 3.0: 33}
 
 
-def test_judging_takes_a_small_part_of_the_time(clock: Clock) -> None:
+def test_judging_takes_a_small_part_of_the_time(clock: SimpleNamespace) -> None:
     by_clock = ClockSchedule(CONFIG, end=1100.0)
     judged = 0.0
     for clock.now in range(110, 1100, 10):
@@ -92,7 +84,7 @@ def test_what_is_done_is_counted_in_pixels() -> None:
     assert done == sorted(done)
 
 
-def test_by_the_clock_what_is_done_is_time(clock: Clock) -> None:
+def test_by_the_clock_what_is_done_is_time(clock: SimpleNamespace) -> None:
     by_clock = ClockSchedule(CONFIG, end=200.0)
     clock.now = 130.0
     assert by_clock.done(3) == by_clock.done(300) == pytest.approx(0.3)
@@ -105,7 +97,7 @@ def test_by_the_clock_what_is_done_is_time(clock: Clock) -> None:
     assert resumed.share == pytest.approx(0.7)
 
 
-def test_a_run_has_a_first_step_even_if_its_time_is_over(clock: Clock) -> None:
+def test_a_run_has_a_first_step_even_if_its_time_is_over(clock: SimpleNamespace) -> None:
     by_clock = ClockSchedule(CONFIG, end=90.0)
     clock.now = 101.0
     assert not by_clock.is_over(0)

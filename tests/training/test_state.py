@@ -1,7 +1,6 @@
 """What a run needs to go on is kept whole, read without running code, and saved in time."""
 
 import os
-import time
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +16,7 @@ from plainunet.training.optim import WeightAverage, make_optimizers
 from plainunet.training.run import RunFolder
 from plainunet.training.state import LOST, Saver, TrainingState, read_state
 
-from .conftest import MakeRun
+from .conftest import MakeRun, same
 
 
 @pytest.fixture
@@ -74,10 +73,7 @@ def test_a_restored_state_goes_on_bit_for_bit(
     other.restore(read_state(folder))
     assert (other.epoch, other.step, other.best, other.seconds) == (1, 2, 0.25, 1.5)
     advance(other, 2)
-    expected = weights(state)
-    assert weights(other).keys() == expected.keys()
-    for name, value in weights(other).items():
-        assert torch.equal(value, expected[name]), name
+    assert same(weights(other), weights(state))
 
 
 def test_the_data_folder_is_kept_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,14 +143,6 @@ def test_code_in_a_state_is_not_run(folder: RunFolder, saved: Path) -> None:
     torch.save({"data": Trap(folder.path / "caught")}, saved)
     assert_damaged(folder)
     assert not (folder.path / "caught").exists()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A clock that the test moves."""
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
-    return clock
 
 
 class SlowState(TrainingState):

@@ -1,8 +1,6 @@
 """One optimiser step against steps made by hand; steps that fail, and memory that is short."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,9 @@ from plainunet.training.optim import WeightAverage
 from plainunet.training.run import Run, RunFolder
 from plainunet.training.state import TrainingState
 from plainunet.training.step import Made, Step
+
+from ..forks import Fork
+from .conftest import same
 
 Batch = tuple[Tensor, Tensor]
 
@@ -51,11 +52,6 @@ def make_step(
     state = TrainingState(unet, [optimizer], average, accumulation=config.accumulation)
     run = Run(RunFolder(Path()), config, dataset)
     return Step(run, state, torch.device("cpu"), precision), state
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_steps_are_those_made_by_hand() -> None:
@@ -116,7 +112,7 @@ def test_the_average_takes_in_every_step() -> None:
         by_hand(batch(2, number), number, 0.1)
         expected.update(other, number)
     assert state.average
-    assert same(state.average.network, expected.network)
+    assert same(state.average.network.state_dict(), expected.network.state_dict())
 
 
 @pytest.fixture
@@ -160,8 +156,8 @@ def test_a_step_that_is_not_finite_leaves_nothing_behind(not_finite: list[str], 
         assert each(batch(2, 2), 2, 0.1).is_made
     assert state.average
     assert expected.average
-    assert same(unet, other)
-    assert same(state.average.network, expected.average.network)
+    assert same(unet.state_dict(), other.state_dict())
+    assert same(state.average.network.state_dict(), expected.average.network.state_dict())
 
 
 def test_bf16_trains_in_fp32_weights() -> None:
@@ -201,8 +197,8 @@ def test_long_gradients_are_shortened() -> None:
     assert moved**0.5 == pytest.approx(1e-3, rel=1e-3)
 
 
-SHORT = """
-import resource, sys
+STEPS = """
+import resource
 from pathlib import Path
 import torch
 from torch.optim import SGD
@@ -215,8 +211,6 @@ from plainunet.training.run import Run, RunFolder
 from plainunet.training.state import TrainingState
 from plainunet.training.step import Step
 
-torch.set_num_threads(1)
-parts, short = [int(part) for part in sys.argv[2].split(",")], sys.argv[3] == "short"
 torch.manual_seed(0)
 unet = UNet(3, 2, base_channels=8, depth=3, dropout=0.5).train()
 told = Collected()
@@ -229,31 +223,23 @@ images = torch.randint(0, 256, (8, 128, 192, 3), generator=generator, dtype=torc
 shares = torch.nn.functional.one_hot(torch.randint(0, 2, (8, 128, 192), generator=generator), 2)
 small = [images[:1, :16, :16], shares[:1, :16, :16].to(torch.uint8) * 255]
 step(small, 0, 0.0)  # what is loaded with the first step is there
-if short:
+if megabytes:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + int(sys.argv[4]) * 2**20
+    limit = pages * resource.getpagesize() + megabytes * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 losses, made = [], []
 for number, each in enumerate(parts, 1):
     state.accumulation = max(each, state.accumulation)
     losses.append(step([images, shares.to(torch.uint8) * 255], number, 0.05).loss)
     made.append(state.accumulation)
-torch.save({"weights": unet.state_dict(), "losses": losses, "notes": told.notes, "made": made},
-           sys.argv[1])
+content = {"weights": unet.state_dict(), "losses": losses, "notes": told.notes, "made": made}
+torch.save(content, file)
 """
 
 
-def run_short(folder: Path, parts: list[int], megabytes: int = 0) -> dict[str, Any]:
-    """Steps with eight images, each begun in so many parts, so much memory being left."""
-    file = folder / f"{megabytes}.pt"
-    words = [str(file), ",".join(map(str, parts)), "short" if megabytes else "ample"]
-    done = subprocess.run(
-        [sys.executable, "-c", SHORT, *words, str(megabytes)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+def make_steps(file: Path, parts: list[int], megabytes: int = 0) -> dict[str, Any]:
+    """Steps with eight images, each begun in so many parts, perhaps with so much memory left."""
+    Fork(STEPS, file=file, parts=parts, megabytes=megabytes).end()
     content: dict[str, Any] = torch.load(file, weights_only=True)
     return content
 
@@ -261,18 +247,17 @@ def run_short(folder: Path, parts: list[int], megabytes: int = 0) -> dict[str, A
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="RLIMIT_AS is tested on Linux")
 def test_out_of_memory_the_step_is_made_again_in_parts(tmp_path: Path) -> None:
     """An allocation fails for real; what comes out is what parts from the start give."""
-    short = run_short(tmp_path, [1, 1], 150)
+    short = make_steps(tmp_path / "short.pt", [1, 1], 150)
     made, notes = short["made"], short["notes"]
     assert 2 <= made[1] <= 8
     assert made[0] <= made[1]
     assert len(notes) == made[1].bit_length() - 1
     assert re.match("note: out of memory in step [23]: .*in 2 parts of 4 at most", notes[0])
-    ample = run_short(tmp_path, made)
+    ample = make_steps(tmp_path / "ample.pt", made)
     assert (ample["notes"], ample["made"]) == ([], made)
     assert short["losses"] == ample["losses"]
     # running statistics too: the passes that failed have left nothing in them
-    for name, value in ample["weights"].items():
-        assert torch.equal(short["weights"][name], value), name
+    assert same(short["weights"], ample["weights"])
 
 
 def test_memory_for_not_even_one_image_is_an_error() -> None:

@@ -1,14 +1,12 @@
 """Each tracker for real: a run that is interrupted and goes on, read back by the library itself."""
 
 import json
-import os
 import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -30,15 +28,7 @@ class Tracked:
     """What every tracker must hold."""
 
 
-@pytest.fixture(autouse=True)
-def _own_environment(tmp_path: Path) -> Iterator[None]:
-    with mock.patch.dict(os.environ):
-        ours = ("MLFLOW_", "WANDB_", "TRACKIO_", "HF_")
-        for name in [name for name in os.environ if name.startswith(ours)]:
-            del os.environ[name]
-        os.environ["NETRC"] = str(tmp_path / "no accounts")
-        os.environ["WANDB_CACHE_DIR"] = os.environ["WANDB_CONFIG_DIR"] = str(tmp_path / "wandb")
-        yield
+pytestmark = pytest.mark.usefixtures("no_accounts")
 
 
 @pytest.fixture

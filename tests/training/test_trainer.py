@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -30,7 +29,7 @@ from plainunet.training.step import Made, Step
 from plainunet.training.trainer import FAULTS, Rate
 from plainunet.training.validate import validate
 
-from .conftest import Fit, MakeRun, Recorder, Rows, make_trainer, rows_of
+from .conftest import Fit, MakeRun, Recorder, Rows, make_trainer, rows_of, same
 
 GROWTH = (Growth(until=0.3, scale=0.5), Growth(until=0.5, scale=0.75))
 Grown = tuple[Run, Rows, Recorder]
@@ -53,10 +52,6 @@ def grown(
 
 def foreground(row: dict[str, Any]) -> float:
     return row["validation"]["per_image"]["dice"]["mean_foreground"] or 0.0
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_rows_and_sizes_epoch_by_epoch(grown: Grown) -> None:

@@ -4,6 +4,8 @@ import os
 from functools import cached_property, lru_cache
 from typing import Any
 
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before the import: it would ask the network
+
 import albumentations as A
 import cv2
 import numpy as np
@@ -59,9 +61,6 @@ def _cubic(count: int) -> NDArray[np.float64]:
     far = 2 - 4 * d + 2.5 * d**2 - 0.5 * d**3
     counts = np.where(d < 1, near, np.where(d < 2, far, 0))
     return np.stack([counts[:, :2].sum(axis=1), counts[:, 2], counts[:, 3:].sum(axis=1)], axis=1)
-
-
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before the import: it would ask the network
 
 
 _MOST_CHANNELS = 128  # that OpenCV takes

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from plainunet.config import TTAName
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.evaluation.evaluate import open_dataset
 from plainunet.evaluation.measure import predict_images
@@ -24,7 +25,11 @@ LEAST_OBJECTS = (0, 10, 30, 100, 300, 1000, 3000, 10_000)
 """Sizes of objects that are tried [pixels]."""
 GAIN = 0.0005
 """Dice that test-time augmentation must bring, since it takes a multiple of the time."""
-_TTA = {"flip": ("none", "mirror"), "light": ("none", "mirror"), "strong": ("none", "turns")}
+_TTA: dict[str, tuple[TTAName, ...]] = {
+    "flip": ("none", "mirror"),
+    "light": ("none", "mirror"),
+    "strong": ("none", "turns"),
+}
 """What is tried goes by the augmentation in training."""
 _PART = "val"
 _SETTINGS = ("threshold", "tta", "min_object", "fill_holes")

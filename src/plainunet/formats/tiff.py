@@ -399,7 +399,7 @@ def _only_page(tiff: TiffFile, file: BinaryIO, path: ImageSource) -> TiffPage:
 _INFLATED = 2**26
 """Bytes that any segment may inflate to unseen."""
 _DEFLATE = (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE)
-_RATIO = {**dict.fromkeys(_DEFLATE, 1032), COMPRESSION.LZMA: 10**5}
+_RATIO: dict[int, int] = {**dict.fromkeys(_DEFLATE, 1032), COMPRESSION.LZMA: 10**5}
 """How many times its size a segment can inflate to."""
 
 

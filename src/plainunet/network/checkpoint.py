@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from plainunet import __version__
+from plainunet.config import TTAName
 from plainunet.files import write_whole
 from plainunet.network.unet import UNet
 from plainunet.system import shorten
@@ -86,7 +87,7 @@ class Card:
     """Scores on the validation split, with their protocol."""
     factor: _Share = 1.0
     """Without a size: what the sides of images are multiplied by."""
-    tta: Literal["none", "mirror", "flips", "turns"] = "none"
+    tta: TTAName = "none"
     """Test-time augmentation, whose probabilities are averaged: "none", "mirror" (images also
     mirrored left to right), "flips" (and top to bottom) or "turns" (and all by quarter turns)."""
     scales: Annotated[tuple[_Scale, ...], Field(min_length=1, max_length=16)] = (1.0,)

@@ -5,6 +5,7 @@ Logged are each epoch's row in `metrics.jsonl`, the same as a table, and curves.
 
 import csv
 import json
+import os
 import signal
 import threading
 import time
@@ -129,7 +130,11 @@ def asked_to_stop(run: Run) -> Iterator[None]:
         yield
         return
 
+    own = os.getpid()
+
     def take(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != own:  # a process that prepares batches, and is told so by its parent
+            return
         if run.stop:
             again = KeyboardInterrupt()
             again.code = 128 + number  # type: ignore[attr-defined]
