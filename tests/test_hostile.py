@@ -166,6 +166,14 @@ def test_a_flipped_bit_is_noticed(checkpoint: Path) -> None:
         load_checkpoint(checkpoint)
 
 
+@pytest.mark.usefixtures("file_modes")
+def test_a_file_that_may_not_be_read_is_not_called_missing(checkpoint: Path) -> None:
+    checkpoint.chmod(0)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(checkpoint)
+    assert isinstance(caught.value.__cause__, PermissionError)
+
+
 # TIFF files that are small on disk
 
 

@@ -110,7 +110,7 @@ class _Search:
         """Find the test-time augmentation and, with two classes, the threshold; and the score."""
         best, chosen = -1.0, plain
         for tta in _TTA.get(plain.training.get("settings", {}).get("augment", ""), ("none",)):
-            trial, value = dataclasses.replace(plain, tta=tta), tta
+            trial, value = dataclasses.replace(plain, tta=tta), str(tta)
             counts, histograms = self._count(trial, f"tta {tta}")
             score = _mean_dice(counts)
             if self._classes == 2:

@@ -126,12 +126,13 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint file.")
     try:
+        path.open("rb").close()  # what may not be read, safetensors calls missing
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except PermissionError as error:
-        raise CheckpointError(f"{path}: may not be read. Check its permissions.") from error
+        raise CheckpointError(f"{path}: cannot be opened. Check its permissions.") from error
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not a checkpoint of plainunet, or damaged ({error}). "
