@@ -9,12 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFile
 
-from plainunet.formats import coco, rle
+from plainunet.formats import coco, rle, shapes
 from plainunet.formats.colors import IGNORED, ColoredMaskError, colored_mask
 from plainunet.formats.encoded import decoding, read_encoded, read_mask_array, turn_upright
 from plainunet.formats.images import image_size, open_still
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import ClassFiles, CocoImage, ImageSource, RleImage, Source
+from plainunet.formats.sources import (
+    ClassFiles,
+    CocoImage,
+    ImageSource,
+    ObjectFiles,
+    RleImage,
+    Shapes,
+    Source,
+)
 from plainunet.formats.tiff import read_tiff
 
 THRESHOLD = 128
@@ -63,12 +71,28 @@ def read_class_files(path: ClassFiles, read: Callable[[Path], NDArray[Any]]) -> 
     return ids
 
 
-def common_size(path: ClassFiles, size_of: Callable[[Path], tuple[int, int]]) -> tuple[int, int]:
-    """Read the height and width that all files of a mask's classes have."""
-    class_file_names(path.classes)
-    there = [file for file in path.files.values() if _is_there(file)]
-    if not there:
-        raise _none_exists(path)
+def read_object_files(path: ObjectFiles, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.uint8]:
+    """Join several masks of one image: [H, W] uint8, 1 where any of them is not 0."""
+    first, *others = path.files
+    joined = _foreground(first, read)
+    for file in others:
+        inside = _foreground(file, read)
+        if inside.shape != joined.shape:
+            raise _sizes_differ(first, joined.shape, file, inside.shape)
+        joined |= inside
+    return joined.astype(np.uint8)
+
+
+def common_size(
+    path: ClassFiles | ObjectFiles, size_of: Callable[[Path], tuple[int, int]]
+) -> tuple[int, int]:
+    """Read the height and width that all files of a mask have."""
+    there = path.files
+    if isinstance(path, ClassFiles):
+        class_file_names(path.classes)
+        there = [file for file in path.files.values() if _is_there(file)]
+        if not there:
+            raise _none_exists(path)
     sizes = [size_of(file) for file in there]
     for file, size in zip(there, sizes, strict=True):
         if size != sizes[0]:
@@ -117,7 +141,7 @@ def _sizes_differ(
 ) -> ValueError:
     return DataError(
         f"{other} is {other_size[1]}x{other_size[0]} pixels, {first} is {size[1]}x{size[0]}. Make "
-        "the masks of all classes as large as their picture.",
+        "all masks of an image as large as it is.",
         "size-mismatch",
     )
 
@@ -165,6 +189,10 @@ def read_mask(path: Source) -> NDArray[Any]:
         return coco.read_ids(path)
     if isinstance(path, RleImage):
         return rle.read_ids(path)
+    if isinstance(path, Shapes):
+        return shapes.read_ids(path)
+    if isinstance(path, ObjectFiles):
+        return read_object_files(path, _read_file)
     return read_class_files(path, _read_file) if isinstance(path, ClassFiles) else _read_file(path)
 
 
@@ -199,7 +227,11 @@ def mask_size(path: Source) -> tuple[int, int]:
         return coco.item_size(path)
     if isinstance(path, RleImage):
         return rle.item_size(path)
-    return common_size(path, _file_size) if isinstance(path, ClassFiles) else _file_size(path)
+    if isinstance(path, Shapes):
+        return shapes.image_size(path.file)
+    if isinstance(path, ClassFiles | ObjectFiles):
+        return common_size(path, _file_size)
+    return _file_size(path)
 
 
 def _file_size(path: ImageSource) -> tuple[int, int]:
@@ -213,6 +245,8 @@ def stored_names(path: Source) -> tuple[str, ...]:
         return coco.class_names(path.file)
     if isinstance(path, RleImage):
         return rle.class_names(path.file)
+    if isinstance(path, Shapes):
+        return path.classes
     return class_file_names(path.classes) if isinstance(path, ClassFiles) else ()
 
 
