@@ -60,6 +60,36 @@ def read_listed(folder: Path, config: FolderConfig, reporter: Reporter) -> list[
     return _by_list(folder, path)
 
 
+def read_image_sets(images: Path) -> dict[str, str | None]:
+    """Read what VOC's and CVAT's ImageSets/ beside a folder of images lists: stems and parts.
+
+    Lists named after parts give them; without any, all others together list the images.
+    """
+    sets = images.parent / "ImageSets"
+    place = next((each for each in (sets / "Segmentation", sets) if each.is_dir()), None)
+    files = sorted(place.glob("*.txt")) if place and images.name.lower() == "jpegimages" else []
+    parted = [file for file in files if file.stem.lower() in PARTS]
+    listed: dict[str, str | None] = {}
+    for file in parted or files:
+        for line in _decode(file.read_bytes()).splitlines():
+            name = normalize("NFC", line.strip().replace("\\", "/").rpartition("/")[2])
+            stem, dot, suffix = name.rpartition(".")
+            stem = stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else name
+            part = PARTS.get(file.stem.lower())
+            if stem and listed.setdefault(stem, part) != part:
+                raise ValueError(
+                    f"{stem} stands in {file} and in another of {place}'s lists. Take it off one."
+                )
+    return listed
+
+
+def _decode(data: bytes) -> str:
+    """Decode a list: UTF-8 with Excel's mark or without, or UTF-16; what is neither is kept."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", errors="replace")
+    return data.decode("utf-8-sig", errors="surrogateescape")
+
+
 def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Reporter) -> list[Pair]:
     patterns = pairs.split(":")
     if len(patterns) != 2 or any(pattern.count("*") != 1 for pattern in patterns):
@@ -215,9 +245,11 @@ def _by_list(folder: Path, path: Path) -> list[Pair]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    # Excel puts a mark before the first letter; what is not UTF-8 may be the name of a file
-    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    # what is not UTF-8 may be the name of a file
+    text = _decode(path.read_bytes())
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)  # Excel's, where , stands in numbers; UTF-16's
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
         for row in reader:
             if row:
@@ -232,7 +264,8 @@ _Parsed = TypeVar("_Parsed", bound=Source)
 
 
 def _existing(name: str, parse: Callable[[Path], _Parsed], *folders: Path) -> _Parsed | None:
-    for path in (folder / name for folder in folders if name):
+    names = [name, name.replace("\\", "/")] if "\\" in name else [name]
+    for path in (folder / name for name in names for folder in folders if name):
         try:
             source = parse(path)
             if any(file.is_file() for file in files_of(source)):

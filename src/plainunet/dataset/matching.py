@@ -9,11 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from plainunet.dataset.layouts import PARTS
+from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, PARTS
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.masks import class_file_names
 from plainunet.formats.problems import DataError, command, first_five
-from plainunet.formats.sources import HERE, ClassFiles, Source, parse_classes, path_of
+from plainunet.formats.sources import (
+    HERE,
+    ClassFiles,
+    ObjectFiles,
+    Source,
+    parse_classes,
+    path_of,
+)
 from plainunet.reporter import Reporter, silent
 
 Key = tuple[str, str]  # folder below the root, and stem, both in NFC
@@ -117,12 +124,6 @@ def _suffix(path: Path) -> str:
 
 
 _SAMPLE = 2000
-_WORD = r"(?i)(?<![^\W\d_])(?:{})(?![^\W\d_])"
-_MASK_WORD = re.compile(
-    _WORD.format("masks?|labels?|gt|seg|segmentation|annot|annotations?|ground[ _-]?truth")
-)
-_IMAGES = "images?|imgs?|volumes?|sat|rgb|photos?|pictures?|orig|original|raw"
-_IMAGE_WORD = re.compile(_WORD.format(_IMAGES))
 
 
 class _Affixes(NamedTuple):
@@ -178,6 +179,11 @@ def match_names(
     return {key: joined[key] for key in images if key in joined}
 
 
+def fit_all(images: Files, masks: Files) -> bool:
+    """Whether each of these images has a mask among these, by the names."""
+    return bool(images) and len(_best(images, masks)[1]) == len(images)
+
+
 def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
     """Tell pictures and masks in one folder apart; no masks if most have no partner."""
     best: tuple[int, set[Key]] = (0, set())
@@ -185,18 +191,141 @@ def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
         longer = {key for key in files if _cut(key, affixes[2:]) in files}
         shorter = files.keys() - longer
         # "1" and "1_rgb": here the picture has the longer name
-        is_image = _IMAGE_WORD.search(affixes.mask_start or affixes.mask_end)
+        is_image = IMAGE_WORD.search(affixes.mask_start or affixes.mask_end)
         joined = len(_join(shorter, longer, affixes))
         best = max(best, (joined, shorter if is_image else longer), key=lambda each: each[0])
         if best[0] * 2 == len(files):
             break
     if best[0] * 2 < len(files):
-        named = {key for key in files if _MASK_WORD.search(key[1])}
+        named = {key for key in files if MASK_WORD.search(key[1])}
         joined = len(_best({k: files[k] for k in files if k not in named}, _of(files, named))[1])
         best = max(best, (joined, named), key=lambda each: each[0])
     if best[0] * 4 < len(files):
         return dict(files), {}
-    return {key: files[key] for key in files if key not in best[1]}, _of(files, best[1])
+    # beside 7_mask, 7_mask_1 is one more mask
+    found = {key: match for key in files if (match := _NUMBERED.fullmatch(key[1]))}
+    more = {key for key, match in found.items() if (key[0], match["base"]) in best[1]}
+    masks = best[1] | more
+    return {key: files[key] for key in files if key not in masks}, _of(files, masks)
+
+
+_PHOTOS = (".jpg", ".jpeg", ".heic", ".heif", ".avif", ".webp")
+
+
+def split_suffixes(
+    files: Mapping[Key, Sequence[Path]], folder: Path
+) -> tuple[dict[Key, Path], dict[Key, Path]]:
+    """Tell images and masks apart that differ in their suffix alone: 1.jpg beside 1.png.
+
+    Both are empty where most names stand there once.
+    """
+    kinds = Counter(
+        tuple(sorted(path.suffix.lower() for path in each))
+        for each in files.values()
+        if len(each) > 1
+    )
+    if len(kinds) != 1 or kinds.total() * 2 < len(files):
+        return {}, {}
+    both = next(iter(kinds))
+    photos = [suffix for suffix in both if suffix in _PHOTOS]
+    if len(both) != 2 or len(set(both)) != 2:
+        return {}, {}
+    if len(photos) != 1:
+        lines = "".join(
+            f"\n$ {command('plainunet', 'check', folder, '--pairs', f'*{one}:*{other}')}"
+            for one, other in (both, both[::-1])
+        )
+        raise DataError(
+            f"{folder} holds images and masks that differ in their suffix alone, {both[0]} and "
+            f"{both[1]}. Which are the images? Name them first:{lines}",
+            "which-folder",
+        )
+    images: dict[Key, Path] = {}
+    masks: dict[Key, Path] = {}
+    for key, paths in files.items():
+        for path in paths:
+            (images if path.suffix.lower() in photos else masks)[key] = path
+    return images, masks
+
+
+_NUMBERED = re.compile(
+    rf"(?P<base>.*{MASK_WORD.pattern.removeprefix('(?i)')})[ _.-]*\(?(?P<number>\d{{1,4}})\)?",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
+    """Join several masks of one image, such as one for each object: their union is its mask.
+
+    They are known by their number (7_mask.png and 7_mask_1.png of 7.png), or by their folder, which
+    is the image's alone (ID/masks/ of ID/images/, masks/7/ of images/7.png).
+
+    Raises:
+        DataError: Every image has masks of the same numbers, which may be classes.
+    """
+    groups: dict[Key, dict[str, Path]] = defaultdict(dict)
+    by_folder = _image_of_folder(images, {where for where, _ in masks})
+    for (where, stem), path in masks.items():
+        match = _NUMBERED.fullmatch(stem)
+        if by_folder:
+            groups[by_folder[where]][stem] = path
+        elif match:
+            groups[where, match["base"]][match["number"]] = path
+        else:
+            groups[where, stem][""] = path
+    several = [own for own in groups.values() if len(own) > 1]
+    if not several:
+        return {**masks}
+    before, after = (len(_best(images, each)[1]) for each in (masks, groups))
+    if not by_folder and (after < before or len(masks) - before <= len(groups) - after):
+        return {**masks}
+    first = several[0]
+    # of objects, images have as many as there are; of classes, all have the same
+    names = Counter(re.sub(r"\d+", "", name) for own in several for name in own)
+    worded = [name for name, count in names.items() if count > 1 and _worded(name)]
+    alike = len(several) == len(groups) > 1 and all(own.keys() == first.keys() for own in several)
+    if len(worded) > 1 or alike:
+        raise DataError(
+            f"Images have several masks each, such as {first_five(list(first.values()))}, and all "
+            "the same ones. If each is of a class of its own, name the classes in braces, as in "
+            f"--pairs 'images/*.png:masks/*_{{{','.join(list(first)[:3])}}}.png'; if they are "
+            f"objects of one class, join them by one more *: --pairs "
+            "'images/*.png:masks/*_*.png'.",
+            "several-masks",
+            list(first.values()),
+        )
+    joined: dict[Key, Source] = {}
+    for key, own in groups.items():
+        paths = list(own.values())
+        joined[key] = paths[0]
+        if len(paths) > 1:
+            joined[key] = join_files(paths)
+    return joined
+
+
+def join_files(paths: Sequence[Path]) -> ObjectFiles:
+    """Take several files in one folder for the masks of one image."""
+    names = tuple(path.name for path in paths)
+    if any(re.search(r"[{}|]", name) for name in names) or len({p.parent for p in paths}) > 1:
+        raise DataError(
+            f"{first_five(paths)} are masks of one image. To be joined they must lie in one "
+            "folder, without {, } and | in their names.",
+            "several-masks",
+            paths,
+        )
+    return ObjectFiles(paths[0].parent, names)
+
+
+def _image_of_folder(images: Files, masked: set[str]) -> dict[str, Key]:
+    """The one image of each folder of masks; none where folders hold masks of several."""
+    counts = Counter(where for where, _ in images)
+    alone = {key[0]: key for key in images if counts[key[0]] == 1}
+    named = {Path(where, stem).as_posix(): (where, stem) for where, stem in images}
+    for known in (alone, named):
+        found = {where: known[where] for where in masked if where in known}
+        if len(found) == len(masked) > 1:
+            return found
+    return {}
 
 
 def _of(files: Files, keys: Iterable[Key]) -> dict[Key, Path]:
@@ -304,7 +433,7 @@ def _two_sided(images: Iterable[Key], masks: Iterable[Key]) -> list[tuple[str, s
     return [
         (image, mask)
         for image, mask in _most(votes)
-        if votes[image, mask] > 1 or (_IMAGE_WORD.search(image) and _MASK_WORD.search(mask))
+        if votes[image, mask] > 1 or (IMAGE_WORD.search(image) and MASK_WORD.search(mask))
     ]
 
 
@@ -366,21 +495,81 @@ def _require_all(
         listed = _with_nearest(lonely, masks, alone or list(images), images)
         problems.append(f"{len(lonely)} masks have no picture: {listed}")
     leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
+    several = _of_images_that_stay(lonely, images, masks, affixes, joined)
+    lonely = [key for key in lonely if key not in several]
+    channels = _channels(alone, images, affixes, joined)
+    alone = [key for key in alone if key not in channels]
     moves: dict[Path, str] = {}
     no_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of, image_of)
     no_image = _Lonely("picture", "remove it", image_of, mask_of)
     each = [
+        *dict.fromkeys([*several.values(), *channels.values()]),
         *_each(alone, images, lonely, masks, no_mask, named, moves),
         *_each(lonely, masks, alone, images, no_image, named, moves),
     ]
     reporter.problem(
         DataError(
             f"{'; '.join(problems)}. {_CURE}.{leave}",
-            "no-mask" if alone else "no-picture",
-            [*(images[key] for key in alone), *(masks[key] for key in lonely)],
+            each[0].code,
+            [file for problem in each for file in problem.files],
             parts=each,
         )
     )
+
+
+def _of_images_that_stay(
+    lonely: Iterable[Key],
+    images: Files,
+    masks: Files,
+    affixes: _Affixes,
+    joined: Mapping[Key, Key],
+) -> dict[Key, DataError]:
+    """The errors for masks that look like further ones of an image that has one."""
+    cores = {_cut(key, affixes[:2]): key for key in joined}
+    found = {}
+    for where, stem in lonely:
+        ends = [match.start() for match in re.finditer(r"[\W_]", stem)]
+        owner = next(
+            (cores[where, stem[:e]] for e in ends[::-1] if (where, stem[:e]) in cores), None
+        )
+        if owner is not None:
+            mask, image = masks[where, stem], images[owner]
+            found[where, stem] = DataError(
+                f"{mask} looks like another mask of {image}, beside {masks[joined[owner]]}. Name "
+                "the one that is meant by its ending: --pairs 'images/*.jpg:masks/*_m.png'; or "
+                "join both by one more *: --pairs 'images/*.jpg:masks/*_m*.png'.",
+                "several-masks",
+                [mask, image, masks[joined[owner]]],
+            )
+    return found
+
+
+def _channels(
+    alone: Iterable[Key], images: Files, affixes: _Affixes, joined: Mapping[Key, Key]
+) -> dict[Key, DataError]:
+    """The errors for images of which each channel is a file, as nnU-Net has them: 7_0001.png."""
+    number = re.compile(r"_\d{4}$")
+    if not number.fullmatch(affixes.image_end):
+        return {}
+    firsts = {number.sub("", stem): (where, stem) for where, stem in joined}
+    files: dict[Key, list[Key]] = defaultdict(list)
+    for where, stem in alone:
+        first = firsts.get(number.sub("", stem)) if number.search(stem) else None
+        if first is not None and first[0] == where:
+            files[first].append((where, stem))
+    found = {}
+    for first, others in files.items():
+        paths = [images[key] for key in (first, *others)]
+        problem = DataError(
+            f"{first_five(paths)} are the channels of one image, each in a file of its own. Save "
+            "them as one TIFF or .npy file of all channels, named like the mask. If the first is "
+            f"enough, name it: --pairs '{paths[0].parent.name}/*{affixes.image_end}"
+            f"{paths[0].suffix}:labelsTr/*{paths[0].suffix}'.",
+            "several-channels",
+            paths,
+        )
+        found |= dict.fromkeys(others, problem)
+    return found
 
 
 _PAIRS = "--pairs 'images/*.jpg:masks/{road,car}/*.png'"

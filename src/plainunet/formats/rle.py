@@ -198,7 +198,9 @@ def _first_bad_line(file: Path) -> int:
 
 def _open(file: Path) -> TextIO:
     try:
-        return file.open(encoding="utf-8-sig", newline="")
+        with file.open("rb") as data:
+            is_wide = data.read(2) in (b"\xff\xfe", b"\xfe\xff")
+        return file.open(encoding="utf-16" if is_wide else "utf-8-sig", newline="")
     except FileNotFoundError:
         raise FileNotFoundError(f"{file} does not exist. Check the path.") from None
     except OSError as error:
