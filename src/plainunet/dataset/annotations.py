@@ -3,13 +3,13 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
 from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_found
-from plainunet.dataset.lists import Pair, Pictures, has_pictures
+from plainunet.dataset.lists import Pair, Pictures, has_pictures, with_parts
 from plainunet.formats import coco, rle
 from plainunet.formats.images import IMAGE_SUFFIXES, image_size
 from plainunet.formats.problems import first_five
@@ -130,7 +130,7 @@ def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> li
         above, part = _place(folder, source.pool.folder, path.parent, source.file)
         mask = RleImage(source.file, path.name, *image_size(path), "empty")
         listed.append(Pair(path, mask, _group(above, path, source.file), part))
-    return _with_parts(listed)
+    return with_parts(listed)
 
 
 def _pictures_folder(folder: Path, file: Path) -> Path:
@@ -278,16 +278,3 @@ def _group(above: str, path: Path, file: Path) -> str:
     if masks and not after and before in PARTS and file.suffix.lower() == ".csv":
         return stem.partition("_")[0] or stem  # Carvana: the car
     return f"{above}{stem}"
-
-
-def _with_parts(listed: list[Pair]) -> list[Pair]:
-    parts = {each.part for each in listed}
-    if len(parts) == 1:
-        return [replace(each, part=None) for each in listed]
-    if None in parts:
-        example = next(each for each in listed if each.part is None)
-        raise ValueError(
-            f"{example.image} (mask: {example.mask}) is in none of the parts train, val and "
-            "test, while other pictures are. Name its folder or its annotation file after one."
-        )
-    return listed

@@ -23,7 +23,7 @@ _MASKS = ("masks", "mask", "labels", "label", "annotations", "ann")
 _KNOWN = (
     ("jpegimages", ("segmentationclasspng", "segmentationclass"), ""),  # VOC, labelme2voc, CVAT
     ("leftimg8bit", ("gtfine", "gtcoarse"), ""),  # Cityscapes
-    ("imagestr", ("labelstr",), ""),  # nnU-Net
+    ("imagestr", ("labelstr",), "train"),  # nnU-Net
     ("imagests", ("labelsts",), "test"),
 )
 # endings of masks, and of what tools write beside them about the same image
@@ -232,7 +232,9 @@ def _plain(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     known = []
     for images, all_masks, part in _KNOWN:
         masks = next((names[each] for each in all_masks if each in names), None)
-        if images in names and (masks or not part):
+        if images in names and part == "test" and masks is None:
+            reporter.note(f"{folder / names[images]} has no masks, and is left aside.")
+        elif images in names:
             known.append(_root(folder, names[images], masks, part))
     if known:
         return tuple(known)
@@ -285,10 +287,10 @@ def _nested(folder: Path, reporter: Reporter, above: str = "", depth: int = 1) -
         return ()
     roots: list[Root] = []
     for name in _folders(folder):
-        part = f"{above}{name}"
+        part = f"{above}{name}/"
         found = _plain(folder / name, reporter if depth == 1 else silent)
-        roots += [replace(each, part=part) for each in found if each.masks]
-        roots += () if found else _nested(folder / name, reporter, f"{part}/", depth + 1)
+        roots += [replace(each, part=part + each.part) for each in found if each.masks]
+        roots += () if found else _nested(folder / name, reporter, part, depth + 1)
     return tuple(roots)
 
 

@@ -274,16 +274,17 @@ def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
         else:
             groups[where, stem][""] = path
     several = [own for own in groups.values() if len(own) > 1]
-    if not several:
+    if not several and not by_folder:
         return {**masks}
     before, after = (len(_best(images, each)[1]) for each in (masks, groups))
     if not by_folder and (after < before or len(masks) - before <= len(groups) - after):
         return {**masks}
-    first = several[0]
+    first = several[0] if several else {}
     # of objects, images have as many as there are; of classes, all have the same
     names = Counter(re.sub(r"\d+", "", name) for own in several for name in own)
     worded = [name for name, count in names.items() if count > 1 and _worded(name)]
-    alike = len(several) == len(groups) > 1 and all(own.keys() == first.keys() for own in several)
+    same = all(own.keys() == first.keys() for own in groups.values())
+    alike = same and len(first) > 1 and len(groups) > 1
     if len(worded) > 1 or alike:
         raise DataError(
             f"Images have several masks each, such as {first_five(list(first.values()))}, and all "
@@ -557,7 +558,7 @@ def _channels(
         first = firsts.get(number.sub("", stem)) if number.search(stem) else None
         if first is not None and first[0] == where:
             files[first].append((where, stem))
-    found = {}
+    found: dict[Key, DataError] = {}
     for first, others in files.items():
         paths = [images[key] for key in (first, *others)]
         problem = DataError(

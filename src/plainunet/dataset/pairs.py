@@ -89,7 +89,8 @@ def find_pairs(
     else:
         layout = find_layout(folder, config, reporter)
         listed = []
-        if masks is None and not all(root.masks and any(walk(root.masks)) for root in layout.roots):
+        there = all(root.masks and any(walk(root.masks)) for root in layout.roots)
+        if masks is None and (config.rle or not there):
             listed = pair_annotated(folder, config, reporter)
         if not listed:
             listed = _in_folders(folder, layout, config, reporter)
@@ -128,7 +129,10 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
     for root in layout.roots:
         some_images, some_masks, some_shapes = _in_root(folder, root, reporter)
         images, files, shapes = images | some_images, files | some_masks, shapes | some_shapes
-    masks = {**shapes, **(join_classes(images, files) or join_objects(images, files))}
+    masks = join_objects(images, files)
+    if masks == files:
+        masks |= join_classes(images, files) or {}
+    masks |= shapes
     parts = _parts(images, layout)
     listed_parts = read_image_sets(layout.roots[0].images)
     if listed_parts:
@@ -212,10 +216,12 @@ def _as_listed(
     kept = {key: path for key, path in images.items() if key[1] in listed}
     missing = listed.keys() - {stem for _, stem in kept}
     if missing:
-        raise DataError(
-            f"ImageSets lists {len(missing)} images that are not there: "
-            f"{first_five(sorted(missing))}. Add them, or take them off the lists.",
-            "missing-file",
+        reporter.problem(
+            DataError(
+                f"ImageSets lists {len(missing)} images that are not there: "
+                f"{first_five(sorted(missing))}. Add them, or take them off the lists.",
+                "missing-file",
+            )
         )
     if len(kept) < len(images):
         reporter.note(

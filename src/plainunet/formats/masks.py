@@ -71,24 +71,25 @@ def read_class_files(path: ClassFiles, read: Callable[[Path], NDArray[Any]]) -> 
     return ids
 
 
-def read_object_files(path: ObjectFiles, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.uint8]:
-    """Join several masks of one image: [H, W] uint8, 1 where any of them is not 0."""
+def read_object_files(path: ObjectFiles, read: Callable[[Path], NDArray[Any]]) -> NDArray[Any]:
+    """Join several masks of one image: [H, W], their largest value at each pixel."""
     first, *others = path.files
-    joined = _foreground(first, read)
+    joined = _one_class(first, read)
     for file in others:
-        inside = _foreground(file, read)
-        if inside.shape != joined.shape:
-            raise _sizes_differ(first, joined.shape, file, inside.shape)
-        joined |= inside
-    return joined.astype(np.uint8)
+        values = _one_class(file, read)
+        if values.shape != joined.shape:
+            raise _sizes_differ(first, joined.shape, file, values.shape)
+        joined = np.maximum(joined, values)
+    return joined
 
 
 def common_size(
     path: ClassFiles | ObjectFiles, size_of: Callable[[Path], tuple[int, int]]
 ) -> tuple[int, int]:
     """Read the height and width that all files of a mask have."""
-    there = path.files
-    if isinstance(path, ClassFiles):
+    if isinstance(path, ObjectFiles):
+        there = path.files
+    else:
         class_file_names(path.classes)
         there = [file for file in path.files.values() if _is_there(file)]
         if not there:
@@ -146,15 +147,19 @@ def _sizes_differ(
     )
 
 
-def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.bool_]:
+def _one_class(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[Any]:
     try:
-        values = read(file)
+        return read(file)
     except ColoredMaskError:
         raise DataError(
             f"{file} is coloured, but is to show one class only: 0 outside of it, another value "
             "inside. Save it as a grey PNG.",
             "not-a-mask",
         ) from None
+
+
+def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.bool_]:
+    values = _one_class(file, read)
     if values.dtype != np.uint8:
         return np.asarray(values > 0)
     counts = np.bincount(values.ravel(), minlength=256)
