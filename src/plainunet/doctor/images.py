@@ -274,7 +274,9 @@ def group_copies(facts: Sequence[PairFacts], findings: Findings) -> list[Pair]:
     _check_possible_groups(pairs, findings)
     if not is_drawn:
         return pairs
-    return [replace(pair, group=root(pair.group)) for pair in pairs]
+    joined = [replace(pair, group=root(pair.group)) for pair in pairs]
+    # one group could not be split any more
+    return joined if len({pair.group for pair in joined}) > 1 else pairs
 
 
 def _add_duplicate(
