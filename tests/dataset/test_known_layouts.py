@@ -328,6 +328,50 @@ def test_a_known_name_does_not_beat_an_equal_candidate(tmp_path: Path, known: st
     assert shares(found) == [3 * (768 - 16), 3 * 16]
 
 
+def test_drive_as_it_is_packed(tmp_path: Path) -> None:
+    for part, numbers in (("training", (21, 22)), ("test", (1, 2))):
+        for n in numbers:
+            image(tmp_path / f"DRIVE/{part}/images/{n:02}_{part}.tif")
+            mask(tmp_path / f"DRIVE/{part}/mask/{n:02}_{part}_mask.gif")
+            mask(tmp_path / f"DRIVE/{part}/1st_manual/{n:02}_manual1.gif")
+            if part == "test":
+                mask(tmp_path / f"DRIVE/{part}/2nd_manual/{n:02}_manual2.gif")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert str(raised.value).count("--masks") == 2  # the second opinion is of one part alone
+    found = pairs_of(tmp_path, masks="1st_manual")
+    assert [(Path(row[1]).name, row[3]) for row in found] == [
+        ("01_manual1.gif", "test"),
+        ("02_manual1.gif", "test"),
+        ("21_manual1.gif", "train"),
+        ("22_manual1.gif", "train"),
+    ]
+
+
+def test_two_opinions_beside_the_images_are_asked_about(tmp_path: Path) -> None:
+    for n in range(3):
+        image(tmp_path / f"Image_{n}L.jpg")
+        mask(tmp_path / f"Image_{n}L_1stHO.png")
+        mask(tmp_path / f"Image_{n}L_2ndHO.png")
+    heard = Collected()
+    find_pairs(tmp_path, reporter=heard)
+    codes = [each.code for each in heard.problems if isinstance(each, DataError)]
+    assert codes == ["several-masks"] * 3
+    assert "--pairs '*.jpg:*_1stHO.png'" in str(heard.problems[0])
+    assert len(pairs_of(tmp_path, pairs="*.jpg:*_1stHO.png")) == 3
+
+
+def test_an_image_beside_its_file_of_shapes_is_never_moved(tmp_path: Path) -> None:
+    for name in "abc":
+        image(tmp_path / f"{name}.jpg")
+    for name in "ab":
+        labelme(tmp_path / f"{name}.json", shape("cell", (0, 0), (9, 0), (9, 9)))
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert raised.value.code == "no-mask"
+    assert [part.fix for part in raised.value.parts] == [""]
+
+
 @pytest.mark.parametrize(("one", "other"), [(".tif", ".png"), (".bmp", ".png")])
 def test_two_suffixes_of_which_each_may_be_the_images(tmp_path: Path, one: str, other: str) -> None:
     for n in range(3):

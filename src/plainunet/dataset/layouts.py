@@ -36,7 +36,7 @@ _COMPANIONS = (
 _NO_TRUTH = re.compile("(?i)colou?r|rgb|vis|viz|overlay|preview|instance|object|outline|contour")
 _NO_DATA = (".", "@eaDir", "@Recycle", "#recycle", "__MACOSX")
 _DEEPEST = 4
-_BESIDE = ("{}_masks", "{}annot")  # Kaggle's and CamVid's masks of the pictures in train/
+_BESIDE = ("{}_masks", "{}annot", "{}_labels")  # Kaggle's and CamVid's of the images in train/
 _ENDINGS = tuple(IMAGE_SUFFIXES)
 _UNREAD = tuple(UNREAD_SUFFIXES)
 _LETTERS = re.compile(r"[^\W\d_]+")
@@ -83,10 +83,10 @@ def find_layout(
             roots = [(_named(folder / top, images, masks, reporter), top) for top in tops]
             return Layout(tuple(Root(root.images, root.masks, top) for root, top in roots))
         return Layout((_named(folder, images, masks, reporter),))
-    kaggle, camvid = (_beside(folder, pattern) for pattern in _BESIDE)
+    beside = [_beside(folder, pattern) for pattern in _BESIDE]
     plain = _plain(folder, reporter)
     above = _above(folder, reporter) or (() if plain else _nested(folder, reporter))
-    fits = [found for found in (kaggle, camvid, above, plain) if found]
+    fits = [found for found in (*beside, above, plain) if found]
     if len(fits) > 1:
         named = " and ".join(
             f"{found[0].images.relative_to(folder)}/ with {found[0].masks.relative_to(folder)}/"
@@ -100,7 +100,7 @@ def find_layout(
         )
     if not fits:
         return Layout((Root(folder, None),))
-    return Layout(fits[0], "[^_]+" if kaggle else None)
+    return Layout(fits[0], "[^_]+" if beside[0] else None)
 
 
 def find_part(name: str) -> str | None:
@@ -242,10 +242,14 @@ def _plain(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     mask_folder = _one_of(folder, _MASKS, "--masks", reporter) if image_folder else None
     # images_png/ with masks_png/, 2_Ortho_RGB/ with 5_Labels_all/
     if image_folder is None:
-        image_folder = _worded(folder, IMAGE_WORD, MASK_WORD)
-        mask_folder = image_folder and _worded(folder, MASK_WORD, IMAGE_WORD)
+        mask_folder = _worded(folder, MASK_WORD, IMAGE_WORD)
         if mask_folder is None:
             return ()
+        # what else has images, if it is one
+        others = [n for n in _folders(folder) if n != mask_folder and _has_pictures(folder / n)]
+        image_folder = _worded(folder, IMAGE_WORD, MASK_WORD)
+        if len(others) == 1 and others[0].lower() not in PARTS:
+            image_folder = others[0]
     elif mask_folder is None:
         mask_folder = _worded(folder, MASK_WORD, IMAGE_WORD)
     return () if image_folder is None else (_root(folder, image_folder, mask_folder),)
@@ -278,6 +282,10 @@ def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str 
         for name in _folders(folder)
         if word.search(name) and not other.search(name) and next(walk(folder / name), None)
     ]
+    if word is MASK_WORD and len(fits) > 1:
+        fits = [name for name in fits if not _NO_TRUTH.search(name)]
+        if len(fits) > 1:
+            raise which_folder(folder, fits, "--masks")
     return fits[0] if len(fits) == 1 else None
 
 
@@ -343,15 +351,21 @@ def is_known(root: Root) -> bool:
     return any(root.images.name.lower() == images for images, _, _ in _KNOWN)
 
 
-def rivals(root: Root) -> list[Path]:
-    """List the folders beside the masks' that might be meant as well, by their names."""
+def rivals(roots: Sequence[Root]) -> list[Path]:
+    """List the folders beside the masks' that might be meant as well, by their names.
+
+    Each lies beside the masks of all roots; the paths are those beside the first.
+    """
+    root, *others = roots
     above = (root.masks or root.images).parent
+    all_above = [(each.masks or each.images).parent for each in others]
     return [
         above / name
         for name in _folders(above)
         if above / name not in (root.images, root.masks)
         and name.lower() not in PARTS
         and not _NO_TRUTH.search(name)
+        and all((each / name).is_dir() for each in all_above)
     ]
 
 
@@ -365,13 +379,16 @@ def which_folder(folder: Path, names: Sequence[str], flag: str) -> DataError:
     )
 
 
-def _parts_with(folder: Path, names: Sequence[str]) -> list[str]:
-    """The folders train/, val/ and test/ that have all of these folders in them."""
-    return [
-        top
-        for top in _folders(folder)
-        if top.lower() in PARTS and all((folder / top / name).is_dir() for name in names)
-    ]
+def _parts_with(folder: Path, names: Sequence[str], depth: int = 1) -> list[str]:
+    """The folders below, such as train/, that have all of these folders in them."""
+    found = []
+    for top in _folders(folder) if depth <= _DEEPEST else ():
+        if all((folder / top / name).is_dir() for name in names):
+            found.append(top)
+        else:
+            below = _parts_with(folder / top, names, depth + 1)
+            found += [f"{top}/{name}" for name in below]
+    return found
 
 
 def _named(folder: Path, images: str | None, masks: str | None, reporter: Reporter) -> Root:
@@ -381,7 +398,9 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
                 f"{flag} {name}: there is no folder {folder / name}. {folders_found(folder)}"
             )
     if images is None:
-        images = _one_of(folder, IMAGE_FOLDERS, "--images")
+        images = _one_of(folder, IMAGE_FOLDERS, "--images") or _worded(
+            folder, IMAGE_WORD, MASK_WORD
+        )
     elif masks is None:
         beside = [pattern.format(images) for pattern in _BESIDE]
         there = [name for name in beside if (folder / name).is_dir()]

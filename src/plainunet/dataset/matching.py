@@ -50,7 +50,7 @@ def _each(
     named: object,
     moves: dict[Path, str],
 ) -> Iterator[DataError]:
-    beside = _beside(partners) if keys else {}
+    beside = _beside(partners, {*files.values()}) if keys else {}
     # compared without what all masks' names share, which would make them all alike
     named_so = {(key[0], missing.owner_of(key)): key for key in others}
     order = sorted(named_so)
@@ -96,13 +96,13 @@ def _nearest(key: Key, order: Sequence[Key]) -> Key | None:
     return near[found[0]] if found else None
 
 
-def _beside(partners: Files) -> dict[Key, Path]:
+def _beside(partners: Files, known: set[Path]) -> dict[Key, Path]:
     """Pictures under names that are no picture's, by folder and stem: '7.dat', '8.png.bak'."""
-    known = {where: path.parent for (where, _), path in partners.items()}
-    taken = set(partners.values())
+    folders = {where: path.parent for (where, _), path in partners.items()}
+    taken = known | set(partners.values())
     return {
         (where, name.partition(".")[0]): folder / name
-        for where, folder in known.items()
+        for where, folder in folders.items()
         if folder.is_dir()  # not of masks with a file for each class
         for name in sorted(os.listdir(folder))  # noqa: PTH208 (ten times as fast)
         if name[0] != "." and folder / name not in taken and (folder / name).is_file()
@@ -172,11 +172,24 @@ def match_names(
             _, small = _best(small_images, small_masks)
             if len(small) == len(images) == len(masks):
                 joined = {small_images[key]: small_masks[mask] for key, mask in small.items()}
+    if not as_they_are and len(joined) < len(images):
+        # 21_training and 01_test, each in its part
+        found = _join_places(images, masks)
+        joined = found if len(found) > len(joined) else joined
     if skip_unlabelled and joined:
         images = {key: path for key, path in images.items() if key in joined}
     mask_files = {key: path_of(mask) for key, mask in masks.items()}
     _require_all(images, mask_files, affixes, joined, reporter)
     return {key: joined[key] for key in images if key in joined}
+
+
+def _join_places(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
+    """Join images with masks in each folder as its own names have it."""
+    places: dict[str, tuple[dict[Key, None], dict[Key, None]]] = defaultdict(lambda: ({}, {}))
+    for number, keys in enumerate((images, masks)):
+        for key in keys:
+            places[key[0]][number][key] = None
+    return {image: mask for both in places.values() for image, mask in _best(*both)[1].items()}
 
 
 def fit_all(images: Files, masks: Files) -> bool:
@@ -496,7 +509,11 @@ def _require_all(
         listed = _with_nearest(lonely, masks, alone or list(images), images)
         problems.append(f"{len(lonely)} masks have no picture: {listed}")
     leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
-    several = _of_images_that_stay(lonely, images, masks, affixes, joined)
+    where_masks_are = {path.parent for path in masks.values()}
+    both = [key for key in alone if images[key].parent in where_masks_are]
+    maybe = {key: images[key] for key in both} | {key: masks[key] for key in lonely}
+    several = _of_images_that_stay(maybe, images, masks, affixes, joined)
+    alone = [key for key in alone if key not in several]
     lonely = [key for key in lonely if key not in several]
     channels = _channels(alone, images, affixes, joined)
     alone = [key for key in alone if key not in channels]
@@ -519,7 +536,7 @@ def _require_all(
 
 
 def _of_images_that_stay(
-    lonely: Iterable[Key],
+    lonely: Files,
     images: Files,
     masks: Files,
     affixes: _Affixes,
@@ -528,19 +545,32 @@ def _of_images_that_stay(
     """The errors for masks that look like further ones of an image that has one."""
     cores = {_cut(key, affixes[:2]): key for key in joined}
     found = {}
-    for where, stem in lonely:
+    for (where, stem), mask in lonely.items():
         ends = [match.start() for match in re.finditer(r"[\W_]", stem)]
         owner = next(
             (cores[where, stem[:e]] for e in ends[::-1] if (where, stem[:e]) in cores), None
         )
         if owner is not None:
-            mask, image = masks[where, stem], images[owner]
+            image, own = images[owner], masks[joined[owner]]
+            core = (_cut(owner, affixes[:2]) or owner)[1]
+            ends_of = own.stem.partition(core)[2], stem.partition(core)[2]
+            start = f"{image.parent.name}/*{image.suffix}:{own.parent.name}/*"
+            if image.parent == own.parent:
+                above = "" if where == "." else f"{where}/"
+                start = f"{above}*{image.suffix}:{above}*"
+            both = ""
+            if ends_of[0]:
+                shared = _beginning(*ends_of)
+                both = (
+                    f"both as classes, '{start}{{{','.join(ends_of)}}}{own.suffix}'; both "
+                    f"joined, '{start}{shared}*{own.suffix}'; " * bool(shared)
+                )
             found[where, stem] = DataError(
-                f"{mask} looks like another mask of {image}, beside {masks[joined[owner]]}. Name "
-                "the one that is meant by its ending: --pairs 'images/*.jpg:masks/*_m.png'; or "
-                "join both by one more *: --pairs 'images/*.jpg:masks/*_m*.png'.",
+                f"{mask} looks like another mask of {image}, beside {own}. Say which is meant: "
+                f"one of them, as in --pairs '{start}{ends_of[0]}{own.suffix}'; {both}or add "
+                "the image that it belongs to.",
                 "several-masks",
-                [mask, image, masks[joined[owner]]],
+                [mask, image, own],
             )
     return found
 

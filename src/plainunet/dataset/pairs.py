@@ -131,7 +131,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
         images, files, shapes = images | some_images, files | some_masks, shapes | some_shapes
     masks = join_objects(images, files)
     if masks == files:
-        masks |= join_classes(images, files) or {}
+        masks = {**(join_classes(images, files) or files)}
     masks |= shapes
     parts = _parts(images, layout)
     listed_parts = read_image_sets(layout.roots[0].images)
@@ -154,7 +154,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
     if skip_unlabelled and len(joined) < len(images):
         reporter.note(f"{len(images) - len(joined)} pictures without a mask are left out.")
     if config.masks is None and len(joined) == len(images):
-        _require_no_equal(folder, layout.roots[0])
+        _require_no_equal(folder, layout.roots)
     listed = [
         Pair(images[key], masks[mask], Path(*key).as_posix(), parts[key])
         for key, mask in joined.items()
@@ -245,14 +245,15 @@ def _leave_parts_aside(
                 del images[key]
 
 
-def _require_no_equal(folder: Path, root: Root) -> None:
+def _require_no_equal(folder: Path, roots: Sequence[Root]) -> None:
     """Ask which masks are meant where another folder beside the masks' fits all images too."""
+    root = roots[0]
     if root.masks is None or is_known(root):
         return
     nobody = Collected()
     images = _by_key(root.images, "", "pictures", root.masks, nobody)
     equal = []
-    for other in rivals(root):
+    for other in rivals(roots):
         files = _by_key(other, "", "masks", None, nobody)
         if fit_all(images, files) and _is_mask(next(iter(files.values()))):
             equal.append(other.name)
@@ -333,12 +334,13 @@ def _each_once(found: Mapping[Key, list[Path]], what: str, reporter: Reporter) -
 def _parts(images: Mapping[Key, Path], layout: Layout) -> dict[Key, str | None]:
     """Each image's part, by the first folder that is named after one."""
     above = len(Path(layout.roots[0].part).parts)
-    named = len(layout.roots) != 1 or not above
+    several = len(layout.roots) > 1
 
     def find(where: str) -> str | None:
         parts = Path(where).parts
-        found = (*map(find_part, parts[:above]), *(PARTS.get(p.lower()) for p in parts[above:][:1]))
-        return next(filter(None, found), None) if named else None
+        here = map(find_part, parts[:above]) if several else ()
+        below = (PARTS.get(name.lower()) for name in parts[above : above + 1])
+        return next(filter(None, (*here, *below)), None)
 
     known = {where: find(where) for where, _ in images}
     return {key: known[key[0]] for key in images}
