@@ -284,7 +284,7 @@ def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str 
     ]
     if word is MASK_WORD and len(fits) > 1:
         fits = [name for name in fits if not _NO_TRUTH.search(name)]
-        if len(fits) > 1:
+        if len(fits) > 1 and not any(map(find_part, fits)):
             raise which_folder(folder, fits, "--masks")
     return fits[0] if len(fits) == 1 else None
 
