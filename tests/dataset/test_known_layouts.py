@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from plainunet.config import DataConfig
 from plainunet.dataset.classes import find_coding
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.lists import Pair
 from plainunet.dataset.pairs import find_pairs
 from plainunet.formats.problems import DataError
@@ -513,3 +515,15 @@ def test_newer_formats_are_images(tmp_path: Path, suffix: str) -> None:
         Image.fromarray(noise).save(tmp_path / f"images/{name}{suffix}")
         mask(tmp_path / f"masks/{name}.png")
     assert len(pairs_of(tmp_path)) == 2
+
+
+def test_heic_names_what_reads_it(tmp_path: Path) -> None:
+    if find_spec("pillow_heif"):
+        pytest.skip("it is read here")
+    for name in "ab":
+        image(tmp_path / f"images/{name}.jpg")
+        mask(tmp_path / f"masks/{name}.png")
+    mask(tmp_path / "masks/c.png")
+    (tmp_path / "images/c.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(ValueError, match=r"c\.HEIC is HEIC.*plainunet\[heic\]"):
+        SegmentationDataset.open(tmp_path)
