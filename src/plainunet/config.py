@@ -26,6 +26,9 @@ class FolderConfig(BaseModel):
     rle: Literal["rows", "columns"] | None = None
     """How run-length codes count pixels: row by row, as in Kaggle's Carvana, or column by
     column, as in most other sets; left out, it is found."""
+    unlisted: Literal["empty"] | None = None
+    """What images are that a list of run-length codes does not name: empty, as nothing is in
+    them; an error otherwise."""
     skip_unlabelled: bool = False
     """Leave out pictures that have no mask, which are an error otherwise."""
     allow_outside: bool = False

@@ -66,7 +66,7 @@ def test_roboflow(tmp_path: Path) -> None:
         touch(tmp_path / part, *copies, "street.jpg")
         write_coco(tmp_path / part / "_annotations.coco.json", *copies, "street.jpg")
     heard = Collected()
-    found = listed(tmp_path, heard)
+    found = sorted(rows(find_pairs(tmp_path, reporter=heard), tmp_path))
     assert len(found) == 9
     assert found[6:] == [
         ("valid/" + copies[0], "valid/_annotations.coco.json[1]", "val/a_jpg", "val"),

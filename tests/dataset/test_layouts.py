@@ -5,6 +5,7 @@ import pytest
 
 from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import find_layout, folders_found, walk
+from plainunet.formats.problems import DataError
 from plainunet.reporter import Collected
 
 from ..folders import touch
@@ -88,8 +89,9 @@ def test_named_folders_below_the_parts(tmp_path: Path) -> None:
 
 def test_two_that_fit_as_well_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg", "labels/a.png", "annotations/a.png")
-    with pytest.raises(ValueError, match=r"annotations/ and labels/; .*--masks annotations"):
+    with pytest.raises(DataError, match="--masks annotations\n") as raised:
         find_layout(tmp_path)
+    assert raised.value.code == "which-folder"
     assert roots(tmp_path, images="images", masks="labels") == [("images", "labels", "")]
 
 

@@ -87,7 +87,7 @@ def test_a_list_elsewhere_with_all_columns(tmp_path: Path) -> None:
     [
         ("", "line 1: the header is ''"),
         ("image\na.jpg", "line 1: the header is 'image'. It must name"),
-        ("image;mask\na.jpg;a.png", "line 1: the header is 'image;mask'"),
+        ("image|mask\na.jpg|a.png", "line 1: the header is 'image|mask'"),
         ("image,mask,mask\n", "line 1: the header"),
         ("image,mask,colour\n", "line 1: the header"),
         ("a.jpg,a.png\n", "line 1: the header is 'a.jpg,a.png'"),

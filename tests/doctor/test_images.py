@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from plainunet.dataset.pairs import find_pairs
 from plainunet.doctor.diagnose import check
 from plainunet.doctor.duplicates import Duplicate, find_duplicates
 from plainunet.doctor.findings import Fix
-from plainunet.doctor.images import ImageFacts, read_facts
+from plainunet.doctor.images import ImageFacts, copies_across, read_facts
 from plainunet.formats.encoded import turn_upright
 from plainunet.formats.images import image_shape
 from plainunet.formats.problems import DataError
@@ -218,6 +219,29 @@ def test_a_picture_saved_anew(scenes: Path, codes_of: CodesOf) -> None:
         picture.save(scenes / "images/99.jpg", quality=75)
     shutil.copy(scenes / "masks/05.png", scenes / "masks/99.png")
     assert codes_of(scenes) == {"near-duplicate-across-groups": ["images/99.jpg", "images/05.png"]}
+
+
+def test_a_copy_where_training_makes_the_split(scenes: Path, codes_of: CodesOf) -> None:
+    for name in ("images", "masks"):
+        shutil.copy(scenes / name / "05.png", scenes / name / "99.png")
+        (scenes / "train").mkdir(exist_ok=True)
+        (scenes / name).rename(scenes / "train" / name)
+    found = codes_of(scenes)
+    assert found == {
+        "duplicate-across-groups": ["train/images/99.png", "train/images/05.png"],
+    }
+
+
+def test_copies_that_training_would_part_are_named(scenes: Path) -> None:
+    for name in ("images", "masks"):
+        shutil.copy(scenes / name / "05.png", scenes / name / "99.png")
+    pairs = find_pairs(scenes)
+    parted = [
+        replace(pair, part="val" if pair.image.name == "99.png" else "train") for pair in pairs
+    ]
+    ((one, other),) = copies_across(parted)
+    assert {one.image.name, other.image.name} == {"05.png", "99.png"}
+    assert copies_across([replace(pair, part="train") for pair in pairs]) == []
 
 
 def test_a_copy_on_both_sides(scenes: Path, codes_of: CodesOf) -> None:

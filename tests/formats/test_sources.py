@@ -9,8 +9,10 @@ from plainunet.formats.sources import (
     HERE,
     ClassFiles,
     CocoImage,
+    ObjectFiles,
     Page,
     RleImage,
+    Shapes,
     Source,
     files_of,
     parse_image,
@@ -62,6 +64,9 @@ def test_a_source_comes_back_from_its_text(source: Source) -> None:
         ("m.csv[a.tif[3] 2x2 rows]", RleImage(Path("m.csv"), "a.tif[3]", 2, 2, "rows")),
         ("all.JSON[-17]", CocoImage(Path("all.JSON"), -17)),
         ("{road,car}.png", ClassFiles(f"{HERE}.png", ("road", "car"))),
+        ("m.csv[a 2x3 empty]", RleImage(Path("m.csv"), "a", 2, 3, "empty")),
+        ('7.json["background", "a b"]', Shapes(Path("7.json"), ("background", "a b"))),
+        ("m/{7 (1).png|7,2.png}", ObjectFiles(Path("m"), ("7 (1).png", "7,2.png"))),
     ],
 )
 def test_texts(text: str, source: Source) -> None:

@@ -1,20 +1,20 @@
 """A folder with a COCO or run-length file -> pairs of image and mask."""
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
 from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_found
-from plainunet.dataset.lists import Pair, Pictures, has_pictures
+from plainunet.dataset.lists import Pair, Pictures, has_pictures, with_parts
 from plainunet.formats import coco, rle
 from plainunet.formats.images import IMAGE_SUFFIXES, image_size
 from plainunet.formats.problems import first_five
-from plainunet.formats.sources import CocoImage, Source
+from plainunet.formats.shapes import is_shapes
+from plainunet.formats.sources import CocoImage, RleImage, Source
 from plainunet.reporter import Reporter
 
 
@@ -55,7 +55,7 @@ def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
                 f"--masks {aside[0].relative_to(folder).as_posix()} takes the masks from there."
             )
         if not chosen:
-            for name in names[:3]:
+            for name in [name for name in names if not is_shapes(place / name)][:3]:
                 note(f"No masks are taken from {place / name}: {_why_not(place / name)}")
         yield from chosen
 
@@ -80,9 +80,6 @@ def listed_names(file: Path) -> dict[str, CocoImage | None]:
     if file.suffix.lower() == ".csv":
         return dict.fromkeys(rle.listed_names(file))
     return {**coco.listed_images(file)}
-
-
-_ROBOFLOW = re.compile(r"(.+)\.rf\.[^.]+$")  # copies of one picture, each changed in its way
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> li
             pools[where] = Pictures(where)
         sources.append(_Annotations(file, names, pools[where]))
     joined = _join(folder, sources, note)
-    _require_all_listed([source for source, _ in joined], joined, config.skip_unlabelled, note)
+    unlisted = _unlisted([source for source, _ in joined], joined, config, note)
     _require_same_classes([source.file for source, _ in joined])
     listed = []
     for source, found in joined:
@@ -129,7 +126,11 @@ def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> li
             above, part = places[key]
             group = _group(above, path, source.file)
             listed.append(Pair(path, masks_of[name], group, part))
-    return _with_parts(listed)
+    for path, source in unlisted.items():
+        above, part = _place(folder, source.pool.folder, path.parent, source.file)
+        mask = RleImage(source.file, path.name, *image_size(path), "empty")
+        listed.append(Pair(path, mask, _group(above, path, source.file), part))
+    return with_parts(listed)
 
 
 def _pictures_folder(folder: Path, file: Path) -> Path:
@@ -196,15 +197,18 @@ def _missing(source: _Annotations, missing: list[str]) -> ValueError:
     )
 
 
-def _require_all_listed(
+def _unlisted(
     sources: Iterable[_Annotations],
     joined: _Joined,
-    skip_unlabelled: bool,
+    config: FolderConfig,
     note: Callable[[str], None],
-) -> None:
+) -> dict[Path, _Annotations]:
+    """The images that no file lists and that have no masks, as `config.unlisted` says."""
+    empty: dict[Path, _Annotations] = {}
     listed = {path for _, found in joined for path in found.values()}
     for pool in dict.fromkeys(source.pool for source in sources):
-        files = [str(source.file) for source, _ in joined if source.pool is pool]
+        own = [source for source, _ in joined if source.pool is pool]
+        files = [str(source.file) for source in own]
         alone = [path for path in pool.paths if path not in listed]
         if not alone:
             continue
@@ -219,15 +223,21 @@ def _require_all_listed(
         if left:
             note(f"{len(left)} pictures of a test folder are not listed, and are left aside.")
         alone = [path for path in alone if path not in left]
-        if skip_unlabelled and alone:
+        by_rle = own[0].file.suffix.lower() == ".csv"
+        if config.unlisted and by_rle and alone:
+            note(f"{len(alone)} images that {files[0]} does not list have an empty mask.")
+            empty |= dict.fromkeys(alone, own[0])
+        elif config.skip_unlabelled and alone:
             note(f"{len(alone)} pictures that are not listed are left out.")
         elif alone:
             raise ValueError(
                 f"{len(alone)} of the {len(pool.paths)} pictures below {pool.folder} are not "
-                f"listed in {first_five(files)}: {first_five(alone)}. Add them to it (without "
-                "objects, if there are none), or leave them out: --skip-unlabelled; or name the "
-                "folder of the pictures that are meant: --images."
+                f"listed in {first_five(files)}: {first_five(alone)}. "
+                + ("If nothing is to be seen in them, say --unlisted empty; or " * by_rle)
+                + "add them to it (without objects, if there are none), or leave them out: "
+                "--skip-unlabelled; or name the folder of the pictures that are meant: --images."
             )
+    return empty
 
 
 def _require_same_classes(files: list[Path]) -> None:
@@ -267,18 +277,4 @@ def _group(above: str, path: Path, file: Path) -> str:
     before, masks, after = file.stem.lower().rpartition("_masks")
     if masks and not after and before in PARTS and file.suffix.lower() == ".csv":
         return stem.partition("_")[0] or stem  # Carvana: the car
-    copy = _ROBOFLOW.fullmatch(stem)
-    return f"{above}{copy[1] if copy else stem}"
-
-
-def _with_parts(listed: list[Pair]) -> list[Pair]:
-    parts = {each.part for each in listed}
-    if len(parts) == 1:
-        return [replace(each, part=None) for each in listed]
-    if None in parts:
-        example = next(each for each in listed if each.part is None)
-        raise ValueError(
-            f"{example.image} (mask: {example.mask}) is in none of the parts train, val and "
-            "test, while other pictures are. Name its folder or its annotation file after one."
-        )
-    return listed
+    return f"{above}{stem}"

@@ -2,13 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plainunet.config import FolderConfig
-from plainunet.formats.images import IMAGE_SUFFIXES
-from plainunet.formats.problems import DataError, command
+from plainunet.formats.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from plainunet.formats.problems import DataError, command, first_five
+from plainunet.formats.shapes import is_shapes
 from plainunet.reporter import Reporter, silent
 
 PARTS = {
@@ -17,10 +18,36 @@ PARTS = {
 }
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 """Names of folders that hold pictures."""
-_MASKS = ("masks", "mask", "labels", "label", "annotations")
-_BESIDE = ("{}_masks", "{}annot")  # Kaggle's and CamVid's masks of the pictures in train/
+_MASKS = ("masks", "mask", "labels", "label", "annotations", "ann")
+# of tools and data sets: images, masks (the first that is there), and the part
+_KNOWN = (
+    ("jpegimages", ("segmentationclasspng", "segmentationclass"), ""),  # VOC, labelme2voc, CVAT
+    ("leftimg8bit", ("gtfine", "gtcoarse"), ""),  # Cityscapes
+    ("imagestr", ("labelstr",), "train"),  # nnU-Net
+    ("imagests", ("labelsts",), "test"),
+)
+# endings of masks, and of what tools write beside them about the same image
+_COMPANIONS = (
+    (r"_cp_masks", r"_seg|_flows?|_cp_(flows?|outlines|output|prob)|_outlines?"),  # cellpose
+    (r"_labelTrainIds", r"_(labelIds|color|instanceIds|instanceTrainIds)"),  # Cityscapes
+    (r"_labelIds", r"_(color|instanceIds)"),
+)
+# folders of what is made from masks
+_NO_TRUTH = re.compile("(?i)colou?r|rgb|vis|viz|overlay|preview|instance|object|outline|contour")
+_NO_DATA = (".", "@eaDir", "@Recycle", "#recycle", "__MACOSX")
+_DEEPEST = 4
+_BESIDE = ("{}_masks", "{}annot", "{}_labels")  # Kaggle's and CamVid's of the images in train/
 _ENDINGS = tuple(IMAGE_SUFFIXES)
-_WORD = re.compile(r"[^\W\d_]+")
+_UNREAD = tuple(UNREAD_SUFFIXES)
+_LETTERS = re.compile(r"[^\W\d_]+")
+_WORD = r"(?i)(?<![^\W\d_])(?:{})(?![^\W\d_])"
+MASK_WORD = re.compile(
+    _WORD.format(
+        "masks?|labels?|gts?|seg|segmentation|annot|annotations?|ann|manual|ground[ _-]?truth"
+    )
+)
+_IMAGES = "images?|imgs?|volumes?|sat|rgb|photos?|pictures?|orig|original|raw"
+IMAGE_WORD = re.compile(_WORD.format(_IMAGES))
 
 
 @dataclass(frozen=True)
@@ -56,10 +83,10 @@ def find_layout(
             roots = [(_named(folder / top, images, masks, reporter), top) for top in tops]
             return Layout(tuple(Root(root.images, root.masks, top) for root, top in roots))
         return Layout((_named(folder, images, masks, reporter),))
-    kaggle, camvid = (_beside(folder, pattern) for pattern in _BESIDE)
+    beside = [_beside(folder, pattern) for pattern in _BESIDE]
     plain = _plain(folder, reporter)
-    above = _above(folder, reporter)
-    fits = [found for found in (kaggle, camvid, above, plain) if found]
+    above = _above(folder, reporter) or (() if plain else _nested(folder, reporter))
+    fits = [found for found in (*beside, above, plain) if found]
     if len(fits) > 1:
         named = " and ".join(
             f"{found[0].images.relative_to(folder)}/ with {found[0].masks.relative_to(folder)}/"
@@ -73,12 +100,12 @@ def find_layout(
         )
     if not fits:
         return Layout((Root(folder, None),))
-    return Layout(fits[0], "[^_]+" if kaggle else None)
+    return Layout(fits[0], "[^_]+" if beside[0] else None)
 
 
 def find_part(name: str) -> str | None:
     """Tell the part that a name such as "instances_val2017" speaks of, if it is one."""
-    words = {PARTS.get(word.lower()) for word in _WORD.findall(name)} - {None}
+    words = {PARTS.get(word.lower()) for word in _LETTERS.findall(name)} - {None}
     return words.pop() if len(words) == 1 else None
 
 
@@ -106,6 +133,7 @@ def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent)
             reporter.problem(problem)
 
     seen = set()
+    unread: list[Path] = []
     for name, folders, files in os.walk(root, onerror=tell_closed, followlinks=True):
         real = os.path.realpath(name)
         if real in seen:
@@ -121,7 +149,7 @@ def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent)
         seen.add(real)
         here = Path(name)
         folders[:] = sorted(
-            each for each in folders if not each.startswith(".") and here / each != leave_out
+            each for each in folders if not each.startswith(_NO_DATA) and here / each != leave_out
         )
         for each in folders:
             if Path(each).suffix.lower() in IMAGE_SUFFIXES:
@@ -133,8 +161,38 @@ def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent)
                 )
                 reporter.problem(problem)
         for each in sorted(files):
-            if not each.startswith(".") and each.lower().endswith(_ENDINGS):
+            if each.startswith("."):
+                continue
+            if each.lower().endswith(_ENDINGS):
                 yield here / each
+            elif each.lower().endswith(_UNREAD):
+                unread.append(here / each)
+    if unread:
+        kinds = " ".join(sorted({each.suffix.lower() for each in unread}))
+        reporter.note(
+            f"{len(unread)} files below {root} are left aside, since {kinds} is not read: "
+            f"{first_five(unread)}. Save them as PNG or TIFF."
+        )
+
+
+def without_companions(paths: Iterable[Path]) -> list[Path]:
+    """Leave aside what tools write beside their masks: colours, outlines, numbers of objects."""
+    left = list(paths)
+    for mask, others in _COMPANIONS:
+        if any(re.search(f"{mask}$", path.stem) for path in left):
+            left = [path for path in left if not re.search(f"({others})$", path.stem)]
+    return left
+
+
+def shape_files(root: Path) -> Iterator[Path]:
+    """List labelme's and Supervisely's files below a folder, each about one image."""
+    for name, folders, files in os.walk(root):
+        folders[:] = sorted(each for each in folders if not each.startswith(_NO_DATA))
+        for each in sorted(files):
+            if each.lower().endswith(".json") and not each.startswith("."):
+                path = Path(name) / each
+                if is_shapes(path):
+                    yield path
 
 
 def _link_in(path: Path, root: Path) -> Path:
@@ -152,7 +210,9 @@ def folders_found(folder: Path) -> str:
 
 def _folders(folder: Path) -> list[str]:
     return sorted(
-        each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")
+        each.name
+        for each in folder.iterdir()
+        if not each.name.startswith(_NO_DATA) and each.is_dir()
     )
 
 
@@ -168,11 +228,78 @@ def _beside(folder: Path, pattern: str) -> tuple[Root, ...]:
 
 
 def _plain(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
+    names = {name.lower(): name for name in _folders(folder)}
+    known = []
+    for images, all_masks, part in _KNOWN:
+        masks = next((names[each] for each in all_masks if each in names), None)
+        if images in names and part == "test" and masks is None:
+            reporter.note(f"{folder / names[images]} has no masks, and is left aside.")
+        elif images in names:
+            known.append(_root(folder, names[images], masks, part))
+    if known:
+        return tuple(known)
     image_folder = _one_of(folder, IMAGE_FOLDERS, "--images")
+    mask_folder = _one_of(folder, _MASKS, "--masks", reporter) if image_folder else None
+    # images_png/ with masks_png/, 2_Ortho_RGB/ with 5_Labels_all/
     if image_folder is None:
+        mask_folder = _worded(folder, MASK_WORD, IMAGE_WORD)
+        if mask_folder is None:
+            return ()
+        # what else has images, if it is one
+        others = [n for n in _folders(folder) if n != mask_folder and _has_pictures(folder / n)]
+        image_folder = _worded(folder, IMAGE_WORD, MASK_WORD)
+        if len(others) == 1 and others[0].lower() not in PARTS:
+            image_folder = others[0]
+    elif mask_folder is None:
+        mask_folder = _worded(folder, MASK_WORD, IMAGE_WORD)
+    return () if image_folder is None else (_root(folder, image_folder, mask_folder),)
+
+
+def _root(folder: Path, images: str, masks: str | None, part: str = "") -> Root:
+    if masks is None:
+        return Root(folder / images, None, part)
+    below = folder / masks
+    # annotations/trimaps/ of images/
+    inner = _folders(below)
+    if not _has_pictures(below):
+        inner = [name for name in inner if _has_pictures(below / name)]
+        inside = len(inner) == 1 and inner[0].lower() not in PARTS
+        if inside and not (folder / images / inner[0]).is_dir():
+            below /= inner[0]
+    return Root(folder / images, below, part)
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(
+        each.suffix.lower() in IMAGE_SUFFIXES and each.name[0] != "." for each in folder.iterdir()
+    )
+
+
+def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str | None:
+    """The only folder whose name has a word, and none of the other; or None."""
+    fits = [
+        name
+        for name in _folders(folder)
+        if word.search(name) and not other.search(name) and next(walk(folder / name), None)
+    ]
+    if word is MASK_WORD and len(fits) > 1:
+        fits = [name for name in fits if not _NO_TRUTH.search(name)]
+        if len(fits) > 1 and not any(map(find_part, fits)):
+            raise which_folder(folder, fits, "--masks")
+    return fits[0] if len(fits) == 1 else None
+
+
+def _nested(folder: Path, reporter: Reporter, above: str = "", depth: int = 1) -> tuple[Root, ...]:
+    """Images and masks in folders further below: Train/Urban/images_png/, ID/images/."""
+    if depth > _DEEPEST or (depth == 1 and _has_pictures(folder)):
         return ()
-    mask_folder = _one_of(folder, _MASKS, "--masks", reporter)
-    return (Root(folder / image_folder, None if mask_folder is None else folder / mask_folder),)
+    roots: list[Root] = []
+    for name in _folders(folder):
+        part = f"{above}{name}/"
+        found = _plain(folder / name, reporter if depth == 1 else silent)
+        roots += [replace(each, part=part + each.part) for each in found if each.masks]
+        roots += () if found else _nested(folder / name, reporter, part, depth + 1)
+    return tuple(roots)
 
 
 def _above(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
@@ -183,7 +310,13 @@ def _above(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
             for root in _plain(folder / name, reporter):
                 if root.masks is not None or name.lower() != "test":
                     roots.append(Root(root.images, root.masks, name))
-    return tuple(roots)
+    labelled = [root for root in roots if root.masks]
+    aside = [root for root in roots if not root.masks and PARTS[root.part.lower()] != "train"]
+    if not labelled or not aside:
+        return tuple(roots)
+    names = ", ".join(str(root.images) for root in aside)
+    reporter.note(f"{names} without masks beside are left aside.")
+    return tuple(root for root in roots if root not in aside)
 
 
 def _one_of(
@@ -194,10 +327,7 @@ def _one_of(
     # what is called as it should be comes before its likes
     fits = [name for name in fits if name.lower() == words[0]] or fits
     if len(fits) > 1:
-        raise ValueError(
-            f"{folder} holds {' and '.join(f'{name}/' for name in fits)}; which of them is meant "
-            f"is not clear. Name one: {flag} {fits[0]}."
-        )
+        raise which_folder(folder, fits, flag)
     if not fits:
         return None
     others = [
@@ -216,13 +346,49 @@ def _one_of(
     return fits[0]
 
 
-def _parts_with(folder: Path, names: Sequence[str]) -> list[str]:
-    """The folders train/, val/ and test/ that have all of these folders in them."""
+def is_known(root: Root) -> bool:
+    """Whether a tool or a data set has these names, which leave no doubt."""
+    return any(root.images.name.lower() == images for images, _, _ in _KNOWN)
+
+
+def rivals(roots: Sequence[Root]) -> list[Path]:
+    """List the folders beside the masks' that might be meant as well, by their names.
+
+    Each lies beside the masks of all roots; the paths are those beside the first.
+    """
+    root, *others = roots
+    above = (root.masks or root.images).parent
+    all_above = [(each.masks or each.images).parent for each in others]
     return [
-        top
-        for top in _folders(folder)
-        if top.lower() in PARTS and all((folder / top / name).is_dir() for name in names)
+        above / name
+        for name in _folders(above)
+        if above / name not in (root.images, root.masks)
+        and name.lower() not in PARTS
+        and not _NO_TRUTH.search(name)
+        and all((each / name).is_dir() for each in all_above)
     ]
+
+
+def which_folder(folder: Path, names: Sequence[str], flag: str) -> DataError:
+    """Make the error for folders of which each could be meant."""
+    lines = "".join(f"\n$ {command('plainunet', 'check', folder, flag, name)}" for name in names)
+    return DataError(
+        f"{folder} holds {' and '.join(f'{name}/' for name in names)}, and each could be meant. "
+        f"Choose one:{lines}",
+        "which-folder",
+    )
+
+
+def _parts_with(folder: Path, names: Sequence[str], depth: int = 1) -> list[str]:
+    """The folders below, such as train/, that have all of these folders in them."""
+    found = []
+    for top in _folders(folder) if depth <= _DEEPEST else ():
+        if all((folder / top / name).is_dir() for name in names):
+            found.append(top)
+        else:
+            below = _parts_with(folder / top, names, depth + 1)
+            found += [f"{top}/{name}" for name in below]
+    return found
 
 
 def _named(folder: Path, images: str | None, masks: str | None, reporter: Reporter) -> Root:
@@ -232,7 +398,9 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
                 f"{flag} {name}: there is no folder {folder / name}. {folders_found(folder)}"
             )
     if images is None:
-        images = _one_of(folder, IMAGE_FOLDERS, "--images")
+        images = _one_of(folder, IMAGE_FOLDERS, "--images") or _worded(
+            folder, IMAGE_WORD, MASK_WORD
+        )
     elif masks is None:
         beside = [pattern.format(images) for pattern in _BESIDE]
         there = [name for name in beside if (folder / name).is_dir()]

@@ -2,17 +2,18 @@
 
 import csv
 import io
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from unicodedata import normalize
 
 from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, walk
-from plainunet.dataset.matching import Key, match_names
+from plainunet.dataset.matching import Key, join_files, match_names
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.sources import (
     HERE,
@@ -60,12 +61,61 @@ def read_listed(folder: Path, config: FolderConfig, reporter: Reporter) -> list[
     return _by_list(folder, path)
 
 
+def with_parts(listed: list[Pair]) -> list[Pair]:
+    """Take the parts that folders or files are named after for a split, if there are several."""
+    parts = {each.part for each in listed}
+    if len(parts) == 1:
+        return [replace(each, part=None) for each in listed]
+    if None in parts:
+        example = next(each for each in listed if each.part is None)
+        raise ValueError(
+            f"{example.image} (mask: {example.mask}) is in none of the parts train, val and "
+            "test, while other pictures are. Name its folder or its annotation file after one."
+        )
+    return listed
+
+
+def read_image_sets(images: Path) -> dict[str, str | None]:
+    """Read what VOC's and CVAT's ImageSets/ beside a folder of images lists: stems and parts.
+
+    Lists named after parts give them; without any, all others together list the images.
+    """
+    sets = images.parent / "ImageSets"
+    place = next((each for each in (sets / "Segmentation", sets) if each.is_dir()), None)
+    files = sorted(place.glob("*.txt")) if place and images.name.lower() == "jpegimages" else []
+    parted = [file for file in files if file.stem.lower() in PARTS]
+    listed: dict[str, str | None] = {}
+    for file in parted or files:
+        for line in _decode(file.read_bytes()).splitlines():
+            name = normalize("NFC", line.strip().replace("\\", "/").rpartition("/")[2])
+            stem, dot, suffix = name.rpartition(".")
+            stem = stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else name
+            part = PARTS.get(file.stem.lower())
+            if stem and listed.setdefault(stem, part) != part:
+                raise ValueError(
+                    f"{stem} stands in {file} and in another of {place}'s lists. Take it off one."
+                )
+    return listed
+
+
+def _decode(data: bytes) -> str:
+    """Decode a list: UTF-8 with Excel's mark or without, or UTF-16; what is neither is kept."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", errors="replace")
+    return data.decode("utf-8-sig", errors="surrogateescape")
+
+
 def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Reporter) -> list[Pair]:
     patterns = pairs.split(":")
-    if len(patterns) != 2 or any(pattern.count("*") != 1 for pattern in patterns):
+    stars = [pattern.count("*") for pattern in patterns]
+    braces = _BRACES.search(normalize("NFC", patterns[-1]))
+    fit = len(patterns) == 2 and 0 < stars[0] <= stars[1] and "**" not in pairs
+    if not fit or (braces and stars[0] < stars[1]):
         raise ValueError(
-            f"--pairs '{pairs}' is not two patterns with one * each. Give them like this: "
-            "'images/*.jpg:masks/*_m.png'; what the * stands for joins a picture with its mask."
+            f"--pairs '{pairs}' is not two patterns with as many * each. Give them like this: "
+            "'images/*.jpg:masks/*_m.png', or '*/images/*.jpg:*/masks/*_m.png'; what a * stands "
+            "for, in one name, joins a picture with its mask. If the second has one more, all "
+            "masks that differ in it are one picture's."
         )
     if _BRACES.search(patterns[0]):
         raise ValueError(
@@ -74,7 +124,7 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
         )
     if patterns[0] == patterns[1]:
         raise ValueError(f"--pairs '{pairs}': both patterns are the same. Give the masks' own.")
-    images, masks = (_matches(folder, pattern) for pattern in patterns)
+    images, masks = (_matches(folder, pattern, stars[0]) for pattern in patterns)
     # 'a_mask.png' matches '*.png' too, but is meant by '*_mask.png'
     images_first = len(patterns[0]) > len(patterns[1])
     first, second = (images, masks) if images_first else (masks, images)
@@ -87,14 +137,25 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
                 "from there, and its * stands for a part of one name."
             )
     image_files = _once(images)
-    braces = _BRACES.search(normalize("NFC", patterns[1]))
-    mask_files: dict[Key, Source] = {
-        **(_joined(folder, masks, braces[0]) if braces else _once(masks))
-    }
+    mask_files: dict[Key, Source]
+    if stars[0] < stars[1]:
+        mask_files = _several(masks)
+    else:
+        mask_files = {**(_joined(folder, masks, braces[0]) if braces else _once(masks))}
     joined = match_names(image_files, mask_files, True, skip_unlabelled)
     if len(joined) < len(image_files):
         reporter.note(f"{len(image_files) - len(joined)} pictures without a mask are left out.")
-    return [Pair(image_files[key], mask_files[mask], key[1], None) for key, mask in joined.items()]
+    start = len(folder.parts)
+    return with_parts(
+        [
+            Pair(image_files[key], mask_files[mask], key[1], _part(image_files[key].parts[start:]))
+            for key, mask in joined.items()
+        ]
+    )
+
+
+def _part(parts: Sequence[str]) -> str | None:
+    return next(filter(None, (PARTS.get(part.lower()) for part in parts[:-1])), None)
 
 
 class _Match(NamedTuple):
@@ -103,7 +164,8 @@ class _Match(NamedTuple):
     pieces: tuple[str, ...]  # what stands before, between and behind them
 
 
-def _matches(folder: Path, pattern: str) -> dict[Path, _Match]:
+def _matches(folder: Path, pattern: str, stars: int) -> dict[Path, _Match]:
+    """Find the files of a pattern; `stars` of its * join an image with its mask."""
     pattern = normalize("NFC", pattern.removeprefix("./"))
     braces = _BRACES.findall(pattern)
     if len(set(braces)) > 1:
@@ -113,8 +175,13 @@ def _matches(folder: Path, pattern: str) -> dict[Path, _Match]:
         )
     # of {a,b_a}, '1_b_a' ends in the longer
     names = sorted(braces[0][1:-1].split(",") if braces else [""], key=len, reverse=True)
+    count = itertools.count()
     pieces = [
-        f"(?P<p{number}>{re.escape(piece)})".replace(r"\*", "(?P<star>[^/]+)")
+        re.sub(
+            r"\\\*",
+            lambda _: f"(?P<s{at}>[^/]+)" if (at := next(count)) < stars else "[^/]*",
+            f"(?P<p{number}>{re.escape(piece)})",
+        )
         for number, piece in enumerate(_BRACES.split(pattern))
     ]
     # a.JPG is meant as well
@@ -128,7 +195,8 @@ def _matches(folder: Path, pattern: str) -> dict[Path, _Match]:
             match = regex.fullmatch(below) or regex.fullmatch(normalize("NFC", below))
             if match:
                 parts = tuple(match[f"p{number}"] for number in range(len(pieces)))
-                found[path] = _Match(normalize("NFC", match["star"]), name, parts)
+                star = "/".join(match[f"s{at}"] for at in range(stars))
+                found[path] = _Match(normalize("NFC", star), name, parts)
                 break
     return found
 
@@ -145,6 +213,13 @@ def _once(found: dict[Path, _Match]) -> dict[Key, Path]:
             )
         files[key] = path
     return files
+
+
+def _several(found: dict[Path, _Match]) -> dict[Key, Source]:
+    files: dict[Key, list[Path]] = {}
+    for path, match in found.items():
+        files.setdefault(("", match.star), []).append(path)
+    return {key: own[0] if len(own) == 1 else join_files(own) for key, own in files.items()}
 
 
 def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, ClassFiles]:
@@ -215,9 +290,11 @@ def _by_list(folder: Path, path: Path) -> list[Pair]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    # Excel puts a mark before the first letter; what is not UTF-8 may be the name of a file
-    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    # what is not UTF-8 may be the name of a file
+    text = _decode(path.read_bytes())
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)  # Excel's, where , stands in numbers; UTF-16's
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
         for row in reader:
             if row:
@@ -232,7 +309,8 @@ _Parsed = TypeVar("_Parsed", bound=Source)
 
 
 def _existing(name: str, parse: Callable[[Path], _Parsed], *folders: Path) -> _Parsed | None:
-    for path in (folder / name for folder in folders if name):
+    names = [name, name.replace("\\", "/")] if "\\" in name else [name]
+    for path in (folder / name for name in names for folder in folders if name):
         try:
             source = parse(path)
             if any(file.is_file() for file in files_of(source)):

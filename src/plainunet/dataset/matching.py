@@ -9,11 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from plainunet.dataset.layouts import PARTS
+from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, PARTS
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.masks import class_file_names
 from plainunet.formats.problems import DataError, command, first_five
-from plainunet.formats.sources import HERE, ClassFiles, Source, parse_classes, path_of
+from plainunet.formats.sources import (
+    HERE,
+    ClassFiles,
+    ObjectFiles,
+    Source,
+    parse_classes,
+    path_of,
+)
 from plainunet.reporter import Reporter, silent
 
 Key = tuple[str, str]  # folder below the root, and stem, both in NFC
@@ -43,7 +50,7 @@ def _each(
     named: object,
     moves: dict[Path, str],
 ) -> Iterator[DataError]:
-    beside = _beside(partners) if keys else {}
+    beside = _beside(partners, {*files.values()}) if keys else {}
     # compared without what all masks' names share, which would make them all alike
     named_so = {(key[0], missing.owner_of(key)): key for key in others}
     order = sorted(named_so)
@@ -89,13 +96,13 @@ def _nearest(key: Key, order: Sequence[Key]) -> Key | None:
     return near[found[0]] if found else None
 
 
-def _beside(partners: Files) -> dict[Key, Path]:
+def _beside(partners: Files, known: set[Path]) -> dict[Key, Path]:
     """Pictures under names that are no picture's, by folder and stem: '7.dat', '8.png.bak'."""
-    known = {where: path.parent for (where, _), path in partners.items()}
-    taken = set(partners.values())
+    folders = {where: path.parent for (where, _), path in partners.items()}
+    taken = known | set(partners.values())
     return {
         (where, name.partition(".")[0]): folder / name
-        for where, folder in known.items()
+        for where, folder in folders.items()
         if folder.is_dir()  # not of masks with a file for each class
         for name in sorted(os.listdir(folder))  # noqa: PTH208 (ten times as fast)
         if name[0] != "." and folder / name not in taken and (folder / name).is_file()
@@ -117,12 +124,6 @@ def _suffix(path: Path) -> str:
 
 
 _SAMPLE = 2000
-_WORD = r"(?i)(?<![^\W\d_])(?:{})(?![^\W\d_])"
-_MASK_WORD = re.compile(
-    _WORD.format("masks?|labels?|gt|seg|segmentation|annot|annotations?|ground[ _-]?truth")
-)
-_IMAGES = "images?|imgs?|volumes?|sat|rgb|photos?|pictures?|orig|original|raw"
-_IMAGE_WORD = re.compile(_WORD.format(_IMAGES))
 
 
 class _Affixes(NamedTuple):
@@ -171,11 +172,29 @@ def match_names(
             _, small = _best(small_images, small_masks)
             if len(small) == len(images) == len(masks):
                 joined = {small_images[key]: small_masks[mask] for key, mask in small.items()}
+    if not as_they_are and len(joined) < len(images):
+        # 21_training and 01_test, each in its part
+        found = _join_places(images, masks)
+        joined = found if len(found) > len(joined) else joined
     if skip_unlabelled and joined:
         images = {key: path for key, path in images.items() if key in joined}
     mask_files = {key: path_of(mask) for key, mask in masks.items()}
     _require_all(images, mask_files, affixes, joined, reporter)
     return {key: joined[key] for key in images if key in joined}
+
+
+def _join_places(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
+    """Join images with masks in each folder as its own names have it."""
+    places: dict[str, tuple[dict[Key, None], dict[Key, None]]] = defaultdict(lambda: ({}, {}))
+    for number, keys in enumerate((images, masks)):
+        for key in keys:
+            places[key[0]][number][key] = None
+    return {image: mask for both in places.values() for image, mask in _best(*both)[1].items()}
+
+
+def fit_all(images: Files, masks: Files) -> bool:
+    """Whether each of these images has a mask among these, by the names."""
+    return bool(images) and len(_best(images, masks)[1]) == len(images)
 
 
 def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
@@ -185,18 +204,142 @@ def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
         longer = {key for key in files if _cut(key, affixes[2:]) in files}
         shorter = files.keys() - longer
         # "1" and "1_rgb": here the picture has the longer name
-        is_image = _IMAGE_WORD.search(affixes.mask_start or affixes.mask_end)
+        is_image = IMAGE_WORD.search(affixes.mask_start or affixes.mask_end)
         joined = len(_join(shorter, longer, affixes))
         best = max(best, (joined, shorter if is_image else longer), key=lambda each: each[0])
         if best[0] * 2 == len(files):
             break
     if best[0] * 2 < len(files):
-        named = {key for key in files if _MASK_WORD.search(key[1])}
+        named = {key for key in files if MASK_WORD.search(key[1])}
         joined = len(_best({k: files[k] for k in files if k not in named}, _of(files, named))[1])
         best = max(best, (joined, named), key=lambda each: each[0])
     if best[0] * 4 < len(files):
         return dict(files), {}
-    return {key: files[key] for key in files if key not in best[1]}, _of(files, best[1])
+    # beside 7_mask, 7_mask_1 is one more mask
+    found = {key: match for key in files if (match := _NUMBERED.fullmatch(key[1]))}
+    more = {key for key, match in found.items() if (key[0], match["base"]) in best[1]}
+    masks = best[1] | more
+    return {key: files[key] for key in files if key not in masks}, _of(files, masks)
+
+
+_PHOTOS = (".jpg", ".jpeg", ".heic", ".heif", ".avif", ".webp")
+
+
+def split_suffixes(
+    files: Mapping[Key, Sequence[Path]], folder: Path
+) -> tuple[dict[Key, Path], dict[Key, Path]]:
+    """Tell images and masks apart that differ in their suffix alone: 1.jpg beside 1.png.
+
+    Both are empty where most names stand there once.
+    """
+    kinds = Counter(
+        tuple(sorted(path.suffix.lower() for path in each))
+        for each in files.values()
+        if len(each) > 1
+    )
+    if len(kinds) != 1 or kinds.total() * 2 < len(files):
+        return {}, {}
+    both = next(iter(kinds))
+    photos = [suffix for suffix in both if suffix in _PHOTOS]
+    if len(both) != 2 or len(set(both)) != 2:
+        return {}, {}
+    if len(photos) != 1:
+        lines = "".join(
+            f"\n$ {command('plainunet', 'check', folder, '--pairs', f'*{one}:*{other}')}"
+            for one, other in (both, both[::-1])
+        )
+        raise DataError(
+            f"{folder} holds images and masks that differ in their suffix alone, {both[0]} and "
+            f"{both[1]}. Which are the images? Name them first:{lines}",
+            "which-folder",
+        )
+    images: dict[Key, Path] = {}
+    masks: dict[Key, Path] = {}
+    for key, paths in files.items():
+        for path in paths:
+            (images if path.suffix.lower() in photos else masks)[key] = path
+    return images, masks
+
+
+_NUMBERED = re.compile(
+    rf"(?P<base>.*{MASK_WORD.pattern.removeprefix('(?i)')})[ _.-]*\(?(?P<number>\d{{1,4}})\)?",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
+    """Join several masks of one image, such as one for each object: their union is its mask.
+
+    They are known by their number (7_mask.png and 7_mask_1.png of 7.png), or by their folder, which
+    is the image's alone (ID/masks/ of ID/images/, masks/7/ of images/7.png).
+
+    Raises:
+        DataError: Every image has masks of the same numbers, which may be classes.
+    """
+    groups: dict[Key, dict[str, Path]] = defaultdict(dict)
+    by_folder = _image_of_folder(images, {where for where, _ in masks})
+    for (where, stem), path in masks.items():
+        match = _NUMBERED.fullmatch(stem)
+        if by_folder:
+            groups[by_folder[where]][stem] = path
+        elif match:
+            groups[where, match["base"]][match["number"]] = path
+        else:
+            groups[where, stem][""] = path
+    several = [own for own in groups.values() if len(own) > 1]
+    if not several and not by_folder:
+        return {**masks}
+    before, after = (len(_best(images, each)[1]) for each in (masks, groups))
+    if not by_folder and (after < before or len(masks) - before <= len(groups) - after):
+        return {**masks}
+    first = several[0] if several else {}
+    # of objects, images have as many as there are; of classes, all have the same
+    names = Counter(re.sub(r"\d+", "", name) for own in several for name in own)
+    worded = [name for name, count in names.items() if count > 1 and _worded(name)]
+    same = all(own.keys() == first.keys() for own in groups.values())
+    alike = same and len(first) > 1 and len(groups) > 1
+    if len(worded) > 1 or alike:
+        raise DataError(
+            f"Images have several masks each, such as {first_five(list(first.values()))}, and all "
+            "the same ones. If each is of a class of its own, name the classes in braces, as in "
+            f"--pairs 'images/*.png:masks/*_{{{','.join(list(first)[:3])}}}.png'; if they are "
+            f"objects of one class, join them by one more *: --pairs "
+            "'images/*.png:masks/*_*.png'.",
+            "several-masks",
+            list(first.values()),
+        )
+    joined: dict[Key, Source] = {}
+    for key, own in groups.items():
+        paths = list(own.values())
+        joined[key] = paths[0]
+        if len(paths) > 1:
+            joined[key] = join_files(paths)
+    return joined
+
+
+def join_files(paths: Sequence[Path]) -> ObjectFiles:
+    """Take several files in one folder for the masks of one image."""
+    names = tuple(path.name for path in paths)
+    if any(re.search(r"[{}|]", name) for name in names) or len({p.parent for p in paths}) > 1:
+        raise DataError(
+            f"{first_five(paths)} are masks of one image. To be joined they must lie in one "
+            "folder, without {, } and | in their names.",
+            "several-masks",
+            paths,
+        )
+    return ObjectFiles(paths[0].parent, names)
+
+
+def _image_of_folder(images: Files, masked: set[str]) -> dict[str, Key]:
+    """The one image of each folder of masks; none where folders hold masks of several."""
+    counts = Counter(where for where, _ in images)
+    alone = {key[0]: key for key in images if counts[key[0]] == 1}
+    named = {Path(where, stem).as_posix(): (where, stem) for where, stem in images}
+    for known in (alone, named):
+        found = {where: known[where] for where in masked if where in known}
+        if len(found) == len(masked) > 1:
+            return found
+    return {}
 
 
 def _of(files: Files, keys: Iterable[Key]) -> dict[Key, Path]:
@@ -304,7 +447,7 @@ def _two_sided(images: Iterable[Key], masks: Iterable[Key]) -> list[tuple[str, s
     return [
         (image, mask)
         for image, mask in _most(votes)
-        if votes[image, mask] > 1 or (_IMAGE_WORD.search(image) and _MASK_WORD.search(mask))
+        if votes[image, mask] > 1 or (IMAGE_WORD.search(image) and MASK_WORD.search(mask))
     ]
 
 
@@ -366,21 +509,98 @@ def _require_all(
         listed = _with_nearest(lonely, masks, alone or list(images), images)
         problems.append(f"{len(lonely)} masks have no picture: {listed}")
     leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
+    where_masks_are = {path.parent for path in masks.values()}
+    both = [key for key in alone if images[key].parent in where_masks_are]
+    maybe = {key: images[key] for key in both} | {key: masks[key] for key in lonely}
+    several = _of_images_that_stay(maybe, images, masks, affixes, joined)
+    alone = [key for key in alone if key not in several]
+    lonely = [key for key in lonely if key not in several]
+    channels = _channels(alone, images, affixes, joined)
+    alone = [key for key in alone if key not in channels]
     moves: dict[Path, str] = {}
     no_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of, image_of)
     no_image = _Lonely("picture", "remove it", image_of, mask_of)
     each = [
+        *dict.fromkeys([*several.values(), *channels.values()]),
         *_each(alone, images, lonely, masks, no_mask, named, moves),
         *_each(lonely, masks, alone, images, no_image, named, moves),
     ]
     reporter.problem(
         DataError(
             f"{'; '.join(problems)}. {_CURE}.{leave}",
-            "no-mask" if alone else "no-picture",
-            [*(images[key] for key in alone), *(masks[key] for key in lonely)],
+            each[0].code,
+            [file for problem in each for file in problem.files],
             parts=each,
         )
     )
+
+
+def _of_images_that_stay(
+    lonely: Files,
+    images: Files,
+    masks: Files,
+    affixes: _Affixes,
+    joined: Mapping[Key, Key],
+) -> dict[Key, DataError]:
+    """The errors for masks that look like further ones of an image that has one."""
+    cores = {_cut(key, affixes[:2]): key for key in joined}
+    found = {}
+    for (where, stem), mask in lonely.items():
+        ends = [match.start() for match in re.finditer(r"[\W_]", stem)]
+        owner = next(
+            (cores[where, stem[:e]] for e in ends[::-1] if (where, stem[:e]) in cores), None
+        )
+        if owner is not None:
+            image, own = images[owner], masks[joined[owner]]
+            core = (_cut(owner, affixes[:2]) or owner)[1]
+            ends_of = own.stem.partition(core)[2], stem.partition(core)[2]
+            start = f"{image.parent.name}/*{image.suffix}:{own.parent.name}/*"
+            if image.parent == own.parent:
+                above = "" if where == "." else f"{where}/"
+                start = f"{above}*{image.suffix}:{above}*"
+            both = ""
+            if ends_of[0]:
+                shared = _beginning(*ends_of)
+                both = (
+                    f"both as classes, '{start}{{{','.join(ends_of)}}}{own.suffix}'; both "
+                    f"joined, '{start}{shared}*{own.suffix}'; " * bool(shared)
+                )
+            found[where, stem] = DataError(
+                f"{mask} looks like another mask of {image}, beside {own}. Say which is meant: "
+                f"one of them, as in --pairs '{start}{ends_of[0]}{own.suffix}'; {both}or add "
+                "the image that it belongs to.",
+                "several-masks",
+                [mask, image, own],
+            )
+    return found
+
+
+def _channels(
+    alone: Iterable[Key], images: Files, affixes: _Affixes, joined: Mapping[Key, Key]
+) -> dict[Key, DataError]:
+    """The errors for images of which each channel is a file, as nnU-Net has them: 7_0001.png."""
+    number = re.compile(r"_\d{4}$")
+    if not number.fullmatch(affixes.image_end):
+        return {}
+    firsts = {number.sub("", stem): (where, stem) for where, stem in joined}
+    files: dict[Key, list[Key]] = defaultdict(list)
+    for where, stem in alone:
+        first = firsts.get(number.sub("", stem)) if number.search(stem) else None
+        if first is not None and first[0] == where:
+            files[first].append((where, stem))
+    found: dict[Key, DataError] = {}
+    for first, others in files.items():
+        paths = [images[key] for key in (first, *others)]
+        problem = DataError(
+            f"{first_five(paths)} are the channels of one image, each in a file of its own. Save "
+            "them as one TIFF or .npy file of all channels, named like the mask. If the first is "
+            f"enough, name it: --pairs '{paths[0].parent.name}/*{affixes.image_end}"
+            f"{paths[0].suffix}:labelsTr/*{paths[0].suffix}'.",
+            "several-channels",
+            paths,
+        )
+        found |= dict.fromkeys(others, problem)
+    return found
 
 
 _PAIRS = "--pairs 'images/*.jpg:masks/{road,car}/*.png'"

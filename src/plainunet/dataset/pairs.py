@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,18 +13,47 @@ from os import cpu_count
 from pathlib import Path
 from unicodedata import normalize
 
+import numpy as np
+
 from plainunet.config import DataConfig
 from plainunet.dataset.annotations import pair_annotated
-from plainunet.dataset.layouts import PARTS, Layout, Root, find_layout, folders_found, walk
+from plainunet.dataset.layouts import (
+    PARTS,
+    Layout,
+    Root,
+    find_layout,
+    find_part,
+    folders_found,
+    is_known,
+    rivals,
+    shape_files,
+    walk,
+    which_folder,
+    without_companions,
+)
 from plainunet.dataset.lists import Pair as Pair
-from plainunet.dataset.lists import read_listed
-from plainunet.dataset.matching import Key, join_classes, match_names, split_names
+from plainunet.dataset.lists import read_image_sets, read_listed
+from plainunet.dataset.matching import (
+    Key,
+    fit_all,
+    join_classes,
+    join_objects,
+    match_names,
+    split_names,
+    split_suffixes,
+)
+from plainunet.formats.colors import ColoredMaskError, count_colors
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
+from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import DataError, as_problem, command, first_five
-from plainunet.formats.sources import ImageSource, Page, Source, files_of, path_of
+from plainunet.formats.shapes import class_names
+from plainunet.formats.sources import ImageSource, Page, Shapes, Source, files_of, path_of
 from plainunet.formats.tiff import find_slices
-from plainunet.reporter import Reporter, silent
+from plainunet.reporter import Collected, Reporter, silent
+
+_MOST_VALUES = 64  # of a mask; an image has more
+_ROBOFLOW = re.compile(r"(.+)\.rf\.[0-9A-Za-z]+")  # copies of one image, each changed in its way
 
 
 def find_pairs(
@@ -62,12 +92,16 @@ def find_pairs(
     else:
         layout = find_layout(folder, config, reporter)
         listed = []
-        if masks is None and not all(root.masks and any(walk(root.masks)) for root in layout.roots):
+        there = all(root.masks and any(walk(root.masks)) for root in layout.roots)
+        if masks is None and (config.rle or not there):
             listed = pair_annotated(folder, config, reporter)
         if not listed:
-            listed = _in_folders(folder, layout, config.skip_unlabelled, reporter)
+            listed = _in_folders(folder, layout, config, reporter)
             group_by = group_by or layout.group_by
-    found = listed if group_by is None else _group_by(group_by, listed)
+    if group_by is None:
+        found = [replace(each, group=_original(each.group)) for each in listed]
+    else:
+        found = _group_by(group_by, listed)
     found = open_stacks(sorted(found, key=lambda pair: pair.image), reporter)
     require_enough(folder, len(found), at_least)
     return found
@@ -92,28 +126,26 @@ def _require_folder(folder: Path) -> None:
         )
 
 
-def _in_folders(
-    folder: Path, layout: Layout, skip_unlabelled: bool, reporter: Reporter
-) -> list[Pair]:
+def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Reporter) -> list[Pair]:
+    skip_unlabelled = config.skip_unlabelled
     images: dict[Key, Path] = {}
-    masks: dict[Key, Source] = {}
+    files: dict[Key, Path] = {}
+    shapes: dict[Key, Source] = {}
     for root in layout.roots:
-        if root.masks is None:
-            both = _by_key(root.images, root.part, "pictures", None, reporter)
-            some_images, some_masks = split_names(both)
-            if both and not some_masks:
-                raise _no_masks(folder, root)
-            if some_masks:
-                first = next(iter(some_masks.values()))
-                reporter.note(f"Pictures and masks lie together; {first} is read as a mask.")
-            masks.update(some_masks)
-        else:
-            if not root.masks.is_dir():
-                raise _no_masks(folder, root)
-            some_images = _by_key(root.images, root.part, "pictures", root.masks, reporter)
-            some_masks = _by_key(root.masks, root.part, "masks", root.images, reporter)
-            masks.update(join_classes(some_images, some_masks) or some_masks)
-        images |= some_images
+        some_images, some_masks, some_shapes = _in_root(folder, root, reporter)
+        images, files, shapes = images | some_images, files | some_masks, shapes | some_shapes
+    masks = join_objects(images, files)
+    if masks == files:
+        masks = {**(join_classes(images, files) or files)}
+    masks |= shapes
+    parts = _parts(images, layout)
+    listed_parts = read_image_sets(layout.roots[0].images)
+    if listed_parts:
+        images, parts = _as_listed(images, listed_parts, reporter)
+        masks = {key: mask for key, mask in masks.items() if key[1] in listed_parts}
+    there = {where for where, _ in masks}
+    labelled = {key for key in images if (key in masks if listed_parts else key[0] in there)}
+    _leave_parts_aside(images, {parts[key] for key in labelled}, parts, reporter)
     if not images:
         if layout.roots[0].images == folder:
             raise _no_masks(folder, layout.roots[0])
@@ -126,7 +158,8 @@ def _in_folders(
     joined = match_names(images, masks, skip_unlabelled=skip_unlabelled, reporter=reporter)
     if skip_unlabelled and len(joined) < len(images):
         reporter.note(f"{len(images) - len(joined)} pictures without a mask are left out.")
-    parts = _parts(images, named=len(layout.roots) != 1 or not layout.roots[0].part)
+    if config.masks is None and len(joined) == len(images):
+        _require_no_equal(folder, layout.roots)
     listed = [
         Pair(images[key], masks[mask], Path(*key).as_posix(), parts[key])
         for key, mask in joined.items()
@@ -139,6 +172,107 @@ def _in_folders(
         )
         reporter.problem(DataError(message, "outside-of-parts", [each.image, each.mask]))
     return [each for each in listed if each not in outside]
+
+
+_Found = tuple[dict[Key, Path], dict[Key, Path], dict[Key, Source]]
+
+
+def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
+    """The images, the files of masks, and the files of shapes, by their names."""
+    if root.masks is not None:
+        if not root.masks.is_dir():
+            raise _no_masks(folder, root)
+        images = _by_key(root.images, root.part, "pictures", root.masks, reporter)
+        masks = _by_key(root.masks, root.part, "masks", root.images, reporter)
+        return images, masks, {} if masks else _shapes(root.masks, root.part, reporter)
+    listed = _list(root.images, root.part, None, reporter)
+    images, masks = split_suffixes(listed, root.images)
+    if not masks:
+        images = _each_once(listed, "files", reporter)
+        images, masks = split_names(images)
+    shapes = {} if masks else _shapes(root.images, root.part, reporter)
+    if images and not masks and not shapes:
+        raise _no_masks(folder, root)
+    if masks:
+        first = next(iter(masks.values()))
+        reporter.note(f"Pictures and masks lie together; {first} is read as a mask.")
+    return images, masks, shapes
+
+
+def _shapes(root: Path, prefix: str, reporter: Reporter) -> dict[Key, Source]:
+    files = list(shape_files(root))
+    if not files:
+        return {}
+    classes = class_names(files)
+    reporter.note(f"The masks are read from {len(files)} files of shapes, such as {files[0]}.")
+    found: dict[Key, Source] = {}
+    for file in files:
+        stem = Path(file.stem)  # Supervisely's are named 7.jpg.json
+        name = stem.stem if stem.suffix.lower() in IMAGE_SUFFIXES else stem.name
+        where = normalize("NFC", str(Path(prefix) / file.parent.relative_to(root)))
+        found[where, normalize("NFC", name)] = Shapes(file, classes)
+    return found
+
+
+def _as_listed(
+    images: dict[Key, Path], listed: Mapping[str, str | None], reporter: Reporter
+) -> tuple[dict[Key, Path], dict[Key, str | None]]:
+    """Those of the images that lists name, and their parts."""
+    kept = {key: path for key, path in images.items() if key[1] in listed}
+    missing = listed.keys() - {stem for _, stem in kept}
+    if missing:
+        reporter.problem(
+            DataError(
+                f"ImageSets lists {len(missing)} images that are not there: "
+                f"{first_five(sorted(missing))}. Add them, or take them off the lists.",
+                "missing-file",
+            )
+        )
+    if len(kept) < len(images):
+        reporter.note(
+            f"{len(images) - len(kept)} images that ImageSets does not list are left out."
+        )
+    return kept, {key: listed[key[1]] for key in kept}
+
+
+def _leave_parts_aside(
+    images: dict[Key, Path],
+    labelled: set[str | None],
+    parts: Mapping[Key, str | None],
+    reporter: Reporter,
+) -> None:
+    """Take out the images of val and test where no image of the part has a mask."""
+    for part in {"val", "test"} - labelled if labelled else ():
+        own = [key for key in images if parts[key] == part]
+        if own:
+            reporter.note(f"{len(own)} images of {part} have no masks, and are left aside.")
+            for key in own:
+                del images[key]
+
+
+def _require_no_equal(folder: Path, roots: Sequence[Root]) -> None:
+    """Ask which masks are meant where another folder beside the masks' fits all images too."""
+    root = roots[0]
+    if root.masks is None or is_known(root):
+        return
+    nobody = Collected()
+    images = _by_key(root.images, "", "pictures", root.masks, nobody)
+    equal = []
+    for other in rivals(roots):
+        files = _by_key(other, "", "masks", None, nobody)
+        if fit_all(images, files) and _is_mask(next(iter(files.values()))):
+            equal.append(other.name)
+    if equal:
+        raise which_folder(folder, [root.masks.name, *equal], "--masks")
+
+
+def _is_mask(file: Path) -> bool:
+    try:
+        return len(np.unique(read_mask(file))) <= _MOST_VALUES
+    except ColoredMaskError:
+        return len(count_colors(file)[0]) <= _MOST_VALUES
+    except (ValueError, FileNotFoundError):
+        return False
 
 
 def _no_masks(folder: Path, root: Root) -> FileNotFoundError:
@@ -159,26 +293,36 @@ def _no_masks(folder: Path, root: Root) -> FileNotFoundError:
 def _by_key(
     root: Path, prefix: str, what: str, leave_out: Path | None, reporter: Reporter
 ) -> dict[Key, Path]:
-    found: dict[Key, Path] = {}
+    return _each_once(_list(root, prefix, leave_out, reporter), what, reporter)
+
+
+def _list(
+    root: Path, prefix: str, leave_out: Path | None, reporter: Reporter
+) -> dict[Key, list[Path]]:
+    found: dict[Key, list[Path]] = defaultdict(list)
     folders: dict[Path, str] = {}
-    twice: list[DataError] = []
-    for path in walk(root, leave_out, reporter):
+    for path in without_companions(walk(root, leave_out, reporter)):
         above = path.parent
         if above not in folders:
             folders[above] = normalize("NFC", str(Path(prefix) / above.relative_to(root)))
         # one letter may be written in two ways, and often is where files came from a Mac
-        key = folders[above], normalize("NFC", path.stem)
-        if key in found:
-            twice.append(
-                DataError(
-                    f"{found[key]} and {path} share their name; the first is taken.",
-                    "two-partners",
-                    [found[key], path],
-                    command("mv", path, f"{path}.aside"),
-                )
-            )
-            continue
-        found[key] = path
+        found[folders[above], normalize("NFC", path.stem)].append(path)
+    return found
+
+
+def _each_once(found: Mapping[Key, list[Path]], what: str, reporter: Reporter) -> dict[Key, Path]:
+    """The first file of each name; others are a problem."""
+    twice = [
+        DataError(
+            f"{first} and {path} share their name; the first is taken.",
+            "two-partners",
+            [first, path],
+            # a mask is not moved away from an image that stays
+            command("mv", path, f"{path}.aside") if what == "pictures" else "",
+        )
+        for first, *others in found.values()
+        for path in others
+    ]
     if twice:
         files = [file for each in twice for file in each.files]
         problem = DataError(
@@ -189,13 +333,28 @@ def _by_key(
             parts=twice,
         )
         reporter.problem(problem)
-    return found
+    return {key: paths[0] for key, paths in found.items()}
 
 
-def _parts(images: Mapping[Key, Path], named: bool) -> dict[Key, str | None]:
-    tops = {where: Path(where).parts[:1] for where, _ in images}
-    known = {where: PARTS.get(top[0].lower()) if top else None for where, top in tops.items()}
-    return {key: known[key[0]] if named else None for key in images}
+def _parts(images: Mapping[Key, Path], layout: Layout) -> dict[Key, str | None]:
+    """Each image's part, by the first folder that is named after one."""
+    above = len(Path(layout.roots[0].part).parts)
+    several = len(layout.roots) > 1
+
+    def find(where: str) -> str | None:
+        parts = Path(where).parts
+        here = map(find_part, parts[:above]) if several else ()
+        below = (PARTS.get(name.lower()) for name in parts[above : above + 1])
+        return next(filter(None, (*here, *below)), None)
+
+    known = {where: find(where) for where, _ in images}
+    return {key: known[key[0]] for key in images}
+
+
+def _original(name: str) -> str:
+    """Name the image that a copy of Roboflow's was made from."""
+    copy = _ROBOFLOW.fullmatch(name)
+    return copy[1] if copy else name
 
 
 _MATCH = """

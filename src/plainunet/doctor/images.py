@@ -234,6 +234,19 @@ def _most_common(values: Sequence[_Value]) -> _Value:
 _GROUPS = ("^([^_-]+)[_-]", r"^(.*\d)[A-Za-z]$", "^(.+)[_-]")
 
 
+def copies_across(pairs: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
+    """Find images of training that are in validation too, or nearly: one pair of each kind."""
+    both = [pair for pair in pairs if pair.part in ("train", "val")]
+    facts = [
+        None if isinstance(each, DataError) else each
+        for each in read_facts([pair.image for pair in both])
+    ]
+    digests = [each.digest if each else str(index) for index, each in enumerate(facts)]
+    found = find_duplicates(digests, [each.hash if each else b"" for each in facts])
+    joined = [(both[each.first], both[each.second]) for each in found]
+    return [(one, other) for one, other in joined if one.part != other.part]
+
+
 def group_copies(facts: Sequence[PairFacts], findings: Findings) -> list[Pair]:
     """Find copies, and groups on both sides of a split.
 
@@ -250,19 +263,25 @@ def group_copies(facts: Sequence[PairFacts], findings: Findings) -> list[Pair]:
             group = group_of[group]
         return group
 
+    # training makes the split of what has no validation part
+    is_drawn = not any(pair.part == "val" for pair in pairs)
     for each in duplicates:
-        _add_duplicate(facts, each, findings)
+        _add_duplicate(facts, each, is_drawn, findings)
         one, other = (root(pairs[index].group) for index in (each.first, each.second))
         group_of[other] = one
     _check_same_masks(facts, duplicates, findings)
     _check_shared_groups(pairs, findings)
     _check_possible_groups(pairs, findings)
-    if any(pair.part for pair in pairs):
+    if not is_drawn:
         return pairs
-    return [replace(pair, group=root(pair.group)) for pair in pairs]
+    joined = [replace(pair, group=root(pair.group)) for pair in pairs]
+    # one group could not be split any more
+    return joined if len({pair.group for pair in joined}) > 1 else pairs
 
 
-def _add_duplicate(facts: Sequence[PairFacts], found: Duplicate, findings: Findings) -> None:
+def _add_duplicate(
+    facts: Sequence[PairFacts], found: Duplicate, is_drawn: bool, findings: Findings
+) -> None:
     (one, _, mask), (other, _, other_mask) = facts[found.first], facts[found.second]
     what = "is the same file as" if found.exact else "shows the same as"
     code = "duplicate" if found.exact else "near-duplicate"
@@ -280,7 +299,7 @@ def _add_duplicate(facts: Sequence[PairFacts], found: Duplicate, findings: Findi
         )
         return
     message, files = f"{other.image} {what} {one.image}.{more}", [other.image, one.image]
-    if one.part is None and one.group != other.group:
+    if is_drawn and one.part != "test" and one.group != other.group:
         message += " A split may put them on different sides."
         findings.add(f"{code}-across-groups", message, files, flags={})
     else:

@@ -38,6 +38,7 @@ def evaluate(
     masks: str | None = None,
     pairs: str | None = None,
     rle: Literal["rows", "columns"] | None = None,
+    unlisted: Literal["empty"] | None = None,
     skip_unlabelled: bool = False,
     allow_outside: bool = False,
     objects: bool = False,
@@ -54,11 +55,12 @@ def evaluate(
             taken, after the `split.csv` beside the checkpoint, even if files have come or gone
             since; any other folder is taken whole.
         split: Take this part instead: "train", "val", "test" or "all".
-        images: Folder of the images below `data`; left out, it is found. This, the next four
+        images: Folder of the images below `data`; left out, it is found. This, the next five
             and what masks mean may also stand in a `dataset.toml` there.
         masks: Folder of the masks below `data`, or a COCO file or a list of run-length codes.
         pairs: How they belong together, see `plainunet.dataset.pairs.find_pairs`.
         rle: How run-length codes count; left out, it is found.
+        unlisted: "empty" if images that a list of run-length codes does not name have no masks.
         skip_unlabelled: Whether images without a mask are left out.
         allow_outside: Whether a dataset.toml is followed that leads out of the folder.
         objects: Whether objects are counted as well; they always are where masks number them.
@@ -76,7 +78,8 @@ def evaluate(
     """
     predictor = Predictor.load(checkpoint, device=device, precision=precision)
     folder: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
-    folder |= {"skip_unlabelled": skip_unlabelled, "allow_outside": allow_outside}
+    folder |= {"unlisted": unlisted, "skip_unlabelled": skip_unlabelled}
+    folder["allow_outside"] = allow_outside
     checkpoint, data = Path(checkpoint), Path(data)
     dataset, split = open_dataset(predictor.card, checkpoint, data, split, folder, reporter)
     objects = objects or isinstance(dataset.coding, Instances)

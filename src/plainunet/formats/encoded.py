@@ -58,6 +58,12 @@ _MAGIC = {
     b"II+\0": "tiff",
     b"MM\0+": "tiff",
     b"\x93NUMPY": "npy",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "jp2",
+    b"\xff\x4f\xff\x51": "jp2",
+}
+_BRANDS = {
+    **dict.fromkeys((b"avif", b"avis"), "avif"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"), "heic"),
 }
 _END_OF_JPEG = b"\xff\xd9"
 
@@ -71,9 +77,11 @@ def find_kind(head: bytes, path: Source) -> str:
             return kind
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "webp"
+    if head[4:8] == b"ftyp" and head[8:12] in _BRANDS:
+        return _BRANDS[head[8:12]]
     raise DataError(
         f"{path} is not a picture that can be read: its content begins with {head[:8]!r}. "
-        "Save it as PNG, JPEG, TIFF, GIF, BMP, WebP or .npy, or remove it.",
+        "Save it as PNG, JPEG, TIFF, GIF, BMP, WebP, AVIF, JPEG 2000 or .npy, or remove it.",
         "not-a-picture",
     )
 

@@ -1,8 +1,8 @@
 """Pictures on disk -> arrays.
 
-In: JPEG, PNG, GIF, BMP, WebP, TIFF and .npy files, told apart by content. Out: [H, W, C]
-arrays, upright, dtype kept. OpenCV decodes what it decodes exactly and fast; Pillow takes palettes,
-1-bit and CMYK pictures; tifffile takes TIFF.
+In: JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000, HEIC and .npy files, told apart by content.
+Out: [H, W, C] arrays, upright, dtype kept. OpenCV decodes what it decodes exactly and fast; Pillow
+takes palettes, 1-bit and CMYK pictures and AVIF; tifffile takes TIFF, pillow-heif HEIC.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import jpeg_factory
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
@@ -35,14 +36,47 @@ from plainunet.formats.sources import ImageSource
 from plainunet.formats.tiff import read_tiff, tiff_shape
 
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".npy"}
+    {
+        *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".npy"),
+        *(".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif"),
+    }
 )
+UNREAD_SUFFIXES = frozenset(
+    {
+        *(".dcm", ".nii", ".nii.gz", ".mha", ".nrrd", ".czi", ".nd2", ".lif", ".svs", ".exr"),
+        *(".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".xcf", ".svg", ".pdf", ".pgm"),
+        *(".ppm", ".pbm", ".tga", ".hdr", ".ecw", ".img"),
+    }
+)
+"""Of files that hold images and are not read."""
+
+
+def _open_avif(file: BinaryIO, name: str) -> ImageFile.ImageFile:
+    if not features.check("avif"):
+        raise DataError("Pillow reads no AVIF here", "not-a-picture")
+    from PIL.AvifImagePlugin import AvifImageFile  # from Pillow 11.3 on
+
+    return AvifImageFile(file, name)
+
+
+def _open_heic(file: BinaryIO, name: str) -> ImageFile.ImageFile:
+    try:
+        from pillow_heif.as_plugin import HeifImageFile  # type: ignore[import-not-found]
+    except ImportError:
+        raise DataError("pillow-heif is not installed", "not-a-picture") from None
+    picture: ImageFile.ImageFile = HeifImageFile(file, name)
+    return picture
+
+
 _OPENERS: dict[str, Callable[[BinaryIO, str], ImageFile.ImageFile]] = {
     "jpeg": jpeg_factory,
     "png": PngImageFile,
     "gif": GifImageFile,
     "bmp": BmpImageFile,
     "webp": WebPImageFile,
+    "jp2": Jpeg2KImageFile,
+    "avif": _open_avif,
+    "heic": _open_heic,
 }
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
 
@@ -149,7 +183,17 @@ def open_still(
     has_exif = kind != "png" or b"eXIf" in png_chunks(file)
     file.seek(0)
     # Image.open would warn of large pictures, and warnings are filtered for all threads at once
-    with _OPENERS[kind](file, "") as picture:
+    try:
+        opened = _OPENERS[kind](file, "")
+    except DataError as error:
+        install = " Or install it: pip install 'plainunet[heic]'." if kind == "heic" else ""
+        raise DataError(
+            f"{path} is {kind.upper()}, which is not read: {error}. Save it as PNG or JPEG."
+            f"{install}",
+            error.code,
+            [path],
+        ) from None
+    with opened as picture:
         require_bearable(picture.width * picture.height, path)
         # a JPEG with several frames is a photograph with previews: the first one is meant
         frames = int(getattr(picture, "n_frames", 1))
@@ -169,7 +213,11 @@ def _decode(kind: str, data: bytes, path: ImageSource) -> _Decoded:
     with open_still(BytesIO(data), kind, path) as (picture, orientation):
         deep = kind == "png" and data[24] == 16
         see_through = "transparency" in picture.info and not deep
-        if kind == "gif" or see_through or picture.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+        if (
+            kind in ("gif", "avif", "heic")
+            or see_through
+            or picture.mode not in ("L", "LA", "RGB", "RGBA", "I;16")
+        ):
             return *_decode_pillow(picture, _is_grey(picture, data)), orientation
         grey = _is_grey(picture, data)
     # the orientation is applied to all formats in one place, not by the codec

@@ -9,12 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFile
 
-from plainunet.formats import coco, rle
+from plainunet.formats import coco, rle, shapes
 from plainunet.formats.colors import IGNORED, ColoredMaskError, colored_mask
 from plainunet.formats.encoded import decoding, read_encoded, read_mask_array, turn_upright
 from plainunet.formats.images import image_size, open_still
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import ClassFiles, CocoImage, ImageSource, RleImage, Source
+from plainunet.formats.sources import (
+    ClassFiles,
+    CocoImage,
+    ImageSource,
+    ObjectFiles,
+    RleImage,
+    Shapes,
+    Source,
+)
 from plainunet.formats.tiff import read_tiff
 
 THRESHOLD = 128
@@ -63,12 +71,29 @@ def read_class_files(path: ClassFiles, read: Callable[[Path], NDArray[Any]]) -> 
     return ids
 
 
-def common_size(path: ClassFiles, size_of: Callable[[Path], tuple[int, int]]) -> tuple[int, int]:
-    """Read the height and width that all files of a mask's classes have."""
-    class_file_names(path.classes)
-    there = [file for file in path.files.values() if _is_there(file)]
-    if not there:
-        raise _none_exists(path)
+def read_object_files(path: ObjectFiles, read: Callable[[Path], NDArray[Any]]) -> NDArray[Any]:
+    """Join several masks of one image: [H, W], their largest value at each pixel."""
+    first, *others = path.files
+    joined = _one_class(first, read)
+    for file in others:
+        values = _one_class(file, read)
+        if values.shape != joined.shape:
+            raise _sizes_differ(first, joined.shape, file, values.shape)
+        joined = np.maximum(joined, values)
+    return joined
+
+
+def common_size(
+    path: ClassFiles | ObjectFiles, size_of: Callable[[Path], tuple[int, int]]
+) -> tuple[int, int]:
+    """Read the height and width that all files of a mask have."""
+    if isinstance(path, ObjectFiles):
+        there = path.files
+    else:
+        class_file_names(path.classes)
+        there = [file for file in path.files.values() if _is_there(file)]
+        if not there:
+            raise _none_exists(path)
     sizes = [size_of(file) for file in there]
     for file, size in zip(there, sizes, strict=True):
         if size != sizes[0]:
@@ -117,20 +142,24 @@ def _sizes_differ(
 ) -> ValueError:
     return DataError(
         f"{other} is {other_size[1]}x{other_size[0]} pixels, {first} is {size[1]}x{size[0]}. Make "
-        "the masks of all classes as large as their picture.",
+        "all masks of an image as large as it is.",
         "size-mismatch",
     )
 
 
-def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.bool_]:
+def _one_class(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[Any]:
     try:
-        values = read(file)
+        return read(file)
     except ColoredMaskError:
         raise DataError(
             f"{file} is coloured, but is to show one class only: 0 outside of it, another value "
             "inside. Save it as a grey PNG.",
             "not-a-mask",
         ) from None
+
+
+def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.bool_]:
+    values = _one_class(file, read)
     if values.dtype != np.uint8:
         return np.asarray(values > 0)
     counts = np.bincount(values.ravel(), minlength=256)
@@ -165,6 +194,10 @@ def read_mask(path: Source) -> NDArray[Any]:
         return coco.read_ids(path)
     if isinstance(path, RleImage):
         return rle.read_ids(path)
+    if isinstance(path, Shapes):
+        return shapes.read_ids(path)
+    if isinstance(path, ObjectFiles):
+        return read_object_files(path, _read_file)
     return read_class_files(path, _read_file) if isinstance(path, ClassFiles) else _read_file(path)
 
 
@@ -199,7 +232,11 @@ def mask_size(path: Source) -> tuple[int, int]:
         return coco.item_size(path)
     if isinstance(path, RleImage):
         return rle.item_size(path)
-    return common_size(path, _file_size) if isinstance(path, ClassFiles) else _file_size(path)
+    if isinstance(path, Shapes):
+        return shapes.image_size(path.file)
+    if isinstance(path, ClassFiles | ObjectFiles):
+        return common_size(path, _file_size)
+    return _file_size(path)
 
 
 def _file_size(path: ImageSource) -> tuple[int, int]:
@@ -213,6 +250,8 @@ def stored_names(path: Source) -> tuple[str, ...]:
         return coco.class_names(path.file)
     if isinstance(path, RleImage):
         return rle.class_names(path.file)
+    if isinstance(path, Shapes):
+        return path.classes
     return class_file_names(path.classes) if isinstance(path, ClassFiles) else ()
 
 

@@ -196,7 +196,9 @@ def _first_bad_line(file: Path) -> int:
 def _open(file: Path) -> TextIO:
     require_regular(file)
     try:
-        return file.open(encoding="utf-8-sig", newline="")
+        with file.open("rb") as data:
+            is_wide = data.read(2) in (b"\xff\xfe", b"\xfe\xff")
+        return file.open(encoding="utf-16" if is_wide else "utf-8-sig", newline="")
     except FileNotFoundError:
         raise FileNotFoundError(f"{file} does not exist. Check the path.") from None
     except OSError as error:
@@ -252,8 +254,10 @@ def listed_images(
 
 def read_ids(image: RleImage) -> NDArray[np.uint8]:
     """Read an image's class ids: [H, W] uint8, 0 outside of all runs, classes from 1."""
-    codes, rows = _find_rows(image)
     height, width = image.height, image.width
+    if image.order == "empty":
+        return np.zeros((height, width), np.uint8)
+    codes, rows = _find_rows(image)
     numbers = {name: number for number, name in enumerate(codes.classes, 1)}
     ids = np.zeros(height * width, np.uint8)
     names = sorted(
@@ -278,7 +282,7 @@ def read_ids(image: RleImage) -> NDArray[np.uint8]:
 
 def item_size(image: RleImage) -> tuple[int, int]:
     """An image's height and width; its codes are checked against them."""
-    for row in _find_rows(image)[1]:
+    for row in () if image.order == "empty" else _find_rows(image)[1]:
         _runs(image.file, row, image.height * image.width)
     return image.height, image.width
 

@@ -1,12 +1,15 @@
 """Where an image or a mask is read from.
 
 Most are a file of their own: a `Path`. Others are a page of a TIFF stack, an image of a COCO file
-or of a list of run-length codes, or one file for each class. Their text (`stack.tif[3]`,
-`annotations.json[17]`, `masks.csv[cat 40x30 rows]`, `masks/{road,car}/7.png`) stands in lists of
-pairs and in messages, and `parse_source` reads it back. What tells files apart, and the folder
+or of a list of run-length codes, the shapes in a file of labelme's or Supervisely's, one file for
+each class, or one for each object. Their text (`stack.tif[3]`, `annotations.json[17]`,
+`masks.csv[cat 40x30 rows]`, `7.json["background", "cat"]`, `masks/{road,car}/7.png`,
+`masks/{7_a.png|7_b.png}`) stands in lists of pairs and in messages, and `parse_source` reads it
+back. What tells files apart, and the folder
 where things are remembered about them, are here too.
 """
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -16,7 +19,11 @@ from typing import Any
 
 _PAGE = re.compile(r"(.+?\.(?i:tiff?))\[([0-9]{1,9})\]", re.DOTALL)
 _COCO = re.compile(r"(.+?\.(?i:json))\[(-?[0-9]+)\]", re.DOTALL)
-_RLE = re.compile(r"(.+?\.(?i:csv))\[(.+) ([0-9]{1,9})x([0-9]{1,9}) (rows|columns)\]", re.DOTALL)
+_RLE = re.compile(
+    r"(.+?\.(?i:csv))\[(.+) ([0-9]{1,9})x([0-9]{1,9}) (rows|columns|empty)\]", re.DOTALL
+)
+_SHAPES = re.compile(r'(.+?\.(?i:json))(\[".*"\])', re.DOTALL)
+_OBJECTS = re.compile(r"(.*)\{([^{}/]*\|[^{}/]*)\}", re.DOTALL)
 _CLASSES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 HERE = "\0"
 """What stands for the class in the template of `ClassFiles`."""
@@ -63,7 +70,10 @@ class CocoImage(_NoFile):
 
 @dataclass(frozen=True)
 class RleImage(_NoFile):
-    """The masks of an image in a list of run-length codes, which count by "rows" or "columns"."""
+    """The masks of an image in a list of run-length codes, which count by "rows" or "columns".
+
+    The order "empty" is of an image that the list does not name: it has no masks.
+    """
 
     file: Path
     image: str
@@ -96,8 +106,37 @@ class ClassFiles(_NoFile):
         return {name: Path(self.template.replace(HERE, name)) for name in self.classes}
 
 
+@dataclass(frozen=True)
+class Shapes(_NoFile):
+    """The shapes of an image in a file of its own; the classes in the order of their ids."""
+
+    file: Path
+    classes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Such as `7.json["background", "cat"]`."""
+        return str(self.file) + json.dumps(self.classes).replace("/", "\\u002f")
+
+
+@dataclass(frozen=True)
+class ObjectFiles(_NoFile):
+    """Several masks of one image, such as one for each object; they are joined."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Such as `masks/{7_a.png|7_b.png}`."""
+        return str(self.folder / f"{{{'|'.join(self.names)}}}")
+
+    @property
+    def files(self) -> list[Path]:
+        """The files."""
+        return [self.folder / name for name in self.names]
+
+
 ImageSource = Path | Page
-Source = ImageSource | CocoImage | RleImage | ClassFiles
+Source = ImageSource | CocoImage | RleImage | Shapes | ClassFiles | ObjectFiles
 
 
 def parse_image(text: str | Path) -> ImageSource:
@@ -126,7 +165,11 @@ def parse_source(text: str | Path) -> Source:
             return CocoImage(Path(coco[1]), int(coco[2]))
         if rle := _RLE.fullmatch(text):
             return RleImage(Path(rle[1]), rle[2], int(rle[3]), int(rle[4]), rle[5])
+        if shapes := _SHAPES.fullmatch(text):
+            return Shapes(Path(shapes[1]), tuple(json.loads(shapes[2])))
         return parse_image(text)
+    if text[-1:] == "}" and (objects := _OBJECTS.fullmatch(text)):
+        return ObjectFiles(Path(objects[1]), tuple(objects[2].split("|")))
     classes = parse_classes(text)
     return classes if classes and not Path(text).exists() else Path(text)
 
@@ -143,6 +186,8 @@ def files_of(source: Source) -> list[Path]:
     if isinstance(source, ClassFiles):
         there = [file for file in source.files.values() if file.exists()]
         return there or [path_of(source)]
+    if isinstance(source, ObjectFiles):
+        return source.files
     return [source.file]
 
 

@@ -16,8 +16,10 @@ from plainunet.dataset.coding import Colors, coding_to_json
 from plainunet.dataset.dataset import SegmentationDataset, Shape
 from plainunet.dataset.samples import Samples
 from plainunet.dataset.split import write_split
+from plainunet.doctor.images import copies_across
 from plainunet.files import lock_folder, remove_unfinished, write_whole
 from plainunet.formats.images import IMAGE_SUFFIXES, read_image
+from plainunet.formats.problems import command
 from plainunet.network.checkpoint import Card, take_weights, versions
 from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
@@ -35,6 +37,8 @@ from plainunet.training.trackers import require_trackers, track
 from plainunet.training.trainer import Trainer
 from plainunet.training.validate import evaluate_best
 
+_MOST_COMPARED = 5000
+"""Images that are searched for copies before a run; `check` does it for any number."""
 _SOME = 16
 """Images whose dtype is looked at."""
 
@@ -166,6 +170,7 @@ def _plan(
         reporter.note("note: --epochs does nothing with --budget: the clock decides")
     dataset = SegmentationDataset.open(data, config, _DataNotes(reporter))
     dataset, config = fill_in(dataset, config, reporter)
+    _mention_copies(dataset, reporter)
     lines: list[str] = []
     if config.budget is not None:
         spent = time.monotonic() - begun
@@ -173,6 +178,21 @@ def _plan(
         reporter.note("\n".join(lines))
     check_window(config, reporter)
     return config, dataset, lines
+
+
+def _mention_copies(dataset: SegmentationDataset, reporter: Reporter) -> None:
+    """Warn of images that are in training and in validation."""
+    if len(dataset) > _MOST_COMPARED:
+        return
+    copies = copies_across(dataset.pairs)
+    if copies:
+        (one, other), *_ = copies
+        check = command("plainunet", "check", dataset.folder)
+        reporter.note(
+            f"warning: {len(copies)} images of training show the same as one of validation, so "
+            f"scores will look better than they are; for example {one.image} and {other.image}. "
+            f"This names them all, and what groups them:\n$ {check}"
+        )
 
 
 def _resume(folder: RunFolder, processes: Processes, reporter: Reporter) -> dict[str, Any]:

@@ -1,0 +1,529 @@
+"""Folders as tools and data sets lay them out are paired without a flag, or with one question."""
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plainunet.config import DataConfig
+from plainunet.dataset.classes import find_coding
+from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.dataset.lists import Pair
+from plainunet.dataset.pairs import find_pairs
+from plainunet.formats.problems import DataError
+from plainunet.formats.sources import parse_source
+from plainunet.reporter import Collected
+
+from ..folders import Row, rows, save
+
+SIZE = (24, 32)
+Draw = Callable[[Path], None]
+
+
+def image(path: Path) -> Path:
+    """Noise: more values than a mask has."""
+    noise = np.random.default_rng(len(path.name)).integers(0, 256, (*SIZE, 3), np.uint8)
+    return save(path, noise)
+
+
+def mask(path: Path, *boxes: tuple[int, int], value: int = 1) -> Path:
+    """A square of 4 x 4 pixels at each of these places, the first at the left top if none."""
+    values = np.zeros(SIZE, np.uint8)
+    for top, left in boxes or ((0, 0),):
+        values[top : top + 4, left : left + 4] = value
+    return save(path, values)
+
+
+def pairs_of(folder: Path, **known: Any) -> list[Row]:
+    return rows(find_pairs(folder, DataConfig(**known)), folder)
+
+
+def shares(pairs: list[Pair]) -> list[int]:
+    return find_coding([pair.mask for pair in pairs], DataConfig())[1].tolist()
+
+
+def voc(root: Path) -> None:
+    for n in range(5):
+        image(root / f"JPEGImages/{n}.jpg")
+    for n in range(4):
+        for folder in ("SegmentationClass", "SegmentationObject"):
+            mask(root / folder / f"{n}.png", value=n + 1)
+    sets = root / "ImageSets/Segmentation"
+    sets.mkdir(parents=True)
+    for name, listed in (("train", "0\n1\n"), ("val", "3\r\n"), ("trainval", "0\n1\n3")):
+        (sets / f"{name}.txt").write_text(listed)
+
+
+def labelme2voc(root: Path) -> None:
+    for name in ("a", "b"):
+        image(root / f"JPEGImages/{name}.jpg")
+        mask(root / f"SegmentationClassPNG/{name}.png")
+        image(root / f"SegmentationClassVisualization/{name}.jpg")
+        (root / "SegmentationClass").mkdir(exist_ok=True)
+        np.save(root / f"SegmentationClass/{name}.npy", np.zeros(SIZE, np.int64))
+
+
+def cvat(root: Path) -> None:
+    for n in range(3):
+        image(root / f"JPEGImages/f{n}.jpg")
+        mask(root / f"SegmentationClass/f{n}.png")
+        mask(root / f"SegmentationObject/f{n}.png")
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    (root / "ImageSets/Segmentation/default.txt").write_text("f0\nf2\n")
+
+
+def cityscapes(root: Path) -> None:
+    for part, city, kinds in (
+        ("train", "ulm", ("labelIds", "labelTrainIds", "color", "instanceIds")),
+        ("val", "bonn", ("labelIds", "labelTrainIds", "color", "instanceIds")),
+        ("test", "kiel", ("labelIds", "color")),
+    ):
+        for n in range(2):
+            image(root / f"leftImg8bit/{part}/{city}/{city}_{n}_leftImg8bit.png")
+            for kind in kinds:
+                mask(root / f"gtFine/{part}/{city}/{city}_{n}_gtFine_{kind}.png")
+
+
+def pets(root: Path) -> None:
+    for name in ("cat_1", "dog_1"):
+        image(root / f"images/{name}.jpg")
+        mask(root / f"annotations/trimaps/{name}.png")
+        (root / f"annotations/trimaps/._{name}.png").write_bytes(b"\0\5\x16\7")
+        (root / "annotations/xmls").mkdir(exist_ok=True)
+        (root / f"annotations/xmls/{name}.xml").touch()
+
+
+def nnunet(root: Path) -> None:
+    for folder, names in (("Tr", "ab"), ("Ts", "c")):
+        for name in names:
+            image(root / f"Dataset001_X/images{folder}/x_{name}_0000.png")
+            mask(root / f"Dataset001_X/labels{folder}/x_{name}.png")
+
+
+def loveda(root: Path) -> None:
+    for where in ("Train/Urban", "Train/Rural", "Val/Urban"):
+        image(root / where / "images_png/0.png")
+        mask(root / where / "masks_png/0.png")
+    image(root / "Test/Urban/images_png/9.png")
+
+
+def potsdam(root: Path) -> None:
+    for n in (10, 11):
+        image(root / f"2_Ortho_RGB/top_potsdam_2_{n}_RGB.tif")
+        mask(root / f"5_Labels_all/top_potsdam_2_{n}_label.tif")
+
+
+def cellpose(root: Path) -> None:
+    for n in range(3):
+        image(root / f"train/{n:03}.png")
+        save(root / f"train/{n:03}_cp_masks.png", np.eye(*SIZE, dtype=np.uint16) * 300)
+        image(root / f"train/{n:03}_cp_outlines.png")
+        np.save(root / f"train/{n:03}_seg.npy", np.array({}, object))
+
+
+def same_names(root: Path) -> None:
+    for n in range(3):
+        image(root / f"{n}.jpg")
+        mask(root / f"{n}.png")
+
+
+def synology(root: Path) -> None:
+    for name in ("a", "b"):
+        image(root / f"images/{name}.jpg")
+        mask(root / f"masks/{name}.png")
+        image(root / f"images/@eaDir/{name}.jpg/SYNOPHOTO_THUMB_M.jpg")
+        image(root / f"masks/@eaDir/{name}.png/SYNOPHOTO_THUMB_M.png")
+
+
+@pytest.mark.parametrize(
+    ("draw", "expected"),
+    [
+        (
+            voc,
+            [
+                ("JPEGImages/0.jpg", "SegmentationClass/0.png", "0", "train"),
+                ("JPEGImages/1.jpg", "SegmentationClass/1.png", "1", "train"),
+                ("JPEGImages/3.jpg", "SegmentationClass/3.png", "3", "val"),
+            ],
+        ),
+        (
+            labelme2voc,
+            [
+                ("JPEGImages/a.jpg", "SegmentationClassPNG/a.png", "a", None),
+                ("JPEGImages/b.jpg", "SegmentationClassPNG/b.png", "b", None),
+            ],
+        ),
+        (
+            cvat,
+            [
+                ("JPEGImages/f0.jpg", "SegmentationClass/f0.png", "f0", None),
+                ("JPEGImages/f2.jpg", "SegmentationClass/f2.png", "f2", None),
+            ],
+        ),
+        (
+            cityscapes,
+            [
+                (
+                    f"leftImg8bit/{part}/{city}/{city}_{n}_leftImg8bit.png",
+                    f"gtFine/{part}/{city}/{city}_{n}_gtFine_labelTrainIds.png",
+                    f"{part}/{city}/{city}_{n}_leftImg8bit",
+                    part,
+                )
+                for part, city in (("train", "ulm"), ("val", "bonn"))
+                for n in range(2)
+            ],
+        ),
+        (
+            pets,
+            [
+                ("images/cat_1.jpg", "annotations/trimaps/cat_1.png", "cat_1", None),
+                ("images/dog_1.jpg", "annotations/trimaps/dog_1.png", "dog_1", None),
+            ],
+        ),
+        (
+            nnunet,
+            [
+                (
+                    f"Dataset001_X/images{part}/x_{name}_0000.png",
+                    f"Dataset001_X/labels{part}/x_{name}.png",
+                )
+                for part, name in (("Tr", "a"), ("Tr", "b"), ("Ts", "c"))
+            ],
+        ),
+        (
+            loveda,
+            [
+                (f"{where}/images_png/0.png", f"{where}/masks_png/0.png", f"{where}/0", part)
+                for where, part in (
+                    ("Train/Rural", "train"),
+                    ("Train/Urban", "train"),
+                    ("Val/Urban", "val"),
+                )
+            ],
+        ),
+        (
+            potsdam,
+            [
+                (
+                    f"2_Ortho_RGB/top_potsdam_2_{n}_RGB.tif",
+                    f"5_Labels_all/top_potsdam_2_{n}_label.tif",
+                )
+                for n in (10, 11)
+            ],
+        ),
+        (cellpose, [(f"train/{n:03}.png", f"train/{n:03}_cp_masks.png") for n in range(3)]),
+        (same_names, [(f"{n}.jpg", f"{n}.png") for n in range(3)]),
+        (synology, [(f"images/{n}.jpg", f"masks/{n}.png") for n in "ab"]),
+    ],
+)
+def test_is_understood_without_a_flag(
+    tmp_path: Path, draw: Draw, expected: list[tuple[Any, ...]]
+) -> None:
+    draw(tmp_path)
+    width = len(expected[0])
+    assert [row[:width] for row in sorted(pairs_of(tmp_path))] == sorted(expected)
+
+
+def test_parts_of_nnunet(tmp_path: Path) -> None:
+    nnunet(tmp_path)
+    assert [row[3] for row in pairs_of(tmp_path)] == ["train", "train", "test"]
+
+
+def test_channels_in_files_of_their_own_are_asked_about(tmp_path: Path) -> None:
+    for name in "ab":
+        for channel in range(2):
+            image(tmp_path / f"imagesTr/{name}_{channel:04}.png")
+        mask(tmp_path / f"labelsTr/{name}.png")
+    heard = Collected()
+    find_pairs(tmp_path, reporter=heard, at_least=0)
+    problems = [each for each in heard.problems if isinstance(each, DataError)]
+    assert [each.code for each in problems] == ["several-channels"] * 2
+    assert [[path.name for path in each.files] for each in problems] == [
+        [f"{name}_0000.png", f"{name}_0001.png"] for name in "ab"
+    ]
+    assert len(pairs_of(tmp_path, pairs="imagesTr/*_0000.png:labelsTr/*.png")) == 2
+
+
+def busi(root: Path) -> None:
+    for n in range(3):
+        image(root / f"benign/benign ({n}).png")
+        mask(root / f"benign/benign ({n})_mask.png", (0, 0), value=255)
+    mask(root / "benign/benign (1)_mask_1.png", (10, 10), value=255)
+    mask(root / "benign/benign (1)_mask_2.png", (2, 2), value=255)
+
+
+def dsb2018(root: Path) -> None:
+    for n, objects in enumerate((1, 3, 2)):
+        name = f"{n}f" * 8
+        image(root / f"stage1_train/{name}/images/{name}.png")
+        for k in range(objects):
+            mask(root / f"stage1_train/{name}/masks/{n}{k}{'ab' * 8}.png", (5 * k, 0), value=255)
+    image(root / "stage1_test/aa/images/aa.png")
+
+
+def folders_of_objects(root: Path) -> None:
+    for n, objects in enumerate((1, 3, 2)):
+        image(root / f"images/{n}.png")
+        for k in range(objects):
+            mask(root / f"masks/{n}/{k}.png", (5 * k, 0), value=255)
+
+
+@pytest.mark.parametrize(
+    ("draw", "foreground"),
+    [(busi, 3 * 16 + 16 + 12), (dsb2018, 6 * 16), (folders_of_objects, 6 * 16)],
+)
+def test_several_masks_of_one_image_are_joined(tmp_path: Path, draw: Draw, foreground: int) -> None:
+    draw(tmp_path)
+    found = find_pairs(tmp_path)
+    assert len(found) == 3
+    assert shares(found) == [3 * 24 * 32 - foreground, foreground]
+    assert all(parse_source(str(pair.mask)) == pair.mask for pair in found)
+    assert {pair.part for pair in found} <= {None, "train"}
+
+
+def test_the_same_numbers_everywhere_may_be_classes(tmp_path: Path) -> None:
+    for n in range(3):
+        image(tmp_path / f"images/{n}.png")
+        for k in (1, 2):
+            mask(tmp_path / f"masks/{n}_mask_{k}.png", (8 * k, 0))
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert raised.value.code == "several-masks"
+    joined = find_pairs(tmp_path, DataConfig(pairs="images/*.png:masks/*_mask_*.png"))
+    assert shares(joined) == [3 * (768 - 32), 3 * 32]
+    braces = find_pairs(tmp_path, DataConfig(pairs="images/*.png:masks/*_mask_{1,2}.png"))
+    assert shares(braces) == [3 * (768 - 32), 3 * 16, 3 * 16]
+
+
+def test_another_mask_of_an_image_that_stays_is_asked_about(tmp_path: Path) -> None:
+    for n in range(3):
+        image(tmp_path / f"images/{n}.png")
+        mask(tmp_path / f"masks/{n}_mask.png")
+    mask(tmp_path / "masks/1_mask_left.png")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    (problem,) = raised.value.parts
+    assert problem.code == "several-masks"
+    names = ["1_mask_left.png", "1.png", "1_mask.png"]
+    assert [Path(str(file)).name for file in problem.files] == names
+
+
+@pytest.mark.parametrize("known", ["mask", "masks", "labels"])
+def test_a_known_name_does_not_beat_an_equal_candidate(tmp_path: Path, known: str) -> None:
+    for n in range(21, 24):
+        image(tmp_path / f"training/images/{n}_training.tif")
+        mask(tmp_path / f"training/{known}/{n}_training_mask.gif", (0, 0), (8, 8))
+        mask(tmp_path / f"training/1st_manual/{n}_manual1.gif")
+        image(tmp_path / f"training/depth/{n}_training.tif")
+        mask(tmp_path / f"training/masks_color/{n}_training.png")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert raised.value.code == "which-folder"
+    assert f"--masks {known}\n" in str(raised.value)
+    assert str(raised.value).endswith("--masks 1st_manual")
+    found = find_pairs(tmp_path, DataConfig(masks="1st_manual"))
+    assert shares(found) == [3 * (768 - 16), 3 * 16]
+
+
+def test_drive_as_it_is_packed(tmp_path: Path) -> None:
+    for part, numbers in (("training", (21, 22)), ("test", (1, 2))):
+        for n in numbers:
+            image(tmp_path / f"DRIVE/{part}/images/{n:02}_{part}.tif")
+            mask(tmp_path / f"DRIVE/{part}/mask/{n:02}_{part}_mask.gif")
+            mask(tmp_path / f"DRIVE/{part}/1st_manual/{n:02}_manual1.gif")
+            if part == "test":
+                mask(tmp_path / f"DRIVE/{part}/2nd_manual/{n:02}_manual2.gif")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert str(raised.value).count("--masks") == 2  # the second opinion is of one part alone
+    found = pairs_of(tmp_path, masks="1st_manual")
+    assert [(Path(row[1]).name, row[3]) for row in found] == [
+        ("01_manual1.gif", "test"),
+        ("02_manual1.gif", "test"),
+        ("21_manual1.gif", "train"),
+        ("22_manual1.gif", "train"),
+    ]
+
+
+def test_two_opinions_beside_the_images_are_asked_about(tmp_path: Path) -> None:
+    for n in range(3):
+        image(tmp_path / f"Image_{n}L.jpg")
+        mask(tmp_path / f"Image_{n}L_1stHO.png")
+        mask(tmp_path / f"Image_{n}L_2ndHO.png")
+    heard = Collected()
+    find_pairs(tmp_path, reporter=heard)
+    codes = [each.code for each in heard.problems if isinstance(each, DataError)]
+    assert codes == ["several-masks"] * 3
+    assert "--pairs '*.jpg:*_1stHO.png'" in str(heard.problems[0])
+    assert len(pairs_of(tmp_path, pairs="*.jpg:*_1stHO.png")) == 3
+
+
+def test_an_image_beside_its_file_of_shapes_is_never_moved(tmp_path: Path) -> None:
+    for name in "abc":
+        image(tmp_path / f"{name}.jpg")
+    for name in "ab":
+        labelme(tmp_path / f"{name}.json", shape("cell", (0, 0), (9, 0), (9, 9)))
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert raised.value.code == "no-mask"
+    assert [part.fix for part in raised.value.parts] == [""]
+
+
+@pytest.mark.parametrize(("one", "other"), [(".tif", ".png"), (".bmp", ".png")])
+def test_two_suffixes_of_which_each_may_be_the_images(tmp_path: Path, one: str, other: str) -> None:
+    for n in range(3):
+        image(tmp_path / f"{n}{one}")
+        mask(tmp_path / f"{n}{other}")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert raised.value.code == "which-folder"
+    assert f"'*{one}:*{other}'" in str(raised.value)
+    assert pairs_of(tmp_path, pairs=f"*{one}:*{other}")[0][:2] == (f"0{one}", f"0{other}")
+
+
+def test_parts_without_masks_are_left_aside(tmp_path: Path) -> None:
+    for part, with_mask in (("train", True), ("valid", False), ("test", False)):
+        for n in range(3):
+            image(tmp_path / f"{part}/{part}{n}_sat.jpg")
+            if with_mask:
+                mask(tmp_path / f"{part}/{part}{n}_mask.png")
+    heard = Collected()
+    assert len(find_pairs(tmp_path, reporter=heard)) == 3
+    assert sum("left aside" in note for note in heard.notes) == 2
+    assert heard.problems == []
+
+
+def test_roboflow_copies_are_one_group(tmp_path: Path) -> None:
+    for n in range(2):
+        for code in ("0a", "1b", "2c"):
+            stem = f"img{n}_jpg.rf.{code * 16}"
+            image(tmp_path / f"train/{stem}.jpg")
+            mask(tmp_path / f"train/{stem}_mask.png")
+    found = pairs_of(tmp_path)
+    assert [row[2] for row in found] == ["train/img0_jpg"] * 3 + ["train/img1_jpg"] * 3
+
+
+def labelme(file: Path, *shapes: dict[str, Any]) -> None:
+    size = {"imageHeight": SIZE[0], "imageWidth": SIZE[1]}
+    file.write_text(json.dumps({"shapes": shapes, "imagePath": "x.jpg", **size}))
+
+
+def shape(label: str, *points: tuple[float, float], kind: str = "polygon") -> dict[str, Any]:
+    return {"label": label, "points": points, "shape_type": kind}
+
+
+def test_labelme_files_beside_the_images(tmp_path: Path) -> None:
+    for name in "ab":
+        image(tmp_path / f"{name}.jpg")
+    square = shape("cell", (0, 0), (9, 0), (9, 9), (0, 9))
+    hole = shape("_background_", (2, 2), (4, 4), kind="rectangle")
+    labelme(tmp_path / "a.json", square, hole)
+    labelme(tmp_path / "b.json", shape("dot", (16, 12), (19, 16), kind="circle"))
+    found = find_pairs(tmp_path)
+    assert [pair.image.name for pair in found] == ["a.jpg", "b.jpg"]
+    assert all(parse_source(str(pair.mask)) == pair.mask for pair in found)
+    pixels = shares(found)
+    assert pixels[1] == 100 - 9
+    assert pixels[2] == pytest.approx(np.pi * 5.5**2, rel=0.1)
+    assert find_coding([pair.mask for pair in found], DataConfig())[0].names == (
+        "background",
+        "cell",
+        "dot",
+    )
+
+
+def test_supervisely(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    points = {
+        "exterior": [[0, 0], [9, 0], [9, 9], [0, 9]],
+        "interior": [[[2, 2], [4, 2], [4, 4], [2, 4]]],
+    }
+    for name in "ab":
+        image(project / f"ds/img/{name}.jpg")
+        file = project / f"ds/ann/{name}.jpg.json"
+        file.parent.mkdir(exist_ok=True)
+        drawn = {"classTitle": "road", "geometryType": "polygon", "points": points}
+        size = {"height": SIZE[0], "width": SIZE[1]}
+        file.write_text(json.dumps({"size": size, "objects": [drawn] if name == "a" else []}))
+    listed = {"classes": [{"title": "sky"}, {"title": "road"}]}
+    (project / "meta.json").write_text(json.dumps(listed))
+    found = find_pairs(tmp_path)
+    assert len(found) == 2
+    coding, pixels = find_coding([pair.mask for pair in found], DataConfig())
+    assert coding.names == ("background", "sky", "road")
+    assert pixels.tolist() == [2 * 768 - 91, 0, 91]
+
+
+def test_patterns_with_folders_give_parts(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        for name in "ab":
+            image(tmp_path / f"{part}/x/{name}.jpg")
+            mask(tmp_path / f"{part}/y/{name}_m.png")
+    assert pairs_of(tmp_path, pairs="*/x/*.jpg:*/y/*_m.png") == [
+        (f"{part}/x/{name}.jpg", f"{part}/y/{name}_m.png", f"{part}/{name}", part)
+        for part in ("train", "val")
+        for name in "ab"
+    ]
+
+
+def test_lists_of_windows_in_utf_16(tmp_path: Path) -> None:
+    for name in ("ä", "b"):
+        image(tmp_path / f"x/{name}.jpg")
+        mask(tmp_path / f"y/{name}.png")
+    text = "image\tmask\r\nx\\ä.jpg\ty\\ä.png\r\nx\\b.jpg\ty\\b.png\r\n"
+    (tmp_path / "pairs.txt").write_bytes(text.encode("utf-16"))
+    assert [row[:2] for row in pairs_of(tmp_path, pairs="pairs.txt")] == [
+        ("x/b.jpg", "y/b.png"),
+        ("x/ä.jpg", "y/ä.png"),
+    ]
+
+
+def test_unlisted_images_are_empty_where_it_is_said(tmp_path: Path) -> None:
+    for n in range(4):
+        image(tmp_path / f"train_images/{n}.jpg")
+    lines = ["ImageId,ClassId,EncodedPixels", "0.jpg,3,1 5 25 5", "2.jpg,1,1 7"]
+    (tmp_path / "train.csv").write_bytes("\r\n".join(lines).encode("utf-16"))
+    with pytest.raises(ValueError, match="--unlisted empty"):
+        find_pairs(tmp_path, DataConfig(rle="columns"))
+    found = find_pairs(tmp_path, DataConfig(rle="columns", unlisted="empty"))
+    assert len(found) == 4
+    coding, pixels = find_coding([pair.mask for pair in found], DataConfig())
+    assert coding.names == ("background", "1", "3")
+    assert pixels.tolist() == [4 * 768 - 17, 7, 10]
+
+
+def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for name in "ab":
+        image(tmp_path / f"images/{name}.jpg")
+        mask(tmp_path / f"masks/{name}.png")
+    (tmp_path / "images/c.cr2").touch()
+    heard = Collected()
+    find_pairs(tmp_path, reporter=heard)
+    assert any("c.cr2" in note for note in heard.notes)
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".jp2"])
+def test_newer_formats_are_images(tmp_path: Path, suffix: str) -> None:
+    for name in "ab":
+        noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(noise).save(tmp_path / f"images/{name}{suffix}")
+        mask(tmp_path / f"masks/{name}.png")
+    assert len(pairs_of(tmp_path)) == 2
+
+
+def test_heic_names_what_reads_it(tmp_path: Path) -> None:
+    if find_spec("pillow_heif"):
+        pytest.skip("it is read here")
+    for name in "ab":
+        image(tmp_path / f"images/{name}.jpg")
+        mask(tmp_path / f"masks/{name}.png")
+    mask(tmp_path / "masks/c.png")
+    (tmp_path / "images/c.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(ValueError, match=r"c\.HEIC is HEIC.*plainunet\[heic\]"):
+        SegmentationDataset.open(tmp_path)
