@@ -184,6 +184,7 @@ def _values_of(
 ) -> DataConfig | None:
     """What a legend says of masks of values, or None where it does not fit them."""
     present = {int(value) for each in counts for value in each.values} - {known.ignore}
+    legend = legend.without(known.ignore)
     names, stored = legend.names, legend.stored
     if legend.colors and counts and all(each.palette for each in counts):
         colors = tuple(map(pack, legend.colors))
@@ -546,6 +547,8 @@ def _stray(
             [census.paths[census.first[stray]]],
             flags={"ignore": stray} if is_alone else None,
         )
+    if {0, 255} <= {*present} and max(present) == 255:
+        where += " If the masks are smoothed black and white, say --encoding threshold."
     if classes is None:
         return DataError(
             f"{where} It is in {census.files[stray]} of {len(census.paths)} masks, so it is "

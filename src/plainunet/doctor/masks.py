@@ -155,6 +155,14 @@ def _find_faulty(problem: DataError, counts: Sequence[MaskCounts]) -> list[Sourc
     if problem.code == "many-values":
         usual = float(np.median([len(each.values) for each in counts]))
         return [each.path for each in counts if len(each.values) > 2 * usual + 8]
+    if problem.code == "stray-color" and problem.flags:
+        colors = [int(color, 16) for color in problem.flags["colors"]]
+        found = count_all_colors([each.path for each in counts])
+        return [
+            each.path
+            for each, (stored, _, _) in zip(counts, found, strict=True)
+            if not np.isin(stored, colors).all()
+        ]
     if problem.code == "stray-value" and "ignore" in problem.flags:
         return [each.path for each in counts if problem.flags["ignore"] in each.values]
     return list(problem.files)

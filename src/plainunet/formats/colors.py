@@ -241,8 +241,7 @@ def find_meaning(
     if not colors:
         if legend := find_legend(census.paths, lambda each: bool(each.colors)):
             origin = f"from {legend.path}"
-            pairs = zip(legend.names, legend.colors, strict=True)
-            names, colors = zip(*(each for each in pairs if each[1] != (ignore,) * 3), strict=True)
+            _, names, colors, *_ = legend.without(ignore)
             _require_background(census, names, colors, legend.path, ignore)
         else:
             colors, has_ground = _background_first(census, _find_colors(census, ignore))
@@ -317,7 +316,7 @@ def _find_colors(census: ColorCensus, ignore: int | None) -> Colors:
     )
     file = [census.paths[census.first[rare] - 1]]
     if len(apart) < 2:
-        raise DataError(f"{said} Are they photographs? Put the masks there.", "stray-color", file)
+        raise DataError(f"{said} Are they photographs? Name the masks' folder.", "not-a-mask")
     shown = ", ".join(
         f"{write_color(color)} ({_share(census.pixels[color], total)})" for color in by_pixels[:12]
     )

@@ -44,6 +44,25 @@ class Legend(NamedTuple):
         is_grey = all(len(set(color)) == 1 for color in self.colors)
         return self.values or (tuple(color[0] for color in self.colors) if is_grey else ())
 
+    def without(self, ignore: int | None) -> "Legend":
+        """Leave out the class whose value or grey is to be ignored."""
+        stored: Sequence[object] = self.colors or self.values
+        ignored = (ignore,) * 3 if self.colors else ignore
+        return self.take([k for k in range(len(self.names)) if stored[k] != ignored])
+
+    def take(self, places: Sequence[int]) -> "Legend":
+        """Take some classes, in this order."""
+        return self._replace(
+            names=tuple(self.names[k] for k in places),
+            colors=tuple(self.colors[k] for k in places if self.colors),
+            values=tuple(self.values[k] for k in places if self.values),
+        )
+
+
+def is_legend(name: str) -> bool:
+    """Tell whether a file is named like a legend."""
+    return bool(_FILES.fullmatch(name))
+
 
 def is_background(name: str) -> bool:
     """Tell whether a class is named background: `background`, `_background_`, `BG`."""
@@ -85,7 +104,7 @@ def _agreeing(one: Legend, other: Legend) -> Legend:
 
 
 def _legends_in(folder: Path) -> Iterator[Legend]:
-    for path in sorted(path for path in folder.iterdir() if _FILES.fullmatch(path.name)):
+    for path in sorted(path for path in folder.iterdir() if is_legend(path.name)):
         if path.is_file() and (legend := read_legend(path)):
             yield legend
 
@@ -151,11 +170,8 @@ def _read_json(path: Path, text: str) -> Legend | None:
 
 def _in_order(legend: Legend) -> Legend:
     """Put the class that is named background first; the others keep their order."""
-    order = sorted(range(len(legend.names)), key=lambda k: not is_background(legend.names[k]))
-    return legend._replace(
-        names=tuple(legend.names[k] for k in order),
-        colors=tuple(legend.colors[k] for k in order if legend.colors),
-        values=tuple(legend.values[k] for k in order if legend.values),
+    return legend.take(
+        sorted(range(len(legend.names)), key=lambda k: not is_background(legend.names[k]))
     )
 
 
