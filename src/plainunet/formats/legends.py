@@ -83,9 +83,10 @@ def find_legend(masks: Sequence[Source], fits: Callable[[Legend], bool]) -> Lege
     others = sorted(parents - {common, common.parent})
     found: Legend | None = None
     for folder in others if len(others) <= _MOST_FOLDERS else ():
-        legend = next(filter(fits, _legends_in(folder)), None)
+        # one that names too few classes for all masks still tells whether all number them alike
+        legend = next((each for each in _legends_in(folder) if each.by_place or fits(each)), None)
         found = _agreeing(found, legend) if found and legend else found or legend
-    return found
+    return found if found and fits(found) else None
 
 
 def _agreeing(one: Legend, other: Legend) -> Legend:
