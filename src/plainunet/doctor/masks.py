@@ -190,7 +190,7 @@ def _add_faulty(
     if problem.code == "ambiguous-255" and 0 < len(faulty) < len(counts):
         has_255 = any(each.path in faulty and 255 in each.values for each in counts)
         fix = replace_values({255: 1} if has_255 else {1: 255}, faulty)
-    elif problem.code == "stray-value" and flags and ignore is not None:
+    elif problem.code == "stray-value" and "ignore" in flags and ignore is not None:
         # one value at most is ignored, so the stray one becomes that
         stray = int(flags["ignore"])
         if all(isinstance(path, Path) for path in faulty) and max(stray, ignore) < 256:

@@ -388,12 +388,13 @@ def _require_background(
     if is_void or is_known or census.pixels[edge] <= half or any(map(is_background, names)):
         return
     said = _write([edge, *(pack(color) for color in colors)])
+    flags = {"colors": said, "classes": ("background", *names)}
     raise DataError(
         f"{path} has no class of the colour {write_color(edge)}, which most of the mask pixels are "
         f"of: {census.place(edge)}. If it is the background: --colors {' '.join(said)}; if these "
         f"pixels belong to no class: --colors {' '.join(said[1:])}",
         "which-background",
-        flags={"colors": said, "classes": ("background", *names)},
+        flags=flags,
     )
 
 

@@ -266,12 +266,17 @@ def _tiff_traits(file: BinaryIO, path: ImageSource) -> Traits:
 def _hides(samples: NDArray[Any]) -> bool:
     """Tell whether pixels of one colour, [H, W, C + 1] with alpha, differ in alpha alone."""
     alpha = samples[..., -1]
-    if alpha.min() == alpha.max():
+    if alpha.min() == alpha.max() or samples.dtype.kind != "u" or samples.shape[-1] > 4:
         return False
     flat = samples.reshape(-1, samples.shape[-1])
-    ends = np.append((flat[1:] != flat[:-1]).any(axis=1), True)  # of runs, which are far fewer
-    both = np.unique(flat[ends], axis=0)
-    return len(np.unique(both[:, :-1], axis=0)) < len(both)
+    runs = flat[np.append((flat[1:] != flat[:-1]).any(axis=1), True)]  # far fewer than pixels
+    packed = np.zeros(len(runs), np.uint64)
+    for channel in range(runs.shape[1]):
+        packed = packed << np.uint64(16) | runs[:, channel]
+    packed.sort()
+    colors = packed >> np.uint64(16)
+    # one colour twice in a row, with another alpha
+    return bool(((colors[1:] == colors[:-1]) & (packed[1:] != packed[:-1])).any())
 
 
 def mask_size(path: Source) -> tuple[int, int]:
