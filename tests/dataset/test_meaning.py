@@ -110,6 +110,18 @@ def test_palettes_that_differ_are_read_by_colour(tmp_path: Path) -> None:
     assert find_coding(masks, DataConfig(encoding="ids"))[0].kind == "ids"
 
 
+@pytest.mark.parametrize("suffix", [".bmp", ".gif", ".tif"])
+def test_palettes_of_other_formats(tmp_path: Path, suffix: str) -> None:
+    def save(ids: np.ndarray, path: Path, number: int) -> Path:
+        order = np.roll([0, 1, 2], number)
+        path = path.with_suffix(suffix)
+        palette(np.argsort(order)[ids], BLACK[order]).save(path)
+        return path
+
+    masks, truth = write(tmp_path, save)
+    assert shares(masks, truth)[0].kind == "colors"
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".png"])
 def test_black_and_white_with_the_palette_reversed_in_half(tmp_path: Path, suffix: str) -> None:
     def save(ids: np.ndarray, path: Path, number: int) -> Path:
@@ -223,6 +235,20 @@ def test_few_numbered_objects_are_asked_about(tmp_path: Path, dtype: type, most:
     error = raises(masks)
     assert error.code == "ids-or-objects"
     assert shares(masks, truth > 0, **error.flags)[0].kind == "instances"
+
+
+def test_many_numbered_objects_in_8_bits(tmp_path: Path) -> None:
+    def make(number: int) -> np.ndarray:
+        labels = np.zeros(SIZE, np.uint8)
+        places = [(row, column) for row in range(4, 70, 6) for column in range(4, 88, 6)]
+        kept = np.random.default_rng(number).permutation(len(places))[: 70 + 5 * number]
+        for label, at in enumerate(sorted(kept.tolist()), start=1):
+            row, column = places[at]
+            labels[row : row + 4, column : column + 4] = label
+        return labels
+
+    masks, truth = write(tmp_path, lambda labels, path, _: save_png(labels, path), make)
+    assert shares(masks, truth > 0)[0].kind == "instances"
 
 
 @pytest.mark.parametrize("seed", range(3))

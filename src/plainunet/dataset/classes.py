@@ -261,6 +261,9 @@ def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -
         return None
     if len(present) > 3 and are_edges(counts):
         return "threshold"
+    deep = [len(each.values) for each in counts if each.is_deep]
+    if 2 * len(deep) > len(counts) and np.median(deep) > _MANY_IN_ONE_FILE:
+        return None  # objects anyway
     objects = number_objects(counts, known.ignore)
     if objects == "maybe":
         raise DataError(

@@ -16,14 +16,15 @@ _NEARLY_ALL = 0.95
 _ALIKE = 0.75
 _IN_PLACE = 0.5
 _MOST_GREY = 0.1
-_MOST_OBJECTS = 64
+_MOST_OBJECTS = 255
+_MANY = 32
 _WHITE = 255
 _Numbered = tuple[NDArray[Any], list[int]]  # a mask, and the numbers in it
 
 
-def _sample(counts: Sequence[MaskCounts]) -> Sequence[MaskCounts]:
+def _sample(counts: Sequence[MaskCounts], most: int = _SAMPLE) -> Sequence[MaskCounts]:
     """Take some masks, spread evenly."""
-    return counts[:: -(-len(counts) // _SAMPLE)] if counts else counts
+    return counts[:: -(-len(counts) // most)]
 
 
 def number_objects(counts: Sequence[MaskCounts], ignore: int | None) -> str:
@@ -44,7 +45,8 @@ def number_objects(counts: Sequence[MaskCounts], ignore: int | None) -> str:
     # class ids that are nearly always the same, but for a slip
     if len(busy) < (3 if most > 2 else 5) or lengths.most_common(1)[0][1] > _ALIKE * len(busy):
         return "no"
-    masks = [(read_mask(each.path), _numbers(each, ignore).tolist()) for each in _sample(busy)]
+    looked_at = _sample(busy, _SAMPLE if most <= _MANY else _SAMPLE // 4)
+    masks = [(read_mask(each.path), _numbers(each, ignore).tolist()) for each in looked_at]
     if np.mean([_is_whole(mask == k) for mask, numbers in masks for k in numbers]) < _NEARLY_ALL:
         return "no"
     in_place = _share_in_place(masks) > _IN_PLACE
