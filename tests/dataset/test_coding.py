@@ -153,7 +153,7 @@ def test_coloured_masks_are_told_apart(tmp_path: Path) -> None:
     assert isinstance(count, MaskCounts)
     assert count.is_colored
     assert count.size == (1, 2)
-    ((colors, pixels),) = count_all_colors([colored])
+    ((colors, pixels, _),) = count_all_colors([colored])
     assert (colors.tolist(), pixels.tolist()) == ([0, 0xFF0000], [1, 1])
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from plainunet.config import DataConfig
 from plainunet.dataset.coding import MaskCounts, Threshold, Values, count_masks
 from plainunet.dataset.pairs import Pair
-from plainunet.doctor.diagnose import census_of, check
+from plainunet.doctor.diagnose import census_of, check, write_valid
 from plainunet.doctor.findings import Finding, Findings
 from plainunet.doctor.masks import Contents, check_contents, find_contents
 
@@ -128,6 +128,35 @@ def test_a_stray_where_another_value_is_ignored_already(tmp_path: Path) -> None:
     assert understand(paths, DataConfig(ignore=9))[1].found == []
 
 
+def test_a_value_in_several_masks_is_one_finding(tmp_path: Path) -> None:
+    masks = [IDS.copy() for _ in range(40)]
+    for number in (3, 8):
+        masks[number][2, 2] = 77
+    (finding,) = understand(write(tmp_path, masks))[1].found
+    assert [file.stem for file in finding.files] == ["3", "8"]
+    assert line_of(finding) == "check --ignore 77 --write"
+
+
+def test_a_value_in_many_masks_is_no_slip(tmp_path: Path) -> None:
+    masks = [np.where(IDS == 2, 4, IDS) for _ in range(8)]
+    contents, findings, _ = understand(write(tmp_path, masks))
+    assert contents is None
+    assert [line_of(each) for each in findings.found] == ["check --values 0 1 4 --write"]
+    config = DataConfig(values=(0, 1), ignore=9)
+    (finding,) = understand(write(tmp_path, masks), config)[1].found
+    assert line_of(finding) == "check --values 0 1 4 --write"
+
+
+def test_a_flag_that_was_given_is_given_once() -> None:
+    findings = Findings("check x --values 0,1 --classes 'a b,c' --encoding ids")
+    findings.add("stray-value", "", flags={"values": (0, 1, 2)})
+    findings.add("stray-value", "", flags={"classes": ("a", "b")})
+    assert [line_of(each) for each in findings.found] == [
+        "check x --classes 'a b,c' --encoding ids --values 0 1 2 --write",
+        "check x --values 0,1 --encoding ids --classes a b --write",
+    ]
+
+
 def test_a_mask_of_many_strays_is_left_out(tmp_path: Path) -> None:
     masks = [IDS.copy() for _ in range(6)]
     masks[3] *= 40
@@ -212,8 +241,9 @@ def test_a_grey_photo_among_smoothed_masks(scenes: Path) -> None:
     picture.point(lambda value: value // 2 + 60).save(mask_file(scenes, 0))
     (finding,) = of_code(scenes, "not-a-mask")
     assert finding.files == (mask_file(scenes, 0),)
-    smoothed = of_code(scenes, "lossy-mask")
-    assert [each.files for each in smoothed] == [(mask_file(scenes, k),) for k in range(1, 12)]
+    (smoothed,) = of_code(scenes, "lossy-mask")
+    assert smoothed.files == tuple(mask_file(scenes, k) for k in range(1, 12))
+    assert of_code(scenes, "lossy-mask", encoding="threshold") == []
 
 
 def test_ids_in_jpeg_files_are_lost(scenes: Path) -> None:
@@ -266,6 +296,53 @@ def test_a_colour_of_no_class(
         assert finding.files == (mask_file(scenes, 3),)
         assert "00FF00" in finding.message
         assert f"{share:.2%}" in finding.message
+
+
+def test_one_colour_of_no_class_is_one_finding(scenes: Path) -> None:
+    recolor(scenes)
+    for number in (2, 5, 7):
+        mask = np.array(Image.open(mask_file(scenes, number)))
+        mask[0, 0] = (0, 255, 0)
+        Image.fromarray(mask).save(mask_file(scenes, number))
+    (finding,) = of_code(scenes, "stray-color")
+    assert finding.files == tuple(mask_file(scenes, number) for number in (2, 5, 7))
+    assert len(line_of(finding).partition("--colors ")[2].split()) == 4  # and --write
+
+
+def test_photographs_in_the_place_of_masks(scenes: Path) -> None:
+    for number in range(12):
+        photo = np.random.default_rng(number).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+        Image.fromarray(photo).save(mask_file(scenes, number))
+    (finding,) = of_code(scenes, "not-a-mask")
+    assert "--colors" not in line_of(finding)
+
+
+def test_masks_that_hide_a_class_are_laid_on_a_colour_of_its_own(scenes: Path) -> None:
+    truth = []
+    for number in range(12):
+        ids = (np.asarray(Image.open(mask_file(scenes, number))) > 0).astype(np.uint8)
+        ids[:10, :20] = 2
+        truth.append(ids)
+        colors = np.array([[0, 0, 0, 0], [0, 0, 0, 255], [255, 0, 0, 255]], np.uint8)
+        Image.fromarray(colors[ids]).save(mask_file(scenes, number))
+    (finding,) = of_code(scenes, "transparent")
+    assert len(finding.files) == 12
+    subprocess.run(["bash", "-c", line_of(finding)], check=True)
+    contents = check(scenes).contents
+    assert contents is not None
+    wanted = [np.bincount(ids.ravel(), minlength=3).tolist() for ids in truth]
+    assert contents.pixels.tolist() == wanted
+
+
+def test_names_of_a_legend_are_written_down(scenes: Path) -> None:
+    recolor(scenes)
+    rows = ["car,200,30,30", "background,30,30,200", "sky,240,240,40"]
+    (scenes / "class_dict.csv").write_text("\n".join(["name,r,g,b", *rows]))
+    before = check(scenes)
+    write_valid(before)
+    after = check(scenes)
+    assert list(after.summary["shares"]) == ["background", "car", "sky"]
+    assert after.summary["shares"] == before.summary["shares"]
 
 
 def test_masks_of_one_colour_alone(scenes: Path) -> None:

@@ -12,6 +12,7 @@ from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_f
 from plainunet.dataset.lists import Pair, Pictures, has_pictures, with_parts
 from plainunet.formats import coco, rle
 from plainunet.formats.images import IMAGE_SUFFIXES, image_size
+from plainunet.formats.legends import is_legend
 from plainunet.formats.problems import first_five
 from plainunet.formats.shapes import is_shapes
 from plainunet.formats.sources import CocoImage, RleImage, Source
@@ -55,7 +56,8 @@ def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
                 f"--masks {aside[0].relative_to(folder).as_posix()} takes the masks from there."
             )
         if not chosen:
-            for name in [name for name in names if not is_shapes(place / name)][:3]:
+            others = [name for name in names if not (is_shapes(place / name) or is_legend(name))]
+            for name in others[:3]:
                 note(f"No masks are taken from {place / name}: {_why_not(place / name)}")
         yield from chosen
 

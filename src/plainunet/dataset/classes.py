@@ -23,10 +23,19 @@ from plainunet.dataset.coding import (
     list_values,
 )
 from plainunet.dataset.pairs import Pair
+from plainunet.dataset.regions import are_edges, number_objects
 from plainunet.dataset.split import SPLIT_FILE, write_split
 from plainunet.files import require_writable
-from plainunet.formats.colors import IGNORED, ColorCensus, colored_mask, find_meaning, pack
-from plainunet.formats.masks import THRESHOLD, stored_names
+from plainunet.formats.colors import (
+    IGNORED,
+    ColorCensus,
+    colored_mask,
+    find_meaning,
+    pack,
+    unpack,
+)
+from plainunet.formats.legends import Legend, find_legend, is_background
+from plainunet.formats.masks import THRESHOLD, VOID, stored_names
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Source, path_of
 from plainunet.reporter import Reporter, silent
@@ -35,6 +44,10 @@ from plainunet.settings import DATASET_FILE, write_dataset
 _MOST_IDS = 64
 _MANY_IN_ONE_FILE = 8
 _NEAR_END = 32
+_WHITE = 0xFFFFFF
+_ALIKE = 8
+_FEW_MASKS = 0.05
+_RARE = 1e-3
 
 
 def find_coding(
@@ -54,21 +67,147 @@ def find_coding(
     known = known or DataConfig()
     names = common_names(masks)  # what is wrong with them is told before any mask is read
     if counts is None:
-        counts = [] if known.colors else list(_without_faults(masks))
+        counts = list(_without_faults(masks))
     if known.colors and (known.values or known.encoding):
         raise ValueError(
             "Masks are read by --colors or by --values and --encoding. Leave out one of the two."
         )
     if names and known.ignore is None:
         known = known.model_copy(update={"ignore": IGNORED})  # what is in no class's file
+    _require_opaque(counts)
     colored = next((each.path for each in counts if each.is_colored), None)
     if colored and (known.values or known.encoding):
         raise colored_mask(colored)
+    if not (known.colors or colored or known.values or known.encoding) and palettes_differ(counts):
+        reporter.note(
+            "note: an index stands for different colours in the palettes of different masks, so "
+            "the colours are the classes (if the indices are: --encoding ids)"
+        )
+        return _find_color_coding(masks, known, reporter)
     if known.colors or colored:
         return _find_color_coding(masks, known, reporter)
+    _note_marks(counts, reporter)
+    if known.ignore is None and any(each.has_void for each in counts):
+        known = known.model_copy(update={"ignore": VOID})
+        reporter.note(f"note: -1 in the masks marks pixels of no class; it is read as {VOID}")
+    if not (names or known.classes or known.values or known.encoding):
+        known = with_legend(counts, known, reporter)
+        names = known.classes
+        if known.colors:
+            return _find_color_coding(masks, known, reporter)
     known = known.model_copy(update={"classes": known.classes or names})
     coding, pixels = _find_value_coding(counts, known, reporter)
     return replace(coding, names=names), pixels
+
+
+def _require_opaque(counts: Sequence[MaskCounts]) -> None:
+    """Refuse masks in which how opaque a pixel is tells classes apart, which colours do not."""
+    hiding = [each.path for each in counts if each.hides]
+    if hiding:
+        raise DataError(
+            f"{len(hiding)} of {len(counts)} masks have pixels of one colour that differ in how "
+            "opaque they are, so that their colours alone do not say which class they belong to: "
+            f"{hiding[0]}. Lay the masks on a colour that no class has.",
+            "transparent",
+            hiding,
+        )
+
+
+def _note_marks(counts: Sequence[MaskCounts], reporter: Reporter) -> None:
+    inverted = [each.path for each in counts if each.is_inverted]
+    if inverted:
+        reporter.note(
+            f"note: {len(inverted)} TIFF masks say that 0 is white, as ImageJ's inverting lookup "
+            "table does; labels are read as the numbers that are stored, and 1-bit masks as they "
+            f"look (white is 1). For example {inverted[0]}"
+        )
+
+
+def palettes_differ(counts: Sequence[MaskCounts]) -> bool:
+    """Tell whether an index stands for different colours in the palettes of different masks.
+
+    Masks in plain black and white tell nothing beside palettes of other colours; where there is
+    nothing but black and white, grey 0 and 255 count as well, and white must be one value.
+    """
+    pairs = [{*zip(each.values.tolist(), each.palette, strict=False)} for each in counts]
+    plain = {(0, 0), (1, _WHITE), (255, _WHITE)}
+    if all(color in (0, _WHITE) for each in pairs for _, color in each):
+        greys = [each for each in counts if not each.palette]
+        if len(greys) == len(counts) or any({*each.values.tolist()} - {0, 255} for each in greys):
+            greys = []
+        pairs += [{(value, value * 0x010101) for value in each.values.tolist()} for each in greys]
+        both = set().union(*pairs)
+        return len({color for _, color in both}) < len(both) and (
+            len({value for value, _ in both}) < len(both) or bool(greys)
+        )
+    known: dict[int, tuple[int, int, int]] = {}
+    for value, color in {pair for each in pairs if not each <= plain for pair in each}:
+        other = known.setdefault(value, unpack(color))
+        if max(abs(a - b) for a, b in zip(other, unpack(color), strict=True)) > _ALIKE:
+            return True
+    return False
+
+
+def with_legend(
+    counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter = silent
+) -> DataConfig:
+    """Take names and values from the legend beside the masks, if there is one that fits them."""
+    others: list[Legend] = []
+
+    def fits(legend: Legend) -> bool:
+        is_fitting = _values_of(legend, counts, known) is not None
+        others.extend([] if is_fitting else [legend])
+        return is_fitting
+
+    try:
+        legend = find_legend([each.path for each in counts], fits) if counts else None
+    except DataError as error:
+        if error.code == "legends-differ":
+            raise
+        reporter.note(f"note: {error} It is not used.")
+        return known
+    if legend:
+        said = _values_of(legend, counts, known) or known
+        reporter.note(f"note: classes from {legend.path}: {', '.join(legend.names)}")
+        return said
+    for other in others[:1]:
+        reporter.note(
+            f"note: {other.path} names {len(other.names)} classes ({', '.join(other.names[:6])}), "
+            "and does not fit the values of the masks; it is not used. Name the classes with "
+            "--classes and, if needed, --values or --colors"
+        )
+    return known
+
+
+def _values_of(
+    legend: Legend, counts: Sequence[MaskCounts], known: DataConfig
+) -> DataConfig | None:
+    """What a legend says of masks of values, or None where it does not fit them."""
+    present = {int(value) for each in counts for value in each.values} - {known.ignore}
+    legend = legend.without(known.ignore)
+    names, stored = legend.names, legend.stored
+    if legend.colors and counts and all(each.palette for each in counts):
+        colors = tuple(map(pack, legend.colors))
+        shown = {
+            (value, color)
+            for each in counts
+            for value, color in zip(each.values.tolist(), each.palette, strict=True)
+            if value != IGNORED or color in colors
+        }
+        if all(color in colors for _, color in shown):
+            if any(colors.index(color) != value for value, color in shown):
+                written = tuple(f"{color:06x}" for color in colors)
+                return known.model_copy(update={"classes": names, "colors": written})
+            stored = tuple(range(len(names)))
+    void = {IGNORED} & present - {*stored} if known.ignore is None else set()
+    ids = present - void
+    if {0, 255} == {*stored} and ids > {*stored}:  # smoothed
+        return known.model_copy(update={"classes": names}) if stored == (0, 255) else None
+    has_ground = is_background(names[0])
+    if not ids <= {*stored} or (legend.by_place and not has_ground and len(ids) != len(stored)):
+        return None
+    ignore = IGNORED if void else known.ignore
+    return known.model_copy(update={"classes": names, "values": stored, "ignore": ignore})
 
 
 def _without_faults(masks: Sequence[Source]) -> Iterator[MaskCounts]:
@@ -96,6 +235,8 @@ def common_names(paths: Sequence[Source]) -> tuple[str, ...]:
 def _find_value_coding(
     counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter
 ) -> tuple[Values | Threshold | Instances, NDArray[np.int64]]:
+    if not known.encoding and not known.values and (meant := _look(counts, known, reporter)):
+        known = known.model_copy(update={"encoding": meant})
     census = Census()
     for each in counts:
         census.add(each.path, np.bincount(each.values, each.pixels).astype(np.int64), each.is_deep)
@@ -113,16 +254,45 @@ def _find_value_coding(
     return coding, coding.count(np.arange(65536), census.pixels)
 
 
+def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -> str | None:
+    """Look at the masks themselves, where their values may number objects, or smooth edges."""
+    present = {int(value) for each in counts for value in each.values} - {known.ignore}
+    if len(present) < 3 or len(known.classes) not in (0, 2):
+        return None
+    if len(present) > 3 and are_edges(counts):
+        return "threshold"
+    deep = [len(each.values) for each in counts if each.is_deep]
+    if 2 * len(deep) > len(counts) and np.median(deep) > _MANY_IN_ONE_FILE:
+        return None  # objects anyway
+    objects = number_objects(counts, known.ignore)
+    if objects == "maybe":
+        raise DataError(
+            f"The masks hold the values {list_values(sorted(present))}; in each mask, each value "
+            "is one region, and how many there are differs. If they number objects, say "
+            "--encoding instances: all above 0 is class 1. If they are class ids, say --encoding "
+            "ids.",
+            "ids-or-objects",
+            flags={"encoding": "instances"},
+        )
+    if objects == "yes":
+        reporter.note(
+            "note: each value of the masks is one region, and how many there are differs from mask "
+            "to mask: they number objects, and all above 0 is class 1 (if they are class ids: "
+            "--encoding ids)"
+        )
+    return "instances" if objects == "yes" else None
+
+
 def _find_color_coding(
     masks: Sequence[Source], known: DataConfig, reporter: Reporter
 ) -> tuple[Colors, NDArray[np.int64]]:
     census = ColorCensus()
-    for path, (found, counts) in zip(masks, count_all_colors(masks), strict=True):
-        census.add(path, found, counts)
+    for path, counted in zip(masks, count_all_colors(masks), strict=True):
+        census.add(path, *counted)
     meaning = find_meaning(census, known.legend, len(known.classes) or None, known.ignore)
     for note in meaning.notes:
         reporter.note(note)
-    return Colors(meaning.colors, known.ignore, meaning.names), meaning.pixels
+    return Colors(meaning.colors, known.ignore, meaning.names or known.classes), meaning.pixels
 
 
 @dataclass
@@ -153,6 +323,13 @@ class Census:
             self.distinct.append(len(values))
         self.with_both += bool(counts.size > 255 and counts[1] and counts[255])
         self.up_to_one += bool(values.size and values[-1] == 1)
+
+    def is_slip(self, value: int) -> bool:
+        """Tell whether so few masks or pixels have a value that it may well be a mistake."""
+        few = self.files[value] <= max(1, _FEW_MASKS * len(self.paths))
+        rare = self.pixels[value] < _RARE * self.pixels.sum()
+        half = 2 * self.files[value] > len(self.paths) > 1
+        return bool((few or rare) and not half)
 
     def place(self, value: int) -> str:
         """Say how many pixels have a value, in which mask first, and in how many more."""
@@ -261,14 +438,8 @@ def _given_values(census: Census, present: list[int], known: DataConfig) -> Valu
     strays = set(present) - set(values)
     if strays:
         stray = max(strays, key=lambda value: census.pixels[value])
-        raise DataError(
-            f"The masks hold the values {list_values(present)}, and {stray} is no class's (they "
-            f"are {list_values(values)}): {census.place(stray)}. Give it a class (train --values); "
-            f"or, if it marks pixels that belong to no class, say so (train --ignore {stray}).",
-            "stray-value",
-            [census.paths[census.first[stray]]],
-            flags={"ignore": stray},
-        )
+        known_as = f"{stray} is no class's (they are {list_values(values)})"
+        raise _stray(census, present, known_as, stray, None if num_classes else (*values, stray))
     return Values(values, known.ignore)
 
 
@@ -339,14 +510,63 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
         )
     stray = strays[0]
     more = f" ({len(strays) - 1} other values neither)" if len(strays) > 1 else ""
+    said = f"Value {stray} does not fit beside {list_values(expected)}{more}"
+    classes = _by_background(census, values)
+    if num_classes not in (None, len(values)):
+        return _stray(census, values, said, stray, None)
+    slips = [value for value in strays if census.is_slip(value)]
+    if slips:
+        same = sum(census.first[strays] == census.first[slips[0]]) == 1
+        return _stray(census, values, said, slips[0], None, is_alone=same)
+    return _stray(census, values, said, stray, classes)
+
+
+def _by_background(census: Census, values: Sequence[int]) -> tuple[int, ...]:
+    """Put first what is likely the background: 0, else the value of most pixels."""
+    ground = 0 if 0 in values else max(values, key=lambda value: int(census.pixels[value]))
+    return ground, *(value for value in values if value != ground)
+
+
+def _stray(
+    census: Census,
+    present: Sequence[int],
+    said: str,
+    stray: int,
+    classes: tuple[int, ...] | None,
+    is_alone: bool = True,
+) -> DataError:
+    """Make the error for a value that is no class's: a slip, or a class that is not known yet.
+
+    `classes` are the values with which it would be one; `is_alone` says whether its first mask
+    has no other such value.
+    """
+    where = f"The masks hold the values {list_values(present)}. {said}: {census.place(stray)}."
+    if census.is_slip(stray):
+        return DataError(
+            f"{where} Correct it there; or, if it marks pixels that belong to no class, say so "
+            f"(train --ignore {stray}); or, if the values are class ids of which some never occur, "
+            "name every class (train --classes); or say which value is which (train --values).",
+            "stray-value",
+            [census.paths[census.first[stray]]],
+            flags={"ignore": stray} if is_alone else None,
+        )
+    if {0, 255} <= {*present} and max(present) == 255:
+        where += " If the masks are smoothed black and white, say --encoding threshold."
+    if classes is None:
+        return DataError(
+            f"{where} It is in {census.files[stray]} of {len(census.paths)} masks, so it is "
+            "hardly a slip. Say which values are classes, the background's first (--values), and "
+            "name as many (--classes).",
+            "stray-value",
+        )
     return DataError(
-        f"{known}. Value {stray} does not fit beside {list_values(expected)}{more}: "
-        f"{census.place(stray)}. Mend it there; or, if it marks pixels that belong to no class, "
-        f"say so (train --ignore {stray}); or, if the values are class ids of which some never "
-        "occur, name every class (train --classes); or say which value is which (train --values).",
+        f"{where} It is in {census.files[stray]} of {len(census.paths)} masks, so it is hardly a "
+        "slip. If each value is a class, give them with the background's first: --values "
+        f"{' '.join(map(str, classes))}. If one marks pixels of no class, leave it out there and "
+        "give it with --ignore. If the values are class ids of which some never occur, name every "
+        "class (--classes).",
         "stray-value",
-        [census.paths[census.first[stray]]],
-        flags={"ignore": stray} if sum(census.first[strays] == census.first[stray]) == 1 else None,
+        flags={"values": classes} if len(classes) < 256 else None,
     )
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from plainunet.dataset.cache import recall
 from plainunet.formats.colors import (
     IGNORED,
-    Color,
     ColoredMaskError,
     count_colors,
     count_runs,
@@ -24,7 +23,8 @@ from plainunet.formats.colors import (
     read_colors,
 )
 from plainunet.formats.encoded import open_encoded
-from plainunet.formats.masks import THRESHOLD, read_mask
+from plainunet.formats.legends import Color
+from plainunet.formats.masks import THRESHOLD, VOID, mask_traits, read_mask
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Source
 from plainunet.system import work_ahead
@@ -235,35 +235,39 @@ class MaskCounts(NamedTuple):
     kind: str  # format of its file, as of `find_kind`; "" where it is no file of its own
     is_deep: bool  # whether it is stored in 16 bits
     is_colored: bool  # whether its channels differ, so that colours are its values
+    palette: tuple[int, ...] = ()  # [n], the colour of each value where its file says it
+    is_inverted: bool = False  # whether its file says that 0 is white
+    has_void: bool = False  # whether -1, read as `VOID`, marks pixels of no class
+    hides: bool = False  # whether pixels of one colour differ in how opaque they are
 
 
 def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
     """Count the values of masks, several at a time; or say what is wrong with each."""
-    found = recall("mask values 3", [(path,) for path in paths], _count)
+    found = recall("mask values 4", [(path,) for path in paths], _count)
     for path, facts in zip(paths, found, strict=True):
         if isinstance(facts, DataError):
             yield facts
             continue
-        digest, kind, is_deep, size, *columns = facts
+        digest, kind, is_deep, size, *columns, (palette, *marks) = facts
         values, pixels = (np.array(column, np.int64) for column in columns)
         is_colored = not len(values)
-        known = digest, kind, is_deep, is_colored
-        yield MaskCounts(path, tuple(size), values, pixels, *known)
+        known = digest, kind, is_deep, is_colored, tuple(palette)
+        yield MaskCounts(path, tuple(size), values, pixels, *known, *marks)
 
 
 def count_all_colors(
     paths: Sequence[Source],
-) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
-    """Count the colours of masks: of each 0xRRGGBB [n], ascending, and their pixels [n]."""
+) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]]:
+    """Count the colours of masks: 0xRRGGBB [n], ascending, their pixels, and those at borders."""
 
     def count(path: Source) -> Any:
         return [part.tolist() for part in count_colors(path)]
 
-    for facts in recall("mask colours 1", [(path,) for path in paths], count):
+    for facts in recall("mask colours 2", [(path,) for path in paths], count):
         if isinstance(facts, DataError):
             raise facts
-        colors, pixels = facts
-        yield np.array(colors, np.uint32), np.array(pixels, np.int64)
+        colors, pixels, edge = facts
+        yield np.array(colors, np.uint32), np.array(pixels, np.int64), np.array(edge, np.int64)
 
 
 def _count(path: Source) -> Any:
@@ -276,13 +280,20 @@ def _count(path: Source) -> Any:
     except ColoredMaskError:
         colors = read_colors(path)
         digest = _digest(colors.shape, *count_runs(colors))
-        return [digest, kind, False, colors.shape, [], []]
+        marks = [[], False, False, mask_traits(path).hides]
+        return [digest, kind, False, colors.shape, [], [], marks]
+    traits = mask_traits(path)
     runs, lengths = count_runs(mask)
     pixels = np.bincount(runs, weights=lengths).astype(np.int64)
     digest = _digest(mask.shape, runs, lengths)
     values = np.flatnonzero(pixels)
-    is_deep = mask.dtype == np.uint16
-    return [digest, kind, is_deep, mask.shape, values.tolist(), pixels[values].tolist()]
+    columns = values.tolist(), pixels[values].tolist()
+    has_void = traits.is_signed and columns[0][-1] == VOID
+    is_deep = mask.dtype == np.uint16 and not (has_void and max(columns[0][:-1], default=0) < 256)
+    is_known = columns[0][-1] < len(traits.palette)
+    palette = [traits.palette[value] for value in columns[0]] if is_known else []
+    marks = [palette, traits.is_inverted, has_void, traits.hides]
+    return [digest, kind, is_deep, mask.shape, *columns, marks]
 
 
 def _digest(shape: tuple[int, ...], runs: NDArray[Any], lengths: NDArray[np.int64]) -> str:

@@ -260,9 +260,9 @@ _WHY = {
     "ids": "the values are 0, 1, ... without a gap",
     "two values": "there are two values; the smaller is class 0",
     "values": "as it was said",
-    "instances": "many values in 16 bits: numbers of objects; all above 0 is class 1",
+    "instances": "values number objects; all above 0 is class 1",
     "threshold": "black and white with greys between; from 128 on is class 1",
-    "colors": "the channels differ, so each colour is a class",
+    "colors": "each colour is a class",
 }
 
 
@@ -362,7 +362,8 @@ def write_valid(diagnosis: Diagnosis, leave_out: Sequence[str] = ()) -> tuple[li
             f"{diagnosis.data}: {len(kept)} of {len(diagnosis.pairs)} sound pairs would be left; "
             "training needs at least 2. Leave out less, or add pictures."
         )
-    said = describe(diagnosis.contents.coding, diagnosis.config.classes)
+    coding = diagnosis.contents.coding
+    said = describe(coding, diagnosis.config.classes or coding.names)
     files = write_understood(diagnosis.data, kept, said)
     return files, len(diagnosis.pairs) - len(kept)
 

@@ -1,5 +1,6 @@
 """Findings of `check`: their codes and severities, and the shell lines that fix them."""
 
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,7 @@ CODES: dict[str, Code] = {
     "wrong-extension": Code("warning", "a suffix that is not the content's"),
     "name-not-utf8": Code("warning", "a name that is not UTF-8"),
     # pictures
-    "transparent": Code("error", "a picture with pixels that are not opaque"),
+    "transparent": Code("error", "a picture or mask with pixels that are not opaque"),
     "not-finite": Code("error", "values that are infinite or not a number"),
     "unusable-values": Code("error", "a kind of number that pictures do not have"),
     "odd-channels": Code("error", "another number of channels than the others"),
@@ -66,6 +67,9 @@ CODES: dict[str, Code] = {
     "stray-color": Code("error", "a colour that is no class's"),
     "many-values": Code("error", "more values than classes can be"),
     "ambiguous-255": Code("error", "255 may be foreground, or ignored"),
+    "ids-or-objects": Code("error", "values may be class ids, or numbers of objects"),
+    "which-background": Code("error", "which colour is the background is not clear"),
+    "legends-differ": Code("error", "lists of classes that contradict each other"),
     "overlapping-classes": Code("error", "pixels that belong to two classes"),
     "one-class": Code("error", "all masks hold the same single value"),
     "rare-class": Code("warning", "a class of a few pixels in a few masks: a slip?"),
@@ -169,7 +173,10 @@ class Findings(Reporter):
             found = Fix(fix)
         elif flags is not None:
             words = [word for name, value in flags.items() for word in _write_flag(name, value)]
-            found = Fix(" ".join([self._check, *words, "--write"]), writes_list=not flags)
+            check = self._check
+            for name in flags:  # a flag that was given already is given once
+                check = re.sub(rf" --{name} (?:'[^']*'|\S+)", "", check)
+            found = Fix(" ".join([check, *words, "--write"]), writes_list=not flags)
         elif severity == "warning":
             found = Fix(f"{self._check} --write --leave-out {code}", True, code)
         elif severity == "error":
@@ -244,6 +251,14 @@ def resize_files(width: int, height: int, mask: Source) -> str:
     """Bring a mask to another size [pixels], without values between its values."""
     how = f"({width}, {height}), Image.Resampling.NEAREST"
     return _for_each(f"m.resize({how}).save(f)", [mask])
+
+
+def flatten_files(color: int, masks: Sequence[Source]) -> str:
+    """Lay masks on a colour, 0xRRGGBB, which pixels less than half opaque get; as RGB."""
+    ground = f'Image.new("RGB", m.size, "#{color:06x}")'
+    alpha = 'm.convert("RGBA").getchannel("A").point(lambda a: 255 * (a > 127))'
+    how = f'b.paste(m.convert("RGBA").convert("RGB"), mask={alpha}), b.save(f)'
+    return _for_each(f"[({how}) for b in [{ground}]]", masks)
 
 
 def exchange_files(one: Source, other: Source) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.config import DataConfig
-from plainunet.dataset.classes import find_coding
+from plainunet.dataset.classes import find_coding, palettes_differ
 from plainunet.dataset.coding import (
     Coding,
     Colors,
@@ -19,8 +19,8 @@ from plainunet.dataset.coding import (
     count_all_colors,
 )
 from plainunet.dataset.pairs import Pair
-from plainunet.doctor.findings import Findings, replace_values
-from plainunet.formats.colors import IGNORED, NEAR, write_color
+from plainunet.doctor.findings import Findings, flatten_files, replace_values
+from plainunet.formats.colors import IGNORED, NEAR, unpack, write_color
 from plainunet.formats.masks import THRESHOLD
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.sources import Source, path_of
@@ -62,7 +62,8 @@ def find_contents(
 
     Returns None where the masks make no sense together.
     """
-    counts, total = _set_odd_kinds_aside(counts, bool(config.colors), findings), len(counts)
+    by_color = bool(config.colors) or palettes_differ(counts)
+    counts, total = _set_odd_kinds_aside(counts, by_color, findings), len(counts)
     for _ in range(_MOST_SET_ASIDE):
         heard = Collected()
         try:
@@ -77,18 +78,18 @@ def find_contents(
             _add_faulty(problem, faulty, counts, config.ignore, findings)
             counts = [each for each in counts if each.path not in set(faulty)]
             # more than half at fault: then it is not they that are odd
-            if not faulty or 2 * len(counts) < total:
+            if not faulty or 2 * len(counts) < total or problem.code == "transparent":
                 return None
             continue
         for note in heard.notes:
             findings.note(note)
-        _check_smoothed(coding, counts, findings)
+        _check_smoothed(coding, counts, config, findings)
         return _count_classes(coding, counts, findings)
     return None
 
 
 def _set_odd_kinds_aside(
-    counts: Sequence[MaskCounts], has_legend: bool, findings: Findings
+    counts: Sequence[MaskCounts], by_color: bool, findings: Findings
 ) -> list[MaskCounts]:
     """Set coloured masks and photos aside, and JPEG among files that keep their values."""
     lossy = [each.path for each in counts if each.kind == "jpeg"]
@@ -101,7 +102,7 @@ def _set_odd_kinds_aside(
                 f"{path} is a JPEG, which changes the values of a mask; the others are not. "
                 "Draw it again, or take it from before it was saved so.",
             )
-    if not has_legend and 2 * len(colored) < len(counts):
+    if not by_color and 2 * len(colored) < len(counts):
         for path in colored:
             message = (
                 f"{path} is coloured, while the others hold one value for each pixel. Is it the "
@@ -154,10 +155,16 @@ def _find_faulty(problem: DataError, counts: Sequence[MaskCounts]) -> list[Sourc
     if problem.code == "many-values":
         usual = float(np.median([len(each.values) for each in counts]))
         return [each.path for each in counts if len(each.values) > 2 * usual + 8]
+    if problem.code == "stray-color" and problem.flags:
+        colors = [int(color, 16) for color in problem.flags["colors"]]
+        found = count_all_colors([each.path for each in counts])
+        return [
+            each.path
+            for each, (stored, _, _) in zip(counts, found, strict=True)
+            if not np.isin(stored, colors).all()
+        ]
     if problem.code == "stray-value" and "ignore" in problem.flags:
-        holders = [each.path for each in counts if problem.flags["ignore"] in each.values]
-        if 2 * len(holders) > len(counts):
-            return holders  # then it is the given values that are wrong
+        return [each.path for each in counts if problem.flags["ignore"] in each.values]
     return list(problem.files)
 
 
@@ -183,19 +190,38 @@ def _add_faulty(
     if problem.code == "ambiguous-255" and 0 < len(faulty) < len(counts):
         has_255 = any(each.path in faulty and 255 in each.values for each in counts)
         fix = replace_values({255: 1} if has_255 else {1: 255}, faulty)
-    elif problem.code == "stray-value" and flags and ignore is not None:
+    elif problem.code == "stray-value" and "ignore" in flags and ignore is not None:
         # one value at most is ignored, so the stray one becomes that
         stray = int(flags["ignore"])
         if all(isinstance(path, Path) for path in faulty) and max(stray, ignore) < 256:
             fix = replace_values({stray: ignore}, faulty)
         flags = {}
+    elif problem.code == "transparent":
+        masks = [each.path for each in counts]
+        colors = {int(color) for found, _, _ in count_all_colors(masks) for color in found}
+        fix = flatten_files(_unused_color(colors), masks)
     elif not faulty and not fix and not flags:
         fix = command("ls", path_of(counts[0].path).parent)
     findings.add(problem.code, str(problem), faulty, fix=fix, flags=flags or None, severity="error")
 
 
-def _check_smoothed(coding: Coding, counts: Sequence[MaskCounts], findings: Findings) -> None:
-    """Find masks with values or colours between those of the classes."""
+def _unused_color(colors: set[int]) -> int:
+    """Choose a colour that is far from all of these."""
+    corners = [0xFF00FF, 0x00FFFF, 0xFFFF00, 0x00FF00, 0xFFFFFF, 0x0000FF, 0xFF0000, 0x808080]
+
+    def distance(color: int) -> int:
+        others = [unpack(other) for other in colors]
+        return min(
+            max(abs(a - b) for a, b in zip(unpack(color), other, strict=True)) for other in others
+        )
+
+    return max(corners, key=distance)
+
+
+def _check_smoothed(
+    coding: Coding, counts: Sequence[MaskCounts], config: DataConfig, findings: Findings
+) -> None:
+    """Find masks with values or colours between those of the classes, unless they are expected."""
     lossy = [each.path for each in counts if each.kind == "jpeg"]
     if isinstance(coding, Colors) and lossy:
         findings.add(
@@ -204,19 +230,23 @@ def _check_smoothed(coding: Coding, counts: Sequence[MaskCounts], findings: Find
             f"one of the legend are taken for it. For example: {lossy[0]}.",
             lossy,
         )
-    if not isinstance(coding, Threshold):
+    if not isinstance(coding, Threshold) or config.encoding == "threshold":
         return
+    shares = {}
     for each in counts:
         between = (each.values > 0) & (each.values < 255)
         if between.any():
-            share = each.pixels[between].sum() / each.pixels.sum()
-            findings.add(
-                "lossy-mask",
-                f"{each.path}: {share:.2%} of the pixels lie between 0 and 255, from smoothing or "
-                f"JPEG; from {THRESHOLD} on they are taken for class 1.",
-                [each.path],
-                flags={"encoding": "threshold"},
-            )
+            shares[each.path] = float(each.pixels[between].sum() / each.pixels.sum())
+    if shares:
+        worst = max(shares, key=lambda path: shares[path])
+        findings.add(
+            "lossy-mask",
+            f"{len(shares)} of {len(counts)} masks have pixels between 0 and 255, from smoothing "
+            f"or JPEG; from {THRESHOLD} on they are taken for class 1. Most are in {worst}: "
+            f"{shares[worst]:.2%}.",
+            list(shares),
+            flags={"encoding": "threshold"},
+        )
 
 
 def _count_classes(coding: Coding, counts: Sequence[MaskCounts], findings: Findings) -> Contents:
@@ -224,7 +254,7 @@ def _count_classes(coding: Coding, counts: Sequence[MaskCounts], findings: Findi
     pixels = np.zeros((len(counts), coding.num_classes), np.int64)
     if isinstance(coding, Colors):
         strays: list[tuple[int, float]] = []
-        for row, (found, each_color) in enumerate(count_all_colors(masks)):
+        for row, (found, each_color, _) in enumerate(count_all_colors(masks)):
             pixels[row] = coding.count(found, each_color)
             known = coding.classify(found) != IGNORED
             void = -1 if coding.ignore is None else coding.ignore * 0x010101

@@ -8,8 +8,16 @@ from typing import Any, Literal
 import numpy as np
 
 from plainunet.config import DataConfig
-from plainunet.dataset.classes import common_names, describe, find_coding
-from plainunet.dataset.coding import Coding, Colors, Instances, Values, coding_from_json
+from plainunet.dataset.classes import common_names, describe, find_coding, palettes_differ
+from plainunet.dataset.coding import (
+    Coding,
+    Colors,
+    Instances,
+    MaskCounts,
+    Values,
+    coding_from_json,
+    count_masks,
+)
 from plainunet.dataset.dataset import SegmentationDataset, data_digest
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.split import SPLIT_FILE, read_split
@@ -295,6 +303,8 @@ def _as_in_training(card: Card, masks: Sequence[Source]) -> Coding | None:
     try:
         if isinstance(coding, Colors):
             return find_coding(masks, describe(coding, card.class_names))[0]
+        if palettes_differ([each for each in count_masks(masks) if isinstance(each, MaskCounts)]):
+            return None
         stored: set[int] = set()
         for path in masks:
             coding.read(path)

@@ -1,26 +1,21 @@
 """Masks that name classes by colour: from pixels to class ids, and the legend of the colours."""
 
-import csv
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from os.path import commonpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.files import require_regular
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import open_still
+from plainunet.formats.legends import Color, Colors, find_legend, is_background
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import ImageSource, Page, Source, files_of
+from plainunet.formats.sources import ImageSource, Page, Source
 from plainunet.formats.tiff import read_tiff
 
-Color = tuple[int, int, int]
-Colors = tuple[Color, ...]
 IGNORED = 255
 NEAR = 32
 """Largest channel difference at which a colour counts as a damaged one of the legend."""
@@ -42,19 +37,33 @@ def colored_mask(path: Source) -> ColoredMaskError:
 
 @dataclass
 class ColorCensus:
-    """Of each colour, its pixels in a set of masks, and the first mask with it, from 1 on."""
+    """Of each colour, its pixels in a set of masks, and the first mask with it, from 1 on.
+
+    `edge` counts those of its pixels that lie along the borders of the masks.
+    """
 
     # zeros take no memory before they are written to
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 24, np.int64))
+    edge: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 24, np.int64))
     first: NDArray[np.int32] = field(default_factory=lambda: np.zeros(1 << 24, np.int32))
     paths: list[Source] = field(default_factory=list)
 
-    def add(self, path: Source, found: NDArray[np.uint32], counts: NDArray[np.int64]) -> None:
-        """Count one more mask: its colours [n] uint32, each once, and the pixels of each [n]."""
+    def add(
+        self,
+        path: Source,
+        found: NDArray[np.uint32],
+        counts: NDArray[np.int64],
+        edge: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Count one more mask: its colours [n] uint32, each once, and the pixels of each [n].
+
+        `edge` [n] are those along its borders; left out, the pixels stand for them.
+        """
         self.paths.append(path)
         new = found[self.pixels[found] == 0]
         self.first[new] = len(self.paths)
         self.pixels[found] += counts
+        self.edge[found] += counts if edge is None else edge
 
     def place(self, color: int) -> str:
         """Say how often a colour occurs, and where first."""
@@ -142,11 +151,16 @@ def count_runs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     return flat[starts], np.diff(starts, append=flat.size)
 
 
-def count_colors(path: Source) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Count a mask's colours: [n] uint32, ascending, and the pixels of each [n] int64."""
-    values, lengths = count_runs(read_colors(path))
+def count_colors(
+    path: Source,
+) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
+    """Count a mask's colours: [n] uint32, ascending, the pixels of each and those at borders."""
+    colors = read_colors(path)
+    values, lengths = count_runs(colors)
     found, places = np.unique(values, return_inverse=True)
-    return found, np.bincount(places, weights=lengths).astype(np.int64)
+    edge = np.concatenate([colors[0], colors[-1], colors[1:-1, 0], colors[1:-1, -1]])
+    at_edge = np.bincount(np.searchsorted(found, edge), minlength=len(found))
+    return found, np.bincount(places, weights=lengths).astype(np.int64), at_edge.astype(np.int64)
 
 
 def match_colors(
@@ -192,17 +206,10 @@ def encode_colors(
 _MOST_COLORS = 64
 _RARE = 1e-4
 _ALIKE = 8
-_FILES = re.compile(r"(legend|class_dict|classes|labels?|label_colou?rs|labelmap)\.(csv|txt)", re.I)
-_NAME_FIRST = re.compile(r"(.*?)[\s,;:]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\W*$")
-_NAME_LAST = re.compile(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(.+)$")
-
-
-class Legend(NamedTuple):
-    """The file that says which colour is which class, and what it says, in its order."""
-
-    path: Path
-    names: tuple[str, ...]
-    colors: Colors
+_MOST = 0.5
+"""Background is what more of the pixels have, and more of those along the borders."""
+_FEW_CLASSES = 4
+"""From so many on, none of them most, there may be no background: land cover, streets."""
 
 
 class ColorMeaning(NamedTuple):
@@ -220,10 +227,10 @@ def find_meaning(
     """Tell what the colours of a set of masks mean.
 
     Without a legend, given or in a file beside the masks, at most 64 colours, each of at least
-    0.01% of the pixels and more than 8 apart in some channel, are the classes, sorted by red,
-    green and blue. `colors` is empty, `num_classes` and `ignore` are None where nothing is given.
-    The notes say where the legend comes from, which share of the pixels was moved to a near colour
-    of it, and which share belongs to no class.
+    0.01% of the pixels and more than 8 apart in some channel, are the classes: the background's
+    first, the others sorted by red, green and blue. `colors` is empty, `num_classes` and `ignore`
+    are None where nothing is given. The notes say where the legend comes from, which share of the
+    pixels was moved to a near colour of it, and which share belongs to no class.
 
     Raises:
         ValueError: There is no legend and the colours are too many or too rare, the legend
@@ -232,13 +239,14 @@ def find_meaning(
     notes = []
     names: tuple[str, ...] = ()
     if not colors:
-        if legend := find_legend(census.paths):
+        if legend := find_legend(census.paths, lambda each: bool(each.colors)):
             origin = f"from {legend.path}"
-            pairs = zip(legend.names, legend.colors, strict=True)
-            names, colors = zip(*(each for each in pairs if each[1] != (ignore,) * 3), strict=True)
+            _, names, colors, *_ = legend.without(ignore)
+            _require_background(census, names, colors, legend.path, ignore)
         else:
-            origin = "found in the masks and sorted (another order: --colors)"
-            colors = _find_colors(census, ignore)
+            colors, has_ground = _background_first(census, _find_colors(census, ignore))
+            ground = "the background's first, the others " if has_ground else ""
+            origin = f"found in the masks, {ground}sorted (another order: --colors)"
         notes.append(f"note: classes by colour, {origin}: {_number(colors)}")
     _check(colors, num_classes)
     found = np.flatnonzero(census.pixels).astype(np.uint32)
@@ -294,26 +302,99 @@ def _find_colors(census: ColorCensus, ignore: int | None) -> Colors:
     if len(found) <= _MOST_COLORS and len(common) == len(found) and not _any_alike(found):
         return tuple(unpack(int(color)) for color in found)
     by_pixels = sorted(common.tolist(), key=lambda color: -int(census.pixels[color]))
-    shown = ", ".join(
-        f"{write_color(color)} ({_share(census.pixels[color], total)})" for color in by_pixels[:12]
-    )
     apart: list[int] = []  # without those that smoothing or JPEG made of others
     for color in by_pixels:
         near = match_colors(np.array(apart, np.uint32), (unpack(color),))[1]
         if len(apart) < _MOST_COLORS and not near.any():
             apart.append(color)
-    classes = tuple(write_color(color) for color in sorted(apart))
     rare = int(found[census.pixels[found].argmin()])
-    raise DataError(
+    said = (
         f"The masks name classes by colour, and hold {len(found)} colours: too many for classes, "
         f"too rare or too alike (up to {_MOST_COLORS} would be taken, each of at least {_RARE:.2%} "
         f"of the pixels and more than {_ALIKE} apart in red, green or blue; {write_color(rare)} "
-        f"has {census.place(rare)}). The commonest: {shown}. Say which "
-        f"colours are classes, in their order, such as --colors {' '.join(classes)}; others are "
-        "taken for the one they are near, or ignored.",
+        f"has {census.place(rare)})."
+    )
+    file = [census.paths[census.first[rare] - 1]]
+    if len(apart) < 2:
+        raise DataError(f"{said} Are they photographs? Name the masks' folder.", "not-a-mask")
+    shown = ", ".join(
+        f"{write_color(color)} ({_share(census.pixels[color], total)})" for color in by_pixels[:12]
+    )
+    classes = _write(_put_first(sorted(apart), _likely_background(census, apart)))
+    raise DataError(
+        f"{said} The commonest: {shown}. Say which colours are classes, the background's first, "
+        f"such as --colors {' '.join(classes)}; others are taken for the one they are near, or "
+        "ignored.",
         "stray-color",
-        [census.paths[census.first[rare] - 1]],
+        file,
         flags={"colors": classes},
+    )
+
+
+def _write(colors: Sequence[int]) -> tuple[str, ...]:
+    return tuple(write_color(color) for color in colors)
+
+
+def _put_first(colors: Sequence[int], first: int) -> list[int]:
+    return [first, *(color for color in colors if color != first)]
+
+
+def _likely_background(census: ColorCensus, colors: Sequence[int]) -> int:
+    """The colour that class 0 is likeliest to have; the smallest where none is likely."""
+    edge = max(colors, key=lambda color: int(census.edge[color]))
+    return edge if census.edge[edge] > _MOST * census.edge.sum() else min(colors)
+
+
+def _background_first(census: ColorCensus, colors: Colors) -> tuple[Colors, bool]:
+    """Put the background's colour first, and tell whether there is any.
+
+    It is the colour of most pixels and of most along the borders, or black where it has most of
+    the borders. Four and more classes, none of which has more than half of either, have no
+    background. In between, only the user knows.
+    """
+    packed = [pack(color) for color in colors]
+    shares = census.pixels[packed] / max(1, census.pixels[packed].sum())
+    edges = census.edge[packed] / max(1, census.edge[packed].sum())
+    top, edge = int(shares.argmax()), int(edges.argmax())
+    is_most = min(shares[top], edges[edge]) > _MOST or len(colors) < _FEW_CLASSES
+    if (top == edge and (is_most or not packed[top])) or (edges[edge] > _MOST and not packed[edge]):
+        ordered = _put_first(packed, packed[edge])
+        return tuple(unpack(color) for color in ordered), True
+    if max(shares[top], edges[edge]) <= _MOST and len(colors) >= _FEW_CLASSES:
+        return colors, False
+    ordered = _put_first(packed, _likely_background(census, packed))
+    said = ", ".join(
+        f"{write_color(color)} has {share:.1%} of the pixels and {at:.1%} of those along the "
+        "borders"
+        for color, share, at in zip(packed, shares, edges, strict=True)
+    )
+    raise DataError(
+        "The masks name classes by colour, and which of the colours is the background is not "
+        f"clear: {said}. Give the colours with the background's first; if it is "
+        f"{write_color(ordered[0])}: --colors {' '.join(_write(ordered))}",
+        "which-background",
+        flags={"colors": _write(ordered)},
+    )
+
+
+def _require_background(
+    census: ColorCensus, names: Sequence[str], colors: Colors, path: Path, ignore: int | None
+) -> None:
+    """Ask where a legend leaves out the colour that most pixels and most borders have."""
+    edge = int(census.edge.argmax())
+    half = _MOST * census.pixels.sum()
+    is_void = ignore is not None and edge == ignore * 0x010101
+    is_known = match_colors(np.array([edge], np.uint32), colors)[0][0] != IGNORED
+    if is_void or is_known or census.pixels[edge] <= half or any(map(is_background, names)):
+        return
+    said = _write([edge, *(pack(color) for color in colors)])
+    flags = {"colors": said, "classes": ("background", *names)}
+    raise DataError(
+        f"{path} has no class of the colour {write_color(edge)}, which most of the mask pixels are "
+        f"of: {census.place(edge)}. If it is the background: --colors {' '.join(said)}; if these "
+        f"pixels belong to no class: --colors {' '.join(said[1:])}",
+        "which-background",
+        flags=flags,
     )
 
 
@@ -369,53 +450,3 @@ def _number(colors: Colors) -> str:
 def _share(part: int, total: int) -> str:
     share = part / total
     return f"{share:.2%}" if share >= _RARE else f"{100 * share:.2g}%"
-
-
-def find_legend(masks: Sequence[Source]) -> Legend | None:
-    """Look for a legend file in the folder that holds all masks, or above it."""
-    common = Path(commonpath([files_of(mask)[0].absolute().parent for mask in masks]))
-    for folder in (common, common.parent):
-        for path in sorted(
-            path for path in folder.iterdir() if _FILES.fullmatch(path.name) and path.is_file()
-        ):
-            legend = read_legend(path)
-            if legend:
-                return legend
-    return None
-
-
-def read_legend(path: Path) -> Legend | None:
-    """Read a legend: a table name, r, g, b, or lines of a name and a colour; None if it is none."""
-    require_regular(path)
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    heads = [head.strip().lower() for head in lines[0].split(",")] if lines else []
-    heads = [{"red": "r", "green": "g", "blue": "b", "class": "name"}.get(h, h) for h in heads]
-    if {"name", "r", "g", "b"} <= set(heads):
-        rows = [dict(zip(heads, row, strict=False)) for row in csv.reader(lines[1:])]
-        found = [tuple(row.get(key, "").strip() for key in ("name", "r", "g", "b")) for row in rows]
-    else:
-        found = [_split(line) for line in lines]
-        if not any(found):
-            return None
-        if not found[0]:  # a line of headings
-            found = found[1:]
-    for number, entry in enumerate(found, start=1):
-        if not entry or not all(part.isdecimal() and int(part) < 256 for part in entry[1:]):
-            raise ValueError(
-                f"{path}: entry {number} is not a name and a colour of three numbers from 0 to "
-                "255. Mend it, or give the colours themselves (train --colors)."
-            )
-    colors = tuple((int(r), int(g), int(b)) for _, r, g, b in found)
-    return Legend(path, tuple(entry[0] for entry in found), colors)
-
-
-def _split(line: str) -> tuple[str, ...]:
-    if match := _NAME_FIRST.match(line):
-        name, *color = match.groups()
-        return re.split(r"[,;]", name)[-1].strip(' "'), *color
-    if match := _NAME_LAST.match(line):
-        *color, name = match.groups()
-        return name.strip(' "'), *color
-    return ()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,22 +11,33 @@ from PIL import ImageFile
 
 from plainunet.formats import coco, rle, shapes
 from plainunet.formats.colors import IGNORED, ColoredMaskError, colored_mask
-from plainunet.formats.encoded import decoding, read_encoded, read_mask_array, turn_upright
+from plainunet.formats.encoded import (
+    decoding,
+    open_encoded,
+    read_array,
+    read_encoded,
+    read_mask_array,
+    turn_upright,
+)
 from plainunet.formats.images import image_size, open_still
+from plainunet.formats.legends import is_background
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import (
     ClassFiles,
     CocoImage,
     ImageSource,
     ObjectFiles,
+    Page,
     RleImage,
     Shapes,
     Source,
 )
-from plainunet.formats.tiff import read_tiff
+from plainunet.formats.tiff import read_tiff, tiff_marks
 
 THRESHOLD = 128
 """Of smoothed masks in black and white, values from here on are class 1."""
+VOID = 65535
+"""What -1 becomes, which files of signed numbers give to pixels of no class."""
 _MOST_CLASSES = 254
 _DARK, _BRIGHT = 32, 224
 
@@ -105,7 +116,7 @@ def class_file_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """List the classes in the order of their ids: the background first, added if not named."""
     if not names:
         return ()
-    grounds = [name for name in names if name.casefold() == "background"]
+    grounds = [name for name in names if is_background(name)]
     classes = [name for name in names if name not in grounds]
     if not all(name.strip() for name in names) or len(grounds) > 1 or not classes:
         raise ValueError(
@@ -182,7 +193,8 @@ def read_mask(path: Source) -> NDArray[Any]:
 
     They are indices of a palette, 0/1 of a 1-bit picture, or grey values; of a grey picture stored
     as RGB(A), the one value that all colours share. Of an item or of a file for each class: 0 where
-    there is no class, else its number from 1.
+    there is no class, else its number from 1. Where a TIFF file says that 0 is white, they are the
+    stored numbers all the same, but for 1 bit; -1 becomes `VOID`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -207,12 +219,16 @@ def _read_file(path: ImageSource) -> NDArray[Any]:
         if kind == "tiff":
             tiff = read_tiff(BytesIO(data), path)
             samples, orientation = tiff.samples, tiff.orientation
+            if tiff.is_inverted and samples.dtype != np.bool_:
+                samples = np.invert(samples)  # labels are the numbers that are stored
         elif kind == "npy":
             samples, orientation = read_mask_array(BytesIO(data), path), 1
         else:
             with open_still(BytesIO(data), kind, path) as (picture, orientation):
                 samples = _stored_values(picture, path)
     mask = _one_channel(samples, path)
+    if mask.dtype.kind in "fi" and mask.min() == -1:
+        mask = np.where(mask == -1, VOID, mask.astype(np.float64))
     if mask.dtype.kind in "fi" and mask.min() >= 0 and (mask == np.rint(mask)).all():
         mask = mask.astype(np.uint16) if mask.max() < 65536 else mask
     if mask.dtype in (np.uint32, np.uint64) and mask.max() < 65536:
@@ -224,6 +240,77 @@ def _read_file(path: ImageSource) -> NDArray[Any]:
             "not-a-mask",
         )
     return turn_upright(mask.astype(np.uint8) if mask.dtype == np.bool_ else mask, orientation)
+
+
+class Traits(NamedTuple):
+    """What a mask's file says beside its values."""
+
+    palette: tuple[int, ...] = ()
+    """The colour of each value from 0 on, 0xRRGGBB, where it has a palette or is black and white
+    in one bit."""
+    is_inverted: bool = False
+    """Whether it says that 0 is white."""
+    is_signed: bool = False
+    """Whether its numbers may be below 0."""
+    hides: bool = False
+    """Whether pixels of one colour differ in how opaque they are."""
+
+
+def mask_traits(path: Source) -> Traits:
+    """Read what a mask's file says beside its values, from its header unless it has alpha."""
+    if not isinstance(path, Path | Page):
+        return Traits()
+    with open_encoded(path) as (kind, file), decoding(path):
+        if kind == "tiff":
+            return _tiff_traits(file, path)
+        if kind == "npy":
+            dtype = read_array(file, path).dtype
+            return Traits(is_signed=dtype.kind in "fi")
+        with open_still(file, kind, path) as (picture, _):
+            if picture.mode == "1":
+                return Traits((0, 0xFFFFFF))
+            if picture.mode == "L" and kind == "gif":
+                return Traits(tuple(range(0, 1 << 24, 0x010101)))
+            if picture.mode == "P" and picture.palette is not None:
+                order = picture.palette.rawmode or "RGB"
+                table = np.frombuffer(bytes(picture.palette.palette), np.uint8)
+                table = table[: len(table) // len(order) * len(order)].reshape(-1, len(order))
+                red, green, blue = (table[:, order.index(c)].astype(int) for c in "RGB")
+                return Traits(tuple((red << 16 | green << 8 | blue).tolist()))
+            if picture.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
+                return Traits(hides=_hides(np.asarray(picture.convert("RGBA"))))
+    return Traits()
+
+
+def _tiff_traits(file: BinaryIO, path: ImageSource) -> Traits:
+    marks = tiff_marks(file, path)
+    palette: tuple[int, ...] = ()
+    if marks.palette is not None:
+        red, green, blue = (marks.palette >> 8).astype(int).T
+        palette = tuple((red << 16 | green << 8 | blue).tolist())
+    elif marks.dtype == np.bool_:
+        palette = (0, 0xFFFFFF)
+    hides = False
+    if marks.has_alpha:
+        tiff = read_tiff(file, path)
+        hides = tiff.alpha is not None and _hides(np.dstack([tiff.samples, tiff.alpha]))
+    return Traits(palette, marks.is_inverted, marks.dtype.kind in "fi", hides)
+
+
+def _hides(samples: NDArray[Any]) -> bool:
+    """Tell whether pixels of one colour, [H, W, C + 1] with alpha, differ in alpha alone."""
+    alpha = samples[..., -1]
+    if alpha.min() == alpha.max() or samples.dtype.kind != "u" or samples.shape[-1] > 4:
+        return False
+    flat = samples.reshape(-1, samples.shape[-1])
+    runs = flat[np.append((flat[1:] != flat[:-1]).any(axis=1), True)]  # far fewer than pixels
+    packed = np.zeros(len(runs), np.uint64)
+    for channel in range(runs.shape[1]):
+        packed = packed << np.uint64(16) | runs[:, channel]
+    packed.sort()
+    colors = packed >> np.uint64(16)
+    # one colour twice in a row, with another alpha
+    return bool(((colors[1:] == colors[:-1]) & (packed[1:] != packed[:-1])).any())
 
 
 def mask_size(path: Source) -> tuple[int, int]:

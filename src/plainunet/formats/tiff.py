@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -330,6 +330,8 @@ class TiffPicture:
     alpha: NDArray[Any] | None
     palette: NDArray[np.uint16] | None
     orientation: int
+    is_inverted: bool = False
+    """Whether 0 is white, so that the samples are not the numbers that are stored."""
 
     @property
     def colors(self) -> NDArray[Any]:
@@ -355,7 +357,8 @@ def read_tiff(file: BinaryIO, path: ImageSource) -> TiffPicture:
     if page.axes == "SYX":
         samples = np.moveaxis(samples, 0, -1)
     samples = samples.reshape(page.imagelength, page.imagewidth, -1)
-    if page.photometric == PHOTOMETRIC.MINISWHITE:
+    is_inverted = page.photometric == PHOTOMETRIC.MINISWHITE
+    if is_inverted:
         if samples.dtype.kind not in "bu":
             raise DataError(
                 f"{path} says that 0 is white, which means nothing for {samples.dtype} values. "
@@ -369,7 +372,7 @@ def read_tiff(file: BinaryIO, path: ImageSource) -> TiffPicture:
     if has_alpha(page):
         samples, alpha = samples[..., :-1], samples[..., -1]
     palette = None if page.colormap is None else page.colormap.T.astype(np.uint16)
-    return TiffPicture(samples, alpha, palette, _orientation(page))
+    return TiffPicture(samples, alpha, palette, _orientation(page), is_inverted)
 
 
 def tiff_shape(file: BinaryIO, path: ImageSource) -> tuple[int, int, int, int]:
@@ -379,6 +382,25 @@ def tiff_shape(file: BinaryIO, path: ImageSource) -> tuple[int, int, int, int]:
         page = _only_page(tiff, file, path)
         channels = 3 if page.colormap is not None else page.samplesperpixel - has_alpha(page)
         return page.imagelength, page.imagewidth, channels, _orientation(page)
+
+
+class TiffMarks(NamedTuple):
+    """What a TIFF file says beside its samples: their colours, kind of number, and the rest."""
+
+    palette: NDArray[np.uint16] | None
+    dtype: np.dtype[Any]
+    is_inverted: bool
+    has_alpha: bool
+
+
+def tiff_marks(file: BinaryIO, path: ImageSource) -> TiffMarks:
+    """Read what a TIFF file says beside its samples, from its header."""
+    file.seek(0)
+    with TiffFile(file) as tiff:
+        page = _only_page(tiff, file, path)
+        palette = None if page.colormap is None else page.colormap.T.astype(np.uint16)
+        is_inverted = page.photometric == PHOTOMETRIC.MINISWHITE
+        return TiffMarks(palette, np.dtype(page.dtype), is_inverted, has_alpha(page))
 
 
 def _only_page(tiff: TiffFile, file: BinaryIO, path: ImageSource) -> TiffPage:

@@ -1,0 +1,117 @@
+"""What the regions of each value look like: numbered objects, or edges that were smoothed."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.dataset.coding import MaskCounts
+from plainunet.formats.masks import VOID, read_mask
+
+_SAMPLE = 16
+_NEARLY_ALL = 0.95
+_ALIKE = 0.75
+_IN_PLACE = 0.5
+_MOST_GREY = 0.1
+_MOST_OBJECTS = 255
+_MANY = 32
+_WHITE = 255
+_Numbered = tuple[NDArray[Any], list[int]]  # a mask, and the numbers in it
+
+
+def _sample(counts: Sequence[MaskCounts], most: int = _SAMPLE) -> Sequence[MaskCounts]:
+    """Take some masks, spread evenly."""
+    return counts[:: -(-len(counts) // most)]
+
+
+def number_objects(counts: Sequence[MaskCounts], ignore: int | None) -> str:
+    """Tell whether values number objects: "yes", "maybe" or "no".
+
+    They may where each is one region in its mask, and masks have different numbers of them, from
+    1 on without a gap; in 16 bits, gaps may be. It is sure where one has four and more, or three
+    in 16 bits, numbers differ widely, and so do the places: class ids are hardly ever like that.
+    With fewer, regions that touch or stay in place are classes, such as a tumour in an organ.
+    """
+    busy = [each for each in counts if len(_numbers(each, ignore))]
+    lengths = Counter(len(_numbers(each, ignore)) for each in busy)
+    most = max(lengths, default=0)
+    is_deep = 2 * sum(each.is_deep for each in counts) > len(counts)
+    has_gaps = any(len(found := _numbers(each, ignore)) != found[-1] for each in busy)
+    if not 2 <= most <= _MOST_OBJECTS or (has_gaps and not is_deep):
+        return "no"
+    # class ids that are nearly always the same, but for a slip
+    if len(busy) < (3 if most > 2 else 5) or lengths.most_common(1)[0][1] > _ALIKE * len(busy):
+        return "no"
+    looked_at = _sample(busy, _SAMPLE if most <= _MANY else _SAMPLE // 4)
+    masks = [(read_mask(each.path), _numbers(each, ignore).tolist()) for each in looked_at]
+    if np.mean([_is_whole(mask == k) for mask, numbers in masks for k in numbers]) < _NEARLY_ALL:
+        return "no"
+    in_place = _share_in_place(masks) > _IN_PLACE
+    is_sure = most >= (3 if is_deep else 4) and len(lengths) > 2 and not has_gaps
+    if most < 4 and (in_place or _share_touching(masks) > _NEARLY_ALL):
+        return "no"
+    return "yes" if is_sure and not in_place else "maybe"
+
+
+def _numbers(mask: MaskCounts, ignore: int | None) -> NDArray[np.int64]:
+    no_number = [0, VOID] if ignore is None else [0, VOID, ignore]
+    return np.setdiff1d(mask.values, no_number)
+
+
+def _is_whole(region: NDArray[np.bool_]) -> bool:
+    return cv2.connectedComponents(region.astype(np.uint8), connectivity=8)[0] == 2
+
+
+def _share_in_place(masks: Sequence[_Numbered]) -> float:
+    """Measure how much of its place each number keeps from mask to mask: 1 where it is the same."""
+    sizes = {mask.shape for mask, _ in masks}
+    shares = []
+    for number in {number for _, numbers in masks for number in numbers}:
+        regions = [mask == number for mask, numbers in masks if number in numbers]
+        if len(sizes) == 1 and len(regions) > 2:
+            total = np.sum(regions, axis=0)
+            shares.append(total.sum() / (total > 0).sum() / len(regions))
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def _share_touching(masks: Sequence[_Numbered]) -> float:
+    """Measure how many regions touch another, in masks that have several."""
+    around = np.ones((3, 3), np.uint8)
+    touching = []
+    for mask, numbers in masks:
+        for number in numbers if len(numbers) > 1 else ():
+            near = mask[cv2.dilate((mask == number).astype(np.uint8), around) > 0]
+            touching.append(bool(np.isin(near, [k for k in numbers if k != number]).any()))
+    return float(np.mean(touching)) if touching else 0.0
+
+
+def are_edges(counts: Sequence[MaskCounts]) -> bool:
+    """Tell whether all greys between 0 and 255 are edges of black and white that were smoothed.
+
+    Next to each grey pixel are a darker one and a lighter one, as never inside of a class.
+    """
+    greys = [_greys(each) for each in counts]
+    with_greys = [each for each, of_each in zip(counts, greys, strict=True) if of_each]
+    total = sum(int(each.pixels.sum()) for each in counts)
+    values = {int(value) for each in counts for value in each.values}
+    if not with_greys or not {0, _WHITE} <= values or max(values) > _WHITE:
+        return False
+    if sum(greys) > _MOST_GREY * total:
+        return False
+    edges = 0
+    grey = 0
+    for each in _sample(with_greys):
+        stored = read_mask(each.path).astype(np.uint8)
+        around = np.ones((3, 3), np.uint8)
+        is_edge = (cv2.erode(stored, around) < stored) & (cv2.dilate(stored, around) > stored)
+        is_grey = (stored > 0) & (stored < _WHITE)
+        grey += int(is_grey.sum())
+        edges += int((is_edge & is_grey).sum())
+    return edges >= _NEARLY_ALL * grey
+
+
+def _greys(mask: MaskCounts) -> int:
+    return int(mask.pixels[(mask.values > 0) & (mask.values < _WHITE)].sum())

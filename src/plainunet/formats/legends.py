@@ -1,0 +1,188 @@
+"""The file beside masks that names classes, and says which colour or value stands for each."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from os.path import commonpath
+from pathlib import Path
+from typing import NamedTuple
+
+from plainunet.formats.problems import DataError
+from plainunet.formats.sources import Source, files_of
+
+Color = tuple[int, int, int]
+Colors = tuple[Color, ...]
+
+_FILES = re.compile(
+    r"(legend|class_dict|_?classes|class_names|label_names|labels?|label_colou?rs|labelmap)\.(csv|txt)"
+    r"|dataset\.json",
+    re.I,
+)
+_CVAT = re.compile(r"([^:]+):(\d+),(\d+),(\d+):[^:]*:[^:]*$")
+_NAME_FIRST = re.compile(r"(.*?)[\s,;:]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\W*$")
+_NAME_LAST = re.compile(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(.+)$")
+_NAME = re.compile(r"[^\W\d][\w &()+'-]*")
+_SAME = {"red": "r", "green": "g", "blue": "b", "class": "name", "pixel value": "value"}
+_MOST_FOLDERS = 1000
+VOID_NAMES = {"ignore", "void"}
+
+
+class Legend(NamedTuple):
+    """A legend file and what it says: the names, the background's first, and colours or values."""
+
+    path: Path
+    names: tuple[str, ...]
+    colors: Colors = ()
+    values: tuple[int, ...] = ()
+    by_place: bool = False
+    """Whether the values are but the places of the names in a list."""
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The value of each class, which grey colours are too; () where colours are not grey."""
+        is_grey = all(len(set(color)) == 1 for color in self.colors)
+        return self.values or (tuple(color[0] for color in self.colors) if is_grey else ())
+
+    def without(self, ignore: int | None) -> "Legend":
+        """Leave out the class whose value or grey is to be ignored."""
+        stored: Sequence[object] = self.colors or self.values
+        ignored = (ignore,) * 3 if self.colors else ignore
+        return self.take([k for k in range(len(self.names)) if stored[k] != ignored])
+
+    def take(self, places: Sequence[int]) -> "Legend":
+        """Take some classes, in this order."""
+        return self._replace(
+            names=tuple(self.names[k] for k in places),
+            colors=tuple(self.colors[k] for k in places if self.colors),
+            values=tuple(self.values[k] for k in places if self.values),
+        )
+
+
+def is_legend(name: str) -> bool:
+    """Tell whether a file is named like a legend."""
+    return bool(_FILES.fullmatch(name))
+
+
+def is_background(name: str) -> bool:
+    """Tell whether a class is named background: `background`, `_background_`, `BG`."""
+    return name.strip(" _").casefold() in ("background", "bg")
+
+
+def find_legend(masks: Sequence[Source], fits: Callable[[Legend], bool]) -> Legend | None:
+    """Look for a legend that fits in the folder that holds all masks, above it, or in each folder.
+
+    Raises:
+        ValueError: A legend is damaged, or folders have legends that differ.
+    """
+    parents = {files_of(mask)[0].absolute().parent for mask in masks}
+    common = Path(commonpath(parents))
+    for folder in (common, common.parent):
+        if legend := next(filter(fits, _legends_in(folder)), None):
+            return legend
+    others = sorted(parents - {common, common.parent})
+    found: Legend | None = None
+    for folder in others if len(others) <= _MOST_FOLDERS else ():
+        # one that names too few classes for all masks still tells whether all number them alike
+        legend = next((each for each in _legends_in(folder) if each.by_place or fits(each)), None)
+        found = _agreeing(found, legend) if found and legend else found or legend
+    return found if found and fits(found) else None
+
+
+def _agreeing(one: Legend, other: Legend) -> Legend:
+    """Take the longer of two legends that say the same of what both name."""
+    short, long = sorted((one, other), key=lambda legend: len(legend.names))
+    said = [set(zip(each.names, each.colors or each.values, strict=True)) for each in (short, long)]
+    if said[0] <= said[1]:
+        return long
+    raise DataError(
+        f"{one.path} and {other.path} say different things of the classes "
+        f"({', '.join(one.names)}; {', '.join(other.names)}), so a value or colour of the masks "
+        "means another class in each folder. Number the classes of all masks alike; with labelme, "
+        "its labelme2voc.py does, by one list of labels for all.",
+        "legends-differ",
+    )
+
+
+def _legends_in(folder: Path) -> Iterator[Legend]:
+    for path in sorted(path for path in folder.iterdir() if is_legend(path.name)):
+        if path.is_file() and (legend := read_legend(path)):
+            yield legend
+
+
+def read_legend(path: Path) -> Legend | None:
+    """Read a legend; None if the file is none.
+
+    It is a table name, r, g, b or name, value; lines of a name and a colour; names alone, in the
+    order of the class ids (.txt); or nnU-Net's dataset.json.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    if path.suffix.lower() == ".json":
+        return _read_json(path, text)
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    heads = [head.strip().lower() for head in lines[0].split(",")] if lines else []
+    heads = [_SAME.get(head, head) for head in heads]
+    for keys in (("name", "r", "g", "b"), ("name", "value")):
+        if set(keys) <= set(heads):
+            rows = [dict(zip(heads, row, strict=False)) for row in csv.reader(lines[1:])]
+            return _made(path, [tuple(row.get(key, "").strip() for key in keys) for row in rows])
+    found = [_split(line) for line in lines]
+    if any(found):
+        return _made(path, found if found[0] else found[1:])  # after a line of headings
+    names = [line for line in lines if line != "__ignore__"]
+    is_list = len(set(names)) == len(names) > 1 and all(map(_NAME.fullmatch, names))
+    if path.suffix.lower() != ".txt" or not is_list:
+        return None
+    return _in_order(Legend(path, tuple(names), values=tuple(range(len(names))), by_place=True))
+
+
+def _made(path: Path, found: Sequence[tuple[str, ...]]) -> Legend:
+    for number, entry in enumerate(found, start=1):
+        if not entry or not all(part.isdecimal() and int(part) < 256 for part in entry[1:]):
+            raise DataError(
+                f"{path}: entry {number} is not a name and a colour of three numbers from 0 to "
+                "255, or a value. Correct it, or give the colours or values themselves "
+                "(train --colors, --values).",
+                "unclear",
+                [path],
+            )
+    names = tuple(entry[0] for entry in found)
+    if all(len(entry) == 2 for entry in found):
+        return _in_order(Legend(path, names, values=tuple(int(value) for _, value in found)))
+    colors = tuple((int(r), int(g), int(b)) for _, r, g, b in found)
+    return _in_order(Legend(path, names, colors))
+
+
+def _read_json(path: Path, text: str) -> Legend | None:
+    try:
+        said = json.loads(text)["labels"]
+        pairs = [(k, v) if isinstance(v, int) else (v, int(k)) for k, v in said.items()]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    pairs = [each for each in pairs if isinstance(each[0], str) and each[1] >= 0]
+    pairs = [each for each in pairs if each[0].casefold() not in VOID_NAMES]
+    if len(pairs) < 2 or len(dict(pairs)) < len(pairs):
+        return None
+    pairs.sort(key=lambda each: each[1])
+    names, values = zip(*pairs, strict=True)
+    return _in_order(Legend(path, names, values=values))
+
+
+def _in_order(legend: Legend) -> Legend:
+    """Put the class that is named background first; the others keep their order."""
+    return legend.take(
+        sorted(range(len(legend.names)), key=lambda k: not is_background(legend.names[k]))
+    )
+
+
+def _split(line: str) -> tuple[str, ...]:
+    if match := _CVAT.match(line):
+        return match.groups()
+    if match := _NAME_FIRST.match(line):
+        name, *color = match.groups()
+        return re.split(r"[,;]", name)[-1].strip(' "'), *color
+    if match := _NAME_LAST.match(line):
+        *color, name = match.groups()
+        return name.strip(' "'), *color
+    return ()

@@ -1,0 +1,470 @@
+"""Masks as tools write them: palettes, colours, alpha, object numbers, -1, legends beside them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from plainunet.config import DataConfig
+from plainunet.dataset.classes import find_coding
+from plainunet.dataset.coding import Coding
+from plainunet.formats.problems import DataError
+from plainunet.reporter import Collected
+
+Save = Callable[[np.ndarray, Path, int], Path]
+SIZE = (72, 90)
+
+
+def disc(row: int, column: int, radius: int) -> np.ndarray:
+    rows, columns = np.indices(SIZE)
+    return (rows - row) ** 2 + (columns - column) ** 2 < radius**2
+
+
+def scene(number: int) -> np.ndarray:
+    """Some discs of class 1, and a square of class 2."""
+    random = np.random.default_rng(number)
+    ids = np.zeros(SIZE, np.uint8)
+    for _ in range(3):
+        ids[disc(random.integers(10, 62), random.integers(10, 80), 6)] = 1
+    row, column = random.integers(5, 55, 2)
+    ids[row : row + 12, column : column + 12] = 2
+    return ids
+
+
+def numbered(number: int, fewest: int, most: int) -> np.ndarray:
+    """Objects that lie apart, numbered from 1 on."""
+    random = np.random.default_rng(number)
+    count = fewest + number % (most - fewest + 1)
+    places = random.permutation([(row, column) for row in (10, 35, 60) for column in (10, 45, 80)])
+    labels = np.zeros(SIZE, np.uint8)
+    for label, (row, column) in enumerate(sorted(places[:count].tolist()), start=1):
+        labels[disc(row + random.integers(-3, 4), column + random.integers(-3, 4), 6)] = label
+    return labels
+
+
+def save_png(picture: np.ndarray | Image.Image, path: Path) -> Path:
+    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    picture.save(path.with_suffix(".png"))
+    return path.with_suffix(".png")
+
+
+def save_tiff(array: np.ndarray, path: Path, **options: Any) -> Path:
+    tifffile.imwrite(path.with_suffix(".tif"), array, **options)
+    return path.with_suffix(".tif")
+
+
+def palette(ids: np.ndarray, colors: np.ndarray) -> Image.Image:
+    picture = Image.new("P", ids.shape[::-1])
+    picture.putdata(ids.ravel().tolist())
+    picture.putpalette(colors.astype(np.uint8).tobytes())
+    return picture
+
+
+def write(
+    folder: Path, save: Save, make: Callable[[int], np.ndarray] = scene, count: int = 8
+) -> tuple[list[Path], np.ndarray]:
+    """Write masks below `folder / "masks"`: their files, and the truth [n, H, W]."""
+    (folder / "masks").mkdir(exist_ok=True)
+    truth = np.array([make(number) for number in range(count)])
+    return [save(ids, folder / "masks" / str(k), k) for k, ids in enumerate(truth)], truth
+
+
+def shares(masks: list[Path], truth: np.ndarray, **known: Any) -> tuple[Coding, Collected]:
+    """Understand masks: counted and read, they must be the truth."""
+    heard = Collected()
+    coding, pixels = find_coding(masks, DataConfig(**known), heard)
+    read = np.array([coding.read(mask) for mask in masks])
+    np.testing.assert_array_equal(read, truth)
+    counts = np.bincount(truth.ravel(), minlength=256)
+    assert pixels.tolist() == counts[: coding.num_classes].tolist()
+    return coding, heard
+
+
+def raises(masks: list[Path], **known: Any) -> DataError:
+    with pytest.raises(DataError) as raised:
+        find_coding(masks, DataConfig(**known))
+    return raised.value
+
+
+BLACK = np.array([[0, 0, 0], [0, 0, 255], [255, 0, 0]], np.uint8)
+WHITE = np.array([[255, 255, 255], [0, 0, 255], [255, 0, 0]], np.uint8)
+VIRIDIS = np.array([[68, 1, 84], [33, 145, 140], [253, 231, 37]], np.uint8)
+
+
+# palettes
+
+
+def test_palettes_that_differ_are_read_by_colour(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, number: int) -> Path:
+        order = np.random.default_rng(number).permutation(3)
+        return save_png(palette(np.argsort(order)[ids], BLACK[order]), path)
+
+    masks, truth = write(tmp_path, save)
+    coding, _ = shares(masks, truth)
+    assert coding.kind == "colors"
+    # what the user says of indices holds
+    assert find_coding(masks, DataConfig(encoding="ids"))[0].kind == "ids"
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".gif", ".tif"])
+def test_palettes_of_other_formats(tmp_path: Path, suffix: str) -> None:
+    def save(ids: np.ndarray, path: Path, number: int) -> Path:
+        order = np.roll([0, 1, 2], number)
+        path = path.with_suffix(suffix)
+        palette(np.argsort(order)[ids], BLACK[order]).save(path)
+        return path
+
+    masks, truth = write(tmp_path, save)
+    assert shares(masks, truth)[0].kind == "colors"
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png"])
+def test_black_and_white_with_the_palette_reversed_in_half(tmp_path: Path, suffix: str) -> None:
+    def save(ids: np.ndarray, path: Path, number: int) -> Path:
+        flip = number % 2
+        colors = np.array([[0] * 3, [255] * 3])[:: -1 if flip else 1]
+        path = path.with_suffix(suffix)
+        palette((ids > 0) ^ flip, colors).save(path)
+        return path
+
+    masks, truth = write(tmp_path, save)
+    shares(masks, truth > 0)
+
+
+def test_one_bit_and_grey_black_and_white_together(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, number: int) -> Path:
+        return save_png(ids > 0 if number % 2 else (ids > 0) * np.uint8(255), path)
+
+    masks, truth = write(tmp_path, save)
+    shares(masks, truth > 0)
+
+
+def test_palettes_that_agree_are_indices(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, number: int) -> Path:
+        # entries that no pixel has may differ, as may files in plain black and white
+        if number == 3:
+            return save_png(ids == 1, path)
+        return save_png(palette(ids, np.vstack([BLACK, np.full((9, 3), number)])), path)
+
+    masks, truth = write(tmp_path, save)
+    truth[3] = truth[3] == 1
+    assert shares(masks, truth)[0].kind == "ids"
+
+
+# the background of coloured sets
+
+
+@pytest.mark.parametrize("colors", [BLACK, WHITE, VIRIDIS])
+def test_the_background_is_class_0(tmp_path: Path, colors: np.ndarray) -> None:
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(colors[ids], path))
+    shares(masks, truth)
+
+
+def test_a_legend_with_the_background_second(tmp_path: Path) -> None:
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(BLACK[ids], path))
+    text = "# label:color_rgb:parts:actions\ndog:0,0,255::\nBackground:0,0,0::\ncat:255,0,0::\n"
+    (tmp_path / "labelmap.txt").write_text(text)
+    assert shares(masks, truth)[0].names == ("Background", "dog", "cat")
+
+
+def test_a_legend_with_the_background_second_of_palettes(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        return save_png(palette(np.uint8([1, 0, 2])[ids], BLACK[[1, 0, 2]]), path)
+
+    masks, truth = write(tmp_path, save)
+    (tmp_path / "labelmap.txt").write_text("dog:0,0,255::\nbg:0,0,0::\ncat:255,0,0::\n")
+    assert shares(masks, truth)[0].names == ("bg", "dog", "cat")
+
+
+def test_without_a_clear_background_the_user_is_asked(tmp_path: Path) -> None:
+    # a frame of blue around red that fills most of the image
+    ids = np.full(SIZE, 1, np.uint8)
+    ids[4:-4, 4:-4] = 2
+    masks, _ = write(tmp_path, lambda ids, path, _: save_png(BLACK[ids], path), lambda _: ids)
+    error = raises(masks)
+    assert error.code == "which-background"
+    assert error.flags == {"colors": ("0000FF", "FF0000")}
+    assert find_coding(masks, DataConfig(**error.flags))[0].num_classes == 2
+
+
+def test_a_legend_that_leaves_the_background_out(tmp_path: Path) -> None:
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(BLACK[ids], path))
+    (tmp_path / "labelmap.txt").write_text("dog:0,0,255::\ncat:255,0,0::\n")
+    error = raises(masks)
+    assert error.code == "which-background"
+    shares(masks, truth, **error.flags)
+
+
+def test_sets_without_a_background_are_sorted(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    colors = np.array([[10, 0, 0], [60, 9, 9], [110, 0, 0], [160, 9, 9]], np.uint8)
+
+    def make(_: int) -> np.ndarray:
+        return random.integers(0, 4, (9, 9), np.uint8).repeat(8, 0).repeat(10, 1)
+
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(colors[ids], path), make)
+    shares(masks, truth)
+
+
+# objects
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_numbered_objects_are_one_class(tmp_path: Path, dtype: type) -> None:
+    masks, truth = write(
+        tmp_path,
+        lambda labels, path, _: save_tiff(labels.astype(dtype), path),
+        lambda number: numbered(number, 3, 7),
+    )
+    coding, heard = shares(masks, truth > 0)
+    assert coding.kind == "instances"
+    assert "--encoding ids" in heard.notes[0]
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(np.uint8, 3), (np.uint8, 2), (np.uint16, 2)])
+def test_few_numbered_objects_are_asked_about(tmp_path: Path, dtype: type, most: int) -> None:
+    masks, truth = write(
+        tmp_path,
+        lambda labels, path, _: save_tiff(labels.astype(dtype), path),
+        lambda number: numbered(number, 1, most),
+    )
+    error = raises(masks)
+    assert error.code == "ids-or-objects"
+    assert shares(masks, truth > 0, **error.flags)[0].kind == "instances"
+
+
+def test_many_numbered_objects_in_8_bits(tmp_path: Path) -> None:
+    def make(number: int) -> np.ndarray:
+        labels = np.zeros(SIZE, np.uint8)
+        places = [(row, column) for row in range(4, 70, 6) for column in range(4, 88, 6)]
+        kept = np.random.default_rng(number).permutation(len(places))[: 70 + 5 * number]
+        for label, at in enumerate(sorted(kept.tolist()), start=1):
+            row, column = places[at]
+            labels[row : row + 4, column : column + 4] = label
+        return labels
+
+    masks, truth = write(tmp_path, lambda labels, path, _: save_png(labels, path), make)
+    assert shares(masks, truth > 0)[0].kind == "instances"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_objects_in_16_bits_are_one_class(tmp_path: Path, seed: int) -> None:
+    masks, truth = write(
+        tmp_path,
+        lambda labels, path, _: save_tiff(labels.astype(np.uint16), path),
+        lambda number: numbered(number + 100 * seed, 1, 4),
+    )
+    assert shares(masks, truth > 0)[0].kind == "instances"
+
+
+def tumour(number: int) -> np.ndarray:
+    """An organ, and in every third a tumour inside of it: each one region."""
+    organ = disc(30 + number, 45, 20)
+    return organ + (disc(30 + number, 45, 5) & (number % 3 == 0)).astype(np.uint8)
+
+
+def lungs(number: int) -> np.ndarray:
+    """Two lungs and, in three of four, a heart: always in the same places."""
+    heart = disc(58, 45, 8) & (number % 4 != 0)
+    return disc(30 + number % 3, 20, 12) * 1 + disc(32, 70, 12 + number % 3) * 2 + heart * 3
+
+
+def boxes(number: int) -> np.ndarray:
+    """One region of each of some classes."""
+    random = np.random.default_rng(number)
+    ids = np.zeros(SIZE, np.uint8)
+    for column in range(random.integers(2, 6)):
+        ids[10:30, 15 * column + 2 : 15 * column + 10] = random.integers(1, 6)
+    return ids
+
+
+@pytest.mark.parametrize("make", [scene, tumour, lungs, boxes])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_class_ids_are_no_objects(
+    tmp_path: Path, make: Callable[[int], np.ndarray], dtype: type
+) -> None:
+    masks, truth = write(tmp_path, lambda ids, path, _: save_tiff(ids.astype(dtype), path), make)
+    assert shares(masks, truth)[0].kind == "ids"
+
+
+# alpha, white as 0, -1, smoothed edges
+
+
+@pytest.mark.parametrize("colors", [BLACK[[0, 2, 0]], BLACK * 0, WHITE[[0, 0, 0]]])
+def test_classes_that_alpha_alone_tells_apart(tmp_path: Path, colors: np.ndarray) -> None:
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        return save_png(np.dstack([colors[ids], (ids > 0) * np.uint8(255)]), path)
+
+    masks, _ = write(tmp_path, save)
+    error = raises(masks)
+    assert error.code == "transparent"
+    assert list(error.files) == masks
+
+
+def test_alpha_that_says_no_more_than_colours(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        return save_png(np.dstack([BLACK[ids], (ids > 0) * np.uint8(255)]), path)
+
+    masks, truth = write(tmp_path, save)
+    shares(masks, truth)
+
+
+def test_labels_are_stored_numbers_also_where_0_is_white(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        return save_tiff(ids, path, photometric="miniswhite")
+
+    masks, truth = write(tmp_path, save)
+    _, heard = shares(masks, truth)
+    assert str(masks[0]) in heard.notes[0]
+
+
+def test_one_bit_masks_are_as_they_look(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, number: int) -> Path:
+        options = {"photometric": "miniswhite" if number % 2 else "minisblack"}
+        return save_tiff((ids == 0) if number % 2 else (ids > 0), path, **options)
+
+    masks, truth = write(tmp_path, save)
+    shares(masks, truth > 0)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.float32])
+def test_minus_one_is_ignored(tmp_path: Path, dtype: type) -> None:
+    void = disc(8, 8, 6)
+
+    def save(ids: np.ndarray, path: Path, number: int) -> Path:
+        values = np.where(void, -1, ids.astype(np.int64)).astype(dtype)
+        if number % 2:
+            np.save(path.with_suffix(".npy"), values)
+            return path.with_suffix(".npy")
+        return save_tiff(values, path)
+
+    masks, truth = write(tmp_path, save)
+    shares(masks, np.where(void, 255, truth))
+
+
+def test_edges_of_few_greys_are_smoothed(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        inside = np.kron(ids > 0, np.ones((4, 4))).astype(np.float32)
+        area = inside[2:-2, 2:-2].reshape(SIZE[0] - 1, 4, SIZE[1] - 1, 4).mean(axis=(1, 3))
+        return save_png(np.uint8([0, 48, 128, 207, 255])[np.rint(area * 4).astype(int)], path)
+
+    masks, _ = write(tmp_path, save)
+    coding, pixels = find_coding(masks)
+    assert coding.kind == "threshold"
+    wanted = sum(int((np.asarray(Image.open(mask)) >= 128).sum()) for mask in masks)
+    assert pixels[1] == wanted
+
+
+def test_classes_between_black_and_white_are_not_smoothed(tmp_path: Path) -> None:
+    values = np.uint8([0, 85, 170, 255])
+    make = lambda number: np.where(disc(60, 80, 9), 3, scene(number)).astype(np.uint8)  # noqa: E731
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(values[ids], path), make)
+    error = raises(masks)
+    assert (error.code, error.files) == ("stray-value", ())
+    assert error.flags == {"values": (0, 85, 170, 255)}
+    shares(masks, truth, **error.flags)
+
+
+# values that are not 0, 1, ...
+
+
+@pytest.mark.parametrize("values", [(0, 1, 4), (1, 2, 3), (2, 1, 3), (0, 128, 255)])
+def test_values_in_most_masks_are_classes(tmp_path: Path, values: tuple[int, ...]) -> None:
+    """BraTS, ilastik, Oxford's pets: no value is offered to be ignored."""
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(np.uint8(values)[ids], path))
+    error = raises(masks)
+    assert (error.code, error.files) == ("stray-value", ())
+    assert error.flags == {"values": values}
+    shares(masks, truth, **error.flags)
+
+
+def test_given_values_that_leave_one_out(tmp_path: Path) -> None:
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(ids, path))
+    error = raises(masks, values=(0, 1))
+    assert error.flags == {"values": (0, 1, 2)}
+    shares(masks, truth, **error.flags)
+
+
+# names beside masks
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "values", "names"),
+    [
+        (
+            "masks/_classes.csv",
+            "Pixel Value, Class\n0, cat\n1, dog\n2, background\n",
+            (2, 0, 1),
+            ("background", "cat", "dog"),
+        ),
+        ("class_names.txt", "_background_\ncat\ndog\n", (0, 1, 2), ("_background_", "cat", "dog")),
+        (
+            "class_dict.csv",
+            "name,r,g,b\ncat,9,9,9\nbackground,0,0,0\ndog,200,200,200\n",
+            (0, 9, 200),
+            ("background", "cat", "dog"),
+        ),
+        ("dataset.json", '{"labels": {"a": 4, "background": 0, "b": 7}}', (0, 4, 7), None),
+    ],
+)
+def test_a_legend_names_values(
+    tmp_path: Path, name: str, text: str, values: tuple[int, ...], names: tuple[str, ...] | None
+) -> None:
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(np.uint8(values)[ids], path))
+    (tmp_path / name).write_text(text)
+    coding, heard = shares(masks, truth)
+    assert coding.values == values
+    assert coding.names == (names or ("background", "a", "b"))
+    assert name in heard.notes[0]
+
+
+def test_a_legend_of_voc_palettes(tmp_path: Path) -> None:
+    """The void of VOC, 255, is in no legend; classes need not occur."""
+    colors = np.full((256, 3), 224)
+    colors[:4] = [*BLACK, [9, 99, 9]]
+    void = disc(30, 40, 9)
+
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        return save_png(palette(np.where(void, 255, ids), colors), path)
+
+    masks, truth = write(tmp_path, save)
+    (tmp_path / "labelmap.txt").write_text(
+        "background:0,0,0::\na:0,0,255::\nb:255,0,0::\nc:9,99,9::"
+    )
+    coding, _ = shares(masks, np.where(void, 255, truth))
+    assert (coding.kind, coding.names) == ("ids", ("background", "a", "b", "c"))
+
+
+def test_a_legend_of_black_and_white_names_smoothed_masks(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        Image.fromarray((ids > 0) * np.uint8(255)).save(path.with_suffix(".jpg"), quality=80)
+        return path.with_suffix(".jpg")
+
+    masks, _ = write(tmp_path, save)
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nroad,255,255,255\nbackground,0,0,0\n")
+    coding, _ = find_coding(masks)
+    assert (coding.kind, coding.names) == ("threshold", ("background", "road"))
+
+
+def test_a_legend_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(ids, path))
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    coding, heard = shares(masks, truth)
+    assert coding.names == ()
+    assert "classes.txt" in heard.notes[0]
+
+
+def test_labels_numbered_anew_in_each_folder(tmp_path: Path) -> None:
+    """labelme's label.png, with label_names.txt beside it."""
+    masks = []
+    for number, names in enumerate((("cat", "dog"), ("dog",))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        ids = np.where(scene(number) > len(names), 0, scene(number))
+        masks.append(save_png(ids.astype(np.uint8), folder / "label"))
+        (folder / "label_names.txt").write_text("\n".join(["_background_", *names]))
+    assert raises(masks).code == "legends-differ"

@@ -1,0 +1,134 @@
+"""Legends: files beside masks that say which colour or value is which class."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from plainunet.formats.legends import find_legend, is_background, read_legend
+from plainunet.formats.problems import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "masks").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("legend.csv", "name,r,g,b\nsky,1,2,3\n class 1 , 40, 50, 60\n"),
+        ("class_dict.csv", "id,Name,Red,Green,Blue,used\n0,sky,1,2,3,1\n1,class 1,40,50,60,0\n"),
+        ("labels.txt", "# CVAT\nsky:1,2,3::\nclass 1:40,50,60::\n"),
+        ("label_colors.txt", "1 2 3\t\tsky\n40 50 60\t\tclass 1\n"),
+        ("Legend.txt", "what r g b\nsky 1 2 3\nclass 1 40 50 60\n"),
+        ("classes.csv", "0,sky,1,2,3\n1,class 1,40,50,60\n"),
+    ],
+)
+def test_legend_files(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    (folder / "labels.csv").write_text("sky\nroad\n")  # names alone are no legend
+    legend = find_legend([folder / "masks" / "a.png"], lambda each: True)
+    assert legend is not None
+    assert legend[:3] == (folder / name, ("sky", "class 1"), ((1, 2, 3), (40, 50, 60)))
+
+
+@pytest.mark.parametrize("line", ["road,300,1,1", "road", "road,1,1", "road,-1,0,0"])
+def test_a_damaged_legend_is_refused_by_name(tmp_path: Path, line: str) -> None:
+    (tmp_path / "legend.csv").write_text(f"name,r,g,b\nsky,1,2,3\n{line}\n")
+    with pytest.raises(ValueError, match=r"legend\.csv: entry 2 is not a name and a colour"):
+        read_legend(tmp_path / "legend.csv")
+
+
+def test_no_legend(folder: Path) -> None:
+    assert find_legend([folder / "masks" / "a.png"], lambda each: True) is None
+    (folder / "labels.txt").write_text("")
+    assert find_legend([folder / "masks" / "a.png"], lambda each: True) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "names", "colors", "values"),
+    [
+        (
+            "labelmap.txt",
+            "# label:color_rgb:parts:actions\ndog:36,179,83::\nbackground:0,0,0::\n"
+            "a cat:250,50,83:head,tail:sit\n",
+            ("background", "dog", "a cat"),
+            ((0, 0, 0), (36, 179, 83), (250, 50, 83)),
+            (),
+        ),
+        ("_classes.csv", "Pixel Value, Class\n0, ripe\n1, BG\n", ("BG", "ripe"), (), (1, 0)),
+        (
+            "class_names.txt",
+            "__ignore__\n_background_\ncat\n",
+            ("_background_", "cat"),
+            (),
+            (0, 1),
+        ),
+        (
+            "dataset.json",
+            json.dumps({"labels": {"0": "background", "2": "ill", "1": "well"}}),
+            ("background", "well", "ill"),
+            (),
+            (0, 1, 2),
+        ),
+        (
+            "dataset.json",
+            json.dumps({"labels": {"ill": 1, "background": 0, "ignore": 2}}),
+            ("background", "ill"),
+            (),
+            (0, 1),
+        ),
+    ],
+)
+def test_the_background_comes_first(
+    folder: Path,
+    name: str,
+    text: str,
+    names: tuple[str, ...],
+    colors: tuple[tuple[int, int, int], ...],
+    values: tuple[int, ...],
+) -> None:
+    (folder / name).write_text(text)
+    legend = read_legend(folder / name)
+    assert legend is not None
+    assert legend[:4] == (folder / name, names, colors, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.txt", "1.png\n2.png\n"),
+        ("labels.txt", "0 0.5 0.5\n1 0.2 0.2\n"),
+        ("labels.txt", "cat\ncat\n"),
+        ("labels.csv", "cat\ndog\n"),
+        ("dataset.json", '{"labels": {"a": [1, 2], "b": 1}}'),
+        ("dataset.json", '{"images": []}'),
+        ("dataset.json", "[" * 100_000),
+    ],
+)
+def test_other_files_are_no_legends(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_legend(tmp_path / name) is None
+
+
+@pytest.mark.parametrize("name", ["background", "Background", "_background_", "BG", " bg "])
+def test_names_of_the_background(name: str) -> None:
+    assert is_background(name)
+    assert not is_background(f"no {name}")
+
+
+def test_a_legend_in_each_folder(tmp_path: Path) -> None:
+    masks = [tmp_path / part / "a.png" for part in ("train", "valid", "test")]
+    texts = ("_background_\ncat\n", "_background_\ncat\ndog\n", "")
+    for mask, text in zip(masks, texts, strict=True):
+        mask.parent.mkdir()
+        (mask.parent / "class_names.txt").write_text(text)
+    legend = find_legend(masks, lambda each: True)
+    assert legend is not None
+    assert legend.names == ("_background_", "cat", "dog")
+    (masks[2].parent / "class_names.txt").write_text("_background_\ndog\n")
+    with pytest.raises(DataError) as raised:
+        find_legend(masks, lambda each: True)
+    assert raised.value.code == "legends-differ"
