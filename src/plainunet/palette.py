@@ -16,6 +16,15 @@ def default_colors(num_classes: int) -> tuple[tuple[int, int, int], ...]:
     return (0, 0, 0), *((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in bright)
 
 
+def voc_color(class_id: int) -> int:
+    """Look up a class's colour in the palette of PASCAL VOC, 0xRRGGBB (VOC2012 development kit)."""
+    color = 0
+    for bit in range(8):
+        for channel, shift in enumerate((16, 8, 0)):
+            color |= (class_id >> (3 * bit + channel) & 1) << (7 - bit + shift)
+    return color
+
+
 def default_names(num_classes: int) -> tuple[str, ...]:
     """Name classes that nobody has named: background, foreground; or class 0, class 1, ..."""
     if num_classes == 2:

@@ -13,6 +13,7 @@ from plainunet.config import DataConfig
 from plainunet.dataset.classes import find_coding
 from plainunet.dataset.coding import Coding
 from plainunet.formats.problems import DataError
+from plainunet.palette import voc_color
 from plainunet.reporter import Collected
 
 Save = Callable[[np.ndarray, Path, int], Path]
@@ -468,3 +469,50 @@ def test_labels_numbered_anew_in_each_folder(tmp_path: Path) -> None:
         masks.append(save_png(ids.astype(np.uint8), folder / "label"))
         (folder / "label_names.txt").write_text("\n".join(["_background_", *names]))
     assert raises(masks).code == "legends-differ"
+
+
+GAPS = np.array([0, 7, 15, 255])  # ids of PASCAL VOC and Cityscapes; the last is ignored
+
+
+@pytest.mark.parametrize("name", ["{}", "{}_gtFine_labelIds"])
+def test_ids_with_gaps_of_well_known_sets_are_classes(tmp_path: Path, name: str) -> None:
+    packed = np.array([voc_color(k) for k in range(256)])
+    colors = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=1)
+
+    def save(ids: np.ndarray, path: Path, k: int) -> Path:
+        stored = GAPS[np.where(disc(30, 40, 4), 3, ids)]
+        path = path.with_name(name.format(k))
+        return save_png(palette(stored, colors) if name == "{}" else stored.astype(np.uint8), path)
+
+    masks, truth = write(tmp_path, save)
+    coding, _ = find_coding(masks)
+    assert (coding.values, coding.ignore) == ((0, 7, 15), 255)
+    assert np.array_equal(coding.read(masks[0]), np.where(disc(30, 40, 4), 255, truth[0]))
+
+
+def test_the_palette_of_voc() -> None:
+    known = {0: 0, 1: 0x800000, 7: 0x808080, 15: 0xC08080, 20: 0x004080, 255: 0xE0E0C0}
+    assert {number: voc_color(number) for number in known} == known
+
+
+def test_ids_with_gaps_of_unknown_sets_are_asked_for_with_255_ignored(tmp_path: Path) -> None:
+    masks, _ = write(
+        tmp_path,
+        lambda ids, path, _: save_png(
+            GAPS[np.where(disc(30, 40, 4), 3, ids)].astype(np.uint8), path
+        ),
+    )
+    error = raises(masks)
+    assert (error.code, error.flags) == ("stray-value", {"values": (0, 7, 15), "ignore": 255})
+
+
+def test_masks_of_cellpose_number_objects(tmp_path: Path) -> None:
+    """Also where there are so few that they could be classes."""
+    masks, truth = write(
+        tmp_path,
+        lambda ids, path, k: save_png(ids, path.with_name(f"{k}_cp_masks")),
+        lambda number: numbered(number, 1, 2),
+    )
+    coding, _ = find_coding(masks)
+    assert coding.kind == "instances"
+    assert np.array_equal(coding.read(masks[1]), truth[1] > 0)

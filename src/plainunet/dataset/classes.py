@@ -1,6 +1,7 @@
 """What the values or colours in the masks of a data set mean: from all masks to a coding."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -38,6 +39,7 @@ from plainunet.formats.legends import Legend, find_legend, is_background
 from plainunet.formats.masks import THRESHOLD, VOID, stored_names
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Source, path_of
+from plainunet.palette import voc_color
 from plainunet.reporter import Reporter, silent
 from plainunet.settings import DATASET_FILE, write_dataset
 
@@ -235,6 +237,7 @@ def common_names(paths: Sequence[Source]) -> tuple[str, ...]:
 def _find_value_coding(
     counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter
 ) -> tuple[Values | Threshold | Instances, NDArray[np.int64]]:
+    known = _by_convention(counts, known, reporter)
     if not known.encoding and not known.values and (meant := _look(counts, known, reporter)):
         known = known.model_copy(update={"encoding": meant})
     census = Census()
@@ -252,6 +255,35 @@ def _find_value_coding(
             lossy,
         )
     return coding, coding.count(np.arange(65536), census.pixels)
+
+
+def _by_convention(
+    counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter
+) -> DataConfig:
+    """Add what the masks of well-known tools hold: numbered objects, or ids with gaps."""
+    if known.encoding or known.values or known.classes or known.ignore is not None:
+        return known
+    names = [path_of(each.path).stem for each in counts]
+    if all(name.endswith("_cp_masks") for name in names):
+        reporter.note("note: these are masks of cellpose's, whose values number objects")
+        return known.model_copy(update={"encoding": "instances"})
+    files = Counter(value for each in counts for value in each.values.tolist())
+    present = sorted(files)
+    ids = tuple(value for value in present if value != IGNORED)
+    is_voc = all(each.palette == tuple(map(voc_color, each.values.tolist())) for each in counts)
+    is_cityscapes = all(name.endswith(("_labelIds", "_labelTrainIds")) for name in names)
+    has_slips = any(files[value] == 1 < len(counts) for value in ids)
+    if not (is_voc or is_cityscapes) or has_slips or not 2 <= len(ids) <= ids[-1]:
+        return known
+    whose = "PASCAL VOC's palette" if is_voc else "Cityscapes"
+    reporter.note(
+        f"note: the class ids {list_values(ids)} of {whose} become the classes 0 to {len(ids) - 1}"
+        + (f", {IGNORED} is ignored" if IGNORED in present else "")
+        + " (if other ids are missing by chance: --classes)"
+    )
+    return known.model_copy(
+        update={"values": ids, "ignore": IGNORED if IGNORED in present else None}
+    )
 
 
 def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -> str | None:
@@ -518,6 +550,9 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
     if slips:
         same = sum(census.first[strays] == census.first[slips[0]]) == 1
         return _stray(census, values, said, slips[0], None, is_alone=same)
+    ids = [value for value in classes if value != IGNORED]
+    if len(ids) > 2 and max(ids) <= _MOST_IDS:
+        return _stray(census, values, said, stray, tuple(ids), ignore=IGNORED in values)
     return _stray(census, values, said, stray, classes)
 
 
@@ -534,11 +569,12 @@ def _stray(
     stray: int,
     classes: tuple[int, ...] | None,
     is_alone: bool = True,
+    ignore: bool = False,
 ) -> DataError:
     """Make the error for a value that is no class's: a slip, or a class that is not known yet.
 
     `classes` are the values with which it would be one; `is_alone` says whether its first mask
-    has no other such value.
+    has no other such value, `ignore` whether 255 stands beside ids and is likely to be ignored.
     """
     where = f"The masks hold the values {list_values(present)}. {said}: {census.place(stray)}."
     if census.is_slip(stray):
@@ -562,11 +598,11 @@ def _stray(
     return DataError(
         f"{where} It is in {census.files[stray]} of {len(census.paths)} masks, so it is hardly a "
         "slip. If each value is a class, give them with the background's first: --values "
-        f"{' '.join(map(str, classes))}. If one marks pixels of no class, leave it out there and "
-        "give it with --ignore. If the values are class ids of which some never occur, name every "
-        "class (--classes).",
+        f"{' '.join(map(str, classes))}{f' --ignore {IGNORED}' * ignore}. If one marks pixels of "
+        "no class, leave it out there and give it with --ignore. If the values are class ids of "
+        "which some never occur, name every class (--classes).",
         "stray-value",
-        flags={"values": classes} if len(classes) < 256 else None,
+        flags={"values": classes, **({"ignore": IGNORED} if ignore else {})},
     )
 
 

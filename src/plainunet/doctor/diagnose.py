@@ -259,7 +259,7 @@ def _check_unlisted(
 _WHY = {
     "ids": "the values are 0, 1, ... without a gap",
     "two values": "there are two values; the smaller is class 0",
-    "values": "as it was said",
+    "values": "each of these values is a class",
     "instances": "values number objects; all above 0 is class 1",
     "threshold": "black and white with greys between; from 128 on is class 1",
     "colors": "each colour is a class",

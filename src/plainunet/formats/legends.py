@@ -8,6 +8,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import NamedTuple
 
+from plainunet.files import require_regular
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Source, files_of
 
@@ -116,6 +117,7 @@ def read_legend(path: Path) -> Legend | None:
     It is a table name, r, g, b or name, value; lines of a name and a colour; names alone, in the
     order of the class ids (.txt); or nnU-Net's dataset.json.
     """
+    require_regular(path)
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     if path.suffix.lower() == ".json":
         return _read_json(path, text)

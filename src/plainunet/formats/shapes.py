@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from plainunet.files import require_regular
 from plainunet.formats.problems import MOST_PIXELS, DataError, require_bearable
 from plainunet.formats.sources import Shapes
 
@@ -155,6 +156,7 @@ def _decode(text: str) -> Image.Image:
 
 
 def _open(file: Path) -> _Content:
+    require_regular(file)
     state = file.stat()
     return _parse(file, state.st_size, state.st_mtime_ns)
 
