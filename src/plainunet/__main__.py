@@ -6,7 +6,24 @@ import signal
 import sys
 import traceback
 import warnings
+from itertools import pairwise
 from pathlib import Path
+
+
+def _once(tokens: list[str]) -> list[str]:
+    """Leave out a flag that was given with the same value before, as in a line that was added to.
+
+    What is followed by several values stays as it is.
+    """
+    flags = [at for at, token in enumerate(tokens) if token.startswith("--")] + [len(tokens)]
+    kept = tokens[: flags[0]]
+    seen: list[list[str]] = []
+    for start, end in pairwise(flags):
+        words = tokens[start:end]
+        if words not in seen:
+            kept += words
+        seen.append(words[:2])
+    return kept
 
 
 class _TerminatedError(KeyboardInterrupt):
@@ -49,7 +66,7 @@ def _run() -> int:
     warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
     try:
         # as a path, "-" is no flag
-        given = ["./-" if token == "-" else token for token in sys.argv[1:]]
+        given = ["./-" if token == "-" else token for token in _once(sys.argv[1:])]
         code = app(given, exit_on_error=False, print_error=False, result_action="return_value")
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
