@@ -45,7 +45,7 @@ def tiny(**settings: object) -> list[str]:
 _SERVER = """
 import json, os, signal, sys
 import plainunet.__main__
-import plainunet.dataset.demo, plainunet.evaluation.evaluate, plainunet.prediction.predict
+import plainunet.demo, plainunet.evaluation.evaluate, plainunet.prediction.predict
 import plainunet.terminal.screen, plainunet.training.train
 import plainunet.doctor.diagnose, plainunet.evaluation.compare
 import torch._dynamo  # as the first step of an optimiser would

@@ -429,7 +429,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
 
 
 def _run_demo(out: Path, seed: int) -> int:
-    from plainunet.dataset.demo import CLASS_NAMES, draw_dataset
+    from plainunet.demo import CLASS_NAMES, draw_dataset
     from plainunet.terminal.screen import Screen
     from plainunet.terminal.tables import show_scores
     from plainunet.training.run import RunFolder

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from plainunet.dataset.demo import draw_scene
+from plainunet.demo import draw_scene
 from plainunet.doctor.alignment import (
     TURNS,
     Evidence,

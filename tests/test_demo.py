@@ -10,8 +10,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from plainunet.dataset.coding import read_mask
-from plainunet.dataset.demo import CLASS_NAMES, LEAF, STONE, draw_dataset, draw_scene
 from plainunet.dataset.pairs import find_pairs
+from plainunet.demo import CLASS_NAMES, LEAF, STONE, draw_dataset, draw_scene
 from plainunet.formats.images import read_image
 
 SIZE = (96, 128)
