@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from plainunet.dataset.coding import read_mask
 from plainunet.dataset.lists import find_images
 from plainunet.formats.images import read_image
 from plainunet.formats.sources import Page, parse_image
-from plainunet.formats.windows import Windows, open_windows
+from plainunet.formats.windows import open_windows
 from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.prediction.geo import read_geo
 from plainunet.prediction.predict import (
@@ -242,6 +241,41 @@ def test_bad_files_are_named_and_the_others_written(
     assert [done for _, done, _ in recorder.progress] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("card", [{}, {"size": None}, {"tta": "flips", "scales": (0.5, 1.0)}])
+def test_small_images_of_one_shape_go_through_the_network_together(
+    tmp_path: Path, make_predictor: Make, draw: Draw, recorder: Recorder, card: dict[str, Any]
+) -> None:
+    predictor = make_predictor(**card)
+    images = [draw(f"in/{name}.png") for name in ("a", "bb", "ccc", "dddd")]
+    images[3:3] = [draw("in/other.png", 40, 20), draw("in/cut.png")]
+    images[4].write_bytes(images[4].read_bytes()[:-40])
+    batches: list[int] = []
+    with predictor.network.register_forward_pre_hook(
+        lambda _, batch: batches.append(len(batch[0]))
+    ):
+        written, failures, _ = predict_files(predictor, images, tmp_path / "out", reporter=recorder)
+    assert set(batches) == {3, 1}
+    assert [path.stem for path in written] == ["a", "bb", "ccc", "other", "dddd"]
+    assert len(failures) == 1
+    assert [done for _, done, _ in recorder.progress] == [1, 2, 3, 4, 5, 6]
+    for path in written:
+        alone = predictor.predict(read_image(tmp_path / "in" / path.name))
+        assert np.mean(read_mask(path) != alone) < 0.01  # a batch may be rounded in another way
+
+
+def test_of_small_images_only_the_bad_one_fails(
+    tmp_path: Path, predictor: Predictor, recorder: Recorder
+) -> None:
+    values = np.full((3, 32, 32, 3), 0.5, np.float32)
+    values[1] = 1e38  # beyond what the network can add up
+    for number, image in enumerate(values):
+        tifffile.imwrite(tmp_path / f"{number}.tif", image, photometric="rgb")
+    images = sorted(tmp_path.glob("*.tif"))
+    written, failures, _ = predict_files(predictor, images, tmp_path / "out", reporter=recorder)
+    assert [path.stem for path in written] == ["0", "2"]
+    assert [failure.count(str(images[1])) for failure in failures] == [1]
+
+
 def test_folders_that_cannot_be_written_to_and_no_images(
     tmp_path: Path, predictor: Predictor, draw: Draw
 ) -> None:
@@ -286,7 +320,7 @@ def test_a_warning_becomes_a_note_that_names_its_image(
 
 
 def test_masks_that_are_there_are_left_unless_overwritten(
-    tmp_path: Path, predictor: Predictor, draw: Draw, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, predictor: Predictor, draw: Draw
 ) -> None:
     images = [draw(f"in/{name}.png") for name in "abc"]
     out = tmp_path / "out"
@@ -294,20 +328,14 @@ def test_masks_that_are_there_are_left_unless_overwritten(
     images[0].unlink()  # of what is done, not even the image is needed
     kept = (out / "b.png").read_bytes()
     passes: list[int] = []
-    mask_bands = Predictor.mask_bands
-
-    def counted(self: Predictor, image: Windows) -> Iterator[NDArray[np.uint8]]:
-        passes.append(1)
-        return mask_bands(self, image)
-
-    monkeypatch.setattr(Predictor, "mask_bands", counted)
-    result = predict_files(predictor, images, out, overwrite=False)
-    assert result == ([out / "c.png"], [], [out / "a.png", out / "b.png"])
-    assert len(passes) == 1
-    assert (out / "b.png").read_bytes() == kept
-    result = predict_files(predictor, images[1:], out, overwrite=True)
-    assert result == ([out / "b.png", out / "c.png"], [], [])
-    assert len(passes) == 3
+    with predictor.network.register_forward_pre_hook(lambda _, batch: passes.append(len(batch[0]))):
+        result = predict_files(predictor, images, out, overwrite=False)
+        assert result == ([out / "c.png"], [], [out / "a.png", out / "b.png"])
+        assert sum(passes) == 1
+        assert (out / "b.png").read_bytes() == kept
+        result = predict_files(predictor, images[1:], out, overwrite=True)
+        assert result == ([out / "b.png", out / "c.png"], [], [])
+        assert sum(passes) == 3
 
 
 def test_lists_hold_all_images_even_those_that_were_done(

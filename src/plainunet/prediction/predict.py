@@ -56,7 +56,7 @@ _WHOLE = 2**30
 """Bytes that an image may have whose file cannot be read in parts, where no memory is given."""
 _THREADS = spare_threads()
 _AHEAD = _THREADS + 1
-"""So many images are read ahead, and so many masks wait to be written."""
+"""So many images are read ahead, and so many masks wait to be written; of small ones, more."""
 
 
 class Inputs(NamedTuple):
@@ -388,21 +388,25 @@ class _Batch:
     """Masks that are being written."""
     has_record: bool = False
     """Whether the folder has a record of the model, as before its first mask."""
+    ahead: int = _AHEAD
+    """So many images are read ahead, and so many masks wait to be written."""
 
     def predict(self) -> Predicted:
         """Predict the images, in turn."""
         if self.tasks:
             self._begin()
-        images = self._read_ahead()
         with ThreadPoolExecutor(_THREADS) as writer:
-            for number, task in enumerate(self.tasks):
-                try:
-                    with warnings_noted(task.image, self.reporter), failing_alone(task.image):
-                        self._predict_one(number, next(images).result(), writer)
-                except (ValueError, OSError) as error:
-                    self.result.failures.append(str(error))
-                self._finish_writing(_AHEAD)
-                self.reporter.advance(number + 1)
+            for group in self._groups():
+                masks = self._predict_together(group) if len(group) > 1 else {}
+                for number, job in group.items():
+                    task = self.tasks[number]
+                    try:
+                        with warnings_noted(task.image, self.reporter), failing_alone(task.image):
+                            self._predict_one(number, job.result(), writer, masks.get(number))
+                    except (ValueError, OSError) as error:
+                        self.result.failures.append(str(error))
+                    self._finish_writing(self.ahead)
+                    self.reporter.advance(number + 1)
             self._finish_writing(0)
         if self.findings:
             self.outputs.finish([self.findings[number] for number in sorted(self.findings)])
@@ -416,13 +420,44 @@ class _Batch:
             write_record(self.outputs.folder, self.predictor)
             self.has_record = True
 
+    def _groups(self) -> Iterator[dict[int, "Future[_Read | _Done | None]"]]:
+        """The images in turn, by their numbers: small ones of one shape together."""
+        group: dict[int, Future[_Read | _Done | None]] = {}
+        known, most = None, 1
+        for number, job in enumerate(self._read_ahead()):
+            read = None if job.exception() else job.result()
+            kind = (read.image.shape, read.image.dtype) if isinstance(read, _Read) else None
+            if group and (kind != known or len(group) >= most):
+                yield group
+                group = {}
+            if kind != known and not self.outputs.has_probabilities:
+                most = self.predictor.fits_batch(kind[0][:2]) if kind else 1
+                self.ahead = max(_AHEAD, 2 * most)
+            group[number], known = job, kind
+        yield group
+
+    def _predict_together(
+        self, group: dict[int, "Future[_Read | _Done | None]"]
+    ) -> dict[int, NDArray[np.uint8]]:
+        """The masks of small images by number; none where one fails, which then fails alone."""
+        reads = {number: job.result() for number, job in group.items()}
+        images = {n: read.windows for n, read in reads.items() if isinstance(read, _Read)}
+        for number, image in images.items():
+            with warnings_noted(self.tasks[number].image, self.reporter):
+                self.predictor.warn_of(image)
+        try:
+            masks = self.predictor.masks([*images.values()])
+        except (ValueError, RuntimeError, MemoryError):
+            return {}
+        return dict(zip(images, masks, strict=True))
+
     def _read_ahead(self) -> Iterator["Future[_Read | _Done | None]"]:
         """The images in turn; instead of one, its mask if that is done, or None if it is large."""
         with ThreadPoolExecutor(_THREADS) as reader:
             ahead: deque[Future[_Read | _Done | None]] = deque()
             for task in self.tasks:
                 ahead.append(reader.submit(self._read, task))
-                if len(ahead) > _AHEAD:
+                if len(ahead) > self.ahead:
                     yield ahead.popleft()
             yield from ahead
 
@@ -453,7 +488,11 @@ class _Batch:
         return _Done(mask, outputs.find(mask, task.name, ids))
 
     def _predict_one(
-        self, number: int, read: _Read | _Done | None, writer: ThreadPoolExecutor
+        self,
+        number: int,
+        read: _Read | _Done | None,
+        writer: ThreadPoolExecutor,
+        mask: NDArray[np.uint8] | None,
     ) -> None:
         task = self.tasks[number]
         if isinstance(read, _Done):
@@ -465,7 +504,9 @@ class _Batch:
             self.findings[number] = self._predict_large(task)
             self.result.written.append(task.mask.with_suffix(".tif"))
             return
-        mask, probabilities = self._predict_whole(read.windows)
+        probabilities: dict[str, NDArray[Any]] = {}
+        if mask is None:
+            mask, probabilities = self._predict_whole(read.windows)
         self._write_record()
         path = task.mask.with_suffix(".tif" if read.place else ".png")
         job = writer.submit(

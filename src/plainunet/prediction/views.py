@@ -25,6 +25,8 @@ _IMAGE_BYTES = 32 * 2**20
 """Bytes of an image's rows that are averaged at a time."""
 _LOGIT_BYTES = 64 * 2**20
 """Bytes of logits that are enlarged at a time."""
+_BATCH = 2**20
+"""Values of the finest features up to which small images go through the network together."""
 
 
 class NotFiniteError(ValueError):
@@ -54,12 +56,11 @@ class View:
 
     def prepare(self, image: ArrayWindows) -> None:
         """Reduce an image before `bands` would; the result is kept with it."""
-        size = self._size_of(image)
+        size = self._size_of(image.shape[:2])
         if size != image.shape[:2] and image.shape[2] == self.backend.in_channels:
             reduce_once(image, size)
 
-    def _size_of(self, image: Windows) -> tuple[int, int]:
-        own = image.shape[:2]
+    def _size_of(self, own: tuple[int, int]) -> tuple[int, int]:
         return fit_size(own, self.box) if self.box else reduce_size(own, self.factor)
 
     def bands(self, image: Windows, first: int = 0) -> Iterator[Logits]:
@@ -69,23 +70,63 @@ class View:
             NotFiniteError: The network gives values that are not finite.
             ValueError: The image has another number of channels.
         """
-        backend, own, size = self.backend, image.shape[:2], self._size_of(image)
-        least = self.box or (size if backend.valid else backend.input_size(*size))
-        padded = max(size[0], least[0]), max(size[1], least[1])
-        reduced = ReducedImage(as_channels(image, backend.in_channels), size, padded)
-        at_once = max(1, _LOGIT_BYTES // (4 * backend.logit_channels * own[1]))
-        needed = row_above(first, size[0], own[0])
-        bands = self._reduced_bands(reduced, size, needed)
-        if size == own:
-            yield from _from_row(bands, first)
-        else:
-            yield from enlarge(backend, bands, size[0], own, at_once, first)
+        reduced = self._reduce(image)
+        needed = row_above(first, reduced.inside[0], image.shape[0])
+        bands = logit_bands(self.backend, reduced, self.values, needed)
+        yield from self._in_own_size(bands, reduced, image.shape[:2], first)
 
-    def _reduced_bands(
-        self, image: "ReducedImage", size: tuple[int, int], first: int
+    def batch(self, images: Sequence[Windows]) -> list[Iterator[Logits]]:
+        """Send small images of one shape through the network in one pass.
+
+        Returns of each its bands of logits, as by `bands`, which raises the same errors.
+        """
+        reduced = [self._reduce(image) for image in images]
+        logits = self.backend.run(np.stack([each.read(0, 0, *each.size) for each in reduced]))
+        return [
+            self._in_own_size([(0, own)], each, image.shape[:2], 0)
+            for own, each, image in zip(logits, reduced, images, strict=True)
+        ]
+
+    def fits_batch(self, size: tuple[int, int]) -> int:
+        """How many images of a height and width [pixels] go through the network in one pass.
+
+        Larger ones gain nothing by it, nor do those of valid convolutions, which see tiles.
+        """
+        height, width = self._input_size(self._size_of(size))
+        values = min(self.values, _BATCH) // self.backend.base_channels
+        return 1 if self.backend.valid else max(1, values // (height * width))
+
+    def _input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width with the padding that the network needs."""
+        backend = self.backend
+        least = self.box or (size if backend.valid else backend.input_size(*size))
+        return max(size[0], least[0]), max(size[1], least[1])
+
+    def _reduce(self, image: Windows) -> "ReducedImage":
+        size = self._size_of(image.shape[:2])
+        image = as_channels(image, self.backend.in_channels)
+        return ReducedImage(image, size, self._input_size(size))
+
+    def _in_own_size(
+        self,
+        bands: Iterable[tuple[int, Logits]],
+        image: "ReducedImage",
+        own: tuple[int, int],
+        first: int,
+    ) -> Iterator[Logits]:
+        """Cut off the padding, and bring logits to the size of their image."""
+        backend, inside = self.backend, self._cut(bands, image.inside)
+        if image.inside == own:
+            yield from _from_row(inside, first)
+        else:
+            at_once = max(1, _LOGIT_BYTES // (4 * backend.logit_channels * own[1]))
+            yield from enlarge(backend, inside, image.inside[0], own, at_once, first)
+
+    def _cut(
+        self, bands: Iterable[tuple[int, Logits]], size: tuple[int, int]
     ) -> Iterator[tuple[int, Logits]]:
         """First rows and logits [K, n, w] of the reduced image, padding cut off."""
-        for top, band in logit_bands(self.backend, image, self.values, first):
+        for top, band in bands:
             if top >= size[0]:
                 return
             inside = band[:, : size[0] - top, : size[1]]
@@ -100,12 +141,12 @@ class View:
 class ReducedImage:
     """An image as the network takes it: areas averaged, integers divided, edges repeated.
 
-    `size` is its height and width, padding included [pixels].
+    `size` is its height and width, padding included, and `inside` without [pixels].
     """
 
     def __init__(self, image: Windows, reduced: tuple[int, int], size: tuple[int, int]) -> None:
         """Take an image, the size that it is brought to, and that which its edges fill."""
-        self.size, self._reduced = size, reduced
+        self.size, self.inside = size, reduced
         self._strip: tuple[int, int, NDArray[np.float32]] | None = None
         if isinstance(image, ArrayWindows) and reduced != image.shape[:2]:
             image = ArrayWindows(reduce_once(image, reduced))
@@ -114,10 +155,10 @@ class ReducedImage:
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
         """As of `tiling.InputImage`."""
         # of what is padded, the last row or column of the image
-        first, start = min(top, self._reduced[0] - 1), min(left, self._reduced[1] - 1)
-        rows = min(top + height, self._reduced[0]) - first
-        columns = min(left + width, self._reduced[1]) - start
-        if self._reduced == self._image.shape[:2]:
+        first, start = min(top, self.inside[0] - 1), min(left, self.inside[1] - 1)
+        rows = min(top + height, self.inside[0]) - first
+        columns = min(left + width, self.inside[1]) - start
+        if self.inside == self._image.shape[:2]:
             part = to_unit(self._image.read(first, start, rows, columns))
         else:
             part = self._rows(first, rows)[:, start : start + columns]
@@ -128,7 +169,7 @@ class ReducedImage:
     def _rows(self, first: int, count: int) -> NDArray[np.float32]:
         """Some rows of an image that is reduced part by part; the last ones are kept."""
         if self._strip is None or self._strip[:2] != (first, count):
-            self._strip = first, count, _averaged(self._image, self._reduced, first, count)
+            self._strip = first, count, _averaged(self._image, self.inside, first, count)
         return self._strip[2]
 
 
