@@ -126,6 +126,13 @@ def cellpose(root: Path) -> None:
         np.save(root / f"train/{n:03}_seg.npy", np.array({}, object))
 
 
+def labelme_folders(root: Path) -> None:
+    for n in range(3):
+        for name in ("img", "label_viz"):
+            image(root / f"{n}_json/{name}.png")
+        mask(root / f"{n}_json/label.png")
+
+
 def same_names(root: Path) -> None:
     for n in range(3):
         image(root / f"{n}.jpg")
@@ -217,6 +224,7 @@ def synology(root: Path) -> None:
             ],
         ),
         (cellpose, [(f"train/{n:03}.png", f"train/{n:03}_cp_masks.png") for n in range(3)]),
+        (labelme_folders, [(f"{n}_json/img.png", f"{n}_json/label.png") for n in range(3)]),
         (same_names, [(f"{n}.jpg", f"{n}.png") for n in range(3)]),
         (synology, [(f"images/{n}.jpg", f"masks/{n}.png") for n in "ab"]),
     ],

@@ -31,6 +31,7 @@ _COMPANIONS = (
     (r"_cp_masks", r"_seg|_flows?|_cp_(flows?|outlines|output|prob)|_outlines?"),  # cellpose
     (r"_labelTrainIds", r"_(labelIds|color|instanceIds|instanceTrainIds)"),  # Cityscapes
     (r"_labelIds", r"_(color|instanceIds)"),
+    (r"^label", r"^label_viz"),  # labelme
 )
 # folders of what is made from masks
 _NO_TRUTH = re.compile("(?i)colou?r|rgb|vis|viz|overlay|preview|instance|object|outline|contour")

@@ -357,9 +357,9 @@ def _cut(key: Key, affixes: Sequence[str]) -> Key | None:
         return key
     where, stem = key
     core = stem[len(start) : len(stem) - len(end)]
-    if not core or not stem.startswith(start) or not stem.endswith(end):
+    if not stem.startswith(start) or not stem.endswith(end) or not (core or stem == end):
         return None
-    if end and core[-1].isdigit() and end[0].isdigit():
+    if end and core and core[-1].isdigit() and end[0].isdigit():
         return None
     if start and core[0].isdigit() and start[-1].isdigit():
         return None
@@ -393,6 +393,10 @@ def _best(
 
 def _candidates(images: Mapping[Key, object], masks: Mapping[Key, object]) -> Iterator[_Affixes]:
     yield _Affixes()
+    # img.png and label.png in a folder of their own each
+    stems = [{stem for _, stem in keys} for keys in (images, masks)]
+    if all(len(each) == 1 for each in stems):
+        yield _Affixes("", stems[0].pop(), "", stems[1].pop())
     yield from _one_sided(images, masks, lambda start, end: _Affixes("", "", start, end))
     yield from _one_sided(masks, images, lambda start, end: _Affixes(start, end, "", ""))
     for image, mask in _two_sided(images, masks):
