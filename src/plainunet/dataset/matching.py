@@ -395,7 +395,7 @@ def _candidates(images: Mapping[Key, object], masks: Mapping[Key, object]) -> It
     yield _Affixes()
     # img.png and label.png in a folder of their own each
     stems = [{stem for _, stem in keys} for keys in (images, masks)]
-    if all(len(each) == 1 for each in stems):
+    if all(len(each) == 1 for each in stems) and len(images) > 1:
         yield _Affixes("", stems[0].pop(), "", stems[1].pop())
     yield from _one_sided(images, masks, lambda start, end: _Affixes("", "", start, end))
     yield from _one_sided(masks, images, lambda start, end: _Affixes(start, end, "", ""))
