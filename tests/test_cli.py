@@ -514,7 +514,7 @@ def test_outputs_and_settings_of_prediction(
     arguments = (
         "predict", trained.checkpoint, listed, "--out", masks, "--save", "overlay", "rle-rows",
         "--save", "areas", "--tta", "mirror", "--scales", "1", "0.5",
-        "--min-object", "5", "--fill-holes", "5", "--others", trained.checkpoint,
+        "--min-object", "5", "--fill-holes", "5", "--ensemble", trained.checkpoint,
     )  # fmt: skip
     result = command(*arguments)
     assert result.returncode == 0, result.stderr
@@ -918,3 +918,22 @@ def test_names_that_are_not_utf8_can_be_printed(
     assert json.loads((tmp_path / "a.json").read_text())["findings"][0]["code"] == "name-not-utf8"
     result = command("check", sound, "--write")
     assert "written" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["--lr", "x"], "learning_rate"),
+        (["--batch=x"], "batch_size"),
+        (["--batch_size", "x"], "batch_size"),
+        (["--imgsz", "0"], "size"),
+        (["--gradient-accumulation-steps", "x"], "accumulation"),
+        (["--ignore-index", "x"], "ignore"),
+        (["--early-stopping", "x"], "patience"),
+        (["--amp", "x"], "precision"),
+    ],
+)
+def test_flags_of_other_tools_work(command: Command, given: list[str], named: str) -> None:
+    done = command("train", "data", "--out", "run", *given)
+    assert done.code == 2
+    assert done.err.startswith(f"error: {named}")

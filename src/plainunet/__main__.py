@@ -1,5 +1,6 @@
 """The command `plainunet`, also as `python -m plainunet`: errors become messages and exit codes."""
 
+import difflib
 import errno
 import os
 import signal
@@ -9,11 +10,71 @@ import warnings
 from itertools import pairwise
 from pathlib import Path
 
+_ALIASES = {
+    "accumulation": "accumulate grad-accum gradient-accumulation accumulation-steps",
+    "augment": "aug augmentation augmentations",
+    "base-channels": "features init-features width",
+    "batch-size": "batch bs",
+    "budget": "time time-budget",
+    "classes": "class-names names",
+    "clip": "grad-clip gradient-clip gradient-clip-val clip-grad-norm max-grad-norm",
+    "colors": "colours palette",
+    "depth": "levels num-levels",
+    "ensemble": "checkpoints models",
+    "epochs": "num-epochs max-epochs n-epochs",
+    "folds": "n-folds num-folds k-folds kfold",
+    "ignore": "ignore-index ignore-label ignore-value void",
+    "images": "image-dir images-dir img-dir",
+    "learning-rate": "lr",
+    "loss": "criterion loss-fn loss-function",
+    "masks": "mask-dir masks-dir labels label-dir",
+    "normalisation": "norm normalization",
+    "optimizer": "opt optim optimiser",
+    "out": "output output-dir out-dir save-dir",
+    "patch": "crop crop-size patch-size",
+    "patience": "early-stopping early-stopping-patience",
+    "precision": "amp mixed-precision",
+    "schedule": "scheduler lr-scheduler lr-schedule",
+    "seed": "random-seed random-state",
+    "size": "imgsz img-size image-size input-size resolution",
+    "start-from": "pretrained finetune fine-tune init-from",
+    "threshold": "conf conf-threshold",
+    "track": "logger loggers report-to trackers",
+    "upsampling": "up upsample",
+    "validation": "val-split val-fraction validation-split",
+    "warm-up": "warmup warmup-ratio",
+    "weight-decay": "wd",
+    "workers": "num-workers n-workers",
+}
+"""Our flags, and the names that other tools have for them."""
+_SIDES = ("--size", "--patch")
+_ALIKE = 0.75
+"""Least similarity (0..1) of an unknown flag and the one that is proposed instead."""
 
-def _once(tokens: list[str]) -> list[str]:
-    """Leave out a flag that was given with the same value before, as in a line that was added to.
 
-    What is followed by several values stays as it is.
+def _with_own_names(tokens: list[str]) -> list[str]:
+    """Translate other tools' flags, underscores, and `--size 256`, which means a square."""
+    own = {f"--{other}": f"--{flag}" for flag, names in _ALIASES.items() for other in names.split()}
+    named: list[str] = []
+    for token in tokens:
+        flag, *value = token.split("=", 1) if token.startswith("--") else [token]
+        flag = flag.replace("_", "-") if token.startswith("--") else flag
+        flag = own.get(flag, flag)
+        named += [flag, *value] if flag in _SIDES else ["=".join([flag, *value])]
+    for at in reversed(range(1, len(named))):
+        rest = named[at : at + 2]
+        if named[at - 1] in _SIDES and [side.isdecimal() for side in rest] in (
+            [True],
+            [True, False],
+        ):
+            named.insert(at, named[at])
+    return named
+
+
+def _each_once(tokens: list[str]) -> list[str]:
+    """Drop a flag that repeats an earlier one with the same value, as in a line that was extended.
+
+    Flags with several values are kept as they are.
     """
     flags = [at for at, token in enumerate(tokens) if token.startswith("--")] + [len(tokens)]
     kept = tokens[: flags[0]]
@@ -55,7 +116,7 @@ def _terminate(number: int, frame: object) -> None:
 
 def _run() -> int:
     """Run the command line; errors become messages, and the exit code."""
-    from cyclopts import CycloptsError, CycloptsPanel
+    from cyclopts import CycloptsError, CycloptsPanel, UnknownOptionError
     from pydantic import ValidationError
     from rich.console import Console
 
@@ -66,12 +127,16 @@ def _run() -> int:
     warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
     try:
         # as a path, "-" is no flag
-        given = ["./-" if token == "-" else token for token in _once(sys.argv[1:])]
+        tokens = _each_once(_with_own_names(sys.argv[1:]))
+        given = ["./-" if token == "-" else token for token in tokens]
         code = app(given, exit_on_error=False, print_error=False, result_action="return_value")
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
         if isinstance(error.__cause__, ValidationError):
             _complain(explain(error.__cause__))
+        elif isinstance(error, UnknownOptionError):
+            known = [name for each in error.argument_collection for name in each.names]
+            _complain(_unknown(error.token.keyword or error.token.value, known))
         else:
             Console(stderr=True).print(CycloptsPanel(error))
         return 2
@@ -91,6 +156,14 @@ def _run() -> int:
         traceback.print_exc()
         _complain("this is a fault of plainunet, not yours; please report the lines above.")
         return 70
+
+
+def _unknown(flag: str, known: list[str]) -> str:
+    """Name an unknown flag, and the known one that it probably is."""
+    names = {name.strip("-"): name for name in known}
+    nearest = difflib.get_close_matches(flag.strip("-"), names, n=1, cutoff=_ALIKE)
+    advice = f"Did you mean {names[nearest[0]]}?" if nearest else "--help lists all options."
+    return f"unknown option: {flag}. {advice}"
 
 
 _ADVICE = {
