@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 _ALIASES = {
-    "accumulation": "accumulate grad-accum gradient-accumulation accumulation-steps",
+    "accumulation": "accumulate grad-accum gradient-accumulation gradient-accumulation-steps",
     "augment": "aug augmentation augmentations",
     "base-channels": "features init-features width",
     "batch-size": "batch bs",
