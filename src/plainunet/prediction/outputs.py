@@ -260,7 +260,8 @@ class Outputs:
                 _write_jpeg(path, draw_overlay(image, mask, self._card.colors))
             elif output == "values":
                 values, nodata = self._stored_values(labelled)
-                _write_values(path, values, [*tags, nodata_tag(nodata)])
+                own = [] if nodata is None else [nodata_tag(nodata)]
+                _write_values(path, values, [*tags, *own])
             elif output == "contours":
                 names = self._card.class_names
                 write_json(path, draw_outlines(labelled.labels, labelled.objects, names, place))
@@ -337,23 +338,22 @@ class Outputs:
         rows = {table.file: table.rows(labelled, self._card) for table in self._tables}
         return Finding(rows, coco_image(labelled) if "coco" in self._saves else None)
 
-    def _stored_values(self, labelled: Labelled) -> tuple[NDArray[Any], int]:
+    def _stored_values(self, labelled: Labelled) -> tuple[NDArray[Any], int | None]:
         """A mask as the training masks were: their values, colours, or numbered objects.
 
-        With it the value, or grey, where the image has no pixel: what they ignore, or that no class
-        has.
+        With it the value, or grey, where the image has no pixel: what they ignore, else one that
+        no class has; beside objects it is 0, as for background.
         """
         masks = self._card.masks
         if masks.get("kind") == "instances":
-            return labelled.labels.astype(np.uint16), 0
+            return labelled.labels.astype(np.uint16), None
         stored = masks["colors"] if masks.get("kind") == "colors" else masks.get("values")
         values = np.array(stored or range(self.num_classes))
         dtype = np.dtype(np.uint8 if values.max() < 256 else np.uint16)
-        greys = values.reshape(len(values), -1)
-        free = [v for v in range(256) if not (greys == v).all(axis=1).any()]
         ignored = masks.get("ignore")
-        if ignored is None or ignored > np.iinfo(dtype).max:
-            ignored = free[-1]
+        if ignored is None or ignored >= 256**dtype.itemsize:
+            channels = values.reshape(len(values), -1)
+            ignored = next(v for v in range(255, -1, -1) if not (channels == v).all(axis=1).any())
         table = np.full((256, *values.shape[1:]), ignored, dtype)
         table[: len(values)] = values
         return table[labelled.mask], ignored

@@ -241,9 +241,7 @@ class Predictor:
         bands = list(self.both_bands(as_windows(image)))
         return np.concatenate([probabilities for _, probabilities in bands], axis=1)
 
-    def prepare(
-        self, image: NDArray[Any], missing: NDArray[np.bool_] | None = None
-    ) -> Windows:
+    def prepare(self, image: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> Windows:
         """Reduce an image [H, W, C], ahead and in another thread; the rest needs the network.
 
         `missing` is as of `read_with_missing`. Returns the image's windows, for `mask_bands` and
