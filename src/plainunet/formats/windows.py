@@ -199,6 +199,10 @@ class TiffWindows:
             for plane in range(self._planes)
         ]
         segment = np.concatenate(planes, axis=2)
+        # a tile goes on beyond the image
+        segment = segment[
+            : self.shape[0] - row * self._length, : self.shape[1] - column * self._width
+        ]
         missing = find_missing(segment, self._nodata)
         if self.page.photometric == PHOTOMETRIC.MINISWHITE:
             segment = np.invert(segment)
