@@ -110,7 +110,6 @@ def test_nothing_is_given_to_what_does_not_exist() -> None:
 @pytest.mark.parametrize("value", [-1, -9999])
 def test_a_corner_without_pixels_does_no_harm(tmp_path: Path, value: float) -> None:
     folder = draw_scenes(tmp_path / "data", 24, tag="-9999", value=value)
-    out = str(tmp_path / "run")
-    config = TrainConfig(data=str(folder), out=out, epochs=30, base_channels=8, depth=3)
-    scores = train(config)
+    config = TrainConfig(epochs=30, base_channels=8, depth=3, workers=0)
+    scores = train(folder, tmp_path / "run", config)
     assert scores["per_image"]["dice"]["mean_foreground"] > 0.9

@@ -292,7 +292,7 @@ def _as_finite(image: NDArray[Any], prefix: str) -> NDArray[np.float32]:
     bad = int((~np.isfinite(image)).sum())
     if bad:
         raise DataError(
-            f"{prefix}{bad} of {image.size} values are not finite. "
+            f"{prefix}{bad} of {image.size} values are infinite or not a number. "
             "Replace them before training or predicting.",
             "not-finite",
         )
