@@ -114,6 +114,20 @@ def test_nodata_of_masks(
     np.testing.assert_array_equal(pixels, [(ids == k).sum() for k in range(len(values))])
 
 
+@pytest.mark.parametrize(("void", "values", "ignore"), [(9, (0, 1, 2), 9), (0, (0, 1, 2), None)])
+def test_a_legend_names_classes(
+    tmp_path: Path, void: int, values: Sequence[int], ignore: int | None
+) -> None:
+    (tmp_path / "_classes.csv").write_text("Pixel Value, Class\n0, bare\n1, wood\n2, water\n")
+    masks = np.ones((4, 20, 24), np.uint8)
+    masks[:, 10:] = 2
+    masks[0, :5, :6] = void
+    files = [write_tiff(tmp_path / f"{n}.tif", mask, str(void)) for n, mask in enumerate(masks)]
+    coding, _ = find_coding(files)
+    assert (coding.values, coding.ignore) == (values, ignore)
+    assert coding.names == ("bare", "wood", "water")
+
+
 def test_nodata_in_the_file_of_a_class(tmp_path: Path) -> None:
     mask = np.array([[0, 1], [-9999, 1]], np.int16)
     write_tiff(tmp_path / "road.tif", mask, "-9999")

@@ -9,7 +9,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from plainunet.config import TrainConfig
+from plainunet.config import DataConfig, TrainConfig
+from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.evaluation.measure import measure
 from plainunet.prediction.objects import fill_holes, remove_small
 from plainunet.prediction.outputs import AREAS, COCO
 from plainunet.prediction.predict import predict_files
@@ -94,6 +96,19 @@ def test_large_images(
     assert (parts == whole).mean() > 0.99
     rows = list(csv.DictReader((tmp_path / "parts" / AREAS).read_text().splitlines()))
     assert [int(row["pixels"]) for row in rows] == [int((parts == k).sum()) for k in range(3)]
+
+
+def test_objects_that_do_not_exist_are_not_missed(tmp_path: Path) -> None:
+    numbers = np.zeros((60, 80), np.uint16)
+    numbers[5:20, 5:20], numbers[40:50, 50:70] = 1, 2
+    for stem in "ab":
+        write_tiff(tmp_path / "images" / f"{stem}.tif", scene())
+        write_tiff(tmp_path / "masks" / f"{stem}.tif", numbers)
+    dataset = SegmentationDataset.open(tmp_path, DataConfig(encoding="instances"))
+    for found in measure(make_predictor(2), dataset, objects=True):
+        assert found.counts.sum() == (~HOLE).sum()
+        assert found.objects is not None
+        assert found.objects[0].counts.true == 1
 
 
 def test_nothing_is_given_to_what_does_not_exist() -> None:
