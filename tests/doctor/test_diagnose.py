@@ -161,7 +161,7 @@ def test_the_second_time_nothing_is_read(scenes: Path, monkeypatch: pytest.Monke
         raise AssertionError("read again")
 
     for module in ("doctor.images", "doctor.fit"):
-        monkeypatch.setattr(f"plainunet.{module}.read_image", refuse)
+        monkeypatch.setattr(f"plainunet.{module}.read_with_missing", refuse)
     monkeypatch.setattr("plainunet.dataset.coding.read_mask", refuse)
     again = check(scenes)
     assert again.as_json() == first.as_json()

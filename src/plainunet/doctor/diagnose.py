@@ -11,7 +11,7 @@ import numpy as np
 
 from plainunet.config import DataConfig
 from plainunet.dataset.classes import describe, write_understood
-from plainunet.dataset.coding import MaskCounts, count_masks
+from plainunet.dataset.coding import MaskCounts, count_masks, read_pair
 from plainunet.dataset.layouts import walk
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.split import SPLIT_FILE
@@ -119,6 +119,12 @@ def check(
     if contents is not None:
         pairs = [each.pair for each in facts]
         contents = contents.only([pair.mask for pair in pairs])
+        for row, (pair, image, _) in enumerate(facts):
+            if image and image.missing:  # pixels that do not exist were counted in the mask
+                coding = contents.coding
+                ids = read_pair(pair.image, pair.mask, coding)[1]
+                pixels = np.bincount(ids.ravel(), minlength=256)
+                contents.pixels[row] = pixels[: coding.num_classes]
         check_contents(contents, pairs, findings)
     pairs = group_copies(facts, findings)
     facts = [each._replace(pair=pair) for each, pair in zip(facts, pairs, strict=True)]

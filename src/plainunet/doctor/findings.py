@@ -50,7 +50,7 @@ CODES: dict[str, Code] = {
     "name-not-utf8": Code("warning", "a name that is not UTF-8"),
     # pictures
     "transparent": Code("error", "a picture or mask with pixels that are not opaque"),
-    "not-finite": Code("error", "values that are infinite or not a number"),
+    "not-finite": Code("error", "values that are infinite"),
     "unusable-values": Code("error", "a kind of number that pictures do not have"),
     "odd-channels": Code("error", "another number of channels than the others"),
     "grey-among-rgb": Code("note", "grey pictures, shown as RGB like the others"),

@@ -31,7 +31,7 @@ from plainunet.doctor.findings import (
 from plainunet.doctor.images import PairFacts
 from plainunet.doctor.masks import Contents
 from plainunet.formats.colors import IGNORED
-from plainunet.formats.images import read_image, stored_shape
+from plainunet.formats.images import read_with_missing, stored_shape
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.sources import ImageSource, Source, path_of
 from plainunet.reporter import Reporter, track
@@ -158,13 +158,16 @@ def measure_fits(pairs: Sequence[Pair], coding: Coding) -> Iterator[Fit | DataEr
     """Measure how each mask fits its image, several at a time; or what is wrong with the pair."""
 
     def measure(image_path: ImageSource, mask_path: Source) -> Any:
-        image, ids = read_image(image_path), coding.read(mask_path)
+        image, missing = read_with_missing(image_path)
+        ids = coding.read(mask_path)
+        if missing is not None:
+            ids[missing] = IGNORED
         orientation = stored_shape(image_path)[3] if isinstance(image_path, Path) else 1
-        evidence = edge_evidence(image, ids, orientation)
+        evidence = edge_evidence(image, ids, orientation, missing)
         known = appearance(image, ids) if coding.num_classes == 2 else None
         return [_pack(evidence), known, measure_ceiling(ids, coding.num_classes)]
 
-    kind = f"fit 2 {coding} {Evidence._fields}"  # all that the ids depend on
+    kind = f"fit 3 {coding} {Evidence._fields}"  # all that the ids depend on
     for facts in recall(kind, [(pair.image, pair.mask) for pair in pairs], measure):
         yield facts if isinstance(facts, DataError) else Fit(_unpack(facts[0]), *facts[1:])
 

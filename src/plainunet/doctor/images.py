@@ -21,7 +21,7 @@ from plainunet.dataset.verify import odd_channels, size_problem
 from plainunet.doctor.duplicates import Duplicate, find_duplicates, perceptual_hash
 from plainunet.doctor.findings import Findings, resize_files, turn_files
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
-from plainunet.formats.images import read_image, stored_shape
+from plainunet.formats.images import read_with_missing, stored_shape
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.sources import ImageSource, Source, path_of, stem_of
 
@@ -50,6 +50,8 @@ class ImageFacts(NamedTuple):
     """Of its content, in hexadecimal."""
     hash: bytes
     """As by `perceptual_hash`."""
+    missing: int = 0
+    """Pixels that do not exist."""
 
 
 class PairFacts(NamedTuple):
@@ -62,25 +64,28 @@ class PairFacts(NamedTuple):
 
 def read_facts(images: Sequence[ImageSource]) -> Iterator[ImageFacts | DataError]:
     """Read what each image is, several at a time; or what is wrong with it."""
-    for facts in recall("picture 1", [(image,) for image in images], _read_facts):
+    for facts in recall("picture 2", [(image,) for image in images], _read_facts):
         if isinstance(facts, DataError):
             yield facts
         else:
-            kind, shape, dtype, low, high, digest, code = facts
-            yield ImageFacts(kind, tuple(shape), dtype, low, high, digest, bytes.fromhex(code))
+            kind, shape, dtype, low, high, digest, code, missing = facts
+            seen = dtype, low, high, digest, bytes.fromhex(code), missing
+            yield ImageFacts(kind, tuple(shape), *seen)
 
 
 def _read_facts(path: ImageSource) -> Any:
     kind, data = read_encoded(path)
+    missing = None
     if kind == "jpeg":
         shape, image, extent = _preview(path, data)
     else:
-        image = read_image(path)
+        image, missing = read_with_missing(path)
         shape, extent = image.shape, None
     code = perceptual_hash(image, extent).hex()
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
     ends = float(image.min()), float(image.max())
-    return [kind, list(shape), image.dtype.name, *ends, digest, code]
+    count = 0 if missing is None else int(missing.sum())
+    return [kind, list(shape), image.dtype.name, *ends, digest, code, count]
 
 
 def _preview(
@@ -125,7 +130,7 @@ def check_images(facts: Sequence[PairFacts], findings: Findings) -> None:
     if not seen:
         return
     for path, image in seen:
-        if image.low == image.high:
+        if image.low == image.high and image.missing < image.shape[0] * image.shape[1]:
             findings.add("blank-picture", f"{path}: all pixels are the same.", [path])
     _check_depths(seen, findings)
     grey = [path for path, image in seen if image.shape[2] == 1]

@@ -32,7 +32,7 @@ from plainunet.formats.sources import (
     Shapes,
     Source,
 )
-from plainunet.formats.tiff import read_tiff, tiff_marks
+from plainunet.formats.tiff import find_missing, read_tiff, tiff_marks
 
 THRESHOLD = 128
 """Of smoothed masks in black and white, values from here on are class 1."""
@@ -194,7 +194,8 @@ def read_mask(path: Source) -> NDArray[Any]:
     They are indices of a palette, 0/1 of a 1-bit picture, or grey values; of a grey picture stored
     as RGB(A), the one value that all colours share. Of an item or of a file for each class: 0 where
     there is no class, else its number from 1. Where a TIFF file says that 0 is white, they are the
-    stored numbers all the same, but for 1 bit; -1 becomes `VOID`.
+    stored numbers all the same, but for 1 bit; -1, NaN and a nodata value that is no whole number
+    from 0 to 65535 become `VOID`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -209,23 +210,42 @@ def read_mask(path: Source) -> NDArray[Any]:
     if isinstance(path, Shapes):
         return shapes.read_ids(path)
     if isinstance(path, ObjectFiles):
-        return read_object_files(path, _read_file)
-    return read_class_files(path, _read_file) if isinstance(path, ClassFiles) else _read_file(path)
+        return read_object_files(path, _read_without_void)
+    if isinstance(path, ClassFiles):
+        return read_class_files(path, _read_without_void)
+    return _read_file(path)
+
+
+def _read_without_void(path: Path) -> NDArray[Any]:
+    """Read one of several masks of an image: what is void shows no class, and is 0."""
+    mask = _read_file(path)
+    if mask.dtype == np.uint16 and mask.max() == VOID:
+        traits = mask_traits(path)
+        if traits.is_signed or traits.nodata == VOID:
+            mask[mask == VOID] = 0
+    return mask
 
 
 def _read_file(path: ImageSource) -> NDArray[Any]:
     kind, data = read_encoded(path)
+    missing = None
     with decoding(path):
         if kind == "tiff":
             tiff = read_tiff(BytesIO(data), path)
+            missing = tiff.missing
             samples, orientation = tiff.samples, tiff.orientation
             if tiff.is_inverted and samples.dtype != np.bool_:
                 samples = np.invert(samples)  # labels are the numbers that are stored
         elif kind == "npy":
             samples, orientation = read_mask_array(BytesIO(data), path), 1
+            missing = find_missing(samples[..., None])
         else:
             with open_still(BytesIO(data), kind, path) as (picture, orientation):
                 samples = _stored_values(picture, path)
+    if missing is not None:
+        missing = missing.reshape(missing.shape + (1,) * (samples.ndim - 2))
+        is_odd = missing & ~((samples >= 0) & (samples < VOID))  # or NaN
+        samples = np.where(is_odd, np.float64(VOID), samples) if is_odd.any() else samples
     mask = _one_channel(samples, path)
     if mask.dtype.kind in "fi" and mask.min() == -1:
         mask = np.where(mask == -1, VOID, mask.astype(np.float64))
@@ -242,6 +262,11 @@ def _read_file(path: ImageSource) -> NDArray[Any]:
     return turn_upright(mask.astype(np.uint8) if mask.dtype == np.bool_ else mask, orientation)
 
 
+def _void_of(nodata: float) -> int:
+    """The value of a mask's pixels that do not exist, once it is read."""
+    return int(nodata) if nodata in range(VOID) else VOID
+
+
 class Traits(NamedTuple):
     """What a mask's file says beside its values."""
 
@@ -254,6 +279,8 @@ class Traits(NamedTuple):
     """Whether its numbers may be below 0."""
     hides: bool = False
     """Whether pixels of one colour differ in how opaque they are."""
+    nodata: int | None = None
+    """The value that it names as nodata, as it is read."""
 
 
 def mask_traits(path: Source) -> Traits:
@@ -294,7 +321,8 @@ def _tiff_traits(file: BinaryIO, path: ImageSource) -> Traits:
     if marks.has_alpha:
         tiff = read_tiff(file, path)
         hides = tiff.alpha is not None and _hides(np.dstack([tiff.samples, tiff.alpha]))
-    return Traits(palette, marks.is_inverted, marks.dtype.kind in "fi", hides)
+    nodata = None if marks.nodata is None else _void_of(marks.nodata)
+    return Traits(palette, marks.is_inverted, marks.dtype.kind in "fi", hides, nodata)
 
 
 def _hides(samples: NDArray[Any]) -> bool:
