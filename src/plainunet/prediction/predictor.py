@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Self
 
@@ -265,13 +266,14 @@ class Predictor:
         Returns:
             As `predict`, a mask [H, W] uint8 of each.
         """
-        backend, threshold = self._backend, self.card.threshold
+        found = []
         streams = zip(*(view.batch(images) for view in self._views), strict=True)
-        bands = ([backend.mean(each) for each in in_step(views)] for views in streams)
-        return [
-            self.clean(np.concatenate([backend.classes(each, threshold) for each in image]))
-            for image in bands
-        ]
+        for image, views in zip(images, streams, strict=True):
+            bands = [self._backend.mean(each) for each in in_step(views)]
+            tops = np.cumsum([0] + [band.shape[1] for band in bands])
+            mask = [self._classes(*each) for each in zip(bands, repeat(image), tops, strict=False)]
+            found.append(self.clean(np.concatenate(mask)))
+        return found
 
     def mask_bands(self, image: Windows, first: int = 0) -> Iterator[NDArray[np.uint8]]:
         """Choose a class for each pixel of an image of any size, a few rows at a time.
