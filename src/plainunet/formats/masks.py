@@ -455,7 +455,7 @@ def _write_png(data: bytes, values: NDArray[Any]) -> bytes:
         elif name == b"IDAT":
             if not lines.size:  # they are all in the first one
                 continue
-            body, lines = zlib.compress(lines.tobytes(), 9), lines[:0]
+            body, lines = zlib.compress(lines.tobytes()), lines[:0]
         check = zlib.crc32(name + body)
         written += struct.pack(">I", len(body)) + name + body + struct.pack(">I", check)
         if name == b"IEND":

@@ -536,8 +536,8 @@ def _unreadable(page: TiffPage, path: ImageSource) -> ValueError:
 
 _PIXELS = (_WIDTH, _HEIGHT, _OFFSETS, _ROWS, _COUNTS, 282, 283, _TILE_OFFSETS, _TILE_COUNTS)
 """Tags that follow from the pixels and how they are cut, and rationals, which are written anew."""
-_OWN = (*_PIXELS, 254, 256, 257, _BITS, _COMPRESSION, 262, _SAMPLES, _PLANAR, 296, 317, 320, 322)
-_OWN += (323, 338, 339)
+_OWN = {*_PIXELS, 254, _BITS, _COMPRESSION, 262, _SAMPLES, _PLANAR, 296, 317, 320, 322, 323}
+_OWN |= {338, 339}
 """Tags that encoders write by themselves."""
 
 
@@ -604,7 +604,7 @@ def _encode_by_pillow(page: TiffPage, file: BinaryIO, values: NDArray[Any]) -> b
         changed = Image.fromarray(values)
         if picture.palette:
             changed.putpalette(picture.palette)
-        own = {*_OWN} - {282, 283, 296, 317}
+        own = _OWN - {282, 283, 296, 317}
         tags = {code: value for code, value in picture.tag_v2.items() if code not in own}
         changed.save(written, "TIFF", compression=picture.info["compression"], tiffinfo=tags)
     return written.getvalue()
