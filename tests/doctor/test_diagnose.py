@@ -14,6 +14,7 @@ from plainunet.dataset.coding import Values
 from plainunet.doctor.diagnose import check, summarise, write_valid
 from plainunet.doctor.findings import CODES
 from plainunet.doctor.masks import Contents
+from plainunet.formats.problems import Change
 from plainunet.formats.sources import Source
 
 from ..folders import Stages
@@ -64,7 +65,7 @@ def test_everything_goes_into_json(scenes: Path) -> None:
     assert finding["code"] == "no-mask"
     assert finding["severity"] == "error"
     assert finding["files"] == [str(scenes / "images/03.png")]
-    assert finding["cure"] == f"plainunet check {scenes} --write"
+    assert finding["fix"] == f"plainunet check {scenes} --write"
     assert content["summary"]["pairs"] == 11
 
 
@@ -99,7 +100,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
         result = check(path)
         assert [finding.code for finding in result.findings] in (["no-data"], ["unclear"])
         assert str(path) in result.findings[0].message
-        assert result.findings[0].fix
+        assert result.findings[0].fix is None
         assert (result.exit_code, result.summary["pairs"]) == (2, 0)
 
 
@@ -215,7 +216,7 @@ def test_the_link_itself_is_named(scenes: Path) -> None:
     result = check(scenes)
     (finding,) = [each for each in result.findings if each.code == "link-loop"]
     assert finding.fix
-    assert finding.fix.line == f"rm {scenes / 'images/again'}"
+    assert finding.fix.change == Change("unlink", (scenes / "images/again",))
 
 
 # the summary

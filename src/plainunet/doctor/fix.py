@@ -103,7 +103,10 @@ def _new_contents(
         one, other = change.files
         yield from ((one, other.read_bytes()), (other, one.read_bytes()))
     elif change.kind == "unlink":
-        yield from ((file, None) for file in change.files if file.is_symlink())
+        for file in change.files:
+            if not file.is_symlink():
+                raise ValueError(f"{file} is no link. Remove it by hand.")
+            yield file, None
     elif change.kind == "flatten":
         yield from ((file, flatten_mask(file, *change.how)) for file in change.files)
     else:
@@ -135,14 +138,17 @@ def _turned(how: tuple[int], mask: Mask) -> Mask:
 def _moved(how: tuple[int, int], mask: Mask) -> Mask:
     height, width = mask.shape[:2]
     rows = (np.arange(height) - how[1]).clip(0, height - 1)
-    return np.take(mask[rows], (np.arange(width) - how[0]).clip(0, width - 1), axis=1)
+    moved: Mask = np.take(mask[rows], (np.arange(width) - how[0]).clip(0, width - 1), axis=1)
+    return moved
 
 
 def _resized(how: tuple[int, int], mask: Mask) -> Mask:
     (width, height), (old_height, old_width) = how, mask.shape[:2]
     # the middle of each new pixel lies in one of the old
     rows = (2 * np.arange(height) + 1) * old_height // (2 * height)
-    return np.take(mask[rows], (2 * np.arange(width) + 1) * old_width // (2 * width), axis=1)
+    columns = (2 * np.arange(width) + 1) * old_width // (2 * width)
+    resized: Mask = np.take(mask[rows], columns, axis=1)
+    return resized
 
 
 _CHANGED: dict[str, Callable[[Any, Mask], Mask]] = {
