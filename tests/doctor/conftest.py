@@ -12,12 +12,10 @@ from PIL import Image
 
 from plainunet.cli import app
 from plainunet.doctor.diagnose import check
-from plainunet.doctor.findings import Finding
 
 from ..folders import make_pair
 
 CodesOf = Callable[[Path], dict[str, list[str]]]
-RunFix = Callable[[Finding], None]
 
 
 def draw_scene(seed: int, height: int = 120, width: int = 160) -> tuple[np.ndarray, np.ndarray]:
@@ -91,17 +89,6 @@ def codes_of() -> CodesOf:
         return found
 
     return look
-
-
-@pytest.fixture
-def run_fix() -> RunFix:
-    """Run a finding's command; it is `plainunet`, which is run in this process."""
-
-    def run(finding: Finding) -> None:
-        assert finding.fix is not None
-        assert call(finding.fix.line) == 0
-
-    return run
 
 
 def call(line: str) -> int:

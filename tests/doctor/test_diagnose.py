@@ -18,7 +18,7 @@ from plainunet.formats.problems import Change
 from plainunet.formats.sources import Source
 
 from ..folders import Stages
-from .conftest import CodesOf, RunFix, copy_pair, divide, mask_of, spoil
+from .conftest import CodesOf, copy_pair, divide, mask_of, spoil
 
 
 def test_a_sound_folder_is_clean(scenes: Path) -> None:
@@ -188,14 +188,6 @@ def test_two_classes_of_one_name_are_refused(scenes: Path) -> None:
 def test_a_list_that_is_not_used_is_said(scenes: Path) -> None:
     (scenes / "split.csv").write_text("filename,split\n00.png,train\n")
     assert any("split.csv is not used" in note for note in check(scenes).notes)
-
-
-def test_a_list_that_fits_no_more_has_a_fix(scenes: Path, run_fix: RunFix) -> None:
-    (scenes / "list.csv").write_text("image,mask\nimages/00.png,masks/00.png\ngone.png,gone.png\n")
-    (scenes / "dataset.toml").write_text('pairs = "list.csv"\n')
-    (finding,) = check(scenes).findings
-    run_fix(finding)
-    assert check(scenes).findings == []
 
 
 def test_the_last_command_leaves_out_what_is_left(scenes: Path) -> None:

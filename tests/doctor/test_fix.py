@@ -1,6 +1,5 @@
 """`plainunet fix`: printed lines are run on planted faults; what they change can be undone."""
 
-import contextlib
 import os
 import shlex
 import signal
@@ -26,6 +25,7 @@ from plainunet.formats.encoded import turn_upright
 from plainunet.formats.masks import mask_traits, read_mask
 from plainunet.formats.problems import Change
 
+from ..formats.test_images import png
 from .conftest import call, mask_of, spoil
 
 Masks = dict[str, np.ndarray]
@@ -35,13 +35,18 @@ Tree = dict[str, bytes | str]
 def tree_of(folder: Path) -> Tree:
     """Every path below a folder: content, where a link leads, or "" for a folder."""
     return {
-        os.fspath(path.relative_to(folder)): os.readlink(path)
+        os.fspath(path.relative_to(folder)): str(path.readlink())
         if path.is_symlink()
         else path.read_bytes()
         if path.is_file()
         else ""
         for path in folder.rglob("*")
     }
+
+
+def true_masks(folder: Path) -> Masks:
+    """The class ids of the masks by their stems."""
+    return {path.stem: read_mask(path) // 255 for path in sorted((folder / "masks").iterdir())}
 
 
 # planted faults: each leaves the folder spoilt, and `true` as it is to be afterwards
@@ -168,10 +173,8 @@ IN_BASH = ("misspelt", "latin-1", "inverted")
 
 def run_in_bash(line: str) -> int:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    shell = {"cwd": "/", "env": {**os.environ, "PATH": path}}
-    return subprocess.run(
-        ["bash", "-c", line], capture_output=True, check=False, **shell
-    ).returncode
+    words, environment = ["bash", "-c", line], {**os.environ, "PATH": path}
+    return subprocess.run(words, cwd="/", env=environment, check=False).returncode
 
 
 def of_code(folder: Path, planted: Planted) -> list[Finding]:
@@ -195,7 +198,7 @@ def test_the_printed_line_fixes_it_and_is_undone(
 ) -> None:
     planted = PLANTED[name]
     folder = scenes.rename(scenes.with_name("my scenes"))
-    true = {path.stem: read_mask(path) // 255 for path in sorted((folder / "masks").glob("*"))}
+    true = true_masks(folder)
     planted.plant(folder, true)
     spoilt = tree_of(folder)
     (line,) = {each.fix.line for each in of_code(folder, planted) if each.fix}
@@ -230,6 +233,7 @@ def with_palette() -> Image.Image:
 SAVED: dict[str, Callable[[Path], object]] = {
     "grey.png": lambda path: Image.fromarray(IDS).save(path),
     "deep.png": lambda path: Image.fromarray(IDS.astype(np.uint16) * 300).save(path),
+    "two_bits_of_grey.png": lambda path: path.write_bytes(png(IDS[..., None], 2)),
     "one.png": lambda path: Image.fromarray(IDS > 0).save(path),
     "palette.png": lambda path: with_palette().save(path),
     "two_bits.png": lambda path: with_palette().save(path, bits=2, transparency=3),
@@ -404,9 +408,7 @@ def test_a_list_or_a_pattern_keeps_the_names_that_it_gives(scenes: Path) -> None
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_what_was_killed_is_undone(scenes: Path) -> None:
-    hide_a_class(
-        scenes, {path.stem: read_mask(path) // 255 for path in (scenes / "masks").iterdir()}
-    )
+    hide_a_class(scenes, true_masks(scenes))
     spoilt, first = tree_of(scenes), scenes / "masks/00.png"
     words = [sys.executable, "-m", "plainunet", "fix", str(scenes), "transparent"]
     began, inode = time.monotonic(), first.stat().st_ino

@@ -147,9 +147,8 @@ def test_a_value_in_many_masks_is_no_slip(tmp_path: Path) -> None:
     masks = [np.where(IDS == 2, 4, IDS) for _ in range(8)]
     contents, findings, _ = understand(write(tmp_path, masks))
     assert contents is None
-    assert [line_of(each) for each in findings.found] == [
-        "plainunet check x --values 0 1 4 --write"
-    ]
+    line = "plainunet check x --values 0 1 4 --write"
+    assert [line_of(each) for each in findings.found] == [line]
     config = DataConfig(values=(0, 1), ignore=9)
     (finding,) = understand(write(tmp_path, masks), config)[1].found
     assert line_of(finding) == "plainunet check x --values 0 1 4 --write"
