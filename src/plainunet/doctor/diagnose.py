@@ -354,10 +354,13 @@ def fix(
         What was done.
 
     Raises:
+        FileNotFoundError: There is no such folder.
         ValueError: No finding has the code, or none that has it is fixed so; or a change cannot
             be made.
     """
     require_code(code, code)
+    if not data.is_dir():
+        raise FileNotFoundError(f"{data} is no folder. Check the path.")
     result = check(data, config, seed=seed, reporter=reporter)
     found = [each for each in result.findings if each.code == code]
     changes = {each.fix.change: each for each in found if each.fix and each.fix.change}

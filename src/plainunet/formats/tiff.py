@@ -560,15 +560,16 @@ def rewrite_tiff(
             written = _encode(page, values)
         else:
             written = _encode_by_pillow(page, BytesIO(data), values)
-        said = {tag.code: str(tag.value) for tag in page.tags if tag.code not in _PIXELS}
-    if len(stored.shape) == 2:
-        said.pop(_PLANAR, None)  # it means nothing for one sample a pixel
+        # the kind of number is seen, and one sample a pixel has no order: both may be left out
+        unsaid = (*_PIXELS, 339, *([_PLANAR] if stored.ndim == 2 else []))
+        said = {tag.code: str(tag.value) for tag in page.tags if tag.code not in unsaid}
     file = BytesIO(written)
     with TiffFile(file) as tiff:
         page = _only_page(tiff, file, path)
         kept = {tag.code: str(tag.value) for tag in page.tags}
         lost = [code for code, value in said.items() if kept.get(code) != value]
-        if lost or not np.array_equal(_decode(page, file, path), values):
+        back = _decode(page, file, path)
+        if lost or back.dtype != stored.dtype or not np.array_equal(back, values):
             raise ValueError(f"tags {lost} would not be kept")
     return written
 

@@ -188,14 +188,14 @@ def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
     for line in lines:
         console.print(printable(line), markup=False)
     if fixed.backup is None:
-        console.print(f"{len(lines)} files would change; nothing was written", style="bold")
+        console.print(f"{_several(len(lines), 'file')} would change; nothing was written")
         return
     result, left = fixed.result, len(fixed.left)
     console.print(
-        f"{len(lines)} files changed; how they were is kept in {fixed.backup}; to put it back:\n"
+        f"{_several(len(lines), 'file')} changed, the originals are in {fixed.backup}; undo it:\n"
         f"  $ {printable(undo_line)}\n"
-        f"checked again: {left or 'no'} finding{'s' * (left != 1)} '{code}' left, "
-        f"{result.count('error')} errors, {result.count('warning')} warnings in all",
+        f"checked again: {_several(left, 'finding')} '{code}' left; in all "
+        f"{_several(result.count('error'), 'error')}, {_several(result.count('warning'), 'warning')}",
         markup=False,
     )
     for finding in fixed.left[:_MOST_SHOWN]:
@@ -207,7 +207,7 @@ def show_fixable(result: Diagnosis) -> None:
     console = Terminal(highlight=False, soft_wrap=True)
     lines = Counter(each.fix.line for each in result.findings if each.fix and each.fix.change)
     for line, count in lines.items():
-        console.print(f"$ {printable(line)}  ({count} findings)", markup=False)
+        console.print(f"$ {printable(line)}  ({_several(count, 'finding')})", markup=False)
     if not lines:
         console.print(f"{result.data}: no finding is fixed by changing files", markup=False)
 
