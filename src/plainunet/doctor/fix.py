@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.doctor.alignment import TURNS
-from plainunet.files import lock_folder, write_whole
+from plainunet.files import lock_folder, remove_abandoned, write_whole
 from plainunet.formats.encoded import turn_upright
 from plainunet.formats.masks import flatten_mask, rewrite_mask
 from plainunet.formats.problems import Change
@@ -272,6 +272,8 @@ def undo(data: Path, code: str = "") -> list[Path]:
             _require_unchanged(files, folders[-1])
         for files in reversed(changes):
             _put_back(files, folders[-1])
+        for place in {path.parent for files in changes for path in files}:
+            remove_abandoned(place)  # what was being written when it was killed
         for each in folders[-1].iterdir():
             if each.name == _RECORD or _KEPT.fullmatch(each.name):
                 each.unlink()

@@ -190,12 +190,13 @@ def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
     if fixed.backup is None:
         console.print(f"{_several(len(lines), 'file')} would change; nothing was written")
         return
-    result, left = fixed.result, len(fixed.left)
+    left = len(fixed.left)
+    errors, warnings = (fixed.result.count(each) for each in ("error", "warning"))
     console.print(
         f"{_several(len(lines), 'file')} changed, the originals are in {fixed.backup}; undo it:\n"
         f"  $ {printable(undo_line)}\n"
         f"checked again: {_several(left, 'finding')} '{code}' left; in all "
-        f"{_several(result.count('error'), 'error')}, {_several(result.count('warning'), 'warning')}",
+        f"{_several(errors, 'error')}, {_several(warnings, 'warning')}",
         markup=False,
     )
     for finding in fixed.left[:_MOST_SHOWN]:
