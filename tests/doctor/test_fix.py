@@ -25,11 +25,15 @@ from plainunet.formats.encoded import turn_upright
 from plainunet.formats.masks import mask_traits, read_mask
 from plainunet.formats.problems import Change
 
+from ..folders import save
 from ..formats.test_images import png
 from .conftest import call, mask_of, spoil
 
 Masks = dict[str, np.ndarray]
 Tree = dict[str, bytes | str]
+Ids = Callable[[np.ndarray], np.ndarray]
+Plant = Callable[[Path, Masks], object]
+IDS = np.random.default_rng(0).integers(0, 3, (20, 30)).astype(np.uint8)
 
 
 def tree_of(folder: Path) -> Tree:
@@ -52,23 +56,22 @@ def true_masks(folder: Path) -> Masks:
 # planted faults: each leaves the folder spoilt, and `true` as it is to be afterwards
 
 
-def change_mask(how: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path, Masks], None]:
-    def plant(folder: Path, true: Masks) -> None:
-        spoil(folder, "03", how(mask_of(folder, "03")))
-
-    return plant
+def of_mask(how: Ids) -> Plant:
+    return lambda folder, true: spoil(folder, "03", how(mask_of(folder, "03")))
 
 
-def save_all(
-    how: Callable[[np.ndarray], np.ndarray], odd: Callable[[np.ndarray], np.ndarray]
-) -> Callable[[Path, Masks], None]:
-    """Save all masks as `how` makes them of class ids, that of image 03 as `odd` does."""
+def of_all(how: Ids, odd: Ids) -> Plant:
+    """All masks are saved as `how` makes them of class ids, that of image 03 as `odd` does."""
+    return lambda folder, true: [
+        spoil(folder, stem, (odd if stem == "03" else how)(ids)) for stem, ids in true.items()
+    ]
 
-    def plant(folder: Path, true: Masks) -> None:
-        for stem, ids in true.items():
-            spoil(folder, stem, (odd if stem == "03" else how)(ids))
 
-    return plant
+def black_and_white(value: int = 0) -> Ids:
+    """0 and 255, and one pixel of another value."""
+    return lambda ids: np.where(
+        np.arange(ids.size).reshape(ids.shape) == 322, value, ids * 255
+    ).astype(np.uint8)
 
 
 def swap(folder: Path, true: Masks) -> None:
@@ -77,7 +80,7 @@ def swap(folder: Path, true: Masks) -> None:
     spoil(folder, "08", one)
 
 
-def turn_by_exif(orientation: int) -> Callable[[Path, Masks], None]:
+def by_exif(orientation: int) -> Plant:
     def plant(folder: Path, true: Masks) -> None:
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -88,26 +91,10 @@ def turn_by_exif(orientation: int) -> Callable[[Path, Masks], None]:
     return plant
 
 
-def rename(old: str, new: str) -> Callable[[Path, Masks], None]:
-    return lambda folder, true: (folder / old).rename(folder / new) and None
-
-
-def name_in_latin_1(folder: Path, true: Masks) -> None:
-    for path in (folder / "images/03.png", folder / "masks/03.png"):
-        path.rename(path.with_name(os.fsdecode(b"03\xe9.png")))
-
-
-def add_image(folder: Path, true: Masks) -> None:
-    with Image.open(folder / "images/03.png") as image:
-        image.save(folder / "images/03.tif")
-
-
-def link_back(folder: Path, true: Masks) -> None:
-    (folder / "images/again").symlink_to("../images", target_is_directory=True)
-
-
-def name_folder_like_image(folder: Path, true: Masks) -> None:
-    (folder / "images/more.png").mkdir()
+def renamed(new: str, *folders: str) -> Plant:
+    return lambda folder, true: [
+        (folder / name / "03.png").rename(folder / name / new) for name in folders
+    ]
 
 
 def hide_a_class(folder: Path, true: Masks) -> None:
@@ -122,50 +109,36 @@ def list_what_is_gone(folder: Path, true: Masks) -> None:
     (folder / "dataset.toml").write_text('pairs = "list.csv"\n')
 
 
-def stray(ids: np.ndarray) -> np.ndarray:
-    mask = black_and_white(ids)
-    mask[2, 2] = 77
-    return mask
-
-
-def ignored(ids: np.ndarray) -> np.ndarray:
-    mask = black_and_white(ids)
-    mask[2, 2] = 9
-    return mask
-
-
-def black_and_white(ids: np.ndarray) -> np.ndarray:
-    return ids * np.uint8(255)
-
-
 @dataclass(frozen=True)
 class Planted:
     code: str
-    plant: Callable[[Path, Masks], None]
+    plant: Plant
     config: dict[str, Any] = field(default_factory=dict)
     nearly: float = 0.0  # share of pixels that cannot be brought back
 
 
 PLANTED = {
-    "mirrored": Planted("flipped", change_mask(np.fliplr)),
-    "turned": Planted("size-mismatch", change_mask(np.rot90)),
-    "turned back": Planted("size-mismatch", change_mask(lambda mask: np.rot90(mask, 3))),
-    "shifted": Planted("shifted", change_mask(lambda m: np.roll(m, (8, -6), (0, 1))), nearly=0.03),
-    "inverted": Planted("inverted", change_mask(lambda mask: 255 - mask)),
-    "exif 3": Planted("exif", turn_by_exif(3)),
-    "exif 8": Planted("size-mismatch", turn_by_exif(8)),
+    "mirrored": Planted("flipped", of_mask(np.fliplr)),
+    "turned": Planted("size-mismatch", of_mask(np.rot90)),
+    "turned back": Planted("size-mismatch", of_mask(lambda mask: np.rot90(mask, 3))),
+    "shifted": Planted("shifted", of_mask(lambda m: np.roll(m, (8, -6), (0, 1))), nearly=0.03),
+    "inverted": Planted("inverted", of_mask(lambda mask: 255 - mask)),
+    "exif 3": Planted("exif", by_exif(3)),
+    "exif 8": Planted("size-mismatch", by_exif(8)),
     "swapped": Planted("swapped", swap),
-    "reduced": Planted("size-mismatch", change_mask(lambda mask: mask[::2, ::2]), nearly=0.02),
-    "suffix": Planted("wrong-extension", rename("images/03.png", "images/03.jpg")),
-    "latin-1": Planted("name-not-utf8", name_in_latin_1),
-    "misspelt": Planted("no-mask", rename("masks/03.png", "masks/03_.png")),
-    "no image": Planted("no-picture", rename("images/03.png", "images/03.dat")),
-    "two images": Planted("two-partners", add_image),
-    "loop": Planted("link-loop", link_back),
-    "folder": Planted("not-a-picture", name_folder_like_image),
+    "reduced": Planted("size-mismatch", of_mask(lambda mask: mask[::2, ::2]), nearly=0.02),
+    "suffix": Planted("wrong-extension", renamed("03.jpg", "images")),
+    "latin-1": Planted("name-not-utf8", renamed(os.fsdecode(b"03\xe9.png"), "images", "masks")),
+    "misspelt": Planted("no-mask", renamed("03_.png", "masks")),
+    "no image": Planted("no-picture", renamed("03.dat", "images")),
+    "two images": Planted("two-partners", lambda folder, _: save(folder / "images/03.tif", IDS)),
+    "loop": Planted("link-loop", lambda folder, _: (folder / "images/a").symlink_to("../images")),
+    "folder": Planted("not-a-picture", lambda folder, _: (folder / "images/a.png").mkdir()),
     "hidden class": Planted("transparent", hide_a_class),
-    "255 and 1": Planted("ambiguous-255", save_all(np.array, black_and_white)),
-    "stray": Planted("stray-value", save_all(ignored, stray), {"ignore": 9}, 0.001),
+    "255 and 1": Planted("ambiguous-255", of_all(np.array, black_and_white())),
+    "stray": Planted(
+        "stray-value", of_all(black_and_white(9), black_and_white(77)), {"ignore": 9}, 0.001
+    ),
     "list": Planted("unclear", list_what_is_gone),
 }
 IN_BASH = ("misspelt", "latin-1", "inverted")
@@ -219,8 +192,6 @@ def test_the_printed_line_fixes_it_and_is_undone(
 
 # what is changed in a file, and what is not
 
-
-IDS = np.random.default_rng(0).integers(0, 3, (20, 30)).astype(np.uint8)
 GEO = [(33550, 12, 3, (2.0, 2.0, 0.0), True), (42113, 2, 2, "9", True)]
 
 
