@@ -74,6 +74,10 @@ def black_and_white(value: int = 0) -> Ids:
     ).astype(np.uint8)
 
 
+def colored(ids: np.ndarray) -> np.ndarray:
+    return np.array([[0, 0, 0], [0, 90, 255]], np.uint8)[ids]
+
+
 def swap(folder: Path, true: Masks) -> None:
     one, other = mask_of(folder, "03"), mask_of(folder, "08")
     spoil(folder, "03", other)
@@ -120,7 +124,7 @@ class Planted:
 PLANTED = {
     "mirrored": Planted("flipped", of_mask(np.fliplr)),
     "turned": Planted("size-mismatch", of_mask(np.rot90)),
-    "turned back": Planted("size-mismatch", of_mask(lambda mask: np.rot90(mask, 3))),
+    "coloured": Planted("size-mismatch", of_all(colored, lambda ids: np.rot90(colored(ids), 3))),
     "shifted": Planted("shifted", of_mask(lambda m: np.roll(m, (8, -6), (0, 1))), nearly=0.03),
     "inverted": Planted("inverted", of_mask(lambda mask: 255 - mask)),
     "exif 3": Planted("exif", by_exif(3)),

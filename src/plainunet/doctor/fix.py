@@ -274,7 +274,7 @@ def undo(data: Path, code: str = "") -> list[Path]:
             _put_back(files, folders[-1])
         for place in {path.parent for files in changes for path in files}:
             remove_abandoned(place)  # what was being written when it was killed
-        for each in folders[-1].iterdir():
+        for each in list(folders[-1].iterdir()):
             if each.name == _RECORD or _KEPT.fullmatch(each.name):
                 each.unlink()
         with suppress(OSError):  # something else is in it

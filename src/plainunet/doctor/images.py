@@ -22,7 +22,6 @@ from plainunet.doctor.duplicates import Duplicate, find_duplicates, perceptual_h
 from plainunet.doctor.findings import Findings, change_of
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import read_image, stored_shape
-from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import Change, DataError, command
 from plainunet.formats.sources import ImageSource, Source, path_of, stem_of
 
@@ -119,11 +118,9 @@ def check_images(facts: Sequence[PairFacts], by_name: bool, findings: Findings) 
     `by_name` says that pairs are found by their names, not listed, so that files may be renamed.
     """
     for pair, image, mask in facts:
-        # a renamed image would be unknown to a file that lists masks, or to be its own mask
-        is_listed = not by_name or not isinstance(pair.mask, Path)
-        may_rename = not is_listed and pair.mask != path_of(pair.image).with_suffix(
-            path_of(pair.mask).suffix
-        )
+        # what lists masks names images, and 1.jpg with 1.png beside it goes by its suffix
+        beside = path_of(pair.image).with_suffix(path_of(pair.mask).suffix)
+        may_rename = by_name and isinstance(pair.mask, Path) and pair.mask != beside
         _check_name(pair.image, image.kind if image else "", may_rename, findings)
         _check_name(pair.mask, mask.kind if mask else "", may_rename, findings)
         if image and mask and image.shape[:2] != mask.size:
@@ -171,11 +168,14 @@ def _add_size_mismatch(pair: Pair, image: ImageFacts, mask: MaskCounts, findings
 
 def _find_turn(image: ImageSource, mask: Path) -> int:
     """Find how a mask must be turned for its borders to lie on edges of its image, 5..8, or 0."""
-    grey = read_image(image).mean(axis=2, dtype=np.float32)
+    try:  # as images, whether they hold colours or not
+        grey, drawn = (read_image(each).mean(axis=2, dtype=np.float32) for each in (image, mask))
+    except ValueError:  # such as one that is transparent
+        return 0
     edges = cv2.magnitude(*(cv2.Sobel(grey, cv2.CV_32F, dx, 1 - dx) for dx in (1, 0)))
-    values, fits = read_mask(mask), []
+    fits = []
     for turn in range(5, 9):
-        turned = turn_upright(values, turn).astype(np.float32)
+        turned = turn_upright(drawn, turn)
         borders = cv2.morphologyEx(turned, cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0
         fits.append((float(edges[borders].mean()) if borders.any() else 0.0, turn))
     (second, _), (best, turn) = sorted(fits)[-2:]
