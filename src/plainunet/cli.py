@@ -111,10 +111,10 @@ def check(
     seed: int = 0,
     known: Known = _KNOWN,
 ) -> int:
-    """Look for what is wrong with a folder of images and masks, and say how to mend it.
+    """Look for what is wrong with a folder of images and masks, and say how to fix it.
 
     The result is printed; the exit code is 0 where all is well, 1 with warnings, 2 with errors.
-    Pictures and masks are never changed.
+    Pictures and masks are never changed; plainunet fix does that.
 
     Parameters
     ----------
@@ -164,6 +164,63 @@ def check(
         + f"\nchecked again: {result.count('error')} errors, {result.count('warning')} warnings"
     )
     return result.exit_code
+
+
+@app.command
+def fix(
+    data: Path,
+    finding: str = "",
+    /,
+    *files: Path,
+    dry_run: Flag = False,
+    undo: Flag = False,
+    seed: int = 0,
+    known: Known = _KNOWN,
+) -> int:
+    """Fix what is wrong with files of a folder, as plainunet check says, and check again.
+
+    The originals are kept in DATA/.plainunet-backup. The exit code is 0 where the finding is gone,
+    1 where some of it is left, 2 where nothing could be fixed.
+
+    Parameters
+    ----------
+    data
+        Folder of images and masks.
+    finding
+        Code of the findings to be fixed, such as flipped; left out, those that can be are listed.
+    files
+        Fix the findings of these files only; before the flags.
+    dry_run
+        Say what would change, and change nothing.
+    undo
+        Put back what the last fix changed, or the last one of FINDING, byte for byte.
+    seed
+        As of check.
+    """
+    from plainunet.doctor.diagnose import check as look
+    from plainunet.doctor.diagnose import fix as carry_out
+    from plainunet.doctor.fix import undo as put_back
+    from plainunet.formats.problems import command
+    from plainunet.terminal.screen import Screen
+    from plainunet.terminal.tables import printable, show_fixable, show_fixed
+
+    if undo:
+        if files or dry_run:
+            raise ValueError("--undo puts back all that a fix changed; it takes no files.")
+        for path in put_back(data, finding):
+            _print(printable(f"put back: {path}"))
+        return 0
+    how: dict[str, Any] = {"config": known, "seed": seed, "dry_run": dry_run}
+    with Screen() as reporter:
+        if finding:
+            fixed = carry_out(data, finding, files, reporter=reporter, **how)
+        else:
+            result = look(data, known, seed=seed, reporter=reporter)
+    if not finding:
+        show_fixable(result)
+        return 0
+    show_fixed(finding, fixed, command("plainunet", "fix", data, "--undo"))
+    return 1 if fixed.left and not dry_run else 0
 
 
 @app.command

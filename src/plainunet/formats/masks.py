@@ -1,5 +1,7 @@
 """A mask on disk -> the numbers in it, from one file or from one file per class."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageFile
+from PIL import Image, ImageFile
 
 from plainunet.formats import coco, rle, shapes
 from plainunet.formats.colors import IGNORED, ColoredMaskError, colored_mask
@@ -19,7 +21,7 @@ from plainunet.formats.encoded import (
     read_mask_array,
     turn_upright,
 )
-from plainunet.formats.images import image_size, open_still
+from plainunet.formats.images import image_size, open_still, stored_shape
 from plainunet.formats.legends import is_background
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import (
@@ -32,7 +34,7 @@ from plainunet.formats.sources import (
     Shapes,
     Source,
 )
-from plainunet.formats.tiff import find_missing, read_tiff, tiff_marks
+from plainunet.formats.tiff import find_missing, read_tiff, rewrite_tiff, tiff_marks
 
 THRESHOLD = 128
 """Of smoothed masks in black and white, values from here on are class 1."""
@@ -398,3 +400,125 @@ def _one_channel(samples: NDArray[Any], path: ImageSource) -> NDArray[Any]:
             [path],
         )
     return first
+
+
+def rewrite_mask(path: Path, how: Callable[[NDArray[Any]], NDArray[Any]]) -> bytes:
+    """Write a mask's file with other values, and all else as it is: format, palette, bits, tags.
+
+    Args:
+        path: The file: PNG, GIF, BMP, TIFF or .npy.
+        how: Makes the new values of those that are stored, [H, W] or [H, W, C].
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is of another format, or would not keep these values, or the rest.
+    """
+    kind, data = read_encoded(path)
+    try:
+        if mask_orientation(path) != 1:
+            raise ValueError("it is turned by its own EXIF orientation")
+        if kind == "tiff":
+            return rewrite_tiff(data, path, how)
+        if kind == "npy":
+            file = BytesIO()
+            np.save(file, how(np.load(BytesIO(data))))
+            return file.getvalue()
+        before = _open_stored(data, kind, path)
+        values = how(before.values)
+        if kind == "png":
+            written = _write_png(data, values)
+        elif kind in ("gif", "bmp"):
+            written = _write_by_pillow(data, kind, values)
+        else:
+            raise ValueError(f"{kind.upper()} may change values")
+        after = _open_stored(written, kind, path)
+        if after.marks != before.marks or not np.array_equal(after.values, values):
+            raise ValueError("its format does not hold these values")
+    except ValueError as error:
+        raise DataError(
+            f"{path} cannot be changed without loss: {error}. Change it where it was made.",
+            "not-a-mask",
+            [path],
+        ) from None
+    return written
+
+
+def mask_orientation(path: Path) -> int:
+    """Read the EXIF orientation of a mask's file, 1..8."""
+    return stored_shape(path)[3]
+
+
+class _Stored(NamedTuple):
+    values: NDArray[Any]
+    marks: list[Any]  # mode, palette and how pixels are packed
+
+
+def _open_stored(data: bytes, kind: str, path: Path) -> _Stored:
+    with open_still(BytesIO(data), kind, path) as (picture, _):
+        packed = picture.tile[0].args if kind == "bmp" else ""
+        raw = packed[0] if isinstance(packed, tuple) else packed
+        values = _stored_values(picture, path)
+        shown = picture.info.get("transparency")
+        return _Stored(values, [picture.mode, picture.getpalette(), shown, raw])
+
+
+def _write_png(data: bytes, values: NDArray[Any]) -> bytes:
+    """Replace the pixels of a PNG file, chunk by chunk, as Pillow writes no grey of 2 or 4 bits."""
+    height, width = values.shape[:2]
+    bits = data[24]
+    rows = values.reshape(height, -1)
+    if bits < 8:
+        rows = rows[..., None] >> np.arange(bits, dtype=np.uint8)[::-1] & 1
+        rows = np.packbits(rows.reshape(height, -1).astype(np.uint8), axis=1)
+    elif bits == 16:
+        rows = np.ascontiguousarray(rows, ">u2").view(np.uint8)
+    lines = np.pad(rows.astype(np.uint8), ((0, 0), (1, 0)))  # each begins with its filter: none
+    written, at = data[:8], 8
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        name, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        at += 12 + length
+        if name == b"IHDR":
+            body = struct.pack(">II", width, height) + body[8:12] + b"\0"  # not interlaced
+        elif name == b"IDAT":
+            if not lines.size:  # they are all in the first one
+                continue
+            body, lines = zlib.compress(lines.tobytes()), lines[:0]
+        check = zlib.crc32(name + body)
+        written += struct.pack(">I", len(body)) + name + body + struct.pack(">I", check)
+        if name == b"IEND":
+            break
+        if name == b"PLTE" and values.max() >= length // 3:
+            raise ValueError("its palette is shorter")
+    return written
+
+
+def _write_by_pillow(data: bytes, kind: str, values: NDArray[Any]) -> bytes:
+    file = BytesIO()
+    with Image.open(BytesIO(data)) as picture:
+        changed = Image.fromarray(values)
+        if picture.mode == "P":
+            changed.putpalette(picture.getpalette() or [])
+        kept = {key: picture.info[key] for key in ("transparency",) if key in picture.info}
+        changed.save(file, kind, optimize=False, **kept)
+    return file.getvalue()
+
+
+def flatten_mask(path: Path, color: int) -> bytes:
+    """Lay a PNG mask on a colour, 0xRRGGBB, which pixels less than half opaque get; as RGB.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is of another format.
+    """
+    kind, data = read_encoded(path)
+    if kind != "png" or mask_orientation(path) != 1:
+        raise DataError(f"{path} is no upright PNG. Save it as RGB.", "transparent", [path])
+    with decoding(path), open_still(BytesIO(data), kind, path) as (picture, _):
+        _stored_values(picture, path)  # refuses what has more than 8 bits
+        samples = np.array(picture.convert("RGBA"))
+    flat = samples[..., :3]
+    flat[samples[..., 3] < THRESHOLD] = [color >> 16, color >> 8 & 255, color & 255]
+    file = BytesIO()
+    Image.fromarray(flat).save(file, "PNG")
+    return file.getvalue()

@@ -10,6 +10,7 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -18,9 +19,17 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageFile
+from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
+from tifffile import (
+    COMPRESSION,
+    EXTRASAMPLE,
+    PHOTOMETRIC,
+    PLANARCONFIG,
+    TiffFile,
+    TiffPage,
+    imwrite,
+)
 
 from plainunet.formats.problems import DataError, cut_off, require_bearable
 from plainunet.formats.sources import ImageSource, Page, path_of
@@ -574,3 +583,80 @@ def _unreadable(page: TiffPage, path: ImageSource) -> ValueError:
         "`pip install imagecodecs` will do.",
         "unusable-values",
     )
+
+
+_PIXELS = (_WIDTH, _HEIGHT, _OFFSETS, _ROWS, _COUNTS, 282, 283, _TILE_OFFSETS, _TILE_COUNTS)
+"""Tags that follow from the pixels and how they are cut, and rationals, which are written anew."""
+_OWN = {*_PIXELS, 254, _BITS, _COMPRESSION, 262, _SAMPLES, _PLANAR, 296, 317, 320, 322, 323}
+_OWN |= {338, 339}
+"""Tags that encoders write by themselves."""
+
+
+def rewrite_tiff(
+    data: bytes, path: ImageSource, how: Callable[[NDArray[Any]], NDArray[Any]]
+) -> bytes:
+    """Write a TIFF file of one image with other samples, [H, W] or [H, W, S], and the same tags.
+
+    Raises:
+        ValueError: No encoder that is there writes all of it.
+    """
+    file = BytesIO(data)
+    with TiffFile(file) as tiff:
+        page = _only_page(tiff, file, path)
+        stored = _decode(page, file, path)
+        values = how(stored)
+        if values.shape[:2] != stored.shape[:2] and set(_OF_PLACES) & {*page.tags.keys()}:
+            raise ValueError("its coordinates are of its own size")
+        if page.compression in (1, 8, 32946):  # what tifffile writes without imagecodecs
+            written = _encode(page, values)
+        else:
+            written = _encode_by_pillow(page, BytesIO(data), values)
+        # the kind of number is seen, and one sample a pixel has no order: both may be left out
+        unsaid = (*_PIXELS, 339, *([_PLANAR] if stored.ndim == 2 else []))
+        said = {tag.code: str(tag.value) for tag in page.tags if tag.code not in unsaid}
+    file = BytesIO(written)
+    with TiffFile(file) as tiff:
+        page = _only_page(tiff, file, path)
+        kept = {tag.code: str(tag.value) for tag in page.tags}
+        lost = [code for code, value in said.items() if kept.get(code) != value]
+        back = _decode(page, file, path)
+        if lost or back.dtype != stored.dtype or not np.array_equal(back, values):
+            raise ValueError(f"tags {lost} would not be kept")
+    return written
+
+
+def _encode(page: TiffPage, values: NDArray[Any]) -> bytes:
+    tags, file = page.tags, BytesIO()
+    size = (tags.valueof(282), tags.valueof(283))
+    imwrite(
+        file,
+        values,
+        byteorder=page.parent.byteorder,
+        bigtiff=page.parent.is_bigtiff,
+        photometric=page.photometric,
+        compression=page.compression,
+        predictor=page.predictor if page.predictor > 1 else None,
+        planarconfig=page.planarconfig if page.samplesperpixel > 1 else None,
+        extrasamples=page.extrasamples or None,
+        tile=(page.tilelength, page.tilewidth) if page.is_tiled else None,
+        rowsperstrip=None if page.is_tiled else min(page.rowsperstrip, len(values)),
+        colormap=page.colormap,
+        resolution=size if all(size) else None,
+        resolutionunit=tags.valueof(296) if all(size) else None,
+        metadata=None,
+        software=False,
+        extratags=[(t.code, t.dtype, t.count, t.value, True) for t in tags if t.code not in _OWN],
+    )
+    return file.getvalue()
+
+
+def _encode_by_pillow(page: TiffPage, file: BinaryIO, values: NDArray[Any]) -> bytes:
+    written = BytesIO()
+    with _LargeTiff(file, "") as picture:
+        changed = Image.fromarray(values)
+        if picture.palette:
+            changed.putpalette(picture.palette)
+        own = _OWN - {282, 283, 296, 317}
+        tags = {code: value for code, value in picture.tag_v2.items() if code not in own}
+        changed.save(written, "TIFF", compression=picture.info["compression"], tiffinfo=tags)
+    return written.getvalue()
