@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import tifffile
+from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.dataset.lists import Pair
@@ -88,4 +91,40 @@ def draw_rectangles(folder: Path, images: int = 8, size: tuple[int, int] = (48, 
         noise = random.integers(0, 60, size=(*size, 3))
         image = (noise + np.where(mask[..., None] > 0, 150, 30)).astype(np.uint8)
         make_pair(folder, str(number), image, mask)
+    return folder
+
+
+def write_tiff(path: Path, values: NDArray[Any], nodata: str | None = None, **options: Any) -> Path:
+    """Write a TIFF file with GDAL's tag of nodata, if there is any."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tags = [] if nodata is None else [(42113, "s", 0, nodata, True)]
+    kind = "rgb" if values.shape[-1] == 3 else "minisblack"
+    tifffile.imwrite(path, values, photometric=kind, metadata=None, extratags=tags, **options)
+    return path
+
+
+def draw_scenes(
+    folder: Path, images: int, dtype: str = "float32", tag: str | None = None, value: float = -1
+) -> Path:
+    """`images/` + `masks/`: TIFF images of noise with discs and squares, classes 1 and 2.
+
+    With a `value` other than -1, every fourth image holds it in a corner of 30 x 40 pixels.
+    """
+    for number in range(images):
+        random = np.random.default_rng(number)
+        mask = np.zeros((96, 112), np.uint8)
+        for class_id in (1, 2, 1, 2):
+            y, x = (int(random.integers(14, side - 14)) for side in mask.shape)
+            if class_id == 1:
+                cv2.circle(mask, (x, y), int(random.integers(7, 12)), 1, -1)
+            else:
+                mask[y - 7 : y + 7, x - 8 : x + 8] = 2
+        levels = np.array([[40, 50, 45], [130, 90, 60], [70, 150, 170]], np.float32)
+        image = np.clip(levels[mask] + random.normal(0, 12, (*mask.shape, 3)), 1, 255)
+        image *= {"uint8": 1.0, "uint16": 257.0}.get(dtype, 0.3 / 255)
+        image = image.astype(dtype)
+        if value != -1 and number % 4 == 0:
+            image[:30, :40] = value
+        write_tiff(folder / "images" / f"{number}.tif", image, tag)
+        write_tiff(folder / "masks" / f"{number}.tif", mask)
     return folder

@@ -116,7 +116,7 @@ def check(
     """Validate a dataset: find errors in a folder of images and masks, and print how to fix them.
 
     The exit code is 0 without findings, 1 with warnings and 2 with errors. Images and masks are
-    never changed.
+    never changed; plainunet fix does that.
 
     Parameters
     ----------
@@ -166,6 +166,63 @@ def check(
         + f"\nchecked again: {result.count('error')} errors, {result.count('warning')} warnings"
     )
     return result.exit_code
+
+
+@app.command
+def fix(
+    data: Path,
+    finding: str = "",
+    /,
+    *files: Path,
+    dry_run: Flag = False,
+    undo: Flag = False,
+    seed: int = 0,
+    known: Known = _KNOWN,
+) -> int:
+    """Fix files of a dataset, as printed by plainunet check, and check again.
+
+    Originals are kept in DATA/.plainunet-backup. The exit code is 0 if the finding is gone, 1 if
+    some of it remains, 2 if nothing could be fixed.
+
+    Parameters
+    ----------
+    data
+        Folder of images and masks.
+    finding
+        Code of the findings to fix, such as flipped. Default: list the fixable ones.
+    files
+        Fix the findings of these files only. Files go before the flags.
+    dry_run
+        List the changes without making them.
+    undo
+        Undo the last fix, or the last one of FINDING, byte for byte.
+    seed
+        Random seed of check.
+    """
+    from plainunet.doctor.diagnose import check as look
+    from plainunet.doctor.diagnose import fix as carry_out
+    from plainunet.doctor.fix import undo as put_back
+    from plainunet.formats.problems import command
+    from plainunet.terminal.screen import Screen
+    from plainunet.terminal.tables import printable, show_fixable, show_fixed
+
+    if undo:
+        if files or dry_run:
+            raise ValueError("--undo restores all files of a fix; it takes no files and no --dry-run.")
+        for path in put_back(data, finding):
+            _print(printable(f"restored: {path}"))
+        return 0
+    how: dict[str, Any] = {"config": known, "seed": seed, "dry_run": dry_run}
+    with Screen() as reporter:
+        if finding:
+            fixed = carry_out(data, finding, files, reporter=reporter, **how)
+        else:
+            result = look(data, known, seed=seed, reporter=reporter)
+    if not finding:
+        show_fixable(result)
+        return 0
+    show_fixed(finding, fixed, command("plainunet", "fix", data, "--undo"))
+    return 1 if fixed.left and not dry_run else 0
 
 
 @app.command

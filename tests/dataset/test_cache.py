@@ -1,7 +1,5 @@
 """Samples are decoded once, facts found out once."""
 
-import hashlib
-import json
 import os
 import pickle
 import signal
@@ -97,22 +95,6 @@ def test_samples_come_back(files: list[Path], dtype: Any, objects: bool) -> None
         cache[0][0][0] = 1
     names = {file.name for file in cache.folder.iterdir()}
     assert names == {"images.npy", "shares.npy", *(["objects.npy"] if objects else [])}
-
-
-def test_earlier_entries_are_still_read(files: list[Path], room: Path) -> None:
-    """An entry as it was made before there were third arrays."""
-    stamps = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-    key = json.dumps([*stamps, SETTINGS, 1])
-    folder = room / hashlib.sha256(key.encode()).hexdigest()[:24]
-    folder.mkdir(parents=True)
-    images, shares = (np.stack([Loader()(n)[part] for n in range(3)]) for part in (0, 1))
-    np.save(folder / "images.npy", images)
-    np.save(folder / "shares.npy", shares)
-    loader = Loader()
-    cache = must(cached(files, SETTINGS, loader))
-    assert loader.asked == []
-    assert np.array_equal(cache[2][0], images[2])
-    assert np.array_equal(cache[2][1], shares[2])
 
 
 def test_made_once_and_used_again(files: list[Path], room: Path) -> None:

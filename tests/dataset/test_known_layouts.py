@@ -390,7 +390,7 @@ def test_two_suffixes_of_which_each_may_be_the_images(tmp_path: Path, one: str, 
     with pytest.raises(DataError) as raised:
         find_pairs(tmp_path)
     assert raised.value.code == "which-folder"
-    assert f"'*{one}:*{other}'" in str(raised.value)
+    assert f'"*{one}:*{other}"' in str(raised.value)
     assert pairs_of(tmp_path, pairs=f"*{one}:*{other}")[0][:2] == (f"0{one}", f"0{other}")
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from plainunet.dataset.matching import Key, join_classes, match_names, split_names
 from plainunet.dataset.pairs import find_pairs
-from plainunet.formats.problems import DataError
+from plainunet.formats.problems import Change, DataError
 from plainunet.reporter import Collected
 
 from ..folders import touch
@@ -225,13 +225,15 @@ def collected(folder: Path) -> tuple[list[str], list[DataError]]:
     return [pair.image.stem for pair in pairs], heard.problems
 
 
-def test_a_misspelt_name_is_mended_by_its_cure(folder: Path) -> None:
+def test_a_misspelt_name_has_a_fix(folder: Path) -> None:
     (folder / "masks/road_mask.png").rename(folder / "masks/raod_mask.png")
     stems, (no_mask, no_picture) = collected(folder)
     assert stems == ["field", "lake"]
     assert (no_mask.code, no_mask.files) == ("no-mask", (folder / "images/road.jpg",))
     assert f"nearest is {folder / 'masks/raod_mask.png'}" in str(no_mask)
-    assert no_mask.fix == f"mv {folder / 'masks/raod_mask.png'} {folder / 'masks/road_mask.png'}"
+    masks = folder / "masks"
+    rename = Change("rename", (masks / "raod_mask.png",), (masks / "road_mask.png",))
+    assert (no_mask.fix, no_picture.fix) == (rename, rename)
     assert (no_picture.code, no_picture.files) == (
         "no-picture",
         (folder / "masks/raod_mask.png",),
@@ -243,9 +245,10 @@ def test_an_image_under_another_suffix_is_its_partner(folder: Path, name: str) -
     Image.new("L", (8, 8)).save(folder / "masks/road_mask.png")
     (folder / "masks/road_mask.png").rename(folder / "masks" / name)
     _, (problem,) = collected(folder)
-    old, new = problem.fix.removeprefix("mv ").split()
-    Path(old).rename(new)
-    assert Path(new).name == "road_mask.png"
+    assert isinstance(problem.fix, Change)
+    (old,), (new,) = problem.fix.files, problem.fix.how
+    old.rename(new)
+    assert new.name == "road_mask.png"
     assert collected(folder) == (["field", "lake", "road"], [])
 
 

@@ -1,7 +1,7 @@
 """A valid folder to be spoilt, and ways to look at it."""
 
+import shlex
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plainunet.cli import app
 from plainunet.doctor.diagnose import check
-from plainunet.doctor.findings import Finding
 
 from ..folders import make_pair
 
 CodesOf = Callable[[Path], dict[str, list[str]]]
-RunFix = Callable[[Finding], None]
 
 
 def draw_scene(seed: int, height: int = 120, width: int = 160) -> tuple[np.ndarray, np.ndarray]:
@@ -92,12 +91,10 @@ def codes_of() -> CodesOf:
     return look
 
 
-@pytest.fixture
-def run_fix() -> RunFix:
-    """Run a finding's shell line."""
-
-    def run(finding: Finding) -> None:
-        assert finding.fix is not None
-        subprocess.run(["bash", "-c", finding.fix.line], check=True, capture_output=True)
-
-    return run
+def call(line: str) -> int:
+    """Run `plainunet` with the words of a line; its exit code."""
+    words = shlex.split(line)
+    assert words.pop(0) == "plainunet"
+    code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    assert isinstance(code, int)
+    return code

@@ -229,9 +229,9 @@ def twelve_bits(copy: Copy, path: Path, random: Random, bits: float) -> Path:
     return _save_png(copy, path, _read(path).astype(np.uint16) << int(bits - 8))
 
 
-def not_a_number(copy: Copy, path: Path, random: Random, count: float) -> Path:
+def infinite(copy: Copy, path: Path, random: Random, count: float) -> Path:
     picture = (_read(path) / 255).astype(np.float32)
-    picture.flat[random.choice(picture.size, int(count), replace=False)] = np.nan
+    picture.flat[random.choice(picture.size, int(count), replace=False)] = np.inf
     return _save_tiff(copy, path, picture)
 
 
@@ -677,7 +677,7 @@ FAULTS = [
           image(transparent), (0.5, 1, 2)),
     Fault("dark 16-bit picture", "{} of 16 bits used, among 8-bit pictures",
           "unused-depth mixed-depths", image(twelve_bits), (12,)),
-    Fault("not a number", "{} values of a float TIFF", "not-finite", image(not_a_number),
+    Fault("infinite", "{} values of a float TIFF", "not-finite", image(infinite),
           (1, 2, 4)),
     Fault("float picture", "0.0 to 255.0 in a TIFF, among 8-bit pictures", "mixed-depths",
           image(floats)),

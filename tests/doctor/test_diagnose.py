@@ -14,10 +14,11 @@ from plainunet.dataset.coding import Values
 from plainunet.doctor.diagnose import check, summarise, write_valid
 from plainunet.doctor.findings import CODES
 from plainunet.doctor.masks import Contents
+from plainunet.formats.problems import Change
 from plainunet.formats.sources import Source
 
 from ..folders import Stages
-from .conftest import CodesOf, RunFix, copy_pair, divide, mask_of, spoil
+from .conftest import CodesOf, copy_pair, divide, mask_of, spoil
 
 
 def test_a_sound_folder_is_clean(scenes: Path) -> None:
@@ -64,7 +65,7 @@ def test_everything_goes_into_json(scenes: Path) -> None:
     assert finding["code"] == "no-mask"
     assert finding["severity"] == "error"
     assert finding["files"] == [str(scenes / "images/03.png")]
-    assert finding["cure"] == f"plainunet check {scenes} --write"
+    assert finding["fix"] == f"plainunet check {scenes} --write"
     assert content["summary"]["pairs"] == 11
 
 
@@ -99,7 +100,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
         result = check(path)
         assert [finding.code for finding in result.findings] in (["no-data"], ["unclear"])
         assert str(path) in result.findings[0].message
-        assert result.findings[0].fix
+        assert result.findings[0].fix is None
         assert (result.exit_code, result.summary["pairs"]) == (2, 0)
 
 
@@ -161,7 +162,7 @@ def test_the_second_time_nothing_is_read(scenes: Path, monkeypatch: pytest.Monke
         raise AssertionError("read again")
 
     for module in ("doctor.images", "doctor.fit"):
-        monkeypatch.setattr(f"plainunet.{module}.read_image", refuse)
+        monkeypatch.setattr(f"plainunet.{module}.read_with_missing", refuse)
     monkeypatch.setattr("plainunet.dataset.coding.read_mask", refuse)
     again = check(scenes)
     assert again.as_json() == first.as_json()
@@ -189,14 +190,6 @@ def test_a_list_that_is_not_used_is_said(scenes: Path) -> None:
     assert any("split.csv is not used" in note for note in check(scenes).notes)
 
 
-def test_a_list_that_fits_no_more_has_a_fix(scenes: Path, run_fix: RunFix) -> None:
-    (scenes / "list.csv").write_text("image,mask\nimages/00.png,masks/00.png\ngone.png,gone.png\n")
-    (scenes / "dataset.toml").write_text('pairs = "list.csv"\n')
-    (finding,) = check(scenes).findings
-    run_fix(finding)
-    assert check(scenes).findings == []
-
-
 def test_the_last_command_leaves_out_what_is_left(scenes: Path) -> None:
     (scenes / "images/00.png").write_bytes(b"")
     Image.new("L", (160, 120)).save(scenes / "masks/01.png")
@@ -215,7 +208,7 @@ def test_the_link_itself_is_named(scenes: Path) -> None:
     result = check(scenes)
     (finding,) = [each for each in result.findings if each.code == "link-loop"]
     assert finding.fix
-    assert finding.fix.line == f"rm {scenes / 'images/again'}"
+    assert finding.fix.change == Change("unlink", (scenes / "images/again",))
 
 
 # the summary

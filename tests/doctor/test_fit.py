@@ -1,4 +1,4 @@
-"""Masks that do not fit their images are named, and their fix is run."""
+"""Masks that do not fit their images are named."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from plainunet.doctor.findings import Finding
 from plainunet.doctor.fit import Fit, appearance, draw_sample, find_inverted, measure_fits
 from plainunet.formats.images import read_image
 
-from .conftest import RunFix, mask_of, spoil
+from .conftest import mask_of, spoil
 
 Scene = tuple[np.ndarray, np.ndarray]
 
@@ -29,15 +29,11 @@ def only(folder: Path, code: str) -> Finding:
     return finding
 
 
-def test_a_shifted_mask(scenes: Path, run_fix: RunFix) -> None:
-    before = mask_of(scenes, "03")
-    path = spoil(scenes, "03", np.roll(before, (8, -6), axis=(0, 1)))
+def test_a_shifted_mask(scenes: Path) -> None:
+    path = spoil(scenes, "03", np.roll(mask_of(scenes, "03"), (8, -6), axis=(0, 1)))
     finding = only(scenes, "shifted")
     assert finding.files[0] == path
     assert "6 pixels right and 8 up" in finding.message
-    run_fix(finding)
-    assert (mask_of(scenes, "03") != before).mean() < 0.03
-    assert check(scenes).findings == []
 
 
 @pytest.mark.parametrize(
@@ -50,36 +46,27 @@ def test_a_shifted_mask(scenes: Path, run_fix: RunFix) -> None:
     ],
 )
 def test_a_flipped_or_inverted_mask(
-    scenes: Path, run_fix: RunFix, code: str, change: Callable[[np.ndarray], np.ndarray]
+    scenes: Path, code: str, change: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    before = mask_of(scenes, "03")
-    path = spoil(scenes, "03", change(before))
-    finding = only(scenes, code)
-    assert finding.files[0] == path
-    run_fix(finding)
-    assert (mask_of(scenes, "03") == before).all()
+    path = spoil(scenes, "03", change(mask_of(scenes, "03")))
+    assert only(scenes, code).files[0] == path
 
 
-def test_a_mask_drawn_before_the_turn(scenes: Path, run_fix: RunFix) -> None:
+def test_a_mask_drawn_before_the_turn(scenes: Path) -> None:
     path = scenes / "images/03.png"
     exif = Image.Exif()
     exif[0x0112] = 3
     Image.open(path).save(path, exif=exif)
     finding = only(scenes, "exif")
     assert "EXIF orientation (3)" in finding.message
-    run_fix(finding)
-    assert check(scenes).findings == []
 
 
-def test_two_masks_exchanged(scenes: Path, run_fix: RunFix) -> None:
+def test_two_masks_exchanged(scenes: Path) -> None:
     one, other = mask_of(scenes, "03"), mask_of(scenes, "08")
     spoil(scenes, "03", other)
     spoil(scenes, "08", one)
     finding = only(scenes, "swapped")
     assert sorted(file.stem for file in finding.files) == ["03", "08"]
-    run_fix(finding)
-    assert (mask_of(scenes, "03") == one).all()
-    assert check(scenes).findings == []
 
 
 def test_names_out_of_step_are_one_finding(scenes: Path) -> None:
@@ -88,8 +75,7 @@ def test_names_out_of_step_are_one_finding(scenes: Path) -> None:
         spoil(scenes, f"{number:02d}", masks[(number + 1) % 12])
     finding = only(scenes, "swapped")
     assert len(finding.files) >= 8
-    assert finding.fix is not None
-    assert finding.fix.line.startswith("ls ")
+    assert finding.fix is None
 
 
 # the sample

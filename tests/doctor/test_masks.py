@@ -1,6 +1,5 @@
 """What the masks of a folder hold, and those that do not go with the others."""
 
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from plainunet.dataset.coding import MaskCounts, Threshold, Values, count_masks
 from plainunet.dataset.pairs import Pair
 from plainunet.doctor.diagnose import census_of, check, write_valid
 from plainunet.doctor.findings import Finding, Findings
+from plainunet.doctor.fix import apply
 from plainunet.doctor.masks import Contents, check_contents, find_contents
 
 IDS = np.tile(np.array([[0, 0, 1], [2, 1, 0]], np.uint8), (8, 8))
@@ -32,7 +32,7 @@ def write(folder: Path, masks: Sequence[np.ndarray], suffix: str = ".png") -> li
 def understand(
     paths: Sequence[Path], config: DataConfig | None = None
 ) -> tuple[Contents | None, Findings, list[MaskCounts]]:
-    findings = Findings("check")
+    findings = Findings(Path("x"))
     counts = [count for count in count_masks(paths) if isinstance(count, MaskCounts)]
     assert len(counts) == len(paths)
     return find_contents(counts, config or DataConfig(), findings), findings, counts
@@ -48,6 +48,13 @@ def codes(findings: Findings) -> dict[str, list[str]]:
 def line_of(finding: Finding) -> str:
     assert finding.fix is not None
     return finding.fix.line
+
+
+def make(finding: Finding, folder: Path) -> None:
+    """Make the change of files that fixes a finding."""
+    assert finding.fix is not None
+    assert finding.fix.change is not None
+    apply(folder, finding.code, [finding.fix.change])
 
 
 # masks that make sense together
@@ -107,8 +114,8 @@ def test_strays_are_set_aside_one_by_one(tmp_path: Path) -> None:
     assert contents.coding.values == (0, 1, 2)
     assert [path.stem for path in contents.masks] == list("012467")
     assert {(each.code, each.files[0].stem, line_of(each)) for each in findings.found} == {
-        ("stray-value", "3", "check --ignore 77 --write"),
-        ("stray-value", "5", "check --ignore 99 --write"),
+        ("stray-value", "3", "plainunet check x --ignore 77 --write"),
+        ("stray-value", "5", "plainunet check x --ignore 99 --write"),
     }
 
 
@@ -122,8 +129,7 @@ def test_a_stray_where_another_value_is_ignored_already(tmp_path: Path) -> None:
     assert contents is not None
     (finding,) = findings.found
     # the flag takes one value, so the pixels get that
-    assert "--ignore" not in line_of(finding)
-    subprocess.run(["bash", "-c", line_of(finding)], check=True)
+    make(finding, tmp_path)
     assert np.asarray(Image.open(paths[3]))[2, 2] == 9
     assert understand(paths, DataConfig(ignore=9))[1].found == []
 
@@ -134,34 +140,25 @@ def test_a_value_in_several_masks_is_one_finding(tmp_path: Path) -> None:
         masks[number][2, 2] = 77
     (finding,) = understand(write(tmp_path, masks))[1].found
     assert [file.stem for file in finding.files] == ["3", "8"]
-    assert line_of(finding) == "check --ignore 77 --write"
+    assert line_of(finding) == "plainunet check x --ignore 77 --write"
 
 
 def test_a_value_in_many_masks_is_no_slip(tmp_path: Path) -> None:
     masks = [np.where(IDS == 2, 4, IDS) for _ in range(8)]
     contents, findings, _ = understand(write(tmp_path, masks))
     assert contents is None
-    assert [line_of(each) for each in findings.found] == ["check --values 0 1 4 --write"]
+    line = "plainunet check x --values 0 1 4 --write"
+    assert [line_of(each) for each in findings.found] == [line]
     config = DataConfig(values=(0, 1), ignore=9)
     (finding,) = understand(write(tmp_path, masks), config)[1].found
-    assert line_of(finding) == "check --values 0 1 4 --write"
-
-
-def test_a_flag_that_was_given_is_given_once() -> None:
-    findings = Findings("check x --values 0,1 --classes 'a b,c' --encoding ids")
-    findings.add("stray-value", "", flags={"values": (0, 1, 2)})
-    findings.add("stray-value", "", flags={"classes": ("a", "b")})
-    assert [line_of(each) for each in findings.found] == [
-        "check x --classes 'a b,c' --encoding ids --values 0 1 2 --write",
-        "check x --values 0,1 --encoding ids --classes a b --write",
-    ]
+    assert line_of(finding) == "plainunet check x --values 0 1 4 --write"
 
 
 def test_a_mask_of_many_strays_is_left_out(tmp_path: Path) -> None:
     masks = [IDS.copy() for _ in range(6)]
     masks[3] *= 40
     (finding,) = understand(write(tmp_path, masks))[1].found
-    assert (finding.code, line_of(finding)) == ("stray-value", "check --write")
+    assert (finding.code, line_of(finding)) == ("stray-value", "plainunet check x --write")
 
 
 def test_a_mask_of_many_values_is_named(tmp_path: Path) -> None:
@@ -186,7 +183,7 @@ def test_255_of_another_convention(
     assert contents.coding.values == values
     (finding,) = findings.found
     assert (finding.code, [file.stem for file in finding.files]) == ("ambiguous-255", at_fault)
-    subprocess.run(["bash", "-c", line_of(finding)], check=True)
+    make(finding, tmp_path)
     assert understand(paths)[1].found == []
 
 
@@ -211,7 +208,9 @@ def test_smoothed_masks_are_named(tmp_path: Path) -> None:
     assert contents is not None
     assert isinstance(contents.coding, Threshold)
     assert {(each.code, each.severity) for each in findings.found} == {("lossy-mask", "warning")}
-    assert {line_of(each) for each in findings.found} == {"check --encoding threshold --write"}
+    assert {line_of(each) for each in findings.found} == {
+        "plainunet check x --encoding threshold --write"
+    }
 
 
 def test_a_photograph_among_masks(tmp_path: Path) -> None:
@@ -314,7 +313,7 @@ def test_photographs_in_the_place_of_masks(scenes: Path) -> None:
         photo = np.random.default_rng(number).integers(0, 256, (120, 160, 3), dtype=np.uint8)
         Image.fromarray(photo).save(mask_file(scenes, number))
     (finding,) = of_code(scenes, "not-a-mask")
-    assert "--colors" not in line_of(finding)
+    assert finding.fix is None
 
 
 def test_masks_that_hide_a_class_are_laid_on_a_colour_of_its_own(scenes: Path) -> None:
@@ -327,7 +326,7 @@ def test_masks_that_hide_a_class_are_laid_on_a_colour_of_its_own(scenes: Path) -
         Image.fromarray(colors[ids]).save(mask_file(scenes, number))
     (finding,) = of_code(scenes, "transparent")
     assert len(finding.files) == 12
-    subprocess.run(["bash", "-c", line_of(finding)], check=True)
+    make(finding, scenes)
     contents = check(scenes).contents
     assert contents is not None
     wanted = [np.bincount(ids.ravel(), minlength=3).tolist() for ids in truth]
@@ -396,7 +395,7 @@ def test_a_class_in_one_mask_of_many(tmp_path: Path) -> None:
     findings = findings_of(tmp_path, [*[BINARY] * 7, odd])
     assert codes(findings) == {"rare-class": ["7.png"]}
     assert "Class 2 is in 1 of 8 masks, 1 pixels" in findings.found[0].message
-    assert line_of(findings.found[0]) == "check --ignore 2 --write"
+    assert line_of(findings.found[0]) == "plainunet check x --ignore 2 --write"
     assert findings_of(tmp_path, [*[BINARY] * 4, IDS, IDS, IDS]).found == []
 
 

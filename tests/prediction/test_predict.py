@@ -268,12 +268,15 @@ def test_of_small_images_only_the_bad_one_fails(
 ) -> None:
     values = np.full((3, 32, 32, 3), 0.5, np.float32)
     values[1] = 1e38  # beyond what the network can add up
+    values[2, 5:7, :3] = np.nan
     for number, image in enumerate(values):
         tifffile.imwrite(tmp_path / f"{number}.tif", image, photometric="rgb")
     images = sorted(tmp_path.glob("*.tif"))
     written, failures, _ = predict_files(predictor, images, tmp_path / "out", reporter=recorder)
     assert [path.stem for path in written] == ["0", "2"]
     assert [failure.count(str(images[1])) for failure in failures] == [1]
+    missing = np.argwhere(read_mask(written[1]) == 255)
+    assert missing.tolist() == [[row, column] for row in (5, 6) for column in range(3)]
 
 
 def test_folders_that_cannot_be_written_to_and_no_images(

@@ -26,7 +26,7 @@ from plainunet.formats.sources import Source, cache_folder, stamp_files
 from plainunet.system import work_ahead
 
 _ABANDONED = 3600  # seconds without a sample written
-_FORMAT = 1
+_FORMAT = 2
 LIMIT = 8 * 2**30
 """Bytes that the cache may take on disk."""
 Sample = tuple[NDArray[Any], ...]

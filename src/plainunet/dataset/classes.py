@@ -91,13 +91,17 @@ def find_coding(
     _note_marks(counts, reporter)
     if known.ignore is None and any(each.has_void for each in counts):
         known = known.model_copy(update={"ignore": VOID})
-        reporter.note(f"note: -1 in the masks marks pixels of no class; it is read as {VOID}")
+        reporter.note(
+            f"note: -1, or what the masks' files name as nodata, marks pixels of no class; it is "
+            f"read as {VOID}"
+        )
     if not (names or known.classes or known.values or known.encoding):
         known = with_legend(counts, known, reporter)
         names = known.classes
         if known.colors:
             return _find_color_coding(masks, known, reporter)
     known = known.model_copy(update={"classes": known.classes or names})
+    known = _ignore_nodata(counts, known, reporter)
     coding, pixels = _find_value_coding(counts, known, reporter)
     return replace(coding, names=names), pixels
 
@@ -123,6 +127,50 @@ def _note_marks(counts: Sequence[MaskCounts], reporter: Reporter) -> None:
             "table does; labels are read as the numbers that are stored, and 1-bit masks as they "
             f"look (white is 1). For example {inverted[0]}"
         )
+
+
+def _ignore_nodata(
+    counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter
+) -> DataConfig:
+    """Ignore the value that the masks' files name as nodata, unless it is a class."""
+    for value in sorted({each.nodata for each in counts if each.nodata is not None}):
+        if known.ignore is not None or value in known.values:
+            continue
+        if _is_class(value, counts, known):
+            reporter.note(
+                f"note: {value} is nodata by the masks' own tag, and a class beside the other "
+                f"values (if these pixels do not exist: --ignore {value})"
+            )
+        else:
+            known = known.model_copy(update={"ignore": value})
+            reporter.note(
+                f"note: {value} is nodata by the masks' own tag, and is ignored (if it is a "
+                "class, say which values are: --values)"
+            )
+    return known
+
+
+def _is_class(value: int, counts: Sequence[MaskCounts], known: DataConfig) -> bool:
+    """Tell whether a value that files name as nodata has to be a class all the same.
+
+    So it is where `known` counts it among the classes, where another file holds it without such a
+    tag, or where less than two classes would be left. Programs often write the background as 0 and
+    name 0 as nodata: 0 is a class where most masks hold it, and no value has more pixels.
+    """
+    if known.values:
+        return False
+    pixels: Counter[int] = Counter()
+    for each in counts:
+        pixels.update(dict(zip(each.values.tolist(), each.pixels.tolist(), strict=True)))
+    holders = [each for each in counts if value in each.values]
+    others = {*pixels} - ({0, IGNORED} if value == 0 else {value})
+    if len(others) < 2 or any(each.nodata != value for each in holders):
+        return True
+    if known.encoding in ("instances", "threshold"):
+        return value == 0 or (value == IGNORED and known.encoding == "threshold")
+    if known.classes:
+        return value < len(known.classes) and max(others) < len(known.classes)
+    return value == 0 and 2 * len(holders) > len(counts) and pixels[0] == max(pixels.values())
 
 
 def palettes_differ(counts: Sequence[MaskCounts]) -> bool:
@@ -201,14 +249,19 @@ def _values_of(
                 written = tuple(f"{color:06x}" for color in colors)
                 return known.model_copy(update={"classes": names, "colors": written})
             stored = tuple(range(len(names)))
-    void = {IGNORED} & present - {*stored} if known.ignore is None else set()
+    nodata = {IGNORED, *(each.nodata for each in counts if each.nodata is not None)}
+    void = nodata & present - {*stored} if known.ignore is None else set()
     ids = present - void
     if {0, 255} == {*stored} and ids > {*stored}:  # smoothed
         return known.model_copy(update={"classes": names}) if stored == (0, 255) else None
     has_ground = is_background(names[0])
-    if not ids <= {*stored} or (legend.by_place and not has_ground and len(ids) != len(stored)):
+    if (
+        not ids <= {*stored}
+        or len(void) > 1
+        or (legend.by_place and not has_ground and len(ids) != len(stored))
+    ):
         return None
-    ignore = IGNORED if void else known.ignore
+    ignore = next(iter(void), known.ignore)
     return known.model_copy(update={"classes": names, "values": stored, "ignore": ignore})
 
 

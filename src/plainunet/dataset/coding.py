@@ -23,10 +23,11 @@ from plainunet.formats.colors import (
     read_colors,
 )
 from plainunet.formats.encoded import open_encoded
+from plainunet.formats.images import read_with_missing
 from plainunet.formats.legends import Color
 from plainunet.formats.masks import THRESHOLD, VOID, mask_traits, read_mask
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import Source
+from plainunet.formats.sources import ImageSource, Source
 from plainunet.system import work_ahead
 
 
@@ -239,11 +240,12 @@ class MaskCounts(NamedTuple):
     is_inverted: bool = False  # whether its file says that 0 is white
     has_void: bool = False  # whether -1, read as `VOID`, marks pixels of no class
     hides: bool = False  # whether pixels of one colour differ in how opaque they are
+    nodata: int | None = None  # the value that its file says pixels have which do not exist
 
 
 def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
     """Count the values of masks, several at a time; or say what is wrong with each."""
-    found = recall("mask values 4", [(path,) for path in paths], _count)
+    found = recall("mask values 5", [(path,) for path in paths], _count)
     for path, facts in zip(paths, found, strict=True):
         if isinstance(facts, DataError):
             yield facts
@@ -280,7 +282,7 @@ def _count(path: Source) -> Any:
     except ColoredMaskError:
         colors = read_colors(path)
         digest = _digest(colors.shape, *count_runs(colors))
-        marks = [[], False, False, mask_traits(path).hides]
+        marks = [[], False, False, mask_traits(path).hides, None]
         return [digest, kind, False, colors.shape, [], [], marks]
     traits = mask_traits(path)
     runs, lengths = count_runs(mask)
@@ -288,11 +290,12 @@ def _count(path: Source) -> Any:
     digest = _digest(mask.shape, runs, lengths)
     values = np.flatnonzero(pixels)
     columns = values.tolist(), pixels[values].tolist()
-    has_void = traits.is_signed and columns[0][-1] == VOID
+    has_void = (traits.is_signed or traits.nodata == VOID) and columns[0][-1] == VOID
     is_deep = mask.dtype == np.uint16 and not (has_void and max(columns[0][:-1], default=0) < 256)
     is_known = columns[0][-1] < len(traits.palette)
     palette = [traits.palette[value] for value in columns[0]] if is_known else []
-    marks = [palette, traits.is_inverted, has_void, traits.hides]
+    nodata = traits.nodata if traits.nodata in columns[0] else None
+    marks = [palette, traits.is_inverted, has_void, traits.hides, nodata]
     return [digest, kind, is_deep, mask.shape, *columns, marks]
 
 
@@ -302,6 +305,20 @@ def _digest(shape: tuple[int, ...], runs: NDArray[Any], lengths: NDArray[np.int6
         return ""
     said = np.array(shape).tobytes() + runs.tobytes() + lengths.tobytes()
     return hashlib.blake2b(said, digest_size=16).hexdigest()
+
+
+def read_pair(
+    image: ImageSource, mask: Source, coding: Coding
+) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """Read an image [H, W, C] as stored, and its class ids [H, W] uint8.
+
+    These are 255 where they are ignored, and where the image has no pixel (and is filled).
+    """
+    pixels, missing = read_with_missing(image)
+    ids = coding.read(mask)
+    if missing is not None:
+        ids[missing] = IGNORED
+    return pixels, ids
 
 
 def foreground_shares(paths: Sequence[Source], coding: Coding) -> NDArray[np.float64]:

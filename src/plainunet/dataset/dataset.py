@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from plainunet.config import DataConfig, TrainConfig
 from plainunet.dataset.classes import find_coding
-from plainunet.dataset.coding import Coding, foreground_shares
+from plainunet.dataset.coding import Coding, foreground_shares, read_pair
 from plainunet.dataset.pairs import Pair, find_pairs, require_enough
 from plainunet.dataset.split import name_below, read_split, split_pairs
 from plainunet.dataset.verify import check_pairs
-from plainunet.formats.images import image_shape, read_image
+from plainunet.formats.images import image_shape
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.sources import files_of
 from plainunet.palette import default_names
@@ -86,7 +86,7 @@ class SegmentationDataset:
     def __getitem__(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """Read the image [H, W, C] as stored, and its class ids [H, W] uint8, 255 where ignored."""
         pair = self.pairs[index]
-        return read_image(pair.image), self.coding.read(pair.mask)
+        return read_pair(pair.image, pair.mask, self.coding)
 
     @property
     def sizes(self) -> list[tuple[int, int]]:

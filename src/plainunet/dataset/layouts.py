@@ -8,7 +8,7 @@ from pathlib import Path
 
 from plainunet.config import FolderConfig
 from plainunet.formats.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
-from plainunet.formats.problems import DataError, command, first_five
+from plainunet.formats.problems import Change, DataError, command, first_five
 from plainunet.formats.shapes import is_shapes
 from plainunet.reporter import Reporter, silent
 
@@ -142,7 +142,7 @@ def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent)
                 f"{name} leads back to {real}, which is read already. Remove the link.",
                 "link-loop",
                 [Path(name)],
-                command("rm", _link_in(Path(name), root)),
+                Change("unlink", (_link_in(Path(name), root),)),
             )
             reporter.problem(problem)
             folders.clear()
@@ -158,7 +158,7 @@ def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent)
                     f"{here / each} is a folder, but is named like a picture. Rename or remove it.",
                     "not-a-picture",
                     [here / each],
-                    command("mv", here / each, here / Path(each).stem),
+                    Change("rename", (here / each,), (here / Path(each).stem,)),
                 )
                 reporter.problem(problem)
         for each in sorted(files):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, PARTS
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.masks import class_file_names
-from plainunet.formats.problems import DataError, command, first_five
+from plainunet.formats.problems import Change, DataError, command, first_five
 from plainunet.formats.sources import (
     HERE,
     ClassFiles,
@@ -48,7 +48,7 @@ def _each(
     partners: Files,
     missing: _Lonely,
     named: object,
-    moves: dict[Path, str],
+    moves: dict[Path, Change],
 ) -> Iterator[DataError]:
     beside = _beside(partners, {*files.values()}) if keys else {}
     # compared without what all masks' names share, which would make them all alike
@@ -60,16 +60,16 @@ def _each(
         if candidate is None and number < _MOST_COMPARED:
             near = _nearest(key, order)
             candidate = partners[named_so[near]] if near else None
-        message, fix = f"{path} has no {missing.what} ({named})", ""
+        message, fix = f"{path} has no {missing.what} ({named})", moves.get(path)
         if candidate is not None:
             message += f"; nearest is {candidate}"
             new = candidate.with_name(wanted + _suffix(candidate))
-            if not new.exists() and _is_slip(candidate.stem, wanted):
-                # of two that shall meet, one moves
-                fix = moves.get(path) or command("mv", candidate, new)
-                moves[candidate] = fix
+            # of two that shall meet, one moves
+            is_free = fix is None and candidate not in moves and not new.exists()
+            if is_free and _is_slip(candidate.stem, wanted):
+                fix = moves[candidate] = Change("rename", (candidate,), (new,))
         message += f". Add the partner, or {missing.advice}."
-        yield DataError(message, f"no-{missing.what}", [path], fix)
+        yield DataError(message, f"no-{missing.what}", [path], fix or "")
 
 
 def _with_nearest(keys: Sequence[Key], files: Files, others: Sequence[Key], partners: Files) -> str:
@@ -521,7 +521,7 @@ def _require_all(
     lonely = [key for key in lonely if key not in several]
     channels = _channels(alone, images, affixes, joined)
     alone = [key for key in alone if key not in channels]
-    moves: dict[Path, str] = {}
+    moves: dict[Path, Change] = {}
     no_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of, image_of)
     no_image = _Lonely("picture", "remove it", image_of, mask_of)
     each = [

@@ -46,7 +46,7 @@ from plainunet.formats.colors import ColoredMaskError, count_colors
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.masks import read_mask
-from plainunet.formats.problems import DataError, as_problem, command, first_five
+from plainunet.formats.problems import Change, DataError, as_problem, first_five
 from plainunet.formats.shapes import class_names
 from plainunet.formats.sources import ImageSource, Page, Shapes, Source, files_of, path_of
 from plainunet.formats.tiff import find_slices
@@ -310,6 +310,10 @@ def _list(
     return found
 
 
+def _set_aside(path: Path) -> Change:
+    return Change("rename", (path,), (path.with_name(f"{path.name}.aside"),))
+
+
 def _each_once(found: Mapping[Key, list[Path]], what: str, reporter: Reporter) -> dict[Key, Path]:
     """The first file of each name; others are a problem."""
     twice = [
@@ -318,7 +322,7 @@ def _each_once(found: Mapping[Key, list[Path]], what: str, reporter: Reporter) -
             "two-partners",
             [first, path],
             # a mask is not moved away from an image that stays
-            command("mv", path, f"{path}.aside") if what == "pictures" else "",
+            _set_aside(path) if what == "pictures" else "",
         )
         for first, *others in found.values()
         for path in others

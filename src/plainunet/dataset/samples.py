@@ -17,7 +17,8 @@ from plainunet.dataset.cache import Cache, MixedDepthsError, Sample, cached
 from plainunet.dataset.coding import Coding, coding_to_json
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import area_shares, fit_size, reduce_size, resize
-from plainunet.formats.images import image_shape, match_channels, read_image, to_unit
+from plainunet.formats.colors import IGNORED
+from plainunet.formats.images import image_shape, match_channels, read_with_missing, to_unit
 from plainunet.formats.sources import parse_image, parse_source, stem_of
 
 CENTRED = 1 / 3
@@ -257,13 +258,15 @@ class Samples:
     def _load(self, index: int) -> Sample:
         image_text, mask_text = self._files[index]
         image_file, mask_file = parse_image(image_text), parse_source(mask_text)
-        image = read_image(image_file)
+        image, missing = read_with_missing(image_file)
         try:
             image = match_channels(image, self.channels)
         except ValueError as error:
             raise ValueError(f"{image_file}: {error}") from error
         stored = self.coding.read_stored(mask_file)
         mask = self.coding.encode(stored, mask_file)
+        if missing is not None:
+            mask[missing] = IGNORED
         if image.dtype != np.uint8 or self._as_float:
             image = to_unit(image)
         height, width = self._reduced((image.shape[0], image.shape[1]))
@@ -271,6 +274,8 @@ class Samples:
         parts = [resize(image, size), area_shares(mask, self.coding.num_classes, size)]
         if self.objects:
             labels = find_objects(stored, self.coding, mask_file)
+            if missing is not None:
+                labels[missing] = 0
             parts.append(resize_labels(labels[..., None], size))
         if self.box is None:
             return tuple(parts)

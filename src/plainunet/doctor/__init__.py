@@ -1,1 +1,1 @@
-"""A folder -> what is wrong with it, and the commands that fix it. Reads only."""
+"""A folder -> what is wrong with it, and what fixes it."""

@@ -52,10 +52,16 @@ def mask_edges(ids: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.floa
     length = np.minimum(strength / _FULL_STEP, 1)
     ignored = ids == IGNORED
     if ignored.any():
-        share = reduce_image(ignored.astype(np.float32)[..., None], size)[..., 0]
-        near = cv2.GaussianBlur(cv2.dilate(share, np.ones((5, 5))), (0, 0), _BLUR)
-        length *= np.clip(1 - near, 0, 1)
+        length *= _away_from(ignored, size)
     return _rescale(tensor, strength, length)
+
+
+def _away_from(inside: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float32]:
+    """1 far from some pixels [H, W], 0 on them and beside them: [*size]."""
+    share = reduce_image(inside.astype(np.float32)[..., None], size)[..., 0]
+    near = cv2.GaussianBlur(cv2.dilate(share, np.ones((5, 5))), (0, 0), _BLUR)
+    away: NDArray[np.float32] = np.clip(1 - near, 0, 1)
+    return away
 
 
 def turn_edges(edges: NDArray[Any], turn: int) -> NDArray[Any]:
@@ -233,10 +239,16 @@ class Misfit:
 _Two = tuple[Misfit, Misfit]
 
 
-def edge_evidence(image: NDArray[Any], ids: NDArray[np.uint8], orientation: int = 1) -> Evidence:
+def edge_evidence(
+    image: NDArray[Any],
+    ids: NDArray[np.uint8],
+    orientation: int = 1,
+    missing: NDArray[np.bool_] | None = None,
+) -> Evidence:
     """Measure how a mask [H, W] fits its image [H, W, C]: as it lies, moved and turned.
 
-    The image is upright, of any range; `orientation` is the EXIF orientation that was applied.
+    The image is upright, of any range; `orientation` is the EXIF orientation that was applied,
+    `missing` [H, W] the pixels that do not exist, whose outlines are no edges.
     """
     height, width = ids.shape
     if image.shape[:2] != (height, width):
@@ -247,6 +259,8 @@ def edge_evidence(image: NDArray[Any], ids: NDArray[np.uint8], orientation: int 
     scale = max(1.0, max(height, width) / _SIDE)
     size = max(1, round(height / scale)), max(1, round(width / scale))
     picture, mask = picture_edges(image, size), mask_edges(ids, size)
+    if missing is not None:
+        picture *= _away_from(missing, size)[..., None]
     picture_small, mask_small = shrink_edges(picture, _KEPT), shrink_edges(mask, _KEPT)
     border = edge_length(mask)
     fits = np.full(9, np.nan)

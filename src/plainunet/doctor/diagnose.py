@@ -1,25 +1,25 @@
 """The doctor: a data folder -> what is wrong with it, and what it holds."""
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from plainunet.config import DataConfig
 from plainunet.dataset.classes import describe, write_understood
-from plainunet.dataset.coding import MaskCounts, count_masks
+from plainunet.dataset.coding import MaskCounts, count_masks, read_pair
 from plainunet.dataset.layouts import walk
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.split import SPLIT_FILE
-from plainunet.doctor.findings import CODES, Finding, Findings, Severity
+from plainunet.doctor.findings import CODES, Finding, Findings, Severity, as_flags, require_code
 from plainunet.doctor.fit import check_fits
+from plainunet.doctor.fix import apply
 from plainunet.doctor.images import PairFacts, check_images, group_copies, read_facts
 from plainunet.doctor.masks import Contents, check_contents, find_contents
-from plainunet.formats.problems import DataError, as_problem, command
+from plainunet.formats.problems import Change, DataError, as_problem, command
 from plainunet.formats.sources import files_of, path_of
 from plainunet.palette import default_names
 from plainunet.reporter import Reporter, silent, track
@@ -49,21 +49,13 @@ class Diagnosis:
     """Height and width of the image of each of these pairs [pixels]."""
     contents: Contents | None
     """What the masks hold, or None where they make no sense together."""
+    last_fix: str = ""
+    """The command that writes the list once for all findings that this fixes."""
 
     @property
     def exit_code(self) -> int:
         """0 clean, 1 warnings, 2 errors."""
         return 2 if self.count("error") else 1 if self.count("warning") else 0
-
-    @property
-    def last_fix(self) -> str:
-        """The shell line that writes the list once for all findings that this fixes; or ""."""
-        fixes = [each.fix for each in self.findings if each.fix and each.fix.writes_list]
-        if not fixes:
-            return ""
-        codes = sorted({fix.leave_out for fix in fixes if fix.leave_out})
-        check = command("plainunet", "check", self.data, *self.given_flags, "--write")
-        return check + (f" --leave-out {','.join(codes)}" if codes else "")
 
     def count(self, severity: Severity) -> int:
         """Count the findings of a severity."""
@@ -102,8 +94,8 @@ def check(
     """
     keep_freed_memory()
     data, config = Path(data), config or DataConfig()
-    flags = _as_flags(config)
-    findings = Findings(command("plainunet", "check", data, *flags))
+    given = config.model_dump(exclude_defaults=True)
+    findings = Findings(data, {**given, **({"seed": seed} if seed else {})})
     config = _complete(config, data)
     pairs = _find(data, config, findings)
 
@@ -111,7 +103,7 @@ def check(
     images = _read(read_facts(files[0]), "pictures", len(pairs), findings, reporter)
     masks = _read(count_masks(files[1]), "masks", len(pairs), findings, reporter)
     facts = [PairFacts(*each) for each in zip(pairs, images, masks, strict=True)]
-    check_images(facts, findings)
+    check_images(facts, config.pairs is None, findings)
 
     counts = [mask for mask in masks if mask]
     contents = find_contents(counts, config, findings) if counts else None
@@ -119,13 +111,19 @@ def check(
     if contents is not None:
         pairs = [each.pair for each in facts]
         contents = contents.only([pair.mask for pair in pairs])
+        for row, (pair, image, _) in enumerate(facts):
+            if image and image.missing:  # pixels that do not exist were counted in the mask
+                coding = contents.coding
+                ids = read_pair(pair.image, pair.mask, coding)[1]
+                pixels = np.bincount(ids.ravel(), minlength=256)
+                contents.pixels[row] = pixels[: coding.num_classes]
         check_contents(contents, pairs, findings)
     pairs = group_copies(facts, findings)
     facts = [each._replace(pair=pair) for each, pair in zip(facts, pairs, strict=True)]
     ceiling = check_fits(facts, contents, seed, findings, reporter) if contents and facts else {}
     return Diagnosis(
         data,
-        flags,
+        as_flags(given),
         config,
         findings.in_order(),
         findings.notes,
@@ -133,6 +131,7 @@ def check(
         pairs,
         [each.image.shape[:2] for each in facts if each.image],
         contents,
+        findings.last_fix,
     )
 
 
@@ -146,16 +145,6 @@ def _complete(config: DataConfig, data: Path) -> DataConfig:
             "differently."
         )
     return config
-
-
-def _as_flags(config: DataConfig) -> list[str]:
-    flags: list[str] = []
-    for name, value in config.model_dump(exclude_defaults=True).items():
-        flags.append(f"--{name.replace('_', '-')}")
-        if value is not True:
-            listed = value if isinstance(value, tuple) else (value,)
-            flags.append(",".join(map(str, listed)))
-    return flags
 
 
 _Facts = TypeVar("_Facts")
@@ -199,12 +188,11 @@ def _find(data: Path, config: DataConfig, findings: Findings) -> list[Pair]:
     except (ValueError, FileNotFoundError) as error:
         problem = as_problem(error, data)
         code = "no-data" if isinstance(error, FileNotFoundError) else problem.code
-        look = command("ls", data if data.is_dir() else data.absolute().parent)
-        said = data / DATASET_FILE
-        if config.pairs and said.is_file():
+        said, fix = data / DATASET_FILE, problem.fix or None
+        if config.pairs and said.is_file() and "pairs" not in findings.given:
             # the list does not fit any more: look at the folder itself
-            look = command("mv", said, said.with_name(f"{said.name}.old"))
-        findings.add(code, str(problem), problem.files, fix=problem.fix or look, severity="error")
+            fix = fix or Change("rename", (said,), (said.with_name(f"{said.name}.old"),))
+        findings.add(code, str(problem), problem.files, fix=fix, severity="error")
         return []
     _check_unlisted(data, config, pairs, findings)
     if config.pairs is None and (data / SPLIT_FILE).is_file():
@@ -218,7 +206,7 @@ def _find(data: Path, config: DataConfig, findings: Findings) -> list[Pair]:
             "too-few",
             f"All {len(pairs)} pictures belong to one group ({next(iter(groups))!r}), and a group "
             "is never divided between training and validation. Group them by another pattern.",
-            fix=command("plainunet", "check", data, "--group-by", ".+"),
+            flags={"group_by": ".+"},
         )
     if len(pairs) < 2:
         findings.add(
@@ -226,7 +214,7 @@ def _find(data: Path, config: DataConfig, findings: Findings) -> list[Pair]:
             f"{data} holds {len(pairs)} picture{'s' * (len(pairs) != 1)} with a mask; at least 2 "
             "are needed, some to learn from and some to judge by. Add more.",
             [pair.image for pair in pairs],
-            fix=command("ls", data),
+            fix=None,
         )
     return pairs
 
@@ -332,6 +320,84 @@ def census_of(counts: Sequence[MaskCounts]) -> list[dict[str, Any]]:
     ]
 
 
+# fixes that change files
+
+
+class Fixed(NamedTuple):
+    """What fixing the findings of a code has done."""
+
+    changes: list[Change]
+    backup: Path | None
+    """Where the originals are; None where nothing was changed."""
+    left: list[Finding]
+    """The findings of the code that another check names."""
+    result: Diagnosis
+    """What was found by it."""
+
+
+def fix(
+    data: Path,
+    code: str,
+    files: Sequence[Path] = (),
+    *,
+    config: DataConfig,
+    seed: int = 0,
+    dry_run: bool = False,
+    reporter: Reporter = silent,
+) -> Fixed:
+    """Check a folder, carry out the fixes of a code that change files, and check again.
+
+    Args:
+        data: The folder.
+        code: One of `CODES`.
+        files: Those to which it is restricted; named from here, or from the folder.
+        config: What is known of the folder.
+        seed: Of the sample, as `check` takes it.
+        dry_run: Whether to change nothing.
+        reporter: Told how far it is.
+
+    Returns:
+        What was done.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: No finding has the code, or none that has it is fixed so; or a change cannot
+            be made.
+    """
+    require_code(code, code)
+    if not data.is_dir():
+        raise FileNotFoundError(f"{data} is no folder. Check the path.")
+    result = check(data, config, seed=seed, reporter=reporter)
+    found = [each for each in result.findings if each.code == code]
+    changes = {each.fix.change: each for each in found if each.fix and each.fix.change}
+    if not changes:
+        check_line = command("plainunet", "check", data, *result.given_flags)
+        line = next((each.fix.line for each in found if each.fix), check_line)
+        what = "is fixed by changing files. Run this instead" if found else "is there. Check again"
+        raise ValueError(f"{data}: no finding '{code}' {what}:\n$ {line}")
+    chosen = list(changes) if not files else []
+    for file in files:
+        places = {file.absolute(), (data / file).absolute()}
+        named = [
+            change
+            for change, finding in changes.items()
+            if places & {path_of(each).absolute() for each in (*finding.files, *change.files)}
+        ]
+        if not named:
+            raise ValueError(f"{file}: no finding '{code}' of it is fixed by changing files.")
+        chosen += named
+    chosen = list(dict.fromkeys(chosen))
+    if dry_run:
+        return Fixed(chosen, None, found, result)
+    backup, made = apply(data, code, chosen)
+    result = check(data, config, seed=seed, reporter=reporter)
+    touched = {file for change in made for file in change.files}
+    left = [each for each in result.findings if each.code == code]
+    if files:
+        left = [each for each in left if touched & set(each.files)]
+    return Fixed(made, backup, left, result)
+
+
 # what is left out
 
 
@@ -347,10 +413,7 @@ def write_valid(diagnosis: Diagnosis, leave_out: Sequence[str] = ()) -> tuple[li
             would be left.
     """
     for code in leave_out:
-        if code not in CODES:
-            near = difflib.get_close_matches(code, CODES, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(CODES)}."
-            raise ValueError(f"--leave-out {code}: no finding has this code; {hint}")
+        require_code(code, f"--leave-out {code}")
     if diagnosis.contents is None:
         raise ValueError(
             f"{diagnosis.data}: nothing is written, since the masks make no sense together yet. "

@@ -1,16 +1,14 @@
-"""Findings of `check`: their codes and severities, and the shell lines that fix them."""
+"""Findings of `check`: their codes and severities, and the commands that fix them."""
 
-import re
-import shutil
-import sys
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from plainunet.formats.problems import as_problem, command
-from plainunet.formats.sources import Source, path_of
+from plainunet.doctor.fix import is_possible
+from plainunet.formats.problems import Change, as_problem, command
+from plainunet.formats.sources import Source
 from plainunet.reporter import Reporter
 
 Severity = Literal["error", "warning", "note"]
@@ -50,7 +48,7 @@ CODES: dict[str, Code] = {
     "name-not-utf8": Code("warning", "a name that is not UTF-8"),
     # pictures
     "transparent": Code("error", "a picture or mask with pixels that are not opaque"),
-    "not-finite": Code("error", "values that are infinite or not a number"),
+    "not-finite": Code("error", "values that are infinite"),
     "unusable-values": Code("error", "a kind of number that pictures do not have"),
     "odd-channels": Code("error", "another number of channels than the others"),
     "grey-among-rgb": Code("note", "grey pictures, shown as RGB like the others"),
@@ -102,11 +100,21 @@ CODES: dict[str, Code] = {
 }
 
 
+def require_code(code: str, what: str) -> None:
+    """Refuse a code that no finding has; `what` names it."""
+    if code not in CODES:
+        near = difflib.get_close_matches(code, CODES, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(CODES)}."
+        raise ValueError(f"{what}: no finding has this code; {hint}")
+
+
 @dataclass(frozen=True)
 class Fix:
-    """A shell line that fixes a finding."""
+    """A command that fixes a finding."""
 
     line: str
+    change: Change | None = None
+    """What it does to files, where it is `plainunet fix`."""
     writes_list: bool = False
     """Whether all it does is to write the list of pairs: without some, or with copies grouped."""
     leave_out: str = ""
@@ -138,18 +146,25 @@ class Finding:
             "severity": self.severity,
             "message": self.message,
             "files": [str(file) for file in self.files],
-            "cure": self.fix.line if self.fix else "",
+            "fix": self.fix.line if self.fix else "",
         }
 
 
 class Findings(Reporter):
     """Collects findings, and notes; as a reporter, it takes those of whoever reads files."""
 
-    def __init__(self, check: str) -> None:
-        """Begin; `check` is the command that checks this folder again, with its flags."""
+    def __init__(self, data: Path, given: Mapping[str, Any] | None = None) -> None:
+        """Begin; `given` are the flags of the check of this folder, by the names in `config`."""
         self.found: list[Finding] = []
         self.notes: list[str] = []
-        self._check = check
+        self.given = dict(given or {})
+        self._data = data
+        self._codes: dict[Change, str] = {}
+
+    def command(self, verb: str, *words: str, **flags: Any) -> str:
+        """Write a command for this folder with the flags that were given, each flag once."""
+        named = {name.replace("-", "_"): value for name, value in flags.items()}
+        return command("plainunet", verb, self._data, *words, *as_flags({**self.given, **named}))
 
     def add(
         self,
@@ -157,31 +172,41 @@ class Findings(Reporter):
         message: str,
         files: Sequence[Source] = (),
         *,
-        fix: str = "",
+        fix: Change | str | None = "",
         flags: Mapping[str, Any] | None = None,
         severity: Severity | None = None,
     ) -> None:
         """Add a finding of one of `CODES`; left out, `severity` is that of the code.
 
-        `fix` is a shell line that fixes it, `flags` those with which `check --write` does: none
-        where writing the list is enough. Without both, the fix is to leave the files out; notes
-        have none.
+        `fix` is a change of files or a command that fixes it, `flags` those with which
+        `check --write` does: none where writing the list is enough. Without both, or where the
+        change would lose something, the fix is to leave the files out; notes have none, and none
+        has what is given None.
         """
         severity = severity or CODES[code].severity
         found: Fix | None = None
-        if fix:
+        if isinstance(fix, Change) and (fix in self._codes or is_possible(fix)):
+            # what two findings ask for has one command
+            found = Fix(self.command("fix", self._codes.setdefault(fix, code)), fix)
+        elif isinstance(fix, str) and fix:
             found = Fix(fix)
         elif flags is not None:
-            words = [word for name, value in flags.items() for word in _write_flag(name, value)]
-            check = self._check
-            for name in flags:  # a flag that was given already is given once
-                check = re.sub(rf" --{name} (?:'[^']*'|\S+)", "", check)
-            found = Fix(" ".join([check, *words, "--write"]), writes_list=not flags)
-        elif severity == "warning":
-            found = Fix(f"{self._check} --write --leave-out {code}", True, code)
-        elif severity == "error":
-            found = Fix(f"{self._check} --write", True)
+            line = self.command("check", **flags, write=True)
+            found = Fix(line, writes_list=not flags)
+        elif severity == "warning" and fix is not None:
+            line = self.command("check", write=True, leave_out=code)
+            found = Fix(line, writes_list=True, leave_out=code)
+        elif severity == "error" and fix is not None:
+            found = Fix(self.command("check", write=True), writes_list=True)
         self.found.append(Finding(code, severity, message, tuple(files), found))
+
+    @property
+    def last_fix(self) -> str:
+        """The command that writes the list once for all findings that this fixes; or ""."""
+        fixes = [each.fix for each in self.found if each.fix and each.fix.writes_list]
+        codes = sorted({fix.leave_out for fix in fixes if fix.leave_out})
+        left_out = {"leave_out": ",".join(codes)} if codes else {}
+        return self.command("check", write=True, **left_out) if fixes else ""
 
     def note(self, text: str) -> None:
         """Keep a note."""
@@ -207,84 +232,17 @@ class Findings(Reporter):
         return {file for each in self.found if each.severity == "error" for file in each.files}
 
 
-def _write_flag(name: str, value: Any) -> list[str]:
-    return [f"--{name}", *map(command, value if isinstance(value, tuple) else (value,))]
+def change_of(kind: Any, sources: Sequence[Source], *how: Any) -> Change | Literal[""]:
+    """Describe a change of files; "" where one of the sources is no file of its own."""
+    files = tuple(each for each in sources if isinstance(each, Path))
+    return Change(kind, files, how) if len(files) == len(sources) else ""
 
 
-# shell lines that change files
-
-_TURNS = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
-
-
-def replace_values(table: Mapping[int, int], masks: Sequence[Source]) -> str:
-    """Replace values of 8-bit masks by those of the table; others stay."""
-    return _for_each(f"m.point({_write_table(table)}).save(f)", masks)
-
-
-def exchange_values(low: int, high: int, masks: Sequence[Source]) -> str:
-    """Exchange the two values of binary masks of 8 bits or one."""
-    table = _write_table({low: high, high: low})
-    one_bit = _write_table({0: 255, 255: 0})  # as Pillow keeps what is read as 0 and 1
-    return _for_each(f'm.point({one_bit} if m.mode == "1" else {table}).save(f)', masks)
-
-
-def turn_files(turn: int, masks: Sequence[Source]) -> str:
-    """Mirror or turn masks, as `turn_upright(mask, turn)` does; `turn` is 2..8."""
-    return _for_each(f"m.transpose(Image.Transpose.{_TURNS[turn]}).save(f)", masks)
-
-
-def move_files(dx: int, dy: int, masks: Sequence[Source]) -> str:
-    """Move masks by pixels to the right and down; what comes in at the border is of value 0."""
-    how = f"m.size, Image.Transform.AFFINE, (1, 0, {-dx}, 0, 1, {-dy})"
-    return _for_each(f"m.transform({how}).save(f)", masks)
-
-
-def resize_files(width: int, height: int, mask: Source) -> str:
-    """Bring a mask to another size [pixels], without values between its values."""
-    how = f"({width}, {height}), Image.Resampling.NEAREST"
-    return _for_each(f"m.resize({how}).save(f)", [mask])
-
-
-def flatten_files(color: int, masks: Sequence[Source]) -> str:
-    """Lay masks on a colour, 0xRRGGBB, which pixels less than half opaque get; as RGB."""
-    ground = f'Image.new("RGB", m.size, "#{color:06x}")'
-    alpha = 'm.convert("RGBA").getchannel("A").point(lambda a: 255 * (a > 127))'
-    how = f'b.paste(m.convert("RGBA").convert("RGB"), mask={alpha}), b.save(f)'
-    return _for_each(f"[({how}) for b in [{ground}]]", masks)
-
-
-def exchange_files(one: Source, other: Source) -> str:
-    """Exchange two files."""
-    aside = path_of(one).with_name(f"{one.name}.aside")
-    steps = [("mv", one, aside), ("mv", other, one), ("mv", aside, other)]
-    return " && ".join(command(*step) for step in steps)
-
-
-def _write_table(table: Mapping[int, int]) -> str:
-    """Write 256 values briefly: "[*range(0, 255), 1]"."""
-    values = [table.get(value, value) for value in range(256)]
-    runs = [
-        [value for _, value in run]
-        for _, run in groupby(enumerate(values), lambda place: place[1] - place[0])
-    ]
-    parts = [f"*range({run[0]}, {run[-1] + 1})" if len(run) > 1 else f"{run[0]}" for run in runs]
-    return f"[{', '.join(parts)}]"
-
-
-def _for_each(what: str, files: Sequence[Source]) -> str:
-    code = (
-        "import sys; from PIL import Image; "
-        f"[(m.load(), {what}) for f in sys.argv[1:] for m in [Image.open(f)]]"
-    )
-    # the one that has Pillow
-    found = shutil.which("python")
-    is_own = found is not None and Path(found).resolve() == Path(sys.executable).resolve()
-    return command("python" if is_own else sys.executable, "-c", code, *files)
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """Write settings of a check as words of a command."""
+    words: list[str] = []
+    for name, value in values.items():
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words += map(str, value if isinstance(value, tuple) else (value,))
+    return words

@@ -21,18 +21,13 @@ from plainunet.doctor.alignment import (
     find_misfits,
     reduce_image,
 )
-from plainunet.doctor.findings import (
-    Findings,
-    exchange_files,
-    exchange_values,
-    move_files,
-    turn_files,
-)
+from plainunet.doctor.findings import Findings, change_of
+from plainunet.doctor.fix import write_move
 from plainunet.doctor.images import PairFacts
 from plainunet.doctor.masks import Contents
 from plainunet.formats.colors import IGNORED
-from plainunet.formats.images import read_image, stored_shape
-from plainunet.formats.problems import DataError, command
+from plainunet.formats.images import read_with_missing, stored_shape
+from plainunet.formats.problems import DataError
 from plainunet.formats.sources import ImageSource, Source, path_of
 from plainunet.reporter import Reporter, track
 
@@ -158,13 +153,16 @@ def measure_fits(pairs: Sequence[Pair], coding: Coding) -> Iterator[Fit | DataEr
     """Measure how each mask fits its image, several at a time; or what is wrong with the pair."""
 
     def measure(image_path: ImageSource, mask_path: Source) -> Any:
-        image, ids = read_image(image_path), coding.read(mask_path)
+        image, missing = read_with_missing(image_path)
+        ids = coding.read(mask_path)
+        if missing is not None:
+            ids[missing] = IGNORED
         orientation = stored_shape(image_path)[3] if isinstance(image_path, Path) else 1
-        evidence = edge_evidence(image, ids, orientation)
+        evidence = edge_evidence(image, ids, orientation, missing)
         known = appearance(image, ids) if coding.num_classes == 2 else None
         return [_pack(evidence), known, measure_ceiling(ids, coding.num_classes)]
 
-    kind = f"fit 2 {coding} {Evidence._fields}"  # all that the ids depend on
+    kind = f"fit 3 {coding} {Evidence._fields}"  # all that the ids depend on
     for facts in recall(kind, [(pair.image, pair.mask) for pair in pairs], measure):
         yield facts if isinstance(facts, DataError) else Fit(_unpack(facts[0]), *facts[1:])
 
@@ -216,12 +214,12 @@ def check_fits(
     _add_misfits(pairs, find_misfits([fit and fit.evidence for fit in fits]), findings)
     for index in find_inverted([fit and fit.appearance for fit in fits]):
         mask, values = pairs[index].mask, contents.coding.values
-        can_change = isinstance(contents.coding, Values) and isinstance(mask, Path)
+        is_by_value = isinstance(contents.coding, Values)
         findings.add(
             "inverted",
             f"{mask}: its two classes look exchanged, beside the other masks.",
             [mask],
-            fix=exchange_values(values[0], values[1], [mask]) if can_change else "",
+            fix=change_of("values", [mask], values, values[::-1]) if is_by_value else "",
         )
     kept = np.array([fit.ceiling for fit in fits if fit and fit.ceiling])
     return dict(zip(SIZES, kept.mean(axis=0).tolist(), strict=True)) if len(kept) else {}
@@ -250,26 +248,26 @@ def _add_out_of_step(pairs: Sequence[Pair], misfits: Sequence[Misfit], findings:
         f"own, such as {pair.mask} that of {pairs[first.other].image}. Are the "
         "names out of step, as when one file was left out of a numbered row?",
         [pairs[each.index].mask for each in misfits],
-        fix=command("ls", *(path_of(each).parent for each in (pair.image, pair.mask))),
+        fix=None,
     )
 
 
 def _add_misfit(pairs: Sequence[Pair], misfit: Misfit, findings: Findings) -> None:
     image, mask = pairs[misfit.index].image, pairs[misfit.index].mask
-    can_change = isinstance(mask, Path)
+    turn = change_of("turn", [mask], misfit.turn)
     if misfit.kind == "shifted":
         findings.add(
             "shifted",
-            f"{mask} fits its picture better moved by {_write_move(misfit.dx, misfit.dy)}.",
+            f"{mask} fits its picture better moved by {write_move(misfit.dx, misfit.dy)}.",
             [mask, image],
-            fix=move_files(misfit.dx, misfit.dy, [mask]) if can_change else "",
+            fix=change_of("move", [mask], misfit.dx, misfit.dy),
         )
     elif misfit.kind == "flipped":
         findings.add(
             "flipped",
             f"{mask} fits its picture better {TURNS[misfit.turn]}.",
             [mask, image],
-            fix=turn_files(misfit.turn, [mask]) if can_change else "",
+            fix=turn,
         )
     elif misfit.kind == "exif":
         findings.add(
@@ -277,26 +275,16 @@ def _add_misfit(pairs: Sequence[Pair], misfit: Misfit, findings: Findings) -> No
             f"{image} is turned by its EXIF orientation ({misfit.turn}), and its mask {mask} "
             "fits the picture as it was before.",
             [image, mask],
-            fix=turn_files(misfit.turn, [mask]) if can_change else "",
+            fix=turn,
         )
     else:
         other = pairs[misfit.other]
         is_swapped = misfit.kind == "swapped"
-        is_alike = path_of(mask).suffix == path_of(other.mask).suffix
+        can_exchange = is_swapped and path_of(mask).suffix == path_of(other.mask).suffix
         findings.add(
             "swapped",
             f"{mask} fits the picture {other.image} better than its own, {image}"
             + (f"; and {other.mask} the other way round." if is_swapped else "."),
             [mask, other.mask] if is_swapped else [mask],
-            fix=exchange_files(mask, other.mask) if is_swapped and can_change and is_alike else "",
+            fix=change_of("exchange", [mask, other.mask]) if can_exchange else "",
         )
-
-
-def _write_move(dx: int, dy: int) -> str:
-    """Write a move, such as "8 pixels left and 3 down"."""
-    parts: list[str] = []
-    for amount, forwards, backwards in ((dx, "right", "left"), (dy, "down", "up")):
-        if amount:
-            unit = " pixels" if not parts else ""
-            parts.append(f"{abs(amount)}{unit} {forwards if amount > 0 else backwards}")
-    return " and ".join(parts)

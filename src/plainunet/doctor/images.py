@@ -19,10 +19,10 @@ from plainunet.dataset.matching import fitting_suffix
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.verify import odd_channels, size_problem
 from plainunet.doctor.duplicates import Duplicate, find_duplicates, perceptual_hash
-from plainunet.doctor.findings import Findings, resize_files, turn_files
+from plainunet.doctor.findings import Findings, change_of
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
-from plainunet.formats.images import read_image, stored_shape
-from plainunet.formats.problems import DataError, command
+from plainunet.formats.images import read_image, read_with_missing, stored_shape
+from plainunet.formats.problems import Change, DataError, command
 from plainunet.formats.sources import ImageSource, Source, path_of, stem_of
 
 # what an image is
@@ -50,6 +50,8 @@ class ImageFacts(NamedTuple):
     """Of its content, in hexadecimal."""
     hash: bytes
     """As by `perceptual_hash`."""
+    missing: int = 0
+    """Pixels that do not exist."""
 
 
 class PairFacts(NamedTuple):
@@ -62,25 +64,28 @@ class PairFacts(NamedTuple):
 
 def read_facts(images: Sequence[ImageSource]) -> Iterator[ImageFacts | DataError]:
     """Read what each image is, several at a time; or what is wrong with it."""
-    for facts in recall("picture 1", [(image,) for image in images], _read_facts):
+    for facts in recall("picture 2", [(image,) for image in images], _read_facts):
         if isinstance(facts, DataError):
             yield facts
         else:
-            kind, shape, dtype, low, high, digest, code = facts
-            yield ImageFacts(kind, tuple(shape), dtype, low, high, digest, bytes.fromhex(code))
+            kind, shape, dtype, low, high, digest, code, missing = facts
+            seen = dtype, low, high, digest, bytes.fromhex(code), missing
+            yield ImageFacts(kind, tuple(shape), *seen)
 
 
 def _read_facts(path: ImageSource) -> Any:
     kind, data = read_encoded(path)
+    missing = None
     if kind == "jpeg":
         shape, image, extent = _preview(path, data)
     else:
-        image = read_image(path)
+        image, missing = read_with_missing(path)
         shape, extent = image.shape, None
     code = perceptual_hash(image, extent).hex()
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
     ends = float(image.min()), float(image.max())
-    return [kind, list(shape), image.dtype.name, *ends, digest, code]
+    count = 0 if missing is None else int(missing.sum())
+    return [kind, list(shape), image.dtype.name, *ends, digest, code, count]
 
 
 def _preview(
@@ -107,14 +112,22 @@ _Value = TypeVar("_Value")
 _OFTEN = 4
 _BITS_UNUSED = 8
 _NEARLY_ALL = 0.9
+_CLEARLY = 1.3  # times as strong are the edges where a mask fits than where it does not
+_SKEWED = 0.02  # by how much a mask's sides may be out of proportion beside its image's
 _TIMES = 3  # in area; what is reduced or enlarged less than that learns well beside the others
 
 
-def check_images(facts: Sequence[PairFacts], findings: Findings) -> None:
-    """Find names that mislead, and images that are unlike the others or their masks."""
+def check_images(facts: Sequence[PairFacts], by_name: bool, findings: Findings) -> None:
+    """Find names that mislead, and images that are unlike the others or their masks.
+
+    `by_name` says that pairs are found by their names, not listed, so that files may be renamed.
+    """
     for pair, image, mask in facts:
-        _check_name(pair.image, image.kind if image else "", findings)
-        _check_name(pair.mask, mask.kind if mask else "", findings)
+        # what lists masks names images, and 1.jpg with 1.png beside it goes by its suffix
+        beside = path_of(pair.image).with_suffix(path_of(pair.mask).suffix)
+        may_rename = by_name and isinstance(pair.mask, Path) and pair.mask != beside
+        _check_name(pair.image, image.kind if image else "", may_rename, findings)
+        _check_name(pair.mask, mask.kind if mask else "", may_rename, findings)
         if image and mask and image.shape[:2] != mask.size:
             _add_size_mismatch(pair, image, mask, findings)
     for problem in odd_channels(
@@ -125,7 +138,7 @@ def check_images(facts: Sequence[PairFacts], findings: Findings) -> None:
     if not seen:
         return
     for path, image in seen:
-        if image.low == image.high:
+        if image.low == image.high and image.missing < image.shape[0] * image.shape[1]:
             findings.add("blank-picture", f"{path}: all pixels are the same.", [path])
     _check_depths(seen, findings)
     grey = [path for path, image in seen if image.shape[2] == 1]
@@ -142,17 +155,36 @@ def check_images(facts: Sequence[PairFacts], findings: Findings) -> None:
 def _add_size_mismatch(pair: Pair, image: ImageFacts, mask: MaskCounts, findings: Findings) -> None:
     height, width = image.shape[:2]
     message = str(size_problem(pair, (height, width), mask.size))
-    can_change = isinstance(pair.mask, Path)
-    fix = resize_files(width, height, pair.mask) if can_change else ""
-    if can_change and mask.size == (width, height):
+    fix: Change | str = ""
+    tall, wide = mask.size[0] * width, mask.size[1] * height
+    if abs(tall - wide) <= _SKEWED * tall:  # else a part of it is missing
+        fix = change_of("resize", [pair.mask], width, height)
+    if isinstance(pair.mask, Path) and mask.size == (width, height):
         *_, orientation = stored_shape(pair.image)
-        fix = turn_files(orientation if orientation > 4 else 6, [pair.mask])
+        turn = orientation if orientation > 4 else _find_turn(pair.image, pair.mask)
+        fix = change_of("turn", [pair.mask], turn) if turn else ""
         message += (
             f" The picture is turned by its EXIF orientation ({orientation}), the mask is not."
             if orientation > 4
             else " It lies on its side: turned, it would be."
         )
     findings.add("size-mismatch", message, [pair.image, pair.mask], fix=fix)
+
+
+def _find_turn(image: ImageSource, mask: Path) -> int:
+    """Find how a mask must be turned for its borders to lie on edges of its image, 5..8, or 0."""
+    try:  # as images, whether they hold colours or not
+        grey, drawn = (read_image(each).mean(axis=2, dtype=np.float32) for each in (image, mask))
+    except ValueError:  # such as one that is transparent
+        return 0
+    edges = cv2.magnitude(*(cv2.Sobel(grey, cv2.CV_32F, dx, 1 - dx) for dx in (1, 0)))
+    fits = []
+    for turn in range(5, 9):
+        turned = turn_upright(drawn, turn)
+        borders = cv2.morphologyEx(turned, cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0
+        fits.append((float(edges[borders].mean()) if borders.any() else 0.0, turn))
+    (second, _), (best, turn) = sorted(fits)[-2:]
+    return turn if best > _CLEARLY * second else 0
 
 
 def _check_sizes(seen: Sequence[tuple[ImageSource, ImageFacts]], findings: Findings) -> None:
@@ -172,17 +204,19 @@ def _check_sizes(seen: Sequence[tuple[ImageSource, ImageFacts]], findings: Findi
             )
 
 
-def _check_name(source: Source, kind: str, findings: Findings) -> None:
+def _check_name(source: Source, kind: str, may_rename: bool, findings: Findings) -> None:
     path = path_of(source)
     try:
         path.name.encode()
     except UnicodeEncodeError:
-        ascii_name = path.name.encode("ascii", "replace").decode().replace("?", "_")
+        # each byte is written out, so that names stay apart
+        readable = path.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        new = path.with_name(readable.replace("\\x", "x"))
         findings.add(
             "name-not-utf8",
             f"{command(path)}: the name is not UTF-8, which other programs may not read.",
             [source],
-            fix=command("mv", path, path.with_name(ascii_name)),
+            fix=change_of("rename", [source], new) if may_rename else None,
         )
     suffix = fitting_suffix(path, kind) if kind and isinstance(source, Path) else path.suffix
     if suffix != path.suffix:
@@ -191,7 +225,7 @@ def _check_name(source: Source, kind: str, findings: Findings) -> None:
             f"{path} is {kind.upper()} by its content. It is read as that here, and by others "
             "perhaps not at all.",
             [source],
-            fix=command("mv", path, path.with_suffix(suffix)),
+            fix=change_of("rename", [source], path.with_suffix(suffix)) if may_rename else None,
         )
 
 

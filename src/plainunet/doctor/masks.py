@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +18,11 @@ from plainunet.dataset.coding import (
     count_all_colors,
 )
 from plainunet.dataset.pairs import Pair
-from plainunet.doctor.findings import Findings, flatten_files, replace_values
+from plainunet.doctor.findings import Findings, change_of
 from plainunet.formats.colors import IGNORED, NEAR, unpack, write_color
 from plainunet.formats.masks import THRESHOLD
-from plainunet.formats.problems import DataError, command
-from plainunet.formats.sources import Source, path_of
+from plainunet.formats.problems import Change, DataError
+from plainunet.formats.sources import Source
 from plainunet.reporter import Collected
 
 _PHOTO = 0.5  # with more of its pixels between the classes' values, it is no mask
@@ -140,7 +139,7 @@ def _add_all_lossy(masks: Sequence[Source], findings: Findings) -> None:
         f"told apart; for example {masks[0]}. Draw them again, or take them from before they were "
         "saved so.",
         masks,
-        fix=command("ls", path_of(masks[0]).parent),
+        fix=None,
         severity="error",
     )
 
@@ -186,22 +185,23 @@ def _add_faulty(
                     [each.path],
                 )
         return
-    fix, flags = problem.fix, problem.flags
+    fix: Change | str | None = problem.fix
+    flags = problem.flags
     if problem.code == "ambiguous-255" and 0 < len(faulty) < len(counts):
-        has_255 = any(each.path in faulty and 255 in each.values for each in counts)
-        fix = replace_values({255: 1} if has_255 else {1: 255}, faulty)
+        held = {int(value) for each in counts if each.path in faulty for value in each.values}
+        if not {1, 255} <= held:  # else 255 may be ignored in them
+            fix = change_of("values", faulty, (255, 1) if 255 in held else (1, 255))
     elif problem.code == "stray-value" and "ignore" in flags and ignore is not None:
         # one value at most is ignored, so the stray one becomes that
         stray = int(flags["ignore"])
-        if all(isinstance(path, Path) for path in faulty) and max(stray, ignore) < 256:
-            fix = replace_values({stray: ignore}, faulty)
+        fix = change_of("values", faulty, (stray, ignore))
         flags = {}
     elif problem.code == "transparent":
         masks = [each.path for each in counts]
         colors = {int(color) for found, _, _ in count_all_colors(masks) for color in found}
-        fix = flatten_files(_unused_color(colors), masks)
+        fix = change_of("flatten", masks, _unused_color(colors))
     elif not faulty and not fix and not flags:
-        fix = command("ls", path_of(counts[0].path).parent)
+        fix = None
     findings.add(problem.code, str(problem), faulty, fix=fix, flags=flags or None, severity="error")
 
 

@@ -11,12 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.dataset.coding import Coding, Colors
+from plainunet.dataset.coding import Coding, Colors, read_pair
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import fit_size, resize
 from plainunet.doctor.diagnose import Diagnosis
 from plainunet.doctor.fit import draw_sample
-from plainunet.formats.images import read_image
 from plainunet.formats.sources import Source
 from plainunet.page import data_url, plural, render, save_page
 from plainunet.palette import default_colors
@@ -101,7 +100,7 @@ def _images(diagnosis: Diagnosis, colors: ClassColors) -> list[dict[str, Any]]:
 
 def _overlay(pair: Pair, coding: Coding, colors: ClassColors) -> tuple[str, tuple[int, int]]:
     """An image with the outline of each class, as a data URL, and its size."""
-    image, ids = read_image(pair.image), coding.read(pair.mask)
+    image, ids = read_pair(pair.image, pair.mask, coding)
     size = fit_size((ids.shape[0], ids.shape[1]), (_SIDE, _SIDE))
     drawn = _visible(resize(image, size))
     # nearest: what is between two ids is no class

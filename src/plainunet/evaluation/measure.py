@@ -159,6 +159,7 @@ def _score_objects(
     numbered: Labels | None = None
     if isinstance(coding, Instances):
         numbered = find_objects(coding.read_stored(pair.mask), coding, pair.mask)
+        numbered[~valid] = 0
     result = []
     for number in range(1, coding.num_classes):
         found, true = predicted.prediction == number, predicted.truth == number

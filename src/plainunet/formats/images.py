@@ -33,7 +33,7 @@ from plainunet.formats.encoded import (
 )
 from plainunet.formats.problems import DataError, require_bearable
 from plainunet.formats.sources import ImageSource
-from plainunet.formats.tiff import read_tiff, tiff_shape
+from plainunet.formats.tiff import find_missing, read_tiff, tiff_shape
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -85,19 +85,31 @@ def read_image(path: ImageSource) -> NDArray[Any]:
     """Read a picture as [H, W, C], C >= 1, upright (EXIF orientation applied), colours as RGB.
 
     Integers keep their dtype and range (1-bit and bool become uint8 0/255); floats become float32
-    and keep their range.
+    and keep their range. Pixels that do not exist are filled, see `read_with_missing`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a picture, damaged, cut off, too large, not finite, partly
+        ValueError: It is not a picture, damaged, cut off, too large, infinite, partly
             transparent, of 64-bit integers, or has several pages.
     """
+    return read_with_missing(path)[0]
+
+
+def read_with_missing(path: ImageSource) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Read an image as `read_image` does, and which pixels [H, W] do not exist, or None for none.
+
+    These are NaN, or what a TIFF file's tag names as nodata; see `find_missing` and `fill`.
+    """
     kind, data = read_encoded(path)
+    missing = None
     with decoding(path):
         if kind == "tiff":
-            image, alpha, orientation = _decode_tiff(data, path)
+            tiff = read_tiff(BytesIO(data), path)
+            image, alpha, orientation = tiff.colors, tiff.alpha, tiff.orientation
+            missing = tiff.missing
         elif kind == "npy":
             image, alpha, orientation = read_array(BytesIO(data), path), None, 1
+            missing = find_missing(image)
         else:
             image, alpha, orientation = _decode(kind, data, path)
     if alpha is not None and (alpha != _full(alpha.dtype)).any():
@@ -114,9 +126,25 @@ def read_image(path: ImageSource) -> NDArray[Any]:
             "their type can hold, which would leave nothing. Save it as uint8, uint16 or float32.",
             "unusable-values",
         )
+    if missing is not None:
+        image = fill(image, missing)
+        missing = turn_upright(missing, orientation)
     if image.dtype.kind not in "ui":
         image = _as_finite(image, f"{path}: ")
-    return turn_upright(image, orientation)
+    return turn_upright(image, orientation), missing
+
+
+def fill(image: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[Any]:
+    """Give pixels [H, W] of an image [H, W, C] the mean of each channel over the others.
+
+    Whatever a file holds there, the network is to see nothing extreme, and no edge that is
+    stronger than need be. Where no pixel exists, all are 0.
+    """
+    filled = image.copy()
+    there = image[~missing]
+    with np.errstate(over="ignore", invalid="ignore"):  # of what is infinite, `_as_finite` tells
+        filled[missing] = there.mean(axis=0, dtype=np.float64) if len(there) else 0
+    return filled
 
 
 def image_shape(path: ImageSource) -> tuple[int, int, int]:
@@ -246,11 +274,6 @@ def _decode_pillow(picture: Image.Image, grey: bool) -> tuple[NDArray[Any], NDAr
         return samples[..., : 1 if grey else 3], samples[..., 3]
     samples = np.asarray(picture.convert("L" if grey else "RGB"))
     return samples.reshape(picture.height, picture.width, -1), None
-
-
-def _decode_tiff(data: bytes, path: ImageSource) -> _Decoded:
-    picture = read_tiff(BytesIO(data), path)
-    return picture.colors, picture.alpha, picture.orientation
 
 
 def _full(dtype: np.dtype[Any]) -> float:

@@ -1,5 +1,7 @@
 """A mask on disk -> the numbers in it, from one file or from one file per class."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageFile
+from PIL import Image, ImageFile
 
 from plainunet.formats import coco, rle, shapes
 from plainunet.formats.colors import IGNORED, ColoredMaskError, colored_mask
@@ -19,7 +21,7 @@ from plainunet.formats.encoded import (
     read_mask_array,
     turn_upright,
 )
-from plainunet.formats.images import image_size, open_still
+from plainunet.formats.images import image_size, open_still, stored_shape
 from plainunet.formats.legends import is_background
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import (
@@ -32,7 +34,7 @@ from plainunet.formats.sources import (
     Shapes,
     Source,
 )
-from plainunet.formats.tiff import read_tiff, tiff_marks
+from plainunet.formats.tiff import find_missing, read_tiff, rewrite_tiff, tiff_marks
 
 THRESHOLD = 128
 """Of smoothed masks in black and white, values from here on are class 1."""
@@ -194,7 +196,8 @@ def read_mask(path: Source) -> NDArray[Any]:
     They are indices of a palette, 0/1 of a 1-bit picture, or grey values; of a grey picture stored
     as RGB(A), the one value that all colours share. Of an item or of a file for each class: 0 where
     there is no class, else its number from 1. Where a TIFF file says that 0 is white, they are the
-    stored numbers all the same, but for 1 bit; -1 becomes `VOID`.
+    stored numbers all the same, but for 1 bit; -1, NaN and a nodata value that is no whole number
+    from 0 to 65535 become `VOID`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -209,23 +212,42 @@ def read_mask(path: Source) -> NDArray[Any]:
     if isinstance(path, Shapes):
         return shapes.read_ids(path)
     if isinstance(path, ObjectFiles):
-        return read_object_files(path, _read_file)
-    return read_class_files(path, _read_file) if isinstance(path, ClassFiles) else _read_file(path)
+        return read_object_files(path, _read_without_void)
+    if isinstance(path, ClassFiles):
+        return read_class_files(path, _read_without_void)
+    return _read_file(path)
+
+
+def _read_without_void(path: Path) -> NDArray[Any]:
+    """Read one of several masks of an image: what is void shows no class, and is 0."""
+    mask = _read_file(path)
+    if mask.dtype == np.uint16 and mask.max() == VOID:
+        traits = mask_traits(path)
+        if traits.is_signed or traits.nodata == VOID:
+            mask[mask == VOID] = 0
+    return mask
 
 
 def _read_file(path: ImageSource) -> NDArray[Any]:
     kind, data = read_encoded(path)
+    missing = None
     with decoding(path):
         if kind == "tiff":
             tiff = read_tiff(BytesIO(data), path)
+            missing = tiff.missing
             samples, orientation = tiff.samples, tiff.orientation
             if tiff.is_inverted and samples.dtype != np.bool_:
                 samples = np.invert(samples)  # labels are the numbers that are stored
         elif kind == "npy":
             samples, orientation = read_mask_array(BytesIO(data), path), 1
+            missing = find_missing(samples[..., None])
         else:
             with open_still(BytesIO(data), kind, path) as (picture, orientation):
                 samples = _stored_values(picture, path)
+    if missing is not None:
+        missing = missing.reshape(missing.shape + (1,) * (samples.ndim - 2))
+        is_odd = missing & ~((samples >= 0) & (samples < VOID))  # or NaN
+        samples = np.where(is_odd, np.float64(VOID), samples) if is_odd.any() else samples
     mask = _one_channel(samples, path)
     if mask.dtype.kind in "fi" and mask.min() == -1:
         mask = np.where(mask == -1, VOID, mask.astype(np.float64))
@@ -242,6 +264,11 @@ def _read_file(path: ImageSource) -> NDArray[Any]:
     return turn_upright(mask.astype(np.uint8) if mask.dtype == np.bool_ else mask, orientation)
 
 
+def _void_of(nodata: float) -> int:
+    """The value of a mask's pixels that do not exist, once it is read."""
+    return int(nodata) if nodata in range(VOID) else VOID
+
+
 class Traits(NamedTuple):
     """What a mask's file says beside its values."""
 
@@ -254,6 +281,8 @@ class Traits(NamedTuple):
     """Whether its numbers may be below 0."""
     hides: bool = False
     """Whether pixels of one colour differ in how opaque they are."""
+    nodata: int | None = None
+    """The value that it names as nodata, as it is read."""
 
 
 def mask_traits(path: Source) -> Traits:
@@ -294,7 +323,8 @@ def _tiff_traits(file: BinaryIO, path: ImageSource) -> Traits:
     if marks.has_alpha:
         tiff = read_tiff(file, path)
         hides = tiff.alpha is not None and _hides(np.dstack([tiff.samples, tiff.alpha]))
-    return Traits(palette, marks.is_inverted, marks.dtype.kind in "fi", hides)
+    nodata = None if marks.nodata is None else _void_of(marks.nodata)
+    return Traits(palette, marks.is_inverted, marks.dtype.kind in "fi", hides, nodata)
 
 
 def _hides(samples: NDArray[Any]) -> bool:
@@ -370,3 +400,125 @@ def _one_channel(samples: NDArray[Any], path: ImageSource) -> NDArray[Any]:
             [path],
         )
     return first
+
+
+def rewrite_mask(path: Path, how: Callable[[NDArray[Any]], NDArray[Any]]) -> bytes:
+    """Write a mask's file with other values, and all else as it is: format, palette, bits, tags.
+
+    Args:
+        path: The file: PNG, GIF, BMP, TIFF or .npy.
+        how: Makes the new values of those that are stored, [H, W] or [H, W, C].
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is of another format, or would not keep these values, or the rest.
+    """
+    kind, data = read_encoded(path)
+    try:
+        if mask_orientation(path) != 1:
+            raise ValueError("it is turned by its own EXIF orientation")
+        if kind == "tiff":
+            return rewrite_tiff(data, path, how)
+        if kind == "npy":
+            file = BytesIO()
+            np.save(file, how(np.load(BytesIO(data))))
+            return file.getvalue()
+        before = _open_stored(data, kind, path)
+        values = how(before.values)
+        if kind == "png":
+            written = _write_png(data, values)
+        elif kind in ("gif", "bmp"):
+            written = _write_by_pillow(data, kind, values)
+        else:
+            raise ValueError(f"{kind.upper()} may change values")
+        after = _open_stored(written, kind, path)
+        if after.marks != before.marks or not np.array_equal(after.values, values):
+            raise ValueError("its format does not hold these values")
+    except ValueError as error:
+        raise DataError(
+            f"{path} cannot be changed without loss: {error}. Change it where it was made.",
+            "not-a-mask",
+            [path],
+        ) from None
+    return written
+
+
+def mask_orientation(path: Path) -> int:
+    """Read the EXIF orientation of a mask's file, 1..8."""
+    return stored_shape(path)[3]
+
+
+class _Stored(NamedTuple):
+    values: NDArray[Any]
+    marks: list[Any]  # mode, palette and how pixels are packed
+
+
+def _open_stored(data: bytes, kind: str, path: Path) -> _Stored:
+    with open_still(BytesIO(data), kind, path) as (picture, _):
+        packed = picture.tile[0].args if kind == "bmp" else ""
+        raw = packed[0] if isinstance(packed, tuple) else packed
+        values = _stored_values(picture, path)
+        shown = picture.info.get("transparency")
+        return _Stored(values, [picture.mode, picture.getpalette(), shown, raw])
+
+
+def _write_png(data: bytes, values: NDArray[Any]) -> bytes:
+    """Replace the pixels of a PNG file, chunk by chunk, as Pillow writes no grey of 2 or 4 bits."""
+    height, width = values.shape[:2]
+    bits = data[24]
+    rows = values.reshape(height, -1)
+    if bits < 8:
+        rows = rows[..., None] >> np.arange(bits, dtype=np.uint8)[::-1] & 1
+        rows = np.packbits(rows.reshape(height, -1).astype(np.uint8), axis=1)
+    elif bits == 16:
+        rows = np.ascontiguousarray(rows, ">u2").view(np.uint8)
+    lines = np.pad(rows.astype(np.uint8), ((0, 0), (1, 0)))  # each begins with its filter: none
+    written, at = data[:8], 8
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        name, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        at += 12 + length
+        if name == b"IHDR":
+            body = struct.pack(">II", width, height) + body[8:12] + b"\0"  # not interlaced
+        elif name == b"IDAT":
+            if not lines.size:  # they are all in the first one
+                continue
+            body, lines = zlib.compress(lines.tobytes()), lines[:0]
+        check = zlib.crc32(name + body)
+        written += struct.pack(">I", len(body)) + name + body + struct.pack(">I", check)
+        if name == b"IEND":
+            break
+        if name == b"PLTE" and values.max() >= length // 3:
+            raise ValueError("its palette is shorter")
+    return written
+
+
+def _write_by_pillow(data: bytes, kind: str, values: NDArray[Any]) -> bytes:
+    file = BytesIO()
+    with Image.open(BytesIO(data)) as picture:
+        changed = Image.fromarray(values)
+        if picture.mode == "P":
+            changed.putpalette(picture.getpalette() or [])
+        kept = {key: picture.info[key] for key in ("transparency",) if key in picture.info}
+        changed.save(file, kind, optimize=False, **kept)
+    return file.getvalue()
+
+
+def flatten_mask(path: Path, color: int) -> bytes:
+    """Lay a PNG mask on a colour, 0xRRGGBB, which pixels less than half opaque get; as RGB.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is of another format.
+    """
+    kind, data = read_encoded(path)
+    if kind != "png" or mask_orientation(path) != 1:
+        raise DataError(f"{path} is no upright PNG. Save it as RGB.", "transparent", [path])
+    with decoding(path), open_still(BytesIO(data), kind, path) as (picture, _):
+        _stored_values(picture, path)  # refuses what has more than 8 bits
+        samples = np.array(picture.convert("RGBA"))
+    flat = samples[..., :3]
+    flat[samples[..., 3] < THRESHOLD] = [color >> 16, color >> 8 & 255, color & 255]
+    file = BytesIO()
+    Image.fromarray(flat).save(file, "PNG")
+    return file.getvalue()

@@ -1,10 +1,36 @@
 """Errors with a code, which name the files at fault; raised, or told to whoever collects them."""
 
+import os
+import re
 import shlex
+import subprocess
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 from plainunet.formats.sources import Source
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of files that fixes a mistake, for `plainunet.doctor.fix` to carry out.
+
+    What `how` holds depends on `kind`; the last five are of the pixels of masks:
+
+    - rename: the new path of the one file or folder
+    - exchange: nothing; each of two files gets the other's content
+    - unlink: nothing; of links, not of what they lead to
+    - values: pairs of an old value and a new one
+    - turn: 2..8, as of `turn_upright`
+    - move: pixels to the right, and down; borders are repeated
+    - resize: width and height [pixels]; no new values come up
+    - flatten: the colour, 0xRRGGBB, of pixels less than half opaque
+    """
+
+    kind: Literal["rename", "exchange", "unlink", "values", "turn", "move", "resize", "flatten"]
+    files: tuple[Path, ...]
+    how: tuple[Any, ...] = ()
 
 
 class DataError(ValueError):
@@ -13,7 +39,7 @@ class DataError(ValueError):
     Attributes:
         code: What kind of mistake, one of `plainunet.doctor.findings.CODES`.
         files: The files at fault.
-        fix: A command that fixes it, or "".
+        fix: What fixes it: a change of files, or a command, or "".
         flags: Flags of `plainunet check` that fix it, such as {"ignore": 7}.
         parts: Where it is many mistakes of one kind, each of them; else itself alone.
     """
@@ -23,7 +49,7 @@ class DataError(ValueError):
         message: str,
         code: str = "unclear",
         files: Sequence[Source] = (),
-        fix: str = "",
+        fix: Change | str = "",
         parts: "Sequence[DataError]" = (),
         flags: Mapping[str, Any] | None = None,
     ) -> None:
@@ -50,13 +76,20 @@ def as_problem(error: Exception, *files: Source) -> DataError:
 
 
 def command(*words: object) -> str:
-    """Write a command as a POSIX shell takes it, also with names that are not UTF-8."""
+    """Write a command as bash, zsh and cmd take it, except for names that only a POSIX shell can.
+
+    Such are names that are not UTF-8, and of signs that mean something within double quotes.
+    """
     return " ".join(_quote(str(word)) for word in words)
 
 
 def _quote(word: str) -> str:
+    if os.name == "nt":
+        return subprocess.list2cmdline([word])
     if word.isprintable() and not any("\udc80" <= char <= "\udcff" for char in word):
-        return shlex.quote(word)
+        if re.fullmatch(r"[\w@%+:,./-][\w@%+=:,./-]*", word):
+            return word
+        return shlex.quote(word) if re.search(r'["$`\\!%]', word) or not word else f'"{word}"'
     inside = "".join(
         f"\\x{byte:02x}" if not 32 <= byte < 127 or byte in b"\\'" else chr(byte)
         for byte in word.encode(errors="surrogateescape")

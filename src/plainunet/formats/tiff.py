@@ -10,6 +10,7 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -18,9 +19,17 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageFile
+from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
+from tifffile import (
+    COMPRESSION,
+    EXTRASAMPLE,
+    PHOTOMETRIC,
+    PLANARCONFIG,
+    TiffFile,
+    TiffPage,
+    imwrite,
+)
 
 from plainunet.formats.problems import DataError, cut_off, require_bearable
 from plainunet.formats.sources import ImageSource, Page, path_of
@@ -101,7 +110,7 @@ _SUBFILE, _METAMORPH = 254, 33629
 # what decoders need beside the places of the pixels; anything that tells of other pages is left
 _KEPT = (
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, 262, 266, 274, _SAMPLES, _ROWS, _PLANAR, 292, 293),
-    *(317, 320, 322, 323, 338, 339, 340, 341, 347, 530, 532, 50674),
+    *(317, 320, 322, 323, 338, 339, 340, 341, 347, 530, 532, 42113, 50674),
 )
 _PRIVATE = 32768
 _OF_PLACES = (33432, 33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)  # GeoTIFF and GDAL
@@ -332,6 +341,8 @@ class TiffPicture:
     orientation: int
     is_inverted: bool = False
     """Whether 0 is white, so that the samples are not the numbers that are stored."""
+    missing: NDArray[np.bool_] | None = None
+    """[H, W], the pixels that do not exist, if there are any; see `find_missing`."""
 
     @property
     def colors(self) -> NDArray[Any]:
@@ -358,6 +369,8 @@ def read_tiff(file: BinaryIO, path: ImageSource) -> TiffPicture:
         samples = np.moveaxis(samples, 0, -1)
     samples = samples.reshape(page.imagelength, page.imagewidth, -1)
     is_inverted = page.photometric == PHOTOMETRIC.MINISWHITE
+    bands = samples[..., :-1] if has_alpha(page) else samples
+    missing = find_missing(bands, read_nodata(page))
     if is_inverted:
         if samples.dtype.kind not in "bu":
             raise DataError(
@@ -372,7 +385,52 @@ def read_tiff(file: BinaryIO, path: ImageSource) -> TiffPicture:
     if has_alpha(page):
         samples, alpha = samples[..., :-1], samples[..., -1]
     palette = None if page.colormap is None else page.colormap.T.astype(np.uint16)
-    return TiffPicture(samples, alpha, palette, _orientation(page), is_inverted)
+    return TiffPicture(samples, alpha, palette, _orientation(page), is_inverted, missing)
+
+
+_NODATA = 42113
+_HUGE = 1e30
+
+
+def read_nodata(page: TiffPage) -> float | None:
+    """Read which value says that a pixel does not exist (GDAL_NODATA), or None.
+
+    None as well where it is no number, or one that the page's samples cannot hold.
+    """
+    try:
+        value = float(str(page.tags.valueof(_NODATA, "")).strip("\0 ").replace(",", "."))
+    except ValueError:
+        return None
+    dtype = np.dtype(page.dtype)
+    if dtype.kind == "f":
+        # such as float64's lowest number in a file of float32
+        limit = float(np.finfo(dtype).max)
+        return float(np.clip(value, -limit, limit)) if np.isfinite(value) else value
+    least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return value if value.is_integer() and least <= value <= most else None
+
+
+def find_missing(samples: NDArray[Any], nodata: float | None = None) -> NDArray[np.bool_] | None:
+    """Find the pixels of an image [H, W, C] that do not exist: [H, W], or None for none.
+
+    They are NaN in any band, or `nodata` in all bands, as GDAL's mask of a file has it. A number
+    that an image does not hold by chance (of floats and signed integers, any but 0) is enough in
+    one band: the network is to see none of it.
+    """
+    missing = None
+    if nodata is not None and not np.isnan(nodata):
+        if samples.dtype.kind == "f":
+            # written in decimal, it is a little beside what is stored
+            nearly = 1e-2 if abs(nodata) > _HUGE else 1e-6
+            is_nodata = np.isclose(samples, nodata, rtol=nearly, atol=0)
+        else:
+            is_nodata = samples == samples.dtype.type(int(nodata))
+        is_odd = samples.dtype.kind in "fi" and nodata != 0
+        missing = is_nodata.any(axis=2) if is_odd else is_nodata.all(axis=2)
+    if samples.dtype.kind == "f" and np.isnan(samples.min()):
+        nans = np.isnan(samples).any(axis=2)
+        missing = nans if missing is None else missing | nans
+    return missing if missing is not None and missing.any() else None
 
 
 def tiff_shape(file: BinaryIO, path: ImageSource) -> tuple[int, int, int, int]:
@@ -391,6 +449,7 @@ class TiffMarks(NamedTuple):
     dtype: np.dtype[Any]
     is_inverted: bool
     has_alpha: bool
+    nodata: float | None
 
 
 def tiff_marks(file: BinaryIO, path: ImageSource) -> TiffMarks:
@@ -400,7 +459,8 @@ def tiff_marks(file: BinaryIO, path: ImageSource) -> TiffMarks:
         page = _only_page(tiff, file, path)
         palette = None if page.colormap is None else page.colormap.T.astype(np.uint16)
         is_inverted = page.photometric == PHOTOMETRIC.MINISWHITE
-        return TiffMarks(palette, np.dtype(page.dtype), is_inverted, has_alpha(page))
+        marks = np.dtype(page.dtype), is_inverted, has_alpha(page), read_nodata(page)
+        return TiffMarks(palette, *marks)
 
 
 def _only_page(tiff: TiffFile, file: BinaryIO, path: ImageSource) -> TiffPage:
@@ -523,3 +583,80 @@ def _unreadable(page: TiffPage, path: ImageSource) -> ValueError:
         "`pip install imagecodecs` will do.",
         "unusable-values",
     )
+
+
+_PIXELS = (_WIDTH, _HEIGHT, _OFFSETS, _ROWS, _COUNTS, 282, 283, _TILE_OFFSETS, _TILE_COUNTS)
+"""Tags that follow from the pixels and how they are cut, and rationals, which are written anew."""
+_OWN = {*_PIXELS, 254, _BITS, _COMPRESSION, 262, _SAMPLES, _PLANAR, 296, 317, 320, 322, 323}
+_OWN |= {338, 339}
+"""Tags that encoders write by themselves."""
+
+
+def rewrite_tiff(
+    data: bytes, path: ImageSource, how: Callable[[NDArray[Any]], NDArray[Any]]
+) -> bytes:
+    """Write a TIFF file of one image with other samples, [H, W] or [H, W, S], and the same tags.
+
+    Raises:
+        ValueError: No encoder that is there writes all of it.
+    """
+    file = BytesIO(data)
+    with TiffFile(file) as tiff:
+        page = _only_page(tiff, file, path)
+        stored = _decode(page, file, path)
+        values = how(stored)
+        if values.shape[:2] != stored.shape[:2] and set(_OF_PLACES) & {*page.tags.keys()}:
+            raise ValueError("its coordinates are of its own size")
+        if page.compression in (1, 8, 32946):  # what tifffile writes without imagecodecs
+            written = _encode(page, values)
+        else:
+            written = _encode_by_pillow(page, BytesIO(data), values)
+        # the kind of number is seen, and one sample a pixel has no order: both may be left out
+        unsaid = (*_PIXELS, 339, *([_PLANAR] if stored.ndim == 2 else []))
+        said = {tag.code: str(tag.value) for tag in page.tags if tag.code not in unsaid}
+    file = BytesIO(written)
+    with TiffFile(file) as tiff:
+        page = _only_page(tiff, file, path)
+        kept = {tag.code: str(tag.value) for tag in page.tags}
+        lost = [code for code, value in said.items() if kept.get(code) != value]
+        back = _decode(page, file, path)
+        if lost or back.dtype != stored.dtype or not np.array_equal(back, values):
+            raise ValueError(f"tags {lost} would not be kept")
+    return written
+
+
+def _encode(page: TiffPage, values: NDArray[Any]) -> bytes:
+    tags, file = page.tags, BytesIO()
+    size = (tags.valueof(282), tags.valueof(283))
+    imwrite(
+        file,
+        values,
+        byteorder=page.parent.byteorder,
+        bigtiff=page.parent.is_bigtiff,
+        photometric=page.photometric,
+        compression=page.compression,
+        predictor=page.predictor if page.predictor > 1 else None,
+        planarconfig=page.planarconfig if page.samplesperpixel > 1 else None,
+        extrasamples=page.extrasamples or None,
+        tile=(page.tilelength, page.tilewidth) if page.is_tiled else None,
+        rowsperstrip=None if page.is_tiled else min(page.rowsperstrip, len(values)),
+        colormap=page.colormap,
+        resolution=size if all(size) else None,
+        resolutionunit=tags.valueof(296) if all(size) else None,
+        metadata=None,
+        software=False,
+        extratags=[(t.code, t.dtype, t.count, t.value, True) for t in tags if t.code not in _OWN],
+    )
+    return file.getvalue()
+
+
+def _encode_by_pillow(page: TiffPage, file: BinaryIO, values: NDArray[Any]) -> bytes:
+    written = BytesIO()
+    with _LargeTiff(file, "") as picture:
+        changed = Image.fromarray(values)
+        if picture.palette:
+            changed.putpalette(picture.palette)
+        own = _OWN - {282, 283, 296, 317}
+        tags = {code: value for code, value in picture.tag_v2.items() if code not in own}
+        changed.save(written, "TIFF", compression=picture.info["compression"], tiffinfo=tags)
+    return written.getvalue()

@@ -8,6 +8,7 @@ decoded once, whole, if it is small enough.
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from itertools import product
 from typing import Any, Protocol
 
@@ -16,10 +17,22 @@ from numpy.typing import NDArray
 from tifffile import PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
 
 from plainunet.formats.encoded import decoding, open_encoded
-from plainunet.formats.images import image_shape, image_size, match_channels, read_image
+from plainunet.formats.images import (
+    fill,
+    image_shape,
+    image_size,
+    match_channels,
+    read_with_missing,
+)
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.sources import ImageSource, files_of, stem_of
-from plainunet.formats.tiff import find_slices, has_alpha, read_segment
+from plainunet.formats.tiff import (
+    find_missing,
+    find_slices,
+    has_alpha,
+    read_nodata,
+    read_segment,
+)
 
 KEPT = 192 * 2**20
 """Bytes of decoded segments that are kept of a file."""
@@ -36,31 +49,43 @@ class Windows(Protocol):
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """Read a window [h, w, C], as `read_image` would give it; it ends where the image does."""
 
+    def missing(self, top: int, height: int) -> NDArray[np.bool_] | None:
+        """Find the pixels of some rows, [h, W], that do not exist, or None for none."""
+
 
 class ArrayWindows:
     """Windows of a picture in memory; `reduced` has it at other sizes, by h and w, where known."""
 
-    def __init__(self, image: NDArray[Any]) -> None:
-        """Take an image [H, W, C]."""
+    def __init__(self, image: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> None:
+        """Take an image [H, W, C], and where its pixels do not exist, [H, W]."""
         self.shape: tuple[int, int, int] = (image.shape[0], image.shape[1], image.shape[2])
         self.dtype = image.dtype
         self.reduced: dict[tuple[int, int], NDArray[Any]] = {}
-        self._image = image
+        self._image, self._missing = image, missing
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """As of `Windows`."""
         return self._image[top : top + height, left : left + width]
 
+    def missing(self, top: int, height: int) -> NDArray[np.bool_] | None:
+        """As of `Windows`."""
+        return None if self._missing is None else self._missing[top : top + height]
 
-def as_windows(image: NDArray[Any]) -> ArrayWindows:
-    """Take an image in memory, [H, W, C], or [H, W] for one channel."""
+
+def as_windows(image: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> ArrayWindows:
+    """Take an image in memory, [H, W, C], or [H, W] for one channel, filled where it is NaN.
+
+    `missing` are pixels of a file, see `read_with_missing`; else NaN does not exist.
+    """
     image = np.asarray(image)
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3:
         raise ValueError(f"A picture is [H, W, C]; this one is {list(image.shape)}.")
     if not image.size:
         raise ValueError(f"This picture has no pixels: {list(image.shape)}.")
-    return ArrayWindows(image)
+    if missing is None and (missing := find_missing(image)) is not None:
+        image = fill(image, missing)
+    return ArrayWindows(image, missing)
 
 
 class _AsChannels:
@@ -75,15 +100,25 @@ class _AsChannels:
         """As of `Windows`."""
         return match_channels(self._picture.read(top, left, height, width), self.shape[2])
 
+    def missing(self, top: int, height: int) -> NDArray[np.bool_] | None:
+        """As of `Windows`."""
+        return self._picture.missing(top, height)
+
 
 def as_channels(picture: Windows, channels: int) -> Windows:
     """Bring an image to the channels that a network takes, as `match_channels` does."""
     if picture.shape[2] == channels:
         return picture
     if isinstance(picture, ArrayWindows):
-        return ArrayWindows(match_channels(picture.read(0, 0, *picture.shape[:2]), channels))
+        image = match_channels(picture.read(0, 0, *picture.shape[:2]), channels)
+        return ArrayWindows(image, picture.missing(0, picture.shape[0]))
     match_channels(picture.read(0, 0, 1, 1), channels)  # refuses what cannot be
     return _AsChannels(picture, channels)
+
+
+_Segment = tuple[NDArray[Any], NDArray[np.bool_] | None]
+"""A tile, or a strip, [h, w, C], that ends where the image does; where pixels do not exist."""
+_LOOKED_AT = 64
 
 
 class TiffWindows:
@@ -104,7 +139,9 @@ class TiffWindows:
         self._across = -(-page.imagewidth // self._width)
         self._down = -(-page.imagelength // self._length)
         self._bytes = self._length * self._width * page.samplesperpixel * self.dtype.itemsize
-        self._kept: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], _Segment] = OrderedDict()
+        self._nodata = read_nodata(page)
+        self._limit, self._whole = 1, set[tuple[int, int]]()
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """As of `Windows`."""
@@ -115,30 +152,74 @@ class TiffWindows:
         # a band of windows side by side finds its segments still there
         self._limit = max(KEPT // self._bytes, len(rows) * len(columns))
         for row, column in product(rows, columns):
-            segment = self._segment(row, column)
+            segment = self._segment(row, column)[0]
             y, x = row * self._length, column * self._width
             part = segment[max(top - y, 0) : top + height - y, max(left - x, 0) : left + width - x]
             below, right = max(y - top, 0), max(x - left, 0)
             window[below : below + part.shape[0], right : right + part.shape[1]] = part
         return window
 
-    def _segment(self, row: int, column: int) -> NDArray[Any]:
-        """A tile, or a strip, [h, w, C]; at the picture's edges it ends there."""
+    def missing(self, top: int, height: int) -> NDArray[np.bool_] | None:
+        """As of `Windows`."""
+        if self._nodata is None and self.dtype.kind != "f":
+            return None
+        height = min(height, self.shape[0] - top)
+        found = np.zeros((height, self.shape[1]), np.bool_)
+        rows = range(top // self._length, -(-(top + height) // self._length))
+        for row, column in product(rows, range(self._across)):
+            if (row, column) in self._whole:
+                continue
+            part = self._segment(row, column)[1]
+            if part is not None:
+                y, x = row * self._length, column * self._width
+                part = part[max(top - y, 0) : top + height - y]
+                below = max(y - top, 0)
+                found[below : below + part.shape[0], x : x + part.shape[1]] = part
+        return found if found.any() else None
+
+    def _segment(self, row: int, column: int) -> _Segment:
         if (row, column) in self._kept:
             self._kept.move_to_end((row, column))
             return self._kept[row, column]
+        segment, missing = self._stored(row, column)
+        if missing is None:
+            self._whole.add((row, column))
+        else:
+            segment[missing] = self._filling
+        self._kept[row, column] = segment, missing
+        while len(self._kept) > self._limit:
+            self._kept.popitem(last=False)
+        return segment, missing
+
+    def _stored(self, row: int, column: int) -> _Segment:
+        """A segment, 0 where pixels do not exist."""
         number = row * self._across + column
         planes = [
             self._decode(plane * self._down * self._across + number)
             for plane in range(self._planes)
         ]
         segment = np.concatenate(planes, axis=2)
+        # a tile goes on beyond the image
+        segment = segment[
+            : self.shape[0] - row * self._length, : self.shape[1] - column * self._width
+        ]
+        missing = find_missing(segment, self._nodata)
         if self.page.photometric == PHOTOMETRIC.MINISWHITE:
             segment = np.invert(segment)
-        self._kept[row, column] = segment
-        while len(self._kept) > self._limit:
-            self._kept.popitem(last=False)
-        return segment
+        if missing is not None:
+            segment[missing] = 0
+        return segment.astype(self.dtype, copy=False), missing
+
+    @cached_property
+    def _filling(self) -> NDArray[np.float64]:
+        """What pixels that do not exist are filled with, as by `fill`: means over some segments."""
+        places = list(product(range(self._down), range(self._across)))
+        total, count = np.zeros(self.shape[2]), 0
+        for place in places[:: -(-len(places) // _LOOKED_AT)]:
+            segment, missing = self._stored(*place)
+            total += segment.sum(axis=(0, 1), dtype=np.float64)
+            count += segment[..., 0].size - (0 if missing is None else int(missing.sum()))
+        return total / max(count, 1)
 
     def _decode(self, number: int) -> NDArray[Any]:
         page = self.page
@@ -146,9 +227,9 @@ class TiffWindows:
             stored = read_segment(page, number, self._path) or None
             data, _, shape = page.decode(stored, number, jpegtables=page.jpegtables)
         if data is None:  # nothing is stored where all is nothing
-            return np.full(shape[1:], page.nodata, self.dtype)
+            return np.full(shape[1:], page.nodata, page.dtype)
         inside: NDArray[Any] = data[0, : shape[1], : shape[2]]
-        return inside.astype(self.dtype, copy=False)
+        return inside
 
 
 def picture_size(path: ImageSource) -> tuple[int, int]:
@@ -195,7 +276,7 @@ def open_windows(path: ImageSource, most: int) -> Iterator[Windows]:
             [path],
             fix,
         )
-    yield ArrayWindows(read_image(path))
+    yield ArrayWindows(*read_with_missing(path))
 
 
 def _is_windowed(page: TiffPage, path: ImageSource) -> bool:

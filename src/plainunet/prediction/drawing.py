@@ -13,9 +13,10 @@ from PIL.PngImagePlugin import PngInfo
 from tifffile import TiffFile, TiffWriter
 
 from plainunet.files import write_whole
+from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import to_unit
 from plainunet.palette import default_colors
-from plainunet.prediction.geo import Tag
+from plainunet.prediction.geo import Tag, nodata_tag
 
 Colors = Sequence[tuple[int, int, int]]
 _PANEL = 480  # width of a panel in a comparison [pixels]
@@ -30,7 +31,8 @@ _BIG = 2**31  # bytes from which on a TIFF file may need 64-bit offsets
 def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors, key: str = "") -> None:
     """Write class ids [H, W] uint8 as a palette PNG; `key` is kept in the file for `read_key`."""
     image = Image.fromarray(mask).convert("L")
-    image.putpalette([value for color in colors for value in color])
+    is_whole = mask.max(initial=0) < len(colors)
+    image.putpalette(np.array(colors if is_whole else _color_table(colors)).ravel().tolist())
     info = PngInfo()
     if key:
         info.add_text(_KEY, key)
@@ -61,7 +63,8 @@ def write_tiff_mask(
 ) -> None:
     """Write a palette TIFF, in tiles, deflate-compressed: the pixel values are the class ids.
 
-    There may be more tags, as by `find_geo`, and a text that is kept for `read_key`.
+    There may be more tags, as by `find_geo`, and a text that is kept for `read_key`; 255, where the
+    image has no pixel, is named as nodata.
     """
     bands = (mask[top : top + TILE] for top in range(0, len(mask), TILE))
     write_tiff_bands(path, (mask.shape[0], mask.shape[1]), bands, colors, tags, key)
@@ -79,8 +82,7 @@ def write_tiff_bands(
 
     Its bands are [TILE, W] uint8, from top to bottom; the last may have fewer rows.
     """
-    table = np.zeros((3, 256), np.uint16)
-    table[:, : len(colors)] = np.array(colors, np.uint16).T * 257
+    table = _color_table(colors).T.astype(np.uint16) * 257
     with (
         write_whole(path) as part,
         TiffWriter(part, bigtiff=size[0] * size[1] >= _BIG) as file,
@@ -95,9 +97,16 @@ def write_tiff_bands(
             compression="zlib",
             metadata=None,
             description=f"{_KEY} {key}" if key else None,
-            extratags=list(tags or []),
+            extratags=[*(tags or []), nodata_tag(IGNORED)],
             maxworkers=1,
         )
+
+
+def _color_table(colors: Colors) -> NDArray[np.uint8]:
+    """The colour of each class id, [256, 3]; what is ignored is grey."""
+    table = np.full((256, 3), 128, np.uint8)
+    table[: len(colors)] = colors
+    return table
 
 
 def write_comparison(
@@ -124,8 +133,7 @@ def draw_comparison(
     Each panel is at most 480 pixels wide.
     """
     shown = as_rgb(image)
-    table = np.full((256, 3), 128, np.uint8)  # ignored pixels are grey
-    table[: len(colors)] = colors
+    table = _color_table(colors)
     valid = truth < len(colors)
     differ = shown // 3
     differ[valid & (truth != prediction)] = (255, 40, 40)
@@ -162,10 +170,10 @@ def draw_overlay(image: NDArray[Any], mask: NDArray[np.uint8], colors: Colors) -
     shown = as_rgb(image)
     hues = default_colors(max(3, len(colors)))
     seen = [own if max(own) - min(own) > _GREY else hues[k] for k, own in enumerate(colors)]
-    colored = np.array(seen, np.uint8)[mask]
+    colored = _color_table(seen)[mask]
     mixed = cv2.addWeighted(shown, 1 - _OPACITY, colored, _OPACITY, 0)
     edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-    drawn = mask > 0
+    drawn = (mask > 0) & (mask != IGNORED)
     result = np.where(drawn[..., None], mixed, shown)
     result[drawn & edge] = colored[drawn & edge]
     return result

@@ -21,6 +21,11 @@ _RASTER_TYPE, _IS_POINT = 1025, 2
 _OWN = 32767  # a system that has no code
 
 
+def nodata_tag(value: int) -> Tag:
+    """Make GDAL's tag of the value that pixels have which do not exist."""
+    return 42113, 2, 0, str(value), True
+
+
 class Place(NamedTuple):
     """Where an image lies."""
 

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.formats.colors import IGNORED
+
 
 class Object(NamedTuple):
     """A connected region of a class."""
@@ -26,7 +28,7 @@ class Object(NamedTuple):
 
 
 def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[Object]]:
-    """Number the connected regions of each class but the background.
+    """Number the connected regions of each class but the background and what is ignored.
 
     Returns [H, W] int32, the number of each pixel's object, 0 for background; and the objects,
     class after class, each class's in the order of their first pixels.
@@ -34,7 +36,7 @@ def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[Objec
     labels = np.zeros(mask.shape, np.int32)
     objects: list[Object] = []
     for class_id in _classes(mask):
-        if class_id == 0:
+        if class_id in (0, IGNORED):
             continue
         count, own, stats, middles = cv2.connectedComponentsWithStats(
             (mask == class_id).astype(np.uint8), connectivity=8, ltype=cv2.CV_32S
@@ -96,6 +98,7 @@ def _give_away(
         inside = labels[window] == number
         grown = cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8))
         around = result[window][grown.astype(bool) & ~inside]
+        around = around[around != IGNORED]
         result[window][inside] = np.bincount(around).argmax() if around.size else 0
     return result
 

@@ -16,7 +16,7 @@ from plainunet.config import Output
 from plainunet.files import write_json, write_whole
 from plainunet.network.checkpoint import Card
 from plainunet.prediction.drawing import draw_overlay, write_mask, write_png, write_tiff_mask
-from plainunet.prediction.geo import Place, Tag, draw_outlines
+from plainunet.prediction.geo import Place, Tag, draw_outlines, nodata_tag
 from plainunet.prediction.objects import Object, find_objects
 
 
@@ -76,13 +76,13 @@ class Table(NamedTuple):
 
 
 def _areas(labelled: Labelled, card: Card) -> list[Row]:
-    counts = np.bincount(labelled.mask.ravel(), minlength=len(card.class_names))
-    return area_rows(labelled.name, counts, card)
+    counts = np.bincount(labelled.mask.ravel(), minlength=256)
+    return area_rows(labelled.name, counts[: len(card.class_names)], card)
 
 
 def area_rows(name: str, counts: NDArray[np.int64], card: Card) -> list[Row]:
     """Rows of areas.csv for an image: for each class, its pixels and their share (0..1)."""
-    total = int(counts.sum())
+    total = max(int(counts.sum()), 1)
     return [
         [name, class_name, int(count), f"{count / total:.6f}"]
         for class_name, count in zip(card.class_names, counts, strict=False)
@@ -259,7 +259,9 @@ class Outputs:
             if output == "overlay":
                 _write_jpeg(path, draw_overlay(image, mask, self._card.colors))
             elif output == "values":
-                _write_values(path, self._stored_values(labelled), tags)
+                values, nodata = self._stored_values(labelled)
+                own = [] if nodata is None else [nodata_tag(nodata)]
+                _write_values(path, values, [*tags, *own])
             elif output == "contours":
                 names = self._card.class_names
                 write_json(path, draw_outlines(labelled.labels, labelled.objects, names, place))
@@ -336,15 +338,25 @@ class Outputs:
         rows = {table.file: table.rows(labelled, self._card) for table in self._tables}
         return Finding(rows, coco_image(labelled) if "coco" in self._saves else None)
 
-    def _stored_values(self, labelled: Labelled) -> NDArray[Any]:
-        """A mask as the training masks were: their values, colours, or numbered objects."""
+    def _stored_values(self, labelled: Labelled) -> tuple[NDArray[Any], int | None]:
+        """A mask as the training masks were: their values, colours, or numbered objects.
+
+        With it the value, or grey, where the image has no pixel: what they ignore, else one that
+        no class has; beside objects it is 0, as for background.
+        """
         masks = self._card.masks
         if masks.get("kind") == "instances":
-            return labelled.labels.astype(np.uint16)
-        if masks.get("kind") == "colors":
-            return np.array(masks["colors"], np.uint8)[labelled.mask]
-        values = np.array(masks.get("values", range(self.num_classes)))
-        return values.astype(np.uint8 if values.max() < 256 else np.uint16)[labelled.mask]
+            return labelled.labels.astype(np.uint16), None
+        stored = masks["colors"] if masks.get("kind") == "colors" else masks.get("values")
+        values = np.array(stored or range(self.num_classes))
+        dtype = np.dtype(np.uint8 if values.max() < 256 else np.uint16)
+        ignored = masks.get("ignore")
+        if ignored is None or ignored >= 256**dtype.itemsize:
+            channels = values.reshape(len(values), -1)
+            ignored = next(v for v in range(255, -1, -1) if not (channels == v).all(axis=1).any())
+        table = np.full((256, *values.shape[1:]), ignored, dtype)
+        table[: len(values)] = values
+        return table[labelled.mask], ignored
 
     def _write_probabilities(
         self, path: Path, probabilities: NDArray[Any], tags: Sequence[Tag]

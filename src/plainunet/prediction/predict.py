@@ -20,7 +20,7 @@ from plainunet.config import Output
 from plainunet.dataset.lists import find_images
 from plainunet.dataset.pairs import open_slices
 from plainunet.files import remove_abandoned, require_writable, write_json
-from plainunet.formats.images import read_image
+from plainunet.formats.images import read_with_missing
 from plainunet.formats.masks import read_mask
 from plainunet.formats.sources import (
     ImageSource,
@@ -244,7 +244,7 @@ def predict_large(
         # read, and not mapped: pages of a mapped file count as memory of the process
         with rows.open("rb") as file:
             while len(band := np.fromfile(file, np.uint8, TILE * width)):
-                counts[:] += np.bincount(band, minlength=len(counts))
+                counts[:] += np.bincount(band, minlength=256)[: len(counts)]
                 yield band.reshape(-1, width)
 
     tags = place.tags if place else []
@@ -466,9 +466,10 @@ class _Batch:
             return done
         if _is_large(task.image):
             return None
-        image = read_image(task.image)
+        image, missing = read_with_missing(task.image)
         # with few cores, what is reduced ahead is taken from the network
-        windows = self.predictor.prepare(image) if _THREADS > 1 else as_windows(image)
+        prepare = self.predictor.prepare if _THREADS > 1 else as_windows
+        windows = prepare(image, missing)
         return _Read(image, windows, find_geo(task.image))
 
     def _find_done(self, task: _Task) -> _Done | None:

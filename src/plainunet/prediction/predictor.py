@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from plainunet.config import CardOptions
+from plainunet.formats.colors import IGNORED
 from plainunet.formats.sources import ImageSource
 from plainunet.formats.windows import Windows, as_windows
 from plainunet.network.blocks import fold_batch_normalisation
@@ -224,7 +226,7 @@ class Predictor:
             image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored.
 
         Returns:
-            Mask [H, W] uint8 of class ids at the image's own size.
+            Mask [H, W] uint8 of class ids at the image's own size, 255 where a float is NaN.
         """
         return self.clean(np.concatenate(list(self.mask_bands(as_windows(image)))))
 
@@ -240,12 +242,13 @@ class Predictor:
         bands = list(self.both_bands(as_windows(image)))
         return np.concatenate([probabilities for _, probabilities in bands], axis=1)
 
-    def prepare(self, image: NDArray[Any]) -> Windows:
+    def prepare(self, image: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> Windows:
         """Reduce an image [H, W, C], ahead and in another thread; the rest needs the network.
 
-        Returns the image's windows, for `mask_bands` and `both_bands`.
+        `missing` is as of `read_with_missing`. Returns the image's windows, for `mask_bands` and
+        `both_bands`.
         """
-        windows = as_windows(image)
+        windows = as_windows(image, missing)
         for view in self._views:
             view.prepare(windows)
         return windows
@@ -263,13 +266,14 @@ class Predictor:
         Returns:
             As `predict`, a mask [H, W] uint8 of each.
         """
-        backend, threshold = self._backend, self.card.threshold
+        found = []
         streams = zip(*(view.batch(images) for view in self._views), strict=True)
-        bands = ([backend.mean(each) for each in in_step(views)] for views in streams)
-        return [
-            self.clean(np.concatenate([backend.classes(each, threshold) for each in image]))
-            for image in bands
-        ]
+        for image, views in zip(images, streams, strict=True):
+            bands = [self._backend.mean(each) for each in in_step(views)]
+            tops = np.cumsum([0] + [band.shape[1] for band in bands])
+            mask = [self._classes(*each) for each in zip(bands, repeat(image), tops, strict=False)]
+            found.append(self.clean(np.concatenate(mask)))
+        return found
 
     def mask_bands(self, image: Windows, first: int = 0) -> Iterator[NDArray[np.uint8]]:
         """Choose a class for each pixel of an image of any size, a few rows at a time.
@@ -279,11 +283,12 @@ class Predictor:
             first: The row to begin with.
 
         Yields:
-            [n, W] uint8 class ids, from top to bottom, the rows from `first` on; objects are as
-            they are found, however small (see `clean`).
+            [n, W] uint8 class ids, from top to bottom, the rows from `first` on, 255 where the
+            image has no pixel; objects are as they are found, however small (see `clean`).
         """
         for logits in self._bands(image, first):
-            yield self._backend.classes(logits, self.card.threshold)
+            yield self._classes(logits, image, first)
+            first += logits.shape[1]
 
     def both_bands(self, image: Windows) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """Choose classes, and give the probability of each as well, a few rows at a time.
@@ -295,9 +300,17 @@ class Predictor:
             [n, W] uint8 class ids as by `mask_bands`, and [K, n, W] float32, which sum to 1 over
             K, from top to bottom.
         """
+        top = 0
         for logits in self._bands(image, 0):
-            ids = self._backend.classes(logits, self.card.threshold)
-            yield ids, self._backend.probabilities(logits)
+            yield self._classes(logits, image, top), self._backend.probabilities(logits)
+            top += logits.shape[1]
+
+    def _classes(self, logits: Logits, image: Windows, top: int) -> NDArray[np.uint8]:
+        """Choose classes for some rows of an image, 255 where it has no pixel."""
+        ids = self._backend.classes(logits, self.card.threshold)
+        if (missing := image.missing(top, len(ids))) is not None:
+            ids[missing] = IGNORED
+        return ids
 
     def clean(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Fill small holes and remove small objects, as the card says.

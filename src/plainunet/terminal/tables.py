@@ -1,5 +1,6 @@
 """Tables on the terminal: networks, findings, scores with their intervals."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from plainunet.doctor.diagnose import Diagnosis
+from plainunet.doctor.diagnose import Diagnosis, Fixed
 from plainunet.doctor.findings import Finding
+from plainunet.doctor.fix import describe
 from plainunet.evaluation.statistics import FEW
 from plainunet.terminal.screen import Terminal
 
@@ -97,7 +99,7 @@ def show_diagnosis(result: Diagnosis, train_line: str) -> None:
         _show_code(console, [each for each in result.findings if each.code == code], shown)
     if result.last_fix:
         console.print("\nafter that, to go on with what is sound, once and last:", style="bold")
-        console.print(f"  $ {_printable(result.last_fix)}", markup=False)
+        console.print(f"  $ {printable(result.last_fix)}", markup=False)
     said = ", ".join(
         f"{count} {severity}{'s' * (count != 1)}"
         for severity in ("error", "warning", "note")
@@ -169,17 +171,50 @@ def _show_code(console: Console, findings: Sequence[Finding], shown: set[str]) -
         f"\n{first.severity}: {first.code} ({len(findings)})", style=styles[first.severity]
     )
     for finding in findings[:_MOST_SHOWN]:
-        console.print(f"  {_printable(finding.message)}", markup=False)
+        console.print(f"  {printable(finding.message)}", markup=False)
     if len(findings) > _MOST_SHOWN:
         console.print(f"  and {len(findings) - _MOST_SHOWN} more (all of them: --json FILE)")
     # what leaves pairs out comes once, at the end: before it, pairs may be fixed
     fixes = [each.fix.line for each in findings if each.fix and not each.fix.writes_list]
     for line in [each for each in dict.fromkeys(fixes) if each not in shown][:_MOST_SHOWN]:
-        console.print(f"  $ {_printable(line)}", markup=False)
+        console.print(f"  $ {printable(line)}", markup=False)
         shown.add(line)
 
 
-def _printable(text: str) -> str:
+def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
+    """Print what a fix has changed, or would; and what is left of its findings."""
+    console = Terminal(highlight=False, soft_wrap=True)
+    lines = [line for change in fixed.changes for line in describe(change)]
+    for line in lines:
+        console.print(printable(line), markup=False)
+    if fixed.backup is None:
+        console.print(f"{_several(len(lines), 'file')} would change; nothing was written")
+        return
+    left = len(fixed.left)
+    errors, warnings = (fixed.result.count(each) for each in ("error", "warning"))
+    console.print(
+        f"{_several(len(lines), 'file')} changed, the originals are in {fixed.backup}; undo it:\n"
+        f"  $ {printable(undo_line)}\n"
+        f"checked again: {_several(left, 'finding')} '{code}' left; in all "
+        f"{_several(errors, 'error')}, {_several(warnings, 'warning')}",
+        markup=False,
+    )
+    for finding in fixed.left[:_MOST_SHOWN]:
+        console.print(f"  {printable(finding.message)}", markup=False)
+
+
+def show_fixable(result: Diagnosis) -> None:
+    """Print the codes of the findings that `plainunet fix` fixes, and how."""
+    console = Terminal(highlight=False, soft_wrap=True)
+    lines = Counter(each.fix.line for each in result.findings if each.fix and each.fix.change)
+    for line, count in lines.items():
+        console.print(f"$ {printable(line)}  ({_several(count, 'finding')})", markup=False)
+    if not lines:
+        console.print(f"{result.data}: no finding is fixed by changing files", markup=False)
+
+
+def printable(text: str) -> str:
+    """Write out what is not UTF-8, as names of files may be."""
     return text.encode(errors="backslashreplace").decode()
 
 

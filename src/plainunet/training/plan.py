@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from plainunet.config import NetworkConfig, TrainConfig
 from plainunet.dataset.cache import recall
-from plainunet.dataset.coding import Coding
+from plainunet.dataset.coding import Coding, read_pair
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import SIZES, area_shares, measure_ceiling, patches_each, reduce_size
 from plainunet.doctor.diagnose import Diagnosis
-from plainunet.formats.images import read_image, to_unit
+from plainunet.formats.images import to_unit
 from plainunet.formats.problems import DataError, command
 from plainunet.reporter import Reporter
 from plainunet.training.schedule import scaled_size
@@ -87,15 +87,16 @@ def take_fingerprint(
     looked_at = trained[:: -(-len(trained) // most)]
 
     def measure(image: Path, mask: Path) -> Any:
-        ids, number = coding.read(mask), coding.num_classes
+        pixels, ids = read_pair(image, mask, coding)
+        number = coding.num_classes
         cells = area_shares(ids, number, (_GRID, _GRID)).astype(np.int64)
         known = measure_ceiling(ids, number), _diameters(ids, number)
-        values = to_unit(read_image(image))
+        values = to_unit(pixels)
         light = float(values.mean()), float(values.std())
         return [*known, _spread(cells), _lean(cells), light]
 
     facts = []
-    for found in recall(f"fingerprint 7 {coding}", looked_at, measure):
+    for found in recall(f"fingerprint 8 {coding}", looked_at, measure):
         if isinstance(found, DataError):
             raise found
         facts.append(found)

@@ -1,0 +1,325 @@
+"""Fixes that change files: what was there before is kept, and can be put back.
+
+Each has a folder of its own in DATA/.plainunet-backup: the originals, and a record with a line for
+each change, which is written before the change. Whatever is killed in between can be undone.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.doctor.alignment import TURNS
+from plainunet.files import lock_folder, remove_abandoned, write_whole
+from plainunet.formats.encoded import turn_upright
+from plainunet.formats.masks import flatten_mask, rewrite_mask
+from plainunet.formats.problems import Change
+
+Mask = NDArray[Any]
+BACKUP = ".plainunet-backup"
+_RECORD = "record.jsonl"
+_FIX = re.compile(r"(\d{4,})-(.+)")
+_KEPT = re.compile(r"\d+-\d+")
+State = str | None
+"""What lies at a path: a hash of the content, the link, or the folder; None for nothing."""
+Was = tuple[State, State, str | None]
+"""Of a path: its state before and after, and under which name the original is kept."""
+
+
+def is_possible(change: Change) -> bool:
+    """Tell whether a change can be made without a loss; masks are written in memory for it."""
+    try:
+        for _ in _new_contents(change, is_trial=True):
+            pass
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def describe(change: Change) -> list[str]:
+    """Say what a change does, a line for each file."""
+    how, files = change.how, change.files
+    match change.kind:
+        case "rename":
+            what = f"renamed to {how[0].name}"
+        case "exchange":
+            what, files = f"exchanged with {files[1]}", files[:1]
+        case "unlink":
+            what = "removed, as it is a link"
+        case "values":
+            what = ", ".join(f"{old} becomes {new}" for old, new in how)
+        case "turn":
+            what = TURNS[how[0]]
+        case "move":
+            what = f"moved by {write_move(*how)}"
+        case "resize":
+            what = f"resized to {how[0]}x{how[1]} pixels"
+        case "flatten":
+            what = f"laid on the colour {how[0]:06X}"
+    return [f"{file}: {what}" for file in files]
+
+
+def write_move(dx: int, dy: int) -> str:
+    """Write a move, such as "8 pixels left and 3 down"."""
+    parts: list[str] = []
+    for amount, forwards, backwards in ((dx, "right", "left"), (dy, "down", "up")):
+        if amount:
+            unit = " pixels" if not parts else ""
+            parts.append(f"{abs(amount)}{unit} {forwards if amount > 0 else backwards}")
+    return " and ".join(parts)
+
+
+# what a change makes of its files
+
+
+def _new_contents(
+    change: Change, is_trial: bool = False
+) -> Iterator[tuple[Path, bytes | Path | None]]:
+    """Yield the paths that change, with their new content: a file, what lies elsewhere, or none.
+
+    Raises:
+        ValueError: The change would lose something, or cannot be made.
+    """
+    if not change.files:
+        raise ValueError("no file is to be changed")
+    for file in change.files:
+        if not os.path.lexists(file):
+            raise FileNotFoundError(f"{file} does not exist any more. Check again.")
+    if change.kind == "rename":
+        (old,), (new,) = change.files, change.how
+        if os.path.lexists(new):
+            raise ValueError(f"{new} exists already. Rename {old} by hand.")
+        yield from ((new, old), (old, None))
+    elif change.kind == "exchange":
+        one, other = change.files
+        yield from ((one, other.read_bytes()), (other, one.read_bytes()))
+    elif change.kind == "unlink":
+        for file in change.files:
+            if not file.is_symlink():
+                raise ValueError(f"{file} is no link. Remove it by hand.")
+            yield file, None
+    elif change.kind == "flatten":
+        yield from ((file, flatten_mask(file, *change.how)) for file in change.files)
+    else:
+        how: Callable[[Mask], Mask] = partial(_CHANGED[change.kind], change.how)
+        if is_trial and change.kind != "values":  # zeros are written much faster
+            how = partial(_without_values, how)
+        yield from ((file, rewrite_mask(file, how)) for file in change.files)
+
+
+def _without_values(how: Callable[[Mask], Mask], mask: Mask) -> Mask:
+    return np.zeros_like(how(mask))
+
+
+def _replaced(pairs: Sequence[tuple[int, int]], mask: Mask) -> Mask:
+    changed = mask.copy()
+    for old, new in pairs:
+        if np.asarray(new).astype(mask.dtype) != new:
+            raise ValueError(f"it cannot hold {new}")
+        changed[mask == old] = new
+    if mask.ndim == 3 and mask.shape[2] in (2, 4):  # how opaque it is stays
+        changed[..., -1] = mask[..., -1]
+    return changed
+
+
+def _turned(how: tuple[int], mask: Mask) -> Mask:
+    return turn_upright(mask, *how)
+
+
+def _moved(how: tuple[int, int], mask: Mask) -> Mask:
+    height, width = mask.shape[:2]
+    rows = (np.arange(height) - how[1]).clip(0, height - 1)
+    moved: Mask = np.take(mask[rows], (np.arange(width) - how[0]).clip(0, width - 1), axis=1)
+    return moved
+
+
+def _resized(how: tuple[int, int], mask: Mask) -> Mask:
+    (width, height), (old_height, old_width) = how, mask.shape[:2]
+    # the middle of each new pixel lies in one of the old
+    rows = (2 * np.arange(height) + 1) * old_height // (2 * height)
+    columns = (2 * np.arange(width) + 1) * old_width // (2 * width)
+    resized: Mask = np.take(mask[rows], columns, axis=1)
+    return resized
+
+
+_CHANGED: dict[str, Callable[[Any, Mask], Mask]] = {
+    **{"values": _replaced, "turn": _turned},
+    **{"move": _moved, "resize": _resized},
+}
+
+
+# making changes, and undoing them
+
+
+def apply(data: Path, code: str, changes: Iterable[Change]) -> tuple[Path, list[Change]]:
+    """Make changes; of two that change one file, the first.
+
+    Returns:
+        The folder with the originals, and the changes that were made.
+
+    Raises:
+        ValueError: A change cannot be made; those before it are, and can be undone.
+    """
+    backup = data / BACKUP
+    made: list[Change] = []
+    touched: set[Path] = set()
+    with lock_folder(backup):
+        last = max((number for number, _, _ in _fixes(backup)), default=0)
+        folder = backup / f"{last + 1:04d}-{code}"
+        folder.mkdir()
+        try:
+            for change in changes:
+                paths = {*change.files, *(each for each in change.how if isinstance(each, Path))}
+                if not paths & touched:
+                    _make(change, data, folder, len(made))
+                    made.append(change)
+                touched |= paths
+        finally:
+            with suppress(OSError):  # unless nothing was begun
+                folder.rmdir()
+    return folder, made
+
+
+def _make(change: Change, data: Path, folder: Path, number: int) -> None:
+    contents = dict(_new_contents(change))
+    files: dict[str, Was] = {}
+    kept: dict[Path, Path] = {}
+    for path, content in contents.items():
+        if change.kind != "rename" and not path.is_symlink():
+            kept[path] = folder / f"{number}-{len(kept)}"
+            _keep(path, kept[path])
+        name = kept[path].name if path in kept else None
+        files[_name(path, data)] = _state(path), _state(content), name
+    with (folder / _RECORD).open("a", encoding="utf-8") as record:
+        record.write(json.dumps({"change": change.kind, "files": files}) + "\n")
+        record.flush()
+        os.fsync(record.fileno())
+    for path, content in contents.items():
+        if content is None:
+            path.unlink()
+            continue
+        if isinstance(content, Path):  # the rename's, which takes both paths at once
+            content.rename(path)
+            return
+        _write(path, content)
+        if path in kept:
+            shutil.copymode(kept[path], path)
+
+
+def _name(path: Path, data: Path) -> str:
+    return path.relative_to(data).as_posix() if path.is_relative_to(data) else str(path.absolute())
+
+
+def _state(content: Path | bytes | None) -> State:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    if content is None or not os.path.lexists(content):
+        return None
+    if content.is_symlink():
+        return f"link {content.readlink()}"
+    if content.is_dir():
+        return f"folder {content.stat().st_ino}"
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Keep a file: by another name where file systems have that, else as a copy."""
+    try:
+        os.link(path, kept)
+    except OSError:
+        shutil.copy2(path, kept)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with write_whole(path) as part:
+        part.write_bytes(content)
+
+
+def _fixes(backup: Path) -> list[tuple[int, str, Path]]:
+    """The number, code and folder of every fix, the last one last."""
+    found = [(_FIX.fullmatch(each.name), each) for each in backup.glob("*")]
+    return sorted((int(match[1]), match[2], each) for match, each in found if match)
+
+
+def undo(data: Path, code: str = "") -> list[Path]:
+    """Put everything back that the last fix changed, or the last one of a code.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: There is none, or a file was changed since; nothing is put back then.
+    """
+    backup = data / BACKUP
+    folders = [folder for _, each, folder in _fixes(backup) if code in ("", each)]
+    if not folders:
+        raise ValueError(
+            f"{data}: nothing to undo. {backup} keeps no fix{f' of {code}' if code else ''}."
+        )
+    with lock_folder(backup):
+        changes = _read(folders[-1], data)
+        for files in changes:
+            _require_unchanged(files, folders[-1])
+        for files in reversed(changes):
+            _put_back(files, folders[-1])
+        for place in {path.parent for files in changes for path in files}:
+            remove_abandoned(place)  # what was being written when it was killed
+        for each in list(folders[-1].iterdir()):
+            if each.name == _RECORD or _KEPT.fullmatch(each.name):
+                each.unlink()
+        with suppress(OSError):  # something else is in it
+            folders[-1].rmdir()
+    with suppress(OSError):  # other fixes are
+        backup.rmdir()
+    return list(dict.fromkeys(path for files in changes for path in files))
+
+
+def _read(folder: Path, data: Path) -> list[dict[Path, Was]]:
+    record, changes = folder / _RECORD, []
+    for line in record.read_text(encoding="utf-8").splitlines() if record.exists() else ():
+        with suppress(json.JSONDecodeError):  # cut off: the change had not begun
+            files = json.loads(line)["files"]
+            changes.append({data / name: (was[0], was[1], was[2]) for name, was in files.items()})
+    return changes
+
+
+def _require_unchanged(files: dict[Path, Was], folder: Path) -> None:
+    for path, (before, after, name) in files.items():
+        now = _state(path)
+        if now not in (before, after):
+            raise ValueError(
+                f"{path} was changed since it was fixed, and is not overwritten. Move it "
+                "elsewhere, put the fixed one back, or leave the fix as it is."
+            )
+        if name and now != before and _state(folder / name) != before:
+            raise ValueError(
+                f"{folder / name}, the original of {path}, has changed. Nothing is put back."
+            )
+
+
+def _put_back(files: dict[Path, Was], folder: Path) -> None:
+    renamed = [path for path, (before, _, _) in files.items() if before is None]
+    for path, (before, _, name) in files.items():
+        if before is None or _state(path) == before:
+            continue
+        if renamed:
+            renamed[0].rename(path)
+        elif name is None:
+            aside = path.with_name(f".unfinished-{os.getpid()}")
+            aside.symlink_to(before.removeprefix("link "))
+            aside.replace(path)
+        else:
+            try:
+                (folder / name).replace(path)
+            except OSError:  # it lies on another disk
+                _write(path, (folder / name).read_bytes())

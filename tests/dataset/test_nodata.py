@@ -1,0 +1,186 @@
+"""Pixels that a file itself says do not exist: read, counted, sampled and checked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from plainunet.config import DataConfig
+from plainunet.dataset.classes import find_coding
+from plainunet.dataset.coding import Values
+from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.dataset.samples import Samples, make_batch
+from plainunet.doctor.diagnose import check
+from plainunet.formats.images import read_image, read_with_missing
+from plainunet.formats.masks import VOID, read_mask
+from plainunet.formats.sources import HERE, ClassFiles, Page
+from plainunet.formats.windows import TiffWindows, open_windows
+
+from ..folders import draw_scenes, write_tiff
+
+LOWEST = float(np.finfo(np.float32).min)
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tag", "value", "bands", "missing"),
+    [
+        *(("float32", "-9999", -9999, bands, True) for bands in (1, 2, 3)),
+        ("float32", "-3.4028234663852886e+38", LOWEST, 3, True),
+        *(("float32", tag, LOWEST, 3, True) for tag in ("-3.4e+38", "-1.7976931348623157e+308")),
+        ("float64", "-1.7976931348623157e+308", np.finfo(float).min, 3, True),
+        *(("float32", tag, NAN, 1, True) for tag in ("nan", "-9999", None)),
+        ("float32", "-32767.1", np.float32(-32767.1), 3, True),
+        *(("float32", "0", 0, bands, bands == 3) for bands in (1, 3)),
+        ("int16", "-32768", -32768, 1, True),
+        *(("uint8", "0", 0, bands, bands == 3) for bands in (1, 3)),
+        ("uint16", "65535.0", 65535, 3, True),
+        *(("uint8", tag, 0, 3, False) for tag in ("-9999", "nan", "none", "255", "0.5", None)),
+    ],
+)
+def test_which_pixels_exist(
+    tmp_path: Path, dtype: str, tag: str | None, value: float, bands: int, missing: bool
+) -> None:
+    random = np.random.default_rng(0)
+    stored = random.integers(1, 99, (2, 40, 48, 3)).astype(dtype)
+    corner = np.zeros((40, 48), np.bool_)
+    corner[:20, :32] = True
+    stored[0, :20, :32, :bands] = value
+    path = write_tiff(tmp_path / "a.tif", stored[0], tag, tile=(16, 16))
+    image, found = read_with_missing(path)
+    assert (found is not None) == missing
+    if found is not None:
+        np.testing.assert_array_equal(found, corner)
+        expected = stored[0].copy()
+        expected[corner] = stored[0][~corner].mean(axis=0)
+        np.testing.assert_allclose(image, expected, rtol=1e-6)
+    with open_windows(path, 2**20) as windows:
+        assert isinstance(windows, TiffWindows) == (dtype != "int16")
+        np.testing.assert_allclose(windows.read(8, 8, 30, 99), image[8:38, 8:], rtol=1e-6)
+        rows = windows.missing(10, 99)
+        assert (rows is not None) == missing
+        assert rows is None or (rows == corner[10:]).all()
+    stack = write_tiff(tmp_path / "stack.tif", stored, tag)
+    np.testing.assert_array_equal(read_image(Page(stack, 0)), image)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tag", "blocks", "void", "known", "values", "ignore"),
+    [
+        ("uint8", "0", (0, 1), 0, {}, (0, 1), None),
+        ("uint8", "0", (0, 1, 2), 0, {}, (0, 1, 2), None),
+        ("uint8", "0", (3, 1, 2), 0, {}, (1, 2, 3), 0),
+        ("uint8", "0", (3, 1, 2), 0, {"classes": tuple("abcd")}, (0, 1, 2, 3), None),
+        ("uint8", "0", (3, 1, 2), 0, {"classes": tuple("abc")}, (1, 2, 3), 0),
+        ("uint8", "0", (0, 1, 2), 0, {"ignore": 0}, (1, 2), 0),
+        ("uint8", "0", (0, 3, 2), 0, {"encoding": "instances"}, (0, 1), None),
+        ("uint8", "255", (0, 1, 2), 255, {}, (0, 1, 2), 255),
+        ("uint8", "255", (0, 1), 255, {}, (0, 1), 255),
+        ("uint8", "255", (0, 255), 255, {}, (0, 255), None),
+        ("uint8", "9", (0, 1, 2), 9, {}, (0, 1, 2), 9),
+        ("uint8", "9", (0, 1, 9), 9, {"values": (0, 1, 9)}, (0, 1, 9), None),
+        ("uint16", "65535", (0, 1, 2), 65535, {}, (0, 1, 2), VOID),
+        ("int16", "-9999", (0, 1, 2), -9999, {}, (0, 1, 2), VOID),
+        ("uint32", "4294967295", (0, 1, 2), 2**32 - 1, {}, (0, 1, 2), VOID),
+        ("float32", "-3.4e+38", (0, 1, 2), LOWEST, {}, (0, 1, 2), VOID),
+        *(("float32", tag, (0, 1, 2), NAN, {}, (0, 1, 2), VOID) for tag in ("nan", None)),
+    ],
+)
+def test_nodata_of_masks(
+    tmp_path: Path,
+    dtype: str,
+    tag: str | None,
+    blocks: Sequence[int],
+    void: float,
+    known: dict[str, Any],
+    values: Sequence[int],
+    ignore: int | None,
+) -> None:
+    masks = []
+    for number in range(4):
+        mask = np.full((20, 24), blocks[0], dtype)
+        for row, value in enumerate(blocks[1:], 2):
+            mask[4 * row : 4 * row + 3, 5 + number : 9] = value
+        if number == 0:
+            mask[:5, :6] = void
+        masks.append(write_tiff(tmp_path / f"{number}.tif", mask, tag))
+    coding, pixels = find_coding(masks, DataConfig(**known))
+    assert (coding.values, coding.ignore) == (values, ignore)
+    ids = np.stack([coding.read(mask) for mask in masks])
+    assert (ids == 255).any() == (ignore is not None)
+    np.testing.assert_array_equal(pixels, [(ids == k).sum() for k in range(len(values))])
+
+
+@pytest.mark.parametrize(("void", "values", "ignore"), [(9, (0, 1, 2), 9), (0, (0, 1, 2), None)])
+def test_a_legend_names_classes(
+    tmp_path: Path, void: int, values: Sequence[int], ignore: int | None
+) -> None:
+    (tmp_path / "_classes.csv").write_text("Pixel Value, Class\n0, bare\n1, wood\n2, water\n")
+    masks = np.ones((4, 20, 24), np.uint8)
+    masks[:, 10:] = 2
+    masks[0, :5, :6] = void
+    files = [write_tiff(tmp_path / f"{n}.tif", mask, str(void)) for n, mask in enumerate(masks)]
+    coding, _ = find_coding(files)
+    assert (coding.values, coding.ignore) == (values, ignore)
+    assert coding.names == ("bare", "wood", "water")
+
+
+def test_nodata_in_the_file_of_a_class(tmp_path: Path) -> None:
+    mask = np.array([[0, 1], [-9999, 1]], np.int16)
+    write_tiff(tmp_path / "road.tif", mask, "-9999")
+    files = ClassFiles(str(tmp_path / f"{HERE}.tif"), ("road",))
+    assert read_mask(files).tolist() == [[0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tag", "value"),
+    [("float32", "-9999", -9999), ("float32", None, NAN), ("uint8", "0", 0), ("uint16", "0", 0)],
+)
+def test_what_does_not_exist_is_not_learnt_from(
+    tmp_path: Path, dtype: str, tag: str | None, value: float
+) -> None:
+    plain = draw_scenes(tmp_path / "plain", 12, dtype)
+    folder = draw_scenes(tmp_path / "nodata", 12, dtype, tag, value)
+    dataset = SegmentationDataset.open(folder)
+    corner = np.zeros((96, 112), np.bool_)
+    corner[:30, :40] = True
+    np.testing.assert_array_equal(dataset[0][1] == 255, corner)
+
+    box = 48, 56
+    samples, others = (
+        Samples(SegmentationDataset.open(each).pairs, dataset.coding, box, objects=True)
+        for each in (folder, plain)
+    )
+    fresh = samples[0]
+    samples.fill_cache()
+    for part, again in zip(fresh, samples[0], strict=True):
+        np.testing.assert_array_equal(part, again)
+    assert fresh[0].max() <= others[0][0].max()
+    assert not fresh[2][:15, :20].any()
+    batch = [torch.from_numpy(np.array(part))[None] for part in fresh[:2]]
+    weight = make_batch(batch, torch.device("cpu"))[2][0].numpy()
+    np.testing.assert_allclose(weight, np.where(corner[::2, ::2], 0, 1), atol=0.01)
+    expected = [others[n][0][(corner[::2, ::2] if n % 4 == 0 else 0) == 0] for n in range(12)]
+    scale = np.iinfo(dtype).max if dtype == "uint8" else 1
+    pixels = np.concatenate([each.reshape(-1, 3) for each in expected]) / scale
+    mean, deviation = samples.statistics()
+    np.testing.assert_allclose(mean, pixels.mean(axis=0), rtol=1e-3)
+    np.testing.assert_allclose(deviation, pixels.std(axis=0), rtol=1e-3)
+
+    diagnosis, without = check(folder), check(plain)
+    assert [each.code for each in diagnosis.findings] == [each.code for each in without.findings]
+    truth = np.stack([dataset[n][1] for n in range(12)])
+    shares = np.bincount(truth[truth < 255], minlength=3) / (truth < 255).sum()
+    assert list(diagnosis.summary["shares"].values()) == pytest.approx(shares.tolist())
+
+
+def test_an_image_without_pixels(tmp_path: Path) -> None:
+    folder = draw_scenes(tmp_path, 8)
+    write_tiff(folder / "images" / "0.tif", np.full((96, 112, 3), NAN, np.float32))
+    assert not read_image(folder / "images" / "0.tif").any()
+    found = {each.code for each in check(folder).findings if each.severity != "note"}
+    assert found == {"ignored-mask"}
+    assert isinstance(SegmentationDataset.open(folder).coding, Values)
