@@ -210,6 +210,7 @@ def evaluate(
         where["reporter"] = _Noting(screen, notes.append)
         if options.tune:
             tuned = tune(checkpoint, data, folder=given, **where)
+            checkpoint = Path(tuned["checkpoint"])
         which: dict[str, Any] = {"split": options.split, "objects": options.objects, **given}
         result = score(checkpoint, data, html=html, **which, **where)
     _print_notes(notes)

@@ -372,5 +372,5 @@ class EvaluateOptions(BaseModel):
     objects: bool = False
     """Also count objects, as connected regions; it is done anyway where masks number them."""
     tune: bool = False
-    """First find the threshold, the test-time augmentation and the least size of objects that
-    score best on the validation part, and write them into the checkpoint."""
+    """First tune threshold, test-time augmentation and minimum object size on the validation split,
+    write them into a copy, NAME-tuned.safetensors next to the checkpoint, and evaluate the copy."""
