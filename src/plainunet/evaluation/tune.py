@@ -58,9 +58,9 @@ def tune(
         reporter: Receives the progress, and notes on how the folder was read.
 
     Returns:
-        {"checkpoint": the path of the copy; "part", "pictures": the split and its images; "before",
-        "after": the settings; "dice": {"before", "after"}; "tried": [{"setting", "value", "dice"}]},
-        Dice being the mean over foreground classes and images.
+        {"checkpoint": the path of the copy; "part": the split; "pictures": its number of images;
+        "before", "after": the settings; "dice": {"before", "after"}; "tried": [{"setting", "value",
+        "dice"}]}, Dice being the mean over foreground classes and images.
 
     Raises:
         FileNotFoundError: No such checkpoint or folder.
@@ -71,7 +71,7 @@ def tune(
     tuned = path.with_name(f"{path.stem}-tuned{path.suffix}")
     network, card = load_checkpoint(path)
     require_writable(path.parent)
-    require_own(tuned, r'\"tuned\": {')  # in the metadata, which is JSON in JSON
+    require_own(tuned, r"\"tuned\": {")  # in the metadata, which is JSON in JSON
     dataset, _ = open_dataset(card, path, Path(data), _SPLIT, folder, reporter)
     search = _Search(path, dataset, device, precision, reporter)
     before = search.baseline(card)
