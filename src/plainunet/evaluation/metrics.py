@@ -62,7 +62,7 @@ def confusion_matrix(
             f"The ground truth has shape {list(truth.shape)}, the prediction "
             f"{list(prediction.shape)}: both must be masks of one image at the same size."
         )
-    rows = _as_bytes(truth, "truth", num_classes)
+    rows = _as_bytes(truth, "ground truth", num_classes)
     columns = _as_bytes(prediction, "prediction", num_classes)
     # every possible pair has its own bin, so unknown ids show up in the counts
     pairs = np.left_shift(rows, 8, dtype=np.uint16)
@@ -70,7 +70,7 @@ def confusion_matrix(
     counts = np.bincount(pairs, minlength=_IDS * _IDS).reshape(_IDS, _IDS)
     if 0 <= ignore_index < _IDS:
         counts[ignore_index] = 0
-    for name, per_id in (("truth", counts.sum(axis=1)), ("prediction", counts.sum(axis=0))):
+    for name, per_id in (("ground truth", counts.sum(axis=1)), ("prediction", counts.sum(axis=0))):
         unknown = np.flatnonzero(per_id[num_classes:])
         if unknown.size:
             value = num_classes + int(unknown[0])

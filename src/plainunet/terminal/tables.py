@@ -207,7 +207,7 @@ def show_scores(result: dict[str, Any]) -> None:
     for table in tables:
         console.print()
         console.print(table)
-    console.print("\n" + "\n".join(notes), style="dim")
+    console.print("\n".join(notes), style="dim")
 
 
 def show_tuning(found: dict[str, Any]) -> None:
