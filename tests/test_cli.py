@@ -210,7 +210,7 @@ def test_a_model_from_training_to_its_masks(
     result = command("evaluate", best, data, *precise, "--split", "all", "--json", scores)
     assert result.returncode == 0, result.stderr
     found = json.loads(scores.read_text(encoding="utf-8"))
-    assert found["protocol"].split()[0] in result.stdout
+    assert "docs/metrics.md" in result.stdout
     assert f"{found['pooled']['accuracy']:.4f}" in result.stdout
 
     result = command("predict", best, data / "images", "--out", masks, *precise)

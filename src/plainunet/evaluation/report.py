@@ -476,7 +476,7 @@ def _calibration_figures(found: dict[str, Any]) -> list[Figure]:
     caption = (
         f"Reliability diagram. Expected calibration error (ECE) {score(found.get('error'))}: the "
         "mean gap between confidence and accuracy over all pixels. The dashed line is perfect "
-        "calibration; below it the model is overconfident. Larger dots have more pixels."
+        "calibration; below it the model is overconfident. Larger dots: more pixels."
     )
     return [Figure(chart, caption)]
 
@@ -491,10 +491,10 @@ def _ceiling_figures(result: dict[str, Any]) -> list[Figure]:
     if reached is not None:
         bounds = _numbers(_dig(result, "intervals", *keys))
         levels.insert(0, Level("this model, per image", reached, bounds))
-    at = f" at {size[0]} x {size[1]} pixels" if size else ""
+    to = f" to {size[0]} x {size[1]} pixels" if size else ""
     caption = (
         f"The resolution ceiling is the upper bound on Dice at this input size: ground truth masks "
-        f"downscaled{at} and back score {score(ceiling)}."
+        f"downscaled{to} and back score {score(ceiling)}."
     )
     if reached is not None and ceiling > reached:
         caption += f" The model is {ceiling - reached:.4f} below."

@@ -195,7 +195,7 @@ def show_scores(result: dict[str, Any]) -> None:
         accuracies.append(f"{_cell(result[key]['accuracy'])}{within} {title}")
     console.print(f"accuracy {', '.join(accuracies)}")
     tables = [_pixel_table(result)]
-    notes = ["Pixels counted at native resolution, absent classes skipped; see docs/metrics.md"]
+    notes = ["Metric protocol: native resolution, absent classes skipped; see docs/metrics.md"]
     notes.append(_about(intervals))
     if boundary := result.get("boundary"):
         tables.append(_boundary_table(boundary))
@@ -233,7 +233,7 @@ def show_comparison(found: dict[str, Any]) -> None:
     console = Terminal(highlight=False)
     console.print(
         f"{_evaluated(found['pictures'], found['groups'], found['split'])}\n"
-        f"first: {found['models'][0]}\nsecond: {found['models'][1]}\n",
+        f"first: {found['models'][0]}\nsecond: {found['models'][1]}",
         markup=False,
     )
     headers = ("first", "second", "difference", f"{found['level']:.0%} CI", "better")
