@@ -210,7 +210,7 @@ def test_a_model_from_training_to_its_masks(
     result = command("evaluate", best, data, *precise, "--split", "all", "--json", scores)
     assert result.returncode == 0, result.stderr
     found = json.loads(scores.read_text(encoding="utf-8"))
-    assert found["protocol"].split()[0] in result.stdout
+    assert "docs/metrics.md" in result.stdout
     assert f"{found['pooled']['accuracy']:.4f}" in result.stdout
 
     result = command("predict", best, data / "images", "--out", masks, *precise)
@@ -452,15 +452,20 @@ def test_a_device_or_a_part_that_is_not_there(
     refused(result, f"--device {absent}", "usable are")
     assert listing(tmp_path) == {}
     result = command("evaluate", trained.checkpoint, trained.data, "--split", "test")
-    refused(result, "no picture belongs to the part 'test'", "--split all")
+    refused(result, "'test'", "--split all")
 
 
 def test_a_model_is_tuned_and_reported(command: Commands, trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.run, tmp_path / "run")
     best, page = tmp_path / "run" / "best.safetensors", tmp_path / "pages" / "report.html"
+    before = best.read_bytes()
     result = command("evaluate", best, trained.data, "--tune", "--objects", "--html", page)
     assert result.returncode == 0, result.stderr
-    assert "tried on 2 pictures, part: val" in result.stdout
+    copy = best.with_name("best-tuned.safetensors")
+    assert str(copy) in result.stdout
+    assert str(copy) in page.read_text(encoding="utf-8"), "the copy is evaluated"
+    assert (copy.exists(), best.read_bytes()) == (True, before)
+    assert len(result.stdout.partition(f"{copy}\n")[2].splitlines()) <= 24
     assert "objects, per image" in result.stdout
     assert str(page) in result.stdout
     assert "Dice per image" in page.read_text(encoding="utf-8")
@@ -933,9 +938,7 @@ def test_names_that_are_not_utf8_can_be_printed(
         (["--amp", "x"], "precision"),
     ],
 )
-def test_flags_of_other_tools_lead_to_ours(
-    command: Commands, given: list[str], named: str
-) -> None:
+def test_flags_of_other_tools_lead_to_ours(command: Commands, given: list[str], named: str) -> None:
     refused(command("train", "data", "--out", "run", *given), f"^error: {named}")
 
 

@@ -208,7 +208,9 @@ def fix(
 
     if undo:
         if files or dry_run:
-            raise ValueError("--undo restores all files of a fix; it takes no files and no --dry-run.")
+            raise ValueError(
+                "--undo restores all files of a fix; it takes no files and no --dry-run."
+            )
         for path in put_back(data, finding):
             _print(printable(f"restored: {path}"))
         return 0
@@ -270,6 +272,7 @@ def evaluate(
         where["reporter"] = _Noting(screen, notes.append)
         if options.tune:
             tuned = tune(checkpoint, data, folder=given, **where)
+            checkpoint = Path(tuned["checkpoint"])
         which: dict[str, Any] = {"split": options.split, "objects": options.objects, **given}
         result = score(checkpoint, data, html=html, **which, **where)
     _print_notes(notes)

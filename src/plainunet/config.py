@@ -371,5 +371,5 @@ class EvaluateOptions(BaseModel):
     objects: bool = False
     """Also score objects (connected components). Always done if masks hold object numbers."""
     tune: bool = False
-    """First search the threshold, test-time augmentation and minimum object size that score best
-    on the validation split, and write them into a copy of the checkpoint."""
+    """First tune threshold, test-time augmentation and minimum object size on the validation split,
+    write them into a copy, NAME-tuned.safetensors next to the checkpoint, and evaluate the copy."""

@@ -1,7 +1,7 @@
-"""Tables on the terminal: networks, findings, scores with their intervals."""
+"""Tables on the terminal: networks, findings, scores with their confidence intervals."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,6 +13,7 @@ from plainunet.doctor.diagnose import Diagnosis, Fixed
 from plainunet.doctor.findings import Finding
 from plainunet.doctor.fix import describe
 from plainunet.evaluation.statistics import FEW
+from plainunet.page import plural
 from plainunet.terminal.screen import Terminal
 
 if TYPE_CHECKING:
@@ -24,41 +25,35 @@ _MOST_SHOWN = 5
 
 def show_model(
     stages: Sequence["StageSummary"],
-    picture: tuple[int, int, int],
+    image: tuple[int, int, int],
     class_names: Sequence[str] = (),
 ) -> None:
     """Print a network: the U in text, then a table of its stages with their totals.
 
-    `picture` is channels, height and width; the stages are as by `summarise_network`.
+    `image` is channels, height and width [pixels]; the stages are as by `summarise_network`.
     """
     from plainunet.network.summary import sketch
 
     console = Terminal(highlight=False)
     if class_names:
         console.print(f"classes: {', '.join(class_names)}", markup=False)
-    console.print(sketch(stages, picture), markup=False, soft_wrap=True)
+    console.print(sketch(stages, image), markup=False, soft_wrap=True)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("stage", no_wrap=True)
-    for header in (
-        "shape",
-        "parameters",
-        "multiply-\nadds",
-        "kept in\ntraining",
-        "receptive\nfield",
-    ):
+    for header in ("shape", "parameters", "MACs", "activations", "receptive\nfield"):
         table.add_column(header, justify="right", no_wrap=True)
     for stage in stages:
         shape = " x ".join(map(str, stage.shape))
         table.add_row(stage.name, shape, *_costs([stage]), _field(stage.field))
     table.add_section()
     table.add_row("total", "", *_costs(stages), "")
-    # a number cut short would be worse than a wrapped line
+    # a wrapped line is better than a truncated number
     Terminal(highlight=False, width=max(console.width, 100)).print(table)
     flop = _engineering(2 * sum(stage.macs for stage in stages))
     console.print(
-        f"A forward pass takes {flop}FLOP a picture (2 for each multiply-add). Kept in training: "
-        "activations for the backward pass, fp32, for each picture of a batch. Receptive field: "
-        "pixels along one axis, least and greatest.",
+        f"A forward pass takes {flop}FLOP per image (2 per MAC). Activations: fp32 memory kept for "
+        "the backward pass, per image of a batch. Receptive field: pixels along one axis, minimum "
+        "and maximum.",
         style="dim",
     )
 
@@ -73,7 +68,7 @@ def _costs(stages: Sequence["StageSummary"]) -> list[str]:
 
 
 def _engineering(number: int) -> str:
-    """Three digits and a letter, such as 28.2 G."""
+    """Format with three digits and a unit prefix, as in "28.2 G"."""
     for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if number >= 10**power:
             whole = len(str(number // 10**power))
@@ -218,162 +213,163 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-_SCORES = ("dice", "iou", "precision", "recall")
-_SHOWN = 12
-_OUTLINES = {
-    "hd95": "HD95 [px]",
-    "distance": "mean distance [px]",
-    "surface_dice": "surface Dice",
-    "boundary_iou": "boundary IoU",
-}
+_METRICS = {"dice": "Dice", "iou": "IoU", "precision": "precision", "recall": "recall"}
+_AGGREGATES = {"pooled": "pooled", "per_image": "per image"}
+_SHOWN = 3  # images of a comparison
 
 
 def show_scores(result: dict[str, Any]) -> None:
-    """Print the tables of scores that `train` and `evaluate` return, and their protocol."""
+    """Print the scores that `train` and `evaluate` return; two classes fit a screen of 24 lines."""
     console = Terminal(highlight=False)
     intervals = result["intervals"]
-    pictures, groups = len(result["images"]), intervals["groups"]
-    console.print(
-        f"{_several(pictures, 'picture')} in {_several(groups, 'group')}, part: {result['split']}"
-    )
-    for title, key in (("pooled", "pooled"), ("per image", "per_image")):
-        console.print(_pixels(title, result[key], intervals[key]))
-    if result.get("boundary"):
-        console.print(_outlines(result["boundary"]))
-    if result.get("objects"):
-        console.print(_objects(result["objects"]["per_class"]))
-    console.print(f"{result['protocol']} {_about(intervals)}", style="dim")
+    console.print(_evaluated(len(result["images"]), intervals["groups"], result["split"]))
+    accuracies = []
+    for key, title in _AGGREGATES.items():
+        bounds = intervals[key]["accuracy"]
+        within = f" ({_range(bounds)})" if bounds else ""
+        accuracies.append(f"{_cell(result[key]['accuracy'])}{within} {title}")
+    console.print(f"accuracy {', '.join(accuracies)}")
+    tables = [_pixel_table(result)]
+    notes = ["Metric protocol: native resolution, absent classes skipped; see docs/metrics.md"]
+    notes.append(_about(intervals))
+    if boundary := result.get("boundary"):
+        tables.append(_boundary_table(boundary))
+    if objects := result.get("objects"):
+        tables.append(_object_table(objects["per_class"]))
+        errors = [each.get("pixel_error") for each in objects["per_class"].values()]
+        notes.append("F1 at IoU 0.5; AP: mean over IoU 0.5 to 0.95")
+        notes[-1] += "".join(f"; pixel error {error:.4f}" for error in errors if error is not None)
+    for table in tables:
+        console.print()
+        console.print(table)
+    console.print("\n".join(notes), style="dim")
 
 
 def show_tuning(found: dict[str, Any]) -> None:
-    """Print what `tune` tried on the validation part, and what is in the checkpoint now."""
+    """Print what `tune` tried on the validation split, and the settings of the tuned checkpoint."""
     console = Terminal(highlight=False)
-    table = _table(f"tried on {found['pictures']} pictures, part: {found['part']}", ("Dice",))
+    title = f"tried on {plural(found['pictures'], 'image')}, split: {found['part']}"
+    table = _table(title, ("Dice",))
     for each in found["tried"]:
         value = "" if each["value"] is None else f" {each['value']}"
         table.add_row(f"{each['setting'].replace('_', ' ')}{value}", _cell(each["dice"]))
     console.print(table)
     before, after = found["dice"]["before"], found["dice"]["after"]
-    console.print(f"Dice {before:.4f}; {after:.4f} with what the checkpoint says now:")
+    console.print(f"Dice {before:.4f} before tuning, {after:.4f} after. Tuned settings:")
     for name, value in found["after"].items():
         old = found["before"][name]
-        said = "as before" if value == old else f"before: {old}"
-        console.print(f"  {name.replace('_', ' ')}: {value} ({said})")
+        change = "unchanged" if value == old else f"before: {old}"
+        console.print(f"  {name.replace('_', ' ')}: {value} ({change})")
+    console.print(f"tuned checkpoint: {found['checkpoint']}\n", markup=False, soft_wrap=True)
 
 
 def show_comparison(found: dict[str, Any]) -> None:
-    """Print the scores of two models, as by `compare`, and how they differ."""
+    """Print the scores of two models, as by `compare`, and their differences, in 24 lines."""
     console = Terminal(highlight=False)
     console.print(
-        f"{_several(found['pictures'], 'picture')} in {_several(found['groups'], 'group')}, "
-        f"part: {found['split']}\n"
+        f"{_evaluated(found['pictures'], found['groups'], found['split'])}\n"
         f"first: {found['models'][0]}\nsecond: {found['models'][1]}",
         markup=False,
     )
-    for title, key in (("pooled", "pooled"), ("per image", "per_image")):
-        table = _table(title, ("first", "second", "difference", "second better"))
+    headers = ("first", "second", "difference", f"{found['level']:.0%} CI", "better")
+    table = _table("", headers)
+    for key, title in _AGGREGATES.items():
         for name, each in found["scores"][key].items():
-            low_high = each["interval"]
+            bounds = each["interval"]
             table.add_row(
-                name,
-                _cell(each["first"]),
-                _cell(each["second"]),
-                _signed(each["difference"], low_high),
+                f"{_METRICS.get(name, name)} {title}",
+                *(_cell(each["first"]), _cell(each["second"]), _signed(each["difference"])),
+                "-" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}",
                 "-" if each["better"] is None else f"{each['better']:.1%}",
             )
-        console.print(table)
-    table = _table("Dice of pictures that differ most", ("first", "second", "difference"))
+    table.add_section()
+    table.add_row("Dice by image", style="bold")
     for each in found["images"][:_SHOWN]:
-        scores = [_cell(each["first"]), _cell(each["second"]), _signed(each["difference"], None)]
+        scores = [_cell(each["first"]), _cell(each["second"]), _signed(each["difference"])]
         table.add_row(escape(each["image"].rpartition("/")[2]), *scores)
     console.print(table)
-    said = "With a single group of pictures there are no intervals."
+    note = "Means over foreground classes; metric protocol: docs/metrics.md"
     if found["groups"] > 1:
-        said = (
-            f"Below each difference: the interval in which {found['level']:.0%} of them lie when "
-            "groups of pictures are drawn anew for both (paired bootstrap), and how often the "
-            f"second model was better in these{_few(found['groups'])}."
+        note += (
+            f"\nCI: paired bootstrap{_few(found['groups'])}. Better: resamples won by the second"
         )
-    console.print(
-        f"{found['protocol']} Scores are means over foreground classes. {said}",
-        style="dim",
-        markup=False,
-    )
+    console.print(note, style="dim")
 
 
-def _several(count: int, one: str) -> str:
-    return f"{count} {one}{'s' * (count != 1)}"
+def _evaluated(images: int, groups: int, split: str) -> str:
+    return f"{plural(images, 'image')} in {plural(groups, 'group')}, split: {split}"
 
 
-def _signed(value: float | None, bounds: Sequence[float] | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:+.4f}" + (f"\n[dim]{bounds[0]:+.4f} to {bounds[1]:+.4f}[/]" if bounds else "")
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.4f}"
 
 
 def _about(intervals: dict[str, Any]) -> str:
-    if intervals["groups"] == 1:
-        return "With a single group of pictures there are no intervals."
-    return (
-        f"Below each score: the interval in which {intervals['level']:.0%} of the scores lie when "
-        f"groups of pictures are drawn anew (bootstrap){_few(intervals['groups'])}."
-    )
+    groups = intervals["groups"]
+    if groups == 1:
+        return "No confidence intervals: all images are in one group"
+    return f"Below each score: {intervals['level']:.0%} bootstrap confidence interval{_few(groups)}"
 
 
 def _few(groups: int) -> str:
-    return f"; from {groups} groups they are too narrow" if groups < FEW else ""
+    return f" (too narrow: {groups} groups)" if groups < FEW else ""
 
 
-def _pixels(title: str, scores: dict[str, Any], bounds: dict[str, Any]) -> Table:
-    table = _table(title, _SCORES)
-    for name in scores["dice"]["per_class"]:
-        cells = [
-            _cell(scores[score]["per_class"][name], bounds[score]["per_class"][name])
-            for score in _SCORES
+def _pixel_table(result: dict[str, Any]) -> Table:
+    """Scores of all classes and their means; of two classes, the foreground's alone."""
+    names = list(result["pooled"]["dice"]["per_class"])
+    binary = len(names) == 2
+    labels = [*map(escape, names), "mean foreground", "with background"]
+    table = _table(names[1] if binary else "class", _METRICS.values())
+    for key, title in _AGGREGATES.items():
+        columns = [
+            map(_cell, _flat(result[key][metric]), _flat(result["intervals"][key][metric]))
+            for metric in _METRICS
         ]
-        table.add_row(escape(name), *cells)
-    table.add_section()
-    for key in ("mean_foreground", "mean_with_background"):
-        cells = [_cell(scores[score][key], bounds[score][key]) for score in _SCORES]
-        table.add_row(key.replace("_", " "), *cells)
-    table.add_row("pixel accuracy", _cell(scores["accuracy"], bounds["accuracy"]))
+        rows = list(zip(labels, *columns, strict=True))
+        if binary:
+            rows = [(title, *rows[1][1:])]
+        else:
+            table.add_section()
+            table.add_row(title, style="bold")
+        for row in rows:
+            table.add_row(*row)
     return table
 
 
-def _outlines(boundary: dict[str, Any]) -> Table:
-    table = _table("outlines, per image", _OUTLINES.values())
+def _flat(scores: dict[str, Any]) -> list[Any]:
+    means = scores["mean_foreground"], scores["mean_with_background"]
+    return [*scores["per_class"].values(), *means]
+
+
+def _boundary_table(boundary: dict[str, Any]) -> Table:
+    headers = {"hd95": "HD95 [px]", "distance": "ASSD [px]"}
+    headers |= {
+        "surface_dice": f"NSD ({boundary['tolerance']:g} px)",
+        "boundary_iou": "boundary IoU",
+    }
+    table = _table("boundary, per image", headers.values())
     for name, scores in boundary["per_class"].items():
         bounds = boundary["intervals"][name]
         cells = [
             _cell(scores[key], bounds[key], 2 if key in ("hd95", "distance") else 4)
-            for key in _OUTLINES
+            for key in headers
         ]
         table.add_row(escape(name), *cells)
-    table.caption = (
-        f"surface Dice: share of outlines at most {boundary['tolerance']:g} pixels apart"
-    )
     return table
 
 
-def _objects(per_class: dict[str, Any]) -> Table:
-    headers = ("true", "F1", "AP", "Rand", "information")
-    table = _table("objects, per image", headers)
-    for name, said in per_class.items():
-        together = said["together"]
+def _object_table(per_class: dict[str, Any]) -> Table:
+    table = _table("objects, per image", ("count", "F1", "AP", "Rand", "information"))
+    for name, found in per_class.items():
+        together = found["together"]
         table.add_row(
             escape(name),
-            f"{said['true']:,}\n[dim]{said['predicted']:,} given[/]",
-            _cell(said["f1"]["per_image"]),
-            _cell(said["average_precision"]["per_image"]),
+            f"{found['true']:,} ground truth\n[dim]{found['predicted']:,} predicted[/]",
+            _cell(found["f1"]["per_image"]),
+            _cell(found["average_precision"]["per_image"]),
             *(_best(together[key], together.get("thresholds")) for key in ("rand", "information")),
         )
-    table.caption = (
-        "F1 at an overlap (IoU) above 0.5; AP: mean over 0.5 to 0.95. Rand and information: "
-        "F-scores of the ISBI 2012 challenge, of two classes at the best threshold"
-    )
-    for said in per_class.values():
-        if said.get("pixel_error") is not None:
-            table.caption += f". Pixel error (1 - best pooled Dice) {said['pixel_error']:.4f}"
     return table
 
 
@@ -385,18 +381,20 @@ def _best(scores: Sequence[float | None], thresholds: Sequence[float] | None) ->
     return _cell(score) + (f"\n[dim]at {thresholds[number]:g}[/]" if thresholds else "")
 
 
-def _table(title: str, headers: Any) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(title)
+def _table(title: str, headers: Iterable[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(escape(title))
     for header in headers:
-        table.add_column(header, justify="right")
+        table.add_column(escape(header), justify="right")
     return table
 
 
 def _cell(value: float | None, bounds: Sequence[float] | None = None, digits: int = 4) -> str:
     if value is None:
         return "-"
-    said = f"{value:.{digits}f}"
-    if bounds:
-        said += f"\n[dim]{bounds[0]:.{digits}f}-{bounds[1]:.{digits}f}[/]"
-    return said
+    text = f"{value:.{digits}f}"
+    return f"{text}\n[dim]{_range(bounds, digits)}[/]" if bounds else text
+
+
+def _range(bounds: Sequence[float], digits: int = 4) -> str:
+    return f"{bounds[0]:.{digits}f}-{bounds[1]:.{digits}f}"
