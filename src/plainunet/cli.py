@@ -208,9 +208,7 @@ def fix(
 
     if undo:
         if files or dry_run:
-            raise ValueError(
-                "--undo restores all files of a fix; it takes no files and no --dry-run."
-            )
+            raise ValueError("--undo restores all files of a fix: give no files and no --dry-run.")
         for path in put_back(data, finding):
             _print(printable(f"restored: {path}"))
         return 0

@@ -183,15 +183,15 @@ def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
     for line in lines:
         console.print(printable(line), markup=False)
     if fixed.backup is None:
-        console.print(f"{_several(len(lines), 'file')} would change; nothing was written")
+        console.print(f"{plural(len(lines), 'file')} would change; nothing was written")
         return
     left = len(fixed.left)
     errors, warnings = (fixed.result.count(each) for each in ("error", "warning"))
     console.print(
-        f"{_several(len(lines), 'file')} changed, the originals are in {fixed.backup}; undo it:\n"
+        f"{plural(len(lines), 'file')} changed, the originals are in {fixed.backup}; undo it:\n"
         f"  $ {printable(undo_line)}\n"
-        f"checked again: {_several(left, 'finding')} '{code}' left; in all "
-        f"{_several(errors, 'error')}, {_several(warnings, 'warning')}",
+        f"checked again: {plural(left, 'finding')} '{code}' left; in all "
+        f"{plural(errors, 'error')}, {plural(warnings, 'warning')}",
         markup=False,
     )
     for finding in fixed.left[:_MOST_SHOWN]:
@@ -203,7 +203,7 @@ def show_fixable(result: Diagnosis) -> None:
     console = Terminal(highlight=False, soft_wrap=True)
     lines = Counter(each.fix.line for each in result.findings if each.fix and each.fix.change)
     for line, count in lines.items():
-        console.print(f"$ {printable(line)}  ({_several(count, 'finding')})", markup=False)
+        console.print(f"$ {printable(line)}  ({plural(count, 'finding')})", markup=False)
     if not lines:
         console.print(f"{result.data}: no finding is fixed by changing files", markup=False)
 
