@@ -115,20 +115,6 @@ def small_data(tmp_path: Path) -> Path:
     return draw_rectangles(tmp_path / "small")
 
 
-RunPlainunet = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def run_plainunet() -> RunPlainunet:
-    """Run `plainunet` with these arguments in a fresh process; its output is in the result."""
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "plainunet", *map(str, arguments)]
-        return subprocess.run(words, capture_output=True, text=True, check=False)
-
-    return run
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of two megabytes."""
