@@ -103,9 +103,11 @@ class Fork:
         assert "Traceback" not in result.stdout
         return result.stdout
 
-    def close(self) -> None:
-        """Read no more of what it prints."""
+    def close(self) -> int | None:
+        """Read no more of what it prints; its exit code."""
         self._out.close()
+        self._process.join(60)
+        return self._process.exitcode
 
     def kill(self, group: bool = True) -> None:
         """Kill it, and what it has started unless `group` is False."""
