@@ -5,7 +5,6 @@ import io
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 

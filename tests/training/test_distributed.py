@@ -222,9 +222,7 @@ def torchrun_fails(*command: str) -> str:
 
 def test_what_the_first_finds_wrong_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    first, second = fork_two(
-        fork_command, *training(tmp_path / "empty", tmp_path / "run", "")
-    )
+    first, second = fork_two(fork_command, *training(tmp_path / "empty", tmp_path / "run", ""))
     assert first.end(2).count("error: ") == 1
     assert "error" not in second.end(1)
     assert not (tmp_path / "run").exists()
