@@ -7,6 +7,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
+import gc
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from .unprivileged import unprivileged
 
 CHECKOUT = Path(__file__).parents[1]
 MOUNT = ("mount", "-t", "tmpfs", "-o", "size=2m", "none")
+
+gc.set_threshold(700, 10, 100)  # by default a tenth of the time would go into full collections
 
 # a shared machine has slow moments, so examples have no deadline; in CI a failure must repeat
 hypothesis.settings.register_profile(
