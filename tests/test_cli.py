@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,12 +20,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from plainunet.config import TrainConfig
 from plainunet.settings import load_config
-from plainunet.training.run import RunFolder
-from plainunet.training.state import read_state
 
 from .folders import draw_rectangles, save
 from .forks import Fork, Result, fork_command
@@ -482,68 +478,11 @@ def test_resuming_takes_the_run_and_nothing_else(
     assert listing(tmp_path) == {}
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return {
-        **read_state(RunFolder(run))["network"],
-        **{f"best.{name}": value for name, value in load_file(run / "best.safetensors").items()},
-    }
-
-
-def rows(run: Path) -> list[dict[str, object]]:
-    file = run / "metrics.jsonl"
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return [
-        {key: value for key, value in json.loads(line).items()
-         if key not in ("seconds", "images_per_second", "resumed_at")}
-        for line in text.splitlines()
-    ]  # fmt: skip
-
-
-def wait_for(process: Fork, happened: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not happened():
-        assert process.is_running
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "kills"),
-    [(4, [1]), pytest.param(12, [0, 2, 3, 7], marks=pytest.mark.slow)],
-    ids=["once", "again and again"],
-)
-def test_a_killed_run_goes_on_to_the_same_weights(
-    command: Commands, trained: Trained, tmp_path: Path, epochs: int, kills: list[int]
-) -> None:
-    flags = tiny(epochs=epochs, optimizer="muon", ema=0.5, seed=4)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert command("train", trained.data, "--out", whole, *flags).returncode == 0
-    arguments: list[str | Path] = ["train", trained.data, "--out", broken, *flags]
-    for done in kills:
-        process = command.start(*arguments)
-        # before the first epoch ends, or after so many
-        wait_for(process, (broken / "last" / "state.pt").is_file)
-        wait_for(process, lambda done=done: len(rows(broken)) >= done)
-        process.kill()
-        assert done <= len(rows(broken)) < epochs
-        arguments = ["train", "--resume", broken]  # needs no DATA
-    result = command(*arguments)
-    assert result.returncode == 0, result.stderr
-    assert rows(broken) == rows(whole)
-    assert [row["epoch"] for row in rows(broken)] == list(range(1, epochs + 1))
-    expected = weights(whole)
-    for name, value in weights(broken).items():
-        assert torch.equal(value, expected[name]), name
-    # what the kill left half written is hidden at most, and never under a final name
-    visible = {name for name in listing(broken) if not Path(name).name.startswith(".")}
-    assert visible == set(listing(whole))
-
-
 def test_an_interrupted_run_ends_quietly(
     command: Commands, trained: Trained, tmp_path: Path
 ) -> None:
     process = command.start("train", trained.data, "--out", tmp_path / "run", *tiny(epochs=500))
-    wait_for(process, lambda: len(rows(tmp_path / "run")) >= 1)
+    process.wait_for("epoch +1 ")
     os.kill(process.pid, signal.SIGINT)
     result = process.finish()
     assert result.returncode == 130
