@@ -134,6 +134,7 @@ def test_a_run_comes_on_however_often_it_is_killed(data: Path, tmp_path: Path) -
         process.kill()
         steps.append(counters(run)["step"])
         process = resume(run, lost=0.5)
+    process.wait_for("parameters; ")
     process.kill()
     assert steps == sorted(set(steps))
 
