@@ -5,8 +5,8 @@ BIN := .venv/bin
 READY := .venv/ready
 DOCS_READY := .venv/docs-ready
 
-# two workers, each with one thread (tests/conftest.py)
-TEST := $(BIN)/pytest -q -n 2
+# two workers, each with one thread (tests/conftest.py) and, till the end, with files of its own
+TEST := $(BIN)/pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check format bench docs clean browser

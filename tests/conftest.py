@@ -7,6 +7,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
+import gc
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from .unprivileged import unprivileged
 
 CHECKOUT = Path(__file__).parents[1]
 MOUNT = ("mount", "-t", "tmpfs", "-o", "size=2m", "none")
+
+gc.set_threshold(700, 10, 100)  # by default a tenth of the time would go into full collections
 
 # a shared machine has slow moments, so examples have no deadline; in CI a failure must repeat
 hypothesis.settings.register_profile(
@@ -113,20 +116,6 @@ def data_root() -> Path:
 def small_data(tmp_path: Path) -> Path:
     """`images/` + `masks/`: eight RGB images [48, 64, 3], binary masks 0/255."""
     return draw_rectangles(tmp_path / "small")
-
-
-RunPlainunet = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def run_plainunet() -> RunPlainunet:
-    """Run `plainunet` with these arguments in a fresh process; its output is in the result."""
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "plainunet", *map(str, arguments)]
-        return subprocess.run(words, capture_output=True, text=True, check=False)
-
-    return run
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """The command line from outside: real processes, real signals, exit codes, what stands on disk.
 
-One process imports the package once and forks a child for each command (`Commands`), since
-importing PyTorch takes longer than most of the commands. Training is run in a fresh process
-as well.
+The processes are forked (`forks.py`), since importing PyTorch takes longer than most of the
+commands. Training is run in a fresh process as well.
 """
 
 import hashlib
@@ -13,8 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,14 +20,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from plainunet.config import TrainConfig
 from plainunet.settings import load_config
-from plainunet.training.run import RunFolder
-from plainunet.training.state import read_state
 
 from .folders import draw_rectangles, save
+from .forks import Fork, Result, fork_command
 
 VERBS = ("check", "train", "evaluate", "compare", "predict", "import", "model", "demo")
 
@@ -40,37 +36,6 @@ def tiny(**settings: object) -> list[str]:
     flags |= {"device": "cpu"} | settings
     named = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
     return [*named, "--precision", "fp32", "--size", "32", "48"]
-
-
-_SERVER = """
-import json, os, signal, sys
-import plainunet.__main__
-import plainunet.demo, plainunet.evaluation.evaluate, plainunet.prediction.predict
-import plainunet.terminal.screen, plainunet.training.train
-import plainunet.doctor.diagnose, plainunet.evaluation.compare
-import torch._dynamo  # as the first step of an optimiser would
-for line in sys.stdin:
-    arguments, stdin, out, err, first = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(stdin, os.O_RDONLY), 0)
-        for path, number in ((out, 1), (err, 2)):
-            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
-        sys.argv = ["plainunet", *arguments]
-        # what was started in the background of a script ignores interrupts, and so do its children
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        exec(first, {})
-        code = 0
-        try:
-            plainunet.__main__.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
 
 OBEY_MODES = f"""
@@ -86,71 +51,25 @@ resource.setrlimit(resource.RLIMIT_AS, ((own + 600_000) * 1024,) * 2)
 """
 
 
-class Result(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 class Commands:
     """Runs `plainunet` with arguments, each time in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self._files = folder / "out", folder / "err"
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", _SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._running: int | None = None
+    def __init__(self, err: Path) -> None:
+        self._err = err
 
-    def start(self, *arguments: str | Path, stdin: str = os.devnull, first: str = "") -> int:
-        """Begin, with what is to be done in the process `first`; gives the process id."""
-        assert self._server.stdin
-        order = [[str(each) for each in arguments], stdin, *map(str, self._files), first]
-        self._server.stdin.write(json.dumps(order) + "\n")
-        self._server.stdin.flush()
-        self._running = self._answer()
-        return self._running
-
-    def finish(self) -> Result:
-        """Wait for the end."""
-        code, self._running = self._answer(), None
-        return Result(code, *(file.read_text(encoding="utf-8") for file in self._files))
+    def start(self, *arguments: str | Path, **options: str) -> Fork:
+        return fork_command(*arguments, err=self._err, COLUMNS="100", **options)
 
     def __call__(self, *arguments: str | Path, **options: str) -> Result:
-        self.start(*arguments, **options)
-        return self.finish()
-
-    def close(self) -> None:
-        if self._running:
-            os.kill(self._running, signal.SIGKILL)
-        assert self._server.stdin
-        assert self._server.stdout
-        self._server.stdin.close()
-        self._server.wait()
-        self._server.stdout.close()
-
-    def _answer(self) -> int:
-        assert self._server.stdout
-        return int(self._server.stdout.readline())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _wide_terminal() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "100")
-        yield
+        """Run it to its end, with what is to be done in the process `first`."""
+        return self.start(*arguments, **options).finish()
 
 
 @pytest.fixture(scope="module")
-def command(_wide_terminal: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+def command(tmp_path_factory: pytest.TempPathFactory) -> Commands:
     if not hasattr(os, "fork"):
         pytest.skip("this system has no fork; the fresh processes are tested all the same")
-    commands = Commands(tmp_path_factory.mktemp("commands"))
-    yield commands
-    commands.close()
+    return Commands(tmp_path_factory.mktemp("commands") / "err")
 
 
 class Trained(NamedTuple):
@@ -161,13 +80,14 @@ class Trained(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def trained(_wide_terminal: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Trained in a fresh process."""
     folder = tmp_path_factory.mktemp("trained")
     data, run = draw_rectangles(folder / "data"), folder / "run"
     flags = tiny(epochs=3, base_channels=4, batch_size=2, optimizer="muon", learning_rate=0.03)
     words = [sys.executable, "-m", "plainunet", "train", data, "--out", run, *flags]
-    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "COLUMNS": "100"}
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     return Trained(data, run, run / "best.safetensors", result.stdout)
 
@@ -182,7 +102,7 @@ def listing(folder: Path) -> dict[str, str]:
     }
 
 
-def refused(result: Result | subprocess.CompletedProcess[str], *said: str) -> None:
+def refused(result: Result, *said: str) -> None:
     """It ended as a user's mistake has to end, and the message says all of this."""
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr + result.stdout
@@ -563,71 +483,13 @@ def test_resuming_takes_the_run_and_nothing_else(
     assert listing(tmp_path) == {}
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return {
-        **read_state(RunFolder(run))["network"],
-        **{f"best.{name}": value for name, value in load_file(run / "best.safetensors").items()},
-    }
-
-
-def rows(run: Path) -> list[dict[str, object]]:
-    file = run / "metrics.jsonl"
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return [
-        {key: value for key, value in json.loads(line).items()
-         if key not in ("seconds", "images_per_second", "resumed_at")}
-        for line in text.splitlines()
-    ]  # fmt: skip
-
-
-def wait_for(process: int, happened: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not happened():
-        os.kill(process, 0)  # an error, if it has ended before
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "kills"),
-    [(4, [1]), pytest.param(12, [0, 2, 3, 7], marks=pytest.mark.slow)],
-    ids=["once", "again and again"],
-)
-def test_a_killed_run_goes_on_to_the_same_weights(
-    command: Commands, trained: Trained, tmp_path: Path, epochs: int, kills: list[int]
-) -> None:
-    flags = tiny(epochs=epochs, optimizer="muon", ema=0.5, seed=4)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert command("train", trained.data, "--out", whole, *flags).returncode == 0
-    arguments: list[str | Path] = ["train", trained.data, "--out", broken, *flags]
-    for done in kills:
-        process = command.start(*arguments)
-        # before the first epoch ends, or after so many
-        wait_for(process, (broken / "last" / "state.pt").is_file)
-        wait_for(process, lambda done=done: len(rows(broken)) >= done)
-        os.kill(process, signal.SIGKILL)
-        assert command.finish().returncode == -signal.SIGKILL
-        assert done <= len(rows(broken)) < epochs
-        arguments = ["train", "--resume", broken]  # needs no DATA
-    result = command(*arguments)
-    assert result.returncode == 0, result.stderr
-    assert rows(broken) == rows(whole)
-    assert [row["epoch"] for row in rows(broken)] == list(range(1, epochs + 1))
-    expected = weights(whole)
-    for name, value in weights(broken).items():
-        assert torch.equal(value, expected[name]), name
-    # what the kill left half written is hidden at most, and never under a final name
-    visible = {name for name in listing(broken) if not Path(name).name.startswith(".")}
-    assert visible == set(listing(whole))
-
-
 def test_an_interrupted_run_ends_quietly(
     command: Commands, trained: Trained, tmp_path: Path
 ) -> None:
     process = command.start("train", trained.data, "--out", tmp_path / "run", *tiny(epochs=500))
-    wait_for(process, lambda: len(rows(tmp_path / "run")) >= 1)
-    os.kill(process, signal.SIGINT)
-    result = command.finish()
+    process.wait_for("epoch +1 ")
+    os.kill(process.pid, signal.SIGINT)
+    result = process.finish()
     assert result.returncode == 130
     assert "Traceback" not in result.stderr
     assert "interrupted" in result.stderr

@@ -44,6 +44,7 @@ from plainunet.settings import with_dataset
 from plainunet.training.train import train
 
 from .folders import draw_rectangles
+from .forks import fork_command
 
 SMALL: dict[str, Any] = {"epochs": 1, "base_channels": 2, "depth": 2, "size": (24, 32)}
 NAMES = ("background", "thing")
@@ -301,8 +302,7 @@ def test_a_flag_may_be_given_twice_with_one_value(tmp_path: Path) -> None:
     # 1: two masks are the same
     for other, code in (("threshold", 1), ("ids", 2)):
         words = [*flag, str(folder), "--encoding", other]
-        done = subprocess.run([sys.executable, "-m", "plainunet", "check", *words], check=False)
-        assert done.returncode == code
+        assert fork_command("check", *words).finish().returncode == code
 
 
 # what is made, removed and left
@@ -331,10 +331,7 @@ def test_only_what_was_made_is_removed(tmp_path: Path) -> None:
 def test_a_demo_keeps_what_others_made(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text("epochs = 3")
-    done = subprocess.run(
-        [sys.executable, "-m", "plainunet", "demo", "--out", tmp_path], capture_output=True
-    )
-    assert done.returncode == 2
+    fork_command("demo", "--out", tmp_path).end(2)
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["config.toml"]
 
 
@@ -389,18 +386,14 @@ def test_sigterm_is_answered_and_nothing_is_left(tmp_path: Path, checkpoint: Pat
         noise = np.random.default_rng(number).integers(0, 255, (600, 800, 3), dtype=np.uint8)
         cv2.imwrite(str(tmp_path / f"{number}.png"), noise)
     out = tmp_path / "masks"
-    going = subprocess.Popen(
-        [sys.executable, "-m", "plainunet", "predict", checkpoint, tmp_path, "--out", out],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-    )
+    going = fork_command("predict", checkpoint, tmp_path, "--out", out, err=tmp_path / "err")
     while not any(out.glob("*.png")):
-        assert going.poll() is None
+        assert going.is_running
         time.sleep(0.02)
-    going.send_signal(signal.SIGTERM)
-    said = going.communicate()[1]
-    assert going.returncode == 143
-    assert said.strip()
+    os.kill(going.pid, signal.SIGTERM)
+    result = going.finish()
+    assert result.returncode == 143
+    assert result.stderr.strip()
     assert not [file for file in out.iterdir() if "unfinished" in file.name]
 
 
@@ -408,13 +401,7 @@ def test_sigterm_is_answered_and_nothing_is_left(tmp_path: Path, checkpoint: Pat
 def test_a_reader_that_ends_does_not_end_a_run(tmp_path: Path) -> None:
     folder, run = draw_rectangles(tmp_path / "data"), tmp_path / "run"
     flags = ["--epochs", "1", "--base-channels", "2", "--depth", "2", "--size", "24", "32"]
-    going = subprocess.Popen(
-        [sys.executable, "-m", "plainunet", "train", folder, "--out", run, *flags],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "COLUMNS": "0", "PYTHONUNBUFFERED": "1"},
-    )
-    assert going.stdout
-    assert going.stdout.readline().strip()  # also where the terminal has no width
-    going.stdout.close()
-    assert going.wait() == 0
+    going = fork_command("train", folder, "--out", run, *flags, err=tmp_path / "err", COLUMNS="0")
+    assert going.wait_for(".").strip()  # also where the terminal has no width
+    assert going.close() == 0
     assert (run / "report.html").is_file()

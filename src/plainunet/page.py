@@ -5,18 +5,22 @@ security policy lets nothing else load or run.
 """
 
 import base64
+import functools
 import hashlib
 import json
 import math
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.files import write_whole
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 NOTHING = "\u2013"
 """Stands where there is no number: an en dash."""
@@ -29,6 +33,11 @@ def render(template: str, **content: Any) -> str:
 
     What is missing in `content` renders as nothing.
     """
+    return _environment().get_template(template).render(content)
+
+
+@functools.cache
+def _environment() -> "Environment":
     # imported here: only a command that writes a page needs it
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
@@ -46,7 +55,7 @@ def render(template: str, **content: Any) -> str:
         text = (_TEMPLATES / name).read_text(encoding="utf-8")
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         environment.globals[name.partition(".")[0]] = {"text": text, "digest": digest}
-    return environment.get_template(template).render(content)
+    return environment
 
 
 def save_page(path: Path, html: str) -> None:

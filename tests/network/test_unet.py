@@ -219,6 +219,8 @@ def test_one_batch_is_learnt_by_heart(network: UNet) -> None:
         loss = F.cross_entropy(network(image), mask)
         loss.backward()
         optimizer.step()
+        if loss < 0.05:
+            break
     assert (network(image).argmax(dim=1) == mask).float().mean() > 0.95
 
 

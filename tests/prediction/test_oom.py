@@ -1,8 +1,6 @@
 """Memory that really runs out while an image is predicted."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,8 @@ from torch import Tensor
 from plainunet.network.unet import UNet
 from plainunet.prediction.backends import TorchBackend
 from plainunet.prediction.oom import failing_alone, in_smaller_parts
+
+from ..forks import Fork
 
 
 class View:
@@ -93,7 +93,7 @@ on_linux = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="RLIMIT_AS is tested on Linux"
 )
 LIMITED = """
-import json, resource, sys, warnings
+import json, resource, warnings
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -117,24 +117,22 @@ def predictor(size=None, **options):
     return Predictor(network, card, device="cpu", precision="fp32")
 
 torch.set_num_threads(1)
-folder = Path(sys.argv[1])
 """
 
 
 def run_limited(folder: Path, script: str) -> Any:
     """Run what may `limit` the memory that it still takes; its output is JSON."""
-    words = [sys.executable, "-c", LIMITED + script, str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    result = Fork(LIMITED + script, err=folder / "err", folder=folder).finish()
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
 SHORT = """
-image = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), np.uint8)
+image = np.random.default_rng(0).integers(0, 256, (850, 1130, 3), np.uint8)
 tiled, whole = predictor(), predictor(normalisation="instance")
 for each in (tiled, whole):
     each.predict(image[:256, :256])  # what is loaded with the first image is there
-limit(200)
+limit(100)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     short = tiled.predict(image)

@@ -5,8 +5,6 @@ import io
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ from plainunet.prediction.predict import (
 )
 from plainunet.prediction.predictor import Predictor
 
+from ..forks import Fork
 from ..models import as_predictor, make_network
 from .conftest import COLORS, Draw, Make, Recorder, film, noise
 
@@ -552,13 +551,12 @@ def test_coordinates_of_a_geotiff_stay(tmp_path: Path) -> None:
 
 
 KILLED = """
-import os, signal, sys
-from pathlib import Path
+import os, signal
 from plainunet.formats.windows import open_windows
 from plainunet.prediction.predict import predict_large
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter
-predictor = Predictor.load(sys.argv[1], device="cpu", precision="fp32", memory=float(sys.argv[4]))
+predictor = Predictor.load(model, device="cpu", precision="fp32", memory=memory)
 class Second(Reporter):
     seen = 0
     def advance(self, done):
@@ -566,8 +564,8 @@ class Second(Reporter):
         self.seen += 1
         if self.seen == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-with open_windows(Path(sys.argv[2]), most=0) as image:
-    predict_large(predictor, image, Path(sys.argv[3]), "same", Second())
+with open_windows(path, most=0) as image:
+    predict_large(predictor, image, mask, "same", Second())
 """
 
 
@@ -576,9 +574,8 @@ def test_a_killed_one_goes_on_where_it_was(tmp_path: Path) -> None:
     predictor, out = tiled_predictor(), tmp_path / "out"
     save_checkpoint(model, predictor.network, predictor.card)
     out.mkdir()
-    words = [sys.executable, "-c", KILLED, *map(str, (model, path, out / "m.tif", MEMORY))]
-    killed = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = Fork(KILLED, model=model, path=path, mask=out / "m.tif", memory=MEMORY).finish()
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
     rows = [int(line) for line in killed.stdout.split()]
     assert len(rows) == 2
     assert not (out / "m.tif").exists()

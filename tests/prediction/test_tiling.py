@@ -271,7 +271,7 @@ def mosaic(folder: Path, side: int) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize(
     ("side", "rooms"),
-    [(700, (5e7, 1.5e8)), pytest.param(3000, (2e8, 1e9), marks=pytest.mark.slow)],
+    [(520, (5e7, 1.5e8)), pytest.param(3000, (2e8, 1e9), marks=pytest.mark.slow)],
 )
 def test_tiles_agree_with_one_pass(
     checkpoint: Path, data_root: Path, side: int, rooms: tuple[float, ...]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,9 @@ def data(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_learn_what_one_does(
     data: Path, tmp_path: Path, settings: str, tolerance: float
 ) -> None:
-    """Batches of 8, or of 2 x 4: 20 steps lead to the same weights and the same scores."""
+    """Batches of 8, or of 2 x 4: 10 steps lead to the same weights and the same scores."""
     one, two = folders = [RunFolder(tmp_path / name) for name in ("one", "two")]
-    settings = f"{SGD} --epochs 4 {settings}"
+    settings = f"{SGD} --epochs 2 {settings}"
     fork_command(*training(data, one.path, settings)).end()
     said, silence = (
         each.end() for each in fork_two(fork_command, *training(data, two.path, settings))
@@ -80,7 +81,7 @@ def test_two_processes_learn_what_one_does(
     assert said.count("model: ") == 1
     assert "model: " not in silence
     states = [read_state(run) for run in folders]
-    assert states[0]["counters"]["step"] == states[1]["counters"]["step"] == 20
+    assert states[0]["counters"]["step"] == states[1]["counters"]["step"] == 10
     assert states[0]["network"].keys() == states[1]["network"].keys()
     for part in ("network", "average"):
         for name, value in (states[0][part] or {}).items():
@@ -147,14 +148,14 @@ def test_steps_in_float64_are_the_same(tmp_path: Path, loss: str) -> None:
         torch.testing.assert_close(two["weights"][name], value, rtol=1e-5, atol=1e-5)
 
 
-SGD_30 = f"{SGD} --epochs 30 --normalisation group"
+LONG = f"{SGD} --epochs 12 --normalisation group"
 
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The weights of two processes after 30 epochs that nothing disturbs."""
+    """The weights of two processes after 12 epochs that nothing disturbs."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    for process in fork_two(fork_command, *training(data, run, SGD_30)):
+    for process in fork_two(fork_command, *training(data, run, LONG)):
         process.end()
     return read_state(RunFolder(run))["network"]
 
@@ -162,16 +163,16 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
 def assert_goes_on(said: str, run: Path, whole: dict[str, Any]) -> None:
     """It did not begin again, and ended as if nothing had happened."""
     epochs = [int(number) for number in re.findall("^epoch +([0-9]+) ", said, re.M)]
-    assert epochs[-1] == 30
-    assert len(epochs) < 30
+    assert epochs[-1] == 12
+    assert len(epochs) < 12
     assert same(read_state(RunFolder(run))["network"], whole)
 
 
 def test_a_killed_worker_ends_the_other_and_started_again_the_run_goes_on(
     data: Path, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
-    command = training(data, tmp_path / "run", SGD_30)
-    first, second = fork_two(fork_command, *command)
+    command = training(data, tmp_path / "run", LONG)
+    first, second = fork_two(partial(fork_command, lost=0.0), *command)
     first.wait_for("epoch +3 ")
     second.kill()
     said = first.end(2)
@@ -185,7 +186,7 @@ def test_torchrun_starts_a_killed_worker_again(
     data: Path, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
     command = [*TORCHRUN, "--max-restarts", "1", "-m", "plainunet"]
-    command += training(data, tmp_path / "run", SGD_30)
+    command += training(data, tmp_path / "run", LONG)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     said = ""
@@ -220,6 +221,15 @@ def torchrun_fails(*command: str) -> str:
 
 
 def test_what_the_first_finds_wrong_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    first, second = fork_two(fork_command, *training(tmp_path / "empty", tmp_path / "run", ""))
+    assert first.end(2).count("error: ") == 1
+    assert "error" not in second.end(1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_under_torchrun_it_is_said_once_too(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     said = torchrun_fails(*training(tmp_path / "empty", tmp_path / "run", ""))
     assert said.count("error: ") == 1

@@ -70,18 +70,24 @@ def data(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw(tmp_path_factory.mktemp("resume") / "data", 30, (48, 64))
 
 
-def kill_and_resume(
-    data: Path, folder: Path, settings: str, kills: int, epochs: int, seed: int
-) -> None:
-    whole, run = folder / "whole", folder / "run"
-    begin(data, whole, settings, epochs).end()
-    moments = random.Random(seed)
-    process = begin(data, run, settings, epochs)
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of five epochs that nothing disturbs."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    begin(data, run, SETTINGS["all"], 5).end()
+    return run
+
+
+def kill_and_resume(process: Fork, run: Path, whole: Path, steps: list[int], most: float) -> None:
+    """Kill it up to `most` seconds after so many steps; resumed, it does what `whole` did."""
+    moments = random.Random(0)
     resumed = set()
     killed = 0
-    while killed < kills:
+    for step in steps:
         process.wait_for(r"parameters; ")
-        time.sleep(moments.uniform(0, 1.5))
+        while process.is_running and counters(run)["step"] < step:
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, most))
         if not process.is_running:  # it was quicker
             break
         process.kill()
@@ -91,7 +97,7 @@ def kill_and_resume(
             resumed.add((saved["epoch"] + 1, saved["step"]))
         process = resume(run)
     process.end()
-    assert killed >= min(3, kills)
+    assert killed >= 3
     assert_alike(run, whole)
     # no step that was saved is made again: epochs go on from where they were
     assert resumed == {
@@ -99,15 +105,20 @@ def kill_and_resume(
     }
 
 
-def test_a_killed_run_ends_as_if_nothing_had_happened(data: Path, tmp_path: Path) -> None:
-    kill_and_resume(data, tmp_path, SETTINGS["all"], kills=3, epochs=14, seed=0)
+def test_a_killed_run_ends_as_if_nothing_had_happened(
+    data: Path, tmp_path: Path, whole: Path
+) -> None:
+    process = begin(data, tmp_path / "run", SETTINGS["all"], 5)
+    kill_and_resume(process, tmp_path / "run", whole, [1, 9, 17], 0.2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_a_run_killed_twenty_times(data: Path, tmp_path: Path, settings: str) -> None:
-    kill_and_resume(data, tmp_path, SETTINGS[settings], kills=20, epochs=60, seed=1)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    begin(data, whole, SETTINGS[settings], 60).end()
+    kill_and_resume(begin(data, run, SETTINGS[settings], 60), run, whole, [0] * 20, 1.5)
 
 
 @pytest.mark.slow
@@ -123,16 +134,9 @@ def test_a_run_comes_on_however_often_it_is_killed(data: Path, tmp_path: Path) -
         process.kill()
         steps.append(counters(run)["step"])
         process = resume(run, lost=0.5)
+    process.wait_for("parameters; ")
     process.kill()
     assert steps == sorted(set(steps))
-
-
-@pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of eight epochs that nothing disturbs."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    begin(data, run, SETTINGS["all"], 8).end()
-    return run
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_asked_to_stop_it_finishes_the_step_and_says_how_to_go_on(
 ) -> None:
     run = tmp_path / "run"
     # nothing but the request saves here, and Ctrl-C comes to the workers too
-    process = begin(data, run, SETTINGS["all"], 8, lost=1e9)
+    process = begin(data, run, SETTINGS["all"], 5, lost=1e9)
     process.wait_for("epoch +2 ")
     time.sleep(0.2)
     os.killpg(process.pid, number)
@@ -229,11 +233,10 @@ def test_a_full_disk_is_said_and_the_last_state_stays(data: Path, small_disk: Pa
     process.kill()
 
 
-def test_an_image_that_vanishes_and_a_worker_that_dies_are_said(data: Path, tmp_path: Path) -> None:
-    own = tmp_path / "data"
-    shutil.copytree(data, own)
+@pytest.mark.slow  # PyTorch looks for it every five seconds; `test_loader.py` has a short one
+def test_a_worker_that_dies_is_said(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = begin(own, run, "--workers 1", 4000, lost=1)
+    process = begin(data, run, "--workers 1", 4000, lost=1)
     process.wait_for("epoch +2 ")
     workers: list[bytes] = []
     while not workers:  # there are none while it validates
@@ -244,6 +247,14 @@ def test_an_image_that_vanishes_and_a_worker_that_dies_are_said(data: Path, tmp_
     assert "a process that prepares batches has ended" in out
     assert f"plainunet train --resume {run}" in out
 
+
+def test_an_image_that_vanishes_is_said(data: Path, tmp_path: Path) -> None:
+    own = tmp_path / "data"
+    shutil.copytree(data, own)
+    run = tmp_path / "run"
+    process = begin(own, run, "--workers 1", 4000)
+    process.wait_for("epoch +2 ")
+    process.kill()
     gone = next((own / "images").iterdir())
     gone.unlink()
     assert str(gone) in resume(run).end(2)

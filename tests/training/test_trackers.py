@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from plainunet.config import TrainConfig
-from plainunet.training import trackers
+from plainunet.training import state, trackers
 from plainunet.training.train import resume, train
 
 from .conftest import PowerCut, Recorder
@@ -39,6 +39,7 @@ def follow(
 
     def follow(name: str, between: Callable[[Path], None] = lambda run: None) -> Tracked:
         monkeypatch.setattr(trackers, "PERIOD", 0.0)
+        monkeypatch.setattr(state, "LOST", 0.0)  # no epoch is made twice
         data, run = draw(tmp_path / "data", 10), tmp_path / "first"
         settings = {"batch_size": 2, "classes": ("street", "car/van (any)"), "track": (name,)}
         heard = Recorder(lambda kind, told: kind == "step" and told.step == 6)

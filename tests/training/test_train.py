@@ -594,11 +594,12 @@ def test_a_frozen_encoder_stays_as_it_was_and_chance_is_refused_if_asked(
 def test_a_run_that_gets_no_better_stops(finished: Finished, tmp_path: Path) -> None:
     settings = {"epochs": 30, "patience": 2, "learning_rate": 1e-12, "schedule": "constant"}
     heard = Recorder()
-    config = change(finished, **settings, ema=0.0, augment="none")
+    config = change(finished, **settings, growth=(), ema=0.0, augment="none")
     train(finished.data, tmp_path / "run", config, heard)
     notes = heard.all("note")
     assert any("stopped: no better validation Dice for 2 epochs" in note for note in notes)
     assert len(rows_of(tmp_path / "run")) < 30
+    assert (tmp_path / "run" / "curves.png").is_file()
     # resuming does not begin again
     assert resume(tmp_path / "run")["split"] == "val"
     assert len(rows_of(tmp_path / "run")) < 30

@@ -31,7 +31,7 @@ FAULTS = 5
 EPOCH = 25
 """Steps that an epoch of a run with a time budget has at least."""
 CURVES_PERIOD = 20.0
-"""Seconds between two drawings of the curves; they cost most of a second."""
+"""Seconds between two drawings of the curves, which cost half a second."""
 
 
 class Trainer:
@@ -68,7 +68,7 @@ class Trainer:
         self._batches = self._make_batches()
         self._loaders: dict[tuple[int, int], DataLoader[tuple[Tensor, ...]]] = {}
         self._validating = 0.0  # seconds that the last validation took
-        self._drawn = float("-inf")
+        self._drawn = time.monotonic()
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Take over a state, as by `read_state`."""
@@ -108,10 +108,12 @@ class Trainer:
                 # no time is left to validate the last weights; their learning rate has come down
                 self._keep(state.average.network if state.average else state.network, self._card)
             state.seconds = before + time.perf_counter() - begun
-            row = self._log(size, scores, is_over)
+            row = self._log(size, scores)
             if self._save.is_cheap() or is_over:
                 self._save()
             run.reporter.epoch(row, state.best if state.best >= 0 else None)
+        if run.processes.is_first:
+            draw_curves(run.folder.curves, self._rows)
 
     def _train_epoch(self, size: tuple[int, int]) -> None:
         """Make the steps of an epoch that are left."""
@@ -220,9 +222,7 @@ class Trainer:
         if self._run.processes.is_first:
             save_checkpoint(self._run.folder.best, network, card)
 
-    def _log(
-        self, size: tuple[int, int], scores: dict[str, Any] | None, is_last: bool
-    ) -> dict[str, Any]:
+    def _log(self, size: tuple[int, int], scores: dict[str, Any] | None) -> dict[str, Any]:
         """End the epoch: write its row and, now and then, the curves."""
         run, state = self._run, self.state
         row = {
@@ -242,7 +242,7 @@ class Trainer:
         self._rows.append(row)
         if run.processes.is_first:
             write_rows(run.folder, self._rows)
-            if time.monotonic() - self._drawn > CURVES_PERIOD or is_last:
+            if time.monotonic() - self._drawn > CURVES_PERIOD:
                 draw_curves(run.folder.curves, self._rows)
                 self._drawn = time.monotonic()
         return row
