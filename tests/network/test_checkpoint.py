@@ -19,8 +19,8 @@ from plainunet.network.checkpoint import (
     Card,
     CheckpointError,
     load_checkpoint,
+    load_pretrained,
     save_checkpoint,
-    take_weights,
     versions,
 )
 from plainunet.network.unet import UNet
@@ -282,7 +282,7 @@ def test_weights_are_taken_but_for_the_head_of_other_classes(
     source, other = seeded(0), seeded(1, classes=classes)
     source.set_normalisation([0.5, 0.4, 0.3], [0.2, 0.2, 0.2])
     before = {name: value.clone() for name, value in other.state_dict().items()}
-    assert take_weights(other, saved(tmp_path, source)) == fresh
+    assert load_pretrained(other, saved(tmp_path, source)) == fresh
     for name, weight in other.state_dict().items():
         # the normalisation is that of the new data
         own = name in (*fresh, "mean", "std")
@@ -293,7 +293,7 @@ def test_weights_are_taken_but_for_the_head_of_other_classes(
 def test_other_channels_see_what_the_old_ones_saw(tmp_path: Path, before: int, now: int) -> None:
     """On an image whose channels are all alike, the new network does what the old one did."""
     source, other = seeded(0, before), seeded(1, now)
-    (averaged,) = take_weights(other, saved(tmp_path, source))
+    (averaged,) = load_pretrained(other, saved(tmp_path, source))
     assert averaged.startswith("inlet.")
     grey = torch.rand(1, 1, 16, 16)
     with torch.no_grad():
@@ -310,4 +310,4 @@ def test_another_architecture_is_refused(
     tmp_path: Path, options: dict[str, Any], flag: str
 ) -> None:
     with pytest.raises(ValueError, match=flag):
-        take_weights(seeded(1, **options), saved(tmp_path, seeded(0)))
+        load_pretrained(seeded(1, **options), saved(tmp_path, seeded(0)))

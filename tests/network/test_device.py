@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from plainunet.network.device import (
-    arithmetic,
+    autocast,
     choose_device,
     choose_precision,
+    free_memory,
     has_native_bf16,
-    make_room,
-    most_memory,
+    peak_memory,
     to_device,
 )
 from plainunet.network.unet import UNet
@@ -89,17 +89,17 @@ def test_network_is_moved_channels_last() -> None:
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_arithmetic_of_convolutions(precision: torch.dtype) -> None:
     convolution = torch.nn.Conv2d(3, 4, 3)
-    with arithmetic(CPU, precision):
+    with autocast(CPU, precision):
         result = convolution(torch.ones(1, 3, 5, 5))
     assert result.dtype == precision
     assert convolution.weight.dtype == torch.float32
 
 
 def test_room_is_made_where_memory_has_run_out() -> None:
-    assert not make_room(CPU, "DefaultCPUAllocator: can't allocate memory")
+    assert not free_memory(CPU, "DefaultCPUAllocator: can't allocate memory")
     before = torch.backends.mkldnn.enabled
     try:
-        assert make_room(CPU, "could not create a primitive") == before
+        assert free_memory(CPU, "could not create a primitive") == before
         assert not torch.backends.mkldnn.enabled
     finally:
         torch.backends.mkldnn.set_flags(before)
@@ -110,16 +110,16 @@ def test_what_pytorch_holds_of_a_gpu_is_given_back() -> None:
     device = torch.device("cuda")
     torch.ones(2**24, device=device).mean()
     assert torch.cuda.memory_reserved() > torch.cuda.memory_allocated()
-    make_room(device, "CUDA out of memory.")
+    free_memory(device, "CUDA out of memory.")
     assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < 2**24
 
 
 def test_memory_is_not_counted_on_the_processor() -> None:
-    assert most_memory(CPU) is None
+    assert peak_memory(CPU) is None
 
 
 @pytest.mark.cuda
 def test_memory_is_counted_on_gpus() -> None:
     device = torch.device("cuda")
     kept = torch.ones(2**20, device=device)
-    assert (most_memory(device) or 0) >= 4 * kept.numel()
+    assert (peak_memory(device) or 0) >= 4 * kept.numel()

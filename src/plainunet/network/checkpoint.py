@@ -227,12 +227,12 @@ def _card_fields(metadata: dict[str, Any]) -> dict[str, Any]:
     return {f.name: {**known, **metadata}[f.name] for f in dataclasses.fields(Card)}
 
 
-OWN = ("in_channels", "num_classes", "dropout", "deep_supervision")
+OVERRIDABLE = ("in_channels", "num_classes", "dropout", "deep_supervision")
 """What may differ from the architecture of the checkpoint that a run starts from."""
 
 
 @torch.no_grad()
-def take_weights(network: UNet, path: Path) -> list[str]:
+def load_pretrained(network: UNet, path: Path) -> list[str]:
     """Fine-tuning: start a network, changed in place, from a checkpoint's weights.
 
     Where the number of classes differs, heads stay fresh. Where that of channels does, the first
@@ -247,7 +247,7 @@ def take_weights(network: UNet, path: Path) -> list[str]:
     source, _ = load_checkpoint(path)
     for name, own in network.architecture.items():
         other = source.architecture[name]
-        if name not in OWN and other != own:
+        if name not in OVERRIDABLE and other != own:
             flag = name.replace("_", "-")
             same = f"--{flag} {other}"
             if isinstance(other, bool):

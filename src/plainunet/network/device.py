@@ -56,12 +56,12 @@ def has_native_bf16(device: torch.device) -> bool:
     return False
 
 
-def most_memory(device: torch.device) -> int | None:
+def peak_memory(device: torch.device) -> int | None:
     """Peak memory of tensors on a GPU [bytes]; None on devices that do not count it."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def make_room(device: torch.device, said: str) -> bool:
+def free_memory(device: torch.device, said: str) -> bool:
     """Free memory after it has run out with an error that `said` this.
 
     Returns whether convolutions are slower from here on: once oneDNN has failed to make one, it
@@ -82,6 +82,6 @@ def to_device(network: Network, device: torch.device) -> Network:
     return moved
 
 
-def arithmetic(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:
     """Autocast context of the network's forward pass; with float32 it does nothing."""
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)

@@ -339,14 +339,14 @@ def deep_logits(network: UNet, image: Tensor) -> list[Tensor]:
 
 def mirror_pad(network: UNet, image: Tensor) -> Tensor:
     """Pad an image with its reflection [N, C, H', W'], for logits of each of its pixels."""
-    indices = mirrored_places(network, (image.shape[2], image.shape[3]))
+    indices = reflection_indices(network, (image.shape[2], image.shape[3]))
     for axis, index in enumerate(indices, 2):
         if len(index) != image.shape[axis]:
             image = image.index_select(axis, index.to(image.device))
     return image
 
 
-def mirrored_places(network: UNet, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def reflection_indices(network: UNet, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Which pixels a mirrored image has where; its size is `network.input_size(*size)`.
 
     The borders' pixels are not repeated. The first logit is that of the first pixel. Returns the

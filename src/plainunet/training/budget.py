@@ -25,7 +25,7 @@ from plainunet.evaluation.report import (
     show,
 )
 from plainunet.formats.images import image_shape, read_image
-from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
+from plainunet.network.device import autocast, choose_device, choose_precision, to_device
 from plainunet.network.losses import cross_entropy_dice
 from plainunet.network.unet import UNet
 from plainunet.prediction.drawing import Colors, write_comparison, write_mask
@@ -163,7 +163,7 @@ def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> fl
     times = []
     for _ in range(_STEPS):
         start = time.perf_counter()
-        with arithmetic(device, precision):
+        with autocast(device, precision):
             logits = network(image)
         if config.valid:
             logits = torch.nn.functional.interpolate(logits, (height, width))

@@ -473,11 +473,11 @@ def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
     if not config.start_from:
         return config, {}
     # PyTorch is loaded only where there is a checkpoint: `check` plans without it
-    from plainunet.network.checkpoint import OWN, load_checkpoint
+    from plainunet.network.checkpoint import OVERRIDABLE, load_checkpoint
 
     network, _ = load_checkpoint(Path(config.start_from))
     known = NetworkConfig.model_fields.keys() & network.architecture.keys()
-    kept = known - config.model_fields_set - set(OWN)
+    kept = known - config.model_fields_set - set(OVERRIDABLE)
     config = config.model_copy(update={name: network.architecture[name] for name in kept})
     return config, dict.fromkeys(kept, "as in the checkpoint that it starts from")
 

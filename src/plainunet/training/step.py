@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plainunet.dataset.samples import make_batch
-from plainunet.network.device import arithmetic, make_room
+from plainunet.network.device import autocast, free_memory
 from plainunet.network.losses import LOSSES, deep_loss
 from plainunet.network.unet import UNet, deep_logits
 from plainunet.system import is_out_of_memory
@@ -94,7 +94,7 @@ class Step:
                 said = str(error)
             self._put_back(buffers)
             self._state.accumulation = min(2 * parts, len(image))
-            is_slower = make_room(self._device, said)
+            is_slower = free_memory(self._device, said)
             most = -(-len(image) // self._state.accumulation)
             self._run.reporter.note(
                 f"note: out of memory in step {number + 1}: it is made again, and what follows, "
@@ -127,7 +127,7 @@ class Step:
         cut = list(zip(*(each.chunk(parts) for each in (image, target, weight)), strict=True))
         for number, (images, targets, weights) in enumerate(cut, 1):
             with self._run.processes.no_sum_before(self._levels, number == len(cut)):
-                with arithmetic(self._device, self._precision):
+                with autocast(self._device, self._precision):
                     levels = self._levels(images)
                 loss = deep_loss(LOSSES[self._run.config.loss], levels, targets, weights, whole)
                 value += loss.detach()

@@ -20,7 +20,7 @@ from plainunet.doctor.images import copies_across
 from plainunet.files import lock_folder, remove_unfinished, write_whole
 from plainunet.formats.images import IMAGE_SUFFIXES, read_image
 from plainunet.formats.problems import command
-from plainunet.network.checkpoint import Card, take_weights, versions
+from plainunet.network.checkpoint import Card, load_pretrained, versions
 from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
@@ -262,7 +262,7 @@ def _make_network(run: Run, samples: Samples, is_new: bool) -> UNet:
     channels = _channels(run.dataset.shapes)
     network = UNet(channels, len(config.classes), **config.network_arguments())
     if config.start_from and is_new:
-        fresh = take_weights(network, Path(config.start_from))
+        fresh = load_pretrained(network, Path(config.start_from))
         named = f"; fresh or averaged: {', '.join(fresh)}" if fresh else ""
         run.reporter.note(f"weights from {config.start_from}{named}")
     network.set_normalisation(*samples.statistics())

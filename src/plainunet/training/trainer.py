@@ -14,7 +14,7 @@ from plainunet.dataset.loader import EpochBatches, iterate, make_loader
 from plainunet.dataset.resize import patches_each
 from plainunet.dataset.samples import Samples, TrainingSet, balanced_weights
 from plainunet.network.checkpoint import Card, freeze_encoder, save_checkpoint
-from plainunet.network.device import choose_device, choose_precision, most_memory, to_device
+from plainunet.network.device import choose_device, choose_precision, peak_memory, to_device
 from plainunet.network.unet import UNet
 from plainunet.reporter import StepDone
 from plainunet.system import resident_memory
@@ -179,7 +179,7 @@ class Trainer:
                 share=self._schedule.done(state.step),
                 end=self._run.end,
                 memory=resident_memory(),
-                gpu_memory=most_memory(self._device),
+                gpu_memory=peak_memory(self._device),
             )
         )
 
