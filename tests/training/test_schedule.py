@@ -19,8 +19,8 @@ def test_by_steps() -> None:
     assert by_steps.steps(3) == 70
     assert by_steps.rate(12) == learning_rate_at(12, 70, 0.01, "one-cycle")
     assert [by_steps.is_over(epoch) for epoch in (0, 9, 10)] == [False, False, True]
-    assert by_steps.judges(0, 1e9)
-    assert not by_steps.cuts(0)
+    assert by_steps.validates(0, 1e9)
+    assert not by_steps.ends_epoch(0)
 
 
 def test_the_rate_comes_down_and_steps_are_foreseen_as_the_clock_runs(
@@ -51,7 +51,7 @@ def test_a_slow_machine_takes_fewer_steps_and_ends_in_time(clock: SimpleNamespac
                 by_clock.rate(steps)
                 steps += 1
                 clock.now += seconds
-                if by_clock.cuts(epoch):
+                if by_clock.ends_epoch(epoch):
                     break
             epoch += 1
         assert sizes == [(32, 48), (64, 96)]
@@ -66,11 +66,11 @@ def test_judging_takes_a_small_part_of_the_time(clock: SimpleNamespace) -> None:
     by_clock = ClockSchedule(CONFIG, end=1100.0)
     judged = 0.0
     for clock.now in range(110, 1100, 10):
-        if by_clock.judges(0, 4.0):
+        if by_clock.validates(0, 4.0):
             judged += 4.0
     assert 0.05 * 1000 < judged <= 0.08 * 1000
     clock.now = 1100.0
-    assert not by_clock.judges(0, 0.0)  # the end is judged natively
+    assert not by_clock.validates(0, 0.0)  # the end is judged natively
 
 
 def test_what_is_done_is_counted_in_pixels() -> None:
@@ -103,7 +103,7 @@ def test_a_run_has_a_first_step_even_if_its_time_is_over(clock: SimpleNamespace)
     assert not by_clock.is_over(0)
     assert by_clock.size(0) == (64, 96)
     assert 0 <= by_clock.rate(0) < 1e-5
-    assert by_clock.cuts(0)
+    assert by_clock.ends_epoch(0)
     assert by_clock.is_over(1)
 
 
