@@ -22,7 +22,7 @@ Stack = NDArray[np.uint8]
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("synthetic") / "drawn"
-    return draw_dataset(folder, pictures=48, validation=16, size=SIZE)
+    return draw_dataset(folder, images=48, validation=16, size=SIZE)
 
 
 def read_part(folder: Path, part: str) -> tuple[Stack, Stack]:
@@ -196,10 +196,10 @@ def test_a_missing_or_empty_folder_is_filled_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"seed": 1}, {"size": (64, 65)}, {"pictures": 2}, {"validation": 2}]
+    "other", [{"seed": 1}, {"size": (64, 65)}, {"images": 2}, {"validation": 2}]
 )
 def test_another_data_set_is_not_overwritten(tmp_path: Path, other: dict[str, Any]) -> None:
-    arguments: dict[str, Any] = {"pictures": 1, "validation": 1, "size": (64, 64)}
+    arguments: dict[str, Any] = {"images": 1, "validation": 1, "size": (64, 64)}
     folder = draw_dataset(tmp_path / "drawn", **arguments)
     before = contents(folder)
     with pytest.raises(ValueError, match="drawn"):
@@ -225,7 +225,7 @@ def test_foreign_files_are_not_overwritten(tmp_path: Path, record: bytes | None)
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
-        ({"pictures": 0}, "pictures"),
+        ({"images": 0}, "images"),
         ({"validation": 0}, "validation"),
         ({"size": (63, 64)}, "height"),
         ({"size": (64, 5)}, "width"),

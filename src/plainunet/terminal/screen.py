@@ -12,7 +12,6 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-
 from plainunet.reporter import Reporter, StepDone
 
 _PLAIN_PERIOD = 30.0  # seconds between plain lines within a stage
