@@ -264,7 +264,7 @@ def require_file(path: Path, suffix: str) -> None:
     if path.suffix.lower() != suffix:
         raise ValueError(f"{path}: the file name must end in {suffix}.")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder. Name a file in it.")
+        raise ValueError(f"{path}: is a folder. Name a file in it.")
     require_writable(path.parent)
 
 

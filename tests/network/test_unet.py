@@ -18,8 +18,8 @@ from plainunet.network.unet import (
     UNet,
     deep_logits,
     input_side,
-    mirror_pad,
     output_side,
+    reflection_pad,
     valid_output_size,
 )
 
@@ -463,7 +463,7 @@ def test_a_size_that_does_not_fit_names_the_nearest(height: int, width: int, nea
 def test_mirrored_as_by_numpy(height: int, width: int) -> None:
     network = UNet(1, base_channels=1, depth=2, normalisation="none", valid=True)
     image = torch.rand(2, 1, height, width)
-    found = mirror_pad(network, image)
+    found = reflection_pad(network, image)
 
     size = network.input_size(height, width)
     kept = network.output_size(*size)
@@ -477,14 +477,14 @@ def test_mirrored_as_by_numpy(height: int, width: int) -> None:
 
 def test_the_papers_image_is_extended_by_its_context() -> None:
     image = torch.rand(1, 1, 388, 388)
-    extended = mirror_pad(UNet(1, 2, 1, valid=True), image)
+    extended = reflection_pad(UNet(1, 2, 1, valid=True), image)
     assert extended.shape == (1, 1, 572, 572)
     assert torch.equal(extended[:, :, 92:480, 92:480], image)
 
 
 def test_padded_convolutions_need_no_mirror() -> None:
     image = torch.rand(1, 3, 33, 47)
-    assert mirror_pad(UNet(base_channels=1), image) is image
+    assert reflection_pad(UNet(base_channels=1), image) is image
 
 
 def test_logits_of_a_pixel_come_from_around_that_pixel() -> None:

@@ -122,7 +122,7 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
             newer version, or refines the masks of another one.
     """
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder. Use the best.safetensors in it.")
+        raise CheckpointError(f"{path}: is a folder. Use the best.safetensors in it.")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint.")
     try:

@@ -212,7 +212,7 @@ def _copy(name: str, value: Tensor, shape: list[int], dtype: torch.dtype) -> Ten
 def _read_state(path: Path) -> dict[str, Any]:
     """Read weights by name, also from the "state_dict" of a training script."""
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder. Name the file of weights in it.")
+        raise CheckpointError(f"{path}: is a folder. Name the file of weights in it.")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file.")
     try:

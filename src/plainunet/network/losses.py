@@ -158,7 +158,7 @@ def deep_loss(
     weight: Tensor,
     whole: Tensor | None = None,
 ) -> Tensor:
-    """Weighted mean of a loss over the levels of the decoder, each with half the finer one's weight.
+    """Weighted mean of a loss over the levels of the decoder.
 
     Deep supervision (Lee et al. 2015, arXiv 1409.5185) with the weights 1, 1/2, 1/4, ... of
     nnU-Net (Isensee et al. 2021, supplement), divided by their sum. The target of a coarse level
@@ -182,7 +182,7 @@ def deep_loss(
 
 
 def upsample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Upsample logits [N, K, h, w] bilinearly to a `size` of whole multiples of h and w; float32."""
+    """Upsample logits [N, K, h, w] bilinearly to whole multiples of h and w; float32."""
     # on CPUs, few channels are upsampled several times faster with channels first
     logits = (logits if logits.dtype == torch.float64 else logits.float()).contiguous()
     height, width = logits.shape[2:]

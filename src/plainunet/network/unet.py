@@ -280,7 +280,7 @@ def _check_architecture(architecture: dict[str, Any]) -> None:
         if architecture[name] < least:
             raise ValueError(f"{name} is {architecture[name]}; it must be at least {least}.")
     if (classes := architecture["num_classes"]) > MOST_CLASSES:
-        raise ValueError(f"num_classes is {classes}; masks hold at most {MOST_CLASSES}.")
+        raise ValueError(f"num_classes is {classes}; masks have at most {MOST_CLASSES}.")
     for name, known in (("normalisation", Normalisation), ("upsampling", Upsampling)):
         if architecture[name] not in get_args(known):
             names = ", ".join(get_args(known))
@@ -331,14 +331,14 @@ def deep_logits(network: UNet, image: Tensor) -> list[Tensor]:
     ones half as large.
     """
     height, width = image.shape[2:]
-    levels = network.deep_logits(mirror_pad(network, image))
+    levels = network.deep_logits(reflection_pad(network, image))
     return [
         level[:, :, : -(-height // 2**number), : -(-width // 2**number)]
         for number, level in enumerate(levels)
     ]
 
 
-def mirror_pad(network: UNet, image: Tensor) -> Tensor:
+def reflection_pad(network: UNet, image: Tensor) -> Tensor:
     """Pad an image by reflection [N, C, H', W'], so that each of its pixels has logits."""
     indices = reflection_indices(network, (image.shape[2], image.shape[3]))
     for axis, index in enumerate(indices, 2):

@@ -71,7 +71,7 @@ def fit_budget(
     assert config.budget is not None
     start = time.perf_counter()
     pairs, coding = dataset.pairs, dataset.coding
-    seen = take_fingerprint(pairs, dataset.sizes, coding, dataset.shares)
+    stats = take_fingerprint(pairs, dataset.sizes, coding, dataset.shares)
     channels = [image_shape(pair.image)[2] for pair in pairs[:: max(1, len(pairs) // 8)]]
     reading = []
     for pair in pairs[:: max(1, len(pairs) // 3)][:3]:
@@ -91,30 +91,30 @@ def fit_budget(
             "budget, or --epochs."
         )
     settings = {name: getattr(config, name) for name in given}
-    plan = make_plan(seen, machine, seconds, settings, taken)
+    plan = make_plan(stats, machine, seconds, settings, taken)
     budget = config.budget
     if "budget" not in given and plan["epochs"][0] > _MOST_EPOCHS:
         less = min(seconds, max(_LEAST, seconds * _MOST_EPOCHS / plan["epochs"][0]))
         budget, seconds = budget - seconds + less, less
-        plan = make_plan(seen, machine, seconds, settings, taken)
+        plan = make_plan(stats, machine, seconds, settings, taken)
     changed = {name: value for name, (value, _) in plan.items() if name not in given}
     if changed.get("growth"):
         changed["growth"] = tuple(Growth(**part) for part in changed["growth"])
     changed["budget"] = budget
     return config.model_copy(update=changed), [
         f"plan for {budget:.0f} s ({seconds:.0f} s of training) on {machine.name}:",
-        *_describe_data(seen),
+        *_describe_data(stats),
         *(f"  {name.replace('_', ' ')}: {_format(*each)}" for name, each in plan.items()),
     ]
 
 
-def _describe_data(seen: Fingerprint) -> list[str]:
-    ceilings = ", ".join(f"{side}: {dice:.3f}" for side, dice in seen.ceilings.items())
+def _describe_data(stats: Fingerprint) -> list[str]:
+    ceilings = ", ".join(f"{side}: {dice:.3f}" for side, dice in stats.ceilings.items())
     lines = []
     if ceilings:
         lines.append(f"  max. Dice by input size: {ceilings}")
-    if seen.smallest:
-        lines.append(f"  10 % of the objects are less than {seen.smallest:.0f} pixels across")
+    if stats.smallest:
+        lines.append(f"  10 % of the objects are less than {stats.smallest:.0f} pixels across")
     return lines
 
 
@@ -201,13 +201,13 @@ def measure_end(
     times, areas = [time.perf_counter()], []
     colors = predictor.card.colors
     with tempfile.TemporaryDirectory() as folder:
-        for seen in predict_images(predictor, chosen):
-            confusion_matrix(seen.truth, seen.prediction, predictor.network.num_classes)
+        for predicted in predict_images(predictor, chosen):
+            confusion_matrix(predicted.truth, predicted.prediction, predictor.network.num_classes)
             times.append(time.perf_counter())
-            areas.append(seen.truth.size)
+            areas.append(predicted.truth.size)
         tasks = (
-            partial(_save, seen, colors, Path(folder)),
-            lambda: fit_panels(show(0, "worst", seen), colors, _PANELS),
+            partial(_save, predicted, colors, Path(folder)),
+            lambda: fit_panels(show(0, "worst", predicted), colors, _PANELS),
             lambda: measure_ceiling(predictor.card, chosen.subset([len(chosen) - 1])),
         )
         drawing, packing, reducing = (_time_second(task) / areas[-1] for task in tasks)
@@ -221,9 +221,9 @@ def measure_end(
     return evaluation + saved * drawing + shown * packing + reduced * reducing + _LAST
 
 
-def _save(seen: PredictedImage, colors: Colors, folder: Path) -> None:
-    write_mask(folder / "mask.png", seen.prediction, colors)
-    write_comparison(folder / "comparison.png", *seen[:3], colors)
+def _save(predicted: PredictedImage, colors: Colors, folder: Path) -> None:
+    write_mask(folder / "mask.png", predicted.prediction, colors)
+    write_comparison(folder / "comparison.png", *predicted[:3], colors)
 
 
 def _time_second(work: Callable[[], object]) -> float:

@@ -25,7 +25,7 @@ _MOST, _FEWEST_MASKS, _PIXELS = 32, 12, 30_000_000
 _SPECK = 4  # pixels: smaller regions are not objects
 _GRID = 8  # cells along each side, in which the upper and the lower half are compared
 _FEWEST = 8  # images
-_UPRIGHT, _SHARE_SEEN, _CELLS = 12.0, 0.1, 3  # standard errors, share of a cell's area, and cells
+_UPRIGHT, _MIN_AREA, _CELLS = 12.0, 0.1, 3  # standard errors; fraction of a cell; cells
 
 
 class Fingerprint(NamedTuple):
@@ -159,7 +159,7 @@ def _is_upright(leans: NDArray[np.int64]) -> bool:
         return True  # unknown, and a rotated image may be one that never occurs
     mean = np.abs(leans.mean(axis=0)) / 255
     error = leans.std(axis=0, ddof=1) / 255 / len(leans) ** 0.5
-    return int(((mean > _UPRIGHT * error) & (mean > _SHARE_SEEN)).sum()) >= _CELLS
+    return int(((mean > _UPRIGHT * error) & (mean > _MIN_AREA)).sum()) >= _CELLS
 
 
 Plan = dict[str, tuple[Any, str]]
@@ -210,12 +210,12 @@ class Machine(NamedTuple):
 
 
 def choose_window(
-    seen: Fingerprint, machine: Machine, seconds: float, given: Mapping[str, Any], least: int
+    stats: Fingerprint, machine: Machine, seconds: float, given: Mapping[str, Any], least: int
 ) -> Plan:
     """Choose the input size, or a patch size and scale, and the width of the network.
 
     Args:
-        seen: Statistics of the data.
+        stats: Statistics of the data.
         machine: Speed and memory of the machine.
         seconds: Time for training steps alone [s].
         given: Settings that the user gave.
@@ -224,27 +224,27 @@ def choose_window(
     Returns:
         `size`, or `patch` and `factor`; and `base_channels`.
     """
-    native = _typical(seen.sizes)
-    passes = _passes(seconds, machine.pixel, len(seen.shares))
+    native = _typical(stats.sizes)
+    passes = _passes(seconds, machine.pixel, len(stats.shares))
     whole, base = _afford(seconds, machine.pixel, native, passes, given)
     whole = min(max(whole, 3.0 * least), native, 1.5 * _LARGE)
-    fine = max(side_needed(seen.ceilings, _LOST), native * _SEEN / (seen.typical or native))
+    fine = max(side_needed(stats.ceilings, _LOST), native * _SEEN / (stats.typical or native))
     fine = min(fine, native)
     coarse = whole < _ENOUGH * fine
     if given.get("patch"):
         fine = min(max(fine, _PATCHES * max(given["patch"])), native)
-    alike = seen.spread >= _EVERYWHERE or _ceiling_at(seen.ceilings, whole) < _LITTLE
+    alike = stats.spread >= _EVERYWHERE or _ceiling_at(stats.ceilings, whole) < _LITTLE
     wider = "wider networks only pay off if the budget allows full-size images"
     if given.get("size") or not (given.get("patch") or (coarse and alike)):
-        size = choose_size(seen.sizes, round(whole))
-        height, width = np.median(np.array(seen.sizes), axis=0)
+        size = choose_size(stats.sizes, round(whole))
+        height, width = np.median(np.array(stats.sizes), axis=0)
         reason = f"the median image is {height:.0f} x {width:.0f}"
         if whole < native:
             reason += f"; downscaled to fit enough training samples into {seconds:.0f} s"
-        if whole < native and len(seen.shares) > _FEW + 1:
-            reason += f", {len(seen.shares)} classes need more of them"
-        if seen.ceilings:
-            reason += f"; max. Dice {_ceiling_at(seen.ceilings, whole):.3f} at this size"
+        if whole < native and len(stats.shares) > _FEW + 1:
+            reason += f", {len(stats.shares)} classes need more of them"
+        if stats.ceilings:
+            reason += f"; max. Dice {_ceiling_at(stats.ceilings, whole):.3f} at this size"
         return {"size": (size, reason), "base_channels": (base, wider)}
     # steps of a quarter octave, so that similar plans share cache entries
     factor = min(1.0, 2 ** (math.ceil(4 * math.log2(fine / native)) / 4))
@@ -254,15 +254,15 @@ def choose_window(
     reason = (
         f"whole images would have to be downscaled to about {whole:.0f} x {whole:.0f} to fit "
         f"enough of them into {seconds:.0f} s, which loses too much detail; every class appears in "
-        f"{seen.spread:.0%} of an image's regions or more; a third of the patches are centred on "
+        f"{stats.spread:.0%} of an image's regions or more; a third of the patches are centred on "
         "rarer classes"
     )
-    scale = f"max. Dice {_ceiling_at(seen.ceilings, factor * native):.3f} at this scale"
+    scale = f"max. Dice {_ceiling_at(stats.ceilings, factor * native):.3f} at this scale"
     if given.get("patch"):
         across = factor * native / max(given["patch"])
         scale = f"the median image is {across:.1f} patches across; {scale}"
-    if seen.typical:
-        scale += f"; typical objects are {factor * seen.typical:.0f} pixels across"
+    if stats.typical:
+        scale += f"; typical objects are {factor * stats.typical:.0f} pixels across"
     return {
         "patch": ((patch, patch), reason),
         "factor": (round(factor, 4), scale),
@@ -352,7 +352,7 @@ _ROOM = 0.4
 
 
 def make_plan(
-    seen: Fingerprint,
+    stats: Fingerprint,
     machine: Machine,
     seconds: float,
     given: Mapping[str, Any],
@@ -361,7 +361,7 @@ def make_plan(
     """Choose the settings of a run.
 
     Args:
-        seen: Statistics of the data.
+        stats: Statistics of the data.
         machine: Speed and memory of the machine.
         seconds: Time for training steps alone [s].
         given: Settings that the user gave; they are kept, and the others are chosen to match.
@@ -378,8 +378,8 @@ def make_plan(
         plan[name] = value, reason
         return plan[name][0]
 
-    depth = decide("depth", *_choose_depth(seen))
-    window = choose_window(seen, machine, seconds, given, 2 ** (depth + 1))
+    depth = decide("depth", *_choose_depth(stats))
+    window = choose_window(stats, machine, seconds, given, 2 ** (depth + 1))
     if given.get("patch") or "patch" in window:
         decide("patch", *window["patch"])
         decide("factor", *window["factor"])
@@ -400,49 +400,49 @@ def make_plan(
     parts = min(batch, 2 ** max(0, math.ceil(math.log2(needed / room))))
     memory = f"{needed / 2**30:.1f} of {machine.memory / 2**30:.0f} GiB"
     decide("accumulation", parts, f"the activations of a full batch need about {memory}")
-    decide("normalisation", *_choose_normalisation(seen))
+    decide("normalisation", *_choose_normalisation(stats))
     optimizer = decide("optimizer", "muon", "fastest convergence in our benchmarks")
     decide("learning_rate", _RATES[optimizer], f"default for {optimizer}")
-    decide("augment", *_choose_augment(seen))
-    decide("class_weights", *_choose_weights(seen, given.get("loss", TrainConfig().loss)))
+    decide("augment", *_choose_augment(stats))
+    decide("class_weights", *_choose_weights(stats, given.get("loss", TrainConfig().loss)))
     each = 1
     if "patch" in plan:
-        reduced = [reduce_size(size, plan["factor"][0]) for size in seen.sizes]
+        reduced = [reduce_size(size, plan["factor"][0]) for size in stats.sizes]
         each = patches_each(reduced, side)
-    epochs = max(1, round(passes / seen.trained / each))
+    epochs = max(1, round(passes / stats.trained / each))
     what = "patches" if "patch" in plan else "images"
     reason = f"estimated from {passes:.0f} {what} at {step * 1000:.0f} ms each; the budget decides"
     plan["epochs"] = (epochs, reason)
     return plan
 
 
-def _choose_depth(seen: Fingerprint) -> tuple[int, str]:
-    least = min(min(size) for size in seen.sizes)
+def _choose_depth(stats: Fingerprint) -> tuple[int, str]:
+    least = min(min(size) for size in stats.sizes)
     depth = min(4, max(1, int(math.log2(max(4, least))) - 2))
     if depth == 4:
         return depth, "as in the paper"
     return depth, f"the shortest image side is {least} pixels"
 
 
-def _choose_normalisation(seen: Fingerprint) -> tuple[str, str]:
-    reason = f"image means vary by {seen.variation:.1f} of the standard deviation within images"
-    if seen.variation > _VARIED:
+def _choose_normalisation(stats: Fingerprint) -> tuple[str, str]:
+    reason = f"image means vary by {stats.variation:.1f} of the standard deviation within images"
+    if stats.variation > _VARIED:
         return "group", f"{reason}: each image is normalised separately"
     return "batch", reason
 
 
-def _choose_augment(seen: Fingerprint) -> tuple[str, str]:
-    if seen.upright:
+def _choose_augment(stats: Fingerprint) -> tuple[str, str]:
+    if stats.upright:
         return "light", "images have an upright orientation: no large rotations or vertical flips"
-    if seen.trained >= _MANY:
-        return "light", f"{seen.trained} training images are varied enough"
-    return "strong", f"{seen.trained} training images of any orientation: all flips and rotations"
+    if stats.trained >= _MANY:
+        return "light", f"{stats.trained} training images are varied enough"
+    return "strong", f"{stats.trained} training images of any orientation: all flips and rotations"
 
 
-def _choose_weights(seen: Fingerprint, loss: str) -> tuple[str, str]:
-    rarest = min(seen.shares, key=lambda name: seen.shares[name])
-    reason = f"the rarest class, {rarest}, covers {100 * seen.shares[rarest]:.2g} %"
-    if loss in ("cross-entropy", "focal") and seen.shares[rarest] < 0.05:
+def _choose_weights(stats: Fingerprint, loss: str) -> tuple[str, str]:
+    rarest = min(stats.shares, key=lambda name: stats.shares[name])
+    reason = f"the rarest class, {rarest}, covers {100 * stats.shares[rarest]:.2g} %"
+    if loss in ("cross-entropy", "focal") and stats.shares[rarest] < 0.05:
         return "balanced", f"{reason}: class imbalance, and the loss is a mean over pixels"
     return "none", reason if "cross" in loss else f"{reason}; the loss weights classes equally"
 

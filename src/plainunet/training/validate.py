@@ -336,8 +336,8 @@ def _save_images(
     chosen = list(dict.fromkeys([*saved, *in_report]))
     shown: dict[int, Shown] = {}
     run.reporter.stage("saving images", len(chosen))
-    seen = predict_images(predictor, held_out.subset(chosen))
-    for done, (index, each) in enumerate(zip(chosen, seen, strict=True), 1):
+    predicted = predict_images(predictor, held_out.subset(chosen))
+    for done, (index, each) in enumerate(zip(chosen, predicted, strict=True), 1):
         if index in saved:
             number = saved.index(index) + 1
             stem = run.folder.saved_images / f"{number:02d}_{stem_of(held_out.pairs[index].image)}"
