@@ -158,10 +158,8 @@ def receptive_fields(network: UNet) -> dict[str, tuple[int, int] | None]:
         reaches[f"up {number}"] = reach = _convolved(_joined(skip, doubled(reach)))
     fields: dict[str, tuple[int, int] | None] = {}
     for name in _stages(network):
-        of_stage = reaches[
-            name.removeprefix("head of ") if name != "head" else f"up {network.depth}"
-        ]
-        sides = [of_stage(at)[1] - of_stage(at)[0] + 1 for at in range(2**network.depth)]
+        reach = reaches[name.removeprefix("head of ") if name != "head" else f"up {network.depth}"]
+        sides = [reach(at)[1] - reach(at)[0] + 1 for at in range(2**network.depth)]
         fields[name] = min(sides), max(sides)
     return fields
 
