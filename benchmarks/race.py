@@ -182,7 +182,7 @@ class RaceReporter(Reporter):
     def advance(self, done: int) -> None:
         """Note how long a stage took that ends now."""
         name, total = self._stage
-        if done == total and name == "reading pictures":
+        if done == total and name == "reading images":
             self._race.filling += time.perf_counter() - self._begun
         if done == total and name == "validating":
             self._race.leave_out(time.perf_counter() - self._begun)

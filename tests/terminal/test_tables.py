@@ -49,7 +49,7 @@ def test_a_network_is_shown_whole(
     show_model(STAGES, (3, 1600, 2400), ["ground", "[b]leaf"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "classes: ground, [b]leaf"
-    assert lines[1].split("  ")[0] == "picture 3 x 1600 x 2400"
+    assert lines[1].split("  ")[0] == "image 3 x 1600 x 2400"
     assert re.fullmatch(r"64 x 1600 x 2400 -+> 512 x 20 x 30", lines[2])
     rows = [" ".join(line.split()) for line in lines]
     assert "inlet 64 x 1600 x 2400 38,848 148 G 3,794.0 MiB 5" in rows
