@@ -115,11 +115,11 @@ def write_config(path: Path, config: TrainConfig) -> None:
     plain = config.model_dump(mode="json", exclude_none=True)
     growth = plain.pop("growth")
     lines = _lines(plain)
-    for part in growth:
+    for stage in growth:
         lines += [
             "",
             "[[growth]]",
-            *(f"{key} = {_toml(value)}" for key, value in part.items()),
+            *(f"{key} = {_toml(value)}" for key, value in stage.items()),
         ]
     with write_whole(path) as file:
         file.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")

@@ -99,7 +99,7 @@ def fit_budget(
         plan = make_plan(stats, machine, seconds, settings, taken)
     changed = {name: value for name, (value, _) in plan.items() if name not in given}
     if changed.get("growth"):
-        changed["growth"] = tuple(Growth(**part) for part in changed["growth"])
+        changed["growth"] = tuple(Growth(**stage) for stage in changed["growth"])
     changed["budget"] = budget
     return config.model_copy(update=changed), [
         f"plan for {budget:.0f} s ({seconds:.0f} s of training) on {machine.name}:",

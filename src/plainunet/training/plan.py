@@ -326,8 +326,8 @@ def _typical(sizes: Sequence[tuple[int, int]]) -> float:
 def growth_cost(growth: Sequence[Any]) -> float:
     """Time of a run with progressive resizing, as a fraction of that at full size alone."""
     cost, before = 0.0, 0.0
-    for part in (*growth, {"until": 1.0, "scale": 1.0}):
-        until, scale = dict(part)["until"], dict(part)["scale"]
+    for stage in (*growth, {"until": 1.0, "scale": 1.0}):
+        until, scale = dict(stage)["until"], dict(stage)["scale"]
         cost, before = cost + (until - before) * scale**2, until
     return cost
 
@@ -397,9 +397,9 @@ def make_plan(
     batch = decide("batch_size", 8, "common default for U-Nets")
     room = _ROOM * machine.memory
     needed = batch * side[0] * side[1] * _ACTIVATIONS * base / 16
-    parts = min(batch, 2 ** max(0, math.ceil(math.log2(needed / room))))
+    micro_batches = min(batch, 2 ** max(0, math.ceil(math.log2(needed / room))))
     memory = f"{needed / 2**30:.1f} of {machine.memory / 2**30:.0f} GiB"
-    decide("accumulation", parts, f"the activations of a full batch need about {memory}")
+    decide("accumulation", micro_batches, f"the activations of a full batch need about {memory}")
     decide("normalisation", *_choose_normalisation(stats))
     optimizer = decide("optimizer", "muon", "fastest convergence in our benchmarks")
     decide("learning_rate", _RATES[optimizer], f"default for {optimizer}")
@@ -524,7 +524,7 @@ def check_window(config: TrainConfig, reporter: Reporter) -> None:
 def _check_size(config: TrainConfig, size: tuple[int, int]) -> None:
     """Refuse an input size that is too small for the network's depth."""
     smallest = 2 ** (config.depth + 1)
-    scales = [part.scale for part in config.growth] + [1]
+    scales = [stage.scale for stage in config.growth] + [1]
     if min(scaled_size(size, min(scales))) < smallest:
         raise ValueError(
             f"The input size {size[0]} x {size[1]}"

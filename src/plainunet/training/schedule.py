@@ -182,18 +182,18 @@ class ClockSchedule:
 
 def size_in(epoch: int, config: TrainConfig) -> tuple[int, int]:
     """The input size [pixels] of an epoch of a run with a fixed number of epochs."""
-    for part in config.growth:
+    for stage in config.growth:
         # the last epoch always runs at full size, even if it is the only one
-        if epoch < min(round(part.until * config.epochs), config.epochs - 1):
-            return scaled_size(config.window, part.scale)
+        if epoch < min(round(stage.until * config.epochs), config.epochs - 1):
+            return scaled_size(config.window, stage.scale)
     return config.window
 
 
 def size_at(share: float, config: TrainConfig) -> tuple[int, int]:
     """The input size [pixels] after a fraction 0..1 of the run."""
-    for part in config.growth:
-        if share < part.until:
-            return scaled_size(config.window, part.scale)
+    for stage in config.growth:
+        if share < stage.until:
+            return scaled_size(config.window, stage.scale)
     return config.window
 
 

@@ -87,13 +87,13 @@ class Step:
                 value = self._add_gradients(image, target, weight, whole)
                 break
             except (RuntimeError, MemoryError) as error:
-                parts = min(self._state.accumulation, len(image))
+                count = min(self._state.accumulation, len(image))
                 # a retry would need all processes that share the batch
-                if not is_out_of_memory(error) or parts == len(image) or self._run.processes.joined:
+                if not is_out_of_memory(error) or count == len(image) or self._run.processes.joined:
                     raise
                 message = str(error)
             self._restore(buffers)
-            self._state.accumulation = min(2 * parts, len(image))
+            self._state.accumulation = min(2 * count, len(image))
             is_slower = free_memory(self._device, message)
             most = -(-len(image) // self._state.accumulation)
             self._run.reporter.note(
@@ -123,8 +123,8 @@ class Step:
         for optimizer in self._state.optimizers:
             optimizer.zero_grad(set_to_none=True)
         value = torch.zeros((), device=self._device)
-        parts = min(self._state.accumulation, len(image))
-        cut = list(zip(*(each.chunk(parts) for each in (image, target, weight)), strict=True))
+        count = min(self._state.accumulation, len(image))
+        cut = list(zip(*(each.chunk(count) for each in (image, target, weight)), strict=True))
         for number, (images, targets, weights) in enumerate(cut, 1):
             with self._run.processes.no_sync_before(self._levels, number == len(cut)):
                 with autocast(self._device, self._precision):
