@@ -37,13 +37,13 @@ class PowerCut(Exception):
 class Recorder(Reporter):
     """Records all calls in order; ends the run when `until` returns true."""
 
-    def __init__(self, until: Callable[[str, Any], bool] = lambda kind, told: False) -> None:
-        self.told: list[tuple[str, Any]] = []
+    def __init__(self, until: Callable[[str, Any], bool] = lambda kind, call: False) -> None:
+        self.calls: list[tuple[str, Any]] = []
         self._until = until
 
-    def _keep(self, kind: str, told: Any) -> None:
-        self.told.append((kind, told))
-        if self._until(kind, told):
+    def _keep(self, kind: str, call: Any) -> None:
+        self.calls.append((kind, call))
+        if self._until(kind, call):
             raise PowerCut
 
     def note(self, text: str) -> None:
@@ -66,12 +66,12 @@ class Recorder(Reporter):
 
     def all(self, kind: str) -> list[Any]:
         """The arguments of all calls of one method: "note", "stage", ..."""
-        return [told for each, told in self.told if each == kind]
+        return [call for each, call in self.calls if each == kind]
 
 
 def cut_after(epoch: int) -> Recorder:
     """A reporter that ends the run after an epoch, counted from 1."""
-    return Recorder(lambda kind, told: kind == "epoch" and told[0]["epoch"] == epoch)
+    return Recorder(lambda kind, call: kind == "epoch" and call[0]["epoch"] == epoch)
 
 
 Rows = list[dict[str, Any]]

@@ -153,8 +153,8 @@ def test_an_interrupt_keeps_the_counts(evaluated: Evaluated, finished: Any, tmp_
     out, pairs = tmp_path / "run", all_but_one(finished.data)
     run = make_run(finished, out, pairs, Recorder())
 
-    def ask(kind: str, told: Any) -> bool:
-        if (kind, told) == ("advance", 7):
+    def ask(kind: str, call: Any) -> bool:
+        if (kind, call) == ("advance", 7):
             run.stop.code = 130
         return False
 
@@ -164,5 +164,5 @@ def test_an_interrupt_keeps_the_counts(evaluated: Evaluated, finished: Any, tmp_
     assert not (out / "saved_images").exists()
     result, heard = score(finished, out, pairs)
     assert result == nearly(whole)
-    assert heard.told[:2] == [("stage", ("evaluating (native size)", 19)), ("advance", 8)]
+    assert heard.calls[:2] == [("stage", ("evaluating (native size)", 19)), ("advance", 8)]
     assert not list(out.rglob("judged*"))

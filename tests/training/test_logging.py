@@ -100,7 +100,7 @@ def test_events_become_values(calls: list[Any], tmp_path: Path) -> None:
     with track(run, known=False):
         send(run.reporter, *events)
     assert run.reporter is heard
-    assert heard.told == [("note", "wandb: here"), *events]
+    assert heard.calls == [("note", "wandb: here"), *events]
     opened, first, row, _, validated, native, show, close = calls
     assert opened[:2] == ("open", None)
     assert opened[2]["epochs"] == 7
@@ -173,7 +173,7 @@ def test_without_trackers_nothing_changes(tmp_path: Path) -> None:
     run = make_run(TrainConfig(), tmp_path / "run", heard)
     with track(run, known=False):
         send(run.reporter, step(0))
-    assert heard.told == [step(0)]
+    assert heard.calls == [step(0)]
     assert not (tmp_path / "run").exists()
 
 

@@ -210,9 +210,9 @@ from plainunet.training.step import Step
 
 torch.manual_seed(0)
 unet = UNet(3, 2, base_channels=8, depth=3, dropout=0.5).train()
-told = Collected()
+reporter = Collected()
 dataset = SegmentationDataset(Path(), [], Values((0, 1)), ("a", "b"), [])
-run = Run(RunFolder(Path()), TrainConfig(seed=4), dataset, told)
+run = Run(RunFolder(Path()), TrainConfig(seed=4), dataset, reporter)
 state = TrainingState(unet, [SGD(unet.parameters(), lr=1.0, momentum=0.9)], None)
 step = Step(run, state, torch.device("cpu"), torch.float32)
 generator = torch.Generator().manual_seed(1)
@@ -229,7 +229,7 @@ for number, each in enumerate(parts, 1):
     state.accumulation = max(each, state.accumulation)
     losses.append(step([images, shares.to(torch.uint8) * 255], number, 0.05).loss)
     made.append(state.accumulation)
-content = {"weights": unet.state_dict(), "losses": losses, "notes": told.notes, "made": made}
+content = {"weights": unet.state_dict(), "losses": losses, "notes": reporter.notes, "made": made}
 torch.save(content, file)
 """
 

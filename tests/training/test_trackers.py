@@ -41,7 +41,7 @@ def follow(
         monkeypatch.setattr(trackers, "PERIOD", 0.0)
         data, run = draw(tmp_path / "data", 10), tmp_path / "first"
         settings = {"batch_size": 2, "classes": ("street", "car/van (any)"), "track": (name,)}
-        heard = Recorder(lambda kind, told: kind == "step" and told.step == 6)
+        heard = Recorder(lambda kind, call: kind == "step" and call.step == 6)
         with pytest.raises(PowerCut):
             train(data, run, tiny.model_copy(update=settings), heard)
         between(run)

@@ -112,10 +112,10 @@ def test_the_order_of_reports(finished: Finished) -> None:
     assert sum(str(finished.out / "validation") in note for note in heard.all("note")) == 1
     # each split is read to its end
     for total in (16, 4):
-        start = heard.told.index(("stage", ("reading images", total)))
-        kinds = [kind for kind, _ in heard.told[start + 1 :]]
+        start = heard.calls.index(("stage", ("reading images", total)))
+        kinds = [kind for kind, _ in heard.calls[start + 1 :]]
         end = next(number for number, kind in enumerate(kinds) if kind != "advance")
-        assert heard.told[start + end] == ("advance", total)
+        assert heard.calls[start + end] == ("advance", total)
 
 
 @pytest.mark.parametrize("left", ["best.safetensors", "config.toml", "last/state.pt"])
@@ -565,7 +565,7 @@ def change(finished: Finished, **settings: Any) -> TrainConfig:
 def test_frozen_encoder_and_deterministic_algorithms(finished: Finished, tmp_path: Path) -> None:
     seen: list[bool] = []
 
-    def look(kind: str, told: Any) -> bool:
+    def look(kind: str, call: Any) -> bool:
         if kind == "epoch":
             seen.append(torch.are_deterministic_algorithms_enabled())
         return False
@@ -626,7 +626,7 @@ def test_without_foreground_in_validation_the_last_epoch_is_saved(
 def test_an_interrupted_run_is_resumed_to_the_same_end(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
-    cut = cut_after(epoch) if epoch else Recorder(lambda *told: told[1] == ("validating", 4))
+    cut = cut_after(epoch) if epoch else Recorder(lambda *call: call[1] == ("validating", 4))
     monkeypatch.chdir(finished.data.parent)  # a relative data folder is found again all the same
     with pytest.raises(PowerCut):
         train(Path("data"), tmp_path / "run", finished.config, cut)

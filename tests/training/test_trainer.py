@@ -43,11 +43,11 @@ def grown(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Grown:
     """A run of four epochs with progressive resizing; its rows and reports."""
-    told = Recorder()
+    recorder = Recorder()
     config = tiny.model_copy(update={"epochs": 4, "growth": GROWTH, "classes": dataset.class_names})
-    run = Run(RunFolder(tmp_path_factory.mktemp("grown") / "run"), config, dataset, told)
+    run = Run(RunFolder(tmp_path_factory.mktemp("grown") / "run"), config, dataset, recorder)
     make_trainer(run, parts).fit()
-    return run, rows_of(run.folder.path), told
+    return run, rows_of(run.folder.path), recorder
 
 
 def foreground(row: dict[str, Any]) -> float:
@@ -55,7 +55,7 @@ def foreground(row: dict[str, Any]) -> float:
 
 
 def test_rows_and_sizes_epoch_by_epoch(grown: Grown) -> None:
-    run, rows, told = grown
+    run, rows, recorder = grown
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert [row["step"] for row in rows] == [3, 6, 9, 12]
     assert [row["size"] for row in rows] == [[16, 20], [24, 30], [32, 40], [32, 40]]
@@ -66,21 +66,21 @@ def test_rows_and_sizes_epoch_by_epoch(grown: Grown) -> None:
     assert seconds == sorted(seconds)
     assert all(row["images_per_second"] > 0 for row in rows)
     assert [f"{h} x {w}" in row["validation"]["protocol"] for row in rows for h, w in [row["size"]]]
-    assert [json.loads(json.dumps(row)) for row, _ in told.all("epoch")] == rows
+    assert [json.loads(json.dumps(row)) for row, _ in recorder.all("epoch")] == rows
     # the best of those at full size
     best = [max(foreground(row) for row in rows[2 : number + 1]) for number in (2, 3)]
-    assert [each for _, each in told.all("epoch")] == [None, None, *best]
-    assert told.all("stage") == [("validating", 4)] * 4
-    assert told.all("advance") == [1, 2, 3, 4] * 4
-    (note,) = told.all("note")
+    assert [each for _, each in recorder.all("epoch")] == [None, None, *best]
+    assert recorder.all("stage") == [("validating", 4)] * 4
+    assert recorder.all("advance") == [1, 2, 3, 4] * 4
+    (note,) = recorder.all("note")
     assert "float32 on cpu" in note
     files = {"best.safetensors", "metrics.jsonl", "metrics.csv", "curves.png", "last", "validation"}
     assert {file.name for file in run.folder.path.iterdir()} == files
 
 
 def test_progress_and_resources_of_each_step(grown: Grown) -> None:
-    _, rows, told = grown
-    steps = told.all("step")
+    _, rows, recorder = grown
+    steps = recorder.all("step")
     assert [(step.epoch, step.step, step.steps) for step in steps] == [
         (step // 3, step, 12) for step in range(12)
     ]
@@ -130,13 +130,13 @@ def test_steps_of_a_run_with_a_budget_report_their_learning_rate(
     monkeypatch.setattr(ClockSchedule, "rate", rate)
     ticks = itertools.count()  # a clock that advances at each call
     monkeypatch.setattr(time, "monotonic", lambda: next(ticks) * 0.1)
-    told = Recorder()
-    run = make_run(reporter=told)
+    recorder = Recorder()
+    run = make_run(reporter=recorder)
     run.end = 10.0
     make_trainer(run, parts).fit()
-    assert [step.learning_rate for step in told.all("step")] == given
-    assert {step.end for step in told.all("step")} == {10.0}
-    shares = [step.share for step in told.all("step")]
+    assert [step.learning_rate for step in recorder.all("step")] == given
+    assert {step.end for step in recorder.all("step")} == {10.0}
+    shares = [step.share for step in recorder.all("step")]
     assert shares == sorted(shares)
     assert 0 < shares[0] < 0.5 < 0.8 < shares[-1] <= 1
 
@@ -181,10 +181,10 @@ def test_a_step_that_is_not_finite_is_skipped_and_its_images_named(
     """Any number of times, if fewer than `FAULTS` are consecutive."""
     bad = {1, *range(3, 2 + FAULTS), *range(3 + FAULTS, 2 + 2 * FAULTS)}
     spoilt = spoil(monkeypatch, bad)
-    told = Recorder()
-    rows = fitted(reporter=told, epochs=5, augment="none")
+    recorder = Recorder()
+    rows = fitted(reporter=recorder, epochs=5, augment="none")
     assert set(spoilt) == bad
-    _, *notes = told.all("note")
+    _, *notes = recorder.all("note")
     assert [note.partition(": loss nan")[0] for note in notes] == [
         f"note: step {number + 1}" for number in sorted(bad)
     ]
@@ -208,12 +208,12 @@ def test_training_ends_after_consecutive_skipped_steps(
         def step(self, done: StepDone) -> None:
             weights.append(copy.deepcopy(trainer.state.network.state_dict()))
 
-    told = Watching()
-    trainer = make_trainer(make_run(reporter=told, epochs=5), parts)
+    recorder = Watching()
+    trainer = make_trainer(make_run(reporter=recorder, epochs=5), parts)
     message = rf"step {FAULTS + 1}: .* {FAULTS - 1} steps.*--learning-rate.*batch: .*png"
     with pytest.raises(FloatingPointError, match=message):
         trainer.fit()
-    assert len(told.all("note")) == 1 + FAULTS - 1
+    assert len(recorder.all("note")) == 1 + FAULTS - 1
     assert same(trainer.state.network.state_dict(), weights[0])
 
 
@@ -237,8 +237,8 @@ class Album(Reporter):
 
 
 def read_rgb(file: Path) -> NDArray[np.uint8]:
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def panels(drawn: NDArray[np.uint8], width: int) -> list[NDArray[np.uint8]]:
@@ -357,7 +357,7 @@ def test_an_interrupted_validation_names_the_last_step(
         if is_resumed:
             trainer.restore(read_state(run.folder))
 
-        def ask(kind: str, told: Any, run: Run = run) -> bool:
+        def ask(kind: str, event: Any, run: Run = run) -> bool:
             run.stop.code = 130 * (kind == "advance")
             return False
 

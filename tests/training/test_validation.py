@@ -67,9 +67,9 @@ def test_validation_at_the_input_size_without_padding_and_void(
     samples = Samples(wide, CODING, (32, 32), 3, target_scale)
     predictor = make_predictor(size)
     predictor.network.train()
-    told = Recorder()
-    scores = validate(make_run(told), predictor, samples, size)
-    assert told.all("advance") == [1, 2]
+    recorder = Recorder()
+    scores = validate(make_run(recorder), predictor, samples, size)
+    assert recorder.all("advance") == [1, 2]
     assert predictor.network.training
     # of 16 x 32 pixels, 16 x 8 are void in the first; the lower half of the box is padding
     true = [16 * 8 / share, 16 * 16 / share]
