@@ -32,7 +32,7 @@ from torch.optim import Optimizer
 
 from plainunet.config import TrainConfig
 from plainunet.dataset.pairs import Pair
-from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
+from plainunet.network.device import autocast, choose_device, choose_precision, to_device
 from plainunet.system import keep_freed_memory
 from plainunet.training.optim import make_optimizers
 from plainunet.training.schedule import learning_rate_at
@@ -135,7 +135,7 @@ def run_monai(
     def logits_of(pair: Pair) -> Tensor:
         item = Compose(fixed)({"image": str(pair.image), "label": str(pair.mask)})
         network.eval()
-        with arithmetic(device, precision):
+        with autocast(device, precision):
             logits: Tensor = network(item["image"].as_tensor()[None].to(device))[0]
         network.train()
         # a sigmoid of one logit is a softmax of it and 0
@@ -154,7 +154,7 @@ def run_monai(
                     group["lr"] = learning_rate_at(step, steps, *rate)
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            with arithmetic(device, precision):
+            with autocast(device, precision):
                 outputs = network(inputs)
             loss = loss_function(outputs.float(), labels)
             loss.backward()

@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from plainunet import UNet
-from plainunet.network.device import arithmetic, has_native_bf16, to_device
+from plainunet.network.device import autocast, has_native_bf16, to_device
 from plainunet.system import keep_freed_memory
 
 Step = Callable[[], object]
@@ -67,7 +67,7 @@ def make_contender(
     def train() -> None:
         network.train()
         optimizer.zero_grad()
-        with arithmetic(image.device, precision):
+        with autocast(image.device, precision):
             logits = network(image)
         F.cross_entropy(logits.float(), mask).backward()
         optimizer.step()
@@ -75,7 +75,7 @@ def make_contender(
     @torch.inference_mode()
     def infer() -> None:
         network.eval()
-        with arithmetic(image.device, precision):
+        with autocast(image.device, precision):
             network(image)
 
     return Contender(name, precision, count, train, infer)

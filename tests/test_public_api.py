@@ -30,8 +30,8 @@ def test_names_are_complete() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert typed == set(plainunet._HOMES.items())
-    assert sorted(plainunet._HOMES) == sorted(PARTS)
+    assert typed == set(plainunet._MODULES.items())
+    assert sorted(plainunet._MODULES) == sorted(PARTS)
     assert set(plainunet.__all__) <= set(dir(plainunet))
 
 

@@ -88,7 +88,7 @@ def _each_once(tokens: list[str]) -> list[str]:
 
 
 class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM came."""
+    """SIGTERM arrived."""
 
     code = 128 + signal.SIGTERM
 
@@ -96,26 +96,26 @@ class _TerminatedError(KeyboardInterrupt):
 def main() -> None:
     """Run the command line and exit.
 
-    The exit code is 0 where all is well, 1 where some files failed, 2 where the user must fix
-    something, 70 where plainunet is at fault, and 128 and the signal's number after a signal.
+    The exit code is 0 on success, 1 if some files failed, 2 for errors that the user can fix, 70
+    for a bug in plainunet, and 128 + the number of a signal.
     """
     if not os.environ.get("COLUMNS", "80").strip("0"):
-        del os.environ["COLUMNS"]  # of no width, rich shows nothing
+        del os.environ["COLUMNS"]  # with a width of 0, rich prints nothing
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = _run()
-    except KeyboardInterrupt as error:  # also while modules are loaded
+    except KeyboardInterrupt as error:  # also during imports
         code = _interrupted(error)
     sys.exit(code)
 
 
 def _terminate(number: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one is obeyed at once
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
     raise _TerminatedError("stopped by SIGTERM.")
 
 
 def _run() -> int:
-    """Run the command line; errors become messages, and the exit code."""
+    """Run the command line; returns the exit code."""
     from cyclopts import CycloptsError, CycloptsPanel, UnknownOptionError
     from pydantic import ValidationError
     from rich.console import Console
@@ -126,8 +126,8 @@ def _run() -> int:
 
     warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
     try:
-        # as a path, "-" is no flag
         tokens = _each_once(_with_own_names(sys.argv[1:]))
+        # "-" as a path would be taken for a flag
         given = ["./-" if token == "-" else token for token in tokens]
         code = app(given, exit_on_error=False, print_error=False, result_action="return_value")
         return code if isinstance(code, int) else 0
@@ -143,18 +143,18 @@ def _run() -> int:
     except Exception as error:
         if interrupt := _find_interrupt(error):
             return _interrupted(interrupt)
-        mendable = isinstance(error, ValueError | FloatingPointError) and _is_deliberate(error)
-        if mendable or isinstance(error, OSError):  # such as a full disk
+        fixable = isinstance(error, ValueError | FloatingPointError) and _is_deliberate(error)
+        if fixable or isinstance(error, OSError):  # such as a full disk
             _complain(_describe(error))
             return 2
         if is_out_of_memory(error):
             _complain(
-                f"out of memory ({first_line(error)}). To train, take a smaller --batch-size, "
-                "--size or --base-channels, or --checkpointing; to predict, --memory 500M."
+                f"out of memory ({first_line(error)}). For training, use a smaller --batch-size, "
+                "--size or --base-channels, or --checkpointing; for prediction, --memory 500M."
             )
             return 2
         traceback.print_exc()
-        _complain("this is a fault of plainunet, not yours; please report the lines above.")
+        _complain("this is a bug in plainunet; please report the lines above.")
         return 70
 
 
@@ -167,18 +167,18 @@ def _unknown(flag: str, known: list[str]) -> str:
 
 
 _ADVICE = {
-    errno.ENOSPC: "Make room on that disk, and try again.",
-    errno.EDQUOT: "Make room on that disk, and try again.",
-    errno.ENAMETOOLONG: "Give a shorter name.",
+    errno.ENOSPC: "Free some disk space, and try again.",
+    errno.EDQUOT: "Free some disk space, and try again.",
+    errno.ENAMETOOLONG: "Use a shorter name.",
     errno.EACCES: "Check its permissions.",
-    errno.EROFS: "Choose another place; this one cannot be written to.",
+    errno.EROFS: "Choose another folder; this one is read-only.",
     errno.EMFILE: "Allow more open files: ulimit -n 4096.",
-    errno.ELOOP: "Remove the link that leads back to itself.",
+    errno.ELOOP: "Remove the circular link.",
 }
 
 
 def _describe(error: BaseException) -> str:
-    """Describe what the system or we refused: the file, the reason, and what to do."""
+    """Describe an error: the file, the reason, and the fix."""
     if not isinstance(error, OSError) or not error.strerror or _is_deliberate(error):
         return str(error)
     advice = _ADVICE.get(error.errno or 0, "Check the path, and try again.")
@@ -187,15 +187,15 @@ def _describe(error: BaseException) -> str:
 
 
 def _interrupted(error: BaseException) -> int:
-    """Say that the work was interrupted, and how to go on where it says so; the exit code."""
-    if os.environ.get("RANK", "0") == "0":  # of several processes of one run, the first speaks
-        said = str(error)
-        _complain(said or "interrupted.", "note" if said else "error")
+    """Report an interrupt, and how to resume if the error tells; returns the exit code."""
+    if os.environ.get("RANK", "0") == "0":  # only the first process of a run prints
+        text = str(error)
+        _complain(text or "interrupted.", "note" if text else "error")
     return int(getattr(error, "code", 130))
 
 
 def _find_interrupt(error: BaseException) -> BaseException | None:
-    """An interrupt that led to another error: what was cut in two fails in what cleans up."""
+    """Find the interrupt behind another error, which clean-up code may raise."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
@@ -207,7 +207,7 @@ def _find_interrupt(error: BaseException) -> BaseException | None:
 
 
 def _is_deliberate(error: BaseException) -> bool:
-    """Tell our own raise from an error that came up out of a library."""
+    """Whether this package raised the error, not a library."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
 

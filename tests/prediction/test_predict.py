@@ -282,7 +282,7 @@ def test_folders_that_cannot_be_written_to_and_no_images(
     tmp_path: Path, predictor: Predictor, draw: Draw
 ) -> None:
     image = draw("a.png")
-    with pytest.raises(ValueError, match="cannot be written to"):
+    with pytest.raises(ValueError, match=r"a\.png/out: "):
         predict_files(predictor, [image], image / "out")
     assert predict_files(predictor, [], tmp_path / "out") == ([], [], [])
 

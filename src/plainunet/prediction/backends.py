@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plainunet.network import device as devices
-from plainunet.network.unet import UNet, mirrored_places
+from plainunet.network.unet import UNet, reflection_indices
 
 Logits = Any
 """[K, n, W] float32 where the network runs; of two classes [1, n, W], the second's logit minus the
@@ -61,15 +61,15 @@ class TorchBackend:
         normalisation = network.architecture["normalisation"]
         self.can_tile = network.valid or normalisation not in ("group", "instance")
 
-    def mirrored_places(self, size: tuple[int, int]) -> list[NDArray[np.int64]]:
+    def reflection_indices(self, size: tuple[int, int]) -> list[NDArray[np.int64]]:
         """The rows and columns of an image that a valid network sees mirrored, beyond its edges."""
-        return [places.numpy() for places in mirrored_places(self.network, size)]
+        return [indices.numpy() for indices in reflection_indices(self.network, size)]
 
     @torch.inference_mode()
     def run(self, images: NDArray[np.float32]) -> Tensor:
         """Logits [N, K, h, w] of images [N, H, W, C]: the mean over the test-time augmentation."""
         batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)
-        with _evaluating(self.network), devices.arithmetic(self.device, self.precision):
+        with _evaluating(self.network), devices.autocast(self.device, self.precision):
             return log_mean((self._logits(batch, turn) for turn in self._turns), dim=1)
 
     def _logits(self, batch: Tensor, turn: Turn) -> Tensor:
@@ -134,9 +134,9 @@ class TorchBackend:
         for name, value in sorted(self.network.state_dict().items()):
             yield name.encode() + value.cpu().contiguous().numpy().tobytes()
 
-    def make_room(self, message: str) -> bool:
+    def free_memory(self, message: str) -> bool:
         """Free memory after it has run out; whether computing is slower from here on."""
-        return devices.make_room(self.device, message)
+        return devices.free_memory(self.device, message)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def in_smaller_parts(
             )
         for view in large:
             view.values = max(view.least, view.values // 2)
-        is_slower = backend.make_room(message)
+        is_slower = backend.free_memory(message)
         warnings.warn(
             "out of memory: images are predicted in smaller parts from here on"
             f"{', and with slower convolutions' if is_slower else ''}; --memory asks for it.",

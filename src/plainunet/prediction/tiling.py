@@ -142,7 +142,7 @@ def overlap_bands(
     if not backend.valid:
         raise ValueError("Tiles without seams need a network of valid convolutions.")
     grid = 2**backend.depth
-    rows, columns = backend.mirrored_places(image.size)
+    rows, columns = backend.reflection_indices(image.size)
     whole = backend.output_size(len(rows), len(columns))
     length, width = (
         min(side, len(places))
