@@ -687,7 +687,7 @@ def test_coloured_masks_in_a_folder_of_another_name(
 
 
 @pytest.fixture
-def sound(small_data: Path) -> Path:
+def valid(small_data: Path) -> Path:
     """Nothing is wrong with it: of two equal masks that chance has drawn, one is taken out."""
     (small_data / "images" / "6.png").unlink()
     (small_data / "masks" / "6.png").unlink()
@@ -702,56 +702,58 @@ def spoil(folder: Path) -> None:
     Image.new("L", (64, 48)).save(folder / "masks" / "2.png")
 
 
-def test_a_sound_folder_is_checked_and_the_recommended_line_trains(
-    command: Commands, sound: Path, tmp_path: Path
+def test_a_valid_folder_is_checked_and_the_recommended_line_trains(
+    command: Commands, valid: Path, tmp_path: Path
 ) -> None:
     files = ("--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
-    result = command("check", sound, *files)
+    result = command("check", valid, *files)
     assert result.returncode == 0, result.stderr
-    for said in ("7 sound pairs in 7 groups", "64x48 (7) pixels; RGB; uint8; png", "nothing found"):
+    for said in ("7 valid pairs in 7 groups", "64x48 (7) pixels; RGB; uint8; png", "no findings"):
         assert said in result.stdout
     content = json.loads((tmp_path / "a.json").read_text())
     assert set(content) == {"data", "findings", "summary", "notes"}
     assert content["summary"]["pairs"] == 7
     assert (tmp_path / "a.html").read_text().count("<figure>") == 7
-    line = command("check", sound).stdout.strip().splitlines()[-1]
-    assert line == f"plainunet train {sound} --out runs/small"
+    *_, line = lines = command("check", valid).stdout.strip().splitlines()
+    flags = [each.split()[1] for each in lines if each.startswith("recommended: ")]
+    assert flags == ["--size", "--augment", "--normalisation", "--class-weights"]
+    assert line == f"plainunet train {valid} --out runs/small"
     words = line.replace("runs/small", str(tmp_path / "run")).split()[1:]
     assert command(*words, "--base-channels", "2", "--epochs", "1").returncode == 0
 
 
-def test_exit_codes_of_check(command: Commands, sound: Path, tmp_path: Path) -> None:
-    Image.new("L", (64, 48)).save(sound / "masks" / "2.png")
-    result = command("check", sound)
+def test_exit_codes_of_check(command: Commands, valid: Path, tmp_path: Path) -> None:
+    Image.new("L", (64, 48)).save(valid / "masks" / "2.png")
+    result = command("check", valid)
     assert (result.returncode, "warning: empty-mask (1)" in result.stdout) == (1, True)
-    spoil(sound)
-    result = command("check", sound)
+    spoil(valid)
+    result = command("check", valid)
     assert result.returncode == 2
     assert "error: cut-off (1)" in result.stdout
-    assert f"$ plainunet check {sound} --write" in result.stdout
+    assert f"$ plainunet check {valid} --write" in result.stdout
     assert "2 errors, 1 warning" in result.stdout
     # no advice on how to train before it can be
     assert "plainunet train" not in result.stdout
     result = command("check", tmp_path / "none")
     assert (result.returncode, "error: no-data" in result.stdout) == (2, True)
-    result = command("check", sound, "--values", "0,1", "--colors", "ff0000,00ff00")
+    result = command("check", valid, "--values", "0,1", "--colors", "ff0000,00ff00")
     assert (result.returncode, "one of the two" in result.stdout) == (2, True)
 
 
-def test_check_writes_what_training_reads(command: Commands, sound: Path, tmp_path: Path) -> None:
-    spoil(sound)
+def test_check_writes_what_training_reads(command: Commands, valid: Path, tmp_path: Path) -> None:
+    spoil(valid)
     refused(
-        command("train", sound, "--out", tmp_path / "run", *tiny()),
+        command("train", valid, "--out", tmp_path / "run", *tiny()),
         "2 problems with the data",
         r"images/0\.png is cut off",
         r"images/1\.png has no mask",
-        f"plainunet check {sound}",
+        f"plainunet check {valid}",
     )
-    result = command("check", sound, "--write", "--leave-out", "empty-mask")
+    result = command("check", valid, "--write", "--leave-out", "empty-mask")
     assert result.returncode == 0, result.stdout
     assert "1 valid pairs left out" in result.stdout
     assert "checked again: 0 errors, 0 warnings" in result.stdout
-    done = command("train", sound, "--out", tmp_path / "run", *tiny())
+    done = command("train", valid, "--out", tmp_path / "run", *tiny())
     assert done.returncode == 0, done.stderr
     assert "4 pairs" in done.stdout
 
@@ -766,24 +768,24 @@ def test_check_writes_what_training_reads(command: Commands, sound: Path, tmp_pa
         ("--wrong", "wrong"),
     ],
 )
-def test_a_wrong_check_is_refused(command: Commands, sound: Path, flags: str, said: str) -> None:
-    before = listing(sound)
-    refused(command("check", sound, *flags.split()), said)
-    assert listing(sound) == before
+def test_a_wrong_check_is_refused(command: Commands, valid: Path, flags: str, said: str) -> None:
+    before = listing(valid)
+    refused(command("check", valid, *flags.split()), said)
+    assert listing(valid) == before
 
 
 def test_names_that_are_not_utf8_can_be_printed(
-    command: Commands, sound: Path, tmp_path: Path
+    command: Commands, valid: Path, tmp_path: Path
 ) -> None:
     name = b"caf\xe9.png".decode(errors="surrogateescape")
     for folder in ("images", "masks"):
-        (sound / folder / "3.png").rename(sound / folder / name)
+        (valid / folder / "3.png").rename(valid / folder / name)
     files = ("--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
-    result = command("check", sound, *files)
+    result = command("check", valid, *files)
     assert result.returncode == 1, result.stderr
     assert r"caf\xe9.png" in result.stdout
     assert json.loads((tmp_path / "a.json").read_text())["findings"][0]["code"] == "name-not-utf8"
-    result = command("check", sound, "--write")
+    result = command("check", valid, "--write")
     assert "written" in result.stdout, result.stderr
 
 

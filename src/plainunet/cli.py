@@ -141,7 +141,7 @@ def check(
     from plainunet.files import write_json
     from plainunet.terminal.screen import Screen
     from plainunet.terminal.tables import show_diagnosis
-    from plainunet.training.plan import training_command
+    from plainunet.training.plan import recommend, training_command
 
     _require(json_file, ".json", '"findings"')
     _require(html, ".html", "plainunet check found")
@@ -150,7 +150,7 @@ def check(
         raise ValueError("--leave-out requires --write.")
     with Screen() as reporter:
         result = look(data, known, seed=seed, reporter=reporter)
-    show_diagnosis(result, training_command(result))
+    show_diagnosis(result, training_command(result), recommend(result))
     if json_file:
         write_json(json_file, result.as_json())
     if html:

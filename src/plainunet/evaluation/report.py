@@ -351,7 +351,9 @@ def _figures(result: dict[str, Any], names: Sequence[str]) -> dict[str, list[Fig
     """Draw all charts, by section; an empty list if there is nothing to draw."""
     foreground = names[1:]
     return {
-        "training": _training_figures(result.get("curves") or ()),
+        "training": _training_figures(
+            result.get("curves") or (), number(_dig(result, "per_image", "dice", "mean_foreground"))
+        ),
         "strip": [_strip_figure(result["images"], foreground)],
         "threshold": _threshold_figures(result.get("threshold_curve") or {}),
         "calibration": _calibration_figures(result.get("calibration") or {}),
@@ -369,7 +371,8 @@ def _known(lines: Iterable[Line]) -> list[float]:
     return [value for line in lines for value in line.values if value is not None]
 
 
-def _training_figures(curves: Sequence[dict[str, Any]]) -> list[Figure]:
+def _training_figures(curves: Sequence[dict[str, Any]], final: float | None) -> list[Figure]:
+    """Draw loss, Dice and learning rate; `final` is the Dice of the evaluated weights."""
     rows = [row for row in curves if number(row.get("epoch")) is not None]
     places = [float(row["epoch"]) for row in rows]
     figures = []
@@ -383,10 +386,14 @@ def _training_figures(curves: Sequence[dict[str, Any]]) -> list[Figure]:
             continue
         caption = f"{label.capitalize()}; last value {known[-1]:.4g}."
         limits: tuple[float | None, float | None] = (0 if min(known) >= 0 else None, None)
+        lines = [line]
         if key == "per_image_dice":
-            limits = score_limits(known)
             caption = f"Validation Dice (at training resolution); last value {known[-1]:.4g}."
-        chart = line_chart(f"{label} by epoch", ("epoch", label), places, [line], limits)
+            if final is not None:
+                caption += f" The evaluated weights, at native resolution: {final:.4g}."
+                lines.append(Line("evaluated", [*[None] * (len(places) - 1), final]))
+            limits = score_limits(_known(lines))
+        chart = line_chart(f"{label} by epoch", ("epoch", label), places, lines, limits)
         figures.append(Figure(chart, caption))
     return figures
 

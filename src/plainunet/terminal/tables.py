@@ -83,8 +83,10 @@ def _field(field: tuple[int, int] | None) -> str:
     return f"{least}" if least == greatest else f"{least}-{greatest}"
 
 
-def show_diagnosis(result: Diagnosis, train_line: str) -> None:
-    """Print what is wrong with a data folder, what it holds, and the command that trains on it."""
+def show_diagnosis(
+    result: Diagnosis, train_line: str, recommended: dict[str, tuple[Any, str]]
+) -> None:
+    """Print the summary and findings of `check`, and how to train, with the reasons."""
     console = Terminal(highlight=False, soft_wrap=True)
     _show_summary(console, result)
     for note in result.notes:
@@ -93,14 +95,18 @@ def show_diagnosis(result: Diagnosis, train_line: str) -> None:
     for code in dict.fromkeys(finding.code for finding in result.findings):
         _show_code(console, [each for each in result.findings if each.code == code], shown)
     if result.last_fix:
-        console.print("\nafter that, to go on with what is sound, once and last:", style="bold")
+        console.print("\nFinally, to continue with the valid pairs, run this once:", style="bold")
         console.print(f"  $ {printable(result.last_fix)}", markup=False)
     said = ", ".join(
         f"{count} {severity}{'s' * (count != 1)}"
         for severity in ("error", "warning", "note")
         if (count := sum(each.severity == severity for each in result.findings))
     )
-    console.print(f"\n{said or 'nothing found'}")
+    console.print(f"\n{said or 'no findings'}")
+    for name, (value, reason) in recommended.items():
+        words = value if isinstance(value, tuple) else (value,)
+        flag = f"--{name.replace('_', '-')} {' '.join(map(str, words))}"
+        console.print(f"recommended: {flag} ({reason})", markup=False)
     if result.exit_code < 2:
         console.print(train_line, markup=False, style="bold")
 
@@ -109,7 +115,7 @@ def _show_summary(console: Console, result: Diagnosis) -> None:
     summary = result.summary
     parts = ", ".join(f"{count} {part}" for part, count in summary["parts"].items())
     console.print(
-        f"{result.data}: {summary['pairs']} sound pairs in {summary['groups']} groups"
+        f"{result.data}: {summary['pairs']} valid pairs in {summary['groups']} groups"
         + (f" ({parts})" if parts else ""),
         markup=False,
         style="bold",
@@ -119,7 +125,7 @@ def _show_summary(console: Console, result: Diagnosis) -> None:
     channels = {1: "grey", 3: "RGB"}
     kinds = [channels.get(each, f"{each} channels") for each in summary["channels"]]
     console.print(
-        f"pictures: {_tally(summary['sizes'])} pixels; {', '.join(kinds)}; "
+        f"images: {_tally(summary['sizes'])} pixels; {', '.join(kinds)}; "
         f"{', '.join(summary['types'])}; {', '.join(summary['formats'])}",
         markup=False,
     )
@@ -129,28 +135,26 @@ def _show_summary(console: Console, result: Diagnosis) -> None:
     values = ", ".join(f"{each['value']} ({each['masks']})" for each in census[:12])
     more = f" ... {census[-1]['value']} ({census[-1]['masks']})" if len(census) > 12 else ""
     if census:
-        console.print(f"values, and how many masks have each: {values}{more}", markup=False)
-    ignored = "" if masks["ignore"] is None else f", {masks['ignore']} is ignored"
-    console.print(f"understood as {masks['kind']}{ignored}: {masks['why']}", markup=False)
+        console.print(f"mask values (in masks): {values}{more}", markup=False)
+    ignored = "" if masks["ignore"] is None else f", ignoring {masks['ignore']}"
+    console.print(f"label encoding: {masks['kind']}{ignored} ({masks['why']})", markup=False)
     table = Table("class", box=SIMPLE_HEAD, pad_edge=False)
-    for header in ("share", "in masks"):
+    for header in ("pixels", "in masks"):
         table.add_column(header, justify="right")
     for name, share in summary["shares"].items():
-        # what would be cut to 0.0% is there all the same
+        # never 0.0% for a class that occurs
         said = f"{share:.1%}" if share >= 0.001 or not share else f"{100 * share:.1g}%"
         table.add_row(escape(name), said, str(summary["in_masks"][name]))
     console.print(table)
     guess = summary["commonest"]
     console.print(
-        f"'{guess['class']}' everywhere would score Dice {guess['dice']:.4f} (pooled, mean "
-        f"foreground), accuracy {guess['accuracy']:.2%}",
+        f"baseline (all {guess['class']}): Dice {guess['dice']:.4f} pooled, accuracy "
+        f"{guess['accuracy']:.1%}",
         markup=False,
     )
     if summary["ceiling"]:
-        kept = ", ".join(f"{dice:.4f} at {side}" for side, dice in summary["ceiling"].items())
-        console.print(
-            f"true masks, reduced to N x N pixels of area and back, keep a mean Dice of {kept}"
-        )
+        ceilings = ", ".join(f"{side}: {dice:.3f}" for side, dice in summary["ceiling"].items())
+        console.print(f"max. Dice by input size: {ceilings}")
 
 
 def _tally(counts: dict[str, int]) -> str:
@@ -159,7 +163,7 @@ def _tally(counts: dict[str, int]) -> str:
 
 
 def _show_code(console: Console, findings: Sequence[Finding], shown: set[str]) -> None:
-    """Print the findings of one code: some messages, and the fixes that were not shown yet."""
+    """Print the findings of one code: the first messages, and fixes not printed before."""
     first = findings[0]
     styles = {"error": "bold red", "warning": "bold yellow", "note": "dim"}
     console.print(
@@ -168,8 +172,8 @@ def _show_code(console: Console, findings: Sequence[Finding], shown: set[str]) -
     for finding in findings[:_MOST_SHOWN]:
         console.print(f"  {printable(finding.message)}", markup=False)
     if len(findings) > _MOST_SHOWN:
-        console.print(f"  and {len(findings) - _MOST_SHOWN} more (all of them: --json FILE)")
-    # what leaves pairs out comes once, at the end: before it, pairs may be fixed
+        console.print(f"  and {len(findings) - _MOST_SHOWN} more (--json FILE lists all)")
+    # commands that leave pairs out are printed once, at the end: fixes come first
     fixes = [each.fix.line for each in findings if each.fix and not each.fix.writes_list]
     for line in [each for each in dict.fromkeys(fixes) if each not in shown][:_MOST_SHOWN]:
         console.print(f"  $ {printable(line)}", markup=False)
@@ -177,7 +181,7 @@ def _show_code(console: Console, findings: Sequence[Finding], shown: set[str]) -
 
 
 def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
-    """Print what a fix has changed, or would; and what is left of its findings."""
+    """Print what a fix changed, or would change, and which findings remain."""
     console = Terminal(highlight=False, soft_wrap=True)
     lines = [line for change in fixed.changes for line in describe(change)]
     for line in lines:
@@ -188,9 +192,9 @@ def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
     left = len(fixed.left)
     errors, warnings = (fixed.result.count(each) for each in ("error", "warning"))
     console.print(
-        f"{plural(len(lines), 'file')} changed, the originals are in {fixed.backup}; undo it:\n"
+        f"{plural(len(lines), 'file')} changed, originals are in {fixed.backup}; to undo:\n"
         f"  $ {printable(undo_line)}\n"
-        f"checked again: {plural(left, 'finding')} '{code}' left; in all "
+        f"checked again: {plural(left, 'finding')} of {code} left; in total "
         f"{plural(errors, 'error')}, {plural(warnings, 'warning')}",
         markup=False,
     )
@@ -199,17 +203,17 @@ def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
 
 
 def show_fixable(result: Diagnosis) -> None:
-    """Print the codes of the findings that `plainunet fix` fixes, and how."""
+    """Print the commands for all findings that `plainunet fix` can fix."""
     console = Terminal(highlight=False, soft_wrap=True)
     lines = Counter(each.fix.line for each in result.findings if each.fix and each.fix.change)
     for line, count in lines.items():
         console.print(f"$ {printable(line)}  ({plural(count, 'finding')})", markup=False)
     if not lines:
-        console.print(f"{result.data}: no finding is fixed by changing files", markup=False)
+        console.print(f"{result.data}: no finding can be fixed by changing files", markup=False)
 
 
 def printable(text: str) -> str:
-    """Write out what is not UTF-8, as names of files may be."""
+    """Escape bytes of file names that are not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
 
 

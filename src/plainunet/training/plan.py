@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -182,6 +183,8 @@ _HALF: tuple[dict[str, float], ...] = ({"until": 0.5, "scale": 0.5},)
 _LARGE = 512
 _LOST = 0.02
 """Dice of the ground truth that downscaling may cost."""
+_RECOMMENDED = 0.01
+"""The same for the recommended input size."""
 _SEEN = 64.0
 """Diameter of an object that the network still sees as a whole [input pixels]: typical ones
 are not shown larger, unless there is time for it."""
@@ -459,6 +462,31 @@ def training_command(result: Diagnosis) -> str:
     """
     run = Path("runs") / (result.data.name or "first")
     return command("plainunet", "train", result.data, "--out", run, *result.given_flags)
+
+
+def recommend(result: Diagnosis) -> Plan:
+    """Recommend settings that follow from the data alone; the others depend on the time budget.
+
+    Args:
+        result: As returned by `check`.
+
+    Returns:
+        For each setting its value and the reason; none if there are errors.
+    """
+    pairs = [replace(pair, part="train") for pair in result.pairs if pair.part in (None, "train")]
+    if result.contents is None or result.count("error") or not pairs:
+        return {}
+    shares = result.summary["shares"]
+    stats = take_fingerprint(pairs, result.sizes, result.contents.coding, shares)
+    side = max(128.0, side_needed(stats.ceilings, _RECOMMENDED))
+    size = choose_size(stats.sizes, round(side))
+    dice = f"keeps a Dice of {_ceiling_at(stats.ceilings, side):.3f}; smaller is faster"
+    return {
+        "size": (size, dice if stats.ceilings else "small images, at their own size"),
+        "augment": _choose_augment(stats),
+        "normalisation": _choose_normalisation(stats),
+        "class_weights": _choose_weights(stats, TrainConfig().loss),
+    }
 
 
 def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
