@@ -16,9 +16,11 @@ from plainunet.dataset.coding import Coding, read_pair
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import SIZES, area_shares, measure_ceiling, patches_each, reduce_size
+from plainunet.dataset.split import shared_groups
 from plainunet.doctor.diagnose import Diagnosis
 from plainunet.formats.images import to_unit
 from plainunet.formats.problems import DataError, command
+from plainunet.page import plural
 from plainunet.reporter import Reporter
 from plainunet.training.schedule import scaled_size
 
@@ -521,6 +523,11 @@ def fill_in(
     idle = [f"--{name}" for name in ("validation", "stratify") if name in config.model_fields_set]
     if idle and any(pair.part == "val" for pair in dataset.pairs):
         reporter.note(f"note: the folder defines its own split; ignoring {' and '.join(idle)}")
+    if shared := shared_groups(split.pairs):
+        reporter.note(
+            f"warning: data leakage: {plural(len(shared), 'group')} in more than one split "
+            f"({', '.join(shared[:5])}); expect scores that are too high"
+        )
     reporter.note(
         f"{len(split)} pairs: {sum(pair.part == 'train' for pair in split.pairs)} train, "
         f"{sum(pair.part == 'val' for pair in split.pairs)} validation\n"
