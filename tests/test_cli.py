@@ -823,3 +823,12 @@ def test_one_number_is_a_square(command: Commands, tmp_path: Path, given: list[s
     result = command("model", "--base-channels", "2", "--depth", "1", *given)
     assert result.returncode == 0
     assert re.search(r"48\D+48", result.stdout)
+
+
+def test_quiet_and_verbose(command: Commands, valid: Path) -> None:
+    spoil(valid)
+    usual, verbose = (command("check", valid, *flags) for flags in ([], ["--verbose"]))
+    assert len(verbose.stdout) >= len(usual.stdout) > 0
+    quiet = command("check", "-q", valid)
+    assert (quiet.returncode, quiet.stdout) == (usual.returncode, "")
+    refused(command("check", valid / "nowhere", "--quiet"), "nowhere")

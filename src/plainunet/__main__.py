@@ -10,6 +10,8 @@ import warnings
 from itertools import pairwise
 from pathlib import Path
 
+from plainunet import reporter
+
 _ALIASES = {
     "accumulation": "accumulate grad-accum gradient-accumulation gradient-accumulation-steps",
     "augment": "aug augmentation augmentations",
@@ -50,6 +52,13 @@ _ALIASES = {
 _SIDES = ("--size", "--patch")
 _ALIKE = 0.75
 """Least similarity (0..1) of an unknown flag and the one that is proposed instead."""
+
+
+def _verbosity(tokens: list[str]) -> list[str]:
+    """Take `--quiet` and `--verbose` off the command line; they hold for every verb."""
+    levels = {"--quiet": -1, "-q": -1, "--verbose": 1, "-v": 1}
+    reporter.verbosity = sum(levels.get(token, 0) for token in tokens)
+    return [token for token in tokens if token not in levels]
 
 
 def _with_own_names(tokens: list[str]) -> list[str]:
@@ -126,7 +135,7 @@ def _run() -> int:
 
     warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
     try:
-        tokens = _each_once(_with_own_names(sys.argv[1:]))
+        tokens = _each_once(_with_own_names(_verbosity(sys.argv[1:])))
         # "-" as a path would be taken for a flag
         given = ["./-" if token == "-" else token for token in tokens]
         code = app(given, exit_on_error=False, print_error=False, result_action="return_value")

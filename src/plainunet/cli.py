@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 import plainunet
+from plainunet import reporter as reporting
 from plainunet.config import (
     DataConfig,
     Device,
@@ -26,6 +27,8 @@ app = App(
     name="plainunet",
     help="Train, evaluate and deploy U-Nets for semantic segmentation, from a folder of images and "
     "masks.",
+    help_epilogue="With any command: --quiet (-q) prints warnings and errors only, --verbose (-v) "
+    "all findings and scores.",
     version=plainunet.__version__,
     suppress_keyboard_interrupt=False,
 )
@@ -339,7 +342,7 @@ def compare(
         write_json(json_file, result)
     show_comparison(result)
     if out:
-        _print(f"look at: {out}")
+        _print(f"figures: {out}")
     return 0
 
 
@@ -575,7 +578,8 @@ def _print_notes(notes: list[str]) -> None:
 
 
 def _print(text: str) -> None:
-    print(text)
+    if reporting.verbosity >= 0:
+        print(text)
 
 
 def _complain(text: str, kind: str = "error") -> None:

@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
 
+verbosity = 0
+"""Of the command line: below 0 after `--quiet`, above after `--verbose`."""
+
 
 @dataclass(frozen=True)
 class StepDone:

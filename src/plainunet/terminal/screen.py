@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from plainunet import reporter
 from plainunet.reporter import Reporter, StepDone
 
 _PLAIN_PERIOD = 30.0  # seconds between plain lines within a stage
@@ -20,12 +21,16 @@ _SPEED_WINDOW = 600.0  # seconds over which a bar estimates its speed; steps may
 
 
 def speaks() -> bool:
-    """Whether this process shows progress: only the first process of a run does."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process prints: only the first process of a run does, and no quiet one."""
+    return os.environ.get("RANK", "0") == "0" and reporter.verbosity >= 0
 
 
 class Terminal(Console):
     """Standard output; work continues after a broken pipe, as in `train ... | head`."""
+
+    def __init__(self, **options: Any) -> None:
+        """Make it; after `--quiet` it prints nothing."""
+        super().__init__(quiet=reporter.verbosity < 0, **options)
 
     def on_broken_pipe(self) -> None:
         """Discard all further output."""

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from plainunet import reporter
 from plainunet.doctor.diagnose import Diagnosis, Fixed
 from plainunet.doctor.findings import Finding
 from plainunet.doctor.fix import describe
@@ -169,13 +170,14 @@ def _show_code(console: Console, findings: Sequence[Finding], shown: set[str]) -
     console.print(
         f"\n{first.severity}: {first.code} ({len(findings)})", style=styles[first.severity]
     )
-    for finding in findings[:_MOST_SHOWN]:
+    most = len(findings) if reporter.verbosity > 0 else _MOST_SHOWN
+    for finding in findings[:most]:
         console.print(f"  {printable(finding.message)}", markup=False)
-    if len(findings) > _MOST_SHOWN:
-        console.print(f"  and {len(findings) - _MOST_SHOWN} more (--json FILE lists all)")
+    if len(findings) > most:
+        console.print(f"  and {len(findings) - most} more (--verbose prints all)")
     # commands that leave pairs out are printed once, at the end: fixes come first
     fixes = [each.fix.line for each in findings if each.fix and not each.fix.writes_list]
-    for line in [each for each in dict.fromkeys(fixes) if each not in shown][:_MOST_SHOWN]:
+    for line in [each for each in dict.fromkeys(fixes) if each not in shown][:most]:
         console.print(f"  $ {printable(line)}", markup=False)
         shown.add(line)
 
@@ -322,7 +324,7 @@ def _few(groups: int) -> str:
 def _pixel_table(result: dict[str, Any]) -> Table:
     """Scores of all classes and their means; of two classes, the foreground's alone."""
     names = list(result["pooled"]["dice"]["per_class"])
-    binary = len(names) == 2
+    binary = len(names) == 2 and reporter.verbosity <= 0
     labels = [*map(escape, names), "mean foreground", "with background"]
     table = _table(names[1] if binary else "class", _METRICS.values())
     for key, title in _AGGREGATES.items():
