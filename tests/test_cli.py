@@ -831,4 +831,4 @@ def test_quiet_and_verbose(command: Commands, valid: Path) -> None:
     assert len(verbose.stdout) >= len(usual.stdout) > 0
     quiet = command("check", "-q", valid)
     assert (quiet.returncode, quiet.stdout) == (usual.returncode, "")
-    refused(command("check", valid / "nowhere", "--quiet"), "nowhere")
+    refused(command("predict", "nowhere", valid, "--out", "masks", "--quiet"), "nowhere")
