@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.formats.sources import Page
-from plainunet.prediction.geo import Place, draw_outlines, find_geo
+from plainunet.prediction.geo import Place, draw_contours, find_geo
 from plainunet.prediction.objects import find_objects
 
 KEYS = (1, 1, 0, 2, 1025, 0, 1, 1, 3072, 0, 1, 32632)
@@ -115,7 +115,7 @@ def test_polygons_enclose_just_the_objects_pixels(seed: int) -> None:
     rng = np.random.default_rng(seed)
     mask = rng.choice(3, (14, 17), p=[0.4, 0.4, 0.2]).astype(np.uint8)
     labels, objects = find_objects(mask)
-    drawn = draw_outlines(labels, objects, NAMES)
+    drawn = draw_contours(labels, objects, NAMES)
     assert np.array_equal(paint(drawn, mask.shape), mask)
     for feature, each in zip(drawn["features"], objects, strict=True):
         assert feature["properties"] == {
@@ -135,7 +135,7 @@ def test_polygons_enclose_just_the_objects_pixels(seed: int) -> None:
 
 
 def test_parts_that_touch_at_a_corner() -> None:
-    (feature,) = draw_outlines(*find_objects(np.eye(3, dtype=np.uint8)), NAMES)["features"]
+    (feature,) = draw_contours(*find_objects(np.eye(3, dtype=np.uint8)), NAMES)["features"]
     assert feature["geometry"]["type"] == "MultiPolygon"
     assert len(feature["geometry"]["coordinates"]) == 3
 
@@ -143,14 +143,14 @@ def test_parts_that_touch_at_a_corner() -> None:
 def test_a_square_has_four_corners_and_lies_on_the_earth() -> None:
     mask = np.zeros((9, 9), np.uint8)
     mask[2:6, 3:8] = 1
-    (feature,) = draw_outlines(*find_objects(mask), NAMES)["features"]
+    (feature,) = draw_contours(*find_objects(mask), NAMES)["features"]
     (ring,) = feature["geometry"]["coordinates"]
     assert {tuple(point) for point in ring} == {(3, 2), (8, 2), (8, 6), (3, 6)}
     assert len(ring) == 5
     place = Place([], (0.5, 0.0, 400000.0, 0.0, -0.5, 5000000.0), 32632)
-    drawn = draw_outlines(*find_objects(mask), NAMES, place)
+    drawn = draw_contours(*find_objects(mask), NAMES, place)
     assert drawn["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32632"
     (ring,) = drawn["features"][0]["geometry"]["coordinates"]
     assert [400001.5, 4999999.0] in ring
     assert signed_area(ring) == 20 / 4  # counterclockwise, and a quarter of a metre a pixel
-    assert "crs" not in draw_outlines(*find_objects(mask), NAMES, place._replace(epsg=4326))
+    assert "crs" not in draw_contours(*find_objects(mask), NAMES, place._replace(epsg=4326))
