@@ -73,15 +73,15 @@ def describe_anew(file: Path, change: Callable[[Any], Any]) -> None:
     data = file.read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
     head = json.loads(data[8 : 8 + length])
-    said = change(json.loads(head["__metadata__"]["plainunet"]))
-    head["__metadata__"]["plainunet"] = said if isinstance(said, str) else json.dumps(said)
+    card = change(json.loads(head["__metadata__"]["plainunet"]))
+    head["__metadata__"]["plainunet"] = card if isinstance(card, str) else json.dumps(card)
     new = json.dumps(head).encode()
     new += b" " * (-len(new) % 8)
     file.write_bytes(struct.pack("<Q", len(new)) + new + data[8 + length :])
 
 
-def places(said: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for key, value in said.items():
+def places(card: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in card.items():
         yield (*above, key)
         if isinstance(value, dict) and not above:
             yield from places(value, (key,))
@@ -93,12 +93,12 @@ def check_descriptions(file: Path, tries: list[tuple[tuple[str, ...], Any]]) -> 
     for place, value in tries:
         file.write_bytes(whole)
 
-        def put(said: Any, place: tuple[str, ...] = place, value: Any = value) -> Any:
-            inner = said
+        def put(card: Any, place: tuple[str, ...] = place, value: Any = value) -> Any:
+            inner = card
             for key in place[:-1]:
                 inner = inner[key]
             inner[place[-1]] = value
-            return said
+            return card
 
         describe_anew(file, put)
         message = ""
@@ -115,7 +115,7 @@ def check_descriptions(file: Path, tries: list[tuple[tuple[str, ...], Any]]) -> 
 def all_tries(file: Path) -> list[tuple[tuple[str, ...], Any]]:
     known: list[tuple[str, ...]] = []
     whole = file.read_bytes()
-    describe_anew(file, lambda said: known.extend(places(said)) or said)
+    describe_anew(file, lambda card: known.extend(places(card)) or card)
     file.write_bytes(whole)
     return [(place, value) for place in known for value in HOSTILE]
 
@@ -134,9 +134,9 @@ def test_all_hostile_descriptions_are_refused_or_harmless(checkpoint: Path) -> N
     assert check_descriptions(checkpoint, tries) > 200
 
 
-@pytest.mark.parametrize("said", ["[" * 100_000 + "]" * 100_000, "{}", "null", "[]", '"x"'])
-def test_descriptions_that_are_none_are_refused(checkpoint: Path, said: str) -> None:
-    describe_anew(checkpoint, lambda _: said)
+@pytest.mark.parametrize("card", ["[" * 100_000 + "]" * 100_000, "{}", "null", "[]", '"x"'])
+def test_descriptions_that_are_none_are_refused(checkpoint: Path, card: str) -> None:
+    describe_anew(checkpoint, lambda _: card)
     with pytest.raises(CheckpointError):
         load_checkpoint(checkpoint)
 
@@ -144,7 +144,7 @@ def test_descriptions_that_are_none_are_refused(checkpoint: Path, said: str) -> 
 def test_a_small_file_makes_no_large_network(checkpoint: Path) -> None:
     most: dict[str, Any] = {"base_channels": 1024, "depth": 6}
     describe_anew(
-        checkpoint, lambda said: {**said, "architecture": {**said["architecture"], **most}}
+        checkpoint, lambda card: {**card, "architecture": {**card["architecture"], **most}}
     )
     code = (
         "import resource, sys; from pathlib import Path\n"

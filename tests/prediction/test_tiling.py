@@ -154,7 +154,7 @@ def test_misaligned_tiles_are_refused(tile: int, overlap: int) -> None:
 
 
 def test_tiles_are_as_large_as_the_limit() -> None:
-    """Larger tiles compute less twice, where they overlap."""
+    """Larger tiles spend less on overlap."""
     backend = padded()
     shapes = count_passes(backend)
     side, area = 1800, 900 * 900
