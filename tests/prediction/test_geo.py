@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.formats.sources import Page
-from plainunet.prediction.geo import Place, draw_contours, find_geo
+from plainunet.prediction.geo import Georeference, draw_contours, find_geo
 from plainunet.prediction.objects import find_objects
 
 KEYS = (1, 1, 0, 2, 1025, 0, 1, 1, 3072, 0, 1, 32632)
@@ -54,10 +54,10 @@ UPRIGHT = (0.5, 0.0, 399.0, 0.0, -0.25, 900.25)  # pixel (2, 1) lies at (400, 90
 def test_transforms(
     tmp_path: Path, tags: list[tuple], transform: tuple[float, ...] | None, epsg: int | None
 ) -> None:
-    place = find_geo(write(tmp_path / "a.tif", *tags))
-    assert place is not None
-    assert (place.transform, place.epsg) == (transform, epsg)
-    assert {tag[0] for tag in place.tags} == {tag[0] for tag in tags}
+    geo = find_geo(write(tmp_path / "a.tif", *tags))
+    assert geo is not None
+    assert (geo.transform, geo.epsg) == (transform, epsg)
+    assert {tag[0] for tag in geo.tags} == {tag[0] for tag in tags}
 
 
 def test_other_files(tmp_path: Path) -> None:
@@ -70,11 +70,11 @@ def test_other_files(tmp_path: Path) -> None:
 
 def test_agrees_with_rasterio(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio", reason="pip install 'plainunet[geo]'")
-    place = find_geo(write(tmp_path / "a.tif", SCALE, TIEPOINT, keys(KEYS)))
-    assert place is not None
+    geo = find_geo(write(tmp_path / "a.tif", SCALE, TIEPOINT, keys(KEYS)))
+    assert geo is not None
     with rasterio.open(tmp_path / "a.tif") as file:
-        assert tuple(file.transform)[:6] == place.transform
-        assert file.crs.to_epsg() == place.epsg
+        assert tuple(file.transform)[:6] == geo.transform
+        assert file.crs.to_epsg() == geo.epsg
 
 
 NAMES = ("ground", "leaf", "stone")
@@ -147,10 +147,10 @@ def test_a_square_has_four_corners_in_the_geotiffs_coordinates() -> None:
     (ring,) = feature["geometry"]["coordinates"]
     assert {tuple(point) for point in ring} == {(3, 2), (8, 2), (8, 6), (3, 6)}
     assert len(ring) == 5
-    place = Place([], (0.5, 0.0, 400000.0, 0.0, -0.5, 5000000.0), 32632)
-    drawn = draw_contours(*find_objects(mask), NAMES, place)
+    geo = Georeference([], (0.5, 0.0, 400000.0, 0.0, -0.5, 5000000.0), 32632)
+    drawn = draw_contours(*find_objects(mask), NAMES, geo)
     assert drawn["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32632"
     (ring,) = drawn["features"][0]["geometry"]["coordinates"]
     assert [400001.5, 4999999.0] in ring
     assert signed_area(ring) == 20 / 4  # counterclockwise, 0.25 square metres per pixel
-    assert "crs" not in draw_contours(*find_objects(mask), NAMES, place._replace(epsg=4326))
+    assert "crs" not in draw_contours(*find_objects(mask), NAMES, geo._replace(epsg=4326))

@@ -31,7 +31,7 @@ def test_objects_touch_along_a_side_or_at_a_corner() -> None:
     assert [(each.class_id, each.area) for each in objects] == [(1, 5), (1, 2), (2, 2), (2, 8)]
     assert [each.number for each in objects] == [1, 2, 3, 4]
     assert objects[0].box == (0, 0, 3, 3)
-    assert objects[3].middle == (1, 5)
+    assert objects[3].centroid == (1, 5)
     for each in objects:
         own = labels == each.number
         assert own.sum() == each.area

@@ -19,7 +19,7 @@ from plainunet.formats import coco as coco_reader
 from plainunet.formats.masks import read_mask
 from plainunet.network.checkpoint import Card
 from plainunet.palette import default_colors
-from plainunet.prediction.geo import Place
+from plainunet.prediction.geo import Georeference
 from plainunet.prediction.objects import find_objects
 from plainunet.prediction.outputs import (
     Labelled,
@@ -176,12 +176,12 @@ def write(
     model: Card | None = None,
     probabilities: NDArray[np.float32] | None = None,
     suffix: str = ".png",
-    place: Place | None = None,
+    geo: Georeference | None = None,
 ) -> set[str]:
     outputs = Outputs(out, saves, model or card())
     quantised = {} if probabilities is None else outputs.quantise(probabilities)
     path = out / "deep" / f"a{suffix}"
-    outputs.finish([outputs.write(path, "a.jpg", IMAGE, mask, quantised, place)])
+    outputs.finish([outputs.write(path, "a.jpg", IMAGE, mask, quantised, geo)])
     files = {file for file in out.rglob("*") if file.is_file()}
     assert set(outputs.files(path)) <= files
     return {file.relative_to(out).as_posix() for file in files}
@@ -276,11 +276,11 @@ def test_probabilities(tmp_path: Path, classes: int, folders: list[str]) -> None
 
 def test_outputs_of_a_geotiff(tmp_path: Path) -> None:
     tags = [(33550, 12, 3, (0.5, 0.5, 0.0), True), (33922, 12, 6, (0.0,) * 6, True)]
-    place = Place(tags, (0.5, 0, 0, 0, -0.5, 0), 32632)
+    geo = Georeference(tags, (0.5, 0, 0, 0, -0.5, 0), 32632)
     mask = MASK % 2
     files = write(
         tmp_path, "contours", "values", "instances", "probabilities", "probabilities-16",
-        suffix=".tif", place=place, model=card(2), mask=mask,
+        suffix=".tif", geo=geo, model=card(2), mask=mask,
         probabilities=random_probabilities(2),
     )  # fmt: skip
     assert files == {

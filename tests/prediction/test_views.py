@@ -16,7 +16,7 @@ from plainunet.formats.windows import ArrayWindows, open_windows
 from plainunet.network.unet import UNet
 from plainunet.prediction import views
 from plainunet.prediction.backends import TorchBackend, Turn, log_mean, turn_back, turn_images
-from plainunet.prediction.views import TTA, ReducedImage, enlarge, in_step, row_above
+from plainunet.prediction.views import TTA, ReducedImage, aligned_bands, enlarge, row_above
 
 from ..models import as_predictor, make_card, make_network, make_predictor
 
@@ -106,11 +106,11 @@ def test_log_mean_of_certain_predictions() -> None:
     assert log_mean([sure[0], sure[0]], 0) > 400
 
 
-def test_in_step() -> None:
+def test_aligned_bands() -> None:
     whole = torch.rand(2, 10, 3)
     cuts = [(0, 10), (0, 3, 4, 10), (0, 1, 9, 10)]
     streams = [iter([whole[:, a:b] for a, b in pairwise(cut)]) for cut in cuts]
-    bands = list(in_step(streams))
+    bands = list(aligned_bands(streams))
     assert len(bands) == 5
     for number in range(3):
         assert torch.equal(torch.cat([band[number] for band in bands], dim=1), whole)

@@ -26,7 +26,7 @@ def nodata_tag(value: int) -> Tag:
     return 42113, 2, 0, str(value), True
 
 
-class Place(NamedTuple):
+class Georeference(NamedTuple):
     """The coordinates of an image."""
 
     tags: list[Tag]
@@ -38,7 +38,7 @@ class Place(NamedTuple):
     """EPSG code of the coordinate system, if it has one."""
 
 
-def find_geo(path: ImageSource) -> Place | None:
+def find_geo(path: ImageSource) -> Georeference | None:
     """Read the coordinates of a GeoTIFF; None for any other file."""
     if not isinstance(path, Path) or path.suffix.lower() not in (".tif", ".tiff"):
         return None
@@ -49,7 +49,7 @@ def find_geo(path: ImageSource) -> Place | None:
             return read_geo(tiff.pages.first)
 
 
-def read_geo(page: TiffPage) -> Place | None:
+def read_geo(page: TiffPage) -> Georeference | None:
     """Read the coordinates of a page of an open TIFF file; None without GeoTIFF tags."""
     found = {code: tag for code in _CODES if (tag := page.tags.get(code))}
     if not found:
@@ -68,7 +68,7 @@ def read_geo(page: TiffPage) -> Place | None:
     if transform and keys.get(_RASTER_TYPE) == _IS_POINT:  # coordinates of pixel centres
         a, b, c, d, e, f = transform
         transform = (a, b, c - (a + b) / 2, d, e, f - (d + e) / 2)
-    return Place(tags, transform, None if epsg == _USER_DEFINED else epsg)
+    return Georeference(tags, transform, None if epsg == _USER_DEFINED else epsg)
 
 
 def _short_keys(values: tuple[int, ...]) -> dict[int, int]:
@@ -85,16 +85,16 @@ def draw_contours(
     labels: NDArray[np.int32],
     objects: Sequence[Object],
     class_names: Sequence[str],
-    place: Place | None = None,
+    geo: Georeference | None = None,
 ) -> dict[str, Any]:
     """Contours of objects, as by `find_objects`, as a GeoJSON FeatureCollection.
 
     A feature's properties are `object` (its number), `class`, `class_id` and `area` [pixels].
     """
-    transform = place.transform if place else None
+    transform = geo.transform if geo else None
     collection: dict[str, Any] = {"type": "FeatureCollection"}
-    if place and place.transform and place.epsg not in (None, _WGS84):
-        name = f"urn:ogc:def:crs:EPSG::{place.epsg}"
+    if geo and geo.transform and geo.epsg not in (None, _WGS84):
+        name = f"urn:ogc:def:crs:EPSG::{geo.epsg}"
         collection["crs"] = {"type": "name", "properties": {"name": name}}
     features = []
     for each in objects:

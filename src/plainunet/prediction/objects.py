@@ -23,7 +23,7 @@ class Object(NamedTuple):
     """Area [pixels]."""
     box: tuple[int, int, int, int]
     """Bounding box: first column, first row, width, height [pixels]."""
-    middle: tuple[float, float]
+    centroid: tuple[float, float]
     """Centroid: mean column and row."""
 
 
@@ -38,15 +38,15 @@ def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[Objec
     for class_id in _classes(mask):
         if class_id in (0, IGNORED):
             continue
-        count, own, stats, middles = cv2.connectedComponentsWithStats(
+        count, own, stats, centroids = cv2.connectedComponentsWithStats(
             (mask == class_id).astype(np.uint8), connectivity=8, ltype=cv2.CV_32S
         )
         labels += own + len(objects) * (own > 0)
         for index in range(1, count):
             left, top, width, height, area = (int(value) for value in stats[index])
-            middle = float(middles[index][0]), float(middles[index][1])
+            centroid = float(centroids[index][0]), float(centroids[index][1])
             box = left, top, width, height
-            objects.append(Object(len(objects) + 1, class_id, area, box, middle))
+            objects.append(Object(len(objects) + 1, class_id, area, box, centroid))
     return labels, objects
 
 

@@ -16,7 +16,7 @@ from plainunet.config import Output
 from plainunet.files import write_json, write_whole
 from plainunet.network.checkpoint import Card
 from plainunet.prediction.drawing import draw_overlay, write_mask, write_png, write_tiff_mask
-from plainunet.prediction.geo import Place, Tag, draw_contours, nodata_tag
+from plainunet.prediction.geo import Georeference, Tag, draw_contours, nodata_tag
 from plainunet.prediction.objects import Object, find_objects
 
 
@@ -92,7 +92,7 @@ def area_rows(name: str, counts: NDArray[np.int64], card: Card) -> list[Row]:
 def _objects(labelled: Labelled, card: Card) -> list[Row]:
     return [
         [labelled.name, each.number, card.class_names[each.class_id], each.area, *each.box]
-        + [f"{value:.2f}" for value in each.middle]
+        + [f"{value:.2f}" for value in each.centroid]
         for each in labelled.objects
     ]
 
@@ -236,7 +236,7 @@ class Outputs:
         image: NDArray[Any],
         mask: NDArray[np.uint8],
         probabilities: dict[str, NDArray[Any]],
-        place: Place | None,
+        geo: Georeference | None,
         key: str = "",
     ) -> Entries:
         """Write the files of an image. The mask comes last: if it exists, all files do.
@@ -247,14 +247,14 @@ class Outputs:
             image: [H, W, C], as stored.
             mask: [H, W] uint8 class ids.
             probabilities: [K, H, W] of each output, as by `quantise`.
-            place: Coordinates of a GeoTIFF.
+            geo: Coordinates of a GeoTIFF.
             key: The model and image that the mask is made from, see `record`.
 
         Returns:
             The image's entries in the lists.
         """
         labelled = self._labelled(mask_file, name, mask)
-        tags = place.tags if place else []
+        tags = geo.tags if geo else []
         for output, path in self._others(mask_file):
             if output == "overlay":
                 _write_jpeg(path, draw_overlay(image, mask, self._card.colors))
@@ -264,7 +264,7 @@ class Outputs:
                 _write_values(path, values, [*tags, *own])
             elif output == "contours":
                 names = self._card.class_names
-                write_json(path, draw_contours(labelled.labels, labelled.objects, names, place))
+                write_json(path, draw_contours(labelled.labels, labelled.objects, names, geo))
             elif output == "instances":
                 _write_labels(path, labelled.labels, tags)
             elif output in probabilities:

@@ -32,10 +32,10 @@ from plainunet.formats.sources import (
 )
 from plainunet.formats.windows import TiffWindows, Windows, as_windows, open_windows, picture_size
 from plainunet.prediction.drawing import TILE, write_tiff_bands
-from plainunet.prediction.geo import Place, find_geo, read_geo
+from plainunet.prediction.geo import Georeference, find_geo, read_geo
 from plainunet.prediction.oom import failing_alone
 from plainunet.prediction.outputs import Entries, Outputs
-from plainunet.prediction.predictor import Predictor, warnings_noted
+from plainunet.prediction.predictor import Predictor, note_warnings
 from plainunet.prediction.record import (
     mask_key,
     note_video,
@@ -92,15 +92,15 @@ def find_inputs(names: Sequence[Path], out: Path | None = None) -> Inputs:
             videos.append(path)
         else:
             others.append(path)
-    return Inputs(open_slices(_each_once(find_images(others))), _each_once(videos))
+    return Inputs(open_slices(_unique(find_images(others))), _unique(videos))
 
 
 _Named = TypeVar("_Named", bound=ImageSource)
 
 
-def _each_once(sources: Sequence[_Named]) -> list[_Named]:
+def _unique(sources: Sequence[_Named]) -> list[_Named]:
     known: dict[Path, _Named] = {}
-    for source, path in zip(sources, _whole_paths(sources), strict=True):
+    for source, path in zip(sources, _absolute_paths(sources), strict=True):
         known.setdefault(path, source)
     return list(known.values())
 
@@ -108,17 +108,17 @@ def _each_once(sources: Sequence[_Named]) -> list[_Named]:
 def _expand(name: Path, out: Path | None) -> Sequence[ImageSource]:
     """Expand one of the names."""
     if str(name) == "-":
-        return _listed(sys.stdin.buffer.read(), "standard input")
+        return _parse_list(sys.stdin.buffer.read(), "standard input")
     if name.suffix.lower() == ".txt" and name.is_file():
-        return _listed(name.read_bytes(), str(name))
+        return _parse_list(name.read_bytes(), str(name))
     source = parse_image(name)
     if glob.has_magic(str(name)) and not files_of(source)[0].exists():
         found = sorted(glob.glob(str(name), recursive=True))  # noqa: PTH207 (any path, absolute too)
         if not found:
             raise FileNotFoundError(f"{name}: no file matches this pattern.")
-        return _outside([Path(path) for path in found], out)
+        return _without_outputs([Path(path) for path in found], out)
     if name.is_dir() and out and _is_below(out, name):
-        return _outside(find_images([name]), out)
+        return _without_outputs(find_images([name]), out)
     return [source]
 
 
@@ -126,11 +126,11 @@ def _is_below(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
 
 
-def _outside(paths: Sequence[ImageSource], out: Path | None) -> Sequence[ImageSource]:
+def _without_outputs(paths: Sequence[ImageSource], out: Path | None) -> Sequence[ImageSource]:
     return [path for path in paths if out is None or not _is_below(path_of(path), out)]
 
 
-def _listed(content: bytes, source: str) -> list[ImageSource]:
+def _parse_list(content: bytes, source: str) -> list[ImageSource]:
     """The paths on the lines of a list."""
     try:
         lines = content.decode("utf-8-sig").splitlines()
@@ -148,7 +148,7 @@ def mask_paths(images: Sequence[ImageSource], out: Path) -> list[Path]:
     Images with equal stems keep their folders, relative to the common folder of all images; if even
     these are equal (`a.jpg` next to `a.png`), the suffix stays in the name: `a.jpg.png`.
     """
-    full = _whole_paths(images)
+    full = _absolute_paths(images)
     top = _common_folder(full)
     stems = [stem_of(image) for image in images]
     count = Counter(stems)
@@ -167,7 +167,7 @@ def mask_paths(images: Sequence[ImageSource], out: Path) -> list[Path]:
 
 def list_names(images: Sequence[ImageSource]) -> list[str]:
     """Names of images in lists: file names, with folders if two are equal."""
-    full = _whole_paths(images)
+    full = _absolute_paths(images)
     top = _common_folder(full)
     count = Counter(image.name for image in full)
     return [
@@ -187,15 +187,15 @@ def require_apart(
             f"{replaced[0]}: a mask would overwrite one of the {what}. Choose another output "
             "folder."
         )
-    beside = {path.parent.resolve() for path in paths} & {file.parent for file in files}
-    if beside:
+    shared = {path.parent.resolve() for path in paths} & {file.parent for file in files}
+    if shared:
         raise ValueError(
-            f"{min(beside)}: contains the {what}; the next run would take masks in it for {what}. "
+            f"{min(shared)}: contains the {what}; the next run would take masks in it for {what}. "
             "Choose another output folder."
         )
 
 
-def _whole_paths(images: Sequence[ImageSource]) -> list[Path]:
+def _absolute_paths(images: Sequence[ImageSource]) -> list[Path]:
     """Absolute paths without "..", which would lead out of the output folder."""
     return [Path(os.path.normpath(path_of(image).absolute())) for image in images]
 
@@ -237,7 +237,7 @@ def predict_large(
             _append(file, band, path)
             done += len(band)
             reporter.advance(done)
-    place = read_geo(image.page) if isinstance(image, TiffWindows) else None
+    geo = read_geo(image.page) if isinstance(image, TiffWindows) else None
     counts = np.zeros(len(predictor.card.class_names), np.int64)
 
     def bands() -> Iterator[NDArray[np.uint8]]:
@@ -247,7 +247,7 @@ def predict_large(
                 counts[:] += np.bincount(band, minlength=256)[: len(counts)]
                 yield band.reshape(-1, width)
 
-    tags = place.tags if place else []
+    tags = geo.tags if geo else []
     write_tiff_bands(path, (height, width), bands(), predictor.card.colors, tags, key)
     rows.unlink()
     about.unlink()
@@ -362,7 +362,7 @@ class _Read(NamedTuple):
 
     image: NDArray[Any]
     windows: Windows
-    place: Place | None
+    geo: Georeference | None
 
 
 class _Done(NamedTuple):
@@ -401,7 +401,7 @@ class _Batch:
                 for number, job in group.items():
                     task = self.tasks[number]
                     try:
-                        with warnings_noted(task.image, self.reporter), failing_alone(task.image):
+                        with note_warnings(task.image, self.reporter), failing_alone(task.image):
                             self._predict_one(number, job.result(), writer, masks.get(number))
                     except (ValueError, OSError) as error:
                         self.result.failures.append(str(error))
@@ -443,7 +443,7 @@ class _Batch:
         reads = {number: job.result() for number, job in group.items()}
         images = {n: read.windows for n, read in reads.items() if isinstance(read, _Read)}
         for number, image in images.items():
-            with warnings_noted(self.tasks[number].image, self.reporter):
+            with note_warnings(self.tasks[number].image, self.reporter):
                 self.predictor.warn_of(image)
         try:
             masks = self.predictor.masks([*images.values()])
@@ -509,10 +509,10 @@ class _Batch:
         if mask is None:
             mask, probabilities = self._predict_whole(read.windows)
         self._write_record()
-        path = task.mask.with_suffix(".tif" if read.place else ".png")
+        path = task.mask.with_suffix(".tif" if read.geo else ".png")
         job = writer.submit(
             self.outputs.write,
-            *(path, task.name, read.image, mask, probabilities, read.place, task.key),
+            *(path, task.name, read.image, mask, probabilities, read.geo, task.key),
         )
         self.waiting.append((number, path, job))
 
@@ -610,7 +610,7 @@ def predict_inputs(
                 continue
             write_record(out, predictor)
             try:
-                with warnings_noted(video, reporter), failing_alone(video):
+                with note_warnings(video, reporter), failing_alone(video):
                     predict_video(predictor, video, out, reporter)
             except CutOffError as error:
                 result.failures.append(str(error))

@@ -25,7 +25,7 @@ from plainunet.palette import default_colors
 from plainunet.prediction.backends import Logits, TorchBackend
 from plainunet.prediction.objects import fill_holes, remove_small
 from plainunet.prediction.oom import in_smaller_parts
-from plainunet.prediction.views import TTA, View, in_step
+from plainunet.prediction.views import TTA, View, aligned_bands
 from plainunet.reporter import Reporter
 from plainunet.settings import explain
 
@@ -105,7 +105,7 @@ class InputCheck:
 
 
 @contextmanager
-def warnings_noted(file: ImageSource, reporter: Reporter) -> Iterator[None]:
+def note_warnings(file: ImageSource, reporter: Reporter) -> Iterator[None]:
     """Report the predictor's warnings as notes that name the file, each once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -269,7 +269,7 @@ class Predictor:
         found = []
         streams = zip(*(view.batch(images) for view in self._views), strict=True)
         for image, views in zip(images, streams, strict=True):
-            bands = [self._backend.mean(each) for each in in_step(views)]
+            bands = [self._backend.mean(each) for each in aligned_bands(views)]
             tops = np.cumsum([0] + [band.shape[1] for band in bands])
             mask = [self._classes(*each) for each in zip(bands, repeat(image), tops, strict=False)]
             found.append(self.clean(np.concatenate(mask)))
@@ -344,7 +344,7 @@ class Predictor:
 
     def _mean_bands(self, image: Windows, first: int) -> Iterator[Logits]:
         streams = [view.bands(image, first) for view in self._views]
-        return (self._backend.mean(bands) for bands in in_step(streams))
+        return (self._backend.mean(bands) for bands in aligned_bands(streams))
 
 
 def _require_same_classes(network: UNet, card: Card, others: Sequence[Card]) -> None:

@@ -73,7 +73,7 @@ class View:
         reduced = self._reduce(image)
         needed = row_above(first, reduced.inside[0], image.shape[0])
         bands = logit_bands(self.backend, reduced, self.values, needed)
-        yield from self._in_own_size(bands, reduced, image.shape[:2], first)
+        yield from self._at_image_size(bands, reduced, image.shape[:2], first)
 
     def batch(self, images: Sequence[Windows]) -> list[Iterator[Logits]]:
         """Predict a batch of small images of one shape in one pass.
@@ -83,7 +83,7 @@ class View:
         reduced = [self._reduce(image) for image in images]
         logits = self.backend.run(np.stack([each.read(0, 0, *each.size) for each in reduced]))
         return [
-            self._in_own_size([(0, own)], each, image.shape[:2], 0)
+            self._at_image_size([(0, own)], each, image.shape[:2], 0)
             for own, each, image in zip(logits, reduced, images, strict=True)
         ]
 
@@ -108,7 +108,7 @@ class View:
         image = as_channels(image, self.backend.in_channels)
         return ReducedImage(image, size, self._input_size(size))
 
-    def _in_own_size(
+    def _at_image_size(
         self,
         bands: Iterable[tuple[int, Logits]],
         image: "ReducedImage",
@@ -227,10 +227,10 @@ def enlarge(
     `row_above(first, ...)`. Yields logits [K, n, W], the rows from `first` on, at most `at_once` at
     a time.
     """
-    place = _places(height, wanted[0])
-    above = np.minimum(np.floor(place).astype(np.int64), height - 1)
+    position = _row_positions(height, wanted[0])
+    above = np.minimum(np.floor(position).astype(np.int64), height - 1)
     below = np.minimum(above + 1, height - 1)
-    fraction = (place - above).astype(np.float32)
+    fraction = (position - above).astype(np.float32)
     held, top, done = None, 0, first
     for number, band in bands:
         held, top = (band, number) if held is None else (backend.concatenate(held, band), top)
@@ -249,16 +249,16 @@ def enlarge(
 
 def row_above(row: int, height: int, wanted: int) -> int:
     """The upper of the two rows of logits that are interpolated for a row of the image."""
-    return row if height == wanted else int(_places(height, wanted)[row])
+    return row if height == wanted else int(_row_positions(height, wanted)[row])
 
 
-def _places(height: int, wanted: int) -> NDArray[np.float64]:
+def _row_positions(height: int, wanted: int) -> NDArray[np.float64]:
     """Positions of the image's rows among those of the logits, as in `F.interpolate`."""
     middles = np.arange(wanted, dtype=np.float64) + 0.5
     return (middles * (height / wanted) - 0.5).clip(min=0)
 
 
-def in_step(streams: Sequence[Iterator[Logits]]) -> Iterator[list[Logits]]:
+def aligned_bands(streams: Sequence[Iterator[Logits]]) -> Iterator[list[Logits]]:
     """Iterate over several streams of bands [K, n, W] in parallel, in bands of equal height."""
     held = [next(stream) for stream in streams]
     while True:
