@@ -80,8 +80,8 @@ def find_inputs(names: Sequence[Path], out: Path | None = None) -> Inputs:
         out: Output folder of the masks; folders and patterns skip its files.
 
     Raises:
-        FileNotFoundError: A file does not exist.
-        ValueError: A folder, pattern or list contains no image, or a list is not text.
+        FileNotFoundError: A file does not exist, or a pattern matches none.
+        ValueError: A folder or list contains no image, or a list is not text.
     """
     paths = [path for name in names for path in _expand(name, out)]
     videos, others = [], []
