@@ -933,9 +933,7 @@ def test_names_that_are_not_utf8_can_be_printed(
         (["--amp", "x"], "precision"),
     ],
 )
-def test_flags_of_other_tools_lead_to_ours(
-    command: Commands, given: list[str], named: str
-) -> None:
+def test_flags_of_other_tools_lead_to_ours(command: Commands, given: list[str], named: str) -> None:
     refused(command("train", "data", "--out", "run", *given), f"^error: {named}")
 
 

@@ -188,7 +188,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with Image.open(drawn / kind / f"{number}.png") as image:
                 save(folder / "my-data" / kind / f"{name}{suffix}", np.array(image))
     shutil.copytree(folder / "my-data", folder / "other-data")
-    shutil.copytree(folder / "my-data" / "images", folder / "new-images")
+    for images in ("new-images", "scans"):
+        shutil.copytree(folder / "my-data" / "images", folder / images)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert run(["train", "my-data", "--out", "runs/first"], patch) == 0

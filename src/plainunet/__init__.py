@@ -1,13 +1,14 @@
-"""U-Net segmentation: from a folder of pictures and masks to a model in use.
+"""U-Nets for semantic segmentation: from a folder of images and masks to a model in use.
 
-The flow, one room after the other; none imports from a later one:
+The flow; no package imports from a later one:
 
-    files, config -> data, network -> prediction -> evaluation -> training -> deployment -> cli
+    files, config -> formats, network -> dataset -> doctor, prediction -> evaluation -> training
+    -> terminal -> cli
 
 The letters of every shape:
 
-    N  pictures in a batch        K  classes, background included
-    C  channels of a picture      B  tiles or patches in a batch
+    N  images in a batch          K  classes, background included
+    C  channels of an image       B  tiles or patches in a batch
     H  height, W  width           h, w  the same inside the network
 
 The public names are loaded on first use, so `import plainunet` is quick and without torch.
