@@ -67,11 +67,13 @@ def describe_verb(verb: str) -> str:
         choices = ", ".join(f"`{choice}`" for choice in each.get_choices() or ())
         name = each.names[0]
         others = _ALIASES.get(name.removeprefix("--"), "").split()
-        also = "; also " + ", ".join(f"`--{other}`" for other in others) if others else ""
-        meaning = flatten(each.parameter.help or "") + (f" One of {choices}." if choices else "")
+        also = " Also " + ", ".join(f"`--{other}`" for other in others) + "." if others else ""
+        meaning = (
+            flatten(each.parameter.help or "") + (f" One of {choices}." if choices else "") + also
+        )
         positional = not name.startswith("--")
         default = "required" if each.required else show_default(each.field_info.default)
-        rows[positional].append((f"`{name}`{also}", default, meaning))
+        rows[positional].append((f"`{name}`", default, meaning))
     usage = " ".join([row[0].strip("`") for row in rows[True]] + ["[FLAGS]"] * bool(rows[False]))
     page = f"# plainunet {verb}\n\n{NOTE}```text\nplainunet {verb} {usage}\n```\n\n"
     page += flatten(summary) + "\n\n" + (rest and f"{flatten(rest)}\n\n")
