@@ -151,7 +151,7 @@ def describe_python() -> str:
         path = PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
         tree = ast.parse(path.read_text(encoding="utf-8"))
         (node,) = [each for each in tree.body if getattr(each, "name", "") == name]
-        page += f"\n## {name}\n\n"
+        page += f"\n## `{name}`\n\n"
         if isinstance(node, ast.FunctionDef):
             page += f"{signature(node)}{as_markdown(ast.get_docstring(node))}"
             continue
@@ -169,7 +169,7 @@ def describe_python() -> str:
             if method.name.startswith("_") and method.name != "__init__":
                 continue
             shown = name if method.name == "__init__" else f"{name}.{method.name}"
-            page += f"\n### {shown}{'()' if shown == name else ''}\n\n{signature(method, shown)}"
+            page += f"\n### `{shown}{'()' if shown == name else ''}`\n\n{signature(method, shown)}"
             page += as_markdown(ast.get_docstring(method))
     return page
 
