@@ -953,4 +953,4 @@ def test_only_a_similar_flag_is_proposed(
 def test_one_number_is_a_square(command: Commands, tmp_path: Path, given: list[str]) -> None:
     result = command("model", "--base-channels", "2", "--depth", "1", *given)
     assert result.returncode == 0
-    assert re.search(r"48 ?[x×,] ?48", result.stdout)
+    assert re.search(r"48 ?[x,] ?48", result.stdout)
