@@ -1,8 +1,9 @@
-"""Draw the strip of results at the head of the README: `python docs/results.py DATA`.
+"""Draw the results at the head of the README and in the guides: `python docs/results.py DATA`.
 
 In: a folder with `dsb2018` (nuclei) and `dubai_aerial` (aerial images), both CC0. A model is
-trained on each in ten minutes. Out: results.jpg beside this file, with the held-out image of median
-score of each, and both scores.
+trained on each for ten minutes, or `--budget`. Out, next to this file: results-NAME.jpg for each
+dataset, the held-out image of median score, and results.jpg, all of them in one strip. Prints the
+scores.
 """
 
 import argparse
@@ -39,9 +40,9 @@ def main() -> None:
         print(f"{name}: Dice {dice:.4f} pooled, {per_image:.4f} per image", flush=True)
         worst_to_best = sorted(RunFolder(run).saved_images.glob("*_comparison.png"))
         row = Image.open(worst_to_best[len(worst_to_best) // 2]).convert("RGB")
-        rows.append(
-            row.resize((WIDTH, round(row.height * WIDTH / row.width)), Image.Resampling.LANCZOS)
-        )
+        size = (WIDTH, round(row.height * WIDTH / row.width))
+        rows.append(row.resize(size, Image.Resampling.LANCZOS))
+        rows[-1].save(Path(__file__).with_name(f"results-{name}.jpg"), quality=88)
     strip = Image.new("RGB", (WIDTH, sum(row.height for row in rows) + 4), "white")
     top = 0
     for row in rows:

@@ -38,7 +38,7 @@ def test_names_are_complete() -> None:
 @pytest.mark.parametrize("name", PARTS)
 def test_every_name_is_documented(name: str) -> None:
     assert (getattr(plainunet, name).__doc__ or "").strip(), f"{name} has no docstring"
-    pages = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+    pages = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     assert re.search(rf"`{name}\b", text), f"{name} is in neither README.md nor docs/"
 

@@ -1,6 +1,6 @@
-"""U-Nets for semantic segmentation: training, evaluation and prediction.
+"""U-Nets for semantic segmentation: from a folder of images and masks to a model in use.
 
-The packages; each imports only from those before it:
+The flow; no package imports from a later one:
 
     files, config -> formats, network -> dataset -> doctor, prediction -> evaluation -> training
     -> terminal -> cli

@@ -44,7 +44,7 @@ class DataConfig(FolderConfig):
 
     group_by: str | None = None
     """Regular expression on image names. Images that agree in its first group stay in one split,
-    which prevents data leakage: '([^_]+)_' for all images of one patient or video."""
+    which prevents data leakage: `([^_]+)_` for all images of one patient or video."""
     classes: tuple[str, ...] = ()
     """Class names in the order of their ids, background first; commas work too."""
     values: tuple[int, ...] = ()
