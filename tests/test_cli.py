@@ -796,7 +796,7 @@ def test_names_that_are_not_utf8_can_be_printed(
         (["--batch=x"], "batch_size"),
         (["--batch_size", "x"], "batch_size"),
         (["--imgsz", "0", "--epochs", "x"], "epochs"),
-        (["--gradient-accumulation-steps", "x"], "accumulation"),
+        (["--gradient-accumulation-steps", "x"], "gradient_accumulation"),
         (["--ignore-index", "x"], "ignore"),
         (["--early-stopping", "x"], "patience"),
         (["--amp", "x"], "precision"),

@@ -71,7 +71,7 @@ def test_settings_cannot_be_changed() -> None:
         ({"budget": 75.5}, "budget", 75.5),
         ({"patch": (64, 96), "factor": 0.5}, "window", (64, 96)),
         ({"size": (32, 48)}, "window", (32, 48)),
-        ({"freeze": "encoder", "start_from": "a.safetensors"}, "freeze", "encoder"),
+        ({"freeze": "encoder", "pretrained": "a.safetensors"}, "freeze", "encoder"),
     ],
 )
 def test_what_a_user_says_is_understood(given: dict[str, Any], field: str, wanted: object) -> None:

@@ -172,7 +172,7 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
         for flag in ("--epochs", "--budget", "--base-channels", "--batch-size"):
             while flag in given:
                 del given[given.index(flag) : given.index(flag) + 2]
-        words = [*given, *FAST, *(() if "--start-from" in given else SMALL_NETWORK)]
+        words = [*given, *FAST, *(() if "--pretrained" in given else SMALL_NETWORK)]
         shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)
     monkeypatch.setattr("sys.argv", ["plainunet", *words])
     return _run()

@@ -181,3 +181,11 @@ def test_an_invalid_dataset(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(ValueError, match=r"dataset\.toml: .*TOML"):
         read_dataset(tmp_path)
+
+
+def test_settings_of_earlier_runs_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('accumulation = 2\nclip = 0.5\nstart_from = "a"\nloss = "outline"\n')
+    config = load_config(path)
+    assert (config.gradient_accumulation, config.gradient_clip) == (2, 0.5)
+    assert (config.pretrained, config.loss) == ("a", "boundary")

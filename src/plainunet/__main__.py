@@ -13,13 +13,13 @@ from pathlib import Path
 from plainunet import reporter
 
 _ALIASES = {
-    "accumulation": "accumulate grad-accum gradient-accumulation gradient-accumulation-steps",
+    "gradient-accumulation": "accumulation accumulate grad-accum gradient-accumulation-steps",
     "augment": "aug augmentation augmentations",
     "base-channels": "features init-features width",
     "batch-size": "batch bs",
     "budget": "time time-budget",
     "classes": "class-names names",
-    "clip": "grad-clip gradient-clip gradient-clip-val clip-grad-norm max-grad-norm",
+    "gradient-clip": "clip grad-clip gradient-clip-val clip-grad-norm max-grad-norm",
     "colors": "colours palette",
     "depth": "levels num-levels",
     "ensemble": "checkpoints models",
@@ -39,7 +39,7 @@ _ALIASES = {
     "schedule": "scheduler lr-scheduler lr-schedule",
     "seed": "random-seed random-state",
     "size": "imgsz img-size image-size input-size resolution",
-    "start-from": "pretrained finetune fine-tune init-from",
+    "pretrained": "start-from finetune fine-tune init-from",
     "threshold": "conf conf-threshold",
     "track": "logger loggers report-to trackers",
     "upsampling": "up upsample",

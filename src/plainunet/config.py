@@ -171,26 +171,26 @@ class TrainConfig(DataConfig, NetworkConfig):
     """With patches: scale of the images, 0.5 for half the width and height."""
     batch_size: int = Field(default=8, ge=1)
     """Images per optimiser step."""
-    accumulation: int = Field(default=1, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
     """Gradient accumulation: number of micro-batches per optimiser step. Less memory; the gradient
     is that of the full batch, but batch normalisation sees one micro-batch."""
     learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
     """Peak learning rate of the schedule."""
-    start_from: str | None = None
+    pretrained: str | None = None
     """Fine-tuning: checkpoint to initialise the weights from. Architecture is taken from it;
     classes and input channels may differ."""
     freeze: Literal["none", "encoder"] = "none"
     """Fine-tuning: weights that are not trained."""
-    loss: Literal["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "outline"] = (
+    loss: Literal["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "boundary"] = (
         "cross-entropy+dice"
     )
-    """Loss function. outline: cross-entropy+dice with more weight near object boundaries.
+    """Loss function. boundary: cross-entropy+dice with more weight near object boundaries.
     focal and balanced class weights help with class imbalance."""
     optimizer: Literal["muon", "adamw", "adam", "sgd", "rmsprop"] = "adamw"
     """Optimiser; sgd uses Nesterov momentum 0.9."""
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     """Weight decay: decoupled for muon and adamw, L2 for sgd and rmsprop; adam ignores it."""
-    clip: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    gradient_clip: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Gradient clipping: maximum gradient norm. 0 disables it."""
     schedule: Literal["one-cycle", "cosine", "poly", "constant"] = "one-cycle"
     """Learning rate schedule. one-cycle: warm-up for a tenth of the steps, then cosine decay to
@@ -285,8 +285,8 @@ class TrainConfig(DataConfig, NetworkConfig):
     @field_validator("freeze")
     @classmethod
     def _keep_what_is_learnt(cls, freeze: str, info: ValidationInfo) -> str:
-        if freeze != "none" and not info.data.get("start_from"):
-            raise ValueError("requires start_from: untrained weights would be frozen")
+        if freeze != "none" and not info.data.get("pretrained"):
+            raise ValueError("requires pretrained: untrained weights would be frozen")
         return freeze
 
     @field_validator("growth")

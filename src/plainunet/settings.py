@@ -19,6 +19,13 @@ from plainunet.files import require_regular, write_whole
 DATASET_FILE = "dataset.toml"
 """Describes the data: in a data folder, how to read it; in a run folder, how it was read."""
 
+_RENAMED = {
+    "accumulation": "gradient_accumulation",
+    "clip": "gradient_clip",
+    "start_from": "pretrained",
+}
+"""Settings of earlier run folders, which stay readable."""
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 # a setting overrides these keys of a dataset.toml, which would contradict it
@@ -62,6 +69,9 @@ def read_settings(path: Path, model: type[BaseModel] = TrainConfig) -> dict[str,
         raise FileNotFoundError(f"{path}: no such configuration file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"{path}: not a readable TOML file ({error}).") from error
+    given = {_RENAMED.get(key, key): value for key, value in given.items()}
+    if given.get("loss") == "outline":
+        given["loss"] = "boundary"
     _checked(model, given, str(path))
     return given
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from plainunet.network.losses import (
     LOSSES,
+    boundary,
     cross_entropy,
     cross_entropy_dice,
     deep_loss,
@@ -19,7 +20,6 @@ from plainunet.network.losses import (
     focal,
     lovasz,
     lovasz_extension,
-    outline,
     upsample_logits,
 )
 
@@ -108,8 +108,8 @@ def test_cross_entropy_and_focal_by_hand() -> None:
 
 
 def test_names() -> None:
-    losses = [cross_entropy, dice_loss, cross_entropy_dice, focal, lovasz, outline]
-    names = ["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "outline"]
+    losses = [cross_entropy, dice_loss, cross_entropy_dice, focal, lovasz, boundary]
+    names = ["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "boundary"]
     assert dict(zip(names, losses, strict=True)) == LOSSES
 
 
@@ -139,7 +139,7 @@ def test_boundary_pixels_have_three_times_the_weight() -> None:
     target = torch.zeros(1, 2, 40, 60)
     target[:, 0, :, :30] = 1
     target[:, 1, :, 30:] = 1
-    _, gradient = differentiate(outline, torch.zeros(1, 2, 40, 60), target, torch.ones(1, 40, 60))
+    _, gradient = differentiate(boundary, torch.zeros(1, 2, 40, 60), target, torch.ones(1, 40, 60))
     along = gradient[0, 0, 20].abs()
     near, far = along[25:35], torch.cat([along[:24], along[36:]])
     assert near.min() / far.max() == pytest.approx(3, rel=0.05)
@@ -152,7 +152,7 @@ def test_perfect_prediction_has_no_loss(loss: Loss) -> None:
     assert loss(-SURE * target, target, weight).item() > 0.5
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, dice_loss, cross_entropy_dice, outline])
+@pytest.mark.parametrize("loss", [cross_entropy, dice_loss, cross_entropy_dice, boundary])
 def test_minimum_at_the_class_fractions(loss: Loss) -> None:
     _, target, weight = example(5, hard=False)
     met = loss(target.log(), target, weight)

@@ -112,7 +112,7 @@ from plainunet.training.step import Step
 with join_processes("cpu") as processes:
     torch.manual_seed(0)
     unet = UNet(3, 3, base_channels=4, depth=2, normalisation="group").double().train()
-    run = Run(RunFolder(Path("run")), TrainConfig(loss=loss, clip=1.0, seed=0), None,
+    run = Run(RunFolder(Path("run")), TrainConfig(loss=loss, gradient_clip=1.0, seed=0), None,
               processes=processes)
     state = TrainingState(unet, [AdamW(unet.parameters(), lr=0.01)], None, accumulation=2)
     step = Step(run, state, torch.device("cpu"), torch.float32)

@@ -297,7 +297,7 @@ RARE = STREETS._replace(shares={"street": 0.99, "pole": 0.01})
         (SMALL, {}, "augment", "strong", ""),
         (SMALL._replace(upright=True), {}, "augment", "light", ""),
         (CARS, {}, "augment", "light", "608"),  # many images
-        (CARS, {}, "accumulation", 1, ""),
+        (CARS, {}, "gradient_accumulation", 1, ""),
         (RARE, {}, "class_weights", "none", "pole, covers 1 %"),
         # the loss is a mean over pixels
         (RARE, {"loss": "cross-entropy"}, "class_weights", "balanced", ""),
@@ -314,7 +314,9 @@ def test_settings_chosen_from_the_data(
 
 def test_gradient_accumulation_fits_the_memory() -> None:
     given = {"size": (512, 768), "batch_size": 8}
-    micro_batches, why = make_plan(CARS, LAPTOP._replace(memory=2**30), 600, given)["accumulation"]
+    micro_batches, why = make_plan(CARS, LAPTOP._replace(memory=2**30), 600, given)[
+        "gradient_accumulation"
+    ]
     # 8 x 512 x 768 pixels of 1320 bytes are 3.9 GiB, ten times the allowed memory
     assert micro_batches == 8
     assert "3.9 of 1 GiB" in why

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL"
 
 SETTINGS = {
     "plain": "--precision fp32",
-    "all": "--precision fp32 --accumulation 2 --ema 0.9 --workers 2 --dropout 0.3 "
+    "all": "--precision fp32 --gradient-accumulation 2 --ema 0.9 --workers 2 --dropout 0.3 "
     "--optimizer muon --augment strong --elastic 2",
-    "bf16": "--precision bf16 --schedule cosine --clip 0.5 --loss dice",
+    "bf16": "--precision bf16 --schedule cosine --gradient-clip 0.5 --loss dice",
 }
 
 

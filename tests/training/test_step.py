@@ -45,11 +45,11 @@ def make_step(
     unet: UNet, decay: float = 0, precision: torch.dtype = torch.float32, **settings: Any
 ) -> tuple[Step, TrainingState]:
     """Steps of SGD with momentum."""
-    config = TrainConfig(**{"loss": "cross-entropy", "clip": 0, **settings})
+    config = TrainConfig(**{"loss": "cross-entropy", "gradient_clip": 0, **settings})
     dataset = SegmentationDataset(Path(), [], Values((0, 255)), ("ground", "thing"), [])
     average = WeightAverage(unet, decay) if decay else None
     optimizer = SGD(unet.parameters(), lr=99.0, momentum=0.9)
-    state = TrainingState(unet, [optimizer], average, accumulation=config.accumulation)
+    state = TrainingState(unet, [optimizer], average, accumulation=config.gradient_accumulation)
     run = Run(RunFolder(Path()), config, dataset)
     return Step(run, state, torch.device("cpu"), precision), state
 
@@ -176,7 +176,7 @@ def test_gradient_accumulation_equals_the_whole_batch(accumulation: int) -> None
     for parts in (1, accumulation):
         # in float64, so that only a wrong denominator makes a difference
         unet = network(normalisation="group").double()
-        step, _ = make_step(unet, accumulation=parts)
+        step, _ = make_step(unet, gradient_accumulation=parts)
         losses = [step((images.double() / 255, shares), number, 0.1).loss for number in (0, 1)]
         ends.append((losses, unet.state_dict()))
     assert ends[1][0] == pytest.approx(ends[0][0], rel=1e-6)
@@ -186,7 +186,7 @@ def test_gradient_accumulation_equals_the_whole_batch(accumulation: int) -> None
 
 def test_gradient_clipping() -> None:
     unet, other = network(), network()
-    make_step(unet, clip=1e-3)[0](batch(2), 0, 1.0)
+    make_step(unet, gradient_clip=1e-3)[0](batch(2), 0, 1.0)
     moved = sum(
         float((a - b).detach().square().sum())
         for a, b in zip(unet.parameters(), other.parameters(), strict=True)

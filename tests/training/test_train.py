@@ -331,7 +331,7 @@ def test_the_architecture_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "earlier.safetensors"
     network = UNet(3, 2, 4, 2, normalisation="group", residual=True, dropout=0.3)
     save_checkpoint(file, network, Card(("a", "b"), default_colors(2), (32, 32)))
-    config, taken = with_checkpoint(TrainConfig(start_from=str(file), depth=3))
+    config, taken = with_checkpoint(TrainConfig(pretrained=str(file), depth=3))
     assert (config.base_channels, config.normalisation, config.residual) == (4, "group", True)
     assert config.depth == 3  # as given; loading the weights reports the conflict
     assert config.dropout == TrainConfig().dropout
@@ -572,7 +572,7 @@ def test_frozen_encoder_and_deterministic_algorithms(finished: Finished, tmp_pat
 
     start = finished.out / "best.safetensors"
     settings = {"freeze": "encoder", "epochs": 1, "ema": 0.0, "deterministic": True}
-    config = change(finished, start_from=str(start), **settings)
+    config = change(finished, pretrained=str(start), **settings)
     heard = Recorder(look)
     train(finished.data, tmp_path / "run", config, heard)
     assert any(str(start) in note for note in heard.all("note"))

@@ -36,7 +36,7 @@ SMOOTHING = 1.0
 FOCUS = 2.0
 """Exponent of the focal loss (gamma in its paper)."""
 BOUNDARY = (11, 3.0)
-"""For the loss "outline": side of the window [target pixels] that detects boundaries, and the
+"""For the loss "boundary": side of the window [target pixels] that detects boundaries, and the
 factor on the weight of pixels near them."""
 
 
@@ -126,7 +126,7 @@ def _lovasz_gradient(truth: Tensor) -> Tensor:
     return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
 
 
-def outline(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None) -> Tensor:
+def boundary(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None) -> Tensor:
     """Cross-entropy and Dice with a higher weight near boundaries.
 
     A pixel is near a boundary if its window of `BOUNDARY` contains several classes; as in the
@@ -147,7 +147,7 @@ LOSSES: Mapping[str, Loss] = {
     "cross-entropy+dice": cross_entropy_dice,
     "focal": focal,
     "lovasz": lovasz,
-    "outline": outline,
+    "boundary": boundary,
 }
 
 

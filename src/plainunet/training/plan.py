@@ -405,7 +405,11 @@ def make_plan(
     needed = batch * side[0] * side[1] * _ACTIVATIONS * base / 16
     micro_batches = min(batch, 2 ** max(0, math.ceil(math.log2(needed / room))))
     memory = f"{needed / 2**30:.1f} of {machine.memory / 2**30:.0f} GiB"
-    decide("accumulation", micro_batches, f"the activations of a full batch need about {memory}")
+    decide(
+        "gradient_accumulation",
+        micro_batches,
+        f"the activations of a full batch need about {memory}",
+    )
     decide("normalisation", *_choose_normalisation(stats))
     optimizer = decide("optimizer", "muon", "fastest convergence in our benchmarks")
     decide("learning_rate", _RATES[optimizer], f"default for {optimizer}")
@@ -493,12 +497,12 @@ def recommend(result: Diagnosis) -> Plan:
 
 def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
     """Take the architecture from the checkpoint that a run fine-tunes, with a reason for each."""
-    if not config.start_from:
+    if not config.pretrained:
         return config, {}
     # imported here: `check` must not load PyTorch
     from plainunet.network.checkpoint import OVERRIDABLE, load_checkpoint
 
-    network, _ = load_checkpoint(Path(config.start_from))
+    network, _ = load_checkpoint(Path(config.pretrained))
     known = NetworkConfig.model_fields.keys() & network.architecture.keys()
     kept = known - config.model_fields_set - set(OVERRIDABLE)
     config = config.model_copy(update={name: network.architecture[name] for name in kept})

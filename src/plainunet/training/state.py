@@ -134,6 +134,6 @@ def read_state(folder: RunFolder) -> dict[str, Any]:
     except Exception as error:  # PyTorch raises many types on a damaged file
         raise ValueError(
             f"{file}: damaged. Start a new run with another --out; if it exists, fine-tune its "
-            f"best checkpoint: --start-from {folder.best}"
+            f"best checkpoint: --pretrained {folder.best}"
         ) from error
     return content

@@ -158,8 +158,8 @@ class Step:
             if self._state.scaler:
                 self._state.scaler.update()
             return False, total
-        if self._run.config.clip:
-            torch.nn.utils.clip_grads_with_norm_(weights, self._run.config.clip, norm)
+        if self._run.config.gradient_clip:
+            torch.nn.utils.clip_grads_with_norm_(weights, self._run.config.gradient_clip, norm)
         for optimizer in self._state.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate

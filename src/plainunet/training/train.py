@@ -261,10 +261,10 @@ def _make_network(run: Run, samples: Samples, is_new: bool) -> UNet:
     torch.manual_seed(config.seed)
     channels = _channels(run.dataset.shapes)
     network = UNet(channels, len(config.classes), **config.network_arguments())
-    if config.start_from and is_new:
-        fresh = load_pretrained(network, Path(config.start_from))
+    if config.pretrained and is_new:
+        fresh = load_pretrained(network, Path(config.pretrained))
         named = f"; reinitialised or averaged: {', '.join(fresh)}" if fresh else ""
-        run.reporter.note(f"fine-tuning from {config.start_from}{named}")
+        run.reporter.note(f"fine-tuning from {config.pretrained}{named}")
     network.set_normalisation(*samples.statistics())
     return network
 

@@ -64,7 +64,7 @@ class Trainer:
             make_optimizers(network, config.optimizer, config.learning_rate, config.weight_decay),
             WeightAverage(network, config.ema) if config.ema else None,
             torch.amp.GradScaler(self._device.type) if self._precision == torch.float16 else None,
-            accumulation=config.accumulation,
+            accumulation=config.gradient_accumulation,
         )
         self._batches = self._make_batches()
         self._loaders: dict[tuple[int, int], DataLoader[tuple[Tensor, ...]]] = {}
@@ -74,7 +74,9 @@ class Trainer:
     def restore(self, saved: dict[str, Any]) -> None:
         """Restore a saved state, as by `read_state`."""
         self.state.restore(saved)
-        self.state.accumulation = max(self.state.accumulation, self._run.config.accumulation)
+        self.state.accumulation = max(
+            self.state.accumulation, self._run.config.gradient_accumulation
+        )
 
     def fit(self) -> None:
         """Train the remaining epochs.
