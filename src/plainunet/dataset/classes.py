@@ -50,6 +50,7 @@ _WHITE = 0xFFFFFF
 _ALIKE = 8
 _FEW_MASKS = 0.05
 _RARE = 1e-3
+_NEARLY_ALL = 0.8
 
 
 def find_coding(
@@ -293,10 +294,10 @@ def _find_value_coding(
     known = _by_convention(counts, known, reporter)
     if not known.encoding and not known.values and (meant := _look(counts, known, reporter)):
         known = known.model_copy(update={"encoding": meant})
-    census = Census()
-    for each in counts:
-        census.add(each.path, np.bincount(each.values, each.pixels).astype(np.int64), each.is_deep)
+    census = take_census(counts)
     coding = coding_of_values(census, known, reporter)
+    if isinstance(coding, Values) and not (known.values or known.encoding or known.classes):
+        coding = _background_first(coding, counts, census, reporter)
     lossy = [path for path in census.paths if path_of(path).suffix.lower() in (".jpg", ".jpeg")]
     is_ids = isinstance(coding, Values) and coding.num_classes > 2
     if lossy and is_ids and not (known.values or known.encoding):
@@ -308,6 +309,50 @@ def _find_value_coding(
             lossy,
         )
     return coding, coding.count(np.arange(65536), census.pixels)
+
+
+def _background_first(
+    coding: Values, counts: Sequence[MaskCounts], census: "Census", reporter: Reporter
+) -> Values:
+    """Put the value of nearly all pixels first where it is black by all palettes; or ask.
+
+    Of two values from 0 on, the first is class 0 all the same, and `check` warns.
+    """
+    ground, values = census.ground(coding.ignore), coding.values
+    if ground in (None, values[0]):
+        return coding
+    palettes = [dict(zip(each.values.tolist(), each.palette, strict=False)) for each in counts]
+    if all(palettes) and not any(each.get(ground, 0) for each in palettes):
+        reporter.note(
+            f"note: {ground} is black by the masks' palettes, and has most of the pixels and "
+            "borders: it is class 0, the others follow (another order: --values)"
+        )
+        return replace(coding, values=(ground, *(each for each in values if each != ground)))
+    if values[0] > 0 or len(values) > 2:
+        raise _which_background(census, ground, values, coding.ignore)
+    return coding
+
+
+def _which_background(
+    census: "Census", ground: int, values: Sequence[int], ignore: int | None
+) -> DataError:
+    """Make the error for a value that has nearly all pixels, and is not that of class 0."""
+    others = tuple(value for value in values if value != ground)
+    void = {} if ignore in (None, ground) else {"ignore": ignore}
+    choices = [(f"{ground} is the background", {"values": (ground, *others), **void})]
+    if ground not in values:
+        choices.append((f"{ground} marks pixels of no class", {"values": others, "ignore": ground}))
+    elif values[:2] == (0, ground) and len(values) > 3 and not void:
+        choices.append(("0 marks pixels of no class", {"values": values[1:], "ignore": 0}))
+    if ground in values:
+        choices.append((f"{values[0]} is the background", {"values": tuple(values), **void}))
+    return DataError(
+        f"{census.pixels[ground] / census.pixels.sum():.1%} of the mask pixels, and most along the "
+        f"borders, are of value {ground}, as only a background is; the masks hold "
+        f"{list_values(values)}{f' and {ground}' if ground not in values else ''}. Which is it?",
+        "which-background",
+        choices=choices,
+    )
 
 
 def _by_convention(
@@ -389,6 +434,8 @@ class Census:
     """Masks in which the value occurs."""
     first: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
     """The first such mask, as an index into `paths`."""
+    edge: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
+    """The pixels along the borders of the masks."""
     paths: list[Source] = field(default_factory=list)
     distinct: list[int] = field(default_factory=list)
     """Of each 16-bit mask, how many values it has."""
@@ -397,9 +444,19 @@ class Census:
     up_to_one: int = 0
     """Masks in which 1 is the largest value."""
 
-    def add(self, path: Source, counts: NDArray[np.int64], is_deep: bool) -> None:
-        """Count one more mask: `counts` [n <= 65536] int64 are its pixels of value 0..n-1."""
+    def add(
+        self,
+        path: Source,
+        counts: NDArray[np.int64],
+        is_deep: bool,
+        edge: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Count one more mask: `counts` [n <= 65536] int64 are its pixels of value 0..n-1.
+
+        `edge` [n] are those along its borders; left out, the pixels stand for them.
+        """
         values = np.flatnonzero(counts)
+        self.edge[: len(counts)] += counts if edge is None else edge
         self.first[values] = np.where(self.files[values] == 0, len(self.paths), self.first[values])
         self.files[values] += 1
         self.pixels[values] += counts[values]
@@ -408,6 +465,15 @@ class Census:
             self.distinct.append(len(values))
         self.with_both += bool(counts.size > 255 and counts[1] and counts[255])
         self.up_to_one += bool(values.size and values[-1] == 1)
+
+    def ground(self, ignore: int | None = None) -> int | None:
+        """The value that has nearly all pixels and borders, as only a background has; or None."""
+        pixels, edge = self.pixels.copy(), self.edge.copy()
+        if ignore is not None:
+            pixels[ignore] = edge[ignore] = 0
+        top = int(pixels.argmax())
+        is_most = pixels[top] > _NEARLY_ALL * pixels.sum() and edge[top] > _NEARLY_ALL * edge.sum()
+        return top if is_most else None
 
     def is_slip(self, value: int) -> bool:
         """Tell whether so few masks or pixels have a value that it may well be a mistake."""
@@ -421,6 +487,16 @@ class Census:
         more = int(self.files[value]) - 1
         others = f" and {more} more mask{'s' * (more > 1)}" if more else ""
         return f"{self.pixels[value]} pixels in {self.paths[self.first[value]]}{others}"
+
+
+def take_census(counts: Sequence[MaskCounts]) -> Census:
+    """Count what masks hold together."""
+    census = Census()
+    for each in counts:
+        pixels = np.bincount(each.values, each.pixels).astype(np.int64)
+        edge = np.bincount(each.values, each.edge).astype(np.int64)
+        census.add(each.path, pixels, each.is_deep, edge)
+    return census
 
 
 def coding_of_values(
@@ -462,7 +538,10 @@ def coding_of_values(
         return Values((present[0], present[1]), ignore)
     if encoding is None and num_classes in (None, 2) and _are_objects(census, present, ignore):
         return Instances(ignore)
-    return _class_ids(census, present, num_classes, ignore, reporter)
+    coding = _class_ids(census, present, num_classes, ignore, reporter)
+    if census.ground() == IGNORED == coding.ignore != ignore and not (num_classes or encoding):
+        raise _which_background(census, IGNORED, coding.values, IGNORED)
+    return coding
 
 
 def _are_objects(census: Census, present: list[int], ignore: int | None) -> bool:
@@ -566,6 +645,16 @@ def _threshold(
 
 
 def _require_clear_255(census: Census) -> None:
+    if 2 * census.with_both > max(census.files[[1, 255]]) and census.pixels[255] > census.pixels[1]:
+        raise DataError(
+            "The masks hold 0, 1 and 255, most of them all three, and 255 has more pixels than 1 "
+            "has. Which is it?",
+            "ambiguous-255",
+            choices=[
+                ("255 marks pixels of no class", {"values": (0, 1), "ignore": 255}),
+                ("255 is a class", {"values": (0, 1, 255)}),
+            ],
+        )
     if census.pixels[255] > census.pixels[1] or not census.with_both:
         raise DataError(
             "The masks hold 0, 1 and 255, and it is not clear whether 255 is to be ignored or is "
@@ -604,14 +693,17 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
         same = sum(census.first[strays] == census.first[slips[0]]) == 1
         return _stray(census, values, said, slips[0], None, is_alone=same)
     ids = [value for value in classes if value != IGNORED]
+    if classes[0] == IGNORED and len(ids) > 1 and max(ids) <= _MOST_IDS:
+        return _which_background(census, IGNORED, ids, IGNORED)
     if len(ids) > 2 and max(ids) <= _MOST_IDS:
         return _stray(census, values, said, stray, tuple(ids), ignore=IGNORED in values)
     return _stray(census, values, said, stray, classes)
 
 
 def _by_background(census: Census, values: Sequence[int]) -> tuple[int, ...]:
-    """Put first what is likely the background: 0, else the value of most pixels."""
-    ground = 0 if 0 in values else max(values, key=lambda value: int(census.pixels[value]))
+    """Put first what is likely the background: of nearly all pixels; 0; or of most pixels."""
+    most = 0 if 0 in values else max(values, key=lambda value: int(census.pixels[value]))
+    ground = most if (top := census.ground()) is None or top not in values else top
     return ground, *(value for value in values if value != ground)
 
 

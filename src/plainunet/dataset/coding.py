@@ -241,11 +241,12 @@ class MaskCounts(NamedTuple):
     has_void: bool = False  # whether -1, read as `VOID`, marks pixels of no class
     hides: bool = False  # whether pixels of one colour differ in how opaque they are
     nodata: int | None = None  # the value that its file says pixels have which do not exist
+    edge: tuple[int, ...] = ()  # [n], the pixels of each value along the borders
 
 
 def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
     """Count the values of masks, several at a time; or say what is wrong with each."""
-    found = recall("mask values 5", [(path,) for path in paths], _count)
+    found = recall("mask values 6", [(path,) for path in paths], _count)
     for path, facts in zip(paths, found, strict=True):
         if isinstance(facts, DataError):
             yield facts
@@ -282,7 +283,7 @@ def _count(path: Source) -> Any:
     except ColoredMaskError:
         colors = read_colors(path)
         digest = _digest(colors.shape, *count_runs(colors))
-        marks = [[], False, False, mask_traits(path).hides, None]
+        marks = [[], False, False, mask_traits(path).hides, None, []]
         return [digest, kind, False, colors.shape, [], [], marks]
     traits = mask_traits(path)
     runs, lengths = count_runs(mask)
@@ -295,7 +296,9 @@ def _count(path: Source) -> Any:
     is_known = columns[0][-1] < len(traits.palette)
     palette = [traits.palette[value] for value in columns[0]] if is_known else []
     nodata = traits.nodata if traits.nodata in columns[0] else None
-    marks = [palette, traits.is_inverted, has_void, traits.hides, nodata]
+    around = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+    edge = np.bincount(around, minlength=len(pixels))[values].tolist()
+    marks = [palette, traits.is_inverted, has_void, traits.hides, nodata, edge]
     return [digest, kind, is_deep, mask.shape, *columns, marks]
 
 

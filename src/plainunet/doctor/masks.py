@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.config import DataConfig
-from plainunet.dataset.classes import find_coding, palettes_differ
+from plainunet.dataset.classes import find_coding, palettes_differ, take_census
 from plainunet.dataset.coding import (
     Coding,
     Colors,
@@ -83,6 +83,7 @@ def find_contents(
         for note in heard.notes:
             findings.note(note)
         _check_smoothed(coding, counts, config, findings)
+        _check_background(coding, counts, config, findings)
         return _count_classes(coding, counts, findings)
     return None
 
@@ -146,6 +147,8 @@ def _add_all_lossy(masks: Sequence[Source], findings: Findings) -> None:
 
 def _find_faulty(problem: DataError, counts: Sequence[MaskCounts]) -> list[Source]:
     """The masks to be set aside for an error."""
+    if problem.choices:
+        return []
     if problem.code == "ambiguous-255":
         sides = [
             [each.path for each in counts if value in each.values.tolist()] for value in (255, 1)
@@ -202,7 +205,10 @@ def _add_faulty(
         fix = change_of("flatten", masks, _unused_color(colors))
     elif not faulty and not fix and not flags:
         fix = None
-    findings.add(problem.code, str(problem), faulty, fix=fix, flags=flags or None, severity="error")
+    if problem.choices:
+        fix = None
+    said = str(problem) + findings.lines(problem.choices)
+    findings.add(problem.code, said, faulty, fix=fix, flags=flags or None, severity="error")
 
 
 def _unused_color(colors: set[int]) -> int:
@@ -246,6 +252,28 @@ def _check_smoothed(
             f"{shares[worst]:.2%}.",
             list(shares),
             flags={"encoding": "threshold"},
+        )
+
+
+def _check_background(
+    coding: Coding, counts: Sequence[MaskCounts], config: DataConfig, findings: Findings
+) -> None:
+    """Find masks whose class 0 looks like the object, as where black is drawn on white."""
+    given = config.values or config.encoding or config.classes or coding.names
+    if given or not isinstance(coding, Values) or coding.num_classes != 2:
+        return
+    ground, values = take_census(counts).ground(coding.ignore), coding.values
+    if ground == values[1]:
+        choices = [
+            (f"{ground} is the background", {"values": values[::-1]}),
+            (f"{ground} is the object", {"values": values}),
+        ]
+        findings.add(
+            "which-background",
+            f"Value {ground} is class 1, and has most of the pixels and borders of the masks, as "
+            f"a background has. Which is it?{findings.lines(choices)}",
+            fix=None,
+            severity="warning",
         )
 
 
