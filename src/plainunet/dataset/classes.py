@@ -24,7 +24,7 @@ from plainunet.dataset.coding import (
     list_values,
 )
 from plainunet.dataset.pairs import Pair
-from plainunet.dataset.regions import are_edges, number_objects
+from plainunet.dataset.regions import are_edges, main_values, number_objects
 from plainunet.dataset.split import SPLIT_FILE, write_split
 from plainunet.files import require_writable
 from plainunet.formats.colors import (
@@ -188,8 +188,10 @@ def palettes_differ(counts: Sequence[MaskCounts]) -> bool:
             greys = []
         pairs += [{(value, value * 0x010101) for value in each.values.tolist()} for each in greys]
         both = set().union(*pairs)
-        return len({color for _, color in both}) < len(both) and (
-            len({value for value, _ in both}) < len(both) or bool(greys)
+        return (
+            len({color for _, color in both}) < len(both)
+            and (len({value for value, _ in both}) < len(both) or bool(greys))
+            and not _same_borders(counts)
         )
     known: dict[int, tuple[int, int, int]] = {}
     for value, color in {pair for each in pairs if not each <= plain for pair in each}:
@@ -197,6 +199,18 @@ def palettes_differ(counts: Sequence[MaskCounts]) -> bool:
         if max(abs(a - b) for a, b in zip(other, unpack(color), strict=True)) > _ALIKE:
             return True
     return False
+
+
+def _same_borders(counts: Sequence[MaskCounts]) -> bool:
+    """Tell whether masks have the same value along their borders rather than the same colour."""
+    values: Counter[int] = Counter()
+    colors: Counter[int] = Counter()
+    for each in counts:
+        top = int(np.argmax(each.edge))
+        value = int(each.values[top])
+        values[value] += 1
+        colors[each.palette[top] if each.palette else value * 0x010101] += 1
+    return max(values.values()) > max(colors.values())
 
 
 def with_legend(
@@ -219,7 +233,7 @@ def with_legend(
         return known
     if legend:
         said = _values_of(legend, counts, known) or known
-        reporter.note(f"note: classes from {legend.path}: {', '.join(legend.names)}")
+        reporter.note(f"note: classes from {legend.path}: {', '.join(said.classes)}")
         return said
     for other in others[:1]:
         reporter.note(
@@ -250,9 +264,11 @@ def _values_of(
                 written = tuple(f"{color:06x}" for color in colors)
                 return known.model_copy(update={"classes": names, "colors": written})
             stored = tuple(range(len(names)))
-    nodata = {IGNORED, *(each.nodata for each in counts if each.nodata is not None)}
+    nodata = {IGNORED, legend.ignore, *(each.nodata for each in counts)}
     void = nodata & present - {*stored} if known.ignore is None else set()
     ids = present - void
+    if legend.by_place and not is_background(names[0]) and {0, len(names)} <= ids:
+        names, stored = ("background", *names), (*stored, len(names))  # the list leaves out 0
     if {0, 255} == {*stored} and ids > {*stored}:  # smoothed
         return known.model_copy(update={"classes": names}) if stored == (0, 255) else None
     has_ground = is_background(names[0])
@@ -391,6 +407,14 @@ def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -
         return None
     if len(present) > 3 and are_edges(counts):
         return "threshold"
+    plain = main_values(counts) if len(present) > _MANY_IN_ONE_FILE else []
+    if 2 < len(plain) <= len(present) // 2 and are_edges(counts, plain):
+        raise DataError(
+            f"The masks hold {len(present)} values: {list_values(plain)}, and others along their "
+            "edges, which smoothing made, so that they look like the classes between. Export the "
+            "masks again without anti-aliasing.",
+            "lossy-mask",
+        )
     deep = [len(each.values) for each in counts if each.is_deep]
     if 2 * len(deep) > len(counts) and np.median(deep) > _MANY_IN_ONE_FILE:
         return None  # objects anyway
@@ -628,20 +652,22 @@ def _is_smoothed(census: Census, values: Sequence[int], num_classes: int | None)
 def _threshold(
     census: Census, values: Sequence[int], ignore: int | None, reporter: Reporter
 ) -> Threshold:
-    if values[-1] > 255 or not values[0] < THRESHOLD <= values[-1]:
+    top = 255 if values[-1] < 256 else 65535
+    middle = (top + 1) // 2
+    if not values[0] < middle <= values[-1]:
         raise ValueError(
-            f"--encoding threshold takes values from 0 to 255 on both sides of {THRESHOLD}; the "
+            f"--encoding threshold takes values from 0 to {top} on both sides of {middle}; the "
             f"masks hold {list_values(values)}. Say which value is which class: --values."
         )
-    ends = census.pixels[[value for value in (0, 255) if value != ignore]].sum()
+    ends = census.pixels[[value for value in (0, top) if value != ignore]].sum()
     moved = 1 - ends / census.pixels[values].sum()
-    example = next((value for value in values if value > 0), 255)
+    example = next((value for value in values if value > 0), top)
     reporter.note(
-        f"note: {moved:.2%} of the mask pixels lie between 0 and 255, from smoothing or JPEG "
-        f"compression; below {THRESHOLD} they are taken for class 0, else for class 1. For "
+        f"note: {moved:.2%} of the mask pixels lie between 0 and {top}, from smoothing or JPEG "
+        f"compression; below {middle} they are taken for class 0, else for class 1. For "
         f"example value {example}: {census.place(example)}"
     )
-    return Threshold(ignore)
+    return Threshold(ignore, (0, top))
 
 
 def _require_clear_255(census: Census) -> None:

@@ -25,7 +25,7 @@ from plainunet.formats.colors import (
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.images import read_with_missing
 from plainunet.formats.legends import Color
-from plainunet.formats.masks import THRESHOLD, VOID, mask_traits, read_mask
+from plainunet.formats.masks import VOID, mask_traits, read_mask
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import ImageSource, Source
 from plainunet.system import work_ahead
@@ -132,11 +132,12 @@ class Values(_ByValue):
 
 @dataclass(frozen=True)
 class Threshold(_ByValue):
-    """Smoothed black and white: values from 128 on are class 1."""
+    """Smoothed black and white: values from 128 on are class 1; of 16 bits, from 32768 on."""
 
     kind: ClassVar[str] = "threshold"
-    values: tuple[int, ...] = field(default=(0, 255), init=False)
     ignore: int | None = None
+    values: tuple[int, ...] = (0, 255)
+    """Black and white."""
     names: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
@@ -194,7 +195,8 @@ def _class_table(coding: _ByValue, size: int) -> NDArray[np.int16]:
     """The class of each value below `size`: 255 where ignored, -1 where it is no class's."""
     table = np.full(size, 1 if isinstance(coding, Instances) else -1, np.int16)
     if isinstance(coding, Threshold):
-        table[:256] = np.arange(256) >= THRESHOLD
+        white = coding.values[1]
+        table[: white + 1] = np.arange(min(size, white + 1)) > white // 2
     for class_id, value in enumerate(coding.values):
         if value < size:
             table[value] = class_id
@@ -216,7 +218,8 @@ def coding_from_json(said: Mapping[str, Any]) -> Coding:
         return Colors(tuple((r, g, b) for r, g, b in said["colors"]), ignore)
     if kind == "instances":
         return Instances(ignore)
-    return Threshold(ignore) if kind == "threshold" else Values(tuple(said["values"]), ignore)
+    values = tuple(said["values"])
+    return Threshold(ignore, values) if kind == "threshold" else Values(values, ignore)
 
 
 def list_values(values: Sequence[int]) -> str:

@@ -20,7 +20,6 @@ from plainunet.dataset.coding import (
 from plainunet.dataset.pairs import Pair
 from plainunet.doctor.findings import Findings, change_of
 from plainunet.formats.colors import IGNORED, NEAR, unpack, write_color
-from plainunet.formats.masks import THRESHOLD
 from plainunet.formats.problems import Change, DataError
 from plainunet.formats.sources import Source
 from plainunet.reporter import Collected
@@ -235,20 +234,21 @@ def _check_smoothed(
             f"{len(lossy)} masks are JPEG files, which changes colours; those up to {NEAR} beside "
             f"one of the legend are taken for it. For example: {lossy[0]}.",
             lossy,
+            fix="" if len(lossy) < len(counts) else None,
         )
     if not isinstance(coding, Threshold) or config.encoding == "threshold":
         return
     shares = {}
     for each in counts:
-        between = (each.values > 0) & (each.values < 255)
+        between = (each.values > 0) & (each.values < coding.values[1])
         if between.any():
             shares[each.path] = float(each.pixels[between].sum() / each.pixels.sum())
     if shares:
         worst = max(shares, key=lambda path: shares[path])
         findings.add(
             "lossy-mask",
-            f"{len(shares)} of {len(counts)} masks have pixels between 0 and 255, from smoothing "
-            f"or JPEG; from {THRESHOLD} on they are taken for class 1. Most are in {worst}: "
+            f"{len(shares)} of {len(counts)} masks have pixels between 0 and {coding.values[1]}, "
+            f"from smoothing or JPEG; the upper half is taken for class 1. Most are in {worst}: "
             f"{shares[worst]:.2%}.",
             list(shares),
             flags={"encoding": "threshold"},

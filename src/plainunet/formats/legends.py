@@ -38,6 +38,8 @@ class Legend(NamedTuple):
     values: tuple[int, ...] = ()
     by_place: bool = False
     """Whether the values are but the places of the names in a list."""
+    ignore: int | None = None
+    """The value that it says is to be ignored."""
 
     @property
     def stored(self) -> tuple[int, ...]:
@@ -163,12 +165,13 @@ def _read_json(path: Path, text: str) -> Legend | None:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     pairs = [each for each in pairs if isinstance(each[0], str) and each[1] >= 0]
+    void = next((value for name, value in pairs if name.casefold() in VOID_NAMES), None)
     pairs = [each for each in pairs if each[0].casefold() not in VOID_NAMES]
     if len(pairs) < 2 or len(dict(pairs)) < len(pairs):
         return None
     pairs.sort(key=lambda each: each[1])
     names, values = zip(*pairs, strict=True)
-    return _in_order(Legend(path, names, values=values))
+    return _in_order(Legend(path, names, values=values, ignore=void))
 
 
 def _in_order(legend: Legend) -> Legend:
