@@ -340,7 +340,7 @@ def _find_colors(census: ColorCensus, ignore: int | None) -> Colors:
     raise DataError(
         f"{said} The commonest: {shown}. Say which colours are classes, the background's first, "
         f"such as --colors {' '.join(classes)}; others are taken for the one they are near, or "
-        "ignored.",
+        "ignored. Where those are smoothed edges, masks exported without anti-aliasing keep them.",
         "stray-color",
         file,
         flags={"colors": classes},
