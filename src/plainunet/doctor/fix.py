@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from plainunet.doctor.alignment import TURNS
 from plainunet.files import lock_folder, remove_abandoned, write_whole
+from plainunet.formats.colors import IGNORED
 from plainunet.formats.encoded import turn_upright
 from plainunet.formats.masks import flatten_mask, rewrite_mask
 from plainunet.formats.problems import Change
@@ -57,6 +58,8 @@ def describe(change: Change) -> list[str]:
             what = "removed, as it is a link"
         case "values":
             what = ", ".join(f"{old} becomes {new}" for old, new in how)
+        case "renumber":
+            what = f"numbered by one list of names: {', '.join(how[0])}"
         case "turn":
             what = TURNS[how[0]]
         case "move":
@@ -107,6 +110,11 @@ def _new_contents(
             if not file.is_symlink():
                 raise ValueError(f"{file} is no link. Remove it by hand.")
             yield file, None
+    elif change.kind == "renumber":
+        (names, *pairs), files = change.how, change.files
+        for mask, name_file, each in zip(files, files[len(pairs) :], pairs, strict=False):
+            yield mask, rewrite_mask(mask, partial(_renumbered, each))
+            yield name_file, "\n".join([*names, ""]).encode()
     elif change.kind == "flatten":
         yield from ((file, flatten_mask(file, *change.how)) for file in change.files)
     else:
@@ -129,6 +137,12 @@ def _replaced(pairs: Sequence[tuple[int, int]], mask: Mask) -> Mask:
     if mask.ndim == 3 and mask.shape[2] in (2, 4):  # how opaque it is stays
         changed[..., -1] = mask[..., -1]
     return changed
+
+
+def _renumbered(pairs: Sequence[tuple[int, int]], mask: Mask) -> Mask:
+    if not np.isin(mask, [IGNORED, *(old for old, _ in pairs)]).all():
+        raise ValueError("it holds a value that its list does not name")
+    return _replaced(pairs, mask)
 
 
 def _turned(how: tuple[int], mask: Mask) -> Mask:

@@ -16,19 +16,22 @@ from plainunet.formats.sources import Source
 class Change:
     """A change of files that fixes a mistake, for `plainunet.doctor.fix` to carry out.
 
-    What `how` holds depends on `kind`; the last five are of the pixels of masks:
+    What `how` holds depends on `kind`; the last six are of the pixels of masks:
 
     - rename: the new path of the one file or folder
     - exchange: nothing; each of two files gets the other's content
     - unlink: nothing; of links, not of what they lead to
     - values: pairs of an old value and a new one
+    - renumber: of masks and the lists of names beside them: the names; of each mask, its pairs
     - turn: 2..8, as of `turn_upright`
     - move: pixels to the right, and down; borders are repeated
     - resize: width and height [pixels]; no new values come up
     - flatten: the colour, 0xRRGGBB, of pixels less than half opaque
     """
 
-    kind: Literal["rename", "exchange", "unlink", "values", "turn", "move", "resize", "flatten"]
+    kind: Literal[
+        "rename", "exchange", "unlink", "values", "renumber", "turn", "move", "resize", "flatten"
+    ]
     files: tuple[Path, ...]
     how: tuple[Any, ...] = ()
 
