@@ -50,7 +50,8 @@ _WHITE = 0xFFFFFF
 _ALIKE = 8
 _FEW_MASKS = 0.05
 _RARE = 1e-3
-_NEARLY_ALL = 0.8
+NEARLY_ALL = 0.8
+"""More of the pixels and borders than that has hardly any class but the background."""
 
 
 def find_coding(
@@ -330,9 +331,10 @@ def _find_value_coding(
 def _background_first(
     coding: Values, counts: Sequence[MaskCounts], census: "Census", reporter: Reporter
 ) -> Values:
-    """Put the value of nearly all pixels first where it is black by all palettes; or ask.
+    """Put the value of most pixels first where it is black by all palettes; or ask.
 
-    Of two values from 0 on, the first is class 0 all the same, and `check` warns.
+    Of values from 0 on, the user is asked where another has nearly all pixels; of two, `check`
+    warns.
     """
     ground, values = census.ground(coding.ignore), coding.values
     if ground in (None, values[0]):
@@ -344,7 +346,7 @@ def _background_first(
             "borders: it is class 0, the others follow (another order: --values)"
         )
         return replace(coding, values=(ground, *(each for each in values if each != ground)))
-    if values[0] > 0 or len(values) > 2:
+    if values[0] > 0 or (len(values) > 2 and ground == census.ground(coding.ignore, NEARLY_ALL)):
         raise _which_background(census, ground, values, coding.ignore)
     return coding
 
@@ -490,14 +492,14 @@ class Census:
         self.with_both += bool(counts.size > 255 and counts[1] and counts[255])
         self.up_to_one += bool(values.size and values[-1] == 1)
 
-    def ground(self, ignore: int | None = None) -> int | None:
-        """The value that has nearly all pixels and borders, as only a background has; or None."""
+    def ground(self, ignore: int | None = None, least: float = 0.5) -> int | None:
+        """The value that has more than this share of the pixels and of the borders; or None."""
         pixels, edge = self.pixels.copy(), self.edge.copy()
         if ignore is not None:
             pixels[ignore] = edge[ignore] = 0
         top = int(pixels.argmax())
-        is_most = pixels[top] > _NEARLY_ALL * pixels.sum() and edge[top] > _NEARLY_ALL * edge.sum()
-        return top if is_most else None
+        is_ground = pixels[top] > least * pixels.sum() and edge[top] > least * edge.sum()
+        return top if is_ground else None
 
     def is_slip(self, value: int) -> bool:
         """Tell whether so few masks or pixels have a value that it may well be a mistake."""
@@ -562,10 +564,12 @@ def coding_of_values(
         return Values((present[0], present[1]), ignore)
     if encoding is None and num_classes in (None, 2) and _are_objects(census, present, ignore):
         return Instances(ignore)
-    coding = _class_ids(census, present, num_classes, ignore, reporter)
-    if census.ground() == IGNORED == coding.ignore != ignore and not (num_classes or encoding):
-        raise _which_background(census, IGNORED, coding.values, IGNORED)
-    return coding
+    *ids, last = present
+    is_asked = num_classes is None and encoding is None and ignore is None
+    is_clear = len(ids) > 2 or census.with_both
+    if is_asked and is_clear and census.ground() == last == IGNORED and ids == [*range(len(ids))]:
+        raise _which_background(census, IGNORED, ids, IGNORED)
+    return _class_ids(census, present, num_classes, ignore, reporter)
 
 
 def _are_objects(census: Census, present: list[int], ignore: int | None) -> bool:
@@ -727,7 +731,7 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
 
 
 def _by_background(census: Census, values: Sequence[int]) -> tuple[int, ...]:
-    """Put first what is likely the background: of nearly all pixels; 0; or of most pixels."""
+    """Put first what is likely the background: of most pixels and borders; 0; of most pixels."""
     most = 0 if 0 in values else max(values, key=lambda value: int(census.pixels[value]))
     ground = most if (top := census.ground()) is None or top not in values else top
     return ground, *(value for value in values if value != ground)

@@ -1,7 +1,7 @@
 """Pictures that are there twice: byte for byte, or saved anew.
 
 In: a digest and a small hash of each picture. Out: pairs of equal and of nearly equal pictures.
-A picture that was encoded anew, resized, made grey, brighter or darker is found, also where it was
+A picture that was encoded anew, resized, made grey, brighter or darker is found, and one that was
 mirrored or turned by quarters (of 20,000 pictures at most); one that was cut is not. What is much
 smaller than a cell, 1/16 of a side, is hardly seen, so that pictures that differ in nothing else
 count as the same.
@@ -153,6 +153,7 @@ def _find_near(rows: NDArray[np.uint8]) -> Iterator[tuple[int, int, bool]]:
     """Yield the places of two that are alike, and whether only once one is turned."""
     plain = _unpack(rows)
     joined = np.tile(np.arange(len(rows)), 2)  # of one number: joined by pairs already
+    # eight times the pairs, so that copies that were turned may not be brighter as well
     for turn in range(8 if len(rows) <= _MOST_TURNED else 1):
         thumbnails = plain.with_turned(_turned_places(turn)) if turn else plain
         yield from ((*pair, turn > 0) for pair in _find_close(thumbnails, joined, turn > 0))
@@ -176,7 +177,7 @@ def _find_close(
             if not apart.any():
                 continue
             one, other = one[apart], other[apart]
-            close = _are_close(thumbnails, one, other)
+            close = _are_close(thumbnails, one, other, not is_turned)
             for first, second in zip(one[close], other[close], strict=True):
                 if joined[first] != joined[second]:
                     joined[joined == joined[second]] = joined[first]
@@ -205,11 +206,13 @@ def _likely(
 
 
 def _are_close(
-    thumbnails: _Thumbnails, one: NDArray[np.intp], other: NDArray[np.intp]
+    thumbnails: _Thumbnails, one: NDArray[np.intp], other: NDArray[np.intp], may_be_brighter: bool
 ) -> NDArray[np.bool_]:
     contrast = np.minimum(thumbnails.contrast[one], thumbnails.contrast[other])
     off = thumbnails.units[one] - thumbnails.units[other]
     close = _is_small(off * (contrast * _SIDE)[:, None], contrast)
+    if not may_be_brighter:
+        return close
     # A brighter copy loses its lights at white, and a darker one its shadows at black. What
     # is between them differs by one factor or addition, and nothing by more, or the other way.
     rising = thumbnails.middle[other] > thumbnails.middle[one]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.config import DataConfig
-from plainunet.dataset.classes import find_coding, palettes_differ, take_census
+from plainunet.dataset.classes import NEARLY_ALL, find_coding, palettes_differ, take_census
 from plainunet.dataset.coding import (
     Coding,
     Colors,
@@ -262,7 +262,7 @@ def _check_background(
     given = config.values or config.encoding or config.classes or coding.names
     if given or not isinstance(coding, Values) or coding.num_classes != 2:
         return
-    ground, values = take_census(counts).ground(coding.ignore), coding.values
+    ground, values = take_census(counts).ground(coding.ignore, NEARLY_ALL), coding.values
     if ground == values[1]:
         choices = [
             (f"{ground} is the background", {"values": values[::-1]}),
