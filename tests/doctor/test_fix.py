@@ -109,6 +109,16 @@ def hide_a_class(folder: Path, true: Masks) -> None:
         spoil(folder, stem, colors[true[stem]])
 
 
+def add_infrared(folder: Path, true: Masks) -> None:
+    """As GDAL writes four bands of 8 bits: the last is marked as alpha."""
+    for path in sorted((folder / "images").iterdir()):
+        with Image.open(path) as image:
+            bands = np.array(image.convert("RGB"))
+        steps = np.arange(bands[..., 0].size).reshape(bands.shape[:2]).astype(np.uint8)
+        Image.fromarray(np.dstack([bands, steps])).save(path.with_suffix(".tif"))
+        path.unlink()
+
+
 def number_anew(folder: Path, true: Masks) -> None:
     """As labelme does: a folder for each image, in which classes count from 1 on."""
     for number, (stem, ids) in enumerate(true.items()):
@@ -161,6 +171,7 @@ PLANTED = {
         "stray-value", of_all(black_and_white(9), black_and_white(77)), {"ignore": 9}, 0.001
     ),
     "list": Planted("unclear", list_what_is_gone),
+    "infrared": Planted("transparent", add_infrared),
     "labelme": Planted("legends-differ", number_anew),
 }
 IN_BASH = ("misspelt", "latin-1", "inverted")

@@ -24,6 +24,7 @@ from plainunet.formats.colors import IGNORED
 from plainunet.formats.encoded import turn_upright
 from plainunet.formats.masks import flatten_mask, rewrite_mask
 from plainunet.formats.problems import Change
+from plainunet.formats.tiff import mark_as_channel
 
 Mask = NDArray[Any]
 BACKUP = ".plainunet-backup"
@@ -66,6 +67,8 @@ def describe(change: Change) -> list[str]:
             what = f"moved by {write_move(*how)}"
         case "resize":
             what = f"resized to {how[0]}x{how[1]} pixels"
+        case "channel":
+            what = "its last band is a channel, and no alpha"
         case "flatten":
             what = f"laid on the colour {how[0]:06X}"
     return [f"{file}: {what}" for file in files]
@@ -115,6 +118,8 @@ def _new_contents(
         for mask, name_file, each in zip(files, files[len(pairs) :], pairs, strict=False):
             yield mask, rewrite_mask(mask, partial(_renumbered, each))
             yield name_file, "\n".join([*names, ""]).encode()
+    elif change.kind == "channel":
+        yield from ((file, mark_as_channel(file)) for file in change.files)
     elif change.kind == "flatten":
         yield from ((file, flatten_mask(file, *change.how)) for file in change.files)
     else:

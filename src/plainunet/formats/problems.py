@@ -21,6 +21,7 @@ class Change:
     - rename: the new path of the one file or folder
     - exchange: nothing; each of two files gets the other's content
     - unlink: nothing; of links, not of what they lead to
+    - channel: nothing; the last band of a TIFF image becomes a channel, and is no alpha any more
     - values: pairs of an old value and a new one
     - renumber: of masks and the lists of names beside them: the names; of each mask, its pairs
     - turn: 2..8, as of `turn_upright`
@@ -30,7 +31,16 @@ class Change:
     """
 
     kind: Literal[
-        "rename", "exchange", "unlink", "values", "renumber", "turn", "move", "resize", "flatten"
+        "rename",
+        "exchange",
+        "unlink",
+        "values",
+        "renumber",
+        "turn",
+        "move",
+        "resize",
+        "channel",
+        "flatten",
     ]
     files: tuple[Path, ...]
     how: tuple[Any, ...] = ()
