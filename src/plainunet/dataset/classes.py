@@ -22,6 +22,7 @@ from plainunet.dataset.coding import (
     count_all_colors,
     count_masks,
     list_values,
+    palettes_differ,
 )
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.regions import are_edges, main_values, number_objects
@@ -33,7 +34,6 @@ from plainunet.formats.colors import (
     colored_mask,
     find_meaning,
     pack,
-    unpack,
 )
 from plainunet.formats.legends import Legend, find_legend, is_background
 from plainunet.formats.masks import THRESHOLD, VOID, stored_names
@@ -46,8 +46,6 @@ from plainunet.settings import DATASET_FILE, write_dataset
 _MOST_IDS = 64
 _MANY_IN_ONE_FILE = 8
 _NEAR_END = 32
-_WHITE = 0xFFFFFF
-_ALIKE = 8
 _FEW_MASKS = 0.05
 _RARE = 1e-3
 NEARLY_ALL = 0.8
@@ -173,45 +171,6 @@ def _is_class(value: int, counts: Sequence[MaskCounts], known: DataConfig) -> bo
     if known.classes:
         return value < len(known.classes) and max(others) < len(known.classes)
     return value == 0 and 2 * len(holders) > len(counts) and pixels[0] == max(pixels.values())
-
-
-def palettes_differ(counts: Sequence[MaskCounts]) -> bool:
-    """Tell whether an index stands for different colours in the palettes of different masks.
-
-    Masks in plain black and white tell nothing beside palettes of other colours; where there is
-    nothing but black and white, grey 0 and 255 count as well, and white must be one value.
-    """
-    pairs = [{*zip(each.values.tolist(), each.palette, strict=False)} for each in counts]
-    plain = {(0, 0), (1, _WHITE), (255, _WHITE)}
-    if all(color in (0, _WHITE) for each in pairs for _, color in each):
-        greys = [each for each in counts if not each.palette]
-        if len(greys) == len(counts) or any({*each.values.tolist()} - {0, 255} for each in greys):
-            greys = []
-        pairs += [{(value, value * 0x010101) for value in each.values.tolist()} for each in greys]
-        both = set().union(*pairs)
-        return (
-            len({color for _, color in both}) < len(both)
-            and (len({value for value, _ in both}) < len(both) or bool(greys))
-            and not _same_borders(counts)
-        )
-    known: dict[int, tuple[int, int, int]] = {}
-    for value, color in {pair for each in pairs if not each <= plain for pair in each}:
-        other = known.setdefault(value, unpack(color))
-        if max(abs(a - b) for a, b in zip(other, unpack(color), strict=True)) > _ALIKE:
-            return True
-    return False
-
-
-def _same_borders(counts: Sequence[MaskCounts]) -> bool:
-    """Tell whether masks have the same value along their borders rather than the same colour."""
-    values: Counter[int] = Counter()
-    colors: Counter[int] = Counter()
-    for each in counts:
-        top = int(np.argmax(each.edge))
-        value = int(each.values[top])
-        values[value] += 1
-        colors[each.palette[top] if each.palette else value * 0x010101] += 1
-    return max(values.values()) > max(colors.values())
 
 
 def with_legend(

@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,6 +22,7 @@ from plainunet.formats.colors import (
     encode_colors,
     match_colors,
     read_colors,
+    unpack,
 )
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.images import read_with_missing
@@ -29,6 +31,9 @@ from plainunet.formats.masks import VOID, mask_traits, read_mask
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import ImageSource, Source
 from plainunet.system import work_ahead
+
+_WHITE = 0xFFFFFF
+_ALIKE = 8
 
 
 class _Coding(ABC):
@@ -259,6 +264,45 @@ def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
         is_colored = not len(values)
         known = digest, kind, is_deep, is_colored, tuple(palette)
         yield MaskCounts(path, tuple(size), values, pixels, *known, *marks)
+
+
+def palettes_differ(counts: Sequence[MaskCounts]) -> bool:
+    """Tell whether an index stands for different colours in the palettes of different masks.
+
+    Masks in plain black and white tell nothing beside palettes of other colours; where there is
+    nothing but black and white, grey 0 and 255 count as well, and white must be one value.
+    """
+    pairs = [{*zip(each.values.tolist(), each.palette, strict=False)} for each in counts]
+    plain = {(0, 0), (1, _WHITE), (255, _WHITE)}
+    if all(color in (0, _WHITE) for each in pairs for _, color in each):
+        greys = [each for each in counts if not each.palette]
+        if len(greys) == len(counts) or any({*each.values.tolist()} - {0, 255} for each in greys):
+            greys = []
+        pairs += [{(value, value * 0x010101) for value in each.values.tolist()} for each in greys]
+        both = set().union(*pairs)
+        return (
+            len({color for _, color in both}) < len(both)
+            and (len({value for value, _ in both}) < len(both) or bool(greys))
+            and not _same_borders(counts)
+        )
+    known: dict[int, tuple[int, int, int]] = {}
+    for value, color in {pair for each in pairs if not each <= plain for pair in each}:
+        other = known.setdefault(value, unpack(color))
+        if max(abs(a - b) for a, b in zip(other, unpack(color), strict=True)) > _ALIKE:
+            return True
+    return False
+
+
+def _same_borders(counts: Sequence[MaskCounts]) -> bool:
+    """Tell whether masks have the same value along their borders rather than the same colour."""
+    values: Counter[int] = Counter()
+    colors: Counter[int] = Counter()
+    for each in (each for each in counts if not each.is_colored):
+        top = int(np.argmax(each.edge))
+        value = int(each.values[top])
+        values[value] += 1
+        colors[each.palette[top] if each.palette else value * 0x010101] += 1
+    return max(values.values()) > max(colors.values())
 
 
 def count_all_colors(

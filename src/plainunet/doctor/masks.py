@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.config import DataConfig
-from plainunet.dataset.classes import NEARLY_ALL, find_coding, palettes_differ, take_census
+from plainunet.dataset.classes import NEARLY_ALL, find_coding, take_census
 from plainunet.dataset.coding import (
     Coding,
     Colors,
@@ -16,6 +16,7 @@ from plainunet.dataset.coding import (
     Threshold,
     Values,
     count_all_colors,
+    palettes_differ,
 )
 from plainunet.dataset.pairs import Pair
 from plainunet.doctor.findings import Findings, change_of
