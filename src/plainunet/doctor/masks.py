@@ -261,7 +261,7 @@ def _check_background(
 ) -> None:
     """Find masks whose class 0 looks like the object, as where black is drawn on white."""
     given = config.values or config.encoding or config.classes or coding.names
-    if given or not isinstance(coding, Values) or coding.num_classes != 2:
+    if given or not isinstance(coding, Values | Threshold) or coding.num_classes != 2:
         return
     ground, values = take_census(counts).ground(coding.ignore, NEARLY_ALL), coding.values
     if ground == values[1]:
@@ -269,10 +269,12 @@ def _check_background(
             (f"{ground} is the background", {"values": values[::-1]}),
             (f"{ground} is the object", {"values": values}),
         ]
+        is_smooth = isinstance(coding, Threshold)
+        more = " If it is one, invert the masks." if is_smooth else findings.lines(choices)
         findings.add(
             "which-background",
             f"Value {ground} is class 1, and has most of the pixels and borders of the masks, as "
-            f"a background has. Which is it?{findings.lines(choices)}",
+            f"a background has.{more}",
             fix=None,
             severity="warning",
         )

@@ -194,7 +194,7 @@ def read_mask(path: Source) -> NDArray[Any]:
     """Read the values of a mask as they are stored, [H, W] uint8 or uint16, upright.
 
     They are indices of a palette, 0/1 of a 1-bit picture, or grey values; of a grey picture stored
-    as RGB(A), the one value that all colours share; of numbers in the red channel alone, these.
+    as RGB(A), the one value that all colours share; of numbers in one channel alone, these.
     Floats from 0 to 1 become 0 to 255. Of an item or of a file for each class: 0 where
     there is no class, else its number from 1. Where a TIFF file says that 0 is white, they are the
     stored numbers all the same, but for 1 bit; -1, NaN and a nodata value that is no whole number
@@ -393,10 +393,12 @@ def _one_channel(samples: NDArray[Any], path: ImageSource) -> NDArray[Any]:
     if samples.shape[-1] in (2, 4):
         samples = samples[..., :-1]
     first = samples[..., 0]
-    if samples.shape[-1] == 3 and samples.dtype == np.uint8 and not samples[..., 1:].any():
-        found = np.flatnonzero(np.bincount(first.ravel()))
-        if found[-1] < _DARK or 2 * len(found) > found[-1]:  # numbers, and no colours
-            return first
+    used = samples.any(axis=(0, 1))
+    if samples.shape[-1] == 3 and samples.dtype == np.uint8 and used.sum() == 1:
+        numbers: NDArray[Any] = samples[..., int(used.argmax())]
+        found = np.flatnonzero(np.bincount(numbers.ravel()))
+        if found[-1] < _DARK or 2 * len(found) > found[-1]:  # these are hardly colours
+            return numbers
     if samples.shape[-1] not in (1, 3) or (samples != first[..., None]).any():
         if samples.shape[-1] == 3:
             raise colored_mask(path)
