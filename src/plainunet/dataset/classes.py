@@ -292,8 +292,8 @@ def _background_first(
 ) -> Values:
     """Put the value of most pixels first where it is black by all palettes; or ask.
 
-    Of values from 0 on, the user is asked where another has nearly all pixels; of two, `check`
-    warns.
+    Of ids from 0 on, the user is asked where another has nearly all pixels; of two values from 0
+    on, `check` warns. Ids from 1 on have no background, as in maps, where 0 is nodata.
     """
     ground, values = census.ground(coding.ignore), coding.values
     if ground in (None, values[0]):
@@ -305,7 +305,8 @@ def _background_first(
             "borders: it is class 0, the others follow (another order: --values)"
         )
         return replace(coding, values=(ground, *(each for each in values if each != ground)))
-    if values[0] > 0 or (len(values) > 2 and ground == census.ground(coding.ignore, NEARLY_ALL)):
+    is_sure = ground == census.ground(coding.ignore, NEARLY_ALL)
+    if (values[0] > 0) if len(values) == 2 else (values[0] == 0 and is_sure):
         raise _which_background(census, ground, values, coding.ignore)
     return coding
 
