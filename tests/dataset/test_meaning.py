@@ -408,7 +408,7 @@ def test_no_data_before_the_background(tmp_path: Path) -> None:
         return save_png(np.where(RING, 0, np.where(disc(60, 80, 9), 3, ids) + 1).astype("u1"), path)
 
     masks, truth = write(tmp_path, save)
-    void = raises(masks).choices[1]
+    void = raises(masks).choices[0]
     assert void[1] == {"values": (1, 2, 3, 4), "ignore": 0}
     shares(masks, np.where(RING, 255, np.where(disc(60, 80, 9), 3, truth)), **void[1])
 

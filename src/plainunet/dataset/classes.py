@@ -320,8 +320,9 @@ def _which_background(
     choices = [(f"{ground} is the background", {"values": (ground, *others), **void})]
     if ground not in values:
         choices.append((f"{ground} marks pixels of no class", {"values": others, "ignore": ground}))
-    elif values[:2] == (0, ground) and len(values) > 3 and not void:
-        choices.append(("0 marks pixels of no class", {"values": values[1:], "ignore": 0}))
+    elif tuple(values[:2]) == (0, ground) and len(values) > 3 and not void:
+        void_first = {"values": tuple(values[1:]), "ignore": 0}  # as of LoveDA
+        choices.insert(0, (f"0 marks pixels of no class, {ground} is the background", void_first))
     if ground in values:
         choices.append((f"{values[0]} is the background", {"values": tuple(values), **void}))
     return DataError(
