@@ -406,10 +406,11 @@ def test_parts_without_masks_are_left_aside(tmp_path: Path) -> None:
     assert heard.problems == []
 
 
-def test_roboflow_copies_are_one_group(tmp_path: Path) -> None:
+@pytest.mark.parametrize("copy", [".rf.0a{0}1b{0}", "_aug{0}", "-rot{0}0", "_hflip{0}_aug"])
+def test_changed_copies_are_one_group(tmp_path: Path, copy: str) -> None:
     for n in range(2):
-        for code in ("0a", "1b", "2c"):
-            stem = f"img{n}_jpg.rf.{code * 16}"
+        for k in range(3):
+            stem = f"img{n}_jpg{copy.format(k)}"
             image(tmp_path / f"train/{stem}.jpg")
             mask(tmp_path / f"train/{stem}_mask.png")
     found = pairs_of(tmp_path)

@@ -53,7 +53,10 @@ from plainunet.formats.tiff import find_slices
 from plainunet.reporter import Collected, Reporter, silent
 
 _MOST_VALUES = 64  # of a mask; an image has more
-_ROBOFLOW = re.compile(r"(.+)\.rf\.[0-9A-Za-z]+")  # copies of one image, each changed in its way
+# copies of one image, each changed in its way: Roboflow's, and others by what was done
+_COPY = re.compile(
+    r"(?i)(.+?)(\.rf\.[0-9a-z]+|[_-](aug(mented)?|[hv]?flip|flipped|mirror(ed)?|rot(ated?)?)[_-]?\d*)+"
+)
 
 
 def find_pairs(
@@ -356,8 +359,8 @@ def _parts(images: Mapping[Key, Path], layout: Layout) -> dict[Key, str | None]:
 
 
 def _original(name: str) -> str:
-    """Name the image that a copy of Roboflow's was made from."""
-    copy = _ROBOFLOW.fullmatch(name)
+    """Name the image that a changed copy was made from."""
+    copy = _COPY.fullmatch(name)
     return copy[1] if copy else name
 
 

@@ -66,7 +66,7 @@ CODES: dict[str, Code] = {
     "many-values": Code("error", "more values than classes can be"),
     "ambiguous-255": Code("error", "255 may be foreground, or ignored"),
     "ids-or-objects": Code("error", "values may be class ids, or numbers of objects"),
-    "which-background": Code("error", "which colour is the background is not clear"),
+    "which-background": Code("error", "which colour or value is the background is not clear"),
     "legends-differ": Code("error", "lists of classes that contradict each other"),
     "overlapping-classes": Code("error", "pixels that belong to two classes"),
     "one-class": Code("error", "all masks hold the same single value"),
@@ -212,11 +212,20 @@ class Findings(Reporter):
         """Keep a note."""
         self.notes.append(text)
 
+    def lines(self, choices: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+        """Write the command for each of several choices, and what it means."""
+        return "".join(
+            f"\n{words}:\n$ {self.command('check', **flags, write=True)}"
+            for words, flags in choices
+        )
+
     def problem(self, error: ValueError) -> None:
         """Add an error that came up while files were read; of many of one kind, each."""
         for each in as_problem(error).parts:
             code = each.code if each.code in CODES else "unclear"
-            self.add(code, str(each), each.files, fix=each.fix, flags=each.flags or None)
+            message = str(each) + self.lines(each.choices)
+            fix = None if each.choices else each.fix
+            self.add(code, message, each.files, fix=fix, flags=each.flags or None)
 
     def in_order(self) -> list[Finding]:
         """The findings, errors first, then in the order of `CODES`."""

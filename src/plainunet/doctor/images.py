@@ -318,9 +318,10 @@ def _add_duplicate(
 ) -> None:
     (one, _, mask), (other, _, other_mask) = facts[found.first], facts[found.second]
     what = "is the same file as" if found.exact else "shows the same as"
+    what = "is a mirrored or turned copy of" if found.turned else what
     code = "duplicate" if found.exact else "near-duplicate"
-    differ = mask and other_mask and mask.digest != other_mask.digest
-    more = " Their masks differ." if differ else ""
+    same = found.turned or not (mask and other_mask) or mask.digest == other_mask.digest
+    more = "" if same else " Their masks differ."
     if one.part != other.part:
         # the copy that is to be left out comes first
         if other.part == "train":
