@@ -13,8 +13,9 @@ from plainunet.formats.shapes import is_shapes
 from plainunet.reporter import Reporter, silent
 
 PARTS = {
-    **{"train": "train", "training": "train", "test": "test"},
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 """Names of folders that hold pictures."""
@@ -41,10 +42,12 @@ _BESIDE = ("{}_masks", "{}annot", "{}_labels")  # Kaggle's and CamVid's of the i
 _ENDINGS = tuple(IMAGE_SUFFIXES)
 _UNREAD = tuple(UNREAD_SUFFIXES)
 _LETTERS = re.compile(r"[^\W\d_]+")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # trainA is train_A
+_TRAINVAL = re.compile(r"(?i)(?<![^\W\d_])train[ _-]?val(?![^\W\d_])")  # both, not divided yet
 _WORD = r"(?i)(?<![^\W\d_])(?:{})(?![^\W\d_])"
 MASK_WORD = re.compile(
     _WORD.format(
-        "masks?|labels?|gts?|seg|segmentation|annot|annotations?|ann|manual|ground[ _-]?truth"
+        "masks?|labels?|gts?|seg|segmentation|annot|annotations?|ann|manual|ground[ _-]?truths?"
     )
 )
 _IMAGES = "images?|imgs?|volumes?|sat|rgb|photos?|pictures?|orig|original|raw"
@@ -106,7 +109,10 @@ def find_layout(
 
 def find_part(name: str) -> str | None:
     """Tell the part that a name such as "instances_val2017" speaks of, if it is one."""
-    words = {PARTS.get(word.lower()) for word in _LETTERS.findall(name)} - {None}
+    if _TRAINVAL.search(name):
+        return "train"
+    words = {PARTS.get(word.lower()) for word in _LETTERS.findall(_CAMEL.sub(" ", name))}
+    words -= {None}
     return words.pop() if len(words) == 1 else None
 
 
@@ -306,13 +312,21 @@ def _nested(folder: Path, reporter: Reporter, above: str = "", depth: int = 1) -
 def _above(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     # train/images/ with train/masks/
     roots = []
-    for name in _folders(folder):
-        if name.lower() in PARTS:
-            for root in _plain(folder / name, reporter):
-                if root.masks is not None or name.lower() != "test":
-                    roots.append(Root(root.images, root.masks, name))
+    for name in filter(find_part, _folders(folder)):
+        for root in _plain(folder / name, reporter):
+            if root.masks is not None or find_part(name) != "test":
+                roots.append(Root(root.images, root.masks, name))
+    for name in _folders(folder) if roots else ():
+        others = [] if find_part(name) else [r for r in _plain(folder / name, silent) if r.masks]
+        if others:
+            renamed = Change("rename", (folder / name,), (folder / f"train_{name}",))
+            message = (
+                f"{folder / name} holds images and masks too, but lies beside {roots[0].part}/, and "
+                f"its name is no part's. Name it train_{name} to train with it, or move it away."
+            )
+            reporter.problem(DataError(message, "outside-of-parts", [folder / name], renamed))
     labelled = [root for root in roots if root.masks]
-    aside = [root for root in roots if not root.masks and PARTS[root.part.lower()] != "train"]
+    aside = [root for root in roots if not root.masks and find_part(root.part) != "train"]
     if not labelled or not aside:
         return tuple(roots)
     names = ", ".join(str(root.images) for root in aside)
