@@ -371,7 +371,10 @@ _SECONDS = 1.0
 
 
 def _group_by(pattern: str, pairs: Sequence[Pair]) -> list[Pair]:
-    """Group pairs by what a regular expression finds in the stem of the image's file."""
+    """Group pairs by what a regular expression finds in the stem of the image's file.
+
+    One with "/" is looked for in the folders and the stem: seq1/0001.
+    """
     try:
         re.compile(pattern)
     except re.error as error:
@@ -379,7 +382,10 @@ def _group_by(pattern: str, pairs: Sequence[Pair]) -> list[Pair]:
             f"The group pattern {pattern!r} is not a regular expression: {error}. "
             "An example: '([^_]+)_' for what stands before the first '_'."
         ) from None
-    stems = [normalize("NFC", files_of(pair.image)[0].stem) for pair in pairs]
+    by_path = "/" in pattern
+    stems = [
+        normalize("NFC", pair.group if by_path else files_of(pair.image)[0].stem) for pair in pairs
+    ]
     try:
         # in a process of its own, which can be ended: some expressions search for years
         done = subprocess.run(
