@@ -34,8 +34,8 @@ _COMPANIONS = (
     (r"_labelIds", r"_(color|instanceIds)"),
     (r"^label", r"^label_viz"),  # labelme
 )
-# folders of what is made from masks
-_NO_TRUTH = re.compile("(?i)colou?r|rgb|vis|viz|overlay|preview|instance|object|outline|contour")
+NO_TRUTH = re.compile("(?i)colou?r|rgb|vis|viz|overlay|preview|instance|object|outline|contour")
+"""What folders are called of what is made from masks."""
 _NO_DATA = (".", "@eaDir", "@Recycle", "#recycle", "__MACOSX")
 _DEEPEST = 4
 _BESIDE = ("{}_masks", "{}annot", "{}_labels")  # Kaggle's and CamVid's of the images in train/
@@ -290,7 +290,7 @@ def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str 
         if word.search(name) and not other.search(name) and next(walk(folder / name), None)
     ]
     if word is MASK_WORD and len(fits) > 1:
-        fits = [name for name in fits if not _NO_TRUTH.search(name)]
+        fits = [name for name in fits if not NO_TRUTH.search(name)]
         if len(fits) > 1 and not any(map(find_part, fits)):
             raise which_folder(folder, fits, "--masks")
     return fits[0] if len(fits) == 1 else None
@@ -321,8 +321,8 @@ def _above(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
         if others:
             renamed = Change("rename", (folder / name,), (folder / f"train_{name}",))
             message = (
-                f"{folder / name} holds images and masks too, but lies beside {roots[0].part}/, and "
-                f"its name is no part's. Name it train_{name} to train with it, or move it away."
+                f"{folder / name} holds images and masks too, but lies beside {roots[0].part}/ "
+                f"and is named after no part. Name it train_{name} to train with it, or move it away."
             )
             reporter.problem(DataError(message, "outside-of-parts", [folder / name], renamed))
     labelled = [root for root in roots if root.masks]
@@ -379,7 +379,7 @@ def rivals(roots: Sequence[Root]) -> list[Path]:
         for name in _folders(above)
         if above / name not in (root.images, root.masks)
         and name.lower() not in PARTS
-        and not _NO_TRUTH.search(name)
+        and not NO_TRUTH.search(name)
         and all((each / name).is_dir() for each in all_above)
     ]
 

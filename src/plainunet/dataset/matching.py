@@ -197,6 +197,13 @@ def fit_all(images: Files, masks: Files) -> bool:
     return bool(images) and len(_best(images, masks)[1]) == len(images)
 
 
+def patterns_of(images: Files, masks: Files) -> tuple[str, str]:
+    """Write patterns, as of `--pairs`, for the names of images and of their masks."""
+    affixes = _best(images, masks)[0]
+    suffixes = [next(iter(files.values())).suffix for files in (images, masks)]
+    return f"{affixes[0]}*{affixes[1]}{suffixes[0]}", f"{affixes[2]}*{affixes[3]}{suffixes[1]}"
+
+
 def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
     """Tell pictures and masks in one folder apart; no masks if most have no partner."""
     best: tuple[int, set[Key]] = (0, set())

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, pairwise
@@ -18,6 +18,8 @@ import numpy as np
 from plainunet.config import DataConfig
 from plainunet.dataset.annotations import pair_annotated
 from plainunet.dataset.layouts import (
+    MASK_WORD,
+    NO_TRUTH,
     PARTS,
     Layout,
     Root,
@@ -39,6 +41,7 @@ from plainunet.dataset.matching import (
     join_classes,
     join_objects,
     match_names,
+    patterns_of,
     split_names,
     split_suffixes,
 )
@@ -46,7 +49,7 @@ from plainunet.formats.colors import ColoredMaskError, count_colors
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.masks import read_mask
-from plainunet.formats.problems import Change, DataError, as_problem, first_five
+from plainunet.formats.problems import Change, DataError, as_problem, command, first_five
 from plainunet.formats.shapes import class_names
 from plainunet.formats.sources import ImageSource, Page, Shapes, Source, files_of, path_of
 from plainunet.formats.tiff import find_slices
@@ -90,14 +93,8 @@ def find_pairs(
     elif masks is not None and masks.lower().endswith((".json", ".csv")):
         listed = pair_annotated(folder, config, reporter)
     else:
-        layout = find_layout(folder, config, reporter)
-        listed = []
-        there = all(root.masks and any(walk(root.masks)) for root in layout.roots)
-        if masks is None and (config.rle or not there):
-            listed = pair_annotated(folder, config, reporter)
-        if not listed:
-            listed = _in_folders(folder, layout, config, reporter)
-            group_by = group_by or layout.group_by
+        listed, pattern = _search(folder, config, reporter)
+        group_by = group_by or pattern
     if group_by is None:
         found = [replace(each, group=_original(each.group)) for each in listed]
     else:
@@ -124,6 +121,45 @@ def _require_folder(folder: Path) -> None:
         raise ValueError(
             f"{folder} is a file. Give the folder that holds the pictures and the masks."
         )
+
+
+class _Kept(Collected):
+    """Keeps what is told while an attempt may fail, to hand it on."""
+
+    def problem(self, error: ValueError) -> None:
+        self.problems.append(error)
+
+    def hand_on(self, reporter: Reporter, notes: bool = True) -> None:
+        for note in self.notes if notes else ():
+            reporter.note(note)
+        for problem in self.problems:
+            reporter.problem(problem)
+
+
+def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[Pair], str | None]:
+    """Find pairs by the names of folders or in annotation files, else by what lies in folders."""
+    kept, pattern = _Kept(), None
+    listed: list[Pair] = []
+    failed: ValueError | FileNotFoundError | None = None
+    try:
+        layout = find_layout(folder, config, kept)
+        there = all(root.masks and any(walk(root.masks)) for root in layout.roots)
+        if config.masks is None and (config.rle or not there):
+            listed = pair_annotated(folder, config, kept)
+        if not listed:
+            listed = _in_folders(folder, layout, config, kept)
+            pattern = layout.group_by
+    except (ValueError, FileNotFoundError) as error:
+        failed = error
+    codes = {getattr(failed, "code", "")} if isinstance(failed, ValueError) else {"no-data"}
+    if not listed and config.images is config.masks is None and codes <= {"no-data"}:
+        roots = _couple(folder, reporter)
+        if roots:
+            return _in_folders(folder, Layout(roots), config, reporter), None
+    kept.hand_on(reporter, "which-folder" not in codes)
+    if failed:
+        raise failed
+    return listed, pattern
 
 
 def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Reporter) -> list[Pair]:
@@ -264,6 +300,147 @@ def _require_no_equal(folder: Path, roots: Sequence[Root]) -> None:
             equal.append(other.name)
     if equal:
         raise which_folder(folder, [root.masks.name, *equal], "--masks")
+
+
+_VARIES = re.compile(  # what parts, patients and sequences differ in
+    r"(?<![a-z])(?i:train(?:ing)?(?:[ _-]?val)?|trn|val(?:id(?:ation)?)?|dev|eval|test(?:ing)?)"
+    r"(?![a-z])|\d+"
+)
+_MOST_FOLDERS = 60
+_Tree = dict[Path, list[Path]]  # the images of a folder, by the folder below it
+_Alike = dict[tuple[str, ...], Path]  # folders whose names differ in parts and numbers alone
+
+
+def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
+    """Find the only folder of images, and the one of masks, whose files' names go together.
+
+    They may be several that differ in a part or a number: train-a/ with train-b/, val-a/ ...
+
+    Raises:
+        DataError: Several could be meant.
+    """
+    trees: dict[Path, _Tree] = defaultdict(dict)
+    for path in without_companions(walk(folder, reporter=Collected())):
+        where = path.parent.relative_to(folder)
+        for top in (where, *where.parents):
+            trees[top].setdefault(where.relative_to(top), []).append(path)
+    forms: dict[str, dict[tuple[str, ...], Path]] = defaultdict(dict)
+    depth = 0
+    for top in sorted(trees, key=lambda each: (len(each.parts), each)):
+        if len(top.parts) > depth and len(forms) > _MOST_FOLDERS:
+            break  # a folder for each of many videos: those above them will do
+        depth = len(top.parts)
+        forms[_VARIES.sub("*", str(top))][tuple(_VARIES.findall(str(top)))] = top
+    alike = [_by_variables(each) for each in forms.values()]
+    kinds = []
+    for each in alike:
+        top = next(iter(each.values()))
+        sample = next(iter(next(iter(trees[top].values()))))
+        kinds.append((each, bool(MASK_WORD.search(str(top))), _is_mask(sample)))
+    found = [
+        (images, masks)
+        for several, is_worded, is_mask in kinds
+        for masks, worded, few in kinds
+        if not is_mask and (few or worded > is_worded)
+        for images in _fitting(several, masks)
+        if fit_all(*_files_of(images, masks, trees))
+    ]
+    found = [each for each in found if not any(_is_above(other, each) for other in found)]
+    truths = [each for each in found if not NO_TRUTH.search(next(iter(each[1].values())).name)]
+    found = truths or found
+    if len(found) > 1:
+        raise _which_couple(folder, found, trees)
+    if not found:
+        return ()
+    ((images, masks),) = found
+    used = set(images.values())
+    aside = next(each for each in alike if used & set(each.values())).values() - used
+    left = f" Without masks, {first_five(sorted(aside))} are left aside." if aside else ""
+    more = f", and so on ({len(masks)} folders)" if len(masks) > 1 else ""
+    tops = [next(iter(each.values())) for each in (images, masks)]
+    reporter.note(
+        f"Images are taken from {tops[0]}/ and masks from {tops[1]}/{more}: the only folders whose "
+        f"files' names go together.{left}"
+    )
+    return tuple(
+        Root(folder / images[key], folder / masks[key], str(images[key]) if more else "")
+        for key in masks
+    )
+
+
+def _fitting(images: _Alike, masks: _Alike) -> Iterator[_Alike]:
+    """Those of the folders of images that go with these of masks, by their parts and numbers."""
+    if masks.keys() <= images.keys():
+        yield {key: images[key] for key in masks}
+    elif len(masks) == 1 and len(images) <= len(PARTS):
+        yield from ({next(iter(masks)): top} for top in images.values())  # testing/ has no masks
+
+
+def _which_couple(
+    folder: Path, found: Sequence[tuple[_Alike, _Alike]], trees: Mapping[Path, _Tree]
+) -> DataError:
+    lines = ""
+    for couple in found:
+        images, masks = (str(next(iter(each.values()))) for each in couple)
+        words = ["--images", images, "--masks", masks]
+        if len(couple[1]) > 1:
+            patterns = patterns_of(*_files_of(*couple, trees))
+            depth = len(next(iter(trees[next(iter(couple[1].values()))])).parts)
+            parts = zip(map(_starred, couple), patterns, strict=True)
+            sides = [f"{top}/{'*/' * depth}{pattern}" for top, pattern in parts]
+            if sides[0].count("*") != sides[1].count("*"):
+                continue
+            words = ["--pairs", ":".join(sides)]
+        lines += f"\n$ {command('plainunet', 'check', folder, *words)}"
+    return DataError(
+        f"{folder} has several folders of masks that go with images. Choose one:{lines}",
+        "which-folder",
+    )
+
+
+def _starred(alike: _Alike) -> str:
+    """The path of folders, with a star where they differ."""
+    columns = zip(*(_VARIES.findall(str(each)) for each in alike.values()), strict=True)
+    varies = iter([len(set(column)) > 1 for column in columns])
+    return _VARIES.sub(
+        lambda match: "*" if next(varies) else match[0], str(next(iter(alike.values())))
+    )
+
+
+def _by_variables(form: Mapping[tuple[str, ...], Path]) -> _Alike:
+    """Name each of the folders by what the others have not, once."""
+    varying = [len(set(column)) > 1 for column in zip(*form, strict=True)]
+    return {
+        tuple(dict.fromkeys(w.lower() for w, own in zip(key, varying, strict=True) if own)): top
+        for key, top in form.items()
+    }
+
+
+def _files_of(
+    images: _Alike, masks: _Alike, trees: Mapping[Path, _Tree]
+) -> tuple[dict[Key, Path], dict[Key, Path]]:
+    """The files of such folders; none where those of masks are not built like the images'."""
+    both: tuple[dict[Key, Path], dict[Key, Path]] = {}, {}
+    for key, mask_top in masks.items():
+        top = images[key]
+        tree = trees[top]
+        if top in mask_top.parents:
+            tree = {Path(): tree[Path()]} if Path() in tree else {}
+        if mask_top in (top, *top.parents) or tree.keys() != trees[mask_top].keys():
+            return {}, {}
+        for files, each in zip(both, (tree, trees[mask_top]), strict=True):
+            for where, paths in each.items():
+                place = f"{key}{where}"
+                files |= {(place, normalize("NFC", path.stem)): path for path in paths}
+    return both
+
+
+def _is_above(other: tuple[_Alike, _Alike], couple: tuple[_Alike, _Alike]) -> bool:
+    """Whether both folders of a couple lie in those of another."""
+    return all(
+        any(top in each.parents for top in above.values() for each in below.values())
+        for above, below in zip(other, couple, strict=True)
+    )
 
 
 def _is_mask(file: Path) -> bool:
