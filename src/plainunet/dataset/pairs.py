@@ -354,7 +354,7 @@ def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
         return ()
     ((images, masks),) = found
     used = set(images.values())
-    aside = next(each for each in alike if used & set(each.values())).values() - used
+    aside = set(next(each for each in alike if used & set(each.values())).values()) - used
     left = f" Without masks, {first_five(sorted(aside))} are left aside." if aside else ""
     more = f", and so on ({len(masks)} folders)" if len(masks) > 1 else ""
     tops = [next(iter(each.values())) for each in (images, masks)]
