@@ -36,6 +36,11 @@ _COMPANIONS = (
 )
 NO_TRUTH = re.compile("(?i)colou?r|rgb|vis|viz|overlay|preview|instance|object|outline|contour")
 """What folders are called of what is made from masks."""
+VARIES = re.compile(
+    r"(?<![a-z])(?i:train(?:ing)?(?:[ _-]?val)?|trn|val(?:id(?:ation)?)?|dev|eval|test(?:ing)?)"
+    r"(?![a-z])|\d+"
+)
+"""What the names of folders of parts, patients and sequences differ in."""
 _NO_DATA = (".", "@eaDir", "@Recycle", "#recycle", "__MACOSX")
 _DEEPEST = 4
 _BESIDE = ("{}_masks", "{}annot", "{}_labels")  # Kaggle's and CamVid's of the images in train/
@@ -88,8 +93,14 @@ def find_layout(
             return Layout(tuple(Root(root.images, root.masks, top) for root, top in roots))
         return Layout((_named(folder, images, masks, reporter),))
     beside = [_beside(folder, pattern) for pattern in _BESIDE]
-    plain = _plain(folder, reporter)
-    above = _above(folder, reporter) or (() if plain else _nested(folder, reporter))
+    try:
+        plain = _plain(folder, reporter)
+        above = _above(folder, reporter) or (() if plain else _nested(folder, reporter))
+    except WhichFolderError as error:
+        # the same choice for all parts
+        if all(_parts_with(folder, [name]) for name in error.names):
+            raise WhichFolderError(folder, error.names, error.flag) from None
+        raise
     fits = [found for found in (*beside, above, plain) if found]
     if len(fits) > 1:
         named = " and ".join(
@@ -291,8 +302,9 @@ def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str 
     ]
     if word is MASK_WORD and len(fits) > 1:
         fits = [name for name in fits if not NO_TRUTH.search(name)]
-        if len(fits) > 1 and not any(map(find_part, fits)):
-            raise which_folder(folder, fits, "--masks")
+        alike = len({VARIES.sub("", name) for name in fits}) == 1  # GT_01 and GT_02
+        if len(fits) > 1 and not alike and not any(map(find_part, fits)):
+            raise WhichFolderError(folder, fits, "--masks")
     return fits[0] if len(fits) == 1 else None
 
 
@@ -342,7 +354,7 @@ def _one_of(
     # what is called as it should be comes before its likes
     fits = [name for name in fits if name.lower() == words[0]] or fits
     if len(fits) > 1:
-        raise which_folder(folder, fits, flag)
+        raise WhichFolderError(folder, fits, flag)
     if not fits:
         return None
     others = [
@@ -384,14 +396,19 @@ def rivals(roots: Sequence[Root]) -> list[Path]:
     ]
 
 
-def which_folder(folder: Path, names: Sequence[str], flag: str) -> DataError:
-    """Make the error for folders of which each could be meant."""
-    lines = "".join(f"\n$ {command('plainunet', 'check', folder, flag, name)}" for name in names)
-    return DataError(
-        f"{folder} holds {' and '.join(f'{name}/' for name in names)}, and each could be meant. "
-        f"Choose one:{lines}",
-        "which-folder",
-    )
+class WhichFolderError(DataError):
+    """Of several folders each could be meant: `names`, one of which `flag` chooses."""
+
+    def __init__(self, folder: Path, names: Sequence[str], flag: str) -> None:
+        """Offer a command for each."""
+        self.names, self.flag = names, flag
+        checks = [command("plainunet", "check", folder, flag, name) for name in names]
+        lines = "".join(f"\n$ {check}" for check in checks)
+        super().__init__(
+            f"{folder} holds {' and '.join(f'{name}/' for name in names)}, and each could be "
+            f"meant. Choose one:{lines}",
+            "which-folder",
+        )
 
 
 def _parts_with(folder: Path, names: Sequence[str], depth: int = 1) -> list[str]:

@@ -614,6 +614,9 @@ def _channels(
     return found
 
 
+_COLORED = re.compile(
+    r"(?i)colou?rs?|colou?r[ _-]?maps?|vis|viz|visuali[sz]ations?|overlays?|previews?"
+)
 _PAIRS = "--pairs 'images/*.jpg:masks/{road,car}/*.png'"
 
 
@@ -630,6 +633,8 @@ def join_classes(
     spots = _find_spots({where for where, _ in images}, {where for where, _ in masks})
     names = {spot.class_name for spot in spots.values()}
     if len(names) < 2 or {name.lower() for name in names} <= PARTS.keys():
+        return None
+    if any(_COLORED.fullmatch(name) for name in names):
         return None
     # "1", "1_road" or "road_1"
     for own_name in ("(?P<core>.+)", "(?P<core>.+)[-_. ]+{}", "{}[-_. ]+(?P<core>.+)"):

@@ -21,8 +21,10 @@ from plainunet.dataset.layouts import (
     MASK_WORD,
     NO_TRUTH,
     PARTS,
+    VARIES,
     Layout,
     Root,
+    WhichFolderError,
     find_layout,
     find_part,
     folders_found,
@@ -30,7 +32,6 @@ from plainunet.dataset.layouts import (
     rivals,
     shape_files,
     walk,
-    which_folder,
     without_companions,
 )
 from plainunet.dataset.lists import Pair as Pair
@@ -299,13 +300,9 @@ def _require_no_equal(folder: Path, roots: Sequence[Root]) -> None:
         if fit_all(images, files) and _is_mask(next(iter(files.values()))):
             equal.append(other.name)
     if equal:
-        raise which_folder(folder, [root.masks.name, *equal], "--masks")
+        raise WhichFolderError(folder, [root.masks.name, *equal], "--masks")
 
 
-_VARIES = re.compile(  # what parts, patients and sequences differ in
-    r"(?<![a-z])(?i:train(?:ing)?(?:[ _-]?val)?|trn|val(?:id(?:ation)?)?|dev|eval|test(?:ing)?)"
-    r"(?![a-z])|\d+"
-)
 _MOST_FOLDERS = 60
 _Tree = dict[Path, list[Path]]  # the images of a folder, by the folder below it
 _Alike = dict[tuple[str, ...], Path]  # folders whose names differ in parts and numbers alone
@@ -330,7 +327,7 @@ def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
         if len(top.parts) > depth and len(forms) > _MOST_FOLDERS:
             break  # a folder for each of many videos: those above them will do
         depth = len(top.parts)
-        forms[_VARIES.sub("*", str(top))][tuple(_VARIES.findall(str(top)))] = top
+        forms[VARIES.sub("*", str(top))][tuple(VARIES.findall(str(top)))] = top
     alike = [_by_variables(each) for each in forms.values()]
     kinds = []
     for each in alike:
@@ -346,16 +343,20 @@ def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
         if fit_all(*_files_of(images, masks, trees))
     ]
     found = [each for each in found if not any(_is_above(other, each) for other in found)]
+    whole = found
+    most = max((len(masks) for _, masks in found), default=0)
+    found = [each for each in found if len(each[1]) == most]
     truths = [each for each in found if not NO_TRUTH.search(next(iter(each[1].values())).name)]
     found = truths or found
-    if len(found) > 1:
-        raise _which_couple(folder, found, trees)
     if not found:
         return ()
-    ((images, masks),) = found
-    used = set(images.values())
-    aside = set(next(each for each in alike if used & set(each.values())).values()) - used
-    left = f" Without masks, {first_five(sorted(aside))} are left aside." if aside else ""
+    images, masks = found[0]
+    if len(found) > 1 or _has_more(images, masks, trees):
+        raise _which_couple(folder, found, trees)
+    used = {*images.values(), *masks.values()}
+    aside = {top for each in alike if used & {*each.values()} for top in each.values()}
+    aside |= {top for couple in whole for each in couple for top in each.values()}
+    left = f" Left aside: {first_five(sorted(aside - used))}." if aside - used else ""
     more = f", and so on ({len(masks)} folders)" if len(masks) > 1 else ""
     tops = [next(iter(each.values())) for each in (images, masks)]
     reporter.note(
@@ -376,33 +377,49 @@ def _fitting(images: _Alike, masks: _Alike) -> Iterator[_Alike]:
         yield from ({next(iter(masks)): top} for top in images.values())  # testing/ has no masks
 
 
+def _has_more(images: _Alike, masks: _Alike, trees: Mapping[Path, _Tree]) -> bool:
+    """Whether there are folders of images for which there is none of masks."""
+    return any(
+        len(trees[images[key]]) > len(trees[top]) and images[key] not in top.parents
+        for key, top in masks.items()
+    )
+
+
 def _which_couple(
     folder: Path, found: Sequence[tuple[_Alike, _Alike]], trees: Mapping[Path, _Tree]
 ) -> DataError:
     lines = ""
     for couple in found:
-        images, masks = (str(next(iter(each.values()))) for each in couple)
+        images, masks = (next(iter(each.values())) for each in couple)
         words = ["--images", images, "--masks", masks]
         if len(couple[1]) > 1:
-            patterns = patterns_of(*_files_of(*couple, trees))
-            depth = len(next(iter(trees[next(iter(couple[1].values()))])).parts)
-            parts = zip(map(_starred, couple), patterns, strict=True)
-            sides = [f"{top}/{'*/' * depth}{pattern}" for top, pattern in parts]
-            if sides[0].count("*") != sides[1].count("*"):
-                continue
-            words = ["--pairs", ":".join(sides)]
+            sides = patterns_of(*_files_of(*couple, trees))
+            below = "/*" * len(next(iter(trees[masks])).parts)
+            patterns = [f"{_starred(c)}{below}/{p}" for c, p in zip(couple, sides, strict=True)]
+            words = ["--pairs", ":".join(patterns)]
+        if _has_more(*couple, trees):
+            words.append("--skip-unlabelled")
         lines += f"\n$ {command('plainunet', 'check', folder, *words)}"
+    all_images = [next(iter(images.values())) for images, _ in found]
+    above = {next(iter(masks.values())).parent for _, masks in found}
+    names = [_files_of(*couple, trees)[1] for couple in found]
+    if len(found) > 1 == len({*all_images}) == len(above) and all(
+        {*each} == {*names[0]} for each in names
+    ):
+        words = ["--images", all_images[0], "--masks", above.pop()]
+        lines += f"\nor, if each is a class:\n$ {command('plainunet', 'check', folder, *words)}"
     return DataError(
-        f"{folder} has several folders of masks that go with images. Choose one:{lines}",
+        f"{folder}: these folders of images and masks go together by their files' names. Choose "
+        f"those that are meant:{lines}",
         "which-folder",
     )
 
 
 def _starred(alike: _Alike) -> str:
     """The path of folders, with a star where they differ."""
-    columns = zip(*(_VARIES.findall(str(each)) for each in alike.values()), strict=True)
+    columns = zip(*(VARIES.findall(str(each)) for each in alike.values()), strict=True)
     varies = iter([len(set(column)) > 1 for column in columns])
-    return _VARIES.sub(
+    return VARIES.sub(
         lambda match: "*" if next(varies) else match[0], str(next(iter(alike.values())))
     )
 
@@ -426,8 +443,11 @@ def _files_of(
         tree = trees[top]
         if top in mask_top.parents:
             tree = {Path(): tree[Path()]} if Path() in tree else {}
-        if mask_top in (top, *top.parents) or tree.keys() != trees[mask_top].keys():
+        known = trees[mask_top].keys()
+        if mask_top in (top, *top.parents) or not known <= tree.keys():
             return {}, {}
+        if tree.keys() != known and known != {Path()}:  # of ok/ beside broken/ there are no masks
+            tree = {where: paths for where, paths in tree.items() if where in known}
         for files, each in zip(both, (tree, trees[mask_top]), strict=True):
             for where, paths in each.items():
                 place = f"{key}{where}"
