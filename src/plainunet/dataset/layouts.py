@@ -33,6 +33,9 @@ _COMPANIONS = (
     (r"_labelTrainIds", r"_(labelIds|color|instanceIds|instanceTrainIds)"),  # Cityscapes
     (r"_labelIds", r"_(color|instanceIds)"),
     (r"^label", r"^label_viz"),  # labelme
+    (r"_masks", r"_seg\.npy|_flows|_outlines"),  # cellpose
+    (r"_Simple Segmentation", r"_Probabilities|_Uncertainty|_Features"),  # ilastik
+    (r"_cutout", r"_cutout|_pseudo"),  # EISeg's, beside 7.png
 )
 NO_TRUTH = re.compile("(?i)colou?r|rgb|vis|viz|overlay|preview|instance|object|outline|contour")
 """What folders are called of what is made from masks."""
@@ -198,7 +201,8 @@ def without_companions(paths: Iterable[Path]) -> list[Path]:
     left = list(paths)
     for mask, others in _COMPANIONS:
         if any(re.search(f"{mask}$", path.stem) for path in left):
-            left = [path for path in left if not re.search(f"({others})$", path.stem)]
+            other = re.compile(f"({others})$")
+            left = [p for p in left if not (other.search(p.stem) or other.search(p.name))]
     return left
 
 
@@ -334,7 +338,8 @@ def _above(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
             renamed = Change("rename", (folder / name,), (folder / f"train_{name}",))
             message = (
                 f"{folder / name} holds images and masks too, but lies beside {roots[0].part}/ "
-                f"and is named after no part. Name it train_{name} to train with it, or move it away."
+                f"and is named after no part. Name it train_{name} to train with it, or move it "
+                "away."
             )
             reporter.problem(DataError(message, "outside-of-parts", [folder / name], renamed))
     labelled = [root for root in roots if root.masks]

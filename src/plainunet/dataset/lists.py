@@ -5,16 +5,17 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from unicodedata import normalize
 
 from plainunet.config import FolderConfig
-from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, walk
+from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, walk
 from plainunet.dataset.matching import Key, join_files, match_names
 from plainunet.formats.images import IMAGE_SUFFIXES
+from plainunet.formats.problems import DataError, first_five
 from plainunet.formats.sources import (
     HERE,
     ClassFiles,
@@ -75,27 +76,86 @@ def with_parts(listed: list[Pair]) -> list[Pair]:
     return listed
 
 
-def read_image_sets(images: Path) -> dict[str, str | None]:
-    """Read what VOC's and CVAT's ImageSets/ beside a folder of images lists: stems and parts.
+def read_parts(
+    folder: Path, root: Path, images: Mapping[Key, Path], has_parts: bool, reporter: Reporter
+) -> dict[Key, str | None]:
+    """Read the parts that lists of names give images; {} where there are no such lists.
 
-    Lists named after parts give them; without any, all others together list the images.
+    They are VOC's and CVAT's in ImageSets/ beside the folder of images, `root`, or train.txt,
+    val.txt ... beside the data, if no folder is a part. Without any named after a part, those in
+    ImageSets/ list the images.
     """
-    sets = images.parent / "ImageSets"
-    place = next((each for each in (sets / "Segmentation", sets) if each.is_dir()), None)
-    files = sorted(place.glob("*.txt")) if place and images.name.lower() == "jpegimages" else []
-    parted = [file for file in files if file.stem.lower() in PARTS]
-    listed: dict[str, str | None] = {}
+    sets = root.parent / "ImageSets"
+    below = sorted(sets.iterdir()) if sets.is_dir() else []
+    places = [each for each in (sets / "Segmentation", sets, *below) if each.is_dir()]
+    files = next(filter(None, (sorted(each.glob("*.txt")) for each in places)), [])
+    names = _tails(images)
+    in_sets = bool(files)
+    if not in_sets and not has_parts:
+        beside = dict.fromkeys((folder, root, root.parent))
+        files = [f for each in beside for f in sorted(each.glob("*.txt")) if find_part(f.stem)]
+    rows = {file: _named_in(file, names) for file in files}
+    if not in_sets:  # others speak of other files
+        files = [
+            file for file in files if sum(map(bool, rows[file].values())) * 2 > len(rows[file])
+        ]
+    exact = [file for file in files if file.stem.lower() in PARTS]
+    parted = exact or [file for file in files if find_part(file.stem)]
+    listed: dict[Key, str | None] = {}
+    missing: list[str] = []
     for file in parted or files:
-        for line in _decode(file.read_bytes()).splitlines():
-            name = normalize("NFC", line.strip().replace("\\", "/").rpartition("/")[2])
-            stem, dot, suffix = name.rpartition(".")
-            stem = stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else name
-            part = PARTS.get(file.stem.lower())
-            if stem and listed.setdefault(stem, part) != part:
-                raise ValueError(
-                    f"{stem} stands in {file} and in another of {place}'s lists. Take it off one."
-                )
+        part = find_part(file.stem)
+        missing += [name for name, key in rows[file].items() if key is None]
+        for key in filter(None, rows[file].values()):
+            if listed.setdefault(key, part) != part:
+                raise ValueError(f"{key[1]} stands in {file} and in another list. Take it off one.")
+    if not files or not (listed or missing):
+        return {}
+    if missing:
+        message = (
+            f"{files[0].parent} lists {len(missing)} images that are not there: "
+            f"{first_five(sorted(set(missing)))}. Add them, or take them off the lists."
+        )
+        reporter.problem(DataError(message, "missing-file"))
+    more = [f for f in files if f not in parted and {*rows[f].values()} - {None, *listed}]
+    if in_sets and more:
+        message = (
+            f"{first_five(more)} list{'s' * (len(more) == 1)} images that {first_five(parted)} "
+            "do not. Name the list after a part: train, val or test."
+        )
+        reporter.problem(DataError(message, "outside-of-parts", more))
+    if not in_sets:
+        reporter.note(f"The parts are taken from {first_five(parted)}.")
+        if "train" not in listed.values():
+            listed |= {key: "train" for key in images if key not in listed}
+    if len(listed) < len(images):
+        where = "ImageSets does not list" if in_sets else "these do not list"
+        reporter.note(f"{len(images) - len(listed)} images that {where} are left out.")
     return listed
+
+
+def _tails(images: Mapping[Key, Path]) -> dict[str, Key | None]:
+    """Each image by its stem, and by that with up to three folders; None where two share it."""
+    names: dict[str, Key | None] = {}
+    for key, path in images.items():
+        parts = [*normalize("NFC", path.parent.as_posix()).split("/"), key[1]]
+        for count in range(1, 5):
+            tail = "/".join(parts[-count:])
+            names[tail] = None if tail in names else key
+    return names
+
+
+def _named_in(file: Path, names: Mapping[str, Key | None]) -> dict[str, Key | None]:
+    """The images that a list names, each line one, or followed by its mask."""
+    rows: dict[str, Key | None] = {}
+    for line in _decode(file.read_bytes()).splitlines():
+        text = normalize("NFC", line.strip().replace("\\", "/"))
+        for name in filter(None, dict.fromkeys((text, *text.split()[:1]))):
+            stem = _keys(name)[1]
+            parts = [part for part in stem.split("/") if part not in ("", ".", "..")]
+            tails = ("/".join(parts[-count:]) for count in (4, 3, 2, 1))
+            rows[text] = rows.get(text) or next(filter(None, map(names.get, tails)), None)
+    return rows
 
 
 def _decode(data: bytes) -> str:

@@ -35,7 +35,7 @@ from plainunet.dataset.layouts import (
     without_companions,
 )
 from plainunet.dataset.lists import Pair as Pair
-from plainunet.dataset.lists import read_image_sets, read_listed
+from plainunet.dataset.lists import read_listed, read_parts
 from plainunet.dataset.matching import (
     Key,
     fit_all,
@@ -153,7 +153,10 @@ def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[
     except (ValueError, FileNotFoundError) as error:
         failed = error
     codes = {getattr(failed, "code", "")} if isinstance(failed, ValueError) else {"no-data"}
-    if not listed and config.images is config.masks is None and codes <= {"no-data"}:
+    found = [part for each in kept.problems for part in getattr(each, "parts", (each,))]
+    alone = sum(getattr(each, "code", "") == "no-mask" for each in found)
+    named = config.images is not None or config.masks is not None
+    if not named and len(listed) <= alone and codes <= {"no-data", ""}:
         roots = _couple(folder, reporter)
         if roots:
             return _in_folders(folder, Layout(roots), config, reporter), None
@@ -176,12 +179,17 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
         masks = {**(join_classes(images, files) or files)}
     masks |= shapes
     parts = _parts(images, layout)
-    listed_parts = read_image_sets(layout.roots[0].images)
-    if listed_parts:
-        images, parts = _as_listed(images, listed_parts, reporter)
-        masks = {key: mask for key, mask in masks.items() if key[1] in listed_parts}
     there = {where for where, _ in masks}
-    labelled = {key for key in images if (key in masks if listed_parts else key[0] in there)}
+    labelled = {key for key in images if key[0] in there}
+    top = layout.roots[0].images
+    listed_parts = read_parts(folder, top, images, any(parts.values()), reporter)
+    if listed_parts:
+        known = match_names(images, masks, reporter=Collected())
+        labelled = known.keys() & listed_parts.keys()
+        unlisted = {known[key] for key in known if key not in listed_parts}
+        masks = {key: mask for key, mask in masks.items() if key not in unlisted}
+        images = {key: path for key, path in images.items() if key in listed_parts}
+        parts = listed_parts
     _leave_parts_aside(images, {parts[key] for key in labelled}, parts, reporter)
     if not images:
         if layout.roots[0].images == folder:
@@ -249,27 +257,6 @@ def _shapes(root: Path, prefix: str, reporter: Reporter) -> dict[Key, Source]:
         where = normalize("NFC", str(Path(prefix) / file.parent.relative_to(root)))
         found[where, normalize("NFC", name)] = Shapes(file, classes)
     return found
-
-
-def _as_listed(
-    images: dict[Key, Path], listed: Mapping[str, str | None], reporter: Reporter
-) -> tuple[dict[Key, Path], dict[Key, str | None]]:
-    """Those of the images that lists name, and their parts."""
-    kept = {key: path for key, path in images.items() if key[1] in listed}
-    missing = listed.keys() - {stem for _, stem in kept}
-    if missing:
-        reporter.problem(
-            DataError(
-                f"ImageSets lists {len(missing)} images that are not there: "
-                f"{first_five(sorted(missing))}. Add them, or take them off the lists.",
-                "missing-file",
-            )
-        )
-    if len(kept) < len(images):
-        reporter.note(
-            f"{len(images) - len(kept)} images that ImageSets does not list are left out."
-        )
-    return kept, {key: listed[key[1]] for key in kept}
 
 
 def _leave_parts_aside(
@@ -343,7 +330,6 @@ def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
         if fit_all(*_files_of(images, masks, trees))
     ]
     found = [each for each in found if not any(_is_above(other, each) for other in found)]
-    whole = found
     most = max((len(masks) for _, masks in found), default=0)
     found = [each for each in found if len(each[1]) == most]
     truths = [each for each in found if not NO_TRUTH.search(next(iter(each[1].values())).name)]
@@ -354,9 +340,10 @@ def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     if len(found) > 1 or _has_more(images, masks, trees):
         raise _which_couple(folder, found, trees)
     used = {*images.values(), *masks.values()}
-    aside = {top for each in alike if used & {*each.values()} for top in each.values()}
-    aside |= {top for couple in whole for each in couple for top in each.values()}
-    left = f" Left aside: {first_five(sorted(aside - used))}." if aside - used else ""
+    aside = [
+        top for top, tree in trees.items() if Path() in tree and not used & {top, *top.parents}
+    ]
+    left = f" Left aside: {first_five(sorted(aside))}." if aside else ""
     more = f", and so on ({len(masks)} folders)" if len(masks) > 1 else ""
     tops = [next(iter(each.values())) for each in (images, masks)]
     reporter.note(
