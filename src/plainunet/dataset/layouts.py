@@ -435,9 +435,9 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
                 f"{flag} {name}: there is no folder {folder / name}. {folders_found(folder)}"
             )
     if images is None:
-        images = _one_of(folder, IMAGE_FOLDERS, "--images") or _worded(
-            folder, IMAGE_WORD, MASK_WORD
-        )
+        known = [name for name in _folders(folder) if is_known(Root(folder / name, None))]
+        images = known[0] if len(known) == 1 else _one_of(folder, IMAGE_FOLDERS, "--images")
+        images = images or _worded(folder, IMAGE_WORD, MASK_WORD)
     elif masks is None:
         beside = [pattern.format(images) for pattern in _BESIDE]
         there = [name for name in beside if (folder / name).is_dir()]

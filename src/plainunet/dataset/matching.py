@@ -179,8 +179,28 @@ def match_names(
     if skip_unlabelled and joined:
         images = {key: path for key, path in images.items() if key in joined}
     mask_files = {key: path_of(mask) for key, mask in masks.items()}
+    if not as_they_are and len(joined) < len(images) == len(masks):
+        _require_no_shift(images, mask_files)
     _require_all(images, mask_files, affixes, joined, reporter)
     return {key: joined[key] for key in images if key in joined}
+
+
+def _require_no_shift(images: Files, masks: Files) -> None:
+    """Refuse numbers of masks that are all by one more, or less, than those of images."""
+    numbers: list[list[int]] = []
+    for files in (images, masks):
+        found = [re.findall(r"\d+", stem) for _, stem in files]
+        numbers.append(sorted(int(each[-1]) for each in found if each))
+    steps = {mask - image for image, mask in zip(*numbers, strict=False)}
+    if len(numbers[0]) == len(numbers[1]) == len(images) and len(steps) == 1 and steps != {0}:
+        first, last = next(iter(images.values())), next(iter(masks.values()))
+        raise DataError(
+            f"The masks' numbers are the images' numbers with {steps.pop():+d}: the first are "
+            f"{first} and {last}. If they are of one image, number both alike; if not, add what is "
+            f"missing. {_CURE}.",
+            "no-mask",
+            [first, last],
+        )
 
 
 def _join_places(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:

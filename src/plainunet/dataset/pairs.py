@@ -156,7 +156,7 @@ def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[
     found = [part for each in kept.problems for part in getattr(each, "parts", (each,))]
     alone = sum(getattr(each, "code", "") == "no-mask" for each in found)
     named = config.images is not None or config.masks is not None
-    if not named and len(listed) <= alone and codes <= {"no-data", ""}:
+    if not named and len(listed) <= alone and codes == {"no-data"}:
         roots = _couple(folder, reporter)
         if roots:
             return _in_folders(folder, Layout(roots), config, reporter), None
@@ -200,11 +200,13 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
             f"{suffixes}.",
             "no-data",
         )
-    joined = match_names(images, masks, skip_unlabelled=skip_unlabelled, reporter=reporter)
+    kept = _Kept()
+    joined = match_names(images, masks, skip_unlabelled=skip_unlabelled, reporter=kept)
+    if config.masks is None:
+        _require_no_equal(folder, layout.roots, len(joined) == len(images))
+    kept.hand_on(reporter)
     if skip_unlabelled and len(joined) < len(images):
         reporter.note(f"{len(images) - len(joined)} pictures without a mask are left out.")
-    if config.masks is None and len(joined) == len(images):
-        _require_no_equal(folder, layout.roots)
     listed = [
         Pair(images[key], masks[mask], Path(*key).as_posix(), parts[key])
         for key, mask in joined.items()
@@ -233,6 +235,8 @@ def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
     listed = _list(root.images, root.part, None, reporter)
     images, masks = split_suffixes(listed, root.images)
     if not masks:
+        images, masks = _split_kinds(folder, listed, reporter)
+    if not masks:
         images = _each_once(listed, "files", reporter)
         images, masks = split_names(images)
     shapes = {} if masks else _shapes(root.images, root.part, reporter)
@@ -242,6 +246,53 @@ def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
         first = next(iter(masks.values()))
         reporter.note(f"Pictures and masks lie together; {first} is read as a mask.")
     return images, masks, shapes
+
+
+def _split_kinds(
+    folder: Path, listed: Mapping[Key, Sequence[Path]], reporter: Reporter
+) -> tuple[dict[Key, Path], dict[Key, Path]]:
+    """Tell images and masks apart where each image has two or more files of other endings.
+
+    Raises:
+        DataError: Several endings could be the masks'.
+    """
+    files = {path: key for key, paths in listed.items() for path in paths}
+    owners: dict[str, dict[str, Path]] = defaultdict(dict)  # of an ending, what stands before it
+    for path in files:
+        for match in re.finditer(r"(?<=.)[\W_]", path.name):
+            before = f"{path.parent}/{path.name[: match.start()]}"
+            owners[path.name[match.start() :]][before] = path
+    kinds: dict[frozenset[str], list[str]] = defaultdict(list)
+    for ending, own in owners.items():
+        kinds[frozenset(own)].append(ending)
+    names, endings = max(kinds.items(), key=lambda each: len(each[1]), default=(frozenset(), []))
+    if len(endings) < 3 or len(names) < 2 or len(names) * len(endings) < 0.9 * len(files):
+        return {}, {}
+    samples = {ending: next(iter(owners[ending].values())) for ending in endings}
+    masks = [ending for ending in endings if _is_mask(samples[ending])]
+    image, *more = [ending for ending in endings if ending not in masks] or [""]
+    masks = [ending for ending in masks if not NO_TRUTH.search(ending)] or masks
+    if more or not image or not masks:
+        return {}, {}
+    if len(masks) > 1:
+        stars = "*/" * (len(samples[image].relative_to(folder).parts) - 1)
+        skip = ["--skip-unlabelled"] * any(
+            each.endswith(image) for each in endings if each != image
+        )
+        lines = [[f"{stars}*{image}:{stars}*{mask}", *skip] for mask in masks]
+        checks = [command("plainunet", "check", folder, "--pairs", *line) for line in lines]
+        raise DataError(
+            f"Each image, such as {samples[image]}, has {len(masks)} files that may be its mask: "
+            f"{', '.join(f'*{mask}' for mask in masks)}. Choose one:"
+            + "".join(f"\n$ {check}" for check in checks),
+            "several-masks",
+            [samples[image], *(samples[mask] for mask in masks)],
+        )
+    left = [f"*{ending}" for ending in endings if ending not in (image, *masks)]
+    reporter.note(f"Images are *{image}, masks *{masks[0]}; {first_five(left)} are left aside.")
+    both = image, masks[0]
+    found = [{files[path]: path for path in owners[ending].values()} for ending in both]
+    return found[0], found[1]
 
 
 def _shapes(root: Path, prefix: str, reporter: Reporter) -> dict[Key, Source]:
@@ -274,10 +325,10 @@ def _leave_parts_aside(
                 del images[key]
 
 
-def _require_no_equal(folder: Path, roots: Sequence[Root]) -> None:
+def _require_no_equal(folder: Path, roots: Sequence[Root], has_all: bool) -> None:
     """Ask which masks are meant where another folder beside the masks' fits all images too."""
     root = roots[0]
-    if root.masks is None or is_known(root):
+    if root.masks is None or (has_all and is_known(root)):
         return
     nobody = Collected()
     images = _by_key(root.images, "", "pictures", root.masks, nobody)
