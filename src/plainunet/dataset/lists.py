@@ -31,6 +31,12 @@ from plainunet.reporter import Reporter
 _NEEDED = ("image", "mask")
 _SUFFIX = re.compile(r"(?<=[^/])\.[^./]*$")
 _COLUMNS = (*_NEEDED, "group", "part")
+_SAME = {
+    **dict.fromkeys(("image_path", "img", "img_path", "image_id", "filename", "file"), "image"),
+    **dict.fromkeys(("mask_path", "label", "label_path", "mask_id", "annotation"), "mask"),
+    "split": "part",
+}
+_ABSOLUTE = re.compile(r"([A-Za-z]:)?[\\/]")
 _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # what surrogateescape makes of it
 _BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
 
@@ -94,6 +100,7 @@ def read_parts(
     if not in_sets and not has_parts:
         beside = dict.fromkeys((folder, root, root.parent))
         files = [f for each in beside for f in sorted(each.glob("*.txt")) if find_part(f.stem)]
+        files = [file for file in files if file.is_file()]
     rows = {file: _named_in(file, names) for file in files}
     if not in_sets:  # others speak of other files
         files = [
@@ -301,7 +308,7 @@ def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, C
 def _by_list(folder: Path, path: Path) -> list[Pair]:
     rows = _rows(path)
     line, header = next(rows, (1, []))
-    columns = [name.strip().lower() for name in header]
+    columns = _columns(header)
     if any(columns.count(name) != 1 for name in _NEEDED) or set(columns) - set(_COLUMNS):
         raise ValueError(
             f"{path}, line {line}: the header is '{','.join(header)}'. It must name the columns "
@@ -349,9 +356,49 @@ def _by_list(folder: Path, path: Path) -> list[Pair]:
     return listed
 
 
+def _columns(header: Sequence[str]) -> list[str]:
+    names = [name.strip().lower() for name in header]
+    return [_SAME.get(name, name) for name in names]
+
+
+def find_lists(folder: Path) -> list[str]:
+    """Name the files at the top of a folder that list images and their masks, of parts one."""
+    found = []
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() not in (".csv", ".txt") or not file.is_file():
+            continue
+        try:
+            (_, header), (_, row) = itertools.islice(_rows(file), 2)
+        except ValueError:
+            continue
+        cells = dict(zip(_columns(header), row, strict=False))
+        if {*_NEEDED} <= {*cells} <= {*_COLUMNS}:
+            is_other = header[-1] == "part" and any(find_part(Path(name).stem) for name in found)
+            if _existing(cells["mask"], parse_source, folder) and not is_other:
+                found.append(file.name)
+    return found
+
+
+def _in_words(text: str) -> list[list[str]]:
+    """PaddleSeg's rows, an image and its mask with a space between; none of another list."""
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    is_file = all(Path(word).suffix.lower() in IMAGE_SUFFIXES for row in rows for word in row)
+    return rows if is_file and {len(row) for row in rows} == {2} else []
+
+
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     # what is not UTF-8 may be the name of a file
     text = _decode(path.read_bytes())
+    if _in_words(text):
+        # train.txt and val.txt, if they are named after parts
+        part = find_part(path.stem)
+        beside = sorted(path.parent.glob("*.txt")) if part else []
+        yield 1, ["image", "mask", "part"]
+        for file in [each for each in beside if find_part(each.stem)] or [path]:
+            found = _in_words(_decode(file.read_bytes()))
+            for number, row in enumerate(found, start=1):
+                yield number, [*row, find_part(file.stem) or ""]
+        return
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)  # Excel's, where , stands in numbers; UTF-16's
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
@@ -370,6 +417,9 @@ _Parsed = TypeVar("_Parsed", bound=Source)
 
 def _existing(name: str, parse: Callable[[Path], _Parsed], *folders: Path) -> _Parsed | None:
     names = [name, name.replace("\\", "/")] if "\\" in name else [name]
+    if _ABSOLUTE.match(name):  # of another machine: what it ends in
+        parts = names[-1].split("/")
+        names += ["/".join(parts[start:]) for start in range(1, len(parts))]
     for path in (folder / name for name in names for folder in folders if name):
         try:
             source = parse(path)

@@ -326,10 +326,11 @@ def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
     same = all(own.keys() == first.keys() for own in groups.values())
     alike = same and len(first) > 1 and len(groups) > 1
     if len(worded) > 1 or alike:
+        classes = dict.fromkeys(re.sub(r"^.*\d[\W_]+", "", name) for name in first)
         raise DataError(
             f"Images have several masks each, such as {first_five(list(first.values()))}, and all "
             "the same ones. If each is of a class of its own, name the classes in braces, as in "
-            f"--pairs 'images/*.png:masks/*_{{{','.join(list(first)[:3])}}}.png'; if they are "
+            f"--pairs 'images/*.png:masks/*_{{{','.join(list(classes)[:3])}}}.png'; if they are "
             f"objects of one class, join them by one more *: --pairs "
             "'images/*.png:masks/*_*.png'.",
             "several-masks",

@@ -16,7 +16,7 @@ from unicodedata import normalize
 import numpy as np
 
 from plainunet.config import DataConfig
-from plainunet.dataset.annotations import pair_annotated
+from plainunet.dataset.annotations import pair_annotated, unread
 from plainunet.dataset.layouts import (
     MASK_WORD,
     NO_TRUTH,
@@ -35,7 +35,7 @@ from plainunet.dataset.layouts import (
     without_companions,
 )
 from plainunet.dataset.lists import Pair as Pair
-from plainunet.dataset.lists import read_listed, read_parts
+from plainunet.dataset.lists import find_lists, read_listed, read_parts
 from plainunet.dataset.matching import (
     Key,
     fit_all,
@@ -157,9 +157,18 @@ def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[
     alone = sum(getattr(each, "code", "") == "no-mask" for each in found)
     named = config.images is not None or config.masks is not None
     if not named and len(listed) <= alone and codes == {"no-data"}:
+        lists = find_lists(folder)
+        if lists:
+            raise DataError(
+                f"{folder}: folders or names tell no images and masks that belong together.",
+                "no-data",
+                choices={f"{name} lists them": {"pairs": name} for name in lists},
+            )
         roots = _couple(folder, reporter)
         if roots:
             return _in_folders(folder, Layout(roots), config, reporter), None
+    if not listed and codes == {"no-data"} and (text := unread(folder)):
+        reporter.note(text)
     kept.hand_on(reporter, "which-folder" not in codes)
     if failed:
         raise failed
@@ -265,8 +274,9 @@ def _split_kinds(
     kinds: dict[frozenset[str], list[str]] = defaultdict(list)
     for ending, own in owners.items():
         kinds[frozenset(own)].append(ending)
-    names, endings = max(kinds.items(), key=lambda each: len(each[1]), default=(frozenset(), []))
-    if len(endings) < 3 or len(names) < 2 or len(names) * len(endings) < 0.9 * len(files):
+    several = [each for each in kinds.items() if len(each[0]) > 1]
+    names, endings = max(several, key=lambda each: len(each[1]), default=(frozenset[str](), []))
+    if len(endings) < 3 or len(names) * len(endings) < 0.9 * len(files):
         return {}, {}
     samples = {ending: next(iter(owners[ending].values())) for ending in endings}
     masks = [ending for ending in endings if _is_mask(samples[ending])]

@@ -2,12 +2,12 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from plainunet.doctor.fix import is_possible
-from plainunet.formats.problems import Change, as_problem, command
+from plainunet.formats.problems import Change, DataError, as_problem, command
 from plainunet.formats.sources import Source
 from plainunet.reporter import Reporter
 
@@ -216,7 +216,25 @@ class Findings(Reporter):
         """Add an error that came up while files were read; of many of one kind, each."""
         for each in as_problem(error).parts:
             code = each.code if each.code in CODES else "unclear"
-            self.add(code, str(each), each.files, fix=each.fix, flags=each.flags or None)
+            message = self.with_choices(each)
+            self.add(code, message, each.files, fix=each.fix, flags=each.flags or None)
+
+    def with_choices(self, error: DataError) -> str:
+        """The error's message, and a command for each answer that the user can give."""
+        lines = [
+            f"\n{meaning}:\n$ {self.command('check', **flags)}"
+            for meaning, flags in error.choices.items()
+        ]
+        return "".join((str(error), *lines))
+
+    def drop_empty_lists(self) -> None:
+        """Do not offer to write a list of which nothing would be left."""
+        fixes = [each.fix for each in self.found if each.severity == "error" and each.fix]
+        if all(fix.writes_list for fix in fixes):
+            self.found = [
+                replace(each, fix=None) if each.fix and each.fix.writes_list else each
+                for each in self.found
+            ]
 
     def in_order(self) -> list[Finding]:
         """The findings, errors first, then in the order of `CODES`."""
