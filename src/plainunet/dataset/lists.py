@@ -363,7 +363,7 @@ def _columns(header: Sequence[str]) -> list[str]:
 
 def find_lists(folder: Path) -> list[str]:
     """Name the files at the top of a folder that list images and their masks, of parts one."""
-    found = []
+    found: list[str] = []
     for file in sorted(folder.iterdir()):
         if file.suffix.lower() not in (".csv", ".txt") or not file.is_file():
             continue
