@@ -50,7 +50,7 @@ from plainunet.formats.colors import ColoredMaskError, count_colors
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.masks import read_mask
-from plainunet.formats.problems import Change, DataError, as_problem, command, first_five
+from plainunet.formats.problems import Change, DataError, as_problem, first_five
 from plainunet.formats.shapes import class_names
 from plainunet.formats.sources import ImageSource, Page, Shapes, Source, files_of, path_of
 from plainunet.formats.tiff import find_slices
@@ -157,8 +157,7 @@ def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[
     alone = sum(getattr(each, "code", "") == "no-mask" for each in found)
     named = config.images is not None or config.masks is not None
     if not named and len(listed) <= alone and codes == {"no-data"}:
-        lists = find_lists(folder)
-        if lists:
+        if not listed and (lists := find_lists(folder)):
             raise DataError(
                 f"{folder}: folders or names tell no images and masks that belong together.",
                 "no-data",
@@ -286,17 +285,16 @@ def _split_kinds(
         return {}, {}
     if len(masks) > 1:
         stars = "*/" * (len(samples[image].relative_to(folder).parts) - 1)
-        skip = ["--skip-unlabelled"] * any(
-            each.endswith(image) for each in endings if each != image
-        )
-        lines = [[f"{stars}*{image}:{stars}*{mask}", *skip] for mask in masks]
-        checks = [command("plainunet", "check", folder, "--pairs", *line) for line in lines]
+        flags = {"skip_unlabelled": True} if any(e.endswith(image) for e in masks) else {}
         raise DataError(
             f"Each image, such as {samples[image]}, has {len(masks)} files that may be its mask: "
-            f"{', '.join(f'*{mask}' for mask in masks)}. Choose one:"
-            + "".join(f"\n$ {check}" for check in checks),
+            f"{', '.join(f'*{mask}' for mask in masks)}. Choose one.",
             "several-masks",
             [samples[image], *(samples[mask] for mask in masks)],
+            choices={
+                f"The masks are *{mask}": {"pairs": f"{stars}*{image}:{stars}*{mask}", **flags}
+                for mask in masks
+            },
         )
     left = [f"*{ending}" for ending in endings if ending not in (image, *masks)]
     reporter.note(f"Images are *{image}, masks *{masks[0]}; {first_five(left)} are left aside.")
@@ -436,30 +434,28 @@ def _has_more(images: _Alike, masks: _Alike, trees: Mapping[Path, _Tree]) -> boo
 def _which_couple(
     folder: Path, found: Sequence[tuple[_Alike, _Alike]], trees: Mapping[Path, _Tree]
 ) -> DataError:
-    lines = ""
+    choices: dict[str, dict[str, object]] = {}
     for couple in found:
         images, masks = (next(iter(each.values())) for each in couple)
-        words = ["--images", images, "--masks", masks]
+        flags: dict[str, object] = {"images": images, "masks": masks}
         if len(couple[1]) > 1:
             sides = patterns_of(*_files_of(*couple, trees))
             below = "/*" * len(next(iter(trees[masks])).parts)
-            patterns = [f"{_starred(c)}{below}/{p}" for c, p in zip(couple, sides, strict=True)]
-            words = ["--pairs", ":".join(patterns)]
+            both = [f"{_starred(c)}{below}/{p}" for c, p in zip(couple, sides, strict=True)]
+            flags = {"pairs": ":".join(both)}
         if _has_more(*couple, trees):
-            words.append("--skip-unlabelled")
-        lines += f"\n$ {command('plainunet', 'check', folder, *words)}"
-    all_images = [next(iter(images.values())) for images, _ in found]
+            flags["skip_unlabelled"] = True
+        choices[f"Images in {images}/, masks in {masks}/"] = flags
+    tops = {next(iter(images.values())) for images, _ in found}
     above = {next(iter(masks.values())).parent for _, masks in found}
-    names = [_files_of(*couple, trees)[1] for couple in found]
-    if len(found) > 1 == len({*all_images}) == len(above) and all(
-        {*each} == {*names[0]} for each in names
-    ):
-        words = ["--images", all_images[0], "--masks", above.pop()]
-        lines += f"\nor, if each is a class:\n$ {command('plainunet', 'check', folder, *words)}"
+    names = {frozenset(_files_of(*couple, trees)[1]) for couple in found}
+    if len(found) > 1 == len(tops) == len(above) == len(names):
+        choices["Each folder of masks is a class"] = {"images": tops.pop(), "masks": above.pop()}
     return DataError(
-        f"{folder}: these folders of images and masks go together by their files' names. Choose "
-        f"those that are meant:{lines}",
+        f"{folder}: these folders go together by their files' names, and each could be meant: "
+        f"{'; '.join(choices)}.",
         "which-folder",
+        choices=choices,
     )
 
 
