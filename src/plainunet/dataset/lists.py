@@ -222,7 +222,7 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
 
 
 def _part(parts: Sequence[str]) -> str | None:
-    return next(filter(None, (PARTS.get(part.lower()) for part in parts[:-1])), None)
+    return next(filter(None, map(find_part, parts[:-1])), None)
 
 
 class _Match(NamedTuple):

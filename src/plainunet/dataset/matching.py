@@ -179,7 +179,7 @@ def match_names(
     if skip_unlabelled and joined:
         images = {key: path for key, path in images.items() if key in joined}
     mask_files = {key: path_of(mask) for key, mask in masks.items()}
-    if not as_they_are and len(joined) < len(images) == len(masks):
+    if not as_they_are and 0 < len(joined) < len(images) == len(masks):
         _require_no_shift(images, mask_files)
     _require_all(images, mask_files, affixes, joined, reporter)
     return {key: joined[key] for key in images if key in joined}

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -139,12 +139,13 @@ class _Kept(Collected):
 
 def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[Pair], str | None]:
     """Find pairs by the names of folders or in annotation files, else by what lies in folders."""
-    kept, pattern = _Kept(), None
+    kept, pattern, lacks = _Kept(), None, False
     listed: list[Pair] = []
     failed: ValueError | FileNotFoundError | None = None
     try:
         layout = find_layout(folder, config, kept)
         there = all(root.masks and any(walk(root.masks)) for root in layout.roots)
+        lacks = any(root.masks and not root.masks.is_dir() for root in layout.roots)
         if config.masks is None and (config.rle or not there):
             listed = pair_annotated(folder, config, kept)
         if not listed:
@@ -156,7 +157,7 @@ def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[
     found = [part for each in kept.problems for part in getattr(each, "parts", (each,))]
     alone = sum(getattr(each, "code", "") == "no-mask" for each in found)
     named = config.images is not None or config.masks is not None
-    if not named and len(listed) <= alone and codes == {"no-data"}:
+    if not named and not lacks and len(listed) <= alone and codes == {"no-data"}:
         if not listed and (lists := find_lists(folder)):
             raise DataError(
                 f"{folder}: folders or names tell no images and masks that belong together.",
@@ -270,19 +271,21 @@ def _split_kinds(
         for match in re.finditer(r"(?<=.)[\W_]", path.name):
             before = f"{path.parent}/{path.name[: match.start()]}"
             owners[path.name[match.start() :]][before] = path
-    kinds: dict[frozenset[str], list[str]] = defaultdict(list)
-    for ending, own in owners.items():
-        kinds[frozenset(own)].append(ending)
-    several = [each for each in kinds.items() if len(each[0]) > 1]
-    names, endings = max(several, key=lambda each: len(each[1]), default=(frozenset[str](), []))
+    sets = Counter(frozenset(own) for own in owners.values() if len(own) > 1)
+    likely = sorted(sets, key=lambda each: -len(each) * sets[each])[:_MOST_SETS]
+    # 7 of 7.png, 7_fg.png and 7_label.png; the first ends as all do
+    fits = [[end for end, own in owners.items() if each <= own.keys()] for each in likely]
+    endings, names = max(zip(fits, likely, strict=True), key=lambda f: len(f[0]), default=([], ()))
     if len(endings) < 3 or len(names) * len(endings) < 0.9 * len(files):
         return {}, {}
-    samples = {ending: next(iter(owners[ending].values())) for ending in endings}
+    samples = {ending: owners[ending][min(names)] for ending in endings}
     masks = [ending for ending in endings if _is_mask(samples[ending])]
-    image, *more = [ending for ending in endings if ending not in masks] or [""]
+    photos = [ending for ending in endings if ending not in masks]
+    photos = [each for each in photos if len(photos) == 1 or not NO_TRUTH.search(each)]
     masks = [ending for ending in masks if not NO_TRUTH.search(ending)] or masks
-    if more or not image or not masks:
+    if len(photos) != 1 or not masks:
         return {}, {}
+    image = photos[0]
     if len(masks) > 1:
         stars = "*/" * (len(samples[image].relative_to(folder).parts) - 1)
         flags = {"skip_unlabelled": True} if any(e.endswith(image) for e in masks) else {}
@@ -299,7 +302,9 @@ def _split_kinds(
     left = [f"*{ending}" for ending in endings if ending not in (image, *masks)]
     reporter.note(f"Images are *{image}, masks *{masks[0]}; {first_five(left)} are left aside.")
     both = image, masks[0]
-    found = [{files[path]: path for path in owners[ending].values()} for ending in both]
+    found = [
+        {files[owners[end][name]]: owners[end][name] for name in sorted(names)} for end in both
+    ]
     return found[0], found[1]
 
 
@@ -349,6 +354,7 @@ def _require_no_equal(folder: Path, roots: Sequence[Root], has_all: bool) -> Non
         raise WhichFolderError(folder, [root.masks.name, *equal], "--masks")
 
 
+_MOST_SETS = 20
 _MOST_FOLDERS = 60
 _Tree = dict[Path, list[Path]]  # the images of a folder, by the folder below it
 _Alike = dict[tuple[str, ...], Path]  # folders whose names differ in parts and numbers alone
@@ -386,11 +392,16 @@ def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
         for masks, worded, few in kinds
         if not is_mask and (few or worded > is_worded)
         for images in _fitting(several, masks)
-        if fit_all(*_files_of(images, masks, trees))
+        if len((files := _files_of(images, masks, trees))[0]) > 1 and fit_all(*files)
     ]
     found = [each for each in found if not any(_is_above(other, each) for other in found)]
     most = max((len(masks) for _, masks in found), default=0)
     found = [each for each in found if len(each[1]) == most]
+    # training/semantic is of training/image_2, though testing/image_2 has the same names
+    near = {id(masks): 0 for _, masks in found}
+    for couple in found:
+        near[id(couple[1])] = max(near[id(couple[1])], _shared(couple))
+    found = [each for each in found if _shared(each) == near[id(each[1])]]
     truths = [each for each in found if not NO_TRUTH.search(next(iter(each[1].values())).name)]
     found = truths or found
     if not found:
@@ -415,6 +426,12 @@ def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     )
 
 
+def _shared(couple: tuple[_Alike, _Alike]) -> int:
+    """How many folders the paths of images and masks have in common."""
+    images, masks = (next(iter(each.values())) for each in couple)
+    return len({*images.parents} & {*masks.parents})
+
+
 def _fitting(images: _Alike, masks: _Alike) -> Iterator[_Alike]:
     """Those of the folders of images that go with these of masks, by their parts and numbers."""
     if masks.keys() <= images.keys():
@@ -437,7 +454,7 @@ def _which_couple(
     choices: dict[str, dict[str, object]] = {}
     for couple in found:
         images, masks = (next(iter(each.values())) for each in couple)
-        flags: dict[str, object] = {"images": images, "masks": masks}
+        flags: dict[str, object] = {"images": str(images), "masks": str(masks)}
         if len(couple[1]) > 1:
             sides = patterns_of(*_files_of(*couple, trees))
             below = "/*" * len(next(iter(trees[masks])).parts)
@@ -450,7 +467,10 @@ def _which_couple(
     above = {next(iter(masks.values())).parent for _, masks in found}
     names = {frozenset(_files_of(*couple, trees)[1]) for couple in found}
     if len(found) > 1 == len(tops) == len(above) == len(names):
-        choices["Each folder of masks is a class"] = {"images": tops.pop(), "masks": above.pop()}
+        choices["Each folder of masks is a class"] = {
+            "images": str(tops.pop()),
+            "masks": str(above.pop()),
+        }
     return DataError(
         f"{folder}: these folders go together by their files' names, and each could be meant: "
         f"{'; '.join(choices)}.",
