@@ -301,10 +301,8 @@ def _split_kinds(
         )
     left = [f"*{ending}" for ending in endings if ending not in (image, *masks)]
     reporter.note(f"Images are *{image}, masks *{masks[0]}; {first_five(left)} are left aside.")
-    both = image, masks[0]
-    found = [
-        {files[owners[end][name]]: owners[end][name] for name in sorted(names)} for end in both
-    ]
+    owned = [[owners[end][name] for name in sorted(names)] for end in (image, masks[0])]
+    found = [{files[path]: path for path in paths} for paths in owned]
     return found[0], found[1]
 
 
