@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, pairwise
@@ -389,17 +389,13 @@ def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
         for several, is_worded, is_mask in kinds
         for masks, worded, few in kinds
         if not is_mask and (few or worded > is_worded)
-        for images in _fitting(several, masks)
-        if len((files := _files_of(images, masks, trees))[0]) > 1 and fit_all(*files)
+        if (images := _fitting(several, masks))
+        and len((files := _files_of(images, masks, trees))[0]) > 1
+        and fit_all(*files)
     ]
     found = [each for each in found if not any(_is_above(other, each) for other in found)]
     most = max((len(masks) for _, masks in found), default=0)
     found = [each for each in found if len(each[1]) == most]
-    # training/semantic is of training/image_2, though testing/image_2 has the same names
-    near = {id(masks): 0 for _, masks in found}
-    for couple in found:
-        near[id(couple[1])] = max(near[id(couple[1])], _shared(couple))
-    found = [each for each in found if _shared(each) == near[id(each[1])]]
     truths = [each for each in found if not NO_TRUTH.search(next(iter(each[1].values())).name)]
     found = truths or found
     if not found:
@@ -424,18 +420,15 @@ def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     )
 
 
-def _shared(couple: tuple[_Alike, _Alike]) -> int:
-    """How many folders the paths of images and masks have in common."""
-    images, masks = (next(iter(each.values())) for each in couple)
-    return len({*images.parents} & {*masks.parents})
-
-
-def _fitting(images: _Alike, masks: _Alike) -> Iterator[_Alike]:
+def _fitting(images: _Alike, masks: _Alike) -> _Alike:
     """Those of the folders of images that go with these of masks, by their parts and numbers."""
     if masks.keys() <= images.keys():
-        yield {key: images[key] for key in masks}
-    elif len(masks) == 1 and len(images) <= len(PARTS):
-        yield from ({next(iter(masks)): top} for top in images.values())  # testing/ has no masks
+        return {key: images[key] for key in masks}
+    ((key, top), *more) = masks.items()
+    if more or len(images) > len(PARTS):
+        return {}
+    # training/semantic/ is of training/image_2/, and testing/image_2/ has no masks
+    return {key: max(images.values(), key=lambda each: len({*each.parents} & {*top.parents}))}
 
 
 def _has_more(images: _Alike, masks: _Alike, trees: Mapping[Path, _Tree]) -> bool:
