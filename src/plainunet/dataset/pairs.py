@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain, pairwise
+from itertools import chain, pairwise, product
 from os import cpu_count
 from pathlib import Path
 from unicodedata import normalize
@@ -279,26 +279,27 @@ def _split_kinds(
     if len(endings) < 3 or len(names) * len(endings) < 0.9 * len(files):
         return {}, {}
     samples = {ending: owners[ending][min(names)] for ending in endings}
-    masks = [ending for ending in endings if _is_mask(samples[ending])]
-    photos = [ending for ending in endings if ending not in masks]
-    photos = [each for each in photos if len(photos) == 1 or not NO_TRUTH.search(each)]
-    masks = [ending for ending in masks if not NO_TRUTH.search(ending)] or masks
-    if len(photos) != 1 or not masks:
+    masks = [end for end in endings if MASK_WORD.search(end) or _is_mask(samples[end])]
+    images = [end for end in endings if end not in masks]
+    images = [end for end in images if not _SHOWN.search(end)] or images
+    masks = [end for end in masks if not NO_TRUTH.search(end)] or masks
+    if not images or not masks or len(images) > 1 < len(masks):  # views, each with its mask
         return {}, {}
-    image = photos[0]
-    if len(masks) > 1:
-        stars = "*/" * (len(samples[image].relative_to(folder).parts) - 1)
-        flags = {"skip_unlabelled": True} if any(e.endswith(image) for e in masks) else {}
+    if len(images) + len(masks) > 2:
+        stars = "*/" * (len(samples[images[0]].relative_to(folder).parts) - 1)
+        choices: dict[str, dict[str, object]] = {}
+        for one, other in product(images, masks):
+            flags = {"skip_unlabelled": True} if any(e.endswith(one) for e in masks) else {}
+            patterns = f"{stars}*{one}:{stars}*{other}"
+            choices[f"Images *{one}, masks *{other}"] = {"pairs": patterns, **flags}
         raise DataError(
-            f"Each image, such as {samples[image]}, has {len(masks)} files that may be its mask: "
-            f"{', '.join(f'*{mask}' for mask in masks)}. Choose one.",
+            f"For {samples[images[0]]}, as for others, there are several files that may be image "
+            f"and mask. Choose: {'; '.join(choices)}.",
             "several-masks",
-            [samples[image], *(samples[mask] for mask in masks)],
-            choices={
-                f"The masks are *{mask}": {"pairs": f"{stars}*{image}:{stars}*{mask}", **flags}
-                for mask in masks
-            },
+            [samples[ending] for ending in (*images, *masks)],
+            choices=choices,
         )
+    image = images[0]
     left = [f"*{ending}" for ending in endings if ending not in (image, *masks)]
     reporter.note(f"Images are *{image}, masks *{masks[0]}; {first_five(left)} are left aside.")
     owned = [[owners[end][name] for name in sorted(names)] for end in (image, masks[0])]
@@ -353,6 +354,7 @@ def _require_no_equal(folder: Path, roots: Sequence[Root], has_all: bool) -> Non
 
 
 _MOST_SETS = 20
+_SHOWN = re.compile("(?i)overlay|preview|vis")
 _MOST_FOLDERS = 60
 _Tree = dict[Path, list[Path]]  # the images of a folder, by the folder below it
 _Alike = dict[tuple[str, ...], Path]  # folders whose names differ in parts and numbers alone
