@@ -317,14 +317,15 @@ def _which_background(
     """Make the error for a value that has nearly all pixels, and is not that of class 0."""
     others = tuple(value for value in values if value != ground)
     void = {} if ignore in (None, ground) else {"ignore": ignore}
-    choices = [(f"{ground} is the background", {"values": (ground, *others), **void})]
-    if ground not in values:
-        choices.append((f"{ground} marks pixels of no class", {"values": others, "ignore": ground}))
-    elif tuple(values[:2]) == (0, ground) and len(values) > 3 and not void:
-        void_first = {"values": tuple(values[1:]), "ignore": 0}  # as of LoveDA
-        choices.insert(0, (f"0 marks pixels of no class, {ground} is the background", void_first))
+    choices: dict[str, dict[str, Any]] = {}
+    if tuple(values[:2]) == (0, ground) and len(values) > 3 and not void:  # as in LoveDA
+        void_first = {"values": tuple(values[1:]), "ignore": 0}
+        choices[f"0 marks pixels of no class, {ground} is the background"] = void_first
+    choices[f"{ground} is the background"] = {"values": (ground, *others), **void}
     if ground in values:
-        choices.append((f"{values[0]} is the background", {"values": tuple(values), **void}))
+        choices[f"{values[0]} is the background"] = {"values": tuple(values), **void}
+    else:
+        choices[f"{ground} marks pixels of no class"] = {"values": others, "ignore": ground}
     return DataError(
         f"{census.pixels[ground] / census.pixels.sum():.1%} of the mask pixels, and most along the "
         f"borders, are of value {ground}, as only a background is; the masks hold "
@@ -641,10 +642,10 @@ def _require_clear_255(census: Census) -> None:
             "The masks hold 0, 1 and 255, most of them all three, and 255 has more pixels than 1 "
             "has. Which is it?",
             "ambiguous-255",
-            choices=[
-                ("255 marks pixels of no class", {"values": (0, 1), "ignore": 255}),
-                ("255 is a class", {"values": (0, 1, 255)}),
-            ],
+            choices={
+                "255 marks pixels of no class": {"values": (0, 1), "ignore": 255},
+                "255 is a class": {"values": (0, 1, 255)},
+            },
         )
     if census.pixels[255] > census.pixels[1] or not census.with_both:
         raise DataError(

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -212,11 +212,11 @@ class Findings(Reporter):
         """Keep a note."""
         self.notes.append(text)
 
-    def lines(self, choices: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-        """Write the command for each of several choices, and what it means."""
+    def lines(self, choices: Mapping[str, Mapping[str, Any]], **more: bool) -> str:
+        """Write the command for each answer that the user can give, and what it means."""
         return "".join(
-            f"\n{words}:\n$ {self.command('check', **flags, write=True)}"
-            for words, flags in choices
+            f"\n{meaning}:\n$ {self.command('check', **flags, **more)}"
+            for meaning, flags in choices.items()
         )
 
     def problem(self, error: ValueError) -> None:
@@ -226,6 +226,15 @@ class Findings(Reporter):
             message = str(each) + self.lines(each.choices)
             fix = None if each.choices else each.fix
             self.add(code, message, each.files, fix=fix, flags=each.flags or None)
+
+    def drop_empty_lists(self) -> None:
+        """Do not offer to write a list of which nothing would be left."""
+        fixes = [each.fix for each in self.found if each.severity == "error" and each.fix]
+        if all(fix.writes_list for fix in fixes):
+            self.found = [
+                replace(each, fix=None) if each.fix and each.fix.writes_list else each
+                for each in self.found
+            ]
 
     def in_order(self) -> list[Finding]:
         """The findings, errors first, then in the order of `CODES`."""

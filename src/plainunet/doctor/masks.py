@@ -207,7 +207,7 @@ def _add_faulty(
         fix = None
     if problem.choices:
         fix = None
-    said = str(problem) + findings.lines(problem.choices)
+    said = str(problem) + findings.lines(problem.choices, write=True)
     findings.add(problem.code, said, faulty, fix=fix, flags=flags or None, severity="error")
 
 
@@ -265,12 +265,14 @@ def _check_background(
         return
     ground, values = take_census(counts).ground(coding.ignore, NEARLY_ALL), coding.values
     if ground == values[1]:
-        choices = [
-            (f"{ground} is the background", {"values": values[::-1]}),
-            (f"{ground} is the object", {"values": values}),
-        ]
+        choices = {
+            f"{ground} is the background": {"values": values[::-1]},
+            f"{ground} is the object": {"values": values},
+        }
         is_smooth = isinstance(coding, Threshold)
-        more = " If it is one, invert the masks." if is_smooth else findings.lines(choices)
+        more = (
+            " If it is one, invert the masks." if is_smooth else findings.lines(choices, write=True)
+        )
         findings.add(
             "which-background",
             f"Value {ground} is class 1, and has most of the pixels and borders of the masks, as "

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from os.path import commonpath
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ Color = tuple[int, int, int]
 Colors = tuple[Color, ...]
 
 _FILES = re.compile(
-    r"(legend|class_dict|_?classes|class_names|label_names|labels?|label_colou?rs|labelmap)\.(csv|txt)"
+    r"(legend|(?:label_)?class_dict(?:_seg)?|codes|_?classes|class_names|label_names|labels?|label_colou?rs|labelmap)\.(csv|txt)"
     r"|dataset\.json",
     re.I,
 )
@@ -80,10 +81,13 @@ def find_legend(masks: Sequence[Source], fits: Callable[[Legend], bool]) -> Lege
     """
     parents = {files_of(mask)[0].absolute().parent for mask in masks}
     common = Path(commonpath(parents))
-    for folder in (common, common.parent):
+    above = [common, common.parent]
+    while len(list(islice(above[-1].iterdir(), 2))) == 1 and above[-1] != above[-1].parent:
+        above.append(above[-1].parent)  # SegmentationClass/shots/
+    for folder in above:
         if legend := next(filter(fits, _legends_in(folder)), None):
             return legend
-    others = sorted(parents - {common, common.parent})
+    others = sorted(parents - {*above})
     try:
         return _of_all(others, fits)
     except DataError as error:

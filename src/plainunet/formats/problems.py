@@ -54,7 +54,7 @@ class DataError(ValueError):
         files: The files at fault.
         fix: What fixes it: a change of files, or a command, or "".
         flags: Flags of `plainunet check` that fix it, such as {"ignore": 7}.
-        choices: Where only the user knows: what it may be, in words, and the flags that say so.
+        choices: Where only the user can tell, what each answer means, and its flags.
         parts: Where it is many mistakes of one kind, each of them; else itself alone.
     """
 
@@ -66,16 +66,15 @@ class DataError(ValueError):
         fix: Change | str = "",
         parts: "Sequence[DataError]" = (),
         flags: Mapping[str, Any] | None = None,
-        *,
-        choices: "Sequence[tuple[str, Mapping[str, Any]]]" = (),
+        choices: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Describe the mistake; `parts` are the single mistakes where it is many."""
-        super().__init__(message, code, files, fix, parts, flags)
+        super().__init__(message, code, files, fix, parts, flags, choices)
         self.code = code
         self.files = tuple(files)
         self.fix = fix
         self.flags = dict(flags or {})
-        self.choices = tuple(choices)
+        self.choices = dict(choices or {})
         self.parts = tuple(parts) or (self,)
 
     def __str__(self) -> str:
@@ -88,8 +87,9 @@ def as_problem(error: Exception, *files: Source) -> DataError:
     if isinstance(error, DataError):
         if error.files:
             return error
-        named = error.flags, error.choices
-        return DataError(str(error), error.code, files, error.fix, flags=named[0], choices=named[1])
+        return DataError(
+            str(error), error.code, files, error.fix, flags=error.flags, choices=error.choices
+        )
     return DataError(str(error), "missing-file" if isinstance(error, OSError) else "unclear", files)
 
 
