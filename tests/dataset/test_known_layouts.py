@@ -15,11 +15,11 @@ from plainunet.dataset.classes import find_coding
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.lists import Pair
 from plainunet.dataset.pairs import find_pairs
-from plainunet.formats.problems import DataError
+from plainunet.formats.problems import Change, DataError
 from plainunet.formats.sources import parse_source
 from plainunet.reporter import Collected
 
-from ..folders import Row, rows, save
+from ..folders import Row, rows, save, touch
 
 SIZE = (24, 32)
 Draw = Callable[[Path], None]
@@ -363,12 +363,12 @@ def test_two_opinions_beside_the_images_are_asked_about(tmp_path: Path) -> None:
         image(tmp_path / f"Image_{n}L.jpg")
         mask(tmp_path / f"Image_{n}L_1stHO.png")
         mask(tmp_path / f"Image_{n}L_2ndHO.png")
-    heard = Collected()
-    find_pairs(tmp_path, reporter=heard)
-    codes = [each.code for each in heard.problems if isinstance(each, DataError)]
-    assert codes == ["several-masks"] * 3
-    assert "--pairs '*.jpg:*_1stHO.png'" in str(heard.problems[0])
-    assert len(pairs_of(tmp_path, pairs="*.jpg:*_1stHO.png")) == 3
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert raised.value.code == "several-masks"
+    patterns = ["*.jpg:*_1stHO.png", "*.jpg:*_2ndHO.png"]
+    assert [flags["pairs"] for flags in raised.value.choices.values()] == patterns
+    assert len(pairs_of(tmp_path, pairs=patterns[0])) == 3
 
 
 def test_an_image_beside_its_file_of_shapes_is_never_moved(tmp_path: Path) -> None:
@@ -406,10 +406,11 @@ def test_parts_without_masks_are_left_aside(tmp_path: Path) -> None:
     assert heard.problems == []
 
 
-def test_roboflow_copies_are_one_group(tmp_path: Path) -> None:
+@pytest.mark.parametrize("copy", [".rf.0a{0}1b{0}", "_aug{0}", "-rot{0}0", "_hflip{0}_aug"])
+def test_changed_copies_are_one_group(tmp_path: Path, copy: str) -> None:
     for n in range(2):
-        for code in ("0a", "1b", "2c"):
-            stem = f"img{n}_jpg.rf.{code * 16}"
+        for k in range(3):
+            stem = f"img{n}_jpg{copy.format(k)}"
             image(tmp_path / f"train/{stem}.jpg")
             mask(tmp_path / f"train/{stem}_mask.png")
     found = pairs_of(tmp_path)
@@ -535,3 +536,252 @@ def test_heic_names_what_reads_it(tmp_path: Path) -> None:
     (tmp_path / "images/c.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     with pytest.raises(ValueError, match=r"c\.HEIC is HEIC.*plainunet\[heic\]"):
         SegmentationDataset.open(tmp_path)
+
+
+def draw_pairs(root: Path, *couples: tuple[str, str]) -> None:
+    """An image and a mask each, at the second path of a couple the mask."""
+    for first, second in couples:
+        image(root / first)
+        if second:
+            mask(root / second)
+
+
+def each(first: str, second: str, parts: dict[str, int]) -> list[tuple[str, str]]:
+    """Couples of templates of paths: of each part {p} so many numbers {n}, no two parts' alike."""
+    found = []
+    for start, (part, count) in enumerate(parts.items()):
+        for n in range(10 * start, 10 * start + count):
+            found.append((first.format(p=part, n=n), second.format(p=part, n=n)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "parts", "understood"),
+    [
+        ("X/{n}.png", "y/{n}.png", {"": 3}, [None]),
+        ("Bilder/b{n}.png", "Masken/b{n}_m.png", {"": 3}, [None]),
+        ("{n}.png", "masks/{n}.png", {"": 3}, [None]),
+        ("JPEGImages/{n}.png", "SegmentationClassX/{n}.png", {"": 3}, [None]),
+        ("a/JPEG/480p/{p}/{n}.png", "a/Ann/480p/{p}/{n}.png", {"bear": 2, "cat": 2}, [None]),
+        ("{p}_images/{n}.png", "{p}_masks/{n}.png", {"train": 2, "val": 2}, ["train", "val"]),
+        ("{p}A/{n}.png", "{p}B/{n}.png", {"train": 2, "test": 2}, ["test", "train"]),
+        ("t/{p}/{n}.png", "t/{p}_labels/{n}.png", {"train": 2, "val": 2}, ["train", "val"]),
+        ("{p}/{p}-org/{n}.png", "{p}/{p}-lab/{n}.png", {"train": 2, "val": 2}, ["train", "val"]),
+        ("X-2_{p}_Input/{n}.png", "X_{p}_Truth/{n}_s.png", {"Training": 2, "Test": 2}, None),
+        ("Slide_{p}/{n}.png", "GT_{p}/{n}.png", {"01": 2, "02": 2}, [None]),
+        ("i/10k/{p}/{n}.png", "l/m/{p}/{n}.png", {"train": 2, "val": 2}, ["train", "val"]),
+        (
+            "{p} Set/Images/{n}.png",
+            "{p} Set/Ground-truths/m_{n}.png",
+            {"Train": 2, "Test": 1},
+            None,
+        ),
+        ("{p}/images/{n}.png", "{p}/masks/{n}.png", {"trainval": 2, "test": 2}, ["test", "train"]),
+        ("{p}/images/{n}.png", "{p}/masks/{n}.png", {"dev": 2, "eval": 2}, ["test", "val"]),
+    ],
+)
+def test_folders_whose_names_go_together(
+    tmp_path: Path, first: str, second: str, parts: dict[str, int], understood: list[str] | None
+) -> None:
+    couples = each(first, second, parts)
+    draw_pairs(tmp_path, *couples)
+    found = pairs_of(tmp_path)
+    assert sorted(row[:2] for row in found) == sorted(couples)
+    assert sorted({row[3] for row in found}, key=str) == (understood or ["test", "train"])
+
+
+def test_what_is_left_aside_of_folders_that_go_together_is_named(tmp_path: Path) -> None:
+    draw_pairs(
+        tmp_path,
+        *each("training/image_2/{n}.png", "training/semantic/{n}.png", {"": 3}),
+        *each("training/image_2/{n}.png", "training/semantic_rgb/{n}.png", {"": 3}),
+        *each("testing/image_2/{n}.png", "", {"": 2}),
+    )
+    heard = Collected()
+    assert len(find_pairs(tmp_path, reporter=heard)) == 3
+    note = next(note for note in heard.notes if "semantic/" in note)
+    assert "testing/image_2" in note
+    assert "semantic_rgb" in note
+
+
+@pytest.mark.parametrize(
+    ("couples", "code", "counts"),
+    [
+        (
+            [
+                *each("CXR/{n}.png", "M/left/{n}.png", {"": 3}),
+                *each("", "M/right/{n}.png", {"": 3}),
+            ],
+            "which-folder",
+            [3, 3, 3],
+        ),
+        (
+            [
+                *each("test/{p}/{n}.png", "gt/{p}/{n}_m.png", {"broken": 2, "dirty": 2}),
+                ("test/good/9.png", ""),
+            ],
+            "which-folder",
+            [4],
+        ),
+        (
+            [
+                *each("{p}/t{n}.png", "{p}_ST/SEG/s{n}.png", {"01": 2, "02": 2}),
+                *each("", "{p}_GT/TRA/k{n}.png", {"01": 2, "02": 2}),
+            ],
+            "which-folder",
+            [4, 4],
+        ),
+        (
+            [
+                *each("A/p{n}_rgb.png", "A/p{n}_label.png", {"": 3}),
+                *each("", "A/p{n}_fg.png", {"": 3}),
+            ],
+            "several-masks",
+            [3, 3],
+        ),
+        (
+            [
+                *each("x{n}.jpg", "x{n}.jpg___fuse.png", {"": 3}),
+                *each("", "x{n}.jpg___save.png", {"": 3}),
+            ],
+            "several-masks",
+            [3, 3],
+        ),
+        (
+            each("JPEGImages/{n}.png", "", {"": 3})
+            + each("", "SegmentationClass/{n}.png", {"": 2})
+            + each("", "SegmentationClassAug/{n}.png", {"": 3}),
+            "which-folder",
+            [],
+        ),
+    ],
+)
+def test_each_answer_reads_all_images(
+    tmp_path: Path, couples: list[tuple[str, str]], code: str, counts: list[int]
+) -> None:
+    for first, second in couples:
+        draw_pairs(tmp_path, *([(first, second)] if first else []))
+        if second:
+            mask(tmp_path / second)
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert raised.value.code == code
+    choices = raised.value.choices.values()
+    assert [len(pairs_of(tmp_path, **flags)) for flags in choices] == counts
+
+
+def test_the_masks_of_one_of_several_files_of_an_image(tmp_path: Path) -> None:
+    for n in range(3):
+        draw_pairs(tmp_path, (f"{n}.png", f"{n}_mask.png"), (f"{n}_overlay.png", ""))
+    heard = Collected()
+    found = rows(find_pairs(tmp_path, reporter=heard), tmp_path)
+    assert [row[:2] for row in found] == [(f"{n}.png", f"{n}_mask.png") for n in range(3)]
+    assert any("*_overlay.png" in note for note in heard.notes)
+
+
+def test_a_folder_beside_the_parts_is_not_dropped(tmp_path: Path) -> None:
+    draw_pairs(tmp_path, *each("{p}/images/{n}.png", "{p}/masks/{n}.png", dict(train=2, extra=1)))
+    heard = Collected()
+    find_pairs(tmp_path, reporter=heard)
+    (problem,) = heard.problems
+    assert isinstance(problem, DataError)
+    assert problem.code == "outside-of-parts"
+    assert problem.fix == Change("rename", (tmp_path / "extra",), (tmp_path / "train_extra",))
+
+
+def test_the_masks_of_all_parts_are_asked_about_at_once(tmp_path: Path) -> None:
+    for masks in ("lung masks", "infection masks"):
+        names = each(
+            "{p}/Covid/images/{n}.png", f"{{p}}/Covid/{masks}/{{n}}.png", dict(Train=2, Val=1)
+        )
+        draw_pairs(tmp_path, *names)
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert f'check {tmp_path} --masks "lung masks"' in str(raised.value)
+    assert len(pairs_of(tmp_path, masks="lung masks")) == 3
+
+
+def test_shifted_numbers_are_not_joined(tmp_path: Path) -> None:
+    for n in range(4):
+        image(tmp_path / f"images/{n}.png")
+        mask(tmp_path / f"masks/{n + 1}.png")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path, reporter=Collected())
+    assert (raised.value.code, raised.value.fix) == ("no-mask", "")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "lists"),
+    [
+        ("images/{n}.png", "masks/{n}_m.png", {"train.txt": "0\n1\n", "val.txt": "2\n"}),
+        ("images/{n}.png", "masks/{n}.png", {"valid.txt": "2.png\n"}),
+        ("out/x{n}.png", "out/x{n}_m.png", {"train.txt": "x0\nx1", "val.txt": "x2", "a.txt": "b"}),
+        (
+            "J/s/{n}.png",
+            "A/s/{n}.png",
+            {"train.txt": "/a/J/s/0.png /a/A/s/0.png\n1", "dev.txt": "2"},
+        ),
+        (
+            "JPEGImages/{n}.png",
+            "S/{n}.png",
+            {"ImageSets/trn.txt": "0\n1", "ImageSets/val.txt": "2"},
+        ),
+    ],
+)
+def test_lists_of_names_give_the_parts(
+    tmp_path: Path, first: str, second: str, lists: dict[str, str]
+) -> None:
+    draw_pairs(tmp_path, *each(first, second, {"": 3}))
+    for name, text in lists.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert [row[3] for row in pairs_of(tmp_path)] == ["train", "train", "val"]
+
+
+def test_a_list_whose_name_is_no_part_is_told(tmp_path: Path) -> None:
+    draw_pairs(tmp_path, *each("JPEGImages/{n}.png", "SegmentationClass/{n}.png", {"": 4}))
+    (tmp_path / "ImageSets").mkdir()
+    for name, text in (("train", "0\n1"), ("val", "2"), ("mine", "3")):
+        (tmp_path / f"ImageSets/{name}.txt").write_text(text)
+    heard = Collected()
+    assert len(find_pairs(tmp_path, reporter=heard)) == 3
+    assert [p.code for p in heard.problems if isinstance(p, DataError)] == ["outside-of-parts"]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "parts"),
+    [
+        ("pairs.csv", ["image_path,mask_path", "p/0.png,g/7.png", "p/1.png,g/8.png"], [None] * 2),
+        (
+            "a.csv",
+            ["image;mask", r"C:\Me\p\0.png;C:\Me\g\7.png", "/home/p/1.png;/g/8.png"],
+            [None] * 2,
+        ),
+        ("train.txt", ["p/0.png g/7.png"], ["train", "val"]),
+    ],
+)
+def test_a_list_in_the_folder_is_offered(
+    tmp_path: Path, name: str, lines: list[str], parts: list[str | None]
+) -> None:
+    draw_pairs(tmp_path, ("p/0.png", "g/7.png"), ("p/1.png", "g/8.png"))
+    (tmp_path / name).write_text("\n".join(lines))
+    if name == "train.txt":
+        (tmp_path / "val.txt").write_text("p/1.png g/8.png\n")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    (flags,) = raised.value.choices.values()
+    found = pairs_of(tmp_path, **flags)
+    assert [row[:2] for row in found] == [("p/0.png", "g/7.png"), ("p/1.png", "g/8.png")]
+    assert [row[3] for row in found] == parts
+
+
+@pytest.mark.parametrize("name", ["labels/0.txt labels/1.txt", "annotations.xml", "0_Seg.h5"])
+def test_annotations_that_are_not_read_are_named(tmp_path: Path, name: str) -> None:
+    for n in range(2):
+        image(tmp_path / f"images/{n}.png")
+    for file in name.split():
+        touch(tmp_path, file)
+    heard = Collected()
+    with pytest.raises((FileNotFoundError, DataError)):
+        find_pairs(tmp_path, reporter=heard)
+    assert any(name.split()[0] in note for note in heard.notes)

@@ -102,8 +102,9 @@ def test_named_folders(tmp_path: Path) -> None:
     assert roots(tmp_path, images="train", masks="train") == [("train", None, "")]
     with pytest.raises(FileNotFoundError, match=r"--masks seg: .*Folders found: JPEGImages/, Seg"):
         find_layout(tmp_path, FolderConfig(masks="seg"))
+    assert roots(tmp_path, masks="Seg") == [("JPEGImages", "Seg", "")]
     with pytest.raises(FileNotFoundError, match=r"name their folder as well: --images"):
-        find_layout(tmp_path, FolderConfig(masks="Seg"))
+        find_layout(tmp_path / "train", FolderConfig(masks="."))
 
 
 def test_walk_leaves_a_folder_out(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_list_elsewhere_with_all_columns(tmp_path: Path) -> None:
         ("image,mask\na.jpg,a.png\na.jpg,b.png", "a.jpg stands in line 2 already"),
         ("image,mask\na.jpg,a.png\nb.jpg,a.png", "a.png stands in line 2 already"),
         ("image,mask\na.jpg,a.jpg", "a.jpg stands in line 2 already"),
-        ("image,mask,part\na.jpg,a.png,dev", "line 2: the part 'dev' is none of train, val"),
+        ("image,mask,part\na.jpg,a.png,x", "line 2: the part 'x' is none of train, val"),
         ("image,mask,part\na.jpg,a.png,\nb.jpg,b.png,val", "line 2 has no part, while"),
         ("image,mask\na.jpg,a.png,x", "line 2 has 3 fields, the header 2"),
         ('image,mask\na.jpg,"a.png', "this is not CSV"),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -11,7 +12,7 @@ from PIL import Image
 
 from plainunet.config import DataConfig
 from plainunet.dataset.classes import find_coding
-from plainunet.dataset.coding import Coding
+from plainunet.dataset.coding import Coding, coding_from_json, coding_to_json
 from plainunet.formats.problems import DataError
 from plainunet.palette import voc_color
 from plainunet.reporter import Collected
@@ -370,6 +371,146 @@ def test_classes_between_black_and_white_are_not_smoothed(tmp_path: Path) -> Non
     shares(masks, truth, **error.flags)
 
 
+# the background of values
+
+RING = np.linalg.norm(np.indices(SIZE).T - 40, axis=-1).T.astype(int) // 4 == 4
+
+
+def sparse(number: int) -> np.ndarray:
+    return np.where(np.indices(SIZE)[1] < 60, scene(number), 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("values", "choices"),
+    [
+        ((255, 0, 1), [{"values": (255, 0, 1)}, {"values": (0, 1), "ignore": 255}]),
+        ((255, 1, 2), [{"values": (255, 1, 2)}, {"values": (1, 2), "ignore": 255}]),
+        ((2, 0, 1), [{"values": (2, 0, 1)}, {"values": (0, 1, 2)}]),
+        ((2, 1, 1), [{"values": (2, 1)}, {"values": (1, 2)}]),
+    ],
+)
+def test_a_value_of_nearly_all_pixels_that_is_not_the_first(
+    tmp_path: Path, values: tuple[int, ...], choices: list[dict[str, Any]]
+) -> None:
+    masks, truth = write(
+        tmp_path, lambda ids, path, _: save_png(np.uint8(values)[ids], path), sparse
+    )
+    error = raises(masks)
+    assert error.code == "which-background"
+    assert [*error.choices.values()] == choices
+    shares(masks, np.minimum(truth, len(set(values)) - 1), **choices[0])
+
+
+def test_no_data_before_the_background(tmp_path: Path) -> None:
+    """LoveDA: 0 is no data, 1 the background."""
+
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        return save_png(np.where(RING, 0, np.where(disc(60, 80, 9), 3, ids) + 1).astype("u1"), path)
+
+    masks, truth = write(tmp_path, save)
+    void = next(iter(raises(masks).choices.items()))
+    assert void[1] == {"values": (1, 2, 3, 4), "ignore": 0}
+    shares(masks, np.where(RING, 255, np.where(disc(60, 80, 9), 3, truth)), **void[1])
+
+
+def test_255_is_first_where_it_is_the_background_of_greys(tmp_path: Path) -> None:
+    masks, truth = write(
+        tmp_path, lambda ids, path, _: save_png(np.uint8([255, 0, 128])[ids], path)
+    )
+    assert raises(masks).flags == {"values": (255, 0, 128)}
+    shares(masks, truth, values=(255, 0, 128))
+
+
+def test_a_ring_of_255_larger_than_class_1(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        return save_png(np.where(RING, 255, ids == 2).astype(np.uint8), path)
+
+    masks, truth = write(tmp_path, save)
+    error = raises(masks)
+    assert error.code == "ambiguous-255"
+    assert [*error.choices.values()] == [
+        {"values": (0, 1), "ignore": 255},
+        {"values": (0, 1, 255)},
+    ]
+    shares(masks, np.where(RING, 255, truth == 2), **next(iter(error.choices.values())))
+
+
+@pytest.mark.parametrize("order", [(2, 0, 1), (1, 0)])
+def test_black_of_a_shared_palette_is_the_background(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    stored, colors = np.uint8(order), np.zeros((3, 3))
+    colors[stored] = BLACK[: len(order)]
+    most = len(order) - 1
+
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        return save_png(palette(stored[ids.clip(0, most)], colors), path)
+
+    masks, truth = write(tmp_path, save)
+    coding, heard = shares(masks, truth.clip(0, most))
+    assert coding.values == order
+    assert len(heard.notes) == 1
+
+
+def test_an_inverting_palette_in_half_of_the_masks(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, number: int) -> Path:
+        white = (ids > 0) * np.uint8(255)
+        ramp = np.arange(255, -1, -1)[:, None].repeat(3, axis=1)
+        return save_png(palette(white, ramp) if number % 2 else white, path)
+
+    masks, truth = write(tmp_path, save)
+    assert shares(masks, truth > 0)[0].values == (0, 255)
+
+
+# numbers as other programs store them
+
+
+@pytest.mark.parametrize("channels", [[0, 1, 1], [1, 0, 1], [0, 1, 1, 2]])
+def test_numbers_in_one_channel(tmp_path: Path, channels: list[int]) -> None:
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        none = np.zeros_like(ids)
+        return save_png(np.dstack([ids, none, none + 255])[..., channels], path)
+
+    masks, truth = write(tmp_path, save)
+    assert shares(masks, truth)[0].kind == "ids"
+
+
+def halves(ids: np.ndarray) -> np.ndarray:
+    """Smooth masks of what is above 0: from 0 to 1, [H, W] float32; edges keep their side."""
+    around = ids > 0
+    soft = sum(np.roll(around, (dy, dx), (0, 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)) / 9
+    return np.where(around, 0.5 + soft / 2, soft / 2).astype(np.float32)
+
+
+@pytest.mark.parametrize(("times", "dtype"), [(1, np.float32), (65535, np.uint16)])
+def test_smoothed_masks_of_other_types(tmp_path: Path, times: int, dtype: type) -> None:
+    masks, truth = write(
+        tmp_path, lambda ids, path, _: save_tiff((halves(ids) * times).astype(dtype), path)
+    )
+    coding, _ = shares(masks, truth > 0)
+    assert coding.kind == "threshold"
+    assert shares(masks, truth > 0, encoding="threshold")[0] == coding
+    assert coding_from_json(coding_to_json(coding)) == coding
+
+
+def blurred(number: int) -> np.ndarray:
+    return cv2.GaussianBlur(np.uint8([0, 127, 255])[scene(number)], (5, 5), 1)
+
+
+def test_smoothed_edges_of_more_than_black_and_white(tmp_path: Path) -> None:
+    masks, _ = write(tmp_path, lambda _, path, number: save_png(blurred(number), path))
+    error = raises(masks)
+    assert (error.code, error.flags, error.choices) == ("lossy-mask", {}, {})
+
+
+def test_smoothed_edges_of_colours_are_no_classes(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        return save_png(cv2.GaussianBlur(WHITE[ids], (3, 3), 0.6), path)
+
+    masks, _ = write(tmp_path, save)
+    assert raises(masks).flags == {"colors": ("FFFFFF", "0000FF", "FF0000")}
+
+
 # values that are not 0, 1, ...
 
 
@@ -410,6 +551,7 @@ def test_given_values_that_leave_one_out(tmp_path: Path) -> None:
             ("background", "cat", "dog"),
         ),
         ("dataset.json", '{"labels": {"a": 4, "background": 0, "b": 7}}', (0, 4, 7), None),
+        ("classes.txt", "a\nb\n", (0, 1, 2), None),
     ],
 )
 def test_a_legend_names_values(
@@ -421,6 +563,24 @@ def test_a_legend_names_values(
     assert coding.values == values
     assert coding.names == (names or ("background", "a", "b"))
     assert name in heard.notes[0]
+
+
+def test_nnunet_names_what_is_to_be_ignored(tmp_path: Path) -> None:
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(ids, path))
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "a": 1, "ignore": 2}}')
+    coding, _ = shares(masks, np.where(truth == 2, 255, truth))
+    assert (coding.names, coding.ignore) == (("background", "a"), 2)
+
+
+def test_colours_that_jpeg_has_lost(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        Image.fromarray(BLACK[ids]).save(path.with_suffix(".jpg"), quality=75)
+        return path.with_suffix(".jpg")
+
+    masks, _ = write(tmp_path, save)
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nno,0,0,0\na,0,0,255\nb,255,0,0\n")
+    assert raises(masks).code == "lossy-mask"
+    assert find_coding(masks, DataConfig(colors=("000000", "0000FF", "FF0000")))[0].num_classes == 3
 
 
 def test_a_legend_of_voc_palettes(tmp_path: Path) -> None:
@@ -453,7 +613,7 @@ def test_a_legend_of_black_and_white_names_smoothed_masks(tmp_path: Path) -> Non
 
 def test_a_legend_that_does_not_fit_is_named(tmp_path: Path) -> None:
     masks, truth = write(tmp_path, lambda ids, path, _: save_png(ids, path))
-    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    (tmp_path / "classes.txt").write_text("background\ndog\n")
     coding, heard = shares(masks, truth)
     assert coding.names == ()
     assert "classes.txt" in heard.notes[0]

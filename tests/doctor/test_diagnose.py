@@ -17,7 +17,7 @@ from plainunet.doctor.masks import Contents
 from plainunet.formats.problems import Change
 from plainunet.formats.sources import Source
 
-from ..folders import Stages
+from ..folders import Stages, save
 from .conftest import CodesOf, copy_pair, divide, mask_of, spoil
 
 
@@ -313,3 +313,24 @@ def test_masks_without_sense_are_not_written_down(scenes: Path) -> None:
     assert (result.summary["classes"], result.summary["pairs"]) == ([], 12)
     with pytest.raises(ValueError, match="make no sense together"):
         write_valid(result)
+
+
+def test_each_answer_of_the_user_is_a_command(tmp_path: Path) -> None:
+    for number in range(3):
+        save(tmp_path / f"train_images/{number}.png", np.zeros((8, 8, 3), np.uint8))
+    lines = ["ImageId,ClassId,EncodedPixels", "0.png,1,1 5", "1.png,1,1 5"]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    (finding,) = check(tmp_path, DataConfig(rle="columns")).findings
+    lines = [line for line in finding.message.splitlines() if line.startswith("$ ")]
+    start = f"$ plainunet check {tmp_path} --rle columns"
+    assert lines == [f"{start} --unlisted empty", f"{start} --skip-unlabelled"]
+
+
+def test_no_list_is_offered_of_which_nothing_would_be_left(tmp_path: Path) -> None:
+    for number in range(3):
+        save(tmp_path / f"images/{number}.png", np.zeros((8, 8, 3), np.uint8))
+        save(tmp_path / f"masks/x{number * 7 + 1}y.png", np.zeros((8, 8), np.uint8))
+    result = check(tmp_path)
+    assert {finding.code for finding in result.findings} >= {"no-mask", "too-few"}
+    assert not result.last_fix
+    assert not any(finding.fix for finding in result.findings)

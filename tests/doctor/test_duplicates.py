@@ -76,6 +76,14 @@ def test_every_kind_of_copy_is_found(seed: int) -> None:
         assert alike(draw(seed + 100), image, draw(seed + 200), copy) == [(1, 3)], number
 
 
+@pytest.mark.parametrize("turn", range(1, 8))
+def test_mirrored_and_turned_copies_are_found(turn: int) -> None:
+    image = draw(0)
+    copy = np.rot90(image, turn)[:: -1 if turn > 3 else 1]
+    hashes = [perceptual_hash(each) for each in (draw(7), copy, draw(8), image)]
+    assert find_duplicates(list("abcd"), hashes) == [Duplicate(1, 3, exact=False, turned=True)]
+
+
 def test_files_of_one_content_are_exact_and_named_with_the_first() -> None:
     hashes = [perceptual_hash(draw(0)), perceptual_hash(draw(1))] * 20
     found = find_duplicates(["a", "b"] * 20, hashes)

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,32 @@ def hide_a_class(folder: Path, true: Masks) -> None:
         spoil(folder, stem, colors[true[stem]])
 
 
+def add_infrared(folder: Path, true: Masks) -> None:
+    """As GDAL writes four bands of 8 bits: the last is marked as alpha."""
+    for path in sorted((folder / "images").iterdir()):
+        with Image.open(path) as image:
+            bands = np.array(image.convert("RGB"))
+        steps = np.arange(bands[..., 0].size).reshape(bands.shape[:2]).astype(np.uint8)
+        Image.fromarray(np.dstack([bands, steps])).save(path.with_suffix(".tif"))
+        path.unlink()
+
+
+def number_anew(folder: Path, true: Masks) -> None:
+    """As labelme does: a folder for each image, in which classes count from 1 on."""
+    for number, (stem, ids) in enumerate(true.items()):
+        below, names = folder / f"{stem}_json", ["bee", "ant"]
+        below.mkdir()
+        mask_of_file = folder / "masks"
+        ids[ids > 0], ids[:9, :9] = 2, 1  # ant is class 1
+        order = (0, 2, 1) if number % 2 else (0, 1, 2)
+        (folder / f"images/{stem}.png").rename(below / "img.png")
+        save(below / "label.png", np.uint8(order)[ids])
+        names = ["_background_", *(names if number % 2 else names[::-1])]
+        (below / "label_names.txt").write_text("\n".join(names))
+    shutil.rmtree(mask_of_file)
+    (folder / "images").rmdir()
+
+
 def list_what_is_gone(folder: Path, true: Masks) -> None:
     (folder / "list.csv").write_text("image,mask\nimages/00.png,masks/00.png\ngone.png,gone.png\n")
     (folder / "dataset.toml").write_text('pairs = "list.csv"\n')
@@ -144,6 +171,8 @@ PLANTED = {
         "stray-value", of_all(black_and_white(9), black_and_white(77)), {"ignore": 9}, 0.001
     ),
     "list": Planted("unclear", list_what_is_gone),
+    "infrared": Planted("transparent", add_infrared),
+    "labelme": Planted("legends-differ", number_anew),
 }
 IN_BASH = ("misspelt", "latin-1", "inverted")
 
@@ -183,7 +212,10 @@ def test_the_printed_line_fixes_it_and_is_undone(
     assert of_code(folder, planted) == []
     result = check(folder, DataConfig(**planted.config))
     assert result.contents
-    found = {p.image.stem[:2]: result.contents.coding.read(p.mask) for p in result.pairs}
+    stems = {
+        p: (p.image if p.image.stem != "img" else p.image.parent).name[:2] for p in result.pairs
+    }
+    found = {stems[p]: result.contents.coding.read(p.mask) for p in result.pairs}
     assert found.keys() == true.keys()
     for stem, ids in found.items():
         assert (ids != true[stem]).mean() <= planted.nearly

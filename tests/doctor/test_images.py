@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
+from plainunet.config import DataConfig
 from plainunet.dataset.pairs import find_pairs
 from plainunet.doctor.diagnose import check
 from plainunet.doctor.duplicates import Duplicate, find_duplicates
@@ -286,6 +287,20 @@ def test_a_group_on_both_sides(scenes: Path) -> None:
     findings = check(scenes).findings
     assert {finding.code for finding in findings} == {"group-across-parts"}
     assert len(findings) == 3
+
+
+@pytest.mark.parametrize(("name", "groups"), [("seq{}", 4), ("urban{}", None)])
+def test_folders_that_look_like_groups(scenes: Path, name: str, groups: int | None) -> None:
+    for kind in ("images", "masks"):
+        for path in sorted((scenes / kind).glob("*.png")):
+            number = int(path.stem)
+            below = name.format(number // 3 if groups else "abcd"[number // 3])
+            (path.parent / below).mkdir(exist_ok=True)
+            path.rename(path.parent / below / path.name)
+    findings = check(scenes).findings
+    assert [finding.code for finding in findings] == ["possible-groups"] * bool(groups)
+    if groups:
+        assert len({pair.group for pair in check(scenes, DataConfig(group_by="^(.+)/")).pairs}) == 4
 
 
 def test_names_that_look_like_groups(scenes: Path, codes_of: CodesOf) -> None:

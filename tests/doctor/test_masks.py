@@ -187,6 +187,18 @@ def test_255_of_another_convention(
     assert understand(paths)[1].found == []
 
 
+def test_black_objects_on_white(tmp_path: Path) -> None:
+    mask = np.full((20, 20), 255, np.uint8)
+    mask[5:9, 5:9] = 0
+    contents, findings, _ = understand(write(tmp_path, [mask] * 4))
+    assert contents is not None
+    (finding,) = findings.found
+    assert (finding.code, finding.severity) == ("which-background", "warning")
+    lines = [line for line in finding.message.splitlines() if line.startswith("$ ")]
+    assert lines == [f"$ plainunet check x --values {each} --write" for each in ("255 0", "0 255")]
+    assert understand(write(tmp_path, [mask] * 4), DataConfig(values=(0, 255)))[1].found == []
+
+
 # masks that are not as they were drawn
 
 

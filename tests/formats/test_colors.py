@@ -136,7 +136,10 @@ BLACK_RED = ((0, 0, 0), (255, 0, 0))
 def census(folder: Path, pixels: dict[int, int]) -> ColorCensus:
     counted = ColorCensus()
     found = np.array(list(pixels), np.uint32)
-    counted.add(folder / "masks" / "a.png", found, np.array(list(pixels.values())))
+    blocks = np.array([[unpack(color) for color in pixels]], np.uint8)
+    path = folder / "masks" / "a.png"
+    Image.fromarray(blocks.repeat(4, axis=0).repeat(4, axis=1)).save(path)
+    counted.add(path, found, np.array(list(pixels.values())))
     return counted
 
 

@@ -25,6 +25,7 @@ from plainunet.formats.images import (
     image_size,
     match_channels,
     read_image,
+    read_with_missing,
     to_unit,
 )
 from plainunet.formats.masks import read_mask
@@ -142,6 +143,17 @@ def test_alpha_is_dropped_where_opaque_and_refused_where_not(
     with pytest.raises(DataError, match=r"a\.\w+ is transparent in 2\.5%") as raised:
         read_image(write(alpha))
     assert raised.value.code == "transparent"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_pixels_of_tiff_do_not_exist(tmp_path: Path, channels: int) -> None:
+    wanted, gone = scene("uint8", channels), np.zeros((HEIGHT, WIDTH), bool)
+    gone[:4, :14] = True
+    alpha = np.where(gone, 0, 255).astype(np.uint8)[..., None]
+    Image.fromarray(np.concatenate([wanted, alpha], axis=-1)).save(tmp_path / "a.tif")
+    image, missing = read_with_missing(tmp_path / "a.tif")
+    np.testing.assert_array_equal(missing, gone)
+    np.testing.assert_array_equal(image[~gone], wanted[~gone])
 
 
 def test_a_transparent_colour_counts_as_alpha(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 from plainunet.formats.legends import find_legend, is_background, read_legend
 from plainunet.formats.problems import DataError
 
+from ..folders import touch
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -132,3 +134,13 @@ def test_a_legend_in_each_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
         find_legend(masks, lambda each: True)
     assert raised.value.code == "legends-differ"
+
+
+def test_a_legend_above_the_only_folder_of_masks(tmp_path: Path) -> None:
+    mask = touch(tmp_path, "images/a.png", "Seg/shots/tasks/a.png") / "Seg/shots/tasks/a.png"
+    (tmp_path / "label_class_dict.csv").write_text("name,r,g,b\nbg,0,0,0\ncat,9,9,9\n")
+    legend = find_legend([mask], lambda each: True)
+    assert legend is not None
+    assert legend.names == ("bg", "cat")
+    touch(tmp_path, "Seg/other/a.txt")
+    assert find_legend([mask], lambda each: True) is None

@@ -194,7 +194,7 @@ def test_smoothed_edges_are_cut_at_128(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [[[0, 1, 2, 3]], [[0, 60, 120, 180, 240]], [[0, 1, 255]], [[1, 2]], [[[9, 0, 0]]]],
+    [[[0, 1, 2, 3]], [[0, 60, 120, 180, 240]], [[0, 1, 255]], [[1, 2]], [[[90, 0, 0]]]],
 )
 def test_files_that_show_more_than_one_class(tmp_path: Path, values: list[Any]) -> None:
     save(tmp_path / "a.png", np.array(values, np.uint8))

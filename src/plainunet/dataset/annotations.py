@@ -13,10 +13,12 @@ from plainunet.dataset.lists import Pair, Pictures, has_pictures, with_parts
 from plainunet.formats import coco, rle
 from plainunet.formats.images import IMAGE_SUFFIXES, image_size
 from plainunet.formats.legends import is_legend
-from plainunet.formats.problems import first_five
+from plainunet.formats.problems import DataError, first_five
 from plainunet.formats.shapes import is_shapes
 from plainunet.formats.sources import CocoImage, RleImage, Source
 from plainunet.reporter import Reporter
+
+_UNREAD = (".txt", ".xml", ".h5", ".hdf5", ".geojson", ".svg", ".mat")
 
 
 def name_file(folder: Path, masks: str) -> Path:
@@ -57,6 +59,7 @@ def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
             )
         if not chosen:
             others = [name for name in names if not (is_shapes(place / name) or is_legend(name))]
+            others = [name for name in others if name != "meta.json"]  # Supervisely's
             for name in others[:3]:
                 note(f"No masks are taken from {place / name}: {_why_not(place / name)}")
         yield from chosen
@@ -69,6 +72,21 @@ def _why_not(file: Path) -> str:
     except ValueError as error:
         return str(error)
     return "it looks like another kind of list."
+
+
+def unread(folder: Path) -> str:
+    """Say which files below a folder look like annotations that are not read; or ""."""
+    kinds: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in _UNREAD and path.name[0] != "." and not is_legend(path.name):
+            kinds.setdefault(path.suffix.lower(), []).append(path)
+    files = max(kinds.values(), key=len, default=[])
+    if not files or (files[0].suffix.lower() == ".txt" and len(files) < 2):
+        return ""
+    return (
+        f"{first_five(files)}: annotations of this kind are not read. Export masks as PNG, or "
+        "COCO's JSON."
+    )
 
 
 def _is_annotations(file: Path) -> bool:
@@ -232,12 +250,14 @@ def _unlisted(
         elif config.skip_unlabelled and alone:
             note(f"{len(alone)} pictures that are not listed are left out.")
         elif alone:
-            raise ValueError(
+            nothing = {"Nothing is to be seen in them": {"unlisted": "empty"}} if by_rle else {}
+            raise DataError(
                 f"{len(alone)} of the {len(pool.paths)} pictures below {pool.folder} are not "
                 f"listed in {first_five(files)}: {first_five(alone)}. "
                 + ("If nothing is to be seen in them, say --unlisted empty; or " * by_rle)
                 + "add them to it (without objects, if there are none), or leave them out: "
-                "--skip-unlabelled; or name the folder of the pictures that are meant: --images."
+                "--skip-unlabelled; or name the folder of the pictures that are meant: --images.",
+                choices={**nothing, "They are to be left out": {"skip_unlabelled": True}},
             )
     return empty
 

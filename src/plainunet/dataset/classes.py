@@ -22,9 +22,10 @@ from plainunet.dataset.coding import (
     count_all_colors,
     count_masks,
     list_values,
+    palettes_differ,
 )
 from plainunet.dataset.pairs import Pair
-from plainunet.dataset.regions import are_edges, number_objects
+from plainunet.dataset.regions import are_edges, main_values, number_objects
 from plainunet.dataset.split import SPLIT_FILE, write_split
 from plainunet.files import require_writable
 from plainunet.formats.colors import (
@@ -33,7 +34,6 @@ from plainunet.formats.colors import (
     colored_mask,
     find_meaning,
     pack,
-    unpack,
 )
 from plainunet.formats.legends import Legend, find_legend, is_background
 from plainunet.formats.masks import THRESHOLD, VOID, stored_names
@@ -46,10 +46,10 @@ from plainunet.settings import DATASET_FILE, write_dataset
 _MOST_IDS = 64
 _MANY_IN_ONE_FILE = 8
 _NEAR_END = 32
-_WHITE = 0xFFFFFF
-_ALIKE = 8
 _FEW_MASKS = 0.05
 _RARE = 1e-3
+NEARLY_ALL = 0.8
+"""More of the pixels and borders than that has hardly any class but the background."""
 
 
 def find_coding(
@@ -173,31 +173,6 @@ def _is_class(value: int, counts: Sequence[MaskCounts], known: DataConfig) -> bo
     return value == 0 and 2 * len(holders) > len(counts) and pixels[0] == max(pixels.values())
 
 
-def palettes_differ(counts: Sequence[MaskCounts]) -> bool:
-    """Tell whether an index stands for different colours in the palettes of different masks.
-
-    Masks in plain black and white tell nothing beside palettes of other colours; where there is
-    nothing but black and white, grey 0 and 255 count as well, and white must be one value.
-    """
-    pairs = [{*zip(each.values.tolist(), each.palette, strict=False)} for each in counts]
-    plain = {(0, 0), (1, _WHITE), (255, _WHITE)}
-    if all(color in (0, _WHITE) for each in pairs for _, color in each):
-        greys = [each for each in counts if not each.palette]
-        if len(greys) == len(counts) or any({*each.values.tolist()} - {0, 255} for each in greys):
-            greys = []
-        pairs += [{(value, value * 0x010101) for value in each.values.tolist()} for each in greys]
-        both = set().union(*pairs)
-        return len({color for _, color in both}) < len(both) and (
-            len({value for value, _ in both}) < len(both) or bool(greys)
-        )
-    known: dict[int, tuple[int, int, int]] = {}
-    for value, color in {pair for each in pairs if not each <= plain for pair in each}:
-        other = known.setdefault(value, unpack(color))
-        if max(abs(a - b) for a, b in zip(other, unpack(color), strict=True)) > _ALIKE:
-            return True
-    return False
-
-
 def with_legend(
     counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter = silent
 ) -> DataConfig:
@@ -218,7 +193,7 @@ def with_legend(
         return known
     if legend:
         said = _values_of(legend, counts, known) or known
-        reporter.note(f"note: classes from {legend.path}: {', '.join(legend.names)}")
+        reporter.note(f"note: classes from {legend.path}: {', '.join(said.classes)}")
         return said
     for other in others[:1]:
         reporter.note(
@@ -249,9 +224,11 @@ def _values_of(
                 written = tuple(f"{color:06x}" for color in colors)
                 return known.model_copy(update={"classes": names, "colors": written})
             stored = tuple(range(len(names)))
-    nodata = {IGNORED, *(each.nodata for each in counts if each.nodata is not None)}
+    nodata = {IGNORED, legend.ignore, *(each.nodata for each in counts)}
     void = nodata & present - {*stored} if known.ignore is None else set()
     ids = present - void
+    if legend.by_place and not is_background(names[0]) and {0, len(names)} <= ids:
+        names, stored = ("background", *names), (*stored, len(names))  # the list leaves out 0
     if {0, 255} == {*stored} and ids > {*stored}:  # smoothed
         return known.model_copy(update={"classes": names}) if stored == (0, 255) else None
     has_ground = is_background(names[0])
@@ -293,10 +270,10 @@ def _find_value_coding(
     known = _by_convention(counts, known, reporter)
     if not known.encoding and not known.values and (meant := _look(counts, known, reporter)):
         known = known.model_copy(update={"encoding": meant})
-    census = Census()
-    for each in counts:
-        census.add(each.path, np.bincount(each.values, each.pixels).astype(np.int64), each.is_deep)
+    census = take_census(counts)
     coding = coding_of_values(census, known, reporter)
+    if isinstance(coding, Values) and not (known.values or known.encoding or known.classes):
+        coding = _background_first(coding, counts, census, reporter)
     lossy = [path for path in census.paths if path_of(path).suffix.lower() in (".jpg", ".jpeg")]
     is_ids = isinstance(coding, Values) and coding.num_classes > 2
     if lossy and is_ids and not (known.values or known.encoding):
@@ -308,6 +285,54 @@ def _find_value_coding(
             lossy,
         )
     return coding, coding.count(np.arange(65536), census.pixels)
+
+
+def _background_first(
+    coding: Values, counts: Sequence[MaskCounts], census: "Census", reporter: Reporter
+) -> Values:
+    """Put the value of most pixels first where it is black by all palettes; or ask.
+
+    Of ids from 0 on, the user is asked where another has nearly all pixels; of two values from 0
+    on, `check` warns. Ids from 1 on have no background, as in maps, where 0 is nodata.
+    """
+    ground, values = census.ground(coding.ignore), coding.values
+    if ground in (None, values[0]):
+        return coding
+    palettes = [dict(zip(each.values.tolist(), each.palette, strict=False)) for each in counts]
+    if all(palettes) and not any(each.get(ground, 0) for each in palettes):
+        reporter.note(
+            f"note: {ground} is black by the masks' palettes, and has most of the pixels and "
+            "borders: it is class 0, the others follow (another order: --values)"
+        )
+        return replace(coding, values=(ground, *(each for each in values if each != ground)))
+    is_sure = ground == census.ground(coding.ignore, NEARLY_ALL)
+    if (values[0] > 0) if len(values) == 2 else (values[0] == 0 and is_sure):
+        raise _which_background(census, ground, values, coding.ignore)
+    return coding
+
+
+def _which_background(
+    census: "Census", ground: int, values: Sequence[int], ignore: int | None
+) -> DataError:
+    """Make the error for a value that has nearly all pixels, and is not that of class 0."""
+    others = tuple(value for value in values if value != ground)
+    void = {} if ignore in (None, ground) else {"ignore": ignore}
+    choices: dict[str, dict[str, Any]] = {}
+    if tuple(values[:2]) == (0, ground) and len(values) > 3 and not void:  # as in LoveDA
+        void_first = {"values": tuple(values[1:]), "ignore": 0}
+        choices[f"0 marks pixels of no class, {ground} is the background"] = void_first
+    choices[f"{ground} is the background"] = {"values": (ground, *others), **void}
+    if ground in values:
+        choices[f"{values[0]} is the background"] = {"values": tuple(values), **void}
+    else:
+        choices[f"{ground} marks pixels of no class"] = {"values": others, "ignore": ground}
+    return DataError(
+        f"{census.pixels[ground] / census.pixels.sum():.1%} of the mask pixels, and most along the "
+        f"borders, are of value {ground}, as only a background is; the masks hold "
+        f"{list_values(values)}{f' and {ground}' if ground not in values else ''}. Which is it?",
+        "which-background",
+        choices=choices,
+    )
 
 
 def _by_convention(
@@ -346,6 +371,14 @@ def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -
         return None
     if len(present) > 3 and are_edges(counts):
         return "threshold"
+    plain = main_values(counts) if len(present) > _MANY_IN_ONE_FILE else []
+    if 2 < len(plain) <= len(present) // 2 and are_edges(counts, plain):
+        raise DataError(
+            f"The masks hold {len(present)} values: {list_values(plain)}, and others along their "
+            "edges, which smoothing made, so that they look like the classes between. Export the "
+            "masks again without anti-aliasing.",
+            "lossy-mask",
+        )
     deep = [len(each.values) for each in counts if each.is_deep]
     if 2 * len(deep) > len(counts) and np.median(deep) > _MANY_IN_ONE_FILE:
         return None  # objects anyway
@@ -389,6 +422,8 @@ class Census:
     """Masks in which the value occurs."""
     first: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
     """The first such mask, as an index into `paths`."""
+    edge: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
+    """The pixels along the borders of the masks."""
     paths: list[Source] = field(default_factory=list)
     distinct: list[int] = field(default_factory=list)
     """Of each 16-bit mask, how many values it has."""
@@ -397,9 +432,19 @@ class Census:
     up_to_one: int = 0
     """Masks in which 1 is the largest value."""
 
-    def add(self, path: Source, counts: NDArray[np.int64], is_deep: bool) -> None:
-        """Count one more mask: `counts` [n <= 65536] int64 are its pixels of value 0..n-1."""
+    def add(
+        self,
+        path: Source,
+        counts: NDArray[np.int64],
+        is_deep: bool,
+        edge: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Count one more mask: `counts` [n <= 65536] int64 are its pixels of value 0..n-1.
+
+        `edge` [n] are those along its borders; left out, the pixels stand for them.
+        """
         values = np.flatnonzero(counts)
+        self.edge[: len(counts)] += counts if edge is None else edge
         self.first[values] = np.where(self.files[values] == 0, len(self.paths), self.first[values])
         self.files[values] += 1
         self.pixels[values] += counts[values]
@@ -408,6 +453,15 @@ class Census:
             self.distinct.append(len(values))
         self.with_both += bool(counts.size > 255 and counts[1] and counts[255])
         self.up_to_one += bool(values.size and values[-1] == 1)
+
+    def ground(self, ignore: int | None = None, least: float = 0.5) -> int | None:
+        """The value that has more than this share of the pixels and of the borders; or None."""
+        pixels, edge = self.pixels.copy(), self.edge.copy()
+        if ignore is not None:
+            pixels[ignore] = edge[ignore] = 0
+        top = int(pixels.argmax())
+        is_ground = pixels[top] > least * pixels.sum() and edge[top] > least * edge.sum()
+        return top if is_ground else None
 
     def is_slip(self, value: int) -> bool:
         """Tell whether so few masks or pixels have a value that it may well be a mistake."""
@@ -421,6 +475,16 @@ class Census:
         more = int(self.files[value]) - 1
         others = f" and {more} more mask{'s' * (more > 1)}" if more else ""
         return f"{self.pixels[value]} pixels in {self.paths[self.first[value]]}{others}"
+
+
+def take_census(counts: Sequence[MaskCounts]) -> Census:
+    """Count what masks hold together."""
+    census = Census()
+    for each in counts:
+        pixels = np.bincount(each.values, each.pixels).astype(np.int64)
+        edge = np.bincount(each.values, each.edge).astype(np.int64)
+        census.add(each.path, pixels, each.is_deep, edge)
+    return census
 
 
 def coding_of_values(
@@ -462,6 +526,11 @@ def coding_of_values(
         return Values((present[0], present[1]), ignore)
     if encoding is None and num_classes in (None, 2) and _are_objects(census, present, ignore):
         return Instances(ignore)
+    *ids, last = present
+    is_asked = num_classes is None and encoding is None and ignore is None
+    is_clear = len(ids) > 2 or census.with_both
+    if is_asked and is_clear and census.ground() == last == IGNORED and ids == [*range(len(ids))]:
+        raise _which_background(census, IGNORED, ids, IGNORED)
     return _class_ids(census, present, num_classes, ignore, reporter)
 
 
@@ -549,23 +618,35 @@ def _is_smoothed(census: Census, values: Sequence[int], num_classes: int | None)
 def _threshold(
     census: Census, values: Sequence[int], ignore: int | None, reporter: Reporter
 ) -> Threshold:
-    if values[-1] > 255 or not values[0] < THRESHOLD <= values[-1]:
+    top = 255 if values[-1] < 256 else 65535
+    middle = (top + 1) // 2
+    if not values[0] < middle <= values[-1]:
         raise ValueError(
-            f"--encoding threshold takes values from 0 to 255 on both sides of {THRESHOLD}; the "
+            f"--encoding threshold takes values from 0 to {top} on both sides of {middle}; the "
             f"masks hold {list_values(values)}. Say which value is which class: --values."
         )
-    ends = census.pixels[[value for value in (0, 255) if value != ignore]].sum()
+    ends = census.pixels[[value for value in (0, top) if value != ignore]].sum()
     moved = 1 - ends / census.pixels[values].sum()
-    example = next((value for value in values if value > 0), 255)
+    example = next((value for value in values if value > 0), top)
     reporter.note(
-        f"note: {moved:.2%} of the mask pixels lie between 0 and 255, from smoothing or JPEG "
-        f"compression; below {THRESHOLD} they are taken for class 0, else for class 1. For "
+        f"note: {moved:.2%} of the mask pixels lie between 0 and {top}, from smoothing or JPEG "
+        f"compression; below {middle} they are taken for class 0, else for class 1. For "
         f"example value {example}: {census.place(example)}"
     )
-    return Threshold(ignore)
+    return Threshold(ignore, (0, top))
 
 
 def _require_clear_255(census: Census) -> None:
+    if 2 * census.with_both > max(census.files[[1, 255]]) and census.pixels[255] > census.pixels[1]:
+        raise DataError(
+            "The masks hold 0, 1 and 255, most of them all three, and 255 has more pixels than 1 "
+            "has. Which is it?",
+            "ambiguous-255",
+            choices={
+                "255 marks pixels of no class": {"values": (0, 1), "ignore": 255},
+                "255 is a class": {"values": (0, 1, 255)},
+            },
+        )
     if census.pixels[255] > census.pixels[1] or not census.with_both:
         raise DataError(
             "The masks hold 0, 1 and 255, and it is not clear whether 255 is to be ignored or is "
@@ -604,14 +685,17 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
         same = sum(census.first[strays] == census.first[slips[0]]) == 1
         return _stray(census, values, said, slips[0], None, is_alone=same)
     ids = [value for value in classes if value != IGNORED]
+    if classes[0] == IGNORED and len(ids) > 1 and max(ids) <= _MOST_IDS:
+        return _which_background(census, IGNORED, ids, IGNORED)
     if len(ids) > 2 and max(ids) <= _MOST_IDS:
         return _stray(census, values, said, stray, tuple(ids), ignore=IGNORED in values)
     return _stray(census, values, said, stray, classes)
 
 
 def _by_background(census: Census, values: Sequence[int]) -> tuple[int, ...]:
-    """Put first what is likely the background: 0, else the value of most pixels."""
-    ground = 0 if 0 in values else max(values, key=lambda value: int(census.pixels[value]))
+    """Put first what is likely the background: of most pixels and borders; 0; of most pixels."""
+    most = 0 if 0 in values else max(values, key=lambda value: int(census.pixels[value]))
+    ground = most if (top := census.ground()) is None or top not in values else top
     return ground, *(value for value in values if value != ground)
 
 

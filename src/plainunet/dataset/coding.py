@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,14 +22,18 @@ from plainunet.formats.colors import (
     encode_colors,
     match_colors,
     read_colors,
+    unpack,
 )
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.images import read_with_missing
 from plainunet.formats.legends import Color
-from plainunet.formats.masks import THRESHOLD, VOID, mask_traits, read_mask
+from plainunet.formats.masks import VOID, mask_traits, read_mask
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import ImageSource, Source
 from plainunet.system import work_ahead
+
+_WHITE = 0xFFFFFF
+_ALIKE = 8
 
 
 class _Coding(ABC):
@@ -132,11 +137,12 @@ class Values(_ByValue):
 
 @dataclass(frozen=True)
 class Threshold(_ByValue):
-    """Smoothed black and white: values from 128 on are class 1."""
+    """Smoothed black and white: values from 128 on are class 1; of 16 bits, from 32768 on."""
 
     kind: ClassVar[str] = "threshold"
-    values: tuple[int, ...] = field(default=(0, 255), init=False)
     ignore: int | None = None
+    values: tuple[int, ...] = (0, 255)
+    """Black and white."""
     names: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
@@ -194,7 +200,8 @@ def _class_table(coding: _ByValue, size: int) -> NDArray[np.int16]:
     """The class of each value below `size`: 255 where ignored, -1 where it is no class's."""
     table = np.full(size, 1 if isinstance(coding, Instances) else -1, np.int16)
     if isinstance(coding, Threshold):
-        table[:256] = np.arange(256) >= THRESHOLD
+        white = coding.values[1]
+        table[: white + 1] = np.arange(min(size, white + 1)) > white // 2
     for class_id, value in enumerate(coding.values):
         if value < size:
             table[value] = class_id
@@ -216,7 +223,8 @@ def coding_from_json(said: Mapping[str, Any]) -> Coding:
         return Colors(tuple((r, g, b) for r, g, b in said["colors"]), ignore)
     if kind == "instances":
         return Instances(ignore)
-    return Threshold(ignore) if kind == "threshold" else Values(tuple(said["values"]), ignore)
+    values = tuple(said["values"])
+    return Threshold(ignore, values) if kind == "threshold" else Values(values, ignore)
 
 
 def list_values(values: Sequence[int]) -> str:
@@ -241,11 +249,12 @@ class MaskCounts(NamedTuple):
     has_void: bool = False  # whether -1, read as `VOID`, marks pixels of no class
     hides: bool = False  # whether pixels of one colour differ in how opaque they are
     nodata: int | None = None  # the value that its file says pixels have which do not exist
+    edge: tuple[int, ...] = ()  # [n], the pixels of each value along the borders
 
 
 def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
     """Count the values of masks, several at a time; or say what is wrong with each."""
-    found = recall("mask values 5", [(path,) for path in paths], _count)
+    found = recall("mask values 6", [(path,) for path in paths], _count)
     for path, facts in zip(paths, found, strict=True):
         if isinstance(facts, DataError):
             yield facts
@@ -255,6 +264,45 @@ def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
         is_colored = not len(values)
         known = digest, kind, is_deep, is_colored, tuple(palette)
         yield MaskCounts(path, tuple(size), values, pixels, *known, *marks)
+
+
+def palettes_differ(counts: Sequence[MaskCounts]) -> bool:
+    """Tell whether an index stands for different colours in the palettes of different masks.
+
+    Masks in plain black and white tell nothing beside palettes of other colours; where there is
+    nothing but black and white, grey 0 and 255 count as well, and white must be one value.
+    """
+    pairs = [{*zip(each.values.tolist(), each.palette, strict=False)} for each in counts]
+    plain = {(0, 0), (1, _WHITE), (255, _WHITE)}
+    if all(color in (0, _WHITE) for each in pairs for _, color in each):
+        greys = [each for each in counts if not each.palette]
+        if len(greys) == len(counts) or any({*each.values.tolist()} - {0, 255} for each in greys):
+            greys = []
+        pairs += [{(value, value * 0x010101) for value in each.values.tolist()} for each in greys]
+        both = set().union(*pairs)
+        return (
+            len({color for _, color in both}) < len(both)
+            and (len({value for value, _ in both}) < len(both) or bool(greys))
+            and not _same_borders(counts)
+        )
+    known: dict[int, tuple[int, int, int]] = {}
+    for value, color in {pair for each in pairs if not each <= plain for pair in each}:
+        other = known.setdefault(value, unpack(color))
+        if max(abs(a - b) for a, b in zip(other, unpack(color), strict=True)) > _ALIKE:
+            return True
+    return False
+
+
+def _same_borders(counts: Sequence[MaskCounts]) -> bool:
+    """Tell whether masks have the same value along their borders rather than the same colour."""
+    values: Counter[int] = Counter()
+    colors: Counter[int] = Counter()
+    for each in (each for each in counts if not each.is_colored):
+        top = int(np.argmax(each.edge))
+        value = int(each.values[top])
+        values[value] += 1
+        colors[each.palette[top] if each.palette else value * 0x010101] += 1
+    return max(values.values()) > max(colors.values())
 
 
 def count_all_colors(
@@ -282,7 +330,7 @@ def _count(path: Source) -> Any:
     except ColoredMaskError:
         colors = read_colors(path)
         digest = _digest(colors.shape, *count_runs(colors))
-        marks = [[], False, False, mask_traits(path).hides, None]
+        marks = [[], False, False, mask_traits(path).hides, None, []]
         return [digest, kind, False, colors.shape, [], [], marks]
     traits = mask_traits(path)
     runs, lengths = count_runs(mask)
@@ -295,7 +343,9 @@ def _count(path: Source) -> Any:
     is_known = columns[0][-1] < len(traits.palette)
     palette = [traits.palette[value] for value in columns[0]] if is_known else []
     nodata = traits.nodata if traits.nodata in columns[0] else None
-    marks = [palette, traits.is_inverted, has_void, traits.hides, nodata]
+    around = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+    edge = np.bincount(around, minlength=len(pixels))[values].tolist()
+    marks = [palette, traits.is_inverted, has_void, traits.hides, nodata, edge]
     return [digest, kind, is_deep, mask.shape, *columns, marks]
 
 

@@ -13,8 +13,9 @@ from plainunet.formats.shapes import is_shapes
 from plainunet.reporter import Reporter, silent
 
 PARTS = {
-    **{"train": "train", "training": "train", "test": "test"},
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 """Names of folders that hold pictures."""
@@ -32,19 +33,29 @@ _COMPANIONS = (
     (r"_labelTrainIds", r"_(labelIds|color|instanceIds|instanceTrainIds)"),  # Cityscapes
     (r"_labelIds", r"_(color|instanceIds)"),
     (r"^label", r"^label_viz"),  # labelme
+    (r"_masks", r"_seg\.npy|_flows|_outlines"),  # cellpose
+    (r"_Simple Segmentation", r"_Probabilities|_Uncertainty|_Features"),  # ilastik
+    (r"_cutout", r"_cutout|_pseudo"),  # EISeg's, beside 7.png
 )
-# folders of what is made from masks
-_NO_TRUTH = re.compile("(?i)colou?r|rgb|vis|viz|overlay|preview|instance|object|outline|contour")
+NO_TRUTH = re.compile("(?i)colou?r|rgb|vis|viz|overlay|preview|instance|object|outline|contour")
+"""What folders are called of what is made from masks."""
+VARIES = re.compile(
+    r"(?<![a-z])(?i:train(?:ing)?(?:[ _-]?val)?|trn|val(?:id(?:ation)?)?|dev|eval|test(?:ing)?)"
+    r"(?![a-z])|\d+"
+)
+"""What the names of folders of parts, patients and sequences differ in."""
 _NO_DATA = (".", "@eaDir", "@Recycle", "#recycle", "__MACOSX")
 _DEEPEST = 4
 _BESIDE = ("{}_masks", "{}annot", "{}_labels")  # Kaggle's and CamVid's of the images in train/
 _ENDINGS = tuple(IMAGE_SUFFIXES)
 _UNREAD = tuple(UNREAD_SUFFIXES)
 _LETTERS = re.compile(r"[^\W\d_]+")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # trainA is train_A
+_TRAINVAL = re.compile(r"(?i)(?<![^\W\d_])train[ _-]?val(?![^\W\d_])")  # both, not divided yet
 _WORD = r"(?i)(?<![^\W\d_])(?:{})(?![^\W\d_])"
 MASK_WORD = re.compile(
     _WORD.format(
-        "masks?|labels?|gts?|seg|segmentation|annot|annotations?|ann|manual|ground[ _-]?truth"
+        "masks?|labels?|gts?|seg|segmentation|annot|annotations?|ann|manual|ground[ _-]?truths?"
     )
 )
 _IMAGES = "images?|imgs?|volumes?|sat|rgb|photos?|pictures?|orig|original|raw"
@@ -85,8 +96,14 @@ def find_layout(
             return Layout(tuple(Root(root.images, root.masks, top) for root, top in roots))
         return Layout((_named(folder, images, masks, reporter),))
     beside = [_beside(folder, pattern) for pattern in _BESIDE]
-    plain = _plain(folder, reporter)
-    above = _above(folder, reporter) or (() if plain else _nested(folder, reporter))
+    try:
+        plain = _plain(folder, reporter)
+        above = _above(folder, reporter) or (() if plain else _nested(folder, reporter))
+    except WhichFolderError as error:
+        # the same choice for all parts
+        if all(_parts_with(folder, [name]) for name in error.names):
+            raise WhichFolderError(folder, error.names, error.flag) from None
+        raise
     fits = [found for found in (*beside, above, plain) if found]
     if len(fits) > 1:
         named = " and ".join(
@@ -106,7 +123,10 @@ def find_layout(
 
 def find_part(name: str) -> str | None:
     """Tell the part that a name such as "instances_val2017" speaks of, if it is one."""
-    words = {PARTS.get(word.lower()) for word in _LETTERS.findall(name)} - {None}
+    if _TRAINVAL.search(name):
+        return "train"
+    words = {PARTS.get(word.lower()) for word in _LETTERS.findall(_CAMEL.sub(" ", name))}
+    words -= {None}
     return words.pop() if len(words) == 1 else None
 
 
@@ -181,7 +201,8 @@ def without_companions(paths: Iterable[Path]) -> list[Path]:
     left = list(paths)
     for mask, others in _COMPANIONS:
         if any(re.search(f"{mask}$", path.stem) for path in left):
-            left = [path for path in left if not re.search(f"({others})$", path.stem)]
+            other = re.compile(f"({others})$")
+            left = [p for p in left if not (other.search(p.stem) or other.search(p.name))]
     return left
 
 
@@ -284,9 +305,10 @@ def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str 
         if word.search(name) and not other.search(name) and next(walk(folder / name), None)
     ]
     if word is MASK_WORD and len(fits) > 1:
-        fits = [name for name in fits if not _NO_TRUTH.search(name)]
-        if len(fits) > 1 and not any(map(find_part, fits)):
-            raise which_folder(folder, fits, "--masks")
+        fits = [name for name in fits if not NO_TRUTH.search(name)]
+        alike = len({VARIES.sub("", name) for name in fits}) == 1  # GT_01 and GT_02
+        if len(fits) > 1 and not alike and not any(map(find_part, fits)):
+            raise WhichFolderError(folder, fits, "--masks")
     return fits[0] if len(fits) == 1 else None
 
 
@@ -306,13 +328,22 @@ def _nested(folder: Path, reporter: Reporter, above: str = "", depth: int = 1) -
 def _above(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     # train/images/ with train/masks/
     roots = []
-    for name in _folders(folder):
-        if name.lower() in PARTS:
-            for root in _plain(folder / name, reporter):
-                if root.masks is not None or name.lower() != "test":
-                    roots.append(Root(root.images, root.masks, name))
+    for name in filter(find_part, _folders(folder)):
+        for root in _plain(folder / name, reporter):
+            if root.masks is not None or find_part(name) != "test":
+                roots.append(Root(root.images, root.masks, name))
+    for name in _folders(folder) if roots else ():
+        others = [] if find_part(name) else [r for r in _plain(folder / name, silent) if r.masks]
+        if others:
+            renamed = Change("rename", (folder / name,), (folder / f"train_{name}",))
+            message = (
+                f"{folder / name} holds images and masks too, but lies beside {roots[0].part}/ "
+                f"and is named after no part. Name it train_{name} to train with it, or move it "
+                "away."
+            )
+            reporter.problem(DataError(message, "outside-of-parts", [folder / name], renamed))
     labelled = [root for root in roots if root.masks]
-    aside = [root for root in roots if not root.masks and PARTS[root.part.lower()] != "train"]
+    aside = [root for root in roots if not root.masks and find_part(root.part) != "train"]
     if not labelled or not aside:
         return tuple(roots)
     names = ", ".join(str(root.images) for root in aside)
@@ -328,7 +359,7 @@ def _one_of(
     # what is called as it should be comes before its likes
     fits = [name for name in fits if name.lower() == words[0]] or fits
     if len(fits) > 1:
-        raise which_folder(folder, fits, flag)
+        raise WhichFolderError(folder, fits, flag)
     if not fits:
         return None
     others = [
@@ -365,19 +396,24 @@ def rivals(roots: Sequence[Root]) -> list[Path]:
         for name in _folders(above)
         if above / name not in (root.images, root.masks)
         and name.lower() not in PARTS
-        and not _NO_TRUTH.search(name)
+        and not NO_TRUTH.search(name)
         and all((each / name).is_dir() for each in all_above)
     ]
 
 
-def which_folder(folder: Path, names: Sequence[str], flag: str) -> DataError:
-    """Make the error for folders of which each could be meant."""
-    lines = "".join(f"\n$ {command('plainunet', 'check', folder, flag, name)}" for name in names)
-    return DataError(
-        f"{folder} holds {' and '.join(f'{name}/' for name in names)}, and each could be meant. "
-        f"Choose one:{lines}",
-        "which-folder",
-    )
+class WhichFolderError(DataError):
+    """Of several folders each could be meant: `names`, one of which `flag` chooses."""
+
+    def __init__(self, folder: Path, names: Sequence[str], flag: str) -> None:
+        """Offer a command for each."""
+        self.names, self.flag = names, flag
+        checks = [command("plainunet", "check", folder, flag, name) for name in names]
+        lines = "".join(f"\n$ {check}" for check in checks)
+        super().__init__(
+            f"{folder} holds {' and '.join(f'{name}/' for name in names)}, and each could be "
+            f"meant. Choose one:{lines}",
+            "which-folder",
+        )
 
 
 def _parts_with(folder: Path, names: Sequence[str], depth: int = 1) -> list[str]:
@@ -399,9 +435,9 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
                 f"{flag} {name}: there is no folder {folder / name}. {folders_found(folder)}"
             )
     if images is None:
-        images = _one_of(folder, IMAGE_FOLDERS, "--images") or _worded(
-            folder, IMAGE_WORD, MASK_WORD
-        )
+        known = [name for name in _folders(folder) if is_known(Root(folder / name, None))]
+        images = known[0] if len(known) == 1 else _one_of(folder, IMAGE_FOLDERS, "--images")
+        images = images or _worded(folder, IMAGE_WORD, MASK_WORD)
     elif masks is None:
         beside = [pattern.format(images) for pattern in _BESIDE]
         there = [name for name in beside if (folder / name).is_dir()]

@@ -5,16 +5,17 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from unicodedata import normalize
 
 from plainunet.config import FolderConfig
-from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, walk
+from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, walk
 from plainunet.dataset.matching import Key, join_files, match_names
 from plainunet.formats.images import IMAGE_SUFFIXES
+from plainunet.formats.problems import DataError, first_five
 from plainunet.formats.sources import (
     HERE,
     ClassFiles,
@@ -30,6 +31,12 @@ from plainunet.reporter import Reporter
 _NEEDED = ("image", "mask")
 _SUFFIX = re.compile(r"(?<=[^/])\.[^./]*$")
 _COLUMNS = (*_NEEDED, "group", "part")
+_SAME = {
+    **dict.fromkeys(("image_path", "img", "img_path", "image_id", "filename", "file"), "image"),
+    **dict.fromkeys(("mask_path", "label", "label_path", "mask_id", "annotation"), "mask"),
+    "split": "part",
+}
+_ABSOLUTE = re.compile(r"([A-Za-z]:)?[\\/]")
 _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # what surrogateescape makes of it
 _BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
 
@@ -75,27 +82,87 @@ def with_parts(listed: list[Pair]) -> list[Pair]:
     return listed
 
 
-def read_image_sets(images: Path) -> dict[str, str | None]:
-    """Read what VOC's and CVAT's ImageSets/ beside a folder of images lists: stems and parts.
+def read_parts(
+    folder: Path, root: Path, images: Mapping[Key, Path], has_parts: bool, reporter: Reporter
+) -> dict[Key, str | None]:
+    """Read the parts that lists of names give images; {} where there are no such lists.
 
-    Lists named after parts give them; without any, all others together list the images.
+    They are VOC's and CVAT's in ImageSets/ beside the folder of images, `root`, or train.txt,
+    val.txt ... beside the data, if no folder is a part. Without any named after a part, those in
+    ImageSets/ list the images.
     """
-    sets = images.parent / "ImageSets"
-    place = next((each for each in (sets / "Segmentation", sets) if each.is_dir()), None)
-    files = sorted(place.glob("*.txt")) if place and images.name.lower() == "jpegimages" else []
-    parted = [file for file in files if file.stem.lower() in PARTS]
-    listed: dict[str, str | None] = {}
+    sets = root.parent / "ImageSets"
+    below = sorted(sets.iterdir()) if sets.is_dir() else []
+    places = [each for each in (sets / "Segmentation", sets, *below) if each.is_dir()]
+    files = next(filter(None, (sorted(each.glob("*.txt")) for each in places)), [])
+    names = _tails(images)
+    in_sets = bool(files)
+    if not in_sets and not has_parts:
+        beside = dict.fromkeys((folder, root, root.parent))
+        files = [f for each in beside for f in sorted(each.glob("*.txt")) if find_part(f.stem)]
+        files = [file for file in files if file.is_file()]
+    rows = {file: _named_in(file, names) for file in files}
+    if not in_sets:  # others speak of other files
+        files = [
+            file for file in files if sum(map(bool, rows[file].values())) * 2 > len(rows[file])
+        ]
+    exact = [file for file in files if file.stem.lower() in PARTS]
+    parted = exact or [file for file in files if find_part(file.stem)]
+    listed: dict[Key, str | None] = {}
+    missing: list[str] = []
     for file in parted or files:
-        for line in _decode(file.read_bytes()).splitlines():
-            name = normalize("NFC", line.strip().replace("\\", "/").rpartition("/")[2])
-            stem, dot, suffix = name.rpartition(".")
-            stem = stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else name
-            part = PARTS.get(file.stem.lower())
-            if stem and listed.setdefault(stem, part) != part:
-                raise ValueError(
-                    f"{stem} stands in {file} and in another of {place}'s lists. Take it off one."
-                )
+        part = find_part(file.stem)
+        missing += [name for name, key in rows[file].items() if key is None]
+        for key in filter(None, rows[file].values()):
+            if listed.setdefault(key, part) != part:
+                raise ValueError(f"{key[1]} stands in {file} and in another list. Take it off one.")
+    if not files or not (listed or missing):
+        return {}
+    if missing:
+        message = (
+            f"{files[0].parent} lists {len(missing)} images that are not there: "
+            f"{first_five(sorted(set(missing)))}. Add them, or take them off the lists."
+        )
+        reporter.problem(DataError(message, "missing-file"))
+    more = [f for f in files if f not in parted and {*rows[f].values()} - {None, *listed}]
+    if in_sets and more:
+        message = (
+            f"{first_five(more)} list{'s' * (len(more) == 1)} images that {first_five(parted)} "
+            "do not. Name the list after a part: train, val or test."
+        )
+        reporter.problem(DataError(message, "outside-of-parts", more))
+    if not in_sets:
+        reporter.note(f"The parts are taken from {first_five(parted)}.")
+        if "train" not in listed.values():
+            listed |= {key: "train" for key in images if key not in listed}
+    if len(listed) < len(images):
+        where = "ImageSets does not list" if in_sets else "these do not list"
+        reporter.note(f"{len(images) - len(listed)} images that {where} are left out.")
     return listed
+
+
+def _tails(images: Mapping[Key, Path]) -> dict[str, Key | None]:
+    """Each image by its stem, and by that with up to three folders; None where two share it."""
+    names: dict[str, Key | None] = {}
+    for key, path in images.items():
+        parts = [*normalize("NFC", path.parent.as_posix()).split("/"), key[1]]
+        for count in range(1, 5):
+            tail = "/".join(parts[-count:])
+            names[tail] = None if tail in names else key
+    return names
+
+
+def _named_in(file: Path, names: Mapping[str, Key | None]) -> dict[str, Key | None]:
+    """The images that a list names, each line one, or followed by its mask."""
+    rows: dict[str, Key | None] = {}
+    for line in _decode(file.read_bytes()).splitlines():
+        text = normalize("NFC", line.strip().replace("\\", "/"))
+        for name in filter(None, dict.fromkeys((text, *text.split()[:1]))):
+            stem = _keys(name)[1]
+            parts = [part for part in stem.split("/") if part not in ("", ".", "..")]
+            tails = ("/".join(parts[-count:]) for count in (4, 3, 2, 1))
+            rows[text] = rows.get(text) or next(filter(None, map(names.get, tails)), None)
+    return rows
 
 
 def _decode(data: bytes) -> str:
@@ -155,7 +222,7 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
 
 
 def _part(parts: Sequence[str]) -> str | None:
-    return next(filter(None, (PARTS.get(part.lower()) for part in parts[:-1])), None)
+    return next(filter(None, map(find_part, parts[:-1])), None)
 
 
 class _Match(NamedTuple):
@@ -241,7 +308,7 @@ def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, C
 def _by_list(folder: Path, path: Path) -> list[Pair]:
     rows = _rows(path)
     line, header = next(rows, (1, []))
-    columns = [name.strip().lower() for name in header]
+    columns = _columns(header)
     if any(columns.count(name) != 1 for name in _NEEDED) or set(columns) - set(_COLUMNS):
         raise ValueError(
             f"{path}, line {line}: the header is '{','.join(header)}'. It must name the columns "
@@ -289,9 +356,49 @@ def _by_list(folder: Path, path: Path) -> list[Pair]:
     return listed
 
 
+def _columns(header: Sequence[str]) -> list[str]:
+    names = [name.strip().lower() for name in header]
+    return [_SAME.get(name, name) for name in names]
+
+
+def find_lists(folder: Path) -> list[str]:
+    """Name the files at the top of a folder that list images and their masks, of parts one."""
+    found: list[str] = []
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() not in (".csv", ".txt") or not file.is_file():
+            continue
+        try:
+            (_, header), (_, row) = itertools.islice(_rows(file), 2)
+        except ValueError:
+            continue
+        cells = dict(zip(_columns(header), row, strict=False))
+        if {*_NEEDED} <= {*cells} <= {*_COLUMNS}:
+            is_other = header[-1] == "part" and any(find_part(Path(name).stem) for name in found)
+            if _existing(cells["mask"], parse_source, folder) and not is_other:
+                found.append(file.name)
+    return found
+
+
+def _in_words(text: str) -> list[list[str]]:
+    """PaddleSeg's rows, an image and its mask with a space between; none of another list."""
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    is_file = all(Path(word).suffix.lower() in IMAGE_SUFFIXES for row in rows for word in row)
+    return rows if is_file and {len(row) for row in rows} == {2} else []
+
+
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     # what is not UTF-8 may be the name of a file
     text = _decode(path.read_bytes())
+    if _in_words(text):
+        # train.txt and val.txt, if they are named after parts
+        part = find_part(path.stem)
+        beside = sorted(path.parent.glob("*.txt")) if part else []
+        yield 1, ["image", "mask", "part"]
+        for file in [each for each in beside if find_part(each.stem)] or [path]:
+            found = _in_words(_decode(file.read_bytes()))
+            for number, row in enumerate(found, start=1):
+                yield number, [*row, find_part(file.stem) or ""]
+        return
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)  # Excel's, where , stands in numbers; UTF-16's
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
@@ -310,6 +417,9 @@ _Parsed = TypeVar("_Parsed", bound=Source)
 
 def _existing(name: str, parse: Callable[[Path], _Parsed], *folders: Path) -> _Parsed | None:
     names = [name, name.replace("\\", "/")] if "\\" in name else [name]
+    if _ABSOLUTE.match(name):  # of another machine: what it ends in
+        parts = names[-1].split("/")
+        names += ["/".join(parts[start:]) for start in range(1, len(parts))]
     for path in (folder / name for name in names for folder in folders if name):
         try:
             source = parse(path)

@@ -179,8 +179,28 @@ def match_names(
     if skip_unlabelled and joined:
         images = {key: path for key, path in images.items() if key in joined}
     mask_files = {key: path_of(mask) for key, mask in masks.items()}
+    if not as_they_are and 0 < len(joined) < len(images) == len(masks):
+        _require_no_shift(images, mask_files)
     _require_all(images, mask_files, affixes, joined, reporter)
     return {key: joined[key] for key in images if key in joined}
+
+
+def _require_no_shift(images: Files, masks: Files) -> None:
+    """Refuse numbers of masks that are all by one more, or less, than those of images."""
+    numbers: list[list[int]] = []
+    for files in (images, masks):
+        found = [re.findall(r"\d+", stem) for _, stem in files]
+        numbers.append(sorted(int(each[-1]) for each in found if each))
+    steps = {mask - image for image, mask in zip(*numbers, strict=False)}
+    if len(numbers[0]) == len(numbers[1]) == len(images) and len(steps) == 1 and steps != {0}:
+        first, last = next(iter(images.values())), next(iter(masks.values()))
+        raise DataError(
+            f"The masks' numbers are the images' numbers with {steps.pop():+d}: the first are "
+            f"{first} and {last}. If they are of one image, number both alike; if not, add what is "
+            f"missing. {_CURE}.",
+            "no-mask",
+            [first, last],
+        )
 
 
 def _join_places(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
@@ -195,6 +215,13 @@ def _join_places(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
 def fit_all(images: Files, masks: Files) -> bool:
     """Whether each of these images has a mask among these, by the names."""
     return bool(images) and len(_best(images, masks)[1]) == len(images)
+
+
+def patterns_of(images: Files, masks: Files) -> tuple[str, str]:
+    """Write patterns, as of `--pairs`, for the names of images and of their masks."""
+    affixes = _best(images, masks)[0]
+    suffixes = [next(iter(files.values())).suffix for files in (images, masks)]
+    return f"{affixes[0]}*{affixes[1]}{suffixes[0]}", f"{affixes[2]}*{affixes[3]}{suffixes[1]}"
 
 
 def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
@@ -299,10 +326,11 @@ def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
     same = all(own.keys() == first.keys() for own in groups.values())
     alike = same and len(first) > 1 and len(groups) > 1
     if len(worded) > 1 or alike:
+        classes = dict.fromkeys(re.sub(r"^.*\d[\W_]+", "", name) for name in first)
         raise DataError(
             f"Images have several masks each, such as {first_five(list(first.values()))}, and all "
             "the same ones. If each is of a class of its own, name the classes in braces, as in "
-            f"--pairs 'images/*.png:masks/*_{{{','.join(list(first)[:3])}}}.png'; if they are "
+            f"--pairs 'images/*.png:masks/*_{{{','.join(list(classes)[:3])}}}.png'; if they are "
             f"objects of one class, join them by one more *: --pairs "
             "'images/*.png:masks/*_*.png'.",
             "several-masks",
@@ -607,6 +635,9 @@ def _channels(
     return found
 
 
+_COLORED = re.compile(
+    r"(?i)colou?rs?|colou?r[ _-]?maps?|vis|viz|visuali[sz]ations?|overlays?|previews?"
+)
 _PAIRS = "--pairs 'images/*.jpg:masks/{road,car}/*.png'"
 
 
@@ -623,6 +654,8 @@ def join_classes(
     spots = _find_spots({where for where, _ in images}, {where for where, _ in masks})
     names = {spot.class_name for spot in spots.values()}
     if len(names) < 2 or {name.lower() for name in names} <= PARTS.keys():
+        return None
+    if any(_COLORED.fullmatch(name) for name in names):
         return None
     # "1", "1_road" or "road_1"
     for own_name in ("(?P<core>.+)", "(?P<core>.+)[-_. ]+{}", "{}[-_. ]+(?P<core>.+)"):

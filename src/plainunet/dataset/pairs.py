@@ -4,11 +4,11 @@ import json
 import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain, pairwise
+from itertools import chain, pairwise, product
 from os import cpu_count
 from pathlib import Path
 from unicodedata import normalize
@@ -16,11 +16,15 @@ from unicodedata import normalize
 import numpy as np
 
 from plainunet.config import DataConfig
-from plainunet.dataset.annotations import pair_annotated
+from plainunet.dataset.annotations import pair_annotated, unread
 from plainunet.dataset.layouts import (
+    MASK_WORD,
+    NO_TRUTH,
     PARTS,
+    VARIES,
     Layout,
     Root,
+    WhichFolderError,
     find_layout,
     find_part,
     folders_found,
@@ -28,17 +32,17 @@ from plainunet.dataset.layouts import (
     rivals,
     shape_files,
     walk,
-    which_folder,
     without_companions,
 )
 from plainunet.dataset.lists import Pair as Pair
-from plainunet.dataset.lists import read_image_sets, read_listed
+from plainunet.dataset.lists import find_lists, read_listed, read_parts
 from plainunet.dataset.matching import (
     Key,
     fit_all,
     join_classes,
     join_objects,
     match_names,
+    patterns_of,
     split_names,
     split_suffixes,
 )
@@ -53,7 +57,10 @@ from plainunet.formats.tiff import find_slices
 from plainunet.reporter import Collected, Reporter, silent
 
 _MOST_VALUES = 64  # of a mask; an image has more
-_ROBOFLOW = re.compile(r"(.+)\.rf\.[0-9A-Za-z]+")  # copies of one image, each changed in its way
+# copies of one image, each changed in its way: Roboflow's, and others by what was done
+_COPY = re.compile(
+    r"(?i)(.+?)(\.rf\.[0-9a-z]+|[_-](aug(mented)?|[hv]?flip|flipped|mirror(ed)?|rot(ated?)?)[_-]?\d*)+"
+)
 
 
 def find_pairs(
@@ -90,14 +97,8 @@ def find_pairs(
     elif masks is not None and masks.lower().endswith((".json", ".csv")):
         listed = pair_annotated(folder, config, reporter)
     else:
-        layout = find_layout(folder, config, reporter)
-        listed = []
-        there = all(root.masks and any(walk(root.masks)) for root in layout.roots)
-        if masks is None and (config.rle or not there):
-            listed = pair_annotated(folder, config, reporter)
-        if not listed:
-            listed = _in_folders(folder, layout, config, reporter)
-            group_by = group_by or layout.group_by
+        listed, pattern = _search(folder, config, reporter)
+        group_by = group_by or pattern
     if group_by is None:
         found = [replace(each, group=_original(each.group)) for each in listed]
     else:
@@ -126,6 +127,57 @@ def _require_folder(folder: Path) -> None:
         )
 
 
+class _Kept(Collected):
+    """Keeps what is told while an attempt may fail, to hand it on."""
+
+    def problem(self, error: ValueError) -> None:
+        self.problems.append(error)
+
+    def hand_on(self, reporter: Reporter, notes: bool = True) -> None:
+        for note in self.notes if notes else ():
+            reporter.note(note)
+        for problem in self.problems:
+            reporter.problem(problem)
+
+
+def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[Pair], str | None]:
+    """Find pairs by the names of folders or in annotation files, else by what lies in folders."""
+    kept, pattern, lacks = _Kept(), None, False
+    listed: list[Pair] = []
+    failed: ValueError | FileNotFoundError | None = None
+    try:
+        layout = find_layout(folder, config, kept)
+        there = all(root.masks and any(walk(root.masks)) for root in layout.roots)
+        lacks = any(root.masks and not root.masks.is_dir() for root in layout.roots)
+        if config.masks is None and (config.rle or not there):
+            listed = pair_annotated(folder, config, kept)
+        if not listed:
+            listed = _in_folders(folder, layout, config, kept)
+            pattern = layout.group_by
+    except (ValueError, FileNotFoundError) as error:
+        failed = error
+    codes = {getattr(failed, "code", "")} if isinstance(failed, ValueError) else {"no-data"}
+    found = [part for each in kept.problems for part in getattr(each, "parts", (each,))]
+    alone = sum(getattr(each, "code", "") == "no-mask" for each in found)
+    named = config.images is not None or config.masks is not None
+    if not named and not lacks and len(listed) <= alone and codes == {"no-data"}:
+        if not listed and (lists := find_lists(folder)):
+            raise DataError(
+                f"{folder}: folders or names tell no images and masks that belong together.",
+                "no-data",
+                choices={f"{name} lists them": {"pairs": name} for name in lists},
+            )
+        roots = _couple(folder, reporter)
+        if roots:
+            return _in_folders(folder, Layout(roots), config, reporter), None
+    if not listed and codes == {"no-data"} and (text := unread(folder)):
+        reporter.note(text)
+    kept.hand_on(reporter, "which-folder" not in codes)
+    if failed:
+        raise failed
+    return listed, pattern
+
+
 def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Reporter) -> list[Pair]:
     skip_unlabelled = config.skip_unlabelled
     images: dict[Key, Path] = {}
@@ -139,12 +191,17 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
         masks = {**(join_classes(images, files) or files)}
     masks |= shapes
     parts = _parts(images, layout)
-    listed_parts = read_image_sets(layout.roots[0].images)
-    if listed_parts:
-        images, parts = _as_listed(images, listed_parts, reporter)
-        masks = {key: mask for key, mask in masks.items() if key[1] in listed_parts}
     there = {where for where, _ in masks}
-    labelled = {key for key in images if (key in masks if listed_parts else key[0] in there)}
+    labelled = {key for key in images if key[0] in there}
+    top = layout.roots[0].images
+    listed_parts = read_parts(folder, top, images, any(parts.values()), reporter)
+    if listed_parts:
+        known = match_names(images, masks, reporter=Collected())
+        labelled = known.keys() & listed_parts.keys()
+        unlisted = {known[key] for key in known if key not in listed_parts}
+        masks = {key: mask for key, mask in masks.items() if key not in unlisted}
+        images = {key: path for key, path in images.items() if key in listed_parts}
+        parts = listed_parts
     _leave_parts_aside(images, {parts[key] for key in labelled}, parts, reporter)
     if not images:
         if layout.roots[0].images == folder:
@@ -155,11 +212,13 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
             f"{suffixes}.",
             "no-data",
         )
-    joined = match_names(images, masks, skip_unlabelled=skip_unlabelled, reporter=reporter)
+    kept = _Kept()
+    joined = match_names(images, masks, skip_unlabelled=skip_unlabelled, reporter=kept)
+    if config.masks is None:
+        _require_no_equal(folder, layout.roots, len(joined) == len(images))
+    kept.hand_on(reporter)
     if skip_unlabelled and len(joined) < len(images):
         reporter.note(f"{len(images) - len(joined)} pictures without a mask are left out.")
-    if config.masks is None and len(joined) == len(images):
-        _require_no_equal(folder, layout.roots)
     listed = [
         Pair(images[key], masks[mask], Path(*key).as_posix(), parts[key])
         for key, mask in joined.items()
@@ -188,6 +247,8 @@ def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
     listed = _list(root.images, root.part, None, reporter)
     images, masks = split_suffixes(listed, root.images)
     if not masks:
+        images, masks = _split_kinds(folder, listed, reporter)
+    if not masks:
         images = _each_once(listed, "files", reporter)
         images, masks = split_names(images)
     shapes = {} if masks else _shapes(root.images, root.part, reporter)
@@ -197,6 +258,56 @@ def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
         first = next(iter(masks.values()))
         reporter.note(f"Pictures and masks lie together; {first} is read as a mask.")
     return images, masks, shapes
+
+
+def _split_kinds(
+    folder: Path, listed: Mapping[Key, Sequence[Path]], reporter: Reporter
+) -> tuple[dict[Key, Path], dict[Key, Path]]:
+    """Tell images and masks apart where each image has two or more files of other endings.
+
+    Raises:
+        DataError: Several endings could be the masks'.
+    """
+    files = {path: key for key, paths in listed.items() for path in paths}
+    owners: dict[str, dict[str, Path]] = defaultdict(dict)  # of an ending, what stands before it
+    for path in files:
+        for match in re.finditer(r"(?<=.)[\W_]", path.name):
+            before = f"{path.parent}/{path.name[: match.start()]}"
+            owners[path.name[match.start() :]][before] = path
+    sets = Counter(frozenset(own) for own in owners.values() if len(own) > 1)
+    likely = sorted(sets, key=lambda each: -len(each) * sets[each])[:_MOST_SETS]
+    # 7 of 7.png, 7_fg.png and 7_label.png; the first ends as all do
+    fits = [[end for end, own in owners.items() if each <= own.keys()] for each in likely]
+    endings, names = max(zip(fits, likely, strict=True), key=lambda f: len(f[0]), default=([], ()))
+    if len(endings) < 3 or len(names) * len(endings) < 0.9 * len(files):
+        return {}, {}
+    samples = {ending: owners[ending][min(names)] for ending in endings}
+    masks = [end for end in endings if MASK_WORD.search(end) or _is_mask(samples[end])]
+    images = [end for end in endings if end not in masks]
+    images = [end for end in images if not _SHOWN.search(end)] or images
+    masks = [end for end in masks if not NO_TRUTH.search(end)] or masks
+    if not images or not masks or len(images) > 1 < len(masks):  # views, each with its mask
+        return {}, {}
+    if len(images) + len(masks) > 2:
+        stars = "*/" * (len(samples[images[0]].relative_to(folder).parts) - 1)
+        choices: dict[str, dict[str, object]] = {}
+        for one, other in product(images, masks):
+            flags = {"skip_unlabelled": True} if any(e.endswith(one) for e in masks) else {}
+            patterns = f"{stars}*{one}:{stars}*{other}"
+            choices[f"Images *{one}, masks *{other}"] = {"pairs": patterns, **flags}
+        raise DataError(
+            f"For {samples[images[0]]}, as for others, there are several files that may be image "
+            f"and mask. Choose: {'; '.join(choices)}.",
+            "several-masks",
+            [samples[ending] for ending in (*images, *masks)],
+            choices=choices,
+        )
+    image = images[0]
+    left = [f"*{ending}" for ending in endings if ending not in (image, *masks)]
+    reporter.note(f"Images are *{image}, masks *{masks[0]}; {first_five(left)} are left aside.")
+    owned = [[owners[end][name] for name in sorted(names)] for end in (image, masks[0])]
+    found = [{files[path]: path for path in paths} for paths in owned]
+    return found[0], found[1]
 
 
 def _shapes(root: Path, prefix: str, reporter: Reporter) -> dict[Key, Source]:
@@ -214,27 +325,6 @@ def _shapes(root: Path, prefix: str, reporter: Reporter) -> dict[Key, Source]:
     return found
 
 
-def _as_listed(
-    images: dict[Key, Path], listed: Mapping[str, str | None], reporter: Reporter
-) -> tuple[dict[Key, Path], dict[Key, str | None]]:
-    """Those of the images that lists name, and their parts."""
-    kept = {key: path for key, path in images.items() if key[1] in listed}
-    missing = listed.keys() - {stem for _, stem in kept}
-    if missing:
-        reporter.problem(
-            DataError(
-                f"ImageSets lists {len(missing)} images that are not there: "
-                f"{first_five(sorted(missing))}. Add them, or take them off the lists.",
-                "missing-file",
-            )
-        )
-    if len(kept) < len(images):
-        reporter.note(
-            f"{len(images) - len(kept)} images that ImageSets does not list are left out."
-        )
-    return kept, {key: listed[key[1]] for key in kept}
-
-
 def _leave_parts_aside(
     images: dict[Key, Path],
     labelled: set[str | None],
@@ -250,10 +340,10 @@ def _leave_parts_aside(
                 del images[key]
 
 
-def _require_no_equal(folder: Path, roots: Sequence[Root]) -> None:
+def _require_no_equal(folder: Path, roots: Sequence[Root], has_all: bool) -> None:
     """Ask which masks are meant where another folder beside the masks' fits all images too."""
     root = roots[0]
-    if root.masks is None or is_known(root):
+    if root.masks is None or (has_all and is_known(root)):
         return
     nobody = Collected()
     images = _by_key(root.images, "", "pictures", root.masks, nobody)
@@ -263,7 +353,174 @@ def _require_no_equal(folder: Path, roots: Sequence[Root]) -> None:
         if fit_all(images, files) and _is_mask(next(iter(files.values()))):
             equal.append(other.name)
     if equal:
-        raise which_folder(folder, [root.masks.name, *equal], "--masks")
+        raise WhichFolderError(folder, [root.masks.name, *equal], "--masks")
+
+
+_MOST_SETS = 20
+_SHOWN = re.compile("(?i)overlay|preview|vis")
+_MOST_FOLDERS = 60
+_Tree = dict[Path, list[Path]]  # the images of a folder, by the folder below it
+_Alike = dict[tuple[str, ...], Path]  # folders whose names differ in parts and numbers alone
+
+
+def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
+    """Find the only folder of images, and the one of masks, whose files' names go together.
+
+    They may be several that differ in a part or a number: train-a/ with train-b/, val-a/ ...
+
+    Raises:
+        DataError: Several could be meant.
+    """
+    trees: dict[Path, _Tree] = defaultdict(dict)
+    for path in without_companions(walk(folder, reporter=Collected())):
+        where = path.parent.relative_to(folder)
+        for top in (where, *where.parents):
+            trees[top].setdefault(where.relative_to(top), []).append(path)
+    forms: dict[str, dict[tuple[str, ...], Path]] = defaultdict(dict)
+    depth = 0
+    for top in sorted(trees, key=lambda each: (len(each.parts), each)):
+        if len(top.parts) > depth and len(forms) > _MOST_FOLDERS:
+            break  # a folder for each of many videos: those above them will do
+        depth = len(top.parts)
+        forms[VARIES.sub("*", str(top))][tuple(VARIES.findall(str(top)))] = top
+    alike = [_by_variables(each) for each in forms.values()]
+    kinds = []
+    for each in alike:
+        top = next(iter(each.values()))
+        sample = next(iter(next(iter(trees[top].values()))))
+        kinds.append((each, bool(MASK_WORD.search(str(top))), _is_mask(sample)))
+    found = [
+        (images, masks)
+        for several, is_worded, is_mask in kinds
+        for masks, worded, few in kinds
+        if not is_mask and (few or worded > is_worded)
+        if (images := _fitting(several, masks))
+        and len((files := _files_of(images, masks, trees))[0]) > 1
+        and fit_all(*files)
+    ]
+    found = [each for each in found if not any(_is_above(other, each) for other in found)]
+    most = max((len(masks) for _, masks in found), default=0)
+    found = [each for each in found if len(each[1]) == most]
+    truths = [each for each in found if not NO_TRUTH.search(next(iter(each[1].values())).name)]
+    found = truths or found
+    if not found:
+        return ()
+    images, masks = found[0]
+    if len(found) > 1 or _has_more(images, masks, trees):
+        raise _which_couple(folder, found, trees)
+    used = {*images.values(), *masks.values()}
+    aside = [
+        top for top, tree in trees.items() if Path() in tree and not used & {top, *top.parents}
+    ]
+    left = f" Left aside: {first_five(sorted(aside))}." if aside else ""
+    more = f", and so on ({len(masks)} folders)" if len(masks) > 1 else ""
+    tops = [next(iter(each.values())) for each in (images, masks)]
+    reporter.note(
+        f"Images are taken from {tops[0]}/ and masks from {tops[1]}/{more}: the only folders whose "
+        f"files' names go together.{left}"
+    )
+    return tuple(
+        Root(folder / images[key], folder / masks[key], str(images[key]) if more else "")
+        for key in masks
+    )
+
+
+def _fitting(images: _Alike, masks: _Alike) -> _Alike:
+    """Those of the folders of images that go with these of masks, by their parts and numbers."""
+    if masks.keys() <= images.keys():
+        return {key: images[key] for key in masks}
+    ((key, top), *more) = masks.items()
+    if more or len(images) > len(PARTS):
+        return {}
+    # training/semantic/ is of training/image_2/, and testing/image_2/ has no masks
+    return {key: max(images.values(), key=lambda each: len({*each.parents} & {*top.parents}))}
+
+
+def _has_more(images: _Alike, masks: _Alike, trees: Mapping[Path, _Tree]) -> bool:
+    """Whether there are folders of images for which there is none of masks."""
+    return any(
+        len(trees[images[key]]) > len(trees[top]) and images[key] not in top.parents
+        for key, top in masks.items()
+    )
+
+
+def _which_couple(
+    folder: Path, found: Sequence[tuple[_Alike, _Alike]], trees: Mapping[Path, _Tree]
+) -> DataError:
+    choices: dict[str, dict[str, object]] = {}
+    for couple in found:
+        images, masks = (next(iter(each.values())) for each in couple)
+        flags: dict[str, object] = {"images": str(images), "masks": str(masks)}
+        if len(couple[1]) > 1:
+            sides = patterns_of(*_files_of(*couple, trees))
+            below = "/*" * len(next(iter(trees[masks])).parts)
+            both = [f"{_starred(c)}{below}/{p}" for c, p in zip(couple, sides, strict=True)]
+            flags = {"pairs": ":".join(both)}
+        if _has_more(*couple, trees):
+            flags["skip_unlabelled"] = True
+        choices[f"Images in {images}/, masks in {masks}/"] = flags
+    tops = {next(iter(images.values())) for images, _ in found}
+    above = {next(iter(masks.values())).parent for _, masks in found}
+    names = {frozenset(_files_of(*couple, trees)[1]) for couple in found}
+    if len(found) > 1 == len(tops) == len(above) == len(names):
+        choices["Each folder of masks is a class"] = {
+            "images": str(tops.pop()),
+            "masks": str(above.pop()),
+        }
+    return DataError(
+        f"{folder}: these folders go together by their files' names, and each could be meant: "
+        f"{'; '.join(choices)}.",
+        "which-folder",
+        choices=choices,
+    )
+
+
+def _starred(alike: _Alike) -> str:
+    """The path of folders, with a star where they differ."""
+    columns = zip(*(VARIES.findall(str(each)) for each in alike.values()), strict=True)
+    varies = iter([len(set(column)) > 1 for column in columns])
+    return VARIES.sub(
+        lambda match: "*" if next(varies) else match[0], str(next(iter(alike.values())))
+    )
+
+
+def _by_variables(form: Mapping[tuple[str, ...], Path]) -> _Alike:
+    """Name each of the folders by what the others have not, once."""
+    varying = [len(set(column)) > 1 for column in zip(*form, strict=True)]
+    return {
+        tuple(dict.fromkeys(w.lower() for w, own in zip(key, varying, strict=True) if own)): top
+        for key, top in form.items()
+    }
+
+
+def _files_of(
+    images: _Alike, masks: _Alike, trees: Mapping[Path, _Tree]
+) -> tuple[dict[Key, Path], dict[Key, Path]]:
+    """The files of such folders; none where those of masks are not built like the images'."""
+    both: tuple[dict[Key, Path], dict[Key, Path]] = {}, {}
+    for key, mask_top in masks.items():
+        top = images[key]
+        tree = trees[top]
+        if top in mask_top.parents:
+            tree = {Path(): tree[Path()]} if Path() in tree else {}
+        known = trees[mask_top].keys()
+        if mask_top in (top, *top.parents) or not known <= tree.keys():
+            return {}, {}
+        if tree.keys() != known and known != {Path()}:  # of ok/ beside broken/ there are no masks
+            tree = {where: paths for where, paths in tree.items() if where in known}
+        for files, each in zip(both, (tree, trees[mask_top]), strict=True):
+            for where, paths in each.items():
+                place = f"{key}{where}"
+                files |= {(place, normalize("NFC", path.stem)): path for path in paths}
+    return both
+
+
+def _is_above(other: tuple[_Alike, _Alike], couple: tuple[_Alike, _Alike]) -> bool:
+    """Whether both folders of a couple lie in those of another."""
+    return all(
+        any(top in each.parents for top in above.values() for each in below.values())
+        for above, below in zip(other, couple, strict=True)
+    )
 
 
 def _is_mask(file: Path) -> bool:
@@ -356,8 +613,8 @@ def _parts(images: Mapping[Key, Path], layout: Layout) -> dict[Key, str | None]:
 
 
 def _original(name: str) -> str:
-    """Name the image that a copy of Roboflow's was made from."""
-    copy = _ROBOFLOW.fullmatch(name)
+    """Name the image that a changed copy was made from."""
+    copy = _COPY.fullmatch(name)
     return copy[1] if copy else name
 
 
@@ -371,7 +628,10 @@ _SECONDS = 1.0
 
 
 def _group_by(pattern: str, pairs: Sequence[Pair]) -> list[Pair]:
-    """Group pairs by what a regular expression finds in the stem of the image's file."""
+    """Group pairs by what a regular expression finds in the stem of the image's file.
+
+    One with "/" is looked for in the folders and the stem: seq1/0001.
+    """
     try:
         re.compile(pattern)
     except re.error as error:
@@ -379,7 +639,10 @@ def _group_by(pattern: str, pairs: Sequence[Pair]) -> list[Pair]:
             f"The group pattern {pattern!r} is not a regular expression: {error}. "
             "An example: '([^_]+)_' for what stands before the first '_'."
         ) from None
-    stems = [normalize("NFC", files_of(pair.image)[0].stem) for pair in pairs]
+    by_path = "/" in pattern
+    stems = [
+        normalize("NFC", pair.group if by_path else files_of(pair.image)[0].stem) for pair in pairs
+    ]
     try:
         # in a process of its own, which can be ended: some expressions search for years
         done = subprocess.run(

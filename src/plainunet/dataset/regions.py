@@ -19,6 +19,7 @@ _MOST_GREY = 0.1
 _MOST_OBJECTS = 255
 _MANY = 32
 _WHITE = 255
+_RARE = 1e-3
 _Numbered = tuple[NDArray[Any], list[int]]  # a mask, and the numbers in it
 
 
@@ -88,30 +89,45 @@ def _share_touching(masks: Sequence[_Numbered]) -> float:
     return float(np.mean(touching)) if touching else 0.0
 
 
-def are_edges(counts: Sequence[MaskCounts]) -> bool:
-    """Tell whether all greys between 0 and 255 are edges of black and white that were smoothed.
+def are_edges(counts: Sequence[MaskCounts], plain: Sequence[int] = ()) -> bool:
+    """Tell whether all greys between black and white are edges of them that were smoothed.
 
     Next to each grey pixel are a darker one and a lighter one, as never inside of a class.
+    White is 255, or 65535 in 16 bits; `plain` are other values that are no such greys.
     """
-    greys = [_greys(each) for each in counts]
+    white = _WHITE if all(each.values[-1] <= _WHITE for each in counts) else 65535
+    plain = (0, white, *plain)
+    greys = [int(each.pixels[~np.isin(each.values, plain)].sum()) for each in counts]
     with_greys = [each for each, of_each in zip(counts, greys, strict=True) if of_each]
     total = sum(int(each.pixels.sum()) for each in counts)
     values = {int(value) for each in counts for value in each.values}
-    if not with_greys or not {0, _WHITE} <= values or max(values) > _WHITE:
+    if not with_greys or not {0, white} <= values:
         return False
     if sum(greys) > _MOST_GREY * total:
         return False
     edges = 0
     grey = 0
     for each in _sample(with_greys):
-        stored = read_mask(each.path).astype(np.uint8)
-        around = np.ones((3, 3), np.uint8)
-        is_edge = (cv2.erode(stored, around) < stored) & (cv2.dilate(stored, around) > stored)
-        is_grey = (stored > 0) & (stored < _WHITE)
+        stored = read_mask(each.path)
+        is_grey = ~np.isin(stored, plain)
         grey += int(is_grey.sum())
-        edges += int((is_edge & is_grey).sum())
+        edges += int((_edges(stored) & is_grey).sum())
     return edges >= _NEARLY_ALL * grey
 
 
-def _greys(mask: MaskCounts) -> int:
-    return int(mask.pixels[(mask.values > 0) & (mask.values < _WHITE)].sum())
+def _edges(stored: NDArray[Any]) -> NDArray[np.bool_]:
+    """Find the pixels beside which are a darker one and a lighter one."""
+    around = np.ones((3, 3), np.uint8)
+    is_edge: NDArray[np.bool_] = cv2.erode(stored, around) < stored
+    return is_edge & (cv2.dilate(stored, around) > stored)
+
+
+def main_values(counts: Sequence[MaskCounts]) -> list[int]:
+    """List the values, but rare ones, that most of their pixels have in other places than edges."""
+    inside, pixels = np.zeros(65536, np.int64), np.zeros(65536, np.int64)
+    for each in _sample(counts):
+        stored = read_mask(each.path)
+        pixels += np.bincount(stored.ravel(), minlength=65536)
+        inside += np.bincount(stored[~_edges(stored)], minlength=65536)
+    is_main = (2 * inside > pixels) & (pixels > _RARE * pixels.sum())
+    return [int(value) for value in np.flatnonzero(is_main)]

@@ -121,6 +121,8 @@ def check(
     pairs = group_copies(facts, findings)
     facts = [each._replace(pair=pair) for each, pair in zip(facts, pairs, strict=True)]
     ceiling = check_fits(facts, contents, seed, findings, reporter) if contents and facts else {}
+    if len(pairs) < 2:
+        findings.drop_empty_lists()
     return Diagnosis(
         data,
         as_flags(given),
@@ -192,7 +194,8 @@ def _find(data: Path, config: DataConfig, findings: Findings) -> list[Pair]:
         if config.pairs and said.is_file() and "pairs" not in findings.given:
             # the list does not fit any more: look at the folder itself
             fix = fix or Change("rename", (said,), (said.with_name(f"{said.name}.old"),))
-        findings.add(code, str(problem), problem.files, fix=fix, severity="error")
+        message = str(problem) + findings.lines(problem.choices)
+        findings.add(code, message, problem.files, fix=fix, severity="error")
         return []
     _check_unlisted(data, config, pairs, findings)
     if config.pairs is None and (data / SPLIT_FILE).is_file():

@@ -1,13 +1,14 @@
 """Pictures that are there twice: byte for byte, or saved anew.
 
 In: a digest and a small hash of each picture. Out: pairs of equal and of nearly equal pictures.
-A picture that was encoded anew, resized, made grey, brighter or darker is found; one that was
-cut, turned or mirrored is not. What is much smaller than a cell, 1/16 of a side, is hardly seen,
-so that pictures that differ in nothing else count as the same.
+A picture that was encoded anew, resized, made grey, brighter or darker is found, and one that was
+mirrored or turned by quarters (of 20,000 pictures at most); one that was cut is not. What is much
+smaller than a cell, 1/16 of a side, is hardly seen, so that pictures that differ in nothing else
+count as the same.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import cv2
@@ -28,6 +29,8 @@ _TOLERANCE = 0.025, 0.1  # root mean square and largest difference [contrast]
 _ROUNDING = 0.7, 4.0  # the same [levels]: what JPEG does to a picture of low contrast
 _MOST_TIMES = 1.3  # how much brighter a copy may be, as a factor
 _MOST_PLUS = 64.0  # the same, as an addition [levels]
+_MOST_TURNED = 20_000
+_SCALARS = "low", "step", "middle", "contrast"
 _LEAST_GAIN = 1.0  # a copy that is less brighter than this has hardly lost its lights [levels]
 
 
@@ -39,6 +42,8 @@ class Duplicate:
     second: int
     exact: bool
     """Whether the files are equal byte for byte."""
+    turned: bool = False
+    """Whether one is mirrored or turned."""
 
 
 def perceptual_hash(image: NDArray[Any], extent: tuple[float, float] | None = None) -> bytes:
@@ -80,7 +85,7 @@ def find_duplicates(digests: Sequence[str], hashes: Sequence[bytes]) -> list[Dup
             once.append(index)
     rows = np.frombuffer(b"".join(hashes[index] for index in once), np.uint8)
     near = _find_near(rows.reshape(len(once), 8 + _CELLS))
-    found += [Duplicate(once[one], once[other], exact=False) for one, other in near]
+    found += [Duplicate(once[one], once[other], False, turned) for one, other, turned in near]
     return sorted(found, key=lambda pair: (pair.first, pair.second))
 
 
@@ -114,6 +119,13 @@ class _Thumbnails:
     units: NDArray[np.float32]  # [N, 256], mean 0 and length 1, or all 0 where nearly flat
     order: NDArray[np.uint8]  # [N, 256], places of the darker half of the cells, then the others
 
+    def with_turned(self, places: NDArray[np.intp]) -> "_Thumbnails":
+        """Append all, [2N], with cells taken from other places [256]."""
+        columns = [self.cells[:, places], *(getattr(self, name) for name in _SCALARS)]
+        columns += [self.units[:, places], np.argsort(places).astype(np.uint8)[self.order]]
+        own = (getattr(self, each.name) for each in fields(self))
+        return _Thumbnails(*map(np.concatenate, zip(own, columns, strict=True)))
+
     def levels(self, which: NDArray[np.intp]) -> NDArray[np.float32]:
         levels = self.cells[which] * self.step[which, None]
         levels += self.low[which, None]
@@ -137,28 +149,50 @@ def _unpack(rows: NDArray[np.uint8]) -> _Thumbnails:
     return _Thumbnails(cells, low, step, low + middle * step, contrast, units, order)
 
 
-def _find_near(rows: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
-    thumbnails = _unpack(rows)
-    joined = np.arange(len(rows))  # pictures of one number are joined by pairs already
-    for ones, others in _likely(thumbnails):
+def _find_near(rows: NDArray[np.uint8]) -> Iterator[tuple[int, int, bool]]:
+    """Yield the places of two that are alike, and whether only once one is turned."""
+    plain = _unpack(rows)
+    joined = np.tile(np.arange(len(rows)), 2)  # of one number: joined by pairs already
+    # eight times the pairs, so that copies that were turned may not be brighter as well
+    for turn in range(8 if len(rows) <= _MOST_TURNED else 1):
+        thumbnails = plain.with_turned(_turned_places(turn)) if turn else plain
+        yield from ((*pair, turn > 0) for pair in _find_close(thumbnails, joined, turn > 0))
+
+
+def _turned_places(turn: int) -> NDArray[np.intp]:
+    """Number the cells [256] after `turn % 4` quarters, mirrored from 4 on."""
+    places = np.rot90(np.arange(_CELLS).reshape(_SIDE, _SIDE), turn)
+    return (places[::-1] if turn > 3 else places).ravel()
+
+
+def _find_close(
+    thumbnails: _Thumbnails, joined: NDArray[np.intp], is_turned: bool
+) -> Iterator[tuple[int, int]]:
+    """Yield pairs that are alike and not joined, and join them; of [2N], one of each half."""
+    number = len(joined) // 2
+    for ones, others in _likely(thumbnails, number if is_turned else 0):
         for start in range(0, len(ones), _CHUNK):
             one, other = ones[start : start + _CHUNK], others[start : start + _CHUNK]
             apart = joined[one] != joined[other]
             if not apart.any():
                 continue
             one, other = one[apart], other[apart]
-            close = _are_close(thumbnails, one, other)
+            close = _are_close(thumbnails, one, other, not is_turned)
             for first, second in zip(one[close], other[close], strict=True):
                 if joined[first] != joined[second]:
                     joined[joined == joined[second]] = joined[first]
-                    yield int(first), int(second)
+                    yield int(first), int(second % number)
 
 
-def _likely(thumbnails: _Thumbnails) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def _likely(
+    thumbnails: _Thumbnails, second: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Yield places of pairs that may be alike: of one set, or of the halves from 0 and `second`."""
     units, contrast, middle = thumbnails.units, thumbnails.contrast, thumbnails.middle
-    for top in range(0, len(units), _BLOCK):
-        for left in range(top, len(units), _BLOCK):
-            products = units[top : top + _BLOCK] @ units[left : left + _BLOCK].T
+    number = second or len(units)
+    for top in range(0, number, _BLOCK):
+        for left in range(top + second, len(units), _BLOCK):
+            products = units[top : min(top + _BLOCK, number)] @ units[left : left + _BLOCK].T
             hits = np.flatnonzero(products >= _LEAST_CORRELATION)
             if not len(hits):
                 continue
@@ -167,16 +201,18 @@ def _likely(thumbnails: _Thumbnails) -> Iterator[tuple[NDArray[np.intp], NDArray
             least = np.minimum(contrast[one], contrast[other])
             rms = np.sqrt(np.maximum(2 - 2 * products.ravel()[hits], 0)) * least
             gains = np.abs(middle[one] - middle[other])
-            keep = ((rms <= _tolerance(least, 0)) | (gains >= _LEAST_GAIN)) & (one < other)
+            keep = ((rms <= _tolerance(least, 0)) | (gains >= _LEAST_GAIN)) & (one < other - second)
             yield one[keep], other[keep]
 
 
 def _are_close(
-    thumbnails: _Thumbnails, one: NDArray[np.intp], other: NDArray[np.intp]
+    thumbnails: _Thumbnails, one: NDArray[np.intp], other: NDArray[np.intp], may_be_brighter: bool
 ) -> NDArray[np.bool_]:
     contrast = np.minimum(thumbnails.contrast[one], thumbnails.contrast[other])
     off = thumbnails.units[one] - thumbnails.units[other]
     close = _is_small(off * (contrast * _SIDE)[:, None], contrast)
+    if not may_be_brighter:
+        return close
     # A brighter copy loses its lights at white, and a darker one its shadows at black. What
     # is between them differs by one factor or addition, and nothing by more, or the other way.
     rising = thumbnails.middle[other] > thumbnails.middle[one]

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -66,7 +66,7 @@ CODES: dict[str, Code] = {
     "many-values": Code("error", "more values than classes can be"),
     "ambiguous-255": Code("error", "255 may be foreground, or ignored"),
     "ids-or-objects": Code("error", "values may be class ids, or numbers of objects"),
-    "which-background": Code("error", "which colour is the background is not clear"),
+    "which-background": Code("error", "which colour or value is the background is not clear"),
     "legends-differ": Code("error", "lists of classes that contradict each other"),
     "overlapping-classes": Code("error", "pixels that belong to two classes"),
     "one-class": Code("error", "all masks hold the same single value"),
@@ -212,11 +212,29 @@ class Findings(Reporter):
         """Keep a note."""
         self.notes.append(text)
 
+    def lines(self, choices: Mapping[str, Mapping[str, Any]], **more: bool) -> str:
+        """Write the command for each answer that the user can give, and what it means."""
+        return "".join(
+            f"\n{meaning}:\n$ {self.command('check', **flags, **more)}"
+            for meaning, flags in choices.items()
+        )
+
     def problem(self, error: ValueError) -> None:
         """Add an error that came up while files were read; of many of one kind, each."""
         for each in as_problem(error).parts:
             code = each.code if each.code in CODES else "unclear"
-            self.add(code, str(each), each.files, fix=each.fix, flags=each.flags or None)
+            message = str(each) + self.lines(each.choices)
+            fix = None if each.choices else each.fix
+            self.add(code, message, each.files, fix=fix, flags=each.flags or None)
+
+    def drop_empty_lists(self) -> None:
+        """Do not offer to write a list of which nothing would be left."""
+        fixes = [each.fix for each in self.found if each.severity == "error" and each.fix]
+        if all(fix.writes_list for fix in fixes):
+            self.found = [
+                replace(each, fix=None) if each.fix and each.fix.writes_list else each
+                for each in self.found
+            ]
 
     def in_order(self) -> list[Finding]:
         """The findings, errors first, then in the order of `CODES`."""

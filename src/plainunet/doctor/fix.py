@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from plainunet.doctor.alignment import TURNS
 from plainunet.files import lock_folder, remove_abandoned, write_whole
+from plainunet.formats.colors import IGNORED
 from plainunet.formats.encoded import turn_upright
 from plainunet.formats.masks import flatten_mask, rewrite_mask
 from plainunet.formats.problems import Change
+from plainunet.formats.tiff import mark_as_channel
 
 Mask = NDArray[Any]
 BACKUP = ".plainunet-backup"
@@ -57,12 +59,16 @@ def describe(change: Change) -> list[str]:
             what = "removed, as it is a link"
         case "values":
             what = ", ".join(f"{old} becomes {new}" for old, new in how)
+        case "renumber":
+            what = f"numbered by one list of names: {', '.join(how[0])}"
         case "turn":
             what = TURNS[how[0]]
         case "move":
             what = f"moved by {write_move(*how)}"
         case "resize":
             what = f"resized to {how[0]}x{how[1]} pixels"
+        case "channel":
+            what = "its last band is a channel, and no alpha"
         case "flatten":
             what = f"laid on the colour {how[0]:06X}"
     return [f"{file}: {what}" for file in files]
@@ -107,6 +113,13 @@ def _new_contents(
             if not file.is_symlink():
                 raise ValueError(f"{file} is no link. Remove it by hand.")
             yield file, None
+    elif change.kind == "renumber":
+        (names, *pairs), files = change.how, change.files
+        for mask, name_file, each in zip(files, files[len(pairs) :], pairs, strict=False):
+            yield mask, rewrite_mask(mask, partial(_renumbered, each))
+            yield name_file, "\n".join([*names, ""]).encode()
+    elif change.kind == "channel":
+        yield from ((file, mark_as_channel(file)) for file in change.files)
     elif change.kind == "flatten":
         yield from ((file, flatten_mask(file, *change.how)) for file in change.files)
     else:
@@ -129,6 +142,12 @@ def _replaced(pairs: Sequence[tuple[int, int]], mask: Mask) -> Mask:
     if mask.ndim == 3 and mask.shape[2] in (2, 4):  # how opaque it is stays
         changed[..., -1] = mask[..., -1]
     return changed
+
+
+def _renumbered(pairs: Sequence[tuple[int, int]], mask: Mask) -> Mask:
+    if not np.isin(mask, [IGNORED, *(old for old, _ in pairs)]).all():
+        raise ValueError("it holds a value that its list does not name")
+    return _replaced(pairs, mask)
 
 
 def _turned(how: tuple[int], mask: Mask) -> Mask:

@@ -266,6 +266,7 @@ def _most_common(values: Sequence[_Value]) -> _Value:
 # copies, and groups that a split must not divide
 
 _GROUPS = ("^([^_-]+)[_-]", r"^(.*\d)[A-Za-z]$", "^(.+)[_-]")
+_MANY_FOLDERS = 10
 
 
 def copies_across(pairs: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
@@ -318,9 +319,10 @@ def _add_duplicate(
 ) -> None:
     (one, _, mask), (other, _, other_mask) = facts[found.first], facts[found.second]
     what = "is the same file as" if found.exact else "shows the same as"
+    what = "is a mirrored or turned copy of" if found.turned else what
     code = "duplicate" if found.exact else "near-duplicate"
-    differ = mask and other_mask and mask.digest != other_mask.digest
-    more = " Their masks differ." if differ else ""
+    same = found.turned or not (mask and other_mask) or mask.digest == other_mask.digest
+    more = "" if same else " Their masks differ."
     if one.part != other.part:
         # the copy that is to be left out comes first
         if other.part == "train":
@@ -380,8 +382,12 @@ def _check_possible_groups(pairs: Sequence[Pair], findings: Findings) -> None:
     if any(pair.part for pair in pairs) or len({pair.group for pair in pairs}) < len(pairs):
         return
     stems = [normalize("NFC", stem_of(pair.image)) for pair in pairs]
-    for pattern in _GROUPS:
-        matches = [re.search(pattern, stem) for stem in stems]
+    folders = {pair.group.rpartition("/")[0] for pair in pairs}
+    # patient01/, seq2/; a few names without numbers are rather kinds of pictures: urban/
+    by_folder = len(folders) >= _MANY_FOLDERS or all(re.search(r"\d[^/]*$", f) for f in folders)
+    for pattern in (*["^(.+)/"] * by_folder, *_GROUPS):
+        names = [pair.group for pair in pairs] if "/" in pattern else stems
+        matches = [re.search(pattern, name) for name in names]
         groups = Counter(match[1] for match in matches if match)
         several = sum(count for count in groups.values() if count > 1)
         if (

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.config import DataConfig
-from plainunet.dataset.classes import find_coding, palettes_differ
+from plainunet.dataset.classes import NEARLY_ALL, find_coding, take_census
 from plainunet.dataset.coding import (
     Coding,
     Colors,
@@ -16,11 +16,11 @@ from plainunet.dataset.coding import (
     Threshold,
     Values,
     count_all_colors,
+    palettes_differ,
 )
 from plainunet.dataset.pairs import Pair
 from plainunet.doctor.findings import Findings, change_of
 from plainunet.formats.colors import IGNORED, NEAR, unpack, write_color
-from plainunet.formats.masks import THRESHOLD
 from plainunet.formats.problems import Change, DataError
 from plainunet.formats.sources import Source
 from plainunet.reporter import Collected
@@ -83,6 +83,7 @@ def find_contents(
         for note in heard.notes:
             findings.note(note)
         _check_smoothed(coding, counts, config, findings)
+        _check_background(coding, counts, config, findings)
         return _count_classes(coding, counts, findings)
     return None
 
@@ -146,6 +147,8 @@ def _add_all_lossy(masks: Sequence[Source], findings: Findings) -> None:
 
 def _find_faulty(problem: DataError, counts: Sequence[MaskCounts]) -> list[Source]:
     """The masks to be set aside for an error."""
+    if problem.choices:
+        return []
     if problem.code == "ambiguous-255":
         sides = [
             [each.path for each in counts if value in each.values.tolist()] for value in (255, 1)
@@ -202,7 +205,10 @@ def _add_faulty(
         fix = change_of("flatten", masks, _unused_color(colors))
     elif not faulty and not fix and not flags:
         fix = None
-    findings.add(problem.code, str(problem), faulty, fix=fix, flags=flags or None, severity="error")
+    if problem.choices:
+        fix = None
+    said = str(problem) + findings.lines(problem.choices, write=True)
+    findings.add(problem.code, said, faulty, fix=fix, flags=flags or None, severity="error")
 
 
 def _unused_color(colors: set[int]) -> int:
@@ -229,23 +235,50 @@ def _check_smoothed(
             f"{len(lossy)} masks are JPEG files, which changes colours; those up to {NEAR} beside "
             f"one of the legend are taken for it. For example: {lossy[0]}.",
             lossy,
+            fix="" if len(lossy) < len(counts) else None,
         )
     if not isinstance(coding, Threshold) or config.encoding == "threshold":
         return
     shares = {}
     for each in counts:
-        between = (each.values > 0) & (each.values < 255)
+        between = (each.values > 0) & (each.values < coding.values[1])
         if between.any():
             shares[each.path] = float(each.pixels[between].sum() / each.pixels.sum())
     if shares:
         worst = max(shares, key=lambda path: shares[path])
         findings.add(
             "lossy-mask",
-            f"{len(shares)} of {len(counts)} masks have pixels between 0 and 255, from smoothing "
-            f"or JPEG; from {THRESHOLD} on they are taken for class 1. Most are in {worst}: "
+            f"{len(shares)} of {len(counts)} masks have pixels between 0 and {coding.values[1]}, "
+            f"from smoothing or JPEG; the upper half is taken for class 1. Most are in {worst}: "
             f"{shares[worst]:.2%}.",
             list(shares),
             flags={"encoding": "threshold"},
+        )
+
+
+def _check_background(
+    coding: Coding, counts: Sequence[MaskCounts], config: DataConfig, findings: Findings
+) -> None:
+    """Find masks whose class 0 looks like the object, as where black is drawn on white."""
+    given = config.values or config.encoding or config.classes or coding.names
+    if given or not isinstance(coding, Values | Threshold) or coding.num_classes != 2:
+        return
+    ground, values = take_census(counts).ground(coding.ignore, NEARLY_ALL), coding.values
+    if ground == values[1]:
+        choices = {
+            f"{ground} is the background": {"values": values[::-1]},
+            f"{ground} is the object": {"values": values},
+        }
+        is_smooth = isinstance(coding, Threshold)
+        more = (
+            " If it is one, invert the masks." if is_smooth else findings.lines(choices, write=True)
+        )
+        findings.add(
+            "which-background",
+            f"Value {ground} is class 1, and has most of the pixels and borders of the masks, as "
+            f"a background has.{more}",
+            fix=None,
+            severity="warning",
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from plainunet.config import DataConfig
-from plainunet.dataset.classes import common_names, describe, find_coding, palettes_differ
+from plainunet.dataset.classes import common_names, describe, find_coding
 from plainunet.dataset.coding import (
     Coding,
     Colors,
@@ -17,6 +17,7 @@ from plainunet.dataset.coding import (
     Values,
     coding_from_json,
     count_masks,
+    palettes_differ,
 )
 from plainunet.dataset.dataset import SegmentationDataset, data_digest
 from plainunet.dataset.pairs import Pair, find_pairs

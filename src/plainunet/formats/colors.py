@@ -1,5 +1,6 @@
 """Masks that name classes by colour: from pixels to class ids, and the legend of the colours."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -13,7 +14,7 @@ from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import open_still
 from plainunet.formats.legends import Color, Colors, find_legend, is_background
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import ImageSource, Page, Source
+from plainunet.formats.sources import ImageSource, Page, Source, path_of
 from plainunet.formats.tiff import read_tiff
 
 IGNORED = 255
@@ -206,6 +207,9 @@ def encode_colors(
 _MOST_COLORS = 64
 _RARE = 1e-4
 _ALIKE = 8
+_MOST_LOST = 0.01
+_SAMPLE = 16
+_FILLED = 0.2
 _MOST = 0.5
 """Background is what more of the pixels have, and more of those along the borders."""
 _FEW_CLASSES = 4
@@ -253,6 +257,16 @@ def find_meaning(
     pixels = census.pixels[found]
     ids, moved = match_colors(found, colors, ignore)
     known = ids < len(colors)
+    lossy = [path for path in census.paths if path_of(path).suffix.lower() in (".jpg", ".jpeg")]
+    lost = int(pixels[~known].sum()) if ignore is None else 0
+    if names and lossy and lost > _MOST_LOST * pixels.sum():
+        raise DataError(
+            f"{_share(lost, pixels.sum())} of the mask pixels have no class's colour, since JPEG "
+            "changes colours. Save the masks as PNG; or give the colours with --colors, and these "
+            "pixels are ignored.",
+            "lossy-mask",
+            lossy,
+        )
     classes = np.bincount(ids[known], pixels[known], len(colors)).astype(np.int64)
     _require_fit(census, colors, found, known & ~moved)
     notes += _describe(census, found, known, moved, ignore)
@@ -302,10 +316,12 @@ def _find_colors(census: ColorCensus, ignore: int | None) -> Colors:
     if len(found) <= _MOST_COLORS and len(common) == len(found) and not _any_alike(found):
         return tuple(unpack(int(color)) for color in found)
     by_pixels = sorted(common.tolist(), key=lambda color: -int(census.pixels[color]))
+    thin = _thin_colors(census)
     apart: list[int] = []  # without those that smoothing or JPEG made of others
     for color in by_pixels:
         near = match_colors(np.array(apart, np.uint32), (unpack(color),))[1]
-        if len(apart) < _MOST_COLORS and not near.any():
+        blend = color in thin and _is_between(color, apart)
+        if len(apart) < _MOST_COLORS and not near.any() and not blend:
             apart.append(color)
     rare = int(found[census.pixels[found].argmin()])
     said = (
@@ -324,11 +340,33 @@ def _find_colors(census: ColorCensus, ignore: int | None) -> Colors:
     raise DataError(
         f"{said} The commonest: {shown}. Say which colours are classes, the background's first, "
         f"such as --colors {' '.join(classes)}; others are taken for the one they are near, or "
-        "ignored.",
+        "ignored. Where those are smoothed edges, masks exported without anti-aliasing keep them.",
         "stray-color",
         file,
         flags={"colors": classes},
     )
+
+
+def _thin_colors(census: ColorCensus) -> set[int]:
+    """List the colours that hardly ever fill a square of 2 x 2 pixels, in some of the masks."""
+    filled, pixels = Counter[int](), Counter[int]()
+    for path in census.paths[:: -(-len(census.paths) // _SAMPLE)]:
+        colors = read_colors(path)
+        corner = colors[:-1, :-1]
+        same = [corner == each for each in (colors[1:, :-1], colors[:-1, 1:], colors[1:, 1:])]
+        for counted, each in ((filled, corner[np.all(same, axis=0)]), (pixels, corner)):
+            found, counts = np.unique(each, return_counts=True)
+            counted.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+    return {color for color in pixels if filled[color] < _FILLED * pixels[color]}
+
+
+def _is_between(color: int, others: Sequence[int]) -> bool:
+    """Tell whether a colour lies between two others, as those of smoothed edges do."""
+    ends = np.array([unpack(each) for each in others], float).reshape(-1, 3)
+    one, other = (ends[each] for each in np.triu_indices(len(ends), 1))
+    line, point = other - one, np.array(unpack(color)) - one
+    along = ((point * line).sum(axis=1) / (line**2).sum(axis=1))[:, None].clip(0, 1)
+    return bool((np.abs(point - along * line).max(axis=1) <= 2 * _ALIKE).any())
 
 
 def _write(colors: Sequence[int]) -> tuple[str, ...]:

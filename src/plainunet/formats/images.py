@@ -8,6 +8,7 @@ takes palettes, 1-bit and CMYK pictures and AVIF; tifffile takes TIFF, pillow-he
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
@@ -31,7 +32,7 @@ from plainunet.formats.encoded import (
     read_encoded,
     turn_upright,
 )
-from plainunet.formats.problems import DataError, require_bearable
+from plainunet.formats.problems import Change, DataError, require_bearable
 from plainunet.formats.sources import ImageSource
 from plainunet.formats.tiff import find_missing, read_tiff, tiff_shape
 
@@ -78,6 +79,7 @@ _OPENERS: dict[str, Callable[[BinaryIO, str], ImageFile.ImageFile]] = {
     "avif": _open_avif,
     "heic": _open_heic,
 }
+_MOST_STEPS = 64  # of an alpha channel
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
 
 
@@ -113,11 +115,9 @@ def read_with_missing(path: ImageSource) -> tuple[NDArray[Any], NDArray[np.bool_
         else:
             image, alpha, orientation = _decode(kind, data, path)
     if alpha is not None and (alpha != _full(alpha.dtype)).any():
-        raise DataError(
-            f"{path} is transparent in {(alpha != _full(alpha.dtype)).mean():.1%} of its pixels; "
-            "what is behind them is unknown. Save it without an alpha channel.",
-            "transparent",
-        )
+        if kind != "tiff" or not _is_mask(alpha):
+            raise _transparent(path, kind, alpha)
+        missing = (alpha == 0) if missing is None else missing | (alpha == 0)  # as GDAL has it
     if image.dtype.kind == "b":
         image = image.astype(np.uint8) * np.uint8(255)
     if image.dtype in (np.int64, np.uint64):
@@ -132,6 +132,25 @@ def read_with_missing(path: ImageSource) -> tuple[NDArray[Any], NDArray[np.bool_
     if image.dtype.kind not in "ui":
         image = _as_finite(image, f"{path}: ")
     return turn_upright(image, orientation), missing
+
+
+def _is_mask(alpha: NDArray[Any]) -> bool:
+    """Tell whether some pixels are wholly transparent, and the others opaque."""
+    return bool(((alpha == 0) | (alpha == _full(alpha.dtype))).all() and alpha.any())
+
+
+def _transparent(path: ImageSource, kind: str, alpha: NDArray[Any]) -> DataError:
+    said = (
+        f"{path} is transparent in {(alpha != _full(alpha.dtype)).mean():.1%} of its pixels; "
+        "what is behind them is unknown. Save it without an alpha channel."
+    )
+    if kind != "tiff" or not isinstance(path, Path) or len(np.unique(alpha)) <= _MOST_STEPS:
+        return DataError(said, "transparent")
+    said += (
+        " Or its last band is a channel, such as infrared, which GDAL marks as alpha unless it is "
+        "told otherwise; then the file can say so:"
+    )
+    return DataError(said, "transparent", [path], Change("channel", (path,)))
 
 
 def fill(image: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[Any]:

@@ -4,19 +4,20 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from os.path import commonpath
 from pathlib import Path
 from typing import NamedTuple
 
 from plainunet.files import require_regular
-from plainunet.formats.problems import DataError
+from plainunet.formats.problems import Change, DataError
 from plainunet.formats.sources import Source, files_of
 
 Color = tuple[int, int, int]
 Colors = tuple[Color, ...]
 
 _FILES = re.compile(
-    r"(legend|class_dict|_?classes|class_names|label_names|labels?|label_colou?rs|labelmap)\.(csv|txt)"
+    r"(legend|(?:label_)?class_dict(?:_seg)?|codes|_?classes|class_names|label_names|labels?|label_colou?rs|labelmap)\.(csv|txt)"
     r"|dataset\.json",
     re.I,
 )
@@ -38,6 +39,8 @@ class Legend(NamedTuple):
     values: tuple[int, ...] = ()
     by_place: bool = False
     """Whether the values are but the places of the names in a list."""
+    ignore: int | None = None
+    """The value that it says is to be ignored."""
 
     @property
     def stored(self) -> tuple[int, ...]:
@@ -78,10 +81,23 @@ def find_legend(masks: Sequence[Source], fits: Callable[[Legend], bool]) -> Lege
     """
     parents = {files_of(mask)[0].absolute().parent for mask in masks}
     common = Path(commonpath(parents))
-    for folder in (common, common.parent):
+    above = [common, common.parent]
+    while len(list(islice(above[-1].iterdir(), 2))) == 1 and above[-1] != above[-1].parent:
+        above.append(above[-1].parent)  # SegmentationClass/shots/
+    for folder in above:
         if legend := next(filter(fits, _legends_in(folder)), None):
             return legend
-    others = sorted(parents - {common, common.parent})
+    others = sorted(parents - {*above})
+    try:
+        return _of_all(others, fits)
+    except DataError as error:
+        if change := _renumbered(masks):
+            raise DataError(str(error), error.code, fix=change) from None
+        raise
+
+
+def _of_all(others: Sequence[Path], fits: Callable[[Legend], bool]) -> Legend | None:
+    """Look for a legend in each of many folders; all have to agree."""
     found: Legend | None = None
     for folder in others if len(others) <= _MOST_FOLDERS else ():
         # one that names too few classes for all masks still tells whether all number them alike
@@ -103,6 +119,23 @@ def _agreeing(one: Legend, other: Legend) -> Legend:
         "its labelme2voc.py does, by one list of labels for all.",
         "legends-differ",
     )
+
+
+def _renumbered(masks: Sequence[Source]) -> Change | None:
+    """Number the classes alike in folders that hold a mask and the list of its names each."""
+    found = {mask: list(_legends_in(mask.parent)) for mask in masks if isinstance(mask, Path)}
+    lists = [legends[0] for legends in found.values() if len(legends) == 1 and legends[0].by_place]
+    files = tuple(each.path for each in lists)
+    if not len(masks) == len(lists) == len(set(files)):
+        return None
+    grounds = {name for each in lists for name in each.names[:1] if is_background(name)}
+    if len(grounds) != 1 or not all(is_background(each.names[0]) for each in lists):
+        return None
+    names = (*grounds, *sorted({name for each in lists for name in each.names} - grounds))
+    pairs = tuple(
+        tuple((k, names.index(name)) for k, name in enumerate(each.names)) for each in lists
+    )
+    return Change("renumber", (*found, *files), (names, *pairs))
 
 
 def _legends_in(folder: Path) -> Iterator[Legend]:
@@ -163,12 +196,13 @@ def _read_json(path: Path, text: str) -> Legend | None:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     pairs = [each for each in pairs if isinstance(each[0], str) and each[1] >= 0]
+    void = next((value for name, value in pairs if name.casefold() in VOID_NAMES), None)
     pairs = [each for each in pairs if each[0].casefold() not in VOID_NAMES]
     if len(pairs) < 2 or len(dict(pairs)) < len(pairs):
         return None
     pairs.sort(key=lambda each: each[1])
     names, values = zip(*pairs, strict=True)
-    return _in_order(Legend(path, names, values=values))
+    return _in_order(Legend(path, names, values=values, ignore=void))
 
 
 def _in_order(legend: Legend) -> Legend:

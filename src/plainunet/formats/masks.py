@@ -194,7 +194,8 @@ def read_mask(path: Source) -> NDArray[Any]:
     """Read the values of a mask as they are stored, [H, W] uint8 or uint16, upright.
 
     They are indices of a palette, 0/1 of a 1-bit picture, or grey values; of a grey picture stored
-    as RGB(A), the one value that all colours share. Of an item or of a file for each class: 0 where
+    as RGB(A), the one value that all colours share; of numbers in one channel alone, these.
+    Floats from 0 to 1 become 0 to 255. Of an item or of a file for each class: 0 where
     there is no class, else its number from 1. Where a TIFF file says that 0 is white, they are the
     stored numbers all the same, but for 1 bit; -1, NaN and a nodata value that is no whole number
     from 0 to 65535 become `VOID`.
@@ -251,6 +252,8 @@ def _read_file(path: ImageSource) -> NDArray[Any]:
     mask = _one_channel(samples, path)
     if mask.dtype.kind in "fi" and mask.min() == -1:
         mask = np.where(mask == -1, VOID, mask.astype(np.float64))
+    if mask.dtype.kind == "f" and 0 <= mask.min() < 1 and ((mask > 0) & (mask < 1)).any():
+        mask = np.rint(mask * 255) if mask.max() <= 1 else mask  # soft, from 0 to 1
     if mask.dtype.kind in "fi" and mask.min() >= 0 and (mask == np.rint(mask)).all():
         mask = mask.astype(np.uint16) if mask.max() < 65536 else mask
     if mask.dtype in (np.uint32, np.uint64) and mask.max() < 65536:
@@ -390,6 +393,12 @@ def _one_channel(samples: NDArray[Any], path: ImageSource) -> NDArray[Any]:
     if samples.shape[-1] in (2, 4):
         samples = samples[..., :-1]
     first = samples[..., 0]
+    used = samples.any(axis=(0, 1))
+    if samples.shape[-1] == 3 and samples.dtype == np.uint8 and used.sum() == 1:
+        numbers: NDArray[Any] = samples[..., int(used.argmax())]
+        found = np.flatnonzero(np.bincount(numbers.ravel()))
+        if found[-1] < _DARK or 2 * len(found) > found[-1]:  # these are hardly colours
+            return numbers
     if samples.shape[-1] not in (1, 3) or (samples != first[..., None]).any():
         if samples.shape[-1] == 3:
             raise colored_mask(path)

@@ -16,19 +16,32 @@ from plainunet.formats.sources import Source
 class Change:
     """A change of files that fixes a mistake, for `plainunet.doctor.fix` to carry out.
 
-    What `how` holds depends on `kind`; the last five are of the pixels of masks:
+    What `how` holds depends on `kind`; the last six are of the pixels of masks:
 
     - rename: the new path of the one file or folder
     - exchange: nothing; each of two files gets the other's content
     - unlink: nothing; of links, not of what they lead to
+    - channel: nothing; the last band of a TIFF image becomes a channel, and is no alpha any more
     - values: pairs of an old value and a new one
+    - renumber: of masks and the lists of names beside them: the names; of each mask, its pairs
     - turn: 2..8, as of `turn_upright`
     - move: pixels to the right, and down; borders are repeated
     - resize: width and height [pixels]; no new values come up
     - flatten: the colour, 0xRRGGBB, of pixels less than half opaque
     """
 
-    kind: Literal["rename", "exchange", "unlink", "values", "turn", "move", "resize", "flatten"]
+    kind: Literal[
+        "rename",
+        "exchange",
+        "unlink",
+        "values",
+        "renumber",
+        "turn",
+        "move",
+        "resize",
+        "channel",
+        "flatten",
+    ]
     files: tuple[Path, ...]
     how: tuple[Any, ...] = ()
 
@@ -41,6 +54,7 @@ class DataError(ValueError):
         files: The files at fault.
         fix: What fixes it: a change of files, or a command, or "".
         flags: Flags of `plainunet check` that fix it, such as {"ignore": 7}.
+        choices: Where only the user can tell, what each answer means, and its flags.
         parts: Where it is many mistakes of one kind, each of them; else itself alone.
     """
 
@@ -52,13 +66,15 @@ class DataError(ValueError):
         fix: Change | str = "",
         parts: "Sequence[DataError]" = (),
         flags: Mapping[str, Any] | None = None,
+        choices: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Describe the mistake; `parts` are the single mistakes where it is many."""
-        super().__init__(message, code, files, fix, parts, flags)
+        super().__init__(message, code, files, fix, parts, flags, choices)
         self.code = code
         self.files = tuple(files)
         self.fix = fix
         self.flags = dict(flags or {})
+        self.choices = dict(choices or {})
         self.parts = tuple(parts) or (self,)
 
     def __str__(self) -> str:
@@ -71,7 +87,9 @@ def as_problem(error: Exception, *files: Source) -> DataError:
     if isinstance(error, DataError):
         if error.files:
             return error
-        return DataError(str(error), error.code, files, error.fix, flags=error.flags)
+        return DataError(
+            str(error), error.code, files, error.fix, flags=error.flags, choices=error.choices
+        )
     return DataError(str(error), "missing-file" if isinstance(error, OSError) else "unclear", files)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.files import require_regular
-from plainunet.formats.problems import require_bearable
+from plainunet.formats.problems import DataError, require_bearable
 from plainunet.formats.sources import RleImage
 from plainunet.system import shorten
 
@@ -210,6 +210,7 @@ def _open(file: Path) -> TextIO:
 ORDERS = ("rows", "columns")
 _SAMPLE = 20
 _CLEAR = 1.7
+_ASK = {"Row by row, as Carvana": {"rle": "rows"}, "By columns, as most others": {"rle": "columns"}}
 _FEW = 4
 
 
@@ -361,10 +362,11 @@ def _find_order(file: Path, codes: Codes, sizes: Mapping[str, tuple[int, int]]) 
         raise ValueError(f"{file} has no code for any picture, so there is nothing to learn.")
     if not unequal:
         square = all(height == width for height, width in sizes.values())
-        raise ValueError(
+        raise DataError(
             f"The run-length codes in {file} may count row by row or column by column: "
             + (f"all {len(sizes)} pictures are square" if square else "only square ones have any")
-            + f", so both would fit. {ask}"
+            + f", so both would fit. {ask}",
+            choices=_ASK,
         )
     sample = unequal[:: -(-len(unequal) // _SAMPLE)]
     torn, scaled = np.zeros(2), np.zeros(2)
@@ -387,8 +389,9 @@ def _find_order(file: Path, codes: Codes, sizes: Mapping[str, tuple[int, int]]) 
         clear = torn[wrong] > _CLEAR * (torn[right] + _FEW)
         if clear and (2 * banded <= inside or scaled[wrong] > _CLEAR * scaled[right]):
             return ORDERS[right]
-    raise ValueError(
+    raise DataError(
         f"The run-length codes in {file} may count row by row or column by column: too little is "
         f"labelled, or in shapes too small, in the {len(sample)} pictures looked at, to "
-        f"tell which is right. {ask}"
+        f"tell which is right. {ask}",
+        choices=_ASK,
     )

@@ -533,6 +533,15 @@ def has_alpha(page: TiffPage) -> bool:
     return page.samplesperpixel > 1 and bool(page.extrasamples) and page.extrasamples[-1] in _ALPHA
 
 
+def mark_as_channel(path: Path) -> bytes:
+    """Say of the last band of a TIFF file that it is a channel, and no alpha."""
+    file = BytesIO(path.read_bytes())
+    with TiffFile(file) as tiff:
+        tag = tiff.pages.first.tags["ExtraSamples"]
+        tag.overwrite((*tag.value[:-1], 0))
+    return file.getvalue()
+
+
 def _orientation(page: TiffPage) -> int:
     value = page.tags.valueof(_ORIENTATION, 1)
     return int(value) if value in range(1, 9) else 1
