@@ -14,7 +14,7 @@ TEST := $(BIN)/pytest -q -n 2 --dist worksteal
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-demo: $(READY)  ## draw a data set, train on it, judge, predict (3 minutes)
+demo: $(READY)  ## generate a dataset, train, evaluate, predict (3 minutes)
 	$(BIN)/plainunet demo
 
 test: check browser  ## check, then every test but the slow ones
@@ -36,7 +36,7 @@ check: $(READY)  ## lint, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: $(READY)  ## mend what ruff can mend
+format: $(READY)  ## fix what ruff can fix
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -44,6 +44,7 @@ bench: $(READY)  ## time a training step, side by side
 	$(BIN)/python benchmarks/network.py
 
 docs: $(DOCS_READY)  ## build the documentation into site/, strictly
+	$(BIN)/python docs/reference.py
 	$(BIN)/zensical build --clean --strict
 
 clean:  ## remove the environment and everything built

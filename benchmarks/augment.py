@@ -1,10 +1,10 @@
-"""Time what border weights and elastic deformation add to the making of a training sample.
+"""Time the extra cost of border weights and elastic deformation per training sample.
 
-Drawn discs on noise, read from the cache as in training, by one process with one thread. Every
-setting makes each sample once in each round, so a slow moment of the machine hits all of them;
-the table holds medians over the rounds, and each ratio is a median of ratios taken within a
-round. A training step is timed in the same rounds, for comparison. Prints a table; what it
-writes goes to a temporary folder. Limitation: one kind of picture, and round objects.
+The images are synthetic discs on noise, read from the cache as in training, by one process with one
+thread. Every setting makes each sample once per round, so a slow moment of the machine affects all
+of them. The table holds medians over the rounds, and each ratio is a median of ratios within a
+round. A training step is timed in the same rounds for comparison. Prints a table; files go to a
+temporary folder. Limitation: one kind of image with round objects.
 """
 
 import argparse
@@ -37,12 +37,12 @@ STEP = "a training step"
 
 
 def draw_pairs(folder: Path, pictures: int, objects: int, side: int) -> list[Pair]:
-    """Draw numbered discs that cover some 40 % of each picture, and write them.
+    """Write images of numbered discs that cover about 40 % of each image.
 
     Args:
-        folder: Where to.
-        pictures: How many.
-        objects: Discs in each; later ones hide parts of earlier ones.
+        folder: The output folder.
+        pictures: Number of images.
+        objects: Number of discs per image; later ones occlude earlier ones.
         side: Height and width [pixels].
 
     Returns:
@@ -65,11 +65,11 @@ def draw_pairs(folder: Path, pictures: int, objects: int, side: int) -> list[Pai
 
 
 def make_step(dataset: TrainingSet, pictures: int, base_channels: int) -> Callable[[], None]:
-    """Make the function that takes one training step on the CPU.
+    """Make a function that runs one training step on the CPU.
 
     Args:
-        dataset: Where its batch comes from.
-        pictures: Size of the batch.
+        dataset: The source of the batch.
+        pictures: Batch size.
         base_channels: Width of the network.
 
     Returns:
@@ -95,10 +95,10 @@ def measure(arguments: argparse.Namespace, objects: int) -> dict[str, list[float
 
     Args:
         arguments: The command line.
-        objects: Discs in each picture.
+        objects: Number of discs per image.
 
     Returns:
-        Milliseconds of one sample, for each setting and round.
+        Milliseconds per sample, for each setting and round.
     """
     side, pictures = arguments.side, arguments.pictures
     with tempfile.TemporaryDirectory() as name:
@@ -133,10 +133,10 @@ def measure(arguments: argparse.Namespace, objects: int) -> dict[str, list[float
 
 def main() -> None:
     """Run the benchmark and print its table."""
-    parser = argparse.ArgumentParser(description="Time the making of a training sample.")
+    parser = argparse.ArgumentParser(description="Time the creation of training samples.")
     parser.add_argument("--objects", type=int, nargs="+", default=[30, 100])
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--pictures", type=int, default=8, help="in a round, and in a batch")
+    parser.add_argument("--pictures", type=int, default=8, help="images per round and per batch")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--augment", default="light")
     parser.add_argument("--base-channels", type=int, default=16)

@@ -1,14 +1,13 @@
-"""Train to the clock, each data set for several times, with no other word than class names.
+"""Train with time budgets on several data sets, without settings other than class names.
 
     python benchmarks/budget.py --data DATA                         (the whole table: hours)
     python benchmarks/budget.py --data DATA --only dsb2018 --minutes 2 5
 
 Each run is the command `plainunet train` with `--budget` and an empty cache folder; its seconds
-are from the command to its end, everything included. Scores are native, on the held-out part that
-the run itself chose (seed 0). `recipe` is what the project started from,
-`configs/carvana-seed.toml`, stopped by the same clock: its learning rate is constant, so that
-its end is like any other moment of it. Prints a Markdown table, a row after each run; the runs'
-folders stay in `--out`. Limitation: one run each, one seed.
+cover the whole command. Scores are at native resolution, on the validation split of the run (seed
+0). `recipe` is the baseline `configs/carvana-seed.toml`, stopped after the same time: its learning
+rate is constant, so the result does not depend on a planned end. Prints a Markdown table, one row
+after each run; the run folders stay in `--out`. Limitation: one run each, one seed.
 """
 
 import argparse
@@ -28,7 +27,7 @@ RECIPE = Path(__file__).parents[1] / "configs" / "carvana-seed.toml"
 
 
 class Row(NamedTuple):
-    """A data set, how it is trained on, and for how many minutes each time."""
+    """A data set, its flags and its time budgets [minutes]."""
 
     name: str
     folder: str
@@ -51,7 +50,7 @@ ROWS = (
 
 
 def run(row: Row, minutes: float, data: Path, out: Path) -> tuple[float, dict[str, Any], str]:
-    """Train once; seconds, scores, and what the network saw."""
+    """Train once. Returns seconds, scores and a description of the network's input."""
     folder = out / f"{row.name}-{minutes:g}m"
     cache = out / "cache"
     shutil.rmtree(cache, ignore_errors=True)
@@ -79,10 +78,10 @@ def run(row: Row, minutes: float, data: Path, out: Path) -> tuple[float, dict[st
 def main() -> None:
     """Parse arguments, train, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--data", type=Path, required=True, help="folder of all data sets")
     parser.add_argument("--out", type=Path, default=Path("runs/budget"))
     parser.add_argument("--only", nargs="*", default=[row.name for row in ROWS])
-    parser.add_argument("--minutes", nargs="*", type=float, help="instead of each set's own")
+    parser.add_argument("--minutes", nargs="*", type=float, help="default: those of each data set")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores\n")

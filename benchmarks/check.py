@@ -1,15 +1,14 @@
-"""Time `plainunet check` beside decoding every file once, and see that its memory stays flat.
+"""Compare the time of `plainunet check` with decoding every file once; measure its peak memory.
 
     python benchmarks/check.py --data DATA/carvana
 
-Decoding is what the package itself does to read pictures and masks (`read_image`, `read_mask`),
-in as many threads as there are cores, and nothing else. The check runs as a command, with an
-empty cache folder ("first") and again ("second"), start-up included. The two take turns; the
-ratio is that of one round: median, least and greatest. Memory is the peak resident set of the
-command's process on the folder itself and on one in which each file is there 20 times, by hard
-links under other names (so that 19 of 20 pictures are byte-for-byte copies, which it says).
-Prints a table; what it writes goes to a temporary folder beside the data if hard links need
-that, else to the system's. Limitation: one data set.
+Decoding uses the package's own readers (`read_image`, `read_mask`) in one thread per core, and
+nothing else. The check runs as a command with an empty cache folder ("first") and again ("second"),
+including start-up. Decoding and checks alternate; the ratio is computed within a round: median,
+minimum and maximum. Memory is the peak resident set of the command's process, for the folder itself
+and for one that holds each file 20 times as hard links with different names (so 19 of 20 images are
+byte-for-byte duplicates, which `check` reports). Prints a table; files go to a temporary folder.
+Limitation: one data set.
 """
 
 import argparse
@@ -36,7 +35,7 @@ COPIES = 20
 
 
 def decode_all(pairs: Sequence[Pair]) -> float:
-    """Decode every picture and mask once; seconds."""
+    """Decode every image and mask once. Returns seconds."""
     start = time.perf_counter()
     for _ in work_ahead(lambda pair: (read_image(pair.image), read_mask(pair.mask)), pairs):
         pass
@@ -44,7 +43,7 @@ def decode_all(pairs: Sequence[Pair]) -> float:
 
 
 def run_check(folder: Path, cache: Path, json_file: Path) -> tuple[float, int]:
-    """Run the command; seconds, and the peak of its memory [MiB]."""
+    """Run the command. Returns seconds and peak memory [MiB]."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "plainunet", "check", str(folder), "--json", str(json_file)],
@@ -59,7 +58,7 @@ def run_check(folder: Path, cache: Path, json_file: Path) -> tuple[float, int]:
 
 
 def multiply(pairs: Sequence[Pair], folder: Path) -> None:
-    """Make a folder in which each file is there several times, by hard links where possible."""
+    """Make a folder that holds each file several times, as hard links."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     for number, pair in enumerate(pairs):
@@ -79,7 +78,7 @@ def main() -> None:
     pairs = find_pairs(arguments.data)
     with tempfile.TemporaryDirectory() as temporary:
         room = Path(temporary)
-        decode_all(pairs)  # into the system's memory
+        decode_all(pairs)  # fill the page cache
         rounds = []
         for number in range(arguments.rounds):
             decoding = decode_all(pairs)
@@ -93,7 +92,7 @@ def main() -> None:
             print(f"  {name:26} {spread([each[column] for each in rounds])}")
         print(f"  {'first / decoding':26} {spread([each[1] / each[0] for each in rounds])}")
 
-        # hard links need the same file system, and the data may lie on one that is read-only
+        # hard links need one file system, and that of the data may be read-only
         copied = room / "copied"
         for pair in pairs:
             for path in (pair.image, pair.mask):
@@ -115,7 +114,7 @@ def main() -> None:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Write the median, the least and the greatest."""
+    """Format median, minimum and maximum."""
     return f"{statistics.median(values):.2f} ({min(values):.2f}, {max(values):.2f})"
 
 

@@ -1,9 +1,9 @@
-"""Measure what activation checkpointing saves in memory and costs in time, side by side.
+"""Measure the memory saving and time cost of activation checkpointing.
 
-Each variant trains in a process of its own, in turns; the table holds the median over the rounds
-of its peak memory beyond what the process held before the first step, and of its fastest step.
-Prints a table; writes nothing. Limitation: peak memory is that of the whole process, as the
-system counts it (Linux and macOS), or of PyTorch's allocator on a GPU.
+The variants train alternately, each in its own process. The table holds medians over the rounds of
+the peak memory above that before the first step, and of the fastest step. Prints a table; writes
+nothing. Limitation: peak memory is that of the whole process as reported by the system (Linux and
+macOS), or of PyTorch's allocator on a GPU.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from plainunet.network.device import to_device
 
 
 def train(checkpointing: bool, arguments: argparse.Namespace) -> tuple[float, float]:
-    """Take a few steps.
+    """Train for a few steps.
 
     Returns:
-        Peak memory beyond that before the first step [MiB], and seconds of the fastest step.
+        Peak memory above that before the first step [MiB], and seconds of the fastest step.
     """
     device = torch.device(arguments.device)
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ def train(checkpointing: bool, arguments: argparse.Namespace) -> tuple[float, fl
 
 
 def _memory(device: torch.device) -> float:
-    """The most memory so far [MiB]."""
+    """Peak memory so far [MiB]."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024
@@ -56,7 +56,7 @@ def _memory(device: torch.device) -> float:
 
 
 def main() -> None:
-    """Run each variant in turn, and print the table."""
+    """Run the variants alternately, and print the table."""
     parser = argparse.ArgumentParser(description="Memory and time of activation checkpointing.")
     parser.add_argument("--base-channels", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=4)

@@ -1,20 +1,19 @@
-"""Time the loading of Carvana's pictures, beside a plain PyTorch `Dataset` over the same files.
+"""Compare the loading speed of Carvana's images with a plain PyTorch `Dataset`.
 
     python benchmarks/data.py --data DATA/carvana
 
-The plain one does what public tutorials do for every picture in every epoch: Pillow opens image
-and mask, and Albumentations resizes, flips, turns, changes brightness and contrast (as our
-default, "light"), normalises and makes tensors. Ours decodes once, into a cache in a temporary
-folder; "warm" is the second epoch and all later ones, "cold" the first one together with the
-filling of an empty cache, which takes as many threads as there are cores, whatever the workers.
+The plain data set does what public tutorials do for every image in every epoch: Pillow opens image
+and mask; Albumentations resizes, flips, rotates, changes brightness and contrast (as in plainunet's
+default, "light"), normalises and makes tensors. plainunet decodes once into a cache in a temporary
+folder. "warm" is the second and every later epoch; "cold" is the first epoch including the filling
+of the cache, which uses one thread per core for any number of workers.
 
-Both have the same number of workers, started alike, batches of the same size, and files that the
-system has in memory already. But for the filling, each clock starts when the first batch has
-come, so that the start of workers (some seconds where they are spawned) is in no figure, and
-nothing is done with the batches, so that the loader alone is timed. The two take turns; "ratio"
-is the warm loader's rate by the plain one's within a round: the median, the least and the
-greatest; rates are the best of all rounds. Prints tables; what it writes goes to a temporary
-folder. Limitation: one data set; beside a training the workers would have to share the cores.
+Both use the same number of workers, start method and batch size, and files in the page cache.
+Except for the filling, timing starts with the first batch, so it excludes the start of workers
+(some seconds if they are spawned). The batches are not used, so only the loader is timed. The two
+alternate; "ratio" is the warm rate divided by the plain rate within a round: median, minimum and
+maximum. Rates are the best over all rounds. Prints tables; files go to a temporary folder.
+Limitation: one data set; during training the workers would share the cores.
 """
 
 import argparse
@@ -45,16 +44,16 @@ import albumentations as A  # isort: skip -- after plainunet, which keeps it off
 from albumentations.pytorch import ToTensorV2  # isort: skip
 
 Setting = tuple[int, str | None]
-"""Number of workers, and how they are started."""
+"""Number of workers, and their start method."""
 WORKERS: list[Setting] = [(0, None), (1, "fork"), (1, "spawn"), (2, "fork"), (2, "spawn")]
 AUGMENT = "light"
 
 
 class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
-    """The pictures as tutorials read them."""
+    """The images, loaded as in tutorials."""
 
     def __init__(self, pairs: list[Pair], size: tuple[int, int]) -> None:
-        """Name the pictures, and the changes of `Augment("light")`, after a resizing."""
+        """Set the pairs and the transforms: resizing, then those of `Augment("light")`."""
         self.pairs = pairs
         self.transform = A.Compose(
             [
@@ -74,11 +73,11 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
         )
 
     def __len__(self) -> int:
-        """Count the pictures."""
+        """Number of images."""
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Decode, resize and change one picture: [3, H, W] and [H, W], both float32."""
+        """Decode, resize and augment one image: [3, H, W] and [H, W], both float32."""
         image = np.array(Image.open(self.pairs[index].image).convert("RGB"))
         mask: NDArray[Any] = np.array(Image.open(self.pairs[index].mask).convert("L"), np.float32)
         mask[mask == 255.0] = 1.0
@@ -87,10 +86,10 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Epochs(EpochBatches):
-    """Epoch after epoch, without an end and without a new start of the workers."""
+    """Endless epochs, without restarting the workers."""
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Draw on and on."""
+        """Yield batches of all epochs."""
         while True:
             yield from super().__iter__()
             self.epoch += 1
@@ -99,16 +98,16 @@ class Epochs(EpochBatches):
 def time_batches(
     loader: DataLoader[Any], start: str | None, seconds: float, images: int
 ) -> tuple[float, float]:
-    """Take batches for a while; the first one is not counted.
+    """Measure the rate of a loader, without the first batch.
 
     Args:
-        loader: Where from.
-        start: How its workers are started; None where it has none.
-        seconds: How long, after
-        images: so many.
+        loader: The loader.
+        start: Start method of its workers; None without workers.
+        seconds: Minimum duration of the second measurement.
+        images: Minimum number of images of the first measurement.
 
     Returns:
-        Images per second until `images` had come, and from then on.
+        Images per second of the first `images` images, and of the `seconds` after them.
     """
     if start:
         loader.multiprocessing_context = start
@@ -126,12 +125,12 @@ def time_batches(
 
 
 def measure(pairs: list[Pair], arguments: argparse.Namespace, size: tuple[int, int]) -> None:
-    """Time all settings at one working size, and print them.
+    """Time all settings at one input size, and print them.
 
     Args:
-        pairs: The pictures.
+        pairs: The pairs of files.
         arguments: The command line.
-        size: Working height and width [pixels].
+        size: Input height and width [pixels].
     """
     count, batch, opencv_threads = len(pairs), arguments.batch, cv2.getNumThreads()
     rows: dict[Setting, list[tuple[float, float, float]]] = {each: [] for each in WORKERS}
@@ -143,7 +142,7 @@ def measure(pairs: list[Pair], arguments: argparse.Namespace, size: tuple[int, i
             samples.fill_cache()
             filling = time.perf_counter() - began
             for workers, start in WORKERS:
-                # a process forked while OpenCV has threads may not end in peace
+                # a process forked while OpenCV has threads may hang at exit
                 cv2.setNumThreads(1 if workers else opencv_threads)
                 theirs: DataLoader[Any] = DataLoader(
                     PlainDataset(pairs, size),
@@ -167,18 +166,18 @@ def measure(pairs: list[Pair], arguments: argparse.Namespace, size: tuple[int, i
 
 def main() -> None:
     """Run the benchmark and print its tables."""
-    parser = argparse.ArgumentParser(description="Time the loading of pictures.")
+    parser = argparse.ArgumentParser(description="Time the loading of images.")
     parser.add_argument("--data", type=Path, required=True, help="Carvana's folder")
     parser.add_argument("--sizes", nargs="+", default=["160x240", "640x960"])
     parser.add_argument("--pictures", type=int, default=160)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=3.0, help="duration of each measurement")
     arguments = parser.parse_args()
 
     pairs = find_pairs(arguments.data)[: arguments.pictures]
     for pair in pairs:
-        pair.image.read_bytes(), pair.mask.read_bytes()  # so that the system has them in memory
+        pair.image.read_bytes(), pair.mask.read_bytes()  # fill the page cache
     print(
         f"Images per second: {len(pairs)} pictures, batches of {arguments.batch}, augment "
         f"{AUGMENT}, {arguments.rounds} rounds of {arguments.seconds:g} s.\n"

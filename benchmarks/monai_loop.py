@@ -1,22 +1,22 @@
-"""MONAI's side of `train.py peers`: a training loop as its tutorials write it.
+"""MONAI's side of `train.py peers`: a training loop as in its tutorials.
 
-Needs `pip install monai`. After `2d_segmentation/torch/unet_training_dict.py` and the
+Needs `pip install monai`. It follows `2d_segmentation/torch/unet_training_dict.py` and the
 `CacheDataset` of `3d_segmentation/spleen_segmentation_3d.ipynb` in Project-MONAI/tutorials:
-dictionary transforms, those before the first random one cached in memory, MONAI's own
-`DataLoader`, `UNet` with two residual units, `DiceLoss(sigmoid=True)` and `Adam` at 1e-3, in fp32,
-until time is up. Left out: its validation, its printing and TensorBoard, which would cost time.
+dictionary transforms, cached in memory up to the first random one, MONAI's own `DataLoader`, `UNet`
+with two residual units, `DiceLoss(sigmoid=True)` and `Adam` at 1e-3, in fp32, until time is up.
+Validation, printing and TensorBoard are omitted, because they would cost time.
 
-Other than there, since these are photographs of cars: pictures are reduced to the working size
-instead of being cropped (area for pictures; "nearest-exact" for masks, since "nearest" would shift
-them by half a working pixel), and random turns by 90 degrees are a flip and small turns, scalings
-and shifts, as plainunet's "light" but without brightness and contrast. MONAI's reader for pictures
-does not claim GIF files, so it is named; it would swap height and width, which is switched off;
-and it converts masks to grey ("L"), by which a palette mask of 0 and 1 becomes 0 and 255, and
-`ScaleIntensityd` makes both kinds 0 and 1.
+It differs from the tutorials as follows, because the data are photographs of cars. Images are
+reduced to the input size instead of being cropped (area interpolation for images; "nearest-exact"
+for masks, because "nearest" would shift them by half an input pixel). Random rotations by 90
+degrees are replaced by flips, small rotations, scaling and shifts, as in plainunet's "light" but
+without brightness and contrast. The image reader is named explicitly, because MONAI selects none
+for GIF files, and its swap of height and width is switched off. It converts masks to grey ("L"), so
+a palette mask of 0 and 1 becomes 0 and 255; `ScaleIntensityd` maps both kinds to 0 and 1.
 
-The other network is MONAI's `BasicUNet` with everything that plainunet's has: as wide, batch
-normalisation, cross-entropy and Dice, plainunet's optimisers, learning rate over as many epochs,
-precision, channels last in memory, memory that is kept, and tensors without MONAI's metadata.
+The second network is MONAI's `BasicUNet` with the settings of plainunet's: width, batch
+normalisation, cross-entropy and Dice, optimisers, learning rate schedule, precision, channels-last
+memory format, retained memory, and tensors without MONAI's metadata.
 """
 
 import os
@@ -32,7 +32,7 @@ from torch.optim import Optimizer
 
 from plainunet.config import TrainConfig
 from plainunet.dataset.pairs import Pair
-from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
+from plainunet.network.device import autocast, choose_device, choose_precision, to_device
 from plainunet.system import keep_freed_memory
 from plainunet.training.optim import make_optimizers
 from plainunet.training.schedule import learning_rate_at
@@ -55,11 +55,11 @@ with warnings.catch_warnings(action="ignore"):
 Transform = Callable[[Any], Any]
 KEYS = ["image", "label"]
 TURN, SCALE, SHIFT = 0.087, 0.15, 0.05
-"""Greatest turn [radians], scaling, and shift as a share of the sides."""
+"""Maximum rotation [radians], scaling, and shift as a fraction of the sides."""
 
 
 def make_transforms(size: tuple[int, int]) -> tuple[list[Transform], list[Transform]]:
-    """Make what is done to a pair of files once, and to a sample in each epoch."""
+    """Make the cached transforms of a pair of files, and the random ones of each epoch."""
     fixed: list[Transform] = [
         LoadImaged(
             key, "PILReader", converter=methodcaller("convert", mode), reverse_indexing=False
@@ -100,11 +100,11 @@ def run_monai(
     """Train until the race is over.
 
     Args:
-        race: Told of each step.
-        pairs: What is trained on.
-        config: Size, batch, width and seed; and, for `BasicUNet`, the whole recipe.
-        tutorial: Whether the tutorial's network is taken, with its settings.
-        workers: Processes of the loader.
+        race: Receives each step.
+        pairs: Training pairs.
+        config: Size, batch, width and seed; for `BasicUNet`, the whole recipe.
+        tutorial: Whether to use the network and settings of the tutorial.
+        workers: Number of loader processes.
     """
     assert config.size is not None
     set_determinism(seed=config.seed)
@@ -113,7 +113,7 @@ def run_monai(
     fixed, random = make_transforms(config.size)
     files = [{"image": str(pair.image), "label": str(pair.mask)} for pair in pairs]
     begun = race.seconds
-    # as many threads as cores, as plainunet takes
+    # one thread per core, as in plainunet
     dataset = CacheDataset(
         files, Compose(fixed + random), num_workers=os.cpu_count(), progress=False
     )
@@ -135,10 +135,10 @@ def run_monai(
     def logits_of(pair: Pair) -> Tensor:
         item = Compose(fixed)({"image": str(pair.image), "label": str(pair.mask)})
         network.eval()
-        with arithmetic(device, precision):
+        with autocast(device, precision):
             logits: Tensor = network(item["image"].as_tensor()[None].to(device))[0]
         network.train()
-        # a sigmoid of one logit is a softmax of it and 0
+        # sigmoid(x) equals softmax([0, x])
         return torch.cat([torch.zeros_like(logits), logits]) if len(logits) == 1 else logits
 
     steps, step = config.epochs * len(loader), 0
@@ -154,7 +154,7 @@ def run_monai(
                     group["lr"] = learning_rate_at(step, steps, *rate)
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            with arithmetic(device, precision):
+            with autocast(device, precision):
                 outputs = network(inputs)
             loss = loss_function(outputs.float(), labels)
             loss.backward()

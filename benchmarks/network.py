@@ -1,12 +1,12 @@
-"""Time the network, to train and to infer, beside MONAI's and beside the machine's own peak.
+"""Compare training and inference speed of the network with MONAI's and with the machine's peak.
 
-A training step is forward, cross-entropy, backward and AdamW; inferring is one forward pass in
-eval mode. Everything that is compared takes its turn in each round, so a slow moment of the
-machine hits all of it, and every figure is a median over the rounds: milliseconds for a picture;
-"of peak", the rate of the network's arithmetic as a share of the fastest 3x3 convolution in the
-same round (forward and backward for training, forward for inferring); "ratio", its time by that
-of the first line in the same round. Prints a table; writes nothing. Limitation: random pictures,
-and no reading, augmentation or validation.
+A training step is forward, cross-entropy, backward and AdamW; inference is one forward pass in eval
+mode. All contenders alternate in each round, so a slow moment of the machine affects all of them.
+Every number is a median over the rounds: milliseconds per image; "of peak", the FLOP/s of the
+network as a fraction of those of the fastest 3x3 convolution in the same round (forward and
+backward for training, forward for inference); "ratio", the time divided by that of the first line
+in the same round. Prints a table; writes nothing. Limitation: random images, without loading,
+augmentation or validation.
 """
 
 import argparse
@@ -28,18 +28,18 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from plainunet import UNet
-from plainunet.network.device import arithmetic, has_native_bf16, to_device
+from plainunet.network.device import autocast, has_native_bf16, to_device
 from plainunet.system import keep_freed_memory
 
 Step = Callable[[], object]
 PEAK_SHAPES = ((64, 80, 120), (128, 40, 60), (256, 40, 60), (512, 20, 30))
-"""Channels, height and width of the convolutions that the peak is looked for among."""
+"""Channels, height and width of the convolutions that determine the peak."""
 PEAK_IMAGES = 4
 
 
 @dataclass
 class Contender:
-    """What is timed: its name, its arithmetic for one picture, and its steps."""
+    """A network to time: its name, precision, MACs per image, and steps."""
 
     name: str
     precision: torch.dtype
@@ -49,7 +49,7 @@ class Contender:
 
 
 def multiply_adds(network: nn.Module, size: tuple[int, int]) -> float:
-    """Count a forward pass on one picture (1 multiply-add = 2 FLOP)."""
+    """Count the MACs of a forward pass on one image (1 MAC = 2 FLOP)."""
     shadow = copy.deepcopy(network).to("meta").eval()
     with FlopCounterMode(display=False) as counter:
         shadow(torch.empty(1, 3, *size, device="meta"))
@@ -59,7 +59,7 @@ def multiply_adds(network: nn.Module, size: tuple[int, int]) -> float:
 def make_contender(
     name: str, network: nn.Module, image: Tensor, mask: Tensor, precision: torch.dtype
 ) -> Contender:
-    """Make the steps of a network that maps [N, 3, H, W] to logits [N, 2, H, W]."""
+    """Make a contender of a network that maps [N, 3, H, W] to logits [N, 2, H, W]."""
     count = multiply_adds(network, (image.shape[2], image.shape[3]))
     network = to_device(network, image.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
@@ -67,7 +67,7 @@ def make_contender(
     def train() -> None:
         network.train()
         optimizer.zero_grad()
-        with arithmetic(image.device, precision):
+        with autocast(image.device, precision):
             logits = network(image)
         F.cross_entropy(logits.float(), mask).backward()
         optimizer.step()
@@ -75,7 +75,7 @@ def make_contender(
     @torch.inference_mode()
     def infer() -> None:
         network.eval()
-        with arithmetic(image.device, precision):
+        with autocast(image.device, precision):
             network(image)
 
     return Contender(name, precision, count, train, infer)
@@ -84,7 +84,7 @@ def make_contender(
 def make_contenders(
     base: int, image: Tensor, mask: Tensor, precisions: list[torch.dtype]
 ) -> Iterator[Contender]:
-    """Make ours, then the peers that are installed, all with weights channels last."""
+    """Make plainunet's contender, then the installed peers', all channels-last."""
     networks: dict[str, Callable[[], nn.Module]] = {"plainunet": lambda: UNet(base_channels=base)}
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -106,7 +106,7 @@ def make_contenders(
 
 
 def make_peaks(device: torch.device, precision: torch.dtype) -> list[tuple[float, Step, Step]]:
-    """Single 3x3 convolutions: FLOP of a forward pass, and steps to train and infer."""
+    """Single 3x3 convolutions: FLOP of a forward pass, training step and inference step."""
     made = []
     for channels, height, width in PEAK_SHAPES:
         feature = torch.randn(PEAK_IMAGES, channels, height, width, device=device, dtype=precision)
@@ -133,10 +133,10 @@ Key = tuple[str, torch.dtype]
 def measure(
     steps: dict[Key, Step], rounds: int, device: torch.device
 ) -> dict[Key, NDArray[np.float64]]:
-    """Time the steps in interleaved rounds, after one to warm up.
+    """Time the steps in interleaved rounds, after one warm-up round.
 
     Returns:
-        Seconds of each, [rounds].
+        Seconds of each step, [rounds].
     """
     seconds: dict[Key, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
@@ -151,7 +151,7 @@ def measure(
 
 
 def compare(arguments: argparse.Namespace, base: int, size: tuple[int, int]) -> None:
-    """Print the table of one width and size."""
+    """Print the table for one width and size."""
     device = torch.device(arguments.device)
     images = arguments.batch_size or batch_for(base, size)
     generator = torch.Generator().manual_seed(0)
@@ -199,7 +199,7 @@ def compare(arguments: argparse.Namespace, base: int, size: tuple[int, int]) -> 
 
 
 def show_profile(arguments: argparse.Namespace, base: int, size: tuple[int, int]) -> None:
-    """Print where a training step's time goes, and how fast each kind of convolution is."""
+    """Print the percentage of a training step's time that each kind of operation takes."""
     device = torch.device(arguments.device)
     images = arguments.batch_size or batch_for(base, size)
     image = torch.rand(images, 3, *size, device=device)
@@ -226,7 +226,7 @@ def show_profile(arguments: argparse.Namespace, base: int, size: tuple[int, int]
     for event in record.key_averages():
         kind = next((words for key, words in kinds.items() if key in event.key.lower()), "the rest")
         if "mkldnn_convolution" in event.key or event.key == "aten::_convolution":
-            kind = "convolution, forward"  # the latter is the transposed one
+            kind = "convolution, forward"  # aten::_convolution is the transposed one
         shares[kind] = shares.get(kind, 0) + event.self_cpu_time_total
     total = sum(shares.values())
     print(f"\nbase {base}, {size[0]}x{size[1]}, batch {images}: a training step's time")
@@ -235,25 +235,25 @@ def show_profile(arguments: argparse.Namespace, base: int, size: tuple[int, int]
 
 
 def batch_for(base: int, size: tuple[int, int]) -> int:
-    """As many pictures as keep a step's memory about that of 8 at base 16 and 160x240."""
+    """Batch size with about the memory of batch 8 at base 16 and 160x240, at most 8."""
     return max(1, min(8, 8 * 16 * 160 * 240 // (base * size[0] * size[1])))
 
 
 def main() -> None:
     """Run the benchmark and print its tables."""
-    parser = argparse.ArgumentParser(description="Time the network beside others and the peak.")
+    parser = argparse.ArgumentParser(
+        description="Compare the speed of the network with others and the peak."
+    )
     parser.add_argument("--base-channels", type=int, nargs="+", default=(16, 32, 64))
     parser.add_argument("--sizes", nargs="+", default=("160x240", "320x480"), metavar="HxW")
-    parser.add_argument("--batch-size", type=int, help="left out: by memory, at most 8")
+    parser.add_argument("--batch-size", type=int, help="default: by memory, at most 8")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--profile", action="store_true", help="show where a training step's time goes instead"
-    )
+    parser.add_argument("--profile", action="store_true", help="profile a training step instead")
     parser.add_argument(
         "--return-memory",
         action="store_true",
-        help="let freed memory go back to the system, which training does not",
+        help="return freed memory to the system, unlike in training",
     )
     arguments = parser.parse_args()
     if not arguments.return_memory and arguments.device == "cpu":

@@ -1,18 +1,17 @@
-"""Predict pictures: how fast, where the time goes, and in how much memory.
+"""Measure the speed, time profile, peak memory and tiling error of prediction.
 
     python benchmarks/predict.py speed CHECKPOINT --data DATA/carvana
     python benchmarks/predict.py memory
     python benchmarks/predict.py seams CHECKPOINT --data DATA/isbi2012/images
 
-`speed` goes from JPEG files to mask files at the pictures' own size, with the same network on the
-same pictures, in turns: `plainunet`'s batch; the plain way (Pillow, resize, fp32 in NCHW, one by
-one, bilinear up, PNG by Pillow); and, where MONAI is installed (`pip install --no-deps monai`), its
-SlidingWindowInferer with the working size as window, which looks at the picture in full. The
-pictures are those held out in training, whose Dice stands beside each; each way has a process of
-its own in each round, and runs on a GPU where there is one. `memory` predicts drawn TIFF files of
-several sizes with a network of 16 base channels that has learnt nothing, each in a process of its
-own; what counts is the most that the process, threads included, had resident. `seams` lays real
-pictures side by side and compares tiles with one pass.
+`speed` goes from JPEG files to mask files at the images' own size, with one network and the same
+images for three methods, which alternate: `plainunet`'s batch prediction; the plain way (Pillow,
+resize, fp32 in NCHW, one by one, bilinear upsampling, PNG by Pillow); and, if MONAI is installed
+(`pip install --no-deps monai`), its SlidingWindowInferer at full resolution, with the input size as
+window. The images are those of the validation split, and each method's Dice is printed. Each method
+runs in its own process in each round, on a GPU if there is one. `memory` predicts synthetic TIFF
+files of several sizes with an untrained network of 16 base channels, each in its own process, and
+prints the peak resident memory. `seams` compares tiles with one pass on a mosaic of real images.
 """
 
 import argparse
@@ -51,8 +50,8 @@ from plainunet.prediction.predictor import Predictor
 from plainunet.system import read_bytes
 
 Way = Callable[[Sequence[Path], Path], float]
-"""Pictures, and a folder for their masks, to the seconds that it took."""
-_FEWER = 8  # MONAI, which takes seconds for a picture, has one in so many
+"""A function of images and an output folder that returns seconds."""
+_FEWER = 8  # MONAI takes seconds per image, so it gets every eighth one
 
 
 def _processor() -> str:
@@ -63,7 +62,7 @@ def _processor() -> str:
 
 
 def plain(network: UNet, card: Card, images: Sequence[Path], out: Path) -> None:
-    """The way of most scripts: one picture after the other, and defaults throughout."""
+    """Predict as most scripts do: one image at a time, with default settings."""
     assert card.size is not None
     device = next(network.parameters()).device
     with torch.no_grad():
@@ -79,7 +78,7 @@ def plain(network: UNet, card: Card, images: Sequence[Path], out: Path) -> None:
 
 
 def monai(network: UNet, card: Card, images: Sequence[Path], out: Path) -> None:
-    """MONAI's windows over the picture in full."""
+    """Predict with MONAI's sliding windows at full resolution."""
     from monai.inferers import SlidingWindowInferer
 
     assert card.size is not None
@@ -94,7 +93,7 @@ def monai(network: UNet, card: Card, images: Sequence[Path], out: Path) -> None:
 
 
 def dice(pairs: Sequence[Pair], coding: Coding, out: Path) -> float:
-    """Mean over pictures of the Dice of class 1."""
+    """Mean Dice of class 1 over images."""
     scores = []
     for pair in pairs:
         truth = coding.read(pair.mask) == 1
@@ -105,7 +104,7 @@ def dice(pairs: Sequence[Pair], coding: Coding, out: Path) -> float:
 
 
 def held_out(checkpoint: Path, data: Path, most: int) -> list[Pair]:
-    """Pictures that a model was not trained on."""
+    """Pairs of the model's validation split."""
     pairs = [p for p in read_split(checkpoint.parent / SPLIT_FILE, data) if p.part == "val"]
     return pairs[:: max(1, len(pairs) // most)][:most]
 
@@ -116,12 +115,12 @@ def take_turns(
     card: Card,
     rounds: int,
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Predict the pictures in each way: seconds a picture of each round, and Dice."""
+    """Run all methods alternately. Returns seconds per image of each round, and Dice."""
     said = card.masks
     coding = coding_from_json(said)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     scores = {}
-    for number in range(rounds + 1):  # the first one warms up
+    for number in range(rounds + 1):  # the first round warms up
         for way, run in ways.items():
             few = pairs[::_FEWER] if way.startswith("MONAI") or number == 0 else pairs
             with tempfile.TemporaryDirectory() as folder:
@@ -135,14 +134,14 @@ def take_turns(
 def timed(
     run: Callable[[Sequence[Path], Path], object], images: Sequence[Path], out: Path
 ) -> float:
-    """Predict pictures: seconds."""
+    """Run a prediction. Returns seconds."""
     start = time.perf_counter()
     run(images, out)
     return time.perf_counter() - start
 
 
 def elsewhere(name: str, checkpoint: Path, images: Sequence[Path], out: Path) -> float:
-    """Predict pictures in a process of its own: seconds, without its start."""
+    """Predict images in a separate process. Returns seconds without its start-up."""
     command = [sys.executable, __file__, "way", name, checkpoint, out]
     said = "\n".join(map(str, images))
     done = subprocess.run(command, input=said, capture_output=True, text=True, check=True)
@@ -150,7 +149,7 @@ def elsewhere(name: str, checkpoint: Path, images: Sequence[Path], out: Path) ->
 
 
 def one_way(arguments: argparse.Namespace) -> None:
-    """Predict the pictures that standard input names, and say how long it took."""
+    """Predict the images listed on standard input, and print the seconds."""
     images = [Path(line) for line in sys.stdin.read().splitlines()]
     if arguments.name == "plainunet":
         run = partial(predict_files, Predictor.load(arguments.checkpoint))
@@ -164,7 +163,7 @@ def one_way(arguments: argparse.Namespace) -> None:
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    """Print pictures a second of each way, in turns, and where the time goes."""
+    """Print the images per second of each method, and a time profile."""
     pairs = held_out(arguments.checkpoint, arguments.data, arguments.pictures)
     predictor = Predictor.load(arguments.checkpoint)
     names = {"plainunet": "plainunet", "plain": "the plain way"}
@@ -189,7 +188,7 @@ def speed(arguments: argparse.Namespace) -> None:
 
 
 def where_time_goes(predictor: Predictor, images: Sequence[Path]) -> None:
-    """Time each part alone, one after the other."""
+    """Time each stage of prediction separately."""
     card = predictor.card
     assert card.size is not None
     backend = predictor._views[0].backend
@@ -223,7 +222,7 @@ def where_time_goes(predictor: Predictor, images: Sequence[Path]) -> None:
 
 
 def memory(arguments: argparse.Namespace) -> None:
-    """Print the most memory that predicting a picture took, for several sizes."""
+    """Print the peak memory of predicting images of several sizes."""
     print(f"{_processor()}\n")
     print("| picture | kind | --memory | most memory, MiB | before, MiB | seconds | mask |")
     print("|---|---|---|---|---|---|---|")
@@ -239,7 +238,7 @@ def memory(arguments: argparse.Namespace) -> None:
 
 
 def draw(path: Path, side: int, kind: str) -> None:
-    """Draw a picture of noise in blocks, a band of rows at a time."""
+    """Write an image of random blocks, a band of rows at a time."""
     dtype = np.uint16 if "16 bit" in kind else np.uint8
     rng = np.random.default_rng(0)
     layout = {"rowsperstrip": 64} if "strips" in kind else {"tile": (512, 512)}
@@ -266,7 +265,7 @@ def draw(path: Path, side: int, kind: str) -> None:
 
 
 def one(arguments: argparse.Namespace) -> None:
-    """Predict one picture in this process, and say what it took."""
+    """Predict one image in this process, and print its memory and seconds."""
     torch.manual_seed(0)
     network = UNet(base_channels=16)
     card = Card(("background", "thing"), ((0, 0, 0), (255, 0, 0)), size=None)
@@ -286,7 +285,7 @@ def one(arguments: argparse.Namespace) -> None:
 
 
 def seams(arguments: argparse.Namespace) -> None:
-    """Compare tiles with one pass over a mosaic of real pictures."""
+    """Compare tiles with one pass over a mosaic of real images."""
     network, card = load_checkpoint(arguments.checkpoint)
     files = sorted(
         path for path in arguments.data.rglob("*") if re.search("png|jpg|tif", path.suffix)
@@ -324,7 +323,7 @@ def main() -> None:
     verb.add_argument("--sides", type=int, nargs="*", default=[5000, 10000, 20000, 40000])
     verb.add_argument("--kinds", nargs="*", default=["tiles, 8 bit"])
     verb.add_argument("--memory", default="1G")
-    verb.add_argument("--folder", type=Path, help="for the drawn pictures; up to 5 GB")
+    verb.add_argument("--folder", type=Path, help="for the synthetic images; up to 5 GB")
     verb = verbs.add_parser("seams")
     verb.add_argument("checkpoint", type=Path)
     verb.add_argument("--data", type=Path, required=True)

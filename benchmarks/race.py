@@ -1,10 +1,9 @@
-"""The race of `train.py peers`: its clock, its judge, our side of it, and the table.
+"""The race of `train.py peers`: clock, evaluation, plainunet's side, and the table.
 
-MONAI's side is `monai_loop.py`. The clock runs from when modules are loaded and no picture is
-read yet; it stands still while the judge works and while plainunet validates. The judge brings
-logits to the picture's own size bilinearly, takes the larger one in each pixel, and gives the
-mean over the held-out pictures of the car's Dice, on the masks as they are on disk. plainunet
-also reads the pictures that it validates on, and that time counts.
+MONAI's side is `monai_loop.py`. The clock starts after imports and before the first image is read;
+it is paused during evaluation and plainunet's validation. Evaluation resizes logits bilinearly to
+the image's own size, takes the argmax, and averages the Dice of the car over the held-out images,
+against the original masks. The time that plainunet takes to read its validation images counts.
 """
 
 import argparse
@@ -37,7 +36,7 @@ from plainunet.dataset.resize import fit_size, resize
 from plainunet.dataset.split import SPLIT_FILE, split_pairs, write_split
 from plainunet.evaluation.metrics import confusion_matrix, dice
 from plainunet.formats.images import read_image, to_unit
-from plainunet.network.device import arithmetic, choose_device, choose_precision
+from plainunet.network.device import autocast, choose_device, choose_precision
 from plainunet.reporter import Reporter, StepDone
 from plainunet.settings import make_config, read_settings
 from plainunet.training import train as training
@@ -53,18 +52,18 @@ CONTESTANTS = {
 }
 GOALS = (0.95, 0.98, 0.99)
 VALIDATION, SEED = 0.1667, 0
-"""The split; the same in all rounds."""
+"""Settings of the split, the same in all rounds."""
 Item = TypeVar("Item")
 LogitsOf = Callable[[Pair], Tensor]
-"""Of a picture: logits [2, h, w] at any size, background first."""
+"""A function of a pair that returns logits [2, h, w] at any size, background first."""
 
 
 class RaceOverError(Exception):
-    """The last goal is reached, or time is up."""
+    """The last goal was reached, or time is up."""
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Write the median, the least and the greatest."""
+    """Format median, minimum and maximum."""
     numbers = (statistics.median(values), min(values), max(values))
     return "{} ({}, {})".format(*(f"{number:.{digits}f}" for number in numbers))
 
@@ -72,10 +71,10 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 def choose_pairs(
     data: Path, pictures: int | None, held_out: int | None, folder: Path
 ) -> tuple[list[Pair], list[Pair], str]:
-    """Split the cars, and take so many pictures of each part, or all where no number is given.
+    """Split the cars, and take the given number of images of each split, or all for None.
 
     Returns:
-        Pairs to train on, pairs held out, and a list of both for `TrainConfig.pairs`.
+        Training pairs, held-out pairs, and a list file of both for `TrainConfig.pairs`.
     """
     pairs = split_pairs(find_pairs(data), VALIDATION, SEED)
     trained = evenly([pair for pair in pairs if pair.part == "train"], pictures)
@@ -85,21 +84,21 @@ def choose_pairs(
 
 
 def evenly(items: Sequence[Item], count: int | None) -> list[Item]:
-    """Take so many, spread evenly; all where no number is given."""
+    """Take `count` evenly spaced items, or all for None."""
     places = np.linspace(0, len(items) - 1, min(count or len(items), len(items)))
     return [items[place] for place in places.round().astype(int)]
 
 
 class Race:
-    """Clock and judge of one contestant; the clock runs from now on."""
+    """Clock and evaluation of one contestant; the clock starts now."""
 
     def __init__(self, name: str, held_out: list[Pair], arguments: argparse.Namespace) -> None:
-        """Say what is judged, how often, and when the race is over."""
+        """Set the held-out pairs, the evaluation interval and the time limit."""
         self._name, self._pairs = name, evenly(held_out, arguments.judged)
         self._every, self._limit = arguments.every, arguments.limit
         self._coding, _ = find_coding([pair.mask for pair in held_out])
         self.filling = 0.0
-        """Seconds in which pictures were read into a cache."""
+        """Seconds spent on reading images into a cache."""
         self._points: list[tuple[float, float]] = []
         self._first = self._images = self._stood = 0.0
         self._rate = math.nan
@@ -108,25 +107,25 @@ class Race:
 
     @property
     def seconds(self) -> float:
-        """What the clock shows."""
+        """Seconds on the clock."""
         return time.perf_counter() - self._begun - self._stood
 
     @contextmanager
     def standing(self) -> Iterator[None]:
-        """Stop the clock meanwhile."""
+        """Pause the clock."""
         begun = time.perf_counter()
         yield
         self.leave_out(time.perf_counter() - begun)
 
     def leave_out(self, seconds: float) -> None:
-        """Turn the clock back."""
+        """Subtract seconds from the clock."""
         self._stood += seconds
 
     def step(self, images: float, logits_of: LogitsOf, last: bool = False) -> None:
-        """Count a training step that is done, and judge where it is time to.
+        """Count a finished training step, and evaluate if it is due.
 
         Raises:
-            RaceOverError: The last goal is reached, time is up, or the step was the last.
+            RaceOverError: The last goal was reached, time is up, or the step was the last.
         """
         now = self.seconds
         if not self._first:
@@ -155,7 +154,7 @@ class Race:
             print(f"{self._name}: {at:.0f} s, Dice {self._points[-1][1]:.4f}", file=sys.stderr)
 
     def result(self) -> dict[str, Any]:
-        """What the table is made of."""
+        """The data of the table."""
         reached = [next((at for at, d in self._points if d >= goal), None) for goal in GOALS]
         best, end = max(d for _, d in self._points), self._points[-1][0]
         found = {"filling": self.filling, "first": self._first, "rate": self._rate, "best": best}
@@ -163,26 +162,26 @@ class Race:
 
 
 class RaceReporter(Reporter):
-    """Tells the race of our side's steps, and lets its clock stand still while we validate."""
+    """Reports plainunet's steps to the race, and pauses the clock during validation."""
 
     def __init__(self, race: Race, images: int, config: TrainConfig) -> None:
-        """Say how many images are trained on."""
+        """Set the race, the number of training images and the settings."""
         self._race, self._config = race, config
         self._per_step = images / -(-images // config.batch_size)
         self._device = choose_device(config.device)
         self._precision = choose_precision(config.precision, self._device)
         self._stage, self._begun, self._size = ("", 0), 0.0, (0, 0)
         self.network: UNet | None = None
-        """What is trained, once it is made."""
+        """The network in training, once it exists."""
 
     def stage(self, name: str, total: int) -> None:
-        """Note when a stage begins."""
+        """Record the start of a stage."""
         self._stage, self._begun = (name, total), time.perf_counter()
 
     def advance(self, done: int) -> None:
-        """Note how long a stage took that ends now."""
+        """Record the duration of a stage that ends now."""
         name, total = self._stage
-        if done == total and name == "reading pictures":
+        if done == total and name == "reading images":
             self._race.filling += time.perf_counter() - self._begun
         if done == total and name == "validating":
             self._race.leave_out(time.perf_counter() - self._begun)
@@ -200,14 +199,14 @@ class RaceReporter(Reporter):
         reduced = to_unit(resize(image, fit_size(image.shape[:2], self._size)))
         batch = torch.from_numpy(reduced)[None].permute(0, 3, 1, 2).to(self._device)
         network.eval()
-        with arithmetic(self._device, self._precision):
+        with autocast(self._device, self._precision):
             logits: Tensor = network(batch)[0]
         network.train()
         return logits
 
 
 def run_ours(race: Race, images: int, config: TrainConfig, data: Path, out: Path) -> None:
-    """Train by `plainunet.training.train.train`, its network judged between steps."""
+    """Train with `plainunet.training.train.train`, evaluating the network between steps."""
     reporter = RaceReporter(race, images, config)
 
     class Watched(UNet):
@@ -220,7 +219,7 @@ def run_ours(race: Race, images: int, config: TrainConfig, data: Path, out: Path
 
 
 def contend(arguments: argparse.Namespace) -> None:
-    """Run one contestant in this process; its result is the last line that is printed."""
+    """Run one contestant in this process, and print its result as the last line."""
     name, number = arguments.contestant
     settings = {**read_settings(arguments.recipe), "device": arguments.device}
     if name != OURS:
@@ -244,7 +243,7 @@ def contend(arguments: argparse.Namespace) -> None:
 
 
 def peers(arguments: argparse.Namespace) -> None:
-    """Let all contestants run in turns, and print the tables."""
+    """Run all contestants alternately, and print the tables."""
     if find_spec("monai") is None and any(n.startswith("monai") for n in arguments.contestants):
         sys.exit(
             "MONAI is not installed: pip install monai. Or leave it out: "
@@ -252,7 +251,7 @@ def peers(arguments: argparse.Namespace) -> None:
         )
     with tempfile.TemporaryDirectory() as temporary:
         for part in choose_pairs(arguments.data, None, None, Path(temporary))[:2]:
-            for pair in part:  # so that the system has them in memory
+            for pair in part:  # fill the page cache
                 pair.image.read_bytes(), pair.mask.read_bytes()
     height, width = arguments.size
     installed = version("monai") if find_spec("monai") else "not installed"
@@ -274,7 +273,7 @@ def peers(arguments: argparse.Namespace) -> None:
 
 
 def show(results: dict[str, list[dict[str, Any]]]) -> None:
-    """Print seconds, and then ratios."""
+    """Print seconds, then ratios."""
     goals = "".join(f"{f's to {goal:g}':>12}" for goal in GOALS)
     print(f"\n{'medians':40}{'filling s':>10}{'1st step s':>12}{'images/s':>10}{goals}{'best':>8}")
     for name, found in results.items():
@@ -301,6 +300,6 @@ def show(results: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def times_to(goal: int, found: list[dict[str, Any]]) -> tuple[list[float], str]:
-    """Seconds to a goal; where one was not reached, those to the end, and the mark ">"."""
+    """Seconds to a goal; if it was not reached, seconds to the end and the mark ">"."""
     missed = any(each["reached"][goal] is None for each in found)
     return [each["reached"][goal] or each["end"] for each in found], ">" * missed

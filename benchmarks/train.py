@@ -1,29 +1,29 @@
-"""Time whole trainings: beside their bare step, beside MONAI's loop, and until they begin.
+"""Time whole trainings: against their bare step, against MONAI's loop, and their start-up.
 
     python benchmarks/train.py overhead --data DATA/carvana
     python benchmarks/train.py peers --data DATA/carvana       (needs: pip install monai)
     python benchmarks/train.py startup --data DATA/carvana
 
-`overhead` runs `plainunet.training.train.train`, the cache being warm, and times whole epochs, from
-the end of one to that of the next, without validation: loader, augmentation, screen, checkpoints,
-tables and curves count. The bare step beside it is the same network, loss, optimiser and
-arithmetic on one batch that is in memory already. In one process some bare steps follow each
-epoch; the ratio is an epoch's rate by the mean of those before and after it. The first epoch warms
-up. "steps alone" is what the run writes down as `images_per_second`: an epoch from its loader's
-making to its last step, screen included, validation and all that is saved left out.
+`overhead` runs `plainunet.training.train.train` with a warm cache and times whole epochs, from the
+end of one to the end of the next, without validation: loader, augmentation, progress display,
+checkpoints, tables and curves are included. The bare step is the same network, loss, optimiser and
+precision on one batch in memory. Some bare steps follow each epoch in the same process; the ratio
+is an epoch's rate divided by the mean rate of the bare steps before and after it. The first epoch
+warms up. "steps alone" is the run's own `images_per_second`: from the creation of the loader to the
+last step, including the display but not validation or saving.
 
-`peers` lets plainunet, with a recipe, and MONAI's loop (see `monai_loop.py`) train on the same
-files, split and batch, and gives images per second, from the end of the first step on, without
-judging and validation, and the seconds to reach a Dice on held-out cars (see `race.py`): from
-before the first picture is read, filling an empty cache included, without loading the modules.
-Dice is looked at every so many seconds, so no time is finer than that.
+`peers` trains plainunet with a recipe and MONAI's loop (see `monai_loop.py`) on the same files,
+split and batch. It prints images per second after the first step, without evaluation and
+validation, and the seconds to reach a Dice on held-out cars (see `race.py`): from before the first
+image is read, including the filling of an empty cache but not imports. Dice is evaluated at
+intervals of `--every` seconds, which limits the precision of the times.
 
-`startup` runs the command `plainunet train` with a warm cache, and takes the time from its call
-to the end of the first optimiser step, beside a process that only imports torch. Its peak memory
-is that of all its processes together over one epoch, validation, and the judging at the end; pages
-that they share, and those of the cache, which the system could take back, count.
+`startup` runs the command `plainunet train` with a warm cache and measures the time from its call
+to the end of the first optimiser step, compared with a process that only imports torch. Its peak
+memory is the sum over its processes during one epoch, validation and the final evaluation,
+including shared pages and reclaimable pages of the cache.
 
-Prints tables; what it writes goes to temporary folders. Limitation: one data set.
+Prints tables; files go to temporary folders. Limitation: one data set.
 """
 
 import argparse
@@ -49,7 +49,7 @@ from plainunet.dataset.classes import find_coding
 from plainunet.dataset.loader import EpochBatches, make_loader
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.samples import Samples, TrainingSet, make_batch
-from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
+from plainunet.network.device import autocast, choose_device, choose_precision, to_device
 from plainunet.network.losses import LOSSES
 from plainunet.reporter import Reporter, StepDone
 from plainunet.system import keep_freed_memory
@@ -58,7 +58,7 @@ from plainunet.training.optim import make_optimizers
 from plainunet.training.train import train
 
 VALIDATED = 16
-"""Pictures that `overhead` validates on, which is not counted."""
+"""Number of validation images of `overhead`; validation is not timed."""
 TAP = """
 from plainunet.__main__ import main
 from plainunet.terminal import screen
@@ -72,15 +72,15 @@ class Screen(screen.Screen):
 screen.Screen = Screen
 main()
 """
-"""The command `plainunet`, which says when the first step is done."""
+"""The command `plainunet`, which also prints a line after the first step."""
 
 
 class EnoughError(Exception):
-    """All epochs are measured."""
+    """All epochs have been measured."""
 
 
 def make_bare(pairs: list[Pair], config: TrainConfig, steps: int) -> Callable[[], float]:
-    """Make the function that takes bare steps, and gives their images per second."""
+    """Make a function that runs bare steps and returns images per second."""
     assert config.size is not None
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
@@ -92,7 +92,7 @@ def make_bare(pairs: list[Pair], config: TrainConfig, steps: int) -> Callable[[]
     first = next(iter(make_loader(dataset, batches, 0)))
     image, target, weight = make_batch(first, device)
     network = to_device(UNet(base_channels=config.base_channels), device).train()
-    # so slow that the one batch is never learnt, and all numbers stay ordinary ones
+    # a tiny learning rate, so that the batch is not overfitted and values stay ordinary
     optimizers = make_optimizers(network, config.optimizer, 1e-9, config.weight_decay)
 
     def take(count: int = steps) -> float:
@@ -100,7 +100,7 @@ def make_bare(pairs: list[Pair], config: TrainConfig, steps: int) -> Callable[[]
         for _ in range(count):
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            with arithmetic(device, precision):
+            with autocast(device, precision):
                 logits = network(image)
             LOSSES[config.loss](logits, target, weight).backward()
             for optimizer in optimizers:
@@ -114,10 +114,10 @@ def make_bare(pairs: list[Pair], config: TrainConfig, steps: int) -> Callable[[]
 
 
 class Watch(Reporter):
-    """Times the epochs of a run, and takes bare steps after each: images per second."""
+    """Times the epochs of a run, and runs bare steps after each: images per second."""
 
     def __init__(self, images: int, rounds: int, bare: Callable[[], float], screen: Screen) -> None:
-        """Say how many images an epoch has, and how many epochs are measured."""
+        """Set the number of images per epoch and the number of epochs to measure."""
         self._images, self._rounds, self._bare, self._screen = images, rounds, bare, screen
         self.bare: list[float] = []
         self.steps: list[float] = []
@@ -130,12 +130,12 @@ class Watch(Reporter):
         self._screen.note(text)
 
     def stage(self, name: str, total: int) -> None:
-        """Note when a stage begins."""
+        """Record the start of a stage."""
         self._screen.stage(name, total)
         self._stage, self._stage_begun = (name, total), time.perf_counter()
 
     def advance(self, done: int) -> None:
-        """Leave out the time of a validation that ends now."""
+        """Exclude the time of a validation that ends now."""
         self._screen.advance(done)
         if self._stage == ("validating", done):
             self._begun += time.perf_counter() - self._stage_begun
@@ -174,7 +174,7 @@ def overhead(arguments: argparse.Namespace) -> None:
             )
             device = choose_device(config.device)
             if device.type == "cpu":
-                keep_freed_memory()  # as the run will
+                keep_freed_memory()  # as in the run
             bare = make_bare(pairs, config, arguments.steps)
             watch = Watch(len(pairs), arguments.rounds, bare, screen)
             with suppress(EnoughError):
@@ -194,7 +194,7 @@ def overhead(arguments: argparse.Namespace) -> None:
 
 
 def start(command: list[str], whole: bool) -> tuple[float, float]:
-    """Run the command, to the end or to the first step: seconds to that, and peak MiB."""
+    """Run the command to its end or to its first step. Returns seconds and peak MiB."""
     begun = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-c", TAP, *command],
@@ -212,7 +212,7 @@ def start(command: list[str], whole: bool) -> tuple[float, float]:
             if not whole:
                 os.killpg(process.pid, signal.SIGKILL)
     _, _, usage = os.wait4(process.pid, 0)
-    process.returncode = 0  # it is waited for
+    process.returncode = 0  # os.wait4 has reaped it
     if seconds is None:
         sys.exit("the training failed")
     unit = 1 if sys.platform == "darwin" else 1024
@@ -224,7 +224,7 @@ def watch_memory(session: int, peaks: list[float]) -> None:
     while Path(f"/proc/{session}/stat").exists():
         pages = 0
         for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # it has ended
+            with suppress(OSError):  # the process has ended
                 fields = (process / "stat").read_text().rpartition(")")[2].split()
                 pages += int(fields[21]) * (fields[3] == str(session))
         peaks.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
@@ -232,7 +232,7 @@ def watch_memory(session: int, peaks: list[float]) -> None:
 
 
 def startup(arguments: argparse.Namespace) -> None:
-    """Print the time to the first step, and the memory, of each width."""
+    """Print the time to the first step and the peak memory for each width."""
     for base in arguments.base_channels:
         height, width = map(str, arguments.size)
         command = ["train", str(arguments.data), "--size", height, width, "--epochs", "1"]
@@ -248,7 +248,7 @@ def startup(arguments: argparse.Namespace) -> None:
                 imports.append(time.perf_counter() - begun)
                 times.append(start([*command, "--out", f"{temporary}/{number}"], False)[0])
             _, peak = start([*command, "--out", f"{temporary}/whole"], True)
-        # the first round has filled the cache
+        # the first round fills the cache
         ratios = [a / b for a, b in zip(times[1:], imports[1:], strict=True)]
         print(f"\nplainunet {' '.join(command)}; {arguments.rounds} rounds, a warm cache")
         print(f"{'median (least, greatest)':26}{'seconds':>22}{'ratio to import':>22}")
@@ -268,12 +268,12 @@ def main() -> None:
     add("--device", default="auto")
     plain = argparse.ArgumentParser(add_help=False, parents=[shared])
     plain.add_argument("--batch-size", type=int, default=8)
-    plain.add_argument("--workers", type=int, help="left out: as plainunet chooses")
+    plain.add_argument("--workers", type=int, help="default: chosen by plainunet")
 
     add = verbs.add_parser("overhead", parents=[plain]).add_argument
     add("--base-channels", type=int, nargs="+", default=(16, 64))
-    add("--rounds", type=int, default=5, help="epochs that are measured")
-    add("--pictures", type=int, help="to train on, of each epoch; left out: all")
+    add("--rounds", type=int, default=5, help="number of epochs to measure")
+    add("--pictures", type=int, help="number of training images; default: all")
     add("--steps", type=int, default=16, help="bare steps after each epoch")
     add = verbs.add_parser("startup", parents=[plain]).add_argument
     add("--base-channels", type=int, nargs="+", default=(16,))
@@ -281,14 +281,14 @@ def main() -> None:
     add = verbs.add_parser("peers", parents=[shared]).add_argument
     add("--contestants", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])
     recipe = Path(__file__).parents[1] / "configs" / "carvana-fast.toml"
-    add("--recipe", type=Path, default=recipe, help="settings; left out: configs/carvana-fast.toml")
-    add("--rounds", type=int, default=1, help="each with another seed, on the same split")
-    add("--limit", type=float, default=900, help="seconds that each may train")
-    add("--every", type=float, default=20, help="seconds of training between judgements")
-    add("--judged", type=int, default=64, help="held-out pictures that are judged")
-    add("--pictures", type=int, help="to train on; left out: all")
-    add("--workers", type=int, default=0, help="of MONAI's loader")
-    add("--json", type=Path, help="write all results, with each judgement")
+    add("--recipe", type=Path, default=recipe, help="settings; default: configs/carvana-fast.toml")
+    add("--rounds", type=int, default=1, help="each with a new seed, on the same split")
+    add("--limit", type=float, default=900, help="seconds of training per contestant")
+    add("--every", type=float, default=20, help="seconds of training between evaluations")
+    add("--judged", type=int, default=64, help="number of held-out images to evaluate on")
+    add("--pictures", type=int, help="number of training images; default: all")
+    add("--workers", type=int, default=0, help="worker processes of MONAI's loader")
+    add("--json", type=Path, help="write all results, with each evaluation")
     add("--contestant", nargs=2, help=argparse.SUPPRESS)
     for name, verb in (("overhead", overhead), ("startup", startup), ("peers", peers)):
         verbs.choices[name].set_defaults(run=verb)

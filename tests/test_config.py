@@ -71,7 +71,7 @@ def test_settings_cannot_be_changed() -> None:
         ({"budget": 75.5}, "budget", 75.5),
         ({"patch": (64, 96), "factor": 0.5}, "window", (64, 96)),
         ({"size": (32, 48)}, "window", (32, 48)),
-        ({"freeze": "encoder", "start_from": "a.safetensors"}, "freeze", "encoder"),
+        ({"freeze": "encoder", "pretrained": "a.safetensors"}, "freeze", "encoder"),
     ],
 )
 def test_what_a_user_says_is_understood(given: dict[str, Any], field: str, wanted: object) -> None:
@@ -105,25 +105,25 @@ def test_what_is_not_given_is_left_to_the_checkpoint() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "wrong", "said"),
+    ("model", "wrong", "field"),
     [
-        (TrainConfig, {"track": ("comet",)}, "'tensorboard', 'mlflow', 'wandb' or 'trackio'"),
+        (TrainConfig, {"track": ("comet",)}, "track"),
         *(
             (TrainConfig, {"budget": budget}, "budget")
             for budget in ("", "soon", "20 minutes", "-3m", "0s", 0, -1, float("inf"))
         ),
-        (TrainConfig, {"size": (32, 32), "patch": (64, 64)}, "leave out size"),
-        (TrainConfig, {"factor": 0.5}, "give a patch too"),
+        (TrainConfig, {"size": (32, 32), "patch": (64, 64)}, "patch"),
+        (TrainConfig, {"factor": 0.5}, "factor"),
         # only what has learnt is frozen
-        (TrainConfig, {"freeze": "encoder"}, "give start_from too"),
-        (DataConfig, {"colors": ("red",)}, "'red' is no colour"),
-        (DataConfig, {"colors": ("ff0000", "FF0000")}, "of its own"),
-        (DataConfig, {"values": (0, 0)}, "a value of its own, from 0 to 65535"),
-        (DataConfig, {"values": (0, -1)}, "a value of its own"),
-        (DataConfig, {"values": (0, 65536)}, "a value of its own"),
-        (DataConfig, {"values": (0, 1), "ignore": 0}, "a class whose pixels do not count"),
-        (EvaluateOptions, {"split": "some"}, "'train', 'val', 'test' or 'all'"),
-        (EvaluateOptions, {"tuned": True}, "Extra inputs"),
+        (TrainConfig, {"freeze": "encoder"}, "freeze"),
+        (DataConfig, {"colors": ("red",)}, "colors"),
+        (DataConfig, {"colors": ("ff0000", "FF0000")}, "colors"),
+        (DataConfig, {"values": (0, 0)}, "values"),
+        (DataConfig, {"values": (0, -1)}, "values"),
+        (DataConfig, {"values": (0, 65536)}, "values"),
+        (DataConfig, {"values": (0, 1), "ignore": 0}, "ignore"),
+        (EvaluateOptions, {"split": "some"}, "split"),
+        (EvaluateOptions, {"tuned": True}, "tuned"),
         (NetworkOptions, {"depth": 7}, "depth"),
         (NetworkOptions, {"depth": 0}, "depth"),
         (NetworkOptions, {"num_classes": 1}, "num_classes"),
@@ -138,7 +138,8 @@ def test_what_is_not_given_is_left_to_the_checkpoint() -> None:
     ],
 )
 def test_impossible_options_are_refused(
-    model: type[BaseModel], wrong: dict[str, object], said: str
+    model: type[BaseModel], wrong: dict[str, object], field: str
 ) -> None:
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError) as caught:
         model(**wrong)
+    assert {problem["loc"][0] for problem in caught.value.errors()} == {field}

@@ -22,7 +22,7 @@ Stack = NDArray[np.uint8]
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("synthetic") / "drawn"
-    return draw_dataset(folder, pictures=48, validation=16, size=SIZE)
+    return draw_dataset(folder, images=48, validation=16, size=SIZE)
 
 
 def read_part(folder: Path, part: str) -> tuple[Stack, Stack]:
@@ -50,12 +50,12 @@ def test_layout(drawn: Path) -> None:
             assert mask.mode == "P"
             assert set(np.unique(mask)) <= {0, LEAF, STONE}
             colours = np.array(mask.getpalette()[: 3 * K]).reshape(K, 3)
-    # any viewer shows the classes in colours that are far apart
+    # viewers show the classes in distinct colours
     assert min(np.abs(one - other).sum() for one, other in combinations(colours, 2)) > 100
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
-def test_share_of_each_class(drawn: Path, part: str) -> None:
+def test_fraction_of_each_class(drawn: Path, part: str) -> None:
     masks = read_part(drawn, part)[1]
     shares = np.bincount(masks.ravel(), minlength=K) / masks.size
     assert 0.65 < shares[0] < 0.85
@@ -98,7 +98,7 @@ def test_boundaries_of_mask_and_image_coincide() -> None:
             edge = cv2.morphologyEx(moved, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
             steps.setdefault(move, []).append(float(gradient[edge].mean() / gradient.mean()))
     means = {move: np.mean(values) for move, values in steps.items()}
-    # the image changes most where the mask does, and less a single pixel beside
+    # the image changes most at the boundary of the mask, and less one pixel away
     assert means[0, 0] > 1.5
     assert max(means, key=lambda move: means[move]) == (0, 0)
 
@@ -122,7 +122,7 @@ class ColourClassifier:
         return counts.reshape(-1, K).astype(np.float64)
 
     def best_dice(self, images: Stack, masks: Stack) -> float:
-        """With equal weights, or those that serve best on what it was fitted to."""
+        """With equal weights, or those with the best Dice on the training pixels."""
         grid = np.exp(np.linspace(-0.5, 3, 15)).tolist()
         choices = [(1.0, one, other) for one in grid for other in grid]
         best = max(choices, key=lambda weights: self._dice(self.counts, weights))
@@ -130,7 +130,7 @@ class ColourClassifier:
         return max(self._dice(counts, (1.0,) * K), self._dice(counts, best))
 
     def _dice(self, counts: NDArray[np.float64], weights: tuple[float, ...]) -> float:
-        """Mean foreground Dice, counted over all pixels."""
+        """Mean foreground Dice, pooled."""
         chosen = (self.joint * weights).argmax(1)
         sums = [(counts[chosen == k, k].sum(), counts[chosen == k].sum()) for k in range(1, K)]
         both = counts.sum(0)[1:]
@@ -143,14 +143,14 @@ def test_colour_is_not_enough(drawn: Path, tmp_path: Path, whole: bool) -> None:
     validation = read_part(folder, "val")
     classifier = ColourClassifier(*read_part(folder, "train"))
     assert classifier.best_dice(*validation) < (0.5 if whole else 0.55)
-    # where colours tell, it finds it
+    # if colours differ, it works
     paints = np.array([(60, 60, 60), (40, 160, 60), (200, 140, 40)])
     noise = np.random.default_rng(0).normal(0, 15, (*validation[1].shape, 3))
     painted = np.clip(paints[validation[1]] + noise, 0, 255).astype(np.uint8)
     assert ColourClassifier(painted, validation[1]).best_dice(painted, validation[1]) > 0.95
 
 
-def test_the_seed_alone_decides(tmp_path: Path) -> None:
+def test_images_depend_only_on_the_seed(tmp_path: Path) -> None:
     once = contents(draw_dataset(tmp_path / "once", 3, 2, (64, 80), seed=4))
     again = contents(draw_dataset(tmp_path / "again", 3, 2, (64, 80), seed=4))
     assert once == again
@@ -158,8 +158,8 @@ def test_the_seed_alone_decides(tmp_path: Path) -> None:
     assert all(other[name] != data for name, data in once.items())
 
 
-def test_parts_differ_and_do_not_depend_on_each_other(tmp_path: Path) -> None:
-    # an even difference: the number of an image decides between JPEG and PNG
+def test_splits_differ_and_are_independent(tmp_path: Path) -> None:
+    # an even difference, since the number of an image determines JPEG or PNG
     few = draw_dataset(tmp_path / "few", 2, 2, (64, 64))
     many = draw_dataset(tmp_path / "many", 4, 2, (64, 64))
     for part in ("train", "val"):
@@ -183,7 +183,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_or_empty_folder_is_filled_once(tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_is_drawn_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     progress: list[int] = []
     for folder in (tmp_path / "empty", tmp_path / "new" / "deeper"):
@@ -191,24 +191,24 @@ def test_a_missing_or_empty_folder_is_filled_once(tmp_path: Path) -> None:
             draw_dataset(folder, 1, 1, (64, 64), on_progress=lambda done, _: progress.append(done))
         assert len(find_pairs(folder)) == 2
         assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
-    # the second call finds the data set complete
+    # the second call finds a complete data set
     assert progress == [1, 2, 1, 2]
 
 
 @pytest.mark.parametrize(
-    "other", [{"seed": 1}, {"size": (64, 65)}, {"pictures": 2}, {"validation": 2}]
+    "other", [{"seed": 1}, {"size": (64, 65)}, {"images": 2}, {"validation": 2}]
 )
 def test_another_data_set_is_not_overwritten(tmp_path: Path, other: dict[str, Any]) -> None:
-    arguments: dict[str, Any] = {"pictures": 1, "validation": 1, "size": (64, 64)}
+    arguments: dict[str, Any] = {"images": 1, "validation": 1, "size": (64, 64)}
     folder = draw_dataset(tmp_path / "drawn", **arguments)
     before = contents(folder)
-    with pytest.raises(ValueError, match="drawn"):
+    with pytest.raises(ValueError, match=str(folder)):
         draw_dataset(folder, **{**arguments, **other})
     assert contents(folder) == before
 
 
 @pytest.mark.parametrize("record", [None, b"not JSON", b"[]", b"\xff"])
-def test_foreign_files_are_not_overwritten(tmp_path: Path, record: bytes | None) -> None:
+def test_other_files_are_not_overwritten(tmp_path: Path, record: bytes | None) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "thesis.txt").write_text("ten years of work")
@@ -225,7 +225,7 @@ def test_foreign_files_are_not_overwritten(tmp_path: Path, record: bytes | None)
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
-        ({"pictures": 0}, "pictures"),
+        ({"images": 0}, "images"),
         ({"validation": 0}, "validation"),
         ({"size": (63, 64)}, "height"),
         ({"size": (64, 5)}, "width"),
@@ -235,6 +235,6 @@ def test_foreign_files_are_not_overwritten(tmp_path: Path, record: bytes | None)
 def test_arguments_below_their_minimum(
     tmp_path: Path, arguments: dict[str, object], name: str
 ) -> None:
-    with pytest.raises(ValueError, match=rf"{name} is -?\d+; it must be at least \d+"):
+    with pytest.raises(ValueError, match=rf"{name} is -?\d+"):
         draw_dataset(tmp_path / "drawn", **arguments)
     assert list(tmp_path.iterdir()) == []

@@ -35,7 +35,7 @@ def test_file_appears_whole(tmp_path: Path, old: str | None) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("old", ["old", None])
-def test_failure_leaves_what_was_there(
+def test_failure_keeps_the_old_file(
     tmp_path: Path, error: type[BaseException], old: str | None
 ) -> None:
     path = tmp_path / "a.txt"
@@ -76,32 +76,32 @@ def test_two_writers_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 251 + ".png", "é" * 125 + ".png"])
-def test_names_as_long_as_the_file_system_takes(tmp_path: Path, name: str) -> None:
+def test_names_of_maximum_length(tmp_path: Path, name: str) -> None:
     with write_whole(tmp_path / name) as part:
         part.write_text("text")
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.usefixtures("file_modes")
-def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
+def test_folders_without_write_access(tmp_path: Path) -> None:
     require_writable(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("text")
     (tmp_path / "closed").mkdir(mode=0o500)
-    for folder, said in (("file/runs", "cannot be written to"), ("closed", "Permission denied")):
-        with pytest.raises(ValueError, match=rf"{folder}.*{said}.*another output folder"):
+    for folder, reason in (("file/runs", "Not a directory"), ("closed", "Permission denied")):
+        with pytest.raises(ValueError, match=rf"{folder}.*{reason}"):
             require_writable(tmp_path / folder)
 
 
-def test_a_result_has_its_suffix_and_is_no_folder(tmp_path: Path) -> None:
+def test_require_file(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     for name in ("model.safetensors", "scores", "folder.json"):
-        with pytest.raises(ValueError, match=f"{name}: .*(end in .json|is a folder)"):
+        with pytest.raises(ValueError, match=f"{name}: "):
             require_file(tmp_path / name, ".json")
     require_file(tmp_path / "new" / "scores.JSON", ".json")
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="cannot be written to"):
+    with pytest.raises(ValueError, match=r"file: .*Not a directory"):
         require_file(tmp_path / "file" / "scores.json", ".json")
 
 
@@ -111,7 +111,7 @@ def test_only_results_of_the_same_kind_are_overwritten(tmp_path: Path) -> None:
     path.write_text('{"findings": []}')
     require_own(path, '"findings"')
     path.write_text('{"images": [], "annotations": []}')
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match=r"result\.json"):
         require_own(path, '"findings"')
 
 
@@ -131,7 +131,7 @@ with lock_folder(Path(sys.argv[1])):
 
 
 def holding(code: str, folder: Path) -> subprocess.Popen[str]:
-    """A process that has the lock of a folder, and a group of its own."""
+    """A process, in its own process group, that holds the lock of a folder."""
     words = [sys.executable, "-c", code, folder]
     holder = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert holder.stdout is not None
@@ -139,10 +139,10 @@ def holding(code: str, folder: Path) -> subprocess.Popen[str]:
     return holder
 
 
-def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     holder = holding(LOCKING, folder)
-    with pytest.raises(ValueError, match=f"process {holder.pid} works in it"), lock_folder(folder):
+    with pytest.raises(ValueError, match=f"process {holder.pid}"), lock_folder(folder):
         pass
     holder.kill()
     holder.communicate()
@@ -151,14 +151,14 @@ def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
     assert [file.name for file in folder.iterdir()] == ["result"]
 
 
-def test_a_lock_is_taken_once_and_leaves_no_folder_that_was_not_there(tmp_path: Path) -> None:
+def test_a_lock_is_exclusive_and_leaves_no_new_folder(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "run"
     with lock_folder(folder):
         with pytest.raises(ValueError, match="this process"), lock_folder(folder):
             pass
         assert folder.is_dir()
     assert not (tmp_path / "new").exists()
-    with pytest.raises(KeyError), lock_folder(folder):  # nor after an error
+    with pytest.raises(KeyError), lock_folder(folder):  # also after an error
         raise KeyError
     assert not (tmp_path / "new").exists()
     (tmp_path / "old").mkdir()
@@ -176,11 +176,11 @@ def test_a_forked_process_does_not_hold_the_lock(tmp_path: Path) -> None:
     holder.wait()
     holder.stdout.close()  # type: ignore[union-attr]
     with lock_folder(tmp_path):
-        os.killpg(holder.pid, 0)  # the other is still there
+        os.killpg(holder.pid, 0)  # the child is still running
     os.killpg(holder.pid, signal.SIGKILL)
 
 
-def test_a_killed_writer_leaves_the_old_file_and_what_it_had_begun_is_removed(
+def test_a_killed_writer_keeps_the_old_file_and_its_temporary_one_is_removed(
     tmp_path: Path,
 ) -> None:
     code = """
@@ -208,7 +208,7 @@ from plainunet.files import write_whole
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:
     with write_whole(Path(sys.argv[1])) as part:
-        if sys.argv[2] == "library":  # which says something else of it
+        if sys.argv[2] == "library":  # which hides the reason
             try:
                 part.write_bytes(bytes(20_000))
             except OSError:
@@ -221,12 +221,11 @@ except OSError as error:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no RLIMIT_FSIZE")
 @pytest.mark.parametrize("who", ["python", "library"])
-def test_a_disk_that_takes_no_more_is_said_and_what_was_there_stays(
-    tmp_path: Path, who: str
-) -> None:
+def test_a_full_disk_is_reported_and_keeps_the_old_file(tmp_path: Path, who: str) -> None:
     file = tmp_path / "model.bin"
     file.write_text("before")
-    said = subprocess.check_output([sys.executable, "-c", FULL, file, who], text=True)
-    assert said.startswith(f"{file}: cannot be written (File too large); what was there before")
+    output = subprocess.check_output([sys.executable, "-c", FULL, file, who], text=True)
+    assert output.startswith(f"{file}: ")
+    assert "File too large" in output
     assert file.read_text() == "before"
     assert list(tmp_path.iterdir()) == [file]

@@ -1,4 +1,4 @@
-"""Inputs that are made to do harm, and processes that are stopped: a clear error, nothing lost."""
+"""Malicious inputs and interrupted processes: a clear error, and no data lost."""
 
 import json
 import os
@@ -74,15 +74,15 @@ def describe_anew(file: Path, change: Callable[[Any], Any]) -> None:
     data = file.read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
     head = json.loads(data[8 : 8 + length])
-    said = change(json.loads(head["__metadata__"]["plainunet"]))
-    head["__metadata__"]["plainunet"] = said if isinstance(said, str) else json.dumps(said)
+    card = change(json.loads(head["__metadata__"]["plainunet"]))
+    head["__metadata__"]["plainunet"] = card if isinstance(card, str) else json.dumps(card)
     new = json.dumps(head).encode()
     new += b" " * (-len(new) % 8)
     file.write_bytes(struct.pack("<Q", len(new)) + new + data[8 + length :])
 
 
-def places(said: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for key, value in said.items():
+def places(card: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in card.items():
         yield (*above, key)
         if isinstance(value, dict) and not above:
             yield from places(value, (key,))
@@ -94,12 +94,12 @@ def check_descriptions(file: Path, tries: list[tuple[tuple[str, ...], Any]]) -> 
     for place, value in tries:
         file.write_bytes(whole)
 
-        def put(said: Any, place: tuple[str, ...] = place, value: Any = value) -> Any:
-            inner = said
+        def put(card: Any, place: tuple[str, ...] = place, value: Any = value) -> Any:
+            inner = card
             for key in place[:-1]:
                 inner = inner[key]
             inner[place[-1]] = value
-            return said
+            return card
 
         describe_anew(file, put)
         message = ""
@@ -116,28 +116,28 @@ def check_descriptions(file: Path, tries: list[tuple[tuple[str, ...], Any]]) -> 
 def all_tries(file: Path) -> list[tuple[tuple[str, ...], Any]]:
     known: list[tuple[str, ...]] = []
     whole = file.read_bytes()
-    describe_anew(file, lambda said: known.extend(places(said)) or said)
+    describe_anew(file, lambda card: known.extend(places(card)) or card)
     file.write_bytes(whole)
     return [(place, value) for place in known for value in HOSTILE]
 
 
-@pytest.mark.filterwarnings("ignore:an image of")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_hostile_descriptions_are_refused_or_harmless(checkpoint: Path) -> None:
     tries = random.Random(0).sample(all_tries(checkpoint), 60)
     assert check_descriptions(checkpoint, tries) > 20
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:an image of")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_all_hostile_descriptions_are_refused_or_harmless(checkpoint: Path) -> None:
     tries = all_tries(checkpoint)
     assert len(tries) > 400
     assert check_descriptions(checkpoint, tries) > 200
 
 
-@pytest.mark.parametrize("said", ["[" * 100_000 + "]" * 100_000, "{}", "null", "[]", '"x"'])
-def test_descriptions_that_are_none_are_refused(checkpoint: Path, said: str) -> None:
-    describe_anew(checkpoint, lambda _: said)
+@pytest.mark.parametrize("card", ["[" * 100_000 + "]" * 100_000, "{}", "null", "[]", '"x"'])
+def test_descriptions_that_are_none_are_refused(checkpoint: Path, card: str) -> None:
+    describe_anew(checkpoint, lambda _: card)
     with pytest.raises(CheckpointError):
         load_checkpoint(checkpoint)
 
@@ -145,7 +145,7 @@ def test_descriptions_that_are_none_are_refused(checkpoint: Path, said: str) -> 
 def test_a_small_file_makes_no_large_network(checkpoint: Path) -> None:
     most: dict[str, Any] = {"base_channels": 1024, "depth": 6}
     describe_anew(
-        checkpoint, lambda said: {**said, "architecture": {**said["architecture"], **most}}
+        checkpoint, lambda card: {**card, "architecture": {**card["architecture"], **most}}
     )
     code = (
         "import resource, sys; from pathlib import Path\n"
@@ -267,7 +267,7 @@ def test_a_pattern_that_searches_for_ever_is_stopped(tmp_path: Path) -> None:
     long = folder / "images" / f"{'a' * 60}.png"
     (folder / "images" / "0.png").rename(long)
     (folder / "masks" / "0.png").rename(folder / "masks" / long.name)
-    with pytest.raises(ValueError, match="takes too long"):
+    with pytest.raises(ValueError, match=r"\*!.* 8 "):
         find_pairs(folder, DataConfig(group_by="((a|.)*)*!"))
 
 

@@ -1,7 +1,7 @@
-"""Public data sets in their publishers' layouts and encodings, understood without flags.
+"""Public data sets in their original layouts and encodings, read without flags.
 
-All figures are counted here a second time, by plain Pillow and NumPy and by the rules of the
-sets' own description; nothing of the package takes part in that.
+All expected numbers are computed here independently of the package, with Pillow and NumPy and by
+the rules in the description of each data set.
 """
 
 from collections import Counter
@@ -28,13 +28,13 @@ CHANNELS = {"L": 1, "RGB": 3}
 
 
 class Figures(NamedTuple):
-    """What is written about a set.
+    """Documented properties of a data set.
 
     Attributes:
-        pairs: How many.
-        groups: How many, and how many images the smallest and the largest has.
-        kind: What the values of masks are.
-        modes: Pillow's names of the images' channels.
+        pairs: Number of pairs.
+        groups: Number of groups, and of images in the smallest and largest group.
+        kind: Encoding of the masks.
+        modes: Pillow's modes of the images.
     """
 
     pairs: int
@@ -55,7 +55,7 @@ FIGURES = {
 
 
 def own_pairs(root: Path, name: str) -> Iterator[tuple[Path, Path]]:
-    """The pairs as the set's description has them."""
+    """The pairs according to the data set's description."""
     folder, ending = SETS[name].masks
     for image in sorted(root.glob(SETS[name].images)):
         part = image.parent.name if name == "camvid" else ""
@@ -63,7 +63,7 @@ def own_pairs(root: Path, name: str) -> Iterator[tuple[Path, Path]]:
 
 
 def own_counts(path: Path) -> np.ndarray:
-    """Pixels of each stored value from 0 on: palette index, bit, id or number of an object."""
+    """Pixels of each stored value from 0 on: palette index, bit, class id or object number."""
     with Image.open(path) as mask:
         if mask.mode in ("P", "L"):
             return np.array(mask.histogram())
@@ -72,9 +72,9 @@ def own_counts(path: Path) -> np.ndarray:
 
 
 def own_classes(path: Path, known: RealSet) -> list[int]:
-    """The pixels of each class and, last, of none."""
+    """Pixels of each class and, last, of ignored pixels."""
     counts = own_counts(path)
-    if not known.values:  # they number objects
+    if not known.values:  # instances: values are object numbers
         return [int(counts[0]), int(counts[1:].sum()), 0]
     of_classes = [int(counts[value]) for value in known.values]
     void = int(counts[known.config["ignore"]]) if "ignore" in known.config else 0
@@ -83,15 +83,15 @@ def own_classes(path: Path, known: RealSet) -> list[int]:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_pictures_are_paired_grouped_and_split(data_root: Path, name: str) -> None:
+def test_images_are_paired_grouped_and_split(data_root: Path, name: str) -> None:
     known, figures, root = SETS[name], FIGURES[name], data_root / name
-    # Carvana's layout says what belongs together
-    said = known.group_by if name != "carvana" else None
-    pairs = find_pairs(root, DataConfig(group_by=said))
+    # Carvana's groups are recognised without --group-by
+    group_by = known.group_by if name != "carvana" else None
+    pairs = find_pairs(root, DataConfig(group_by=group_by))
     assert [(pair.image, pair.mask) for pair in pairs] == list(own_pairs(root, name))
     assert len(pairs) == figures.pairs
     assert len({pair.mask for pair in pairs}) == figures.pairs
-    # nothing that could be a mask is left over
+    # no mask is left unpaired
     masks = [path for path in (root / known.masks[0]).rglob("*") if path.is_file()]
     assert sorted(masks) == sorted(pair.mask for pair in pairs)
 
@@ -132,7 +132,7 @@ def test_sizes_and_channels_are_found(data_root: Path, name: str) -> None:
     ]
 
 
-# Carvana's masks have 2.5 million pixels each: an eighth of them, and all where time allows
+# Carvana's masks have 2.5 million pixels each: every eighth one, and all in slow runs
 @pytest.mark.parametrize(
     ("name", "step"),
     [
@@ -140,22 +140,22 @@ def test_sizes_and_channels_are_found(data_root: Path, name: str) -> None:
         pytest.param("carvana", 1, marks=pytest.mark.slow),
     ],
 )
-def test_classes_and_their_shares_are_found(data_root: Path, name: str, step: int) -> None:
+def test_classes_and_their_fractions_are_found(data_root: Path, name: str, step: int) -> None:
     known = SETS[name]
     paths = [mask for _, mask in own_pairs(data_root / name, name)][::step]
-    heard = Collected()
-    coding, counts = find_coding(paths, DataConfig(**known.config), heard)
+    reporter = Collected()
+    coding, counts = find_coding(paths, DataConfig(**known.config), reporter)
     assert (coding.values, coding.kind) == (known.values or (0, 1), FIGURES[name].kind)
     assert coding.ignore == known.config.get("ignore")
-    assert heard.notes == []
+    assert reporter.notes == []
     each = np.array([own_classes(path, known) for path in paths])
     wanted = each.sum(axis=0)
     assert counts.tolist() == wanted[:-1].tolist()
     assert (wanted[-1] > 0) == ("ignore" in known.config)
-    # the shares that a user is told; every class occurs
+    # the reported fractions; every class occurs
     assert np.allclose(counts / counts.sum(), wanted[:-1] / wanted[:-1].sum(), rtol=1e-12)
     assert counts.min() > 0
-    # and what is read of a picture is what is stored there, spot-checked over the set
+    # spot checks: the class ids read from a mask match its stored values
     for number in range(0, len(paths), max(1, len(paths) // 12)):
         ids = coding.read(paths[number])
         read = np.bincount(ids.ravel(), minlength=256)
@@ -163,29 +163,29 @@ def test_classes_and_their_shares_are_found(data_root: Path, name: str, step: in
 
 
 @pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_nuclei_are_told_apart(data_root: Path, step: int) -> None:
+def test_nuclei_keep_their_instances(data_root: Path, step: int) -> None:
     masks = [mask for _, mask in own_pairs(data_root / "dsb2018", "dsb2018")][::step]
     coding, _ = find_coding(masks)
     for path in masks:
         stored = own_counts(path)
         labels = find_objects(coding.read_stored(path), coding, path)
         found = np.bincount(labels.ravel())
-        # every object with all of its pixels, and no other
+        # exactly the stored objects, with all their pixels
         assert found[0] == stored[0]
         assert found[1:].tolist() == stored[1:][stored[1:] > 0].tolist()
 
 
-def test_colours_are_read_by_their_legend(data_root: Path) -> None:
-    """RGB and palette PNG mixed; the set has the same masks as ids, made by its publisher."""
+def test_colour_masks_are_read_by_a_legend(data_root: Path) -> None:
+    """RGB and palette PNG mixed; the publisher also provides the same masks as class ids."""
     root = data_root / "dubai_aerial"
     pairs = find_pairs(root, DataConfig(masks="masks_color"))
     assert [pair.mask for pair in pairs] == sorted((root / "masks_color").iterdir())
     assert [pair.image for pair in pairs] == [image for image, _ in own_pairs(root, "dubai_aerial")]
 
     colors = tuple((r, g, b) for r, g, b in map(bytes.fromhex, LEGEND_OF_DUBAI))
-    heard = Collected()
+    reporter = Collected()
     coding, counts = find_coding(
-        [pair.mask for pair in pairs], DataConfig(colors=LEGEND_OF_DUBAI), heard
+        [pair.mask for pair in pairs], DataConfig(colors=LEGEND_OF_DUBAI), reporter
     )
     assert coding.colors == colors
     assert coding.num_classes == 6
@@ -211,9 +211,7 @@ def test_colours_are_read_by_their_legend(data_root: Path) -> None:
         pixels += np.bincount(own.ravel(), minlength=256)
     assert set(modes) == {"P", "RGB"}
     assert counts.tolist() == pixels[:6].tolist()
-    # what is outside of the legend is all black, and is said with its number
+    # all pixels outside the legend are black, and their number is reported
     assert set(outside) == {0}
     assert outside[0] == pixels[255] > 0
-    assert [
-        note for note in heard.notes if "outside the legend" in note and f"{outside[0]} p" in note
-    ]
+    assert any(f"{outside[0]} p" in note for note in reporter.notes)

@@ -25,7 +25,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-PART = "[[growth]]\nuntil = {}\nscale = 0.5\n"
+STAGE = "[[growth]]\nuntil = {}\nscale = 0.5\n"
 
 
 def test_named_keys_and_defaults(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_named_keys_and_defaults(tmp_path: Path) -> None:
     assert (settings.epochs, settings.size) == (3, (32, 48))
     assert settings.classes == ("ground", "leaf")
     assert settings.batch_size == TrainConfig().batch_size
-    # flags win over the file, so that what the file leaves out must be known
+    # without defaults, which flags may override
     assert read_settings(path) == {
         "epochs": 3,
         "size": [32, 48],
@@ -43,12 +43,12 @@ def test_named_keys_and_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "named"),
     [
-        ("epoch = 3", ["unknown key 'epoch'", "did you mean 'epochs'?"]),
-        ("qqq = 3", ["unknown key 'qqq'", *TrainConfig.model_fields]),
-        ("[[growth]]\nuntil = 0.5\nscal = 0.5", ["growth.0.scal", "did you mean 'scale'?"]),
-        ("epochs = -3", ["epochs: ", "(it is -3)"]),
+        ("epoch = 3", ["'epoch'", "'epochs'"]),
+        ("qqq = 3", ["'qqq'", *TrainConfig.model_fields]),
+        ("[[growth]]\nuntil = 0.5\nscal = 0.5", ["growth.0.scal", "'scale'"]),
+        ("epochs = -3", ["epochs: ", "-3"]),
         ('loss = "tversky"', ["'tversky'", "'cross-entropy'", "'dice'", "'cross-entropy+dice'"]),
         # all at once
         ("epoch = 3\nbatch_size = 0\nema = 2.0", ["epoch", "batch_size", "ema"]),
@@ -66,42 +66,40 @@ def test_named_keys_and_defaults(tmp_path: Path) -> None:
         ("ignore = -1", ["ignore: "]),
         ("[[growth]]\nuntil = 1.0\nscale = 0.5", ["growth.0.until: "]),
         ("[[growth]]\nuntil = 0.5\nscale = 1.5", ["growth.0.scale: "]),
-        (PART.format(0.6) + PART.format(0.4), ["growth: ", "not at [0.6, 0.4]"]),
-        ("epochs = ", ["not a readable TOML file"]),
-        ("epochs", ["not a readable TOML file"]),
-        ("epochs = 1\nepochs = 2", ["not a readable TOML file"]),
-        ("\udcff\udcfe", ["not a readable TOML file"]),
+        (STAGE.format(0.6) + STAGE.format(0.4), ["growth: ", "[0.6, 0.4]"]),
+        *((text, ["TOML"]) for text in ("epochs = ", "epochs", "epochs = 1\nepochs = 2")),
+        ("\udcff\udcfe", ["TOML"]),
     ],
 )
-def test_what_cannot_be_is_named(tmp_path: Path, lines: str, said: list[str]) -> None:
+def test_invalid_settings_are_named(tmp_path: Path, lines: str, named: list[str]) -> None:
     path = tmp_path / "run.toml"
     path.write_bytes(f"{lines}\n".encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=re.escape(str(path))) as raised:
         load_config(path)
-    # a ValidationError is a ValueError too, but not a message for a user
+    # a ValidationError is a ValueError, but has no message for users
     assert not isinstance(raised.value, ValidationError)
-    assert all(each in str(raised.value) for each in said)
+    assert all(each in str(raised.value) for each in named)
 
 
 def test_missing_file_and_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"run\.toml: no such configuration file"):
+    with pytest.raises(FileNotFoundError, match=r"run\.toml"):
         load_config(tmp_path / "run.toml")
     (tmp_path / "run.toml").mkdir()
-    with pytest.raises(ValueError, match=r"run\.toml: not a readable TOML file"):
+    with pytest.raises(ValueError, match=r"run\.toml: .*TOML"):
         load_config(tmp_path / "run.toml")
 
 
-def test_settings_from_elsewhere_name_their_source() -> None:
+def test_other_settings_name_their_source() -> None:
     assert make_config({"epochs": 3}).epochs == 3
-    with pytest.raises(ValueError, match=r"^flags: epochs: .*greater than or equal to 1"):
+    with pytest.raises(ValueError, match=r"^flags: epochs: "):
         make_config({"epochs": 0}, source="flags")
 
 
 text = st.text(max_size=8)
 share = st.floats(0, 1, exclude_min=True, exclude_max=True)
-parts = st.builds(Growth, until=share, scale=share)
-rising = st.lists(parts, max_size=3, unique_by=lambda part: part.until).map(
-    lambda chosen: tuple(sorted(chosen, key=lambda part: part.until))
+stages = st.builds(Growth, until=share, scale=share)
+rising = st.lists(stages, max_size=3, unique_by=lambda stage: stage.until).map(
+    lambda chosen: tuple(sorted(chosen, key=lambda stage: stage.until))
 )
 
 
@@ -115,7 +113,7 @@ rising = st.lists(parts, max_size=3, unique_by=lambda part: part.until).map(
         growth=rising,
         group_by=st.none() | text,
         classes=st.lists(text, max_size=3).map(tuple),
-        # none of them may be the value that is ignored
+        # none of them may be the ignored value
         values=st.lists(st.integers(256, 65535), max_size=3, unique=True).map(tuple),
         ignore=st.none() | st.integers(0, 255),
         workers=st.none() | st.integers(0, 4),
@@ -136,7 +134,7 @@ def test_round_trip_of_odd_names(tmp_path: Path, name: str) -> None:
     assert load_config(tmp_path / "run.toml") == odd
 
 
-SAID = DataConfig(
+DATASET = DataConfig(
     images="photos",
     masks="m",
     classes=("background", "leaf"),
@@ -146,24 +144,24 @@ SAID = DataConfig(
 )
 
 
-def test_what_a_folder_says_of_itself_comes_back(tmp_path: Path) -> None:
+def test_round_trip_of_a_dataset(tmp_path: Path) -> None:
     assert read_dataset(tmp_path) == {}
-    write_dataset(tmp_path / DATASET_FILE, SAID)
-    assert DataConfig(**read_dataset(tmp_path)) == SAID
-    assert (tmp_path / DATASET_FILE).read_text().startswith("# What the pictures and masks are.")
+    write_dataset(tmp_path / DATASET_FILE, DATASET)
+    assert DataConfig(**read_dataset(tmp_path)) == DATASET
+    assert (tmp_path / DATASET_FILE).read_text().startswith("# ")
 
 
-def test_a_folder_fills_in_what_is_not_given(tmp_path: Path) -> None:
+def test_a_dataset_completes_the_settings(tmp_path: Path) -> None:
     assert with_dataset(TrainConfig(epochs=3), tmp_path) == TrainConfig(epochs=3)
-    write_dataset(tmp_path / DATASET_FILE, SAID)
+    write_dataset(tmp_path / DATASET_FILE, DATASET)
     filled = with_dataset(TrainConfig(epochs=3, ignore=8), tmp_path)
     assert (filled.epochs, filled.ignore) == (3, 8)
-    assert (filled.images, filled.masks, filled.classes) == ("photos", "m", SAID.classes)
+    assert (filled.images, filled.masks, filled.classes) == ("photos", "m", DATASET.classes)
     assert (filled.values, filled.group_by) == ((0, 7), "([^_]+)_")
 
 
-def test_what_is_given_puts_aside_what_contradicts_it(tmp_path: Path) -> None:
-    write_dataset(tmp_path / DATASET_FILE, SAID)
+def test_settings_override_contradicting_keys_of_a_dataset(tmp_path: Path) -> None:
+    write_dataset(tmp_path / DATASET_FILE, DATASET)
     other = with_dataset(TrainConfig(masks="in_color"), tmp_path)
     assert (other.images, other.masks, other.values) == ("photos", "in_color", ())
     listed = with_dataset(TrainConfig(pairs="list.csv"), tmp_path)
@@ -171,15 +169,23 @@ def test_what_is_given_puts_aside_what_contradicts_it(tmp_path: Path) -> None:
     assert with_dataset(TrainConfig(colors=("000000", "ffffff")), tmp_path).values == ()
 
 
-def test_a_folder_that_says_nonsense_of_itself(tmp_path: Path) -> None:
+def test_an_invalid_dataset(tmp_path: Path) -> None:
     path = tmp_path / DATASET_FILE
     path.write_text("mask = 'm'\n")
-    with pytest.raises(ValueError, match=r"dataset\.toml: unknown key 'mask'.*'masks'"):
+    with pytest.raises(ValueError, match=r"dataset\.toml: .*'mask'.*'masks'"):
         with_dataset(TrainConfig(), tmp_path)
     path.write_text("epochs = 3\n")
-    with pytest.raises(ValueError, match="unknown key 'epochs'; known are images"):
+    with pytest.raises(ValueError, match=r"'epochs'.* images, masks"):
         read_dataset(tmp_path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(ValueError, match=r"dataset\.toml: not a readable TOML"):
+    with pytest.raises(ValueError, match=r"dataset\.toml: .*TOML"):
         read_dataset(tmp_path)
+
+
+def test_settings_of_earlier_runs_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('accumulation = 2\nclip = 0.5\nstart_from = "a"\nloss = "outline"\n')
+    config = load_config(path)
+    assert (config.gradient_accumulation, config.gradient_clip) == (2, 0.5)
+    assert (config.pretrained, config.loss) == ("a", "boundary")

@@ -1,4 +1,4 @@
-"""Memory and threads of a process."""
+"""Memory and threads."""
 
 import platform
 import subprocess
@@ -21,9 +21,9 @@ from plainunet.system import (
 )
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc gives memory back")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_kept() -> None:
-    """In a process of its own: how often pages are mapped anew for equal large arrays."""
+    """Page faults for equal large arrays, each case in its own process."""
     code = """
 import resource, sys
 import numpy as np
@@ -46,27 +46,27 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         for what in ("give", "keep", "limited", "back")
     }
     assert faults["keep"] * 10 < faults["give"]
-    # where it would be missing elsewhere, it goes back
+    # not kept with limited address space
     assert faults["limited"] > 5 * faults["keep"]
     assert faults["back"] > 5 * faults["keep"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="nobody counts")
-def test_memory_in_use_is_counted() -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="not available on Windows")
+def test_resident_memory() -> None:
     code = """
 from plainunet.system import resident_memory
 before = resident_memory()
 block = bytearray(200 * 2**20)
 print(before, resident_memory() - before)
 """
-    said = subprocess.check_output([sys.executable, "-c", code], text=True)
-    before, more = map(int, said.split())
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    before, more = map(int, output.split())
     assert 2**21 < before < 2**28
     assert 190 * 2**20 < more < 220 * 2**20
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="nobody counts")
-def test_without_proc_the_most_so_far_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="not available on Windows")
+def test_peak_memory_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     import resource
 
     monkeypatch.setattr("plainunet.system.Path", lambda path: Path(f"/nowhere{path}"))
@@ -90,34 +90,32 @@ def test_without_proc_the_most_so_far_is_told(monkeypatch: pytest.MonkeyPatch) -
         (ValueError("out of memory"), False),
     ],
 )
-def test_a_lack_of_memory_is_told_from_other_errors(error: Exception, is_memory: bool) -> None:
+def test_out_of_memory_errors(error: Exception, is_memory: bool) -> None:
     assert is_out_of_memory(error) == is_memory
 
 
-def test_errors_are_said_shortly() -> None:
+def test_first_line_of_errors() -> None:
     assert first_line(RuntimeError("out of memory\nand much more")) == "out of memory"
     assert first_line(MemoryError()) == "MemoryError"
 
 
 def test_amounts_of_memory() -> None:
     known = {"500M": 500 * 2**20, "2G": 2**31, "1.5GiB": 1.5 * 2**30, "64kb": 2**16, "9": 9}
-    assert {said: read_bytes(said) for said in known} == known
-    for said in ("", "much", "-2G", "0", "2X", "G"):
-        with pytest.raises(ValueError, match="500M, 2G"):
-            read_bytes(said)
+    assert {text: read_bytes(text) for text in known} == known
+    for text in ("", "much", "-2G", "0", "2X", "G"):
+        with pytest.raises(ValueError, match=f"^'{text}' "):
+            read_bytes(text)
 
 
 @pytest.mark.parametrize(
     ("cores", "threads"), [(None, 1), (1, 1), (2, 1), (7, 1), (8, 2), (16, 4), (64, 4)]
 )
-def test_threads_beside_a_network(
-    monkeypatch: pytest.MonkeyPatch, cores: int | None, threads: int
-) -> None:
+def test_spare_threads(monkeypatch: pytest.MonkeyPatch, cores: int | None, threads: int) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     assert spare_threads() == threads
 
 
-def test_results_and_errors_come_in_order() -> None:
+def test_order_of_results_and_errors() -> None:
     def work(number: int) -> int:
         time.sleep(0.01 * (number % 3))
         if number == 13:
@@ -131,17 +129,17 @@ def test_results_and_errors_come_in_order() -> None:
         next(results)
 
 
-def test_only_a_few_are_ahead_and_no_thread_is_left() -> None:
-    asked: list[int] = []
+def test_bounded_prefetch_leaves_no_thread() -> None:
+    consumed: list[int] = []
 
-    def things() -> Iterator[int]:
+    def items() -> Iterator[int]:
         for number in range(100):
-            asked.append(number)
+            consumed.append(number)
             yield number
 
     before = threading.active_count()
-    results = work_ahead(lambda number: number, things(), 2)
+    results = work_ahead(lambda number: number, items(), 2)
     assert next(results) == 0
-    assert len(asked) <= 6
+    assert len(consumed) <= 6
     results.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before

@@ -1,16 +1,17 @@
-"""U-Net segmentation: from a folder of pictures and masks to a model in use.
+"""U-Nets for semantic segmentation: from a folder of images and masks to a model in use.
 
-The flow, one room after the other; none imports from a later one:
+The flow; no package imports from a later one:
 
-    files, config -> data, network -> prediction -> evaluation -> training -> deployment -> cli
+    files, config -> formats, network -> dataset -> doctor, prediction -> evaluation -> training
+    -> terminal -> cli
 
-The letters of every shape:
+The letters in shapes:
 
-    N  pictures in a batch        K  classes, background included
-    C  channels of a picture      B  tiles or patches in a batch
+    N  images in a batch          K  classes, background included
+    C  channels of an image       B  tiles or patches in a batch
     H  height, W  width           h, w  the same inside the network
 
-The public names are loaded on first use, so `import plainunet` is quick and without torch.
+Public names are loaded on first use, so `import plainunet` is quick and does not load PyTorch.
 """
 
 import importlib
@@ -42,7 +43,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
+_MODULES = {
     "Card": "plainunet.network.checkpoint",
     "Predictor": "plainunet.prediction.predictor",
     "TrainConfig": "plainunet.config",
@@ -56,10 +57,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'plainunet' has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value  # found there at once the next time
+    value: object = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value  # faster the next time
     return value
 
 

@@ -1,5 +1,6 @@
 """The command `plainunet`, also as `python -m plainunet`: errors become messages and exit codes."""
 
+import difflib
 import errno
 import os
 import signal
@@ -9,11 +10,80 @@ import warnings
 from itertools import pairwise
 from pathlib import Path
 
+from plainunet import reporter
 
-def _once(tokens: list[str]) -> list[str]:
-    """Leave out a flag that was given with the same value before, as in a line that was added to.
+_ALIASES = {
+    "gradient-accumulation": "accumulation accumulate grad-accum gradient-accumulation-steps",
+    "augment": "aug augmentation augmentations",
+    "base-channels": "features init-features width",
+    "batch-size": "batch bs",
+    "budget": "time time-budget",
+    "classes": "class-names names",
+    "gradient-clip": "clip grad-clip gradient-clip-val clip-grad-norm max-grad-norm",
+    "colors": "colours palette",
+    "depth": "levels num-levels",
+    "ensemble": "checkpoints models",
+    "epochs": "num-epochs max-epochs n-epochs",
+    "folds": "n-folds num-folds k-folds kfold",
+    "ignore": "ignore-index ignore-label ignore-value void",
+    "images": "image-dir images-dir img-dir",
+    "learning-rate": "lr",
+    "loss": "criterion loss-fn loss-function",
+    "masks": "mask-dir masks-dir labels label-dir",
+    "normalisation": "norm normalization",
+    "optimizer": "opt optim optimiser",
+    "out": "output output-dir out-dir save-dir",
+    "patch": "crop crop-size patch-size",
+    "patience": "early-stopping early-stopping-patience",
+    "precision": "amp mixed-precision",
+    "schedule": "scheduler lr-scheduler lr-schedule",
+    "seed": "random-seed random-state",
+    "size": "imgsz img-size image-size input-size resolution",
+    "pretrained": "start-from finetune fine-tune init-from",
+    "threshold": "conf conf-threshold",
+    "track": "logger loggers report-to trackers",
+    "upsampling": "up upsample",
+    "validation": "val-split val-fraction validation-split",
+    "warm-up": "warmup warmup-ratio",
+    "weight-decay": "wd",
+    "workers": "num-workers n-workers",
+}
+"""Our flags, and the names that other tools have for them."""
+_SIDES = ("--size", "--patch")
+_ALIKE = 0.75
+"""Least similarity (0..1) of an unknown flag and the one that is proposed instead."""
 
-    What is followed by several values stays as it is.
+
+def _verbosity(tokens: list[str]) -> list[str]:
+    """Take `--quiet` and `--verbose` off the command line; they hold for every verb."""
+    levels = {"--quiet": -1, "-q": -1, "--verbose": 1, "-v": 1}
+    reporter.verbosity = sum(levels.get(token, 0) for token in tokens)
+    return [token for token in tokens if token not in levels]
+
+
+def _with_own_names(tokens: list[str]) -> list[str]:
+    """Translate other tools' flags, underscores, and `--size 256`, which means a square."""
+    own = {f"--{other}": f"--{flag}" for flag, names in _ALIASES.items() for other in names.split()}
+    named: list[str] = []
+    for token in tokens:
+        flag, *value = token.split("=", 1) if token.startswith("--") else [token]
+        flag = flag.replace("_", "-") if token.startswith("--") else flag
+        flag = own.get(flag, flag)
+        named += [flag, *value] if flag in _SIDES else ["=".join([flag, *value])]
+    for at in reversed(range(1, len(named))):
+        rest = named[at : at + 2]
+        if named[at - 1] in _SIDES and [side.isdecimal() for side in rest] in (
+            [True],
+            [True, False],
+        ):
+            named.insert(at, named[at])
+    return named
+
+
+def _each_once(tokens: list[str]) -> list[str]:
+    """Drop a flag that repeats an earlier one with the same value, as in a line that was extended.
+
+    Flags with several values are kept as they are.
     """
     flags = [at for at, token in enumerate(tokens) if token.startswith("--")] + [len(tokens)]
     kept = tokens[: flags[0]]
@@ -27,7 +97,7 @@ def _once(tokens: list[str]) -> list[str]:
 
 
 class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM came."""
+    """SIGTERM arrived."""
 
     code = 128 + signal.SIGTERM
 
@@ -35,27 +105,27 @@ class _TerminatedError(KeyboardInterrupt):
 def main() -> None:
     """Run the command line and exit.
 
-    The exit code is 0 where all is well, 1 where some files failed, 2 where the user must fix
-    something, 70 where plainunet is at fault, and 128 and the signal's number after a signal.
+    The exit code is 0 on success, 1 if some files failed, 2 for errors that the user can fix, 70
+    for a bug in plainunet, and 128 + the number of a signal.
     """
     if not os.environ.get("COLUMNS", "80").strip("0"):
-        del os.environ["COLUMNS"]  # of no width, rich shows nothing
+        del os.environ["COLUMNS"]  # with a width of 0, rich prints nothing
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = _run()
-    except KeyboardInterrupt as error:  # also while modules are loaded
+    except KeyboardInterrupt as error:  # also during imports
         code = _interrupted(error)
     sys.exit(code)
 
 
 def _terminate(number: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one is obeyed at once
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
     raise _TerminatedError("stopped by SIGTERM.")
 
 
 def _run() -> int:
-    """Run the command line; errors become messages, and the exit code."""
-    from cyclopts import CycloptsError, CycloptsPanel
+    """Run the command line; returns the exit code."""
+    from cyclopts import CycloptsError, CycloptsPanel, UnknownOptionError
     from pydantic import ValidationError
     from rich.console import Console
 
@@ -65,47 +135,59 @@ def _run() -> int:
 
     warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
     try:
-        # as a path, "-" is no flag
-        given = ["./-" if token == "-" else token for token in _once(sys.argv[1:])]
+        tokens = _each_once(_with_own_names(_verbosity(sys.argv[1:])))
+        # "-" as a path would be taken for a flag
+        given = ["./-" if token == "-" else token for token in tokens]
         code = app(given, exit_on_error=False, print_error=False, result_action="return_value")
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
         if isinstance(error.__cause__, ValidationError):
             _complain(explain(error.__cause__))
+        elif isinstance(error, UnknownOptionError):
+            known = [name for each in error.argument_collection for name in each.names]
+            _complain(_unknown(error.token.keyword or error.token.value, known))
         else:
             Console(stderr=True).print(CycloptsPanel(error))
         return 2
     except Exception as error:
         if interrupt := _find_interrupt(error):
             return _interrupted(interrupt)
-        mendable = isinstance(error, ValueError | FloatingPointError) and _is_deliberate(error)
-        if mendable or isinstance(error, OSError):  # such as a full disk
+        fixable = isinstance(error, ValueError | FloatingPointError) and _is_deliberate(error)
+        if fixable or isinstance(error, OSError):  # such as a full disk
             _complain(_describe(error))
             return 2
         if is_out_of_memory(error):
             _complain(
-                f"out of memory ({first_line(error)}). To train, take a smaller --batch-size, "
-                "--size or --base-channels, or --checkpointing; to predict, --memory 500M."
+                f"out of memory ({first_line(error)}). For training, use a smaller --batch-size, "
+                "--size or --base-channels, or --checkpointing; for prediction, --memory 500M."
             )
             return 2
         traceback.print_exc()
-        _complain("this is a fault of plainunet, not yours; please report the lines above.")
+        _complain("this is a bug in plainunet; please report the lines above.")
         return 70
 
 
+def _unknown(flag: str, known: list[str]) -> str:
+    """Name an unknown flag, and the known one that it probably is."""
+    names = {name.strip("-"): name for name in known}
+    nearest = difflib.get_close_matches(flag.strip("-"), names, n=1, cutoff=_ALIKE)
+    advice = f"Did you mean {names[nearest[0]]}?" if nearest else "--help lists all options."
+    return f"unknown option: {flag}. {advice}"
+
+
 _ADVICE = {
-    errno.ENOSPC: "Make room on that disk, and try again.",
-    errno.EDQUOT: "Make room on that disk, and try again.",
-    errno.ENAMETOOLONG: "Give a shorter name.",
+    errno.ENOSPC: "Free some disk space, and try again.",
+    errno.EDQUOT: "Free some disk space, and try again.",
+    errno.ENAMETOOLONG: "Use a shorter name.",
     errno.EACCES: "Check its permissions.",
-    errno.EROFS: "Choose another place; this one cannot be written to.",
+    errno.EROFS: "Choose another folder; this one is read-only.",
     errno.EMFILE: "Allow more open files: ulimit -n 4096.",
-    errno.ELOOP: "Remove the link that leads back to itself.",
+    errno.ELOOP: "Remove the circular link.",
 }
 
 
 def _describe(error: BaseException) -> str:
-    """Describe what the system or we refused: the file, the reason, and what to do."""
+    """Describe an error: the file, the reason, and the fix."""
     if not isinstance(error, OSError) or not error.strerror or _is_deliberate(error):
         return str(error)
     advice = _ADVICE.get(error.errno or 0, "Check the path, and try again.")
@@ -114,15 +196,15 @@ def _describe(error: BaseException) -> str:
 
 
 def _interrupted(error: BaseException) -> int:
-    """Say that the work was interrupted, and how to go on where it says so; the exit code."""
-    if os.environ.get("RANK", "0") == "0":  # of several processes of one run, the first speaks
-        said = str(error)
-        _complain(said or "interrupted.", "note" if said else "error")
+    """Report an interrupt, and how to resume if the error tells; returns the exit code."""
+    if os.environ.get("RANK", "0") == "0":  # only the first process of a run prints
+        text = str(error)
+        _complain(text or "interrupted.", "note" if text else "error")
     return int(getattr(error, "code", 130))
 
 
 def _find_interrupt(error: BaseException) -> BaseException | None:
-    """An interrupt that led to another error: what was cut in two fails in what cleans up."""
+    """Find the interrupt behind another error, which clean-up code may raise."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
@@ -134,7 +216,7 @@ def _find_interrupt(error: BaseException) -> BaseException | None:
 
 
 def _is_deliberate(error: BaseException) -> bool:
-    """Tell our own raise from an error that came up out of a library."""
+    """Whether this package raised the error, not a library."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 import plainunet
+from plainunet import reporter as reporting
 from plainunet.config import (
     DataConfig,
     Device,
@@ -24,18 +25,20 @@ from plainunet.settings import make_config, read_settings
 
 app = App(
     name="plainunet",
-    help="Train, judge and use U-Net segmentation models: from a folder of images and masks "
-    "to a model in production.",
+    help="Train, evaluate and deploy U-Nets for semantic segmentation, from a folder of images and "
+    "masks.",
+    help_epilogue="With any command: --quiet (-q) prints warnings and errors only, --verbose (-v) "
+    "all findings and scores.",
     version=plainunet.__version__,
     suppress_keyboard_interrupt=False,
 )
 
-# made without validators, which are compiled when they are first needed: help comes sooner
+# without validators, which are compiled when first needed: --help is faster
 _DEFAULTS, _KNOWN = TrainConfig.model_construct(), DataConfig.model_construct()
 _NETWORK, _FOLDER = NetworkOptions.model_construct(), FolderConfig.model_construct()
 _PREDICTING, _EVALUATING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
-Where = Annotated[Device, Parameter(help="Where the network runs.")]
-Arithmetic = Annotated[Precision, Parameter(help="Arithmetic of convolutions.")]
+Where = Annotated[Device, Parameter(help="Device to run on.")]
+Arithmetic = Annotated[Precision, Parameter(help="Mixed precision: auto is bf16 if supported.")]
 Folder = Annotated[FolderConfig, Parameter(name="*")]
 Size = Annotated[tuple[int, int] | None, Parameter(negative=())]
 Flag = Annotated[bool, Parameter(negative=())]
@@ -58,23 +61,23 @@ def train(
 ) -> int:
     """Train a U-Net on a folder of images and masks.
 
-    The result is the run folder OUT: best.safetensors (the model), last/ (to go on from),
-    config.toml, dataset.toml, split.csv, metrics.jsonl, curves.png, validation/ (pictures of the
-    last epoch that was judged) and saved_images/.
+    The result is the run folder OUT: best.safetensors (the model), last/ (state to resume from),
+    config.toml, dataset.toml, split.csv, metrics.jsonl, curves.png, validation/ (predictions of
+    the last validated epoch), saved_images/ and report.html.
 
     Parameters
     ----------
     data
-        Folder of images and masks: train/ and train_masks/ as Kaggle's Carvana, or images/
-        and masks/ with equal names, or one of the many other layouts in docs/data.md.
+        Folder of images and masks: images/ and masks/ with equal names, train/ and
+        train_masks/ as in Kaggle's Carvana, or one of the other layouts in docs/data.md.
     out
-        Run folder to make.
+        Run folder to create.
     config
-        TOML file of settings; flags win over it.
+        TOML file of settings. Flags take precedence.
     resume
-        Run folder to go on with; nothing else is needed then.
+        Resume training from this run folder. Takes no other arguments.
     """
-    begun = time.monotonic()  # a budget runs while PyTorch is loaded
+    begun = time.monotonic()  # loading PyTorch counts towards a time budget
 
     from plainunet.terminal.screen import Screen, speaks
     from plainunet.terminal.tables import show_scores
@@ -85,17 +88,19 @@ def train(
     with Screen() as screen:
         if resume is not None:
             if data or out or config or given:
-                raise ValueError("--resume RUN goes on as the run began; it takes nothing else.")
+                raise ValueError(
+                    "--resume RUN keeps the run's own settings; it takes no other arguments."
+                )
             result, folder = go_on(resume, screen), resume
         else:
             if data is None or out is None:
-                raise ValueError("Say what to train on and where: plainunet train DATA --out RUN.")
+                raise ValueError("Missing arguments. Usage: plainunet train DATA --out RUN.")
             from_file = read_settings(config) if config else {}
             merged = make_config({**from_file, **given}, "settings")
             result, folder = begin(data, out, merged, screen, begun), out
     if speaks():
         show_scores(result)
-        _print(f"model: {folder / 'best.safetensors'}   look at: {folder / 'report.html'}")
+        _print(f"model: {folder / 'best.safetensors'}   report: {folder / 'report.html'}")
     return 0
 
 
@@ -111,27 +116,27 @@ def check(
     seed: int = 0,
     known: Known = _KNOWN,
 ) -> int:
-    """Look for what is wrong with a folder of images and masks, and say how to fix it.
+    """Validate a dataset: find errors in a folder of images and masks, and print how to fix them.
 
-    The result is printed; the exit code is 0 where all is well, 1 with warnings, 2 with errors.
-    Pictures and masks are never changed; plainunet fix does that.
+    The exit code is 0 without findings, 1 with warnings and 2 with errors. Images and masks are
+    never changed; plainunet fix does that.
 
     Parameters
     ----------
     data
         Folder of images and masks.
     write
-        Write DATA/dataset.toml and DATA/split.csv: what was understood, and the pairs without
-        an error, copies in one group. Training reads them.
+        Write DATA/dataset.toml (the label encoding) and DATA/split.csv (all pairs without
+        errors, duplicates in one group). Training reads them.
     leave_out
-        With --write: also leave out the pairs of findings with these codes, as in
-        shifted,inverted; of findings across parts, those of the training part.
+        With --write: also leave out the pairs that have findings with these codes, such as
+        shifted,inverted. For findings across splits, the training images are left out.
     json_file
         Also write the findings and a summary as JSON.
     html
-        Also write a page with the findings and pictures with their masks' outlines.
+        Also write a page that shows the findings and images with their mask contours.
     seed
-        Seed of the sample of 64 pairs that are looked at together.
+        Random seed of the sample of 64 pairs that are compared with each other.
     """
     from plainunet.doctor.diagnose import check as look
     from plainunet.doctor.diagnose import write_valid
@@ -139,28 +144,28 @@ def check(
     from plainunet.files import write_json
     from plainunet.terminal.screen import Screen
     from plainunet.terminal.tables import show_diagnosis
-    from plainunet.training.plan import training_command
+    from plainunet.training.plan import recommend, training_command
 
     _require(json_file, ".json", '"findings"')
     _require(html, ".html", "plainunet check found")
     codes = [code.strip() for code in leave_out.split(",") if code.strip()]
     if codes and not write:
-        raise ValueError("--leave-out says what is left out of what --write writes; give both.")
+        raise ValueError("--leave-out requires --write.")
     with Screen() as reporter:
         result = look(data, known, seed=seed, reporter=reporter)
-    show_diagnosis(result, training_command(result))
+    show_diagnosis(result, training_command(result), recommend(result))
     if json_file:
         write_json(json_file, result.as_json())
     if html:
         write_page(html, result)
-        _print(f"look at: {html}")
+        _print(f"report: {html}")
     if not write:
         return result.exit_code
     files, left_out = write_valid(result, codes)
     result = look(data, seed=seed)
     _print(
         f"written: {', '.join(map(str, files))}"
-        + (f"; {left_out} sound pairs left out" if left_out else "")
+        + (f"; {left_out} valid pairs left out" if left_out else "")
         + f"\nchecked again: {result.count('error')} errors, {result.count('warning')} warnings"
     )
     return result.exit_code
@@ -177,25 +182,25 @@ def fix(
     seed: int = 0,
     known: Known = _KNOWN,
 ) -> int:
-    """Fix what is wrong with files of a folder, as plainunet check says, and check again.
+    """Fix files of a dataset, as printed by plainunet check, and check again.
 
-    The originals are kept in DATA/.plainunet-backup. The exit code is 0 where the finding is gone,
-    1 where some of it is left, 2 where nothing could be fixed.
+    Originals are kept in DATA/.plainunet-backup. The exit code is 0 if the finding is gone, 1 if
+    some of it remains, 2 if nothing could be fixed.
 
     Parameters
     ----------
     data
         Folder of images and masks.
     finding
-        Code of the findings to be fixed, such as flipped; left out, those that can be are listed.
+        Code of the findings to fix, such as flipped. Default: list the fixable ones.
     files
-        Fix the findings of these files only; before the flags.
+        Fix the findings of these files only. Files go before the flags.
     dry_run
-        Say what would change, and change nothing.
+        List the changes without making them.
     undo
-        Put back what the last fix changed, or the last one of FINDING, byte for byte.
+        Undo the last fix, or the last one of FINDING, byte for byte.
     seed
-        As of check.
+        Random seed of check.
     """
     from plainunet.doctor.diagnose import check as look
     from plainunet.doctor.diagnose import fix as carry_out
@@ -206,9 +211,9 @@ def fix(
 
     if undo:
         if files or dry_run:
-            raise ValueError("--undo puts back all that a fix changed; it takes no files.")
+            raise ValueError("--undo restores all files of a fix: give no files and no --dry-run.")
         for path in put_back(data, finding):
-            _print(printable(f"put back: {path}"))
+            _print(printable(f"restored: {path}"))
         return 0
     how: dict[str, Any] = {"config": known, "seed": seed, "dry_run": dry_run}
     with Screen() as reporter:
@@ -236,21 +241,22 @@ def evaluate(
     device: Where = "auto",
     precision: Arithmetic = "auto",
 ) -> int:
-    """Judge a model on a folder of images and masks.
+    """Evaluate a model on a folder of images and masks.
 
-    The result is a table of scores after the protocol that is printed with it, with intervals.
+    Prints accuracy, Dice, IoU, precision and recall with 95% confidence intervals. Calibration,
+    the confusion matrix and the worst images are in the report (--html) and the JSON.
 
     Parameters
     ----------
     checkpoint
         A best.safetensors.
     data
-        Folder of images and masks. Of the folder that the model was trained on, the
-        validation part is taken; any other is taken whole.
+        Folder of images and masks. Default: the validation split of the folder that the model
+        was trained on, all images of any other folder.
     json_file
-        Also write the scores, and those of each picture, as JSON.
+        Also write the scores, per image too, as JSON.
     html
-        Also write a report with pictures and charts as one HTML file.
+        Also write a report with images and charts as one HTML file.
     """
     from plainunet.evaluation.evaluate import evaluate as score
     from plainunet.evaluation.tune import tune
@@ -267,6 +273,7 @@ def evaluate(
         where["reporter"] = _Noting(screen, notes.append)
         if options.tune:
             tuned = tune(checkpoint, data, folder=given, **where)
+            checkpoint = Path(tuned["checkpoint"])
         which: dict[str, Any] = {"split": options.split, "objects": options.objects, **given}
         result = score(checkpoint, data, html=html, **which, **where)
     _print_notes(notes)
@@ -276,7 +283,7 @@ def evaluate(
         show_tuning(tuned)
     show_scores(result)
     if html:
-        _print(f"look at: {html}")
+        _print(f"report: {html}")
     return 0
 
 
@@ -291,25 +298,25 @@ def compare(
     split: Literal["train", "val", "test", "all"] | None = None,
     folder: Folder = _FOLDER,
     json_file: Json = None,
-    device: Annotated[Device, Parameter(help="Where the networks run.")] = "auto",
+    device: Annotated[Device, Parameter(help="Device to run on.")] = "auto",
     precision: Arithmetic = "auto",
 ) -> int:
-    """Compare two models on the same pictures: which is better, by how much, and where.
+    """Compare two models on the same images: which is better, by how much, and where.
 
     Parameters
     ----------
     first
         A best.safetensors.
     second
-        Another one, of the same classes.
+        Another one with the same classes.
     data
-        Folder of images and masks; those are taken that were held out from both models.
+        Folder of images and masks. Default: images that neither model was trained on.
     out
-        Folder to make: a table of all pictures, and those drawn in which the two differ most.
+        Folder to create: a table of all images, and figures of those that differ most.
     split
-        Take this part.
+        Split to compare on.
     json_file
-        Also write all of it as JSON.
+        Also write the results as JSON.
     """
     from plainunet.evaluation.compare import compare as score
     from plainunet.files import write_json
@@ -335,7 +342,7 @@ def compare(
         write_json(json_file, result)
     show_comparison(result)
     if out:
-        _print(f"look at: {out}")
+        _print(f"figures: {out}")
     return 0
 
 
@@ -352,25 +359,25 @@ def predict(
     precision: Arithmetic = "auto",
     options: Predicting = _PREDICTING,
 ) -> int:
-    """Predict masks of images.
+    """Predict masks: inference on images, folders and videos.
 
-    The result is OUT/NAME.png for each image: a palette PNG whose pixel values are the class
-    ids, as large as the image; of a GeoTIFF, and of more than 100 megapixels, OUT/NAME.tif.
-    Of a video it is OUT/NAME-mask.mkv and OUT/NAME-overlay.mp4.
+    Writes OUT/NAME.png for each image: a palette PNG of the image's size whose pixel values are
+    class ids. For GeoTIFF and for images above 100 megapixels it is OUT/NAME.tif, for videos
+    OUT/NAME-mask.mkv and OUT/NAME-overlay.mp4.
 
     Parameters
     ----------
     checkpoint
         A best.safetensors.
     images
-        Image and video files, folders of images, patterns as in 'scans/*.png', lists of
-        paths (.txt), or - for such a list on standard input.
+        Image and video files, folders of images, patterns such as 'scans/*.png', lists of
+        paths (.txt), or - for a list on standard input.
     out
         Folder for the masks.
     overwrite
-        Make masks that are there already again; without it, they are left as they are.
+        Overwrite existing masks. Default: they are skipped.
     memory
-        Memory that an image may take, as in 500M or 2G; larger ones are predicted in tiles.
+        Memory limit per image, such as 500M or 2G. Larger images are predicted in tiles.
     """
     from plainunet.prediction.predict import find_inputs, predict_inputs
     from plainunet.prediction.predictor import Predictor
@@ -379,7 +386,7 @@ def predict(
 
     limit = None if memory is None else read_bytes(memory)
     predictor = Predictor.load(
-        [checkpoint, *options.others],
+        [checkpoint, *options.ensemble],
         device=device,
         precision=precision,
         memory=limit,
@@ -405,23 +412,23 @@ def import_(
     classes: str = "",
     size: Size = None,
 ) -> int:
-    """Turn weights of another project's U-Net into a checkpoint.
+    """Convert the U-Net weights of another project into a checkpoint.
 
-    Known are the U-Nets of milesial/Pytorch-UNet and of the tutorial in
-    aladdinpersson/Machine-Learning-Collection; width and depth are read from the weights.
+    Supported: milesial/Pytorch-UNet and the tutorial in
+    aladdinpersson/Machine-Learning-Collection. Width and depth are read from the weights.
 
     Parameters
     ----------
     file
-        What torch.save wrote of model.state_dict(), or the same as .safetensors.
+        A state_dict saved by torch.save, or as .safetensors.
     out
         Checkpoint to write: a new .safetensors file.
     classes
-        Names of the classes, the background's first, as in background,car.
+        Class names, background first, such as background,car.
     size
-        Height and width that pictures are reduced to fit in, as they were in training: of
-        1280 x 1918 pixels, 640 959 by milesial's default scale 0.5, 160 240 in the tutorial.
-        Left out, pictures are taken at their own size.
+        Input size in training, height and width: for images of 1280 x 1918 pixels, 640 959
+        with milesial's default scale 0.5, 160 240 in the tutorial. Default: images are
+        predicted at their own size.
     """
     from plainunet.network.foreign import import_checkpoint
 
@@ -447,13 +454,13 @@ def model(
     size: Size = None,
     options: Annotated[NetworkOptions, Parameter(name="*", negative=())] = _NETWORK,
 ) -> int:
-    """Show a network: each stage's shape, parameters, multiply-adds, memory, receptive field.
+    """Summarise a network: shape, parameters, MACs, memory and receptive field of each stage.
 
     Args:
-        checkpoint: A best.safetensors; left out, the network is as the flags say.
+        checkpoint: A best.safetensors. Default: the network that the flags describe.
         paper: Show the network of the paper's figure 1.
-        size: Height and width of a picture; left out, what fits the network.
-        options: The network, where it is neither.
+        size: Height and width of an image. Default: a size that fits the network.
+        options: The network, without a checkpoint.
     """
     from plainunet.network.summary import choose_network, summarise_network
     from plainunet.terminal.tables import show_model
@@ -466,18 +473,17 @@ def model(
 
 @app.command
 def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
-    """Draw a data set, train on it, judge, predict: the whole road in three minutes.
+    """Generate a synthetic dataset, train, evaluate and predict, in about three minutes.
 
-    The result is OUT/data (the drawn pictures), OUT/run (as by train) and OUT/masks (as by
-    predict).
+    Writes OUT/data (the synthetic images), OUT/run (see train) and OUT/masks (see predict).
 
     Parameters
     ----------
     out
-        Folder for all of it. What an earlier demo made there is made anew; other files are
-        never removed.
+        Output folder. Results of an earlier demo there are replaced; other files are never
+        removed.
     seed
-        Seed of the drawing and the training.
+        Random seed of the dataset and the training.
     """
     from plainunet.files import made_anew
 
@@ -497,36 +503,36 @@ def _run_demo(out: Path, seed: int) -> int:
 
         def show_drawn(done: int, total: int) -> None:
             if done == 1:
-                screen.stage("drawing", total)
+                screen.stage("generating images", total)
             screen.advance(done)
 
         data = draw_dataset(out / "data", seed=seed, on_progress=show_drawn)
-    _print(f"drawn: {data}")
+    _print(f"dataset: {data}")
     config = TrainConfig(classes=CLASS_NAMES, seed=seed, **DEMO_SETTINGS)
     with Screen() as screen:
         result = begin(data, run, config, screen)
     show_scores(result)
-    pictures = [data / "images" / "val"]
-    predict(folder.best, pictures, out=out / "masks", overwrite=True)
+    images = [data / "images" / "val"]
+    predict(folder.best, images, out=out / "masks", overwrite=True)
     worst_to_best = sorted(folder.saved_images.glob("*_comparison.png"))
     score = result["pooled"]["dice"]["mean_foreground"]
     _print(
-        f"\nMean foreground Dice {score:.4f} (pooled) on {len(result['images'])} pictures that "
-        f"were not trained on.\nOpen {worst_to_best[len(worst_to_best) // 2]}:\n"
-        "picture | true mask | predicted mask | where they differ.\n"
-        f"All scores: {run / 'report.html'}"
+        f"\nMean foreground Dice {score:.4f} (pooled) on {len(result['images'])} held-out "
+        f"images.\nOpen {worst_to_best[len(worst_to_best) // 2]}:\n"
+        "image | ground truth | prediction | differences.\n"
+        f"Report: {run / 'report.html'}"
     )
     return 0
 
 
 @app.command
 def cache(*, clear: Flag = False) -> int:
-    """Show where decoded images and facts about files are kept, and how much room they take.
+    """Show the folder and size of the cache of decoded images.
 
     Parameters
     ----------
     clear
-        Remove them. The next run decodes its images again.
+        Clear it. The next run decodes its images again.
     """
     from plainunet.dataset.cache import cache_size, clear_cache
     from plainunet.formats.sources import cache_folder
@@ -546,7 +552,7 @@ DEMO_SETTINGS: dict[str, Any] = {
 
 
 class _Noting(Forwarding):
-    """Progress on a screen; notes go elsewhere."""
+    """Shows progress on a screen and collects notes."""
 
     def __init__(self, screen: Reporter, take_note: Callable[[str], None]) -> None:
         super().__init__(screen)
@@ -557,7 +563,7 @@ class _Noting(Forwarding):
 
 
 def _require(file: Path | None, suffix: str, mark: str = "") -> None:
-    """Refuse a file that must not be written, or that is there without the mark of a result."""
+    """Reject an output file of another suffix, or an existing one that we did not write."""
     from plainunet.files import require_file, require_own
 
     if file:
@@ -572,7 +578,8 @@ def _print_notes(notes: list[str]) -> None:
 
 
 def _print(text: str) -> None:
-    print(text)
+    if reporting.verbosity >= 0:
+        print(text)
 
 
 def _complain(text: str, kind: str = "error") -> None:

@@ -11,60 +11,58 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 
 class FolderConfig(BaseModel):
-    """Where a data folder has its pictures and masks."""
+    """Where a data folder keeps its images and masks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     images: str | None = None
-    """Folder of the pictures, below the data folder; left out, it is found."""
+    """Folder of the images, relative to the data folder. Default: detected."""
     masks: str | None = None
-    """Folder of the masks, below the data folder, or a COCO file (.json) or a list of run-length
-    codes (.csv); left out, it is found."""
+    """Folder of the masks, relative to the data folder, or a COCO file (.json), or a table of
+    run-length codes (.csv). Default: detected."""
     pairs: str | None = None
-    """How pictures and masks belong together, where names do not say it: two patterns as in
+    """Which mask belongs to which image, if the names do not tell: two patterns such as
     `images/*.jpg:masks/*_m.png`, or a CSV file with the columns image and mask."""
     rle: Literal["rows", "columns"] | None = None
-    """How run-length codes count pixels: row by row, as in Kaggle's Carvana, or column by
-    column, as in most other sets; left out, it is found."""
+    """Pixel order of run-length codes: rows, as in Kaggle's Carvana, or columns, as in most other
+    datasets. Default: detected."""
     unlisted: Literal["empty"] | None = None
-    """What images are that a list of run-length codes does not name: empty, as nothing is in
-    them; an error otherwise."""
+    """empty: images missing from a table of run-length codes have an empty mask. Default: such
+    images are an error."""
     skip_unlabelled: bool = False
-    """Leave out pictures that have no mask, which are an error otherwise."""
+    """Skip images without a mask instead of reporting an error."""
     allow_outside: bool = False
-    """Follow a dataset.toml that names files outside of its own folder."""
+    """Allow the folder's dataset.toml to name files outside of the folder."""
 
     def folder_arguments(self) -> dict[str, Any]:
-        """List where pictures and masks are, by the names of these fields."""
+        """Return the fields of this class alone, by name."""
         return self.model_dump(include=set(FolderConfig.model_fields))
 
 
 class DataConfig(FolderConfig):
-    """What a data folder holds; also what a dataset.toml in it may say."""
+    """What a data folder holds: flags, and the contents of its dataset.toml."""
 
     group_by: str | None = None
-    """Regular expression; pictures whose names agree in its first group stay on one side of
-    the split."""
+    """Regular expression on image names. Images that agree in its first group stay in one split,
+    which prevents data leakage: `([^_]+)_` for all images of one patient or video."""
     classes: tuple[str, ...] = ()
-    """Names of the classes in the order of their ids, background included; of flags also with
-    commas between."""
+    """Class names in the order of their ids, background first; commas work too."""
     values: tuple[int, ...] = ()
-    """For masks of other values than class ids: the value of each class, in the order of the
-    class names."""
+    """Mask value of each class, in the order of the class names, if values are not class ids."""
     colors: tuple[str, ...] = ()
-    """For masks that name classes by colour: one for each class, as in ff0000, in the order of
-    the class names."""
+    """Colour of each class in colour-coded masks, in the order of the class names, such as
+    000000 ff0000."""
     ignore: int | None = Field(default=None, ge=0)
-    """Mask value of pixels that do not count."""
+    """Mask value to ignore (void, ignore index): neither trained on nor evaluated."""
     encoding: Literal["ids", "instances", "threshold"] | None = None
-    """What mask values are: class ids; numbers of objects, all above 0 being class 1; or, of
-    smoothed masks, class 1 from 128 on; left out, it is found."""
+    """Meaning of mask values: class ids; instances (object numbers: everything above 0 is class 1);
+    or threshold (smoothed masks: class 1 from 128). Default: detected."""
 
     @field_validator("ignore")
     @classmethod
     def _count_classes(cls, ignore: int | None, info: ValidationInfo) -> int | None:
         if ignore is not None and ignore in info.data.get("values", ()):
-            raise ValueError("one of values is the same: a class whose pixels do not count")
+            raise ValueError("the same value is listed in values, as a class")
         return ignore
 
     @field_validator("classes", "values", "colors", mode="before")
@@ -95,7 +93,7 @@ class DataConfig(FolderConfig):
 
     @property
     def legend(self) -> tuple[tuple[int, int, int], ...]:
-        """The colors as RGB, 0..255."""
+        """The colours as RGB, 0..255."""
         return tuple((c[0], c[1], c[2]) for c in map(bytes.fromhex, self.colors))
 
 
@@ -106,41 +104,42 @@ TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 
 class Growth(BaseModel):
-    """A part of training that sees smaller pictures than the last epochs do."""
+    """A stage of progressive resizing: earlier epochs train on smaller images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     until: float = Field(gt=0, lt=1)
-    """Share of all epochs after which this part ends."""
+    """Fraction of all epochs after which this stage ends."""
     scale: float = Field(gt=0, le=1)
-    """Size of its pictures, as a share of the working size."""
+    """Image size in this stage, as a fraction of the input size."""
 
 
 class NetworkConfig(BaseModel):
-    """The network of a run: what `plainunet.UNet` takes beside channels and classes."""
+    """Architecture of the network: arguments of `plainunet.UNet` except channels and classes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     base_channels: int = Field(default=16, ge=1, le=1024)
-    """Channels of the network's first level; each level below has twice as many."""
+    """Width: channels of the first level, doubled at each level below."""
     depth: int = Field(default=4, ge=1, le=6)
-    """How often the network halves the picture."""
+    """Number of downsampling steps."""
     normalisation: Literal["batch", "group", "instance", "none"] = "batch"
-    """What follows each convolution."""
+    """Normalisation layer after each convolution."""
     upsampling: Literal["transposed", "bilinear"] = "transposed"
-    """How the network's expanding path doubles the size."""
+    """Upsampling in the decoder."""
     valid: bool = False
-    """Convolutions without padding, as in the paper; pictures are mirrored at their borders."""
+    """Unpadded convolutions, as in the paper; images are mirrored at their edges."""
     residual: bool = False
-    """Double convolutions with a shortcut."""
+    """Residual blocks instead of plain double convolutions."""
     attention: bool = False
-    """Gates on the network's skips."""
+    """Attention gates on the skip connections (Attention U-Net)."""
     deep_supervision: bool = False
-    """Losses at each level of the expanding path, the coarser counting half of the finer."""
+    """Deep supervision: a loss at each decoder level, each coarser one with half the weight."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of values set to zero in training at the end of the contracting path."""
+    """Dropout rate in the two deepest encoder blocks."""
     checkpointing: bool = False
-    """Compute activations again for the backward pass: less memory, more time, same result."""
+    """Activation checkpointing: recompute activations in the backward pass. Less memory, more
+    time, same result."""
 
     @field_validator("deep_supervision")
     @classmethod
@@ -150,105 +149,105 @@ class NetworkConfig(BaseModel):
         return deep_supervision
 
     def network_arguments(self) -> dict[str, Any]:
-        """List what the network is made with: keyword arguments of `plainunet.UNet`."""
+        """Return the keyword arguments of `plainunet.UNet`."""
         return self.model_dump(include=set(NetworkConfig.model_fields))
 
 
 class TrainConfig(DataConfig, NetworkConfig):
-    """The settings of one training run: its network's, its data's, and these."""
+    """All settings of a training run: data, network and training."""
 
     budget: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """How long the whole run may take, as in 90s, 20m or 1h30m: the working size, the width and
-    the length of training are fitted to it, and the learning rate comes down as it ends."""
+    """Time budget for the whole run, such as 90s, 20m or 1h30m. Input size, width, epochs and
+    learning rate schedule are fitted to it."""
     epochs: int = Field(default=20, ge=1)
-    """How often every training picture is seen; left out, a clock decides, see budget."""
+    """Number of epochs. Default: decided by the time budget."""
     size: tuple[int, int] | None = None
-    """Working size, height and width [pixels]: pictures are reduced to fit in it; left out, it
-    is chosen from the pictures, reduced to about 256 x 256 pixels of area."""
+    """Input size, height and width [pixels]: images are downscaled to fit. Default: chosen from
+    the images, about 256 x 256 pixels in area."""
     patch: tuple[int, int] | None = None
-    """Instead of a working size: height and width [pixels] of the patches of large pictures that
-    are trained on; each picture keeps its own size then, or is reduced by the factor."""
+    """Train on patches of this height and width [pixels], cropped from large images, instead of
+    downscaled images. Images keep their own scale, or are downscaled by the factor."""
     factor: float = Field(default=1.0, gt=0, le=1)
-    """With patches: length of a picture's side after it is reduced, as a share of its own."""
+    """With patches: scale of the images, 0.5 for half the width and height."""
     batch_size: int = Field(default=8, ge=1)
-    """Pictures per optimiser step."""
-    accumulation: int = Field(default=1, ge=1)
-    """Into how many parts a batch is cut, one at a time being in memory: less memory, the same
-    step but for batch normalisation, which sees its part alone."""
+    """Images per optimiser step."""
+    gradient_accumulation: int = Field(default=1, ge=1)
+    """Gradient accumulation: number of micro-batches per optimiser step. Less memory; the gradient
+    is that of the full batch, but batch normalisation sees one micro-batch."""
     learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
-    """Highest learning rate of the schedule."""
-    start_from: str | None = None
-    """A checkpoint whose weights the network begins with, and whose shape it has; the classes and
-    the input channels may be others."""
+    """Peak learning rate of the schedule."""
+    pretrained: str | None = None
+    """Fine-tuning: checkpoint to initialise the weights from. Architecture is taken from it;
+    classes and input channels may differ."""
     freeze: Literal["none", "encoder"] = "none"
-    """What of these weights stays as it is: encoder is the whole contracting path."""
-    loss: Literal["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "outline"] = (
+    """Fine-tuning: weights that are not trained."""
+    loss: Literal["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "boundary"] = (
         "cross-entropy+dice"
     )
-    """What is minimised; outline is cross-entropy+dice in which pixels near one weigh more."""
+    """Loss function. boundary: cross-entropy+dice with more weight near object boundaries.
+    focal and balanced class weights help with class imbalance."""
     optimizer: Literal["muon", "adamw", "adam", "sgd", "rmsprop"] = "adamw"
-    """The optimiser; sgd is with Nesterov momentum 0.9."""
+    """Optimiser; sgd uses Nesterov momentum 0.9."""
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
-    """Weight decay: decoupled in muon and adamw, part of the gradient in sgd and rmsprop; adam
-    has none."""
-    clip: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Largest norm of all gradients together, to which longer ones are shortened; 0 for any."""
+    """Weight decay: decoupled for muon and adamw, L2 for sgd and rmsprop; adam ignores it."""
+    gradient_clip: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Gradient clipping: maximum gradient norm. 0 disables it."""
     schedule: Literal["one-cycle", "cosine", "poly", "constant"] = "one-cycle"
-    """Learning rate over time: down a cosine to zero, in one-cycle after a tenth of the steps
-    upwards; as a power of what is left (poly); or always the same."""
+    """Learning rate schedule. one-cycle: warm-up for a tenth of the steps, then cosine decay to
+    zero; poly: polynomial decay."""
     warm_up: float | None = Field(default=None, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises to its highest; left out, a tenth in
-    one-cycle and none in the others."""
+    """Warm-up: fraction of the steps in which the learning rate rises. Default: 0.1 for
+    one-cycle, 0 for the others."""
     augment: Literal["none", "flip", "light", "strong"] = "light"
-    """How much pictures are varied: flip is left and right; light adds scale to 15 %, turns to
-    5 degrees, shifts to 5 %, brightness and contrast; strong is for pictures without an
-    upright side."""
+    """Data augmentation preset. flip: horizontal flips; light: also scale (15 %), rotation
+    (5 degrees), shift (5 %), brightness and contrast; strong: also vertical flips, rotation to 45
+    degrees, shear, gamma and blur, for images without an upright orientation."""
     elastic: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Standard deviation [working pixels] of random displacements on a 3 x 3 grid, between
-    which pictures are smoothly deformed; 10 in the paper, 0 for none."""
+    """Elastic deformation: standard deviation [input pixels] of random displacements on a 3 x 3
+    grid. 10 in the paper; 0 disables it."""
     border_weight: float = Field(default=0.0, ge=0, le=1000)
-    """How much more than others pixels weigh in the loss that part two objects which touch,
-    falling off with the distance to both; 10 in the paper, 0 for none."""
+    """Extra loss weight of the background between touching objects, decaying with the distance
+    to both. 10 in the paper; 0 disables it."""
     border_sigma: float = Field(default=5.0, gt=0, le=100)
-    """How fast that weight falls off [working pixels]; 5 in the paper."""
+    """Decay length of that weight [input pixels]; 5 in the paper."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Whether each class weighs the same in the loss, however few its pixels."""
+    """balanced: every class has the same total weight in the loss, against class imbalance."""
     target_scale: int = Field(default=1, ge=1, le=4)
-    """Target pixels along one working pixel: above 1, the loss compares the enlarged logits
-    with a finer mask, so that outlines count below the working pixel."""
+    """Target resolution relative to the input: above 1, upsampled logits are compared with a
+    finer mask, which sharpens boundaries."""
     growth: tuple[Growth, ...] = ()
-    """Earlier parts of training at smaller sizes, each with `until` and `scale`; best written
-    in a file, as configs/carvana-fast.toml does."""
+    """Progressive resizing: stages at smaller image sizes, each with `until` and `scale`. Best
+    written in a file, as in configs/carvana-fast.toml."""
     patience: int = Field(default=0, ge=0)
-    """Stop after so many epochs without a better validation Dice; 0 for never."""
+    """Early stopping: stop after this many epochs without a better validation Dice. 0 disables
+    it."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """Decay per step of a running average of the weights, which is judged as well, and kept
-    where it is better; 0 for none."""
+    """Decay per step of an exponential moving average of the weights. It is validated too, and
+    the better weights are kept. 0 disables it."""
     validation: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the groups held out to judge the network, where the folder does not say."""
+    """Fraction of the groups held out for validation, if the folder has no split of its own."""
     folds: int | None = Field(default=None, ge=2)
-    """Into how many parts the groups are dealt, of which each validates once; with fold."""
+    """Cross-validation: number of folds. Requires fold."""
     fold: int | None = Field(default=None, ge=0)
-    """Which of these parts validates, from 0."""
+    """Cross-validation: fold used for validation, counted from 0."""
     stratify: bool = False
-    """Whether pictures with little and with much foreground are shared out evenly."""
+    """Stratified split: balance images with little and with much foreground."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of the weights, the split, the order and the augmentation."""
+    """Random seed of initial weights, split, shuffling and augmentation."""
     precision: Precision = "auto"
-    """Arithmetic of convolutions: auto is bf16 where the hardware has it, fp16 on older CUDA
-    GPUs, fp32 elsewhere."""
+    """Mixed precision: auto uses bf16 if the hardware has it, fp16 on older CUDA GPUs, else
+    fp32."""
     deterministic: bool = False
-    """Refuse operations on GPUs whose result depends on chance, and take slower ones instead;
-    on CPUs runs of the same number of threads repeat bit for bit anyway."""
+    """Use deterministic, slower GPU operations only. On CPUs, runs with the same number of
+    threads repeat bit for bit anyway."""
     device: Device = "auto"
-    """Where the network runs: auto takes cuda, then mps, then cpu."""
+    """Device to train on: auto prefers cuda, then mps, then cpu."""
     workers: int | None = Field(default=None, ge=0)
-    """Processes that prepare batches beside the training; left out, 4 where the network runs on
-    a GPU, and none where it runs on the CPU, which they would take from it."""
+    """Number of data loader processes. Default: 4 on a GPU, 0 on a CPU."""
     sync_batch_norm: bool = False
-    """With several processes: batch normalisation sees the whole batch, not each one's share."""
+    """Multi-GPU: synchronise batch normalisation over all processes."""
     track: tuple[TrackerName, ...] = ()
-    """Experiment trackers that are told of the run; of flags also with commas between."""
+    """Experiment trackers to log to; commas work too."""
 
     @field_validator("track", mode="before")
     @classmethod
@@ -270,14 +269,14 @@ class TrainConfig(DataConfig, NetworkConfig):
     @classmethod
     def _reduce_once(cls, value: Any, info: ValidationInfo) -> Any:
         if info.field_name == "patch" and value and info.data.get("size"):
-            raise ValueError("leave out size, which reduces pictures to it, or patch")
+            raise ValueError("give either size or patch, not both")
         if info.field_name == "factor" and value != 1 and not info.data.get("patch"):
-            raise ValueError("give a patch too: a factor says at what scale it is cut")
+            raise ValueError("requires patch")
         return value
 
     @property
     def window(self) -> tuple[int, int]:
-        """Height and width of what training sees at its full size [working pixels]."""
+        """Height and width of the network's input in training [pixels]."""
         window = self.patch or self.size
         if window is None:
             raise ValueError("size is missing")
@@ -286,8 +285,8 @@ class TrainConfig(DataConfig, NetworkConfig):
     @field_validator("freeze")
     @classmethod
     def _keep_what_is_learnt(cls, freeze: str, info: ValidationInfo) -> str:
-        if freeze != "none" and not info.data.get("start_from"):
-            raise ValueError("give start_from too: weights that have learnt nothing would stay")
+        if freeze != "none" and not info.data.get("pretrained"):
+            raise ValueError("requires pretrained: untrained weights would be frozen")
         return freeze
 
     @field_validator("growth")
@@ -295,7 +294,7 @@ class TrainConfig(DataConfig, NetworkConfig):
     def _grow_in_order(cls, growth: tuple[Growth, ...]) -> tuple[Growth, ...]:
         ends = [part.until for part in growth]
         if ends != sorted(set(ends)):
-            raise ValueError(f"each part must end after the one before, not at {ends}")
+            raise ValueError(f"each stage must end after the one before, not at {ends}")
         return growth
 
 
@@ -303,11 +302,11 @@ class NetworkOptions(NetworkConfig):
     """All arguments of a UNet."""
 
     in_channels: int = Field(default=3, ge=1, le=4096)
-    """Channels of a picture."""
+    """Channels of an image."""
     num_classes: int = Field(default=2, ge=2, le=255)
-    """Classes, background included."""
+    """Number of classes, background included."""
     base_channels: int = Field(default=64, ge=1, le=1024)
-    """Channels of the first level; each level below has twice as many."""
+    """Width: channels of the first level, doubled at each level below."""
 
 
 Output = Literal[
@@ -327,50 +326,50 @@ Output = Literal[
 
 
 class CardOptions(BaseModel):
-    """What holds instead of what the checkpoint says."""
+    """Inference settings that override the checkpoint's own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     threshold: float | None = Field(default=None, ge=0, le=1)
-    """Of two classes: probability of the second from which a pixel belongs to it."""
+    """Two classes: probability of class 1 from which a pixel is assigned to it."""
     tta: TTAName | None = None
-    """Test-time augmentation: pictures are also seen mirrored left to right (mirror), top to
-    bottom as well (flips), by quarter turns as well (turns), and probabilities are averaged."""
+    """Test-time augmentation (TTA), averaging probabilities: mirror (2 views), flips (4), turns
+    (8)."""
     scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] | None = Field(
         default=None, min_length=1
     )
-    """Pictures are seen so many times as large, and probabilities are averaged: 0.75 1 1.25."""
+    """Multi-scale inference, averaging probabilities over these scales: 0.75 1 1.25."""
     min_object: int | None = Field(default=None, ge=0)
-    """Objects of fewer pixels are given to what surrounds them."""
+    """Remove objects of fewer pixels than this."""
     fill_holes: int | None = Field(default=None, ge=0)
-    """Holes of up to so many pixels are filled."""
+    """Fill holes of up to this many pixels."""
 
     def instead(self) -> dict[str, Any]:
-        """List the fields of `Card` that were given, for `Predictor.load`."""
+        """Return the fields that were given, as keyword arguments of `Predictor.load`."""
         return self.model_dump(include=set(CardOptions.model_fields), exclude_none=True)
 
 
 class PredictOptions(CardOptions):
-    """The same, what is written, and by which other checkpoints."""
+    """Options of `predict`: inference settings, outputs, ensemble."""
 
     save: tuple[Output, ...] = ()
-    """What is written beside the masks: values (masks as those of training were), overlay,
-    probabilities (8-bit PNG; -16: TIFF of 16 bits, -float: of floats), contours (GeoJSON),
-    instances (numbered objects, and their list), areas (CSV), coco (JSON), rle-rows and
-    rle-columns (CSV of run-length codes, as Kaggle's Carvana and most other sets count)."""
-    others: tuple[Path, ...] = ()
-    """More checkpoints, whose probabilities are averaged with those of the first."""
+    """Outputs in addition to the masks: values (masks with the mask values of the training data),
+    overlay, probabilities (8-bit PNG; -16: 16-bit TIFF, -float: float TIFF), contours (GeoJSON),
+    instances (numbered objects and their table), areas (CSV), coco (JSON), rle-rows and
+    rle-columns (CSV of run-length codes, as for Kaggle's Carvana and most other datasets)."""
+    ensemble: tuple[Path, ...] = ()
+    """More checkpoints: an ensemble whose probabilities are averaged."""
 
 
 class EvaluateOptions(BaseModel):
-    """What is judged of a folder, and how."""
+    """Options of `evaluate`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     split: Literal["train", "val", "test", "all"] | None = None
-    """Take this part."""
+    """Split to evaluate on."""
     objects: bool = False
-    """Also count objects, as connected regions; it is done anyway where masks number them."""
+    """Also score objects (connected components). Always done if masks hold object numbers."""
     tune: bool = False
-    """First find the threshold, the test-time augmentation and the least size of objects that
-    score best on the validation part, and write them into the checkpoint."""
+    """First tune threshold, test-time augmentation and minimum object size on the validation split,
+    write them into a copy, NAME-tuned.safetensors next to the checkpoint, and evaluate the copy."""

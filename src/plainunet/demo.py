@@ -1,9 +1,8 @@
 """The synthetic data set of `plainunet demo`: leaves and stones among clutter on rough ground.
 
-Leaves, stones, twigs and scraps of paper take their colours from one palette, so a pixel's
-colour says little about its class: shape and texture do. The folder has the layout of any other
-data set: `images/{train,val}` (half JPEG, half PNG), `masks/{train,val}` (palette PNG of class
-ids), and `drawn.json`, which records the arguments.
+Leaves, stones, twigs and scraps of paper share one palette, so classes differ by shape and texture
+rather than colour. The folder has a usual layout: `images/{train,val}` (half JPEG, half PNG),
+`masks/{train,val}` (palette PNG of class ids), and `drawn.json`, which records the arguments.
 """
 
 import json
@@ -26,8 +25,7 @@ CLASS_NAMES = ("background", "leaf", "stone")
 LEAF, STONE, TWIG, SCRAP = 1, 2, 3, 4
 # incremented whenever the same arguments draw different images
 _VERSION = 2
-# a scene is drawn this many times finer, for smooth edges; odd, so that a pixel of the mask is
-# the class at its centre
+# supersampling, for smooth edges; odd, so that a pixel of the mask has the class at its centre
 _FINE = 3
 # direction of the light: x, y
 _LIGHT = (-0.6, -0.8)
@@ -43,39 +41,39 @@ Floats = NDArray[Any]
 
 def draw_dataset(
     folder: Path,
-    pictures: int = 160,
+    images: int = 160,
     validation: int = 40,
     size: tuple[int, int] = (192, 256),
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Draw `pictures` training and `validation` images; the folder appears complete or not at all.
+    """Draw `images` training and `validation` images; the folder appears complete or not at all.
 
-    A folder drawn with the same arguments is left as it is. The same seed draws the same images;
-    more training images change neither the first ones nor the validation images.
+    A folder drawn with the same arguments is kept. The same seed draws the same images; a larger
+    number of training images changes neither the first ones nor the validation images.
     """
-    minimum = {"pictures": 1, "validation": 1, "height": 64, "width": 64, "seed": 0}
-    given = (pictures, validation, *size, seed)
+    minimum = {"images": 1, "validation": 1, "height": 64, "width": 64, "seed": 0}
+    given = (images, validation, *size, seed)
     for (name, least), value in zip(minimum.items(), given, strict=True):
         if value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}.")
-    counts = {"drawing": _VERSION, "pictures": pictures, "validation": validation}
+    counts = {"drawing": _VERSION, "pictures": images, "validation": validation}
     record = json.dumps({**counts, "size": size, "seed": seed}, indent=2) + "\n"
     if _is_drawn(folder, record):
         return folder
-    total = pictures + validation
+    total = images + validation
 
     def draw(number: int) -> None:
-        part, index = (0, number) if number < pictures else (1, number - pictures)
-        image, mask = draw_scene(np.random.default_rng((seed, part, index)), size)
-        _write_pair(unfinished, f"{('train', 'val')[part]}/{number:03}", image, mask)
+        split, index = (0, number) if number < images else (1, number - images)
+        image, mask = draw_scene(np.random.default_rng((seed, split, index)), size)
+        _write_pair(unfinished, f"{('train', 'val')[split]}/{number:03}", image, mask)
 
     require_writable(folder.parent)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         unfinished = Path(scratch) / folder.name
-        for part in ("images/train", "images/val", "masks/train", "masks/val"):
-            (unfinished / part).mkdir(parents=True)
+        for name in ("images/train", "images/val", "masks/train", "masks/val"):
+            (unfinished / name).mkdir(parents=True)
         for done, _ in enumerate(work_ahead(draw, range(total)), start=1):
             if on_progress is not None:
                 on_progress(done, total)
@@ -89,7 +87,7 @@ def draw_dataset(
 
 
 def _is_drawn(folder: Path, record: str) -> bool:
-    """Tell whether the folder holds this data set; raise if it holds anything else."""
+    """Whether the folder contains this data set; anything else in it is an error."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
@@ -98,8 +96,8 @@ def _is_drawn(folder: Path, record: str) -> bool:
         found = ""
     if found != record:
         raise ValueError(
-            f"{folder}: exists and holds something else, or a synthetic data set drawn with "
-            "other arguments. Name another folder."
+            f"{folder}: contains other files, or a synthetic data set drawn with other arguments. "
+            "Choose another folder."
         )
     return True
 
@@ -144,10 +142,10 @@ def _add(
 ) -> None:
     """Draw one object and its shadow into colour and mask, in place."""
     x, y, radius = place
-    # leaves are slim: longer, they cover as much as a stone
+    # leaves are slim: longer ones cover as much as a stone
     radius *= {LEAF: 1.3, STONE: 1.0, TWIG: 1.8, SCRAP: 0.8}[kind]
     bend = rng.uniform(-0.35, 0.35) if kind in (LEAF, TWIG) else 0.0
-    points = _outline(rng, kind)
+    points = _contour(rng, kind)
     points[:, 1] += bend * (1 - points[:, 0] ** 2)
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = math.cos(angle), math.sin(angle)
@@ -171,7 +169,7 @@ def _add(
     mask[inside > 0] = kind if kind in (LEAF, STONE) else 0
 
 
-def _outline(rng: Generator, kind: int) -> NDArray[np.float64]:
+def _contour(rng: Generator, kind: int) -> NDArray[np.float64]:
     """Draw a closed polygon [P, 2] in radii around the centre, its axis along the first."""
     a = np.linspace(0, 2 * np.pi, 90, endpoint=False)
     if kind == SCRAP:
@@ -236,7 +234,7 @@ def _ground(rng: Generator, shape: tuple[int, int]) -> Floats:
         mixture, height = 0.3 + 0.25 * wave, 1.6 * wave + 0.3 * rough
     else:
         y = y / rng.uniform(24, 44)
-        # a plank is a tile without end
+        # a plank is an infinitely long tile
         x = x / rng.uniform(24, 80) if pattern == "tiles" else np.full_like(x, 0.5)
         tint = rng.random((64, 64), np.float32)[y.astype(int) % 64, x.astype(int) % 64]
         joint = np.minimum(np.minimum(y % 1, 1 - y % 1), np.minimum(x % 1, 1 - x % 1))
@@ -247,7 +245,7 @@ def _ground(rng: Generator, shape: tuple[int, int]) -> Floats:
 
 
 def _mix(rng: Generator, mixture: Floats, shade: Floats, dull: bool = False) -> Floats:
-    """Mix two random colours and multiply by the shade; dull ones are greyer, of brightness 1."""
+    """Mix two random colours and multiply by the shade; dull ones are greyer, with brightness 1."""
     palette = np.array(_COLOURS, np.float32)[rng.integers(0, len(_COLOURS), 4)] / 255
     colours = palette[:2] + rng.uniform(0, 0.6, (2, 1)) * (palette[2:] - palette[:2])
     if dull:
@@ -272,7 +270,7 @@ def _photograph(rng: Generator, colour: Floats, size: tuple[int, int]) -> Bytes:
 
 
 def _noise(rng: Generator, shape: tuple[int, ...], cell: float, octaves: int = 3) -> Floats:
-    """Draw smooth noise [H, W] of deviation about 0.8; each octave is half as coarse and strong."""
+    """Draw smooth noise [H, W], std about 0.8; each octave is half as coarse and strong."""
     total = np.zeros(shape, np.float32)
     for octave in range(octaves):
         grid = [min(int(length * 2**octave / cell) + 2, length) for length in shape]
@@ -282,11 +280,11 @@ def _noise(rng: Generator, shape: tuple[int, ...], cell: float, octaves: int = 3
 
 
 def _relief(height: Floats, strength: float) -> Floats:
-    """Return the brightness of a relief [pixels] lit from one side; 1 where it is flat."""
+    """Brightness of a relief [pixels] lit from one side; 1 where it is flat."""
     down, right = np.gradient(height)
     return np.asarray(1 - 0.55 * np.tanh(strength * (_LIGHT[0] * right + _LIGHT[1] * down)))
 
 
 def _fill(points: NDArray[np.float64], shape: tuple[int, ...]) -> Bytes:
-    outline = np.rint(points).astype(np.int32)
-    return np.asarray(cv2.fillPoly(np.zeros(shape, np.uint8), [outline], (1,)), np.uint8)
+    contour = np.rint(points).astype(np.int32)
+    return np.asarray(cv2.fillPoly(np.zeros(shape, np.uint8), [contour], (1,)), np.uint8)

@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all.
+"""Atomic writes, locks and checks of output paths.
 
-Everything the project writes goes through `write_whole`: a reader, or the next run, never
-meets half a file, and a failure leaves what was there before.
+Everything the project writes goes through `write_whole`: nobody ever reads half a file, and a
+failure leaves the previous file intact.
 """
 
 import errno
@@ -27,21 +27,20 @@ _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _LOCK = ".lock"
 _HELD: set[Path] = set()
 _UNFINISHED = "-unfinished-"
-"""What names of files have in them that are not whole yet."""
+"""Marks names of temporary files."""
 
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; rename it when the block has ended well.
+    """Yield a temporary path next to `path`, with the same suffix; rename it on success.
 
-    It has the same suffix, and is removed if the block fails. A missing folder is made.
+    It is removed if the block fails. A missing folder is made.
 
     Raises:
-        OSError: The disk is full, or takes no more for another reason; what the library that
-            was writing has said of it is the cause.
+        OSError: The disk is full or refuses the write; the error of the library is its cause.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the name is cut, for with its addition it might be longer than file systems take
+    # cut, since the longer name could exceed the limit of the file system
     prefix = f".{path.stem[:32]}{_UNFINISHED}{_this_process()}-"
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -56,8 +55,8 @@ def write_whole(path: Path) -> Iterator[Path]:
         refused = error if isinstance(error, OSError) else _try_to_write(part)
         if refused is not None and refused.errno in _REFUSALS:
             raise OSError(
-                f"{path}: cannot be written ({refused.strerror}); what was there before is intact. "
-                "Make room for it, and try again."
+                f"{path}: cannot be written ({refused.strerror}). The previous file is intact. "
+                "Free some disk space, and try again."
             ) from error
         raise
     finally:
@@ -65,13 +64,13 @@ def write_whole(path: Path) -> Iterator[Path]:
 
 
 def _this_process(number: int | None = None) -> str:
-    """Name a process, this one or another of the same machine, in names of files."""
+    """Name a process of this machine, by default this one, for file names."""
     machine = zlib.crc32(platform.node().encode(errors="replace"))
     return f"{machine:08x}-{number or os.getpid()}"
 
 
 def _try_to_write(file: Path) -> OSError | None:
-    """Learn why a file could not be written, where a library did not say."""
+    """Find out why a file could not be written, if a library hides the reason."""
     try:
         with file.open("ab") as end:
             end.write(bytes(2**16))
@@ -83,34 +82,33 @@ def _try_to_write(file: Path) -> OSError | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all; names that are not UTF-8 become surrogates."""
+    """Write JSON, whole or not at all; file names that are not UTF-8 become surrogates."""
     with write_whole(path) as file:
         file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep a folder, made when missing, to this process for a while.
+    """Lock a folder for this process; a missing folder is made.
 
-    The lock is the operating system's, on `folder/.lock`: it goes with its process, however that
-    ends, and processes that it has started do not hold it. Where there was nothing to write, the
-    folder is gone again afterwards.
+    The lock is the operating system's, on `folder/.lock`: it is released however the process ends,
+    and child processes do not inherit it. Folders that stay empty are removed again.
 
     Raises:
-        ValueError: Another process has it, or another thread of this one, or it cannot be
-            written to.
+        ValueError: Another process, or another thread of this one, holds the lock, or the folder
+            is not writable.
     """
     require_writable(folder)
-    made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
+    made = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = (folder / _LOCK).resolve()
     if path in _HELD:
-        raise ValueError(f"{folder}: this process works in it already. Give another folder.")
+        raise ValueError(f"{folder}: already in use by this process. Choose another folder.")
     with _open_locked(path) as file:
         if file is None:
             holder = path.read_text(encoding="utf-8").strip() or "unknown"
             raise ValueError(
-                f"{folder}: process {holder} works in it. Wait until it has ended, or give "
+                f"{folder}: in use by process {holder}. Wait until it has finished, or choose "
                 "another folder."
             )
         _HELD.add(path)
@@ -120,20 +118,20 @@ def lock_folder(folder: Path) -> Iterator[None]:
             _HELD.discard(path)
             with suppress(OSError):  # Windows does not remove open files
                 path.unlink()
-            for place in made:
+            for parent in made:
                 with suppress(OSError):  # not empty
-                    place.rmdir()
+                    parent.rmdir()
 
 
 @contextmanager
 def _open_locked(path: Path) -> Iterator[TextIO | None]:
-    """Open and lock a file, unless another process has it: None then."""
+    """Open and lock a file; yields None if another process holds the lock."""
     while True:
         with path.open("a+", encoding="utf-8") as file:
             if not _lock(file):
                 yield None
                 return
-            if _is_there(path, file):
+            if _is_same(path, file):
                 file.truncate(0)
                 file.write(f"{os.getpid()}\n")
                 file.flush()
@@ -142,8 +140,8 @@ def _open_locked(path: Path) -> Iterator[TextIO | None]:
         # its holder has removed it since it was opened
 
 
-def _is_there(path: Path, file: TextIO) -> bool:
-    """Tell whether an open file still has its name."""
+def _is_same(path: Path, file: TextIO) -> bool:
+    """Whether a path still refers to an open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -151,12 +149,12 @@ def _is_there(path: Path, file: TextIO) -> bool:
 
 
 def _lock(file: TextIO) -> bool:
-    """Take the lock of an open file, unless another process has it."""
+    """Lock an open file; returns False if another process holds the lock."""
     try:
         if sys.platform == "win32":
-            file.seek(2**30)  # what is locked cannot be read there
+            file.seek(2**30)  # locked bytes cannot be read there
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:  # of the kind that forked processes do not inherit, as they would flock's
+        else:  # not flock, which forked processes inherit
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
@@ -164,33 +162,33 @@ def _lock(file: TextIO) -> bool:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process had begun with `write_whole` in a folder that is free now."""
+    """Remove temporary files of `write_whole` in a folder that no other process uses."""
     for part in folder.glob(f".*{_UNFINISHED}*"):
         part.unlink(missing_ok=True)
 
 
 @contextmanager
 def made_anew(record: Path, folders: Sequence[Path]) -> Iterator[None]:
-    """Empty folders of what an earlier call made in them, and record what is made in the block.
+    """Remove the files of an earlier call from folders, and record those made in the block.
 
     Raises:
-        ValueError: There is a file that no earlier call made, or that has changed since. Nothing
-            is removed then.
+        ValueError: A file was not made by an earlier call, or has changed since. Nothing is
+            removed then.
     """
     made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    there = _list_files(record.parent, folders)
-    if others := [name for name, stamp in there.items() if made.get(name) != stamp]:
+    found = _list_files(record.parent, folders)
+    if others := [name for name, stamp in found.items() if made.get(name) != stamp]:
         raise ValueError(
             f"{record.parent / others[0]}: was not made by this command, or has changed since. "
             f"Nothing was removed. Move {record.parent} elsewhere, or choose another folder."
         )
     emptied: set[Path] = set()
-    for file in map(record.parent.joinpath, there):
+    for file in map(record.parent.joinpath, found):
         file.unlink()
-        emptied |= {place for place in file.parents if {place, *place.parents} & {*folders}}
-    for place in sorted(emptied, reverse=True):
+        emptied |= {each for each in file.parents if {each, *each.parents} & {*folders}}
+    for folder in sorted(emptied, reverse=True):
         with suppress(OSError):  # not empty
-            place.rmdir()
+            folder.rmdir()
     try:
         yield
     finally:
@@ -199,7 +197,7 @@ def made_anew(record: Path, folders: Sequence[Path]) -> Iterator[None]:
 
 
 def _list_files(base: Path, folders: Sequence[Path]) -> dict[str, list[int]]:
-    """Size [bytes] and time of the last change [ns] of every file in some folders, by name."""
+    """Size [bytes] and modification time [ns] of every file in some folders, by name."""
     found = {}
     for file in (path for folder in folders for path in sorted(folder.rglob("*"))):
         if file.is_symlink() or not file.is_dir():
@@ -209,11 +207,11 @@ def _list_files(base: Path, folders: Sequence[Path]) -> dict[str, list[int]]:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what processes of this machine that have ended had begun with `write_whole`.
+    """Remove temporary files that ended processes of this machine left behind.
 
-    What others are writing at this moment stays.
+    Files that other processes are writing are kept.
     """
-    if sys.platform == "win32":  # there, asking for a process may end it
+    if sys.platform == "win32":  # os.kill would end the process there
         return
     for part in folder.glob(f".*{_UNFINISHED}*"):
         found = re.match(r"([0-9a-f]{8}-([0-9]+))-", part.name.partition(_UNFINISHED)[2])
@@ -235,45 +233,47 @@ def require_regular(path: Path) -> None:
     """Refuse a pipe, a socket or a device, from which reading may never end."""
     try:
         mode = path.stat().st_mode
-    except OSError:  # opening it says what is wrong
+    except OSError:  # opening it raises the right error
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket or a device"
-        raise ValueError(f"{path} is {kind}, not a regular file. Remove it, or give another path.")
+        raise ValueError(f"{path} is {kind}, not a regular file. Remove it, or use another path.")
 
 
 def require_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written to, before long work begins.
+    """Refuse a folder that cannot be made or written to, before long work starts.
 
-    Nothing is left behind: what fails later leaves no empty folder.
+    The folder is not made, so a later failure leaves no empty folder.
     """
     try:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        with tempfile.TemporaryFile(dir=there):
+        parents = (folder, *folder.absolute().parents)
+        with tempfile.TemporaryFile(dir=next(each for each in parents if each.exists())):
             pass
     except OSError as error:
         raise ValueError(
-            f"{folder}: cannot be written to ({error.strerror}). "
+            f"{folder}: not writable ({error.strerror}). "
             "Choose another output folder, or change its permissions."
         ) from error
 
 
 def require_file(path: Path, suffix: str) -> None:
-    """Refuse a file that results cannot or must not be written to, before work begins.
+    """Refuse an output file that cannot be written, before work starts.
 
-    It must end in `suffix`, so that no other kind is overwritten.
+    It must end in `suffix`, so that no other kind of file is overwritten.
     """
     if path.suffix.lower() != suffix:
-        raise ValueError(f"{path}: the name must end in {suffix}. Give another.")
+        raise ValueError(f"{path}: the file name must end in {suffix}.")
     if path.is_dir():
-        raise ValueError(f"{path}: is a folder. Give the name of a file in it.")
+        raise ValueError(f"{path}: is a folder. Name a file in it.")
     require_writable(path.parent)
 
 
 def require_own(path: Path, mark: str) -> None:
-    """Refuse to overwrite a file without `mark`, which every result of this kind has in it."""
+    """Refuse to overwrite a file without `mark`, which every result of this kind contains."""
     if path.is_file() and mark.encode() not in path.read_bytes():
-        raise ValueError(f"{path}: is there already, and is no such result. Give another name.")
+        raise ValueError(
+            f"{path}: exists, and was not made by this command. Choose another file name."
+        )
 
 
 def _umask() -> int:

@@ -1,7 +1,7 @@
 """HTML pages from the templates of this package.
 
-A page is one file that works offline: style, script and images are inside, and its content
-security policy lets nothing else load or run.
+A page is one file that works offline: style, script and images are embedded, and its content
+security policy allows nothing else.
 """
 
 import base64
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 NOTHING = "\u2013"
-"""Stands where there is no number: an en dash."""
+"""Placeholder for a missing number: an en dash."""
 _TEMPLATES = Path(__file__).with_name("templates")
 _QUALITY = 85  # of JPEG files
 
 
 def render(template: str, **content: Any) -> str:
-    """Render a template; all text is escaped, and style and script are put inside.
+    """Render a template; all text is escaped, and style and script are embedded.
 
-    What is missing in `content` renders as nothing.
+    Variables missing in `content` render as nothing.
     """
     return _environment().get_template(template).render(content)
 
 
 @functools.cache
 def _environment() -> "Environment":
-    # imported here: only a command that writes a page needs it
+    # imported here: only commands that write a page need it
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
     environment = Environment(
@@ -59,14 +59,14 @@ def _environment() -> "Environment":
 
 
 def save_page(path: Path, html: str) -> None:
-    """Write a page, whole or not at all; surrogates, of names that are not UTF-8, are escaped."""
+    """Write a page, whole or not at all; file names that are not UTF-8 are escaped."""
     with write_whole(path) as file:
         file.write_text(html, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def data_url(image: NDArray[np.uint8], kind: str) -> str:
     """Encode an image [H, W, 3] uint8 for a page: "jpeg" for photographs, "png" for masks."""
-    # colours at full resolution, or thin lines would fade
+    # no chroma subsampling, which would fade thin lines
     sharp = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     how = {
         "jpeg": [cv2.IMWRITE_JPEG_QUALITY, _QUALITY, *sharp],
@@ -82,25 +82,25 @@ def number(value: Any) -> float | None:
 
 
 def score(value: Any, digits: int = 4) -> str:
-    """Format a number with fixed digits, as in "0.9123"; an en dash where there is none."""
+    """Format a number with fixed digits, as in "0.9123"; an en dash if there is none."""
     known = number(value)
     return NOTHING if known is None else f"{known:.{digits}f}"
 
 
 def count(value: Any) -> str:
-    """Format an integer as in "1,942,594"; an en dash where there is none."""
+    """Format an integer, as in "1,942,594"; an en dash if there is none."""
     known = number(value)
     return NOTHING if known is None else f"{round(known):,}"
 
 
 def interval(value: Any, digits: int = 4) -> str:
-    """Format the bounds of an interval, with an en dash between them; "" where one is unknown."""
+    """Format the bounds of an interval, with an en dash between them; "" if one is unknown."""
     known = [number(bound) for bound in value or ()]
     return NOTHING.join(score(bound, digits) for bound in known) if None not in known else ""
 
 
 def percent(part: int, total: int, digits: int = 2) -> str:
-    """Format a share in percent: "12.34", "0", or "<0.01" where it would round to 0."""
+    """Format a percentage: "12.34", "0", or "<0.01" if it would round to 0."""
     if not total or not part:
         return "0" if total else NOTHING
     least = 10.0**-digits
@@ -108,18 +108,18 @@ def percent(part: int, total: int, digits: int = 2) -> str:
 
 
 def plural(amount: int, noun: str) -> str:
-    """Format a count with its noun, whose plural ends in s, as in "1 image" or "2,000 images"."""
+    """Format a count with a noun with a regular plural, as in "1 image" or "2,000 images"."""
     return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
 
 
 def setting(value: Any) -> str:
-    """Format a setting: text as it is, anything else as JSON, en dashes where there is nothing."""
+    """Format a setting: text unchanged, anything else as JSON, with en dashes for nothing."""
     plain = _without_nothing(value)
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, default=str)
 
 
 def _without_nothing(value: Any) -> Any:
-    """Replace None, nan and "" by an en dash, however deep."""
+    """Replace None, nan and "" by en dashes, also inside dicts and lists."""
     if isinstance(value, dict):
         return {str(key): _without_nothing(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,16 +1,13 @@
-"""Names and colours of classes that nobody has named or coloured.
-
-In: a number of classes. Out: a name and a colour for each.
-"""
+"""Default names and colours of classes."""
 
 import colorsys
 
 
 def default_colors(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """Choose RGB colours, easily told apart: black, white for two classes, else hues."""
+    """Choose distinct RGB colours: black and white for two classes, else black and hues."""
     if num_classes == 2:
         return (0, 0, 0), (255, 255, 255)
-    golden = 0.618034  # steps of the golden ratio keep hues apart for any number of classes
+    golden = 0.618034  # steps of the golden ratio give distinct hues for any number of classes
     hues = [(0.02 + golden * k) % 1 for k in range(num_classes - 1)]
     bright = [colorsys.hsv_to_rgb(hue, 0.75, 1 - 0.2 * (k % 2)) for k, hue in enumerate(hues)]
     return (0, 0, 0), *((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in bright)
@@ -26,7 +23,7 @@ def voc_color(class_id: int) -> int:
 
 
 def default_names(num_classes: int) -> tuple[str, ...]:
-    """Name classes that nobody has named: background, foreground; or class 0, class 1, ..."""
+    """Default class names: background, foreground; or class 0, class 1, ..."""
     if num_classes == 2:
         return "background", "foreground"
     return tuple(f"class {number}" for number in range(num_classes))

@@ -1,7 +1,7 @@
-"""How the user is told what happens: one object for everything that takes long.
+"""Progress reporting: one object for everything that takes long.
 
-`Reporter` says nothing and raises problems; a terminal, a tracker or a notebook overrides what it
-wants to show. Nothing else in the package prints or warns of its own accord.
+`Reporter` ignores everything and raises problems; a terminal, a tracker or a notebook overrides the
+methods that it needs. Nothing else in the package prints or warns.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
+
+verbosity = 0
+"""Of the command line: below 0 after `--quiet`, above after `--verbose`."""
 
 
 @dataclass(frozen=True)
@@ -20,57 +23,57 @@ class StepDone:
     step: int
     """Number of the step in the run, from 0."""
     steps: int
-    """How many the run will have, as far as that is known."""
+    """Estimated number of steps of the run."""
     loss: float
     images_per_second: float
     learning_rate: float
-    """What the step was made with."""
+    """Learning rate of the step."""
     epoch_step: int
-    """How many steps of the epoch are done."""
+    """Number of finished steps of the epoch."""
     epoch_steps: int
-    """How many it has, unless a time budget ends it before."""
+    """Number of steps of the epoch, unless a time budget ends it earlier."""
     share: float
-    """How much of the run is done, 0..1."""
+    """Fraction of the run that is done, 0..1."""
     end: float | None = None
-    """When training must be over, on the clock of `time.monotonic` [s], if there is a budget."""
+    """When training must end, on the clock of `time.monotonic` [s], if there is a budget."""
     memory: int | None = None
-    """Resident memory of the process [bytes], where it is known."""
+    """Resident memory of the process [bytes], if known."""
     gpu_memory: int | None = None
     """Peak memory of tensors on a GPU so far [bytes]."""
 
 
 class Reporter:
-    """Told what happens; says nothing. Override the methods whose news you want."""
+    """Callbacks that do nothing; override those that you need."""
 
     def note(self, text: str) -> None:
-        """Say something that the user should know, in one line or several."""
+        """Receive a message for the user, of one or more lines."""
 
     def stage(self, name: str, total: int) -> None:
-        """Begin a new part of the work, such as "reading", of `total` units."""
+        """Start a new stage, such as "reading", of `total` units."""
 
     def advance(self, done: int) -> None:
-        """Count the units of the present stage that are done."""
+        """Receive the number of finished units of the current stage."""
 
     def problem(self, error: ValueError) -> None:
-        """Take a problem with single files, after which the work could go on without them.
+        """Receive a problem with single files; the work can continue without them.
 
         Raises:
-            ValueError: Always, in this class: a problem that nobody takes ends the work.
+            ValueError: Always, in this class: an unhandled problem ends the work.
         """
         raise error
 
     def step(self, done: StepDone) -> None:
-        """Take one optimiser step."""
+        """Receive an optimiser step."""
 
     def epoch(self, row: dict[str, Any], best: float | None) -> None:
-        """Take one epoch: a row of `metrics.jsonl`, and the best validation Dice so far."""
+        """Receive an epoch: a row of `metrics.jsonl`, and the best validation Dice so far."""
 
     def result(self, scores: dict[str, Any]) -> None:
-        """Take the scores of the best checkpoint at native resolution: the end of a run."""
+        """Receive the scores of the best checkpoint at native resolution: the end of a run."""
 
 
 class Forwarding(Reporter):
-    """Hands on everything to another reporter; override what is to happen otherwise."""
+    """Forwards everything to another reporter; override what should differ."""
 
     def __init__(self, reporter: Reporter) -> None:
         """Forward to `reporter`."""
@@ -81,11 +84,11 @@ class Forwarding(Reporter):
         self._reporter.note(text)
 
     def stage(self, name: str, total: int) -> None:
-        """Forward the beginning of a stage."""
+        """Forward the start of a stage."""
         self._reporter.stage(name, total)
 
     def advance(self, done: int) -> None:
-        """Forward how far the stage is."""
+        """Forward the progress of the stage."""
         self._reporter.advance(done)
 
     def problem(self, error: ValueError) -> None:
@@ -106,9 +109,9 @@ class Forwarding(Reporter):
 
 
 def track(items: Iterable[_Item], name: str, total: int, reporter: Reporter) -> Iterator[_Item]:
-    """Go through items that take long to make; the reporter is told how many are done.
+    """Iterate over items that are slow to make, and report progress.
 
-    `name` is a stage of its own, such as "reading", if there are any of the `total` items.
+    `name` is a stage of its own, such as "reading", unless `total` is 0.
     """
     if total:
         reporter.stage(name, total)
@@ -118,21 +121,21 @@ def track(items: Iterable[_Item], name: str, total: int, reporter: Reporter) -> 
 
 
 class Collected(Reporter):
-    """Keeps notes and problems, for later."""
+    """Collects notes and problems."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start empty."""
         self.notes: list[str] = []
         self.problems: list[ValueError] = []
 
     def note(self, text: str) -> None:
-        """Keep a note."""
+        """Collect a note."""
         self.notes.append(text)
 
     def problem(self, error: ValueError) -> None:
-        """Keep a problem; of many of one kind, each."""
+        """Collect a problem; a problem of several parts as its parts."""
         self.problems += getattr(error, "parts", (error,))
 
 
 silent = Reporter()
-"""Says nothing."""
+"""Ignores all progress."""

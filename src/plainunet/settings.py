@@ -1,7 +1,7 @@
-"""Settings in TOML files: a recipe, a run's own, and what a data folder says of itself.
+"""Settings in TOML files: configurations, the config.toml of a run, dataset.toml.
 
-In: a file, or settings. Out: the other of the two. Unknown keys and values out of range are
-refused with the key's name, the nearest known one and the file.
+Unknown keys and values out of range are errors that name the key, the nearest known one and the
+file.
 """
 
 import difflib
@@ -17,11 +17,18 @@ from plainunet.config import DataConfig, Growth, TrainConfig
 from plainunet.files import require_regular, write_whole
 
 DATASET_FILE = "dataset.toml"
-"""In a data folder: what is to be understood of it. In a run folder: what was."""
+"""Describes the data: in a data folder, how to read it; in a run folder, how it was read."""
+
+_RENAMED = {
+    "accumulation": "gradient_accumulation",
+    "clip": "gradient_clip",
+    "start_from": "pretrained",
+}
+"""Settings of earlier run folders, which stay readable."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-# what was given puts aside what would contradict it
+# a setting overrides these keys of a dataset.toml, which would contradict it
 _INSTEAD = {
     "pairs": ("images", "masks"),
     "images": ("pairs",),
@@ -39,20 +46,21 @@ def load_config(path: Path) -> TrainConfig:
         path: The file; its keys are the fields of `TrainConfig`.
 
     Returns:
-        The settings, defaults filled in.
+        The settings, with defaults.
 
     Raises:
-        ValueError: The file is no TOML, or holds an unknown key or an impossible value.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not TOML, or has an unknown key or an invalid value.
     """
     return TrainConfig(**read_settings(path))
 
 
 def read_settings(path: Path, model: type[BaseModel] = TrainConfig) -> dict[str, Any]:
-    """Read the settings that a TOML file names, and no others, checked.
+    """Read and check the settings in a TOML file, without defaults.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is no TOML, or holds an unknown key or an impossible value.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not TOML, or has an unknown key or an invalid value.
     """
     require_regular(path)
     try:
@@ -61,75 +69,78 @@ def read_settings(path: Path, model: type[BaseModel] = TrainConfig) -> dict[str,
         raise FileNotFoundError(f"{path}: no such configuration file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"{path}: not a readable TOML file ({error}).") from error
+    given = {_RENAMED.get(key, key): value for key, value in given.items()}
+    if given.get("loss") == "outline":
+        given["loss"] = "boundary"
     _checked(model, given, str(path))
     return given
 
 
 def read_dataset(folder: Path) -> dict[str, Any]:
-    """Read the fields of `DataConfig` that a folder's dataset.toml names; {} without one."""
+    """Read the settings in a folder's dataset.toml; {} without one."""
     path = folder / DATASET_FILE
     return read_settings(path, DataConfig) if path.exists() else {}
 
 
 def with_dataset(config: _Model, folder: Path) -> _Model:
-    """Fill in what the settings leave out and the data folder says of itself.
+    """Complete settings with the data folder's dataset.toml.
 
-    What was given wins, and puts aside what would contradict it: other masks are paired and read
-    in their own way. A dataset.toml that is wrong, or does not fit, is a ValueError.
+    Settings that were given win, and override the keys that would contradict them: other masks
+    need their own encoding. A dataset.toml that is invalid, or does not fit, is a ValueError.
     """
-    said = read_dataset(folder)
+    in_file = read_dataset(folder)
     given = {name: getattr(config, name) for name in config.model_fields_set}
-    there = DataConfig(**said)
+    dataset = DataConfig(**in_file)
     if not given.get("allow_outside"):
-        _require_inside(folder, there)
-    other = [name for name in given if given[name] != getattr(there, name, None)]
-    aside = {key for name in other for key in _INSTEAD.get(name, ())}
-    kept = {k: v for k, v in said.items() if k in type(config).model_fields and k not in aside}
+        _require_inside(folder, dataset)
+    other = [name for name in given if given[name] != getattr(dataset, name, None)]
+    dropped = {key for name in other for key in _INSTEAD.get(name, ())}
+    known = type(config).model_fields.keys() - dropped
+    kept = {key: value for key, value in in_file.items() if key in known}
     source = f"{folder / DATASET_FILE} and the settings"
     return _checked(type(config), {**kept, **given}, source) if kept else config
 
 
-def _require_inside(folder: Path, there: DataConfig) -> None:
-    """Refuse a dataset.toml that leads out of its folder."""
-    if there.allow_outside:
-        raise ValueError(f"{folder / DATASET_FILE}: allow_outside is only taken as a flag.")
+def _require_inside(folder: Path, dataset: DataConfig) -> None:
+    """Refuse a dataset.toml that points outside of its folder."""
+    if dataset.allow_outside:
+        raise ValueError(f"{folder / DATASET_FILE}: allow_outside can only be set as a flag.")
     base = Path(os.path.abspath(folder))  # noqa: PTH100 (links inside are the user's own)
     for key in ("images", "masks", "pairs"):
-        for part in str(getattr(there, key) or "").split(":"):
+        for part in str(getattr(dataset, key) or "").split(":"):
             if not Path(os.path.abspath(base / part)).is_relative_to(base):  # noqa: PTH100
                 raise ValueError(
-                    f"{folder / DATASET_FILE}: {key} = {getattr(there, key)!r} leads out of the "
-                    "folder. If that is meant, give --allow-outside."
+                    f"{folder / DATASET_FILE}: {key} = {getattr(dataset, key)!r} points outside of "
+                    "the folder. If this is intended, add --allow-outside."
                 )
 
 
 def make_config(settings: dict[str, Any], source: str = "settings") -> TrainConfig:
-    """Check settings and fill in the defaults; an error calls their origin `source`."""
+    """Check settings and fill in the defaults; errors name `source` as their origin."""
     return _checked(TrainConfig, settings, source)
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
-    """Write settings as TOML, readable by `load_config`; what is None or empty is left out."""
+    """Write settings as TOML for `load_config`, without those that are None or empty."""
     plain = config.model_dump(mode="json", exclude_none=True)
     growth = plain.pop("growth")
     lines = _lines(plain)
-    for part in growth:
+    for stage in growth:
         lines += [
             "",
             "[[growth]]",
-            *(f"{key} = {_toml(value)}" for key, value in part.items()),
+            *(f"{key} = {_toml(value)}" for key, value in stage.items()),
         ]
     with write_whole(path) as file:
         file.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
 
 
-def write_dataset(path: Path, said: DataConfig) -> None:
-    """Write what was understood of a data folder, to be put there; defaults are left out."""
-    given = said.model_dump(mode="json", exclude_defaults=True)
+def write_dataset(path: Path, dataset: DataConfig) -> None:
+    """Write how a data folder was read as a dataset.toml, without defaults."""
     lines = [
-        "# What the pictures and masks are. In the data folder, under the name dataset.toml,",
-        "# it is read by plainunet; flags win over it.",
-        *_lines(given),
+        "# How to read the images and masks. plainunet reads this file as dataset.toml in the",
+        "# data folder; flags override it.",
+        *_lines(dataset.model_dump(mode="json", exclude_defaults=True)),
     ]
     with write_whole(path) as file:
         file.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
@@ -147,12 +158,12 @@ def _checked(model: type[_Model], settings: dict[str, Any], source: str) -> _Mod
 
 
 def _toml(value: Any) -> str:
-    # as JSON, but TOML has no surrogate pairs for characters beyond \uffff, and no bare DEL
+    # like JSON, but without surrogate pairs for characters beyond \uffff, and without a bare DEL
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def explain(error: ValidationError, model: type[BaseModel] = TrainConfig) -> str:
-    """Say in one line what is wrong with settings, and what to do."""
+    """Describe invalid settings, and the fix, in one line."""
     return "; ".join(_explain(problem, model) for problem in error.errors())
 
 
@@ -160,8 +171,8 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         message = problem["msg"].removeprefix("Value error, ")
-        return f"{key}: {message} (it is {problem['input']!r})"
+        return f"{key}: {message} (got {problem['input']!r})"
     known = model.model_fields if len(problem["loc"]) == 1 else Growth.model_fields
     nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-    advice = f"did you mean {nearest[0]!r}?" if nearest else "known are " + ", ".join(known) + "."
+    advice = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known)}."
     return f"unknown key {key!r}; {advice}"

@@ -1,4 +1,4 @@
-"""Memory and threads of this process."""
+"""Memory and threads."""
 
 import ctypes
 import gc
@@ -13,10 +13,10 @@ from typing import TypeVar
 
 
 def total_memory() -> float:
-    """Say how much memory the machine has.
+    """Physical memory of the machine.
 
     Returns:
-        Bytes; infinite where the system does not tell.
+        Bytes; infinity if unknown.
     """
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -24,33 +24,32 @@ def total_memory() -> float:
         return float("inf")
 
 
-def read_bytes(said: str) -> float:
-    """Read an amount of memory.
+def read_bytes(text: str) -> float:
+    """Parse an amount of memory.
 
     Args:
-        said: As in 500M, 2G or 1.5GiB: in units of 1024.
+        text: As in 500M, 2G or 1.5GiB, in powers of 1024.
 
     Returns:
         Bytes.
 
     Raises:
-        ValueError: It is no such amount.
+        ValueError: The text is not an amount of memory, or zero.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", said.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if match is None or float(match[1]) == 0:
-        raise ValueError(f"{said!r} is no amount of memory. Write it as in 500M, 2G or 1.5G.")
+        raise ValueError(f"{text!r} is not an amount of memory. Use a form like 500M, 2G or 1.5G.")
     return float(match[1]) * 1024.0 ** " KMGT".index(match[2].upper() or " ")
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep memory that arrays free, for the arrays after them.
+    """Make the allocator keep the memory of freed arrays for later ones.
 
-    By default, glibc gives large blocks back to the system at once, and each new array waits
-    while its pages are mapped and zeroed again: about a tenth of a training step on CPUs, and half
-    of the time of decoding pictures in several threads, which wait for each other there. From
-    this call on the process holds what it has once needed. Elsewhere than with glibc on Linux
-    nothing happens, nor where memory is limited for the process (`ulimit -v`): what is kept for
-    some arrays would be missing for others.
+    By default, glibc returns large blocks to the system at once, and each new array waits until its
+    pages are mapped and zeroed again: about a tenth of a training step on CPUs, and half of the
+    time of decoding images in several threads, which wait for each other there. After this call,
+    memory use stays at its peak. Without glibc on Linux, or with limited address space (`ulimit
+    -v`), nothing happens.
     """
     if not sys.platform.startswith("linux") or _is_limited():
         return
@@ -63,17 +62,16 @@ def keep_freed_memory() -> None:
 
 
 def _is_limited() -> bool:
-    """Tell whether the process may have only so much address space."""
+    """Whether the address space of the process is limited."""
     import resource
 
     return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def give_freed_memory_back() -> None:
-    """Undo `keep_freed_memory`, and give the system what is free now.
+    """Undo `keep_freed_memory`, and return free memory to the system.
 
-    Where memory has run out, what is kept for arrays is missing elsewhere, in pieces too small
-    for the next array.
+    For when memory has run out: the kept pieces may be too small for the next array.
     """
     gc.collect()
     if not sys.platform.startswith("linux"):
@@ -89,11 +87,10 @@ def give_freed_memory_back() -> None:
 
 
 def resident_memory() -> int | None:
-    """Say how much memory this process has.
+    """Resident memory of this process, memory-mapped files included.
 
     Returns:
-        Bytes, files mapped into memory included: now on Linux, the most so far on macOS. None
-        on Windows.
+        Bytes: the current value on Linux, the peak on macOS, None on Windows.
     """
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -109,18 +106,18 @@ def resident_memory() -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell a lack of memory, which PyTorch (on CPUs), OpenCV and others report by words alone.
+    """Recognise out-of-memory errors; PyTorch on CPUs, OpenCV and others have no type for them.
 
     Args:
-        error: What was raised.
+        error: The exception.
 
     Returns:
-        Whether it says that memory could not be had.
+        Whether an allocation failed.
     """
     words = (
         *("can't allocate memory", "cannot allocate memory", "not enough memory"),
         *("out of memory", "insufficient memory", "bad_alloc"),
-        *("could not create a primitive", "could not execute a primitive"),  # says oneDNN
+        *("could not create a primitive", "could not execute a primitive"),  # oneDNN
     )
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     is_vague = isinstance(error, RuntimeError) or type(error).__module__ == "cv2"
@@ -128,10 +125,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Say shortly what was raised; of a lack of memory, some libraries write pages.
+    """Shorten a message; on running out of memory, some libraries write pages.
 
     Args:
-        error: What was raised.
+        error: The exception.
 
     Returns:
         The first line of its message, or the name of its type.
@@ -140,20 +137,20 @@ def first_line(error: BaseException) -> str:
 
 
 def shorten(text: str, most: int = 40) -> str:
-    """Cut a text down to `most` letters for a message."""
+    """Cut a text to `most` characters for a message."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-# numbers of the parameters in glibc's malloc.h
+# parameter numbers of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
 
-_Thing = TypeVar("_Thing")
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 def spare_threads() -> int:
-    """Say in how many threads files are read, or written, beside a network that computes.
+    """Number of threads for reading or writing files while a network computes.
 
     Returns:
         1 for a few cores, which the network needs on a CPU; up to 4 for many.
@@ -162,24 +159,24 @@ def spare_threads() -> int:
 
 
 def work_ahead(
-    work: Callable[[_Thing], _Result], things: Iterable[_Thing], threads: int | None = None
+    work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int | None = None
 ) -> Generator[_Result, None, None]:
-    """Do the same with each of many things.
+    """Map a function over items in a thread pool, a bounded number of items ahead.
 
     Args:
-        work: What to do; called in several threads at a time.
-        things: The things; they are asked for as the work goes on.
-        threads: How many at a time; left out, as many as there are cores.
+        work: The function; called in several threads at a time.
+        items: The items; consumed lazily.
+        threads: Number of threads; default: the number of cores.
 
     Yields:
-        The results in the order of the things. What `work` raises is raised here, in its turn.
+        The results in the order of the items. An error of `work` is raised at its item.
     """
     threads = threads or os.cpu_count() or 1
     ahead: deque[Future[_Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for thing in things:
-                ahead.append(pool.submit(work, thing))
+            for item in items:
+                ahead.append(pool.submit(work, item))
                 if len(ahead) > 2 * threads:
                     yield ahead.popleft().result()
             while ahead:

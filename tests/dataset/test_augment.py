@@ -332,7 +332,7 @@ def test_bicubic_between_nodes() -> None:
 
 
 def test_nothing_folds_where_the_deviation_is_small_beside_the_picture() -> None:
-    """A sixteenth of the side; docs/borders.md says a twelfth, where one in 200 may."""
+    """A sixteenth of the side; the docs say a twelfth, where one in 200 may."""
     elastic = Elastic(4, cv2.INTER_LINEAR)
     for seed in range(100):
         field = maps(elastic, (64, 64, 3), seed)

@@ -1,6 +1,5 @@
 """Groups stay on one side of a split; split.csv."""
 
-import logging
 import math
 import random
 from collections import Counter
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plainunet.dataset.pairs import Pair
-from plainunet.dataset.split import read_split, split_pairs, write_split
+from plainunet.dataset.split import read_split, shared_groups, split_pairs, write_split
 
 CountCalls = Callable[[Callable[[], object]], int]
 GROUPS = st.lists(st.sampled_from("abcdefghij"), min_size=2, max_size=60).filter(
@@ -74,13 +73,11 @@ def test_validation_is_taken_from_training_and_never_from_the_test_part(seed: in
         assert sorted(map(sorted, parts.values())) == [["train"], ["train"], ["train"], ["val"]]
 
 
-def test_given_parts_are_kept_and_a_group_on_both_sides_is_mentioned(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_given_parts_are_kept_and_groups_on_both_sides_are_found() -> None:
     pairs = make_pairs("ab", "train") + make_pairs("bc", "val") + make_pairs("d", "test")
-    with caplog.at_level(logging.WARNING):
-        assert split_pairs(pairs, 0.9, 5) == pairs
-    assert "1 groups are in more than one of the given parts (b)" in caplog.text
+    assert split_pairs(pairs, 0.9, 5) == pairs
+    assert shared_groups(pairs) == ["b"]
+    assert shared_groups(make_pairs("aab")) == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Images of three classes, networks and a reporter that the tests of evaluation share."""
+"""Images of three classes and a reporter, shared by the tests of evaluation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,19 +31,19 @@ def _draw(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def draw() -> Callable[[Path], Path]:
-    """Draw a data folder."""
+    """A function that draws a data folder."""
     return _draw
 
 
 class Trained(NamedTuple):
-    """A model, and the data folder that it was trained on."""
+    """A model and its training folder."""
 
     data: Path
     checkpoint: Path
 
 
 class Heard(Collected):
-    """Keeps the stages with what was done of each, and the notes."""
+    """Records the stages with their progress, and the notes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,5 +58,5 @@ class Heard(Collected):
 
 @pytest.fixture
 def heard() -> Heard:
-    """A reporter that keeps what it hears."""
+    """A reporter that records everything."""
     return Heard()

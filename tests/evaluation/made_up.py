@@ -1,4 +1,4 @@
-"""The result of an evaluation that never was, and images of it."""
+"""Synthetic results of an evaluation, and images for them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ ENDING = "</script><script>alert(2)</script>\"'&$title"
 
 
 def each_score(names: Sequence[str], make: Callable[[], Any]) -> dict[str, Any]:
-    """Laid out as scores are, with a value of its own at each place."""
+    """A dictionary laid out like scores, with a new value in each place."""
     scores: dict[str, Any] = {"accuracy": make()}
     for metric in ("dice", "iou", "precision", "recall"):
         scores[metric] = {
@@ -29,7 +29,7 @@ def each_score(names: Sequence[str], make: Callable[[], Any]) -> dict[str, Any]:
 def make_result(
     images: int = 40, names: Sequence[str] = ("background", "car"), seed: int = 0
 ) -> dict[str, Any]:
-    """A whole result: every part is there; scores are drawn at random."""
+    """A complete result with random scores."""
     random = np.random.default_rng(seed)
 
     def high() -> float:
@@ -48,7 +48,7 @@ def make_result(
         rows.append(row)
     confusion = random.integers(0, 30_000, (len(names), len(names)))
     np.fill_diagonal(confusion, random.integers(2_000_000, 30_000_000, len(names)))
-    outlines = ("hd95", "distance", "surface_dice", "boundary_iou")
+    metrics = ("hd95", "distance", "surface_dice", "boundary_iou")
     thresholds = [number / 20 for number in range(1, 20)]
     curve = [0.95 - (place - 0.45) ** 2 / 4 for place in thresholds]
     settings = {"size": [240, 360], "lr": 0.0025, "config": None, "flip": True, "classes": None}
@@ -85,8 +85,8 @@ def make_result(
         },
         "boundary": {
             "tolerance": 2.0,
-            "per_class": {name: dict.fromkeys(outlines, 0.75) for name in foreground},
-            "intervals": {name: {key: [0.5, 1.0] for key in outlines} for name in foreground},
+            "per_class": {name: dict.fromkeys(metrics, 0.75) for name in foreground},
+            "intervals": {name: {key: [0.5, 1.0] for key in metrics} for name in foreground},
         },
         "objects": {
             "per_class": {
@@ -136,7 +136,7 @@ def make_result(
 def make_shown(
     index: int, why: str = "worst", height: int = 128, width: int = 192, classes: int = 2
 ) -> Shown:
-    """An image with texture at every scale, and two masks that differ along their borders."""
+    """An image with texture at every scale, and two masks that differ along boundaries."""
     random = np.random.default_rng(index)
     image = np.zeros((height, width, 3), np.float32)
     for step in (2, 8, 32, 128):
@@ -155,7 +155,7 @@ def make_shown(
 
 
 def make_hostile() -> dict[str, Any]:
-    """A result in which every text is an attack: names of images are one, all others another."""
+    """A result in which every text is an injection: one for image names, one for the rest."""
     result = make_result(4, ("background", ENDING))
     for image in result["images"]:
         image["image"] = image["group"] = HOSTILE
@@ -167,7 +167,7 @@ def make_hostile() -> dict[str, Any]:
 
 
 def make_eighteen(**how: Any) -> list[Shown]:
-    """As many images as a page shows, each as by `make_shown`."""
+    """As many images as a page shows, each made by `make_shown`."""
     drawn = make_shown(0, **how)
     worst = [drawn._replace(number=number) for number in range(12)]
     return [*worst, *(drawn._replace(number=number, why="median") for number in range(17, 23))]

@@ -1,4 +1,4 @@
-"""Scores against pixels counted by hand; which images are taken; how masks become classes."""
+"""Scores against pixels counted by hand, the choice of the split, classes of the masks."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ def score(trained: Trained, data: Path, **settings: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def copied(trained: Trained, tmp_path: Path) -> Path:
-    """A copy of the training folder, to be changed."""
+    """A copy of the training folder that a test may change."""
     return shutil.copytree(trained.data, tmp_path / "copied")
 
 
@@ -76,20 +76,19 @@ def count_by_hand(trained: Trained, out: Path) -> dict[str, np.ndarray]:
 
 
 def nearly(value: Any) -> Any:
-    """The same value, but that floats in it may differ in their last digits."""
+    """The same value, with a tolerance for floats."""
     if isinstance(value, dict):
         return {name: nearly(each) for name, each in value.items()}
     return pytest.approx(value) if isinstance(value, float) else value
 
 
-def test_scores_are_the_counts_made_by_hand(trained: Trained, tmp_path: Path) -> None:
-    """How scores are made of counts is tested with the metrics."""
+def test_scores_match_counts_by_hand(trained: Trained, tmp_path: Path) -> None:
     result = score(trained, trained.data, split="all")
     counts = count_by_hand(trained, tmp_path)
     assert stems(result) == sorted(counts)
     everything = np.stack([counts[stem] for stem in sorted(counts)])
     pooled = everything.sum(axis=0)
-    assert 0 < np.diagonal(pooled)[1:].sum() < pooled[1:].sum(), "a network that is partly right"
+    assert 0 < np.diagonal(pooled)[1:].sum() < pooled[1:].sum(), "partly correct"
     wanted = summarise(everything, NAMES)
     assert {name: result[name] for name in wanted} == nearly(wanted)
     assert result["confusion"] == pooled.tolist()
@@ -98,33 +97,33 @@ def test_scores_are_the_counts_made_by_hand(trained: Trained, tmp_path: Path) ->
         assert {name: entry[name] for name in wanted} == nearly(wanted)
 
 
-def test_the_dictionary_has_its_shape(trained: Trained) -> None:
+def test_the_result_has_its_keys(trained: Trained) -> None:
     result = score(trained, trained.data)
     assert set(result) == {
         *("split", "protocol", "pooled", "per_image", "absent", "images"),
         *("intervals", "confusion", "calibration", "boundary"),
-    }  # no threshold curve, of two classes alone, and no objects
+    }  # threshold_curve is for two classes, objects are optional
     json.dumps(result, allow_nan=False)
 
 
-def test_of_the_training_folder_the_validation_part_is_taken(trained: Trained) -> None:
+def test_the_validation_split_of_the_training_folder_is_evaluated(trained: Trained) -> None:
     split = read_split(trained.checkpoint.parent / "split.csv", trained.data)
-    parts = {
-        part: [pair.image.stem for pair in split if pair.part == part] for part in ("train", "val")
+    names = {
+        name: [pair.image.stem for pair in split if pair.part == name] for name in ("train", "val")
     }
-    assert (len(parts["train"]), len(parts["val"])) == (7, 3)
+    assert (len(names["train"]), len(names["val"])) == (7, 3)
     result = score(trained, trained.data)
-    assert (result["split"], stems(result)) == ("val", parts["val"])
+    assert (result["split"], stems(result)) == ("val", names["val"])
     result = score(trained, trained.data, split="train")
-    assert (result["split"], stems(result)) == ("train", parts["train"])
+    assert (result["split"], stems(result)) == ("train", names["train"])
     assert len(score(trained, trained.data, split="all")["images"]) == 10
-    with pytest.raises(ValueError, match=r"'test' \(its parts: train, val\).*--split all"):
+    with pytest.raises(ValueError, match=r"'test'.* train, val\).*--split all"):
         score(trained, trained.data, split="test")
     with pytest.raises(ValueError, match=r"--split validation: .*train, val, test, all"):
         score(trained, trained.data, split="validation")
 
 
-def test_a_copy_of_the_training_folder_is_known(
+def test_a_copy_of_the_training_folder_is_recognised(
     trained: Trained, tmp_path: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(trained.checkpoint.parent, tmp_path / "run")
@@ -135,43 +134,43 @@ def test_a_copy_of_the_training_folder_is_known(
     assert (result["split"], result["pooled"]) == ("val", expected["pooled"])
 
 
-def test_another_folder_is_taken_whole(trained: Trained, copied: Path) -> None:
+def test_another_folder_is_evaluated_as_a_whole(trained: Trained, copied: Path) -> None:
     for kind in ("images", "masks"):
         (copied / kind / "3.png").unlink()
         for file in (copied / kind).iterdir():
             Image.open(file).save(file, compress_level=0)
     result = score(trained, copied)
     assert (result["split"], len(result["images"])) == ("all", 9)
-    with pytest.raises(ValueError, match=r"'train' \(its parts: none\)"):
+    with pytest.raises(ValueError, match=r"'train'.* none\)"):
         score(trained, copied, split="train")
 
 
-def test_of_a_training_folder_that_has_changed_no_training_image_is_taken(
+def test_no_training_image_of_a_changed_folder_is_evaluated(
     trained: Trained, copied: Path, heard: Any
 ) -> None:
-    """Also where images have come and gone, and whatever part they were in."""
+    """Also if images were added to and removed from either split."""
     held_out = stems(score(trained, trained.data))
-    gone = next(str(n) for n in range(9) if str(n) not in held_out)
+    removed = next(str(n) for n in range(9) if str(n) not in held_out)
     for kind in ("images", "masks"):
-        (copied / kind / f"{gone}.png").unlink()
+        (copied / kind / f"{removed}.png").unlink()
         (copied / kind / f"{held_out[0]}.png").unlink()
         shutil.copy(copied / kind / f"{held_out[1]}.png", copied / kind / "new.png")
     result = score(trained, copied, reporter=heard)
     assert (result["split"], stems(result)) == ("val", held_out[1:])
     (note,) = heard.notes
-    assert [int(number) for number in re.findall(r" (\d+) ", note)] == [1, 2]  # new and gone ones
+    assert [int(number) for number in re.findall(r" (\d+) ", note)] == [1, 2]  # new, removed
     assert len(stems(score(trained, copied, split="all"))) == 9
 
 
-def test_another_folder_may_have_parts_of_its_own_and_one_picture(
+def test_another_folder_may_have_its_own_splits_or_one_image(
     trained: Trained, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
-    for part, numbers in (("train", "01"), ("val", "2"), ("test", "45")):
+    for split, numbers in (("train", "01"), ("val", "2"), ("test", "45")):
         for kind in ("images", "masks"):
-            (other / kind / part).mkdir(parents=True)
+            (other / kind / split).mkdir(parents=True)
             for number in numbers:
-                shutil.copy(trained.data / kind / f"{number}.png", other / kind / part)
+                shutil.copy(trained.data / kind / f"{number}.png", other / kind / split)
     assert stems(score(trained, other, split="test")) == ["4", "5"]
     assert stems(score(trained, other, split="val")) == ["2"]
     assert len(score(trained, other)["images"]) == 5
@@ -184,7 +183,7 @@ def test_another_folder_may_have_parts_of_its_own_and_one_picture(
 
 @pytest.fixture
 def binary(draw: Callable[[Path], Path], tmp_path: Path) -> Trained:
-    """A network of two classes for masks 0/255, and ten pictures with such masks."""
+    """A network of two classes for masks 0/255, and ten images with such masks."""
     data = draw(tmp_path / "data")
     recode(data, lambda mask: np.where(mask == 1, 255, 0))
     torch.manual_seed(2)
@@ -200,11 +199,11 @@ def recode(folder: Path, change: Callable[[Any], Any]) -> None:
         Image.fromarray(np.asarray(change(np.asarray(Image.open(file))), np.uint8)).save(file)
 
 
-def test_masks_coded_otherwise_are_understood(binary: Trained, heard: Any) -> None:
+def test_masks_with_other_values_are_read(binary: Trained, heard: Any) -> None:
     expected = score(binary, binary.data)
     recode(binary.data, lambda mask: mask // 255)
     assert score(binary, binary.data)["pooled"] == expected["pooled"]
-    # empty ones as in training, and it is said that there is nothing to find
+    # empty masks are read as in training, with a note
     recode(binary.data, np.zeros_like)
     result = score(binary, binary.data, reporter=heard)
     assert result["pooled"]["recall"]["per_class"]["thing"] in (0.0, None)
@@ -223,12 +222,12 @@ def test_bad_data_is_named(trained: Trained, tmp_path: Path, copied: Path) -> No
     with pytest.raises(ValueError, match=r"9.*masks/4\.png"):
         score(trained, copied)
     Image.fromarray(mask[1:]).save(copied / "masks" / "4.png")
-    with pytest.raises(ValueError, match=r"masks/4\.png is 42x33 .*42x34"):
+    with pytest.raises(ValueError, match=r"masks/4\.png.*42x33.*42x34"):
         score(trained, copied)
 
 
-def test_masks_of_one_value_number_no_objects(binary: Trained) -> None:
-    """Of a model that learnt from numbered objects; nor do those without any background."""
+def test_masks_of_one_value_are_not_instance_masks(binary: Trained) -> None:
+    """Nor are masks without background; both for a model trained on instance masks."""
     network, card = load_checkpoint(binary.checkpoint)
     numbered = {"values": (0, 1), "ignore": None, "kind": "instances"}
     save_checkpoint(binary.checkpoint, network, dataclasses.replace(card, masks=numbered))
@@ -247,25 +246,21 @@ def test_masks_of_one_value_number_no_objects(binary: Trained) -> None:
     assert score(binary, binary.data)["objects"]["per_class"]["thing"]["true"] == 20
 
 
-def test_a_checkpoint_without_its_run_says_what_is_missing(
-    trained: Trained, tmp_path: Path
-) -> None:
+def test_a_checkpoint_outside_its_run_needs_split_csv(trained: Trained, tmp_path: Path) -> None:
     alone = tmp_path / "alone.safetensors"
     shutil.copy(trained.checkpoint, alone)
-    with pytest.raises(FileNotFoundError, match=r"split.csv does not exist: .*--split all"):
+    with pytest.raises(FileNotFoundError, match=r"split\.csv.*--split all"):
         evaluate(alone, trained.data)
     assert len(evaluate(alone, trained.data, split="all", device="cpu")["images"]) == 10
 
 
-def test_files_that_have_changed_are_said_to_have(
-    trained: Trained, copied: Path, heard: Any
-) -> None:
+def test_changed_files_are_noted(trained: Trained, copied: Path, heard: Any) -> None:
     for file in list((copied / "masks").iterdir()):
         Image.open(file).save(file, compress_level=0)
     result = score(trained, copied, reporter=heard)
     assert result["split"] == "val"
     assert len(heard.notes) == 1
-    assert heard.stages == {"judging": [1, 2, 3]}
+    assert heard.stages == {"evaluating": [1, 2, 3]}
 
 
 KNOWN = DataConfig()
@@ -277,44 +272,44 @@ def card(*names: str, **masks: object) -> Card:
 
 
 def folders(root: Path, **classes: int) -> list[ClassFiles]:
-    """A mask of one file for each class, in this order."""
+    """A mask with one file per class, in this order."""
     for name, value in classes.items():
         save(root / name / "1.png", np.uint8(value == IDS) * 255)
     return [ClassFiles(str(root / HERE / "1.png"), tuple(classes))]
 
 
-def test_classes_are_joined_by_their_names(tmp_path: Path) -> None:
+def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     masks = folders(tmp_path, car=2, road=1)
     for names, wanted in (
         (("background", "car", "road"), [0, 2, 1]),
         (("background", "road", "car"), [0, 1, 2]),
         (("ground", "Road", "CAR"), [0, 1, 2]),
-        # one that these masks do not have
+        # bus is in no mask
         (("background", "bus", "road", "car"), [0, 2, 3]),
     ):
         read = match_classes(card(*names), masks, KNOWN).read(masks[0])
         np.testing.assert_array_equal(read, np.array(wanted)[IDS])
 
 
-def test_classes_that_the_model_does_not_know_are_named(tmp_path: Path) -> None:
+def test_classes_unknown_to_the_model_are_named(tmp_path: Path) -> None:
     masks = folders(tmp_path, person=2, road=1)
-    with pytest.raises(ValueError, match=r"1\.png .*'person'.*background, car, road"):
+    with pytest.raises(ValueError, match=r"1\.png.*'person'.*background, car, road"):
         match_classes(card("background", "car", "road"), masks, KNOWN)
     with pytest.raises(ValueError, match=r"person.*cat, dog, cow"):
         match_classes(card("background", "cat", "dog", "cow"), masks, KNOWN)
-    # it is named, but nowhere to be seen
+    # a class without pixels is no error
     save(tmp_path / "person" / "1.png", IDS * 0)
     coding = match_classes(card("background", "car", "road"), masks, KNOWN)
     np.testing.assert_array_equal(coding.read(masks[0]), np.array([0, 2, 0])[IDS])
 
 
-def test_names_of_no_meaning_are_taken_in_order(tmp_path: Path) -> None:
+def test_default_names_are_matched_in_order(tmp_path: Path) -> None:
     masks = folders(tmp_path, background=0, leaf=1)
     coding = match_classes(card("background", "foreground"), masks, KNOWN)
     np.testing.assert_array_equal(coding.read(masks[0]), np.array([0, 1, 255])[IDS])
 
 
-def test_an_unused_category_of_a_coco_file_moves_nothing(tmp_path: Path) -> None:
+def test_an_unused_coco_category_shifts_no_class(tmp_path: Path) -> None:
     polygon = {"segmentation": [[0, 2, 4, 2, 4, 3, 0, 3]], "iscrowd": 0}
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": 3, "width": 4}],
@@ -327,7 +322,7 @@ def test_an_unused_category_of_a_coco_file_moves_nothing(tmp_path: Path) -> None
     np.testing.assert_array_equal(coding.read(masks[0]), (IDS == 2) * 2)
 
 
-def test_masks_are_read_as_in_training_where_they_fit(tmp_path: Path) -> None:
+def test_masks_are_read_as_in_training_if_they_fit(tmp_path: Path) -> None:
     masks = [save(tmp_path / "1.png", IDS * 0)]
     coded = {"values": [0, 255], "ignore": None, "kind": "two values"}
     coding = match_classes(card("a", "b", **coded), masks, KNOWN)
@@ -336,7 +331,7 @@ def test_masks_are_read_as_in_training_where_they_fit(tmp_path: Path) -> None:
     assert match_classes(card("a", "b", **coded), masks, KNOWN).values == (0, 1)
 
 
-def test_what_the_folder_says_of_itself_comes_first(tmp_path: Path) -> None:
+def test_the_settings_of_the_folder_come_first(tmp_path: Path) -> None:
     masks = [save(tmp_path / "1.png", np.uint8([7, 100, 200])[IDS])]
     model = card("ground", "road", "car", values=[0, 1, 2], ignore=None, kind="ids")
     with pytest.raises(ValueError, match=r"3 classes.*dataset\.toml"):

@@ -1,4 +1,4 @@
-"""What is measured of each image, and the scores made from it."""
+"""Measurements of each image, and the scores computed from them."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def one_image(folder: Path, image: Any, mask: Any, coding: Any) -> SegmentationD
     return SegmentationDataset(folder, [pair], coding, NAMES, [image.shape])
 
 
-def test_images_are_predicted_in_order_and_the_one_that_fails_is_named(
+def test_images_are_predicted_in_order_and_a_failure_is_named(
     draw: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     predictor = make_predictor()
@@ -68,7 +68,7 @@ def test_images_are_predicted_in_order_and_the_one_that_fails_is_named(
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> list[PredictedImage]:
-    """What `measure` saw: predicted again, a pixel near a threshold may be of another class."""
+    """The predictions inside `measure`; a second one could differ near a threshold."""
     kept: list[PredictedImage] = []
 
     def keep(*arguments: Any) -> Iterator[PredictedImage]:
@@ -119,15 +119,16 @@ def test_cells_are_scored_at_each_threshold(tmp_path: Path, kept: list[Predicted
     assert objects.counts.true == label_objects(mask == 1, corners=True).max() == 16
     (predicted,) = kept
     assert predicted.probabilities is not None
-    given = predicted.probabilities[1]
-    np.testing.assert_allclose(given, predictor.probabilities(image)[1], atol=1e-5)
+    foreground = predicted.probabilities[1]
+    np.testing.assert_allclose(foreground, predictor.probabilities(image)[1], atol=1e-5)
     truth = label_objects(mask == 1, corners=False)
-    wanted = [cluster_scores(truth, label_objects(given >= t, corners=False)) for t in THRESHOLDS]
+    masks = [label_objects(foreground >= t, corners=False) for t in THRESHOLDS]
+    wanted = [cluster_scores(truth, mask) for mask in masks]
     np.testing.assert_allclose(objects.clusters, wanted)
     assert len({each.rand for each in wanted}) > 5
 
 
-def test_numbered_objects_that_touch_are_two(tmp_path: Path) -> None:
+def test_touching_instances_are_two_objects(tmp_path: Path) -> None:
     mask = np.zeros((32, 48), np.uint16)
     mask[4:20, 4:12], mask[4:20, 12:20] = 300, 7
     dataset = one_image(tmp_path, np.zeros((32, 48, 3), np.uint8), mask, Instances())
@@ -153,7 +154,7 @@ def make(count: int, classes: int = 2) -> tuple[list[Measurement], list[Pair]]:
     return measured, pairs
 
 
-def test_a_result_of_one_image_is_its_scores() -> None:
+def test_the_result_of_one_image_is_its_scores() -> None:
     pair = Pair(Path("a/b.png"), Path("m/b.png"), "b", None)
     counts = np.array([[50, 5], [10, 35]])
     measured = Measurement(counts, np.zeros((2, 100), np.int64), (10, 10))
@@ -173,12 +174,12 @@ def test_every_score_lies_in_its_interval() -> None:
     names = ("a", "b", "c")
     result = score_images(measured, pairs, names)
     assert result["intervals"]["groups"] == 20
-    for way in ("pooled", "per_image"):
-        scores, bounds = result[way], result["intervals"][way]
+    for key in ("pooled", "per_image"):
+        scores, bounds = result[key], result["intervals"][key]
         assert bounds["accuracy"][0] < scores["accuracy"] < bounds["accuracy"][1]
         for name in ("dice", "iou", "precision", "recall"):
-            for key in ("mean_foreground", "mean_with_background"):
-                assert bounds[name][key][0] < scores[name][key] < bounds[name][key][1]
+            for mean in ("mean_foreground", "mean_with_background"):
+                assert bounds[name][mean][0] < scores[name][mean] < bounds[name][mean][1]
             assert list(bounds[name]["per_class"]) == list(names)
             for class_name, (low, high) in bounds[name]["per_class"].items():
                 assert low < scores[name]["per_class"][class_name] < high
@@ -194,7 +195,7 @@ def test_every_score_lies_in_its_interval() -> None:
     json.dumps(result, allow_nan=False)
 
 
-def test_objects_are_pooled_and_per_image() -> None:
+def test_object_scores_are_pooled_and_per_image() -> None:
     measured, pairs = make(4)
     result = score_images(measured, pairs, NAMES, threshold=0.3)
     found = result["objects"]["per_class"]["yes"]
@@ -203,16 +204,16 @@ def test_objects_are_pooled_and_per_image() -> None:
     assert (found["true"], found["predicted"]) == (24, 28)
     assert found["f1"]["pooled"] == pytest.approx(2 * hits / 52)
     assert found["f1"]["per_image"] == pytest.approx(np.mean([each.counts.f1 for each in objects]))
-    at = found["together"]
-    assert at["chosen"] == result["threshold_curve"]["chosen"] == 0.3
+    curve = found["together"]
+    assert curve["chosen"] == result["threshold_curve"]["chosen"] == 0.3
     rand = [[scores.rand for scores in each.clusters] for each in objects]
-    assert at["rand"] == pytest.approx(np.mean(rand, axis=0).tolist())
+    assert curve["rand"] == pytest.approx(np.mean(rand, axis=0).tolist())
     best = max(result["threshold_curve"]["pooled_dice"])
     assert found["pixel_error"] == pytest.approx(1 - best)
     json.dumps(result, allow_nan=False)
 
 
-def test_what_no_image_has_is_none() -> None:
+def test_scores_of_an_absent_class_are_none() -> None:
     measured, pairs = make(4)
     nothing = Boundary(*[float("nan")] * 4)
     result = score_images([each._replace(boundary=[nothing]) for each in measured], pairs, NAMES)

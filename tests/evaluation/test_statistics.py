@@ -1,4 +1,4 @@
-"""Bootstrap intervals, against resamples by hand and their coverage."""
+"""Bootstrap confidence intervals, against resamples by hand, and their coverage."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from plainunet.evaluation.metrics import dice
 from plainunet.evaluation.statistics import RESAMPLES, Bootstrap
 
 
-def test_bounds_of_a_mean_are_those_of_drawn_pictures_one_by_one() -> None:
+def test_bounds_of_a_mean_match_resamples_by_hand() -> None:
     random = np.random.default_rng(0)
     scores = random.random((30, 3))
     scores[4, 1] = scores[9, 1] = np.nan
@@ -23,7 +23,7 @@ def test_bounds_of_a_mean_are_those_of_drawn_pictures_one_by_one() -> None:
     np.testing.assert_allclose(bootstrap.mean_interval(scores), wanted)
 
 
-def test_pooled_counts_are_added_over_the_drawn_groups() -> None:
+def test_pooled_counts_match_resamples_by_hand() -> None:
     random = np.random.default_rng(1)
     confusions = random.integers(0, 1000, (12, 2, 2))
     groups = list("aabbbccddeef")
@@ -37,7 +37,7 @@ def test_pooled_counts_are_added_over_the_drawn_groups() -> None:
     np.testing.assert_allclose(bootstrap.interval(dice(bootstrap.pooled(confusions))), wanted)
 
 
-def test_it_covers_the_truth_nineteen_times_of_twenty() -> None:
+def test_coverage_is_95_percent() -> None:
     random = np.random.default_rng(3)
     covered = 0
     for trial in range(200):
@@ -47,25 +47,25 @@ def test_it_covers_the_truth_nineteen_times_of_twenty() -> None:
     assert 180 <= covered <= 198
 
 
-def test_groups_are_drawn_as_wholes() -> None:
+def test_whole_groups_are_resampled() -> None:
     random = np.random.default_rng(4)
-    of_group = np.repeat(random.random(10), 20)  # pictures of a group are all alike
+    of_group = np.repeat(random.random(10), 20)  # images of a group are correlated
     scores = (of_group + random.normal(0, 0.01, 200))[:, None]
     alone = Bootstrap([str(n) for n in range(200)]).mean_interval(scores)
     together = Bootstrap([str(n // 20) for n in range(200)]).mean_interval(scores)
     assert together[1, 0] - together[0, 0] > 3 * (alone[1, 0] - alone[0, 0])
 
 
-def test_the_same_seed_draws_the_same_and_names_do_not_matter() -> None:
+def test_the_seed_alone_determines_the_resamples() -> None:
     scores = np.random.default_rng(5).random((9, 2))
     first = Bootstrap(list("abcdefghi"), seed=7).mean_interval(scores)
     np.testing.assert_allclose(first, Bootstrap(list("abcdefghi"), seed=7).mean_interval(scores))
     assert not np.allclose(first, Bootstrap(list("abcdefghi"), seed=8).mean_interval(scores))
 
 
-def test_where_nothing_can_be_said() -> None:
+def test_undefined_intervals_are_nan() -> None:
     scores = np.array([[0.5, np.nan], [0.7, np.nan], [0.9, 1.0]])
     assert np.isnan(Bootstrap(["a", "a", "a"]).mean_interval(scores)).all()
     bounds = Bootstrap(["a", "b", "c"]).mean_interval(scores)
     assert not np.isnan(bounds[:, 0]).any()
-    assert np.isnan(bounds[:, 1]).all()  # a third of all sets have no such score
+    assert np.isnan(bounds[:, 1]).all()  # a third of the resamples have no score

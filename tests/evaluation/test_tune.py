@@ -1,5 +1,6 @@
-"""Settings found on the validation part, and what they are found on."""
+"""Settings tuned on the validation split."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,7 @@ from plainunet.dataset.pairs import find_pairs
 from plainunet.dataset.split import read_split, write_split
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.evaluation.tune import LEAST_OBJECTS, tune
-from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
-from plainunet.prediction.predictor import Predictor
+from plainunet.network.checkpoint import load_checkpoint
 from plainunet.training.train import train
 
 from ..folders import make_pair
@@ -26,7 +26,7 @@ CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 
 
 def draw_squares(folder: Path, count: int = 12) -> Path:
-    """Squares, and in all but the first five pictures specks of their colour that are none."""
+    """Squares; all but the first five images also have background specks of the same colour."""
     random = np.random.default_rng(1)
     for number in range(count):
         mask = np.zeros((64, 80), np.uint8)
@@ -36,8 +36,8 @@ def draw_squares(folder: Path, count: int = 12) -> Path:
         for _ in range(4 if number >= 5 else 0):
             y, x = random.integers(0, 56), random.integers(0, 72)
             image[y : y + 7, x : x + 7] = 130
-        picture = np.repeat(np.clip(image, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-        make_pair(folder, f"{number:02d}", picture, mask)
+        rgb = np.repeat(np.clip(image, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        make_pair(folder, f"{number:02d}", rgb, mask)
     return folder
 
 
@@ -46,8 +46,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("tuned")
     data = draw_squares(folder / "data")
     pairs = find_pairs(data)
-    parts = ["train"] * 5 + ["val"] * 4 + ["test"] * 3
-    split = [replace(pair, part=part) for pair, part in zip(pairs, parts, strict=True)]
+    names = ["train"] * 5 + ["val"] * 4 + ["test"] * 3
+    split = [replace(pair, part=name) for pair, name in zip(pairs, names, strict=True)]
     write_split(folder / "split.csv", split, data)
     config = TrainConfig(
         **{**SMALL, "pairs": str(folder / "split.csv"), "epochs": 6},
@@ -57,63 +57,62 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(data, folder / "run" / "best.safetensors")
 
 
-def test_the_best_settings_are_in_the_checkpoint(trained: Trained, heard: Any) -> None:
+def test_the_best_settings_are_in_a_copy(trained: Trained, heard: Any) -> None:
+    before = trained.checkpoint.read_bytes()
     network, card = load_checkpoint(trained.checkpoint)
     found = tune(trained.checkpoint, trained.data, **CPU, reporter=heard)
-    again, tuned = load_checkpoint(trained.checkpoint)
+    assert trained.checkpoint.read_bytes() == before
+    copy = Path(found["checkpoint"])
+    assert copy == trained.checkpoint.with_name("best-tuned.safetensors")
+    copied, tuned = load_checkpoint(copy)
     for name, value in network.state_dict().items():
-        assert (again.state_dict()[name] == value).all()
+        assert (copied.state_dict()[name] == value).all()
     for name, value in found["after"].items():
         assert getattr(tuned, name) == value
     assert (found["part"], found["pictures"]) == ("val", 4)
+    assert found["before"] == {name: getattr(card, name) for name in found["after"]}
     assert found["before"] == {"threshold": 0.5, "tta": "none", "min_object": 0, "fill_holes": 0}
-    assert tuned.min_object in LEAST_OBJECTS[1:], "the specks are no squares"
+    assert tuned.min_object in LEAST_OBJECTS[1:], "specks are background"
     assert found["dice"]["after"] > found["dice"]["before"] + 0.01
-    assert set(heard.stages) == {"as it was", "tta none", "tta mirror", "small objects"}
-    # what is said is what prediction does from now on
-    result = evaluate(trained.checkpoint, trained.data, **CPU)
+    assert set(heard.stages) == {"baseline", "tta none", "tta mirror", "small objects"}
+    result = evaluate(copy, trained.data, **CPU)
     score = result["per_image"]["dice"]["mean_foreground"]
     assert score == pytest.approx(found["dice"]["after"], abs=1e-6)
     assert tuned.scores["tuned"]["after"] == found["after"]
-    assert Predictor.load(trained.checkpoint).card.min_object == tuned.min_object
-    # all that was tried is told
     tried = {(each["setting"], each["value"]) for each in found["tried"]}
     assert {("min_object", least) for least in LEAST_OBJECTS} < tried
-    # what is better already stays
+    # an earlier copy is replaced; tuned settings stay if nothing is better
     assert tune(trained.checkpoint, trained.data, **CPU)["after"] == found["after"]
-    save_checkpoint(trained.checkpoint, network, card)
+    again = tune(copy, trained.data, **CPU)
+    assert again["checkpoint"] == str(copy.with_name("best-tuned-tuned.safetensors"))
+    assert again["before"] == again["after"] == found["after"]
 
 
-def test_the_test_part_is_never_read(trained: Trained, tmp_path: Path) -> None:
-    """Its masks may be anything: the same settings are found."""
-    data = tmp_path / "data"
-    shutil.copytree(trained.data, data)
+def test_the_test_split_is_never_read(trained: Trained, tmp_path: Path) -> None:
+    """Whatever its masks are, the same settings are found."""
+    data = shutil.copytree(trained.data, tmp_path / "data")
     shutil.copytree(trained.checkpoint.parent, tmp_path / "run")
-    wanted = tune(trained.checkpoint, trained.data, **CPU)
+    expected = tune(trained.checkpoint, trained.data, **CPU)
     split = read_split(tmp_path / "run" / "split.csv", data)
     for pair in split:
         if pair.part == "test":
             with Image.open(pair.mask) as mask:
-                turned = 255 - np.asarray(mask)
-            Image.fromarray(turned).save(pair.mask)
+                inverted = 255 - np.asarray(mask)
+            Image.fromarray(inverted).save(pair.mask)
     found = tune(tmp_path / "run" / "best.safetensors", data, **CPU)
-    assert found["tried"] == wanted["tried"]
-    assert found["after"] == wanted["after"]
+    assert found["tried"] == expected["tried"]
+    assert found["after"] == expected["after"]
 
 
-def test_a_folder_without_a_validation_part_is_refused(trained: Trained, tmp_path: Path) -> None:
-    other = draw_squares(tmp_path / "other", 3)
-    before = trained.checkpoint.read_bytes()
-    with pytest.raises(ValueError, match="no picture belongs to the part 'val'"):
-        tune(trained.checkpoint, other)
-    assert trained.checkpoint.read_bytes() == before
-
-
-def test_a_checkpoint_that_may_not_be_written_stays(trained: Trained, tmp_path: Path) -> None:
-    shutil.copytree(trained.checkpoint.parent, tmp_path / "run")
-    path = tmp_path / "run" / "best.safetensors"
-    path.chmod(0o444)
-    before = path.read_bytes()
-    with pytest.raises(PermissionError, match=r"chmod u\+w"):
-        tune(path, trained.data)
-    assert path.read_bytes() == before
+def test_nothing_is_written_on_an_error(trained: Trained, tmp_path: Path) -> None:
+    run = shutil.copytree(trained.checkpoint.parent, tmp_path / "run")
+    copy = run / "best-tuned.safetensors"
+    copy.unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="'val'"):
+        tune(run / "best.safetensors", draw_squares(tmp_path / "other", 3))
+    assert not copy.exists()
+    shutil.copy(run / "best.safetensors", copy)
+    before = copy.read_bytes()
+    with pytest.raises(ValueError, match=re.escape(str(copy))):
+        tune(run / "best.safetensors", trained.data)
+    assert copy.read_bytes() == before

@@ -1,4 +1,4 @@
-"""The blocks; activation checkpointing; batch normalisation folded for prediction."""
+"""The blocks; activation checkpointing; folding of batch normalisation."""
 
 import copy
 import itertools
@@ -30,11 +30,11 @@ def test_convolutions_have_a_bias_only_without_normalisation() -> None:
         assert all((conv.bias is not None) == (kind == "none") for conv in convs)
 
 
-def test_group_and_instance_normalisation_are_theirs() -> None:
+def test_group_and_instance_normalisation() -> None:
     torch.manual_seed(0)
     feature = torch.randn(2, 12, 5, 7)
     group = DoubleConv(3, 12, normalisation="group")[1]
-    assert group.num_groups == 4  # the most up to 8 that divide 12 along with 8
+    assert group.num_groups == 4  # the greatest common divisor of 8 and 12
     each = DoubleConv(3, 12, normalisation="instance")[1]
     torch.testing.assert_close(each(feature), F.instance_norm(feature))
 
@@ -43,7 +43,7 @@ def test_group_and_instance_normalisation_are_theirs() -> None:
 @pytest.mark.parametrize("out_channels", [3, 5])
 def test_residual_block_adds_its_input(out_channels: int, valid: bool) -> None:
     block = ResidualDoubleConv(3, out_channels, valid=valid)
-    nn.init.zeros_(block.convs[4].weight)  # the last normalisation's scale: no change is made
+    nn.init.zeros_(block.convs[4].weight)  # the scale of the last normalisation: no residual
     feature = torch.randn(2, 3, 9, 9)
     kept = feature[:, :, 2:-2, 2:-2] if valid else feature
     expected = kept if out_channels == 3 else block.shortcut(kept)
@@ -57,7 +57,7 @@ def test_attention_is_additive_and_between_0_and_1() -> None:
     found = gate(skip, coarse)
     weights = found / skip
     assert ((weights > 0) & (weights < 1)).all()
-    torch.testing.assert_close(weights, weights[:, :1].expand_as(weights))  # one for each pixel
+    torch.testing.assert_close(weights, weights[:, :1].expand_as(weights))  # one per pixel
     query = torch.einsum("oi,nihw->nohw", gate.from_coarse.weight[:, :, 0, 0], coarse)
     patches = F.unfold(skip, 2, stride=2).view(1, 16, 4, 5)
     key = torch.einsum("oi,nihw->nohw", gate.from_skip.weight.flatten(1), patches)
@@ -77,7 +77,7 @@ def test_matching_a_skip_and_a_feature() -> None:
     assert torch.equal(cropped, skip[:, :, 2:7, 3:7])
 
 
-def test_he_initialisation_has_the_papers_spread() -> None:
+def test_he_initialisation_has_the_standard_deviation_of_the_paper() -> None:
     torch.manual_seed(0)
     layers = [nn.Conv2d(64, 64, 3), nn.Conv2d(256, 128, 1), nn.ConvTranspose2d(256, 128, 2, 2)]
     # N: "for a 3x3 convolution and 64 feature channels in the previous layer N = 9 * 64 = 576"
@@ -88,11 +88,11 @@ def test_he_initialisation_has_the_papers_spread() -> None:
         assert not layer.bias.any()
 
 
-# activation checkpointing: less memory, the same result, statistics and random choices
+# activation checkpointing
 
 
 def step(network: UNet, image: Tensor) -> tuple[Tensor, int]:
-    """A training step's loss, and the bytes that it kept for the backward pass."""
+    """The loss of a training step, and the bytes that it kept for the backward pass."""
     kept: dict[int, int] = {}
     held = []
     own = {weights.untyped_storage().data_ptr() for weights in network.parameters()}
@@ -101,20 +101,20 @@ def step(network: UNet, image: Tensor) -> tuple[Tensor, int]:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-            held.append(tensor)  # so that no address is used twice
+            held.append(tensor)  # so that no address is reused
         return tensor
 
     torch.manual_seed(5)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = network(image).square().mean()
-        bytes_kept = sum(kept.values())  # before the backward pass computes again
+        bytes_kept = sum(kept.values())  # before the backward pass recomputes
         loss.backward()
     return loss.detach(), bytes_kept
 
 
 @pytest.mark.parametrize("options", [{}, {"residual": True, "attention": True}])
 def test_the_same_step_with_less_memory(options: dict[str, bool]) -> None:
-    """Bit for bit: what is computed again is the same on the same machine."""
+    """Bit for bit: recomputed activations are the same on the same machine."""
     torch.manual_seed(0)
     plain = UNet(base_channels=4, depth=3, dropout=0.4, **options)
     again = copy.deepcopy(plain)
@@ -137,7 +137,7 @@ def test_the_same_step_with_less_memory(options: dict[str, bool]) -> None:
             assert value == 2
 
 
-def test_statistics_come_back_after_an_error() -> None:
+def test_statistics_are_restored_after_an_error() -> None:
     block = nn.Sequential(nn.BatchNorm2d(2))
     buffers = dict(block[0].named_buffers())
     feature = torch.rand(2, 2, 4, 4, requires_grad=True)
@@ -152,11 +152,11 @@ def test_statistics_come_back_after_an_error() -> None:
     assert all(dict(block[0].named_buffers())[name] is value for name, value in buffers.items())
 
 
-# batch normalisation folded into convolutions
+# folding of batch normalisation
 
 
 def settled(**options: Any) -> UNet:
-    """A network whose normalisations have running statistics, scales and shifts."""
+    """A network with non-trivial running statistics, scales and shifts."""
     torch.manual_seed(0)
     network = UNet(3, 3, base_channels=4, depth=2, **options)
     for part in network.modules():

@@ -1,4 +1,4 @@
-"""Weights of the two layouts, made by modules that are written here after those projects."""
+"""Import of third-party weights, made by reimplementations of those projects' networks."""
 
 import json
 import re
@@ -34,7 +34,7 @@ State = dict[str, Any]
 
 
 def keyed(name: str, module: nn.Module) -> nn.Module:
-    """A module whose weights have this name before theirs."""
+    """A module whose keys get this prefix."""
     return nn.Sequential(OrderedDict({name: module}))
 
 
@@ -133,7 +133,7 @@ class Tutorial(nn.Module):
 
 @torch.no_grad()
 def trained(network: nn.Module) -> nn.Module:
-    """As after training: no normalisation is trivial, and the logits are about 0 +- 1."""
+    """As after training: non-trivial normalisation, and logits of about 0 +- 1."""
     torch.manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -155,7 +155,7 @@ def trained(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def compare(source: nn.Module, network: UNet, size: tuple[int, int]) -> None:
-    """The logits are the same; of one channel, its logit stands against 0."""
+    """The logits are the same; a single logit z becomes 0 and z."""
     image = torch.rand(2, network.in_channels, *size)
     expected = source(image)
     assert expected.std() > 0.1
@@ -201,7 +201,7 @@ def test_tutorial(in_channels: int, outputs: int, width: int, depth: int) -> Non
 
 
 @pytest.mark.parametrize("bilinear", [False, True], ids=["transposed", "bilinear"])
-def test_milesial_with_biases_as_it_once_was(bilinear: bool) -> None:
+def test_milesials_older_layout_with_biases(bilinear: bool) -> None:
     source = trained(Milesial(bilinear=bilinear, bias=True))
     state = source.state_dict()
     before = {name: value.clone() for name, value in state.items()}
@@ -216,8 +216,8 @@ def test_half_precision() -> None:
     compare(source.float(), network, (13, 17))
 
 
-def test_true_size() -> None:
-    """64 channels and depth 4, as both have them; 65 parameters more for the second logit."""
+def test_full_size() -> None:
+    """64 channels and depth 4, as in both projects; 65 more parameters for the second logit."""
     source = trained(Milesial(width=64))
     assert sum(weights.numel() for weights in source.parameters()) == 31_037_633
     network, _ = convert(source.state_dict())
@@ -225,17 +225,17 @@ def test_true_size() -> None:
     compare(source, network, (35, 24))
 
 
-def test_the_network_can_be_trained_on() -> None:
+def test_the_network_can_be_trained_further() -> None:
     network, _ = convert(trained(Milesial(depth=2)).state_dict())
     network.train()(torch.rand(2, 3, 8, 8)).sum().backward()
     assert all(weights.grad is not None for weights in network.parameters())
 
 
-# through a file
+# files
 
 
 def imported(content: Any, folder: Path, *arguments: Any) -> Card:
-    """The card of what `torch.save` wrote; it is that of the checkpoint, too."""
+    """The card of the imported content; the checkpoint has the same."""
     path, out = folder / "model.pth", folder / "new" / f"{len(list(folder.rglob('*')))}.safetensors"
     torch.save(content, path)
     _, card = import_checkpoint(path, out, *arguments)
@@ -337,7 +337,7 @@ def test_the_card(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_mask_values_say_how_masks_are_read(values: Any, kind: str | None, tmp_path: Path) -> None:
+def test_mask_values_define_the_encoding(values: Any, kind: str | None, tmp_path: Path) -> None:
     card = imported({**Milesial(depth=1).state_dict(), "mask_values": values}, tmp_path)
     expected = {}
     if kind == "colors":
@@ -348,17 +348,17 @@ def test_mask_values_say_how_masks_are_read(values: Any, kind: str | None, tmp_p
     assert json.loads(json.dumps(card.masks)) == card.masks
 
 
-# what is refused
+# errors
 
 
-def refused(path: Path, *said: str, **more: Any) -> None:
-    """It is refused in one line that says all of this, and nothing is written."""
+def refused(path: Path, *named: str, **more: Any) -> None:
+    """The error is one line that names all of this, and nothing is written."""
     out = more.pop("out", path.parent / "new" / "out.safetensors")
     before = sorted(path.parent.rglob("*"))
-    with pytest.raises(ValueError, match=re.escape(said[0])) as raised:
+    with pytest.raises(ValueError, match=re.escape(named[0])) as raised:
         import_checkpoint(path, out, **more)
     message = str(raised.value)
-    assert [each for each in said if each not in message] == []
+    assert [each for each in named if each not in message] == []
     assert "\n" not in message
     assert sorted(path.parent.rglob("*")) == before
 
@@ -381,15 +381,15 @@ HEAD, BIAS = "outc.conv.weight", "outc.conv.bias"
 
 FAULTS: dict[Callable[..., nn.Module], list[tuple[Callable[[State], Any], list[str]]]] = {
     Milesial: [
-        (lambda state: {**state, "extra.weight": torch.zeros(3)}, ["extra.weight", "not belong"]),
+        (lambda state: {**state, "extra.weight": torch.zeros(3)}, ["'extra.weight'", "depth 2"]),
         (lambda state: {**state, "epoch": 3}, ["epoch", "int"]),
         (lambda state: {**state, 3: torch.zeros(3)}, ["'3'"]),
-        (dropped(INLET), [INLET, "missing"]),
-        (dropped("up2.up.bias"), ["up2.up.bias", "missing", "transposed"]),
+        (dropped(INLET), [INLET, "depth 2"]),
+        (dropped("up2.up.bias"), ["up2.up.bias", "transposed"]),
         (dropped("down2.", "up2."), ["up1.up.weight", "[16, 8, 2, 2]", "[8, 4, 2, 2]"]),
-        (dropped("down1."), ["down2.maxpool_conv", "not belong", "depth 1"]),
+        (dropped("down1."), ["down2.maxpool_conv", "depth 1"]),
         (dropped("up1.up", "up2.up"), [DEEPEST, "[16, 8, 3, 3]", "[8, 8, 3, 3]"]),
-        (dropped("outc"), [HEAD, "missing"]),
+        (dropped("outc"), [HEAD, "depth 2"]),
         (changed(f"{DOWN}.bias", lambda value: value[:3]), [f"{DOWN}.bias", "[3]", "[8]"]),
         (changed(INLET, lambda value: value.flatten()), [INLET, "[108]"]),
         (changed(INLET, lambda value: value[:0]), ["base_channels is 0"]),
@@ -406,9 +406,9 @@ FAULTS: dict[Callable[..., nn.Module], list[tuple[Callable[[State], Any], list[s
         (changed(HEAD, lambda value: value.long()), [HEAD, "int64"]),
         (changed(HEAD, lambda value: value[:0]), ["0 channels", "1 to 255"]),
         (changed(HEAD, lambda value: value.expand(256, 4, 1, 1).clone()), ["256 channels"]),
-        (changed(BIAS, lambda value: value.to_sparse()), [BIAS, "no plain array"]),
-        (changed(BIAS, lambda value: value.to("meta")), [BIAS, "no plain array"]),
-        (lambda state: {"model_state_dict": state}, ["under 'model_state_dict', save that"]),
+        (changed(BIAS, lambda value: value.to_sparse()), [BIAS, "dense"]),
+        (changed(BIAS, lambda value: value.to("meta")), [BIAS, "dense"]),
+        (lambda state: {"model_state_dict": state}, ["'model_state_dict'", MILESIAL]),
         (lambda state: {}, ["empty"]),
         (lambda state: {"mask_values": [0, 1]}, ["empty"]),
         (lambda state: {"state_dict": {}}, ["empty"]),
@@ -418,9 +418,9 @@ FAULTS: dict[Callable[..., nn.Module], list[tuple[Callable[[State], Any], list[s
         (lambda state: UNet(base_channels=1).state_dict(), ["already", "plainunet"]),
     ],
     Tutorial: [
-        (dropped("ups.2."), ["ups.2.weight", "missing"]),
-        (dropped("bottleneck.conv.4."), ["bottleneck.conv.4.weight", "missing"]),
-        (dropped("downs.1.", "bottleneck."), ["ups.2.weight", "not belong"]),
+        (dropped("ups.2."), ["ups.2.weight", "depth 2"]),
+        (dropped("bottleneck.conv.4."), ["bottleneck.conv.4.weight", "depth 2"]),
+        (dropped("downs.1.", "bottleneck."), ["ups.2.weight", "depth 1"]),
         (changed("ups.0.weight", lambda value: value[:, 1:]), ["[16, 7, 2, 2]", "[16, 8, 2, 2]"]),
         (changed("final_conv.weight", lambda value: value * torch.nan), ["not finite"]),
     ],
@@ -428,25 +428,25 @@ FAULTS: dict[Callable[..., nn.Module], list[tuple[Callable[[State], Any], list[s
 
 
 @pytest.mark.parametrize(
-    ("make", "change", "said"),
+    ("make", "change", "named"),
     [(make, *case) for make, cases in FAULTS.items() for case in cases],
 )
-def test_what_does_not_fit_is_named(
+def test_invalid_weights_are_named(
     make: Callable[..., nn.Module],
     change: Callable[[State], Any],
-    said: list[str],
+    named: list[str],
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "model.pth"
     torch.save(change(dict(make(depth=2).state_dict())), path)
-    refused(path, str(path), *said)
+    refused(path, str(path), *named)
     with pytest.raises(CheckpointError):
         import_checkpoint(path, tmp_path / "out.safetensors")
 
 
 def save_torchscript(path: Path) -> None:
     torch.save(Milesial(depth=1).state_dict(), path)
-    with zipfile.ZipFile(path, "a") as archive:  # by this file PyTorch knows it
+    with zipfile.ZipFile(path, "a") as archive:  # PyTorch recognises it by this file
         archive.writestr("model/constants.pkl", b"")
 
 
@@ -456,11 +456,11 @@ def save_own(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "write", "said"),
+    ("name", "write", "named"),
     [
-        ("model.pth", Path.mkdir, "is a folder"),
+        ("model.pth", Path.mkdir, "folder"),
         ("model.pt", save_torchscript, "model.state_dict()"),
-        ("best.safetensors", save_own, "already a network of plainunet"),
+        ("best.safetensors", save_own, "already a plainunet"),
         *(
             (name, lambda path, content=content: path.write_bytes(content), "damaged")
             for name in ("model.pth", "model.safetensors")
@@ -468,18 +468,20 @@ def save_own(path: Path) -> None:
         ),
     ],
 )
-def test_other_files(name: str, write: Callable[[Path], object], said: str, tmp_path: Path) -> None:
+def test_other_files(
+    name: str, write: Callable[[Path], object], named: str, tmp_path: Path
+) -> None:
     write(tmp_path / name)
-    refused(tmp_path / name, f"{tmp_path / name}: ", said)
+    refused(tmp_path / name, f"{tmp_path / name}: ", named)
 
 
-def test_cut_and_missing_files(tmp_path: Path) -> None:
+def test_truncated_and_missing_files(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     with pytest.raises(FileNotFoundError, match=r"model\.pth"):
         import_checkpoint(path, tmp_path / "out.safetensors")
     torch.save(Milesial(depth=1).state_dict(), path)
     path.write_bytes(path.read_bytes()[:999])
-    refused(path, str(path), "damaged", "torch.save(model.state_dict(), FILE)")
+    refused(path, str(path), "torch.save(model.state_dict(), FILE)")
 
 
 def test_objects_are_refused_and_not_executed(tmp_path: Path) -> None:
@@ -493,33 +495,35 @@ def test_objects_are_refused_and_not_executed(tmp_path: Path) -> None:
     held: list[Any] = [Trap(), {"state_dict": Milesial(depth=1).state_dict(), "trap": Trap()}]
     for each in (*held, Milesial(depth=1), nn.Conv2d(1, 1, 1)):
         torch.save(each, path)
-        refused(path, str(path), "objects", "model.state_dict()")
+        refused(path, str(path), "model.state_dict()")
     refused(path, "torch.nn.modules.conv.Conv2d")
     assert not trace.exists()
 
 
 @pytest.mark.parametrize(
-    ("outputs", "names", "said"),
+    ("outputs", "names", "named"),
     [
-        (1, ("car",), ["1 given (car)", "2 classes"]),
-        (1, ("a", "b", "c"), ["3 given (a, b, c)", "2 classes"]),
-        (3, ("a", "b"), ["2 given (a, b)", "3 classes"]),
+        (1, ("car",), ["1 names (car)", "2 classes"]),
+        (1, ("a", "b", "c"), ["3 names (a, b, c)", "2 classes"]),
+        (3, ("a", "b"), ["2 names (a, b)", "3 classes"]),
         (2, ("a", "a"), ["a, a"]),
         (2, ("a", ""), ["a, "]),
     ],
 )
-def test_class_names(outputs: int, names: tuple[str, ...], said: list[str], tmp_path: Path) -> None:
+def test_class_names(
+    outputs: int, names: tuple[str, ...], named: list[str], tmp_path: Path
+) -> None:
     torch.save(Milesial(outputs=outputs, depth=1).state_dict(), tmp_path / "a.pth")
-    refused(tmp_path / "a.pth", "--classes", *said, class_names=names)
+    refused(tmp_path / "a.pth", "--classes", *named, class_names=names)
 
 
 def test_size_and_out(tmp_path: Path) -> None:
-    path, there = tmp_path / "a.pth", tmp_path / "there.safetensors"
+    path, existing = tmp_path / "a.pth", tmp_path / "existing.safetensors"
     torch.save(Milesial(depth=3).state_dict(), path)
-    refused(path, "--size 7 40", "8 to 65535 pixels", size=(7, 40))
-    refused(path, "--size 40 100000", "8 to 65535 pixels", size=(40, 100000))
+    refused(path, "--size 7 40", "8 to 65535", size=(7, 40))
+    refused(path, "--size 40 100000", "8 to 65535", size=(40, 100000))
     refused(path, "a.pt:", ".safetensors", out=tmp_path / "a.pt")
-    there.write_text("precious")
-    refused(path, "there.safetensors already exists", out=there)
-    refused(path, "a.pth: cannot be written to", out=path / "out.safetensors")
-    assert there.read_text() == "precious"
+    existing.write_text("precious")
+    refused(path, "existing.safetensors", out=existing)
+    refused(path, "a.pth: ", "Not a directory", out=path / "out.safetensors")
+    assert existing.read_text() == "precious"

@@ -1,4 +1,4 @@
-"""The losses, against their formulas and numbers worked out by hand; deep supervision."""
+"""The losses, against their formulas and values computed by hand; deep supervision."""
 
 import math
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from plainunet.network.losses import (
     LOSSES,
+    boundary,
     cross_entropy,
     cross_entropy_dice,
     deep_loss,
@@ -19,7 +20,6 @@ from plainunet.network.losses import (
     focal,
     lovasz,
     lovasz_extension,
-    outline,
     upsample_logits,
 )
 
@@ -92,7 +92,7 @@ FORMULAS = {
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
 def test_equals_its_formula(loss: Loss, formula: Loss, num_classes: int, hard: bool) -> None:
     logits, target, weight = example(num_classes, num_classes=num_classes, hard=hard)
-    weight[1] *= 9  # pixels of the second image weigh more in cross-entropy, and not in Dice
+    weight[1] *= 9  # gives the second image more weight in cross-entropy, but not in Dice
     expected = formula(logits, target, weight)
     assert loss(logits, target, weight).item() == pytest.approx(expected, rel=1e-5)
 
@@ -108,20 +108,20 @@ def test_cross_entropy_and_focal_by_hand() -> None:
 
 
 def test_names() -> None:
-    losses = [cross_entropy, dice_loss, cross_entropy_dice, focal, lovasz, outline]
-    names = ["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "outline"]
+    losses = [cross_entropy, dice_loss, cross_entropy_dice, focal, lovasz, boundary]
+    names = ["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "boundary"]
     assert dict(zip(names, losses, strict=True)) == LOSSES
 
 
 @pytest.mark.parametrize(
     ("true", "found", "weight", "expected"),
     [
-        # each difference is 1 pixel, and 1 smooths the denominator: a miss, a false alarm
+        # each difference is 1 pixel, and 1 smooths the denominator: false negative, false positive
         ([1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], (1 / (0 + 1 + 1) + 1 / (4 + 3 + 1)) / 2),
         ([1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], (1 / (2 + 1 + 1) + 1 / (2 + 3 + 1)) / 2),
         # class 0 is right; class 1 lost one of its two pixels, to class 2, which has no term
         ([0, 0, 1, 1], [0, 0, 1, 2], [1, 1, 1, 1], (0 / (2 + 2 + 1) + 1 / (1 + 2 + 1)) / 2),
-        # weights count in every part
+        # weights apply to every term
         ([1, 1, 0, 0], [1, 0, 0, 0], [1, 5, 1, 2], (5 / (1 + 6 + 1) + 5 / (8 + 3 + 1)) / 2),
     ],
 )
@@ -135,25 +135,25 @@ def test_dice_by_hand(
     assert loss.item() == pytest.approx(expected)
 
 
-def test_the_boundary_weighs_three_times_as_much() -> None:
+def test_boundary_pixels_have_three_times_the_weight() -> None:
     target = torch.zeros(1, 2, 40, 60)
     target[:, 0, :, :30] = 1
     target[:, 1, :, 30:] = 1
-    _, gradient = differentiate(outline, torch.zeros(1, 2, 40, 60), target, torch.ones(1, 40, 60))
+    _, gradient = differentiate(boundary, torch.zeros(1, 2, 40, 60), target, torch.ones(1, 40, 60))
     along = gradient[0, 0, 20].abs()
     near, far = along[25:35], torch.cat([along[:24], along[36:]])
     assert near.min() / far.max() == pytest.approx(3, rel=0.05)
 
 
 @every_loss
-def test_perfect_prediction_costs_nothing(loss: Loss) -> None:
+def test_perfect_prediction_has_no_loss(loss: Loss) -> None:
     _, target, weight = example(3, num_classes=4, hard=True)
     assert loss(SURE * target, target, weight).item() == pytest.approx(0, abs=1e-6)
     assert loss(-SURE * target, target, weight).item() > 0.5
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, dice_loss, cross_entropy_dice, outline])
-def test_class_fractions_are_met_and_not_overshot(loss: Loss) -> None:
+@pytest.mark.parametrize("loss", [cross_entropy, dice_loss, cross_entropy_dice, boundary])
+def test_minimum_at_the_class_fractions(loss: Loss) -> None:
     _, target, weight = example(5, hard=False)
     met = loss(target.log(), target, weight)
     assert dice_loss(target.log(), target, weight).item() == pytest.approx(0, abs=1e-6)
@@ -196,12 +196,12 @@ def test_ignored_pixels_change_neither_loss_nor_gradient(
     only_one_class: bool,
     finer: bool,
 ) -> None:
-    """Exactly: what is under a weight of 0 is replaced before anything is computed."""
+    """Exactly: pixels with a weight of 0 are replaced before anything is computed."""
     logits, target, weight = example(seed, num_classes=num_classes, hard=hard, ignored=ignored)
     void = (weight == 0)[:, None].expand_as(logits).clone()
     spoilt, spoilt_target = logits.clone(), target.clone()  # with the same strides, too
     spoilt_target[void] = garbage_target
-    if finer:  # each pixel of the logits then touches several of the target
+    if finer:  # several target pixels per pixel of the logits
         target, spoilt_target = target.repeat(1, 1, 2, 2), spoilt_target.repeat(1, 1, 2, 2)
         weight = weight.repeat(1, 2, 2)
     else:
@@ -219,7 +219,7 @@ def test_ignored_pixels_change_neither_loss_nor_gradient(
 
 @every_loss
 @pytest.mark.parametrize("finer", [1, 2])
-def test_batch_that_is_ignored_whole_costs_nothing(loss: Loss, finer: int) -> None:
+def test_an_ignored_batch_has_no_loss(loss: Loss, finer: int) -> None:
     target = torch.zeros(2, 3, 4 * finer, 4 * finer)
     value, gradient = differentiate(loss, torch.randn(2, 3, 4, 4), target, target[:, 0])
     assert value == 0
@@ -238,7 +238,7 @@ def test_tiny_class_has_a_bounded_gradient(loss: Loss) -> None:
 
 @every_loss
 @pytest.mark.parametrize("cut", [(1, 3), (2, 2), (1, 1, 2)])
-def test_the_parts_of_a_batch_add_up(loss: Loss, cut: tuple[int, ...]) -> None:
+def test_losses_of_micro_batches_add_up(loss: Loss, cut: tuple[int, ...]) -> None:
     logits, target, weight = example(23, batch=4)
     weight[1] *= 5
     weight[2] = 0
@@ -263,7 +263,7 @@ def test_half_precision_logits_give_a_float32_loss(
         found, gradient = differentiate(loss, rounded, target, weight)
     assert (found.dtype, gradient.dtype) == (torch.float32, dtype)
     assert found.item() == pytest.approx(loss(logits, target, weight).item(), rel=1e-2)
-    # nothing but the logits was rounded
+    # only the logits were rounded
     assert found.item() == pytest.approx(loss(rounded.float(), target, weight).item(), rel=1e-5)
 
 
@@ -279,7 +279,7 @@ def test_many_pixels_lose_no_precision() -> None:
 
 def test_logits_are_upsampled_bilinearly() -> None:
     logits = torch.tensor([[0.0, 4.0], [8.0, 12.0]]).view(1, 1, 2, 2)
-    # pixel centres of the finer grid lie a quarter of a pixel beside those of the coarse one
+    # pixel centres of the finer grid are offset by a quarter of a coarse pixel
     expected = torch.tensor([[0, 1, 3, 4], [2, 3, 5, 6], [6, 7, 9, 10], [8, 9, 11, 12]])
     torch.testing.assert_close(upsample_logits(logits, (4, 4))[0, 0], expected.float())
     assert upsample_logits(logits.bfloat16(), (4, 4)).dtype == torch.float32
@@ -288,7 +288,7 @@ def test_logits_are_upsampled_bilinearly() -> None:
 
 @every_loss
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_a_finer_target_meets_upsampled_logits(loss: Loss, memory: torch.memory_format) -> None:
+def test_logits_are_upsampled_to_a_finer_target(loss: Loss, memory: torch.memory_format) -> None:
     logits, _, _ = example(29)
     generator = torch.Generator().manual_seed(1)
     target = torch.randn(2, 3, 10, 8, generator=generator).softmax(dim=1)
@@ -312,11 +312,11 @@ def test_target_of_a_size_that_does_not_fit_is_refused(size: tuple[int, int]) ->
         ((1, 3, 5, 4), (1, 5, 4)),  # another number of classes
         ((2, 2, 5, 4), (2, 5, 4)),  # another number of images
         ((1, 5, 4), (1, 5, 4)),  # class ids instead of fractions
-        ((1, 2, 5, 4), (1, 1, 5, 4)),  # a weight that would be broadcast wrongly
+        ((1, 2, 5, 4), (1, 1, 5, 4)),  # a weight that would be broadcast
         ((1, 2, 10, 8), (1, 5, 4)),  # a weight of the logits' size
     ],
 )
-def test_shapes_that_do_not_belong_together_are_refused(
+def test_mismatching_shapes_are_refused(
     loss: Loss, target_shape: tuple[int, ...], weight_shape: tuple[int, ...]
 ) -> None:
     with pytest.raises(ValueError, match=r"\[N, "):
@@ -327,17 +327,17 @@ def test_shapes_that_do_not_belong_together_are_refused(
 
 
 def jaccard_loss(predicted: Tensor, truth: Tensor, num_classes: int) -> float:
-    """Mean of 1 - IoU over the classes that the truth has."""
+    """Mean of 1 - IoU over the classes in the ground truth."""
     losses = []
     for class_id in range(num_classes):
-        here, there = predicted == class_id, truth == class_id
-        if there.any():
-            losses.append(1 - ((here & there).sum() / (here | there).sum()).item())
+        found, true = predicted == class_id, truth == class_id
+        if true.any():
+            losses.append(1 - ((found & true).sum() / (found | true).sum()).item())
     return sum(losses) / len(losses)
 
 
-def decisions() -> list[tuple[Tensor, Tensor, int]]:
-    """Masks, true masks and numbers of classes: all of four binary pixels, some of twelve."""
+def hard_masks() -> list[tuple[Tensor, Tensor, int]]:
+    """Masks, ground truth, number of classes: all of four binary pixels, some of twelve."""
     four = [
         (torch.tensor(each), torch.tensor([1, 1, 0, 0]), 2) for each in product((0, 1), repeat=4)
     ]
@@ -348,9 +348,9 @@ def decisions() -> list[tuple[Tensor, Tensor, int]]:
     return [*four, *twelve]
 
 
-def test_on_whole_decisions_it_is_the_jaccard_loss() -> None:
-    """An extension agrees with what it extends at every corner of the cube."""
-    for predicted, truth, num_classes in decisions():
+def test_on_hard_masks_it_is_the_jaccard_loss() -> None:
+    """An extension equals the original function at every corner of the cube."""
+    for predicted, truth, num_classes in hard_masks():
         sure = one_hot(predicted[None], num_classes)[0]
         expected = jaccard_loss(predicted, truth, num_classes)
         assert lovasz_extension(sure, truth).item() == pytest.approx(expected, abs=1e-6)
@@ -374,11 +374,11 @@ def test_without_pixels_it_is_zero() -> None:
     value.backward()
 
 
-# a loss at every level of the decoder
+# deep supervision
 
 
 @every_loss
-def test_deep_supervision_weighs_each_level_half_of_the_finer(loss: Loss) -> None:
+def test_deep_supervision_halves_the_weight_of_each_coarser_level(loss: Loss) -> None:
     torch.manual_seed(0)
     target = torch.rand(2, 3, 16, 24).softmax(dim=1)
     weight = torch.rand(2, 16, 24)
@@ -397,18 +397,18 @@ def test_deep_supervision_weighs_each_level_half_of_the_finer(loss: Loss) -> Non
     torch.testing.assert_close(alone, loss(levels[0], target, weight))
 
 
-def test_deep_supervision_takes_odd_sizes_and_reaches_every_level() -> None:
+def test_deep_supervision_of_odd_sizes_reaches_every_level() -> None:
     levels = [torch.zeros(1, 2, *size, requires_grad=True) for size in ((33, 21), (16, 10), (8, 5))]
     target = torch.zeros(1, 2, 33, 21)
     target[:, 1, :, :10], target[:, 0, :, 10:] = 1, 1
     deep_loss(cross_entropy_dice, levels, target, torch.ones(1, 33, 21)).backward()
-    for level in levels:  # class 1 is at the left, at every size
+    for level in levels:  # class 1 is at the left at every level
         gradient = level.grad[0, 1]
         assert (gradient[:, : level.shape[3] // 3] < 0).all()
         assert (gradient[:, -level.shape[3] // 3 :] > 0).all()
 
 
-def test_the_parts_of_a_deeply_supervised_batch_add_up() -> None:
+def test_deeply_supervised_losses_of_micro_batches_add_up() -> None:
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(4, 3, 32, 32, generator=generator).softmax(dim=1)
     weight = torch.rand(4, 32, 32, generator=generator)

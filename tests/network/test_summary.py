@@ -1,4 +1,4 @@
-"""What a network costs: counted by hand, by PyTorch's counter, and seen in gradients."""
+"""Network summaries: counted by hand, by PyTorch's counter, and measured by gradients."""
 
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,14 @@ def totals(stages: list[StageSummary]) -> tuple[int, int, int]:
 
 
 def test_a_small_network_counted_by_hand() -> None:
-    # a 3x3 convolution of i to o channels: 9 i o weights, o biases, each weight once a pixel;
-    # the 2x2 up-convolution uses its 4 i o weights once for each coarse pixel
+    # a 3x3 convolution of i to o channels: 9 i o weights, o biases, each weight once per pixel;
+    # the 2x2 up-convolution: 4 i o weights, each once per coarse pixel
     network = UNet(1, 2, base_channels=2, depth=1, normalisation="none")
     inlet = 9 * 1 * 2 + 9 * 2 * 2
     down = 9 * 2 * 4 + 9 * 4 * 4
     up = 9 * 4 * 2 + 9 * 2 * 2
     fine, coarse = 4 * 6, 2 * 3
-    # 4 bytes for a value, 8 for where a maximum was
+    # 4 bytes per value, 8 per index of a maximum
     normalised, indices = 4 * 1 * fine, 8 * 2 * coarse
     pooled, joined = 4 * 2 * coarse, 4 * (2 + 2) * fine
     two, four = 4 * 2 * fine, 4 * 4 * coarse
@@ -69,7 +69,7 @@ def test_a_small_network_counted_by_hand() -> None:
         ),
         StageSummary("head", (2, 4, 6), 2 * 2 + 2, 2 * 2 * fine, 0, (18, 18)),
     ]
-    # checkpointing keeps what goes into each block
+    # checkpointing keeps the input of each block
     network.checkpointing = True
     kept = [stage.kept for stage in summarise_network(network, (4, 6))]
     assert kept == [normalised, two, four, two]
@@ -86,7 +86,7 @@ def test_totals_are_those_of_a_real_pass(options: dict[str, Any]) -> None:
     def keep(values: Tensor) -> Tensor:
         storage = values.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage  # held, so that no other gets its address
+            kept[storage.data_ptr()] = storage  # held, so that no address is reused
         return values
 
     with saved_tensors_hooks(keep, lambda values: values):
@@ -108,7 +108,7 @@ def test_the_default_network() -> None:
     downs, ups = [f"down {n}" for n in (1, 2, 3, 4)], [f"up {n}" for n in (1, 2, 3, 4)]
     assert [stage.name for stage in stages] == ["inlet", *downs, *ups, "head"]
     assert totals(stages)[:2] == (31_037_698, 28_225_536_000)
-    # the size of the image costs nothing here
+    # independent of the image size
     parameters, macs, kept = totals(summarise_network(weightless(), (4000, 4000)))
     assert parameters == 31_037_698
     assert macs == 28_225_536_000 * 4000 * 4000 // (160 * 240)
@@ -121,8 +121,8 @@ def test_the_network_of_the_paper() -> None:
     stages = summarise_network(network, (572, 572))
     assert totals(stages)[0] == 31_030_658
     assert stages[-1].shape == (2, 388, 388)
-    # down: 4 more positions on each level, each of 2^level pixels, and one for the pooling;
-    # up: see `receptive_fields`
+    # encoder: 4 more positions on each level, each of 2^level pixels, and one for the pooling;
+    # decoder: see `receptive_fields`
     encoder = [5, 14, 32, 68, 140]
     for level in range(1, 5):
         assert encoder[level] == encoder[level - 1] + 2 ** (level - 1) + 4 * 2**level
@@ -136,7 +136,7 @@ def test_the_network_of_the_paper() -> None:
 @pytest.mark.parametrize("upsampling", ["transposed", "bilinear"])
 @pytest.mark.parametrize("valid", [False, True], ids=["padded", "valid"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_receptive_fields_are_where_gradients_are(
+def test_receptive_fields_match_gradients(
     depth: int, valid: bool, upsampling: Any, attention: bool
 ) -> None:
     network = UNet(
@@ -146,7 +146,7 @@ def test_receptive_fields_are_where_gradients_are(
     for down in network.downs:
         down[0] = nn.AvgPool2d(2)
     with torch.no_grad():
-        for weights in network.parameters():  # all paths count, and none cancels another
+        for weights in network.parameters():  # positive, so that no path cancels another
             weights.fill_(1 / weights[0].numel() if weights.ndim > 1 else 0.1)
     features: list[Tensor] = []
     stages = [network.inlet, *network.downs, *network.ups, network.head]
@@ -163,18 +163,18 @@ def test_receptive_fields_are_where_gradients_are(
         for at in range(middle, middle + 2**depth):
             (gradient,) = torch.autograd.grad(feature[0, 0, row, at], image, retain_graph=True)
             columns = gradient.abs().sum(dim=(0, 1, 2)).nonzero()
-            assert 0 < columns.min() <= columns.max() < image.shape[3] - 1  # no border is near
+            assert 0 < columns.min() <= columns.max() < image.shape[3] - 1  # not clipped
             sides.add(int(columns.max() - columns.min()) + 1)
         assert (min(sides), max(sides)) == field, name
 
 
 @pytest.mark.parametrize("kind", ["group", "instance"])
-def test_some_normalisations_see_the_whole_image(kind: Any) -> None:
+def test_no_receptive_field_with_normalisation_per_image(kind: Any) -> None:
     network = weightless(base_channels=8, depth=1, normalisation=kind)
     assert set(receptive_fields(network).values()) == {None}
 
 
-def test_the_network_is_left_as_it_was() -> None:
+def test_the_network_is_not_changed() -> None:
     network = UNet(base_channels=4, depth=2).eval()
     before = {name: values.clone() for name, values in network.state_dict().items()}
     summarise_network(network, (4, 4))
@@ -184,24 +184,24 @@ def test_the_network_is_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "size", "said"),
+    ("options", "size", "named"),
     [
         ({}, (15, 240), "16 x 240"),
-        ({"valid": True}, (572, 570), "width that fits is 556 or 572"),
+        ({"valid": True}, (572, 570), "width .* 556 or 572"),
         ({}, (160, 10**12), "1048576"),
     ],
 )
 def test_an_image_that_does_not_fit_is_refused(
-    options: dict[str, Any], size: tuple[int, int], said: str
+    options: dict[str, Any], size: tuple[int, int], named: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=named):
         summarise_network(weightless(**options), size)
 
 
-def test_the_sketch_is_a_u() -> None:
+def test_sketch() -> None:
     stages = summarise_network(weightless(valid=True, normalisation="none"), (572, 572))
     assert sketch(stages, (3, 572, 572)).splitlines() == [
-        "picture 3 x 572 x 572                 logits 2 x 388 x 388",
+        "image 3 x 572 x 572                   logits 2 x 388 x 388",
         "64 x 568 x 568 ---------------------------> 64 x 388 x 388",
         "    128 x 280 x 280 -----------------> 128 x 196 x 196",
         "        256 x 136 x 136 ---------> 256 x 100 x 100",
@@ -211,7 +211,7 @@ def test_the_sketch_is_a_u() -> None:
 
 
 @pytest.mark.parametrize("depth", range(1, 7))
-def test_the_sketch_keeps_its_form(depth: int) -> None:
+def test_sketch_of_any_depth(depth: int) -> None:
     network = weightless(depth=depth, upsampling="bilinear", deep_supervision=True)
     stages = summarise_network(network, (1000, 4000))
     ends, *levels, bottom = sketch(stages, (3, 1000, 4000)).splitlines()
@@ -241,15 +241,15 @@ def test_networks_of_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "paper", "flags", "said"),
+    ("checkpoint", "paper", "flags", "named"),
     [
         (Path("x.safetensors"), False, {"depth": 3, "valid": True}, "--depth, --valid"),
         (Path("x.safetensors"), True, {"base_channels": 8}, "--paper, --base-channels"),
-        (None, True, {"in_channels": 3, "residual": True}, "no choice of --residual;"),
+        (None, True, {"in_channels": 3, "residual": True}, r" --residual\."),
     ],
 )
 def test_contradictions_are_refused(
-    checkpoint: Path | None, paper: bool, flags: dict[str, Any], said: str
+    checkpoint: Path | None, paper: bool, flags: dict[str, Any], named: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=named):
         choose_network(checkpoint, paper, flags)

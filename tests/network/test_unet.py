@@ -1,4 +1,4 @@
-"""The U-Net: its size, its arithmetic against an independent forward pass, and its contract."""
+"""The U-Net: its size, an independent forward pass, and its contract."""
 
 import pickle
 import re
@@ -18,21 +18,21 @@ from plainunet.network.unet import (
     UNet,
     deep_logits,
     input_side,
-    mirror_pad,
     output_side,
+    reflection_pad,
     valid_output_size,
 )
 
 
 def small_network(in_channels: int = 3, num_classes: int = 2, depth: int = 3) -> UNet:
-    """A double-precision network none of whose parameters and statistics is trivial."""
+    """A double-precision network with non-trivial parameters and statistics."""
     torch.manual_seed(7)
     network = UNet(in_channels, num_classes, base_channels=4, depth=depth).double()
     with torch.no_grad():
         network.mean.uniform_(0.2, 0.8)
         network.std.uniform_(0.2, 0.4)
         for weights in network.parameters():
-            if weights.ndim == 1:  # scales and shifts of the normalisations, biases
+            if weights.ndim == 1:  # normalisation scales and shifts, biases
                 weights.add_(torch.empty_like(weights).uniform_(-0.3, 0.3))
         for _ in range(20):  # running statistics that keep the features alive
             network(torch.rand(2, in_channels, 32, 32, dtype=torch.float64))
@@ -47,7 +47,7 @@ def random_image(batch: int, channels: int, height: int, width: int) -> Tensor:
 def functional_forward(
     state: Mapping[str, Tensor], image: Tensor, *, depth: int, train: bool = False
 ) -> tuple[Tensor, list[int]]:
-    """The same network, written down a second time from the paper's figure and the design.
+    """An independent implementation from the paper's figure and the design.
 
     With batch normalisation and padding, or as in the paper without both. Also gives the height
     of every feature.
@@ -94,7 +94,7 @@ def functional_forward(
     return F.conv2d(x, state["head.weight"], state["head.bias"]), heights
 
 
-def test_default_network_has_the_parameters_counted_by_hand() -> None:
+def test_number_of_parameters_counted_by_hand() -> None:
     # a 3x3 convolution in -> out has 9 * in * out weights, its batch normalisation 2 * out;
     # a 2x2 up-convolution 4 * in * out weights and out biases
     def double_conv(i: int, o: int) -> int:
@@ -127,7 +127,7 @@ def test_forward_equals_an_independent_one(
     image = random_image(2, in_channels, height, width)
     again = image.clone().requires_grad_()
     image.requires_grad_()
-    # before the call: training mode moves the running statistics
+    # before the call, which updates the running statistics in training mode
     state = {name: values.clone() for name, values in network.state_dict().items()}
 
     logits = network(image)
@@ -147,7 +147,7 @@ def test_forward_equals_an_independent_one(
     depth=st.integers(1, 4),
     train=st.booleans(),
 )
-def test_any_size_from_the_smallest_on(height: int, width: int, depth: int, train: bool) -> None:
+def test_any_size_from_the_minimum(height: int, width: int, depth: int, train: bool) -> None:
     height, width = height + 2**depth, width + 2**depth
     network = UNet(1, 2, base_channels=1, depth=depth).train(train)
     logits = network(torch.rand(2, 1, height, width))
@@ -155,7 +155,7 @@ def test_any_size_from_the_smallest_on(height: int, width: int, depth: int, trai
     assert logits.isfinite().all()
 
 
-# what every variant does
+# every variant
 
 MORE = {"residual": True, "attention": True, "dropout": 0.1}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -184,7 +184,7 @@ def network(request: pytest.FixtureRequest) -> UNet:
 
 
 def odd_image(network: UNet) -> Tensor:
-    """A batch whose size is odd wherever the network allows it."""
+    """A batch with odd sizes if the network allows them."""
     least = (3 if network.depth < 5 else 1) * 2**network.depth + 1
     return torch.rand(2, network.in_channels, *network.input_size(least, least + 2))
 
@@ -205,7 +205,7 @@ def test_shape_and_a_gradient_for_every_parameter(network: UNet) -> None:
     torch.testing.assert_close(network(image), network.deep_logits(image)[0])
 
 
-def test_one_batch_is_learnt_by_heart(network: UNet) -> None:
+def test_overfitting_one_batch(network: UNet) -> None:
     torch.manual_seed(1)
     image = odd_image(network)
     height, width = network.output_size(*image.shape[2:])
@@ -230,7 +230,7 @@ def test_architecture_makes_the_same_network(network: UNet) -> None:
     assert str(again) == str(network)
 
 
-def test_bilinear_is_half_as_wide() -> None:
+def test_bilinear_has_half_the_channels() -> None:
     wide = UNet(base_channels=8, depth=3, upsampling="bilinear")
     assert [up.conv[0].in_channels for up in wide.ups] == [64, 32, 16]
     assert [up.conv[0].out_channels for up in wide.ups] == [32, 16, 8]
@@ -238,26 +238,26 @@ def test_bilinear_is_half_as_wide() -> None:
     assert wide.downs[-1][1][3].out_channels == 32
 
 
-# what is refused
+# errors
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"in_channels": 0}, "in_channels is 0; it must be at least 1"),
-        ({"num_classes": 1}, "num_classes is 1; it must be at least 2"),
+        ({"in_channels": 0}, "in_channels is 0"),
+        ({"num_classes": 1}, "num_classes is 1"),
         ({"num_classes": 256}, "num_classes is 256"),
-        ({"base_channels": 0}, "base_channels is 0; it must be at least 1"),
-        ({"depth": 0}, "depth is 0; it must be at least 1"),
-        ({"normalisation": "layer"}, "'layer'; it is one of batch, group"),
-        ({"upsampling": "nearest"}, "'nearest'; it is one of transposed, bilinear"),
+        ({"base_channels": 0}, "base_channels is 0"),
+        ({"depth": 0}, "depth is 0"),
+        ({"normalisation": "layer"}, "normalisation is 'layer'"),
+        ({"upsampling": "nearest"}, "upsampling is 'nearest'"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"dropout": -0.1}, "dropout is -0.1"),
         ({"valid": True, "deep_supervision": True}, "deep_supervision"),
     ],
     ids=str,
 )
-def test_impossible_arguments_are_refused(wrong: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         UNet(**{"base_channels": 1, "depth": 1, **wrong})
 
@@ -268,7 +268,7 @@ def test_impossible_arguments_are_refused(wrong: dict[str, Any], message: str) -
         ({"depth": 4}, (15, 40), "16 x 40"),
         ({"depth": 4}, (40, 15), "40 x 16"),
         ({"depth": 4}, (1, 1), "16 x 16"),
-        # a normalisation by image needs two pixels at the bottom
+        # normalisation per image needs two pixels in the bottleneck
         ({"depth": 3, "normalisation": "group"}, (15, 16), "16 x 16"),
         ({"depth": 3, "normalisation": "instance"}, (16, 15), "16 x 16"),
     ],
@@ -295,7 +295,7 @@ def test_another_number_of_channels_is_refused(shape: tuple[int, ...]) -> None:
 # normalisation of the image
 
 
-def test_normalisation_is_kept_in_the_state_and_acts() -> None:
+def test_normalisation_is_part_of_the_state() -> None:
     network = small_network()
     image = random_image(1, 3, 16, 16)
     mean, std = [0.1, 0.4, 0.7], [0.2, 0.5, 0.05]
@@ -333,16 +333,14 @@ def test_a_flat_channel_does_not_divide_by_zero() -> None:
         ([0.5, 0.5, 0.5], [1, 1, float("inf")], "std.*finite"),
     ],
 )
-def test_impossible_normalisation_is_refused(
-    mean: list[float], std: list[float], wrong: str
-) -> None:
+def test_invalid_normalisation_is_refused(mean: list[float], std: list[float], wrong: str) -> None:
     network = UNet(base_channels=1)
     with pytest.raises(ValueError, match=wrong):
         network.set_normalisation(mean, std)
     assert (network.mean.tolist(), network.std.tolist()) == ([0, 0, 0], [1, 1, 1])
 
 
-# where and how it runs
+# formats and precision
 
 
 def test_same_logits_pickled_and_with_channels_last() -> None:
@@ -384,7 +382,7 @@ def test_the_papers_network() -> None:
 
 @pytest.mark.parametrize("width", [4, pytest.param(64, marks=pytest.mark.slow)])
 def test_the_papers_sizes_and_logits(width: int) -> None:
-    """Narrow, for the time; every size and operation is the paper's."""
+    """Fewer channels, for speed; every size and operation is the paper's."""
     torch.manual_seed(0)
     network = UNet(1, 2, width, normalisation="none", valid=True, dropout=0.5).eval()
     with torch.no_grad():
@@ -402,11 +400,11 @@ def test_the_papers_sizes_and_logits(width: int) -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-# sizes through valid convolutions
+# sizes of valid convolutions
 
 
 def really(side: int, depth: int) -> int | None:
-    """What a chain of PyTorch's own operations leaves of a side; None where it does not fit."""
+    """The output side of a chain of PyTorch operations; None if the input does not fit."""
     feature = torch.zeros(1, 1, side, side)
     kernel = torch.zeros(1, 1, 3, 3)
     for step in range(2 * depth + 1):
@@ -423,11 +421,11 @@ def really(side: int, depth: int) -> int | None:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_output_side_is_what_convolutions_leave(depth: int) -> None:
+def test_output_side(depth: int) -> None:
     sides = range(1, 240)
     found = [output_side(side, depth) for side in sides]
     assert found == [really(side, depth) for side in sides]
-    assert sum(side is not None for side in found) > 2  # some fit, or nothing was compared
+    assert sum(side is not None for side in found) > 2  # the comparison is not empty
 
 
 def test_the_papers_sizes() -> None:
@@ -447,10 +445,10 @@ def test_input_side_is_the_smallest(depth: int) -> None:
 @pytest.mark.parametrize(
     ("height", "width", "nearest"),
     [
-        (573, 572, "height that fits is 572 or 588"),
-        (572, 580, "width that fits is 572 or 588"),
-        (512, 512, "height that fits is 508 or 524"),
-        (100, 100, "height that fits is 188, the smallest"),
+        (573, 572, "height is 572 or 588"),
+        (572, 580, "width is 572 or 588"),
+        (512, 512, "height is 508 or 524"),
+        (100, 100, "height is 188,"),
     ],
 )
 def test_a_size_that_does_not_fit_names_the_nearest(height: int, width: int, nearest: str) -> None:
@@ -458,14 +456,14 @@ def test_a_size_that_does_not_fit_names_the_nearest(height: int, width: int, nea
         UNet(1, 2, 1, valid=True)(torch.zeros(1, 1, height, width))
 
 
-# mirrored images
+# reflection padding
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 45), (5, 31), (1, 2)])
-def test_mirrored_as_by_numpy(height: int, width: int) -> None:
+def test_reflection_as_by_numpy(height: int, width: int) -> None:
     network = UNet(1, base_channels=1, depth=2, normalisation="none", valid=True)
     image = torch.rand(2, 1, height, width)
-    found = mirror_pad(network, image)
+    found = reflection_pad(network, image)
 
     size = network.input_size(height, width)
     kept = network.output_size(*size)
@@ -479,14 +477,14 @@ def test_mirrored_as_by_numpy(height: int, width: int) -> None:
 
 def test_the_papers_image_is_extended_by_its_context() -> None:
     image = torch.rand(1, 1, 388, 388)
-    extended = mirror_pad(UNet(1, 2, 1, valid=True), image)
+    extended = reflection_pad(UNet(1, 2, 1, valid=True), image)
     assert extended.shape == (1, 1, 572, 572)
     assert torch.equal(extended[:, :, 92:480, 92:480], image)
 
 
-def test_padded_convolutions_need_no_mirror() -> None:
+def test_no_reflection_for_padded_convolutions() -> None:
     image = torch.rand(1, 3, 33, 47)
-    assert mirror_pad(UNet(base_channels=1), image) is image
+    assert reflection_pad(UNet(base_channels=1), image) is image
 
 
 def test_logits_of_a_pixel_come_from_around_that_pixel() -> None:
@@ -494,7 +492,7 @@ def test_logits_of_a_pixel_come_from_around_that_pixel() -> None:
     with torch.no_grad():
         for weights in network.parameters():
             weights.abs_()
-        network.ups[0].up.weight.zero_()  # the skip alone: four convolutions, 9 x 9 pixels
+        network.ups[0].up.weight.zero_()  # only the skip: four convolutions, 9 x 9 pixels
     image = torch.rand(1, 1, 30, 41, dtype=torch.float64, requires_grad=True)
     (logits,) = deep_logits(network, image)
     assert logits.shape == (1, 2, 30, 41)
@@ -508,7 +506,7 @@ def test_logits_of_a_pixel_come_from_around_that_pixel() -> None:
     ("size", "levels"),
     [
         ((40, 33), [(40, 33), (20, 16), (10, 8)]),
-        ((5, 40), [(5, 40), (3, 20), (2, 10)]),  # mirrored to 8 rows, then cropped
+        ((5, 40), [(5, 40), (3, 20), (2, 10)]),  # padded to 8 rows, then cropped
     ],
 )
 def test_deep_levels_cover_the_image(size: tuple[int, int], levels: list[tuple[int, int]]) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of prediction share: a network that gives every class, and images of noise."""
+"""Shared fixtures of the prediction tests: a network that predicts every class, noise images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +22,12 @@ COLORS = ((0, 0, 0), (255, 10, 20), (30, 40, 250))
 
 
 class Recorder(Collected):
-    """Keeps what it is told."""
+    """Keeps all notes and progress."""
 
     def __init__(self) -> None:
         super().__init__()
         self.progress: list[tuple[str, int, int]] = []
-        """Name of the stage, how much of it is done, and how much there is."""
+        """Name of the stage, amount done, and total."""
 
     def stage(self, name: str, total: int) -> None:
         self._stage = name, total
@@ -48,7 +48,7 @@ def film(path: Path, frames: NDArray[np.uint8], rate: float = 10) -> Path:
 
 
 def noise(*shape: int) -> NDArray[np.uint8]:
-    """What cannot be compressed."""
+    """Random values, which cannot be compressed."""
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
@@ -59,7 +59,7 @@ def recorder() -> Recorder:
 
 @pytest.fixture(scope="session")
 def make_predictor() -> Make:
-    """Make the same network of three classes each time, with other settings of its card."""
+    """Make predictors with the same three-class network and varying card settings."""
     network = make_network(base_channels=2)
 
     def make(**settings: Any) -> Predictor:

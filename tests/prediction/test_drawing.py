@@ -1,4 +1,4 @@
-"""Masks as files, and drawings of them."""
+"""Mask files, overlays and comparisons."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def read(path: Path) -> NDArray[np.uint8]:
 
 
 def panels(path: Path) -> list[NDArray[np.uint8]]:
-    """Take a comparison apart."""
+    """Split a comparison into its panels."""
     row = read(path)
     width = (row.shape[1] - 3 * GAP) / 4
     assert width == int(width)
@@ -72,7 +72,7 @@ def test_the_mask_is_a_tiled_palette_tiff(tmp_path: Path) -> None:
         assert file.filehandle.size < mask.size / 2
 
 
-def test_comparison_shows_what_it_says(tmp_path: Path) -> None:
+def test_comparison_panels(tmp_path: Path) -> None:
     image = np.full((20, 30, 3), (90, 120, 150), np.uint8)
     truth = np.zeros((20, 30), np.uint8)
     truth[:, 10:20] = 1
@@ -104,7 +104,7 @@ def test_comparison_shows_what_it_says(tmp_path: Path) -> None:
         ((1, 1), (1, 1)),
         ((481, 481), (480, 480)),
     ],
-    ids=["as it is", "reduced", "wide", "line", "tall", "tiny", "odd"],
+    ids=["unchanged", "reduced", "wide", "line", "tall", "tiny", "odd"],
 )
 def test_sizes_of_the_panels(
     tmp_path: Path, size: tuple[int, int], wanted: tuple[int, int]
@@ -130,14 +130,14 @@ def test_comparison_of_any_image(tmp_path: Path, channels: int, dtype: Any) -> N
     assert (shown[:, 8:] == 255).all()
 
 
-def test_integers_are_shown_as_they_are() -> None:
+def test_integers_are_not_stretched() -> None:
     image = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     assert np.array_equal(as_rgb(image), image)
     assert np.array_equal(as_rgb(image.astype(np.uint16) * np.uint16(257)), image)
 
 
 @pytest.mark.parametrize(("channels", "shown"), [(1, [0] * 3), (2, [0] * 3), (7, [0, 1, 2])])
-def test_few_channels_are_grey_and_of_many_the_first_three_are_shown(
+def test_one_or_two_channels_become_grey_and_of_more_the_first_three_are_used(
     channels: int, shown: list[int]
 ) -> None:
     image = np.full((2, 2, channels), range(channels), np.uint8)
@@ -159,13 +159,15 @@ def test_negative_integers_keep_their_order() -> None:
 
 def test_failure_leaves_nothing(tmp_path: Path) -> None:
     mask = np.zeros((4, 4), np.uint8)
-    with pytest.raises(Exception):  # noqa: B017, PT011 -- of whatever kind, by whatever library
+    with pytest.raises(Exception):  # noqa: B017, PT011 -- the type depends on the library
         write_mask(tmp_path / "mask.png", mask, [("red", "green", "blue")])  # type: ignore[list-item]
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("color", [(255, 255, 255), (0, 0, 0), (128, 130, 120)])
-def test_a_class_without_a_hue_is_seen_in_an_overlay(color: tuple[int, int, int]) -> None:
+def test_a_class_in_white_grey_or_black_is_visible_in_overlays(
+    color: tuple[int, int, int],
+) -> None:
     image = np.full((40, 40, 3), color, np.uint8)
     mask = np.zeros((40, 40), np.uint8)
     mask[10:30, 10:30] = 1

@@ -1,4 +1,4 @@
-"""Where an image lies on the earth, and outlines of objects that lie there."""
+"""GeoTIFF coordinates, and contours of objects in them."""
 
 import itertools
 from pathlib import Path
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.formats.sources import Page
-from plainunet.prediction.geo import Place, draw_outlines, find_geo
+from plainunet.prediction.geo import Georeference, draw_contours, find_geo
 from plainunet.prediction.objects import find_objects
 
 KEYS = (1, 1, 0, 2, 1025, 0, 1, 1, 3072, 0, 1, 32632)
@@ -47,17 +47,17 @@ UPRIGHT = (0.5, 0.0, 399.0, 0.0, -0.25, 900.25)  # pixel (2, 1) lies at (400, 90
         ([SCALE, (33922, "d", 12, (0.0,) * 12, True), keys(KEYS)], None, 32632),
     ],
     ids=[
-        *("scale and tie point", "transformation", "centres of pixels", "a system of its own"),
-        *("nothing", "scale alone", "two tie points"),
+        *("scale and tie point", "transformation", "pixel centres", "user-defined system"),
+        *("no transform", "scale only", "two tie points"),
     ],
 )
 def test_transforms(
     tmp_path: Path, tags: list[tuple], transform: tuple[float, ...] | None, epsg: int | None
 ) -> None:
-    place = find_geo(write(tmp_path / "a.tif", *tags))
-    assert place is not None
-    assert (place.transform, place.epsg) == (transform, epsg)
-    assert {tag[0] for tag in place.tags} == {tag[0] for tag in tags}
+    geo = find_geo(write(tmp_path / "a.tif", *tags))
+    assert geo is not None
+    assert (geo.transform, geo.epsg) == (transform, epsg)
+    assert {tag[0] for tag in geo.tags} == {tag[0] for tag in tags}
 
 
 def test_other_files(tmp_path: Path) -> None:
@@ -68,20 +68,20 @@ def test_other_files(tmp_path: Path) -> None:
     assert find_geo(tmp_path / "jpeg.tif") is None
 
 
-def test_as_rasterio_reads_it(tmp_path: Path) -> None:
+def test_agrees_with_rasterio(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio", reason="pip install 'plainunet[geo]'")
-    place = find_geo(write(tmp_path / "a.tif", SCALE, TIEPOINT, keys(KEYS)))
-    assert place is not None
+    geo = find_geo(write(tmp_path / "a.tif", SCALE, TIEPOINT, keys(KEYS)))
+    assert geo is not None
     with rasterio.open(tmp_path / "a.tif") as file:
-        assert tuple(file.transform)[:6] == place.transform
-        assert file.crs.to_epsg() == place.epsg
+        assert tuple(file.transform)[:6] == geo.transform
+        assert file.crs.to_epsg() == geo.epsg
 
 
 NAMES = ("ground", "leaf", "stone")
 
 
 def inside(rings: list[list[list[float]]], x: float, y: float) -> bool:
-    """Whether a point lies in a polygon with holes: edges to its left are crossed an odd time."""
+    """Whether a point is in a polygon with holes: an odd number of edges lies to its left."""
     crossed = 0
     for ring in rings:
         for (x0, y0), (x1, y1) in itertools.pairwise(ring):
@@ -111,11 +111,11 @@ def signed_area(ring: list[list[float]]) -> float:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_polygons_enclose_just_the_objects_pixels(seed: int) -> None:
+def test_polygons_enclose_exactly_the_pixels_of_objects(seed: int) -> None:
     rng = np.random.default_rng(seed)
     mask = rng.choice(3, (14, 17), p=[0.4, 0.4, 0.2]).astype(np.uint8)
     labels, objects = find_objects(mask)
-    drawn = draw_outlines(labels, objects, NAMES)
+    drawn = draw_contours(labels, objects, NAMES)
     assert np.array_equal(paint(drawn, mask.shape), mask)
     for feature, each in zip(drawn["features"], objects, strict=True):
         assert feature["properties"] == {
@@ -126,7 +126,7 @@ def test_polygons_enclose_just_the_objects_pixels(seed: int) -> None:
         }
         area = 0.0
         for outer, *holes in polygons(feature["geometry"]):
-            # upright, outer rings go counterclockwise: rows count downwards
+            # rows count downwards, so counterclockwise outer rings have negative areas
             assert signed_area(outer) < 0
             assert all(signed_area(hole) > 0 for hole in holes)
             assert all(ring[0] == ring[-1] and len(ring) >= 5 for ring in (outer, *holes))
@@ -134,23 +134,23 @@ def test_polygons_enclose_just_the_objects_pixels(seed: int) -> None:
         assert area == each.area
 
 
-def test_parts_that_touch_at_a_corner() -> None:
-    (feature,) = draw_outlines(*find_objects(np.eye(3, dtype=np.uint8)), NAMES)["features"]
+def test_parts_that_touch_at_a_corner_are_separate_polygons() -> None:
+    (feature,) = draw_contours(*find_objects(np.eye(3, dtype=np.uint8)), NAMES)["features"]
     assert feature["geometry"]["type"] == "MultiPolygon"
     assert len(feature["geometry"]["coordinates"]) == 3
 
 
-def test_a_square_has_four_corners_and_lies_on_the_earth() -> None:
+def test_a_square_has_four_corners_in_the_geotiffs_coordinates() -> None:
     mask = np.zeros((9, 9), np.uint8)
     mask[2:6, 3:8] = 1
-    (feature,) = draw_outlines(*find_objects(mask), NAMES)["features"]
+    (feature,) = draw_contours(*find_objects(mask), NAMES)["features"]
     (ring,) = feature["geometry"]["coordinates"]
     assert {tuple(point) for point in ring} == {(3, 2), (8, 2), (8, 6), (3, 6)}
     assert len(ring) == 5
-    place = Place([], (0.5, 0.0, 400000.0, 0.0, -0.5, 5000000.0), 32632)
-    drawn = draw_outlines(*find_objects(mask), NAMES, place)
+    geo = Georeference([], (0.5, 0.0, 400000.0, 0.0, -0.5, 5000000.0), 32632)
+    drawn = draw_contours(*find_objects(mask), NAMES, geo)
     assert drawn["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32632"
     (ring,) = drawn["features"][0]["geometry"]["coordinates"]
     assert [400001.5, 4999999.0] in ring
-    assert signed_area(ring) == 20 / 4  # counterclockwise, and a quarter of a metre a pixel
-    assert "crs" not in draw_outlines(*find_objects(mask), NAMES, place._replace(epsg=4326))
+    assert signed_area(ring) == 20 / 4  # counterclockwise, 0.25 square metres per pixel
+    assert "crs" not in draw_contours(*find_objects(mask), NAMES, geo._replace(epsg=4326))

@@ -1,4 +1,4 @@
-"""Pixels that do not exist in an image: 255 in its mask, and in nothing that is made of it."""
+"""Missing pixels of an image: 255 in its mask, and absent from all other outputs."""
 
 import csv
 import json
@@ -98,7 +98,7 @@ def test_large_images(
     assert [int(row["pixels"]) for row in rows] == [int((parts == k).sum()) for k in range(3)]
 
 
-def test_objects_that_do_not_exist_are_not_missed(tmp_path: Path) -> None:
+def test_objects_in_missing_pixels_are_not_counted(tmp_path: Path) -> None:
     numbers = np.zeros((60, 80), np.uint16)
     numbers[5:20, 5:20], numbers[40:50, 50:70] = 1, 2
     for stem in "ab":
@@ -111,7 +111,7 @@ def test_objects_that_do_not_exist_are_not_missed(tmp_path: Path) -> None:
         assert found.objects[0].counts.true == 1
 
 
-def test_nothing_is_given_to_what_does_not_exist() -> None:
+def test_missing_pixels_do_not_affect_postprocessing() -> None:
     mask = np.full((20, 20), 255, np.uint8)
     mask[8:12, 8:12] = 1
     mask[9, 9] = 0
@@ -123,7 +123,7 @@ def test_nothing_is_given_to_what_does_not_exist() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [-1, -9999])
-def test_a_corner_without_pixels_does_no_harm(tmp_path: Path, value: float) -> None:
+def test_training_with_a_missing_corner_reaches_a_good_dice(tmp_path: Path, value: float) -> None:
     folder = draw_scenes(tmp_path / "data", 24, tag="-9999", value=value)
     config = TrainConfig(epochs=30, base_channels=8, depth=3, workers=0)
     scores = train(folder, tmp_path / "run", config)

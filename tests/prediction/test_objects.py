@@ -1,3 +1,5 @@
+"""Objects of a mask; removal of small objects and filling of holes."""
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -29,7 +31,7 @@ def test_objects_touch_along_a_side_or_at_a_corner() -> None:
     assert [(each.class_id, each.area) for each in objects] == [(1, 5), (1, 2), (2, 2), (2, 8)]
     assert [each.number for each in objects] == [1, 2, 3, 4]
     assert objects[0].box == (0, 0, 3, 3)
-    assert objects[3].middle == (1, 5)
+    assert objects[3].centroid == (1, 5)
     for each in objects:
         own = labels == each.number
         assert own.sum() == each.area
@@ -43,7 +45,7 @@ def test_a_mask_without_objects() -> None:
     assert not labels.any()
 
 
-def test_small_objects_go_to_what_surrounds_them() -> None:
+def test_small_objects_get_the_class_around_them() -> None:
     mask = np.zeros((9, 12), np.uint8)
     mask[:, 6:] = 2
     mask[1:3, 1:3] = 1  # in background
@@ -57,11 +59,11 @@ def test_small_objects_go_to_what_surrounds_them() -> None:
     assert np.array_equal(remove_small(mask, 1), mask)
 
 
-def test_a_mask_that_is_all_one_small_object() -> None:
+def test_a_small_object_that_fills_the_mask_becomes_background() -> None:
     assert not remove_small(np.ones((2, 2), np.uint8), 5).any()
 
 
-def test_holes_are_filled_by_what_surrounds_them() -> None:
+def test_holes_get_the_class_around_them() -> None:
     filled = fill_holes(MASK, 1)
     assert filled[5, 1] == 2
     assert (filled != MASK).sum() == 1
@@ -73,16 +75,16 @@ def test_holes_are_filled_by_what_surrounds_them() -> None:
         ("111111 1....1 1....1 111111", 7, False),
         ("111111 1....1 1....1 111111", 8, True),
         ("111 1.1 1.1", 100, False),  # it reaches the edge
-        ("1111 1.11 11.1 1111", 1, True),  # joined at the corner, the object parts two holes
+        ("1111 1.11 11.1 1111", 1, True),  # two holes: holes are 4-connected
     ],
 )
-def test_what_is_a_hole(text: str, most: int, is_filled: bool) -> None:
+def test_definition_of_a_hole(text: str, most: int, is_filled: bool) -> None:
     mask = read(text)
     assert np.array_equal(fill_holes(mask, most), np.ones_like(mask) if is_filled else mask)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_all_small_ones_go_and_all_others_stay(seed: int) -> None:
+def test_exactly_the_small_objects_are_removed(seed: int) -> None:
     mask = (np.random.default_rng(seed).random((60, 70)) < 0.3).astype(np.uint8)
     labels, objects = find_objects(mask)
     cleaned = remove_small(mask, 6)
@@ -92,7 +94,7 @@ def test_all_small_ones_go_and_all_others_stay(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_of_several_classes_no_small_object_is_left(seed: int) -> None:
+def test_no_small_object_of_any_class_is_left(seed: int) -> None:
     mask = np.random.default_rng(seed).integers(0, 4, (40, 50), np.uint8)
     cleaned = remove_small(mask, 12)
     assert all(each.area >= 12 for each in find_objects(cleaned)[1])

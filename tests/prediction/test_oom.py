@@ -1,4 +1,4 @@
-"""Memory that really runs out while an image is predicted."""
+"""Running out of memory during prediction, for real where the system allows."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from ..forks import Fork
 
 
 class View:
-    """What may be computed at a time."""
+    """The limits of a view."""
 
     backend = TorchBackend(UNet(base_channels=1, depth=1), "cpu")
 
@@ -29,7 +29,7 @@ class View:
 ROWS = torch.arange(12.0).reshape(1, 12, 1).expand(2, 12, 5)
 
 
-def test_bands_go_on_in_smaller_parts_where_memory_ran_out() -> None:
+def test_out_of_memory_continues_in_smaller_parts() -> None:
     view, other, begun = View(100, 10), View(8, 8), []
 
     def bands(first: int) -> Iterator[Tensor]:
@@ -39,31 +39,31 @@ def test_bands_go_on_in_smaller_parts_where_memory_ran_out() -> None:
                 raise RuntimeError("CUDA out of memory. Tried to allocate\nmore")
             yield ROWS[:, top : top + 4]
 
-    with pytest.warns(UserWarning, match="out of memory: .*smaller parts") as said:
-        given = list(in_smaller_parts(bands, [view, other]))
-    assert torch.equal(torch.cat(given, dim=1), ROWS)
-    # what was given is not computed again
+    with pytest.warns(UserWarning, match="--memory") as caught:
+        parts = list(in_smaller_parts(bands, [view, other]))
+    assert torch.equal(torch.cat(parts, dim=1), ROWS)
+    # finished bands are not computed again
     assert begun == [(0, 100), (4, 50), (4, 25)]
-    assert len(said) == 2
+    assert len(caught) == 2
     assert (view.values, other.values) == (25, 8)
     assert torch.equal(torch.cat(list(in_smaller_parts(bands, [view], 7)), dim=1), ROWS[:, 7:])
 
 
-@pytest.mark.filterwarnings("ignore:out of memory")
-def test_where_nothing_smaller_is_possible_it_is_an_error() -> None:
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_out_of_memory_with_the_smallest_parts_is_an_error() -> None:
     view = View(100, 30)
 
     def bands(first: int) -> Iterator[Tensor]:
         yield ROWS[:, first:1]
         raise MemoryError
 
-    with pytest.raises(ValueError, match=r"out of memory.*no smaller part.*End") as raised:
+    with pytest.raises(ValueError, match="MemoryError") as raised:
         list(in_smaller_parts(bands, [view]))
     assert "--device cpu" not in str(raised.value)
     assert view.values == 30
 
 
-def test_other_errors_are_not_lacks_of_memory() -> None:
+def test_other_errors_are_not_taken_for_out_of_memory() -> None:
     def bands(_: int) -> Iterator[Tensor]:
         raise RuntimeError("shapes do not match")
         yield
@@ -73,19 +73,19 @@ def test_other_errors_are_not_lacks_of_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
-        (MemoryError(), r"in/a.png: out of memory \(MemoryError\)\. Give fewer names to --save"),
-        (cv2.error("(-4:Insufficient memory) F"), r"in/a.png: out of memory \(.*Insufficient"),
+        (MemoryError(), r"^in/a.png: .*\(MemoryError\).*--save"),
+        (cv2.error("(-4:Insufficient memory) F"), r"^in/a.png: .*Insufficient.*--save"),
         (ValueError("odd"), "^in/a.png: odd$"),
         (OSError("odd"), "^in/a.png: odd$"),
         (FileNotFoundError("in/a.png is gone"), "^in/a.png is gone"),
         (RuntimeError("a fault"), "^a fault$"),
     ],
 )
-def test_what_fails_names_its_image(error: Exception, said: str) -> None:
+def test_errors_name_the_image(error: Exception, message: str) -> None:
     kind = type(error) if "in/a.png" in str(error) or "fault" in str(error) else ValueError
-    with pytest.raises(kind, match=said), failing_alone(Path("in/a.png")):
+    with pytest.raises(kind, match=message), failing_alone(Path("in/a.png")):
         raise error
 
 
@@ -131,7 +131,7 @@ SHORT = """
 image = np.random.default_rng(0).integers(0, 256, (850, 1130, 3), np.uint8)
 tiled, whole = predictor(), predictor(normalisation="instance")
 for each in (tiled, whole):
-    each.predict(image[:256, :256])  # what is loaded with the first image is there
+    each.predict(image[:256, :256])  # load everything before the limit
 limit(100)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -150,16 +150,16 @@ print(json.dumps({"messages": messages, "error": error, "differ": differ}))
 
 
 @on_linux
-def test_an_image_that_memory_is_short_for_is_predicted_in_tiles(tmp_path: Path) -> None:
-    """An allocation fails for real, and the mask is nearly that of one pass.
+def test_an_image_that_exceeds_the_memory_is_predicted_in_tiles(tmp_path: Path) -> None:
+    """A real allocation fails; the mask nearly equals that of one pass.
 
-    Where a network cannot work in tiles, the lack of memory is an error.
+    A network that cannot tile raises an error.
     """
     result = run_limited(tmp_path, SHORT)
     assert result["messages"]
-    assert all("out of memory: " in message for message in result["messages"])
+    assert all("--memory" in message for message in result["messages"])
     assert result["differ"] < 1e-3
-    assert "out of memory" in result["error"]
+    assert "memory" in result["error"]
 
 
 WRITING = """
@@ -168,7 +168,7 @@ for name, side in (("a", 40), ("large", 5000), ("z", 50)):
     Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(folder / f"{name}.png")
 images = [folder / f"{name}.png" for name in ("a", "large", "z")]
 save = ["probabilities-float", "areas"]
-predict_files(small, images[:1], folder / "before", save=save)  # what is loaded then is there
+predict_files(small, images[:1], folder / "before", save=save)  # load everything before the limit
 limit(350)
 result = predict_files(small, images, folder / "out", save=save)
 print(json.dumps({"failures": result.failures, "written": len(result.written)}))
@@ -176,10 +176,11 @@ print(json.dumps({"failures": result.failures, "written": len(result.written)}))
 
 
 @on_linux
-def test_an_image_whose_probabilities_are_too_many_fails_alone(tmp_path: Path) -> None:
+def test_an_image_whose_probabilities_exceed_the_memory_fails_alone(tmp_path: Path) -> None:
     result = run_limited(tmp_path, WRITING)
     (failure,) = result["failures"]
-    assert failure.startswith(f"{tmp_path}/large.png: out of memory (")
+    assert failure.startswith(f"{tmp_path}/large.png: ")
+    assert "--save" in failure
     assert result["written"] == 2
     listed = (tmp_path / "out" / "areas.csv").read_text().split()
     assert {line.split(",")[0] for line in listed[1:]} == {"a.png", "z.png"}

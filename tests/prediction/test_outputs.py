@@ -1,4 +1,4 @@
-"""Each output against an independent reader of it: run-length codes, COCO, tables, files."""
+"""Each output checked by an independent reader: run-length codes, COCO, tables, files."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from plainunet.formats import coco as coco_reader
 from plainunet.formats.masks import read_mask
 from plainunet.network.checkpoint import Card
 from plainunet.palette import default_colors
-from plainunet.prediction.geo import Place
+from plainunet.prediction.geo import Georeference
 from plainunet.prediction.objects import find_objects
 from plainunet.prediction.outputs import (
     Labelled,
@@ -42,7 +42,7 @@ def card(classes: int = 3, **masks: Any) -> Card:
 
 
 def paint(code: str, shape: tuple[int, int], by_columns: bool) -> NDArray[np.bool_]:
-    """Decode by the rule that Kaggle states, pixel after pixel."""
+    """Decode a run-length code by Kaggle's rules, pixel by pixel."""
     height, width = shape
     painted = np.zeros(shape, bool)
     numbers = [int(word) for word in code.split()]
@@ -57,7 +57,7 @@ def paint(code: str, shape: tuple[int, int], by_columns: bool) -> NDArray[np.boo
 
 @pytest.mark.parametrize("by_columns", [False, True])
 @given(data=st.data())
-def test_decoded_it_is_the_mask(by_columns: bool, data: st.DataObject) -> None:
+def test_decoded_runs_equal_the_mask(by_columns: bool, data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
     bits = data.draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))
     pixels = np.array(bits).reshape(height, width)
@@ -65,7 +65,7 @@ def test_decoded_it_is_the_mask(by_columns: bool, data: st.DataObject) -> None:
     assert np.array_equal(paint(code, pixels.shape, by_columns), pixels)
     runs = [int(word) for word in code.split()]
     ends = [start + length for start, length in zip(runs[::2], runs[1::2], strict=True)]
-    assert all(end < start for end, start in zip(ends, runs[2::2], strict=False)), "not joined"
+    assert all(end < start for end, start in zip(ends, runs[2::2], strict=False))
 
 
 def labelled(name: str, mask: NDArray[np.uint8]) -> Labelled:
@@ -84,7 +84,7 @@ def table(name: str, images: list[Labelled], classes: int, folder: Path) -> list
         return list(csv.DictReader(file))
 
 
-def test_carvanas_submission(tmp_path: Path) -> None:
+def test_carvana_submission(tmp_path: Path) -> None:
     masks = [noise(2, (6, 9), seed) for seed in range(2)]
     masks.append(np.zeros((6, 9), np.uint8))
     images = [labelled(f"{n}.jpg", mask) for n, mask in enumerate(masks)]
@@ -96,7 +96,7 @@ def test_carvanas_submission(tmp_path: Path) -> None:
     assert rows[2]["rle_mask"] == ""
 
 
-def test_the_data_science_bowls_submission(tmp_path: Path) -> None:
+def test_data_science_bowl_submission(tmp_path: Path) -> None:
     first = np.zeros((5, 7), np.uint8)
     first[0, 0] = first[4, 6] = 1  # the first and the last pixel
     first[:, 3:5] = 1  # whole columns: one run
@@ -112,7 +112,7 @@ def test_the_data_science_bowls_submission(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rle-rows", "rle-columns"])
-def test_more_classes_have_a_column(name: str, tmp_path: Path) -> None:
+def test_more_than_two_classes_add_a_class_column(name: str, tmp_path: Path) -> None:
     mask = noise(3, (8, 5))
     rows = table(name, [labelled("a.png", mask)], 3, tmp_path)
     painted = np.zeros(mask.shape, np.uint8)
@@ -144,7 +144,7 @@ def test_instances(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_coco_is_read_by_others_and_by_ourselves(tmp_path: Path) -> None:
+def test_coco_is_read_by_pycocotools_and_plainunet(tmp_path: Path) -> None:
     masks = {"a.png": noise(3, (12, 9)), "b.png": np.zeros((4, 5), np.uint8)}
     images = [coco_image(labelled(name, mask)) for name, mask in masks.items()]
     path = tmp_path / "coco.json"
@@ -176,13 +176,12 @@ def write(
     model: Card | None = None,
     probabilities: NDArray[np.float32] | None = None,
     suffix: str = ".png",
-    place: Place | None = None,
+    geo: Georeference | None = None,
 ) -> set[str]:
     outputs = Outputs(out, saves, model or card())
-    asked = {} if probabilities is None else outputs.quantise(probabilities)
+    quantised = {} if probabilities is None else outputs.quantise(probabilities)
     path = out / "deep" / f"a{suffix}"
-    finding = outputs.write(path, "a.jpg", IMAGE, mask, asked, place)
-    outputs.finish([finding])
+    outputs.finish([outputs.write(path, "a.jpg", IMAGE, mask, quantised, geo)])
     files = {file for file in out.rglob("*") if file.is_file()}
     assert set(outputs.files(path)) <= files
     return {file.relative_to(out).as_posix() for file in files}
@@ -239,7 +238,7 @@ def test_an_overlay_shows_image_and_mask(tmp_path: Path) -> None:
         ({"kind": "instances", "values": (0, 1)}, find_objects(MASK)[0]),
     ],
 )
-def test_values_are_those_of_the_training_masks(
+def test_values_are_in_the_encoding_of_the_training_masks(
     tmp_path: Path, masks: dict[str, Any], wanted: NDArray[Any]
 ) -> None:
     write(tmp_path, "values", model=card(**masks))
@@ -257,7 +256,7 @@ def random_probabilities(classes: int) -> NDArray[np.float32]:
     [(2, [""]), (3, ["/0-ground", "/1-leaf", "/2-old_stone_rock"])],
 )
 def test_probabilities(tmp_path: Path, classes: int, folders: list[str]) -> None:
-    """Of two classes, those of the second alone."""
+    """Of two classes, only the second is written."""
     drawn = random_probabilities(classes)
     forms: list[Output] = ["probabilities-16", "probabilities", "probabilities-float"]
     files = write(tmp_path, *forms, model=card(classes), mask=MASK % classes, probabilities=drawn)
@@ -275,13 +274,13 @@ def test_probabilities(tmp_path: Path, classes: int, folders: list[str]) -> None
     assert np.array_equal(stored, wanted.squeeze())
 
 
-def test_a_mask_on_the_earth(tmp_path: Path) -> None:
+def test_outputs_of_a_geotiff(tmp_path: Path) -> None:
     tags = [(33550, 12, 3, (0.5, 0.5, 0.0), True), (33922, 12, 6, (0.0,) * 6, True)]
-    place = Place(tags, (0.5, 0, 0, 0, -0.5, 0), 32632)
+    geo = Georeference(tags, (0.5, 0, 0, 0, -0.5, 0), 32632)
     mask = MASK % 2
     files = write(
         tmp_path, "contours", "values", "instances", "probabilities", "probabilities-16",
-        suffix=".tif", place=place, model=card(2), mask=mask,
+        suffix=".tif", geo=geo, model=card(2), mask=mask,
         probabilities=random_probabilities(2),
     )  # fmt: skip
     assert files == {
@@ -301,10 +300,10 @@ def test_a_mask_on_the_earth(tmp_path: Path) -> None:
     assert drawn["crs"]["properties"]["name"].endswith("32632")
 
 
-def test_more_objects_than_a_png_can_number(tmp_path: Path) -> None:
+def test_more_objects_than_16_bits_can_number(tmp_path: Path) -> None:
     mask = np.zeros((600, 600), np.uint8)
     mask[::2, ::2] = 1
     outputs = Outputs(tmp_path, ["instances"], card())
-    with pytest.raises(ValueError, match=r"90000 objects.*--min-object"):
+    with pytest.raises(ValueError, match=r"90000 .*--min-object"):
         outputs.write(tmp_path / "a.png", "a.jpg", np.zeros((600, 600, 3)), mask, {}, None)
     assert not (tmp_path / "a.png").exists()

@@ -1,4 +1,4 @@
-"""From what is named to masks: files, folders, lists, stacks, large images and videos."""
+"""From input paths to masks: files, folders, lists, stacks, large images and videos."""
 
 import errno
 import io
@@ -40,12 +40,12 @@ from .conftest import COLORS, Draw, Make, Recorder, film, noise
 
 
 def below(folder: Path) -> set[str]:
-    """All files below a folder but the record, hidden ones too."""
+    """All files below a folder except the record, including hidden ones."""
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     return files - {"prediction.json"}
 
 
-# what is named
+# inputs
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_lists_of_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("none.mp4", "none.mp4"),
     ],
 )
-def test_what_names_nothing_is_refused(folder: Path, name: str, named_file: str) -> None:
+def test_inputs_without_images_are_refused(folder: Path, name: str, named_file: str) -> None:
     Path("empty.txt").write_text("\n")
     Path("bytes.txt").write_bytes(b"\xff\xfe\x00")
     Path("wrong.txt").write_text("in/none.png")
@@ -113,19 +113,19 @@ def test_what_names_nothing_is_refused(folder: Path, name: str, named_file: str)
         named(name)
 
 
-def test_videos_stand_apart_and_each_comes_once(folder: Path) -> None:
+def test_videos_are_listed_apart_and_every_input_once(folder: Path) -> None:
     found = find_inputs([Path("film.mp4"), Path("in/a.png"), Path("film.mp4")])
     assert found == ([Path("in/a.png")], [Path("film.mp4")])
     names = "in/a.png", f"{folder}/in/a.png", "in/deep/../a.png", "in/*.jpg"
     assert named(*names) == ["in/a.png", "in/b.jpg"]
 
 
-def test_masks_below_the_images_are_no_images(folder: Path, draw: Draw) -> None:
+def test_masks_below_the_image_folder_are_skipped(folder: Path, draw: Draw) -> None:
     before = named("in")
     draw("in/deep/mask.png")
     assert named("in", out=Path("in/deep")) == [each for each in before if "deep" not in each]
     assert named("in/**/*.png", out=folder / "in" / "deep") == ["in/a.png", "in/x[1].png"]
-    # what is named itself is taken, for it to be refused where masks go
+    # the output folder itself is listed if named, so that it is refused later
     assert len(named("in/deep", out=Path("in/deep"))) == 2
 
 
@@ -165,7 +165,7 @@ def test_names_of_masks(images: list[str], wanted: list[str]) -> None:
         ["/d/x/../y/a.jpg", "/d/x/a.jpg"],
     ],
 )
-def test_each_image_has_a_mask_of_its_own_in_the_folder(images: list[str]) -> None:
+def test_every_image_has_a_unique_mask_inside_the_folder(images: list[str]) -> None:
     found = names(images)
     assert len(set(found)) == len(images)
     assert all(".." not in Path(name).parts for name in found)
@@ -184,19 +184,19 @@ def test_names_in_lists(images: list[str], wanted: list[str]) -> None:
     assert list_names([Path(image) for image in images]) == wanted
 
 
-def test_a_page_of_a_stack_among_the_masks(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="another output folder"):
+def test_masks_next_to_a_stack_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{tmp_path}: "):
         require_apart([Page(tmp_path / "s.tif", 3)], [tmp_path / "s_3.png"])
     require_apart([Page(tmp_path / "s.tif", 3)], [tmp_path / "out" / "s_3.png"])
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
-def test_masks_neither_replace_images_nor_land_among_them(
+def test_masks_neither_replace_images_nor_lie_among_them(
     tmp_path: Path, predictor: Predictor, draw: Draw, name: str
 ) -> None:
     image = draw(name)
     before = image.read_bytes()
-    with pytest.raises(ValueError, match="another output folder"):
+    with pytest.raises(ValueError, match=f"^{image if name == 'a.png' else tmp_path}: "):
         predict_files(predictor, [image], tmp_path)
     assert image.read_bytes() == before
     assert below(tmp_path) == {name}
@@ -205,7 +205,7 @@ def test_masks_neither_replace_images_nor_land_among_them(
 # files
 
 
-def test_masks_are_written_in_their_own_size(
+def test_masks_have_the_size_of_their_images(
     tmp_path: Path, predictor: Predictor, draw: Draw, recorder: Recorder
 ) -> None:
     images = [draw("in/a.png"), draw("in/b.jpg", 50, 40)]
@@ -241,7 +241,7 @@ def test_bad_files_are_named_and_the_others_written(
 
 
 @pytest.mark.parametrize("card", [{}, {"size": None}, {"tta": "flips", "scales": (0.5, 1.0)}])
-def test_small_images_of_one_shape_go_through_the_network_together(
+def test_small_images_of_one_shape_are_predicted_in_batches(
     tmp_path: Path, make_predictor: Make, draw: Draw, recorder: Recorder, card: dict[str, Any]
 ) -> None:
     predictor = make_predictor(**card)
@@ -259,14 +259,14 @@ def test_small_images_of_one_shape_go_through_the_network_together(
     assert [done for _, done, _ in recorder.progress] == [1, 2, 3, 4, 5, 6]
     for path in written:
         alone = predictor.predict(read_image(tmp_path / "in" / path.name))
-        assert np.mean(read_mask(path) != alone) < 0.01  # a batch may be rounded in another way
+        assert np.mean(read_mask(path) != alone) < 0.01  # batches may round differently
 
 
-def test_of_small_images_only_the_bad_one_fails(
+def test_in_a_batch_only_the_bad_image_fails(
     tmp_path: Path, predictor: Predictor, recorder: Recorder
 ) -> None:
     values = np.full((3, 32, 32, 3), 0.5, np.float32)
-    values[1] = 1e38  # beyond what the network can add up
+    values[1] = 1e38  # overflows in the network
     values[2, 5:7, :3] = np.nan
     for number, image in enumerate(values):
         tifffile.imwrite(tmp_path / f"{number}.tif", image, photometric="rgb")
@@ -282,7 +282,7 @@ def test_folders_that_cannot_be_written_to_and_no_images(
     tmp_path: Path, predictor: Predictor, draw: Draw
 ) -> None:
     image = draw("a.png")
-    with pytest.raises(ValueError, match="cannot be written to"):
+    with pytest.raises(ValueError, match=f"^{image / 'out'}: "):
         predict_files(predictor, [image], image / "out")
     assert predict_files(predictor, [], tmp_path / "out") == ([], [], [])
 
@@ -318,16 +318,16 @@ def test_a_warning_becomes_a_note_that_names_its_image(
     image = draw("a.jpg")
     predict_files(far, [image], tmp_path / "masks", reporter=recorder)
     (note,) = recorder.notes
-    assert note.startswith(f"{image}: an image of 20 x 30 pixels")
+    assert note.startswith(f"{image}: 20 x 30 ")
 
 
-def test_masks_that_are_there_are_left_unless_overwritten(
+def test_existing_masks_are_kept_unless_overwritten(
     tmp_path: Path, predictor: Predictor, draw: Draw
 ) -> None:
     images = [draw(f"in/{name}.png") for name in "abc"]
     out = tmp_path / "out"
     predict_files(predictor, images[:2], out)
-    images[0].unlink()  # of what is done, not even the image is needed
+    images[0].unlink()  # not needed, because its mask exists
     kept = (out / "b.png").read_bytes()
     passes: list[int] = []
     with predictor.network.register_forward_pre_hook(lambda _, batch: passes.append(len(batch[0]))):
@@ -340,7 +340,7 @@ def test_masks_that_are_there_are_left_unless_overwritten(
         assert sum(passes) == 3
 
 
-def test_lists_hold_all_images_even_those_that_were_done(
+def test_lists_include_images_whose_masks_already_existed(
     tmp_path: Path, predictor: Predictor, draw: Draw
 ) -> None:
     images = [draw(f"in/{name}.png") for name in "abc"]
@@ -355,7 +355,7 @@ def test_lists_hold_all_images_even_those_that_were_done(
     assert below(whole) == below(parts)
 
 
-def test_what_is_missing_or_damaged_is_made(
+def test_missing_or_damaged_outputs_are_written(
     tmp_path: Path, predictor: Predictor, draw: Draw
 ) -> None:
     images = [draw(f"in/{name}.png", 60, 80) for name in "ab"]
@@ -365,20 +365,20 @@ def test_what_is_missing_or_damaged_is_made(
     assert [len(part) for part in result] == [2, 0, 0]
     assert below(out) == {"a.png", "b.png", "overlay/a.jpg", "overlay/b.jpg"}
     whole = (out / "a.png").read_bytes()
-    (out / "a.png").write_bytes(whole[:-30])  # it is read where lists need it
+    (out / "a.png").write_bytes(whole[:-30])  # read only to fill the lists
     result = predict_files(predictor, images, out, ["areas"], overwrite=False)
     assert result.written == [out / "a.png"]
     assert (out / "a.png").read_bytes() == whole
 
 
-def test_masks_of_another_model_are_not_left(
+def test_masks_of_another_model_are_refused_or_overwritten(
     tmp_path: Path, predictor: Predictor, make_predictor: Make, draw: Draw
 ) -> None:
     image, out, other = draw("in/a.png"), tmp_path / "out", make_predictor(min_object=3)
     predict_files(predictor, [image], out)
     with pytest.raises(ValueError, match="--overwrite"):
         predict_files(other, [image], out, overwrite=False)
-    another = draw("in/b.png")  # nor is one of the folder's record alone
+    another = draw("in/b.png")  # the record is then of the other model, but a.png is not
     predict_files(other, [another], out)
     with pytest.raises(ValueError, match=r"a\.png: .*--overwrite"):
         predict_files(other, [image, another], out, overwrite=False)
@@ -386,7 +386,7 @@ def test_masks_of_another_model_are_not_left(
     assert predict_files(other, [image], out, overwrite=False).skipped == [out / "a.png"]
 
 
-def test_another_image_of_the_same_name_is_not_taken_for_done(
+def test_the_mask_of_another_image_with_the_same_name_is_refused(
     tmp_path: Path, predictor: Predictor, draw: Draw
 ) -> None:
     one, two, out = draw("one/a.png"), draw("two/a.png", 50, 40), tmp_path / "out"
@@ -397,7 +397,7 @@ def test_another_image_of_the_same_name_is_not_taken_for_done(
     assert read_mask(out / "a.png").shape == (50, 40)
 
 
-def test_two_outputs_of_one_name_are_refused(
+def test_two_outputs_of_one_path_are_refused(
     tmp_path: Path, predictor: Predictor, draw: Draw
 ) -> None:
     images = [draw(name) for name in ("in/p.png", "in/values/p.png", "in/x/p.png")]
@@ -419,7 +419,7 @@ def test_the_mask_is_the_same_with_probabilities(
 
 
 @pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
-def test_a_geotiff_has_a_geotiff(tmp_path: Path, predictor: Predictor) -> None:
+def test_the_mask_of_a_geotiff_is_a_geotiff(tmp_path: Path, predictor: Predictor) -> None:
     rasterio = pytest.importorskip("rasterio")
     from rasterio.transform import from_origin
 
@@ -446,7 +446,7 @@ def test_a_geotiff_has_a_geotiff(tmp_path: Path, predictor: Predictor) -> None:
 
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An image that counts as large."""
+    """An image above the limit for large images."""
     monkeypatch.setattr("plainunet.prediction.predict.LARGE", 5000)
     path = tmp_path / "in" / "large.tif"
     path.parent.mkdir()
@@ -466,7 +466,7 @@ def test_a_large_image_is_read_in_parts(
     assert again == ([], [], [out / "small.png", out / "large.tif"])
 
 
-def test_outputs_that_a_large_image_does_not_have(
+def test_outputs_not_available_for_large_images(
     tmp_path: Path, predictor: Predictor, make_predictor: Make, large: Path, recorder: Recorder
 ) -> None:
     out = tmp_path / "out"
@@ -478,7 +478,6 @@ def test_outputs_that_a_large_image_does_not_have(
     predict_files(make_predictor(min_object=3), [large], tmp_path / "other", reporter=recorder)
     assert [note.partition(": ")[0] for note in recorder.notes] == [str(large)] * 2
     assert "overlay" in recorder.notes[0]
-    assert "small objects" in recorder.notes[1]
     again = predict_files(predictor, [large], out, ["areas"], overwrite=False)
     assert again.skipped == [out / "large.tif"]
     assert (out / "areas.csv").read_text() == areas
@@ -488,7 +487,7 @@ MEMORY = 40 * 2**20
 
 
 def blobs(height: int, width: int) -> NDArray[np.uint8]:
-    """Squares of light, of 20 pixels."""
+    """An image of 20 x 20 blocks in random colours."""
     squares = np.random.default_rng(0).random((height // 20, width // 20, 3))
     return (255 * np.kron(squares, np.ones((20, 20, 1)))).astype(np.uint8)
 
@@ -496,7 +495,7 @@ def blobs(height: int, width: int) -> NDArray[np.uint8]:
 def tiled_predictor(
     classes: int = 3, memory: float | None = MEMORY, factor: float = 1.0
 ) -> Predictor:
-    """A predictor that gives each class somewhere in `blobs`."""
+    """A predictor that predicts every class somewhere in `blobs`."""
     names = ("ground", "leaf", "stone")[:classes]
     card = Card(names, COLORS[:classes], size=None, factor=factor)
     return as_predictor(make_network(classes, depth=3), card, memory=memory)
@@ -509,7 +508,7 @@ def draw_large(path: Path, height: int = 700, width: int = 900, **options: Any) 
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("factor", [1.0, 0.6])
-def test_in_parts_it_is_nearly_the_mask_of_the_whole(
+def test_predicted_in_parts_the_mask_is_nearly_that_of_one_pass(
     tmp_path: Path, classes: int, factor: float, recorder: Recorder
 ) -> None:
     path = draw_large(tmp_path / "a.tif")
@@ -530,7 +529,7 @@ def test_in_parts_it_is_nearly_the_mask_of_the_whole(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.tif", "m.tif"]
 
 
-def test_coordinates_of_a_geotiff_stay(tmp_path: Path) -> None:
+def test_coordinates_of_a_large_geotiff_are_kept(tmp_path: Path) -> None:
     tags = [
         (33550, 12, 3, (0.5, 0.5, 0.0), True),
         (33922, 12, 6, (0.0, 0.0, 0.0, 440720.0, 3751320.0, 0.0), True),
@@ -569,7 +568,7 @@ with open_windows(path, most=0) as image:
 """
 
 
-def test_a_killed_one_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_prediction_resumes(tmp_path: Path) -> None:
     path, model = draw_large(tmp_path / "a.tif"), tmp_path / "model.safetensors"
     predictor, out = tiled_predictor(), tmp_path / "out"
     save_checkpoint(model, predictor.network, predictor.card)
@@ -581,8 +580,8 @@ def test_a_killed_one_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not (out / "m.tif").exists()
     shutil.copytree(out, tmp_path / "other")
 
-    def go_on(mask: Path, key: str) -> int:
-        """Predict to the end; how many rows were done after the first ones."""
+    def resume(mask: Path, key: str) -> int:
+        """Predict to the end; returns the first reported number of rows."""
         recorder = Recorder()
         recorder.stage("rows", 700)
         loaded = Predictor.load(model, device="cpu", precision="fp32", memory=MEMORY)
@@ -590,16 +589,16 @@ def test_a_killed_one_goes_on_where_it_was(tmp_path: Path) -> None:
             predict_large(loaded, image, mask, key, recorder)
         return recorder.progress[0][1]
 
-    first = go_on(tmp_path / "whole.tif", "same")
+    first = resume(tmp_path / "whole.tif", "same")
     assert first == rows[0]
-    assert go_on(out / "m.tif", "same") > rows[1]
+    assert resume(out / "m.tif", "same") > rows[1]
     assert (out / "m.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
-    # what was begun with another key is begun anew
-    assert go_on(tmp_path / "other" / "m.tif", "other") == first
+    # rows of another key are discarded
+    assert resume(tmp_path / "other" / "m.tif", "other") == first
 
 
-def test_a_full_disk_is_reported_and_rows_stay(tmp_path: Path, small_disk: Path) -> None:
-    path = draw_large(tmp_path / "a.tif", 1500, 1800)  # a byte for each pixel is too much
+def test_a_full_disk_is_reported_and_rows_are_kept(tmp_path: Path, small_disk: Path) -> None:
+    path = draw_large(tmp_path / "a.tif", 1500, 1800)  # one byte per pixel does not fit
     mask, filler = small_disk / "m.tif", small_disk / "filler"
     filler.write_bytes(bytes(2**20))
     with (
@@ -632,7 +631,7 @@ def test_images_and_videos(
     assert "bad.mp4: " in result.failures[0]
     assert ("predicting", 1, 1) in recorder.progress
     assert recorder.progress[-1] == ("frames of film.mkv", 3, 3)
-    assert len(recorder.notes) == 1, "of videos, not all outputs are written"
+    assert len(recorder.notes) == 1
     again = predict_inputs(predictor, inputs, out, ["overlay"])
     assert again.skipped == result.written
     anew = predict_inputs(predictor, inputs, out, ["overlay"], overwrite=True)
@@ -649,7 +648,7 @@ def test_two_videos_of_one_name(tmp_path: Path, predictor: Predictor, inputs: In
     assert result.failures[0].startswith(f"{other}: ")
 
 
-def test_masks_do_not_land_among_the_videos(
+def test_masks_among_the_videos_are_refused(
     tmp_path: Path, predictor: Predictor, inputs: Inputs
 ) -> None:
     with pytest.raises(ValueError, match=f"{tmp_path}: "):
@@ -657,35 +656,36 @@ def test_masks_do_not_land_among_the_videos(
     assert not (tmp_path / "film-mask.mkv").exists()
 
 
-def test_masks_of_another_video_are_left_and_reported(
+def test_masks_of_another_video_are_kept_and_reported(
     tmp_path: Path, predictor: Predictor, inputs: Inputs
 ) -> None:
     out, video = tmp_path / "out", tmp_path / "film.mkv"
     alone = Inputs([], [video])
-    foreign = out / "film-mask.mkv"
+    mask = out / "film-mask.mkv"
     out.mkdir()
-    foreign.write_bytes(b"of somebody else")
+    mask.write_bytes(b"of another program")
     result = predict_inputs(predictor, alone, out)
-    assert result.failures[0].startswith(f"{foreign}: ")
-    assert foreign.read_bytes() == b"of somebody else"
+    assert result.failures[0].startswith(f"{mask}: ")
+    assert mask.read_bytes() == b"of another program"
     result = predict_inputs(predictor, alone, out, overwrite=True)
     assert (len(result.written), result.failures) == (1, [])
-    # images that come later leave what is known of videos
+    # predicting images keeps the record of videos
     predict_inputs(predictor, Inputs(inputs.images, []), out)
     result = predict_inputs(predictor, alone, out)
     assert (len(result.skipped), result.failures) == (1, [])
-    (out / "film-overlay.mp4").unlink()  # stopped between the two
+    (out / "film-overlay.mp4").unlink()  # as if stopped between the two files
     assert len(predict_inputs(predictor, alone, out).written) == 1
     video.write_bytes(video.read_bytes() + b"another")
-    assert predict_inputs(predictor, alone, out).failures[0].startswith(f"{foreign}: ")
+    assert predict_inputs(predictor, alone, out).failures[0].startswith(f"{mask}: ")
 
 
-def test_a_video_that_is_cut_off_fails_and_has_masks(tmp_path: Path, predictor: Predictor) -> None:
+def test_a_truncated_video_fails_but_has_masks(tmp_path: Path, predictor: Predictor) -> None:
     video = film(tmp_path / "film.mkv", noise(20, 30, 40, 3))
     video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     result = predict_inputs(predictor, Inputs([], [video]), tmp_path / "out")
     assert result.written == [tmp_path / "out" / "film-mask.mkv"]
-    assert "of 20 frames" in result.failures[0]
+    assert str(video) in result.failures[0]
+    assert " 20 " in result.failures[0]
 
 
 def test_notes_name_the_video(
@@ -693,5 +693,5 @@ def test_notes_name_the_video(
 ) -> None:
     far, alone = make_predictor(training={"areas": [10**6, 10**7]}), Inputs([], inputs.videos[:1])
     predict_inputs(far, alone, tmp_path / "out", reporter=recorder)
-    (note,) = recorder.notes  # not for each frame
-    assert note.startswith(f"{tmp_path / 'film.mkv'}: an image of 30 x 40 pixels")
+    (note,) = recorder.notes  # not one per frame
+    assert note.startswith(f"{tmp_path / 'film.mkv'}: 30 x 40 ")

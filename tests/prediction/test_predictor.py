@@ -1,4 +1,4 @@
-"""The path from image to mask, step by step, and what it refuses or warns of."""
+"""Inference from image to mask, step by step; refused inputs and warnings."""
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from plainunet.formats.problems import DataError
 from plainunet.formats.windows import ArrayWindows
 from plainunet.network.checkpoint import Card, save_checkpoint
 from plainunet.network.unet import UNet, deep_logits
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.views import NotFiniteError
 
 from ..models import as_predictor, make_card, make_network
 
@@ -25,19 +27,19 @@ SIZES = [(1, 1), (2, 3), (7, 5), (33, 47), (64, 48), (3, 200), (150, 2), (100, 1
 
 
 def make_predictor(classes: int = 3, channels: int = 3, **settings: Any) -> Predictor:
-    """Make a predictor that fits images in 32 x 48 pixels, unless its settings say otherwise."""
+    """Make a predictor whose input size is 32 x 48 by default."""
     card = make_card(classes, **{"size": (32, 48), **settings})
     return as_predictor(make_network(classes, channels=channels), card)
 
 
 def copy_network(gain: float = 40.0) -> UNet:
-    """Logits that are the three channels of the image, times `gain`."""
+    """A network whose logits are the three channels of the image, times `gain`."""
     network = UNet(in_channels=3, num_classes=3, base_channels=3, depth=2)
     inlet, up = network.inlet, network.ups[-1].conv
     with torch.no_grad():
         for convolution in (inlet[0], inlet[3], up[0], up[3]):
             convolution.weight.zero_()
-            for channel in range(3):  # the skip comes first in what an Up joins
+            for channel in range(3):  # an Up concatenates the skip connection first
                 convolution.weight[channel, channel, 1, 1] = 1
         network.head.weight.copy_(gain * torch.eye(3)[:, :, None, None])
         network.head.bias.zero_()
@@ -51,7 +53,7 @@ def noise(*shape: int, dtype: Any = np.uint8) -> NDArray[Any]:
 def logits_by_hand(
     predictor: Predictor, image: NDArray[Any], box: Size, factor: float = 1
 ) -> torch.Tensor:
-    """The whole way from a uint8 image to logits at its size, step by step: [K, H, W]."""
+    """Logits [K, H, W] of a uint8 image at its own size, computed step by step."""
     height, width = image.shape[:2]
     scale = min(1, box[0] / height, box[1] / width) if box else factor
     small = max(1, round(height * scale)), max(1, round(width * scale))
@@ -82,27 +84,27 @@ def test_equals_the_steps_by_hand(size: tuple[int, int], box: Size, factor: floa
 
 
 def test_every_class_occurs() -> None:
-    # else the comparisons above would be of constants
+    # otherwise the tests above would compare constants
     for num_classes in (2, 3):
         mask = make_predictor(num_classes, size=None).predict(noise(64, 64, 3))
         assert np.bincount(mask.ravel(), minlength=num_classes).min() > 100
 
 
 @pytest.mark.parametrize("size", [(4, 4), (37, 53), (64, 48), (3, 5)])
-def test_network_that_copies_gives_the_image_back(size: tuple[int, int]) -> None:
+def test_a_network_that_copies_returns_the_image(size: tuple[int, int]) -> None:
     mask = noise(*size) % 3
     image = np.eye(3, dtype=np.uint8)[mask] * np.uint8(255)
     predictor = as_predictor(copy_network())
     assert np.array_equal(predictor.predict(image), mask)
 
 
-def test_network_that_copies_at_a_reduced_size() -> None:
+def test_a_network_that_copies_at_a_reduced_size() -> None:
     rows, columns = np.mgrid[:160, :240]
     mask = ((rows - 70) ** 2 + (columns - 100) ** 2 < 50**2).astype(np.uint8)
     mask[120:, 180:] = 2
     image = np.eye(3, dtype=np.uint8)[mask] * np.uint8(255)
     predictor = as_predictor(copy_network(), make_card(3, size=(32, 48)))
-    # a shift by half a working pixel would already lose more
+    # a shift by half an input pixel would already cause more errors
     assert (predictor.predict(image) != mask).mean() < 0.006
 
 
@@ -130,14 +132,14 @@ def test_threshold_of_two_classes(threshold: float, box: Size) -> None:
     assert np.array_equal(predictor.predict(image)[clear], (foreground >= threshold)[clear])
 
 
-def test_grey_is_shown_as_rgb() -> None:
+def test_greyscale_images_are_converted_to_rgb() -> None:
     predictor = make_predictor()
     grey = noise(40, 50)
     wanted = predictor.predict(np.stack([grey] * 3, axis=2))
-    with pytest.warns(UserWarning, match="grey image is shown as RGB"):
+    with pytest.warns(UserWarning, match="RGB"):
         assert np.array_equal(predictor.predict(grey), wanted)
     assert np.array_equal(predictor.predict(grey[..., None]), wanted)
-    predictor.card.training["grey"] = 3  # it was trained on some, so there is no warning
+    predictor.card.training["grey"] = 3  # trained on some, so there is no warning
     again = as_predictor(predictor.network, predictor.card)
     assert np.array_equal(again.predict(grey), wanted)
 
@@ -145,14 +147,14 @@ def test_grey_is_shown_as_rgb() -> None:
 @pytest.mark.parametrize(
     ("channels", "shape", "message"),
     [
-        (3, (40, 50, 2), "2 channels, 3 are needed"),
-        (3, (40, 50, 4), "4 channels, 3 are needed"),
-        (1, (40, 50, 3), "3 channels, 1 are needed"),  # RGB is not made grey
-        (3, (5,), r"\[H, W, C\]"),
-        (3, (1, 5, 6, 3), r"\[H, W, C\]"),
-        (3, (0, 5, 3), "no pixels"),
-        (3, (5, 0, 3), "no pixels"),
-        (3, (0, 0), "no pixels"),
+        (3, (40, 50, 2), r"\b2\b.*\b3\b"),
+        (3, (40, 50, 4), r"\b4\b.*\b3\b"),
+        (1, (40, 50, 3), r"\b3\b.*\b1\b"),  # RGB is not converted to grey
+        (3, (5,), r"\[5\]"),
+        (3, (1, 5, 6, 3), r"\[1, 5, 6, 3\]"),
+        (3, (0, 5, 3), r"\[0, 5, 3\]"),
+        (3, (5, 0, 3), r"\[5, 0, 3\]"),
+        (3, (0, 0), r"\[0, 0, 1\]"),
     ],
 )
 def test_other_shapes_are_refused(channels: int, shape: tuple[int, ...], message: str) -> None:
@@ -160,11 +162,12 @@ def test_other_shapes_are_refused(channels: int, shape: tuple[int, ...], message
         make_predictor(channels=channels).predict(noise(*shape))
 
 
-def test_floats_that_are_infinite_are_refused() -> None:
+def test_infinite_values_are_refused() -> None:
     image = np.zeros((40, 50, 3), np.float32)
     image[3, 4, 1] = np.inf
-    with pytest.raises(ValueError, match="infinite or not a number"):
+    with pytest.raises(DataError) as caught:
         make_predictor().predict(image)
+    assert caught.value.code == "not-finite"
 
 
 @pytest.mark.parametrize("channels", [3, 5])
@@ -174,12 +177,12 @@ def test_float_images_of_many_channels(channels: int) -> None:
 
 
 @pytest.mark.parametrize("box", [None, (32, 48)])
-def test_sixteen_bits_equal_their_eight_bit_twin(box: Size) -> None:
+def test_16_bit_images_equal_their_8_bit_version(box: Size) -> None:
     predictor = make_predictor(size=box)
     eight = noise(60, 70, 3)
     sixteen = eight.astype(np.uint16) * np.uint16(257)  # 255 * 257 = 65535
     one, other = predictor.probabilities(eight), predictor.probabilities(sixteen)
-    # at a reduced size the averages of 8-bit values are rounded
+    # reducing rounds the averages of 8-bit values
     assert np.abs(one - other).max() < (1e-5 if box is None else 0.1)
     assert (predictor.predict(eight) == predictor.predict(sixteen)).mean() > 0.97
     unit = predictor.probabilities(eight.astype(np.float64) / 255)
@@ -201,7 +204,7 @@ def test_an_image_prepared_in_another_thread_has_the_same_mask(channels: int, dt
         prepared = reader.submit(predictor.prepare, image).result()
     assert isinstance(prepared, ArrayWindows)
     reduced = set(prepared.reduced)
-    # a grey image is reduced once it is shown as RGB
+    # a grey image is converted to RGB before it is reduced
     assert reduced == ({(32, 41), (48, 62)} if channels == 3 else set())
     mask = np.concatenate(list(predictor.mask_bands(prepared)))
     assert np.array_equal(mask, predictor.predict(image))
@@ -221,7 +224,7 @@ def test_layout_in_memory_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_leaves_the_mode_of_the_network(training: bool) -> None:
+def test_the_mode_of_the_network_is_kept(training: bool) -> None:
     predictor = make_predictor()
     image = noise(40, 50, 3)
     wanted = predictor.predict(image)
@@ -234,15 +237,15 @@ def test_leaves_the_mode_of_the_network(training: bool) -> None:
         assert torch.equal(value, before[name])
 
 
-def test_leaves_the_mode_of_the_network_after_a_failure() -> None:
+def test_the_mode_of_the_network_is_kept_after_a_failure() -> None:
     predictor = make_predictor(size=(3, 3))  # smaller than 2 ** depth
     predictor.network.train()
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(ValueError, match=r"3 x 3 .* 4 x 4"):
         predictor.predict(noise(3, 3, 3))
     assert predictor.network.training
 
 
-def test_network_alone_takes_images_at_their_own_size() -> None:
+def test_without_a_card_images_keep_their_own_size() -> None:
     mask = noise(20, 24) % 3
     image = np.eye(3, dtype=np.uint8)[mask] * np.uint8(255)
     network = copy_network()
@@ -254,7 +257,7 @@ def test_network_alone_takes_images_at_their_own_size() -> None:
 
 def test_unknown_device_and_precision() -> None:
     network = UNet(base_channels=2, depth=1)
-    with pytest.raises(ValueError, match="usable are auto"):
+    with pytest.raises(ValueError, match="--device gpu"):
         Predictor(network, device="gpu")
     with pytest.raises(ValueError, match="fp8"):
         Predictor(network, device="cpu", precision="fp8")
@@ -266,8 +269,8 @@ def test_loaded_checkpoint_predicts_the_same(tmp_path: Path, classes: int) -> No
     path = tmp_path / "best.safetensors"
     save_checkpoint(path, predictor.network, predictor.card)
     wanted = predictor.probabilities(image)
-    for given in (path, str(path), [path, path]):
-        loaded = Predictor.load(given, device="cpu", precision="fp32")
+    for paths in (path, str(path), [path, path]):
+        loaded = Predictor.load(paths, device="cpu", precision="fp32")
         assert loaded.card == predictor.card
         # batch normalisation is folded into the convolutions
         assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in loaded.network.modules())
@@ -283,7 +286,7 @@ def test_bf16_is_close() -> None:
     assert np.abs(rough.probabilities(image) - predictor.probabilities(image)).mean() < 0.05
 
 
-def test_results_need_no_gradient_and_can_be_changed() -> None:
+def test_results_are_writable_and_the_network_stays_trainable() -> None:
     predictor, image = make_predictor(), noise(32, 48, 3)
     mask, probabilities = predictor.predict(image), predictor.probabilities(image)
     mask[0, 0] = 1
@@ -294,7 +297,7 @@ def test_results_need_no_gradient_and_can_be_changed() -> None:
 
 
 @pytest.mark.parametrize("size", [(61, 83), (5, 40), (420, 30)])
-def test_valid_convolutions_see_a_mirrored_image(size: tuple[int, int]) -> None:
+def test_valid_convolutions_get_a_mirrored_image(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     network = UNet(3, 2, 2, 2, normalisation="none", valid=True).eval()
     image = noise(*size, 3)
@@ -313,13 +316,13 @@ def test_the_smallest_images_are_padded_as_the_network_needs(kind: Any) -> None:
         assert predictor.predict(noise(*size, 3)).shape == size
 
 
-def test_logits_that_are_not_finite_are_refused() -> None:
+def test_non_finite_logits_are_refused() -> None:
     predictor = make_predictor()
     norm = next(m for m in predictor.network.modules() if isinstance(m, torch.nn.BatchNorm2d))
     norm.running_var.fill_(-5)
-    for ask in (predictor.predict, predictor.probabilities):
-        with pytest.raises(ValueError, match="not finite"):
-            ask(noise(32, 48, 3))
+    for run in (predictor.predict, predictor.probabilities):
+        with pytest.raises(NotFiniteError):
+            run(noise(32, 48, 3))
 
 
 @pytest.mark.parametrize(
@@ -332,11 +335,11 @@ def test_logits_that_are_not_finite_are_refused() -> None:
         ({"scales": ()}, "scales"),
         ({"scales": (-1,)}, "scales"),
         ({"tta": "spin"}, "tta"),
-        ({"treshold": 0.3}, "did you mean 'threshold'"),
-        ({"others": ("b.safetensors",)}, "unknown key 'others'"),
+        ({"treshold": 0.3}, "'treshold'.*'threshold'"),
+        ({"others": ("b.safetensors",)}, "'others'"),
     ],
 )
-def test_impossible_settings_are_refused(
+def test_invalid_settings_are_refused(
     tmp_path: Path, instead: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "a.safetensors"
@@ -345,32 +348,35 @@ def test_impossible_settings_are_refused(
         Predictor.load(path, **instead)
 
 
-def test_a_threshold_is_for_two_classes(tmp_path: Path) -> None:
+def test_a_threshold_needs_two_classes(tmp_path: Path) -> None:
     image = noise(50, 60, 3)
     masks = [make_predictor(3, threshold=threshold).predict(image) for threshold in (0.1, 0.9)]
     assert np.array_equal(*masks)
     path = tmp_path / "a.safetensors"
     save_checkpoint(path, make_network(3), make_card(3))
-    with pytest.raises(ValueError, match="this model has 3"):
+    with pytest.raises(ValueError, match=r"--threshold .* 3 "):
         Predictor.load(path, threshold=0.3)
-    with pytest.raises(ValueError, match="Give a checkpoint"):
+
+
+def test_no_checkpoint_is_an_error() -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 -- there is nothing to name
         Predictor.load([])
 
 
-def test_networks_of_other_classes_are_refused() -> None:
+def test_ensembles_with_different_classes_are_refused() -> None:
     network = UNet(3, 2, base_channels=2, depth=1)
     names = ("ground", "thing")
     two, turned = (Card(each, default_colors(2), size=None) for each in (names, names[::-1]))
     three = Card((*names, "other"), default_colors(3), size=None)
     Predictor(network, two, others=[(network, two)], device="cpu")
-    with pytest.raises(ValueError, match="3 class names for a network of 2 classes"):
+    with pytest.raises(ValueError, match=r"^3 .* 2 "):
         Predictor(network, three, device="cpu")
-    with pytest.raises(ValueError, match="have ground, thing and thing, ground"):
+    with pytest.raises(ValueError, match="ground, thing and thing, ground"):
         Predictor(network, two, others=[(network, turned)], device="cpu")
 
 
 def warnings_of(predictor: Predictor, *images: NDArray[Any]) -> list[str]:
-    """The warnings of predicting images; each points at the caller's line."""
+    """The warnings of predicting images; each points to this file."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for number, image in enumerate(images):
@@ -384,14 +390,14 @@ def test_warnings_of_sizes_far_from_the_training_images() -> None:
     near = [noise(*size, 3) for size in ((25, 40), (15, 15), (150, 150))]
     assert warnings_of(predictor, *near) == []
     small, large = warnings_of(predictor, noise(10, 10, 3), noise(160, 160, 3))
-    assert "10 x 10 pixels" in small
-    assert "1,000 to 4,000 pixels" in large
-    # at the scale of training no image is far
+    assert "10 x 10" in small
+    assert "1,000 to 4,000" in large
+    # without a fixed input size, no area is unusual
     at_scale = make_predictor(size=None, training={"areas": [1000, 4000]})
     assert warnings_of(at_scale, noise(300, 300, 3)) == []
 
 
-def test_warnings_of_other_values_come_once() -> None:
+def test_warnings_of_other_types_appear_once() -> None:
     predictor, image = make_predictor(training={"dtypes": ["uint16"]}), noise(32, 48, 3)
     assert warnings_of(predictor, image.astype(np.uint16), image.astype(np.float32) / 255) == []
     grey = noise(32, 48, 1).astype(np.uint16)
@@ -401,11 +407,12 @@ def test_warnings_of_other_values_come_once() -> None:
     assert "grey" in of_grey
 
 
-def test_warnings_of_floats_that_are_not_0_to_1() -> None:
+def test_warnings_of_floats_above_1() -> None:
     image = noise(300, 400, 3).astype(np.float32)
     predictor = make_predictor(training={"dtypes": ["uint8"]})
     assert warnings_of(predictor, image / 255) == []
     (message,) = warnings_of(predictor, image, image)
-    assert "float32 values up to 25" in message
+    assert "float32" in message
+    assert " 255" in message
     assert "uint8" in message
     assert warnings_of(make_predictor(training={"dtypes": ["float32"]}), image) == []

@@ -1,4 +1,4 @@
-"""Which model made the masks of a folder, and from what."""
+"""The record of a folder of masks: their model and images."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def predictor(seed: int = 0, **settings: object) -> Predictor:
     return as_predictor(UNet(base_channels=2, depth=2), card)
 
 
-def test_the_record_holds_what_numbers_mean(tmp_path: Path) -> None:
+def test_the_record_holds_classes_and_threshold(tmp_path: Path) -> None:
     write_record(tmp_path, predictor(threshold=0.25))
     record = json.loads((tmp_path / RECORD).read_text())
     assert record["classes"][1] == {"id": 1, "name": "leaf", "color": [255, 10, 20]}
@@ -50,7 +50,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_masks_of_the_same_model_may_stay(tmp_path: Path, other: dict[str, int]) -> None:
+def test_only_masks_of_the_same_model_are_accepted(tmp_path: Path, other: dict[str, int]) -> None:
     require_same(tmp_path, predictor().digest())
     write_record(tmp_path, predictor())
     require_same(tmp_path, predictor().digest())
@@ -59,14 +59,14 @@ def test_masks_of_the_same_model_may_stay(tmp_path: Path, other: dict[str, int])
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
-def test_a_record_of_nobody_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_record_without_a_digest_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / RECORD).write_text(content)
     with pytest.raises(ValueError, match="--overwrite"):
         require_same(tmp_path, predictor().digest())
 
 
 @pytest.mark.parametrize("name", ["m.png", "m.tif"])
-def test_a_mask_holds_what_it_was_made_from(tmp_path: Path, name: str) -> None:
+def test_a_mask_stores_its_model_and_image(tmp_path: Path, name: str) -> None:
     image, mask = tmp_path / "a.jpg", tmp_path / name
     image.write_bytes(b"12345")
     write = write_mask if mask.suffix == ".png" else write_tiff_mask
@@ -76,15 +76,15 @@ def test_a_mask_holds_what_it_was_made_from(tmp_path: Path, name: str) -> None:
     write(mask, ids, colors, key=key)
     assert read_key(mask) == key
     require_own(mask, key)
-    for other in (b"123456", b"12945"):  # another image of the same name, perhaps as large
+    for other in (b"123456", b"12945"):  # another image of the same name, or also the same size
         image.write_bytes(other)
         with pytest.raises(ValueError, match="--overwrite"):
             require_own(mask, mask_key(digest, image))
-    write(mask, ids, colors, key=f"{key}1")  # nor is one of 51 bytes one of 5
+    write(mask, ids, colors, key=f"{key}1")  # the whole key counts, not its beginning
     with pytest.raises(ValueError, match="--overwrite"):
         require_own(mask, key)
     write(mask, ids, colors, key=key)
-    image.unlink()  # of an image that is gone, the model is all that can be known
+    image.unlink()  # without the image, only the model can be compared
     require_own(mask, mask_key(digest, image))
     for other in OTHERS:
         with pytest.raises(ValueError, match="--overwrite"):
@@ -92,7 +92,7 @@ def test_a_mask_holds_what_it_was_made_from(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["m.png", "m.tif"])
-def test_a_mask_of_nobody_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_mask_without_a_key_is_refused(tmp_path: Path, name: str) -> None:
     write = write_mask if name == "m.png" else write_tiff_mask
     write(tmp_path / name, np.zeros((4, 5), np.uint8), ((0, 0, 0), (255, 10, 20)))
     (tmp_path / f"damaged-{name}").write_bytes(b"mine")
@@ -102,7 +102,7 @@ def test_a_mask_of_nobody_is_refused(tmp_path: Path, name: str) -> None:
             require_own(tmp_path / each, "abc")
 
 
-def test_lists_of_others_are_not_replaced(tmp_path: Path) -> None:
+def test_lists_of_other_programs_are_not_replaced(tmp_path: Path) -> None:
     require_no_lists(tmp_path, ["areas.csv", "coco.json"])
     (tmp_path / "coco.json").write_text("{}")
     require_no_lists(tmp_path, ["areas.csv"])
@@ -112,7 +112,7 @@ def test_lists_of_others_are_not_replaced(tmp_path: Path) -> None:
     require_no_lists(tmp_path, ["areas.csv", "coco.json"])
 
 
-def test_what_is_known_of_videos_is_of_one_model(tmp_path: Path) -> None:
+def test_the_record_of_videos_is_of_one_model(tmp_path: Path) -> None:
     write_record(tmp_path, predictor())
     assert video_size(tmp_path, "film-mask.mkv") is None
     note_video(tmp_path, "film-mask.mkv", 123)

@@ -1,4 +1,4 @@
-"""Tiles against one pass: equal by valid convolutions, and near by padded ones."""
+"""Tiles compared with one pass: equal for valid convolutions, close for padded ones."""
 
 import shutil
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def valid(depth: int) -> TorchBackend:
 
 
 def padded(normalisation: str = "batch", depth: int = 2, classes: int = 3) -> TorchBackend:
-    """A network whose batch statistics are not those that it began with."""
+    """A padded network with trained batch statistics."""
     network = make_network(classes, depth, channels=1, depth=depth, normalisation=normalisation)
     return TorchBackend(network, "cpu", "fp32")
 
@@ -48,7 +48,7 @@ def noise(height: int, width: int) -> Image:
 
 
 class Whole:
-    """An image [H, W, C] that is in memory."""
+    """An image [H, W, C] in memory."""
 
     def __init__(self, image: Image) -> None:
         self.image, self.size = image, (image.shape[0], image.shape[1])
@@ -60,7 +60,7 @@ class Whole:
 
 
 def joined(bands: Iterator[tuple[int, Tensor]], first: int = 0) -> Tensor:
-    """All rows from the first one on; bands follow one another."""
+    """All rows from `first` on, from consecutive bands."""
     done, parts = None, []
     for top, band in bands:
         assert done is None or top == done
@@ -71,7 +71,7 @@ def joined(bands: Iterator[tuple[int, Tensor]], first: int = 0) -> Tensor:
 
 
 def count_passes(backend: TorchBackend) -> list[tuple[int, ...]]:
-    """The shapes [N, C, H, W] of what the network sees from now on."""
+    """Record the shapes [N, C, H, W] of the network's inputs from now on."""
     shapes: list[tuple[int, ...]] = []
     backend.network.register_forward_hook(
         lambda _, inputs, __: shapes.append(tuple(inputs[0].shape))
@@ -96,7 +96,7 @@ def test_tiles_equal_one_pass(depth: int, height: int, width: int) -> None:
         whole = deep_logits(backend.network, batch)[0][0]
     assert whole.std() > 1e-3
     shapes = count_passes(backend)
-    for area in (1, 5000):  # tile by tile, or several together
+    for area in (1, 5000):  # one tile per pass, or several
         tiled = overlap(backend, image, 20, area)
         assert tiled.shape == (3, height, width)
         torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=1e-5)
@@ -120,23 +120,23 @@ def test_the_papers_tiles_step_by_384() -> None:
 
 
 def test_padded_convolutions_are_refused() -> None:
-    with pytest.raises(ValueError, match="valid"):
+    with pytest.raises(ValueError, match="valid=True"):
         overlap(padded(), noise(32, 32), 8)
 
 
 @pytest.mark.parametrize(("height", "width"), [(200, 300), (97, 333), (128, 129), (60, 400)])
-def test_blended_tiles_are_near_one_pass(height: int, width: int) -> None:
+def test_blended_tiles_are_close_to_one_pass(height: int, width: int) -> None:
     backend, image = padded(), noise(height, width)
     whole = backend.run(image[None])[0]
     tiled = blend(backend, image, 96, 48)
     assert tiled.shape == whole.shape
     assert (tiled - whole).abs().mean() < 0.01 * whole.std()
-    # more overlap than the network sees: where no tile ends, tiles see what one pass sees
+    # the overlap exceeds the receptive field: far from tile edges, tiles equal one pass
     torch.testing.assert_close(tiled[..., :24, :24], whole[..., :24, :24], rtol=1e-4, atol=1e-5)
 
 
 def test_weights_of_tiles_sum_to_one() -> None:
-    """What every tile gives alike comes out alike."""
+    """If all tiles have equal logits, so has the result."""
     backend = padded()
     with torch.no_grad():
         for weight in backend.network.parameters():
@@ -148,13 +148,13 @@ def test_weights_of_tiles_sum_to_one() -> None:
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(30, 8), (32, 6), (32, 32), (32, 0)])
-def test_tiles_out_of_phase_are_refused(tile: int, overlap: int) -> None:
-    with pytest.raises(ValueError, match="out of phase"):
+def test_misaligned_tiles_are_refused(tile: int, overlap: int) -> None:
+    with pytest.raises(ValueError, match=rf"{tile} x {tile} .* {overlap}\b"):
         blend(padded(), noise(64, 64), tile, overlap)
 
 
-def test_a_tile_takes_what_may_be_computed_at_a_time() -> None:
-    """So little is computed twice, where tiles overlap."""
+def test_tiles_are_as_large_as_the_limit() -> None:
+    """Larger tiles spend less on overlap."""
     backend = padded()
     shapes = count_passes(backend)
     side, area = 1800, 900 * 900
@@ -166,7 +166,7 @@ def test_a_tile_takes_what_may_be_computed_at_a_time() -> None:
 
 @pytest.mark.parametrize(("normalisation", "passes"), [("batch", True), ("group", False)])
 def test_large_images_are_tiled(normalisation: str, passes: bool) -> None:
-    """Unless the network's normalisation would see the tile."""
+    """Not with group normalisation, whose statistics would be those of the tile."""
     backend = padded(normalisation)
     shapes = count_passes(backend)
     image = Whole(noise(700, 400))
@@ -176,13 +176,13 @@ def test_large_images_are_tiled(normalisation: str, passes: bool) -> None:
     most = 4 * 600 * 400
     tiled = joined(logit_bands(backend, image, most))
     assert (len(shapes) > 2) == passes
-    if passes:  # and no more at a time than was allowed
+    if passes:  # within the limit
         assert max(4 * n * height * width for n, _, height, width in shapes[1:]) <= most
     assert (tiled - whole).abs().mean() < 0.01 * whole.std()
 
 
-def test_tiles_of_wide_images_are_low() -> None:
-    """A band is as wide as the image, so where memory is short it has fewer rows."""
+def test_tiles_of_wide_images_have_fewer_rows() -> None:
+    """A band is as wide as the image, so memory limits its rows."""
     values = 2 * 1024 * 1024
     backend = padded(depth=3)
     shapes = count_passes(backend)
@@ -191,7 +191,7 @@ def test_tiles_of_wide_images_are_low() -> None:
     assert {shape[2] for shape in shapes} == {464, 264}
     assert max(shape[0] * shape[2] * shape[3] for shape in shapes) <= values // 4
     assert max(band.numel() * 4 for band in bands) <= values * 8
-    # bands of two classes hold one channel, so they have more rows
+    # bands of two classes have one channel, so they may have more rows
     for classes, is_high in ((3, False), (2, True)):
         backend = padded(depth=3, classes=classes)
         shapes = count_passes(backend)
@@ -207,8 +207,8 @@ def test_memory_becomes_values() -> None:
 
 
 @pytest.mark.parametrize("backend", [padded(depth=3), valid(2)])
-def test_tiles_have_a_least_size(backend: TorchBackend) -> None:
-    """Below what the smallest takes nothing changes, and above it something does."""
+def test_tiles_have_a_minimum_size(backend: TorchBackend) -> None:
+    """A limit below `least_values` changes nothing, one above it does."""
     shapes = count_passes(backend)
 
     def largest(values: int) -> int:
@@ -219,12 +219,12 @@ def test_tiles_have_a_least_size(backend: TorchBackend) -> None:
     least = least_values(backend)
     assert largest(1) == largest(least) == least // backend.base_channels
     assert largest(4 * least) > largest(least)
-    assert least_values(padded("group")) > 2**60, "there are no tiles"
+    assert least_values(padded("group")) > 2**60, "it cannot tile"
 
 
 @pytest.mark.parametrize("first", [0, 1, 15, 16, 63, 64, 100, 149])
-def test_what_is_not_needed_is_left_out(first: int) -> None:
-    """What is left is what it would have been."""
+def test_tiles_above_the_first_row_are_skipped(first: int) -> None:
+    """The remaining rows do not change."""
     image = Whole(noise(150, 100))
     for backend, bands in [
         (padded(), partial(blend_bands, tile=(64, 64), overlap=16)),
@@ -244,7 +244,7 @@ def test_what_is_not_needed_is_left_out(first: int) -> None:
 def checkpoint(
     request: pytest.FixtureRequest, data_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A network trained on membranes at full resolution, for seconds."""
+    """A network trained for a few seconds on ISBI 2012 at full resolution."""
     folder = tmp_path_factory.mktemp("membranes")
     for number in range(6):
         for kind in ("images", "masks"):
@@ -259,7 +259,7 @@ def checkpoint(
 
 
 def mosaic(folder: Path, side: int) -> NDArray[np.uint8]:
-    """Slices side by side, cut to a square."""
+    """A mosaic of slices, cropped to a square."""
     slices = [read_image(path) for path in sorted(folder.glob("*.png"))]
     count = -(-side // 512)
     rows = [
@@ -286,6 +286,6 @@ def test_tiles_agree_with_one_pass(
         tiled = as_predictor(network, card, memory=room)
         change = np.abs(tiled.probabilities(image)[1] - wanted)
         other = ((wanted > 0.5) != (tiled.predict(image) == 1)).mean()
-        assert 0 < change.max() < 0.25, "in tiles, and not torn apart"
+        assert 0 < change.max() < 0.25, "tiled, without strong seams"
         assert change.mean() < 4e-4
         assert other < 4e-4

@@ -1,5 +1,7 @@
-"""Each frame of a video has its mask."""
+"""Prediction of videos, frame by frame."""
 
+import errno
+import os
 from pathlib import Path
 
 import cv2
@@ -14,7 +16,7 @@ from .conftest import COLORS, Recorder, film, noise
 
 
 def square(count: int = 7) -> NDArray[np.uint8]:
-    """Frames of a square that moves."""
+    """Frames of a moving square."""
     frames = np.full((count, 47, 63, 3), 30, np.uint8)
     for number in range(count):
         frames[number, 10:30, 5 * number : 5 * number + 20] = (90, 200, 20)
@@ -49,15 +51,15 @@ def test_each_frame_has_its_mask(tmp_path: Path, predictor: Predictor, recorder:
     assert recorder.progress == [("frames of film.mkv", done, 7) for done in range(1, 8)]
 
 
-def test_what_is_no_video_leaves_nothing(tmp_path: Path, predictor: Predictor) -> None:
+def test_an_unreadable_video_leaves_no_files(tmp_path: Path, predictor: Predictor) -> None:
     video = tmp_path / "film.mp4"
     video.write_bytes(b"no video")
-    with pytest.raises(ValueError, match=r"film\.mp4: not a video"):
+    with pytest.raises(ValueError, match=r"film\.mp4: "):
         predict_video(predictor, video, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_one_that_stops_leaves_nothing(tmp_path: Path, predictor: Predictor) -> None:
+def test_an_interrupted_video_leaves_no_files(tmp_path: Path, predictor: Predictor) -> None:
     class Stop(Recorder):
         def advance(self, done: int) -> None:
             raise KeyboardInterrupt
@@ -67,21 +69,24 @@ def test_one_that_stops_leaves_nothing(tmp_path: Path, predictor: Predictor) -> 
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_one_that_is_cut_off_is_an_error(tmp_path: Path, predictor: Predictor) -> None:
+def test_a_truncated_video_is_an_error(tmp_path: Path, predictor: Predictor) -> None:
     video = film(tmp_path / "film.mkv", noise(20, 80, 60, 3))
     whole = video.read_bytes()
     video.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CutOffError, match=r"film\.mkv: ends after \d+ of 20 frames"):
+    with pytest.raises(CutOffError) as caught:
         predict_video(predictor, video, tmp_path / "out")
     images, _ = frames(video)
     masks, _ = frames(video_paths(video, tmp_path / "out")[0])
     assert 0 < len(masks) == len(images) < 20
+    assert f" {len(masks)} of 20 " in str(caught.value)
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path, predictor: Predictor, small_disk: Path) -> None:
+def test_a_full_disk_leaves_no_files(
+    tmp_path: Path, predictor: Predictor, small_disk: Path
+) -> None:
     video = film(tmp_path / "film.mkv", square(40))
     out = small_disk / "out"
     (small_disk / "filler").write_bytes(bytes(2**21 - 2**13))
-    with pytest.raises(OSError, match=r"film-.* cannot be written \(No space left on device\)"):
+    with pytest.raises(OSError, match=rf"film-.*{os.strerror(errno.ENOSPC)}"):
         predict_video(predictor, video, out)
     assert list(out.iterdir()) == []

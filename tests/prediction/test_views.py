@@ -1,4 +1,4 @@
-"""Views against whole images and whole logits; their mean against the mean of probabilities."""
+"""Views compared with whole images and logits; test-time augmentation, scales and ensembles."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from plainunet.formats.windows import ArrayWindows, open_windows
 from plainunet.network.unet import UNet
 from plainunet.prediction import views
 from plainunet.prediction.backends import TorchBackend, Turn, log_mean, turn_back, turn_images
-from plainunet.prediction.views import TTA, ReducedImage, enlarge, in_step, row_above
+from plainunet.prediction.views import TTA, ReducedImage, aligned_bands, enlarge, row_above
 
 from ..models import as_predictor, make_card, make_network, make_predictor
 
@@ -24,12 +24,12 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
 
 @pytest.mark.parametrize("how", TTA["turns"])
-def test_a_turn_is_undone(how: Turn) -> None:
+def test_turn_back_undoes_turn_images(how: Turn) -> None:
     batch = torch.rand(2, 3, 5, 8)
     assert torch.equal(turn_back(turn_images(batch, how), how), batch)
 
 
-def test_the_turns_are_all_of_a_square() -> None:
+def test_turns_are_all_symmetries_of_a_square() -> None:
     square = torch.arange(9.0).reshape(1, 1, 3, 3)
     for name, count in (("none", 1), ("mirror", 2), ("flips", 4), ("turns", 8)):
         seen = {tuple(turn_images(square, how).flatten().tolist()) for how in TTA[name]}
@@ -41,7 +41,7 @@ def test_the_turns_are_all_of_a_square() -> None:
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("tta", ["mirror", "flips", "turns"])
-def test_probabilities_are_the_mean_over_turned_images(tta: str, classes: int) -> None:
+def test_probabilities_are_the_mean_over_augmented_views(tta: str, classes: int) -> None:
     plain = make_predictor(classes)
     wanted = np.zeros((classes, 48, 64))
     for quarters, flip in TTA[tta]:
@@ -54,7 +54,7 @@ def test_probabilities_are_the_mean_over_turned_images(tta: str, classes: int) -
     assert (got.predict(IMAGE) == wanted.argmax(axis=0)).mean() > 0.999
 
 
-def test_valid_convolutions_are_turned_as_well() -> None:
+def test_augmentation_with_valid_convolutions() -> None:
     network = make_network(valid=True)
     plain, mean = (as_predictor(network, make_card(tta=tta)) for tta in ("none", "mirror"))
     mirrored = plain.probabilities(IMAGE[:, ::-1])[..., ::-1]
@@ -99,18 +99,18 @@ def test_log_mean(classes: int) -> None:
     assert log_mean(several[:1], 0) is several[0]
 
 
-def test_log_mean_of_what_is_certain() -> None:
-    """Where probabilities are 0 and 1 in float32, the mean still is a number."""
+def test_log_mean_of_certain_predictions() -> None:
+    """The mean is finite even if probabilities are 0 and 1 in float32."""
     sure = torch.tensor([[[500.0]]]), torch.tensor([[[-500.0]]])
     assert log_mean(sure, 0).abs() < 1e-3
     assert log_mean([sure[0], sure[0]], 0) > 400
 
 
-def test_in_step() -> None:
+def test_aligned_bands() -> None:
     whole = torch.rand(2, 10, 3)
     cuts = [(0, 10), (0, 3, 4, 10), (0, 1, 9, 10)]
     streams = [iter([whole[:, a:b] for a, b in pairwise(cut)]) for cut in cuts]
-    bands = list(in_step(streams))
+    bands = list(aligned_bands(streams))
     assert len(bands) == 5
     for number in range(3):
         assert torch.equal(torch.cat([band[number] for band in bands], dim=1), whole)
@@ -121,7 +121,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.mark.parametrize("size", [(97, 130), (50, 61), (13, 17), (96, 130), (1, 1)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_reduced_by_parts_it_is_the_image_reduced(
+def test_reducing_in_parts_equals_reducing_at_once(
     tmp_path: Path, size: tuple[int, int], dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = RNG.integers(0, np.iinfo(dtype).max, (97, 130, 5), dtype=dtype)
@@ -140,7 +140,7 @@ def test_reduced_by_parts_it_is_the_image_reduced(
             np.testing.assert_allclose(part, wanted, atol=2e-6)
 
 
-def test_in_memory_it_is_reduced_at_once() -> None:
+def test_images_in_memory_are_reduced_at_once() -> None:
     image = RNG.integers(0, 256, (97, 130, 3), dtype=np.uint8)
     part = ReducedImage(ArrayWindows(image), (40, 50), (40, 50)).read(3, 5, 20, 30)
     expected = to_unit(resize(image, (40, 50)))[3:23, 5:35]
@@ -151,7 +151,7 @@ def test_in_memory_it_is_reduced_at_once() -> None:
 @pytest.mark.parametrize("wanted", [(300, 131), (50, 61), (97, 200), (1, 1), (96, 3)])
 @pytest.mark.parametrize("bands", [[97], [1] * 97, [40, 1, 50, 6]])
 @pytest.mark.parametrize("at_once", [1, 7, 1000])
-def test_enlarged_by_bands_they_are_the_logits_enlarged(
+def test_enlarging_in_bands_equals_enlarging_at_once(
     wanted: tuple[int, int], bands: list[int], at_once: int
 ) -> None:
     backend = TorchBackend(UNet(base_channels=1, depth=1), "cpu")
@@ -170,7 +170,9 @@ def test_enlarged_by_bands_they_are_the_logits_enlarged(
 
 
 @pytest.mark.parametrize("size", [(96, 128), None])
-def test_from_a_row_on_bands_are_those_of_the_whole(size: tuple[int, int] | None) -> None:
+def test_bands_from_a_later_row_equal_those_of_the_whole_image(
+    size: tuple[int, int] | None,
+) -> None:
     one = make_predictor(size=size)
     whole = np.concatenate(list(one.mask_bands(ArrayWindows(IMAGE))))
     for first in (0, 1, 17, 47):

@@ -1,4 +1,4 @@
-"""What a person sees: plain lines without a terminal, a live screen on one."""
+"""Progress: plain lines without a terminal, live bars on one."""
 
 import re
 from contextlib import nullcontext
@@ -16,16 +16,16 @@ from plainunet.terminal.screen import Screen
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 MIB, GIB = 2**20, 2**30
 Event = tuple[Any, ...]
-"""A method of `Reporter`, and what it is told."""
+"""A method of `Reporter` and its arguments."""
 
 
-def tell(screen: Screen, event: Event) -> None:
-    name, *told = event
-    getattr(screen, name)(*told)
+def send(screen: Screen, event: Event) -> None:
+    name, *arguments = event
+    getattr(screen, name)(*arguments)
 
 
 def step(number: int, steps: int, epoch_steps: int, **other: Any) -> Event:
-    """A step of a run; all are as much work."""
+    """A step of a run; all steps have the same work."""
     values: dict[str, Any] = {
         **{"loss": 0.9, "images_per_second": 10.0, "learning_rate": 2e-3, "memory": 300 * MIB},
         **{"epoch": number // epoch_steps, "step": number, "steps": steps},
@@ -66,7 +66,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock that stands still unless the test moves it; and plain lines for every step."""
+    """A clock that only the test moves, and plain lines for every step."""
     clock = Clock()
     monkeypatch.setattr(screens.time, "monotonic", lambda: clock.now)
     monkeypatch.setattr(screens, "_PLAIN_PERIOD", -1.0)
@@ -82,16 +82,16 @@ def shown(
     )
     with pytest.raises(type(error)) if error else nullcontext(), Screen(console) as screen:
         for event in events:
-            tell(screen, event)
+            send(screen, event)
         if error:
             raise error
     return file.getvalue()
 
 
-def test_without_a_terminal_there_are_plain_lines(clock: Clock, monkeypatch: Any) -> None:
+def test_plain_lines_without_a_terminal(clock: Clock, monkeypatch: Any) -> None:
     monkeypatch.setattr(screens, "_PLAIN_PERIOD", 30.0)
     note, *epochs = shown(RUN, terminal=False, width=20).splitlines()
-    assert note == "8 pairs, named [bold]a[/bold] and [/b]"  # a line stays one
+    assert note == "8 pairs, named [bold]a[/bold] and [/b]"  # not wrapped
     assert epochs == [
         "epoch   1  48x64  loss 0.1235  val Dice 0.5000  learning rate 1.5e-03  31.2 images/s  7 s"
         "  memory 300 MiB  left 0:00:00",
@@ -100,7 +100,7 @@ def test_without_a_terminal_there_are_plain_lines(clock: Clock, monkeypatch: Any
     ]
 
 
-def test_without_a_terminal_a_long_epoch_still_speaks(clock: Clock) -> None:
+def test_plain_lines_within_a_long_epoch(clock: Clock) -> None:
     lines = shown(RUN, terminal=False).splitlines()
     steps = [line for line in lines if "step" in line]
     assert steps == [
@@ -120,27 +120,27 @@ def lines_at(clock: Clock, events: list[tuple[float, Event]]) -> list[str]:
     file = StringIO()
     with Screen(Console(file=file, width=200)) as screen:
         for clock.now, event in events:
-            tell(screen, event)
+            send(screen, event)
     return file.getvalue().splitlines()
 
 
-def test_a_plain_line_comes_after_half_a_minute(clock: Clock, monkeypatch: Any) -> None:
+def test_plain_lines_every_half_minute(clock: Clock, monkeypatch: Any) -> None:
     monkeypatch.setattr(screens, "_PLAIN_PERIOD", 30.0)
     lines = lines_at(clock, [(1007.0 + 7 * n, step(n, 1000, 100)) for n in range(100)])
     # seconds 35, 70, ...
     assert [int(line.split()[3].split("/")[0]) for line in lines] == list(range(5, 101, 5))
     clock.now = 1000.0
-    judging = [(1000.0 + 12 * n, ("advance", n)) for n in range(1, 10)]
-    lines = lines_at(clock, [(1000.0, ("stage", "judging", 9)), *judging])
-    assert lines == ["judging 3/9", "judging 6/9", "judging 9/9"]
+    stage = [(1000.0 + 12 * n, ("advance", n)) for n in range(1, 10)]
+    lines = lines_at(clock, [(1000.0, ("stage", "reading", 9)), *stage])
+    assert lines == ["reading 3/9", "reading 6/9", "reading 9/9"]
 
 
 def left(clock: Clock, events: list[tuple[float, Event]]) -> list[str]:
-    """The time left, the last in each line."""
+    """The time left, at the end of each line."""
     return [re.sub(r".*left |.*MiB", "", line) for line in lines_at(clock, events)]
 
 
-def test_the_time_left_is_as_the_work_went(clock: Clock) -> None:
+def test_time_left_by_the_work_done(clock: Clock) -> None:
     # in 10 s a tenth of the work, after 40 s more another tenth
     shares = {1000.0: 0.2, 1010.0: 0.3, 1050.0: 0.4}
     steps = [(now, step(n, 9, 9, share=share)) for n, (now, share) in enumerate(shares.items())]
@@ -148,7 +148,7 @@ def test_the_time_left_is_as_the_work_went(clock: Clock) -> None:
     assert left(clock, events) == ["", "0:01:10", "0:02:30", "0:03:00"]
 
 
-def test_by_the_clock_the_time_left_is_the_clocks(clock: Clock) -> None:
+def test_time_left_of_a_budget(clock: Clock) -> None:
     events: list[tuple[float, Event]] = [
         (1000.0, step(0, 9, 9, share=0.5, end=8000.0)),
         (1030.0, step(1, 70, 9, share=0.51, end=8000.0)),
@@ -157,20 +157,20 @@ def test_by_the_clock_the_time_left_is_the_clocks(clock: Clock) -> None:
     ]
     assert left(clock, events) == ["1:56:40", "1:56:10", "1:55:40", "0:00:00"]
     line = shown([events[0][1]], terminal=False)
-    assert line.startswith("epoch 1  step 1/9  50%  ")  # nobody knows how many epochs
+    assert line.startswith("epoch 1  step 1/9  50%  ")  # the number of epochs is unknown
 
 
-def test_an_epoch_says_which_steps_are_missing() -> None:
+def test_skipped_steps_of_an_epoch() -> None:
     none, some = shown(
         [epoch(1, 0.5, loss=None, skipped=3), epoch(2, 0.5, skipped=1)], terminal=False
     ).splitlines()
-    assert "no step made" in none
-    assert "3 steps left out" in none
+    assert "loss" not in none
+    assert none.endswith("skipped steps: 3")
     assert "loss 0.1235" in some
-    assert "1 steps left out" in some
+    assert some.endswith("skipped steps: 1")
 
 
-def test_a_terminal_that_cannot_go_back_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_lines_on_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     text = shown(RUN, terminal=True)
     assert "\x1b" not in text
@@ -178,7 +178,7 @@ def test_a_terminal_that_cannot_go_back_gets_plain_lines(monkeypatch: pytest.Mon
 
 
 def screen_after(text: str) -> list[str]:
-    """What a terminal shows in the end: lines, after cursor movements and erasures."""
+    """The final lines on a terminal, after cursor movements and erasures."""
     lines, at = [""], 0
     for part in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
         if part == "\n":
@@ -203,14 +203,14 @@ def test_nothing_is_left_half_drawn(events: list[Event], error: BaseException | 
     assert text.count(SHOW_CURSOR) == text.count(HIDE_CURSOR) == 1
     assert text.index(HIDE_CURSOR) < text.index(SHOW_CURSOR)
     *lines, last = screen_after(text)
-    assert last == ""  # what comes next begins on a line of its own
+    assert last == ""  # further output starts on a new line
     stages = [line for line in lines if line.startswith(("checking", "validating"))]
     assert stages == []
     assert sum(line.startswith("training") for line in lines) == (len(events) > 4)
-    # what has been said stays, literally
+    # printed lines remain, without markup
     assert ("8 pairs, named [bold]a[/bold] and [/b]" in lines) == (len(events) > 3)
-    said = "epoch   1  48x64  loss 0.1235  val Dice 0.5000  31.2 images/s  7 s"
-    assert any(line.startswith(said) for line in lines) == (len(events) > 8)
+    printed = "epoch   1  48x64  loss 0.1235  val Dice 0.5000  31.2 images/s  7 s"
+    assert any(line.startswith(printed) for line in lines) == (len(events) > 8)
 
 
 BAR = "[━╸╺ ]+"
@@ -223,38 +223,38 @@ LATER: list[Event] = [
 
 
 def frames(events: list[Event], width: int) -> list[list[str]]:
-    """The screen after each event, without the empty line that the cursor may stand in."""
+    """The screen after each event, without the empty line of the cursor."""
     file = StringIO()
     console = Console(file=file, force_terminal=True, color_system=None, width=width)
     found = []
     with Screen(console) as screen:
         for event in events:
-            tell(screen, event)
-            console.print(end="")  # has what is live drawn again
+            send(screen, event)
+            console.print(end="")  # redraws the live lines
             found.append([line for line in screen_after(file.getvalue()) if line])
     return found
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_all_that_is_known_of_a_training(width: int) -> None:
-    *_, part, run, learned, used = frames(LATER, width)[-1]
-    assert re.fullmatch(rf"epoch 3/6 +{BAR} 1/2 +{TIMES}", part)
+def test_live_lines_of_a_training(width: int) -> None:
+    *_, current, run, quality, resources = frames(LATER, width)[-1]
+    assert re.fullmatch(rf"epoch 3/6 +{BAR} 1/2 +{TIMES}", current)
     assert re.fullmatch(rf"training +{BAR} 41% +{TIMES}", run)
-    assert part.index("1/2") == run.index("41%")
-    assert learned == "loss 0.9000   val Dice 0.9000   best 0.9500   learning rate 3.0e-05"
-    assert used == "10.0 images/s   memory 1.2 GiB   GPU 3.0 GiB"
+    assert current.index("1/2") == run.index("41%")
+    assert quality == "loss 0.9000   val Dice 0.9000   best 0.9500   learning rate 3.0e-05"
+    assert resources == "10.0 images/s   memory 1.2 GiB   GPU 3.0 GiB"
 
 
-def test_judging_takes_the_place_of_the_epochs_bar() -> None:
-    seen = frames(LATER, 80)
-    assert [line[:22].strip() for line in seen[3][1:]] == ["checking files"]
+def test_validation_replaces_the_bar_of_the_epoch() -> None:
+    drawn = frames(LATER, 80)
+    assert [line[:22].strip() for line in drawn[3][1:]] == ["checking files"]
     training = [
         [line for line in frame if not line.startswith(("8 pairs", "epoch  "))]
-        for frame in seen[4:]
+        for frame in drawn[4:]
     ]
     names = [frame[0][:22].strip() for frame in training]
     assert names == [*["epoch 1/2"] * 2, *["validating"] * 3, *["epoch 2/2"] * 3, "epoch 3/6"]
-    # nothing jumps: as many lines at all times
+    # the number of lines never changes
     assert {len(frame) for frame in training} == {4}
     assert "best 0.6250" in training[4][2]
     assert "best" not in training[3][2]
@@ -264,7 +264,7 @@ def test_judging_takes_the_place_of_the_epochs_bar() -> None:
 def test_nothing_is_wider_than_the_terminal(width: int) -> None:
     large = {"images_per_second": 12345.6, "memory": 1234 * GIB, "gpu_memory": 640 * GIB}
     events: list[Event] = [
-        ("stage", "judging at native size", 12345),
+        ("stage", "evaluating (native size)", 12345),
         ("advance", 12344),
         step(3_999_999, 9_999_000, 9_999, loss=1234.5678, end=1e6, **large),
         epoch(1000, 0.9999, 0.9999, size=(1024, 1024), seconds=123456.0),

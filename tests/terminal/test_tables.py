@@ -1,6 +1,5 @@
-"""What a person sees of networks, findings and scores."""
+"""Networks, findings and scores on the terminal."""
 
-import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ Printed = Callable[[], list[str]]
 
 @pytest.fixture
 def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
-    """The lines that were printed, words apart by one space; none is longer than a terminal."""
+    """Read the printed lines, with single spaces; all fit 80 columns."""
 
     def take() -> list[str]:
         lines = capsys.readouterr().out.splitlines()
@@ -49,14 +48,14 @@ def test_a_network_is_shown_whole(
     show_model(STAGES, (3, 1600, 2400), ["ground", "[b]leaf"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "classes: ground, [b]leaf"
-    assert lines[1].split("  ")[0] == "picture 3 x 1600 x 2400"
+    assert "3 x 1600 x 2400" in lines[1].split("  ")[0]
     assert re.fullmatch(r"64 x 1600 x 2400 -+> 512 x 20 x 30", lines[2])
     rows = [" ".join(line.split()) for line in lines]
     assert "inlet 64 x 1600 x 2400 38,848 148 G 3,794.0 MiB 5" in rows
     assert "up 10 512 x 20 x 30 9,177,600 4.56 G 7.0 MiB 188-204" in rows
     assert "head 2 x 1600 x 2400 130 1000 k 0.0 MiB whole" in rows
     assert "total 9,216,578 153 G 3,801.0 MiB" in rows
-    assert "A forward pass takes 306 GFLOP a picture" in " ".join(rows)
+    assert "306 GFLOP" in " ".join(rows)
 
 
 def test_of_many_findings_five_are_shown(
@@ -83,20 +82,22 @@ def test_a_sound_folder_is_shown_with_the_command_that_trains(
     assert any("keep a mean Dice of" in line and "1.0000 at 512" in line for line in lines)
 
 
-def scores(foreground: Any, background: Any, ground: Any, accuracy: Any) -> dict[str, Any]:
-    """Scores, or their intervals: as of all pixels, each of four."""
-    each = {
-        "mean_foreground": foreground,
-        "mean_with_background": background,
-        "per_class": {"ground": ground, "[b]leaf": None},
+def scores(*per_class: Any, accuracy: Any) -> dict[str, Any]:
+    """Four metrics that share their values, or the intervals of such."""
+    names = ("ground", "[b]leaf", "stone")
+    metric = {
+        "mean_foreground": per_class[1] if len(per_class) == 2 else 0.123456,
+        "mean_with_background": 0.654321,
+        "per_class": dict(zip(names, per_class, strict=False)),
     }
-    names = ("dice", "iou", "precision", "recall")
-    return {"accuracy": accuracy, **{name: copy.deepcopy(each) for name in names}}
+    if isinstance(accuracy, list):
+        metric["mean_foreground"] = metric["mean_with_background"] = None
+    return {"accuracy": accuracy, **dict.fromkeys(("dice", "iou", "precision", "recall"), metric)}
 
 
-BOUNDS = scores([0.41, 0.61], None, [0.75, 0.85], [0.88, 0.95])
-OUTLINE = {"hd95": 12.3456, "distance": 1.5, "surface_dice": 0.625, "boundary_iou": None}
-OUTLINE_BOUNDS = {
+BOUNDS = scores([0.41, 0.61], [0.75, 0.85], accuracy=[0.88, 0.95])
+BOUNDARY = {"hd95": 12.3456, "distance": 1.5, "surface_dice": 0.625, "boundary_iou": None}
+BOUNDARY_BOUNDS = {
     **{"hd95": [10.0, 20.0], "distance": None},
     **{"surface_dice": [0.5, 0.75], "boundary_iou": None},
 }
@@ -112,103 +113,118 @@ OBJECTS = {
 }
 RESULT: dict[str, Any] = {
     "split": "val",
-    "protocol": "Counted at native size.",
+    "protocol": "A paragraph. " * 20,
     "images": [{}, {}, {}],
-    "pooled": scores(0.5, 0.7, 0.8, 0.9),
-    "per_image": scores(0.51, 0.71, 0.81, 0.91),
+    "pooled": scores(0.5, 0.8, accuracy=0.9),
+    "per_image": scores(0.51, 0.81, accuracy=0.91),
     "intervals": {"groups": 2, "level": 0.95, "pooled": BOUNDS, "per_image": BOUNDS},
     "boundary": {
         "tolerance": 2.0,
-        "per_class": {"[b]leaf": OUTLINE},
-        "intervals": {"[b]leaf": OUTLINE_BOUNDS},
+        "per_class": {"[b]leaf": BOUNDARY},
+        "intervals": {"[b]leaf": BOUNDARY_BOUNDS},
     },
     "objects": {"per_class": {"[b]leaf": OBJECTS}},
 }
 
 
-def test_scores_stand_above_their_intervals(printed: Printed) -> None:
+def test_two_classes_fit_a_screen(printed: Printed) -> None:
     show_scores(RESULT)
     rows = printed()
-    assert rows[0] == "3 pictures in 2 groups, part: val"
-    ground = rows.index("ground 0.8000 0.8000 0.8000 0.8000")
-    assert rows[ground + 1] == " ".join(["0.7500-0.8500"] * 4)
-    assert "ground 0.8100 0.8100 0.8100 0.8100" in rows
-    assert "[b]leaf - - - -" in rows
-    accuracy = rows.index("pixel accuracy 0.9100")
-    assert rows[accuracy + 1] == "0.8800-0.9500"
+    assert len(rows) < 24
+    assert rows[0] == "3 images in 2 groups, split: val"
+    assert "0.9000 (0.8800-0.9500) pooled, 0.9100 (0.8800-0.9500) per image" in rows[1]
+    pooled = rows.index("pooled 0.8000 0.8000 0.8000 0.8000")
+    assert rows[pooled + 1] == " ".join(["0.7500-0.8500"] * 4)
+    assert "per image 0.8100 0.8100 0.8100 0.8100" in rows
+    text = " ".join(rows)
+    assert text.count("0.8100") == 4, "the foreground's scores are its means"
+    assert "HD95 [px] ASSD [px] NSD (2 px)" in text
     assert "[b]leaf 12.35 1.50 0.6250 -" in rows
     assert "10.00-20.00 0.5000-0.7500" in rows
-    leaf = rows.index("[b]leaf 1,234 0.7500 0.5625 0.8750 -")
-    assert rows[leaf + 1] == "1,200 given at 0.6"
-    text = " ".join(rows)
-    assert "Pixel error (1 - best pooled Dice) 0.0625" in text
-    assert "Counted at native size." in text
-    assert "95% of the scores lie when groups of pictures are drawn anew" in text
-    assert "(bootstrap); from 2 groups they are too narrow." in text
+    leaf = rows.index("[b]leaf 1,234 ground truth 0.7500 0.5625 0.8750 -")
+    assert rows[leaf + 1] == "1,200 predicted at 0.6"
+    for expected in ("0.0625", "docs/metrics.md", "95%", "2 groups)"):
+        assert expected in text
+    assert "A paragraph." not in text
 
 
-def test_what_was_not_measured_is_not_shown(printed: Printed) -> None:
+def test_optional_measurements_are_omitted(printed: Printed) -> None:
     few = {key: value for key, value in RESULT.items() if key not in ("boundary", "objects")}
     show_scores({**few, "intervals": {**RESULT["intervals"], "groups": 1}})
     text = " ".join(printed())
-    assert "3 pictures in 1 group, part: val" in text
-    assert "HD95" not in text
-    assert "Rand" not in text
-    assert "With a single group of pictures there are no intervals." in text
+    assert "3 images in 1 group, split: val" in text
+    for absent in ("HD95", "Rand", "95%"):
+        assert absent not in text
 
 
-def test_of_more_classes_there_is_no_threshold(printed: Printed) -> None:
+def test_more_classes_have_a_row_each_and_no_threshold(printed: Printed) -> None:
     objects = {**OBJECTS, "together": {"rand": [0.5], "information": [0.5]}}
-    show_scores({**RESULT, "objects": {"per_class": {"[b]leaf": objects}}})
-    assert "[b]leaf 1,234 0.7500 0.5625 0.5000 0.5000" in printed()
+    values = scores(0.5, 0.8, None, accuracy=0.9)
+    bounds = scores([0.41, 0.61], [0.75, 0.85], None, accuracy=[0.88, 0.95])
+    result = {**RESULT, "objects": {"per_class": {"[b]leaf": objects}}}
+    intervals = {**RESULT["intervals"], "pooled": bounds, "per_image": bounds}
+    show_scores({**result, "pooled": values, "per_image": values, "intervals": intervals})
+    rows = printed()
+    assert "[b]leaf 1,234 ground truth 0.7500 0.5625 0.5000 0.5000" in rows
+    for row in ("ground 0.5000 0.5000 0.5000 0.5000", "stone - - - -"):
+        assert rows.count(row) == 2
+    for mean in ("0.1235", "0.6543"):
+        assert sum(row.endswith(" ".join([mean] * 4)) for row in rows) == 2
 
 
-def test_what_was_tried_is_shown(printed: Printed) -> None:
+def test_tuning_is_shown(printed: Printed) -> None:
     settings = {"threshold": 0.5, "tta": "none", "min_object": 0, "fill_holes": 0}
     show_tuning(
         {
+            "checkpoint": "runs/[a]/best-tuned.safetensors",
             "part": "val",
             "pictures": 4,
             "before": settings,
             "after": {**settings, "threshold": 0.62, "min_object": 30},
             "dice": {"before": 0.9, "after": 0.95},
             "tried": [
-                {"setting": "as it was", "value": None, "dice": 0.9},
+                {"setting": "baseline", "value": None, "dice": 0.9},
                 {"setting": "tta", "value": "mirror, threshold 0.62", "dice": 0.91},
                 {"setting": "min_object", "value": 30, "dice": 0.95},
             ],
         }
     )
     rows = printed()
-    assert "as it was 0.9000" in rows
+    assert "baseline 0.9000" in rows
     assert "tta mirror, threshold 0.62 0.9100" in rows
     assert "min object 30 0.9500" in rows
-    assert "Dice 0.9000; 0.9500 with what the checkpoint says now:" in rows
     assert "threshold: 0.62 (before: 0.5)" in rows
-    assert "tta: none (as before)" in rows
+    assert "tta: none (unchanged)" in rows
+    assert any(row.endswith("runs/[a]/best-tuned.safetensors") for row in rows)
 
 
-def test_two_models_stand_side_by_side(printed: Printed) -> None:
+def test_a_comparison_fits_a_screen(printed: Printed) -> None:
     entry = {"first": 0.9, "second": 0.95, "difference": 0.05}
     entry |= {"interval": [-0.01, 0.1], "better": 0.975}
-    nothing = dict.fromkeys(entry)
     image = {"image": "a/[b]x.png", "group": "x", "first": 0.5, "second": None, "difference": None}
+    metrics = ("accuracy", "dice", "iou", "precision", "recall")
     show_comparison(
         {
-            "protocol": "Counted.",
+            "protocol": "A paragraph. " * 20,
             "split": "val",
-            "pictures": 3,
+            "pictures": 12,
             "groups": 2,
             "level": 0.95,
             "models": ["runs/[a]", "runs/b"],
-            "scores": {"pooled": {"dice": entry}, "per_image": {"dice": nothing}},
-            "images": [image],
+            "scores": {
+                "pooled": dict.fromkeys(metrics, entry),
+                "per_image": dict.fromkeys(metrics, dict.fromkeys(entry)),
+            },
+            "images": [image] * 12,
         }
     )
     rows = printed()
+    assert len(rows) < 24
+    assert rows[0] == "12 images in 2 groups, split: val"
     assert "first: runs/[a]" in rows
-    dice = rows.index("dice 0.9000 0.9500 +0.0500 97.5%")
-    assert rows[dice + 1] == "-0.0100 to +0.1000"
-    assert "dice - - - -" in rows
-    assert "[b]x.png 0.5000 - -" in rows
-    assert "95% of them lie when groups of pictures are drawn anew" in " ".join(rows)
+    assert "Dice pooled 0.9000 0.9500 +0.0500 -0.0100 to +0.1000 97.5%" in rows
+    assert "Dice per image - - - - -" in rows
+    assert rows.count("[b]x.png 0.5000 - -") == 3
+    text = " ".join(rows)
+    for expected in ("95% CI", "2 groups)", "docs/metrics.md"):
+        assert expected in text

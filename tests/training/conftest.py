@@ -1,4 +1,4 @@
-"""A small data set, one finished run on it, a reporter that remembers, and runs without a file."""
+"""A small data set, a finished run on it, a recording reporter, and runs in memory."""
 
 import json
 import os
@@ -31,19 +31,19 @@ from ..folders import make_pair
 
 
 class PowerCut(Exception):
-    """Ends a run, whatever it does."""
+    """Ends a run at any point."""
 
 
 class Recorder(Reporter):
-    """Keeps all that it is told, in order; ends the run where `until` says so."""
+    """Records all calls in order; ends the run when `until` returns true."""
 
-    def __init__(self, until: Callable[[str, Any], bool] = lambda kind, told: False) -> None:
-        self.told: list[tuple[str, Any]] = []
+    def __init__(self, until: Callable[[str, Any], bool] = lambda kind, call: False) -> None:
+        self.calls: list[tuple[str, Any]] = []
         self._until = until
 
-    def _keep(self, kind: str, told: Any) -> None:
-        self.told.append((kind, told))
-        if self._until(kind, told):
+    def _keep(self, kind: str, call: Any) -> None:
+        self.calls.append((kind, call))
+        if self._until(kind, call):
             raise PowerCut
 
     def note(self, text: str) -> None:
@@ -65,27 +65,27 @@ class Recorder(Reporter):
         self._keep("result", scores)
 
     def all(self, kind: str) -> list[Any]:
-        """What was told by one method: "note", "stage", ..."""
-        return [told for each, told in self.told if each == kind]
+        """The arguments of all calls of one method: "note", "stage", ..."""
+        return [call for each, call in self.calls if each == kind]
 
 
 def cut_after(epoch: int) -> Recorder:
     """A reporter that ends the run after an epoch, counted from 1."""
-    return Recorder(lambda kind, told: kind == "epoch" and told[0]["epoch"] == epoch)
+    return Recorder(lambda kind, call: kind == "epoch" and call[0]["epoch"] == epoch)
 
 
 Rows = list[dict[str, Any]]
 
 
 def rows_of(run: Path, timed: bool = True) -> Rows:
-    """The rows of metrics.jsonl; without times and where it was resumed, unless `timed`."""
+    """The rows of metrics.jsonl; without times and `resumed_at`, unless `timed`."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     left_out = set() if timed else {"seconds", "images_per_second", "resumed_at"}
     return [{k: v for k, v in json.loads(line).items() if k not in left_out} for line in lines]
 
 
 def same(a: Any, b: Any) -> bool:
-    """Compare weights, or all that a state holds, to the last bit."""
+    """Compare weights, or whole states, bit for bit."""
     if isinstance(a, torch.Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
@@ -98,9 +98,9 @@ def same(a: Any, b: Any) -> bool:
 Draw = Callable[..., Path]
 
 
-def _draw(folder: Path, pictures: int, size: tuple[int, int] = (32, 40)) -> Path:
-    random = np.random.default_rng(pictures)
-    for number in range(pictures):
+def _draw(folder: Path, count: int, size: tuple[int, int] = (32, 40)) -> Path:
+    random = np.random.default_rng(count)
+    for number in range(count):
         mask = np.zeros(size, np.uint8)
         top, left = random.integers(2, size[0] // 2, size=2)
         mask[top : top + size[0] // 3, left : left + size[1] // 3] = 255
@@ -112,13 +112,13 @@ def _draw(folder: Path, pictures: int, size: tuple[int, int] = (32, 40)) -> Path
 
 @pytest.fixture(scope="session")
 def draw() -> Draw:
-    """Draw so many RGB pictures with binary masks 0/255 into a new folder."""
+    """Draw a number of RGB images with binary masks 0/255 into a new folder."""
     return _draw
 
 
 @pytest.fixture(scope="session")
 def tiny() -> TrainConfig:
-    """Settings under which an epoch takes a fraction of a second, bit for bit repeatable."""
+    """Settings for epochs of a fraction of a second, reproducible bit for bit."""
     return TrainConfig(
         epochs=2,
         size=(32, 40),
@@ -145,7 +145,7 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny: TrainConfig) -> Finished:
-    """A run of four epochs, the first at half the size, with averaged weights."""
+    """A run of four epochs, the first at half the size, with EMA."""
     folder = tmp_path_factory.mktemp("finished")
     data = _draw(folder / "data", 20)
     settings = {"epochs": 4, "batch_size": 2, "base_channels": 4, "ema": 0.6}
@@ -163,7 +163,7 @@ Fit = Callable[..., Rows]
 
 @pytest.fixture(scope="session")
 def dataset(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
-    """Nine images to train on (with a batch of 4: three batches of 3) and four to validate on."""
+    """Nine training images (batch size 4: three batches of 3) and four validation images."""
     folder = draw(tmp_path_factory.mktemp("fit") / "data", 13)
     pairs = [
         replace(pair, part="train" if number < 9 else "val")
@@ -175,7 +175,7 @@ def dataset(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Segmentatio
 
 @pytest.fixture(scope="session")
 def parts(dataset: SegmentationDataset) -> dict[str, Samples]:
-    """The samples of both parts."""
+    """The samples of both splits."""
     return {
         part: Samples(dataset.part(part).pairs, dataset.coding, (32, 40))
         for part in ("train", "val")
@@ -184,7 +184,7 @@ def parts(dataset: SegmentationDataset) -> dict[str, Samples]:
 
 @pytest.fixture
 def make_run(dataset: SegmentationDataset, tiny: TrainConfig, tmp_path: Path) -> MakeRun:
-    """A run with these settings that has not begun: `make_run("name", reporter, epochs=3)`."""
+    """Make a run that has not started: `make_run("name", reporter, epochs=3)`."""
 
     def make(name: str = "run", reporter: Reporter = silent, **settings: Any) -> Run:
         config = tiny.model_copy(update={"classes": dataset.class_names, **settings})
@@ -194,7 +194,7 @@ def make_run(dataset: SegmentationDataset, tiny: TrainConfig, tmp_path: Path) ->
 
 
 def make_trainer(run: Run, parts: dict[str, Samples]) -> Trainer:
-    """A trainer of a fresh network."""
+    """A trainer of a new network."""
     config = run.config
     torch.manual_seed(config.seed)
     network = UNet(3, 2, **config.network_arguments())
@@ -204,7 +204,7 @@ def make_trainer(run: Run, parts: dict[str, Samples]) -> Trainer:
 
 @pytest.fixture
 def fitted(make_run: MakeRun, parts: dict[str, Samples]) -> Fit:
-    """Train with these settings from the same start; gives the rows of metrics.jsonl."""
+    """Train with these settings from the same seed; returns the rows of metrics.jsonl."""
 
     def fit(name: str = "run", reporter: Reporter = silent, **settings: Any) -> Rows:
         run = make_run(name, reporter, **settings)
@@ -216,7 +216,7 @@ def fitted(make_run: MakeRun, parts: dict[str, Samples]) -> Fit:
 
 @pytest.fixture
 def no_accounts(tmp_path: Path) -> Iterator[None]:
-    """Trackers know nothing of whoever runs the tests."""
+    """Hide the accounts and settings of trackers."""
     with mock.patch.dict(os.environ):
         ours = ("MLFLOW_", "WANDB_", "TRACKIO_", "HF_")
         for name in [name for name in os.environ if name.startswith(ours)]:

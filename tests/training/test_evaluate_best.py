@@ -1,4 +1,4 @@
-"""The end of a run: native scores in the checkpoint, and pictures from worst to best."""
+"""The end of a run: native scores in the checkpoint, and images from worst to best."""
 
 import dataclasses
 import shutil
@@ -50,7 +50,7 @@ def evaluated(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Evalua
     return out, *score(finished, out, all_but_one(finished.data))
 
 
-def test_pictures_go_from_worst_to_best(evaluated: Evaluated) -> None:
+def test_saved_images_from_worst_to_best(evaluated: Evaluated) -> None:
     out, result, _ = evaluated
     dice = {
         Path(entry["image"]).stem: entry["dice"]["mean_foreground"] for entry in result["images"]
@@ -70,19 +70,19 @@ def test_pictures_go_from_worst_to_best(evaluated: Evaluated) -> None:
     assert scores[0] < scores[-1]
 
 
-def test_saved_masks_have_the_scores_that_are_told(evaluated: Evaluated, finished: Any) -> None:
+def test_saved_masks_have_the_reported_scores(evaluated: Evaluated, finished: Any) -> None:
     out, result, _ = evaluated
-    told = {Path(entry["image"]).stem: entry["dice"]["per_class"] for entry in result["images"]}
+    scores = {Path(entry["image"]).stem: entry["dice"]["per_class"] for entry in result["images"]}
     for file in (out / "saved_images").glob("*_mask.png"):
         stem = file.name.split("_")[1]
-        with Image.open(file) as picture:
-            assert picture.mode == "P"
-            mask = np.asarray(picture)
-        with Image.open(finished.data / "masks" / f"{stem}.png") as picture:
-            truth = np.asarray(picture) == 255
+        with Image.open(file) as image:
+            assert image.mode == "P"
+            mask = np.asarray(image)
+        with Image.open(finished.data / "masks" / f"{stem}.png") as image:
+            truth = np.asarray(image) == 255
         hits = ((mask == 1) & truth).sum()
         dice = 2 * hits / ((mask == 1).sum() + truth.sum())
-        assert told[stem]["foreground"] == pytest.approx(dice), stem
+        assert scores[stem]["foreground"] == pytest.approx(dice), stem
 
 
 def test_the_native_scores_are_in_the_checkpoint(evaluated: Evaluated, finished: Any) -> None:
@@ -98,26 +98,24 @@ def test_the_native_scores_are_in_the_checkpoint(evaluated: Evaluated, finished:
         assert (value == before.state_dict()[name]).all()
 
 
-def test_it_says_how_far_it_is(evaluated: Evaluated) -> None:
+def test_progress(evaluated: Evaluated) -> None:
     heard = evaluated[2]
     assert [total for _, total in heard.all("stage")] == [19, 18]
     done = heard.all("advance")
     assert done == [*range(1, 20), *range(1, 19)]
 
 
-def test_few_pictures_are_all_saved(finished: Any, tmp_path: Path) -> None:
+def test_few_images_are_all_saved(finished: Any, tmp_path: Path) -> None:
     pairs = [dataclasses.replace(pair, part="val") for pair in find_pairs(finished.data)[:2]]
     result, _ = score(finished, tmp_path / "run", pairs)
     assert len(result["images"]) == 2
     assert len(list((tmp_path / "run" / "saved_images").iterdir())) == 4
 
 
-def test_a_picture_without_foreground_that_is_right_is_not_the_worst(
-    finished: Any, tmp_path: Path
-) -> None:
+def test_a_correct_image_without_foreground_is_not_the_worst(finished: Any, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(finished.data, data)
-    # the darkest picture that training saw has no object at all
+    # as dark as the background of the training images
     blank = np.full((32, 40, 3), 45, np.uint8)
     Image.fromarray(blank).save(data / "images" / "blank.png")
     Image.fromarray(np.zeros((32, 40), np.uint8)).save(data / "masks" / "blank.png")
@@ -126,13 +124,13 @@ def test_a_picture_without_foreground_that_is_right_is_not_the_worst(
     result, _ = score(finished, tmp_path / "run", pairs)
     (entry,) = (each for each in result["images"] if Path(each["image"]).stem == "blank")
     if entry["dice"]["mean_foreground"] is not None:
-        pytest.fail("the network sees something in a blank picture: draw another one")
+        pytest.fail("the network finds foreground in a blank image: use another one")
     worst = min((tmp_path / "run" / "saved_images").glob("*_mask.png"))
     assert "blank" not in worst.name
 
 
 def nearly(value: Any) -> Any:
-    """The same value, but that floats in it may differ in their last digits."""
+    """The same value, with a tolerance for floats in it."""
     if isinstance(value, dict):
         return {name: nearly(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -140,33 +138,31 @@ def nearly(value: Any) -> Any:
     return pytest.approx(value) if isinstance(value, float) else value
 
 
-def test_it_equals_evaluate(finished: Any) -> None:
+def test_the_result_equals_evaluate(finished: Any) -> None:
     found = evaluate(
         finished.out / "best.safetensors", finished.data, device="cpu", precision="fp32"
     )
-    # boundaries are compared by `evaluate` alone
+    # only `evaluate` computes boundary metrics
     for part in (found, *found["images"]):
         del part["boundary"]
     assert found == nearly(finished.result)
 
 
-def test_asked_to_stop_it_keeps_what_was_counted(
-    evaluated: Evaluated, finished: Any, tmp_path: Path
-) -> None:
+def test_an_interrupt_keeps_the_counts(evaluated: Evaluated, finished: Any, tmp_path: Path) -> None:
     _, whole, _ = evaluated
     out, pairs = tmp_path / "run", all_but_one(finished.data)
     run = make_run(finished, out, pairs, Recorder())
 
-    def ask(kind: str, told: Any) -> bool:
-        if (kind, told) == ("advance", 7):
+    def ask(kind: str, call: Any) -> bool:
+        if (kind, call) == ("advance", 7):
             run.stop.code = 130
         return False
 
     run.reporter = Recorder(ask)
-    with pytest.raises(StoppedError, match=r"while judging.*--resume"):
+    with pytest.raises(StoppedError, match=r"evaluation.*--resume"):
         evaluate_best(run)
     assert not (out / "saved_images").exists()
     result, heard = score(finished, out, pairs)
     assert result == nearly(whole)
-    assert heard.told[:2] == [("stage", ("judging at native size", 19)), ("advance", 8)]
+    assert heard.calls[:2] == [("stage", ("evaluating (native size)", 19)), ("advance", 8)]
     assert not list(out.rglob("judged*"))

@@ -1,4 +1,4 @@
-"""What trackers log, when, and what happens if they are missing or fail."""
+"""What trackers log, and when; missing and failing trackers."""
 
 import json
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_accounts")
 
 
 class Logged:
-    """Keeps what it is told."""
+    """Records its calls."""
 
     libraries = ("json",)
     where = "here"
@@ -50,30 +50,30 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return Logged.calls
 
 
-News = tuple[str, Any]
+Event = tuple[str, Any]
 
 
-def step(number: int) -> News:
+def step(number: int) -> Event:
     return "step", StepDone(0, number, 9, 0.5, 7.0, 0.1, number + 1, 9, 0.5)
 
 
-def epoch(number: int, steps: int, validation: Any = None) -> News:
+def epoch(number: int, steps: int, validation: Any = None) -> Event:
     row = {"epoch": number, "step": steps, "size": [32, 40], "loss": 0.25, "learning_rate": 0.1}
     row |= {"images_per_second": 3.0, "seconds": 2.0, "validation": validation}
     return "epoch", (row, None)
 
 
-def result(scores: dict[str, Any]) -> News:
+def result(scores: dict[str, Any]) -> Event:
     return "result", scores
 
 
-def tell(reporter: Reporter, *news: News) -> None:
-    for kind, told in news:
-        getattr(reporter, kind)(*(told if kind == "epoch" else (told,)))
+def send(reporter: Reporter, *events: Event) -> None:
+    for kind, content in events:
+        getattr(reporter, kind)(*(content if kind == "epoch" else (content,)))
 
 
 def make_run(config: TrainConfig, out: Path, reporter: Reporter | None = None) -> Run:
-    """A run without data, of which trackers know nothing."""
+    """A run without data, which trackers do not need."""
     return Run(RunFolder(out), config, cast(Any, None), reporter or Reporter())
 
 
@@ -85,7 +85,7 @@ def scores(value: float | None) -> dict[str, Any]:
 CONFIG = TrainConfig(track=("wandb", "wandb"), epochs=7, classes=("a", "b"))
 
 
-def test_every_tracker_that_can_be_asked_for_is_there() -> None:
+def test_every_tracker_of_the_settings_exists() -> None:
     assert tuple(TRACKERS) == get_args(TrackerName)
 
 
@@ -98,19 +98,19 @@ def test_events_become_values(calls: list[Any], tmp_path: Path) -> None:
             (tmp_path / "saved_images" / f"{number:02d}_x_{kind}.png").touch()
     run = make_run(CONFIG, tmp_path, heard)
     with track(run, known=False):
-        tell(run.reporter, *events)
+        send(run.reporter, *events)
     assert run.reporter is heard
-    assert heard.told == [("note", "wandb: here"), *events]
-    opened, first, row, _, judged, native, show, close = calls
+    assert heard.calls == [("note", "wandb: here"), *events]
+    opened, first, row, _, validated, native, show, close = calls
     assert opened[:2] == ("open", None)
     assert opened[2]["epochs"] == 7
     assert opened[2]["classes"] == '["a", "b"]'
-    assert not {"track", "size", "growth"} & set(opened[2]), "what is not set has no value"
+    assert not {"track", "size", "growth"} & set(opened[2]), "unset settings have no value"
     assert first == (1, {"step/loss": 0.5, "step/images_per_second": 7.0})
     plain = {"loss": 0.25, "learning_rate": 0.1, "images_per_second": 3.0, "seconds": 2.0}
     assert row == (1, {"epoch/epoch": 1} | {f"epoch/{name}": plain[name] for name in plain})
-    # what could not be scored has no value
-    assert {name for name in judged[1] if name.startswith("val/")} == {
+    # undefined scores have no value
+    assert {name for name in validated[1] if name.startswith("val/")} == {
         f"val/{way}_{name}/ground" for way in ("pooled", "per_image") for name in ("dice", "iou")
     }
     assert native[0] == 2
@@ -120,22 +120,22 @@ def test_events_become_values(calls: list[Any], tmp_path: Path) -> None:
     assert close == ("close", False)
 
 
-def test_steps_are_told_at_a_modest_rate(
+def test_steps_are_logged_at_a_limited_rate(
     calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trackers, "PERIOD", 1000.0)
     run = make_run(CONFIG, tmp_path)
     with track(run, known=False):
-        tell(run.reporter, *(step(0), step(1), step(2), epoch(1, 3), step(3), epoch(2, 4)))
+        send(run.reporter, *(step(0), step(1), step(2), epoch(1, 3), step(3), epoch(2, 4)))
     assert [call[0] for call in calls] == ["open", 1, 3, 4, "close"]
 
 
-def test_what_is_done_again_is_not_told_again(calls: list[Any], tmp_path: Path) -> None:
+def test_repeated_steps_are_not_logged_again(calls: list[Any], tmp_path: Path) -> None:
 
     def begin() -> None:
         run = make_run(CONFIG, tmp_path)
         with track(run, known=False):
-            tell(run.reporter, *(step(0), epoch(1, 1), step(1), step(2)))
+            send(run.reporter, *(step(0), epoch(1, 1), step(1), step(2)))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -147,7 +147,7 @@ def test_what_is_done_again_is_not_told_again(calls: list[Any], tmp_path: Path) 
     ):
         run = make_run(CONFIG, tmp_path)
         with track(run, known=True):
-            tell(run.reporter, *again)
+            send(run.reporter, *again)
     assert [call[:2] for call in calls if call[0] == "open"] == [
         ("open", None),
         *2 * [("open", "r1")],
@@ -159,12 +159,12 @@ def test_what_is_done_again_is_not_told_again(calls: list[Any], tmp_path: Path) 
     assert calls[-2][:2] == ("open", None)
 
 
-def test_a_damaged_memory_begins_anew(calls: list[Any], tmp_path: Path) -> None:
+def test_a_damaged_trackers_file(calls: list[Any], tmp_path: Path) -> None:
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "trackers.json").write_text("{")
     run = make_run(CONFIG, tmp_path)
     with track(run, known=True):
-        tell(run.reporter, step(5))
+        send(run.reporter, step(5))
     assert [call[0] for call in calls] == ["open", 6, "close"]
 
 
@@ -172,8 +172,8 @@ def test_without_trackers_nothing_changes(tmp_path: Path) -> None:
     heard = Recorder()
     run = make_run(TrainConfig(), tmp_path / "run", heard)
     with track(run, known=False):
-        tell(run.reporter, step(0))
-    assert heard.told == [step(0)]
+        send(run.reporter, step(0))
+    assert heard.calls == [step(0)]
     assert not (tmp_path / "run").exists()
 
 
@@ -184,15 +184,15 @@ def test_without_trackers_nothing_changes(tmp_path: Path) -> None:
         *((name, kind.libraries[-1]) for name, kind in TRACKERS.items()),
     ],
 )
-def test_a_missing_library_is_told_first(
+def test_a_missing_library_fails_early(
     name: str, library: str, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if library == "tensorboard":  # which PyTorch's part of it imports
+    if library == "tensorboard":  # imported by torch.utils.tensorboard
         monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, library, None)
-    cure = rf"--track {name}: .*{library}.*pip install 'plainunet\[{name}\]'"
+    fix = rf"--track {name}: .*{library}.*pip install 'plainunet\[{name}\]'"
     config = tiny.model_copy(update={"track": (name,)})
-    with pytest.raises(ValueError, match=cure):
+    with pytest.raises(ValueError, match=fix):
         train(tmp_path / "no such folder", tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
 
@@ -219,17 +219,15 @@ def test_trackers_that_fail_do_not_end_the_run(
     data = draw(tmp_path / "data", 4)
     config = tiny.model_copy(update={"track": ("mlflow", "tensorboard")})
     train(data, tmp_path / "run", config, heard)
-    failures = [
-        note for note in heard.all("note") if "failed, and is told nothing any more" in note
-    ]
+    failures = [note for note in heard.all("note") if " failed" in note]
     assert [note.split()[1] for note in failures] == ["mlflow", "tensorboard"]
     assert "No space left on device" in failures[1]
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == tiny.epochs
-    told = json.loads((tmp_path / "run" / "last" / "trackers.json").read_text())
-    assert set(told["ids"]) == {"tensorboard"}
+    logged = json.loads((tmp_path / "run" / "last" / "trackers.json").read_text())
+    assert set(logged["ids"]) == {"tensorboard"}
 
 
-def test_going_on_needs_the_library_too(
+def test_resuming_needs_the_library_too(
     draw: Draw, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny.model_copy(update={"epochs": 1, "track": ("tensorboard",)})
@@ -240,7 +238,7 @@ def test_going_on_needs_the_library_too(
         resume(tmp_path / "run")
 
 
-def test_what_the_user_says_goes_before_what_is_usual(
+def test_environment_variables_override_the_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_SILENT", "false")

@@ -1,4 +1,4 @@
-"""The optimisers and the average of the weights against plain re-computation."""
+"""The optimisers and the EMA of the weights against plain computation."""
 
 import copy
 import math
@@ -31,7 +31,7 @@ def test_orthogonal_sets_singular_values_near_one_and_keeps_the_vectors(
     assert (turned - values.diag()).abs().max() < 1e-4
 
 
-def test_orthogonal_does_not_depend_on_scale_and_bears_zeros() -> None:
+def test_orthogonal_is_scale_invariant_and_handles_zeros() -> None:
     matrix = torch.randn(6, 20, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(orthogonal(1e3 * matrix), orthogonal(matrix), rtol=1e-3, atol=1e-4)
     assert (orthogonal(torch.zeros(3, 4)) == 0).all()
@@ -40,7 +40,7 @@ def test_orthogonal_does_not_depend_on_scale_and_bears_zeros() -> None:
 def muon_by_hand(
     weight: np.ndarray, gradients: list[np.ndarray], rate: float, decay: float
 ) -> np.ndarray:
-    """Muon as the two papers write it, in float64."""
+    """Muon as in the two papers, in float64."""
     mean = np.zeros_like(weight)
     for gradient in gradients:
         mean = 0.95 * mean + 0.05 * gradient
@@ -48,7 +48,7 @@ def muon_by_hand(
         larger = max(x.shape)
         x = x / (np.sqrt((x**2).sum()) + 1e-7)
         for _ in range(5):
-            # (a x x' x) has the same value whichever side is the longer one
+            # (a x x' x) is the same for wide and tall matrices
             x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
         weight = weight * (1 - rate * decay)
         weight = weight - rate * 0.2 * math.sqrt(larger) * x.reshape(weight.shape)
@@ -69,7 +69,7 @@ def test_muon_equals_plain_computation(shape: tuple[int, ...], steps: int) -> No
     np.testing.assert_allclose(weight.detach().numpy(), expected, atol=2e-5)
 
 
-def test_muon_treats_channels_last_alike_and_skips_what_has_no_gradient() -> None:
+def test_muon_with_channels_last_and_without_gradient() -> None:
     generator = torch.Generator().manual_seed(4)
     values, gradient = torch.randn(2, 6, 4, 3, 3, generator=generator)
     weights = [nn.Parameter(values.clone()) for _ in range(3)]
@@ -96,7 +96,7 @@ def test_every_weight_that_is_not_frozen_is_in_exactly_one_optimiser(
     assert sorted(held) == sorted(wanted)
 
 
-def test_muon_takes_the_inner_convolutions_and_adamw_the_rest() -> None:
+def test_muon_gets_the_inner_convolutions_and_adamw_the_rest() -> None:
     unet = network()
     muon, adamw = make_optimizers(unet, "muon", 1e-3, 0.02)
     assert isinstance(muon, Muon)
@@ -111,7 +111,7 @@ def test_muon_takes_the_inner_convolutions_and_adamw_the_rest() -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", Adam), ("adamw", AdamW)])
-def test_weight_decay_acts_in_adamw_alone(name: str, kind: type) -> None:
+def test_weight_decay_only_in_adamw(name: str, kind: type) -> None:
     unet = network()
     before = unet.head.weight.detach().clone()
     (optimizer,) = make_optimizers(unet, name, 0.1, 0.5)
@@ -123,7 +123,7 @@ def test_weight_decay_acts_in_adamw_alone(name: str, kind: type) -> None:
     torch.testing.assert_close(unet.head.weight.detach(), expected)
 
 
-def test_the_average_is_the_average_made_by_hand() -> None:
+def test_ema_computed_by_hand() -> None:
     unet = network()
     average = WeightAverage(unet, decay=0.3)
     expected = {name: value.double() for name, value in unet.state_dict().items()}
@@ -146,7 +146,7 @@ def test_the_average_is_the_average_made_by_hand() -> None:
             torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
 
 
-def test_the_average_is_a_network_of_its_own() -> None:
+def test_the_ema_is_a_separate_network() -> None:
     unet = network()
     average = WeightAverage(unet, decay=0.9)
     before = copy.deepcopy(average.network.state_dict())
@@ -157,7 +157,7 @@ def test_the_average_is_a_network_of_its_own() -> None:
         assert torch.equal(value, before[name])
 
 
-def test_sgd_is_nesterovs() -> None:
+def test_sgd_with_nesterov_momentum() -> None:
     unet = network()
     (optimizer,) = make_optimizers(unet, "sgd", 0.1, 0.0)
     weight = unet.head.weight

@@ -1,4 +1,4 @@
-"""What is seen of a data set, and the settings that follow from it, the machine and the time."""
+"""Statistics of a data set, and the settings chosen from them, the machine and the budget."""
 
 import math
 import subprocess
@@ -38,7 +38,7 @@ CODING = Values((0, 1, 2))
 def take(
     folder: Path, masks: Sequence[Ids], images: Sequence[Ids] = (), part: str = "train"
 ) -> Fingerprint:
-    """Write masks, which are their own images unless there are others, and look at them."""
+    """Write masks, by default also used as images, and compute their statistics."""
     pairs = []
     for number, mask in enumerate(masks):
         file = save(folder / f"{number}.png", mask)
@@ -57,25 +57,25 @@ def discs(diameters: list[int]) -> Ids:
     return mask
 
 
-def test_the_smaller_objects_are_measured(tmp_path: Path) -> None:
+def test_diameters_of_objects(tmp_path: Path) -> None:
     mask = discs([9] * 6 + [25] * 24)
-    mask[199, 399] = 1  # a speck is no object
-    seen = take(tmp_path, [mask] * 3)
-    assert seen.smallest == pytest.approx(9, abs=0.7)
-    assert seen.typical == pytest.approx(25, abs=0.7)
-    assert seen.trained == 3
-    assert seen.shares == {"a": 0.5, "b": 0.3, "c": 0.2}
-    assert sorted(seen.kept) == [128, 256, 512]
-    assert seen.kept[128] < seen.kept[512] == 1
+    mask[199, 399] = 1  # too small for an object
+    stats = take(tmp_path, [mask] * 3)
+    assert stats.smallest == pytest.approx(9, abs=0.7)
+    assert stats.typical == pytest.approx(25, abs=0.7)
+    assert stats.trained == 3
+    assert stats.shares == {"a": 0.5, "b": 0.3, "c": 0.2}
+    assert sorted(stats.ceilings) == [128, 256, 512]
+    assert stats.ceilings[128] < stats.ceilings[512] == 1
 
 
-def test_nothing_to_measure_and_images_too_small_to_be_reduced(tmp_path: Path) -> None:
-    seen = take(tmp_path / "a", [np.zeros((40, 60), np.uint8)] * 3)
-    assert (seen.smallest, seen.typical, seen.kept, seen.spread) == (None, None, {}, 1)
-    assert take(tmp_path / "b", [discs([9] * 6)[:120, :120]] * 3).kept == {}
+def test_empty_masks_and_small_images(tmp_path: Path) -> None:
+    stats = take(tmp_path / "a", [np.zeros((40, 60), np.uint8)] * 3)
+    assert (stats.smallest, stats.typical, stats.ceilings, stats.spread) == (None, None, {}, 1)
+    assert take(tmp_path / "b", [discs([9] * 6)[:120, :120]] * 3).ceilings == {}
 
 
-def test_how_far_classes_are_spread(tmp_path: Path) -> None:
+def test_spread_of_classes(tmp_path: Path) -> None:
     corner, dotted = np.zeros((2, 64, 64), np.uint8)
     corner[:16, :16] = 1
     dotted[8::16, 8::16] = 1
@@ -85,22 +85,22 @@ def test_how_far_classes_are_spread(tmp_path: Path) -> None:
         assert take(tmp_path / name, [mask] * 3).spread == spread
 
 
-def test_images_of_several_kinds_are_seen(tmp_path: Path) -> None:
-    """Bright and dark ones, with little contrast in each."""
+def test_variation_between_images(tmp_path: Path) -> None:
+    """Bright and dark images, each with little contrast."""
     noise = np.random.default_rng(0).integers(0, 2, (12, 40, 40), np.uint8)
-    assert take(tmp_path / "a", noise).unlike < 0.1
+    assert take(tmp_path / "a", noise).variation < 0.1
     mixed = [mask * 20 + 200 * np.uint8(number % 2) for number, mask in enumerate(noise)]
-    # 100 on each side of the middle, where values in an image differ by 10
-    assert take(tmp_path / "b", noise, mixed).unlike == pytest.approx(10, 0.02)
+    # image means are 100 from their mean, values in an image 10
+    assert take(tmp_path / "b", noise, mixed).variation == pytest.approx(10, 0.02)
 
 
 @pytest.mark.parametrize(
     ("count", "turned", "upright"),
     [(20, False, True), (20, True, False), (6, True, True)],
-    ids=["an upright side", "none", "too few to tell"],
+    ids=["upright", "flipped", "too few"],
 )
-def test_an_upright_side_is_seen(tmp_path: Path, count: int, turned: bool, upright: bool) -> None:
-    """Sky above, and a horizon that differs; every second one may be turned."""
+def test_upright_images(tmp_path: Path, count: int, turned: bool, upright: bool) -> None:
+    """Sky above a random horizon; every second image may be flipped."""
     scenes = np.zeros((count, 64, 64), np.uint8)
     for number, scene in enumerate(scenes):
         scene[: np.random.default_rng(number).integers(20, 44)] = 1
@@ -108,7 +108,7 @@ def test_an_upright_side_is_seen(tmp_path: Path, count: int, turned: bool, uprig
     assert take(tmp_path, scenes).upright == upright
 
 
-def test_only_training_masks_are_looked_at(tmp_path: Path) -> None:
+def test_only_training_masks_are_used(tmp_path: Path) -> None:
     mask, gone = save(tmp_path / "a.png", discs([20])), tmp_path / "gone.png"
     pairs = [Pair(mask, mask, "a", "train"), Pair(gone, gone, "b", "val")]
     assert take_fingerprint(pairs, [(200, 400)] * 2, CODING, {}).trained == 1
@@ -124,36 +124,36 @@ def test_only_training_masks_are_looked_at(tmp_path: Path) -> None:
 def test_real_data(data_root: Path, name: str, ignore: int | None, upright: bool) -> None:
     dataset = SegmentationDataset.open(data_root / name, DataConfig(ignore=ignore))
     dataset = dataset.split(TrainConfig())
-    seen = take_fingerprint(dataset.pairs, dataset.sizes, dataset.coding, {})
-    assert seen.upright == upright
-    assert seen.smallest is not None
-    assert seen.typical is not None
-    assert 2 < seen.smallest < seen.typical
-    assert (seen.typical > 100) == (seen.spread < 0.5) == (name == "camvid")
-    assert (seen.unlike > 1.5) == (name == "dsb2018")
-    assert 0.9 < seen.kept[128] < seen.kept[256] < seen.kept[512] <= 1
+    stats = take_fingerprint(dataset.pairs, dataset.sizes, dataset.coding, {})
+    assert stats.upright == upright
+    assert stats.smallest is not None
+    assert stats.typical is not None
+    assert 2 < stats.smallest < stats.typical
+    assert (stats.typical > 100) == (stats.spread < 0.5) == (name == "camvid")
+    assert (stats.variation > 1.5) == (name == "dsb2018")
+    assert 0.9 < stats.ceilings[128] < stats.ceilings[256] < stats.ceilings[512] <= 1
 
 
-def test_the_side_that_masks_need() -> None:
-    kept = {128: 0.9, 256: 0.96, 512: 0.98}
+def test_side_needed() -> None:
+    ceilings = {128: 0.9, 256: 0.96, 512: 0.98}
     for lost, side in ((0.2, 64), (0.04, 256), (0.02, 512), (0.01, 1024)):
-        assert side <= side_needed(kept, lost) * 1.001 <= 1.05 * side
+        assert side <= side_needed(ceilings, lost) * 1.001 <= 1.05 * side
     assert side_needed({}, 0.01) == 0
 
 
-def test_sizes_of_other_areas() -> None:
+def test_choose_size_of_another_area() -> None:
     assert choose_size([(1280, 1918)], 512) == (416, 624)
     assert choose_size([(100, 100)], 512) == (96, 96)
 
 
-@pytest.mark.parametrize(("side", "parts"), [(96, 2), (95, 1), (64, 1), (63, 0)])
-def test_growth_begins_where_the_network_can(side: int, parts: int) -> None:
+@pytest.mark.parametrize(("side", "stages"), [(96, 2), (95, 1), (64, 1), (63, 0)])
+def test_progressive_resizing_fits_the_minimum_size(side: int, stages: int) -> None:
     growth, reason = choose_growth((side, 400), 32)
-    assert len(growth) == parts
+    assert len(growth) == stages
     assert reason
 
 
-def test_what_growth_saves() -> None:
+def test_cost_of_progressive_resizing() -> None:
     assert growth_cost(()) == 1
     assert growth_cost(({"until": 0.5, "scale": 0.5},)) == pytest.approx(0.5 * 0.25 + 0.5)
 
@@ -164,19 +164,19 @@ LAPTOP = Machine(pixel=4e-6, memory=16 * 2**30, name="laptop")
 def fingerprint(
     size: tuple[int, int],
     count: int,
-    kept: Sequence[float],
+    ceilings: Sequence[float],
     objects: tuple[float, float],
     **other: Any,
 ) -> Fingerprint:
-    """Of so many images of one size; `objects`: diameters of the smaller and typical ones."""
+    """Of `count` images of one size; `objects`: diameters of the smaller and typical ones."""
     return Fingerprint(
         sizes=[size] * count,
         trained=round(0.8 * count),
         shares={"background": 0.8, "thing": 0.2},
-        kept=dict(zip((128, 256, 512), kept, strict=True)),
+        ceilings=dict(zip((128, 256, 512), ceilings, strict=True)),
         smallest=objects[0],
         typical=objects[1],
-        unlike=0.3,
+        variation=0.3,
         **{"upright": False, **other},
     )
 
@@ -187,20 +187,20 @@ STREETS = fingerprint((360, 480), 468, (0.935, 0.986, 1), (3, 200), spread=0.1, 
 SMALL = fingerprint((200, 300), 9, (0.99, 0.999, 1), (9, 100), spread=0.8)
 
 
-def plan(seen: Fingerprint, seconds: float = 600, **given: Any) -> Plan:
-    return make_plan(seen, LAPTOP, seconds, given)
+def plan(stats: Fingerprint, seconds: float = 600, **given: Any) -> Plan:
+    return make_plan(stats, LAPTOP, seconds, given)
 
 
-def values(seen: Fingerprint, seconds: float = 600, **given: Any) -> dict[str, Any]:
-    return {name: value for name, (value, _) in plan(seen, seconds, **given).items()}
+def values(stats: Fingerprint, seconds: float = 600, **given: Any) -> dict[str, Any]:
+    return {name: value for name, (value, _) in plan(stats, seconds, **given).items()}
 
 
-@pytest.mark.parametrize("seen", [CARS, VESSELS, STREETS, SMALL])
+@pytest.mark.parametrize("stats", [CARS, VESSELS, STREETS, SMALL])
 @pytest.mark.parametrize("seconds", [30, 600, 20_000])
-def test_every_line_has_a_reason_and_a_place_in_the_settings(
-    seen: Fingerprint, seconds: float
+def test_every_planned_setting_is_valid_and_has_a_reason(
+    stats: Fingerprint, seconds: float
 ) -> None:
-    made = plan(seen, seconds)
+    made = plan(stats, seconds)
     assert all(reason for _, reason in made.values())
     assert ("size" in made) != ("patch" in made)
     config = TrainConfig(**{name: value for name, (value, _) in made.items()})
@@ -208,45 +208,43 @@ def test_every_line_has_a_reason_and_a_place_in_the_settings(
     assert smallest >= 2 ** (config.depth + 1)
 
 
-@pytest.mark.parametrize("seen", [CARS, SMALL])
+@pytest.mark.parametrize("stats", [CARS, SMALL])
 @pytest.mark.parametrize("seconds", [100, 300, 1500, 6000])
-def test_more_time_makes_larger_images_or_wider_networks(seen: Fingerprint, seconds: float) -> None:
+def test_more_time_allows_larger_images_or_networks(stats: Fingerprint, seconds: float) -> None:
     def cost(made: dict[str, Any]) -> float:
         return float(np.prod(made["size"]) * made["base_channels"])
 
-    assert cost(values(seen, seconds)) <= cost(values(seen, 2 * seconds))
+    assert cost(values(stats, seconds)) <= cost(values(stats, 2 * seconds))
 
 
-def test_a_faster_machine_sees_more() -> None:
+def test_a_faster_machine_trains_on_larger_images() -> None:
     fast = make_plan(CARS, LAPTOP._replace(pixel=1e-7), 600, {})
     assert np.prod(fast["size"][0]) > 2 * np.prod(values(CARS)["size"])
 
 
-def test_thin_things_are_learnt_from_patches() -> None:
+def test_patches_for_thin_objects() -> None:
     made = values(VESSELS)
     assert 96 <= made["patch"][0] <= 320
     assert 0.35 <= made["factor"] < 1
     assert made["growth"] == ()
-    said = plan(VESSELS)["patch"][1]
-    assert "a third of the patches" in said
-    assert "keep a Dice of" in plan(VESSELS)["factor"][1]
-    # however much time there is, none is larger than an image
+    assert "99%" in plan(VESSELS)["patch"][1]  # the spread
+    # a patch is never larger than an image
     assert values(VESSELS, 1e6, patch=(256, 256))["patch"] == (256, 256)
 
 
-def test_small_things_are_learnt_from_patches_where_they_are_large_enough() -> None:
-    cells = VESSELS._replace(sizes=[(512, 512)] * 20, kept=CARS.kept, typical=70.0)
+def test_patches_for_small_objects() -> None:
+    cells = VESSELS._replace(sizes=[(512, 512)] * 20, ceilings=CARS.ceilings, typical=70.0)
     assert 0.8 < values(cells)["factor"] <= 1
-    assert "typical objects are 70 pixels across" in plan(cells)["factor"][1]
-    # as parts of an image they need not be seen in full
+    assert "70 pixels" in plan(cells)["factor"][1]
+    # larger objects do not need full resolution
     assert "size" in values(cells._replace(typical=300.0))
-    # nor where a part does not show what the whole does, unless nothing would be left of masks
+    # no patches if they show fewer classes than the image, unless downscaling loses the objects
     assert "size" in values(cells._replace(spread=0.3))
     lost = {128: 0.2, 256: 0.4, 512: 0.7}
-    assert "patch" in values(cells._replace(spread=0.3, kept=lost))
-    # and with time, images are seen whole
+    assert "patch" in values(cells._replace(spread=0.3, ceilings=lost))
+    # no patches with enough time for whole images
     assert values(cells, 9000)["size"] == (512, 512)
-    # as large things are anyway
+    # nor for large objects
     made = values(CARS)
     assert made["size"][0] < 400
     assert len(made["growth"]) == 2
@@ -259,31 +257,30 @@ def test_images_are_never_enlarged_and_never_too_small() -> None:
     assert min(values(SMALL._replace(typical=900.0), 1)["size"]) >= 64
 
 
-def test_what_is_given_stays_and_the_rest_suits_it() -> None:
+def test_given_settings_are_kept() -> None:
     given = {"base_channels": 64, "batch_size": 3, "augment": "none", "depth": 2}
-    made = plan(CARS, **given)
-    for name, value in given.items():
-        assert made[name] == (value, "as given")
+    made = values(CARS, **given)
+    assert {name: made[name] for name in given} == given
     assert values(CARS, patch=(64, 64))["patch"] == (64, 64)
     assert "size" not in plan(CARS, patch=(64, 64))
     assert values(VESSELS, size=(96, 96))["size"] == (96, 96)
 
 
 @pytest.mark.parametrize("optimizer", get_args(TrainConfig.model_fields["optimizer"].annotation))
-def test_the_learning_rate_suits_the_optimiser(optimizer: str) -> None:
+def test_learning_rate_of_the_optimiser(optimizer: str) -> None:
     rate, reason = plan(CARS, optimizer=optimizer)["learning_rate"]
     assert (rate == 6e-3) == (optimizer == "muon")
     assert 1e-3 <= rate <= 0.1
-    assert reason == "goes with it"
+    assert optimizer in reason
     assert plan(CARS, optimizer=optimizer, learning_rate=1.0)["learning_rate"][0] == 1
 
 
 @pytest.mark.parametrize("side", [64, 256, 512, 4096])
-def test_images_are_larger_than_the_patches_that_are_asked_for(side: int) -> None:
+def test_images_are_larger_than_given_patches(side: int) -> None:
     factor, reason = plan(CARS, patch=(side, side))["factor"]
     native = math.sqrt(CARS.sizes[0][0] * CARS.sizes[0][1])
     assert factor == 1 or factor * native >= 2 * side
-    assert "patches across" in reason
+    assert f"{factor * native / side:.1f} patches" in reason
 
 
 TINY = SMALL._replace(sizes=[(24, 40)] * 9)
@@ -291,44 +288,46 @@ RARE = STREETS._replace(shares={"street": 0.99, "pole": 0.01})
 
 
 @pytest.mark.parametrize(
-    ("seen", "given", "name", "value", "reason"),
+    ("stats", "given", "name", "value", "reason"),
     [
         (TINY, {}, "depth", 2, "24 pixels"),  # the smallest side
         (SMALL, {}, "depth", 4, ""),
         (CARS, {}, "normalisation", "batch", ""),
-        (CARS._replace(unlike=3.0), {}, "normalisation", "group", "3.0 of what"),
+        (CARS._replace(variation=3.0), {}, "normalisation", "group", "3.0"),
         (SMALL, {}, "augment", "strong", ""),
         (SMALL._replace(upright=True), {}, "augment", "light", ""),
-        (CARS, {}, "augment", "light", "608"),  # there are many
-        (CARS, {}, "accumulation", 1, ""),
+        (CARS, {}, "augment", "light", "608"),  # many images
+        (CARS, {}, "gradient_accumulation", 1, ""),
         (RARE, {}, "class_weights", "none", "pole, covers 1 %"),
-        # where the loss counts pixels
+        # the loss is a mean over pixels
         (RARE, {"loss": "cross-entropy"}, "class_weights", "balanced", ""),
         (STREETS, {"loss": "cross-entropy"}, "class_weights", "none", ""),
     ],
 )
-def test_settings_that_suit_the_data(
-    seen: Fingerprint, given: dict[str, Any], name: str, value: Any, reason: str
+def test_settings_chosen_from_the_data(
+    stats: Fingerprint, given: dict[str, Any], name: str, value: Any, reason: str
 ) -> None:
-    chosen, why = plan(seen, **given)[name]
+    chosen, why = plan(stats, **given)[name]
     assert chosen == value
     assert reason in why
 
 
-def test_a_batch_has_room() -> None:
+def test_gradient_accumulation_fits_the_memory() -> None:
     given = {"size": (512, 768), "batch_size": 8}
-    parts, why = make_plan(CARS, LAPTOP._replace(memory=2**30), 600, given)["accumulation"]
-    # 8 x 512 x 768 pixels of 1320 bytes are 3.9 GiB, ten times as much as there is room for
-    assert parts == 8
+    micro_batches, why = make_plan(CARS, LAPTOP._replace(memory=2**30), 600, given)[
+        "gradient_accumulation"
+    ]
+    # 8 x 512 x 768 pixels of 1320 bytes are 3.9 GiB, ten times the allowed memory
+    assert micro_batches == 8
     assert "3.9 of 1 GiB" in why
 
 
-def test_the_command_that_trains(small_data: Path) -> None:
+def test_training_command(small_data: Path) -> None:
     line = training_command(check(small_data))
     assert line == f"plainunet train {small_data} --out runs/{small_data.name}"
 
 
-def test_pytorch_is_not_loaded() -> None:
+def test_planning_does_not_load_pytorch() -> None:
     code = (
         "import sys, plainunet.training.plan, plainunet.terminal.tables, "
         "plainunet.terminal.screen, plainunet.doctor.page, plainunet.doctor.diagnose\n"

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL"
 
 SETTINGS = {
     "plain": "--precision fp32",
-    "all": "--precision fp32 --accumulation 2 --ema 0.9 --workers 2 --dropout 0.3 "
+    "all": "--precision fp32 --gradient-accumulation 2 --ema 0.9 --workers 2 --dropout 0.3 "
     "--optimizer muon --augment strong --elastic 2",
-    "bf16": "--precision bf16 --schedule cosine --clip 0.5 --loss dice",
+    "bf16": "--precision bf16 --schedule cosine --gradient-clip 0.5 --loss dice",
 }
 
 
@@ -152,8 +152,8 @@ def test_asked_to_stop_it_finishes_the_step_and_says_how_to_go_on(
     time.sleep(0.2)
     os.killpg(process.pid, number)
     out = process.end(128 + number)
-    assert out.count("note: asked to stop") == 1
-    said = re.search(rf"note: stopped after step (\d+), .* plainunet train --resume {run}", out)
+    assert out.count("note: interrupted: ") == 1
+    said = re.search(rf"note: .* after step (\d+)\b.* plainunet train --resume {run}", out)
     assert said, out
     assert counters(run)["step"] == int(said[1])
     resume(run).end()
@@ -206,7 +206,7 @@ def test_a_second_run_into_the_folder_is_refused_until_the_first_has_ended(
     process = begin(data, run, "--workers 2", 500)
     process.wait_for("epoch +1 ")
     out = resume(run).end(2)
-    assert f"error: {run}: process {process.pid} works in it" in out
+    assert re.search(rf"error: {run}: .*process {process.pid}\b", out)
     process.kill(group=False)  # its workers are left, for some seconds
     process = resume(run)
     process.wait_for("parameters; ")
@@ -223,7 +223,7 @@ def test_a_full_disk_is_said_and_the_last_state_stays(data: Path, small_disk: Pa
     with suppress(OSError):  # the run writes beside it: what is free may be less by now
         filler.write_bytes(bytes(shutil.disk_usage(small_disk).free))
     out = process.end(2)
-    assert "cannot be written (No space left on device)" in out
+    assert "(No space left on device)" in out
     assert f"plainunet train --resume {run}" in out
     assert counters(run)["step"] >= before
     assert not list(run.rglob("*unfinished*"))

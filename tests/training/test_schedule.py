@@ -1,4 +1,4 @@
-"""The learning rate over time; how far a run has come, by steps and by a clock that tests move."""
+"""Learning rate and progress, by steps and by a time budget with a fake clock."""
 
 from types import SimpleNamespace
 
@@ -13,17 +13,17 @@ GROWTH = ({"until": 0.4, "scale": 0.5},)
 CONFIG = TrainConfig(size=(64, 96), growth=GROWTH, epochs=10, learning_rate=0.01)
 
 
-def test_by_steps() -> None:
+def test_schedule_by_steps() -> None:
     by_steps = StepSchedule(CONFIG, per_epoch=7)
     assert [by_steps.size(epoch) for epoch in (0, 3, 4, 9)] == [(32, 48)] * 2 + [(64, 96)] * 2
     assert by_steps.steps(3) == 70
     assert by_steps.rate(12) == learning_rate_at(12, 70, 0.01, "one-cycle")
     assert [by_steps.is_over(epoch) for epoch in (0, 9, 10)] == [False, False, True]
-    assert by_steps.judges(0, 1e9)
-    assert not by_steps.cuts(0)
+    assert by_steps.validates(0, 1e9)
+    assert not by_steps.ends_epoch(0)
 
 
-def test_the_rate_comes_down_and_steps_are_foreseen_as_the_clock_runs(
+def test_learning_rate_and_estimated_steps_over_time(
     clock: SimpleNamespace,
 ) -> None:
     by_clock = ClockSchedule(CONFIG, end=200.0)
@@ -39,7 +39,7 @@ def test_the_rate_comes_down_and_steps_are_foreseen_as_the_clock_runs(
     assert rates[0] == pytest.approx(0.001, rel=0.02)
 
 
-def test_a_slow_machine_takes_fewer_steps_and_ends_in_time(clock: SimpleNamespace) -> None:
+def test_a_slow_machine_makes_fewer_steps_and_ends_in_time(clock: SimpleNamespace) -> None:
     ends = {}
     for seconds in (0.5, 3.0):
         clock.now = 100.0
@@ -51,7 +51,7 @@ def test_a_slow_machine_takes_fewer_steps_and_ends_in_time(clock: SimpleNamespac
                 by_clock.rate(steps)
                 steps += 1
                 clock.now += seconds
-                if by_clock.cuts(epoch):
+                if by_clock.ends_epoch(epoch):
                     break
             epoch += 1
         assert sizes == [(32, 48), (64, 96)]
@@ -62,18 +62,18 @@ def test_a_slow_machine_takes_fewer_steps_and_ends_in_time(clock: SimpleNamespac
     assert ends == {0.5: 200, 3.0: 33}
 
 
-def test_judging_takes_a_small_part_of_the_time(clock: SimpleNamespace) -> None:
+def test_validation_takes_a_small_fraction_of_the_time(clock: SimpleNamespace) -> None:
     by_clock = ClockSchedule(CONFIG, end=1100.0)
-    judged = 0.0
+    seconds = 0.0
     for clock.now in range(110, 1100, 10):
-        if by_clock.judges(0, 4.0):
-            judged += 4.0
-    assert 0.05 * 1000 < judged <= 0.08 * 1000
+        if by_clock.validates(0, 4.0):
+            seconds += 4.0
+    assert 0.05 * 1000 < seconds <= 0.08 * 1000
     clock.now = 1100.0
-    assert not by_clock.judges(0, 0.0)  # the end is judged natively
+    assert not by_clock.validates(0, 0.0)  # the last epoch is evaluated natively
 
 
-def test_what_is_done_is_counted_in_pixels() -> None:
+def test_progress_by_steps_counts_pixels() -> None:
     by_steps = StepSchedule(CONFIG, per_epoch=7)
     # four epochs of a quarter of the pixels, and six of all
     assert by_steps.done(6) == pytest.approx(0.25 / 7)
@@ -84,7 +84,7 @@ def test_what_is_done_is_counted_in_pixels() -> None:
     assert done == sorted(done)
 
 
-def test_by_the_clock_what_is_done_is_time(clock: SimpleNamespace) -> None:
+def test_progress_by_the_clock_is_time(clock: SimpleNamespace) -> None:
     by_clock = ClockSchedule(CONFIG, end=200.0)
     clock.now = 130.0
     assert by_clock.done(3) == by_clock.done(300) == pytest.approx(0.3)
@@ -97,13 +97,13 @@ def test_by_the_clock_what_is_done_is_time(clock: SimpleNamespace) -> None:
     assert resumed.share == pytest.approx(0.7)
 
 
-def test_a_run_has_a_first_step_even_if_its_time_is_over(clock: SimpleNamespace) -> None:
+def test_a_run_has_a_first_step_even_after_its_end(clock: SimpleNamespace) -> None:
     by_clock = ClockSchedule(CONFIG, end=90.0)
     clock.now = 101.0
     assert not by_clock.is_over(0)
     assert by_clock.size(0) == (64, 96)
     assert 0 <= by_clock.rate(0) < 1e-5
-    assert by_clock.cuts(0)
+    assert by_clock.ends_epoch(0)
     assert by_clock.is_over(1)
 
 
@@ -144,5 +144,5 @@ def test_rates_by_hand() -> None:
     assert learning_rate_at(9, 10, 0.5, "one-cycle") < 0.05 * 0.5
     assert learning_rate_at(0, 9, 1.0, "poly") == pytest.approx(0.9**0.9)
     assert learning_rate_at(8, 9, 1.0, "poly") == pytest.approx(0.1**0.9)
-    with pytest.raises(ValueError, match="no schedule 'linear'"):
+    with pytest.raises(ValueError, match="'linear'"):
         learning_rate_at(0, 9, 1.0, "linear")

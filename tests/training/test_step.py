@@ -1,4 +1,4 @@
-"""One optimiser step against steps made by hand; steps that fail, and memory that is short."""
+"""One optimiser step against steps by hand; failing steps; out of memory."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from plainunet.network.unet import UNet
 from plainunet.training.optim import WeightAverage
 from plainunet.training.run import Run, RunFolder
 from plainunet.training.state import TrainingState
-from plainunet.training.step import Made, Step
+from plainunet.training.step import Step, StepResult
 
 from ..forks import Fork
 from .conftest import same
@@ -33,7 +33,7 @@ def network(**settings: Any) -> UNet:
 
 
 def batch(images: int, seed: int = 1, size: tuple[int, int] = (8, 12)) -> Batch:
-    """Noise [n, h, w, 3] uint8 and hard shares [n, h, w, 2] uint8."""
+    """Noise [n, h, w, 3] uint8 and hard targets [n, h, w, 2] uint8."""
     random = np.random.default_rng(seed)
     image = random.integers(0, 256, (images, *size, 3), dtype=np.uint8)
     mask = random.random((images, *size)) < 0.3
@@ -45,26 +45,26 @@ def make_step(
     unet: UNet, decay: float = 0, precision: torch.dtype = torch.float32, **settings: Any
 ) -> tuple[Step, TrainingState]:
     """Steps of SGD with momentum."""
-    config = TrainConfig(**{"loss": "cross-entropy", "clip": 0, **settings})
+    config = TrainConfig(**{"loss": "cross-entropy", "gradient_clip": 0, **settings})
     dataset = SegmentationDataset(Path(), [], Values((0, 255)), ("ground", "thing"), [])
     average = WeightAverage(unet, decay) if decay else None
     optimizer = SGD(unet.parameters(), lr=99.0, momentum=0.9)
-    state = TrainingState(unet, [optimizer], average, accumulation=config.accumulation)
+    state = TrainingState(unet, [optimizer], average, accumulation=config.gradient_accumulation)
     run = Run(RunFolder(Path()), config, dataset)
     return Step(run, state, torch.device("cpu"), precision), state
 
 
-def test_steps_are_those_made_by_hand() -> None:
-    """With momentum, so that the first one is in the second one too."""
+def test_steps_computed_by_hand() -> None:
+    """With momentum, so that the second step depends on the first."""
     unet, other = network(), network()
     step, state = make_step(unet)
     speeds = [torch.zeros_like(weight) for weight in other.parameters()]
     for number, rate in enumerate((0.1, 0.05)):
         images, shares = batch(3, seed=number)
-        made = step((images, shares), number, rate)
+        result = step((images, shares), number, rate)
         image = torch.from_numpy(images.numpy().transpose(0, 3, 1, 2).astype(np.float32) / 255)
         loss = F.cross_entropy(other(image), shares.argmax(dim=3))
-        assert made == Made(pytest.approx(loss.item(), rel=1e-5), 3, True)
+        assert result == StepResult(pytest.approx(loss.item(), rel=1e-5), 3, True)
         other.zero_grad()
         loss.backward()
         with torch.no_grad():
@@ -78,7 +78,7 @@ def test_steps_are_those_made_by_hand() -> None:
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_the_rate_of_a_step_reaches_every_optimiser() -> None:
+def test_the_learning_rate_of_every_optimiser() -> None:
     unet = network()
     step, state = make_step(unet)
     weights = list(unet.parameters())
@@ -92,7 +92,7 @@ def test_the_rate_of_a_step_reaches_every_optimiser() -> None:
 
 
 def test_a_step_is_a_function_of_the_seed_and_its_number() -> None:
-    """Whatever was drawn before it: so a run goes on without any random state."""
+    """Independent of earlier random numbers, so that a run resumes without a random state."""
     losses = {}
     for seed, number, drawn in ((1, 7, 0), (1, 7, 5), (1, 8, 0), (2, 7, 0)):
         step, _ = make_step(network(dropout=0.5), seed=seed)
@@ -102,7 +102,7 @@ def test_a_step_is_a_function_of_the_seed_and_its_number() -> None:
     assert len(set(losses.values())) == 3
 
 
-def test_the_average_takes_in_every_step() -> None:
+def test_every_step_updates_the_ema() -> None:
     unet, other = network(), network()
     step, state = make_step(unet, decay=0.5)
     by_hand, _ = make_step(other)
@@ -117,7 +117,7 @@ def test_the_average_takes_in_every_step() -> None:
 
 @pytest.fixture
 def not_finite() -> Iterator[list[str]]:
-    """Names what fails in the network's head: the way "forward" or the way "back"."""
+    """What fails in the network's convolutions: "forward" or "back"(ward)."""
     failing: list[str] = []
 
     class Breaking(torch.autograd.Function):
@@ -138,22 +138,19 @@ def not_finite() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("way", ["forward", "back"])
-def test_a_step_that_is_not_finite_leaves_nothing_behind(not_finite: list[str], way: str) -> None:
-    """No weight, running statistic, average or memory of the optimiser; the next step is as ever.
-
-    Gradients may fail alone, the loss being finite.
-    """
+def test_a_step_that_is_not_finite_changes_nothing(not_finite: list[str], way: str) -> None:
+    """Weights, running statistics, EMA and optimiser state; gradients may fail alone."""
     unet, other = network(), network()
     step, state = make_step(unet, decay=0.9)
     without, expected = make_step(other, decay=0.9)
     for each in (step, without):
-        assert each(batch(2, 1), 0, 0.1).is_made
+        assert each(batch(2, 1), 0, 0.1).is_finite
     not_finite.append(way)
-    made = step(batch(2, 9), 1, 0.1)
-    assert (made.is_made, np.isfinite(made.loss)) == (False, way == "back")
+    result = step(batch(2, 9), 1, 0.1)
+    assert (result.is_finite, np.isfinite(result.loss)) == (False, way == "back")
     not_finite.clear()
     for each in (step, without):
-        assert each(batch(2, 2), 2, 0.1).is_made
+        assert each(batch(2, 2), 2, 0.1).is_finite
     assert state.average
     assert expected.average
     assert same(unet.state_dict(), other.state_dict())
@@ -170,16 +167,16 @@ def test_bf16_trains_in_fp32_weights() -> None:
 
 
 @pytest.mark.parametrize("accumulation", [2, 3, 6, 99])
-def test_parts_of_a_batch_step_like_the_whole(accumulation: int) -> None:
-    """Without batch normalisation; images with void weigh as they do in the whole batch."""
+def test_gradient_accumulation_equals_the_whole_batch(accumulation: int) -> None:
+    """Without batch normalisation; ignored pixels are weighted as in the whole batch."""
     images, shares = batch(6, seed=3)
     shares[1, :5] = 0
     shares[4] = 0
     ends = []
     for parts in (1, accumulation):
-        # in float64, so that only a wrong denominator could be seen
+        # in float64, so that only a wrong denominator makes a difference
         unet = network(normalisation="group").double()
-        step, _ = make_step(unet, accumulation=parts)
+        step, _ = make_step(unet, gradient_accumulation=parts)
         losses = [step((images.double() / 255, shares), number, 0.1).loss for number in (0, 1)]
         ends.append((losses, unet.state_dict()))
     assert ends[1][0] == pytest.approx(ends[0][0], rel=1e-6)
@@ -187,9 +184,9 @@ def test_parts_of_a_batch_step_like_the_whole(accumulation: int) -> None:
         torch.testing.assert_close(ends[1][1][name], weight, rtol=1e-6, atol=1e-8)
 
 
-def test_long_gradients_are_shortened() -> None:
+def test_gradient_clipping() -> None:
     unet, other = network(), network()
-    make_step(unet, clip=1e-3)[0](batch(2), 0, 1.0)
+    make_step(unet, gradient_clip=1e-3)[0](batch(2), 0, 1.0)
     moved = sum(
         float((a - b).detach().square().sum())
         for a, b in zip(unet.parameters(), other.parameters(), strict=True)
@@ -213,16 +210,16 @@ from plainunet.training.step import Step
 
 torch.manual_seed(0)
 unet = UNet(3, 2, base_channels=8, depth=3, dropout=0.5).train()
-told = Collected()
+reporter = Collected()
 dataset = SegmentationDataset(Path(), [], Values((0, 1)), ("a", "b"), [])
-run = Run(RunFolder(Path()), TrainConfig(seed=4), dataset, told)
+run = Run(RunFolder(Path()), TrainConfig(seed=4), dataset, reporter)
 state = TrainingState(unet, [SGD(unet.parameters(), lr=1.0, momentum=0.9)], None)
 step = Step(run, state, torch.device("cpu"), torch.float32)
 generator = torch.Generator().manual_seed(1)
 images = torch.randint(0, 256, (8, 128, 192, 3), generator=generator, dtype=torch.uint8)
 shares = torch.nn.functional.one_hot(torch.randint(0, 2, (8, 128, 192), generator=generator), 2)
 small = [images[:1, :16, :16], shares[:1, :16, :16].to(torch.uint8) * 255]
-step(small, 0, 0.0)  # what is loaded with the first step is there
+step(small, 0, 0.0)  # loads modules
 if megabytes:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + megabytes * 2**20
@@ -232,27 +229,27 @@ for number, each in enumerate(parts, 1):
     state.accumulation = max(each, state.accumulation)
     losses.append(step([images, shares.to(torch.uint8) * 255], number, 0.05).loss)
     made.append(state.accumulation)
-content = {"weights": unet.state_dict(), "losses": losses, "notes": told.notes, "made": made}
+content = {"weights": unet.state_dict(), "losses": losses, "notes": reporter.notes, "made": made}
 torch.save(content, file)
 """
 
 
 def make_steps(file: Path, parts: list[int], megabytes: int = 0) -> dict[str, Any]:
-    """Steps with eight images, each begun in so many parts, perhaps with so much memory left."""
+    """Steps of eight images, each in `parts` micro-batches, optionally with limited memory."""
     Fork(STEPS, file=file, parts=parts, megabytes=megabytes).end()
     content: dict[str, Any] = torch.load(file, weights_only=True)
     return content
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="RLIMIT_AS is tested on Linux")
-def test_out_of_memory_the_step_is_made_again_in_parts(tmp_path: Path) -> None:
-    """An allocation fails for real; what comes out is what parts from the start give."""
+def test_out_of_memory_is_retried_with_gradient_accumulation(tmp_path: Path) -> None:
+    """An allocation fails for real; the result equals accumulation from the start."""
     short = make_steps(tmp_path / "short.pt", [1, 1], 150)
     made, notes = short["made"], short["notes"]
     assert 2 <= made[1] <= 8
     assert made[0] <= made[1]
     assert len(notes) == made[1].bit_length() - 1
-    assert re.match("note: out of memory in step [23]: .*in 2 parts of 4 at most", notes[0])
+    assert re.match("note: out of memory in step [23]: .* 2 micro-batches .* 4 images", notes[0])
     ample = make_steps(tmp_path / "ample.pt", made)
     assert (ample["notes"], ample["made"]) == ([], made)
     assert short["losses"] == ample["losses"]

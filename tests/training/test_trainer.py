@@ -1,4 +1,4 @@
-"""The epochs of a run: what is reported, written and kept, and that it can be repeated."""
+"""The epochs of a run: reports, files, the best checkpoint, and reproducibility."""
 
 import copy
 import itertools
@@ -25,7 +25,7 @@ from plainunet.training import trainer as training
 from plainunet.training.run import Run, RunFolder, StoppedError
 from plainunet.training.schedule import ClockSchedule, learning_rate_at
 from plainunet.training.state import read_state
-from plainunet.training.step import Made, Step
+from plainunet.training.step import Step, StepResult
 from plainunet.training.trainer import FAULTS, Rate
 from plainunet.training.validate import validate
 
@@ -42,12 +42,12 @@ def grown(
     tiny: TrainConfig,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Grown:
-    """A run of four epochs that grows; its rows, and what was told of it."""
-    told = Recorder()
+    """A run of four epochs with progressive resizing; its rows and reports."""
+    recorder = Recorder()
     config = tiny.model_copy(update={"epochs": 4, "growth": GROWTH, "classes": dataset.class_names})
-    run = Run(RunFolder(tmp_path_factory.mktemp("grown") / "run"), config, dataset, told)
+    run = Run(RunFolder(tmp_path_factory.mktemp("grown") / "run"), config, dataset, recorder)
     make_trainer(run, parts).fit()
-    return run, rows_of(run.folder.path), told
+    return run, rows_of(run.folder.path), recorder
 
 
 def foreground(row: dict[str, Any]) -> float:
@@ -55,7 +55,7 @@ def foreground(row: dict[str, Any]) -> float:
 
 
 def test_rows_and_sizes_epoch_by_epoch(grown: Grown) -> None:
-    run, rows, told = grown
+    run, rows, recorder = grown
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert [row["step"] for row in rows] == [3, 6, 9, 12]
     assert [row["size"] for row in rows] == [[16, 20], [24, 30], [32, 40], [32, 40]]
@@ -66,21 +66,21 @@ def test_rows_and_sizes_epoch_by_epoch(grown: Grown) -> None:
     assert seconds == sorted(seconds)
     assert all(row["images_per_second"] > 0 for row in rows)
     assert [f"{h} x {w}" in row["validation"]["protocol"] for row in rows for h, w in [row["size"]]]
-    assert [json.loads(json.dumps(row)) for row, _ in told.all("epoch")] == rows
+    assert [json.loads(json.dumps(row)) for row, _ in recorder.all("epoch")] == rows
     # the best of those at full size
     best = [max(foreground(row) for row in rows[2 : number + 1]) for number in (2, 3)]
-    assert [each for _, each in told.all("epoch")] == [None, None, *best]
-    assert told.all("stage") == [("validating", 4)] * 4
-    assert told.all("advance") == [1, 2, 3, 4] * 4
-    (note,) = told.all("note")
+    assert [each for _, each in recorder.all("epoch")] == [None, None, *best]
+    assert recorder.all("stage") == [("validating", 4)] * 4
+    assert recorder.all("advance") == [1, 2, 3, 4] * 4
+    (note,) = recorder.all("note")
     assert "float32 on cpu" in note
     files = {"best.safetensors", "metrics.jsonl", "metrics.csv", "curves.png", "last", "validation"}
     assert {file.name for file in run.folder.path.iterdir()} == files
 
 
-def test_each_step_tells_how_far_the_run_is_and_what_it_takes(grown: Grown) -> None:
-    _, rows, told = grown
-    steps = told.all("step")
+def test_progress_and_resources_of_each_step(grown: Grown) -> None:
+    _, rows, recorder = grown
+    steps = recorder.all("step")
     assert [(step.epoch, step.step, step.steps) for step in steps] == [
         (step // 3, step, 12) for step in range(12)
     ]
@@ -103,10 +103,10 @@ def test_each_step_tells_how_far_the_run_is_and_what_it_takes(grown: Grown) -> N
 def test_the_mean_loss_weights_images_not_batches(
     fitted: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Made] = []
+    seen: list[StepResult] = []
     step = Step.__call__
 
-    def watched(self: Step, *arguments: Any) -> Made:
+    def watched(self: Step, *arguments: Any) -> StepResult:
         seen.append(step(self, *arguments))
         return seen[-1]
 
@@ -117,7 +117,7 @@ def test_the_mean_loss_weights_images_not_batches(
     assert row["loss"] != pytest.approx(sum(each.loss for each in seen) / 5, rel=1e-6)
 
 
-def test_by_the_clock_a_step_tells_the_rate_that_it_used(
+def test_steps_of_a_run_with_a_budget_report_their_learning_rate(
     make_run: MakeRun, parts: dict[str, Samples], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[float] = []
@@ -128,15 +128,15 @@ def test_by_the_clock_a_step_tells_the_rate_that_it_used(
         return given[-1]
 
     monkeypatch.setattr(ClockSchedule, "rate", rate)
-    ticks = itertools.count()  # a clock that comes on whenever it is looked at
+    ticks = itertools.count()  # a clock that advances at each call
     monkeypatch.setattr(time, "monotonic", lambda: next(ticks) * 0.1)
-    told = Recorder()
-    run = make_run(reporter=told)
+    recorder = Recorder()
+    run = make_run(reporter=recorder)
     run.end = 10.0
     make_trainer(run, parts).fit()
-    assert [step.learning_rate for step in told.all("step")] == given
-    assert {step.end for step in told.all("step")} == {10.0}
-    shares = [step.share for step in told.all("step")]
+    assert [step.learning_rate for step in recorder.all("step")] == given
+    assert {step.end for step in recorder.all("step")} == {10.0}
+    shares = [step.share for step in recorder.all("step")]
     assert shares == sorted(shares)
     assert 0 < shares[0] < 0.5 < 0.8 < shares[-1] <= 1
 
@@ -156,16 +156,16 @@ def test_images_per_second_are_those_of_the_last_steps(monkeypatch: pytest.Monke
     clock.now += 20
     for _ in range(25):
         clock.now += 0.5
-        said = rate.add(1)
-    assert said == pytest.approx(2)  # the slow one is more than twenty steps ago
+        last = rate.add(1)
+    assert last == pytest.approx(2)  # the slow step is more than twenty steps ago
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> dict[int, Tensor]:
-    """Have these steps see values that are not numbers; gives their batches as they were."""
+    """Replace the batches of these steps by nan; returns the original batches."""
     spoilt: dict[int, Tensor] = {}
     step = Step.__call__
 
-    def see(self: Step, batch: Any, number: int, rate: float) -> Made:
+    def see(self: Step, batch: Any, number: int, rate: float) -> StepResult:
         if number in numbers:
             spoilt[number] = batch[0]
             batch = [batch[0].float() * float("nan"), *batch[1:]]
@@ -175,22 +175,22 @@ def spoil(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> dict[int, Tenso
     return spoilt
 
 
-def test_a_step_that_cannot_be_made_is_left_out_and_its_images_named(
+def test_a_step_that_is_not_finite_is_skipped_and_its_images_named(
     fitted: Fit, parts: dict[str, Samples], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Up to a number of them in a row, as often as they come."""
+    """Any number of times, if fewer than `FAULTS` are consecutive."""
     bad = {1, *range(3, 2 + FAULTS), *range(3 + FAULTS, 2 + 2 * FAULTS)}
     spoilt = spoil(monkeypatch, bad)
-    told = Recorder()
-    rows = fitted(reporter=told, epochs=5, augment="none")
+    recorder = Recorder()
+    rows = fitted(reporter=recorder, epochs=5, augment="none")
     assert set(spoilt) == bad
-    _, *notes = told.all("note")
-    assert [note.partition(": the loss was nan")[0] for note in notes] == [
+    _, *notes = recorder.all("note")
+    assert [note.partition(": loss nan")[0] for note in notes] == [
         f"note: step {number + 1}" for number in sorted(bad)
     ]
     names = {parts["train"][n][0].tobytes(): parts["train"].file(n) for n in range(9)}
     for note, number in zip(notes, sorted(bad), strict=True):
-        named = note.partition("Its batch: ")[2].split(", ")
+        named = note.partition("batch: ")[2].split(", ")
         assert named == [names[image.numpy().tobytes()] for image in spoilt[number]]
     skipped = [sum(number // 3 == epoch for number in bad) for epoch in range(5)]
     assert [row["skipped"] for row in rows] == skipped
@@ -198,7 +198,7 @@ def test_a_step_that_cannot_be_made_is_left_out_and_its_images_named(
     assert [row["step"] for row in rows] == [3, 6, 9, 12, 15]
 
 
-def test_training_ends_after_several_such_steps_in_a_row(
+def test_training_ends_after_consecutive_skipped_steps(
     make_run: MakeRun, parts: dict[str, Samples], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, set(range(1, 1 + FAULTS)))
@@ -208,16 +208,16 @@ def test_training_ends_after_several_such_steps_in_a_row(
         def step(self, done: StepDone) -> None:
             weights.append(copy.deepcopy(trainer.state.network.state_dict()))
 
-    told = Watching()
-    trainer = make_trainer(make_run(reporter=told, epochs=5), parts)
-    message = rf"step {FAULTS + 1}: .* in {FAULTS} steps in a row.*--learning-rate.*batch: .*png"
+    recorder = Watching()
+    trainer = make_trainer(make_run(reporter=recorder, epochs=5), parts)
+    message = rf"step {FAULTS + 1}: .* {FAULTS - 1} steps.*--learning-rate.*batch: .*png"
     with pytest.raises(FloatingPointError, match=message):
         trainer.fit()
-    assert len(told.all("note")) == 1 + FAULTS - 1
+    assert len(recorder.all("note")) == 1 + FAULTS - 1
     assert same(trainer.state.network.state_dict(), weights[0])
 
 
-def test_a_loss_that_explodes_keeps_the_last_good_state(fitted: Fit, tmp_path: Path) -> None:
+def test_a_diverging_loss_keeps_the_last_finite_state(fitted: Fit, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="--learning-rate"):
         fitted(epochs=3, optimizer="adam", learning_rate=1e30, schedule="constant")
     state = read_state(RunFolder(tmp_path / "run"))
@@ -225,7 +225,7 @@ def test_a_loss_that_explodes_keeps_the_last_good_state(fitted: Fit, tmp_path: P
 
 
 class Album(Reporter):
-    """What each epoch has left in the folder of validation images, as arrays by name."""
+    """The validation previews after each epoch, as arrays by name."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder.validation
@@ -237,12 +237,12 @@ class Album(Reporter):
 
 
 def read_rgb(file: Path) -> NDArray[np.uint8]:
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def panels(drawn: NDArray[np.uint8], width: int) -> list[NDArray[np.uint8]]:
-    """Image, truth, prediction, differences; gaps of four pixels are between them."""
+    """Image, ground truth, prediction, differences, with gaps of four pixels."""
     assert drawn.shape[1] == 4 * width + 3 * 4
     return [drawn[:, start : start + width] for start in range(0, 4 * width + 12, width + 4)]
 
@@ -267,7 +267,7 @@ def test_the_last_validation_images_are_files(fitted: Fit, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("base_channels", "ema"), [(2, 0.9), (4, 0.9), (4, 0.0)])
-def test_the_better_weights_are_kept_and_shown(
+def test_the_better_of_weights_and_ema_is_saved_and_shown(
     fitted: Fit,
     make_run: MakeRun,
     parts: dict[str, Samples],
@@ -275,7 +275,7 @@ def test_the_better_weights_are_kept_and_shown(
     base_channels: int,
     ema: float,
 ) -> None:
-    """The last ones or their average; that where both are as good, as with two channels."""
+    """The EMA if both are equally good, as with two channels."""
     calls: list[int] = []
     predict = Predictor.predict
 
@@ -285,7 +285,7 @@ def test_the_better_weights_are_kept_and_shown(
 
     monkeypatch.setattr(Predictor, "predict", counted)
     fitted(epochs=1, ema=ema, base_channels=base_channels)
-    assert len(calls) == (8 if ema else 4)  # each of both sees each image once
+    assert len(calls) == (8 if ema else 4)  # once per image and network
     run = make_run(epochs=1)
     state, (network, card) = read_state(run.folder), load_checkpoint(run.folder.best)
     predictor = Predictor(network, card, device="cpu", precision="fp32")
@@ -309,10 +309,8 @@ def test_the_better_weights_are_kept_and_shown(
     assert len(candidates) == 1 or not same(*candidates)
 
 
-def test_the_best_epoch_at_the_final_size_is_kept(
-    make_run: MakeRun, parts: dict[str, Samples]
-) -> None:
-    # the rate never falls, so that the last epoch need not be the best
+def test_the_best_epoch_at_full_size_is_saved(make_run: MakeRun, parts: dict[str, Samples]) -> None:
+    # a constant learning rate, so that the last epoch need not be the best
     run = make_run(
         epochs=6,
         growth=(Growth(until=0.3, scale=0.5),),
@@ -349,21 +347,21 @@ def test_the_same_seed_gives_the_same_run(fitted: Fit, tmp_path: Path) -> None:
     assert losses[0] != losses[1]
 
 
-def test_stopped_while_validating_it_says_after_which_step(
+def test_an_interrupted_validation_names_the_last_step(
     make_run: MakeRun, parts: dict[str, Samples]
 ) -> None:
-    """Also if it was resumed there, and has made no step since."""
+    """Also if it was resumed there, without a step since."""
     for is_resumed in (False, True):
         run = make_run()
         trainer = make_trainer(run, parts)
         if is_resumed:
             trainer.restore(read_state(run.folder))
 
-        def ask(kind: str, told: Any, run: Run = run) -> bool:
+        def ask(kind: str, event: Any, run: Run = run) -> bool:
             run.stop.code = 130 * (kind == "advance")
             return False
 
         run.reporter = Recorder(ask)
-        with pytest.raises(StoppedError, match="stopped after step 3,"):
+        with pytest.raises(StoppedError, match=r"after step 3\b"):
             trainer.fit()
         assert [done.step for done in run.reporter.all("step")] == ([] if is_resumed else [0, 1, 2])

@@ -1,4 +1,4 @@
-"""Validation at the working size against pixels counted by hand; its images, and its counts."""
+"""Validation at the input size against pixels counted by hand; its previews and journal."""
 
 import copy
 from pathlib import Path
@@ -28,7 +28,7 @@ CODING = Values((0, 1), 200)
 
 
 def make_predictor(size: tuple[int, int] | None, always_one: bool = True) -> Predictor:
-    """A predictor that finds class 1 everywhere, unless its weights are to stay random."""
+    """A predictor that predicts class 1 everywhere, or has random weights."""
     torch.manual_seed(0)
     unet = UNet(in_channels=3, num_classes=2, base_channels=2, depth=2)
     if always_one:
@@ -45,7 +45,7 @@ def make_run(reporter: Reporter = silent) -> Run:
 
 @pytest.fixture
 def wide(tmp_path: Path) -> list[Pair]:
-    """Two images [16, 32]: their left quarter, and a half, is class 1; void in the first."""
+    """Two images [16, 32] with class 1 in their left quarter and half; void in the first."""
     pairs = []
     for number, columns in enumerate((8, 16)):
         mask = np.zeros((16, 32), np.uint8)
@@ -61,17 +61,17 @@ def wide(tmp_path: Path) -> list[Pair]:
 
 @pytest.mark.parametrize(("size", "share"), [((32, 32), 1), ((16, 16), 4)])
 @pytest.mark.parametrize("target_scale", [1, 2])
-def test_validation_counts_at_the_working_size_without_padding_and_void(
+def test_validation_at_the_input_size_without_padding_and_void(
     wide: list[Pair], size: tuple[int, int], share: int, target_scale: int
 ) -> None:
     samples = Samples(wide, CODING, (32, 32), 3, target_scale)
     predictor = make_predictor(size)
     predictor.network.train()
-    told = Recorder()
-    scores = validate(make_run(told), predictor, samples, size)
-    assert told.all("advance") == [1, 2]
+    recorder = Recorder()
+    scores = validate(make_run(recorder), predictor, samples, size)
+    assert recorder.all("advance") == [1, 2]
     assert predictor.network.training
-    # of 16 x 32 pixels, the first has 16 x 8 void; the box's lower half is padding
+    # of 16 x 32 pixels, 16 x 8 are void in the first; the lower half of the box is padding
     true = [16 * 8 / share, 16 * 16 / share]
     counted = [16 * 24 / share, 16 * 32 / share]
     assert scores["pooled"]["accuracy"] == pytest.approx(sum(true) / sum(counted))
@@ -84,7 +84,7 @@ def test_validation_counts_at_the_working_size_without_padding_and_void(
     assert "native" in scores["protocol"]
 
 
-def test_validation_gives_the_same_scores_twice_and_moves_nothing(wide: list[Pair]) -> None:
+def test_validation_is_repeatable_and_changes_no_weights(wide: list[Pair]) -> None:
     samples, predictor = Samples(wide, CODING, (16, 32)), make_predictor((16, 32), False)
     before = copy.deepcopy(predictor.network.state_dict())
     first, second = (validate(make_run(), predictor, samples, (16, 32)) for _ in range(2))
@@ -113,7 +113,7 @@ def test_validation_shows_what_it_scored(wide: list[Pair], size: tuple[int, int]
     assert scores == validate(make_run(), predictor, samples, size)
 
 
-def test_whether_there_was_anything_to_find(wide: list[Pair]) -> None:
+def test_has_foreground(wide: list[Pair]) -> None:
     predictor = make_predictor(None)
     scores = validate(make_run(), predictor, Samples(wide, CODING, (16, 32)), (16, 32))
     assert has_foreground(scores, 2)
@@ -124,10 +124,10 @@ def test_whether_there_was_anything_to_find(wide: list[Pair]) -> None:
     assert not has_foreground(scores, 2)
 
 
-def test_what_was_counted_before_is_not_counted_again(
+def test_images_in_the_journal_are_not_predicted_again(
     wide: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Images that are to be shown are predicted all the same."""
+    """Except for previews."""
     samples, predictor = Samples(wide * 4, CODING, (16, 32)), make_predictor((16, 32))
     whole = validate(make_run(), predictor, samples, (16, 32))
 
@@ -153,7 +153,7 @@ def test_what_was_counted_before_is_not_counted_again(
     assert (len(predicted), len(again.counts)) == (3, 8)
 
     predicted.clear()
-    images = ValidationImages(samples, COLORS)  # numbers 0, 2, 5 and 7
+    images = ValidationImages(samples, COLORS)  # images 0, 2, 5 and 7
     again = Journal(file, "epoch 1")
     assert validate(make_run(), predictor, samples, (16, 32), images, again) == whole
     assert len(predicted) == 3 + 2
@@ -162,8 +162,8 @@ def test_what_was_counted_before_is_not_counted_again(
 
 
 def draw(folder: Path, count: int, class_id: int) -> list[str]:
-    """Write the images of a validation that found one class alone; gives their names."""
-    # files that nobody reads
+    """Write the previews of a validation that predicts one class; returns their names."""
+    # these files are not read
     pairs = [Pair(Path(f"p{n}.jpg"), Path(f"p{n}.png"), str(n), "val") for n in range(count)]
     images = ValidationImages(Samples(pairs, CODING, (8, 12)), COLORS)
     mask = np.full((8, 12), class_id, np.uint8)
@@ -176,24 +176,22 @@ def draw(folder: Path, count: int, class_id: int) -> list[str]:
 @pytest.mark.parametrize(
     ("count", "shown"), [(1, [0]), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (31, [0, 10, 20, 30])]
 )
-def test_a_few_are_shown_spread_evenly(tmp_path: Path, count: int, shown: list[int]) -> None:
+def test_previews_are_spread_evenly(tmp_path: Path, count: int, shown: list[int]) -> None:
     wanted = [f"{place}_p{number}.png" for place, number in enumerate(shown, 1)]
     assert draw(tmp_path / "new", count, 0) == wanted
 
 
-def test_each_takes_the_place_of_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_previews_replace_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = draw(tmp_path, 9, class_id=0)
     before = {name: (tmp_path / name).read_bytes() for name in names}
     assert draw(tmp_path, 9, class_id=1) == names
     kept = {name: (tmp_path / name).read_bytes() for name in names}
     for number, name in zip((0, 3, 5, 8), names, strict=True):
         assert kept[name] != before[name]
-        with Image.open(tmp_path / name) as picture:
-            assert picture.size == (4 * 12 + 3 * 4, 8)
-            assert picture.getpixel((0, 0)) == (number,) * 3
-            assert picture.getpixel((2 * 16, 0)) == (255, 255, 255)
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (4 * 12 + 3 * 4, 8)
+            assert image.getpixel((0, 0)) == (number,) * 3
+            assert image.getpixel((2 * 16, 0)) == (255, 255, 255)
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("no space left")
@@ -208,23 +206,23 @@ def matrix(number: int) -> np.ndarray:
     return np.full((2, 2), number, dtype=np.int64)
 
 
-def test_counts_are_there_again_for_the_same_evaluation_alone(tmp_path: Path) -> None:
+def test_a_journal_is_read_only_for_the_same_evaluation(tmp_path: Path) -> None:
     file = tmp_path / "last" / "counts.json"
     journal = Journal(file, "epoch 3")
     assert journal.counts == []
     journal.add(matrix(2**40))
     journal.add(matrix(7))
-    assert not file.parent.exists()  # quick evaluations leave nothing on the disk
+    assert not file.parent.exists()  # quick evaluations write nothing
     journal.write()
     again = Journal(file, "epoch 3").counts
     assert [each.dtype for each in again] == [np.int64] * 2
     assert np.array_equal(again, [matrix(2**40), matrix(7)])
     assert Journal(file, "epoch 4").counts == []
-    file.write_text("{half")  # a damaged one is begun anew
+    file.write_text("{half")  # a damaged journal starts empty
     assert Journal(file, "epoch 3").counts == []
 
 
-def test_counts_are_written_now_and_then_and_gone_at_the_end(tmp_path: Path) -> None:
+def test_a_journal_is_written_in_intervals_and_removed_at_the_end(tmp_path: Path) -> None:
     file = tmp_path / "counts.json"
     journal = Journal(file, "epoch 3")
     journal._written -= 60

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -74,9 +73,6 @@ def name_below(source: Source, root: Path) -> str:
     return path.absolute().as_posix()
 
 
-_logger = logging.getLogger(__name__)
-
-
 def split_pairs(
     pairs: Sequence[Pair],
     fraction: float = 0.2,
@@ -109,7 +105,6 @@ def split_pairs(
                 f"--folds is {folds}, but the folder gives its own split ({example} is in its "
                 "validation part). Leave out --folds, or put all pictures into one folder."
             )
-        _mention_shared_groups(pairs)
         return list(pairs)
     sizes = Counter(pair.group for pair in pairs if pair.part != "test")
     if folds is not None and folds > len(sizes):
@@ -125,14 +120,12 @@ def split_pairs(
         taken = {group for group, number in dealt.items() if number == fold}
     else:
         taken = _choose_groups(sizes, drawn, means, fraction, seed)
-    whole = [
+    return [
         pair
         if pair.part == "test"
         else replace(pair, part="val" if pair.group in taken else "train")
         for pair in pairs
     ]
-    _mention_shared_groups(whole)
-    return whole
 
 
 def _check_pairs(pairs: Sequence[Pair], fraction: float) -> None:
@@ -248,13 +241,7 @@ def _choose_groups(
     return taken or {min(order, key=sizes.__getitem__)}
 
 
-def _mention_shared_groups(pairs: Sequence[Pair]) -> None:
+def shared_groups(pairs: Sequence[Pair]) -> list[str]:
+    """List the groups that are in more than one split: data leakage."""
     parts = Counter(group for group, _ in {(pair.group, pair.part) for pair in pairs})
-    shared = sorted(group for group, count in parts.items() if count > 1)
-    if shared:
-        _logger.warning(
-            "%d groups are in more than one of the given parts (%s): scores will look better "
-            "than they are",
-            len(shared),
-            ", ".join(shared[:5]),
-        )
+    return sorted(group for group, count in parts.items() if count > 1)

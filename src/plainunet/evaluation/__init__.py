@@ -1,1 +1,1 @@
-"""Masks and truth -> scores with confidence intervals, and a report."""
+"""Predicted and ground truth masks -> scores with confidence intervals, and a report."""

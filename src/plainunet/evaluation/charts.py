@@ -1,7 +1,7 @@
 """Charts as inline SVG, drawn by matplotlib.
 
-Their colours are variables of the page's style sheet, so that they follow light and dark, and
-their text is text. Each dot has a title, which browsers show when the pointer rests on it.
+Colours are variables of the page's style sheet, so charts follow its light and dark mode; text
+stays text. Each dot has a title, which browsers show on hover.
 """
 
 import functools
@@ -17,13 +17,13 @@ from plainunet.page import count, interval, score
 
 _WIDTH, _HEIGHT = 460, 280  # of a chart [points]
 _ROW = 58  # height of a row [points]
-_MIDDLE = 0.65  # of a row's dots, below the row's label
-_SPREAD = 30  # height that they take [points]
-_COLUMNS = 160  # in which the dots pile up
+_MIDDLE = 0.65  # centre of a row's dots, below its label
+_SPREAD = 30  # height of the dots of a row [points]
+_COLUMNS = 160  # in which dots are stacked
 _CELLS = 48  # columns and rows of a crowded scatter chart
 _STEPS = (1, 2, 2.5, 5, 10)  # between ticks
 _MOST_MARKS = 60  # on a line
-# stand for the variables of style.css of the same names
+# placeholders for the variables of style.css
 _COLORS = {
     f"#00000{place}": name
     for place, name in enumerate(("text", "soft", "line", "one", "two", "three"), 1)
@@ -59,7 +59,7 @@ class Line(NamedTuple):
 
     label: str
     values: Sequence[float | None]
-    """One for each place along the horizontal axis; None where there is none."""
+    """One for each position along the x axis; None for a gap."""
 
 
 class Dot(NamedTuple):
@@ -71,7 +71,7 @@ class Dot(NamedTuple):
 
 
 class Level(NamedTuple):
-    """A score among others."""
+    """A score with its confidence interval."""
 
     label: str
     value: float
@@ -79,15 +79,15 @@ class Level(NamedTuple):
 
 
 def _styled(draw: Callable[P, str]) -> Callable[P, str]:
-    """Draw with matplotlib's default style and ours on top, whatever the user has set."""
+    """Draw with matplotlib's default style and `_STYLE`, whatever the user has set."""
 
     @functools.wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> str:
-        # imported here: it takes a second, and only a report draws
+        # imported here: it takes a second, and only reports need it
         from matplotlib import style
 
         with style.context(["default", _STYLE]), warnings.catch_warnings():
-            # the browser has the glyphs that the font for measuring lacks
+            # the browser has glyphs that matplotlib's font lacks
             warnings.filterwarnings("ignore", "Glyph")
             return draw(*args, **kwargs)
 
@@ -103,9 +103,9 @@ def line_chart(
     limits: tuple[float | None, float | None] = (None, None),
     chosen: float | None = None,
 ) -> str:
-    """Draw one to three lines over rising places along a common axis, and mark a chosen place.
+    """Draw one to three lines over increasing x positions, and mark a chosen position.
 
-    A limit that is None is taken from the values.
+    A limit that is None follows from the values.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -141,9 +141,9 @@ def line_chart(
 
 @_styled
 def strip_chart(name: str, rows: Sequence[tuple[str, Sequence[Dot]]], most: int = 6000) -> str:
-    """Draw the Dice (x) of images as dots, a row for each class.
+    """Draw the Dice (x) of images as dots, one row per class.
 
-    With more than `most` dots in all, those that lie side by side become one larger dot.
+    With more than `most` dots in total, neighbouring dots are merged into a larger one.
     """
     low = score_limits(dot.x for _, dots in rows for dot in dots)[0]
     crowded = sum(len(dots) for _, dots in rows) > most
@@ -175,7 +175,7 @@ def strip_chart(name: str, rows: Sequence[tuple[str, Sequence[Dot]]], most: int 
 def scatter_chart(
     name: str, x_label: str, dots: Sequence[Dot], low: float = 0.0, most: int = 6000
 ) -> str:
-    """Draw the Dice (y) of images over an area (x) on a logarithmic scale; `most` as above."""
+    """Draw the Dice (y) of images over area (x, log scale); `most` as in `strip_chart`."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     chart = _Chart(name, x_label, "Dice")
@@ -210,7 +210,7 @@ def calibration_chart(
     accuracy: Sequence[float | None],
     pixels: Sequence[int],
 ) -> str:
-    """Draw a reliability diagram from bins; the area of a dot grows with its pixels."""
+    """Draw a reliability diagram from bins; the area of a dot grows with its pixel count."""
     chart = _Chart(name, "confidence (probability of the predicted class)", "accuracy")
     chart.axes.set(xlim=(0, 1), ylim=(0, 1))
     chart.axes.plot((0, 1), (0, 1), color=_SOFT, linestyle="--")
@@ -229,7 +229,7 @@ def calibration_chart(
 
 @_styled
 def level_chart(name: str, levels: Sequence[Level]) -> str:
-    """Draw a few values of Dice on one scale, each with its interval."""
+    """Draw Dice values on one scale, each with its confidence interval."""
     ends = [end for level in levels for end in level.bounds or () if end is not None]
     low = score_limits([*ends, *(level.value for level in levels)])[0]
     labels = []
@@ -249,13 +249,13 @@ def level_chart(name: str, levels: Sequence[Level]) -> str:
 
 
 def score_limits(values: Iterable[float]) -> tuple[float, float]:
-    """Choose the ends of an axis for scores: it ends at 1 and begins just below the lowest."""
+    """Choose the limits of a score axis: from just below the lowest score to 1."""
     lowest = min(values, default=0.0)
     return max(low for low in (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99) if low <= lowest), 1.0
 
 
 class _Mark(NamedTuple):
-    """A dot that stands for one image, or for several side by side."""
+    """A dot for one image or several merged ones."""
 
     x: float
     y: float
@@ -264,7 +264,7 @@ class _Mark(NamedTuple):
 
 
 class _Chart:
-    """A figure with one pair of axes, and the titles of its marks."""
+    """A figure with one pair of axes, and the titles of its markers."""
 
     def __init__(self, name: str, x_label: str, y_label: str = "", height: float = _HEIGHT) -> None:
         """Lay out empty axes."""
@@ -274,7 +274,7 @@ class _Chart:
         self.name = _printable(name, 200)
         self.figure = Figure(figsize=(_WIDTH / 72, height / 72))
         self.axes = self.figure.subplots()
-        # fixed margins: to measure all text takes as long as to draw it
+        # fixed margins, since measuring text takes as long as drawing it
         left, right, top, bottom = 72 if y_label else 12, 16, 26, 46
         self.figure.subplots_adjust(
             left / _WIDTH, bottom / height, 1 - right / _WIDTH, 1 - top / height
@@ -288,7 +288,7 @@ class _Chart:
     def plot(
         self, points: Sequence[tuple[Any, Any]], titles: list[str], color: str, **look: Any
     ) -> None:
-        """Plot points, with a title for each mark."""
+        """Plot points, with a title for each marker."""
         name = f"marks-{len(self._titles)}"
         self._titles[name] = titles
         xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -296,21 +296,21 @@ class _Chart:
         self.axes.plot(xs, ys, color=color, gid=name, **look)
 
     def dots(self, marks: Sequence[_Mark]) -> None:
-        """Plot dots, larger where they stand for several."""
+        """Plot dots, larger ones for several images."""
         sizes = [round(5 + min(8.0, math.log2(mark.amount))) for mark in marks]
         for same, size in zip(_group(marks, sizes), dict.fromkeys(sizes), strict=True):
             titles = [
-                mark.title + (f" and {mark.amount - 1:,} more beside it" if mark.amount > 1 else "")
+                mark.title + (f" and {mark.amount - 1:,} more nearby" if mark.amount > 1 else "")
                 for mark in same
             ]
             look = {"marker": "o", "markersize": size, "markeredgewidth": 0, "alpha": 0.65}
             self.plot([(mark.x, mark.y) for mark in same], titles, _ONE, **look)
 
     def svg(self) -> str:
-        """Save as SVG that can stand in a page: no style attributes, no ids but those in use."""
+        """Convert to SVG for inlining: no style attributes, no unused ids."""
         import matplotlib as mpl
 
-        # ids are made from it; they are the same in every run and differ between charts
+        # makes ids reproducible, and different between charts
         mpl.rcParams["svg.hashsalt"] = ascii(self.name)
         file = io.BytesIO()
         self.figure.savefig(file, format="svg", metadata={"Date": None})
@@ -337,9 +337,9 @@ _KEPT = (
 
 
 def _simplify(element: ElementTree.Element) -> None:
-    """Make attributes of an element's style, and drop namespaces and what is not needed.
+    """Turn an element's style into attributes, and drop namespaces and unused attributes.
 
-    The page's policy allows no style attributes.
+    The page's content security policy forbids style attributes.
     """
     element.tag = element.tag.rpartition("}")[2]
     given = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
@@ -356,7 +356,7 @@ def _simplify(element: ElementTree.Element) -> None:
 
 
 def _rows_chart(name: str, labels: Sequence[str], low: float) -> _Chart:
-    """Lay out a chart of Dice with a row for each label."""
+    """Lay out a chart of Dice with one row per label."""
     chart = _Chart(name, "Dice", height=_ROW * len(labels) + 72)
     chart.axes.set(xlim=(low, 1), ylim=(len(labels), 0), yticks=range(len(labels)))
     chart.axes.tick_params(axis="y", labelleft=False)
@@ -367,7 +367,7 @@ def _rows_chart(name: str, labels: Sequence[str], low: float) -> _Chart:
 
 
 def _group(items: Sequence[T], keys: Sequence[Hashable]) -> list[list[T]]:
-    """Gather items that have the same key, in the order of their first."""
+    """Group items by key, in order of first appearance."""
     groups: dict[Hashable, list[T]] = {}
     for item, key in zip(items, keys, strict=True):
         groups.setdefault(key, []).append(item)
@@ -383,7 +383,7 @@ def _tick_text(value: float, _place: object) -> str:
 
 
 def _printable(text: str, most: int) -> str:
-    """Shorten text at its beginning, for names differ at their ends; write out odd characters."""
+    """Cut text at its start, since names differ at their ends; escape unprintable characters."""
     cut = text if len(text) <= most else "\u2026" + text[1 - most :]
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut

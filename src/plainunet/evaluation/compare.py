@@ -1,7 +1,7 @@
 """Compare two models on the same images: which is better, by how much, and where.
 
-The bootstrap is paired: both models see the same resampled groups of images, so that what makes
-an image hard is in neither interval.
+The bootstrap is paired: both models share the same resampled groups of images, so the difficulty of
+an image cancels out in the interval of the difference.
 """
 
 import csv
@@ -33,8 +33,8 @@ from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent
 
 DRAWN = 12
-"""At most so many images are drawn."""
-_GAP = 8  # pixels between the two
+"""Maximum number of images that are drawn."""
+_GAP = 8  # pixels between the models' rows
 
 
 def compare(
@@ -54,38 +54,38 @@ def compare(
     Args:
         first: A `best.safetensors`.
         second: Another one.
-        data: The folder; the images that were held out from both are taken.
-        out: Folder to make, for `images.csv` and the images in which they differ most: each
-            model's image, truth, prediction and errors, the first above the second.
-        split: As of `evaluate`.
-        folder: Where images and masks are, as of `FolderConfig`.
+        data: The folder; the images held out from both models are evaluated.
+        out: Folder to create for `images.csv` and the images with the largest differences: image,
+            ground truth, prediction and errors, the first model above the second.
+        split: As in `evaluate`.
+        folder: Fields of `FolderConfig`: where images and masks are.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
-        reporter: Told the progress, and what was left aside.
+        reporter: Receives the progress, and notes on skipped images.
 
     Returns:
         {"protocol", "split", "pictures", "groups", "level", "models": [a, b], "scores": {"pooled"
         and "per_image": {score: {"first", "second", "difference", "interval", "better"}}},
         "images": [{"image", "group", "first", "second", "difference"}]}: means over foreground
-        classes, second minus first, and the share of resamples in which the second is better;
-        the Dice of each image, the largest difference first.
+        classes, second minus first, and the fraction of resamples in which the second is better;
+        the Dice of each image, largest difference first.
 
     Raises:
         FileNotFoundError: No such checkpoint or folder.
         ValueError: The classes differ, no image was held out from both, the folder cannot be
-            understood, or `out` is not empty.
+            read, or `out` is not empty.
     """
     if out is not None and out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: is not empty. Give another --out.")
+        raise ValueError(f"{out} is not empty. Choose another --out.")
     paths = [Path(first), Path(second)]
     models = _load(paths, device, precision)
-    datasets, part = _open_common(paths, models, Path(data), split, folder, reporter)
+    datasets, split = _open_common(paths, models, Path(data), split, folder, reporter)
     counts = [_count(*each, reporter) for each in zip(paths, models, datasets, strict=True)]
     bootstrap = Bootstrap([pair.group for pair in datasets[0].pairs])
     rows, order = _rank_images(datasets[0], counts)
     result: dict[str, Any] = {
         "protocol": PROTOCOL,
-        "split": part,
+        "split": split,
         "pictures": len(datasets[0]),
         "groups": bootstrap.groups,
         "level": LEVEL,
@@ -104,8 +104,8 @@ def _load(paths: Sequence[Path], device: str, precision: str) -> list[Predictor]
     first, second = (model.card.class_names for model in models)
     if first != second:
         raise ValueError(
-            f"the models have different classes: {paths[0]} {', '.join(first)}; {paths[1]} "
-            f"{', '.join(second)}. Only models of the same classes in the same order compare."
+            f"the models have different classes: {paths[0]}: {', '.join(first)}; {paths[1]}: "
+            f"{', '.join(second)}. Compare models with the same classes in the same order."
         )
     return models
 
@@ -118,27 +118,26 @@ def _open_common(
     folder: Mapping[str, Any] | None,
     reporter: Reporter,
 ) -> tuple[list[SegmentationDataset], str]:
-    """The images held out from both models, each with its own coding of the masks."""
-    (first, part), (second, _) = (
+    """Open the images held out from both models, once with each model's coding of the masks."""
+    (first, name), (second, _) = (
         open_dataset(model.card, path, data, split, folder, reporter)
         for model, path in zip(models, paths, strict=True)
     )
-    there = {pair.image for pair in second.pairs}
-    common = first.subset([at for at, pair in enumerate(first.pairs) if pair.image in there])
+    others = {pair.image for pair in second.pairs}
+    common = first.subset([at for at, pair in enumerate(first.pairs) if pair.image in others])
     if not common:
         raise ValueError(
-            f"{data}: no picture was held out from both models. Give --split all, or another "
-            "folder."
+            f"{data}: no image was held out from both models. Use --split all or another folder."
         )
     if len(common) < max(len(first), len(second)):
-        reporter.note(f"held out from both models: {len(common)}; all other pictures are left out")
-    return [common, replace(common, coding=second.coding)], part
+        reporter.note(f"only the images held out from both models are compared: {len(common)}")
+    return [common, replace(common, coding=second.coding)], name
 
 
 def _count(
     path: Path, model: Predictor, dataset: SegmentationDataset, reporter: Reporter
 ) -> Counts:
-    """Confusion matrices [n, K, K] of a model."""
+    """Compute the confusion matrices [n, K, K] of a model."""
     reporter.stage(str(path), len(dataset))
     counts = []
     for measured in measure(model, dataset, boundary=False):
@@ -150,7 +149,7 @@ def _count(
 def _rank_images(
     dataset: SegmentationDataset, counts: Sequence[Counts]
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """The Dice of each image and their order, the largest difference first."""
+    """Rank the images by their difference in Dice, largest first; rows and indices."""
     first, second = (nan_mean(dice(each)[:, 1:], axis=1) for each in counts)
     order = np.argsort(-np.abs(np.nan_to_num(second - first)), kind="stable").tolist()
     rows = [
@@ -167,7 +166,7 @@ def _rank_images(
 
 
 def _differences(counts: Sequence[Counts], bootstrap: Bootstrap) -> dict[str, Any]:
-    """Scores of both and their differences, pooled and per image."""
+    """Compute the scores of both and their differences, pooled and per image."""
 
     def foreground(score: Callable[[Counts], Floats]) -> Callable[[Counts], Floats]:
         return lambda counts: nan_mean(score(counts)[..., 1:], axis=-1)
@@ -203,7 +202,7 @@ def _draw(
     datasets: Sequence[SegmentationDataset],
     reporter: Reporter,
 ) -> None:
-    """Draw both models' predictions of each image, one above the other."""
+    """Draw the predictions of both models, one above the other, for each image."""
     reporter.stage("drawing", len(datasets[0]))
     predicted = [predict_images(*each) for each in zip(models, datasets, strict=True)]
     colors = models[0].card.colors

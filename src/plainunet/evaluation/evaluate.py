@@ -1,4 +1,4 @@
-"""Evaluate a model on images whose masks are known, after the metric protocol."""
+"""Evaluate a model on images with ground truth masks, following the metric protocol."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,8 +34,8 @@ from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent
 from plainunet.settings import with_dataset
 
-_PARTS = ("train", "val", "test", "all")
-_NOWHERE = 60000  # a value that no mask with names has
+_SPLITS = ("train", "val", "test", "all")
+_ABSENT = 60000  # plus a class id: a value that no mask has
 
 
 def evaluate(
@@ -56,34 +56,34 @@ def evaluate(
     precision: str = "auto",
     reporter: Reporter = silent,
 ) -> dict[str, Any]:
-    """Score a checkpoint on a folder of images and masks.
+    """Evaluate a checkpoint on a folder of images and masks.
 
     Args:
         checkpoint: A `best.safetensors`.
-        data: The folder. If it is the one that the run was trained on, its validation part is
-            taken, after the `split.csv` beside the checkpoint, even if files have come or gone
-            since; any other folder is taken whole.
-        split: Take this part instead: "train", "val", "test" or "all".
-        images: Folder of the images below `data`; left out, it is found. This, the next five
-            and what masks mean may also stand in a `dataset.toml` there.
+        data: The folder. For the training folder, its validation split is evaluated, as listed in
+            the `split.csv` next to the checkpoint, even if files were added or removed since; any
+            other folder is evaluated as a whole.
+        split: Evaluate this split instead: "train", "val", "test" or "all".
+        images: Folder of the images below `data`; default: detected. A `dataset.toml` there may
+            hold this, the next five, and the label encoding of the masks.
         masks: Folder of the masks below `data`, or a COCO file or a list of run-length codes.
-        pairs: How they belong together, see `plainunet.dataset.pairs.find_pairs`.
-        rle: How run-length codes count; left out, it is found.
-        unlisted: "empty" if images that a list of run-length codes does not name have no masks.
-        skip_unlabelled: Whether images without a mask are left out.
-        allow_outside: Whether a dataset.toml is followed that leads out of the folder.
-        objects: Whether objects are counted as well; they always are where masks number them.
+        pairs: How images and masks are paired, see `plainunet.dataset.pairs.find_pairs`.
+        rle: Pixel order of run-length codes; default: detected.
+        unlisted: "empty" if images missing from a list of run-length codes have empty masks.
+        skip_unlabelled: Whether to skip images without a mask.
+        allow_outside: Whether a dataset.toml may point outside the folder.
+        objects: Whether to count objects too; always done for instance masks.
         html: File for a report with images.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
-        reporter: Told what was left aside in the folder, or taken as what, and the progress.
+        reporter: Receives notes on how the folder was read, and the progress.
 
     Returns:
         As by `score_images`, with `split`.
 
     Raises:
         FileNotFoundError: No such checkpoint or folder.
-        ValueError: The folder cannot be understood, or has no image in that part.
+        ValueError: The folder cannot be read, or has no image in that split.
     """
     predictor = Predictor.load(checkpoint, device=device, precision=precision)
     folder: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
@@ -94,7 +94,7 @@ def evaluate(
     objects = objects or isinstance(dataset.coding, Instances)
     scores = evaluate_dataset(predictor, dataset, reporter, objects=objects)
     result: dict[str, Any] = {"split": split, **scores}
-    _note_absent(result["confusion"], dataset, reporter)
+    _note_missing_classes(result["confusion"], dataset, reporter)
     if html is not None:
         options = {"split": split, **folder, "objects": objects}
         again = command("plainunet", "evaluate", checkpoint, data, *_flags(options))
@@ -102,19 +102,19 @@ def evaluate(
     return result
 
 
-def _note_absent(
+def _note_missing_classes(
     confusion: Sequence[Sequence[int]], dataset: SegmentationDataset, reporter: Reporter
 ) -> None:
     rows = zip(dataset.class_names, confusion, strict=True)
     if absent := [name for name, row in rows if not sum(row)]:
         reporter.note(
-            f"no mask has a pixel of {', '.join(absent)}. If there should be some, say what the "
-            f"masks' values mean in a dataset.toml in {dataset.folder}"
+            f"no mask has a pixel of {', '.join(absent)}. If some should, set the label encoding "
+            f"in {dataset.folder / 'dataset.toml'}"
         )
 
 
 def _flags(options: Mapping[str, Any]) -> list[str]:
-    """Options as on the command line."""
+    """Format options as flags."""
     flags: list[str] = []
     for name, value in options.items():
         if value:
@@ -142,8 +142,8 @@ def evaluate_dataset(
     *,
     objects: bool = False,
 ) -> dict[str, Any]:
-    """Score a model on a dataset, at the images' own sizes; as by `score_images`."""
-    reporter.stage("judging", len(dataset))
+    """Evaluate a model on a dataset at native resolution; returns as `score_images`."""
+    reporter.stage("evaluating", len(dataset))
     measured = []
     for each in measure(predictor, dataset, objects=objects):
         measured.append(each)
@@ -160,21 +160,21 @@ def open_dataset(
     folder: Mapping[str, Any] | None,
     reporter: Reporter,
 ) -> tuple[SegmentationDataset, str]:
-    """Open the images that a model is evaluated on, their masks read as its classes.
+    """Open the images that a model is evaluated on, with masks read as the model's classes.
 
-    `folder` says where images and masks are, as of `FolderConfig`; what is None or False is
-    found. Returns the dataset and the name of its part.
+    `folder` holds fields of `FolderConfig`; those that are None or False are detected. Returns the
+    dataset and the name of its split.
     """
-    given = {key: value for key, value in (folder or {}).items() if value}
-    known = with_dataset(DataConfig(**given), data)
+    fields = {key: value for key, value in (folder or {}).items() if value}
+    known = with_dataset(DataConfig(**fields), data)
     pairs = find_pairs(data, known, reporter, at_least=1)
-    pairs, split = _choose_part(pairs, data, checkpoint, card, split, reporter)
+    pairs, split = _choose_split(pairs, data, checkpoint, card, split, reporter)
     shapes = check_pairs(pairs)
     coding = match_classes(card, [pair.mask for pair in pairs], known)
     return SegmentationDataset(data, pairs, coding, card.class_names, shapes), split
 
 
-def _choose_part(
+def _choose_split(
     pairs: list[Pair],
     data: Path,
     checkpoint: Path,
@@ -182,11 +182,11 @@ def _choose_part(
     split: str | None,
     reporter: Reporter,
 ) -> tuple[list[Pair], str]:
-    """Take a part of a folder, after the run's split or its own sub-folders; and its name."""
-    if split is not None and split not in _PARTS:
-        raise ValueError(f"--split {split}: it is one of {', '.join(_PARTS)}.")
+    """Select a split of a folder, by the run's split.csv or its sub-folders; and its name."""
+    if split is not None and split not in _SPLITS:
+        raise ValueError(f"--split {split}: choose one of {', '.join(_SPLITS)}.")
     unchanged = card.training.get("digest") == data_digest(pairs, data)
-    trained_on = unchanged or _is_known(card.training.get("sample", {}), data)
+    trained_on = unchanged or _is_training_folder(card.training.get("sample", {}), data)
     split = split or ("val" if trained_on else "all")
     if split == "all":
         return pairs, split
@@ -194,61 +194,63 @@ def _choose_part(
         listed = checkpoint.parent / SPLIT_FILE
         if not listed.is_file():
             raise FileNotFoundError(
-                f"{listed} does not exist: which pictures of {data} were held out from the model "
-                "stands there. Give the checkpoint in its run folder, copy that file beside it, "
-                "or judge all pictures by --split all, also those that it was trained on."
+                f"{listed}: no such file; it lists the images of {data} that were held out from "
+                "training. Use the checkpoint in its run folder, copy that file next to it, or "
+                "evaluate all images, training images included: --split all."
             )
         held = read_split(listed, data)
-        pairs = held if unchanged else _still_there(held, pairs, data, reporter)
+        pairs = held if unchanged else _keep_existing(held, pairs, data, reporter)
     chosen = [pair for pair in pairs if pair.part == split]
     if not chosen:
-        there = sorted({pair.part for pair in pairs if pair.part}) or ["none"]
+        present = sorted({pair.part for pair in pairs if pair.part}) or ["none"]
         raise ValueError(
-            f"{data}: no picture belongs to the part {split!r} (its parts: {', '.join(there)}). "
-            "Give --split all, or the folder that the model was trained on."
+            f"{data}: no image in the split {split!r} (splits found: {', '.join(present)}). "
+            "Use --split all, or the folder that the model was trained on."
         )
     return chosen, split
 
 
-def _is_known(sizes: dict[str, int], folder: Path) -> bool:
-    """Whether a folder has most of the files whose sizes [bytes] were remembered in training."""
+def _is_training_folder(sizes: dict[str, int], folder: Path) -> bool:
+    """Whether a folder has most of the training files, by name and size [bytes]."""
     files = {folder / name: size for name, size in sizes.items()}
     same = sum(file.is_file() and file.stat().st_size == size for file, size in files.items())
     return 2 * same > len(sizes)
 
 
-def _still_there(
+def _keep_existing(
     split: list[Pair], pairs: list[Pair], data: Path, reporter: Reporter
 ) -> list[Pair]:
-    """Those pairs of a run's split that are still in its folder."""
+    """Keep the pairs of a run's split that still exist in its folder."""
     known = {pair.image: pair for pair in split}
     kept = [known[pair.image] for pair in pairs if pair.image in known]
     new, gone = len(pairs) - len(kept), len(known) - len(kept)
     if new or gone:
         reporter.note(
-            f"{data} has changed since the model was trained on it: {new} new pictures "
-            f"are left out, {gone} have gone. --split all takes all, also those trained on."
+            f"{data} has changed since training: {new} new images are not evaluated, {gone} are "
+            "missing. --split all evaluates all images, training images included."
         )
     else:
-        reporter.note(f"files in {data} have changed since the model was trained on it")
+        reporter.note(f"files in {data} have changed since training")
     return kept
 
 
 def match_classes(card: Card, masks: Sequence[Source], known: DataConfig) -> Coding:
-    """Find out how masks are read as the classes of a model.
+    """Find the coding that reads masks as the classes of a model.
 
-    By the masks' names of classes; else by what the folder's dataset.toml (`known`) says of them;
-    else as the masks of the training were read, if they fit; else as they are. Masks whose classes
-    are not the model's are a ValueError.
+    The first that applies: the class names of the masks; the folder's dataset.toml (`known`); the
+    coding used in training, if it fits; the coding detected from the masks.
+
+    Raises:
+        ValueError: The classes of the masks are not those of the model.
     """
     names = common_names(masks)
     if names:
         return _by_name(card.class_names, names, masks)
     if known.values or known.colors or known.encoding or known.ignore is not None:
-        coding = _as_they_are(card, masks, known)
+        coding = _from_masks(card, masks, known)
         order = _order(card.class_names, known.classes) if known.classes else None
         return coding if order is None else _reordered(coding, order)
-    return _as_in_training(card, masks) or _as_they_are(card, masks, known)
+    return _as_in_training(card, masks) or _from_masks(card, masks, known)
 
 
 def _by_name(
@@ -258,41 +260,41 @@ def _by_name(
     coding = Values(values, IGNORED, class_names)
     for path in masks:
         found = np.unique(coding.read_stored(path)).tolist()
-        strange = [names[value] for value in found if value != IGNORED and value not in values]
-        if strange:
+        unknown = [names[value] for value in found if value != IGNORED and value not in values]
+        if unknown:
             raise ValueError(
-                f"{path} has the class '{strange[0]}', which the model does not know: it has "
-                f"{', '.join(class_names)}. Take it out of the masks, rename it, or judge a "
-                "model that knows it."
+                f"{path} has the class '{unknown[0]}', which the model does not have (its "
+                f"classes: {', '.join(class_names)}). Remove or rename it in the masks, or "
+                "evaluate another model."
             )
     return coding
 
 
 def _order(class_names: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, ...]:
-    """The place of each of a model's classes among the masks' names."""
+    """The index of each of a model's classes among the masks' class names."""
     if len(names) == len(class_names) and default_names(len(names)) in (names, class_names):
         return tuple(range(len(names)))
     places = {name.casefold(): place for place, name in enumerate(names)}
     order = [
-        places.get(name.casefold(), 0 if class_id == 0 else _NOWHERE + class_id)
+        places.get(name.casefold(), 0 if class_id == 0 else _ABSENT + class_id)
         for class_id, name in enumerate(class_names)
     ]
-    if all(place >= _NOWHERE for place in order[1:]):
+    if all(place >= _ABSENT for place in order[1:]):
         raise ValueError(
             f"The masks have the classes {', '.join(names)}, the model {', '.join(class_names)}: "
-            "none but the background has the same name. Rename those that are the same."
+            "no foreground class has the same name. Rename matching classes."
         )
     return tuple(order)
 
 
 def _reordered(coding: Coding, order: tuple[int, ...]) -> Coding:
-    """Put a coding in the order of a model's classes, where it is not."""
+    """Put a coding in the order of a model's classes."""
     if order == tuple(range(coding.num_classes)):
         return coding
     if max(order) >= coding.num_classes or not isinstance(coding, Values):
         raise ValueError(
-            "The dataset.toml of the folder names other classes than the model has, or in another "
-            "order. Name the model's, in its order."
+            "The dataset.toml of the folder lists other classes than the model, or in another "
+            "order. List the model's classes, in its order."
         )
     return replace(coding, values=tuple(coding.values[place] for place in order))
 
@@ -313,13 +315,13 @@ def _as_in_training(card: Card, masks: Sequence[Source]) -> Coding | None:
                 stored.update(np.unique(coding.read_stored(path)).tolist())
     except ValueError:
         return None
-    # one value alone numbers no objects, and without 0 there is no background
+    # a single value is no numbering of objects, and instance masks have 0 as background
     if stored and (0 not in stored or len(stored) == 2):
         return None
     return coding
 
 
-def _as_they_are(card: Card, masks: Sequence[Source], known: DataConfig) -> Coding:
+def _from_masks(card: Card, masks: Sequence[Source], known: DataConfig) -> Coding:
     count = len(card.class_names)
     ignore = card.masks.get("ignore") if known.ignore is None else known.ignore
     try:
@@ -327,14 +329,14 @@ def _as_they_are(card: Card, masks: Sequence[Source], known: DataConfig) -> Codi
         coding = find_coding(masks, complete)[0]
         if isinstance(coding, Colors) and not known.colors:
             raise ValueError(
-                "They name classes by colour, and which colour is which of these classes is not "
-                "known. Say it in a dataset.toml in the folder (colors = [...]), or save the "
-                "class ids as a grey or palette PNG."
+                "Their classes are encoded as colours, in an unknown order. List the colours in a "
+                "dataset.toml in the folder (colors = [...]), or save the class ids as a grey or "
+                "palette PNG."
             )
     except ValueError as error:
         raise ValueError(
-            f"The masks are not those of this model's {count} classes "
-            f"({', '.join(card.class_names)}). {error} (To judge, say such things in a "
+            f"The masks do not match the model's {count} classes "
+            f"({', '.join(card.class_names)}). {error} (For evaluate, put such settings in a "
             "dataset.toml in the data folder.)"
         ) from error
     return coding

@@ -1,4 +1,4 @@
-"""What is measured of each image, and the scores of a set made from all of them."""
+"""Measurements of each image, and the scores of a set computed from them."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -42,11 +42,11 @@ from plainunet.prediction.predictor import Predictor
 from plainunet.system import keep_freed_memory, work_ahead
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-"""Probabilities from which on a pixel belongs to an object, for `cluster_scores`."""
+"""Thresholds on the foreground probability that separate objects, for `cluster_scores`."""
 
 
 class PredictedImage(NamedTuple):
-    """An image with its true and its predicted mask."""
+    """An image with its ground truth and its predicted mask."""
 
     image: NDArray[Any]
     """[H, W, C], as stored."""
@@ -57,39 +57,39 @@ class PredictedImage(NamedTuple):
     histogram: Counts
     """[2, 100], as by `count_probabilities`."""
     probabilities: NDArray[np.float32] | None = None
-    """[K, H, W], where they were asked for."""
+    """[K, H, W], if requested."""
 
 
 class ObjectScores(NamedTuple):
-    """How well a class's objects are separated in an image."""
+    """How well the objects of a class are separated in an image."""
 
     counts: ObjectCounts
     clusters: list[ClusterScores]
-    """At each of `THRESHOLDS`; with more than two classes one, of the predicted class."""
+    """One for each of `THRESHOLDS`; with more than two classes a single one, of the argmax."""
 
 
 class Measurement(NamedTuple):
-    """The numbers of an image, from which all scores are made."""
+    """The measurements of an image from which all scores are computed."""
 
     counts: Counts
-    """[K, K], rows truth, columns prediction."""
+    """Confusion matrix [K, K], rows ground truth, columns prediction."""
     histogram: Counts
-    """As of `PredictedImage`."""
+    """As in `PredictedImage`."""
     size: tuple[int, int]
     """Height and width [pixels]."""
     boundary: list[Boundary] | None = None
-    """Of each class but the first."""
+    """One per foreground class."""
     objects: list[ObjectScores] | None = None
-    """Of each class but the first."""
+    """One per foreground class."""
 
 
 def predict_images(
     predictor: Predictor, dataset: SegmentationDataset, keep_probabilities: bool = False
 ) -> Iterator[PredictedImage]:
-    """Predict the images of a dataset in order, reading the next one meanwhile.
+    """Predict the images of a dataset in order, reading the next one in the background.
 
     Raises:
-        ValueError: An image or mask cannot be read, or not predicted; it is named.
+        ValueError: An image or mask cannot be read or predicted; the message names it.
     """
     if predictor.memory is None:
         keep_freed_memory()
@@ -122,15 +122,15 @@ def measure(
     boundary: bool = True,
     objects: bool = False,
 ) -> Iterator[Measurement]:
-    """Predict and measure image after image."""
+    """Predict and measure the images one by one."""
     num_classes = predictor.network.num_classes
-    # boundaries are compared in a thread beside the network
-    with ThreadPoolExecutor(1) as beside:
+    # boundaries are compared in a thread while the network runs
+    with ThreadPoolExecutor(1) as pool:
         waiting: deque[Any] = deque()
         images = predict_images(predictor, dataset, objects)
         for pair, predicted in zip(dataset.pairs, images, strict=True):
             found = _score_objects(pair, dataset, predicted) if objects else None
-            waiting.append(beside.submit(_measure, predicted, num_classes, boundary, found))
+            waiting.append(pool.submit(_measure, predicted, num_classes, boundary, found))
             if len(waiting) > 2:
                 yield waiting.popleft().result()
         while waiting:
@@ -154,7 +154,7 @@ def _score_objects(
     pair: Pair, dataset: SegmentationDataset, predicted: PredictedImage
 ) -> list[ObjectScores]:
     coding, probabilities = dataset.coding, predicted.probabilities
-    assert probabilities is not None  # `measure` has asked for them
+    assert probabilities is not None  # requested by `measure`
     valid = predicted.truth < coding.num_classes
     numbered: Labels | None = None
     if isinstance(coding, Instances):
@@ -181,19 +181,19 @@ def score_images(
     """Score a set of images.
 
     Args:
-        measured: The numbers of each image.
-        pairs: The images.
-        class_names: K names, the background's first.
-        threshold: With two classes, the probability from which on a pixel is of the second.
+        measured: The measurements of each image.
+        pairs: The images, in the same order.
+        class_names: K names, background first.
+        threshold: With two classes, the probability from which on a pixel is class 1, in [0, 1].
 
     Returns:
-        `summarise`'s dictionary, and: "intervals" {"groups", "level", "pooled", "per_image"},
+        The dictionary of `summarise`, and: "intervals" {"groups", "level", "pooled", "per_image"},
         laid out as the scores, with [low, high] or None; "confusion" [K][K]; "boundary" and
-        "objects" by class, where they were measured; "calibration" and, with two classes,
-        "threshold_curve"; "images": for each image its path, group, size, areas and scores.
+        "objects" by class, if they were measured; "calibration" and, with two classes,
+        "threshold_curve"; "images": the path, group, size, areas and scores of each image.
 
     Raises:
-        ValueError: There is no image, there are not K names, or two are equal.
+        ValueError: There is no image, the number of names is not K, or two names are equal.
     """
     counts = np.stack([each.counts for each in measured])
     result = summarise(counts, class_names)
@@ -264,7 +264,7 @@ def _pixel_intervals(
 
 
 def _with_means(per_class: Floats) -> Floats:
-    """[n, K] to [n, K + 2]: and their mean without and with background."""
+    """Append the means without and with background: [n, K] to [n, K + 2]."""
     means = [nan_mean(per_class[:, 1:], axis=1), nan_mean(per_class, axis=1)]
     return np.concatenate([per_class, np.stack(means, axis=1)], axis=1)
 
@@ -272,7 +272,7 @@ def _with_means(per_class: Floats) -> Floats:
 def _boundary_means(
     measured: Sequence[Measurement], bootstrap: Bootstrap, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Means over the images that have the class, and their intervals."""
+    """Means over the images with the class, and their confidence intervals."""
     values = np.array([each.boundary for each in measured])  # [n, K - 1, 4]
     means, bounds = nan_mean(values, axis=0), bootstrap.mean_interval(values)
     names = list(enumerate(class_names[1:]))

@@ -1,7 +1,7 @@
-"""Metrics of segmentations, all computed from counts.
+"""Segmentation metrics, all computed from counts.
 
-In this order: the confusion matrix and its scores (Dice, IoU, precision, recall, accuracy); the
-Dice at each threshold and the calibration of probabilities; distances between boundaries; objects.
+In this order: the confusion matrix and its scores (Dice, IoU, precision, recall, accuracy); Dice by
+threshold and the calibration of probabilities; distances between boundaries; objects.
 """
 
 import math
@@ -16,23 +16,24 @@ Counts: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 Labels: TypeAlias = NDArray[np.integer[Any]]
 PROTOCOL = (
-    "Pixels are counted at each picture's own resolution, on its own mask; ignored pixels are "
-    "left out, no picture is. Pooled: counts added over the set, then scored. Per image: the "
-    "mean of the pictures' scores. A class absent from both truth and prediction of a picture is "
-    "left out of that picture's mean; absent from the truth but predicted, or the other way "
-    "round, it scores 0. Means over classes leave the background out unless they say otherwise."
+    "Pixels are counted at the native resolution of each image, against its own mask. Ignored "
+    "pixels are excluded; no image is. Pooled: counts are summed over all images, then scored "
+    "(micro-average). Per image: the mean of the images' scores (macro-average). A class absent "
+    "from both the ground truth and the prediction of an image is skipped in that image's mean; "
+    "a class in only one of the two scores 0. Means over classes exclude the background unless "
+    "labelled otherwise."
 )
 BINS = 100
-"""Bins of the histograms of probabilities."""
+"""Bins of the probability histograms."""
 TOLERANCE = 2.0
-"""Distance up to which boundaries agree, for `surface_dice` [pixels]."""
+"""Largest distance at which boundaries agree, for `surface_dice` [pixels]."""
 BAND = 0.02
-"""Depth of the band inside a boundary, for `boundary_iou`, as a share of the image's diagonal
+"""Depth of the band inside a boundary, for `boundary_iou`, as a fraction of the image diagonal
 (Cheng et al. 2021, Boundary IoU, section 4)."""
 OVERLAPS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-"""Intersections over union above which an object counts as found."""
-_IDS = 256  # class ids and the ignored value are bytes
-_SHOWN = 10  # bars of the calibration diagram
+"""IoU thresholds above which an object counts as found."""
+_IDS = 256  # class ids and the ignore index are bytes
+_SHOWN = 10  # bins of the reliability diagram
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
@@ -42,34 +43,34 @@ def confusion_matrix(
     num_classes: int,
     ignore_index: int = 255,
 ) -> Counts:
-    """Count how often each true class was given each class.
+    """Count the pixels of each pair of true and predicted class.
 
     Args:
-        truth: Any shape, class ids 0..K-1 or `ignore_index`.
-        prediction: Same shape, class ids 0..K-1; anything where the truth is ignored.
+        truth: Ground truth of any shape, class ids 0..K-1 or `ignore_index`.
+        prediction: Same shape, class ids 0..K-1; any value where the ground truth is ignored.
         num_classes: K, at most 255.
-        ignore_index: Value of the truth whose pixels are not counted.
+        ignore_index: Value of the ground truth whose pixels are not counted.
 
     Returns:
-        [K, K] int64, rows truth, columns prediction.
+        [K, K] int64, rows ground truth, columns prediction.
 
     Raises:
         ValueError: The shapes differ, or an id is not one of the K classes.
     """
     if truth.shape != prediction.shape:
         raise ValueError(
-            f"The truth has the shape {list(truth.shape)}, the prediction "
-            f"{list(prediction.shape)}: both must be of the same picture at the same size."
+            f"The ground truth has shape {list(truth.shape)}, the prediction "
+            f"{list(prediction.shape)}: both must be masks of one image at the same size."
         )
-    rows = _as_bytes(truth, "truth", num_classes)
+    rows = _as_bytes(truth, "ground truth", num_classes)
     columns = _as_bytes(prediction, "prediction", num_classes)
-    # every possible pair has its own bin: unknown ids are found in the counts, not in the pixels
+    # every possible pair has its own bin, so unknown ids show up in the counts
     pairs = np.left_shift(rows, 8, dtype=np.uint16)
     pairs |= columns
     counts = np.bincount(pairs, minlength=_IDS * _IDS).reshape(_IDS, _IDS)
     if 0 <= ignore_index < _IDS:
         counts[ignore_index] = 0
-    for name, per_id in (("truth", counts.sum(axis=1)), ("prediction", counts.sum(axis=0))):
+    for name, per_id in (("ground truth", counts.sum(axis=1)), ("prediction", counts.sum(axis=0))):
         unknown = np.flatnonzero(per_id[num_classes:])
         if unknown.size:
             value = num_classes + int(unknown[0])
@@ -78,7 +79,7 @@ def confusion_matrix(
 
 
 def _as_bytes(ids: NDArray[np.integer[Any]], name: str, num_classes: int) -> NDArray[np.uint8]:
-    """Ids [n] uint8, without a copy if they are uint8 already."""
+    """Flatten ids to [n] uint8, without a copy if they are uint8."""
     flat = ids.reshape(-1)
     if flat.dtype != np.uint8 and flat.size:
         for value in (int(flat.min()), int(flat.max())):
@@ -90,7 +91,7 @@ def _as_bytes(ids: NDArray[np.integer[Any]], name: str, num_classes: int) -> NDA
 def _unknown_id(name: str, value: int, pixels: int, num_classes: int) -> ValueError:
     return ValueError(
         f"The {name} has the class id {value} in {pixels} pixels, but there are {num_classes} "
-        f"classes (ids 0 to {num_classes - 1}): mend the mask, or give the right number of classes."
+        f"classes (ids 0 to {num_classes - 1}). Fix the mask or the number of classes."
     )
 
 
@@ -98,10 +99,10 @@ def dice(confusion: Counts) -> Floats:
     """Dice, 2 TP / (2 TP + FP + FN), for each class.
 
     Args:
-        confusion: [..., K, K] int64, rows truth, columns prediction.
+        confusion: [..., K, K] int64, rows ground truth, columns prediction.
 
     Returns:
-        [..., K] in [0, 1]; nan where a class is absent from truth and prediction.
+        [..., K] in [0, 1]; nan where a class is absent from ground truth and prediction.
     """
     hits, true, predicted = _areas(confusion)
     return ratio(2 * hits, true + predicted, true + predicted)
@@ -120,47 +121,47 @@ def precision(confusion: Counts) -> Floats:
 
 
 def recall(confusion: Counts) -> Floats:
-    """TP / (TP + FN) for each class, as `dice`; 0 where it is not in the truth."""
+    """TP / (TP + FN) for each class, as `dice`; 0 where it is not in the ground truth."""
     hits, true, predicted = _areas(confusion)
     return ratio(hits, true, true + predicted)
 
 
 def accuracy(confusion: Counts) -> Floats:
-    """Share [...] of pixels with the right class; nan where none was counted."""
+    """Fraction [...] of correctly classified pixels; nan where none was counted."""
     hits, true, _ = _areas(confusion)
     total = true.sum(axis=-1)
     return ratio(hits.sum(axis=-1), total, total)
 
 
 PER_CLASS = {"dice": dice, "iou": iou, "precision": precision, "recall": recall}
-"""The scores that each class has."""
+"""The scores of each class."""
 
 
 def scores(confusion: Counts, class_names: Sequence[str]) -> dict[str, Any]:
-    """All scores of one confusion matrix [K, K], laid out as in `summarise`."""
+    """Compute all scores of one confusion matrix [K, K], laid out as in `summarise`."""
     return _mean_over_images(confusion[None], class_names)
 
 
 def summarise(confusions: Counts, class_names: Sequence[str]) -> dict[str, Any]:
-    """All scores of a set of images, after the protocol.
+    """Compute all scores of a set of images, following `PROTOCOL`.
 
     Args:
-        confusions: [n, K, K] int64, one matrix for each image.
-        class_names: K names, the background's first.
+        confusions: [n, K, K] int64, one matrix per image.
+        class_names: K names, background first.
 
     Returns:
         {"protocol": text, "pooled": scores, "per_image": scores, "absent": {name:
-        {"left_out": images without the class in truth and prediction, "scored_zero":
-        images where it was predicted but is not in the truth}}}, ready for JSON. Scores are
+        {"left_out": images without the class in ground truth and prediction, "scored_zero":
+        images with the class in the prediction alone}}}, ready for JSON. Scores are
         {"accuracy": x, "dice": {"mean_foreground": x, "mean_with_background": x,
         "per_class": {name: x}}, "iou": ..., "precision": ..., "recall": ...}: floats in
         [0, 1], None where there is nothing to score.
 
     Raises:
-        ValueError: There is no image, there are not K names, or two are equal.
+        ValueError: There is no image, the number of names is not K, or two names are equal.
     """
     if len(confusions) == 0:
-        raise ValueError("There are 0 pictures to score; at least 1 is needed.")
+        raise ValueError("There are 0 images to score; at least 1 is needed.")
     _, true, predicted = _areas(confusions)
     left_out = ((true == 0) & (predicted == 0)).sum(axis=0)
     scored_zero = ((true == 0) & (predicted > 0)).sum(axis=0)
@@ -179,15 +180,15 @@ def _mean_over_images(confusions: Counts, class_names: Sequence[str]) -> dict[st
     num_classes = confusions.shape[-1]
     if len(class_names) != num_classes or len(set(class_names)) != num_classes:
         raise ValueError(
-            f"The counts are of {num_classes} classes; the names given are {list(class_names)}: "
-            "give each class one name of its own."
+            f"The confusion matrix has {num_classes} classes, the names are {list(class_names)}: "
+            "give each class a unique name."
         )
     means: dict[str, Any] = {"accuracy": json_number(nan_mean(accuracy(confusions)))}
     for name, score in PER_CLASS.items():
         per_image = score(confusions)  # [n, K]
         per_class = nan_mean(per_image, axis=0)
         means[name] = {
-            # within each image first: a class it does not have is left out of its mean only
+            # average within each image first: a class absent from one image is skipped there only
             "mean_foreground": json_number(nan_mean(nan_mean(per_image[:, 1:], axis=1))),
             "mean_with_background": json_number(nan_mean(nan_mean(per_image, axis=1))),
             "per_class": {
@@ -199,18 +200,18 @@ def _mean_over_images(confusions: Counts, class_names: Sequence[str]) -> dict[st
 
 
 def _areas(confusion: Counts) -> tuple[Counts, Counts, Counts]:
-    """Pixels [..., K] of each class: rightly found, true, predicted."""
+    """Pixels [..., K] of each class: true positives, ground truth, predicted."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     return hits, confusion.sum(axis=-1), confusion.sum(axis=-2)
 
 
 def ratio(part: Counts, whole: Counts, counted: Counts) -> Floats:
-    """`part / whole`; 0 where the whole is 0, nan where nothing was counted at all."""
+    """Divide `part` by `whole`; 0 where the whole is 0, nan where nothing was counted."""
     return np.where(counted > 0, part / np.maximum(whole, 1), np.nan)
 
 
 def nan_mean(values: Floats, axis: int | None = None) -> Any:
-    """Mean of what is not nan; nan where there is nothing, without a warning."""
+    """Mean of the values that are not nan; nan, without a warning, if there is none."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0.0).sum(axis=axis)
     number = known.sum(axis=axis)
@@ -218,23 +219,23 @@ def nan_mean(values: Floats, axis: int | None = None) -> Any:
 
 
 def json_number(value: Any) -> float | None:
-    """A score as JSON has it: None for nan."""
+    """Convert a score for JSON: None for nan."""
     return None if np.isnan(value) else float(value)
 
 
 def count_probabilities(truth: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Counts:
-    """Histogram of the probabilities [K, h, w] that were given, as [2, `BINS`].
+    """Histogram of the predicted probabilities [K, h, w], as [2, `BINS`].
 
-    Of two classes, the probability of the second: where the truth is the first class, and where
-    it is the second. Of more, that of the likeliest class: where it is wrong, and where it is
-    right. Ignored pixels of the truth do not count.
+    With two classes: the probability of class 1, for pixels whose ground truth is class 0 (row 0)
+    and class 1 (row 1). With more: the probability of the predicted class, for wrong (row 0) and
+    correct pixels (row 1). Ignored pixels are excluded.
     """
     classes = len(probabilities)
     if classes == 2:
-        row, given = truth == 1, probabilities[1]
+        row, values = truth == 1, probabilities[1]
     else:
-        row, given = probabilities.argmax(axis=0) == truth, probabilities.max(axis=0)
-    bins = np.minimum(given * np.float32(BINS), BINS - 1).astype(np.uint8)
+        row, values = probabilities.argmax(axis=0) == truth, probabilities.max(axis=0)
+    bins = np.minimum(values * np.float32(BINS), BINS - 1).astype(np.uint8)
     valid = truth < classes
     bins[row] += BINS
     counts = np.bincount((bins if valid.all() else bins[valid]).ravel(), minlength=2 * BINS)
@@ -242,10 +243,10 @@ def count_probabilities(truth: NDArray[np.uint8], probabilities: NDArray[np.floa
 
 
 def threshold_curve(histograms: Counts) -> dict[str, Any]:
-    """Dice of the second of two classes at each threshold, pooled and per image.
+    """Dice of class 1 of two at each threshold, pooled and per image.
 
-    `histograms` are [n, 2, `BINS`]. Images without the class in truth and prediction are left out
-    of the mean.
+    `histograms` are [n, 2, `BINS`]. Images without the class in ground truth and prediction are
+    skipped in the mean.
     """
     above = histograms[..., ::-1].cumsum(axis=-1)[..., ::-1]  # pixels at or above each threshold
     wrong, hits = above[:, 0], above[:, 1]
@@ -266,14 +267,14 @@ def _binary_dice(hits: Counts, wrong: Counts, true: Counts) -> Floats:
 
 
 def calibration(histogram: Counts, num_classes: int) -> dict[str, Any]:
-    """Compare how sure the model is of the class that it gives with how often it is right.
+    """Compare the confidence of the predicted class with its accuracy.
 
-    `histogram` [2, `BINS`] is added over the images. For ten steps of the probability from 0 to 1:
-    its mean, the share of right pixels (None without pixels) and their number; and the expected
-    calibration error, the mean difference of the first two, weighted by pixels.
+    `histogram` [2, `BINS`] is summed over the images. Returns, for ten bins of confidence from 0 to
+    1, its mean, the accuracy (both None without pixels) and the number of pixels; and the expected
+    calibration error (ECE), the mean gap between the first two, weighted by pixels.
     """
     middles = (np.arange(BINS) + 0.5) / BINS
-    if num_classes == 2:  # below a half, the first class is given
+    if num_classes == 2:  # below 0.5, class 0 is predicted
         half = BINS // 2
         wrong, right = (
             np.concatenate(
@@ -287,31 +288,31 @@ def calibration(histogram: Counts, num_classes: int) -> dict[str, Any]:
         each.reshape(_SHOWN, -1).sum(axis=1)
         for each in (wrong + right, (wrong + right) * middles, right)
     )
-    confidence, share_right = ratio(confident, pixels, pixels), ratio(hits, pixels, pixels)
+    confidence, accurate = ratio(confident, pixels, pixels), ratio(hits, pixels, pixels)
     some = pixels > 0
-    error = np.abs(confidence - share_right)[some] @ pixels[some] / max(pixels.sum(), 1)
+    error = np.abs(confidence - accurate)[some] @ pixels[some] / max(pixels.sum(), 1)
     return {
         "confidence": [json_number(each) for each in confidence],
-        "accuracy": [json_number(each) for each in share_right],
+        "accuracy": [json_number(each) for each in accurate],
         "pixels": [int(each) for each in pixels],
         "error": float(error),
     }
 
 
 class Boundary(NamedTuple):
-    """Agreement of a class's boundaries in an image; nan where the class is in neither mask."""
+    """Agreement of a class's boundaries in an image; nan if the class is in neither mask."""
 
     hd95: float
-    """95th percentile of the distances from one boundary to the other, the larger of the two ways
-    (robust Hausdorff distance) [pixels]."""
+    """95th percentile of the distances from one boundary to the other, the larger of the two
+    directions (robust Hausdorff distance) [pixels]."""
     distance: float
     """Mean distance of all boundary pixels to the other boundary (average symmetric surface
     distance) [pixels]."""
     surface_dice: float
-    """Share of all boundary pixels within `TOLERANCE` of the other boundary, 0..1 (Nikolov et al.
-    2018, on pixels instead of surface elements)."""
+    """Normalised surface Dice (NSD): fraction of all boundary pixels within `TOLERANCE` of the
+    other boundary, 0..1 (Nikolov et al. 2018, on pixels instead of surface elements)."""
     boundary_iou: float
-    """Intersection over union of the bands inside both boundaries, 0..1."""
+    """IoU of the bands inside both boundaries, 0..1."""
 
 
 ABSENT = Boundary(math.nan, math.nan, math.nan, math.nan)
@@ -320,7 +321,7 @@ ABSENT = Boundary(math.nan, math.nan, math.nan, math.nan)
 def boundary_scores(
     truth: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
 ) -> list[Boundary]:
-    """Compare the boundaries of each class but the first, ids [H, W]; 255 is ignored."""
+    """Compare the boundaries of each foreground class, ids [H, W]; 255 is ignored."""
     valid = truth < num_classes
     return [
         compare_boundaries((truth == number) & valid, (prediction == number) & valid)
@@ -329,7 +330,7 @@ def boundary_scores(
 
 
 def compare_boundaries(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> Boundary:
-    """Compare the boundaries of two masks [H, W]."""
+    """Compare the boundaries of two binary masks [H, W]."""
     diagonal = math.hypot(*truth.shape)
     if not truth.any() and not prediction.any():
         return ABSENT
@@ -353,7 +354,7 @@ def compare_boundaries(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) 
 
 
 def _eroded(mask: NDArray[np.uint8], shape: NDArray[Any]) -> NDArray[np.uint8]:
-    """Erode a mask, which ends at the image's edge."""
+    """Erode a mask; everything outside the image is background."""
     eroded = cv2.erode(mask, shape, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     return np.asarray(eroded, np.uint8)
 
@@ -365,14 +366,14 @@ def _distances(boundary: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 class ObjectCounts(NamedTuple):
-    """Objects of an image, or of several, at each of `OVERLAPS`."""
+    """Numbers of objects in one or more images, at each of `OVERLAPS`."""
 
     hits: NDArray[np.int64]
-    """[10]: objects of the truth that the prediction overlaps by more than the threshold."""
+    """[10]: ground-truth objects matched by a predicted one with an IoU above the threshold."""
     true: int
-    """Objects of the truth."""
+    """Objects in the ground truth."""
     predicted: int
-    """Objects of the prediction."""
+    """Objects in the prediction."""
 
     def __add__(self, other: Any) -> "ObjectCounts":
         """Add the objects of another image."""
@@ -381,19 +382,19 @@ class ObjectCounts(NamedTuple):
 
     @property
     def f1(self) -> float:
-        """2 TP / (2 TP + FP + FN) at an overlap of 0.5; nan without any object."""
+        """2 TP / (2 TP + FP + FN) at IoU 0.5; nan without any object."""
         total = self.true + self.predicted
         return float(2 * self.hits[0] / total) if total else math.nan
 
     @property
     def average_precision(self) -> float:
-        """TP / (TP + FP + FN), the mean over the thresholds; nan without any object."""
+        """TP / (TP + FP + FN), averaged over the thresholds; nan without any object."""
         total = self.true + self.predicted
         return float((self.hits / (total - self.hits)).mean()) if total else math.nan
 
 
 class ClusterScores(NamedTuple):
-    """Agreement of two groupings of pixels into objects; nan where the truth has no object."""
+    """Agreement of two groupings of pixels into objects; nan if the ground truth has no object."""
 
     rand: float
     """Foreground-restricted Rand F-score, 0..1."""
@@ -402,10 +403,10 @@ class ClusterScores(NamedTuple):
 
 
 def label_objects(mask: NDArray[np.bool_], corners: bool = True) -> NDArray[np.int32]:
-    """Number the connected regions of a mask [H, W] from 1; 0 elsewhere.
+    """Label the connected components of a mask [H, W] from 1; 0 elsewhere.
 
-    With `corners`, pixels that touch at a corner are connected; without, membranes one pixel thick
-    separate cells.
+    With `corners`, connectivity is 8; without, it is 4, so that membranes one pixel thick separate
+    cells.
     """
     connectivity = 8 if corners else 4
     _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)
@@ -413,26 +414,24 @@ def label_objects(mask: NDArray[np.bool_], corners: bool = True) -> NDArray[np.i
 
 
 def match_objects(truth: Labels, prediction: Labels) -> ObjectCounts:
-    """Count the objects that were found; both are numbers of objects [H, W], 0 for none.
+    """Count matching objects; both arguments are object ids [H, W], 0 for none.
 
-    An object of the truth overlaps at most one of the prediction by more than a half, and the
-    other way round, so that no assignment is needed.
+    With an IoU above 0.5 an object matches at most one other, so no assignment is needed.
     """
     rows, columns, shared = _joint_counts(truth, prediction)
-    areas, others = np.bincount(truth.ravel()), np.bincount(prediction.ravel())
+    true_areas, areas = np.bincount(truth.ravel()), np.bincount(prediction.ravel())
     objects = (rows > 0) & (columns > 0)
     rows, columns, shared = rows[objects], columns[objects], shared[objects]
-    overlap = shared / (areas[rows] + others[columns] - shared)
+    overlap = shared / (true_areas[rows] + areas[columns] - shared)
     hits = np.array([(overlap > threshold).sum() for threshold in OVERLAPS], np.int64)
-    return ObjectCounts(hits, int((areas[1:] > 0).sum()), int((others[1:] > 0).sum()))
+    return ObjectCounts(hits, int((true_areas[1:] > 0).sum()), int((areas[1:] > 0).sum()))
 
 
 def cluster_scores(truth: Labels, prediction: Labels) -> ClusterScores:
-    """Score whether pixels of one object stay in one, and those of several apart.
+    """Score splits and merges of objects; both arguments are object ids [H, W], 0 for none.
 
-    Both are numbers of objects [H, W], 0 for none. Only pixels in an object of the truth count.
-    Borders of the prediction are thinned to nothing: each of their pixels goes to the nearest
-    object.
+    Only pixels in an object of the ground truth count. Background of the prediction is thinned to
+    nothing: each of its pixels goes to the nearest object.
     """
     inside = truth > 0
     if not inside.any():
@@ -446,18 +445,18 @@ def cluster_scores(truth: Labels, prediction: Labels) -> ClusterScores:
     of_truth, of_prediction = _entropy(rows), _entropy(columns)
     mutual = of_truth + of_prediction - _entropy(joint)
     both = of_truth + of_prediction
-    # one object in each: nothing can be mistaken
+    # one object in each: nothing can be split or merged
     information = 2 * mutual / both if both > 1e-12 else 1.0
     return ClusterScores(float(rand), float(min(1.0, max(0.0, information))))
 
 
 def thin_borders(labels: Labels) -> NDArray[np.int32]:
-    """Give each pixel between objects to the nearest one, so that no 0 is left."""
+    """Assign each background pixel to the nearest object, so that no 0 is left."""
     numbers: NDArray[np.int32] = labels.astype(np.int32)
     if not numbers.any():
         return numbers
     outside = (numbers == 0).astype(np.uint8)
-    # numbers its zeros, which are the pixels of objects, and says which one is nearest
+    # labels each pixel with its nearest zero, which is a pixel of an object
     _, nearest = cv2.distanceTransformWithLabels(
         outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
@@ -469,7 +468,7 @@ def thin_borders(labels: Labels) -> NDArray[np.int32]:
 def _joint_counts(
     truth: Labels, prediction: Labels
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Labels that occur together: of the truth, of the prediction, and in how many pixels."""
+    """Pairs of ids that occur together: ground truth, prediction, and number of pixels."""
     columns = int(prediction.max(initial=0)) + 1
     pairs, counts = np.unique(
         truth.astype(np.int64).ravel() * columns + prediction.ravel(), return_counts=True
@@ -477,6 +476,6 @@ def _joint_counts(
     return pairs // columns, pairs % columns, counts.astype(np.int64)
 
 
-def _entropy(shares: NDArray[np.float64]) -> float:
-    known = shares[shares > 0]
+def _entropy(fractions: NDArray[np.float64]) -> float:
+    known = fractions[fractions > 0]
     return float(-(known * np.log(known)).sum())

@@ -1,7 +1,7 @@
-"""The report of an evaluation: what goes into it, as one HTML file that works offline.
+"""The report of an evaluation: one HTML file that works offline.
 
-Charts are drawn by `charts`, the layout is templates/report.html. Nothing is counted here but the
-resolution ceiling.
+`charts` draws the charts, templates/report.html is the layout. The resolution ceiling is measured
+here; all other numbers come from `measure`.
 """
 
 import json
@@ -39,13 +39,13 @@ from plainunet.prediction.drawing import Colors, as_rgb
 from plainunet.prediction.predictor import Predictor
 
 WORST, MEDIAN = 12, 6
-"""At most so many images are shown, from both places in the order of scores."""
+"""Maximum numbers of images shown: the worst ones, and those around the median."""
 CEILING = 16
-"""At most so many masks are reduced and brought back to find the resolution ceiling."""
+"""Maximum number of masks used to measure the resolution ceiling."""
 _METRICS_FILE = "metrics.jsonl"
-_SIDE = 1600  # pixels of a shown image's longer side, at most
-_SIDES = (1000, 800, 640, 512, 400, 320, 256, 192, 128, 96, 64)  # of a panel [pixels]
-_MOST = 4_900_000  # bytes of the page, below which its images are reduced to remain
+_SIDE = 1600  # longer side of a shown image, at most [pixels]
+_SIDES = (1000, 800, 640, 512, 400, 320, 256, 192, 128, 96, 64)  # longer side of a panel [pixels]
+_MOST = 4_900_000  # bytes of the page; images are downscaled to stay below
 _MOST_OF_IMAGES = 3_200_000
 _MOST_DOTS = 5000
 _WRONG = (255, 40, 40)
@@ -59,21 +59,21 @@ _SPLITS = {
 
 
 class About(NamedTuple):
-    """What was evaluated, in words."""
+    """What was evaluated."""
 
     checkpoint: str
-    """The model's file."""
+    """The checkpoint file."""
     data: str
     """The data folder."""
     command: str
-    """The command line that repeats it."""
+    """The command line that reproduces the report."""
 
 
 class Shown(NamedTuple):
     """An image that the report shows."""
 
     number: int
-    """Its number among the result's images."""
+    """Index among the images of the result."""
     image: NDArray[Any]
     """[H, W, C], integers or floats, as stored."""
     truth: NDArray[np.uint8]
@@ -92,9 +92,10 @@ class Figure(NamedTuple):
 
 
 def choose_shown(result: dict[str, Any]) -> dict[int, str]:
-    """Choose the images that a report shows: their numbers in the result, and why, in this order.
+    """Choose the images that a report shows, in display order.
 
-    The worst come first, from the worst on ("worst"), then those around the median ("median").
+    Returns {index in the result: "worst" or "median"}: the lowest Dice first, then the images
+    around the median.
     """
     means = [each["dice"]["mean_foreground"] for each in result["images"]]
     order = sorted(
@@ -109,7 +110,7 @@ def choose_shown(result: dict[str, Any]) -> dict[int, str]:
 
 
 def show(index: int, why: str, seen: PredictedImage) -> Shown:
-    """Keep of an image what a report shows of it, reduced where it is large."""
+    """Keep an image and its masks for a report, downscaled to at most `_SIDE` pixels."""
     height, width = seen.truth.shape
     size = fit_size((height, width), (_SIDE, _SIDE))
     if size == (height, width):
@@ -130,7 +131,7 @@ def write_report(
     dataset: SegmentationDataset,
     about: About,
 ) -> None:
-    """Write the report of an evaluation; `result` is as by `score_images`, with "split"."""
+    """Write the report of an evaluation; `result` is that of `score_images`, with "split"."""
     run = Path(about.checkpoint).parent
     whole = {
         **result,
@@ -146,10 +147,10 @@ def write_report(
 def render_report(result: dict[str, Any], shown: Sequence[Shown]) -> str:
     """Render the report as HTML, below 5 MB unless there are tens of thousands of images.
 
-    Sections whose parts of the result are missing are left out.
+    Sections without data in the result are omitted.
 
     Raises:
-        ValueError: An image and its masks are of different sizes.
+        ValueError: An image and its masks differ in size.
     """
     model = result["model"]
     names = [str(each["name"]) for each in model["classes"]]
@@ -165,7 +166,7 @@ def render_report(result: dict[str, Any], shown: Sequence[Shown]) -> str:
         "rows": _image_rows(result, names, {each.number for each in shown}),
         "how": _how(model),
     }
-    # images may take what the rest leaves
+    # images get the bytes that the rest leaves
     rest = len(render("report.html", **content).encode(errors="backslashreplace"))
     most = min(_MOST_OF_IMAGES, _MOST - rest) // max(1, len(shown))
     colors = [tuple(each["color"]) for each in model["classes"]]
@@ -213,17 +214,17 @@ def _describe_network(network: UNet) -> str:
 
 def _describe_scale(card: Card) -> str:
     if card.size:
-        return f"{card.size[0]} x {card.size[1]} pixels (images are reduced to fit)"
+        return f"{card.size[0]} x {card.size[1]} pixels (larger images are downscaled)"
     if card.factor == 1:
         return "native resolution"
     return f"{card.factor:.0%} of the native resolution"
 
 
 def measure_ceiling(card: Card, dataset: SegmentationDataset) -> dict[str, Any] | None:
-    """Measure the Dice that true masks, of some images, keep at the network's input size.
+    """Measure the resolution ceiling: the Dice of ground truth masks resized to the input size.
 
-    Returns {"size": of the last one, "dice": mean over classes and images}; None where no mask
-    shows a class.
+    The masks of some images are downscaled to the network's input size and back. Returns {"size":
+    that of the last one, "dice": mean over classes and images}; None if no mask has a foreground.
     """
     kept, size = [], (0, 0)
     coding = dataset.coding
@@ -237,7 +238,7 @@ def measure_ceiling(card: Card, dataset: SegmentationDataset) -> dict[str, Any] 
 
 
 def _read_curves(file: Path) -> list[dict[str, Any]] | None:
-    """The epochs of the run, if the model lies in its run folder."""
+    """Read the epochs of the run, if the checkpoint is in its run folder."""
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
@@ -248,11 +249,11 @@ def _read_curves(file: Path) -> list[dict[str, Any]] | None:
     return rows
 
 
-# words and tables
+# text and tables
 
 
 def _cards(result: dict[str, Any], level: str) -> list[dict[str, str]]:
-    """The figures that matter most."""
+    """The headline numbers."""
     groups = _groups(result)
     cards = []
     for part, label in (("per_image", "per image"), ("pooled", "pooled")):
@@ -295,8 +296,8 @@ def _how(model: dict[str, Any]) -> dict[str, Any]:
     labels = {
         "threshold": "threshold",
         "tta": "test-time augmentation",
-        "scales": "test scales",
-        "min_object": "smallest object kept [pixels]",
+        "scales": "test-time scales",
+        "min_object": "minimum object size [pixels]",
         "fill_holes": "largest hole filled [pixels]",
         "machine": "machine",
     }
@@ -304,7 +305,7 @@ def _how(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _image_rows(result: dict[str, Any], names: Sequence[str], shown: set[int]) -> dict[str, Any]:
-    """Lay out the table of all images for the page's script, ready for JSON."""
+    """Lay out the table of all images as JSON for the page's script."""
     foreground = names[1:]
     columns = [("image", "text"), ("group", "text"), ("height x width", "size")]
     scores: list[tuple[str, str, tuple[str, ...]]] = [
@@ -332,12 +333,12 @@ def _image_rows(result: dict[str, Any], names: Sequence[str], shown: set[int]) -
 
 
 def _anchor(index: int) -> str:
-    """The id of the place in the page where an image is shown."""
+    """The HTML id of a shown image."""
     return f"picture-{index}"
 
 
 def _dig(found: Any, *keys: str) -> Any:
-    """Reach into dictionaries of which any may be missing."""
+    """Look up nested keys; None if one is missing."""
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None
     return found
@@ -347,10 +348,12 @@ def _dig(found: Any, *keys: str) -> Any:
 
 
 def _figures(result: dict[str, Any], names: Sequence[str]) -> dict[str, list[Figure]]:
-    """All charts, by section; an empty list where there is nothing to draw."""
+    """Draw all charts, by section; an empty list if there is nothing to draw."""
     foreground = names[1:]
     return {
-        "training": _training_figures(result.get("curves") or ()),
+        "training": _training_figures(
+            result.get("curves") or (), number(_dig(result, "per_image", "dice", "mean_foreground"))
+        ),
         "strip": [_strip_figure(result["images"], foreground)],
         "threshold": _threshold_figures(result.get("threshold_curve") or {}),
         "calibration": _calibration_figures(result.get("calibration") or {}),
@@ -368,7 +371,8 @@ def _known(lines: Iterable[Line]) -> list[float]:
     return [value for line in lines for value in line.values if value is not None]
 
 
-def _training_figures(curves: Sequence[dict[str, Any]]) -> list[Figure]:
+def _training_figures(curves: Sequence[dict[str, Any]], final: float | None) -> list[Figure]:
+    """Draw loss, Dice and learning rate; `final` is the Dice of the evaluated weights."""
     rows = [row for row in curves if number(row.get("epoch")) is not None]
     places = [float(row["epoch"]) for row in rows]
     figures = []
@@ -380,12 +384,16 @@ def _training_figures(curves: Sequence[dict[str, Any]]) -> list[Figure]:
         line = Line(label, _numbers(row.get(key) for row in rows))
         if not (known := _known([line])):
             continue
-        caption = f"{label.capitalize()}; at the end {known[-1]:.4g}."
+        caption = f"{label.capitalize()}; last value {known[-1]:.4g}."
         limits: tuple[float | None, float | None] = (0 if min(known) >= 0 else None, None)
+        lines = [line]
         if key == "per_image_dice":
-            limits = score_limits(known)
-            caption = f"Validation Dice (at training resolution); at the end {known[-1]:.4g}."
-        chart = line_chart(f"{label} by epoch", ("epoch", label), places, [line], limits)
+            caption = f"Validation Dice (at training resolution); last value {known[-1]:.4g}."
+            if final is not None:
+                caption += f" The evaluated weights, at native resolution: {final:.4g}."
+                lines.append(Line("evaluated", [*[None] * (len(places) - 1), final]))
+            limits = score_limits(_known(lines))
+        chart = line_chart(f"{label} by epoch", ("epoch", label), places, lines, limits)
         figures.append(Figure(chart, caption))
     return figures
 
@@ -398,7 +406,7 @@ def _strip_figure(images: Sequence[dict[str, Any]], names: Sequence[str]) -> Fig
         rows.append((name, [Dot(str(row["image"]), x) for row, x in scored if x is not None]))
     caption = "Each dot is an image; the vertical line is the median."
     if sum(len(dots) for _, dots in rows) > _MOST_DOTS:
-        caption += " Images that lie side by side share a larger dot."
+        caption += " Overlapping images share a larger dot."
     return Figure(strip_chart("Dice of each image, by class", rows, _MOST_DOTS), caption)
 
 
@@ -416,7 +424,7 @@ def _area_figures(images: Sequence[dict[str, Any]], names: Sequence[str]) -> lis
         label = f"area of {name if len(name) <= 30 else name[:29] + '…'} [pixels]"
         most = _MOST_DOTS // len(drawn)
         chart = scatter_chart(f"Dice of {name} by its area", label, dots, low, most)
-        caption = f"Each dot is an image that has {name} ({plural(len(dots), 'image')})."
+        caption = f"Each dot is an image with {name} ({plural(len(dots), 'image')})."
         figures.append(Figure(chart, caption))
     return figures
 
@@ -434,12 +442,12 @@ def _threshold_figures(curve: dict[str, Any]) -> list[Figure]:
     chart = line_chart("Dice by threshold", labels, places, lines, limits, chosen)
     caption = "A pixel is foreground where its probability is above the threshold."
     if chosen is not None:
-        caption += f" Masks were made at {chosen:g}."
+        caption += f" Threshold used: {chosen:g}."
     return [Figure(chart, caption)]
 
 
 def _object_figures(per_class: dict[str, Any]) -> list[Figure]:
-    """How well touching objects are separated, by threshold."""
+    """Separation of touching objects, by threshold."""
     figures = []
     for name, found in per_class.items():
         curve = found.get("together") or {}
@@ -458,8 +466,8 @@ def _object_figures(per_class: dict[str, Any]) -> list[Figure]:
             pairs = zip(line.values, places, strict=True)
             value, place = max(((v, p) for v, p in pairs if v is not None), default=(None, 0.0))
             best.append(f"{line.label} {score(value)} at {place:g}")
-        caption = f"{name}: foreground-restricted Rand and information scores of its objects; "
-        figures.append(Figure(chart, f"{caption}at best {' and '.join(best)}."))
+        caption = f"{name}: foreground-restricted Rand and information F-scores; best: "
+        figures.append(Figure(chart, f"{caption}{', '.join(best)}."))
     return figures
 
 
@@ -474,8 +482,8 @@ def _calibration_figures(found: dict[str, Any]) -> list[Figure]:
     )
     caption = (
         f"Reliability diagram. Expected calibration error (ECE) {score(found.get('error'))}: the "
-        "mean gap between confidence and accuracy over all pixels. On the dashed line there is "
-        "none; below it the model is overconfident. Larger dots stand for more pixels."
+        "mean gap between confidence and accuracy over all pixels. The dashed line is perfect "
+        "calibration; below it the model is overconfident. Larger dots: more pixels."
     )
     return [Figure(chart, caption)]
 
@@ -490,10 +498,10 @@ def _ceiling_figures(result: dict[str, Any]) -> list[Figure]:
     if reached is not None:
         bounds = _numbers(_dig(result, "intervals", *keys))
         levels.insert(0, Level("this model, per image", reached, bounds))
-    at = f" to {size[0]} x {size[1]} pixels" if size else ""
+    to = f" to {size[0]} x {size[1]} pixels" if size else ""
     caption = (
-        f"True masks that are reduced{at} and brought back keep a Dice of {score(ceiling)}: the "
-        "upper bound for a network with this input size."
+        f"The resolution ceiling is the upper bound on Dice at this input size: ground truth masks "
+        f"downscaled{to} and back score {score(ceiling)}."
     )
     if reached is not None and ceiling > reached:
         caption += f" The model is {ceiling - reached:.4f} below."
@@ -504,22 +512,22 @@ def _ceiling_figures(result: dict[str, Any]) -> list[Figure]:
 
 
 def draw_panels(shown: Shown, colors: Colors, side: int) -> dict[str, NDArray[np.uint8]]:
-    """Draw the image, both masks and the errors in red, [h, w, 3] uint8 each."""
+    """Draw the image, ground truth, prediction and errors (red), [h, w, 3] uint8 each."""
     sizes = {part.shape[:2] for part in (shown.image, shown.truth, shown.prediction)}
     if len(sizes) > 1:
         raise ValueError(
-            f"Image {shown.number} and its masks have the sizes {sorted(sizes)}: all must be of "
-            "the image's own size."
+            f"Image {shown.number} and its masks have different sizes: {sorted(sizes)}. Masks must "
+            "be as large as their image."
         )
     height, width = shown.truth.shape
     size = fit_size((height, width), (side, side))
-    # the image is reduced before it is stretched to 8 bits: that is less work
+    # downscale before stretching to 8 bits, which is less work
     image = as_rgb(resize(shown.image, size))
     table = np.full((256, 3), _VOID, np.uint8)
     table[: len(colors)] = colors
     valid = shown.truth < len(colors)
-    wrong = _share(valid & (shown.truth != shown.prediction), size)
-    void = _share(~valid, size)
+    wrong = _fraction(valid & (shown.truth != shown.prediction), size)
+    void = _fraction(~valid, size)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] / 3.0
     errors = grey * (1 - wrong - void) + np.array(_WRONG) * wrong + _VOID * void
     truth, prediction = (resize(table[ids], size) for ids in (shown.truth, shown.prediction))
@@ -532,9 +540,9 @@ def draw_panels(shown: Shown, colors: Colors, side: int) -> dict[str, NDArray[np
 
 
 def fit_panels(shown: Shown, colors: Colors, most: int) -> tuple[dict[str, str], tuple[int, int]]:
-    """Encode an image's panels in at most `most` bytes, or as small as they get.
+    """Encode the panels of an image in at most `most` bytes, or at the smallest size.
 
-    Returns a data URL for each of the four panels by its name, and their height and width [pixels].
+    Returns {panel name: data URL}, and the height and width of the panels [pixels].
     """
     side = _SIDES[0]
     while True:
@@ -547,12 +555,12 @@ def fit_panels(shown: Shown, colors: Colors, most: int) -> tuple[dict[str, str],
         weight = sum(map(len, urls.values()))
         if weight <= most or side == _SIDES[-1]:
             return urls, size
-        # weight grows about as the area does
+        # bytes grow roughly with the area
         wanted = max(size) * math.sqrt(max(0, most) / weight)
         smaller = [each for each in _SIDES if each < side]
         side = next((each for each in smaller if each <= wanted), smaller[-1])
 
 
-def _share(inside: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[Any]:
-    """The share of each reduced pixel that lies inside, [h, w, 1] float32."""
+def _fraction(inside: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[Any]:
+    """The fraction of each downscaled pixel that lies inside, [h, w, 1] float32."""
     return resize(inside[..., None].astype(np.float32), size)

@@ -1,7 +1,7 @@
-"""Tune prediction on the validation part: threshold, test-time augmentation, least object size.
+"""Tune prediction on the validation split: threshold, test-time augmentation, minimum object size.
 
-The settings that score best are written into the checkpoint. No other part of the data is read,
-so that a test part stays one.
+The best settings go into a copy of the checkpoint. No other split is read, so the test split stays
+unseen.
 """
 
 import dataclasses
@@ -16,22 +16,23 @@ from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.evaluation.evaluate import open_dataset
 from plainunet.evaluation.measure import predict_images
 from plainunet.evaluation.metrics import Counts, confusion_matrix, dice, nan_mean, threshold_curve
+from plainunet.files import require_own, require_writable
 from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
 from plainunet.prediction.objects import remove_small
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent
 
 LEAST_OBJECTS = (0, 10, 30, 100, 300, 1000, 3000, 10_000)
-"""Sizes of objects that are tried [pixels]."""
+"""Minimum object sizes to try [pixels]."""
 GAIN = 0.0005
-"""Dice that test-time augmentation must bring, since it takes a multiple of the time."""
+"""Minimum gain in Dice for test-time augmentation, since it multiplies the inference time."""
 _TTA: dict[str, tuple[TTAName, ...]] = {
     "flip": ("none", "mirror"),
     "light": ("none", "mirror"),
     "strong": ("none", "turns"),
 }
-"""What is tried goes by the augmentation in training."""
-_PART = "val"
+"""Test-time augmentation to try, by the augmentation in training."""
+_SPLIT = "val"
 _SETTINGS = ("threshold", "tta", "min_object", "fill_holes")
 
 
@@ -44,48 +45,54 @@ def tune(
     precision: str = "auto",
     reporter: Reporter = silent,
 ) -> dict[str, Any]:
-    """Find the settings on the validation part, and write them into the checkpoint.
+    """Find the best settings on the validation split and write them into a copy of the checkpoint.
+
+    The copy of NAME.safetensors is NAME-tuned.safetensors next to it; an earlier one is replaced.
 
     Args:
-        checkpoint: A `best.safetensors`; it is written anew.
-        data: The folder that it was trained on, or one with a part "val" of its own.
-        folder: Where images and masks are, as of `FolderConfig`.
+        checkpoint: A `best.safetensors`; it is only read.
+        data: The folder that it was trained on, or one with a split "val" of its own.
+        folder: Fields of `FolderConfig`: where images and masks are.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
-        reporter: Told the progress, and what was left aside in the folder.
+        reporter: Receives the progress, and notes on how the folder was read.
 
     Returns:
-        {"part", "pictures", "before", "after": the settings; "dice": {"before", "after"}; "tried":
-        [{"setting", "value", "dice"}]}, Dice being the mean over classes and images.
+        {"checkpoint": the path of the copy; "part": the split; "pictures": its number of images;
+        "before", "after": the settings; "dice": {"before", "after"}; "tried": [{"setting", "value",
+        "dice"}]}, Dice being the mean over foreground classes and images.
+
+    Raises:
+        FileNotFoundError: No such checkpoint or folder.
+        ValueError: There is no validation split, the copy cannot be written, or a file of its name
+            is not a tuned checkpoint.
     """
     path = Path(checkpoint)
+    tuned = path.with_name(f"{path.stem}-tuned{path.suffix}")
     network, card = load_checkpoint(path)
-    if not path.stat().st_mode & 0o222:
-        raise PermissionError(
-            f"{path}: may not be written, and --tune writes what it finds into the checkpoint. "
-            "Make it writable (chmod u+w), or tune a copy in a copy of its run folder."
-        )
-    dataset, _ = open_dataset(card, path, Path(data), _PART, folder, reporter)
+    require_writable(path.parent)
+    require_own(tuned, r"\"tuned\": {")  # in the metadata, which is JSON in JSON
+    dataset, _ = open_dataset(card, path, Path(data), _SPLIT, folder, reporter)
     search = _Search(path, dataset, device, precision, reporter)
     before = search.baseline(card)
     plain = dataclasses.replace(card, tta="none", min_object=0, fill_holes=0)
     chosen, best = search.min_object(*search.tta(plain))
-    if best <= before:  # nothing is better than what is there
+    if best <= before:
         chosen, best = card, before
     found = {
-        "part": _PART,
+        "part": _SPLIT,
         "pictures": len(dataset),
         "before": {name: getattr(card, name) for name in _SETTINGS},
         "after": {name: getattr(chosen, name) for name in _SETTINGS},
         "dice": {"before": before, "after": best},
     }
     scores = {**card.scores, "tuned": found}
-    save_checkpoint(path, network, dataclasses.replace(chosen, scores=scores))
-    return {**found, "tried": search.tried}
+    save_checkpoint(tuned, network, dataclasses.replace(chosen, scores=scores))
+    return {"checkpoint": str(tuned), **found, "tried": search.tried}
 
 
 class _Search:
-    """Tries settings one after the other; keeps the score of each in `tried`."""
+    """Tries settings one by one and keeps the score of each in `tried`."""
 
     def __init__(
         self,
@@ -101,13 +108,13 @@ class _Search:
         self.tried: list[dict[str, Any]] = []
 
     def baseline(self, card: Card) -> float:
-        """Score the settings that the checkpoint has."""
-        score = _mean_dice(self._count(card, "as it was")[0])
-        self._keep("as it was", None, score)
+        """Score the settings of the checkpoint."""
+        score = _mean_dice(self._count(card, "baseline")[0])
+        self._keep("baseline", None, score)
         return score
 
     def tta(self, plain: Card) -> tuple[Card, float]:
-        """Find the test-time augmentation and, with two classes, the threshold; and the score."""
+        """Choose the test-time augmentation and, with two classes, the threshold; and its score."""
         best, chosen = -1.0, plain
         for tta in _TTA.get(plain.training.get("settings", {}).get("augment", ""), ("none",)):
             trial, value = dataclasses.replace(plain, tta=tta), str(tta)
@@ -125,12 +132,12 @@ class _Search:
         return chosen, best
 
     def min_object(self, chosen: Card, best: float) -> tuple[Card, float]:
-        """Find the least size of objects, if one is better than keeping all; and the score."""
+        """Choose the minimum object size, if one beats keeping all objects; and its score."""
         self._reporter.stage("small objects", len(self._dataset))
         counts = []
         for predicted in predict_images(self._predictor(chosen), self._dataset):
             mask, each = predicted.prediction, []
-            for least in LEAST_OBJECTS:  # what is too small for one is too small for the next
+            for least in LEAST_OBJECTS:  # in rising order, so each starts from the last mask
                 mask = remove_small(mask, least) if least > 1 else mask
                 each.append(confusion_matrix(predicted.truth, mask, self._classes))
             counts.append(each)
@@ -145,8 +152,10 @@ class _Search:
 
     def _predictor(self, card: Card) -> Predictor:
         settings = _SETTINGS if self._classes == 2 else _SETTINGS[1:]
-        instead = {name: getattr(card, name) for name in settings}
-        return Predictor.load(self._path, device=self._device, precision=self._precision, **instead)
+        overrides = {name: getattr(card, name) for name in settings}
+        return Predictor.load(
+            self._path, device=self._device, precision=self._precision, **overrides
+        )
 
     def _count(self, card: Card, stage: str) -> tuple[Counts, Counts]:
         """Confusion matrices [n, K, K] and histograms of probabilities [n, 2, `BINS`]."""

@@ -1,1 +1,1 @@
-"""The U-Net, its losses, the file that holds it, and the device that it runs on."""
+"""The U-Net, its losses, checkpoints and devices."""

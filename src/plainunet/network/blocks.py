@@ -1,7 +1,7 @@
-"""The blocks of the U-Net: double convolutions, steps down and up, attention gates.
+"""The blocks of the U-Net: double convolutions, down- and upsampling, attention gates.
 
-Below them is what a network does to its blocks: initialisation, activation checkpointing, and
-batch normalisation folded for prediction.
+Then the operations on blocks: initialisation, activation checkpointing, and batch normalisation
+folding for inference.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,13 +22,13 @@ Upsampling = Literal["transposed", "bilinear"]
 Block = Callable[..., nn.Module]
 """Makes a double convolution from its in, out and middle channels."""
 GROUPS = 8
-"""Channels form this many groups in group normalisation, or fewer where they do not divide."""
+"""Number of groups in group normalisation, or fewer if it does not divide the channels."""
 
 
 def _conv_norm_relu(
     in_channels: int, out_channels: int, normalisation: Normalisation, valid: bool
 ) -> list[nn.Module]:
-    """The layers of one convolution; normalisation subtracts any bias again, so it has none."""
+    """The layers of one convolution; no bias with normalisation, which would subtract it."""
     padding, bias = 0 if valid else 1, normalisation == "none"
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=padding, bias=bias)
     return [conv, *_norm(normalisation, out_channels), nn.ReLU(inplace=True)]
@@ -39,13 +39,13 @@ def _norm(kind: Normalisation, channels: int) -> list[nn.Module]:
         return [nn.BatchNorm2d(channels)]
     if kind == "group":
         return [nn.GroupNorm(gcd(GROUPS, channels), channels)]
-    if kind == "instance":  # each channel a group of its own
+    if kind == "instance":  # one channel per group
         return [nn.GroupNorm(channels, channels)]
     return []
 
 
 class DoubleConv(nn.Sequential):
-    """Twice: 3x3 convolution, normalisation, ReLU; then dropout, if its rate is not 0.
+    """Two times: 3x3 convolution, normalisation, ReLU; then dropout, if its rate is not 0.
 
     [N, in_channels, h, w] -> [N, out_channels, h, w]; 4 pixels smaller if valid.
     """
@@ -60,7 +60,7 @@ class DoubleConv(nn.Sequential):
         valid: bool = False,
         dropout: float = 0.0,
     ) -> None:
-        """Make the block; between the convolutions are `middle_channels`, or `out_channels`."""
+        """Make the block; `middle_channels` defaults to `out_channels`."""
         middle = middle_channels or out_channels
         super().__init__(
             *_conv_norm_relu(in_channels, middle, normalisation, valid),
@@ -72,7 +72,7 @@ class DoubleConv(nn.Sequential):
 class ResidualDoubleConv(nn.Module):
     """A DoubleConv whose input is added before the last ReLU (He et al. 2015, arXiv 1512.03385).
 
-    Where the channels differ, a 1x1 convolution brings the input to `out_channels`.
+    If the channels differ, a 1x1 convolution maps the input to `out_channels`.
     """
 
     def __init__(
@@ -102,22 +102,22 @@ class ResidualDoubleConv(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """[N, in_channels, h, w] -> [N, out_channels, h, w]; 4 pixels smaller if valid."""
-        change = self.convs(feature)
-        kept, change = crop_skip(self.shortcut(feature), change)
-        result: Tensor = self.end(change + kept)
+        residual = self.convs(feature)
+        identity, residual = crop_skip(self.shortcut(feature), residual)
+        result: Tensor = self.end(residual + identity)
         return result
 
 
 class Down(nn.Sequential):
-    """A step of the encoder: [N, c, h, w] -> [N, out, h // 2, w // 2]."""
+    """An encoder level: [N, c, h, w] -> [N, out, h // 2, w // 2]."""
 
     def __init__(self, conv: nn.Module) -> None:
-        """Make the step: 2x2 max pooling, then a double convolution."""
+        """Make the level: 2x2 max pooling, then a double convolution."""
         super().__init__(nn.MaxPool2d(2), conv)
 
 
 class Up(nn.Module):
-    """A step of the decoder: double the size, join the skip connection, a double convolution."""
+    """A decoder level: upsampling, concatenation of the skip connection, a double convolution."""
 
     def __init__(
         self,
@@ -130,11 +130,11 @@ class Up(nn.Module):
         attention: bool = False,
         valid: bool = False,
     ) -> None:
-        """Make the step.
+        """Make the level.
 
-        A transposed convolution makes as many channels as the skip has; bilinearly (corners
-        aligned) there are no weights, and half of the joined channels between the convolutions.
-        If valid, the skip is cropped to the feature; else the feature is padded.
+        A transposed convolution makes as many channels as the skip connection has; bilinear
+        upsampling (corners aligned) has no weights, and half of the concatenated channels between
+        the convolutions. If valid, the skip is cropped to the feature; else the feature is padded.
         """
         super().__init__()
         if upsampling == "transposed":
@@ -162,10 +162,10 @@ class Up(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """Weigh each pixel of a skip connection by the coarser feature.
+    """Weight each pixel of a skip connection by the coarser feature.
 
     Additive attention, Oktay et al. 2018, arXiv 1804.03999, section 2, equations 1 and 2:
-    sigmoid(psi relu(W_x skip + W_g coarse)), brought to the skip's size bilinearly.
+    sigmoid(psi relu(W_x skip + W_g coarse)), upsampled bilinearly to the size of the skip.
     """
 
     def __init__(self, skip_channels: int, coarse_channels: int) -> None:
@@ -177,23 +177,23 @@ class AttentionGate(nn.Module):
         self.weigh = nn.Conv2d(inner, 1, kernel_size=1)
 
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
-        """The skip times one weight in 0..1 a pixel; `coarse` is half as high and wide."""
+        """The skip times a weight in 0..1 per pixel; `coarse` has half its height and width."""
         weights = self.weigh(F.relu(self.from_skip(skip) + self.from_coarse(coarse))).sigmoid()
         size = (skip.shape[2], skip.shape[3])
         return skip * F.interpolate(weights, size=size, mode="bilinear", align_corners=False)
 
 
 def pad_feature(skip: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-    """Pad a feature to its skip's size: zeros at the right and bottom for what halving dropped."""
+    """Zero-pad a feature at the right and bottom to the size of its skip connection."""
     if not torch.compiler.is_compiling() and feature.shape[2:] == skip.shape[2:]:
-        return skip, feature  # padding by nothing would still copy; exported, any size must do
+        return skip, feature  # a copy saved; an export must work for any size
     missing_height = skip.shape[2] - feature.shape[2]
     missing_width = skip.shape[3] - feature.shape[3]
     return skip, F.pad(feature, (0, missing_width, 0, missing_height))
 
 
 def crop_skip(skip: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-    """Crop the middle of a skip to the size of the feature that it joins."""
+    """Centre-crop a skip connection to the size of its feature."""
     height, width = feature.shape[2:]
     top = (skip.shape[2] - height) // 2
     left = (skip.shape[3] - width) // 2
@@ -204,9 +204,9 @@ def crop_skip(skip: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
 def he_initialise(module: nn.Module) -> None:
     """Draw a convolution's weights with standard deviation sqrt(2 / N); biases are zero.
 
-    N is the number of values that one output value is made from: 9 * 64 for a 3x3 convolution
-    of 64 channels (Ronneberger et al. 2015, section 3; He et al. 2015, arXiv 1502.01852). A
-    2x2 transposed convolution of stride 2 makes each value from one pixel: N is its channels.
+    N is the fan-in, the number of inputs of an output value: 9 * 64 for a 3x3 convolution of 64
+    channels (Ronneberger et al. 2015, section 3; He et al. 2015, arXiv 1502.01852); the input
+    channels for a 2x2 transposed convolution of stride 2.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         area = module.kernel_size[0] * module.kernel_size[1] if type(module) is nn.Conv2d else 1
@@ -216,7 +216,7 @@ def he_initialise(module: nn.Module) -> None:
 
 
 def recomputed(block: nn.Module, *features: Tensor) -> Tensor:
-    """Run a block, keeping only its input for the backward pass; dropout repeats itself."""
+    """Run a block with activation checkpointing; dropout is repeated in the backward pass."""
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_untouched(block)
@@ -227,7 +227,7 @@ def recomputed(block: nn.Module, *features: Tensor) -> Tensor:
 
 @contextmanager
 def _statistics_untouched(block: nn.Module) -> Iterator[None]:
-    """Give batch normalisations copies of their running statistics, and drop these afterwards."""
+    """Leave the running statistics of batch normalisations unchanged, by updating copies."""
     own = {m: dict(m._buffers) for m in block.modules() if isinstance(m, _BatchNorm)}
     for module, buffers in own.items():
         for name, value in buffers.items():
@@ -241,17 +241,16 @@ def _statistics_untouched(block: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def fold_batch_normalisation(network: nn.Module) -> None:
-    """Fold each batch normalisation into the convolution before it: the same logits, faster.
+    """Fold each batch normalisation into the convolution before it, for faster inference.
 
-    In eval mode it is a factor and a summand for each channel, which the weights and the bias
-    can take in. The network is changed in place, put into eval mode, and for prediction alone from
-    here on: do not train or save it. Logits differ by no more than rounding.
+    The network is changed in place and put into eval mode; do not train or save it afterwards.
+    Logits change only by rounding.
     """
     network.eval()
-    for part in network.modules():
-        if not isinstance(part, nn.Sequential):
+    for block in network.modules():
+        if not isinstance(block, nn.Sequential):
             continue
-        for (first, conv), (second, norm) in pairwise(list(part.named_children())):
+        for (first, conv), (second, norm) in pairwise(list(block.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(part, first, fuse_conv_bn_eval(conv, norm))
-                setattr(part, second, nn.Identity())
+                setattr(block, first, fuse_conv_bn_eval(conv, norm))
+                setattr(block, second, nn.Identity())

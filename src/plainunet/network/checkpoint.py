@@ -1,6 +1,6 @@
-"""A network in one `.safetensors` file that describes itself; fine-tuning from one.
+"""Checkpoints: a network in one self-describing `.safetensors` file; fine-tuning.
 
-The file holds the weights and, as JSON in its metadata, the network's architecture and a `Card`.
+The file contains the weights and, as JSON in its metadata, the architecture and a `Card`.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ _KEY = "plainunet"
 
 
 class CheckpointError(ValueError):
-    """A file is not a checkpoint of this project, or not one that this version reads."""
+    """The file is not a checkpoint that this version can read."""
 
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -42,7 +42,7 @@ _Scale = Annotated[float, Field(gt=0, le=4)]
 
 
 class _Masks(BaseModel):
-    """What `Card.masks` may hold, beside other keys."""
+    """Known keys of `Card.masks`; others are allowed."""
 
     values: tuple[_Value, ...] = Field(default=(), max_length=255)
     ignore: _Value | None = None
@@ -51,7 +51,7 @@ class _Masks(BaseModel):
 
 
 class _Training(BaseModel):
-    """What `Card.training` may hold, beside other keys."""
+    """Known keys of `Card.training`; others are allowed."""
 
     digest: str = ""
     sample: dict[str, int] = {}
@@ -62,46 +62,46 @@ class _Training(BaseModel):
 
 
 def _having(keys: type[BaseModel]) -> AfterValidator:
-    """Validate the keys that are known, and keep all as they are."""
+    """Validate the known keys, and keep all of them unchanged."""
     return AfterValidator(lambda given: keys.model_validate(given) and given)
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a checkpoint says of itself, beside the weights."""
+    """The model card of a checkpoint: everything that inference needs besides the weights."""
 
     class_names: Annotated[tuple[_Name, ...], Field(min_length=2, max_length=255)]
     """Names in the order of the class ids, background included."""
     colors: tuple[Color, ...]
     """RGB of each class, 0..255, used in mask files."""
     size: tuple[_Side, _Side] | None
-    """Scale policy: height and width that images are reduced to fit in, or None where they
-    are all reduced by `factor`."""
+    """Input size: height and width that images are reduced to fit in, or None if all of them are
+    scaled by `factor`."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """With two classes, the probability of class 1 from which a pixel is class 1."""
+    """With two classes, the minimum probability of class 1 for a pixel of class 1."""
     masks: Annotated[dict[str, Any], _having(_Masks)] = field(default_factory=dict)
-    """How mask values became class ids: `values`, `ignore`, `kind`, perhaps `colors`."""
+    """Mask encoding: `values`, `ignore`, `kind`, optionally `colors`."""
     training: Annotated[dict[str, Any], _having(_Training)] = field(default_factory=dict)
     """Settings, data digest and image sizes of the training run."""
     scores: dict[str, Any] = field(default_factory=dict)
     """Scores on the validation split, with their protocol."""
     factor: _Share = 1.0
-    """Without a size: what the sides of images are multiplied by."""
+    """Without a size: scale factor of the images' sides."""
     tta: TTAName = "none"
-    """Test-time augmentation, whose probabilities are averaged: "none", "mirror" (images also
-    mirrored left to right), "flips" (and top to bottom) or "turns" (and all by quarter turns)."""
+    """Test-time augmentation: "none", "mirror" (left to right), "flips" (also top to bottom) or
+    "turns" (also rotations by 90 degrees); the probabilities are averaged."""
     scales: Annotated[tuple[_Scale, ...], Field(min_length=1, max_length=16)] = (1.0,)
-    """Factors on the size that the network sees; the probabilities are averaged."""
+    """Multi-scale inference: factors on the input size; the probabilities are averaged."""
     min_object: _Area = 0
     """Connected regions of a class with fewer pixels become background."""
     fill_holes: _Area = 0
-    """Holes of up to so many pixels are filled."""
+    """Holes of up to this number of pixels are filled."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Versions of the software that wrote it."""
+    """Versions of the software that wrote the checkpoint."""
 
 
 def save_checkpoint(path: Path, network: UNet, card: Card) -> None:
-    """Write network and description as one file, which appears whole or not at all."""
+    """Write network and card as one file, whole or not at all."""
     tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     metadata = {
         "format": FORMAT,
@@ -114,44 +114,45 @@ def save_checkpoint(path: Path, network: UNet, card: Card) -> None:
 
 
 def load_checkpoint(path: Path) -> tuple[UNet, Card]:
-    """Read what `save_checkpoint` wrote: the network in eval mode on the CPU, and its description.
+    """Read a checkpoint: the network in eval mode on the CPU, and its card.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         CheckpointError: It is not a checkpoint of this project, is damaged, was written by a
             newer version, or refines the masks of another one.
     """
     if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder. Give the best.safetensors in it.")
+        raise CheckpointError(f"{path}: is a folder. Use the best.safetensors in it.")
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint file.")
+        raise FileNotFoundError(f"{path}: no such checkpoint.")
     try:
-        path.open("rb").close()  # what may not be read, safetensors calls missing
+        path.open("rb").close()  # safetensors calls a file without read permission missing
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except PermissionError as error:
-        raise CheckpointError(f"{path}: cannot be opened. Check its permissions.") from error
+        raise CheckpointError(f"{path}: permission denied. Check its permissions.") from error
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not a checkpoint of plainunet, or damaged ({error}). "
-            "Give the best.safetensors of a training run."
+            "Use the best.safetensors of a training run."
         ) from error
     if not isinstance(metadata, dict):
         raise CheckpointError(
-            f"{path}: a .safetensors file, but not one of plainunet (it has no description in "
-            "its metadata). Give the best.safetensors of a training run."
+            f"{path}: a .safetensors file, but not a checkpoint of plainunet (it has no metadata "
+            "of it). Use the best.safetensors of a training run, or convert weights of other "
+            "projects with plainunet import."
         )
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: written in format {shorten(str(metadata.get('format')))}; this version "
-            f"reads {FORMAT}. Update plainunet."
+            f"{path}: has format {shorten(str(metadata.get('format')))}; this version reads "
+            f"{FORMAT}. Update plainunet."
         )
     if metadata.get("refines"):
         raise CheckpointError(
             f"{path}: refines the masks of another checkpoint (it was trained with --refine-of), "
-            "which this version does not do. Give that other checkpoint."
+            "which this version does not support. Use that other checkpoint."
         )
     try:
         card = TypeAdapter(Card).validate_python(_card_fields(metadata))
@@ -166,22 +167,23 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(
-            f"{path}: its description is damaged ({where}: {first['msg']}; it is "
-            f"{shorten(repr(first['input']))}). Copy it again, or train anew."
+            f"{path}: damaged metadata ({where}: {first['msg']}; got "
+            f"{shorten(repr(first['input']))}). Copy the file again, or train again."
         ) from error
     except (RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
-            f"{path}: weights and description differ ({shorten(str(error), 300)})."
+            f"{path}: weights and metadata do not match ({shorten(str(error), 300)}). Copy the "
+            "file again, or train again."
         ) from error
     if metadata.get("weights", digest := _digest(tensors)) != digest:
-        raise CheckpointError(f"{path}: its weights are damaged (wrong checksum). Copy it again.")
+        raise CheckpointError(f"{path}: damaged weights (wrong checksum). Copy the file again.")
     return network.eval(), card
 
 
 def _make_network(architecture: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> UNet:
     """Make a network without weights, if it has exactly tensors of these shapes.
 
-    What the description says is not believed before, so that a small file makes no large network.
+    The check comes before memory is allocated, so that a small file cannot make a large network.
     """
     depth = architecture["depth"]
     if not isinstance(depth, int) or depth > len(shapes):
@@ -192,8 +194,8 @@ def _make_network(architecture: dict[str, Any], shapes: dict[str, tuple[int, ...
     for name in sorted(wanted.keys() | shapes.keys()):
         if wanted.get(name) != shapes.get(name):
             raise ValueError(
-                f"'{name}' is {_shape(shapes.get(name))}, the network's is "
-                f"{_shape(wanted.get(name))}"
+                f"'{name}' is {_shape(shapes.get(name))} in the file, {_shape(wanted.get(name))} "
+                "in the network"
             )
     return network.to_empty(device="cpu")
 
@@ -203,7 +205,7 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    """Calculate a checksum of weights: SHA-256, in hexadecimal."""
+    """SHA-256 of weights, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
@@ -212,7 +214,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the software that runs, by package name."""
+    """Versions of the running software, by package name."""
     return {
         "plainunet": __version__,
         "torch": torch.__version__,
@@ -221,40 +223,40 @@ def versions() -> dict[str, str]:
 
 
 def _card_fields(metadata: dict[str, Any]) -> dict[str, Any]:
-    # these fields are younger than the format
+    # fields added after the first version of the format
     later = ("factor", "tta", "scales", "min_object", "fill_holes")
     known = {f.name: f.default for f in dataclasses.fields(Card) if f.name in later}
     return {f.name: {**known, **metadata}[f.name] for f in dataclasses.fields(Card)}
 
 
-OWN = ("in_channels", "num_classes", "dropout", "deep_supervision")
-"""What may differ from the architecture of the checkpoint that a run starts from."""
+OVERRIDABLE = ("in_channels", "num_classes", "dropout", "deep_supervision")
+"""Arguments in which a network may differ from its pretrained checkpoint."""
 
 
 @torch.no_grad()
-def take_weights(network: UNet, path: Path) -> list[str]:
-    """Fine-tuning: start a network, changed in place, from a checkpoint's weights.
+def load_pretrained(network: UNet, path: Path) -> list[str]:
+    """Initialise a network, in place, with the weights of a checkpoint, for fine-tuning.
 
-    Where the number of classes differs, heads stay fresh. Where that of channels does, the first
-    convolution gets the mean over the checkpoint's channels, scaled so that its sums are as large
-    as before. Normalisation stays the network's own, since it is that of its data. Returns the
-    names of the weights that stayed fresh or were averaged.
+    With another number of classes, the heads stay random. With another number of channels, the
+    first convolution gets the mean over the checkpoint's channels, scaled to keep its sums. Image
+    normalisation stays that of the network's data. Returns the names of the weights that stayed
+    random or were averaged.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint.
-        ValueError: It is none, or its architecture differs.
+        FileNotFoundError: The checkpoint does not exist.
+        ValueError: It is not a checkpoint, or its architecture differs.
     """
     source, _ = load_checkpoint(path)
     for name, own in network.architecture.items():
         other = source.architecture[name]
-        if name not in OWN and other != own:
+        if name not in OVERRIDABLE and other != own:
             flag = name.replace("_", "-")
             same = f"--{flag} {other}"
             if isinstance(other, bool):
                 same = f"--{flag}" if other else f"--no-{flag}"
             raise ValueError(
-                f"{path}: its network has {name.replace('_', ' ')} {other}, this run's {own}. "
-                f"Give the same: {same}."
+                f"{path}: its network has {name.replace('_', ' ')} {other}, that of this run "
+                f"{own}. Use the same: {same}."
             )
     weights = source.state_dict()
     same_classes = source.num_classes == network.num_classes
@@ -275,17 +277,17 @@ def take_weights(network: UNet, path: Path) -> list[str]:
 
 
 def _averaged(weight: Tensor, channels: int) -> Tensor:
-    """A first convolution's weight [out, in, h, w] for another number of channels."""
+    """The first convolution's weight [out, in, h, w] for another number of channels."""
     mean = weight.mean(dim=1, keepdim=True)
     return mean.expand(-1, channels, -1, -1) * (weight.shape[1] / channels)
 
 
 def freeze_encoder(network: UNet) -> list[nn.Module]:
-    """Exclude the encoder from training.
+    """Freeze the encoder.
 
-    Returns its modules that must stay in eval mode, so that running statistics stay, too.
+    Returns its modules, which must stay in eval mode to keep their running statistics, too.
     """
-    parts: list[nn.Module] = [network.inlet, network.downs]
-    for part in parts:
-        part.requires_grad_(False)
-    return parts
+    modules: list[nn.Module] = [network.inlet, network.downs]
+    for module in modules:
+        module.requires_grad_(False)
+    return modules

@@ -1,4 +1,4 @@
-"""Where the network runs, and in what precision."""
+"""The device and precision of a network."""
 
 from contextlib import AbstractContextManager
 from typing import TypeVar
@@ -15,26 +15,28 @@ def choose_device(name: str = "auto") -> torch.device:
     """Turn "auto" (cuda, then mps, then cpu), "cpu", "cuda" or "mps" into a device.
 
     Raises:
-        ValueError: This machine, or this build of PyTorch, has no such device.
+        ValueError: The machine, or this build of PyTorch, has no such device.
     """
-    there = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if name == "auto":
-        name = next(known for known, usable in there.items() if usable)
-    if not there.get(name, False):
-        usable_names = ", ".join(known for known, usable in there.items() if usable)
-        raise ValueError(f"--device {name}: not on this machine; usable are auto, {usable_names}.")
+        name = next(known for known, usable in available.items() if usable)
+    if not available.get(name, False):
+        names = ", ".join(known for known, usable in available.items() if usable)
+        raise ValueError(f"--device {name}: not available on this machine. Use auto, {names}.")
     return torch.device(name)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Turn a name into the arithmetic of convolutions on a device.
+    """Turn "auto", "fp32", "bf16" or "fp16" into the precision of convolutions on a device.
 
-    "auto" is bf16 where the hardware has it, on older CUDA GPUs fp16, else fp32; the other names
-    are "fp32", "bf16" and "fp16", any else is a ValueError.
+    "auto" is bf16 if the hardware supports it, fp16 on older CUDA GPUs, else fp32.
+
+    Raises:
+        ValueError: The name is unknown.
     """
     if name == "auto":
         if has_native_bf16(device):
@@ -42,46 +44,46 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         return torch.float16 if device.type == "cuda" else torch.float32
     known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if name not in known:
-        raise ValueError(f"--precision {name}: it is one of auto, {', '.join(known)}.")
+        raise ValueError(f"--precision {name}: unknown. Use auto, {', '.join(known)}.")
     return known[name]
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """True for GPUs from Ampere on, and CPUs with AVX512-BF16 or AMX; emulated, bf16 is slow."""
+    """True for GPUs since Ampere, and CPUs with AVX512-BF16 or AMX; emulated bf16 is slow."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, name, bool)() for name in asked)
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, name, bool)() for name in checks)
     return False
 
 
-def most_memory(device: torch.device) -> int | None:
-    """Peak memory of tensors on a GPU [bytes]; None on devices that do not count it."""
+def peak_memory(device: torch.device) -> int | None:
+    """Peak memory of tensors on a CUDA GPU [bytes]; None on other devices."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def make_room(device: torch.device, said: str) -> bool:
-    """Free memory after it has run out with an error that `said` this.
+def free_memory(device: torch.device, message: str) -> bool:
+    """Free memory after an out-of-memory error with this message.
 
-    Returns whether convolutions are slower from here on: once oneDNN has failed to make one, it
-    always fails, and is switched off.
+    Returns whether convolutions are slower from here on: oneDNN keeps failing once it has failed
+    to create a primitive, so it is switched off.
     """
     give_freed_memory_back()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    if "primitive" not in said or not torch.backends.mkldnn.is_available():
+    if "primitive" not in message or not torch.backends.mkldnn.is_available():
         return False
     torch.backends.mkldnn.set_flags(False)
     return True
 
 
 def to_device(network: Network, device: torch.device) -> Network:
-    """Move a network, its weights channels last in memory, which makes convolutions fastest."""
+    """Move a network to a device, in the channels-last format, the fastest for convolutions."""
     moved: Network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
 
 
-def arithmetic(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:
-    """Autocast context of the network's forward pass; with float32 it does nothing."""
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:
+    """Mixed-precision context of the forward pass; with float32 it does nothing."""
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)

@@ -1,10 +1,10 @@
-"""Import of weights that other projects' plain U-Nets were trained to.
+"""Import of third-party weights.
 
-Two public layouts are known, by the names of their weights: that of milesial/Pytorch-UNet,
-with either upsampling, and that of the tutorial in aladdinpersson/Machine-Learning-Collection.
-Both compute what `UNet` does, on images in 0..1, so that only names change; the logits are
-the same. (The tutorial's are at multiples of 2^depth: at other sizes it resizes a feature where
-here it is padded.) Files are read as tensors and plain values; nothing in them is executed.
+Two public layouts are known by the names of their weights: milesial/Pytorch-UNet, with either
+upsampling, and the tutorial in aladdinpersson/Machine-Learning-Collection. Both compute what
+`UNet` does, on images in 0..1, so only names change; the logits are the same. (Those of the
+tutorial only at multiples of 2^depth: at other sizes it resizes a feature that is padded here.)
+Files are read as tensors and plain values; nothing in them is executed.
 """
 
 import re
@@ -24,7 +24,7 @@ from plainunet.network.unet import MOST_CLASSES, UNet
 from plainunet.palette import default_colors, default_names
 
 LARGEST = 65535
-"""Most pixels along a side that images may be reduced to."""
+"""Maximum side of the input size [pixels]."""
 
 
 def import_checkpoint(
@@ -33,29 +33,28 @@ def import_checkpoint(
     class_names: Sequence[str] = (),
     size: tuple[int, int] | None = None,
 ) -> tuple[UNet, Card]:
-    """Turn a file of weights of a known layout into a checkpoint.
+    """Convert a file of weights of a known layout into a checkpoint.
 
     Args:
-        path: What `torch.save` wrote of a `model.state_dict()`, alone or under the key
-            "state_dict" of a dictionary, or the same weights as `.safetensors`.
-        out: The `.safetensors` file to write; it appears whole or not at all.
-        class_names: K names, the background's first; left out, default names.
-        size: Height and width [pixels] that images are reduced to fit in; left out, they keep
-            their own.
+        path: A `model.state_dict()` written by `torch.save`, alone or under the key "state_dict"
+            of a dictionary, or the same weights as `.safetensors`.
+        out: The `.safetensors` file to write, whole or not at all.
+        class_names: K names, background first; default: generic names.
+        size: Height and width [pixels] that images are reduced to fit in; default: native size.
 
     Returns:
-        The network in eval mode, and its description; its `training` names the source.
+        The network in eval mode, and its card, whose `training` names the source.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: It does not hold the finite weights of a known layout, and them alone.
-        ValueError: `out` exists, cannot be written or is no `.safetensors`; `class_names` are
-            not K different ones; `size` is too small.
+        FileNotFoundError: The file does not exist.
+        CheckpointError: It does not contain exactly the weights of a known layout, all finite.
+        ValueError: `out` exists, is not writable or not named `.safetensors`; `class_names` are
+            not K different names; `size` is out of range.
     """
     if out.suffix != ".safetensors":
-        raise ValueError(f"--out {out}: the name must end in .safetensors.")
+        raise ValueError(f"--out {out}: the file name must end in .safetensors.")
     if out.exists():
-        raise ValueError(f"--out {out} already exists. Give another name, or remove it first.")
+        raise ValueError(f"--out {out} already exists. Choose another name, or remove it first.")
     require_writable(out.parent)
     state = _read_state(path)
     try:
@@ -80,16 +79,16 @@ def import_checkpoint(
 
 
 def convert(state: Mapping[str, Any]) -> tuple[UNet, str]:
-    """Make the network, in eval mode, that has weights of a layout, which is named as well.
+    """Make the network, in eval mode, of third-party weights; returns it and the layout's name.
 
-    Width and depth are read from the weights. A head of one channel with the logit z, whose
-    sigmoid is the foreground's probability, becomes a head of two classes with logits 0 and z.
+    Width and depth follow from the weights. A head of one channel with the logit z, whose
+    sigmoid is the foreground probability, becomes a head of two classes with logits 0 and z.
     Biases before batch normalisation, which older versions have, are subtracted from its mean.
     Weights may be of any float type, and have the prefixes of `DataParallel` and `torch.compile`.
 
     Raises:
-        CheckpointError: The layout is not known, or a key is unknown, missing, of another
-            shape or not finite; the first such key is named.
+        CheckpointError: The layout is unknown, or a key is unexpected, missing, of another
+            shape or not finite; the message names the first such key.
     """
     state = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in state.items()}
     state.pop("mask_values", None)
@@ -113,11 +112,11 @@ def convert(state: Mapping[str, Any]) -> tuple[UNet, str]:
     described = f"{layout}'s U-Net of depth {depth} with {upsampling} upsampling"
     for name in state:
         if name not in names and name not in biases:
-            raise CheckpointError(f"the key {name!r} does not belong to {described}.")
+            raise CheckpointError(f"unexpected key {name!r} for {described}.")
     weights = {"mean": torch.zeros(network.in_channels), "std": torch.ones(network.in_channels)}
     for name, our_name in names.items():
         if name not in state and not name.endswith(".num_batches_tracked"):
-            raise CheckpointError(f"the key {name!r} of {described} is missing.")
+            raise CheckpointError(f"missing key {name!r} of {described}.")
         like = ours[our_name]
         shape = [outputs, *like.shape[1:]] if our_name.startswith("head.") else [*like.shape]
         weights[our_name] = _copy(name, state.get(name, torch.tensor(0)), shape, like.dtype)
@@ -132,7 +131,7 @@ def convert(state: Mapping[str, Any]) -> tuple[UNet, str]:
     return network.eval(), layout
 
 
-# what the keys of a level of the encoder begin with
+# prefixes of the keys of an encoder level
 _LAYOUTS = {
     "milesial/Pytorch-UNet": re.compile(r"down\d\.maxpool_conv\."),
     "aladdinpersson/Machine-Learning-Collection": re.compile(r"downs\.\d\.conv\."),
@@ -147,18 +146,17 @@ def _recognise(state: Mapping[str, Any]) -> tuple[str, int]:
         if depth := len({found[0] for found in map(level.match, state) if found}):
             return layout, depth
     if any(key.startswith("inlet.") for key in state):
-        raise CheckpointError("already a network of plainunet. Use the checkpoint as it is.")
+        raise CheckpointError("already a plainunet network. Use its checkpoint without import.")
     first = f"its first key is {next(iter(state))!r}" if state else "it is empty"
     inner = [key for key, value in state.items() if isinstance(value, Mapping)]
-    advice = f" If the weights are under {inner[0]!r}, save that alone." if inner else ""
+    advice = f" If the weights are under {inner[0]!r}, save only those." if inner else ""
     raise CheckpointError(
-        f"not the weights of a known layout ({first}). Known are the U-Nets of "
-        f"{' and '.join(_LAYOUTS)}.{advice}"
+        f"unknown weights ({first}). Supported are the U-Nets of {' and '.join(_LAYOUTS)}.{advice}"
     )
 
 
 def _modules(layout: str, depth: int) -> dict[str, str]:
-    """The names of a layout's modules by our names for them."""
+    """Names of a layout's modules, by the names of ours."""
     if layout == "milesial/Pytorch-UNet":
         modules = {"inlet": "inc.double_conv", "head": "outc.conv"}
         for i in range(depth):
@@ -177,16 +175,18 @@ def _modules(layout: str, depth: int) -> dict[str, str]:
 def _empty_network(
     state: Mapping[str, Any], depth: int, modules: Mapping[str, str]
 ) -> tuple[UNet, int]:
-    """The network without memory for its weights, and the channels of the layout's head."""
+    """The network on the meta device, and the channels of the layout's head."""
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"the key {name!r} holds {type(value).__name__}, no weights.")
+            raise CheckpointError(f"key {name!r} is {type(value).__name__}, not a tensor.")
     first: Tensor = state.get(f"{modules['inlet']}.0.weight", torch.empty(1, 1))
     last: Tensor = state.get(f"{modules['head']}.weight", torch.empty(1))
-    # 1 where there is no such number; what does not fit is found by its shape
+    # 1 for missing dimensions: the check of shapes finds them later
     base_channels, in_channels, outputs = *(*first.shape, 1, 1)[:2], (*last.shape, 1)[0]
     if not 1 <= outputs <= MOST_CLASSES:
-        raise CheckpointError(f"the head has {outputs} channels; it can have 1 to {MOST_CLASSES}.")
+        raise CheckpointError(
+            f"the head has {outputs} channels, but 1 to {MOST_CLASSES} are valid."
+        )
     upsampling: Upsampling = "transposed" if any(map(_TRANSPOSED.match, state)) else "bilinear"
     classes = max(2, outputs)
     with torch.device("meta"):
@@ -194,46 +194,46 @@ def _empty_network(
 
 
 def _copy(name: str, value: Tensor, shape: list[int], dtype: torch.dtype) -> Tensor:
-    """Copy a weight, if it is a plain array of floats of this shape, and finite."""
+    """Copy a weight, if it is a dense tensor of finite floats of this shape."""
     if value.layout != torch.strided or value.is_meta:
-        raise CheckpointError(f"{name!r} is no plain array. Save it as one, by model.to('cpu').")
+        raise CheckpointError(f"{name!r} is not a dense tensor. Save the model on the CPU.")
     if dtype.is_floating_point and not value.dtype.is_floating_point:
-        raise CheckpointError(f"{name!r} holds {value.dtype}; weights are floats.")
+        raise CheckpointError(f"{name!r} has dtype {value.dtype}, not a float type.")
     if list(value.shape) != shape:
-        raise CheckpointError(f"{name!r} has shape {[*value.shape]}; {shape} would suit the rest.")
+        raise CheckpointError(f"{name!r} has shape {[*value.shape]}, but {shape} is expected.")
     copy = value.to("cpu", dtype, copy=True)
     if not copy.isfinite().all():
-        raise CheckpointError(f"{name!r} has values that are not finite. Take an earlier file.")
+        raise CheckpointError(f"{name!r} has values that are not finite. Use an earlier file.")
     if name.endswith("running_var") and (copy < 0).any():
-        raise CheckpointError(f"{name!r} has negative variances. Take an earlier file.")
+        raise CheckpointError(f"{name!r} has negative variances. Use an earlier file.")
     return copy
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """Read weights by name, unwrapped from what training scripts put around them."""
+    """Read weights by name, also from the "state_dict" of a training script."""
     if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder. Give the file of weights in it.")
+        raise CheckpointError(f"{path}: is a folder. Name the file of weights in it.")
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of weights.")
+        raise FileNotFoundError(f"{path}: no such file.")
     try:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
         else:
-            with warnings.catch_warnings(action="ignore"):  # what they say comes as an error too
+            with warnings.catch_warnings(action="ignore"):  # the error follows
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # a damaged file raises anything
+    except Exception as error:  # a damaged file raises many types
         held = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        wrong = f"holds objects ({held[1]})" if held else "damaged, or no weights by torch.save"
+        wrong = f"contains objects ({held[1]})" if held else "damaged, or not written by torch.save"
         raise CheckpointError(
-            f"{path}: {wrong}. Only weights are read, since reading objects can execute anything: "
-            "where the model was trained, save them by torch.save(model.state_dict(), FILE)."
+            f"{path}: {wrong}. Only weights are read, since unpickling objects can execute "
+            "arbitrary code. In the training code, use torch.save(model.state_dict(), FILE)."
         ) from None
     if isinstance(state, dict):
         state = state.get("state_dict", state)
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: holds {type(state).__name__}, not a model.state_dict().")
+        raise CheckpointError(f"{path}: contains {type(state).__name__}, not a model.state_dict().")
     return {str(key): value for key, value in state.items()}
 
 
@@ -243,16 +243,16 @@ def _name_classes(given: Sequence[str], num_classes: int) -> tuple[str, ...]:
     names = ", ".join(given)
     if len(given) != num_classes:
         raise ValueError(
-            f"--classes: {len(given)} given ({names}), but the network has {num_classes} "
-            "classes. Name each, the background first."
+            f"--classes: {len(given)} names ({names}), but the network has {num_classes} classes. "
+            "Name all of them, background first."
         )
     if len(set(given)) != len(given) or not all(given):
-        raise ValueError(f"--classes: each class needs a name of its own ({names}).")
+        raise ValueError(f"--classes: names must be different and not empty ({names}).")
     return tuple(given)
 
 
 def _read_coding(values: Any, num_classes: int) -> dict[str, Any]:
-    """How masks are read: milesial's `mask_values` are the value of each class, or its colour."""
+    """The mask encoding: milesial's `mask_values` are the value of each class, or its colour."""
     if not isinstance(values, list) or len(values) != num_classes:
         return {}
     if all(_is_color(value) for value in values):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class Loss(Protocol):
-    """What training makes smaller; `LOSSES` holds each by its name."""
+    """A training loss; `LOSSES` lists all by name."""
 
     def __call__(
         self, logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None
@@ -19,25 +19,25 @@ class Loss(Protocol):
         Args:
             logits: [N, K, h, w] float; H and W are whole multiples of h and w.
             target: [N, K, H, W] float32 in [0, 1], sums to 1 over K where the weight is not 0.
-            weight: [N, H, W] float32, not negative; what is under a weight of 0 is ignored.
-            whole: [M, H, W] float32, the weights of the batch that this is a part of; left out,
-                it is a batch of its own. The losses of its parts add up to that of the batch.
+            weight: [N, H, W] float32, not negative; pixels with a weight of 0 are ignored.
+            whole: [M, H, W] float32, the weights of the whole batch, if the others are a
+                micro-batch. The losses of micro-batches add up to that of the batch.
 
         Returns:
             Scalar float32; 0 (with a gradient of 0) if every weight is 0.
 
         Raises:
-            ValueError: The shapes do not belong together.
+            ValueError: The shapes do not match.
         """
 
 
 SMOOTHING = 1.0
-"""Pixels added to Dice's denominator, which bound the gradient of a class that is hardly there."""
+"""Pixels added to the denominator of Dice, which bound the gradient of very small classes."""
 FOCUS = 2.0
 """Exponent of the focal loss (gamma in its paper)."""
 BOUNDARY = (11, 3.0)
-"""Of the loss "outline": side of the window [pixels of the target] in which classes must mix,
-and how many times more such pixels weigh."""
+"""For the loss "boundary": side of the window [target pixels] that detects boundaries, and the
+factor on the weight of pixels near them."""
 
 
 def cross_entropy(
@@ -52,15 +52,15 @@ def dice_loss(
 ) -> Tensor:
     """Soft Dice loss for each image and class, averaged over classes, then over images.
 
-    With probabilities p and target t it is sum |p - t| / (1 + sum (p + t)), the sums weighted
-    and the 1 (pixel) there for gradients that stay bounded. Without it, on one-hot targets, this
-    is the usual 1 - 2 sum pt / sum (p + t), since |p - t| = p + t - 2pt there. On class
-    fractions, unlike the usual form, it is still least at p = t (Wang et al. 2023, "Dice
-    Semimetric Losses", arXiv 2303.16296, loss DML1).
+    With probabilities p and target t it is sum |p - t| / (1 + sum (p + t)), with weighted sums;
+    the 1 (pixel) bounds the gradient. Without it, on one-hot targets, this is the usual
+    1 - 2 sum pt / sum (p + t), since |p - t| = p + t - 2pt there. With class fractions, unlike
+    the usual form, its minimum is still at p = t (Wang et al. 2023, "Dice Semimetric Losses",
+    arXiv 2303.16296, loss DML1).
 
-    A class absent from an image's target is left out of that image's mean. Its own term
-    would be near 1 with hardly a gradient, and nothing is lost: under a softmax, what is
-    wrongly given to it is missing from a class that is present.
+    A class absent from the target of an image is left out of that image's mean. Its term would
+    be near 1 with hardly a gradient, and nothing is lost: under a softmax, probability wrongly
+    assigned to it is missing from a class that is present.
     """
     return _dice_loss(*_prepare(logits, target, weight), weight, len(_batch(weight, whole)))
 
@@ -74,11 +74,11 @@ def cross_entropy_dice(
 
 
 def focal(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None) -> Tensor:
-    """Cross-entropy in which a pixel counts (1 - p)^2, p being the probability of its class.
+    """Cross-entropy weighted by (1 - p)^2, p being the probability of the pixel's class.
 
-    Pixels that are right already hardly count, so the many easy ones of the background do not
-    drown the few of an object. Lin et al. 2017, arXiv 1708.02002, eq. 4, with gamma = `FOCUS`;
-    on class fractions, each class's part is scaled so.
+    For class imbalance: many easy background pixels do not dominate a few hard ones. Lin et al.
+    2017, arXiv 1708.02002, eq. 4, with gamma = `FOCUS`; with class fractions, the term of each
+    class is weighted.
     """
     log_probabilities, weighted_target = _prepare(logits, target, weight)
     missing = 1 - log_probabilities.exp()
@@ -90,12 +90,12 @@ def focal(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None =
 def lovasz(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None) -> Tensor:
     """Lovász-softmax: a surrogate of 1 - IoU, per image and class present, then averaged.
 
-    Berman et al. 2018, arXiv 1705.08790, eq. 8 and algorithm 1. It is defined for whole pixels:
-    a pixel's class is the one with the largest fraction. Weights above 0 all count alike.
+    Berman et al. 2018, arXiv 1705.08790, eq. 8 and algorithm 1. It needs hard labels: a pixel's
+    class is the one with the largest fraction. All weights above 0 are equal.
     """
     log_probabilities, _ = _prepare(logits, target, weight)
     probabilities, classes = log_probabilities.exp(), target.argmax(dim=1)
-    # a sum that begins with what every pixel is part of: there is a gradient, if of 0
+    # depends on every pixel, so that there is always a gradient, if only 0
     total = log_probabilities.sum() * 0
     for image, mask, valid in zip(probabilities, classes, weight > 0, strict=True):
         total = total + lovasz_extension(image[:, valid], mask[valid])
@@ -112,13 +112,13 @@ def lovasz_extension(probabilities: Tensor, classes: Tensor) -> Tensor:
         truth = (classes == class_id).to(probabilities.dtype)
         errors = (truth - probabilities[class_id]).abs()
         errors, order = errors.sort(descending=True)
-        # no matrix product: autocast would round it
+        # not a matrix product, which autocast would round
         losses.append((errors * _lovasz_gradient(truth[order])).sum())
     return torch.stack(losses).mean() if losses else probabilities.sum()
 
 
 def _lovasz_gradient(truth: Tensor) -> Tensor:
-    """What each further error adds to 1 - IoU (algorithm 1)."""
+    """The increase of 1 - IoU by each further error (algorithm 1)."""
     total = truth.sum()
     intersection = total - truth.cumsum(0)
     union = total + (1 - truth).cumsum(0)
@@ -126,11 +126,11 @@ def _lovasz_gradient(truth: Tensor) -> Tensor:
     return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
 
 
-def outline(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None) -> Tensor:
-    """Cross-entropy and Dice in which pixels near a boundary weigh more.
+def boundary(logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None) -> Tensor:
+    """Cross-entropy and Dice with a higher weight near boundaries.
 
-    Near is where a window of `BOUNDARY` holds more than one class; as in the winning entry of
-    Kaggle's Carvana challenge (Iglovikov et al. 2017), without its renormalisation.
+    A pixel is near a boundary if its window of `BOUNDARY` contains several classes; as in the
+    winning entry of Kaggle's Carvana challenge (Iglovikov et al. 2017), without renormalisation.
     """
     _require_shapes(logits, target, weight)
     side, times = BOUNDARY
@@ -147,7 +147,7 @@ LOSSES: Mapping[str, Loss] = {
     "cross-entropy+dice": cross_entropy_dice,
     "focal": focal,
     "lovasz": lovasz,
-    "outline": outline,
+    "boundary": boundary,
 }
 
 
@@ -158,15 +158,16 @@ def deep_loss(
     weight: Tensor,
     whole: Tensor | None = None,
 ) -> Tensor:
-    """Mean of a loss over the levels of the decoder, each weighing half of the finer one.
+    """Weighted mean of a loss over the levels of the decoder.
 
     Deep supervision (Lee et al. 2015, arXiv 1409.5185) with the weights 1, 1/2, 1/4, ... of
     nnU-Net (Isensee et al. 2021, supplement), divided by their sum. The target of a coarse level
     is the class fractions of the area that its pixels cover. `levels` are as by
-    `UNet.deep_logits`, the finest first; the rest is as for the loss, for the finest level.
+    `UNet.deep_logits`, the finest first; the other arguments are those of the loss at the finest
+    level.
 
     Raises:
-        ValueError: The shapes do not belong together.
+        ValueError: The shapes do not match.
     """
     whole = _batch(weight, whole)
     total = loss(levels[0], target, weight, whole)
@@ -181,8 +182,8 @@ def deep_loss(
 
 
 def upsample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring logits [N, K, h, w] bilinearly to a `size` of whole multiples of h and w; float32."""
-    # on CPUs, few channels are enlarged several times faster when channels do not come last
+    """Upsample logits [N, K, h, w] bilinearly to whole multiples of h and w; float32."""
+    # on CPUs, few channels are upsampled several times faster with channels first
     logits = (logits if logits.dtype == torch.float64 else logits.float()).contiguous()
     height, width = logits.shape[2:]
     if (height, width) == size:
@@ -190,7 +191,7 @@ def upsample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if size[0] % height or size[1] % width:
         raise ValueError(
             f"The target is {size[0]} x {size[1]} pixels (height x width), the logits are "
-            f"{height} x {width}: make the target as large as the logits, or a whole multiple."
+            f"{height} x {width}: the target must be a whole multiple of the logits."
         )
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 

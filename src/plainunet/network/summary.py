@@ -1,10 +1,10 @@
-"""What each stage of a network makes and costs, found without computing anything.
+"""Summary of a network: output shapes and costs of its stages, without computing them.
 
-In: a UNet and the size of an image. Out: for each stage its shape, parameters, multiply-adds
-(MACs), memory in training and receptive field; and the U in text.
+In: a UNet and the size of an image. Out: for each stage its output shape, parameters, MACs
+(multiply-accumulates), memory in training and receptive field; and the U as text.
 
-The receptive field is that of an image whose sides can be halved `depth` times, away from its
-borders; where the image is smaller than the field, it ends with the image.
+The receptive field is that of a position far from the image border, in an image whose sides are
+multiples of 2^depth; a smaller image clips it.
 """
 
 import copy
@@ -23,11 +23,11 @@ from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.unet import UNet
 
 _BATCH = 2  # batch normalisation cannot train on one value
-_USUAL_SIZE, _PAPER_LOGITS = (160, 240), (388, 388)
+_DEFAULT_SIZE, _PAPER_LOGITS = (160, 240), (388, 388)
 _LONGEST = 2**20
 
 Reach = Callable[[int], tuple[int, int]]
-"""From a position of a feature to the first and the last pixel of the image that it sees."""
+"""From a position of a feature to the first and last pixel of its receptive field."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class StageSummary:
     name: str
     """"inlet", "down 1" to the bottleneck, "up 1" ..., "head", "head of up 3" ..."""
     shape: tuple[int, int, int]
-    """Channels, height and width of what it makes."""
+    """Channels, height and width of its output."""
     parameters: int
-    """Weights and biases, trainable or not."""
+    """Number of weights and biases, trainable or not."""
     macs: int
-    """Multiply-adds of its convolutions in a forward pass; each is 2 FLOP."""
+    """MACs of its convolutions in a forward pass; each is 2 FLOP."""
     kept: int
-    """What it adds to the activations that are kept for the backward pass [bytes]."""
+    """Activations that it keeps for the backward pass [bytes]."""
     field: tuple[int, int] | None
-    """Least and greatest receptive field of a position, along one axis [pixels]; None where
-    the normalisation sees the whole image."""
+    """Smallest and largest receptive field of a position, along one axis [pixels]; None if the
+    normalisation sees the whole image."""
 
 
 def choose_network(
@@ -55,31 +55,28 @@ def choose_network(
     flags: dict[str, Any],
     size: tuple[int, int] | None = None,
 ) -> tuple[UNet, tuple[int, int], tuple[str, ...]]:
-    """Open or make the network that a command line names.
+    """Open or make the network of a command line.
 
-    `flags` are arguments of `UNet`, for a network that is neither a checkpoint's nor the paper's;
-    `checkpointing` for any. `size` is an image's height and width [pixels]; left out, the input
-    size of a checkpoint, 160 x 240, or what valid convolutions need for the paper's 388 x 388
-    logits. Returns the network, without memory for its weights; height and width; the names of
-    the classes, where they are known.
+    `flags` are arguments of `UNet`; with a checkpoint or the paper's network, only `checkpointing`.
+    `size` is an image's height and width [pixels]; default: the input size of the checkpoint,
+    160 x 240, or what valid convolutions need for the paper's 388 x 388 logits. Returns the
+    network on the meta device; height and width; the class names, if known.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The checkpoint does not exist.
         CheckpointError: It is not a checkpoint of this project.
-        ValueError: The arguments contradict each other, or there is no such network.
+        ValueError: The arguments contradict each other, or are out of range.
     """
     chosen = {name: value for name, value in flags.items() if name != "checkpointing"}
-    own = {"in_channels", "num_classes"} if paper else set()
-    beside = [f"--{name.replace('_', '-')}" for name in chosen if name not in own]
-    if checkpoint and (paper or beside):
-        beside = ["--paper", *beside] if paper else beside
+    allowed = {"in_channels", "num_classes"} if paper else set()
+    extra = [f"--{name.replace('_', '-')}" for name in chosen if name not in allowed]
+    if checkpoint and (paper or extra):
+        extra = ["--paper", *extra] if paper else extra
+        raise ValueError(f"{checkpoint} defines its own architecture. Remove {', '.join(extra)}.")
+    if paper and extra:
         raise ValueError(
-            f"{checkpoint} has an architecture of its own; leave out {', '.join(beside)}."
-        )
-    if paper and beside:
-        raise ValueError(
-            f"The paper's network has no choice of {', '.join(beside)}; leave that out, or leave "
-            "out --paper and give all the options of the network."
+            f"The paper's network has no option {', '.join(extra)}. Remove it, or replace --paper "
+            "by all the options of the network."
         )
     own_size: tuple[int, int] | None = None
     class_names: tuple[str, ...] = ()
@@ -90,41 +87,41 @@ def choose_network(
         with torch.device("meta"):
             network = UNet.paper(**chosen) if paper else UNet(**chosen)
     network.checkpointing = bool(flags.get("checkpointing"))
-    usual = _PAPER_LOGITS if network.valid else _USUAL_SIZE
-    return network.to("meta"), size or network.input_size(*(own_size or usual)), class_names
+    default = _PAPER_LOGITS if network.valid else _DEFAULT_SIZE
+    return network.to("meta"), size or network.input_size(*(own_size or default)), class_names
 
 
 def summarise_network(network: UNet, size: tuple[int, int]) -> list[StageSummary]:
-    """What each stage of a network makes and costs for an image of a size, in the flow's order.
+    """Summarise the stages of a network for an image size, in forward order.
 
-    The network is not run or changed, only a copy without memory is. With deep supervision, its
-    heads come last. An image that does not fit the network is a ValueError.
+    Only a copy on the meta device is run. With deep supervision, the additional heads come last.
+    An image that does not fit the network is a ValueError.
     """
     network.output_size(*size)
     if max(size) > _LONGEST:
-        raise ValueError(f"{max(size)} pixels are too many for a side; {_LONGEST} are the most.")
-    # tensors on the meta device have shapes only: no time, no memory
+        raise ValueError(f"A side of {max(size)} pixels is too long; {_LONGEST} is the maximum.")
+    # tensors on the meta device take no time or memory
     shadow = copy.deepcopy(network).to("meta", torch.float32).train()
     named = _stages(shadow)
     fields = receptive_fields(network)
-    not_made = {_key(values) for values in shadow.state_dict().values()}
+    weights = {_key(values) for values in shadow.state_dict().values()}
     kept: dict[int, torch.UntypedStorage] = {}
     summaries: list[StageSummary] = []
 
     def keep(values: Tensor) -> Tensor:
-        if _key(values) not in not_made:
+        if _key(values) not in weights:
             kept[_key(values)] = values.untyped_storage()
         return values
 
     def record(name: str, module: nn.Module, _: Any, output: Tensor) -> None:
-        # what was counted since the last stage ended belongs to this one
+        # counters include the stages before
         macs = counter.get_total_flops() // 2 // _BATCH
         bytes_kept = sum(storage.nbytes() for storage in kept.values()) // _BATCH
         summaries.append(
             StageSummary(
                 name,
                 (output.shape[1], output.shape[2], output.shape[3]),
-                sum(weights.numel() for weights in module.parameters()),
+                sum(weight.numel() for weight in module.parameters()),
                 macs - sum(earlier.macs for earlier in summaries),
                 bytes_kept - sum(earlier.kept for earlier in summaries),
                 fields[name],
@@ -142,13 +139,13 @@ def summarise_network(network: UNet, size: tuple[int, int]) -> list[StageSummary
 def receptive_fields(network: UNet) -> dict[str, tuple[int, int] | None]:
     """`StageSummary.field` of each stage by its name.
 
-    A step up makes two neighbours from one coarse position, so the field depends on where in
-    a block of 2^depth pixels the position lies. Cropping moves nothing: a cropped skip joins
-    the feature made from the same pixels, so valid convolutions see what padded ones see.
+    Upsampling makes two neighbours from one coarse position, so the field depends on the position
+    within a block of 2^depth pixels. Cropping changes nothing: a cropped skip connection joins the
+    feature of the same pixels, so valid and padded convolutions have the same fields.
     """
     if network.architecture["normalisation"] in ("group", "instance"):
         return dict.fromkeys(_stages(network))
-    grown = partial(_grown, bilinear=network.architecture["upsampling"] == "bilinear")
+    doubled = partial(_doubled, bilinear=network.architecture["upsampling"] == "bilinear")
     reach = _convolved(lambda at: (at, at))
     reaches, skips = {"inlet": reach}, []
     for number in range(1, network.depth + 1):
@@ -157,21 +154,21 @@ def receptive_fields(network: UNet) -> dict[str, tuple[int, int] | None]:
     for number in range(1, network.depth + 1):
         skip = skips.pop()
         if network.architecture["attention"]:
-            skip = _joined(skip, _grown(_joined(_halved(skip), reach), bilinear=True))
-        reaches[f"up {number}"] = reach = _convolved(_joined(skip, grown(reach)))
+            skip = _joined(skip, _doubled(_joined(_halved(skip), reach), bilinear=True))
+        reaches[f"up {number}"] = reach = _convolved(_joined(skip, doubled(reach)))
     fields: dict[str, tuple[int, int] | None] = {}
     for name in _stages(network):
-        seen = reaches[name.removeprefix("head of ") if name != "head" else f"up {network.depth}"]
-        sides = [seen(at)[1] - seen(at)[0] + 1 for at in range(2**network.depth)]
+        reach = reaches[name.removeprefix("head of ") if name != "head" else f"up {network.depth}"]
+        sides = [reach(at)[1] - reach(at)[0] + 1 for at in range(2**network.depth)]
         fields[name] = min(sides), max(sides)
     return fields
 
 
-def sketch(stages: Sequence[StageSummary], picture: tuple[int, int, int]) -> str:
+def sketch(stages: Sequence[StageSummary], image: tuple[int, int, int]) -> str:
     """Draw the U as text: a line for each level, channels x height x width.
 
-    At the left is what each level of the encoder makes, at the right the decoder, the bottleneck
-    last. `picture` is channels, height and width of the image.
+    The encoder is at the left, the decoder at the right, the bottleneck last. `image` is channels,
+    height and width of the image.
     """
     *lefts, bottleneck = [_shape(s) for s in stages if s.name.startswith(("inlet", "down"))]
     rights = [_shape(s) for s in stages if s.name.startswith("up")][::-1]
@@ -179,7 +176,7 @@ def sketch(stages: Sequence[StageSummary], picture: tuple[int, int, int]) -> str
     rows = list(zip(indents, lefts, rights, strict=False))
     width = max(2 * indent + len(left + right) + 8 for indent, left, right in rows)
     logits = next(_shape(s) for s in stages if s.name == "head")
-    ends = [f"picture {' x '.join(map(str, picture))}", f"logits {logits}"]
+    ends = [f"image {' x '.join(map(str, image))}", f"logits {logits}"]
     width = max(width, len("".join(ends)) + 4, 2 * indents[-1] + len(bottleneck))
     lines = [ends[0] + ends[1].rjust(width - len(ends[0]))]
     for indent, left, right in rows:
@@ -189,7 +186,7 @@ def sketch(stages: Sequence[StageSummary], picture: tuple[int, int, int]) -> str
 
 
 def _stages(network: UNet) -> dict[str, nn.Module]:
-    """The stages by name, in the order in which `deep_logits` runs them."""
+    """The stages by name, in the order of `deep_logits`."""
     ups = {f"up {number}": up for number, up in enumerate(network.ups, start=1)}
     heads = {f"head of {up}": head for up, head in zip(ups, network.side_heads, strict=False)}
     return {
@@ -202,17 +199,17 @@ def _stages(network: UNet) -> dict[str, nn.Module]:
 
 
 def _convolved(reach: Reach) -> Reach:
-    """After two 3x3 convolutions: two neighbours on either side."""
+    """After two 3x3 convolutions: two more pixels on either side."""
     return cache(lambda at: (reach(at - 2)[0], reach(at + 2)[1]))
 
 
 def _halved(reach: Reach) -> Reach:
-    """After something that makes one position from two."""
+    """After pooling: one position from two."""
     return cache(lambda at: (reach(2 * at)[0], reach(2 * at + 1)[1]))
 
 
-def _grown(reach: Reach, bilinear: bool) -> Reach:
-    """After doubling: from one position, or bilinearly from it and the one that is nearer."""
+def _doubled(reach: Reach, bilinear: bool) -> Reach:
+    """After upsampling: from one position, or bilinearly from it and its nearest neighbour."""
     further = 1 if bilinear else 0
     return cache(lambda at: (reach((at - further) // 2)[0], reach((at + further) // 2)[1]))
 

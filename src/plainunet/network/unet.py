@@ -10,8 +10,8 @@ r"""The U-Net (Ronneberger, Fischer and Brox 2015, arXiv 1505.04597, figure 1).
                              \                 /
                              down (bottleneck)
 
-After the network come the sizes of images through valid convolutions, and mirroring, which
-gives such a network the context that it needs beyond an image's borders.
+After the network come the sizes of valid convolutions, and reflection padding, which gives such
+a network context beyond the image border.
 """
 
 from collections.abc import Sequence
@@ -35,34 +35,34 @@ from plainunet.network.blocks import (
 )
 
 MOST_CLASSES = 255
-"""An 8-bit mask holds that many, and the value of ignored pixels."""
+"""Maximum of an 8-bit mask, besides the value of ignored pixels."""
 
 
 class UNet(nn.Module):
     """Images to logits.
 
-    Normalisation (per-channel mean and standard deviation of the training images) is part of
-    the network, as two buffers, so that nobody can forget it.
+    Image normalisation (per-channel mean and standard deviation of the training images) is part of
+    the network, as two buffers, so that it cannot be forgotten.
 
     Args:
         in_channels: Channels C of an image.
         num_classes: Classes K, background included; 2 to 255.
         base_channels: Channels of the first level; each level below has twice as many.
-        depth: How often the image is halved.
+        depth: Number of downsampling steps.
         normalisation: After each convolution: "batch", "group" (Wu and He 2018, arXiv
             1803.08494), "instance" (Ulyanov et al. 2016, arXiv 1607.08022) or "none".
-            Without any, weights are initialised after He et al. 2015, arXiv 1502.01852.
-        upsampling: "transposed": 2x2 transposed convolutions; "bilinear": no weights, and
-            the bottleneck and each step up but the last half as wide.
+            With "none", weights are initialised as in He et al. 2015, arXiv 1502.01852.
+        upsampling: "transposed": 2x2 transposed convolutions; "bilinear": no weights; the
+            bottleneck and each decoder level but the last have half the channels.
         valid: Convolutions without padding, as in the paper; see `output_size`.
-        residual: Double convolutions with a shortcut.
+        residual: Residual double convolutions.
         attention: Attention gates on the skip connections (Oktay et al. 2018, arXiv
             1804.03999).
         deep_supervision: A head for each level of the decoder, see `deep_logits`; not with
-            valid convolutions, whose levels show different parts of an image.
-        dropout: Dropout rate of the two deepest blocks of the encoder.
-        checkpointing: Keep only the input of each block in training, and compute the rest
-            again for the backward pass: less memory, more time, the same result.
+            valid convolutions, whose levels cover different areas of an image.
+        dropout: Dropout rate of the two deepest encoder blocks.
+        checkpointing: Activation checkpointing: keep only the input of each block in training, and
+            recompute the rest in the backward pass. Less memory, more time, the same result.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -87,7 +87,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
-        """Make the network with fresh weights."""
+        """Make the network with random weights."""
         super().__init__()
         self.architecture: dict[str, Any] = {
             "in_channels": in_channels,
@@ -116,7 +116,7 @@ class UNet(nn.Module):
         block = partial(conv, normalisation=normalisation, valid=valid)
         up = partial(Up, block=block, upsampling=upsampling, attention=attention, valid=valid)
 
-        # checkpoints hold these names, and seeded weights depend on this order
+        # checkpoints contain these names, and seeded weights depend on this order
         self.register_buffer("mean", torch.zeros(in_channels))
         self.register_buffer("std", torch.ones(in_channels))
         self.inlet = block(in_channels, base_channels, dropout=rates[0])
@@ -136,17 +136,17 @@ class UNet(nn.Module):
     def paper(cls, in_channels: int = 1, num_classes: int = 2) -> Self:
         """Make the network of the paper's figure 1: [N, 1, 572, 572] to [N, 2, 388, 388].
 
-        Valid 3x3 convolutions without normalisation, 64 to 1024 channels, cropped skips,
-        dropout at the end of the encoder (the text does not state its rate; 0.5, as usual), and
-        its initialisation; 31,030,658 parameters. A logit sees 188 or 204 pixels along each
-        axis, by its position.
+        Valid 3x3 convolutions without normalisation, 64 to 1024 channels, cropped skip
+        connections, dropout at the end of the encoder (rate 0.5, which the paper does not
+        state), and its initialisation; 31,030,658 parameters. The receptive field of a logit is
+        188 or 204 pixels along each axis, depending on its position.
 
         Args:
             in_channels: Channels C of an image.
             num_classes: Classes K.
 
         Returns:
-            The network with fresh weights.
+            The network with random weights.
         """
         return cls(in_channels, num_classes, normalisation="none", valid=True, dropout=0.5)
 
@@ -155,13 +155,13 @@ class UNet(nn.Module):
 
         Args:
             image: [N, C, H, W] float32; H and W at least 2**depth, twice that with group or
-                instance normalisation; `output_size` says which fit valid convolutions.
+                instance normalisation; see `output_size` for valid convolutions.
 
         Returns:
-            Logits [N, K, H, W]; smaller if convolutions are valid.
+            Logits [N, K, H, W]; smaller with valid convolutions.
 
         Raises:
-            ValueError: The image has another number of channels, or its size does not fit.
+            ValueError: The number of channels is wrong, or the size does not fit.
         """
         logits: Tensor = self.head(self._decode(image)[-1])
         return logits
@@ -174,7 +174,7 @@ class UNet(nn.Module):
 
         Returns:
             Logits of each level of the decoder, the finest (those of `forward`) first; each
-            further one is half as high and wide. One alone without `deep_supervision`.
+            further one has half the height and width. Only the finest without `deep_supervision`.
 
         Raises:
             ValueError: As for `forward`.
@@ -187,7 +187,8 @@ class UNet(nn.Module):
         """The decoder's feature at each level, the coarsest first."""
         if image.ndim != 4 or image.shape[1] != self.in_channels:
             raise ValueError(
-                f"The network takes [N, {self.in_channels}, H, W], not {list(image.shape)}."
+                f"The input of the network must be [N, {self.in_channels}, H, W], not "
+                f"{list(image.shape)}."
             )
         self.output_size(image.shape[2], image.shape[3])
         run = recomputed if self.checkpointing and torch.is_grad_enabled() else _run
@@ -209,11 +210,11 @@ class UNet(nn.Module):
             width: Its width [pixels].
 
         Returns:
-            Height and width of the logits [pixels]: the image's own, unless convolutions are
-            valid.
+            Height and width of the logits [pixels]: those of the image, except with valid
+            convolutions.
 
         Raises:
-            ValueError: The size does not fit; the message names the nearest that do.
+            ValueError: The size does not fit; the message names the nearest valid sizes.
         """
         if self.valid:
             return valid_output_size(height, width, self.depth)
@@ -221,8 +222,8 @@ class UNet(nn.Module):
         if height < smallest or width < smallest:
             raise ValueError(
                 f"An image of {height} x {width} pixels (height x width) is too small for "
-                f"depth {self.depth}: pad it to {max(height, smallest)} x "
-                f"{max(width, smallest)}, or take a smaller depth."
+                f"depth {self.depth}. Pad it to {max(height, smallest)} x "
+                f"{max(width, smallest)}, or use a smaller depth."
             )
         return height, width
 
@@ -230,8 +231,8 @@ class UNet(nn.Module):
         """Size of the smallest image whose logits have at least this size.
 
         Args:
-            height: Least height of the logits [pixels].
-            width: Their least width [pixels].
+            height: Minimum height of the logits [pixels].
+            width: Their minimum width [pixels].
 
         Returns:
             Height and width of the image [pixels].
@@ -245,8 +246,8 @@ class UNet(nn.Module):
 
         Args:
             mean: Per-channel mean, in the units of the network's input (0..1 for integers).
-            std: Per-channel standard deviation; a value below 1e-3 (a flat channel) counts
-                as 1e-3, so that nothing is divided by zero.
+            std: Per-channel standard deviation; values below 1e-3 (a flat channel) are set to
+                1e-3, to avoid division by zero.
 
         Raises:
             ValueError: The number of values is not `in_channels`, or one is not finite.
@@ -263,7 +264,7 @@ class UNet(nn.Module):
 
     @property
     def _smallest(self) -> int:
-        """The least height and width of an image, if convolutions are padded."""
+        """The minimum height and width of an image, with padded convolutions."""
         # group and instance normalisation turn a channel of one pixel into zeros
         by_image = self.architecture["normalisation"] in ("group", "instance")
         return int(2**self.depth * (2 if by_image else 1))
@@ -279,19 +280,19 @@ def _check_architecture(architecture: dict[str, Any]) -> None:
         if architecture[name] < least:
             raise ValueError(f"{name} is {architecture[name]}; it must be at least {least}.")
     if (classes := architecture["num_classes"]) > MOST_CLASSES:
-        raise ValueError(f"num_classes is {classes}; masks hold at most {MOST_CLASSES}.")
+        raise ValueError(f"num_classes is {classes}; masks have at most {MOST_CLASSES}.")
     for name, known in (("normalisation", Normalisation), ("upsampling", Upsampling)):
         if architecture[name] not in get_args(known):
             names = ", ".join(get_args(known))
             raise ValueError(f"{name} is {architecture[name]!r}; it is one of {names}.")
     if architecture["valid"] and architecture["deep_supervision"]:
-        raise ValueError("deep_supervision needs padded convolutions: leave out valid.")
+        raise ValueError("deep_supervision needs padded convolutions. Remove valid.")
     if not 0 <= architecture["dropout"] < 1:
         raise ValueError(f"dropout is {architecture['dropout']}; it must be from 0 to below 1.")
 
 
 def output_side(side: int, depth: int) -> int | None:
-    """Height or width of the logits by valid convolutions; None where an image's does not fit."""
+    """Height or width of the logits with valid convolutions; None if the image does not fit."""
     for _ in range(depth):
         side -= 4
         if side < 2 or side % 2:
@@ -303,12 +304,12 @@ def output_side(side: int, depth: int) -> int | None:
 
 
 def input_side(side: int, depth: int) -> int:
-    """Smallest height or width of an image whose logits have at least this one."""
+    """Smallest height or width of an image whose logits have at least this side."""
     return next(n for n in count(side) if (output_side(n, depth) or 0) >= side)
 
 
 def valid_output_size(height: int, width: int, depth: int) -> tuple[int, int]:
-    """`UNet.output_size` by valid convolutions."""
+    """`UNet.output_size` with valid convolutions."""
     left = output_side(height, depth), output_side(width, depth)
     if left[0] and left[1]:
         return left[0], left[1]
@@ -318,39 +319,39 @@ def valid_output_size(height: int, width: int, depth: int) -> tuple[int, int]:
     nearest = f"{below} or {above}" if below else f"{above}, the smallest"
     raise ValueError(
         f"An image of {height} x {width} pixels (height x width) does not fit valid "
-        f"convolutions of depth {depth}: with this {name} a feature cannot be halved, or "
-        f"nothing is left. The nearest {name} that fits is {nearest}."
+        f"convolutions of depth {depth}: with this {name} a feature has an odd side, or nothing is "
+        f"left. The nearest valid {name} is {nearest}."
     )
 
 
 def deep_logits(network: UNet, image: Tensor) -> list[Tensor]:
-    """Run a network, with logits of the image's own size by valid convolutions, too.
+    """Run a network, with logits of the image's size also for valid convolutions.
 
     The image is [N, C, H, W] float32, of any size; the finest logits are [N, K, H, W], each further
     ones half as large.
     """
     height, width = image.shape[2:]
-    levels = network.deep_logits(mirror_pad(network, image))
+    levels = network.deep_logits(reflection_pad(network, image))
     return [
         level[:, :, : -(-height // 2**number), : -(-width // 2**number)]
         for number, level in enumerate(levels)
     ]
 
 
-def mirror_pad(network: UNet, image: Tensor) -> Tensor:
-    """Pad an image with its reflection [N, C, H', W'], for logits of each of its pixels."""
-    indices = mirrored_places(network, (image.shape[2], image.shape[3]))
+def reflection_pad(network: UNet, image: Tensor) -> Tensor:
+    """Pad an image by reflection [N, C, H', W'], so that each of its pixels has logits."""
+    indices = reflection_indices(network, (image.shape[2], image.shape[3]))
     for axis, index in enumerate(indices, 2):
         if len(index) != image.shape[axis]:
             image = image.index_select(axis, index.to(image.device))
     return image
 
 
-def mirrored_places(network: UNet, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Which pixels a mirrored image has where; its size is `network.input_size(*size)`.
+def reflection_indices(network: UNet, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Indices of reflection padding to `network.input_size(*size)`, without repeated border pixels.
 
-    The borders' pixels are not repeated. The first logit is that of the first pixel. Returns the
-    image's own row for each row of the mirrored image, [H'] int64, and its columns, [W'] int64.
+    The first logit is that of the first pixel. Returns the source row of each row of the padded
+    image, [H'] int64, and the source column of each column, [W'] int64.
     """
     padded = network.input_size(*size)
     kept = network.output_size(*padded)
@@ -362,7 +363,7 @@ def mirrored_places(network: UNet, size: tuple[int, int]) -> tuple[Tensor, Tenso
 
 
 def _reflected(length: int, side: int, before: int) -> Tensor:
-    """The pixel of 0..`side` - 1 at each of `length` places, the first at place `before`."""
-    period = max(1, 2 * (side - 1))  # there and back again, for images smaller than the margin
+    """Source index 0..`side` - 1 of `length` positions, after a margin of `before`."""
+    period = max(1, 2 * (side - 1))  # repeated, for images smaller than the margin
     index = (torch.arange(length) - before) % period
     return torch.minimum(index, period - index)

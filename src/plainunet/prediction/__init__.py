@@ -1,1 +1,1 @@
-"""Checkpoint and image -> mask, at any size, and every form in which masks are written."""
+"""Inference: checkpoint and images of any size -> masks, in every output format."""

@@ -1,8 +1,8 @@
-"""What runs a network and computes with its logits: the one use of PyTorch in this package.
+"""The backend that runs a network and computes with its logits; only it uses PyTorch here.
 
-Images go in and masks come out as NumPy arrays. In between, logits stay where the network runs, as
-`Logits`: here a Tensor, elsewhere it may be a NumPy array. Both can be sliced alike, and changed
-by += and *=; anything else that is done with logits is a method of the backend.
+Images go in and masks come out as NumPy arrays. In between, logits stay on the network's device as
+`Logits`: here a Tensor, in another backend perhaps a NumPy array. Both support slicing, += and *=;
+every other operation on logits is a method of the backend.
 """
 
 import math
@@ -17,29 +17,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plainunet.network import device as devices
-from plainunet.network.unet import UNet, mirrored_places
+from plainunet.network.unet import UNet, reflection_indices
 
 Logits = Any
-"""[K, n, W] float32 where the network runs; of two classes [1, n, W], the second's logit minus the
-first's, whose sigmoid is the second's probability."""
+"""[K, n, W] float32 on the network's device. For two classes [1, n, W]: the second's logit minus
+the first's, whose sigmoid is the second's probability."""
 Turn = tuple[int, bool]
-"""Quarter turns to the left, and whether left and right are exchanged before."""
+"""Quarter turns to the left, and whether the image is flipped left to right first."""
 
 
 class TorchBackend:
-    """A `UNet` in PyTorch; what runs another kind of network needs the same attributes and methods.
+    """A `UNet` in PyTorch; any other backend needs the same attributes and methods.
 
     Attributes:
         network: The network.
-        in_channels: Channels of the images that it takes.
-        logit_channels: Channels of its logits: 1 for two classes, else K.
-        base_channels: Channels of its finest features.
-        depth: How often it halves the image.
-        valid: Whether its convolutions are valid, so that logits are smaller than the image.
-        can_tile: Whether tiles have the logits of the whole image: group and instance
-            normalisation would see the tile.
-        device: Where it runs; its text is "cpu" or the name of another device.
-        precision: Arithmetic of its convolutions.
+        in_channels: Number of image channels.
+        logit_channels: Number of logit channels: 1 for two classes, else K.
+        base_channels: Channels at full resolution.
+        depth: Number of times that the network halves the image.
+        valid: Whether its convolutions are valid (unpadded): logits are smaller than the image.
+        can_tile: Whether tiles give the logits of the whole image. With group and instance
+            normalisation they do not, because the statistics are those of the tile.
+        device: The device; `str(device)` is "cpu" or the name of another device.
+        precision: Precision of the convolutions.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class TorchBackend:
         precision: str = "auto",
         turns: Sequence[Turn] = ((0, False),),
     ) -> None:
-        """Move a network to a device; it may be a live one, and its mode is left as it is."""
+        """Move a network to a device; its train or eval mode is left unchanged."""
         self.device = devices.choose_device(device)
         self.precision = devices.choose_precision(precision, self.device)
         self.network = devices.to_device(network, self.device)
@@ -61,15 +61,15 @@ class TorchBackend:
         normalisation = network.architecture["normalisation"]
         self.can_tile = network.valid or normalisation not in ("group", "instance")
 
-    def mirrored_places(self, size: tuple[int, int]) -> list[NDArray[np.int64]]:
-        """The rows and columns of an image that a valid network sees mirrored, beyond its edges."""
-        return [places.numpy() for places in mirrored_places(self.network, size)]
+    def reflection_indices(self, size: tuple[int, int]) -> list[NDArray[np.int64]]:
+        """Row and column indices of the mirrored image that a valid network sees."""
+        return [indices.numpy() for indices in reflection_indices(self.network, size)]
 
     @torch.inference_mode()
     def run(self, images: NDArray[np.float32]) -> Tensor:
         """Logits [N, K, h, w] of images [N, H, W, C]: the mean over the test-time augmentation."""
         batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)
-        with _evaluating(self.network), devices.arithmetic(self.device, self.precision):
+        with _evaluating(self.network), devices.autocast(self.device, self.precision):
             return log_mean((self._logits(batch, turn) for turn in self._turns), dim=1)
 
     def _logits(self, batch: Tensor, turn: Turn) -> Tensor:
@@ -79,40 +79,40 @@ class TorchBackend:
         return turn_back(logits, turn)
 
     def zeros(self, height: int, width: int) -> Tensor:
-        """Logits [K, height, width] to be filled."""
+        """Logits [K, height, width] of zeros."""
         return torch.zeros(self.logit_channels, height, width, device=self.device)
 
     def move(self, values: NDArray[np.float32]) -> Tensor:
-        """Bring what logits are multiplied by to where they are."""
+        """Copy an array to the network's device."""
         return torch.from_numpy(values).to(self.device)
 
     def concatenate(self, above: Tensor, below: Tensor) -> Tensor:
-        """One band of rows from two."""
+        """Join two bands of rows."""
         return torch.cat([above, below], dim=1)
 
     def enlarge(
         self,
         logits: Tensor,
         rows: tuple[NDArray[np.int64], NDArray[np.int64]],
-        shares: NDArray[np.float32],
+        fractions: NDArray[np.float32],
         width: int,
     ) -> Tensor:
-        """Bilinear interpolation: each row between two, as near to the second as its share."""
+        """Interpolate bilinearly; `fractions` [n] are the weights of the second of two rows."""
         upper, lower = (logits[:, torch.from_numpy(each)] for each in rows)
-        mixed = torch.lerp(upper, lower, self.move(shares)[:, None])
+        mixed = torch.lerp(upper, lower, self.move(fractions)[:, None])
         size = (mixed.shape[1], width)
         return F.interpolate(mixed[None], size=size, mode="bilinear", align_corners=False)[0]
 
     def mean(self, several: Iterable[Tensor]) -> Tensor:
-        """Logits of the mean of probabilities; each is asked for when that before is dealt with."""
+        """Logits of the mean of probabilities; `several` is consumed one by one."""
         return log_mean(several, dim=0)
 
     def is_finite(self, logits: Tensor) -> bool:
-        """Whether all of them are numbers and finite."""
+        """Whether all logits are finite."""
         return bool(logits.isfinite().all())
 
     def classes(self, logits: Tensor, threshold: float) -> NDArray[np.uint8]:
-        """Class ids [n, W]; the threshold is put on the second of two classes."""
+        """Class ids [n, W]; of two classes, the threshold applies to the second."""
         if len(logits) > 1:
             ids = logits.argmax(dim=0)
         else:  # the sigmoid is monotonic, so its argument is compared
@@ -123,26 +123,26 @@ class TorchBackend:
     def probabilities(self, logits: Tensor) -> NDArray[np.float32]:
         """Probabilities [K, n, W], which sum to 1 over K."""
         if len(logits) == 1:
-            given = torch.cat([-logits, logits]).sigmoid()
+            result = torch.cat([-logits, logits]).sigmoid()
         else:
-            given = logits.softmax(dim=0)
-        probabilities: NDArray[np.float32] = given.cpu().numpy()
+            result = logits.softmax(dim=0)
+        probabilities: NDArray[np.float32] = result.cpu().numpy()
         return probabilities
 
     def parameters(self) -> Iterator[bytes]:
-        """The names and values of the network, which tell it from any other."""
+        """Names and values of the network's parameters and buffers, for a digest."""
         for name, value in sorted(self.network.state_dict().items()):
             yield name.encode() + value.cpu().contiguous().numpy().tobytes()
 
-    def make_room(self, message: str) -> bool:
-        """Free memory after it has run out; whether computing is slower from here on."""
-        return devices.make_room(self.device, message)
+    def free_memory(self, message: str) -> bool:
+        """Free memory after it has run out. Returns whether inference is slower from now on."""
+        return devices.free_memory(self.device, message)
 
 
 @contextmanager
 def _evaluating(network: UNet) -> Iterator[None]:
-    """Have a network in eval mode, and afterwards in its own: a live one may be in training."""
-    if not network.training:  # to say so to each of its parts takes as long as a small image
+    """Put a network in eval mode, and restore its mode afterwards: it may be in training."""
+    if not network.training:  # eval() visits every module and takes as long as a small image
         yield
         return
     network.eval()
@@ -153,7 +153,7 @@ def _evaluating(network: UNet) -> Iterator[None]:
 
 
 def turn_images(batch: Tensor, turn: Turn) -> Tensor:
-    """Flip and turn images [N, C, H, W]; the result has channels last in memory."""
+    """Flip and rotate images [N, C, H, W]; the result is channels-last in memory."""
     quarters, flip = turn
     batch = batch.flip(3) if flip else batch
     turned = batch.rot90(quarters, (2, 3)) if quarters else batch
@@ -168,9 +168,9 @@ def turn_back(batch: Tensor, turn: Turn) -> Tensor:
 
 
 def log_mean(several: Iterable[Tensor], dim: int) -> Tensor:
-    """Logits of the mean of the probabilities of `several`; of one, itself.
+    """Logits of the mean of the probabilities of `several`; a single one is returned unchanged.
 
-    A single element along `dim` is the difference of the logits of two classes.
+    A single element along `dim` is the difference between the logits of two classes.
     """
     rest = iter(several)
     first, count = next(rest), 1

@@ -1,4 +1,4 @@
-"""Masks as files that can be looked at and computed with, and drawings of them."""
+"""Mask files that both viewers and programs can read, and overlays and comparisons."""
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,27 +21,27 @@ from plainunet.prediction.geo import Tag, nodata_tag
 Colors = Sequence[tuple[int, int, int]]
 _PANEL = 480  # width of a panel in a comparison [pixels]
 _OPACITY = 0.45  # of a class's colour in an overlay
-_GREY = 40  # colours whose channels differ by no more are no hue
+_GREY = 40  # a colour whose channels differ by at most this counts as grey
 TILE = 512
 """Side of a tile of a TIFF file [pixels]."""
-_KEY = "plainunet"  # under which a mask says what it was made from
+_KEY = "plainunet"  # metadata key for the model and image that a mask was made from
 _BIG = 2**31  # bytes from which on a TIFF file may need 64-bit offsets
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors, key: str = "") -> None:
-    """Write class ids [H, W] uint8 as a palette PNG; `key` is kept in the file for `read_key`."""
+    """Write class ids [H, W] uint8 as a palette PNG; `key` is stored in it for `read_key`."""
     image = Image.fromarray(mask).convert("L")
     is_whole = mask.max(initial=0) < len(colors)
     image.putpalette(np.array(colors if is_whole else _color_table(colors)).ravel().tolist())
     info = PngInfo()
     if key:
         info.add_text(_KEY, key)
-    # for areas of one value, run-length codes are faster and make smaller files
+    # large uniform areas: run-length coding is faster and gives smaller files
     _save_png(path, image, pnginfo=info, compress_level=1, compress_type=zlib.Z_RLE)
 
 
 def read_key(path: Path) -> str:
-    """Read the text that is kept in a mask; "" where there is none, or the file is another."""
+    """Read the key stored in a mask; "" if there is none or the file cannot be read."""
     try:
         if path.suffix == ".tif":
             with TiffFile(path) as file:
@@ -61,10 +61,10 @@ def write_tiff_mask(
     tags: Sequence[Tag] | None = None,
     key: str = "",
 ) -> None:
-    """Write a palette TIFF, in tiles, deflate-compressed: the pixel values are the class ids.
+    """Write a tiled, deflate-compressed palette TIFF; its pixel values are the class ids.
 
-    There may be more tags, as by `find_geo`, and a text that is kept for `read_key`; 255, where the
-    image has no pixel, is named as nodata.
+    `tags` are further TIFF tags, as by `find_geo`; `key` is stored in the file for `read_key`. 255,
+    for pixels missing from the image, is the nodata value.
     """
     bands = (mask[top : top + TILE] for top in range(0, len(mask), TILE))
     write_tiff_bands(path, (mask.shape[0], mask.shape[1]), bands, colors, tags, key)
@@ -78,9 +78,9 @@ def write_tiff_bands(
     tags: Sequence[Tag] | None = None,
     key: str = "",
 ) -> None:
-    """Write such a file of a mask that is not in memory.
+    """Like `write_tiff_mask`, for a mask that is not in memory as a whole.
 
-    Its bands are [TILE, W] uint8, from top to bottom; the last may have fewer rows.
+    `bands` are [TILE, W] uint8, from top to bottom; the last may have fewer rows.
     """
     table = _color_table(colors).T.astype(np.uint16) * 257
     with (
@@ -103,7 +103,7 @@ def write_tiff_bands(
 
 
 def _color_table(colors: Colors) -> NDArray[np.uint8]:
-    """The colour of each class id, [256, 3]; what is ignored is grey."""
+    """The colour of each class id, [256, 3]; ignored values are grey."""
     table = np.full((256, 3), 128, np.uint8)
     table[: len(colors)] = colors
     return table
@@ -116,7 +116,7 @@ def write_comparison(
     prediction: NDArray[np.uint8],
     colors: Colors,
 ) -> None:
-    """Write what `draw_comparison` draws as a PNG."""
+    """Write the result of `draw_comparison` as a PNG."""
     write_rgb(path, draw_comparison(image, truth, prediction, colors))
 
 
@@ -126,11 +126,11 @@ def draw_comparison(
     prediction: NDArray[np.uint8],
     colors: Colors,
 ) -> NDArray[np.uint8]:
-    """Draw image | true mask | predicted mask | where they differ, side by side, as RGB uint8.
+    """Draw image | ground truth | prediction | errors, side by side, as RGB uint8.
 
-    In the last panel the image is dimmed; red is where they differ, grey is ignored. The image is
-    [H, W, C] as stored, masks are [H, W] uint8 class ids; other values of the truth are ignored.
-    Each panel is at most 480 pixels wide.
+    The last panel is the dimmed image, with errors in red and ignored pixels in grey. The image is
+    [H, W, C] as stored, masks are [H, W] uint8 class ids; other values in the ground truth are
+    ignored. Each panel is at most 480 pixels wide.
     """
     shown = as_rgb(image)
     table = _color_table(colors)
@@ -152,7 +152,7 @@ def draw_comparison(
 
 
 def write_rgb(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write an image [H, W, 3] uint8 as PNG, compressed less than possible, in half of the time."""
+    """Write an image [H, W, 3] uint8 as PNG: lighter compression, in half the time."""
     _save_png(path, Image.fromarray(image), compress_level=3)
 
 
@@ -162,10 +162,10 @@ def write_png(path: Path, values: NDArray[Any]) -> None:
 
 
 def draw_overlay(image: NDArray[Any], mask: NDArray[np.uint8], colors: Colors) -> NDArray[np.uint8]:
-    """Lay a mask over its image [H, W, 3]: classes in their colours, with their outlines.
+    """Overlay a mask on its image [H, W, C]: classes in their colours, with contours.
 
-    The background is left clear. Instead of white, grey and black, which are not seen on every
-    image, classes get a hue.
+    The background stays clear. Classes whose colour is white, grey or black get a hue, because
+    these colours are invisible on some images.
     """
     shown = as_rgb(image)
     hues = default_colors(max(3, len(colors)))
@@ -180,10 +180,10 @@ def draw_overlay(image: NDArray[Any], mask: NDArray[np.uint8], colors: Colors) -
 
 
 def as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Make an image [H, W, C] of any dtype and number of channels visible: [H, W, 3] uint8.
+    """Convert an image [H, W, C] of any dtype and number of channels to RGB [H, W, 3] uint8.
 
-    One or two channels become grey, of more the first three count; floats and signed integers are
-    stretched over their own range.
+    One or two channels become grey; of more, the first three are used. Floats and signed integers
+    are stretched from their minimum to their maximum.
     """
     unit = to_unit(image)
     if image.dtype.kind in "fi":
@@ -193,7 +193,7 @@ def as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _tiles(bands: Iterable[NDArray[np.uint8]], width: int) -> Iterator[NDArray[np.uint8]]:
-    """The tiles of a mask, row by row, all of one size."""
+    """The tiles of a mask, row by row, padded to one size."""
     for band in bands:
         for left in range(0, width, TILE):
             tile = np.zeros((TILE, TILE), np.uint8)

@@ -1,4 +1,4 @@
-"""Where on the earth an image lies (GeoTIFF), and the outlines of objects as GeoJSON."""
+"""GeoTIFF coordinates of an image, and contours of objects as GeoJSON."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,39 +18,39 @@ _SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS = 33550, 33922, 34264, 34735
 _CODES = (_SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS, 34736, 34737)
 _GEOGRAPHIC, _PROJECTED = 2048, 3072  # keys that hold an EPSG code
 _RASTER_TYPE, _IS_POINT = 1025, 2
-_OWN = 32767  # a system that has no code
+_USER_DEFINED = 32767  # a coordinate system without an EPSG code
 
 
 def nodata_tag(value: int) -> Tag:
-    """Make GDAL's tag of the value that pixels have which do not exist."""
+    """Make GDAL's nodata tag: the value of pixels that do not exist."""
     return 42113, 2, 0, str(value), True
 
 
-class Place(NamedTuple):
-    """Where an image lies."""
+class Georeference(NamedTuple):
+    """The coordinates of an image."""
 
     tags: list[Tag]
-    """The TIFF tags of it, as tifffile takes them."""
+    """Its TIFF tags, in tifffile's format."""
     transform: tuple[float, float, float, float, float, float] | None
     """a, b, c, d, e, f: a pixel's corner at column x, row y lies at (a x + b y + c,
-    d x + e y + f); None where the tags have no such transform."""
+    d x + e y + f); None if the tags hold no such transform."""
     epsg: int | None
-    """The coordinate system's EPSG code, where it has one."""
+    """EPSG code of the coordinate system, if it has one."""
 
 
-def find_geo(path: ImageSource) -> Place | None:
-    """Read where an image lies: the place in a GeoTIFF, None for any other file."""
+def find_geo(path: ImageSource) -> Georeference | None:
+    """Read the coordinates of a GeoTIFF; None for any other file."""
     if not isinstance(path, Path) or path.suffix.lower() not in (".tif", ".tiff"):
         return None
     with open_encoded(path) as (kind, file), decoding(path):
-        if kind != "tiff":  # whatever its name is
+        if kind != "tiff":  # the suffix may be wrong
             return None
         with TiffFile(file) as tiff:
             return read_geo(tiff.pages.first)
 
 
-def read_geo(page: TiffPage) -> Place | None:
-    """Read where a page of an open TIFF file lies; None where it has no such tags."""
+def read_geo(page: TiffPage) -> Georeference | None:
+    """Read the coordinates of a page of an open TIFF file; None without GeoTIFF tags."""
     found = {code: tag for code in _CODES if (tag := page.tags.get(code))}
     if not found:
         return None
@@ -65,14 +65,14 @@ def read_geo(page: TiffPage) -> Place | None:
         across, down, *_ = found[_SCALE].value
         column, row, _, x, y, _ = found[_TIEPOINT].value
         transform = (across, 0.0, x - column * across, 0.0, -down, y + row * down)
-    if transform and keys.get(_RASTER_TYPE) == _IS_POINT:  # it is that of pixels' centres
+    if transform and keys.get(_RASTER_TYPE) == _IS_POINT:  # coordinates of pixel centres
         a, b, c, d, e, f = transform
         transform = (a, b, c - (a + b) / 2, d, e, f - (d + e) / 2)
-    return Place(tags, transform, None if epsg == _OWN else epsg)
+    return Georeference(tags, transform, None if epsg == _USER_DEFINED else epsg)
 
 
 def _short_keys(values: tuple[int, ...]) -> dict[int, int]:
-    """The keys whose value stands in the directory itself."""
+    """The GeoKeys whose value is in the directory itself."""
     entries = (values[start : start + 4] for start in range(4, len(values) - 3, 4))
     return {key: value for key, location, _, value in entries if location == 0}
 
@@ -81,20 +81,20 @@ Ring = list[list[float]]
 _WGS84 = 4326
 
 
-def draw_outlines(
+def draw_contours(
     labels: NDArray[np.int32],
     objects: Sequence[Object],
     class_names: Sequence[str],
-    place: Place | None = None,
+    geo: Georeference | None = None,
 ) -> dict[str, Any]:
-    """Outlines of objects, as by `find_objects`, in a GeoJSON FeatureCollection.
+    """Contours of objects, as by `find_objects`, as a GeoJSON FeatureCollection.
 
     A feature's properties are `object` (its number), `class`, `class_id` and `area` [pixels].
     """
-    transform = place.transform if place else None
+    transform = geo.transform if geo else None
     collection: dict[str, Any] = {"type": "FeatureCollection"}
-    if place and place.transform and place.epsg not in (None, _WGS84):
-        name = f"urn:ogc:def:crs:EPSG::{place.epsg}"
+    if geo and geo.transform and geo.epsg not in (None, _WGS84):
+        name = f"urn:ogc:def:crs:EPSG::{geo.epsg}"
         collection["crs"] = {"type": "name", "properties": {"name": name}}
     features = []
     for each in objects:
@@ -122,24 +122,24 @@ def draw_outlines(
 
 
 def _polygons(labels: NDArray[np.int32], each: Object) -> list[list[Ring]]:
-    """An object's parts, each its outer ring and its holes, closed."""
+    """The polygons of an object, each an outer ring and its holes, closed."""
     left, top, width, height = each.box
     own = (labels[top : top + height, left : left + width] == each.number).astype(np.uint8)
-    # parts that touch at a corner alone are polygons of their own
+    # parts that touch only at a corner are separate polygons
     count, parts = cv2.connectedComponents(own, connectivity=4)
     polygons = []
     for part in range(1, count):
-        # of a pixel's four quarters, a contour passes through those that lie at the edge
+        # at double resolution a contour passes through the quarter pixels along the edge
         double = np.repeat(np.repeat((parts == part).astype(np.uint8), 2, axis=0), 2, axis=1)
         contours, _ = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         rings = [_ring(np.asarray(contour[:, 0, :], np.int32), left, top) for contour in contours]
-        rings.sort(key=_area, reverse=True)  # the outer one encloses all others
-        polygons.append([_turned(ring, number == 0) for number, ring in enumerate(rings)])
+        rings.sort(key=_area, reverse=True)  # the outer ring comes first
+        polygons.append([_oriented(ring, number == 0) for number, ring in enumerate(rings)])
     return polygons
 
 
 def _ring(quarters: NDArray[np.int32], left: int, top: int) -> Ring:
-    """Turn the quarters that a contour passes through into the corners where it bends."""
+    """Convert a contour of quarter pixels to the pixel corners where it bends."""
     corners = (quarters + 1) // 2
     corners = corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]
     before = corners - np.roll(corners, 1, axis=0)
@@ -157,9 +157,9 @@ def _signed_area(ring: Ring) -> float:
     return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)
 
 
-def _turned(ring: Ring, is_outer: bool) -> Ring:
-    """Outer rings go one way round and holes the other (RFC 7946, section 3.1.6)."""
-    # rows count downwards: seen upright, what goes counterclockwise has a negative area
+def _oriented(ring: Ring, is_outer: bool) -> Ring:
+    """Orient a ring: outer rings counterclockwise, holes clockwise (RFC 7946, section 3.1.6)."""
+    # rows count downwards, so a counterclockwise ring has a negative area
     return ring if (_signed_area(ring) < 0) == is_outer else ring[::-1]
 
 

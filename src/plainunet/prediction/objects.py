@@ -1,6 +1,6 @@
-"""The objects of a mask, connected regions of a class; small ones, and small holes, removed.
+"""The objects of a mask: connected regions of a class; removal of small objects and holes.
 
-Pixels of an object touch along a side or at a corner; those of a hole along a side.
+Objects are 8-connected, holes are 4-connected.
 """
 
 from typing import NamedTuple
@@ -16,59 +16,59 @@ class Object(NamedTuple):
     """A connected region of a class."""
 
     number: int
-    """Its number in the mask, from 1."""
+    """Number in the mask, from 1."""
     class_id: int
-    """Its class, from 1."""
+    """Class id, from 1."""
     area: int
-    """Its size [pixels]."""
+    """Area [pixels]."""
     box: tuple[int, int, int, int]
-    """Its first column and row, its width and height [pixels]."""
-    middle: tuple[float, float]
-    """The mean column and row of its pixels."""
+    """Bounding box: first column, first row, width, height [pixels]."""
+    centroid: tuple[float, float]
+    """Centroid: mean column and row."""
 
 
 def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[Object]]:
-    """Number the connected regions of each class but the background and what is ignored.
+    """Label the connected regions of each class except background and ignored pixels.
 
-    Returns [H, W] int32, the number of each pixel's object, 0 for background; and the objects,
-    class after class, each class's in the order of their first pixels.
+    Returns [H, W] int32, the object number of each pixel, 0 for background; and the objects,
+    ordered by class and then by their first pixel.
     """
     labels = np.zeros(mask.shape, np.int32)
     objects: list[Object] = []
     for class_id in _classes(mask):
         if class_id in (0, IGNORED):
             continue
-        count, own, stats, middles = cv2.connectedComponentsWithStats(
+        count, own, stats, centroids = cv2.connectedComponentsWithStats(
             (mask == class_id).astype(np.uint8), connectivity=8, ltype=cv2.CV_32S
         )
         labels += own + len(objects) * (own > 0)
         for index in range(1, count):
             left, top, width, height, area = (int(value) for value in stats[index])
-            middle = float(middles[index][0]), float(middles[index][1])
+            centroid = float(centroids[index][0]), float(centroids[index][1])
             box = left, top, width, height
-            objects.append(Object(len(objects) + 1, class_id, area, box, middle))
+            objects.append(Object(len(objects) + 1, class_id, area, box, centroid))
     return labels, objects
 
 
 def remove_small(mask: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
-    """Give objects of fewer than `least` pixels the class of most pixels around them.
+    """Give objects of fewer than `least` pixels the most frequent class around them.
 
-    The mask is [H, W] uint8 class ids; 0 is background. Several small ones that touch may be large
-    enough together.
+    The mask is [H, W] uint8 class ids; 0 is background. Small objects that merge may become large
+    enough to stay.
     """
     while True:
         labels, objects = find_objects(mask)
         boxes = {each.number: each.box for each in objects if each.area < least}
-        changed = _give_away(mask, labels, boxes)
+        changed = _reassign(mask, labels, boxes)
         if np.array_equal(changed, mask):
             return mask
         mask = changed
 
 
 def fill_holes(mask: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
-    """Fill holes of up to `most` pixels: background that does not reach the image's edge.
+    """Fill holes of up to `most` pixels: background that does not touch the image's edge.
 
-    Each gets the class of most pixels around it.
+    Each hole gets the most frequent class around it.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(
         (mask == 0).astype(np.uint8), connectivity=4, ltype=cv2.CV_32S
@@ -80,15 +80,15 @@ def fill_holes(mask: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
         inside = left > 0 and top > 0 and left + across < width and top + down < height
         if area <= most and inside:
             boxes[index] = left, top, across, down
-    return _give_away(mask, labels, boxes)
+    return _reassign(mask, labels, boxes)
 
 
-def _give_away(
+def _reassign(
     mask: NDArray[np.uint8],
     labels: NDArray[np.int32],
     boxes: dict[int, tuple[int, int, int, int]],
 ) -> NDArray[np.uint8]:
-    """Give regions the class of most pixels around each, or background where there are none."""
+    """Give each region the most frequent class around it, or background if there is none."""
     result = mask.copy()
     for number, (left, top, width, height) in boxes.items():
         window = (
@@ -104,6 +104,6 @@ def _give_away(
 
 
 def _classes(mask: NDArray[np.uint8]) -> list[int]:
-    """The classes that occur."""
+    """The class ids that occur."""
     counts = cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel()
     return [int(value) for value in np.flatnonzero(counts)]

@@ -1,7 +1,7 @@
-"""Memory that runs out while an image is predicted: smaller parts from that row on.
+"""Out-of-memory handling: an image continues in smaller parts from the row reached.
 
-Where it runs out elsewhere, for instance while outputs are made, that image is reported as failed
-and the next one is processed.
+If memory runs out elsewhere, for instance while outputs are written, that image is reported as
+failed and the next one is processed.
 """
 
 import warnings
@@ -17,10 +17,10 @@ from plainunet.system import first_line, give_freed_memory_back, is_out_of_memor
 def in_smaller_parts(
     bands: Callable[[int], Iterator[Logits]], views: Sequence[View], first: int = 0
 ) -> Iterator[Logits]:
-    """Yield bands of rows [K, n, W] from `first` on; where memory has run out, in smaller parts.
+    """Yield bands of rows [K, n, W] from `first` on, in smaller parts after running out of memory.
 
-    What each of the views computes at a time is halved then, and stays so for the images that
-    follow. Too little memory for the smallest parts is a ValueError.
+    The amount that each view computes at a time is then halved, also for all later images. Too
+    little memory for the smallest parts is a ValueError.
     """
     backend = views[0].backend
     while True:
@@ -33,27 +33,27 @@ def in_smaller_parts(
             if not is_out_of_memory(error):
                 raise
             message = first_line(error)
-        # past the clause, the error has let go of the tensors of what has failed
+        # outside the except clause, so that the error no longer holds the tensors that failed
         large = [view for view in views if view.values > view.least]
         if not large:
             device = "" if str(backend.device) == "cpu" else ", or give --device cpu"
             raise ValueError(
-                f"out of memory ({message}), and no smaller part is possible. End what else takes "
-                f"memory{device}."
+                f"out of memory ({message}), even with the smallest parts. Free memory by ending "
+                f"other programs{device}."
             )
         for view in large:
             view.values = max(view.least, view.values // 2)
-        is_slower = backend.make_room(message)
+        is_slower = backend.free_memory(message)
         warnings.warn(
-            "out of memory: images are predicted in smaller parts from here on"
-            f"{', and with slower convolutions' if is_slower else ''}; --memory asks for it.",
+            "out of memory: from now on images are predicted in smaller parts"
+            f"{' and with slower convolutions' if is_slower else ''}. Set --memory to avoid this.",
             stacklevel=2,
         )
 
 
 @contextmanager
 def failing_alone(file: ImageSource) -> Iterator[None]:
-    """Re-raise what an image can fail of, also lack of memory, as a ValueError with its name."""
+    """Re-raise any failure of an image, including out-of-memory, as a ValueError naming it."""
     try:
         yield
         return
@@ -64,6 +64,6 @@ def failing_alone(file: ImageSource) -> Iterator[None]:
             raise
     if is_short:
         give_freed_memory_back()
-        fix = "Give fewer names to --save at a time, or end what else takes memory."
+        fix = "Save fewer outputs at a time (--save), or end other programs."
         message = f"out of memory ({message}). {fix}"
     raise ValueError(f"{file}: {message}")

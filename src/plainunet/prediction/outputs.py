@@ -1,4 +1,4 @@
-"""What is written of each mask: overlays, probabilities, objects, COCO, run lengths, areas."""
+"""Output formats of `predict`: overlays, probabilities, objects, COCO, run lengths, areas."""
 
 import csv
 import re
@@ -16,32 +16,32 @@ from plainunet.config import Output
 from plainunet.files import write_json, write_whole
 from plainunet.network.checkpoint import Card
 from plainunet.prediction.drawing import draw_overlay, write_mask, write_png, write_tiff_mask
-from plainunet.prediction.geo import Place, Tag, draw_outlines, nodata_tag
+from plainunet.prediction.geo import Georeference, Tag, draw_contours, nodata_tag
 from plainunet.prediction.objects import Object, find_objects
 
 
 def find_runs(pixels: NDArray[np.bool_], *, by_columns: bool, first: int = 0) -> NDArray[np.int64]:
-    """Find the runs of pixels [H, W], from the number of the first one on.
+    """Find the runs of true pixels in [H, W].
 
-    Pixels are counted row by row, or `by_columns`, from top to bottom. Returns [n, 2] int64, start
-    and length of each run, ascending.
+    Pixels are numbered row by row, or column by column if `by_columns`; `first` is the number of
+    the first one. Returns [n, 2] int64, start and length of each run, ascending.
     """
     line = pixels.ravel(order="F" if by_columns else "C")
-    # beyond both ends there is nothing, so that a run may begin or end there
+    # pad both ends with False, so that a run may begin or end there
     edges = np.flatnonzero(np.diff(line, prepend=False, append=False)).reshape(-1, 2)
     return np.stack([edges[:, 0] + first, edges[:, 1] - edges[:, 0]], axis=1)
 
 
 def write_runs(runs: NDArray[np.int64]) -> str:
-    """Write runs as Kaggle takes them: start, counted from 1, and length, with spaces between."""
+    """Format runs for Kaggle: start (from 1) and length, separated by spaces."""
     return " ".join(f"{start + 1} {length}" for start, length in runs.tolist())
 
 
 def coco_counts(runs: NDArray[np.int64], pixels: int) -> list[int]:
-    """Write runs by columns as COCO's uncompressed codes do.
+    """Convert runs by columns to COCO's uncompressed run-length code.
 
-    These are lengths of pixels without and with the object in turn, without first, up to the
-    number of pixels in the image.
+    Its numbers are the lengths of alternating background and object runs, background first; they
+    sum to the number of pixels.
     """
     edges = np.concatenate([[0], np.stack([runs[:, 0], runs.sum(axis=1)], axis=1).ravel()])
     lengths: list[int] = np.diff(edges, append=pixels).tolist()
@@ -56,9 +56,9 @@ class Labelled(NamedTuple):
     """An image's mask and its objects."""
 
     name: str
-    """The image's name in lists: its file's name, with folders where two share it."""
+    """Name in lists: the file's name, with folders if two images share it."""
     stem: str
-    """The name of its mask, without the suffix; of no two images the same."""
+    """Unique name of its mask, without suffix."""
     mask: NDArray[np.uint8]
     """[H, W] uint8 class ids."""
     labels: NDArray[np.int32]
@@ -67,7 +67,7 @@ class Labelled(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A CSV file with some rows for each image."""
+    """A CSV file with zero or more rows per image."""
 
     file: str
     header: tuple[str, ...]
@@ -81,7 +81,7 @@ def _areas(labelled: Labelled, card: Card) -> list[Row]:
 
 
 def area_rows(name: str, counts: NDArray[np.int64], card: Card) -> list[Row]:
-    """Rows of areas.csv for an image: for each class, its pixels and their share (0..1)."""
+    """Rows of areas.csv for an image: pixels and fraction (0..1) of each class."""
     total = max(int(counts.sum()), 1)
     return [
         [name, class_name, int(count), f"{count / total:.6f}"]
@@ -92,13 +92,13 @@ def area_rows(name: str, counts: NDArray[np.int64], card: Card) -> list[Row]:
 def _objects(labelled: Labelled, card: Card) -> list[Row]:
     return [
         [labelled.name, each.number, card.class_names[each.class_id], each.area, *each.box]
-        + [f"{value:.2f}" for value in each.middle]
+        + [f"{value:.2f}" for value in each.centroid]
         for each in labelled.objects
     ]
 
 
 def _codes_by_rows(labelled: Labelled, card: Card) -> list[Row]:
-    """One row for each image, as of Carvana; with more classes, one for each."""
+    """One row per image, as in Kaggle's Carvana; with more classes, one per class."""
     ids = range(1, len(card.class_names))
     runs = (find_runs(labelled.mask == class_id, by_columns=False) for class_id in ids)
     codes = [write_runs(each) for each in runs]
@@ -108,7 +108,7 @@ def _codes_by_rows(labelled: Labelled, card: Card) -> list[Row]:
 
 
 def _codes_by_columns(labelled: Labelled, card: Card) -> list[Row]:
-    """One row for each object, as of the Data Science Bowl 2018; one for an image without."""
+    """One row per object, as in the Data Science Bowl 2018; an empty one if there is none."""
     several = len(card.class_names) > 2
     rows = []
     for each in labelled.objects:
@@ -119,14 +119,14 @@ def _codes_by_columns(labelled: Labelled, card: Card) -> list[Row]:
 
 
 def _runs_of(labelled: Labelled, each: Object) -> NDArray[np.int64]:
-    """The runs of an object, column by column."""
+    """The runs of an object, by columns."""
     left, _, across, _ = each.box
     columns = labelled.labels[:, left : left + across] == each.number
     return find_runs(columns, by_columns=True, first=left * len(columns))
 
 
 def tables(saves: Iterable[str], card: Card) -> list[Table]:
-    """The outputs of these names that are CSV files."""
+    """The CSV files among the outputs `saves`."""
     several = len(card.class_names) > 2
     box = ("left", "top", "width", "height", "middle_x", "middle_y")
     known = {
@@ -156,9 +156,9 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Row]) -> None:
 
 
 def coco_image(labelled: Labelled) -> dict[str, Any]:
-    """Describe an image and its objects as COCO does, for `write_coco`.
+    """Describe an image and its objects in COCO format, for `write_coco`.
 
-    Objects are compressed run-length codes, which keep every pixel.
+    Objects are lossless compressed run-length codes.
     """
     height, width = labelled.mask.shape
     annotations = []
@@ -180,7 +180,7 @@ def coco_image(labelled: Labelled) -> dict[str, Any]:
 
 
 def write_coco(path: Path, images: Sequence[dict[str, Any]], card: Card) -> None:
-    """Write a COCO file of images as by `coco_image`; the background is no category."""
+    """Write a COCO file of images as by `coco_image`; background is not a category."""
     annotations: list[dict[str, Any]] = []
     for number, image in enumerate(images, 1):
         for annotation in image["annotations"]:
@@ -198,23 +198,23 @@ def write_coco(path: Path, images: Sequence[dict[str, Any]], card: Card) -> None
 
 
 _OF_OBJECTS = ("contours", "instances", "coco", "rle-columns")
-_QUALITY = 90  # of overlays, as JPEG
+_QUALITY = 90  # JPEG quality of overlays
 
 
-class Finding(NamedTuple):
-    """What the files that list all images hold of one."""
+class Entries(NamedTuple):
+    """The entries of one image in the files that list all images."""
 
     rows: dict[str, list[Row]]
-    """Rows by the file's name."""
+    """Rows by file name."""
     coco: dict[str, Any] | None
-    """As of `coco_image`."""
+    """As by `coco_image`."""
 
 
 class Outputs:
-    """The outputs that are asked for."""
+    """Writes the requested outputs."""
 
     def __init__(self, folder: Path, saves: Sequence[Output], card: Card) -> None:
-        """Take the output folder and the names of outputs; the mask is always written."""
+        """Set the output folder and the names of outputs; the mask is always written."""
         self.folder, self._saves, self._card = folder, tuple(saves), card
         self._tables = tables(saves, card)
         self._probabilities = [name for name in saves if name.startswith("probabilities")]
@@ -223,10 +223,10 @@ class Outputs:
         self.has_probabilities = bool(self._probabilities)
         self.num_classes = len(card.class_names)
         self.beyond_areas = [name for name in saves if name not in ("mask", "areas")]
-        """Outputs other than the mask and the areas, which need it in memory as a whole."""
+        """Outputs that need the whole mask in memory, unlike the mask and the areas."""
 
     def files(self, mask: Path) -> list[Path]:
-        """List the files of an image: its mask, and those of the other outputs."""
+        """List the files of an image: its mask and the other outputs."""
         return [mask, *(path for _, path in self._others(mask))]
 
     def write(
@@ -236,10 +236,10 @@ class Outputs:
         image: NDArray[Any],
         mask: NDArray[np.uint8],
         probabilities: dict[str, NDArray[Any]],
-        place: Place | None,
+        geo: Georeference | None,
         key: str = "",
-    ) -> Finding:
-        """Write the files of an image, that of the mask last: where it is, all are.
+    ) -> Entries:
+        """Write the files of an image. The mask comes last: if it exists, all files do.
 
         Args:
             mask_file: The file of the mask.
@@ -247,14 +247,14 @@ class Outputs:
             image: [H, W, C], as stored.
             mask: [H, W] uint8 class ids.
             probabilities: [K, H, W] of each output, as by `quantise`.
-            place: Where on the earth it lies.
-            key: What the mask is made from, see `record`.
+            geo: Coordinates of a GeoTIFF.
+            key: The model and image that the mask is made from, see `record`.
 
         Returns:
-            What the lists hold of it.
+            The image's entries in the lists.
         """
         labelled = self._labelled(mask_file, name, mask)
-        tags = place.tags if place else []
+        tags = geo.tags if geo else []
         for output, path in self._others(mask_file):
             if output == "overlay":
                 _write_jpeg(path, draw_overlay(image, mask, self._card.colors))
@@ -264,7 +264,7 @@ class Outputs:
                 _write_values(path, values, [*tags, *own])
             elif output == "contours":
                 names = self._card.class_names
-                write_json(path, draw_outlines(labelled.labels, labelled.objects, names, place))
+                write_json(path, draw_contours(labelled.labels, labelled.objects, names, geo))
             elif output == "instances":
                 _write_labels(path, labelled.labels, tags)
             elif output in probabilities:
@@ -273,42 +273,42 @@ class Outputs:
             write_tiff_mask(mask_file, mask, self._card.colors, tags, key)
         else:
             write_mask(mask_file, mask, self._card.colors, key)
-        return self._finding(labelled)
+        return self._entries(labelled)
 
-    def find(self, mask_file: Path, name: str, mask: NDArray[np.uint8]) -> Finding:
-        """What the lists hold of an image whose files are there."""
-        return self._finding(self._labelled(mask_file, name, mask))
+    def entries(self, mask_file: Path, name: str, mask: NDArray[np.uint8]) -> Entries:
+        """Make the list entries of an image whose files exist."""
+        return self._entries(self._labelled(mask_file, name, mask))
 
-    def find_large(self, name: str, counts: NDArray[np.int64] | None) -> Finding:
-        """What the lists hold of a large image: the pixels of each class, where these are known."""
+    def large_entries(self, name: str, counts: NDArray[np.int64] | None) -> Entries:
+        """Make the list entries of a large image from the pixels of each class, if known."""
         if counts is None or "areas" not in self._saves:
-            return Finding({}, None)
-        return Finding({AREAS: area_rows(name, counts, self._card)}, None)
+            return Entries({}, None)
+        return Entries({AREAS: area_rows(name, counts, self._card)}, None)
 
-    def finish(self, findings: Sequence[Finding]) -> None:
-        """Write the files that list all images, from what they hold of each."""
+    def finish(self, entries: Sequence[Entries]) -> None:
+        """Write the files that list all images."""
         for table in self._tables:
-            rows = [row for finding in findings for row in finding.rows.get(table.file, [])]
+            rows = [row for each in entries for row in each.rows.get(table.file, [])]
             write_table(self.folder / table.file, table.header, rows)
         if "coco" in self._saves:
-            images = [finding.coco for finding in findings if finding.coco]
+            images = [each.coco for each in entries if each.coco]
             write_coco(self.folder / COCO, images, self._card)
 
     def quantise(self, band: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Bring probabilities [K, n, W] to the forms in which they are written, by output.
+        """Convert probabilities [K, n, W] to the dtype of each requested output.
 
-        These are uint8 (times 255), uint16 (times 65535) or float32; of two classes that of the
-        second alone.
+        The dtypes are uint8 (times 255), uint16 (times 65535) and float32; of two classes, only
+        the second is kept.
         """
         band = band[1:] if len(band) == 2 else band
         return {name: _quantised(band, name) for name in self._probabilities}
 
     def _others(self, mask: Path) -> Iterator[tuple[Output, Path]]:
-        """The outputs that are files of an image beside its mask, and where they go."""
+        """The per-image outputs other than the mask, and their paths."""
         below = mask.relative_to(self.folder)
         suffixes = {
             "overlay": ".jpg",
-            "values": mask.suffix,  # on the earth, as a TIFF file
+            "values": mask.suffix,  # .tif for a GeoTIFF
             "contours": ".geojson",
             "instances": mask.suffix,
             "probabilities-16": ".tif",
@@ -319,7 +319,7 @@ class Outputs:
                 yield output, self.folder / output / below.with_suffix(suffixes[output])
             elif output == "probabilities":
                 names = self._card.class_names
-                # a file for each class, but one alone for the second of two
+                # one file per class, but of two classes only the second
                 parts = [""] if len(names) == 2 else [_folder(n, k) for k, n in enumerate(names)]
                 for part in parts:
                     yield output, self.folder / output / part / below
@@ -332,17 +332,17 @@ class Outputs:
             return Labelled(name, stem, mask, *find_objects(mask))
         return Labelled(name, stem, mask, np.zeros((0, 0), np.int32), [])
 
-    def _finding(self, labelled: Labelled) -> Finding:
+    def _entries(self, labelled: Labelled) -> Entries:
         if not self.lists:
-            return Finding({}, None)
+            return Entries({}, None)
         rows = {table.file: table.rows(labelled, self._card) for table in self._tables}
-        return Finding(rows, coco_image(labelled) if "coco" in self._saves else None)
+        return Entries(rows, coco_image(labelled) if "coco" in self._saves else None)
 
     def _stored_values(self, labelled: Labelled) -> tuple[NDArray[Any], int | None]:
-        """A mask as the training masks were: their values, colours, or numbered objects.
+        """A mask in the encoding of the training masks: their values, colours or object numbers.
 
-        With it the value, or grey, where the image has no pixel: what they ignore, else one that
-        no class has; beside objects it is 0, as for background.
+        Also returns the value (grey level) of missing pixels: the training masks' ignore index,
+        else a value that no class has; None for objects, where they are 0 like background.
         """
         masks = self._card.masks
         if masks.get("kind") == "instances":
@@ -363,7 +363,7 @@ class Outputs:
     ) -> None:
         if len(probabilities) == 1:
             _write_values(path, probabilities[0], tags)
-        elif probabilities.dtype == np.uint8:  # the folder says of which class
+        elif probabilities.dtype == np.uint8:  # the folder's name begins with the class id
             folder = path.relative_to(self.folder).parts[1]
             _write_values(path, probabilities[int(folder.split("-")[0])], tags)
         else:
@@ -378,7 +378,7 @@ def _quantised(band: NDArray[np.float32], output: str) -> NDArray[Any]:
 
 
 def _write_values(path: Path, values: NDArray[Any], tags: Sequence[Tag]) -> None:
-    """Write numbers as PNG, or as TIFF with the tags of a place on the earth."""
+    """Write values as PNG, or as TIFF with GeoTIFF tags."""
     if path.suffix == ".png":
         write_png(path, values)
         return
@@ -396,8 +396,8 @@ def _folder(name: str, number: int) -> str:
 def _write_labels(path: Path, labels: NDArray[np.int32], tags: Sequence[Tag]) -> None:
     if labels.max(initial=0) > np.iinfo(np.uint16).max:
         raise ValueError(
-            f"{path}: {labels.max()} objects, more than the 65,535 that a 16-bit PNG can number. "
-            "Leave out small ones (--min-object), or leave out --save instances."
+            f"{path}: {labels.max()} objects exceed the 65,535 that a 16-bit image can number. "
+            "Remove small ones with --min-object, or do not save instances."
         )
     _write_values(path, labels.astype(np.uint16), tags)
 

@@ -1,4 +1,4 @@
-"""Everything that `predict` is given -> mask files: images, large images, stacks, then videos."""
+"""The `predict` verb: input paths -> images, large images, stacks and videos -> mask files."""
 
 import glob
 import json
@@ -32,10 +32,10 @@ from plainunet.formats.sources import (
 )
 from plainunet.formats.windows import TiffWindows, Windows, as_windows, open_windows, picture_size
 from plainunet.prediction.drawing import TILE, write_tiff_bands
-from plainunet.prediction.geo import Place, find_geo, read_geo
+from plainunet.prediction.geo import Georeference, find_geo, read_geo
 from plainunet.prediction.oom import failing_alone
-from plainunet.prediction.outputs import Finding, Outputs
-from plainunet.prediction.predictor import Predictor, warnings_noted
+from plainunet.prediction.outputs import Entries, Outputs
+from plainunet.prediction.predictor import Predictor, note_warnings
 from plainunet.prediction.record import (
     mask_key,
     note_video,
@@ -51,37 +51,37 @@ from plainunet.system import keep_freed_memory, spare_threads
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")
 LARGE = 100_000_000
-"""Pixels from which on a mask is written as TIFF, and an image read in parts."""
+"""Images of more pixels are read in parts, and their masks written as tiled TIFF."""
 _WHOLE = 2**30
-"""Bytes that an image may have whose file cannot be read in parts, where no memory is given."""
+"""Largest image [bytes] whose file cannot be read in parts, if no memory is given."""
 _THREADS = spare_threads()
 _AHEAD = _THREADS + 1
-"""So many images are read ahead, and so many masks wait to be written; of small ones, more."""
+"""Number of images to read ahead, and of masks waiting to be written; more for small images."""
 
 
 class Inputs(NamedTuple):
-    """What there is to predict."""
+    """The inputs of a prediction."""
 
     images: list[ImageSource]
-    """Image files, and pages of stacks."""
+    """Image files and pages of stacks."""
     videos: list[Path]
     """Video files."""
 
 
 def find_inputs(names: Sequence[Path], out: Path | None = None) -> Inputs:
-    """List the images and videos that are named, each once, in the order of the names.
+    """List the images and videos that the names stand for, each once, in the order of the names.
 
-    Those of a folder or pattern are sorted by path.
+    The images of a folder or pattern are sorted by path.
 
     Args:
-        names: Files; folders, searched all the way down for images; patterns, as in
-            `scans/*.png` or `scans/**/*.tif`; text files (.txt) with a path on each line; "-"
-            for such lines on standard input. Paths count from the working directory.
-        out: Where masks will go: what lies there is not found below a folder or by a pattern.
+        names: Files; folders, searched recursively for images; patterns such as `scans/*.png` or
+            `scans/**/*.tif`; text files (.txt) with one path per line; "-" for such lines on
+            standard input. Paths are relative to the working directory.
+        out: Output folder of the masks; folders and patterns skip its files.
 
     Raises:
-        FileNotFoundError: One of them does not exist.
-        ValueError: A folder, a pattern or a list names no image, or a list is no text.
+        FileNotFoundError: A file does not exist, or a pattern matches none.
+        ValueError: A folder or list contains no image, or a list is not text.
     """
     paths = [path for name in names for path in _expand(name, out)]
     videos, others = [], []
@@ -92,33 +92,33 @@ def find_inputs(names: Sequence[Path], out: Path | None = None) -> Inputs:
             videos.append(path)
         else:
             others.append(path)
-    return Inputs(open_slices(_each_once(find_images(others))), _each_once(videos))
+    return Inputs(open_slices(_unique(find_images(others))), _unique(videos))
 
 
 _Named = TypeVar("_Named", bound=ImageSource)
 
 
-def _each_once(sources: Sequence[_Named]) -> list[_Named]:
+def _unique(sources: Sequence[_Named]) -> list[_Named]:
     known: dict[Path, _Named] = {}
-    for source, path in zip(sources, _whole_paths(sources), strict=True):
+    for source, path in zip(sources, _absolute_paths(sources), strict=True):
         known.setdefault(path, source)
     return list(known.values())
 
 
 def _expand(name: Path, out: Path | None) -> Sequence[ImageSource]:
-    """What one of the names stands for."""
+    """Expand one of the names."""
     if str(name) == "-":
-        return _listed(sys.stdin.buffer.read(), "standard input")
+        return _parse_list(sys.stdin.buffer.read(), "standard input")
     if name.suffix.lower() == ".txt" and name.is_file():
-        return _listed(name.read_bytes(), str(name))
+        return _parse_list(name.read_bytes(), str(name))
     source = parse_image(name)
     if glob.has_magic(str(name)) and not files_of(source)[0].exists():
         found = sorted(glob.glob(str(name), recursive=True))  # noqa: PTH207 (any path, absolute too)
         if not found:
-            raise FileNotFoundError(f"{name}: no file fits this pattern.")
-        return _outside([Path(path) for path in found], out)
+            raise FileNotFoundError(f"{name}: no file matches this pattern.")
+        return _without_outputs([Path(path) for path in found], out)
     if name.is_dir() and out and _is_below(out, name):
-        return _outside(find_images([name]), out)
+        return _without_outputs(find_images([name]), out)
     return [source]
 
 
@@ -126,29 +126,29 @@ def _is_below(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
 
 
-def _outside(paths: Sequence[ImageSource], out: Path | None) -> Sequence[ImageSource]:
+def _without_outputs(paths: Sequence[ImageSource], out: Path | None) -> Sequence[ImageSource]:
     return [path for path in paths if out is None or not _is_below(path_of(path), out)]
 
 
-def _listed(content: bytes, source: str) -> list[ImageSource]:
+def _parse_list(content: bytes, source: str) -> list[ImageSource]:
     """The paths on the lines of a list."""
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: not a list of paths (it is no text in UTF-8).") from error
+        raise ValueError(f"{source}: not a list of paths (not UTF-8 text).") from error
     paths = [parse_image(line.strip()) for line in lines if line.strip()]
     if not paths:
-        raise ValueError(f"{source}: names no image. Write a path on each line.")
+        raise ValueError(f"{source}: contains no paths. Write one path per line.")
     return paths
 
 
 def mask_paths(images: Sequence[ImageSource], out: Path) -> list[Path]:
-    """Name the masks: `<stem>.png`, of a page `<stem>_<number>.png`, each a path of its own.
+    """Unique paths of the masks: `<stem>.png`, for a page of a stack `<stem>_<number>.png`.
 
-    Images with equal stems keep their folders, relative to the folder that all images lie in;
-    where even these are equal (`a.jpg` beside `a.png`), the suffix stays in the name: `a.jpg.png`.
+    Images with equal stems keep their folders, relative to the common folder of all images; if even
+    these are equal (`a.jpg` next to `a.png`), the suffix stays in the name: `a.jpg.png`.
     """
-    full = _whole_paths(images)
+    full = _absolute_paths(images)
     top = _common_folder(full)
     stems = [stem_of(image) for image in images]
     count = Counter(stems)
@@ -157,7 +157,7 @@ def mask_paths(images: Sequence[ImageSource], out: Path) -> list[Path]:
         for stem, image in zip(stems, full, strict=True)
     ]
     long = [image.relative_to(top).with_name(f"{image.name}.png") for image in full]
-    # an image "a.jpg.tif" leaves the name "a.jpg.png" to "a.jpg"
+    # an image "a.jpg.tif" must not take the name "a.jpg.png" from "a.jpg"
     taken = Counter(paths + long)
     return [
         out / (short if taken[short] == 1 else whole)
@@ -166,8 +166,8 @@ def mask_paths(images: Sequence[ImageSource], out: Path) -> list[Path]:
 
 
 def list_names(images: Sequence[ImageSource]) -> list[str]:
-    """Name images as lists of them do: file names, with folders where two are equal."""
-    full = _whole_paths(images)
+    """Names of images in lists: file names, with folders if two are equal."""
+    full = _absolute_paths(images)
     top = _common_folder(full)
     count = Counter(image.name for image in full)
     return [
@@ -179,24 +179,24 @@ def list_names(images: Sequence[ImageSource]) -> list[str]:
 def require_apart(
     images: Sequence[ImageSource], paths: Sequence[Path], what: str = "images"
 ) -> None:
-    """Refuse an output folder in which masks would replace images, or lie among them."""
+    """Refuse an output folder in which masks would replace images or lie among them."""
     files = {file.resolve() for image in images for file in files_of(image)}
     replaced = [path for path in paths if path.resolve() in files]
     if replaced:
         raise ValueError(
-            f"{replaced[0]}: one of the {what}, which a mask would replace. Choose another output "
+            f"{replaced[0]}: a mask would overwrite one of the {what}. Choose another output "
             "folder."
         )
-    beside = {path.parent.resolve() for path in paths} & {file.parent for file in files}
-    if beside:
+    shared = {path.parent.resolve() for path in paths} & {file.parent for file in files}
+    if shared:
         raise ValueError(
-            f"{min(beside)}: holds the {what}, and masks among them would be taken for "
-            f"{what} the next time. Choose another output folder."
+            f"{min(shared)}: contains the {what}; the next run would take masks in it for {what}. "
+            "Choose another output folder."
         )
 
 
-def _whole_paths(images: Sequence[ImageSource]) -> list[Path]:
-    """Absolute paths without "..", which would lead out of the folder for the masks."""
+def _absolute_paths(images: Sequence[ImageSource]) -> list[Path]:
+    """Absolute paths without "..", which would lead out of the output folder."""
     return [Path(os.path.normpath(path_of(image).absolute())) for image in images]
 
 
@@ -212,12 +212,12 @@ def predict_large(
     reporter: Reporter = silent,
     stamp: str = "",
 ) -> NDArray[np.int64]:
-    """Write the mask of an image row by row, and begin where an earlier try has ended.
+    """Write the mask of an image row by row, resuming an interrupted run.
 
-    `key` says what the mask is made from, and is kept in the TIFF file. `stamp` tells the image
-    from what it was before: rows of another one, or of another key or model, are not gone on with.
-    Returns [K] int64, pixels of each class. An image that cannot be read or predicted is a
-    ValueError, a full disk an OSError.
+    `key` identifies the model and image, and is stored in the TIFF file. `stamp` changes when the
+    image file changes: rows of another stamp, key or model are discarded. Returns [K] int64, pixels
+    of each class. An image that cannot be read or predicted is a ValueError, a full disk an
+    OSError.
     """
     height, width, _ = image.shape
     rows, about = (path.with_name(f".{path.stem}-rows.{end}") for end in ("raw", "json"))
@@ -237,17 +237,17 @@ def predict_large(
             _append(file, band, path)
             done += len(band)
             reporter.advance(done)
-    place = read_geo(image.page) if isinstance(image, TiffWindows) else None
+    geo = read_geo(image.page) if isinstance(image, TiffWindows) else None
     counts = np.zeros(len(predictor.card.class_names), np.int64)
 
     def bands() -> Iterator[NDArray[np.uint8]]:
-        # read, and not mapped: pages of a mapped file count as memory of the process
+        # read instead of mapped, because mapped pages count as resident memory
         with rows.open("rb") as file:
             while len(band := np.fromfile(file, np.uint8, TILE * width)):
                 counts[:] += np.bincount(band, minlength=256)[: len(counts)]
                 yield band.reshape(-1, width)
 
-    tags = place.tags if place else []
+    tags = geo.tags if geo else []
     write_tiff_bands(path, (height, width), bands(), predictor.card.colors, tags, key)
     rows.unlink()
     about.unlink()
@@ -255,25 +255,25 @@ def predict_large(
 
 
 def _append(file: FileIO, band: NDArray[np.uint8], path: Path) -> None:
-    """Write rows; an error of the disk names the mask."""
+    """Write rows; a disk error names the mask."""
     left = np.ascontiguousarray(band).data.cast("B")
     try:
         while left:
             left = left[file.write(left) :]
     except OSError as error:
         raise OSError(
-            f"{path}: cannot be written ({error.strerror}). Make room for it, and run the same "
-            "command again: it goes on where it was."
+            f"{path}: cannot be written ({error.strerror}). Free some space and run the same "
+            "command again; it continues from here."
         ) from error
 
 
 def count_large(path: Path, classes: int) -> NDArray[np.int64]:
-    """Count the pixels [K] int64 of each class in a mask that `predict_large` has written."""
+    """Count the pixels [K] int64 of each class in a mask written by `predict_large`."""
     counts = np.zeros(256, np.int64)
     with TiffFile(path) as file:
         page = file.pages.first
         for data, (*_, top, left, _), _ in page.segments():
-            if data is None:  # no tile of a mask is left out
+            if data is None:  # an empty tile, which masks do not have
                 continue
             part = data[0, : page.imagelength - top, : page.imagewidth - left]
             counts += np.bincount(part.ravel(), minlength=256)
@@ -281,21 +281,21 @@ def count_large(path: Path, classes: int) -> NDArray[np.int64]:
 
 
 class Predicted(NamedTuple):
-    """What became of image files."""
+    """The result of `predict_files` or `predict_inputs`."""
 
     written: list[Path]
     """Masks that were written."""
     failures: list[str]
-    """A message for each image that failed."""
+    """An error message for each input that failed."""
     skipped: list[Path]
-    """Masks that were there already."""
+    """Masks that already existed."""
 
     def summary(self, out: Path) -> str:
-        """What the user reads at the end."""
+        """The final message to the user."""
         count = len(self.written)
         parts = [f"{count} mask{'s' * (count != 1)} in {out}"]
         if self.skipped:
-            parts.append(f"{len(self.skipped)} were there already (--overwrite makes them again)")
+            parts.append(f"{len(self.skipped)} already existed (--overwrite replaces them)")
         if self.failures:
             parts.append(f"{len(self.failures)} failed")
         return ", ".join(parts)
@@ -309,23 +309,23 @@ def predict_files(
     overwrite: bool = True,
     reporter: Reporter = silent,
 ) -> Predicted:
-    """Write a mask for each image; one that cannot be read does not stop the others.
+    """Write a mask for each image; an image that fails does not stop the others.
 
     While the network runs on an image, the next ones are read and the last masks written.
 
     Args:
         predictor: The model.
         images: Image files, as by `find_inputs`.
-        out: The folder for the masks, see `mask_paths` for their names; that of a GeoTIFF, and
-            of an image of more than `LARGE` pixels, is a .tif.
-        save: What is written beside the masks.
-        overwrite: Whether masks that are there already are made again.
-        reporter: Told how many images are done, and of a large one, how many rows; warnings are
-            its notes.
+        out: The output folder; see `mask_paths` for the names. The mask of a GeoTIFF, or of an
+            image of more than `LARGE` pixels, is a .tif.
+        save: Outputs in addition to the masks.
+        overwrite: Whether to replace masks that already exist.
+        reporter: Receives the number of images done (of rows, for a large image), and warnings as
+            notes.
 
     Raises:
         ValueError: The folder cannot be written to, masks would lie among the images, or there
-            are masks of another model, which may not be overwritten.
+            are masks of another model and `overwrite` is false.
     """
     if predictor.memory is None:
         keep_freed_memory()
@@ -349,7 +349,7 @@ def predict_files(
 
 
 class _Task(NamedTuple):
-    """An image, its name in lists, its mask, if that is a PNG, and what that is made from."""
+    """An image, its name in lists, the path of its mask as PNG, and the key of that mask."""
 
     image: ImageSource
     name: str
@@ -358,18 +358,18 @@ class _Task(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """An image that was read."""
+    """An image in memory."""
 
     image: NDArray[Any]
     windows: Windows
-    place: Place | None
+    geo: Georeference | None
 
 
 class _Done(NamedTuple):
-    """The mask that is there already, and what lists hold of it."""
+    """A mask that already exists, and its list entries."""
 
     mask: Path
-    finding: Finding
+    entries: Entries
 
 
 @dataclass
@@ -382,34 +382,34 @@ class _Batch:
     overwrite: bool
     reporter: Reporter
     result: Predicted = field(default_factory=lambda: Predicted([], [], []))
-    findings: dict[int, Finding] = field(default_factory=dict)
-    """What lists hold, by the number of the task."""
-    waiting: deque[tuple[int, Path, "Future[Finding]"]] = field(default_factory=deque)
+    entries: dict[int, Entries] = field(default_factory=dict)
+    """List entries by task number."""
+    waiting: deque[tuple[int, Path, "Future[Entries]"]] = field(default_factory=deque)
     """Masks that are being written."""
     has_record: bool = False
-    """Whether the folder has a record of the model, as before its first mask."""
+    """Whether the record of the model is written; it must precede the first mask."""
     ahead: int = _AHEAD
-    """So many images are read ahead, and so many masks wait to be written."""
+    """Number of images to read ahead, and of masks waiting to be written."""
 
     def predict(self) -> Predicted:
-        """Predict the images, in turn."""
+        """Predict all images."""
         if self.tasks:
             self._begin()
         with ThreadPoolExecutor(_THREADS) as writer:
             for group in self._groups():
-                masks = self._predict_together(group) if len(group) > 1 else {}
+                masks = self._predict_batch(group) if len(group) > 1 else {}
                 for number, job in group.items():
                     task = self.tasks[number]
                     try:
-                        with warnings_noted(task.image, self.reporter), failing_alone(task.image):
+                        with note_warnings(task.image, self.reporter), failing_alone(task.image):
                             self._predict_one(number, job.result(), writer, masks.get(number))
                     except (ValueError, OSError) as error:
                         self.result.failures.append(str(error))
                     self._finish_writing(self.ahead)
                     self.reporter.advance(number + 1)
             self._finish_writing(0)
-        if self.findings:
-            self.outputs.finish([self.findings[number] for number in sorted(self.findings)])
+        if self.entries:
+            self.outputs.finish([self.entries[number] for number in sorted(self.entries)])
         return self.result
 
     def _begin(self) -> None:
@@ -421,7 +421,7 @@ class _Batch:
             self.has_record = True
 
     def _groups(self) -> Iterator[dict[int, "Future[_Read | _Done | None]"]]:
-        """The images in turn, by their numbers: small ones of one shape together."""
+        """Batches of images by task number: consecutive small images of one shape."""
         group: dict[int, Future[_Read | _Done | None]] = {}
         known, most = None, 1
         for number, job in enumerate(self._read_ahead()):
@@ -436,14 +436,14 @@ class _Batch:
             group[number], known = job, kind
         yield group
 
-    def _predict_together(
+    def _predict_batch(
         self, group: dict[int, "Future[_Read | _Done | None]"]
     ) -> dict[int, NDArray[np.uint8]]:
-        """The masks of small images by number; none where one fails, which then fails alone."""
+        """Masks of small images by task number; {} if one fails, to retry each one alone."""
         reads = {number: job.result() for number, job in group.items()}
         images = {n: read.windows for n, read in reads.items() if isinstance(read, _Read)}
         for number, image in images.items():
-            with warnings_noted(self.tasks[number].image, self.reporter):
+            with note_warnings(self.tasks[number].image, self.reporter):
                 self.predictor.warn_of(image)
         try:
             masks = self.predictor.masks([*images.values()])
@@ -452,7 +452,7 @@ class _Batch:
         return dict(zip(images, masks, strict=True))
 
     def _read_ahead(self) -> Iterator["Future[_Read | _Done | None]"]:
-        """The images in turn; instead of one, its mask if that is done, or None if it is large."""
+        """Read the images in order; a finished one gives its mask, a large one None."""
         with ThreadPoolExecutor(_THREADS) as reader:
             ahead: deque[Future[_Read | _Done | None]] = deque()
             for task in self.tasks:
@@ -467,26 +467,26 @@ class _Batch:
         if _is_large(task.image):
             return None
         image, missing = read_with_missing(task.image)
-        # with few cores, what is reduced ahead is taken from the network
+        # with few cores, reducing ahead would slow down the network
         prepare = self.predictor.prepare if _THREADS > 1 else as_windows
         windows = prepare(image, missing)
         return _Read(image, windows, find_geo(task.image))
 
     def _find_done(self, task: _Task) -> _Done | None:
-        """The mask of an image whose files are all there."""
+        """The mask of an image if all its files exist."""
         mask, outputs = _existing(task.mask), self.outputs
         if mask is None:
             return None
         if mask.suffix == ".tif" and _is_large(mask):
             counts = count_large(mask, outputs.num_classes) if outputs.lists else None
-            return _Done(mask, outputs.find_large(task.name, counts))
+            return _Done(mask, outputs.large_entries(task.name, counts))
         if not all(path.is_file() for path in outputs.files(mask)):
             return None
         try:
             ids = read_mask(mask) if outputs.lists else np.zeros((0, 0), np.uint8)
-        except ValueError:  # damaged: it is made again
+        except ValueError:  # damaged: predict it again
             return None
-        return _Done(mask, outputs.find(mask, task.name, ids))
+        return _Done(mask, outputs.entries(mask, task.name, ids))
 
     def _predict_one(
         self,
@@ -498,26 +498,26 @@ class _Batch:
         task = self.tasks[number]
         if isinstance(read, _Done):
             self.result.skipped.append(read.mask)
-            self.findings[number] = read.finding
+            self.entries[number] = read.entries
             return
         if read is None:
             self._write_record()
-            self.findings[number] = self._predict_large(task)
+            self.entries[number] = self._predict_large(task)
             self.result.written.append(task.mask.with_suffix(".tif"))
             return
         probabilities: dict[str, NDArray[Any]] = {}
         if mask is None:
             mask, probabilities = self._predict_whole(read.windows)
         self._write_record()
-        path = task.mask.with_suffix(".tif" if read.place else ".png")
+        path = task.mask.with_suffix(".tif" if read.geo else ".png")
         job = writer.submit(
             self.outputs.write,
-            *(path, task.name, read.image, mask, probabilities, read.place, task.key),
+            *(path, task.name, read.image, mask, probabilities, read.geo, task.key),
         )
         self.waiting.append((number, path, job))
 
     def _predict_whole(self, image: Windows) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
-        """The mask of an image, and its probabilities as they are written."""
+        """The mask of an image, and its probabilities as in `Outputs.quantise`."""
         predictor = self.predictor
         if not self.outputs.has_probabilities:
             return predictor.clean(np.concatenate(list(predictor.mask_bands(image)))), {}
@@ -528,15 +528,14 @@ class _Batch:
         joined = {name: np.concatenate([band[name] for band in kept], axis=1) for name in kept[0]}
         return predictor.clean(np.concatenate(masks)), joined
 
-    def _predict_large(self, task: _Task) -> Finding:
-        predictor, note = self.predictor, f"{task.image}: of more than {LARGE:,} pixels: "
+    def _predict_large(self, task: _Task) -> Entries:
+        predictor, note = self.predictor, f"{task.image}: more than {LARGE:,} pixels, so "
         if missing := self.outputs.beyond_areas:
             self.reporter.note(
-                f"{note}its mask is written, and what --save areas says, but not "
-                f"{', '.join(missing)}."
+                f"{note}only the mask and areas can be written, not {', '.join(missing)}."
             )
         if predictor.card.min_object > 1 or predictor.card.fill_holes:
-            self.reporter.note(f"{note}its small objects and holes stay.")
+            self.reporter.note(f"{note}small objects are not removed and holes not filled.")
         most = _WHOLE if predictor.memory is None else int(predictor.memory / 4)
         path, stamp = task.mask.with_suffix(".tif"), str(stamp_files([task.image]))
         with open_windows(task.image, most) as image:
@@ -545,34 +544,34 @@ class _Batch:
                 counts = predict_large(predictor, image, path, task.key, self.reporter, stamp)
             finally:
                 self._begin()
-        return self.outputs.find_large(task.name, counts)
+        return self.outputs.large_entries(task.name, counts)
 
     def _finish_writing(self, left: int) -> None:
-        """Wait until no more than `left` masks are being written."""
+        """Wait until at most `left` masks are being written."""
         while len(self.waiting) > left:
             number, path, job = self.waiting.popleft()
             try:
                 with failing_alone(self.tasks[number].image):
-                    self.findings[number] = job.result()
+                    self.entries[number] = job.result()
                 self.result.written.append(path)
             except (ValueError, OSError) as error:
                 self.result.failures.append(str(error))
 
 
 def _require_names(tasks: Sequence[_Task], outputs: Outputs) -> None:
-    """Refuse outputs of which two would have the same name, as in a folder called "values"."""
+    """Refuse two outputs of the same path, for instance with an image folder named "values"."""
     taken: dict[Path, ImageSource] = {}
     for task in tasks:
         for path in outputs.files(task.mask):
             if taken.setdefault(path, task.image) != task.image:
                 raise ValueError(
-                    f"{path}: would be made from {taken[path]} and from {task.image} as well. "
-                    "Predict them into different folders."
+                    f"{path}: is an output of both {taken[path]} and {task.image}. Use a separate "
+                    "output folder for each."
                 )
 
 
 def _existing(path: Path) -> Path | None:
-    """The mask of this name, or of a large image, if there is one already."""
+    """The existing mask at this path, or at its .tif path, if any."""
     return next((mask for mask in (path, path.with_suffix(".tif")) if mask.is_file()), None)
 
 
@@ -588,22 +587,22 @@ def predict_inputs(
     overwrite: bool = False,
     reporter: Reporter = silent,
 ) -> Predicted:
-    """Predict images, as `predict_files`, and videos; one that fails does not stop the others.
+    """Predict images, as by `predict_files`, and videos; a failure does not stop the others.
 
-    Of a video the reporter is told how many frames are done.
+    For a video, the reporter receives the number of frames done.
     """
     paths = [path for video in inputs.videos for path in video_paths(video, out)]
     require_apart(inputs.videos, paths, "videos")
     result = predict_files(predictor, inputs.images, out, save, overwrite, reporter)
     if inputs.videos and save:
-        reporter.note("of videos, masks and overlay are written, and nothing else.")
+        reporter.note("videos: only mask and overlay are written, not the other outputs.")
     named: dict[Path, Path] = {}
     for video in inputs.videos:
         masks, _ = video_paths(video, out)
         try:
             if named.setdefault(masks, video) != video:
                 raise ValueError(
-                    f"{video}: has the name of {named[masks]}; give it another output folder."
+                    f"{video}: has the same name as {named[masks]}. Use a separate output folder."
                 )
             size = video.stat().st_size
             if not overwrite and _is_done(video, size, out):
@@ -611,7 +610,7 @@ def predict_inputs(
                 continue
             write_record(out, predictor)
             try:
-                with warnings_noted(video, reporter), failing_alone(video):
+                with note_warnings(video, reporter), failing_alone(video):
                     predict_video(predictor, video, out, reporter)
             except CutOffError as error:
                 result.failures.append(str(error))
@@ -623,12 +622,12 @@ def predict_inputs(
 
 
 def _is_done(video: Path, size: int, out: Path) -> bool:
-    """Whether all that is made of a video is there; refuse what was made from another one."""
+    """Whether all outputs of a video exist; refuse outputs of another video."""
     paths = video_paths(video, out)
     there = [path for path in paths if path.is_file()]
     if there and video_size(out, paths[0].name) != size:
         raise ValueError(
-            f"{there[0]}: is there already, and was not made from {video} by this model. Give "
-            "--overwrite to make it again, or choose another output folder."
+            f"{there[0]}: exists, but was not made from {video} by this model. Pass --overwrite to "
+            "replace it, or choose another output folder."
         )
     return len(there) == len(paths)

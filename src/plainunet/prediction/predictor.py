@@ -25,29 +25,28 @@ from plainunet.palette import default_colors
 from plainunet.prediction.backends import Logits, TorchBackend
 from plainunet.prediction.objects import fill_holes, remove_small
 from plainunet.prediction.oom import in_smaller_parts
-from plainunet.prediction.views import TTA, View, in_step
+from plainunet.prediction.views import TTA, View, aligned_bands
 from plainunet.reporter import Reporter
 from plainunet.settings import explain
 
 FAR = 6
-"""An image is far from the training images when its area is so many times theirs, or less
-than one so-many-th."""
+"""Factor by which an image's area may differ from those of training before a warning."""
 _SAMPLE, _BRIGHTEST = 256, 2.0
-"""Of floats, so many pixels along each side of the middle are searched for values above this."""
+"""Side of the central crop [pixels] in which floats are checked, and the largest normal value."""
 _CALLER = 7
-"""Frames between a warning and the caller of the Predictor."""
+"""Stack frames between a warning and the caller of the Predictor."""
 
 
 class InputCheck:
-    """Warns of images that are unlike those that the model was trained on."""
+    """Warns about images that differ from the training images."""
 
     def __init__(self, card: Card, channels: int) -> None:
-        """Take the model's description, and the channels of the images that it takes."""
+        """Take the model's card and the number of image channels."""
         self._card, self._channels = card, channels
         self._warned: set[str] = set()
 
     def warn_of(self, image: Windows) -> None:
-        """Warn of an image; of a kind of values only once."""
+        """Warn about an image; each message about values or channels appears once."""
         self._check_dtype(image)
         self._check_floats(image)
         self._check_channels(image)
@@ -58,9 +57,9 @@ class InputCheck:
         integers = image.dtype.kind in "iu" and all(name.startswith("uint") for name in known)
         if integers and image.dtype.name not in known:
             self._warn_once(
-                f"an image of {image.dtype.name} values, where the model was trained on "
-                f"{' and '.join(known)}: each is divided by the largest value of its type, so it "
-                "may look darker or brighter than those. Save it like them."
+                f"{image.dtype.name} image, but the model was trained on {' and '.join(known)}. "
+                "Values are divided by the maximum of their type, so it may look darker or "
+                "brighter than the training images. Save it in the same type."
             )
 
     def _check_floats(self, image: Windows) -> None:
@@ -73,28 +72,29 @@ class InputCheck:
         brightest = part[np.isfinite(part)].max(initial=0)
         if brightest > _BRIGHTEST:
             self._warn_once(
-                f"an image of {image.dtype.name} values up to {brightest:.4g}: floats are taken "
-                "as they are, and the model was trained on integers, which become 0 to 1. Divide "
-                f"by the largest value that there can be, or save it as {known[0]}."
+                f"{image.dtype.name} image with values up to {brightest:.4g}. Floats are not "
+                "rescaled, but the model was trained on integers rescaled to 0..1. Divide by the "
+                f"largest possible value, or save it as {known[0]}."
             )
 
     def _check_channels(self, image: Windows) -> None:
         grey_is_known = self._card.training.get("grey", 0) > 0
         if image.shape[2] == 1 and self._channels == 3 and not grey_is_known:
-            self._warn_once("a grey image is shown as RGB to a model that takes colours.")
+            self._warn_once(
+                "greyscale image converted to RGB, because the model was trained on colour images."
+            )
 
     def _check_area(self, size: tuple[int, int]) -> None:
-        """An image much larger or smaller than any that the model was made for."""
+        """Warn about an image much larger or smaller than those of training."""
         if self._card.size is None:
-            return  # things have the same scale in it, however much of them it shows
+            return  # images are not resized to one size, so objects keep their scale
         known = self._card.training.get("areas")
         area = size[0] * size[1]
         if known and not known[0] / FAR <= area <= known[1] * FAR:
             seen = " to ".join(dict.fromkeys(f"{end:,}" for end in known))
             warnings.warn(
-                f"an image of {size[0]} x {size[1]} pixels (height x width) is far from the "
-                f"areas that the model was trained on ({seen} pixels); "
-                "expect a poorer mask, and check it.",
+                f"{size[0]} x {size[1]} pixels (height x width) is far from the image areas of "
+                f"training ({seen} pixels). The mask may be poor; check it.",
                 stacklevel=_CALLER - 1,
             )
 
@@ -105,8 +105,8 @@ class InputCheck:
 
 
 @contextmanager
-def warnings_noted(file: ImageSource, reporter: Reporter) -> Iterator[None]:
-    """Turn the predictor's warnings into notes that name their file, each once."""
+def note_warnings(file: ImageSource, reporter: Reporter) -> Iterator[None]:
+    """Report the predictor's warnings as notes that name the file, each once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
@@ -115,15 +115,15 @@ def warnings_noted(file: ImageSource, reporter: Reporter) -> Iterator[None]:
 
 
 class Predictor:
-    """Networks with all that is needed to use them on images as they are on disk.
+    """Predicts masks from images as stored on disk, with one network or an ensemble.
 
     Attributes:
-        network: The network, the first of several.
-        card: What it obeys: scale policy, classes, threshold, test-time augmentation, least size
-            of an object.
-        device: Where it runs.
-        precision: Arithmetic of convolutions.
-        memory: What an image may take [bytes], or None.
+        network: The network; of an ensemble, the first one.
+        card: Its description: input size, classes, threshold, test-time augmentation,
+            post-processing.
+        device: The device.
+        precision: Precision of convolutions.
+        memory: Memory that an image may take [bytes], or None.
     """
 
     def __init__(
@@ -136,31 +136,31 @@ class Predictor:
         precision: str = "auto",
         memory: float | None = None,
     ) -> None:
-        """Wrap a live network; it is used as it is, and moved to the device.
+        """Wrap a network and move it to the device.
 
         Args:
-            network: The network, reachable as `network`.
-            card: Its description: scale policy, classes, threshold. Left out: images are
-                taken at their own size, and classes have numbers for names.
-            others: More networks with their descriptions, whose probabilities are averaged with
-                those of the first; of their descriptions, the scale policy counts.
+            network: The network, available as `network`.
+            card: Its description: input size, classes, threshold. Default: images keep their own
+                size, and classes are named by numbers.
+            others: More networks of an ensemble with their cards; probabilities are averaged. Of
+                these cards, only the size and factor are used.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16".
-            memory: What an image may take [bytes], beside what the process has anyway; larger
-                images are predicted in tiles. Left out, tiles are taken where one pass would
-                take more than about two gigabytes.
+            memory: Memory that an image may take [bytes], in addition to that of the process;
+                larger images are predicted in tiles. Default: tiles if one pass would take more
+                than about two gigabytes.
 
         Raises:
-            ValueError: There is no such device, a card has another number of classes than its
-                network, the networks have different classes, or the card asks for an unknown
-                test-time augmentation.
+            ValueError: The device does not exist, the number of classes of the card and network
+                differ, the networks have different classes, or the card has an unknown test-time
+                augmentation.
         """
         if card is None:
             numbers = tuple(str(number) for number in range(network.num_classes))
             card = Card(numbers, default_colors(network.num_classes), size=None)
         _require_same_classes(network, card, [other for _, other in others])
         if card.tta not in TTA:
-            raise ValueError(f"--tta {card.tta}: it is one of {', '.join(TTA)}.")
+            raise ValueError(f"--tta {card.tta}: choose one of {', '.join(TTA)}.")
         backends = [
             (TorchBackend(each, device, precision, TTA[card.tta]), own)
             for each, own in ((network, card), *others)
@@ -183,27 +183,27 @@ class Predictor:
         memory: float | None = None,
         **instead: Any,
     ) -> Self:
-        """Read a checkpoint, or several whose probabilities are averaged.
+        """Load a checkpoint, or several as an ensemble whose probabilities are averaged.
 
         Args:
             path: A `best.safetensors`, or several.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16".
-            memory: What an image may take [bytes].
-            instead: What holds instead of what the (first) checkpoint says: `threshold`, `tta`,
-                `scales`, `min_object`, `fill_holes`, as of `Card`.
+            memory: Memory that an image may take [bytes].
+            instead: Overrides of the (first) checkpoint's card: `threshold`, `tta`, `scales`,
+                `min_object`, `fill_holes`, as in `Card`.
 
         Returns:
-            A predictor that needs no other setting. Its networks' batch normalisation is folded
-            into their convolutions, so they are for prediction alone.
+            A predictor for inference only: batch normalisation is folded into the convolutions.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is no checkpoint, several do not go together, or a value is impossible.
+            FileNotFoundError: A file does not exist.
+            ValueError: A file is not a checkpoint, the checkpoints have different classes, or an
+                override is invalid.
         """
         paths = [path] if isinstance(path, str | Path) else list(path)
         if not paths:
-            raise ValueError("Give a checkpoint, or several.")
+            raise ValueError("No checkpoint given. Pass at least one path.")
         try:
             instead = CardOptions(**instead).instead()
         except ValidationError as error:
@@ -213,25 +213,25 @@ class Predictor:
             fold_batch_normalisation(each)
         if "threshold" in instead and network.num_classes > 2:
             raise ValueError(
-                f"--threshold is for two classes; this model has {network.num_classes}, and takes "
-                "the likeliest."
+                f"--threshold needs a model with two classes; this one has {network.num_classes} "
+                "and chooses the most probable class."
             )
         card = dataclasses.replace(card, **instead)
         return cls(network, card, others=others, device=device, precision=precision, memory=memory)
 
     def predict(self, image: NDArray[Any]) -> NDArray[np.uint8]:
-        """Choose a class for each pixel.
+        """Predict the class of each pixel.
 
         Args:
             image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored.
 
         Returns:
-            Mask [H, W] uint8 of class ids at the image's own size, 255 where a float is NaN.
+            Mask [H, W] uint8 of class ids at the image's own size, 255 for NaN pixels.
         """
         return self.clean(np.concatenate(list(self.mask_bands(as_windows(image)))))
 
     def probabilities(self, image: NDArray[Any]) -> NDArray[np.float32]:
-        """Give the probability of each class in each pixel.
+        """Predict the probability of each class in each pixel.
 
         Args:
             image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored.
@@ -243,9 +243,9 @@ class Predictor:
         return np.concatenate([probabilities for _, probabilities in bands], axis=1)
 
     def prepare(self, image: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> Windows:
-        """Reduce an image [H, W, C], ahead and in another thread; the rest needs the network.
+        """Reduce an image [H, W, C] ahead of prediction, for instance in another thread.
 
-        `missing` is as of `read_with_missing`. Returns the image's windows, for `mask_bands` and
+        `missing` is as by `read_with_missing`. Returns the image's windows, for `mask_bands` and
         `both_bands`.
         """
         windows = as_windows(image, missing)
@@ -254,44 +254,44 @@ class Predictor:
         return windows
 
     def fits_batch(self, size: tuple[int, int]) -> int:
-        """How many images of a height and width [pixels] `masks` takes at a time, at least 1."""
+        """Largest batch of `masks` for images of a height and width [pixels], at least 1."""
         return min(view.fits_batch(size) for view in self._views)
 
     def masks(self, images: Sequence[Windows]) -> list[NDArray[np.uint8]]:
-        """Choose a class for each pixel of small images, which is faster than one by one.
+        """Predict a batch of small images, which is faster than one by one.
 
         Args:
-            images: Images of one shape, no more than `fits_batch` says; `warn_of` is not asked.
+            images: Up to `fits_batch` images of one shape; `warn_of` is not called.
 
         Returns:
-            As `predict`, a mask [H, W] uint8 of each.
+            A mask [H, W] uint8 of each, as by `predict`.
         """
         found = []
         streams = zip(*(view.batch(images) for view in self._views), strict=True)
         for image, views in zip(images, streams, strict=True):
-            bands = [self._backend.mean(each) for each in in_step(views)]
+            bands = [self._backend.mean(each) for each in aligned_bands(views)]
             tops = np.cumsum([0] + [band.shape[1] for band in bands])
             mask = [self._classes(*each) for each in zip(bands, repeat(image), tops, strict=False)]
             found.append(self.clean(np.concatenate(mask)))
         return found
 
     def mask_bands(self, image: Windows, first: int = 0) -> Iterator[NDArray[np.uint8]]:
-        """Choose a class for each pixel of an image of any size, a few rows at a time.
+        """Predict the classes of an image of any size, a few rows at a time.
 
         Args:
-            image: Its windows; no more of it is in memory than the network needs.
+            image: Its windows; only what the network needs is in memory.
             first: The row to begin with.
 
         Yields:
-            [n, W] uint8 class ids, from top to bottom, the rows from `first` on, 255 where the
-            image has no pixel; objects are as they are found, however small (see `clean`).
+            [n, W] uint8 class ids from top to bottom, the rows from `first` on, 255 for missing
+            pixels, without post-processing (see `clean`).
         """
         for logits in self._bands(image, first):
             yield self._classes(logits, image, first)
             first += logits.shape[1]
 
     def both_bands(self, image: Windows) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        """Choose classes, and give the probability of each as well, a few rows at a time.
+        """Predict classes and probabilities, a few rows at a time.
 
         Args:
             image: Its windows.
@@ -306,27 +306,27 @@ class Predictor:
             top += logits.shape[1]
 
     def _classes(self, logits: Logits, image: Windows, top: int) -> NDArray[np.uint8]:
-        """Choose classes for some rows of an image, 255 where it has no pixel."""
+        """Class ids of some rows of an image, 255 for missing pixels."""
         ids = self._backend.classes(logits, self.card.threshold)
         if (missing := image.missing(top, len(ids))) is not None:
             ids[missing] = IGNORED
         return ids
 
     def clean(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Fill small holes and remove small objects, as the card says.
+        """Post-process a mask: fill small holes and remove small objects, as set in the card.
 
         Args:
             mask: [H, W] uint8 class ids of a whole image.
 
         Returns:
-            The same, or a copy.
+            The same array, or a copy.
         """
         if self.card.fill_holes:
             mask = fill_holes(mask, self.card.fill_holes)
         return remove_small(mask, self.card.min_object) if self.card.min_object > 1 else mask
 
     def digest(self) -> str:
-        """SHA-256 of what makes masks what they are: the weights, and what the card says."""
+        """SHA-256 of everything that determines the masks: weights and settings."""
         digest, card = hashlib.sha256(), self.card
         for view in self._views:
             digest.update(repr((view.box, view.factor)).encode())
@@ -337,26 +337,26 @@ class Predictor:
         return digest.hexdigest()
 
     def _bands(self, image: Windows, first: int) -> Iterator[Logits]:
-        """Logits of the mean of all views' probabilities, at the image's own size."""
+        """Logits of the mean probabilities over all views, at the image's own size."""
         self.warn_of(image)
         bands = partial(self._mean_bands, image)
         yield from in_smaller_parts(bands, self._views, first)
 
     def _mean_bands(self, image: Windows, first: int) -> Iterator[Logits]:
         streams = [view.bands(image, first) for view in self._views]
-        return (self._backend.mean(bands) for bands in in_step(streams))
+        return (self._backend.mean(bands) for bands in aligned_bands(streams))
 
 
 def _require_same_classes(network: UNet, card: Card, others: Sequence[Card]) -> None:
-    """Refuse networks whose probabilities cannot be averaged."""
+    """Refuse an ensemble whose probabilities cannot be averaged."""
     if len(card.class_names) != network.num_classes:
         raise ValueError(
-            f"{len(card.class_names)} class names for a network of {network.num_classes} "
-            "classes, background included."
+            f"{len(card.class_names)} class names for a network with {network.num_classes} classes "
+            "(including background)."
         )
     for other in others:
         if other.class_names != card.class_names:
             raise ValueError(
-                "networks that are averaged need the same classes in the same order; these "
-                f"have {', '.join(card.class_names)} and {', '.join(other.class_names)}."
+                "an ensemble needs networks with the same classes in the same order; these have "
+                f"{', '.join(card.class_names)} and {', '.join(other.class_names)}."
             )

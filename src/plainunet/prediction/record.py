@@ -1,8 +1,8 @@
-"""What the masks in a folder are: a file beside them, and whether they are of this model.
+"""The record of a folder of masks, which tells masks of this model from others.
 
-`prediction.json` holds which number is which class, in what colour, and the digest of the model.
-Each mask holds from which image and by which model it was made, so a second run never mistakes
-another model's mask for its own.
+`prediction.json` holds the id, name and colour of each class and the digest of the model. Each
+mask stores which model and image it was made from, so a re-run never mistakes another model's mask
+for its own.
 """
 
 import json
@@ -21,29 +21,29 @@ _PIECE = 2**14  # bytes
 
 
 def require_same(out: Path, digest: str) -> None:
-    """Refuse a folder whose record is of another model, or of other settings."""
+    """Refuse a folder whose record is of another model or of other settings."""
     if (out / RECORD).exists() and _read(out / RECORD).get("digest") != digest:
         raise ValueError(
-            f"{out}: holds masks that were not made by this model with these settings. Choose "
-            "another output folder, or give --overwrite."
+            f"{out}: contains masks of another model or of other settings. Choose another output "
+            "folder, or pass --overwrite."
         )
 
 
 def require_no_lists(out: Path, lists: Iterable[str]) -> None:
-    """Refuse a folder with files that lists of all images would replace, and without a record."""
+    """Refuse a folder that has no record but a file with the name of a list."""
     for name in lists:
         if (out / name).exists() and not (out / RECORD).exists():
             raise ValueError(
-                f"{out / name}: is there already, and was not made by predicting. Choose another "
-                "output folder, or give --overwrite."
+                f"{out / name}: exists, but was not written by predict. Choose another output "
+                "folder, or pass --overwrite."
             )
 
 
 def mask_key(digest: str, image: ImageSource) -> str:
-    """Tell what a mask is made from by the model's digest and the image's files.
+    """Identify the source of a mask: the model's digest, and size and checksum of the image.
 
-    Of these, the size [bytes], and a checksum of a piece from the middle of each: images without
-    compression are all of one size. Without files, only the digest.
+    The size [bytes] alone is not enough, because uncompressed images are all of one size. The
+    checksum is that of a piece from the middle of each file. Without files, only the digest.
     """
     total, pieces = 0, 0
     try:
@@ -53,35 +53,35 @@ def mask_key(digest: str, image: ImageSource) -> str:
                 size = file.seek(0, 2)
                 file.seek(max(0, size // 2 - _PIECE // 2))
                 total, pieces = total + size, zlib.crc32(file.read(_PIECE), pieces)
-    except OSError:  # reading it as an image says what is wrong, and fails that image alone
+    except OSError:  # reading the image reports the error, and only that image fails
         return digest
     return f"{digest} {total} {pieces:08x}" if files else digest
 
 
 def require_own(mask: Path, key: str) -> None:
-    """Refuse a mask that has another key, or none; that of a missing image is the digest alone."""
+    """Refuse a mask with another key or none; the key of a missing image is only the digest."""
     known = read_key(mask)
     if key not in (known, known.partition(" ")[0]):
         raise ValueError(
-            f"{mask}: is there already, and was not made from this image by this model with "
-            "these settings. Give --overwrite to make it again, or choose another output folder."
+            f"{mask}: exists, but was made from another image, by another model or with other "
+            "settings. Pass --overwrite to replace it, or choose another output folder."
         )
 
 
 def video_size(out: Path, name: str) -> int | None:
-    """Size of the video that a file of masks was made from [bytes]; None where it is unknown."""
+    """Size of the video that a mask file was made from [bytes]; None if unknown."""
     size = _read(out / RECORD).get("videos", {}).get(name)
     return size if isinstance(size, int) else None
 
 
 def note_video(out: Path, name: str, size: int) -> None:
-    """Add the size of the video that a file of masks was made from [bytes] to the record."""
+    """Add to the record the size of the video that a mask file was made from [bytes]."""
     record = _read(out / RECORD)
     write_json(out / RECORD, {**record, "videos": {**record.get("videos", {}), name: size}})
 
 
 def write_record(out: Path, predictor: Predictor) -> None:
-    """Write the record; its videos are kept, if they are of the same model."""
+    """Write the record; its videos are kept if they are of the same model."""
     card, digest = predictor.card, predictor.digest()
     before = _read(out / RECORD)
     videos = before.get("videos") if before.get("digest") == digest else None
@@ -106,7 +106,7 @@ def write_record(out: Path, predictor: Predictor) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a record; nothing where there is none, or it is damaged."""
+    """The content of a record; empty if there is none or it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,10 +1,9 @@
-"""Images larger than a tile: tiles that overlap.
+"""Overlapping tiles for images larger than one tile.
 
-A network of valid convolutions gives only those pixels of a tile whose whole context lies in
-it. So tiles overlap by that context and their results meet without a seam (Ronneberger et al.
-2015, section 2 and figure 2), if all tiles lie in phase with the pooling grid: their origins are
-multiples of 2^depth. In the paper's network a tile of 572 pixels gives 388, of which 384 are a
-step to the next.
+A network of valid convolutions predicts only the pixels whose whole context lies in the tile. So
+tiles overlap by that context and their outputs meet without a seam (Ronneberger et al. 2015,
+section 2 and figure 2), if all tiles are aligned with the pooling grid: their origins are multiples
+of 2^depth. In the paper's network a tile of 572 pixels gives 388, and tiles are 384 pixels apart.
 
 Padded convolutions see zeros beyond a tile's edges, which distorts the logits near them. So
 overlapping tiles are blended: the weight of a tile's logits falls to zero towards its edges, in the
@@ -24,35 +23,35 @@ from numpy.typing import NDArray
 from plainunet.prediction.backends import Logits, TorchBackend
 
 TILE_OUTPUT = 388
-"""Least side of what a tile gives, by valid convolutions, as in the paper [pixels]."""
+"""Minimum output side of a tile of valid convolutions, as in the paper [pixels]."""
 WHOLE = 2**26
-"""Values of the finest features, channels times pixels, up to which a padded network takes an
-image whole, where no memory is given."""
+"""Largest number of full-resolution feature values (base channels times pixels) that a padded
+network computes in one pass if no memory is given; above it, the image is tiled."""
 _BYTES = 32
-"""Memory that the network takes for each of these, in float32 (measured: 30 to 34)."""
+"""Bytes of memory that the network takes per value, in float32 (measured: 30 to 34)."""
 OVERLAP = 128
-"""Width by which tiles of a padded network overlap [pixels]."""
+"""Overlap of the tiles of a padded network [pixels]."""
 
 
 class InputImage(Protocol):
-    """What a network sees, read in parts; `size` is its height and width [pixels]."""
+    """A network's input image, read in parts; `size` is its height and width [pixels]."""
 
     size: tuple[int, int]
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
-        """Read a part [height, width, C], as the network takes it."""
+        """Read a part [height, width, C] as network input."""
 
 
 def values_for(memory: float | None) -> int:
-    """How much may be computed at a time, as of `WHOLE`, with so much memory for an image [bytes].
+    """Number of values, as in `WHOLE`, to compute at a time within the memory per image [bytes].
 
-    The network takes two fifths of it; the rest is for bands of the image and of the result.
+    The network takes two fifths of the memory; the rest is for bands of the image and the result.
     """
     return WHOLE if memory is None else max(1, int(0.4 * memory / _BYTES))
 
 
 def least_values(backend: TorchBackend) -> int:
-    """What the smallest tile takes, as of `WHOLE`; beyond all bounds where there are no tiles."""
+    """Number of values, as in `WHOLE`, of the smallest tile; `sys.maxsize` if it cannot tile."""
     if not backend.can_tile:
         return sys.maxsize
     if backend.valid:
@@ -71,9 +70,9 @@ def logit_bands(
 ) -> Iterator[tuple[int, Logits]]:
     """Yield an image's logits, in one pass or in tiles, from top to bottom.
 
-    The image's sides are at least 2^depth. Up to `values`, as of `WHOLE`, are computed at a time.
-    Yields the number of the first row, and logits [K, n, W]; together all rows from `first` on.
-    Tiles that give only rows before it are left out.
+    The image's sides are at least 2^depth. Up to `values`, as in `WHOLE`, are computed at a time.
+    Yields the number of the first row and logits [K, n, W], together all rows from `first` on.
+    Tiles that give only rows before `first` are skipped.
     """
     height, width = image.size
     area, grid = values // backend.base_channels, 2**backend.depth
@@ -84,7 +83,7 @@ def logit_bands(
     else:
         overlap = _overlap(backend)
         side = max(math.isqrt(area) // grid * grid, 2 * overlap)
-        # a band has the image's whole width: it may take a quarter of what the network takes
+        # a band spans the image's width; it may take a quarter of the network's memory
         rows = values * _BYTES // 4 // (4 * backend.logit_channels * width) // grid * grid
         length = min(max(rows, 2 * overlap), side)
         tile = length, side * side // length // grid * grid
@@ -94,25 +93,25 @@ def logit_bands(
 def blend_bands(
     backend: TorchBackend, image: InputImage, tile: tuple[int, int], overlap: int, first: int = 0
 ) -> Iterator[tuple[int, Logits]]:
-    """Yield logits as the weighted mean of those of tiles, as `logit_bands` does.
+    """Yield logits as the weighted mean of overlapping tiles, as `logit_bands` does.
 
-    The network pads its convolutions. The height and width of a tile, and the width by which tiles
-    overlap, are multiples of 2^depth [pixels], so that tiles lie on the grid of pooling; the
-    overlap is at most half of a side.
+    For padded convolutions. The height, width and overlap of the tiles [pixels] are multiples of
+    2^depth, to align tiles with the pooling grid; the overlap is at most half of a side.
     """
     grid = 2**backend.depth
     length, across = tile
     if any(side % grid for side in (*tile, overlap)) or not 0 < 2 * overlap <= min(tile):
         raise ValueError(
-            f"Tiles of {length} x {across} pixels that overlap by {overlap} are out of phase."
+            f"Tiles of {length} x {across} pixels with overlap {overlap}: all three must be "
+            f"multiples of {grid}, and the overlap at most half of a side."
         )
     height, width = image.size
     lefts, tops = (
         range(0, max(1, side - overlap), step - overlap)
         for side, step in ((width, across), (height, length))
     )
-    shared = None  # rows that the tiles above give together with those beneath
-    # a tile gives its first rows together with those above, which are left out
+    shared = None  # rows shared by the tiles above and below
+    # start at a tile whose first rows, shared with skipped tiles, are not needed
     start = max((top for top in tops if top + overlap <= first), default=0)
     for top in tops[tops.index(start) :]:
         rows = min(length, height - top)
@@ -135,14 +134,14 @@ def overlap_bands(
 ) -> Iterator[tuple[int, Logits]]:
     """Yield the logits of one pass over the whole mirrored image, tile by tile.
 
-    Only for valid convolutions: with padding, tiles would have seams. `tile_output` is the least
-    height and width of what one tile gives [pixels]; `area` are the pixels that go through the
-    network at a time, in one tile or several.
+    Only for valid convolutions: with padding, tiles would have seams. `tile_output` is the minimum
+    output height and width of a tile [pixels]; `area` is the number of input pixels per pass, in
+    one tile or several.
     """
     if not backend.valid:
-        raise ValueError("Tiles without seams need a network of valid convolutions.")
+        raise ValueError("Seamless tiles need a network of valid convolutions (valid=True).")
     grid = 2**backend.depth
-    rows, columns = backend.mirrored_places(image.size)
+    rows, columns = backend.reflection_indices(image.size)
     whole = backend.output_size(len(rows), len(columns))
     length, width = (
         min(side, len(places))
@@ -150,24 +149,24 @@ def overlap_bands(
             backend.input_size(tile_output, tile_output), (rows, columns), strict=True
         )
     )
-    given = backend.output_size(length, width)
-    lefts = list(_origins(len(columns), width, given[1], grid))
+    output = backend.output_size(length, width)
+    lefts = list(_origins(len(columns), width, output[1], grid))
     several = max(1, area // (length * width))
     done = 0
-    for top in _origins(len(rows), length, given[0], grid):
-        # the last tiles begin where they end with the image, and give rows again
-        end = min(top + given[0], image.size[0])
+    for top in _origins(len(rows), length, output[0], grid):
+        # the last tiles end with the image, so they repeat some rows
+        end = min(top + output[0], image.size[0])
         if end <= first:
-            done = top + given[0]
+            done = top + output[0]
             continue
-        band = backend.zeros(given[0], whole[1])
+        band = backend.zeros(output[0], whole[1])
         for group in (lefts[n : n + several] for n in range(0, len(lefts), several)):
             parts = [
                 _gather(image, rows[top : top + length], columns[left : left + width])
                 for left in group
             ]
             for left, logits in zip(group, backend.run(np.stack(parts)), strict=True):
-                band[..., left : left + given[1]] = logits
+                band[..., left : left + output[1]] = logits
         yield done, band[:, done - top : end - top, : image.size[1]]
         done = end
 
@@ -175,14 +174,14 @@ def overlap_bands(
 def _gather(
     image: InputImage, rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Read pixels whose rows and columns are mirrored."""
+    """Read pixels at mirrored rows and columns."""
     top, left = int(rows.min()), int(columns.min())
     part = image.read(top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left)
     return part[np.ix_(rows - top, columns - left)]
 
 
 def _ramp(first: int, length: int, side: int, overlap: int) -> NDArray[np.float32]:
-    """Weights along a tile: zero and then rising where the image goes on, 1 elsewhere."""
+    """Weights along a tile: rising from zero at sides with a neighbour, 1 elsewhere."""
     margin = overlap * 3 // 8
     steps = np.arange(1, length + 1, dtype=np.float32)
     rising = ((steps - margin) / np.float32(overlap + 1 - 2 * margin)).clip(0, 1)
@@ -194,8 +193,8 @@ def _ramp(first: int, length: int, side: int, overlap: int) -> NDArray[np.float3
     return weight
 
 
-def _origins(side: int, tile: int, given: int, grid: int) -> Iterator[int]:
-    """Where tiles begin along a side: in steps of whole grid cells, and one at the end."""
-    yield from range(0, side - tile, given - given % grid)
-    # sides that fit differ by whole grid cells, so the last tile is in phase as well
+def _origins(side: int, tile: int, output: int, grid: int) -> Iterator[int]:
+    """First pixels of tiles along a side: steps of whole grid cells, and one tile at the end."""
+    yield from range(0, side - tile, output - output % grid)
+    # valid input sides differ by whole grid cells, so the last tile is aligned too
     yield side - tile

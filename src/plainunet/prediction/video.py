@@ -1,8 +1,8 @@
-"""The masks of a video, frame after frame.
+"""Prediction of videos, frame by frame.
 
-Written are `NAME-mask.mkv`, each class in its colour, coded without loss (FFV1), and
-`NAME-overlay.mp4`, to look at. Limitations: both appear when all frames are done, so an interrupted
-video begins again; sound is left out.
+The outputs are `NAME-mask.mkv`, each class in its colour, lossless (FFV1), and `NAME-overlay.mp4`
+for viewing. Limitations: both files appear when all frames are done, so an interrupted video starts
+again; audio is dropped.
 """
 
 import os
@@ -22,20 +22,20 @@ from plainunet.reporter import Reporter, silent
 
 
 class CutOffError(ValueError):
-    """A video ends before its file says so; the masks of the frames that came are written."""
+    """A video has fewer frames than its header states; the masks of these are written."""
 
 
 def video_paths(video: Path, out: Path) -> tuple[Path, Path]:
-    """Name the files of a video's masks and of the overlay."""
+    """Paths of a video's masks and overlay."""
     return out / f"{video.stem}-mask.mkv", out / f"{video.stem}-overlay.mp4"
 
 
 def predict_video(
     predictor: Predictor, video: Path, out: Path, reporter: Reporter = silent
 ) -> tuple[Path, Path]:
-    """Predict each frame of a video, of any kind that OpenCV reads; the files that are written."""
+    """Predict each frame of a video in any format that OpenCV reads; returns `video_paths`."""
     paths = video_paths(video, out)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is reported here
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # errors are reported here
     colors = np.array(predictor.card.colors, np.uint8)
     source = cv2.VideoCapture(str(video))
     try:
@@ -43,12 +43,12 @@ def predict_video(
         frames = _frames(source)
         first = next(frames, None)
         if first is None:
-            raise ValueError(f"{video}: not a video that can be read, or one without frames.")
+            raise ValueError(f"{video}: cannot be read as a video, or has no frames.")
         size = first.shape[1], first.shape[0]
         out.mkdir(parents=True, exist_ok=True)
         reporter.stage(f"frames of {video.name}", max(total, 1))
         with ExitStack() as opened:
-            write_overlay, write_mask = (  # the masks are finished first: what fails leaves none
+            write_overlay, write_mask = (  # masks are closed first: if that fails, neither is left
                 opened.enter_context(_writing(path, codec, rate if rate > 0 else 25.0, size))
                 for path, codec in zip(paths[::-1], ("mp4v", "FFV1"), strict=True)
             )
@@ -56,15 +56,15 @@ def predict_video(
                 mask = predictor.predict(frame)
                 write_mask(colors[mask])
                 write_overlay(draw_overlay(frame, mask, predictor.card.colors))
-                if number > max(total, 1):  # more frames than the file says
+                if number > max(total, 1):  # more frames than the header states
                     reporter.stage(f"frames of {video.name}", number)
                 reporter.advance(number)
     finally:
         source.release()
-    if number < total - 1:  # where no number is stored, it is estimated, perhaps one too many
+    if number < total - 1:  # without a stored count, OpenCV's estimate may be one too high
         raise CutOffError(
-            f"{video}: ends after {number} of {total} frames, as where it is cut off or damaged; "
-            "these have their masks. Take a whole copy of it, and --overwrite."
+            f"{video}: ends after {number} of {total} frames, so it is truncated or damaged. The "
+            "masks of these frames are written. Run again with a complete copy and --overwrite."
         )
     return paths
 
@@ -82,7 +82,7 @@ def _frames(source: cv2.VideoCapture) -> Iterator[NDArray[np.uint8]]:
 def _writing(
     path: Path, codec: str, rate: float, size: tuple[int, int]
 ) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
-    """Yield a function that writes a frame [H, W, 3] RGB to a video; it appears when all are."""
+    """Yield a function that writes a frame [H, W, 3] RGB; the video appears at the end."""
     count = 0
     with write_whole(path) as part:
         code = cv2.VideoWriter.fourcc(*codec)
@@ -99,7 +99,7 @@ def _writing(
             yield write
         finally:
             writer.release()
-        # OpenCV does not tell of a full disk, and what the file says of its length may be wrong
+        # OpenCV does not report a full disk, and the frame count in the header may be wrong
         written = cv2.VideoCapture(str(part))
         there = sum(1 for _ in iter(written.grab, False))
         written.release()

@@ -1,4 +1,4 @@
-"""One view of an image: the logits of a network at one scale, brought to the image's size."""
+"""One view of an image: the logits of one network at one scale, resized to the image's size."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,34 +20,34 @@ TTA: dict[str, tuple[Turn, ...]] = {
     "flips": ((0, False), (0, True), (2, False), (2, True)),
     "turns": tuple((quarters, flip) for quarters in range(4) for flip in (False, True)),
 }
-"""Test-time augmentation, each way in turn."""
+"""The transforms of each kind of test-time augmentation."""
 _IMAGE_BYTES = 32 * 2**20
-"""Bytes of an image's rows that are averaged at a time."""
+"""Bytes of image rows that are averaged at a time."""
 _LOGIT_BYTES = 64 * 2**20
 """Bytes of logits that are enlarged at a time."""
 _BATCH = 2**20
-"""Values of the finest features up to which small images go through the network together."""
+"""Largest number of values, as in `tiling.WHOLE`, in a batch of small images."""
 
 
 class NotFiniteError(ValueError):
-    """The network gives infinities, or what is not a number."""
+    """The network's logits contain infinities or NaN."""
 
 
 class View:
-    """A network, and the size at which it sees images.
+    """A network and the scale of its input images.
 
     Attributes:
         backend: The network.
-        box: Height and width that an image is reduced to fit in, or None where it is `factor`.
-        factor: Length of an image's side afterwards, as a share of its own.
-        values: What is computed at a time, as of `tiling.WHOLE`.
-        least: Less than this makes no difference.
+        box: Height and width that an image is reduced to fit in, or None to use `factor`.
+        factor: Input side divided by image side.
+        values: Number of values computed at a time, as in `tiling.WHOLE`.
+        least: Smallest useful `values`: that of the smallest tile.
     """
 
     def __init__(
         self, backend: TorchBackend, card: Card, scale: float = 1.0, memory: float | None = None
     ) -> None:
-        """Take a network whose images are `scale` times as large as the card's policy says."""
+        """Wrap a network; its input is `scale` times as large as the card's size or factor."""
         self.backend = backend
         box = card.size and tuple(max(1, round(side * scale)) for side in card.size)
         self.box = (box[0], box[1]) if box else None
@@ -55,7 +55,7 @@ class View:
         self.values, self.least = values_for(memory), least_values(backend)
 
     def prepare(self, image: ArrayWindows) -> None:
-        """Reduce an image before `bands` would; the result is kept with it."""
+        """Reduce an image ahead of `bands`; the result is cached in the image."""
         size = self._size_of(image.shape[:2])
         if size != image.shape[:2] and image.shape[2] == self.backend.in_channels:
             reduce_once(image, size)
@@ -67,37 +67,38 @@ class View:
         """Yield logits [K, n, W] at the image's own size, the rows from `first` on.
 
         Raises:
-            NotFiniteError: The network gives values that are not finite.
+            NotFiniteError: The logits are not finite.
             ValueError: The image has another number of channels.
         """
         reduced = self._reduce(image)
         needed = row_above(first, reduced.inside[0], image.shape[0])
         bands = logit_bands(self.backend, reduced, self.values, needed)
-        yield from self._in_own_size(bands, reduced, image.shape[:2], first)
+        yield from self._at_image_size(bands, reduced, image.shape[:2], first)
 
     def batch(self, images: Sequence[Windows]) -> list[Iterator[Logits]]:
-        """Send small images of one shape through the network in one pass.
+        """Predict a batch of small images of one shape in one pass.
 
-        Returns of each its bands of logits, as by `bands`, which raises the same errors.
+        Returns the bands of logits of each image, as by `bands`, with the same errors.
         """
         reduced = [self._reduce(image) for image in images]
         logits = self.backend.run(np.stack([each.read(0, 0, *each.size) for each in reduced]))
         return [
-            self._in_own_size([(0, own)], each, image.shape[:2], 0)
+            self._at_image_size([(0, own)], each, image.shape[:2], 0)
             for own, each, image in zip(logits, reduced, images, strict=True)
         ]
 
     def fits_batch(self, size: tuple[int, int]) -> int:
-        """How many images of a height and width [pixels] go through the network in one pass.
+        """Batch size for images of a height and width [pixels].
 
-        Larger ones gain nothing by it, nor do those of valid convolutions, which see tiles.
+        It is 1 for large images, which gain nothing from batches, and for valid convolutions,
+        which use tiles.
         """
         height, width = self._input_size(self._size_of(size))
         values = min(self.values, _BATCH) // self.backend.base_channels
         return 1 if self.backend.valid else max(1, values // (height * width))
 
     def _input_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width with the padding that the network needs."""
+        """Input height and width, including the padding that the network needs."""
         backend = self.backend
         least = self.box or (size if backend.valid else backend.input_size(*size))
         return max(size[0], least[0]), max(size[1], least[1])
@@ -107,45 +108,45 @@ class View:
         image = as_channels(image, self.backend.in_channels)
         return ReducedImage(image, size, self._input_size(size))
 
-    def _in_own_size(
+    def _at_image_size(
         self,
         bands: Iterable[tuple[int, Logits]],
         image: "ReducedImage",
         own: tuple[int, int],
         first: int,
     ) -> Iterator[Logits]:
-        """Cut off the padding, and bring logits to the size of their image."""
-        backend, inside = self.backend, self._cut(bands, image.inside)
+        """Crop the padding, and resize logits to the size of their image."""
+        backend, inside = self.backend, self._crop(bands, image.inside)
         if image.inside == own:
             yield from _from_row(inside, first)
         else:
             at_once = max(1, _LOGIT_BYTES // (4 * backend.logit_channels * own[1]))
             yield from enlarge(backend, inside, image.inside[0], own, at_once, first)
 
-    def _cut(
+    def _crop(
         self, bands: Iterable[tuple[int, Logits]], size: tuple[int, int]
     ) -> Iterator[tuple[int, Logits]]:
-        """First rows and logits [K, n, w] of the reduced image, padding cut off."""
+        """First rows and logits [K, n, w] of the reduced image, without padding."""
         for top, band in bands:
             if top >= size[0]:
                 return
             inside = band[:, : size[0] - top, : size[1]]
             if not self.backend.is_finite(inside):
                 raise NotFiniteError(
-                    "the network gives values that are not finite for this image: its weights are "
-                    "damaged, or its training diverged. Use another checkpoint."
+                    "the network's output for this image is not finite: the weights are damaged, "
+                    "or training diverged. Use another checkpoint."
                 )
             yield top, inside
 
 
 class ReducedImage:
-    """An image as the network takes it: areas averaged, integers divided, edges repeated.
+    """An image as network input: area-averaged, scaled to floats, padded by repeating edges.
 
-    `size` is its height and width, padding included, and `inside` without [pixels].
+    `size` is its height and width with padding, `inside` without [pixels].
     """
 
     def __init__(self, image: Windows, reduced: tuple[int, int], size: tuple[int, int]) -> None:
-        """Take an image, the size that it is brought to, and that which its edges fill."""
+        """Take an image, its reduced size, and its size with padding."""
         self.size, self.inside = size, reduced
         self._strip: tuple[int, int, NDArray[np.float32]] | None = None
         if isinstance(image, ArrayWindows) and reduced != image.shape[:2]:
@@ -153,8 +154,8 @@ class ReducedImage:
         self._image = image
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
-        """As of `tiling.InputImage`."""
-        # of what is padded, the last row or column of the image
+        """As in `tiling.InputImage`."""
+        # padding repeats the last row and column of the image
         first, start = min(top, self.inside[0] - 1), min(left, self.inside[1] - 1)
         rows = min(top + height, self.inside[0]) - first
         columns = min(left + width, self.inside[1]) - start
@@ -167,14 +168,14 @@ class ReducedImage:
         return np.ascontiguousarray(part)
 
     def _rows(self, first: int, count: int) -> NDArray[np.float32]:
-        """Some rows of an image that is reduced part by part; the last ones are kept."""
+        """Some rows of an image that is reduced in parts; the last result is cached."""
         if self._strip is None or self._strip[:2] != (first, count):
             self._strip = first, count, _averaged(self._image, self.inside, first, count)
         return self._strip[2]
 
 
 def reduce_once(image: ArrayWindows, size: tuple[int, int]) -> NDArray[np.uint8 | np.float32]:
-    """Bring an image to another size, uint8 or by `to_unit`; the result is kept with it."""
+    """Resize an image, as uint8 or after `to_unit`; the result is cached in the image."""
     if size not in image.reduced:
         values = image.read(0, 0, *image.shape[:2])
         image.reduced[size] = resize(values if values.dtype == np.uint8 else to_unit(values), size)
@@ -182,7 +183,7 @@ def reduce_once(image: ArrayWindows, size: tuple[int, int]) -> NDArray[np.uint8 
 
 
 def _averaged(image: Windows, size: tuple[int, int], first: int, count: int) -> NDArray[np.float32]:
-    """Average areas of an image that is read in parts: some rows of the result."""
+    """Area-average an image that is read in parts; returns some rows of the result."""
     height, width, channels = image.shape
     scale = height / size[0]
     top, end = math.floor(first * scale), min(height, math.ceil((first + count) * scale - 1e-9))
@@ -196,12 +197,12 @@ def _averaged(image: Windows, size: tuple[int, int], first: int, count: int) -> 
             for c in range(0, channels, 4)
         ]
         narrow = np.concatenate([part.reshape(rows, size[1], -1) for part in parts], axis=2)
-        # how much of each stored row lies in each row of the result
+        # fraction of each result row that each stored row covers
         edges = (first + np.arange(count + 1)) * scale
         lines = begin + np.arange(rows)
         inside = np.minimum(edges[1:, None], lines + 1) - np.maximum(edges[:-1, None], lines)
-        share = (np.clip(inside, 0, None) / scale).astype(np.float32)
-        total += share @ narrow.reshape(rows, -1)
+        weight = (np.clip(inside, 0, None) / scale).astype(np.float32)
+        total += weight @ narrow.reshape(rows, -1)
     return total.reshape(count, size[1], channels)
 
 
@@ -220,16 +221,16 @@ def enlarge(
     at_once: int,
     first: int = 0,
 ) -> Iterator[Logits]:
-    """Bring logits bilinearly to the size of their image, `wanted` [pixels].
+    """Resize logits of a `height` bilinearly to the size of their image, `wanted` [pixels].
 
-    `bands` are numbers of the first row and logits [K, n, w] of a height, from top to bottom, from
-    `row_above(first, ...)` on or before it. Yields logits [K, n, W], the rows from `first` on, at
-    most `at_once` at a time.
+    `bands` are first row numbers and logits [K, n, w], from top to bottom, beginning at or before
+    `row_above(first, ...)`. Yields logits [K, n, W], the rows from `first` on, at most `at_once` at
+    a time.
     """
-    place = _places(height, wanted[0])
-    above = np.minimum(np.floor(place).astype(np.int64), height - 1)
+    position = _row_positions(height, wanted[0])
+    above = np.minimum(np.floor(position).astype(np.int64), height - 1)
     below = np.minimum(above + 1, height - 1)
-    share = (place - above).astype(np.float32)
+    fraction = (position - above).astype(np.float32)
     held, top, done = None, 0, first
     for number, band in bands:
         held, top = (band, number) if held is None else (backend.concatenate(held, band), top)
@@ -239,7 +240,7 @@ def enlarge(
             if end <= done:
                 break
             between = above[done:end] - top, below[done:end] - top
-            yield backend.enlarge(held, between, share[done:end], wanted[1])
+            yield backend.enlarge(held, between, fraction[done:end], wanted[1])
             done = end
         if done < wanted[0]:
             gone = min(max(int(above[done]) - top, 0), held.shape[1])
@@ -247,18 +248,18 @@ def enlarge(
 
 
 def row_above(row: int, height: int, wanted: int) -> int:
-    """The upper one of the two rows of logits, of `height`, that a row of the image needs."""
-    return row if height == wanted else int(_places(height, wanted)[row])
+    """The upper of the two rows of logits that are interpolated for a row of the image."""
+    return row if height == wanted else int(_row_positions(height, wanted)[row])
 
 
-def _places(height: int, wanted: int) -> NDArray[np.float64]:
-    """Where the rows of the image lie among those of the logits, as F.interpolate has it."""
+def _row_positions(height: int, wanted: int) -> NDArray[np.float64]:
+    """Positions of the image's rows among those of the logits, as in `F.interpolate`."""
     middles = np.arange(wanted, dtype=np.float64) + 0.5
     return (middles * (height / wanted) - 0.5).clip(min=0)
 
 
-def in_step(streams: Sequence[Iterator[Logits]]) -> Iterator[list[Logits]]:
-    """Go through several streams of bands [K, n, W] side by side, in bands of equal height."""
+def aligned_bands(streams: Sequence[Iterator[Logits]]) -> Iterator[list[Logits]]:
+    """Iterate over several streams of bands [K, n, W] in parallel, in bands of equal height."""
     held = [next(stream) for stream in streams]
     while True:
         rows = min(band.shape[1] for band in held)

@@ -1,6 +1,6 @@
 'use strict';
 (() => {
-// what follows fills and sorts the table of images
+// the table of all images: filled, sorted, searched
 function showTable(data) {
   const table = document.getElementById('pictures');
   const heads = [...table.tHead.rows[0].cells];
@@ -76,7 +76,7 @@ function showTable(data) {
 const source = document.getElementById('pictures-data');
 if (source) showTable(JSON.parse(source.textContent));
 
-// what follows opens images in large
+// images that enlarge on click
 const zooms = [...document.querySelectorAll('button.zoom')];
 const dialog = document.getElementById('zoom');
 const large = dialog.querySelector('.large').appendChild(document.createElement('img'));

@@ -1,1 +1,1 @@
-"""Everything that is shown on a terminal: progress, and tables of results."""
+"""Terminal output: progress and tables of results."""

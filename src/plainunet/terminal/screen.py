@@ -1,4 +1,4 @@
-"""What the user sees of work that goes on: a live screen, or plain lines."""
+"""Progress on the terminal: live bars, or plain lines in a log file."""
 
 import os
 import sys
@@ -12,60 +12,65 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from plainunet import reporter
 from plainunet.reporter import Reporter, StepDone
 
-_PLAIN_PERIOD = 30.0  # seconds between plain lines inside an epoch, or another part
-_REFRESHES = 4  # of the live screen, a second
-_REMEMBERED = 600.0  # seconds of which a bar knows how fast it went; steps may be slow
+_PLAIN_PERIOD = 30.0  # seconds between plain lines within a stage
+_REFRESHES = 4  # per second
+_SPEED_WINDOW = 600.0  # seconds over which a bar estimates its speed; steps may be slow
 
 
 def speaks() -> bool:
-    """Say whether this process shows what happens: of several of one run, the first does."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process prints: only the first process of a run does, and no quiet one."""
+    return os.environ.get("RANK", "0") == "0" and reporter.verbosity >= 0
 
 
 class Terminal(Console):
-    """Standard output. Where its reader has ended, as in `train ... | head`, work goes on."""
+    """Standard output; work continues after a broken pipe, as in `train ... | head`."""
+
+    def __init__(self, **options: Any) -> None:
+        """Make it; after `--quiet` it prints nothing."""
+        super().__init__(quiet=reporter.verbosity < 0, **options)
 
     def on_broken_pipe(self) -> None:
-        """Let what is written from now on go nowhere."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        """Discard all further output."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 class Screen(Reporter):
-    """Shows what happens. A context manager.
+    """Shows progress; a context manager.
 
-    On a terminal the last lines are live: a bar of what is done now, and in training a bar of
-    the run and what is known of its last step. They are as many at all times of training.
+    On a terminal the last lines are live: a bar of the current stage and, in training, a bar of
+    the run and the numbers of its last step. Their count stays the same throughout training.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        """Make the screen; left out, the console is standard output."""
+        """Make the screen; the default console is standard output."""
         self._console = console or Terminal(highlight=False)
         self._bars = Progress(
             TextColumn("{task.description}", table_column=Column(min_width=22, no_wrap=True)),
             BarColumn(bar_width=None, table_column=Column(max_width=24)),
             _Numbers(table_column=Column(no_wrap=True)),
             console=self._console,
-            speed_estimate_period=_REMEMBERED,
+            speed_estimate_period=_SPEED_WINDOW,
         )
-        self._part = self._bars.add_task("", visible=False, percent=False, end=None)
+        self._bar = self._bars.add_task("", visible=False, percent=False, end=None)
         self._run = self._bars.add_task(
             "training", start=False, total=1.0, visible=False, percent=True, end=None
         )
-        self._epoch: int | None = None  # whose bar is shown
-        self._first: tuple[float, float] | None = None  # when the first step was done; the share
+        self._epoch: int | None = None  # the epoch of the current bar
+        self._first: tuple[float, float] | None = None  # time of the first step, fraction done
         self._last: StepDone | None = None
         self._dice = self._best = ""
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
         self._stage = "", 0
         self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._live = Live(self, console=self._console, refresh_per_second=_REFRESHES)
 
     def __enter__(self) -> Self:
-        """Start showing."""
+        """Start the live display."""
         if self._is_live:
             self._live.start()
         return self
@@ -76,54 +81,54 @@ class Screen(Reporter):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop showing, whatever happened."""
-        self._bars.update(self._part, visible=False)
+        """Stop the live display."""
+        self._bars.update(self._bar, visible=False)
         self._live.stop()
 
     def note(self, text: str) -> None:
-        """Show a note above what is live."""
-        self._say(text)
+        """Print a note above the bars."""
+        self._print(text)
 
     def stage(self, name: str, total: int) -> None:
-        """Begin a bar for a part of the work."""
-        self._begin_part(name, total)
+        """Start a bar for a stage."""
+        self._start_bar(name, total)
         self._stage = name, total
         self._epoch = None
         self._refresh()
 
     def advance(self, done: int) -> None:
-        """Fill the bar."""
-        self._bars.update(self._part, completed=done)
-        if self._is_quiet():
-            self._say(f"{self._stage[0]} {done}/{self._stage[1]}")
+        """Advance the bar."""
+        self._bars.update(self._bar, completed=done)
+        if self._is_line_due():
+            self._print(f"{self._stage[0]} {done}/{self._stage[1]}")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Say for `rich` what is live."""
+        """Render the live lines."""
         yield self._bars
-        yield from self._facts()
+        yield from self._numbers()
 
-    def _begin_part(self, name: str, total: int) -> None:
-        self._bars.reset(self._part, description=name, total=total, visible=True)
+    def _start_bar(self, name: str, total: int) -> None:
+        self._bars.reset(self._bar, description=name, total=total, visible=True)
 
     def step(self, done: StepDone) -> None:
-        """Show a step: the bars of its epoch and of the run, and what is known of it."""
+        """Show a step: the bars of its epoch and of the run, and its numbers."""
         name = f"epoch {done.epoch + 1}"
         if done.end is None:
             name += f"/{done.steps // done.epoch_steps}"
         is_new, self._epoch = self._epoch != done.epoch, done.epoch
         if is_new:
-            self._begin_part(name, done.epoch_steps)
+            self._start_bar(name, done.epoch_steps)
         if self._first is None:
             self._first = time.monotonic(), done.share
             self._bars.start_task(self._run)
         self._last = done
-        self._bars.update(self._part, completed=done.epoch_step)
+        self._bars.update(self._bar, completed=done.epoch_step)
         self._bars.update(self._run, completed=done.share, visible=True)
-        left = self._foresee()
+        left = self._estimate_left()
         if is_new:
             self._refresh()
-        if self._is_quiet():
-            self._say(
+        if self._is_line_due():
+            self._print(
                 f"{name}  step {done.epoch_step}/{done.epoch_steps}  {_percent(done.share)}",
                 f"loss {done.loss:.4f}",
                 *(self._dice, _rate(done.learning_rate), _speed(done.images_per_second)),
@@ -131,26 +136,26 @@ class Screen(Reporter):
             )
 
     def epoch(self, row: dict[str, Any], best: float | None) -> None:
-        """Show an epoch in a line."""
-        left = self._foresee()
-        judged = row["validation"]  # not every epoch of a run by the clock is
-        dice = judged["per_image"]["dice"]["mean_foreground"] if judged else None
-        said = "" if dice is None else f"val Dice {dice:.4f}"
-        self._dice = said or self._dice
+        """Print the line of an epoch."""
+        left = self._estimate_left()
+        scores = row["validation"]  # with a time budget, not every epoch is validated
+        score = scores["per_image"]["dice"]["mean_foreground"] if scores else None
+        dice = "" if score is None else f"val Dice {score:.4f}"
+        self._dice = dice or self._dice
         self._best = "" if best is None else f"best {best:.4f}"
         height, width = row["size"]
-        loss = "no step made" if row["loss"] is None else f"loss {row['loss']:.4f}"
-        self._say(
+        loss = "all steps skipped" if row["loss"] is None else f"loss {row['loss']:.4f}"
+        self._print(
             *(f"epoch {row['epoch']:>3}", f"{height}x{width}", loss),
-            *(said, "" if self._is_live else _rate(row["learning_rate"])),
+            *(dice, "" if self._is_live else _rate(row["learning_rate"])),
             *(_speed(row["images_per_second"]), f"{row['seconds']:.0f} s"),
-            f"{row['skipped']} steps left out" if row.get("skipped") else "",
-            # on a terminal they stand below, and lines are short
+            f"skipped steps: {row['skipped']}" if row.get("skipped") else "",
+            # on a terminal, the live lines show these
             *([] if self._is_live else [*_memory(self._last), _left(left)]),
         )
 
-    def _foresee(self) -> float | None:
-        """Say how many seconds of training are left, and remember it for the bar."""
+    def _estimate_left(self) -> float | None:
+        """Estimate the remaining training time [s], also for the bar."""
         now, last = time.monotonic(), self._last
         if last is None or self._first is None:
             return None
@@ -164,25 +169,24 @@ class Screen(Reporter):
         self._bars.update(self._run, end=end)
         return max(0.0, end - now)
 
-    def _facts(self) -> list[Text]:
-        """What is known of the last step: two lines, none before it."""
+    def _numbers(self) -> list[Text]:
+        """The numbers of the last step: two lines, or none before the first step."""
         if (last := self._last) is None:
             return []
-        learned = [f"loss {last.loss:.4f}", self._dice, self._best, _rate(last.learning_rate)]
-        used = [_speed(last.images_per_second), *_memory(last)]
+        quality = [f"loss {last.loss:.4f}", self._dice, self._best, _rate(last.learning_rate)]
+        resources = [_speed(last.images_per_second), *_memory(last)]
         return [
             Text("   ".join(filter(None, parts)), no_wrap=True, overflow="ellipsis")
-            for parts in (learned, used)
+            for parts in (quality, resources)
         ]
 
-    def _say(self, *parts: str) -> None:
+    def _print(self, *parts: str) -> None:
         text = "  ".join(filter(None, parts))
         self._console.print(text, markup=False, soft_wrap=not self._is_live)
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
 
-    def _is_quiet(self) -> bool:
-        """Whether a plain line is due."""
-        return not self._is_live and time.monotonic() - self._said > _PLAIN_PERIOD
+    def _is_line_due(self) -> bool:
+        return not self._is_live and time.monotonic() - self._printed > _PLAIN_PERIOD
 
     def _refresh(self) -> None:
         if self._is_live:
@@ -190,10 +194,10 @@ class Screen(Reporter):
 
 
 class _Numbers(ProgressColumn):
-    """How much is done, how long it has taken, and how long it will."""
+    """Progress, elapsed and remaining time of a bar."""
 
     def render(self, task: Task) -> Text:
-        """Write the numbers of a bar."""
+        """Format the numbers of a bar."""
         counted = f"{task.completed:.0f}/{task.total:.0f}"
         done = _percent(task.completed) if task.fields["percent"] else counted
         end = task.fields["end"]
@@ -215,7 +219,7 @@ def _left(seconds: float | None) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{int(100 * share)}%"  # all of it only at the end
+    return f"{int(100 * share)}%"  # rounded down: 100% only at the end
 
 
 def _rate(learning_rate: float) -> str:
@@ -227,7 +231,7 @@ def _speed(images_per_second: float) -> str:
 
 
 def _memory(step: StepDone | None) -> list[str]:
-    """What the process has, and what tensors have taken on the GPU."""
+    """Resident memory of the process, and peak memory of tensors on the GPU."""
     taken = {"memory": step and step.memory, "GPU": step and step.gpu_memory}
     return [f"{name} {_bytes(number)}" for name, number in taken.items() if number]
 

@@ -1,7 +1,7 @@
-"""Tables on the terminal: networks, findings, scores with their intervals."""
+"""Tables on the terminal: networks, findings, scores with their confidence intervals."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from plainunet import reporter
 from plainunet.doctor.diagnose import Diagnosis, Fixed
 from plainunet.doctor.findings import Finding
 from plainunet.doctor.fix import describe
 from plainunet.evaluation.statistics import FEW
+from plainunet.page import plural
 from plainunet.terminal.screen import Terminal
 
 if TYPE_CHECKING:
@@ -24,41 +26,35 @@ _MOST_SHOWN = 5
 
 def show_model(
     stages: Sequence["StageSummary"],
-    picture: tuple[int, int, int],
+    image: tuple[int, int, int],
     class_names: Sequence[str] = (),
 ) -> None:
     """Print a network: the U in text, then a table of its stages with their totals.
 
-    `picture` is channels, height and width; the stages are as by `summarise_network`.
+    `image` is channels, height and width [pixels]; the stages are as by `summarise_network`.
     """
     from plainunet.network.summary import sketch
 
     console = Terminal(highlight=False)
     if class_names:
         console.print(f"classes: {', '.join(class_names)}", markup=False)
-    console.print(sketch(stages, picture), markup=False, soft_wrap=True)
+    console.print(sketch(stages, image), markup=False, soft_wrap=True)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("stage", no_wrap=True)
-    for header in (
-        "shape",
-        "parameters",
-        "multiply-\nadds",
-        "kept in\ntraining",
-        "receptive\nfield",
-    ):
+    for header in ("shape", "parameters", "MACs", "activations", "receptive\nfield"):
         table.add_column(header, justify="right", no_wrap=True)
     for stage in stages:
         shape = " x ".join(map(str, stage.shape))
         table.add_row(stage.name, shape, *_costs([stage]), _field(stage.field))
     table.add_section()
     table.add_row("total", "", *_costs(stages), "")
-    # a number cut short would be worse than a wrapped line
+    # a wrapped line is better than a truncated number
     Terminal(highlight=False, width=max(console.width, 100)).print(table)
     flop = _engineering(2 * sum(stage.macs for stage in stages))
     console.print(
-        f"A forward pass takes {flop}FLOP a picture (2 for each multiply-add). Kept in training: "
-        "activations for the backward pass, fp32, for each picture of a batch. Receptive field: "
-        "pixels along one axis, least and greatest.",
+        f"A forward pass takes {flop}FLOP per image (2 per MAC). Activations: fp32 memory kept for "
+        "the backward pass, per image of a batch. Receptive field: pixels along one axis, minimum "
+        "and maximum.",
         style="dim",
     )
 
@@ -73,7 +69,7 @@ def _costs(stages: Sequence["StageSummary"]) -> list[str]:
 
 
 def _engineering(number: int) -> str:
-    """Three digits and a letter, such as 28.2 G."""
+    """Format with three digits and a unit prefix, as in "28.2 G"."""
     for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if number >= 10**power:
             whole = len(str(number // 10**power))
@@ -88,8 +84,10 @@ def _field(field: tuple[int, int] | None) -> str:
     return f"{least}" if least == greatest else f"{least}-{greatest}"
 
 
-def show_diagnosis(result: Diagnosis, train_line: str) -> None:
-    """Print what is wrong with a data folder, what it holds, and the command that trains on it."""
+def show_diagnosis(
+    result: Diagnosis, train_line: str, recommended: dict[str, tuple[Any, str]]
+) -> None:
+    """Print the summary and findings of `check`, and how to train, with the reasons."""
     console = Terminal(highlight=False, soft_wrap=True)
     _show_summary(console, result)
     for note in result.notes:
@@ -98,14 +96,18 @@ def show_diagnosis(result: Diagnosis, train_line: str) -> None:
     for code in dict.fromkeys(finding.code for finding in result.findings):
         _show_code(console, [each for each in result.findings if each.code == code], shown)
     if result.last_fix:
-        console.print("\nafter that, to go on with what is sound, once and last:", style="bold")
+        console.print("\nFinally, to continue with the valid pairs, run this once:", style="bold")
         console.print(f"  $ {printable(result.last_fix)}", markup=False)
     said = ", ".join(
         f"{count} {severity}{'s' * (count != 1)}"
         for severity in ("error", "warning", "note")
         if (count := sum(each.severity == severity for each in result.findings))
     )
-    console.print(f"\n{said or 'nothing found'}")
+    console.print(f"\n{said or 'no findings'}")
+    for name, (value, reason) in recommended.items():
+        words = value if isinstance(value, tuple) else (value,)
+        flag = f"--{name.replace('_', '-')} {' '.join(map(str, words))}"
+        console.print(f"recommended: {flag} ({reason})", markup=False)
     if result.exit_code < 2:
         console.print(train_line, markup=False, style="bold")
 
@@ -114,7 +116,7 @@ def _show_summary(console: Console, result: Diagnosis) -> None:
     summary = result.summary
     parts = ", ".join(f"{count} {part}" for part, count in summary["parts"].items())
     console.print(
-        f"{result.data}: {summary['pairs']} sound pairs in {summary['groups']} groups"
+        f"{result.data}: {summary['pairs']} valid pairs in {summary['groups']} groups"
         + (f" ({parts})" if parts else ""),
         markup=False,
         style="bold",
@@ -124,7 +126,7 @@ def _show_summary(console: Console, result: Diagnosis) -> None:
     channels = {1: "grey", 3: "RGB"}
     kinds = [channels.get(each, f"{each} channels") for each in summary["channels"]]
     console.print(
-        f"pictures: {_tally(summary['sizes'])} pixels; {', '.join(kinds)}; "
+        f"images: {_tally(summary['sizes'])} pixels; {', '.join(kinds)}; "
         f"{', '.join(summary['types'])}; {', '.join(summary['formats'])}",
         markup=False,
     )
@@ -134,28 +136,26 @@ def _show_summary(console: Console, result: Diagnosis) -> None:
     values = ", ".join(f"{each['value']} ({each['masks']})" for each in census[:12])
     more = f" ... {census[-1]['value']} ({census[-1]['masks']})" if len(census) > 12 else ""
     if census:
-        console.print(f"values, and how many masks have each: {values}{more}", markup=False)
-    ignored = "" if masks["ignore"] is None else f", {masks['ignore']} is ignored"
-    console.print(f"understood as {masks['kind']}{ignored}: {masks['why']}", markup=False)
+        console.print(f"mask values (in masks): {values}{more}", markup=False)
+    ignored = "" if masks["ignore"] is None else f", ignoring {masks['ignore']}"
+    console.print(f"label encoding: {masks['kind']}{ignored} ({masks['why']})", markup=False)
     table = Table("class", box=SIMPLE_HEAD, pad_edge=False)
-    for header in ("share", "in masks"):
+    for header in ("pixels", "in masks"):
         table.add_column(header, justify="right")
     for name, share in summary["shares"].items():
-        # what would be cut to 0.0% is there all the same
+        # never 0.0% for a class that occurs
         said = f"{share:.1%}" if share >= 0.001 or not share else f"{100 * share:.1g}%"
         table.add_row(escape(name), said, str(summary["in_masks"][name]))
     console.print(table)
     guess = summary["commonest"]
     console.print(
-        f"'{guess['class']}' everywhere would score Dice {guess['dice']:.4f} (pooled, mean "
-        f"foreground), accuracy {guess['accuracy']:.2%}",
+        f"baseline (all {guess['class']}): Dice {guess['dice']:.4f} pooled, accuracy "
+        f"{guess['accuracy']:.1%}",
         markup=False,
     )
     if summary["ceiling"]:
-        kept = ", ".join(f"{dice:.4f} at {side}" for side, dice in summary["ceiling"].items())
-        console.print(
-            f"true masks, reduced to N x N pixels of area and back, keep a mean Dice of {kept}"
-        )
+        ceilings = ", ".join(f"{side}: {dice:.3f}" for side, dice in summary["ceiling"].items())
+        console.print(f"max. Dice by input size: {ceilings}")
 
 
 def _tally(counts: dict[str, int]) -> str:
@@ -164,39 +164,40 @@ def _tally(counts: dict[str, int]) -> str:
 
 
 def _show_code(console: Console, findings: Sequence[Finding], shown: set[str]) -> None:
-    """Print the findings of one code: some messages, and the fixes that were not shown yet."""
+    """Print the findings of one code: the first messages, and fixes not printed before."""
     first = findings[0]
     styles = {"error": "bold red", "warning": "bold yellow", "note": "dim"}
     console.print(
         f"\n{first.severity}: {first.code} ({len(findings)})", style=styles[first.severity]
     )
-    for finding in findings[:_MOST_SHOWN]:
+    most = len(findings) if reporter.verbosity > 0 else _MOST_SHOWN
+    for finding in findings[:most]:
         console.print(f"  {printable(finding.message)}", markup=False)
-    if len(findings) > _MOST_SHOWN:
-        console.print(f"  and {len(findings) - _MOST_SHOWN} more (all of them: --json FILE)")
-    # what leaves pairs out comes once, at the end: before it, pairs may be fixed
+    if len(findings) > most:
+        console.print(f"  and {len(findings) - most} more (--verbose prints all)")
+    # commands that leave pairs out are printed once, at the end: fixes come first
     fixes = [each.fix.line for each in findings if each.fix and not each.fix.writes_list]
-    for line in [each for each in dict.fromkeys(fixes) if each not in shown][:_MOST_SHOWN]:
+    for line in [each for each in dict.fromkeys(fixes) if each not in shown][:most]:
         console.print(f"  $ {printable(line)}", markup=False)
         shown.add(line)
 
 
 def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
-    """Print what a fix has changed, or would; and what is left of its findings."""
+    """Print what a fix changed, or would change, and which findings remain."""
     console = Terminal(highlight=False, soft_wrap=True)
     lines = [line for change in fixed.changes for line in describe(change)]
     for line in lines:
         console.print(printable(line), markup=False)
     if fixed.backup is None:
-        console.print(f"{_several(len(lines), 'file')} would change; nothing was written")
+        console.print(f"{plural(len(lines), 'file')} would change; nothing was written")
         return
     left = len(fixed.left)
     errors, warnings = (fixed.result.count(each) for each in ("error", "warning"))
     console.print(
-        f"{_several(len(lines), 'file')} changed, the originals are in {fixed.backup}; undo it:\n"
+        f"{plural(len(lines), 'file')} changed, originals are in {fixed.backup}; to undo:\n"
         f"  $ {printable(undo_line)}\n"
-        f"checked again: {_several(left, 'finding')} '{code}' left; in all "
-        f"{_several(errors, 'error')}, {_several(warnings, 'warning')}",
+        f"checked again: {plural(left, 'finding')} of {code} left; in total "
+        f"{plural(errors, 'error')}, {plural(warnings, 'warning')}",
         markup=False,
     )
     for finding in fixed.left[:_MOST_SHOWN]:
@@ -204,176 +205,177 @@ def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
 
 
 def show_fixable(result: Diagnosis) -> None:
-    """Print the codes of the findings that `plainunet fix` fixes, and how."""
+    """Print the commands for all findings that `plainunet fix` can fix."""
     console = Terminal(highlight=False, soft_wrap=True)
     lines = Counter(each.fix.line for each in result.findings if each.fix and each.fix.change)
     for line, count in lines.items():
-        console.print(f"$ {printable(line)}  ({_several(count, 'finding')})", markup=False)
+        console.print(f"$ {printable(line)}  ({plural(count, 'finding')})", markup=False)
     if not lines:
-        console.print(f"{result.data}: no finding is fixed by changing files", markup=False)
+        console.print(f"{result.data}: no finding can be fixed by changing files", markup=False)
 
 
 def printable(text: str) -> str:
-    """Write out what is not UTF-8, as names of files may be."""
+    """Escape bytes of file names that are not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
 
 
-_SCORES = ("dice", "iou", "precision", "recall")
-_SHOWN = 12
-_OUTLINES = {
-    "hd95": "HD95 [px]",
-    "distance": "mean distance [px]",
-    "surface_dice": "surface Dice",
-    "boundary_iou": "boundary IoU",
-}
+_METRICS = {"dice": "Dice", "iou": "IoU", "precision": "precision", "recall": "recall"}
+_AGGREGATES = {"pooled": "pooled", "per_image": "per image"}
+_SHOWN = 3  # images of a comparison
 
 
 def show_scores(result: dict[str, Any]) -> None:
-    """Print the tables of scores that `train` and `evaluate` return, and their protocol."""
+    """Print the scores that `train` and `evaluate` return; two classes fit a screen of 24 lines."""
     console = Terminal(highlight=False)
     intervals = result["intervals"]
-    pictures, groups = len(result["images"]), intervals["groups"]
-    console.print(
-        f"{_several(pictures, 'picture')} in {_several(groups, 'group')}, part: {result['split']}"
-    )
-    for title, key in (("pooled", "pooled"), ("per image", "per_image")):
-        console.print(_pixels(title, result[key], intervals[key]))
-    if result.get("boundary"):
-        console.print(_outlines(result["boundary"]))
-    if result.get("objects"):
-        console.print(_objects(result["objects"]["per_class"]))
-    console.print(f"{result['protocol']} {_about(intervals)}", style="dim")
+    console.print(_evaluated(len(result["images"]), intervals["groups"], result["split"]))
+    accuracies = []
+    for key, title in _AGGREGATES.items():
+        bounds = intervals[key]["accuracy"]
+        within = f" ({_range(bounds)})" if bounds else ""
+        accuracies.append(f"{_cell(result[key]['accuracy'])}{within} {title}")
+    console.print(f"accuracy {', '.join(accuracies)}")
+    tables = [_pixel_table(result)]
+    notes = ["Metric protocol: native resolution, absent classes skipped; see docs/metrics.md"]
+    notes.append(_about(intervals))
+    if boundary := result.get("boundary"):
+        tables.append(_boundary_table(boundary))
+    if objects := result.get("objects"):
+        tables.append(_object_table(objects["per_class"]))
+        errors = [each.get("pixel_error") for each in objects["per_class"].values()]
+        notes.append("F1 at IoU 0.5; AP: mean over IoU 0.5 to 0.95")
+        notes[-1] += "".join(f"; pixel error {error:.4f}" for error in errors if error is not None)
+    for table in tables:
+        console.print()
+        console.print(table)
+    console.print("\n".join(notes), style="dim")
 
 
 def show_tuning(found: dict[str, Any]) -> None:
-    """Print what `tune` tried on the validation part, and what is in the checkpoint now."""
+    """Print what `tune` tried on the validation split, and the settings of the tuned checkpoint."""
     console = Terminal(highlight=False)
-    table = _table(f"tried on {found['pictures']} pictures, part: {found['part']}", ("Dice",))
+    title = f"tried on {plural(found['pictures'], 'image')}, split: {found['part']}"
+    table = _table(title, ("Dice",))
     for each in found["tried"]:
         value = "" if each["value"] is None else f" {each['value']}"
         table.add_row(f"{each['setting'].replace('_', ' ')}{value}", _cell(each["dice"]))
     console.print(table)
     before, after = found["dice"]["before"], found["dice"]["after"]
-    console.print(f"Dice {before:.4f}; {after:.4f} with what the checkpoint says now:")
+    console.print(f"Dice {before:.4f} before tuning, {after:.4f} after. Tuned settings:")
     for name, value in found["after"].items():
         old = found["before"][name]
-        said = "as before" if value == old else f"before: {old}"
-        console.print(f"  {name.replace('_', ' ')}: {value} ({said})")
+        change = "unchanged" if value == old else f"before: {old}"
+        console.print(f"  {name.replace('_', ' ')}: {value} ({change})")
+    console.print(f"tuned checkpoint: {found['checkpoint']}\n", markup=False, soft_wrap=True)
 
 
 def show_comparison(found: dict[str, Any]) -> None:
-    """Print the scores of two models, as by `compare`, and how they differ."""
+    """Print the scores of two models, as by `compare`, and their differences, in 24 lines."""
     console = Terminal(highlight=False)
     console.print(
-        f"{_several(found['pictures'], 'picture')} in {_several(found['groups'], 'group')}, "
-        f"part: {found['split']}\n"
+        f"{_evaluated(found['pictures'], found['groups'], found['split'])}\n"
         f"first: {found['models'][0]}\nsecond: {found['models'][1]}",
         markup=False,
     )
-    for title, key in (("pooled", "pooled"), ("per image", "per_image")):
-        table = _table(title, ("first", "second", "difference", "second better"))
+    headers = ("first", "second", "difference", f"{found['level']:.0%} CI", "better")
+    table = _table("", headers)
+    for key, title in _AGGREGATES.items():
         for name, each in found["scores"][key].items():
-            low_high = each["interval"]
+            bounds = each["interval"]
             table.add_row(
-                name,
-                _cell(each["first"]),
-                _cell(each["second"]),
-                _signed(each["difference"], low_high),
+                f"{_METRICS.get(name, name)} {title}",
+                *(_cell(each["first"]), _cell(each["second"]), _signed(each["difference"])),
+                "-" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}",
                 "-" if each["better"] is None else f"{each['better']:.1%}",
             )
-        console.print(table)
-    table = _table("Dice of pictures that differ most", ("first", "second", "difference"))
+    table.add_section()
+    table.add_row("Dice by image", style="bold")
     for each in found["images"][:_SHOWN]:
-        scores = [_cell(each["first"]), _cell(each["second"]), _signed(each["difference"], None)]
+        scores = [_cell(each["first"]), _cell(each["second"]), _signed(each["difference"])]
         table.add_row(escape(each["image"].rpartition("/")[2]), *scores)
     console.print(table)
-    said = "With a single group of pictures there are no intervals."
+    note = "Means over foreground classes; metric protocol: docs/metrics.md"
     if found["groups"] > 1:
-        said = (
-            f"Below each difference: the interval in which {found['level']:.0%} of them lie when "
-            "groups of pictures are drawn anew for both (paired bootstrap), and how often the "
-            f"second model was better in these{_few(found['groups'])}."
+        note += (
+            f"\nCI: paired bootstrap{_few(found['groups'])}. Better: resamples won by the second"
         )
-    console.print(
-        f"{found['protocol']} Scores are means over foreground classes. {said}",
-        style="dim",
-        markup=False,
-    )
+    console.print(note, style="dim")
 
 
-def _several(count: int, one: str) -> str:
-    return f"{count} {one}{'s' * (count != 1)}"
+def _evaluated(images: int, groups: int, split: str) -> str:
+    return f"{plural(images, 'image')} in {plural(groups, 'group')}, split: {split}"
 
 
-def _signed(value: float | None, bounds: Sequence[float] | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:+.4f}" + (f"\n[dim]{bounds[0]:+.4f} to {bounds[1]:+.4f}[/]" if bounds else "")
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.4f}"
 
 
 def _about(intervals: dict[str, Any]) -> str:
-    if intervals["groups"] == 1:
-        return "With a single group of pictures there are no intervals."
-    return (
-        f"Below each score: the interval in which {intervals['level']:.0%} of the scores lie when "
-        f"groups of pictures are drawn anew (bootstrap){_few(intervals['groups'])}."
-    )
+    groups = intervals["groups"]
+    if groups == 1:
+        return "No confidence intervals: all images are in one group"
+    return f"Below each score: {intervals['level']:.0%} bootstrap confidence interval{_few(groups)}"
 
 
 def _few(groups: int) -> str:
-    return f"; from {groups} groups they are too narrow" if groups < FEW else ""
+    return f" (too narrow: {groups} groups)" if groups < FEW else ""
 
 
-def _pixels(title: str, scores: dict[str, Any], bounds: dict[str, Any]) -> Table:
-    table = _table(title, _SCORES)
-    for name in scores["dice"]["per_class"]:
-        cells = [
-            _cell(scores[score]["per_class"][name], bounds[score]["per_class"][name])
-            for score in _SCORES
+def _pixel_table(result: dict[str, Any]) -> Table:
+    """Scores of all classes and their means; of two classes, the foreground's alone."""
+    names = list(result["pooled"]["dice"]["per_class"])
+    binary = len(names) == 2 and reporter.verbosity <= 0
+    labels = [*map(escape, names), "mean foreground", "with background"]
+    table = _table(names[1] if binary else "class", _METRICS.values())
+    for key, title in _AGGREGATES.items():
+        columns = [
+            map(_cell, _flat(result[key][metric]), _flat(result["intervals"][key][metric]))
+            for metric in _METRICS
         ]
-        table.add_row(escape(name), *cells)
-    table.add_section()
-    for key in ("mean_foreground", "mean_with_background"):
-        cells = [_cell(scores[score][key], bounds[score][key]) for score in _SCORES]
-        table.add_row(key.replace("_", " "), *cells)
-    table.add_row("pixel accuracy", _cell(scores["accuracy"], bounds["accuracy"]))
+        rows = list(zip(labels, *columns, strict=True))
+        if binary:
+            rows = [(title, *rows[1][1:])]
+        else:
+            table.add_section()
+            table.add_row(title, style="bold")
+        for row in rows:
+            table.add_row(*row)
     return table
 
 
-def _outlines(boundary: dict[str, Any]) -> Table:
-    table = _table("outlines, per image", _OUTLINES.values())
+def _flat(scores: dict[str, Any]) -> list[Any]:
+    means = scores["mean_foreground"], scores["mean_with_background"]
+    return [*scores["per_class"].values(), *means]
+
+
+def _boundary_table(boundary: dict[str, Any]) -> Table:
+    headers = {"hd95": "HD95 [px]", "distance": "ASSD [px]"}
+    headers |= {
+        "surface_dice": f"NSD ({boundary['tolerance']:g} px)",
+        "boundary_iou": "boundary IoU",
+    }
+    table = _table("boundary, per image", headers.values())
     for name, scores in boundary["per_class"].items():
         bounds = boundary["intervals"][name]
         cells = [
             _cell(scores[key], bounds[key], 2 if key in ("hd95", "distance") else 4)
-            for key in _OUTLINES
+            for key in headers
         ]
         table.add_row(escape(name), *cells)
-    table.caption = (
-        f"surface Dice: share of outlines at most {boundary['tolerance']:g} pixels apart"
-    )
     return table
 
 
-def _objects(per_class: dict[str, Any]) -> Table:
-    headers = ("true", "F1", "AP", "Rand", "information")
-    table = _table("objects, per image", headers)
-    for name, said in per_class.items():
-        together = said["together"]
+def _object_table(per_class: dict[str, Any]) -> Table:
+    table = _table("objects, per image", ("count", "F1", "AP", "Rand", "information"))
+    for name, found in per_class.items():
+        together = found["together"]
         table.add_row(
             escape(name),
-            f"{said['true']:,}\n[dim]{said['predicted']:,} given[/]",
-            _cell(said["f1"]["per_image"]),
-            _cell(said["average_precision"]["per_image"]),
+            f"{found['true']:,} ground truth\n[dim]{found['predicted']:,} predicted[/]",
+            _cell(found["f1"]["per_image"]),
+            _cell(found["average_precision"]["per_image"]),
             *(_best(together[key], together.get("thresholds")) for key in ("rand", "information")),
         )
-    table.caption = (
-        "F1 at an overlap (IoU) above 0.5; AP: mean over 0.5 to 0.95. Rand and information: "
-        "F-scores of the ISBI 2012 challenge, of two classes at the best threshold"
-    )
-    for said in per_class.values():
-        if said.get("pixel_error") is not None:
-            table.caption += f". Pixel error (1 - best pooled Dice) {said['pixel_error']:.4f}"
     return table
 
 
@@ -385,18 +387,20 @@ def _best(scores: Sequence[float | None], thresholds: Sequence[float] | None) ->
     return _cell(score) + (f"\n[dim]at {thresholds[number]:g}[/]" if thresholds else "")
 
 
-def _table(title: str, headers: Any) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(title)
+def _table(title: str, headers: Iterable[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(escape(title))
     for header in headers:
-        table.add_column(header, justify="right")
+        table.add_column(escape(header), justify="right")
     return table
 
 
 def _cell(value: float | None, bounds: Sequence[float] | None = None, digits: int = 4) -> str:
     if value is None:
         return "-"
-    said = f"{value:.{digits}f}"
-    if bounds:
-        said += f"\n[dim]{bounds[0]:.{digits}f}-{bounds[1]:.{digits}f}[/]"
-    return said
+    text = f"{value:.{digits}f}"
+    return f"{text}\n[dim]{_range(bounds, digits)}[/]" if bounds else text
+
+
+def _range(bounds: Sequence[float], digits: int = 4) -> str:
+    return f"{bounds[0]:.{digits}f}-{bounds[1]:.{digits}f}"

@@ -1,7 +1,4 @@
-"""A run's time: what a step and the judging take on this machine.
-
-In: a network, a picture size, pictures to judge. Out: seconds, measured by doing it.
-"""
+"""The time budget of a run: seconds per step and per evaluation, measured on this machine."""
 
 import tempfile
 import time
@@ -25,7 +22,7 @@ from plainunet.evaluation.report import (
     show,
 )
 from plainunet.formats.images import image_shape, read_image
-from plainunet.network.device import arithmetic, choose_device, choose_precision, to_device
+from plainunet.network.device import autocast, choose_device, choose_precision, to_device
 from plainunet.network.losses import cross_entropy_dice
 from plainunet.network.unet import UNet
 from plainunet.prediction.drawing import Colors, write_comparison, write_mask
@@ -37,16 +34,16 @@ from plainunet.training.run import Run
 from plainunet.training.validate import SAVED_IMAGES
 
 _STEPS, _BATCH, _LONG = 3, 8, 2.0
-"""Steps that are timed, and their pictures; fewer, if they take so long [s]."""
+"""Steps to time, and their batch size; no more steps after this time [s]."""
 _MOST_EPOCHS, _LEAST = 500, 60.0
-"""A run for which no time was given ends after about so many epochs, if they take so long [s]."""
-_JUDGED = 8
+"""The default budget is cut to about this many epochs, but not below this time [s]."""
+_EVALUATED = 8
 _LITTLE = 0.1
-"""Share of a budget that must be left for training."""
+"""Fraction of a budget that must be left for training."""
 _PANELS = 200_000
-"""Bytes that a picture has in the report, about."""
+"""Approximate bytes of an image in the report."""
 _LAST = 2.0
-"""Seconds for curves, charts, checkpoints and tables at a run's end."""
+"""Time for curves, charts, checkpoints and tables at the end of a run [s]."""
 
 
 def fit_budget(
@@ -56,25 +53,25 @@ def fit_budget(
     spent: float,
     taken: Mapping[str, str] | None = None,
 ) -> tuple[TrainConfig, list[str]]:
-    """Fill in what the settings leave to the clock.
+    """Choose the settings that the user left to the time budget.
 
     Args:
         config: The settings, with a budget.
-        given: Names of the settings that the user gave; these stay.
-        dataset: The data, each pair with its part.
-        spent: Seconds of the budget that are over.
-        taken: Those among `given` that follow from a checkpoint, each with the reason.
+        given: Names of the settings that the user gave; they are kept.
+        dataset: The data, each pair with its split.
+        spent: Part of the budget that has passed [s].
+        taken: Those in `given` that come from a checkpoint, each with the reason.
 
     Returns:
-        The settings, and a line on each with its reason.
+        The settings, and the lines of the plan: each setting with its reason.
 
     Raises:
-        ValueError: The budget is too short to train at all.
+        ValueError: The budget is too short for training.
     """
     assert config.budget is not None
     start = time.perf_counter()
     pairs, coding = dataset.pairs, dataset.coding
-    seen = take_fingerprint(pairs, dataset.sizes, coding, dataset.shares)
+    stats = take_fingerprint(pairs, dataset.sizes, coding, dataset.shares)
     channels = [image_shape(pair.image)[2] for pair in pairs[:: max(1, len(pairs) // 8)]]
     reading = []
     for pair in pairs[:: max(1, len(pairs) // 3)][:3]:
@@ -83,45 +80,45 @@ def fit_budget(
         read_image(pair.image)
         reading.append(time.perf_counter() - begun)
     machine = _measure_machine(max(channels), coding.num_classes, config, given)
-    # every picture is read once for the cache, by two threads or more, and judged at the end
+    # every image is read once for the cache, by two threads or more; held-out ones again at the end
     held_out = sum(pair.part == "val" for pair in pairs)
     reserve = min(reading) * (len(pairs) / 2 + 3 * held_out) + 2
     seconds = config.budget - spent - (time.perf_counter() - start) - reserve
     if seconds < 0.25 * config.budget:
         raise ValueError(
-            f"--budget {config.budget:.0f} s is too short: to begin, to read {len(pairs)} pictures "
-            f"and to judge {held_out} take about {config.budget - seconds:.0f} s. Give a longer "
-            "one, or --epochs."
+            f"--budget {config.budget:.0f} s is too short: starting, reading {len(pairs)} images "
+            f"and evaluating {held_out} takes about {config.budget - seconds:.0f} s. Set a longer "
+            "budget, or --epochs."
         )
     settings = {name: getattr(config, name) for name in given}
-    plan = make_plan(seen, machine, seconds, settings, taken)
+    plan = make_plan(stats, machine, seconds, settings, taken)
     budget = config.budget
     if "budget" not in given and plan["epochs"][0] > _MOST_EPOCHS:
         less = min(seconds, max(_LEAST, seconds * _MOST_EPOCHS / plan["epochs"][0]))
         budget, seconds = budget - seconds + less, less
-        plan = make_plan(seen, machine, seconds, settings, taken)
+        plan = make_plan(stats, machine, seconds, settings, taken)
     changed = {name: value for name, (value, _) in plan.items() if name not in given}
     if changed.get("growth"):
-        changed["growth"] = tuple(Growth(**part) for part in changed["growth"])
+        changed["growth"] = tuple(Growth(**stage) for stage in changed["growth"])
     changed["budget"] = budget
     return config.model_copy(update=changed), [
-        f"plan for {budget:.0f} s, of which {seconds:.0f} s to train, on {machine.name}:",
-        *_describe_data(seen),
-        *(f"  {name.replace('_', ' ')}: {_say(*each)}" for name, each in plan.items()),
+        f"plan for {budget:.0f} s ({seconds:.0f} s of training) on {machine.name}:",
+        *_describe_data(stats),
+        *(f"  {name.replace('_', ' ')}: {_format(*each)}" for name, each in plan.items()),
     ]
 
 
-def _describe_data(seen: Fingerprint) -> list[str]:
-    kept = ", ".join(f"{dice:.3f} at {side}" for side, dice in seen.kept.items())
+def _describe_data(stats: Fingerprint) -> list[str]:
+    ceilings = ", ".join(f"{side}: {dice:.3f}" for side, dice in stats.ceilings.items())
     lines = []
-    if kept:
-        lines.append(f"  true masks, reduced to N x N pixels of area, keep a Dice of {kept}")
-    if seen.smallest:
-        lines.append(f"  a tenth of the objects are less than {seen.smallest:.0f} pixels across")
+    if ceilings:
+        lines.append(f"  max. Dice by input size: {ceilings}")
+    if stats.smallest:
+        lines.append(f"  10 % of the objects are less than {stats.smallest:.0f} pixels across")
     return lines
 
 
-def _say(value: Any, reason: str) -> str:
+def _format(value: Any, reason: str) -> str:
     if isinstance(value, tuple) and value and not isinstance(value[0], int):
         value = ", ".join(f"{dict(p)['scale']:.2f} until {dict(p)['until']:.0%}" for p in value)
     elif isinstance(value, tuple):
@@ -146,7 +143,7 @@ def _measure_machine(
 
 
 def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> float:
-    """Time training steps on random images: seconds that one working pixel takes in a step."""
+    """Time training steps on random images; returns seconds per input pixel."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     with torch.random.fork_rng():
@@ -163,7 +160,7 @@ def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> fl
     times = []
     for _ in range(_STEPS):
         start = time.perf_counter()
-        with arithmetic(device, precision):
+        with autocast(device, precision):
             logits = network(image)
         if config.valid:
             logits = torch.nn.functional.interpolate(logits, (height, width))
@@ -180,57 +177,57 @@ def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> fl
 
 
 def find_end(run: Run, predictor: Predictor) -> float:
-    """When training must be over [s, `time.monotonic`], so that there is time to evaluate."""
+    """When training must end [s, `time.monotonic`] to leave time for the evaluation."""
     budget = run.config.budget
     assert budget is not None
-    judging = measure_end(predictor, run.dataset.part("val"))
+    evaluation = measure_end(predictor, run.dataset.part("val"))
     spent = time.monotonic() - run.begun
-    if budget - spent - judging < _LITTLE * budget:
+    if budget - spent - evaluation < _LITTLE * budget:
         raise ValueError(
-            f"--budget {budget:.0f} s is too short: it took {spent:.0f} s to begin, and the "
-            f"judging at the end takes about {judging:.0f} s. Give a longer one, or --epochs."
+            f"--budget {budget:.0f} s is too short: starting took {spent:.0f} s, and the final "
+            f"evaluation takes about {evaluation:.0f} s. Set a longer budget, or --epochs."
         )
-    return run.begun + budget - judging
+    return run.begun + budget - evaluation
 
 
 def measure_end(
     predictor: Predictor,
     dataset: SegmentationDataset,
 ) -> float:
-    """Seconds that the end of a run will take: evaluation, saved images, the report."""
-    # the first waits for memory to be mapped, and for a reader that is ahead later
+    """Estimate the seconds for the end of a run: evaluation, saved images, the report."""
+    # the first image pays for page faults and has no prefetch, so it is not timed
     count = len(dataset)
-    chosen = dataset.subset([0, *range(0, count, -(-count // _JUDGED))])
+    chosen = dataset.subset([0, *range(0, count, -(-count // _EVALUATED))])
     times, areas = [time.perf_counter()], []
     colors = predictor.card.colors
     with tempfile.TemporaryDirectory() as folder:
-        for seen in predict_images(predictor, chosen):
-            confusion_matrix(seen.truth, seen.prediction, predictor.network.num_classes)
+        for predicted in predict_images(predictor, chosen):
+            confusion_matrix(predicted.truth, predicted.prediction, predictor.network.num_classes)
             times.append(time.perf_counter())
-            areas.append(seen.truth.size)
-        parts = (
-            partial(_save, seen, colors, Path(folder)),
-            lambda: fit_panels(show(0, "worst", seen), colors, _PANELS),
+            areas.append(predicted.truth.size)
+        tasks = (
+            partial(_save, predicted, colors, Path(folder)),
+            lambda: fit_panels(show(0, "worst", predicted), colors, _PANELS),
             lambda: measure_ceiling(predictor.card, chosen.subset([len(chosen) - 1])),
         )
-        drawing, packing, reducing = (_time_second(part) / areas[-1] for part in parts)
+        drawing, packing, reducing = (_time_second(task) / areas[-1] for task in tasks)
     each = (times[-1] - times[1]) / sum(areas[1:])
     mean = sum(height * width for height, width in dataset.sizes) / count
     saved, shown, reduced = (
         mean * min(most, count) for most in (SAVED_IMAGES, WORST + MEDIAN, CEILING)
     )
     again = mean * min(SAVED_IMAGES + WORST + MEDIAN, count)  # some are both saved and shown
-    judging = (mean * count + again) * each
-    return judging + saved * drawing + shown * packing + reduced * reducing + _LAST
+    evaluation = (mean * count + again) * each
+    return evaluation + saved * drawing + shown * packing + reduced * reducing + _LAST
 
 
-def _save(seen: PredictedImage, colors: Colors, folder: Path) -> None:
-    write_mask(folder / "mask.png", seen.prediction, colors)
-    write_comparison(folder / "comparison.png", *seen[:3], colors)
+def _save(predicted: PredictedImage, colors: Colors, folder: Path) -> None:
+    write_mask(folder / "mask.png", predicted.prediction, colors)
+    write_comparison(folder / "comparison.png", *predicted[:3], colors)
 
 
 def _time_second(work: Callable[[], object]) -> float:
-    """Do it twice, and give the seconds of the second time: the first one loads what it needs."""
+    """Call `work` twice and time the second call [s]: the first one loads modules."""
     work()
     begun = time.perf_counter()
     work()

@@ -1,4 +1,4 @@
-"""The processes of one run under `torchrun`: what they share, divide and synchronise."""
+"""Multi-GPU and multi-process training (DDP): the processes of a run under `torchrun`."""
 
 import os
 import time
@@ -18,7 +18,7 @@ from plainunet.network.device import choose_device
 
 
 class SynchronisedBatchNorm(nn.BatchNorm2d):
-    """`BatchNorm2d` (Ioffe and Szegedy 2015, arXiv 1502.03167) over all processes."""
+    """`BatchNorm2d` (Ioffe and Szegedy 2015, arXiv 1502.03167) over the batch of all processes."""
 
     def forward(self, feature: Tensor) -> Tensor:
         """Normalise.
@@ -35,7 +35,7 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         count = values.new_tensor([feature.numel() / feature.shape[1]])
         mean = values.mean(dim=(0, 2, 3))
         variance = (values - mean[:, None, None]).square().mean(dim=(0, 2, 3))
-        # each process fills a row of its own, so that the sum has them all
+        # each process fills its own row, so the sum holds the rows of all
         rows = values.new_zeros(distributed.get_world_size(), 1 + 2 * len(mean))
         own = torch.cat([count, mean, variance])
         rows = rows.index_copy(0, torch.tensor([distributed.get_rank()]).to(rows.device), own[None])
@@ -51,7 +51,7 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        """Take a batch into the running statistics."""
+        """Update the running statistics."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -61,7 +61,7 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient."""
+    """The sum over all processes, also of the gradient."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class _Sum(torch.autograd.Function):
 
 
 def synchronise(network: nn.Module) -> None:
-    """Have a network's batch normalisations see whole batches, whatever the processes.
+    """Synchronise a network's batch normalisation over the processes.
 
     Args:
         network: The network; changed in place. Its weights keep their names.
@@ -91,22 +91,22 @@ def synchronise(network: nn.Module) -> None:
 
 
 T = TypeVar("T")
-_PATIENCE = timedelta(hours=12)
-"""How long processes wait for another that works alone, as on understanding the data."""
+_TIMEOUT = timedelta(hours=12)
+"""How long processes wait for one that works alone, for instance on reading the data."""
 
 
 class ElsewhereError(SystemExit):
-    """The first process of the run has failed and says how; this one ends, and says nothing."""
+    """The first process of the run has failed and reports it; this one ends silently."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """What a process knows of the others of its run.
+    """The processes that share a run.
 
     Attributes:
         rank: Number of this process, from 0.
-        count: How many there are.
-        joined: Whether they were started to work together, be it only one.
+        count: Number of processes.
+        joined: Whether torchrun started them, even if there is only one.
     """
 
     rank: int = 0
@@ -115,36 +115,36 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and shows what happens."""
+        """Whether this process writes files and shows progress."""
         return self.rank == 0
 
     @property
     def are_restarted(self) -> bool:
-        """Whether torchrun has started them again, after one of them had ended badly."""
+        """Whether torchrun has restarted them after one of them failed."""
         return self.joined and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
     def first_decides(self, decide: Callable[[], T]) -> T:
-        """Have the first process do something once; all get what came of it, or its error."""
+        """Call `decide` in the first process; all processes get its result, or fail with it."""
         if not self.joined:
             return decide()
-        told: list[Any] = [None, None]
+        message: list[Any] = [None, None]
         if not self.is_first:
-            distributed.broadcast_object_list(told)
-            if told[1]:
+            distributed.broadcast_object_list(message)
+            if message[1]:
                 raise ElsewhereError(1)
-            result: T = told[0]
+            result: T = message[0]
             return result
         try:
-            told[0] = decide()
+            message[0] = decide()
         except BaseException as error:
             distributed.broadcast_object_list([None, type(error).__name__])
             raise
-        distributed.broadcast_object_list(told)
-        decided: T = told[0]
+        distributed.broadcast_object_list(message)
+        decided: T = message[0]
         return decided
 
     def in_turn(self, work: Callable[[], T]) -> T:
-        """Do something in one process on each machine first, then in the others."""
+        """Call `work` in one process per machine first, then in the others."""
         if not self.joined:
             return work()
         leads = int(os.environ.get("LOCAL_RANK", "0")) == 0
@@ -154,34 +154,34 @@ class Processes:
         return result if leads else work()
 
     def gather(self, mine: T) -> list[T]:
-        """Collect what each process has, in the order of their ranks."""
+        """Collect an object of each process, in the order of their ranks."""
         if not self.joined:
             return [mine]
-        all_of_them: list[Any] = [None] * self.count
-        distributed.all_gather_object(all_of_them, mine)
-        return all_of_them
+        gathered: list[Any] = [None] * self.count
+        distributed.all_gather_object(gathered, mine)
+        return gathered
 
     def share(self, count: int) -> range:
-        """Say which of so many things are this process's: none twice, none left out.
+        """Divide `count` items over the processes.
 
         Args:
-            count: How many there are.
+            count: Number of items.
 
         Returns:
-            Their numbers.
+            Indices of the items of this process; each item belongs to exactly one.
         """
         return range(self.rank, count, self.count)
 
     def restore_order(self, shares: Sequence[Sequence[T]]) -> list[T]:
-        """Put what the processes got of `share` back into the order of the whole."""
+        """Merge the results of the processes, each in the order of `share`."""
         count = sum(map(len, shares))
         return [shares[number % self.count][number // self.count] for number in range(count)]
 
     def total(self, values: Tensor) -> Tensor:
-        """Add values up over the processes.
+        """Sum values over the processes.
 
         Args:
-            values: Any shape; the same in every process.
+            values: Any shape; the same shape in every process.
 
         Returns:
             The sums.
@@ -191,7 +191,7 @@ class Processes:
         return values
 
     def join_batch(self, weight: Tensor) -> Tensor:
-        """Put the shares [N, H, W] of a batch together, of any lengths: [M, H, W]."""
+        """Concatenate the processes' shares [N, H, W] of a batch, of any lengths: [M, H, W]."""
         if self.count == 1:
             return weight
         sizes = [0] * self.count
@@ -203,30 +203,30 @@ class Processes:
         return torch.cat([share[:size] for share, size in zip(shares, sizes, strict=True)])
 
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
-        """Make tensors those of the first process.
+        """Copy tensors from the first process to the others.
 
         Args:
-            tensors: The same in number and shape everywhere; changed in place.
+            tensors: The same number and shapes in every process; changed in place.
         """
         if self.count > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """Have gradients summed over the processes in the backward pass."""
+        """Wrap a module so that its backward pass averages gradients over the processes."""
         if not self.joined or not any(weight.requires_grad for weight in module.parameters()):
             return module
-        places = [torch.cuda.current_device()] if device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=places)
+        ids = [torch.cuda.current_device()] if device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=ids)
 
-    def no_sum_before(self, module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-        """A context in which gradients stay where they are until the last part of a batch."""
+    def no_sync_before(self, module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+        """A context without gradient synchronisation before the last micro-batch."""
         if is_last or not isinstance(module, DistributedDataParallel):
             return nullcontext()
         return module.no_sync()
 
     def clock(self) -> float:
-        """Read the clock: that of the first process, in all.
+        """Read the clock of the first process.
 
         Returns:
             Seconds, as by `time.monotonic` there.
@@ -234,9 +234,9 @@ class Processes:
         now = time.monotonic()
         if not self.joined:
             return now
-        told = torch.tensor([now], dtype=torch.float64)
-        distributed.broadcast(told, 0)
-        return float(told)
+        seconds = torch.tensor([now], dtype=torch.float64)
+        distributed.broadcast(seconds, 0)
+        return float(seconds)
 
 
 ALONE = Processes()
@@ -245,36 +245,35 @@ ALONE = Processes()
 
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
-    """Join the processes that torchrun started for a run, or be alone."""
+    """Join the processes that torchrun started for a run; without torchrun, `ALONE`."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or distributed.is_initialized():
         yield ALONE
         return
     kind = choose_device(device).type
-    local, there = int(os.environ.get("LOCAL_RANK", "0")), 1
     if kind == "cuda":
-        there = torch.cuda.device_count()
-        if local >= there:
+        local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= gpus:
             raise ValueError(
-                f"torchrun started process {local + 1} on this machine, which has {there} GPUs. "
-                f"Give --nproc-per-node {there}, or --device cpu."
+                f"torchrun started process {local + 1} on this machine, which has {gpus} GPUs. "
+                f"Use --nproc-per-node {gpus}, or --device cpu."
             )
         torch.cuda.set_device(local)
-    # gloo carries what the processes tell each other, NCCL the gradients of GPUs
+    # gloo sends Python objects, NCCL the gradients of GPUs
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    store, rank, count = next(rendezvous("env://", timeout=_PATIENCE))
-    # one store may outlive a restart, with the addresses of processes that have ended
+    store, rank, count = next(rendezvous("env://", timeout=_TIMEOUT))
+    # a store may survive a restart, with the addresses of ended processes
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = PrefixStore(f"attempt {attempt}", store)
     distributed.init_process_group(
-        backend, timeout=_PATIENCE, store=store, rank=rank, world_size=count
+        backend, timeout=_TIMEOUT, store=store, rank=rank, world_size=count
     )
     try:
         yield Processes(rank, count, joined=True)
     except RuntimeError as error:
         if any(word in str(error).lower() for word in ("by peer", "broken pipe", "remote process")):
             raise ChildProcessError(
-                "another process of the run has ended before its time. torchrun --max-restarts 3 "
-                "would start all of them again, to go on from what was saved last."
+                "another process of the run failed. With torchrun --max-restarts 3, all of them "
+                "restart from the last saved state."
             ) from error
         raise
     finally:

@@ -1,4 +1,4 @@
-"""Optimisers, learning rate over time, and the running average of the weights."""
+"""Optimisers, and the exponential moving average (EMA) of the weights."""
 
 import copy
 import math
@@ -12,15 +12,15 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from plainunet.network.unet import UNet
 
 MOMENTUM = 0.9
-"""Of sgd, with Nesterov's look ahead."""
+"""Nesterov momentum of sgd."""
 
 
 class Muon(Optimizer):
-    """Momentum whose update is made orthogonal: all directions of a weight move alike.
+    """Momentum with orthogonalised updates.
 
-    A convolution's weight [out, in, h, w] counts as a matrix [out, h * w * in]. Jordan et
-    al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the factor that gives
-    the update AdamW's size, and the weight decay: Liu et al. 2025, arXiv 2502.16982, sec. 2.2.
+    A convolution's weight [out, in, h, w] is a matrix [out, h * w * in]. Jordan et al. 2024,
+    "Muon: an optimizer for hidden layers in neural networks"; the factor that scales the update
+    to AdamW's, and the weight decay: Liu et al. 2025, arXiv 2502.16982, sec. 2.2.
     """
 
     def __init__(
@@ -31,17 +31,17 @@ class Muon(Optimizer):
         Args:
             weights: Weights with at least two dimensions.
             lr: Learning rate, on AdamW's scale.
-            momentum: Decay of the running mean of gradients.
+            momentum: Decay of the moving average of gradients.
             weight_decay: Decoupled weight decay.
         """
         super().__init__(weights, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move every weight that has a gradient.
+        """Update every weight that has a gradient.
 
         Args:
-            closure: Not used; part of PyTorch's interface.
+            closure: Unused; part of PyTorch's interface.
         """
         for group in self.param_groups:
             for weight in group["params"]:
@@ -50,8 +50,8 @@ class Muon(Optimizer):
                 state = self.state[weight]
                 mean = state.setdefault("mean", torch.zeros_like(weight))
                 mean.lerp_(weight.grad, 1 - group["momentum"])
-                ahead = weight.grad.lerp(mean, group["momentum"])  # Nesterov's look ahead
-                # channels last, as the weights lie in memory; the order of columns is free
+                ahead = weight.grad.lerp(mean, group["momentum"])  # Nesterov
+                # channels last, as in memory; the order of columns does not matter
                 spread = ahead.movedim(1, -1)
                 matrix = spread.flatten(1)
                 update = orthogonal(matrix) * (0.2 * math.sqrt(max(matrix.shape)))
@@ -64,8 +64,8 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
-    # each step is x <- p x with p = a polynomial in x x^T: gathering the p's, small and square,
-    # and touching the wide x only at both ends costs less than half
+    # each step is x <- p x, p being a polynomial in x x^T: multiplying the small square p's first,
+    # and the wide x only at both ends, costs less than half
     gram = x @ x.T
     gathered = identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for step in range(steps):
@@ -81,18 +81,18 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
 def make_optimizers(
     network: nn.Module, name: str, learning_rate: float, weight_decay: float
 ) -> list[Optimizer]:
-    """Make what moves the network's weights.
+    """Make the optimisers of a network.
 
     Args:
         network: The network.
         name: "adamw", "adam", "sgd" (Nesterov, `MOMENTUM`), "rmsprop", or "muon": Muon for the
             3x3 convolutions after the first, AdamW for everything else.
-        learning_rate: The highest of the schedule.
+        learning_rate: The highest learning rate of the schedule.
         weight_decay: Decoupled in muon and adamw, added to the gradient in sgd and rmsprop;
             adam has none.
 
     Returns:
-        One optimiser, or two, over the weights that are not frozen.
+        One or two optimisers of the weights that are not frozen.
     """
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     if name == "sgd":
@@ -113,7 +113,7 @@ def make_optimizers(
         return [AdamW(weights, lr=learning_rate, weight_decay=weight_decay, fused=True)]
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     inner = [m.weight for m in convolutions if m.kernel_size == (3, 3)]
-    # the first maps pictures, not features
+    # the first one sees images, not features
     inner = [weight for weight in inner[1:] if weight.requires_grad]
     others = [w for w in weights if all(w is not x for x in inner)]
     return [
@@ -123,25 +123,25 @@ def make_optimizers(
 
 
 class WeightAverage:
-    """Exponential running average of a network's weights and buffers."""
+    """Exponential moving average (EMA) of a network's weights and buffers."""
 
     def __init__(self, network: UNet, decay: float) -> None:
-        """Start at the network's present weights.
+        """Start at the current weights of the network.
 
         Args:
-            network: The network that is trained.
-            decay: Share of the average that a step keeps.
+            network: The network in training.
+            decay: Fraction of the average that a step keeps, 0..1.
         """
         self.network = copy.deepcopy(network).eval()
         self.decay = decay
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take one step's weights in.
+        """Update the average after a step.
 
         Args:
-            network: The network that is trained.
-            step: Number of the step, from 0; early on, the average forgets faster.
+            network: The network in training.
+            step: Number of the step, from 0; the decay starts lower.
         """
         keep = min(self.decay, (1 + step) / (10 + step))
         averages = self.network.state_dict().values()

@@ -1,7 +1,4 @@
-"""What all parts of a run share: its folder, settings, data, processes; and what it logs.
-
-Logged are each epoch's row in `metrics.jsonl`, the same as a table, and curves.
-"""
+"""A run: its folder, settings, data and processes; its log: `metrics.jsonl`, a table, curves."""
 
 import csv
 import json
@@ -26,19 +23,19 @@ from plainunet.training.distributed import ALONE, Processes
 
 
 class RunFolder:
-    """The files of a run, all in one folder."""
+    """The paths of a run's files."""
 
     def __init__(self, path: Path) -> None:
-        """Name them; none is opened."""
+        """Name the files; none is opened."""
         self.path = path
         self.best = path / "best.safetensors"  # the checkpoint of the best epoch
         self.state = path / "last" / "state.pt"  # what resuming needs
-        # the run's name in each tracker, and how far it was logged
+        # the run's id in each tracker, and the last step that was logged
         self.trackers = path / "last" / "trackers.json"
-        self.config = path / "config.toml"  # all settings, filled in
+        self.config = path / "config.toml"  # all settings
         self.plan = path / "plan.txt"  # the plan, with a reason for each line
-        self.split = path / SPLIT_FILE  # all pairs with their parts
-        self.dataset = path / DATASET_FILE  # what was understood of the data folder
+        self.split = path / SPLIT_FILE  # all pairs with their splits
+        self.dataset = path / DATASET_FILE  # how the data folder was read
         self.metrics = path / "metrics.jsonl"  # a row for each epoch
         self.table = path / "metrics.csv"  # the same as CSV
         self.curves = path / "curves.png"  # loss, Dice and learning rate over the epochs
@@ -47,84 +44,82 @@ class RunFolder:
         self.report = path / "report.html"  # the evaluation of the best checkpoint
 
     def journal(self, name: str) -> Path:
-        """Counts of an unfinished evaluation; `name` tells evaluations at the same time apart."""
+        """Counts of an unfinished evaluation; `name` distinguishes concurrent ones."""
         return self.path / "last" / f"judged-{name}.json"
 
     def require_state(self) -> None:
-        """Refuse a folder without a saved state."""
+        """Raise a FileNotFoundError if the folder has no saved state."""
         if not self.state.is_file():
             raise FileNotFoundError(
-                f"{self.path}: no run to resume here ({self.state.relative_to(self.path)} is "
-                "missing). Give the folder that a run was started with as --out."
+                f"{self.path}: no run to resume ({self.state.relative_to(self.path)} is missing). "
+                "Pass the --out folder of an earlier run."
             )
 
 
 class StoppedError(KeyboardInterrupt):
-    """The run was asked to stop, has saved its state, and says how to go on."""
+    """The run was interrupted; its state is saved, and the message tells how to resume."""
 
     def __init__(self, run: Path, where: str, code: int) -> None:
-        """Say where, as in "after step 12"; `code` is the exit code, 128 and the signal's."""
-        super().__init__(
-            f"stopped {where}, as asked, and saved. To go on: plainunet train --resume {run}"
-        )
+        """Describe where it stopped, as in "after step 12"; exit code: 128 + the signal."""
+        super().__init__(f"stopped {where}; saved. Resume with: plainunet train --resume {run}")
         self.code = code
 
 
 class Stop:
-    """Whether the run was asked to stop.
+    """Whether the run was interrupted.
 
     Attributes:
-        code: 0, or the exit code that the request asks for.
+        code: 0, or the exit code that follows from the signal.
     """
 
     def __init__(self) -> None:
-        """Begin unasked."""
+        """Start without an interrupt."""
         self.code = 0
 
     def __bool__(self) -> bool:
-        """Whether it was asked."""
+        """Whether the run was interrupted."""
         return self.code != 0
 
 
 @dataclass
 class Run:
-    """What all parts of a run share."""
+    """The context of a run."""
 
     folder: RunFolder
     config: TrainConfig
-    """All settings, filled in."""
+    """All settings."""
     dataset: SegmentationDataset
-    """The data, each pair with its part."""
+    """The data, each pair with its split."""
     reporter: Reporter = silent
     processes: Processes = ALONE
-    """Those that share the run; the first one writes."""
+    """The processes that share the run; the first one writes."""
     begun: float = field(default_factory=time.monotonic)
-    """When it began, on the clock of `time.monotonic` [s]."""
+    """Start of the run on the clock of `time.monotonic` [s]."""
     end: float | None = None
-    """When training must be over, on the clock of `processes` [s], if there is a budget."""
+    """When training must end, on the clock of `processes` [s], if there is a budget."""
     stop: Stop = field(default_factory=Stop)
     where: str = "before training"
-    """How far it has come, for the message when it is stopped."""
+    """Progress of the run, for the message of an interrupt."""
 
     def stop_if_asked(self) -> None:
-        """End the run, if that was asked.
+        """End the run if it was interrupted.
 
         Raises:
-            StoppedError: It was.
+            StoppedError: It was interrupted.
         """
         if self.stop:
             raise self.stopped()
 
     def stopped(self) -> StoppedError:
-        """Say that it was stopped, and how it is resumed."""
+        """Make the error that ends an interrupted run."""
         return StoppedError(self.folder.path, self.where, self.stop.code)
 
 
 @contextmanager
 def asked_to_stop(run: Run) -> Iterator[None]:
-    """Take SIGINT (Ctrl-C) and SIGTERM as requests, the first of them; a second one is obeyed.
+    """Turn the first SIGINT (Ctrl-C) or SIGTERM into a request; a second one raises at once.
 
-    In a thread that is not the main one nothing is changed, since signals do not come there.
+    Outside the main thread nothing changes, since signals do not arrive there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -133,16 +128,14 @@ def asked_to_stop(run: Run) -> Iterator[None]:
     own = os.getpid()
 
     def take(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != own:  # a process that prepares batches, and is told so by its parent
+        if os.getpid() != own:  # a data loader worker, which its parent ends
             return
         if run.stop:
             again = KeyboardInterrupt()
             again.code = 128 + number  # type: ignore[attr-defined]
             raise again
         run.stop.code = 128 + number
-        run.reporter.note(
-            "note: asked to stop: this step is finished and saved; once more stops at once"
-        )
+        run.reporter.note("note: interrupted: saving after this step; Ctrl-C again to quit now")
 
     before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -157,7 +150,7 @@ _SCORES = ("dice", "iou")
 
 
 def rows_until(folder: RunFolder, epoch: int) -> list[dict[str, Any]]:
-    """Read the rows of `metrics.jsonl` up to an epoch; later ones are trained again."""
+    """Read the rows of `metrics.jsonl` up to an epoch; later epochs are trained again."""
     file = folder.metrics
     if not file.is_file():
         return []
@@ -166,7 +159,7 @@ def rows_until(folder: RunFolder, epoch: int) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            raise ValueError(f"{file}: line {number} is damaged. Remove it.") from error
+            raise ValueError(f"{file}: line {number} is damaged. Remove this line.") from error
     return [row for row in rows if row["epoch"] <= epoch]
 
 
@@ -176,9 +169,8 @@ def write_rows(folder: RunFolder, rows: Sequence[dict[str, Any]]) -> None:
     Args:
         folder: The run folder.
         rows: One for each epoch: `epoch`, `step`, `size`, `loss`, `learning_rate`,
-            `images_per_second`, `seconds`, `skipped` (steps that could not be made),
-            `validation`, as by `validate`, or None, and where there is one, `resumed_at`: the
-            steps at which the epoch was resumed.
+            `images_per_second`, `seconds`, `skipped` (number of skipped steps), `validation`, as
+            by `validate`, or None, and, if it was resumed, `resumed_at`: the steps at which.
     """
     with write_whole(folder.metrics) as part:
         part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -194,10 +186,10 @@ def write_rows(folder: RunFolder, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _scores(row: dict[str, Any]) -> list[float | None]:
-    """The mean foreground scores, empty where an epoch was not judged."""
-    judged = row["validation"]
+    """The mean foreground scores; empty if the epoch was not validated."""
+    scores = row["validation"]
     return [
-        judged[way][name]["mean_foreground"] if judged else None
+        scores[way][name]["mean_foreground"] if scores else None
         for way in ("pooled", "per_image")
         for name in _SCORES
     ]
@@ -205,7 +197,7 @@ def _scores(row: dict[str, Any]) -> list[float | None]:
 
 def draw_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Draw loss, validation Dice and learning rate over the epochs."""
-    # imported here: it takes a second, and only runs draw
+    # imported here: it takes a second, and only runs need it
     from matplotlib.figure import Figure
 
     epochs = [row["epoch"] for row in rows]
@@ -215,13 +207,13 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     loss, dice, rate = figure.subplots(1, 3, gridspec_kw=margins)
     loss.plot(epochs, [row["loss"] for row in rows], marker=".")
     loss.set(title="training loss", xlabel="epoch", yscale="log")
-    for part in ("per_image", "pooled"):
-        judged = [row for row in rows if row["validation"]]
-        values = [row["validation"][part]["dice"]["mean_foreground"] for row in judged]
+    validated = [row for row in rows if row["validation"]]
+    for way in ("per_image", "pooled"):
+        values = [row["validation"][way]["dice"]["mean_foreground"] for row in validated]
         known = [float("nan") if value is None else value for value in values]
-        there = [row["epoch"] for row in judged]
-        dice.plot(there, known, marker=".", label=part.replace("_", " "))
-    dice.set(title="validation Dice, foreground, working size", xlabel="epoch")
+        at = [row["epoch"] for row in validated]
+        dice.plot(at, known, marker=".", label=way.replace("_", " "))
+    dice.set(title="validation Dice, foreground, input size", xlabel="epoch")
     dice.legend()
     rate.plot(epochs, [row["learning_rate"] for row in rows], marker=".", color="grey")
     rate.set(title="learning rate", xlabel="epoch")

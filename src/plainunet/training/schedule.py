@@ -1,9 +1,8 @@
-"""How far a run has come: by its steps, or by the clock.
+"""The schedule of a run, by steps or by a time budget.
 
-In: settings, and steps or seconds. Out: the learning rate and the picture size of the moment,
-and whether it is time to judge or to end. Everything is a function of one number, the share of
-the run that is done, so that a schedule fitted to the clock anneals to its end however fast the
-machine is, and whatever else it has to do meanwhile.
+In: settings, and steps or seconds. Out: the current learning rate and image size, and whether to
+validate or to end. All of it is a function of one number, the fraction of the run that is done,
+so a schedule with a time budget anneals fully, whatever the speed of the machine.
 """
 
 import math
@@ -16,47 +15,47 @@ import numpy as np
 from plainunet.config import TrainConfig
 
 WARM_UP = 0.1
-"""Share of the steps in which one-cycle rises."""
-_JUDGING = 0.08
-"""Share of the time that judging may take in a run by the clock, beside its end."""
+"""Fraction of the steps in which the one-cycle schedule rises."""
+_VALIDATION = 0.08
+"""Fraction of a time budget that validation may take, without the final evaluation."""
 _STEP = 0.005
-"""What is left of the time below this share is not worth another epoch."""
+"""Remaining fraction of a time budget that is not worth another epoch."""
 
 
 class Schedule(Protocol):
-    """What the loop asks."""
+    """The interface to the training loop."""
 
     def size(self, epoch: int) -> tuple[int, int]:
-        """Height and width of the pictures of an epoch that begins now [pixels]."""
+        """Height and width of the images of an epoch that starts now [pixels]."""
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step that begins now."""
+        """The learning rate of a step that starts now."""
 
     def steps(self, step: int) -> int:
-        """How many steps the run will have, as far as that is known in this one."""
+        """Estimated number of steps of the run."""
 
     def done(self, step: int) -> float:
-        """How much of the run's work is done after a step that ends now, 0..1."""
+        """Fraction of the run's work that is done after a step that ends now, 0..1."""
 
     def is_over(self, epoch: int) -> bool:
-        """Whether the run is over, so many epochs being done."""
+        """Whether the run is over after `epoch` epochs."""
 
-    def cuts(self, epoch: int) -> bool:
-        """Whether the epoch that runs now ends before its last batch."""
+    def ends_epoch(self, epoch: int) -> bool:
+        """Whether the current epoch ends before its last batch."""
 
-    def judges(self, epoch: int, seconds: float) -> bool:
-        """Whether the epoch that has just ended is judged, which takes so many seconds."""
+    def validates(self, epoch: int, seconds: float) -> bool:
+        """Whether to validate the epoch that has just ended, which takes `seconds`."""
 
 
 class StepSchedule:
-    """A known number of epochs; each is judged."""
+    """A fixed number of epochs; each is validated."""
 
     def __init__(self, config: TrainConfig, per_epoch: int) -> None:
         """Make the schedule.
 
         Args:
-            config: The settings, `size` filled in.
-            per_epoch: Steps of an epoch.
+            config: The settings, with `size`.
+            per_epoch: Steps per epoch.
         """
         self._config = config
         self._steps = config.epochs * per_epoch
@@ -78,7 +77,7 @@ class StepSchedule:
         return self._steps
 
     def done(self, step: int) -> float:
-        """As of `Schedule`; a step's work is its pixels."""
+        """As of `Schedule`; the work of a step is its number of pixels."""
         epochs = (step + 1) / self._per_epoch
         pixels = np.interp(epochs, range(len(self._pixels)), self._pixels)
         return float(pixels / self._pixels[-1])
@@ -87,23 +86,23 @@ class StepSchedule:
         """As of `Schedule`."""
         return epoch >= self._config.epochs
 
-    def cuts(self, epoch: int) -> bool:
+    def ends_epoch(self, epoch: int) -> bool:
         """As of `Schedule`."""
         return False
 
-    def judges(self, epoch: int, seconds: float) -> bool:
+    def validates(self, epoch: int, seconds: float) -> bool:
         """As of `Schedule`."""
         return True
 
 
 class ClockSchedule:
-    """A known number of seconds.
+    """A fixed number of seconds.
 
-    Epochs end where the size grows and where time is out; an epoch is judged if judging has
-    taken a small part of the time so far, and the last one is left to the run's end.
+    Epochs end when the size grows or time is up. An epoch is validated if validation has taken
+    little of the time so far; the last one is evaluated at the end of the run instead.
     """
 
-    _FINE = 10_000  # shares are told apart so finely
+    _FINE = 10_000  # resolution of the learning rate over time
 
     def __init__(
         self,
@@ -115,17 +114,17 @@ class ClockSchedule:
         """Start the clock.
 
         Args:
-            config: The settings, `size` filled in.
-            end: When training must be over, on that clock [s].
-            spent: Seconds that the run has taken before, if it goes on.
-            clock: Gives the time [s], the same to all processes of the run; left out,
+            config: The settings, with `size`.
+            end: When training must end, on that clock [s].
+            spent: Time that a resumed run has taken before [s].
+            clock: Returns the time [s], the same in all processes of the run; default:
                 `time.monotonic`.
         """
         self._config = config
         self._clock = clock or time.monotonic
         self._begun = self._clock() - spent
         self._seconds = max(end - self._begun, 1e-3)
-        self._judged = 0.0
+        self._validated = 0.0  # time spent on validation [s]
         self._stepped = self._clock()
         self._over = False
         self._first_step: int | None = None
@@ -133,7 +132,7 @@ class ClockSchedule:
 
     @property
     def share(self) -> float:
-        """How much of the run is done, 0..1."""
+        """Fraction of the run that is done, 0..1."""
         return min(1.0, (self._clock() - self._begun) / self._seconds)
 
     def size(self, epoch: int) -> tuple[int, int]:
@@ -160,41 +159,41 @@ class ClockSchedule:
 
     def is_over(self, epoch: int) -> bool:
         """As of `Schedule`."""
-        # whatever happened before it, a run has a first step, and so a checkpoint
+        # every run makes at least one step, and so a checkpoint
         return epoch > 0 and (self._over or self.share >= 1 - _STEP)
 
-    def cuts(self, epoch: int) -> bool:
+    def ends_epoch(self, epoch: int) -> bool:
         """As of `Schedule`."""
         now = self._clock()
-        # the end is met as nearly as whole steps allow
+        # end as close to the deadline as whole steps allow
         step, self._stepped = now - self._stepped, now
         self._over = now - self._begun + step / 2 >= self._seconds
         return self._over or size_at(self.share, self._config) != self._sizes[epoch]
 
-    def judges(self, epoch: int, seconds: float) -> bool:
+    def validates(self, epoch: int, seconds: float) -> bool:
         """As of `Schedule`."""
         passed = self._clock() - self._begun
         rest = self._seconds - passed
-        if seconds >= rest or self._judged + seconds > _JUDGING * passed:
+        if seconds >= rest or self._validated + seconds > _VALIDATION * passed:
             return False
-        self._judged += seconds
+        self._validated += seconds
         return True
 
 
 def size_in(epoch: int, config: TrainConfig) -> tuple[int, int]:
-    """The working size [pixels] of an epoch of a run that counts epochs."""
-    for part in config.growth:
-        # the last epoch always runs at the full size, however few there are
-        if epoch < min(round(part.until * config.epochs), config.epochs - 1):
-            return scaled_size(config.window, part.scale)
+    """The input size [pixels] of an epoch of a run with a fixed number of epochs."""
+    for stage in config.growth:
+        # the last epoch always runs at full size, even if it is the only one
+        if epoch < min(round(stage.until * config.epochs), config.epochs - 1):
+            return scaled_size(config.window, stage.scale)
     return config.window
 
 
 def size_at(share: float, config: TrainConfig) -> tuple[int, int]:
-    """The working size [pixels] when a share 0..1 of the run is done."""
-    for part in config.growth:
-        if share < part.until:
-            return scaled_size(config.window, part.scale)
+    """The input size [pixels] after a fraction 0..1 of the run."""
+    for stage in config.growth:
+        if share < stage.until:
+            return scaled_size(config.window, stage.scale)
     return config.window
 
 
@@ -206,24 +205,24 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
 def learning_rate_at(
     step: int, steps: int, highest: float, schedule: str, warm_up: float | None = None
 ) -> float:
-    """Give the learning rate of a step.
+    """Compute the learning rate of a step.
 
     Args:
         step: Number of the step, from 0.
         steps: Steps of the whole run.
         highest: The highest learning rate.
-        schedule: What follows the warm-up. "one-cycle" and "cosine": half a cosine down to
-            zero, after a warm-up of `WARM_UP` (Smith and Topin 2017, arXiv 1708.07120) and of
-            nothing (Loshchilov and Hutter 2016, arXiv 1608.03983); "poly": (1 - t)^0.9 (Liu et
-            al. 2015, arXiv 1506.04579); "constant".
-        warm_up: Share of the steps in which the rate rises straight to the highest; left out,
-            as the schedule has it.
+        schedule: "one-cycle": half a cosine down to zero after a warm-up of `WARM_UP` (Smith and
+            Topin 2017, arXiv 1708.07120); "cosine": the same without warm-up (Loshchilov and
+            Hutter 2016, arXiv 1608.03983); "poly": (1 - t)^0.9 (Liu et al. 2015, arXiv
+            1506.04579); "constant".
+        warm_up: Fraction of the steps in which the rate rises linearly to the highest; default:
+            that of the schedule.
 
     Returns:
         The learning rate.
 
     Raises:
-        ValueError: There is no such schedule.
+        ValueError: The schedule is unknown.
     """
     share = (step + 1) / (steps + 1)
     if warm_up is None:
@@ -237,4 +236,4 @@ def learning_rate_at(
         return float(highest * (1 - done) ** 0.9)
     if schedule == "constant":
         return highest
-    raise ValueError(f"There is no schedule {schedule!r}.")
+    raise ValueError(f"Unknown schedule {schedule!r}.")

@@ -1,4 +1,4 @@
-"""What a run needs to be resumed, and when it is saved."""
+"""The state of a run for resuming, and when to save it."""
 
 import time
 import zipfile
@@ -15,17 +15,17 @@ from plainunet.training.optim import WeightAverage
 from plainunet.training.run import Run, RunFolder
 
 LOST = 50.0
-"""Seconds of work that a killed process loses at most, where single steps and the saving itself
-are quick enough; ten more are left for what cannot be foreseen."""
+"""Maximum work that a killed process loses [s], if steps and saving are short; the documented
+minute, with a margin."""
 _SHARE = 0.05
-"""Share of the time that saving at the ends of epochs may take."""
+"""Fraction of the time that saving at the end of epochs may take."""
 
 
 class Saver:
-    """Saves the state of a run, and knows when it is time to."""
+    """Saves the state of a run in intervals."""
 
     def __init__(self, run: Run, state: "TrainingState") -> None:
-        """Save for the first time."""
+        """Save once."""
         self._run, self._state = run, state
         self()
 
@@ -38,11 +38,11 @@ class Saver:
         self._took = self._saved_at - begun
 
     def is_due(self, ahead: float) -> bool:
-        """Whether more than `LOST` could be lost if it is asked again after so many seconds."""
+        """Whether more than `LOST` could be lost if the next call comes after `ahead` seconds."""
         return time.monotonic() - self._saved_at + ahead + self._took >= LOST
 
     def is_cheap(self) -> bool:
-        """Whether saving now takes a small part of the time since the last one."""
+        """Whether saving takes little of the time since the last save."""
         return time.monotonic() - self._saved_at >= self._took / _SHARE
 
 
@@ -55,41 +55,41 @@ class TrainingState:
     average: WeightAverage | None
     scaler: torch.amp.GradScaler | None = None
     epoch: int = 0
-    """Epochs that are done."""
+    """Finished epochs."""
     step: int = 0
-    """Optimiser steps that are done."""
+    """Finished optimiser steps."""
     best: float = -1.0
-    """Best validation Dice so far, of the epochs at the final size."""
+    """Best validation Dice so far, of the epochs at full size."""
     waited: int = 0
-    """Epochs at the final size since the best one."""
+    """Epochs at full size since the best one."""
     seconds: float = 0.0
-    """Time spent so far, training and judging."""
+    """Time spent so far on training and validation [s]."""
     training_seconds: float = 0.0
-    """Time that the steps of the epoch have taken."""
+    """Time spent on the steps of the epoch [s]."""
     batch: int = 0
-    """Batches of the epoch that are done; of an epoch that is to be judged, all."""
+    """Finished batches of the epoch; all of them before its validation."""
     loss_sum: float = 0.0
-    """Sum of the losses of its images."""
+    """Sum of the losses of the epoch's images."""
     images: int = 0
-    """How many images these are."""
+    """Number of these images."""
     skipped: int = 0
-    """Steps of the epoch that could not be made."""
+    """Skipped steps of the epoch."""
     in_a_row: int = 0
-    """How many of the run's last steps could not be made."""
+    """Number of consecutive skipped steps up to now."""
     accumulation: int = 1
-    """Into how many parts a batch is cut; more than the settings say once memory was short."""
+    """Micro-batches per step; more than in the settings after running out of memory."""
     resumed_at: list[int] = field(default_factory=list)
-    """Steps at which the epoch was taken up again."""
+    """Steps at which the epoch was resumed."""
 
     def end_epoch(self) -> None:
-        """Count an epoch as done."""
+        """Count the epoch and reset its counters."""
         self.epoch += 1
         self.batch = self.images = self.skipped = 0
         self.loss_sum = self.training_seconds = 0.0
         self.resumed_at = []
 
     def save(self, folder: RunFolder, data: Path) -> None:
-        """Write the state, and the data folder, so that resuming needs no second mention of it."""
+        """Write the state and the path of the data folder, so that resuming needs no arguments."""
         content = {
             "data": str(data.resolve()),
             "network": self.network.state_dict(),
@@ -102,7 +102,7 @@ class TrainingState:
             torch.save(content, file)
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Take over a saved state, as by `read_state`."""
+        """Restore a saved state, as by `read_state`."""
         self.network.load_state_dict(content["network"])
         for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -125,15 +125,15 @@ def read_state(folder: RunFolder) -> dict[str, Any]:
     folder.require_state()
     file = folder.state
     try:
-        with zipfile.ZipFile(file) as records:  # PyTorch does not look at the checksums
+        with zipfile.ZipFile(file) as records:  # PyTorch does not verify the checksums
             bad = records.testzip()
         if bad:
             raise zipfile.BadZipFile(bad)
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         content["counters"], content["network"], content["optimizers"], content["data"]
-    except Exception as error:  # PyTorch raises nearly anything on a file that is not its own
+    except Exception as error:  # PyTorch raises many types on a damaged file
         raise ValueError(
-            f"{file}: damaged. Start the run anew, with another --out; --start-from "
-            f"{folder.best} begins with what it has learnt, if that is there."
+            f"{file}: damaged. Start a new run with another --out; if it exists, fine-tune its "
+            f"best checkpoint: --pretrained {folder.best}"
         ) from error
     return content

@@ -1,7 +1,7 @@
-"""One optimiser step: forward, loss, backward, update; and what is undone where one fails.
+"""One optimiser step: forward, loss, backward, update; a failed step is undone.
 
-Everything random in a step follows from the seed and the step's number, so that a step can be
-made again, and a run can go on, without any random state being kept.
+All randomness of a step follows from the seed and the number of the step, so that a step can be
+repeated, and a run resumed, without saving a random state.
 """
 
 from collections.abc import Sequence
@@ -12,31 +12,32 @@ import torch
 from torch import Tensor, nn
 
 from plainunet.dataset.samples import make_batch
-from plainunet.network.device import arithmetic, make_room
+from plainunet.network.device import autocast, free_memory
 from plainunet.network.losses import LOSSES, deep_loss
 from plainunet.network.unet import UNet, deep_logits
+from plainunet.page import plural
 from plainunet.system import is_out_of_memory
 from plainunet.training.run import Run
 from plainunet.training.state import TrainingState
 
 
-class Made(NamedTuple):
-    """What came of a step."""
+class StepResult(NamedTuple):
+    """The result of a step."""
 
     loss: float
-    """Of the whole batch."""
+    """Loss of the whole batch."""
     images: int
-    """How many the batch has."""
-    is_made: bool
-    """Whether loss and gradient were finite, and so the step was made."""
+    """Number of images in the batch."""
+    is_finite: bool
+    """Whether loss and gradient were finite; if not, the step was skipped."""
 
 
 class Step:
-    """Makes steps: gradients of a batch, as large a part of it at once as memory allows.
+    """Runs optimiser steps, with gradient accumulation when memory is short.
 
     Attributes:
-        network: What is trained.
-        is_stopping: Whether a process of the run was asked to stop before the last update.
+        network: The network in training.
+        is_stopping: Whether a process of the run was interrupted before the last update.
     """
 
     def __init__(
@@ -47,35 +48,34 @@ class Step:
         precision: torch.dtype,
         class_weights: Tensor | None = None,
     ) -> None:
-        """Join what a step needs.
+        """Prepare to run steps.
 
         Args:
             run: The run.
-            state: The network and what moves its weights. `state.accumulation` is the number of
-                parts into which a batch is cut, of which one at a time is in memory; it doubles
-                when memory is short.
-            device: Where the network is.
-            precision: Arithmetic of the forward pass.
-            class_weights: [K] float32, how much the pixels of each class weigh; None for 1 each.
+            state: The network and its optimisers. `state.accumulation` is the number of
+                micro-batches per step; it doubles when memory runs out.
+            device: Device of the network.
+            precision: Precision of the forward pass.
+            class_weights: [K] float32, loss weight of the pixels of each class; None for 1 each.
         """
         self.network, self.is_stopping = state.network, False
         self._run, self._state = run, state
         self._device, self._precision, self._class_weights = device, precision, class_weights
         self._levels = run.processes.wrap(_Levels(state.network), device)
 
-    def __call__(self, batch: Sequence[Tensor], number: int, rate: float) -> Made:
-        """Make a step.
+    def __call__(self, batch: Sequence[Tensor], number: int, rate: float) -> StepResult:
+        """Run a step.
 
         Args:
             batch: As for `make_batch`; with several processes, this one's share.
-            number: Of the step in the run, from 0.
-            rate: Its learning rate.
+            number: Number of the step in the run, from 0.
+            rate: Learning rate.
 
         Returns:
-            What came of it. If it was not made, weights, buffers and averages are as before.
+            The result. A skipped step leaves weights, buffers and the EMA unchanged.
 
         Raises:
-            RuntimeError: Memory is too short even for one picture at a time.
+            RuntimeError: Out of memory even with one image at a time.
             MemoryError: Likewise.
         """
         image, target, weight = make_batch(batch, self._device, self._class_weights)
@@ -87,30 +87,30 @@ class Step:
                 value = self._add_gradients(image, target, weight, whole)
                 break
             except (RuntimeError, MemoryError) as error:
-                parts = min(self._state.accumulation, len(image))
-                # processes that share a batch would have to fail together
-                if not is_out_of_memory(error) or parts == len(image) or self._run.processes.joined:
+                count = min(self._state.accumulation, len(image))
+                # a retry would need all processes that share the batch
+                if not is_out_of_memory(error) or count == len(image) or self._run.processes.joined:
                     raise
-                said = str(error)
-            self._put_back(buffers)
-            self._state.accumulation = min(2 * parts, len(image))
-            is_slower = make_room(self._device, said)
+                message = str(error)
+            self._restore(buffers)
+            self._state.accumulation = min(2 * count, len(image))
+            is_slower = free_memory(self._device, message)
             most = -(-len(image) // self._state.accumulation)
             self._run.reporter.note(
-                f"note: out of memory in step {number + 1}: it is made again, and what follows, "
-                f"in {self._state.accumulation} parts of {'one picture' if most == 1 else most} "
-                "at most; the batch stays as large"
+                f"note: out of memory in step {number + 1}: retrying with gradient accumulation, "
+                f"{self._state.accumulation} micro-batches of up to {plural(most, 'image')}; the "
+                "batch size stays the same"
             )
             if is_slower:
                 self._run.reporter.note(
-                    "note: with slower convolutions from here on; --resume has fast ones"
+                    "note: convolutions are slower from here on, until the run is resumed"
                 )
-        is_made, loss = self._update(value, rate)
-        if not is_made:
-            self._put_back(buffers)
+        is_finite, loss = self._update(value, rate)
+        if not is_finite:
+            self._restore(buffers)
         elif self._state.average:
             self._state.average.update(self.network, number)
-        return Made(loss, len(whole), is_made)
+        return StepResult(loss, len(whole), is_finite)
 
     def _seed_of(self, number: int) -> int:
         entropy = [self._run.config.seed, number, self._run.processes.rank]
@@ -119,38 +119,38 @@ class Step:
     def _add_gradients(
         self, image: Tensor, target: Tensor, weight: Tensor, whole: Tensor
     ) -> Tensor:
-        """Leave the gradient of the batch in the weights; its loss, a scalar."""
+        """Compute the gradients of the batch; returns its loss, a scalar."""
         for optimizer in self._state.optimizers:
             optimizer.zero_grad(set_to_none=True)
         value = torch.zeros((), device=self._device)
-        parts = min(self._state.accumulation, len(image))
-        cut = list(zip(*(each.chunk(parts) for each in (image, target, weight)), strict=True))
+        count = min(self._state.accumulation, len(image))
+        cut = list(zip(*(each.chunk(count) for each in (image, target, weight)), strict=True))
         for number, (images, targets, weights) in enumerate(cut, 1):
-            with self._run.processes.no_sum_before(self._levels, number == len(cut)):
-                with arithmetic(self._device, self._precision):
+            with self._run.processes.no_sync_before(self._levels, number == len(cut)):
+                with autocast(self._device, self._precision):
                     levels = self._levels(images)
                 loss = deep_loss(LOSSES[self._run.config.loss], levels, targets, weights, whole)
                 value += loss.detach()
-                # what is averaged over the processes shall be a sum
+                # gradients are averaged over the processes, but should be summed
                 loss = loss * self._run.processes.count
                 (self._state.scaler.scale(loss) if self._state.scaler else loss).backward()
         return value
 
     def _update(self, value: Tensor, rate: float) -> tuple[bool, float]:
-        """Move the weights, if loss and gradient are finite; whether, and the loss."""
+        """Update the weights if loss and gradient are finite; returns whether, and the loss."""
         if self._state.scaler:
             for optimizer in self._state.optimizers:
                 self._state.scaler.unscale_(optimizer)
         weights = [weight for weight in self.network.parameters() if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
-        told = [
+        own = [
             value,
             norm / self._run.processes.count,
             value.new_tensor(float(bool(self._run.stop))),
         ]
-        total, length, stopping = self._run.processes.total(torch.stack(told)).tolist()
+        total, length, stopping = self._run.processes.total(torch.stack(own)).tolist()
         self.is_stopping = stopping > 0
-        # in fp16 the scaler finds its scale by letting gradients become infinite
+        # in fp16 the scaler lowers its scale when gradients overflow
         is_seeking = self._state.scaler is not None and self._state.scaler.get_scale() > 1
         if not np.isfinite(total) or not (np.isfinite(length) or is_seeking):
             for optimizer in self._state.optimizers:
@@ -158,8 +158,8 @@ class Step:
             if self._state.scaler:
                 self._state.scaler.update()
             return False, total
-        if self._run.config.clip:
-            torch.nn.utils.clip_grads_with_norm_(weights, self._run.config.clip, norm)
+        if self._run.config.gradient_clip:
+            torch.nn.utils.clip_grads_with_norm_(weights, self._run.config.gradient_clip, norm)
         for optimizer in self._state.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -169,13 +169,13 @@ class Step:
         return True, total
 
     @torch.no_grad()
-    def _put_back(self, buffers: Sequence[Tensor]) -> None:
+    def _restore(self, buffers: Sequence[Tensor]) -> None:
         for buffer, before in zip(self.network.buffers(), buffers, strict=True):
             buffer.copy_(before)
 
 
 class _Levels(nn.Module):
-    """`deep_logits` as a module, for what wraps modules."""
+    """`deep_logits` as a module, for DistributedDataParallel."""
 
     def __init__(self, network: UNet) -> None:
         super().__init__()

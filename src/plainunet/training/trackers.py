@@ -22,8 +22,8 @@ from plainunet.training.run import Run
 _PROJECT = "plainunet"
 
 
-# Each class below is one tracker: made with the run folder, the settings and the `id` under which
-# it knows a run that goes on; `where` says to the user where to look.
+# Each class below is one tracker. Its arguments are the run folder, the settings, and its `id` of
+# a resumed run; `where` tells the user where to look.
 
 
 class _TensorBoard:
@@ -34,7 +34,7 @@ class _TensorBoard:
         self._writer = import_module("torch.utils.tensorboard").SummaryWriter(
             str(run / "tensorboard")
         )
-        self.where = f"look at it by: tensorboard --logdir {run / 'tensorboard'}"
+        self.where = f"view with: tensorboard --logdir {run / 'tensorboard'}"
         if known is None:
             goal = {"val/per_image_dice/mean_foreground": 0}
             for summary in import_module("torch.utils.tensorboard.summary").hparams(settings, goal):
@@ -55,7 +55,7 @@ class _TensorBoard:
 
 
 class _MLflow:
-    libraries = ("mlflow", "sqlalchemy", "alembic")  # the last two for runs kept in a file
+    libraries = ("mlflow", "sqlalchemy", "alembic")  # the last two for the database file
 
     def __init__(self, run: Path, settings: dict[str, Any], known: str | None) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -65,7 +65,7 @@ class _MLflow:
         if not uri:
             folder.mkdir(exist_ok=True)
             uri, artifacts = f"sqlite:///{folder.as_posix()}/mlflow.db", folder.as_uri()
-        server = "look at it by: mlflow server --backend-store-uri "
+        server = "view with: mlflow server --backend-store-uri "
         self.where = (server if artifacts else "") + uri
         self._client = self._library.MlflowClient(uri)
         if known is not None:
@@ -73,8 +73,8 @@ class _MLflow:
             self._client.update_run(known, status="RUNNING")
             return
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
-        there = self._client.get_experiment_by_name(name)
-        parent = there.experiment_id if there else self._client.create_experiment(name, artifacts)
+        found = self._client.get_experiment_by_name(name)
+        parent = found.experiment_id if found else self._client.create_experiment(name, artifacts)
         self.id = self._client.create_run(parent, run_name=run.resolve().name).info.run_id
         parameter = self._library.entities.Param
         self._client.log_batch(
@@ -84,7 +84,7 @@ class _MLflow:
     def log(self, values: dict[str, float], step: int) -> None:
         now, metric = int(1000 * time.time()), self._library.entities.Metric
         metrics = [metric(name, value, now, step) for name, value in values.items()]
-        for start in range(0, len(metrics), 1000):  # it takes no more at once
+        for start in range(0, len(metrics), 1000):  # MLflow's limit per call
             self._client.log_batch(self.id, metrics=metrics[start : start + 1000])
 
     def show(self, files: Sequence[Path], step: int) -> None:
@@ -100,10 +100,10 @@ class _Wandb:
 
     def __init__(self, run: Path, settings: dict[str, Any], known: str | None) -> None:
         self._library = import_module("wandb")
-        mode, said = os.environ.get("WANDB_MODE"), ""
+        mode, reason = os.environ.get("WANDB_MODE"), ""
         if not mode:
             mode = "online" if _has_wandb_key() else "offline"
-            said = "no account is known (wandb login), so " if mode == "offline" else ""
+            reason = "not logged in (wandb login): " if mode == "offline" else ""
         self._run = self._library.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
             name=run.resolve().name,
@@ -114,23 +114,23 @@ class _Wandb:
             resume=None if known is None else "allow",
         )
         self.id = self._run.id
-        self.where = self._run.url or f"{said}{mode} in {run / 'wandb'}; wandb sync sends it"
-        # W&B's own step only grows, also from one part of a run to the next
+        self.where = self._run.url or f"{reason}{mode} in {run / 'wandb'}; upload with: wandb sync"
+        # W&B's own step never goes back, which a resumed run may
         self._run.define_metric("*", step_metric="step")
 
     def log(self, values: dict[str, float], step: int) -> None:
         self._run.log({"step": step, **values})
 
     def show(self, files: Sequence[Path], step: int) -> None:
-        pictures = [self._library.Image(str(file), caption=file.stem) for file in files]
-        self._run.log({"step": step, "saved_images": pictures})
+        images = [self._library.Image(str(file), caption=file.stem) for file in files]
+        self._run.log({"step": step, "saved_images": images})
 
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
 
 
 def _has_wandb_key() -> bool:
-    """Whether W&B finds an account without asking for one."""
+    """Whether W&B finds an API key without prompting for one."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
@@ -142,20 +142,20 @@ class _Trackio:
 
     def __init__(self, run: Path, settings: dict[str, Any], known: str | None) -> None:
         self._library = import_module("trackio")
-        # Trackio knows runs by their names
+        # Trackio identifies runs by name
         self.id = known or f"{run.resolve().name}-{uuid4().hex[:6]}"
         with redirect_stdout(io.StringIO()):
             self._run = self._library.init(
                 project=_PROJECT, name=self.id, config=settings, resume="allow", embed=False
             )
-        self.where = f"look at it by: TRACKIO_DIR={self._library.TRACKIO_DIR} trackio show"
+        self.where = f"view with: TRACKIO_DIR={self._library.TRACKIO_DIR} trackio show"
 
     def log(self, values: dict[str, float], step: int) -> None:
         self._run.log(values, step=step)
 
     def show(self, files: Sequence[Path], step: int) -> None:
-        pictures = {f"saved_images/{f.stem}": self._library.Image(str(f)) for f in files}
-        self._run.log(pictures, step=step)
+        images = {f"saved_images/{f.stem}": self._library.Image(str(f)) for f in files}
+        self._run.log(images, step=step)
 
     def close(self, failed: bool) -> None:
         with redirect_stdout(io.StringIO()):
@@ -172,10 +172,10 @@ TRACKERS: dict[str, type[_TensorBoard] | type[_MLflow] | type[_Wandb] | type[_Tr
 
 
 PERIOD = 5.0
-"""Seconds between two steps that are told."""
-PICTURES = 4
-"""At most so many comparisons are shown, from the worst towards the best."""
-# unless the user says otherwise: nothing is sent unasked, nothing is printed
+"""Minimum time between two logged steps [s]."""
+IMAGES = 4
+"""Maximum number of comparisons to log, from worst to best."""
+# defaults: no telemetry, no output
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -186,9 +186,9 @@ _ENVIRONMENT = {
 
 
 def require_trackers(config: TrainConfig, run: Path) -> None:
-    """Import the trackers' libraries before long work begins; name what is missing."""
+    """Import the libraries of the trackers, so that a missing one fails early."""
     for name in config.track:
-        # Trackio reads its folder when it is imported
+        # Trackio reads its folder on import
         folder = {"TRACKIO_DIR": str(run.resolve() / name)} if name == "trackio" else {}
         for variable, value in {**_ENVIRONMENT, **folder}.items():
             os.environ.setdefault(variable, value)
@@ -197,18 +197,18 @@ def require_trackers(config: TrainConfig, run: Path) -> None:
                 import_module(library)
         except ImportError as error:
             raise ValueError(
-                f"--track {name}: a library is missing ({error}). Install it by: "
+                f"--track {name}: a library is missing ({error}). Install it with: "
                 f"pip install 'plainunet[{name}]'"
             ) from error
 
 
 @contextmanager
 def track(run: Run, known: bool) -> Iterator[None]:
-    """Log a run to the trackers that its settings name, as long as it is not left.
+    """Log a run to its trackers inside the context.
 
     Args:
-        run: The run, whose reporter is told everything as well, and which trackers fail.
-        known: Whether the run is resumed, so that the trackers know it already.
+        run: The run. Its reporter still receives everything, and notes on trackers that fail.
+        known: Whether the run is resumed, so that the trackers know it.
     """
     reporter = run.reporter
     trackers = _Trackers(run, known)
@@ -223,35 +223,35 @@ def track(run: Run, known: bool) -> Iterator[None]:
 
 
 class _Trackers(Forwarding):
-    """Hands on what it is told, and logs it to all trackers that have not failed."""
+    """Forwards everything, and logs it to all trackers that have not failed."""
 
     def __init__(self, run: Run, known: bool) -> None:
         super().__init__(run.reporter)
         self._folder = run.folder
         self._trackers: dict[str, Tracker] = {}
         self._logged_at = float("-inf")
-        self._told: dict[str, Any] = {"step": 0, "epoch": 0, "judged": False, "ids": {}}
+        self._done: dict[str, Any] = {"step": 0, "epoch": 0, "judged": False, "ids": {}}
         names = run.config.track if run.processes.is_first else ()
         if known:
             with suppress(OSError, ValueError):  # it may be missing or damaged
-                self._told = json.loads(self._folder.trackers.read_text(encoding="utf-8"))
+                self._done = json.loads(self._folder.trackers.read_text(encoding="utf-8"))
         if names:
             self._folder.path.mkdir(parents=True, exist_ok=True)
         settings = _plain_settings(run.config)
         for name in dict.fromkeys(names):
             try:
-                tracker = TRACKERS[name](self._folder.path, settings, self._told["ids"].get(name))
+                tracker = TRACKERS[name](self._folder.path, settings, self._done["ids"].get(name))
             except Exception as error:
                 self._drop(name, error)
             else:
-                self._trackers[name], self._told["ids"][name] = tracker, tracker.id
+                self._trackers[name], self._done["ids"][name] = tracker, tracker.id
                 self.note(f"{name}: {tracker.where}")
         self._remember()
 
     def step(self, done: StepDone) -> None:
         super().step(done)
         now = time.monotonic()
-        if now - self._logged_at >= PERIOD and done.step >= self._told["step"]:
+        if now - self._logged_at >= PERIOD and done.step >= self._done["step"]:
             self._logged_at = now
             values = {
                 "step/loss": done.loss,
@@ -261,27 +261,27 @@ class _Trackers(Forwarding):
 
     def epoch(self, row: dict[str, Any], best: float | None) -> None:
         super().epoch(row, best)
-        if row["epoch"] > self._told["epoch"]:
-            self._told["epoch"] = row["epoch"]
+        if row["epoch"] > self._done["epoch"]:
+            self._done["epoch"] = row["epoch"]
             names = ("epoch", "loss", "learning_rate", "images_per_second", "seconds")
-            # an epoch without a step that could be made has no loss
+            # an epoch of skipped steps has no loss
             values = {f"epoch/{name}": row[name] for name in names if row[name] is not None}
             scores = row["validation"]  # not every epoch of a run with a budget is validated
             self._log(values | (_scores("val", scores) if scores else {}), row["step"])
 
     def result(self, scores: dict[str, Any]) -> None:
         super().result(scores)
-        told = self._told
-        if not told["judged"]:
-            told["judged"] = True
-            self._log(_scores("native", scores), told["step"])
+        done = self._done
+        if not done["judged"]:
+            done["judged"] = True
+            self._log(_scores("native", scores), done["step"])
             files = sorted(self._folder.saved_images.glob("*_comparison.png"))
-            files = files[:: -(-len(files) // PICTURES) or 1]
-            self.each(lambda tracker: tracker.show(files, told["step"]))
+            files = files[:: -(-len(files) // IMAGES) or 1]
+            self.each(lambda tracker: tracker.show(files, done["step"]))
 
     def _log(self, values: dict[str, float], step: int) -> None:
-        self._told["step"] = max(step, self._told["step"])
-        self._remember()  # first: a run that is killed in between lacks a point, but has none twice
+        self._done["step"] = max(step, self._done["step"])
+        self._remember()  # first: a kill in between loses a point, instead of logging it twice
         self.each(lambda tracker: tracker.log(values, step))
 
     def each(self, call: Callable[[Tracker], None]) -> None:
@@ -294,12 +294,12 @@ class _Trackers(Forwarding):
     def _remember(self) -> None:
         if self._trackers:
             with suppress(OSError):
-                write_json(self._folder.trackers, self._told)
+                write_json(self._folder.trackers, self._done)
 
     def _drop(self, name: str, error: Exception) -> None:
         self._trackers.pop(name, None)
-        said = f"{type(error).__name__}: {error}"
-        self.note(f"note: {name} failed, and is told nothing any more ({said})")
+        reason = f"{type(error).__name__}: {error}"
+        self.note(f"note: {name} failed; nothing more is logged to it ({reason})")
 
 
 def _plain_settings(config: TrainConfig) -> dict[str, bool | int | float | str]:
@@ -312,13 +312,13 @@ def _plain_settings(config: TrainConfig) -> dict[str, bool | int | float | str]:
 
 
 def _scores(prefix: str, scores: dict[str, Any]) -> dict[str, float]:
-    """Dice and IoU, pooled and per image, of each class and of all but the background."""
+    """Dice and IoU, pooled and per image, of each class and the foreground mean."""
     found = {}
     for way in ("pooled", "per_image"):
         for name in ("dice", "iou"):
             score = scores[way][name]
             each = {"mean_foreground": score["mean_foreground"], **score["per_class"]}
             for key, value in each.items():
-                if value is not None:  # trackers take no other characters
+                if value is not None:  # trackers allow no other characters
                     found[f"{prefix}/{way}_{name}/" + re.sub(r"[^\w-]+", "_", key)] = value
     return found

@@ -1,4 +1,4 @@
-"""A run, read from top to bottom: from a data folder to a run folder with a checkpoint in it."""
+"""A training run, top to bottom: from a data folder to a run folder with a checkpoint."""
 
 import os
 import random
@@ -20,7 +20,7 @@ from plainunet.doctor.images import copies_across
 from plainunet.files import lock_folder, remove_unfinished, write_whole
 from plainunet.formats.images import IMAGE_SUFFIXES, read_image
 from plainunet.formats.problems import command
-from plainunet.network.checkpoint import Card, take_weights, versions
+from plainunet.network.checkpoint import Card, load_pretrained, versions
 from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
@@ -38,9 +38,9 @@ from plainunet.training.trainer import Trainer
 from plainunet.training.validate import evaluate_best
 
 _MOST_COMPARED = 5000
-"""Images that are searched for copies before a run; `check` does it for any number."""
+"""Maximum number of images to search for duplicates before a run; `check` has no limit."""
 _SOME = 16
-"""Images whose dtype is looked at."""
+"""Number of images to sample for the dtypes."""
 
 
 def train(
@@ -57,20 +57,20 @@ def train(
         out: The run folder to make: `best.safetensors`, `last/`, `config.toml`, `split.csv`,
             `dataset.toml`, `metrics.jsonl`, `curves.png`, `validation/`, `saved_images/`,
             `report.html`.
-        config: The settings; left out, the defaults. What they leave out of the data is taken
-            from a `dataset.toml` in the folder, where there is one.
-        reporter: Told what happens.
-        begun: When a budget began to run, on the clock of `time.monotonic`; left out, now.
+        config: The settings; default: `TrainConfig()`. Data settings that are not set come from
+            the folder's `dataset.toml`, if there is one.
+        reporter: Receives notes and progress.
+        begun: Start of the time budget on the clock of `time.monotonic` [s]; default: now.
 
     Returns:
-        The scores on the validation part at native size, as by `evaluate`.
+        The scores on the validation split at native size, as by `evaluate`.
 
     Raises:
-        FileNotFoundError: No such folder.
-        ValueError: The data cannot be understood, a setting does not fit it, `out` holds a
-            run already, another process works in it, or a tracker's library is missing.
+        FileNotFoundError: The folder does not exist.
+        ValueError: The data cannot be read, a setting does not fit it, `out` contains a run
+            already or is in use by another process, or a tracker's library is missing.
         FloatingPointError: Loss or gradient was not finite in several steps in a row.
-        StoppedError: SIGINT or SIGTERM came, and the run's state is saved.
+        StoppedError: SIGINT or SIGTERM arrived; the state of the run is saved.
     """
     begun = time.monotonic() if begun is None else begun
     data, folder, config = Path(data), RunFolder(Path(out)), config or TrainConfig()
@@ -89,22 +89,22 @@ def train(
 def resume(out: str | Path, reporter: Reporter = silent) -> dict[str, Any]:
     """Resume a run from the state that was saved last.
 
-    Without a time budget, it ends with the weights and scores that it would have had if it had
-    never been stopped, to the last bit on CPUs with as many threads.
+    Without a time budget, weights and scores are those of an uninterrupted run, bit for bit on
+    CPUs with the same number of threads.
 
     Args:
         out: The run folder.
-        reporter: Told what happens.
+        reporter: Receives notes and progress.
 
     Returns:
-        The scores on the validation part at native size, as by `evaluate`.
+        The scores on the validation split at native size, as by `evaluate`.
 
     Raises:
-        FileNotFoundError: There is no run, or its data folder has gone.
-        ValueError: A file of the run is damaged, another process works in its folder, or a
+        FileNotFoundError: There is no run, or its data folder is missing.
+        ValueError: A file of the run is damaged, another process uses its folder, or a
             tracker's library is missing.
         FloatingPointError: Loss or gradient was not finite in several steps in a row.
-        StoppedError: SIGINT or SIGTERM came, and the run's state is saved.
+        StoppedError: SIGINT or SIGTERM arrived; the state of the run is saved.
     """
     folder = RunFolder(Path(out))
     folder.require_state()
@@ -125,7 +125,7 @@ def _train(
     if config.budget is not None:
         predictor = Predictor(network, card, device=config.device, precision=config.precision)
         run.end = run.processes.first_decides(lambda: find_end(run, predictor))
-    run.reporter.note(f"the last validation pictures: {run.folder.validation}")
+    run.reporter.note(f"validation previews: {run.folder.validation}")
     with (
         track(run, known=saved is not None),
         asked_to_stop(run),
@@ -142,7 +142,7 @@ def _train(
 
 
 class _DataNotes(Forwarding):
-    """Marks what is said of the data as a note; its problems end the run, whoever collects them."""
+    """Marks messages about the data as notes; any problem with the data ends the run."""
 
     def note(self, text: str) -> None:
         self._reporter.note(text if text.startswith("note: ") else f"note: {text}")
@@ -154,11 +154,11 @@ class _DataNotes(Forwarding):
 def _plan(
     data: Path, folder: RunFolder, config: TrainConfig, reporter: Reporter, begun: float
 ) -> tuple[TrainConfig, SegmentationDataset, list[str]]:
-    """Open the data and fill the settings in; all of them, the data, the lines of the plan."""
+    """Open the data and complete the settings; returns both and the lines of the plan."""
     if any(file.exists() for file in (folder.best, folder.config, folder.state)):
         raise ValueError(
-            f"{folder.path}: holds a run already. Go on with it by 'plainunet train --resume "
-            f"{folder.path}', or give another --out."
+            f"{folder.path}: contains a run already. Resume it with 'plainunet train --resume "
+            f"{folder.path}', or choose another --out."
         )
     require_trackers(config, folder.path)
     config = with_dataset(config, data)
@@ -167,7 +167,7 @@ def _plan(
     if config.budget is None and "epochs" not in given:
         config = config.model_copy(update={"budget": BUDGET})
     elif config.budget is not None and "epochs" in given:
-        reporter.note("note: --epochs does nothing with --budget: the clock decides")
+        reporter.note("note: --epochs has no effect with --budget, which sets the training time")
     dataset = SegmentationDataset.open(data, config, _DataNotes(reporter))
     dataset, config = fill_in(dataset, config, reporter)
     _mention_copies(dataset, reporter)
@@ -181,7 +181,7 @@ def _plan(
 
 
 def _mention_copies(dataset: SegmentationDataset, reporter: Reporter) -> None:
-    """Warn of images that are in training and in validation."""
+    """Warn of data leakage: duplicates across the train and validation splits."""
     if len(dataset) > _MOST_COMPARED:
         return
     copies = copies_across(dataset.pairs)
@@ -189,24 +189,24 @@ def _mention_copies(dataset: SegmentationDataset, reporter: Reporter) -> None:
         (one, other), *_ = copies
         check = command("plainunet", "check", dataset.folder)
         reporter.note(
-            f"warning: {len(copies)} images of training show the same as one of validation, so "
-            f"scores will look better than they are; for example {one.image} and {other.image}. "
-            f"This names them all, and what groups them:\n$ {check}"
+            f"warning: data leakage: {len(copies)} training images duplicate a validation image, "
+            f"so scores will be too high; for example {one.image} and {other.image}. To list all "
+            f"of them and how to group them:\n$ {check}"
         )
 
 
 def _resume(folder: RunFolder, processes: Processes, reporter: Reporter) -> dict[str, Any]:
-    """Read a run's state and settings, and join the path of a new run."""
+    """Read a run's state and settings, and continue like a new run."""
 
     def read() -> tuple[dict[str, Any], TrainConfig, SegmentationDataset]:
-        for place in (folder.path, folder.state.parent, folder.validation):
-            remove_unfinished(place)
+        for directory in (folder.path, folder.state.parent, folder.validation):
+            remove_unfinished(directory)
         saved = read_state(folder)
         config = load_config(folder.config)
         require_trackers(config, folder.path)
         data = Path(saved["data"])
         if not data.is_dir():
-            raise FileNotFoundError(f"{data}: the run's data folder has gone; put it back.")
+            raise FileNotFoundError(f"{data}: the data folder of the run is missing. Restore it.")
         return saved, config, SegmentationDataset.reopen(data, folder.split, config)
 
     saved, config, dataset = processes.first_decides(read)
@@ -217,7 +217,7 @@ def _resume(folder: RunFolder, processes: Processes, reporter: Reporter) -> dict
 
 
 def _begin_folder(run: Run, plan: Sequence[str]) -> None:
-    """Write what a run folder holds from the start."""
+    """Write the files that a run folder contains from the start."""
     folder, dataset = run.folder, run.dataset
     write_split(folder.split, dataset.pairs, dataset.folder)
     write_config(folder.config, run.config)
@@ -228,10 +228,10 @@ def _begin_folder(run: Run, plan: Sequence[str]) -> None:
 
 
 def _load_samples(run: Run) -> dict[str, Samples]:
-    """Samples of "train" and "val", decoded once where there is room for it."""
+    """Samples of the splits "train" and "val", decoded into the cache as far as it has room."""
     config, dataset, reporter = run.config, run.dataset, run.reporter
     if grey := _grey(dataset.shapes):
-        reporter.note(f"note: {grey} grey pictures are shown as RGB, like the others")
+        reporter.note(f"note: {grey} greyscale images are converted to RGB, like the others")
     samples = {
         part: Samples(
             dataset.part(part).pairs,
@@ -247,34 +247,34 @@ def _load_samples(run: Run) -> dict[str, Samples]:
 
     def fill() -> None:
         for each in samples.values():
-            reporter.stage("reading pictures", len(each))
+            reporter.stage("reading images", len(each))
             each.fill_cache(lambda done, total: reporter.advance(done))
-            reporter.advance(len(each))  # what was in the cache is not told
+            reporter.advance(len(each))  # cached images are not reported
 
-    run.processes.in_turn(fill)  # on each machine, one process decodes
+    run.processes.in_turn(fill)  # one process per machine decodes
     return samples
 
 
 def _make_network(run: Run, samples: Samples, is_new: bool) -> UNet:
-    """The network on the CPU, its weights fresh or another checkpoint's."""
+    """The network on the CPU, with random or pretrained weights."""
     config = run.config
     torch.manual_seed(config.seed)
     channels = _channels(run.dataset.shapes)
     network = UNet(channels, len(config.classes), **config.network_arguments())
-    if config.start_from and is_new:
-        fresh = take_weights(network, Path(config.start_from))
-        named = f"; fresh or averaged: {', '.join(fresh)}" if fresh else ""
-        run.reporter.note(f"weights from {config.start_from}{named}")
+    if config.pretrained and is_new:
+        fresh = load_pretrained(network, Path(config.pretrained))
+        named = f"; reinitialised or averaged: {', '.join(fresh)}" if fresh else ""
+        run.reporter.note(f"fine-tuning from {config.pretrained}{named}")
     network.set_normalisation(*samples.statistics())
     return network
 
 
 def _describe_model(run: Run) -> Card:
-    """What a checkpoint of the run says of itself, without scores."""
+    """The card of the run's checkpoints, without scores."""
     config, dataset = run.config, run.dataset
     areas = sorted(height * width for height, width in dataset.sizes)
     pairs, coding = dataset.pairs, dataset.coding
-    # not every second one, as where two cameras took turns
+    # at random: a fixed stride could hit only one of two alternating cameras
     some = random.Random(0).sample(pairs, min(_SOME, len(pairs)))
     training: dict[str, Any] = {
         "digest": dataset.digest(),
@@ -302,41 +302,42 @@ def _channels(shapes: Sequence[Shape]) -> int:
 
 
 def _grey(shapes: Sequence[Shape]) -> int:
-    """How many images are grey among RGB ones."""
+    """Number of greyscale images among RGB ones."""
     return sum(channels == 1 for _, _, channels in shapes) if _channels(shapes) == 3 else 0
 
 
 def _require_apart(folder: RunFolder, data: Path) -> None:
-    """Refuse a run folder that lies among the data, where its files would be taken for some."""
-    place, whole = folder.path.resolve(), data.resolve()
-    images = (path for path in place.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    within = whole in place.parents and not folder.state.is_file() and any(images)
-    if place == whole or within:
+    """Refuse a run folder among the data, whose files would be mistaken for data."""
+    out, whole = folder.path.resolve(), data.resolve()
+    images = (path for path in out.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    within = whole in out.parents and not folder.state.is_file() and any(images)
+    if out == whole or within:
         raise ValueError(
-            f"{folder.path}: holds the data, and no run can lie among it. Give another --out."
+            f"{folder.path}: contains the data, so a run cannot be written there. Choose another "
+            "--out."
         )
 
 
 @contextmanager
 def _processes_in(folder: RunFolder, device: str) -> Iterator[Processes]:
-    """Have the run folder to ourselves; the processes that share the work."""
+    """Lock the run folder; yields the processes that share the run."""
     with join_processes(device) as processes, ExitStack() as held:
         processes.first_decides(lambda: held.enter_context(lock_folder(folder.path)))
         yield processes
 
 
 def _prepare_device(config: TrainConfig) -> None:
-    """Refuse a device that is not there; have memory ready before anything is timed."""
+    """Refuse a missing device; set up memory before anything is timed."""
     if choose_device(config.device).type == "cpu":
         keep_freed_memory()
 
 
 @contextmanager
 def _deterministic(wanted: bool) -> Iterator[None]:
-    """Have PyTorch refuse operations whose result depends on chance."""
+    """Make PyTorch refuse nondeterministic operations."""
     before = torch.are_deterministic_algorithms_enabled()
     if wanted:
-        # asked for by cuBLAS, before its first use
+        # cuBLAS reads it before its first use
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
@@ -347,13 +348,13 @@ def _deterministic(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def _advising_to_resume(folder: RunFolder) -> Iterator[None]:
-    """Add to errors of files and processes how to resume once their cause is fixed."""
+    """Add the resume command to errors of files and processes."""
     try:
         yield
     except OSError as error:
         if not folder.state.is_file():
             raise
         raise OSError(
-            f"{error}\nThe run's last saved state is intact. To go on with it: "
+            f"{error}\nThe last saved state of the run is intact. Resume with: "
             f"plainunet train --resume {folder.path}"
         ) from error

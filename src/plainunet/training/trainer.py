@@ -1,4 +1,4 @@
-"""The epochs of a run: batches, steps, validation, the best checkpoint, what is logged."""
+"""The epochs of a run: batches, steps, validation, the best checkpoint, logging."""
 
 import dataclasses
 import math
@@ -14,8 +14,9 @@ from plainunet.dataset.loader import EpochBatches, iterate, make_loader
 from plainunet.dataset.resize import patches_each
 from plainunet.dataset.samples import Samples, TrainingSet, balanced_weights
 from plainunet.network.checkpoint import Card, freeze_encoder, save_checkpoint
-from plainunet.network.device import choose_device, choose_precision, most_memory, to_device
+from plainunet.network.device import choose_device, choose_precision, peak_memory, to_device
 from plainunet.network.unet import UNet
+from plainunet.page import plural
 from plainunet.reporter import StepDone
 from plainunet.system import resident_memory
 from plainunet.training.distributed import synchronise
@@ -23,32 +24,32 @@ from plainunet.training.optim import WeightAverage, make_optimizers
 from plainunet.training.run import Run, StoppedError, draw_curves, rows_until, write_rows
 from plainunet.training.schedule import ClockSchedule, Schedule, StepSchedule
 from plainunet.training.state import Saver, TrainingState
-from plainunet.training.step import Made, Step
+from plainunet.training.step import Step, StepResult
 from plainunet.training.validate import has_foreground, validate_epoch
 
 FAULTS = 5
-"""After so many steps in a row that could not be made, training ends."""
+"""Training ends after this many consecutive skipped steps."""
 EPOCH = 25
-"""Steps that an epoch of a run with a time budget has at least."""
+"""Minimum steps per epoch of a run with a time budget."""
 CURVES_PERIOD = 20.0
-"""Seconds between two drawings of the curves, which cost half a second."""
+"""Minimum time between two drawings of the curves, which take half a second [s]."""
 
 
 class Trainer:
-    """Trains a network epoch by epoch; the best and the last state are in the run folder.
+    """Trains a network epoch by epoch, and saves the best and the last state in the run folder.
 
     Attributes:
-        state: Everything that changes while it trains.
+        state: Everything that changes during training.
     """
 
     def __init__(self, run: Run, network: UNet, card: Card, samples: dict[str, Samples]) -> None:
-        """Get everything ready; nothing is written yet.
+        """Prepare training; nothing is written yet.
 
         Args:
             run: The run.
-            network: The network, with the weights to begin with.
-            card: Its description.
-            samples: Of "train" and "val".
+            network: The network, with its initial weights.
+            card: Its card.
+            samples: The samples of "train" and "val".
         """
         config = run.config
         self._run, self._card, self._samples = run, card, samples
@@ -63,25 +64,27 @@ class Trainer:
             make_optimizers(network, config.optimizer, config.learning_rate, config.weight_decay),
             WeightAverage(network, config.ema) if config.ema else None,
             torch.amp.GradScaler(self._device.type) if self._precision == torch.float16 else None,
-            accumulation=config.accumulation,
+            accumulation=config.gradient_accumulation,
         )
         self._batches = self._make_batches()
         self._loaders: dict[tuple[int, int], DataLoader[tuple[Tensor, ...]]] = {}
-        self._validating = 0.0  # seconds that the last validation took
+        self._validating = 0.0  # duration of the last validation [s]
         self._drawn = time.monotonic()
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Take over a state, as by `read_state`."""
+        """Restore a saved state, as by `read_state`."""
         self.state.restore(saved)
-        self.state.accumulation = max(self.state.accumulation, self._run.config.accumulation)
+        self.state.accumulation = max(
+            self.state.accumulation, self._run.config.gradient_accumulation
+        )
 
     def fit(self) -> None:
-        """Train all epochs that are left.
+        """Train the remaining epochs.
 
         Raises:
-            FloatingPointError: Loss or gradient was not finite in `FAULTS` steps in a row; the
-                weights are as before the first of them.
-            StoppedError: The run was asked to stop; its state is saved.
+            FloatingPointError: Loss or gradient was not finite in `FAULTS` consecutive steps; the
+                weights are those from before the first of them.
+            StoppedError: The run was interrupted; its state is saved.
         """
         run, state = self._run, self.state
         run.where = f"after step {state.step}"
@@ -94,10 +97,11 @@ class Trainer:
             state.resumed_at.append(state.step)
         is_over = self._schedule.is_over(state.epoch)
         if is_over:
-            run.reporter.note("training is over already; its result is judged again")
+            run.reporter.note("training is already complete; evaluating the result again")
         while not is_over:
             if run.config.patience and state.waited >= run.config.patience:
-                run.reporter.note(f"stopped: no better validation Dice for {state.waited} epochs")
+                waited = plural(state.waited, "epoch")
+                run.reporter.note(f"early stopping: no better validation Dice for {waited}")
                 break
             size = self._schedule.size(state.epoch)
             begun, before = time.perf_counter(), state.seconds
@@ -105,8 +109,8 @@ class Trainer:
             scores = self._validate(size)
             is_over = self._schedule.is_over(state.epoch + 1)
             if run.end is not None and is_over and (scores is None or not self._is_full(size)):
-                # no time is left to validate the last weights; their learning rate has come down
-                self._keep(state.average.network if state.average else state.network, self._card)
+                # no time left to validate the last weights, but the learning rate has annealed
+                self._save_best(state.average.network if state.average else state.network)
             state.seconds = before + time.perf_counter() - begun
             row = self._log(size, scores)
             if self._save.is_cheap() or is_over:
@@ -116,7 +120,7 @@ class Trainer:
             draw_curves(run.folder.curves, self._rows)
 
     def _train_epoch(self, size: tuple[int, int]) -> None:
-        """Make the steps of an epoch that are left."""
+        """Run the remaining steps of an epoch."""
         state = self.state
         if size not in self._loaders:
             self._loaders = {size: self._make_loader(size)}
@@ -127,9 +131,9 @@ class Trainer:
         rate = Rate()
         last = time.perf_counter()
         for batch in iterate(self._loaders[size]):
-            made = self._step(batch, state.step, self._schedule.rate(state.step))
-            self._count(made)
-            self._report_step(made, rate.add(made.images))
+            result = self._step(batch, state.step, self._schedule.rate(state.step))
+            self._count(result)
+            self._report_step(result, rate.add(result.images))
             state.step += 1
             state.batch += 1
             self._run.where = f"after step {state.step}"
@@ -142,38 +146,38 @@ class Trainer:
                 raise self._run.stopped()
             if self._save.is_due(took):
                 self._save()
-            if self._schedule.cuts(state.epoch):
+            if self._schedule.ends_epoch(state.epoch):
                 break
 
-    def _count(self, made: Made) -> None:
-        """Count a step; name the images of one that could not be made."""
+    def _count(self, result: StepResult) -> None:
+        """Count a step; report the images of a skipped one."""
         state = self.state
-        if made.is_made:
+        if result.is_finite:
             state.in_a_row = 0
-            state.loss_sum += made.loss * made.images
-            state.images += made.images
+            state.loss_sum += result.loss * result.images
+            state.images += result.images
             return
         state.in_a_row += 1
         state.skipped += 1
         numbers = self._batches.samples(state.batch)
         named = ", ".join(self._samples["train"].file(number) for number in numbers)
-        what = f"step {state.step + 1}: the loss was {made.loss:g}, its gradient not finite"
+        what = f"step {state.step + 1}: loss {result.loss:g}, gradient not finite"
         if state.in_a_row >= FAULTS:
             raise FloatingPointError(
-                f"{what}, and so in {FAULTS} steps in a row. Begin anew with a smaller "
-                "--learning-rate, or --precision fp32, and another --out; or look at the "
-                f"pictures of the last batch: {named}"
+                f"{what}, as in the {FAULTS - 1} steps before. Start again with a smaller "
+                "--learning-rate or --precision fp32, and another --out; or check the images of "
+                f"the last batch: {named}"
             )
-        self._run.reporter.note(f"note: {what}; the step is left out. Its batch: {named}")
+        self._run.reporter.note(f"note: {what}; step skipped. Its batch: {named}")
 
-    def _report_step(self, made: Made, images_per_second: float) -> None:
+    def _report_step(self, result: StepResult, images_per_second: float) -> None:
         state = self.state
         self._run.reporter.step(
             StepDone(
                 epoch=state.epoch,
                 step=state.step,
                 steps=self._schedule.steps(state.step),
-                loss=made.loss,
+                loss=result.loss,
                 images_per_second=images_per_second,
                 learning_rate=state.optimizers[0].param_groups[0]["lr"],
                 epoch_step=state.batch + 1,
@@ -181,14 +185,14 @@ class Trainer:
                 share=self._schedule.done(state.step),
                 end=self._run.end,
                 memory=resident_memory(),
-                gpu_memory=most_memory(self._device),
+                gpu_memory=peak_memory(self._device),
             )
         )
 
     def _validate(self, size: tuple[int, int]) -> dict[str, Any] | None:
-        """Validate the epoch's weights, if it is time to, and keep them if they are the best."""
+        """Validate the weights if the schedule asks for it, and save the best ones."""
         run, state, samples = self._run, self.state, self._samples["val"]
-        if not self._schedule.judges(state.epoch, self._validating):
+        if not self._schedule.validates(state.epoch, self._validating):
             return None
         begun = run.processes.clock()
         if self._save.is_due(self._validating or math.inf):
@@ -202,28 +206,29 @@ class Trainer:
             found.images.write(run.folder.validation)
         if not self._validating and not has_foreground(found.scores, len(samples)):
             run.reporter.note(
-                "note: no held-out picture has foreground, so Dice says nothing of this run; "
-                "hold out others: --stratify, --seed or --validation"
+                "note: no validation image has foreground, so the Dice of this run means nothing; "
+                "change the split: --stratify, --seed or --validation"
             )
         self._validating = run.processes.clock() - begun
         if self._is_full(size):
             is_better = found.dice > state.best
             state.waited = 0 if is_better else state.waited + 1
-            if is_better or found.dice == state.best == 0:  # where nothing is found, the latest
+            if is_better or found.dice == state.best == 0:  # while Dice is 0, the latest
                 state.best = found.dice
-                self._keep(found.network, dataclasses.replace(self._card, scores=found.scores))
+                self._save_best(found.network, found.scores)
         return found.scores
 
     def _is_full(self, size: tuple[int, int]) -> bool:
-        """Whether it is the run's full size, and no smaller one of its growth."""
+        """Whether this is the full size, not an earlier stage of progressive resizing."""
         return size == self._run.config.window
 
-    def _keep(self, network: UNet, card: Card) -> None:
+    def _save_best(self, network: UNet, scores: dict[str, Any] | None = None) -> None:
         if self._run.processes.is_first:
+            card = dataclasses.replace(self._card, scores=scores or {})
             save_checkpoint(self._run.folder.best, network, card)
 
     def _log(self, size: tuple[int, int], scores: dict[str, Any] | None) -> dict[str, Any]:
-        """End the epoch: write its row and, now and then, the curves."""
+        """End the epoch: write its row and, from time to time, the curves."""
         run, state = self._run, self.state
         row = {
             "epoch": state.epoch + 1,
@@ -248,17 +253,17 @@ class Trainer:
         return row
 
     def _make_batches(self) -> EpochBatches:
-        """Order the samples into batches."""
+        """Make the sampler of batches."""
         config, samples, processes = self._run.config, self._samples["train"], self._run.processes
         repeats = patches_each(samples.sizes, config.patch) if config.patch else 1
-        if self._run.end is not None:  # what is done once an epoch is not to take much of the time
+        if self._run.end is not None:  # longer epochs, so that their overhead stays small
             repeats = max(repeats, math.ceil(EPOCH * config.batch_size / len(samples)))
         return EpochBatches(
             len(samples), config.batch_size, config.seed, repeats, processes.rank, processes.count
         )
 
     def _make_loader(self, size: tuple[int, int]) -> DataLoader[tuple[Tensor, ...]]:
-        """Make the batches of one size."""
+        """Make the data loader of one image size."""
         config = self._run.config
         dataset = TrainingSet(
             self._samples["train"],
@@ -287,12 +292,12 @@ class Trainer:
         return balanced_weights(self._samples["train"].class_shares())
 
     def _describe(self) -> str:
-        """The network, its options that are not as usual, precision, device and processes."""
+        """The network, its non-default options, precision, device and processes."""
         config, processes = self._run.config, self._run.processes
-        usual = NetworkConfig()
+        default = NetworkConfig()
         options = ""
         for name, value in config.network_arguments().items():
-            if name not in ("base_channels", "depth") and value != getattr(usual, name):
+            if name not in ("base_channels", "depth") and value != getattr(default, name):
                 options += name.replace("_", " ") + ("" if value is True else f" {value}") + ", "
         parameters = sum(weight.numel() for weight in self.state.network.parameters())
         return (
@@ -310,7 +315,7 @@ class Rate:
         self._marks = [(time.perf_counter(), 0)]
 
     def add(self, images: int) -> float:
-        """Count the images of a step, and give the rate."""
+        """Count the images of a step; returns the rate."""
         self._marks.append((time.perf_counter(), self._marks[-1][1] + images))
         self._marks = self._marks[-20:]
         (start, before), (end, after) = self._marks[0], self._marks[-1]

@@ -35,17 +35,17 @@ from plainunet.training.run import Run
 from plainunet.training.state import TrainingState
 
 SHOWN = 4
-"""At most so many, spread evenly over those that are held out."""
+"""Maximum number of validation previews, spread evenly over the validation split."""
 
 
 class ValidationImages:
-    """Some images of one validation, each beside its truth and its prediction."""
+    """Previews of a validation: some images next to ground truth and prediction."""
 
     def __init__(self, samples: Samples, colors: Colors) -> None:
-        """Choose the pictures.
+        """Choose the images.
 
         Args:
-            samples: The validation part. The same of it are chosen every time.
+            samples: The validation split; the same samples are chosen every time.
             colors: RGB of each class, 0..255.
         """
         count = len(samples)
@@ -57,14 +57,14 @@ class ValidationImages:
         self._drawn: dict[str, NDArray[np.uint8]] = {}
 
     def wants(self, index: int) -> bool:
-        """Whether an image is one of the chosen."""
+        """Whether an image was chosen."""
         return index in self._names
 
     def join(self, processes: Processes) -> None:
-        """Gather what the processes of a run have drawn.
+        """Gather the previews of all processes of a run.
 
         Args:
-            processes: They.
+            processes: The processes.
         """
         for drawn in processes.gather(self._drawn):
             self._drawn = {**self._drawn, **drawn}
@@ -76,12 +76,12 @@ class ValidationImages:
         truth: NDArray[np.uint8],
         prediction: NDArray[np.uint8],
     ) -> None:
-        """Draw a picture, if it is one of the chosen.
+        """Draw an image if it was chosen.
 
         Args:
-            index: Its number among the samples.
+            index: Index of the sample.
             image: [H, W, C], integers or floats.
-            truth: [H, W] uint8, class ids; other values do not count.
+            truth: Ground truth [H, W] uint8, class ids; other values are ignored.
             prediction: [H, W] uint8, class ids.
         """
         if self.wants(index):
@@ -89,36 +89,36 @@ class ValidationImages:
             self._drawn[self._names[index]] = drawn
 
     def write(self, folder: Path) -> None:
-        """Write the pictures, each in place of the one before, whole or not at all.
+        """Write the previews; each replaces the one before, whole or not at all.
 
         Args:
-            folder: Where to.
+            folder: Output folder.
         """
         for name, drawn in self._drawn.items():
             write_rgb(folder / name, drawn)
 
 
-_PERIOD = 20.0  # seconds of judging that are lost at most
+_PERIOD = 20.0  # seconds of evaluation that a kill loses at most
 
 
 class Journal:
-    """The counts of one evaluation, kept in a file so that it can be resumed."""
+    """The counts of one evaluation, saved in a file so that it can be resumed."""
 
     def __init__(self, file: Path, what: str) -> None:
-        """Open the counts of the same evaluation, or begin: `what` tells evaluations apart."""
+        """Open the counts of the same evaluation, or start: `what` identifies it."""
         self._file = file
         self._what = what
         self._written = time.monotonic()
         self.counts: list[Counts] = []
         try:
-            said = json.loads(self._file.read_text(encoding="utf-8"))
+            saved = json.loads(self._file.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return
-        if said["what"] == what:
-            self.counts = [np.array(each, dtype=np.int64) for each in said["counts"]]
+        if saved["what"] == what:
+            self.counts = [np.array(each, dtype=np.int64) for each in saved["counts"]]
 
     def add(self, counts: Counts) -> None:
-        """Count a picture in.
+        """Add the counts of an image.
 
         Args:
             counts: Any shape, int64.
@@ -128,18 +128,18 @@ class Journal:
             self.write()
 
     def write(self) -> None:
-        """Write all down, as before the process ends."""
+        """Write the counts, as before the process ends."""
         counts = [each.tolist() for each in self.counts]
         write_json(self._file, {"what": self._what, "counts": counts})
         self._written = time.monotonic()
 
     def close(self) -> None:
-        """Forget it: the judging is done, and what came of it is kept elsewhere."""
+        """Remove the file: the evaluation is complete, and its result is saved elsewhere."""
         self._file.unlink(missing_ok=True)
 
 
 class Validation(NamedTuple):
-    """What came of validating the weights, or their average: the better of the two."""
+    """The validation of the weights or of their EMA, whichever is better."""
 
     dice: float
     """Mean foreground Dice per image."""
@@ -152,21 +152,21 @@ class Validation(NamedTuple):
 def validate_epoch(
     run: Run, state: TrainingState, card: Card, samples: Samples, size: tuple[int, int]
 ) -> Validation:
-    """Validate the last weights and, where there is one, their average.
+    """Validate the last weights and their EMA, if there is one.
 
     Args:
         run: The run.
-        state: Its weights, and how far it has come.
-        card: The network's description.
-        samples: The validation part.
-        size: Height and width of what the network sees [pixels].
+        state: Its weights and progress.
+        card: The card of the network.
+        samples: The validation split.
+        size: Height and width of the network's input [pixels].
 
     Returns:
-        The better one.
+        The better of the two.
 
     Raises:
-        FloatingPointError: A network's output is not finite.
-        StoppedError: The run was asked to stop; what was counted is kept.
+        FloatingPointError: The output of a network is not finite.
+        StoppedError: The run was interrupted; the counts are saved.
     """
     found: list[Validation] = []
     journals: list[Journal] = []
@@ -191,9 +191,8 @@ def validate_epoch(
             raise
         except NotFiniteError as error:
             raise FloatingPointError(
-                f"Training has gone astray: after {what} the network gives values that are not "
-                "finite. Begin anew with a smaller --learning-rate, or --precision fp32, and "
-                "another --out."
+                f"Training diverged: after {what} the output of the network is not finite. Start "
+                "again with a smaller --learning-rate or --precision fp32, and another --out."
             ) from error
         dice: float = scores["per_image"]["dice"]["mean_foreground"] or 0.0
         found.append(Validation(dice, scores, candidate, images))
@@ -204,10 +203,10 @@ def validate_epoch(
     return best
 
 
-def has_foreground(scores: dict[str, Any], pictures: int) -> bool:
-    """Whether the truth of any of so many images holds a class other than the first."""
+def has_foreground(scores: dict[str, Any], images: int) -> bool:
+    """Whether the ground truth of any of the `images` has a class other than the first."""
     _, *foreground = scores["absent"].values()
-    return any(each["left_out"] + each["scored_zero"] < pictures for each in foreground)
+    return any(each["left_out"] + each["scored_zero"] < images for each in foreground)
 
 
 def validate(
@@ -218,21 +217,21 @@ def validate(
     images: ValidationImages | None = None,
     journal: Journal | None = None,
 ) -> dict[str, Any]:
-    """Score reduced images: quick, for every epoch; not the image's own resolution.
+    """Score images at the input size: quick, for every epoch, but not at native resolution.
 
     Args:
         run: The run; all of its processes get the same scores.
-        predictor: Made around the live network; takes images as they are.
-        samples: The validation part.
+        predictor: Wraps the network in training, and does not resize images.
+        samples: The validation split.
         size: Height and width that the samples' box, or a patch of them, is reduced to [pixels].
-        images: Shown those that it wants.
-        journal: Counts that are known already, and where more are noted.
+        images: Receives the images that it wants.
+        journal: Saves counts, and holds those of an interrupted validation.
 
     Returns:
-        `summarise`'s dictionary, with a protocol that says so.
+        The dictionary of `summarise`, with the protocol.
 
     Raises:
-        StoppedError: The run was asked to stop.
+        StoppedError: The run was interrupted.
     """
     processes, patch = run.processes, run.config.patch
     window = patch or samples.box
@@ -260,12 +259,12 @@ def validate(
         run.stop_if_asked()
     everyones = processes.restore_order(processes.gather(counts))
     scores = summarise(np.stack(everyones), predictor.card.class_names)
-    seen = "seen in patches of" if patch else "at the working size"
-    return {**scores, "protocol": f"{seen} {size[0]} x {size[1]}, not native"}
+    at = "in patches of" if patch else "at input size"
+    return {**scores, "protocol": f"{at} {size[0]} x {size[1]}, not native"}
 
 
 SAVED_IMAGES = 16
-"""At most so many validation images are saved, spread evenly from worst to best."""
+"""Maximum number of validation images to save, spread evenly from worst to best."""
 _KEPT = ("protocol", "pooled", "per_image", "absent", "intervals")
 
 
@@ -273,25 +272,25 @@ def evaluate_best(run: Run) -> dict[str, Any]:
     """Evaluate the best checkpoint natively; write its scores into it, images and a report.
 
     Args:
-        run: The run, trained to its end.
+        run: The run, after training.
 
     Returns:
         The scores, as by `evaluate`.
 
     Raises:
-        StoppedError: It was asked to stop; what was counted is kept.
+        StoppedError: It was interrupted; the counts are saved.
     """
     processes, best = run.processes, run.folder.best
-    run.where = "while judging"
+    run.where = "during evaluation"
     network, card = processes.first_decides(lambda: load_checkpoint(best))
     predictor = Predictor(network, card, device=run.config.device, precision=run.config.precision)
     held_out = run.dataset.part("val")
     mine = processes.share(len(held_out))
     digest = processes.first_decides(lambda: hashlib.sha256(best.read_bytes()).hexdigest())
     journal = Journal(run.folder.journal(f"best-{processes.rank}"), digest)
-    run.reporter.stage("judging at native size", len(mine))
+    run.reporter.stage("evaluating (native size)", len(mine))
     left = held_out.subset(mine[len(journal.counts) :])
-    # boundaries would take longer than the network, and can be compared later
+    # boundary metrics would take longer than the network, and can be computed later
     for each in measure(predictor, left, boundary=False):
         journal.add(_pack(each))
         run.reporter.advance(len(journal.counts))
@@ -312,33 +311,33 @@ def evaluate_best(run: Run) -> dict[str, Any]:
 
 
 def _pack(measured: Measurement) -> Counts:
-    """The numbers of an image, in a row."""
+    """The measurement of an image as a row of integers."""
     parts = (measured.counts.ravel(), measured.histogram.ravel())
     return np.concatenate([np.array(measured.size, np.int64), *parts])
 
 
 def _unpack(row: Counts, classes: int) -> Measurement:
-    size, counts, given = np.split(row, [2, 2 + classes**2])
+    size, counts, histogram = np.split(row, [2, 2 + classes**2])
     shape = int(size[0]), int(size[1])
-    return Measurement(counts.reshape(classes, classes), given.reshape(2, -1), shape)
+    return Measurement(counts.reshape(classes, classes), histogram.reshape(2, -1), shape)
 
 
 def _save_images(
     run: Run, predictor: Predictor, held_out: SegmentationDataset, result: dict[str, Any]
 ) -> None:
-    """Save some images, from worst to best, and the report with others."""
+    """Save some images, from worst to best, and the report."""
     colors = predictor.card.colors
     means = [entry["dice"]["mean_foreground"] for entry in result["images"]]
-    # without foreground in truth and prediction there is no Dice, and nothing wrong either
+    # no foreground in ground truth and prediction: Dice is undefined, but nothing is wrong
     order = np.argsort([1.0 if mean is None else mean for mean in means])
     count = min(SAVED_IMAGES, len(order))
     saved = order[np.linspace(0, len(order) - 1, count).round().astype(int)].tolist()
     in_report = choose_shown(result)
     chosen = list(dict.fromkeys([*saved, *in_report]))
     shown: dict[int, Shown] = {}
-    run.reporter.stage("saving pictures", len(chosen))
-    seen = predict_images(predictor, held_out.subset(chosen))
-    for done, (index, each) in enumerate(zip(chosen, seen, strict=True), 1):
+    run.reporter.stage("saving images", len(chosen))
+    predicted = predict_images(predictor, held_out.subset(chosen))
+    for done, (index, each) in enumerate(zip(chosen, predicted, strict=True), 1):
         if index in saved:
             number = saved.index(index) + 1
             stem = run.folder.saved_images / f"{number:02d}_{stem_of(held_out.pairs[index].image)}"

@@ -1,0 +1,221 @@
+"""Write the generated pages of docs/reference/: `python docs/reference.py`.
+
+In: the command line, the models of config.py, the docstrings of `plainunet.__all__` and the
+findings of `check`. Out: reference/cli/VERB.md, reference/configuration.md, reference/python.md and
+reference/finding-codes.md next to this file. They are the same on every machine.
+"""
+
+import argparse
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import plainunet
+from plainunet import config
+from plainunet.__main__ import _ALIASES
+from plainunet.cli import app
+from plainunet.doctor.findings import CODES
+
+PACKAGE = Path(plainunet.__file__).parent
+NOTE = "<!-- made by docs/reference.py: edit the source, then run it again -->\n\n"
+SYMBOLS = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
+LEFT_OUT = {"all": "yes", "first": "all but one", "train": "of the train split"}
+MODELS = {
+    "DataConfig": "`dataset.toml` and the flags of `train` and `check`",
+    "NetworkConfig": "the network: flags of `train` and `model`",
+    "TrainConfig": "training: flags of `train`, `--config` files",
+    "Growth": "a stage of `growth`, in a file: `growth = [{until = 0.4, scale = 0.5}]`",
+    "CardOptions": "flags of `predict`",
+    "PredictOptions": "flags of `predict`",
+    "EvaluateOptions": "flags of `evaluate`",
+}
+
+
+def flatten(text: str) -> str:
+    """Bring text into one line that Markdown shows as it is, also in a table; code stays code."""
+    parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
+    parts[::2] = [re.sub(r"([*_<\[])", r"\\\1", part) for part in parts[::2]]
+    return "".join(parts).replace("|", "\\|")
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    """Lay out rows as a Markdown table; the first row is the header."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, f"|{'---|' * len(rows[0])}")
+    return "\n".join(lines) + "\n"
+
+
+def show_default(value: Any) -> str:
+    """Show a default value as a user types it; nothing where there is none."""
+    if value is False or not isinstance(value, int | float | str | Path) or value == "":
+        return ""
+    return f"`{value}`"
+
+
+def describe_verb(verb: str) -> str:
+    """Write the page of a verb of the command line, from what `--help` shows."""
+    command = app[verb]
+    summary, _, rest = inspect.cleandoc(command.help).partition("\n\n")
+    rest = re.split(r"^(?:Parameters\n-+|Args:)$", rest, maxsplit=1, flags=re.MULTILINE)[0].strip()
+    rows: dict[bool, list[tuple[str, ...]]] = {True: [], False: []}
+    for each in command.assemble_argument_collection(parse_docstring=True):
+        if each.names == ("*",) or not each.parse:
+            continue
+        choices = ", ".join(f"`{choice}`" for choice in each.get_choices() or ())
+        name = each.names[0]
+        others = _ALIASES.get(name.removeprefix("--"), "").split()
+        also = " Also " + ", ".join(f"`--{other}`" for other in others) + "." if others else ""
+        meaning = (
+            flatten(each.parameter.help or "") + (f" One of {choices}." if choices else "") + also
+        )
+        positional = not name.startswith("--")
+        default = "required" if each.required else show_default(each.field_info.default)
+        rows[positional].append((f"`{name}`", default, meaning))
+    usage = " ".join([row[0].strip("`") for row in rows[True]] + ["[FLAGS]"] * bool(rows[False]))
+    page = f"# plainunet {verb}\n\n{NOTE}```text\nplainunet {verb} {usage}\n```\n\n"
+    page += flatten(summary) + "\n\n" + (rest and f"{flatten(rest)}\n\n")
+    for header, kind in (("argument", True), ("flag", False)):
+        if rows[kind]:
+            page += table((header, "default", "meaning"), *rows[kind]) + "\n"
+    return page.rstrip() + "\n"
+
+
+def find_fields(node: ast.ClassDef) -> Iterator[tuple[ast.AnnAssign, str]]:
+    """The fields of a class, each with the docstring under it."""
+    for field, below in zip(node.body, node.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            yield field, str(ast.literal_eval(below.value))
+
+
+def show_type(annotation: str) -> str:
+    """Write the type of a setting for people: choices one by one, tuples as lists."""
+    text = annotation.removesuffix(" | None")
+    for name in ("Device", "TTAName", "Precision", "TrackerName", "Output"):
+        text = re.sub(rf"\b{name}\b", str(list(get_args(getattr(config, name)))), text)
+    if found := re.fullmatch(r"(tuple\[)?(?:Literal)?(\[[^\]]*\])(?:, \.\.\.\])?", text):
+        choices = ", ".join(f"`{choice}`" for choice in ast.literal_eval(found[2]))
+        return f"any of {choices}" if found[1] else choices
+    text = re.sub(r"Annotated\[(\w+), .*?\)\]", r"\1", text)
+    text = re.sub(r"tuple\[(\w+), \.\.\.\]", r"list of \1", text)
+    return re.sub(r"tuple\[int, int\]", "two int", text)
+
+
+def describe_settings() -> str:
+    """Write the page of all settings, from the pydantic models and the docstrings of fields."""
+    tree = ast.parse((PACKAGE / "config.py").read_text(encoding="utf-8"))
+    nodes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    page = f"# Configuration\n\n{NOTE}All settings. In a TOML file and in Python they have these "
+    page += "names; as flags, `_` becomes `-`: `base_channels` is `--base-channels`. A flag wins "
+    page += "over a file. An unknown name is an error that proposes the nearest known one.\n"
+    for model, use in MODELS.items():
+        bases = ["FolderConfig"] if model == "DataConfig" else []
+        rows = []
+        for node in [nodes[name] for name in [*bases, model]]:
+            for field, text in find_fields(node):
+                name = ast.unparse(field.target)
+                info = getattr(config, node.name).model_fields[name]
+                limits = [
+                    f"{SYMBOLS[type(each).__name__]} {getattr(each, type(each).__name__.lower())}"
+                    for each in info.metadata
+                    if type(each).__name__ in SYMBOLS
+                ]
+                kind = show_type(ast.unparse(field.annotation))
+                default = "required" if info.is_required() else show_default(info.default)
+                rows.append((f"`{name}`", kind, default, ", ".join(limits), flatten(text)))
+        page += f"\n## {model}\n\n{flatten(ast.get_docstring(nodes[model]) or '')} For {use}.\n\n"
+        page += table(("setting", "type", "default", "range", "meaning"), *rows)
+    return page
+
+
+def as_markdown(docstring: str | None) -> str:
+    """Turn a Google docstring into Markdown: sections become lists."""
+    lines: list[str] = []
+    for line in inspect.cleandoc(docstring or "").splitlines():
+        if match := re.fullmatch(r"(Args|Returns|Raises|Attributes|Yields|Shape):", line):
+            lines += [f"**{match[1]}**", ""]
+        elif match := re.fullmatch(r"    (\*{0,2}\w+): (.*)", line):
+            lines.append(f"- `{match[1]}`: {match[2]}")
+        else:
+            lines.append(line.removeprefix("    ").replace("        ", "  "))
+    return "\n".join(lines).strip() + "\n"
+
+
+def describe_python() -> str:
+    """Write the page of the public names, from the source: signatures and docstrings."""
+    page = f"# Python API\n\n{NOTE}Everything here is imported from `plainunet` itself. Letters in "
+    page += "shapes: N images, C channels, K classes (background included), H height, W width.\n"
+    for name, module in sorted(plainunet._MODULES.items()):
+        path = PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        (node,) = [each for each in tree.body if getattr(each, "name", "") == name]
+        page += f"\n## `{name}`\n\n"
+        if isinstance(node, ast.FunctionDef):
+            page += f"{signature(node)}{as_markdown(ast.get_docstring(node))}"
+            continue
+        assert isinstance(node, ast.ClassDef)
+        page += as_markdown(ast.get_docstring(node))
+        if module == "plainunet.config":
+            page += "\nIts fields are listed under [configuration](configuration.md#trainconfig).\n"
+            continue
+        if fields := [(ast.unparse(each.target), text) for each, text in find_fields(node)]:
+            rows = [(f"`{field}`", flatten(text)) for field, text in fields]
+            page += "\n" + table(("field", "meaning"), *rows)
+        for method in node.body:
+            if not isinstance(method, ast.FunctionDef):
+                continue
+            if method.name.startswith("_") and method.name != "__init__":
+                continue
+            shown = name if method.name == "__init__" else f"{name}.{method.name}"
+            page += f"\n### `{shown}{'()' if shown == name else ''}`\n\n{signature(method, shown)}"
+            page += as_markdown(ast.get_docstring(method))
+    return page
+
+
+def signature(node: ast.FunctionDef, name: str = "") -> str:
+    """Write the signature of a function, one parameter a line."""
+    marks = [ast.unparse(each) for each in node.decorator_list]
+    arguments = node.args
+    taken = [*arguments.posonlyargs, *arguments.args]
+    if taken and taken[0].arg in ("self", "cls"):
+        (arguments.posonlyargs or arguments.args).pop(0)
+    if "property" in marks:
+        return f"```text\n{name}: {ast.unparse(node.returns) if node.returns else ''}\n```\n\n"
+    inside = ast.unparse(arguments)
+    split = ",\n    ".join(re.split(r", (?=\*{0,2}\w*(?:: |=|,|$))", inside))
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    whole = f"{name or node.name}({inside}){returns}"
+    if len(whole) > 88:
+        whole = f"{name or node.name}(\n    {split},\n){returns}"
+    return f"```text\n{whole}\n```\n\n"
+
+
+def describe_findings() -> str:
+    """Write the page of the findings of `check`."""
+    rows = [
+        (f"`{code}`", each.severity, flatten(each.meaning), LEFT_OUT[each.leaves_out])
+        for code, each in CODES.items()
+    ]
+    page = f"# Finding codes\n\n{NOTE}What [`plainunet check`](../check.md) reports. Errors stop "
+    page += "training, warnings do not, notes need no action. The last column says which of the "
+    page += "pairs `--write --leave-out CODE` leaves out.\n\n"
+    return page + table(("code", "severity", "meaning", "left out"), *rows)
+
+
+def main(folder: Path) -> None:
+    """Write all pages below a folder."""
+    verbs = [name for name in app.resolved_commands() if not name.startswith("-")]
+    pages = {f"cli/{verb}.md": describe_verb(verb) for verb in sorted(verbs)}
+    pages |= {"configuration.md": describe_settings(), "python.md": describe_python()}
+    pages |= {"finding-codes.md": describe_findings()}
+    for name, text in pages.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    main(Path(__file__).with_name("reference"))
