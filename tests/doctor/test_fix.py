@@ -359,7 +359,7 @@ def test_single_files_and_what_is_left(scenes: Path, capsys: pytest.CaptureFixtu
         ("flipped images/00.png", "00.png"),
         ("--undo", "nothing to undo"),
         ("shifted --undo", "nothing to undo"),
-        ("flipped masks/03.png --undo", "takes no files"),
+        ("flipped masks/03.png --undo", "--undo"),
     ],
 )
 def test_what_cannot_be_fixed_is_an_error(scenes: Path, words: str, said: str) -> None:

@@ -63,7 +63,7 @@ def test_of_many_findings_five_are_shown(
 ) -> None:
     for number in range(7):
         (small_data / "images" / f"{number}.png").write_bytes(b"")
-    show_diagnosis(check(small_data), "plainunet train")
+    show_diagnosis(check(small_data), "plainunet train", {})
     text = capsys.readouterr().out
     assert "error: empty-file (7)" in text
     assert text.count("is empty (0 bytes)") == 5
@@ -72,14 +72,15 @@ def test_of_many_findings_five_are_shown(
     assert text.count("--write") == 1
 
 
-def test_a_sound_folder_is_shown_with_the_command_that_trains(
+def test_a_valid_folder_is_shown_with_the_command_that_trains(
     small_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show_diagnosis(check(small_data), "plainunet train [it]")
+    recommended = {"size": ((64, 96), "[why]")}
+    show_diagnosis(check(small_data), "plainunet train [it]", recommended)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert lines[-1] == "plainunet train [it]"
+    assert lines[-2:] == ["recommended: --size 64 96 ([why])", "plainunet train [it]"]
     assert any(re.fullmatch(r"foreground \d+\.\d% 8", line) for line in lines)
-    assert any("keep a mean Dice of" in line and "1.0000 at 512" in line for line in lines)
+    assert any("512: 1.000" in line for line in lines)
 
 
 def scores(*per_class: Any, accuracy: Any) -> dict[str, Any]:
