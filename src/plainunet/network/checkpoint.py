@@ -162,7 +162,10 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
                 f"{len(card.class_names)} class names and {len(card.colors)} colours for "
                 f"{network.num_classes} classes"
             )
-        network.load_state_dict(tensors)
+        dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+        # assigned, since allocating memory for meta tensors imports half a second of PyTorch
+        weights = {name: tensor.to(dtypes[name]) for name, tensor in tensors.items()}
+        network.load_state_dict(weights, assign=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -181,7 +184,7 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
 
 
 def _make_network(architecture: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> UNet:
-    """Make a network without weights, if it has exactly tensors of these shapes.
+    """Make a network on the meta device, if it has exactly tensors of these shapes.
 
     The check comes before memory is allocated, so that a small file cannot make a large network.
     """
@@ -197,7 +200,7 @@ def _make_network(architecture: dict[str, Any], shapes: dict[str, tuple[int, ...
                 f"'{name}' is {_shape(shapes.get(name))} in the file, {_shape(wanted.get(name))} "
                 "in the network"
             )
-    return network.to_empty(device="cpu")
+    return network
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
