@@ -411,6 +411,21 @@ def test_the_dataset_toml_of_a_run_in_the_data_folder(
     assert (tmp_path / "second" / "dataset.toml").read_text() == written
 
 
+def test_copies_across_the_split_are_a_warning(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data = draw(tmp_path / "data", 8, (64, 64))
+    with Image.open(data / "images" / "00.png") as image:
+        copy = image.point(lambda value: min(255, value + 1))  # almost the same
+        for number in range(1, 8):
+            copy.save(data / "images" / f"{number:02d}.png")
+    heard = Recorder(lambda kind, call: kind == "step")
+    with pytest.raises(PowerCut):
+        train(data, tmp_path / "run", tiny, heard)
+    (warning,) = [note for note in heard.all("note") if "data leakage" in note]
+    assert f"$ plainunet check {data}" in warning
+
+
 def test_folds_and_stratified_splits(draw: Draw, tiny: TrainConfig, tmp_path: Path) -> None:
     data, held_out = draw(tmp_path / "data", 8), []
     for fold in range(2):
