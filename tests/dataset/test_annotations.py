@@ -25,7 +25,7 @@ BLACK = np.zeros((*SIZE, 3), np.uint8)
 
 
 def write_coco(file: Path, *names: str, categories: tuple[str, ...] = ("cell",)) -> Path:
-    """Picture number n has a cell of n pixels."""
+    """Image number n has a cell of n pixels."""
     file.parent.mkdir(parents=True, exist_ok=True)
     raw: dict[str, Any] = {
         "images": [
@@ -147,8 +147,8 @@ CELL, WALL = ("cell",), ("cell", "wall")
     ("images", "files", "said"),
     [
         ("a", {"all": ("a0123456", CELL)}, r"all\.json lists 8 .* 7 are not .* and 2 more\..*--im"),
-        ("a0123456", {"all": ("a", CELL)}, r"7 of the 8 pictures .*images are not .* and 2 more\."),
-        ("a", {"all": ("", CELL)}, r"all\.json lists no pictures"),
+        ("a0123456", {"all": ("a", CELL)}, r"7 of the 8 images .*images are not .* and 2 more\."),
+        ("a", {"all": ("", CELL)}, r"all\.json lists no images"),
         ("ab", {"one": ("ab", CELL), "two": ("b", CELL)}, r"b\.jpg is listed twice: .*--masks"),
         ("a", {"one": ("aa", CELL)}, r"a\.jpg is listed twice"),
         ("ab", {"one": ("a", CELL), "two": ("b", WALL)}, r"one\.json has .*, cell; .* .*wall\."),
@@ -181,9 +181,9 @@ def test_what_is_elsewhere_or_not_listed_is_left_aside(tmp_path: Path) -> None:
     folder = touch(tmp_path / "other", "train/a.jpg", "test/b.jpg")
     write_coco(folder / "labels.json", "train/a.jpg")
     assert len(listed(folder, heard)) == 1
-    assert any("1 pictures of a test folder" in note for note in heard.notes)
+    assert any("1 images of a test folder" in note for note in heard.notes)
     touch(folder, "val/c.jpg")
-    with pytest.raises(ValueError, match=r"1 of the 3 pictures .*c\.jpg"):
+    with pytest.raises(ValueError, match=r"1 of the 3 images .*c\.jpg"):
         pair(folder)
 
 
@@ -232,9 +232,7 @@ def test_dsb2018_with_its_list(tmp_path: Path) -> None:
     assert (read_mask(found[0].mask)[:, 0] == 1).all()
 
 
-def test_the_work_of_pairing_grows_with_the_pictures(
-    tmp_path: Path, count_calls: CountCalls
-) -> None:
+def test_the_work_of_pairing_grows_with_the_images(tmp_path: Path, count_calls: CountCalls) -> None:
     calls = {}
     for count in (400, 800):
         folder = tmp_path / str(count)

@@ -85,7 +85,7 @@ def test_flip_is_a_flip_and_none_changes_nothing(strength: str) -> None:
     assert seen == ({True, False} if strength == "flip" else {False})
 
 
-def test_light_keeps_pictures_upright() -> None:
+def test_light_keeps_images_upright() -> None:
     shares = np.zeros((40, 56, 2), np.uint8)
     shares[:20, :, 0] = 255
     shares[20:, :, 1] = 255
@@ -138,8 +138,8 @@ def test_shapes_and_dtypes_are_kept(strength: str, channels: int, dtype: Any) ->
 
 
 @pytest.mark.parametrize("strength", ["light", "strong"])
-def test_float_pictures_keep_their_range(strength: str) -> None:
-    """Floats are in the pictures' own units, such as -1000..3000 of computed tomography."""
+def test_float_images_keep_their_range(strength: str) -> None:
+    """Floats are in the images' own units, such as -1000..3000 of computed tomography."""
     _, shares = make_sample()
     image = np.linspace(-1000, 3000, 40 * 56, dtype=np.float32).reshape(40, 56, 1)
     for number in range(10):
@@ -311,7 +311,7 @@ def maps(elastic: Elastic, shape: tuple[int, ...], seed: int) -> dict[str, NDArr
     return elastic.get_params_dependent_on_data({"shape": shape}, {})
 
 
-def test_equal_displacements_shift_the_whole_picture() -> None:
+def test_equal_displacements_shift_the_whole_image() -> None:
     assert np.allclose(displacements(np.full((3, 3), 4.5), (20, 31)), 4.5)
     for size in [(1, 1), (1, 9), (2, 2)]:
         assert np.isfinite(displacements(np.ones((3, 3)), size)).all()
@@ -331,7 +331,7 @@ def test_bicubic_between_nodes() -> None:
     assert np.allclose(displacements(nodes, (33, 33)), inner, atol=1e-4)
 
 
-def test_nothing_folds_where_the_deviation_is_small_beside_the_picture() -> None:
+def test_nothing_folds_where_the_deviation_is_small_beside_the_image() -> None:
     """A sixteenth of the side; the docs say a twelfth, where one in 200 may."""
     elastic = Elastic(4, cv2.INTER_LINEAR)
     for seed in range(100):

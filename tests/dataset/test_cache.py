@@ -254,7 +254,7 @@ def test_few_samples_wait_in_memory(files: list[Path]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts kilobytes as Linux does")
-def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     code = """
 assert cached(files, {"count": int(sys.argv[2])}, lambda index: sample(1, 512, 512))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -36,10 +36,10 @@ def in_colour(ids: np.ndarray) -> np.ndarray:
 
 def in_palette(ids: np.ndarray) -> Image.Image:
     """Indices in another order than the classes."""
-    picture = Image.fromarray(3 - ids).convert("P")
-    picture.putdata((3 - ids).ravel().tolist())
-    picture.putpalette(np.array(LEGEND[::-1], np.uint8).tobytes())
-    return picture
+    image = Image.fromarray(3 - ids).convert("P")
+    image.putdata((3 - ids).ravel().tolist())
+    image.putpalette(np.array(LEGEND[::-1], np.uint8).tobytes())
+    return image
 
 
 HEX = tuple(bytes(color).hex() for color in LEGEND)

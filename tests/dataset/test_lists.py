@@ -8,7 +8,7 @@ from unicodedata import normalize
 import pytest
 
 from plainunet.config import FolderConfig
-from plainunet.dataset.lists import Pair, Pictures, has_pictures, read_listed
+from plainunet.dataset.lists import ImagePool, Pair, has_images, read_listed
 from plainunet.dataset.split import write_split
 from plainunet.formats.sources import parse_image, parse_source
 from plainunet.reporter import silent
@@ -55,7 +55,7 @@ def test_patterns(tmp_path: Path, pairs: str, wanted: list[tuple[str, str, str]]
         ("x/*.jpg:x/*.jpg", "both patterns are the same"),
         ("x/*.bmp:y/*.png", r"matches 'x/\*\.bmp'"),
         ("gone/*.jpg:y/*.png", r"matches 'gone/\*\.jpg'"),
-        ("x/*.jpg:y/*.png", r"1 pictures have no mask .*x/frame_b\.jpg \(nearest: .*frame_c"),
+        ("x/*.jpg:y/*.png", r"1 images have no mask .*x/frame_b\.jpg \(nearest: .*frame_c"),
     ],
 )
 def test_patterns_that_are_refused(tmp_path: Path, pairs: str, message: str) -> None:
@@ -132,11 +132,11 @@ def test_braces_stand_for_the_classes_in_their_order(tmp_path: Path, pattern: st
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ("i/{1,2}/*.jpg:m/*.png", "braces stand for classes, and pictures have none"),
+        ("i/{1,2}/*.jpg:m/*.png", "braces stand for classes, and images have none"),
         ("i/*.jpg:m/{a,b}/*_{b,a}.png", "differ: {a,b} and {b,a}"),
-        ("i/*.jpg:m/{x,y}/*.png", "no picture file below"),
+        ("i/*.jpg:m/{x,y}/*.png", "no image file below"),
         ("i/*.jpg:m/{a,c}/*.*", "not two patterns"),
-        ("i/*.jpg:m/{a,b}/*.png", "1 pictures have no mask"),
+        ("i/*.jpg:m/{a,b}/*.png", "1 images have no mask"),
         ("i/1*.jpg:m/{a,d}/1*.png", "m/d/12.PNG is not "),
     ],
 )
@@ -146,7 +146,7 @@ def test_braces_that_are_refused(tmp_path: Path, pairs: str, message: str) -> No
         read(tmp_path, pairs)
 
 
-def test_two_masks_for_a_picture_bring_a_hint_at_braces(tmp_path: Path) -> None:
+def test_two_masks_for_a_image_bring_a_hint_at_braces(tmp_path: Path) -> None:
     touch(tmp_path, "i/2.jpg", "m/2.PNG", "m/2.png")
     if len(list((tmp_path / "m").iterdir())) == 1:
         pytest.skip("the file system does not tell large from small letters")
@@ -237,7 +237,7 @@ def test_images_are_found_by_path_name_and_stem(
     decomposed = normalize("NFD", "é.jpg")
     touch(tmp_path, "images/a.jpg", "images/x/b.v2.png", "images/x/c.png", "images/y/c.png")
     touch(tmp_path / "images", decomposed)
-    pictures = Pictures(tmp_path / "images")
+    images = ImagePool(tmp_path / "images")
     found = {
         "a.jpg": "a.jpg",
         "./a.jpg": "a.jpg",
@@ -259,15 +259,15 @@ def test_images_are_found_by_path_name_and_stem(
     }
     for name, path in found.items():
         expected = None if path is None else tmp_path / "images" / path
-        assert pictures.find(name, tmp_path, tmp_path / "annotations") == expected, name
+        assert images.find(name, tmp_path, tmp_path / "annotations") == expected, name
     monkeypatch.chdir(tmp_path)  # the folder may be named from here
-    assert Pictures(Path()).find("images/a.jpg") == Path("images/a.jpg")
-    assert Pictures(Path("images")).find("images/a.jpg", Path()) == Path("images/a.jpg")
+    assert ImagePool(Path()).find("images/a.jpg") == Path("images/a.jpg")
+    assert ImagePool(Path("images")).find("images/a.jpg", Path()) == Path("images/a.jpg")
 
 
-def test_masks_beside_images_are_no_pictures(tmp_path: Path) -> None:
+def test_masks_beside_images_are_no_images(tmp_path: Path) -> None:
     touch(tmp_path, "1/images/1.png", "1/masks/a.png", "1/masks/b.png", "masks/m.png", "c.txt")
-    names = [path.name for path in Pictures(tmp_path).paths]
+    names = [path.name for path in ImagePool(tmp_path).paths]
     assert names == ["1.png", "m.png"]
-    assert has_pictures(tmp_path)
-    assert not has_pictures(touch(tmp_path / "empty", "c.txt"))
+    assert has_images(tmp_path)
+    assert not has_images(touch(tmp_path / "empty", "c.txt"))

@@ -157,8 +157,8 @@ def test_processes_share_each_batch(count: int, batch_size: int, processes: int)
     assert min(sizes) >= 1
 
 
-def test_more_processes_than_pictures_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 processes cannot share batches of 2 pictures"):
+def test_more_processes_than_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 processes cannot share batches of 2 images"):
         EpochBatches(8, 2, 0, 1, 0, 3)
 
 

@@ -66,7 +66,7 @@ def test_beginnings_and_endings(image: str, mask: str) -> None:
 def test_what_does_not_belong_together(
     images: tuple[str, ...], masks: tuple[str, ...], as_they_are: bool
 ) -> None:
-    with pytest.raises(DataError, match=rf"{len(images)} pictures have no mask") as raised:
+    with pytest.raises(DataError, match=rf"{len(images)} images have no mask") as raised:
         match_names(files(*images), files(*masks), as_they_are=as_they_are)
     assert raised.value.code == "no-mask"
 
@@ -105,7 +105,7 @@ def test_one_folder(image: str, mask: str) -> None:
 def test_one_folder_in_which_a_mask_is_missing() -> None:
     both = files("a", "b", "c", "a_mask", "b_mask")
     images, masks = split_names(both)
-    with pytest.raises(ValueError, match=r"1 pictures have no mask .*'_mask'\): c\.png"):
+    with pytest.raises(ValueError, match=r"1 images have no mask .*'_mask'\): c\.png"):
         match_names(images, masks)
 
 
@@ -126,11 +126,11 @@ def join(images: list[str], masks: list[str]) -> dict[str, str] | None:
     def keys(folder: Path, names: list[str]) -> dict[Key, Path]:
         return {(str(Path(name).parent), Path(name).stem): folder / name for name in names}
 
-    pictures = keys(Path("d/images"), images)
-    joined = join_classes(pictures, keys(Path("d/masks"), masks))
+    images = keys(Path("d/images"), images)
+    joined = join_classes(images, keys(Path("d/masks"), masks))
     if joined is None:
         return None
-    partners = match_names(pictures, joined)
+    partners = match_names(images, joined)
     return {"/".join(key).removeprefix("./"): str(joined[mask]) for key, mask in partners.items()}
 
 
@@ -227,14 +227,14 @@ def collected(folder: Path) -> tuple[list[str], list[DataError]]:
 
 def test_a_misspelt_name_has_a_fix(folder: Path) -> None:
     (folder / "masks/road_mask.png").rename(folder / "masks/raod_mask.png")
-    stems, (no_mask, no_picture) = collected(folder)
+    stems, (no_mask, no_image) = collected(folder)
     assert stems == ["field", "lake"]
     assert (no_mask.code, no_mask.files) == ("no-mask", (folder / "images/road.jpg",))
     assert f"nearest is {folder / 'masks/raod_mask.png'}" in str(no_mask)
     masks = folder / "masks"
     rename = Change("rename", (masks / "raod_mask.png",), (masks / "road_mask.png",))
-    assert (no_mask.fix, no_picture.fix) == (rename, rename)
-    assert (no_picture.code, no_picture.files) == (
+    assert (no_mask.fix, no_image.fix) == (rename, rename)
+    assert (no_image.code, no_image.files) == (
         "no-picture",
         (folder / "masks/raod_mask.png",),
     )
@@ -259,7 +259,7 @@ def test_without_a_candidate_there_is_no_command(folder: Path) -> None:
     assert (problem.code, problem.fix) == ("no-mask", "")
     assert problem.files == (folder / "images/lake.jpg",)
     # without a collector the first is raised
-    with pytest.raises(DataError, match="1 pictures have no mask") as raised:
+    with pytest.raises(DataError, match="1 images have no mask") as raised:
         find_pairs(folder)
     assert (raised.value.code, raised.value.files) == (problem.code, problem.files)
 
@@ -280,11 +280,11 @@ def test_of_two_that_shall_meet_one_moves(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mask", "picture"), [("IMG_3440", "IMG_3458"), ("road", "lake"), ("train_1", "train_12")]
+    ("mask", "image"), [("IMG_3440", "IMG_3458"), ("road", "lake"), ("train_1", "train_12")]
 )
-def test_unrelated_files_are_not_brought_together(tmp_path: Path, mask: str, picture: str) -> None:
+def test_unrelated_files_are_not_brought_together(tmp_path: Path, mask: str, image: str) -> None:
     """One image has lost its mask, another mask its image."""
-    for name, odd in (("images", mask), ("masks", picture)):
+    for name, odd in (("images", mask), ("masks", image)):
         touch(tmp_path / name, *(f"{stem}.png" for stem in ("IMG_1", "IMG_2", odd)))
     stems, problems = collected(tmp_path)
     assert stems == ["IMG_1", "IMG_2"]

@@ -48,9 +48,9 @@ def numbered(number: int, fewest: int, most: int) -> np.ndarray:
     return labels
 
 
-def save_png(picture: np.ndarray | Image.Image, path: Path) -> Path:
-    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    picture.save(path.with_suffix(".png"))
+def save_png(image: np.ndarray | Image.Image, path: Path) -> Path:
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(path.with_suffix(".png"))
     return path.with_suffix(".png")
 
 
@@ -60,10 +60,10 @@ def save_tiff(array: np.ndarray, path: Path, **options: Any) -> Path:
 
 
 def palette(ids: np.ndarray, colors: np.ndarray) -> Image.Image:
-    picture = Image.new("P", ids.shape[::-1])
-    picture.putdata(ids.ravel().tolist())
-    picture.putpalette(colors.astype(np.uint8).tobytes())
-    return picture
+    image = Image.new("P", ids.shape[::-1])
+    image.putdata(ids.ravel().tolist())
+    image.putpalette(colors.astype(np.uint8).tobytes())
+    return image
 
 
 def write(

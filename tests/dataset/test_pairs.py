@@ -109,7 +109,7 @@ def test_a_linked_folder_is_followed_and_a_loop_is_named(tmp_path: Path) -> None
         ["images/a.jpg", "images/gt_a.png", "images/b.jpg", "images/gt_b.png"],
     ],
 )
-def test_pictures_and_masks_in_one_folder(tmp_path: Path, names: list[str]) -> None:
+def test_images_and_masks_in_one_folder(tmp_path: Path, names: list[str]) -> None:
     heard = Collected()
     found = find_pairs(touch(tmp_path, *names), reporter=heard)
     together = [path for pair in found for path in (pair.image, pair.mask)]
@@ -170,13 +170,13 @@ def test_group_by_a_pattern(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ("", "has no pictures where they are looked for"),
+        ("", "has no images where they are looked for"),
         ("images/a.jpg", r"there is no folder .*masks"),
-        ("masks/a.png", "no pictures where they are looked for"),
-        ("train/a.jpg", "no pictures where they are looked for"),
+        ("masks/a.png", "no images where they are looked for"),
+        ("train/a.jpg", "no images where they are looked for"),
         ("photos/a.jpg outlines/a.png", r"--images.*Folders found: outlines/, photos/\."),
         ("train/a.jpg train_masks/a_mask.gif val/b.jpg", "there is no folder .*val_masks"),
-        ("images/a.txt masks/a.png", "images holds no pictures"),
+        ("images/a.txt masks/a.png", "images holds no images"),
         (
             "train/a.jpg train_masks/a.gif images/a.jpg masks/a.png",
             "which of them is meant",
@@ -185,17 +185,17 @@ def test_group_by_a_pattern(tmp_path: Path) -> None:
             "images/train/a.jpg masks/train/a.png images/b.jpg masks/b.png",
             r"images/b\.jpg lies outside of train/",
         ),
-        ("images/{a,b}.jpg masks/{a,a_mask,b}.png", r"1 masks have no picture: .*a_mask\.png"),
+        ("images/{a,b}.jpg masks/{a,a_mask,b}.png", r"1 masks have no image: .*a_mask\.png"),
         # an ending that one mask lacks, or has too many
-        ("images/{1,2,3}.jpg masks/{2,3}_mask.png", r"^1 pictures have .*'_mask'\).*images/1\.jpg"),
+        ("images/{1,2,3}.jpg masks/{2,3}_mask.png", r"^1 images have .*'_mask'\).*images/1\.jpg"),
         (
             "images/{a,b,c}.jpg masks/a.png masks/{a,b,c}_mask.png",
-            r"^1 masks have no picture: .*masks/a\.png \(nearest: .*images/a\.jpg\)\.",
+            r"^1 masks have no image: .*masks/a\.png \(nearest: .*images/a\.jpg\)\.",
         ),
         # five of each side are named
         (
             "images/{a,b,c,d,e,f,g,h,i,j}.jpg masks/{j,x,y,z}.png",
-            r"^9 pictures have no mask .* and 4 more.*3 masks have no picture",
+            r"^9 images have no mask .* and 4 more.*3 masks have no image",
         ),
     ],
 )
@@ -204,7 +204,7 @@ def test_folders_that_cannot_be_paired(tmp_path: Path, names: str, said: str) ->
         head, _, rest = name.partition("{")
         stems, _, tail = rest.partition("}")
         touch(tmp_path, *(f"{head}{stem}{tail}" for stem in stems.split(",")))
-    missing = "there is no|no pictures where|--images" in said or not names
+    missing = "there is no|no images where|--images" in said or not names
     with pytest.raises((ValueError, FileNotFoundError), match=said) as raised:
         find_pairs(tmp_path)
     assert not missing or raised.type is FileNotFoundError
@@ -247,11 +247,11 @@ def test_no_folder_at_all(tmp_path: Path) -> None:
     for find in (find_pairs, lambda path: find_images([path])):
         with pytest.raises(FileNotFoundError, match="gone does not exist"):
             find(tmp_path / "gone")
-    with pytest.raises(ValueError, match="texts holds no pictures"):
+    with pytest.raises(ValueError, match="texts holds no images"):
         find_images([tmp_path / "texts"])
 
 
-# pictures to predict
+# images to predict
 def test_find_images(tmp_path: Path) -> None:
     inside = ("b/2.JPG", "b/deep/er/1.png")
     touch(tmp_path, *inside, "b/notes.txt", "b/.hidden.png", "a.tif", "odd.dat")
@@ -302,7 +302,7 @@ def test_an_annotation_file_comes_where_there_are_no_mask_files(tmp_path: Path) 
     assert [path_of(pair.mask).name for pair in named] == items
 
 
-def test_pictures_beside_the_parts_are_left_out_where_somebody_is_told(tmp_path: Path) -> None:
+def test_images_beside_the_parts_are_left_out_where_somebody_is_told(tmp_path: Path) -> None:
     names = ["images/train/a.jpg", "images/val/b.jpg", "images/c.jpg", "images/more/d.jpg"]
     masks = [name.replace("images", "masks").replace("jpg", "png") for name in names]
     touch(tmp_path, *names, *masks)
@@ -320,7 +320,7 @@ RANDOM = np.random.default_rng(0)
 def pair(
     folder: Path, name: str, count: int, masks: int | None = None, part: str | None = None
 ) -> Pair:
-    """Two TIFF files; one slice is a single picture."""
+    """Two TIFF files; one slice is a single image."""
     paths = []
     for kind, slices, most in (("images", count, 250), ("masks", masks or count, 2)):
         path = folder / kind / f"{name}.tif"
@@ -424,7 +424,7 @@ def test_damaged_files_are_left_to_the_check_unless_their_partner_is_a_stack(
         open_stacks([Pair(tmp_path / "gone.tif", whole.mask, "a", None)])
 
 
-def test_a_stack_and_a_picture_are_no_pair(tmp_path: Path) -> None:
+def test_a_stack_and_a_image_are_no_pair(tmp_path: Path) -> None:
     stack, single = pair(tmp_path, "a", 5, masks=4), pair(tmp_path, "b", 1)
     Image.new("L", (30, 20)).save(tmp_path / "b.png")
     image = tmp_path / "b.png"
@@ -436,7 +436,7 @@ def test_a_stack_and_a_picture_are_no_pair(tmp_path: Path) -> None:
         assert raised.value.code == "several-frames"
 
 
-def test_a_stack_beside_a_picture_is_left_out_where_somebody_is_told(tmp_path: Path) -> None:
+def test_a_stack_beside_a_image_is_left_out_where_somebody_is_told(tmp_path: Path) -> None:
     odd, good = pair(tmp_path, "odd", 1, masks=4), pair(tmp_path, "good", 3)
     heard = Collected()
     opened = open_stacks([odd, good], heard)
@@ -483,9 +483,9 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     wanted = [
         "images/a.jpg is cut off",
         "masks/b.png is cut off",
-        "masks/c.png is 31x20 pixels, its picture",
+        "masks/c.png is 31x20 pixels, its image",
         "images/d.jpg does not exist",
-        "masks/e.png is not a picture",
+        "masks/e.png is not an image",
         "images/f.jpg is empty",
     ]
     for part, line in zip(wanted, str(raised.value).splitlines()[1:], strict=True):
@@ -497,7 +497,7 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     assert len(str(raised.value).splitlines()) == 1 + 10 + 1
 
 
-def test_pictures_with_other_channels_are_named(tmp_path: Path) -> None:
+def test_images_with_other_channels_are_named(tmp_path: Path) -> None:
     pairs = [make_pair(tmp_path, stem) for stem in "abc"]
     layout = {"photometric": "minisblack", "planarconfig": "contig"}
     bands = tmp_path / "images/d.tif"

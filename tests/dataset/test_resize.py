@@ -68,9 +68,9 @@ def test_resize_takes_any_channels_and_sizes(
 def test_resize_averages_areas() -> None:
     image = np.array([[0, 100], [100, 200]], np.float32)[..., None]
     assert resize(image, (1, 1)).tolist() == [[[100]]]
-    picture = np.random.default_rng(0).random((30, 44, 3)).astype(np.float32)
-    wanted = np.einsum("yh,xw,hwc->yxc", overlaps(30, 13), overlaps(44, 27), picture)
-    assert np.allclose(resize(picture, (13, 27)), wanted, atol=1e-5)
+    image = np.random.default_rng(0).random((30, 44, 3)).astype(np.float32)
+    wanted = np.einsum("yh,xw,hwc->yxc", overlaps(30, 13), overlaps(44, 27), image)
+    assert np.allclose(resize(image, (13, 27)), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (7, 9), (10, 11), (1, 1), (19, 31)])
@@ -135,7 +135,7 @@ def test_no_class_appears_between_a_file_and_the_loss(
     border: tuple[float, float] | None,
     seed: int,
 ) -> None:
-    """Whatever the sizes of picture, box and step: targets of absent classes are exactly 0."""
+    """Whatever the sizes of image, box and step: targets of absent classes are exactly 0."""
     folder = tmp_path_factory.mktemp("new_classes")
     mask = ids.repeat(3, axis=0).repeat(3, axis=1)
     Image.fromarray(mask).save(folder / "mask.png")
@@ -162,7 +162,7 @@ def half(height: int, width: int) -> NDArray[np.uint8]:
 
 
 def test_what_smaller_sizes_keep() -> None:
-    # a straight border between two working pixels is kept whole
+    # a straight border between two input pixels is kept whole
     assert measure_ceiling(half(512, 512), 2) == [1.0, 1.0, 1.0]
     stripes = np.repeat(np.arange(512) % 2, 512).reshape(512, 512).astype(np.uint8)
     kept = measure_ceiling(stripes, 2)

@@ -71,7 +71,7 @@ def test_sample_at_its_own_size(make_pair: MakePair) -> None:
     assert shares[:16].max() == 0  # ignored
 
 
-def test_small_picture_is_padded_and_never_enlarged(make_pair: MakePair) -> None:
+def test_small_image_is_padded_and_never_enlarged(make_pair: MakePair) -> None:
     image, mask = noise(20, 30, 3), half(20, 30)
     got, shares = Samples([make_pair("a", image, mask)], BINARY, (32, 48))[0]
     assert got.shape == (32, 48, 3)
@@ -178,7 +178,7 @@ def test_cache_depends_on_every_setting(make_pair: MakePair, change: str) -> Non
     assert all(np.array_equal(a, b) for a, b in zip(other[0], before, strict=True))
 
 
-def test_changed_picture_is_decoded_again(tmp_path: Path) -> None:
+def test_changed_image_is_decoded_again(tmp_path: Path) -> None:
     """Of as many bytes as before."""
     pair = Pair(tmp_path / "a.bmp", tmp_path / "a_mask.bmp", "a", None)
     images = [noise(16, 16, 3, seed=seed) for seed in (0, 1)]
@@ -207,7 +207,7 @@ def test_cache_that_goes_while_it_is_used(small_data: Path, tmp_path: Path) -> N
 def test_settings_of_samples_without_objects_are_as_before(
     small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else every picture that was decoded before would be decoded again."""
+    """Else every image that was decoded before would be decoded again."""
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(
         "plainunet.dataset.samples.cached", lambda files, settings, *others: seen.append(settings)
@@ -330,7 +330,7 @@ def test_sigma_and_elastic_are_in_working_pixels(cell_samples: Callable[..., Sam
     assert torch.equal(sets[0][0, 0, 0][1], sets[1][0, 0, 0][1])
 
 
-def test_border_moves_with_the_picture(cell_samples: Callable[..., Samples]) -> None:
+def test_border_moves_with_the_image(cell_samples: Callable[..., Samples]) -> None:
     samples = cell_samples()
     settings = {"elastic": 3.0, "border": (10.0, 5.0)}
     plain = TrainingSet(samples, "strong", 0, (48, 64), elastic=3)
@@ -350,7 +350,7 @@ def test_border_moves_with_the_picture(cell_samples: Callable[..., Samples]) -> 
     assert np.mean(np.array(weighed) > 5) > 0.95
 
 
-def test_pickled_without_the_pictures(small_data: Path) -> None:
+def test_pickled_without_the_images(small_data: Path) -> None:
     samples = Samples(find_pairs(small_data), BINARY, (48, 64))
     samples.fill_cache()
     dataset = TrainingSet(samples, "light", 0, (48, 64))
@@ -374,7 +374,7 @@ def test_many_pairs_are_sent_to_workers_fast() -> None:
         again[19_999]
 
 
-def test_pictures_reduced_by_a_factor_keep_their_sizes(make_pair: MakePair) -> None:
+def test_images_reduced_by_a_factor_keep_their_sizes(make_pair: MakePair) -> None:
     pairs = [
         make_pair("a", noise(32, 48, 3), half(32, 48)),
         make_pair("b", noise(40, 20, 3), half(40, 20)),
@@ -457,7 +457,7 @@ def test_a_third_is_centred_on_rarer_classes_evenly() -> None:
     assert counts[2] / draws > CENTRED / 2 + 0.1
 
 
-def test_small_pictures_are_padded() -> None:
+def test_small_images_are_padded() -> None:
     image, shares, labels = (part[:20, :48] for part in sample(labels=True))
     parts = cut_patch((image, shares, labels), (32, 64), (0, 0, 0))
     assert np.array_equal(parts[0][:20, :48], image)
@@ -476,7 +476,7 @@ def test_small_pictures_are_padded() -> None:
     ("sizes", "patch", "expected"),
     [([(100, 100)], (50, 50), 4), ([(40, 40)], (64, 64), 1), ([(64, 64), (192, 64)], (64, 64), 2)],
 )
-def test_how_many_patches_make_a_picture(
+def test_how_many_patches_make_a_image(
     sizes: list[tuple[int, int]], patch: tuple[int, int], expected: int
 ) -> None:
     assert patches_each(sizes, patch) == expected
@@ -502,7 +502,7 @@ def test_make_batch_layout() -> None:
     assert (weight == 1).all()
 
 
-def test_make_batch_leaves_float_pictures_alone() -> None:
+def test_make_batch_leaves_float_images_alone() -> None:
     images = torch.linspace(-5, 300, 24).reshape(1, 2, 4, 3)
     image, _, _ = make_batch((images, torch.full((1, 2, 4, 2), 127, dtype=torch.uint8)), CPU)
     assert torch.equal(image, images.permute(0, 3, 1, 2))

@@ -88,7 +88,7 @@ def test_given_parts_are_kept_and_groups_on_both_sides_are_found() -> None:
         ([], {}, "There are no pairs"),
         (make_pairs("ab"), {"fraction": 0.0}, "fraction is 0.0; it must be between 0 and 1"),
         (make_pairs("ab"), {"fraction": 1.0}, "fraction is 1.0"),
-        (make_pairs("ab", "val"), {}, "No picture is in the training part"),
+        (make_pairs("ab", "val"), {}, "No image is in the training part"),
         (make_pairs("ab", "train") + make_pairs("c"), {}, r"images/0\.jpg has no part"),
         # folds
         (ABC, {"fold": 2}, "--fold is 2, but --folds is missing"),
@@ -100,13 +100,13 @@ def test_given_parts_are_kept_and_groups_on_both_sides_are_found() -> None:
         (
             make_pairs("aabbcc"),
             {"folds": 4, "fold": 0},
-            r"--folds is 4, but the pictures make up 3 groups.*fewer folds.*--group-by",
+            r"--folds is 4, but the images make up 3 groups.*fewer folds.*--group-by",
         ),
-        (make_pairs("aaaa"), {"folds": 2, "fold": 0}, "but the pictures make up 1 groups"),
+        (make_pairs("aaaa"), {"folds": 2, "fold": 0}, "but the images make up 1 groups"),
         (
             make_pairs("ab", "train") + make_pairs("cd", "test"),
             {"folds": 3, "fold": 0},
-            "--folds is 3, but the pictures make up 2 groups",
+            "--folds is 3, but the images make up 2 groups",
         ),
         (
             [*make_pairs("ab", "train"), Pair(Path("v.jpg"), Path("v.png"), "c", "val")],
@@ -127,7 +127,7 @@ def test_what_cannot_be_split(pairs: list[Pair], asked: dict[str, Any], message:
 
 # folds
 @given(data=st.data(), groups=GROUPS, seed=st.integers(0, 1000), stratified=st.booleans())
-def test_every_picture_validates_in_exactly_one_of_equal_folds(
+def test_every_image_validates_in_exactly_one_of_equal_folds(
     data: st.DataObject, groups: list[str], seed: int, stratified: bool
 ) -> None:
     pairs = make_pairs(groups)
@@ -178,7 +178,7 @@ def test_neither_order_nor_shares_of_rounding_change_the_draw(
     assert drawn[0] == drawn[1] == drawn[2]
 
 
-def test_means_do_not_depend_on_the_order_of_pictures() -> None:
+def test_means_do_not_depend_on_the_order_of_images() -> None:
     """0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 in the last bit, but the groups are alike."""
     pairs, shares = make_pairs("aaabbb"), [0.1, 0.2, 0.3, 0.3, 0.2, 0.1]
     for seed in range(10):
@@ -219,7 +219,7 @@ def shares_of(count: int) -> st.SearchStrategy[list[float]]:
 
 
 def by_share(pairs: list[Pair], shares: list[float]) -> list[set[Path]]:
-    """The pictures of each group, in the order of the groups' mean shares, NaN last."""
+    """The images of each group, in the order of the groups' mean shares, NaN last."""
     groups: dict[str, list[tuple[Path, float]]] = {}
     for pair, share in zip(pairs, shares, strict=True):
         groups.setdefault(pair.group, []).append((pair.image, share))
@@ -318,10 +318,10 @@ def test_each_group_is_as_likely_as_the_fraction_says() -> None:
     assert max(abs(count - 150) for count in times.values()) < 50
 
 
-def test_pictures_without_a_share_go_last() -> None:
+def test_images_without_a_share_go_last() -> None:
     """Six groups known, six not: each half is sampled on its own, as one run of neighbours."""
     pairs = make_pairs([str(number) for number in range(12)] * 2)
-    # a group of which one picture is known counts by that one
+    # a group of which one image is known counts by that one
     shares = [*[0.5, math.nan] * 6, *[math.nan] * 12]
     known = {pair.image for pair, share in zip(pairs, shares, strict=True) if share == 0.5}
     for seed in range(20):
@@ -335,11 +335,11 @@ def test_pictures_without_a_share_go_last() -> None:
         assert fold[0].part != fold[2].part
 
 
-def test_the_work_of_many_folds_grows_with_the_pictures(count_calls: CountCalls) -> None:
+def test_the_work_of_many_folds_grows_with_the_images(count_calls: CountCalls) -> None:
 
-    def split(pictures: int) -> None:
-        pairs = make_pairs([str(number) for number in range(pictures)])
-        found = split_pairs(pairs, folds=pictures // 10, fold=7, shares=[0.5] * pictures)
+    def split(images: int) -> None:
+        pairs = make_pairs([str(number) for number in range(images)])
+        found = split_pairs(pairs, folds=images // 10, fold=7, shares=[0.5] * images)
         assert len(validation_of(found)) == 10
 
     assert count_calls(lambda: split(2000)) < 2.5 * count_calls(lambda: split(1000))

@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_found
-from plainunet.dataset.lists import Pair, Pictures, has_pictures, with_parts
+from plainunet.dataset.lists import ImagePool, Pair, has_images, with_parts
 from plainunet.formats import coco, rle
 from plainunet.formats.images import IMAGE_SUFFIXES, image_size
 from plainunet.formats.legends import is_legend
@@ -47,7 +47,7 @@ def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
                 if each.name.lower().endswith((".json", ".csv")) and not each.name.startswith(".")
             )
         taken = [file for file in (place / name for name in names) if _is_annotations(file)]
-        # COCO's own folder holds captions and key points of the same pictures as well
+        # COCO's own folder holds captions and key points of the same images as well
         instances = [file for file in taken if file.name.startswith("instances_")]
         # Kaggle's example of what to hand in
         chosen = [file for file in instances or taken if "submission" not in file.stem.lower()]
@@ -104,15 +104,15 @@ def listed_names(file: Path) -> dict[str, CocoImage | None]:
 
 @dataclass(frozen=True)
 class _Annotations:
-    """An annotation file, and the pictures that it may speak of."""
+    """An annotation file, and the images that it may speak of."""
 
     file: Path
     names: Mapping[str, CocoImage | None]  # what is listed, and the masks if they are known already
-    pool: Pictures
+    pool: ImagePool
 
 
 def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> list[Pair]:
-    """Find the pictures and masks of which annotation files speak; none where there is no file.
+    """Find the images and masks of which annotation files speak; none where there is no file.
 
     The file is `config.masks`, below the folder or anywhere; without it, files are looked for in
     the folder, in its annotations/ and in the folders of its parts.
@@ -123,20 +123,20 @@ def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> li
             f"--images {images}: there is no folder {folder / images}. {folders_found(folder)}"
         )
     files = [name_file(folder, config.masks)] if config.masks else list(find_files(folder, note))
-    pools: dict[Path, Pictures] = {}
+    pools: dict[Path, ImagePool] = {}
     sources = []
     for file in files:
         names = listed_names(file)
-        where = folder / images if images else _pictures_folder(folder, file)
+        where = folder / images if images else _images_folder(folder, file)
         if where not in pools:
-            pools[where] = Pictures(where)
+            pools[where] = ImagePool(where)
         sources.append(_Annotations(file, names, pools[where]))
     joined = _join(folder, sources, note)
     unlisted = _unlisted([source for source, _ in joined], joined, config, note)
     _require_same_classes([source.file for source, _ in joined])
     listed = []
     for source, found in joined:
-        note(f"The masks of the pictures in {source.pool.folder} are read from {source.file}.")
+        note(f"The masks of the images in {source.pool.folder} are read from {source.file}.")
         masks_of = _masks(source, found, config.rle, note)
         places: dict[str, tuple[str, str | None]] = {}
         for name, path in found.items():
@@ -153,8 +153,8 @@ def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> li
     return with_parts(listed)
 
 
-def _pictures_folder(folder: Path, file: Path) -> Path:
-    # a file from elsewhere speaks of the folder's pictures
+def _images_folder(folder: Path, file: Path) -> Path:
+    # a file from elsewhere speaks of the folder's images
     base = file.parent if folder in (file.parent, *file.parent.parents) else folder
     if any(each.suffix.lower() in IMAGE_SUFFIXES for each in base.iterdir()):
         return base
@@ -164,7 +164,7 @@ def _pictures_folder(folder: Path, file: Path) -> Path:
     alike = [each for each in below if each.name.lower() in file.stem.lower()]
     alike.sort(key=lambda each: -len(each.name))
     usual = [each for each in below if each.name.lower() in IMAGE_FOLDERS]
-    return next((each for each in (*alike, *usual, base) if has_pictures(each)), folder)
+    return next((each for each in (*alike, *usual, base) if has_images(each)), folder)
 
 
 _Joined = list[tuple[_Annotations, dict[str, Path]]]
@@ -200,7 +200,7 @@ def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]
         if not joined or not source.names:
             raise _missing(source, list(source.names))
         note(
-            f"{source.file} is left aside: of the {len(source.names)} pictures that it lists, "
+            f"{source.file} is left aside: of the {len(source.names)} images that it lists, "
             f"none lies in {source.pool.folder}."
         )
     return joined
@@ -208,12 +208,12 @@ def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]
 
 def _missing(source: _Annotations, missing: list[str]) -> ValueError:
     if not missing:
-        return ValueError(f"{source.file} lists no pictures. Export it again.")
+        return ValueError(f"{source.file} lists no images. Export it again.")
     return ValueError(
-        f"{source.file} lists {len(source.names)} pictures, of which {len(missing)} are not "
+        f"{source.file} lists {len(source.names)} images, of which {len(missing)} are not "
         f"found among the {len(source.pool.paths)} below {source.pool.folder} (or their name "
         f"fits several): {first_five(missing)}. Add them, take them off the list, or name the "
-        "pictures' folder: --images."
+        "images' folder: --images."
     )
 
 
@@ -241,22 +241,22 @@ def _unlisted(
             and any(find_part(each) == "test" for each in path.relative_to(pool.folder).parts[:-1])
         }
         if left:
-            note(f"{len(left)} pictures of a test folder are not listed, and are left aside.")
+            note(f"{len(left)} images of a test folder are not listed, and are left aside.")
         alone = [path for path in alone if path not in left]
         by_rle = own[0].file.suffix.lower() == ".csv"
         if config.unlisted and by_rle and alone:
             note(f"{len(alone)} images that {files[0]} does not list have an empty mask.")
             empty |= dict.fromkeys(alone, own[0])
         elif config.skip_unlabelled and alone:
-            note(f"{len(alone)} pictures that are not listed are left out.")
+            note(f"{len(alone)} images that are not listed are left out.")
         elif alone:
             nothing = {"Nothing is to be seen in them": {"unlisted": "empty"}} if by_rle else {}
             raise DataError(
-                f"{len(alone)} of the {len(pool.paths)} pictures below {pool.folder} are not "
+                f"{len(alone)} of the {len(pool.paths)} images below {pool.folder} are not "
                 f"listed in {first_five(files)}: {first_five(alone)}. "
                 + ("If nothing is to be seen in them, say --unlisted empty; or " * by_rle)
                 + "add them to it (without objects, if there are none), or leave them out: "
-                "--skip-unlabelled; or name the folder of the pictures that are meant: --images.",
+                "--skip-unlabelled; or name the folder of the images that are meant: --images.",
                 choices={**nothing, "They are to be left out": {"skip_unlabelled": True}},
             )
     return empty
@@ -286,7 +286,7 @@ def _masks(
 
 
 def _place(folder: Path, top: Path, above: Path, file: Path) -> tuple[str, str | None]:
-    """Say how the groups of a folder's pictures begin, and which part they belong to."""
+    """Say how the groups of a folder's images begin, and which part they belong to."""
     whole, below = (os.path.relpath(above, each).replace(os.sep, "/") for each in (folder, top))
     said = (find_part(each) for each in (file.stem, *whole.split("/")))
     part = next(filter(None, said), None)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 class Elastic(BaseDistortion):  # type: ignore[misc]
     """The deformation as a transform of Albumentations, which moves images and masks by it.
 
-    Seen past its outline, a picture is mirrored.
+    Seen past its outline, an image is mirrored.
     """
 
     def __init__(self, deviation: float, mask_interpolation: int) -> None:

@@ -61,7 +61,7 @@ def find_coding(
     """Look at every mask of a data set, and find out what their values or colours mean.
 
     Masks are read by their colours if these are given, or if the channels of any of them
-    differ; else by their values, palette pictures by their indices.
+    differ; else by their values, palette images by their indices.
 
     `counts` is what each mask holds, where that is counted already. Returns the coding, and the
     pixels of each class, [K] int64.

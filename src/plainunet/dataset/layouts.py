@@ -18,7 +18,7 @@ PARTS = {
     **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
-"""Names of folders that hold pictures."""
+"""Names of folders that hold images."""
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "ann")
 # of tools and data sets: images, masks (the first that is there), and the part
 _KNOWN = (
@@ -82,7 +82,7 @@ class Layout:
 def find_layout(
     folder: Path, config: FolderConfig | None = None, reporter: Reporter = silent
 ) -> Layout:
-    """Find the folders that hold the pictures and the masks, named in `config` or not.
+    """Find the folders that hold the images and the masks, named in `config` or not.
 
     They may lie in train/, val/ and test/. Where none has a known name, it is `folder` itself,
     without a folder of masks.
@@ -131,13 +131,13 @@ def find_part(name: str) -> str | None:
 
 
 def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent) -> Iterator[Path]:
-    """List the pictures below a folder, all the way down; hidden ones are passed over.
+    """List the images below a folder, all the way down; hidden ones are passed over.
 
     Args:
         root: The folder.
         leave_out: A folder below it that is not entered.
         reporter: Told of links that lead back, folders that may not be opened and ones named like
-            pictures, which are passed over if its `problem` does not raise.
+            images, which are passed over if its `problem` does not raise.
 
     Yields:
         The files, folder by folder, each folder's sorted by name.
@@ -175,7 +175,7 @@ def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent)
         for each in folders:
             if Path(each).suffix.lower() in IMAGE_SUFFIXES:
                 problem = DataError(
-                    f"{here / each} is a folder, but is named like a picture. Rename or remove it.",
+                    f"{here / each} is a folder, but is named like an image. Rename or remove it.",
                     "not-a-picture",
                     [here / each],
                     Change("rename", (here / each,), (here / Path(each).stem,)),
@@ -268,7 +268,7 @@ def _plain(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
         if mask_folder is None:
             return ()
         # what else has images, if it is one
-        others = [n for n in _folders(folder) if n != mask_folder and _has_pictures(folder / n)]
+        others = [n for n in _folders(folder) if n != mask_folder and _has_images(folder / n)]
         image_folder = _worded(folder, IMAGE_WORD, MASK_WORD)
         if len(others) == 1 and others[0].lower() not in PARTS:
             image_folder = others[0]
@@ -283,15 +283,15 @@ def _root(folder: Path, images: str, masks: str | None, part: str = "") -> Root:
     below = folder / masks
     # annotations/trimaps/ of images/
     inner = _folders(below)
-    if not _has_pictures(below):
-        inner = [name for name in inner if _has_pictures(below / name)]
+    if not _has_images(below):
+        inner = [name for name in inner if _has_images(below / name)]
         inside = len(inner) == 1 and inner[0].lower() not in PARTS
         if inside and not (folder / images / inner[0]).is_dir():
             below /= inner[0]
     return Root(folder / images, below, part)
 
 
-def _has_pictures(folder: Path) -> bool:
+def _has_images(folder: Path) -> bool:
     return any(
         each.suffix.lower() in IMAGE_SUFFIXES and each.name[0] != "." for each in folder.iterdir()
     )
@@ -314,7 +314,7 @@ def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str 
 
 def _nested(folder: Path, reporter: Reporter, above: str = "", depth: int = 1) -> tuple[Root, ...]:
     """Images and masks in folders further below: Train/Urban/images_png/, ID/images/."""
-    if depth > _DEEPEST or (depth == 1 and _has_pictures(folder)):
+    if depth > _DEEPEST or (depth == 1 and _has_images(folder)):
         return ()
     roots: list[Root] = []
     for name in _folders(folder):
@@ -444,7 +444,7 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
         masks = there[0] if there else _one_of(folder, _MASKS, "--masks", reporter)
     if images is None:
         raise FileNotFoundError(
-            f"{folder} has no pictures where they are looked for; name their folder as well: "
+            f"{folder} has no images where they are looked for; name their folder as well: "
             f"--images. {folders_found(folder)}"
         )
     same = masks is None or (folder / masks).samefile(folder / images)

@@ -77,7 +77,7 @@ def with_parts(listed: list[Pair]) -> list[Pair]:
         example = next(each for each in listed if each.part is None)
         raise ValueError(
             f"{example.image} (mask: {example.mask}) is in none of the parts train, val and "
-            "test, while other pictures are. Name its folder or its annotation file after one."
+            "test, while other images are. Name its folder or its annotation file after one."
         )
     return listed
 
@@ -181,12 +181,12 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
         raise ValueError(
             f"--pairs '{pairs}' is not two patterns with as many * each. Give them like this: "
             "'images/*.jpg:masks/*_m.png', or '*/images/*.jpg:*/masks/*_m.png'; what a * stands "
-            "for, in one name, joins a picture with its mask. If the second has one more, all "
-            "masks that differ in it are one picture's."
+            "for, in one name, joins an image with its mask. If the second has one more, all "
+            "masks that differ in it are one image's."
         )
     if _BRACES.search(patterns[0]):
         raise ValueError(
-            f"--pairs '{pairs}': braces stand for classes, and pictures have none. Put them into "
+            f"--pairs '{pairs}': braces stand for classes, and images have none. Put them into "
             "the second pattern, the masks'."
         )
     if patterns[0] == patterns[1]:
@@ -200,7 +200,7 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
     for pattern, found in zip(patterns, (images, masks), strict=True):
         if not found:
             raise ValueError(
-                f"--pairs: no picture file below {folder} matches '{pattern}'. The pattern starts "
+                f"--pairs: no image file below {folder} matches '{pattern}'. The pattern starts "
                 "from there, and its * stands for a part of one name."
             )
     image_files = _once(images)
@@ -211,7 +211,7 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
         mask_files = {**(_joined(folder, masks, braces[0]) if braces else _once(masks))}
     joined = match_names(image_files, mask_files, True, skip_unlabelled)
     if len(joined) < len(image_files):
-        reporter.note(f"{len(image_files) - len(joined)} pictures without a mask are left out.")
+        reporter.note(f"{len(image_files) - len(joined)} images without a mask are left out.")
     start = len(folder.parts)
     return with_parts(
         [
@@ -299,7 +299,7 @@ def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, C
         if not is_one or mask.files[match.class_name] != path:
             raise ValueError(
                 f"--pairs: {path} is not {other} with '{match.class_name}' for the braces. Name "
-                "the masks of a picture's classes alike but for the class, suffix and large and "
+                "the masks of an image's classes alike but for the class, suffix and large and "
                 "small letters too."
             )
     return masks
@@ -433,13 +433,13 @@ def _existing(name: str, parse: Callable[[Path], _Parsed], *folders: Path) -> _P
 _MASKS = ("masks", "mask")
 
 
-class Pictures:
-    """The pictures below a folder; masks that lie in masks/ beside images/ are none of them."""
+class ImagePool:
+    """The images below a folder; masks that lie in masks/ beside images/ are none of them."""
 
     def __init__(self, folder: Path) -> None:
-        """List the pictures, folder by folder, each folder's sorted by name."""
+        """List the images, folder by folder, each folder's sorted by name."""
         self.folder = folder
-        self.paths = list(_pictures(folder))
+        self.paths = list(_images_in(folder))
         start = 0 if folder == Path() else len(folder.as_posix().rstrip("/")) + 1
         self._tables: list[dict[str, Path | None]] = [{}, {}, {}, {}]
         for path in self.paths:
@@ -449,7 +449,7 @@ class Pictures:
                 table[key] = None if key in table else path
 
     def find(self, name: str, *bases: Path) -> Path | None:
-        """Find a picture by its path, else by its name, else by its stem, if exactly one fits.
+        """Find an image by its path, else by its name, else by its stem, if exactly one fits.
 
         A list's paths may start from `bases`, besides the folder itself.
         """
@@ -465,9 +465,9 @@ class Pictures:
         return path
 
 
-def has_pictures(folder: Path) -> bool:
-    """Whether there are pictures below a folder."""
-    return next(_pictures(folder), None) is not None
+def has_images(folder: Path) -> bool:
+    """Whether there are images below a folder."""
+    return next(_images_in(folder), None) is not None
 
 
 def find_images(inputs: Sequence[ImageSource]) -> list[ImageSource]:
@@ -478,7 +478,7 @@ def find_images(inputs: Sequence[ImageSource]) -> list[ImageSource]:
             below = sorted(walk(path))
             if not below:
                 raise ValueError(
-                    f"{path} holds no pictures: no file below it ends in one of "
+                    f"{path} holds no images: no file below it ends in one of "
                     f"{' '.join(sorted(IMAGE_SUFFIXES))}."
                 )
             found |= dict.fromkeys(below)
@@ -489,7 +489,7 @@ def find_images(inputs: Sequence[ImageSource]) -> list[ImageSource]:
     return list(found)
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
+def _images_in(folder: Path) -> Iterator[Path]:
     # masks/ holds what the list says once more, often one file for each object
     before, is_mask = "", False
     for path in walk(folder):

@@ -35,7 +35,7 @@ class EpochBatches(Sampler[list[Draw]]):
         Args:
             count: Number of samples.
             batch_size: Largest batch; larger by less than `processes` where that many would be
-                left without a picture otherwise.
+                left without an image otherwise.
             seed: Of the run.
             repeats: How often each sample is drawn in an epoch.
             rank: Which share of each batch is drawn, from 0.
@@ -46,7 +46,7 @@ class EpochBatches(Sampler[list[Draw]]):
         if min(self._draws, batch_size) < processes:
             raise ValueError(
                 f"{processes} processes cannot share batches of {min(self._draws, batch_size)} "
-                "pictures: start fewer, or give a larger --batch-size."
+                "images: start fewer, or give a larger --batch-size."
             )
         self._batches = min(-(-self._draws // batch_size), self._draws // processes)
         self._seed = seed

@@ -97,7 +97,7 @@ def _nearest(key: Key, order: Sequence[Key]) -> Key | None:
 
 
 def _beside(partners: Files, known: set[Path]) -> dict[Key, Path]:
-    """Pictures under names that are no picture's, by folder and stem: '7.dat', '8.png.bak'."""
+    """Images under names that are no image's, by folder and stem: '7.dat', '8.png.bak'."""
     folders = {where: path.parent for (where, _), path in partners.items()}
     taken = known | set(partners.values())
     return {
@@ -135,18 +135,18 @@ class _Affixes(NamedTuple):
     mask_end: str = ""
 
     def __str__(self) -> str:
-        """How a mask is named after its picture."""
+        """How a mask is named after its image."""
         sides = []
         for image, mask in zip(self[:2], self[2:], strict=True):
             if mask and image:
-                sides.append(f"'{mask}' where the picture has '{image}'")
+                sides.append(f"'{mask}' where the image has '{image}'")
             elif image:
-                sides.append(f"the picture's name without '{image}'")
+                sides.append(f"the image's name without '{image}'")
         if sides:
             return ", ".join(sides)
         if self.mask_start:
-            return f"'{self.mask_start}', then the picture's name"
-        return f"the picture's name, then '{self.mask_end}'" if self.mask_end else "named like it"
+            return f"'{self.mask_start}', then the image's name"
+        return f"the image's name, then '{self.mask_end}'" if self.mask_end else "named like it"
 
 
 def match_names(
@@ -156,7 +156,7 @@ def match_names(
     skip_unlabelled: bool = False,
     reporter: Reporter = silent,
 ) -> dict[Key, Key]:
-    """Join each picture with its mask: their keys, in the pictures' order.
+    """Join each image with its mask: their keys, in the images' order.
 
     `as_they_are`: only equal stems are partners. Files without a partner are a problem.
     """
@@ -225,12 +225,12 @@ def patterns_of(images: Files, masks: Files) -> tuple[str, str]:
 
 
 def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
-    """Tell pictures and masks in one folder apart; no masks if most have no partner."""
+    """Tell images and masks in one folder apart; no masks if most have no partner."""
     best: tuple[int, set[Key]] = (0, set())
     for affixes in _one_sided(files, files, lambda start, end: _Affixes("", "", start, end)):
         longer = {key for key in files if _cut(key, affixes[2:]) in files}
         shorter = files.keys() - longer
-        # "1" and "1_rgb": here the picture has the longer name
+        # "1" and "1_rgb": here the image has the longer name
         is_image = IMAGE_WORD.search(affixes.mask_start or affixes.mask_end)
         joined = len(_join(shorter, longer, affixes))
         best = max(best, (joined, shorter if is_image else longer), key=lambda each: each[0])
@@ -358,14 +358,14 @@ def join_files(paths: Sequence[Path]) -> ObjectFiles:
     return ObjectFiles(paths[0].parent, names)
 
 
-def _image_of_folder(images: Files, masked: set[str]) -> dict[str, Key]:
+def _image_of_folder(images: Files, mask_folders: set[str]) -> dict[str, Key]:
     """The one image of each folder of masks; none where folders hold masks of several."""
     counts = Counter(where for where, _ in images)
     alone = {key[0]: key for key in images if counts[key[0]] == 1}
     named = {Path(where, stem).as_posix(): (where, stem) for where, stem in images}
     for known in (alone, named):
-        found = {where: known[where] for where in masked if where in known}
-        if len(found) == len(masked) > 1:
+        found = {where: known[where] for where in mask_folders if where in known}
+        if len(found) == len(mask_folders) > 1:
             return found
     return {}
 
@@ -472,7 +472,7 @@ def _two_sided(images: Iterable[Key], masks: Iterable[Key]) -> list[tuple[str, s
             if other[0] == key[0]:
                 same = len(_beginning(other[1], key[1]))
                 ends = other[1][same:], key[1][same:]
-                # "1_01" and "1_02" are two of a kind, not picture and mask
+                # "1_01" and "1_02" are two of a kind, not image and mask
                 if same and all(_worded(end) for end in ends):
                     votes[ends] += 1
     # one pair alone shows what pairs have in common only by its words: -volume and -labels
@@ -525,7 +525,7 @@ def _require_all(
     lonely = [key for key in masks if key not in partners]
     if not alone and not lonely:
         return
-    named = "named like the picture" if affixes == _Affixes() else affixes
+    named = "named like the image" if affixes == _Affixes() else affixes
 
     def mask_of(image: Key) -> str:
         return f"{affixes.mask_start}{(_cut(image, affixes[:2]) or image)[1]}{affixes.mask_end}"
@@ -536,11 +536,11 @@ def _require_all(
     problems = []
     if alone:
         listed = _with_nearest(alone, images, lonely or list(masks), masks)
-        problems.append(f"{len(alone)} pictures have no mask ({named}): {listed}")
+        problems.append(f"{len(alone)} images have no mask ({named}): {listed}")
     if lonely:
         listed = _with_nearest(lonely, masks, alone or list(images), images)
-        problems.append(f"{len(lonely)} masks have no picture: {listed}")
-    leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
+        problems.append(f"{len(lonely)} masks have no image: {listed}")
+    leave = " Or leave out images without a mask: --skip-unlabelled." if alone else ""
     where_masks_are = {path.parent for path in masks.values()}
     both = [key for key in alone if images[key].parent in where_masks_are]
     maybe = {key: images[key] for key in both} | {key: masks[key] for key in lonely}
@@ -550,8 +550,8 @@ def _require_all(
     channels = _channels(alone, images, affixes, joined)
     alone = [key for key in alone if key not in channels]
     moves: dict[Path, Change] = {}
-    no_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of, image_of)
-    no_image = _Lonely("picture", "remove it", image_of, mask_of)
+    no_mask = _Lonely("mask", "leave such images out (--skip-unlabelled)", mask_of, image_of)
+    no_image = _Lonely("image", "remove it", image_of, mask_of)
     each = [
         *dict.fromkeys([*several.values(), *channels.values()]),
         *_each(alone, images, lonely, masks, no_mask, named, moves),
@@ -644,9 +644,9 @@ _PAIRS = "--pairs 'images/*.jpg:masks/{road,car}/*.png'"
 def join_classes(
     images: Mapping[Key, Path], masks: Mapping[Key, Path]
 ) -> dict[Key, ClassFiles] | None:
-    """Join the masks of each picture where there is one folder for each class.
+    """Join the masks of each image where there is one folder for each class.
 
-    Such folders are known by their pictures, which have none: `masks/road/1.png` and
+    Such folders are known by their images, which have none: `masks/road/1.png` and
     `masks/car/1.png` for `images/1.jpg`, `masks/train/road/1.png` or `masks/road/train/1.png`
     for `images/train/1.jpg`. The masks' names may hold the class (`road/1_road.png`). Returns paths
     with all classes in braces, the background first; None where the folders are no classes.
@@ -659,7 +659,7 @@ def join_classes(
         return None
     # "1", "1_road" or "road_1"
     for own_name in ("(?P<core>.+)", "(?P<core>.+)[-_. ]+{}", "{}[-_. ]+(?P<core>.+)"):
-        found = _by_picture(masks, spots, own_name)
+        found = _by_image(masks, spots, own_name)
         # patients' folders look the same, but their masks have no name in common
         if any(len(files) > 1 for files in found.values()):
             classes = [name for name in class_file_names(tuple(sorted(names))) if name in names]
@@ -668,7 +668,7 @@ def join_classes(
 
 
 class _Spot(NamedTuple):
-    where: str  # the pictures' folder
+    where: str  # the images' folder
     class_name: str
     depth: int  # of the class's folder above the mask, from 0
 
@@ -679,22 +679,22 @@ class _Joined(NamedTuple):
     class_name: str
 
 
-def _find_spots(pictured: set[str], masked: set[str]) -> dict[str, _Spot]:
-    if pictured & masked:
+def _find_spots(image_folders: set[str], mask_folders: set[str]) -> dict[str, _Spot]:
+    if image_folders & mask_folders:
         return {}
-    parts = {where: Path(where).parts for where in masked}
+    parts = {where: Path(where).parts for where in mask_folders}
     fits = []
     for at in range(min(map(len, parts.values()), default=0)):
         spots = {
             where: _Spot(str(Path(*each[:at], *each[at + 1 :])), each[at], len(each) - 1 - at)
             for where, each in parts.items()
         }
-        if all(spot.where in pictured for spot in spots.values()):
+        if all(spot.where in image_folders for spot in spots.values()):
             fits.append(spots)
     return fits[0] if len(fits) == 1 else {}
 
 
-def _by_picture(
+def _by_image(
     masks: Mapping[Key, Path], spots: Mapping[str, _Spot], own_name: str
 ) -> dict[Key, list[_Joined]]:
     found: dict[Key, list[_Joined]] = defaultdict(list)
@@ -738,7 +738,7 @@ def _in_braces(
         if not fits:
             raise ValueError(
                 f"{' and '.join(str(each.mask) for each in joined[:2])} cannot be joined: the "
-                "masks of a picture's classes must have one name and suffix but for the class, "
+                "masks of an image's classes must have one name and suffix but for the class, "
                 "and no braces or commas in their folders' names. Rename them, or say what "
                 f"belongs together: {_PAIRS}."
             )

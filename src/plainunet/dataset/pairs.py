@@ -69,11 +69,11 @@ def find_pairs(
     reporter: Reporter = silent,
     at_least: int = 2,
 ) -> list[Pair]:
-    """Find all pictures and masks of a data set; slices of stacks are pictures of their own.
+    """Find all images and masks of a data set; slices of stacks are images of their own.
 
-    A mask's stem is its picture's, once a beginning or an ending is taken off that all masks
-    or all pictures share ("_mask", "_1stHO", "mask_"; "_img" and "_mask"). Files whose suffix
-    is no picture's, and hidden ones, are passed over.
+    A mask's stem is its image's, once a beginning or an ending is taken off that all masks
+    or all images share ("_mask", "_1stHO", "mask_"; "_img" and "_mask"). Files whose suffix
+    is no image's, and hidden ones, are passed over.
 
     Args:
         folder: The data set.
@@ -112,7 +112,7 @@ def require_enough(folder: Path, count: int, at_least: int = 2) -> None:
     """Refuse a data set of too few pairs."""
     if count < at_least:
         raise DataError(
-            f"{folder} holds {count} picture with its mask; at least {at_least} are "
+            f"{folder} holds {count} image with its mask; at least {at_least} are "
             "needed, some to learn from and some to judge by. Add more.",
             "too-few",
         )
@@ -123,7 +123,7 @@ def _require_folder(folder: Path) -> None:
         raise FileNotFoundError(f"{folder} does not exist. Check the path of the data set.")
     if not folder.is_dir():
         raise ValueError(
-            f"{folder} is a file. Give the folder that holds the pictures and the masks."
+            f"{folder} is a file. Give the folder that holds the images and the masks."
         )
 
 
@@ -208,7 +208,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
             raise _no_masks(folder, layout.roots[0])
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(
-            f"{layout.roots[0].images} holds no pictures. Put files there that end in one of "
+            f"{layout.roots[0].images} holds no images. Put files there that end in one of "
             f"{suffixes}.",
             "no-data",
         )
@@ -218,7 +218,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
         _require_no_equal(folder, layout.roots, len(joined) == len(images))
     kept.hand_on(reporter)
     if skip_unlabelled and len(joined) < len(images):
-        reporter.note(f"{len(images) - len(joined)} pictures without a mask are left out.")
+        reporter.note(f"{len(images) - len(joined)} images without a mask are left out.")
     listed = [
         Pair(images[key], masks[mask], Path(*key).as_posix(), parts[key])
         for key, mask in joined.items()
@@ -226,7 +226,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
     outside = [each for each in listed if each.part is None] if any(parts.values()) else []
     for each in outside:
         message = (
-            f"{each.image} lies outside of train/, val/ and test/, while other pictures lie in "
+            f"{each.image} lies outside of train/, val/ and test/, while other images lie in "
             "them. Move it into one of these folders, and its mask likewise."
         )
         reporter.problem(DataError(message, "outside-of-parts", [each.image, each.mask]))
@@ -241,7 +241,7 @@ def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
     if root.masks is not None:
         if not root.masks.is_dir():
             raise _no_masks(folder, root)
-        images = _by_key(root.images, root.part, "pictures", root.masks, reporter)
+        images = _by_key(root.images, root.part, "images", root.masks, reporter)
         masks = _by_key(root.masks, root.part, "masks", root.images, reporter)
         return images, masks, {} if masks else _shapes(root.masks, root.part, reporter)
     listed = _list(root.images, root.part, None, reporter)
@@ -256,7 +256,7 @@ def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
         raise _no_masks(folder, root)
     if masks:
         first = next(iter(masks.values()))
-        reporter.note(f"Pictures and masks lie together; {first} is read as a mask.")
+        reporter.note(f"Images and masks lie together; {first} is read as a mask.")
     return images, masks, shapes
 
 
@@ -346,7 +346,7 @@ def _require_no_equal(folder: Path, roots: Sequence[Root], has_all: bool) -> Non
     if root.masks is None or (has_all and is_known(root)):
         return
     nobody = Collected()
-    images = _by_key(root.images, "", "pictures", root.masks, nobody)
+    images = _by_key(root.images, "", "images", root.masks, nobody)
     equal = []
     for other in rivals(roots):
         files = _by_key(other, "", "masks", None, nobody)
@@ -536,14 +536,14 @@ def _no_masks(folder: Path, root: Root) -> FileNotFoundError:
     flags = "Or say where they are: --images, --masks, or --pairs"
     if root.images == folder:
         return FileNotFoundError(
-            f"{folder} has no pictures where they are looked for. Put them into images/ and the "
+            f"{folder} has no images where they are looked for. Put them into images/ and the "
             "masks, under the same names, into masks/; or into train/ and train_masks/. "
             f"{flags}. {folders_found(folder)}"
         )
     return FileNotFoundError(
         f"{root.images} has no masks: there is no folder "
         f"{root.masks or root.images.parent / 'masks'}. Put them there, under the names of their "
-        f"pictures. {flags}. {folders_found(root.images.parent)}"
+        f"images. {flags}. {folders_found(root.images.parent)}"
     )
 
 
@@ -579,7 +579,7 @@ def _each_once(found: Mapping[Key, list[Path]], what: str, reporter: Reporter) -
             "two-partners",
             [first, path],
             # a mask is not moved away from an image that stays
-            _set_aside(path) if what == "pictures" else "",
+            _set_aside(path) if what == "images" else "",
         )
         for first, *others in found.values()
         for path in others
@@ -715,10 +715,10 @@ def open_stacks(pairs: Sequence[Pair], reporter: Reporter = silent) -> list[Pair
     return opened
 
 
-def open_slices(pictures: Sequence[ImageSource]) -> list[ImageSource]:
-    """Replace each stack by its slices; pictures that are none, or cannot be read, stay."""
+def open_slices(images: Sequence[ImageSource]) -> list[ImageSource]:
+    """Replace each stack by its slices; images that are none, or cannot be read, stay."""
     opened: list[ImageSource] = []
-    for path in pictures:
+    for path in images:
         if isinstance(path, Path) and _may_be_stack(path):
             count = _count_slices(path)
             if isinstance(count, int) and count > 1:
@@ -759,7 +759,7 @@ def _common_count(pair: Pair, counts: dict[Source, _Count]) -> int:
     both: tuple[Source, Source] = pair.image, pair.mask
     stack, single = both if images > 1 else both[::-1]
     count = max(images, masks)
-    what = "a slice" if isinstance(single, Page) else "a single picture"
+    what = "a slice" if isinstance(single, Page) else "a single image"
     raise DataError(
         f"{stack} is a stack of {count} slices, its partner {single} is {what}. Save the "
         f"partner as a TIFF stack of {count} slices, or name one slice: '{stack}[0]'.",

@@ -11,13 +11,13 @@ from plainunet.formats.colors import IGNORED
 
 
 def fit_size(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-    """The size of a picture that is reduced, never enlarged, to fit in a box [pixels]."""
+    """The size of an image that is reduced, never enlarged, to fit in a box [pixels]."""
     scale = min(1.0, box[0] / size[0], box[1] / size[1])
     return reduce_size(size, scale)
 
 
 def reduce_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    """The size of a picture whose sides are reduced by a factor, at least 1 [pixels]."""
+    """The size of an image whose sides are reduced by a factor, at least 1 [pixels]."""
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
@@ -37,9 +37,9 @@ def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def halve(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Reduce a picture by whole blocks of 2 x 2, which is fast, as far as `size` allows.
+    """Reduce an image by whole blocks of 2 x 2, which is fast, as far as `size` allows.
 
-    What `resize` makes of the result differs from what it makes of the picture by a little,
+    What `resize` makes of the result differs from what it makes of the image by a little,
     where an area ends inside a block.
     """
     height, width, channels = image.shape
@@ -58,7 +58,7 @@ def area_shares(
 
 
 SIZES = (128, 256, 512)
-"""Working sizes of which the ceiling is told: N stands for an area of N x N pixels."""
+"""Input sizes of which the ceiling is told: N stands for an area of N x N pixels."""
 
 
 def measure_ceiling(ids: NDArray[np.uint8], num_classes: int) -> list[float] | None:
@@ -123,6 +123,6 @@ def _there_and_back(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[
 
 
 def patches_each(sizes: Sequence[tuple[int, int]], patch: tuple[int, int]) -> int:
-    """Say how many patches are together as large as a picture on average, at least 1."""
+    """Say how many patches are together as large as an image on average, at least 1."""
     mean = sum(height * width for height, width in sizes) / len(sizes)
     return max(1, round(mean / (patch[0] * patch[1])))

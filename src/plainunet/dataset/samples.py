@@ -24,16 +24,16 @@ from plainunet.formats.sources import parse_image, parse_source, stem_of
 CENTRED = 1 / 3
 """Share of the patches that are centred on a pixel of a rarer class."""
 _EDGE = 8
-_LOOKED_AT = 512  # of larger pictures, a grid of so many pixels squared is searched for classes
+_LOOKED_AT = 512  # of larger images, a grid of so many pixels squared is searched for classes
 
 
 def cut_patch(sample: Sample, patch: tuple[int, int], state: Sequence[int]) -> Sample:
     """Cut a window out of a sample; `state` fixes every random choice.
 
-    Most lie anywhere in it; a third of them, on average, have a pixel of one of the picture's
+    Most lie anywhere in it; a third of them, on average, have a pixel of one of the image's
     rarer classes in their middle (Isensee et al. 2021, nnU-Net, supplementary note 2, does so
-    with a third of its patches). The class is drawn evenly from all that the picture has, its
-    commonest left out. A picture smaller than the patch is padded as by `pad`.
+    with a third of its patches). The class is drawn evenly from all that the image has, its
+    commonest left out. An image smaller than the patch is padded as by `pad`.
     """
     height, width = sample[1].shape[:2]
     random = np.random.default_rng([*state, 1])  # another sequence than that of the augmentation
@@ -131,11 +131,11 @@ Draw = tuple[int, int, int]
 
 
 class Samples:
-    """Pictures at a working size, with the shares of the classes at the same size or finer.
+    """Images at a input size, with the shares of the classes at the same size or finer.
 
-    With a box, a picture is reduced to fit (never enlarged), then padded at the right and bottom:
+    With a box, an image is reduced to fit (never enlarged), then padded at the right and bottom:
     the image by its edge, the shares by nothing, so that the padding does not count. Without
-    one, every picture is reduced by the same factor, and sizes differ as the pictures' do.
+    one, every image is reduced by the same factor, and sizes differ as the images' do.
     """
 
     def __init__(
@@ -155,9 +155,9 @@ class Samples:
             coding: How mask values become class ids.
             box: Working height and width [pixels], or None to reduce by `factor`.
             channels: Channels of the images; a grey image is shown as RGB where it is 3.
-            target_scale: Stored pixels along one working pixel.
+            target_scale: Stored pixels along one input pixel.
             objects: Whether samples have a third part, the labels of their objects.
-            factor: Length of an image's side at the working size, as a share of its own.
+            factor: Length of an image's side at the input size, as a share of its own.
         """
         # as text: with the paths of 100,000 pairs, a worker process would take seconds to start
         self._files = [(str(pair.image), str(pair.mask)) for pair in pairs]
@@ -177,7 +177,7 @@ class Samples:
     def __getitem__(self, index: int) -> Sample:
         """Read one sample: image [h, w, C], shares [h, w, K], perhaps labels [h, w, 1].
 
-        Labels are those of `find_objects`; (h, w) is the box, or else the reduced picture's size,
+        Labels are those of `find_objects`; (h, w) is the box, or else the reduced image's size,
         times `target_scale`.
         """
         if self._cache is not None:
@@ -188,11 +188,11 @@ class Samples:
         return self._load(index)
 
     def name(self, index: int) -> str:
-        """Name a sample by its picture's name without suffix; others may have the same."""
+        """Name a sample by its image's name without suffix; others may have the same."""
         return stem_of(parse_image(self._files[index][0]))
 
     def file(self, index: int) -> str:
-        """The path of a sample's picture."""
+        """The path of a sample's image."""
         return self._files[index][0]
 
     def fill_cache(self, on_progress: Callable[[int, int], None] | None = None) -> None:
@@ -209,7 +209,7 @@ class Samples:
             self._as_float = True
             settings["float"] = True
             self._cache = cached(files, settings, self._load, on_progress, sizes)
-        # without a cache nobody knows whether a picture deeper than 8 bits will come
+        # without a cache nobody knows whether an image deeper than 8 bits will come
         self._as_float = self._as_float or self._cache is None
 
     def _settings(self) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class Samples:
 
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of each sample [working pixels]."""
+        """Height and width of each sample [input pixels]."""
         if self.box is not None:
             return [self.box] * len(self)
         return [self._reduced(image_shape(parse_image(image))[:2]) for image, _ in self._files]
@@ -283,7 +283,7 @@ class Samples:
 
 
 class TrainingSet(Dataset[tuple[Tensor, ...]]):
-    """Augmented samples at one working size, addressed by `Draw`."""
+    """Augmented samples at one input size, addressed by `Draw`."""
 
     def __init__(
         self,
@@ -298,7 +298,7 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
     ) -> None:
         """Make the set.
 
-        Working pixels are those of the samples; where `size` is smaller than what is seen of
+        Input pixels are those of the samples; where `size` is smaller than what is seen of
         them, lengths shrink with it.
 
         Args:
@@ -306,10 +306,10 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
             augment: Strength of augmentation, see `Augment`.
             seed: Of the run.
             size: Height and width of the images given out [pixels].
-            patch: Height and width of what is seen of a sample [working pixels], see
+            patch: Height and width of what is seen of a sample [input pixels], see
                 `cut_patch`; left out, the samples' box.
-            elastic: Standard deviation of displacements [working pixels], see `Augment`.
-            border: Weight and sigma [working pixels] of `border_weights`; None for none.
+            elastic: Standard deviation of displacements [input pixels], see `Augment`.
+            border: Weight and sigma [input pixels] of `border_weights`; None for none.
         """
         if border and not samples.objects:
             raise ValueError("Border weights need Samples(..., objects=True).")

@@ -103,15 +103,15 @@ def split_pairs(
             example = next(pair.image for pair in pairs if pair.part == "val")
             raise ValueError(
                 f"--folds is {folds}, but the folder gives its own split ({example} is in its "
-                "validation part). Leave out --folds, or put all pictures into one folder."
+                "validation part). Leave out --folds, or put all images into one folder."
             )
         return list(pairs)
     sizes = Counter(pair.group for pair in pairs if pair.part != "test")
     if folds is not None and folds > len(sizes):
         raise ValueError(
-            f"--folds is {folds}, but the pictures make up {len(sizes)} groups, and a group is "
+            f"--folds is {folds}, but the images make up {len(sizes)} groups, and a group is "
             "never divided. Give fewer folds, or group by another pattern: --group-by '.+' makes "
-            "each picture a group of its own."
+            "each image a group of its own."
         )
     drawn = {group: _draw(seed, f":{group}") for group in sizes}
     means = None if shares is None else _mean_shares(pairs, shares)
@@ -136,9 +136,9 @@ def _check_pairs(pairs: Sequence[Pair], fraction: float) -> None:
     given = {pair.part for pair in pairs}
     if None in given and len(given) > 1:
         example = next(pair.image for pair in pairs if pair.part is None)
-        raise ValueError(f"{example} has no part, while other pictures have one. Give it one.")
+        raise ValueError(f"{example} has no part, while other images have one. Give it one.")
     if None not in given and "train" not in given:
-        raise ValueError("No picture is in the training part. Move some into train/.")
+        raise ValueError("No image is in the training part. Move some into train/.")
 
 
 def _check_folds(folds: int | None, fold: int | None) -> None:
@@ -218,9 +218,9 @@ def _choose_groups(
     """The groups that become validation: the first that are drawn, or every n-th by share."""
     if len(sizes) < 2:
         raise ValueError(
-            f"All pictures belong to one group ({next(iter(sizes), 'none')!r}), and a group is "
+            f"All images belong to one group ({next(iter(sizes), 'none')!r}), and a group is "
             "never divided between training and validation. Group them by another pattern: "
-            "'.+' makes each picture a group of its own."
+            "'.+' makes each image a group of its own."
         )
     order = sorted(sizes, key=drawn.__getitem__)
     if means is None:

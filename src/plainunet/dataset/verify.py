@@ -31,9 +31,9 @@ def check_pairs(
     known: Sequence[ValueError] = (),
     advice: str = "",
 ) -> list[_Shape]:
-    """See that every picture and mask is there, whole, and as large as its partner.
+    """See that every image and mask is there, whole, and as large as its partner.
 
-    Grey and RGB pictures may be mixed, since grey can be shown as RGB; other numbers of
+    Grey and RGB images may be mixed, since grey can be shown as RGB; other numbers of
     channels may not.
 
     Returns each image's height, width and channels. Or raises a ValueError that lists up to ten
@@ -58,17 +58,17 @@ def check_pairs(
 
 
 def size_problem(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> DataError:
-    """Make the error for a mask that is not as large as its picture."""
+    """Make the error for a mask that is not as large as its image."""
     return DataError(
-        f"{pair.mask} is {mask[1]}x{mask[0]} pixels, its picture {pair.image} is "
-        f"{image[1]}x{image[0]}. Make the mask as large as its picture.",
+        f"{pair.mask} is {mask[1]}x{mask[0]} pixels, its image {pair.image} is "
+        f"{image[1]}x{image[0]}. Make the mask as large as its image.",
         "size-mismatch",
         [pair.image, pair.mask],
     )
 
 
 def odd_channels(pairs: Sequence[Pair], shapes: Sequence[_Shape | None]) -> list[DataError]:
-    """Name the pictures that have other channels than most; none of grey ones among RGB."""
+    """Name the images that have other channels than most; none of grey ones among RGB."""
     # where both occur, grey is shown as RGB
     channels = [None if shape is None else 3 if shape[2] == 1 else shape[2] for shape in shapes]
     counts = Counter(each for each in channels if each is not None)
@@ -78,7 +78,7 @@ def odd_channels(pairs: Sequence[Pair], shapes: Sequence[_Shape | None]) -> list
     named = {3: "1 or 3"}
     return [
         DataError(
-            f"{pair.image} has {named.get(each, each)} channels, most of the pictures have "
+            f"{pair.image} has {named.get(each, each)} channels, most of the images have "
             f"{named.get(usual, usual)}. Save it like the others.",
             "odd-channels",
             [pair.image],
