@@ -56,17 +56,17 @@ def test_beginnings_and_endings(image: str, mask: str) -> None:
     ("images", "masks", "as_they_are"),
     [
         (("car1_01", "car2_01"), ("car1_02", "car2_02"), False),  # another view, not a mask
-        (("1", "2", "3"), ("10", "20", "30"), False),  # a number is not cut in two
+        (("1", "2", "3"), ("10", "20", "30"), False),  # numbers are not split
         (("1", "2", "3"), ("11", "12", "13"), False),
         (("1_img", "2_img"), ("3_mask", "4_mask"), False),
         (("a", "b"), ("x", "y"), False),
         (("1", "2"), ("1_m", "2_m"), True),
     ],
 )
-def test_what_does_not_belong_together(
+def test_names_that_do_not_match(
     images: tuple[str, ...], masks: tuple[str, ...], as_they_are: bool
 ) -> None:
-    with pytest.raises(DataError, match=rf"{len(images)} images have no mask") as raised:
+    with pytest.raises(DataError, match=rf"^{len(images)} images ") as raised:
         match_names(files(*images), files(*masks), as_they_are=as_they_are)
     assert raised.value.code == "no-mask"
 
@@ -78,7 +78,7 @@ def test_case_may_differ_where_nothing_else_would_fit() -> None:
     assert match_names(images, masks) == {(".", "a"): (".", "a"), (".", "A"): (".", "A")}
 
 
-def test_the_nearest_name_is_said() -> None:
+def test_the_nearest_name_is_reported() -> None:
     images = files("street_1_img", "street_2_img", "street_3_img", "streat_4_img")
     masks = files(*(f"street_{number}_mask" for number in range(1, 5)))
     with pytest.raises(ValueError, match=r"streat_4_img\.png \(nearest: street_4_mask\.png\)"):
@@ -105,7 +105,7 @@ def test_one_folder(image: str, mask: str) -> None:
 def test_one_folder_in_which_a_mask_is_missing() -> None:
     both = files("a", "b", "c", "a_mask", "b_mask")
     images, masks = split_names(both)
-    with pytest.raises(ValueError, match=r"1 images have no mask .*'_mask'\): c\.png"):
+    with pytest.raises(ValueError, match=r"^1 images .*'_mask'\): c\.png"):
         match_names(images, masks)
 
 
@@ -118,8 +118,9 @@ def test_one_pair_alone_is_known_by_its_words() -> None:
     files = {("", name): Path(name) for name in ("train-volume", "train-labels")}
     images, masks = split_names(files)
     assert match_names(images, masks) == {("", "train-volume"): ("", "train-labels")}
-    with pytest.raises(ValueError, match="no mask"):
+    with pytest.raises(DataError) as raised:
         match_names({("", "train-one"): Path("a")}, {("", "train-two"): Path("b")})
+    assert raised.value.code == "no-mask"
 
 
 def join(images: list[str], masks: list[str]) -> dict[str, str] | None:
@@ -192,7 +193,7 @@ def test_names_that_hold_the_class(pattern: str) -> None:
     ],
 )
 def test_masks_that_braces_cannot_join(masks: list[str]) -> None:
-    message = f"{re.escape(masks[0])} and .*{re.escape(masks[1])} cannot be joined"
+    message = f"{re.escape(masks[0])} and .*{re.escape(masks[1])} "
     with pytest.raises(ValueError, match=message):
         join(["1.jpg"], masks)
 
@@ -230,7 +231,7 @@ def test_a_misspelt_name_has_a_fix(folder: Path) -> None:
     stems, (no_mask, no_image) = collected(folder)
     assert stems == ["field", "lake"]
     assert (no_mask.code, no_mask.files) == ("no-mask", (folder / "images/road.jpg",))
-    assert f"nearest is {folder / 'masks/raod_mask.png'}" in str(no_mask)
+    assert str(folder / "masks/raod_mask.png") in str(no_mask)
     masks = folder / "masks"
     rename = Change("rename", (masks / "raod_mask.png",), (masks / "road_mask.png",))
     assert (no_mask.fix, no_image.fix) == (rename, rename)
@@ -241,7 +242,7 @@ def test_a_misspelt_name_has_a_fix(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["road_mask.dat", "road_mask", "road_mask.png.bak"])
-def test_an_image_under_another_suffix_is_its_partner(folder: Path, name: str) -> None:
+def test_an_image_with_another_suffix_is_the_partner(folder: Path, name: str) -> None:
     Image.new("L", (8, 8)).save(folder / "masks/road_mask.png")
     (folder / "masks/road_mask.png").rename(folder / "masks" / name)
     _, (problem,) = collected(folder)
@@ -259,7 +260,7 @@ def test_without_a_candidate_there_is_no_command(folder: Path) -> None:
     assert (problem.code, problem.fix) == ("no-mask", "")
     assert problem.files == (folder / "images/lake.jpg",)
     # without a collector the first is raised
-    with pytest.raises(DataError, match="1 images have no mask") as raised:
+    with pytest.raises(DataError) as raised:
         find_pairs(folder)
     assert (raised.value.code, raised.value.files) == (problem.code, problem.files)
 
@@ -272,7 +273,7 @@ def test_two_files_of_one_name(folder: Path) -> None:
     assert {path.name for path in problem.files} == {"lake_mask.png", "lake_mask.tif"}
 
 
-def test_of_two_that_shall_meet_one_moves(folder: Path) -> None:
+def test_only_one_of_two_mismatched_partners_is_renamed(folder: Path) -> None:
     (folder / "masks/lake_mask.png").rename(folder / "masks/laek_mask.png")
     _, problems = collected(folder)
     assert {problem.code for problem in problems} == {"no-mask", "no-picture"}
@@ -282,7 +283,7 @@ def test_of_two_that_shall_meet_one_moves(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("mask", "image"), [("IMG_3440", "IMG_3458"), ("road", "lake"), ("train_1", "train_12")]
 )
-def test_unrelated_files_are_not_brought_together(tmp_path: Path, mask: str, image: str) -> None:
+def test_unrelated_files_are_not_matched(tmp_path: Path, mask: str, image: str) -> None:
     """One image has lost its mask, another mask its image."""
     for name, odd in (("images", mask), ("masks", image)):
         touch(tmp_path / name, *(f"{stem}.png" for stem in ("IMG_1", "IMG_2", odd)))
