@@ -93,7 +93,7 @@ def test_coco_2017(tmp_path: Path) -> None:
         for part in ("train", "val")
         for n in (1, 2, 3)
     ]
-    assert re.search(r"Left aside.*captions_train2017\.json.*person_keypoints_val", heard.notes[0])
+    assert re.search(r"captions_train2017\.json.*person_keypoints_val", heard.notes[0])
     for kind in ("instances", "captions"):
         for part in ("train2017", "val2017"):
             (tmp_path / "annotations" / f"{kind}_{part}.json").unlink()
@@ -137,7 +137,7 @@ def test_parts_from_the_names_of_files(tmp_path: Path) -> None:
     assert [each[3] for each in listed(tmp_path)] == ["train", "val"]
     (tmp_path / "my_validation_set.json").unlink()
     (tmp_path / "images/b.jpg").unlink()
-    assert [each[3] for each in listed(tmp_path)] == [None]  # one part is still to be split
+    assert [each[3] for each in listed(tmp_path)] == [None]  # not split yet
 
 
 CELL, WALL = ("cell",), ("cell", "wall")
@@ -146,20 +146,24 @@ CELL, WALL = ("cell",), ("cell", "wall")
 @pytest.mark.parametrize(
     ("images", "files", "said"),
     [
-        ("a", {"all": ("a0123456", CELL)}, r"all\.json lists 8 .* 7 are not .* and 2 more\..*--im"),
-        ("a0123456", {"all": ("a", CELL)}, r"7 of the 8 images .*images are not .* and 2 more\."),
-        ("a", {"all": ("", CELL)}, r"all\.json lists no images"),
-        ("ab", {"one": ("ab", CELL), "two": ("b", CELL)}, r"b\.jpg is listed twice: .*--masks"),
-        ("a", {"one": ("aa", CELL)}, r"a\.jpg is listed twice"),
+        ("a", {"all": ("a0123456", CELL)}, r"all\.json .* 8 .* 7 .* and 2 more\..*--images"),
+        ("a0123456", {"all": ("a", CELL)}, r"^7 of the 8 .* and 2 more\."),
+        ("a", {"all": ("", CELL)}, r"^\S+all\.json lists no images"),
+        (
+            "ab",
+            {"one": ("ab", CELL), "two": ("b", CELL)},
+            r"b\.jpg .*two\.json.*--masks",
+        ),
+        ("a", {"one": ("aa", CELL)}, r"one\.json .*2 .*a\.jpg"),
         ("ab", {"one": ("a", CELL), "two": ("b", WALL)}, r"one\.json has .*, cell; .* .*wall\."),
         (
             "abc",
             {"train": ("a", CELL), "val": ("b", CELL), "more": ("c", CELL)},
-            r"c\.jpg \(mask: .*more\.json\[1\]\) is in none of the parts",
+            r"c\.jpg \(mask: .*more\.json\[1\]\) ",
         ),
     ],
 )
-def test_files_and_images_that_do_not_agree(
+def test_files_and_images_that_do_not_match(
     tmp_path: Path, images: str, files: dict[str, tuple[str, tuple[str, ...]]], said: str
 ) -> None:
     touch(tmp_path / "images", *(f"{name}.jpg" for name in images))
@@ -170,18 +174,18 @@ def test_files_and_images_that_do_not_agree(
         pair(tmp_path)
 
 
-def test_what_is_elsewhere_or_not_listed_is_left_aside(tmp_path: Path) -> None:
+def test_missing_and_unlisted_images_are_skipped(tmp_path: Path) -> None:
     touch(tmp_path, "val2017/v.jpg")
     write_coco(tmp_path / "annotations/instances_train2017.json", "t.jpg")
     write_coco(tmp_path / "annotations/instances_val2017.json", "v.jpg")
     heard = Collected()
     assert len(listed(tmp_path, heard)) == 1
-    assert "train2017.json is left aside" in heard.notes[0]
+    assert "train2017.json" in heard.notes[0]
     # images of a test folder, too
     folder = touch(tmp_path / "other", "train/a.jpg", "test/b.jpg")
     write_coco(folder / "labels.json", "train/a.jpg")
     assert len(listed(folder, heard)) == 1
-    assert any("1 images of a test folder" in note for note in heard.notes)
+    assert any(note.startswith("1 images ") for note in heard.notes)
     touch(folder, "val/c.jpg")
     with pytest.raises(ValueError, match=r"1 of the 3 images .*c\.jpg"):
         pair(folder)
@@ -247,7 +251,7 @@ def test_the_work_of_pairing_grows_with_the_images(tmp_path: Path, count_calls: 
     assert calls[800] < 2.5 * calls[400]
 
 
-def test_where_files_are_looked_for(tmp_path: Path) -> None:
+def test_where_files_are_searched(tmp_path: Path) -> None:
     for place in ("all.json", "annotations/b.json", "train/c.json", "elsewhere/d.json", ".e.json"):
         write_coco(tmp_path / place, "a.jpg")
     write_csv(tmp_path / "codes.csv", {"a": "1 2"})
@@ -260,22 +264,22 @@ def test_where_files_are_looked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("cut.json", '{"images": [{"id"', "is no JSON, or cut off after 17 bytes"),
-        ("empty.json", "", "cut off after 0 bytes"),
-        ("other.json", "[]", "lacks one of the lists images"),
-        ("semi.csv", "ImageId;EncodedPixels\na;1 2\n", "commas between the fields"),
+        ("cut.json", '{"images": [{"id"', "17 bytes"),
+        ("empty.json", "", " 0 bytes"),
+        ("other.json", "[]", " images, annotations, categories"),
+        ("semi.csv", "ImageId;EncodedPixels\na;1 2\n", "ImageId,EncodedPixels"),
         ("table.csv", "", ""),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_faults_of_a_file_are_reported(tmp_path: Path, name: str, text: str, said: str) -> None:
     touch(tmp_path, "images/a.jpg", "annotations/a.xml", name)
     (tmp_path / name).write_text(text)
     heard = Collected()
     assert pair(tmp_path, heard) == []
     assert len(heard.notes) == 1
-    assert heard.notes[0].startswith(f"No masks are taken from {tmp_path / name}: ")
+    assert f" {tmp_path / name}: " in heard.notes[0]
     assert said in heard.notes[0]
-    with pytest.raises(ValueError, match=name):  # an error only where it is named
+    with pytest.raises(ValueError, match=name):  # an error only if named
         pair(tmp_path, masks=name)
 
 
@@ -284,5 +288,5 @@ def test_a_file_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert name_file(tmp_path / "data", "all.json") == path
     monkeypatch.chdir(tmp_path)
     assert name_file(tmp_path, "data/all.json").samefile(path)
-    with pytest.raises(FileNotFoundError, match=r"--masks b\.json: there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"--masks b\.json: "):
         name_file(tmp_path, "b.json")
