@@ -69,7 +69,7 @@ def test_parts_of_a_split_and_the_split_again(
 
 
 def test_problems_with_files_are_raised_together(small_data: Path) -> None:
-    """Those of names and those of contents; `check` is advised."""
+    """Those of names and those of contents; `check` is suggested."""
     images = sorted((small_data / "images").iterdir())
     images[0].rename(images[0].with_name("elsewhere.png"))
     images[1].write_bytes(images[1].read_bytes()[:-20])
@@ -77,13 +77,13 @@ def test_problems_with_files_are_raised_together(small_data: Path) -> None:
         SegmentationDataset.open(small_data)
 
 
-def test_masks_that_make_no_sense_bring_the_same_advice(small_data: Path) -> None:
+def test_inconsistent_masks_give_the_same_advice(small_data: Path) -> None:
     mask = sorted((small_data / "masks").iterdir())[2]
     with Image.open(mask) as opened:
         values = np.array(opened)
     values[0, 0] = 7
     Image.fromarray(values).save(mask)
-    with pytest.raises(ValueError, match=r"Value 7 does not fit(?s:.*)plainunet check"):
+    with pytest.raises(ValueError, match=r"Value 7 (?s:.*)plainunet check"):
         SegmentationDataset.open(small_data)
 
 

@@ -112,8 +112,8 @@ def require_enough(folder: Path, count: int, at_least: int = 2) -> None:
     """Refuse a data set of too few pairs."""
     if count < at_least:
         raise DataError(
-            f"{folder} holds {count} pair{'s' * (count != 1)} of image and mask; at least {at_least} are needed, for "
-            "training and validation. Add more.",
+            f"{folder} holds {count} pair{'s' * (count != 1)} of image and mask; at least "
+            f"{at_least} are needed, for training and validation. Add more.",
             "too-few",
         )
 
