@@ -60,12 +60,12 @@ def test_encode(coding: Coding, dtype: Any, stored: list[int], wanted: list[int]
     assert coding.count(values[0], np.ones(len(stored), np.int64)).tolist() == counts.tolist()
 
 
-def test_encode_names_what_it_does_not_know() -> None:
+def test_encode_names_unknown_values() -> None:
     coding = Values((0, 255))
     mask = np.array([[0, 255, 7, 7]], np.uint8)
-    with pytest.raises(ValueError, match=r"^a/b\.png has 2 pixels of value 7; known are 0, 255"):
+    with pytest.raises(ValueError, match=r"^a/b\.png has 2 pixels of value 7.* 0, 255\."):
         coding.encode(mask, Path("a/b.png"))
-    with pytest.raises(ValueError, match=r"^the mask has 2 pixels of value 7"):
+    with pytest.raises(ValueError, match=r" 2 pixels of value 7"):
         coding.encode(mask)
     assert coding.count(np.array([0, 7, 255]), np.array([3, 2, 1])).tolist() == [3, 1]
 
@@ -88,7 +88,7 @@ def test_read_is_read_mask_and_encode(tmp_path: Path) -> None:
     coding = Values((10, 11, 12, 13))
     np.testing.assert_array_equal(coding.read(path), IDS)
     assert coding.read_stored(path).tolist() == read_mask(path).tolist()
-    with pytest.raises(ValueError, match=r"mask\.png has .* of value 13"):
+    with pytest.raises(ValueError, match=r"mask\.png .* 13"):
         Values((10, 11, 12)).read(path)
 
 

@@ -158,12 +158,12 @@ def test_processes_share_each_batch(count: int, batch_size: int, processes: int)
 
 
 def test_more_processes_than_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 processes cannot share batches of 2 images"):
+    with pytest.raises(ValueError, match=r" 2 images .* 3 processes"):
         EpochBatches(8, 2, 0, 1, 0, 3)
 
 
 @few_cores
-def test_a_process_that_is_killed_is_told_when_its_batch_is_missing(small_data: Path) -> None:
+def test_a_killed_worker_is_reported_when_its_batch_is_missing(small_data: Path) -> None:
     dataset = light_set(small_data)
     loader = make_loader(dataset, EpochBatches(8, 1, 0, repeats=9), 1)
     list(make_loader(dataset, EpochBatches(8, 8, 0), 1))  # PyTorch sets its handler once
@@ -174,7 +174,7 @@ def test_a_process_that_is_killed_is_told_when_its_batch_is_missing(small_data: 
     (child,) = set(multiprocessing.active_children()) - before
     assert child.pid
     os.kill(child.pid, signal.SIGKILL)
-    with pytest.raises(ChildProcessError, match=r"has ended .*fewer --workers"):
+    with pytest.raises(ChildProcessError, match=r"--workers"):
         list(going)
 
 

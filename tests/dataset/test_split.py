@@ -83,39 +83,39 @@ def test_given_parts_are_kept_and_groups_on_both_sides_are_found() -> None:
 @pytest.mark.parametrize(
     ("pairs", "asked", "message"),
     [
-        (make_pairs("aaaa"), {}, r"one group \('a'\).*'\.\+' makes each"),
+        (make_pairs("aaaa"), {}, r"one group \('a'\).*--group-by '\.\+'"),
         (make_pairs("aa", "train"), {}, r"one group \('a'\)"),
-        ([], {}, "There are no pairs"),
-        (make_pairs("ab"), {"fraction": 0.0}, "fraction is 0.0; it must be between 0 and 1"),
-        (make_pairs("ab"), {"fraction": 1.0}, "fraction is 1.0"),
-        (make_pairs("ab", "val"), {}, "No image is in the training part"),
-        (make_pairs("ab", "train") + make_pairs("c"), {}, r"images/0\.jpg has no part"),
+        ([], {}, "no pairs"),
+        (make_pairs("ab"), {"fraction": 0.0}, r"fraction is 0\.0"),
+        (make_pairs("ab"), {"fraction": 1.0}, r"fraction is 1\.0"),
+        (make_pairs("ab", "val"), {}, "train/"),
+        (make_pairs("ab", "train") + make_pairs("c"), {}, r"images/0\.jpg"),
         # folds
         (ABC, {"fold": 2}, "--fold is 2, but --folds is missing"),
-        (ABC, {"folds": 3}, "--folds is 3, but --fold is missing.*0 to 2"),
-        (ABC, {"folds": 3, "fold": 3}, "--fold is 3, but --folds is 3. Give a --fold from 0 to 2"),
+        (ABC, {"folds": 3}, r"--folds is 3, but --fold is missing.*0 to 2"),
+        (ABC, {"folds": 3, "fold": 3}, r"--fold is 3, but --folds is 3.* 0 to 2"),
         (ABC, {"folds": 3, "fold": -1}, "--fold is -1, but --folds is 3"),
-        (ABC, {"folds": 1, "fold": 0}, "--folds is 1; give at least 2"),
+        (ABC, {"folds": 1, "fold": 0}, r"--folds is 1; .* 2"),
         (ABC, {"folds": -3, "fold": 0}, "--folds is -3"),
         (
             make_pairs("aabbcc"),
             {"folds": 4, "fold": 0},
-            r"--folds is 4, but the images make up 3 groups.*fewer folds.*--group-by",
+            r"--folds is 4, .* 3 groups.*--group-by",
         ),
-        (make_pairs("aaaa"), {"folds": 2, "fold": 0}, "but the images make up 1 groups"),
+        (make_pairs("aaaa"), {"folds": 2, "fold": 0}, " 1 groups"),
         (
             make_pairs("ab", "train") + make_pairs("cd", "test"),
             {"folds": 3, "fold": 0},
-            "--folds is 3, but the images make up 2 groups",
+            r"--folds is 3.* 2 groups",
         ),
         (
             [*make_pairs("ab", "train"), Pair(Path("v.jpg"), Path("v.png"), "c", "val")],
             {"folds": 2, "fold": 0},
-            r"--folds is 2, but the folder gives its own split \(v\.jpg.*Leave out --folds, or put",
+            r"--folds is 2, but .*\(v\.jpg ",
         ),
         # shares of foreground
-        (ABC, {"shares": [0.5]}, "There are 1 foreground shares for 3 pairs"),
-        (ABC, {"shares": [0.5, 1.01, 0]}, r"of masks/1\.png is 1\.01; it must be from 0 to 1"),
+        (ABC, {"shares": [0.5]}, " 1 foreground shares for 3 pairs"),
+        (ABC, {"shares": [0.5, 1.01, 0]}, r"masks/1\.png is 1\.01"),
         (ABC, {"shares": [0.5, 0, -0.1]}, r"masks/2\.png is -0\.1"),
         (ABC, {"shares": [math.inf, 0, 1]}, r"masks/0\.png is inf"),
     ],
@@ -387,8 +387,8 @@ def test_the_file_can_be_read_by_people(tmp_path: Path) -> None:
     ]
 
 
-def test_nothing_is_left_of_a_split_that_could_not_be_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"images/0\.jpg has no part"):
+def test_a_failed_split_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"images/0\.jpg"):
         write_split(tmp_path / "split.csv", make_pairs("ab", "train") + make_pairs("c"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -397,14 +397,14 @@ def test_nothing_is_left_of_a_split_that_could_not_be_written(tmp_path: Path) ->
     ("text", "message"),
     [
         (None, r"split\.csv does not exist"),
-        ("", r"split\.csv begins with the columns \(none\)"),
-        ("image,mask\n", r"columns image, mask; expected are image, mask, group, part"),
+        ("", r"split\.csv .*\(none\)"),
+        ("image,mask\n", r"image, mask; .*image, mask, group, part"),
         ("image,mask,group,part\n", "lists no pairs"),
         ("image,mask,group,part\na,b,c,train\na,b,c,dev\n", r"line 3: .* train, val, test; .*dev"),
-        ("image,mask,group,part\na,b,train\n", r"line 2: .*found is a, b, train"),
+        ("image,mask,group,part\na,b,train\n", r"line 2: .*a, b, train"),
     ],
 )
-def test_what_is_no_split_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+def test_invalid_split_files_are_refused(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "split.csv").write_text(text)
     with pytest.raises(ValueError if text is not None else FileNotFoundError, match=message):
