@@ -1,4 +1,4 @@
-"""COCO files and lists of run-length codes are paired with their images."""
+"""COCO and run-length files are matched with their images."""
 
 import json
 import re
@@ -97,7 +97,7 @@ def test_coco_2017(tmp_path: Path) -> None:
     for kind in ("instances", "captions"):
         for part in ("train2017", "val2017"):
             (tmp_path / "annotations" / f"{kind}_{part}.json").unlink()
-    assert len(listed(tmp_path)) == 6  # key points alone are taken
+    assert len(listed(tmp_path)) == 6  # key points are used if there is nothing else
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_coco_2017(tmp_path: Path) -> None:
         ("annotations/instances_default.json", ["a.jpg"], ["images/a.jpg"]),
         ("annotations/all.json", ["../images/a.jpg"], ["images/a.jpg"]),
         ("images/all.json", ["a.jpg"], ["images/a.jpg"]),
-        # of equal names, those in the folder whose own name says most
+        # folders whose name matches the file come first
         ("train_set_zoo.json", ["a.jpg"], ["train_set/a.jpg"]),
-        # parts below images/
+        # splits below images/
         (
             "all.json",
             ["train/b.jpg", "val2/x/b.jpg", "test/b.jpg"],
@@ -130,7 +130,7 @@ def test_one_file(tmp_path: Path, file: str, names: list[str], images: list[str]
     assert [part for *_, part in found] == parts
 
 
-def test_parts_from_the_names_of_files(tmp_path: Path) -> None:
+def test_splits_from_file_names(tmp_path: Path) -> None:
     touch(tmp_path / "images", "a.jpg", "b.jpg")
     write_coco(tmp_path / "train.json", "a.jpg")
     write_coco(tmp_path / "my_validation_set.json", "b.jpg")
@@ -144,7 +144,7 @@ CELL, WALL = ("cell",), ("cell", "wall")
 
 
 @pytest.mark.parametrize(
-    ("images", "files", "said"),
+    ("images", "files", "message"),
     [
         ("a", {"all": ("a0123456", CELL)}, r"all\.json .* 8 .* 7 .* and 2 more\..*--images"),
         ("a0123456", {"all": ("a", CELL)}, r"^7 of the 8 .* and 2 more\."),
@@ -164,13 +164,13 @@ CELL, WALL = ("cell",), ("cell", "wall")
     ],
 )
 def test_files_and_images_that_do_not_match(
-    tmp_path: Path, images: str, files: dict[str, tuple[str, tuple[str, ...]]], said: str
+    tmp_path: Path, images: str, files: dict[str, tuple[str, tuple[str, ...]]], message: str
 ) -> None:
     touch(tmp_path / "images", *(f"{name}.jpg" for name in images))
     for file, (names, classes) in files.items():
         entries = [f"{name}.jpg" for name in names]
         write_coco(tmp_path / f"{file}.json", *entries, categories=classes)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         pair(tmp_path)
 
 
@@ -204,7 +204,7 @@ def test_named_file_and_folder(tmp_path: Path) -> None:
         pair(data, images="no", masks=str(file))
 
 
-def test_carvana_with_its_list_alone(tmp_path: Path) -> None:
+def test_carvana_with_its_list(tmp_path: Path) -> None:
     names = ["0cdf5b5d0ce1_01.jpg", "0cdf5b5d0ce1_02.jpg", "ff9d1a0e2b3c_01.jpg"]
     for name in names:
         save(tmp_path / "train" / name, BLACK)
@@ -236,7 +236,7 @@ def test_dsb2018_with_its_list(tmp_path: Path) -> None:
     assert (read_mask(found[0].mask)[:, 0] == 1).all()
 
 
-def test_the_work_of_pairing_grows_with_the_images(tmp_path: Path, count_calls: CountCalls) -> None:
+def test_pairing_takes_linear_time(tmp_path: Path, count_calls: CountCalls) -> None:
     calls = {}
     for count in (400, 800):
         folder = tmp_path / str(count)
@@ -262,7 +262,7 @@ def test_where_files_are_searched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("cut.json", '{"images": [{"id"', "17 bytes"),
         ("empty.json", "", " 0 bytes"),
@@ -271,19 +271,19 @@ def test_where_files_are_searched(tmp_path: Path) -> None:
         ("table.csv", "", ""),
     ],
 )
-def test_faults_of_a_file_are_reported(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_faults_of_a_file_are_reported(tmp_path: Path, name: str, text: str, message: str) -> None:
     touch(tmp_path, "images/a.jpg", "annotations/a.xml", name)
     (tmp_path / name).write_text(text)
     heard = Collected()
     assert pair(tmp_path, heard) == []
     assert len(heard.notes) == 1
     assert f" {tmp_path / name}: " in heard.notes[0]
-    assert said in heard.notes[0]
+    assert message in heard.notes[0]
     with pytest.raises(ValueError, match=name):  # an error only if named
         pair(tmp_path, masks=name)
 
 
-def test_a_file_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_coco(tmp_path / "data" / "all.json")
     assert name_file(tmp_path / "data", "all.json") == path
     monkeypatch.chdir(tmp_path)

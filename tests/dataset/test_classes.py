@@ -1,4 +1,4 @@
-"""What the values or colours of a set of masks mean, and how a folder says so."""
+"""Codings inferred from the values or colours of a set of masks, and dataset.toml."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def in_colour(ids: np.ndarray) -> np.ndarray:
 
 
 def in_palette(ids: np.ndarray) -> Image.Image:
-    """Indices in another order than the classes."""
+    """Indices in another order than classes."""
     image = Image.fromarray(3 - ids).convert("P")
     image.putdata((3 - ids).ravel().tolist())
     image.putpalette(np.array(LEGEND[::-1], np.uint8).tobytes())
@@ -73,7 +73,7 @@ DISC = ((np.indices((200, 200)) - 100) ** 2).sum(axis=0) < 70**2
         ),
     ],
 )
-def test_a_set_of_masks_is_understood(
+def test_the_coding_of_a_set_of_masks(
     tmp_path: Path,
     masks: list[np.ndarray],
     known: dict[str, Any],
@@ -116,8 +116,8 @@ def test_rgb_and_palette_masks_are_read_by_one_legend(tmp_path: Path) -> None:
         np.testing.assert_array_equal(coding.read(path), IDS, err_msg=path.name)
 
 
-def test_without_a_legend_colours_are_sorted_and_said(tmp_path: Path) -> None:
-    """One RGB mask is enough for palettes to be read by their colours."""
+def test_without_a_legend_colours_are_sorted_and_noted(tmp_path: Path) -> None:
+    """With one RGB mask, palettes are read by colour."""
     in_palette(IDS).save(tmp_path / "a.png")
     save(tmp_path / "b.png", in_colour(IDS))
     heard = Collected()
@@ -138,7 +138,7 @@ def test_palettes_alone_are_indices_unless_colours_are_given(tmp_path: Path) -> 
     np.testing.assert_array_equal(find_coding([path], DataConfig(colors=HEX))[0].read(path), IDS)
 
 
-def test_jpeg_is_mended_and_said(tmp_path: Path) -> None:
+def test_jpeg_colours_are_matched_with_a_note(tmp_path: Path) -> None:
     ids = np.repeat(np.repeat(IDS, 16, axis=0), 16, axis=1)[3:, 5:]
     path = tmp_path / "mask.jpg"
     Image.fromarray(in_colour(ids)).save(path, quality=90, subsampling=0)
@@ -234,7 +234,7 @@ def test_masks_that_name_different_classes_are_refused(tmp_path: Path) -> None:
         find_coding([tmp_path / "road" / "7.png", paths[0]])
 
 
-# values, counted
+# counts of values
 
 
 def known(num_classes: int | None = None, ignore: int | None = None, **more: object) -> DataConfig:
@@ -303,7 +303,7 @@ def test_many_values_in_sixteen_bits_are_objects_and_few_are_classes() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [None, 2])
-def test_many_values_in_8_bits_are_not_guessed_at(num_classes: int | None) -> None:
+def test_many_values_in_8_bits_are_refused(num_classes: int | None) -> None:
     masks = [dict.fromkeys(range(66), 9)]
     deep = coding_of_values(census(*masks, deep=True), known(num_classes))
     assert deep == Instances()
@@ -406,7 +406,7 @@ def test_given_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("coding", "said"),
+    ("coding", "known"),
     [
         (Values((0, 255)), {"values": (0, 255)}),
         (Values((0, 1, 2), 9), {"values": (0, 1, 2), "ignore": 9}),
@@ -418,14 +418,16 @@ def test_given_values() -> None:
         ),
     ],
 )
-def test_what_a_coding_says(coding: Coding, said: dict[str, object]) -> None:
-    assert describe(coding, ("a", "b")) == DataConfig(pairs="split.csv", classes=("a", "b"), **said)
+def test_codings_as_known(coding: Coding, known: dict[str, object]) -> None:
+    assert describe(coding, ("a", "b")) == DataConfig(
+        pairs="split.csv", classes=("a", "b"), **known
+    )
 
 
-def test_a_folder_says_what_was_understood(small_data: Path) -> None:
+def test_settings_are_written_into_a_folder(small_data: Path) -> None:
     pairs = find_pairs(small_data)
-    said = describe(Values((0, 255)), ("ground", "box"))
-    files = write_understood(small_data, pairs[1:], said)
+    settings = describe(Values((0, 255)), ("ground", "box"))
+    files = write_understood(small_data, pairs[1:], settings)
     assert [file.name for file in files] == ["split.csv", "dataset.toml"]
     config = with_dataset(DataConfig(), small_data)
     assert (config.classes, config.values) == (("ground", "box"), (0, 255))
@@ -436,13 +438,13 @@ def test_a_folder_says_what_was_understood(small_data: Path) -> None:
     assert {pair.part for pair in again} == {None}
 
 
-def test_what_was_there_is_kept(small_data: Path) -> None:
-    said = describe(Values((0, 255)), ())
+def test_existing_files_are_kept(small_data: Path) -> None:
+    settings = describe(Values((0, 255)), ())
     pairs = find_pairs(small_data)
     (small_data / "dataset.toml").write_text('classes = ["mine", "yours"]\n')
     for number, text in enumerate(("first", "second", "second", "third")):
         (small_data / "split.csv").write_text(text)
-        write_understood(small_data, pairs[number:], said)
+        write_understood(small_data, pairs[number:], settings)
     assert "mine" in (small_data / "dataset.toml.bak").read_text()
     assert "classes" not in read_dataset(small_data)
     copies = sorted(small_data.glob("split.csv.bak*"))

@@ -39,7 +39,7 @@ def test_names_of_folders(tmp_path: Path, images: str, masks: str) -> None:
 
 
 @pytest.mark.parametrize("beside", ["{}_masks", "{}annot"])
-def test_masks_beside_the_parts(tmp_path: Path, beside: str) -> None:
+def test_masks_next_to_the_splits(tmp_path: Path, beside: str) -> None:
     for part in ("train", "val"):
         touch(tmp_path, f"{part}/a.png", f"{beside.format(part)}/a.png")
     touch(tmp_path, "test/a.png")
@@ -50,7 +50,7 @@ def test_masks_beside_the_parts(tmp_path: Path, beside: str) -> None:
     assert (find_layout(tmp_path).group_by is None) == (beside == "{}annot")
 
 
-def test_images_and_masks_in_each_part(tmp_path: Path) -> None:
+def test_images_and_masks_in_each_split(tmp_path: Path) -> None:
     touch(tmp_path, "train/images/a.jpg", "train/masks/a.png", "valid/Image/a.jpg")
     touch(tmp_path, "valid/label/a.png", "test/images/a.jpg")
     assert roots(tmp_path) == [
@@ -59,7 +59,7 @@ def test_images_and_masks_in_each_part(tmp_path: Path) -> None:
     ]
 
 
-def test_nothing_known(tmp_path: Path) -> None:
+def test_unknown_names(tmp_path: Path) -> None:
     touch(tmp_path, "photos/a.jpg", "outlines/a.png")
     assert roots(tmp_path) == [(".", None, "")]
     assert folders_found(tmp_path) == "Folders found: outlines/, photos/."
@@ -85,7 +85,7 @@ def test_named_folders_below_splits(tmp_path: Path) -> None:
     ]
 
 
-def test_two_that_fit_as_well_are_refused(tmp_path: Path) -> None:
+def test_two_candidates_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg", "labels/a.png", "annotations/a.png")
     with pytest.raises(DataError, match="--masks annotations\n") as raised:
         find_layout(tmp_path)
@@ -105,7 +105,7 @@ def test_named_folders(tmp_path: Path) -> None:
         find_layout(tmp_path / "train", FolderConfig(masks="."))
 
 
-def test_walk_leaves_a_folder_out(tmp_path: Path) -> None:
+def test_walk_skips_a_folder(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b/c.PNG", "masks/a.png", ".d.png", "b/e.txt")
     found = walk(tmp_path, tmp_path / "masks")
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.jpg", "b/c.PNG"]

@@ -1,4 +1,4 @@
-"""Lists and patterns of pairs, and what lists call images."""
+"""Lists and patterns of pairs, and image names in lists."""
 
 import os
 import re
@@ -31,9 +31,9 @@ def names_of(folder: Path, pairs: str) -> list[Row]:
         ("x/*.jpg:y/*_m.png", [("x/1.jpg", "y/1_m.png", "1"), ("x/a b.JPG", "y/a b_m.png", "a b")]),
         # the star may be a folder
         ("*/image.png:*/mask.png", [(f"{n}/image.png", f"{n}/mask.png", n) for n in "12"]),
-        # the longer pattern has the files that match both
+        # files that match both belong to the longer pattern
         ("z/*.png:z/*_mask.png", [(f"z/{n}.png", f"z/{n}_mask.png", n) for n in "ab"]),
-        # of two classes that fit, the longer is meant
+        # if two classes match, the longer wins
         ("i/*.jpg:i/*_{road,side_road}.png", [("i/7.jpg", "i/7_{road,side_road}.png", "7")]),
     ],
 )
@@ -174,7 +174,7 @@ def test_lists_name_places(tmp_path: Path) -> None:
     place_files(tmp_path)
     rows = "".join(f'"{image}","{mask}"\n' for image, mask in PLACES)
     (tmp_path / "list.csv").write_text("image,mask\n\n" + rows, encoding="utf-8")
-    # without the column, each file is a group of its own
+    # without the column, each file is its own group
     groups = ["stack", "stack", "a", "b", "c, d", "é"]
     assert names_of(tmp_path, "list.csv") == [
         (*place, group, None) for place, group in zip(PLACES, groups, strict=True)
@@ -260,12 +260,12 @@ def test_images_are_found_by_path_name_and_stem(
     for name, path in found.items():
         expected = None if path is None else tmp_path / "images" / path
         assert images.find(name, tmp_path, tmp_path / "annotations") == expected, name
-    monkeypatch.chdir(tmp_path)  # the folder may be named from here
+    monkeypatch.chdir(tmp_path)  # paths may be relative to the working directory
     assert ImagePool(Path()).find("images/a.jpg") == Path("images/a.jpg")
     assert ImagePool(Path("images")).find("images/a.jpg", Path()) == Path("images/a.jpg")
 
 
-def test_masks_beside_images_are_no_images(tmp_path: Path) -> None:
+def test_masks_next_to_images_are_not_images(tmp_path: Path) -> None:
     touch(tmp_path, "1/images/1.png", "1/masks/a.png", "1/masks/b.png", "masks/m.png", "c.txt")
     names = [path.name for path in ImagePool(tmp_path).paths]
     assert names == ["1.png", "m.png"]

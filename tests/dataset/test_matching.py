@@ -1,4 +1,4 @@
-"""Names tell which mask belongs to which image."""
+"""Masks are matched with images by name."""
 
 import re
 from collections.abc import Callable
@@ -43,7 +43,7 @@ STEMS = ("1", "10", "11", "2", "a b", "v1.2")
         ("{}_sat", "mask_{}"),
     ],
 )
-def test_beginnings_and_endings(image: str, mask: str) -> None:
+def test_prefixes_and_suffixes(image: str, mask: str) -> None:
     images = files(*(image.format(stem) for stem in STEMS))
     masks = files(*(mask.format(stem) for stem in reversed(STEMS)))
     joined = match_names(images, masks)
@@ -71,7 +71,7 @@ def test_names_that_do_not_match(
     assert raised.value.code == "no-mask"
 
 
-def test_case_may_differ_where_nothing_else_would_fit() -> None:
+def test_case_may_differ_if_nothing_else_matches() -> None:
     images, masks = files("IMG_1", "IMG_2", where="Day"), files("img_1_M", "img_2_M", where="day")
     assert [mask[1] for mask in match_names(images, masks).values()] == ["img_1_M", "img_2_M"]
     images, masks = files("a", "A"), files("A", "a")
@@ -114,7 +114,7 @@ def test_a_folder_without_masks() -> None:
         assert split_names(files(*stems)) == (files(*stems), {})
 
 
-def test_one_pair_alone_is_known_by_its_words() -> None:
+def test_a_single_pair_is_recognised_by_its_words() -> None:
     files = {("", name): Path(name) for name in ("train-volume", "train-labels")}
     images, masks = split_names(files)
     assert match_names(images, masks) == {("", "train-volume"): ("", "train-labels")}
@@ -135,7 +135,7 @@ def join(images: list[str], masks: list[str]) -> dict[str, str] | None:
     return {"/".join(key).removeprefix("./"): str(joined[mask]) for key, mask in partners.items()}
 
 
-def test_a_folder_for_each_class() -> None:
+def test_one_folder_per_class() -> None:
     masks = ["road/1.png", "car/1.png", "Background/1.png", "car/2.png"]
     assert join(["1.jpg", "2.jpg"], masks) == {
         "1": "d/masks/{Background,car,road}/1.png",
@@ -144,7 +144,7 @@ def test_a_folder_for_each_class() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["{part}/{name}", "{name}/{part}"])
-def test_parts_above_or_below_the_classes(pattern: str) -> None:
+def test_splits_above_or_below_the_classes(pattern: str) -> None:
     masks = [
         pattern.format(part=part, name=name) + f"/{number}_m.png"
         for part, number in (("train", 1), ("val", 2))
@@ -177,7 +177,7 @@ def test_other_folders_are_left_alone(images: list[str], masks: list[str]) -> No
 
 
 @pytest.mark.parametrize("pattern", ["{}/1_{}.png", "{}/{}_1.png"])
-def test_names_that_hold_the_class(pattern: str) -> None:
+def test_names_with_the_class(pattern: str) -> None:
     masks = [pattern.format(name, name) for name in ("road", "car")]
     braced = "d/masks/" + pattern.format("{car,road}", "{car,road}")
     assert join(["1.jpg"], masks) == {"1": braced}
@@ -198,7 +198,7 @@ def test_masks_that_braces_cannot_join(masks: list[str]) -> None:
         join(["1.jpg"], masks)
 
 
-def test_the_work_of_joining_grows_with_the_masks(count_calls: CountCalls) -> None:
+def test_joining_takes_linear_time(count_calls: CountCalls) -> None:
     calls = {}
     for count in (250, 500):
         images = {(".", str(n)): Path(f"d/images/{n}.jpg") for n in range(count)}
@@ -253,7 +253,7 @@ def test_an_image_with_another_suffix_is_the_partner(folder: Path, name: str) ->
     assert collected(folder) == (["field", "lake", "road"], [])
 
 
-def test_without_a_candidate_there_is_no_command(folder: Path) -> None:
+def test_without_a_candidate_there_is_no_fix(folder: Path) -> None:
     (folder / "masks/lake_mask.png").unlink()
     stems, (problem,) = collected(folder)
     assert stems == ["field", "road"]

@@ -1,4 +1,4 @@
-"""A folder's pairs: found, grouped, stacks opened, files checked."""
+"""Pairs of a folder: found, grouped, stacks opened, files checked."""
 
 import json
 import re
@@ -42,7 +42,7 @@ CountCalls = Callable[[Callable[[], object]], int]
             [(f"{part}/1.jpg", f"{part}/1.png", f"{part}/1") for part in ("day", "night")],
             ["images/list.txt"],
         ),
-        # Kaggle's Carvana, whose test/ comes without masks
+        # Kaggle's Carvana, whose test/ has no masks
         (
             ("train/{}.jpg", "train_masks/{}_mask.gif", "{}"),
             [("car1_01", "car1_01", "car1"), ("car1_02", "car1_02", "car1"), ("b_1", "b_1", "b")],
@@ -69,7 +69,7 @@ def test_layouts(
     ],
 )
 @pytest.mark.parametrize("last", ["val", "valid"])
-def test_layouts_in_parts(tmp_path: Path, image: str, mask: str, group: str, last: str) -> None:
+def test_layouts_in_splits(tmp_path: Path, image: str, mask: str, group: str, last: str) -> None:
     wanted = [
         (image.format(name), mask.format(name), group.format(name), part)
         for name, part in (("test", "test"), ("train", "train"), (last, "val"))
@@ -81,7 +81,7 @@ def test_layouts_in_parts(tmp_path: Path, image: str, mask: str, group: str, las
 @pytest.mark.parametrize("ending", ["_m", "_1stHO", ".jpg", " (mask)", "-gt"])
 @pytest.mark.parametrize("stem", ["v1.2.final", "two words", "überholspur", "写真", "#1", "10"])
 def test_names_of_every_kind(tmp_path: Path, stem: str, ending: str) -> None:
-    stems = sorted([stem, "1"])  # which is also the beginning of "10"
+    stems = sorted([stem, "1"])  # also the beginning of "10"
     for each in stems:
         touch(tmp_path, f"images/{each}.JPG", f"masks/{each}{ending}.PNG")
     assert [(pair.image.stem, pair.mask.name) for pair in find_pairs(tmp_path)] == [
@@ -117,13 +117,13 @@ def test_images_and_masks_in_one_folder(tmp_path: Path, names: list[str]) -> Non
     assert str(tmp_path / names[1]) in heard.notes[0]
 
 
-def test_one_letter_written_in_two_ways(tmp_path: Path) -> None:
+def test_unicode_normalisation_may_differ(tmp_path: Path) -> None:
     apart = unicodedata.normalize("NFD", "größe")
     touch(tmp_path, f"images/{apart}.jpg", "masks/größe.png", "images/b/é.jpg", "masks/b/é.png")
     assert [pair.group for pair in find_pairs(tmp_path)] == ["b/é", "größe"]
 
 
-def test_folders_and_files_that_are_named(tmp_path: Path) -> None:
+def test_given_folders_and_files(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg", "images/b.jpg", "masks/a.png", "masks/b.png")
     touch(tmp_path, "images/masks/a_o.png", "images/masks/b_o.png")
     where = ("images/a.jpg", "images/masks/a_o.png"), ("images/b.jpg", "images/masks/b_o.png")
@@ -186,7 +186,7 @@ def test_group_by_a_pattern(tmp_path: Path) -> None:
             r"images/b\.jpg .*train/",
         ),
         ("images/{a,b}.jpg masks/{a,a_mask,b}.png", r"^1 masks .*a_mask\.png"),
-        # an ending that one mask lacks, or has too many
+        # a suffix that one mask lacks, or one mask too many
         ("images/{1,2,3}.jpg masks/{2,3}_mask.png", r"^1 images .*'_mask'\).*images/1\.jpg"),
         (
             "images/{a,b,c}.jpg masks/a.png masks/{a,b,c}_mask.png",
@@ -227,7 +227,7 @@ def test_folders_that_cannot_be_paired(tmp_path: Path, names: str, message: str)
         (["x.jpg/a.jpg", "../masks/a.png"], "not-a-picture", ["x.jpg"]),
     ],
 )
-def test_pairs_that_cannot_be_have_a_code(
+def test_invalid_pairs_have_a_code(
     tmp_path: Path, names: list[str], code: str, files: list[str]
 ) -> None:
     (tmp_path / "images").mkdir()
@@ -270,7 +270,7 @@ def test_find_images(tmp_path: Path) -> None:
         ("{}_img", DataConfig(pairs="images/*_img.jpg:masks/*_mask.png")),
     ],
 )
-def test_the_work_of_pairing_grows_with_the_files(
+def test_pairing_takes_linear_time(
     tmp_path: Path, image: str, known: DataConfig, count_calls: CountCalls
 ) -> None:
     mask = f"{image.removesuffix('_img')}_mask.png"
@@ -284,15 +284,15 @@ def test_the_work_of_pairing_grows_with_the_files(
     assert calls[1] < 2.5 * calls[0]
 
 
-# where no mask is a file of its own
-def test_an_annotation_file_comes_where_there_are_no_mask_files(tmp_path: Path) -> None:
-    """Also in annotations/, which might hold masks; images named alike are no masks either."""
+# without mask files
+def test_an_annotation_file_is_used_without_mask_files(tmp_path: Path) -> None:
+    """Also in annotations/, which might hold masks; images of the same name are not masks."""
     names = ["1.png", "1_mask.png", "2.png", "2_mask.png"]
     entries = [{"id": n, "file_name": x, "height": 4, "width": 6} for n, x in enumerate(names)]
-    said = {"images": entries, "categories": [{"id": 3, "name": "leaf"}], "annotations": []}
+    coco = {"images": entries, "categories": [{"id": 3, "name": "leaf"}], "annotations": []}
     touch(tmp_path / "images", *names)
     (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "all.json").write_text(json.dumps(said))
+    (tmp_path / "annotations" / "all.json").write_text(json.dumps(coco))
     items = [f"all.json[{n}]" for n in range(4)]
     assert [path_of(pair.mask).name for pair in find_pairs(tmp_path)] == items
     (tmp_path / "annotations" / "all.json").rename(tmp_path / "all.json")
@@ -302,7 +302,7 @@ def test_an_annotation_file_comes_where_there_are_no_mask_files(tmp_path: Path) 
     assert [path_of(pair.mask).name for pair in named] == items
 
 
-def test_images_beside_the_parts_are_left_out_where_somebody_is_told(tmp_path: Path) -> None:
+def test_images_next_to_the_splits_are_skipped_and_reported(tmp_path: Path) -> None:
     names = ["images/train/a.jpg", "images/val/b.jpg", "images/c.jpg", "images/more/d.jpg"]
     masks = [name.replace("images", "masks").replace("jpg", "png") for name in names]
     touch(tmp_path, *names, *masks)
@@ -387,12 +387,12 @@ def test_a_single_stack_is_cut_into_blocks(
 @pytest.mark.parametrize(
     "parts", [{"a": "train", "b": "val"}, {"a": "val"}, {"a": None, "b": None, "c": None}]
 )
-def test_a_stack_is_not_cut_where_another_validates_or_none_is_trained_on(
+def test_a_stack_is_not_cut_if_another_validates_or_none_trains(
     tmp_path: Path, parts: dict[str, str | None]
 ) -> None:
     pairs = [pair(tmp_path, name, 3, part=part) for name, part in parts.items()]
     assert {each.group for each in open_stacks(pairs)} == parts.keys()
-    # nor where a pattern has put several in one group
+    # nor if a pattern has put several in one group
     pairs = [Pair(each.image, each.mask, "mouse", each.part) for each in pairs]
     assert len(pairs) == 1 or {each.group for each in open_stacks(pairs)} == {"mouse"}
 
@@ -460,7 +460,7 @@ def make_pair(root: Path, stem: str, height: int = 20, width: int = 30, channels
 
 
 def test_sizes_and_progress(tmp_path: Path) -> None:
-    """Grey and RGB may be mixed, and orientation counts."""
+    """Grey and RGB may be mixed, and EXIF orientation is applied."""
     pairs = [make_pair(tmp_path, "a"), make_pair(tmp_path, "b", 40, 50, channels=1)]
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -490,7 +490,7 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     ]
     for part, line in zip(wanted, str(raised.value).splitlines()[1:], strict=True):
         assert part in line
-    # ten are named
+    # ten are listed
     pairs = [Pair(tmp_path / f"{n}.png", tmp_path / f"{n}.png", "g", None) for n in range(13)]
     with pytest.raises(ValueError, match=r"^26 problems(?s:.*) and 16 more$") as raised:
         check_pairs(pairs)
