@@ -418,7 +418,7 @@ def test_given_values() -> None:
         ),
     ],
 )
-def test_codings_as_known(coding: Coding, known: dict[str, object]) -> None:
+def test_codings_as_settings(coding: Coding, known: dict[str, object]) -> None:
     assert describe(coding, ("a", "b")) == DataConfig(
         pairs="split.csv", classes=("a", "b"), **known
     )
