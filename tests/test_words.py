@@ -40,8 +40,8 @@ TERMS = [
     *("mixed precision", "multi-GPU", "overfitting", "semantic segmentation", "skip connection"),
 ]
 TO_DO = (
-    *(f"src/plainunet/{name}/" for name in ("dataset", "doctor", "formats")),
-    *(f"docs/{name}.md" for name in ("check", "check-faults", "data")),
+    *(f"src/plainunet/{name}/" for name in ("doctor", "formats")),
+    *(f"docs/{name}.md" for name in ("check", "check-faults")),
     # generated from the source
     *(f"docs/reference/{name}.md" for name in ("finding-codes", "python")),
 )

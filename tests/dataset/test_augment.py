@@ -1,4 +1,4 @@
-"""Images and masks are changed together."""
+"""Images and masks are augmented together."""
 
 import math
 import pickle
@@ -36,7 +36,7 @@ def make_sample(height: int = 40, width: int = 56, classes: int = 3) -> Sample:
 
 
 def without_colours(strength: str, elastic: float = 0) -> Augment:
-    """An augmentation that keeps what moves pixels alone."""
+    """An augmentation with its geometric transforms only."""
     augment = Augment(strength, elastic)
     moving = [each for each in augment._compose.transforms if isinstance(each, A.DualTransform)]
     augment._compose = A.Compose(moving)
@@ -51,7 +51,7 @@ def test_image_and_mask_move_together(strength: str, elastic: float) -> None:
     moved = 0
     for number in range(40):
         image, changed = augment(shares.copy(), shares, (0, 0, number))
-        # flips copy; between pixels, images and masks are rounded a little differently
+        # flips copy; interpolation rounds images and masks slightly differently
         exact = strength == "flip" and not elastic
         assert np.abs(image.astype(int) - changed).max() <= (0 if exact else 1)
         moved += not np.array_equal(changed, shares)
@@ -85,7 +85,7 @@ def test_flip_is_a_flip_and_none_changes_nothing(strength: str) -> None:
     assert seen == ({True, False} if strength == "flip" else {False})
 
 
-def test_light_keeps_pictures_upright() -> None:
+def test_light_keeps_images_upright() -> None:
     shares = np.zeros((40, 56, 2), np.uint8)
     shares[:20, :, 0] = 255
     shares[20:, :, 1] = 255
@@ -96,7 +96,7 @@ def test_light_keeps_pictures_upright() -> None:
 
 
 @pytest.mark.parametrize("strength", ["flip", "light", "strong"])
-def test_state_alone_decides(strength: str) -> None:
+def test_only_the_state_decides(strength: str) -> None:
     image, shares = make_sample()
     augment = Augment(strength)
     first = [augment(image, shares, (7, 0, number)) for number in range(10)]
@@ -104,7 +104,7 @@ def test_state_alone_decides(strength: str) -> None:
     np.random.seed(5)  # noqa: NPY002 -- the global state that must not matter
     others = [Augment(strength), pickle.loads(pickle.dumps(augment)), augment]
     for other in others:
-        # another order, too: nothing may be carried over from call to call
+        # also in another order: calls do not depend on each other
         for number in reversed(range(10)):
             again = other(image, shares, (7, 0, number))
             assert np.array_equal(again[0], first[number][0])
@@ -138,8 +138,8 @@ def test_shapes_and_dtypes_are_kept(strength: str, channels: int, dtype: Any) ->
 
 
 @pytest.mark.parametrize("strength", ["light", "strong"])
-def test_float_pictures_keep_their_range(strength: str) -> None:
-    """Floats are in the pictures' own units, such as -1000..3000 of computed tomography."""
+def test_float_images_keep_their_range(strength: str) -> None:
+    """Floats are in the images' own units, such as -1000..3000 of computed tomography."""
     _, shares = make_sample()
     image = np.linspace(-1000, 3000, 40 * 56, dtype=np.float32).reshape(40, 56, 1)
     for number in range(10):
@@ -149,8 +149,8 @@ def test_float_pictures_keep_their_range(strength: str) -> None:
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_without_elastic_nothing_is_drawn_for_it(strength: str) -> None:
-    """What runs were trained on before there was an elastic deformation stays as it was."""
+def test_without_elastic_the_random_numbers_are_unchanged(strength: str) -> None:
+    """Results of runs without elastic deformation do not change."""
     image, shares = make_sample()
     plain = A.Compose(_strengths(cv2.INTER_LINEAR)[strength])
     for number in range(15):
@@ -186,11 +186,11 @@ def make_cells(height: int = 80, width: int = 96) -> NDArray[np.uint16]:
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("elastic", [0, 5])
 def test_labels_move_with_the_shares(strength: str, elastic: float) -> None:
-    """The object of a pixel is the one that has most of it; single pixels of outlines differ."""
+    """A pixel's label is its main object's; single boundary pixels may differ."""
     labels = make_cells()
     numbers = np.unique(labels)
     image = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
-    images = [image, image / np.float32(100)]  # no draw may depend on what is seen
+    images = [image, image / np.float32(100)]  # random choices may not depend on the image
     masks = [np.where(labels == number, np.uint8(255), np.uint8(0)) for number in numbers]
     shares = np.concatenate(masks, axis=2)
     augment = Augment(strength, elastic)
@@ -205,7 +205,7 @@ def test_labels_move_with_the_shares(strength: str, elastic: float) -> None:
         # half of what a shift by one pixel would do
         assert differ < (most[:, 1:] != moved[:, :-1, 0]).mean() / 2
         assert differ < (most[1:] != moved[:-1, :, 0]).mean() / 2
-        # nobody's share of a pixel that is not its own is whole, nor nothing of one that is
+        # shares are below 1 outside of the object, and above 0 inside
         of_label = np.take_along_axis(areas, np.searchsorted(numbers, moved), axis=2)
         assert (of_label == 0).mean() < 0.002
 
@@ -244,7 +244,7 @@ def far_from(ids: NDArray[np.uint8], value: int, reach: int) -> NDArray[np.bool_
     seed=SEEDS,
 )
 @example(strength="strong", elastic=4, height=60, width=60, classes=4, seed=0)
-def test_a_class_has_a_share_only_where_it_comes_from(
+def test_shares_stay_near_their_class(
     strength: str, elastic: float, height: int, width: int, classes: int, seed: int
 ) -> None:
     """What is far from a class is moved along; there the class has nothing, and others all.
@@ -268,7 +268,7 @@ def test_a_class_has_a_share_only_where_it_comes_from(
     assert (moved[pure & far_from_void].max(axis=1, initial=255) == 255).all()
     for k in set(range(classes)) - set(np.unique(ids)):
         assert not moved[..., k].any()
-    # each plane is rounded on its own, once for each of the two moves
+    # each plane is rounded separately, once per move
     total = moved.sum(axis=2, dtype=int)
     off = classes * (1 if elastic else 0.5)
     assert total.max() <= 255 + off
@@ -283,14 +283,14 @@ def test_a_class_has_a_share_only_where_it_comes_from(
     numbers=st.lists(st.integers(1, 65535), min_size=2, max_size=5, unique=True),
     seed=SEEDS,
 )
-def test_resized_and_moved_labels_hold_no_new_numbers(
+def test_resized_and_moved_labels_have_no_new_values(
     strength: str,
     elastic: float,
     sizes: list[tuple[int, int]],
     numbers: list[int],
     seed: int,
 ) -> None:
-    """From the size of the file to that of the cache and to that of the step."""
+    """From the file's size to the cache's and the step's."""
     size, stored, given_out = sizes
     table = np.array([0, *numbers], np.uint16)
     labels = table[draw_mask(seed, *size, len(table)) % len(table)][..., None]
@@ -302,7 +302,7 @@ def test_resized_and_moved_labels_hold_no_new_numbers(
 
 
 def test_unknown_strength() -> None:
-    with pytest.raises(ValueError, match="'medium'; it is one of none, flip, light, strong"):
+    with pytest.raises(ValueError, match=r"'medium'.* none, flip, light, strong"):
         Augment("medium")
 
 
@@ -311,7 +311,7 @@ def maps(elastic: Elastic, shape: tuple[int, ...], seed: int) -> dict[str, NDArr
     return elastic.get_params_dependent_on_data({"shape": shape}, {})
 
 
-def test_equal_displacements_shift_the_whole_picture() -> None:
+def test_equal_displacements_shift_the_whole_image() -> None:
     assert np.allclose(displacements(np.full((3, 3), 4.5), (20, 31)), 4.5)
     for size in [(1, 1), (1, 9), (2, 2)]:
         assert np.isfinite(displacements(np.ones((3, 3)), size)).all()
@@ -331,7 +331,7 @@ def test_bicubic_between_nodes() -> None:
     assert np.allclose(displacements(nodes, (33, 33)), inner, atol=1e-4)
 
 
-def test_nothing_folds_where_the_deviation_is_small_beside_the_picture() -> None:
+def test_small_deviations_do_not_fold_the_image() -> None:
     """A sixteenth of the side; the docs say a twelfth, where one in 200 may."""
     elastic = Elastic(4, cv2.INTER_LINEAR)
     for seed in range(100):
@@ -340,7 +340,7 @@ def test_nothing_folds_where_the_deviation_is_small_beside_the_picture() -> None
         assert (x_across * y_down - x_down * y_across).min() > 0
 
 
-def test_displacements_have_the_deviation_asked_for() -> None:
+def test_displacements_have_the_given_deviation() -> None:
     elastic = Elastic(10, cv2.INTER_LINEAR)
     drawn = []
     for seed in range(600):
@@ -352,12 +352,12 @@ def test_displacements_have_the_deviation_asked_for() -> None:
     assert np.abs(nodes.std(axis=0) - 10).max() < 1.2
     assert abs(nodes.std() - 10) < 0.3
     assert np.abs(nodes.mean(axis=0)).max() < 1.7
-    # each drawn on its own
+    # drawn independently
     correlation = np.corrcoef(nodes.reshape(600, 18).T) - np.eye(18)
     assert np.abs(correlation).max() < 0.2
 
 
-def test_pixels_come_from_where_the_maps_say() -> None:
+def test_pixels_follow_the_maps() -> None:
     rows, columns = np.mgrid[:64, :80].astype(np.float32)
     image = np.stack([rows, columns], axis=2) / 100
     elastic = Elastic(3, cv2.INTER_LINEAR)
@@ -369,5 +369,5 @@ def test_pixels_come_from_where_the_maps_say() -> None:
     # OpenCV reads between pixels in steps of 1/32
     assert np.abs(moved[..., 0] - y)[inside].max() < 0.04
     assert np.abs(moved[..., 1] - x)[inside].max() < 0.04
-    # beyond the outline the image is mirrored about its outermost pixels
+    # beyond the edge the image is mirrored about its outermost pixels
     assert np.abs(moved[..., 0] - np.abs(y))[y < 0].max(initial=0) < 0.04

@@ -54,7 +54,7 @@ def alone() -> Labels:
 
 
 def in_two_parts() -> Labels:
-    """Both parts of one object are the same nearest object, never the second nearest."""
+    """Two parts of one object count as one nearest object."""
     labels = blank()
     labels[3:8, 3:8] = labels[3:8, 12:16] = 4
     labels[14:20, 5:14] = 2
@@ -90,7 +90,7 @@ def weights_by_definition(labels: Labels, weight: float, sigma: float) -> NDArra
 
 @pytest.mark.parametrize("sigma", [0.7, 2.0, 5.0, 9.5])
 @pytest.mark.parametrize("draw", DRAWN)
-def test_border_weights_are_the_papers(draw: Callable[[], Labels], sigma: float) -> None:
+def test_border_weights_match_the_paper(draw: Callable[[], Labels], sigma: float) -> None:
     labels = draw()
     weights = border_weights(labels, 10, sigma)
     assert weights.dtype == np.float32
@@ -98,19 +98,19 @@ def test_border_weights_are_the_papers(draw: Callable[[], Labels], sigma: float)
 
 
 @pytest.mark.parametrize("draw", DRAWN)
-def test_objects_touch_where_a_neighbourhood_holds_two(draw: Callable[[], Labels]) -> None:
+def test_touching_objects_share_a_neighbourhood(draw: Callable[[], Labels]) -> None:
     labels = draw()
     around = np.lib.stride_tricks.sliding_window_view(np.pad(labels, 1), (3, 3))
     wanted = [[len({*window.flat} - {0}) > 1 for window in row] for row in around]
     assert np.array_equal(part_touching(labels), wanted)
 
 
-def test_parted_objects_have_background_between_them() -> None:
+def test_separated_objects_have_background_between_them() -> None:
     labels = touching()
     shares = np.zeros((*labels.shape, 2), np.uint8)
     shares[..., 0], shares[..., 1] = np.where(labels > 0, 0, 255), np.where(labels > 0, 255, 0)
     shares[5:7, 10:13] = (0, 100)  # partly void
-    shares[8, 10:13] = (128, 128)  # planes are rounded one by one
+    shares[8, 10:13] = (128, 128)  # planes are rounded separately
     before = shares.copy()
     parted, target = part_objects(labels, shares)
     meets = part_touching(labels)
@@ -119,12 +119,12 @@ def test_parted_objects_have_background_between_them() -> None:
     assert (target[~meets] == shares[~meets]).all()
     assert (target[meets, 1] == 0).all()
     assert (target[meets, 0] == shares[meets].sum(axis=1, dtype=int).clip(max=255)).all()
-    # and now they weigh
+    # and now they have weights
     assert border_weights(labels, 10, 5)[meets & (labels > 0)].max() == 0
     assert border_weights(parted, 10, 5)[6:14, 11:13].min() > 8
 
 
-def test_objects_of_two_classes_are_not_parted() -> None:
+def test_objects_of_two_classes_are_not_separated() -> None:
     labels = touching()
     shares = np.zeros((*labels.shape, 3), np.uint8)
     for class_id, inside in enumerate([labels == 0, labels == 1, labels == 2]):
@@ -146,7 +146,7 @@ def test_objects_of_an_instance_mask() -> None:
         assert not find_objects(np.zeros((4, 5), np.uint8), coding).any()
 
 
-def test_objects_of_a_class_are_its_connected_parts() -> None:
+def test_objects_of_a_class_are_connected_components() -> None:
     mask = np.zeros((8, 9), np.uint8)
     mask[1:3, 1:3] = mask[3, 3] = 20  # connected at a corner
     mask[6, 0:2] = 20
@@ -156,19 +156,19 @@ def test_objects_of_a_class_are_its_connected_parts() -> None:
     assert labels[1, 1] == labels[3, 3] != labels[6, 0]
     assert set(labels[mask == 30]) == {3}
     assert (labels[mask == 99] == 0).all()
-    # class 0 alone is background: 0 is the fourth class here
+    # only class 0 is background; the value 0 is the fourth class here
     assert (labels[mask == 0] > 0).all()
 
 
 def test_too_many_objects_are_refused() -> None:
     mask = np.zeros((520, 520), np.uint8)
     mask[::2, ::2] = 255
-    with pytest.raises(ValueError, match=r"speckled\.png holds 67600 objects.*at most 65535"):
+    with pytest.raises(ValueError, match=r"speckled\.png .* 67600 .* 65535"):
         find_objects(mask, BINARY, Path("speckled.png"))
     assert find_objects(mask[:510, :510], BINARY).max() == 65025
 
 
-def test_resized_labels_are_never_mixed() -> None:
+def test_resized_labels_are_not_interpolated() -> None:
     labels = at_random()[..., None]
     for size in [(20, 18), (17, 36), (80, 72), (40, 36)]:
         resized = resize_labels(labels, size)
@@ -190,7 +190,7 @@ def test_real_nuclei(data_root: Path) -> None:
         parted, target = part_objects(labels, shares)
         weights = border_weights(parted, 10, 5)
         assert (weights[parted > 0] == 0).all()
-        # every two different neighbours are apart now
+        # different neighbours are separated now
         assert not (part_touching(parted) & (parted > 0)).any()
         touched = (target[..., 0] != shares[..., 0]) & (labels > 0)
         crowded += touched.sum() > 0

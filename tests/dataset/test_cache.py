@@ -1,4 +1,4 @@
-"""Samples are decoded once, facts found out once."""
+"""Samples are decoded once, facts about files computed once."""
 
 import os
 import pickle
@@ -52,7 +52,7 @@ def sample(index, height=4, width=6):
 
 
 class Loader:
-    """Makes samples, and remembers which were asked for."""
+    """Creates samples, and records which were requested."""
 
     def __init__(self, dtype: Any = np.uint8, objects: bool = False) -> None:
         self.asked: list[int] = []
@@ -82,14 +82,14 @@ def must(cache: Cache | None) -> Cache:
 )
 def test_samples_come_back(files: list[Path], dtype: Any, objects: bool) -> None:
     load, progress = Loader(dtype, objects), list[tuple[int, int]]()
-    cache = must(cached(files, SETTINGS, load, lambda *told: progress.append(told)))
+    cache = must(cached(files, SETTINGS, load, lambda *step: progress.append(step)))
     os.utime(cache.folder, (1000, 1000))
     assert len(cache) == 3
     for index in range(3):
         for part, wanted in zip(cache[index], load(index), strict=True):
             assert part.dtype == wanted.dtype
             assert np.array_equal(part, wanted)
-    assert cache.folder.stat().st_mtime > 1000  # use keeps it young
+    assert cache.folder.stat().st_mtime > 1000  # use renews its time stamp
     assert progress == [(1, 3), (2, 3), (3, 3)]
     with pytest.raises(ValueError, match="read-only"):
         cache[0][0][0] = 1
@@ -105,7 +105,7 @@ def test_made_once_and_used_again(files: list[Path], room: Path) -> None:
     assert first.folder == second.folder
     assert entries(room) == [first.folder]
     assert (second[1][0] == 10).all()
-    # other settings or another order make another entry
+    # other settings or another order give another entry
     for settings in ({**SETTINGS, "box": (4, 7)}, {**SETTINGS, "more": 1}):
         cached(files, settings, loader)
     cached(files[::-1], SETTINGS, loader)
@@ -113,10 +113,10 @@ def test_made_once_and_used_again(files: list[Path], room: Path) -> None:
     assert len(entries(room)) == 4
 
 
-def test_changed_file_makes_it_again(files: list[Path], room: Path) -> None:
+def test_a_changed_file_gives_a_new_entry(files: list[Path], room: Path) -> None:
     cached(files, SETTINGS, Loader())
     before = files[1].stat()
-    files[1].write_text("x")  # as many bytes as before, later
+    files[1].write_text("x")  # same size, newer
     os.utime(files[1], ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
     loader = Loader()
     cached(files, SETTINGS, loader)
@@ -146,40 +146,45 @@ SHARES = np.zeros((4, 6, 2), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("third", "sizes", "error", "said"),
+    ("third", "sizes", "error", "message"),
     [
         (ValueError("2.png cannot be read"), None, ValueError, "2.png"),
         (FileNotFoundError("2.png"), None, FileNotFoundError, "2.png"),
-        # floats in 0..1 stored as integers would be black, and nobody would be told
+        # floats in 0..1 stored as integers would silently be black
         ((np.full((4, 6, 3), 0.5, np.float32), SHARES), None, MixedDepthsError, None),
         ((np.zeros((4, 7, 3), np.uint8), SHARES), None, ValueError, r"Sample 2 .*\(4, 7, 3\)"),
-        # not as large as was said
+        # another size than given
         (None, [(4, 6), (5, 6), (4, 6)], ValueError, r"Sample 1 .*not .*\(5, 6, 3\)"),
     ],
 )
 def test_failure_leaves_nothing(
-    files: list[Path], room: Path, third: Any, sizes: Any, error: type[Exception], said: str | None
+    files: list[Path],
+    room: Path,
+    third: Any,
+    sizes: Any,
+    error: type[Exception],
+    message: str | None,
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         cached(files, SETTINGS, Failing(third), None, sizes)
     assert entries(room) == []
-    # nor may it stand in the way of the next try
+    # the next try works
     assert len(must(cached(files, SETTINGS, Loader()))) == 3
 
 
-def test_leftovers_of_killed_processes_go_in_time(files: list[Path], room: Path) -> None:
+def test_files_of_killed_processes_are_removed_later(files: list[Path], room: Path) -> None:
     old, young = room / ".part-old", room / ".part-young"
     for part in (old, young):
         part.mkdir(parents=True)
         (part / "images.npy").touch()
     os.utime(old / "images.npy", (1000, 1000))
-    os.utime(young, (1000, 1000))  # begun long ago, but still written to
+    os.utime(young, (1000, 1000))  # begun long ago, but still being written
     cache = must(cached(files, SETTINGS, Loader()))
     assert entries(room) == sorted([young, cache.folder])
 
 
 def test_killed_while_filling(files: list[Path], room: Path) -> None:
-    """Neither half an entry nor anything that stands in the way of the next try is left."""
+    """No incomplete entry is left, and the next try works."""
     code = """
 def load(index):
     if index == 2:
@@ -204,7 +209,7 @@ cached(files, {"count": 3, "box": (4, 6)}, load)
     assert entries(room) == sorted([part, cache.folder])
 
 
-def test_what_others_are_writing_takes_room(
+def test_entries_being_written_use_space(
     files: list[Path], room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = must(cached(files, SETTINGS, Loader()))
@@ -212,7 +217,7 @@ def test_what_others_are_writing_takes_room(
     monkeypatch.setattr(module, "LIMIT", 3 * size)
 
     def load(index: int) -> Sample:
-        if index == 2:  # this entry has begun, and takes as many bytes as it will in the end
+        if index == 2:  # this entry has begun, and has its final size
             must(cached(files, {**SETTINGS, "name": "third"}, Loader()))
             assert kept.folder.exists()
             must(cached(files, {**SETTINGS, "name": "fourth"}, Loader()))
@@ -223,8 +228,8 @@ def test_what_others_are_writing_takes_room(
     assert sum(file.stat().st_size for file in room.rglob("*.npy")) == 3 * size
 
 
-def test_full_disk_is_no_fault(files: list[Path], room: Path) -> None:
-    """A limit on the sizes of files takes the disk's place."""
+def test_a_full_disk_is_not_an_error(files: list[Path], room: Path) -> None:
+    """A limit on file sizes replaces the full disk."""
     code = """
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 assert cached(files, {"count": 3}, lambda index: sample(index, 80, 100)) is None
@@ -254,7 +259,7 @@ def test_few_samples_wait_in_memory(files: list[Path]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts kilobytes as Linux does")
-def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
+def test_memory_use_is_constant(tmp_path: Path) -> None:
     code = """
 assert cached(files, {"count": int(sys.argv[2])}, lambda index: sample(1, 512, 512))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -270,7 +275,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.parametrize("name", ["stack.tif", "notes.json", "runs.csv"])
-def test_items_of_a_file_are_told_apart(tmp_path: Path, room: Path, name: str) -> None:
+def test_items_of_a_file_differ(tmp_path: Path, room: Path, name: str) -> None:
     file = tmp_path / name
     file.write_text("a")
     for item in (0, 1, 0):
@@ -284,7 +289,7 @@ def test_items_of_a_file_are_told_apart(tmp_path: Path, room: Path, name: str) -
         cached([tmp_path / "no.tif[3]"], {"count": 1}, Loader())
 
 
-def test_files_of_classes_are_told_apart(tmp_path: Path, room: Path) -> None:
+def test_files_of_classes_differ(tmp_path: Path, room: Path) -> None:
     for name in ("road", "car"):
         (tmp_path / name).mkdir()
     place = parse_source(tmp_path / "{road,car}" / "7.png")
@@ -325,7 +330,7 @@ def test_sizes_that_differ(files: list[Path], room: Path) -> None:
     assert cache.arrays[0].shape == (4 * 6 + 7 * 3 + 2 * 2, 3)
 
 
-def test_no_entry_where_none_fits_or_can_be_made(
+def test_no_entry_without_space_or_permission(
     files: list[Path], room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = must(cached(files, SETTINGS, Loader()))
@@ -334,7 +339,7 @@ def test_no_entry_where_none_fits_or_can_be_made(
         side = 2 + 20 * index
         return np.zeros((side, side, 3), np.uint8), np.zeros((side, side, 2), np.uint8)
 
-    # the first is small; all together would not fit, and drive nothing out
+    # the first is small; all together would not fit, and evict nothing
     monkeypatch.setattr(module, "LIMIT", 1000)
     assert cached(files, {"count": 3}, load, None, [(2 + 20 * n,) * 2 for n in range(3)]) is None
     monkeypatch.setattr(module, "LIMIT", 3 * 4 * 6 * (3 + 2) - 1)
@@ -377,7 +382,7 @@ def test_oldest_goes_first(files: list[Path], room: Path, monkeypatch: pytest.Mo
     assert entries(room) == sorted([made[0].folder, made[2].folder, fourth.folder])
 
 
-def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, room: Path) -> None:
+def test_location_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, room: Path) -> None:
     assert cache_folder() == room
     monkeypatch.setenv("PLAINUNET_CACHE", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -409,10 +414,10 @@ def test_an_unchanged_file_is_read_once(tmp_path: Path) -> None:
     things, reader = texts(tmp_path), Reader()
     for _ in range(2):
         assert list(recall("text", things, reader)) == [["0"], ["1"], ["2"]]
-    (tmp_path / "link.txt").symlink_to(things[0][0])  # a link shares what is known
+    (tmp_path / "link.txt").symlink_to(things[0][0])  # a link shares the facts
     assert list(recall("text", [(tmp_path / "link.txt",)], reader)) == [["0"]]
     assert sorted(reader.read) == ["0.txt", "1.txt", "2.txt"]
-    # another question about the same files
+    # another fact about the same files
     assert list(recall("other", things, reader)) == [["0"], ["1"], ["2"]]
     assert len(reader.read) == 6
     for _ in range(2):  # long answers are not kept
@@ -434,7 +439,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert reader.read.count("0.txt") == 1
 
 
-def test_errors_are_handed_on_and_not_remembered(tmp_path: Path) -> None:
+def test_errors_are_passed_on_and_not_stored(tmp_path: Path) -> None:
     things = texts(tmp_path)
     things[1][0].unlink()
 
@@ -452,12 +457,12 @@ def test_errors_are_handed_on_and_not_remembered(tmp_path: Path) -> None:
     assert (missing.code, missing.files) == ("missing-file", things[1])
     assert isinstance(wrong, DataError)
     assert (wrong.code, wrong.files) == ("damaged", things[2])
-    assert list(recall("text", things[2:], lambda path: "mended")) == ["mended"]
+    assert list(recall("text", things[2:], lambda path: "fixed")) == ["fixed"]
     with pytest.raises(KeyError):
         list(recall("other", things, fail))
 
 
-def test_without_a_database_nothing_is_remembered(
+def test_without_a_database_nothing_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -468,7 +473,7 @@ def test_without_a_database_nothing_is_remembered(
     assert len(reader.read) == 6
 
 
-def test_a_damaged_database_is_made_anew(tmp_path: Path, room: Path) -> None:
+def test_a_damaged_database_is_recreated(tmp_path: Path, room: Path) -> None:
     things, reader = texts(tmp_path), Reader()
     list(recall("text", things, reader))
     (room / "facts.sqlite").write_bytes(b"no database at all" * 100)
@@ -477,7 +482,7 @@ def test_a_damaged_database_is_made_anew(tmp_path: Path, room: Path) -> None:
     assert len(reader.read) == 3 * 3  # first, damaged, anew; then known
 
 
-def test_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST", 2)
     things, reader = texts(tmp_path), Reader()
     list(recall("text", things, reader))
@@ -503,7 +508,7 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
 
 
 def test_many_threads_ask_at_once() -> None:
-    """As on a machine with many cores: each gets its own answer, whole."""
+    """As on a machine with many cores: each gets its own complete answer."""
     store = module._Store()
     for number in range(module._AT_ONCE):
         store.put(f"key {number}", [number])

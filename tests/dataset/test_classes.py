@@ -1,4 +1,4 @@
-"""What the values or colours of a set of masks mean, and how a folder says so."""
+"""Codings inferred from the values or colours of a set of masks, and dataset.toml."""
 
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,11 @@ def in_colour(ids: np.ndarray) -> np.ndarray:
 
 
 def in_palette(ids: np.ndarray) -> Image.Image:
-    """Indices in another order than the classes."""
-    picture = Image.fromarray(3 - ids).convert("P")
-    picture.putdata((3 - ids).ravel().tolist())
-    picture.putpalette(np.array(LEGEND[::-1], np.uint8).tobytes())
-    return picture
+    """Indices in another order than classes."""
+    image = Image.fromarray(3 - ids).convert("P")
+    image.putdata((3 - ids).ravel().tolist())
+    image.putpalette(np.array(LEGEND[::-1], np.uint8).tobytes())
+    return image
 
 
 HEX = tuple(bytes(color).hex() for color in LEGEND)
@@ -73,7 +73,7 @@ DISC = ((np.indices((200, 200)) - 100) ** 2).sum(axis=0) < 70**2
         ),
     ],
 )
-def test_a_set_of_masks_is_understood(
+def test_the_coding_of_a_set_of_masks(
     tmp_path: Path,
     masks: list[np.ndarray],
     known: dict[str, Any],
@@ -87,7 +87,7 @@ def test_a_set_of_masks_is_understood(
     assert pixels.tolist() == counts
 
 
-def test_a_stray_value_or_a_damaged_mask_is_named(tmp_path: Path) -> None:
+def test_an_unexpected_value_or_a_damaged_mask_is_named(tmp_path: Path) -> None:
     paths = [save(tmp_path / f"{n}.png", np.uint8([[0, 255, 0, 255]])) for n in range(5)]
     save(paths[3], np.uint8([[0, 255, 7, 7]]))
     with pytest.raises(DataError, match=r"Value 7 .* 2 pixels in .*3\.png") as raised:
@@ -116,8 +116,8 @@ def test_rgb_and_palette_masks_are_read_by_one_legend(tmp_path: Path) -> None:
         np.testing.assert_array_equal(coding.read(path), IDS, err_msg=path.name)
 
 
-def test_without_a_legend_colours_are_sorted_and_said(tmp_path: Path) -> None:
-    """One RGB mask is enough for palettes to be read by their colours."""
+def test_without_a_legend_colours_are_sorted_and_noted(tmp_path: Path) -> None:
+    """With one RGB mask, palettes are read by colour."""
     in_palette(IDS).save(tmp_path / "a.png")
     save(tmp_path / "b.png", in_colour(IDS))
     heard = Collected()
@@ -138,7 +138,7 @@ def test_palettes_alone_are_indices_unless_colours_are_given(tmp_path: Path) -> 
     np.testing.assert_array_equal(find_coding([path], DataConfig(colors=HEX))[0].read(path), IDS)
 
 
-def test_jpeg_is_mended_and_said(tmp_path: Path) -> None:
+def test_jpeg_colours_are_matched_with_a_note(tmp_path: Path) -> None:
     ids = np.repeat(np.repeat(IDS, 16, axis=0), 16, axis=1)[3:, 5:]
     path = tmp_path / "mask.jpg"
     Image.fromarray(in_colour(ids)).save(path, quality=90, subsampling=0)
@@ -149,8 +149,8 @@ def test_jpeg_is_mended_and_said(tmp_path: Path) -> None:
     assert known.mean() > 0.95
     assert (read[known] == ids[known]).mean() > 0.99
     assert counts.tolist() == np.bincount(read[known]).tolist()
-    assert "are taken for it" in heard.notes[0]
-    with pytest.raises(ValueError, match="--colors 000000 0100C8 C80000 FAFB00; others"):
+    assert "% of the mask pixels" in heard.notes[0]
+    with pytest.raises(ValueError, match="--colors 000000 0100C8 C80000 FAFB00"):
         find_coding([path])
 
 
@@ -193,15 +193,15 @@ def test_smoothed_black_and_white_is_thresholded(tmp_path: Path, damage: str) ->
     assert counts.tolist() == np.bincount(read.ravel()).tolist()
     stored = read_mask(path)
     moved = ((stored > 0) & (stored < 255)).mean()
-    assert heard.notes[0].startswith(f"note: {moved:.2%} of the mask pixels lie between 0 and 255")
+    assert heard.notes[0].startswith(f"note: {moved:.2%} of ")
     assert str(path) in heard.notes[0]
 
 
-def test_values_that_are_given_do_not_go_with_colours(tmp_path: Path) -> None:
+def test_values_and_colours_exclude_each_other(tmp_path: Path) -> None:
     path = save(tmp_path / "mask.png", in_colour(IDS))
-    with pytest.raises(ValueError, match="--colors or by --values"):
+    with pytest.raises(ValueError, match=r"--colors .*--values"):
         find_coding([path], DataConfig(values=(0, 1), colors=HEX))
-    with pytest.raises(ValueError, match=r"mask\.png is coloured"):
+    with pytest.raises(ValueError, match=r"mask\.png "):
         find_coding([path], DataConfig(values=(0, 1)))
 
 
@@ -228,13 +228,13 @@ def test_masks_that_name_different_classes_are_refused(tmp_path: Path) -> None:
     for name in ("road", "car", "bus"):
         save(tmp_path / name / "7.png", (IDS == 1).astype(np.uint8))
     paths = [parse_source(tmp_path / f"{{road,{name}}}" / "7.png") for name in ("car", "bus")]
-    with pytest.raises(ValueError, match=r"has the classes background, road, car, .* road, bus\."):
+    with pytest.raises(ValueError, match=r"background, road, car, .*background, road, bus\."):
         find_coding(paths)
-    with pytest.raises(ValueError, match="that its values say"):
+    with pytest.raises(ValueError, match="unnamed"):
         find_coding([tmp_path / "road" / "7.png", paths[0]])
 
 
-# values, counted
+# counts of values
 
 
 def known(num_classes: int | None = None, ignore: int | None = None, **more: object) -> DataConfig:
@@ -303,7 +303,7 @@ def test_many_values_in_sixteen_bits_are_objects_and_few_are_classes() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [None, 2])
-def test_many_values_in_8_bits_are_not_guessed_at(num_classes: int | None) -> None:
+def test_many_values_in_8_bits_are_refused(num_classes: int | None) -> None:
     masks = [dict.fromkeys(range(66), 9)]
     deep = coding_of_values(census(*masks, deep=True), known(num_classes))
     assert deep == Instances()
@@ -318,28 +318,28 @@ def test_many_values_in_8_bits_are_not_guessed_at(num_classes: int | None) -> No
     [
         ([{0: 9}, {0: 9}], None, None, r"All 2 masks hold only the value 0, .* a\.png"),
         ([{11: 9}], None, 11, "only the ignored value 11"),
-        ([], None, None, "There are no masks"),
+        ([], None, None, "no masks"),
         ([{0: 9, 255: 9}, {0: 9, 255: 9, 7: 3}], None, None, r"7 .* 0, 255: 3 pixels in b\.png"),
         ([{0: 9, 1: 9}, {0: 9, 1: 9, 7: 3}], None, None, r"7 .* 0, 1: 3 pixels in b\.png\."),
-        ([{0: 9, 1: 9, 3: 9}], None, None, r"3 does not fit beside 0, 1.*--classes"),
-        ([{0: 9, 1: 9, 2: 9}], 2, None, r"2 does not fit beside 0, 1:"),
-        ([{0: 9, 1: 9, 2: 9, 7: 4}], 3, None, r"7 does not fit beside 0, 1, 2:"),
-        ([{0: 9, 128: 4, 255: 9}], None, None, r"128 does not fit beside 0, 255"),
-        ([{0: 90, 1: 2, 3: 1, 255: 50}], None, None, "3 does not fit beside 0, 255"),
-        ([{1: 9, 2: 9, 3: 9}], None, None, "does not fit beside"),
-        ([{0: 9, 255: 9}], 3, None, "255 does not fit beside 0, 1, 2"),
-        ([{0: 9, 1: 9, 2: 9, 255: 9}], None, 99, "255 does not fit beside 0, 1, 2"),
-        ([dict.fromkeys(range(300), 9)], None, 0, "299 classes, and at most 255"),
-        ([{0: 9, 1: 9}], 1, None, "num_classes is 1; it must be from 2 to 255"),
+        ([{0: 9, 1: 9, 3: 9}], None, None, r"3 .* 0, 1:.*--classes"),
+        ([{0: 9, 1: 9, 2: 9}], 2, None, r"2 .* 0, 1:"),
+        ([{0: 9, 1: 9, 2: 9, 7: 4}], 3, None, r"7 .* 0, 1, 2:"),
+        ([{0: 9, 128: 4, 255: 9}], None, None, r"128 .* 0, 255:"),
+        ([{0: 90, 1: 2, 3: 1, 255: 50}], None, None, "3 .* 0, 255:"),
+        ([{1: 9, 2: 9, 3: 9}], None, None, "Value 3 "),
+        ([{0: 9, 255: 9}], 3, None, "255 .* 0, 1, 2:"),
+        ([{0: 9, 1: 9, 2: 9, 255: 9}], None, 99, "255 .* 0, 1, 2:"),
+        ([dict.fromkeys(range(300), 9)], None, 0, "299 classes, .* 255"),
+        ([{0: 9, 1: 9}], 1, None, "num_classes is 1; .* 2 to 255"),
         ([{0: 9, 1: 9}], 256, None, "num_classes is 256"),
-        # 255 is not ignored where it may be the foreground: where 1 is it in another mask, or stray
-        ([{0: 90, 1: 20}, {0: 90, 255: 10}], None, None, "not clear whether 255 is to be ignored"),
-        ([{0: 90, 1: 20}, {0: 90, 255: 10}], 2, None, "not clear whether 255"),
-        ([{0: 90, 255: 50}, {0: 90, 255: 50, 1: 1}], None, None, "not clear whether 255"),
-        ([{0: 90, 255: 50}, {0: 90, 255: 50, 1: 1}], 2, None, "not clear whether 255"),
+        # 255 is not ignored if it may be the foreground: 1 is in another mask, or unexpected
+        ([{0: 90, 1: 20}, {0: 90, 255: 10}], None, None, "--ignore 255"),
+        ([{0: 90, 1: 20}, {0: 90, 255: 10}], 2, None, "--ignore 255"),
+        ([{0: 90, 255: 50}, {0: 90, 255: 50, 1: 1}], None, None, "--ignore 255"),
+        ([{0: 90, 255: 50}, {0: 90, 255: 50, 1: 1}], 2, None, "--ignore 255"),
     ],
 )
-def test_nonsense_is_named(
+def test_unreadable_values_are_refused(
     masks: list[dict[int, int]], num_classes: int | None, ignore: int | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -350,18 +350,18 @@ SMOOTHED = dict.fromkeys(range(256), 1) | {0: 9000, 255: 9000}
 
 
 @pytest.mark.parametrize("num_classes", [None, 2])
-def test_smoothed_masks_are_thresholded_and_said(num_classes: int | None) -> None:
+def test_smoothed_masks_are_thresholded_with_a_note(num_classes: int | None) -> None:
     heard = Collected()
     assert coding_of_values(census(SMOOTHED), known(num_classes), heard) == Threshold()
     (note,) = heard.notes
-    assert note.startswith("note: 1.39% of the mask pixels lie between 0 and 255")
+    assert note.startswith("note: 1.39% of ")
     assert "value 1: 1 pixels in a.png" in note
 
 
 @pytest.mark.parametrize(
     "mask",
     [
-        dict.fromkeys(range(9), 10) | {0: 5000, 255: 5000},  # nine class ids, 255 beside them
+        dict.fromkeys(range(9), 10) | {0: 5000, 255: 5000},  # nine class ids with 255
         dict.fromkeys(range(256), 10),  # a grey image
         dict.fromkeys(range(256), 10) | {0: 90000, 255: 1000},  # as much grey as white
         {0: 900, 128: 50, 255: 50},  # a trimap
@@ -376,13 +376,13 @@ def test_other_masks_are_not_thresholded_unless_asked(mask: dict[int, int]) -> N
     assert coding_of_values(census(mask), known(encoding="threshold")).kind == "threshold"
 
 
-def test_the_encoding_may_be_said() -> None:
+def test_a_given_encoding_is_used() -> None:
     busy, ids = dict.fromkeys([0, *range(20, 40)], 9), dict.fromkeys(range(9), 9)
     found = coding_of_values(census(busy), known(2, ignore=7, encoding="instances"))
     assert found == Instances(7)
     assert coding_of_values(census(ids, deep=True), known()).kind == "instances"
     assert coding_of_values(census(ids, deep=True), known(encoding="ids")).kind == "ids"
-    with pytest.raises(ValueError, match=r"--encoding threshold tells .* but 3 classes"):
+    with pytest.raises(ValueError, match=r"--encoding threshold .* 3 classes"):
         coding_of_values(census(SMOOTHED), known(3, encoding="threshold"))
     with pytest.raises(ValueError, match=r"both sides of 128.*0, 1, 2"):
         coding_of_values(census({0: 9, 1: 9, 2: 9}), known(encoding="threshold"))
@@ -394,13 +394,11 @@ def test_given_values() -> None:
     assert coding_of_values(masks, known(ignore=0, values=(255, 128))) == Values((255, 128), 0)
     assert coding_of_values(masks, known(3, values=(128, 255, 0))).values == (128, 255, 0)
     assert coding_of_values(census({0: 9, 1: 3}), known(values=(0, 1, 2))).kind == "ids"
-    with pytest.raises(
-        ValueError, match=r"128 is no class's \(they are 0, 255\): 4 pixels in a\.png"
-    ):
+    with pytest.raises(ValueError, match=r"128 .* 0, 255: 4 pixels in a\.png"):
         coding_of_values(masks, known(values=(0, 255)))
-    with pytest.raises(ValueError, match="2 classes are named, but 3 values"):
+    with pytest.raises(ValueError, match=r"2 classes .* 3 values"):
         coding_of_values(masks, known(2, values=(0, 128, 255)))
-    with pytest.raises(ValueError, match="2 to 255 classes"):
+    with pytest.raises(ValueError, match=r"--values 7: .*255"):
         coding_of_values(masks, known(values=(7,)))
 
 
@@ -408,7 +406,7 @@ def test_given_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("coding", "said"),
+    ("coding", "known"),
     [
         (Values((0, 255)), {"values": (0, 255)}),
         (Values((0, 1, 2), 9), {"values": (0, 1, 2), "ignore": 9}),
@@ -420,14 +418,16 @@ def test_given_values() -> None:
         ),
     ],
 )
-def test_what_a_coding_says(coding: Coding, said: dict[str, object]) -> None:
-    assert describe(coding, ("a", "b")) == DataConfig(pairs="split.csv", classes=("a", "b"), **said)
+def test_codings_as_settings(coding: Coding, known: dict[str, object]) -> None:
+    assert describe(coding, ("a", "b")) == DataConfig(
+        pairs="split.csv", classes=("a", "b"), **known
+    )
 
 
-def test_a_folder_says_what_was_understood(small_data: Path) -> None:
+def test_settings_are_written_into_a_folder(small_data: Path) -> None:
     pairs = find_pairs(small_data)
-    said = describe(Values((0, 255)), ("ground", "box"))
-    files = write_understood(small_data, pairs[1:], said)
+    settings = describe(Values((0, 255)), ("ground", "box"))
+    files = write_understood(small_data, pairs[1:], settings)
     assert [file.name for file in files] == ["split.csv", "dataset.toml"]
     config = with_dataset(DataConfig(), small_data)
     assert (config.classes, config.values) == (("ground", "box"), (0, 255))
@@ -438,13 +438,13 @@ def test_a_folder_says_what_was_understood(small_data: Path) -> None:
     assert {pair.part for pair in again} == {None}
 
 
-def test_what_was_there_is_kept(small_data: Path) -> None:
-    said = describe(Values((0, 255)), ())
+def test_existing_files_are_kept(small_data: Path) -> None:
+    settings = describe(Values((0, 255)), ())
     pairs = find_pairs(small_data)
     (small_data / "dataset.toml").write_text('classes = ["mine", "yours"]\n')
     for number, text in enumerate(("first", "second", "second", "third")):
         (small_data / "split.csv").write_text(text)
-        write_understood(small_data, pairs[number:], said)
+        write_understood(small_data, pairs[number:], settings)
     assert "mine" in (small_data / "dataset.toml.bak").read_text()
     assert "classes" not in read_dataset(small_data)
     copies = sorted(small_data.glob("split.csv.bak*"))

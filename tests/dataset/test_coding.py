@@ -1,4 +1,4 @@
-"""Codings turn stored values or colours into class ids; what masks hold is counted."""
+"""Codings turn stored values or colours into class ids; the contents of masks are counted."""
 
 import json
 import pickle
@@ -60,12 +60,12 @@ def test_encode(coding: Coding, dtype: Any, stored: list[int], wanted: list[int]
     assert coding.count(values[0], np.ones(len(stored), np.int64)).tolist() == counts.tolist()
 
 
-def test_encode_names_what_it_does_not_know() -> None:
+def test_encode_names_unknown_values() -> None:
     coding = Values((0, 255))
     mask = np.array([[0, 255, 7, 7]], np.uint8)
-    with pytest.raises(ValueError, match=r"^a/b\.png has 2 pixels of value 7; known are 0, 255"):
+    with pytest.raises(ValueError, match=r"^a/b\.png has 2 pixels of value 7.* 0, 255\."):
         coding.encode(mask, Path("a/b.png"))
-    with pytest.raises(ValueError, match=r"^the mask has 2 pixels of value 7"):
+    with pytest.raises(ValueError, match=r" 2 pixels of value 7"):
         coding.encode(mask)
     assert coding.count(np.array([0, 7, 255]), np.array([3, 2, 1])).tolist() == [3, 1]
 
@@ -88,7 +88,7 @@ def test_read_is_read_mask_and_encode(tmp_path: Path) -> None:
     coding = Values((10, 11, 12, 13))
     np.testing.assert_array_equal(coding.read(path), IDS)
     assert coding.read_stored(path).tolist() == read_mask(path).tolist()
-    with pytest.raises(ValueError, match=r"mask\.png has .* of value 13"):
+    with pytest.raises(ValueError, match=r"mask\.png .* 13"):
         Values((10, 11, 12)).read(path)
 
 
@@ -113,7 +113,7 @@ EVERY_KIND = [
 
 
 @pytest.mark.parametrize(("coding", "kind"), EVERY_KIND)
-def test_every_coding_goes_through_a_checkpoint_and_a_process(coding: Coding, kind: str) -> None:
+def test_codings_survive_a_checkpoint_and_pickling(coding: Coding, kind: str) -> None:
     assert coding.kind == kind
     assert coding_from_json(json.loads(json.dumps(coding_to_json(coding)))) == coding
     assert pickle.loads(pickle.dumps(coding)) == coding
@@ -144,10 +144,10 @@ def test_equal_masks_have_equal_digests(tmp_path: Path, colored: bool) -> None:
     digests = [each.digest for each in count_masks(paths) if isinstance(each, MaskCounts)]
     assert digests[0] == digests[1]
     assert len(set(digests[1:])) == 4
-    assert digests[4] == ""  # of one value alone, masks are all the same
+    assert digests[4] == ""  # masks of a single value are all equal
 
 
-def test_coloured_masks_are_told_apart(tmp_path: Path) -> None:
+def test_coloured_masks_differ(tmp_path: Path) -> None:
     colored = save(tmp_path / "a.png", np.array([[[255, 0, 0], [0, 0, 0]]], np.uint8))
     (count,) = count_masks([colored])
     assert isinstance(count, MaskCounts)
@@ -157,7 +157,7 @@ def test_coloured_masks_are_told_apart(tmp_path: Path) -> None:
     assert (colors.tolist(), pixels.tolist()) == ([0, 0xFF0000], [1, 1])
 
 
-def test_what_is_wrong_comes_in_its_turn(tmp_path: Path) -> None:
+def test_errors_keep_the_order(tmp_path: Path) -> None:
     good = save(tmp_path / "a.png", np.eye(3, dtype=np.uint8))
     (tmp_path / "b.png").write_bytes(good.read_bytes()[:-9])
     first, second, third = count_masks([good, tmp_path / "b.png", tmp_path / "c.png"])

@@ -1,4 +1,4 @@
-"""A folder understood: one door for training, evaluation and anyone's loop."""
+"""The dataset of a folder, for training, evaluation and custom loops."""
 
 import pickle
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_a_folder_is_opened(small_data: Path) -> None:
     assert pickle.loads(pickle.dumps(dataset)) == dataset
 
 
-def test_what_a_dataset_toml_says_holds(small_data: Path) -> None:
+def test_a_dataset_toml_is_applied(small_data: Path) -> None:
     (small_data / "dataset.toml").write_text('classes = ["ground", "box"]\nvalues = [255, 0]\n')
     dataset = SegmentationDataset.open(small_data)
     assert (dataset.class_names, dataset.coding) == (("ground", "box"), Values((255, 0)))
@@ -50,9 +50,7 @@ def test_what_a_dataset_toml_says_holds(small_data: Path) -> None:
 
 
 @pytest.mark.parametrize("stratify", [False, True])
-def test_parts_of_a_split_and_the_split_again(
-    small_data: Path, tmp_path: Path, stratify: bool
-) -> None:
+def test_splits_and_reopening(small_data: Path, tmp_path: Path, stratify: bool) -> None:
     dataset = SegmentationDataset.open(small_data).split(TrainConfig(stratify=stratify))
     parts = {name: dataset.part(name) for name in ("train", "val", "test")}
     assert len(parts["train"]) + len(parts["val"]) == 8
@@ -69,7 +67,7 @@ def test_parts_of_a_split_and_the_split_again(
 
 
 def test_problems_with_files_are_raised_together(small_data: Path) -> None:
-    """Those of names and those of contents; `check` is advised."""
+    """Problems with names and with contents; `check` is suggested."""
     images = sorted((small_data / "images").iterdir())
     images[0].rename(images[0].with_name("elsewhere.png"))
     images[1].write_bytes(images[1].read_bytes()[:-20])
@@ -77,13 +75,13 @@ def test_problems_with_files_are_raised_together(small_data: Path) -> None:
         SegmentationDataset.open(small_data)
 
 
-def test_masks_that_make_no_sense_bring_the_same_advice(small_data: Path) -> None:
+def test_inconsistent_masks_give_the_same_advice(small_data: Path) -> None:
     mask = sorted((small_data / "masks").iterdir())[2]
     with Image.open(mask) as opened:
         values = np.array(opened)
     values[0, 0] = 7
     Image.fromarray(values).save(mask)
-    with pytest.raises(ValueError, match=r"Value 7 does not fit(?s:.*)plainunet check"):
+    with pytest.raises(ValueError, match=r"Value 7 (?s:.*)plainunet check"):
         SegmentationDataset.open(small_data)
 
 
@@ -103,7 +101,7 @@ def test_a_folder_is_recognised_by_names_and_sizes(small_data: Path, tmp_path: P
     assert len({digest, longer, SegmentationDataset.open(moved).digest()}) == 3
 
 
-def test_some_sizes_are_remembered(small_data: Path) -> None:
+def test_some_sizes_are_recorded(small_data: Path) -> None:
     dataset = SegmentationDataset.open(small_data)
     files = (small_data / "images").iterdir()
     assert dataset.sample_sizes() == {f"images/{file.name}": file.stat().st_size for file in files}

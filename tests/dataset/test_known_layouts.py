@@ -1,4 +1,4 @@
-"""Folders as tools and data sets lay them out are paired without a flag, or with one question."""
+"""Layouts of tools and data sets are paired without flags, or with one question."""
 
 import json
 from collections.abc import Callable
@@ -26,13 +26,13 @@ Draw = Callable[[Path], None]
 
 
 def image(path: Path) -> Path:
-    """Noise: more values than a mask has."""
+    """Noise, with more values than a mask."""
     noise = np.random.default_rng(len(path.name)).integers(0, 256, (*SIZE, 3), np.uint8)
     return save(path, noise)
 
 
 def mask(path: Path, *boxes: tuple[int, int], value: int = 1) -> Path:
-    """A square of 4 x 4 pixels at each of these places, the first at the left top if none."""
+    """A square of 4 x 4 pixels at each position, by default at the top left."""
     values = np.zeros(SIZE, np.uint8)
     for top, left in boxes or ((0, 0),):
         values[top : top + 4, left : left + 4] = value
@@ -229,7 +229,7 @@ def synology(root: Path) -> None:
         (synology, [(f"images/{n}.jpg", f"masks/{n}.png") for n in "ab"]),
     ],
 )
-def test_is_understood_without_a_flag(
+def test_layouts_without_a_flag(
     tmp_path: Path, draw: Draw, expected: list[tuple[Any, ...]]
 ) -> None:
     draw(tmp_path)
@@ -237,12 +237,12 @@ def test_is_understood_without_a_flag(
     assert [row[:width] for row in sorted(pairs_of(tmp_path))] == sorted(expected)
 
 
-def test_parts_of_nnunet(tmp_path: Path) -> None:
+def test_splits_of_nnunet(tmp_path: Path) -> None:
     nnunet(tmp_path)
     assert [row[3] for row in pairs_of(tmp_path)] == ["train", "train", "test"]
 
 
-def test_channels_in_files_of_their_own_are_asked_about(tmp_path: Path) -> None:
+def test_channels_in_separate_files_are_asked_about(tmp_path: Path) -> None:
     for name in "ab":
         for channel in range(2):
             image(tmp_path / f"imagesTr/{name}_{channel:04}.png")
@@ -308,7 +308,7 @@ def test_the_same_numbers_everywhere_may_be_classes(tmp_path: Path) -> None:
     assert shares(braces) == [3 * (768 - 32), 3 * 16, 3 * 16]
 
 
-def test_another_mask_of_an_image_that_stays_is_asked_about(tmp_path: Path) -> None:
+def test_another_mask_of_an_image_is_asked_about(tmp_path: Path) -> None:
     for n in range(3):
         image(tmp_path / f"images/{n}.png")
         mask(tmp_path / f"masks/{n}_mask.png")
@@ -348,7 +348,7 @@ def test_drive_as_it_is_packed(tmp_path: Path) -> None:
                 mask(tmp_path / f"DRIVE/{part}/2nd_manual/{n:02}_manual2.gif")
     with pytest.raises(DataError) as raised:
         find_pairs(tmp_path)
-    assert str(raised.value).count("--masks") == 2  # the second opinion is of one part alone
+    assert str(raised.value).count("--masks") == 2  # the second opinion is in one split only
     found = pairs_of(tmp_path, masks="1st_manual")
     assert [(Path(row[1]).name, row[3]) for row in found] == [
         ("01_manual1.gif", "test"),
@@ -358,7 +358,7 @@ def test_drive_as_it_is_packed(tmp_path: Path) -> None:
     ]
 
 
-def test_two_opinions_beside_the_images_are_asked_about(tmp_path: Path) -> None:
+def test_two_opinions_next_to_the_images_are_asked_about(tmp_path: Path) -> None:
     for n in range(3):
         image(tmp_path / f"Image_{n}L.jpg")
         mask(tmp_path / f"Image_{n}L_1stHO.png")
@@ -371,7 +371,7 @@ def test_two_opinions_beside_the_images_are_asked_about(tmp_path: Path) -> None:
     assert len(pairs_of(tmp_path, pairs=patterns[0])) == 3
 
 
-def test_an_image_beside_its_file_of_shapes_is_never_moved(tmp_path: Path) -> None:
+def test_an_image_next_to_its_file_of_shapes_is_never_moved(tmp_path: Path) -> None:
     for name in "abc":
         image(tmp_path / f"{name}.jpg")
     for name in "ab":
@@ -383,7 +383,7 @@ def test_an_image_beside_its_file_of_shapes_is_never_moved(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("one", "other"), [(".tif", ".png"), (".bmp", ".png")])
-def test_two_suffixes_of_which_each_may_be_the_images(tmp_path: Path, one: str, other: str) -> None:
+def test_either_suffix_may_be_the_images(tmp_path: Path, one: str, other: str) -> None:
     for n in range(3):
         image(tmp_path / f"{n}{one}")
         mask(tmp_path / f"{n}{other}")
@@ -394,7 +394,7 @@ def test_two_suffixes_of_which_each_may_be_the_images(tmp_path: Path, one: str, 
     assert pairs_of(tmp_path, pairs=f"*{one}:*{other}")[0][:2] == (f"0{one}", f"0{other}")
 
 
-def test_parts_without_masks_are_left_aside(tmp_path: Path) -> None:
+def test_splits_without_masks_are_skipped(tmp_path: Path) -> None:
     for part, with_mask in (("train", True), ("valid", False), ("test", False)):
         for n in range(3):
             image(tmp_path / f"{part}/{part}{n}_sat.jpg")
@@ -402,12 +402,12 @@ def test_parts_without_masks_are_left_aside(tmp_path: Path) -> None:
                 mask(tmp_path / f"{part}/{part}{n}_mask.png")
     heard = Collected()
     assert len(find_pairs(tmp_path, reporter=heard)) == 3
-    assert sum("left aside" in note for note in heard.notes) == 2
+    assert sum(note.startswith("3 images ") for note in heard.notes) == 2
     assert heard.problems == []
 
 
 @pytest.mark.parametrize("copy", [".rf.0a{0}1b{0}", "_aug{0}", "-rot{0}0", "_hflip{0}_aug"])
-def test_changed_copies_are_one_group(tmp_path: Path, copy: str) -> None:
+def test_augmented_copies_are_one_group(tmp_path: Path, copy: str) -> None:
     for n in range(2):
         for k in range(3):
             stem = f"img{n}_jpg{copy.format(k)}"
@@ -426,7 +426,7 @@ def shape(label: str, *points: tuple[float, float], kind: str = "polygon") -> di
     return {"label": label, "points": points, "shape_type": kind}
 
 
-def test_labelme_files_beside_the_images(tmp_path: Path) -> None:
+def test_labelme_files_next_to_the_images(tmp_path: Path) -> None:
     for name in "ab":
         image(tmp_path / f"{name}.jpg")
     square = shape("cell", (0, 0), (9, 0), (9, 9), (0, 9))
@@ -468,7 +468,7 @@ def test_supervisely(tmp_path: Path) -> None:
     assert pixels.tolist() == [2 * 768 - 91, 0, 91]
 
 
-def test_patterns_with_folders_give_parts(tmp_path: Path) -> None:
+def test_patterns_with_folders_give_splits(tmp_path: Path) -> None:
     for part in ("train", "val"):
         for name in "ab":
             image(tmp_path / f"{part}/x/{name}.jpg")
@@ -492,7 +492,7 @@ def test_lists_of_windows_in_utf_16(tmp_path: Path) -> None:
     ]
 
 
-def test_unlisted_images_are_empty_where_it_is_said(tmp_path: Path) -> None:
+def test_unlisted_images_are_empty_on_request(tmp_path: Path) -> None:
     for n in range(4):
         image(tmp_path / f"train_images/{n}.jpg")
     lines = ["ImageId,ClassId,EncodedPixels", "0.jpg,3,1 5 25 5", "2.jpg,1,1 7"]
@@ -506,7 +506,7 @@ def test_unlisted_images_are_empty_where_it_is_said(tmp_path: Path) -> None:
     assert pixels.tolist() == [4 * 768 - 17, 7, 10]
 
 
-def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
+def test_unsupported_files_are_noted(tmp_path: Path) -> None:
     for name in "ab":
         image(tmp_path / f"images/{name}.jpg")
         mask(tmp_path / f"masks/{name}.png")
@@ -526,7 +526,7 @@ def test_newer_formats_are_images(tmp_path: Path, suffix: str) -> None:
     assert len(pairs_of(tmp_path)) == 2
 
 
-def test_heic_names_what_reads_it(tmp_path: Path) -> None:
+def test_heic_names_the_extra(tmp_path: Path) -> None:
     if find_spec("pillow_heif"):
         pytest.skip("it is read here")
     for name in "ab":
@@ -539,7 +539,7 @@ def test_heic_names_what_reads_it(tmp_path: Path) -> None:
 
 
 def draw_pairs(root: Path, *couples: tuple[str, str]) -> None:
-    """An image and a mask each, at the second path of a couple the mask."""
+    """An image at the first path of each pair, a mask at the second."""
     for first, second in couples:
         image(root / first)
         if second:
@@ -547,7 +547,7 @@ def draw_pairs(root: Path, *couples: tuple[str, str]) -> None:
 
 
 def each(first: str, second: str, parts: dict[str, int]) -> list[tuple[str, str]]:
-    """Couples of templates of paths: of each part {p} so many numbers {n}, no two parts' alike."""
+    """Pairs of path templates: `count` numbers {n} for each split {p}, all different."""
     found = []
     for start, (part, count) in enumerate(parts.items()):
         for n in range(10 * start, 10 * start + count):
@@ -580,7 +580,7 @@ def each(first: str, second: str, parts: dict[str, int]) -> list[tuple[str, str]
         ("{p}/images/{n}.png", "{p}/masks/{n}.png", {"dev": 2, "eval": 2}, ["test", "val"]),
     ],
 )
-def test_folders_whose_names_go_together(
+def test_folders_with_matching_file_names(
     tmp_path: Path, first: str, second: str, parts: dict[str, int], understood: list[str] | None
 ) -> None:
     couples = each(first, second, parts)
@@ -590,7 +590,7 @@ def test_folders_whose_names_go_together(
     assert sorted({row[3] for row in found}, key=str) == (understood or ["test", "train"])
 
 
-def test_what_is_left_aside_of_folders_that_go_together_is_named(tmp_path: Path) -> None:
+def test_skipped_folders_are_noted(tmp_path: Path) -> None:
     draw_pairs(
         tmp_path,
         *each("training/image_2/{n}.png", "training/semantic/{n}.png", {"": 3}),
@@ -670,7 +670,7 @@ def test_each_answer_reads_all_images(
     assert [len(pairs_of(tmp_path, **flags)) for flags in choices] == counts
 
 
-def test_the_masks_of_one_of_several_files_of_an_image(tmp_path: Path) -> None:
+def test_one_of_several_files_holds_the_mask(tmp_path: Path) -> None:
     for n in range(3):
         draw_pairs(tmp_path, (f"{n}.png", f"{n}_mask.png"), (f"{n}_overlay.png", ""))
     heard = Collected()
@@ -679,7 +679,7 @@ def test_the_masks_of_one_of_several_files_of_an_image(tmp_path: Path) -> None:
     assert any("*_overlay.png" in note for note in heard.notes)
 
 
-def test_a_folder_beside_the_parts_is_not_dropped(tmp_path: Path) -> None:
+def test_a_folder_next_to_the_splits_is_reported(tmp_path: Path) -> None:
     draw_pairs(tmp_path, *each("{p}/images/{n}.png", "{p}/masks/{n}.png", dict(train=2, extra=1)))
     heard = Collected()
     find_pairs(tmp_path, reporter=heard)
@@ -689,7 +689,7 @@ def test_a_folder_beside_the_parts_is_not_dropped(tmp_path: Path) -> None:
     assert problem.fix == Change("rename", (tmp_path / "extra",), (tmp_path / "train_extra",))
 
 
-def test_the_masks_of_all_parts_are_asked_about_at_once(tmp_path: Path) -> None:
+def test_the_masks_of_all_splits_are_asked_about_at_once(tmp_path: Path) -> None:
     for masks in ("lung masks", "infection masks"):
         names = each(
             "{p}/Covid/images/{n}.png", f"{{p}}/Covid/{masks}/{{n}}.png", dict(Train=2, Val=1)
@@ -728,7 +728,7 @@ def test_shifted_numbers_are_not_joined(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_lists_of_names_give_the_parts(
+def test_lists_of_names_give_the_splits(
     tmp_path: Path, first: str, second: str, lists: dict[str, str]
 ) -> None:
     draw_pairs(tmp_path, *each(first, second, {"": 3}))
@@ -738,7 +738,7 @@ def test_lists_of_names_give_the_parts(
     assert [row[3] for row in pairs_of(tmp_path)] == ["train", "train", "val"]
 
 
-def test_a_list_whose_name_is_no_part_is_told(tmp_path: Path) -> None:
+def test_a_list_not_named_after_a_split_is_reported(tmp_path: Path) -> None:
     draw_pairs(tmp_path, *each("JPEGImages/{n}.png", "SegmentationClass/{n}.png", {"": 4}))
     (tmp_path / "ImageSets").mkdir()
     for name, text in (("train", "0\n1"), ("val", "2"), ("mine", "3")):
@@ -760,7 +760,7 @@ def test_a_list_whose_name_is_no_part_is_told(tmp_path: Path) -> None:
         ("train.txt", ["p/0.png g/7.png"], ["train", "val"]),
     ],
 )
-def test_a_list_in_the_folder_is_offered(
+def test_a_list_in_the_folder_is_suggested(
     tmp_path: Path, name: str, lines: list[str], parts: list[str | None]
 ) -> None:
     draw_pairs(tmp_path, ("p/0.png", "g/7.png"), ("p/1.png", "g/8.png"))
@@ -776,7 +776,7 @@ def test_a_list_in_the_folder_is_offered(
 
 
 @pytest.mark.parametrize("name", ["labels/0.txt labels/1.txt", "annotations.xml", "0_Seg.h5"])
-def test_annotations_that_are_not_read_are_named(tmp_path: Path, name: str) -> None:
+def test_unsupported_annotations_are_noted(tmp_path: Path, name: str) -> None:
     for n in range(2):
         image(tmp_path / f"images/{n}.png")
     for file in name.split():

@@ -1,4 +1,4 @@
-"""Lists and patterns of pairs, and what lists call images."""
+"""Lists and patterns of pairs, and image names in lists."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from unicodedata import normalize
 import pytest
 
 from plainunet.config import FolderConfig
-from plainunet.dataset.lists import Pair, Pictures, has_pictures, read_listed
+from plainunet.dataset.lists import ImagePool, Pair, has_images, read_listed
 from plainunet.dataset.split import write_split
 from plainunet.formats.sources import parse_image, parse_source
 from plainunet.reporter import silent
@@ -31,9 +31,9 @@ def names_of(folder: Path, pairs: str) -> list[Row]:
         ("x/*.jpg:y/*_m.png", [("x/1.jpg", "y/1_m.png", "1"), ("x/a b.JPG", "y/a b_m.png", "a b")]),
         # the star may be a folder
         ("*/image.png:*/mask.png", [(f"{n}/image.png", f"{n}/mask.png", n) for n in "12"]),
-        # the longer pattern has the files that match both
+        # files that match both belong to the longer pattern
         ("z/*.png:z/*_mask.png", [(f"z/{n}.png", f"z/{n}_mask.png", n) for n in "ab"]),
-        # of two classes that fit, the longer is meant
+        # if two classes match, the longer wins
         ("i/*.jpg:i/*_{road,side_road}.png", [("i/7.jpg", "i/7_{road,side_road}.png", "7")]),
     ],
 )
@@ -48,14 +48,14 @@ def test_patterns(tmp_path: Path, pairs: str, wanted: list[tuple[str, str, str]]
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ("x/*.jpg", "not two patterns"),
-        ("x/*.jpg:y/a.png", "not two patterns"),
-        ("x/*/*.jpg:y/*.png", "not two patterns"),
-        ("x/*.jpg:y/*.png:z/*.png", "not two patterns"),
-        ("x/*.jpg:x/*.jpg", "both patterns are the same"),
+        ("x/*.jpg", "two patterns"),
+        ("x/*.jpg:y/a.png", "two patterns"),
+        ("x/*/*.jpg:y/*.png", "two patterns"),
+        ("x/*.jpg:y/*.png:z/*.png", "two patterns"),
+        ("x/*.jpg:x/*.jpg", "both patterns"),
         ("x/*.bmp:y/*.png", r"matches 'x/\*\.bmp'"),
         ("gone/*.jpg:y/*.png", r"matches 'gone/\*\.jpg'"),
-        ("x/*.jpg:y/*.png", r"1 pictures have no mask .*x/frame_b\.jpg \(nearest: .*frame_c"),
+        ("x/*.jpg:y/*.png", r"^1 images .*x/frame_b\.jpg \(nearest: .*frame_c"),
     ],
 )
 def test_patterns_that_are_refused(tmp_path: Path, pairs: str, message: str) -> None:
@@ -86,24 +86,24 @@ def test_a_list_elsewhere_with_all_columns(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "line 1: the header is ''"),
-        ("image\na.jpg", "line 1: the header is 'image'. It must name"),
+        ("image\na.jpg", "line 1: the header is 'image'."),
         ("image|mask\na.jpg|a.png", "line 1: the header is 'image|mask'"),
         ("image,mask,mask\n", "line 1: the header"),
         ("image,mask,colour\n", "line 1: the header"),
         ("a.jpg,a.png\n", "line 1: the header is 'a.jpg,a.png'"),
-        ("image,mask\na.jpg,a.png\nb.jpg,c.png", "line 3: the mask 'c.png' does not exist"),
-        ("image,mask\na.jpg,\n", "line 2: the mask '' does not exist"),
-        ("image,mask\na.jpg,a.png\na.jpg,b.png", "a.jpg stands in line 2 already"),
-        ("image,mask\na.jpg,a.png\nb.jpg,a.png", "a.png stands in line 2 already"),
-        ("image,mask\na.jpg,a.jpg", "a.jpg stands in line 2 already"),
-        ("image,mask,part\na.jpg,a.png,x", "line 2: the part 'x' is none of train, val"),
-        ("image,mask,part\na.jpg,a.png,\nb.jpg,b.png,val", "line 2 has no part, while"),
+        ("image,mask\na.jpg,a.png\nb.jpg,c.png", "line 3: mask 'c.png' does not exist"),
+        ("image,mask\na.jpg,\n", "line 2: mask '' does not exist"),
+        ("image,mask\na.jpg,a.png\na.jpg,b.png", "a.jpg is already in line 2"),
+        ("image,mask\na.jpg,a.png\nb.jpg,a.png", "a.png is already in line 2"),
+        ("image,mask\na.jpg,a.jpg", "a.jpg is already in line 2"),
+        ("image,mask,part\na.jpg,a.png,x", "line 2: part 'x'"),
+        ("image,mask,part\na.jpg,a.png,\nb.jpg,b.png,val", "line 2 has no part"),
         ("image,mask\na.jpg,a.png,x", "line 2 has 3 fields, the header 2"),
-        ('image,mask\na.jpg,"a.png', "this is not CSV"),
-        ("image,mask\na.jpg,a.png\n\xe4.jpg,b.png", "line 3: this is not UTF-8"),
+        ('image,mask\na.jpg,"a.png', "list.csv, line 2 "),
+        ("image,mask\na.jpg,a.png\n\xe4.jpg,b.png", "line 3 is not UTF-8"),
         ("image,mask\n" + "".join(f"{n},{n}\n" for n in range(4)), "has 8 wrong lines:"),
         ("image,mask\n" + "".join(f"{n},{n}\n" for n in range(4)), "\n  and 3 more"),
-        (None, "--pairs list.csv: there is no such list"),
+        (None, "--pairs list.csv: "),
     ],
 )
 def test_lists_that_are_refused(tmp_path: Path, text: str | None, message: str) -> None:
@@ -114,11 +114,11 @@ def test_lists_that_are_refused(tmp_path: Path, text: str | None, message: str) 
         read(tmp_path, "list.csv")
 
 
-# a file for each class
+# one file per class
 @pytest.mark.parametrize(
     "pattern", ["m/{road,car}/*.png", "m/*_{road,car}.png", "*/{road,car}.png"]
 )
-def test_braces_stand_for_the_classes_in_their_order(tmp_path: Path, pattern: str) -> None:
+def test_braces_list_the_classes_in_order(tmp_path: Path, pattern: str) -> None:
     images = "*/image.jpg" if pattern.startswith("*") else "i/*.jpg"
     touch(tmp_path, *(images.replace("*", stem) for stem in ("1", "b é", "3")))
     for name, stems in (("road", ("1", "b é")), ("car", ("1", "3")), ("sky", ("1", "3"))):
@@ -132,11 +132,11 @@ def test_braces_stand_for_the_classes_in_their_order(tmp_path: Path, pattern: st
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ("i/{1,2}/*.jpg:m/*.png", "braces stand for classes, and pictures have none"),
+        ("i/{1,2}/*.jpg:m/*.png", "second pattern"),
         ("i/*.jpg:m/{a,b}/*_{b,a}.png", "differ: {a,b} and {b,a}"),
-        ("i/*.jpg:m/{x,y}/*.png", "no picture file below"),
-        ("i/*.jpg:m/{a,c}/*.*", "not two patterns"),
-        ("i/*.jpg:m/{a,b}/*.png", "1 pictures have no mask"),
+        ("i/*.jpg:m/{x,y}/*.png", "matches 'm/{x,y}/*.png'"),
+        ("i/*.jpg:m/{a,c}/*.*", "two patterns"),
+        ("i/*.jpg:m/{a,b}/*.png", "i/3.jpg"),
         ("i/1*.jpg:m/{a,d}/1*.png", "m/d/12.PNG is not "),
     ],
 )
@@ -146,11 +146,11 @@ def test_braces_that_are_refused(tmp_path: Path, pairs: str, message: str) -> No
         read(tmp_path, pairs)
 
 
-def test_two_masks_for_a_picture_bring_a_hint_at_braces(tmp_path: Path) -> None:
+def test_two_masks_of_an_image_suggest_braces(tmp_path: Path) -> None:
     touch(tmp_path, "i/2.jpg", "m/2.PNG", "m/2.png")
     if len(list((tmp_path / "m").iterdir())) == 1:
-        pytest.skip("the file system does not tell large from small letters")
-    with pytest.raises(ValueError, match=r"both match with '2'.*name the classes in braces"):
+        pytest.skip("the file system ignores case")
+    with pytest.raises(ValueError, match=r"'2'.*masks/\{road,car\}/"):
         read(tmp_path, "i/*.jpg:m/*.png")
 
 
@@ -174,7 +174,7 @@ def test_lists_name_places(tmp_path: Path) -> None:
     place_files(tmp_path)
     rows = "".join(f'"{image}","{mask}"\n' for image, mask in PLACES)
     (tmp_path / "list.csv").write_text("image,mask\n\n" + rows, encoding="utf-8")
-    # without the column, each file is a group of its own
+    # without the column, each file is its own group
     groups = ["stack", "stack", "a", "b", "c, d", "é"]
     assert names_of(tmp_path, "list.csv") == [
         (*place, group, None) for place, group in zip(PLACES, groups, strict=True)
@@ -184,15 +184,15 @@ def test_lists_name_places(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("gone.tif[0],a.png", "the image 'gone.tif[0]' does not exist"),
-        ("coco.json[17],a.png", "the image 'coco.json[17]' does not exist"),
-        ('"{a,b}.jpg",a.png', "the image '{a,b}.jpg' does not exist"),
-        ("a.jpg,gone.json[17]", "the mask 'gone.json[17]' does not exist"),
-        ('a.jpg,"masks/{road,bus}/7.png"', "the mask 'masks/{road,bus}/7.png' does not exist"),
-        ("a.jpg,coco.json[1]\nb.jpg,coco.json[1]", "coco.json[1] stands in line 2 already"),
+        ("gone.tif[0],a.png", "image 'gone.tif[0]' does not exist"),
+        ("coco.json[17],a.png", "image 'coco.json[17]' does not exist"),
+        ('"{a,b}.jpg",a.png', "image '{a,b}.jpg' does not exist"),
+        ("a.jpg,gone.json[17]", "mask 'gone.json[17]' does not exist"),
+        ('a.jpg,"masks/{road,bus}/7.png"', "mask 'masks/{road,bus}/7.png' does not exist"),
+        ("a.jpg,coco.json[1]\nb.jpg,coco.json[1]", "coco.json[1] is already in line 2"),
         (
             'a.jpg,"masks/{road,car}/7.png"\nb.jpg,"masks/{car,bus}/7.png"',
-            "masks/car/7.png stands in line 2 already",
+            "masks/car/7.png is already in line 2",
         ),
         (f"a.jpg,{'1 2 ' * 5000}", "does not exist"),
     ],
@@ -205,7 +205,7 @@ def test_places_that_are_refused(tmp_path: Path, row: str, message: str) -> None
 
 
 @pytest.mark.parametrize("below", [True, False])
-def test_the_split_of_a_run_is_such_a_list(tmp_path: Path, below: bool) -> None:
+def test_the_split_of_a_run_is_a_list(tmp_path: Path, below: bool) -> None:
     data = tmp_path / "data"
     place_files(data)
     parts = ["train", "val", "test"] * 2
@@ -237,7 +237,7 @@ def test_images_are_found_by_path_name_and_stem(
     decomposed = normalize("NFD", "é.jpg")
     touch(tmp_path, "images/a.jpg", "images/x/b.v2.png", "images/x/c.png", "images/y/c.png")
     touch(tmp_path / "images", decomposed)
-    pictures = Pictures(tmp_path / "images")
+    images = ImagePool(tmp_path / "images")
     found = {
         "a.jpg": "a.jpg",
         "./a.jpg": "a.jpg",
@@ -259,15 +259,15 @@ def test_images_are_found_by_path_name_and_stem(
     }
     for name, path in found.items():
         expected = None if path is None else tmp_path / "images" / path
-        assert pictures.find(name, tmp_path, tmp_path / "annotations") == expected, name
-    monkeypatch.chdir(tmp_path)  # the folder may be named from here
-    assert Pictures(Path()).find("images/a.jpg") == Path("images/a.jpg")
-    assert Pictures(Path("images")).find("images/a.jpg", Path()) == Path("images/a.jpg")
+        assert images.find(name, tmp_path, tmp_path / "annotations") == expected, name
+    monkeypatch.chdir(tmp_path)  # paths may be relative to the working directory
+    assert ImagePool(Path()).find("images/a.jpg") == Path("images/a.jpg")
+    assert ImagePool(Path("images")).find("images/a.jpg", Path()) == Path("images/a.jpg")
 
 
-def test_masks_beside_images_are_no_pictures(tmp_path: Path) -> None:
+def test_masks_next_to_images_are_not_images(tmp_path: Path) -> None:
     touch(tmp_path, "1/images/1.png", "1/masks/a.png", "1/masks/b.png", "masks/m.png", "c.txt")
-    names = [path.name for path in Pictures(tmp_path).paths]
+    names = [path.name for path in ImagePool(tmp_path).paths]
     assert names == ["1.png", "m.png"]
-    assert has_pictures(tmp_path)
-    assert not has_pictures(touch(tmp_path / "empty", "c.txt"))
+    assert has_images(tmp_path)
+    assert not has_images(touch(tmp_path / "empty", "c.txt"))

@@ -1,4 +1,4 @@
-"""Masks as tools write them: palettes, colours, alpha, object numbers, -1, legends beside them."""
+"""Masks as tools write them: palettes, colours, alpha, objects, -1, legends next to them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +38,7 @@ def scene(number: int) -> np.ndarray:
 
 
 def numbered(number: int, fewest: int, most: int) -> np.ndarray:
-    """Objects that lie apart, numbered from 1 on."""
+    """Separate objects, numbered from 1."""
     random = np.random.default_rng(number)
     count = fewest + number % (most - fewest + 1)
     places = random.permutation([(row, column) for row in (10, 35, 60) for column in (10, 45, 80)])
@@ -48,9 +48,9 @@ def numbered(number: int, fewest: int, most: int) -> np.ndarray:
     return labels
 
 
-def save_png(picture: np.ndarray | Image.Image, path: Path) -> Path:
-    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    picture.save(path.with_suffix(".png"))
+def save_png(image: np.ndarray | Image.Image, path: Path) -> Path:
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(path.with_suffix(".png"))
     return path.with_suffix(".png")
 
 
@@ -60,23 +60,23 @@ def save_tiff(array: np.ndarray, path: Path, **options: Any) -> Path:
 
 
 def palette(ids: np.ndarray, colors: np.ndarray) -> Image.Image:
-    picture = Image.new("P", ids.shape[::-1])
-    picture.putdata(ids.ravel().tolist())
-    picture.putpalette(colors.astype(np.uint8).tobytes())
-    return picture
+    image = Image.new("P", ids.shape[::-1])
+    image.putdata(ids.ravel().tolist())
+    image.putpalette(colors.astype(np.uint8).tobytes())
+    return image
 
 
 def write(
     folder: Path, save: Save, make: Callable[[int], np.ndarray] = scene, count: int = 8
 ) -> tuple[list[Path], np.ndarray]:
-    """Write masks below `folder / "masks"`: their files, and the truth [n, H, W]."""
+    """Write masks below `folder / "masks"`: their files, and the ground truth [n, H, W]."""
     (folder / "masks").mkdir(exist_ok=True)
     truth = np.array([make(number) for number in range(count)])
     return [save(ids, folder / "masks" / str(k), k) for k, ids in enumerate(truth)], truth
 
 
 def shares(masks: list[Path], truth: np.ndarray, **known: Any) -> tuple[Coding, Collected]:
-    """Understand masks: counted and read, they must be the truth."""
+    """Find the coding of masks, and compare counts and ids with the ground truth."""
     heard = Collected()
     coding, pixels = find_coding(masks, DataConfig(**known), heard)
     read = np.array([coding.read(mask) for mask in masks])
@@ -108,7 +108,7 @@ def test_palettes_that_differ_are_read_by_colour(tmp_path: Path) -> None:
     masks, truth = write(tmp_path, save)
     coding, _ = shares(masks, truth)
     assert coding.kind == "colors"
-    # what the user says of indices holds
+    # the user's setting for indices wins
     assert find_coding(masks, DataConfig(encoding="ids"))[0].kind == "ids"
 
 
@@ -147,7 +147,7 @@ def test_one_bit_and_grey_black_and_white_together(tmp_path: Path) -> None:
 
 def test_palettes_that_agree_are_indices(tmp_path: Path) -> None:
     def save(ids: np.ndarray, path: Path, number: int) -> Path:
-        # entries that no pixel has may differ, as may files in plain black and white
+        # unused entries may differ, and so may black and white files
         if number == 3:
             return save_png(ids == 1, path)
         return save_png(palette(ids, np.vstack([BLACK, np.full((9, 3), number)])), path)
@@ -193,7 +193,7 @@ def test_without_a_clear_background_the_user_is_asked(tmp_path: Path) -> None:
     assert find_coding(masks, DataConfig(**error.flags))[0].num_classes == 2
 
 
-def test_a_legend_that_leaves_the_background_out(tmp_path: Path) -> None:
+def test_a_legend_without_the_background(tmp_path: Path) -> None:
     masks, truth = write(tmp_path, lambda ids, path, _: save_png(BLACK[ids], path))
     (tmp_path / "labelmap.txt").write_text("dog:0,0,255::\ncat:255,0,0::\n")
     error = raises(masks)
@@ -264,7 +264,7 @@ def test_few_objects_in_16_bits_are_one_class(tmp_path: Path, seed: int) -> None
 
 
 def tumour(number: int) -> np.ndarray:
-    """An organ, and in every third a tumour inside of it: each one region."""
+    """An organ, with a tumour in every third: each is one region."""
     organ = disc(30 + number, 45, 20)
     return organ + (disc(30 + number, 45, 5) & (number % 3 == 0)).astype(np.uint8)
 
@@ -297,7 +297,7 @@ def test_class_ids_are_no_objects(
 
 
 @pytest.mark.parametrize("colors", [BLACK[[0, 2, 0]], BLACK * 0, WHITE[[0, 0, 0]]])
-def test_classes_that_alpha_alone_tells_apart(tmp_path: Path, colors: np.ndarray) -> None:
+def test_classes_that_differ_in_alpha_only(tmp_path: Path, colors: np.ndarray) -> None:
     def save(ids: np.ndarray, path: Path, _: int) -> Path:
         return save_png(np.dstack([colors[ids], (ids > 0) * np.uint8(255)]), path)
 
@@ -307,7 +307,7 @@ def test_classes_that_alpha_alone_tells_apart(tmp_path: Path, colors: np.ndarray
     assert list(error.files) == masks
 
 
-def test_alpha_that_says_no_more_than_colours(tmp_path: Path) -> None:
+def test_alpha_that_matches_the_colours(tmp_path: Path) -> None:
     def save(ids: np.ndarray, path: Path, _: int) -> Path:
         return save_png(np.dstack([BLACK[ids], (ids > 0) * np.uint8(255)]), path)
 
@@ -315,7 +315,7 @@ def test_alpha_that_says_no_more_than_colours(tmp_path: Path) -> None:
     shares(masks, truth)
 
 
-def test_labels_are_stored_numbers_also_where_0_is_white(tmp_path: Path) -> None:
+def test_labels_are_stored_numbers_even_if_0_is_white(tmp_path: Path) -> None:
     def save(ids: np.ndarray, path: Path, _: int) -> Path:
         return save_tiff(ids, path, photometric="miniswhite")
 
@@ -476,7 +476,7 @@ def test_numbers_in_one_channel(tmp_path: Path, channels: list[int]) -> None:
 
 
 def halves(ids: np.ndarray) -> np.ndarray:
-    """Smooth masks of what is above 0: from 0 to 1, [H, W] float32; edges keep their side."""
+    """Smoothed foreground masks, 0 to 1, [H, W] float32; edges keep their side."""
     around = ids > 0
     soft = sum(np.roll(around, (dy, dx), (0, 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)) / 9
     return np.where(around, 0.5 + soft / 2, soft / 2).astype(np.float32)
@@ -511,12 +511,12 @@ def test_smoothed_edges_of_colours_are_no_classes(tmp_path: Path) -> None:
     assert raises(masks).flags == {"colors": ("FFFFFF", "0000FF", "FF0000")}
 
 
-# values that are not 0, 1, ...
+# values other than 0, 1, ...
 
 
 @pytest.mark.parametrize("values", [(0, 1, 4), (1, 2, 3), (2, 1, 3), (0, 128, 255)])
 def test_values_in_most_masks_are_classes(tmp_path: Path, values: tuple[int, ...]) -> None:
-    """BraTS, ilastik, Oxford's pets: no value is offered to be ignored."""
+    """BraTS, ilastik, Oxford's pets: no value is suggested as ignore index."""
     masks, truth = write(tmp_path, lambda ids, path, _: save_png(np.uint8(values)[ids], path))
     error = raises(masks)
     assert (error.code, error.files) == ("stray-value", ())
@@ -524,14 +524,14 @@ def test_values_in_most_masks_are_classes(tmp_path: Path, values: tuple[int, ...
     shares(masks, truth, **error.flags)
 
 
-def test_given_values_that_leave_one_out(tmp_path: Path) -> None:
+def test_given_values_with_one_missing(tmp_path: Path) -> None:
     masks, truth = write(tmp_path, lambda ids, path, _: save_png(ids, path))
     error = raises(masks, values=(0, 1))
     assert error.flags == {"values": (0, 1, 2)}
     shares(masks, truth, **error.flags)
 
 
-# names beside masks
+# class names next to masks
 
 
 @pytest.mark.parametrize(
@@ -565,14 +565,14 @@ def test_a_legend_names_values(
     assert name in heard.notes[0]
 
 
-def test_nnunet_names_what_is_to_be_ignored(tmp_path: Path) -> None:
+def test_nnunet_names_the_ignore_index(tmp_path: Path) -> None:
     masks, truth = write(tmp_path, lambda ids, path, _: save_png(ids, path))
     (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "a": 1, "ignore": 2}}')
     coding, _ = shares(masks, np.where(truth == 2, 255, truth))
     assert (coding.names, coding.ignore) == (("background", "a"), 2)
 
 
-def test_colours_that_jpeg_has_lost(tmp_path: Path) -> None:
+def test_colours_changed_by_jpeg(tmp_path: Path) -> None:
     def save(ids: np.ndarray, path: Path, _: int) -> Path:
         Image.fromarray(BLACK[ids]).save(path.with_suffix(".jpg"), quality=75)
         return path.with_suffix(".jpg")
@@ -611,7 +611,7 @@ def test_a_legend_of_black_and_white_names_smoothed_masks(tmp_path: Path) -> Non
     assert (coding.kind, coding.names) == ("threshold", ("background", "road"))
 
 
-def test_a_legend_that_does_not_fit_is_named(tmp_path: Path) -> None:
+def test_a_legend_that_does_not_match_is_noted(tmp_path: Path) -> None:
     masks, truth = write(tmp_path, lambda ids, path, _: save_png(ids, path))
     (tmp_path / "classes.txt").write_text("background\ndog\n")
     coding, heard = shares(masks, truth)
@@ -619,8 +619,8 @@ def test_a_legend_that_does_not_fit_is_named(tmp_path: Path) -> None:
     assert "classes.txt" in heard.notes[0]
 
 
-def test_labels_numbered_anew_in_each_folder(tmp_path: Path) -> None:
-    """labelme's label.png, with label_names.txt beside it."""
+def test_labels_renumbered_in_each_folder(tmp_path: Path) -> None:
+    """labelme's label.png with label_names.txt."""
     masks = []
     for number, names in enumerate((("cat", "dog"), ("dog",))):
         folder = tmp_path / str(number)
@@ -667,7 +667,7 @@ def test_ids_with_gaps_of_unknown_sets_are_asked_for_with_255_ignored(tmp_path: 
 
 
 def test_masks_of_cellpose_number_objects(tmp_path: Path) -> None:
-    """Also where there are so few that they could be classes."""
+    """Also if they are few enough to be classes."""
     masks, truth = write(
         tmp_path,
         lambda ids, path, k: save_png(ids, path.with_name(f"{k}_cp_masks")),

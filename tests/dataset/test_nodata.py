@@ -1,4 +1,4 @@
-"""Pixels that a file itself says do not exist: read, counted, sampled and checked."""
+"""Nodata pixels: read, counted, sampled and checked."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,7 +139,7 @@ def test_nodata_in_the_file_of_a_class(tmp_path: Path) -> None:
     ("dtype", "tag", "value"),
     [("float32", "-9999", -9999), ("float32", None, NAN), ("uint8", "0", 0), ("uint16", "0", 0)],
 )
-def test_what_does_not_exist_is_not_learnt_from(
+def test_nodata_is_ignored_in_training(
     tmp_path: Path, dtype: str, tag: str | None, value: float
 ) -> None:
     plain = draw_scenes(tmp_path / "plain", 12, dtype)

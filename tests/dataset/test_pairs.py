@@ -1,4 +1,4 @@
-"""A folder's pairs: found, grouped, stacks opened, files checked."""
+"""Pairs of a folder: found, grouped, stacks opened, files checked."""
 
 import json
 import re
@@ -42,7 +42,7 @@ CountCalls = Callable[[Callable[[], object]], int]
             [(f"{part}/1.jpg", f"{part}/1.png", f"{part}/1") for part in ("day", "night")],
             ["images/list.txt"],
         ),
-        # Kaggle's Carvana, whose test/ comes without masks
+        # Kaggle's Carvana, whose test/ has no masks
         (
             ("train/{}.jpg", "train_masks/{}_mask.gif", "{}"),
             [("car1_01", "car1_01", "car1"), ("car1_02", "car1_02", "car1"), ("b_1", "b_1", "b")],
@@ -69,7 +69,7 @@ def test_layouts(
     ],
 )
 @pytest.mark.parametrize("last", ["val", "valid"])
-def test_layouts_in_parts(tmp_path: Path, image: str, mask: str, group: str, last: str) -> None:
+def test_layouts_in_splits(tmp_path: Path, image: str, mask: str, group: str, last: str) -> None:
     wanted = [
         (image.format(name), mask.format(name), group.format(name), part)
         for name, part in (("test", "test"), ("train", "train"), (last, "val"))
@@ -81,7 +81,7 @@ def test_layouts_in_parts(tmp_path: Path, image: str, mask: str, group: str, las
 @pytest.mark.parametrize("ending", ["_m", "_1stHO", ".jpg", " (mask)", "-gt"])
 @pytest.mark.parametrize("stem", ["v1.2.final", "two words", "überholspur", "写真", "#1", "10"])
 def test_names_of_every_kind(tmp_path: Path, stem: str, ending: str) -> None:
-    stems = sorted([stem, "1"])  # which is also the beginning of "10"
+    stems = sorted([stem, "1"])  # also the beginning of "10"
     for each in stems:
         touch(tmp_path, f"images/{each}.JPG", f"masks/{each}{ending}.PNG")
     assert [(pair.image.stem, pair.mask.name) for pair in find_pairs(tmp_path)] == [
@@ -97,7 +97,7 @@ def test_a_linked_folder_is_followed_and_a_loop_is_named(tmp_path: Path) -> None
     (tmp_path / "images/far").symlink_to(tmp_path / "far")
     assert len(find_pairs(tmp_path)) == 3
     (tmp_path / "far/back").symlink_to(tmp_path / "far")
-    with pytest.raises(ValueError, match="leads back"):
+    with pytest.raises(ValueError, match="far/back"):
         find_pairs(tmp_path)
 
 
@@ -109,21 +109,21 @@ def test_a_linked_folder_is_followed_and_a_loop_is_named(tmp_path: Path) -> None
         ["images/a.jpg", "images/gt_a.png", "images/b.jpg", "images/gt_b.png"],
     ],
 )
-def test_pictures_and_masks_in_one_folder(tmp_path: Path, names: list[str]) -> None:
+def test_images_and_masks_in_one_folder(tmp_path: Path, names: list[str]) -> None:
     heard = Collected()
     found = find_pairs(touch(tmp_path, *names), reporter=heard)
     together = [path for pair in found for path in (pair.image, pair.mask)]
     assert together == [tmp_path / name for name in names]
-    assert re.search(r"is read as a mask", heard.notes[0])
+    assert str(tmp_path / names[1]) in heard.notes[0]
 
 
-def test_one_letter_written_in_two_ways(tmp_path: Path) -> None:
+def test_unicode_normalisation_may_differ(tmp_path: Path) -> None:
     apart = unicodedata.normalize("NFD", "größe")
     touch(tmp_path, f"images/{apart}.jpg", "masks/größe.png", "images/b/é.jpg", "masks/b/é.png")
     assert [pair.group for pair in find_pairs(tmp_path)] == ["b/é", "größe"]
 
 
-def test_folders_and_files_that_are_named(tmp_path: Path) -> None:
+def test_given_folders_and_files(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg", "images/b.jpg", "masks/a.png", "masks/b.png")
     touch(tmp_path, "images/masks/a_o.png", "images/masks/b_o.png")
     where = ("images/a.jpg", "images/masks/a_o.png"), ("images/b.jpg", "images/masks/b_o.png")
@@ -141,7 +141,7 @@ def test_folders_and_files_that_are_named(tmp_path: Path) -> None:
     assert rows(found, tmp_path) == [(*where[0], "g", "train"), (*where[1], "h", "val")]
     found = find_pairs(tmp_path, DataConfig(group_by="a|b", pairs="list.csv"))
     assert [pair.group for pair in found] == ["a", "b"]
-    with pytest.raises(ValueError, match="without --images and --masks"):
+    with pytest.raises(ValueError, match="--images or --masks"):
         find_pairs(tmp_path, DataConfig(masks="outlines", pairs="list.csv"))
 
 
@@ -156,56 +156,56 @@ def test_group_by_a_pattern(tmp_path: Path) -> None:
         (None, ["p01_left", "p01_right", "p02_left"]),
     ]:
         assert [pair.group for pair in find_pairs(tmp_path, DataConfig(group_by=pattern))] == groups
-    for pattern, said in (
-        ("p01", r"matches nothing in 'p02_left'"),
-        ("([^_", "regular expression"),
+    for pattern, message in (
+        ("p01", "'p02_left'"),
+        ("([^_", r"\[\^_"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             find_pairs(tmp_path, DataConfig(group_by=pattern))
 
 
-# what is refused
+# errors
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
-        ("", "has no pictures where they are looked for"),
-        ("images/a.jpg", r"there is no folder .*masks"),
-        ("masks/a.png", "no pictures where they are looked for"),
-        ("train/a.jpg", "no pictures where they are looked for"),
+        ("", r"images/.*--images"),
+        ("images/a.jpg", r"/masks does not exist"),
+        ("masks/a.png", "No images found"),
+        ("train/a.jpg", "No images found"),
         ("photos/a.jpg outlines/a.png", r"--images.*Folders found: outlines/, photos/\."),
-        ("train/a.jpg train_masks/a_mask.gif val/b.jpg", "there is no folder .*val_masks"),
-        ("images/a.txt masks/a.png", "images holds no pictures"),
+        ("train/a.jpg train_masks/a_mask.gif val/b.jpg", "val_masks does not exist"),
+        ("images/a.txt masks/a.png", "/images holds no images"),
         (
             "train/a.jpg train_masks/a.gif images/a.jpg masks/a.png",
-            "which of them is meant",
+            r"train/ .*images/ .*--images",
         ),
         (
             "images/train/a.jpg masks/train/a.png images/b.jpg masks/b.png",
-            r"images/b\.jpg lies outside of train/",
+            r"images/b\.jpg .*train/",
         ),
-        ("images/{a,b}.jpg masks/{a,a_mask,b}.png", r"1 masks have no picture: .*a_mask\.png"),
-        # an ending that one mask lacks, or has too many
-        ("images/{1,2,3}.jpg masks/{2,3}_mask.png", r"^1 pictures have .*'_mask'\).*images/1\.jpg"),
+        ("images/{a,b}.jpg masks/{a,a_mask,b}.png", r"^1 masks .*a_mask\.png"),
+        # a suffix that one mask lacks, or one mask too many
+        ("images/{1,2,3}.jpg masks/{2,3}_mask.png", r"^1 images .*'_mask'\).*images/1\.jpg"),
         (
             "images/{a,b,c}.jpg masks/a.png masks/{a,b,c}_mask.png",
-            r"^1 masks have no picture: .*masks/a\.png \(nearest: .*images/a\.jpg\)\.",
+            r"^1 masks .*masks/a\.png \(nearest: .*images/a\.jpg\)\.",
         ),
-        # five of each side are named
+        # up to five of each are named
         (
             "images/{a,b,c,d,e,f,g,h,i,j}.jpg masks/{j,x,y,z}.png",
-            r"^9 pictures have no mask .* and 4 more.*3 masks have no picture",
+            r"^9 images .* and 4 more.*3 masks ",
         ),
     ],
 )
-def test_folders_that_cannot_be_paired(tmp_path: Path, names: str, said: str) -> None:
+def test_folders_that_cannot_be_paired(tmp_path: Path, names: str, message: str) -> None:
     for name in names.split():
         head, _, rest = name.partition("{")
         stems, _, tail = rest.partition("}")
         touch(tmp_path, *(f"{head}{stem}{tail}" for stem in stems.split(",")))
-    missing = "there is no|no pictures where|--images" in said or not names
-    with pytest.raises((ValueError, FileNotFoundError), match=said) as raised:
+    missing = any(word in message for word in ("exist", "found", "Folders")) or not names
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as raised:
         find_pairs(tmp_path)
     assert not missing or raised.type is FileNotFoundError
 
@@ -227,7 +227,7 @@ def test_folders_that_cannot_be_paired(tmp_path: Path, names: str, said: str) ->
         (["x.jpg/a.jpg", "../masks/a.png"], "not-a-picture", ["x.jpg"]),
     ],
 )
-def test_pairs_that_cannot_be_have_a_code(
+def test_invalid_pairs_have_a_code(
     tmp_path: Path, names: list[str], code: str, files: list[str]
 ) -> None:
     (tmp_path / "images").mkdir()
@@ -247,11 +247,11 @@ def test_no_folder_at_all(tmp_path: Path) -> None:
     for find in (find_pairs, lambda path: find_images([path])):
         with pytest.raises(FileNotFoundError, match="gone does not exist"):
             find(tmp_path / "gone")
-    with pytest.raises(ValueError, match="texts holds no pictures"):
+    with pytest.raises(ValueError, match="texts holds no images"):
         find_images([tmp_path / "texts"])
 
 
-# pictures to predict
+# images to predict
 def test_find_images(tmp_path: Path) -> None:
     inside = ("b/2.JPG", "b/deep/er/1.png")
     touch(tmp_path, *inside, "b/notes.txt", "b/.hidden.png", "a.tif", "odd.dat")
@@ -270,7 +270,7 @@ def test_find_images(tmp_path: Path) -> None:
         ("{}_img", DataConfig(pairs="images/*_img.jpg:masks/*_mask.png")),
     ],
 )
-def test_the_work_of_pairing_grows_with_the_files(
+def test_pairing_takes_linear_time(
     tmp_path: Path, image: str, known: DataConfig, count_calls: CountCalls
 ) -> None:
     mask = f"{image.removesuffix('_img')}_mask.png"
@@ -284,15 +284,15 @@ def test_the_work_of_pairing_grows_with_the_files(
     assert calls[1] < 2.5 * calls[0]
 
 
-# where no mask is a file of its own
-def test_an_annotation_file_comes_where_there_are_no_mask_files(tmp_path: Path) -> None:
-    """Also in annotations/, which might hold masks; images named alike are no masks either."""
+# without mask files
+def test_an_annotation_file_is_used_without_mask_files(tmp_path: Path) -> None:
+    """Also in annotations/, which might hold masks; images of the same name are not masks."""
     names = ["1.png", "1_mask.png", "2.png", "2_mask.png"]
     entries = [{"id": n, "file_name": x, "height": 4, "width": 6} for n, x in enumerate(names)]
-    said = {"images": entries, "categories": [{"id": 3, "name": "leaf"}], "annotations": []}
+    coco = {"images": entries, "categories": [{"id": 3, "name": "leaf"}], "annotations": []}
     touch(tmp_path / "images", *names)
     (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "all.json").write_text(json.dumps(said))
+    (tmp_path / "annotations" / "all.json").write_text(json.dumps(coco))
     items = [f"all.json[{n}]" for n in range(4)]
     assert [path_of(pair.mask).name for pair in find_pairs(tmp_path)] == items
     (tmp_path / "annotations" / "all.json").rename(tmp_path / "all.json")
@@ -302,7 +302,7 @@ def test_an_annotation_file_comes_where_there_are_no_mask_files(tmp_path: Path) 
     assert [path_of(pair.mask).name for pair in named] == items
 
 
-def test_pictures_beside_the_parts_are_left_out_where_somebody_is_told(tmp_path: Path) -> None:
+def test_images_next_to_the_splits_are_skipped_and_reported(tmp_path: Path) -> None:
     names = ["images/train/a.jpg", "images/val/b.jpg", "images/c.jpg", "images/more/d.jpg"]
     masks = [name.replace("images", "masks").replace("jpg", "png") for name in names]
     touch(tmp_path, *names, *masks)
@@ -320,7 +320,7 @@ RANDOM = np.random.default_rng(0)
 def pair(
     folder: Path, name: str, count: int, masks: int | None = None, part: str | None = None
 ) -> Pair:
-    """Two TIFF files; one slice is a single picture."""
+    """Two TIFF files; one slice is a single image."""
     paths = []
     for kind, slices, most in (("images", count, 250), ("masks", masks or count, 2)):
         path = folder / kind / f"{name}.tif"
@@ -380,19 +380,19 @@ def test_a_single_stack_is_cut_into_blocks(
     assert list(dict.fromkeys(found)) == groups
     assert len(found) == count
     assert len(heard.notes) == 1
-    assert f"its {count} slices are divided in {len(groups)} blocks" in heard.notes[0]
+    assert re.search(rf"\b{count} slices .*\b{len(groups)} blocks", heard.notes[0])
     assert {"train", "val"} <= {each.part for each in split_pairs(opened)}
 
 
 @pytest.mark.parametrize(
     "parts", [{"a": "train", "b": "val"}, {"a": "val"}, {"a": None, "b": None, "c": None}]
 )
-def test_a_stack_is_not_cut_where_another_validates_or_none_is_trained_on(
+def test_a_stack_is_not_cut_if_another_validates_or_none_trains(
     tmp_path: Path, parts: dict[str, str | None]
 ) -> None:
     pairs = [pair(tmp_path, name, 3, part=part) for name, part in parts.items()]
     assert {each.group for each in open_stacks(pairs)} == parts.keys()
-    # nor where a pattern has put several in one group
+    # nor if a pattern has put several in one group
     pairs = [Pair(each.image, each.mask, "mouse", each.part) for each in pairs]
     assert len(pairs) == 1 or {each.group for each in open_stacks(pairs)} == {"mouse"}
 
@@ -409,7 +409,7 @@ def test_other_pairs_stay_as_they_are(tmp_path: Path) -> None:
     assert open_stacks(pairs) == pairs
 
 
-def test_damaged_files_are_left_to_the_check_unless_their_partner_is_a_stack(
+def test_damaged_files_stay_unless_their_partner_is_a_stack(
     tmp_path: Path,
 ) -> None:
     whole, single = pair(tmp_path, "a", 10), pair(tmp_path, "b", 1)
@@ -418,13 +418,13 @@ def test_damaged_files_are_left_to_the_check_unless_their_partner_is_a_stack(
     assert open_stacks([single, missing]) == [single, missing]
     data = whole.image.read_bytes()
     whole.image.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=r"a\.tif cannot be decoded, it is damaged \(it ends"):
+    with pytest.raises(ValueError, match=r"a\.tif"):
         open_stacks([whole])
     with pytest.raises(ValueError, match=r"gone\.tif does not exist"):
         open_stacks([Pair(tmp_path / "gone.tif", whole.mask, "a", None)])
 
 
-def test_a_stack_and_a_picture_are_no_pair(tmp_path: Path) -> None:
+def test_a_stack_and_an_image_are_no_pair(tmp_path: Path) -> None:
     stack, single = pair(tmp_path, "a", 5, masks=4), pair(tmp_path, "b", 1)
     Image.new("L", (30, 20)).save(tmp_path / "b.png")
     image = tmp_path / "b.png"
@@ -436,7 +436,7 @@ def test_a_stack_and_a_picture_are_no_pair(tmp_path: Path) -> None:
         assert raised.value.code == "several-frames"
 
 
-def test_a_stack_beside_a_picture_is_left_out_where_somebody_is_told(tmp_path: Path) -> None:
+def test_a_mismatched_stack_is_skipped_and_reported(tmp_path: Path) -> None:
     odd, good = pair(tmp_path, "odd", 1, masks=4), pair(tmp_path, "good", 3)
     heard = Collected()
     opened = open_stacks([odd, good], heard)
@@ -460,7 +460,7 @@ def make_pair(root: Path, stem: str, height: int = 20, width: int = 30, channels
 
 
 def test_sizes_and_progress(tmp_path: Path) -> None:
-    """Grey and RGB may be mixed, and orientation counts."""
+    """Grey and RGB may be mixed, and EXIF orientation is applied."""
     pairs = [make_pair(tmp_path, "a"), make_pair(tmp_path, "b", 40, 50, channels=1)]
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -481,23 +481,23 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^6 problems with the data:") as raised:
         check_pairs(pairs)
     wanted = [
-        "images/a.jpg is cut off",
-        "masks/b.png is cut off",
-        "masks/c.png is 31x20 pixels, its picture",
-        "images/d.jpg does not exist",
-        "masks/e.png is not a picture",
-        "images/f.jpg is empty",
+        "images/a.jpg ",
+        "masks/b.png ",
+        "masks/c.png is 31x20 ",
+        "images/d.jpg ",
+        "masks/e.png ",
+        "images/f.jpg ",
     ]
     for part, line in zip(wanted, str(raised.value).splitlines()[1:], strict=True):
         assert part in line
-    # ten are named
+    # ten are listed
     pairs = [Pair(tmp_path / f"{n}.png", tmp_path / f"{n}.png", "g", None) for n in range(13)]
     with pytest.raises(ValueError, match=r"^26 problems(?s:.*) and 16 more$") as raised:
         check_pairs(pairs)
     assert len(str(raised.value).splitlines()) == 1 + 10 + 1
 
 
-def test_pictures_with_other_channels_are_named(tmp_path: Path) -> None:
+def test_images_with_other_channels_are_named(tmp_path: Path) -> None:
     pairs = [make_pair(tmp_path, stem) for stem in "abc"]
     layout = {"photometric": "minisblack", "planarconfig": "contig"}
     bands = tmp_path / "images/d.tif"

@@ -1,4 +1,4 @@
-"""Images and masks at another size, and what sizes keep."""
+"""Resizing of images and masks, and the Dice ceiling of sizes."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def test_fit_size(size: tuple[int, int], box: tuple[int, int]) -> None:
     height, width = fit_size(size, box)
     assert 1 <= height <= min(size[0], box[0])
     assert 1 <= width <= min(size[1], box[1])
-    # as large as it can be, in the same proportions
+    # as large as possible, in the same proportions
     scale = min(1, box[0] / size[0], box[1] / size[1])
     assert abs(height - size[0] * scale) <= 1
     assert abs(width - size[1] * scale) <= 1
@@ -68,9 +68,9 @@ def test_resize_takes_any_channels_and_sizes(
 def test_resize_averages_areas() -> None:
     image = np.array([[0, 100], [100, 200]], np.float32)[..., None]
     assert resize(image, (1, 1)).tolist() == [[[100]]]
-    picture = np.random.default_rng(0).random((30, 44, 3)).astype(np.float32)
-    wanted = np.einsum("yh,xw,hwc->yxc", overlaps(30, 13), overlaps(44, 27), picture)
-    assert np.allclose(resize(picture, (13, 27)), wanted, atol=1e-5)
+    image = np.random.default_rng(0).random((30, 44, 3)).astype(np.float32)
+    wanted = np.einsum("yh,xw,hwc->yxc", overlaps(30, 13), overlaps(44, 27), image)
+    assert np.allclose(resize(image, (13, 27)), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (7, 9), (10, 11), (1, 1), (19, 31)])
@@ -109,7 +109,7 @@ def test_resizing_makes_no_new_classes(
             assert set(np.flatnonzero(given_shares)) <= there
             if len(there) == 1:
                 assert given_shares.sum() == (0 if there == {VOID} else 255)
-            # each plane is rounded on its own
+            # each plane is rounded separately
             total = int(given_shares.sum())
             assert total <= 255 + 4 * 0.5
             assert VOID in there or total >= 255 - 4 * 0.5
@@ -135,7 +135,7 @@ def test_no_class_appears_between_a_file_and_the_loss(
     border: tuple[float, float] | None,
     seed: int,
 ) -> None:
-    """Whatever the sizes of picture, box and step: targets of absent classes are exactly 0."""
+    """Whatever the sizes of image, box and step: targets of absent classes are exactly 0."""
     folder = tmp_path_factory.mktemp("new_classes")
     mask = ids.repeat(3, axis=0).repeat(3, axis=1)
     Image.fromarray(mask).save(folder / "mask.png")
@@ -147,7 +147,7 @@ def test_no_class_appears_between_a_file_and_the_loss(
     training = TrainingSet(samples, augment, seed, size, elastic=elastic, border=border)
     for number in range(3):
         _, target, weight = make_batch([part[None] for part in training[0, number, 0]], CPU)
-        # between touching objects of one class background is laid
+        # touching objects of one class get background between them
         present = set(np.unique(mask)) | ({0} if border else set())
         assert set(torch.nonzero(target.amax(dim=(0, 2, 3))).flatten().tolist()) <= present
         total = target.sum(dim=1)
@@ -161,8 +161,8 @@ def half(height: int, width: int) -> NDArray[np.uint8]:
     return mask
 
 
-def test_what_smaller_sizes_keep() -> None:
-    # a straight border between two working pixels is kept whole
+def test_the_ceiling_of_smaller_sizes() -> None:
+    # a straight boundary between two input pixels is kept exactly
     assert measure_ceiling(half(512, 512), 2) == [1.0, 1.0, 1.0]
     stripes = np.repeat(np.arange(512) % 2, 512).reshape(512, 512).astype(np.uint8)
     kept = measure_ceiling(stripes, 2)

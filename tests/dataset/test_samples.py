@@ -71,12 +71,12 @@ def test_sample_at_its_own_size(make_pair: MakePair) -> None:
     assert shares[:16].max() == 0  # ignored
 
 
-def test_small_picture_is_padded_and_never_enlarged(make_pair: MakePair) -> None:
+def test_small_image_is_padded_and_never_enlarged(make_pair: MakePair) -> None:
     image, mask = noise(20, 30, 3), half(20, 30)
     got, shares = Samples([make_pair("a", image, mask)], BINARY, (32, 48))[0]
     assert got.shape == (32, 48, 3)
     assert np.array_equal(got[:20, :30], image)
-    # the image goes on as its edge, but the padding does not count
+    # the image is padded with its edge, and padding is ignored
     assert (got[20:, :30] == image[-1]).all()
     assert (got[:20, 30:] == image[:, -1:]).all()
     assert (shares[:20, :30].astype(int).sum(axis=2) == 255).all()
@@ -111,7 +111,7 @@ def test_target_scale_keeps_the_mask_finer(make_pair: MakePair, scale: int, clas
     assert (shares.int().sum(dim=2) - 255).abs().max() <= classes
 
 
-def test_what_cannot_be_used_is_named_once(make_pair: MakePair) -> None:
+def test_unusable_files_are_named_once(make_pair: MakePair) -> None:
     mask = half(32, 32)
     mask[3, 4] = 9
     pair = make_pair("a", noise(32, 32, 3), mask)
@@ -119,16 +119,16 @@ def test_what_cannot_be_used_is_named_once(make_pair: MakePair) -> None:
     with pytest.raises(ValueError, match=r"a\.png has 1 pixels of value 9"):
         samples[0]
     folders.save(pair.mask, half(32, 32))
-    with pytest.raises(ValueError, match="3 channels, 1 are needed") as raised:
+    with pytest.raises(ValueError, match=r"a\.png.* 3 .* 1 ") as raised:
         Samples([pair], BINARY, (32, 32), channels=1)[0]
     assert str(raised.value).count(str(pair.image)) == 1
     pair.image.write_bytes(pair.image.read_bytes()[:-200])
-    with pytest.raises(ValueError, match="cut off") as raised:
+    with pytest.raises(ValueError, match=r"\.png") as raised:
         samples[0]
     assert str(raised.value).count(str(pair.image)) == 1
 
 
-def test_settings_that_do_not_go_together(make_pair: MakePair) -> None:
+def test_settings_that_exclude_each_other(make_pair: MakePair) -> None:
     pair = make_pair("a", noise(32, 48, 3), half(32, 48))
     with pytest.raises(ValueError, match="objects=True"):
         TrainingSet(Samples([pair], BINARY, (48, 64)), "none", 0, (48, 64), border=(10, 5))
@@ -138,10 +138,10 @@ def test_settings_that_do_not_go_together(make_pair: MakePair) -> None:
 
 @pytest.mark.parametrize("first", [np.uint8, np.uint16])
 @pytest.mark.parametrize("room", [True, False])
-def test_eight_bits_beside_sixteen(
+def test_eight_bits_with_sixteen(
     make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, first: Any, room: bool
 ) -> None:
-    """They must mean the same, also where there is no room for a cache."""
+    """Both must read the same, also without space for a cache."""
     if not room:
         monkeypatch.setattr("plainunet.dataset.cache.LIMIT", 10)
     second = np.uint16 if first == np.uint8 else np.uint8
@@ -178,8 +178,8 @@ def test_cache_depends_on_every_setting(make_pair: MakePair, change: str) -> Non
     assert all(np.array_equal(a, b) for a, b in zip(other[0], before, strict=True))
 
 
-def test_changed_picture_is_decoded_again(tmp_path: Path) -> None:
-    """Of as many bytes as before."""
+def test_changed_image_is_decoded_again(tmp_path: Path) -> None:
+    """The file's size does not change."""
     pair = Pair(tmp_path / "a.bmp", tmp_path / "a_mask.bmp", "a", None)
     images = [noise(16, 16, 3, seed=seed) for seed in (0, 1)]
     Image.fromarray(half(16, 16)).save(pair.mask)
@@ -193,8 +193,8 @@ def test_changed_picture_is_decoded_again(tmp_path: Path) -> None:
     assert np.array_equal(seen, images)
 
 
-def test_cache_that_goes_while_it_is_used(small_data: Path, tmp_path: Path) -> None:
-    """Another process may need the room. What has not opened it yet decodes again."""
+def test_a_cache_removed_during_use(small_data: Path, tmp_path: Path) -> None:
+    """Another process may need the space; then samples are decoded again."""
     samples = Samples(find_pairs(small_data), BINARY, (24, 32))
     before = samples[3]
     samples.fill_cache()
@@ -207,7 +207,7 @@ def test_cache_that_goes_while_it_is_used(small_data: Path, tmp_path: Path) -> N
 def test_settings_of_samples_without_objects_are_as_before(
     small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else every picture that was decoded before would be decoded again."""
+    """Otherwise all caches would be decoded again."""
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(
         "plainunet.dataset.samples.cached", lambda files, settings, *others: seen.append(settings)
@@ -221,14 +221,14 @@ def test_settings_of_samples_without_objects_are_as_before(
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("flat", [False, True])
 def test_statistics_equal_plain_numpy(make_pair: MakePair, dtype: Any, flat: bool) -> None:
-    """Rounding makes no root of a number below 0 where every image is of one grey."""
+    """Rounding gives no negative variance if all images are of one grey."""
     rng = np.random.default_rng(0)
     arrays, pairs, kept = [], [], []
     for number in range(5):
         shape = (32, 40) if dtype == np.uint16 else (32, 40, 3)
         image = (rng.random(shape) * np.iinfo(dtype).max * (number + 1) / 5).astype(dtype)
         if flat:
-            image[:] = 43  # whose sums round to less than nothing
+            image[:] = 43  # whose variance would round to below 0
         mask = half(32, 40)
         mask[:4] = 7
         arrays.append(image.reshape(32, 40, -1) / np.iinfo(dtype).max)
@@ -261,7 +261,7 @@ def test_class_shares(make_pair: MakePair) -> None:
     masks[1][:5] = 9  # ignored
     pairs = [make_pair(str(n), noise(20, 30, 3), mask) for n, mask in enumerate(masks)]
     samples = Samples(pairs, Values((0, 1, 2), 9), (32, 32))
-    # 600 + 450 valid pixels; the padding counts for nothing
+    # 600 + 450 valid pixels; padding is ignored
     assert np.allclose(samples.class_shares(), [900 / 1050, 150 / 1050, 0])
 
 
@@ -292,7 +292,7 @@ def test_samples_with_objects(cell_samples: Callable[..., Samples]) -> None:
     # numbered in the order of their values
     ids = {0: 0, 3: 1, 1000: 2, 2000: 3, 65535: 4}
     assert np.array_equal(labels[..., 0], np.vectorize(ids.get)(cells()))
-    # reduced and padded, they lie where their class does
+    # reduced and padded like their class
     _, shares, labels = cell_samples((30, 32))[0]
     assert labels.shape == (30, 32, 1)
     assert np.array_equal(labels[..., 0] > 0, shares[..., 1] > 127)
@@ -303,7 +303,7 @@ def test_border_weights_of_a_sample(cell_samples: Callable[..., Samples]) -> Non
     _, shares, border = dataset[0, 0, 0]
     assert border.dtype == torch.float32
     assert border.shape == shares.shape[:2]
-    # the two that touch are parted by two pixels of background, which weigh
+    # the touching two are separated by two pixels of background, which have weights
     assert (shares[8:20, 19:21, 0] == 255).all()
     assert torch.allclose(border[10:18, 19:21], torch.tensor(10 * np.exp(-9 / 50)).float())
     assert (border[shares[..., 1] > 0] == 0).all()
@@ -312,7 +312,7 @@ def test_border_weights_of_a_sample(cell_samples: Callable[..., Samples]) -> Non
     assert np.array_equal(shares[..., 1], expected)
 
 
-def test_sigma_and_elastic_are_in_working_pixels(cell_samples: Callable[..., Samples]) -> None:
+def test_sigma_and_elastic_are_in_input_pixels(cell_samples: Callable[..., Samples]) -> None:
     """Twice as fine, or at half the size, the same place weighs the same."""
     plain = TrainingSet(cell_samples(), "none", 0, (48, 64), border=(10, 5))[0, 0, 0][2]
     samples = cell_samples((24, 32), target_scale=2)
@@ -330,7 +330,7 @@ def test_sigma_and_elastic_are_in_working_pixels(cell_samples: Callable[..., Sam
     assert torch.equal(sets[0][0, 0, 0][1], sets[1][0, 0, 0][1])
 
 
-def test_border_moves_with_the_picture(cell_samples: Callable[..., Samples]) -> None:
+def test_border_moves_with_the_image(cell_samples: Callable[..., Samples]) -> None:
     samples = cell_samples()
     settings = {"elastic": 3.0, "border": (10.0, 5.0)}
     plain = TrainingSet(samples, "strong", 0, (48, 64), elastic=3)
@@ -345,12 +345,12 @@ def test_border_moves_with_the_picture(cell_samples: Callable[..., Samples]) -> 
         assert (shares[parted, 1:] == 0).all()
         assert (border[shares[..., 1] > 200] == 0).all()
         weighed += border[parted].tolist()
-    # and that is where it weighs, but for slivers of objects that parting took away whole
+    # and there it has weights, except for slivers of objects that separation removed
     assert len(weighed) > 12 * 10
     assert np.mean(np.array(weighed) > 5) > 0.95
 
 
-def test_pickled_without_the_pictures(small_data: Path) -> None:
+def test_pickled_without_the_images(small_data: Path) -> None:
     samples = Samples(find_pairs(small_data), BINARY, (48, 64))
     samples.fill_cache()
     dataset = TrainingSet(samples, "light", 0, (48, 64))
@@ -367,14 +367,14 @@ def test_many_pairs_are_sent_to_workers_fast() -> None:
     samples = Samples(pairs, BINARY, (32, 48))
     packed = pickle.dumps(samples)
     assert len(packed) < 50 * len(pairs)
-    assert b"pathlib" not in packed  # of which each would be put together again
+    assert b"pathlib" not in packed  # each would be reconstructed
     again = pickle.loads(packed)
     assert len(again) == len(pairs)
     with pytest.raises(FileNotFoundError, match="19999"):
         again[19_999]
 
 
-def test_pictures_reduced_by_a_factor_keep_their_sizes(make_pair: MakePair) -> None:
+def test_images_reduced_by_a_factor_keep_their_sizes(make_pair: MakePair) -> None:
     pairs = [
         make_pair("a", noise(32, 48, 3), half(32, 48)),
         make_pair("b", noise(40, 20, 3), half(40, 20)),
@@ -408,7 +408,7 @@ HEIGHT, WIDTH = 90, 120
 
 
 def sample(labels: bool = False) -> Sample:
-    """Every pixel tells where it is; one small object of class 1, and much of class 2."""
+    """Pixels encode their position; one small object of class 1, and much of class 2."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.uint8)
     image = np.stack([rows, columns, rows ^ columns], axis=2)
     shares = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
@@ -441,14 +441,14 @@ def test_the_same_numbers_cut_the_same_and_all_reach_every_pixel() -> None:
     for top, left in corners:
         seen[top : top + 32, left : left + 48] += 1
     assert seen.min() > 0
-    image, shares = whole  # one class alone is cut anywhere
+    image, shares = whole  # a single class is cut anywhere
     bare = image, np.broadcast_to(np.uint8([255, 0, 0]), shares.shape)
     assert len({corner(cut_patch(bare, (32, 48), (0, 0, n))[0]) for n in range(50)}) > 40
-    assert pad(whole, (HEIGHT, WIDTH))[0] is image  # what fits is not copied
+    assert pad(whole, (HEIGHT, WIDTH))[0] is image  # arrays of the right size are not copied
 
 
 def test_a_third_is_centred_on_rarer_classes_evenly() -> None:
-    """Class 1, 9 pixels of 10,800, is in the middle of a sixth of all patches."""
+    """Class 1, 9 pixels of 10,800, is the centre of a sixth of all patches."""
     draws = 3000
     whole = sample()
     middles = [cut_patch(whole, (16, 16), (7, 0, n))[1][8, 8] for n in range(draws)]
@@ -457,7 +457,7 @@ def test_a_third_is_centred_on_rarer_classes_evenly() -> None:
     assert counts[2] / draws > CENTRED / 2 + 0.1
 
 
-def test_small_pictures_are_padded() -> None:
+def test_small_images_are_padded() -> None:
     image, shares, labels = (part[:20, :48] for part in sample(labels=True))
     parts = cut_patch((image, shares, labels), (32, 64), (0, 0, 0))
     assert np.array_equal(parts[0][:20, :48], image)
@@ -476,7 +476,7 @@ def test_small_pictures_are_padded() -> None:
     ("sizes", "patch", "expected"),
     [([(100, 100)], (50, 50), 4), ([(40, 40)], (64, 64), 1), ([(64, 64), (192, 64)], (64, 64), 2)],
 )
-def test_how_many_patches_make_a_picture(
+def test_patches_per_image(
     sizes: list[tuple[int, int]], patch: tuple[int, int], expected: int
 ) -> None:
     assert patches_each(sizes, patch) == expected
@@ -502,7 +502,7 @@ def test_make_batch_layout() -> None:
     assert (weight == 1).all()
 
 
-def test_make_batch_leaves_float_pictures_alone() -> None:
+def test_make_batch_keeps_float_images() -> None:
     images = torch.linspace(-5, 300, 24).reshape(1, 2, 4, 3)
     image, _, _ = make_batch((images, torch.full((1, 2, 4, 2), 127, dtype=torch.uint8)), CPU)
     assert torch.equal(image, images.permute(0, 3, 1, 2))
@@ -517,7 +517,7 @@ MIXED = 0.25 * 0.5 + 0.75 * 2
     ("borders", "class_weights", "wanted"),
     [
         ([], None, [0, 128 / 255, 1, 1]),
-        # what is not valid does not weigh, however near the border
+        # ignored pixels have no weight, however near the border
         ([BORDER], None, [0, 5 * 128 / 255, 1, 2.5]),
         ([], CLASS_WEIGHTS, [0, MIXED * 128 / 255, 0.5, 1.25]),
         ([BORDER], CLASS_WEIGHTS, [0, (MIXED + 4) * 128 / 255, 0.5, 2.75]),
@@ -537,7 +537,7 @@ def test_make_batch_weights(
 
 
 @given(st.lists(st.integers(0, 10**12), min_size=2, max_size=9).filter(any))
-def test_balanced_weights_mean_one_and_count_each_class_alike(areas: list[int]) -> None:
+def test_balanced_weights_mean_one_and_are_equal_per_class(areas: list[int]) -> None:
     shares = np.array(areas) / sum(areas)
     weighed = balanced_weights(shares).double().numpy() * shares
     assert np.isclose(weighed.sum(), 1)

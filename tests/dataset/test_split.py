@@ -1,4 +1,4 @@
-"""Groups stay on one side of a split; split.csv."""
+"""Groups stay in one split; split.csv."""
 
 import math
 import random
@@ -65,7 +65,7 @@ def test_a_group_too_large_is_left_in_training() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_validation_is_taken_from_training_and_never_from_the_test_part(seed: int) -> None:
+def test_validation_is_taken_from_train_and_never_from_test(seed: int) -> None:
     pairs = make_pairs("aabbccdd", "train") + make_pairs("eeff", "test")
     for each in (split_pairs(pairs, 0.25, seed), *all_folds(pairs, 4, seed, [0.5] * len(pairs))):
         parts = parts_of(each)
@@ -73,7 +73,7 @@ def test_validation_is_taken_from_training_and_never_from_the_test_part(seed: in
         assert sorted(map(sorted, parts.values())) == [["train"], ["train"], ["train"], ["val"]]
 
 
-def test_given_parts_are_kept_and_groups_on_both_sides_are_found() -> None:
+def test_given_splits_are_kept_and_shared_groups_are_found() -> None:
     pairs = make_pairs("ab", "train") + make_pairs("bc", "val") + make_pairs("d", "test")
     assert split_pairs(pairs, 0.9, 5) == pairs
     assert shared_groups(pairs) == ["b"]
@@ -83,51 +83,51 @@ def test_given_parts_are_kept_and_groups_on_both_sides_are_found() -> None:
 @pytest.mark.parametrize(
     ("pairs", "asked", "message"),
     [
-        (make_pairs("aaaa"), {}, r"one group \('a'\).*'\.\+' makes each"),
+        (make_pairs("aaaa"), {}, r"one group \('a'\).*--group-by '\.\+'"),
         (make_pairs("aa", "train"), {}, r"one group \('a'\)"),
-        ([], {}, "There are no pairs"),
-        (make_pairs("ab"), {"fraction": 0.0}, "fraction is 0.0; it must be between 0 and 1"),
-        (make_pairs("ab"), {"fraction": 1.0}, "fraction is 1.0"),
-        (make_pairs("ab", "val"), {}, "No picture is in the training part"),
-        (make_pairs("ab", "train") + make_pairs("c"), {}, r"images/0\.jpg has no part"),
+        ([], {}, "no pairs"),
+        (make_pairs("ab"), {"fraction": 0.0}, r"fraction is 0\.0"),
+        (make_pairs("ab"), {"fraction": 1.0}, r"fraction is 1\.0"),
+        (make_pairs("ab", "val"), {}, "train/"),
+        (make_pairs("ab", "train") + make_pairs("c"), {}, r"images/0\.jpg"),
         # folds
         (ABC, {"fold": 2}, "--fold is 2, but --folds is missing"),
-        (ABC, {"folds": 3}, "--folds is 3, but --fold is missing.*0 to 2"),
-        (ABC, {"folds": 3, "fold": 3}, "--fold is 3, but --folds is 3. Give a --fold from 0 to 2"),
+        (ABC, {"folds": 3}, r"--folds is 3, but --fold is missing.*0 to 2"),
+        (ABC, {"folds": 3, "fold": 3}, r"--fold is 3, but --folds is 3.* 0 to 2"),
         (ABC, {"folds": 3, "fold": -1}, "--fold is -1, but --folds is 3"),
-        (ABC, {"folds": 1, "fold": 0}, "--folds is 1; give at least 2"),
+        (ABC, {"folds": 1, "fold": 0}, r"--folds is 1; .* 2"),
         (ABC, {"folds": -3, "fold": 0}, "--folds is -3"),
         (
             make_pairs("aabbcc"),
             {"folds": 4, "fold": 0},
-            r"--folds is 4, but the pictures make up 3 groups.*fewer folds.*--group-by",
+            r"--folds is 4, .* 3 groups.*--group-by",
         ),
-        (make_pairs("aaaa"), {"folds": 2, "fold": 0}, "but the pictures make up 1 groups"),
+        (make_pairs("aaaa"), {"folds": 2, "fold": 0}, " 1 groups"),
         (
             make_pairs("ab", "train") + make_pairs("cd", "test"),
             {"folds": 3, "fold": 0},
-            "--folds is 3, but the pictures make up 2 groups",
+            r"--folds is 3.* 2 groups",
         ),
         (
             [*make_pairs("ab", "train"), Pair(Path("v.jpg"), Path("v.png"), "c", "val")],
             {"folds": 2, "fold": 0},
-            r"--folds is 2, but the folder gives its own split \(v\.jpg.*Leave out --folds, or put",
+            r"--folds is 2, but .*\(v\.jpg ",
         ),
         # shares of foreground
-        (ABC, {"shares": [0.5]}, "There are 1 foreground shares for 3 pairs"),
-        (ABC, {"shares": [0.5, 1.01, 0]}, r"of masks/1\.png is 1\.01; it must be from 0 to 1"),
+        (ABC, {"shares": [0.5]}, " 1 foreground shares for 3 pairs"),
+        (ABC, {"shares": [0.5, 1.01, 0]}, r"masks/1\.png is 1\.01"),
         (ABC, {"shares": [0.5, 0, -0.1]}, r"masks/2\.png is -0\.1"),
         (ABC, {"shares": [math.inf, 0, 1]}, r"masks/0\.png is inf"),
     ],
 )
-def test_what_cannot_be_split(pairs: list[Pair], asked: dict[str, Any], message: str) -> None:
+def test_invalid_splits(pairs: list[Pair], asked: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         split_pairs(pairs, **asked)
 
 
 # folds
 @given(data=st.data(), groups=GROUPS, seed=st.integers(0, 1000), stratified=st.booleans())
-def test_every_picture_validates_in_exactly_one_of_equal_folds(
+def test_every_image_validates_in_exactly_one_of_equal_folds(
     data: st.DataObject, groups: list[str], seed: int, stratified: bool
 ) -> None:
     pairs = make_pairs(groups)
@@ -157,7 +157,7 @@ def test_neither_order_nor_shares_of_rounding_change_the_draw(
     data: st.DataObject, groups: list[str], seed: int, folds: int | None, stratified: bool
 ) -> None:
     pairs = make_pairs(groups)
-    # sums of tenths depend on their order in the last bit
+    # the last bit of sums of tenths depends on the order
     shares = data.draw(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.7]), min_size=60, max_size=60))
     both = list(zip(pairs, shares[: len(pairs)], strict=True))
     shuffled = list(both)
@@ -178,8 +178,8 @@ def test_neither_order_nor_shares_of_rounding_change_the_draw(
     assert drawn[0] == drawn[1] == drawn[2]
 
 
-def test_means_do_not_depend_on_the_order_of_pictures() -> None:
-    """0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 in the last bit, but the groups are alike."""
+def test_means_do_not_depend_on_the_order_of_images() -> None:
+    """0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 in the last bit, but the groups are equal."""
     pairs, shares = make_pairs("aaabbb"), [0.1, 0.2, 0.3, 0.3, 0.2, 0.1]
     for seed in range(10):
         found = split_pairs(pairs, 0.5, seed, shares=shares)
@@ -192,15 +192,15 @@ def test_each_seed_draws_and_deals_otherwise() -> None:
         drawn = {validation_of(split_pairs(pairs, 0.2, seed, shares=shares)) for seed in range(9)}
         dealt = {frozenset(map(validation_of, all_folds(pairs, 5, s, shares))) for s in range(9)}
         assert len(dealt) == 9
-        assert len(drawn) > (3 if shares else 8)  # of neighbours by share, one of five
+        assert len(drawn) > (3 if shares else 8)  # one of five neighbours by share
 
 
 def letters(found: list[Pair]) -> str:
     return "".join(pair.group for pair in found if pair.part == "val")
 
 
-def test_the_split_of_today_is_the_split_of_tomorrow() -> None:
-    """These letters were drawn once; other draws would mix old and new runs' parts."""
+def test_the_split_is_stable() -> None:
+    """These letters were drawn once; other draws would mix the splits of old and new runs."""
     assert letters(split_pairs(make_pairs("abcdefghij"), 0.3, 0)) == "fgh"
     pairs, shares = make_pairs("aabcdefghij"), [number / 11 for number in range(11)]
     assert list(map(letters, all_folds(pairs, 3))) == ["aabj", "eghi", "cdf"]
@@ -219,7 +219,7 @@ def shares_of(count: int) -> st.SearchStrategy[list[float]]:
 
 
 def by_share(pairs: list[Pair], shares: list[float]) -> list[set[Path]]:
-    """The pictures of each group, in the order of the groups' mean shares, NaN last."""
+    """The images of each group, in the order of the groups' mean shares, NaN last."""
     groups: dict[str, list[tuple[Path, float]]] = {}
     for pair, share in zip(pairs, shares, strict=True):
         groups.setdefault(pair.group, []).append((pair.image, share))
@@ -243,10 +243,10 @@ def distinct_shares(count: int, seed: int) -> list[float]:
     seed=st.integers(0, 1000),
     data=st.data(),
 )
-def test_of_neighbours_by_share_each_fold_gets_one(
+def test_each_fold_gets_one_of_neighbours_by_share(
     size: int, count: int, seed: int, data: st.DataObject
 ) -> None:
-    """So no fold's mean share is further from another's than shares reach, per block."""
+    """So the mean shares of folds differ by less than the range of shares per block."""
     pairs = make_pairs([str(number) for number in range(count)] * size)
     folds = data.draw(st.integers(2, count))
     shares = distinct_shares(size * count, seed)
@@ -272,7 +272,7 @@ def test_of_neighbours_by_share_each_fold_gets_one(
 def test_validation_is_spread_over_all_shares(
     size: int, count: int, fraction: float, seed: int
 ) -> None:
-    """Of the n groups of least foreground, n times the fraction validate, give or take one."""
+    """Of the n groups with least foreground, n times the fraction validate, within one."""
     pairs = make_pairs([str(number) for number in range(count)] * size)
     shares = distinct_shares(size * count, seed)
     validation = validation_of(split_pairs(pairs, fraction, seed, shares=shares))
@@ -291,7 +291,7 @@ def test_validation_is_spread_over_all_shares(
     seed=st.integers(0, 1000),
     stratified=st.booleans(),
 )
-def test_groups_stay_whole_both_sides_have_some_and_the_fraction_is_met(
+def test_groups_stay_whole_and_the_fraction_is_met(
     data: st.DataObject, groups: list[str], fraction: float, seed: int, stratified: bool
 ) -> None:
     pairs = make_pairs(groups)
@@ -305,7 +305,7 @@ def test_groups_stay_whole_both_sides_have_some_and_the_fraction_is_met(
     assert abs(len(validation_of(found)) - fraction * len(pairs)) <= largest + 1e-9
 
 
-def test_each_group_is_as_likely_as_the_fraction_says() -> None:
+def test_each_group_is_as_likely_as_the_fraction() -> None:
     pairs = make_pairs([str(number) for number in range(20)])
     shares = distinct_shares(20, 0)
     times = Counter(
@@ -318,28 +318,28 @@ def test_each_group_is_as_likely_as_the_fraction_says() -> None:
     assert max(abs(count - 150) for count in times.values()) < 50
 
 
-def test_pictures_without_a_share_go_last() -> None:
-    """Six groups known, six not: each half is sampled on its own, as one run of neighbours."""
+def test_images_without_a_share_go_last() -> None:
+    """Six groups known, six not: each half is sampled separately, as one run of neighbours."""
     pairs = make_pairs([str(number) for number in range(12)] * 2)
-    # a group of which one picture is known counts by that one
+    # a group with one known image counts by that image
     shares = [*[0.5, math.nan] * 6, *[math.nan] * 12]
     known = {pair.image for pair, share in zip(pairs, shares, strict=True) if share == 0.5}
     for seed in range(20):
         for each in all_folds(pairs, 3, seed, shares):
             assert len(validation_of(each) & known) == 2
         assert len(validation_of(split_pairs(pairs, 1 / 3, seed, shares=shares)) & known) == 2
-    # were the unknown one first, the others would sometimes lie in one fold
+    # if the unknown one were first, the others could be in one fold
     pairs = make_pairs("abc")
     for seed in range(20):
         fold, _ = all_folds(pairs, 2, seed, [0.1, math.nan, 0.2])
         assert fold[0].part != fold[2].part
 
 
-def test_the_work_of_many_folds_grows_with_the_pictures(count_calls: CountCalls) -> None:
+def test_many_folds_take_linear_time(count_calls: CountCalls) -> None:
 
-    def split(pictures: int) -> None:
-        pairs = make_pairs([str(number) for number in range(pictures)])
-        found = split_pairs(pairs, folds=pictures // 10, fold=7, shares=[0.5] * pictures)
+    def split(images: int) -> None:
+        pairs = make_pairs([str(number) for number in range(images)])
+        found = split_pairs(pairs, folds=images // 10, fold=7, shares=[0.5] * images)
         assert len(validation_of(found)) == 10
 
     assert count_calls(lambda: split(2000)) < 2.5 * count_calls(lambda: split(1000))
@@ -351,7 +351,7 @@ NAMES = st.text(
 
 
 @given(names=st.lists(st.tuples(NAMES, NAMES), min_size=1, max_size=5))
-def test_what_is_written_is_read_back(
+def test_written_splits_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, names: list[tuple[str, str]]
 ) -> None:
     root = tmp_path_factory.mktemp("split") / "data"
@@ -369,7 +369,7 @@ def test_what_is_written_is_read_back(
     ]
 
 
-def test_the_file_can_be_read_by_people(tmp_path: Path) -> None:
+def test_the_file_is_readable(tmp_path: Path) -> None:
     pairs = [
         Pair(tmp_path / "images/train/a.jpg", tmp_path / "masks/train/a.png", "a", "train"),
         Pair(tmp_path / "images/b, c.jpg", Path("/far/b.png"), "b", "val"),
@@ -387,8 +387,8 @@ def test_the_file_can_be_read_by_people(tmp_path: Path) -> None:
     ]
 
 
-def test_nothing_is_left_of_a_split_that_could_not_be_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"images/0\.jpg has no part"):
+def test_a_failed_split_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"images/0\.jpg"):
         write_split(tmp_path / "split.csv", make_pairs("ab", "train") + make_pairs("c"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -397,14 +397,14 @@ def test_nothing_is_left_of_a_split_that_could_not_be_written(tmp_path: Path) ->
     ("text", "message"),
     [
         (None, r"split\.csv does not exist"),
-        ("", r"split\.csv begins with the columns \(none\)"),
-        ("image,mask\n", r"columns image, mask; expected are image, mask, group, part"),
+        ("", r"split\.csv .*\(none\)"),
+        ("image,mask\n", r"image, mask; .*image, mask, group, part"),
         ("image,mask,group,part\n", "lists no pairs"),
         ("image,mask,group,part\na,b,c,train\na,b,c,dev\n", r"line 3: .* train, val, test; .*dev"),
-        ("image,mask,group,part\na,b,train\n", r"line 2: .*found is a, b, train"),
+        ("image,mask,group,part\na,b,train\n", r"line 2: .*a, b, train"),
     ],
 )
-def test_what_is_no_split_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+def test_invalid_split_files_are_refused(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "split.csv").write_text(text)
     with pytest.raises(ValueError if text is not None else FileNotFoundError, match=message):

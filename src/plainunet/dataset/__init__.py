@@ -1,4 +1,1 @@
-"""A folder -> samples -> batches.
-
-Which mask belongs to which image, what its values mean, what is trained on and what is held out.
-"""
+"""Datasets: find pairs of images and masks, decode masks, split, augment, and load batches."""

@@ -1,4 +1,4 @@
-"""A folder with a COCO or run-length file -> pairs of image and mask."""
+"""Find the pairs of image and mask in COCO and run-length files."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_found
-from plainunet.dataset.lists import Pair, Pictures, has_pictures, with_parts
+from plainunet.dataset.lists import ImagePool, Pair, has_images, with_parts
 from plainunet.formats import coco, rle
 from plainunet.formats.images import IMAGE_SUFFIXES, image_size
 from plainunet.formats.legends import is_legend
@@ -22,20 +22,20 @@ _UNREAD = (".txt", ".xml", ".h5", ".hdf5", ".geojson", ".svg", ".mat")
 
 
 def name_file(folder: Path, masks: str) -> Path:
-    """Find an annotation file by its path from the data set or from here."""
+    """Find an annotation file by its path, relative to the data set or the working directory."""
     path = folder / masks
     path = path if path.exists() else Path(masks)
     if not path.is_file():
         raise FileNotFoundError(
-            f"--masks {masks}: there is no such file, in {folder} or here. Check its name."
+            f"--masks {masks}: no such file, in {folder} or here. Check its name."
         )
     return path
 
 
 def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
-    """Look for annotation files in a data set, its `annotations/` and its parts.
+    """Find annotation files in a data set, its `annotations/` and its splits.
 
-    Notes say which files are left aside, and why.
+    Skipped files are noted, with the reason.
     """
     below = sorted(each for each in folder.iterdir() if each.is_dir())
     places = [each for each in below if each.name.lower() == "annotations" or find_part(each.name)]
@@ -47,35 +47,35 @@ def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
                 if each.name.lower().endswith((".json", ".csv")) and not each.name.startswith(".")
             )
         taken = [file for file in (place / name for name in names) if _is_annotations(file)]
-        # COCO's own folder holds captions and key points of the same pictures as well
+        # COCO's folder also holds captions and key points of the same images
         instances = [file for file in taken if file.name.startswith("instances_")]
-        # Kaggle's example of what to hand in
+        # Kaggle's sample submission
         chosen = [file for file in instances or taken if "submission" not in file.stem.lower()]
         aside = [file for file in taken if file not in chosen]
         if aside:
             note(
-                f"Left aside beside {chosen[0] if chosen else folder}: {first_five(aside)}. "
-                f"--masks {aside[0].relative_to(folder).as_posix()} takes the masks from there."
+                f"Skipped next to {chosen[0] if chosen else folder}: {first_five(aside)}. To use "
+                f"one: --masks {aside[0].relative_to(folder).as_posix()}"
             )
         if not chosen:
             others = [name for name in names if not (is_shapes(place / name) or is_legend(name))]
             others = [name for name in others if name != "meta.json"]  # Supervisely's
             for name in others[:3]:
-                note(f"No masks are taken from {place / name}: {_why_not(place / name)}")
+                note(f"No masks are read from {place / name}: {_why_not(place / name)}")
         yield from chosen
 
 
 def _why_not(file: Path) -> str:
-    """Say why a file holds no masks."""
+    """The reason why a file holds no masks."""
     try:
         listed_names(file)
     except ValueError as error:
         return str(error)
-    return "it looks like another kind of list."
+    return "unknown kind of list."
 
 
 def unread(folder: Path) -> str:
-    """Say which files below a folder look like annotations that are not read; or ""."""
+    """Message on files that look like annotations of an unsupported kind; or ""."""
     kinds: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in _UNREAD and path.name[0] != "." and not is_legend(path.name):
@@ -84,8 +84,8 @@ def unread(folder: Path) -> str:
     if not files or (files[0].suffix.lower() == ".txt" and len(files) < 2):
         return ""
     return (
-        f"{first_five(files)}: annotations of this kind are not read. Export masks as PNG, or "
-        "COCO's JSON."
+        f"{first_five(files)}: this annotation format is not supported. Export masks as PNG or "
+        "COCO JSON."
     )
 
 
@@ -96,7 +96,7 @@ def _is_annotations(file: Path) -> bool:
 
 
 def listed_names(file: Path) -> dict[str, CocoImage | None]:
-    """The masks of a COCO file's images, by name; None each for run-length codes in CSV."""
+    """The masks of a COCO file by image name; each is None for run-length codes in CSV."""
     if file.suffix.lower() == ".csv":
         return dict.fromkeys(rle.listed_names(file))
     return {**coco.listed_images(file)}
@@ -104,39 +104,39 @@ def listed_names(file: Path) -> dict[str, CocoImage | None]:
 
 @dataclass(frozen=True)
 class _Annotations:
-    """An annotation file, and the pictures that it may speak of."""
+    """An annotation file, and the images it may refer to."""
 
     file: Path
-    names: Mapping[str, CocoImage | None]  # what is listed, and the masks if they are known already
-    pool: Pictures
+    names: Mapping[str, CocoImage | None]  # listed images, and their masks if already known
+    pool: ImagePool
 
 
 def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> list[Pair]:
-    """Find the pictures and masks of which annotation files speak; none where there is no file.
+    """Find the images and masks of annotation files; none if there is no file.
 
-    The file is `config.masks`, below the folder or anywhere; without it, files are looked for in
-    the folder, in its annotations/ and in the folders of its parts.
+    The file is `config.masks`; by default, files are searched for in the folder, its annotations/
+    and the folders of its splits.
     """
     images, note = config.images, reporter.note
     if images is not None and not (folder / images).is_dir():
         raise FileNotFoundError(
-            f"--images {images}: there is no folder {folder / images}. {folders_found(folder)}"
+            f"--images {images}: {folder / images} does not exist. {folders_found(folder)}"
         )
     files = [name_file(folder, config.masks)] if config.masks else list(find_files(folder, note))
-    pools: dict[Path, Pictures] = {}
+    pools: dict[Path, ImagePool] = {}
     sources = []
     for file in files:
         names = listed_names(file)
-        where = folder / images if images else _pictures_folder(folder, file)
+        where = folder / images if images else _images_folder(folder, file)
         if where not in pools:
-            pools[where] = Pictures(where)
+            pools[where] = ImagePool(where)
         sources.append(_Annotations(file, names, pools[where]))
     joined = _join(folder, sources, note)
     unlisted = _unlisted([source for source, _ in joined], joined, config, note)
     _require_same_classes([source.file for source, _ in joined])
     listed = []
     for source, found in joined:
-        note(f"The masks of the pictures in {source.pool.folder} are read from {source.file}.")
+        note(f"Masks of the images in {source.pool.folder} are read from {source.file}.")
         masks_of = _masks(source, found, config.rle, note)
         places: dict[str, tuple[str, str | None]] = {}
         for name, path in found.items():
@@ -153,8 +153,8 @@ def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> li
     return with_parts(listed)
 
 
-def _pictures_folder(folder: Path, file: Path) -> Path:
-    # a file from elsewhere speaks of the folder's pictures
+def _images_folder(folder: Path, file: Path) -> Path:
+    # a file from elsewhere refers to the folder's images
     base = file.parent if folder in (file.parent, *file.parent.parents) else folder
     if any(each.suffix.lower() in IMAGE_SUFFIXES for each in base.iterdir()):
         return base
@@ -164,7 +164,7 @@ def _pictures_folder(folder: Path, file: Path) -> Path:
     alike = [each for each in below if each.name.lower() in file.stem.lower()]
     alike.sort(key=lambda each: -len(each.name))
     usual = [each for each in below if each.name.lower() in IMAGE_FOLDERS]
-    return next((each for each in (*alike, *usual, base) if has_pictures(each)), folder)
+    return next((each for each in (*alike, *usual, base) if has_images(each)), folder)
 
 
 _Joined = list[tuple[_Annotations, dict[str, Path]]]
@@ -173,7 +173,7 @@ _Joined = list[tuple[_Annotations, dict[str, Path]]]
 def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]) -> _Joined:
     joined: _Joined = []
     owner: dict[Path, tuple[Path, str]] = {}
-    strangers = []
+    unrelated = []
     for source in sources:
         found: dict[str, Path] = {}
         missing = []
@@ -185,35 +185,35 @@ def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]
                 other, other_name = owner[path]
                 raise ValueError(
                     f"{path} is listed twice: as {other_name} in {other} and as {name} in "
-                    f"{source.file}. Remove one of the two, or name one file: --masks."
+                    f"{source.file}. Remove one of the two, or choose one file: --masks."
                 )
             else:
                 found[name] = path
                 owner[path] = source.file, name
         if not found:
-            strangers.append(source)
+            unrelated.append(source)
         elif missing:
             raise _missing(source, missing)
         else:
             joined.append((source, found))
-    for source in strangers:
+    for source in unrelated:
         if not joined or not source.names:
             raise _missing(source, list(source.names))
         note(
-            f"{source.file} is left aside: of the {len(source.names)} pictures that it lists, "
-            f"none lies in {source.pool.folder}."
+            f"{source.file} is skipped: none of its {len(source.names)} images is in "
+            f"{source.pool.folder}."
         )
     return joined
 
 
 def _missing(source: _Annotations, missing: list[str]) -> ValueError:
     if not missing:
-        return ValueError(f"{source.file} lists no pictures. Export it again.")
+        return ValueError(f"{source.file} lists no images. Export it again.")
     return ValueError(
-        f"{source.file} lists {len(source.names)} pictures, of which {len(missing)} are not "
-        f"found among the {len(source.pool.paths)} below {source.pool.folder} (or their name "
-        f"fits several): {first_five(missing)}. Add them, take them off the list, or name the "
-        "pictures' folder: --images."
+        f"{source.file} lists {len(source.names)} images; {len(missing)} are not among the "
+        f"{len(source.pool.paths)} images below {source.pool.folder}, or their names are "
+        f"ambiguous: {first_five(missing)}. Add them, remove them from the list, or choose the "
+        "image folder: --images."
     )
 
 
@@ -223,7 +223,7 @@ def _unlisted(
     config: FolderConfig,
     note: Callable[[str], None],
 ) -> dict[Path, _Annotations]:
-    """The images that no file lists and that have no masks, as `config.unlisted` says."""
+    """The unlisted images, whose masks are empty if `config.unlisted`."""
     empty: dict[Path, _Annotations] = {}
     listed = {path for _, found in joined for path in found.values()}
     for pool in dict.fromkeys(source.pool for source in sources):
@@ -233,7 +233,7 @@ def _unlisted(
         if not alone:
             continue
         used = {path.parent for path in listed}
-        # a test folder comes without masks at Kaggle's
+        # Kaggle's test folders have no masks
         left = {
             path
             for path in alone
@@ -241,23 +241,23 @@ def _unlisted(
             and any(find_part(each) == "test" for each in path.relative_to(pool.folder).parts[:-1])
         }
         if left:
-            note(f"{len(left)} pictures of a test folder are not listed, and are left aside.")
+            note(f"{len(left)} images of a test folder are not listed and are skipped.")
         alone = [path for path in alone if path not in left]
         by_rle = own[0].file.suffix.lower() == ".csv"
         if config.unlisted and by_rle and alone:
-            note(f"{len(alone)} images that {files[0]} does not list have an empty mask.")
+            note(f"{len(alone)} images that are not in {files[0]} get an empty mask.")
             empty |= dict.fromkeys(alone, own[0])
         elif config.skip_unlabelled and alone:
-            note(f"{len(alone)} pictures that are not listed are left out.")
+            note(f"{len(alone)} images that are not listed are skipped.")
         elif alone:
-            nothing = {"Nothing is to be seen in them": {"unlisted": "empty"}} if by_rle else {}
+            empty_masks = {"Their masks are empty": {"unlisted": "empty"}} if by_rle else {}
             raise DataError(
-                f"{len(alone)} of the {len(pool.paths)} pictures below {pool.folder} are not "
-                f"listed in {first_five(files)}: {first_five(alone)}. "
-                + ("If nothing is to be seen in them, say --unlisted empty; or " * by_rle)
-                + "add them to it (without objects, if there are none), or leave them out: "
-                "--skip-unlabelled; or name the folder of the pictures that are meant: --images.",
-                choices={**nothing, "They are to be left out": {"skip_unlabelled": True}},
+                f"{len(alone)} of the {len(pool.paths)} images below {pool.folder} are not "
+                f"listed in {first_five(files)}: {first_five(alone)}. Add them (without objects, "
+                "if there are none), skip them (--skip-unlabelled), "
+                + ("give them empty masks (--unlisted empty), " * by_rle)
+                + "or choose the image folder (--images).",
+                choices={**empty_masks, "Skip them": {"skip_unlabelled": True}},
             )
     return empty
 
@@ -269,9 +269,9 @@ def _require_same_classes(files: list[Path]) -> None:
         first = first or (file, names)
         if names != first[1]:
             raise ValueError(
-                f"The files differ in their classes: {first[0]} has {', '.join(first[1])}; "
-                f"{file} has {', '.join(names)}. Give all of them the same categories, or name "
-                "one file: --masks."
+                f"The files have different classes: {first[0]} has {', '.join(first[1])}; "
+                f"{file} has {', '.join(names)}. Use the same categories in all, or choose one "
+                "file: --masks."
             )
 
 
@@ -286,10 +286,10 @@ def _masks(
 
 
 def _place(folder: Path, top: Path, above: Path, file: Path) -> tuple[str, str | None]:
-    """Say how the groups of a folder's pictures begin, and which part they belong to."""
+    """The prefix of the groups of a folder's images, and their split."""
     whole, below = (os.path.relpath(above, each).replace(os.sep, "/") for each in (folder, top))
-    said = (find_part(each) for each in (file.stem, *whole.split("/")))
-    part = next(filter(None, said), None)
+    found = (find_part(each) for each in (file.stem, *whole.split("/")))
+    part = next(filter(None, found), None)
     names = [name for name in (part, normalize("NFC", below)) if name and name != "."]
     return "".join(f"{name}/" for name in names), part
 

@@ -1,10 +1,10 @@
-"""Random changes of an image and its mask together (Albumentations 2.0.8), elastic deformation."""
+"""Augmentation of images with their masks (Albumentations 2.0.8), and elastic deformation."""
 
 import os
 from functools import cached_property, lru_cache
 from typing import Any
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before the import: it would ask the network
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before the import: it would access the network
 
 import albumentations as A
 import cv2
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 
 class Elastic(BaseDistortion):  # type: ignore[misc]
-    """The deformation as a transform of Albumentations, which moves images and masks by it.
+    """Elastic deformation of images and masks, as a transform of Albumentations.
 
-    Seen past its outline, a picture is mirrored.
+    Images are mirrored at their edges.
     """
 
     def __init__(self, deviation: float, mask_interpolation: int) -> None:
-        """Take the standard deviation of each displacement [pixels], and how masks are read."""
+        """Set the standard deviation of each displacement [pixels], and the mask interpolation."""
         super().__init__(
             interpolation=cv2.INTER_LINEAR,
             mask_interpolation=mask_interpolation,
@@ -33,7 +33,7 @@ class Elastic(BaseDistortion):  # type: ignore[misc]
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, NDArray[np.float32]]:
-        """Draw a deformation: where each pixel is read from, [H, W] float32 [pixels]."""
+        """Draw a deformation: the source position of each pixel, [H, W] float32 [pixels]."""
         height, width = params["shape"][:2]
         nodes = self.random_generator.normal(0, self.deviation, (2, 3, 3))
         across, down = (displacements(part, (height, width)) for part in nodes)
@@ -44,16 +44,16 @@ class Elastic(BaseDistortion):  # type: ignore[misc]
 
 
 def displacements(nodes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Interpolate bicubically between [3, 3] nodes: corners, middles of sides, centre."""
+    """Interpolate bicubically between [3, 3] nodes: corners, midpoints of sides, centre."""
     return (_cubic(size[0]) @ nodes @ _cubic(size[1]).T).astype(np.float32)
 
 
 @lru_cache(maxsize=16)
 def _cubic(count: int) -> NDArray[np.float64]:
-    """[count, 3]: how much each of three nodes counts at each pixel between the outer two.
+    """Weights [count, 3] of three nodes at each pixel between the outer two.
 
-    This is the cubic convolution of Keys 1981 with a = -1/2; beyond the outer nodes lie
-    others of the same value.
+    This is the cubic convolution of Keys 1981 with a = -1/2; the outer nodes are repeated beyond
+    the edges.
     """
     places = np.linspace(0, 2, count)[:, None]
     d = np.abs(places - np.arange(-1, 4))
@@ -63,11 +63,11 @@ def _cubic(count: int) -> NDArray[np.float64]:
     return np.stack([counts[:, :2].sum(axis=1), counts[:, 2], counts[:, 3:].sum(axis=1)], axis=1)
 
 
-_MOST_CHANNELS = 128  # that OpenCV takes
+_MOST_CHANNELS = 128  # limit of OpenCV
 
 
 def _strengths(mask_interpolation: int) -> dict[str, list[Any]]:
-    """The transforms of each strength; masks are read between pixels as is said here."""
+    """The transforms of each strength, with the interpolation of masks."""
 
     def affine(scale: float, angle: float, shift: float, shear: float = 0) -> A.Affine:
         return A.Affine(
@@ -103,19 +103,19 @@ class Augment:
     """A named strength of augmentation (none, flip, light or strong), and elastic deformation."""
 
     def __init__(self, strength: str, elastic: float = 0.0) -> None:
-        """Make it; `elastic` is the deviation of `Elastic` [pixels], which comes first, or 0."""
-        # shares are areas: they may be mixed
+        """Create it; `elastic` is the deviation of `Elastic` [pixels], applied first; or 0."""
+        # shares are areas, so they may be interpolated
         self._compose = _compose(strength, elastic, cv2.INTER_LINEAR)
         self._settings = strength, elastic
 
     def __reduce__(self) -> tuple[type["Augment"], tuple[str, float]]:
-        """Be made anew in another process: a hundred bytes instead of 18,000."""
+        """Pickle the settings only: 100 bytes instead of 18,000."""
         return Augment, self._settings
 
     def __call__(
         self, image: NDArray[Any], shares: NDArray[np.uint8], state: tuple[int, ...]
     ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """Change an image [H, W, C] and shares [H, W, K] alike; `state` fixes every choice."""
+        """Augment an image [H, W, C] with its shares [H, W, K]; `state` seeds all choices."""
         self._compose.set_random_seed(_seed(state))
         low, span = _own_range(image)
         stretched = (low, span) != (0, 1)
@@ -132,13 +132,13 @@ class Augment:
 
     @cached_property
     def _compose_labels(self) -> A.Compose:
-        """The same for the numbers of objects, which may not be mixed; made where it is used."""
+        """The same for object labels, which may not be interpolated; created on first use."""
         return _compose(*self._settings, cv2.INTER_NEAREST)
 
     def move(self, labels: NDArray[np.uint16], state: tuple[int, ...]) -> NDArray[np.uint16]:
-        """Move the numbers of objects, [H, W, 1] uint16, as `__call__` moves the shares."""
+        """Move object labels, [H, W, 1] uint16, as `__call__` moves the shares."""
         self._compose_labels.set_random_seed(_seed(state))
-        # no transform draws by what it sees, so a blank image leads to the same moves
+        # transforms do not depend on the image, so a blank one gives the same moves
         blank = np.zeros((*labels.shape[:2], 1), np.uint8)
         moved: NDArray[np.uint16] = self._compose_labels(image=blank, mask=labels)["mask"]
         return moved
@@ -157,7 +157,7 @@ def _seed(state: tuple[int, ...]) -> int:
 
 
 def _own_range(image: NDArray[Any]) -> tuple[float, float]:
-    """Find what Albumentations must see as 0..1, which it clips floats to: lowest and span."""
+    """Return offset and span of an image for Albumentations, which clips floats to 0..1."""
     if image.dtype == np.uint8:
         return 0.0, 1.0
     low, high = float(image.min()), float(image.max())

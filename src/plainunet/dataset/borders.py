@@ -1,12 +1,11 @@
-"""Objects that touch or nearly do, and how much the ground between them weighs in the loss.
+"""Border weights: extra loss weight of the background between close objects.
 
-After section 3 of Ronneberger, Fischer and Brox 2015 (arXiv 1505.04597): a background pixel
-between two objects weighs w_0 exp(-(d1 + d2)^2 / (2 sigma^2)) more than others, where d1 and d2
-are its distances to the nearest object and to the second nearest. Where objects touch there is
-no such pixel, so they are parted first.
+Following section 3 of Ronneberger, Fischer and Brox 2015 (arXiv 1505.04597): a background pixel
+between two objects weighs w_0 exp(-(d1 + d2)^2 / (2 sigma^2)) more than others, with d1 and d2
+its distances to the nearest and second nearest object. Touching objects have no such pixel
+between them, so they are separated first.
 
-Objects are `labels`, uint16: 0 where there is none (background and void), else a number that
-all pixels of one object share.
+Objects are `labels`, uint16: 0 for none (background and void), else the object's number.
 """
 
 import math
@@ -21,7 +20,7 @@ from plainunet.dataset.coding import Coding, Instances
 from plainunet.formats.sources import Source
 
 REACH = 5.0
-"""Sum of distances, in sigmas, beyond which a border weight counts as 0.
+"""Sum of distances, in sigmas, beyond which a border weight is 0.
 
 It would be below exp(-5^2 / 2) = 4e-6 of w_0 there."""
 _MOST_OBJECTS = 65535
@@ -32,8 +31,8 @@ def find_objects(
 ) -> NDArray[np.uint16]:
     """Number the objects of a mask as stored, [H, W], from 1 without gaps.
 
-    Where its values number objects, every value above 0 is one; else every connected part of a
-    foreground class is one, where pixels that touch at a corner are connected.
+    If its values number objects, every value above 0 is one; else every connected component of a
+    foreground class (8-connectivity).
     """
     ids = coding.encode(mask, path)
     if isinstance(coding, Instances):
@@ -49,23 +48,23 @@ def find_objects(
     if count > _MOST_OBJECTS:
         prefix = "the mask" if path is None else str(path)
         raise ValueError(
-            f"{prefix} holds {count} objects (connected parts of a class); border weights are "
-            f"for at most {_MOST_OBJECTS}. Train without them, or clear its speckles."
+            f"{prefix} holds {count} objects (connected components of a class); border weights "
+            f"support at most {_MOST_OBJECTS}. Train without them, or remove its speckles."
         )
     return labels.astype(np.uint16)
 
 
 def resize_labels(labels: NDArray[np.uint16], size: tuple[int, int]) -> NDArray[np.uint16]:
-    """Bring labels [H, W, 1] to another size by nearest neighbour; numbers are never mixed."""
+    """Resize labels [H, W, 1] by nearest neighbour."""
     if labels.shape[:2] == size:
         return labels
-    # EXACT: pixel centres fall where those of `resize` do
+    # EXACT: pixel centres match those of `resize`
     resized = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return resized.astype(np.uint16, copy=False).reshape(*size, 1)
 
 
 def part_touching(labels: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Find the pixels, [H, W] bool, whose 3 x 3 neighbourhood holds two different objects."""
+    """Return the pixels, [H, W] bool, with two different objects in their 3 x 3 neighbourhood."""
     around = np.ones((3, 3), np.uint8)
     highest = cv2.dilate(labels, around)
     lowest = cv2.erode(np.where(labels == 0, np.uint16(65535), labels), around)
@@ -76,10 +75,10 @@ def part_touching(labels: NDArray[np.uint16]) -> NDArray[np.bool_]:
 def part_objects(
     labels: NDArray[np.uint16], shares: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    """Lay background between touching objects of one class.
+    """Insert background between touching objects of one class.
 
-    Objects of two classes are told apart by their classes, and stay as they are. Returns labels,
-    0 where objects meet, and shares [H, W, K], there all the valid area in class 0.
+    Objects of different classes are not separated. Returns labels, 0 where objects meet, and
+    shares [H, W, K], with all valid area there in class 0.
     """
     parting = part_touching(labels)
     if shares.shape[2] > 2 and parting.any():
@@ -94,11 +93,11 @@ def part_objects(
 
 
 def border_weights(labels: NDArray[np.uint16], weight: float, sigma: float) -> NDArray[np.float32]:
-    """Say how much more than others each pixel between two objects weighs: [H, W] float32.
+    """Return the extra weight of each pixel between two objects: [H, W] float32.
 
-    This is the exponential term alone, 0..`weight` (w_0, 10 in the paper), falling off with `sigma`
-    [pixels of `labels`; 5 in the paper], distances taken between the centres of pixels. It is 0 on
-    objects, where there are fewer than two, and where it would be below 4e-6 w_0.
+    This is the exponential term only, 0..`weight` (w_0, 10 in the paper), decaying with `sigma`
+    [pixels of `labels`; 5 in the paper]; distances are between pixel centres. It is 0 on objects,
+    if there are fewer than two, and where it would be below 4e-6 w_0.
     """
     reach = math.ceil(REACH * sigma)
     nearest = np.full(labels.shape, np.inf, np.float32)
@@ -109,17 +108,17 @@ def border_weights(labels: NDArray[np.uint16], weight: float, sigma: float) -> N
         area = tuple(slice(max(0, side.start - reach), side.stop + reach) for side in box)
         outside = labels[area] != label
         if not labels[area][outside].any():
-            continue  # no other object within reach: nothing is between
+            continue  # no other object within reach
         distance = cv2.distanceTransform(
             outside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
         )
-        # OpenCV's last bit depends on where in memory an array lies; squares are whole numbers
+        # OpenCV's last bit depends on memory alignment; squares are integers
         square = np.rint(distance**2)
         # views, so both are updated in place
         first, other = nearest[area], second[area]
         np.minimum(other, np.maximum(first, square), out=other)
         np.minimum(first, square, out=first)
-    total = np.sqrt(nearest) + np.sqrt(second)  # infinite with fewer than two in reach
+    total = np.sqrt(nearest) + np.sqrt(second)  # infinite if fewer than two are in reach
     border: NDArray[np.float32] = np.float32(weight) * np.exp(-(total**2) / (2 * sigma**2))
     border[(labels > 0) | (total > REACH * sigma)] = 0
     return border

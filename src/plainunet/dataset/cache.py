@@ -1,4 +1,4 @@
-"""Decoded samples in memory-mapped files, facts about files in SQLite: each file is read once."""
+"""Cache of decoded samples in memory-mapped files, and of facts about files in SQLite."""
 
 import hashlib
 import json
@@ -28,10 +28,10 @@ from plainunet.system import work_ahead
 _ABANDONED = 3600  # seconds without a sample written
 _FORMAT = 2
 LIMIT = 8 * 2**30
-"""Bytes that the cache may take on disk."""
+"""Maximum size of the cache on disk [bytes]."""
 Sample = tuple[NDArray[Any], ...]
-"""Image [H, W, C] uint8 or float32, shares [H, W, K] uint8, and, where they were asked for, the
-objects' labels [H, W, 1] uint16."""
+"""Image [H, W, C] uint8 or float32, shares [H, W, K] uint8, and, if requested, the objects'
+labels [H, W, 1] uint16."""
 _NAMES = ("images", "shares", "objects")
 _SIZES = "sizes.npy"
 
@@ -41,7 +41,7 @@ class MixedDepthsError(Exception):
 
 
 class _NotWrittenError(Exception):
-    """The disk did not take a sample."""
+    """A sample could not be written to disk."""
 
 
 class Cache:
@@ -56,7 +56,7 @@ class Cache:
         return len(self._ends if self._ends is not None else self.arrays[0])
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one sample's arrays; FileNotFoundError if another process needed the room."""
+        """Read one sample's arrays; FileNotFoundError if another process needed the space."""
         arrays, ends = self.arrays, self._ends
         if ends is None:
             return tuple(array[index] for array in arrays)
@@ -66,15 +66,15 @@ class Cache:
 
     @cached_property
     def arrays(self) -> Sample:
-        """All samples' images, shares and, where there are any, labels, memory-mapped."""
+        """All samples' images, shares and, if any, labels, memory-mapped."""
         files = [self.folder / f"{name}.npy" for name in _NAMES]
         arrays = tuple(np.load(file, mmap_mode="r") for file in files if file.exists())
-        os.utime(self.folder)  # in use; and it was still there when all had been opened
+        os.utime(self.folder)  # marks it as used; fails if it was removed meanwhile
         return arrays
 
     @cached_property
     def _ends(self) -> NDArray[np.int64] | None:
-        """Where sizes differ: height, width and last pixel's end of each sample, [n, 3]."""
+        """For different sizes: height, width and end offset of each sample, [n, 3]."""
         file = self.folder / _SIZES
         if not file.exists():
             return None
@@ -82,7 +82,7 @@ class Cache:
         return np.column_stack([sizes, np.cumsum(sizes.prod(axis=1))])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the open files behind: pickled, they would be copied into memory."""
+        """Omit the open files, which pickling would copy into memory."""
         return {"folder": self.folder}
 
 
@@ -93,11 +93,11 @@ def cached(
     on_progress: Callable[[int, int], None] | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
 ) -> Cache | None:
-    """Open the entry of these files and settings; make it when there is none.
+    """Open the entry of these files and settings; create it if there is none.
 
-    The samples depend on `files` and on `settings`, which must go into JSON. `load` makes sample
-    number i; all have equal sizes, unless `sizes` (height and width of each) are given. None is
-    returned where an entry would not fit in `LIMIT` or on the disk.
+    The samples depend on `files` and on `settings`, which must be JSON-serialisable. `load`
+    returns sample number i; all have equal sizes, unless `sizes` (height and width of each) are
+    given. Returns None if an entry would exceed `LIMIT` or the free disk space.
     """
     count = settings["count"]
     key = json.dumps([*stamp_files(files), settings, _FORMAT])
@@ -117,7 +117,7 @@ def cached(
         if needed > min(LIMIT, 0.8 * shutil.disk_usage(cache_folder()).free):
             return None
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=cache_folder()))
-    except OSError:  # no cache is slower, but no fault
+    except OSError:  # no cache is slower, but not an error
         return None
     try:
         _fill(part, count, load, first, on_progress, sizes)
@@ -151,7 +151,7 @@ def _fill(
                 shape = (pixels, array.shape[2]) if sizes else (count, *array.shape)
                 header = {"descr": descr, "fortran_order": False, "shape": shape}
                 npy.write_array_header_1_0(files[-1], header)
-                # at once as long as it will be, so that other processes see what it takes
+                # at its final length at once, so that other processes see its size
                 files[-1].truncate(files[-1].tell() + math.prod(shape) * array.itemsize)
         except OSError as error:
             raise _NotWrittenError from error
@@ -164,7 +164,7 @@ def _fill(
             if shapes != wanted:
                 raise ValueError(f"Sample {done - 1} has arrays of {shapes}, not {wanted}.")
             try:
-                # not through memory maps: a full disk would end the process
+                # not through memory maps: a full disk would kill the process
                 for file, array in zip(files, sample, strict=True):
                     file.write(np.ascontiguousarray(array).data)
                     if done == count:
@@ -177,12 +177,12 @@ def _fill(
 
 
 def _close(file: BinaryIO) -> None:
-    with suppress(OSError):  # what could not be written was noticed before
+    with suppress(OSError):  # write errors were raised before
         file.close()
 
 
 def _make_room(needed: int) -> None:
-    """Remove what killed processes left, and the oldest entries where there is too much."""
+    """Remove files of killed processes, and the oldest entries above the limit."""
     entries, total = [], needed
     for folder in cache_folder().iterdir():
         with suppress(OSError):  # another process may be removing or renaming it
@@ -201,7 +201,7 @@ def _make_room(needed: int) -> None:
         total -= size
         gone = Path(tempfile.mkdtemp(prefix=".part-", dir=cache_folder()))
         with suppress(OSError):
-            # renamed first: readers find all of it or nothing
+            # renamed first: readers find the whole entry or none
             folder.replace(gone / folder.name)
         shutil.rmtree(gone, ignore_errors=True)
 
@@ -209,19 +209,19 @@ def _make_room(needed: int) -> None:
 _ENTRY = re.compile(r"[0-9a-f]{24}|\.part-\w+")
 _FILE = "facts.sqlite"
 _MOST = 1_000_000
-"""Entries that are kept; the first written go first."""
+"""Maximum number of facts; the oldest are removed first."""
 _LONGEST = 65536
 _AT_ONCE = 500
 _Sources = tuple[Source, ...]
 
 
 def cache_size() -> int:
-    """Count the bytes that the cache takes on disk."""
+    """Return the size of the cache on disk [bytes]."""
     return sum(file.stat().st_size for file in _own_files())
 
 
 def clear_cache() -> int:
-    """Remove the cache, and nothing else that lies in its folder; returns the bytes freed."""
+    """Remove the cache, but no other files in its folder; returns the bytes freed."""
     freed = 0
     for file in _own_files():
         with suppress(FileNotFoundError):  # another process was faster
@@ -246,13 +246,13 @@ def _own_files() -> list[Path]:
 def recall(
     kind: str, things: Sequence[_Sources], find_out: Callable[..., Any]
 ) -> Iterator[Any | DataError]:
-    """Find something out about files, or remember it; or say what is wrong with each.
+    """Compute facts about files, or read them from the cache; yields errors for unreadable files.
 
     Args:
-        kind: What is found out, and everything besides the files that it depends on.
-        things: What each thing is read from.
-        find_out: Called with the files of one thing, in several threads at a time; what it
-            returns must go through JSON unchanged.
+        kind: Name of the fact, with everything except the files that it depends on.
+        things: The files of each thing.
+        find_out: Called with the files of one thing, in several threads; its result must survive
+            a round trip through JSON.
     """
     with closing(_Store()) as store:
 
@@ -272,18 +272,18 @@ def recall(
 
 def _key(kind: str, paths: _Sources) -> str | None:
     try:
-        said = json.dumps([kind, *stamp_files(paths)])
+        stamps = json.dumps([kind, *stamp_files(paths)])
     except OSError:
-        return None  # missing, or a link that leads back: who opens the file says it better
-    return hashlib.blake2b(said.encode(errors="replace"), digest_size=16).hexdigest()
+        return None  # missing, or a link loop: opening the file gives a better error
+    return hashlib.blake2b(stamps.encode(errors="replace"), digest_size=16).hexdigest()
 
 
 class _Store:
-    """The database; where there is none to be had, nothing is remembered."""
+    """The database; if it cannot be opened, nothing is stored."""
 
     def __init__(self) -> None:
         self._new: list[tuple[str, str]] = []
-        # one thread at a time: equal queries of one connection share their answer's place
+        # one thread at a time: equal queries of one connection share a cursor
         self._turn = Lock()
         self._base: sqlite3.Connection | None = None
         with suppress(OSError, sqlite3.Error):
@@ -294,7 +294,7 @@ class _Store:
             except sqlite3.DatabaseError as error:
                 base.close()
                 if not isinstance(error, sqlite3.OperationalError):
-                    (cache_folder() / _FILE).unlink()  # damaged; the next one is made anew
+                    (cache_folder() / _FILE).unlink()  # damaged; recreated next time
                 raise
             self._base = base
 

@@ -1,4 +1,4 @@
-"""What the values or colours in the masks of a data set mean: from all masks to a coding."""
+"""Find out from all masks of a data set which value or colour is which class: the coding."""
 
 import shutil
 from collections import Counter
@@ -49,7 +49,7 @@ _NEAR_END = 32
 _FEW_MASKS = 0.05
 _RARE = 1e-3
 NEARLY_ALL = 0.8
-"""More of the pixels and borders than that has hardly any class but the background."""
+"""Above this fraction of pixels and borders, a class is most likely the background."""
 
 
 def find_coding(
@@ -58,16 +58,16 @@ def find_coding(
     reporter: Reporter = silent,
     counts: Sequence[MaskCounts] | None = None,
 ) -> tuple[Coding, NDArray[np.int64]]:
-    """Look at every mask of a data set, and find out what their values or colours mean.
+    """Read every mask of a data set, and find out what their values or colours mean.
 
-    Masks are read by their colours if these are given, or if the channels of any of them
-    differ; else by their values, palette pictures by their indices.
+    Masks are read by colour if colours are given or the channels of any mask differ; else by
+    value, palette images by index.
 
-    `counts` is what each mask holds, where that is counted already. Returns the coding, and the
+    `counts` holds the contents of each mask if already counted. Returns the coding, and the
     pixels of each class, [K] int64.
     """
     known = known or DataConfig()
-    names = common_names(masks)  # what is wrong with them is told before any mask is read
+    names = common_names(masks)  # raises before any mask is read
     if counts is None:
         counts = list(_without_faults(masks))
     if known.colors and (known.values or known.encoding):
@@ -75,15 +75,15 @@ def find_coding(
             "Masks are read by --colors or by --values and --encoding. Leave out one of the two."
         )
     if names and known.ignore is None:
-        known = known.model_copy(update={"ignore": IGNORED})  # what is in no class's file
+        known = known.model_copy(update={"ignore": IGNORED})  # pixels in no class's file
     _require_opaque(counts)
     colored = next((each.path for each in counts if each.is_colored), None)
     if colored and (known.values or known.encoding):
         raise colored_mask(colored)
     if not (known.colors or colored or known.values or known.encoding) and palettes_differ(counts):
         reporter.note(
-            "note: an index stands for different colours in the palettes of different masks, so "
-            "the colours are the classes (if the indices are: --encoding ids)"
+            "note: the masks' palettes map one index to different colours, so masks are read by "
+            "colour (to read the indices: --encoding ids)"
         )
         return _find_color_coding(masks, known, reporter)
     if known.colors or colored:
@@ -92,8 +92,7 @@ def find_coding(
     if known.ignore is None and any(each.has_void for each in counts):
         known = known.model_copy(update={"ignore": VOID})
         reporter.note(
-            f"note: -1, or what the masks' files name as nodata, marks pixels of no class; it is "
-            f"read as {VOID}"
+            f"note: -1 or the masks' nodata value marks pixels of no class; it is read as {VOID}"
         )
     if not (names or known.classes or known.values or known.encoding):
         known = with_legend(counts, known, reporter)
@@ -107,13 +106,13 @@ def find_coding(
 
 
 def _require_opaque(counts: Sequence[MaskCounts]) -> None:
-    """Refuse masks in which how opaque a pixel is tells classes apart, which colours do not."""
+    """Refuse masks with pixels that differ in opacity only."""
     hiding = [each.path for each in counts if each.hides]
     if hiding:
         raise DataError(
-            f"{len(hiding)} of {len(counts)} masks have pixels of one colour that differ in how "
-            "opaque they are, so that their colours alone do not say which class they belong to: "
-            f"{hiding[0]}. Lay the masks on a colour that no class has.",
+            f"{len(hiding)} of {len(counts)} masks have pixels of one colour but different "
+            f"opacity, so colours do not identify the classes: {hiding[0]}. Flatten the masks "
+            "onto a colour that no class has.",
             "transparent",
             hiding,
         )
@@ -123,39 +122,39 @@ def _note_marks(counts: Sequence[MaskCounts], reporter: Reporter) -> None:
     inverted = [each.path for each in counts if each.is_inverted]
     if inverted:
         reporter.note(
-            f"note: {len(inverted)} TIFF masks say that 0 is white, as ImageJ's inverting lookup "
-            "table does; labels are read as the numbers that are stored, and 1-bit masks as they "
-            f"look (white is 1). For example {inverted[0]}"
+            f"note: in {len(inverted)} TIFF masks, 0 is white (ImageJ's inverting lookup table); "
+            "labels are read as stored, and 1-bit masks as shown (white is 1). For example "
+            f"{inverted[0]}"
         )
 
 
 def _ignore_nodata(
     counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter
 ) -> DataConfig:
-    """Ignore the value that the masks' files name as nodata, unless it is a class."""
+    """Ignore the masks' nodata value, unless it is a class."""
     for value in sorted({each.nodata for each in counts if each.nodata is not None}):
         if known.ignore is not None or value in known.values:
             continue
         if _is_class(value, counts, known):
             reporter.note(
-                f"note: {value} is nodata by the masks' own tag, and a class beside the other "
-                f"values (if these pixels do not exist: --ignore {value})"
+                f"note: {value} is the masks' nodata value, but is read as a class (to ignore "
+                f"these pixels: --ignore {value})"
             )
         else:
             known = known.model_copy(update={"ignore": value})
             reporter.note(
-                f"note: {value} is nodata by the masks' own tag, and is ignored (if it is a "
-                "class, say which values are: --values)"
+                f"note: {value} is the masks' nodata value and is ignored (if it is a class, list "
+                "all class values: --values)"
             )
     return known
 
 
 def _is_class(value: int, counts: Sequence[MaskCounts], known: DataConfig) -> bool:
-    """Tell whether a value that files name as nodata has to be a class all the same.
+    """Whether a nodata value is a class all the same.
 
-    So it is where `known` counts it among the classes, where another file holds it without such a
-    tag, or where less than two classes would be left. Programs often write the background as 0 and
-    name 0 as nodata: 0 is a class where most masks hold it, and no value has more pixels.
+    It is if `known` lists it as a class, if another file holds it without a nodata tag, or if
+    fewer than two classes would be left. Programs often write 0 as background and nodata: 0 is a
+    class if most masks hold it and no value has more pixels.
     """
     if known.values:
         return False
@@ -176,7 +175,7 @@ def _is_class(value: int, counts: Sequence[MaskCounts], known: DataConfig) -> bo
 def with_legend(
     counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter = silent
 ) -> DataConfig:
-    """Take names and values from the legend beside the masks, if there is one that fits them."""
+    """Take names and values from the legend next to the masks, if one matches them."""
     others: list[Legend] = []
 
     def fits(legend: Legend) -> bool:
@@ -192,13 +191,13 @@ def with_legend(
         reporter.note(f"note: {error} It is not used.")
         return known
     if legend:
-        said = _values_of(legend, counts, known) or known
-        reporter.note(f"note: classes from {legend.path}: {', '.join(said.classes)}")
-        return said
+        found = _values_of(legend, counts, known) or known
+        reporter.note(f"note: classes from {legend.path}: {', '.join(found.classes)}")
+        return found
     for other in others[:1]:
         reporter.note(
             f"note: {other.path} names {len(other.names)} classes ({', '.join(other.names[:6])}), "
-            "and does not fit the values of the masks; it is not used. Name the classes with "
+            "but does not match the values of the masks; it is not used. Name the classes with "
             "--classes and, if needed, --values or --colors"
         )
     return known
@@ -207,7 +206,7 @@ def with_legend(
 def _values_of(
     legend: Legend, counts: Sequence[MaskCounts], known: DataConfig
 ) -> DataConfig | None:
-    """What a legend says of masks of values, or None where it does not fit them."""
+    """The settings of a legend for masks of values; None if it does not match them."""
     present = {int(value) for each in counts for value in each.values} - {known.ignore}
     legend = legend.without(known.ignore)
     names, stored = legend.names, legend.stored
@@ -228,7 +227,7 @@ def _values_of(
     void = nodata & present - {*stored} if known.ignore is None else set()
     ids = present - void
     if legend.by_place and not is_background(names[0]) and {0, len(names)} <= ids:
-        names, stored = ("background", *names), (*stored, len(names))  # the list leaves out 0
+        names, stored = ("background", *names), (*stored, len(names))  # the list omits 0
     if {0, 255} == {*stored} and ids > {*stored}:  # smoothed
         return known.model_copy(update={"classes": names}) if stored == (0, 255) else None
     has_ground = is_background(names[0])
@@ -250,16 +249,15 @@ def _without_faults(masks: Sequence[Source]) -> Iterator[MaskCounts]:
 
 
 def common_names(paths: Sequence[Source]) -> tuple[str, ...]:
-    """Name the classes as the masks' own files do, the background first; refuse different ones."""
+    """Return the class names in the masks' files, background first; they may not differ."""
     found: dict[tuple[str, ...], Source] = {}
     for path in paths:
         found.setdefault(stored_names(path), path)
     if len(found) > 1:
         (some, first), (other, second) = list(found.items())[:2]
         raise ValueError(
-            f"{first} has the classes {', '.join(some) or 'that its values say'}, {second} "
-            f"{', '.join(other) or 'those that its values say'}. Name the same in all, in the same "
-            "order."
+            f"{first} has the classes {', '.join(some) or '(unnamed)'}, {second} has "
+            f"{', '.join(other) or '(unnamed)'}. Use the same names in all, in the same order."
         )
     return next(iter(found), ())
 
@@ -279,8 +277,8 @@ def _find_value_coding(
     if lossy and is_ids and not (known.values or known.encoding):
         raise DataError(
             f"{lossy[0]} is a JPEG, which changes values, and the masks hold "
-            f"{list_values(coding.values)}. Save the class ids as PNG; or, if these are right, "
-            "say --encoding ids.",
+            f"{list_values(coding.values)}. Save the class ids as PNG; if these values are right, "
+            "use --encoding ids.",
             "lossy-mask",
             lossy,
         )
@@ -290,10 +288,10 @@ def _find_value_coding(
 def _background_first(
     coding: Values, counts: Sequence[MaskCounts], census: "Census", reporter: Reporter
 ) -> Values:
-    """Put the value of most pixels first where it is black by all palettes; or ask.
+    """Put the commonest value first if it is black in all palettes; ask if in doubt.
 
-    Of ids from 0 on, the user is asked where another has nearly all pixels; of two values from 0
-    on, `check` warns. Ids from 1 on have no background, as in maps, where 0 is nodata.
+    For ids from 0 on, the user is asked if another value has nearly all pixels; for two values
+    from 0 on, `check` warns. Ids from 1 on have no background, as in maps, where 0 is nodata.
     """
     ground, values = census.ground(coding.ignore), coding.values
     if ground in (None, values[0]):
@@ -301,8 +299,8 @@ def _background_first(
     palettes = [dict(zip(each.values.tolist(), each.palette, strict=False)) for each in counts]
     if all(palettes) and not any(each.get(ground, 0) for each in palettes):
         reporter.note(
-            f"note: {ground} is black by the masks' palettes, and has most of the pixels and "
-            "borders: it is class 0, the others follow (another order: --values)"
+            f"note: {ground} is black in the masks' palettes and has most pixels and borders: it "
+            "becomes class 0 (for another order: --values)"
         )
         return replace(coding, values=(ground, *(each for each in values if each != ground)))
     is_sure = ground == census.ground(coding.ignore, NEARLY_ALL)
@@ -314,7 +312,7 @@ def _background_first(
 def _which_background(
     census: "Census", ground: int, values: Sequence[int], ignore: int | None
 ) -> DataError:
-    """Make the error for a value that has nearly all pixels, and is not that of class 0."""
+    """The error for a value that has nearly all pixels and is not class 0."""
     others = tuple(value for value in values if value != ground)
     void = {} if ignore in (None, ground) else {"ignore": ignore}
     choices: dict[str, dict[str, Any]] = {}
@@ -328,8 +326,8 @@ def _which_background(
         choices[f"{ground} marks pixels of no class"] = {"values": others, "ignore": ground}
     return DataError(
         f"{census.pixels[ground] / census.pixels.sum():.1%} of the mask pixels, and most along the "
-        f"borders, are of value {ground}, as only a background is; the masks hold "
-        f"{list_values(values)}{f' and {ground}' if ground not in values else ''}. Which is it?",
+        f"borders, have value {ground}, so it may be the background; the masks hold "
+        f"{list_values(values)}{f' and {ground}' if ground not in values else ''}. Choose one.",
         "which-background",
         choices=choices,
     )
@@ -338,12 +336,12 @@ def _which_background(
 def _by_convention(
     counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter
 ) -> DataConfig:
-    """Add what the masks of well-known tools hold: numbered objects, or ids with gaps."""
+    """Apply the conventions of well-known tools: numbered objects, or ids with gaps."""
     if known.encoding or known.values or known.classes or known.ignore is not None:
         return known
     names = [path_of(each.path).stem for each in counts]
     if all(name.endswith("_cp_masks") for name in names):
-        reporter.note("note: these are masks of cellpose's, whose values number objects")
+        reporter.note("note: these are Cellpose masks, whose values number objects")
         return known.model_copy(update={"encoding": "instances"})
     files = Counter(value for each in counts for value in each.values.tolist())
     present = sorted(files)
@@ -357,7 +355,7 @@ def _by_convention(
     reporter.note(
         f"note: the class ids {list_values(ids)} of {whose} become the classes 0 to {len(ids) - 1}"
         + (f", {IGNORED} is ignored" if IGNORED in present else "")
-        + " (if other ids are missing by chance: --classes)"
+        + " (if other classes exist: --classes)"
     )
     return known.model_copy(
         update={"values": ids, "ignore": IGNORED if IGNORED in present else None}
@@ -365,7 +363,7 @@ def _by_convention(
 
 
 def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -> str | None:
-    """Look at the masks themselves, where their values may number objects, or smooth edges."""
+    """Find numbered objects or smoothed edges in the pixels of the masks."""
     present = {int(value) for each in counts for value in each.values} - {known.ignore}
     if len(present) < 3 or len(known.classes) not in (0, 2):
         return None
@@ -374,9 +372,9 @@ def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -
     plain = main_values(counts) if len(present) > _MANY_IN_ONE_FILE else []
     if 2 < len(plain) <= len(present) // 2 and are_edges(counts, plain):
         raise DataError(
-            f"The masks hold {len(present)} values: {list_values(plain)}, and others along their "
-            "edges, which smoothing made, so that they look like the classes between. Export the "
-            "masks again without anti-aliasing.",
+            f"The masks hold {len(present)} values: {list_values(plain)}, and others along the "
+            "edges from smoothing, which look like the classes in between. Export the masks again "
+            "without anti-aliasing.",
             "lossy-mask",
         )
     deep = [len(each.values) for each in counts if each.is_deep]
@@ -385,17 +383,16 @@ def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -
     objects = number_objects(counts, known.ignore)
     if objects == "maybe":
         raise DataError(
-            f"The masks hold the values {list_values(sorted(present))}; in each mask, each value "
-            "is one region, and how many there are differs. If they number objects, say "
-            "--encoding instances: all above 0 is class 1. If they are class ids, say --encoding "
-            "ids.",
+            f"The masks hold the values {list_values(sorted(present))}; each value is one region "
+            "in its mask, and their number differs. If they number objects, use --encoding "
+            "instances: all above 0 is class 1. If they are class ids, use --encoding ids.",
             "ids-or-objects",
             flags={"encoding": "instances"},
         )
     if objects == "yes":
         reporter.note(
-            "note: each value of the masks is one region, and how many there are differs from mask "
-            "to mask: they number objects, and all above 0 is class 1 (if they are class ids: "
+            "note: each value is one region in its mask, and their number differs from mask to "
+            "mask: they number objects, and all above 0 is class 1 (if they are class ids: "
             "--encoding ids)"
         )
     return "instances" if objects == "yes" else None
@@ -415,20 +412,20 @@ def _find_color_coding(
 
 @dataclass
 class Census:
-    """How often each value occurs in a set of masks; arrays are [65536] int64."""
+    """How often each value occurs in a set of masks; arrays are [65536] int64, by value."""
 
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
     files: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
-    """Masks in which the value occurs."""
+    """Masks with the value."""
     first: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
-    """The first such mask, as an index into `paths`."""
+    """The first of them, as an index into `paths`."""
     edge: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
-    """The pixels along the borders of the masks."""
+    """Pixels along the borders of the masks."""
     paths: list[Source] = field(default_factory=list)
     distinct: list[int] = field(default_factory=list)
-    """Of each 16-bit mask, how many values it has."""
+    """Number of values in each 16-bit mask."""
     with_both: int = 0
-    """Masks that have pixels of value 1 and of value 255."""
+    """Masks with the values 1 and 255."""
     up_to_one: int = 0
     """Masks in which 1 is the largest value."""
 
@@ -439,9 +436,9 @@ class Census:
         is_deep: bool,
         edge: NDArray[np.int64] | None = None,
     ) -> None:
-        """Count one more mask: `counts` [n <= 65536] int64 are its pixels of value 0..n-1.
+        """Add a mask: `counts` [n <= 65536] int64 are its pixels of value 0..n-1.
 
-        `edge` [n] are those along its borders; left out, the pixels stand for them.
+        `edge` [n] are those along its borders; by default, the same as `counts`.
         """
         values = np.flatnonzero(counts)
         self.edge[: len(counts)] += counts if edge is None else edge
@@ -455,7 +452,7 @@ class Census:
         self.up_to_one += bool(values.size and values[-1] == 1)
 
     def ground(self, ignore: int | None = None, least: float = 0.5) -> int | None:
-        """The value that has more than this share of the pixels and of the borders; or None."""
+        """The value with more than this fraction of the pixels and of the borders; or None."""
         pixels, edge = self.pixels.copy(), self.edge.copy()
         if ignore is not None:
             pixels[ignore] = edge[ignore] = 0
@@ -464,21 +461,21 @@ class Census:
         return top if is_ground else None
 
     def is_slip(self, value: int) -> bool:
-        """Tell whether so few masks or pixels have a value that it may well be a mistake."""
+        """Whether a value is rare enough to be a mistake."""
         few = self.files[value] <= max(1, _FEW_MASKS * len(self.paths))
         rare = self.pixels[value] < _RARE * self.pixels.sum()
         half = 2 * self.files[value] > len(self.paths) > 1
         return bool((few or rare) and not half)
 
     def place(self, value: int) -> str:
-        """Say how many pixels have a value, in which mask first, and in how many more."""
+        """Describe where a value occurs: pixels, first mask, and number of other masks."""
         more = int(self.files[value]) - 1
         others = f" and {more} more mask{'s' * (more > 1)}" if more else ""
         return f"{self.pixels[value]} pixels in {self.paths[self.first[value]]}{others}"
 
 
 def take_census(counts: Sequence[MaskCounts]) -> Census:
-    """Count what masks hold together."""
+    """Sum up the counts of masks."""
     census = Census()
     for each in counts:
         pixels = np.bincount(each.values, each.pixels).astype(np.int64)
@@ -492,11 +489,11 @@ def coding_of_values(
 ) -> Values | Threshold | Instances:
     """Find out what the values of a set of masks mean.
 
-    Two values, whichever, are two classes, the smaller one first. Values 0..K-1 are class
-    ids; 255 beside them is ignored. Black and white with many values between, nearly all of
-    the pixels within 32 of either, are smoothed or JPEG-damaged: values from 128 on are class
-    1. Many values in 16 bits, or more than 64 of them, are numbered objects: everything above 0
-    is class 1. A ValueError says which value fits with no reading of the others.
+    Any two values are two classes, the smaller one first. Values 0..K-1 are class ids; an
+    additional 255 is ignored. Black and white with many values in between, nearly all pixels
+    within 32 of either, are smoothed or JPEG-compressed: values from 128 on are class 1. Many
+    values in 16 bits, or more than 64 values, number objects: all above 0 is class 1. A
+    ValueError names a value that does not match the others.
     """
     num_classes, ignore, encoding = len(known.classes) or None, known.ignore, known.encoding
     if num_classes is not None and not 2 <= num_classes <= 255:
@@ -507,16 +504,16 @@ def coding_of_values(
     if len(present) < 2:
         only = f"only the value {present[0]}" if present else f"only the ignored value {ignore}"
         raise DataError(
-            f"All {len(census.paths)} masks hold {only}, so there is nothing to learn. Check that "
-            f"{census.paths[0]} and the others are the right files."
+            f"All {len(census.paths)} masks hold {only}, so there is nothing to segment. Check "
+            f"that {census.paths[0]} and the others are the right files."
             if census.paths
             else "There are no masks.",
             "one-class",
         )
     if encoding in ("instances", "threshold") and num_classes not in (None, 2):
         raise ValueError(
-            f"--encoding {encoding} tells a foreground from a background, but {num_classes} "
-            "classes are named. Name two, the background's first (--classes)."
+            f"--encoding {encoding} has a foreground and a background, but {num_classes} classes "
+            "are named. Name two, background first (--classes)."
         )
     if encoding == "instances":
         return Instances(ignore)
@@ -546,8 +543,8 @@ def _are_objects(census: Census, present: list[int], ignore: int | None) -> bool
         raise DataError(
             f"The masks hold {len(present)} values in 8 bits, for example "
             f"{census.place(ids[1])} of value {ids[1]}: too many for classes. If they are "
-            f"smoothed or were saved as JPEG, say --encoding threshold: {THRESHOLD} and more "
-            "is class 1; if they number objects, --encoding instances: all above 0 is class 1.",
+            f"smoothed or were saved as JPEG, use --encoding threshold: {THRESHOLD} and above is "
+            "class 1; if they number objects, --encoding instances: all above 0 is class 1.",
             "many-values",
         )
     return True
@@ -562,7 +559,7 @@ def _class_ids(
 ) -> Values:
     has_void = ignore is None and present[-1] == 255
     ids = present[:-1] if has_void else present
-    # ids may begin at 1 where 0 is what is ignored
+    # ids may begin at 1 if 0 is ignored
     start = 1 if ignore == 0 else 0
     wanted = range(start, start + num_classes if num_classes else ids[-1] + 1)
     fits = set(ids) <= set(wanted) if num_classes else ids == list(wanted)
@@ -572,8 +569,8 @@ def _class_ids(
         _require_clear_255(census)
     if census.distinct and num_classes is None and len(wanted) > 2:
         reporter.note(
-            f"note: the 16-bit masks hold {list_values(wanted)}, which are read as class ids; if "
-            "they number objects, say --encoding instances"
+            f"note: the 16-bit masks hold {list_values(wanted)}, which are read as class ids (if "
+            "they number objects: --encoding instances)"
         )
     return Values(tuple(wanted), 255 if has_void else ignore)
 
@@ -582,32 +579,32 @@ def _given_values(census: Census, present: list[int], known: DataConfig) -> Valu
     values, num_classes = known.values, len(known.classes)
     if len(set(values)) < len(values) or not 2 <= len(values) <= 255:
         raise ValueError(
-            f"The values {list_values(values)}: 2 to 255 classes need one each, all different."
+            f"--values {list_values(values)}: give 2 to 255 different values, one per class."
         )
     if num_classes not in (0, len(values)):
         raise ValueError(
-            f"{num_classes} classes are named, but {len(values)} values are given for them "
-            f"({list_values(values)}). Give one for each class, in the order of the names."
+            f"{num_classes} classes are named, but {len(values)} values are given "
+            f"({list_values(values)}). Give one per class, in the order of the names."
         )
-    strays = set(present) - set(values)
-    if strays:
-        stray = max(strays, key=lambda value: census.pixels[value])
-        known_as = f"{stray} is no class's (they are {list_values(values)})"
-        raise _stray(census, present, known_as, stray, None if num_classes else (*values, stray))
+    others = set(present) - set(values)
+    if others:
+        other = max(others, key=lambda value: census.pixels[value])
+        reason = f"Value {other} is not one of {list_values(values)}"
+        raise _unexpected(census, present, reason, other, None if num_classes else (*values, other))
     return Values(values, known.ignore)
 
 
 def _is_smoothed(census: Census, values: Sequence[int], num_classes: int | None) -> bool:
-    """Whether these are black and white, blurred along the outlines."""
+    """Whether these are black and white, blurred along the boundaries."""
     between = census.pixels[1 + _NEAR_END : 255 - _NEAR_END].sum()
     ends = census.pixels[: 1 + _NEAR_END].sum() + census.pixels[255 - _NEAR_END : 256].sum()
     return bool(
         num_classes in (None, 2)
         and len(values) > _MANY_IN_ONE_FILE
-        # one mask saved as JPEG, among others of class ids 0 and 1
+        # a JPEG among masks of class ids 0 and 1
         and not census.up_to_one
         and (values[0], values[-1]) == (0, 255)
-        # class ids with 255 beside them begin with a row of small numbers, and end there
+        # class ids with 255 are small numbers otherwise
         and values[-2] > _MOST_IDS
         and ends > 0.9 * census.pixels.sum()
         and census.pixels[255] > between
@@ -622,16 +619,16 @@ def _threshold(
     middle = (top + 1) // 2
     if not values[0] < middle <= values[-1]:
         raise ValueError(
-            f"--encoding threshold takes values from 0 to {top} on both sides of {middle}; the "
-            f"masks hold {list_values(values)}. Say which value is which class: --values."
+            f"--encoding threshold needs values from 0 to {top} on both sides of {middle}; the "
+            f"masks hold {list_values(values)}. Give the value of each class: --values."
         )
     ends = census.pixels[[value for value in (0, top) if value != ignore]].sum()
     moved = 1 - ends / census.pixels[values].sum()
     example = next((value for value in values if value > 0), top)
     reporter.note(
-        f"note: {moved:.2%} of the mask pixels lie between 0 and {top}, from smoothing or JPEG "
-        f"compression; below {middle} they are taken for class 0, else for class 1. For "
-        f"example value {example}: {census.place(example)}"
+        f"note: {moved:.2%} of the mask pixels are between 0 and {top}, from smoothing or JPEG "
+        f"compression; below {middle} they are class 0, else class 1. For example value "
+        f"{example}: {census.place(example)}"
     )
     return Threshold(ignore, (0, top))
 
@@ -639,8 +636,8 @@ def _threshold(
 def _require_clear_255(census: Census) -> None:
     if 2 * census.with_both > max(census.files[[1, 255]]) and census.pixels[255] > census.pixels[1]:
         raise DataError(
-            "The masks hold 0, 1 and 255, most of them all three, and 255 has more pixels than 1 "
-            "has. Which is it?",
+            "The masks hold 0, 1 and 255, most of them all three, and 255 has more pixels than 1. "
+            "Choose one.",
             "ambiguous-255",
             choices={
                 "255 marks pixels of no class": {"values": (0, 1), "ignore": 255},
@@ -649,10 +646,9 @@ def _require_clear_255(census: Census) -> None:
         )
     if census.pixels[255] > census.pixels[1] or not census.with_both:
         raise DataError(
-            "The masks hold 0, 1 and 255, and it is not clear whether 255 is to be ignored or is "
-            f"the foreground of some of them: 1 has {census.place(1)}, 255 has "
-            f"{census.place(255)}. If 255 is to be ignored, say so (train --ignore 255); if not, "
-            "write the same value for the foreground in every mask.",
+            "The masks hold 0, 1 and 255, and 255 may be the ignore index or the foreground of "
+            f"some masks: 1 has {census.place(1)}, 255 has {census.place(255)}. To ignore 255, use "
+            "train --ignore 255; if it is foreground, use the same foreground value in all masks.",
             "ambiguous-255",
         )
 
@@ -668,97 +664,94 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
         expected = run
     else:
         expected = sorted(sorted(values, key=lambda value: -pixels[value])[:2])
-    strays = sorted(set(values) - set(expected), key=lambda value: pixels[value])
+    others = sorted(set(values) - set(expected), key=lambda value: pixels[value])
     known = f"The masks hold the values {list_values(values)}"
-    if not strays:
-        return DataError(
-            f"{known}: {len(values)} classes, and at most 255 can be told apart.", "many-values"
-        )
-    stray = strays[0]
-    more = f" ({len(strays) - 1} other values neither)" if len(strays) > 1 else ""
-    said = f"Value {stray} does not fit beside {list_values(expected)}{more}"
+    if not others:
+        return DataError(f"{known}: {len(values)} classes, at most 255 are allowed.", "many-values")
+    other = others[0]
+    more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+    reason = f"Value {other}{more} does not match the classes {list_values(expected)}"
     classes = _by_background(census, values)
     if num_classes not in (None, len(values)):
-        return _stray(census, values, said, stray, None)
-    slips = [value for value in strays if census.is_slip(value)]
+        return _unexpected(census, values, reason, other, None)
+    slips = [value for value in others if census.is_slip(value)]
     if slips:
-        same = sum(census.first[strays] == census.first[slips[0]]) == 1
-        return _stray(census, values, said, slips[0], None, is_alone=same)
+        same = sum(census.first[others] == census.first[slips[0]]) == 1
+        return _unexpected(census, values, reason, slips[0], None, is_alone=same)
     ids = [value for value in classes if value != IGNORED]
     if classes[0] == IGNORED and len(ids) > 1 and max(ids) <= _MOST_IDS:
         return _which_background(census, IGNORED, ids, IGNORED)
     if len(ids) > 2 and max(ids) <= _MOST_IDS:
-        return _stray(census, values, said, stray, tuple(ids), ignore=IGNORED in values)
-    return _stray(census, values, said, stray, classes)
+        return _unexpected(census, values, reason, other, tuple(ids), ignore=IGNORED in values)
+    return _unexpected(census, values, reason, other, classes)
 
 
 def _by_background(census: Census, values: Sequence[int]) -> tuple[int, ...]:
-    """Put first what is likely the background: of most pixels and borders; 0; of most pixels."""
+    """Put the likely background first: of most pixels and borders; else 0; else of most pixels."""
     most = 0 if 0 in values else max(values, key=lambda value: int(census.pixels[value]))
     ground = most if (top := census.ground()) is None or top not in values else top
     return ground, *(value for value in values if value != ground)
 
 
-def _stray(
+def _unexpected(
     census: Census,
     present: Sequence[int],
-    said: str,
-    stray: int,
+    reason: str,
+    value: int,
     classes: tuple[int, ...] | None,
     is_alone: bool = True,
     ignore: bool = False,
 ) -> DataError:
-    """Make the error for a value that is no class's: a slip, or a class that is not known yet.
+    """The error for a value that is not a class: a mistake, or an unknown class.
 
-    `classes` are the values with which it would be one; `is_alone` says whether its first mask
-    has no other such value, `ignore` whether 255 stands beside ids and is likely to be ignored.
+    `classes` are the values with it as a class; `is_alone`: its first mask has no other such
+    value; `ignore`: 255 occurs with ids and is likely the ignore index.
     """
-    where = f"The masks hold the values {list_values(present)}. {said}: {census.place(stray)}."
-    if census.is_slip(stray):
+    where = f"The masks hold the values {list_values(present)}. {reason}: {census.place(value)}."
+    if census.is_slip(value):
         return DataError(
-            f"{where} Correct it there; or, if it marks pixels that belong to no class, say so "
-            f"(train --ignore {stray}); or, if the values are class ids of which some never occur, "
-            "name every class (train --classes); or say which value is which (train --values).",
+            f"{where} Correct it there; if it marks pixels of no class, use train --ignore "
+            f"{value}; if the values are class ids and some never occur, name all classes (train "
+            "--classes); or give the value of each class (train --values).",
             "stray-value",
-            [census.paths[census.first[stray]]],
-            flags={"ignore": stray} if is_alone else None,
+            [census.paths[census.first[value]]],
+            flags={"ignore": value} if is_alone else None,
         )
     if {0, 255} <= {*present} and max(present) == 255:
-        where += " If the masks are smoothed black and white, say --encoding threshold."
+        where += " If the masks are smoothed black and white, use --encoding threshold."
     if classes is None:
         return DataError(
-            f"{where} It is in {census.files[stray]} of {len(census.paths)} masks, so it is "
-            "hardly a slip. Say which values are classes, the background's first (--values), and "
-            "name as many (--classes).",
+            f"{where} It is in {census.files[value]} of {len(census.paths)} masks, so it is hardly "
+            "a mistake. Give the value of each class, background first (--values), and name them "
+            "(--classes).",
             "stray-value",
         )
     return DataError(
-        f"{where} It is in {census.files[stray]} of {len(census.paths)} masks, so it is hardly a "
-        "slip. If each value is a class, give them with the background's first: --values "
-        f"{' '.join(map(str, classes))}{f' --ignore {IGNORED}' * ignore}. If one marks pixels of "
-        "no class, leave it out there and give it with --ignore. If the values are class ids of "
-        "which some never occur, name every class (--classes).",
+        f"{where} It is in {census.files[value]} of {len(census.paths)} masks, so it is hardly a "
+        "mistake. If each value is a class, use --values "
+        f"{' '.join(map(str, classes))}{f' --ignore {IGNORED}' * ignore} (background first). If "
+        "one marks pixels of no class, give it as --ignore instead. If the values are class ids "
+        "and some never occur, name all classes (--classes).",
         "stray-value",
         flags={"values": classes, **({"ignore": IGNORED} if ignore else {})},
     )
 
 
 def describe(coding: Coding, classes: tuple[str, ...]) -> DataConfig:
-    """Say what a dataset.toml beside a `split.csv` would say of the masks and their classes."""
+    """Return the settings of a dataset.toml next to a `split.csv` for these masks and classes."""
     if isinstance(coding, Colors):
-        said: dict[str, Any] = {"colors": tuple(f"{pack(color):06x}" for color in coding.colors)}
+        keys: dict[str, Any] = {"colors": tuple(f"{pack(color):06x}" for color in coding.colors)}
     elif isinstance(coding, Values):
-        said = {"values": coding.values}
+        keys = {"values": coding.values}
     else:
-        said = {"encoding": coding.kind}
-    return DataConfig(pairs=SPLIT_FILE, classes=classes, ignore=coding.ignore, **said)
+        keys = {"encoding": coding.kind}
+    return DataConfig(pairs=SPLIT_FILE, classes=classes, ignore=coding.ignore, **keys)
 
 
-def write_understood(folder: Path, pairs: Sequence[Pair], said: DataConfig) -> list[Path]:
+def write_understood(folder: Path, pairs: Sequence[Pair], known: DataConfig) -> list[Path]:
     """Write a dataset.toml and its list into a data folder.
 
-    Files of these names that are there already are kept, with .bak, .bak2, ... behind.
-    Returns the files written.
+    Existing files are kept as .bak, .bak2, ... Returns the files written.
     """
     require_writable(folder)
     files = [folder / SPLIT_FILE, folder / DATASET_FILE]
@@ -766,12 +759,12 @@ def write_understood(folder: Path, pairs: Sequence[Pair], said: DataConfig) -> l
         if file.exists():
             _keep(file)
     write_split(files[0], pairs, folder)
-    write_dataset(files[1], said)
+    write_dataset(files[1], known)
     return files
 
 
 def _keep(file: Path) -> None:
-    """Copy a file to the first name that is free, unless there is such a copy already."""
+    """Copy a file to the first free .bak name, unless an equal copy exists."""
     for number in count(1):
         copy = file.with_name(f"{file.name}.bak{number if number > 1 else ''}")
         if not copy.exists():

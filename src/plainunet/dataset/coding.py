@@ -1,4 +1,4 @@
-"""Which stored value or colour of a mask is which class, and how often each one occurs."""
+"""Codings from stored values or colours of masks to classes, and counts of both."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -37,7 +37,7 @@ _ALIKE = 8
 
 
 class _Coding(ABC):
-    """What all codings share."""
+    """Base of all codings."""
 
     ignore: int | None
     names: tuple[str, ...]
@@ -57,21 +57,21 @@ class _Coding(ABC):
 
     @abstractmethod
     def classify(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Tell the class of each of some values or colours, [n]: 255 where it is ignored."""
+        """Return the class of values or colours, [n]: 255 where ignored."""
 
     def read(self, source: Source) -> NDArray[np.uint8]:
         """Read a mask as class ids, [H, W] uint8: 0..K-1, or 255 where ignored."""
         return self.encode(self.read_stored(source), source)
 
     def count(self, stored: NDArray[Any], pixels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Add up the pixels of each class, [K]: `pixels` [n] of values or colours [n]."""
+        """Sum up the pixels of each class, [K], from the `pixels` [n] of values or colours [n]."""
         ids = self.classify(stored)
         known = (ids >= 0) & (ids != IGNORED)
         return np.bincount(ids[known], pixels[known], self.num_classes).astype(np.int64)
 
 
 class _ByValue(_Coding):
-    """What the codings share that look at a mask's values."""
+    """Base of the codings of values."""
 
     values: tuple[int, ...]
 
@@ -85,10 +85,10 @@ class _ByValue(_Coding):
         return read_mask(source)
 
     def encode(self, mask: NDArray[Any], source: Source | None = None) -> NDArray[np.uint8]:
-        """Turn values into class ids; refuse those that are no class's, with `source` by name."""
+        """Turn values into class ids; an unknown value is an error that names `source`."""
         table = _class_table(self, 256 if mask.dtype == np.uint8 else 65536)
         if mask.dtype == np.uint8 and mask.size:
-            # several times as fast as indexing
+            # several times faster than indexing
             present = cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel() > 0
             unknown = np.flatnonzero(present & (table < 0))
             encoded: NDArray[Any] = cv2.LUT(mask, table.astype(np.uint8))
@@ -100,35 +100,35 @@ class _ByValue(_Coding):
             value = int(unknown[0])
             prefix = "the mask" if source is None else str(source)
             raise ValueError(
-                f"{prefix} has {int((mask == value).sum())} pixels of value {value}; known are "
-                f"{list_values(self.values)}"
-                + ("" if self.ignore is None else f", and {self.ignore} to be ignored")
+                f"{prefix} has {int((mask == value).sum())} pixels of value {value}; known values "
+                f"are {list_values(self.values)}"
+                + ("" if self.ignore is None else f" and {self.ignore} (ignored)")
                 + f". Replace {value} in it by one of these."
             )
         return encoded
 
     def classify(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Tell the class of each value: 255 where ignored, -1 where it is no class's."""
+        """Return the class of each value: 255 where ignored, -1 where unknown."""
         ids: NDArray[Any] = _class_table(self, 65536)[stored]
         return ids
 
 
 @dataclass(frozen=True)
 class Values(_ByValue):
-    """Each class has a value of its own, such as its id."""
+    """Each class has its own value, such as its id."""
 
     values: tuple[int, ...]
     """The value of class 0, of class 1, and so on."""
     ignore: int | None = None
     """The value of pixels that belong to no class."""
     names: tuple[str, ...] = field(default=(), compare=False, repr=False)
-    """The classes' names, where the masks have them."""
+    """Class names, if the masks have them."""
 
     @property
     def kind(self) -> str:
-        """What to call it: "ids", "two values" or "values"."""
+        """Name of the coding: "ids", "two values" or "values"."""
         count = len(self.values)
-        # ids may begin at 1 where 0 is what is ignored
+        # ids may begin at 1 if 0 is ignored
         first = 1 if self.ignore == 0 and count > 2 else 0
         if self.values == tuple(range(first, first + count)):
             return "ids"
@@ -137,7 +137,7 @@ class Values(_ByValue):
 
 @dataclass(frozen=True)
 class Threshold(_ByValue):
-    """Smoothed black and white: values from 128 on are class 1; of 16 bits, from 32768 on."""
+    """Smoothed black and white: values from 128 on (in 16 bits, 32768) are class 1."""
 
     kind: ClassVar[str] = "threshold"
     ignore: int | None = None
@@ -158,7 +158,7 @@ class Instances(_ByValue):
 
 @dataclass(frozen=True)
 class Colors(_Coding):
-    """Each class has a colour; other colours are taken for the one they are near, or ignored."""
+    """Each class has a colour; other colours belong to the nearest one, or are ignored."""
 
     kind: ClassVar[str] = "colors"
     colors: tuple[Color, ...]
@@ -166,7 +166,7 @@ class Colors(_Coding):
     ignore: int | None = None
     """The grey value of pixels that belong to no class."""
     names: tuple[str, ...] = field(default=(), compare=False, repr=False)
-    """The classes' names, where a legend beside the masks has them."""
+    """Class names, if a legend next to the masks has them."""
 
     @property
     def num_classes(self) -> int:
@@ -175,7 +175,7 @@ class Colors(_Coding):
 
     @property
     def values(self) -> tuple[int, ...]:
-        """The class ids, which stand for values where any are asked for."""
+        """The class ids, in place of values."""
         return tuple(range(len(self.colors)))
 
     def read_stored(self, source: Source) -> NDArray[Any]:
@@ -183,21 +183,21 @@ class Colors(_Coding):
         return read_colors(source)
 
     def encode(self, mask: NDArray[Any], source: Source | None = None) -> NDArray[np.uint8]:
-        """Turn colours into class ids, 255 where ignored or no class's."""
+        """Turn colours into class ids, 255 where ignored or unknown."""
         return encode_colors(mask, self.colors, self.ignore)
 
     def classify(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Tell the class of each colour: 255 where there is none."""
+        """Return the class of each colour: 255 if none."""
         return match_colors(stored, self.colors, self.ignore)[0]
 
 
 Coding = Values | Threshold | Instances | Colors
-"""What stored masks mean: `read` gives class ids, `count` the pixels of each class."""
+"""How masks are read: `read` returns class ids, `count` the pixels of each class."""
 
 
 @lru_cache(maxsize=8)
 def _class_table(coding: _ByValue, size: int) -> NDArray[np.int16]:
-    """The class of each value below `size`: 255 where ignored, -1 where it is no class's."""
+    """The class of each value below `size`: 255 where ignored, -1 where unknown."""
     table = np.full(size, 1 if isinstance(coding, Instances) else -1, np.int16)
     if isinstance(coding, Threshold):
         white = coding.values[1]
@@ -211,49 +211,49 @@ def _class_table(coding: _ByValue, size: int) -> NDArray[np.int16]:
 
 
 def coding_to_json(coding: Coding) -> dict[str, Any]:
-    """Say how masks were read, for a checkpoint; `coding_from_json` reads it."""
-    said = {"values": coding.values, "ignore": coding.ignore, "kind": coding.kind}
-    return {**said, "colors": coding.colors} if isinstance(coding, Colors) else said
+    """Serialise a coding for a checkpoint; see `coding_from_json`."""
+    saved = {"values": coding.values, "ignore": coding.ignore, "kind": coding.kind}
+    return {**saved, "colors": coding.colors} if isinstance(coding, Colors) else saved
 
 
-def coding_from_json(said: Mapping[str, Any]) -> Coding:
-    """Make the coding that a checkpoint speaks of."""
-    ignore, kind = said["ignore"], said["kind"]
-    if said.get("colors"):
-        return Colors(tuple((r, g, b) for r, g, b in said["colors"]), ignore)
+def coding_from_json(saved: Mapping[str, Any]) -> Coding:
+    """Restore the coding of a checkpoint."""
+    ignore, kind = saved["ignore"], saved["kind"]
+    if saved.get("colors"):
+        return Colors(tuple((r, g, b) for r, g, b in saved["colors"]), ignore)
     if kind == "instances":
         return Instances(ignore)
-    values = tuple(said["values"])
+    values = tuple(saved["values"])
     return Threshold(ignore, values) if kind == "threshold" else Values(values, ignore)
 
 
 def list_values(values: Sequence[int]) -> str:
-    """Write values for a message, all of a few: "0, 1, 2" or "0, 1, 2 ... 40"."""
+    """Format values for a message: "0, 1, 2", or "0, 1, 2 ... 40" if there are many."""
     shown = [str(value) for value in values]
     return ", ".join(shown) if len(shown) <= 6 else f"{', '.join(shown[:3])} ... {shown[-1]}"
 
 
 class MaskCounts(NamedTuple):
-    """What a mask holds."""
+    """Contents of a mask."""
 
     path: Source
     size: tuple[int, int]
-    values: NDArray[np.int64]  # [n] as stored, ascending; empty where it is coloured
+    values: NDArray[np.int64]  # [n] as stored, ascending; empty if coloured
     pixels: NDArray[np.int64]  # [n], of each value
-    digest: str  # of its values or colours and its size; "" where there is but one
-    kind: str  # format of its file, as of `find_kind`; "" where it is no file of its own
-    is_deep: bool  # whether it is stored in 16 bits
-    is_colored: bool  # whether its channels differ, so that colours are its values
-    palette: tuple[int, ...] = ()  # [n], the colour of each value where its file says it
-    is_inverted: bool = False  # whether its file says that 0 is white
+    digest: str  # of its values or colours and its size; "" if there is only one
+    kind: str  # file format, see `find_kind`; "" if it has no file of its own
+    is_deep: bool  # whether it has 16 bits
+    is_colored: bool  # whether its channels differ, so it is read by colour
+    palette: tuple[int, ...] = ()  # [n], the colour of each value, if it has a palette
+    is_inverted: bool = False  # whether 0 is white
     has_void: bool = False  # whether -1, read as `VOID`, marks pixels of no class
-    hides: bool = False  # whether pixels of one colour differ in how opaque they are
-    nodata: int | None = None  # the value that its file says pixels have which do not exist
-    edge: tuple[int, ...] = ()  # [n], the pixels of each value along the borders
+    hides: bool = False  # whether pixels of one colour differ in opacity
+    nodata: int | None = None  # the nodata value of its file
+    edge: tuple[int, ...] = ()  # [n], pixels of each value along the borders
 
 
 def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
-    """Count the values of masks, several at a time; or say what is wrong with each."""
+    """Count the values of masks, in parallel; yields an error for an unreadable mask."""
     found = recall("mask values 6", [(path,) for path in paths], _count)
     for path, facts in zip(paths, found, strict=True):
         if isinstance(facts, DataError):
@@ -267,10 +267,10 @@ def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
 
 
 def palettes_differ(counts: Sequence[MaskCounts]) -> bool:
-    """Tell whether an index stands for different colours in the palettes of different masks.
+    """Whether the masks' palettes map one index to different colours.
 
-    Masks in plain black and white tell nothing beside palettes of other colours; where there is
-    nothing but black and white, grey 0 and 255 count as well, and white must be one value.
+    Black and white masks are ignored next to palettes of other colours; if all are black and
+    white, grey 0 and 255 are compared as well, and white must be one value.
     """
     pairs = [{*zip(each.values.tolist(), each.palette, strict=False)} for each in counts]
     plain = {(0, 0), (1, _WHITE), (255, _WHITE)}
@@ -294,7 +294,7 @@ def palettes_differ(counts: Sequence[MaskCounts]) -> bool:
 
 
 def _same_borders(counts: Sequence[MaskCounts]) -> bool:
-    """Tell whether masks have the same value along their borders rather than the same colour."""
+    """Whether the borders of masks have the same value rather than the same colour."""
     values: Counter[int] = Counter()
     colors: Counter[int] = Counter()
     for each in (each for each in counts if not each.is_colored):
@@ -308,7 +308,7 @@ def _same_borders(counts: Sequence[MaskCounts]) -> bool:
 def count_all_colors(
     paths: Sequence[Source],
 ) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]]:
-    """Count the colours of masks: 0xRRGGBB [n], ascending, their pixels, and those at borders."""
+    """Count the colours of masks: 0xRRGGBB [n], ascending, with all and border pixels of each."""
 
     def count(path: Source) -> Any:
         return [part.tolist() for part in count_colors(path)]
@@ -350,11 +350,11 @@ def _count(path: Source) -> Any:
 
 
 def _digest(shape: tuple[int, ...], runs: NDArray[Any], lengths: NDArray[np.int64]) -> str:
-    # by its runs, which are far fewer than its pixels; masks of one value are all the same
+    # of the runs, which are far fewer than pixels; masks of one value are all equal
     if runs.min() == runs.max():
         return ""
-    said = np.array(shape).tobytes() + runs.tobytes() + lengths.tobytes()
-    return hashlib.blake2b(said, digest_size=16).hexdigest()
+    data = np.array(shape).tobytes() + runs.tobytes() + lengths.tobytes()
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def read_pair(
@@ -362,7 +362,7 @@ def read_pair(
 ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Read an image [H, W, C] as stored, and its class ids [H, W] uint8.
 
-    These are 255 where they are ignored, and where the image has no pixel (and is filled).
+    Class ids are 255 where ignored, and where the image has no data (and is filled).
     """
     pixels, missing = read_with_missing(image)
     ids = coding.read(mask)
@@ -372,7 +372,7 @@ def read_pair(
 
 
 def foreground_shares(paths: Sequence[Source], coding: Coding) -> NDArray[np.float64]:
-    """Measure which share of each mask, [n], is not background; NaN where all is ignored."""
+    """Return the foreground fraction of each mask, [n]; NaN if all of it is ignored."""
 
     def share(path: Source) -> float:
         ids = coding.read(path)

@@ -1,4 +1,4 @@
-"""A data folder, understood: its pairs, what its masks mean, and the size of every image."""
+"""A data folder as a dataset: its pairs, the coding of its masks, and the size of each image."""
 
 import hashlib
 from collections.abc import Sequence
@@ -28,32 +28,32 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class SegmentationDataset:
-    """Images and masks of a folder; a map-style dataset of both as they are stored."""
+    """Map-style dataset of the images and masks of a folder, as stored."""
 
     folder: Path
     pairs: Sequence[Pair]
     coding: Coding
-    """How masks are read as class ids."""
+    """How masks are converted to class ids."""
     class_names: tuple[str, ...]
     shapes: Sequence[Shape]
-    """Of each pair's image."""
+    """Shape of each pair's image."""
     class_pixels: tuple[int, ...] = ()
-    """Pixels of each class in all masks, where they were counted."""
+    """Pixels of each class in all masks, if counted."""
 
     @classmethod
     def open(
         cls, folder: str | Path, known: DataConfig | None = None, reporter: Reporter = silent
     ) -> "SegmentationDataset":
-        """Find a folder's images and masks, check every file, and find out what masks mean.
+        """Find the images and masks of a folder, check every file, and find the masks' coding.
 
         Args:
             folder: The data folder.
-            known: What is known of it; the rest is taken from its dataset.toml, or found.
-            reporter: Told what was understood, and how far it is.
+            known: Known settings; the others are read from its dataset.toml, or inferred.
+            reporter: Receives notes and progress.
 
         Raises:
-            FileNotFoundError: There is no such folder, or no folder of images or masks in it.
-            ValueError: Something is wrong with the data; up to ten problems are listed.
+            FileNotFoundError: The folder does not exist, or has no images or masks.
+            ValueError: The data has problems; up to ten are listed.
         """
         folder = Path(folder)
         known = with_dataset(known or DataConfig(), folder)
@@ -61,7 +61,7 @@ class SegmentationDataset:
         pairs = find_pairs(folder, known, collected, at_least=0)
         if not collected.problems:
             require_enough(folder, len(pairs))
-        advice = f"How to mend it, and what else there is: {command('plainunet', 'check', folder)}"
+        advice = f"For all findings and fixes: {command('plainunet', 'check', folder)}"
         shapes = check_pairs(pairs, reporter, collected.problems, advice)
         reporter.stage("understanding masks", 1)
         try:
@@ -73,7 +73,7 @@ class SegmentationDataset:
 
     @classmethod
     def reopen(cls, folder: Path, split: Path, known: DataConfig) -> "SegmentationDataset":
-        """Open the pairs that a `split.csv` lists; `known` is what a run found of the folder."""
+        """Open the pairs of a `split.csv`; `known` are the settings that a run found."""
         pairs = read_split(split, folder)
         coding, pixels = find_coding([pair.mask for pair in pairs], known)
         shapes = [image_shape(pair.image) for pair in pairs]
@@ -95,12 +95,12 @@ class SegmentationDataset:
 
     @property
     def shares(self) -> dict[str, float]:
-        """By each class's name, its share of all pixels that belong to a class."""
+        """Fraction of each class, by name, among all pixels of a class."""
         pixels = np.array(self.class_pixels)
         return dict(zip(self.class_names, (pixels / pixels.sum()).tolist(), strict=True))
 
     def split(self, config: TrainConfig) -> "SegmentationDataset":
-        """Give every pair a part, as the settings say; see `split_pairs`."""
+        """Assign every pair to a split according to the settings; see `split_pairs`."""
         shares = None
         if config.stratify:
             shares = foreground_shares([pair.mask for pair in self.pairs], self.coding).tolist()
@@ -115,11 +115,11 @@ class SegmentationDataset:
         return replace(self, pairs=parted)
 
     def part(self, name: str) -> "SegmentationDataset":
-        """Take the pairs of one part; class pixels are not counted of them."""
+        """Select the pairs of one split; their class pixels are not counted."""
         return self.subset([at for at, pair in enumerate(self.pairs) if pair.part == name])
 
     def subset(self, indices: Sequence[int]) -> "SegmentationDataset":
-        """Take some of the pairs, in the order given; class pixels are not counted of them."""
+        """Select pairs, in the given order; their class pixels are not counted."""
         return replace(
             self,
             pairs=[self.pairs[index] for index in indices],
@@ -128,20 +128,20 @@ class SegmentationDataset:
         )
 
     def digest(self) -> str:
-        """Recognise the data: a SHA-256 of the names and sizes of its files, in hexadecimal."""
+        """Return the SHA-256 of the names and sizes of all files, in hexadecimal."""
         return data_digest(self.pairs, self.folder)
 
     def sample_sizes(self) -> dict[str, int]:
-        """Remember some files, by which a folder is known even when others come or go.
+        """Return sizes [bytes] of up to 32 image files, spread evenly, by name below the folder.
 
-        The sizes [bytes] of up to 32 images' files, spread evenly, by their names below the folder.
+        They identify a folder even if other files are added or removed.
         """
         files = [files_of(pair.image)[0] for pair in self.pairs[:: -(-len(self) // 32)]]
         return {name_below(file, self.folder): file.stat().st_size for file in files}
 
 
 def data_digest(pairs: Sequence[Pair], folder: Path) -> str:
-    """Recognise a data folder, see `SegmentationDataset.digest`; it may be moved."""
+    """Digest of a data folder, see `SegmentationDataset.digest`; it may be moved."""
     paths = [path for pair in pairs for path in (pair.image, pair.mask)]
     files = sorted({file for path in paths for file in files_of(path)})
     lines = [f"{name_below(file, folder)} {file.stat().st_size}" for file in files]
@@ -149,7 +149,7 @@ def data_digest(pairs: Sequence[Pair], folder: Path) -> str:
 
 
 class _Problems(Collected):
-    """Keeps problems with single files, so that the others are looked at; hands notes on."""
+    """Collects problems with single files, so that all are checked; passes notes on."""
 
     def __init__(self, reporter: Reporter) -> None:
         super().__init__()
@@ -160,18 +160,18 @@ class _Problems(Collected):
 
 
 def _choose_names(given: tuple[str, ...], coding: Coding) -> tuple[str, ...]:
-    """Name the classes as the user does, else as the masks do, else by default."""
+    """Choose class names: the user's, else the masks', else defaults."""
     names = given or coding.names or default_names(coding.num_classes)
     if len(names) != coding.num_classes:
         raise ValueError(
-            f"{len(names)} class names are given ({', '.join(names)}), but the masks hold "
+            f"{len(names)} class names are given ({', '.join(names)}), but the masks have "
             f"{coding.num_classes} classes (values {coding.values}). Name each, background first."
         )
     if len(set(names)) != len(names):
         raise ValueError(f"--classes: two classes have the same name ({', '.join(names)}).")
     if sorted(names) == sorted(coding.names) and names != coding.names:
         raise ValueError(
-            f"--classes names them as {', '.join(names)}, but in the masks they stand in the order "
-            f"{', '.join(coding.names)}. Leave the flag out, or name them in this order."
+            f"--classes has the order {', '.join(names)}, but the masks have "
+            f"{', '.join(coding.names)}. Omit the flag, or use this order."
         )
     return names

@@ -1,4 +1,4 @@
-"""A data set's folder -> which of its folders hold the images, and which the masks."""
+"""Find the folders of a data set that hold the images and the masks."""
 
 import os
 import re
@@ -18,16 +18,16 @@ PARTS = {
     **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
-"""Names of folders that hold pictures."""
+"""Names of folders that hold images."""
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "ann")
-# of tools and data sets: images, masks (the first that is there), and the part
+# of tools and data sets: images, masks (the first that exists), split
 _KNOWN = (
     ("jpegimages", ("segmentationclasspng", "segmentationclass"), ""),  # VOC, labelme2voc, CVAT
     ("leftimg8bit", ("gtfine", "gtcoarse"), ""),  # Cityscapes
     ("imagestr", ("labelstr",), "train"),  # nnU-Net
     ("imagests", ("labelsts",), "test"),
 )
-# endings of masks, and of what tools write beside them about the same image
+# endings of masks, and of other files that tools write for the same image
 _COMPANIONS = (
     (r"_cp_masks", r"_seg|_flows?|_cp_(flows?|outlines|output|prob)|_outlines?"),  # cellpose
     (r"_labelTrainIds", r"_(labelIds|color|instanceIds|instanceTrainIds)"),  # Cityscapes
@@ -35,23 +35,23 @@ _COMPANIONS = (
     (r"^label", r"^label_viz"),  # labelme
     (r"_masks", r"_seg\.npy|_flows|_outlines"),  # cellpose
     (r"_Simple Segmentation", r"_Probabilities|_Uncertainty|_Features"),  # ilastik
-    (r"_cutout", r"_cutout|_pseudo"),  # EISeg's, beside 7.png
+    (r"_cutout", r"_cutout|_pseudo"),  # EISeg's, next to 7.png
 )
 NO_TRUTH = re.compile("(?i)colou?r|rgb|vis|viz|overlay|preview|instance|object|outline|contour")
-"""What folders are called of what is made from masks."""
+"""Folder names of renderings of masks."""
 VARIES = re.compile(
     r"(?<![a-z])(?i:train(?:ing)?(?:[ _-]?val)?|trn|val(?:id(?:ation)?)?|dev|eval|test(?:ing)?)"
     r"(?![a-z])|\d+"
 )
-"""What the names of folders of parts, patients and sequences differ in."""
+"""Where names of folders of splits, patients and sequences differ."""
 _NO_DATA = (".", "@eaDir", "@Recycle", "#recycle", "__MACOSX")
 _DEEPEST = 4
-_BESIDE = ("{}_masks", "{}annot", "{}_labels")  # Kaggle's and CamVid's of the images in train/
+_BESIDE = ("{}_masks", "{}annot", "{}_labels")  # Kaggle's and CamVid's for images in train/
 _ENDINGS = tuple(IMAGE_SUFFIXES)
 _UNREAD = tuple(UNREAD_SUFFIXES)
 _LETTERS = re.compile(r"[^\W\d_]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # trainA is train_A
-_TRAINVAL = re.compile(r"(?i)(?<![^\W\d_])train[ _-]?val(?![^\W\d_])")  # both, not divided yet
+_TRAINVAL = re.compile(r"(?i)(?<![^\W\d_])train[ _-]?val(?![^\W\d_])")  # both, not split yet
 _WORD = r"(?i)(?<![^\W\d_])(?:{})(?![^\W\d_])"
 MASK_WORD = re.compile(
     _WORD.format(
@@ -64,28 +64,28 @@ IMAGE_WORD = re.compile(_WORD.format(_IMAGES))
 
 @dataclass(frozen=True)
 class Root:
-    """A folder of images and one of masks, with the same folders below them."""
+    """A folder of images and one of masks, with the same subfolders."""
 
     images: Path
-    masks: Path | None  # None where the images' folder may hold them too
-    part: str = ""  # as the folder's name gives it
+    masks: Path | None  # None if they may be in the image folder
+    part: str = ""  # split, from the folder's name
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set keeps its images and masks."""
+    """The folders of a data set."""
 
     roots: tuple[Root, ...]
-    group_by: str | None = None  # the pattern that finds an image's group in its name
+    group_by: str | None = None  # pattern of an image's group in its name
 
 
 def find_layout(
     folder: Path, config: FolderConfig | None = None, reporter: Reporter = silent
 ) -> Layout:
-    """Find the folders that hold the pictures and the masks, named in `config` or not.
+    """Find the folders of images and masks, given in `config` or by known names.
 
-    They may lie in train/, val/ and test/. Where none has a known name, it is `folder` itself,
-    without a folder of masks.
+    They may be in train/, val/ and test/. If no name is known, return `folder` itself, without a
+    mask folder.
     """
     images, masks = (config.images, config.masks) if config else (None, None)
     if images is not None or masks is not None:
@@ -100,7 +100,7 @@ def find_layout(
         plain = _plain(folder, reporter)
         above = _above(folder, reporter) or (() if plain else _nested(folder, reporter))
     except WhichFolderError as error:
-        # the same choice for all parts
+        # one choice for all splits
         if all(_parts_with(folder, [name]) for name in error.names):
             raise WhichFolderError(folder, error.names, error.flag) from None
         raise
@@ -113,8 +113,8 @@ def find_layout(
             for found in fits
         )
         raise ValueError(
-            f"{folder} holds both {named}; which of them is meant is not clear. Move one of the "
-            "two elsewhere, or name the folders: --images and --masks."
+            f"{folder} holds both {named}. Move one of the two away, or choose the folders with "
+            "--images and --masks."
         )
     if not fits:
         return Layout((Root(folder, None),))
@@ -122,7 +122,7 @@ def find_layout(
 
 
 def find_part(name: str) -> str | None:
-    """Tell the part that a name such as "instances_val2017" speaks of, if it is one."""
+    """Return the split in a name such as "instances_val2017"; None if there is not exactly one."""
     if _TRAINVAL.search(name):
         return "train"
     words = {PARTS.get(word.lower()) for word in _LETTERS.findall(_CAMEL.sub(" ", name))}
@@ -131,19 +131,19 @@ def find_part(name: str) -> str | None:
 
 
 def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent) -> Iterator[Path]:
-    """List the pictures below a folder, all the way down; hidden ones are passed over.
+    """List the images below a folder, recursively and without hidden ones.
 
     Args:
         root: The folder.
-        leave_out: A folder below it that is not entered.
-        reporter: Told of links that lead back, folders that may not be opened and ones named like
-            pictures, which are passed over if its `problem` does not raise.
+        leave_out: A folder below it to skip.
+        reporter: Receives link loops, unreadable folders, and folders named like images; they are
+            skipped if its `problem` does not raise.
 
     Yields:
-        The files, folder by folder, each folder's sorted by name.
+        The files, folder by folder, sorted by name within each.
     """
 
-    def tell_closed(error: OSError) -> None:
+    def report_closed(error: OSError) -> None:
         if isinstance(error, PermissionError):
             problem = DataError(
                 f"{error.filename} cannot be opened ({error.strerror}). Check its permissions.",
@@ -155,11 +155,11 @@ def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent)
 
     seen = set()
     unread: list[Path] = []
-    for name, folders, files in os.walk(root, onerror=tell_closed, followlinks=True):
+    for name, folders, files in os.walk(root, onerror=report_closed, followlinks=True):
         real = os.path.realpath(name)
         if real in seen:
             problem = DataError(
-                f"{name} leads back to {real}, which is read already. Remove the link.",
+                f"{name} is a link back to {real}. Remove the link.",
                 "link-loop",
                 [Path(name)],
                 Change("unlink", (_link_in(Path(name), root),)),
@@ -175,7 +175,7 @@ def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent)
         for each in folders:
             if Path(each).suffix.lower() in IMAGE_SUFFIXES:
                 problem = DataError(
-                    f"{here / each} is a folder, but is named like a picture. Rename or remove it.",
+                    f"{here / each} is a folder named like an image. Rename or remove it.",
                     "not-a-picture",
                     [here / each],
                     Change("rename", (here / each,), (here / Path(each).stem,)),
@@ -191,13 +191,13 @@ def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent)
     if unread:
         kinds = " ".join(sorted({each.suffix.lower() for each in unread}))
         reporter.note(
-            f"{len(unread)} files below {root} are left aside, since {kinds} is not read: "
+            f"{len(unread)} files below {root} are skipped, since {kinds} is not supported: "
             f"{first_five(unread)}. Save them as PNG or TIFF."
         )
 
 
 def without_companions(paths: Iterable[Path]) -> list[Path]:
-    """Leave aside what tools write beside their masks: colours, outlines, numbers of objects."""
+    """Drop files that tools write next to their masks: colours, contours, instances."""
     left = list(paths)
     for mask, others in _COMPANIONS:
         if any(re.search(f"{mask}$", path.stem) for path in left):
@@ -207,7 +207,7 @@ def without_companions(paths: Iterable[Path]) -> list[Path]:
 
 
 def shape_files(root: Path) -> Iterator[Path]:
-    """List labelme's and Supervisely's files below a folder, each about one image."""
+    """List labelme's and Supervisely's files below a folder, one per image."""
     for name, folders, files in os.walk(root):
         folders[:] = sorted(each for each in folders if not each.startswith(_NO_DATA))
         for each in sorted(files):
@@ -218,13 +218,13 @@ def shape_files(root: Path) -> Iterator[Path]:
 
 
 def _link_in(path: Path, root: Path) -> Path:
-    """The link below a folder through which a path leads."""
+    """The first link on a path below a folder."""
     above = [each for each in path.parents if root in each.parents]
     return next((each for each in (path, *above) if each.is_symlink()), path)
 
 
 def folders_found(folder: Path) -> str:
-    """Say which folders a folder holds, up to ten, for an error."""
+    """List up to ten subfolders for an error message."""
     names = [f"{name}/" for name in _folders(folder)]
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return f"Folders found: {', '.join(names[:10]) or 'none'}{more}."
@@ -241,7 +241,7 @@ def _folders(folder: Path) -> list[str]:
 def _beside(folder: Path, pattern: str) -> tuple[Root, ...]:
     if not (folder / "train").is_dir() or not (folder / pattern.format("train")).is_dir():
         return ()
-    # Kaggle's own test/ comes without masks
+    # Kaggle's test/ has no masks
     return tuple(
         Root(folder / part, folder / pattern.format(part), part)
         for part in PARTS
@@ -255,7 +255,7 @@ def _plain(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     for images, all_masks, part in _KNOWN:
         masks = next((names[each] for each in all_masks if each in names), None)
         if images in names and part == "test" and masks is None:
-            reporter.note(f"{folder / names[images]} has no masks, and is left aside.")
+            reporter.note(f"{folder / names[images]} has no masks and is skipped.")
         elif images in names:
             known.append(_root(folder, names[images], masks, part))
     if known:
@@ -267,8 +267,8 @@ def _plain(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
         mask_folder = _worded(folder, MASK_WORD, IMAGE_WORD)
         if mask_folder is None:
             return ()
-        # what else has images, if it is one
-        others = [n for n in _folders(folder) if n != mask_folder and _has_pictures(folder / n)]
+        # the only other folder with images
+        others = [n for n in _folders(folder) if n != mask_folder and _has_images(folder / n)]
         image_folder = _worded(folder, IMAGE_WORD, MASK_WORD)
         if len(others) == 1 and others[0].lower() not in PARTS:
             image_folder = others[0]
@@ -281,24 +281,24 @@ def _root(folder: Path, images: str, masks: str | None, part: str = "") -> Root:
     if masks is None:
         return Root(folder / images, None, part)
     below = folder / masks
-    # annotations/trimaps/ of images/
+    # annotations/trimaps/ for images/
     inner = _folders(below)
-    if not _has_pictures(below):
-        inner = [name for name in inner if _has_pictures(below / name)]
+    if not _has_images(below):
+        inner = [name for name in inner if _has_images(below / name)]
         inside = len(inner) == 1 and inner[0].lower() not in PARTS
         if inside and not (folder / images / inner[0]).is_dir():
             below /= inner[0]
     return Root(folder / images, below, part)
 
 
-def _has_pictures(folder: Path) -> bool:
+def _has_images(folder: Path) -> bool:
     return any(
         each.suffix.lower() in IMAGE_SUFFIXES and each.name[0] != "." for each in folder.iterdir()
     )
 
 
 def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str | None:
-    """The only folder whose name has a word, and none of the other; or None."""
+    """The only folder whose name has `word` and not `other`; or None."""
     fits = [
         name
         for name in _folders(folder)
@@ -313,8 +313,8 @@ def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str 
 
 
 def _nested(folder: Path, reporter: Reporter, above: str = "", depth: int = 1) -> tuple[Root, ...]:
-    """Images and masks in folders further below: Train/Urban/images_png/, ID/images/."""
-    if depth > _DEEPEST or (depth == 1 and _has_pictures(folder)):
+    """Images and masks in deeper folders: Train/Urban/images_png/, ID/images/."""
+    if depth > _DEEPEST or (depth == 1 and _has_images(folder)):
         return ()
     roots: list[Root] = []
     for name in _folders(folder):
@@ -337,8 +337,8 @@ def _above(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
         if others:
             renamed = Change("rename", (folder / name,), (folder / f"train_{name}",))
             message = (
-                f"{folder / name} holds images and masks too, but lies beside {roots[0].part}/ "
-                f"and is named after no part. Name it train_{name} to train with it, or move it "
+                f"{folder / name} holds images and masks too, but it is next to {roots[0].part}/ "
+                f"and its name is no split's. Rename it train_{name} to train on it, or move it "
                 "away."
             )
             reporter.problem(DataError(message, "outside-of-parts", [folder / name], renamed))
@@ -347,7 +347,7 @@ def _above(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     if not labelled or not aside:
         return tuple(roots)
     names = ", ".join(str(root.images) for root in aside)
-    reporter.note(f"{names} without masks beside are left aside.")
+    reporter.note(f"Skipped folders without masks: {names}.")
     return tuple(root for root in roots if root not in aside)
 
 
@@ -356,7 +356,7 @@ def _one_of(
 ) -> str | None:
     names = _folders(folder)
     fits = [name for name in names if name.lower() in words]
-    # what is called as it should be comes before its likes
+    # the exact name wins over its variants
     fits = [name for name in fits if name.lower() == words[0]] or fits
     if len(fits) > 1:
         raise WhichFolderError(folder, fits, flag)
@@ -371,22 +371,21 @@ def _one_of(
     ]
     if others:
         reporter.note(
-            f"The masks are taken from {folder / fits[0]}; {', '.join(f'{o}/' for o in others)} "
-            f"beside it {'is' if len(others) == 1 else 'are'} left aside. {flag} {others[0]} "
-            "takes the masks from there instead."
+            f"Masks are read from {folder / fits[0]}, not from "
+            f"{', '.join(f'{o}/' for o in others)} (to use these: {flag} {others[0]})."
         )
     return fits[0]
 
 
 def is_known(root: Root) -> bool:
-    """Whether a tool or a data set has these names, which leave no doubt."""
+    """Whether the names are those of a known tool or data set."""
     return any(root.images.name.lower() == images for images, _, _ in _KNOWN)
 
 
 def rivals(roots: Sequence[Root]) -> list[Path]:
-    """List the folders beside the masks' that might be meant as well, by their names.
+    """List other folders that may hold the masks, next to the first root's.
 
-    Each lies beside the masks of all roots; the paths are those beside the first.
+    Each exists next to the masks of all roots.
     """
     root, *others = roots
     above = (root.masks or root.images).parent
@@ -402,22 +401,21 @@ def rivals(roots: Sequence[Root]) -> list[Path]:
 
 
 class WhichFolderError(DataError):
-    """Of several folders each could be meant: `names`, one of which `flag` chooses."""
+    """Several folders, `names`, could be meant; `flag` chooses one."""
 
     def __init__(self, folder: Path, names: Sequence[str], flag: str) -> None:
-        """Offer a command for each."""
+        """Suggest a command for each."""
         self.names, self.flag = names, flag
         checks = [command("plainunet", "check", folder, flag, name) for name in names]
         lines = "".join(f"\n$ {check}" for check in checks)
         super().__init__(
-            f"{folder} holds {' and '.join(f'{name}/' for name in names)}, and each could be "
-            f"meant. Choose one:{lines}",
+            f"{folder} holds {' and '.join(f'{name}/' for name in names)}. Choose one:{lines}",
             "which-folder",
         )
 
 
 def _parts_with(folder: Path, names: Sequence[str], depth: int = 1) -> list[str]:
-    """The folders below, such as train/, that have all of these folders in them."""
+    """The subfolders, such as train/, that contain all of these folders."""
     found = []
     for top in _folders(folder) if depth <= _DEEPEST else ():
         if all((folder / top / name).is_dir() for name in names):
@@ -432,7 +430,7 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
     for name, flag in ((images, "--images"), (masks, "--masks")):
         if name is not None and not (folder / name).is_dir():
             raise FileNotFoundError(
-                f"{flag} {name}: there is no folder {folder / name}. {folders_found(folder)}"
+                f"{flag} {name}: {folder / name} does not exist. {folders_found(folder)}"
             )
     if images is None:
         known = [name for name in _folders(folder) if is_known(Root(folder / name, None))]
@@ -444,8 +442,8 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
         masks = there[0] if there else _one_of(folder, _MASKS, "--masks", reporter)
     if images is None:
         raise FileNotFoundError(
-            f"{folder} has no pictures where they are looked for; name their folder as well: "
-            f"--images. {folders_found(folder)}"
+            f"No images found in {folder}; choose their folder with --images. "
+            f"{folders_found(folder)}"
         )
     same = masks is None or (folder / masks).samefile(folder / images)
     return Root(folder / images, None if same or masks is None else folder / masks)

@@ -1,4 +1,4 @@
-"""Lists of pairs, and what lists and commands call images."""
+"""Lists of pairs, and lookup of images by the names that lists use."""
 
 import csv
 import io
@@ -37,7 +37,7 @@ _SAME = {
     "split": "part",
 }
 _ABSOLUTE = re.compile(r"([A-Za-z]:)?[\\/]")
-_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # what surrogateescape makes of it
+_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # from surrogateescape
 _BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
 
 
@@ -48,13 +48,13 @@ class Pair:
     image: ImageSource
     mask: Source
     group: str
-    """What must stay on one side of a split: a car, a patient, a video."""
+    """What must stay in one split: a car, a patient, a video."""
     part: str | None
-    """"train", "val" or "test", or None where it has not been chosen."""
+    """Split: "train", "val" or "test"; None if not chosen yet."""
 
 
 def read_listed(folder: Path, config: FolderConfig, reporter: Reporter) -> list[Pair]:
-    """Find the images and masks that `--pairs` names: two patterns, or a list."""
+    """Find the images and masks of `--pairs`: two patterns, or a list."""
     pairs = str(config.pairs)
     if "*" in pairs:
         return _by_patterns(folder, pairs, config.skip_unlabelled, reporter)
@@ -62,22 +62,22 @@ def read_listed(folder: Path, config: FolderConfig, reporter: Reporter) -> list[
     path = path if path.exists() else folder / pairs
     if not path.is_file():
         raise FileNotFoundError(
-            f"--pairs {pairs}: there is no such list, here or in {folder}. Give the path of a CSV "
-            "file with the columns image,mask, or two patterns: 'images/*.jpg:masks/*_m.png'."
+            f"--pairs {pairs}: no such list, here or in {folder}. Give the path of a CSV file "
+            "with the columns image,mask, or two patterns: 'images/*.jpg:masks/*_m.png'."
         )
     return _by_list(folder, path)
 
 
 def with_parts(listed: list[Pair]) -> list[Pair]:
-    """Take the parts that folders or files are named after for a split, if there are several."""
+    """Keep splits named by folders or files if there are several."""
     parts = {each.part for each in listed}
     if len(parts) == 1:
         return [replace(each, part=None) for each in listed]
     if None in parts:
         example = next(each for each in listed if each.part is None)
         raise ValueError(
-            f"{example.image} (mask: {example.mask}) is in none of the parts train, val and "
-            "test, while other pictures are. Name its folder or its annotation file after one."
+            f"{example.image} (mask: {example.mask}) is in none of the splits train, val and "
+            "test, but other images are. Name its folder or its annotation file after one."
         )
     return listed
 
@@ -85,11 +85,11 @@ def with_parts(listed: list[Pair]) -> list[Pair]:
 def read_parts(
     folder: Path, root: Path, images: Mapping[Key, Path], has_parts: bool, reporter: Reporter
 ) -> dict[Key, str | None]:
-    """Read the parts that lists of names give images; {} where there are no such lists.
+    """Read the splits from lists of names; {} if there are none.
 
-    They are VOC's and CVAT's in ImageSets/ beside the folder of images, `root`, or train.txt,
-    val.txt ... beside the data, if no folder is a part. Without any named after a part, those in
-    ImageSets/ list the images.
+    Lists are VOC's and CVAT's in ImageSets/ next to the image folder `root`, or train.txt,
+    val.txt ... next to the data if no folder is a split. If none in ImageSets/ is named after a
+    split, they list the images.
     """
     sets = root.parent / "ImageSets"
     below = sorted(sets.iterdir()) if sets.is_dir() else []
@@ -102,7 +102,7 @@ def read_parts(
         files = [f for each in beside for f in sorted(each.glob("*.txt")) if find_part(f.stem)]
         files = [file for file in files if file.is_file()]
     rows = {file: _named_in(file, names) for file in files}
-    if not in_sets:  # others speak of other files
+    if not in_sets:  # unrelated lists name other files
         files = [
             file for file in files if sum(map(bool, rows[file].values())) * 2 > len(rows[file])
         ]
@@ -115,34 +115,34 @@ def read_parts(
         missing += [name for name, key in rows[file].items() if key is None]
         for key in filter(None, rows[file].values()):
             if listed.setdefault(key, part) != part:
-                raise ValueError(f"{key[1]} stands in {file} and in another list. Take it off one.")
+                raise ValueError(f"{key[1]} is in {file} and in another list. Remove it from one.")
     if not files or not (listed or missing):
         return {}
     if missing:
         message = (
-            f"{files[0].parent} lists {len(missing)} images that are not there: "
-            f"{first_five(sorted(set(missing)))}. Add them, or take them off the lists."
+            f"{files[0].parent} lists {len(missing)} missing images: "
+            f"{first_five(sorted(set(missing)))}. Add them, or remove them from the lists."
         )
         reporter.problem(DataError(message, "missing-file"))
     more = [f for f in files if f not in parted and {*rows[f].values()} - {None, *listed}]
     if in_sets and more:
         message = (
             f"{first_five(more)} list{'s' * (len(more) == 1)} images that {first_five(parted)} "
-            "do not. Name the list after a part: train, val or test."
+            "do not. Name the list after a split: train, val or test."
         )
         reporter.problem(DataError(message, "outside-of-parts", more))
     if not in_sets:
-        reporter.note(f"The parts are taken from {first_five(parted)}.")
+        reporter.note(f"Splits are read from {first_five(parted)}.")
         if "train" not in listed.values():
             listed |= {key: "train" for key in images if key not in listed}
     if len(listed) < len(images):
-        where = "ImageSets does not list" if in_sets else "these do not list"
-        reporter.note(f"{len(images) - len(listed)} images that {where} are left out.")
+        where = "ImageSets" if in_sets else "these lists"
+        reporter.note(f"{len(images) - len(listed)} images that are not in {where} are skipped.")
     return listed
 
 
 def _tails(images: Mapping[Key, Path]) -> dict[str, Key | None]:
-    """Each image by its stem, and by that with up to three folders; None where two share it."""
+    """Map stems, with up to three folders before them, to images; None if ambiguous."""
     names: dict[str, Key | None] = {}
     for key, path in images.items():
         parts = [*normalize("NFC", path.parent.as_posix()).split("/"), key[1]]
@@ -153,7 +153,7 @@ def _tails(images: Mapping[Key, Path]) -> dict[str, Key | None]:
 
 
 def _named_in(file: Path, names: Mapping[str, Key | None]) -> dict[str, Key | None]:
-    """The images that a list names, each line one, or followed by its mask."""
+    """The images that a list names: one a line, optionally followed by its mask."""
     rows: dict[str, Key | None] = {}
     for line in _decode(file.read_bytes()).splitlines():
         text = normalize("NFC", line.strip().replace("\\", "/"))
@@ -166,7 +166,7 @@ def _named_in(file: Path, names: Mapping[str, Key | None]) -> dict[str, Key | No
 
 
 def _decode(data: bytes) -> str:
-    """Decode a list: UTF-8 with Excel's mark or without, or UTF-16; what is neither is kept."""
+    """Decode a list: UTF-8 with or without BOM, or UTF-16; other bytes are kept."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", errors="replace")
     return data.decode("utf-8-sig", errors="surrogateescape")
@@ -179,20 +179,19 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
     fit = len(patterns) == 2 and 0 < stars[0] <= stars[1] and "**" not in pairs
     if not fit or (braces and stars[0] < stars[1]):
         raise ValueError(
-            f"--pairs '{pairs}' is not two patterns with as many * each. Give them like this: "
-            "'images/*.jpg:masks/*_m.png', or '*/images/*.jpg:*/masks/*_m.png'; what a * stands "
-            "for, in one name, joins a picture with its mask. If the second has one more, all "
-            "masks that differ in it are one picture's."
+            f"--pairs '{pairs}' must be two patterns with the same number of *, such as "
+            "'images/*.jpg:masks/*_m.png' or '*/images/*.jpg:*/masks/*_m.png'. The text that "
+            "matches * joins an image with its mask. If the second has one more *, all masks that "
+            "differ in it belong to one image."
         )
     if _BRACES.search(patterns[0]):
         raise ValueError(
-            f"--pairs '{pairs}': braces stand for classes, and pictures have none. Put them into "
-            "the second pattern, the masks'."
+            f"--pairs '{pairs}': braces list classes, so they belong in the second pattern (masks)."
         )
     if patterns[0] == patterns[1]:
-        raise ValueError(f"--pairs '{pairs}': both patterns are the same. Give the masks' own.")
+        raise ValueError(f"--pairs '{pairs}': both patterns are the same. Change the second one.")
     images, masks = (_matches(folder, pattern, stars[0]) for pattern in patterns)
-    # 'a_mask.png' matches '*.png' too, but is meant by '*_mask.png'
+    # 'a_mask.png' matches '*.png' too, but belongs to '*_mask.png'
     images_first = len(patterns[0]) > len(patterns[1])
     first, second = (images, masks) if images_first else (masks, images)
     for path in first.keys() & second.keys():
@@ -200,8 +199,8 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
     for pattern, found in zip(patterns, (images, masks), strict=True):
         if not found:
             raise ValueError(
-                f"--pairs: no picture file below {folder} matches '{pattern}'. The pattern starts "
-                "from there, and its * stands for a part of one name."
+                f"--pairs: no image file below {folder} matches '{pattern}'. Patterns are relative "
+                "to this folder, and * does not match '/'."
             )
     image_files = _once(images)
     mask_files: dict[Key, Source]
@@ -211,7 +210,7 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
         mask_files = {**(_joined(folder, masks, braces[0]) if braces else _once(masks))}
     joined = match_names(image_files, mask_files, True, skip_unlabelled)
     if len(joined) < len(image_files):
-        reporter.note(f"{len(image_files) - len(joined)} pictures without a mask are left out.")
+        reporter.note(f"{len(image_files) - len(joined)} images without a mask are skipped.")
     start = len(folder.parts)
     return with_parts(
         [
@@ -227,20 +226,20 @@ def _part(parts: Sequence[str]) -> str | None:
 
 class _Match(NamedTuple):
     star: str
-    class_name: str  # "" where the pattern has no braces
-    pieces: tuple[str, ...]  # what stands before, between and behind them
+    class_name: str  # "" if the pattern has no braces
+    pieces: tuple[str, ...]  # text around the braces
 
 
 def _matches(folder: Path, pattern: str, stars: int) -> dict[Path, _Match]:
-    """Find the files of a pattern; `stars` of its * join an image with its mask."""
+    """Find the files of a pattern; its first `stars` * join an image with its mask."""
     pattern = normalize("NFC", pattern.removeprefix("./"))
     braces = _BRACES.findall(pattern)
     if len(set(braces)) > 1:
         raise ValueError(
-            f"--pairs: the braces in '{pattern}' differ: {' and '.join(sorted(set(braces)))}. They "
-            "stand for the classes; name the same ones, in the same order."
+            f"--pairs: the braces in '{pattern}' differ: {' and '.join(sorted(set(braces)))}. "
+            "Name the same classes in the same order."
         )
-    # of {a,b_a}, '1_b_a' ends in the longer
+    # longest first: with {a,b_a}, '1_b_a' is b_a
     names = sorted(braces[0][1:-1].split(",") if braces else [""], key=len, reverse=True)
     count = itertools.count()
     pieces = [
@@ -251,7 +250,7 @@ def _matches(folder: Path, pattern: str, stars: int) -> dict[Path, _Match]:
         )
         for number, piece in enumerate(_BRACES.split(pattern))
     ]
-    # a.JPG is meant as well
+    # a.JPG matches *.jpg
     regexes = {name: re.compile(re.escape(name).join(pieces), re.IGNORECASE) for name in names}
     start = len(folder.as_posix().rstrip("/")) + 1 if folder != Path() else 0
     base = folder / re.split(r"[*{]" if braces else r"\*", pattern)[0].rpartition("/")[0]
@@ -274,9 +273,9 @@ def _once(found: dict[Path, _Match]) -> dict[Key, Path]:
         key = "", match.star
         if key in files:
             raise ValueError(
-                f"--pairs: {files[key]} and {path} both match with '{match.star}' for the *. "
-                "Keep one of them, or give a list. If each class has a file of its own, name the "
-                "classes in braces: 'masks/{road,car}/*.png'."
+                f"--pairs: {files[key]} and {path} both match '{match.star}' for *. Keep one of "
+                "them, or give a list. With one file per class, name the classes in braces: "
+                "'masks/{road,car}/*.png'."
             )
         files[key] = path
     return files
@@ -298,9 +297,8 @@ def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, C
         is_one = other == mask == parse_classes(str(mask))
         if not is_one or mask.files[match.class_name] != path:
             raise ValueError(
-                f"--pairs: {path} is not {other} with '{match.class_name}' for the braces. Name "
-                "the masks of a picture's classes alike but for the class, suffix and large and "
-                "small letters too."
+                f"--pairs: {path} is not {other} with '{match.class_name}' for the braces. The "
+                "class masks of an image may differ in the class only, not in suffix or case."
             )
     return masks
 
@@ -311,8 +309,8 @@ def _by_list(folder: Path, path: Path) -> list[Pair]:
     columns = _columns(header)
     if any(columns.count(name) != 1 for name in _NEEDED) or set(columns) - set(_COLUMNS):
         raise ValueError(
-            f"{path}, line {line}: the header is '{','.join(header)}'. It must name the columns "
-            "image,mask and may name group,part, with commas between."
+            f"{path}, line {line}: the header is '{','.join(header)}'. It must have the columns "
+            "image,mask and may have group,part, separated by commas."
         )
     problems: list[str] = []
     listed: list[Pair] = []
@@ -322,22 +320,22 @@ def _by_list(folder: Path, path: Path) -> list[Pair]:
             problems.append(f"line {line} has {len(row)} fields, the header {len(columns)}")
             continue
         cells = dict(zip(columns, row, strict=True))
-        said = cells.get("part", "").strip()
-        part = PARTS.get(said.lower())
-        if said and part is None:
-            problems.append(f"line {line}: the part '{said}' is none of train, val and test")
+        name = cells.get("part", "").strip()
+        part = PARTS.get(name.lower())
+        if name and part is None:
+            problems.append(f"line {line}: part '{name}' is none of train, val and test")
         image = _existing(cells["image"], parse_image, path.parent, folder)
         mask = _existing(cells["mask"], parse_source, path.parent, folder)
         for column, source in zip(_NEEDED, (image, mask), strict=True):
-            # of a file for each class, the same may not be in two masks
+            # a file of one class may not be in two masks either
             own = files_of(source) if isinstance(source, ClassFiles) else [source]
             twice = next((each for each in own if str(each) in seen), None)
             if source is None and _NOT_UTF8.search(cells[column]):
-                problems.append(f"line {line}: this is not UTF-8. Save the list as 'CSV UTF-8'")
+                problems.append(f"line {line} is not UTF-8. Save the list as 'CSV UTF-8'")
             elif source is None:
-                problems.append(f"line {line}: the {column} '{cells[column]}' does not exist")
+                problems.append(f"line {line}: {column} '{cells[column]}' does not exist")
             elif twice is not None:
-                problems.append(f"line {line}: {twice} stands in line {seen[str(twice)]} already")
+                problems.append(f"line {line}: {twice} is already in line {seen[str(twice)]}")
             else:
                 seen |= dict.fromkeys(map(str, own), line)
         if image is not None and mask is not None:
@@ -345,13 +343,13 @@ def _by_list(folder: Path, path: Path) -> list[Pair]:
             listed.append(Pair(image, mask, group, part))
     if {each.part is None for each in listed} == {True, False}:
         line = next(seen[str(each.image)] for each in listed if each.part is None)
-        problems.append(f"line {line} has no part, while other lines have one")
+        problems.append(f"line {line} has no part, but other lines have one")
     if problems:
         more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(
             f"{path} has {len(problems)} wrong line{'s' * (len(problems) > 1)}:\n  "
             + "\n  ".join(problems[:5])
-            + f"{more}\nMend them; files are named from the list's folder or from {folder}."
+            + f"{more}\nFix them; paths are relative to the list's folder or to {folder}."
         )
     return listed
 
@@ -362,7 +360,7 @@ def _columns(header: Sequence[str]) -> list[str]:
 
 
 def find_lists(folder: Path) -> list[str]:
-    """Name the files at the top of a folder that list images and their masks, of parts one."""
+    """Return the lists of images and masks directly in a folder; one for all splits."""
     found: list[str] = []
     for file in sorted(folder.iterdir()):
         if file.suffix.lower() not in (".csv", ".txt") or not file.is_file():
@@ -380,17 +378,17 @@ def find_lists(folder: Path) -> list[str]:
 
 
 def _in_words(text: str) -> list[list[str]]:
-    """PaddleSeg's rows, an image and its mask with a space between; none of another list."""
+    """Rows of PaddleSeg's lists, image and mask separated by a space; [] for other lists."""
     rows = [line.split() for line in text.splitlines() if line.strip()]
     is_file = all(Path(word).suffix.lower() in IMAGE_SUFFIXES for row in rows for word in row)
     return rows if is_file and {len(row) for row in rows} == {2} else []
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    # what is not UTF-8 may be the name of a file
+    # bytes that are not UTF-8 may be a file name
     text = _decode(path.read_bytes())
     if _in_words(text):
-        # train.txt and val.txt, if they are named after parts
+        # train.txt together with val.txt
         part = find_part(path.stem)
         beside = sorted(path.parent.glob("*.txt")) if part else []
         yield 1, ["image", "mask", "part"]
@@ -400,7 +398,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield number, [*row, find_part(file.stem) or ""]
         return
     header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)  # Excel's, where , stands in numbers; UTF-16's
+    delimiter = max(",;\t", key=header.count)  # ; with decimal commas in Excel, tab in UTF-16
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
         for row in reader:
@@ -408,7 +406,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, row
     except csv.Error as error:
         raise ValueError(
-            f"{path}, line {reader.line_num}: this is not CSV ({error}). Mend the line."
+            f"{path}, line {reader.line_num} is not valid CSV ({error}). Fix the line."
         ) from None
 
 
@@ -417,7 +415,7 @@ _Parsed = TypeVar("_Parsed", bound=Source)
 
 def _existing(name: str, parse: Callable[[Path], _Parsed], *folders: Path) -> _Parsed | None:
     names = [name, name.replace("\\", "/")] if "\\" in name else [name]
-    if _ABSOLUTE.match(name):  # of another machine: what it ends in
+    if _ABSOLUTE.match(name):  # from another machine: try its last parts
         parts = names[-1].split("/")
         names += ["/".join(parts[start:]) for start in range(1, len(parts))]
     for path in (folder / name for name in names for folder in folders if name):
@@ -425,7 +423,7 @@ def _existing(name: str, parse: Callable[[Path], _Parsed], *folders: Path) -> _P
             source = parse(path)
             if any(file.is_file() for file in files_of(source)):
                 return source
-        except OSError:  # too long for a name, or not to be entered
+        except OSError:  # name too long, or no permission
             continue
     return None
 
@@ -433,31 +431,31 @@ def _existing(name: str, parse: Callable[[Path], _Parsed], *folders: Path) -> _P
 _MASKS = ("masks", "mask")
 
 
-class Pictures:
-    """The pictures below a folder; masks that lie in masks/ beside images/ are none of them."""
+class ImagePool:
+    """The images below a folder, without the masks in a masks/ next to images/."""
 
     def __init__(self, folder: Path) -> None:
-        """List the pictures, folder by folder, each folder's sorted by name."""
+        """List the images, folder by folder, each folder's sorted by name."""
         self.folder = folder
-        self.paths = list(_pictures(folder))
+        self.paths = list(_images_in(folder))
         start = 0 if folder == Path() else len(folder.as_posix().rstrip("/")) + 1
         self._tables: list[dict[str, Path | None]] = [{}, {}, {}, {}]
         for path in self.paths:
             below = normalize("NFC", path.as_posix()[start:])
             for table, key in zip(self._tables, _keys(below), strict=True):
-                # what two share finds neither
+                # ambiguous keys match nothing
                 table[key] = None if key in table else path
 
     def find(self, name: str, *bases: Path) -> Path | None:
-        """Find a picture by its path, else by its name, else by its stem, if exactly one fits.
+        """Find an image by path, else name, else stem, if exactly one matches.
 
-        A list's paths may start from `bases`, besides the folder itself.
+        Paths are relative to the folder or to one of `bases`.
         """
         listed = normalize("NFC", name.replace("\\", "/"))
         keys = _keys(listed.removeprefix("./"))
         path = self._tables[0].get(keys[0])
         for base in bases if path is None else ():
-            # "images/a.jpg" from above images/, "../images/a.jpg" from beside it
+            # "images/a.jpg" from above images/, "../images/a.jpg" from next to it
             below = os.path.relpath(base / listed, self.folder).replace(os.sep, "/")
             path = path or self._tables[0].get(normalize("NFC", below))
         for table, key in zip(self._tables[1:], keys[1:], strict=True):
@@ -465,20 +463,20 @@ class Pictures:
         return path
 
 
-def has_pictures(folder: Path) -> bool:
-    """Whether there are pictures below a folder."""
-    return next(_pictures(folder), None) is not None
+def has_images(folder: Path) -> bool:
+    """Whether there are images below a folder."""
+    return next(_images_in(folder), None) is not None
 
 
 def find_images(inputs: Sequence[ImageSource]) -> list[ImageSource]:
-    """List images, each once: files and pages as they are, folders all the way down."""
+    """List images, each once: files and pages as they are, folders recursively."""
     found: dict[ImageSource, None] = {}
     for path in inputs:
         if isinstance(path, Path) and path.is_dir():
             below = sorted(walk(path))
             if not below:
                 raise ValueError(
-                    f"{path} holds no pictures: no file below it ends in one of "
+                    f"{path} holds no images: no file below it ends in one of "
                     f"{' '.join(sorted(IMAGE_SUFFIXES))}."
                 )
             found |= dict.fromkeys(below)
@@ -489,8 +487,8 @@ def find_images(inputs: Sequence[ImageSource]) -> list[ImageSource]:
     return list(found)
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
-    # masks/ holds what the list says once more, often one file for each object
+def _images_in(folder: Path) -> Iterator[Path]:
+    # masks/ repeats what the list holds, often one file per object
     before, is_mask = "", False
     for path in walk(folder):
         above = os.path.dirname(path)  # noqa: PTH120 (ten times as fast)

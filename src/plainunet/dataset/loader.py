@@ -1,4 +1,4 @@
-"""Samples -> batches, the same for any number of worker processes of one machine."""
+"""Batches of samples, the same for any number of worker processes of one machine."""
 
 import signal
 import threading
@@ -16,9 +16,9 @@ from plainunet.dataset.samples import Draw, TrainingSet
 
 
 class EpochBatches(Sampler[list[Draw]]):
-    """A fresh order of all samples in each `epoch`, in batches that differ by at most one.
+    """A new order of all samples in each `epoch`, in batches whose sizes differ by at most one.
 
-    Batches before `first` are left out.
+    Batches before `first` are skipped.
     """
 
     def __init__(
@@ -30,23 +30,23 @@ class EpochBatches(Sampler[list[Draw]]):
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        """Make the order.
+        """Create the order.
 
         Args:
             count: Number of samples.
-            batch_size: Largest batch; larger by less than `processes` where that many would be
-                left without a picture otherwise.
-            seed: Of the run.
+            batch_size: Largest batch; exceeded by less than `processes` if a process would get
+                no image otherwise.
+            seed: Seed of the run.
             repeats: How often each sample is drawn in an epoch.
-            rank: Which share of each batch is drawn, from 0.
-            processes: Into how many shares, as equal as may be, each batch is cut.
+            rank: Rank of this process, from 0, which draws its part of each batch.
+            processes: Number of processes, which get nearly equal parts of each batch.
         """
         self._count = count
         self._draws = count * repeats
         if min(self._draws, batch_size) < processes:
             raise ValueError(
-                f"{processes} processes cannot share batches of {min(self._draws, batch_size)} "
-                "pictures: start fewer, or give a larger --batch-size."
+                f"Batches of {min(self._draws, batch_size)} images are too small for {processes} "
+                "processes: start fewer, or give a larger --batch-size."
             )
         self._batches = min(-(-self._draws // batch_size), self._draws // processes)
         self._seed = seed
@@ -58,13 +58,13 @@ class EpochBatches(Sampler[list[Draw]]):
         return self._batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Draw this share of the batches of `epoch`, from `first` on."""
+        """Yield this process's part of the batches of `epoch`, from `first` on."""
         for batch in self._cut()[self.first :]:
             share = np.array_split(batch, self._processes)[self._rank].tolist()
             yield [(epoch, number, sample) for epoch, number, sample in share]
 
     def samples(self, batch: int) -> list[int]:
-        """Name the samples of a batch of `epoch`, all shares of it."""
+        """List the samples of a batch of `epoch`, of all processes."""
         return [sample for _, _, sample in self._cut()[batch].tolist()]
 
     def _cut(self) -> list[NDArray[np.int64]]:
@@ -78,9 +78,9 @@ class EpochBatches(Sampler[list[Draw]]):
 def make_loader(
     dataset: TrainingSet, batches: EpochBatches, workers: int, pin_memory: bool = False
 ) -> "DataLoader[tuple[Tensor, ...]]":
-    """Join a set and an order, whose `epoch` is set before each pass, into a loader.
+    """Create a loader of a dataset and an order, whose `epoch` is set before each pass.
 
-    It gives images [N, H, W, C], shares [N, H', W', K] and, where the set has them, border
+    It yields images [N, H, W, C], shares [N, H', W', K] and, if the dataset has them, border
     weights [N, H', W'].
     """
     _one_thread_for_opencv()
@@ -95,16 +95,16 @@ def make_loader(
 
 
 def iterate(loader: "DataLoader[tuple[Tensor, ...]]") -> Iterator[tuple[Tensor, ...]]:
-    """Go through a loader; what goes wrong in its processes is raised as if it had been here.
+    """Iterate over a loader, re-raising worker errors as if they had happened in this process.
 
-    A process that has ended is noticed when its batch is missing (ChildProcessError), not, as
-    PyTorch would have it, in the middle of whatever goes on.
+    A dead worker raises ChildProcessError when its batch is missing, not, as in PyTorch, at any
+    point of the main thread.
     """
     before = _handler_of_ended_processes()
     batches = iter(loader)
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and _is_torchs(_handler_of_ended_processes()):
-        # it would raise wherever the main thread is when a process ends
+        # it would raise at any point of the main thread
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if _is_torchs(before) else before)
     while True:
         try:
@@ -112,12 +112,12 @@ def iterate(loader: "DataLoader[tuple[Tensor, ...]]") -> Iterator[tuple[Tensor, 
         except StopIteration:
             return
         except Exception as error:
-            told = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-            if told or (loader.num_workers and isinstance(error, EOFError | ConnectionError)):
-                said = str(error).partition("\n")[0] or "it left half a batch"
+            died = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+            if died or (loader.num_workers and isinstance(error, EOFError | ConnectionError)):
+                reason = str(error).partition("\n")[0] or "incomplete batch"
                 raise ChildProcessError(
-                    f"a process that prepares batches has ended ({said}). If memory was short, "
-                    "take fewer --workers."
+                    f"A data loader worker has died ({reason}). If memory was short, use fewer "
+                    "--workers."
                 ) from error
             plain = _unwrapped(error)
             if plain is error:
@@ -135,23 +135,23 @@ def _is_torchs(handler: Any) -> bool:
 
 
 def _unwrapped(error: Exception) -> Exception:
-    """Give an error the words that it had in the process that it comes from."""
+    """Restore an error's original message from the worker process."""
     name = f"\n{type(error).__name__}: "
-    said = str(error)
-    if not said.startswith("Caught ") or name not in said:
+    text = str(error)
+    if not text.startswith("Caught ") or name not in text:
         return error
-    return type(error)(said[said.rindex(name) + len(name) :].strip())
+    return type(error)(text[text.rindex(name) + len(name) :].strip())
 
 
 def _one_thread(_: int) -> None:
-    # Ctrl-C on a terminal comes to all its processes; the first one ends these
+    # Ctrl-C reaches all processes of a terminal; the main process ends the workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # workers share the machine with the training: more threads each would only be in its way
+    # workers share the CPU with training: more threads would slow it down
     _one_thread_for_opencv()
     torch.set_num_threads(1)
 
 
 def _one_thread_for_opencv() -> None:
-    # more would wait for cores that PyTorch's threads do not let go of; and a process forked
-    # while there are some inherits their locks without them, and may wait for ever
+    # more would wait for cores that PyTorch's threads hold; and a process forked while they
+    # exist inherits their locks and may deadlock
     cv2.setNumThreads(1)

@@ -1,4 +1,4 @@
-"""Names of images and masks -> which belong together, and which have no partner."""
+"""Match images with masks by file name, and report files without a partner."""
 
 import difflib
 import os
@@ -25,9 +25,9 @@ from plainunet.reporter import Reporter, silent
 
 Key = tuple[str, str]  # folder below the root, and stem, both in NFC
 Files = Mapping[Key, Path]
-_CURE = (
-    "Add the partner, or remove the file, or say what belongs together: --pairs 'images/*.jpg:"
-    "masks/*_m.png' (for each class a file: 'masks/*_{road,car}.png') or a CSV list: image,mask"
+_FIX = (
+    "Add the partner, remove the file, or define the pairs: --pairs 'images/*.jpg:masks/*_m.png' "
+    "(one file per class: 'masks/*_{road,car}.png') or a CSV list: image,mask"
 )
 _MOST_COMPARED = 50
 _ALIKE = 0.7
@@ -36,9 +36,10 @@ _SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "tiff": (".tif", ".tiff")}
 
 class _Lonely(NamedTuple):
     what: str  # what is missing
+    code: str
     advice: str
-    partner_of: Callable[[Key], str]  # the stem that it would have
-    owner_of: Callable[[Key], str]  # the stem that a partner's own would have
+    partner_of: Callable[[Key], str]  # expected stem of the missing file
+    owner_of: Callable[[Key], str]  # expected stem of a partner's partner
 
 
 def _each(
@@ -51,7 +52,7 @@ def _each(
     moves: dict[Path, Change],
 ) -> Iterator[DataError]:
     beside = _beside(partners, {*files.values()}) if keys else {}
-    # compared without what all masks' names share, which would make them all alike
+    # affixes shared by all masks would make all names similar
     named_so = {(key[0], missing.owner_of(key)): key for key in others}
     order = sorted(named_so)
     for number, key in enumerate(keys):
@@ -60,36 +61,36 @@ def _each(
         if candidate is None and number < _MOST_COMPARED:
             near = _nearest(key, order)
             candidate = partners[named_so[near]] if near else None
-        message, fix = f"{path} has no {missing.what} ({named})", moves.get(path)
+        message, fix = f"{path} has no {missing.what} (expected: {named})", moves.get(path)
         if candidate is not None:
             message += f"; nearest is {candidate}"
             new = candidate.with_name(wanted + _suffix(candidate))
-            # of two that shall meet, one moves
+            # rename only one of two mismatched partners
             is_free = fix is None and candidate not in moves and not new.exists()
             if is_free and _is_slip(candidate.stem, wanted):
                 fix = moves[candidate] = Change("rename", (candidate,), (new,))
         message += f". Add the partner, or {missing.advice}."
-        yield DataError(message, f"no-{missing.what}", [path], fix or "")
+        yield DataError(message, missing.code, [path], fix or "")
 
 
 def _with_nearest(keys: Sequence[Key], files: Files, others: Sequence[Key], partners: Files) -> str:
     order = sorted(others)
-    said: list[object] = []
+    listed: list[object] = []
     for key in keys[:5]:
         near = _nearest(key, order)
-        said.append(f"{files[key]}{f' (nearest: {partners[near]})' if near else ''}")
-    return first_five([*said, *keys[5:]])
+        listed.append(f"{files[key]}{f' (nearest: {partners[near]})' if near else ''}")
+    return first_five([*listed, *keys[5:]])
 
 
 def _is_slip(name: str, wanted: str) -> bool:
-    """Whether one name is the other misspelt: its numbers are the same, and most letters."""
+    """Whether a name is a misspelling: same numbers, mostly the same letters."""
     same_numbers = re.findall(r"\d+", name) == re.findall(r"\d+", wanted)
     return same_numbers and difflib.SequenceMatcher(None, name, wanted).ratio() >= _ALIKE
 
 
 def _nearest(key: Key, order: Sequence[Key]) -> Key | None:
     at = bisect(order, key)
-    # far apart in the order, names have no beginning in common
+    # similar names share a beginning, so they are close in sorted order
     around = order[max(0, at - 200) : at + 200]
     near = {stem: (where, stem) for where, stem in around if where == key[0]}
     found = difflib.get_close_matches(key[1], near, 1)
@@ -97,20 +98,20 @@ def _nearest(key: Key, order: Sequence[Key]) -> Key | None:
 
 
 def _beside(partners: Files, known: set[Path]) -> dict[Key, Path]:
-    """Pictures under names that are no picture's, by folder and stem: '7.dat', '8.png.bak'."""
+    """Files with a non-image suffix, by folder and stem: '7.dat', '8.png.bak'."""
     folders = {where: path.parent for (where, _), path in partners.items()}
     taken = known | set(partners.values())
     return {
         (where, name.partition(".")[0]): folder / name
         for where, folder in folders.items()
-        if folder.is_dir()  # not of masks with a file for each class
+        if folder.is_dir()  # not a path of one file per class
         for name in sorted(os.listdir(folder))  # noqa: PTH208 (ten times as fast)
         if name[0] != "." and folder / name not in taken and (folder / name).is_file()
     }
 
 
 def fitting_suffix(path: Path, kind: str) -> str:
-    """Name the suffix that a file's format (`find_kind`) asks for: its own, where that fits."""
+    """Return the suffix of a file's format (`find_kind`); its own if that fits."""
     usual = _SUFFIXES.get(kind, (f".{kind}",))
     return path.suffix if path.suffix.lower() in usual else usual[0]
 
@@ -127,7 +128,7 @@ _SAMPLE = 2000
 
 
 class _Affixes(NamedTuple):
-    """What is taken off a stem before it is compared."""
+    """Parts removed from a stem before comparison."""
 
     image_start: str = ""
     image_end: str = ""
@@ -135,18 +136,18 @@ class _Affixes(NamedTuple):
     mask_end: str = ""
 
     def __str__(self) -> str:
-        """How a mask is named after its picture."""
+        """Describe how a mask's name follows from its image's."""
         sides = []
         for image, mask in zip(self[:2], self[2:], strict=True):
             if mask and image:
-                sides.append(f"'{mask}' where the picture has '{image}'")
+                sides.append(f"'{mask}' instead of '{image}'")
             elif image:
-                sides.append(f"the picture's name without '{image}'")
+                sides.append(f"the image's name without '{image}'")
         if sides:
             return ", ".join(sides)
         if self.mask_start:
-            return f"'{self.mask_start}', then the picture's name"
-        return f"the picture's name, then '{self.mask_end}'" if self.mask_end else "named like it"
+            return f"'{self.mask_start}' + the image's name"
+        return f"the image's name + '{self.mask_end}'" if self.mask_end else "same name"
 
 
 def match_names(
@@ -156,9 +157,9 @@ def match_names(
     skip_unlabelled: bool = False,
     reporter: Reporter = silent,
 ) -> dict[Key, Key]:
-    """Join each picture with its mask: their keys, in the pictures' order.
+    """Map each image's key to its mask's, in the order of the images.
 
-    `as_they_are`: only equal stems are partners. Files without a partner are a problem.
+    Files without a partner are reported. `as_they_are`: only equal stems match.
     """
     affixes = _Affixes()
     if as_they_are:
@@ -173,7 +174,7 @@ def match_names(
             if len(small) == len(images) == len(masks):
                 joined = {small_images[key]: small_masks[mask] for key, mask in small.items()}
     if not as_they_are and len(joined) < len(images):
-        # 21_training and 01_test, each in its part
+        # 21_training and 01_test, each in its split
         found = _join_places(images, masks)
         joined = found if len(found) > len(joined) else joined
     if skip_unlabelled and joined:
@@ -186,7 +187,7 @@ def match_names(
 
 
 def _require_no_shift(images: Files, masks: Files) -> None:
-    """Refuse numbers of masks that are all by one more, or less, than those of images."""
+    """Refuse masks numbered with a constant offset from their images."""
     numbers: list[list[int]] = []
     for files in (images, masks):
         found = [re.findall(r"\d+", stem) for _, stem in files]
@@ -195,16 +196,16 @@ def _require_no_shift(images: Files, masks: Files) -> None:
     if len(numbers[0]) == len(numbers[1]) == len(images) and len(steps) == 1 and steps != {0}:
         first, last = next(iter(images.values())), next(iter(masks.values()))
         raise DataError(
-            f"The masks' numbers are the images' numbers with {steps.pop():+d}: the first are "
-            f"{first} and {last}. If they are of one image, number both alike; if not, add what is "
-            f"missing. {_CURE}.",
+            f"The masks' numbers differ from the images' by {steps.pop():+d}: the first are "
+            f"{first} and {last}. If these belong together, number both the same; if not, add the "
+            f"missing files. {_FIX}.",
             "no-mask",
             [first, last],
         )
 
 
 def _join_places(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
-    """Join images with masks in each folder as its own names have it."""
+    """Match the images and masks of each folder separately."""
     places: dict[str, tuple[dict[Key, None], dict[Key, None]]] = defaultdict(lambda: ({}, {}))
     for number, keys in enumerate((images, masks)):
         for key in keys:
@@ -213,24 +214,24 @@ def _join_places(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
 
 
 def fit_all(images: Files, masks: Files) -> bool:
-    """Whether each of these images has a mask among these, by the names."""
+    """Whether every image has a mask, by name."""
     return bool(images) and len(_best(images, masks)[1]) == len(images)
 
 
 def patterns_of(images: Files, masks: Files) -> tuple[str, str]:
-    """Write patterns, as of `--pairs`, for the names of images and of their masks."""
+    """Return the `--pairs` patterns that match these images and masks."""
     affixes = _best(images, masks)[0]
     suffixes = [next(iter(files.values())).suffix for files in (images, masks)]
     return f"{affixes[0]}*{affixes[1]}{suffixes[0]}", f"{affixes[2]}*{affixes[3]}{suffixes[1]}"
 
 
 def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
-    """Tell pictures and masks in one folder apart; no masks if most have no partner."""
+    """Separate images and masks in one folder by name; no masks if most have no partner."""
     best: tuple[int, set[Key]] = (0, set())
     for affixes in _one_sided(files, files, lambda start, end: _Affixes("", "", start, end)):
         longer = {key for key in files if _cut(key, affixes[2:]) in files}
         shorter = files.keys() - longer
-        # "1" and "1_rgb": here the picture has the longer name
+        # "1" and "1_rgb": the image has the longer name
         is_image = IMAGE_WORD.search(affixes.mask_start or affixes.mask_end)
         joined = len(_join(shorter, longer, affixes))
         best = max(best, (joined, shorter if is_image else longer), key=lambda each: each[0])
@@ -242,7 +243,7 @@ def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
         best = max(best, (joined, named), key=lambda each: each[0])
     if best[0] * 4 < len(files):
         return dict(files), {}
-    # beside 7_mask, 7_mask_1 is one more mask
+    # next to 7_mask, 7_mask_1 is another mask
     found = {key: match for key in files if (match := _NUMBERED.fullmatch(key[1]))}
     more = {key for key, match in found.items() if (key[0], match["base"]) in best[1]}
     masks = best[1] | more
@@ -255,9 +256,9 @@ _PHOTOS = (".jpg", ".jpeg", ".heic", ".heif", ".avif", ".webp")
 def split_suffixes(
     files: Mapping[Key, Sequence[Path]], folder: Path
 ) -> tuple[dict[Key, Path], dict[Key, Path]]:
-    """Tell images and masks apart that differ in their suffix alone: 1.jpg beside 1.png.
+    """Separate images and masks that differ in their suffix only: 1.jpg and 1.png.
 
-    Both are empty where most names stand there once.
+    Both are empty if most names occur once.
     """
     kinds = Counter(
         tuple(sorted(path.suffix.lower() for path in each))
@@ -276,8 +277,8 @@ def split_suffixes(
             for one, other in (both, both[::-1])
         )
         raise DataError(
-            f"{folder} holds images and masks that differ in their suffix alone, {both[0]} and "
-            f"{both[1]}. Which are the images? Name them first:{lines}",
+            f"{folder} holds images and masks that differ only in their suffix, {both[0]} and "
+            f"{both[1]}. Choose which are the images (named first):{lines}",
             "which-folder",
         )
     images: dict[Key, Path] = {}
@@ -295,13 +296,13 @@ _NUMBERED = re.compile(
 
 
 def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
-    """Join several masks of one image, such as one for each object: their union is its mask.
+    """Join several masks of one image, such as one per object, as their union.
 
-    They are known by their number (7_mask.png and 7_mask_1.png of 7.png), or by their folder, which
-    is the image's alone (ID/masks/ of ID/images/, masks/7/ of images/7.png).
+    They share a name but for a number (7_mask.png and 7_mask_1.png of 7.png), or a folder that
+    belongs to one image (ID/masks/ of ID/images/, masks/7/ of images/7.png).
 
     Raises:
-        DataError: Every image has masks of the same numbers, which may be classes.
+        DataError: All images have masks with the same numbers, which may be classes.
     """
     groups: dict[Key, dict[str, Path]] = defaultdict(dict)
     by_folder = _image_of_folder(images, {where for where, _ in masks})
@@ -320,7 +321,7 @@ def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
     if not by_folder and (after < before or len(masks) - before <= len(groups) - after):
         return {**masks}
     first = several[0] if several else {}
-    # of objects, images have as many as there are; of classes, all have the same
+    # the number of objects varies between images; the classes are the same
     names = Counter(re.sub(r"\d+", "", name) for own in several for name in own)
     worded = [name for name, count in names.items() if count > 1 and _worded(name)]
     same = all(own.keys() == first.keys() for own in groups.values())
@@ -328,10 +329,10 @@ def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
     if len(worded) > 1 or alike:
         classes = dict.fromkeys(re.sub(r"^.*\d[\W_]+", "", name) for name in first)
         raise DataError(
-            f"Images have several masks each, such as {first_five(list(first.values()))}, and all "
-            "the same ones. If each is of a class of its own, name the classes in braces, as in "
-            f"--pairs 'images/*.png:masks/*_{{{','.join(list(classes)[:3])}}}.png'; if they are "
-            f"objects of one class, join them by one more *: --pairs "
+            "Each image has the same set of masks, such as "
+            f"{first_five(list(first.values()))}. For one mask per class, name the classes in "
+            f"braces: --pairs 'images/*.png:masks/*_{{{','.join(list(classes)[:3])}}}.png'. For "
+            "objects of one class, join them with one more *: --pairs "
             "'images/*.png:masks/*_*.png'.",
             "several-masks",
             list(first.values()),
@@ -346,26 +347,26 @@ def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
 
 
 def join_files(paths: Sequence[Path]) -> ObjectFiles:
-    """Take several files in one folder for the masks of one image."""
+    """Combine several files in one folder as the masks of one image."""
     names = tuple(path.name for path in paths)
     if any(re.search(r"[{}|]", name) for name in names) or len({p.parent for p in paths}) > 1:
         raise DataError(
-            f"{first_five(paths)} are masks of one image. To be joined they must lie in one "
-            "folder, without {, } and | in their names.",
+            f"{first_five(paths)} are masks of one image. Put them into one folder, without "
+            "{, } and | in their names.",
             "several-masks",
             paths,
         )
     return ObjectFiles(paths[0].parent, names)
 
 
-def _image_of_folder(images: Files, masked: set[str]) -> dict[str, Key]:
+def _image_of_folder(images: Files, mask_folders: set[str]) -> dict[str, Key]:
     """The one image of each folder of masks; none where folders hold masks of several."""
     counts = Counter(where for where, _ in images)
     alone = {key[0]: key for key in images if counts[key[0]] == 1}
     named = {Path(where, stem).as_posix(): (where, stem) for where, stem in images}
     for known in (alone, named):
-        found = {where: known[where] for where in masked if where in known}
-        if len(found) == len(masked) > 1:
+        found = {where: known[where] for where in mask_folders if where in known}
+        if len(found) == len(mask_folders) > 1:
             return found
     return {}
 
@@ -421,7 +422,7 @@ def _best(
 
 def _candidates(images: Mapping[Key, object], masks: Mapping[Key, object]) -> Iterator[_Affixes]:
     yield _Affixes()
-    # img.png and label.png in a folder of their own each
+    # img.png and label.png, one pair per folder
     stems = [{stem for _, stem in keys} for keys in (images, masks)]
     if all(len(each) == 1 for each in stems) and len(images) > 1:
         yield _Affixes("", stems[0].pop(), "", stems[1].pop())
@@ -434,7 +435,7 @@ def _candidates(images: Mapping[Key, object], masks: Mapping[Key, object]) -> It
         [(where, stem[::-1]) for where, stem in masks],
     ):
         yield _Affixes(image[::-1], "", mask[::-1], "")
-    # "img_1" and "1_mask"
+    # "img_1" with "1_mask"
     if len(images) > 1 and len(masks) > 1:
         ours, theirs = _shared(images), _shared(masks)
         for affixes in (
@@ -463,7 +464,7 @@ def _one_sided(
 
 
 def _two_sided(images: Iterable[Key], masks: Iterable[Key]) -> list[tuple[str, str]]:
-    # in sorted order, what begins most like a name stands beside it
+    # in sorted order, names with the longest common beginning are adjacent
     votes: Counter[tuple[str, str]] = Counter()
     order = sorted(images)
     for key in _sample(sorted(masks)):
@@ -472,10 +473,10 @@ def _two_sided(images: Iterable[Key], masks: Iterable[Key]) -> list[tuple[str, s
             if other[0] == key[0]:
                 same = len(_beginning(other[1], key[1]))
                 ends = other[1][same:], key[1][same:]
-                # "1_01" and "1_02" are two of a kind, not picture and mask
+                # "1_01" and "1_02" are of one kind, not image and mask
                 if same and all(_worded(end) for end in ends):
                     votes[ends] += 1
-    # one pair alone shows what pairs have in common only by its words: -volume and -labels
+    # a single pair is recognised only by words such as -volume and -labels
     return [
         (image, mask)
         for image, mask in _most(votes)
@@ -484,7 +485,7 @@ def _two_sided(images: Iterable[Key], masks: Iterable[Key]) -> list[tuple[str, s
 
 
 def _most(votes: Counter[tuple[str, str]]) -> list[tuple[str, str]]:
-    # with equal votes the shorter: "10_mask" is also "1" followed by "0_mask"
+    # for equal votes, the shorter: "10_mask" is also "1" followed by "0_mask"
     return sorted(votes, key=lambda each: (-votes[each], len("".join(each)), each))[:3]
 
 
@@ -504,7 +505,7 @@ def _beginning(one: str, other: str) -> str:
 def _shared(keys: Iterable[Key]) -> tuple[str, str]:
     stems = [stem for _, stem in keys]
     turned = [stem[::-1] for stem in stems]
-    # what the first and the last in order share, all between them share
+    # the common prefix of the first and last in sorted order is common to all
     start = _beginning(min(stems), max(stems))
     end = _beginning(min(turned), max(turned))[::-1]
     # whole words only: "img_0" is "img_"
@@ -519,13 +520,13 @@ def _require_all(
     joined: Mapping[Key, Key],
     reporter: Reporter,
 ) -> None:
-    """Report the images without a mask and the masks without an image."""
+    """Report images without a mask and masks without an image."""
     partners = set(joined.values())
     alone = [key for key in images if key not in joined]
     lonely = [key for key in masks if key not in partners]
     if not alone and not lonely:
         return
-    named = "named like the picture" if affixes == _Affixes() else affixes
+    named = "same name" if affixes == _Affixes() else affixes
 
     def mask_of(image: Key) -> str:
         return f"{affixes.mask_start}{(_cut(image, affixes[:2]) or image)[1]}{affixes.mask_end}"
@@ -536,11 +537,11 @@ def _require_all(
     problems = []
     if alone:
         listed = _with_nearest(alone, images, lonely or list(masks), masks)
-        problems.append(f"{len(alone)} pictures have no mask ({named}): {listed}")
+        problems.append(f"{len(alone)} images have no mask (expected: {named}): {listed}")
     if lonely:
         listed = _with_nearest(lonely, masks, alone or list(images), images)
-        problems.append(f"{len(lonely)} masks have no picture: {listed}")
-    leave = " Or leave out pictures without a mask: --skip-unlabelled." if alone else ""
+        problems.append(f"{len(lonely)} masks have no image: {listed}")
+    leave = " To skip images without a mask: --skip-unlabelled." if alone else ""
     where_masks_are = {path.parent for path in masks.values()}
     both = [key for key in alone if images[key].parent in where_masks_are]
     maybe = {key: images[key] for key in both} | {key: masks[key] for key in lonely}
@@ -550,8 +551,8 @@ def _require_all(
     channels = _channels(alone, images, affixes, joined)
     alone = [key for key in alone if key not in channels]
     moves: dict[Path, Change] = {}
-    no_mask = _Lonely("mask", "leave such pictures out (--skip-unlabelled)", mask_of, image_of)
-    no_image = _Lonely("picture", "remove it", image_of, mask_of)
+    no_mask = _Lonely("mask", "no-mask", "leave it out (--skip-unlabelled)", mask_of, image_of)
+    no_image = _Lonely("image", "no-picture", "remove it", image_of, mask_of)
     each = [
         *dict.fromkeys([*several.values(), *channels.values()]),
         *_each(alone, images, lonely, masks, no_mask, named, moves),
@@ -559,7 +560,7 @@ def _require_all(
     ]
     reporter.problem(
         DataError(
-            f"{'; '.join(problems)}. {_CURE}.{leave}",
+            f"{'; '.join(problems)}. {_FIX}.{leave}",
             each[0].code,
             [file for problem in each for file in problem.files],
             parts=each,
@@ -574,7 +575,7 @@ def _of_images_that_stay(
     affixes: _Affixes,
     joined: Mapping[Key, Key],
 ) -> dict[Key, DataError]:
-    """The errors for masks that look like further ones of an image that has one."""
+    """Errors for masks that look like second masks of an image."""
     cores = {_cut(key, affixes[:2]): key for key in joined}
     found = {}
     for (where, stem), mask in lonely.items():
@@ -598,9 +599,9 @@ def _of_images_that_stay(
                     f"joined, '{start}{shared}*{own.suffix}'; " * bool(shared)
                 )
             found[where, stem] = DataError(
-                f"{mask} looks like another mask of {image}, beside {own}. Say which is meant: "
-                f"one of them, as in --pairs '{start}{ends_of[0]}{own.suffix}'; {both}or add "
-                "the image that it belongs to.",
+                f"{mask} looks like another mask of {image}, next to {own}. Choose: one of them, "
+                f"as in --pairs '{start}{ends_of[0]}{own.suffix}'; {both}or add the image that it "
+                "belongs to.",
                 "several-masks",
                 [mask, image, own],
             )
@@ -610,7 +611,7 @@ def _of_images_that_stay(
 def _channels(
     alone: Iterable[Key], images: Files, affixes: _Affixes, joined: Mapping[Key, Key]
 ) -> dict[Key, DataError]:
-    """The errors for images of which each channel is a file, as nnU-Net has them: 7_0001.png."""
+    """Errors for images with one file per channel, as nnU-Net has them: 7_0001.png."""
     number = re.compile(r"_\d{4}$")
     if not number.fullmatch(affixes.image_end):
         return {}
@@ -624,9 +625,9 @@ def _channels(
     for first, others in files.items():
         paths = [images[key] for key in (first, *others)]
         problem = DataError(
-            f"{first_five(paths)} are the channels of one image, each in a file of its own. Save "
-            "them as one TIFF or .npy file of all channels, named like the mask. If the first is "
-            f"enough, name it: --pairs '{paths[0].parent.name}/*{affixes.image_end}"
+            f"{first_five(paths)} are the channels of one image in separate files. Save them as "
+            "one TIFF or .npy file with all channels, named like the mask. To use only the first: "
+            f"--pairs '{paths[0].parent.name}/*{affixes.image_end}"
             f"{paths[0].suffix}:labelsTr/*{paths[0].suffix}'.",
             "several-channels",
             paths,
@@ -644,12 +645,12 @@ _PAIRS = "--pairs 'images/*.jpg:masks/{road,car}/*.png'"
 def join_classes(
     images: Mapping[Key, Path], masks: Mapping[Key, Path]
 ) -> dict[Key, ClassFiles] | None:
-    """Join the masks of each picture where there is one folder for each class.
+    """Join the masks of each image if there is one folder per class.
 
-    Such folders are known by their pictures, which have none: `masks/road/1.png` and
-    `masks/car/1.png` for `images/1.jpg`, `masks/train/road/1.png` or `masks/road/train/1.png`
-    for `images/train/1.jpg`. The masks' names may hold the class (`road/1_road.png`). Returns paths
-    with all classes in braces, the background first; None where the folders are no classes.
+    Such folders exist for masks only: `masks/road/1.png` and `masks/car/1.png` for
+    `images/1.jpg`, `masks/train/road/1.png` or `masks/road/train/1.png` for `images/train/1.jpg`.
+    Names may include the class (`road/1_road.png`). Returns paths with all classes in braces,
+    background first; None if the folders are not classes.
     """
     spots = _find_spots({where for where, _ in images}, {where for where, _ in masks})
     names = {spot.class_name for spot in spots.values()}
@@ -659,8 +660,8 @@ def join_classes(
         return None
     # "1", "1_road" or "road_1"
     for own_name in ("(?P<core>.+)", "(?P<core>.+)[-_. ]+{}", "{}[-_. ]+(?P<core>.+)"):
-        found = _by_picture(masks, spots, own_name)
-        # patients' folders look the same, but their masks have no name in common
+        found = _by_image(masks, spots, own_name)
+        # patients' folders look the same, but their masks share no names
         if any(len(files) > 1 for files in found.values()):
             classes = [name for name in class_file_names(tuple(sorted(names))) if name in names]
             return _in_braces(found, tuple(classes))
@@ -668,9 +669,9 @@ def join_classes(
 
 
 class _Spot(NamedTuple):
-    where: str  # the pictures' folder
+    where: str  # folder of the images
     class_name: str
-    depth: int  # of the class's folder above the mask, from 0
+    depth: int  # levels of the class folder above the mask, from 0
 
 
 class _Joined(NamedTuple):
@@ -679,22 +680,22 @@ class _Joined(NamedTuple):
     class_name: str
 
 
-def _find_spots(pictured: set[str], masked: set[str]) -> dict[str, _Spot]:
-    if pictured & masked:
+def _find_spots(image_folders: set[str], mask_folders: set[str]) -> dict[str, _Spot]:
+    if image_folders & mask_folders:
         return {}
-    parts = {where: Path(where).parts for where in masked}
+    parts = {where: Path(where).parts for where in mask_folders}
     fits = []
     for at in range(min(map(len, parts.values()), default=0)):
         spots = {
             where: _Spot(str(Path(*each[:at], *each[at + 1 :])), each[at], len(each) - 1 - at)
             for where, each in parts.items()
         }
-        if all(spot.where in pictured for spot in spots.values()):
+        if all(spot.where in image_folders for spot in spots.values()):
             fits.append(spots)
     return fits[0] if len(fits) == 1 else {}
 
 
-def _by_picture(
+def _by_image(
     masks: Mapping[Key, Path], spots: Mapping[str, _Spot], own_name: str
 ) -> dict[Key, list[_Joined]]:
     found: dict[Key, list[_Joined]] = defaultdict(list)
@@ -711,7 +712,7 @@ def _by_picture(
         folder, own = os.path.split(path)
         if folder not in above:
             parts = list(Path(folder).parts)
-            # as it is spelled on the disk
+            # as spelled on disk
             name, parts[-1 - spot.depth] = parts[-1 - spot.depth], HERE
             above[folder] = str(Path(*parts)), name
         template, name = above[folder]
@@ -732,15 +733,14 @@ def _in_braces(
     for key, joined in found.items():
         mask = ClassFiles(joined[0].template, classes)
         fits = all(each.template == mask.template for each in joined)
-        if not masks:  # what stands in braces is the same for all
+        if not masks:  # the classes in braces are the same for all
             own = mask.files.get(joined[0].class_name)
             fits = fits and own == joined[0].mask and parse_classes(str(mask)) == mask
         if not fits:
             raise ValueError(
                 f"{' and '.join(str(each.mask) for each in joined[:2])} cannot be joined: the "
-                "masks of a picture's classes must have one name and suffix but for the class, "
-                "and no braces or commas in their folders' names. Rename them, or say what "
-                f"belongs together: {_PAIRS}."
+                "class masks of an image may differ in the class name only, and their folders' "
+                f"names may not contain braces or commas. Rename them, or use {_PAIRS}."
             )
         masks[key] = mask
     return masks

@@ -1,4 +1,4 @@
-"""A folder -> pairs of image and mask."""
+"""Find the pairs of image and mask in a folder."""
 
 import json
 import re
@@ -56,8 +56,8 @@ from plainunet.formats.sources import ImageSource, Page, Shapes, Source, files_o
 from plainunet.formats.tiff import find_slices
 from plainunet.reporter import Collected, Reporter, silent
 
-_MOST_VALUES = 64  # of a mask; an image has more
-# copies of one image, each changed in its way: Roboflow's, and others by what was done
+_MOST_VALUES = 64  # in a mask; images have more
+# augmented copies of an image: Roboflow's, and others by their endings
 _COPY = re.compile(
     r"(?i)(.+?)(\.rf\.[0-9a-z]+|[_-](aug(mented)?|[hv]?flip|flipped|mirror(ed)?|rot(ated?)?)[_-]?\d*)+"
 )
@@ -69,20 +69,20 @@ def find_pairs(
     reporter: Reporter = silent,
     at_least: int = 2,
 ) -> list[Pair]:
-    """Find all pictures and masks of a data set; slices of stacks are pictures of their own.
+    """Find all images and masks of a data set; each slice of a stack is an image.
 
-    A mask's stem is its picture's, once a beginning or an ending is taken off that all masks
-    or all pictures share ("_mask", "_1stHO", "mask_"; "_img" and "_mask"). Files whose suffix
-    is no picture's, and hidden ones, are passed over.
+    A mask's stem equals its image's without a prefix or suffix that all masks or all images
+    share ("_mask", "_1stHO", "mask_"; "_img" and "_mask"). Hidden files and files without an
+    image's suffix are ignored.
 
     Args:
         folder: The data set.
-        config: Where images and masks are, as far as that is not to be found, and how images
-            are grouped: without `group_by`, each image is a group of its own; in Carvana's
-            layout, what stands before the first "_"; in a list, what the list says.
-        reporter: Told what was left aside, and of problems with single files, which are left out
-            if its `problem` does not raise.
-        at_least: Fewest pairs that will do.
+        config: Where images and masks are, if they cannot be found by name, and how images are
+            grouped. Without `group_by`, a group is one image, Carvana's car, or the `group`
+            column of a list.
+        reporter: Receives notes on skipped files, and problems with single files, which are
+            skipped if its `problem` does not raise.
+        at_least: Minimum number of pairs.
 
     Returns:
         The pairs, sorted by the image's path.
@@ -92,7 +92,7 @@ def find_pairs(
     _require_folder(folder)
     if config.pairs is not None:
         if config.images is not None or masks is not None:
-            raise ValueError("--pairs says it all: give it without --images and --masks.")
+            raise ValueError("--pairs cannot be combined with --images or --masks.")
         listed = read_listed(folder, config, reporter)
     elif masks is not None and masks.lower().endswith((".json", ".csv")):
         listed = pair_annotated(folder, config, reporter)
@@ -112,8 +112,8 @@ def require_enough(folder: Path, count: int, at_least: int = 2) -> None:
     """Refuse a data set of too few pairs."""
     if count < at_least:
         raise DataError(
-            f"{folder} holds {count} picture with its mask; at least {at_least} are "
-            "needed, some to learn from and some to judge by. Add more.",
+            f"{folder} holds {count} pair{'s' * (count != 1)} of image and mask; at least "
+            f"{at_least} are needed, for training and validation. Add more.",
             "too-few",
         )
 
@@ -122,13 +122,11 @@ def _require_folder(folder: Path) -> None:
     if not folder.exists():
         raise FileNotFoundError(f"{folder} does not exist. Check the path of the data set.")
     if not folder.is_dir():
-        raise ValueError(
-            f"{folder} is a file. Give the folder that holds the pictures and the masks."
-        )
+        raise ValueError(f"{folder} is a file. Give the folder of the images and masks.")
 
 
 class _Kept(Collected):
-    """Keeps what is told while an attempt may fail, to hand it on."""
+    """Buffers notes and problems of an attempt that may fail."""
 
     def problem(self, error: ValueError) -> None:
         self.problems.append(error)
@@ -141,7 +139,7 @@ class _Kept(Collected):
 
 
 def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[Pair], str | None]:
-    """Find pairs by the names of folders or in annotation files, else by what lies in folders."""
+    """Find pairs by folder names or annotation files, else by the contents of folders."""
     kept, pattern, lacks = _Kept(), None, False
     listed: list[Pair] = []
     failed: ValueError | FileNotFoundError | None = None
@@ -163,7 +161,7 @@ def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[
     if not named and not lacks and len(listed) <= alone and codes == {"no-data"}:
         if not listed and (lists := find_lists(folder)):
             raise DataError(
-                f"{folder}: folders or names tell no images and masks that belong together.",
+                f"{folder}: no matching images and masks found by folder or file names.",
                 "no-data",
                 choices={f"{name} lists them": {"pairs": name} for name in lists},
             )
@@ -208,8 +206,8 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
             raise _no_masks(folder, layout.roots[0])
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(
-            f"{layout.roots[0].images} holds no pictures. Put files there that end in one of "
-            f"{suffixes}.",
+            f"{layout.roots[0].images} holds no images (files ending in one of {suffixes}). Add "
+            "some.",
             "no-data",
         )
     kept = _Kept()
@@ -218,7 +216,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
         _require_no_equal(folder, layout.roots, len(joined) == len(images))
     kept.hand_on(reporter)
     if skip_unlabelled and len(joined) < len(images):
-        reporter.note(f"{len(images) - len(joined)} pictures without a mask are left out.")
+        reporter.note(f"{len(images) - len(joined)} images without a mask are skipped.")
     listed = [
         Pair(images[key], masks[mask], Path(*key).as_posix(), parts[key])
         for key, mask in joined.items()
@@ -226,8 +224,8 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
     outside = [each for each in listed if each.part is None] if any(parts.values()) else []
     for each in outside:
         message = (
-            f"{each.image} lies outside of train/, val/ and test/, while other pictures lie in "
-            "them. Move it into one of these folders, and its mask likewise."
+            f"{each.image} is outside of train/, val/ and test/, but other images are in them. "
+            "Move it and its mask into one of these folders."
         )
         reporter.problem(DataError(message, "outside-of-parts", [each.image, each.mask]))
     return [each for each in listed if each not in outside]
@@ -237,11 +235,11 @@ _Found = tuple[dict[Key, Path], dict[Key, Path], dict[Key, Source]]
 
 
 def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
-    """The images, the files of masks, and the files of shapes, by their names."""
+    """The images, mask files, and shape files, by key."""
     if root.masks is not None:
         if not root.masks.is_dir():
             raise _no_masks(folder, root)
-        images = _by_key(root.images, root.part, "pictures", root.masks, reporter)
+        images = _by_key(root.images, root.part, "images", root.masks, reporter)
         masks = _by_key(root.masks, root.part, "masks", root.images, reporter)
         return images, masks, {} if masks else _shapes(root.masks, root.part, reporter)
     listed = _list(root.images, root.part, None, reporter)
@@ -256,27 +254,27 @@ def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
         raise _no_masks(folder, root)
     if masks:
         first = next(iter(masks.values()))
-        reporter.note(f"Pictures and masks lie together; {first} is read as a mask.")
+        reporter.note(f"Images and masks are in one folder; {first} is read as a mask.")
     return images, masks, shapes
 
 
 def _split_kinds(
     folder: Path, listed: Mapping[Key, Sequence[Path]], reporter: Reporter
 ) -> tuple[dict[Key, Path], dict[Key, Path]]:
-    """Tell images and masks apart where each image has two or more files of other endings.
+    """Separate images and masks by ending if each image has two or more other files.
 
     Raises:
         DataError: Several endings could be the masks'.
     """
     files = {path: key for key, paths in listed.items() for path in paths}
-    owners: dict[str, dict[str, Path]] = defaultdict(dict)  # of an ending, what stands before it
+    owners: dict[str, dict[str, Path]] = defaultdict(dict)  # by ending, then by the rest
     for path in files:
         for match in re.finditer(r"(?<=.)[\W_]", path.name):
             before = f"{path.parent}/{path.name[: match.start()]}"
             owners[path.name[match.start() :]][before] = path
     sets = Counter(frozenset(own) for own in owners.values() if len(own) > 1)
     likely = sorted(sets, key=lambda each: -len(each) * sets[each])[:_MOST_SETS]
-    # 7 of 7.png, 7_fg.png and 7_label.png; the first ends as all do
+    # 7 of 7.png, 7_fg.png and 7_label.png; all end like the first
     fits = [[end for end, own in owners.items() if each <= own.keys()] for each in likely]
     endings, names = max(zip(fits, likely, strict=True), key=lambda f: len(f[0]), default=([], ()))
     if len(endings) < 3 or len(names) * len(endings) < 0.9 * len(files):
@@ -286,7 +284,7 @@ def _split_kinds(
     images = [end for end in endings if end not in masks]
     images = [end for end in images if not _SHOWN.search(end)] or images
     masks = [end for end in masks if not NO_TRUTH.search(end)] or masks
-    if not images or not masks or len(images) > 1 < len(masks):  # views, each with its mask
+    if not images or not masks or len(images) > 1 < len(masks):  # several images, each with a mask
         return {}, {}
     if len(images) + len(masks) > 2:
         stars = "*/" * (len(samples[images[0]].relative_to(folder).parts) - 1)
@@ -296,15 +294,15 @@ def _split_kinds(
             patterns = f"{stars}*{one}:{stars}*{other}"
             choices[f"Images *{one}, masks *{other}"] = {"pairs": patterns, **flags}
         raise DataError(
-            f"For {samples[images[0]]}, as for others, there are several files that may be image "
-            f"and mask. Choose: {'; '.join(choices)}.",
+            f"{samples[images[0]]} and others have several files that may be the image or the "
+            f"mask. Choose: {'; '.join(choices)}.",
             "several-masks",
             [samples[ending] for ending in (*images, *masks)],
             choices=choices,
         )
     image = images[0]
     left = [f"*{ending}" for ending in endings if ending not in (image, *masks)]
-    reporter.note(f"Images are *{image}, masks *{masks[0]}; {first_five(left)} are left aside.")
+    reporter.note(f"Images are *{image}, masks *{masks[0]}; {first_five(left)} are skipped.")
     owned = [[owners[end][name] for name in sorted(names)] for end in (image, masks[0])]
     found = [{files[path]: path for path in paths} for paths in owned]
     return found[0], found[1]
@@ -315,7 +313,7 @@ def _shapes(root: Path, prefix: str, reporter: Reporter) -> dict[Key, Source]:
     if not files:
         return {}
     classes = class_names(files)
-    reporter.note(f"The masks are read from {len(files)} files of shapes, such as {files[0]}.")
+    reporter.note(f"Masks are read from {len(files)} files of shapes, such as {files[0]}.")
     found: dict[Key, Source] = {}
     for file in files:
         stem = Path(file.stem)  # Supervisely's are named 7.jpg.json
@@ -331,22 +329,22 @@ def _leave_parts_aside(
     parts: Mapping[Key, str | None],
     reporter: Reporter,
 ) -> None:
-    """Take out the images of val and test where no image of the part has a mask."""
+    """Remove the images of a val or test split without any masks."""
     for part in {"val", "test"} - labelled if labelled else ():
         own = [key for key in images if parts[key] == part]
         if own:
-            reporter.note(f"{len(own)} images of {part} have no masks, and are left aside.")
+            reporter.note(f"{len(own)} images of the {part} split have no masks and are skipped.")
             for key in own:
                 del images[key]
 
 
 def _require_no_equal(folder: Path, roots: Sequence[Root], has_all: bool) -> None:
-    """Ask which masks are meant where another folder beside the masks' fits all images too."""
+    """Ask for a choice if another folder next to the masks matches all images too."""
     root = roots[0]
     if root.masks is None or (has_all and is_known(root)):
         return
     nobody = Collected()
-    images = _by_key(root.images, "", "pictures", root.masks, nobody)
+    images = _by_key(root.images, "", "images", root.masks, nobody)
     equal = []
     for other in rivals(roots):
         files = _by_key(other, "", "masks", None, nobody)
@@ -359,14 +357,14 @@ def _require_no_equal(folder: Path, roots: Sequence[Root], has_all: bool) -> Non
 _MOST_SETS = 20
 _SHOWN = re.compile("(?i)overlay|preview|vis")
 _MOST_FOLDERS = 60
-_Tree = dict[Path, list[Path]]  # the images of a folder, by the folder below it
-_Alike = dict[tuple[str, ...], Path]  # folders whose names differ in parts and numbers alone
+_Tree = dict[Path, list[Path]]  # images by subfolder
+_Alike = dict[tuple[str, ...], Path]  # folders whose names differ in splits and numbers only
 
 
 def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
-    """Find the only folder of images, and the one of masks, whose files' names go together.
+    """Find the only folders of images and masks with matching file names.
 
-    They may be several that differ in a part or a number: train-a/ with train-b/, val-a/ ...
+    There may be several that differ in a split or a number: train-a/ with train-b/, val-a/ ...
 
     Raises:
         DataError: Several could be meant.
@@ -380,7 +378,7 @@ def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     depth = 0
     for top in sorted(trees, key=lambda each: (len(each.parts), each)):
         if len(top.parts) > depth and len(forms) > _MOST_FOLDERS:
-            break  # a folder for each of many videos: those above them will do
+            break  # one folder per video: their parents suffice
         depth = len(top.parts)
         forms[VARIES.sub("*", str(top))][tuple(VARIES.findall(str(top)))] = top
     alike = [_by_variables(each) for each in forms.values()]
@@ -412,12 +410,12 @@ def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     aside = [
         top for top, tree in trees.items() if Path() in tree and not used & {top, *top.parents}
     ]
-    left = f" Left aside: {first_five(sorted(aside))}." if aside else ""
+    left = f" Skipped: {first_five(sorted(aside))}." if aside else ""
     more = f", and so on ({len(masks)} folders)" if len(masks) > 1 else ""
     tops = [next(iter(each.values())) for each in (images, masks)]
     reporter.note(
-        f"Images are taken from {tops[0]}/ and masks from {tops[1]}/{more}: the only folders whose "
-        f"files' names go together.{left}"
+        f"Images are read from {tops[0]}/ and masks from {tops[1]}/{more}, the only folders with "
+        f"matching file names.{left}"
     )
     return tuple(
         Root(folder / images[key], folder / masks[key], str(images[key]) if more else "")
@@ -426,18 +424,18 @@ def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
 
 
 def _fitting(images: _Alike, masks: _Alike) -> _Alike:
-    """Those of the folders of images that go with these of masks, by their parts and numbers."""
+    """The image folders that match these mask folders by split and number."""
     if masks.keys() <= images.keys():
         return {key: images[key] for key in masks}
     ((key, top), *more) = masks.items()
     if more or len(images) > len(PARTS):
         return {}
-    # training/semantic/ is of training/image_2/, and testing/image_2/ has no masks
+    # training/semantic/ belongs to training/image_2/; testing/image_2/ has no masks
     return {key: max(images.values(), key=lambda each: len({*each.parents} & {*top.parents}))}
 
 
 def _has_more(images: _Alike, masks: _Alike, trees: Mapping[Path, _Tree]) -> bool:
-    """Whether there are folders of images for which there is none of masks."""
+    """Whether there are image folders without a mask folder."""
     return any(
         len(trees[images[key]]) > len(trees[top]) and images[key] not in top.parents
         for key, top in masks.items()
@@ -468,15 +466,14 @@ def _which_couple(
             "masks": str(above.pop()),
         }
     return DataError(
-        f"{folder}: these folders go together by their files' names, and each could be meant: "
-        f"{'; '.join(choices)}.",
+        f"{folder}: several folders have matching file names. Choose: {'; '.join(choices)}.",
         "which-folder",
         choices=choices,
     )
 
 
 def _starred(alike: _Alike) -> str:
-    """The path of folders, with a star where they differ."""
+    """The common path of folders, with * where they differ."""
     columns = zip(*(VARIES.findall(str(each)) for each in alike.values()), strict=True)
     varies = iter([len(set(column)) > 1 for column in columns])
     return VARIES.sub(
@@ -485,7 +482,7 @@ def _starred(alike: _Alike) -> str:
 
 
 def _by_variables(form: Mapping[tuple[str, ...], Path]) -> _Alike:
-    """Name each of the folders by what the others have not, once."""
+    """Key each folder by where its name differs from the others'."""
     varying = [len(set(column)) > 1 for column in zip(*form, strict=True)]
     return {
         tuple(dict.fromkeys(w.lower() for w, own in zip(key, varying, strict=True) if own)): top
@@ -496,7 +493,7 @@ def _by_variables(form: Mapping[tuple[str, ...], Path]) -> _Alike:
 def _files_of(
     images: _Alike, masks: _Alike, trees: Mapping[Path, _Tree]
 ) -> tuple[dict[Key, Path], dict[Key, Path]]:
-    """The files of such folders; none where those of masks are not built like the images'."""
+    """The files of such folders; none if mask and image folders have different subfolders."""
     both: tuple[dict[Key, Path], dict[Key, Path]] = {}, {}
     for key, mask_top in masks.items():
         top = images[key]
@@ -506,7 +503,7 @@ def _files_of(
         known = trees[mask_top].keys()
         if mask_top in (top, *top.parents) or not known <= tree.keys():
             return {}, {}
-        if tree.keys() != known and known != {Path()}:  # of ok/ beside broken/ there are no masks
+        if tree.keys() != known and known != {Path()}:  # some subfolders have no masks
             tree = {where: paths for where, paths in tree.items() if where in known}
         for files, each in zip(both, (tree, trees[mask_top]), strict=True):
             for where, paths in each.items():
@@ -516,7 +513,7 @@ def _files_of(
 
 
 def _is_above(other: tuple[_Alike, _Alike], couple: tuple[_Alike, _Alike]) -> bool:
-    """Whether both folders of a couple lie in those of another."""
+    """Whether both folders of a couple are inside those of another."""
     return all(
         any(top in each.parents for top in above.values() for each in below.values())
         for above, below in zip(other, couple, strict=True)
@@ -533,17 +530,16 @@ def _is_mask(file: Path) -> bool:
 
 
 def _no_masks(folder: Path, root: Root) -> FileNotFoundError:
-    flags = "Or say where they are: --images, --masks, or --pairs"
+    flags = "Or give their location: --images, --masks, or --pairs"
     if root.images == folder:
         return FileNotFoundError(
-            f"{folder} has no pictures where they are looked for. Put them into images/ and the "
-            "masks, under the same names, into masks/; or into train/ and train_masks/. "
-            f"{flags}. {folders_found(folder)}"
+            f"No images found in {folder}. Put them into images/, and masks of the same names "
+            f"into masks/; or use train/ and train_masks/. {flags}. {folders_found(folder)}"
         )
     return FileNotFoundError(
-        f"{root.images} has no masks: there is no folder "
-        f"{root.masks or root.images.parent / 'masks'}. Put them there, under the names of their "
-        f"pictures. {flags}. {folders_found(root.images.parent)}"
+        f"{root.images} has no masks: {root.masks or root.images.parent / 'masks'} does not "
+        f"exist. Put masks there, named like their images. {flags}. "
+        f"{folders_found(root.images.parent)}"
     )
 
 
@@ -562,7 +558,7 @@ def _list(
         above = path.parent
         if above not in folders:
             folders[above] = normalize("NFC", str(Path(prefix) / above.relative_to(root)))
-        # one letter may be written in two ways, and often is where files came from a Mac
+        # files from a Mac often have decomposed letters (NFD)
         found[folders[above], normalize("NFC", path.stem)].append(path)
     return found
 
@@ -572,14 +568,14 @@ def _set_aside(path: Path) -> Change:
 
 
 def _each_once(found: Mapping[Key, list[Path]], what: str, reporter: Reporter) -> dict[Key, Path]:
-    """The first file of each name; others are a problem."""
+    """The first file of each name; others are reported."""
     twice = [
         DataError(
-            f"{first} and {path} share their name; the first is taken.",
+            f"{first} and {path} share their name; the first is used.",
             "two-partners",
             [first, path],
-            # a mask is not moved away from an image that stays
-            _set_aside(path) if what == "pictures" else "",
+            # never move a mask away from its image
+            _set_aside(path) if what == "images" else "",
         )
         for first, *others in found.values()
         for path in others
@@ -588,7 +584,7 @@ def _each_once(found: Mapping[Key, list[Path]], what: str, reporter: Reporter) -
         files = [file for each in twice for file in each.files]
         problem = DataError(
             f"{len(files)} {what} share their name with another: {first_five(files)}. "
-            "Keep one of each name, or say what belongs together: --pairs '*.jpg:*.png'.",
+            "Keep one of each name, or define the pairs: --pairs '*.jpg:*.png'.",
             "two-partners",
             files,
             parts=twice,
@@ -598,7 +594,7 @@ def _each_once(found: Mapping[Key, list[Path]], what: str, reporter: Reporter) -
 
 
 def _parts(images: Mapping[Key, Path], layout: Layout) -> dict[Key, str | None]:
-    """Each image's part, by the first folder that is named after one."""
+    """Each image's split, from the first folder that is named after one."""
     above = len(Path(layout.roots[0].part).parts)
     several = len(layout.roots) > 1
 
@@ -613,7 +609,7 @@ def _parts(images: Mapping[Key, Path], layout: Layout) -> dict[Key, str | None]:
 
 
 def _original(name: str) -> str:
-    """Name the image that a changed copy was made from."""
+    """The name of the original of an augmented copy."""
     copy = _COPY.fullmatch(name)
     return copy[1] if copy else name
 
@@ -628,23 +624,23 @@ _SECONDS = 1.0
 
 
 def _group_by(pattern: str, pairs: Sequence[Pair]) -> list[Pair]:
-    """Group pairs by what a regular expression finds in the stem of the image's file.
+    """Group pairs by the match of a regular expression in the image's stem.
 
-    One with "/" is looked for in the folders and the stem: seq1/0001.
+    A pattern with "/" is matched against folders and stem: seq1/0001.
     """
     try:
         re.compile(pattern)
     except re.error as error:
         raise ValueError(
             f"The group pattern {pattern!r} is not a regular expression: {error}. "
-            "An example: '([^_]+)_' for what stands before the first '_'."
+            "For example, '([^_]+)_' is the text before the first '_'."
         ) from None
     by_path = "/" in pattern
     stems = [
         normalize("NFC", pair.group if by_path else files_of(pair.image)[0].stem) for pair in pairs
     ]
     try:
-        # in a process of its own, which can be ended: some expressions search for years
+        # in its own process, which can be killed: some expressions take exponential time
         done = subprocess.run(
             [sys.executable, "-ISc", _MATCH],
             input=json.dumps([pattern, stems]),
@@ -655,8 +651,8 @@ def _group_by(pattern: str, pairs: Sequence[Pair]) -> list[Pair]:
         )
     except subprocess.TimeoutExpired:
         raise ValueError(
-            f"The group pattern {pattern!r} takes too long to search {len(stems)} names. Write it "
-            "without a repetition inside of another one, as in '([^_]+)_'."
+            f"The group pattern {pattern!r} takes too long for {len(stems)} names. Write it "
+            "without nested repetitions, as in '([^_]+)_'."
         ) from None
     groups = json.loads(done.stdout)
     for pair, stem, group in zip(pairs, stems, groups, strict=True):
@@ -669,16 +665,16 @@ def _group_by(pattern: str, pairs: Sequence[Pair]) -> list[Pair]:
 
 
 _BLOCKS = 10
-_AT_ONCE = 256  # files for a thread, as a task takes longer to hand over than a file
+_AT_ONCE = 256  # files per thread task, whose overhead exceeds the work for one file
 _Count = int | ValueError | FileNotFoundError
 
 
 def open_stacks(pairs: Sequence[Pair], reporter: Reporter = silent) -> list[Pair]:
     """Replace each pair of stacks by pairs of slices.
 
-    The slices of a stack look alike, so they stay in its group. A stack that is all there is to
-    train on is cut into up to ten blocks of consecutive slices, each a group. Files that cannot be
-    read stay, for `check_pairs` to tell; a stack without a fitting partner is a problem.
+    The slices of a stack look alike, so they are one group. The only stack of a data set is cut
+    into up to ten groups of consecutive slices. Unreadable files stay, for `check_pairs` to
+    report; a stack without a matching partner is reported.
     """
     sources = [source for pair in pairs for source in (pair.image, pair.mask)]
     paths = [source for source in sources if isinstance(source, Path) and _may_be_stack(source)]
@@ -707,18 +703,18 @@ def open_stacks(pairs: Sequence[Pair], reporter: Reporter = silent) -> list[Pair
         ]
         if pair is alone:
             reporter.note(
-                f"{pair.image} is the only stack; its {count} slices are divided in "
-                f"{len(set(groups))} blocks of consecutive ones. Slices on both sides of a border "
-                "between training and validation still look alike, so that scores will be "
-                "somewhat better than on another stack."
+                f"{pair.image} is the only stack; its {count} slices are divided into "
+                f"{len(set(groups))} blocks of consecutive slices. Adjacent training and "
+                "validation slices look alike (data leakage), so scores will be somewhat better "
+                "than on another stack."
             )
     return opened
 
 
-def open_slices(pictures: Sequence[ImageSource]) -> list[ImageSource]:
-    """Replace each stack by its slices; pictures that are none, or cannot be read, stay."""
+def open_slices(images: Sequence[ImageSource]) -> list[ImageSource]:
+    """Replace each stack by its slices; other images and unreadable files stay."""
     opened: list[ImageSource] = []
-    for path in pictures:
+    for path in images:
         if isinstance(path, Path) and _may_be_stack(path):
             count = _count_slices(path)
             if isinstance(count, int) and count > 1:
@@ -743,7 +739,7 @@ def _count_slices(path: Path) -> _Count:
 def _common_count(pair: Pair, counts: dict[Source, _Count]) -> int:
     images, masks = counts.get(pair.image, 1), counts.get(pair.mask, 1)
     for own, other in ((images, masks), (masks, images)):
-        # of two files that are no stacks, `check_pairs` tells what is wrong
+        # `check_pairs` reports what is wrong with files that are not stacks
         if isinstance(own, Exception) and isinstance(other, int) and other > 1:
             raise own
     if isinstance(images, Exception) or isinstance(masks, Exception):
@@ -752,14 +748,14 @@ def _common_count(pair: Pair, counts: dict[Source, _Count]) -> int:
         return images
     if images > 1 and masks > 1:
         raise DataError(
-            f"{pair.image} has {images} slices, its masks {pair.mask} have {masks}. "
-            "Save both with one page for each slice, in the same order.",
+            f"{pair.image} has {images} slices, its mask {pair.mask} has {masks}. "
+            "Save both with one page per slice, in the same order.",
             "several-frames",
         )
     both: tuple[Source, Source] = pair.image, pair.mask
     stack, single = both if images > 1 else both[::-1]
     count = max(images, masks)
-    what = "a slice" if isinstance(single, Page) else "a single picture"
+    what = "a slice" if isinstance(single, Page) else "a single image"
     raise DataError(
         f"{stack} is a stack of {count} slices, its partner {single} is {what}. Save the "
         f"partner as a TIFF stack of {count} slices, or name one slice: '{stack}[0]'.",
@@ -768,12 +764,12 @@ def _common_count(pair: Pair, counts: dict[Source, _Count]) -> int:
 
 
 def _stack_alone(pairs: Sequence[Pair], counts: dict[Source, _Count]) -> Pair | None:
-    """The pair of stacks that training and validation must share, if there is but one."""
-    learnt = [pair for pair in pairs if pair.part != "test"]
-    if len(learnt) != 1 or learnt[0].part == "val":
+    """The only pair of stacks, which training and validation must share."""
+    not_test = [pair for pair in pairs if pair.part != "test"]
+    if len(not_test) != 1 or not_test[0].part == "val":
         return None
-    count = counts.get(learnt[0].image)
-    return learnt[0] if isinstance(count, int) and count > 1 else None
+    count = counts.get(not_test[0].image)
+    return not_test[0] if isinstance(count, int) and count > 1 else None
 
 
 def _blocks(group: str, count: int) -> list[str]:

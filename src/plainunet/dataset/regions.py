@@ -1,4 +1,4 @@
-"""What the regions of each value look like: numbered objects, or edges that were smoothed."""
+"""Analysis of the regions of each value: numbered objects, or smoothed edges."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ _Numbered = tuple[NDArray[Any], list[int]]  # a mask, and the numbers in it
 
 
 def _sample(counts: Sequence[MaskCounts], most: int = _SAMPLE) -> Sequence[MaskCounts]:
-    """Take some masks, spread evenly."""
+    """Select some masks, spread evenly."""
     return counts[:: -(-len(counts) // most)]
 
 
 def number_objects(counts: Sequence[MaskCounts], ignore: int | None) -> str:
-    """Tell whether values number objects: "yes", "maybe" or "no".
+    """Whether values number objects: "yes", "maybe" or "no".
 
-    They may where each is one region in its mask, and masks have different numbers of them, from
-    1 on without a gap; in 16 bits, gaps may be. It is sure where one has four and more, or three
-    in 16 bits, numbers differ widely, and so do the places: class ids are hardly ever like that.
-    With fewer, regions that touch or stay in place are classes, such as a tumour in an organ.
+    They may if each is one region in its mask and the number of values differs between masks,
+    from 1 on without gaps (gaps are allowed in 16 bits). It is certain if a mask has four or more
+    (three in 16 bits), their numbers vary widely and so do their positions: class ids hardly ever
+    do. With fewer, regions that touch or stay in place are classes, such as a tumour in an organ.
     """
     busy = [each for each in counts if len(_numbers(each, ignore))]
     lengths = Counter(len(_numbers(each, ignore)) for each in busy)
@@ -43,11 +43,11 @@ def number_objects(counts: Sequence[MaskCounts], ignore: int | None) -> str:
     has_gaps = any(len(found := _numbers(each, ignore)) != found[-1] for each in busy)
     if not 2 <= most <= _MOST_OBJECTS or (has_gaps and not is_deep):
         return "no"
-    # class ids that are nearly always the same, but for a slip
+    # class ids are nearly always the same, except for mistakes
     if len(busy) < (3 if most > 2 else 5) or lengths.most_common(1)[0][1] > _ALIKE * len(busy):
         return "no"
-    looked_at = _sample(busy, _SAMPLE if most <= _MANY else _SAMPLE // 4)
-    masks = [(read_mask(each.path), _numbers(each, ignore).tolist()) for each in looked_at]
+    sample = _sample(busy, _SAMPLE if most <= _MANY else _SAMPLE // 4)
+    masks = [(read_mask(each.path), _numbers(each, ignore).tolist()) for each in sample]
     if np.mean([_is_whole(mask == k) for mask, numbers in masks for k in numbers]) < _NEARLY_ALL:
         return "no"
     in_place = _share_in_place(masks) > _IN_PLACE
@@ -67,7 +67,7 @@ def _is_whole(region: NDArray[np.bool_]) -> bool:
 
 
 def _share_in_place(masks: Sequence[_Numbered]) -> float:
-    """Measure how much of its place each number keeps from mask to mask: 1 where it is the same."""
+    """Mean overlap of each number's regions across masks: 1 if they are identical."""
     sizes = {mask.shape for mask, _ in masks}
     shares = []
     for number in {number for _, numbers in masks for number in numbers}:
@@ -79,7 +79,7 @@ def _share_in_place(masks: Sequence[_Numbered]) -> float:
 
 
 def _share_touching(masks: Sequence[_Numbered]) -> float:
-    """Measure how many regions touch another, in masks that have several."""
+    """Fraction of regions that touch another, in masks with several."""
     around = np.ones((3, 3), np.uint8)
     touching = []
     for mask, numbers in masks:
@@ -90,10 +90,10 @@ def _share_touching(masks: Sequence[_Numbered]) -> float:
 
 
 def are_edges(counts: Sequence[MaskCounts], plain: Sequence[int] = ()) -> bool:
-    """Tell whether all greys between black and white are edges of them that were smoothed.
+    """Whether all greys between black and white come from smoothed edges.
 
-    Next to each grey pixel are a darker one and a lighter one, as never inside of a class.
-    White is 255, or 65535 in 16 bits; `plain` are other values that are no such greys.
+    Each grey pixel then has a darker and a lighter neighbour, unlike inside a class. White is
+    255, or 65535 in 16 bits; `plain` are other values that are not such greys.
     """
     white = _WHITE if all(each.values[-1] <= _WHITE for each in counts) else 65535
     plain = (0, white, *plain)
@@ -116,14 +116,14 @@ def are_edges(counts: Sequence[MaskCounts], plain: Sequence[int] = ()) -> bool:
 
 
 def _edges(stored: NDArray[Any]) -> NDArray[np.bool_]:
-    """Find the pixels beside which are a darker one and a lighter one."""
+    """The pixels with a darker and a lighter neighbour."""
     around = np.ones((3, 3), np.uint8)
     is_edge: NDArray[np.bool_] = cv2.erode(stored, around) < stored
     return is_edge & (cv2.dilate(stored, around) > stored)
 
 
 def main_values(counts: Sequence[MaskCounts]) -> list[int]:
-    """List the values, but rare ones, that most of their pixels have in other places than edges."""
+    """List the values, except rare ones, whose pixels are mostly not on edges."""
     inside, pixels = np.zeros(65536, np.int64), np.zeros(65536, np.int64)
     for each in _sample(counts):
         stored = read_mask(each.path)

@@ -1,4 +1,4 @@
-"""Images and masks at another size, and the best Dice that each size allows."""
+"""Resizing of images and masks, and the Dice ceiling of each size."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +11,13 @@ from plainunet.formats.colors import IGNORED
 
 
 def fit_size(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-    """The size of a picture that is reduced, never enlarged, to fit in a box [pixels]."""
+    """Return the size of an image reduced, never enlarged, to fit in a box [pixels]."""
     scale = min(1.0, box[0] / size[0], box[1] / size[1])
     return reduce_size(size, scale)
 
 
 def reduce_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    """The size of a picture whose sides are reduced by a factor, at least 1 [pixels]."""
+    """Return the size of an image reduced by a factor, at least 1 [pixels]."""
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
@@ -37,10 +37,10 @@ def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def halve(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Reduce a picture by whole blocks of 2 x 2, which is fast, as far as `size` allows.
+    """Reduce an image by blocks of 2 x 2, which is fast, without falling below `size`.
 
-    What `resize` makes of the result differs from what it makes of the picture by a little,
-    where an area ends inside a block.
+    Applying `resize` to the result is not exactly `resize` of the image, as areas may end inside
+    a block.
     """
     height, width, channels = image.shape
     while not height % 2 and not width % 2 and height >= 2 * size[0] and width >= 2 * size[1]:
@@ -52,20 +52,20 @@ def halve(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 def area_shares(
     mask: NDArray[np.uint8], num_classes: int, size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Bring class ids [H, W] to another size as the share of area of each class, in 1/255."""
+    """Resize class ids [H, W] to the area fraction of each class, [h, w, K] in 1/255."""
     planes = [resize(_where(mask == k)[..., None], size) for k in range(num_classes)]
     return np.concatenate(planes, axis=2)
 
 
 SIZES = (128, 256, 512)
-"""Working sizes of which the ceiling is told: N stands for an area of N x N pixels."""
+"""Input sizes whose ceiling is reported: N is an area of N x N pixels."""
 
 
 def measure_ceiling(ids: NDArray[np.uint8], num_classes: int) -> list[float] | None:
-    """Measure what smaller sizes keep of a mask: class ids [H, W], of which 255 does not count.
+    """Return the highest possible Dice at each of `SIZES` for class ids [H, W], 255 ignored.
 
-    That is the Dice of the mask itself, reduced to each of `SIZES` and brought back: the mean
-    over the foreground classes that it shows; None where it shows none.
+    It is the Dice of the mask itself, reduced and resized back: the mean over its foreground
+    classes; None if it has none.
     """
     truths, known = _planes(ids, num_classes)
     scores = []
@@ -76,14 +76,14 @@ def measure_ceiling(ids: NDArray[np.uint8], num_classes: int) -> list[float] | N
 
 
 def kept_at(ids: NDArray[np.uint8], num_classes: int, size: tuple[int, int]) -> float | None:
-    """Measure what a size [pixels] keeps of a mask, as of `measure_ceiling`."""
+    """Return the Dice ceiling of a mask at a size [pixels], see `measure_ceiling`."""
     return _kept(*_planes(ids, num_classes), size)
 
 
 def _planes(
     ids: NDArray[np.uint8], num_classes: int
 ) -> tuple[list[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """255 where each foreground class is, and where any class is."""
+    """Planes of each foreground class, and of all classes; 255 inside."""
     truths = [_where(ids == class_id) for class_id in range(1, num_classes)]
     return truths, _where(ids != IGNORED)
 
@@ -91,16 +91,16 @@ def _planes(
 def _kept(
     truths: Sequence[NDArray[np.uint8]], known: NDArray[np.uint8], size: tuple[int, int]
 ) -> float | None:
-    """Dice of a mask reduced to a size as it is for training, and back."""
+    """Dice of a mask reduced to a size as in training, and back."""
     planes = [_there_and_back(truth, size) for truth in truths]
-    # what is left is the background's
+    # the rest is background
     rest: Any = known if known.all() else _there_and_back(known, size)
     for plane in planes:
         rest = cv2.subtract(rest, plane)
     most = rest
     for plane in planes:
         most = cv2.max(most, plane)
-    # of equal shares, the lower class has it
+    # for equal shares, the lower class wins
     free: Any = cv2.bitwise_and(known, cv2.compare(rest, most, cv2.CMP_LT))
     dices = []
     for truth, plane in zip(truths, planes, strict=True):
@@ -123,6 +123,6 @@ def _there_and_back(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[
 
 
 def patches_each(sizes: Sequence[tuple[int, int]], patch: tuple[int, int]) -> int:
-    """Say how many patches are together as large as a picture on average, at least 1."""
+    """Return the number of patches with the area of an average image, at least 1."""
     mean = sum(height * width for height, width in sizes) / len(sizes)
     return max(1, round(mean / (patch[0] * patch[1])))

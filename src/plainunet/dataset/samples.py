@@ -1,4 +1,4 @@
-"""Pairs of files -> training samples: reduced or cut to patches, augmented, with soft targets."""
+"""Training samples: resized or cut to patches, augmented, with soft targets."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,27 +22,27 @@ from plainunet.formats.images import image_shape, match_channels, read_with_miss
 from plainunet.formats.sources import parse_image, parse_source, stem_of
 
 CENTRED = 1 / 3
-"""Share of the patches that are centred on a pixel of a rarer class."""
+"""Fraction of the patches that are centred on a pixel of a rarer class."""
 _EDGE = 8
-_LOOKED_AT = 512  # of larger pictures, a grid of so many pixels squared is searched for classes
+_SEARCHED = 512  # side of the grid of pixels that is searched for classes in larger images
 
 
 def cut_patch(sample: Sample, patch: tuple[int, int], state: Sequence[int]) -> Sample:
-    """Cut a window out of a sample; `state` fixes every random choice.
+    """Cut a window out of a sample; `state` determines every random choice.
 
-    Most lie anywhere in it; a third of them, on average, have a pixel of one of the picture's
-    rarer classes in their middle (Isensee et al. 2021, nnU-Net, supplementary note 2, does so
-    with a third of its patches). The class is drawn evenly from all that the picture has, its
-    commonest left out. A picture smaller than the patch is padded as by `pad`.
+    A third of the patches, on average, are centred on a pixel of one of the image's rarer classes
+    (as in nnU-Net: Isensee et al. 2021, supplementary note 2), drawn uniformly from its classes
+    except the commonest; the others are at random positions. Images smaller than the patch are
+    padded, see `pad`.
     """
     height, width = sample[1].shape[:2]
-    random = np.random.default_rng([*state, 1])  # another sequence than that of the augmentation
+    random = np.random.default_rng([*state, 1])  # independent of the augmentation
     highest = max(0, height - patch[0]), max(0, width - patch[1])
     centre = None
     if any(highest) and random.random() < CENTRED:
         centre = _choose_pixel(sample[1], random)
     if centre is None:
-        # drawn from a little more than there is, so that edges are not seen too seldom
+        # drawn from a slightly larger range, so that edges are not undersampled
         drawn = [
             random.integers(-(side // _EDGE), most + side // _EDGE, endpoint=True)
             for side, most in zip(patch, highest, strict=True)
@@ -57,7 +57,7 @@ def cut_patch(sample: Sample, patch: tuple[int, int], state: Sequence[int]) -> S
 
 
 def pad(parts: Sequence[NDArray[np.generic]], size: tuple[int, int]) -> Sample:
-    """Enlarge a sample at the right and bottom to `size`: the image by its edge, others by 0."""
+    """Pad a sample at the right and bottom to `size`: the image by its edge, others by 0."""
     image, *others = parts
     below, right = size[0] - image.shape[0], size[1] - image.shape[1]
     if not below and not right:
@@ -67,26 +67,26 @@ def pad(parts: Sequence[NDArray[np.generic]], size: tuple[int, int]) -> Sample:
 
 
 def _choose_pixel(shares: NDArray[np.uint8], random: np.random.Generator) -> tuple[int, int] | None:
-    """A pixel of one of the rarer classes; None where there is but one class."""
-    step = max(1, int(math.sqrt(shares.shape[0] * shares.shape[1]) / _LOOKED_AT))
+    """A pixel of one of the rarer classes; None if there is only one class."""
+    step = max(1, int(math.sqrt(shares.shape[0] * shares.shape[1]) / _SEARCHED))
     first = random.integers(0, step, 2)
-    looked_at = shares[first[0] :: step, first[1] :: step]
-    inside = looked_at > 127
+    searched = shares[first[0] :: step, first[1] :: step]
+    inside = searched > 127
     counts = inside.sum(axis=(0, 1))
     rarer = np.flatnonzero(counts)
     rarer = rarer[rarer != counts.argmax()]
     if not len(rarer):
         return None
     pixels = np.flatnonzero(inside[..., random.choice(rarer)])
-    row, column = divmod(int(random.choice(pixels)), looked_at.shape[1])
+    row, column = divmod(int(random.choice(pixels)), searched.shape[1])
     return int(first[0]) + row * step, int(first[1]) + column * step
 
 
 def balanced_weights(class_shares: NDArray[np.float64]) -> Tensor:
-    """Weights [K] float32 by which every class weighs the same in sum, however few its pixels.
+    """Return class weights [K] float32 against class imbalance: equal total weight per class.
 
-    1 / (classes present * share), and 0 for a class that is absent; over the area that was
-    measured their mean is 1.
+    They are 1 / (classes present * fraction), 0 for absent classes; their mean over the measured
+    area is 1.
     """
     present = class_shares > 0
     weights = np.zeros(len(class_shares), np.float32)
@@ -97,25 +97,25 @@ def balanced_weights(class_shares: NDArray[np.float64]) -> Tensor:
 def make_batch(
     batch: Sequence[Tensor], device: torch.device, class_weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn stacked samples into what the network and the losses take.
+    """Turn stacked samples into the inputs of the network and the losses.
 
     Args:
-        batch: Images [N, H, W, C] uint8, or float32 as the network takes it; shares
-            [N, H', W', K] uint8, in 1/255, with H' and W' a multiple of H and W; and, where
-            there are any, border weights [N, H', W'] float32.
-        device: Where the batch shall lie.
+        batch: Images [N, H, W, C] uint8, or float32 in the network's range; shares
+            [N, H', W', K] uint8, in 1/255, with H' and W' a multiple of H and W; and, if used,
+            border weights [N, H', W'] float32.
+        device: Device of the result.
         class_weights: [K] float32, or None for 1 each.
 
     Returns:
         `image` [N, C, H, W] float32, channels last in memory; `target` [N, K, H', W'] float32,
-        class fractions of the valid area (all zero where there is none); `weight`
-        [N, H', W'] float32, the valid fraction in 0..1, times the sum of the border weight and
-        the class weights by their fractions.
+        class fractions of the valid area (all zero if there is none); `weight` [N, H', W']
+        float32, the valid fraction in 0..1, times the sum of the border weight and the class
+        weights by their fractions.
     """
     images, shares, *borders = (part.to(device, non_blocking=True) for part in batch)
     unit = images.float() / 255 if images.dtype == torch.uint8 else images
     areas = shares.permute(0, 3, 1, 2).float()
-    # rounding of each plane to 1/255 lets the sum stray from 255 by a few units
+    # after rounding each plane to 1/255, the sum is 255 only within a few units
     total = areas.sum(dim=1)
     target, valid = areas / total[:, None].clamp(min=1), (total / 255).clamp(max=1)
     factor: Tensor | float = 1.0
@@ -127,15 +127,15 @@ def make_batch(
 
 
 Draw = tuple[int, int, int]
-"""Epoch, draw number in it, and number of the sample drawn."""
+"""Epoch, number of the draw in it, and index of the sample."""
 
 
 class Samples:
-    """Pictures at a working size, with the shares of the classes at the same size or finer.
+    """Images at the input size, with class fractions (shares) at the same or a finer size.
 
-    With a box, a picture is reduced to fit (never enlarged), then padded at the right and bottom:
-    the image by its edge, the shares by nothing, so that the padding does not count. Without
-    one, every picture is reduced by the same factor, and sizes differ as the pictures' do.
+    With a box, images are reduced to fit (never enlarged), then padded at the right and bottom:
+    the image by its edge, the shares by 0, so that padding is ignored. Without one, all images
+    are reduced by the same factor and keep their different sizes.
     """
 
     def __init__(
@@ -148,18 +148,18 @@ class Samples:
         objects: bool = False,
         factor: float = 1.0,
     ) -> None:
-        """Name the samples; nothing is read yet.
+        """Describe the samples; nothing is read yet.
 
         Args:
             pairs: Images with their masks.
             coding: How mask values become class ids.
-            box: Working height and width [pixels], or None to reduce by `factor`.
-            channels: Channels of the images; a grey image is shown as RGB where it is 3.
-            target_scale: Stored pixels along one working pixel.
-            objects: Whether samples have a third part, the labels of their objects.
-            factor: Length of an image's side at the working size, as a share of its own.
+            box: Input height and width [pixels], or None to reduce by `factor`.
+            channels: Channels of the images; grey images become RGB if it is 3.
+            target_scale: Target pixels along one input pixel.
+            objects: Whether samples have a third array, the labels of their objects.
+            factor: Ratio of an image's side at the input size to its original length.
         """
-        # as text: with the paths of 100,000 pairs, a worker process would take seconds to start
+        # as text: 100,000 pickled paths would delay a worker process by seconds
         self._files = [(str(pair.image), str(pair.mask)) for pair in pairs]
         self.coding = coding
         self.box = box
@@ -175,28 +175,28 @@ class Samples:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one sample: image [h, w, C], shares [h, w, K], perhaps labels [h, w, 1].
+        """Read one sample: image [h, w, C], shares [h, w, K], optionally labels [h, w, 1].
 
-        Labels are those of `find_objects`; (h, w) is the box, or else the reduced picture's size,
-        times `target_scale`.
+        (h, w) is the box or the reduced image's size, times `target_scale`; labels are those of
+        `find_objects`.
         """
         if self._cache is not None:
             try:
                 return self._cache[index]
-            except FileNotFoundError:  # another process needed its room
+            except FileNotFoundError:  # another process needed its space
                 self._cache = None
         return self._load(index)
 
     def name(self, index: int) -> str:
-        """Name a sample by its picture's name without suffix; others may have the same."""
+        """The stem of a sample's image, which need not be unique."""
         return stem_of(parse_image(self._files[index][0]))
 
     def file(self, index: int) -> str:
-        """The path of a sample's picture."""
+        """The path of a sample's image."""
         return self._files[index][0]
 
     def fill_cache(self, on_progress: Callable[[int, int], None] | None = None) -> None:
-        """Decode everything once, if there is room for it."""
+        """Decode all samples once, if there is space for them."""
         files = [parse_source(file) for pair in self._files for file in pair]
         settings = self._settings()
         sizes = None
@@ -209,18 +209,23 @@ class Samples:
             self._as_float = True
             settings["float"] = True
             self._cache = cached(files, settings, self._load, on_progress, sizes)
-        # without a cache nobody knows whether a picture deeper than 8 bits will come
+        # without a cache, images of more than 8 bits may still come
         self._as_float = self._as_float or self._cache is None
 
     def _settings(self) -> dict[str, Any]:
-        """What samples depend on beside their files."""
-        said = coding_to_json(self.coding)
+        """Everything except files that samples depend on."""
+        coding = coding_to_json(self.coding)
         settings: dict[str, Any] = {
             "count": len(self),
             "box": self.box,
             "target_scale": self.target_scale,
             "channels": self.channels,
-            "coding": [*said["values"], said["ignore"], said["kind"], *said.get("colors", ())],
+            "coding": [
+                *coding["values"],
+                coding["ignore"],
+                coding["kind"],
+                *coding.get("colors", ()),
+            ],
         }
         if self.objects:
             settings["objects"] = True
@@ -230,7 +235,7 @@ class Samples:
 
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of each sample [working pixels]."""
+        """Height and width of each sample [input pixels]."""
         if self.box is not None:
             return [self.box] * len(self)
         return [self._reduced(image_shape(parse_image(image))[:2]) for image, _ in self._files]
@@ -239,7 +244,7 @@ class Samples:
         return fit_size(size, self.box) if self.box else reduce_size(size, self.factor)
 
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel, as the network sees up to 200 images."""
+        """Mean and standard deviation of each channel, over up to 200 images at the input size."""
         chosen = range(0, len(self), -(-len(self) // 200))
         moments = []
         for index in chosen:
@@ -250,7 +255,7 @@ class Samples:
         return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()
 
     def class_shares(self) -> NDArray[np.float64]:
-        """Measure how much of the valid area each class covers: [K], sums to 1."""
+        """Return the fraction of the valid area of each class: [K], sums to 1."""
         areas = sum(self[index][1].sum(axis=(0, 1), dtype=np.int64) for index in range(len(self)))
         shares: NDArray[np.float64] = areas / np.maximum(np.sum(areas), 1)
         return shares
@@ -283,7 +288,7 @@ class Samples:
 
 
 class TrainingSet(Dataset[tuple[Tensor, ...]]):
-    """Augmented samples at one working size, addressed by `Draw`."""
+    """Augmented samples at one input size, addressed by `Draw`."""
 
     def __init__(
         self,
@@ -296,20 +301,20 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
         elastic: float = 0.0,
         border: tuple[float, float] | None = None,
     ) -> None:
-        """Make the set.
+        """Create the dataset.
 
-        Working pixels are those of the samples; where `size` is smaller than what is seen of
-        them, lengths shrink with it.
+        Input pixels are those of the samples; if `size` is smaller than the patch, lengths are
+        scaled with it.
 
         Args:
-            samples: What is drawn from.
+            samples: The samples to draw from.
             augment: Strength of augmentation, see `Augment`.
-            seed: Of the run.
-            size: Height and width of the images given out [pixels].
-            patch: Height and width of what is seen of a sample [working pixels], see
-                `cut_patch`; left out, the samples' box.
-            elastic: Standard deviation of displacements [working pixels], see `Augment`.
-            border: Weight and sigma [working pixels] of `border_weights`; None for none.
+            seed: Seed of the run.
+            size: Height and width of the returned images [pixels].
+            patch: Height and width of the window of a sample [input pixels], see `cut_patch`;
+                by default, the samples' box.
+            elastic: Standard deviation of displacements [input pixels], see `Augment`.
+            border: Weight and sigma [input pixels] of `border_weights`; None for none.
         """
         if border and not samples.objects:
             raise ValueError("Border weights need Samples(..., objects=True).")
@@ -320,17 +325,17 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
         self._seed = seed
         self._size = size
         self._patch = patch and (patch[0] * samples.target_scale, patch[1] * samples.target_scale)
-        # reduced first: augmenting costs by the pixel
+        # reduced first: augmentation costs grow with the pixels
         self._fine = (size[0] * samples.target_scale, size[1] * samples.target_scale)
         scale = self._fine[0] / seen[0]
         self._augment = Augment(augment, elastic * scale)
         self._border = (border[0], border[1] * scale) if border else None
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, ...]:
-        """Make one augmented sample: image [H, W, C], shares [H', W', K], perhaps border weights.
+        """Return one augmented sample: image [H, W, C], shares [H', W', K], maybe border weights.
 
-        H' and W' are `target_scale` times H and W; with border weights [H', W'], objects that
-        touch are parted, see `part_objects`.
+        H' and W' are `target_scale` times H and W; with border weights [H', W'], touching objects
+        are separated, see `part_objects`.
         """
         epoch, number, index = draw
         state = (self._seed, epoch, number)
@@ -346,7 +351,7 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
 
 
 def _moments(pixels: NDArray[Any]) -> tuple[Any, ...]:
-    """Count pixels [n, C]; of each channel, in the network's range, add them and their squares."""
+    """Number of pixels [n, C], and sums of their values and squares in the network's range."""
     if pixels.dtype != np.uint8:
         values = to_unit(pixels).astype(np.float64)
         return len(values), values.sum(axis=0), (values**2).sum(axis=0)

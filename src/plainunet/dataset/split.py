@@ -1,4 +1,4 @@
-"""Pairs -> train, validation and test splits, groups kept whole; `split.csv`."""
+"""Train, validation and test splits of pairs, without dividing groups; `split.csv`."""
 
 import csv
 import hashlib
@@ -14,15 +14,15 @@ from plainunet.files import write_whole
 from plainunet.formats.sources import Source, parse_image, parse_source, path_of
 
 SPLIT_FILE = "split.csv"
-"""Name of such a file, in a run folder or a data folder."""
+"""Name of a split's file in a run folder or a data folder."""
 _COLUMNS = ["image", "mask", "group", "part"]
 _PARTS = ("train", "val", "test")
 
 
 def write_split(path: Path, pairs: Sequence[Pair], root: Path) -> None:
-    """Write a split as CSV: image, mask, group, part; without the part where none has one.
+    """Write a split as CSV: image, mask, group, part; without the part if no pair has one.
 
-    Files below `root`, the data set's folder, are named from there, others in full.
+    Paths are relative to `root`, the data set's folder, or absolute outside of it.
     """
     with (
         write_whole(path) as whole,
@@ -34,7 +34,7 @@ def write_split(path: Path, pairs: Sequence[Pair], root: Path) -> None:
         writer.writerow(_COLUMNS if parted else _COLUMNS[:-1])
         for pair in pairs:
             if parted and pair.part is None:
-                raise ValueError(f"{pair.image} has no part. Split the pairs before writing them.")
+                raise ValueError(f"{pair.image} is in no split. Split the pairs first.")
             row = [name_below(pair.image, root), name_below(pair.mask, root), pair.group]
             writer.writerow([*row, pair.part] if parted else row)
 
@@ -49,14 +49,14 @@ def read_split(path: Path, root: Path) -> list[Pair]:
         header = next(rows, [])
         if header != _COLUMNS:
             raise ValueError(
-                f"{path} begins with the columns {', '.join(header) or '(none)'}; expected are "
+                f"{path} has the columns {', '.join(header) or '(none)'}; expected "
                 f"{', '.join(_COLUMNS)}."
             )
         for row in rows:
             if len(row) != 4 or row[3] not in _PARTS:
                 raise ValueError(
-                    f"{path}, line {rows.line_num}: expected are image, mask, group and one of "
-                    f"{', '.join(_PARTS)}; found is {', '.join(row) or 'an empty line'}."
+                    f"{path}, line {rows.line_num}: expected image, mask, group and one of "
+                    f"{', '.join(_PARTS)}; found {', '.join(row) or 'an empty line'}."
                 )
             image, mask = parse_image(root / row[0]), parse_source(root / row[1])
             pairs.append(Pair(image, mask, row[2], row[3]))
@@ -66,7 +66,7 @@ def read_split(path: Path, root: Path) -> list[Pair]:
 
 
 def name_below(source: Source, root: Path) -> str:
-    """Name a source so that its data folder may be moved: below it, or by its absolute path."""
+    """Return a source's path relative to `root`, or its absolute path outside of it."""
     path = path_of(source)
     if path.is_relative_to(root):
         return path.relative_to(root).as_posix()
@@ -82,18 +82,17 @@ def split_pairs(
     fold: int | None = None,
     shares: Sequence[float] | None = None,
 ) -> list[Pair]:
-    """Give every pair a part.
+    """Assign every pair to a split.
 
-    Parts that are given are kept; where there is training but no validation, some groups of
-    the training part become validation. Groups are taken in an order drawn from their names
-    and the seed, so the order of `pairs` does not matter, and, without `folds` and `shares`,
-    more data reshuffles nothing.
+    Given splits are kept; if there is no validation split, some groups of the train split become
+    validation. Groups are drawn by a hash of their names and the seed, so the order of `pairs`
+    does not matter, and, without `folds` and `shares`, adding data reshuffles nothing.
 
-    `fraction` of the images becomes validation, as nearly as whole groups allow; or fold number
-    `fold` of `folds`, whose sizes differ by at most the largest group. With `shares`, each
-    image's share of foreground (NaN where all is ignored), the split is stratified: groups are
-    sorted by their mean share, and every n-th becomes validation, or each fold gets one of
-    every K.
+    `fraction` of the images becomes validation, as closely as whole groups allow; or, for
+    cross-validation, fold number `fold` of `folds`, whose sizes differ by at most the largest
+    group. With `shares`, the foreground fraction of each image (NaN if all is ignored), the split
+    is stratified: groups are sorted by their mean fraction, and every n-th becomes validation, or
+    each fold gets one of every K.
     """
     _check_pairs(pairs, fraction)
     _check_folds(folds, fold)
@@ -102,16 +101,16 @@ def split_pairs(
         if folds is not None:
             example = next(pair.image for pair in pairs if pair.part == "val")
             raise ValueError(
-                f"--folds is {folds}, but the folder gives its own split ({example} is in its "
-                "validation part). Leave out --folds, or put all pictures into one folder."
+                f"--folds is {folds}, but the folder has its own split ({example} is in its "
+                "validation split). Omit --folds, or put all images into one folder."
             )
         return list(pairs)
     sizes = Counter(pair.group for pair in pairs if pair.part != "test")
     if folds is not None and folds > len(sizes):
         raise ValueError(
-            f"--folds is {folds}, but the pictures make up {len(sizes)} groups, and a group is "
-            "never divided. Give fewer folds, or group by another pattern: --group-by '.+' makes "
-            "each picture a group of its own."
+            f"--folds is {folds}, but the images form only {len(sizes)} groups, and groups are "
+            "never divided. Give fewer folds, or another pattern: --group-by '.+' makes each "
+            "image its own group."
         )
     drawn = {group: _draw(seed, f":{group}") for group in sizes}
     means = None if shares is None else _mean_shares(pairs, shares)
@@ -136,21 +135,21 @@ def _check_pairs(pairs: Sequence[Pair], fraction: float) -> None:
     given = {pair.part for pair in pairs}
     if None in given and len(given) > 1:
         example = next(pair.image for pair in pairs if pair.part is None)
-        raise ValueError(f"{example} has no part, while other pictures have one. Give it one.")
+        raise ValueError(f"{example} is in no split, but other images are. Assign it to one.")
     if None not in given and "train" not in given:
-        raise ValueError("No picture is in the training part. Move some into train/.")
+        raise ValueError("No image is in the train split. Move some into train/.")
 
 
 def _check_folds(folds: int | None, fold: int | None) -> None:
     if folds is None and fold is None:
         return
     if folds is None:
-        raise ValueError(f"--fold is {fold}, but --folds is missing. Say how many folds there are.")
+        raise ValueError(f"--fold is {fold}, but --folds is missing. Give the number of folds.")
     if folds < 2:
-        raise ValueError(f"--folds is {folds}; give at least 2, one to judge by.")
+        raise ValueError(f"--folds is {folds}; cross-validation needs at least 2.")
     if fold is None:
         raise ValueError(
-            f"--folds is {folds}, but --fold is missing. Say which one judges: 0 to {folds - 1}."
+            f"--folds is {folds}, but --fold is missing. Choose one from 0 to {folds - 1}."
         )
     if not 0 <= fold < folds:
         raise ValueError(
@@ -163,10 +162,10 @@ def _draw(seed: int, name: str) -> bytes:
 
 
 def _mean_shares(pairs: Sequence[Pair], shares: Sequence[float]) -> dict[str, float]:
-    """Each group's mean foreground share; infinite, so that it sorts last, where all are NaN."""
+    """Each group's mean foreground fraction; infinite if all are NaN, so that it sorts last."""
     if len(shares) != len(pairs):
         raise ValueError(
-            f"There are {len(shares)} foreground shares for {len(pairs)} pairs. Give one for each."
+            f"There are {len(shares)} foreground shares for {len(pairs)} pairs. Give one per pair."
         )
     known: dict[str, list[float]] = defaultdict(list)
     for pair, share in zip(pairs, shares, strict=True):
@@ -188,7 +187,7 @@ def _deal_groups(
     means: Mapping[str, float] | None,
     folds: int,
 ) -> dict[str, int]:
-    """Each group's fold: of every block, the larger groups go to the emptier folds."""
+    """Each group's fold: in every block, larger groups go to emptier folds."""
 
     def largest_first(group: str) -> tuple[int, bytes]:
         return -sizes[group], drawn[group]
@@ -215,19 +214,19 @@ def _choose_groups(
     fraction: float,
     seed: int,
 ) -> set[str]:
-    """The groups that become validation: the first that are drawn, or every n-th by share."""
+    """The validation groups: the first that are drawn, or every n-th by foreground fraction."""
     if len(sizes) < 2:
         raise ValueError(
-            f"All pictures belong to one group ({next(iter(sizes), 'none')!r}), and a group is "
-            "never divided between training and validation. Group them by another pattern: "
-            "'.+' makes each picture a group of its own."
+            f"All images are in one group ({next(iter(sizes), 'none')!r}), and groups are never "
+            "divided between training and validation (data leakage). Give another pattern: "
+            "--group-by '.+' makes each image its own group."
         )
     order = sorted(sizes, key=drawn.__getitem__)
     if means is None:
         wanted, step = fraction * sum(sizes.values()), 0.0
     else:
         order.sort(key=means.__getitem__)
-        # systematic sampling: what is wanted grows along the order, from a start drawn once
+        # systematic sampling: the target grows along the order, from a random start
         start = int.from_bytes(_draw(seed, "")[:6]) / 2**48 - 0.5
         wanted, step = start * sum(sizes.values()) / len(sizes), fraction
     taken: set[str] = set()
@@ -242,6 +241,6 @@ def _choose_groups(
 
 
 def shared_groups(pairs: Sequence[Pair]) -> list[str]:
-    """List the groups that are in more than one split: data leakage."""
+    """List the groups that are in several splits: data leakage."""
     parts = Counter(group for group, _ in {(pair.group, pair.part) for pair in pairs})
     return sorted(group for group, count in parts.items() if count > 1)

@@ -1,7 +1,7 @@
-"""Pairs on disk -> every problem that would stop a training run, found before it begins.
+"""Find all problems with pairs that would stop training, before it begins.
 
-Files are read and their headers decoded; pixels are not, so damage in the middle of a file goes
-unseen until it is read. The doctor looks closer.
+Files are read, but only headers are decoded, so damage inside a file goes unnoticed here. The
+doctor decodes pixels as well.
 """
 
 from collections import Counter
@@ -31,12 +31,12 @@ def check_pairs(
     known: Sequence[ValueError] = (),
     advice: str = "",
 ) -> list[_Shape]:
-    """See that every picture and mask is there, whole, and as large as its partner.
+    """Check that every image and mask exists, is complete, and has the size of its partner.
 
-    Grey and RGB pictures may be mixed, since grey can be shown as RGB; other numbers of
-    channels may not.
+    Grey and RGB images may be mixed, since grey is converted to RGB; other numbers of channels
+    may not.
 
-    Returns each image's height, width and channels. Or raises a ValueError that lists up to ten
+    Returns each image's height, width and channels. Raises a ValueError that lists up to ten
     problems, `known` ones first, and ends with `advice`.
     """
     reporter.stage("checking files", len(pairs))
@@ -58,18 +58,18 @@ def check_pairs(
 
 
 def size_problem(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> DataError:
-    """Make the error for a mask that is not as large as its picture."""
+    """The error for a mask whose size differs from its image's."""
     return DataError(
-        f"{pair.mask} is {mask[1]}x{mask[0]} pixels, its picture {pair.image} is "
-        f"{image[1]}x{image[0]}. Make the mask as large as its picture.",
+        f"{pair.mask} is {mask[1]}x{mask[0]} pixels, its image {pair.image} is "
+        f"{image[1]}x{image[0]}. Save both at the same size.",
         "size-mismatch",
         [pair.image, pair.mask],
     )
 
 
 def odd_channels(pairs: Sequence[Pair], shapes: Sequence[_Shape | None]) -> list[DataError]:
-    """Name the pictures that have other channels than most; none of grey ones among RGB."""
-    # where both occur, grey is shown as RGB
+    """Errors for images with other channels than most; grey and RGB may be mixed."""
+    # grey becomes RGB
     channels = [None if shape is None else 3 if shape[2] == 1 else shape[2] for shape in shapes]
     counts = Counter(each for each in channels if each is not None)
     if len(counts) < 2:
@@ -78,7 +78,7 @@ def odd_channels(pairs: Sequence[Pair], shapes: Sequence[_Shape | None]) -> list
     named = {3: "1 or 3"}
     return [
         DataError(
-            f"{pair.image} has {named.get(each, each)} channels, most of the pictures have "
+            f"{pair.image} has {named.get(each, each)} channels, most images have "
             f"{named.get(usual, usual)}. Save it like the others.",
             "odd-channels",
             [pair.image],
