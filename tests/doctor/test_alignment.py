@@ -20,7 +20,7 @@ from plainunet.doctor.alignment import (
     edge_fit,
     find_misfits,
     mask_edges,
-    picture_edges,
+    image_edges,
     reduce_image,
     shrink_edges,
 )
@@ -191,7 +191,7 @@ def test_borders_with_what_is_ignored_do_not_count() -> None:
 
 def test_small_edges_fit_as_large_ones_do(scenes: list[Scene]) -> None:
     image, ids = scenes[6]
-    large = picture_edges(image, ids.shape), mask_edges(ids, ids.shape)
+    large = image_edges(image, ids.shape), mask_edges(ids, ids.shape)
     small = [shrink_edges(each, 4000) for each in large]
     assert small[0][..., 0].size <= 4400
     assert edge_fit(*small) == pytest.approx(edge_fit(*large), rel=0.25)
