@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
 
 from plainunet.files import require_regular
-from plainunet.formats.problems import first_five, require_bearable
+from plainunet.formats.problems import first_five, require_decodable
 from plainunet.formats.sources import CocoImage
 
 _MOST_SHARE = 0.01
@@ -370,7 +370,7 @@ def _images(
                 f"{entry.get('width')!r} instead of whole numbers above 0"
             )
         else:
-            require_bearable(height * width, CocoImage(file, image))
+            require_decodable(height * width, CocoImage(file, image))
             ids[name], sizes[image] = image, (height, width)
     return ids, sizes
 

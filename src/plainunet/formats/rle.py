@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.files import require_regular
-from plainunet.formats.problems import DataError, require_bearable
+from plainunet.formats.problems import DataError, require_decodable
 from plainunet.formats.sources import RleImage
 from plainunet.system import shorten
 
@@ -306,7 +306,7 @@ def _find_rows(image: RleImage) -> tuple[Codes, list[Row]]:
             f"{image}: {image.file} lists no picture '{image.image}'. Add a line for it, or name "
             f"one of its {len(codes.rows)}."
         )
-    require_bearable(pixels, image)
+    require_decodable(pixels, image)
     return codes, codes.rows[name]
 
 
@@ -373,7 +373,7 @@ def _find_order(file: Path, codes: Codes, sizes: Mapping[str, tuple[int, int]]) 
     inside = banded = 0
     for name in sample:
         height, width = sizes[name]
-        require_bearable(height * width, file)
+        require_decodable(height * width, file)
         covered = _cover(file, codes.rows[name], height * width)
         for number, line in enumerate((width, height)):
             changes = np.count_nonzero(covered[line:] != covered[:-line])

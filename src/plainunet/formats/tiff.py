@@ -31,7 +31,7 @@ from tifffile import (
     imwrite,
 )
 
-from plainunet.formats.problems import DataError, cut_off, require_bearable
+from plainunet.formats.problems import DataError, cut_off, require_decodable
 from plainunet.formats.sources import ImageSource, Page, path_of
 
 Tag = tuple[int, int, bytes]
@@ -471,7 +471,7 @@ def _only_page(tiff: TiffFile, file: BinaryIO, path: ImageSource) -> TiffPage:
     if not first.size:
         raise DataError(f"{path} holds no pixels. Copy it again, or remove it.", "empty-file")
     if first.nbytes > tiff.filehandle.size:
-        require_bearable(first.imagelength * first.imagewidth, path, first.samplesperpixel)
+        require_decodable(first.imagelength * first.imagewidth, path, first.samplesperpixel)
     end = max(a + b for a, b in zip(first.dataoffsets, first.databytecounts, strict=True))
     if end > tiff.filehandle.size:
         raise cut_off(path, tiff.filehandle.size)
