@@ -55,7 +55,7 @@ def is_shapes(file: Path) -> bool:
 
 
 def class_names(files: Sequence[Path]) -> tuple[str, ...]:
-    """The classes of files: the background, then all labels, sorted or in the order of meta.json."""
+    """The classes of files: background, then all labels, sorted or in the order of meta.json."""
     labels = {shape.label for file in files for shape in _open(file).shapes}
     listed = next(filter(None, map(_read_meta, files[0].parents[:4])), sorted(labels))
     names = [name for name in listed if name not in (*_BACKGROUND, "__ignore__")]
@@ -172,8 +172,8 @@ def _parse(file: Path, _size: int, _changed: int) -> _Content:
         content = _Content(height, width, list(found))
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise DataError(
-            f"{file} is not a complete labelme or Supervisely file ({type(error).__name__}: {error}). "
-            "Save it again.",
+            f"{file} is not a complete labelme or Supervisely file ({type(error).__name__}: "
+            f"{error}). Save it again.",
             "damaged",
             [file],
         ) from None

@@ -104,15 +104,15 @@ class _AsChannels:
         return self._image.missing(top, height)
 
 
-def as_channels(image: Windows, channels: int) -> Windows:
+def as_channels(windows: Windows, channels: int) -> Windows:
     """Match an image to the network's input channels, see `match_channels`."""
-    if image.shape[2] == channels:
-        return image
-    if isinstance(image, ArrayWindows):
-        image = match_channels(image.read(0, 0, *image.shape[:2]), channels)
-        return ArrayWindows(image, image.missing(0, image.shape[0]))
-    match_channels(image.read(0, 0, 1, 1), channels)  # raises if impossible
-    return _AsChannels(image, channels)
+    if windows.shape[2] == channels:
+        return windows
+    if isinstance(windows, ArrayWindows):
+        image = match_channels(windows.read(0, 0, *windows.shape[:2]), channels)
+        return ArrayWindows(image, windows.missing(0, windows.shape[0]))
+    match_channels(windows.read(0, 0, 1, 1), channels)  # raises if impossible
+    return _AsChannels(windows, channels)
 
 
 _Segment = tuple[NDArray[Any], NDArray[np.bool_] | None]
