@@ -96,7 +96,7 @@ def test_other_pictures_are_read_whole_if_they_are_small_enough(tmp_path: Path) 
         assert isinstance(picture, ArrayWindows)
         assert np.array_equal(picture.read(3, 5, 20, 30), read_image(path)[3:23, 5:35])
     with (
-        pytest.raises(ValueError, match=r"211 x 150 pixels.*as a TIFF file with tiles") as caught,
+        pytest.raises(ValueError, match=r"211 x 150 pixels") as caught,
         open_windows(path, most=COLOURS.nbytes - 1),
     ):
         pass
@@ -126,7 +126,7 @@ def test_what_cannot_be_read_in_parts_is_read_whole_or_refused(
     with open_windows(path, most=10**6) as picture:
         assert isinstance(picture, ArrayWindows)
         assert np.array_equal(picture.read(3, 5, 20, 30), read_image(path)[3:23, 5:35])
-    with pytest.raises(ValueError, match="tiles"), open_windows(path, most=1000):
+    with pytest.raises(ValueError, match="gdal_translate"), open_windows(path, most=1000):
         pass
 
 
