@@ -180,7 +180,7 @@ def stack(copy: Copy, path: Path, random: Random, pages: float) -> Path:
     return _save_tiff(copy, path, np.stack([mask] * int(pages)))
 
 
-def folder_like_picture(copy: Copy, path: Path, random: Random, _: float) -> Path:
+def folder_like_image(copy: Copy, path: Path, random: Random, _: float) -> Path:
     folder = path.with_name(f"more{path.suffix}")
     folder.mkdir()
     return folder
@@ -504,7 +504,7 @@ def outside_of_parts(copy: Copy, random: Random, _: float) -> Planted:
     return [_moved(copy.pick(random), lambda path: path.parent.parent / path.name)[0]]
 
 
-def one_picture(copy: Copy, random: Random, count: float) -> Planted:
+def one_image(copy: Copy, random: Random, count: float) -> Planted:
     stay = random.choice(len(copy.pairs), int(count), replace=False)
     for number, pair in enumerate(copy.pairs):
         if number not in stay:
@@ -671,7 +671,7 @@ FAULTS = [
     Fault("animation as mask", _FRAMES, "several-frames", mask(animation), (2, 3, 6)),
     Fault("stack as mask", "a TIFF of {} pages", "several-frames", mask(stack), (2, 3, 6)),
     Fault("folder named like an image", "an empty folder next to the images", "not-a-picture",
-          image(folder_like_picture)),
+          image(folder_like_image)),
     # images
     Fault("transparent image", "{} % of its pixels transparent", "transparent",
           image(transparent), (0.5, 1, 2)),
@@ -735,7 +735,7 @@ FAULTS = [
     Fault("two images with one name", _SUFFIX, "two-partners", image(two_of_one_name)),
     Fault("image outside the splits", "moved out of train/ or val/, with its mask",
           "outside-of-parts", outside_of_parts, in_parts=True),
-    Fault("one image only", "{} left", "too-few", one_picture, is_whole=True, has_fix=False),
+    Fault("one image only", "{} left", "too-few", one_image, is_whole=True, has_fix=False),
     Fault("same mask twice", "one mask copied over another", "same-mask", same_mask),
     Fault("class only in validation", "removed from all training masks", "class-not-in-training",
           only_in_validation, in_parts=True),
