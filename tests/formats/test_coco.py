@@ -106,7 +106,7 @@ def test_a_polygon_is_filled_as_its_outline_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objects", "said"),
+    ("objects", "message"),
     [
         (
             [(1, [box(0, 0, 10, 6)]), (2, [box(0, 0, 100, 50)])],
@@ -120,10 +120,10 @@ def test_a_polygon_is_filled_as_its_outline_says() -> None:
     ],
 )
 def test_classes_that_overlap_are_refused_with_those_most_involved(
-    objects: list[tuple[int, Any]], said: str
+    objects: list[tuple[int, Any]], message: str
 ) -> None:
     """Up to a hundredth may: the smaller lies on top."""
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         paint((100, 100), *objects)
     assert (paint((100, 100), (2, [box(0, 0, 100, 50)]), (1, [box(0, 0, 10, 5)])) == 1).sum() == 50
 
@@ -184,7 +184,7 @@ BOX = [[2, 1, 6, 1, 6, 5, 2, 5]]
 
 
 def content(**changes: Any) -> dict[str, Any]:
-    """Two pictures of 10 x 12 with a cell and a wall on the first."""
+    """Two images of 10 x 12 with a cell and a wall on the first."""
     code = np.zeros((10, 12), np.uint8, order="F")
     code[6:9, 3:11] = 1
     compressed = coco_mask.encode(code)["counts"].decode()
@@ -298,7 +298,7 @@ def test_as_many_classes_as_there_are_numbers_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [{}, [], 7, None, {"images": []}, content(images={})])
-def test_another_json_is_no_coco_file(tmp_path: Path, raw: Any) -> None:
+def test_another_json_is_not_a_coco_file(tmp_path: Path, raw: Any) -> None:
     file = tmp_path / "other.json"
     file.write_text(json.dumps(raw))
     assert not coco.is_coco(file)
@@ -392,14 +392,14 @@ def test_wrong_entries_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("none", [{}, {"segmentation": []}, {"segmentation": None}])
-def test_boxes_are_no_outlines(tmp_path: Path, none: dict[str, Any]) -> None:
+def test_boxes_are_not_polygons(tmp_path: Path, none: dict[str, Any]) -> None:
     bare = {"id": 9, "image_id": 3, "category_id": 4, "bbox": [1, 1, 5, 5]} | none
     raw = content(annotations=[*content()["annotations"], bare, bare])
     with pytest.raises(ValueError, match=r"2 of 4 annotations .* 1 of 2 images \(b/c\.jpg\)"):
         coco.listed_images(write(tmp_path, raw))
 
 
-def test_what_cannot_be_painted_names_file_picture_and_annotation(tmp_path: Path) -> None:
+def test_what_cannot_be_painted_names_file_image_and_annotation(tmp_path: Path) -> None:
     raw = content(**annotation(segmentation=[[1, 2, 3, 4, 5, float("nan")]]))
     with pytest.raises(
         ValueError, match=r"set\.json\[7\] \(a\.jpg\): annotation 1 has coordinates"

@@ -62,7 +62,7 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "options", "said"),
+    ("shape", "dtype", "options", "message"),
     [
         ((4, 5), np.uint16, {}, " 8 bits"),
         ((4, 5, 3), np.uint16, {}, " 8 bits"),
@@ -75,14 +75,14 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
     ],
 )
 def test_what_holds_no_colours_is_refused_by_name(
-    tmp_path: Path, shape: tuple[int, ...], dtype: Any, options: dict[str, Any], said: str
+    tmp_path: Path, shape: tuple[int, ...], dtype: Any, options: dict[str, Any], message: str
 ) -> None:
     tifffile.imwrite(tmp_path / "mask.tif", np.zeros(shape, dtype), **options)
-    with pytest.raises(ValueError, match=rf"mask\.tif .*{said}"):
+    with pytest.raises(ValueError, match=rf"mask\.tif .*{message}"):
         read_colors(tmp_path / "mask.tif")
     if len(shape) == 2:
         Image.fromarray(np.zeros(shape, dtype)).save(tmp_path / "mask.png")
-        with pytest.raises(ValueError, match=rf"mask\.png .*{said}"):
+        with pytest.raises(ValueError, match=rf"mask\.png .*{message}"):
             read_colors(tmp_path / "mask.png")
     np.save(tmp_path / "mask.npy", np.zeros(shape, np.uint8))
     with pytest.raises(ValueError, match=r"mask\.npy"):

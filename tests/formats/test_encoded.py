@@ -63,7 +63,7 @@ def test_bytes_after_the_end_do_no_harm(tmp_path: Path) -> None:
         read_encoded(path)
 
 
-def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
+def test_what_is_not_an_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("I am a text")
     (tmp_path / "folder.png").mkdir()

@@ -61,7 +61,7 @@ def test_any_size_comes_back(
     seed: int,
 ) -> None:
     wanted = np.random.default_rng(seed).integers(0, 256, (*size, channels)).astype(dtype)
-    path = tmp_path_factory.mktemp("any") / f"picture{suffix}"
+    path = tmp_path_factory.mktemp("any") / f"image{suffix}"
     if suffix == ".tif":
         colours = "rgb" if channels == 3 else "minisblack"
         tifffile.imwrite(path, flat(wanted), photometric=colours)
@@ -78,7 +78,7 @@ def test_any_size_comes_back(
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_jpeg(tmp_path: Path, mode: str, progressive: bool) -> None:
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     Image.fromarray(SMOOTH).convert(mode).save(path, quality=95, progressive=progressive)
     with Image.open(path) as opened:
         wanted = np.asarray(opened.convert("L" if mode == "L" else "RGB"))
@@ -93,7 +93,7 @@ def test_a_palette_becomes_colours(tmp_path: Path, suffix: str) -> None:
     picture = Image.fromarray(indices, "L").convert("P")
     picture.putdata(indices.ravel().tolist())
     picture.putpalette(colours.tobytes())
-    path = tmp_path / f"picture{suffix}"
+    path = tmp_path / f"image{suffix}"
     picture.save(path)
     np.testing.assert_array_equal(read_image(path), colours[indices])
     assert image_shape(path) == (20, 30, 3)
@@ -101,7 +101,7 @@ def test_a_palette_becomes_colours(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".npy"])
 def test_one_bit_becomes_black_and_white(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"picture{suffix}"
+    path = tmp_path / f"image{suffix}"
     np.save(path, GREY > 99) if suffix == ".npy" else Image.fromarray(GREY > 99).save(path)
     require_back(path, np.where(GREY > 99, np.uint8(255), np.uint8(0))[..., None])
 
@@ -271,7 +271,7 @@ def test_a_real_photograph_cut_anywhere_is_refused(data_root: Path, tmp_path: Pa
     ],
 )
 def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: int) -> None:
-    path = tmp_path / f"picture{suffix}"
+    path = tmp_path / f"image{suffix}"
     exif = Image.Exif()
     exif[0x0112] = orientation
     options: dict[str, Any] = {"lossless": True}
@@ -558,14 +558,14 @@ def test_the_shape_is_read_from_the_header_of_a_large_file(tmp_path: Path) -> No
         (np.zeros((32, 40, 50)), r".*looks like \[C, H, W\]"),
     ],
 )
-def test_arrays_that_are_no_pictures(array: np.ndarray, message: str) -> None:
+def test_arrays_that_are_not_images(array: np.ndarray, message: str) -> None:
     for read in (read_array, array_shape, read_mask_array):
         with pytest.raises(ValueError, match=rf"some\.npy {message}"):
             read(as_npy(array), NPY)
 
 
 @pytest.mark.parametrize("shape", [(33, 40, 50), (20, 30, 3), (3, 40, 3), (8, 8, 8), (2, 2)])
-def test_what_may_be_a_picture_is_none_of_that(shape: tuple[int, ...]) -> None:
+def test_arrays_that_may_be_images(shape: tuple[int, ...]) -> None:
     assert array_shape(as_npy(np.zeros(shape)), NPY)[:2] == shape[:2]
 
 

@@ -1,4 +1,4 @@
-"""Legends: files beside masks that say which colour or value is which class."""
+"""Legends: files next to masks with the colour or value of each class."""
 
 import json
 from pathlib import Path

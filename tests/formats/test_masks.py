@@ -217,9 +217,9 @@ def test_classes_that_overlap_are_refused_with_their_share(tmp_path: Path) -> No
 def test_files_that_cannot_be_joined(tmp_path: Path) -> None:
     """At least one must exist; a link that leads nowhere is no absent class; sizes must agree."""
 
-    def refused(said: str) -> None:
+    def refused(message: str) -> None:
         for read in (read_mask, mask_size):
-            with pytest.raises((ValueError, FileNotFoundError), match=said):
+            with pytest.raises((ValueError, FileNotFoundError), match=message):
                 read(parse_source(tmp_path / "{road,car}.png"))
 
     refused("none of the 2 files for road, car exists")

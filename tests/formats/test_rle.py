@@ -80,7 +80,7 @@ def test_only_csv_files_are_looked_at(tmp_path: Path) -> None:
         is_rle(tmp_path / "b.csv")
 
 
-def test_several_rows_for_a_picture(tmp_path: Path) -> None:
+def test_several_rows_for_an_image(tmp_path: Path) -> None:
     codes = read_codes(
         write_text(tmp_path / "a.csv", "ImageId,EncodedPixels\nb,1 2\na,-1\n\nb,NaN\n")
     )
@@ -332,8 +332,8 @@ def test_bands_and_single_runs_are_not_taken_for_a_proof(tmp_path: Path, order: 
     noise[np.random.default_rng(0).random((20, 60)) < 0.3] = True
     for name, mask in (("band", band), ("line", line), ("noise", noise), ("none", band & False)):
         file = write(tmp_path / f"{name}.csv", {"a": [mask]}, order)
-        said = "nothing to learn" if name == "none" else "--rle rows .Carvana. or --rle columns"
-        with pytest.raises(ValueError, match=said):
+        message = "nothing to learn" if name == "none" else "--rle rows .Carvana. or --rle columns"
+        with pytest.raises(ValueError, match=message):
             listed_images(file, {"a": (20, 60)}, None)
         assert listed_images(file, {"a": (20, 60)}, order)["a"].order == order
 

@@ -33,8 +33,8 @@ def encode(samples: np.ndarray, **options: object) -> BytesIO:
 def test_white_is_the_larger_value_also_where_the_file_says_zero_is_white(
     compression: str | None,
 ) -> None:
-    picture = read_tiff(encode(GREY, photometric="miniswhite"), PATH)
-    np.testing.assert_array_equal(picture.samples[..., 0], 255 - GREY)
+    image = read_tiff(encode(GREY, photometric="miniswhite"), PATH)
+    np.testing.assert_array_equal(image.samples[..., 0], 255 - GREY)
     file = BytesIO()
     Image.fromarray(GREY).save(file, "TIFF", tiffinfo={262: 0}, compression=compression)
     with Image.open(file) as opened:
@@ -193,13 +193,13 @@ def test_previews_are_no_slices(tmp_path: Path) -> None:
         read_image(Page(path, 2))
 
 
-def test_a_slice_saved_alone_is_one_picture_whatever_its_description_says(tmp_path: Path) -> None:
-    picture = stack("uint8", 1)[0]
+def test_a_slice_saved_alone_is_one_image_whatever_its_description(tmp_path: Path) -> None:
+    image = stack("uint8", 1)[0]
     for description in ("ImageJ=1.53\nimages=30\nslices=30\n", '{"shape": [30, 20, 30]}'):
         path = tmp_path / "a.tif"
-        tifffile.imwrite(path, picture, description=description, metadata=None)
-        np.testing.assert_array_equal(read_image(path)[..., 0], picture)
-        np.testing.assert_array_equal(read_image(Page(path, 0))[..., 0], picture)
+        tifffile.imwrite(path, image, description=description, metadata=None)
+        np.testing.assert_array_equal(read_image(path)[..., 0], image)
+        np.testing.assert_array_equal(read_image(Page(path, 0))[..., 0], image)
 
 
 def test_a_stack_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
