@@ -19,7 +19,7 @@ CodesOf = Callable[[Path], dict[str, list[str]]]
 
 
 def draw_scene(seed: int, height: int = 120, width: int = 160) -> tuple[np.ndarray, np.ndarray]:
-    """A picture [H, W, 3] uint8 of two bright shapes on a textured ground, and its mask."""
+    """An image [H, W, 3] uint8 of two bright shapes on a textured ground, and its mask."""
     random = np.random.default_rng(seed)
     ground = random.integers(0, 80, (height // 8, width // 8, 3)).astype(np.float32)
     image = cv2.resize(ground, (width, height), interpolation=cv2.INTER_CUBIC)

@@ -26,9 +26,9 @@ Spoil = Callable[[Copy, Path, Random, float], Planted | Path | None]
 
 _TWO = "more than two classes"
 _COLOURED = "its masks are coloured"
-_OBJECTS = "each value is the number of an object"
-_SIZES = "its pictures are of many sizes"
-_NO_TWO = "no two pictures of one size"
+_OBJECTS = "values are object ids"
+_SIZES = "its images have many sizes"
+_NO_TWO = "no two images of the same size"
 
 
 def image(spoil: Spoil) -> Plant:
@@ -180,7 +180,7 @@ def stack(copy: Copy, path: Path, random: Random, pages: float) -> Path:
     return _save_tiff(copy, path, np.stack([mask] * int(pages)))
 
 
-def folder_like_picture(copy: Copy, path: Path, random: Random, _: float) -> Path:
+def folder_like_image(copy: Copy, path: Path, random: Random, _: float) -> Path:
     folder = path.with_name(f"more{path.suffix}")
     folder.mkdir()
     return folder
@@ -385,7 +385,7 @@ def smoothed(copy: Copy, random: Random, times: float) -> Planted:
     """Made smaller and large again, with values between."""
     why = _refuse(copy, binary=True)
     if why:
-        return "what is between two ids is an id" if why == _TWO else why
+        return "values between two ids are ids" if why == _TWO else why
     path = copy.pick(random).mask
     mask = np.asarray(_eight_bit(path))
     small = cv2.resize(mask, None, fx=1 / times, fy=1 / times, interpolation=cv2.INTER_AREA)
@@ -504,7 +504,7 @@ def outside_of_parts(copy: Copy, random: Random, _: float) -> Planted:
     return [_moved(copy.pick(random), lambda path: path.parent.parent / path.name)[0]]
 
 
-def one_picture(copy: Copy, random: Random, count: float) -> Planted:
+def one_image(copy: Copy, random: Random, count: float) -> Planted:
     stay = random.choice(len(copy.pairs), int(count), replace=False)
     for number, pair in enumerate(copy.pairs):
         if number not in stay:
@@ -624,75 +624,75 @@ class Fault:
 
 
 _JPEG = ("carvana", "camvid", "dubai_aerial", "dubai_color", "carrotweed", "chasedb1")
-_NO_CHECKSUM = dict.fromkeys(_JPEG, "a JPEG file has no checksum: its decoder goes on")
+_NO_CHECKSUM = dict.fromkeys(_JPEG, "JPEG files have no checksum, so decoders do not notice")
 _TEXT, _HTML = b"Notes on this picture.\n", b"<!DOCTYPE html><html>404</html>"
 _EMPTIED = "overwritten with nothing"
 _LOST, _BYTES = "{} % of its bytes lost", "{} bytes changed among its pixels"
 _FRAMES, _SIDE = "a GIF of {} frames", "a PNG of {} pixels a side"
 _SIDES, _DAMAGE = (15000, 30000, 60000), (2, 4, 8)
-_STORED, _SUFFIX = "added to a picture; the mask fits it as stored", "the same with another suffix"
-_COPIED, _SAVED = "picture and mask copied under another name", "a copy saved as JPEG, quality {}"
+_STORED, _SUFFIX = "added to an image; the mask fits it as stored", "the same with another suffix"
+_COPIED, _SAVED = "image and mask copied under another name", "a copy saved as JPEG, quality {}"
 _PHOTO = "colored-mask not-a-mask many-values stray-value stray-color"
 _NEAR = "near-duplicate near-duplicate-across-groups"
 
 FAULTS = [
     # files
-    Fault("picture cut off", _LOST, "cut-off", image(cut_off), (5, 10, 20)),
+    Fault("image cut off", _LOST, "cut-off", image(cut_off), (5, 10, 20)),
     Fault("mask cut off", _LOST, "cut-off", mask(cut_off), (5, 10, 20)),
-    Fault("picture of zero bytes", _EMPTIED, "empty-file", image(overwritten(b""))),
+    Fault("image of zero bytes", _EMPTIED, "empty-file", image(overwritten(b""))),
     Fault("mask of zero bytes", _EMPTIED, "empty-file", mask(overwritten(b""))),
-    Fault("text as picture", "a text file named like a picture", "not-a-picture",
+    Fault("text as image", "a text file named like an image", "not-a-picture",
           image(overwritten(_TEXT))),
-    Fault("web page as mask", "an HTML file, as a failed download leaves it", "not-a-picture",
+    Fault("web page as mask", "an HTML file, as from a failed download", "not-a-picture",
           mask(overwritten(_HTML))),
     Fault("suffix of another format", "PNG named .jpg, or JPEG named .png", "wrong-extension",
           image(wrong_suffix)),
     Fault("mask with another suffix", "TIFF named .png, or PNG named .gif", "wrong-extension",
           mask(wrong_suffix_of_mask)),
-    Fault("unknown suffix", "a picture renamed to .dat", "no-picture", unknown_suffix),
-    Fault("damaged PNG picture", _BYTES, "damaged", image(damaged(".png", "pictures")), _DAMAGE),
+    Fault("unknown suffix", "an image renamed to .dat", "no-picture", unknown_suffix),
+    Fault("damaged PNG image", _BYTES, "damaged", image(damaged(".png", "images")), _DAMAGE),
     Fault("damaged PNG mask", _BYTES, "damaged", mask(damaged(".png", "masks")), _DAMAGE),
-    Fault("damaged JPEG picture", _BYTES, "damaged", image(damaged(".jpg", "pictures")), _DAMAGE,
+    Fault("damaged JPEG image", _BYTES, "damaged", image(damaged(".jpg", "images")), _DAMAGE,
           unseen=_NO_CHECKSUM),
-    Fault("unreadable picture", "mode 000, looked at without the superuser's rights",
+    Fault("unreadable image", "mode 000, checked without superuser rights",
           "not-readable", image(unreadable), as_nobody=True),
-    Fault("unreadable folder", "a folder of mode 000 with a picture in it", "not-readable",
+    Fault("unreadable folder", "a folder of mode 000 with an image in it", "not-readable",
           closed_folder, as_nobody=True),
-    Fault("link to the folder above", "a folder that leads back", "link-loop", image(folder_loop)),
-    Fault("link to itself", "a picture that is a link to itself", "link-loop",
+    Fault("link to the folder above", "a link to its parent", "link-loop", image(folder_loop)),
+    Fault("link to itself", "an image that is a link to itself", "link-loop",
           image(linked_to(""))),
-    Fault("broken link", "a picture that is a link to nothing", "missing-file",
+    Fault("broken link", "an image that is a link to nothing", "missing-file",
           image(linked_to("elsewhere.png"))),
-    Fault("bomb as picture", _SIDE, "too-large", image(bomb), _SIDES),
+    Fault("bomb as image", _SIDE, "too-large", image(bomb), _SIDES),
     Fault("bomb as mask", _SIDE, "too-large", mask(bomb), _SIDES),
-    Fault("name not UTF-8", "picture and mask renamed, with é in Latin-1", "name-not-utf8",
+    Fault("name not UTF-8", "image and mask renamed, with é in Latin-1", "name-not-utf8",
           not_utf8),
-    Fault("animation as picture", _FRAMES, "several-frames", image(animation), (2, 3, 6)),
+    Fault("animation as image", _FRAMES, "several-frames", image(animation), (2, 3, 6)),
     Fault("animation as mask", _FRAMES, "several-frames", mask(animation), (2, 3, 6)),
     Fault("stack as mask", "a TIFF of {} pages", "several-frames", mask(stack), (2, 3, 6)),
-    Fault("folder named like a picture", "an empty folder beside the pictures", "not-a-picture",
-          image(folder_like_picture)),
+    Fault("folder named like an image", "an empty folder next to the images", "not-a-picture",
+          image(folder_like_image)),
     # images
-    Fault("transparent picture", "{} % of its pixels transparent", "transparent",
+    Fault("transparent image", "{} % of its pixels transparent", "transparent",
           image(transparent), (0.5, 1, 2)),
-    Fault("dark 16-bit picture", "{} of 16 bits used, among 8-bit pictures",
+    Fault("dark 16-bit image", "{} of 16 bits used, among 8-bit images",
           "unused-depth mixed-depths", image(twelve_bits), (12,)),
     Fault("infinite", "{} values of a float TIFF", "not-finite", image(infinite),
           (1, 2, 4)),
-    Fault("float picture", "0.0 to 255.0 in a TIFF, among 8-bit pictures", "mixed-depths",
+    Fault("float image", "0.0 to 255.0 in a TIFF, among 8-bit images", "mixed-depths",
           image(floats)),
     Fault("extra bands", "a TIFF of {} bands", "odd-channels", image(five_bands), (5,)),
     Fault("channels first", "[C, H, W] in .npy", "odd-channels", image(leading_channels)),
     Fault("64-bit integers", "int64 in .npy", "unusable-values", image(long_integers)),
-    Fault("thumbnail", "picture and mask {} times smaller", "odd-size", thumbnail, (2, 4, 8)),
-    Fault("blank picture", "all pixels the same", "blank-picture", image(changed(blank))),
+    Fault("thumbnail", "image and mask {} times smaller", "odd-size", thumbnail, (2, 4, 8)),
+    Fault("blank image", "all pixels the same", "blank-picture", image(changed(blank))),
     Fault("EXIF orientation 3", _STORED, "exif", image(turned_by_exif(3))),
     Fault("EXIF orientation 6", _STORED, "exif size-mismatch", image(turned_by_exif(6))),
     # masks on images
-    Fault("swapped masks", "of two pictures of one size", "swapped", swapped),
-    Fault("neighbours swapped", "masks of two pictures that follow each other", "swapped",
+    Fault("swapped masks", "of two images of the same size", "swapped", swapped),
+    Fault("neighbours swapped", "masks of two consecutive images", "swapped",
           neighbours_swapped),
-    Fault("all masks one further on", "each mask is the one of the picture before", "swapped",
+    Fault("all masks offset by one", "each mask is that of the previous image", "swapped",
           one_further_on, is_whole=True, has_fix=False),
     Fault("shifted mask", "by {} px along x, y or both (twice as much from 1500 px on)", "shifted",
           mask(shifted), (4, 8, 16)),
@@ -700,7 +700,7 @@ FAULTS = [
     Fault("mask mirrored top-bottom", "one mask", "flipped", mask(changed(np.flipud))),
     Fault("mask turned by 90 degrees", "one mask", "flipped size-mismatch",
           mask(changed(np.rot90))),
-    Fault("inverted mask", "its two classes exchanged", "inverted", inverted),
+    Fault("inverted mask", "its two classes swapped", "inverted", inverted),
     Fault("mask off in size", "{} px fewer rows, or more columns", "size-mismatch", mask(off_by),
           (1, 2)),
     Fault("mask of a lower resolution", "only every {}th row and column", "size-mismatch",
@@ -710,9 +710,9 @@ FAULTS = [
           (95, 90, 75)),
     Fault("all masks as JPEG", "saved as .jpg, quality {}", "lossy-mask", all_saved_as_jpeg, (90,),
           is_whole=True, has_fix=False),
-    Fault("smoothed mask", "made {} times smaller and large again, as PNG",
+    Fault("smoothed mask", "reduced {} times and enlarged again, as PNG",
           "lossy-mask stray-value many-values", smoothed, (2, 4, 8)),
-    Fault("stray value", "77 in {} pixels", "stray-value", stray_value, (5, 10, 20)),
+    Fault("unexpected value", "77 in {} pixels", "stray-value", stray_value, (5, 10, 20)),
     Fault("next class id", "the number of classes, in {} pixels of one mask",
           "rare-class stray-value", next_id, (5, 10, 20)),
     Fault("255 against 1", "the other foreground value in {} masks", "ambiguous-255", another_255,
@@ -723,19 +723,19 @@ FAULTS = [
     Fault("ignored mask", "all void", "ignored-mask stray-color", mask(ignored)),
     Fault("one class only", "all masks of class 0", "one-class", one_class, is_whole=True,
           has_fix=False),
-    Fault("photo over a mask", "the picture saved under the mask's name", _PHOTO, photo_over_mask),
-    Fault("coloured mask", "a colour for each class, among ids", "colored-mask", mask(coloured)),
+    Fault("photo over a mask", "the image saved under the mask's name", _PHOTO, photo_over_mask),
+    Fault("coloured mask", "one colour per class, among ids", "colored-mask", mask(coloured)),
     Fault("wrong legend colour", "00FF00 in {} % of a mask", "stray-color", mask(wrong_color),
           (0.5, 1, 2)),
     # partners
     Fault("missing mask", "one mask removed", "no-mask", partial(missing, what="mask")),
-    Fault("missing picture", "one picture removed", "no-picture", partial(missing, what="image")),
-    Fault("misspelt mask", "an x put into its name", "no-mask no-picture", misspelt),
-    Fault("two masks of one name", _SUFFIX, "two-partners", mask(two_of_one_name)),
-    Fault("two pictures of one name", _SUFFIX, "two-partners", image(two_of_one_name)),
-    Fault("picture beside the parts", "moved out of train/ or val/, with its mask",
+    Fault("missing image", "one image removed", "no-picture", partial(missing, what="image")),
+    Fault("misspelt mask", "an x inserted into its name", "no-mask no-picture", misspelt),
+    Fault("two masks with one name", _SUFFIX, "two-partners", mask(two_of_one_name)),
+    Fault("two images with one name", _SUFFIX, "two-partners", image(two_of_one_name)),
+    Fault("image outside the splits", "moved out of train/ or val/, with its mask",
           "outside-of-parts", outside_of_parts, in_parts=True),
-    Fault("one picture only", "{} is left", "too-few", one_picture, is_whole=True, has_fix=False),
+    Fault("one image only", "{} left", "too-few", one_image, is_whole=True, has_fix=False),
     Fault("same mask twice", "one mask copied over another", "same-mask", same_mask),
     Fault("class only in validation", "removed from all training masks", "class-not-in-training",
           only_in_validation, in_parts=True),
@@ -746,7 +746,7 @@ FAULTS = [
           partial(near_duplicate, across=True), (87, 75, 50), in_parts=True),
     Fault("smaller copy across the split", "a copy at {} of its width",
           "near-duplicate-across-parts", smaller_duplicate, (0.75, 0.5, 0.25), in_parts=True),
-    Fault("group across the split", "one picture moved to val/", "group-across-parts", group_across,
+    Fault("group across the split", "one image moved to val/", "group-across-parts", group_across,
           in_parts=True, by_group=True),
     Fault("duplicate in one folder", _COPIED, "duplicate duplicate-across-groups", duplicate),
     Fault("near duplicate in one folder", _SAVED, _NEAR, near_duplicate, (87, 75, 50)),

@@ -19,8 +19,8 @@ from plainunet.doctor.alignment import (
     edge_evidence,
     edge_fit,
     find_misfits,
+    image_edges,
     mask_edges,
-    picture_edges,
     reduce_image,
     shrink_edges,
 )
@@ -34,7 +34,7 @@ Scene = tuple[Image, Ids]
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    """Twelve pictures [144, 176, 3] of leaves and stones, and their masks, 0..2."""
+    """Twelve images [144, 176, 3] of leaves and stones, and their masks, 0..2."""
     return [draw_scene(np.random.default_rng(number), (144, 176)) for number in range(12)]
 
 
@@ -86,7 +86,7 @@ def test_a_turned_mask(scenes: list[Scene], evidence: list[Evidence], turn: int)
 
 
 @pytest.mark.parametrize("turn", range(2, 9))
-def test_a_mask_drawn_before_the_picture_was_turned(scenes: list[Scene], turn: int) -> None:
+def test_a_mask_drawn_before_the_image_was_turned(scenes: list[Scene], turn: int) -> None:
     image, ids = (np.ascontiguousarray(part[:144, :144]) for part in scenes[1])
     upright = turn_upright(image, turn)
     found = only(find_misfits([edge_evidence(upright, ids, turn)]))
@@ -123,7 +123,7 @@ def test_faults_that_all_masks_share(scenes: list[Scene]) -> None:
     assert [(each.index, each.kind, each.turn) for each in flipped] == [
         (index, "flipped", 2) for index in range(12)
     ]
-    # each mask has the name of the picture before: no two are swapped
+    # each mask has the name of the previous image: no two are swapped
     masks = [ids for _, ids in scenes[1:]] + [scenes[0][1]]
     late = [edge_evidence(image, ids) for (image, _), ids in zip(scenes, masks, strict=True)]
     assert [(each.kind, each.other) for each in find_misfits(late)] == [
@@ -141,7 +141,7 @@ def test_loose_and_tight_outlines_are_no_shifts(
     assert len(found) <= 1, found
 
 
-def test_masks_and_pictures_that_show_nothing(scenes: list[Scene]) -> None:
+def test_masks_and_images_that_show_nothing(scenes: list[Scene]) -> None:
     image, ids = scenes[0]
     nothing = np.zeros_like(ids)
     noise = np.random.default_rng(0).integers(0, 256, image.shape).astype(np.uint8)
@@ -155,7 +155,7 @@ def test_masks_and_pictures_that_show_nothing(scenes: list[Scene]) -> None:
     ]
     assert [find_misfits([each]) for each in dumb] == [[]] * 6
     assert [each.border > 0 for each in dumb[:4]] == [False, False, True, True]
-    # a black picture does not fit its mask, and another does
+    # a black image does not fit its mask, and another does
     assert only(find_misfits(dumb[:3])).kind == "elsewhere"
 
 
@@ -191,7 +191,7 @@ def test_borders_with_what_is_ignored_do_not_count() -> None:
 
 def test_small_edges_fit_as_large_ones_do(scenes: list[Scene]) -> None:
     image, ids = scenes[6]
-    large = picture_edges(image, ids.shape), mask_edges(ids, ids.shape)
+    large = image_edges(image, ids.shape), mask_edges(ids, ids.shape)
     small = [shrink_edges(each, 4000) for each in large]
     assert small[0][..., 0].size <= 4400
     assert edge_fit(*small) == pytest.approx(edge_fit(*large), rel=0.25)
@@ -206,7 +206,7 @@ def test_any_numbers_and_channels_are_reduced() -> None:
         np.testing.assert_allclose(small, whole, rtol=1e-3, atol=1)
 
 
-def test_picture_and_mask_of_different_size(scenes: list[Scene]) -> None:
+def test_image_and_mask_of_different_size(scenes: list[Scene]) -> None:
     image, ids = scenes[0]
     with pytest.raises(ValueError, match="176 x 144, its mask 176 x 143"):
         edge_evidence(image, ids[1:])

@@ -1,4 +1,4 @@
-"""Copies are found however they were saved; pictures that are merely similar are not."""
+"""Copies are found however they were saved; merely similar images are not."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from plainunet.doctor.duplicates import Duplicate, find_duplicates, perceptual_hash
 from plainunet.formats.images import image_size, read_image
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 
-def draw(seed: int, height: int = 200, width: int = 300) -> Picture:
+def draw(seed: int, height: int = 200, width: int = 300) -> Image:
     """A smooth scene with bright discs and a little noise, RGB."""
     random = np.random.default_rng(seed)
     coarse = random.integers(20, 180, (5, 7, 3)).astype(np.uint8)
@@ -25,21 +25,21 @@ def draw(seed: int, height: int = 200, width: int = 300) -> Picture:
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
-def jpeg(image: Picture, quality: int) -> Picture:
+def jpeg(image: Image, quality: int) -> Image:
     _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB).astype(np.uint8)
 
 
-def scaled(image: Picture, by: float) -> Picture:
+def scaled(image: Image, by: float) -> Image:
     size = round(image.shape[1] * by), round(image.shape[0] * by)
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def brighter(image: Picture, times: float, plus: float = 0) -> Picture:
+def brighter(image: Image, times: float, plus: float = 0) -> Image:
     return np.clip(image.astype(np.float32) * times + plus, 0, 255).astype(np.uint8)
 
 
-def noisy(image: Picture, sigma: float) -> Picture:
+def noisy(image: Image, sigma: float) -> Image:
     noise = np.random.default_rng(9).normal(0, sigma, image.shape)
     return np.clip(image + noise, 0, 255).astype(np.uint8)
 
@@ -52,7 +52,7 @@ def alike(*images: NDArray[np.generic]) -> list[tuple[int, int]]:
     return [(pair.first, pair.second) for pair in found]
 
 
-def copies(image: Picture) -> list[NDArray[np.generic]]:
+def copies(image: Image) -> list[NDArray[np.generic]]:
     return [
         jpeg(image, 75),
         jpeg(image, 50),
@@ -108,7 +108,7 @@ def test_exact_and_near_join_without_a_detour() -> None:
     ]
 
 
-def test_a_thing_that_moved_makes_another_picture() -> None:
+def test_a_thing_that_moved_makes_another_image() -> None:
     ground = draw(0)
     one, other = ground.copy(), ground.copy()
     cv2.circle(one, (100, 100), 8, (0, 0, 0), -1)
@@ -123,7 +123,7 @@ def test_a_lamp_that_is_switched_on_is_no_brighter_copy() -> None:
     assert alike(dark, lit) == []
 
 
-def test_dark_and_flat_pictures_are_not_alike_for_that() -> None:
+def test_dark_and_flat_images_are_not_alike_for_that() -> None:
     random = np.random.default_rng(0)
     images = [np.zeros((256, 256, 1), np.uint8), np.full((256, 256, 1), 7, np.uint8)]
     images += [random.integers(3, 7, (256, 256, 1)).astype(np.uint8) for _ in range(20)]
@@ -190,7 +190,7 @@ def test_large_sets_are_compared_across_blocks() -> None:
         ("chasedb1/images", 3),
     ],
 )
-def test_copies_of_real_pictures_are_found(data_root: Path, folder: str, step: int) -> None:
+def test_copies_of_real_images_are_found(data_root: Path, folder: str, step: int) -> None:
     paths = sorted((data_root / folder).iterdir())[::step]
     images = [np.repeat(i, 3, axis=2) if i.shape[2] == 1 else i for i in map(read_image, paths)]
     for change in (
@@ -206,7 +206,7 @@ def test_copies_of_real_pictures_are_found(data_root: Path, folder: str, step: i
     "folder",
     ["isbi2012/images", "dsb2018/images", "camvid/images/val", "dubai_aerial/images"],
 )
-def test_no_two_real_pictures_are_alike(data_root: Path, folder: str) -> None:
+def test_no_two_real_images_are_alike(data_root: Path, folder: str) -> None:
     assert alike(*map(read_image, sorted((data_root / folder).iterdir()))) == []
 
 

@@ -35,7 +35,7 @@ SEEDS = 4  # where it depends on which images are drawn
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a planted fault."""
+    """The result of a planted fault."""
 
     hits: list[Finding]  # that name one of the files at fault under a right code
     others: list[Finding]  # errors and warnings that name neither them nor their partners
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def try_fault(fault: Fault, copy: Copy, size: float, seed: int) -> Outcome | str:
-    """Plant a fault into a copy and look at it; or why this set cannot carry it."""
+    """Plant a fault into a copy and check it; or why this set cannot have it."""
     random = np.random.default_rng([seed, *fault.name.encode(), *copy.known.name.encode()])
     planted = fault.plant(copy, random, size)
     if isinstance(planted, str):
@@ -72,7 +72,7 @@ def try_fault(fault: Fault, copy: Copy, size: float, seed: int) -> Outcome | str
 
 
 def look(fault: Fault, copy: Copy) -> list[Finding]:
-    """Look at a copy; what was written into it is not said again."""
+    """Check a copy with its own dataset.toml, if it has one."""
     config = DataConfig() if (copy.root / "dataset.toml").exists() else copy.config
     # without the superuser's right to read everything
     with unprivileged() if fault.as_nobody else nullcontext():

@@ -17,7 +17,7 @@ def test_fixes(tmp_path: Path) -> None:
     findings.add("stray-value", "d has 7", [Path("d")], flags={"ignore": 7})
     findings.add("stray-value", "d has 7", [Path("d")], flags={"values": (0, 7), "seed": 3})
     findings.add("no-mask", "e has no mask", [Path("e")], fix=rename)
-    findings.add("no-picture", "f has no picture", [Path("f")], fix=rename)
+    findings.add("no-picture", "f has no image", [Path("f")], fix=rename)
     findings.add("duplicate-across-groups", "h is a copy", [Path("h")], flags={})
     findings.add("swapped", "all are", [Path("i")], fix=None)
     # what would overwrite a file is no fix

@@ -351,10 +351,10 @@ def test_single_files_and_what_is_left(scenes: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        ("flopped", "did you mean 'flipped'"),
-        ("shifted", "no finding 'shifted' is there"),
+        ("flopped", "'flipped'"),
+        ("shifted", "no 'shifted' found"),
         ("cut-off", "--write"),
         ("flipped images/00.png", "00.png"),
         ("--undo", "nothing to undo"),
@@ -362,12 +362,12 @@ def test_single_files_and_what_is_left(scenes: Path, capsys: pytest.CaptureFixtu
         ("flipped masks/03.png --undo", "--undo"),
     ],
 )
-def test_what_cannot_be_fixed_is_an_error(scenes: Path, words: str, said: str) -> None:
+def test_what_cannot_be_fixed_is_an_error(scenes: Path, words: str, message: str) -> None:
     spoil(scenes, "03", np.fliplr(mask_of(scenes, "03")))
     image = scenes / "images/05.png"
     image.write_bytes(image.read_bytes()[:-99])
     before = tree_of(scenes)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         call(f"plainunet fix {scenes} {words}")
     assert tree_of(scenes) == before
 

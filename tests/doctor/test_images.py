@@ -34,7 +34,7 @@ def duplicates(looks: Sequence[ImageFacts]) -> list[Duplicate]:
     return find_duplicates([look.digest for look in looks], [look.hash for look in looks])
 
 
-def test_what_a_picture_is(tmp_path: Path) -> None:
+def test_properties_of_images(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(SCENE).save(path)
     look = one(path)
@@ -83,7 +83,7 @@ def test_reduced_reading_hardly_changes_the_hash(data_root: Path, tmp_path: Path
     ]
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "b.png").write_text("text")
     (tmp_path / "c.png").symlink_to(tmp_path / "nowhere.png")
@@ -136,7 +136,7 @@ def test_an_image_unlike_the_others(
     assert (finding.fix is None) == (severity == "note")
 
 
-def test_a_thumbnail_among_pictures_of_one_size(scenes: Path, codes_of: CodesOf) -> None:
+def test_a_thumbnail_among_images_of_one_size(scenes: Path, codes_of: CodesOf) -> None:
     for name in ("images", "masks"):
         path = scenes / name / "03.png"
         Image.open(path).resize((40, 30), Image.Resampling.NEAREST).save(path)
@@ -160,7 +160,7 @@ def test_twelve_bits_in_sixteen(scenes: Path, count: int, severity: str) -> None
     (finding,) = check(scenes).findings
     assert (finding.code, finding.severity) == ("unused-depth", severity)
     assert len(finding.files) == count
-    assert "of 12 bits" in finding.message
+    assert "12-bit" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_mask_of_another_size(
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_a_mask_drawn_on_a_picture_that_exif_turns(scenes: Path, orientation: int) -> None:
+def test_a_mask_drawn_on_an_image_that_exif_turns(scenes: Path, orientation: int) -> None:
     path = scenes / "images/03.png"
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -193,7 +193,7 @@ def test_a_mask_drawn_on_a_picture_that_exif_turns(scenes: Path, orientation: in
         picture.save(path, exif=exif)
     (finding,) = check(scenes).findings
     assert finding.code == "size-mismatch"
-    assert f"EXIF orientation ({orientation})" in finding.message
+    assert f"({orientation})" in finding.message
     assert finding.fix
     assert finding.fix.change == Change("turn", (scenes / "masks/03.png",), (orientation,))
 
@@ -220,7 +220,7 @@ def test_twenty_copies_are_nineteen_findings(scenes: Path) -> None:
     assert {finding.files[1].name for finding in findings} == {"05.png"}
 
 
-def test_a_picture_saved_anew(scenes: Path, codes_of: CodesOf) -> None:
+def test_a_re_encoded_image(scenes: Path, codes_of: CodesOf) -> None:
     with Image.open(scenes / "images/05.png") as picture:
         picture.save(scenes / "images/99.jpg", quality=75)
     shutil.copy(scenes / "masks/05.png", scenes / "masks/99.png")
@@ -258,14 +258,14 @@ def test_a_copy_on_both_sides(scenes: Path, codes_of: CodesOf) -> None:
     assert found == {"duplicate-across-parts": ["images/train/99.png", "images/val/02.png"]}
 
 
-def test_copies_with_different_masks_are_said(scenes: Path) -> None:
+def test_copies_with_different_masks_are_reported(scenes: Path) -> None:
     shutil.copy(scenes / "images/05.png", scenes / "images/99.png")
     shutil.copy(scenes / "masks/06.png", scenes / "masks/99.png")
     (finding,) = [each for each in check(scenes).findings if each.code.startswith("duplicate")]
     assert "Their masks differ." in finding.message
 
 
-def test_one_mask_for_two_pictures(scenes: Path, codes_of: CodesOf) -> None:
+def test_one_mask_for_two_images(scenes: Path, codes_of: CodesOf) -> None:
     shutil.copy(scenes / "masks/06.png", scenes / "masks/07.png")
     assert sorted(codes_of(scenes)["same-mask"]) == ["masks/06.png", "masks/07.png"]
 
@@ -311,6 +311,6 @@ def test_names_that_look_like_groups(scenes: Path, codes_of: CodesOf) -> None:
     result = check(scenes)
     assert [finding.code for finding in result.findings] == ["possible-groups"]
     assert result.exit_code == 0
-    assert "4 groups, such as 3 of 'tile0'" in result.findings[0].message
+    assert "4 groups, such as 'tile0' with 3" in result.findings[0].message
     fix = f'plainunet check {scenes} --group-by "^([^_-]+)[_-]" --write'
     assert result.findings[0].fix == Fix(fix)

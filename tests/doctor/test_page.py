@@ -24,7 +24,7 @@ class Page(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.images: list[dict[str, str | None]] = []
-        self.said: list[str] = []
+        self.texts: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -40,7 +40,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.said.append(data)
+        self.texts.append(data)
 
 
 def write(folder: Path) -> tuple[Page, str]:
@@ -51,18 +51,18 @@ def write(folder: Path) -> tuple[Page, str]:
     return page, text
 
 
-def test_a_sound_folder(scenes: Path) -> None:
+def test_a_valid_folder(scenes: Path) -> None:
     page, text = write(scenes)
     assert len(page.images) == 12
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text)
-    said = " ".join(page.said)
-    assert "12 valid pairs in 12 groups" in said
-    assert "No findings." in said
+    text_of_page = " ".join(page.texts)
+    assert "12 valid pairs in 12 groups" in text_of_page
+    assert "No findings." in text_of_page
     data = (page.images[0]["src"] or "").removeprefix("data:image/jpeg;base64,")
     with Image.open(BytesIO(base64.b64decode(data))) as picture:
         shown = np.asarray(picture).astype(int)
     assert shown.shape == (120, 160, 3)
-    # the outline is in magenta, which the scenes do not have
+    # the contour is in magenta, which the scenes do not have
     magenta = (shown[..., 0] > 180) & (shown[..., 1] < 90) & (shown[..., 2] > 180)
     assert 50 < magenta.sum() < 1500
 
@@ -75,7 +75,7 @@ def test_findings_come_first_and_are_escaped(scenes: Path) -> None:
     assert "07<b>" not in text
     assert "07&lt;b&gt;.png" in text
     assert page.images[0]["alt"] == "07<b>.png with its mask"
-    assert "inverted" in " ".join(page.said)
+    assert "inverted" in " ".join(page.texts)
 
 
 def test_many_channels_and_no_masks_in_common(scenes: Path) -> None:
@@ -89,7 +89,7 @@ def test_many_channels_and_no_masks_in_common(scenes: Path) -> None:
         Image.new("L", (160, 120)).save(path)
     page, _ = write(scenes)
     assert page.images == []
-    assert "one-class" in " ".join(page.said)
+    assert "one-class" in " ".join(page.texts)
 
 
 def test_a_page_is_small(data_root: Path, tmp_path: Path) -> None:

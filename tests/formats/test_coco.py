@@ -106,7 +106,7 @@ def test_a_polygon_is_filled_as_its_outline_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objects", "said"),
+    ("objects", "message"),
     [
         (
             [(1, [box(0, 0, 10, 6)]), (2, [box(0, 0, 100, 50)])],
@@ -120,10 +120,10 @@ def test_a_polygon_is_filled_as_its_outline_says() -> None:
     ],
 )
 def test_classes_that_overlap_are_refused_with_those_most_involved(
-    objects: list[tuple[int, Any]], said: str
+    objects: list[tuple[int, Any]], message: str
 ) -> None:
     """Up to a hundredth may: the smaller lies on top."""
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         paint((100, 100), *objects)
     assert (paint((100, 100), (2, [box(0, 0, 100, 50)]), (1, [box(0, 0, 10, 5)])) == 1).sum() == 50
 
@@ -131,37 +131,37 @@ def test_classes_that_overlap_are_refused_with_those_most_involved(
 @pytest.mark.parametrize(
     ("raw", "problem"),
     [
-        ([[1, 2, 3, 4]], "polygon of 4 coordinates"),
-        ([[1, 2, 3, 4, 5, 6, 7]], "polygon of 7 coordinates"),
-        ([[]], "polygon of 0 coordinates"),
-        ([1, 2, 3, 4, 5, 6], "neither a list of polygons"),
-        ([["1", "2", "3", "4", "5", "6"]], "neither a list of polygons"),
-        ([[1, 2, 3, 4, 5, None]], "neither a list of polygons"),
-        ([[[1, 2], [3, 4], [5, 6]]], "neither a list of polygons"),
-        ([[1, 2, 3, [4, 5], 6, 7]], "neither a list of polygons"),
-        ([[1, 2, 3, 4, 5, 10**400]], "neither a list of polygons"),
-        ("outline", "neither a list of polygons"),
-        (7, "neither a list of polygons"),
-        ([[1, 2, 3, 4, 5, float("nan")]], "coordinates from nan"),
+        ([[1, 2, 3, 4]], " 4 coordinates"),
+        ([[1, 2, 3, 4, 5, 6, 7]], " 7 coordinates"),
+        ([[]], " 0 coordinates"),
+        ([1, 2, 3, 4, 5, 6], "list of polygons"),
+        ([["1", "2", "3", "4", "5", "6"]], "list of polygons"),
+        ([[1, 2, 3, 4, 5, None]], "list of polygons"),
+        ([[[1, 2], [3, 4], [5, 6]]], "list of polygons"),
+        ([[1, 2, 3, [4, 5], 6, 7]], "list of polygons"),
+        ([[1, 2, 3, 4, 5, 10**400]], "list of polygons"),
+        ("outline", "list of polygons"),
+        (7, "list of polygons"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "from nan"),
         ([[1, 2, 3, 4, 5, float("inf")]], "to inf"),
         ([[1, 2, 3, 4, 5, 1e300]], r"to 1e\+300"),
-        ([box(-1e9, 0, 5, 5)], "coordinates from -1e"),
-        ([box(31, 0, 35, 5)], "outside of the picture: x from 31 to 35"),
-        ([box(0, -9, 5, -2)], "outside of the picture"),
-        ({"size": [30, 20], "counts": [600]}, r"size \[30, 20\], its image has \[20, 30\]"),
+        ([box(-1e9, 0, 5, 5)], "from -1e"),
+        ([box(31, 0, 35, 5)], "from 31 to 35"),
+        ([box(0, -9, 5, -2)], "from -9 to -2"),
+        ({"size": [30, 20], "counts": [600]}, r"\[30, 20\].*\[20, 30\]"),
         ({"counts": [600]}, "size None"),
         ({"size": "big", "counts": [600]}, "size 'big'"),
-        ({"size": [20, 30]}, "neither plain text nor a list"),
-        ({"size": [20, 30], "counts": [1.5, 2]}, "neither plain text nor a list"),
-        ({"size": [20, 30], "counts": "ü"}, "neither plain text nor a list"),
-        ({"size": [20, 30], "counts": []}, "neither plain text nor a list"),
+        ({"size": [20, 30]}, "list of integers"),
+        ({"size": [20, 30], "counts": [1.5, 2]}, "list of integers"),
+        ({"size": [20, 30], "counts": "ü"}, "list of integers"),
+        ({"size": [20, 30], "counts": []}, "list of integers"),
         ({"size": [20, 30], "counts": [100, 20]}, "for 120 pixels, .* 600"),
         ({"size": [20, 30], "counts": [700, -100]}, "run below 0"),
         ({"size": [20, 30], "counts": [2**62, 2**62, 2**62, 2**62, 600]}, "longer than"),
-        ({"size": [20, 30], "counts": ""}, "damaged or cut off"),
-        ({"size": [20, 30], "counts": "a b"}, "damaged or cut off"),
-        ({"size": [20, 30], "counts": "PPPo"}, "damaged or cut off"),
-        ({"size": [20, 30], "counts": "o" * 100 + "0"}, "too large"),
+        ({"size": [20, 30], "counts": ""}, "compressed"),
+        ({"size": [20, 30], "counts": "a b"}, "compressed"),
+        ({"size": [20, 30], "counts": "PPPo"}, "compressed"),
+        ({"size": [20, 30], "counts": "o" * 100 + "0"}, "compressed"),
     ],
 )
 def test_a_wrong_outline_is_refused(raw: Any, problem: str) -> None:
@@ -184,7 +184,7 @@ BOX = [[2, 1, 6, 1, 6, 5, 2, 5]]
 
 
 def content(**changes: Any) -> dict[str, Any]:
-    """Two pictures of 10 x 12 with a cell and a wall on the first."""
+    """Two images of 10 x 12 with a cell and a wall on the first."""
     code = np.zeros((10, 12), np.uint8, order="F")
     code[6:9, 3:11] = 1
     compressed = coco_mask.encode(code)["counts"].decode()
@@ -285,7 +285,7 @@ def test_the_root_entry_of_roboflow_is_left_out(tmp_path: Path) -> None:
     assert coco.class_names(write(tmp_path, raw)) == ("background", "things", "wall", "cell")
     categories[0] |= {"name": "wall"}
     raw["annotations"][0]["category_id"] = 0  # used
-    with pytest.raises(ValueError, match="several categories of one name: wall"):
+    with pytest.raises(ValueError, match=r"categories.*: wall"):
         coco.class_names(write(tmp_path, raw))
 
 
@@ -293,16 +293,16 @@ def test_as_many_classes_as_there_are_numbers_for(tmp_path: Path) -> None:
     many = [{"id": n, "name": f"c{n}"} for n in range(1, 256)]
     raw = content(categories=many[:254])
     assert len(coco.class_names(write(tmp_path, raw))) == 255
-    with pytest.raises(ValueError, match="256 classes with the background; there must be 2 to 255"):
+    with pytest.raises(ValueError, match=r"256 classes.* 255\."):
         coco.class_names(write(tmp_path, content(categories=many)))
 
 
 @pytest.mark.parametrize("raw", [{}, [], 7, None, {"images": []}, content(images={})])
-def test_another_json_is_no_coco_file(tmp_path: Path, raw: Any) -> None:
+def test_another_json_is_not_a_coco_file(tmp_path: Path, raw: Any) -> None:
     file = tmp_path / "other.json"
     file.write_text(json.dumps(raw))
     assert not coco.is_coco(file)
-    with pytest.raises(ValueError, match=r"other\.json is no COCO file.*--masks"):
+    with pytest.raises(ValueError, match=r"other\.json .*--masks"):
         coco.listed_images(file)
 
 
@@ -321,7 +321,7 @@ def test_a_damaged_file_is_refused_when_it_is_read(
     file = write(tmp_path)
     file.write_bytes(damage(file.read_bytes()))
     assert not coco.is_coco(file)
-    with pytest.raises(ValueError, match=r"set\.json is no JSON, or cut off after \d+ bytes"):
+    with pytest.raises(ValueError, match=r"set\.json .* JSON.* \d+ bytes"):
         coco.class_names(file)
 
 
@@ -349,7 +349,7 @@ def category(**changes: Any) -> dict[str, Any]:
     ("changes", "problem"),
     [
         (image(), "a.jpg is listed twice"),
-        (image(id=7, file_name="x.jpg"), "x.jpg has the id 7, which another image has"),
+        (image(id=7, file_name="x.jpg"), "x.jpg has the id 7"),
         (image(id=None, file_name="x.jpg"), "x.jpg has the id None"),
         (image(id=True, file_name="x.jpg"), "x.jpg has the id True"),
         (image(file_name=None), "image number 3 has no file_name"),
@@ -359,21 +359,21 @@ def category(**changes: Any) -> dict[str, Any]:
         (image(file_name="x.jpg", width=float("nan")), "width nan"),
         (image(file_name="x.jpg", width=float("inf")), "width inf"),
         (image(file_name="x.jpg", width=10**9), "10000000000 pixels"),
-        ({"images": [7]}, "image number 1 is no object"),
-        (annotation(image_id=99), "annotation 1 has the image_id 99, which no image has"),
+        ({"images": [7]}, "image number 1 "),
+        (annotation(image_id=99), "annotation 1 has the image_id 99"),
         (annotation(image_id=None), "image_id None"),
         (annotation(image_id=[7]), r"image_id \[7\]"),
         (annotation(category_id=99), "annotation 1 has the category_id 99"),
         (annotation(category_id=None), "category_id None"),
         (annotation(segmentation=[[1, 2, 3]]), "annotation 1 has a polygon of 3 coordinates"),
         (annotation(segmentation=7), "annotation 1 has a segmentation that is neither"),
-        ({"annotations": ["x"]}, "annotation number 1 is no object"),
-        (category(id=20), "its id stands there twice"),
-        (category(id="6"), "is no category"),
-        (category(name=""), "is no category"),
-        (category(name=None), "is no category"),
-        (category(name="wall "), "several categories of one name: wall"),
-        ({"categories": ["wall"]}, "is no category"),
+        ({"annotations": ["x"]}, "annotation number 1 "),
+        (category(id=20), "20.*category"),
+        (category(id="6"), "category"),
+        (category(name=""), "category"),
+        (category(name=None), "category"),
+        (category(name="wall "), "categories.*: wall"),
+        ({"categories": ["wall"]}, "category"),
         ({"categories": []}, "1 classes"),
     ],
 )
@@ -387,21 +387,19 @@ def test_a_wrong_entry_is_named(tmp_path: Path, changes: dict[str, Any], problem
 
 def test_wrong_entries_are_counted(tmp_path: Path) -> None:
     wrong = [content()["annotations"][0] | {"id": n, "image_id": 99} for n in range(7)]
-    with pytest.raises(ValueError, match=r"has 7 wrong entries: annotation 0 .* and 2 more\. "):
+    with pytest.raises(ValueError, match=r"has 7 .*annotation 0 .* and 2 more\. "):
         coco.listed_images(write(tmp_path, content(annotations=wrong)))
 
 
 @pytest.mark.parametrize("none", [{}, {"segmentation": []}, {"segmentation": None}])
-def test_boxes_are_no_outlines(tmp_path: Path, none: dict[str, Any]) -> None:
+def test_boxes_are_not_polygons(tmp_path: Path, none: dict[str, Any]) -> None:
     bare = {"id": 9, "image_id": 3, "category_id": 4, "bbox": [1, 1, 5, 5]} | none
     raw = content(annotations=[*content()["annotations"], bare, bare])
-    with pytest.raises(
-        ValueError, match=r"2 of 4 annotations are boxes, .* 1 of 2 images \(b/c\.jpg\)"
-    ):
+    with pytest.raises(ValueError, match=r"2 of 4 annotations .* 1 of 2 images \(b/c\.jpg\)"):
         coco.listed_images(write(tmp_path, raw))
 
 
-def test_what_cannot_be_painted_names_file_picture_and_annotation(tmp_path: Path) -> None:
+def test_what_cannot_be_painted_names_file_image_and_annotation(tmp_path: Path) -> None:
     raw = content(**annotation(segmentation=[[1, 2, 3, 4, 5, float("nan")]]))
     with pytest.raises(
         ValueError, match=r"set\.json\[7\] \(a\.jpg\): annotation 1 has coordinates"

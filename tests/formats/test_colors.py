@@ -62,30 +62,30 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "options", "said"),
+    ("shape", "dtype", "options", "message"),
     [
-        ((4, 5), np.uint16, {}, "more than 8 bits"),
-        ((4, 5, 3), np.uint16, {}, "more than 8 bits"),
+        ((4, 5), np.uint16, {}, " 8 bits"),
+        ((4, 5, 3), np.uint16, {}, " 8 bits"),
         (
             (20, 30, 4),
             np.uint8,
             {"photometric": "rgb", "extrasamples": ["unspecified"]},
-            "4 channels",
+            " 4 channels",
         ),
     ],
 )
 def test_what_holds_no_colours_is_refused_by_name(
-    tmp_path: Path, shape: tuple[int, ...], dtype: Any, options: dict[str, Any], said: str
+    tmp_path: Path, shape: tuple[int, ...], dtype: Any, options: dict[str, Any], message: str
 ) -> None:
     tifffile.imwrite(tmp_path / "mask.tif", np.zeros(shape, dtype), **options)
-    with pytest.raises(ValueError, match=rf"mask\.tif .*{said}"):
+    with pytest.raises(ValueError, match=rf"mask\.tif .*{message}"):
         read_colors(tmp_path / "mask.tif")
     if len(shape) == 2:
         Image.fromarray(np.zeros(shape, dtype)).save(tmp_path / "mask.png")
-        with pytest.raises(ValueError, match=rf"mask\.png .*{said}"):
+        with pytest.raises(ValueError, match=rf"mask\.png .*{message}"):
             read_colors(tmp_path / "mask.png")
     np.save(tmp_path / "mask.npy", np.zeros(shape, np.uint8))
-    with pytest.raises(ValueError, match=r"mask\.npy: colours are not read from \.npy"):
+    with pytest.raises(ValueError, match=r"mask\.npy"):
         read_colors(tmp_path / "mask.npy")
 
 
@@ -160,29 +160,30 @@ def test_given_colours_and_what_is_said(folder: Path) -> None:
     assert "00FF00: 4 pixels, first in" in notes[1]
 
 
-def test_a_class_without_pixels_is_said(folder: Path) -> None:
+def test_a_class_without_pixels_is_noted(folder: Path) -> None:
     colors = (*BLACK_RED, (9, 200, 9))
     _, pixels, notes, _ = find_meaning(census(folder, {0: 9, 0xFF0000: 9}), colors, 3, None)
     assert pixels.tolist() == [9, 9, 0]
-    assert notes == ["note: no mask has a pixel of class 2 (09C809)"]
+    assert len(notes) == 1
+    assert "2 (09C809)" in notes[0]
 
 
 def test_few_colours_are_found(folder: Path) -> None:
     found = {(k // 16 << 22) + (k // 4 % 4 << 14) + (k % 4 << 6): 9 for k in range(64)}
     colors, _, notes, _ = find_meaning(census(folder, found), (), None, None)
     assert len(colors) == 64
-    assert "found in the masks" in notes[0]
-    with pytest.raises(ValueError, match="hold 65 colours: too many"):
+    assert "--colors" in notes[0]
+    with pytest.raises(ValueError, match=" 65 colours"):
         find_meaning(census(folder, found | {0xFFFFFF: 9}), (), None, None)
 
 
 def test_alike_colours_are_not_found(folder: Path) -> None:
-    """Such as those of class ids in grey, beside one coloured mask."""
-    with pytest.raises(ValueError, match=r"too alike.*--colors 000000 00FF00;"):
+    """Such as those of class ids in grey, with one coloured mask."""
+    with pytest.raises(ValueError, match="--colors 000000 00FF00;"):
         find_meaning(census(folder, {0: 9, 0x010101: 8, 0x00FF00: 9}), (), None, None)
 
 
-def test_rare_colours_are_refused_with_a_cure(folder: Path) -> None:
+def test_rare_colours_are_refused_with_a_fix(folder: Path) -> None:
     counted = census(folder, {0: 90000, 0xFF0000: 20000, 0xFA0000: 100, 0x123456: 1})
     with pytest.raises(ValueError, match=r"123456 has 1 pixels.*--colors 000000 FF0000; others"):
         find_meaning(counted, (), None, None)
@@ -191,11 +192,11 @@ def test_rare_colours_are_refused_with_a_cure(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("colors", "num_classes", "message"),
     [
-        (BLACK_RED, 3, "There are 3 classes, but 2 colours"),
-        ((*BLACK_RED, (0, 0, 0)), None, "one is there twice"),
+        (BLACK_RED, 3, "3 classes, but 2 colours"),
+        ((*BLACK_RED, (0, 0, 0)), None, "000000, FF0000, 000000"),
         (((0, 0, 0), (256, 0, 0)), None, "from 0 to 255"),
-        (BLACK_RED[:1], None, "have 1 colours"),
-        (((0, 99, 0), (0, 0, 99)), None, "do not name classes by the colours 0 = 006300"),
+        (BLACK_RED[:1], None, " 1 colours"),
+        (((0, 99, 0), (0, 0, 99)), None, "0 = 006300"),
     ],
 )
 def test_a_legend_that_does_not_fit(
@@ -207,5 +208,5 @@ def test_a_legend_that_does_not_fit(
 
 def test_class_ids_are_no_colours(folder: Path) -> None:
     counted = census(folder, {0: 9, 0x010101: 9, 0x020202: 9})
-    with pytest.raises(ValueError, match=r"hold 3 grey values.*leave out --colors"):
+    with pytest.raises(ValueError, match=r" 3 grey values.*--colors"):
         find_meaning(counted, BLACK_RED, None, None)

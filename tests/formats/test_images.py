@@ -61,7 +61,7 @@ def test_any_size_comes_back(
     seed: int,
 ) -> None:
     wanted = np.random.default_rng(seed).integers(0, 256, (*size, channels)).astype(dtype)
-    path = tmp_path_factory.mktemp("any") / f"picture{suffix}"
+    path = tmp_path_factory.mktemp("any") / f"image{suffix}"
     if suffix == ".tif":
         colours = "rgb" if channels == 3 else "minisblack"
         tifffile.imwrite(path, flat(wanted), photometric=colours)
@@ -78,7 +78,7 @@ def test_any_size_comes_back(
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_jpeg(tmp_path: Path, mode: str, progressive: bool) -> None:
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     Image.fromarray(SMOOTH).convert(mode).save(path, quality=95, progressive=progressive)
     with Image.open(path) as opened:
         wanted = np.asarray(opened.convert("L" if mode == "L" else "RGB"))
@@ -93,7 +93,7 @@ def test_a_palette_becomes_colours(tmp_path: Path, suffix: str) -> None:
     picture = Image.fromarray(indices, "L").convert("P")
     picture.putdata(indices.ravel().tolist())
     picture.putpalette(colours.tobytes())
-    path = tmp_path / f"picture{suffix}"
+    path = tmp_path / f"image{suffix}"
     picture.save(path)
     np.testing.assert_array_equal(read_image(path), colours[indices])
     assert image_shape(path) == (20, 30, 3)
@@ -101,7 +101,7 @@ def test_a_palette_becomes_colours(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".npy"])
 def test_one_bit_becomes_black_and_white(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"picture{suffix}"
+    path = tmp_path / f"image{suffix}"
     np.save(path, GREY > 99) if suffix == ".npy" else Image.fromarray(GREY > 99).save(path)
     require_back(path, np.where(GREY > 99, np.uint8(255), np.uint8(0))[..., None])
 
@@ -210,7 +210,7 @@ def test_floats_must_be_finite(tmp_path: Path, value: float) -> None:
     image = np.ones((4, 5), np.float32)
     image[1, 2] = value
     tifffile.imwrite(tmp_path / "odd.tif", image)
-    with pytest.raises(ValueError, match=r"odd\.tif: 1 of 20 values are infinite or not a number"):
+    with pytest.raises(ValueError, match=r"odd\.tif: 1 of 20 values"):
         read_image(tmp_path / "odd.tif")
     with pytest.raises(ValueError, match="1 of 20 values"):
         to_unit(image)
@@ -242,7 +242,7 @@ def test_grey_is_shown_as_rgb_and_nothing_else_is_converted() -> None:
     assert shown.shape == (20, 30, 3)
     assert all((shown[..., channel] == GREY).all() for channel in range(3))
     for image, channels in [(RGB, 1), (RGB, 4), (np.zeros((4, 5, 2)), 3)]:
-        with pytest.raises(ValueError, match=f"has {image.shape[2]} channels, {channels} are"):
+        with pytest.raises(ValueError, match=f" {image.shape[2]} channels.* {channels}\\b"):
             match_channels(image, channels)
 
 
@@ -251,8 +251,9 @@ def test_a_real_photograph_cut_anywhere_is_refused(data_root: Path, tmp_path: Pa
     path = tmp_path / "cut.jpg"
     for size in np.linspace(1, len(data) - 1, 40).astype(int):
         path.write_bytes(data[:size])
-        with pytest.raises(ValueError, match=r"cut\.jpg is (cut off|not a picture)"):
+        with pytest.raises(DataError, match=r"cut\.jpg ") as raised:
             read_image(path)
+        assert raised.value.code in ("cut-off", "not-a-picture")
     path.write_bytes(data)
     assert read_image(path).shape == (1280, 1918, 3)
 
@@ -270,7 +271,7 @@ def test_a_real_photograph_cut_anywhere_is_refused(data_root: Path, tmp_path: Pa
     ],
 )
 def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: int) -> None:
-    path = tmp_path / f"picture{suffix}"
+    path = tmp_path / f"image{suffix}"
     exif = Image.Exif()
     exif[0x0112] = orientation
     options: dict[str, Any] = {"lossless": True}
@@ -410,20 +411,20 @@ def tiff_of(bits: int) -> bytes:
 def test_tiff_of_odd_bits(tmp_path: Path, bits: int) -> None:
     (tmp_path / "odd.tif").write_bytes(tiff_of(bits))
     for read in (read_image, read_mask):
-        with pytest.raises(ValueError, match=rf"odd\.tif stores .* {bits} bits\)\. Save it as 8"):
+        with pytest.raises(ValueError, match=rf"odd\.tif .* {bits} bits\)"):
             read(tmp_path / "odd.tif")
 
 
 @pytest.mark.parametrize(
     ("array", "options", "message"),
     [
-        (np.zeros((9, 9), np.float32), {"photometric": "miniswhite"}, "says that 0 is white"),
-        (np.zeros((9, 9, 3), np.uint8), {"photometric": "cielab"}, "cannot be read here .CIELAB"),
-        (np.zeros((9, 9, 4), np.uint8), {"photometric": "separated"}, "read here .SEPARATED"),
-        (np.zeros((9, 9), np.complex64), {}, "complex64 is not a kind of number.*Save"),
-        (np.zeros((9, 9), np.int64), {}, "holds int64 values.*Save it as uint8"),
-        (np.zeros((9, 9), np.uint64), {}, "holds uint64 values.*Save it as uint8"),
-        (np.full((9, 9), 1e300), {}, "81 of 81 values are infinite"),
+        (np.zeros((9, 9), np.float32), {"photometric": "miniswhite"}, "MINISBLACK"),
+        (np.zeros((9, 9, 3), np.uint8), {"photometric": "cielab"}, ".CIELAB,"),
+        (np.zeros((9, 9, 4), np.uint8), {"photometric": "separated"}, ".SEPARATED,"),
+        (np.zeros((9, 9), np.complex64), {}, "complex64"),
+        (np.zeros((9, 9), np.int64), {}, " int64 values.* uint8"),
+        (np.zeros((9, 9), np.uint64), {}, " uint64 values.* uint8"),
+        (np.full((9, 9), 1e300), {}, "81 of 81 values"),
     ],
 )
 def test_numbers_without_a_meaning(
@@ -439,7 +440,7 @@ def test_animations_are_seen_from_the_header(tmp_path: Path, suffix: str) -> Non
     path = tmp_path / f"moving{suffix}"
     frames = [Image.fromarray(np.roll(scene("uint8", 3), step)) for step in range(3)]
     frames[0].save(path, save_all=True, append_images=frames[1:])
-    with pytest.raises(ValueError, match=r"moving\.\w+ is an animation of 3 frames.*Save each"):
+    with pytest.raises(ValueError, match=r"moving\.\w+ .* 3 frames"):
         image_shape(path)
 
 
@@ -544,27 +545,27 @@ def test_the_shape_is_read_from_the_header_of_a_large_file(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.array([[None, {}]]), r"holds Python objects, not plain numbers.*astype\(np\.uint8\)"),
-        (np.zeros((4, 5), np.complex64), "holds values of type complex64"),
-        (np.full((4, 5), "car"), "holds values of type <U3"),
-        (np.zeros((4, 5), [("a", "u1"), ("b", "u1")]), "holds values of type"),
-        (np.array(3), r"has 0 axes, \[\]; a picture has \[H, W\]"),
+        (np.array([[None, {}]]), r".* Python objects.*astype\(np\.uint8\)"),
+        (np.zeros((4, 5), np.complex64), ".* complex64"),
+        (np.full((4, 5), "car"), ".* <U3"),
+        (np.zeros((4, 5), [("a", "u1"), ("b", "u1")]), ".*'a', "),
+        (np.array(3), r"has 0 axes, \[\].* \[H, W\]"),
         (np.zeros(7), r"has 1 axes, \[7\]"),
-        (np.zeros((2, 4, 5, 3)), r"has 4 axes, \[2, 4, 5, 3\].*an array of its own"),
+        (np.zeros((2, 4, 5, 3)), r"has 4 axes, \[2, 4, 5, 3\]"),
         (np.zeros((0, 5)), r"is empty, \[0, 5\]"),
         (np.zeros((3, 40, 50)), r"is \[3, 40, 50\], which looks like \[C, H, W\].*np\.moveaxis"),
         (np.zeros((1, 40, 50)), r".*looks like \[C, H, W\]"),
         (np.zeros((32, 40, 50)), r".*looks like \[C, H, W\]"),
     ],
 )
-def test_arrays_that_are_no_pictures(array: np.ndarray, message: str) -> None:
+def test_arrays_that_are_not_images(array: np.ndarray, message: str) -> None:
     for read in (read_array, array_shape, read_mask_array):
         with pytest.raises(ValueError, match=rf"some\.npy {message}"):
             read(as_npy(array), NPY)
 
 
 @pytest.mark.parametrize("shape", [(33, 40, 50), (20, 30, 3), (3, 40, 3), (8, 8, 8), (2, 2)])
-def test_what_may_be_a_picture_is_none_of_that(shape: tuple[int, ...]) -> None:
+def test_arrays_that_may_be_images(shape: tuple[int, ...]) -> None:
     assert array_shape(as_npy(np.zeros(shape)), NPY)[:2] == shape[:2]
 
 
@@ -584,8 +585,9 @@ def test_a_damaged_header_is_refused_by_name(tmp_path: Path, old: bytes, new: by
     path = tmp_path / "damaged.npy"
     path.write_bytes(as_npy(GREY).getvalue().replace(old, new, 1))
     for read in (read_image, image_shape):
-        with pytest.raises(ValueError, match=r"damaged\.npy cannot be decoded"):
+        with pytest.raises(DataError, match=r"damaged\.npy ") as raised:
             read(path)
+        assert raised.value.code == "damaged"
 
 
 def test_another_version_is_refused_by_name() -> None:
@@ -594,12 +596,12 @@ def test_another_version_is_refused_by_name() -> None:
     np.testing.assert_array_equal(read_array(file, NPY)[..., 0], GREY)
     file = BytesIO()
     np.lib.format.write_array(file, np.zeros((2, 2), [("é", "u1")]), version=(3, 0))
-    with pytest.raises(ValueError, match=r"some\.npy is a \.npy file of version 3\.0"):
+    with pytest.raises(ValueError, match=r"some\.npy .* 3\.0"):
         read_array(file, NPY)
 
 
 def test_a_mask_has_one_channel() -> None:
     for array in (GREY, GREY[..., None]):
         np.testing.assert_array_equal(read_mask_array(as_npy(array), NPY), GREY)
-    with pytest.raises(ValueError, match=r"some\.npy has 2 channels.*np\.argmax"):
+    with pytest.raises(ValueError, match=r"some\.npy .*2 channels.*np\.argmax"):
         read_mask_array(as_npy(np.stack([GREY, GREY], -1)), NPY)

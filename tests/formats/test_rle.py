@@ -80,7 +80,7 @@ def test_only_csv_files_are_looked_at(tmp_path: Path) -> None:
         is_rle(tmp_path / "b.csv")
 
 
-def test_several_rows_for_a_picture(tmp_path: Path) -> None:
+def test_several_rows_for_an_image(tmp_path: Path) -> None:
     codes = read_codes(
         write_text(tmp_path / "a.csv", "ImageId,EncodedPixels\nb,1 2\na,-1\n\nb,NaN\n")
     )
@@ -134,19 +134,19 @@ def test_the_work_of_reading_grows_with_the_rows(tmp_path: Path, count_calls: Co
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "a.csv: the header is ''; a list of run-length codes has a column"),
+        ("", "a.csv: the header is ''"),
         ("a,b\n1,2\n", "a.csv: the header is 'a,b'"),
-        ("img,rle\n", "a.csv lists no pictures"),
-        ("img,rle\na,1 2,3\n", "a.csv, line 2: fields with commas between: 3, in the header 2"),
-        ("img,rle\na\n", "a.csv, line 2: fields with commas between: 1, in the header 2"),
-        ("img,rle\na,1 2\n ,1 2\n", "a.csv, line 3: there is no picture's name"),
-        ("img,class,rle\na,,1 2\n", "a.csv, line 2: there is a code, but no class"),
-        ("img,class,rle\na,Background,1 2\n", "a.csv, line 2: 'background' is what lies in no"),
-        ('img,rle\na,"1 2\n', "line 2: this is not CSV"),
-        ("img,rle\na,1 2\n\xe4,1 2\n", "line 3: this is not UTF-8"),
+        ("img,rle\n", "a.csv lists no"),
+        ("img,rle\na,1 2,3\n", "a.csv, line 2: 3 comma-separated fields, but 2"),
+        ("img,rle\na\n", "a.csv, line 2: 1 comma-separated fields, but 2"),
+        ("img,rle\na,1 2\n ,1 2\n", "a.csv, line 3: the image name"),
+        ("img,class,rle\na,,1 2\n", "a.csv, line 2: the class"),
+        ("img,class,rle\na,Background,1 2\n", "a.csv, line 2: 'background'"),
+        ('img,rle\na,"1 2\n', "line 2: invalid CSV"),
+        ("img,rle\na,1 2\n\xe4,1 2\n", "line 3: not UTF-8"),
         (
             "img,class,rle\n" + "".join(f"a,{n},\n" for n in range(255)),
-            "names 255 classes; at most 254",
+            "names 255 classes; the maximum is 254",
         ),
         (None, "a.csv does not exist"),
     ],
@@ -249,7 +249,7 @@ def test_classes_are_numbered_in_order(tmp_path: Path) -> None:
 
 def test_classes_that_overlap_are_refused_with_their_share(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("id,class,rle\na,sea,1 3\na,sky,3 2\n")
-    message = r"1 pixels \(25\.00% of those labelled\) belong to two of the classes sea, sky"
+    message = r"1 pixels \(25\.00% .* sea, sky"
     with pytest.raises(ValueError, match=message):
         read(tmp_path / "m.csv", "a 2x3 rows")
 
@@ -260,12 +260,12 @@ def test_classes_that_overlap_are_refused_with_their_share(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("1", "the code '1' is not made of pairs"),
-        ("1 2 3", "not made of pairs"),
-        ("1 two", "not made of pairs"),
-        ("1.5 2", "not made of pairs"),
-        ("1 99999999999999999999999", "not made of pairs"),
-        ("0 2", "a run of 2 pixels from pixel 0 on does not lie within the 6 pixels"),
+        ("1", "the code '1'"),
+        ("1 2 3", "the code '"),
+        ("1 two", "the code '"),
+        ("1.5 2", "the code '"),
+        ("1 99999999999999999999999", "the code '"),
+        ("0 2", "a run of 2 pixels from pixel 0 .* 6 pixels"),
         ("-3 2", "a run of 2 pixels from pixel -3"),
         ("1 0", "a run of 0 pixels"),
         ("1 -1", "a run of -1 pixels"),
@@ -273,7 +273,7 @@ def test_classes_that_overlap_are_refused_with_their_share(tmp_path: Path) -> No
         ("6 2", "a run of 2 pixels from pixel 6"),
         ("9223372036854775807 9223372036854775807", "a run of 9223372036854775807 pixels"),
         ("-9223372036854775808 1", "from pixel -9223372036854775808"),
-        ("1 2 4 1 3 1", "the run from pixel 3 on stands behind the one from 4 on"),
+        ("1 2 4 1 3 1", "the run from pixel 3 .* 4,"),
     ],
 )
 def test_wrong_codes_are_named_by_their_line(tmp_path: Path, code: str, message: str) -> None:
@@ -289,8 +289,8 @@ def test_wrong_codes_are_named_by_their_line(tmp_path: Path, code: str, message:
     ("item", "message"),
     [
         ("a 0x3 rows", "has no pixels"),
-        ("a 999999999x999999999 rows", "too large to be decoded safely"),
-        ("b 2x3 rows", "lists no picture 'b'"),
+        ("a 999999999x999999999 rows", "999999998000000001 pixels"),
+        ("b 2x3 rows", "m.csv .* 'b'"),
     ],
 )
 def test_wrong_items_are_refused(tmp_path: Path, item: str, message: str) -> None:
@@ -320,7 +320,7 @@ def test_the_order_is_found(tmp_path: Path, order: str, shape: tuple[int, int]) 
     for name, (mask,) in masks.items():
         np.testing.assert_array_equal(read_ids(items[name]), mask)
     assert len(notes) == 1
-    assert f"count {order[:-1]} by {order[:-1]}" in notes[0]
+    assert f"by {order}" in notes[0]
 
 
 @pytest.mark.parametrize("order", ["rows", "columns"])
@@ -332,27 +332,27 @@ def test_bands_and_single_runs_are_not_taken_for_a_proof(tmp_path: Path, order: 
     noise[np.random.default_rng(0).random((20, 60)) < 0.3] = True
     for name, mask in (("band", band), ("line", line), ("noise", noise), ("none", band & False)):
         file = write(tmp_path / f"{name}.csv", {"a": [mask]}, order)
-        said = "nothing to learn" if name == "none" else "--rle rows .Carvana. or --rle columns"
-        with pytest.raises(ValueError, match=said):
+        message = "nothing to learn" if name == "none" else "--rle rows .Carvana. or --rle columns"
+        with pytest.raises(ValueError, match=message):
             listed_images(file, {"a": (20, 60)}, None)
         assert listed_images(file, {"a": (20, 60)}, order)["a"].order == order
 
 
-def test_of_square_pictures_the_order_is_asked_for(tmp_path: Path) -> None:
+def test_of_square_images_the_order_is_asked_for(tmp_path: Path) -> None:
     masks = {"a": [blob(30, 30)], "b": [blob(20, 20)]}
     file = write(tmp_path / "m.csv", masks, "columns")
-    with pytest.raises(ValueError, match=r"all 2 pictures are square.*--rle columns"):
+    with pytest.raises(ValueError, match=r"all 2 images .*--rle columns"):
         listed_images(file, sizes_of(masks), None)
     assert listed_images(file, sizes_of(masks), "columns")["b"].order == "columns"
     with pytest.raises(ValueError, match="'down'"):
         listed_images(file, sizes_of(masks), "down")
 
 
-def test_runs_beyond_the_picture_fit_no_order(tmp_path: Path) -> None:
+def test_runs_beyond_the_image_fit_no_order(tmp_path: Path) -> None:
     file = write(tmp_path / "m.csv", {"a": [np.ones((8, 9), bool)]}, "rows")
     with pytest.raises(ValueError, match=r"line 2: a run of 72 pixels .* the 56 pixels"):
         listed_images(file, {"a": (7, 8)}, None)
-    with pytest.raises(ValueError, match="lists no picture 'b'"):
+    with pytest.raises(ValueError, match=r"m\.csv .* 'b'"):
         listed_images(file, {"b": (8, 9)}, "rows")
 
 

@@ -33,8 +33,8 @@ def encode(samples: np.ndarray, **options: object) -> BytesIO:
 def test_white_is_the_larger_value_also_where_the_file_says_zero_is_white(
     compression: str | None,
 ) -> None:
-    picture = read_tiff(encode(GREY, photometric="miniswhite"), PATH)
-    np.testing.assert_array_equal(picture.samples[..., 0], 255 - GREY)
+    image = read_tiff(encode(GREY, photometric="miniswhite"), PATH)
+    np.testing.assert_array_equal(image.samples[..., 0], 255 - GREY)
     file = BytesIO()
     Image.fromarray(GREY).save(file, "TIFF", tiffinfo={262: 0}, compression=compression)
     with Image.open(file) as opened:
@@ -45,11 +45,11 @@ def test_white_is_the_larger_value_also_where_the_file_says_zero_is_white(
 def test_several_pages_are_refused_and_previews_are_not() -> None:
     pages = encode(np.zeros((5, 20, 30), np.uint8), photometric="minisblack")
     for read in (read_tiff, tiff_shape):
-        with pytest.raises(ValueError, match=r"some\.tif is a stack of 5 slices of 30x20 pixels"):
+        with pytest.raises(ValueError, match=r"some\.tif .* 5 slices of 30x20 pixels"):
             read(pages, PATH)
-        with pytest.raises(ValueError, match=r"Name a slice, counted from 0: 'some\.tif\[0\]'"):
+        with pytest.raises(ValueError, match=r" 'some\.tif\[0\]'"):
             read(pages, PATH)
-        with pytest.raises(ValueError, match=r"Rename it so that it ends in \.tif"):
+        with pytest.raises(ValueError, match=r"some\.lsm .* \.tif\.$"):
             read(pages, Path("some.lsm"))
     file = BytesIO()
     with tifffile.TiffWriter(file) as writer:
@@ -189,17 +189,17 @@ def test_previews_are_no_slices(tmp_path: Path) -> None:
             writer.write(each, metadata=None)
             writer.write(each[::2, ::2], metadata=None, subfiletype=1)
     require_slices(path, slices)
-    with pytest.raises(ValueError, match=r"counted from 0\. Name one from \[0\] to \[1\]"):
+    with pytest.raises(ValueError, match=r" from \[0\] to \[1\]"):
         read_image(Page(path, 2))
 
 
-def test_a_slice_saved_alone_is_one_picture_whatever_its_description_says(tmp_path: Path) -> None:
-    picture = stack("uint8", 1)[0]
+def test_a_slice_saved_alone_is_one_image_whatever_its_description(tmp_path: Path) -> None:
+    image = stack("uint8", 1)[0]
     for description in ("ImageJ=1.53\nimages=30\nslices=30\n", '{"shape": [30, 20, 30]}'):
         path = tmp_path / "a.tif"
-        tifffile.imwrite(path, picture, description=description, metadata=None)
-        np.testing.assert_array_equal(read_image(path)[..., 0], picture)
-        np.testing.assert_array_equal(read_image(Page(path, 0))[..., 0], picture)
+        tifffile.imwrite(path, image, description=description, metadata=None)
+        np.testing.assert_array_equal(read_image(path)[..., 0], image)
+        np.testing.assert_array_equal(read_image(Page(path, 0))[..., 0], image)
 
 
 def test_a_stack_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_what_is_no_number_names_no_slice(tmp_path: Path, item: str) -> None:
 
 def test_a_slice_of_another_file(tmp_path: Path) -> None:
     Image.new("L", (9, 9)).save(tmp_path / "a.tif", "PNG")
-    with pytest.raises(ValueError, match=r"a\.tif is no TIFF file but PNG\. Name the file itself"):
+    with pytest.raises(ValueError, match=r"a\.tif\[0\] .* PNG"):
         read_image(Page(tmp_path / "a.tif", 0))
     with pytest.raises(FileNotFoundError, match=r"gone\.tif does not exist"):
         read_image(Page(tmp_path / "gone.tif", 0))
@@ -238,11 +238,11 @@ def test_a_slice_of_another_file(tmp_path: Path) -> None:
     ("shape", "options", "message"),
     [
         ((2, 5), {"metadata": {"axes": "TZYX"}}, r"along 2 axes \(2 times, 5 slices\)"),
-        ((2, 5), {"imagej": True, "metadata": {"axes": "ZCYX"}}, "2 slices, 5 channels.*several"),
-        ((10,), {"imagej": True}, r"channels \(10 channels\) of one picture.*axes': 'ZYX'"),
+        ((2, 5), {"imagej": True, "metadata": {"axes": "ZCYX"}}, "2 slices, 5 channels"),
+        ((10,), {"imagej": True}, r"\(10 channels\).*axes': 'ZYX'"),
         ((10,), {"metadata": {"axes": "CYX"}}, "10 channels"),
         ((10,), {"ome": True, "metadata": {"axes": "CYX"}}, "10 channels"),
-        ((16,), {"volumetric": True, "tile": (16, 16, 16)}, "volume of 16 slices.*a page for each"),
+        ((16,), {"volumetric": True, "tile": (16, 16, 16)}, " 16 .*slices"),
     ],
 )
 def test_other_axes_than_slices(
@@ -251,7 +251,7 @@ def test_other_axes_than_slices(
     path = write(tmp_path / "a.tif", np.zeros((*shape, 20, 30), np.uint8), **options)
     for named in (path, Page(path, 0)):
         for read in (read_image, image_shape, read_mask):
-            with pytest.raises(ValueError, match=rf"a\.tif (says|is).*{message}"):
+            with pytest.raises(ValueError, match=rf"a\.tif .*{message}"):
                 read(named)
 
 
@@ -259,7 +259,7 @@ def test_a_transparency_mask_is_no_slice(tmp_path: Path) -> None:
     pages = [Image.fromarray(each) for each in stack("uint8", 2)]
     info = {254: 4}
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], tiffinfo=info)
-    with pytest.raises(ValueError, match=r"a\.tif has a page that says which pixels count"):
+    with pytest.raises(ValueError, match=r"a\.tif .* transparency mask"):
         read_image(tmp_path / "a.tif")
 
 
@@ -272,7 +272,7 @@ def test_a_cut_stack_is_refused_by_name(tmp_path: Path, stored: str, fraction: f
     for read in (read_image, read_mask, image_shape):
         with pytest.raises(
             ValueError,
-            match=r"a\.tif.*\(it (says that it holds 10 slices and )?ends after.*Copy it again",
+            match=r"a\.tif.*\(it ends after ",
         ):
             read(Page(path, 9))
 
@@ -295,7 +295,7 @@ def test_pages_in_a_circle(tmp_path: Path) -> None:
     tags = int.from_bytes(data[last : last + 2], "little")
     data[last + 2 + 12 * tags : last + 6 + 12 * tags] = first.to_bytes(4, "little")
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"a\.tif cannot be decoded.*follows itself"):
+    with pytest.raises(ValueError, match=r"a\.tif .*page at \d+"):
         read_image(Page(path, 0))
 
 
@@ -308,5 +308,5 @@ def test_strips_that_overlap_do_not_blow_up(tmp_path: Path) -> None:
     for strip in range(20):
         data[at + size * strip : at + size * (strip + 1)] = (700).to_bytes(size, "little")
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"a\.tif cannot be decoded.*overlap"):
+    with pytest.raises(ValueError, match=r"a\.tif .*overlap"):
         read_image(Page(path, 0))

@@ -1,4 +1,4 @@
-"""The doctor: a data folder -> what is wrong with it, and what it holds."""
+"""Check a dataset folder: its findings and a summary of its contents."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -29,40 +29,40 @@ from plainunet.system import keep_freed_memory
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found out about a data folder."""
+    """The result of checking a dataset folder."""
 
     data: Path
     """The folder."""
     given_flags: list[str]
-    """What was given, as flags."""
+    """The settings passed to the check, as flags."""
     config: DataConfig
-    """What is known of it, as given and as its dataset.toml says."""
+    """The settings, completed from its dataset.toml."""
     findings: list[Finding]
-    """What is wrong, errors first."""
+    """The findings, errors first."""
     notes: list[str]
-    """What was understood, and how, in sentences."""
+    """How the folder was interpreted, in sentences."""
     summary: dict[str, Any]
-    """Counts for machines: `pairs`, `classes`, `shares` and more."""
+    """Statistics, ready for JSON: `pairs`, `classes`, `shares` and more."""
     pairs: list[Pair]
-    """The pairs without an error; copies share a group."""
+    """The pairs without errors; duplicates share a group."""
     sizes: list[tuple[int, int]]
-    """Height and width of the image of each of these pairs [pixels]."""
+    """Height and width of each pair's image [pixels]."""
     contents: Contents | None
-    """What the masks hold, or None where they make no sense together."""
+    """The contents of the masks, or None if they have no consistent encoding."""
     last_fix: str = ""
-    """The command that writes the list once for all findings that this fixes."""
+    """The command that writes the list once, for all findings this fixes."""
 
     @property
     def exit_code(self) -> int:
-        """0 clean, 1 warnings, 2 errors."""
+        """0 without problems, 1 with warnings, 2 with errors."""
         return 2 if self.count("error") else 1 if self.count("warning") else 0
 
     def count(self, severity: Severity) -> int:
-        """Count the findings of a severity."""
+        """The number of findings of a severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """List everything for machines."""
+        """The diagnosis as JSON."""
         return {
             "data": str(self.data),
             "findings": [finding.as_json() for finding in self.findings],
@@ -78,19 +78,19 @@ def check(
     seed: int = 0,
     reporter: Reporter = silent,
 ) -> Diagnosis:
-    """Look for what is wrong with a folder of images and masks.
+    """Check a folder of images and masks.
 
     Args:
         data: The folder.
-        config: What is known of it; what is left out is taken from its dataset.toml, or found.
-        seed: Of the sample of pairs whose images and masks are compared.
-        reporter: Told how far it is.
+        config: Its settings; missing ones come from its dataset.toml, or are inferred.
+        seed: Seed of the sample of pairs tested for alignment.
+        reporter: Receives the progress.
 
     Returns:
         The diagnosis.
 
     Raises:
-        ValueError: The folder's dataset.toml is wrong.
+        ValueError: The folder's dataset.toml is invalid.
     """
     keep_freed_memory()
     data, config = Path(data), config or DataConfig()
@@ -100,7 +100,7 @@ def check(
     pairs = _find(data, config, findings)
 
     files = [pair.image for pair in pairs], [pair.mask for pair in pairs]
-    images = _read(read_facts(files[0]), "pictures", len(pairs), findings, reporter)
+    images = _read(read_facts(files[0]), "images", len(pairs), findings, reporter)
     masks = _read(count_masks(files[1]), "masks", len(pairs), findings, reporter)
     facts = [PairFacts(*each) for each in zip(pairs, images, masks, strict=True)]
     check_images(facts, config.pairs is None, findings)
@@ -112,7 +112,7 @@ def check(
         pairs = [each.pair for each in facts]
         contents = contents.only([pair.mask for pair in pairs])
         for row, (pair, image, _) in enumerate(facts):
-            if image and image.missing:  # pixels that do not exist were counted in the mask
+            if image and image.missing:  # do not count nodata pixels
                 coding = contents.coding
                 ids = read_pair(pair.image, pair.mask, coding)[1]
                 pixels = np.bincount(ids.ravel(), minlength=256)
@@ -138,14 +138,11 @@ def check(
 
 
 def _complete(config: DataConfig, data: Path) -> DataConfig:
-    """Fill in what the folder's dataset.toml says."""
+    """Fill in settings from the folder's dataset.toml."""
     if data.is_dir():
         config = with_dataset(config, data)
     if len(set(config.classes)) < len(config.classes):
-        raise ValueError(
-            f"--classes: two classes have the same name ({', '.join(config.classes)}). Name each "
-            "differently."
-        )
+        raise ValueError(f"--classes: names must be unique, but got {', '.join(config.classes)}.")
     return config
 
 
@@ -159,7 +156,7 @@ def _read(
     findings: Findings,
     reporter: Reporter,
 ) -> list[_Facts | None]:
-    """Read what `found` yields, as a stage of its own; errors become findings, and None."""
+    """Read everything that `found` yields, with progress; errors become findings, and None."""
     facts: list[_Facts | None] = []
     for each in track(found, name, total, reporter):
         if isinstance(each, DataError):
@@ -171,7 +168,7 @@ def _read(
 def _valid(
     facts: Sequence[PairFacts], contents: Contents | None, findings: Findings
 ) -> list[PairFacts]:
-    """Those without an error; where masks make no sense together, that is nobody's."""
+    """Pairs without an error of their own."""
     faulty = findings.faulty
     known = set(contents.masks) if contents else {each.pair.mask for each in facts}
     return [
@@ -190,32 +187,32 @@ def _find(data: Path, config: DataConfig, findings: Findings) -> list[Pair]:
     except (ValueError, FileNotFoundError) as error:
         problem = as_problem(error, data)
         code = "no-data" if isinstance(error, FileNotFoundError) else problem.code
-        said, fix = data / DATASET_FILE, problem.fix or None
-        if config.pairs and said.is_file() and "pairs" not in findings.given:
-            # the list does not fit any more: look at the folder itself
-            fix = fix or Change("rename", (said,), (said.with_name(f"{said.name}.old"),))
+        listed, fix = data / DATASET_FILE, problem.fix or None
+        if config.pairs and listed.is_file() and "pairs" not in findings.given:
+            # an outdated list: check the folder itself
+            fix = fix or Change("rename", (listed,), (listed.with_name(f"{listed.name}.old"),))
         message = str(problem) + findings.lines(problem.choices)
         findings.add(code, message, problem.files, fix=fix, severity="error")
         return []
     _check_unlisted(data, config, pairs, findings)
     if config.pairs is None and (data / SPLIT_FILE).is_file():
         findings.note(
-            f"{data / SPLIT_FILE} is not used. To use it, say --pairs {SPLIT_FILE}; it names the "
-            "columns image,mask and perhaps group,part."
+            f"{data / SPLIT_FILE} is not used. To use it, pass --pairs {SPLIT_FILE}; its columns "
+            "must be image,mask and optionally group,part."
         )
     groups = {pair.group for pair in pairs}
     if len(groups) == 1 and len(pairs) > 1 and not any(pair.part for pair in pairs):
         findings.add(
             "too-few",
-            f"All {len(pairs)} pictures belong to one group ({next(iter(groups))!r}), and a group "
-            "is never divided between training and validation. Group them by another pattern.",
+            f"All {len(pairs)} images belong to one group ({next(iter(groups))!r}), which cannot "
+            "be divided between training and validation. Group them by another pattern.",
             flags={"group_by": ".+"},
         )
     if len(pairs) < 2:
         findings.add(
             "too-few",
-            f"{data} holds {len(pairs)} picture{'s' * (len(pairs) != 1)} with a mask; at least 2 "
-            "are needed, some to learn from and some to judge by. Add more.",
+            f"{data} has {len(pairs)} image{'s' * (len(pairs) != 1)} with a mask; at least 2 are "
+            "needed, for training and validation. Add more.",
             [pair.image for pair in pairs],
             fix=None,
         )
@@ -238,22 +235,21 @@ def _check_unlisted(
     if others:
         findings.add(
             "not-listed",
-            f"{len(others)} pictures below {data} are not in {config.pairs}, and are left aside; "
-            f"for example {others[0]}. Where they were left out for faults that are mended now, "
-            f"move {DATASET_FILE} away and check again.",
+            f"{len(others)} images in {data} are not listed in {config.pairs} and not used, such "
+            f"as {others[0]}. If they are fixed by now, move {DATASET_FILE} away and check again.",
             others,
         )
 
 
-# what the folder holds
+# summary
 
 _WHY = {
-    "ids": "the values are 0, 1, ... without a gap",
-    "two values": "there are two values; the smaller is class 0",
-    "values": "each of these values is a class",
-    "instances": "values number objects; all above 0 is class 1",
-    "threshold": "black and white with greys between; from 128 on is class 1",
-    "colors": "each colour is a class",
+    "ids": "consecutive values from 0",
+    "two values": "two values; the smaller is class 0",
+    "values": "one class per value",
+    "instances": "object ids; all above 0 are class 1",
+    "threshold": "black and white with greys between; 128 and above is class 1",
+    "colors": "one class per colour",
 }
 
 
@@ -264,10 +260,10 @@ def summarise(
     config: DataConfig,
     ceiling: dict[int, float],
 ) -> dict[str, Any]:
-    """Put together what a folder holds, ready for JSON.
+    """Summarise a folder, ready for JSON.
 
-    `facts` and `contents` are those of the pairs without an error, `counts` those of every mask
-    that could be read; `ceiling` is the mean Dice at each input size, as of `check_fits`.
+    `facts` and `contents` are of the pairs without errors, `counts` of every readable mask;
+    `ceiling` is the mean Dice at each input size from `check_fits`.
     """
     pairs = [each.pair for each in facts]
     seen = [each.image for each in facts if each.image]
@@ -293,7 +289,7 @@ def summarise(
         names = default_names(coding.num_classes)
     shares = pixels / max(pixels.sum(), 1)
     common = int(shares.argmax())
-    # all of the commonest class: its Dice is 2 p / (1 + p), the others' is 0
+    # predicting one class everywhere: its Dice is 2 p / (1 + p), that of the others 0
     dice = 2 * shares[common] / (1 + shares[common]) / (len(names) - 1) if common else 0.0
     summary |= {
         "classes": list(names),
@@ -301,7 +297,7 @@ def summarise(
         "in_masks": dict(zip(names, (contents.pixels > 0).sum(axis=0).tolist(), strict=True)),
         "masks": {
             "kind": coding.kind,
-            "why": "as it was said" if config.values or config.encoding else _WHY[coding.kind],
+            "why": "as configured" if config.values or config.encoding else _WHY[coding.kind],
             "values": list(coding.values),
             "ignore": coding.ignore,
             "colors": list(describe(coding, ()).colors),
@@ -312,7 +308,7 @@ def summarise(
 
 
 def census_of(counts: Sequence[MaskCounts]) -> list[dict[str, Any]]:
-    """List the values of all masks, ascending, with their pixels and the masks that have them."""
+    """The values of all masks, ascending, with the number of pixels and of masks of each."""
     pixels, files = np.zeros(65536, np.int64), np.zeros(65536, np.int64)
     for each in counts:
         pixels[each.values] += each.pixels
@@ -323,19 +319,19 @@ def census_of(counts: Sequence[MaskCounts]) -> list[dict[str, Any]]:
     ]
 
 
-# fixes that change files
+# fixing
 
 
 class Fixed(NamedTuple):
-    """What fixing the findings of a code has done."""
+    """The result of fixing the findings of a code."""
 
     changes: list[Change]
     backup: Path | None
-    """Where the originals are; None where nothing was changed."""
+    """The folder with the originals; None if nothing was changed."""
     left: list[Finding]
-    """The findings of the code that another check names."""
+    """The findings of the code that remain."""
     result: Diagnosis
-    """What was found by it."""
+    """The diagnosis after the fix."""
 
 
 def fix(
@@ -348,36 +344,35 @@ def fix(
     dry_run: bool = False,
     reporter: Reporter = silent,
 ) -> Fixed:
-    """Check a folder, carry out the fixes of a code that change files, and check again.
+    """Check a folder, apply the fixes of a code that change files, and check again.
 
     Args:
         data: The folder.
         code: One of `CODES`.
-        files: Those to which it is restricted; named from here, or from the folder.
-        config: What is known of the folder.
-        seed: Of the sample, as `check` takes it.
+        files: Only fix these; relative to the working directory, or to the folder.
+        config: The settings of the folder.
+        seed: Seed of the sample, as for `check`.
         dry_run: Whether to change nothing.
-        reporter: Told how far it is.
+        reporter: Receives the progress.
 
     Returns:
-        What was done.
+        The changes, and the remaining findings.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: No finding has the code, or none that has it is fixed so; or a change cannot
-            be made.
+        ValueError: No finding of this code can be fixed by changing files, or a change failed.
     """
     require_code(code, code)
     if not data.is_dir():
-        raise FileNotFoundError(f"{data} is no folder. Check the path.")
+        raise FileNotFoundError(f"{data} is not a folder. Check the path.")
     result = check(data, config, seed=seed, reporter=reporter)
     found = [each for each in result.findings if each.code == code]
     changes = {each.fix.change: each for each in found if each.fix and each.fix.change}
     if not changes:
         check_line = command("plainunet", "check", data, *result.given_flags)
         line = next((each.fix.line for each in found if each.fix), check_line)
-        what = "is fixed by changing files. Run this instead" if found else "is there. Check again"
-        raise ValueError(f"{data}: no finding '{code}' {what}:\n$ {line}")
+        what = "is fixed by changing files. Run this instead" if found else "found. Check again"
+        raise ValueError(f"{data}: no '{code}' {what}:\n$ {line}")
     chosen = list(changes) if not files else []
     for file in files:
         places = {file.absolute(), (data / file).absolute()}
@@ -387,7 +382,7 @@ def fix(
             if places & {path_of(each).absolute() for each in (*finding.files, *change.files)}
         ]
         if not named:
-            raise ValueError(f"{file}: no finding '{code}' of it is fixed by changing files.")
+            raise ValueError(f"{file}: no '{code}' of this file is fixed by changing files.")
         chosen += named
     chosen = list(dict.fromkeys(chosen))
     if dry_run:
@@ -401,36 +396,36 @@ def fix(
     return Fixed(made, backup, left, result)
 
 
-# what is left out
+# excluding pairs
 
 
 def write_valid(diagnosis: Diagnosis, leave_out: Sequence[str] = ()) -> tuple[list[Path], int]:
-    """Write dataset.toml and split.csv: what was understood, and the pairs to be used.
+    """Write dataset.toml and split.csv: the mask encoding and the pairs to use.
 
-    Pairs of findings with the codes `leave_out` are left out (of findings across parts, only those
-    of the training part), and those with errors anyway. Returns the files written, and how many of
-    the pairs without errors were left out.
+    Excludes pairs with errors, and those of findings with the codes `leave_out` (of findings
+    across splits, only those in the train split). Returns the files written, and the number of
+    pairs without errors that were excluded.
 
     Raises:
-        ValueError: A code is unknown, the masks make no sense together, or fewer than two pairs
-            would be left.
+        ValueError: A code is unknown, the masks have no consistent encoding, or fewer than two
+            pairs would be left.
     """
     for code in leave_out:
         require_code(code, f"--leave-out {code}")
     if diagnosis.contents is None:
         raise ValueError(
-            f"{diagnosis.data}: nothing is written, since the masks make no sense together yet. "
-            "Mend the errors first."
+            f"{diagnosis.data}: nothing was written, because the mask encoding is not clear yet. "
+            "Fix the errors first."
         )
     kept = [pair for pair in diagnosis.pairs if not _is_left_out(pair, diagnosis, leave_out)]
     if len(kept) < 2:
         raise ValueError(
-            f"{diagnosis.data}: {len(kept)} of {len(diagnosis.pairs)} sound pairs would be left; "
-            "training needs at least 2. Leave out less, or add pictures."
+            f"{diagnosis.data}: {len(kept)} of {len(diagnosis.pairs)} valid pairs would be left; "
+            "training needs at least 2. Exclude fewer, or add images."
         )
     coding = diagnosis.contents.coding
-    said = describe(coding, diagnosis.config.classes or coding.names)
-    files = write_understood(diagnosis.data, kept, said)
+    classes = describe(coding, diagnosis.config.classes or coding.names)
+    files = write_understood(diagnosis.data, kept, classes)
     return files, len(diagnosis.pairs) - len(kept)
 
 

@@ -1,10 +1,8 @@
-"""Pictures that are there twice: byte for byte, or saved anew.
+"""Find duplicate and near-duplicate images, by a digest and a perceptual hash of each.
 
-In: a digest and a small hash of each picture. Out: pairs of equal and of nearly equal pictures.
-A picture that was encoded anew, resized, made grey, brighter or darker is found, and one that was
-mirrored or turned by quarters (of 20,000 pictures at most); one that was cut is not. What is much
-smaller than a cell, 1/16 of a side, is hardly seen, so that pictures that differ in nothing else
-count as the same.
+Near-duplicates are images that were re-encoded, resized, made grey, brighter or darker, mirrored
+or rotated by multiples of 90 degrees (in sets of up to 20,000 images); crops are not found. Images
+that differ only in details much smaller than a cell, 1/16 of a side, are near-duplicates too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,47 +15,47 @@ from numpy.typing import NDArray
 
 _SIDE = 16  # cells along a side
 _CELLS = _SIDE * _SIDE
-_BLOCK = 1024  # pictures compared with as many others at a time
-_CHUNK = 1024  # pairs looked at closely at a time
+_BLOCK = 1024  # images per block of comparisons
+_CHUNK = 1024  # pairs compared closely at a time
 # Measured on seven public sets. Grey values are in levels of 255. Copies (JPEG of quality 25 to
 # 90, scales 0.25 to 0.8, noise of 10 levels, 10 % brighter) reach 0.9 of the tolerances, with a
-# few exceptions; of different pictures, frames of a slow ride 0.07 s apart are the closest (1.4),
-# then two eyes (3.3) and two cars seen alike in one studio (5.6).
+# few exceptions; of different images, frames of a slow drive 0.07 s apart are the closest (1.4),
+# then two eyes (3.3) and two similar cars in one studio (5.6).
 _LEAST_CORRELATION = 0.97  # copies that are 10 % brighter, mostly on white: 0.984
-_LEAST_CONTRAST = 1.0  # standard deviation [levels]; below it, there is little but noise
+_LEAST_CONTRAST = 1.0  # standard deviation [levels]; below it, mostly noise
 _TOLERANCE = 0.025, 0.1  # root mean square and largest difference [contrast]
-_ROUNDING = 0.7, 4.0  # the same [levels]: what JPEG does to a picture of low contrast
-_MOST_TIMES = 1.3  # how much brighter a copy may be, as a factor
-_MOST_PLUS = 64.0  # the same, as an addition [levels]
+_ROUNDING = 0.7, 4.0  # the same [levels], for JPEG images of low contrast
+_MOST_TIMES = 1.3  # maximum factor of brightness
+_MOST_PLUS = 64.0  # maximum offset of brightness [levels]
 _MOST_TURNED = 20_000
 _SCALARS = "low", "step", "middle", "contrast"
-_LEAST_GAIN = 1.0  # a copy that is less brighter than this has hardly lost its lights [levels]
+_LEAST_GAIN = 1.0  # below this gain in brightness, highlights are not clipped [levels]
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two images that show the same, by their index."""
+    """Two images of the same content, by their index."""
 
     first: int
     second: int
     exact: bool
     """Whether the files are equal byte for byte."""
     turned: bool = False
-    """Whether one is mirrored or turned."""
+    """Whether one is mirrored or rotated."""
 
 
 def perceptual_hash(image: NDArray[Any], extent: tuple[float, float] | None = None) -> bytes:
     """Describe an image, [H, W, C] or [H, W], by the mean grey values of 16 x 16 cells.
 
-    It may be of any scale at which the shorter side keeps 128 pixels; a smaller image as it is.
-    `extent` is its height and width [pixels of `image`] where these are not whole: 1918 pixels
-    that a codec reads at 1/8 fill 239.75 of 240. Returns 264 bytes: the darkest and the brightest
+    The image may be reduced until its shorter side has 128 pixels. `extent` is its height and
+    width [pixels of `image`] if these are not integers: 1918 pixels that a codec reads at 1/8
+    fill 239.75 of 240. Returns 264 bytes: the darkest and the brightest
     cell as float32 [levels of 255], and all cells as uint8 between these two.
     """
     grey, full = _grey(image)
     height, width = extent or grey.shape
-    # sums from the corner, read between pixels as well: exact means of cells of any size
-    whole = grey.dtype == np.uint8 and grey.size < 2**23  # then they fit into 31 bits
+    # an integral image, interpolated: exact means of cells of any size
+    whole = grey.dtype == np.uint8 and grey.size < 2**23  # the sums fit into 31 bits
     sums = cv2.integral(np.ascontiguousarray(grey), sdepth=cv2.CV_32S if whole else cv2.CV_64F)
     sums = _at_borders(_at_borders(sums, height).T, width).T
     levels = np.diff(np.diff(sums, axis=0), axis=1) * (_CELLS / (height * width) * 255 / full)
@@ -68,11 +66,10 @@ def perceptual_hash(image: NDArray[Any], extent: tuple[float, float] | None = No
 
 
 def find_duplicates(digests: Sequence[str], hashes: Sequence[bytes]) -> list[Duplicate]:
-    """Find images that are there more than once, by digests of their files and by hashes.
+    """Find duplicates by file digests, and near-duplicates by perceptual hashes.
 
-    Of images that are alike, only as many pairs are named as it takes to join them all: of
-    20 copies, each of 19 with the first. So if alike images lie on both sides of a split,
-    at least one pair does. An image with an empty hash is left to its digest.
+    Similar images are joined by a spanning tree: 20 copies give 19 pairs. So if similar images
+    are in several splits, at least one pair is. Images with an empty hash use only the digest.
     """
     first_of: dict[str, int] = {}
     found = []
@@ -92,12 +89,12 @@ def find_duplicates(digests: Sequence[str], hashes: Sequence[bytes]) -> list[Dup
 def _grey(image: NDArray[Any]) -> tuple[NDArray[Any], float]:
     full = 255.0
     if image.dtype != np.uint8:
-        # 12 bits in a 16-bit file fill 4095, not 65535; floats have no other full scale at all
+        # 12 bits in a 16-bit file reach 4095, not 65535; floats have no fixed full scale
         full = 2.0 ** np.ceil(np.log2(max(np.abs(image).max(), 1e-6)))
         image = image.astype(np.float32)
     planes = image.reshape(*image.shape[:2], -1)
     if planes.shape[2] == 3:
-        return cv2.cvtColor(planes, cv2.COLOR_RGB2GRAY), full  # as codecs make grey of colour
+        return cv2.cvtColor(planes, cv2.COLOR_RGB2GRAY), full  # as codecs convert to grey
     return planes[..., 0] if planes.shape[2] == 1 else planes.mean(axis=2), full
 
 
@@ -113,14 +110,14 @@ def _at_borders(sums: NDArray[Any], length: float) -> NDArray[Any]:
 class _Thumbnails:
     cells: NDArray[np.uint8]  # [N, 256], between the darkest and the brightest
     low: NDArray[np.float32]  # [N], the darkest [levels]
-    step: NDArray[np.float32]  # [N], what 1 in `cells` means [levels]
+    step: NDArray[np.float32]  # [N], scale of `cells` [levels]
     middle: NDArray[np.float32]  # [N], mean [levels]
     contrast: NDArray[np.float32]  # [N], standard deviation [levels]
-    units: NDArray[np.float32]  # [N, 256], mean 0 and length 1, or all 0 where nearly flat
-    order: NDArray[np.uint8]  # [N, 256], places of the darker half of the cells, then the others
+    units: NDArray[np.float32]  # [N, 256], mean 0 and length 1, or all 0 if nearly flat
+    order: NDArray[np.uint8]  # [N, 256], indices of the darker half of the cells, then the others
 
     def with_turned(self, places: NDArray[np.intp]) -> "_Thumbnails":
-        """Append all, [2N], with cells taken from other places [256]."""
+        """Append all images, [2N], with their cells reordered by `places` [256]."""
         columns = [self.cells[:, places], *(getattr(self, name) for name in _SCALARS)]
         columns += [self.units[:, places], np.argsort(places).astype(np.uint8)[self.order]]
         own = (getattr(self, each.name) for each in fields(self))
@@ -142,7 +139,7 @@ def _unpack(rows: NDArray[np.uint8]) -> _Thumbnails:
     contrast = lengths * step / _SIDE
     units /= np.maximum(lengths, 1e-6)[:, None]
     units[contrast < _LEAST_CONTRAST] = 0
-    blocks = np.array_split(cells, len(cells) // _BLOCK + 1)  # of 64-bit places, a few at a time
+    blocks = np.array_split(cells, len(cells) // _BLOCK + 1)  # limits memory for 64-bit indices
     order = np.concatenate(
         [np.argpartition(block, _CELLS // 2, axis=1).astype(np.uint8) for block in blocks]
     )
@@ -150,17 +147,17 @@ def _unpack(rows: NDArray[np.uint8]) -> _Thumbnails:
 
 
 def _find_near(rows: NDArray[np.uint8]) -> Iterator[tuple[int, int, bool]]:
-    """Yield the places of two that are alike, and whether only once one is turned."""
+    """Yield the indices of similar images, and whether one is turned."""
     plain = _unpack(rows)
-    joined = np.tile(np.arange(len(rows)), 2)  # of one number: joined by pairs already
-    # eight times the pairs, so that copies that were turned may not be brighter as well
+    joined = np.tile(np.arange(len(rows)), 2)  # equal numbers: already joined
+    # eight times the pairs; turned copies must not differ in brightness
     for turn in range(8 if len(rows) <= _MOST_TURNED else 1):
         thumbnails = plain.with_turned(_turned_places(turn)) if turn else plain
         yield from ((*pair, turn > 0) for pair in _find_close(thumbnails, joined, turn > 0))
 
 
 def _turned_places(turn: int) -> NDArray[np.intp]:
-    """Number the cells [256] after `turn % 4` quarters, mirrored from 4 on."""
+    """Indices of the cells [256] after `turn % 4` quarter turns, mirrored from 4 on."""
     places = np.rot90(np.arange(_CELLS).reshape(_SIDE, _SIDE), turn)
     return (places[::-1] if turn > 3 else places).ravel()
 
@@ -168,7 +165,7 @@ def _turned_places(turn: int) -> NDArray[np.intp]:
 def _find_close(
     thumbnails: _Thumbnails, joined: NDArray[np.intp], is_turned: bool
 ) -> Iterator[tuple[int, int]]:
-    """Yield pairs that are alike and not joined, and join them; of [2N], one of each half."""
+    """Yield similar pairs not joined yet, and join them; of [2N], one of each half."""
     number = len(joined) // 2
     for ones, others in _likely(thumbnails, number if is_turned else 0):
         for start in range(0, len(ones), _CHUNK):
@@ -187,7 +184,7 @@ def _find_close(
 def _likely(
     thumbnails: _Thumbnails, second: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Yield places of pairs that may be alike: of one set, or of the halves from 0 and `second`."""
+    """Yield candidate pairs: within one set, or between the halves from 0 and `second`."""
     units, contrast, middle = thumbnails.units, thumbnails.contrast, thumbnails.middle
     number = second or len(units)
     for top in range(0, number, _BLOCK):
@@ -213,8 +210,8 @@ def _are_close(
     close = _is_small(off * (contrast * _SIDE)[:, None], contrast)
     if not may_be_brighter:
         return close
-    # A brighter copy loses its lights at white, and a darker one its shadows at black. What
-    # is between them differs by one factor or addition, and nothing by more, or the other way.
+    # A brighter copy is clipped at white, a darker one at black. Between them, levels differ by
+    # one factor or offset; none differs by more, or in the other direction.
     rising = thumbnails.middle[other] > thumbnails.middle[one]
     darker, brighter = np.where(rising, one, other), np.where(rising, other, one)
     dark, bright = thumbnails.levels(darker), thumbnails.levels(brighter)
@@ -226,13 +223,13 @@ def _are_close(
     times = _upper_quartile(bright / np.maximum(dark, np.float32(16)), shadows)
     lifted = _upper_quartile(gain, shadows)
     lowered = _upper_quartile(gain, lights)
-    for most, bearable in (
+    for most, allowed in (
         (dark * (times - 1), times <= _MOST_TIMES),
         (lifted, lifted <= _MOST_PLUS),
         (lowered, lowered <= _MOST_PLUS),
     ):
         off = gain - np.clip(gain, 0, np.maximum(most, 0))
-        close[maybe] |= _is_small(off, contrast) & bearable[:, 0]
+        close[maybe] |= _is_small(off, contrast) & allowed[:, 0]
     return close
 
 

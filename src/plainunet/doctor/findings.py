@@ -15,7 +15,7 @@ Severity = Literal["error", "warning", "note"]
 
 
 class Code(NamedTuple):
-    """What a finding means, and which of its pairs `--leave-out CODE` leaves out."""
+    """What a finding means, and which of its pairs `--leave-out CODE` excludes."""
 
     severity: Severity
     meaning: str
@@ -24,88 +24,90 @@ class Code(NamedTuple):
 
 CODES: dict[str, Code] = {
     # the folder
-    "no-data": Code("error", "there is no such folder, or nothing in it is paired"),
-    "too-few": Code("error", "fewer than two pictures with masks"),
-    "no-mask": Code("error", "a picture without a mask"),
-    "no-picture": Code("error", "a mask without a picture"),
-    "two-partners": Code("error", "two files of one name"),
-    "which-folder": Code("error", "several folders or files that could be the masks"),
-    "several-masks": Code("error", "several masks of one image: classes, objects, or two opinions"),
-    "several-channels": Code("error", "an image of which each channel is a file"),
-    "outside-of-parts": Code("error", "a picture beside train/, val/ and test/"),
-    "link-loop": Code("error", "a link that leads back to where it lies"),
-    "unclear": Code("error", "something else that cannot be understood"),
+    "no-data": Code("error", "no such folder, or no pairs in it"),
+    "too-few": Code("error", "fewer than two images with masks"),
+    "no-mask": Code("error", "an image without a mask"),
+    "no-picture": Code("error", "a mask without an image"),
+    "two-partners": Code("error", "two files with the same name"),
+    "which-folder": Code("error", "several candidates for the masks"),
+    "several-masks": Code("error", "several masks per image: classes, objects, or annotators"),
+    "several-channels": Code("error", "an image stored as one file per channel"),
+    "outside-of-parts": Code("error", "an image outside train/, val/ and test/"),
+    "link-loop": Code("error", "a link to its own parent folder"),
+    "unclear": Code("error", "any other error"),
     # files
-    "missing-file": Code("error", "a file that is listed or linked, but not there"),
-    "not-readable": Code("error", "a file that may not be opened"),
-    "empty-file": Code("error", "a file of zero bytes, or without pixels"),
-    "cut-off": Code("error", "a file that ends too early"),
+    "missing-file": Code("error", "a listed or linked file that does not exist"),
+    "not-readable": Code("error", "no permission to read a file"),
+    "empty-file": Code("error", "a file with no bytes or no pixels"),
+    "cut-off": Code("error", "a truncated file"),
     "damaged": Code("error", "a file that cannot be decoded"),
-    "not-a-picture": Code("error", "a file of another kind, named like a picture"),
-    "too-large": Code("error", "more pixels than are decoded safely"),
-    "several-frames": Code("error", "an animation, or a stack beside a single picture"),
-    "wrong-extension": Code("warning", "a suffix that is not the content's"),
-    "name-not-utf8": Code("warning", "a name that is not UTF-8"),
-    # pictures
-    "transparent": Code("error", "a picture or mask with pixels that are not opaque"),
-    "not-finite": Code("error", "values that are infinite"),
-    "unusable-values": Code("error", "a kind of number that pictures do not have"),
-    "odd-channels": Code("error", "another number of channels than the others"),
-    "grey-among-rgb": Code("note", "grey pictures, shown as RGB like the others"),
+    "not-a-picture": Code("error", "a file with an image suffix and other content"),
+    "too-large": Code("error", "more pixels than can be decoded safely"),
+    "several-frames": Code("error", "an animation, or a stack paired with a single image"),
+    "wrong-extension": Code("warning", "a suffix that does not match the content"),
+    "name-not-utf8": Code("warning", "a file name that is not UTF-8"),
+    # images
+    "transparent": Code("error", "an image or mask with transparent pixels"),
+    "not-finite": Code("error", "infinite values"),
+    "unusable-values": Code("error", "an unsupported data type"),
+    "odd-channels": Code("error", "a different number of channels from the other images"),
+    "grey-among-rgb": Code("note", "grey images among RGB ones; converted to RGB"),
     "blank-picture": Code("warning", "all pixels are the same"),
-    "unused-depth": Code("warning", "16 bits of which the upper ones are never used"),
-    "mixed-depths": Code("warning", "another type of number than the others"),
-    "odd-size": Code("warning", "a picture of quite another size than the others"),
+    "unused-depth": Code("warning", "16-bit values that do not use the upper bits"),
+    "mixed-depths": Code("warning", "a different data type from the other images"),
+    "odd-size": Code("warning", "an image much larger or smaller than the others"),
     # masks
-    "size-mismatch": Code("error", "a mask that is not as large as its picture"),
-    "not-a-mask": Code("error", "a file that holds no class for each pixel"),
+    "size-mismatch": Code("error", "a mask and image of different sizes"),
+    "not-a-mask": Code("error", "a file that is not a class mask"),
     "colored-mask": Code("error", "a coloured mask among masks of class values"),
     "lossy-mask": Code("warning", "a mask saved as JPEG or smoothed"),
-    "stray-value": Code("error", "a value that is no class's"),
-    "stray-color": Code("error", "a colour that is no class's"),
-    "many-values": Code("error", "more values than classes can be"),
-    "ambiguous-255": Code("error", "255 may be foreground, or ignored"),
-    "ids-or-objects": Code("error", "values may be class ids, or numbers of objects"),
-    "which-background": Code("error", "which colour or value is the background is not clear"),
-    "legends-differ": Code("error", "lists of classes that contradict each other"),
+    "stray-value": Code("error", "a value that belongs to no class"),
+    "stray-color": Code("error", "a colour that belongs to no class"),
+    "many-values": Code("error", "more values than the maximum number of classes"),
+    "ambiguous-255": Code("error", "255 could be foreground or ignored"),
+    "ids-or-objects": Code("error", "values could be class ids or object ids"),
+    "which-background": Code("error", "unclear which value or colour is the background"),
+    "legends-differ": Code("error", "contradictory class lists"),
     "overlapping-classes": Code("error", "pixels that belong to two classes"),
-    "one-class": Code("error", "all masks hold the same single value"),
-    "rare-class": Code("warning", "a class of a few pixels in a few masks: a slip?"),
-    "empty-mask": Code("warning", "a mask without foreground, where the others have some"),
-    "ignored-mask": Code("warning", "a mask of which every pixel is ignored"),
-    "same-mask": Code("warning", "two pictures with the same mask", "first"),
-    "class-not-in-training": Code("warning", "a class that only validation or test shows"),
-    # picture and mask
-    "shifted": Code("warning", "a mask that fits once it is moved"),
-    "flipped": Code("warning", "a mask that fits once it is mirrored or turned"),
-    "exif": Code("warning", "a mask drawn on the picture before its EXIF rotation"),
-    "swapped": Code("warning", "a mask that fits another picture"),
-    "inverted": Code("warning", "a mask whose two classes are exchanged"),
-    # copies
-    "duplicate": Code("note", "a picture that is there twice, on one side of any split", "first"),
-    "duplicate-across-groups": Code("warning", "a picture twice, which a split may part", "first"),
-    "duplicate-across-parts": Code(
-        "warning", "a picture in training and in validation or test", "train"
+    "one-class": Code("error", "all masks hold one and the same class"),
+    "rare-class": Code("warning", "a class in very few masks, possibly a mistake"),
+    "empty-mask": Code("warning", "a mask without foreground"),
+    "ignored-mask": Code("warning", "a mask with every pixel ignored"),
+    "same-mask": Code("warning", "two images with the same mask", "first"),
+    "class-not-in-training": Code("warning", "a class missing from the train split"),
+    # image and mask
+    "shifted": Code("warning", "a mask that fits better when shifted"),
+    "flipped": Code("warning", "a mask that fits better when mirrored or rotated"),
+    "exif": Code("warning", "a mask drawn before the EXIF rotation of the image"),
+    "swapped": Code("warning", "a mask that fits another image"),
+    "inverted": Code("warning", "a mask with foreground and background swapped"),
+    # duplicates
+    "duplicate": Code("note", "an image that occurs twice, always in one split", "first"),
+    "duplicate-across-groups": Code(
+        "warning", "an image that occurs twice; may end up in two splits", "first"
     ),
-    "near-duplicate": Code("note", "a picture saved anew, on one side of any split", "first"),
+    "duplicate-across-parts": Code(
+        "warning", "the same image in several splits (data leakage)", "train"
+    ),
+    "near-duplicate": Code("note", "a re-encoded copy, always in one split", "first"),
     "near-duplicate-across-groups": Code(
-        "warning", "a picture saved anew, which a split may part", "first"
+        "warning", "a re-encoded copy; may end up in two splits", "first"
     ),
     "near-duplicate-across-parts": Code(
-        "warning", "the same, in training and in validation", "train"
+        "warning", "a re-encoded copy in several splits (data leakage)", "train"
     ),
-    "group-across-parts": Code("warning", "a group in training and in validation or test", "train"),
-    "possible-groups": Code("note", "names that look as if pictures belonged together"),
-    "not-listed": Code("note", "pictures that the folder's list does not name"),
+    "group-across-parts": Code("warning", "a group in several splits (data leakage)", "train"),
+    "possible-groups": Code("note", "names that suggest groups of images"),
+    "not-listed": Code("note", "images missing from the list of pairs"),
 }
 
 
 def require_code(code: str, what: str) -> None:
-    """Refuse a code that no finding has; `what` names it."""
+    """Raise ValueError for an unknown code; `what` names it."""
     if code not in CODES:
         near = difflib.get_close_matches(code, CODES, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(CODES)}."
-        raise ValueError(f"{what}: no finding has this code; {hint}")
+        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(CODES)}."
+        raise ValueError(f"{what}: unknown finding code; {hint}")
 
 
 @dataclass(frozen=True)
@@ -114,23 +116,23 @@ class Fix:
 
     line: str
     change: Change | None = None
-    """What it does to files, where it is `plainunet fix`."""
+    """The change to files, if the command is `plainunet fix`."""
     writes_list: bool = False
-    """Whether all it does is to write the list of pairs: without some, or with copies grouped."""
+    """Whether it only writes the list of pairs: excluding some, or with duplicates grouped."""
     leave_out: str = ""
-    """The code that it names after `--leave-out`; errors are left out without being named."""
+    """The code passed to `--leave-out`; errors are always excluded."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or worth knowing.
+    """One problem, or note, of a dataset.
 
     Attributes:
         code: One of `CODES`.
         severity: How serious it is.
-        message: What is wrong, with the file's name.
+        message: The problem, naming the file.
         files: The files.
-        fix: What fixes it, if anything does.
+        fix: The command that fixes it, if there is one.
     """
 
     code: str
@@ -140,7 +142,7 @@ class Finding:
     fix: Fix | None
 
     def as_json(self) -> dict[str, Any]:
-        """List it for machines; bytes of names that are not UTF-8 as surrogates."""
+        """The finding as JSON; bytes of names that are not UTF-8 become surrogates."""
         return {
             "code": self.code,
             "severity": self.severity,
@@ -151,10 +153,10 @@ class Finding:
 
 
 class Findings(Reporter):
-    """Collects findings, and notes; as a reporter, it takes those of whoever reads files."""
+    """Collects findings and notes; a reporter for the functions that read files."""
 
     def __init__(self, data: Path, given: Mapping[str, Any] | None = None) -> None:
-        """Begin; `given` are the flags of the check of this folder, by the names in `config`."""
+        """Start empty; `given` are the flags of this check, by their names in `config`."""
         self.found: list[Finding] = []
         self.notes: list[str] = []
         self.given = dict(given or {})
@@ -162,7 +164,7 @@ class Findings(Reporter):
         self._codes: dict[Change, str] = {}
 
     def command(self, verb: str, *words: str, **flags: Any) -> str:
-        """Write a command for this folder with the flags that were given, each flag once."""
+        """A command line for this folder, with the flags of this check."""
         named = {name.replace("-", "_"): value for name, value in flags.items()}
         return command("plainunet", verb, self._data, *words, *as_flags({**self.given, **named}))
 
@@ -176,17 +178,16 @@ class Findings(Reporter):
         flags: Mapping[str, Any] | None = None,
         severity: Severity | None = None,
     ) -> None:
-        """Add a finding of one of `CODES`; left out, `severity` is that of the code.
+        """Add a finding of one of `CODES`; `severity` defaults to that of the code.
 
-        `fix` is a change of files or a command that fixes it, `flags` those with which
-        `check --write` does: none where writing the list is enough. Without both, or where the
-        change would lose something, the fix is to leave the files out; notes have none, and none
-        has what is given None.
+        `fix` is a change to files or a command; `flags` are those with which `check --write`
+        fixes it (empty if writing the list is enough). Without either, or if the change would
+        lose data, the fix is to exclude the files. Notes, and `fix=None`, get no fix.
         """
         severity = severity or CODES[code].severity
         found: Fix | None = None
         if isinstance(fix, Change) and (fix in self._codes or is_possible(fix)):
-            # what two findings ask for has one command
+            # findings with the same change share one command
             found = Fix(self.command("fix", self._codes.setdefault(fix, code)), fix)
         elif isinstance(fix, str) and fix:
             found = Fix(fix)
@@ -202,25 +203,25 @@ class Findings(Reporter):
 
     @property
     def last_fix(self) -> str:
-        """The command that writes the list once for all findings that this fixes; or ""."""
+        """The command that writes the list once, for all findings this fixes; or ""."""
         fixes = [each.fix for each in self.found if each.fix and each.fix.writes_list]
         codes = sorted({fix.leave_out for fix in fixes if fix.leave_out})
         left_out = {"leave_out": ",".join(codes)} if codes else {}
         return self.command("check", write=True, **left_out) if fixes else ""
 
     def note(self, text: str) -> None:
-        """Keep a note."""
+        """Add a note."""
         self.notes.append(text)
 
     def lines(self, choices: Mapping[str, Mapping[str, Any]], **more: bool) -> str:
-        """Write the command for each answer that the user can give, and what it means."""
+        """The possible answers, each with its meaning and its command."""
         return "".join(
             f"\n{meaning}:\n$ {self.command('check', **flags, **more)}"
             for meaning, flags in choices.items()
         )
 
     def problem(self, error: ValueError) -> None:
-        """Add an error that came up while files were read; of many of one kind, each."""
+        """Add an error raised while reading files; a combined error adds each of its parts."""
         for each in as_problem(error).parts:
             code = each.code if each.code in CODES else "unclear"
             message = str(each) + self.lines(each.choices)
@@ -228,7 +229,7 @@ class Findings(Reporter):
             self.add(code, message, each.files, fix=fix, flags=each.flags or None)
 
     def drop_empty_lists(self) -> None:
-        """Do not offer to write a list of which nothing would be left."""
+        """Remove fixes that would write an empty list."""
         fixes = [each.fix for each in self.found if each.severity == "error" and each.fix]
         if all(fix.writes_list for fix in fixes):
             self.found = [
@@ -246,18 +247,18 @@ class Findings(Reporter):
 
     @property
     def faulty(self) -> set[Source]:
-        """The files of all errors."""
+        """The files with errors."""
         return {file for each in self.found if each.severity == "error" for file in each.files}
 
 
 def change_of(kind: Any, sources: Sequence[Source], *how: Any) -> Change | Literal[""]:
-    """Describe a change of files; "" where one of the sources is no file of its own."""
+    """A change to files; "" if one of the sources is not a file of its own."""
     files = tuple(each for each in sources if isinstance(each, Path))
     return Change(kind, files, how) if len(files) == len(sources) else ""
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:
-    """Write settings of a check as words of a command."""
+    """Settings of a check as command-line arguments."""
     words: list[str] = []
     for name, value in values.items():
         words.append(f"--{name.replace('_', '-')}")

@@ -1,4 +1,4 @@
-"""Do masks fit their images? A sample of pairs, measured, and the findings with their fixes."""
+"""Test on a sample of pairs whether masks fit their images, and report those that do not."""
 
 import base64
 import random
@@ -31,25 +31,25 @@ from plainunet.formats.problems import DataError
 from plainunet.formats.sources import ImageSource, Source, path_of
 from plainunet.reporter import Reporter, track
 
-# reduced to this [pixels of the long side]
+# long side of reduced images [pixels]
 _SIDE = 256
-# a share of 0.02 or less is none, as the border of a picture with one object in its middle
+# smaller fractions count as zero, such as at the image border of one centred object
 _LEAST_SHARE = 0.02
-# how far pictures of one set may be apart and be alike: share, share at the border, contrast
+# width of the Parzen window: class fraction, fraction at the image border, contrast
 _WIDTHS = np.array([0.7, 1.0, 0.25])
-# fewer pictures are no set
+# minimum number of masks to compare
 _FEWEST_ALIKE = 6
-# once exchanged, a mask must be like this share of the others, and like so many times more of
-# them than as it is
+# once inverted, a mask must resemble this fraction of the others, and this factor more of them
+# than before
 _ALIKE, _TIMES = 0.05, 10.0
 
 
 def appearance(image: NDArray[Any] | None, ids: NDArray[np.uint8]) -> list[float]:
-    """Measure what changes its sign when the two classes of a mask are exchanged.
+    """Measure features that change sign when the two classes of a mask are swapped.
 
-    The log-odds of class 1 in the mask [H, W], and along its border, -3.9..3.9; with an image
-    [H, W, C] of any range, the correlation of its brightness with class 1, -1..1. All 0 if all
-    is ignored; empty if the mask has more classes.
+    The log-odds of class 1 in the mask [H, W] and along the image border, -3.9..3.9; with an
+    image [H, W, C] of any range, the correlation of its brightness with class 1, -1..1. All 0 if
+    every pixel is ignored; empty if the mask has more classes.
     """
     known = ids != IGNORED
     if ((ids > 1) & known).any():
@@ -57,7 +57,7 @@ def appearance(image: NDArray[Any] | None, ids: NDArray[np.uint8]) -> list[float
     height, width = ids.shape
     scale = max(1.0, max(height, width) / _SIDE)
     size = max(1, round(height / scale)), max(1, round(width / scale))
-    # the share of a pixel that is class 1, and that is any: [h, w] each
+    # the fraction of each pixel that is class 1, and that is not ignored: [h, w] each
     ones, known = (
         reduce_image(plane[..., None] * np.uint8(255), size)[..., 0] / np.float32(255)
         for plane in (ids == 1, known)
@@ -75,9 +75,9 @@ def appearance(image: NDArray[Any] | None, ids: NDArray[np.uint8]) -> list[float
 
 
 def find_inverted(appearances: Sequence[list[float] | None]) -> list[int]:
-    """Find the masks whose two classes are exchanged, by their index.
+    """Find the indices of masks whose two classes are swapped.
 
-    None if any mask has more than two classes. The appearance of a pair may be missing.
+    Returns none if a mask has more than two classes. Appearances may be missing.
     """
     indices = [index for index, each in enumerate(appearances) if each is not None]
     found = [each for each in appearances if each is not None]
@@ -86,17 +86,17 @@ def find_inverted(appearances: Sequence[list[float] | None]) -> list[int]:
     given = np.full((len(found), len(_WIDTHS)), np.nan)
     for row, each in zip(given, found, strict=True):
         row[: len(each)] = each
-    # how many others are like this one, as it is and exchanged: Parzen's windows, so that a set
-    # may be of several kinds, dark cells on bright ground and bright ones on dark
-    as_is, exchanged = _alike(given, given), _alike(-given, given)
+    # Parzen windows count similar masks, as they are and inverted, so that a set may mix kinds:
+    # dark cells on bright ground and bright ones on dark
+    as_is, inverted = _alike(given, given), _alike(-given, given)
     others = len(found) - 1
-    is_odd = (exchanged > max(1.0, _ALIKE * others)) & (exchanged > _TIMES * as_is)
+    is_odd = (inverted > max(1.0, _ALIKE * others)) & (inverted > _TIMES * as_is)
     return [index for index, odd in zip(indices, is_odd, strict=True) if odd]
 
 
 def _alike(some: NDArray[np.float64], given: NDArray[np.float64]) -> NDArray[np.float64]:
     apart = (some[:, None] - given[None]) / _WIDTHS
-    # what was not measured in one of two sets nothing apart
+    # missing features do not add to the distance
     weights = np.exp(-0.5 * np.nansum(apart**2, axis=2))
     np.fill_diagonal(weights, 0)
     alike: NDArray[np.float64] = weights.sum(axis=1)
@@ -119,7 +119,7 @@ def _correlation(
     light = bright - (bright * known).sum() / total
     share = ones.sum() / total
     both = (light * (ones - share * known)).sum()
-    # class 1 as yes or no: its variance is that of the share
+    # class 1 is Bernoulli distributed
     spread = np.sqrt((light**2 * known).sum() * total * share * (1 - share))
     return float(both / spread) if spread > 0 else 0.0
 
@@ -132,25 +132,25 @@ class Fit(NamedTuple):
     """How a mask fits its image."""
 
     evidence: Evidence
-    """Of its borders, see `edge_evidence`."""
+    """The alignment of its boundaries, see `edge_evidence`."""
     appearance: list[float] | None
-    """Of its two classes; None where there are more."""
+    """The features of its two classes; None if there are more."""
     ceiling: list[float] | None
-    """Dice of the mask itself, reduced to each of `SIZES` and brought back: the mean over the
-    foreground classes that it shows; None where it shows none."""
+    """Dice of the mask itself, reduced to each of `SIZES` and enlarged again: the mean over its
+    foreground classes; None if it has none."""
 
 
 def draw_sample(
     pairs: Sequence[Pair], seed: int = 0, most: int = MOST, area: float = 0
 ) -> list[int]:
-    """Draw pairs: their indices, ascending. Of images with a large mean area, fewer are drawn."""
+    """Draw a sample of pairs: ascending indices, fewer if the mean area of images is large."""
     large = max(_FEWEST, int(_MOST_PIXELS / max(area, 1)))
     count = min(most, len(pairs), large)
     return sorted(random.Random(seed).sample(range(len(pairs)), count))
 
 
 def measure_fits(pairs: Sequence[Pair], coding: Coding) -> Iterator[Fit | DataError]:
-    """Measure how each mask fits its image, several at a time; or what is wrong with the pair."""
+    """Measure how each mask fits its image, in parallel and in order; yields errors too."""
 
     def measure(image_path: ImageSource, mask_path: Source) -> Any:
         image, missing = read_with_missing(image_path)
@@ -162,13 +162,13 @@ def measure_fits(pairs: Sequence[Pair], coding: Coding) -> Iterator[Fit | DataEr
         known = appearance(image, ids) if coding.num_classes == 2 else None
         return [_pack(evidence), known, measure_ceiling(ids, coding.num_classes)]
 
-    kind = f"fit 3 {coding} {Evidence._fields}"  # all that the ids depend on
+    kind = f"fit 3 {coding} {Evidence._fields}"  # everything the ids depend on
     for facts in recall(kind, [(pair.image, pair.mask) for pair in pairs], measure):
         yield facts if isinstance(facts, DataError) else Fit(_unpack(facts[0]), *facts[1:])
 
 
 def _pack(evidence: Evidence) -> list[Any]:
-    """Turn evidence into what goes through JSON."""
+    """Encode evidence for JSON."""
     packed: list[Any] = []
     for value in evidence:
         if isinstance(value, np.ndarray):
@@ -202,13 +202,13 @@ def check_fits(
 ) -> dict[int, float]:
     """Find masks of a sample that do not fit their images.
 
-    Returns the mean Dice that true masks keep when reduced to each of `SIZES`, where measured.
+    Returns the resolution ceiling: the mean Dice of ground truth reduced to each of `SIZES`.
     """
     areas = [each.image.shape[0] * each.image.shape[1] for each in facts if each.image]
     drawn = draw_sample([each.pair for each in facts], seed, area=sum(areas) / max(len(areas), 1))
     pairs = [facts[index].pair for index in drawn]
     measured = track(
-        measure_fits(pairs, contents.coding), "picture and mask together", len(pairs), reporter
+        measure_fits(pairs, contents.coding), "image and mask alignment", len(pairs), reporter
     )
     fits = [None if isinstance(fit, DataError) else fit for fit in measured]
     _add_misfits(pairs, find_misfits([fit and fit.evidence for fit in fits]), findings)
@@ -217,7 +217,7 @@ def check_fits(
         is_by_value = isinstance(contents.coding, Values)
         findings.add(
             "inverted",
-            f"{mask}: its two classes look exchanged, beside the other masks.",
+            f"{mask}: foreground and background look swapped, compared with other masks.",
             [mask],
             fix=change_of("values", [mask], values, values[::-1]) if is_by_value else "",
         )
@@ -239,14 +239,14 @@ def _add_misfits(pairs: Sequence[Pair], misfits: Sequence[Misfit], findings: Fin
 
 
 def _add_out_of_step(pairs: Sequence[Pair], misfits: Sequence[Misfit], findings: Findings) -> None:
-    """Add the finding of names that pair each image with another's mask."""
+    """Report that names pair many images with the wrong masks."""
     first = misfits[0]
     pair = pairs[first.index]
     findings.add(
         "swapped",
-        f"{len(misfits)} of {len(pairs)} masks looked at fit other pictures better than their "
-        f"own, such as {pair.mask} that of {pairs[first.other].image}. Are the "
-        "names out of step, as when one file was left out of a numbered row?",
+        f"{len(misfits)} of {len(pairs)} masks fit other images better than their own; {pair.mask} "
+        f"fits {pairs[first.other].image}, for example. Are the file numbers of images and masks "
+        "offset?",
         [pairs[each.index].mask for each in misfits],
         fix=None,
     )
@@ -258,22 +258,22 @@ def _add_misfit(pairs: Sequence[Pair], misfit: Misfit, findings: Findings) -> No
     if misfit.kind == "shifted":
         findings.add(
             "shifted",
-            f"{mask} fits its picture better moved by {write_move(misfit.dx, misfit.dy)}.",
+            f"{mask} fits its image better when moved by {write_move(misfit.dx, misfit.dy)}.",
             [mask, image],
             fix=change_of("move", [mask], misfit.dx, misfit.dy),
         )
     elif misfit.kind == "flipped":
         findings.add(
             "flipped",
-            f"{mask} fits its picture better {TURNS[misfit.turn]}.",
+            f"{mask} fits its image better when {TURNS[misfit.turn]}.",
             [mask, image],
             fix=turn,
         )
     elif misfit.kind == "exif":
         findings.add(
             "exif",
-            f"{image} is turned by its EXIF orientation ({misfit.turn}), and its mask {mask} "
-            "fits the picture as it was before.",
+            f"{image} is rotated by its EXIF orientation ({misfit.turn}), but its mask {mask} fits "
+            "the image before rotation.",
             [image, mask],
             fix=turn,
         )
@@ -283,8 +283,8 @@ def _add_misfit(pairs: Sequence[Pair], misfit: Misfit, findings: Findings) -> No
         can_exchange = is_swapped and path_of(mask).suffix == path_of(other.mask).suffix
         findings.add(
             "swapped",
-            f"{mask} fits the picture {other.image} better than its own, {image}"
-            + (f"; and {other.mask} the other way round." if is_swapped else "."),
+            f"{mask} fits the image {other.image} better than its own, {image}"
+            + (f", and {other.mask} fits {image}." if is_swapped else "."),
             [mask, other.mask] if is_swapped else [mask],
             fix=change_of("exchange", [mask, other.mask]) if can_exchange else "",
         )

@@ -1,7 +1,7 @@
-"""Fixes that change files: what was there before is kept, and can be put back.
+"""Fixes that change files. The originals are kept, so a fix can be undone.
 
-Each has a folder of its own in DATA/.plainunet-backup: the originals, and a record with a line for
-each change, which is written before the change. Whatever is killed in between can be undone.
+Each fix has a folder in DATA/.plainunet-backup with the originals, and a record with one line per
+change. The line is written before the change, so that an interrupted fix can be undone.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ _RECORD = "record.jsonl"
 _FIX = re.compile(r"(\d{4,})-(.+)")
 _KEPT = re.compile(r"\d+-\d+")
 State = str | None
-"""What lies at a path: a hash of the content, the link, or the folder; None for nothing."""
+"""The state of a path: the hash of its content, its link, or its folder; None if absent."""
 Was = tuple[State, State, str | None]
-"""Of a path: its state before and after, and under which name the original is kept."""
+"""The state of a path before and after, and the name of the kept original."""
 
 
 def is_possible(change: Change) -> bool:
-    """Tell whether a change can be made without a loss; masks are written in memory for it."""
+    """Whether a change is possible without data loss; tries to write the masks in memory."""
     try:
         for _ in _new_contents(change, is_trial=True):
             pass
@@ -48,7 +48,7 @@ def is_possible(change: Change) -> bool:
 
 
 def describe(change: Change) -> list[str]:
-    """Say what a change does, a line for each file."""
+    """Describe a change, one line per file."""
     how, files = change.how, change.files
     match change.kind:
         case "rename":
@@ -56,11 +56,11 @@ def describe(change: Change) -> list[str]:
         case "exchange":
             what, files = f"exchanged with {files[1]}", files[:1]
         case "unlink":
-            what = "removed, as it is a link"
+            what = "link removed"
         case "values":
             what = ", ".join(f"{old} becomes {new}" for old, new in how)
         case "renumber":
-            what = f"numbered by one list of names: {', '.join(how[0])}"
+            what = f"renumbered by a common class list: {', '.join(how[0])}"
         case "turn":
             what = TURNS[how[0]]
         case "move":
@@ -68,14 +68,14 @@ def describe(change: Change) -> list[str]:
         case "resize":
             what = f"resized to {how[0]}x{how[1]} pixels"
         case "channel":
-            what = "its last band is a channel, and no alpha"
+            what = "last band marked as a channel instead of alpha"
         case "flatten":
-            what = f"laid on the colour {how[0]:06X}"
+            what = f"transparency replaced by colour {how[0]:06X}"
     return [f"{file}: {what}" for file in files]
 
 
 def write_move(dx: int, dy: int) -> str:
-    """Write a move, such as "8 pixels left and 3 down"."""
+    """A move in words, such as "8 pixels left and 3 down"."""
     parts: list[str] = []
     for amount, forwards, backwards in ((dx, "right", "left"), (dy, "down", "up")):
         if amount:
@@ -84,26 +84,26 @@ def write_move(dx: int, dy: int) -> str:
     return " and ".join(parts)
 
 
-# what a change makes of its files
+# new contents of changed files
 
 
 def _new_contents(
     change: Change, is_trial: bool = False
 ) -> Iterator[tuple[Path, bytes | Path | None]]:
-    """Yield the paths that change, with their new content: a file, what lies elsewhere, or none.
+    """Yield each changed path with its new content: bytes, a path to move from, or None.
 
     Raises:
-        ValueError: The change would lose something, or cannot be made.
+        ValueError: The change would lose data, or is impossible.
     """
     if not change.files:
-        raise ValueError("no file is to be changed")
+        raise ValueError("no files to change")
     for file in change.files:
         if not os.path.lexists(file):
-            raise FileNotFoundError(f"{file} does not exist any more. Check again.")
+            raise FileNotFoundError(f"{file} no longer exists. Check again.")
     if change.kind == "rename":
         (old,), (new,) = change.files, change.how
         if os.path.lexists(new):
-            raise ValueError(f"{new} exists already. Rename {old} by hand.")
+            raise ValueError(f"{new} already exists. Rename {old} by hand.")
         yield from ((new, old), (old, None))
     elif change.kind == "exchange":
         one, other = change.files
@@ -111,7 +111,7 @@ def _new_contents(
     elif change.kind == "unlink":
         for file in change.files:
             if not file.is_symlink():
-                raise ValueError(f"{file} is no link. Remove it by hand.")
+                raise ValueError(f"{file} is not a link. Remove it by hand.")
             yield file, None
     elif change.kind == "renumber":
         (names, *pairs), files = change.how, change.files
@@ -139,14 +139,14 @@ def _replaced(pairs: Sequence[tuple[int, int]], mask: Mask) -> Mask:
         if np.asarray(new).astype(mask.dtype) != new:
             raise ValueError(f"it cannot hold {new}")
         changed[mask == old] = new
-    if mask.ndim == 3 and mask.shape[2] in (2, 4):  # how opaque it is stays
+    if mask.ndim == 3 and mask.shape[2] in (2, 4):  # keep the alpha channel
         changed[..., -1] = mask[..., -1]
     return changed
 
 
 def _renumbered(pairs: Sequence[tuple[int, int]], mask: Mask) -> Mask:
     if not np.isin(mask, [IGNORED, *(old for old, _ in pairs)]).all():
-        raise ValueError("it holds a value that its list does not name")
+        raise ValueError("it has a value that is not in its class list")
     return _replaced(pairs, mask)
 
 
@@ -163,7 +163,7 @@ def _moved(how: tuple[int, int], mask: Mask) -> Mask:
 
 def _resized(how: tuple[int, int], mask: Mask) -> Mask:
     (width, height), (old_height, old_width) = how, mask.shape[:2]
-    # the middle of each new pixel lies in one of the old
+    # nearest neighbour: the old pixel at the centre of each new one
     rows = (2 * np.arange(height) + 1) * old_height // (2 * height)
     columns = (2 * np.arange(width) + 1) * old_width // (2 * width)
     resized: Mask = np.take(mask[rows], columns, axis=1)
@@ -176,17 +176,17 @@ _CHANGED: dict[str, Callable[[Any, Mask], Mask]] = {
 }
 
 
-# making changes, and undoing them
+# applying and undoing changes
 
 
 def apply(data: Path, code: str, changes: Iterable[Change]) -> tuple[Path, list[Change]]:
-    """Make changes; of two that change one file, the first.
+    """Apply changes; if two change the same file, only the first.
 
     Returns:
-        The folder with the originals, and the changes that were made.
+        The folder with the originals, and the changes applied.
 
     Raises:
-        ValueError: A change cannot be made; those before it are, and can be undone.
+        ValueError: A change is impossible; earlier ones are applied, and can be undone.
     """
     backup = data / BACKUP
     made: list[Change] = []
@@ -203,7 +203,7 @@ def apply(data: Path, code: str, changes: Iterable[Change]) -> tuple[Path, list[
                     made.append(change)
                 touched |= paths
         finally:
-            with suppress(OSError):  # unless nothing was begun
+            with suppress(OSError):  # not empty: a change was started
                 folder.rmdir()
     return folder, made
 
@@ -226,7 +226,7 @@ def _make(change: Change, data: Path, folder: Path, number: int) -> None:
         if content is None:
             path.unlink()
             continue
-        if isinstance(content, Path):  # the rename's, which takes both paths at once
+        if isinstance(content, Path):  # a rename covers both paths
             content.rename(path)
             return
         _write(path, content)
@@ -252,7 +252,7 @@ def _state(content: Path | bytes | None) -> State:
 
 
 def _keep(path: Path, kept: Path) -> None:
-    """Keep a file: by another name where file systems have that, else as a copy."""
+    """Keep a file as a hard link if possible, else as a copy."""
     try:
         os.link(path, kept)
     except OSError:
@@ -265,25 +265,25 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _fixes(backup: Path) -> list[tuple[int, str, Path]]:
-    """The number, code and folder of every fix, the last one last."""
+    """The number, code and folder of every fix, in order."""
     found = [(_FIX.fullmatch(each.name), each) for each in backup.glob("*")]
     return sorted((int(match[1]), match[2], each) for match, each in found if match)
 
 
 def undo(data: Path, code: str = "") -> list[Path]:
-    """Put everything back that the last fix changed, or the last one of a code.
+    """Undo the last fix, or the last fix of a code.
 
     Returns:
-        The files.
+        The restored files.
 
     Raises:
-        ValueError: There is none, or a file was changed since; nothing is put back then.
+        ValueError: There is none, or a file was changed since; nothing is restored then.
     """
     backup = data / BACKUP
     folders = [folder for _, each, folder in _fixes(backup) if code in ("", each)]
     if not folders:
         raise ValueError(
-            f"{data}: nothing to undo. {backup} keeps no fix{f' of {code}' if code else ''}."
+            f"{data}: nothing to undo. {backup} has no fix{f' of {code}' if code else ''}."
         )
     with lock_folder(backup):
         changes = _read(folders[-1], data)
@@ -292,13 +292,13 @@ def undo(data: Path, code: str = "") -> list[Path]:
         for files in reversed(changes):
             _put_back(files, folders[-1])
         for place in {path.parent for files in changes for path in files}:
-            remove_abandoned(place)  # what was being written when it was killed
+            remove_abandoned(place)  # unfinished files of an interrupted fix
         for each in list(folders[-1].iterdir()):
             if each.name == _RECORD or _KEPT.fullmatch(each.name):
                 each.unlink()
-        with suppress(OSError):  # something else is in it
+        with suppress(OSError):  # it has other files
             folders[-1].rmdir()
-    with suppress(OSError):  # other fixes are
+    with suppress(OSError):  # other fixes remain
         backup.rmdir()
     return list(dict.fromkeys(path for files in changes for path in files))
 
@@ -306,7 +306,7 @@ def undo(data: Path, code: str = "") -> list[Path]:
 def _read(folder: Path, data: Path) -> list[dict[Path, Was]]:
     record, changes = folder / _RECORD, []
     for line in record.read_text(encoding="utf-8").splitlines() if record.exists() else ():
-        with suppress(json.JSONDecodeError):  # cut off: the change had not begun
+        with suppress(json.JSONDecodeError):  # truncated: the change was not started
             files = json.loads(line)["files"]
             changes.append({data / name: (was[0], was[1], was[2]) for name, was in files.items()})
     return changes
@@ -317,12 +317,12 @@ def _require_unchanged(files: dict[Path, Was], folder: Path) -> None:
         now = _state(path)
         if now not in (before, after):
             raise ValueError(
-                f"{path} was changed since it was fixed, and is not overwritten. Move it "
-                "elsewhere, put the fixed one back, or leave the fix as it is."
+                f"{path} was changed after the fix and is not overwritten. Move it elsewhere, or "
+                "restore the fixed version, and undo again."
             )
         if name and now != before and _state(folder / name) != before:
             raise ValueError(
-                f"{folder / name}, the original of {path}, has changed. Nothing is put back."
+                f"{folder / name}, the original of {path}, was changed. Nothing is restored."
             )
 
 
@@ -340,5 +340,5 @@ def _put_back(files: dict[Path, Was], folder: Path) -> None:
         else:
             try:
                 (folder / name).replace(path)
-            except OSError:  # it lies on another disk
+            except OSError:  # on another disk
                 _write(path, (folder / name).read_bytes())

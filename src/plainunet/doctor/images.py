@@ -1,4 +1,4 @@
-"""Image files: unreadable, unlike the others, badly named, or there twice."""
+"""Checks of image files: names, sizes, types, duplicates and groups."""
 
 import hashlib
 import re
@@ -25,7 +25,7 @@ from plainunet.formats.images import read_image, read_with_missing, stored_shape
 from plainunet.formats.problems import Change, DataError, command
 from plainunet.formats.sources import ImageSource, Source, path_of, stem_of
 
-# what an image is
+# reading images
 
 _SMALLEST_SIDE = 128
 _REDUCED = {
@@ -36,26 +36,26 @@ _REDUCED = {
 
 
 class ImageFacts(NamedTuple):
-    """What an image is."""
+    """Properties of an image."""
 
     kind: str
-    """Its format, as of `find_kind`."""
+    """The file format, as by `find_kind`."""
     shape: tuple[int, int, int]
     """Height, width and channels, upright."""
     dtype: str
     low: float
-    """Smallest value; of a JPEG, of its grey values reduced, and so is `high`."""
+    """Smallest value. For a JPEG, `low` and `high` are of its reduced grey values."""
     high: float
     digest: str
-    """Of its content, in hexadecimal."""
+    """Hash of the file, in hexadecimal."""
     hash: bytes
-    """As by `perceptual_hash`."""
+    """The result of `perceptual_hash`."""
     missing: int = 0
-    """Pixels that do not exist."""
+    """Number of nodata pixels."""
 
 
 class PairFacts(NamedTuple):
-    """A pair, and what its files hold: None where that cannot be read."""
+    """A pair and the properties of its files: None for an unreadable one."""
 
     pair: Pair
     image: ImageFacts | None
@@ -63,8 +63,8 @@ class PairFacts(NamedTuple):
 
 
 def read_facts(images: Sequence[ImageSource]) -> Iterator[ImageFacts | DataError]:
-    """Read what each image is, several at a time; or what is wrong with it."""
-    for facts in recall("picture 2", [(image,) for image in images], _read_facts):
+    """Read the properties of images, or the errors, in parallel and in order."""
+    for facts in recall("image 2", [(image,) for image in images], _read_facts):
         if isinstance(facts, DataError):
             yield facts
         else:
@@ -91,7 +91,7 @@ def _read_facts(path: ImageSource) -> Any:
 def _preview(
     path: ImageSource, data: bytes
 ) -> tuple[tuple[int, ...], NDArray[Any], tuple[float, float] | None]:
-    """Decode a JPEG at up to an eighth of its size: its shape, its grey values, their extent."""
+    """Decode a JPEG at down to 1/8 of its size: its shape, its grey values, their extent."""
     height, width, channels, orientation = stored_shape(path)
     fits = [step for step in _REDUCED if min(height, width) >= step * _SMALLEST_SIDE]
     step = fits[-1] if fits else 1
@@ -99,7 +99,7 @@ def _preview(
     with decoding(path):
         grey = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
         if grey is None:
-            raise ValueError("its content makes no sense")
+            raise ValueError("its content cannot be decoded")
     extent = height / step, width / step
     if orientation > 4:
         height, width, extent = width, height, extent[::-1]
@@ -112,18 +112,18 @@ _Value = TypeVar("_Value")
 _OFTEN = 4
 _BITS_UNUSED = 8
 _NEARLY_ALL = 0.9
-_CLEARLY = 1.3  # times as strong are the edges where a mask fits than where it does not
-_SKEWED = 0.02  # by how much a mask's sides may be out of proportion beside its image's
-_TIMES = 3  # in area; what is reduced or enlarged less than that learns well beside the others
+_CLEARLY = 1.3  # minimum ratio of edge strengths between the best and the second best turn
+_SKEWED = 0.02  # maximum relative difference in aspect ratio of mask and image
+_TIMES = 3  # ratio of areas; smaller differences in size do not harm training
 
 
 def check_images(facts: Sequence[PairFacts], by_name: bool, findings: Findings) -> None:
-    """Find names that mislead, and images that are unlike the others or their masks.
+    """Find misleading names, and images that differ from the others or from their masks.
 
-    `by_name` says that pairs are found by their names, not listed, so that files may be renamed.
+    `by_name`: pairs are found by name rather than listed, so files may be renamed.
     """
     for pair, image, mask in facts:
-        # what lists masks names images, and 1.jpg with 1.png beside it goes by its suffix
+        # files that list masks name the images; 1.jpg next to 1.png is paired by suffix
         beside = path_of(pair.image).with_suffix(path_of(pair.mask).suffix)
         may_rename = by_name and isinstance(pair.mask, Path) and pair.mask != beside
         _check_name(pair.image, image.kind if image else "", may_rename, findings)
@@ -145,8 +145,8 @@ def check_images(facts: Sequence[PairFacts], by_name: bool, findings: Findings) 
     if grey and any(image.shape[2] == 3 for _, image in seen):
         findings.add(
             "grey-among-rgb",
-            f"{len(grey)} of {len(seen)} pictures are grey, and are shown as RGB like the others; "
-            f"for example {grey[0]}.",
+            f"{len(grey)} of {len(seen)} images are grey and are converted to RGB like the others, "
+            f"such as {grey[0]}.",
             grey,
         )
     _check_sizes(seen, findings)
@@ -157,25 +157,25 @@ def _add_size_mismatch(pair: Pair, image: ImageFacts, mask: MaskCounts, findings
     message = str(size_problem(pair, (height, width), mask.size))
     fix: Change | str = ""
     tall, wide = mask.size[0] * width, mask.size[1] * height
-    if abs(tall - wide) <= _SKEWED * tall:  # else a part of it is missing
+    if abs(tall - wide) <= _SKEWED * tall:  # else it is cropped
         fix = change_of("resize", [pair.mask], width, height)
     if isinstance(pair.mask, Path) and mask.size == (width, height):
         *_, orientation = stored_shape(pair.image)
         turn = orientation if orientation > 4 else _find_turn(pair.image, pair.mask)
         fix = change_of("turn", [pair.mask], turn) if turn else ""
         message += (
-            f" The picture is turned by its EXIF orientation ({orientation}), the mask is not."
+            f" The image is rotated by its EXIF orientation ({orientation}), the mask is not."
             if orientation > 4
-            else " It lies on its side: turned, it would be."
+            else " Height and width are swapped: it fits when rotated."
         )
     findings.add("size-mismatch", message, [pair.image, pair.mask], fix=fix)
 
 
 def _find_turn(image: ImageSource, mask: Path) -> int:
-    """Find how a mask must be turned for its borders to lie on edges of its image, 5..8, or 0."""
-    try:  # as images, whether they hold colours or not
+    """The orientation, 5..8, that aligns a mask with the edges of its image; 0 if none."""
+    try:  # as images, since a mask may be coloured
         grey, drawn = (read_image(each).mean(axis=2, dtype=np.float32) for each in (image, mask))
-    except ValueError:  # such as one that is transparent
+    except ValueError:  # a transparent one, for instance
         return 0
     edges = cv2.magnitude(*(cv2.Sobel(grey, cv2.CV_32F, dx, 1 - dx) for dx in (1, 0)))
     fits = []
@@ -188,7 +188,7 @@ def _find_turn(image: ImageSource, mask: Path) -> int:
 
 
 def _check_sizes(seen: Sequence[tuple[ImageSource, ImageFacts]], findings: Findings) -> None:
-    """Find a thumbnail, or a scan, among images that are all of one size."""
+    """Find thumbnails and scans among images of one size."""
     height, width = _most_common([image.shape[:2] for _, image in seen])
     same = sum(image.shape[:2] == (height, width) for _, image in seen)
     if same < _NEARLY_ALL * len(seen):
@@ -198,8 +198,8 @@ def _check_sizes(seen: Sequence[tuple[ImageSource, ImageFacts]], findings: Findi
         if not area / _TIMES < image.shape[0] * image.shape[1] < area * _TIMES:
             findings.add(
                 "odd-size",
-                f"{path} has {image.shape[1]}x{image.shape[0]} pixels, {same} of {len(seen)} "
-                f"pictures {width}x{height}. Is it a thumbnail, or another kind of picture?",
+                f"{path} has {image.shape[1]}x{image.shape[0]} pixels; {same} of {len(seen)} "
+                f"images have {width}x{height}. Is it a thumbnail, or another kind of image?",
                 [path],
             )
 
@@ -209,12 +209,12 @@ def _check_name(source: Source, kind: str, may_rename: bool, findings: Findings)
     try:
         path.name.encode()
     except UnicodeEncodeError:
-        # each byte is written out, so that names stay apart
+        # escape each byte, so that names stay unique
         readable = path.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
         new = path.with_name(readable.replace("\\x", "x"))
         findings.add(
             "name-not-utf8",
-            f"{command(path)}: the name is not UTF-8, which other programs may not read.",
+            f"{command(path)}: the name is not UTF-8; other programs may fail to open it.",
             [source],
             fix=change_of("rename", [source], new) if may_rename else None,
         )
@@ -222,8 +222,7 @@ def _check_name(source: Source, kind: str, may_rename: bool, findings: Findings)
     if suffix != path.suffix:
         findings.add(
             "wrong-extension",
-            f"{path} is {kind.upper()} by its content. It is read as that here, and by others "
-            "perhaps not at all.",
+            f"{path} contains {kind.upper()} data. plainunet reads it, but other programs may not.",
             [source],
             fix=change_of("rename", [source], path.with_suffix(suffix)) if may_rename else None,
         )
@@ -236,8 +235,8 @@ def _check_depths(seen: Sequence[tuple[ImageSource, ImageFacts]], findings: Find
         for path, image in odd:
             findings.add(
                 "mixed-depths",
-                f"{path} holds {image.dtype} values, most pictures {usual}. Each type is divided "
-                "by its own largest value: is the picture as bright as the others then?",
+                f"{path} has {image.dtype} values, most images {usual}. Each type is divided by "
+                "its own maximum: is the image still as bright as the others?",
                 [path],
             )
     dim = [
@@ -248,14 +247,14 @@ def _check_depths(seen: Sequence[tuple[ImageSource, ImageFacts]], findings: Find
     if not dim:
         return
     bits = max(high for _, high in dim).bit_length()
-    reach = f"reach {1 << bits} of 65536 at most, as from a camera of {bits} bits"
+    reach = f"are below {1 << bits} (of 65536), as from a {bits}-bit camera"
     if len(dim) == len(seen):
-        # all alike: the network's normalisation takes care of it
-        message = f"The 16-bit pictures {reach}; that does no harm, as all are so."
+        # harmless, as images are normalised
+        message = f"All 16-bit images {reach}; this is harmless."
         findings.add("unused-depth", message, [path for path, _ in dim], severity="note")
         return
     for path, _ in dim:
-        message = f"{path}: its 16-bit values {reach}, so that it is darker than the others."
+        message = f"{path}: its 16-bit values {reach}, so it is darker than the others."
         findings.add("unused-depth", message, [path])
 
 
@@ -263,14 +262,14 @@ def _most_common(values: Sequence[_Value]) -> _Value:
     return Counter(values).most_common(1)[0][0]
 
 
-# copies, and groups that a split must not divide
+# duplicates, and groups that a split must not divide
 
 _GROUPS = ("^([^_-]+)[_-]", r"^(.*\d)[A-Za-z]$", "^(.+)[_-]")
 _MANY_FOLDERS = 10
 
 
 def copies_across(pairs: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
-    """Find images of training that are in validation too, or nearly: one pair of each kind."""
+    """Find duplicates and near-duplicates across the train and validation splits."""
     both = [pair for pair in pairs if pair.part in ("train", "val")]
     facts = [
         None if isinstance(each, DataError) else each
@@ -283,9 +282,9 @@ def copies_across(pairs: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
 
 
 def group_copies(facts: Sequence[PairFacts], findings: Findings) -> list[Pair]:
-    """Find copies, and groups on both sides of a split.
+    """Find duplicates, and groups in several splits.
 
-    Returns the pairs, copies in the group of the first where the folder gives no split.
+    Returns the pairs; if the folder has no split, duplicates join the group of the first.
     """
     pairs = [each.pair for each in facts]
     images = [each.image for each in facts]
@@ -298,7 +297,7 @@ def group_copies(facts: Sequence[PairFacts], findings: Findings) -> list[Pair]:
             group = group_of[group]
         return group
 
-    # training makes the split of what has no validation part
+    # without a validation split, training draws one
     is_drawn = not any(pair.part == "val" for pair in pairs)
     for each in duplicates:
         _add_duplicate(facts, each, is_drawn, findings)
@@ -310,7 +309,7 @@ def group_copies(facts: Sequence[PairFacts], findings: Findings) -> list[Pair]:
     if not is_drawn:
         return pairs
     joined = [replace(pair, group=root(pair.group)) for pair in pairs]
-    # one group could not be split any more
+    # a single group cannot be split
     return joined if len({pair.group for pair in joined}) > 1 else pairs
 
 
@@ -318,25 +317,25 @@ def _add_duplicate(
     facts: Sequence[PairFacts], found: Duplicate, is_drawn: bool, findings: Findings
 ) -> None:
     (one, _, mask), (other, _, other_mask) = facts[found.first], facts[found.second]
-    what = "is the same file as" if found.exact else "shows the same as"
-    what = "is a mirrored or turned copy of" if found.turned else what
+    what = "is identical to" if found.exact else "is nearly identical to"
+    what = "is a mirrored or rotated copy of" if found.turned else what
     code = "duplicate" if found.exact else "near-duplicate"
     same = found.turned or not (mask and other_mask) or mask.digest == other_mask.digest
     more = "" if same else " Their masks differ."
     if one.part != other.part:
-        # the copy that is to be left out comes first
+        # the duplicate to exclude comes first
         if other.part == "train":
             one, other = other, one
         findings.add(
             f"{code}-across-parts",
-            f"{one.image} ({one.part}) {what} {other.image} ({other.part}), so scores will look "
-            f"better than they are.{more}",
+            f"{one.image} ({one.part}) {what} {other.image} ({other.part}). This data leakage "
+            f"inflates scores.{more}",
             [one.image, other.image],
         )
         return
     message, files = f"{other.image} {what} {one.image}.{more}", [other.image, one.image]
     if is_drawn and one.part != "test" and one.group != other.group:
-        message += " A split may put them on different sides."
+        message += " A random split may separate them."
         findings.add(f"{code}-across-groups", message, files, flags={})
     else:
         findings.add(code, message, files)
@@ -355,8 +354,7 @@ def _check_same_masks(
         if len(files) > 1:
             findings.add(
                 "same-mask",
-                f"{files[1]} is the same mask as {files[0]}, pixel for pixel, and their pictures "
-                "differ.",
+                f"{files[1]} has the same pixels as {files[0]}, but their images differ.",
                 files,
             )
 
@@ -371,19 +369,19 @@ def _check_shared_groups(pairs: Sequence[Pair], findings: Findings) -> None:
             where = " and ".join(f"{count} in {part}" for part, count in counts.items())
             findings.add(
                 "group-across-parts",
-                f"The group '{group}' has pictures on both sides of the split: {where}. Scores "
-                "will look better than they are.",
+                f"The group '{group}' has images in several splits: {where}. This data leakage "
+                "inflates scores.",
                 [pair.image for pair in pairs if pair.group == group],
             )
 
 
 def _check_possible_groups(pairs: Sequence[Pair], findings: Findings) -> None:
-    """Find names like tile1_a, tile1_b: do these belong together?"""
+    """Find names that suggest groups, such as tile1_a and tile1_b."""
     if any(pair.part for pair in pairs) or len({pair.group for pair in pairs}) < len(pairs):
         return
     stems = [normalize("NFC", stem_of(pair.image)) for pair in pairs]
     folders = {pair.group.rpartition("/")[0] for pair in pairs}
-    # patient01/, seq2/; a few names without numbers are rather kinds of pictures: urban/
+    # patient01/, seq2/; few names without numbers are more likely categories: urban/
     by_folder = len(folders) >= _MANY_FOLDERS or all(re.search(r"\d[^/]*$", f) for f in folders)
     for pattern in (*["^(.+)/"] * by_folder, *_GROUPS):
         names = [pair.group for pair in pairs] if "/" in pattern else stems
@@ -399,9 +397,9 @@ def _check_possible_groups(pairs: Sequence[Pair], findings: Findings) -> None:
             name, count = groups.most_common(1)[0]
             findings.add(
                 "possible-groups",
-                f"The names make up {len(groups)} groups, such as {count} of '{name}'. If those "
-                "belong together (views of one thing, parts of one picture), a split must not part "
-                f"them: --group-by '{pattern}'.",
+                f"The names suggest {len(groups)} groups, such as '{name}' with {count} images. If "
+                "they belong together (one object or scene), keep each group in one split: "
+                f"--group-by '{pattern}'.",
                 flags={"group-by": pattern},
             )
             return

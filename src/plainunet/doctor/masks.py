@@ -1,4 +1,4 @@
-"""What the masks of a folder hold, and which of them do not fit the others."""
+"""Find the encoding of a folder's masks, and the masks that do not fit it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,48 +25,48 @@ from plainunet.formats.problems import Change, DataError
 from plainunet.formats.sources import Source
 from plainunet.reporter import Collected
 
-_PHOTO = 0.5  # with more of its pixels between the classes' values, it is no mask
-_SMOOTHED = 0.1  # of a smoothed mask, no more pixels are
+_PHOTO = 0.5  # with a higher fraction of pixels between the class values, it is not a mask
+_SMOOTHED = 0.1  # maximum such fraction in a smoothed mask
 _GREYS = 32, 224
 _MANY = 64
-_STRAY = 1e-3  # publishers leave single pixels of no class
+_STRAY = 1e-3  # published masks have single pixels of no class
 _FEW_MASKS = 0.05
 _MOST_SET_ASIDE = 20
 _FEW_EMPTY = 0.05
 
 
 class Contents(NamedTuple):
-    """What masks hold that make sense together."""
+    """The contents of masks with a consistent encoding."""
 
     coding: Coding
-    """Which value or colour is which class."""
+    """Maps values or colours to classes."""
     pixels: NDArray[np.int64]
-    """[n, K], the pixels of each class in each mask."""
+    """[n, K], the number of pixels of each class in each mask."""
     masks: list[Source]
     """[n], the masks."""
 
     def only(self, masks: Sequence[Source]) -> "Contents":
-        """Contents of some of the masks."""
+        """The contents of some of the masks."""
         rows = {mask: row for row, mask in enumerate(self.masks)}
         return Contents(self.coding, self.pixels[[rows[mask] for mask in masks]], list(masks))
 
 
-# what the masks mean together, without those that do not go with the others
+# the encoding, without outliers
 
 
 def find_contents(
     counts: Sequence[MaskCounts], config: DataConfig, findings: Findings
 ) -> Contents | None:
-    """Find out what masks mean, setting those aside that do not go with the others.
+    """Find the encoding of masks, reporting and excluding those that do not fit it.
 
-    Returns None where the masks make no sense together.
+    Returns None if the masks have no consistent encoding.
     """
     by_color = bool(config.colors) or palettes_differ(counts)
     counts, total = _set_odd_kinds_aside(counts, by_color, findings), len(counts)
     for _ in range(_MOST_SET_ASIDE):
-        heard = Collected()
+        collected = Collected()
         try:
-            coding, _ = find_coding([each.path for each in counts], config, heard, counts)
+            coding, _ = find_coding([each.path for each in counts], config, collected, counts)
         except (ValueError, FileNotFoundError) as error:
             lossy = [each.path for each in counts if each.kind == "jpeg"]
             if 2 * len(lossy) > len(counts):
@@ -76,11 +76,11 @@ def find_contents(
             faulty = _find_faulty(problem, counts)
             _add_faulty(problem, faulty, counts, config.ignore, findings)
             counts = [each for each in counts if each.path not in set(faulty)]
-            # more than half at fault: then it is not they that are odd
+            # if more than half are wrong, they are not the outliers
             if not faulty or 2 * len(counts) < total or problem.code == "transparent":
                 return None
             continue
-        for note in heard.notes:
+        for note in collected.notes:
             findings.note(note)
         _check_smoothed(coding, counts, config, findings)
         _check_background(coding, counts, config, findings)
@@ -91,26 +91,26 @@ def find_contents(
 def _set_odd_kinds_aside(
     counts: Sequence[MaskCounts], by_color: bool, findings: Findings
 ) -> list[MaskCounts]:
-    """Set coloured masks and photos aside, and JPEG among files that keep their values."""
+    """Report and exclude coloured masks, photos, and JPEG files among lossless ones."""
     lossy = [each.path for each in counts if each.kind == "jpeg"]
     colored = [each.path for each in counts if each.is_colored]
-    odd: dict[Source, tuple[str, str]] = {}  # the first reason counts
+    odd: dict[Source, tuple[str, str]] = {}  # the first reason found
     if 2 * len(lossy) < len(counts):
         for path in lossy:
             odd[path] = (
                 "lossy-mask",
-                f"{path} is a JPEG, which changes the values of a mask; the others are not. "
-                "Draw it again, or take it from before it was saved so.",
+                f"{path} is a JPEG, which changes mask values; the others are lossless. Export it "
+                "again as PNG.",
             )
     if not by_color and 2 * len(colored) < len(counts):
         for path in colored:
             message = (
-                f"{path} is coloured, while the others hold one value for each pixel. Is it the "
-                "right file? Save the class ids as a grey or palette PNG."
+                f"{path} is coloured; the others have one value per pixel. Is it the right file? "
+                "Save class ids as a grey or palette PNG."
             )
             odd.setdefault(path, ("colored-mask", message))
     for path in _find_photos(counts):
-        message = f"{path} is grey all over, most masks are black and white. Is it a picture?"
+        message = f"{path} is a greyscale image; most masks are black and white. Is it an image?"
         odd.setdefault(path, ("not-a-mask", message))
     for path, (code, message) in odd.items():
         findings.add(code, message, [path], severity="error")
@@ -118,8 +118,8 @@ def _set_odd_kinds_aside(
 
 
 def _find_photos(counts: Sequence[MaskCounts]) -> list[Source]:
-    """Find what is grey all over, where most masks are black and white."""
-    shares = [_share_of_greys(each) for each in counts]
+    """Find greyscale images among masks that are mostly black and white."""
+    shares = [_fraction_of_greys(each) for each in counts]
     both = list(zip(counts, shares, strict=True))
     plain = sum(255 in each.values and share < _SMOOTHED for each, share in both)
     if 2 * plain <= len(counts):
@@ -127,18 +127,17 @@ def _find_photos(counts: Sequence[MaskCounts]) -> list[Source]:
     return [each.path for each, share in both if share > _PHOTO and len(each.values) > _MANY]
 
 
-def _share_of_greys(mask: MaskCounts) -> float:
+def _fraction_of_greys(mask: MaskCounts) -> float:
     between = (mask.values >= _GREYS[0]) & (mask.values < _GREYS[1])
     return float(mask.pixels[between].sum() / max(mask.pixels.sum(), 1))
 
 
 def _add_all_lossy(masks: Sequence[Source], findings: Findings) -> None:
-    """Add the finding of a set of JPEG files that make no sense together."""
+    """Report a set of JPEG masks without a consistent encoding."""
     findings.add(
         "lossy-mask",
-        f"{len(masks)} masks are JPEG files, which changes their values, so that classes cannot be "
-        f"told apart; for example {masks[0]}. Draw them again, or take them from before they were "
-        "saved so.",
+        f"{len(masks)} masks are JPEG files, such as {masks[0]}. JPEG changes mask values, so the "
+        "classes cannot be recognised. Export the masks again as PNG.",
         masks,
         fix=None,
         severity="error",
@@ -146,7 +145,7 @@ def _add_all_lossy(masks: Sequence[Source], findings: Findings) -> None:
 
 
 def _find_faulty(problem: DataError, counts: Sequence[MaskCounts]) -> list[Source]:
-    """The masks to be set aside for an error."""
+    """The masks to exclude for an error."""
     if problem.choices:
         return []
     if problem.code == "ambiguous-255":
@@ -183,8 +182,8 @@ def _add_faulty(
             if each.path in faulty:
                 findings.add(
                     problem.code,
-                    f"{each.path} holds {len(each.values)} values, most of the masks {usual}. Is "
-                    "it smoothed, or a picture?",
+                    f"{each.path} has {len(each.values)} values, most masks {usual}. Is it "
+                    "smoothed, or an image?",
                     [each.path],
                 )
         return
@@ -192,10 +191,10 @@ def _add_faulty(
     flags = problem.flags
     if problem.code == "ambiguous-255" and 0 < len(faulty) < len(counts):
         held = {int(value) for each in counts if each.path in faulty for value in each.values}
-        if not {1, 255} <= held:  # else 255 may be ignored in them
+        if not {1, 255} <= held:  # else 255 may be the ignore index in them
             fix = change_of("values", faulty, (255, 1) if 255 in held else (1, 255))
     elif problem.code == "stray-value" and "ignore" in flags and ignore is not None:
-        # one value at most is ignored, so the stray one becomes that
+        # there is only one ignore index, so the unexpected value is replaced by it
         stray = int(flags["ignore"])
         fix = change_of("values", faulty, (stray, ignore))
         flags = {}
@@ -207,12 +206,12 @@ def _add_faulty(
         fix = None
     if problem.choices:
         fix = None
-    said = str(problem) + findings.lines(problem.choices, write=True)
-    findings.add(problem.code, said, faulty, fix=fix, flags=flags or None, severity="error")
+    message = str(problem) + findings.lines(problem.choices, write=True)
+    findings.add(problem.code, message, faulty, fix=fix, flags=flags or None, severity="error")
 
 
 def _unused_color(colors: set[int]) -> int:
-    """Choose a colour that is far from all of these."""
+    """Choose a colour far from all of these."""
     corners = [0xFF00FF, 0x00FFFF, 0xFFFF00, 0x00FF00, 0xFFFFFF, 0x0000FF, 0xFF0000, 0x808080]
 
     def distance(color: int) -> int:
@@ -227,13 +226,13 @@ def _unused_color(colors: set[int]) -> int:
 def _check_smoothed(
     coding: Coding, counts: Sequence[MaskCounts], config: DataConfig, findings: Findings
 ) -> None:
-    """Find masks with values or colours between those of the classes, unless they are expected."""
+    """Find masks with unexpected values or colours between those of the classes."""
     lossy = [each.path for each in counts if each.kind == "jpeg"]
     if isinstance(coding, Colors) and lossy:
         findings.add(
             "lossy-mask",
-            f"{len(lossy)} masks are JPEG files, which changes colours; those up to {NEAR} beside "
-            f"one of the legend are taken for it. For example: {lossy[0]}.",
+            f"{len(lossy)} masks are JPEG files, such as {lossy[0]}. JPEG changes colours; each "
+            f"colour within {NEAR} levels of a class colour is mapped to that class.",
             lossy,
             fix="" if len(lossy) < len(counts) else None,
         )
@@ -249,7 +248,7 @@ def _check_smoothed(
         findings.add(
             "lossy-mask",
             f"{len(shares)} of {len(counts)} masks have pixels between 0 and {coding.values[1]}, "
-            f"from smoothing or JPEG; the upper half is taken for class 1. Most are in {worst}: "
+            f"from smoothing or JPEG; the upper half is class 1. Most are in {worst}: "
             f"{shares[worst]:.2%}.",
             list(shares),
             flags={"encoding": "threshold"},
@@ -259,7 +258,7 @@ def _check_smoothed(
 def _check_background(
     coding: Coding, counts: Sequence[MaskCounts], config: DataConfig, findings: Findings
 ) -> None:
-    """Find masks whose class 0 looks like the object, as where black is drawn on white."""
+    """Find masks whose class 0 looks like foreground, such as black objects on white."""
     given = config.values or config.encoding or config.classes or coding.names
     if given or not isinstance(coding, Values | Threshold) or coding.num_classes != 2:
         return
@@ -275,8 +274,8 @@ def _check_background(
         )
         findings.add(
             "which-background",
-            f"Value {ground} is class 1, and has most of the pixels and borders of the masks, as "
-            f"a background has.{more}",
+            f"Value {ground} is class 1, but looks like background: it has most of the pixels, "
+            f"also along the image borders.{more}",
             fix=None,
             severity="warning",
         )
@@ -303,9 +302,9 @@ def _count_classes(coding: Coding, counts: Sequence[MaskCounts], findings: Findi
 def _check_stray_colors(
     masks: Sequence[Source], strays: Sequence[tuple[int, float]], findings: Findings
 ) -> None:
-    """Find masks with a colour of no class; one that many masks have is meant to be none.
+    """Find masks with a colour of no class; one that many masks share is intentional.
 
-    `strays` holds for each the commonest colour that is no class's, and the share of all such.
+    `strays` holds, for each mask, the commonest such colour and the fraction of all of them.
     """
     much = [(path, *stray) for path, stray in zip(masks, strays, strict=True) if stray[1] > _STRAY]
     files = Counter(color for _, color, _ in much)
@@ -313,20 +312,20 @@ def _check_stray_colors(
         if files[color] <= max(1, _FEW_MASKS * len(masks)) and 2 * len(much) < len(masks):
             findings.add(
                 "stray-color",
-                f"{path}: {share:.2%} of its pixels are of colours that are no class's, the "
-                f"commonest is {write_color(color)}. They are ignored.",
+                f"{path}: {share:.2%} of its pixels have colours of no class, most often "
+                f"{write_color(color)}. They are ignored.",
                 [path],
                 severity="error" if share > _PHOTO else "warning",
             )
 
 
-# masks beside each other
+# class statistics
 
 
 def check_contents(contents: Contents, pairs: Sequence[Pair], findings: Findings) -> None:
-    """Find masks that are empty or ignored, and classes that hardly occur.
+    """Find masks that are empty or ignored, and rare classes.
 
-    `pairs` are those of the masks, in their order.
+    `pairs` are those of the masks, in the same order.
     """
     pixels, masks = contents.pixels, contents.masks
     total = pixels.sum(axis=1)
@@ -334,20 +333,20 @@ def check_contents(contents: Contents, pairs: Sequence[Pair], findings: Findings
     if len(shown) == 1:
         findings.add(
             "one-class",
-            f"All {len(masks)} masks show class {shown[0]} alone, so there is nothing to learn. "
+            f"All {len(masks)} masks contain only class {shown[0]}: there is nothing to learn. "
             f"Check that {masks[0]} and the others are the right files.",
             masks,
         )
         return
     for index in np.flatnonzero(total == 0):
-        message = f"{masks[index]}: every pixel is ignored, so nothing can be learnt from it."
+        message = f"{masks[index]}: every pixel is ignored, so it is no use for training."
         findings.add("ignored-mask", message, [masks[index]])
-    # where one foreground is meant, the class of most pixels may be any
+    # classes from 1 on are foreground
     foreground = pixels[:, 1:].sum(axis=1)
     empty = np.flatnonzero((total > 0) & (foreground == 0))
     if len(empty):
         few = len(empty) <= max(1, _FEW_EMPTY * len(masks))
-        more = "" if few else f" ({len(empty)} of {len(masks)} masks are, so it may be meant)"
+        more = "" if few else f" (like {len(empty)} of {len(masks)} masks, so probably intended)"
         for index in empty:
             findings.add(
                 "empty-mask",
@@ -363,14 +362,14 @@ def check_contents(contents: Contents, pairs: Sequence[Pair], findings: Findings
             holders = [masks[k] for k in np.flatnonzero(pixels[:, class_id])]
             findings.add(
                 "class-not-in-training",
-                f"Class {class_id} occurs in {len(holders)} masks, and in none of the training "
-                f"part: it cannot be learnt. For example: {holders[0]}.",
+                f"Class {class_id} occurs in {len(holders)} masks, but in none of the train split, "
+                f"so it cannot be learned. For example: {holders[0]}.",
                 holders,
             )
 
 
 def _check_rare(contents: Contents, findings: Findings) -> None:
-    """Find classes that only few masks show: values that were never meant look like that."""
+    """Find classes in very few masks, often values set by mistake."""
     coding, masks = contents.coding, contents.masks
     shows = contents.pixels > 0
     few = max(1, 0.02 * len(masks))
@@ -383,8 +382,8 @@ def _check_rare(contents: Contents, findings: Findings) -> None:
             flags = {"ignore": coding.values[class_id]} if isinstance(coding, Values) else None
             findings.add(
                 "rare-class",
-                f"Class {class_id} is in {len(holders)} of {len(masks)} masks, {count} pixels: "
-                f"{', '.join(map(str, holders[:3]))}. Is it a slip? If it is no class:",
+                f"Class {class_id} occurs in {len(holders)} of {len(masks)} masks, {count} pixels: "
+                f"{', '.join(map(str, holders[:3]))}. If it is a mistake:",
                 holders,
                 flags=flags,
             )

@@ -1,4 +1,4 @@
-"""A diagnosis as one HTML page: the findings, and images with the outlines of their masks.
+"""A diagnosis as one HTML page: the findings, and images with the contours of their masks.
 
 The layout is templates/doctor.html.
 """
@@ -57,7 +57,7 @@ def _colors(diagnosis: Diagnosis) -> ClassColors:
         return ()
     coding = diagnosis.contents.coding
     if coding.num_classes == 2:
-        return (0, 0, 0), (255, 0, 255)  # what hardly any image has
+        return (0, 0, 0), (255, 0, 255)  # magenta is rare in images
     return coding.colors if isinstance(coding, Colors) else default_colors(coding.num_classes)
 
 
@@ -74,7 +74,7 @@ def _findings(diagnosis: Diagnosis) -> list[dict[str, Any]]:
 
 
 def _images(diagnosis: Diagnosis, colors: ClassColors) -> list[dict[str, Any]]:
-    """Images with findings, then a sample of the others."""
+    """Images with findings first, then a random sample."""
     if diagnosis.contents is None:
         return []
     codes: dict[Source, list[str]] = {}
@@ -99,23 +99,23 @@ def _images(diagnosis: Diagnosis, colors: ClassColors) -> list[dict[str, Any]]:
 
 
 def _overlay(pair: Pair, coding: Coding, colors: ClassColors) -> tuple[str, tuple[int, int]]:
-    """An image with the outline of each class, as a data URL, and its size."""
+    """An image with the contour of each class, as a data URL, and its size."""
     image, ids = read_pair(pair.image, pair.mask, coding)
     size = fit_size((ids.shape[0], ids.shape[1]), (_SIDE, _SIDE))
     drawn = _visible(resize(image, size))
-    # nearest: what is between two ids is no class
+    # nearest neighbour: ids cannot be interpolated
     small = cv2.resize(ids, size[::-1], interpolation=cv2.INTER_NEAREST)
     for class_id, color in enumerate(colors):
         inside = (small == class_id).astype(np.uint8)
         if class_id == 0 or not inside.any():
             continue
-        outlines = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
-        cv2.drawContours(drawn, outlines, -1, color, 1)
+        contours = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
+        cv2.drawContours(drawn, contours, -1, color, 1)
     return data_url(drawn, "jpeg"), size
 
 
 def _visible(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Show any image in 8 bits: RGB as it is, others stretched over their own range."""
+    """Any image as 8-bit RGB; other types are stretched from their minimum to their maximum."""
     shown = np.repeat(image[..., :1], 3, axis=2) if image.shape[2] < 3 else image[..., :3]
     if shown.dtype != np.uint8:
         low, high = float(shown.min()), float(shown.max())

@@ -1,1 +1,1 @@
-"""Bytes -> arrays: images, masks and annotation files, one at a time, as they are stored."""
+"""Read single image, mask and annotation files as arrays."""

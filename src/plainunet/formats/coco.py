@@ -1,4 +1,4 @@
-"""COCO JSON files: polygons and run-length codes -> class ids."""
+"""Read class ids from COCO JSON files: polygons and run-length codes."""
 
 import gc
 import json
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
 
 from plainunet.files import require_regular
-from plainunet.formats.problems import first_five, require_bearable
+from plainunet.formats.problems import first_five, require_decodable
 from plainunet.formats.sources import CocoImage
 
 _MOST_SHARE = 0.01
-_OVER = np.ones((3, 3), np.uint8)  # what is at most 2 pixels wide has no room for it
+_OVER = np.ones((3, 3), np.uint8)  # ignores overlaps up to 2 pixels wide
 Outline = list[NDArray[Any]] | NDArray[np.int64] | bytes
 """Polygons [x, y, x, y, ...], run lengths, or compressed run lengths."""
 _Runs = NDArray[np.int64]
-"""[R, 2]: first pixel and the one after the last, counted column by column."""
+"""[R, 2]: first pixel and the one after the last, in column-major order."""
 
 
 class Labelled(NamedTuple):
-    """An object: what messages call it, its class 0..254, and its outline [pixels]."""
+    """An object: its name in messages, its class 0..254, and its outline [pixels]."""
 
     label: str
     class_id: int
@@ -36,11 +36,11 @@ class Labelled(NamedTuple):
 
 
 def read_outline(raw: Any, height: int, width: int) -> Outline:
-    """Take over what a COCO file has under `segmentation`; numbers are checked on painting."""
+    """Parse the `segmentation` of a COCO annotation; numbers are checked when painting."""
     if isinstance(raw, dict):
         if raw.get("size") != [height, width]:
             raise ValueError(
-                f"has a run-length code of the size {raw.get('size')!r}, its image has "
+                f"has a run-length code of size {raw.get('size')!r}, but its image has "
                 f"{[height, width]} (height, width)"
             )
         counts = raw.get("counts")
@@ -49,7 +49,7 @@ def read_outline(raw: Any, height: int, width: int) -> Outline:
         numbers = _numbers(counts)
         if numbers is None or numbers.dtype.kind not in "iu":
             raise ValueError(
-                "has a run-length code that is neither plain text nor a list of whole numbers"
+                "has a run-length code that is neither plain text nor a list of integers"
             )
         return numbers.astype(np.int64, copy=False)
     polygons = []
@@ -61,8 +61,7 @@ def read_outline(raw: Any, height: int, width: int) -> Outline:
             )
         if len(numbers) % 2 or len(numbers) < 6:
             raise ValueError(
-                f"has a polygon of {len(numbers)} coordinates; there must be an even number, at "
-                "least 6"
+                f"has a polygon of {len(numbers)} coordinates; it needs an even number, at least 6"
             )
         polygons.append(numbers.astype(np.float64, copy=False))
     return polygons
@@ -71,14 +70,14 @@ def read_outline(raw: Any, height: int, width: int) -> Outline:
 def paint_ids(
     objects: Sequence[Labelled], height: int, width: int, names: Sequence[str]
 ) -> NDArray[np.uint8]:
-    """Paint objects, the largest first: [H, W] uint8 class ids, 0 where there is no object."""
+    """Paint objects, the largest first: [H, W] uint8 class ids, 0 for background."""
     found = []
     for label, class_id, outline in objects:
         try:
             found.append((class_id, _find_runs(outline, height, width)))
         except ValueError as error:
             raise ValueError(
-                f"{label} {error}. Export the file again, or mend or remove this one."
+                f"{label} {error}. Export the file again, or fix or remove this one."
             ) from None
     ids = np.zeros(height * width, np.uint8)
     found.sort(key=lambda each: -int((each[1][:, 1] - each[1][:, 0]).sum()))
@@ -122,10 +121,9 @@ def _require_apart(
     }
     most = max(both, key=lambda pair: both[pair])
     raise ValueError(
-        f"{share:.1%} of its labelled pixels have two classes, at most {_MOST_SHARE:.0%} may; "
-        f"{both[most]} pixels are both '{names[most[0]]}' and '{names[most[1]]}'. Mend the "
-        "outlines so that each pixel has one class, leave one of the categories out, or save "
-        "the masks as PNG files."
+        f"{share:.1%} of its labelled pixels have two classes (maximum {_MOST_SHARE:.0%}); "
+        f"{both[most]} pixels are both '{names[most[0]]}' and '{names[most[1]]}'. Fix the "
+        "polygons, remove one of the categories, or save the masks as PNG files."
     )
 
 
@@ -134,7 +132,7 @@ def _find_runs(outline: Outline, height: int, width: int) -> _Runs:
         outline = _rasterise(outline, height, width)
     counts = _decompress(outline) if isinstance(outline, bytes) else outline
     if counts.min(initial=0) < 0 or counts.max(initial=0) > height * width:
-        raise ValueError("has a run-length code with a run below 0 or longer than the picture")
+        raise ValueError("has a run-length code with a run below 0 or longer than the image")
     total = int(counts.sum())
     if total != height * width:
         raise ValueError(
@@ -149,28 +147,28 @@ def _rasterise(polygons: list[NDArray[Any]], height: int, width: int) -> bytes:
     points = np.concatenate(polygons).reshape(-1, 2)
     low, high = points.min(axis=0), points.max(axis=0)
     reach = max(height, width)
-    # NaN is in no range
+    # also rejects NaN
     if not (low.min() >= -reach and high.max() <= 2 * reach):
         raise ValueError(
-            f"has coordinates from {low.min():g} to {high.max():g}; those of a picture of "
-            f"height {height} and width {width} are finite and in or near it"
+            f"has coordinates from {low.min():g} to {high.max():g}, far outside its image of "
+            f"height {height} and width {width}"
         )
     if (high <= 0).any() or low[0] >= width or low[1] >= height:
         raise ValueError(
-            f"lies outside of the picture: x from {low[0]:g} to {high[0]:g}, y from {low[1]:g} "
-            f"to {high[1]:g}, in a picture of height {height} and width {width}"
+            f"lies outside the image: x from {low[0]:g} to {high[0]:g}, y from {low[1]:g} "
+            f"to {high[1]:g}, in an image of height {height} and width {width}"
         )
     codes = coco_mask.frPyObjects(polygons, height, width)
     return bytes(coco_mask.merge(codes)["counts"])
 
 
 def _decompress(code: bytes) -> NDArray[np.int64]:
-    # pycocotools reads and writes past the end where a code is damaged, so it is decoded here:
-    # little-endian groups of 5 bits, bit 5 says that more follow, and from the fourth number
-    # on, each is the difference to the last but one
+    # pycocotools reads and writes out of bounds for damaged codes, so they are decoded here:
+    # little-endian groups of 5 bits, bit 5 set if more follow; from the fourth number on, each
+    # is the difference to the last but one
     groups = np.frombuffer(code, np.uint8).astype(np.int64) - 48
     if not len(groups) or groups.min() < 0 or groups.max() > 63 or groups[-1] & 32:
-        raise ValueError("has a compressed run-length code that is damaged or cut off")
+        raise ValueError("has a compressed run-length code that is damaged or truncated")
     last = np.flatnonzero(groups & 32 == 0)
     first = np.concatenate([[0], last[:-1] + 1])
     lengths = last - first + 1
@@ -206,21 +204,21 @@ class _Content(NamedTuple):
 
 
 class _NotCocoError(ValueError):
-    """It is another kind of file."""
+    """The file is not a COCO file."""
 
 
 def is_coco(file: Path) -> bool:
-    """Tell whether a file is JSON with COCO's lists; whether they are right is not checked."""
+    """Whether a file is JSON with the lists of COCO; their content is not checked."""
     return file.suffix.lower() == ".json" and not isinstance(_open(file), _NotCocoError)
 
 
 def listed_images(file: Path) -> dict[str, CocoImage]:
-    """List the images of a COCO file by their file names, in the file's order."""
+    """The images of a COCO file by file name, in the order of the file."""
     return {name: CocoImage(file, number) for name, number in _content(file).ids.items()}
 
 
 def class_names(file: Path) -> tuple[str, ...]:
-    """List the classes: "background", then the categories in the order of their ids."""
+    """The classes: "background", then the categories in the order of their ids."""
     return _content(file).names
 
 
@@ -230,13 +228,13 @@ def item_size(image: CocoImage) -> tuple[int, int]:
     if image.image_id not in sizes:
         raise ValueError(
             f"{image}: none of the {len(sizes)} images in {image.file} has the id "
-            f"{image.image_id}. Was the file changed? Pair the pictures anew."
+            f"{image.image_id}. Was the file changed? Pair the images again."
         )
     return sizes[image.image_id]
 
 
 def read_ids(image: CocoImage) -> NDArray[np.uint8]:
-    """Paint an image's outlines: [H, W] uint8, 0 background, 1..K-1 categories by their ids."""
+    """Paint the objects of an image: [H, W] uint8, 0 background, 1..K-1 categories by id."""
     height, width = item_size(image)
     content = _content(image.file)
     try:
@@ -255,22 +253,22 @@ def _content(file: Path) -> _Content:
 
 def _open(file: Path) -> _Content | ValueError:
     state = file.stat()
-    # of several threads that want a file, one parses it
+    # only one of several threads parses a file
     with _LOCK:
         return _parse(file, state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=8)
 def _parse(file: Path, size: int, changed: int) -> _Content | ValueError:
-    # looking for garbage among millions of numbers that stay would take longer than reading
-    looked_for = gc.isenabled()
+    # garbage collection among millions of live numbers takes longer than parsing
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         return _parse_coco(file)
     except ValueError as error:
         return error.with_traceback(None)
     finally:
-        if looked_for:
+        if was_enabled:
             gc.enable()
 
 
@@ -283,17 +281,17 @@ def _parse_coco(file: Path) -> _Content:
     boxes: dict[int, int] = defaultdict(int)
     for number, entry in enumerate(raw["annotations"]):
         if not isinstance(entry, dict):
-            problems.append(f"annotation number {number + 1} is no object")
+            problems.append(f"annotation number {number + 1} is not an object")
             continue
         label = f"annotation {entry['id']}" if "id" in entry else f"annotation number {number + 1}"
         image, category = _whole(entry.get("image_id")), _whole(entry.get("category_id"))
         if image is None or image not in sizes:
             problems.append(
-                f"{label} has the image_id {entry.get('image_id')!r}, which no image has"
+                f"{label} has the image_id {entry.get('image_id')!r}, but no image has it"
             )
         elif category not in classes:
             problems.append(
-                f"{label} has the category_id {entry.get('category_id')!r}, which no category has"
+                f"{label} has the category_id {entry.get('category_id')!r}, but no category has it"
             )
         elif not entry.get("segmentation"):
             boxes[image] += 1
@@ -306,21 +304,21 @@ def _parse_coco(file: Path) -> _Content:
                 content.objects[image].append(Labelled(label, classes[category], outline))
     if problems:
         raise ValueError(
-            f"{file} has {len(problems)} wrong entries: {first_five(problems)}. Export it again, "
-            "or mend or remove them."
+            f"{file} has {len(problems)} invalid entries: {first_five(problems)}. Export it again, "
+            "or fix or remove them."
         )
     if boxes:
         named = [name for name, number in ids.items() if number in boxes]
         raise ValueError(
-            f"{file}: {sum(boxes.values())} of {len(raw['annotations'])} annotations are boxes, "
-            f"not outlines: they have no segmentation, in {len(named)} of {len(ids)} images "
-            f"({first_five(named)}). Export the outlines, or remove these annotations."
+            f"{file}: {sum(boxes.values())} of {len(raw['annotations'])} annotations are boxes "
+            f"without a segmentation, in {len(named)} of {len(ids)} images ({first_five(named)}). "
+            "Export the polygons, or remove these annotations."
         )
     return content._replace(objects=dict(content.objects))
 
 
 def _read_lists(file: Path) -> dict[str, list[Any]]:
-    fix = "Name another file: --masks, or give masks as pictures."
+    fix = "Pass another file or a folder of masks with --masks."
     try:
         require_regular(file)
         data = file.read_bytes()
@@ -328,18 +326,18 @@ def _read_lists(file: Path) -> dict[str, list[Any]]:
         raise _NotCocoError(f"{file} cannot be read ({error.strerror}). {fix}") from None
     except ValueError as error:
         raise _NotCocoError(str(error)) from None
-    # files of other kinds, one for each picture perhaps, are not parsed
+    # do not parse other files, such as one per image
     missing = [key for key in _KEYS if f'"{key}"'.encode() not in data]
     try:
         raw = {} if missing and data.rstrip().endswith((b"}", b"]")) else json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _NotCocoError(
-            f"{file} is no JSON, or cut off after {len(data)} bytes ({error}). Copy it again, or "
-            "name another file: --masks."
+            f"{file} is not JSON, or truncated after {len(data)} bytes ({error}). Copy it again, "
+            "or pass another file with --masks."
         ) from None
     if not isinstance(raw, dict) or not all(isinstance(raw.get(key), list) for key in _KEYS):
         raise _NotCocoError(
-            f"{file} is no COCO file: it lacks one of the lists {', '.join(_KEYS)}. {fix}"
+            f"{file} is not a COCO file: it lacks one of the lists {', '.join(_KEYS)}. {fix}"
         )
     return raw
 
@@ -352,25 +350,25 @@ def _images(
     for number, entry in enumerate(entries):
         label = f"image number {number + 1}"
         if not isinstance(entry, dict):
-            problems.append(f"{label} is no object")
+            problems.append(f"{label} is not an object")
             continue
         name, image = entry.get("file_name"), _whole(entry.get("id"))
         height, width = _whole(entry.get("height")), _whole(entry.get("width"))
         if not isinstance(name, str) or not name:
             problems.append(f"{label} has no file_name")
         elif image is None:
-            problems.append(f"{name} has the id {entry.get('id')!r}, no whole number")
+            problems.append(f"{name} has the id {entry.get('id')!r}, which is not an integer")
         elif image in sizes:
-            problems.append(f"{name} has the id {image}, which another image has")
+            problems.append(f"{name} has the id {image} of another image")
         elif name in ids:
             problems.append(f"{name} is listed twice")
         elif height is None or width is None or height < 1 or width < 1:
             problems.append(
                 f"{name} has the height {entry.get('height')!r} and the width "
-                f"{entry.get('width')!r} instead of whole numbers above 0"
+                f"{entry.get('width')!r} instead of integers above 0"
             )
         else:
-            require_bearable(height * width, CocoImage(file, image))
+            require_decodable(height * width, CocoImage(file, image))
             ids[name], sizes[image] = image, (height, width)
     return ids, sizes
 
@@ -385,8 +383,8 @@ def _classes(
         name = entry.get("name") if isinstance(entry, dict) else None
         if number is None or number in named or not isinstance(name, str) or not name.strip():
             raise ValueError(
-                f"{file}: {str(entry)[:100]} is no category, or its id stands there twice. Each "
-                "needs an id, a whole number of its own, and a name. Mend it."
+                f"{file}: {str(entry)[:100]} is not a valid category. Each needs a unique integer "
+                "id and a name."
             )
         named[number] = name.strip()
         above.add(entry.get("supercategory") if number != 0 else None)
@@ -399,18 +397,18 @@ def _classes(
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice or len(behind) > 1:
         raise ValueError(
-            f"{file} has several categories of one name: {first_five(twice or ['background'])}. "
-            "Rename them, or join them under one id."
+            f"{file} has several categories with the same name: "
+            f"{first_five(twice or ['background'])}. Rename them, or merge them under one id."
         )
     if not 2 <= len(names) <= _MOST_CLASSES:
         raise ValueError(
-            f"{file} has {len(names)} classes with the background; there must be 2 to "
-            f"{_MOST_CLASSES}. Add or remove categories."
+            f"{file} has {len(names)} classes with the background, but needs 2 to {_MOST_CLASSES}. "
+            "Add or remove categories."
         )
     return {**{n: k for k, n in enumerate(order, 1)}, **dict.fromkeys(behind, 0)}, names
 
 
 def _whole(raw: Any) -> int | None:
-    if type(raw) is int:  # and not bool
+    if type(raw) is int:  # not bool
         return raw
     return int(raw) if isinstance(raw, float) and raw.is_integer() else None

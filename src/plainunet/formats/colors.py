@@ -1,4 +1,4 @@
-"""Masks that name classes by colour: from pixels to class ids, and the legend of the colours."""
+"""Colour-coded masks: class ids from colours, with or without a legend."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,18 +19,18 @@ from plainunet.formats.tiff import read_tiff
 
 IGNORED = 255
 NEAR = 32
-"""Largest channel difference at which a colour counts as a damaged one of the legend."""
+"""Maximum difference in each channel for mapping a colour to one of the legend."""
 
 
 class ColoredMaskError(DataError):
-    """A mask's channels differ: its colours are the classes."""
+    """A mask is colour-coded: its channels differ."""
 
 
 def colored_mask(path: Source) -> ColoredMaskError:
-    """Make the error for a coloured mask where none should be."""
+    """The error for an unexpected coloured mask."""
     return ColoredMaskError(
-        f"{path} is coloured (3 channels that differ), and which class each colour stands for is "
-        "not known. Save the class ids as a grey or palette PNG.",
+        f"{path} is coloured (3 different channels), and the class of each colour is unknown. Save "
+        "the class ids as a grey or palette PNG.",
         "colored-mask",
         [path],
     )
@@ -38,12 +38,12 @@ def colored_mask(path: Source) -> ColoredMaskError:
 
 @dataclass
 class ColorCensus:
-    """Of each colour, its pixels in a set of masks, and the first mask with it, from 1 on.
+    """The number of pixels of each colour in a set of masks, and the first mask with it, from 1.
 
-    `edge` counts those of its pixels that lie along the borders of the masks.
+    `edge` counts only pixels along the image borders.
     """
 
-    # zeros take no memory before they are written to
+    # zeros take no memory until they are written
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 24, np.int64))
     edge: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 24, np.int64))
     first: NDArray[np.int32] = field(default_factory=lambda: np.zeros(1 << 24, np.int32))
@@ -56,9 +56,9 @@ class ColorCensus:
         counts: NDArray[np.int64],
         edge: NDArray[np.int64] | None = None,
     ) -> None:
-        """Count one more mask: its colours [n] uint32, each once, and the pixels of each [n].
+        """Add a mask: its unique colours [n] uint32, and the number of pixels of each [n].
 
-        `edge` [n] are those along its borders; left out, the pixels stand for them.
+        `edge` [n] are those along the image borders; the default is `counts`.
         """
         self.paths.append(path)
         new = found[self.pixels[found] == 0]
@@ -67,52 +67,50 @@ class ColorCensus:
         self.edge[found] += counts if edge is None else edge
 
     def place(self, color: int) -> str:
-        """Say how often a colour occurs, and where first."""
+        """The number of pixels of a colour, and the first mask with it."""
         path = self.paths[self.first[color] - 1]
         return f"{self.pixels[color]} pixels, first in {path}"
 
 
 def pack(color: Sequence[int]) -> int:
-    """Turn R, G and B, 0..255, into 0xRRGGBB."""
+    """Pack R, G and B, 0..255, into 0xRRGGBB."""
     red, green, blue = color
     return red << 16 | green << 8 | blue
 
 
 def unpack(color: int) -> Color:
-    """Turn 0xRRGGBB into R, G and B, 0..255."""
+    """Unpack 0xRRGGBB into R, G and B, 0..255."""
     return color >> 16, color >> 8 & 255, color & 255
 
 
 def read_colors(path: Source) -> NDArray[np.uint32]:
     """Read the colours of a mask: [H, W] uint32, 0xRRGGBB, upright.
 
-    Of a palette picture they are the palette's, of a grey one three times the grey value. Alpha
-    is left out.
+    Palette images use the colours of their palette; grey images repeat the grey value. Alpha is
+    ignored.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a picture, damaged, cut off, deeper than 8 bits, has several
-            pages, or channels that are no colours.
+        ValueError: It is not an image, damaged, truncated, deeper than 8 bits, or has several
+            pages, or other channels than colours.
     """
     if not isinstance(path, Path | Page):
-        raise DataError(
-            f"{path} names its classes, and not by colours. Leave out --colors.", "not-a-mask"
-        )
+        raise DataError(f"{path} names its classes without colours. Remove --colors.", "not-a-mask")
     kind, data = read_encoded(path)
     if kind == "npy":
         raise DataError(
-            f"{path}: colours are not read from .npy files. Save the mask as a PNG.", "not-a-mask"
+            f"{path}: .npy masks cannot hold colours. Save the mask as a PNG.", "not-a-mask"
         )
     with decoding(path):
         if kind == "tiff":
             samples, orientation = _tiff_samples(data, path)
         else:
-            with open_still(BytesIO(data), kind, path) as (picture, orientation):
-                if picture.mode.startswith(("I", "F")) or (kind == "png" and data[24] == 16):
+            with open_still(BytesIO(data), kind, path) as (image, orientation):
+                if image.mode.startswith(("I", "F")) or (kind == "png" and data[24] == 16):
                     raise _too_deep(path)
-                # through RGBA where there is alpha, since Pillow warns of leaving it out
-                clear = "transparency" in picture.info or picture.mode.endswith(("A", "a"))
-                samples = np.asarray(picture.convert("RGBA" if clear else "RGB"))
+                # convert alpha to RGBA, since Pillow warns of dropping it
+                clear = "transparency" in image.info or image.mode.endswith(("A", "a"))
+                samples = np.asarray(image.convert("RGBA" if clear else "RGB"))
     if samples.shape[-1] < 3:
         samples = samples[..., [0, 0, 0]]
     packed = samples[..., 0].astype(np.uint32)
@@ -132,21 +130,21 @@ def _tiff_samples(data: bytes, path: ImageSource) -> tuple[NDArray[np.uint8], in
         raise _too_deep(path)
     if samples.shape[-1] not in (1, 3):
         raise DataError(
-            f"{path} has {samples.shape[-1]} channels; a colour has three.", "not-a-mask"
+            f"{path} has {samples.shape[-1]} channels; a colour-coded mask has three.", "not-a-mask"
         )
     return samples, tiff.orientation
 
 
 def _too_deep(path: ImageSource) -> ValueError:
     return DataError(
-        f"{path} holds more than 8 bits in a channel, in a set of masks that name classes by "
-        "colour. Save it as RGB in 8 bits.",
+        f"{path} has more than 8 bits per channel, in a set of colour-coded masks. Save it as "
+        "8-bit RGB.",
         "not-a-mask",
     )
 
 
 def count_runs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Cut an array into runs of one value, row by row: the value and the length of each."""
+    """Run-length encode an array in row-major order: the value and the length of each run."""
     flat = values.ravel()
     starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
     return flat[starts], np.diff(starts, append=flat.size)
@@ -155,7 +153,7 @@ def count_runs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
 def count_colors(
     path: Source,
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
-    """Count a mask's colours: [n] uint32, ascending, the pixels of each and those at borders."""
+    """Count a mask's colours: [n] uint32, ascending, the pixels of each, and at image borders."""
     colors = read_colors(path)
     values, lengths = count_runs(colors)
     found, places = np.unique(values, return_inverse=True)
@@ -167,12 +165,12 @@ def count_colors(
 def match_colors(
     found: NDArray[np.uint32], colors: Colors, ignore: int | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Give colours, [n] uint32, their classes.
+    """Map colours, [n] uint32, to classes.
 
-    A colour outside the legend is taken for the one that is within `NEAR` of it in every
-    channel, if there is exactly one: smoothing and JPEG move colours that far. `ignore` is the
-    grey value of pixels that belong to no class. Returns class ids [n] uint8, 255 where there is
-    none, and [n] bool, whether a colour was taken for one near it.
+    A colour outside the legend is mapped to the one within `NEAR` of it in every channel, if
+    there is exactly one, to allow for smoothing and JPEG. `ignore` is the grey value of ignored
+    pixels. Returns class ids [n] uint8, 255 for none, and [n] bool, whether a colour was mapped
+    to a near one.
     """
     channels = np.stack([found >> 16, found >> 8 & 255, found & 255]).astype(np.int16)
     ids = np.full(len(found), IGNORED, np.uint8)
@@ -197,7 +195,7 @@ def match_colors(
 def encode_colors(
     packed: NDArray[np.uint32], colors: Colors, ignore: int | None = None
 ) -> NDArray[np.uint8]:
-    """Turn packed colours [H, W] into class ids [H, W] uint8, 255 where ignored."""
+    """Map packed colours [H, W] to class ids [H, W] uint8, 255 for ignored pixels."""
     values, lengths = count_runs(packed)
     found, places = np.unique(values, return_inverse=True)
     ids = match_colors(found, colors, ignore)[0][places]
@@ -211,13 +209,13 @@ _MOST_LOST = 0.01
 _SAMPLE = 16
 _FILLED = 0.2
 _MOST = 0.5
-"""Background is what more of the pixels have, and more of those along the borders."""
+"""The background has a higher fraction of all pixels, and of those along image borders."""
 _FEW_CLASSES = 4
-"""From so many on, none of them most, there may be no background: land cover, streets."""
+"""From this number on, without a majority, there may be no background: land cover, streets."""
 
 
 class ColorMeaning(NamedTuple):
-    """What the colours mean: each class's colour, its pixels [K] int64, notes, and names."""
+    """The mapping of colours: the colour of each class, its pixels [K] int64, notes, and names."""
 
     colors: Colors
     pixels: NDArray[np.int64]
@@ -228,17 +226,17 @@ class ColorMeaning(NamedTuple):
 def find_meaning(
     census: ColorCensus, colors: Colors, num_classes: int | None, ignore: int | None
 ) -> ColorMeaning:
-    """Tell what the colours of a set of masks mean.
+    """Find the classes of colour-coded masks.
 
-    Without a legend, given or in a file beside the masks, at most 64 colours, each of at least
-    0.01% of the pixels and more than 8 apart in some channel, are the classes: the background's
-    first, the others sorted by red, green and blue. `colors` is empty, `num_classes` and `ignore`
-    are None where nothing is given. The notes say where the legend comes from, which share of the
-    pixels was moved to a near colour of it, and which share belongs to no class.
+    Without `colors` or a legend file, the colours found are the classes: at most 64, each with at
+    least 0.01% of the pixels and more than 8 apart in some channel; the background first, the
+    others sorted by red, green and blue. `colors` may be empty, `num_classes` and `ignore` None.
+    The notes name the origin of the legend and the fractions of pixels mapped to a near colour or
+    to no class.
 
     Raises:
-        ValueError: There is no legend and the colours are too many or too rare, the legend
-            does not fit the masks, or K is another number.
+        ValueError: There is no legend and the colours are too many or too rare, the legend does
+            not fit the masks, or K differs.
     """
     notes = []
     names: tuple[str, ...] = ()
@@ -249,8 +247,8 @@ def find_meaning(
             _require_background(census, names, colors, legend.path, ignore)
         else:
             colors, has_ground = _background_first(census, _find_colors(census, ignore))
-            ground = "the background's first, the others " if has_ground else ""
-            origin = f"found in the masks, {ground}sorted (another order: --colors)"
+            ground = "background first, the others " if has_ground else ""
+            origin = f"found in the masks, {ground}sorted (to change the order: --colors)"
         notes.append(f"note: classes by colour, {origin}: {_number(colors)}")
     _check(colors, num_classes)
     found = np.flatnonzero(census.pixels).astype(np.uint32)
@@ -261,9 +259,8 @@ def find_meaning(
     lost = int(pixels[~known].sum()) if ignore is None else 0
     if names and lossy and lost > _MOST_LOST * pixels.sum():
         raise DataError(
-            f"{_share(lost, pixels.sum())} of the mask pixels have no class's colour, since JPEG "
-            "changes colours. Save the masks as PNG; or give the colours with --colors, and these "
-            "pixels are ignored.",
+            f"{_share(lost, pixels.sum())} of the mask pixels have the colour of no class, because "
+            "JPEG changes colours. Save the masks as PNG, or pass --colors to ignore them.",
             "lossy-mask",
             lossy,
         )
@@ -271,8 +268,8 @@ def find_meaning(
     _require_fit(census, colors, found, known & ~moved)
     notes += _describe(census, found, known, moved, ignore)
     if missing := [class_id for class_id, count in enumerate(classes) if count == 0]:
-        said = ", ".join(f"{k} ({write_color(pack(colors[k]))})" for k in missing)
-        notes.append(f"note: no mask has a pixel of class {said}")
+        absent = ", ".join(f"{k} ({write_color(pack(colors[k]))})" for k in missing)
+        notes.append(f"note: no mask has pixels of class {absent}")
     return ColorMeaning(colors, classes, notes, names)
 
 
@@ -287,8 +284,8 @@ def _describe(
     total = int(pixels.sum())
     if moved.any():
         yield (
-            f"note: {_share(pixels[moved].sum(), total)} of the mask pixels are of colours up to "
-            f"{NEAR} beside one of the legend, and are taken for it"
+            f"note: {_share(pixels[moved].sum(), total)} of the mask pixels are within {NEAR} "
+            "levels of a colour of the legend, and mapped to it"
         )
     void_colors = found[~known]
     if ignore is not None:
@@ -296,14 +293,14 @@ def _describe(
     if len(void_colors):
         commonest = int(void_colors[census.pixels[void_colors].argmax()])
         yield (
-            f"note: {_share(census.pixels[void_colors].sum(), total)} of the mask pixels are of "
-            f"colours outside the legend, and are ignored; the commonest is "
-            f"{write_color(commonest)}: {census.place(commonest)}"
+            f"note: {_share(census.pixels[void_colors].sum(), total)} of the mask pixels have "
+            f"colours outside the legend and are ignored, most often {write_color(commonest)}: "
+            f"{census.place(commonest)}"
         )
 
 
 def write_color(color: int) -> str:
-    """Write a colour as --colors takes it: 0x8429F6 as 8429F6."""
+    """Format a colour for --colors: 0x8429F6 as 8429F6."""
     return f"{color:06X}"
 
 
@@ -317,30 +314,30 @@ def _find_colors(census: ColorCensus, ignore: int | None) -> Colors:
         return tuple(unpack(int(color)) for color in found)
     by_pixels = sorted(common.tolist(), key=lambda color: -int(census.pixels[color]))
     thin = _thin_colors(census)
-    apart: list[int] = []  # without those that smoothing or JPEG made of others
+    apart: list[int] = []  # without artefacts of smoothing or JPEG
     for color in by_pixels:
         near = match_colors(np.array(apart, np.uint32), (unpack(color),))[1]
         blend = color in thin and _is_between(color, apart)
         if len(apart) < _MOST_COLORS and not near.any() and not blend:
             apart.append(color)
     rare = int(found[census.pixels[found].argmin()])
-    said = (
-        f"The masks name classes by colour, and hold {len(found)} colours: too many for classes, "
-        f"too rare or too alike (up to {_MOST_COLORS} would be taken, each of at least {_RARE:.2%} "
-        f"of the pixels and more than {_ALIKE} apart in red, green or blue; {write_color(rare)} "
-        f"has {census.place(rare)})."
+    reason = (
+        f"The masks are colour-coded with {len(found)} colours: too many, too rare or too similar "
+        f"for classes (at most {_MOST_COLORS} are accepted, each with at least {_RARE:.2%} of the "
+        f"pixels and more than {_ALIKE} apart in red, green or blue; {write_color(rare)} has "
+        f"{census.place(rare)})."
     )
     file = [census.paths[census.first[rare] - 1]]
     if len(apart) < 2:
-        raise DataError(f"{said} Are they photographs? Name the masks' folder.", "not-a-mask")
+        raise DataError(f"{reason} Are they photographs? Check the folder of masks.", "not-a-mask")
     shown = ", ".join(
         f"{write_color(color)} ({_share(census.pixels[color], total)})" for color in by_pixels[:12]
     )
     classes = _write(_put_first(sorted(apart), _likely_background(census, apart)))
     raise DataError(
-        f"{said} The commonest: {shown}. Say which colours are classes, the background's first, "
-        f"such as --colors {' '.join(classes)}; others are taken for the one they are near, or "
-        "ignored. Where those are smoothed edges, masks exported without anti-aliasing keep them.",
+        f"{reason} The commonest: {shown}. Pass the colours of classes, background first, such as "
+        f"--colors {' '.join(classes)}; others are mapped to a near colour, or ignored. To avoid "
+        "smoothed edges, export the masks without anti-aliasing.",
         "stray-color",
         file,
         flags={"colors": classes},
@@ -348,7 +345,7 @@ def _find_colors(census: ColorCensus, ignore: int | None) -> Colors:
 
 
 def _thin_colors(census: ColorCensus) -> set[int]:
-    """List the colours that hardly ever fill a square of 2 x 2 pixels, in some of the masks."""
+    """The colours that rarely fill squares of 2 x 2 pixels, in a sample of the masks."""
     filled, pixels = Counter[int](), Counter[int]()
     for path in census.paths[:: -(-len(census.paths) // _SAMPLE)]:
         colors = read_colors(path)
@@ -361,7 +358,7 @@ def _thin_colors(census: ColorCensus) -> set[int]:
 
 
 def _is_between(color: int, others: Sequence[int]) -> bool:
-    """Tell whether a colour lies between two others, as those of smoothed edges do."""
+    """Whether a colour lies between two others, as in smoothed edges."""
     ends = np.array([unpack(each) for each in others], float).reshape(-1, 3)
     one, other = (ends[each] for each in np.triu_indices(len(ends), 1))
     line, point = other - one, np.array(unpack(color)) - one
@@ -378,17 +375,17 @@ def _put_first(colors: Sequence[int], first: int) -> list[int]:
 
 
 def _likely_background(census: ColorCensus, colors: Sequence[int]) -> int:
-    """The colour that class 0 is likeliest to have; the smallest where none is likely."""
+    """The most likely colour of class 0; the smallest if none is likely."""
     edge = max(colors, key=lambda color: int(census.edge[color]))
     return edge if census.edge[edge] > _MOST * census.edge.sum() else min(colors)
 
 
 def _background_first(census: ColorCensus, colors: Colors) -> tuple[Colors, bool]:
-    """Put the background's colour first, and tell whether there is any.
+    """Put the background colour first; returns whether there is one.
 
-    It is the colour of most pixels and of most along the borders, or black where it has most of
-    the borders. Four and more classes, none of which has more than half of either, have no
-    background. In between, only the user knows.
+    It has most of the pixels and of those along image borders, or is black with most along
+    borders. If of four or more classes none has more than half of either, there is no
+    background. Otherwise the user must decide.
     """
     packed = [pack(color) for color in colors]
     shares = census.pixels[packed] / max(1, census.pixels[packed].sum())
@@ -401,15 +398,15 @@ def _background_first(census: ColorCensus, colors: Colors) -> tuple[Colors, bool
     if max(shares[top], edges[edge]) <= _MOST and len(colors) >= _FEW_CLASSES:
         return colors, False
     ordered = _put_first(packed, _likely_background(census, packed))
-    said = ", ".join(
-        f"{write_color(color)} has {share:.1%} of the pixels and {at:.1%} of those along the "
+    shown = ", ".join(
+        f"{write_color(color)} has {share:.1%} of the pixels and {at:.1%} of those along image "
         "borders"
         for color, share, at in zip(packed, shares, edges, strict=True)
     )
     raise DataError(
-        "The masks name classes by colour, and which of the colours is the background is not "
-        f"clear: {said}. Give the colours with the background's first; if it is "
-        f"{write_color(ordered[0])}: --colors {' '.join(_write(ordered))}",
+        f"The masks are colour-coded, but the background is not clear: {shown}. Pass the colours, "
+        f"background first; if it is {write_color(ordered[0])}: "
+        f"--colors {' '.join(_write(ordered))}",
         "which-background",
         flags={"colors": _write(ordered)},
     )
@@ -418,26 +415,26 @@ def _background_first(census: ColorCensus, colors: Colors) -> tuple[Colors, bool
 def _require_background(
     census: ColorCensus, names: Sequence[str], colors: Colors, path: Path, ignore: int | None
 ) -> None:
-    """Ask where a legend leaves out the colour that most pixels and most borders have."""
+    """Raise if a legend lacks the colour of most pixels and of most along image borders."""
     edge = int(census.edge.argmax())
     half = _MOST * census.pixels.sum()
     is_void = ignore is not None and edge == ignore * 0x010101
     is_known = match_colors(np.array([edge], np.uint32), colors)[0][0] != IGNORED
     if is_void or is_known or census.pixels[edge] <= half or any(map(is_background, names)):
         return
-    said = _write([edge, *(pack(color) for color in colors)])
-    flags = {"colors": said, "classes": ("background", *names)}
+    listed = _write([edge, *(pack(color) for color in colors)])
+    flags = {"colors": listed, "classes": ("background", *names)}
     raise DataError(
-        f"{path} has no class of the colour {write_color(edge)}, which most of the mask pixels are "
-        f"of: {census.place(edge)}. If it is the background: --colors {' '.join(said)}; if these "
-        f"pixels belong to no class: --colors {' '.join(said[1:])}",
+        f"{path} has no class for the colour {write_color(edge)} of most mask pixels: "
+        f"{census.place(edge)}. If it is the background: --colors {' '.join(listed)}; if these "
+        f"pixels are to be ignored: --colors {' '.join(listed[1:])}",
         "which-background",
         flags=flags,
     )
 
 
 def _any_alike(found: NDArray[np.int64]) -> bool:
-    """Tell whether any two colours, [n] packed, look like one that JPEG has damaged."""
+    """Whether any two colours, [n] packed, are similar enough to be JPEG artefacts."""
     channels = np.stack([found >> 16, found >> 8 & 255, found & 255])
     apart = np.abs(channels[:, :, None] - channels[:, None]).max(axis=0)
     return bool((apart <= _ALIKE).sum() > len(found))
@@ -446,25 +443,25 @@ def _any_alike(found: NDArray[np.int64]) -> bool:
 def _check(colors: Colors, num_classes: int | None) -> None:
     listed = ", ".join(write_color(pack(color)) for color in colors)
     if any(not 0 <= channel <= 255 for color in colors for channel in color):
-        raise ValueError(f"The colours {colors}: red, green and blue are from 0 to 255.")
+        raise ValueError(f"The colours {colors} must be from 0 to 255 in red, green and blue.")
     if len(set(colors)) < len(colors):
-        raise ValueError(f"The colours {listed}: one is there twice. Name each class's once.")
+        raise ValueError(f"The colours {listed} must be unique. Pass each once.")
     if not 2 <= len(colors) <= 255:
         raise ValueError(
-            f"The masks' classes have {len(colors)} colours ({listed}); 2 to 255 classes can be "
-            "learnt. Check the masks, or name the colour of each class (--colors)."
+            f"The masks have {len(colors)} colours ({listed}), but need 2 to 255. Check the masks, "
+            "or pass the colour of each class with --colors."
         )
     if num_classes is not None and num_classes != len(colors):
         raise ValueError(
-            f"There are {num_classes} classes, but {len(colors)} colours ({listed}). Name the "
-            "colour of each class, in their order (--colors); others are ignored."
+            f"There are {num_classes} classes, but {len(colors)} colours ({listed}). Pass one "
+            "colour per class, in order, with --colors; others are ignored."
         )
 
 
 def _require_fit(
     census: ColorCensus, colors: Colors, found: NDArray[np.uint32], exact: NDArray[np.bool_]
 ) -> None:
-    """Refuse a legend for masks that do not use it, such as class ids stored in grey."""
+    """Raise if masks do not use the legend, such as class ids stored in grey."""
     is_grey = bool((found % 0x010101 == 0).all())
     needs_color = any(len(set(color)) > 1 for color in colors)
     if exact.all() or (exact.any() and not (is_grey and needs_color)):
@@ -474,9 +471,9 @@ def _require_fit(
     commonest = found[np.argsort(-census.pixels[found])[:6]]
     shown = ", ".join(write_color(int(color)) for color in commonest)
     raise DataError(
-        f"The masks do not name classes by the colours {_number(colors)}: "
-        + (f"they hold {len(found)} grey values. " if is_grey else f"they hold {shown}. ")
-        + "If they hold class ids, leave out --colors; else give the colours that they have.",
+        f"The masks do not use the colours {_number(colors)}: "
+        + (f"they have {len(found)} grey values. " if is_grey else f"they have {shown}. ")
+        + "If they hold class ids, remove --colors; else pass their colours.",
         "stray-color",
     )
 

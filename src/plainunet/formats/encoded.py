@@ -1,4 +1,4 @@
-"""Encoded image files: which codec they need, whether they are whole, orientation, `.npy`."""
+"""Encoded image files: format, completeness, EXIF orientation, and `.npy` arrays."""
 
 import errno
 import struct
@@ -23,10 +23,10 @@ from plainunet.formats.tiff import cut_slice
 from plainunet.system import is_out_of_memory
 
 
-def find_orientation(picture: Image.Image) -> int:
-    """Read EXIF orientation, 1..8; 1 where it is not known."""
+def find_orientation(image: Image.Image) -> int:
+    """Read the EXIF orientation, 1..8; 1 if unknown."""
     try:
-        value = picture.getexif().get(0x0112, 1)
+        value = image.getexif().get(0x0112, 1)
     except (OSError, SyntaxError, ValueError, TypeError, LookupError):
         return 1
     return int(value) if value in range(1, 9) else 1
@@ -35,11 +35,11 @@ def find_orientation(picture: Image.Image) -> int:
 def turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Undo the rotation or reflection of an EXIF orientation 1..8 (EXIF 2.32, tag 274).
 
-    [H, W] or [H, W, C] as stored becomes, for 5..8, [W, H, ...]; contiguous.
+    Turns [H, W] or [H, W, C] into [W, H, ...] for 5..8; contiguous.
     """
     if orientation > 4:
         image = image.swapaxes(0, 1)
-    # what is left of the eight cases is a flip along one axis, the other, or both
+    # the remaining cases flip one axis, the other, or both
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
     if orientation in (2, 3, 6, 7):
@@ -69,7 +69,7 @@ _END_OF_JPEG = b"\xff\xd9"
 
 
 def find_kind(head: bytes, path: Source) -> str:
-    """Tell a format from a file's first 16 bytes: "jpeg", "png", "gif", "bmp" and so on."""
+    """Detect the format from a file's first 16 bytes: "jpeg", "png", "gif", "bmp" and so on."""
     if not head:
         raise DataError(f"{path} is empty (0 bytes). Copy it again, or remove it.", "empty-file")
     for magic, kind in _MAGIC.items():
@@ -80,7 +80,7 @@ def find_kind(head: bytes, path: Source) -> str:
     if head[4:8] == b"ftyp" and head[8:12] in _BRANDS:
         return _BRANDS[head[8:12]]
     raise DataError(
-        f"{path} is not a picture that can be read: its content begins with {head[:8]!r}. "
+        f"{path} is not a supported image: its content begins with {head[:8]!r}. "
         "Save it as PNG, JPEG, TIFF, GIF, BMP, WebP, AVIF, JPEG 2000 or .npy, or remove it.",
         "not-a-picture",
     )
@@ -88,21 +88,21 @@ def find_kind(head: bytes, path: Source) -> str:
 
 @contextmanager
 def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
-    """Open a picture file; yields its format, as of `find_kind`, and the file at its beginning.
+    """Open an image file; yields its format, see `find_kind`, and the file at its start.
 
-    Of a slice it is a file in memory that holds this slice alone; nothing else has been read.
+    A slice is copied into a file in memory; nothing else is read.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is a folder, cannot be opened, is empty, or is no picture; or there is no
+        ValueError: It is a folder, cannot be opened, is empty or not an image; or there is no
             such slice.
     """
     if isinstance(path, Page):
         with open_encoded(path.file) as (kind, file):
             if kind != "tiff":
                 raise DataError(
-                    f"{path} names a slice, and {path.file} is no TIFF file but "
-                    f"{kind.upper()}. Name the file itself.",
+                    f"{path} names a slice, but {path.file} is {kind.upper()}, not TIFF. Name "
+                    "the file itself.",
                     "not-a-picture",
                 )
             with decoding(path.file):
@@ -117,18 +117,16 @@ def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
     except FileNotFoundError:
         if path.is_symlink():
             raise FileNotFoundError(
-                f"{path} is a link to {path.readlink()}, which does not exist. Mend or remove it."
+                f"{path} is a link to {path.readlink()}, which does not exist. Fix or remove it."
             ) from None
         raise FileNotFoundError(f"{path} does not exist. Check the path.") from None
     except IsADirectoryError:
         raise DataError(
-            f"{path} is a folder, not a picture. Rename or remove it.", "not-a-picture"
+            f"{path} is a folder, not an image. Rename or remove it.", "not-a-picture"
         ) from None
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise DataError(
-                f"{path} is a link that leads back to itself. Remove it.", "link-loop"
-            ) from None
+            raise DataError(f"{path} is a circular link. Remove it.", "link-loop") from None
         raise DataError(
             f"{path} cannot be opened ({error.strerror}). Check its permissions.",
             "not-readable",
@@ -142,14 +140,14 @@ def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
 
 
 def read_encoded(path: ImageSource) -> tuple[str, bytes]:
-    """Read a picture file without decoding it, and refuse it if it ends too early.
+    """Read an image file without decoding it; raises an error if it is truncated.
 
-    Returns the format, as of `find_kind`, and the content, of a slice as of `open_encoded`.
+    Returns the format, see `find_kind`, and the content; for slices see `open_encoded`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is a folder, cannot be opened, is empty, is no picture, or is cut off
-            (of TIFF and .npy, `read_tiff` and `read_array` find that out) or a damaged PNG.
+        ValueError: It is a folder, cannot be opened, is empty, not an image, truncated (for TIFF
+            and .npy, `read_tiff` and `read_array` check that) or a damaged PNG.
     """
     with open_encoded(path) as (kind, file):
         data = file.read()
@@ -166,18 +164,17 @@ def read_encoded(path: ImageSource) -> tuple[str, bytes]:
         whole = 8 + int.from_bytes(data[4:8], "little") <= len(data)
     if not whole:
         raise cut_off(path, len(data))
-    if kind == "png" and not _png_is_sound(data):
-        # of two decoders, one would notice
+    if kind == "png" and not _png_is_valid(data):
+        # only one of the two decoders checks it
         raise DataError(
-            f"{path} cannot be decoded, it is damaged (a checksum is wrong). Copy it again, or "
-            "remove it together with its partner.",
+            f"{path} is damaged (wrong checksum). Copy it again, or remove its pair.",
             "damaged",
         )
     return kind, data
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
-    # the headers are stepped over because a thumbnail in them has an end marker of its own
+    # skip the headers: a thumbnail in them has its own end marker
     position = 2
     while position + 4 <= len(data):
         marker = data[position + 1]
@@ -192,13 +189,13 @@ def _jpeg_is_whole(data: bytes) -> bool:
     return False
 
 
-def _png_is_sound(data: bytes) -> bool:
+def _png_is_valid(data: bytes) -> bool:
     view, position = memoryview(data), 8
     while position + 12 <= len(data):
         end = position + 8 + int.from_bytes(view[position : position + 4], "big")
         name = bytes(view[position + 4 : position + 8])
         checksum = int.from_bytes(view[end : end + 4], "big")
-        # names in capitals are of what a picture needs
+        # critical chunks have upper-case names
         if name.isupper() and zlib.crc32(view[position + 4 : end]) != checksum:
             return False
         if name == b"IEND":
@@ -208,7 +205,7 @@ def _png_is_sound(data: bytes) -> bool:
 
 
 def png_chunks(file: BinaryIO) -> set[bytes]:
-    """List the kinds of chunks in a PNG file; b"IEND" is among them if it is whole."""
+    """The types of chunks in a PNG file; includes b"IEND" if it is complete."""
     size = file.seek(0, 2)
     position = 8
     names: set[bytes] = set()
@@ -224,15 +221,15 @@ def png_chunks(file: BinaryIO) -> set[bytes]:
 
 @contextmanager
 def decoding(path: Source) -> Iterator[None]:
-    """Turn whatever a codec raises on damaged content into one error that names the file."""
+    """Convert any error of a codec into one that names the file."""
     try:
         yield
     except Image.DecompressionBombError as error:
         raise DataError(
-            f"{path} is too large to be decoded safely ({error}). Cut it into smaller pictures.",
+            f"{path} is too large to be decoded safely ({error}). Cut it into smaller images.",
             "too-large",
         ) from None
-    # damaged headers make the codecs fail in all of these ways
+    # codecs raise all of these for damaged headers
     except (
         *(OSError, SyntaxError, EOFError, ValueError, TypeError, LookupError, struct.error),
         *(ZeroDivisionError, OverflowError, MemoryError, RuntimeError, AssertionError),
@@ -240,16 +237,15 @@ def decoding(path: Source) -> Iterator[None]:
     ) as error:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         if is_out_of_memory(error):
             raise DataError(
-                f"{path} does not fit in memory ({said}). Cut it into smaller pictures, or end "
-                "what else takes memory; if it is not that large, it is damaged: copy it again.",
+                f"{path} does not fit in memory ({reason}). Cut it into smaller images, or free "
+                "memory; if the image is small, the file is damaged: copy it again.",
                 "too-large",
             ) from None
         raise DataError(
-            f"{path} cannot be decoded, it is damaged ({said}). "
-            "Copy it again, or remove it together with its partner.",
+            f"{path} is damaged ({reason}). Copy it again, or remove its pair.",
             "damaged",
         ) from None
 
@@ -266,19 +262,19 @@ def read_array(file: BinaryIO, path: Source) -> NDArray[Any]:
 
 
 def read_mask_array(file: BinaryIO, path: Source) -> NDArray[Any]:
-    """Read a .npy file that holds a mask, [H, W]."""
+    """Read a mask [H, W] from a .npy file."""
     array = read_array(file, path)
     if array.shape[2] != 1:
         raise DataError(
             f"{path} has {array.shape[2]} channels; a mask is [H, W], one class id per pixel. If "
-            "each channel stands for a class, save `np.argmax(mask, axis=-1).astype(np.uint8)`.",
+            "each channel is a class, save `np.argmax(mask, axis=-1).astype(np.uint8)`.",
             "not-a-mask",
         )
     return array[..., 0]
 
 
 def array_shape(file: BinaryIO, path: Source) -> tuple[int, int, int]:
-    """Read height, width and channels from a .npy header, and check that the file is whole."""
+    """Read height, width and channels from a .npy header; a truncated file is an error."""
     height, width, *channels = _header(file, path)[0]
     return height, width, channels[0] if channels else 1
 
@@ -286,39 +282,39 @@ def array_shape(file: BinaryIO, path: Source) -> tuple[int, int, int]:
 def _header(file: BinaryIO, path: Source) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     size = file.seek(0, 2)
     file.seek(0)
-    # the third version differs in the names of fields, which pictures do not have
+    # version 3 only adds field names, which images do not have
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     version = npy.read_magic(file)
     if version not in readers:
         raise DataError(
-            f"{path} is a .npy file of version {version[0]}.{version[1]}, which cannot be read. "
-            "Save the array with named fields taken apart: `np.save(path, array)`.",
+            f"{path} is a .npy file of version {version[0]}.{version[1]}, which is not supported. "
+            "Save a plain array without named fields: `np.save(path, array)`.",
             "damaged",
         )
     try:
         shape, is_fortran, dtype = readers[version](file)
     except TokenError:
-        raise ValueError("the header makes no sense") from None
+        raise ValueError("its header is invalid") from None
     if dtype.kind not in "buif":
         what = "Python objects" if dtype.hasobject else f"values of type {dtype}"
         raise DataError(
-            f"{path} holds {what}, not plain numbers. Save it again as numbers: "
+            f"{path} has {what}, not plain numbers. Save it again as numbers: "
             "`np.save(path, array.astype(np.uint8))`, or uint16 or float32.",
             "unusable-values",
         )
     if len(shape) not in (2, 3):
         raise DataError(
-            f"{path} has {len(shape)} axes, {_written(shape)}; a picture has [H, W] or "
-            "[H, W, C]. Save each picture as an array of its own.",
+            f"{path} has {len(shape)} axes, {_written(shape)}; an image has [H, W] or [H, W, C]. "
+            "Save each image as a separate array.",
             "odd-channels",
         )
     if min(shape) < 1:
         raise DataError(
-            f"{path} is empty, {_written(shape)}: it holds no pixels. Remove it.", "empty-file"
+            f"{path} is empty, {_written(shape)}: it has no pixels. Remove it.", "empty-file"
         )
     if len(shape) == 3 and shape[0] <= _MOST_LEADING_CHANNELS and shape[0] < min(shape[1:]):
         raise DataError(
-            f"{path} is {_written(shape)}, which looks like [C, H, W]; a picture is [H, W, C]. "
+            f"{path} is {_written(shape)}, which looks like [C, H, W]; an image is [H, W, C]. "
             "Save `np.moveaxis(array, 0, -1)`.",
             "odd-channels",
         )

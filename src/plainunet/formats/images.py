@@ -1,8 +1,8 @@
-"""Pictures on disk -> arrays.
+"""Read image files as arrays.
 
-In: JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000, HEIC and .npy files, told apart by content.
-Out: [H, W, C] arrays, upright, dtype kept. OpenCV decodes what it decodes exactly and fast; Pillow
-takes palettes, 1-bit and CMYK pictures and AVIF; tifffile takes TIFF, pillow-heif HEIC.
+Reads JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000, HEIC and .npy files, detected by content,
+as [H, W, C] arrays, upright, with their dtype. OpenCV decodes the formats it reads exactly and
+fast; Pillow palettes, 1-bit and CMYK images and AVIF; tifffile TIFF; pillow-heif HEIC.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ from plainunet.formats.encoded import (
     read_encoded,
     turn_upright,
 )
-from plainunet.formats.problems import Change, DataError, require_bearable
+from plainunet.formats.problems import Change, DataError, require_decodable
 from plainunet.formats.sources import ImageSource
 from plainunet.formats.tiff import find_missing, read_tiff, tiff_shape
 
@@ -49,13 +49,13 @@ UNREAD_SUFFIXES = frozenset(
         *(".ppm", ".pbm", ".tga", ".hdr", ".ecw", ".img"),
     }
 )
-"""Of files that hold images and are not read."""
+"""Suffixes of unsupported image formats."""
 
 
 def _open_avif(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     if not features.check("avif"):
-        raise DataError("Pillow reads no AVIF here", "not-a-picture")
-    from PIL.AvifImagePlugin import AvifImageFile  # from Pillow 11.3 on
+        raise DataError("this Pillow has no AVIF support", "not-a-picture")
+    from PIL.AvifImagePlugin import AvifImageFile  # since Pillow 11.3
 
     return AvifImageFile(file, name)
 
@@ -65,8 +65,8 @@ def _open_heic(file: BinaryIO, name: str) -> ImageFile.ImageFile:
         from pillow_heif.as_plugin import HeifImageFile  # type: ignore[import-not-found]
     except ImportError:
         raise DataError("pillow-heif is not installed", "not-a-picture") from None
-    picture: ImageFile.ImageFile = HeifImageFile(file, name)
-    return picture
+    image: ImageFile.ImageFile = HeifImageFile(file, name)
+    return image
 
 
 _OPENERS: dict[str, Callable[[BinaryIO, str], ImageFile.ImageFile]] = {
@@ -79,28 +79,28 @@ _OPENERS: dict[str, Callable[[BinaryIO, str], ImageFile.ImageFile]] = {
     "avif": _open_avif,
     "heic": _open_heic,
 }
-_MOST_STEPS = 64  # of an alpha channel
+_MOST_STEPS = 64  # maximum number of values in an alpha channel
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
 
 
 def read_image(path: ImageSource) -> NDArray[Any]:
-    """Read a picture as [H, W, C], C >= 1, upright (EXIF orientation applied), colours as RGB.
+    """Read an image as [H, W, C], C >= 1, upright (EXIF orientation applied), colours as RGB.
 
     Integers keep their dtype and range (1-bit and bool become uint8 0/255); floats become float32
-    and keep their range. Pixels that do not exist are filled, see `read_with_missing`.
+    and keep their range. Nodata pixels are filled, see `read_with_missing`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a picture, damaged, cut off, too large, infinite, partly
+        ValueError: It is not an image, damaged, truncated, too large, infinite, partly
             transparent, of 64-bit integers, or has several pages.
     """
     return read_with_missing(path)[0]
 
 
 def read_with_missing(path: ImageSource) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Read an image as `read_image` does, and which pixels [H, W] do not exist, or None for none.
+    """Read an image as `read_image` does, and its nodata pixels [H, W], or None if there are none.
 
-    These are NaN, or what a TIFF file's tag names as nodata; see `find_missing` and `fill`.
+    These are NaN, or the nodata value of a TIFF file; see `find_missing` and `fill`.
     """
     kind, data = read_encoded(path)
     missing = None
@@ -117,13 +117,13 @@ def read_with_missing(path: ImageSource) -> tuple[NDArray[Any], NDArray[np.bool_
     if alpha is not None and (alpha != _full(alpha.dtype)).any():
         if kind != "tiff" or not _is_mask(alpha):
             raise _transparent(path, kind, alpha)
-        missing = (alpha == 0) if missing is None else missing | (alpha == 0)  # as GDAL has it
+        missing = (alpha == 0) if missing is None else missing | (alpha == 0)  # as in GDAL
     if image.dtype.kind == "b":
         image = image.astype(np.uint8) * np.uint8(255)
     if image.dtype in (np.int64, np.uint64):
         raise DataError(
-            f"{path} holds {image.dtype} values, and integers are divided by the largest that "
-            "their type can hold, which would leave nothing. Save it as uint8, uint16 or float32.",
+            f"{path} has {image.dtype} values, which would vanish when divided by the maximum of "
+            "their type. Save it as uint8, uint16 or float32.",
             "unusable-values",
         )
     if missing is not None:
@@ -135,65 +135,64 @@ def read_with_missing(path: ImageSource) -> tuple[NDArray[Any], NDArray[np.bool_
 
 
 def _is_mask(alpha: NDArray[Any]) -> bool:
-    """Tell whether some pixels are wholly transparent, and the others opaque."""
+    """Whether every pixel is fully transparent or opaque, and some are opaque."""
     return bool(((alpha == 0) | (alpha == _full(alpha.dtype))).all() and alpha.any())
 
 
 def _transparent(path: ImageSource, kind: str, alpha: NDArray[Any]) -> DataError:
-    said = (
-        f"{path} is transparent in {(alpha != _full(alpha.dtype)).mean():.1%} of its pixels; "
-        "what is behind them is unknown. Save it without an alpha channel."
+    message = (
+        f"{path} is transparent in {(alpha != _full(alpha.dtype)).mean():.1%} of its pixels. "
+        "Save it without an alpha channel."
     )
     if kind != "tiff" or not isinstance(path, Path) or len(np.unique(alpha)) <= _MOST_STEPS:
-        return DataError(said, "transparent")
-    said += (
-        " Or its last band is a channel, such as infrared, which GDAL marks as alpha unless it is "
-        "told otherwise; then the file can say so:"
+        return DataError(message, "transparent")
+    message += (
+        " GDAL marks a fourth band as alpha by default; if it is a channel, such as infrared, "
+        "mark it so:"
     )
-    return DataError(said, "transparent", [path], Change("channel", (path,)))
+    return DataError(message, "transparent", [path], Change("channel", (path,)))
 
 
 def fill(image: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[Any]:
-    """Give pixels [H, W] of an image [H, W, C] the mean of each channel over the others.
+    """Set the nodata pixels [H, W] of an image [H, W, C] to the mean of the others per channel.
 
-    Whatever a file holds there, the network is to see nothing extreme, and no edge that is
-    stronger than need be. Where no pixel exists, all are 0.
+    This avoids extreme values and strong edges. If there are no other pixels, all become 0.
     """
     filled = image.copy()
-    there = image[~missing]
-    with np.errstate(over="ignore", invalid="ignore"):  # of what is infinite, `_as_finite` tells
-        filled[missing] = there.mean(axis=0, dtype=np.float64) if len(there) else 0
+    valid = image[~missing]
+    with np.errstate(over="ignore", invalid="ignore"):  # `_as_finite` reports infinite values
+        filled[missing] = valid.mean(axis=0, dtype=np.float64) if len(valid) else 0
     return filled
 
 
 def image_shape(path: ImageSource) -> tuple[int, int, int]:
-    """Read height, width and channels of what `read_image` returns, from the header alone."""
+    """The shape that `read_image` returns: height, width and channels; reads only the header."""
     height, width, channels, orientation = stored_shape(path)
     return (width, height, channels) if orientation > 4 else (height, width, channels)
 
 
 def stored_shape(path: ImageSource) -> tuple[int, int, int, int]:
-    """Read height, width and channels as stored, and EXIF orientation, 1..8; see `image_shape`."""
+    """Height, width and channels as stored, and the EXIF orientation, 1..8; see `image_shape`."""
     with open_encoded(path) as (kind, file), decoding(path):
         if kind == "tiff":
             return tiff_shape(file, path)
         if kind == "npy":
             return *array_shape(file, path), 1
         head = file.read(26)
-        with open_still(file, kind, path) as (picture, orientation):
-            channels = 1 if _is_grey(picture, head) else 3
-            return picture.height, picture.width, channels, orientation
+        with open_still(file, kind, path) as (image, orientation):
+            channels = 1 if _is_grey(image, head) else 3
+            return image.height, image.width, channels, orientation
 
 
 def image_size(path: ImageSource) -> tuple[int, int]:
-    """Read an image's height and width, upright, from the header alone."""
+    """An image's height and width, upright; reads only the header."""
     return image_shape(path)[:2]
 
 
 def to_unit(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Divide integers by their dtype's maximum; leave floats, which must be finite, as they are.
+    """Divide integers by the maximum of their dtype; floats must be finite and keep their range.
 
-    The result is float32; unsigned integers land in [0, 1].
+    Returns float32; unsigned integers map to [0, 1].
     """
     if image.dtype.kind in "ui":
         unit: NDArray[np.float32] = np.divide(
@@ -206,18 +205,18 @@ def to_unit(image: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
-    """Bring a picture [H, W, C] to the channels that a network takes; a grey one is shown as RGB.
+    """Match an image [H, W, C] to the network's input channels; grey becomes RGB.
 
     Raises:
-        ValueError: Any other conversion: it would lose or invent something.
+        ValueError: Any other conversion.
     """
     if image.shape[2] == channels:
         return image
     if image.shape[2] == 1 and channels == 3:
         return np.repeat(image, 3, axis=2)
     raise DataError(
-        f"the picture has {image.shape[2]} channels, {channels} are needed. "
-        "Save it with as many, like the pictures that the model is trained on.",
+        f"the image has {image.shape[2]} channels, but the model needs {channels}. Save it with "
+        "the channels of the training images.",
         "odd-channels",
     )
 
@@ -226,52 +225,52 @@ def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
 def open_still(
     file: BinaryIO, kind: str, path: ImageSource
 ) -> Iterator[tuple[ImageFile.ImageFile, int]]:
-    """Open an image that Pillow reads, with its EXIF orientation; refuse animations."""
+    """Open an image with Pillow and read its EXIF orientation; animations are an error."""
     has_exif = kind != "png" or b"eXIf" in png_chunks(file)
     file.seek(0)
-    # Image.open would warn of large pictures, and warnings are filtered for all threads at once
+    # Image.open warns of large images, and warning filters affect all threads
     try:
         opened = _OPENERS[kind](file, "")
     except DataError as error:
         install = " Or install it: pip install 'plainunet[heic]'." if kind == "heic" else ""
         raise DataError(
-            f"{path} is {kind.upper()}, which is not read: {error}. Save it as PNG or JPEG."
+            f"{path} is {kind.upper()}, which cannot be read: {error}. Save it as PNG or JPEG."
             f"{install}",
             error.code,
             [path],
         ) from None
-    with opened as picture:
-        require_bearable(picture.width * picture.height, path)
-        # a JPEG with several frames is a photograph with previews: the first one is meant
-        frames = int(getattr(picture, "n_frames", 1))
-        if frames > 1 and picture.format not in ("JPEG", "MPO"):
+    with opened as image:
+        require_decodable(image.width * image.height, path)
+        # further frames of a JPEG are previews
+        frames = int(getattr(image, "n_frames", 1))
+        if frames > 1 and image.format not in ("JPEG", "MPO"):
             raise DataError(
-                f"{path} is an animation of {frames} frames; one picture per file can be read. "
-                "Save each frame as a file of its own.",
+                f"{path} is an animation of {frames} frames; a file must have one image. Save each "
+                "frame as a separate file.",
                 "several-frames",
             )
-        yield picture, find_orientation(picture) if has_exif else 1
+        yield image, find_orientation(image) if has_exif else 1
 
 
 _Decoded = tuple[NDArray[Any], NDArray[Any] | None, int]
 
 
 def _decode(kind: str, data: bytes, path: ImageSource) -> _Decoded:
-    with open_still(BytesIO(data), kind, path) as (picture, orientation):
+    with open_still(BytesIO(data), kind, path) as (opened, orientation):
         deep = kind == "png" and data[24] == 16
-        see_through = "transparency" in picture.info and not deep
+        is_transparent = "transparency" in opened.info and not deep
         if (
             kind in ("gif", "avif", "heic")
-            or see_through
-            or picture.mode not in ("L", "LA", "RGB", "RGBA", "I;16")
+            or is_transparent
+            or opened.mode not in ("L", "LA", "RGB", "RGBA", "I;16")
         ):
-            return *_decode_pillow(picture, _is_grey(picture, data)), orientation
-        grey = _is_grey(picture, data)
-    # the orientation is applied to all formats in one place, not by the codec
+            return *_decode_pillow(opened, _is_grey(opened, data)), orientation
+        grey = _is_grey(opened, data)
+    # the orientation is applied in one place for all formats, not by the codec
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
-        raise ValueError("its content makes no sense")
+        raise ValueError("its content cannot be decoded")
     if image.ndim == 2:
         return image[..., None], None, orientation
     alpha = image[..., 3] if image.shape[-1] == 4 else None
@@ -279,20 +278,20 @@ def _decode(kind: str, data: bytes, path: ImageSource) -> _Decoded:
     return image, alpha, orientation
 
 
-def _is_grey(picture: Image.Image, head: bytes) -> bool:
-    # Pillow calls 16-bit grey PNGs with alpha RGBA; the header's colour type is 0 or 4
-    if picture.format == "PNG":
+def _is_grey(image: Image.Image, head: bytes) -> bool:
+    # Pillow opens 16-bit grey PNGs with alpha as RGBA; their colour type is 0 or 4
+    if image.format == "PNG":
         return head[25] in (0, 4)
-    # of two GIFs that look grey, Pillow calls only one so: it depends on the palette's order
-    return picture.format != "GIF" and picture.mode in _GREY_MODES
+    # for GIF, the mode depends on the order of the palette
+    return image.format != "GIF" and image.mode in _GREY_MODES
 
 
-def _decode_pillow(picture: Image.Image, grey: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    if "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA"):
-        samples = np.asarray(picture.convert("RGBA"))
+def _decode_pillow(image: Image.Image, grey: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
+        samples = np.asarray(image.convert("RGBA"))
         return samples[..., : 1 if grey else 3], samples[..., 3]
-    samples = np.asarray(picture.convert("L" if grey else "RGB"))
-    return samples.reshape(picture.height, picture.width, -1), None
+    samples = np.asarray(image.convert("L" if grey else "RGB"))
+    return samples.reshape(image.height, image.width, -1), None
 
 
 def _full(dtype: np.dtype[Any]) -> float:
@@ -302,16 +301,15 @@ def _full(dtype: np.dtype[Any]) -> float:
 def _as_finite(image: NDArray[Any], prefix: str) -> NDArray[np.float32]:
     if image.dtype.kind != "f":
         raise DataError(
-            f"{prefix}{image.dtype} is not a kind of number that pictures have. "
-            "Save integers or floats.",
+            f"{prefix}{image.dtype} is not supported. Save integers or floats.",
             "unusable-values",
         )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+    with np.errstate(over="ignore"):  # overflow becomes infinite
         image = image.astype(np.float32)
     bad = int((~np.isfinite(image)).sum())
     if bad:
         raise DataError(
-            f"{prefix}{bad} of {image.size} values are infinite or not a number. "
+            f"{prefix}{bad} of {image.size} values are infinite or NaN. "
             "Replace them before training or predicting.",
             "not-finite",
         )

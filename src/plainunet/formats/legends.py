@@ -1,4 +1,4 @@
-"""The file beside masks that names classes, and says which colour or value stands for each."""
+"""Legends: files next to masks with the name and the colour or value of each class."""
 
 import csv
 import json
@@ -31,31 +31,31 @@ VOID_NAMES = {"ignore", "void"}
 
 
 class Legend(NamedTuple):
-    """A legend file and what it says: the names, the background's first, and colours or values."""
+    """A legend file: class names, background first, and their colours or values."""
 
     path: Path
     names: tuple[str, ...]
     colors: Colors = ()
     values: tuple[int, ...] = ()
     by_place: bool = False
-    """Whether the values are but the places of the names in a list."""
+    """Whether the values are the positions of the names in a list."""
     ignore: int | None = None
-    """The value that it says is to be ignored."""
+    """The ignore index, if the file has one."""
 
     @property
     def stored(self) -> tuple[int, ...]:
-        """The value of each class, which grey colours are too; () where colours are not grey."""
+        """The value of each class, also from grey colours; () if colours are not grey."""
         is_grey = all(len(set(color)) == 1 for color in self.colors)
         return self.values or (tuple(color[0] for color in self.colors) if is_grey else ())
 
     def without(self, ignore: int | None) -> "Legend":
-        """Leave out the class whose value or grey is to be ignored."""
+        """The legend without the ignored class, given by its value or grey level."""
         stored: Sequence[object] = self.colors or self.values
         ignored = (ignore,) * 3 if self.colors else ignore
         return self.take([k for k in range(len(self.names)) if stored[k] != ignored])
 
     def take(self, places: Sequence[int]) -> "Legend":
-        """Take some classes, in this order."""
+        """A legend of some classes, in this order."""
         return self._replace(
             names=tuple(self.names[k] for k in places),
             colors=tuple(self.colors[k] for k in places if self.colors),
@@ -64,20 +64,20 @@ class Legend(NamedTuple):
 
 
 def is_legend(name: str) -> bool:
-    """Tell whether a file is named like a legend."""
+    """Whether a file has the name of a legend."""
     return bool(_FILES.fullmatch(name))
 
 
 def is_background(name: str) -> bool:
-    """Tell whether a class is named background: `background`, `_background_`, `BG`."""
+    """Whether a class name means background: `background`, `_background_`, `BG`."""
     return name.strip(" _").casefold() in ("background", "bg")
 
 
 def find_legend(masks: Sequence[Source], fits: Callable[[Legend], bool]) -> Legend | None:
-    """Look for a legend that fits in the folder that holds all masks, above it, or in each folder.
+    """Find a matching legend in the common folder of all masks, above it, or in each mask folder.
 
     Raises:
-        ValueError: A legend is damaged, or folders have legends that differ.
+        ValueError: A legend is invalid, or folders have different legends.
     """
     parents = {files_of(mask)[0].absolute().parent for mask in masks}
     common = Path(commonpath(parents))
@@ -97,32 +97,31 @@ def find_legend(masks: Sequence[Source], fits: Callable[[Legend], bool]) -> Lege
 
 
 def _of_all(others: Sequence[Path], fits: Callable[[Legend], bool]) -> Legend | None:
-    """Look for a legend in each of many folders; all have to agree."""
+    """Find a legend in each of many folders; all must agree."""
     found: Legend | None = None
     for folder in others if len(others) <= _MOST_FOLDERS else ():
-        # one that names too few classes for all masks still tells whether all number them alike
+        # a legend with too few classes for all masks still shows whether numbering is consistent
         legend = next((each for each in _legends_in(folder) if each.by_place or fits(each)), None)
         found = _agreeing(found, legend) if found and legend else found or legend
     return found if found and fits(found) else None
 
 
 def _agreeing(one: Legend, other: Legend) -> Legend:
-    """Take the longer of two legends that say the same of what both name."""
+    """The longer of two legends, which must agree on common classes."""
     short, long = sorted((one, other), key=lambda legend: len(legend.names))
-    said = [set(zip(each.names, each.colors or each.values, strict=True)) for each in (short, long)]
-    if said[0] <= said[1]:
+    maps = [set(zip(each.names, each.colors or each.values, strict=True)) for each in (short, long)]
+    if maps[0] <= maps[1]:
         return long
     raise DataError(
-        f"{one.path} and {other.path} say different things of the classes "
-        f"({', '.join(one.names)}; {', '.join(other.names)}), so a value or colour of the masks "
-        "means another class in each folder. Number the classes of all masks alike; with labelme, "
-        "its labelme2voc.py does, by one list of labels for all.",
+        f"{one.path} and {other.path} list different classes ({', '.join(one.names)}; "
+        f"{', '.join(other.names)}), so a value or colour has another meaning in each folder. Use "
+        "one class list for all masks; for labelme, run labelme2voc.py with one list of labels.",
         "legends-differ",
     )
 
 
 def _renumbered(masks: Sequence[Source]) -> Change | None:
-    """Number the classes alike in folders that hold a mask and the list of its names each."""
+    """The change that numbers classes by one list, if each folder has one mask and its list."""
     found = {mask: list(_legends_in(mask.parent)) for mask in masks if isinstance(mask, Path)}
     lists = [legends[0] for legends in found.values() if len(legends) == 1 and legends[0].by_place]
     files = tuple(each.path for each in lists)
@@ -145,10 +144,10 @@ def _legends_in(folder: Path) -> Iterator[Legend]:
 
 
 def read_legend(path: Path) -> Legend | None:
-    """Read a legend; None if the file is none.
+    """Read a legend; None if the file is not one.
 
-    It is a table name, r, g, b or name, value; lines of a name and a colour; names alone, in the
-    order of the class ids (.txt); or nnU-Net's dataset.json.
+    Reads tables with the columns name, r, g, b or name, value; lines of a name and a colour;
+    names in the order of class ids (.txt); and nnU-Net's dataset.json.
     """
     require_regular(path)
     text = path.read_text(encoding="utf-8-sig", errors="replace")
@@ -164,7 +163,7 @@ def read_legend(path: Path) -> Legend | None:
             return _made(path, [tuple(row.get(key, "").strip() for key in keys) for row in rows])
     found = [_split(line) for line in lines]
     if any(found):
-        return _made(path, found if found[0] else found[1:])  # after a line of headings
+        return _made(path, found if found[0] else found[1:])  # after a header
     names = [line for line in lines if line != "__ignore__"]
     is_list = len(set(names)) == len(names) > 1 and all(map(_NAME.fullmatch, names))
     if path.suffix.lower() != ".txt" or not is_list:
@@ -176,9 +175,9 @@ def _made(path: Path, found: Sequence[tuple[str, ...]]) -> Legend:
     for number, entry in enumerate(found, start=1):
         if not entry or not all(part.isdecimal() and int(part) < 256 for part in entry[1:]):
             raise DataError(
-                f"{path}: entry {number} is not a name and a colour of three numbers from 0 to "
-                "255, or a value. Correct it, or give the colours or values themselves "
-                "(train --colors, --values).",
+                f"{path}: entry {number} must be a name with a colour (three numbers from 0 to "
+                "255) or a value. Correct it, or pass the colours or values with --colors or "
+                "--values.",
                 "unclear",
                 [path],
             )
@@ -191,8 +190,8 @@ def _made(path: Path, found: Sequence[tuple[str, ...]]) -> Legend:
 
 def _read_json(path: Path, text: str) -> Legend | None:
     try:
-        said = json.loads(text)["labels"]
-        pairs = [(k, v) if isinstance(v, int) else (v, int(k)) for k, v in said.items()]
+        labels = json.loads(text)["labels"]
+        pairs = [(k, v) if isinstance(v, int) else (v, int(k)) for k, v in labels.items()]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     pairs = [each for each in pairs if isinstance(each[0], str) and each[1] >= 0]
@@ -206,7 +205,7 @@ def _read_json(path: Path, text: str) -> Legend | None:
 
 
 def _in_order(legend: Legend) -> Legend:
-    """Put the class that is named background first; the others keep their order."""
+    """Put the background class first; the others keep their order."""
     return legend.take(
         sorted(range(len(legend.names)), key=lambda k: not is_background(legend.names[k]))
     )

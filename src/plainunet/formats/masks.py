@@ -1,4 +1,4 @@
-"""A mask on disk -> the numbers in it, from one file or from one file per class."""
+"""Read the stored values of masks, from one file or from one file per class."""
 
 import struct
 import zlib
@@ -37,33 +37,33 @@ from plainunet.formats.sources import (
 from plainunet.formats.tiff import find_missing, read_tiff, rewrite_tiff, tiff_marks
 
 THRESHOLD = 128
-"""Of smoothed masks in black and white, values from here on are class 1."""
+"""In smoothed black and white masks, values from here on are class 1."""
 VOID = 65535
-"""What -1 becomes, which files of signed numbers give to pixels of no class."""
+"""Replaces -1, the label of void pixels in signed files."""
 _MOST_CLASSES = 254
 _DARK, _BRIGHT = 32, 224
 
 
 def read_class_files(path: ClassFiles, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.uint8]:
-    """Read class ids [H, W] uint8 from one file for each class.
+    """Read class ids [H, W] uint8 from one file per class.
 
-    A class is where its file is not 0; where an 8-bit file has more than two values, its edges
-    are smoothed, and the class is where it is at least 128. 0 is where there is no class; where one
-    is named background, that is 0, the others count from 1, and 255 is where there is none.
+    Non-zero pixels of a file belong to its class; if an 8-bit file has more than two values, its
+    edges are smoothed, and pixels from 128 on belong to it. Other pixels are 0; if a class is
+    named background, it is 0, and pixels of no class are 255.
     """
     names, files = class_file_names(path.classes), path.files
     ids: NDArray[np.uint8] | None = None
     first, overlap, example = Path(), 0, ("", "")
     for class_id, name in enumerate(names):
-        if name not in files or not _is_there(files[name]):
+        if name not in files or not _exists(files[name]):
             continue
         inside = _foreground(files[name], read)
         if ids is None:
             ids, first = np.full(inside.shape, IGNORED, np.uint8), files[name]
         if inside.shape != ids.shape:
             raise _sizes_differ(first, ids.shape, files[name], inside.shape)
-        there = ids[inside]
-        others = there[there != IGNORED]
+        taken = ids[inside]
+        others = taken[taken != IGNORED]
         if others.size and not overlap:
             example = names[int(np.bincount(others).argmax())], name
         overlap += others.size
@@ -73,10 +73,9 @@ def read_class_files(path: ClassFiles, read: Callable[[Path], NDArray[Any]]) -> 
     if overlap:
         labelled = np.count_nonzero(ids != IGNORED)
         raise DataError(
-            f"{path}: {overlap} pixels ({overlap / ids.size:.2%} of the picture, "
-            f"{overlap / labelled:.2%} of what is labelled) belong to two classes, such as "
-            f"'{example[0]}' and '{example[1]}'; each pixel has one. Set them to 0 in the file "
-            "of one of the two.",
+            f"{path}: {overlap} pixels ({overlap / ids.size:.2%} of the image, "
+            f"{overlap / labelled:.2%} of the labelled pixels) have two classes, such as "
+            f"'{example[0]}' and '{example[1]}'. Set them to 0 in one of the two files.",
             "overlapping-classes",
         )
     if names[0] not in files:
@@ -85,7 +84,7 @@ def read_class_files(path: ClassFiles, read: Callable[[Path], NDArray[Any]]) -> 
 
 
 def read_object_files(path: ObjectFiles, read: Callable[[Path], NDArray[Any]]) -> NDArray[Any]:
-    """Join several masks of one image: [H, W], their largest value at each pixel."""
+    """Merge several masks of one image: [H, W], the maximum value of each pixel."""
     first, *others = path.files
     joined = _one_class(first, read)
     for file in others:
@@ -99,43 +98,43 @@ def read_object_files(path: ObjectFiles, read: Callable[[Path], NDArray[Any]]) -
 def common_size(
     path: ClassFiles | ObjectFiles, size_of: Callable[[Path], tuple[int, int]]
 ) -> tuple[int, int]:
-    """Read the height and width that all files of a mask have."""
+    """Read the common height and width of a mask's files."""
     if isinstance(path, ObjectFiles):
-        there = path.files
+        files = path.files
     else:
         class_file_names(path.classes)
-        there = [file for file in path.files.values() if _is_there(file)]
-        if not there:
+        files = [file for file in path.files.values() if _exists(file)]
+        if not files:
             raise _none_exists(path)
-    sizes = [size_of(file) for file in there]
-    for file, size in zip(there, sizes, strict=True):
+    sizes = [size_of(file) for file in files]
+    for file, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
-            raise _sizes_differ(there[0], sizes[0], file, size)
+            raise _sizes_differ(files[0], sizes[0], file, size)
     return sizes[0]
 
 
 def class_file_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """List the classes in the order of their ids: the background first, added if not named."""
+    """The classes in the order of their ids: the background first, added if missing."""
     if not names:
         return ()
     grounds = [name for name in names if is_background(name)]
     classes = [name for name in names if name not in grounds]
     if not all(name.strip() for name in names) or len(grounds) > 1 or not classes:
         raise ValueError(
-            f"The classes {{{','.join(names)}}} need a name each, and at most one is the "
-            "background. Name them like this: masks/{road,car}/7.png."
+            f"The classes {{{','.join(names)}}} must have names, at most one of them background. "
+            "Name them like this: masks/{road,car}/7.png."
         )
     if len(classes) > _MOST_CLASSES:
         raise ValueError(
-            f"There are {len(classes)} classes in braces; at most {_MOST_CLASSES} can be told "
-            "apart. Join some of them."
+            f"There are {len(classes)} classes in braces; the maximum is {_MOST_CLASSES}. Merge "
+            "some of them."
         )
     return (*(grounds or ["background"]), *classes)
 
 
-def _is_there(file: Path) -> bool:
+def _exists(file: Path) -> bool:
     try:
-        file.lstat()  # a link that leads nowhere is an error, not a class that is not shown
+        file.lstat()  # a broken link is an error, not an absent class
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
@@ -146,7 +145,7 @@ def _is_there(file: Path) -> bool:
 def _none_exists(path: ClassFiles) -> FileNotFoundError:
     return FileNotFoundError(
         f"{path}: none of the {len(path.classes)} files for {', '.join(path.classes)} exists. "
-        "Add the file of at least one class, or remove the picture."
+        "Add the file of at least one class, or remove the image."
     )
 
 
@@ -154,8 +153,8 @@ def _sizes_differ(
     first: Path, size: tuple[int, ...], other: Path, other_size: tuple[int, ...]
 ) -> ValueError:
     return DataError(
-        f"{other} is {other_size[1]}x{other_size[0]} pixels, {first} is {size[1]}x{size[0]}. Make "
-        "all masks of an image as large as it is.",
+        f"{other} is {other_size[1]}x{other_size[0]} pixels, {first} is {size[1]}x{size[0]}. All "
+        "masks of an image must have its size.",
         "size-mismatch",
     )
 
@@ -165,8 +164,8 @@ def _one_class(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[Any]
         return read(file)
     except ColoredMaskError:
         raise DataError(
-            f"{file} is coloured, but is to show one class only: 0 outside of it, another value "
-            "inside. Save it as a grey PNG.",
+            f"{file} is coloured, but should hold one class: 0 outside, another value inside. Save "
+            "it as a grey PNG.",
             "not-a-mask",
         ) from None
 
@@ -180,30 +179,29 @@ def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.
     if len(found) == 1 or (len(found) == 2 and found[0] == 0):
         return np.asarray(values > 0)
     smoothed = counts[_BRIGHT:].sum() > counts[_DARK:_BRIGHT].sum()
-    # of 0, 1 and 255, the last may be pixels that are to be ignored
+    # with 0, 1 and 255, the last may be the ignore index
     if not smoothed or len(found) == 2 or found == [0, 1, 255]:
         raise DataError(
-            f"{file} holds {len(found)} values from {found[0]} to {found[-1]}, but is to show one "
-            "class only: 0 outside of it, another value inside. Save it with two values.",
+            f"{file} has {len(found)} values from {found[0]} to {found[-1]}, but should hold one "
+            "class: 0 outside, another value inside. Save it with two values.",
             "stray-value",
         )
     return np.asarray(values >= THRESHOLD)
 
 
 def read_mask(path: Source) -> NDArray[Any]:
-    """Read the values of a mask as they are stored, [H, W] uint8 or uint16, upright.
+    """Read the values of a mask as stored, [H, W] uint8 or uint16, upright.
 
-    They are indices of a palette, 0/1 of a 1-bit picture, or grey values; of a grey picture stored
-    as RGB(A), the one value that all colours share; of numbers in one channel alone, these.
-    Floats from 0 to 1 become 0 to 255. Of an item or of a file for each class: 0 where
-    there is no class, else its number from 1. Where a TIFF file says that 0 is white, they are the
-    stored numbers all the same, but for 1 bit; -1, NaN and a nodata value that is no whole number
-    from 0 to 65535 become `VOID`.
+    They are palette indices, 0/1 of a 1-bit image, or grey values, also if grey is stored as
+    RGB(A) or in one channel alone. Floats from 0 to 1 become 0 to 255. For annotation files and
+    for one file per class: 0 for no class, else class numbers from 1. If 0 is white in a TIFF
+    file, values stay as stored, except for 1 bit; -1, NaN and a nodata value that is not an
+    integer from 0 to 65535 become `VOID`.
 
     Raises:
         FileNotFoundError: There is no such file.
         ColoredMaskError: Its colours differ.
-        ValueError: It is not a picture, damaged, cut off, has several pages, or its classes
+        ValueError: It is not an image, damaged, truncated, has several pages, or its classes
             overlap.
     """
     if isinstance(path, CocoImage):
@@ -220,7 +218,7 @@ def read_mask(path: Source) -> NDArray[Any]:
 
 
 def _read_without_void(path: Path) -> NDArray[Any]:
-    """Read one of several masks of an image: what is void shows no class, and is 0."""
+    """Read one of several masks of an image; void pixels are 0."""
     mask = _read_file(path)
     if mask.dtype == np.uint16 and mask.max() == VOID:
         traits = mask_traits(path)
@@ -238,13 +236,13 @@ def _read_file(path: ImageSource) -> NDArray[Any]:
             missing = tiff.missing
             samples, orientation = tiff.samples, tiff.orientation
             if tiff.is_inverted and samples.dtype != np.bool_:
-                samples = np.invert(samples)  # labels are the numbers that are stored
+                samples = np.invert(samples)  # labels are the stored values
         elif kind == "npy":
             samples, orientation = read_mask_array(BytesIO(data), path), 1
             missing = find_missing(samples[..., None])
         else:
-            with open_still(BytesIO(data), kind, path) as (picture, orientation):
-                samples = _stored_values(picture, path)
+            with open_still(BytesIO(data), kind, path) as (image, orientation):
+                samples = _stored_values(image, path)
     if missing is not None:
         missing = missing.reshape(missing.shape + (1,) * (samples.ndim - 2))
         is_odd = missing & ~((samples >= 0) & (samples < VOID))  # or NaN
@@ -253,43 +251,42 @@ def _read_file(path: ImageSource) -> NDArray[Any]:
     if mask.dtype.kind in "fi" and mask.min() == -1:
         mask = np.where(mask == -1, VOID, mask.astype(np.float64))
     if mask.dtype.kind == "f" and 0 <= mask.min() < 1 and ((mask > 0) & (mask < 1)).any():
-        mask = np.rint(mask * 255) if mask.max() <= 1 else mask  # soft, from 0 to 1
+        mask = np.rint(mask * 255) if mask.max() <= 1 else mask  # a soft mask
     if mask.dtype.kind in "fi" and mask.min() >= 0 and (mask == np.rint(mask)).all():
         mask = mask.astype(np.uint16) if mask.max() < 65536 else mask
     if mask.dtype in (np.uint32, np.uint64) and mask.max() < 65536:
         mask = mask.astype(np.uint16)
     if mask.dtype not in (np.bool_, np.uint8, np.uint16):
         raise DataError(
-            f"{path} holds {mask.dtype} values from {mask.min()} to {mask.max()}; a mask holds "
-            "whole numbers from 0 to 65535. Save it as an 8-bit or 16-bit PNG.",
+            f"{path} has {mask.dtype} values from {mask.min()} to {mask.max()}; a mask has "
+            "integers from 0 to 65535. Save it as an 8-bit or 16-bit PNG.",
             "not-a-mask",
         )
     return turn_upright(mask.astype(np.uint8) if mask.dtype == np.bool_ else mask, orientation)
 
 
 def _void_of(nodata: float) -> int:
-    """The value of a mask's pixels that do not exist, once it is read."""
+    """The value of nodata pixels in a mask after reading."""
     return int(nodata) if nodata in range(VOID) else VOID
 
 
 class Traits(NamedTuple):
-    """What a mask's file says beside its values."""
+    """Properties of a mask file other than its values."""
 
     palette: tuple[int, ...] = ()
-    """The colour of each value from 0 on, 0xRRGGBB, where it has a palette or is black and white
-    in one bit."""
+    """The colour of each value from 0 on, 0xRRGGBB, for palette and 1-bit images."""
     is_inverted: bool = False
-    """Whether it says that 0 is white."""
+    """Whether 0 is white."""
     is_signed: bool = False
-    """Whether its numbers may be below 0."""
+    """Whether its type allows values below 0."""
     hides: bool = False
-    """Whether pixels of one colour differ in how opaque they are."""
+    """Whether pixels of the same colour differ in opacity."""
     nodata: int | None = None
-    """The value that it names as nodata, as it is read."""
+    """The nodata value, after reading."""
 
 
 def mask_traits(path: Source) -> Traits:
-    """Read what a mask's file says beside its values, from its header unless it has alpha."""
+    """Read the properties of a mask file, from its header unless it has alpha."""
     if not isinstance(path, Path | Page):
         return Traits()
     with open_encoded(path) as (kind, file), decoding(path):
@@ -298,19 +295,19 @@ def mask_traits(path: Source) -> Traits:
         if kind == "npy":
             dtype = read_array(file, path).dtype
             return Traits(is_signed=dtype.kind in "fi")
-        with open_still(file, kind, path) as (picture, _):
-            if picture.mode == "1":
+        with open_still(file, kind, path) as (image, _):
+            if image.mode == "1":
                 return Traits((0, 0xFFFFFF))
-            if picture.mode == "L" and kind == "gif":
+            if image.mode == "L" and kind == "gif":
                 return Traits(tuple(range(0, 1 << 24, 0x010101)))
-            if picture.mode == "P" and picture.palette is not None:
-                order = picture.palette.rawmode or "RGB"
-                table = np.frombuffer(bytes(picture.palette.palette), np.uint8)
+            if image.mode == "P" and image.palette is not None:
+                order = image.palette.rawmode or "RGB"
+                table = np.frombuffer(bytes(image.palette.palette), np.uint8)
                 table = table[: len(table) // len(order) * len(order)].reshape(-1, len(order))
                 red, green, blue = (table[:, order.index(c)].astype(int) for c in "RGB")
                 return Traits(tuple((red << 16 | green << 8 | blue).tolist()))
-            if picture.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
-                return Traits(hides=_hides(np.asarray(picture.convert("RGBA"))))
+            if image.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
+                return Traits(hides=_hides(np.asarray(image.convert("RGBA"))))
     return Traits()
 
 
@@ -331,23 +328,23 @@ def _tiff_traits(file: BinaryIO, path: ImageSource) -> Traits:
 
 
 def _hides(samples: NDArray[Any]) -> bool:
-    """Tell whether pixels of one colour, [H, W, C + 1] with alpha, differ in alpha alone."""
+    """Whether pixels of the same colour, [H, W, C + 1] with alpha, differ in alpha."""
     alpha = samples[..., -1]
     if alpha.min() == alpha.max() or samples.dtype.kind != "u" or samples.shape[-1] > 4:
         return False
     flat = samples.reshape(-1, samples.shape[-1])
-    runs = flat[np.append((flat[1:] != flat[:-1]).any(axis=1), True)]  # far fewer than pixels
+    runs = flat[np.append((flat[1:] != flat[:-1]).any(axis=1), True)]  # far fewer than the pixels
     packed = np.zeros(len(runs), np.uint64)
     for channel in range(runs.shape[1]):
         packed = packed << np.uint64(16) | runs[:, channel]
     packed.sort()
     colors = packed >> np.uint64(16)
-    # one colour twice in a row, with another alpha
+    # the same colour twice in a row, with different alpha
     return bool(((colors[1:] == colors[:-1]) & (packed[1:] != packed[:-1])).any())
 
 
 def mask_size(path: Source) -> tuple[int, int]:
-    """Read a mask's height and width, upright, and check that its files are whole."""
+    """Read a mask's height and width, upright; truncated files are an error."""
     if isinstance(path, CocoImage):
         return coco.item_size(path)
     if isinstance(path, RleImage):
@@ -365,7 +362,7 @@ def _file_size(path: ImageSource) -> tuple[int, int]:
 
 
 def stored_names(path: Source) -> tuple[str, ...]:
-    """List the classes that a mask's source names, in the order of their ids, or ()."""
+    """The class names in a mask's source, in the order of their ids, or ()."""
     if isinstance(path, CocoImage):
         return coco.class_names(path.file)
     if isinstance(path, RleImage):
@@ -375,16 +372,16 @@ def stored_names(path: Source) -> tuple[str, ...]:
     return class_file_names(path.classes) if isinstance(path, ClassFiles) else ()
 
 
-def _stored_values(picture: ImageFile.ImageFile, path: ImageSource) -> NDArray[Any]:
-    raw_mode = str(picture.tile[0].args) if picture.format == "PNG" else ""
-    if picture.mode != "I;16" and "16" in raw_mode:
+def _stored_values(image: ImageFile.ImageFile, path: ImageSource) -> NDArray[Any]:
+    raw_mode = str(image.tile[0].args) if image.format == "PNG" else ""
+    if image.mode != "I;16" and "16" in raw_mode:
         raise DataError(
-            f"{path} is coloured in 16 bits. Save the class ids as a grey PNG.", "not-a-mask"
+            f"{path} has 16-bit colours. Save the class ids as a grey PNG.", "not-a-mask"
         )
-    # grey PNGs of 2 and 4 bits are spread over 0..255 on reading, where ids get lost
-    spread = {"L;2": 85, "L;4": 17}.get(raw_mode, 1)
-    samples = np.asarray(picture)
-    return samples // samples.dtype.type(spread) if spread > 1 else samples
+    # Pillow scales 2-bit and 4-bit grey PNGs to 0..255; undo that to restore the ids
+    scale = {"L;2": 85, "L;4": 17}.get(raw_mode, 1)
+    samples = np.asarray(image)
+    return samples // samples.dtype.type(scale) if scale > 1 else samples
 
 
 def _one_channel(samples: NDArray[Any], path: ImageSource) -> NDArray[Any]:
@@ -397,13 +394,13 @@ def _one_channel(samples: NDArray[Any], path: ImageSource) -> NDArray[Any]:
     if samples.shape[-1] == 3 and samples.dtype == np.uint8 and used.sum() == 1:
         numbers: NDArray[Any] = samples[..., int(used.argmax())]
         found = np.flatnonzero(np.bincount(numbers.ravel()))
-        if found[-1] < _DARK or 2 * len(found) > found[-1]:  # these are hardly colours
+        if found[-1] < _DARK or 2 * len(found) > found[-1]:  # unlikely to be colours
             return numbers
     if samples.shape[-1] not in (1, 3) or (samples != first[..., None]).any():
         if samples.shape[-1] == 3:
             raise colored_mask(path)
         raise DataError(
-            f"{path} has {samples.shape[-1]} channels that differ; a mask has one. Save the class "
+            f"{path} has {samples.shape[-1]} different channels; a mask has one. Save the class "
             "ids as a grey or palette PNG.",
             "not-a-mask",
             [path],
@@ -412,20 +409,20 @@ def _one_channel(samples: NDArray[Any], path: ImageSource) -> NDArray[Any]:
 
 
 def rewrite_mask(path: Path, how: Callable[[NDArray[Any]], NDArray[Any]]) -> bytes:
-    """Write a mask's file with other values, and all else as it is: format, palette, bits, tags.
+    """Encode a mask file with new values, keeping its format, palette, bit depth and tags.
 
     Args:
         path: The file: PNG, GIF, BMP, TIFF or .npy.
-        how: Makes the new values of those that are stored, [H, W] or [H, W, C].
+        how: Maps the stored values, [H, W] or [H, W, C], to new ones.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is of another format, or would not keep these values, or the rest.
+        ValueError: Its format is not supported, or the change would not be lossless.
     """
     kind, data = read_encoded(path)
     try:
         if mask_orientation(path) != 1:
-            raise ValueError("it is turned by its own EXIF orientation")
+            raise ValueError("it has an EXIF orientation")
         if kind == "tiff":
             return rewrite_tiff(data, path, how)
         if kind == "npy":
@@ -442,10 +439,10 @@ def rewrite_mask(path: Path, how: Callable[[NDArray[Any]], NDArray[Any]]) -> byt
             raise ValueError(f"{kind.upper()} may change values")
         after = _open_stored(written, kind, path)
         if after.marks != before.marks or not np.array_equal(after.values, values):
-            raise ValueError("its format does not hold these values")
+            raise ValueError("its format cannot hold these values")
     except ValueError as error:
         raise DataError(
-            f"{path} cannot be changed without loss: {error}. Change it where it was made.",
+            f"{path} cannot be changed without loss: {error}. Change it with its own program.",
             "not-a-mask",
             [path],
         ) from None
@@ -453,26 +450,26 @@ def rewrite_mask(path: Path, how: Callable[[NDArray[Any]], NDArray[Any]]) -> byt
 
 
 def mask_orientation(path: Path) -> int:
-    """Read the EXIF orientation of a mask's file, 1..8."""
+    """Read the EXIF orientation of a mask file, 1..8."""
     return stored_shape(path)[3]
 
 
 class _Stored(NamedTuple):
     values: NDArray[Any]
-    marks: list[Any]  # mode, palette and how pixels are packed
+    marks: list[Any]  # mode, palette, transparency and packing
 
 
 def _open_stored(data: bytes, kind: str, path: Path) -> _Stored:
-    with open_still(BytesIO(data), kind, path) as (picture, _):
-        packed = picture.tile[0].args if kind == "bmp" else ""
+    with open_still(BytesIO(data), kind, path) as (image, _):
+        packed = image.tile[0].args if kind == "bmp" else ""
         raw = packed[0] if isinstance(packed, tuple) else packed
-        values = _stored_values(picture, path)
-        shown = picture.info.get("transparency")
-        return _Stored(values, [picture.mode, picture.getpalette(), shown, raw])
+        values = _stored_values(image, path)
+        shown = image.info.get("transparency")
+        return _Stored(values, [image.mode, image.getpalette(), shown, raw])
 
 
 def _write_png(data: bytes, values: NDArray[Any]) -> bytes:
-    """Replace the pixels of a PNG file, chunk by chunk, as Pillow writes no grey of 2 or 4 bits."""
+    """Replace the pixels of a PNG file by chunks, as Pillow cannot write 2-bit and 4-bit grey."""
     height, width = values.shape[:2]
     bits = data[24]
     rows = values.reshape(height, -1)
@@ -481,7 +478,7 @@ def _write_png(data: bytes, values: NDArray[Any]) -> bytes:
         rows = np.packbits(rows.reshape(height, -1).astype(np.uint8), axis=1)
     elif bits == 16:
         rows = np.ascontiguousarray(rows, ">u2").view(np.uint8)
-    lines = np.pad(rows.astype(np.uint8), ((0, 0), (1, 0)))  # each begins with its filter: none
+    lines = np.pad(rows.astype(np.uint8), ((0, 0), (1, 0)))  # each starts with its filter: none
     written, at = data[:8], 8
     while at < len(data):
         (length,) = struct.unpack_from(">I", data, at)
@@ -490,7 +487,7 @@ def _write_png(data: bytes, values: NDArray[Any]) -> bytes:
         if name == b"IHDR":
             body = struct.pack(">II", width, height) + body[8:12] + b"\0"  # not interlaced
         elif name == b"IDAT":
-            if not lines.size:  # they are all in the first one
+            if not lines.size:  # all pixels are in the first one
                 continue
             body, lines = zlib.compress(lines.tobytes()), lines[:0]
         check = zlib.crc32(name + body)
@@ -498,34 +495,34 @@ def _write_png(data: bytes, values: NDArray[Any]) -> bytes:
         if name == b"IEND":
             break
         if name == b"PLTE" and values.max() >= length // 3:
-            raise ValueError("its palette is shorter")
+            raise ValueError("its palette is too short")
     return written
 
 
 def _write_by_pillow(data: bytes, kind: str, values: NDArray[Any]) -> bytes:
     file = BytesIO()
-    with Image.open(BytesIO(data)) as picture:
+    with Image.open(BytesIO(data)) as image:
         changed = Image.fromarray(values)
-        if picture.mode == "P":
-            changed.putpalette(picture.getpalette() or [])
-        kept = {key: picture.info[key] for key in ("transparency",) if key in picture.info}
+        if image.mode == "P":
+            changed.putpalette(image.getpalette() or [])
+        kept = {key: image.info[key] for key in ("transparency",) if key in image.info}
         changed.save(file, kind, optimize=False, **kept)
     return file.getvalue()
 
 
 def flatten_mask(path: Path, color: int) -> bytes:
-    """Lay a PNG mask on a colour, 0xRRGGBB, which pixels less than half opaque get; as RGB.
+    """Convert a PNG mask to RGB; pixels less than half opaque get a colour, 0xRRGGBB.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is of another format.
+        ValueError: It has another format.
     """
     kind, data = read_encoded(path)
     if kind != "png" or mask_orientation(path) != 1:
-        raise DataError(f"{path} is no upright PNG. Save it as RGB.", "transparent", [path])
-    with decoding(path), open_still(BytesIO(data), kind, path) as (picture, _):
-        _stored_values(picture, path)  # refuses what has more than 8 bits
-        samples = np.array(picture.convert("RGBA"))
+        raise DataError(f"{path} is not an upright PNG. Save it as RGB.", "transparent", [path])
+    with decoding(path), open_still(BytesIO(data), kind, path) as (image, _):
+        _stored_values(image, path)  # rejects more than 8 bits
+        samples = np.array(image.convert("RGBA"))
     flat = samples[..., :3]
     flat[samples[..., 3] < THRESHOLD] = [color >> 16, color >> 8 & 255, color & 255]
     file = BytesIO()

@@ -1,4 +1,4 @@
-"""Errors with a code, which name the files at fault; raised, or told to whoever collects them."""
+"""Data errors with a code, the files concerned and a fix."""
 
 import os
 import re
@@ -14,20 +14,20 @@ from plainunet.formats.sources import Source
 
 @dataclass(frozen=True)
 class Change:
-    """A change of files that fixes a mistake, for `plainunet.doctor.fix` to carry out.
+    """A change to files that fixes an error, applied by `plainunet.doctor.fix`.
 
-    What `how` holds depends on `kind`; the last six are of the pixels of masks:
+    The content of `how` depends on `kind`; the last six change the pixels of masks:
 
-    - rename: the new path of the one file or folder
-    - exchange: nothing; each of two files gets the other's content
-    - unlink: nothing; of links, not of what they lead to
-    - channel: nothing; the last band of a TIFF image becomes a channel, and is no alpha any more
-    - values: pairs of an old value and a new one
-    - renumber: of masks and the lists of names beside them: the names; of each mask, its pairs
-    - turn: 2..8, as of `turn_upright`
-    - move: pixels to the right, and down; borders are repeated
-    - resize: width and height [pixels]; no new values come up
-    - flatten: the colour, 0xRRGGBB, of pixels less than half opaque
+    - rename: the new path of one file or folder
+    - exchange: empty; swaps the contents of two files
+    - unlink: empty; removes links, not their targets
+    - channel: empty; marks the last band of a TIFF image as a channel instead of alpha
+    - values: pairs of an old and a new value
+    - renumber: the class names, then pairs of values for each mask; for masks with class lists
+    - turn: an orientation 2..8, see `turn_upright`
+    - move: pixels to the right and down; border pixels are repeated
+    - resize: width and height [pixels]; nearest neighbour
+    - flatten: the colour, 0xRRGGBB, for pixels less than half opaque
     """
 
     kind: Literal[
@@ -47,15 +47,15 @@ class Change:
 
 
 class DataError(ValueError):
-    """A mistake in the data that a user can fix.
+    """An error in the data that a user can fix.
 
     Attributes:
-        code: What kind of mistake, one of `plainunet.doctor.findings.CODES`.
-        files: The files at fault.
-        fix: What fixes it: a change of files, or a command, or "".
+        code: The kind of error, one of `plainunet.doctor.findings.CODES`.
+        files: The files concerned.
+        fix: The fix: a change to files, a command, or "".
         flags: Flags of `plainunet check` that fix it, such as {"ignore": 7}.
-        choices: Where only the user can tell, what each answer means, and its flags.
-        parts: Where it is many mistakes of one kind, each of them; else itself alone.
+        choices: If the user must decide: the meaning of each answer, and its flags.
+        parts: The single errors of a combined one; else only itself.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class DataError(ValueError):
         flags: Mapping[str, Any] | None = None,
         choices: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Describe the mistake; `parts` are the single mistakes where it is many."""
+        """Create the error; `parts` are the single errors of a combined one."""
         super().__init__(message, code, files, fix, parts, flags, choices)
         self.code = code
         self.files = tuple(files)
@@ -83,7 +83,7 @@ class DataError(ValueError):
 
 
 def as_problem(error: Exception, *files: Source) -> DataError:
-    """Give an error that came up while files were read a code and their names."""
+    """Convert an error raised while reading files to a `DataError` that names them."""
     if isinstance(error, DataError):
         if error.files:
             return error
@@ -94,9 +94,9 @@ def as_problem(error: Exception, *files: Source) -> DataError:
 
 
 def command(*words: object) -> str:
-    """Write a command as bash, zsh and cmd take it, except for names that only a POSIX shell can.
+    """Quote a command for bash, zsh and cmd.
 
-    Such are names that are not UTF-8, and of signs that mean something within double quotes.
+    Names that are not UTF-8, or have characters special in double quotes, need a POSIX shell.
     """
     return " ".join(_quote(str(word)) for word in words)
 
@@ -116,31 +116,30 @@ def _quote(word: str) -> str:
 
 
 def first_five(paths: Sequence[object]) -> str:
-    """Name up to five of some files, and how many more there are."""
+    """List up to five items, and the number of others."""
     more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
     return ", ".join(str(path) for path in paths[:5]) + more
 
 
 MOST_PIXELS = 178_956_970
-"""Beyond this Pillow refuses to decode a file, and so does `require_bearable`."""
+"""Maximum number of pixels, as in Pillow; see `require_decodable`."""
 
 
-def require_bearable(pixels: int, path: Source, channels: int = 1) -> None:
-    """Refuse an image that is larger than its small file suggests; four channels count as one."""
+def require_decodable(pixels: int, path: Source, channels: int = 1) -> None:
+    """Reject images that may exhaust memory; up to four channels are free."""
     if pixels * max(1, channels / 4) > MOST_PIXELS:
         of = f" of {channels} channels" if channels > 4 else ""
         raise DataError(
-            f"{path} is too large to be decoded safely: {pixels} pixels{of}, at most "
-            f"{MOST_PIXELS} of up to four are read from a compressed file. Cut it into smaller "
-            "images.",
+            f"{path} is too large to be decoded safely: {pixels} pixels{of}; the limit is "
+            f"{MOST_PIXELS} with up to four channels. Cut it into smaller images.",
             "too-large",
         )
 
 
 def cut_off(path: Source, size: int) -> ValueError:
-    """Make the error for a file that ends too early."""
+    """The error for a truncated file."""
     return DataError(
-        f"{path} is cut off: the picture is not complete after {size} bytes. "
-        "Copy it again, or remove it together with its partner.",
+        f"{path} is cut off: the image is not complete after {size} bytes. "
+        "Copy it again, or remove its pair.",
         "cut-off",
     )

@@ -1,4 +1,4 @@
-"""CSV lists of run-length codes, as Kaggle has them -> class ids."""
+"""Read class ids from CSV lists of run-length codes, as used on Kaggle."""
 
 import csv
 import re
@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.files import require_regular
-from plainunet.formats.problems import DataError, require_bearable
+from plainunet.formats.problems import DataError, require_decodable
 from plainunet.formats.sources import RleImage
 from plainunet.system import shorten
 
-# compared in small letters, without "_" and the like; the first in this order is taken
-_PICTURE = ("imageid", "image", "img", "imgid", "imagename", "filename", "file", "name", "id")
-_PICTURE_AND_CLASS = ("imageidclassid", "imagelabel", "imageclass")
+# column names in lower case without punctuation, by priority
+_IMAGE = ("imageid", "image", "img", "imgid", "imagename", "filename", "file", "name", "id")
+_IMAGE_AND_CLASS = ("imageidclassid", "imagelabel", "imageclass")
 _SURE_CODE = ("encodedpixels", "rlemask", "maskrle", "rle")
 _CODE = (*_SURE_CODE, "segmentation", "encoding", "annotation", "mask", "pixels")
 _CLASS = ("classid", "class", "classname", "categoryid", "category", "celltype", "label")
@@ -30,7 +30,7 @@ _NOTHING = ("", "-1", "nan", "none", "null")
 
 
 class Row(NamedTuple):
-    """A line: its number from 1, its class ("" if none is told), and "start length start ..."."""
+    """A line: its number from 1, its class or "", and its code "start length start ..."."""
 
     line: int
     class_name: str
@@ -38,24 +38,24 @@ class Row(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    picture: int
+    image: int
     code: int
     class_name: int | None
-    both: bool  # the class stands behind the picture's name
+    both: bool  # the class follows the image name
     fields: int
-    sure: bool  # the header alone tells that these are run-length codes
+    sure: bool  # the header alone proves that these are run-length codes
 
 
 @dataclass
 class Codes:
-    """The lines of each image by its name; the classes sorted, none without such a column."""
+    """The lines of each image name, and the sorted classes, empty without such a column."""
 
     rows: dict[str, list[Row]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
 
 
 def is_rle(file: Path) -> bool:
-    """Tell from a file's first lines whether it lists run-length codes."""
+    """Whether a file lists run-length codes, by its first lines."""
     if file.suffix.lower() != ".csv":
         return False
     with _open(file) as text:
@@ -74,19 +74,19 @@ def is_rle(file: Path) -> bool:
 
 
 def read_codes(file: Path) -> Codes:
-    """Read a list of run-length codes; it is kept until the file changes."""
+    """Read a list of run-length codes; cached until the file changes."""
     try:
         state = file.stat()
     except OSError:
         with _open(file):
             raise
-    with _LOCK:  # or each of several threads would parse the file
+    with _LOCK:  # only one of several threads parses the file
         return _parse(file, state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
 def _parse(file: Path, size: int, _changed: int) -> Codes:
-    # a code may be longer than what a field may hold; a C long has 32 bits on Windows
+    # codes may exceed the default field size; a C long has 32 bits on Windows
     usual = csv.field_size_limit()
     csv.field_size_limit(max(usual, min(size, 2**31 - 1)))
     try:
@@ -97,12 +97,12 @@ def _parse(file: Path, size: int, _changed: int) -> Codes:
                 _add_rows(codes, reader, file)
             except UnicodeDecodeError:
                 raise ValueError(
-                    f"{file}, line {_first_bad_line(file)}: this is not UTF-8. Save the list as "
+                    f"{file}, line {_first_bad_line(file)}: not UTF-8. Save the list as "
                     "'CSV UTF-8'."
                 ) from None
             except csv.Error as error:
                 raise ValueError(
-                    f"{file}, line {reader.line_num}: this is not CSV ({error}). Mend the line."
+                    f"{file}, line {reader.line_num}: invalid CSV ({error}). Fix the line."
                 ) from None
     finally:
         csv.field_size_limit(usual)
@@ -114,45 +114,45 @@ def _add_rows(codes: Codes, reader: Any, file: Path) -> None:
     columns = _find_columns(header)
     if columns is None:
         raise ValueError(
-            f"{file}: the header is '{shorten(','.join(header))}'; a list of run-length codes has "
-            "a column for the picture and one for the code. Name them ImageId,EncodedPixels, with "
-            "commas between the fields of every line."
+            f"{file}: the header is '{shorten(','.join(header))}', but a list of run-length codes "
+            "needs the columns ImageId,EncodedPixels, separated by commas."
         )
     classes: set[str] = set()
     for line, row in _lines(reader):
         where = f"{file}, line {line}"
         if len(row) != columns.fields:
             raise ValueError(
-                f"{where}: fields with commas between: {len(row)}, in the header {columns.fields}. "
-                "Mend it."
+                f"{where}: {len(row)} comma-separated fields, but {columns.fields} in the header. "
+                "Fix the line."
             )
-        name, code = row[columns.picture].strip(), row[columns.code].strip()
+        name, code = row[columns.image].strip(), row[columns.code].strip()
         code = "" if code.lower() in _NOTHING else code
         class_name = "" if columns.class_name is None else row[columns.class_name].strip()
         if columns.both:
             name, _, class_name = name.rpartition("_")
         if not name or name.lower() == "nan":
-            raise ValueError(f"{where}: there is no picture's name. Add it, or remove the line.")
+            raise ValueError(f"{where}: the image name is missing. Add it, or remove the line.")
         if "//" in name or "/." in name:
-            # as paths are written
+            # normalise paths
             name = re.sub(r"/(?:\.?/)+", "/", name)
         has_classes = columns.both or columns.class_name is not None
         if has_classes and class_name.lower() not in _NOTHING:
             class_name = re.sub(r"(\d)\.0+$", r"\1", class_name)
             classes.add(class_name)
         elif has_classes and code:
-            raise ValueError(f"{where}: there is a code, but no class. Add the class.")
+            raise ValueError(f"{where}: the class is missing. Add it.")
         if class_name.lower() == "background":
             raise ValueError(
-                f"{where}: 'background' is what lies in no run. Remove the lines of this class."
+                f"{where}: 'background' is implied by pixels in no run. Remove the lines of this "
+                "class."
             )
         codes.rows.setdefault(name, []).append(Row(line, class_name, code))
     if not codes.rows:
-        raise ValueError(f"{file} lists no pictures. Copy it again, or name another one.")
+        raise ValueError(f"{file} lists no images. Copy it again, or pass another file.")
     if len(classes) > _MOST_CLASSES:
         raise ValueError(
-            f"{file} names {len(classes)} classes; at most {_MOST_CLASSES} can be told apart. "
-            "Join some of them."
+            f"{file} names {len(classes)} classes; the maximum is {_MOST_CLASSES}. Merge some of "
+            "them."
         )
     codes.classes = tuple(sorted(classes, key=_by_number))
 
@@ -174,13 +174,13 @@ def _find_columns(header: list[str]) -> _Columns | None:
     def at(known: tuple[str, ...]) -> int | None:
         return next((names.index(name) for name in known if name in names), None)
 
-    both = at(_PICTURE_AND_CLASS)
-    picture, code = at(_PICTURE) if both is None else both, at(_CODE)
-    if picture is None or code is None:
+    both = at(_IMAGE_AND_CLASS)
+    image, code = at(_IMAGE) if both is None else both, at(_CODE)
+    if image is None or code is None:
         return None
     sure = names[code] in _SURE_CODE
     class_name = at(_CLASS) if both is None else None
-    return _Columns(picture, code, class_name, both is not None, len(header), sure)
+    return _Columns(image, code, class_name, both is not None, len(header), sure)
 
 
 def _first_bad_line(file: Path) -> int:
@@ -203,19 +203,19 @@ def _open(file: Path) -> TextIO:
         raise FileNotFoundError(f"{file} does not exist. Check the path.") from None
     except OSError as error:
         raise ValueError(
-            f"{file} cannot be opened ({error.strerror}). Check what it is, and its permissions."
+            f"{file} cannot be opened ({error.strerror}). Check its type and permissions."
         ) from None
 
 
 ORDERS = ("rows", "columns")
 _SAMPLE = 20
 _CLEAR = 1.7
-_ASK = {"Row by row, as Carvana": {"rle": "rows"}, "By columns, as most others": {"rle": "columns"}}
+_ASK = {"By rows, as in Carvana": {"rle": "rows"}, "By columns, as most others": {"rle": "columns"}}
 _FEW = 4
 
 
 def listed_names(file: Path) -> list[str]:
-    """List the images of a list of run-length codes, once each, in the file's order."""
+    """The names of the images in a list of run-length codes, in the order of the file."""
     return list(read_codes(file).rows)
 
 
@@ -225,36 +225,37 @@ def listed_images(
     order: str | None,
     on_note: Callable[[str], None] | None = None,
 ) -> dict[str, RleImage]:
-    """Read a list of run-length codes: each picture's masks by its listed name.
+    """Read a list of run-length codes: the masks of each image by its listed name.
 
-    The codes do not say whether they count row by row or column by column. Of pictures that are
-    not square, the right reading gives masks whose neighbouring lines are alike, and the wrong
-    one tears them apart. `order` is "rows", "columns" or None, where it is to be found;
-    `sizes` are height and width of each picture [pixels], by its listed name.
+    Codes do not specify row-major or column-major order. For images that are not square, the
+    right order gives masks with similar neighbouring lines. `order` is "rows", "columns" or None
+    to infer it; `sizes` are the height and width of each image [pixels], by its listed name.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no such list, has a wrong line or not the picture, a code does not
-            fit the picture's size, or the order cannot be told.
+        ValueError: It is not such a list, has an invalid line, does not list an image, a code does
+            not fit the image size, or the order is not clear.
     """
     if order not in (*ORDERS, None):
-        raise ValueError(f"The order of run-length codes is '{order}'. Say --rle rows or columns.")
+        raise ValueError(
+            f"The order of run-length codes is '{order}'. Pass --rle rows or --rle columns."
+        )
     codes = read_codes(file)
     for name in sizes:
         if name not in codes.rows:
-            raise ValueError(f"{file} lists no picture '{name}'. Add a line for it.")
+            raise ValueError(f"{file} does not list the image '{name}'. Add a line for it.")
     if order is None:
         order = _find_order(file, codes, sizes)
         if on_note is not None:
             on_note(
-                f"The run-length codes in {file} count {order[:-1]} by {order[:-1]}, as the "
-                "pictures' sizes show."
+                f"The run-length codes in {file} are ordered by {order}, inferred from the image "
+                "sizes."
             )
     return {name: RleImage(file, name, *size, order) for name, size in sizes.items()}
 
 
 def read_ids(image: RleImage) -> NDArray[np.uint8]:
-    """Read an image's class ids: [H, W] uint8, 0 outside of all runs, classes from 1."""
+    """Read an image's class ids: [H, W] uint8, 0 outside all runs, classes from 1."""
     height, width = image.height, image.width
     if image.order == "empty":
         return np.zeros((height, width), np.uint8)
@@ -273,8 +274,8 @@ def read_ids(image: RleImage) -> NDArray[np.uint8]:
     if overlap:
         raise ValueError(
             f"{image}: {overlap} pixels ({overlap / np.count_nonzero(ids):.2%} of those labelled) "
-            f"belong to two of the classes {', '.join(names)}; each pixel has one. Take the runs "
-            f"of one of the classes out of {image.file} where they overlap."
+            f"have two of the classes {', '.join(names)}. Remove the overlapping runs of one class "
+            f"from {image.file}."
         )
     if image.order == "rows":
         return ids.reshape(height, width)
@@ -282,14 +283,14 @@ def read_ids(image: RleImage) -> NDArray[np.uint8]:
 
 
 def item_size(image: RleImage) -> tuple[int, int]:
-    """An image's height and width; its codes are checked against them."""
+    """An image's height and width, after checking its codes against them."""
     for row in () if image.order == "empty" else _find_rows(image)[1]:
         _runs(image.file, row, image.height * image.width)
     return image.height, image.width
 
 
 def class_names(file: Path) -> tuple[str, ...]:
-    """List the classes: "background", then the others, sorted; none without their column."""
+    """The classes: "background", then the others, sorted; empty without a class column."""
     classes = read_codes(file).classes
     return ("background", *classes) if classes else ()
 
@@ -297,16 +298,16 @@ def class_names(file: Path) -> tuple[str, ...]:
 def _find_rows(image: RleImage) -> tuple[Codes, list[Row]]:
     pixels = image.height * image.width
     if not pixels:
-        raise ValueError(f"{image}: it has no pixels. Name it by the size of its picture.")
+        raise ValueError(f"{image}: it has no pixels. Give the size of its image.")
     codes = read_codes(image.file)
-    # a path is written with "\" on Windows
+    # Windows paths have backslashes
     name = image.image if image.image in codes.rows else image.image.replace("\\", "/")
     if name not in codes.rows:
         raise ValueError(
-            f"{image}: {image.file} lists no picture '{image.image}'. Add a line for it, or name "
-            f"one of its {len(codes.rows)}."
+            f"{image}: {image.file} does not list the image '{image.image}'. Add a line for it, or "
+            f"use one of its {len(codes.rows)} images."
         )
-    require_bearable(pixels, image)
+    require_decodable(pixels, image)
     return codes, codes.rows[name]
 
 
@@ -318,8 +319,8 @@ def _runs(file: Path, row: Row, pixels: int) -> NDArray[np.int64]:
         numbers = np.empty(1, np.int64)
     if numbers.size % 2:
         raise ValueError(
-            f"{where}: the code '{shorten(row.code)}' is not made of pairs of whole numbers. Write "
-            "the start and the length of each run, with spaces between."
+            f"{where}: the code '{shorten(row.code)}' must be pairs of integers, the start and the "
+            "length of each run, separated by spaces."
         )
     starts, lengths = numbers.reshape(-1, 2).T
     last = pixels - np.minimum(lengths, pixels) + 1
@@ -327,17 +328,17 @@ def _runs(file: Path, row: Row, pixels: int) -> NDArray[np.int64]:
     if wrong.size:
         start, length = int(starts[wrong[0]]), int(lengths[wrong[0]])
         raise ValueError(
-            f"{where}: a run of {length} pixels from pixel {start} on does not lie within the "
-            f"{pixels} pixels of the picture, counted from 1. Mend the line, or see that the "
-            "picture has the size that it was labelled at."
+            f"{where}: a run of {length} pixels from pixel {start} (counted from 1) does not fit "
+            f"in the {pixels} pixels of the image. Fix the line, or use the image at the size at "
+            "which it was labelled."
         )
     back = np.flatnonzero(starts[1:] < starts[:-1])
     if back.size:
         first, then = starts[back[0] : back[0] + 2].tolist()
         raise ValueError(
-            f"{where}: the run from pixel {then} on stands behind the one from {first} on, so the "
-            "starts may be counted from the end of the run before. Write them counted from the "
-            "picture's first pixel, in ascending order."
+            f"{where}: the run from pixel {then} follows the one from {first}, so starts may be "
+            "relative to the previous run. Write them relative to the first pixel of the image, in "
+            "ascending order."
         )
     return np.stack([starts - 1, starts - 1 + lengths])
 
@@ -352,20 +353,20 @@ def _cover(file: Path, rows: list[Row], pixels: int) -> NDArray[np.bool_]:
 
 
 def _find_order(file: Path, codes: Codes, sizes: Mapping[str, tuple[int, int]]) -> str:
-    ask = "Say how they count: --rle rows (Carvana) or --rle columns (most other sets of Kaggle)."
+    ask = "Pass the order: --rle rows (Carvana) or --rle columns (most other Kaggle datasets)."
     unequal = [
         name
         for name, (height, width) in sizes.items()
         if height != width and any(row.code for row in codes.rows[name])
     ]
     if not any(row.code for name in sizes for row in codes.rows[name]):
-        raise ValueError(f"{file} has no code for any picture, so there is nothing to learn.")
+        raise ValueError(f"{file} has no code for any image, so there is nothing to learn.")
     if not unequal:
         square = all(height == width for height, width in sizes.values())
         raise DataError(
-            f"The run-length codes in {file} may count row by row or column by column: "
-            + (f"all {len(sizes)} pictures are square" if square else "only square ones have any")
-            + f", so both would fit. {ask}",
+            f"The run-length codes in {file} may be ordered by rows or by columns: "
+            + (f"all {len(sizes)} images" if square else "all labelled images")
+            + f" are square, so both fit. {ask}",
             choices=_ASK,
         )
     sample = unequal[:: -(-len(unequal) // _SAMPLE)]
@@ -373,7 +374,7 @@ def _find_order(file: Path, codes: Codes, sizes: Mapping[str, tuple[int, int]]) 
     inside = banded = 0
     for name in sample:
         height, width = sizes[name]
-        require_bearable(height * width, file)
+        require_decodable(height * width, file)
         covered = _cover(file, codes.rows[name], height * width)
         for number, line in enumerate((width, height)):
             changes = np.count_nonzero(covered[line:] != covered[:-line])
@@ -383,15 +384,14 @@ def _find_order(file: Path, codes: Codes, sizes: Mapping[str, tuple[int, int]]) 
         lengths = edges[:, 1] - edges[:, 0]
         inside += int(lengths.sum())
         banded += int(lengths[lengths > min(height, width)].sum())
-    # a band over all of the picture changes once on each line, however it is read, and a short
-    # line is no merit; elsewhere it is: of 40x80 pixels, every other column is like a line
+    # a band across the image changes once per line in either order, so only the changes per pixel
+    # of a line are comparable
     for right, wrong in ((0, 1), (1, 0)):
         clear = torn[wrong] > _CLEAR * (torn[right] + _FEW)
         if clear and (2 * banded <= inside or scaled[wrong] > _CLEAR * scaled[right]):
             return ORDERS[right]
     raise DataError(
-        f"The run-length codes in {file} may count row by row or column by column: too little is "
-        f"labelled, or in shapes too small, in the {len(sample)} pictures looked at, to "
-        f"tell which is right. {ask}",
+        f"The run-length codes in {file} may be ordered by rows or by columns: the labelled areas "
+        f"in the {len(sample)} sampled images are too small to decide. {ask}",
         choices=_ASK,
     )

@@ -1,6 +1,6 @@
-"""labelme's and Supervisely's JSON files: the shapes drawn on one image -> class ids.
+"""Read class ids from labelme and Supervisely JSON files, which hold the shapes of one image.
 
-Shapes are painted in their order, so that a later one covers what is below it.
+Later shapes cover earlier ones.
 """
 
 import base64
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from plainunet.files import require_regular
-from plainunet.formats.problems import MOST_PIXELS, DataError, require_bearable
+from plainunet.formats.problems import MOST_PIXELS, DataError, require_decodable
 from plainunet.formats.sources import Shapes
 
 _IGNORED = 255
 _MOST_CLASSES = 255
 _BACKGROUND = ("background", "_background_")
-_LINE = 10  # width of lines, and radius of points, as labelme paints them [pixels]
-_POINT = 5
+_LINE = 10  # width of lines, as in labelme [pixels]
+_POINT = 5  # radius of points [pixels]
 _Point = tuple[float, float]
 
 
@@ -34,7 +34,7 @@ class _Shape(NamedTuple):
     kind: str
     points: list[_Point]
     holes: list[list[_Point]]
-    bitmap: str  # base64 of a PNG, at the first of the points
+    bitmap: str  # base64 of a PNG, positioned at the first point
 
 
 class _Content(NamedTuple):
@@ -44,7 +44,7 @@ class _Content(NamedTuple):
 
 
 def is_shapes(file: Path) -> bool:
-    """Tell whether a JSON file is one of labelme's or Supervisely's, from its keys alone."""
+    """Whether a JSON file looks like one of labelme or Supervisely, by its keys."""
     try:
         data = file.read_bytes()
     except OSError:
@@ -55,10 +55,7 @@ def is_shapes(file: Path) -> bool:
 
 
 def class_names(files: Sequence[Path]) -> tuple[str, ...]:
-    """List the classes of files: the background, then all labels, sorted.
-
-    Supervisely's meta.json lists them in an order of its own, which is taken.
-    """
+    """The classes of files: background, then all labels, sorted or in the order of meta.json."""
     labels = {shape.label for file in files for shape in _open(file).shapes}
     listed = next(filter(None, map(_read_meta, files[0].parents[:4])), sorted(labels))
     names = [name for name in listed if name not in (*_BACKGROUND, "__ignore__")]
@@ -67,8 +64,8 @@ def class_names(files: Sequence[Path]) -> tuple[str, ...]:
         raise ValueError(
             f"{files[0]} and {len(files) - 1} more: meta.json does not list {sorted(missing)}."
             if missing
-            else f"{files[0]} and {len(files) - 1} more name {len(names)} classes; at most "
-            f"{_MOST_CLASSES - 1} can be told apart."
+            else f"{files[0]} and {len(files) - 1} more name {len(names)} classes; the "
+            f"maximum is {_MOST_CLASSES - 1}."
         )
     return ("background", *names)
 
@@ -82,13 +79,13 @@ def _read_meta(folder: Path) -> list[str]:
 
 
 def image_size(file: Path) -> tuple[int, int]:
-    """Read the height and width of the image that a file is about."""
+    """Read the height and width of the image of a file."""
     content = _open(file)
     return content.height, content.width
 
 
 def read_ids(source: Shapes) -> NDArray[np.uint8]:
-    """Paint an image's shapes: [H, W] uint8, 0 where there is none, 255 what is to be ignored."""
+    """Paint the shapes of an image: [H, W] uint8, 0 for background, 255 for ignored pixels."""
     content = _open(source.file)
     numbers = {name: number for number, name in enumerate(source.classes)}
     numbers |= {**dict.fromkeys(_BACKGROUND, 0), "__ignore__": _IGNORED}
@@ -96,8 +93,8 @@ def read_ids(source: Shapes) -> NDArray[np.uint8]:
     for number, shape in enumerate(content.shapes, 1):
         if shape.label not in numbers:
             raise DataError(
-                f"{source}: shape {number} has the label '{shape.label}', which is none of the "
-                f"classes {', '.join(source.classes)}. Pair the images anew.",
+                f"{source}: shape {number} has the unknown label '{shape.label}'; the classes are "
+                f"{', '.join(source.classes)}. Pair the images again.",
                 "stray-value",
             )
         try:
@@ -115,8 +112,8 @@ def read_ids(source: Shapes) -> NDArray[np.uint8]:
 def _paint(canvas: Image.Image, shape: _Shape, value: int) -> None:
     draw, points = ImageDraw.Draw(canvas), shape.points
     low, high = -max(canvas.size), 2 * max(canvas.size)
-    if not all(low <= x <= high for point in points for x in point):  # NaN is in no range
-        raise ValueError("its coordinates lie far outside of the image")
+    if not all(low <= x <= high for point in points for x in point):  # also rejects NaN
+        raise ValueError("its coordinates are far outside the image")
     (x, y), *_ = points
     if shape.bitmap:
         stamp = _decode(shape.bitmap)
@@ -144,13 +141,13 @@ def _paint(canvas: Image.Image, shape: _Shape, value: int) -> None:
 
 def _decode(text: str) -> Image.Image:
     data = base64.b64decode(text)
-    if not data.startswith(b"\x89PNG"):  # Supervisely packs it once more
+    if not data.startswith(b"\x89PNG"):  # Supervisely compresses it again
         data = zlib.decompressobj().decompress(data, MOST_PIXELS)
-    with Image.open(BytesIO(data), formats=["PNG"]) as picture:
-        if picture.width * picture.height > MOST_PIXELS:
+    with Image.open(BytesIO(data), formats=["PNG"]) as image:
+        if image.width * image.height > MOST_PIXELS:
             raise ValueError("its bitmap is too large")
-        mode = picture.mode
-        plane = np.asarray(picture)
+        mode = image.mode
+        plane = np.asarray(image)
         plane = plane[..., 3] if mode == "RGBA" else plane
         return Image.fromarray((plane > 0).astype(np.uint8) * np.uint8(255))
 
@@ -175,14 +172,14 @@ def _parse(file: Path, _size: int, _changed: int) -> _Content:
         content = _Content(height, width, list(found))
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise DataError(
-            f"{file} is no whole file of labelme's or Supervisely's ({type(error).__name__}: "
+            f"{file} is not a complete labelme or Supervisely file ({type(error).__name__}: "
             f"{error}). Save it again.",
             "damaged",
             [file],
         ) from None
     if height < 1 or width < 1:
-        raise DataError(f"{file} is about an image of {width}x{height} pixels.", "damaged", [file])
-    require_bearable(height * width, file)
+        raise DataError(f"{file} has an image size of {width}x{height} pixels.", "damaged", [file])
+    require_decodable(height * width, file)
     return content
 
 

@@ -1,12 +1,11 @@
-"""Where an image or a mask is read from.
+"""Sources: where an image or a mask is read from.
 
-Most are a file of their own: a `Path`. Others are a page of a TIFF stack, an image of a COCO file
-or of a list of run-length codes, the shapes in a file of labelme's or Supervisely's, one file for
-each class, or one for each object. Their text (`stack.tif[3]`, `annotations.json[17]`,
+Most are a file: a `Path`. Others are a page of a TIFF stack, an image in a COCO file or a list of
+run-length codes, the shapes in a labelme or Supervisely file, one file per class, or one per
+object. Their text (`stack.tif[3]`, `annotations.json[17]`,
 `masks.csv[cat 40x30 rows]`, `7.json["background", "cat"]`, `masks/{road,car}/7.png`,
-`masks/{7_a.png|7_b.png}`) stands in lists of pairs and in messages, and `parse_source` reads it
-back. What tells files apart, and the folder
-where things are remembered about them, are here too.
+`masks/{7_a.png|7_b.png}`) is used in lists of pairs and in messages;
+`parse_source` reads it back.
 """
 
 import json
@@ -26,11 +25,11 @@ _SHAPES = re.compile(r'(.+?\.(?i:json))(\[".*"\])', re.DOTALL)
 _OBJECTS = re.compile(r"(.*)\{([^{}/]*\|[^{}/]*)\}", re.DOTALL)
 _CLASSES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 HERE = "\0"
-"""What stands for the class in the template of `ClassFiles`."""
+"""Placeholder for the class in the template of `ClassFiles`."""
 
 
 class _NoFile:
-    """A source that is no file of its own; its order among others is that of its text."""
+    """A source other than a file, sorted by its text."""
 
     def __lt__(self, other: object) -> bool:
         return Path(str(self)) < Path(str(other))
@@ -40,7 +39,7 @@ class _NoFile:
 
     @property
     def name(self) -> str:
-        """The last part of its text, as a path has it."""
+        """The last component of its text as a path."""
         return Path(str(self)).name
 
 
@@ -58,7 +57,7 @@ class Page(_NoFile):
 
 @dataclass(frozen=True)
 class CocoImage(_NoFile):
-    """The masks of an image in a COCO file, by the image's id."""
+    """The masks of an image in a COCO file, by image id."""
 
     file: Path
     image_id: int
@@ -70,9 +69,9 @@ class CocoImage(_NoFile):
 
 @dataclass(frozen=True)
 class RleImage(_NoFile):
-    """The masks of an image in a list of run-length codes, which count by "rows" or "columns".
+    """The masks of an image in a list of run-length codes, ordered by "rows" or "columns".
 
-    The order "empty" is of an image that the list does not name: it has no masks.
+    The order "empty" means that the image is not listed and has no masks.
     """
 
     file: Path
@@ -88,7 +87,7 @@ class RleImage(_NoFile):
 
 @dataclass(frozen=True)
 class ClassFiles(_NoFile):
-    """A mask that has one file for each class, in the order of their ids.
+    """A mask with one file per class, in the order of class ids.
 
     `template` is the path of such a file, with `HERE` for the class.
     """
@@ -102,13 +101,13 @@ class ClassFiles(_NoFile):
 
     @property
     def files(self) -> dict[str, Path]:
-        """Each class's file by its name, whether it exists or not."""
+        """The file of each class name, existing or not."""
         return {name: Path(self.template.replace(HERE, name)) for name in self.classes}
 
 
 @dataclass(frozen=True)
 class Shapes(_NoFile):
-    """The shapes of an image in a file of its own; the classes in the order of their ids."""
+    """The shapes of an image in a file of its own; `classes` are in the order of class ids."""
 
     file: Path
     classes: tuple[str, ...]
@@ -120,7 +119,7 @@ class Shapes(_NoFile):
 
 @dataclass(frozen=True)
 class ObjectFiles(_NoFile):
-    """Several masks of one image, such as one for each object; they are joined."""
+    """Several masks of one image, such as one per object, to be merged."""
 
     folder: Path
     names: tuple[str, ...]
@@ -140,24 +139,24 @@ Source = ImageSource | CocoImage | RleImage | Shapes | ClassFiles | ObjectFiles
 
 
 def parse_image(text: str | Path) -> ImageSource:
-    """Read what `str(source)` gives of an image: a file, or a page of one, there or not."""
+    """Parse `str(source)` of an image: a file or a page of one, existing or not."""
     text = str(text)
     page = _PAGE.fullmatch(text) if text[-1:] == "]" else None
     return Page(Path(page[1]), int(page[2])) if page else Path(text)
 
 
 def parse_classes(text: str) -> ClassFiles | None:
-    """Read the text of a mask that has one file for each class; None where it is no such text."""
+    """Parse the text of a mask with one file per class; None if it is not such a text."""
     found = _CLASSES.search(text) if "{" in text else None
-    # the same list may stand twice: masks/{road,car}/7_{road,car}.png
+    # the same list may occur twice: masks/{road,car}/7_{road,car}.png
     return ClassFiles(text.replace(found[0], HERE), tuple(found[1].split(","))) if found else None
 
 
 def parse_source(text: str | Path) -> Source:
-    """Read what `str(source)` gives of a mask.
+    """Parse `str(source)` of a mask.
 
-    It is a file where the text is that of no other source, or where such a file exists though its
-    name has braces.
+    The result is a file if the text matches no other source, or if a file exists whose name has
+    braces.
     """
     text = str(text)
     if text[-1:] == "]":
@@ -175,33 +174,33 @@ def parse_source(text: str | Path) -> Source:
 
 
 def path_of(source: Source) -> Path:
-    """Take the text of a source for a path: for its name and folder, not to be opened."""
+    """The text of a source as a path, for its name and folder; not to be opened."""
     return source if isinstance(source, Path) else Path(str(source))
 
 
 def files_of(source: Source) -> list[Path]:
-    """List the files that an image or a mask is read from; of those of classes, the existing."""
+    """The files that an image or a mask is read from; of class files, the existing ones."""
     if isinstance(source, Path):
         return [source]
     if isinstance(source, ClassFiles):
-        there = [file for file in source.files.values() if file.exists()]
-        return there or [path_of(source)]
+        existing = [file for file in source.files.values() if file.exists()]
+        return existing or [path_of(source)]
     if isinstance(source, ObjectFiles):
         return source.files
     return [source.file]
 
 
 def stem_of(source: ImageSource) -> str:
-    """Name what is made from an image: its file's stem, with "_" and the number of a page."""
+    """The name for files made from an image: its stem, with "_" and the page number."""
     return source.stem if isinstance(source, Path) else f"{source.file.stem}_{source.index}"
 
 
 def stamp_files(sources: Sequence[Source]) -> list[list[Any]]:
-    """List what tells files from others, and from what they were or will be.
+    """Stamps that identify the content of sources, as cache keys.
 
-    Of each file that a source is read from: where it lies (links followed), size [bytes] and time
-    of the last change [ns]; before them the source's own text, where it is no file of its own.
-    A missing file is a FileNotFoundError.
+    A stamp has the resolved path, size [bytes] and modification time [ns] of each file of a
+    source, after the text of the source if that is not a file. Missing files raise
+    FileNotFoundError.
     """
     known: dict[Path, tuple[str, int, int]] = {}  # one file may hold the masks of all images
 
@@ -219,6 +218,6 @@ def stamp_files(sources: Sequence[Source]) -> list[list[Any]]:
 
 
 def cache_folder() -> Path:
-    """Say where things are remembered: PLAINUNET_CACHE, or a folder in the user's cache."""
+    """The cache folder: PLAINUNET_CACHE, or a folder in the user's cache."""
     user = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(os.environ.get("PLAINUNET_CACHE") or Path(user) / "plainunet")

@@ -1,8 +1,7 @@
-"""TIFF files: one image with what its tags say about it, and the slices of a stack.
+"""TIFF files: images with their tags, and slices of stacks.
 
-tifffile decodes. The structure is read here: to count the pages of every TIFF file of a data set,
-and to cut one slice out of a stack of thousands as a file of its own, tifffile takes five to nine
-times as long.
+tifffile decodes. The file structure is parsed here, because tifffile takes five to nine times as
+long to count the pages of every file of a dataset, or to extract a slice of a stack of thousands.
 """
 
 import lzma
@@ -31,18 +30,18 @@ from tifffile import (
     imwrite,
 )
 
-from plainunet.formats.problems import DataError, cut_off, require_bearable
+from plainunet.formats.problems import DataError, cut_off, require_decodable
 from plainunet.formats.sources import ImageSource, Page, path_of
 
 Tag = tuple[int, int, bytes]
-"""Type, count, and the value or, where it is longer than a pointer, its place in the file."""
+"""Type, count, and the value or, if longer than a pointer, its offset in the file."""
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _SIZES |= {16: 8, 17: 8, 18: 8}
 _UNSIGNED = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 
 
 class TagReader:
-    """A TIFF file's structure: places and formats (`order`, `pointer`, `entry`) for `struct`."""
+    """The structure of a TIFF file: offsets and formats (`order`, `pointer`, `entry`)."""
 
     def __init__(self, file: BinaryIO) -> None:
         """Read the header."""
@@ -59,11 +58,11 @@ class TagReader:
         self.first: int = struct.unpack_from(self.pointer, head, self.width)[0]
 
     def page(self, at: int) -> tuple[list[tuple[int, Tag]], int]:
-        """Read a page's tags (a few programs write one twice), and where the next begins, or 0."""
+        """Read a page's tags (some programs write one twice), and the offset of the next, or 0."""
         self.file.seek(at)
         data = self.file.read(1024)
         if len(data) < self.width:
-            raise EOFError(f"it ends after {self.size} bytes, its next page begins at {at}")
+            raise EOFError(f"it ends after {self.size} bytes, but its next page begins at {at}")
         start = struct.calcsize(self.counter)
         (count,) = struct.unpack_from(self.counter, data)
         end = start + count * self.entry.size
@@ -84,20 +83,20 @@ class TagReader:
             return value[:size]
         (at,) = struct.unpack(self.pointer, value)
         if at + size > self.size:
-            raise EOFError(f"it ends after {self.size} bytes, a tag's value after {at + size}")
+            raise EOFError(f"it ends after {self.size} bytes, but a tag value after {at + size}")
         self.file.seek(at)
         return self.file.read(size if most is None else min(size, most))
 
     def numbers(self, tag: Tag) -> tuple[int, ...]:
-        """Read a tag's value as numbers from 0 on."""
+        """Read a tag's value as unsigned numbers."""
         return struct.unpack(f"{self.order}{tag[1]}{_UNSIGNED[tag[0]]}", self.value(tag))
 
     def number(self, tags: dict[int, Tag], code: int, otherwise: int) -> int:
-        """Read the first number of a tag; `otherwise` where the page has no such tag."""
+        """Read the first number of a tag; `otherwise` if the page has no such tag."""
         return self.numbers(tags[code])[0] if code in tags else otherwise
 
     def pack_numbers(self, numbers: list[int]) -> Tag:
-        """Make a tag of numbers; in its third place stands the value, however long."""
+        """Make a tag of numbers, with the value inline at any length."""
         kind = 16 if self.width == 8 else 4
         packed = struct.pack(f"{self.order}{len(numbers)}{_UNSIGNED[kind]}", *numbers)
         return kind, len(numbers), packed
@@ -107,7 +106,7 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _DESCRIPTION = 256, 257, 258, 259, 270
 _OFFSETS, _SAMPLES, _ROWS, _COUNTS, _PLANAR = 273, 277, 278, 279, 284
 _TILE_OFFSETS, _TILE_COUNTS, _DEPTH, _TILE_DEPTH = 324, 325, 32997, 32998
 _SUBFILE, _METAMORPH = 254, 33629
-# what decoders need beside the places of the pixels; anything that tells of other pages is left
+# what decoders need besides the pixels; without references to other pages
 _KEPT = (
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, 262, 266, 274, _SAMPLES, _ROWS, _PLANAR, 292, 293),
     *(317, 320, 322, 323, 338, 339, 340, 341, 347, 530, 532, 42113, 50674),
@@ -121,7 +120,7 @@ _AXES = {"C": "channels", "Z": "slices", "T": "times", "S": "samples"}
 
 @dataclass(frozen=True)
 class Slices:
-    """Where pages as large as the first begin [bytes], or how many slices are inside of one."""
+    """The offsets of pages of the size of the first [bytes], or the number of slices in one."""
 
     pages: tuple[int, ...]
     inside: int
@@ -129,15 +128,15 @@ class Slices:
 
     @property
     def count(self) -> int:
-        """How many slices there are."""
+        """The number of slices."""
         return max(len(self.pages), self.inside)
 
 
 def find_slices(file: BinaryIO, path: ImageSource) -> Slices:
-    """Find the slices of a TIFF file, without its pixels.
+    """Find the slices of a TIFF file without reading its pixels.
 
-    Pages of other sizes than the first one's are previews, and do not count. Channels, several
-    axes and layouts that are not read are a ValueError, damage is any Exception.
+    Pages of other sizes than the first are previews and skipped. Channels, several axes and
+    unsupported layouts raise ValueError, damaged files any Exception.
     """
     reader = TagReader(file)
     pages: list[int] = []
@@ -147,7 +146,7 @@ def find_slices(file: BinaryIO, path: ImageSource) -> Slices:
     at = reader.first
     while at or not seen:
         if at in seen:
-            raise ValueError(f"its page at {at} follows itself")
+            raise ValueError(f"its page at {at} is part of a cycle")
         seen.add(at)
         listed, following = reader.page(at)
         tags = dict(listed)
@@ -157,8 +156,8 @@ def find_slices(file: BinaryIO, path: ImageSource) -> Slices:
         if this == size:
             if reader.number(tags, _SUBFILE, 0) & 4:
                 raise ValueError(
-                    f"{path} has a page that says which pixels count (a transparency mask), "
-                    "which is not read. Save it without that page."
+                    f"{path} has a transparency mask page, which is not supported. Save it without "
+                    "that page."
                 )
             pages.append(at)
         at = following
@@ -170,45 +169,46 @@ def find_slices(file: BinaryIO, path: ImageSource) -> Slices:
 
 
 def _tells_axes(code: int) -> bool:
-    """Whether a tag may say what the pages of a file are: a description, or a program's own."""
+    """Whether a tag may name the axes of a file: a description or a private tag."""
     return code == _DESCRIPTION or (code >= _PRIVATE and code not in _OF_PLACES)
 
 
 def _inside(
     reader: TagReader, listed: list[tuple[int, Tag]], size: tuple[int, int], path: ImageSource
 ) -> int:
-    """How many slices lie in the one page of a file."""
+    """The number of slices in a single page."""
     tags = dict(listed)
     depth = reader.number(tags, _DEPTH, 1)
     if _METAMORPH in tags and tags[_METAMORPH][1] > 1:
         raise ValueError(
-            f"{path} is a MetaMorph stack of {tags[_METAMORPH][1]} slices, which is not read. "
-            "Save it as a TIFF file with a page for each slice."
+            f"{path} is a MetaMorph stack of {tags[_METAMORPH][1]} slices, which is not "
+            "supported. Save it as a TIFF file with one page per slice."
         )
     if depth > 1:
         if reader.number(tags, _TILE_DEPTH, 1) > 1 or reader.number(tags, _PLANAR, 1) == 2:
             raise ValueError(
-                f"{path} is a volume of {depth} slices that are not stored one after the other. "
-                "Save it as a TIFF file with a page for each slice."
+                f"{path} is a volume of {depth} interleaved slices, which is not supported. Save "
+                "it as a TIFF file with one page per slice."
             )
         return depth
     samples = reader.number(tags, _SAMPLES, 1)
-    said = 1
+    listed_count = 1
     for code, tag in listed:
         if code == _DESCRIPTION and tag[1] > reader.width:
-            said = max(said, _said(reader.value(tag, 1 << 16), size[0] * size[1] * samples))
-    if said == 1 or reader.number(tags, _COMPRESSION, 1) != 1 or _OFFSETS not in tags:
+            named = _named_slices(reader.value(tag, 1 << 16), size[0] * size[1] * samples)
+            listed_count = max(listed_count, named)
+    if listed_count == 1 or reader.number(tags, _COMPRESSION, 1) != 1 or _OFFSETS not in tags:
         return 1
     needed = _bytes_of(reader, tags)
     fits = (reader.size - reader.numbers(tags[_OFFSETS])[0]) // max(1, needed)
-    if fits < 2:  # a slice that was saved alone keeps the description of its stack
+    if fits < 2:  # a slice saved alone keeps the description of its stack
         return 1
-    if fits < said:
-        raise EOFError(f"it says that it holds {said} slices and ends after {fits}")
-    return said
+    if fits < listed_count:
+        raise EOFError(f"it ends after {fits} of {listed_count} slices")
+    return listed_count
 
 
-def _said(description: bytes, values: int) -> int:
+def _named_slices(description: bytes, values: int) -> int:
     shape = _SHAPE.match(description)
     if shape:
         product = 1
@@ -220,7 +220,7 @@ def _said(description: bytes, values: int) -> int:
 
 
 def _bytes_of(reader: TagReader, tags: dict[int, Tag]) -> int:
-    """Bytes of one slice, uncompressed."""
+    """Size of one slice, uncompressed [bytes]."""
     samples, bits = (reader.number(tags, code, 1) for code in (_SAMPLES, _BITS))
     width, height = (reader.number(tags, code, 0) for code in (_WIDTH, _HEIGHT))
     return (width * samples * bits + 7) // 8 * height
@@ -235,17 +235,17 @@ def _require_one_axis(file: BinaryIO, path: ImageSource) -> None:
             for axis, length in zip(series.axes, series.shape, strict=True)
             if axis not in "YXS" and length > 1
         ]
-    said = ", ".join(f"{length} {_AXES.get(axis, axis)}" for axis, length in axes)
+    lengths = ", ".join(f"{length} {_AXES.get(axis, axis)}" for axis, length in axes)
     if len(axes) > 1:
         raise ValueError(
-            f"{path} is a stack along {len(axes)} axes ({said}); slices along one can be read. "
-            "Save it as several stacks."
+            f"{path} is a stack along {len(axes)} axes ({lengths}); only one is supported. Save it "
+            "as several stacks."
         )
     if axes and axes[0][0] == "C":
         raise ValueError(
-            f"{path} says that its pages are channels ({said}) of one picture. If they are, save "
-            "them as one page with as many samples; if they are slices, save it with slices as "
-            "its axis (in ImageJ: Image > Properties; in tifffile: metadata={'axes': 'ZYX'})."
+            f"{path} has pages marked as channels ({lengths}) of one image. If they are, save them "
+            "as one page with as many samples; if they are slices, mark them so (in ImageJ: Image "
+            "> Properties; in tifffile: metadata={'axes': 'ZYX'})."
         )
 
 
@@ -256,15 +256,14 @@ def _known_slices(path: Path, size: int, time: int) -> Slices:
 
 
 def cut_slice(file: BinaryIO, page: Page) -> bytes:
-    """Copy one slice of a TIFF file, as it is stored, into a TIFF file of its own."""
+    """Copy one slice of a TIFF file, as stored, into a separate TIFF file."""
     status = os.fstat(file.fileno())
     slices = _known_slices(page.file, status.st_size, status.st_mtime_ns)
     index = page.index
     if not 0 <= index < slices.count:
         raise ValueError(
-            f"{page} is not there: {page.file} has {slices.count} "
-            f"slice{'s' * (slices.count > 1)}, counted from 0. Name one from [0] to "
-            f"[{slices.count - 1}]."
+            f"{page} does not exist: {page.file} has {slices.count} "
+            f"slice{'s' * (slices.count > 1)}. Name one from [0] to [{slices.count - 1}]."
         )
     reader = TagReader(file)
     tags = dict(reader.page(slices.pages[0 if slices.inside > 1 else index])[0])
@@ -284,7 +283,7 @@ def cut_slice(file: BinaryIO, page: Page) -> bytes:
 
 
 def _chunks(reader: TagReader, tags: dict[int, Tag]) -> list[tuple[int, int]]:
-    """Where the strips or tiles of a page lie, and how long they are."""
+    """The offsets and lengths of the strips or tiles of a page [bytes]."""
     tiled = _TILE_OFFSETS in tags
     offsets = reader.numbers(tags[_TILE_OFFSETS if tiled else _OFFSETS])
     code = _TILE_COUNTS if tiled else _COUNTS
@@ -297,7 +296,7 @@ def _write(
 ) -> bytes:
     end = max(offset + length for offset, length in chunks)
     if end > reader.size:
-        raise EOFError(f"it ends after {reader.size} bytes, the slice at {end}")
+        raise EOFError(f"it ends after {reader.size} bytes, but the slice at {end}")
     if sum(length for _, length in set(chunks)) > reader.size:
         raise ValueError("its strips overlap")
     reader.file.seek(0)
@@ -328,11 +327,11 @@ _ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
 
 
 @dataclass(frozen=True)
-class TiffPicture:
-    """What a TIFF file holds.
+class TiffImage:
+    """The content of a TIFF file.
 
-    Samples [H, W, S] as stored without alpha [H, W], inverted where 0 is white; the colours
-    [n, 3] uint16 that they are indices of; and an orientation 1..8 that has not been applied.
+    Samples [H, W, S] as stored, inverted if 0 is white; alpha [H, W]; the palette [n, 3] uint16
+    that samples are indices of; and the orientation 1..8, which has not been applied.
     """
 
     samples: NDArray[Any]
@@ -340,22 +339,22 @@ class TiffPicture:
     palette: NDArray[np.uint16] | None
     orientation: int
     is_inverted: bool = False
-    """Whether 0 is white, so that the samples are not the numbers that are stored."""
+    """Whether 0 is white, so that the samples differ from the stored numbers."""
     missing: NDArray[np.bool_] | None = None
-    """[H, W], the pixels that do not exist, if there are any; see `find_missing`."""
+    """[H, W], the nodata pixels, if there are any; see `find_missing`."""
 
     @property
     def colors(self) -> NDArray[Any]:
-        """The samples or, of a palette, their colours [H, W, 3] uint8."""
+        """The samples or, with a palette, their colours [H, W, 3] uint8."""
         if self.palette is None:
             return self.samples
-        # TIFF keeps palettes in 16 bits; the high byte is the 8-bit colour
+        # TIFF palettes have 16 bits; the high byte is the 8-bit colour
         colors: NDArray[Any] = (self.palette >> 8).astype(np.uint8)[self.samples[..., 0]]
         return colors
 
 
-def read_tiff(file: BinaryIO, path: ImageSource) -> TiffPicture:
-    """Read the one image of a TIFF file."""
+def read_tiff(file: BinaryIO, path: ImageSource) -> TiffImage:
+    """Read a TIFF file with a single image."""
     file.seek(0)
     with TiffFile(file) as tiff:
         page = _only_page(tiff, file, path)
@@ -374,18 +373,18 @@ def read_tiff(file: BinaryIO, path: ImageSource) -> TiffPicture:
     if is_inverted:
         if samples.dtype.kind not in "bu":
             raise DataError(
-                f"{path} says that 0 is white, which means nothing for {samples.dtype} values. "
+                f"{path} is marked as white for 0, which is invalid for {samples.dtype} values. "
                 "Save it with 0 as black (photometric MINISBLACK).",
                 "unusable-values",
             )
         samples = np.invert(samples)
-    # tifffile hands big-endian files on in their own byte order, which OpenCV refuses
+    # tifffile keeps big-endian byte order, which OpenCV rejects
     samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     alpha = None
     if has_alpha(page):
         samples, alpha = samples[..., :-1], samples[..., -1]
     palette = None if page.colormap is None else page.colormap.T.astype(np.uint16)
-    return TiffPicture(samples, alpha, palette, _orientation(page), is_inverted, missing)
+    return TiffImage(samples, alpha, palette, _orientation(page), is_inverted, missing)
 
 
 _NODATA = 42113
@@ -393,9 +392,9 @@ _HUGE = 1e30
 
 
 def read_nodata(page: TiffPage) -> float | None:
-    """Read which value says that a pixel does not exist (GDAL_NODATA), or None.
+    """Read the nodata value (GDAL_NODATA), or None.
 
-    None as well where it is no number, or one that the page's samples cannot hold.
+    Also None if it is not a number, or does not fit the data type.
     """
     try:
         value = float(str(page.tags.valueof(_NODATA, "")).strip("\0 ").replace(",", "."))
@@ -403,7 +402,7 @@ def read_nodata(page: TiffPage) -> float | None:
         return None
     dtype = np.dtype(page.dtype)
     if dtype.kind == "f":
-        # such as float64's lowest number in a file of float32
+        # such as the minimum of float64 in a float32 file
         limit = float(np.finfo(dtype).max)
         return float(np.clip(value, -limit, limit)) if np.isfinite(value) else value
     least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
@@ -411,16 +410,15 @@ def read_nodata(page: TiffPage) -> float | None:
 
 
 def find_missing(samples: NDArray[Any], nodata: float | None = None) -> NDArray[np.bool_] | None:
-    """Find the pixels of an image [H, W, C] that do not exist: [H, W], or None for none.
+    """Find the nodata pixels of an image [H, W, C]: [H, W], or None if there are none.
 
-    They are NaN in any band, or `nodata` in all bands, as GDAL's mask of a file has it. A number
-    that an image does not hold by chance (of floats and signed integers, any but 0) is enough in
-    one band: the network is to see none of it.
+    They are NaN in any band, or `nodata` in all bands, as in GDAL. For floats and signed
+    integers, a non-zero `nodata` in any band is enough, since it is unlikely to be a real value.
     """
     missing = None
     if nodata is not None and not np.isnan(nodata):
         if samples.dtype.kind == "f":
-            # written in decimal, it is a little beside what is stored
+            # the decimal number in the tag is rounded
             nearly = 1e-2 if abs(nodata) > _HUGE else 1e-6
             is_nodata = np.isclose(samples, nodata, rtol=nearly, atol=0)
         else:
@@ -443,7 +441,7 @@ def tiff_shape(file: BinaryIO, path: ImageSource) -> tuple[int, int, int, int]:
 
 
 class TiffMarks(NamedTuple):
-    """What a TIFF file says beside its samples: their colours, kind of number, and the rest."""
+    """Properties of a TIFF file other than its samples."""
 
     palette: NDArray[np.uint16] | None
     dtype: np.dtype[Any]
@@ -453,7 +451,7 @@ class TiffMarks(NamedTuple):
 
 
 def tiff_marks(file: BinaryIO, path: ImageSource) -> TiffMarks:
-    """Read what a TIFF file says beside its samples, from its header."""
+    """Read the properties of a TIFF file from its header."""
     file.seek(0)
     with TiffFile(file) as tiff:
         page = _only_page(tiff, file, path)
@@ -469,9 +467,9 @@ def _only_page(tiff: TiffFile, file: BinaryIO, path: ImageSource) -> TiffPage:
         raise _is_stack(slices, path)
     first = tiff.pages.first
     if not first.size:
-        raise DataError(f"{path} holds no pixels. Copy it again, or remove it.", "empty-file")
+        raise DataError(f"{path} has no pixels. Copy it again, or remove it.", "empty-file")
     if first.nbytes > tiff.filehandle.size:
-        require_bearable(first.imagelength * first.imagewidth, path, first.samplesperpixel)
+        require_decodable(first.imagelength * first.imagewidth, path, first.samplesperpixel)
     end = max(a + b for a, b in zip(first.dataoffsets, first.databytecounts, strict=True))
     if end > tiff.filehandle.size:
         raise cut_off(path, tiff.filehandle.size)
@@ -479,35 +477,35 @@ def _only_page(tiff: TiffFile, file: BinaryIO, path: ImageSource) -> TiffPage:
 
 
 _INFLATED = 2**26
-"""Bytes that any segment may inflate to unseen."""
+"""Decompressed size that any segment may have unchecked [bytes]."""
 _DEFLATE = (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE)
 _RATIO: dict[int, int] = {**dict.fromkeys(_DEFLATE, 1032), COMPRESSION.LZMA: 10**5}
-"""How many times its size a segment can inflate to."""
+"""Maximum compression ratio."""
 
 
 def read_segment(page: TiffPage, number: int, path: ImageSource) -> bytes:
-    """Read a strip or tile as it is stored; refuse one that inflates to more than its tags say.
+    """Read a strip or tile as stored; reject one whose decompressed size exceeds its tags.
 
-    tifffile would inflate it, however large it gets.
+    tifffile would decompress any size.
     """
     file, count = page.parent.filehandle, page.databytecounts[number]
     file.seek(page.dataoffsets[number])
     data: bytes = file.read(count) if count else b""
-    said = segment_bytes(page)
-    if count * _RATIO.get(page.compression, 0) > max(_INFLATED, 4 * said):
+    expected = segment_bytes(page)
+    if count * _RATIO.get(page.compression, 0) > max(_INFLATED, 4 * expected):
         is_lzma = page.compression == COMPRESSION.LZMA
         inflate: Any = lzma.LZMADecompressor() if is_lzma else zlib.decompressobj()
-        if len(inflate.decompress(data, said + 1)) > said:
+        if len(inflate.decompress(data, expected + 1)) > expected:
             raise DataError(
-                f"{path} is damaged: a part of it inflates to more than the {said} bytes that "
-                "its tags say. Copy it again, or remove it together with its partner.",
+                f"{path} is damaged: a segment decompresses to more than the {expected} bytes in "
+                "its tags. Copy it again, or remove its pair.",
                 "damaged",
             )
     return data
 
 
 def segment_bytes(page: TiffPage) -> int:
-    """Count the bytes of a strip or tile of a page, uncompressed."""
+    """The size of a strip or tile of a page, uncompressed [bytes]."""
     length, width, depth = page.rowsperstrip, page.imagewidth, 1
     if page.is_tiled:
         length, width, depth = page.tilelength, page.tilewidth, page.tiledepth
@@ -518,23 +516,23 @@ def segment_bytes(page: TiffPage) -> int:
 
 def _is_stack(slices: Slices, path: ImageSource) -> ValueError:
     width, height = slices.size
-    said = f"{path} is a stack of {slices.count} slices of {width}x{height} pixels"
+    message = f"{path} is a stack of {slices.count} slices of {width}x{height} pixels"
     if path_of(path).suffix.lower() not in (".tif", ".tiff"):
-        return DataError(f"{said}. Rename it so that it ends in .tif.", "several-frames")
+        return DataError(f"{message}. Rename it to end in .tif.", "several-frames")
     return DataError(
-        f"{said}, where one picture is needed. Name a slice, counted from 0: '{path}[0]'; as "
-        "training data, pair it with a stack of as many masks, one page for each.",
+        f"{message}, but a single image is needed. Name a slice, such as '{path}[0]'; for "
+        "training, pair it with a stack of as many masks, one per page.",
         "several-frames",
     )
 
 
 def has_alpha(page: TiffPage) -> bool:
-    """Tell whether a page's last samples say how opaque it is."""
+    """Whether a page's last sample is alpha."""
     return page.samplesperpixel > 1 and bool(page.extrasamples) and page.extrasamples[-1] in _ALPHA
 
 
 def mark_as_channel(path: Path) -> bytes:
-    """Say of the last band of a TIFF file that it is a channel, and no alpha."""
+    """Mark the last band of a TIFF file as a channel instead of alpha."""
     file = BytesIO(path.read_bytes())
     with TiffFile(file) as tiff:
         tag = tiff.pages.first.tags["ExtraSamples"]
@@ -548,7 +546,7 @@ def _orientation(page: TiffPage) -> int:
 
 
 class _LargeTiff(TiffImageFile):
-    """Without Pillow's warning of large pictures; how large it may be, `_only_page` has seen to."""
+    """Without Pillow's warning of large images; `_only_page` has checked the size."""
 
     def load_prepare(self) -> None:
         ImageFile.ImageFile.load_prepare(self)
@@ -556,26 +554,26 @@ class _LargeTiff(TiffImageFile):
 
 def _decode(page: TiffPage, file: BinaryIO, path: ImageSource) -> NDArray[Any]:
     if page.bitspersample not in (1, 8, 16, 32, 64) and page.colormap is None:
-        # of 2, 4 or 12 bits one decoder keeps the values, another spreads them over the range
+        # decoders disagree on whether to scale values of 2, 4 or 12 bits
         raise _unreadable(page, path)
     if page.photometric in _PLAIN:
         try:
             return page.asarray()
         except (ValueError, LookupError, ImportError, NotImplementedError) as error:
-            # whichever package it misses, Pillow may know the compression
+            # if tifffile lacks a package, Pillow may support the compression
             if "imagecodecs" not in str(error) and not isinstance(error, ImportError):
                 raise
     file.seek(0)
     data = bytearray(file.read())
-    # Pillow turns TIFF upright by itself, which is for whoever reads the tags to do
+    # keep Pillow from applying the orientation, which callers do
     tag = page.tags.get(_ORIENTATION)
     if tag is not None:
         order = "<H" if page.parent.byteorder == "<" else ">H"
         struct.pack_into(order, data, tag.valueoffset, 1)
     try:
-        with _LargeTiff(BytesIO(data), "") as picture:
-            samples = np.asarray(picture)
-            other_colours = picture.mode in ("CMYK", "LAB", "YCbCr")
+        with _LargeTiff(BytesIO(data), "") as image:
+            samples = np.asarray(image)
+            other_colours = image.mode in ("CMYK", "LAB", "YCbCr")
     except SyntaxError:
         raise _unreadable(page, path) from None
     if other_colours or samples.shape != page.shape or samples.dtype != page.dtype:
@@ -585,29 +583,28 @@ def _decode(page: TiffPage, file: BinaryIO, path: ImageSource) -> NDArray[Any]:
 
 def _unreadable(page: TiffPage, path: ImageSource) -> ValueError:
     return DataError(
-        f"{path} stores its pixels in a way that cannot be read here "
-        f"({PHOTOMETRIC(page.photometric).name}, compression "
-        f"{COMPRESSION(page.compression).name}, {page.bitspersample} bits). Save it as 8-bit or "
-        "16-bit grey or RGB TIFF, uncompressed or deflate-compressed; if it is the compression, "
-        "`pip install imagecodecs` will do.",
+        f"{path} has an unsupported pixel format ({PHOTOMETRIC(page.photometric).name}, "
+        f"compression {COMPRESSION(page.compression).name}, {page.bitspersample} bits). Save it as "
+        "8-bit or 16-bit grey or RGB TIFF, uncompressed or deflate-compressed; for other "
+        "compressions, `pip install imagecodecs` may help.",
         "unusable-values",
     )
 
 
 _PIXELS = (_WIDTH, _HEIGHT, _OFFSETS, _ROWS, _COUNTS, 282, 283, _TILE_OFFSETS, _TILE_COUNTS)
-"""Tags that follow from the pixels and how they are cut, and rationals, which are written anew."""
+"""Tags that depend on the pixels and their segments, and rationals; encoders recompute them."""
 _OWN = {*_PIXELS, 254, _BITS, _COMPRESSION, 262, _SAMPLES, _PLANAR, 296, 317, 320, 322, 323}
 _OWN |= {338, 339}
-"""Tags that encoders write by themselves."""
+"""Tags that encoders write themselves."""
 
 
 def rewrite_tiff(
     data: bytes, path: ImageSource, how: Callable[[NDArray[Any]], NDArray[Any]]
 ) -> bytes:
-    """Write a TIFF file of one image with other samples, [H, W] or [H, W, S], and the same tags.
+    """Encode a TIFF file with new samples, [H, W] or [H, W, S], and the same tags.
 
     Raises:
-        ValueError: No encoder that is there writes all of it.
+        ValueError: No installed encoder can write all of it.
     """
     file = BytesIO(data)
     with TiffFile(file) as tiff:
@@ -615,22 +612,22 @@ def rewrite_tiff(
         stored = _decode(page, file, path)
         values = how(stored)
         if values.shape[:2] != stored.shape[:2] and set(_OF_PLACES) & {*page.tags.keys()}:
-            raise ValueError("its coordinates are of its own size")
-        if page.compression in (1, 8, 32946):  # what tifffile writes without imagecodecs
+            raise ValueError("its georeference depends on its size")
+        if page.compression in (1, 8, 32946):  # tifffile can write it without imagecodecs
             written = _encode(page, values)
         else:
             written = _encode_by_pillow(page, BytesIO(data), values)
-        # the kind of number is seen, and one sample a pixel has no order: both may be left out
-        unsaid = (*_PIXELS, 339, *([_PLANAR] if stored.ndim == 2 else []))
-        said = {tag.code: str(tag.value) for tag in page.tags if tag.code not in unsaid}
+        # optional tags: sample format, and planar configuration for one sample per pixel
+        optional = (*_PIXELS, 339, *([_PLANAR] if stored.ndim == 2 else []))
+        tags = {tag.code: str(tag.value) for tag in page.tags if tag.code not in optional}
     file = BytesIO(written)
     with TiffFile(file) as tiff:
         page = _only_page(tiff, file, path)
         kept = {tag.code: str(tag.value) for tag in page.tags}
-        lost = [code for code, value in said.items() if kept.get(code) != value]
-        back = _decode(page, file, path)
-        if lost or back.dtype != stored.dtype or not np.array_equal(back, values):
-            raise ValueError(f"tags {lost} would not be kept")
+        lost = [code for code, value in tags.items() if kept.get(code) != value]
+        decoded = _decode(page, file, path)
+        if lost or decoded.dtype != stored.dtype or not np.array_equal(decoded, values):
+            raise ValueError(f"tags {lost} would be lost")
     return written
 
 
@@ -661,11 +658,11 @@ def _encode(page: TiffPage, values: NDArray[Any]) -> bytes:
 
 def _encode_by_pillow(page: TiffPage, file: BinaryIO, values: NDArray[Any]) -> bytes:
     written = BytesIO()
-    with _LargeTiff(file, "") as picture:
+    with _LargeTiff(file, "") as image:
         changed = Image.fromarray(values)
-        if picture.palette:
-            changed.putpalette(picture.palette)
+        if image.palette:
+            changed.putpalette(image.palette)
         own = _OWN - {282, 283, 296, 317}
-        tags = {code: value for code, value in picture.tag_v2.items() if code not in own}
-        changed.save(written, "TIFF", compression=picture.info["compression"], tiffinfo=tags)
+        tags = {code: value for code, value in image.tag_v2.items() if code not in own}
+        changed.save(written, "TIFF", compression=image.info["compression"], tiffinfo=tags)
     return written.getvalue()

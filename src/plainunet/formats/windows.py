@@ -1,8 +1,7 @@
-"""Parts of a picture, without the rest of it in memory.
+"""Read windows of an image without loading all of it.
 
-In: a picture file. Out: any window of it, as `read_image` would give it. A TIFF file is decoded
-segment by segment (its tiles or strips), of which those used last are kept; any other picture is
-decoded once, whole, if it is small enough.
+Windows have the values that `read_image` returns. TIFF files are decoded by segments (tiles or
+strips), with the last used ones cached; other images are decoded as a whole if small enough.
 """
 
 from collections import OrderedDict
@@ -35,102 +34,102 @@ from plainunet.formats.tiff import (
 )
 
 KEPT = 192 * 2**20
-"""Bytes of decoded segments that are kept of a file."""
+"""Size of the cache of decoded segments of a file [bytes]."""
 LARGEST = 64 * 2**20
-"""Bytes of a segment beyond which a file is not read in windows."""
+"""Maximum size of a segment for reading a file in windows [bytes]."""
 
 
 class Windows(Protocol):
-    """A picture that is read in parts: `shape` is its height, width and channels."""
+    """An image read in windows; `shape` is its height, width and channels."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
-        """Read a window [h, w, C], as `read_image` would give it; it ends where the image does."""
+        """Read a window [h, w, C] as by `read_image`, clipped to the image."""
 
     def missing(self, top: int, height: int) -> NDArray[np.bool_] | None:
-        """Find the pixels of some rows, [h, W], that do not exist, or None for none."""
+        """The nodata pixels of some rows, [h, W], or None if there are none."""
 
 
 class ArrayWindows:
-    """Windows of a picture in memory; `reduced` has it at other sizes, by h and w, where known."""
+    """Windows of an image in memory; `reduced` caches it at other sizes, by h and w."""
 
     def __init__(self, image: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> None:
-        """Take an image [H, W, C], and where its pixels do not exist, [H, W]."""
+        """Use an image [H, W, C], with its nodata pixels [H, W]."""
         self.shape: tuple[int, int, int] = (image.shape[0], image.shape[1], image.shape[2])
         self.dtype = image.dtype
         self.reduced: dict[tuple[int, int], NDArray[Any]] = {}
         self._image, self._missing = image, missing
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
-        """As of `Windows`."""
+        """See `Windows`."""
         return self._image[top : top + height, left : left + width]
 
     def missing(self, top: int, height: int) -> NDArray[np.bool_] | None:
-        """As of `Windows`."""
+        """See `Windows`."""
         return None if self._missing is None else self._missing[top : top + height]
 
 
 def as_windows(image: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> ArrayWindows:
-    """Take an image in memory, [H, W, C], or [H, W] for one channel, filled where it is NaN.
+    """Windows of an image in memory, [H, W, C], or [H, W] for one channel; NaN is filled.
 
-    `missing` are pixels of a file, see `read_with_missing`; else NaN does not exist.
+    `missing` are the nodata pixels from `read_with_missing`; by default those that are NaN.
     """
     image = np.asarray(image)
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3:
-        raise ValueError(f"A picture is [H, W, C]; this one is {list(image.shape)}.")
+        raise ValueError(f"An image is [H, W, C]; this one is {list(image.shape)}.")
     if not image.size:
-        raise ValueError(f"This picture has no pixels: {list(image.shape)}.")
+        raise ValueError(f"This image has no pixels: {list(image.shape)}.")
     if missing is None and (missing := find_missing(image)) is not None:
         image = fill(image, missing)
     return ArrayWindows(image, missing)
 
 
 class _AsChannels:
-    """Windows of a picture that is shown with other channels."""
+    """Windows of an image converted to other channels."""
 
-    def __init__(self, picture: Windows, channels: int) -> None:
-        self.shape = *picture.shape[:2], channels
-        self.dtype = picture.dtype
-        self._picture = picture
+    def __init__(self, image: Windows, channels: int) -> None:
+        self.shape = *image.shape[:2], channels
+        self.dtype = image.dtype
+        self._image = image
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
-        """As of `Windows`."""
-        return match_channels(self._picture.read(top, left, height, width), self.shape[2])
+        """See `Windows`."""
+        return match_channels(self._image.read(top, left, height, width), self.shape[2])
 
     def missing(self, top: int, height: int) -> NDArray[np.bool_] | None:
-        """As of `Windows`."""
-        return self._picture.missing(top, height)
+        """See `Windows`."""
+        return self._image.missing(top, height)
 
 
-def as_channels(picture: Windows, channels: int) -> Windows:
-    """Bring an image to the channels that a network takes, as `match_channels` does."""
-    if picture.shape[2] == channels:
-        return picture
-    if isinstance(picture, ArrayWindows):
-        image = match_channels(picture.read(0, 0, *picture.shape[:2]), channels)
-        return ArrayWindows(image, picture.missing(0, picture.shape[0]))
-    match_channels(picture.read(0, 0, 1, 1), channels)  # refuses what cannot be
-    return _AsChannels(picture, channels)
+def as_channels(windows: Windows, channels: int) -> Windows:
+    """Match an image to the network's input channels, see `match_channels`."""
+    if windows.shape[2] == channels:
+        return windows
+    if isinstance(windows, ArrayWindows):
+        image = match_channels(windows.read(0, 0, *windows.shape[:2]), channels)
+        return ArrayWindows(image, windows.missing(0, windows.shape[0]))
+    match_channels(windows.read(0, 0, 1, 1), channels)  # raises if impossible
+    return _AsChannels(windows, channels)
 
 
 _Segment = tuple[NDArray[Any], NDArray[np.bool_] | None]
-"""A tile, or a strip, [h, w, C], that ends where the image does; where pixels do not exist."""
-_LOOKED_AT = 64
+"""A tile or strip [h, w, C], clipped to the image, and its nodata pixels [h, w]."""
+_SAMPLED = 64
 
 
 class TiffWindows:
     """Windows of a page of a TIFF file."""
 
     def __init__(self, page: TiffPage, path: ImageSource) -> None:
-        """Take a page of an open file, one that `_is_windowed`."""
+        """Use a page of an open file for which `_is_windowed` holds."""
         self.page, self._path = page, path
         self._is_split = page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
         self._planes = page.samplesperpixel if self._is_split else 1
         self.shape = page.imagelength, page.imagewidth, page.samplesperpixel
-        assert page.dtype is not None  # `_is_windowed` has seen to it
+        assert page.dtype is not None  # checked by `_is_windowed`
         kind = np.float32 if page.dtype.kind == "f" else page.dtype.newbyteorder("=")
         self.dtype = np.dtype(kind)
         self._length = page.tilelength if page.is_tiled else page.rowsperstrip
@@ -144,12 +143,12 @@ class TiffWindows:
         self._limit, self._whole = 1, set[tuple[int, int]]()
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
-        """As of `Windows`."""
+        """See `Windows`."""
         height, width = min(height, self.shape[0] - top), min(width, self.shape[1] - left)
         window = np.empty((height, width, self.shape[2]), self.dtype)
         rows = range(top // self._length, -(-(top + height) // self._length))
         columns = range(left // self._width, -(-(left + width) // self._width))
-        # a band of windows side by side finds its segments still there
+        # keep the segments of a row of windows
         self._limit = max(KEPT // self._bytes, len(rows) * len(columns))
         for row, column in product(rows, columns):
             segment = self._segment(row, column)[0]
@@ -160,7 +159,7 @@ class TiffWindows:
         return window
 
     def missing(self, top: int, height: int) -> NDArray[np.bool_] | None:
-        """As of `Windows`."""
+        """See `Windows`."""
         if self._nodata is None and self.dtype.kind != "f":
             return None
         height = min(height, self.shape[0] - top)
@@ -192,14 +191,14 @@ class TiffWindows:
         return segment, missing
 
     def _stored(self, row: int, column: int) -> _Segment:
-        """A segment, 0 where pixels do not exist."""
+        """A segment, with nodata pixels set to 0."""
         number = row * self._across + column
         planes = [
             self._decode(plane * self._down * self._across + number)
             for plane in range(self._planes)
         ]
         segment = np.concatenate(planes, axis=2)
-        # a tile goes on beyond the image
+        # tiles extend beyond the image
         segment = segment[
             : self.shape[0] - row * self._length, : self.shape[1] - column * self._width
         ]
@@ -212,10 +211,10 @@ class TiffWindows:
 
     @cached_property
     def _filling(self) -> NDArray[np.float64]:
-        """What pixels that do not exist are filled with, as by `fill`: means over some segments."""
+        """The fill values for nodata pixels, as in `fill`: means over a sample of segments."""
         places = list(product(range(self._down), range(self._across)))
         total, count = np.zeros(self.shape[2]), 0
-        for place in places[:: -(-len(places) // _LOOKED_AT)]:
+        for place in places[:: -(-len(places) // _SAMPLED)]:
             segment, missing = self._stored(*place)
             total += segment.sum(axis=(0, 1), dtype=np.float64)
             count += segment[..., 0].size - (0 if missing is None else int(missing.sum()))
@@ -226,14 +225,14 @@ class TiffWindows:
         with decoding(self._path):
             stored = read_segment(page, number, self._path) or None
             data, _, shape = page.decode(stored, number, jpegtables=page.jpegtables)
-        if data is None:  # nothing is stored where all is nothing
+        if data is None:  # empty segments are not stored
             return np.full(shape[1:], page.nodata, page.dtype)
         inside: NDArray[Any] = data[0, : shape[1], : shape[2]]
         return inside
 
 
-def picture_size(path: ImageSource) -> tuple[int, int]:
-    """Read an image's height and width, however large it is; of a TIFF file as it is stored."""
+def stored_size(path: ImageSource) -> tuple[int, int]:
+    """Read the height and width of an image of any size; of a TIFF file as stored."""
     with open_encoded(path) as (kind, file), decoding(path):
         if kind == "tiff":
             with TiffFile(file) as tiff:
@@ -243,11 +242,11 @@ def picture_size(path: ImageSource) -> tuple[int, int]:
 
 @contextmanager
 def open_windows(path: ImageSource, most: int) -> Iterator[Windows]:
-    """Open a picture to read parts of it.
+    """Open an image to read windows of it.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no picture, or is larger than `most` [bytes] and cannot be read in
+        ValueError: It is not an image, or is larger than `most` [bytes] and cannot be read in
             windows.
     """
     with open_encoded(path) as (kind, file), ExitStack() as opened:
@@ -269,9 +268,9 @@ def open_windows(path: ImageSource, most: int) -> Iterator[Windows]:
         tiled = ["-co", "TILED=YES", "-co", "COMPRESS=DEFLATE", "-co", "BIGTIFF=IF_SAFER"]
         fix = command("gdal_translate", *tiled, path, other)
         raise DataError(
-            f"{path} has {whole[0]}, too many to be in memory at once "
-            f"({whole[1] / 2**30:.1f} GiB, at most {most / 2**30:.1f}), and its file cannot be "
-            f"read in parts. Save it as a TIFF file with tiles: {fix}",
+            f"{path} has {whole[0]} ({whole[1] / 2**30:.1f} GiB), more than the limit of "
+            f"{most / 2**30:.1f} GiB, and its file cannot be read in parts. Save it as a tiled "
+            f"TIFF file: {fix}",
             "too-large",
             [path],
             fix,
@@ -280,7 +279,7 @@ def open_windows(path: ImageSource, most: int) -> Iterator[Windows]:
 
 
 def _is_windowed(page: TiffPage, path: ImageSource) -> bool:
-    """Tell whether a page is to be had in parts, each as `read_image` would give it."""
+    """Whether a page can be read in windows with the values of `read_image`."""
     plain = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
     length = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
     width = page.tilewidth if page.is_tiled else page.imagewidth
@@ -301,6 +300,6 @@ def _is_windowed(page: TiffPage, path: ImageSource) -> bool:
         stored = read_segment(page, 0, path) or None
         try:
             page.decode(stored, 0, jpegtables=page.jpegtables)
-        except Exception:  # a compression that tifffile does not know: `read_image` may
+        except Exception:  # unknown to tifffile; `read_image` may support it
             return False
     return fits

@@ -30,7 +30,7 @@ from plainunet.formats.sources import (
     stamp_files,
     stem_of,
 )
-from plainunet.formats.windows import TiffWindows, Windows, as_windows, open_windows, picture_size
+from plainunet.formats.windows import TiffWindows, Windows, as_windows, open_windows, stored_size
 from plainunet.prediction.drawing import TILE, write_tiff_bands
 from plainunet.prediction.geo import Georeference, find_geo, read_geo
 from plainunet.prediction.oom import failing_alone
@@ -576,7 +576,7 @@ def _existing(path: Path) -> Path | None:
 
 
 def _is_large(image: ImageSource) -> bool:
-    return bool(np.prod(picture_size(image)) > LARGE)
+    return bool(np.prod(stored_size(image)) > LARGE)
 
 
 def predict_inputs(
