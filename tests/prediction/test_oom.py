@@ -128,11 +128,11 @@ def run_limited(folder: Path, script: str) -> Any:
 
 
 SHORT = """
-image = np.random.default_rng(0).integers(0, 256, (850, 1130, 3), np.uint8)
+image = np.random.default_rng(0).integers(0, 256, (1000, 1330, 3), np.uint8)
 tiled, whole = predictor(), predictor(normalisation="instance")
 for each in (tiled, whole):
     each.predict(image[:256, :256])  # load everything before the limit
-limit(100)
+limit(160)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     short = tiled.predict(image)
