@@ -65,9 +65,11 @@ def _with_own_names(tokens: list[str]) -> list[str]:
     """Translate other tools' flags, underscores, and `--size 256`, which means a square."""
     own = {f"--{other}": f"--{flag}" for flag, names in _ALIASES.items() for other in names.split()}
     named: list[str] = []
-    for token in tokens:
+    for token, following in zip(tokens, [*tokens[1:], "-"], strict=True):
         flag, *value = token.split("=", 1) if token.startswith("--") else [token]
         flag = flag.replace("_", "-") if token.startswith("--") else flag
+        if flag in ("--amp", "--mixed-precision") and not value and following.startswith("-"):
+            continue  # a switch elsewhere; automatic here
         flag = own.get(flag, flag)
         named += [flag, *value] if flag in _SIDES else ["=".join([flag, *value])]
     for at in reversed(range(1, len(named))):

@@ -215,16 +215,22 @@ def fix(
         for path in put_back(data, finding):
             _print(printable(f"restored: {path}"))
         return 0
+    if not data.is_dir():
+        raise FileNotFoundError(f"{data}: no such folder.")
+    undo_line = command("plainunet", "fix", data, "--undo")
     how: dict[str, Any] = {"config": known, "seed": seed, "dry_run": dry_run}
     with Screen() as reporter:
-        if finding:
-            fixed = carry_out(data, finding, files, reporter=reporter, **how)
-        else:
+        if not finding:
             result = look(data, known, seed=seed, reporter=reporter)
+        else:
+            try:
+                fixed = carry_out(data, finding, files, reporter=reporter, **how)
+            except KeyboardInterrupt as error:
+                message = f"interrupted. Some files may have changed; to undo:\n  $ {undo_line}"
+                raise type(error)(message) from error
     if not finding:
-        show_fixable(result)
-        return 0
-    show_fixed(finding, fixed, command("plainunet", "fix", data, "--undo"))
+        return 0 if show_fixable(result) else result.exit_code
+    show_fixed(finding, fixed, undo_line)
     return 1 if fixed.left and not dry_run else 0
 
 

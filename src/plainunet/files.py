@@ -42,7 +42,11 @@ def write_whole(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # cut, since the longer name could exceed the limit of the file system
     prefix = f".{path.stem[:32]}{_UNFINISHED}{_this_process()}-"
-    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # not that of the temporary file
+        raise
     os.close(handle)
     part = Path(name)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from plainunet.config import FolderConfig
-from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_found
+from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_found, list_folder
 from plainunet.dataset.lists import ImagePool, Pair, has_images, with_parts
 from plainunet.formats import coco, rle
 from plainunet.formats.images import IMAGE_SUFFIXES, image_size
@@ -37,7 +37,7 @@ def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
 
     Skipped files are noted, with the reason.
     """
-    below = sorted(each for each in folder.iterdir() if each.is_dir())
+    below = sorted(each for each in list_folder(folder) if each.is_dir())
     places = [each for each in below if each.name.lower() == "annotations" or find_part(each.name)]
     for place in (folder, *places):
         with os.scandir(place) as entries:
@@ -156,11 +156,11 @@ def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> li
 def _images_folder(folder: Path, file: Path) -> Path:
     # a file from elsewhere refers to the folder's images
     base = file.parent if folder in (file.parent, *file.parent.parents) else folder
-    if any(each.suffix.lower() in IMAGE_SUFFIXES for each in base.iterdir()):
+    if any(each.suffix.lower() in IMAGE_SUFFIXES for each in list_folder(base)):
         return base
     if base != folder and base.name.lower() == "annotations":
         base = base.parent
-    below = sorted(each for each in base.iterdir() if each.is_dir() and each.name[0] != ".")
+    below = sorted(each for each in list_folder(base) if each.is_dir() and each.name[0] != ".")
     alike = [each for each in below if each.name.lower() in file.stem.lower()]
     alike.sort(key=lambda each: -len(each.name))
     usual = [each for each in below if each.name.lower() in IMAGE_FOLDERS]

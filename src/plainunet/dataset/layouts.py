@@ -230,10 +230,18 @@ def folders_found(folder: Path) -> str:
     return f"Folders found: {', '.join(names[:10]) or 'none'}{more}."
 
 
+def list_folder(folder: Path) -> list[Path]:
+    """List a folder; one that may not be opened is empty here, and reported by `walk`."""
+    try:
+        return [*folder.iterdir()]
+    except PermissionError:
+        return []
+
+
 def _folders(folder: Path) -> list[str]:
     return sorted(
         each.name
-        for each in folder.iterdir()
+        for each in list_folder(folder)
         if not each.name.startswith(_NO_DATA) and each.is_dir()
     )
 
@@ -293,7 +301,8 @@ def _root(folder: Path, images: str, masks: str | None, part: str = "") -> Root:
 
 def _has_images(folder: Path) -> bool:
     return any(
-        each.suffix.lower() in IMAGE_SUFFIXES and each.name[0] != "." for each in folder.iterdir()
+        each.suffix.lower() in IMAGE_SUFFIXES and each.name[0] != "."
+        for each in list_folder(folder)
     )
 
 
@@ -367,7 +376,7 @@ def _one_of(
         for name in names
         if name != fits[0]
         and name.lower() not in (*PARTS, *IMAGE_FOLDERS)
-        and any(each.suffix.lower() in IMAGE_SUFFIXES for each in (folder / name).iterdir())
+        and any(each.suffix.lower() in IMAGE_SUFFIXES for each in list_folder(folder / name))
     ]
     if others:
         reporter.note(

@@ -160,7 +160,9 @@ def fill(image: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[Any]:
     """
     filled = image.copy()
     valid = image[~missing]
-    with np.errstate(over="ignore", invalid="ignore"):  # `_as_finite` reports infinite values
+    if image.dtype.kind == "f":  # infinite values stay elsewhere, and are reported
+        valid = np.where(np.isfinite(valid), valid, 0)
+    with np.errstate(over="ignore", invalid="ignore"):
         filled[missing] = valid.mean(axis=0, dtype=np.float64) if len(valid) else 0
     return filled
 

@@ -46,7 +46,7 @@ from plainunet.prediction.record import (
     write_record,
 )
 from plainunet.prediction.video import CutOffError, predict_video, video_paths
-from plainunet.reporter import Reporter, silent
+from plainunet.reporter import Forwarding, Reporter, silent
 from plainunet.system import keep_freed_memory, spare_threads
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")
@@ -345,7 +345,20 @@ def predict_files(
         for task in tasks:
             if mask := _existing(task.mask):
                 require_own(mask, task.key)
-    return _Batch(predictor, outputs, tasks, overwrite, reporter).predict()
+    return _Batch(predictor, outputs, tasks, overwrite, _EachOnce(reporter)).predict()
+
+
+class _EachOnce(Forwarding):
+    """Drops notes that were reported before, as of each page of a stack."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(reporter)
+        self._known: set[str] = set()
+
+    def note(self, text: str) -> None:
+        if text not in self._known:
+            self._known.add(text)
+            super().note(text)
 
 
 class _Task(NamedTuple):
@@ -401,7 +414,10 @@ class _Batch:
                 for number, job in group.items():
                     task = self.tasks[number]
                     try:
-                        with note_warnings(task.image, self.reporter), failing_alone(task.image):
+                        with (
+                            note_warnings(path_of(task.image), self.reporter),
+                            failing_alone(task.image),
+                        ):
                             self._predict_one(number, job.result(), writer, masks.get(number))
                     except (ValueError, OSError) as error:
                         self.result.failures.append(str(error))
@@ -443,7 +459,7 @@ class _Batch:
         reads = {number: job.result() for number, job in group.items()}
         images = {n: read.windows for n, read in reads.items() if isinstance(read, _Read)}
         for number, image in images.items():
-            with note_warnings(self.tasks[number].image, self.reporter):
+            with note_warnings(path_of(self.tasks[number].image), self.reporter):
                 self.predictor.warn_of(image)
         try:
             masks = self.predictor.masks([*images.values()])

@@ -88,6 +88,11 @@ def show_diagnosis(
     result: Diagnosis, train_line: str, recommended: dict[str, tuple[Any, str]]
 ) -> None:
     """Print the summary and findings of `check`, and how to train, with the reasons."""
+    if reporter.verbosity < 0:
+        for each in result.findings:
+            if each.severity != "note":
+                text = printable(f"{each.severity}: {each.code}: {each.message}")
+                Console(stderr=True, soft_wrap=True, highlight=False).print(text, markup=False)
     console = Terminal(highlight=False, soft_wrap=True)
     _show_summary(console, result)
     for note in result.notes:
@@ -204,14 +209,15 @@ def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
         console.print(f"  {printable(finding.message)}", markup=False)
 
 
-def show_fixable(result: Diagnosis) -> None:
-    """Print the commands for all findings that `plainunet fix` can fix."""
+def show_fixable(result: Diagnosis) -> bool:
+    """Print the commands for all findings that `plainunet fix` can fix. Returns whether any is."""
     console = Terminal(highlight=False, soft_wrap=True)
     lines = Counter(each.fix.line for each in result.findings if each.fix and each.fix.change)
     for line, count in lines.items():
         console.print(f"$ {printable(line)}  ({plural(count, 'finding')})", markup=False)
     if not lines:
         console.print(f"{result.data}: no finding can be fixed by changing files", markup=False)
+    return bool(lines)
 
 
 def printable(text: str) -> str:
