@@ -800,6 +800,7 @@ def test_names_that_are_not_utf8_can_be_printed(
         (["--ignore-index", "x"], "ignore"),
         (["--early-stopping", "x"], "patience"),
         (["--amp", "x"], "precision"),
+        (["--amp", "--epochs", "x"], "epochs"),  # a switch elsewhere
     ],
 )
 def test_flags_of_other_tools_lead_to_ours(command: Commands, given: list[str], named: str) -> None:
@@ -831,4 +832,5 @@ def test_quiet_and_verbose(command: Commands, valid: Path) -> None:
     assert len(verbose.stdout) >= len(usual.stdout) > 0
     quiet = command("check", "-q", valid)
     assert (quiet.returncode, quiet.stdout) == (usual.returncode, "")
+    assert "empty-mask" in quiet.stderr
     refused(command("predict", "nowhere", valid, "--out", "masks", "--quiet"), "nowhere")
