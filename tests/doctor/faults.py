@@ -413,6 +413,9 @@ def another_255(copy: Copy, random: Random, count: float) -> Planted:
     """In some masks 255 is the foreground that is 1 in the others, or the other way round."""
     if why := _refuse(copy, binary=True):
         return why
+    with Image.open(copy.pairs[0].mask) as mask:
+        if mask.mode in ("1", "P"):
+            return "1 and 255 are both white, and read as one class"
     other = 1 if copy.known.values[1] == 255 else 255
     chosen = random.choice(len(copy.pairs), int(count), replace=False)
     masks = [copy.pairs[k].mask for k in chosen]
