@@ -69,7 +69,7 @@ def test_other_files(tmp_path: Path) -> None:
 
 
 def test_agrees_with_rasterio(tmp_path: Path) -> None:
-    rasterio = pytest.importorskip("rasterio", reason="pip install 'plainunet[geo]'")
+    rasterio = pytest.importorskip("rasterio", reason="pip install rasterio")
     geo = find_geo(write(tmp_path / "a.tif", SCALE, TIEPOINT, keys(KEYS)))
     assert geo is not None
     with rasterio.open(tmp_path / "a.tif") as file:

@@ -234,7 +234,7 @@ def open_still(
     try:
         opened = _OPENERS[kind](file, "")
     except DataError as error:
-        install = " Or install it: pip install 'plainunet[heic]'." if kind == "heic" else ""
+        install = " Or install it: pip install pillow-heif." if kind == "heic" else ""
         raise DataError(
             f"{path} is {kind.upper()}, which cannot be read: {error}. Save it as PNG or JPEG."
             f"{install}",

@@ -185,6 +185,10 @@ _ENVIRONMENT = {
 }
 
 
+_PACKAGES = {"mlflow": "mlflow-skinny sqlalchemy alembic"}
+"""What to install for a tracker, if it is not the tracker's name."""
+
+
 def require_trackers(config: TrainConfig, run: Path) -> None:
     """Import the libraries of the trackers, so that a missing one fails early."""
     for name in config.track:
@@ -198,7 +202,7 @@ def require_trackers(config: TrainConfig, run: Path) -> None:
         except ImportError as error:
             raise ValueError(
                 f"--track {name}: a library is missing ({error}). Install it with: "
-                f"pip install 'plainunet[{name}]'"
+                f"pip install {_PACKAGES.get(name, name)}"
             ) from error
 
 
