@@ -534,7 +534,7 @@ def test_heic_names_the_extra(tmp_path: Path) -> None:
         mask(tmp_path / f"masks/{name}.png")
     mask(tmp_path / "masks/c.png")
     (tmp_path / "images/c.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
-    with pytest.raises(ValueError, match=r"c\.HEIC is HEIC.*plainunet\[heic\]"):
+    with pytest.raises(ValueError, match=r"c\.HEIC is HEIC.*pillow-heif"):
         SegmentationDataset.open(tmp_path)
 
 
