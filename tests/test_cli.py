@@ -181,7 +181,7 @@ def test_help_comes_without_torch() -> None:
 def test_the_demo(command: Commands, tmp_path: Path) -> None:
     result = command("demo", "--out", tmp_path / "demo")
     assert result.returncode == 0, result.stderr
-    score = re.search(r"Mean foreground Dice (0\.\d+) \(pooled\) on 40 pictures", result.stdout)
+    score = re.search(r"Mean foreground Dice (0\.\d+) \(pooled\) on 40 held-out", result.stdout)
     assert score
     assert float(score[1]) >= 0.90
     opened = re.search(r"Open (.+_comparison\.png):", result.stdout)
