@@ -187,7 +187,7 @@ def test_the_demo(command: Commands, tmp_path: Path) -> None:
     opened = re.search(r"Open (.+_comparison\.png):", result.stdout)
     assert opened
     assert Path(opened[1]).is_file()
-    assert len(list((tmp_path / "demo" / "masks").iterdir())) == 40
+    assert len(list((tmp_path / "demo" / "masks").glob("*.png"))) == 40
     assert len(load_config(tmp_path / "demo" / "run" / "config.toml").classes) == 3
 
 
