@@ -217,20 +217,15 @@ def fix(
         return 0
     if not data.is_dir():
         raise FileNotFoundError(f"{data}: no such folder.")
-    undo_line = command("plainunet", "fix", data, "--undo")
     how: dict[str, Any] = {"config": known, "seed": seed, "dry_run": dry_run}
     with Screen() as reporter:
         if not finding:
             result = look(data, known, seed=seed, reporter=reporter)
         else:
-            try:
-                fixed = carry_out(data, finding, files, reporter=reporter, **how)
-            except KeyboardInterrupt as error:
-                message = f"interrupted. Some files may have changed; to undo:\n  $ {undo_line}"
-                raise type(error)(message) from error
+            fixed = carry_out(data, finding, files, reporter=reporter, **how)
     if not finding:
         return 0 if show_fixable(result) else result.exit_code
-    show_fixed(finding, fixed, undo_line)
+    show_fixed(finding, fixed, command("plainunet", "fix", data, "--undo"))
     return 1 if fixed.left and not dry_run else 0
 
 

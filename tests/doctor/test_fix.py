@@ -414,16 +414,34 @@ def test_a_list_or_a_pattern_keeps_the_names_that_it_gives(scenes: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_what_was_killed_is_undone(scenes: Path) -> None:
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_what_was_killed_is_undone(scenes: Path, kill: signal.Signals) -> None:
     hide_a_class(scenes, true_masks(scenes))
     spoilt, first = tree_of(scenes), scenes / "masks/00.png"
     words = [sys.executable, "-m", "plainunet", "fix", str(scenes), "transparent"]
     began, inode = time.monotonic(), first.stat().st_ino
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         while first.stat().st_ino == inode and time.monotonic() < began + 60:
             time.sleep(0.0002)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+        process.send_signal(kill)
+        _, message = process.communicate()
+    assert process.returncode == (130 if kill == signal.SIGINT else -kill)
+    assert (b"--undo" in message) == (kill == signal.SIGINT)
     assert tree_of(scenes) != spoilt
     undo(scenes)
+    assert tree_of(scenes) == spoilt
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the signal ends the process")
+def test_what_was_interrupted_before_a_change_proposes_no_undo(scenes: Path) -> None:
+    """It would undo an earlier fix."""
+    spoil(scenes, "03", np.fliplr(mask_of(scenes, "03")))
+    assert call(f"plainunet fix {scenes} flipped") == 0
+    spoil(scenes, "05", np.fliplr(mask_of(scenes, "05")))
+    spoilt = tree_of(scenes)
+    stopped = "import os, signal, plainunet.__main__ as m, plainunet.doctor.diagnose as d\n"
+    stopped += "d.apply = lambda *_: os.kill(os.getpid(), signal.SIGINT)\nm.main()"
+    words = [sys.executable, "-c", stopped, "fix", str(scenes), "flipped"]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (result.returncode, "--undo" in result.stderr) == (130, False)
     assert tree_of(scenes) == spoilt

@@ -16,7 +16,7 @@ from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.split import SPLIT_FILE
 from plainunet.doctor.findings import CODES, Finding, Findings, Severity, as_flags, require_code
 from plainunet.doctor.fit import check_fits
-from plainunet.doctor.fix import apply
+from plainunet.doctor.fix import apply, last_fix
 from plainunet.doctor.images import PairFacts, check_images, group_copies, read_facts
 from plainunet.doctor.masks import Contents, check_contents, find_contents
 from plainunet.formats.problems import Change, DataError, as_problem, command
@@ -359,12 +359,9 @@ def fix(
         The changes, and the remaining findings.
 
     Raises:
-        FileNotFoundError: There is no such folder.
         ValueError: No finding of this code can be fixed by changing files, or a change failed.
     """
     require_code(code, code)
-    if not data.is_dir():
-        raise FileNotFoundError(f"{data} is not a folder. Check the path.")
     result = check(data, config, seed=seed, reporter=reporter)
     found = [each for each in result.findings if each.code == code]
     changes = {each.fix.change: each for each in found if each.fix and each.fix.change}
@@ -387,8 +384,15 @@ def fix(
     chosen = list(dict.fromkeys(chosen))
     if dry_run:
         return Fixed(chosen, None, found, result)
-    backup, made = apply(data, code, chosen)
-    result = check(data, config, seed=seed, reporter=reporter)
+    before = last_fix(data)
+    try:
+        backup, made = apply(data, code, chosen)
+        result = check(data, config, seed=seed, reporter=reporter)
+    except KeyboardInterrupt as error:
+        if last_fix(data) == before:  # nothing was changed
+            raise
+        line = command("plainunet", "fix", data, "--undo")
+        raise type(error)(f"interrupted. Some files have changed; to undo:\n  $ {line}") from error
     touched = {file for change in made for file in change.files}
     left = [each for each in result.findings if each.code == code]
     if files:

@@ -192,8 +192,7 @@ def apply(data: Path, code: str, changes: Iterable[Change]) -> tuple[Path, list[
     made: list[Change] = []
     touched: set[Path] = set()
     with lock_folder(backup):
-        last = max((number for number, _, _ in _fixes(backup)), default=0)
-        folder = backup / f"{last + 1:04d}-{code}"
+        folder = backup / f"{last_fix(data) + 1:04d}-{code}"
         folder.mkdir()
         try:
             for change in changes:
@@ -268,6 +267,11 @@ def _fixes(backup: Path) -> list[tuple[int, str, Path]]:
     """The number, code and folder of every fix, in order."""
     found = [(_FIX.fullmatch(each.name), each) for each in backup.glob("*")]
     return sorted((int(match[1]), match[2], each) for match, each in found if match)
+
+
+def last_fix(data: Path) -> int:
+    """The number of the last fix that can be undone, or 0."""
+    return max((number for number, _, _ in _fixes(data / BACKUP)), default=0)
 
 
 def undo(data: Path, code: str = "") -> list[Path]:
