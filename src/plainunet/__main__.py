@@ -13,18 +13,18 @@ from pathlib import Path
 from plainunet import reporter
 
 _ALIASES = {
-    "gradient-accumulation": "accumulation accumulate grad-accum gradient-accumulation-steps",
     "augment": "aug augmentation augmentations",
     "base-channels": "features init-features width",
     "batch-size": "batch bs",
     "budget": "time time-budget",
     "classes": "class-names names",
-    "gradient-clip": "clip grad-clip gradient-clip-val clip-grad-norm max-grad-norm",
     "colors": "colours palette",
     "depth": "levels num-levels",
     "ensemble": "checkpoints models",
     "epochs": "num-epochs max-epochs n-epochs",
     "folds": "n-folds num-folds k-folds kfold",
+    "gradient-accumulation": "accumulation accumulate grad-accum gradient-accumulation-steps",
+    "gradient-clip": "clip grad-clip gradient-clip-val clip-grad-norm max-grad-norm",
     "ignore": "ignore-index ignore-label ignore-value void",
     "images": "image-dir images-dir img-dir",
     "learning-rate": "lr",
@@ -36,10 +36,10 @@ _ALIASES = {
     "patch": "crop crop-size patch-size",
     "patience": "early-stopping early-stopping-patience",
     "precision": "amp mixed-precision",
+    "pretrained": "start-from finetune fine-tune init-from",
     "schedule": "scheduler lr-scheduler lr-schedule",
     "seed": "random-seed random-state",
     "size": "imgsz img-size image-size input-size resolution",
-    "pretrained": "start-from finetune fine-tune init-from",
     "threshold": "conf conf-threshold",
     "track": "logger loggers report-to trackers",
     "upsampling": "up upsample",
@@ -73,11 +73,8 @@ def _with_own_names(tokens: list[str]) -> list[str]:
         flag = own.get(flag, flag)
         named += [flag, *value] if flag in _SIDES else ["=".join([flag, *value])]
     for at in reversed(range(1, len(named))):
-        rest = named[at : at + 2]
-        if named[at - 1] in _SIDES and [side.isdecimal() for side in rest] in (
-            [True],
-            [True, False],
-        ):
+        sides = [side.isdecimal() for side in named[at : at + 2]]
+        if named[at - 1] in _SIDES and sides in ([True], [True, False]):
             named.insert(at, named[at])
     return named
 

@@ -153,7 +153,9 @@ def check(
         raise ValueError("--leave-out requires --write.")
     with Screen() as reporter:
         result = look(data, known, seed=seed, reporter=reporter)
-    show_diagnosis(result, training_command(result), recommend(result))
+    # `recommend` reads images, which --quiet would waste
+    recommended = recommend(result) if reporting.verbosity >= 0 else {}
+    show_diagnosis(result, training_command(result), recommended)
     if json_file:
         write_json(json_file, result.as_json())
     if html:
