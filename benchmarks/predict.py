@@ -41,7 +41,8 @@ from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import resize
 from plainunet.dataset.split import SPLIT_FILE, read_split
 from plainunet.formats.images import read_image, to_unit
-from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
+from plainunet.network.card import Card
+from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
 from plainunet.prediction.drawing import write_mask

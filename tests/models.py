@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from plainunet.network.checkpoint import Card
+from plainunet.network.card import Card
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor

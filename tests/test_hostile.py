@@ -35,7 +35,8 @@ from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import cache_folder
 from plainunet.formats.windows import open_windows
-from plainunet.network.checkpoint import Card, CheckpointError, load_checkpoint, save_checkpoint
+from plainunet.network.card import Card, CheckpointError
+from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.predict import find_inputs, predict_files
@@ -149,7 +150,8 @@ def test_a_small_file_makes_no_large_network(checkpoint: Path) -> None:
     )
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from plainunet.network.checkpoint import CheckpointError, load_checkpoint\n"
+        "from plainunet.network.card import CheckpointError\n"
+        "from plainunet.network.checkpoint import load_checkpoint\n"
         "try: load_checkpoint(Path(sys.argv[1]))\n"
         "except CheckpointError: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from plainunet.doctor.diagnose import check
     from plainunet.evaluation.compare import compare
     from plainunet.evaluation.evaluate import evaluate
-    from plainunet.network.checkpoint import Card
+    from plainunet.network.card import Card
     from plainunet.network.unet import UNet
     from plainunet.prediction.predictor import Predictor
     from plainunet.settings import load_config
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Card": "plainunet.network.checkpoint",
+    "Card": "plainunet.network.card",
     "Predictor": "plainunet.prediction.predictor",
     "TrainConfig": "plainunet.config",
     "UNet": "plainunet.network.unet",

@@ -149,6 +149,14 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
+def cores() -> int:
+    """Number of threads for computing: OMP_NUM_THREADS, or the cores this process may use."""
+    if (wanted := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(wanted) > 0:
+        return int(wanted)
+    usable = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(usable(0)) if usable else os.cpu_count() or 1
+
+
 def spare_threads() -> int:
     """Number of threads for reading or writing files while a network computes.
 

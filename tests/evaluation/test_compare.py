@@ -12,7 +12,8 @@ from PIL import Image
 
 from plainunet.evaluation.compare import compare
 from plainunet.evaluation.evaluate import evaluate
-from plainunet.network.checkpoint import Card, save_checkpoint
+from plainunet.network.card import Card
+from plainunet.network.checkpoint import save_checkpoint
 from plainunet.palette import default_colors
 
 from ..models import make_network

@@ -18,7 +18,8 @@ from plainunet.dataset.split import read_split
 from plainunet.evaluation.evaluate import evaluate, match_classes
 from plainunet.evaluation.metrics import scores, summarise
 from plainunet.formats.sources import HERE, ClassFiles, CocoImage
-from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
+from plainunet.network.card import Card
+from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.predict import predict_files

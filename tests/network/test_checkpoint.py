@@ -14,15 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import plainunet
-from plainunet.network.checkpoint import (
-    FORMAT,
-    Card,
-    CheckpointError,
-    load_checkpoint,
-    load_pretrained,
-    save_checkpoint,
-    versions,
-)
+from plainunet.network.card import FORMAT, Card, CheckpointError, versions
+from plainunet.network.checkpoint import load_checkpoint, load_pretrained, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors, default_names
 

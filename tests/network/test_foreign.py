@@ -15,13 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plainunet.network.checkpoint import (
-    Card,
-    CheckpointError,
-    load_checkpoint,
-    save_checkpoint,
-    versions,
-)
+from plainunet.network.card import Card, CheckpointError, versions
+from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.network.foreign import convert, import_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors

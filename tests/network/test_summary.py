@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from plainunet.network.checkpoint import Card, save_checkpoint
+from plainunet.network.card import Card
+from plainunet.network.checkpoint import save_checkpoint
 from plainunet.network.summary import (
     StageSummary,
     choose_network,

@@ -14,14 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plainunet.network.blocks import Normalisation
-from plainunet.network.unet import (
-    UNet,
-    deep_logits,
-    input_side,
-    output_side,
-    reflection_pad,
-    valid_output_size,
-)
+from plainunet.network.sizes import input_side, output_side, valid_output_size
+from plainunet.network.unet import UNet, deep_logits, reflection_pad
 
 
 def small_network(in_channels: int = 3, num_classes: int = 2, depth: int = 3) -> UNet:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from plainunet.network.checkpoint import Card
+from plainunet.network.card import Card
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Collected
 

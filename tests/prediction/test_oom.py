@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plainunet.network.unet import UNet
-from plainunet.prediction.backends import TorchBackend
+from plainunet.prediction.torch_backend import TorchBackend
 from plainunet.prediction.oom import failing_alone, in_smaller_parts
 
 from ..forks import Fork
@@ -98,7 +98,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 import torch
-from plainunet.network.checkpoint import Card
+from plainunet.network.card import Card
 from plainunet.network.unet import UNet
 from plainunet.prediction.predict import predict_files
 from plainunet.prediction.predictor import Predictor

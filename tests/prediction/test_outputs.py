@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from plainunet.config import Output
 from plainunet.formats import coco as coco_reader
 from plainunet.formats.masks import read_mask
-from plainunet.network.checkpoint import Card
+from plainunet.network.card import Card
 from plainunet.palette import default_colors
 from plainunet.prediction.geo import Georeference
 from plainunet.prediction.objects import find_objects

@@ -19,7 +19,8 @@ from plainunet.dataset.lists import find_images
 from plainunet.formats.images import read_image
 from plainunet.formats.sources import Page, parse_image
 from plainunet.formats.windows import open_windows
-from plainunet.network.checkpoint import Card, save_checkpoint
+from plainunet.network.card import Card
+from plainunet.network.checkpoint import save_checkpoint
 from plainunet.prediction.geo import read_geo
 from plainunet.prediction.predict import (
     Inputs,

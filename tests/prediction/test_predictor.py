@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from plainunet.formats.problems import DataError
 from plainunet.formats.windows import ArrayWindows
-from plainunet.network.checkpoint import Card, save_checkpoint
+from plainunet.network.card import Card
+from plainunet.network.checkpoint import save_checkpoint
 from plainunet.network.unet import UNet, deep_logits
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor

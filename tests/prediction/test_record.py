@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from plainunet.network.checkpoint import Card
+from plainunet.network.card import Card
 from plainunet.network.unet import UNet
 from plainunet.prediction.drawing import read_key, write_mask, write_tiff_mask
 from plainunet.prediction.predictor import Predictor

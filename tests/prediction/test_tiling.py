@@ -15,7 +15,7 @@ from plainunet.config import TrainConfig
 from plainunet.formats.images import read_image
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.unet import UNet, deep_logits
-from plainunet.prediction.backends import TorchBackend
+from plainunet.prediction.torch_backend import TorchBackend
 from plainunet.prediction.tiling import (
     WHOLE,
     blend_bands,

@@ -15,7 +15,8 @@ from plainunet.formats.images import to_unit
 from plainunet.formats.windows import ArrayWindows, open_windows
 from plainunet.network.unet import UNet
 from plainunet.prediction import views
-from plainunet.prediction.backends import TorchBackend, Turn, log_mean, turn_back, turn_images
+from plainunet.prediction.backends import Turn
+from plainunet.prediction.torch_backend import TorchBackend, log_mean, turn_back, turn_images
 from plainunet.prediction.views import TTA, ReducedImage, aligned_bands, enlarge, row_above
 
 from ..models import as_predictor, make_card, make_network, make_predictor

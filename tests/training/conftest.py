@@ -19,7 +19,7 @@ from plainunet.dataset.coding import Values
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import find_pairs
 from plainunet.dataset.samples import Samples
-from plainunet.network.checkpoint import Card
+from plainunet.network.card import Card
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.reporter import Reporter, StepDone, silent

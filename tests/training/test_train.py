@@ -20,7 +20,8 @@ from plainunet.config import Growth, TrainConfig
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.samples import Samples
 from plainunet.evaluation.evaluate import evaluate
-from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
+from plainunet.network.card import Card
+from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor

@@ -14,7 +14,7 @@ from plainunet.dataset.coding import Values
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.samples import Samples
-from plainunet.network.checkpoint import Card
+from plainunet.network.card import Card
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent

@@ -28,7 +28,7 @@ from plainunet.evaluation.report import About, choose_shown, show, write_report
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.problems import command
 from plainunet.formats.sources import Source
-from plainunet.network.checkpoint import Card
+from plainunet.network.card import Card
 from plainunet.palette import default_names
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent

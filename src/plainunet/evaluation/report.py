@@ -32,7 +32,7 @@ from plainunet.evaluation.charts import (
 )
 from plainunet.evaluation.measure import PredictedImage
 from plainunet.evaluation.statistics import FEW
-from plainunet.network.checkpoint import Card, versions
+from plainunet.network.card import Card, versions
 from plainunet.network.unet import UNet
 from plainunet.page import NOTHING, data_url, interval, number, plural, render, save_page, score
 from plainunet.prediction.drawing import Colors, as_rgb

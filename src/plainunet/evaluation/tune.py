@@ -17,7 +17,8 @@ from plainunet.evaluation.evaluate import open_dataset
 from plainunet.evaluation.measure import predict_images
 from plainunet.evaluation.metrics import Counts, confusion_matrix, dice, nan_mean, threshold_curve
 from plainunet.files import require_own, require_writable
-from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
+from plainunet.network.card import Card
+from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.prediction.objects import remove_small
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent

@@ -3,114 +3,28 @@
 The file contains the weights and, as JSON in its metadata, the architecture and a `Card`.
 """
 
-import dataclasses
 import hashlib
 import json
-import platform
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from plainunet import __version__
-from plainunet.config import TTAName
 from plainunet.files import write_whole
+from plainunet.network.card import KEY, Card, CheckpointError, read_card, write_metadata
 from plainunet.network.unet import UNet
 from plainunet.system import shorten
-
-FORMAT = 1
-_KEY = "plainunet"
-
-
-class CheckpointError(ValueError):
-    """The file is not a checkpoint that this version can read."""
-
-
-Byte = Annotated[int, Field(ge=0, le=255)]
-Color = tuple[Byte, Byte, Byte]
-_Side = Annotated[int, Field(ge=1, le=2**14)]
-_Value = Annotated[int, Field(ge=0, le=65535)]
-_Name = Annotated[str, Field(min_length=1, max_length=1000)]
-_Area = Annotated[int, Field(ge=0, le=2**31)]
-_Share = Annotated[float, Field(gt=0, le=1)]
-_Scale = Annotated[float, Field(gt=0, le=4)]
-
-
-class _Masks(BaseModel):
-    """Known keys of `Card.masks`; others are allowed."""
-
-    values: tuple[_Value, ...] = Field(default=(), max_length=255)
-    ignore: _Value | None = None
-    kind: Literal["ids", "two values", "values", "threshold", "instances", "colors"] = "ids"
-    colors: tuple[Color, ...] = Field(default=(), max_length=255)
-
-
-class _Training(BaseModel):
-    """Known keys of `Card.training`; others are allowed."""
-
-    digest: str = ""
-    sample: dict[str, int] = {}
-    dtypes: list[str] = []
-    grey: float = 0
-    areas: tuple[float, float] | None = None
-    settings: dict[str, Any] = {}
-
-
-def _having(keys: type[BaseModel]) -> AfterValidator:
-    """Validate the known keys, and keep all of them unchanged."""
-    return AfterValidator(lambda given: keys.model_validate(given) and given)
-
-
-@dataclass(frozen=True)
-class Card:
-    """The model card of a checkpoint: everything that inference needs besides the weights."""
-
-    class_names: Annotated[tuple[_Name, ...], Field(min_length=2, max_length=255)]
-    """Names in the order of the class ids, background included."""
-    colors: tuple[Color, ...]
-    """RGB of each class, 0..255, used in mask files."""
-    size: tuple[_Side, _Side] | None
-    """Input size: height and width that images are reduced to fit in, or None if all of them are
-    scaled by `factor`."""
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """With two classes, the minimum probability of class 1 for a pixel of class 1."""
-    masks: Annotated[dict[str, Any], _having(_Masks)] = field(default_factory=dict)
-    """Mask encoding: `values`, `ignore`, `kind`, optionally `colors`."""
-    training: Annotated[dict[str, Any], _having(_Training)] = field(default_factory=dict)
-    """Settings, data digest and image sizes of the training run."""
-    scores: dict[str, Any] = field(default_factory=dict)
-    """Scores on the validation split, with their protocol."""
-    factor: _Share = 1.0
-    """Without a size: scale factor of the images' sides."""
-    tta: TTAName = "none"
-    """Test-time augmentation: "none", "mirror" (left to right), "flips" (also top to bottom) or
-    "turns" (also rotations by 90 degrees); the probabilities are averaged."""
-    scales: Annotated[tuple[_Scale, ...], Field(min_length=1, max_length=16)] = (1.0,)
-    """Multi-scale inference: factors on the input size; the probabilities are averaged."""
-    min_object: _Area = 0
-    """Connected regions of a class with fewer pixels become background."""
-    fill_holes: _Area = 0
-    """Holes of up to this number of pixels are filled."""
-    versions: dict[str, str] = field(default_factory=dict)
-    """Versions of the software that wrote the checkpoint."""
 
 
 def save_checkpoint(path: Path, network: UNet, card: Card) -> None:
     """Write network and card as one file, whole or not at all."""
     tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
-    metadata = {
-        "format": FORMAT,
-        "architecture": network.architecture,
-        "weights": _digest(tensors),
-        **dataclasses.asdict(card),
-    }
+    metadata = write_metadata(network.architecture, card, weights=_digest(tensors))
     with write_whole(path) as file:
-        save_file(tensors, file, metadata={_KEY: json.dumps(metadata)})
+        save_file(tensors, file, metadata={KEY: json.dumps(metadata)})
 
 
 def load_checkpoint(path: Path) -> tuple[UNet, Card]:
@@ -128,7 +42,7 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
     try:
         path.open("rb").close()  # safetensors calls a file without read permission missing
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            metadata = json.loads((file.metadata() or {}).get(KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except PermissionError as error:
@@ -144,35 +58,18 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
             "of it). Use the best.safetensors of a training run, or convert weights of other "
             "projects with plainunet import."
         )
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: has format {shorten(str(metadata.get('format')))}; this version reads "
-            f"{FORMAT}. Update plainunet."
-        )
     if metadata.get("refines"):
         raise CheckpointError(
             f"{path}: refines the masks of another checkpoint (it was trained with --refine-of), "
             "which this version does not support. Use that other checkpoint."
         )
+    card = read_card(metadata, path)
     try:
-        card = TypeAdapter(Card).validate_python(_card_fields(metadata))
         network = _make_network(metadata["architecture"], shapes)
-        if not len(card.class_names) == len(card.colors) == network.num_classes:
-            raise ValueError(
-                f"{len(card.class_names)} class names and {len(card.colors)} colours for "
-                f"{network.num_classes} classes"
-            )
         dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
         # assigned, since allocating memory for meta tensors imports half a second of PyTorch
         weights = {name: tensor.to(dtypes[name]) for name, tensor in tensors.items()}
         network.load_state_dict(weights, assign=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CheckpointError(
-            f"{path}: damaged metadata ({where}: {first['msg']}; got "
-            f"{shorten(repr(first['input']))}). Copy the file again, or train again."
-        ) from error
     except (RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"{path}: weights and metadata do not match ({shorten(str(error), 300)}). Copy the "
@@ -214,22 +111,6 @@ def _digest(tensors: dict[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of the running software, by package name."""
-    return {
-        "plainunet": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _card_fields(metadata: dict[str, Any]) -> dict[str, Any]:
-    # fields added after the first version of the format
-    later = ("factor", "tta", "scales", "min_object", "fill_holes")
-    known = {f.name: f.default for f in dataclasses.fields(Card) if f.name in later}
-    return {f.name: {**known, **metadata}[f.name] for f in dataclasses.fields(Card)}
 
 
 OVERRIDABLE = ("in_channels", "num_classes", "dropout", "deep_supervision")

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from plainunet.files import require_writable
 from plainunet.network.blocks import Upsampling
-from plainunet.network.checkpoint import Card, CheckpointError, save_checkpoint, versions
+from plainunet.network.card import Card, CheckpointError, versions
+from plainunet.network.checkpoint import save_checkpoint
 from plainunet.network.unet import MOST_CLASSES, UNet
 from plainunet.palette import default_colors, default_names
 

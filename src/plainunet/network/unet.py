@@ -10,13 +10,12 @@ r"""The U-Net (Ronneberger, Fischer and Brox 2015, arXiv 1505.04597, figure 1).
                              \                 /
                              down (bottleneck)
 
-After the network come the sizes of valid convolutions, and reflection padding, which gives such
-a network context beyond the image border.
+Which image sizes fit a network is in `sizes.py`.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import count, pairwise
+from itertools import pairwise
 from math import isfinite
 from typing import Any, Self, get_args
 
@@ -33,6 +32,7 @@ from plainunet.network.blocks import (
     he_initialise,
     recomputed,
 )
+from plainunet.network.sizes import Sizes
 
 MOST_CLASSES = 255
 """Maximum of an 8-bit mask, besides the value of ignored pixels."""
@@ -103,6 +103,7 @@ class UNet(nn.Module):
             "dropout": dropout,
         }
         _check_architecture(self.architecture)
+        self.sizes = Sizes.of(self.architecture)
         self.in_channels, self.num_classes, self.depth = in_channels, num_classes, depth
         self.base_channels, self.valid, self.checkpointing = base_channels, valid, checkpointing
 
@@ -216,16 +217,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: The size does not fit; the message names the nearest valid sizes.
         """
-        if self.valid:
-            return valid_output_size(height, width, self.depth)
-        smallest = self._smallest
-        if height < smallest or width < smallest:
-            raise ValueError(
-                f"An image of {height} x {width} pixels (height x width) is too small for "
-                f"depth {self.depth}. Pad it to {max(height, smallest)} x "
-                f"{max(width, smallest)}, or use a smaller depth."
-            )
-        return height, width
+        return self.sizes.output_size(height, width)
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """Size of the smallest image whose logits have at least this size.
@@ -237,9 +229,7 @@ class UNet(nn.Module):
         Returns:
             Height and width of the image [pixels].
         """
-        if self.valid:
-            return input_side(height, self.depth), input_side(width, self.depth)
-        return max(height, self._smallest), max(width, self._smallest)
+        return self.sizes.input_size(height, width)
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Set the statistics of the training images.
@@ -261,13 +251,6 @@ class UNet(nn.Module):
                 raise ValueError(f"{name} is {list(values)}; every value must be finite.")
         self.mean.copy_(torch.tensor(list(mean)))
         self.std.copy_(torch.tensor(list(std)).clamp(min=1e-3))
-
-    @property
-    def _smallest(self) -> int:
-        """The minimum height and width of an image, with padded convolutions."""
-        # group and instance normalisation turn a channel of one pixel into zeros
-        by_image = self.architecture["normalisation"] in ("group", "instance")
-        return int(2**self.depth * (2 if by_image else 1))
 
 
 def _run(block: nn.Module, *features: Tensor) -> Tensor:
@@ -291,39 +274,6 @@ def _check_architecture(architecture: dict[str, Any]) -> None:
         raise ValueError(f"dropout is {architecture['dropout']}; it must be from 0 to below 1.")
 
 
-def output_side(side: int, depth: int) -> int | None:
-    """Height or width of the logits with valid convolutions; None if the image does not fit."""
-    for _ in range(depth):
-        side -= 4
-        if side < 2 or side % 2:
-            return None
-        side //= 2
-    for _ in range(depth):
-        side = 2 * (side - 4)
-    return side - 4 if side > 4 else None
-
-
-def input_side(side: int, depth: int) -> int:
-    """Smallest height or width of an image whose logits have at least this side."""
-    return next(n for n in count(side) if (output_side(n, depth) or 0) >= side)
-
-
-def valid_output_size(height: int, width: int, depth: int) -> tuple[int, int]:
-    """`UNet.output_size` with valid convolutions."""
-    left = output_side(height, depth), output_side(width, depth)
-    if left[0] and left[1]:
-        return left[0], left[1]
-    name, side = ("width", width) if left[0] else ("height", height)
-    above = next(n for n in count(side) if output_side(n, depth))
-    below = next((n for n in range(side, 0, -1) if output_side(n, depth)), None)
-    nearest = f"{below} or {above}" if below else f"{above}, the smallest"
-    raise ValueError(
-        f"An image of {height} x {width} pixels (height x width) does not fit valid "
-        f"convolutions of depth {depth}: with this {name} a feature has an odd side, or nothing is "
-        f"left. The nearest valid {name} is {nearest}."
-    )
-
-
 def deep_logits(network: UNet, image: Tensor) -> list[Tensor]:
     """Run a network, with logits of the image's size also for valid convolutions.
 
@@ -340,30 +290,8 @@ def deep_logits(network: UNet, image: Tensor) -> list[Tensor]:
 
 def reflection_pad(network: UNet, image: Tensor) -> Tensor:
     """Pad an image by reflection [N, C, H', W'], so that each of its pixels has logits."""
-    indices = reflection_indices(network, (image.shape[2], image.shape[3]))
+    indices = network.sizes.reflection_indices((image.shape[2], image.shape[3]))
     for axis, index in enumerate(indices, 2):
         if len(index) != image.shape[axis]:
-            image = image.index_select(axis, index.to(image.device))
+            image = image.index_select(axis, torch.from_numpy(index).to(image.device))
     return image
-
-
-def reflection_indices(network: UNet, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Indices of reflection padding to `network.input_size(*size)`, without repeated border pixels.
-
-    The first logit is that of the first pixel. Returns the source row of each row of the padded
-    image, [H'] int64, and the source column of each column, [W'] int64.
-    """
-    padded = network.input_size(*size)
-    kept = network.output_size(*padded)
-    rows, columns = (
-        _reflected(new, side, (new - inner) // 2)
-        for new, side, inner in zip(padded, size, kept, strict=True)
-    )
-    return rows, columns
-
-
-def _reflected(length: int, side: int, before: int) -> Tensor:
-    """Source index 0..`side` - 1 of `length` positions, after a margin of `before`."""
-    period = max(1, 2 * (side - 1))  # repeated, for images smaller than the margin
-    index = (torch.arange(length) - before) % period
-    return torch.minimum(index, period - index)

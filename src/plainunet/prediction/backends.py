@@ -1,23 +1,22 @@
-"""The backend that runs a network and computes with its logits; only it uses PyTorch here.
+"""What runs a network and computes with its logits: one class for PyTorch, one for the others.
 
 Images go in and masks come out as NumPy arrays. In between, logits stay on the network's device as
-`Logits`: here a Tensor, in another backend perhaps a NumPy array. Both support slicing, += and *=;
-every other operation on logits is a method of the backend.
+`Logits`. Without PyTorch, they are NumPy arrays. Both support slicing, += and *=; every other
+operation on logits is a method of the backend.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
+import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
-from plainunet.network import device as devices
-from plainunet.network.unet import UNet, reflection_indices
+from plainunet.network.sizes import Sizes
+from plainunet.prediction.exported import ExportedNetwork
+from plainunet.system import give_freed_memory_back
 
 Logits = Any
 """[K, n, W] float32 on the network's device. For two classes [1, n, W]: the second's logit minus
@@ -26,168 +25,201 @@ Turn = tuple[int, bool]
 """Quarter turns to the left, and whether the image is flipped left to right first."""
 
 
-class TorchBackend:
-    """A `UNet` in PyTorch; any other backend needs the same attributes and methods.
+@dataclass(frozen=True)
+class Geometry(Sizes):
+    """What tiling needs to know of a network: also which image sizes fit it.
 
     Attributes:
-        network: The network.
         in_channels: Number of image channels.
         logit_channels: Number of logit channels: 1 for two classes, else K.
         base_channels: Channels at full resolution.
-        depth: Number of times that the network halves the image.
-        valid: Whether its convolutions are valid (unpadded): logits are smaller than the image.
         can_tile: Whether tiles give the logits of the whole image. With group and instance
             normalisation they do not, because the statistics are those of the tile.
-        device: The device; `str(device)` is "cpu" or the name of another device.
-        precision: Precision of the convolutions.
     """
 
-    def __init__(
-        self,
-        network: UNet,
-        device: str = "auto",
-        precision: str = "auto",
-        turns: Sequence[Turn] = ((0, False),),
-    ) -> None:
-        """Move a network to a device; its train or eval mode is left unchanged."""
-        self.device = devices.choose_device(device)
-        self.precision = devices.choose_precision(precision, self.device)
-        self.network = devices.to_device(network, self.device)
-        self._turns = turns
-        self.in_channels, self.depth = network.in_channels, network.depth
-        self.logit_channels = 1 if network.num_classes == 2 else network.num_classes
-        self.base_channels, self.valid = network.base_channels, network.valid
-        self.input_size, self.output_size = network.input_size, network.output_size
-        normalisation = network.architecture["normalisation"]
-        self.can_tile = network.valid or normalisation not in ("group", "instance")
+    in_channels: int
+    logit_channels: int
+    base_channels: int
+    can_tile: bool
 
-    def reflection_indices(self, size: tuple[int, int]) -> list[NDArray[np.int64]]:
-        """Row and column indices of the mirrored image that a valid network sees."""
-        return [indices.numpy() for indices in reflection_indices(self.network, size)]
+    @classmethod
+    def of(cls, architecture: Mapping[str, Any]) -> Self:
+        """Take it from the arguments of a `UNet`."""
+        sizes, classes = Sizes.of(architecture), architecture["num_classes"]
+        return cls(
+            **vars(sizes),
+            in_channels=architecture["in_channels"],
+            logit_channels=1 if classes == 2 else classes,
+            base_channels=architecture["base_channels"],
+            can_tile=sizes.valid or architecture["normalisation"] not in ("group", "instance"),
+        )
 
-    @torch.inference_mode()
-    def run(self, images: NDArray[np.float32]) -> Tensor:
+
+class Backend(Protocol):
+    """A network on a device.
+
+    Attributes:
+        name: What runs it: "torch", "onnxruntime" or "openvino".
+        geometry: Its channels and sizes.
+        device: The device; `str(device)` is "cpu" or the name of another device.
+        precision: Precision of the convolutions, for people.
+    """
+
+    name: str
+    geometry: Geometry
+    device: Any
+    precision: Any
+
+    def run(self, images: NDArray[np.float32]) -> Logits:
         """Logits [N, K, h, w] of images [N, H, W, C]: the mean over the test-time augmentation."""
-        batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)
-        with _evaluating(self.network), devices.autocast(self.device, self.precision):
-            return log_mean((self._logits(batch, turn) for turn in self._turns), dim=1)
 
-    def _logits(self, batch: Tensor, turn: Turn) -> Tensor:
-        logits: Tensor = self.network(turn_images(batch, turn)).float()
-        if self.logit_channels == 1:
-            logits = logits[:, 1:] - logits[:, :1]
-        return turn_back(logits, turn)
-
-    def zeros(self, height: int, width: int) -> Tensor:
+    def zeros(self, height: int, width: int) -> Logits:
         """Logits [K, height, width] of zeros."""
-        return torch.zeros(self.logit_channels, height, width, device=self.device)
 
-    def move(self, values: NDArray[np.float32]) -> Tensor:
+    def move(self, values: NDArray[np.float32]) -> Any:
         """Copy an array to the network's device."""
-        return torch.from_numpy(values).to(self.device)
 
-    def concatenate(self, above: Tensor, below: Tensor) -> Tensor:
+    def concatenate(self, above: Logits, below: Logits) -> Logits:
         """Join two bands of rows."""
-        return torch.cat([above, below], dim=1)
 
     def enlarge(
         self,
-        logits: Tensor,
+        logits: Logits,
         rows: tuple[NDArray[np.int64], NDArray[np.int64]],
         fractions: NDArray[np.float32],
         width: int,
-    ) -> Tensor:
+    ) -> Logits:
         """Interpolate bilinearly; `fractions` [n] are the weights of the second of two rows."""
-        upper, lower = (logits[:, torch.from_numpy(each)] for each in rows)
-        mixed = torch.lerp(upper, lower, self.move(fractions)[:, None])
-        size = (mixed.shape[1], width)
-        return F.interpolate(mixed[None], size=size, mode="bilinear", align_corners=False)[0]
 
-    def mean(self, several: Iterable[Tensor]) -> Tensor:
+    def mean(self, several: Iterable[Logits]) -> Logits:
         """Logits of the mean of probabilities; `several` is consumed one by one."""
-        return log_mean(several, dim=0)
 
-    def is_finite(self, logits: Tensor) -> bool:
+    def is_finite(self, logits: Logits) -> bool:
         """Whether all logits are finite."""
-        return bool(logits.isfinite().all())
 
-    def classes(self, logits: Tensor, threshold: float) -> NDArray[np.uint8]:
+    def classes(self, logits: Logits, threshold: float) -> NDArray[np.uint8]:
         """Class ids [n, W]; of two classes, the threshold applies to the second."""
-        if len(logits) > 1:
-            ids = logits.argmax(dim=0)
-        else:  # the sigmoid is monotonic, so its argument is compared
-            ids = logits[0] >= float(torch.logit(torch.tensor(threshold, dtype=torch.float64)))
-        chosen: NDArray[np.uint8] = ids.to(torch.uint8).cpu().numpy()
-        return chosen
 
-    def probabilities(self, logits: Tensor) -> NDArray[np.float32]:
+    def probabilities(self, logits: Logits) -> NDArray[np.float32]:
         """Probabilities [K, n, W], which sum to 1 over K."""
-        if len(logits) == 1:
-            result = torch.cat([-logits, logits]).sigmoid()
-        else:
-            result = logits.softmax(dim=0)
-        probabilities: NDArray[np.float32] = result.cpu().numpy()
-        return probabilities
 
     def parameters(self) -> Iterator[bytes]:
-        """Names and values of the network's parameters and buffers, for a digest."""
-        for name, value in sorted(self.network.state_dict().items()):
-            yield name.encode() + value.cpu().contiguous().numpy().tobytes()
+        """Everything that determines the logits, for a digest."""
 
     def free_memory(self, message: str) -> bool:
         """Free memory after it has run out. Returns whether inference is slower from now on."""
-        return devices.free_memory(self.device, message)
 
 
-@contextmanager
-def _evaluating(network: UNet) -> Iterator[None]:
-    """Put a network in eval mode, and restore its mode afterwards: it may be in training."""
-    if not network.training:  # eval() visits every module and takes as long as a small image
-        yield
-        return
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train()
+class ArrayBackend:
+    """An exported network; its logits are NumPy arrays. See `Backend`."""
+
+    def __init__(self, network: ExportedNetwork, turns: Sequence[Turn] = ((0, False),)) -> None:
+        """Wrap a network; `turns` is the test-time augmentation."""
+        self.network, self._turns = network, turns
+        self.name, self.device, self.precision = network.backend, network.device, network.precision
+        self.geometry = Geometry.of(network.architecture)
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As in `Backend`."""
+        return log_mean((self._logits(images, turn) for turn in self._turns), axis=1)
+
+    def _logits(self, images: NDArray[np.float32], turn: Turn) -> NDArray[np.float32]:
+        quarters, flip = turn
+        images = images[:, :, ::-1] if flip else images
+        images = np.rot90(images, quarters, (1, 2)) if quarters else images
+        logits = self.network.run(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        if self.geometry.logit_channels == 1:
+            logits = logits[:, 1:] - logits[:, :1]
+        logits = np.rot90(logits, -quarters, (2, 3)) if quarters else logits
+        return logits[..., ::-1] if flip else logits
+
+    def zeros(self, height: int, width: int) -> NDArray[np.float32]:
+        """As in `Backend`."""
+        return np.zeros((self.geometry.logit_channels, height, width), np.float32)
+
+    def move(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As in `Backend`."""
+        return values
+
+    def concatenate(
+        self, above: NDArray[np.float32], below: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """As in `Backend`."""
+        return np.concatenate([above, below], axis=1)
+
+    def enlarge(
+        self,
+        logits: NDArray[np.float32],
+        rows: tuple[NDArray[np.int64], NDArray[np.int64]],
+        fractions: NDArray[np.float32],
+        width: int,
+    ) -> NDArray[np.float32]:
+        """As in `Backend`."""
+        upper, lower = (logits[:, each] for each in rows)
+        mixed = upper + (lower - upper) * fractions[:, None]
+        size = (width, mixed.shape[1])
+        planes = [cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in mixed]
+        return np.stack(planes).astype(np.float32, copy=False)
+
+    def mean(self, several: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """As in `Backend`."""
+        return log_mean(several, axis=0)
+
+    def is_finite(self, logits: NDArray[np.float32]) -> bool:
+        """As in `Backend`."""
+        return bool(np.isfinite(logits).all())
+
+    def classes(self, logits: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+        """As in `Backend`."""
+        if len(logits) > 1:
+            return logits.argmax(axis=0).astype(np.uint8)
+        # the sigmoid is monotonic, so its argument is compared
+        with np.errstate(divide="ignore"):
+            least = np.log(np.float64(threshold)) - np.log1p(-np.float64(threshold))
+        return (logits[0] >= least).view(np.uint8)
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As in `Backend`."""
+        if len(logits) == 1:
+            logits = np.concatenate([np.zeros_like(logits), logits])
+        powers = np.exp(logits - logits.max(axis=0))
+        result: NDArray[np.float32] = powers / powers.sum(axis=0)
+        return result
+
+    def parameters(self) -> Iterator[bytes]:
+        """As in `Backend`."""
+        yield self.network.digest.encode()
+
+    def free_memory(self, message: str) -> bool:
+        """As in `Backend`."""
+        give_freed_memory_back()
+        return False
 
 
-def turn_images(batch: Tensor, turn: Turn) -> Tensor:
-    """Flip and rotate images [N, C, H, W]; the result is channels-last in memory."""
-    quarters, flip = turn
-    batch = batch.flip(3) if flip else batch
-    turned = batch.rot90(quarters, (2, 3)) if quarters else batch
-    return turned.contiguous(memory_format=torch.channels_last)
-
-
-def turn_back(batch: Tensor, turn: Turn) -> Tensor:
-    """Undo `turn_images`."""
-    quarters, flip = turn
-    batch = batch.rot90(-quarters, (2, 3)) if quarters else batch
-    return batch.flip(3) if flip else batch
-
-
-def log_mean(several: Iterable[Tensor], dim: int) -> Tensor:
+def log_mean(several: Iterable[NDArray[np.float32]], axis: int) -> NDArray[np.float32]:
     """Logits of the mean of the probabilities of `several`; a single one is returned unchanged.
 
-    A single element along `dim` is the difference between the logits of two classes.
+    A single element along `axis` is the difference between the logits of two classes.
     """
     rest = iter(several)
     first, count = next(rest), 1
-    total: Tensor | None = None
-    is_difference = first.shape[dim] == 1
+    total: NDArray[np.float32] | None = None
+    is_difference = first.shape[axis] == 1
 
-    def in_logarithms(logits: Tensor) -> Tensor:
+    def in_logarithms(logits: NDArray[np.float32]) -> NDArray[np.float32]:
         if is_difference:
-            return torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], dim)
-        return logits.log_softmax(dim)
+            logits = np.concatenate([logits, np.zeros_like(logits)], axis)
+        largest = logits.max(axis=axis, keepdims=True)
+        sums = np.exp(logits - largest).sum(axis=axis, keepdims=True)
+        result: NDArray[np.float32] = logits - largest - np.log(sums)
+        return result
 
     for logits in rest:
         total = in_logarithms(first) if total is None else total
-        total, count = torch.logaddexp(total, in_logarithms(logits)), count + 1
+        total, count = np.logaddexp(total, in_logarithms(logits)), count + 1
     if total is None:
         return first
     if is_difference:
-        above, below = total.chunk(2, dim)
+        above, below = np.split(total, 2, axis)
         return above - below
-    return total - math.log(count)
+    return total - np.float32(math.log(count))

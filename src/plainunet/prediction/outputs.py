@@ -14,7 +14,7 @@ from tifffile import imwrite
 
 from plainunet.config import Output
 from plainunet.files import write_json, write_whole
-from plainunet.network.checkpoint import Card
+from plainunet.network.card import Card
 from plainunet.prediction.drawing import draw_overlay, write_mask, write_png, write_tiff_mask
 from plainunet.prediction.geo import Georeference, Tag, draw_contours, nodata_tag
 from plainunet.prediction.objects import Object, find_objects

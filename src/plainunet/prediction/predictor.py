@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +18,24 @@ from plainunet.config import CardOptions
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.sources import ImageSource
 from plainunet.formats.windows import Windows, as_windows
-from plainunet.network.blocks import fold_batch_normalisation
-from plainunet.network.checkpoint import Card, load_checkpoint
-from plainunet.network.unet import UNet
+from plainunet.network.card import Card
 from plainunet.palette import default_colors
-from plainunet.prediction.backends import Logits, TorchBackend
+from plainunet.prediction.backends import ArrayBackend, Backend, Logits, Turn
+from plainunet.prediction.exported import (
+    SUFFIXES,
+    BackendName,
+    ExportedNetwork,
+    UnusableError,
+    load_exported,
+)
 from plainunet.prediction.objects import fill_holes, remove_small
 from plainunet.prediction.oom import in_smaller_parts
 from plainunet.prediction.views import TTA, View, aligned_bands
 from plainunet.reporter import Reporter
 from plainunet.settings import explain
+
+if TYPE_CHECKING:
+    from plainunet.network.unet import UNet
 
 FAR = 6
 """Factor by which an image's area may differ from those of training before a warning."""
@@ -118,9 +126,9 @@ class Predictor:
     """Predicts masks from images as stored on disk, with one network or an ensemble.
 
     Attributes:
-        network: The network; of an ensemble, the first one.
         card: Its description: input size, classes, threshold, test-time augmentation,
             post-processing.
+        backend: What runs the network: "torch", "onnxruntime" or "openvino".
         device: The device.
         precision: Precision of convolutions.
         memory: Memory that an image may take [bytes], or None.
@@ -128,10 +136,10 @@ class Predictor:
 
     def __init__(
         self,
-        network: UNet,
+        network: "UNet | ExportedNetwork",
         card: Card | None = None,
         *,
-        others: Sequence[tuple[UNet, Card]] = (),
+        others: "Sequence[tuple[UNet | ExportedNetwork, Card]]" = (),
         device: str = "auto",
         precision: str = "auto",
         memory: float | None = None,
@@ -155,40 +163,59 @@ class Predictor:
                 differ, the networks have different classes, or the card has an unknown test-time
                 augmentation.
         """
+        classes = network.architecture["num_classes"]
         if card is None:
-            numbers = tuple(str(number) for number in range(network.num_classes))
-            card = Card(numbers, default_colors(network.num_classes), size=None)
-        _require_same_classes(network, card, [other for _, other in others])
+            numbers = tuple(str(number) for number in range(classes))
+            card = Card(numbers, default_colors(classes), size=None)
+        _require_same_classes(classes, card, [other for _, other in others])
         if card.tta not in TTA:
             raise ValueError(f"--tta {card.tta}: choose one of {', '.join(TTA)}.")
         backends = [
-            (TorchBackend(each, device, precision, TTA[card.tta]), own)
+            (_run_on(each, device, precision, TTA[card.tta]), own)
             for each, own in ((network, card), *others)
         ]
         self._backend = backends[0][0]
+        self.backend = self._backend.name
         self.device, self.precision = self._backend.device, self._backend.precision
-        self.network, self.card, self.memory = self._backend.network, card, memory
+        self._network, self.card, self.memory = network, card, memory
         self._views = [
             View(backend, own, scale, memory) for backend, own in backends for scale in card.scales
         ]
-        self.warn_of = InputCheck(card, network.in_channels).warn_of
+        self.warn_of = InputCheck(card, self._backend.geometry.in_channels).warn_of
+
+    @property
+    def network(self) -> "UNet":
+        """The network; of an ensemble, the first one.
+
+        Raises:
+            ValueError: The model is an exported file, which has no network in PyTorch.
+        """
+        if isinstance(self._network, ExportedNetwork):
+            raise ValueError(
+                "an exported file has no PyTorch network. Load the checkpoint instead."
+            )
+        return self._network
 
     @classmethod
     def load(
         cls,
         path: str | Path | Sequence[str | Path],
         *,
+        backend: BackendName = "auto",
         device: str = "auto",
         precision: str = "auto",
         memory: float | None = None,
         **instead: Any,
     ) -> Self:
-        """Load a checkpoint, or several as an ensemble whose probabilities are averaged.
+        """Load a model, or several as an ensemble whose probabilities are averaged.
 
         Args:
-            path: A `best.safetensors`, or several.
+            path: A checkpoint (`best.safetensors`) or a file of `plainunet export` (.onnx, .xml),
+                or several of one kind.
+            backend: What runs it: "auto", "torch" (checkpoints), "onnxruntime" (.onnx) or
+                "openvino" (both exported kinds).
             device: "auto", "cpu", "cuda" or "mps".
-            precision: "auto", "fp32" or "bf16".
+            precision: "auto", "fp32" or "bf16"; an exported file has its own.
             memory: Memory that an image may take [bytes].
             instead: Overrides of the (first) checkpoint's card: `threshold`, `tta`, `scales`,
                 `min_object`, `fill_holes`, as in `Card`.
@@ -198,8 +225,8 @@ class Predictor:
 
         Raises:
             FileNotFoundError: A file does not exist.
-            ValueError: A file is not a checkpoint, the checkpoints have different classes, or an
-                override is invalid.
+            ValueError: A file is not a model, the models have different classes, the backend or
+                device is not available, or an override is invalid.
         """
         paths = [path] if isinstance(path, str | Path) else list(path)
         if not paths:
@@ -208,12 +235,16 @@ class Predictor:
             instead = CardOptions(**instead).instead()
         except ValidationError as error:
             raise ValueError(explain(error, CardOptions)) from None
-        (network, card), *others = [load_checkpoint(Path(each)) for each in paths]
-        for each, _ in ((network, card), *others):
-            fold_batch_normalisation(each)
-        if "threshold" in instead and network.num_classes > 2:
+        (network, card), *others = [load_model(Path(each), backend, device) for each in paths]
+        if {isinstance(network, ExportedNetwork)} != {
+            isinstance(each, ExportedNetwork) for each, _ in ((network, card), *others)
+        }:
             raise ValueError(
-                f"--threshold needs a model with two classes; this one has {network.num_classes} "
+                "an ensemble needs models of one kind: checkpoints, or exported files."
+            )
+        if "threshold" in instead and (classes := len(card.class_names)) > 2:
+            raise ValueError(
+                f"--threshold needs a model with two classes; this one has {classes} "
                 "and chooses the most probable class."
             )
         card = dataclasses.replace(card, **instead)
@@ -347,11 +378,53 @@ class Predictor:
         return (self._backend.mean(bands) for bands in aligned_bands(streams))
 
 
-def _require_same_classes(network: UNet, card: Card, others: Sequence[Card]) -> None:
+def load_model(
+    path: Path, backend: BackendName = "auto", device: str = "auto"
+) -> "tuple[UNet | ExportedNetwork, Card]":
+    """Load a checkpoint for inference, with batch normalisation folded, or an exported file.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It is not a model, or the backend cannot run it.
+    """
+    if path.suffix.lower() in SUFFIXES:
+        return load_exported(path, backend, device)
+    if backend not in ("auto", "torch"):
+        raise UnusableError(
+            f"{path}: {backend} runs exported files. Run: plainunet export {path} --to "
+            f"{'openvino --out model.xml' if backend == 'openvino' else 'onnx --out model.onnx'}"
+        )
+    try:
+        from plainunet.network.blocks import fold_batch_normalisation
+        from plainunet.network.checkpoint import load_checkpoint
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "safetensors"):
+            raise
+        raise UnusableError(
+            f"{path}: needs PyTorch, which is not installed here. Use an exported file (.onnx), or "
+            "install plainunet in place of plainunet-runtime."
+        ) from None
+    network, card = load_checkpoint(path)
+    fold_batch_normalisation(network)
+    return network, card
+
+
+def _run_on(
+    network: "UNet | ExportedNetwork", device: str, precision: str, turns: Sequence[Turn]
+) -> Backend:
+    """The backend of a network."""
+    if isinstance(network, ExportedNetwork):
+        return ArrayBackend(network, turns)
+    from plainunet.prediction.torch_backend import TorchBackend
+
+    return TorchBackend(network, device, precision, turns)
+
+
+def _require_same_classes(classes: int, card: Card, others: Sequence[Card]) -> None:
     """Refuse an ensemble whose probabilities cannot be averaged."""
-    if len(card.class_names) != network.num_classes:
+    if len(card.class_names) != classes:
         raise ValueError(
-            f"{len(card.class_names)} class names for a network with {network.num_classes} classes "
+            f"{len(card.class_names)} class names for a network with {classes} classes "
             "(including background)."
         )
     for other in others:

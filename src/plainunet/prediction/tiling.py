@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.prediction.backends import Logits, TorchBackend
+from plainunet.prediction.backends import Backend, Logits
 
 TILE_OUTPUT = 388
 """Minimum output side of a tile of valid convolutions, as in the paper [pixels]."""
@@ -50,23 +50,23 @@ def values_for(memory: float | None) -> int:
     return WHOLE if memory is None else max(1, int(0.4 * memory / _BYTES))
 
 
-def least_values(backend: TorchBackend) -> int:
+def least_values(backend: Backend) -> int:
     """Number of values, as in `WHOLE`, of the smallest tile; `sys.maxsize` if it cannot tile."""
-    if not backend.can_tile:
+    if not backend.geometry.can_tile:
         return sys.maxsize
-    if backend.valid:
-        height, width = backend.input_size(TILE_OUTPUT, TILE_OUTPUT)
-        return backend.base_channels * height * width
-    return backend.base_channels * (2 * _overlap(backend)) ** 2
+    if backend.geometry.valid:
+        height, width = backend.geometry.input_size(TILE_OUTPUT, TILE_OUTPUT)
+        return backend.geometry.base_channels * height * width
+    return backend.geometry.base_channels * (2 * _overlap(backend)) ** 2
 
 
-def _overlap(backend: TorchBackend) -> int:
-    grid: int = 2**backend.depth
+def _overlap(backend: Backend) -> int:
+    grid: int = 2**backend.geometry.depth
     return max(grid, OVERLAP // grid * grid)
 
 
 def logit_bands(
-    backend: TorchBackend, image: InputImage, values: int = WHOLE, first: int = 0
+    backend: Backend, image: InputImage, values: int = WHOLE, first: int = 0
 ) -> Iterator[tuple[int, Logits]]:
     """Yield an image's logits, in one pass or in tiles, from top to bottom.
 
@@ -75,30 +75,30 @@ def logit_bands(
     Tiles that give only rows before `first` are skipped.
     """
     height, width = image.size
-    area, grid = values // backend.base_channels, 2**backend.depth
-    if backend.valid:
+    area, grid = values // backend.geometry.base_channels, 2**backend.geometry.depth
+    if backend.geometry.valid:
         yield from overlap_bands(backend, image, TILE_OUTPUT, area, first)
-    elif height * width <= area or not backend.can_tile:
+    elif height * width <= area or not backend.geometry.can_tile:
         yield 0, backend.run(image.read(0, 0, height, width)[None])[0]
     else:
         overlap = _overlap(backend)
         side = max(math.isqrt(area) // grid * grid, 2 * overlap)
         # a band spans the image's width; it may take a quarter of the network's memory
-        rows = values * _BYTES // 4 // (4 * backend.logit_channels * width) // grid * grid
+        rows = values * _BYTES // 4 // (4 * backend.geometry.logit_channels * width) // grid * grid
         length = min(max(rows, 2 * overlap), side)
         tile = length, side * side // length // grid * grid
         yield from blend_bands(backend, image, tile, overlap, first)
 
 
 def blend_bands(
-    backend: TorchBackend, image: InputImage, tile: tuple[int, int], overlap: int, first: int = 0
+    backend: Backend, image: InputImage, tile: tuple[int, int], overlap: int, first: int = 0
 ) -> Iterator[tuple[int, Logits]]:
     """Yield logits as the weighted mean of overlapping tiles, as `logit_bands` does.
 
     For padded convolutions. The height, width and overlap of the tiles [pixels] are multiples of
     2^depth, to align tiles with the pooling grid; the overlap is at most half of a side.
     """
-    grid = 2**backend.depth
+    grid = 2**backend.geometry.depth
     length, across = tile
     if any(side % grid for side in (*tile, overlap)) or not 0 < 2 * overlap <= min(tile):
         raise ValueError(
@@ -130,7 +130,7 @@ def blend_bands(
 
 
 def overlap_bands(
-    backend: TorchBackend, image: InputImage, tile_output: int, area: int, first: int = 0
+    backend: Backend, image: InputImage, tile_output: int, area: int, first: int = 0
 ) -> Iterator[tuple[int, Logits]]:
     """Yield the logits of one pass over the whole mirrored image, tile by tile.
 
@@ -138,18 +138,18 @@ def overlap_bands(
     output height and width of a tile [pixels]; `area` is the number of input pixels per pass, in
     one tile or several.
     """
-    if not backend.valid:
+    if not backend.geometry.valid:
         raise ValueError("Seamless tiles need a network of valid convolutions (valid=True).")
-    grid = 2**backend.depth
-    rows, columns = backend.reflection_indices(image.size)
-    whole = backend.output_size(len(rows), len(columns))
+    grid = 2**backend.geometry.depth
+    rows, columns = backend.geometry.reflection_indices(image.size)
+    whole = backend.geometry.output_size(len(rows), len(columns))
     length, width = (
         min(side, len(places))
         for side, places in zip(
-            backend.input_size(tile_output, tile_output), (rows, columns), strict=True
+            backend.geometry.input_size(tile_output, tile_output), (rows, columns), strict=True
         )
     )
-    output = backend.output_size(length, width)
+    output = backend.geometry.output_size(length, width)
     lefts = list(_origins(len(columns), width, output[1], grid))
     several = max(1, area // (length * width))
     done = 0

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from plainunet.dataset.resize import fit_size, reduce_size, resize
 from plainunet.formats.images import to_unit
 from plainunet.formats.windows import ArrayWindows, Windows, as_channels
-from plainunet.network.checkpoint import Card
-from plainunet.prediction.backends import Logits, TorchBackend, Turn
+from plainunet.network.card import Card
+from plainunet.prediction.backends import Backend, Logits, Turn
 from plainunet.prediction.tiling import least_values, logit_bands, values_for
 
 TTA: dict[str, tuple[Turn, ...]] = {
@@ -45,7 +45,7 @@ class View:
     """
 
     def __init__(
-        self, backend: TorchBackend, card: Card, scale: float = 1.0, memory: float | None = None
+        self, backend: Backend, card: Card, scale: float = 1.0, memory: float | None = None
     ) -> None:
         """Wrap a network; its input is `scale` times as large as the card's size or factor."""
         self.backend = backend
@@ -57,7 +57,7 @@ class View:
     def prepare(self, image: ArrayWindows) -> None:
         """Reduce an image ahead of `bands`; the result is cached in the image."""
         size = self._size_of(image.shape[:2])
-        if size != image.shape[:2] and image.shape[2] == self.backend.in_channels:
+        if size != image.shape[:2] and image.shape[2] == self.backend.geometry.in_channels:
             reduce_once(image, size)
 
     def _size_of(self, own: tuple[int, int]) -> tuple[int, int]:
@@ -94,18 +94,18 @@ class View:
         which use tiles.
         """
         height, width = self._input_size(self._size_of(size))
-        values = min(self.values, _BATCH) // self.backend.base_channels
-        return 1 if self.backend.valid else max(1, values // (height * width))
+        values = min(self.values, _BATCH) // self.backend.geometry.base_channels
+        return 1 if self.backend.geometry.valid else max(1, values // (height * width))
 
     def _input_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Input height and width, including the padding that the network needs."""
-        backend = self.backend
-        least = self.box or (size if backend.valid else backend.input_size(*size))
+        geometry = self.backend.geometry
+        least = self.box or (size if geometry.valid else geometry.input_size(*size))
         return max(size[0], least[0]), max(size[1], least[1])
 
     def _reduce(self, image: Windows) -> "ReducedImage":
         size = self._size_of(image.shape[:2])
-        image = as_channels(image, self.backend.in_channels)
+        image = as_channels(image, self.backend.geometry.in_channels)
         return ReducedImage(image, size, self._input_size(size))
 
     def _at_image_size(
@@ -120,7 +120,7 @@ class View:
         if image.inside == own:
             yield from _from_row(inside, first)
         else:
-            at_once = max(1, _LOGIT_BYTES // (4 * backend.logit_channels * own[1]))
+            at_once = max(1, _LOGIT_BYTES // (4 * backend.geometry.logit_channels * own[1]))
             yield from enlarge(backend, inside, image.inside[0], own, at_once, first)
 
     def _crop(
@@ -214,7 +214,7 @@ def _from_row(bands: Iterable[tuple[int, Logits]], first: int) -> Iterator[Logit
 
 
 def enlarge(
-    backend: TorchBackend,
+    backend: Backend,
     bands: Iterable[tuple[int, Logits]],
     height: int,
     wanted: tuple[int, int],

@@ -20,7 +20,8 @@ from plainunet.doctor.images import copies_across
 from plainunet.files import lock_folder, remove_unfinished, write_whole
 from plainunet.formats.images import IMAGE_SUFFIXES, read_image
 from plainunet.formats.problems import command
-from plainunet.network.checkpoint import Card, load_pretrained, versions
+from plainunet.network.card import Card, versions
+from plainunet.network.checkpoint import load_pretrained
 from plainunet.network.device import choose_device
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors

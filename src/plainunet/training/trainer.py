@@ -13,7 +13,8 @@ from plainunet.config import NetworkConfig
 from plainunet.dataset.loader import EpochBatches, iterate, make_loader
 from plainunet.dataset.resize import patches_each
 from plainunet.dataset.samples import Samples, TrainingSet, balanced_weights
-from plainunet.network.checkpoint import Card, freeze_encoder, save_checkpoint
+from plainunet.network.card import Card
+from plainunet.network.checkpoint import freeze_encoder, save_checkpoint
 from plainunet.network.device import choose_device, choose_precision, peak_memory, to_device
 from plainunet.network.unet import UNet
 from plainunet.page import plural

@@ -19,7 +19,8 @@ from plainunet.evaluation.report import About, Shown, choose_shown, show, write_
 from plainunet.files import write_json
 from plainunet.formats.problems import command
 from plainunet.formats.sources import stem_of
-from plainunet.network.checkpoint import Card, load_checkpoint, save_checkpoint
+from plainunet.network.card import Card
+from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.prediction.drawing import (
     Colors,

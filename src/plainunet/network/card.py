@@ -1,0 +1,154 @@
+"""The card of a model: its classes and how it is used, stored as JSON in the model's file."""
+
+import dataclasses
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
+
+from plainunet import __version__
+from plainunet.config import TTAName
+from plainunet.system import shorten
+
+FORMAT = 1
+"""Version of the metadata."""
+KEY = "plainunet"
+"""Key of the JSON in a file's metadata."""
+
+
+class CheckpointError(ValueError):
+    """The file is not a checkpoint that this version can read."""
+
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[Byte, Byte, Byte]
+_Side = Annotated[int, Field(ge=1, le=2**14)]
+_Value = Annotated[int, Field(ge=0, le=65535)]
+_Name = Annotated[str, Field(min_length=1, max_length=1000)]
+_Area = Annotated[int, Field(ge=0, le=2**31)]
+_Share = Annotated[float, Field(gt=0, le=1)]
+_Scale = Annotated[float, Field(gt=0, le=4)]
+
+
+class _Masks(BaseModel):
+    """Known keys of `Card.masks`; others are allowed."""
+
+    values: tuple[_Value, ...] = Field(default=(), max_length=255)
+    ignore: _Value | None = None
+    kind: Literal["ids", "two values", "values", "threshold", "instances", "colors"] = "ids"
+    colors: tuple[Color, ...] = Field(default=(), max_length=255)
+
+
+class _Training(BaseModel):
+    """Known keys of `Card.training`; others are allowed."""
+
+    digest: str = ""
+    sample: dict[str, int] = {}
+    dtypes: list[str] = []
+    grey: float = 0
+    areas: tuple[float, float] | None = None
+    settings: dict[str, Any] = {}
+
+
+def _having(keys: type[BaseModel]) -> AfterValidator:
+    """Validate the known keys, and keep all of them unchanged."""
+    return AfterValidator(lambda given: keys.model_validate(given) and given)
+
+
+@dataclass(frozen=True)
+class Card:
+    """The model card of a checkpoint: everything that inference needs besides the weights."""
+
+    class_names: Annotated[tuple[_Name, ...], Field(min_length=2, max_length=255)]
+    """Names in the order of the class ids, background included."""
+    colors: tuple[Color, ...]
+    """RGB of each class, 0..255, used in mask files."""
+    size: tuple[_Side, _Side] | None
+    """Input size: height and width that images are reduced to fit in, or None if all of them are
+    scaled by `factor`."""
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """With two classes, the minimum probability of class 1 for a pixel of class 1."""
+    masks: Annotated[dict[str, Any], _having(_Masks)] = field(default_factory=dict)
+    """Mask encoding: `values`, `ignore`, `kind`, optionally `colors`."""
+    training: Annotated[dict[str, Any], _having(_Training)] = field(default_factory=dict)
+    """Settings, data digest and image sizes of the training run."""
+    scores: dict[str, Any] = field(default_factory=dict)
+    """Scores on the validation split, with their protocol."""
+    factor: _Share = 1.0
+    """Without a size: scale factor of the images' sides."""
+    tta: TTAName = "none"
+    """Test-time augmentation: "none", "mirror" (left to right), "flips" (also top to bottom) or
+    "turns" (also rotations by 90 degrees); the probabilities are averaged."""
+    scales: Annotated[tuple[_Scale, ...], Field(min_length=1, max_length=16)] = (1.0,)
+    """Multi-scale inference: factors on the input size; the probabilities are averaged."""
+    min_object: _Area = 0
+    """Connected regions of a class with fewer pixels become background."""
+    fill_holes: _Area = 0
+    """Holes of up to this number of pixels are filled."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of the software that wrote the checkpoint."""
+
+
+def write_metadata(architecture: dict[str, Any], card: Card, **more: Any) -> dict[str, Any]:
+    """The metadata of a model's file: format, architecture, card, and `more`."""
+    return {
+        "format": FORMAT,
+        "architecture": architecture,
+        **more,
+        **dataclasses.asdict(card),
+    }
+
+
+def read_card(metadata: object, path: Path) -> Card:
+    """Validate the metadata of a model's file, as by `write_metadata`.
+
+    Raises:
+        CheckpointError: It is not that of a model, is damaged, or was written by a newer version.
+    """
+    if not isinstance(metadata, dict):
+        raise CheckpointError(
+            f"{path}: has no metadata of plainunet, so it is not one of its models."
+        )
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: has format {shorten(str(metadata.get('format')))}; this version reads "
+            f"{FORMAT}. Update plainunet."
+        )
+    # fields added after the first version of the format
+    later = ("factor", "tta", "scales", "min_object", "fill_holes")
+    known = {f.name: f.default for f in dataclasses.fields(Card) if f.name in later}
+    try:
+        found = {f.name: {**known, **metadata}[f.name] for f in dataclasses.fields(Card)}
+        card = TypeAdapter(Card).validate_python(found)
+        classes = metadata["architecture"]["num_classes"]
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"{path}: damaged metadata ({where}: {first['msg']}; got "
+            f"{shorten(repr(first['input']))}). Copy the file again, or train again."
+        ) from error
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: damaged metadata ({shorten(str(error), 300)} is missing). Copy the file "
+            "again, or train again."
+        ) from error
+    if not len(card.class_names) == len(card.colors) == classes:
+        raise CheckpointError(
+            f"{path}: damaged metadata ({len(card.class_names)} class names and "
+            f"{len(card.colors)} colours for {shorten(repr(classes))} classes). Copy the file "
+            "again, or train again."
+        )
+    return card
+
+
+def versions() -> dict[str, str]:
+    """Versions of the running software, by package name."""
+    found = {"plainunet": __version__, "python": platform.python_version()}
+    try:
+        return {**found, "torch": version("torch")}
+    except PackageNotFoundError:  # the runtime needs none
+        return found

@@ -1,0 +1,343 @@
+"""Exported networks: the part of an ONNX or OpenVINO file between its input and its logits.
+
+An exported file takes an image as stored and gives its mask, so that any program can use it alone
+(see `deployment/`). The `Predictor` reduces, tiles and enlarges by itself, so it runs only the
+network in the file: what lies between the values `NETWORK_INPUT` and `LOGITS`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.network.card import KEY, Card, CheckpointError, read_card
+from plainunet.system import cores, shorten
+
+NETWORK_INPUT = "network_input"
+"""Name of the network's input in the file: [N, C, h, w] float32, as `UNet.forward` takes it."""
+LOGITS = "logits"
+"""Name of its logits: [N, K, h, w] float32."""
+SUFFIXES = (".onnx", ".xml")
+"""Suffixes of exported files: ONNX, and OpenVINO's own format (with a .bin beside)."""
+BackendName = Literal["auto", "torch", "onnxruntime", "openvino"]
+_LARGEST = 2**31 - 1
+"""Largest ONNX file [bytes], a limit of its format."""
+
+
+OPERATORS = frozenset(
+    """
+    Add AveragePool BatchNormalization Cast Concat Constant Conv ConvTranspose DequantizeLinear Div
+    Gather GroupNormalization Identity InstanceNormalization MaxPool Mul Pad QuantizeLinear Relu
+    Reshape Resize Shape Sigmoid Slice Split Squeeze Sub Transpose Unsqueeze
+    """.split()  # noqa: SIM905
+)
+"""Operators of ONNX that an exported network may have; others could take any amount of memory."""
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""A network: images [N, C, h, w] to logits [N, K, h, w]."""
+Loaded = tuple[Run, dict[str, Any], str]
+"""The function of the network, the file's metadata, and the device."""
+
+
+class UnusableError(ValueError):
+    """The machine lacks what the file needs."""
+
+
+@dataclass
+class ExportedNetwork:
+    """A network that runs without PyTorch.
+
+    Attributes:
+        run: Images [N, C, h, w] float32 to logits [N, K, h, w] float32.
+        architecture: The arguments of the `UNet` that it was.
+        backend: "onnxruntime" or "openvino".
+        device: "cpu" or "cuda".
+        precision: That of its convolutions, for people.
+        digest: SHA-256 of its file.
+    """
+
+    run: Run
+    architecture: Mapping[str, Any]
+    backend: str
+    device: str
+    precision: str
+    digest: str
+
+
+def load_exported(
+    path: Path, backend: BackendName = "auto", device: str = "auto"
+) -> tuple[ExportedNetwork, Card]:
+    """Load the network of an exported file, and its card.
+
+    Args:
+        path: A file that `plainunet export` wrote: .onnx or .xml.
+        backend: "onnxruntime" or "openvino"; "auto": ONNX Runtime for .onnx if it is installed,
+            else OpenVINO. OpenVINO reads both.
+        device: "auto", "cpu" or "cuda"; "auto" is CUDA if ONNX Runtime has it.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        CheckpointError: It is damaged, refers to other files, or is not of this project.
+        UnusableError: What it needs is not installed, or the device does not exist.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such model.")
+    is_onnx = path.suffix.lower() == ".onnx"
+    if backend == "auto":
+        missing = find_spec("onnxruntime") is None
+        backend = (
+            "openvino" if not is_onnx or (missing and find_spec("openvino")) else "onnxruntime"
+        )
+    if backend == "torch" or (backend == "onnxruntime" and not is_onnx):
+        raise UnusableError(
+            f"{path}: cannot be run by {backend}. Use the checkpoint, or --backend auto."
+        )
+    try:
+        read = _read_onnx if backend == "onnxruntime" else _read_openvino
+        run, metadata, where = read(path, device)
+    except (CheckpointError, UnusableError):
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except Exception as error:  # each library has its own
+        raise CheckpointError(
+            f"{path}: not a model that {backend} can run ({shorten(str(error).strip(), 200)}). "
+            "Export it again."
+        ) from error
+    card = read_card(metadata, path)
+    precision = str(metadata.get("precision", "fp32"))
+    network = ExportedNetwork(
+        run, metadata["architecture"], backend, where, precision, _digest(path)
+    )
+    return network, card
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, and of the weights beside it."""
+    digest = hashlib.sha256(path.read_bytes())
+    if (weights := path.with_suffix(".bin")).is_file() and path.suffix.lower() == ".xml":
+        digest.update(weights.read_bytes())
+    return digest.hexdigest()
+
+
+def need(library: str) -> ModuleType:
+    """Import a library that only exported files need.
+
+    Raises:
+        UnusableError: It is not installed; the message has the line that installs it.
+    """
+    try:
+        return import_module(library)
+    except ModuleNotFoundError as error:
+        raise UnusableError(f"{library} is not installed. Run: pip install {error.name}") from None
+
+
+def _read_onnx(path: Path, device: str) -> Loaded:
+    """Load the network of an ONNX file into ONNX Runtime."""
+    model = open_onnx(path)
+    metadata = onnx_metadata(model, path)
+    runtime = need("onnxruntime")
+    usable = runtime.get_available_providers()
+    providers = [("CUDAExecutionProvider", "cuda"), ("CPUExecutionProvider", "cpu")]
+    chosen = [(name, kind) for name, kind in providers if name in usable]
+    if device != "auto":
+        chosen = [(name, kind) for name, kind in chosen if kind == device]
+    if not chosen:
+        kinds = ", ".join(kind for name, kind in providers if name in usable)
+        raise UnusableError(
+            f"--device {device}: ONNX Runtime cannot use it on this machine. Use auto, {kinds}."
+        )
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = cores()
+    options.log_severity_level = 3  # errors only: its warnings are for its developers
+    session = runtime.InferenceSession(
+        _cut(model, path).SerializeToString(), options, [name for name, _ in chosen]
+    )
+    is_cuda = session.get_providers()[0] == "CUDAExecutionProvider"
+
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run([LOGITS], {NETWORK_INPUT: images})[0]
+        return logits
+
+    return run, metadata, "cuda" if is_cuda else "cpu"
+
+
+def open_onnx(path: Path) -> Any:
+    """Parse an ONNX file, without following references to other files.
+
+    Raises:
+        CheckpointError: It is damaged, or refers to other files.
+        UnusableError: `onnx` is not installed.
+    """
+    onnx = need("onnx")
+    if path.stat().st_size > _LARGEST:
+        raise CheckpointError(f"{path}: larger than 2 GiB, the limit of ONNX files.")
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except Exception as error:  # protobuf's, whose type depends on its version
+        raise CheckpointError(f"{path}: not an ONNX file, or damaged. Export it again.") from error
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
+        raise CheckpointError(
+            f"{path}: refers to other files, which are not read. Export it again."
+        )
+    return model
+
+
+def onnx_metadata(model: Any, path: Path) -> dict[str, Any]:
+    """The metadata of plainunet in a parsed ONNX file.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    found = {each.key: each.value for each in model.metadata_props}
+    try:
+        metadata = json.loads(found.get(KEY, "null"))
+    except ValueError:
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise CheckpointError(
+            f"{path}: an ONNX file, but not one that plainunet export wrote (it has no metadata "
+            "of it)."
+        )
+    return metadata
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """All tensors stored in an ONNX graph, also in the attributes of its nodes."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from ([attribute.t] if attribute.HasField("t") else [])
+            yield from attribute.tensors
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from _tensors(inner)
+
+
+def _cut(model: Any, path: Path) -> Any:
+    """The part of a parsed ONNX model from the network's input to its logits."""
+    onnx = need("onnx")
+    makers = {output: node for node in model.graph.node for output in node.output}
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    needed, wanted = set(), [LOGITS]
+    used: dict[str, Any] = {}
+    while wanted:
+        name = wanted.pop()
+        if name in used or name in ("", NETWORK_INPUT):
+            continue
+        if name in stored:
+            used[name] = stored[name]
+        elif name in makers:
+            used[name] = None
+            needed.update(makers[name].output)
+            wanted += makers[name].input
+        else:
+            raise CheckpointError(f"{path}: has no network that plainunet exported ({name!r}).")
+    nodes = [node for node in model.graph.node if needed & set(node.output)]
+    strange = sorted(
+        {node.op_type for node in nodes if node.domain}
+        | {node.op_type for node in nodes if node.op_type not in OPERATORS}
+    )
+    if strange:
+        raise CheckpointError(
+            f"{path}: has operators that plainunet export does not write ({', '.join(strange)})."
+        )
+    real = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        nodes,
+        "network",
+        [onnx.helper.make_tensor_value_info(NETWORK_INPUT, real, ["N", "C", "h", "w"])],
+        [onnx.helper.make_tensor_value_info(LOGITS, real, ["N", "K", "h'", "w'"])],
+        [tensor for tensor in used.values() if tensor is not None],
+    )
+    return onnx.helper.make_model(
+        graph, ir_version=model.ir_version, opset_imports=model.opset_import
+    )
+
+
+def _read_openvino(path: Path, device: str) -> Loaded:
+    """Load the network of an ONNX file or of OpenVINO's own format into OpenVINO."""
+    if device not in ("auto", "cpu"):
+        raise UnusableError(f"--device {device}: OpenVINO runs on the CPU here. Use auto, cpu.")
+    openvino = need("openvino")
+    core = openvino.Core()
+    if path.suffix.lower() == ".onnx":
+        parsed = open_onnx(path)
+        metadata = onnx_metadata(parsed, path)
+        model = core.read_model(_cut(parsed, path).SerializeToString())
+    else:
+        whole = core.read_model(path)
+        metadata = openvino_metadata(whole, path)
+        model = _cut_openvino(whole, path)
+    return compile_openvino(model, metadata.get("precision", "fp32")), metadata, "cpu"
+
+
+def openvino_metadata(model: Any, path: Path) -> dict[str, Any]:
+    """The metadata of plainunet in an OpenVINO model.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    try:
+        metadata = json.loads(model.get_rt_info([KEY]).astype(str))
+    except (RuntimeError, ValueError):
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise CheckpointError(
+            f"{path}: an OpenVINO model, but not one that plainunet export wrote (it has no "
+            "metadata of it)."
+        )
+    return metadata
+
+
+def _cut_openvino(model: Any, path: Path) -> Any:
+    """The part of an OpenVINO model from the network's input to its logits."""
+    openvino = need("openvino")
+    outputs = {
+        name: output
+        for operation in model.get_ordered_ops()
+        for output in operation.outputs()
+        for name in output.get_names()
+    }
+    if not {NETWORK_INPUT, LOGITS} <= outputs.keys():
+        raise CheckpointError(f"{path}: has no network that plainunet exported.")
+    channels = outputs[NETWORK_INPUT].get_partial_shape()[1]
+    shape = openvino.PartialShape([-1, channels, -1, -1])
+    parameter = openvino.opset13.parameter(shape, np.float32, name=NETWORK_INPUT)
+    for target in outputs[NETWORK_INPUT].get_target_inputs():
+        target.replace_source_output(parameter.output(0))
+    return openvino.Model([outputs[LOGITS]], [parameter], "network")
+
+
+def compile_openvino(model: Any, precision: str) -> Run:
+    """Compile an OpenVINO network [N, C, h, w] for this CPU, to be run by the returned function.
+
+    `precision` is that of the file. OpenVINO would take bf16 where the processor has it, so the
+    precision is stated.
+    """
+    openvino = need("openvino")
+    hint = {"fp32": "f32", "bf16": "bf16"}.get(precision, "f32")
+    compiled = openvino.compile_model(
+        model,
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": cores(),
+            "PERFORMANCE_HINT": "LATENCY",
+        },
+    )
+    request = compiled.create_infer_request()
+
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = request.infer([images], share_inputs=True)[0]
+        return logits
+
+    return run
