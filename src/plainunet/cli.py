@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 import plainunet
 from plainunet import reporter as reporting
 from plainunet.config import (
+    BackendName,
     DataConfig,
     Device,
     EvaluateOptions,
@@ -38,6 +39,10 @@ _DEFAULTS, _KNOWN = TrainConfig.model_construct(), DataConfig.model_construct()
 _NETWORK, _FOLDER = NetworkOptions.model_construct(), FolderConfig.model_construct()
 _PREDICTING, _EVALUATING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
 Where = Annotated[Device, Parameter(help="Device to run on.")]
+Runs = Annotated[
+    BackendName,
+    Parameter(help="What runs the network: torch for checkpoints, the others for exported files."),
+]
 Arithmetic = Annotated[Precision, Parameter(help="Mixed precision: auto is bf16 if supported.")]
 Folder = Annotated[FolderConfig, Parameter(name="*")]
 Size = Annotated[tuple[int, int] | None, Parameter(negative=())]
@@ -241,6 +246,7 @@ def evaluate(
     folder: Folder = _FOLDER,
     json_file: Json = None,
     html: Path | None = None,
+    backend: Runs = "auto",
     device: Where = "auto",
     precision: Arithmetic = "auto",
 ) -> int:
@@ -252,7 +258,7 @@ def evaluate(
     Parameters
     ----------
     checkpoint
-        A best.safetensors.
+        A best.safetensors, or an exported .onnx or .xml.
     data
         Folder of images and masks. Default: the validation split of the folder that the model
         was trained on, all images of any other folder.
@@ -278,7 +284,7 @@ def evaluate(
             tuned = tune(checkpoint, data, folder=given, **where)
             checkpoint = Path(tuned["checkpoint"])
         which: dict[str, Any] = {"split": options.split, "objects": options.objects, **given}
-        result = score(checkpoint, data, html=html, **which, **where)
+        result = score(checkpoint, data, html=html, backend=backend, **which, **where)
     _print_notes(notes)
     if json_file:
         write_json(json_file, result)
@@ -309,7 +315,7 @@ def compare(
     Parameters
     ----------
     first
-        A best.safetensors.
+        A best.safetensors, or an exported .onnx or .xml.
     second
         Another one with the same classes.
     data
@@ -358,6 +364,7 @@ def predict(
     out: Path,
     overwrite: Flag = False,
     memory: str | None = None,
+    backend: Runs = "auto",
     device: Where = "auto",
     precision: Arithmetic = "auto",
     options: Predicting = _PREDICTING,
@@ -371,7 +378,7 @@ def predict(
     Parameters
     ----------
     checkpoint
-        A best.safetensors.
+        A best.safetensors, or an exported .onnx or .xml.
     images
         Image and video files, folders of images, patterns such as 'scans/*.png', lists of
         paths (.txt), or - for a list on standard input.
@@ -390,6 +397,7 @@ def predict(
     limit = None if memory is None else read_bytes(memory)
     predictor = Predictor.load(
         [checkpoint, *options.ensemble],
+        backend=backend,
         device=device,
         precision=precision,
         memory=limit,

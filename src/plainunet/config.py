@@ -99,6 +99,7 @@ class DataConfig(FolderConfig):
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 TTAName = Literal["none", "mirror", "flips", "turns"]
+BackendName = Literal["auto", "torch", "onnxruntime", "openvino"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 

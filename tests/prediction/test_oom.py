@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from plainunet.network.unet import UNet
-from plainunet.prediction.torch_backend import TorchBackend
 from plainunet.prediction.oom import failing_alone, in_smaller_parts
+from plainunet.prediction.torch_backend import TorchBackend
 
 from ..forks import Fork
 

@@ -15,7 +15,6 @@ from plainunet.config import TrainConfig
 from plainunet.formats.images import read_image
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.unet import UNet, deep_logits
-from plainunet.prediction.torch_backend import TorchBackend
 from plainunet.prediction.tiling import (
     WHOLE,
     blend_bands,
@@ -24,6 +23,7 @@ from plainunet.prediction.tiling import (
     overlap_bands,
     values_for,
 )
+from plainunet.prediction.torch_backend import TorchBackend
 from plainunet.training.train import train
 
 from ..models import SMALL, as_predictor, make_network
@@ -217,7 +217,7 @@ def test_tiles_have_a_minimum_size(backend: TorchBackend) -> None:
         return max(n * height * width for n, _, height, width in shapes)
 
     least = least_values(backend)
-    assert largest(1) == largest(least) == least // backend.base_channels
+    assert largest(1) == largest(least) == least // backend.geometry.base_channels
     assert largest(4 * least) > largest(least)
     assert least_values(padded("group")) > 2**60, "it cannot tile"
 

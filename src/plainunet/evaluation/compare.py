@@ -52,7 +52,7 @@ def compare(
     """Compare two checkpoints of the same classes.
 
     Args:
-        first: A `best.safetensors`.
+        first: A `best.safetensors`, or an exported .onnx or .xml.
         second: Another one.
         data: The folder; the images held out from both models are evaluated.
         out: Folder to create for `images.csv` and the images with the largest differences: image,

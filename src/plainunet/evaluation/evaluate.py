@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from plainunet.config import DataConfig
+from plainunet.config import BackendName, DataConfig
 from plainunet.dataset.classes import common_names, describe, find_coding
 from plainunet.dataset.coding import (
     Coding,
@@ -52,6 +52,7 @@ def evaluate(
     allow_outside: bool = False,
     objects: bool = False,
     html: Path | None = None,
+    backend: BackendName = "auto",
     device: str = "auto",
     precision: str = "auto",
     reporter: Reporter = silent,
@@ -59,7 +60,7 @@ def evaluate(
     """Evaluate a checkpoint on a folder of images and masks.
 
     Args:
-        checkpoint: A `best.safetensors`.
+        checkpoint: A `best.safetensors`, or an exported .onnx or .xml.
         data: The folder. For the training folder, its validation split is evaluated, as listed in
             the `split.csv` next to the checkpoint, even if files were added or removed since; any
             other folder is evaluated as a whole.
@@ -74,6 +75,7 @@ def evaluate(
         allow_outside: Whether a dataset.toml may point outside the folder.
         objects: Whether to count objects too; always done for instance masks.
         html: File for a report with images.
+        backend: What runs the network, as in `Predictor.load`.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
         reporter: Receives notes on how the folder was read, and the progress.
@@ -85,7 +87,7 @@ def evaluate(
         FileNotFoundError: No such checkpoint or folder.
         ValueError: The folder cannot be read, or has no image in that split.
     """
-    predictor = Predictor.load(checkpoint, device=device, precision=precision)
+    predictor = Predictor.load(checkpoint, backend=backend, device=device, precision=precision)
     folder: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
     folder |= {"unlisted": unlisted, "skip_unlabelled": skip_unlabelled}
     folder["allow_outside"] = allow_outside

@@ -19,6 +19,7 @@ from plainunet.evaluation.metrics import Counts, confusion_matrix, dice, nan_mea
 from plainunet.files import require_own, require_writable
 from plainunet.network.card import Card
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
+from plainunet.prediction.exported import SUFFIXES
 from plainunet.prediction.objects import remove_small
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent
@@ -69,6 +70,8 @@ def tune(
             is not a tuned checkpoint.
     """
     path = Path(checkpoint)
+    if path.suffix.lower() in SUFFIXES:
+        raise ValueError(f"{path}: an exported file. Tune its checkpoint, and export that again.")
     tuned = path.with_name(f"{path.stem}-tuned{path.suffix}")
     network, card = load_checkpoint(path)
     require_writable(path.parent)

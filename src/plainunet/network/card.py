@@ -122,8 +122,7 @@ def read_card(metadata: object, path: Path) -> Card:
     known = {f.name: f.default for f in dataclasses.fields(Card) if f.name in later}
     try:
         found = {f.name: {**known, **metadata}[f.name] for f in dataclasses.fields(Card)}
-        card = TypeAdapter(Card).validate_python(found)
-        classes = metadata["architecture"]["num_classes"]
+        return TypeAdapter(Card).validate_python(found)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -136,13 +135,15 @@ def read_card(metadata: object, path: Path) -> Card:
             f"{path}: damaged metadata ({shorten(str(error), 300)} is missing). Copy the file "
             "again, or train again."
         ) from error
+
+
+def require_classes(card: Card, classes: int) -> None:
+    """Refuse, by a ValueError, a card of another number of classes than its network's."""
     if not len(card.class_names) == len(card.colors) == classes:
-        raise CheckpointError(
-            f"{path}: damaged metadata ({len(card.class_names)} class names and "
-            f"{len(card.colors)} colours for {shorten(repr(classes))} classes). Copy the file "
-            "again, or train again."
+        raise ValueError(
+            f"{len(card.class_names)} class names and {len(card.colors)} colours for {classes} "
+            "classes"
         )
-    return card
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from plainunet.files import write_whole
-from plainunet.network.card import KEY, Card, CheckpointError, read_card, write_metadata
+from plainunet.network.card import (
+    KEY,
+    Card,
+    CheckpointError,
+    read_card,
+    require_classes,
+    write_metadata,
+)
 from plainunet.network.unet import UNet
 from plainunet.system import shorten
 
@@ -66,6 +73,7 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
     card = read_card(metadata, path)
     try:
         network = _make_network(metadata["architecture"], shapes)
+        require_classes(card, network.num_classes)
         dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
         # assigned, since allocating memory for meta tensors imports half a second of PyTorch
         weights = {name: tensor.to(dtypes[name]) for name, tensor in tensors.items()}

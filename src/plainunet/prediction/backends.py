@@ -172,11 +172,13 @@ class ArrayBackend:
     def classes(self, logits: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
         """As in `Backend`."""
         if len(logits) > 1:
-            return logits.argmax(axis=0).astype(np.uint8)
-        # the sigmoid is monotonic, so its argument is compared
-        with np.errstate(divide="ignore"):
-            least = np.log(np.float64(threshold)) - np.log1p(-np.float64(threshold))
-        return (logits[0] >= least).view(np.uint8)
+            ids = logits.argmax(axis=0)
+        else:  # the sigmoid is monotonic, so its argument is compared
+            with np.errstate(divide="ignore"):
+                least = np.log(np.float64(threshold)) - np.log1p(-np.float64(threshold))
+            ids = logits[0] >= least
+        chosen: NDArray[np.uint8] = ids.astype(np.uint8)
+        return chosen
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """As in `Backend`."""

@@ -17,8 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
-from plainunet.network.card import KEY, Card, CheckpointError, read_card
+from plainunet.config import BackendName
+from plainunet.network.card import KEY, Card, CheckpointError, read_card, require_classes
 from plainunet.system import cores, shorten
 
 NETWORK_INPUT = "network_input"
@@ -27,7 +29,6 @@ LOGITS = "logits"
 """Name of its logits: [N, K, h, w] float32."""
 SUFFIXES = (".onnx", ".xml")
 """Suffixes of exported files: ONNX, and OpenVINO's own format (with a .bin beside)."""
-BackendName = Literal["auto", "torch", "onnxruntime", "openvino"]
 _LARGEST = 2**31 - 1
 """Largest ONNX file [bytes], a limit of its format."""
 
@@ -71,6 +72,17 @@ class ExportedNetwork:
     digest: str
 
 
+class _Architecture(BaseModel):
+    """What tiling needs of the arguments of a `UNet`, within what a file may ask for."""
+
+    in_channels: int = Field(ge=1, le=1000)
+    num_classes: int = Field(ge=2, le=255)
+    base_channels: int = Field(ge=1, le=4096)
+    depth: int = Field(ge=1, le=10)
+    normalisation: Literal["batch", "group", "instance", "none"]
+    valid: bool
+
+
 def load_exported(
     path: Path, backend: BackendName = "auto", device: str = "auto"
 ) -> tuple[ExportedNetwork, Card]:
@@ -112,11 +124,15 @@ def load_exported(
             "Export it again."
         ) from error
     card = read_card(metadata, path)
+    try:
+        architecture = _Architecture.model_validate(metadata.get("architecture")).model_dump()
+        require_classes(card, architecture["num_classes"])
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: damaged metadata ({shorten(str(error), 200)}). Export it again."
+        ) from error
     precision = str(metadata.get("precision", "fp32"))
-    network = ExportedNetwork(
-        run, metadata["architecture"], backend, where, precision, _digest(path)
-    )
-    return network, card
+    return ExportedNetwork(run, architecture, backend, where, precision, _digest(path)), card
 
 
 def _digest(path: Path) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from plainunet.config import CardOptions
+from plainunet.config import BackendName, CardOptions
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.sources import ImageSource
 from plainunet.formats.windows import Windows, as_windows
@@ -23,7 +23,6 @@ from plainunet.palette import default_colors
 from plainunet.prediction.backends import ArrayBackend, Backend, Logits, Turn
 from plainunet.prediction.exported import (
     SUFFIXES,
-    BackendName,
     ExportedNetwork,
     UnusableError,
     load_exported,
