@@ -31,6 +31,7 @@ app = App(
     help_epilogue="With any command: --quiet (-q) prints warnings and errors only, --verbose (-v) "
     "all findings and scores.",
     version=plainunet.__version__,
+    help_format="plaintext",  # Markdown, which verbs use, takes a while to load
     suppress_keyboard_interrupt=False,
 )
 
@@ -595,3 +596,8 @@ def _print(text: str) -> None:
 
 def _complain(text: str, kind: str = "error") -> None:
     print(f"{kind}: {text}", file=sys.stderr)
+
+
+for _verb in app:
+    if not _verb.startswith("-"):
+        app[_verb].help_format = "markdown"
