@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 DOCS_READY := .venv/docs-ready
 
-# two workers, each with one thread (tests/conftest.py) and, till the end, with files of its own
+# two workers, each with one thread (tests/conftest.py); an idle one takes over tests of the other
 TEST := $(BIN)/pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
@@ -17,13 +17,13 @@ help:  ## list the targets
 demo: $(READY)  ## generate a dataset, train, evaluate, predict (3 minutes)
 	$(BIN)/plainunet demo
 
-test: check browser  ## check, then every test but the slow ones
+test: check browser  ## check, then all tests except the slow ones
 	$(TEST)
 
-test-slow: $(READY)  ## the slow tests alone
+test-slow: $(READY)  ## only the slow tests
 	$(TEST) -m slow
 
-# reports are opened in a real one; where none can be had, those tests skip and say so
+# tests of reports need a browser; without one they are skipped with a reason
 browser:
 	@command -v chromium >/dev/null || { \
 	  echo "installing chromium for the tests of reports"; \

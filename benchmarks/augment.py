@@ -36,12 +36,12 @@ SETTINGS: dict[str, dict[str, object]] = {
 STEP = "a training step"
 
 
-def draw_pairs(folder: Path, pictures: int, objects: int, side: int) -> list[Pair]:
+def draw_pairs(folder: Path, count: int, objects: int, side: int) -> list[Pair]:
     """Write images of numbered discs that cover about 40 % of each image.
 
     Args:
         folder: The output folder.
-        pictures: Number of images.
+        count: Number of images.
         objects: Number of discs per image; later ones occlude earlier ones.
         side: Height and width [pixels].
 
@@ -51,7 +51,7 @@ def draw_pairs(folder: Path, pictures: int, objects: int, side: int) -> list[Pai
     random = np.random.default_rng(objects)
     radius = side * np.sqrt(0.4 / np.pi / objects)
     pairs = []
-    for number in range(pictures):
+    for number in range(count):
         mask = np.zeros((side, side), np.uint16)
         for label in range(1, objects + 1):
             centre = [int(place) for place in random.integers(0, side, 2)]
@@ -64,12 +64,12 @@ def draw_pairs(folder: Path, pictures: int, objects: int, side: int) -> list[Pai
     return pairs
 
 
-def make_step(dataset: TrainingSet, pictures: int, base_channels: int) -> Callable[[], None]:
+def make_step(dataset: TrainingSet, batch_size: int, base_channels: int) -> Callable[[], None]:
     """Make a function that runs one training step on the CPU.
 
     Args:
         dataset: The source of the batch.
-        pictures: Batch size.
+        batch_size: Batch size.
         base_channels: Width of the network.
 
     Returns:
@@ -78,7 +78,7 @@ def make_step(dataset: TrainingSet, pictures: int, base_channels: int) -> Callab
     torch.manual_seed(0)
     network = UNet(base_channels=base_channels).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    samples = [dataset[0, number, number] for number in range(pictures)]
+    samples = [dataset[0, number, number] for number in range(batch_size)]
     stacked = [torch.stack(parts) for parts in zip(*samples, strict=True)]
 
     def step() -> None:
@@ -100,10 +100,10 @@ def measure(arguments: argparse.Namespace, objects: int) -> dict[str, list[float
     Returns:
         Milliseconds per sample, for each setting and round.
     """
-    side, pictures = arguments.side, arguments.pictures
+    side, count = arguments.side, arguments.images
     with tempfile.TemporaryDirectory() as name:
         os.environ["PLAINUNET_CACHE"] = f"{name}/cache"
-        pairs = draw_pairs(Path(name), pictures, objects, side)
+        pairs = draw_pairs(Path(name), count, objects, side)
         coding = Instances()
         samples = {
             wanted: Samples(pairs, coding, (side, side), objects=wanted) for wanted in (False, True)
@@ -116,19 +116,19 @@ def measure(arguments: argparse.Namespace, objects: int) -> dict[str, list[float
             )
             for setting, others in SETTINGS.items()
         }
-        step = make_step(sets["neither"], pictures, arguments.base_channels)
+        step = make_step(sets["neither"], count, arguments.base_channels)
         times: dict[str, list[float]] = {setting: [] for setting in [*SETTINGS, STEP]}
         for epoch in range(arguments.rounds + 1):
             for setting, dataset in sets.items():
                 started = time.perf_counter()
-                for number in range(pictures):
+                for number in range(count):
                     dataset[epoch, number, number]
                 times[setting].append(time.perf_counter() - started)
             started = time.perf_counter()
             step()
             times[STEP].append(time.perf_counter() - started)
     # the first round warms up
-    return {key: [1000 * t / pictures for t in values[1:]] for key, values in times.items()}
+    return {key: [1000 * t / count for t in values[1:]] for key, values in times.items()}
 
 
 def main() -> None:
@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the creation of training samples.")
     parser.add_argument("--objects", type=int, nargs="+", default=[30, 100])
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--pictures", type=int, default=8, help="images per round and per batch")
+    parser.add_argument("--images", type=int, default=8, help="images per round and per batch")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--augment", default="light")
     parser.add_argument("--base-channels", type=int, default=16)
@@ -145,7 +145,7 @@ def main() -> None:
 
     print(
         f"Making a sample: {arguments.side}x{arguments.side}, augment {arguments.augment}, "
-        f"{arguments.rounds} rounds of {arguments.pictures} pictures; times are per picture.\n"
+        f"{arguments.rounds} rounds of {arguments.images} images; times are per image.\n"
         f"The step: base {arguments.base_channels}, fp32, torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, {platform.machine()}, "
         f"load {os.getloadavg()[0]:.1f}"

@@ -1,4 +1,4 @@
-"""Train with time budgets on several data sets, without settings other than class names.
+"""Train with time budgets on several datasets, without settings other than class names.
 
     python benchmarks/budget.py --data DATA                         (the whole table: hours)
     python benchmarks/budget.py --data DATA --only dsb2018 --minutes 2 5
@@ -27,7 +27,7 @@ RECIPE = Path(__file__).parents[1] / "configs" / "carvana-seed.toml"
 
 
 class Row(NamedTuple):
-    """A data set, its flags and its time budgets [minutes]."""
+    """A dataset, its flags and its time budgets [minutes]."""
 
     name: str
     folder: str
@@ -70,7 +70,7 @@ def run(row: Row, minutes: float, data: Path, out: Path) -> tuple[float, dict[st
     height, width = config.window
     seen = f"{height} x {width}"
     if config.patch:
-        seen += f" of pictures at {config.factor:.0%}"
+        seen += f" of images at {config.factor:.0%}"
     _, card = load_checkpoint(folder / "best.safetensors")
     return seconds, card.scores, seen
 
@@ -78,10 +78,10 @@ def run(row: Row, minutes: float, data: Path, out: Path) -> tuple[float, dict[st
 def main() -> None:
     """Parse arguments, train, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of all data sets")
+    parser.add_argument("--data", type=Path, required=True, help="folder of all datasets")
     parser.add_argument("--out", type=Path, default=Path("runs/budget"))
     parser.add_argument("--only", nargs="*", default=[row.name for row in ROWS])
-    parser.add_argument("--minutes", nargs="*", type=float, help="default: those of each data set")
+    parser.add_argument("--minutes", nargs="*", type=float, help="default: those of each dataset")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores\n")
@@ -97,8 +97,10 @@ def main() -> None:
                 pooled["iou"]["mean_with_background"],
                 pooled["accuracy"],
             ]
-            said = " | ".join(f"{cell:.4f}" for cell in cells)
-            print(f"| {row.name} | {minutes:g} min | {seconds:.1f} | {seen} | {said} |", flush=True)
+            values = " | ".join(f"{cell:.4f}" for cell in cells)
+            print(
+                f"| {row.name} | {minutes:g} min | {seconds:.1f} | {seen} | {values} |", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ including start-up. Decoding and checks alternate; the ratio is computed within 
 minimum and maximum. Memory is the peak resident set of the command's process, for the folder itself
 and for one that holds each file 20 times as hard links with different names (so 19 of 20 images are
 byte-for-byte duplicates, which `check` reports). Prints a table; files go to a temporary folder.
-Limitation: one data set.
+Limitation: one dataset.
 """
 
 import argparse
@@ -77,14 +77,14 @@ def main() -> None:
     cv2.setNumThreads(1)
     pairs = find_pairs(arguments.data)
     with tempfile.TemporaryDirectory() as temporary:
-        room = Path(temporary)
+        folder = Path(temporary)
         decode_all(pairs)  # fill the page cache
         rounds = []
         for number in range(arguments.rounds):
             decoding = decode_all(pairs)
-            cache = room / f"cache{number}"
-            first, memory = run_check(arguments.data, cache, room / f"{number}.json")
-            second, _ = run_check(arguments.data, cache, room / f"{number}.json")
+            cache = folder / f"cache{number}"
+            first, memory = run_check(arguments.data, cache, folder / f"{number}.json")
+            second, _ = run_check(arguments.data, cache, folder / f"{number}.json")
             rounds.append((decoding, first, second, memory))
         print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
         print(f"{len(pairs)} pairs, {arguments.rounds} rounds; seconds: median (least, greatest)")
@@ -93,7 +93,7 @@ def main() -> None:
         print(f"  {'first / decoding':26} {spread([each[1] / each[0] for each in rounds])}")
 
         # hard links need one file system, and that of the data may be read-only
-        copied = room / "copied"
+        copied = folder / "copied"
         for pair in pairs:
             for path in (pair.image, pair.mask):
                 copied.mkdir(exist_ok=True)
@@ -102,9 +102,9 @@ def main() -> None:
             Pair(copied / pair.image.name, copied / pair.mask.name, pair.group, None)
             for pair in pairs
         ]
-        multiply(own, room / "many")
-        seconds, memory = run_check(room / "many", room / "cache20", room / "many.json")
-        found = json.loads((room / "many.json").read_text())
+        multiply(own, folder / "many")
+        seconds, memory = run_check(folder / "many", folder / "cache20", folder / "many.json")
+        found = json.loads((folder / "many.json").read_text())
         copies = sum("duplicate" in each["code"] for each in found["findings"])
         print(f"peak memory, {len(pairs):>6} pairs:  {max(each[3] for each in rounds)} MiB")
         print(

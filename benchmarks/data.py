@@ -2,7 +2,7 @@
 
     python benchmarks/data.py --data DATA/carvana
 
-The plain data set does what public tutorials do for every image in every epoch: Pillow opens image
+The plain dataset does what public tutorials do for every image in every epoch: Pillow opens image
 and mask; Albumentations resizes, flips, rotates, changes brightness and contrast (as in plainunet's
 default, "light"), normalises and makes tensors. plainunet decodes once into a cache in a temporary
 folder. "warm" is the second and every later epoch; "cold" is the first epoch including the filling
@@ -13,7 +13,7 @@ Except for the filling, timing starts with the first batch, so it excludes the s
 (some seconds if they are spawned). The batches are not used, so only the loader is timed. The two
 alternate; "ratio" is the warm rate divided by the plain rate within a round: median, minimum and
 maximum. Rates are the best over all rounds. Prints tables; files go to a temporary folder.
-Limitation: one data set; during training the workers would share the cores.
+Limitation: one dataset; during training the workers would share the cores.
 """
 
 import argparse
@@ -169,17 +169,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the loading of images.")
     parser.add_argument("--data", type=Path, required=True, help="Carvana's folder")
     parser.add_argument("--sizes", nargs="+", default=["160x240", "640x960"])
-    parser.add_argument("--pictures", type=int, default=160)
+    parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="duration of each measurement")
     arguments = parser.parse_args()
 
-    pairs = find_pairs(arguments.data)[: arguments.pictures]
+    pairs = find_pairs(arguments.data)[: arguments.images]
     for pair in pairs:
         pair.image.read_bytes(), pair.mask.read_bytes()  # fill the page cache
     print(
-        f"Images per second: {len(pairs)} pictures, batches of {arguments.batch}, augment "
+        f"Images per second: {len(pairs)} images, batches of {arguments.batch}, augment "
         f"{AUGMENT}, {arguments.rounds} rounds of {arguments.seconds:g} s.\n"
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch "
         f"{torch.__version__}, OpenCV {cv2.__version__}, Pillow {PIL.__version__}, "

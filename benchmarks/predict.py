@@ -68,11 +68,11 @@ def plain(network: UNet, card: Card, images: Sequence[Path], out: Path) -> None:
     device = next(network.parameters()).device
     with torch.no_grad():
         for path in images:
-            picture = Image.open(path).convert("RGB")
-            small = picture.resize(card.size[::-1], Image.Resampling.BILINEAR)
+            image = Image.open(path).convert("RGB")
+            small = image.resize(card.size[::-1], Image.Resampling.BILINEAR)
             batch = torch.from_numpy(np.array(small, np.float32) / 255).permute(2, 0, 1)[None]
             logits = network(batch.contiguous().to(device))
-            size = (picture.height, picture.width)
+            size = (image.height, image.width)
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
             mask = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
             Image.fromarray(mask).save(out / f"{path.stem}.png")
@@ -87,8 +87,8 @@ def monai(network: UNet, card: Card, images: Sequence[Path], out: Path) -> None:
     device = next(network.parameters()).device
     with torch.no_grad():
         for path in images:
-            picture = np.array(Image.open(path).convert("RGB"), np.float32) / 255
-            batch = torch.from_numpy(picture).permute(2, 0, 1)[None].contiguous().to(device)
+            image = np.array(Image.open(path).convert("RGB"), np.float32) / 255
+            batch = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous().to(device)
             mask = inferer(batch, network).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
             Image.fromarray(mask).save(out / f"{path.stem}.png")
 
@@ -98,8 +98,8 @@ def dice(pairs: Sequence[Pair], coding: Coding, out: Path) -> float:
     scores = []
     for pair in pairs:
         truth = coding.read(pair.mask) == 1
-        with Image.open(out / f"{pair.image.stem}.png") as picture:
-            mask = np.asarray(picture) == 1
+        with Image.open(out / f"{pair.image.stem}.png") as image:
+            mask = np.asarray(image) == 1
         scores.append(2 * int((truth & mask).sum()) / int(truth.sum() + mask.sum()))
     return float(np.mean(scores))
 
@@ -117,8 +117,7 @@ def take_turns(
     rounds: int,
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Run all methods alternately. Returns seconds per image of each round, and Dice."""
-    said = card.masks
-    coding = coding_from_json(said)
+    coding = coding_from_json(card.masks)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     scores = {}
     for number in range(rounds + 1):  # the first round warms up
@@ -144,8 +143,8 @@ def timed(
 def elsewhere(name: str, checkpoint: Path, images: Sequence[Path], out: Path) -> float:
     """Predict images in a separate process. Returns seconds without its start-up."""
     command = [sys.executable, __file__, "way", name, checkpoint, out]
-    said = "\n".join(map(str, images))
-    done = subprocess.run(command, input=said, capture_output=True, text=True, check=True)
+    listed = "\n".join(map(str, images))
+    done = subprocess.run(command, input=listed, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
@@ -165,19 +164,19 @@ def one_way(arguments: argparse.Namespace) -> None:
 
 def speed(arguments: argparse.Namespace) -> None:
     """Print the images per second of each method, and a time profile."""
-    pairs = held_out(arguments.checkpoint, arguments.data, arguments.pictures)
+    pairs = held_out(arguments.checkpoint, arguments.data, arguments.images)
     predictor = Predictor.load(arguments.checkpoint)
     names = {"plainunet": "plainunet", "plain": "the plain way"}
     if find_spec("monai") is None:
-        print("MONAI is not installed, and left out")
+        print("MONAI is not installed and is left out")
     else:
         names["monai"] = "MONAI SlidingWindowInferer"
-    ways = {said: partial(elsewhere, name, arguments.checkpoint) for name, said in names.items()}
+    ways = {label: partial(elsewhere, name, arguments.checkpoint) for name, label in names.items()}
     seconds, scores = take_turns(ways, pairs, predictor.card, arguments.rounds)
     print(f"{_processor()}, {predictor.precision}")
     size = predictor.card.size
-    print(f"{len(pairs)} pictures, {arguments.rounds} rounds, working size {size}\n")
-    print("| way | pictures/s | Dice per image | plainunet is so many times as fast |")
+    print(f"{len(pairs)} images, {arguments.rounds} rounds, input size {size}\n")
+    print("| method | images/s | Dice per image | speed-up of plainunet |")
     print("|---|---|---|---|")
     for way, times in seconds.items():
         ratios = [other / own for own, other in zip(seconds["plainunet"], times, strict=True)]
@@ -215,22 +214,19 @@ def where_time_goes(predictor: Predictor, images: Sequence[Path]) -> None:
             parts["network"] += marks[3] - marks[2]
             parts["enlarging"] += whole - (marks[3] - marks[1])
             parts["writing"] += writing
-    print("\nwhere the time goes, each part alone [ms a picture]; decoding and writing go on")
-    print(
-        "beside the rest: "
-        + ", ".join(f"{k} {1000 * v / len(images):.1f}" for k, v in parts.items())
-    )
+    print("\ntime per stage, each timed alone [ms per image]; decoding and writing overlap with")
+    print("the others: " + ", ".join(f"{k} {1000 * v / len(images):.1f}" for k, v in parts.items()))
 
 
 def memory(arguments: argparse.Namespace) -> None:
     """Print the peak memory of predicting images of several sizes."""
     print(f"{_processor()}\n")
-    print("| picture | kind | --memory | most memory, MiB | before, MiB | seconds | mask |")
+    print("| image | kind | --memory | peak memory, MiB | before, MiB | seconds | mask |")
     print("|---|---|---|---|---|---|---|")
     for side in arguments.sides:
         for kind in arguments.kinds:
             with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-                path = Path(folder) / "in" / "picture.tif"
+                path = Path(folder) / "in" / "image.tif"
                 path.parent.mkdir()
                 draw(path, side, kind)
                 command = [sys.executable, __file__, "one", str(path), "--memory", arguments.memory]
@@ -270,13 +266,13 @@ def one(arguments: argparse.Namespace) -> None:
     torch.manual_seed(0)
     network = UNet(base_channels=16)
     card = Card(("background", "thing"), ((0, 0, 0), (255, 0, 0)), size=None)
-    with tempfile.TemporaryDirectory(dir=arguments.picture.parent.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=arguments.image.parent.parent) as folder:
         checkpoint = Path(folder) / "drawn.safetensors"
         save_checkpoint(checkpoint, network, card)
         predictor = Predictor.load(checkpoint, memory=read_bytes(arguments.memory))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         start = time.monotonic()
-        result = predict_files(predictor, [arguments.picture], Path(folder) / "masks")
+        result = predict_files(predictor, [arguments.image], Path(folder) / "masks")
         if result.failures:
             sys.exit(result.failures[0])
         seconds = time.monotonic() - start
@@ -291,24 +287,24 @@ def seams(arguments: argparse.Namespace) -> None:
     files = sorted(
         path for path in arguments.data.rglob("*") if re.search("png|jpg|tif", path.suffix)
     )
-    pictures = [read_image(path) for path in files[:64]]
+    images = [read_image(path) for path in files[:64]]
     rows, side, number = [], arguments.side, 0
     while sum(row.shape[0] for row in rows) < side:
         row: list[np.ndarray] = []
         while sum(part.shape[1] for part in row) < side:
-            row.append(pictures[number % len(pictures)])
+            row.append(images[number % len(images)])
             number += 1
         height = min(part.shape[0] for part in row)
         rows.append(np.concatenate([part[:height] for part in row], axis=1)[:, :side])
     mosaic = np.concatenate(rows)[:side]
     whole = Predictor(network, card, memory=1e12).probabilities(mosaic)
-    print("| --memory | pixels of another class | mean difference | most |")
+    print("| --memory | pixels of another class | mean difference | maximum |")
     print("|---|---|---|---|")
-    for room in (2e8, 5e8, 1e9, 2e9):
-        tiled = Predictor(network, card, memory=room).probabilities(mosaic)
+    for memory in (2e8, 5e8, 1e9, 2e9):
+        tiled = Predictor(network, card, memory=memory).probabilities(mosaic)
         change = np.abs(tiled - whole).max(axis=0)
         other = (tiled.argmax(axis=0) != whole.argmax(axis=0)).mean()
-        print(f"| {room / 1e9:g} GB | {other:.6%} | {change.mean():.2e} | {change.max():.4f} |")
+        print(f"| {memory / 1e9:g} GB | {other:.6%} | {change.mean():.2e} | {change.max():.4f} |")
 
 
 def main() -> None:
@@ -318,7 +314,7 @@ def main() -> None:
     verb = verbs.add_parser("speed")
     verb.add_argument("checkpoint", type=Path)
     verb.add_argument("--data", type=Path, required=True)
-    verb.add_argument("--pictures", type=int, default=64)
+    verb.add_argument("--images", type=int, default=64)
     verb.add_argument("--rounds", type=int, default=5)
     verb = verbs.add_parser("memory")
     verb.add_argument("--sides", type=int, nargs="*", default=[5000, 10000, 20000, 40000])
@@ -334,7 +330,7 @@ def main() -> None:
     verb.add_argument("checkpoint", type=Path)
     verb.add_argument("out", type=Path)
     verb = verbs.add_parser("one")
-    verb.add_argument("picture", type=Path)
+    verb.add_argument("image", type=Path)
     verb.add_argument("--memory", default="1G")
     arguments = parser.parse_args()
     run = {"speed": speed, "memory": memory, "seams": seams}

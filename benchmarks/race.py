@@ -69,7 +69,7 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def choose_pairs(
-    data: Path, pictures: int | None, held_out: int | None, folder: Path
+    data: Path, images: int | None, held_out: int | None, folder: Path
 ) -> tuple[list[Pair], list[Pair], str]:
     """Split the cars, and take the given number of images of each split, or all for None.
 
@@ -77,10 +77,10 @@ def choose_pairs(
         Training pairs, held-out pairs, and a list file of both for `TrainConfig.pairs`.
     """
     pairs = split_pairs(find_pairs(data), VALIDATION, SEED)
-    trained = evenly([pair for pair in pairs if pair.part == "train"], pictures)
-    judged = evenly([pair for pair in pairs if pair.part == "val"], held_out)
-    write_split(folder / SPLIT_FILE, [*trained, *judged], data)
-    return trained, judged, str(folder / SPLIT_FILE)
+    trained = evenly([pair for pair in pairs if pair.part == "train"], images)
+    validated = evenly([pair for pair in pairs if pair.part == "val"], held_out)
+    write_split(folder / SPLIT_FILE, [*trained, *validated], data)
+    return trained, validated, str(folder / SPLIT_FILE)
 
 
 def evenly(items: Sequence[Item], count: int | None) -> list[Item]:
@@ -94,7 +94,7 @@ class Race:
 
     def __init__(self, name: str, held_out: list[Pair], arguments: argparse.Namespace) -> None:
         """Set the held-out pairs, the evaluation interval and the time limit."""
-        self._name, self._pairs = name, evenly(held_out, arguments.judged)
+        self._name, self._pairs = name, evenly(held_out, arguments.held_out)
         self._every, self._limit = arguments.every, arguments.limit
         self._coding, _ = find_coding([pair.mask for pair in held_out])
         self.filling = 0.0
@@ -230,7 +230,7 @@ def contend(arguments: argparse.Namespace) -> None:
         from monai_loop import run_monai
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        trained, held_out, listed = choose_pairs(arguments.data, arguments.pictures, None, folder)
+        trained, held_out, listed = choose_pairs(arguments.data, arguments.images, None, folder)
         config = make_config({**settings, "pairs": listed, "seed": int(number)})
         race = Race(name, held_out, arguments)
         with suppress(RaceOverError):
@@ -258,7 +258,7 @@ def peers(arguments: argparse.Namespace) -> None:
     print(
         f"recipe {arguments.recipe.name}, --size {height} {width}; MONAI {installed}, its loader "
         f"with {arguments.workers} workers; {arguments.rounds} rounds of at most "
-        f"{arguments.limit:.0f} s, {arguments.judged} held-out pictures judged every "
+        f"{arguments.limit:.0f} s, {arguments.held_out} held-out images evaluated every "
         f"{arguments.every:g} s"
     )
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.contestants}

@@ -23,7 +23,7 @@ to the end of the first optimiser step, compared with a process that only import
 memory is the sum over its processes during one epoch, validation and the final evaluation,
 including shared pages and reclaimable pages of the cache.
 
-Prints tables; files go to temporary folders. Limitation: one data set.
+Prints tables; files go to temporary folders. Limitation: one dataset.
 """
 
 import argparse
@@ -162,7 +162,7 @@ def overhead(arguments: argparse.Namespace) -> None:
     for base in arguments.base_channels:
         with tempfile.TemporaryDirectory() as temporary, Screen() as screen:
             folder = Path(temporary)
-            pairs, _, listed = choose_pairs(arguments.data, arguments.pictures, VALIDATED, folder)
+            pairs, _, listed = choose_pairs(arguments.data, arguments.images, VALIDATED, folder)
             config = TrainConfig(
                 base_channels=base,
                 size=arguments.size,
@@ -183,7 +183,7 @@ def overhead(arguments: argparse.Namespace) -> None:
             f"\nbase {base}, {arguments.size[0]}x{arguments.size[1]}, batch {config.batch_size}, "
             f"{choose_precision(config.precision, device)}, {config.optimizer}, {config.loss}, "
             f"augment {config.augment}, workers {config.workers}: {arguments.rounds} epochs of "
-            f"{len(pairs)} pictures, {arguments.steps} bare steps before and after each\n"
+            f"{len(pairs)} images, {arguments.steps} bare steps before and after each\n"
             f"{'median (least, greatest)':26}{'images/s':>22}{'ratio to bare':>22}"
         )
         beside = [(a + b) / 2 for a, b in zip(watch.bare, watch.bare[1:], strict=False)]
@@ -273,7 +273,7 @@ def main() -> None:
     add = verbs.add_parser("overhead", parents=[plain]).add_argument
     add("--base-channels", type=int, nargs="+", default=(16, 64))
     add("--rounds", type=int, default=5, help="number of epochs to measure")
-    add("--pictures", type=int, help="number of training images; default: all")
+    add("--images", type=int, help="number of training images; default: all")
     add("--steps", type=int, default=16, help="bare steps after each epoch")
     add = verbs.add_parser("startup", parents=[plain]).add_argument
     add("--base-channels", type=int, nargs="+", default=(16,))
@@ -285,8 +285,8 @@ def main() -> None:
     add("--rounds", type=int, default=1, help="each with a new seed, on the same split")
     add("--limit", type=float, default=900, help="seconds of training per contestant")
     add("--every", type=float, default=20, help="seconds of training between evaluations")
-    add("--judged", type=int, default=64, help="number of held-out images to evaluate on")
-    add("--pictures", type=int, help="number of training images; default: all")
+    add("--held-out", type=int, default=64, help="number of held-out images to evaluate on")
+    add("--images", type=int, help="number of training images; default: all")
     add("--workers", type=int, default=0, help="worker processes of MONAI's loader")
     add("--json", type=Path, help="write all results, with each evaluation")
     add("--contestant", nargs=2, help=argparse.SUPPRESS)

@@ -100,7 +100,7 @@ def checkout() -> Path:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder of real data sets: PLAINUNET_DATA, else ../shared/data beside the checkout."""
+    """The folder of real datasets: PLAINUNET_DATA, else ../shared/data beside the checkout."""
     if "PLAINUNET_DATA" in os.environ:
         folder = Path(os.environ["PLAINUNET_DATA"])
         if not folder.is_dir():

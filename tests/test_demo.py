@@ -191,7 +191,7 @@ def test_a_missing_or_empty_folder_is_drawn_once(tmp_path: Path) -> None:
             draw_dataset(folder, 1, 1, (64, 64), on_progress=lambda done, _: progress.append(done))
         assert len(find_pairs(folder)) == 2
         assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
-    # the second call finds a complete data set
+    # the second call finds a complete dataset
     assert progress == [1, 2, 1, 2]
 
 

@@ -142,7 +142,7 @@ def holding(code: str, folder: Path) -> subprocess.Popen[str]:
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     holder = holding(LOCKING, folder)
-    with pytest.raises(ValueError, match=f"process {holder.pid}"), lock_folder(folder):
+    with pytest.raises(ValueError, match=rf"\b{holder.pid}\b"), lock_folder(folder):
         pass
     holder.kill()
     holder.communicate()
@@ -154,7 +154,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
 def test_a_lock_is_exclusive_and_leaves_no_new_folder(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "run"
     with lock_folder(folder):
-        with pytest.raises(ValueError, match="this process"), lock_folder(folder):
+        with pytest.raises(ValueError, match=r"\brun\b"), lock_folder(folder):
             pass
         assert folder.is_dir()
     assert not (tmp_path / "new").exists()

@@ -1,7 +1,7 @@
-"""Public data sets in their original layouts and encodings, read without flags.
+"""Public datasets in their original layouts and encodings, read without flags.
 
 All expected numbers are computed here independently of the package, with Pillow and NumPy and by
-the rules in the description of each data set.
+the rules in the description of each dataset.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ CHANNELS = {"L": 1, "RGB": 3}
 
 
 class Figures(NamedTuple):
-    """Documented properties of a data set.
+    """Documented properties of a dataset.
 
     Attributes:
         pairs: Number of pairs.
@@ -55,7 +55,7 @@ FIGURES = {
 
 
 def own_pairs(root: Path, name: str) -> Iterator[tuple[Path, Path]]:
-    """The pairs according to the data set's description."""
+    """The pairs according to the dataset's description."""
     folder, ending = SETS[name].masks
     for image in sorted(root.glob(SETS[name].images)):
         part = image.parent.name if name == "camvid" else ""

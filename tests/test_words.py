@@ -1,16 +1,25 @@
-"""Text uses the field's standard terms: README, documentation, help, strings of the source."""
+"""Text uses the field's standard terms: documentation, help, strings, comments, settings."""
 
 import ast
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 DOCS = sorted((CHECKOUT / "docs").rglob("*.md"))
-PAGES = [*(CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *DOCS]
+PAGES = [*CHECKOUT.glob("*.md"), *DOCS]
 # the help of each verb is docs/reference/cli (tests/test_docs.py keeps them equal)
-SOURCES = sorted((CHECKOUT / "src").rglob("*.py"))
+SOURCES = sorted(
+    path for name in ("src", "benchmarks", "docs") for path in (CHECKOUT / name).rglob("*.py")
+)
+# their comments, settings and commands
+SETTINGS = [
+    *(CHECKOUT / name for name in ("Makefile", "constraints.txt", "CITATION.cff")),
+    *sorted([*CHECKOUT.glob("*.toml"), *(CHECKOUT / "configs").glob("*.toml")]),
+]
 
 INSTEAD = {
     r"pictures?": "image",
@@ -25,6 +34,7 @@ INSTEAD = {
     r"contracting path|expanding path": "encoder, decoder",
     r"multiply-adds?": "MACs",
     r"true masks?": "ground truth",
+    r"data sets?": "dataset",
     r"running average": "EMA of the weights",
     r"by heart": "overfit",
     r"and their like|once and for all|what shall": "rewrite",
@@ -48,19 +58,22 @@ def prose(text: str) -> str:
 
 
 def strings(source: str) -> list[str]:
-    """The string literals of a module that read like text."""
+    """The string literals of a module that read like text or like a flag, and its comments."""
     found = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
-    return [prose(text) for text in found if isinstance(text, str) and " " in text]
+    texts = [text for text in found if isinstance(text, str) and (" " in text or text[:2] == "--")]
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = [token.string for token in tokens if token.type == tokenize.COMMENT]
+    return [prose(text) for text in [*texts, *comments]]
 
 
 def wrong_words(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8")
-    texts = [prose(text)] if path.suffix == ".md" else strings(text)
+    texts = strings(text) if path.suffix == ".py" else [prose(text)]
     return sorted({found.lower() for each in texts for found in WRONG.findall(each)})
 
 
 @pytest.mark.parametrize(
-    "path", [*PAGES, *SOURCES], ids=lambda path: path.relative_to(CHECKOUT).as_posix()
+    "path", [*PAGES, *SOURCES, *SETTINGS], ids=lambda path: path.relative_to(CHECKOUT).as_posix()
 )
 def test_words_off_the_glossary_do_not_come_back(path: Path) -> None:
     assert wrong_words(path) == []
@@ -71,6 +84,7 @@ def test_wrong_words_are_seen_in_prose_alone() -> None:
     assert found == ["pictures", "judged", "judged", "mends"]
     assert WRONG.findall(prose("Pictured: road scenes. `--judged` ![](picture.png)")) == []
     assert strings('x = f"a picture of {x}" + "key"') == ["a picture of "]
+    assert strings('add("--pictures")  # judged') == ["--pictures", "# judged"]
 
 
 @pytest.mark.parametrize("term", TERMS)

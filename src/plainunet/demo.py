@@ -1,4 +1,4 @@
-"""The synthetic data set of `plainunet demo`: leaves and stones among clutter on rough ground.
+"""The synthetic dataset of `plainunet demo`: leaves and stones among clutter on rough ground.
 
 Leaves, stones, twigs and scraps of paper share one palette, so classes differ by shape and texture
 rather than colour. The folder has a usual layout: `images/{train,val}` (half JPEG, half PNG),
@@ -87,7 +87,7 @@ def draw_dataset(
 
 
 def _is_drawn(folder: Path, record: str) -> bool:
-    """Whether the folder contains this data set; anything else in it is an error."""
+    """Whether the folder contains this dataset; anything else in it is an error."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
@@ -96,7 +96,7 @@ def _is_drawn(folder: Path, record: str) -> bool:
         found = ""
     if found != record:
         raise ValueError(
-            f"{folder}: contains other files, or a synthetic data set drawn with other arguments. "
+            f"{folder}: contains other files, or a synthetic dataset drawn with other arguments. "
             "Choose another folder."
         )
     return True

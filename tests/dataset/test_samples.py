@@ -116,7 +116,7 @@ def test_unusable_files_are_named_once(make_pair: MakePair) -> None:
     mask[3, 4] = 9
     pair = make_pair("a", noise(32, 32, 3), mask)
     samples = Samples([pair], BINARY, (32, 32))
-    with pytest.raises(ValueError, match=r"a\.png has 1 pixels of value 9"):
+    with pytest.raises(ValueError, match=r"a\.png .*\b1\b.*\b9\b"):
         samples[0]
     folders.save(pair.mask, half(32, 32))
     with pytest.raises(ValueError, match=r"a\.png.* 3 .* 1\b") as raised:
@@ -132,7 +132,7 @@ def test_settings_that_exclude_each_other(make_pair: MakePair) -> None:
     pair = make_pair("a", noise(32, 48, 3), half(32, 48))
     with pytest.raises(ValueError, match="objects=True"):
         TrainingSet(Samples([pair], BINARY, (48, 64)), "none", 0, (48, 64), border=(10, 5))
-    with pytest.raises(ValueError, match="need a patch"):
+    with pytest.raises(ValueError, match="patch"):
         TrainingSet(Samples([pair], BINARY, None), "none", 0, (16, 16))
 
 

@@ -354,11 +354,11 @@ def test_single_files_and_what_is_left(scenes: Path, capsys: pytest.CaptureFixtu
     ("words", "message"),
     [
         ("flopped", "'flipped'"),
-        ("shifted", "no 'shifted' found"),
+        ("shifted", "'shifted'"),
         ("cut-off", "--write"),
         ("flipped images/00.png", "00.png"),
-        ("--undo", "nothing to undo"),
-        ("shifted --undo", "nothing to undo"),
+        ("--undo", r"\.plainunet-backup"),
+        ("shifted --undo", r"\.plainunet-backup .*shifted"),
         ("flipped masks/03.png --undo", "--undo"),
     ],
 )

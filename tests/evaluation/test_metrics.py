@@ -238,7 +238,7 @@ def test_arguments_stay_unchanged_and_may_be_views() -> None:
 def test_unknown_ids_are_errors(value: int, ids: type[np.integer[Any]]) -> None:
     odd, fine = np.array([0, value, value], ids), np.array([0, 1, 1], ids)
     for name, pair in (("truth", (odd, fine)), ("prediction", (fine, odd))):
-        with pytest.raises(ValueError, match=rf"{name} .* {value} in 2 .* 2 classes"):
+        with pytest.raises(ValueError, match=rf"{name} .* {value} .*\b2\b.*\b2\b"):
             confusion_matrix(*pair, 2)
     # only the ground truth has an ignore index
     with pytest.raises(ValueError, match=r"prediction\b.*\b255\b.*\b1\b"):
@@ -249,9 +249,9 @@ def test_masks_and_names_that_do_not_fit_are_errors() -> None:
     with pytest.raises(ValueError, match=r"\[4, 6\].*\[6, 4\]"):
         confusion_matrix(np.zeros((4, 6), np.uint8), np.zeros((6, 4), np.uint8), 2)
     for names in (["car"], ["car", "car"], ["a", "b", "c"]):
-        with pytest.raises(ValueError, match="2 classes"):
+        with pytest.raises(ValueError, match=r"\b2\b"):
             summarise(np.array([[[1, 0], [0, 1]]]), names)
-        with pytest.raises(ValueError, match="2 classes"):
+        with pytest.raises(ValueError, match=r"\b2\b"):
             scores(np.array([[1, 0], [0, 1]]), names)
 
 

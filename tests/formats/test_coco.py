@@ -110,13 +110,13 @@ def test_a_polygon_is_filled_as_its_outline_says() -> None:
     [
         (
             [(1, [box(0, 0, 10, 6)]), (2, [box(0, 0, 100, 50)])],
-            r"1\.2% .* 60 pixels are both 'cell' and 'wall'",
+            r"1\.2% .* 60 .*'cell' .*'wall'",
         ),
         (
             [(1, [box(0, 0, 50, 50)]), (2, [box(40, 0, 90, 50)]), (3, [box(10, 40, 20, 60)])],
-            r"13\.0% of .* 500 pixels are both 'cell' and 'wall'",
+            r"13\.0% .* 500 .*'cell' .*'wall'",
         ),
-        ([(0, [box(0, 0, 20, 20)]), (1, [box(0, 0, 9, 9)])], "both 'background' and 'cell'"),
+        ([(0, [box(0, 0, 20, 20)]), (1, [box(0, 0, 9, 9)])], "'background' .*'cell'"),
     ],
 )
 def test_classes_that_overlap_are_refused_with_those_most_involved(
@@ -131,33 +131,33 @@ def test_classes_that_overlap_are_refused_with_those_most_involved(
 @pytest.mark.parametrize(
     ("raw", "problem"),
     [
-        ([[1, 2, 3, 4]], " 4 coordinates"),
-        ([[1, 2, 3, 4, 5, 6, 7]], " 7 coordinates"),
-        ([[]], " 0 coordinates"),
-        ([1, 2, 3, 4, 5, 6], "list of polygons"),
-        ([["1", "2", "3", "4", "5", "6"]], "list of polygons"),
-        ([[1, 2, 3, 4, 5, None]], "list of polygons"),
-        ([[[1, 2], [3, 4], [5, 6]]], "list of polygons"),
-        ([[1, 2, 3, [4, 5], 6, 7]], "list of polygons"),
-        ([[1, 2, 3, 4, 5, 10**400]], "list of polygons"),
-        ("outline", "list of polygons"),
-        (7, "list of polygons"),
-        ([[1, 2, 3, 4, 5, float("nan")]], "from nan"),
-        ([[1, 2, 3, 4, 5, float("inf")]], "to inf"),
-        ([[1, 2, 3, 4, 5, 1e300]], r"to 1e\+300"),
-        ([box(-1e9, 0, 5, 5)], "from -1e"),
-        ([box(31, 0, 35, 5)], "from 31 to 35"),
-        ([box(0, -9, 5, -2)], "from -9 to -2"),
+        ([[1, 2, 3, 4]], r"\b4\b"),
+        ([[1, 2, 3, 4, 5, 6, 7]], r"\b7\b"),
+        ([[]], r"\b0\b"),
+        ([1, 2, 3, 4, 5, 6], "polygons"),
+        ([["1", "2", "3", "4", "5", "6"]], "polygons"),
+        ([[1, 2, 3, 4, 5, None]], "polygons"),
+        ([[[1, 2], [3, 4], [5, 6]]], "polygons"),
+        ([[1, 2, 3, [4, 5], 6, 7]], "polygons"),
+        ([[1, 2, 3, 4, 5, 10**400]], "polygons"),
+        ("outline", "polygons"),
+        (7, "polygons"),
+        ([[1, 2, 3, 4, 5, float("nan")]], r"\bnan\b"),
+        ([[1, 2, 3, 4, 5, float("inf")]], r"\binf\b"),
+        ([[1, 2, 3, 4, 5, 1e300]], r"\b1e\+300\b"),
+        ([box(-1e9, 0, 5, 5)], " -1e"),
+        ([box(31, 0, 35, 5)], "31 .*35"),
+        ([box(0, -9, 5, -2)], "-9 .*-2"),
         ({"size": [30, 20], "counts": [600]}, r"\[30, 20\].*\[20, 30\]"),
-        ({"counts": [600]}, "size None"),
-        ({"size": "big", "counts": [600]}, "size 'big'"),
-        ({"size": [20, 30]}, "list of integers"),
-        ({"size": [20, 30], "counts": [1.5, 2]}, "list of integers"),
-        ({"size": [20, 30], "counts": "ü"}, "list of integers"),
-        ({"size": [20, 30], "counts": []}, "list of integers"),
-        ({"size": [20, 30], "counts": [100, 20]}, "for 120 pixels, .* 600"),
-        ({"size": [20, 30], "counts": [700, -100]}, "run below 0"),
-        ({"size": [20, 30], "counts": [2**62, 2**62, 2**62, 2**62, 600]}, "longer than"),
+        ({"counts": [600]}, "None"),
+        ({"size": "big", "counts": [600]}, "'big'"),
+        ({"size": [20, 30]}, "integers"),
+        ({"size": [20, 30], "counts": [1.5, 2]}, "integers"),
+        ({"size": [20, 30], "counts": "ü"}, "integers"),
+        ({"size": [20, 30], "counts": []}, "integers"),
+        ({"size": [20, 30], "counts": [100, 20]}, r"\b120\b.*\b600\b"),
+        ({"size": [20, 30], "counts": [700, -100]}, r"\b0\b"),
+        ({"size": [20, 30], "counts": [2**62, 2**62, 2**62, 2**62, 600]}, r"\b0\b"),
         ({"size": [20, 30], "counts": ""}, "compressed"),
         ({"size": [20, 30], "counts": "a b"}, "compressed"),
         ({"size": [20, 30], "counts": "PPPo"}, "compressed"),
@@ -293,7 +293,7 @@ def test_as_many_classes_as_there_are_numbers_for(tmp_path: Path) -> None:
     many = [{"id": n, "name": f"c{n}"} for n in range(1, 256)]
     raw = content(categories=many[:254])
     assert len(coco.class_names(write(tmp_path, raw))) == 255
-    with pytest.raises(ValueError, match=r"256 classes.* 255\."):
+    with pytest.raises(ValueError, match=r"\b256\b.*\b255\b"):
         coco.class_names(write(tmp_path, content(categories=many)))
 
 
@@ -321,7 +321,7 @@ def test_a_damaged_file_is_refused_when_it_is_read(
     file = write(tmp_path)
     file.write_bytes(damage(file.read_bytes()))
     assert not coco.is_coco(file)
-    with pytest.raises(ValueError, match=r"set\.json .* JSON.* \d+ bytes"):
+    with pytest.raises(ValueError, match=rf"set\.json .*\b{file.stat().st_size} bytes"):
         coco.class_names(file)
 
 
@@ -348,33 +348,33 @@ def category(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        (image(), "a.jpg is listed twice"),
-        (image(id=7, file_name="x.jpg"), "x.jpg has the id 7"),
-        (image(id=None, file_name="x.jpg"), "x.jpg has the id None"),
-        (image(id=True, file_name="x.jpg"), "x.jpg has the id True"),
-        (image(file_name=None), "image number 3 has no file_name"),
-        (image(file_name="x.jpg", height=None), "x.jpg has the height None"),
+        (image(), "a.jpg"),
+        (image(id=7, file_name="x.jpg"), "x.jpg .*id 7"),
+        (image(id=None, file_name="x.jpg"), "x.jpg .*id None"),
+        (image(id=True, file_name="x.jpg"), "x.jpg .*id True"),
+        (image(file_name=None), "3 .*file_name"),
+        (image(file_name="x.jpg", height=None), "x.jpg .*height None"),
         (image(file_name="x.jpg", width=0), "width 0"),
         (image(file_name="x.jpg", width=-5), "width -5"),
         (image(file_name="x.jpg", width=float("nan")), "width nan"),
         (image(file_name="x.jpg", width=float("inf")), "width inf"),
-        (image(file_name="x.jpg", width=10**9), "10000000000 pixels"),
-        ({"images": [7]}, "image number 1 "),
-        (annotation(image_id=99), "annotation 1 has the image_id 99"),
+        (image(file_name="x.jpg", width=10**9), "10000000000"),
+        ({"images": [7]}, r"\b1\b"),
+        (annotation(image_id=99), "1 .*image_id 99"),
         (annotation(image_id=None), "image_id None"),
         (annotation(image_id=[7]), r"image_id \[7\]"),
-        (annotation(category_id=99), "annotation 1 has the category_id 99"),
+        (annotation(category_id=99), "1 .*category_id 99"),
         (annotation(category_id=None), "category_id None"),
-        (annotation(segmentation=[[1, 2, 3]]), "annotation 1 has a polygon of 3 coordinates"),
-        (annotation(segmentation=7), "annotation 1 has a segmentation that is neither"),
-        ({"annotations": ["x"]}, "annotation number 1 "),
+        (annotation(segmentation=[[1, 2, 3]]), "1 .*polygon.* 3 "),
+        (annotation(segmentation=7), "1 .*segmentation"),
+        ({"annotations": ["x"]}, r"\b1\b"),
         (category(id=20), "20.*category"),
         (category(id="6"), "category"),
         (category(name=""), "category"),
         (category(name=None), "category"),
         (category(name="wall "), "categories.*: wall"),
         ({"categories": ["wall"]}, "category"),
-        ({"categories": []}, "1 classes"),
+        ({"categories": []}, r"\b1\b"),
     ],
 )
 def test_a_wrong_entry_is_named(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
@@ -387,7 +387,7 @@ def test_a_wrong_entry_is_named(tmp_path: Path, changes: dict[str, Any], problem
 
 def test_wrong_entries_are_counted(tmp_path: Path) -> None:
     wrong = [content()["annotations"][0] | {"id": n, "image_id": 99} for n in range(7)]
-    with pytest.raises(ValueError, match=r"has 7 .*annotation 0 .* and 2 more\. "):
+    with pytest.raises(ValueError, match=r"\b7\b.*annotation 0 .*annotation 4 .*\b2\b"):
         coco.listed_images(write(tmp_path, content(annotations=wrong)))
 
 
@@ -395,22 +395,20 @@ def test_wrong_entries_are_counted(tmp_path: Path) -> None:
 def test_boxes_are_not_polygons(tmp_path: Path, none: dict[str, Any]) -> None:
     bare = {"id": 9, "image_id": 3, "category_id": 4, "bbox": [1, 1, 5, 5]} | none
     raw = content(annotations=[*content()["annotations"], bare, bare])
-    with pytest.raises(ValueError, match=r"2 of 4 annotations .* 1 of 2 images \(b/c\.jpg\)"):
+    with pytest.raises(ValueError, match=r"2 .*4 .*1 .*2 .*b/c\.jpg"):
         coco.listed_images(write(tmp_path, raw))
 
 
 def test_what_cannot_be_painted_names_file_image_and_annotation(tmp_path: Path) -> None:
     raw = content(**annotation(segmentation=[[1, 2, 3, 4, 5, float("nan")]]))
-    with pytest.raises(
-        ValueError, match=r"set\.json\[7\] \(a\.jpg\): annotation 1 has coordinates"
-    ):
+    with pytest.raises(ValueError, match=r"set\.json\[7\] .*a\.jpg.* 1 .*\bnan\b"):
         read(write(tmp_path, raw), 7)
     raw = content()
     raw["annotations"][1]["segmentation"] = [[0, 0, 9, 0, 9, 9, 0, 9]]
-    with pytest.raises(ValueError, match=r"set\.json\[7\] \(a\.jpg\): 19\.8% .*'wall' and 'cell'"):
+    with pytest.raises(ValueError, match=r"set\.json\[7\] .*a\.jpg.*19\.8% .*'wall' .*'cell'"):
         read(write(tmp_path, raw), 7)
 
 
 def test_an_image_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none of the 2 images in .*set\.json has the id 8"):
+    with pytest.raises(ValueError, match=r"2 .*set\.json .*\b8\b"):
         read(write(tmp_path), 8)

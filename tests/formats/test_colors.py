@@ -64,13 +64,13 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "dtype", "options", "message"),
     [
-        ((4, 5), np.uint16, {}, " 8 bits"),
-        ((4, 5, 3), np.uint16, {}, " 8 bits"),
+        ((4, 5), np.uint16, {}, r"\b8\b"),
+        ((4, 5, 3), np.uint16, {}, r"\b8\b"),
         (
             (20, 30, 4),
             np.uint8,
             {"photometric": "rgb", "extrasamples": ["unspecified"]},
-            " 4 channels",
+            r"\b4\b",
         ),
     ],
 )
@@ -173,29 +173,29 @@ def test_few_colours_are_found(folder: Path) -> None:
     colors, _, notes, _ = find_meaning(census(folder, found), (), None, None)
     assert len(colors) == 64
     assert "--colors" in notes[0]
-    with pytest.raises(ValueError, match=" 65 colours"):
+    with pytest.raises(ValueError, match=r"\b65\b"):
         find_meaning(census(folder, found | {0xFFFFFF: 9}), (), None, None)
 
 
 def test_alike_colours_are_not_found(folder: Path) -> None:
     """Such as those of class ids in grey, with one coloured mask."""
-    with pytest.raises(ValueError, match="--colors 000000 00FF00;"):
+    with pytest.raises(ValueError, match=r"--colors 000000 00FF00\b"):
         find_meaning(census(folder, {0: 9, 0x010101: 8, 0x00FF00: 9}), (), None, None)
 
 
 def test_rare_colours_are_refused_with_a_fix(folder: Path) -> None:
     counted = census(folder, {0: 90000, 0xFF0000: 20000, 0xFA0000: 100, 0x123456: 1})
-    with pytest.raises(ValueError, match=r"123456 has 1 pixels.*--colors 000000 FF0000; others"):
+    with pytest.raises(ValueError, match=r"\b123456\b.*--colors 000000 FF0000\b"):
         find_meaning(counted, (), None, None)
 
 
 @pytest.mark.parametrize(
     ("colors", "num_classes", "message"),
     [
-        (BLACK_RED, 3, "3 classes, but 2 colours"),
+        (BLACK_RED, 3, "3 .*2 .*--colors"),
         ((*BLACK_RED, (0, 0, 0)), None, "000000, FF0000, 000000"),
-        (((0, 0, 0), (256, 0, 0)), None, "from 0 to 255"),
-        (BLACK_RED[:1], None, " 1 colours"),
+        (((0, 0, 0), (256, 0, 0)), None, "256.*0 .*255"),
+        (BLACK_RED[:1], None, r"\b1\b.*--colors"),
         (((0, 99, 0), (0, 0, 99)), None, "0 = 006300"),
     ],
 )
@@ -208,5 +208,5 @@ def test_a_legend_that_does_not_fit(
 
 def test_class_ids_are_no_colours(folder: Path) -> None:
     counted = census(folder, {0: 9, 0x010101: 9, 0x020202: 9})
-    with pytest.raises(ValueError, match=r" 3 grey values.*--colors"):
+    with pytest.raises(ValueError, match=r"\b3\b.*--colors"):
         find_meaning(counted, BLACK_RED, None, None)

@@ -140,7 +140,7 @@ def test_alpha_is_dropped_where_opaque_and_refused_where_not(
     alpha = np.full((HEIGHT, WIDTH, 1), np.iinfo(dtype).max, dtype)
     require_back(write(alpha), wanted)
     alpha[:4, :14] -= 1  # 56 of 2,240
-    with pytest.raises(DataError, match=r"a\.\w+ is transparent in 2\.5%") as raised:
+    with pytest.raises(DataError, match=r"a\.\w+ .*2\.5%") as raised:
         read_image(write(alpha))
     assert raised.value.code == "transparent"
 
@@ -160,8 +160,9 @@ def test_a_transparent_colour_counts_as_alpha(tmp_path: Path) -> None:
     path, stored = tmp_path / "a.png", GREY // 2
     for array, key in ((stored, int(stored[0, 0])), (RGB, tuple(RGB[0, 0].tolist()))):
         Image.fromarray(array).save(path, transparency=key)
-        with pytest.raises(DataError, match="transparent"):
+        with pytest.raises(DataError) as raised:
             read_image(path)
+        assert raised.value.code == "transparent"
     Image.fromarray(stored).save(path, transparency=200)  # which is nowhere
     require_back(path, stored[..., None])
 
@@ -178,7 +179,7 @@ def test_a_cut_file_is_refused_by_name(tmp_path: Path, suffix: str, cut: float) 
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * cut)])
     # what holds no end mark is judged by its size
     for read in (read_image, read_mask, *([image_shape] if suffix in (".tif", ".npy") else [])):
-        with pytest.raises(ValueError, match=rf"cut\{suffix} (is|cannot)"):
+        with pytest.raises(ValueError, match=rf"cut\{suffix} "):
             read(path)
 
 
@@ -210,9 +211,9 @@ def test_floats_must_be_finite(tmp_path: Path, value: float) -> None:
     image = np.ones((4, 5), np.float32)
     image[1, 2] = value
     tifffile.imwrite(tmp_path / "odd.tif", image)
-    with pytest.raises(ValueError, match=r"odd\.tif: 1 of 20 values"):
+    with pytest.raises(ValueError, match=r"odd\.tif.*\b1\b.*\b20\b"):
         read_image(tmp_path / "odd.tif")
-    with pytest.raises(ValueError, match="1 of 20 values"):
+    with pytest.raises(ValueError, match=r"\b1\b.*\b20\b"):
         to_unit(image)
 
 
@@ -242,7 +243,7 @@ def test_grey_is_shown_as_rgb_and_nothing_else_is_converted() -> None:
     assert shown.shape == (20, 30, 3)
     assert all((shown[..., channel] == GREY).all() for channel in range(3))
     for image, channels in [(RGB, 1), (RGB, 4), (np.zeros((4, 5, 2)), 3)]:
-        with pytest.raises(ValueError, match=f" {image.shape[2]} channels.* {channels}\\b"):
+        with pytest.raises(ValueError, match=rf"\b{image.shape[2]}\b.*\b{channels}\b"):
             match_channels(image, channels)
 
 
@@ -411,7 +412,7 @@ def tiff_of(bits: int) -> bytes:
 def test_tiff_of_odd_bits(tmp_path: Path, bits: int) -> None:
     (tmp_path / "odd.tif").write_bytes(tiff_of(bits))
     for read in (read_image, read_mask):
-        with pytest.raises(ValueError, match=rf"odd\.tif .* {bits} bits\)"):
+        with pytest.raises(ValueError, match=rf"odd\.tif .*\b{bits} bits"):
             read(tmp_path / "odd.tif")
 
 
@@ -419,12 +420,12 @@ def test_tiff_of_odd_bits(tmp_path: Path, bits: int) -> None:
     ("array", "options", "message"),
     [
         (np.zeros((9, 9), np.float32), {"photometric": "miniswhite"}, "MINISBLACK"),
-        (np.zeros((9, 9, 3), np.uint8), {"photometric": "cielab"}, ".CIELAB,"),
-        (np.zeros((9, 9, 4), np.uint8), {"photometric": "separated"}, ".SEPARATED,"),
+        (np.zeros((9, 9, 3), np.uint8), {"photometric": "cielab"}, "CIELAB"),
+        (np.zeros((9, 9, 4), np.uint8), {"photometric": "separated"}, "SEPARATED"),
         (np.zeros((9, 9), np.complex64), {}, "complex64"),
-        (np.zeros((9, 9), np.int64), {}, " int64 values.* uint8"),
-        (np.zeros((9, 9), np.uint64), {}, " uint64 values.* uint8"),
-        (np.full((9, 9), 1e300), {}, "81 of 81 values"),
+        (np.zeros((9, 9), np.int64), {}, " int64 .*uint8"),
+        (np.zeros((9, 9), np.uint64), {}, " uint64 .*uint8"),
+        (np.full((9, 9), 1e300), {}, "81 .*81"),
     ],
 )
 def test_numbers_without_a_meaning(
@@ -440,7 +441,7 @@ def test_animations_are_seen_from_the_header(tmp_path: Path, suffix: str) -> Non
     path = tmp_path / f"moving{suffix}"
     frames = [Image.fromarray(np.roll(scene("uint8", 3), step)) for step in range(3)]
     frames[0].save(path, save_all=True, append_images=frames[1:])
-    with pytest.raises(ValueError, match=r"moving\.\w+ .* 3 frames"):
+    with pytest.raises(ValueError, match=r"moving\.\w+ .*\b3\b"):
         image_shape(path)
 
 
@@ -485,7 +486,7 @@ def test_what_cannot_be_opened_has_a_code(tmp_path: Path) -> None:
             read_image(tmp_path / name)
         assert raised.value.code == code
     (tmp_path / "stale.png").symlink_to("gone.png")
-    with pytest.raises(FileNotFoundError, match=r"stale\.png is a link to gone\.png"):
+    with pytest.raises(FileNotFoundError, match=r"stale\.png .*gone\.png"):
         image_shape(tmp_path / "stale.png")
 
 
@@ -497,8 +498,9 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
         if error.errno in (errno.EILSEQ, errno.EINVAL):
             pytest.skip("this file system takes only names that are text")
         raise
-    with pytest.raises(ValueError, match=r"caf.\.png is empty"):
+    with pytest.raises(DataError, match=r"caf.\.png ") as raised:
         read_image(path)
+    assert raised.value.code == "empty-file"
     Image.fromarray(CLASSES).save(path)
     require_back(path, CLASSES[..., None])
 
@@ -545,17 +547,17 @@ def test_the_shape_is_read_from_the_header_of_a_large_file(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.array([[None, {}]]), r".* Python objects.*astype\(np\.uint8\)"),
+        (np.array([[None, {}]]), r".*astype\(np\.uint8\)"),
         (np.zeros((4, 5), np.complex64), ".* complex64"),
         (np.full((4, 5), "car"), ".* <U3"),
         (np.zeros((4, 5), [("a", "u1"), ("b", "u1")]), ".*'a', "),
-        (np.array(3), r"has 0 axes, \[\].* \[H, W\]"),
-        (np.zeros(7), r"has 1 axes, \[7\]"),
-        (np.zeros((2, 4, 5, 3)), r"has 4 axes, \[2, 4, 5, 3\]"),
-        (np.zeros((0, 5)), r"is empty, \[0, 5\]"),
-        (np.zeros((3, 40, 50)), r"is \[3, 40, 50\], which looks like \[C, H, W\].*np\.moveaxis"),
-        (np.zeros((1, 40, 50)), r".*looks like \[C, H, W\]"),
-        (np.zeros((32, 40, 50)), r".*looks like \[C, H, W\]"),
+        (np.array(3), r".*\b0\b.*\[\].* \[H, W\]"),
+        (np.zeros(7), r".*\[7\]"),
+        (np.zeros((2, 4, 5, 3)), r".*\[2, 4, 5, 3\]"),
+        (np.zeros((0, 5)), r".*\[0, 5\]"),
+        (np.zeros((3, 40, 50)), r".*\[3, 40, 50\].*\[C, H, W\].*np\.moveaxis"),
+        (np.zeros((1, 40, 50)), r".*\[C, H, W\]"),
+        (np.zeros((32, 40, 50)), r".*\[C, H, W\]"),
     ],
 )
 def test_arrays_that_are_not_images(array: np.ndarray, message: str) -> None:
@@ -574,7 +576,7 @@ def test_objects_are_never_unpickled() -> None:
         def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
             return pytest.fail, ("the file was executed",)
 
-    with pytest.raises(ValueError, match="Python objects"):
+    with pytest.raises(ValueError, match=r"some\.npy "):
         read_array(as_npy(np.array([[Trap()]], object), allow_pickle=True), NPY)
 
 
@@ -603,5 +605,5 @@ def test_another_version_is_refused_by_name() -> None:
 def test_a_mask_has_one_channel() -> None:
     for array in (GREY, GREY[..., None]):
         np.testing.assert_array_equal(read_mask_array(as_npy(array), NPY), GREY)
-    with pytest.raises(ValueError, match=r"some\.npy .*2 channels.*np\.argmax"):
+    with pytest.raises(ValueError, match=r"some\.npy .*\b2\b.*np\.argmax"):
         read_mask_array(as_npy(np.stack([GREY, GREY], -1)), NPY)

@@ -113,7 +113,7 @@ def test_other_numbers_are_refused_by_name(tmp_path: Path, value: float) -> None
     mask = IDS.astype(np.float32)
     mask[0, 0] = value
     tifffile.imwrite(tmp_path / "mask.tif", mask)
-    with pytest.raises(ValueError, match=r"mask\.tif .*float32 values from .* to"):
+    with pytest.raises(ValueError, match=r"mask\.tif .*float32"):
         read_mask(tmp_path / "mask.tif")
 
 
@@ -134,8 +134,9 @@ def test_a_size_is_read_without_pixels_and_a_cut_file_is_refused(tmp_path: Path)
     path = save(tmp_path / "mask.png", IDS)
     assert mask_size(path) == IDS.shape
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"mask\.png is cut off"):
+    with pytest.raises(DataError, match=r"mask\.png ") as raised:
         mask_size(path)
+    assert raised.value.code == "cut-off"
 
 
 def test_a_file_with_braces_in_its_name_is_a_file(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_files_that_show_more_than_one_class(tmp_path: Path, values: list[Any]) 
 def test_classes_that_overlap_are_refused_with_their_share(tmp_path: Path) -> None:
     save(tmp_path / "road.png", grey([255, 255, 0, 0, 0]))
     save(tmp_path / "car.png", grey([0, 255, 255, 255, 0]))
-    message = r"\{road,car\}.*: 1 pixels \(20\.00% .*25\.00% .*'road' and 'car'"
+    message = r"\{road,car\}.*20\.00% .*25\.00% .*'road' .*'car'"
     with pytest.raises(ValueError, match=message):
         read_mask(parse_source(tmp_path / "{road,car}.png"))
 
@@ -222,12 +223,12 @@ def test_files_that_cannot_be_joined(tmp_path: Path) -> None:
             with pytest.raises((ValueError, FileNotFoundError), match=message):
                 read(parse_source(tmp_path / "{road,car}.png"))
 
-    refused("none of the 2 files for road, car exists")
+    refused("2 .*road, car")
     save(tmp_path / "road.png", np.zeros((2, 3), np.uint8))
     (tmp_path / "car.png").symlink_to(tmp_path / "gone.png")
-    refused(r"car\.png is a link to \S*gone\.png")
+    refused(r"car\.png .*gone\.png")
     save(tmp_path / "gone.png", np.zeros((3, 2), np.uint8))
-    refused(r"car\.png is 2x3 pixels, \S*road\.png is 3x2")
+    refused(r"car\.png .*2x3.*road\.png .*3x2")
     with pytest.raises(ValueError, match=r"a{500}"):
         read_class_files(ClassFiles(str(tmp_path / f"{HERE}{'a' * 500}"), ("a", "b")), read_mask)
 
@@ -241,5 +242,5 @@ def test_names_of_classes() -> None:
             class_file_names(wrong)
     many = tuple(map(str, range(255)))
     assert len(class_file_names(many[1:])) == 255
-    with pytest.raises(ValueError, match=r"255 classes.* 254"):
+    with pytest.raises(ValueError, match=r"\b255\b.*\b254\b"):
         read_class_files(ClassFiles(HERE, many), read_mask)

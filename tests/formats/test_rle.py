@@ -73,10 +73,10 @@ def test_only_csv_files_are_looked_at(tmp_path: Path) -> None:
     assert not is_rle(tmp_path / "gone.png")
     (tmp_path / "a.csv").write_bytes(b"image,mask\n\xff\xfe,1 2\n")
     assert not is_rle(tmp_path / "a.csv")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.csv"):
         is_rle(tmp_path / "gone.csv")
     (tmp_path / "b.csv").mkdir()
-    with pytest.raises(ValueError, match=r"b\.csv cannot be opened"):
+    with pytest.raises(ValueError, match=r"b\.csv "):
         is_rle(tmp_path / "b.csv")
 
 
@@ -134,27 +134,27 @@ def test_the_work_of_reading_grows_with_the_rows(tmp_path: Path, count_calls: Co
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "a.csv: the header is ''"),
-        ("a,b\n1,2\n", "a.csv: the header is 'a,b'"),
-        ("img,rle\n", "a.csv lists no"),
-        ("img,rle\na,1 2,3\n", "a.csv, line 2: 3 comma-separated fields, but 2"),
-        ("img,rle\na\n", "a.csv, line 2: 1 comma-separated fields, but 2"),
-        ("img,rle\na,1 2\n ,1 2\n", "a.csv, line 3: the image name"),
-        ("img,class,rle\na,,1 2\n", "a.csv, line 2: the class"),
+        ("", "a.csv: .*''"),
+        ("a,b\n1,2\n", "a.csv: .*'a,b'"),
+        ("img,rle\n", "a.csv "),
+        ("img,rle\na,1 2,3\n", "a.csv, line 2: 3 .*2"),
+        ("img,rle\na\n", "a.csv, line 2: 1 .*2"),
+        ("img,rle\na,1 2\n ,1 2\n", "a.csv, line 3: "),
+        ("img,class,rle\na,,1 2\n", "a.csv, line 2: "),
         ("img,class,rle\na,Background,1 2\n", "a.csv, line 2: 'background'"),
-        ('img,rle\na,"1 2\n', "line 2: invalid CSV"),
-        ("img,rle\na,1 2\n\xe4,1 2\n", "line 3: not UTF-8"),
+        ('img,rle\na,"1 2\n', "line 2: .*CSV"),
+        ("img,rle\na,1 2\n\xe4,1 2\n", "line 3: .*UTF-8"),
         (
             "img,class,rle\n" + "".join(f"a,{n},\n" for n in range(255)),
-            "names 255 classes; the maximum is 254",
+            "a.csv .*255 .*254",
         ),
-        (None, "a.csv does not exist"),
+        (None, "a.csv "),
     ],
 )
 def test_lists_that_are_refused(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_codes(tmp_path / "a.csv")
 
 
@@ -249,7 +249,7 @@ def test_classes_are_numbered_in_order(tmp_path: Path) -> None:
 
 def test_classes_that_overlap_are_refused_with_their_share(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("id,class,rle\na,sea,1 3\na,sky,3 2\n")
-    message = r"1 pixels \(25\.00% .* sea, sky"
+    message = r"25\.00% .*sea, sky"
     with pytest.raises(ValueError, match=message):
         read(tmp_path / "m.csv", "a 2x3 rows")
 
@@ -260,20 +260,20 @@ def test_classes_that_overlap_are_refused_with_their_share(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("1", "the code '1'"),
-        ("1 2 3", "the code '"),
-        ("1 two", "the code '"),
-        ("1.5 2", "the code '"),
-        ("1 99999999999999999999999", "the code '"),
-        ("0 2", "a run of 2 pixels from pixel 0 .* 6 pixels"),
-        ("-3 2", "a run of 2 pixels from pixel -3"),
-        ("1 0", "a run of 0 pixels"),
-        ("1 -1", "a run of -1 pixels"),
-        ("1 7", "a run of 7 pixels"),
-        ("6 2", "a run of 2 pixels from pixel 6"),
-        ("9223372036854775807 9223372036854775807", "a run of 9223372036854775807 pixels"),
-        ("-9223372036854775808 1", "from pixel -9223372036854775808"),
-        ("1 2 4 1 3 1", "the run from pixel 3 .* 4,"),
+        ("1", "'1'"),
+        ("1 2 3", "'1 2 3'"),
+        ("1 two", "'1 two'"),
+        ("1.5 2", "'1.5 2'"),
+        ("1 99999999999999999999999", "'1 9999"),
+        ("0 2", " 2 .* 0 .* 6 "),
+        ("-3 2", " 2 .* -3 "),
+        ("1 0", " 0 "),
+        ("1 -1", " -1 "),
+        ("1 7", " 7 "),
+        ("6 2", " 2 .* 6 "),
+        ("9223372036854775807 9223372036854775807", " 9223372036854775807 "),
+        ("-9223372036854775808 1", " -9223372036854775808 "),
+        ("1 2 4 1 3 1", " 3 .* 4,"),
     ],
 )
 def test_wrong_codes_are_named_by_their_line(tmp_path: Path, code: str, message: str) -> None:
@@ -288,8 +288,8 @@ def test_wrong_codes_are_named_by_their_line(tmp_path: Path, code: str, message:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ("a 0x3 rows", "has no pixels"),
-        ("a 999999999x999999999 rows", "999999998000000001 pixels"),
+        ("a 0x3 rows", "a 0x3 rows"),
+        ("a 999999999x999999999 rows", "999999998000000001"),
         ("b 2x3 rows", "m.csv .* 'b'"),
     ],
 )
@@ -332,7 +332,7 @@ def test_bands_and_single_runs_are_not_taken_for_a_proof(tmp_path: Path, order: 
     noise[np.random.default_rng(0).random((20, 60)) < 0.3] = True
     for name, mask in (("band", band), ("line", line), ("noise", noise), ("none", band & False)):
         file = write(tmp_path / f"{name}.csv", {"a": [mask]}, order)
-        message = "nothing to learn" if name == "none" else "--rle rows .Carvana. or --rle columns"
+        message = r"none\.csv" if name == "none" else "--rle rows .*--rle columns"
         with pytest.raises(ValueError, match=message):
             listed_images(file, {"a": (20, 60)}, None)
         assert listed_images(file, {"a": (20, 60)}, order)["a"].order == order
@@ -341,7 +341,7 @@ def test_bands_and_single_runs_are_not_taken_for_a_proof(tmp_path: Path, order: 
 def test_of_square_images_the_order_is_asked_for(tmp_path: Path) -> None:
     masks = {"a": [blob(30, 30)], "b": [blob(20, 20)]}
     file = write(tmp_path / "m.csv", masks, "columns")
-    with pytest.raises(ValueError, match=r"all 2 images .*--rle columns"):
+    with pytest.raises(ValueError, match=r"m\.csv .*\b2\b.*--rle columns"):
         listed_images(file, sizes_of(masks), None)
     assert listed_images(file, sizes_of(masks), "columns")["b"].order == "columns"
     with pytest.raises(ValueError, match="'down'"):
@@ -350,7 +350,7 @@ def test_of_square_images_the_order_is_asked_for(tmp_path: Path) -> None:
 
 def test_runs_beyond_the_image_fit_no_order(tmp_path: Path) -> None:
     file = write(tmp_path / "m.csv", {"a": [np.ones((8, 9), bool)]}, "rows")
-    with pytest.raises(ValueError, match=r"line 2: a run of 72 pixels .* the 56 pixels"):
+    with pytest.raises(ValueError, match=r"line 2: .* 72 .* 56 "):
         listed_images(file, {"a": (7, 8)}, None)
     with pytest.raises(ValueError, match=r"m\.csv .* 'b'"):
         listed_images(file, {"b": (8, 9)}, "rows")

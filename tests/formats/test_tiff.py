@@ -45,11 +45,11 @@ def test_white_is_the_larger_value_also_where_the_file_says_zero_is_white(
 def test_several_pages_are_refused_and_previews_are_not() -> None:
     pages = encode(np.zeros((5, 20, 30), np.uint8), photometric="minisblack")
     for read in (read_tiff, tiff_shape):
-        with pytest.raises(ValueError, match=r"some\.tif .* 5 slices of 30x20 pixels"):
+        with pytest.raises(ValueError, match=r"some\.tif .*\b5\b.*\b30x20\b"):
             read(pages, PATH)
         with pytest.raises(ValueError, match=r" 'some\.tif\[0\]'"):
             read(pages, PATH)
-        with pytest.raises(ValueError, match=r"some\.lsm .* \.tif\.$"):
+        with pytest.raises(ValueError, match=r"some\.lsm .* \.tif"):
             read(pages, Path("some.lsm"))
     file = BytesIO()
     with tifffile.TiffWriter(file) as writer:
@@ -189,7 +189,7 @@ def test_previews_are_no_slices(tmp_path: Path) -> None:
             writer.write(each, metadata=None)
             writer.write(each[::2, ::2], metadata=None, subfiletype=1)
     require_slices(path, slices)
-    with pytest.raises(ValueError, match=r" from \[0\] to \[1\]"):
+    with pytest.raises(ValueError, match=r"\[0\] .*\[1\]"):
         read_image(Page(path, 2))
 
 
@@ -215,7 +215,7 @@ def test_a_stack_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
 def test_a_slice_that_is_not_there(tmp_path: Path, index: int) -> None:
     path = write(tmp_path / "a.tif", stack("uint8"))
     for read in (read_image, image_shape, read_mask, mask_size, read_colors):
-        with pytest.raises(ValueError, match=r"a\.tif has 10 slices.*from \[0\] to \[9\]"):
+        with pytest.raises(ValueError, match=r"a\.tif .*\b10\b.*\[0\] .*\[9\]"):
             read(Page(path, index))
 
 
@@ -230,19 +230,19 @@ def test_a_slice_of_another_file(tmp_path: Path) -> None:
     Image.new("L", (9, 9)).save(tmp_path / "a.tif", "PNG")
     with pytest.raises(ValueError, match=r"a\.tif\[0\] .* PNG"):
         read_image(Page(tmp_path / "a.tif", 0))
-    with pytest.raises(FileNotFoundError, match=r"gone\.tif does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.tif"):
         read_image(Page(tmp_path / "gone.tif", 0))
 
 
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ((2, 5), {"metadata": {"axes": "TZYX"}}, r"along 2 axes \(2 times, 5 slices\)"),
+        ((2, 5), {"metadata": {"axes": "TZYX"}}, "2 times, 5 slices"),
         ((2, 5), {"imagej": True, "metadata": {"axes": "ZCYX"}}, "2 slices, 5 channels"),
-        ((10,), {"imagej": True}, r"\(10 channels\).*axes': 'ZYX'"),
+        ((10,), {"imagej": True}, r"10 channels.*ZYX"),
         ((10,), {"metadata": {"axes": "CYX"}}, "10 channels"),
         ((10,), {"ome": True, "metadata": {"axes": "CYX"}}, "10 channels"),
-        ((16,), {"volumetric": True, "tile": (16, 16, 16)}, " 16 .*slices"),
+        ((16,), {"volumetric": True, "tile": (16, 16, 16)}, " 16 "),
     ],
 )
 def test_other_axes_than_slices(
@@ -270,10 +270,7 @@ def test_a_cut_stack_is_refused_by_name(tmp_path: Path, stored: str, fraction: f
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * fraction)])
     for read in (read_image, read_mask, image_shape):
-        with pytest.raises(
-            ValueError,
-            match=r"a\.tif.*\(it ends after ",
-        ):
+        with pytest.raises(ValueError, match=r"a\.tif.* \d+"):
             read(Page(path, 9))
 
 

@@ -96,7 +96,7 @@ def test_other_images_are_read_whole_if_they_are_small_enough(tmp_path: Path) ->
         assert isinstance(opened, ArrayWindows)
         assert np.array_equal(opened.read(3, 5, 20, 30), read_image(path)[3:23, 5:35])
     with (
-        pytest.raises(ValueError, match=r"211 x 150 pixels") as caught,
+        pytest.raises(ValueError, match=r"211 x 150\b") as caught,
         open_windows(path, most=COLOURS.nbytes - 1),
     ):
         pass
@@ -133,7 +133,7 @@ def test_what_cannot_be_read_in_parts_is_read_whole_or_refused(
 def test_pages_that_are_slices_are_refused_as_ever(tmp_path: Path) -> None:
     path = tmp_path / "stack.tif"
     tifffile.imwrite(path, np.zeros((3, 40, 50), np.uint8), photometric="minisblack")
-    with pytest.raises(ValueError, match="stack of 3 slices"), open_windows(path, most=10**6):
+    with pytest.raises(ValueError, match=r"stack\.tif .*\b3\b"), open_windows(path, most=10**6):
         pass
 
 

@@ -238,21 +238,21 @@ def test_bilinear_has_half_the_channels() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"in_channels": 0}, "in_channels is 0"),
-        ({"num_classes": 1}, "num_classes is 1"),
-        ({"num_classes": 256}, "num_classes is 256"),
-        ({"base_channels": 0}, "base_channels is 0"),
-        ({"depth": 0}, "depth is 0"),
-        ({"normalisation": "layer"}, "normalisation is 'layer'"),
-        ({"upsampling": "nearest"}, "upsampling is 'nearest'"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"dropout": -0.1}, "dropout is -0.1"),
+        ({"in_channels": 0}, "in_channels .*0"),
+        ({"num_classes": 1}, "num_classes .*1"),
+        ({"num_classes": 256}, "num_classes .*256"),
+        ({"base_channels": 0}, "base_channels .*0"),
+        ({"depth": 0}, "depth .*0"),
+        ({"normalisation": "layer"}, "normalisation .*'layer'"),
+        ({"upsampling": "nearest"}, "upsampling .*'nearest'"),
+        ({"dropout": 1.0}, "dropout .*1.0"),
+        ({"dropout": -0.1}, "dropout .*-0.1"),
         ({"valid": True, "deep_supervision": True}, "deep_supervision"),
     ],
     ids=str,
 )
 def test_invalid_arguments_are_refused(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=message):
         UNet(**{"base_channels": 1, "depth": 1, **wrong})
 
 
@@ -272,7 +272,7 @@ def test_too_small_an_image_is_refused(
     options: dict[str, Any], size: tuple[int, int], enough: str
 ) -> None:
     network = UNet(base_channels=1, **options)
-    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels.*{enough}"):
+    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} .*{enough}"):
         network(torch.zeros(2, 3, *size))
     height, width = map(int, enough.split(" x "))
     assert network(torch.rand(2, 3, height, width)).shape == (2, 2, height, width)
@@ -321,10 +321,10 @@ def test_a_flat_channel_does_not_divide_by_zero() -> None:
 @pytest.mark.parametrize(
     ("mean", "std", "wrong"),
     [
-        ([0.5], [1, 1, 1], "mean has 1 values.*3 channels"),
-        ([0.5, 0.5, 0.5], [1, 1, 1, 1], "std has 4 values.*3 channels"),
-        ([0.5, 0.5, float("nan")], [1, 1, 1], "mean.*finite"),
-        ([0.5, 0.5, 0.5], [1, 1, float("inf")], "std.*finite"),
+        ([0.5], [1, 1, 1], "mean .*1 .*3 "),
+        ([0.5, 0.5, 0.5], [1, 1, 1, 1], "std .*4 .*3 "),
+        ([0.5, 0.5, float("nan")], [1, 1, 1], "mean .*nan"),
+        ([0.5, 0.5, 0.5], [1, 1, float("inf")], "std .*inf"),
     ],
 )
 def test_invalid_normalisation_is_refused(mean: list[float], std: list[float], wrong: str) -> None:
@@ -446,7 +446,7 @@ def test_input_side_is_the_smallest(depth: int) -> None:
     ],
 )
 def test_a_size_that_does_not_fit_names_the_nearest(height: int, width: int, nearest: str) -> None:
-    with pytest.raises(ValueError, match=f"{height} x {width} pixels.*{nearest}"):
+    with pytest.raises(ValueError, match=f"{height} x {width} .*{nearest}"):
         UNet(1, 2, 1, valid=True)(torch.zeros(1, 1, height, width))
 
 

@@ -1,4 +1,4 @@
-"""A small data set, a finished run on it, a recording reporter, and runs in memory."""
+"""A small dataset, a finished run on it, a recording reporter, and runs in memory."""
 
 import json
 import os

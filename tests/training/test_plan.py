@@ -1,4 +1,4 @@
-"""Statistics of a data set, and the settings chosen from them, the machine and the budget."""
+"""Statistics of a dataset, and the settings chosen from them, the machine and the budget."""
 
 import math
 import subprocess

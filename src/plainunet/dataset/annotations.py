@@ -22,7 +22,7 @@ _UNREAD = (".txt", ".xml", ".h5", ".hdf5", ".geojson", ".svg", ".mat")
 
 
 def name_file(folder: Path, masks: str) -> Path:
-    """Find an annotation file by its path, relative to the data set or the working directory."""
+    """Find an annotation file by its path, relative to the dataset or the working directory."""
     path = folder / masks
     path = path if path.exists() else Path(masks)
     if not path.is_file():
@@ -33,7 +33,7 @@ def name_file(folder: Path, masks: str) -> Path:
 
 
 def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
-    """Find annotation files in a data set, its `annotations/` and its splits.
+    """Find annotation files in a dataset, its `annotations/` and its splits.
 
     Skipped files are noted, with the reason.
     """

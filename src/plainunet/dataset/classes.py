@@ -1,4 +1,4 @@
-"""Find out from all masks of a data set which value or colour is which class: the coding."""
+"""Find out from all masks of a dataset which value or colour is which class: the coding."""
 
 import shutil
 from collections import Counter
@@ -58,7 +58,7 @@ def find_coding(
     reporter: Reporter = silent,
     counts: Sequence[MaskCounts] | None = None,
 ) -> tuple[Coding, NDArray[np.int64]]:
-    """Read every mask of a data set, and find out what their values or colours mean.
+    """Read every mask of a dataset, and find out what their values or colours mean.
 
     Masks are read by colour if colours are given or the channels of any mask differ; else by
     value, palette images by index.

@@ -1,4 +1,4 @@
-"""Find the folders of a data set that hold the images and the masks."""
+"""Find the folders of a dataset that hold the images and the masks."""
 
 import os
 import re
@@ -20,7 +20,7 @@ PARTS = {
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 """Names of folders that hold images."""
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "ann")
-# of tools and data sets: images, masks (the first that exists), split
+# of tools and datasets: images, masks (the first that exists), split
 _KNOWN = (
     ("jpegimages", ("segmentationclasspng", "segmentationclass"), ""),  # VOC, labelme2voc, CVAT
     ("leftimg8bit", ("gtfine", "gtcoarse"), ""),  # Cityscapes
@@ -73,7 +73,7 @@ class Root:
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders of a data set."""
+    """The folders of a dataset."""
 
     roots: tuple[Root, ...]
     group_by: str | None = None  # pattern of an image's group in its name
@@ -387,7 +387,7 @@ def _one_of(
 
 
 def is_known(root: Root) -> bool:
-    """Whether the names are those of a known tool or data set."""
+    """Whether the names are those of a known tool or dataset."""
     return any(root.images.name.lower() == images for images, _, _ in _KNOWN)
 
 

@@ -69,14 +69,14 @@ def find_pairs(
     reporter: Reporter = silent,
     at_least: int = 2,
 ) -> list[Pair]:
-    """Find all images and masks of a data set; each slice of a stack is an image.
+    """Find all images and masks of a dataset; each slice of a stack is an image.
 
     A mask's stem equals its image's without a prefix or suffix that all masks or all images
     share ("_mask", "_1stHO", "mask_"; "_img" and "_mask"). Hidden files and files without an
     image's suffix are ignored.
 
     Args:
-        folder: The data set.
+        folder: The dataset.
         config: Where images and masks are, if they cannot be found by name, and how images are
             grouped. Without `group_by`, a group is one image, Carvana's car, or the `group`
             column of a list.
@@ -109,7 +109,7 @@ def find_pairs(
 
 
 def require_enough(folder: Path, count: int, at_least: int = 2) -> None:
-    """Refuse a data set of too few pairs."""
+    """Refuse a dataset of too few pairs."""
     if count < at_least:
         raise DataError(
             f"{folder} holds {count} pair{'s' * (count != 1)} of image and mask; at least "
@@ -120,7 +120,7 @@ def require_enough(folder: Path, count: int, at_least: int = 2) -> None:
 
 def _require_folder(folder: Path) -> None:
     if not folder.exists():
-        raise FileNotFoundError(f"{folder} does not exist. Check the path of the data set.")
+        raise FileNotFoundError(f"{folder} does not exist. Check the path of the dataset.")
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file. Give the folder of the images and masks.")
 
@@ -672,7 +672,7 @@ _Count = int | ValueError | FileNotFoundError
 def open_stacks(pairs: Sequence[Pair], reporter: Reporter = silent) -> list[Pair]:
     """Replace each pair of stacks by pairs of slices.
 
-    The slices of a stack look alike, so they are one group. The only stack of a data set is cut
+    The slices of a stack look alike, so they are one group. The only stack of a dataset is cut
     into up to ten groups of consecutive slices. Unreadable files stay, for `check_pairs` to
     report; a stack without a matching partner is reported.
     """

@@ -22,7 +22,7 @@ _PARTS = ("train", "val", "test")
 def write_split(path: Path, pairs: Sequence[Pair], root: Path) -> None:
     """Write a split as CSV: image, mask, group, part; without the part if no pair has one.
 
-    Paths are relative to `root`, the data set's folder, or absolute outside of it.
+    Paths are relative to `root`, the dataset's folder, or absolute outside of it.
     """
     with (
         write_whole(path) as whole,

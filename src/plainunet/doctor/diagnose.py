@@ -112,7 +112,7 @@ def check(
         pairs = [each.pair for each in facts]
         contents = contents.only([pair.mask for pair in pairs])
         for row, (pair, image, _) in enumerate(facts):
-            if image and image.missing:  # do not count nodata pixels
+            if image and image.missing:  # nodata pixels are ignored
                 coding = contents.coding
                 ids = read_pair(pair.image, pair.mask, coding)[1]
                 pixels = np.bincount(ids.ravel(), minlength=256)

@@ -1,4 +1,4 @@
-"""Choose settings from the data set, the machine and the time budget, each with a reason."""
+"""Choose settings from the dataset, the machine and the time budget, each with a reason."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ _UPRIGHT, _MIN_AREA, _CELLS = 12.0, 0.1, 3  # standard errors; fraction of a cel
 
 
 class Fingerprint(NamedTuple):
-    """Statistics of a data set.
+    """Statistics of a dataset.
 
     Attributes:
         sizes: Height and width of each image [pixels].
@@ -69,7 +69,7 @@ def take_fingerprint(
     coding: Coding,
     shares: dict[str, float],
 ) -> Fingerprint:
-    """Compute the statistics of a data set from a sample of its training images.
+    """Compute the statistics of a dataset from a sample of its training images.
 
     Args:
         pairs: All pairs, each with its split.
