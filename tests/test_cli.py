@@ -801,10 +801,28 @@ def test_names_that_are_not_utf8_can_be_printed(
         (["--early-stopping", "x"], "patience"),
         (["--amp", "x"], "precision"),
         (["--amp", "--epochs", "x"], "epochs"),  # a switch elsewhere
+        (["--no-amp", "--epochs", "x"], "epochs"),
+        (["--device", "0", "--epochs", "x"], "epochs"),
+        (["--device=cuda:0", "--epochs", "x"], "epochs"),
+        (["--device", "cuda:1"], r"--device .*CUDA_VISIBLE_DEVICES=1\b"),
+        (["--weights", "x"], r"unknown option: --weights\b.*--pretrained\b"),
     ],
 )
 def test_flags_of_other_tools_lead_to_ours(command: Commands, given: list[str], named: str) -> None:
     refused(command("train", "data", "--out", "run", *given), f"^error: {named}")
+
+
+@pytest.mark.parametrize(
+    ("line", "usage"),
+    [
+        ("train --data x --out y", "train DATA"),
+        ("check --dataset x", "check DATA"),
+        ("evaluate --weights x y", "evaluate CHECKPOINT DATA"),
+        ("predict --model x --source y --out z", "predict CHECKPOINT IMAGES --out OUT"),
+    ],
+)
+def test_flags_that_are_arguments_here(command: Commands, line: str, usage: str) -> None:
+    refused(command(*line.split()), line.split()[1], f"plainunet {usage}")
 
 
 @pytest.mark.parametrize(

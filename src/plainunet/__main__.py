@@ -2,11 +2,14 @@
 
 import difflib
 import errno
+import inspect
 import os
+import re
 import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -49,6 +52,9 @@ _ALIASES = {
     "workers": "num-workers n-workers",
 }
 """Our flags, and the names that other tools have for them."""
+_ARGUMENTS = ["data", "data-dir", "data-path", "dataset", "images", "input", "root", "source"]
+_CHECKPOINTS = ["weights", "model", "checkpoint", "ckpt", "model-path", "weights-path"]
+"""Flags of other tools for what are arguments here, without a flag."""
 _SIDES = ("--size", "--patch")
 _ALIKE = 0.75
 """Least similarity (0..1) of an unknown flag and the one that is proposed instead."""
@@ -70,13 +76,36 @@ def _with_own_names(tokens: list[str]) -> list[str]:
         flag = flag.replace("_", "-") if token.startswith("--") else flag
         if flag in ("--amp", "--mixed-precision") and not value and following.startswith("-"):
             continue  # a switch elsewhere; automatic here
+        if flag in ("--no-amp", "--no-mixed-precision") and not value:
+            flag, value = "--precision", ["fp32"]
         flag = own.get(flag, flag)
+        if flag == "--device":
+            value = [_device(each) for each in value]
+        elif named[-1:] == ["--device"]:
+            flag = _device(flag)
         named += [flag, *value] if flag in _SIDES else ["=".join([flag, *value])]
     for at in reversed(range(1, len(named))):
         sides = [side.isdecimal() for side in named[at : at + 2]]
         if named[at - 1] in _SIDES and sides in ([True], [True, False]):
             named.insert(at, named[at])
     return named
+
+
+def _device(name: str) -> str:
+    """Translate the device names of other tools, such as 0 or cuda:0, to cuda.
+
+    Raises:
+        ValueError: It is not the first GPU.
+    """
+    match = re.fullmatch(r"(?:cuda|gpu)?:?([\d,]*)", name.lower())
+    if not name or not match:
+        return name
+    if match[1] not in ("", "0"):
+        raise ValueError(
+            f"--device {name}: use CUDA_VISIBLE_DEVICES={match[1]} and --device cuda; for several "
+            "GPUs, torchrun."
+        )
+    return "cuda"
 
 
 def _each_once(tokens: list[str]) -> list[str]:
@@ -144,7 +173,8 @@ def _run() -> int:
             _complain(explain(error.__cause__))
         elif isinstance(error, UnknownOptionError):
             known = [name for each in error.argument_collection for name in each.names]
-            _complain(_unknown(error.token.keyword or error.token.value, known))
+            usage = _usage((error.command_chain or [""])[-1], error.target)
+            _complain(_unknown(error.token.keyword or error.token.value, known, usage))
         else:
             Console(stderr=True).print(CycloptsPanel(error))
         return 2
@@ -166,9 +196,23 @@ def _run() -> int:
         return 70
 
 
-def _unknown(flag: str, known: list[str]) -> str:
-    """Name an unknown flag, and the known one that it probably is."""
+def _usage(verb: str, function: Callable[..., object] | None) -> str:
+    """The command line of a verb with what it requires."""
+    taken = inspect.signature(function).parameters.values() if function else ()
+    words = [each.name.upper() for each in taken if each.kind != each.KEYWORD_ONLY]
+    for each in taken:
+        if each.kind == each.KEYWORD_ONLY and each.default is each.empty:
+            words += [f"--{each.name}", each.name.upper()]
+    return " ".join(["plainunet", verb, *words])
+
+
+def _unknown(flag: str, known: list[str], usage: str) -> str:
+    """Name an unknown flag, and the known one or the argument that it probably is."""
     names = {name.strip("-"): name for name in known}
+    if flag.strip("-") in _CHECKPOINTS and "pretrained" in names:
+        return f"unknown option: {flag}. Did you mean --pretrained?"
+    if flag.strip("-") in (*_ARGUMENTS, *_CHECKPOINTS):
+        return f"unknown option: {flag}. It is an argument without a flag: {usage}"
     nearest = difflib.get_close_matches(flag.strip("-"), names, n=1, cutoff=_ALIKE)
     advice = f"Did you mean {names[nearest[0]]}?" if nearest else "--help lists all options."
     return f"unknown option: {flag}. {advice}"

@@ -204,7 +204,7 @@ def fix(
     files
         Fix the findings of these files only. Files go before the flags.
     dry_run
-        List the changes without making them.
+        List the changes without making them; with --undo, the files to restore.
     undo
         Undo the last fix, or the last one of FINDING, byte for byte.
     seed
@@ -212,19 +212,21 @@ def fix(
     """
     from plainunet.doctor.diagnose import check as look
     from plainunet.doctor.diagnose import fix as carry_out
+    from plainunet.doctor.findings import CODES
     from plainunet.doctor.fix import undo as put_back
     from plainunet.formats.problems import command
     from plainunet.terminal.screen import Screen
     from plainunet.terminal.tables import printable, show_fixable, show_fixed
 
     if undo:
-        if files or dry_run:
-            raise ValueError("--undo restores all files of a fix: give no files and no --dry-run.")
-        for path in put_back(data, finding):
-            _print(printable(f"restored: {path}"))
+        if files:
+            raise ValueError("--undo restores all files of a fix: give no files.")
+        for path in put_back(data, finding, dry_run=dry_run):
+            _print(printable(f"{'would restore' if dry_run else 'restored'}: {path}"))
         return 0
     if not data.is_dir():
-        raise FileNotFoundError(f"{data}: no such folder.")
+        order = " The folder comes first: plainunet fix DATA CODE." if str(data) in CODES else ""
+        raise FileNotFoundError(f"{data}: no such folder.{order}")
     how: dict[str, Any] = {"config": known, "seed": seed, "dry_run": dry_run}
     with Screen() as reporter:
         if not finding:

@@ -236,7 +236,7 @@ def test_a_misspelt_name_has_a_fix(folder: Path) -> None:
     rename = Change("rename", (masks / "raod_mask.png",), (masks / "road_mask.png",))
     assert (no_mask.fix, no_image.fix) == (rename, rename)
     assert (no_image.code, no_image.files) == (
-        "no-picture",
+        "no-image",
         (folder / "masks/raod_mask.png",),
     )
 
@@ -276,7 +276,7 @@ def test_two_files_of_one_name(folder: Path) -> None:
 def test_only_one_of_two_mismatched_partners_is_renamed(folder: Path) -> None:
     (folder / "masks/lake_mask.png").rename(folder / "masks/laek_mask.png")
     _, problems = collected(folder)
-    assert {problem.code for problem in problems} == {"no-mask", "no-picture"}
+    assert {problem.code for problem in problems} == {"no-mask", "no-image"}
     assert len({problem.fix for problem in problems}) == 1
 
 

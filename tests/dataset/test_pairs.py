@@ -224,7 +224,7 @@ def test_folders_that_cannot_be_paired(tmp_path: Path, names: str, message: str)
             "two-partners",
             ["a.jpg", "a.png"],
         ),
-        (["x.jpg/a.jpg", "../masks/a.png"], "not-a-picture", ["x.jpg"]),
+        (["x.jpg/a.jpg", "../masks/a.png"], "not-an-image", ["x.jpg"]),
     ],
 )
 def test_invalid_pairs_have_a_code(

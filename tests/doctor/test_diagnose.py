@@ -110,7 +110,7 @@ def test_too_few_images(scenes: Path, left: int) -> None:
         (scenes / f"images/{number:02d}.png").unlink()
         (scenes / f"masks/{number:02d}.png").unlink()
     result = check(scenes)
-    assert result.findings[0].code in ("too-few", "no-pictures", "no-data")
+    assert result.findings[0].code in ("too-few", "no-image", "no-data")
     assert result.exit_code == 2
 
 

@@ -17,7 +17,7 @@ def test_fixes(tmp_path: Path) -> None:
     findings.add("stray-value", "d has 7", [Path("d")], flags={"ignore": 7})
     findings.add("stray-value", "d has 7", [Path("d")], flags={"values": (0, 7), "seed": 3})
     findings.add("no-mask", "e has no mask", [Path("e")], fix=rename)
-    findings.add("no-picture", "f has no image", [Path("f")], fix=rename)
+    findings.add("no-image", "f has no image", [Path("f")], fix=rename)
     findings.add("duplicate-across-groups", "h is a copy", [Path("h")], flags={})
     findings.add("swapped", "all are", [Path("i")], fix=None)
     # what would overwrite a file is no fix
@@ -40,7 +40,7 @@ def test_fixes(tmp_path: Path) -> None:
     assert findings.faulty == {*map(Path, "adefj")}
     in_order = [each.code for each in findings.in_order()]
     assert in_order == [
-        *("no-mask", "no-mask", "no-picture", "cut-off", "stray-value", "stray-value", "shifted"),
+        *("no-mask", "no-mask", "no-image", "cut-off", "stray-value", "stray-value", "shifted"),
         *("swapped", "duplicate-across-groups", "duplicate"),
     ]
 

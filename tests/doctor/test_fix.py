@@ -1,5 +1,6 @@
 """`plainunet fix`: printed lines are run on planted faults; what they change can be undone."""
 
+import errno
 import os
 import shlex
 import shutil
@@ -17,6 +18,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+import plainunet.doctor.fix as fixing
 from plainunet.config import DataConfig
 from plainunet.dataset.lists import find_images
 from plainunet.doctor.diagnose import check, fix
@@ -161,10 +163,10 @@ PLANTED = {
     "suffix": Planted("wrong-extension", renamed("03.jpg", "images")),
     "latin-1": Planted("name-not-utf8", renamed(os.fsdecode(b"03\xe9.png"), "images", "masks")),
     "misspelt": Planted("no-mask", renamed("03_.png", "masks")),
-    "no image": Planted("no-picture", renamed("03.dat", "images")),
+    "no image": Planted("no-image", renamed("03.dat", "images")),
     "two images": Planted("two-partners", lambda folder, _: save(folder / "images/03.tif", IDS)),
     "loop": Planted("link-loop", lambda folder, _: (folder / "images/a").symlink_to("../images")),
-    "folder": Planted("not-a-picture", lambda folder, _: (folder / "images/a.png").mkdir()),
+    "folder": Planted("not-an-image", lambda folder, _: (folder / "images/a.png").mkdir()),
     "hidden class": Planted("transparent", hide_a_class),
     "255 and 1": Planted("ambiguous-255", of_all(np.array, black_and_white())),
     "stray": Planted(
@@ -336,7 +338,7 @@ def test_single_files_and_what_is_left(scenes: Path, capsys: pytest.CaptureFixtu
     lines = {each.fix.line for each in check(scenes).findings if each.fix}
     assert lines == {f"plainunet fix {scenes} flipped"}
     assert call(f"plainunet fix {scenes}") == 0
-    assert f"$ plainunet fix {scenes} flipped  (2 findings)" in capsys.readouterr().out
+    assert f"\n$ plainunet fix {scenes} flipped\n" in capsys.readouterr().out
     assert call(f"plainunet fix {scenes} flipped --dry-run") == 0
     assert tree_of(scenes) == spoilt
     assert call(f"plainunet fix {scenes} flipped masks/03.png") == 0
@@ -344,6 +346,10 @@ def test_single_files_and_what_is_left(scenes: Path, capsys: pytest.CaptureFixtu
     assert call(f"plainunet fix {scenes} flipped {scenes / 'masks/08.png'}") == 0
     assert check(scenes).findings == []
     # the last one first
+    fixed = tree_of(scenes)
+    assert call(f"plainunet fix {scenes} --undo --dry-run") == 0
+    assert "masks/08.png" in capsys.readouterr().out
+    assert tree_of(scenes) == fixed
     for left in (1, 2):
         assert call(f"plainunet fix {scenes} flipped --undo") == 0
         assert len(check(scenes).findings) == left
@@ -354,6 +360,7 @@ def test_single_files_and_what_is_left(scenes: Path, capsys: pytest.CaptureFixtu
     ("words", "message"),
     [
         ("flopped", "'flipped'"),
+        ("nothing-alike", r"^nothing-alike: .{1,99}$"),
         ("shifted", "'shifted'"),
         ("cut-off", "--write"),
         ("flipped images/00.png", "00.png"),
@@ -370,6 +377,60 @@ def test_what_cannot_be_fixed_is_an_error(scenes: Path, words: str, message: str
     with pytest.raises(ValueError, match=message):
         call(f"plainunet fix {scenes} {words}")
     assert tree_of(scenes) == before
+
+
+def test_swapped_arguments_are_reported(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"^flipped: .*fix DATA CODE"):
+        call(f"plainunet fix flipped {scenes}")
+    with pytest.raises(FileNotFoundError, match=r"gone: [^:]*$"):
+        call(f"plainunet fix {tmp_path / 'gone'} flipped")
+
+
+def test_findings_without_a_fix_are_named(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (scenes / "masks/03.png").rename(scenes / "masks/03_.png")
+    (scenes / "masks/08.png").unlink()
+    found = {each.files[0].name: each.fix for each in check(scenes).findings}
+    assert [name for name, each in found.items() if each and each.change] == ["03.png", "03_.png"]
+    for words in ("check", "fix", "fix {} no-mask --dry-run", "fix {} no-mask"):
+        call(f"plainunet {words.format(scenes) if '{' in words else f'{words} {scenes}'}")
+        lines = [line for line in capsys.readouterr().out.splitlines() if "not fixed" in line]
+        assert len(lines) == 1, words
+        assert "images/08.png" in lines[0]
+
+
+@pytest.mark.usefixtures("file_modes")
+def test_masks_that_cannot_be_written_leave_no_record(scenes: Path) -> None:
+    for stem in ("03", "08"):
+        spoil(scenes, stem, np.fliplr(mask_of(scenes, stem)))
+    spoilt, masks = tree_of(scenes), scenes / "masks"
+    masks.chmod(0o555)
+    try:
+        with pytest.raises(OSError, match=r"03\.png"):
+            call(f"plainunet fix {scenes} flipped")
+    finally:
+        masks.chmod(0o755)
+    assert tree_of(scenes) == spoilt
+
+
+def test_a_fix_that_fails_halfway_can_be_undone(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stem in ("03", "08"):
+        spoil(scenes, stem, np.fliplr(mask_of(scenes, stem)))
+    spoilt, written = tree_of(scenes), fixing._write
+
+    def fail(path: Path, content: bytes) -> None:
+        if path.name == "08.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        written(path, content)
+
+    monkeypatch.setattr(fixing, "_write", fail)
+    with pytest.raises(ValueError, match=r"08\.png(?s:.*)\$ plainunet fix .* --undo"):
+        call(f"plainunet fix {scenes} flipped")
+    (folder,) = (scenes / BACKUP).iterdir()
+    assert {path.name for path in folder.iterdir()} == {"record.jsonl", "0-0"}
+    undo(scenes)
+    assert tree_of(scenes) == spoilt
 
 
 def test_what_was_changed_since_is_not_overwritten(scenes: Path) -> None:

@@ -91,7 +91,7 @@ def test_unreadable_files_are_reported(tmp_path: Path) -> None:
     problems = list(read_facts(paths))
     assert all(isinstance(problem, DataError) for problem in problems)
     assert [problem.code for problem in problems if isinstance(problem, DataError)] == [
-        *("empty-file", "not-a-picture", "missing-file")
+        *("empty-file", "not-an-image", "missing-file")
     ]
 
 
@@ -119,7 +119,7 @@ def test_a_name_that_is_not_utf8(scenes: Path, codes_of: CodesOf) -> None:
 @pytest.mark.parametrize(
     ("change", "code", "severity"),
     [
-        (lambda image: image * 0 + 9, "blank-picture", "warning"),
+        (lambda image: image * 0 + 9, "blank-image", "warning"),
         (lambda image: image[..., :1], "grey-among-rgb", "note"),
         (lambda image: image.astype(np.uint16) * 257, "mixed-depths", "warning"),
         (lambda image: image[..., [0, 1, 2, 0, 1]], "odd-channels", "error"),

@@ -38,7 +38,7 @@ def test_every_cut_is_seen(tmp_path: Path, name: str, fraction: float) -> None:
     (tmp_path / "cut.bin").write_bytes(data[: int(len(data) * fraction)])
     with pytest.raises(DataError, match=r"cut\.bin") as raised:
         read_encoded(tmp_path / "cut.bin")
-    assert raised.value.code in ("cut-off", "not-a-picture")
+    assert raised.value.code in ("cut-off", "not-an-image")
 
 
 def test_the_thumbnail_of_a_cut_photograph_does_not_pass_for_its_end(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_what_is_not_an_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("I am a text")
     (tmp_path / "folder.png").mkdir()
-    codes = {"empty": "empty-file", "text": "not-a-picture", "folder": "not-a-picture"}
+    codes = {"empty": "empty-file", "text": "not-an-image", "folder": "not-an-image"}
     for name, code in codes.items():
         with pytest.raises(DataError, match=rf"{name}\.png") as raised:
             read_encoded(tmp_path / f"{name}.png")
@@ -96,7 +96,7 @@ def test_kinds_that_share_a_beginning_are_told_apart() -> None:
     assert find_kind(b"RIFF\x00\x00\x00\x00WEBPVP8 ", Path("a")) == "webp"
     with pytest.raises(DataError) as raised:
         find_kind(b"RIFF\x00\x00\x00\x00WAVEfmt ", Path("a"))
-    assert raised.value.code == "not-a-picture"
+    assert raised.value.code == "not-an-image"
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent)
             if Path(each).suffix.lower() in IMAGE_SUFFIXES:
                 problem = DataError(
                     f"{here / each} is a folder named like an image. Rename or remove it.",
-                    "not-a-picture",
+                    "not-an-image",
                     [here / each],
                     Change("rename", (here / each,), (here / Path(each).stem,)),
                 )

@@ -552,7 +552,7 @@ def _require_all(
     alone = [key for key in alone if key not in channels]
     moves: dict[Path, Change] = {}
     no_mask = _Lonely("mask", "no-mask", "leave it out (--skip-unlabelled)", mask_of, image_of)
-    no_image = _Lonely("image", "no-picture", "remove it", image_of, mask_of)
+    no_image = _Lonely("image", "no-image", "remove it", image_of, mask_of)
     each = [
         *dict.fromkeys([*several.values(), *channels.values()]),
         *_each(alone, images, lonely, masks, no_mask, named, moves),

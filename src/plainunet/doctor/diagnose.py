@@ -329,9 +329,9 @@ class Fixed(NamedTuple):
     backup: Path | None
     """The folder with the originals; None if nothing was changed."""
     left: list[Finding]
-    """The findings of the code that remain."""
+    """The findings of the code that remain, or would remain."""
     result: Diagnosis
-    """The diagnosis after the fix."""
+    """The diagnosis after the fix, or before it if nothing was changed."""
 
 
 def fix(
@@ -359,7 +359,9 @@ def fix(
         The changes, and the remaining findings.
 
     Raises:
-        ValueError: No finding of this code can be fixed by changing files, or a change failed.
+        ValueError: No finding of this code can be fixed by changing files, or a change failed;
+            earlier ones can be undone.
+        OSError: A file cannot be written, and nothing was changed.
     """
     require_code(code, code)
     result = check(data, config, seed=seed, reporter=reporter)
@@ -383,16 +385,20 @@ def fix(
         chosen += named
     chosen = list(dict.fromkeys(chosen))
     if dry_run:
-        return Fixed(chosen, None, found, result)
+        left = [] if files else [each for each in found if not (each.fix and each.fix.change)]
+        return Fixed(chosen, None, left, result)
     before = last_fix(data)
     try:
         backup, made = apply(data, code, chosen)
         result = check(data, config, seed=seed, reporter=reporter)
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, OSError, ValueError) as error:
         if last_fix(data) == before:  # nothing was changed
             raise
         line = command("plainunet", "fix", data, "--undo")
-        raise type(error)(f"interrupted. Some files have changed; to undo:\n  $ {line}") from error
+        advice = f"Some files have changed; to undo:\n  $ {line}"
+        if isinstance(error, KeyboardInterrupt):
+            raise type(error)(f"interrupted. {advice}") from error
+        raise ValueError(f"{error}\n{advice}") from error
     touched = {file for change in made for file in change.files}
     left = [each for each in result.findings if each.code == code]
     if files:

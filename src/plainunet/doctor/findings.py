@@ -27,7 +27,7 @@ CODES: dict[str, Code] = {
     "no-data": Code("error", "no such folder, or no pairs in it"),
     "too-few": Code("error", "fewer than two images with masks"),
     "no-mask": Code("error", "an image without a mask"),
-    "no-picture": Code("error", "a mask without an image"),
+    "no-image": Code("error", "a mask without an image"),
     "two-partners": Code("error", "two files with the same name"),
     "which-folder": Code("error", "several candidates for the masks"),
     "several-masks": Code("error", "several masks per image: classes, objects, or annotators"),
@@ -41,7 +41,7 @@ CODES: dict[str, Code] = {
     "empty-file": Code("error", "a file with no bytes or no pixels"),
     "cut-off": Code("error", "a truncated file"),
     "damaged": Code("error", "a file that cannot be decoded"),
-    "not-a-picture": Code("error", "a file with an image suffix and other content"),
+    "not-an-image": Code("error", "a file with an image suffix and other content"),
     "too-large": Code("error", "more pixels than can be decoded safely"),
     "several-frames": Code("error", "an animation, or a stack paired with a single image"),
     "wrong-extension": Code("warning", "a suffix that does not match the content"),
@@ -52,7 +52,7 @@ CODES: dict[str, Code] = {
     "unusable-values": Code("error", "an unsupported data type"),
     "odd-channels": Code("error", "a different number of channels from the other images"),
     "grey-among-rgb": Code("note", "grey images among RGB ones; converted to RGB"),
-    "blank-picture": Code("warning", "all pixels are the same"),
+    "blank-image": Code("warning", "all pixels are the same"),
     "unused-depth": Code("warning", "16-bit values that do not use the upper bits"),
     "mixed-depths": Code("warning", "a different data type from the other images"),
     "odd-size": Code("warning", "an image much larger or smaller than the others"),
@@ -106,7 +106,7 @@ def require_code(code: str, what: str) -> None:
     """Raise ValueError for an unknown code; `what` names it."""
     if code not in CODES:
         near = difflib.get_close_matches(code, CODES, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(CODES)}."
+        hint = f"did you mean '{near[0]}'?" if near else "plainunet check prints them."
         raise ValueError(f"{what}: unknown finding code; {hint}")
 
 

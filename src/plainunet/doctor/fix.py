@@ -208,19 +208,37 @@ def apply(data: Path, code: str, changes: Iterable[Change]) -> tuple[Path, list[
 
 
 def _make(change: Change, data: Path, folder: Path, number: int) -> None:
+    """Make one change; one that fails before it changes a file leaves nothing in the folder."""
     contents = dict(_new_contents(change))
-    files: dict[str, Was] = {}
+    before = {path: _state(path) for path in contents}
     kept: dict[Path, Path] = {}
-    for path, content in contents.items():
-        if change.kind != "rename" and not path.is_symlink():
-            kept[path] = folder / f"{number}-{len(kept)}"
-            _keep(path, kept[path])
-        name = kept[path].name if path in kept else None
-        files[_name(path, data)] = _state(path), _state(content), name
-    with (folder / _RECORD).open("a", encoding="utf-8") as record:
-        record.write(json.dumps({"change": change.kind, "files": files}) + "\n")
-        record.flush()
-        os.fsync(record.fileno())
+    record = folder / _RECORD
+    recorded = record.stat().st_size if record.exists() else 0
+    try:
+        files: dict[str, Was] = {}
+        for path, content in contents.items():
+            if change.kind != "rename" and not path.is_symlink():
+                kept[path] = folder / f"{number}-{len(kept)}"
+                _keep(path, kept[path])
+            name = kept[path].name if path in kept else None
+            files[_name(path, data)] = before[path], _state(content), name
+        with record.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"change": change.kind, "files": files}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        _put(contents, kept)
+    except OSError:
+        if all(_state(path) == state for path, state in before.items()):
+            for path in kept.values():
+                path.unlink(missing_ok=True)
+            if recorded:
+                os.truncate(record, recorded)
+            else:
+                record.unlink(missing_ok=True)
+        raise
+
+
+def _put(contents: dict[Path, bytes | Path | None], kept: dict[Path, Path]) -> None:
     for path, content in contents.items():
         if content is None:
             path.unlink()
@@ -274,11 +292,16 @@ def last_fix(data: Path) -> int:
     return max((number for number, _, _ in _fixes(data / BACKUP)), default=0)
 
 
-def undo(data: Path, code: str = "") -> list[Path]:
+def undo(data: Path, code: str = "", *, dry_run: bool = False) -> list[Path]:
     """Undo the last fix, or the last fix of a code.
 
+    Args:
+        data: The folder of the dataset.
+        code: The code of the fix; "" for any.
+        dry_run: Whether to change nothing.
+
     Returns:
-        The restored files.
+        The restored files; with `dry_run`, those that would be restored.
 
     Raises:
         ValueError: There is none, or a file was changed since; nothing is restored then.
@@ -293,6 +316,9 @@ def undo(data: Path, code: str = "") -> list[Path]:
         changes = _read(folders[-1], data)
         for files in changes:
             _require_unchanged(files, folders[-1])
+        restored = list(dict.fromkeys(path for files in changes for path in files))
+        if dry_run:
+            return restored
         for files in reversed(changes):
             _put_back(files, folders[-1])
         for place in {path.parent for files in changes for path in files}:
@@ -304,7 +330,7 @@ def undo(data: Path, code: str = "") -> list[Path]:
             folders[-1].rmdir()
     with suppress(OSError):  # other fixes remain
         backup.rmdir()
-    return list(dict.fromkeys(path for files in changes for path in files))
+    return restored
 
 
 def _read(folder: Path, data: Path) -> list[dict[Path, Was]]:

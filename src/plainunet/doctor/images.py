@@ -139,7 +139,7 @@ def check_images(facts: Sequence[PairFacts], by_name: bool, findings: Findings) 
         return
     for path, image in seen:
         if image.low == image.high and image.missing < image.shape[0] * image.shape[1]:
-            findings.add("blank-picture", f"{path}: all pixels are the same.", [path])
+            findings.add("blank-image", f"{path}: all pixels are the same.", [path])
     _check_depths(seen, findings)
     grey = [path for path, image in seen if image.shape[2] == 1]
     if grey and any(image.shape[2] == 3 for _, image in seen):

@@ -82,7 +82,7 @@ def find_kind(head: bytes, path: Source) -> str:
     raise DataError(
         f"{path} is not a supported image: its content begins with {head[:8]!r}. "
         "Save it as PNG, JPEG, TIFF, GIF, BMP, WebP, AVIF, JPEG 2000 or .npy, or remove it.",
-        "not-a-picture",
+        "not-an-image",
     )
 
 
@@ -103,7 +103,7 @@ def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
                 raise DataError(
                     f"{path} names a slice, but {path.file} is {kind.upper()}, not TIFF. Name "
                     "the file itself.",
-                    "not-a-picture",
+                    "not-an-image",
                 )
             with decoding(path.file):
                 data = cut_slice(file, path)
@@ -113,7 +113,7 @@ def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
         require_regular(path)
         file = path.open("rb")
     except ValueError as error:
-        raise DataError(str(error), "not-a-picture", [path]) from None
+        raise DataError(str(error), "not-an-image", [path]) from None
     except FileNotFoundError:
         if path.is_symlink():
             raise FileNotFoundError(
@@ -122,7 +122,7 @@ def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
         raise FileNotFoundError(f"{path} does not exist. Check the path.") from None
     except IsADirectoryError:
         raise DataError(
-            f"{path} is a folder, not an image. Rename or remove it.", "not-a-picture"
+            f"{path} is a folder, not an image. Rename or remove it.", "not-an-image"
         ) from None
     except OSError as error:
         if error.errno == errno.ELOOP:

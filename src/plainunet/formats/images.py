@@ -54,7 +54,7 @@ UNREAD_SUFFIXES = frozenset(
 
 def _open_avif(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     if not features.check("avif"):
-        raise DataError("this Pillow has no AVIF support", "not-a-picture")
+        raise DataError("this Pillow has no AVIF support", "not-an-image")
     from PIL.AvifImagePlugin import AvifImageFile  # since Pillow 11.3
 
     return AvifImageFile(file, name)
@@ -64,7 +64,7 @@ def _open_heic(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     try:
         from pillow_heif.as_plugin import HeifImageFile  # type: ignore[import-not-found]
     except ImportError:
-        raise DataError("pillow-heif is not installed", "not-a-picture") from None
+        raise DataError("pillow-heif is not installed", "not-an-image") from None
     image: ImageFile.ImageFile = HeifImageFile(file, name)
     return image
 

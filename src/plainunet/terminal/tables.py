@@ -1,6 +1,5 @@
 """Tables on the terminal: networks, findings, scores with their confidence intervals."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -176,8 +175,10 @@ def _show_code(console: Console, findings: Sequence[Finding], shown: set[str]) -
         f"\n{first.severity}: {first.code} ({len(findings)})", style=styles[first.severity]
     )
     most = len(findings) if reporter.verbosity > 0 else _MOST_SHOWN
+    unfixed = _unfixed(findings)
     for finding in findings[:most]:
-        console.print(f"  {printable(finding.message)}", markup=False)
+        mark = " (not fixed by the command below)" if finding in unfixed else ""
+        console.print(f"  {printable(finding.message)}{mark}", markup=False)
     if len(findings) > most:
         console.print(f"  and {len(findings) - most} more (--verbose prints all)")
     # commands that leave pairs out are printed once, at the end: fixes come first
@@ -185,6 +186,12 @@ def _show_code(console: Console, findings: Sequence[Finding], shown: set[str]) -
     for line in [each for each in dict.fromkeys(fixes) if each not in shown][:most]:
         console.print(f"  $ {printable(line)}", markup=False)
         shown.add(line)
+
+
+def _unfixed(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings that `plainunet fix` cannot fix, if it can fix others of them."""
+    without = [each for each in findings if not (each.fix and each.fix.change)]
+    return without if len(without) < len(findings) else []
 
 
 def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
@@ -195,6 +202,7 @@ def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
         console.print(printable(line), markup=False)
     if fixed.backup is None:
         console.print(f"{plural(len(lines), 'file')} would change; nothing was written")
+        _show_left(console, fixed.left)
         return
     left = len(fixed.left)
     errors, warnings = (fixed.result.count(each) for each in ("error", "warning"))
@@ -205,16 +213,28 @@ def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
         f"{plural(errors, 'error')}, {plural(warnings, 'warning')}",
         markup=False,
     )
-    for finding in fixed.left[:_MOST_SHOWN]:
-        console.print(f"  {printable(finding.message)}", markup=False)
+    _show_left(console, fixed.left)
+
+
+def _show_left(console: Console, findings: Sequence[Finding]) -> None:
+    for finding in findings[:_MOST_SHOWN]:
+        console.print(f"  not fixed: {printable(finding.message)}", markup=False)
+    if len(findings) > _MOST_SHOWN:
+        console.print(f"  and {len(findings) - _MOST_SHOWN} more")
 
 
 def show_fixable(result: Diagnosis) -> bool:
     """Print the commands for all findings that `plainunet fix` can fix. Returns whether any is."""
     console = Terminal(highlight=False, soft_wrap=True)
-    lines = Counter(each.fix.line for each in result.findings if each.fix and each.fix.change)
-    for line, count in lines.items():
-        console.print(f"$ {printable(line)}  ({plural(count, 'finding')})", markup=False)
+    lines: dict[str, list[Finding]] = {}
+    for each in result.findings:
+        if each.fix and each.fix.change:
+            lines.setdefault(each.fix.line, []).append(each)
+    for line, fixed in lines.items():
+        codes = {each.code for each in fixed}
+        console.print(f"{', '.join(sorted(codes))}: fixes {plural(len(fixed), 'finding')}")
+        _show_left(console, _unfixed([each for each in result.findings if each.code in codes]))
+        console.print(f"$ {printable(line)}", markup=False)
     if not lines:
         console.print(f"{result.data}: no finding can be fixed by changing files", markup=False)
     return bool(lines)
