@@ -251,6 +251,12 @@ class Findings(Reporter):
         return {file for each in self.found if each.severity == "error" for file in each.files}
 
 
+def find_unfixed(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings that `plainunet fix` cannot fix, if it can fix others of them."""
+    unfixed = [each for each in findings if not (each.fix and each.fix.change)]
+    return unfixed if len(unfixed) < len(findings) else []
+
+
 def change_of(kind: Any, sources: Sequence[Source], *how: Any) -> Change | Literal[""]:
     """A change to files; "" if one of the sources is not a file of its own."""
     files = tuple(each for each in sources if isinstance(each, Path))

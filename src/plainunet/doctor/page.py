@@ -15,6 +15,7 @@ from plainunet.dataset.coding import Coding, Colors, read_pair
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import fit_size, resize
 from plainunet.doctor.diagnose import Diagnosis
+from plainunet.doctor.findings import find_unfixed
 from plainunet.doctor.fit import draw_sample
 from plainunet.formats.sources import Source
 from plainunet.page import data_url, plural, render, save_page
@@ -46,6 +47,7 @@ def write_page(path: Path, diagnosis: Diagnosis) -> None:
             for name, color in zip(summary["classes"], colors, strict=True)
         ],
         findings=_findings(diagnosis),
+        last_fix=diagnosis.last_fix,
         most=_MOST_LISTED,
         images=_images(diagnosis, colors),
     )
@@ -62,12 +64,16 @@ def _colors(diagnosis: Diagnosis) -> ClassColors:
 
 
 def _findings(diagnosis: Diagnosis) -> list[dict[str, Any]]:
-    """The findings by their codes."""
+    """The findings by their codes, each fix once; excluding pairs comes last."""
     groups = []
+    shown: set[str] = set()
     for code in dict.fromkeys(finding.code for finding in diagnosis.findings):
         same = [finding for finding in diagnosis.findings if finding.code == code]
-        fixes = list(dict.fromkeys(finding.fix.line for finding in same if finding.fix))
-        messages = [finding.message for finding in same]
+        lines = [each.fix.line for each in same if each.fix and not each.fix.writes_list]
+        fixes = [line for line in dict.fromkeys(lines) if line not in shown]
+        shown.update(fixes)
+        unfixed = find_unfixed(same)
+        messages = [{"text": each.message, "unfixed": each in unfixed} for each in same]
         group = {"code": code, "severity": same[0].severity}
         groups.append({**group, "messages": messages, "fixes": fixes})
     return groups

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from plainunet import reporter
 from plainunet.doctor.diagnose import Diagnosis, Fixed
-from plainunet.doctor.findings import Finding
+from plainunet.doctor.findings import Finding, find_unfixed
 from plainunet.doctor.fix import describe
 from plainunet.evaluation.statistics import FEW
 from plainunet.page import plural
@@ -175,7 +175,7 @@ def _show_code(console: Console, findings: Sequence[Finding], shown: set[str]) -
         f"\n{first.severity}: {first.code} ({len(findings)})", style=styles[first.severity]
     )
     most = len(findings) if reporter.verbosity > 0 else _MOST_SHOWN
-    unfixed = _unfixed(findings)
+    unfixed = find_unfixed(findings)
     for finding in findings[:most]:
         mark = " (not fixed by the command below)" if finding in unfixed else ""
         console.print(f"  {printable(finding.message)}{mark}", markup=False)
@@ -186,12 +186,6 @@ def _show_code(console: Console, findings: Sequence[Finding], shown: set[str]) -
     for line in [each for each in dict.fromkeys(fixes) if each not in shown][:most]:
         console.print(f"  $ {printable(line)}", markup=False)
         shown.add(line)
-
-
-def _unfixed(findings: Sequence[Finding]) -> list[Finding]:
-    """The findings that `plainunet fix` cannot fix, if it can fix others of them."""
-    without = [each for each in findings if not (each.fix and each.fix.change)]
-    return without if len(without) < len(findings) else []
 
 
 def show_fixed(code: str, fixed: Fixed, undo_line: str) -> None:
@@ -233,7 +227,7 @@ def show_fixable(result: Diagnosis) -> bool:
     for line, fixed in lines.items():
         codes = {each.code for each in fixed}
         console.print(f"{', '.join(sorted(codes))}: fixes {plural(len(fixed), 'finding')}")
-        _show_left(console, _unfixed([each for each in result.findings if each.code in codes]))
+        _show_left(console, find_unfixed([each for each in result.findings if each.code in codes]))
         console.print(f"$ {printable(line)}", markup=False)
     if not lines:
         console.print(f"{result.data}: no finding can be fixed by changing files", markup=False)
