@@ -825,6 +825,10 @@ def test_flags_that_are_arguments_here(command: Commands, line: str, usage: str)
     refused(command(*line.split()), line.split()[1], f"plainunet {usage}")
 
 
+def test_a_switch_of_other_tools_is_test_time_augmentation(command: Commands) -> None:
+    refused(command("predict", "nowhere", "images", "--tta", "--out", "masks"), "^error: nowhere")
+
+
 @pytest.mark.parametrize(
     ("given", "proposed"),
     [("--ignor", "--ignore"), ("--batchsize", "--batch-size"), ("--foo", None), ("--opt3", None)],

@@ -76,6 +76,8 @@ def _with_own_names(tokens: list[str]) -> list[str]:
         flag = flag.replace("_", "-") if token.startswith("--") else flag
         if flag in ("--amp", "--mixed-precision") and not value and following.startswith("-"):
             continue  # a switch elsewhere; automatic here
+        if flag == "--tta" and not value and following.startswith("-"):
+            value = ["mirror"]  # a switch elsewhere
         if flag in ("--no-amp", "--no-mixed-precision") and not value:
             flag, value = "--precision", ["fp32"]
         flag = own.get(flag, flag)

@@ -198,7 +198,8 @@ def _describe(predictor: Predictor, about: About) -> dict[str, Any]:
         "versions": versions(),
         "settings": card.training.get("settings", {}),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {predictor.device}, "
-        f"{str(predictor.precision).removeprefix('torch.')}, {torch.get_num_threads()} threads",
+        f"{str(predictor.precision).removeprefix('torch.')}, "
+        f"{plural(torch.get_num_threads(), 'thread')}",
     }
 
 

@@ -138,7 +138,8 @@ def _measure_machine(
         name = torch.cuda.get_device_name(device)
         memory = torch.cuda.get_device_properties(device).total_memory
     else:
-        name, memory = f"{torch.get_num_threads()} CPU threads", total_memory()
+        threads = torch.get_num_threads()
+        name, memory = f"{threads} CPU thread{'s' * (threads != 1)}", total_memory()
     return Machine(pixel, memory, f"{name}, {precision}")
 
 
