@@ -78,6 +78,19 @@ def test_findings_come_first_and_are_escaped(scenes: Path) -> None:
     assert "inverted" in " ".join(page.texts)
 
 
+def test_each_fix_is_shown_once_and_excluding_pairs_at_the_end(scenes: Path) -> None:
+    (scenes / "masks/03.png").rename(scenes / "masks/03_.png")
+    (scenes / "masks/08.png").unlink()
+    page, _ = write(scenes)
+    text = "".join(page.texts)
+    assert text.count(f"plainunet fix {scenes} no-mask") == 1
+    assert text.count(f"plainunet check {scenes} --write") == 1
+    assert text.index("no-mask") < text.index("--write")
+    unfixed = [line for line in text.splitlines() if "not fixed" in line]
+    assert len(unfixed) == 1
+    assert "images/08.png" in unfixed[0]
+
+
 def test_many_channels_and_no_masks_in_common(scenes: Path) -> None:
     for path in (scenes / "images").iterdir():
         image = np.asarray(Image.open(path))
