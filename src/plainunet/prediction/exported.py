@@ -36,7 +36,7 @@ _LARGEST = 2**31 - 1
 OPERATORS = frozenset(
     """
     Add AveragePool BatchNormalization Cast Concat Constant Conv ConvTranspose DequantizeLinear Div
-    Gather GroupNormalization Identity InstanceNormalization MaxPool Mul Pad QuantizeLinear Relu
+    Gather GroupNormalization Identity InstanceNormalization MaxPool Min Mul Pad QuantizeLinear Relu
     Reshape Resize Shape Sigmoid Slice Split Squeeze Sub Transpose Unsqueeze
     """.split()  # noqa: SIM905
 )
