@@ -6,6 +6,7 @@ serves images of any size; positions are integers, so that they are exact.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ from plainunet.network.unet import UNet
 
 UNITS = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
 """What values of each dtype of an image are divided by."""
-Side = int | torch.SymInt
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,13 @@ class Scale:
         if not self.sizes.valid:
             length = self.box[axis] if self.box else _as_length(side.clamp(min=self.sizes.smallest))
             return torch.minimum(torch.arange(length), side - 1)
-        margin = _VALID_MARGIN * 2**self.sizes.depth - 4
-        whole = torch.scalar_tensor(self.box[axis], dtype=torch.int64) if self.box else side
-        # as by `input_side`: the logits are as large as the image or by less than 2^depth larger
         step = 2**self.sizes.depth
-        coarse = (whole + (2 * _VALID_MARGIN - 4) * step - 4 + step - 1) // step
-        position = torch.arange(_as_length(coarse * step + 4 * (step - 1))) - margin
+        if self.box:
+            length, whole = self.sizes.input_size(*self.box)[axis], torch.full((), self.box[axis])
+        else:  # as by `input_side`: the logits are at least as large as the image
+            coarse = (side + (2 * _VALID_MARGIN - 4) * step - 4 + step - 1) // step
+            length, whole = _as_length(coarse * step + 4 * (step - 1)), side
+        position = torch.arange(length) - (_VALID_MARGIN * step - 4)
         period = (2 * (whole - 1)).clamp(min=1)
         position = position % period
         return torch.minimum(torch.minimum(position, period - position), side - 1)
@@ -168,7 +169,7 @@ class Pipeline(nn.Module):
         return result
 
 
-def area_weights(sources: Tensor, reduced: Tensor, side: Side) -> Tensor:
+def area_weights(sources: Tensor, reduced: Tensor, side: int) -> Tensor:
     """Weights [n, side] of the pixels of an image's side in area averages.
 
     `sources` [n] are rows of an image reduced to `reduced` rows; each is the mean over
@@ -182,7 +183,7 @@ def area_weights(sources: Tensor, reduced: Tensor, side: Side) -> Tensor:
     return overlap.clamp(min=0).float() / length.float()
 
 
-def positions(side: Tensor, wanted: Side) -> tuple[Tensor, Tensor, Tensor]:
+def positions(side: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
     """Where rows of the image are among those of the logits, as in `views.enlarge`.
 
     Returns the rows above and below, int64, and the weight of the one below, each [wanted].
@@ -201,7 +202,7 @@ def _size(image: Tensor) -> tuple[Tensor, Tensor]:
     return height, width
 
 
-def _as_length(side: Tensor) -> Side:
-    length: Side = side.item()  # type: ignore[assignment]
+def _as_length(side: Tensor) -> int:
+    length = cast(int, side.item())  # a symbol during an export
     torch._check(length >= 1)
     return length
