@@ -206,3 +206,42 @@ def _as_length(side: Tensor) -> int:
     length = cast(int, side.item())  # a symbol during an export
     torch._check(length >= 1)
     return length
+
+
+class PrepareTile(nn.Module):
+    """`Prepare` for float tiles [N, C, H, W] in 0..1."""
+
+    def __init__(self, prepare: Prepare) -> None:
+        """Wrap it."""
+        super().__init__()
+        self.prepare = prepare
+
+    def forward(self, tile: Tensor) -> Tensor:
+        """Tiles -> [N, C, h, w] float32."""
+        result: Tensor = self.prepare(tile.permute(0, 2, 3, 1))
+        return result
+
+
+class RestoreTile(nn.Module):
+    """`Restore` for tiles [N, C, H, W]: probabilities alone.
+
+    Of two classes, they are shifted so that the threshold becomes 0.5: whoever takes the more
+    probable class follows the threshold.
+    """
+
+    def __init__(self, restore: Restore) -> None:
+        """Wrap it."""
+        super().__init__()
+        self.restore = restore
+
+    def forward(self, logits: Tensor, tile: Tensor) -> Tensor:
+        """[N, K, h, w] and the tiles -> [N, K, H, W] float32."""
+        if self.restore.classes == 2:
+            least = min(max(self.restore.least, -_FINITE), _FINITE)
+            logits = torch.cat([logits[:, :1] + least, logits[:, 1:]], 1)
+        result: Tensor = self.restore(logits, tile.permute(0, 2, 3, 1))[0]
+        return result
+
+
+_FINITE = 30.0
+"""Logit beyond which a sigmoid is 0 or 1 in float32."""
