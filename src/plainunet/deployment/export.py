@@ -133,13 +133,6 @@ def export(
 
 def _require_possible(out: Path, options: ExportOptions) -> None:
     """Refuse what cannot be done, before anything is read."""
-    require_file(out, SUFFIX[options.to])
-    require_own(out, KEY)
-    weights = out.with_suffix(".bin")
-    if options.to == "openvino" and weights.exists() and not out.exists():
-        raise ValueError(
-            f"{weights}: exists, and was not made by this command. Choose another file name."
-        )
     if options.ensemble:
         raise ValueError("--ensemble: an exported file holds one network. Export each alone.")
     if reason := _PRECISIONS.get(options.to, {}).get(options.precision):
@@ -151,6 +144,13 @@ def _require_possible(out: Path, options: ExportOptions) -> None:
         raise ValueError("--layout deepness: Deepness reads ONNX files. Add --to onnx.")
     if options.tile and options.layout != "deepness":
         raise ValueError("--tile needs --layout deepness; other files take images of any size.")
+    require_file(out, SUFFIX[options.to])
+    require_own(out, KEY)
+    weights = out.with_suffix(".bin")
+    if options.to == "openvino" and weights.exists() and not out.exists():
+        raise ValueError(
+            f"{weights}: exists, and was not made by this command. Choose another file name."
+        )
     if missing := [name for name in _NEEDS[options.to] if find_spec(name) is None]:
         raise UnusableError(
             f"--to {options.to} needs {', '.join(missing)}. Run: pip install "
