@@ -5,6 +5,10 @@ logits as `prediction.views.enlarge` does. Both compute all sizes as tensors, so
 serves images of any size; positions are integers, so that they are exact.
 """
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -245,3 +249,16 @@ class RestoreTile(nn.Module):
 
 _FINITE = 30.0
 """Logit beyond which a sigmoid is 0 or 1 in float32."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence an exporter of PyTorch, whose warnings are for its developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

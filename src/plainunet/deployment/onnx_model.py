@@ -5,11 +5,8 @@ Its three parts are exported one by one and joined, so that the network between 
 """
 
 import json
-import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from plainunet.deployment.graph import Pipeline, PrepareTile, RestoreTile
+from plainunet.deployment.graph import Pipeline, PrepareTile, RestoreTile, quiet
 from plainunet.network.card import KEY
 from plainunet.prediction.exported import LARGEST, LOGITS, NETWORK_INPUT, need
 
@@ -77,7 +74,7 @@ def _export(
     """Export a module; `inputs` are an example of each and the names of its dynamic axes."""
     examples = tuple(example for example, _ in inputs.values())
     axes = tuple(names for _, names in inputs.values())
-    with _quiet(), torch.inference_mode():
+    with quiet(), torch.inference_mode():
         program = torch.onnx.export(
             module.eval(),
             examples,
@@ -90,19 +87,6 @@ def _export(
         )
     assert program is not None  # it is with dynamo=False
     return program.model_proto
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter, whose warnings are for its developers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def join(parts: list[Model], outputs: Sequence[str]) -> Model:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from plainunet.deployment.graph import Pipeline
+from plainunet.deployment.graph import Pipeline, quiet
 from plainunet.network.card import KEY
 
 
@@ -22,10 +22,11 @@ def build_program(
     sizes, channels = pipeline.network.sizes, pipeline.network.in_channels
     image = torch.zeros(2, 4 * sizes.smallest + 3, 4 * sizes.smallest + 5, channels).to(dtype)
     axes = {axis: torch.export.Dim.DYNAMIC for axis in range(3)}
-    with torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.export.export(pipeline.eval(), (image,), dynamic_shapes=(axes,))
 
     def write(path: Path, metadata: Mapping[str, Any]) -> None:
-        torch.export.save(program, path, extra_files={KEY: json.dumps(metadata)})
+        with quiet():
+            torch.export.save(program, path, extra_files={KEY: json.dumps(metadata)})
 
     return write
