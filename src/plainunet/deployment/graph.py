@@ -138,7 +138,8 @@ class Restore(nn.Module):
         logits = self._resize(logits, image)
         if self.classes == 2:
             mask = logits[:, 0] >= self.least
-            return torch.cat([-logits, logits], 1).sigmoid(), mask.to(torch.uint8)
+            second = logits.sigmoid()
+            return torch.cat([1 - second, second], 1), mask.to(torch.uint8)
         return logits.softmax(1), logits.argmax(1).to(torch.uint8)
 
     def _resize(self, logits: Tensor, image: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ class Restore(nn.Module):
             rows, columns = (torch.arange(side) for side in image.shape[1:3])
             return logits.index_select(2, rows).index_select(3, columns)
         reduced = self.scale.reduced(own)
-        for axis in (0, 1):
+        for axis in (1, 0):  # rows last: copying whole rows is faster
             above, below, fraction = positions(reduced[axis], image.shape[axis + 1])
             fraction = fraction[:, None] if axis == 0 else fraction
             upper = logits.index_select(axis + 2, above)
