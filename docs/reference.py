@@ -31,6 +31,7 @@ MODELS = {
     "CardOptions": "flags of `predict`",
     "PredictOptions": "flags of `predict`",
     "EvaluateOptions": "flags of `evaluate`",
+    "ExportOptions": "flags of `export`",
 }
 
 
@@ -93,7 +94,7 @@ def find_fields(node: ast.ClassDef) -> Iterator[tuple[ast.AnnAssign, str]]:
 def show_type(annotation: str) -> str:
     """Write the type of a setting for people: choices one by one, tuples as lists."""
     text = annotation.removesuffix(" | None")
-    for name in ("Device", "TTAName", "Precision", "TrackerName", "Output"):
+    for name in ("Device", "TTAName", "Precision", "TrackerName", "Output", "ExportTarget"):
         text = re.sub(rf"\b{name}\b", str(list(get_args(getattr(config, name)))), text)
     if found := re.fullmatch(r"(tuple\[)?(?:Literal)?(\[[^\]]*\])(?:, \.\.\.\])?", text):
         choices = ", ".join(f"`{choice}`" for choice in ast.literal_eval(found[2]))

@@ -15,6 +15,7 @@ from plainunet.config import (
     DataConfig,
     Device,
     EvaluateOptions,
+    ExportOptions,
     FolderConfig,
     NetworkOptions,
     Precision,
@@ -52,6 +53,7 @@ Json = Annotated[Path | None, Parameter(name="--json")]
 Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Known = Annotated[DataConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Evaluating = Annotated[EvaluateOptions, Parameter(name="*", negative=())]
+Exporting = Annotated[ExportOptions, Parameter(name="*", consume_multiple=True, negative=())]
 Predicting = Annotated[PredictOptions, Parameter(name="*", consume_multiple=True, negative=())]
 
 
@@ -417,6 +419,33 @@ def predict(
     return 2 if not done else 1 if result.failures else 0
 
 
+@app.command
+def export(checkpoint: Path, /, *, out: Path, options: Exporting) -> int:
+    """Export a model as one file for other programs: ONNX, OpenVINO or torch.export.
+
+    The file takes images as stored and gives probabilities and masks of the images' own size:
+    scaling, normalisation, padding, resizing and softmax are inside. Then checkpoint and file are
+    compared on images; if they differ by more than the tolerance, the file is not kept.
+
+    Parameters
+    ----------
+    checkpoint
+        A best.safetensors.
+    out
+        File to write: .onnx, .xml (OpenVINO) or .pt2 (torch).
+    """
+    from plainunet.deployment.export import export as write
+    from plainunet.terminal.screen import Screen
+    from plainunet.terminal.tables import show_export
+
+    notes: list[str] = []
+    with Screen() as screen:
+        result = write(checkpoint, out, options, _Noting(screen, notes.append))
+    _print_notes(notes)
+    show_export(result)
+    return 0
+
+
 @app.command(name="import")
 def import_(
     file: Path,
@@ -471,14 +500,21 @@ def model(
     """Summarise a network: shape, parameters, MACs, memory and receptive field of each stage.
 
     Args:
-        checkpoint: A best.safetensors. Default: the network that the flags describe.
+        checkpoint: A best.safetensors. Default: the network that the flags describe. Of an exported
+            .onnx or .xml, its inputs, outputs, versions and metadata are shown.
         paper: Show the network of the paper's figure 1.
         size: Height and width of an image. Default: a size that fits the network.
         options: The network, without a checkpoint.
     """
     from plainunet.network.summary import choose_network, summarise_network
-    from plainunet.terminal.tables import show_model
+    from plainunet.prediction.exported import SUFFIXES
+    from plainunet.terminal.tables import show_exported, show_model
 
+    if checkpoint and checkpoint.suffix.lower() in SUFFIXES:
+        from plainunet.deployment.contents import read_contents
+
+        show_exported(read_contents(checkpoint))
+        return 0
     given = {name: getattr(options, name) for name in options.model_fields_set}
     network, size, class_names = choose_network(checkpoint, paper, given, size)
     show_model(summarise_network(network, size), (network.in_channels, *size), class_names)

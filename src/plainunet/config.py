@@ -374,3 +374,31 @@ class EvaluateOptions(BaseModel):
     tune: bool = False
     """First tune threshold, test-time augmentation and minimum object size on the validation split,
     write them into a copy, NAME-tuned.safetensors next to the checkpoint, and evaluate the copy."""
+
+
+ExportTarget = Literal["onnx", "openvino", "torch"]
+
+
+class ExportOptions(CardOptions):
+    """Options of `export`: the file, and the images that it is checked on."""
+
+    to: ExportTarget
+    """Format: onnx (one .onnx file), openvino (.xml, and .bin beside it) or torch (.pt2 of
+    torch.export)."""
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Precision: fp16 halves the file (weights only, it computes in fp32), bf16 makes OpenVINO
+    compute in it."""
+    layout: Literal["nhwc", "deepness"] = "nhwc"
+    """Input and outputs. nhwc: images as stored [N, H, W, C] to probabilities and masks; deepness:
+    tiles [N, C, H, W] of floats in 0..1 to probabilities, as in QGIS's Deepness plugin."""
+    tile: int | None = Field(default=None, ge=16, le=8192)
+    """With --layout deepness: height and width of a tile. Default: 512, or the input size."""
+    images: tuple[Path, ...] = ()
+    """Images that the file is checked on. Default: the validation split of the model's training, or
+    synthetic images if it is not there."""
+    data: Path | None = None
+    """Folder of images and masks to check the file on."""
+    force: bool = False
+    """Keep the file even if it differs from the checkpoint by more than the tolerance."""
+    ensemble: tuple[Path, ...] = ()
+    """Not available: an exported file holds one network."""

@@ -191,7 +191,8 @@ class UNet(nn.Module):
                 f"The input of the network must be [N, {self.in_channels}, H, W], not "
                 f"{list(image.shape)}."
             )
-        self.output_size(image.shape[2], image.shape[3])
+        if not torch.compiler.is_compiling():  # a check of sizes would fix them in an export
+            self.output_size(image.shape[2], image.shape[3])
         run = recomputed if self.checkpointing and torch.is_grad_enabled() else _run
         feature = run(self.inlet, (image - self.mean[:, None, None]) / self.std[:, None, None])
         skips, decoded = [], []

@@ -29,14 +29,14 @@ LOGITS = "logits"
 """Name of its logits: [N, K, h, w] float32."""
 SUFFIXES = (".onnx", ".xml")
 """Suffixes of exported files: ONNX, and OpenVINO's own format (with a .bin beside)."""
-_LARGEST = 2**31 - 1
+LARGEST = 2**31 - 1
 """Largest ONNX file [bytes], a limit of its format."""
 
 
 OPERATORS = frozenset(
     """
     Add AveragePool BatchNormalization Cast Concat Constant Conv ConvTranspose DequantizeLinear Div
-    Gather GroupNormalization Identity InstanceNormalization MaxPool Mul Pad QuantizeLinear Relu
+    Gather GroupNormalization Identity InstanceNormalization MaxPool Min Mul Pad QuantizeLinear Relu
     Reshape Resize Shape Sigmoid Slice Split Squeeze Sub Transpose Unsqueeze
     """.split()  # noqa: SIM905
 )
@@ -193,7 +193,7 @@ def open_onnx(path: Path) -> Any:
         UnusableError: `onnx` is not installed.
     """
     onnx = need("onnx")
-    if path.stat().st_size > _LARGEST:
+    if path.stat().st_size > LARGEST:
         raise CheckpointError(f"{path}: larger than 2 GiB, the limit of ONNX files.")
     try:
         model = onnx.load_model_from_string(path.read_bytes())

@@ -17,6 +17,7 @@ from plainunet.page import plural
 from plainunet.terminal.screen import Terminal
 
 if TYPE_CHECKING:
+    from plainunet.deployment.export import Exported
     from plainunet.network.summary import StageSummary
 
 
@@ -81,6 +82,33 @@ def _field(field: tuple[int, int] | None) -> str:
         return "whole"
     least, greatest = field
     return f"{least}" if least == greatest else f"{least}-{greatest}"
+
+
+def show_export(result: "Exported") -> None:
+    """Print how an exported file compares with its checkpoint."""
+    console, found = Terminal(highlight=False), result.agreement
+    table = Table("", box=SIMPLE_HEAD, pad_edge=False)
+    for header in ("checkpoint", result.path.name):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_row("size", *(f"{size / 2**20:.2f} MiB" for size in result.sizes))
+    table.add_row("time per image", *(f"{time:.1f} ms" for time in found.milliseconds))
+    table.add_row("largest difference of a probability", "", f"{found.difference:.2g}")
+    table.add_row("Dice between the masks", "", f"{found.dice:.4f}")
+    if found.lost is not None:
+        table.add_row("Dice lost against the ground truth", "", f"{found.lost:.4f}")
+    console.print(f"checked on {result.images}", markup=False)
+    console.print(table)
+    console.print(f"exported: {result.path}", markup=False, soft_wrap=True)
+
+
+def show_exported(rows: Sequence[tuple[str, str]]) -> None:
+    """Print what is in an exported file, as names and values."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    Terminal(highlight=False).print(table)
 
 
 def show_diagnosis(

@@ -1,0 +1,1 @@
+"""Checkpoint -> files that other programs run."""

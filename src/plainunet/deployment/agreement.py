@@ -1,0 +1,159 @@
+"""How well an exported file agrees with its checkpoint, on images."""
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.deployment.examples import Example
+from plainunet.evaluation.metrics import confusion_matrix, dice, nan_mean
+from plainunet.formats.windows import as_windows
+from plainunet.prediction.exported import need
+from plainunet.prediction.predictor import Predictor
+from plainunet.reporter import Reporter, track
+from plainunet.system import cores
+
+Both = tuple[NDArray[np.float32], NDArray[np.uint8]]
+"""Probabilities [K, H, W] and mask [H, W] of an image."""
+_REPEATS = 2
+"""Times that each image is predicted; the fastest is taken."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much a file may differ from its checkpoint."""
+
+    difference: float
+    """Largest difference of a probability."""
+    lost: float
+    """Largest loss of Dice: 1 minus the Dice between the masks or, with ground truth, the loss of
+    Dice against it."""
+
+
+LIMITS = {"fp32": Limit(0.05, 0.0005), "fp16": Limit(0.1, 0.001), "bf16": Limit(1.0, 0.002)}
+"""Limits by precision. In fp32, averaging areas of 8-bit images may round differently by 1/255."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Checkpoint and exported file on the same images."""
+
+    images: int
+    difference: float
+    """Largest difference of a probability."""
+    dice: float
+    """Dice between the masks: pooled, mean over the foreground classes."""
+    lost: float | None
+    """Dice lost against the ground truth, if there is one; negative if the file is better."""
+    milliseconds: tuple[float, float]
+    """Time per image of the checkpoint and the file [ms]."""
+
+    def is_within(self, limit: Limit) -> bool:
+        """Whether the difference is small enough."""
+        lost = 1 - self.dice if self.lost is None else self.lost
+        return self.difference <= limit.difference and lost <= limit.lost
+
+
+def agree(
+    predictor: Predictor,
+    run: Callable[[NDArray[Any]], Both],
+    examples: Sequence[Example],
+    reporter: Reporter,
+) -> Agreement:
+    """Predict images with a checkpoint and with an exported file, and compare the results."""
+    classes = len(predictor.card.class_names)
+    between, own, other = (np.zeros((classes, classes), np.int64) for _ in range(3))
+    difference, seconds = 0.0, np.zeros(2)
+    for each in track(examples, "checking", len(examples), reporter):
+        (expected, ids), first = _timed(lambda image: _predict(predictor, image), each.image)
+        (found, mask), second = _timed(run, each.image)
+        seconds += first, second
+        worst = float(np.abs(found - expected).max())
+        difference = max(difference, float("inf") if np.isnan(worst) else worst)
+        between += confusion_matrix(ids, mask, classes, ignore_index=-1)
+        if each.truth is not None:
+            own += confusion_matrix(each.truth, ids, classes)
+            other += confusion_matrix(each.truth, mask, classes)
+    lost = float(_mean_dice(own) - _mean_dice(other)) if own.any() else None
+    first, second = (1000 * seconds / len(examples)).tolist()
+    return Agreement(len(examples), difference, _mean_dice(between), lost, (first, second))
+
+
+def _mean_dice(counts: NDArray[np.int64]) -> float:
+    """Mean Dice of the foreground classes; 1 if none occurs."""
+    scores = dice(counts)[1:]
+    return 1.0 if np.isnan(scores).all() else float(nan_mean(scores, 0))
+
+
+def _predict(predictor: Predictor, image: NDArray[Any]) -> Both:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of images unlike those of training
+        bands = list(predictor.both_bands(as_windows(image)))
+    return np.concatenate([each for _, each in bands], 1), np.concatenate(
+        [each for each, _ in bands]
+    )
+
+
+def _timed(run: Callable[[NDArray[Any]], Both], image: NDArray[Any]) -> tuple[Both, float]:
+    """The result, and the time of the fastest run [s]."""
+    times = []
+    for _ in range(_REPEATS):
+        begun = time.perf_counter()
+        result = run(image)
+        times.append(time.perf_counter() - begun)
+    return result, min(times)
+
+
+def open_whole(path: Path, precision: str) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+    """Load a whole exported file; the function maps its input to its outputs, in order."""
+    return {".onnx": _open_onnx, ".xml": _open_openvino, ".pt2": _open_torch}[path.suffix.lower()](
+        path, precision
+    )
+
+
+def _open_onnx(path: Path, precision: str) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+    runtime = need("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = cores(), 3
+    session = runtime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(images: NDArray[Any]) -> list[NDArray[Any]]:
+        outputs: list[NDArray[Any]] = session.run(None, {name: images})
+        return outputs
+
+    return run
+
+
+def _open_openvino(path: Path, precision: str) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+    openvino = need("openvino")
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": cores(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    core = openvino.Core()
+    request = core.compile_model(core.read_model(path), "CPU", settings).create_infer_request()
+
+    def run(images: NDArray[Any]) -> list[NDArray[Any]]:
+        found = request.infer([images])
+        return [found[number] for number in range(len(found))]
+
+    return run
+
+
+def _open_torch(path: Path, precision: str) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+    import torch
+
+    module = torch.export.load(path).module()
+
+    def run(images: NDArray[Any]) -> list[NDArray[Any]]:
+        with torch.inference_mode():
+            return [each.numpy() for each in module(torch.from_numpy(images))]
+
+    return run

@@ -1,0 +1,282 @@
+"""A checkpoint as a file for other programs, checked against the checkpoint on real images."""
+
+import dataclasses
+import hashlib
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plainunet.config import ExportOptions
+from plainunet.deployment.agreement import LIMITS, Agreement, Both, agree, open_whole
+from plainunet.deployment.examples import Example, crop, find_examples
+from plainunet.deployment.graph import Pipeline
+from plainunet.files import require_file, require_own, write_whole
+from plainunet.formats.colors import IGNORED
+from plainunet.formats.images import to_unit
+from plainunet.network.blocks import fold_batch_normalisation
+from plainunet.network.card import KEY, Card, versions, write_metadata
+from plainunet.network.checkpoint import load_checkpoint
+from plainunet.network.unet import UNet
+from plainunet.prediction.exported import UnusableError
+from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.tiling import WHOLE
+from plainunet.reporter import Reporter, silent
+
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+"""Suffix of each format."""
+_NEEDS = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch": (),
+}
+_PRECISIONS = {
+    "onnx": {"bf16": "ONNX Runtime has no bf16 convolutions for CPUs"},
+    "torch": {
+        "fp16": "PyTorch computes fp16 convolutions slowly on CPUs",
+        "bf16": "the program that loads the file chooses by torch.autocast",
+    },
+}
+_TILE = 512
+"""Default side of Deepness tiles [pixels]."""
+Write = Callable[[Path, Mapping[str, Any]], None]
+"""Writes a model to a file, with its metadata."""
+Run = Callable[[NDArray[Any]], Both]
+"""From an image [H, W, C] to probabilities and mask."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` did."""
+
+    path: Path
+    images: str
+    """The images that it was checked on."""
+    agreement: Agreement
+    sizes: tuple[int, int]
+    """Bytes of the checkpoint and of the file, or both files."""
+
+
+def export(
+    checkpoint: str | Path, out: str | Path, options: ExportOptions, reporter: Reporter = silent
+) -> Exported:
+    """Export a checkpoint, and compare the file with it on images.
+
+    Args:
+        checkpoint: A `best.safetensors`.
+        out: The file: .onnx, .xml (a .bin is written beside it) or .pt2. It appears whole or not at
+            all; only a file of an earlier export is replaced.
+        options: Format, precision, layout, and the images.
+        reporter: Receives progress and notes.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        FileNotFoundError: The checkpoint or an image does not exist.
+        ValueError: The options contradict each other or the checkpoint, a library is missing, or
+            the file differs from the checkpoint by more than `LIMITS` allow.
+    """
+    checkpoint, out = Path(checkpoint), Path(out)
+    _require_possible(out, options)
+    network, card = load_checkpoint(checkpoint)
+    card = _card_for_export(checkpoint, card, options, reporter)
+    dtype = choose_dtype(card)
+    found, described = find_examples(
+        checkpoint, card, network.in_channels, np.dtype(dtype), options, reporter
+    )
+    fold_batch_normalisation(network)
+    tile = _tile_of(card, network, options)
+    metadata = write_metadata(
+        network.architecture,
+        card,
+        precision=options.precision,
+        export={
+            "to": options.to,
+            "layout": options.layout,
+            "dtype": "float32" if tile else dtype,
+            "tile": tile,
+            "checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": versions() | {name: version(name) for name in _NEEDS[options.to]},
+        },
+    )
+    reporter.stage("exporting", 1)
+    write = _build(Pipeline(network, card), dtype, tile, options)
+    examples = crop(found, _side(network, card, tile))
+    examples = [_as_tile(each, tile) for each in examples] if tile else examples
+    predictor = Predictor(network, card, device="cpu", precision="fp32")
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = Path(scratch) / f"model{SUFFIX[options.to]}"
+        write(draft, metadata)
+        reporter.advance(1)
+        run = _runner(draft, options.precision, tile, card)
+        agreement = agree(predictor, run, examples, reporter)
+        _require_agreement(agreement, checkpoint, options)
+        metadata["export"]["check"] = {"images": described, **dataclasses.asdict(agreement)}
+        write(draft, metadata)
+        sizes = checkpoint.stat().st_size, sum(file.stat().st_size for file in _files(draft))
+        _publish(draft, out)
+    return Exported(out, described, agreement, sizes)
+
+
+def _require_possible(out: Path, options: ExportOptions) -> None:
+    """Refuse what cannot be done, before anything is read."""
+    if options.ensemble:
+        raise ValueError("--ensemble: an exported file holds one network. Export each alone.")
+    if reason := _PRECISIONS.get(options.to, {}).get(options.precision):
+        raise ValueError(
+            f"--precision {options.precision} --to {options.to}: {reason}. Use --precision fp32"
+            + (", or --to openvino." if options.to == "onnx" else ".")
+        )
+    if options.layout == "deepness" and options.to != "onnx":
+        raise ValueError("--layout deepness: Deepness reads ONNX files. Add --to onnx.")
+    if options.tile and options.layout != "deepness":
+        raise ValueError("--tile needs --layout deepness; other files take images of any size.")
+    require_file(out, SUFFIX[options.to])
+    require_own(out, KEY)
+    weights = out.with_suffix(".bin")
+    if options.to == "openvino" and weights.exists() and not out.exists():
+        raise ValueError(
+            f"{weights}: exists, and was not made by this command. Choose another file name."
+        )
+    if missing := [name for name in _NEEDS[options.to] if find_spec(name) is None]:
+        raise UnusableError(
+            f"--to {options.to} needs {', '.join(missing)}. Run: pip install "
+            f"{' '.join(_NEEDS[options.to])}"
+        )
+
+
+def _card_for_export(
+    checkpoint: Path, card: Card, options: ExportOptions, reporter: Reporter
+) -> Card:
+    """The card with the overrides of the options; what a graph cannot do is refused or noted."""
+    instead = options.instead()
+    if "threshold" in instead and len(card.class_names) > 2:
+        raise ValueError(
+            f"--threshold needs a model with two classes; {checkpoint} has "
+            f"{len(card.class_names)} and chooses the most probable class."
+        )
+    card = dataclasses.replace(card, **instead)
+    if card.tta != "none":
+        raise ValueError(
+            f"{checkpoint}: uses test-time augmentation ({card.tta}), which an exported file "
+            "cannot hold. Export it without: --tta none"
+        )
+    if card.scales != (1.0,):
+        raise ValueError(
+            f"{checkpoint}: uses several scales, which an exported file cannot hold. Export it "
+            "with one: --scales 1"
+        )
+    if card.min_object > 1 or card.fill_holes:
+        reporter.note(
+            "small objects and holes are not removed inside the file; plainunet predict does it"
+        )
+    return card
+
+
+def choose_dtype(card: Card) -> str:
+    """The dtype of images that a model was trained on: "uint8", "uint16" or else "float32"."""
+    known = card.training.get("dtypes") or ["uint8"]
+    return known[0] if len(known) == 1 and known[0] in ("uint8", "uint16") else "float32"
+
+
+def _tile_of(card: Card, network: UNet, options: ExportOptions) -> int | None:
+    """Side of the tiles, for Deepness."""
+    if options.layout != "deepness":
+        return None
+    side = options.tile or (min(card.size) if card.size else _TILE)
+    least = 16 if card.size else math.ceil(network.sizes.smallest / card.factor)
+    if side < least:
+        raise ValueError(f"--tile {side}: too small for the network. Use at least {least}.")
+    return side
+
+
+def _side(network: UNet, card: Card, tile: int | None) -> int:
+    """Side to which the images of the check are cropped [pixels]: what fits into one pass."""
+    if tile or card.size:
+        return tile or 2**20
+    area = min(2**20, WHOLE // network.architecture["base_channels"] // 2)
+    return int(math.sqrt(area) / card.factor)
+
+
+def _build(pipeline: Pipeline, dtype: str, tile: int | None, options: ExportOptions) -> Write:
+    """Export the graph; the function writes it."""
+    kind: torch.dtype = getattr(torch, dtype)
+    if options.to == "torch":
+        from plainunet.deployment.torch_program import build_program
+
+        return build_program(pipeline, kind)
+    from plainunet.deployment.onnx_model import build_onnx, compress, write_onnx
+
+    model = build_onnx(pipeline, kind, tile)
+    if options.to == "openvino":
+        from plainunet.deployment.openvino_model import build_openvino
+
+        return build_openvino(model, half=options.precision == "fp16")
+    return write_onnx(compress(model) if options.precision == "fp16" else model)
+
+
+def _runner(draft: Path, precision: str, tile: int | None, card: Card) -> Run:
+    """A function from an image to the probabilities and the mask of the whole file."""
+    run = open_whole(draft, precision)
+
+    def on_image(image: NDArray[Any]) -> Both:
+        probabilities, mask = run(image[None])
+        return probabilities[0], mask[0]
+
+    def on_tile(image: NDArray[Any]) -> Both:
+        found: NDArray[np.float32] = run(image.transpose(2, 0, 1)[None])[0][0]
+        mask = found.argmax(0).astype(np.uint8)
+        if len(found) == 2:  # undo the shift of `RestoreTile`
+            weighted = found * np.array([1 - card.threshold, card.threshold])[:, None, None]
+            found = (weighted / weighted.sum(0)).astype(np.float32)
+        return found, mask
+
+    return on_tile if tile else on_image
+
+
+def _as_tile(example: Example, side: int) -> Example:
+    """An example of exactly `side` x `side` pixels, as floats in 0..1."""
+    image, truth = example.image, example.truth
+    missing = [(0, side - length) for length in image.shape[:2]]
+    image = np.pad(to_unit(image), (*missing, (0, 0)), mode="edge")
+    truth = None if truth is None else np.pad(truth, missing, constant_values=IGNORED)
+    return Example(image, truth)
+
+
+def _require_agreement(agreement: Agreement, checkpoint: Path, options: ExportOptions) -> None:
+    limit = LIMITS[options.precision]
+    if agreement.is_within(limit) or options.force:
+        return
+    lost = "" if agreement.lost is None else f", Dice lost {agreement.lost:.4f}"
+    raise ValueError(
+        f"{checkpoint}: the exported file differs (probabilities by up to "
+        f"{agreement.difference:.4f}, Dice between the masks {agreement.dice:.4f}{lost}; allowed: "
+        f"{limit.difference}, and {limit.lost} of Dice lost), so it was not kept. Use another "
+        "--precision or --to, or keep it with --force."
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, and the weights beside an OpenVINO file."""
+    return [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
+
+
+def _publish(draft: Path, out: Path) -> None:
+    """Move the finished files to their place, each whole."""
+    with ExitStack() as opened:
+        for file in _files(draft):
+            part = opened.enter_context(write_whole(out.with_suffix(file.suffix)))
+            shutil.copyfile(file, part)

@@ -1,0 +1,191 @@
+"""The pipeline as an ONNX model.
+
+Its three parts are exported one by one and joined, so that the network between `NETWORK_INPUT` and
+`LOGITS` takes images of any size, though the scale policy may give it only one.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from plainunet.deployment.graph import Pipeline, PrepareTile, RestoreTile, quiet
+from plainunet.network.card import KEY
+from plainunet.prediction.exported import LARGEST, LOGITS, NETWORK_INPUT, need
+
+OPSET, IR_VERSION = 18, 8
+"""Versions that ONNX Runtime reads since 1.14 (early 2023)."""
+IMAGE, PROBABILITIES, MASK = "image", "probabilities", "mask"
+"""Names of the input and the outputs."""
+_SHARED = {IMAGE, PROBABILITIES, MASK, NETWORK_INPUT, LOGITS}
+_AXES = {0: "batch", 1: "height", 2: "width"}
+_INNER = {0: "batch", 2: "inner_height", 3: "inner_width"}
+_SMALL = 256
+"""Tensors with fewer values stay in fp32."""
+_OVERLAP = 15
+"""Overlap of tiles in Deepness [% of the side]."""
+Model = Any
+"""An `onnx.ModelProto`."""
+
+
+def build_onnx(pipeline: Pipeline, dtype: torch.dtype, tile: int | None = None) -> Model:
+    """Export a pipeline for images of a dtype, or for float tiles of a height and width.
+
+    The input `image` is [N, H, W, C]; the outputs are `probabilities` [N, K, H, W] float32 and
+    `mask` [N, H, W] uint8. With a tile, the input is [N, C, tile, tile] float32, and the only
+    output `probabilities`.
+
+    Raises:
+        ValueError: The model is larger than 2 GiB.
+    """
+    network, sizes = pipeline.network, pipeline.network.sizes
+    # two of everything: an export fixes lengths of one
+    image = torch.zeros(2, 4 * sizes.smallest + 3, 4 * sizes.smallest + 5, network.in_channels)
+    image, axes, outputs = image.to(dtype), _AXES, [PROBABILITIES, MASK]
+    prepare: nn.Module = pipeline.prepare
+    restore: nn.Module = pipeline.restore
+    if tile:
+        image, axes = torch.zeros(2, network.in_channels, tile, tile), {0: "batch"}
+        outputs = [PROBABILITIES]
+        prepare, restore = PrepareTile(pipeline.prepare), RestoreTile(pipeline.restore)
+    height, width = sizes.input_size(2 * sizes.smallest + 3, 2 * sizes.smallest + 5)
+    inner = torch.zeros(2, network.in_channels, height, width)
+    with torch.inference_mode():
+        logits = network(inner)
+    parts = [
+        _export(prepare, {IMAGE: (image, axes)}, [NETWORK_INPUT]),
+        _export(network, {NETWORK_INPUT: (inner, _INNER)}, [LOGITS]),
+        _export(restore, {LOGITS: (logits, _INNER), IMAGE: (image, axes)}, outputs),
+    ]
+    model = join(parts, outputs)
+    if model.ByteSize() > LARGEST:
+        raise ValueError("The model is larger than 2 GiB, the limit of ONNX files.")
+    return model
+
+
+def _export(
+    module: nn.Module, inputs: dict[str, tuple[torch.Tensor, dict[int, str]]], outputs: list[str]
+) -> Model:
+    """Export a module; `inputs` are an example of each and the names of its dynamic axes."""
+    examples = tuple(example for example, _ in inputs.values())
+    axes = tuple(names for _, names in inputs.values())
+    with quiet(), torch.inference_mode():
+        program = torch.onnx.export(
+            module.eval(),
+            examples,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=axes,
+            verbose=False,
+        )
+    assert program is not None  # it is with dynamo=False
+    return program.model_proto
+
+
+def join(parts: list[Model], outputs: Sequence[str]) -> Model:
+    """Join models into one with these outputs; values of the names in `_SHARED` connect them."""
+    helper = need("onnx").helper
+    nodes, stored = [], []
+    ends: dict[str, Any] = {}
+    for number, part in enumerate(parts):
+        graph = part.graph
+
+        def own(name: str, prefix: str = f"{number}_") -> str:
+            return name if name in _SHARED or not name else prefix + name
+
+        for node in graph.node:
+            made = helper.make_node(
+                node.op_type,
+                [own(each) for each in node.input],
+                [own(each) for each in node.output],
+                own(node.name),
+                domain=node.domain,
+            )
+            made.attribute.extend(node.attribute)
+            nodes.append(made)
+        for tensor in graph.initializer:
+            tensor.name = own(tensor.name)
+            stored.append(tensor)
+        ends |= {each.name: each for each in (*graph.input, *graph.output)}
+    graph = helper.make_graph(
+        nodes,
+        KEY,
+        [_plain(ends[IMAGE])],
+        [_plain(ends[name]) for name in outputs],
+        stored,
+    )
+    return helper.make_model(
+        graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
+    )
+
+
+def _plain(value: Any) -> Any:
+    """An input or output without the exporter's notes."""
+    helper, kind = need("onnx").helper, value.type.tensor_type
+    shape = [each.dim_param or each.dim_value for each in kind.shape.dim]
+    return helper.make_tensor_value_info(value.name, kind.elem_type, shape)
+
+
+def compress(model: Model) -> Model:
+    """Store the weights in fp16, in place; the file converts them back when it is loaded."""
+    onnx = need("onnx")
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) < _SMALL:
+            continue
+        name = tensor.name
+        values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, f"{name}_fp16"))
+        casts.append(
+            onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
+        )
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def write_onnx(model: Model) -> Callable[[Path, Mapping[str, Any]], None]:
+    """A function that writes a model to a file, with metadata as by `write_metadata`.
+
+    They are JSON for this project, and single keys for other programs.
+    """
+
+    def write(path: Path, metadata: Mapping[str, Any]) -> None:
+        keys = {
+            KEY: json.dumps(metadata),
+            "class_names": json.dumps(dict(enumerate(metadata["class_names"]))),
+            "colors": json.dumps(metadata["colors"]),
+            "threshold": json.dumps(metadata["threshold"]),
+            "scores": json.dumps(metadata["scores"]),
+            "version": metadata["export"]["versions"]["plainunet"],
+        }
+        if tile := metadata["export"]["tile"]:
+            keys |= _deepness_keys(metadata, tile)
+        model.producer_name, model.producer_version = KEY, keys["version"]
+        del model.metadata_props[:]
+        need("onnx").helper.set_model_props(model, keys)
+        path.write_bytes(model.SerializeToString())
+
+    return write
+
+
+def _deepness_keys(metadata: Mapping[str, Any], tile: int) -> dict[str, str]:
+    """What QGIS's plugin Deepness reads, as JSON; class names are in `class_names`."""
+    # it sets probabilities below the threshold to 0, then takes the largest
+    threshold = 0.5 if len(metadata["class_names"]) == 2 else 0.0
+    values = {
+        "model_type": "Segmentor",
+        "tile_size": tile,
+        "tiles_overlap": _OVERLAP,
+        "seg_thresh": threshold,
+        "seg_small_segment": 0,
+    }
+    return {name: json.dumps(value) for name, value in values.items()}
