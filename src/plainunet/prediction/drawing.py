@@ -63,7 +63,10 @@ def _encode_binary(mask: NDArray[np.uint8], colors: Colors, key: str) -> bytes:
         (b"IEND", b""),
     ]
     data = [
-        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
         for name, content in chunks
     ]
     return b"".join([b"\x89PNG\r\n\x1a\n", *data])

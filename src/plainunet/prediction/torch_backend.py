@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from plainunet.network import device as devices
 from plainunet.network.unet import UNet
-from plainunet.prediction.backends import Geometry, Turn
+from plainunet.prediction.backends import Geometry, Turn, choose_classes, enlarge_array
 
 
 class TorchBackend:
@@ -67,6 +67,8 @@ class TorchBackend:
         width: int,
     ) -> Tensor:
         """Interpolate bilinearly; `fractions` [n] are the weights of the second of two rows."""
+        if self.device.type == "cpu":
+            return torch.from_numpy(enlarge_array(logits.numpy(), rows, fractions, width))
         upper, lower = (logits[:, torch.from_numpy(each)] for each in rows)
         mixed = torch.lerp(upper, lower, self.move(fractions)[:, None])
         size = (mixed.shape[1], width)
@@ -82,6 +84,8 @@ class TorchBackend:
 
     def classes(self, logits: Tensor, threshold: float) -> NDArray[np.uint8]:
         """Class ids [n, W]; of two classes, the threshold applies to the second."""
+        if self.device.type == "cpu":
+            return choose_classes(logits.numpy(), threshold)
         if len(logits) > 1:
             ids = logits.argmax(dim=0)
         else:  # the sigmoid is monotonic, so its argument is compared
