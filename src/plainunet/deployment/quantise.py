@@ -83,7 +83,9 @@ def quantise(
         return Quantised(smaller, tuple(floating), lost)
 
     best = attempt([])
-    ranked = _by_sensitivity(network, layers, calibrating[:_RANKED]) if best.lost > tolerance else []
+    ranked = (
+        _by_sensitivity(network, layers, calibrating[:_RANKED]) if best.lost > tolerance else []
+    )
     count = 1
     while best.lost > tolerance and count < len(ranked):
         reporter.note(f"int8: {count} of {len(layers)} convolutions are left in fp32.")

@@ -373,7 +373,8 @@ class _Task(NamedTuple):
 class _Read(NamedTuple):
     """An image in memory."""
 
-    image: NDArray[Any]
+    image: NDArray[Any] | None
+    """As stored, if an output needs it."""
     windows: Windows
     geo: Georeference | None
 
@@ -442,7 +443,7 @@ class _Batch:
         known, most = None, 1
         for number, job in enumerate(self._read_ahead()):
             read = None if job.exception() else job.result()
-            kind = (read.image.shape, read.image.dtype) if isinstance(read, _Read) else None
+            kind = (read.windows.shape, read.windows.dtype) if isinstance(read, _Read) else None
             if group and (kind != known or len(group) >= most):
                 yield group
                 group = {}
@@ -482,6 +483,8 @@ class _Batch:
             return done
         if _is_large(task.image):
             return None
+        if not self.outputs.has_overlay and (reduced := self.predictor.read(task.image)):
+            return _Read(None, reduced, None)
         image, missing = read_with_missing(task.image)
         # with few cores, reducing ahead would slow down the network
         prepare = self.predictor.prepare if _THREADS > 1 else as_windows

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from plainunet.config import BackendName, CardOptions
 from plainunet.formats.colors import IGNORED
+from plainunet.formats.images import read_reduced
 from plainunet.formats.sources import ImageSource
-from plainunet.formats.windows import Windows, as_windows
+from plainunet.formats.windows import ArrayWindows, Windows, as_windows
 from plainunet.network.card import Card
 from plainunet.palette import default_colors
 from plainunet.prediction.backends import ArrayBackend, Backend, Logits, Turn
@@ -279,6 +280,29 @@ class Predictor:
         `both_bands`.
         """
         windows = as_windows(image, missing)
+        for view in self._views:
+            view.prepare(windows)
+        return windows
+
+    def read(self, source: ImageSource) -> Windows | None:
+        """Decode an image at a reduced size, if that is faster and the network needs no more.
+
+        Returns its windows, for `mask_bands` and `both_bands`. Masks differ from those of the whole
+        image in about one pixel of a thousand. None if it has to be read as a whole.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is damaged.
+        """
+
+        def needed(size: tuple[int, int]) -> tuple[int, int]:
+            heights, widths = zip(*(view.size_of(size) for view in self._views), strict=True)
+            return max(heights), max(widths)
+
+        found = read_reduced(source, needed, self._backend.geometry.in_channels)
+        if found is None:
+            return None
+        windows = ArrayWindows(found[0], size=found[1])
         for view in self._views:
             view.prepare(windows)
         return windows
