@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.prediction.exported import LOGITS, NETWORK_INPUT, cut_onnx, need, run_onnx
+from plainunet.prediction.exported import NETWORK_INPUT, cut_onnx, need, run_onnx
 from plainunet.reporter import Reporter, silent
 
 TOLERANCE = 0.002
@@ -176,12 +176,18 @@ def _layer_name(network: Model, name: str) -> str:
 
 def _replace(model: Model, before: Model, after: Model) -> Model:
     """Replace the network `before` in a model by `after`, with the same input and output."""
-    old = {output for node in before.graph.node for output in node.output}
-    last = max(n for n, node in enumerate(model.graph.node) if old & set(node.output))
+    made = {output for node in before.graph.node for output in node.output}
     result = copy.deepcopy(model)
-    nodes = [*model.graph.node[: last + 1], *after.graph.node, *model.graph.node[last + 1 :]]
-    nodes = [node for node in nodes if not old & set(node.output) or node in after.graph.node]
+    own = [node for node in model.graph.node if not made & set(node.output)]
+    # after the last of what gives the network's input: nothing else reads values of the network
+    inputs = next(n for n, node in enumerate(own) if NETWORK_INPUT in node.output)
+    del result.graph.node[:]
+    result.graph.node.extend([*own[: inputs + 1], *after.graph.node, *own[inputs + 1 :]])
+    read = {name for node in result.graph.node for name in node.input}
+    stored = {
+        tensor.name: tensor for tensor in (*model.graph.initializer, *after.graph.initializer)
+    }
+    del result.graph.initializer[:]
+    result.graph.initializer.extend(tensor for name, tensor in stored.items() if name in read)
+    del result.graph.value_info[:]
     return result
-
-
-__all__ = ["LOGITS", "TOLERANCE", "Quantised", "quantise"]

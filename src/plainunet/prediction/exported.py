@@ -352,7 +352,7 @@ def _cut_openvino(model: Any, path: Path) -> Any:
     return openvino.Model([outputs[LOGITS]], [parameter], "network")
 
 
-_PRECISIONS = {"bf16": "bf16", "int8": "bf16"}
+HINTS = {"bf16": "bf16", "int8": "bf16"}
 """What OpenVINO computes in by the file's precision, where the processor has it; else float32."""
 _FIXED = 2
 """Number of image sizes for which a network is compiled in addition to that of any size."""
@@ -368,7 +368,7 @@ def compile_openvino(model: Any, precision: str) -> Run:
     openvino = need("openvino")
     core = openvino.Core()
     options = {
-        "INFERENCE_PRECISION_HINT": _PRECISIONS.get(precision, "f32"),
+        "INFERENCE_PRECISION_HINT": HINTS.get(precision, "f32"),
         "INFERENCE_NUM_THREADS": cores(),
         "PERFORMANCE_HINT": "LATENCY",
     }

@@ -307,6 +307,11 @@ class Predictor:
             view.prepare(windows)
         return windows
 
+    def network_input(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """The first network's input for an image [H, W, C]: [1, C, h, w], in 0..1 for integers."""
+        values = self._views[0].network_input(as_windows(image))
+        return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
+
     def fits_batch(self, size: tuple[int, int]) -> int:
         """Largest batch of `masks` for images of a height and width [pixels], at least 1."""
         return min(view.fits_batch(size) for view in self._views)

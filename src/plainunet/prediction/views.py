@@ -88,6 +88,11 @@ class View:
             for own, each, image in zip(logits, reduced, images, strict=True)
         ]
 
+    def network_input(self, image: Windows) -> NDArray[np.float32]:
+        """The network's input for an image, [H, W, C] with its padding."""
+        reduced = self._reduce(image)
+        return reduced.read(0, 0, *reduced.size)
+
     def fits_batch(self, size: tuple[int, int]) -> int:
         """Batch size for images of a height and width [pixels].
 
