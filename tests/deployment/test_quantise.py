@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from plainunet.network.blocks import fold_batch_normalisation
-from plainunet.network.card import KEY, write_metadata
-from plainunet.network.checkpoint import save_checkpoint
+from plainunet.network.card import versions, write_metadata
 from plainunet.network.unet import UNet
 from plainunet.prediction.exported import LOGITS, NETWORK_INPUT, run_onnx
 from plainunet.prediction.predictor import Predictor
@@ -158,7 +157,8 @@ def test_the_predictor_runs_it(
     tmp_path: Path, network: UNet, model: Any, images: list[NDArray[np.float32]]
 ) -> None:
     card = make_card(2, size=SIZE)
-    metadata = write_metadata(network.architecture, card, precision="int8")
+    export = {"versions": versions()}
+    metadata = write_metadata(network.architecture, card, precision="int8", export=export)
     write_onnx(int8.quantise(model, images).model)(tmp_path / "a.onnx", metadata)
     plain = Predictor(network, card, device="cpu", precision="fp32")
     backends = ["onnxruntime"]

@@ -183,11 +183,11 @@ def _replace(model: Model, before: Model, after: Model) -> Model:
     inputs = next(n for n, node in enumerate(own) if NETWORK_INPUT in node.output)
     del result.graph.node[:]
     result.graph.node.extend([*own[: inputs + 1], *after.graph.node, *own[inputs + 1 :]])
-    read = {name for node in result.graph.node for name in node.input}
-    stored = {
-        tensor.name: tensor for tensor in (*model.graph.initializer, *after.graph.initializer)
-    }
+    read = {name for node in own for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    known = {tensor.name for tensor in kept}
+    added = [tensor for tensor in after.graph.initializer if tensor.name not in known]
     del result.graph.initializer[:]
-    result.graph.initializer.extend(tensor for name, tensor in stored.items() if name in read)
+    result.graph.initializer.extend([*kept, *added])
     del result.graph.value_info[:]
     return result
