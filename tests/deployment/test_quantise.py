@@ -157,7 +157,7 @@ def test_the_predictor_runs_it(
     tmp_path: Path, network: UNet, model: Any, images: list[NDArray[np.float32]]
 ) -> None:
     card = make_card(2, size=SIZE)
-    export = {"versions": versions()}
+    export = {"versions": versions(), "tile": None}
     metadata = write_metadata(network.architecture, card, precision="int8", export=export)
     write_onnx(int8.quantise(model, images).model)(tmp_path / "a.onnx", metadata)
     plain = Predictor(network, card, device="cpu", precision="fp32")
