@@ -59,7 +59,7 @@ def _encode_binary(mask: NDArray[np.uint8], colors: Colors, key: str) -> bytes:
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 3, 0, 0, 0)),
         (b"PLTE", np.array(colors, np.uint8).tobytes()),
         *([(b"tEXt", f"{_KEY}\0{key}".encode("latin-1"))] if key else []),
-        (b"IDAT", pack.compress(rows) + pack.flush()),
+        (b"IDAT", pack.compress(rows.tobytes()) + pack.flush()),
         (b"IEND", b""),
     ]
     data = [

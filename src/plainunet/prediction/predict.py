@@ -54,6 +54,8 @@ LARGE = 100_000_000
 """Images of more pixels are read in parts, and their masks written as tiled TIFF."""
 _WHOLE = 2**30
 """Largest image [bytes] whose file cannot be read in parts, if no memory is given."""
+_FEWEST = 20
+"""Images from which on it is measured which library runs the network fastest."""
 _THREADS = spare_threads()
 _AHEAD = _THREADS + 1
 """Number of images to read ahead, and of masks waiting to be written; more for small images."""
@@ -345,7 +347,21 @@ def predict_files(
         for task in tasks:
             if mask := _existing(task.mask):
                 require_own(mask, task.key)
+    _accelerate(predictor, images, reporter)
     return _Batch(predictor, outputs, tasks, overwrite, _EachOnce(reporter)).predict()
+
+
+def _accelerate(predictor: Predictor, images: Sequence[ImageSource], reporter: Reporter) -> None:
+    """Choose what runs the network, by the first image."""
+    if len(images) < _FEWEST:
+        return
+    try:
+        image, _ = read_with_missing(images[0])
+        note = predictor.accelerate(image, len(images))
+    except (ValueError, OSError):  # it is reported when its turn comes
+        return
+    if note:
+        reporter.note(note)
 
 
 class _EachOnce(Forwarding):
