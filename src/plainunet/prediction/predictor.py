@@ -337,7 +337,8 @@ class Predictor:
         """Decode an image at a reduced size, if that is faster and the network needs no more.
 
         Returns its windows, for `mask_bands` and `both_bands`. Masks differ from those of the whole
-        image in fewer than one pixel in a thousand, along borders. None if it has to be read as a whole.
+        image in fewer than one pixel in a thousand, along borders. None if it has to be read as a
+        whole.
 
         Raises:
             FileNotFoundError: There is no such file.
