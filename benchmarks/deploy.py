@@ -40,6 +40,7 @@ from plainunet.dataset.coding import coding_from_json
 from plainunet.dataset.pairs import Pair
 from plainunet.deployment.export import SUFFIX, export
 from plainunet.formats.images import read_image
+from plainunet.formats.windows import Windows
 from plainunet.network.blocks import fold_batch_normalisation
 from plainunet.network.card import Card
 from plainunet.network.checkpoint import load_checkpoint
@@ -189,37 +190,41 @@ def file_to_file(
     return min(files, key=lambda name: statistics.median(seconds[f"predict, {name}"]))
 
 
+def _whole_mask(predictor: Predictor, windows: Windows) -> NDArray[np.uint8]:
+    return np.concatenate(list(predictor.mask_bands(windows)))
+
+
 def profile(path: Path, pairs: Sequence[Pair]) -> None:
     """Print the processor time of each stage, and how busy the cores are."""
     predictor = Predictor.load(path)
     view, card = predictor._views[0], predictor.card
     stages: dict[str, list[float]] = {}
 
-    def timed(stage: str, run: Callable[[], object]) -> object:
+    def timed(stage: str, run: Callable[[], object]) -> None:
         begun = time.process_time()
-        result = run()
+        run()
         stages.setdefault(stage, []).append(time.process_time() - begun)
-        return result
 
     with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "mask.png"
         for pair in pairs[:32]:
-            timed("decoding and reducing", lambda pair=pair: predictor.read(pair.image))
+            timed("decoding and reducing", partial(predictor.read, pair.image))
             windows = predictor.read(pair.image) or predictor.prepare(read_image(pair.image))
             batch = view.network_input(windows)[None]
-            timed("network", lambda batch=batch: view.backend.run(batch))
-            mask = np.concatenate(list(predictor.mask_bands(windows)))
-            timed("all but decoding and writing",
-                  lambda windows=windows: list(predictor.mask_bands(windows)))  # fmt: skip
-            target = Path(folder) / "mask.png"
-            timed("writing", lambda mask=mask, target=target: write_mask(target, mask, card.colors))
+            timed("network", partial(view.backend.run, batch))
+            mask = _whole_mask(predictor, windows)
+            timed("network, resizing and threshold", partial(_whole_mask, predictor, windows))
+            timed("writing", partial(write_mask, target, mask, card.colors))
         few = [pair.image for pair in pairs]
         predict_files(predictor, few[:4], Path(folder) / "warm")
         begun, busy = time.perf_counter(), time.process_time()
         predict_files(predictor, few, Path(folder) / "masks")
         busy, took = time.process_time() - busy, time.perf_counter() - begun
     took, busy = 1000 * took / len(few), 1000 * busy / len(few)
-    print(f"\nprofile of {path.name}: {took:.1f} ms per image, {busy:.1f} ms of processor time, "
-          f"{busy / took:.2f} of {cores()} cores busy; per stage [ms of processor time]:")  # fmt: skip
+    print(
+        f"\nprofile of {path.name}: {took:.1f} ms per image, {busy:.1f} ms of processor time, "
+        f"{busy / took:.2f} of {cores()} cores busy; per stage [ms of processor time]:"
+    )
     for stage, times in stages.items():
         print(f"  {stage}: {1000 * statistics.median(times):.1f}")
 

@@ -1,5 +1,7 @@
 """Int8: accuracy, what stays as it is, and layers left in fp32."""
 
+import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from plainunet.config import ExportOptions
 from plainunet.network.blocks import fold_batch_normalisation
 from plainunet.network.card import versions, write_metadata
+from plainunet.network.checkpoint import save_checkpoint
 from plainunet.network.unet import UNet
+from plainunet.prediction.drawing import write_rgb
 from plainunet.prediction.exported import LOGITS, NETWORK_INPUT, run_onnx
 from plainunet.prediction.predictor import Predictor
 
@@ -22,6 +27,8 @@ ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from plainunet.deployment import quantise as int8  # noqa: E402 (after the skips)
+from plainunet.deployment.agreement import LIMITS, Limit  # noqa: E402
+from plainunet.deployment.export import export  # noqa: E402
 from plainunet.deployment.graph import Pipeline  # noqa: E402
 from plainunet.deployment.onnx_model import build_onnx, write_onnx  # noqa: E402
 
@@ -39,7 +46,7 @@ def scene(seed: int, size: tuple[int, int] = SIZE) -> tuple[NDArray[np.uint8], N
 
 
 @pytest.fixture(scope="module")
-def network() -> UNet:
+def trained() -> UNet:
     """A network that was trained for seconds."""
     torch.manual_seed(0)
     trained = UNet(base_channels=4, depth=2)
@@ -53,8 +60,15 @@ def network() -> UNet:
         optimiser.zero_grad()
         F.cross_entropy(trained(images[part]), masks[part]).backward()
         optimiser.step()
-    fold_batch_normalisation(trained)
     return trained
+
+
+@pytest.fixture(scope="module")
+def network(trained: UNet) -> UNet:
+    """The same for inference."""
+    folded = copy.deepcopy(trained)
+    fold_batch_normalisation(folded)
+    return folded
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +193,27 @@ def test_the_predictor_runs_it(
 def test_without_images(model: Any) -> None:
     with pytest.raises(ValueError, match="--images"):
         int8.quantise(model, [])
+
+
+@pytest.mark.slow
+def test_export_keeps_int8_only_within_the_limit(
+    tmp_path: Path, trained: UNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, out = tmp_path / "best.safetensors", tmp_path / "model.onnx"
+    save_checkpoint(checkpoint, trained, make_card(2, size=SIZE, versions=versions()))
+    photos = []
+    for seed in range(16):
+        photos.append(tmp_path / f"{seed}.png")
+        write_rgb(photos[-1], scene(seed)[0])
+    options = ExportOptions(to="onnx", precision="int8", images=tuple(photos))
+    with pytest.raises(ValueError, match="--data"):
+        export(checkpoint, out, options.model_copy(update={"images": ()}))
+    monkeypatch.setitem(LIMITS, "int8", Limit(1.0, -1.0))
+    with pytest.raises(ValueError, match="--force"):
+        export(checkpoint, out, options)
+    assert not out.exists()
+    monkeypatch.setitem(LIMITS, "int8", Limit(1.0, 0.03))
+    assert export(checkpoint, out, options).agreement.dice > 0.97
+    stored = {each.key: each.value for each in onnx.load_model(out).metadata_props}
+    assert json.loads(stored["plainunet"])["precision"] == "int8"
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load_model(out).graph.node}

@@ -356,6 +356,8 @@ def _accelerate(predictor: Predictor, images: Sequence[ImageSource], reporter: R
     if len(images) < _FEWEST:
         return
     try:
+        if _is_large(images[0]):
+            return
         image, _ = read_with_missing(images[0])
         note = predictor.accelerate(image, len(images))
     except (ValueError, OSError):  # it is reported when its turn comes
