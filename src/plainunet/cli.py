@@ -43,7 +43,10 @@ _PREDICTING, _EVALUATING = PredictOptions.model_construct(), EvaluateOptions.mod
 Where = Annotated[Device, Parameter(help="Device to run on.")]
 Runs = Annotated[
     BackendName,
-    Parameter(help="What runs the network: torch for checkpoints, the others for exported files."),
+    Parameter(
+        help="What runs the network: torch for checkpoints, onnxruntime for .onnx files, openvino "
+        "for all. For many images on a CPU, auto takes openvino if it is installed and faster."
+    ),
 ]
 Arithmetic = Annotated[Precision, Parameter(help="Mixed precision: auto is bf16 if supported.")]
 Folder = Annotated[FolderConfig, Parameter(name="*")]

@@ -385,9 +385,10 @@ class ExportOptions(CardOptions):
     to: ExportTarget
     """Format: onnx (one .onnx file), openvino (.xml, and .bin beside it) or torch (.pt2 of
     torch.export)."""
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """Precision: fp16 halves the file (weights only, it computes in fp32), bf16 makes OpenVINO
-    compute in it."""
+    compute in it, int8 quantises the network with training images: a quarter of the size, and
+    several times as fast on CPUs."""
     layout: Literal["nhwc", "deepness"] = "nhwc"
     """Input and outputs. nhwc: images as stored [N, H, W, C] to probabilities and masks; deepness:
     tiles [N, C, H, W] of floats in 0..1 to probabilities, as in QGIS's Deepness plugin."""
@@ -397,7 +398,7 @@ class ExportOptions(CardOptions):
     """Images that the file is checked on. Default: the validation split of the model's training, or
     synthetic images if it is not there."""
     data: Path | None = None
-    """Folder of images and masks to check the file on."""
+    """Folder of images and masks to check the file on, and to calibrate int8 with."""
     force: bool = False
     """Keep the file even if it differs from the checkpoint by more than the tolerance."""
     ensemble: tuple[Path, ...] = ()

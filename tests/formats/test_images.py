@@ -25,6 +25,7 @@ from plainunet.formats.images import (
     image_size,
     match_channels,
     read_image,
+    read_reduced,
     read_with_missing,
     to_unit,
 )
@@ -607,3 +608,51 @@ def test_a_mask_has_one_channel() -> None:
         np.testing.assert_array_equal(read_mask_array(as_npy(array), NPY), GREY)
     with pytest.raises(ValueError, match=r"some\.npy .*\b2\b.*np\.argmax"):
         read_mask_array(as_npy(np.stack([GREY, GREY], -1)), NPY)
+
+
+def save_jpeg(path: Path, image: Image.Image, orientation: int = 1) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, quality=95, exif=exif)
+
+
+def half(size: tuple[int, int]) -> tuple[int, int]:
+    return size[0] // 4, size[1] // 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_reduced_jpeg_is_the_image_averaged(tmp_path: Path, mode: str, orientation: int) -> None:
+    path = tmp_path / "a.jpg"
+    save_jpeg(path, Image.fromarray(SMOOTH).convert(mode), orientation)
+    whole = read_image(path)
+    for factor in (2, 4, 8):
+        found = read_reduced(
+            path, lambda size, n=factor: (size[0] // (2 * n), size[1] // (2 * n)), whole.shape[2]
+        )
+        assert found is not None
+        image, size = found
+        assert (size, image.dtype) == (whole.shape[:2], np.uint8)
+        height, width = size[0] // factor, size[1] // factor
+        assert image.shape == (height, width, whole.shape[2])
+        mean = whole.reshape(height, factor, width, factor, -1).mean(axis=(1, 3))
+        assert np.abs(image - mean).max() < 8
+
+
+def test_images_that_are_not_reduced(tmp_path: Path) -> None:
+    image = Image.fromarray(SMOOTH)
+    save_jpeg(tmp_path / "a.jpg", image)
+    assert read_reduced(tmp_path / "a.jpg", lambda size: size, 3) is None
+    assert read_reduced(tmp_path / "a.jpg", half, 1) is None
+    save_jpeg(tmp_path / "odd.jpg", image.crop((0, 0, 95, 64)))
+    assert read_reduced(tmp_path / "odd.jpg", half, 3) is None
+    image.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    assert read_reduced(tmp_path / "cmyk.jpg", half, 3) is None
+    image.save(tmp_path / "a.png")
+    assert read_reduced(tmp_path / "a.png", half, 3) is None
+    with pytest.raises(FileNotFoundError):
+        read_reduced(tmp_path / "none.jpg", half, 3)
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError):
+        read_reduced(tmp_path / "cut.jpg", half, 3)

@@ -322,6 +322,28 @@ def test_a_warning_becomes_a_note_that_names_its_image(
     assert note.startswith(f"{image}: 20 x 30 ")
 
 
+def test_jpeg_files_are_decoded_at_a_reduced_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, columns = np.mgrid[:160, :240]
+    image = np.stack(
+        [127 + 100 * np.sin(rows / 25 + c) * np.cos(columns / 31) for c in range(3)], 2
+    )
+    path = tmp_path / "in" / "a.jpg"
+    path.parent.mkdir()
+    Image.fromarray(image.astype(np.uint8)).save(path, quality=95)
+    card = Card(("0", "1", "2"), COLORS, size=(40, 60))
+    predictor = as_predictor(make_network(3), card)
+    expected = predictor.predict(read_image(path))
+    assert len(np.unique(expected)) > 1
+    predict_files(predictor, [path], tmp_path / "whole", ["overlay"])  # which needs all of it
+    assert np.array_equal(read_mask(tmp_path / "whole" / "a.png"), expected)
+    predict_files(predictor, [path], tmp_path / "reduced", ["areas"])
+    mask = read_mask(tmp_path / "reduced" / "a.png")
+    assert mask.shape == expected.shape
+    assert (mask != expected).mean() < 0.02
+
+
 def test_existing_masks_are_kept_unless_overwritten(
     tmp_path: Path, predictor: Predictor, draw: Draw
 ) -> None:

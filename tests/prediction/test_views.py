@@ -167,7 +167,7 @@ def test_enlarging_in_bands_equals_enlarging_at_once(
     needed = row_above(first, 97, wanted[0])
     later = [(top, band) for top, band in numbered if top + band.shape[1] > needed]
     rest = torch.cat(list(enlarge(backend, later, 97, wanted, at_once, first)), dim=1)
-    torch.testing.assert_close(rest, torch.cat(parts, dim=1)[:, first:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rest, torch.cat(parts, dim=1)[:, first:], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(96, 128), None])

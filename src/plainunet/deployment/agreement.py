@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from plainunet.deployment.examples import Example
 from plainunet.evaluation.metrics import confusion_matrix, dice, nan_mean
 from plainunet.formats.windows import as_windows
-from plainunet.prediction.exported import need
+from plainunet.prediction.exported import HINTS, need
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, track
 from plainunet.system import cores
@@ -35,7 +35,12 @@ class Limit:
     Dice against it."""
 
 
-LIMITS = {"fp32": Limit(0.05, 0.0005), "fp16": Limit(0.1, 0.001), "bf16": Limit(1.0, 0.002)}
+LIMITS = {
+    "fp32": Limit(0.05, 0.0005),
+    "fp16": Limit(0.1, 0.001),
+    "bf16": Limit(1.0, 0.002),
+    "int8": Limit(1.0, 0.002),
+}
 """Limits by precision. In fp32, averaging areas of 8-bit images may round differently by 1/255."""
 
 
@@ -133,7 +138,7 @@ def _open_onnx(path: Path, precision: str) -> Callable[[NDArray[Any]], list[NDAr
 def _open_openvino(path: Path, precision: str) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
     openvino = need("openvino")
     settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_PRECISION_HINT": HINTS.get(precision, "f32"),
         "INFERENCE_NUM_THREADS": cores(),
         "PERFORMANCE_HINT": "LATENCY",
     }

@@ -19,6 +19,8 @@ from plainunet.training.run import RunFolder
 
 MOST = 8
 """Largest number of images of a folder."""
+CALIBRATING = 64
+"""Largest number of images of a folder that int8 is calibrated with."""
 _DRAWN = (192, 256)
 """Default height and width of synthetic images [pixels]."""
 
@@ -59,6 +61,33 @@ def find_examples(
             reporter.note(f"the images of the training are not used: {error}")
     drawn = _draw(card, channels, dtype)
     return drawn, f"{len(drawn)} synthetic images"
+
+
+def find_calibration(
+    checkpoint: Path,
+    card: Card,
+    channels: int,
+    options: ExportOptions,
+    reporter: Reporter,
+) -> list[NDArray[Any]]:
+    """Find images [H, W, C] to calibrate int8 with: given ones, or training images.
+
+    Raises:
+        FileNotFoundError: A given image or folder does not exist.
+        ValueError: There are none, or one cannot be read.
+    """
+    if options.images:
+        return [match_channels(read_image(path), channels) for path in options.images]
+    folder = options.data or _training_folder(checkpoint)
+    if folder is None:
+        raise ValueError(
+            f"{checkpoint}: --precision int8 needs images like those of its training, which are "
+            "not where they were. Pass their folder with --data, or some with --images."
+        )
+    split = "train" if RunFolder(checkpoint.parent).split.is_file() else None
+    dataset, _ = open_dataset(card, checkpoint, folder, split, None, reporter)
+    spread = range(0, len(dataset), -(-len(dataset) // CALIBRATING))
+    return [match_channels(dataset[number][0], channels) for number in spread]
 
 
 def _training_folder(checkpoint: Path) -> Path | None:

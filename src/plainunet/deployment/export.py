@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from plainunet.config import ExportOptions
 from plainunet.deployment.agreement import LIMITS, Agreement, Both, agree, open_whole
-from plainunet.deployment.examples import Example, crop, find_examples
+from plainunet.deployment.examples import Example, crop, find_calibration, find_examples
 from plainunet.deployment.graph import Pipeline
 from plainunet.files import require_file, require_own, write_whole
 from plainunet.formats.colors import IGNORED
@@ -44,6 +44,7 @@ _NEEDS = {
 _PRECISIONS = {
     "onnx": {"bf16": "ONNX Runtime has no bf16 convolutions for CPUs"},
     "torch": {
+        "int8": "torch.export files have no int8 here",
         "fp16": "PyTorch computes fp16 convolutions slowly on CPUs",
         "bf16": "the program that loads the file chooses by torch.autocast",
     },
@@ -113,10 +114,12 @@ def export(
         },
     )
     reporter.stage("exporting", 1)
-    write = _build(Pipeline(network, card), dtype, tile, options)
-    examples = crop(found, _side(network, card, tile))
-    examples = [_as_tile(each, tile) for each in examples] if tile else examples
+    side = _side(network, card, tile)
     predictor = Predictor(network, card, device="cpu", precision="fp32")
+    inputs = _calibration(predictor, checkpoint, side, options, reporter)
+    write = _build(Pipeline(network, card), dtype, tile, options, inputs, reporter)
+    examples = crop(found, side)
+    examples = [_as_tile(each, tile) for each in examples] if tile else examples
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / f"model{SUFFIX[options.to]}"
         write(draft, metadata)
@@ -211,8 +214,27 @@ def _side(network: UNet, card: Card, tile: int | None) -> int:
     return int(math.sqrt(area) / card.factor)
 
 
-def _build(pipeline: Pipeline, dtype: str, tile: int | None, options: ExportOptions) -> Write:
-    """Export the graph; the function writes it."""
+def _calibration(
+    predictor: Predictor, checkpoint: Path, side: int, options: ExportOptions, reporter: Reporter
+) -> list[NDArray[np.float32]]:
+    """Inputs of the network to calibrate int8 with; none for other precisions."""
+    if options.precision != "int8":
+        return []
+    channels = predictor.network.in_channels
+    found = find_calibration(checkpoint, predictor.card, channels, options, reporter)
+    cropped = crop([Example(image) for image in found], side)
+    return [predictor.network_input(each.image) for each in cropped]
+
+
+def _build(
+    pipeline: Pipeline,
+    dtype: str,
+    tile: int | None,
+    options: ExportOptions,
+    inputs: list[NDArray[np.float32]],
+    reporter: Reporter,
+) -> Write:
+    """Export the graph; the function writes it. `inputs` of the network calibrate int8."""
     kind: torch.dtype = getattr(torch, dtype)
     if options.to == "torch":
         from plainunet.deployment.torch_program import build_program
@@ -221,6 +243,10 @@ def _build(pipeline: Pipeline, dtype: str, tile: int | None, options: ExportOpti
     from plainunet.deployment.onnx_model import build_onnx, compress, write_onnx
 
     model = build_onnx(pipeline, kind, tile)
+    if options.precision == "int8":
+        from plainunet.deployment.quantise import quantise
+
+        model = quantise(model, inputs, reporter=reporter).model
     if options.to == "openvino":
         from plainunet.deployment.openvino_model import build_openvino
 

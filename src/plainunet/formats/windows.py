@@ -55,16 +55,27 @@ class Windows(Protocol):
 class ArrayWindows:
     """Windows of an image in memory; `reduced` caches it at other sizes, by h and w."""
 
-    def __init__(self, image: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> None:
-        """Use an image [H, W, C], with its nodata pixels [H, W]."""
-        self.shape: tuple[int, int, int] = (image.shape[0], image.shape[1], image.shape[2])
+    def __init__(
+        self,
+        image: NDArray[Any],
+        missing: NDArray[np.bool_] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        """Use an image [H, W, C], with its nodata pixels [H, W].
+
+        `size` is the height and width of the whole image if it was decoded at a smaller one (see
+        `read_reduced`); no windows can be read then, it can only be reduced further.
+        """
+        height, width = size or image.shape[:2]
+        self.shape: tuple[int, int, int] = (height, width, image.shape[2])
         self.dtype = image.dtype
         self.reduced: dict[tuple[int, int], NDArray[Any]] = {}
-        self._image, self._missing = image, missing
+        self.decoded, self._missing = image, missing
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """See `Windows`."""
-        return self._image[top : top + height, left : left + width]
+        assert self.decoded.shape == self.shape, "decoded at a smaller size"
+        return self.decoded[top : top + height, left : left + width]
 
     def missing(self, top: int, height: int) -> NDArray[np.bool_] | None:
         """See `Windows`."""

@@ -155,11 +155,7 @@ class ArrayBackend:
         width: int,
     ) -> NDArray[np.float32]:
         """As in `Backend`."""
-        upper, lower = (logits[:, each] for each in rows)
-        mixed = upper + (lower - upper) * fractions[:, None]
-        size = (width, mixed.shape[1])
-        planes = [cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in mixed]
-        return np.stack(planes).astype(np.float32, copy=False)
+        return enlarge_array(logits, rows, fractions, width)
 
     def mean(self, several: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
         """As in `Backend`."""
@@ -171,14 +167,7 @@ class ArrayBackend:
 
     def classes(self, logits: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
         """As in `Backend`."""
-        if len(logits) > 1:
-            ids = logits.argmax(axis=0)
-        else:  # the sigmoid is monotonic, so its argument is compared
-            with np.errstate(divide="ignore"):
-                least = np.log(np.float64(threshold)) - np.log1p(-np.float64(threshold))
-            ids = logits[0] >= least
-        chosen: NDArray[np.uint8] = ids.astype(np.uint8)
-        return chosen
+        return choose_classes(logits, threshold)
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """As in `Backend`."""
@@ -196,6 +185,38 @@ class ArrayBackend:
         """As in `Backend`."""
         give_freed_memory_back()
         return False
+
+
+def enlarge_array(
+    logits: NDArray[np.float32],
+    rows: tuple[NDArray[np.int64], NDArray[np.int64]],
+    fractions: NDArray[np.float32],
+    width: int,
+) -> NDArray[np.float32]:
+    """`Backend.enlarge` of an array; OpenCV takes a quarter of PyTorch's time on a CPU."""
+    upper, mixed = (logits[:, each] for each in rows)
+    mixed -= upper
+    mixed *= fractions[:, None]
+    mixed += upper
+    result = np.empty((*mixed.shape[:2], width), np.float32)
+    for plane, wide in zip(mixed, result, strict=True):
+        cv2.resize(plane, (width, len(plane)), dst=wide, interpolation=cv2.INTER_LINEAR)
+    return result
+
+
+def choose_classes(logits: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """`Backend.classes` of an array, in a fraction of PyTorch's time on a CPU."""
+    if len(logits) > 1:
+        largest, ids = logits[0].copy(), np.zeros(logits.shape[1:], np.uint8)
+        for number, plane in enumerate(logits[1:], 1):  # faster than argmax, with the same ties
+            np.copyto(ids, number, where=plane > largest)
+            np.maximum(largest, plane, out=largest)
+        return ids
+    # the sigmoid is monotonic, so its argument is compared
+    with np.errstate(divide="ignore"):
+        least = np.log(np.float64(threshold)) - np.log1p(-np.float64(threshold))
+    chosen: NDArray[np.uint8] = (logits[0] >= least).view(np.uint8)
+    return chosen
 
 
 def log_mean(several: Iterable[NDArray[np.float32]], axis: int) -> NDArray[np.float32]:

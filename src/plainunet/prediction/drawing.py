@@ -1,5 +1,6 @@
 """Mask files that both viewers and programs can read, and overlays and comparisons."""
 
+import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,14 +31,45 @@ _BIG = 2**31  # bytes from which on a TIFF file may need 64-bit offsets
 
 def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors, key: str = "") -> None:
     """Write class ids [H, W] uint8 as a palette PNG; `key` is stored in it for `read_key`."""
-    image = Image.fromarray(mask).convert("L")
     is_whole = mask.max(initial=0) < len(colors)
+    if is_whole and len(colors) == 2:
+        with write_whole(path) as part:
+            part.write_bytes(_encode_binary(mask, colors, key))
+        return
+    image = Image.fromarray(mask).convert("L")
     image.putpalette(np.array(colors if is_whole else _color_table(colors)).ravel().tolist())
     info = PngInfo()
     if key:
         info.add_text(_KEY, key)
     # large uniform areas: run-length coding is faster and gives smaller files
     _save_png(path, image, pnginfo=info, compress_level=1, compress_type=zlib.Z_RLE)
+
+
+def _encode_binary(mask: NDArray[np.uint8], colors: Colors, key: str) -> bytes:
+    """Encode a mask of two classes as a PNG of one bit per pixel.
+
+    Pillow writes the same, but packs the bits in four times the time.
+    """
+    height, width = mask.shape
+    rows = np.zeros((height, 1 + -(-width // 8)), np.uint8)  # each begins with its filter, 0: none
+    rows[:, 1:] = np.packbits(mask, axis=1)
+    # large uniform areas: run-length coding is fast and gives small files
+    pack = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 3, 0, 0, 0)),
+        (b"PLTE", np.array(colors, np.uint8).tobytes()),
+        *([(b"tEXt", f"{_KEY}\0{key}".encode("latin-1"))] if key else []),
+        (b"IDAT", pack.compress(rows.tobytes()) + pack.flush()),
+        (b"IEND", b""),
+    ]
+    data = [
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    ]
+    return b"".join([b"\x89PNG\r\n\x1a\n", *data])
 
 
 def read_key(path: Path) -> str:

@@ -170,19 +170,34 @@ def _read_onnx(path: Path, device: str) -> Loaded:
         raise UnusableError(
             f"--device {device}: ONNX Runtime cannot use it on this machine. Use auto, {kinds}."
         )
+    session = _start_onnx(cut_onnx(model, path), [name for name, _ in chosen])
+    is_cuda = session.get_providers()[0] == "CUDAExecutionProvider"
+    return _running(session), metadata, "cuda" if is_cuda else "cpu"
+
+
+def run_onnx(network: Any) -> Run:
+    """Load a network, as by `cut_onnx`, into ONNX Runtime on the CPU.
+
+    Raises:
+        UnusableError: ONNX Runtime is not installed.
+    """
+    return _running(_start_onnx(network, ["CPUExecutionProvider"]))
+
+
+def _start_onnx(network: Any, providers: list[str]) -> Any:
+    runtime = need("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = cores()
     options.log_severity_level = 3  # errors only: its warnings are for its developers
-    session = runtime.InferenceSession(
-        _cut(model, path).SerializeToString(), options, [name for name, _ in chosen]
-    )
-    is_cuda = session.get_providers()[0] == "CUDAExecutionProvider"
+    return runtime.InferenceSession(network.SerializeToString(), options, providers)
 
+
+def _running(session: Any) -> Run:
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = session.run([LOGITS], {NETWORK_INPUT: images})[0]
         return logits
 
-    return run, metadata, "cuda" if is_cuda else "cpu"
+    return run
 
 
 def open_onnx(path: Path) -> Any:
@@ -238,8 +253,12 @@ def _tensors(graph: Any) -> Iterator[Any]:
                 yield from _tensors(inner)
 
 
-def _cut(model: Any, path: Path) -> Any:
-    """The part of a parsed ONNX model from the network's input to its logits."""
+def cut_onnx(model: Any, path: Path) -> Any:
+    """The part of a parsed ONNX model from the network's input to its logits.
+
+    Raises:
+        CheckpointError: There is none, or it has unknown operators.
+    """
     onnx = need("onnx")
     makers = {output: node for node in model.graph.node for output in node.output}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -288,7 +307,7 @@ def _read_openvino(path: Path, device: str) -> Loaded:
     if path.suffix.lower() == ".onnx":
         parsed = open_onnx(path)
         metadata = onnx_metadata(parsed, path)
-        model = core.read_model(_cut(parsed, path).SerializeToString())
+        model = core.read_model(cut_onnx(parsed, path).SerializeToString())
     else:
         whole = core.read_model(path)
         metadata = openvino_metadata(whole, path)
@@ -333,27 +352,39 @@ def _cut_openvino(model: Any, path: Path) -> Any:
     return openvino.Model([outputs[LOGITS]], [parameter], "network")
 
 
+HINTS = {"bf16": "bf16", "int8": "bf16"}
+"""What OpenVINO computes in by the file's precision, where the processor has it; else float32."""
+_FIXED = 2
+"""Number of image sizes for which a network is compiled in addition to that of any size."""
+
+
 def compile_openvino(model: Any, precision: str) -> Run:
     """Compile an OpenVINO network [N, C, h, w] for this CPU, to be run by the returned function.
 
     `precision` is that of the file. OpenVINO would take bf16 where the processor has it, so the
-    precision is stated.
+    precision is stated. A network of one size takes half of the time of one of any size, so the
+    first sizes that occur twice get their own.
     """
     openvino = need("openvino")
-    hint = {"fp32": "f32", "bf16": "bf16"}.get(precision, "f32")
-    compiled = openvino.compile_model(
-        model,
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": hint,
-            "INFERENCE_NUM_THREADS": cores(),
-            "PERFORMANCE_HINT": "LATENCY",
-        },
-    )
-    request = compiled.create_infer_request()
+    core = openvino.Core()
+    options = {
+        "INFERENCE_PRECISION_HINT": HINTS.get(precision, "f32"),
+        "INFERENCE_NUM_THREADS": cores(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = core.compile_model(model, "CPU", options).create_infer_request()
+    fixed: dict[tuple[int, ...], Any] = {}
+    seen: set[tuple[int, ...]] = set()
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = request.infer([images], share_inputs=True)[0]
+        shape = images.shape
+        if shape in seen and shape not in fixed and len(fixed) < _FIXED:
+            own = model.clone()
+            own.reshape(list(shape))
+            fixed[shape] = core.compile_model(own, "CPU", options).create_infer_request()
+        seen.add(shape)
+        used = fixed.get(shape, request)
+        logits: NDArray[np.float32] = used.infer([images], share_inputs=True)[0]
         return logits
 
     return run

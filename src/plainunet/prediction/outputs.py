@@ -221,6 +221,7 @@ class Outputs:
         self.lists = [table.file for table in self._tables] + [COCO] * ("coco" in saves)
         """Names of the files that list all images."""
         self.has_probabilities = bool(self._probabilities)
+        self.has_overlay = "overlay" in saves
         self.num_classes = len(card.class_names)
         self.beyond_areas = [name for name in saves if name not in ("mask", "areas")]
         """Outputs that need the whole mask in memory, unlike the mask and the areas."""
@@ -233,7 +234,7 @@ class Outputs:
         self,
         mask_file: Path,
         name: str,
-        image: NDArray[Any],
+        image: NDArray[Any] | None,
         mask: NDArray[np.uint8],
         probabilities: dict[str, NDArray[Any]],
         geo: Georeference | None,
@@ -244,7 +245,7 @@ class Outputs:
         Args:
             mask_file: The file of the mask.
             name: The image's name in lists.
-            image: [H, W, C], as stored.
+            image: [H, W, C], as stored; only the overlay needs it.
             mask: [H, W] uint8 class ids.
             probabilities: [K, H, W] of each output, as by `quantise`.
             geo: Coordinates of a GeoTIFF.
@@ -256,7 +257,7 @@ class Outputs:
         labelled = self._labelled(mask_file, name, mask)
         tags = geo.tags if geo else []
         for output, path in self._others(mask_file):
-            if output == "overlay":
+            if output == "overlay" and image is not None:
                 _write_jpeg(path, draw_overlay(image, mask, self._card.colors))
             elif output == "values":
                 values, nodata = self._stored_values(labelled)

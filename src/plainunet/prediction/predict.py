@@ -54,6 +54,8 @@ LARGE = 100_000_000
 """Images of more pixels are read in parts, and their masks written as tiled TIFF."""
 _WHOLE = 2**30
 """Largest image [bytes] whose file cannot be read in parts, if no memory is given."""
+_FEWEST = 20
+"""Images from which on it is measured which library runs the network fastest."""
 _THREADS = spare_threads()
 _AHEAD = _THREADS + 1
 """Number of images to read ahead, and of masks waiting to be written; more for small images."""
@@ -345,7 +347,23 @@ def predict_files(
         for task in tasks:
             if mask := _existing(task.mask):
                 require_own(mask, task.key)
+    _accelerate(predictor, images, reporter)
     return _Batch(predictor, outputs, tasks, overwrite, _EachOnce(reporter)).predict()
+
+
+def _accelerate(predictor: Predictor, images: Sequence[ImageSource], reporter: Reporter) -> None:
+    """Choose what runs the network, by the first image."""
+    if len(images) < _FEWEST:
+        return
+    try:
+        if _is_large(images[0]):
+            return
+        image, _ = read_with_missing(images[0])
+        note = predictor.accelerate(image, len(images))
+    except (ValueError, OSError):  # it is reported when its turn comes
+        return
+    if note:
+        reporter.note(note)
 
 
 class _EachOnce(Forwarding):
@@ -373,7 +391,8 @@ class _Task(NamedTuple):
 class _Read(NamedTuple):
     """An image in memory."""
 
-    image: NDArray[Any]
+    image: NDArray[Any] | None
+    """As stored, if an output needs it."""
     windows: Windows
     geo: Georeference | None
 
@@ -442,7 +461,7 @@ class _Batch:
         known, most = None, 1
         for number, job in enumerate(self._read_ahead()):
             read = None if job.exception() else job.result()
-            kind = (read.image.shape, read.image.dtype) if isinstance(read, _Read) else None
+            kind = (read.windows.shape, read.windows.dtype) if isinstance(read, _Read) else None
             if group and (kind != known or len(group) >= most):
                 yield group
                 group = {}
@@ -482,6 +501,8 @@ class _Batch:
             return done
         if _is_large(task.image):
             return None
+        if not self.outputs.has_overlay and (reduced := self.predictor.read(task.image)):
+            return _Read(None, reduced, None)
         image, missing = read_with_missing(task.image)
         # with few cores, reducing ahead would slow down the network
         prepare = self.predictor.prepare if _THREADS > 1 else as_windows

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from plainunet.config import BackendName, CardOptions
 from plainunet.formats.colors import IGNORED
+from plainunet.formats.images import read_reduced
 from plainunet.formats.sources import ImageSource
-from plainunet.formats.windows import Windows, as_windows
+from plainunet.formats.windows import ArrayWindows, Windows, as_windows
 from plainunet.network.card import Card
 from plainunet.palette import default_colors
 from plainunet.prediction.backends import ArrayBackend, Backend, Logits, Turn
@@ -127,7 +128,6 @@ class Predictor:
     Attributes:
         card: Its description: input size, classes, threshold, test-time augmentation,
             post-processing.
-        backend: What runs the network: "torch", "onnxruntime" or "openvino".
         device: The device.
         precision: Precision of convolutions.
         memory: Memory that an image may take [bytes], or None.
@@ -174,13 +174,18 @@ class Predictor:
             for each, own in ((network, card), *others)
         ]
         self._backend = backends[0][0]
-        self.backend = self._backend.name
         self.device, self.precision = self._backend.device, self._backend.precision
         self._network, self.card, self.memory = network, card, memory
+        self._may_convert = False
         self._views = [
             View(backend, own, scale, memory) for backend, own in backends for scale in card.scales
         ]
         self.warn_of = InputCheck(card, self._backend.geometry.in_channels).warn_of
+
+    @property
+    def backend(self) -> str:
+        """What runs the network: "torch", "onnxruntime" or "openvino"."""
+        return self._backend.name
 
     @property
     def network(self) -> "UNet":
@@ -212,7 +217,8 @@ class Predictor:
             path: A checkpoint (`best.safetensors`) or a file of `plainunet export` (.onnx, .xml),
                 or several of one kind.
             backend: What runs it: "auto", "torch" (checkpoints), "onnxruntime" (.onnx) or
-                "openvino" (both exported kinds).
+                "openvino" (both exported kinds, and checkpoints with an input size). "auto" is
+                PyTorch for checkpoints; see also `accelerate`.
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16"; an exported file has its own.
             memory: Memory that an image may take [bytes].
@@ -247,7 +253,51 @@ class Predictor:
                 "and chooses the most probable class."
             )
         card = dataclasses.replace(card, **instead)
-        return cls(network, card, others=others, device=device, precision=precision, memory=memory)
+        made = cls(network, card, others=others, device=device, precision=precision, memory=memory)
+        made._may_convert = backend == "auto"
+        if backend == "openvino" and not isinstance(network, ExportedNetwork):
+            made._convert(paths[0])
+        return made
+
+    def _convert(self, path: str | Path) -> None:
+        """Have OpenVINO run the network of a checkpoint."""
+        if self._is_convertible() is False:
+            raise UnusableError(
+                f"{path}: --backend openvino needs one network with a fixed input size on a CPU. "
+                f"Run: plainunet export {path} --to openvino --out model.xml"
+            )
+        from plainunet.prediction.acceleration import convert
+
+        backend: Any = self._backend
+        image = np.zeros((*(self.card.size or ()), backend.geometry.in_channels), np.float32)
+        backend.run_by(convert(backend, image[None]), image[None])
+
+    def _is_convertible(self) -> bool:
+        """Whether OpenVINO could run a checkpoint's network: all inputs have one size."""
+        one = len(self._views) == 1 and self.card.size is not None
+        is_torch = not isinstance(self._network, ExportedNetwork) and str(self.device) == "cpu"
+        return one and is_torch and not self._backend.geometry.valid
+
+    def accelerate(self, image: NDArray[Any], count: int) -> str | None:
+        """Choose what runs a checkpoint's network for many images on a CPU, with `backend="auto"`.
+
+        PyTorch, or OpenVINO if it is installed and faster, and no more than one pixel in a thousand
+        of this image's mask changes; see `acceleration`.
+
+        Args:
+            image: One of the images [H, W, C].
+            count: Number of images.
+
+        Returns:
+            A note for the user, or None.
+        """
+        if not self._may_convert or not self._is_convertible():
+            return None
+        from plainunet.prediction.acceleration import accelerate
+
+        self._may_convert = False
+        batch = np.ascontiguousarray(self.network_input(image).transpose(0, 2, 3, 1))
+        return accelerate(self._backend, batch, count)  # type: ignore[arg-type]
 
     def predict(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """Predict the class of each pixel.
@@ -282,6 +332,35 @@ class Predictor:
         for view in self._views:
             view.prepare(windows)
         return windows
+
+    def read(self, source: ImageSource) -> Windows | None:
+        """Decode an image at a reduced size, if that is faster and the network needs no more.
+
+        Returns its windows, for `mask_bands` and `both_bands`. Masks differ from those of the whole
+        image in fewer than one pixel in a thousand, along borders. None if it has to be read as a
+        whole.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is damaged.
+        """
+
+        def needed(size: tuple[int, int]) -> tuple[int, int]:
+            heights, widths = zip(*(view.size_of(size) for view in self._views), strict=True)
+            return max(heights), max(widths)
+
+        found = read_reduced(source, needed, self._backend.geometry.in_channels)
+        if found is None:
+            return None
+        windows = ArrayWindows(found[0], size=found[1])
+        for view in self._views:
+            view.prepare(windows)
+        return windows
+
+    def network_input(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """The first network's input for an image [H, W, C]: [1, C, h, w], in 0..1 for integers."""
+        values = self._views[0].network_input(as_windows(image))
+        return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
 
     def fits_batch(self, size: tuple[int, int]) -> int:
         """Largest batch of `masks` for images of a height and width [pixels], at least 1."""
@@ -388,10 +467,10 @@ def load_model(
     """
     if path.suffix.lower() in SUFFIXES:
         return load_exported(path, backend, device)
-    if backend not in ("auto", "torch"):
+    if backend == "onnxruntime":
         raise UnusableError(
-            f"{path}: {backend} runs exported files. Run: plainunet export {path} --to "
-            f"{'openvino --out model.xml' if backend == 'openvino' else 'onnx --out model.onnx'}"
+            f"{path}: {backend} runs exported files. Run: plainunet export {path} --to onnx "
+            "--out model.onnx"
         )
     try:
         from plainunet.network.blocks import fold_batch_normalisation

@@ -100,6 +100,7 @@ def write_record(out: Path, predictor: Predictor) -> None:
             "min_object": card.min_object,
             "fill_holes": card.fill_holes,
             "digest": digest,
+            "backend": predictor.backend,
             **({"videos": videos} if videos else {}),
         },
     )

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from plainunet.network import device as devices
 from plainunet.network.unet import UNet
-from plainunet.prediction.backends import Geometry, Turn
+from plainunet.prediction.backends import Geometry, Turn, choose_classes, enlarge_array
+from plainunet.prediction.exported import Run
 
 
 class TorchBackend:
@@ -33,6 +34,16 @@ class TorchBackend:
         self.network = devices.to_device(network, self.device)
         self.geometry = Geometry.of(network.architecture)
         self._turns = turns
+        self._other: tuple[tuple[int, ...], Run] | None = None
+
+    def run_by(self, other: Run | None, images: NDArray[np.float32]) -> None:
+        """Have another library run the network for inputs as large as `images` [N, H, W, C].
+
+        None is PyTorch again. The network is on the CPU and no longer trained.
+        """
+        count, height, width, channels = images.shape
+        self._other = other and ((count, channels, height, width), other)
+        self.name = "openvino" if other else "torch"
 
     @torch.inference_mode()
     def run(self, images: NDArray[np.float32]) -> Tensor:
@@ -42,10 +53,16 @@ class TorchBackend:
             return log_mean((self._logits(batch, turn) for turn in self._turns), dim=1)
 
     def _logits(self, batch: Tensor, turn: Turn) -> Tensor:
-        logits: Tensor = self.network(turn_images(batch, turn)).float()
+        logits = self._run(turn_images(batch, turn))
         if self.geometry.logit_channels == 1:
             logits = logits[:, 1:] - logits[:, :1]
         return turn_back(logits, turn)
+
+    def _run(self, batch: Tensor) -> Tensor:
+        if self._other and batch.shape == self._other[0]:
+            return torch.from_numpy(self._other[1](batch.contiguous().numpy()))
+        logits: Tensor = self.network(batch).float()
+        return logits
 
     def zeros(self, height: int, width: int) -> Tensor:
         """Logits [K, height, width] of zeros."""
@@ -67,6 +84,8 @@ class TorchBackend:
         width: int,
     ) -> Tensor:
         """Interpolate bilinearly; `fractions` [n] are the weights of the second of two rows."""
+        if self.device.type == "cpu":
+            return torch.from_numpy(enlarge_array(logits.numpy(), rows, fractions, width))
         upper, lower = (logits[:, torch.from_numpy(each)] for each in rows)
         mixed = torch.lerp(upper, lower, self.move(fractions)[:, None])
         size = (mixed.shape[1], width)
@@ -82,6 +101,8 @@ class TorchBackend:
 
     def classes(self, logits: Tensor, threshold: float) -> NDArray[np.uint8]:
         """Class ids [n, W]; of two classes, the threshold applies to the second."""
+        if self.device.type == "cpu":
+            return choose_classes(logits.numpy(), threshold)
         if len(logits) > 1:
             ids = logits.argmax(dim=0)
         else:  # the sigmoid is monotonic, so its argument is compared

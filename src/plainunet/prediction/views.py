@@ -56,11 +56,12 @@ class View:
 
     def prepare(self, image: ArrayWindows) -> None:
         """Reduce an image ahead of `bands`; the result is cached in the image."""
-        size = self._size_of(image.shape[:2])
+        size = self.size_of(image.shape[:2])
         if size != image.shape[:2] and image.shape[2] == self.backend.geometry.in_channels:
             reduce_once(image, size)
 
-    def _size_of(self, own: tuple[int, int]) -> tuple[int, int]:
+    def size_of(self, own: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of a reduced image, without padding."""
         return fit_size(own, self.box) if self.box else reduce_size(own, self.factor)
 
     def bands(self, image: Windows, first: int = 0) -> Iterator[Logits]:
@@ -87,13 +88,18 @@ class View:
             for own, each, image in zip(logits, reduced, images, strict=True)
         ]
 
+    def network_input(self, image: Windows) -> NDArray[np.float32]:
+        """The network's input for an image, [H, W, C] with its padding."""
+        reduced = self._reduce(image)
+        return reduced.read(0, 0, *reduced.size)
+
     def fits_batch(self, size: tuple[int, int]) -> int:
         """Batch size for images of a height and width [pixels].
 
         It is 1 for large images, which gain nothing from batches, and for valid convolutions,
         which use tiles.
         """
-        height, width = self._input_size(self._size_of(size))
+        height, width = self._input_size(self.size_of(size))
         values = min(self.values, _BATCH) // self.backend.geometry.base_channels
         return 1 if self.backend.geometry.valid else max(1, values // (height * width))
 
@@ -104,7 +110,7 @@ class View:
         return max(size[0], least[0]), max(size[1], least[1])
 
     def _reduce(self, image: Windows) -> "ReducedImage":
-        size = self._size_of(image.shape[:2])
+        size = self.size_of(image.shape[:2])
         image = as_channels(image, self.backend.geometry.in_channels)
         return ReducedImage(image, size, self._input_size(size))
 
@@ -177,7 +183,7 @@ class ReducedImage:
 def reduce_once(image: ArrayWindows, size: tuple[int, int]) -> NDArray[np.uint8 | np.float32]:
     """Resize an image, as uint8 or after `to_unit`; the result is cached in the image."""
     if size not in image.reduced:
-        values = image.read(0, 0, *image.shape[:2])
+        values = image.decoded
         image.reduced[size] = resize(values if values.dtype == np.uint8 else to_unit(values), size)
     return image.reduced[size]
 
