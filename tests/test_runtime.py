@@ -1,0 +1,229 @@
+"""plainunet-runtime: the same command without PyTorch, and what it leaves out."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import plainunet
+
+from .folders import save
+from .models import make_card, make_network
+
+CHECKOUT = Path(__file__).parents[1]
+RUNTIME = CHECKOUT / "runtime"
+ABSENT = ("albumentations", "jinja2", "matplotlib", "safetensors", "scipy", "torch")
+LARGEST, LONGEST = 400, 2.0
+"""Installed size [MB] and time to the first mask [s] that the runtime is meant to stay below."""
+BLOCK = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {ABSENT}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name.split(".")[0])
+sys.meta_path.insert(0, Absent())
+"""
+"""Python that behaves as if these libraries were not installed."""
+needs_onnx = pytest.mark.skipif(
+    not all(map(find_spec, ("onnx", "onnxruntime", "onnxscript"))),
+    reason="onnx, onnxruntime or onnxscript is not installed",
+)
+
+
+def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-c", BLOCK + code, *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return run_python("from plainunet.__main__ import main\nmain()", *arguments)
+
+
+def project(folder: Path) -> dict[str, Any]:
+    with (folder / "pyproject.toml").open("rb") as file:
+        found: dict[str, Any] = tomllib.load(file)["project"]
+    return found
+
+
+def test_the_runtime_is_the_same_release_with_fewer_dependencies() -> None:
+    whole, runtime = project(CHECKOUT), project(RUNTIME)
+    assert (RUNTIME / "LICENSE").read_bytes() == (CHECKOUT / "LICENSE").read_bytes()
+    for key in ("license", "requires-python", "classifiers", "scripts", "authors"):
+        assert runtime[key] == whole[key], key
+    own = {"onnx", "onnxruntime"}
+    shared = [each for each in runtime["dependencies"] if re.split("[<>=]", each)[0] not in own]
+    assert set(shared) <= set(whole["dependencies"])
+    left_out = {re.split("[<>=]", each)[0] for each in set(whole["dependencies"]) - set(shared)}
+    assert left_out == set(ABSENT)
+
+
+def test_what_predicts_loads_without_pytorch() -> None:
+    code = """
+import importlib, pkgutil, plainunet
+for module in pkgutil.walk_packages(plainunet.__path__, "plainunet."):
+    try:
+        module.name.endswith("__main__") or importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        print(module.name, error.name)
+"""
+    done = run_python(code)
+    assert done.stderr == ""
+    failed = dict(line.split() for line in done.stdout.splitlines())
+    assert set(failed.values()) <= set(ABSENT)
+    packages = ("formats", "doctor", "prediction", "terminal", "cli", "config", "settings")
+    loaded_by_predict = [name for name in failed if name.split(".")[1] in packages]
+    assert loaded_by_predict == ["plainunet.prediction.torch_backend"]
+
+
+@pytest.mark.parametrize("flags", [["--version"], ["--help"], ["predict", "--help"]])
+def test_help_and_version_need_no_pytorch(flags: list[str]) -> None:
+    done = run_command(*flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert plainunet.__version__ in done.stdout or "plainunet" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "DATA", "--out", "OUT"],
+        ["evaluate", "model.onnx", "DATA"],
+        ["compare", "a.onnx", "b.onnx", "DATA"],
+        ["model"],
+        ["demo", "--out", "OUT/demo"],
+        ["import", "weights.pth", "--out", "OUT.safetensors"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_other_commands_say_what_to_install(words: list[str], small_data: Path) -> None:
+    names = {"DATA": small_data, "OUT": small_data / "out", "OUT/demo": small_data / "demo"}
+    done = run_command(*(names.get(word, word) for word in words))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "plainunet-runtime" in line
+
+
+def test_a_checkpoint_says_what_to_install(tmp_path: Path) -> None:
+    from plainunet.network.checkpoint import save_checkpoint
+
+    save_checkpoint(tmp_path / "best.safetensors", make_network(), make_card())
+    image = save(tmp_path / "image.png", np.zeros((40, 40, 3), np.uint8))
+    done = run_command("predict", tmp_path / "best.safetensors", image, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "plainunet-runtime" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_both_distributions_in_one_environment_are_reported(tmp_path: Path) -> None:
+    for name in ("plainunet", "plainunet_runtime"):
+        info = tmp_path / f"{name}-{plainunet.__version__}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.4\nName: {name}\nVersion: {plainunet.__version__}\n"
+        )
+    path = os.pathsep.join([str(tmp_path), str(CHECKOUT / "src")])
+    done = subprocess.run(
+        [sys.executable, "-m", "plainunet", "--version"],
+        **{"env": {**os.environ, "PYTHONPATH": path}, "capture_output": True},
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == plainunet.__version__
+    assert done.stderr.startswith("warning: ")
+    assert "plainunet-runtime" in done.stderr
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Iterator[Path]:
+    """A checkpoint, the same model as .onnx, and images beside."""
+    from plainunet.network.checkpoint import save_checkpoint
+
+    from .onnx_files import export
+
+    save_checkpoint(tmp_path / "best.safetensors", make_network(), make_card(size=(48, 64)))
+    random = np.random.default_rng(0)
+    for number, (height, width) in enumerate([(48, 64), (101, 133), (300, 400)]):
+        noise = random.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
+        smooth = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+        save(tmp_path / "images" / f"{number}.png", np.asarray(smooth))
+    export(tmp_path / "best.safetensors", tmp_path / "model.onnx")
+    yield tmp_path
+
+
+def share_of_different_pixels(model: Path, masks: Path) -> float:
+    """Compare the masks of a folder with those of the checkpoint."""
+    from plainunet import Predictor
+
+    predictor = Predictor.load(model / "best.safetensors", device="cpu", precision="fp32")
+    different = total = 0
+    for image in sorted((model / "images").iterdir()):
+        expected = predictor.predict(np.asarray(Image.open(image)))
+        found = np.asarray(Image.open(masks / image.name))
+        assert len(np.unique(expected)) > 1
+        different, total = different + int((found != expected).sum()), total + expected.size
+    return different / total
+
+
+@needs_onnx
+@pytest.mark.filterwarnings("ignore")
+def test_predicts_without_pytorch(model: Path) -> None:
+    done = run_command("predict", model / "model.onnx", model / "images", "--out", model / "masks")
+    assert done.returncode == 0, done.stderr
+    assert share_of_different_pixels(model, model / "masks") < 0.001
+
+
+def installed_megabytes(environment: Path) -> float:
+    """Size of the packages of a virtual environment [MB], without pip and compiled Python."""
+    (packages,) = environment.glob("lib/python*/site-packages")
+    left_out = ("pip", "setuptools", "__pycache__")
+    files = [
+        path
+        for path in packages.rglob("*")
+        if path.is_file()
+        and not path.relative_to(packages).parts[0].startswith(left_out)
+        and "__pycache__" not in path.parts
+    ]
+    return sum(path.stat().st_size for path in files) / 1e6
+
+
+@pytest.mark.slow
+@needs_onnx
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore")
+def test_a_real_environment_without_pytorch_predicts(model: Path) -> None:
+    environment, masks = model / "venv", model / "masks"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    pip = [environment / "bin" / "python", "-m", "pip"]
+    subprocess.run([*pip, "install", "--quiet", RUNTIME], check=True)
+    listed = subprocess.check_output([*pip, "list", "--format", "freeze"], text=True).lower()
+    names = {line.partition("==")[0] for line in listed.splitlines()}
+    assert not names & {*ABSENT, "plainunet"}
+    assert "plainunet-runtime" in names
+    assert installed_megabytes(environment) < LARGEST
+    variables = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+
+    def command(*words: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [environment / "bin" / "plainunet", *map(str, words)],
+            **{"cwd": model, "env": variables, "capture_output": True, "text": True},
+            check=False,
+        )
+
+    done = command("predict", "model.onnx", "images", "--out", masks)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert share_of_different_pixels(model, masks) < 0.001
+    begun = time.monotonic()
+    assert command("predict", "model.onnx", "images/0.png", "--out", "one").returncode == 0
+    print(f"{installed_megabytes(environment):.0f} MB, {time.monotonic() - begun:.2f} s to a mask")
+    assert command("predict", "best.safetensors", "images", "--out", "other").returncode == 2
+    assert command("train", "images", "--out", "run").returncode == 2
