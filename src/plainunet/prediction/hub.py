@@ -1,17 +1,15 @@
 """Models as folders and as repositories of the Hugging Face Hub: the model, and its model card."""
 
-import dataclasses
 import json
 import shutil
 import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plainunet.files import write_whole
 from plainunet.network.card import Card
 from plainunet.page import count, interval, render, score
-from plainunet.prediction.exported import UnusableError, need
+from plainunet.prediction.exported import need
 
 if TYPE_CHECKING:
     from plainunet.prediction.predictor import Predictor
@@ -158,7 +156,9 @@ def _score_rows(card: Card) -> list[tuple[str, str, str]]:
         wanted[f"{metric}, mean of foreground classes"] = (metric, "mean_foreground")
     for name in card.class_names:
         wanted[f"dice, {name.replace('|', '/')}"] = ("dice", "per_class", name)
-    return [(name, show("pooled", *keys), show("per_image", *keys)) for name, keys in wanted.items()]
+    return [
+        (name, show("pooled", *keys), show("per_image", *keys)) for name, keys in wanted.items()
+    ]
 
 
 def _header(card: Card, about: About) -> str:
