@@ -1,21 +1,24 @@
 """Models as folders and as repositories of the Hugging Face Hub: the model, and its model card."""
 
+import dataclasses
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plainunet.files import write_whole
 from plainunet.network.card import Card
 from plainunet.page import count, interval, render, score
-from plainunet.prediction.exported import need
+from plainunet.prediction.exported import SUFFIXES, load_exported, need
+from plainunet.system import shorten
 
 if TYPE_CHECKING:
     from plainunet.prediction.predictor import Predictor
 
-NAMES = {".safetensors": "model.safetensors", ".onnx": "model.onnx"}
-"""Name of the model in a folder, by the suffix of its file."""
+CHECKPOINT, ONNX = NAMES = ("model.safetensors", "model.onnx")
+"""Names of the model in a folder."""
 README = "README.md"
 _MARK = "<!-- model card written by plainunet -->"
 _METRICS = ("dice", "iou", "precision", "recall")
@@ -61,63 +64,70 @@ def save_model(predictor: "Predictor", folder: Path, about: About) -> None:
     """
     readme = folder / README
     is_own = readme.is_file() and _MARK in readme.read_text(encoding="utf-8", errors="replace")
-    taken = [folder / name for name in (*NAMES.values(), README) if (folder / name).exists()]
+    taken = [folder / name for name in (*NAMES, README) if (folder / name).exists()]
     if taken and not is_own:
         raise ValueError(
             f"{taken[0]}: exists, and was not written by save_pretrained. Choose another folder."
         )
     if about.example and not about.example.is_file():
         raise FileNotFoundError(f"{about.example}: no such image.")
-    name = _write_model(predictor, folder)
-    for other in {*NAMES.values()} - {name}:
+    name, card = _write_model(predictor, folder)
+    for other in {*NAMES} - {name}:
         (folder / other).unlink(missing_ok=True)
     shown = f"example{about.example.suffix.lower()}" if about.example else ""
     if about.example:
         with write_whole(folder / shown) as file:
             shutil.copyfile(about.example, file)
+    text = write_card(card, predictor.architecture, about, shown)
     with write_whole(readme) as file:
-        file.write_text(write_card(predictor, about, shown), encoding="utf-8", newline="\n")
+        file.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _write_model(predictor: "Predictor", folder: Path) -> str:
-    """Write the model's file; returns its name."""
-    source = predictor.source
-    if len(predictor.ensemble) > 1:
+def _write_model(predictor: "Predictor", folder: Path) -> tuple[str, Card]:
+    """Write the model's file; returns its name and its card."""
+    card = predictor.card
+    if predictor.is_ensemble:
         raise ValueError("an ensemble has several files. Save each of its models on its own.")
-    if source is not None and ModelFile.of(source.path) != source:
+    if not predictor.sources:
+        from plainunet.network.checkpoint import save_checkpoint
+
+        save_checkpoint(folder / CHECKPOINT, predictor.network, card)
+        return CHECKPOINT, card
+    (source,) = predictor.sources
+    if ModelFile.of(source.path) != source:
         raise ValueError(f"{source.path}: has changed since it was loaded. Load it again.")
-    if source is None or source.path.suffix.lower() == ".safetensors":
+    if source.path.suffix.lower() not in SUFFIXES:
         from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 
-        # that in memory cannot be trained further: its batch normalisation is folded
-        network = predictor.network if source is None else load_checkpoint(source.path)[0]
-        save_checkpoint(folder / NAMES[".safetensors"], network, predictor.card)
-        return NAMES[".safetensors"]
-    if source.path.suffix.lower() not in NAMES:
-        raise ValueError(f"{source.path}: cannot be saved. Use the checkpoint or an .onnx file.")
-    from plainunet.prediction.exported import load_exported
-
-    if load_exported(source.path)[1] != predictor.card:
+        # read again: batch normalisation was folded when it was loaded
+        network, stored = load_checkpoint(source.path)
+        if card != stored:  # loaded with another threshold, for instance
+            card = dataclasses.replace(card, scores={})
+        save_checkpoint(folder / CHECKPOINT, network, card)
+        return CHECKPOINT, card
+    if source.path.suffix.lower() != ".onnx":
+        raise ValueError(f"{source.path}: save the checkpoint or the .onnx file instead.")
+    if load_exported(source.path)[1] != card:
         raise ValueError(
-            f"{source.path}: was loaded with other settings, which an .onnx file cannot hold. "
-            "Load it without, or save the checkpoint."
+            f"{source.path}: was loaded with other settings, which an exported file cannot hold. "
+            "Save the checkpoint instead."
         )
-    with write_whole(folder / NAMES[".onnx"]) as file:
+    with write_whole(folder / ONNX) as file:
         shutil.copyfile(source.path, file)
-    return NAMES[".onnx"]
+    return ONNX, card
 
 
-def write_card(predictor: "Predictor", about: About, example: str = "") -> str:
+def write_card(card: Card, architecture: Mapping[str, Any], about: About, example: str = "") -> str:
     """Write the model card as Markdown: data, scores with intervals and protocol, limits, licence.
 
     Its header is YAML as the Hub reads it. `example` is the name of an image beside it.
     """
-    card, architecture = predictor.card, predictor.architecture
     intervals = card.scores.get("intervals", {})
-    size = f"{card.size[0]} x {card.size[1]}" if card.size else "the image's own size"
     areas = [count(area) for area in card.training.get("areas") or ()]
+    cleaning = [f"objects below {card.min_object} pixels removed"] if card.min_object > 1 else []
+    cleaning += [f"holes up to {card.fill_holes} pixels filled"] if card.fill_holes else []
     content = {
-        "title": about.title,
+        "title": " ".join(about.title.split()),
         "mark": _MARK,
         "card": card,
         "example": example,
@@ -125,8 +135,11 @@ def write_card(predictor: "Predictor", about: About, example: str = "") -> str:
         "license": about.license,
         "classes": ", ".join(card.class_names).replace("|", "/"),
         "channels": f"{architecture['in_channels']} channels",
-        "input": f"scaled to fit in {size}" if card.size else f"scaled by {card.factor:g}",
+        "input": "scaled to fit in {} x {}".format(*card.size)
+        if card.size
+        else f"scaled by {card.factor:g}",
         "network": f"{architecture['base_channels']} base channels, depth {architecture['depth']}",
+        "cleaning": ", ".join(cleaning) or "none",
         "threshold": card.threshold if len(card.class_names) == 2 else "none (arg-max)",
         "amounts": card.training.get("pictures", {}),
         "areas": f"{' to '.join(dict.fromkeys(areas))} pixels" if areas else "unknown",
@@ -151,7 +164,7 @@ def _score_rows(card: Card) -> list[tuple[str, str, str]]:
         shown = interval(bounds if isinstance(bounds, list | tuple) else None)
         return score(value) + (f" ({shown})" if shown else "")
 
-    wanted = {"accuracy": ("accuracy",)}
+    wanted: dict[str, tuple[str, ...]] = {"accuracy": ("accuracy",)}
     for metric in _METRICS:
         wanted[f"{metric}, mean of foreground classes"] = (metric, "mean_foreground")
     for name in card.class_names:
@@ -192,17 +205,17 @@ def find_model(name: str | Path, revision: str | None, token: str | None) -> Pat
     """
     folder = Path(name)
     if folder.is_dir():
-        for each in NAMES.values():
+        for each in NAMES:
             if (folder / each).is_file():
                 return folder / each
-        raise FileNotFoundError(f"{folder}: has no {' or '.join(NAMES.values())}.")
+        raise FileNotFoundError(f"{folder}: has no {' or '.join(NAMES)}.")
     if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"{name}: neither a folder, nor the name of a repository of the Hugging Face Hub "
             "(OWNER/NAME). To load a file, use Predictor.load."
         )
     hub = need("huggingface_hub")
-    for each in NAMES.values():
+    for each in NAMES:
         try:
             return Path(hub.hf_hub_download(str(name), each, revision=revision, token=token))
         except hub.errors.LocalEntryNotFoundError as error:
@@ -212,9 +225,9 @@ def find_model(name: str | Path, revision: str | None, token: str | None) -> Pat
             ) from error
         except hub.errors.EntryNotFoundError:
             continue
-        except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError) as error:
-            raise _as_file_error(str(name), error) from error
-    raise FileNotFoundError(f"{name}: has no {' or '.join(NAMES.values())}.")
+        except Exception as error:  # of the Hub, of HTTP, or of the connection
+            raise _as_os_error(str(name), error) from error
+    raise FileNotFoundError(f"{name}: has no {' or '.join(NAMES)}.")
 
 
 def push_model(predictor: "Predictor", about: About, private: bool, token: str | None) -> str:
@@ -239,15 +252,16 @@ def push_model(predictor: "Predictor", about: About, private: bool, token: str |
                 folder_path=folder,
                 commit_message=f"{about.title}, trained with plainunet",
             )
-        except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError) as error:
-            raise _as_file_error(about.repository, error) from error
+        except Exception as error:  # of the Hub, of HTTP, or of the connection
+            raise _as_os_error(about.repository, error) from error
     return str(commit.commit_url)
 
 
-def _as_file_error(name: str, error: Exception) -> OSError:
-    """One sentence for an error of the Hub."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return FileNotFoundError(
-        f"{name}: the Hugging Face Hub refuses it ({first}). Check the name, and log in with: hf "
-        "auth login"
+def _as_os_error(name: str, error: Exception) -> OSError:
+    """Describe an error of the Hub in one sentence."""
+    lines = str(error).strip().splitlines()
+    reason = shorten(lines[0] if lines else type(error).__name__, 200)
+    return OSError(
+        f"{name}: the Hugging Face Hub failed ({reason}). Check the name and the connection, and "
+        "log in with: hf auth login"
     )
