@@ -13,19 +13,19 @@ WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY runtime runtime
 COPY src src
-RUN python -m venv /opt/plainunet
-RUN if [ "$TORCH" = cpu ]; then \
+RUN python -m venv /opt/plainunet && \
+    if [ "$TORCH" = none ]; then package=./runtime; else package=.; fi && \
+    if [ "$TORCH" = cpu ]; then \
       /opt/plainunet/bin/pip install --no-cache-dir -c constraints.txt \
         ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch; \
-    fi
-RUN if [ "$TORCH" = none ]; then package=./runtime; else package=.; fi && \
-    /opt/plainunet/bin/pip install --no-cache-dir -c constraints.txt "$package[serve]"
+    fi && \
+    /opt/plainunet/bin/pip install --no-cache-dir -c constraints.txt "${package}[serve]"
 
 FROM python:${PYTHON}-slim
 RUN useradd --uid 10001 --create-home plainunet
 COPY --from=build /opt/plainunet /opt/plainunet
 ENV PATH=/opt/plainunet/bin:$PATH PYTHONUNBUFFERED=1
-USER plainunet
+USER 10001
 WORKDIR /home/plainunet
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
