@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import plainunet
+
 yaml = pytest.importorskip("yaml")
 
 CHECKOUT = Path(__file__).parents[1]
@@ -81,30 +83,69 @@ def test_compose_listens_on_this_machine_only() -> None:
     assert json.loads(last("CMD"))[1].startswith(folder)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_steps_of_the_container_install_the_command(tmp_path: Path) -> None:
-    """Everything of the build stage, in a clean folder instead of a clean machine."""
-    environment = str(tmp_path / "opt")
-    source = tmp_path / "source"
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The virtual environment that the build stage makes without PyTorch, in a clean folder."""
+    folder = tmp_path_factory.mktemp("container")
+    environment, source = folder / "opt", folder / "source"
     source.mkdir()
-    variables = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TORCH": "none"}
-    variables["HOME"] = str(tmp_path)
-    for name in ("PIP_CONSTRAINT", "PIP_CONFIG_FILE"):
-        variables |= {name: os.environ[name]} if name in os.environ else {}
-    for instruction, text in instructions()[: [name for name, _ in instructions()].index("USER")]:
+    kept = ("PIP_CONFIG_FILE", "PIP_CONSTRAINT", "PIP_FIND_LINKS", "PIP_INDEX_URL")
+    variables = {name: os.environ[name] for name in kept if name in os.environ}
+    variables |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    variables |= {"HOME": str(folder), "TORCH": "none"}
+    stage = instructions()[: [name for name, _ in instructions()].index("USER")]
+    for instruction, text in stage:
         if instruction == "COPY" and "--from" not in text:
-            *names, _ = text.split()
-            for name in names:
+            for name in text.split()[:-1]:
                 if (CHECKOUT / name).is_dir():
                     shutil.copytree(CHECKOUT / name, source / name)
                 else:
                     shutil.copy(CHECKOUT / name, source / name)
         if instruction == "RUN" and "useradd" not in text:
-            words = ["sh", "-ec", text.replace("/opt/plainunet", environment)]
-            done = subprocess.run(
-                words, **{"cwd": source, "env": variables, "capture_output": True}, check=False
-            )
-            assert done.returncode == 0, done.stderr.decode()
-    words = [f"{environment}/bin/plainunet", "--version"]
-    assert subprocess.run(words, env=variables, check=True, capture_output=True).stdout
+            words = ["sh", "-ec", text.replace("/opt/plainunet", str(environment))]
+            given: dict[str, Any] = {"cwd": source, "env": variables, "text": True}
+            done = subprocess.run(words, **given, capture_output=True, check=False)
+            assert done.returncode == 0, done.stderr
+    return environment
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_steps_of_the_container_install_the_command(built: Path) -> None:
+    words = [built / "bin" / "plainunet", "--version"]
+    out = subprocess.check_output(words, env={"HOME": str(built)}, text=True)
+    assert out.strip() == plainunet.__version__
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore")
+def test_the_container_serves_and_its_health_check_passes(built: Path, tmp_path: Path) -> None:
+    pytest.importorskip("plainunet.deployment.server")
+    pytest.importorskip("onnxscript")
+    from plainunet.network.checkpoint import save_checkpoint
+
+    from .models import make_card, make_network
+    from .onnx_files import export
+
+    save_checkpoint(tmp_path / "best.safetensors", make_network(), make_card(size=(48, 64)))
+    model = export(tmp_path / "best.safetensors", tmp_path / "model.onnx")
+    instead = {"/model/best.safetensors": str(model), "0.0.0.0": "127.0.0.1"}
+    words = [instead.get(word, word) for word in json.loads(last("CMD"))]
+    command = [built / "bin" / "plainunet", *words, "--port", "0"]
+    variables = {"HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().split()[-1]
+            _, _, code = json.loads(last("HEALTHCHECK").partition("CMD ")[2])
+            check = code.replace("http://127.0.0.1:8000", url)
+            # a container's health check is repeated while it starts
+            for _ in range(50):
+                words = [str(built / "bin" / "python"), "-c", check]
+                done = subprocess.run(words, env=variables, capture_output=True, check=False)
+                if done.returncode == 0:
+                    break
+            assert done.returncode == 0, done.stderr
+        finally:
+            server.terminate()

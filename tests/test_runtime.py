@@ -87,6 +87,9 @@ def test_the_runtime_is_the_same_release_with_fewer_dependencies() -> None:
     assert set(shared) <= set(whole["dependencies"])
     left_out = {re.split("[<>=]", each)[0] for each in set(whole["dependencies"]) - set(shared)}
     assert left_out == set(ABSENT)
+    extras = whole["optional-dependencies"]
+    for name, listed in runtime["optional-dependencies"].items():
+        assert listed == extras.get(name, listed), name
 
 
 def test_what_predicts_loads_without_pytorch() -> None:
