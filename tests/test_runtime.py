@@ -139,11 +139,11 @@ def test_commands_that_need_pytorch_say_what_to_install(small_data: Path, tmp_pa
     assert not list(out.glob("*.*"))
 
 
-def test_check_needs_no_pytorch(small_data: Path) -> None:
-    ((code, out, errors),) = run_commands(["check", small_data])
-    assert code < 2
-    assert "pairs" in out
-    assert errors == ""
+def test_check_and_fix_need_no_pytorch(small_data: Path) -> None:
+    for code, out, errors in run_commands(["check", small_data], ["fix", small_data]):
+        assert code < 2
+        assert out
+        assert errors == ""
 
 
 def test_both_distributions_in_one_environment_are_reported(tmp_path: Path) -> None:
