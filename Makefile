@@ -9,7 +9,7 @@ DOCS_READY := .venv/docs-ready
 TEST := $(BIN)/pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench docs clean browser
+.PHONY: help demo test test-slow check format bench docs dist clean browser
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -46,6 +46,14 @@ bench: $(READY)  ## time a training step, side by side
 docs: $(DOCS_READY)  ## build the documentation into site/, strictly
 	$(BIN)/python docs/reference.py
 	$(BIN)/zensical build --clean --strict
+
+dist: $(READY)  ## build wheels and sdist into dist/; VERSION=1.2.3: only if that is the version
+	@test -z "$(VERSION)" || test "$(VERSION)" = "$$($(BIN)/plainunet --version)" || { \
+	  echo "$(VERSION) is not the version in src/plainunet/__init__.py, which is $$($(BIN)/plainunet --version)" >&2; \
+	  exit 1; }
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist/plainunet .
+	$(BIN)/python -m build --wheel --outdir dist/plainunet-runtime runtime
 
 clean:  ## remove the environment and everything built
 	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site

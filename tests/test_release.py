@@ -8,6 +8,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,45 @@ def test_sdist_can_be_tested_and_holds_nothing_ignored(built: Path) -> None:
     assert {"LICENSE", "Makefile", "README.md", "constraints.txt", "tests/conftest.py"} <= inside
     tracked = {path.relative_to(CHECKOUT).as_posix() for path in tracked_files()}
     assert inside - tracked == {"PKG-INFO"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_wheel_and_sdist_run_the_demo_in_a_clean_environment(built: Path, tmp_path: Path) -> None:
+    variables = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
+    variables["PLAINUNET_CACHE"] = str(tmp_path / "cache")
+    environment = tmp_path / "venv"
+
+    def run(*words: object) -> str:
+        command = [environment / "bin" / "python", *map(str, words)]
+        given: dict[str, Any] = {"cwd": tmp_path, "env": variables, "text": True}
+        done = subprocess.run(command, **given, capture_output=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout
+
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    install = ("-m", "pip", "install", "--quiet", "-c", CHECKOUT / "constraints.txt")
+    run(*install, next(built.glob("*.whl")))
+    assert run("-m", "plainunet", "--version").strip() == plainunet.__version__
+    run("-m", "plainunet", "demo")
+    masks = tmp_path / "demo" / "masks"
+    assert len(list(masks.glob("*.png"))) > 10
+    run("-m", "pip", "uninstall", "--quiet", "--yes", "plainunet")
+    run(*install, "--no-deps", next(built.glob("*.tar.gz")))
+    words = ("demo/run/best.safetensors", "demo/data/images/val", "--out", "again")
+    run("-m", "plainunet", "predict", *words)
+    for mask in masks.glob("*.png"):
+        assert (tmp_path / "again" / mask.name).read_bytes() == mask.read_bytes()
+
+
+def test_version_stands_in_one_place() -> None:
+    """Both distributions take it from the package; the citation repeats it."""
+    for project, path in (("", "src"), ("runtime", "../src")):
+        text = (CHECKOUT / project / "pyproject.toml").read_text(encoding="utf-8")
+        assert f'path = "{path}/plainunet/__init__.py"' in text
+        assert 'dynamic = ["version"]' in text
+    citation = (CHECKOUT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {plainunet.__version__}\n" in citation
 
 
 def test_no_file_names_a_machine() -> None:

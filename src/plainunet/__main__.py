@@ -56,6 +56,8 @@ _ARGUMENTS = ["data", "data-dir", "data-path", "dataset", "images", "input", "ro
 _CHECKPOINTS = ["weights", "model", "checkpoint", "ckpt", "model-path", "weights-path"]
 """Flags of other tools for what are arguments here, without a flag."""
 _SIDES = ("--size", "--patch")
+_FOR_TRAINING = {"albumentations", "jinja2", "matplotlib", "safetensors", "scipy", "torch"}
+"""Libraries that plainunet needs and plainunet-runtime, which only predicts, does not."""
 _ALIKE = 0.75
 """Least similarity (0..1) of an unknown flag and the one that is proposed instead."""
 
@@ -164,6 +166,12 @@ def _run() -> int:
     from plainunet.system import first_line, is_out_of_memory
 
     warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
+    if _has_both_distributions():
+        _complain(
+            "plainunet and plainunet-runtime are both installed and overwrite each other's files. "
+            "Run: pip uninstall plainunet plainunet-runtime, then install one of them.",
+            "warning",
+        )
     try:
         tokens = _each_once(_with_own_names(_verbosity(sys.argv[1:])))
         # "-" as a path would be taken for a flag
@@ -183,6 +191,12 @@ def _run() -> int:
     except Exception as error:
         if interrupt := _find_interrupt(error):
             return _interrupted(interrupt)
+        if isinstance(error, ModuleNotFoundError) and error.name in _FOR_TRAINING:
+            _complain(
+                f"this command needs {error.name}, which is not installed. plainunet-runtime only "
+                "predicts with exported models (.onnx); install plainunet in its place."
+            )
+            return 2
         fixable = isinstance(error, ValueError | FloatingPointError) and _is_deliberate(error)
         if fixable or isinstance(error, OSError):  # such as a full disk
             _complain(_describe(error))
@@ -196,6 +210,16 @@ def _run() -> int:
         traceback.print_exc()
         _complain("this is a bug in plainunet; please report the lines above.")
         return 70
+
+
+def _has_both_distributions() -> bool:
+    """Whether the runtime was installed over plainunet, or the other way round."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        return bool(distribution("plainunet-runtime") and distribution("plainunet"))
+    except PackageNotFoundError:
+        return False
 
 
 def _usage(verb: str, function: Callable[..., object] | None) -> str:

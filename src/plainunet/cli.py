@@ -595,6 +595,31 @@ def cache(*, clear: Flag = False) -> int:
     return 0
 
 
+@app.command(name="--install-completion")
+def install_completion(*, shell: Literal["bash", "zsh", "fish", "powershell"] | None = None) -> int:
+    """Install completion of commands and flags in your shell.
+
+    Writes the completions into your home folder, and for bash, zsh and PowerShell a line into the
+    shell's start-up file.
+
+    Parameters
+    ----------
+    shell
+        The shell. Default: the one that is running.
+    """
+    from cyclopts.completion.detect import ShellDetectionError, detect_shell
+
+    try:
+        shell = shell or detect_shell()
+    except ShellDetectionError:
+        raise ValueError(
+            "the shell is not known. Run: plainunet --install-completion --shell bash (or zsh, "
+            "fish, powershell)."
+        ) from None
+    _print(f"written: {app.install_completion(shell=shell)}\nOpen a new {shell} to use it.")
+    return 0
+
+
 DEMO_SETTINGS: dict[str, Any] = {
     "size": (96, 128),
     "epochs": 24,

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
@@ -28,6 +28,7 @@ from plainunet.prediction.exported import (
     UnusableError,
     load_exported,
 )
+from plainunet.prediction.hub import About, ModelFile, find_model, push_model, save_model
 from plainunet.prediction.objects import fill_holes, remove_small
 from plainunet.prediction.oom import in_smaller_parts
 from plainunet.prediction.views import TTA, View, aligned_bands
@@ -131,6 +132,9 @@ class Predictor:
         device: The device.
         precision: Precision of convolutions.
         memory: Memory that an image may take [bytes], or None.
+        architecture: The arguments of the (first) network's `UNet`.
+        sources: The files that it was loaded from.
+        is_ensemble: Whether it has several networks.
     """
 
     def __init__(
@@ -177,6 +181,8 @@ class Predictor:
         self.device, self.precision = self._backend.device, self._backend.precision
         self._network, self.card, self.memory = network, card, memory
         self._may_convert = False
+        self.architecture: Mapping[str, Any] = network.architecture
+        self.is_ensemble, self.sources = bool(others), tuple[ModelFile, ...]()
         self._views = [
             View(backend, own, scale, memory) for backend, own in backends for scale in card.scales
         ]
@@ -298,6 +304,94 @@ class Predictor:
         self._may_convert = False
         batch = np.ascontiguousarray(self.network_input(image).transpose(0, 2, 3, 1))
         return accelerate(self._backend, batch, count)  # type: ignore[arg-type]
+        made.sources = tuple(ModelFile.of(Path(each)) for each in paths)
+        return made
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a model from a folder of `save_pretrained`, or from the Hugging Face Hub.
+
+        Args:
+            name: The folder; if there is none of that name, a repository of the Hub (OWNER/NAME),
+                which is downloaded once and kept in the Hub's cache.
+            revision: Branch, tag or commit of the repository. Default: its main branch.
+            token: Access token for private repositories. Default: that of `hf auth login`.
+            options: As for `load`.
+
+        Raises:
+            FileNotFoundError: No such folder or repository, or it has no model; or it is not
+                downloaded, and the Hub cannot be reached.
+            ValueError: As by `load`, or huggingface_hub is not installed.
+        """
+        return cls.load(find_model(name, revision, token), **options)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        license: str | None = None,
+        example: str | Path | None = None,
+    ) -> None:
+        """Write the model into a folder, for `from_pretrained`: model.safetensors and README.md.
+
+        README.md is a model card: classes, data, scores with confidence intervals and protocol,
+        limits, licence. An exported .onnx file is saved as model.onnx. Scores are left out if the
+        threshold or other settings were changed when the model was loaded.
+
+        Args:
+            folder: New folder, or one that this function wrote before, which is overwritten.
+            name: Title of the model card. Default: the folder's name.
+            license: Identifier of the model's licence, such as "mit". Default: not stated.
+            example: Image for the model card, such as one of a run's `saved_images/`. Default:
+                none, because images of the data may be confidential.
+
+        Raises:
+            FileNotFoundError: The example does not exist.
+            ValueError: The folder has other files, the model is an ensemble, or its file has
+                changed since it was loaded.
+        """
+        own_name = Path(folder).absolute().name
+        shown = None if example is None else Path(example)
+        save_model(self, Path(folder), About(name or own_name, license, own_name, shown))
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = True,
+        token: str | None = None,
+        license: str | None = None,
+        example: str | Path | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository of the Hugging Face Hub.
+
+        The model records names and sizes of some training images, so they are uploaded, too.
+
+        Args:
+            repository: OWNER/NAME; made if it does not exist.
+            private: Whether a new repository is private.
+            token: Access token. Default: that of `hf auth login`.
+            license: As for `save_pretrained`.
+            example: As for `save_pretrained`.
+
+        Returns:
+            The URL of the commit.
+
+        Raises:
+            OSError: The Hub refuses it, or cannot be reached.
+            ValueError: As by `save_pretrained`, or huggingface_hub is not installed.
+        """
+        shown = None if example is None else Path(example)
+        about = About(repository.partition("/")[2] or repository, license, repository, shown)
+        return push_model(self, about, private, token)
 
     def predict(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """Predict the class of each pixel.
