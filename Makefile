@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 DOCS_READY := .venv/docs-ready
+SLOW_READY := .venv/slow-ready
 
 # two workers, each with one thread (tests/conftest.py) and, till the end, with files of its own
 TEST := $(BIN)/pytest -q -n 2 --dist worksteal
@@ -20,7 +21,7 @@ demo: $(READY)  ## generate a dataset, train, evaluate, predict (3 minutes)
 test: check browser  ## check, then every test but the slow ones
 	$(TEST)
 
-test-slow: $(READY)  ## the slow tests alone
+test-slow: $(SLOW_READY)  ## the slow tests alone
 	$(TEST) -m slow
 
 # reports are opened in a real one; where none can be had, those tests skip and say so
@@ -61,6 +62,10 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (a few minutes the first time)"
 	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(SLOW_READY): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt schemathesis
 	@touch $@
 
 $(DOCS_READY): $(READY)

@@ -19,6 +19,7 @@ from plainunet.config import (
     NetworkOptions,
     Precision,
     PredictOptions,
+    ServeOptions,
     TrainConfig,
 )
 from plainunet.reporter import Forwarding, Reporter
@@ -38,6 +39,7 @@ app = App(
 _DEFAULTS, _KNOWN = TrainConfig.model_construct(), DataConfig.model_construct()
 _NETWORK, _FOLDER = NetworkOptions.model_construct(), FolderConfig.model_construct()
 _PREDICTING, _EVALUATING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
+_SERVING = ServeOptions.model_construct()
 Where = Annotated[Device, Parameter(help="Device to run on.")]
 Runs = Annotated[
     BackendName,
@@ -52,6 +54,7 @@ Settings = Annotated[TrainConfig, Parameter(name="*", consume_multiple=True, neg
 Known = Annotated[DataConfig, Parameter(name="*", consume_multiple=True, negative=())]
 Evaluating = Annotated[EvaluateOptions, Parameter(name="*", negative=())]
 Predicting = Annotated[PredictOptions, Parameter(name="*", consume_multiple=True, negative=())]
+Serving = Annotated[ServeOptions, Parameter(name="*", negative=())]
 
 
 @app.command
@@ -412,6 +415,49 @@ def predict(
     _print(result.summary(out))
     done = result.written or result.skipped
     return 2 if not done else 1 if result.failures else 0
+
+
+@app.command
+def serve(
+    checkpoint: Path,
+    /,
+    *,
+    options: Serving = _SERVING,
+    memory: str | None = None,
+    device: Where = "auto",
+    precision: Arithmetic = "auto",
+) -> int:
+    """Serve a model over HTTP: images in, masks out.
+
+    POST an image to /v1/predict; the answer is the PNG that plainunet predict writes, or an
+    overlay, run lengths, COCO JSON, GeoJSON, GeoTIFF or probabilities. Ctrl-C or SIGTERM finishes
+    the requests that have begun.
+
+    Parameters
+    ----------
+    checkpoint
+        A best.safetensors, or a file of plainunet export.
+    memory
+        Memory limit per image, such as 500M or 2G. Larger images are predicted in tiles.
+    """
+    from plainunet.system import read_bytes
+
+    try:
+        from plainunet.deployment.server import load_with, serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("plainunet"):
+            raise
+        raise ValueError(
+            f"{error.name} is not installed. Run: pip install fastapi uvicorn prometheus-client "
+            "python-multipart"
+        ) from None
+
+    def show(url: str) -> None:
+        _print(f"serving {checkpoint} at {url}\ncurl -F file=@IMAGE {url}/v1/predict -o mask.png")
+
+    limit = None if memory is None else read_bytes(memory)
+    serve(checkpoint, options, load_with(device, precision, limit), show)
+    return 0
 
 
 @app.command(name="import")

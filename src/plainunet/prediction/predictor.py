@@ -128,6 +128,7 @@ class Predictor:
         card: Its description: input size, classes, threshold, test-time augmentation,
             post-processing.
         backend: What runs the network: "torch", "onnxruntime" or "openvino".
+        in_channels: Number of image channels; with 3, grey images are accepted too.
         device: The device.
         precision: Precision of convolutions.
         memory: Memory that an image may take [bytes], or None.
@@ -180,7 +181,8 @@ class Predictor:
         self._views = [
             View(backend, own, scale, memory) for backend, own in backends for scale in card.scales
         ]
-        self.warn_of = InputCheck(card, self._backend.geometry.in_channels).warn_of
+        self.in_channels = self._backend.geometry.in_channels
+        self.warn_of = InputCheck(card, self.in_channels).warn_of
 
     @property
     def network(self) -> "UNet":

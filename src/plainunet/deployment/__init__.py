@@ -1,0 +1,1 @@
+"""A checkpoint -> production: exported files, a server."""
