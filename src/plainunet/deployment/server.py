@@ -31,8 +31,8 @@ TOKEN = "PLAINUNET_TOKEN"
 """Environment variable of the token."""
 MOST_CONNECTIONS = 1000
 """Largest number of connections of a process; beyond, the answer is 503."""
-HEADER_SECONDS = 10
-"""Time from a new connection to the end of its first request's headers [s]."""
+IDLE_SECONDS = 10
+"""Time that a connection may take between requests, headers included; at most twice as long [s]."""
 _BACKLOG = 2048
 _HEALTH_SECONDS = 60  # a process that does not answer its parent for so long is replaced
 _LOOPBACK = ("localhost", "::1")
@@ -162,12 +162,23 @@ def _make(path: Path, options: ServeOptions, load: Load, shared: Path) -> FastAP
 
 
 class _Protocol(H11Protocol):
-    """HTTP, with a time limit for the headers of a connection's first request."""
+    """HTTP, but without connections that stay between requests for longer than `IDLE_SECONDS`.
+
+    uvicorn has no such limit for headers, or for the rest of a body that was refused, if they come
+    byte by byte.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(HEADER_SECONDS, self._require_request)
+        self.loop.call_later(IDLE_SECONDS, self._require_request, None)
 
-    def _require_request(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+    def _require_request(self, former: object) -> None:
+        """Close the connection if the last request is done, and was so when last looked."""
+        if self.transport.is_closing():
+            return
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and self.cycle is former:
             self.transport.close()
+        else:
+            seen = self.cycle if is_idle else self
+            self.loop.call_later(IDLE_SECONDS, self._require_request, seen)
