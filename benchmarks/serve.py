@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from itertools import cycle
 from pathlib import Path
 
 from plainunet.formats.images import read_image
@@ -34,6 +33,7 @@ class Server:
     """A server in a process of its own."""
 
     def __init__(self, checkpoint: Path, flags: Sequence[str]) -> None:
+        """Start it, and wait until it is ready."""
         words = [sys.executable, "-m", "plainunet", "serve", checkpoint, "--port", "0", *flags]
         self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr
