@@ -31,6 +31,7 @@ MODELS = {
     "CardOptions": "flags of `predict`",
     "PredictOptions": "flags of `predict`",
     "EvaluateOptions": "flags of `evaluate`",
+    "ServeOptions": "flags of `serve`",
 }
 
 

@@ -3,7 +3,7 @@
 The flow; no package imports from a later one:
 
     files, config -> formats, network -> dataset -> doctor, prediction -> evaluation -> training
-    -> terminal -> cli
+    -> deployment -> terminal -> cli
 
 The letters in shapes:
 

@@ -173,11 +173,12 @@ def test_the_openapi_description_is_true(server: Server, tmp_path: Path) -> None
     pytest.importorskip("schemathesis", reason="make test-slow installs schemathesis")
     config = tmp_path / "schemathesis.toml"
     config.write_text("")
-    checks = "not_a_server_error,status_code_conformance,content_type_conformance"
+    # the body of an image, or of a model, cannot be described by a schema
+    left_out = "positive_data_acceptance,negative_data_rejection,unsupported_method"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "--config-file", config),
-            *("run", f"{server.url}/openapi.json", "--checks", checks, "--no-color"),
+            *("run", f"{server.url}/openapi.json", "--exclude-checks", left_out, "--no-color"),
             *("-H", "Authorization: Bearer sesame", "--max-examples", "40", "--seed", "1"),
         ],
         capture_output=True,

@@ -4,8 +4,12 @@ import base64
 import concurrent.futures
 import io
 import json
+import os
+import re
+import shutil
 import socket
 import struct
+import subprocess
 import threading
 import time
 import zlib
@@ -33,6 +37,7 @@ from plainunet.prediction.predictor import Predictor
 from ..models import make_card, make_network
 from .serving import Server, serving
 
+CHECKOUT = Path(__file__).parents[2]
 CPU = ("--device", "cpu", "--precision", "fp32")
 
 
@@ -304,7 +309,7 @@ def png_bomb(width: int, height: int) -> bytes:
 def tiff_bomb() -> bytes:
     """A TIFF file of few pixels with thousands of channels of zeros."""
     file = io.BytesIO()
-    values = np.zeros((100, 100, 4000), np.float32)
+    values = np.zeros((40, 100, 4000), np.float32)
     tifffile.imwrite(
         file, values, photometric="minisblack", planarconfig="contig", compression="zlib"
     )
@@ -389,7 +394,8 @@ def test_a_thin_image_is_none_of_the_bad(server: Server) -> None:
         ),
         ({"files": {"other": ("a", b"x")}}, 422),
         ({"data": {"file": "/etc/passwd"}, "files": {"x": b"y"}}, 422),
-        ({"files": [("file", ("a", PNG)), ("file", ("b", PNG))]}, 400),
+        ({"files": [("file", ("a", PNG)), ("file", ("b", PNG))]}, 413),
+        ({"json": {"files": [{"file": ""}] * 65}}, 413),
     ],
 )
 def test_bad_bodies(server: Server, content: dict[str, Any], status: int) -> None:
@@ -615,7 +621,7 @@ def test_without_a_token_models_stay(server: Server, checkpoints: dict[str, Path
 
 
 def test_sigterm_finishes_what_has_begun(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    large = as_png(draw(2000, 2000))
+    large = as_png(draw(1500, 1500))
     with serving(checkpoints["first"], *CPU, TMPDIR=str(tmp_path)) as server:
         with concurrent.futures.ThreadPoolExecutor(3) as threads:
             answers = [threads.submit(server.predict, large) for _ in range(3)]
@@ -678,6 +684,53 @@ def test_errors_before_the_server_starts(
         port = taken.getsockname()[1]
         assert str(port) in run(checkpoints["first"], "--port", port)
     assert "--host" in run(checkpoints["first"], "--host", "192.0.2.1")
+
+
+# the documentation
+
+
+def blocks(language: str) -> list[str]:
+    text = (CHECKOUT / "docs" / "serve.md").read_text(encoding="utf-8")
+    pattern = rf"against a server -->\n```{language}\n(.*?)^```"
+    found = re.findall(pattern, text, flags=re.DOTALL | re.MULTILINE)
+    assert found
+    return found
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_curl_lines_of_the_documentation(
+    server: Server, strict: Server, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    for name in ("image.png", "other.png"):
+        (tmp_path / name).write_bytes(PNG)
+    shutil.copy(checkpoints["binary"], tmp_path / "best.safetensors")
+    for line in "".join(blocks("sh")).splitlines():
+        url = strict.url if "TOKEN" in line else server.url
+        subprocess.run(
+            line.replace("http://127.0.0.1:8000", url),
+            shell=True,
+            check=True,
+            cwd=tmp_path,
+            env={**os.environ, "PLAINUNET_TOKEN": "sesame"},
+            capture_output=True,
+        )
+    with Image.open(tmp_path / "mask.png") as mask, Image.open(tmp_path / "overlay.jpg") as overlay:
+        assert mask.size == overlay.size == (80, 60)
+    assert json.loads((tmp_path / "coco.json").read_bytes())["images"]
+    assert len(json.loads((tmp_path / "masks.json").read_bytes())["results"]) == 2
+
+
+def test_python_of_the_documentation(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "image.png").write_bytes(PNG)
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("python"):
+        exec(block.replace("http://127.0.0.1:8000", server.url), {})
+    assert "415" in capsys.readouterr().out
 
 
 # the client

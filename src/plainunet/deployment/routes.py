@@ -54,6 +54,8 @@ _CODED = {
     "example": {"file": _EXAMPLE, "name": "pixel.png"},
 }
 
+_SOME = {"type": "array", "minItems": 1, "maxItems": MOST_FILES}
+
 
 def _form(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "required": ["file"], "properties": {"file": schema}}
@@ -74,12 +76,12 @@ _SEVERAL = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": _form({"type": "array", "items": _FILE})},
+            "multipart/form-data": {"schema": _form({**_SOME, "items": _FILE})},
             _JSON: {
                 "schema": {
                     "type": "object",
                     "required": ["files"],
-                    "properties": {"files": {"type": "array", "items": _CODED}},
+                    "properties": {"files": {**_SOME, "items": _CODED}},
                     "example": {"files": [_CODED["example"]]},
                 }
             },

@@ -118,6 +118,10 @@ async def receive_files(request: Request, folder: Path, most: int) -> list[Uploa
     if kind == "application/json":
         files = _read_json(await request.body(), most)
         return [_store(data, name, folder, number) for number, (name, data) in enumerate(files)]
+    if most > 1:
+        raise RefusedError(
+            415, "bad-body", 'Send a form with fields "file", or JSON with a list "files".'
+        )
     upload = _place(folder, 0, "")
     await store_body(request.stream(), upload.path)
     return [upload]
@@ -141,6 +145,8 @@ async def _receive_form(request: Request, folder: Path, most: int) -> list[Uploa
                         shutil.copyfileobj(value.file, file)
                     uploads.append(upload)
     except HTTPException as error:
+        if error.detail.startswith("Too many files"):
+            raise _too_many(most) from None
         raise RefusedError(400, "bad-form", f"The form cannot be read: {error.detail}") from None
     if not uploads:
         raise RefusedError(
@@ -157,7 +163,9 @@ def _read_json(body: bytes, most: int) -> list[tuple[str, bytes]]:
         reason = f"The body is not JSON ({str(error)[:200]})."
         raise RefusedError(400, "bad-json", reason) from None
     given = content.get("files", [content]) if isinstance(content, dict) else content
-    if not isinstance(given, list) or not 1 <= len(given) <= most:
+    if isinstance(given, list) and len(given) > most:
+        raise _too_many(most)
+    if not isinstance(given, list) or not given:
         raise RefusedError(
             422, "no-file", f'Send {{"file": BASE64}}, or "files", a list of 1 to {most} of these.'
         )
@@ -172,6 +180,11 @@ def _read_json(body: bytes, most: int) -> list[tuple[str, bytes]]:
         except (binascii.Error, ValueError):
             raise RefusedError(400, "bad-base64", '"file" is not valid base64.') from None
     return files
+
+
+def _too_many(most: int) -> RefusedError:
+    several = "" if most > 1 else " Send several to /v1/predict/batch."
+    return RefusedError(413, "too-many-files", f"At most {most} at a time.{several}")
 
 
 def _store(data: bytes, name: str, folder: Path, number: int) -> Upload:
