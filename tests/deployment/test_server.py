@@ -27,9 +27,10 @@ from pycocotools import mask as coco_mask
 
 from plainunet.__main__ import _run
 from plainunet.config import Output
-from plainunet.deployment.answers import choose_output
+from plainunet.deployment.answers import choose_output, encode, weight
+from plainunet.deployment.batching import Model, Predicted
 from plainunet.deployment.client import Client, ServerError
-from plainunet.deployment.uploads import RefusedError
+from plainunet.deployment.uploads import Budget, Decoded, RefusedError
 from plainunet.network.checkpoint import save_checkpoint
 from plainunet.prediction.predict import predict_files
 from plainunet.prediction.predictor import Predictor
@@ -467,6 +468,37 @@ def test_a_full_queue_is_told_and_clients_try_again(strict: Server) -> None:
     ):
         masks = list(threads.map(lambda _: client.predict(large), range(4)))
     assert {mask.shape for mask in masks} == {(1500, 2000)}
+
+
+def test_requests_hold_a_bounded_number_of_bytes() -> None:
+    budget = Budget(100)
+    with budget.share() as first, budget.share() as second:
+        first(60)
+        with pytest.raises(RefusedError) as refused:
+            second(60)
+        assert (refused.value.status, refused.value.code) == (503, "queue-full")
+        second(40)
+    with budget.share() as take:
+        take(100)
+
+
+def test_objects_and_probabilities_are_bounded(predictor: Predictor, tmp_path: Path) -> None:
+    image = draw(300, 500)
+    noise = np.random.default_rng(0).integers(0, 3, image.shape[:2], np.uint8)
+    dots = np.zeros_like(noise)
+    dots[::2, ::2] = 1
+    decoded = Decoded(tmp_path, image, None, None)
+    for mask, is_refused in ((noise, False), (dots, True)):
+        predicted = Predicted(mask, None, Model.of(predictor))
+        if is_refused:
+            with pytest.raises(RefusedError) as refused:
+                encode("coco", "a", decoded, predicted, tmp_path)
+            assert refused.value.code == "too-many-objects"
+        else:
+            assert encode("coco", "a", decoded, predicted, tmp_path).content
+    assert weight("mask", predictor.card) == 1
+    assert weight("probabilities-float", predictor.card) == 4
+    assert weight("probabilities-16", make_card(2)) == 1.5
 
 
 def send_slowly(server: Server, until_closed: bool) -> bytes:

@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
@@ -46,6 +47,8 @@ DEFAULTS: dict[str, OutputName] = {
     _GEOJSON: "contours",
 }
 """The output of each media type of an `Accept` header; the first is that of any type."""
+MOST_OBJECTS = 20_000
+"""Largest number of objects in `contours` and `coco`."""
 _OF_WHOLE = ("overlay", "contours", "coco")
 """Outputs that need the whole image in memory."""
 
@@ -97,6 +100,14 @@ def probabilities_of(output: OutputName) -> str:
     return output if output.startswith("probabilities") else ""
 
 
+def weight(output: OutputName, card: Card) -> float:
+    """Memory that an output takes for each pixel of an image, in pixels of 4 bytes."""
+    classes = len(card.class_names)
+    planes = 1 if classes == 2 else classes
+    size = {"probabilities": 0.25, "probabilities-16": 0.5, "probabilities-float": 1.0}
+    return 1 + planes * size.get(output, 0)
+
+
 def encode(
     output: OutputName, name: str, decoded: Decoded, predicted: Predicted, folder: Path
 ) -> Answer:
@@ -110,7 +121,7 @@ def encode(
         folder: A folder for temporary files.
 
     Raises:
-        RefusedError: The format needs the whole image, which is too large for it.
+        RefusedError: The image is too large for the format, or has too many objects.
     """
     card, mask = predicted.model.predictor.card, predicted.mask
     if decoded.image is None and output in _OF_WHOLE:
@@ -133,12 +144,27 @@ def encode(
     if output == "rle":
         content = {"model": predicted.model.digest, **run_lengths(mask, card)}
         return Answer(as_json(content), _JSON)
+    _require_few_objects(mask, len(card.class_names), output)
     labels, objects = find_objects(mask)
     if output == "contours":
         content = draw_contours(labels, objects, card.class_names, decoded.geo)
         return Answer(as_json(content), _GEOJSON)
     image = coco_image(Labelled(name, Path(name).stem, mask, labels, objects))
     return Answer(as_json(coco_file([image], card)), _JSON)
+
+
+def _require_few_objects(mask: NDArray[np.uint8], classes: int, output: str) -> None:
+    """Refuse masks of noise, whose objects would take minutes to write."""
+    count = 0
+    for class_id in range(1, classes):
+        count += cv2.connectedComponents((mask == class_id).astype(np.uint8))[0] - 1
+    if count > MOST_OBJECTS:
+        raise RefusedError(
+            422,
+            "too-many-objects",
+            f"The mask has {count:,} objects; {output} has at most {MOST_OBJECTS:,}. Ask for mask "
+            "or rle.",
+        )
 
 
 def as_json(content: Any) -> bytes:

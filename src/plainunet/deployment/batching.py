@@ -138,7 +138,7 @@ class PredictionQueue:
     def __init__(
         self, model: Model, most_images: int, most_pixels: int, observer: Observer | None = None
     ) -> None:
-        """Start the thread; at most so many images and pixels are accepted at a time."""
+        """Start the thread; at most that number of images and pixels are accepted."""
         self.model, self.broken = model, ""
         self._most_images, self._most_pixels = most_images, most_pixels
         self._observer = observer or Observer()

@@ -10,7 +10,6 @@ import logging
 import math
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from plainunet.config import ServeOptions
-from plainunet.deployment.answers import Answer, OutputName, encode, probabilities_of
+from plainunet.deployment.answers import Answer, OutputName, encode, probabilities_of, weight
 from plainunet.deployment.batching import (
     BrokenError,
     Job,
@@ -38,6 +37,8 @@ from plainunet.deployment.batching import (
 )
 from plainunet.deployment.monitoring import Metrics
 from plainunet.deployment.uploads import (
+    RETRY_AFTER,
+    Budget,
     Decoded,
     Measured,
     RefusedError,
@@ -45,6 +46,7 @@ from plainunet.deployment.uploads import (
     decode,
     limit_body,
     measure,
+    queue_full,
     receive_files,
     refuse,
     store_body,
@@ -58,8 +60,8 @@ MOST_IMAGES = 256
 """Largest number of images being decoded, waiting or predicted; beyond, the answer is 503."""
 MOST_FILES = 64
 """Largest number of images in a request of several."""
-RETRY_AFTER = 1
-"""After how many seconds a client may try again when the queue is full [s]."""
+BODIES = 16
+"""Number of requests of the largest size [bytes] that are held at a time; beyond: 503."""
 MODEL_BYTES = 2 * 2**30
 """Largest file of a new model [bytes]."""
 MODEL_SECONDS = 600
@@ -110,6 +112,7 @@ class Service:
         self._threads = ThreadPoolExecutor(max(2, spare_threads()), "codec")
         self._load, self._shared = load, shared
         self._swapping = asyncio.Lock()
+        self._bytes = Budget(BODIES * options.max_bytes)
 
     @property
     def model(self) -> Model:
@@ -240,18 +243,19 @@ class Service:
             RefusedError: Any error, as an answer.
         """
         self.require_ready()
-        limited = limit_body(request, self.options.max_bytes)
         async with self.request_folder() as folder:
-            try:
-                async with asyncio.timeout(self.options.timeout):
-                    uploads = await receive_files(limited, folder, most)
-            except TimeoutError:
-                raise RefusedError(
-                    408, "slow-request", f"Not received within {self.options.timeout:g} s."
-                ) from None
-            except ClientDisconnect:
-                raise _gone() from None
-            return await self._while_wanted(request, answer(uploads))
+            with self._bytes.share() as take:
+                try:
+                    async with asyncio.timeout(self.options.timeout):
+                        limited = limit_body(request, self.options.max_bytes, take)
+                        uploads = await receive_files(limited, folder, most)
+                except TimeoutError:
+                    raise RefusedError(
+                        408, "slow-request", f"Not received within {self.options.timeout:g} s."
+                    ) from None
+                except ClientDisconnect:
+                    raise _gone() from None
+                return await self._while_wanted(request, answer(uploads))
 
     async def _while_wanted(self, request: Request, work: Awaitable[_Result]) -> _Result:
         """Finish some work unless the client goes or the time is over."""
@@ -298,13 +302,15 @@ class Service:
         try:
             with self.queue.room(len(uploads)) as room:
                 measured = [await self._measure(upload, page) for upload in uploads]
-                total = sum(each.cost for each in measured if isinstance(each, Measured))
+                pixels = sum(each.cost for each in measured if isinstance(each, Measured))
+                total = math.ceil(pixels * weight(output, self.model.predictor.card))
                 if total > self.options.max_queue_pixels:
                     raise RefusedError(
                         413,
                         "too-many-pixels",
-                        f"The images have {total:,} pixels; the limit of a request is "
-                        f"{self.options.max_queue_pixels:,}. Send them one by one.",
+                        f"The images and what is asked for take {total:,} pixels of 4 bytes; the "
+                        f"limit of a request is {self.options.max_queue_pixels:,}. Send fewer or "
+                        "smaller ones.",
                     )
                 room.take(total)
                 return list(
@@ -316,9 +322,7 @@ class Service:
                     )
                 )
         except QueueFullError:
-            raise RefusedError(
-                503, "queue-full", "The queue is full. Try again later.", RETRY_AFTER
-            ) from None
+            raise queue_full() from None
 
     async def _measure(self, upload: Upload, page: int | None) -> Measured | RefusedError:
         try:
@@ -356,13 +360,7 @@ class Service:
 
     async def _in_thread(self, work: Callable[..., _Result], *arguments: object) -> _Result:
         """Run some work in a thread; if it is cancelled, wait for it: it holds memory."""
-        begun = threading.Event()
-
-        def run() -> _Result:
-            begun.set()
-            return work(*arguments)
-
-        future = self._threads.submit(run)
+        future = self._threads.submit(work, *arguments)
         try:
             return await asyncio.shield(asyncio.wrap_future(future))
         except asyncio.CancelledError:

@@ -9,8 +9,8 @@ import binascii
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +38,8 @@ MOST_PAGES = 10_000
 """Largest number of pages of a TIFF file."""
 _NAME = 200
 """Longest name of a file [characters]; the rest is cut off."""
+RETRY_AFTER = 1
+"""After how long a client may try again when there is no room [s]."""
 _FIELDS = 16
 _WHOLE = 2**30
 """Largest image [bytes] whose file cannot be read in parts."""
@@ -83,8 +85,43 @@ def too_long(most: int) -> RefusedError:
     )
 
 
-def limit_body(request: Request, most: int) -> Request:
-    """The same request, whose body raises `RefusedError` beyond `most` bytes."""
+class Budget:
+    """Bytes that all requests together may hold; used in the event loop only."""
+
+    def __init__(self, most: int) -> None:
+        """Allow `most` bytes."""
+        self._left = most
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that takes bytes, which are given back at the end of the block.
+
+        It raises `RefusedError` if there are none left.
+        """
+        taken = 0
+
+        def take(count: int) -> None:
+            nonlocal taken
+            if count > self._left:
+                raise queue_full()
+            taken += count
+            self._left -= count
+
+        try:
+            yield take
+        finally:
+            self._left += taken
+
+
+def queue_full() -> RefusedError:
+    """The error when there is no room for a request at the moment."""
+    return RefusedError(503, "queue-full", "The queue is full. Try again later.", RETRY_AFTER)
+
+
+def limit_body(
+    request: Request, most: int, take: Callable[[int], None] = lambda count: None
+) -> Request:
+    """The same request, whose body raises `RefusedError` beyond `most` bytes, or from `take`."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
         raise too_long(most)
@@ -93,7 +130,9 @@ def limit_body(request: Request, most: int) -> Request:
     async def receive_counted() -> Message:
         nonlocal seen
         message = await receive()
-        seen += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        take(size)
+        seen += size
         if seen > most:
             raise too_long(most)
         return message
