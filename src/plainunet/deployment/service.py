@@ -70,7 +70,7 @@ _CURRENT = "current.json"  # the name of the newest model's file
 _POLL = 0.5  # seconds between looks for a model that another process received
 _WARM_UP_PIXELS = 4_000_000
 """Largest image of the warm-up [pixels]."""
-_ROUNDS = 3
+_ROUNDS, _BATCH = 3, 4  # of the warm-up
 _CLOSED = 499  # as in nginx: the client has gone, so nobody sees it
 _log = logging.getLogger("plainunet.serve")
 _Result = TypeVar("_Result")
@@ -395,9 +395,10 @@ async def warm_up(service: Service, predictor: Predictor, folder: Path) -> None:
     """Predict images of the model's own size, alone and as a batch, like requests."""
     folder.mkdir()
     await receive_files(_example_request(), folder, 1)
-    image = own_image(predictor)
+    options = service.options
+    image = own_image(predictor, min(options.max_pixels, options.max_queue_pixels // _BATCH))
     uploads = []
-    for number in range(min(4, predictor.fits_batch(image.shape[:2]))):
+    for number in range(min(_BATCH, predictor.fits_batch(image.shape[:2]))):
         own = folder / f"image-{number}"
         own.mkdir()
         uploads.append(Upload(own / "image", "image"))
@@ -423,13 +424,14 @@ def _example_request() -> Request:
     return Request({"type": "http", "method": "POST", "headers": headers}, receive)
 
 
-def own_image(predictor: Predictor) -> NDArray[np.uint8]:
+def own_image(predictor: Predictor, most: int = _WARM_UP_PIXELS) -> NDArray[np.uint8]:
     """Noise of the size that a model was trained on, as far as its card tells."""
     card = predictor.card
     height, width = card.size or (256, 256)
     area = max(card.training.get("areas") or (1,))
-    scale = math.sqrt(min(max(area, height * width), _WARM_UP_PIXELS) / (height * width))
-    shape = max(1, round(height * scale)), max(1, round(width * scale)), predictor.in_channels
+    area = min(max(area, height * width), most, _WARM_UP_PIXELS)
+    scale = math.sqrt(area / (height * width))
+    shape = max(1, int(height * scale)), max(1, int(width * scale)), predictor.in_channels
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
@@ -437,7 +439,7 @@ def _try_out(predictor: Predictor) -> Model:
     """Predict with a new model before it is used, alone and as a batch."""
     image = own_image(predictor)
     predictor.predict(image)
-    predictor.masks([as_windows(image)] * min(4, predictor.fits_batch(image.shape[:2])))
+    predictor.masks([as_windows(image)] * min(_BATCH, predictor.fits_batch(image.shape[:2])))
     return Model.of(predictor)
 
 
