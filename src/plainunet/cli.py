@@ -424,6 +424,7 @@ def serve(
     *,
     options: Serving = _SERVING,
     memory: str | None = None,
+    backend: Runs = "auto",
     device: Where = "auto",
     precision: Arithmetic = "auto",
 ) -> int:
@@ -436,7 +437,7 @@ def serve(
     Parameters
     ----------
     checkpoint
-        A best.safetensors, or a file of plainunet export.
+        A best.safetensors, or an exported .onnx or .xml.
     memory
         Memory limit per image, such as 500M or 2G. Larger images are predicted in tiles.
     """
@@ -456,7 +457,7 @@ def serve(
         _print(f"serving {checkpoint} at {url}\ncurl -F file=@IMAGE {url}/v1/predict -o mask.png")
 
     limit = None if memory is None else read_bytes(memory)
-    serve(checkpoint, options, load_with(device, precision, limit), show)
+    serve(checkpoint, options, load_with(backend, device, precision, limit), show)
     return 0
 
 

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
 from plainunet import reporter as reporting
-from plainunet.config import ServeOptions
+from plainunet.config import BackendName, Device, Precision, ServeOptions
 from plainunet.deployment.monitoring import SHARED, log_config
 from plainunet.deployment.routes import make_app
 from plainunet.deployment.service import Load, shared_model
@@ -39,9 +39,13 @@ _LOOPBACK = ("localhost", "::1")
 _log = logging.getLogger("plainunet.serve")
 
 
-def load_with(device: str, precision: str, memory: float | None) -> Load:
+def load_with(
+    backend: BackendName, device: Device, precision: Precision, memory: float | None
+) -> Load:
     """Make a function that loads models with these arguments of `Predictor.load`."""
-    return partial(Predictor.load, device=device, precision=precision, memory=memory)
+    return partial(
+        Predictor.load, backend=backend, device=device, precision=precision, memory=memory
+    )
 
 
 def serve(
