@@ -674,6 +674,14 @@ def test_sigterm_finishes_what_has_begun(checkpoints: dict[str, Path], tmp_path:
 
 
 @pytest.mark.slow
+def test_a_full_disk_is_told(checkpoints: dict[str, Path], small_disk: Path) -> None:
+    with serving(checkpoints["first"], *CPU, TMPDIR=str(small_disk)) as server:
+        answer = server.post("/v1/predict", content=np.random.default_rng(0).bytes(4_000_000))
+        assert (answer.status_code, answer.json()["code"]) == (503, "no-space")
+        assert server.predict(PNG).status_code == 200
+
+
+@pytest.mark.slow
 def test_several_processes_share_models_and_metrics(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

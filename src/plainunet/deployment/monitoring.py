@@ -105,5 +105,8 @@ def log_config(level: str = "INFO") -> dict[str, Any]:
         "loggers": {
             "plainunet.serve": {"handlers": ["stderr"], "level": level, "propagate": False},
             "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+            # of damaged images, whose senders get the reason
+            "tifffile": {"level": "CRITICAL"},
         },
+        "root": {"handlers": ["stderr"], "level": "WARNING"},
     }

@@ -255,6 +255,8 @@ class Service:
                     ) from None
                 except ClientDisconnect:
                     raise _gone() from None
+                except OSError as error:
+                    raise _no_space(error) from None
                 return await self._while_wanted(request, answer(uploads))
 
     async def _while_wanted(self, request: Request, work: Awaitable[_Result]) -> _Result:
@@ -326,9 +328,19 @@ class Service:
 
     async def _measure(self, upload: Upload, page: int | None) -> Measured | RefusedError:
         try:
-            return await self._in_thread(measure, upload.path, page, self.options.max_pixels)
+            return await self._read(measure, upload.path, page, self.options.max_pixels)
         except (RefusedError, ValueError, OSError, MemoryError) as error:
             return _as_refused(error, upload)
+
+    async def _read(self, work: Callable[..., _Result], *arguments: object) -> _Result:
+        """Run some work on an encoded image, whose libraries may raise anything."""
+        try:
+            return await self._in_thread(work, *arguments)
+        except (RefusedError, ValueError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            _log.exception("an image that its library cannot read")
+            raise RefusedError(400, "damaged", f"The image is damaged ({error}).") from None
 
     async def _finish(
         self, upload: Upload, measured: Measured | RefusedError, output: OutputName
@@ -337,7 +349,7 @@ class Service:
         if isinstance(measured, RefusedError):
             return measured
         try:
-            decoded = await self._in_thread(decode, measured, self.model.predictor)
+            decoded = await self._read(decode, measured, self.model.predictor)
             predicted = await self._predict(decoded, output)
             answer = await self._in_thread(
                 encode, output, upload.name, decoded, predicted, upload.path.parent
@@ -374,6 +386,11 @@ def _gone() -> RefusedError:
     return RefusedError(_CLOSED, "client-gone", "The client has gone.")
 
 
+def _no_space(error: OSError) -> RefusedError:
+    _log.error("a temporary file cannot be written: %s", error.strerror or error)
+    return RefusedError(503, "no-space", "The server cannot write its files.", RETRY_AFTER)
+
+
 async def _disconnected(request: Request) -> None:
     """Wait until the client has gone; its request has been received."""
     while (await request.receive())["type"] != "http.disconnect":
@@ -386,6 +403,8 @@ def _as_refused(error: Exception, upload: Upload) -> RefusedError:
         return error
     if is_out_of_memory(error):
         return RefusedError(503, "out-of-memory", "Out of memory. Try again later.", RETRY_AFTER)
+    if isinstance(error, OSError):
+        return _no_space(error)
     if isinstance(error, RuntimeError):
         raise error
     return refuse(error, upload.path.parent.parent)

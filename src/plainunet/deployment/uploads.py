@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 from tifffile import TiffFile
 
-from plainunet.formats.encoded import find_kind
+from plainunet.formats.encoded import decoding, find_kind
 from plainunet.formats.images import read_with_missing
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import ImageSource, Page
@@ -312,7 +312,7 @@ def measure(path: Path, page: int | None, most: int) -> Measured:
 
 
 def _stored_bytes(path: Path) -> int:
-    with TiffFile(path) as tiff:
+    with decoding(path), TiffFile(path) as tiff:
         return int(tiff.pages.first.nbytes)
 
 
