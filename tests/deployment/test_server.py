@@ -608,18 +608,22 @@ def test_the_log_is_json_without_contents_or_secrets(strict: Server) -> None:
 # swapping models
 
 
-def test_models_are_swapped_under_load(checkpoints: dict[str, Path]) -> None:
+@pytest.mark.parametrize(
+    "requests", [0, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+def test_models_are_swapped_under_load(checkpoints: dict[str, Path], requests: int) -> None:
     digests = {
         name: Predictor.load(path, device="cpu", precision="fp32").digest()
         for name, path in checkpoints.items()
     }
-    stop, failed, seen = threading.Event(), [], set()
+    stop, failed, seen, sent = threading.Event(), [], set(), []
     with serving(checkpoints["first"], *CPU, "--token", "sesame") as server:
 
         def ask() -> None:
             with httpx.Client(headers=KNOWN["headers"], trust_env=False, timeout=60) as client:
                 while not stop.is_set():
                     answer = client.post(f"{server.url}/v1/predict", content=PNG)
+                    sent.append(1)
                     seen.add(answer.headers["plainunet-model"])
                     if answer.status_code != 200:
                         failed.append(answer.text)
@@ -631,6 +635,9 @@ def test_models_are_swapped_under_load(checkpoints: dict[str, Path]) -> None:
             for name in ("second", "binary", "first"):
                 assert client.swap_model(checkpoints[name]) == digests[name]
                 assert client.model()["digest"] == digests[name]
+            while len(sent) < requests:
+                for name in ("second", "binary", "first"):
+                    client.swap_model(checkpoints[name])
             for bad in (b"", b"hello", checkpoints["first"].read_bytes()[:5000]):
                 answer = server.post("/v1/model", content=bad, **KNOWN)
                 assert (answer.status_code, answer.json()["code"]) == (422, "not-a-model")
