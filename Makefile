@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 DOCS_READY := .venv/docs-ready
+SLOW_READY := .venv/slow-ready
 
 # two workers, each with one thread (tests/conftest.py); an idle one takes over tests of the other
 TEST := $(BIN)/pytest -q -n 2 --dist worksteal
@@ -20,7 +21,7 @@ demo: $(READY)  ## generate a dataset, train, evaluate, predict (3 minutes)
 test: check browser  ## check, then all tests except the slow ones
 	$(TEST)
 
-test-slow: $(READY)  ## only the slow tests
+test-slow: $(SLOW_READY)  ## only the slow tests
 	$(TEST) -m slow
 
 # tests of reports need a browser; without one they are skipped with a reason
@@ -69,6 +70,10 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (a few minutes the first time)"
 	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(SLOW_READY): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt schemathesis
 	@touch $@
 
 $(DOCS_READY): $(READY)

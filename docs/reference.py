@@ -32,6 +32,7 @@ MODELS = {
     "PredictOptions": "flags of `predict`",
     "EvaluateOptions": "flags of `evaluate`",
     "ExportOptions": "flags of `export`",
+    "ServeOptions": "flags of `serve`",
 }
 
 

@@ -20,6 +20,7 @@ from plainunet.config import (
     NetworkOptions,
     Precision,
     PredictOptions,
+    ServeOptions,
     TrainConfig,
 )
 from plainunet.reporter import Forwarding, Reporter
@@ -40,6 +41,7 @@ app = App(
 _DEFAULTS, _KNOWN = TrainConfig.model_construct(), DataConfig.model_construct()
 _NETWORK, _FOLDER = NetworkOptions.model_construct(), FolderConfig.model_construct()
 _PREDICTING, _EVALUATING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
+_SERVING = ServeOptions.model_construct()
 Where = Annotated[Device, Parameter(help="Device to run on.")]
 Runs = Annotated[
     BackendName,
@@ -58,6 +60,7 @@ Known = Annotated[DataConfig, Parameter(name="*", consume_multiple=True, negativ
 Evaluating = Annotated[EvaluateOptions, Parameter(name="*", negative=())]
 Exporting = Annotated[ExportOptions, Parameter(name="*", consume_multiple=True, negative=())]
 Predicting = Annotated[PredictOptions, Parameter(name="*", consume_multiple=True, negative=())]
+Serving = Annotated[ServeOptions, Parameter(name="*", negative=())]
 
 
 @app.command
@@ -446,6 +449,50 @@ def export(checkpoint: Path, /, *, out: Path, options: Exporting) -> int:
         result = write(checkpoint, out, options, _Noting(screen, notes.append))
     _print_notes(notes)
     show_export(result)
+    return 0
+
+
+@app.command
+def serve(
+    checkpoint: Path,
+    /,
+    *,
+    options: Serving = _SERVING,
+    memory: str | None = None,
+    backend: Runs = "auto",
+    device: Where = "auto",
+    precision: Arithmetic = "auto",
+) -> int:
+    """Serve a model over HTTP: images in, masks out.
+
+    POST an image to /v1/predict; the answer is the PNG that plainunet predict writes, or an
+    overlay, run lengths, COCO JSON, GeoJSON, GeoTIFF or probabilities. Ctrl-C or SIGTERM finishes
+    the requests that have begun.
+
+    Parameters
+    ----------
+    checkpoint
+        A best.safetensors, or an exported .onnx or .xml.
+    memory
+        Memory limit per image, such as 500M or 2G. Larger images are predicted in tiles.
+    """
+    from plainunet.system import read_bytes
+
+    try:
+        from plainunet.deployment.server import load_with, serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("plainunet"):
+            raise
+        raise ValueError(
+            f"{error.name} is not installed. Run: pip install fastapi uvicorn prometheus-client "
+            "python-multipart"
+        ) from None
+
+    def show(url: str) -> None:
+        _print(f"serving {checkpoint} at {url}\ncurl -F file=@IMAGE {url}/v1/predict -o mask.png")
+
+    limit = None if memory is None else read_bytes(memory)
+    serve(checkpoint, options, load_with(backend, device, precision, limit), show)
     return 0
 
 

@@ -403,3 +403,27 @@ class ExportOptions(CardOptions):
     """Keep the file even if it differs from the checkpoint by more than the tolerance."""
     ensemble: tuple[Path, ...] = ()
     """Not available: an exported file holds one network."""
+
+
+class ServeOptions(BaseModel):
+    """Options of `serve`: address, token, and limits of a request and of the queue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Default: this machine only; 0.0.0.0 is every network."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 is any free one."""
+    token: str | None = Field(default=None, min_length=1, repr=False)
+    """Bearer token that clients must send. Default: the environment variable PLAINUNET_TOKEN, else
+    none."""
+    max_bytes: int = Field(default=64 * 2**20, ge=1)
+    """Largest request body [bytes]."""
+    max_pixels: int = Field(default=100_000_000, ge=1)
+    """Largest image [pixels], checked before it is decoded."""
+    max_queue_pixels: int = Field(default=400_000_000, ge=1)
+    """Pixels of all images being decoded, waiting or predicted; beyond, the answer is 503."""
+    timeout: float = Field(default=60.0, gt=0)
+    """Time to receive a request, and again to answer it [s]."""
+    processes: int = Field(default=1, ge=1, le=256)
+    """Number of processes, each with the model in memory."""

@@ -1,1 +1,1 @@
-"""Checkpoint -> files that other programs run."""
+"""A checkpoint -> production: exported files, a server."""

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,24 @@ _BIG = 2**31  # bytes from which on a TIFF file may need 64-bit offsets
 
 def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors, key: str = "") -> None:
     """Write class ids [H, W] uint8 as a palette PNG; `key` is stored in it for `read_key`."""
+    with write_whole(path) as file:
+        file.write_bytes(encode_mask(mask, colors, key))
+
+
+def encode_mask(mask: NDArray[np.uint8], colors: Colors, key: str = "") -> bytes:
+    """Encode class ids [H, W] uint8 as the file that `write_mask` writes."""
     is_whole = mask.max(initial=0) < len(colors)
     if is_whole and len(colors) == 2:
-        with write_whole(path) as part:
-            part.write_bytes(_encode_binary(mask, colors, key))
-        return
+        return _encode_binary(mask, colors, key)
     image = Image.fromarray(mask).convert("L")
     image.putpalette(np.array(colors if is_whole else _color_table(colors)).ravel().tolist())
     info = PngInfo()
     if key:
         info.add_text(_KEY, key)
+    data = BytesIO()
     # large uniform areas: run-length coding is faster and gives smaller files
-    _save_png(path, image, pnginfo=info, compress_level=1, compress_type=zlib.Z_RLE)
+    image.save(data, format="PNG", pnginfo=info, compress_level=1, compress_type=zlib.Z_RLE)
+    return data.getvalue()
 
 
 def _encode_binary(mask: NDArray[np.uint8], colors: Colors, key: str) -> bytes:
@@ -191,6 +198,13 @@ def write_rgb(path: Path, image: NDArray[np.uint8]) -> None:
 def write_png(path: Path, values: NDArray[Any]) -> None:
     """Write [H, W] uint8 or uint16, or [H, W, 3] uint8, as PNG: grey, 16-bit grey, or RGB."""
     _save_png(path, Image.fromarray(values))
+
+
+def encode_png(values: NDArray[Any]) -> bytes:
+    """Encode values as the file that `write_png` writes."""
+    data = BytesIO()
+    Image.fromarray(values).save(data, format="PNG")
+    return data.getvalue()
 
 
 def draw_overlay(image: NDArray[Any], mask: NDArray[np.uint8], colors: Colors) -> NDArray[np.uint8]:

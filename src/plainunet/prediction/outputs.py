@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -156,7 +156,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Row]) -> None:
 
 
 def coco_image(labelled: Labelled) -> dict[str, Any]:
-    """Describe an image and its objects in COCO format, for `write_coco`.
+    """Describe an image and its objects in COCO format, for `coco_file`.
 
     Objects are lossless compressed run-length codes.
     """
@@ -180,12 +180,17 @@ def coco_image(labelled: Labelled) -> dict[str, Any]:
 
 
 def write_coco(path: Path, images: Sequence[dict[str, Any]], card: Card) -> None:
-    """Write a COCO file of images as by `coco_image`; background is not a category."""
+    """Write a COCO file of images as by `coco_image`."""
+    write_json(path, coco_file(images, card))
+
+
+def coco_file(images: Sequence[dict[str, Any]], card: Card) -> dict[str, Any]:
+    """The content of a COCO file of images as by `coco_image`; background is not a category."""
     annotations: list[dict[str, Any]] = []
     for number, image in enumerate(images, 1):
         for annotation in image["annotations"]:
             annotations.append({"id": len(annotations) + 1, "image_id": number, **annotation})
-    content = {
+    return {
         "images": [{"id": n, **image["image"]} for n, image in enumerate(images, 1)],
         "annotations": annotations,
         "categories": [
@@ -194,7 +199,6 @@ def write_coco(path: Path, images: Sequence[dict[str, Any]], card: Card) -> None
             if number > 0
         ],
     }
-    write_json(path, content)
 
 
 _OF_OBJECTS = ("contours", "instances", "coco", "rle-columns")
@@ -258,7 +262,8 @@ class Outputs:
         tags = geo.tags if geo else []
         for output, path in self._others(mask_file):
             if output == "overlay" and image is not None:
-                _write_jpeg(path, draw_overlay(image, mask, self._card.colors))
+                with write_whole(path) as part:
+                    part.write_bytes(encode_jpeg(draw_overlay(image, mask, self._card.colors)))
             elif output == "values":
                 values, nodata = self._stored_values(labelled)
                 own = [] if nodata is None else [nodata_tag(nodata)]
@@ -383,11 +388,16 @@ def _write_values(path: Path, values: NDArray[Any], tags: Sequence[Tag]) -> None
     if path.suffix == ".png":
         write_png(path, values)
         return
-    kind = "rgb" if values.dtype == np.uint8 and values.shape[-1] == 3 else "minisblack"
     with write_whole(path) as part:
-        imwrite(
-            part, values, photometric=kind, compression="zlib", metadata=None, extratags=list(tags)
-        )
+        write_tiff_values(part, values, tags)
+
+
+def write_tiff_values(
+    file: Path | BinaryIO, values: NDArray[Any], tags: Sequence[Tag] = ()
+) -> None:
+    """Write values [H, W], [K, H, W] or RGB [H, W, 3] uint8 as TIFF with further tags."""
+    kind = "rgb" if values.dtype == np.uint8 and values.shape[-1] == 3 else "minisblack"
+    imwrite(file, values, photometric=kind, compression="zlib", metadata=None, extratags=list(tags))
 
 
 def _folder(name: str, number: int) -> str:
@@ -403,7 +413,7 @@ def _write_labels(path: Path, labels: NDArray[np.int32], tags: Sequence[Tag]) ->
     _write_values(path, labels.astype(np.uint16), tags)
 
 
-def _write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
+def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
+    """Encode an image [H, W, 3] uint8, such as an overlay, as JPEG."""
     _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    with write_whole(path) as part:
-        part.write_bytes(data.tobytes())
+    return data.tobytes()

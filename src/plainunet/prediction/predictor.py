@@ -129,6 +129,7 @@ class Predictor:
     Attributes:
         card: Its description: input size, classes, threshold, test-time augmentation,
             post-processing.
+        in_channels: Number of image channels; with 3, grey images are accepted too.
         device: The device.
         precision: Precision of convolutions.
         memory: Memory that an image may take [bytes], or None.
@@ -186,7 +187,8 @@ class Predictor:
         self._views = [
             View(backend, own, scale, memory) for backend, own in backends for scale in card.scales
         ]
-        self.warn_of = InputCheck(card, self._backend.geometry.in_channels).warn_of
+        self.in_channels = self._backend.geometry.in_channels
+        self.warn_of = InputCheck(card, self.in_channels).warn_of
 
     @property
     def backend(self) -> str:
@@ -263,6 +265,7 @@ class Predictor:
         made._may_convert = backend == "auto"
         if backend == "openvino" and not isinstance(network, ExportedNetwork):
             made._convert(paths[0])
+        made.sources = tuple(ModelFile.of(Path(each)) for each in paths)
         return made
 
     def _convert(self, path: str | Path) -> None:
@@ -304,8 +307,6 @@ class Predictor:
         self._may_convert = False
         batch = np.ascontiguousarray(self.network_input(image).transpose(0, 2, 3, 1))
         return accelerate(self._backend, batch, count)  # type: ignore[arg-type]
-        made.sources = tuple(ModelFile.of(Path(each)) for each in paths)
-        return made
 
     @classmethod
     def from_pretrained(

@@ -1,0 +1,188 @@
+"""Runs the HTTP server in one or more processes."""
+
+import asyncio
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.supervisors import Multiprocess
+
+from plainunet import reporter as reporting
+from plainunet.config import BackendName, Device, Precision, ServeOptions
+from plainunet.deployment.monitoring import SHARED, log_config
+from plainunet.deployment.routes import make_app
+from plainunet.deployment.service import Load, shared_model
+from plainunet.prediction.predictor import Predictor
+from plainunet.system import cores, keep_freed_memory
+
+TOKEN = "PLAINUNET_TOKEN"
+"""Environment variable of the token."""
+MOST_CONNECTIONS = 1000
+"""Largest number of connections of a process; beyond, the answer is 503."""
+IDLE_SECONDS = 10
+"""Time that a connection may take between requests, headers included; at most twice as long [s]."""
+_BACKLOG = 2048
+_HEALTH_SECONDS = 60  # a process that does not answer its parent for so long is replaced
+_LOOPBACK = ("localhost", "::1")
+_log = logging.getLogger("plainunet.serve")
+
+
+def load_with(
+    backend: BackendName, device: Device, precision: Precision, memory: float | None
+) -> Load:
+    """Make a function that loads models with these arguments of `Predictor.load`."""
+    return partial(
+        Predictor.load, backend=backend, device=device, precision=precision, memory=memory
+    )
+
+
+def serve(
+    path: Path,
+    options: ServeOptions,
+    load: Load,
+    on_listening: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve a model until SIGTERM or SIGINT, and then finish the requests that have begun.
+
+    Args:
+        path: A checkpoint, or an exported file.
+        options: Address, token and limits.
+        load: Loads models, as by `load_with`; must be picklable.
+        on_listening: Receives the URL of the server.
+
+    Raises:
+        ValueError: The model cannot be used, or the address not listened on.
+    """
+    token = options.token or os.environ.get(TOKEN) or None
+    options = options.model_copy(update={"token": token})
+    predictor = load(path)
+    with _listen(options) as listener, tempfile.TemporaryDirectory() as folder:
+        address = listener.getsockname()
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        config = _configure(options)
+        url = f"http://{host}:{address[1]}"
+        on_listening(url)
+        _log.info("listening", extra={"fields": {"url": url}})
+        if token is None and not (options.host in _LOOPBACK or options.host.startswith("127.")):
+            _log.warning("others can reach this server without a token: pass --token")
+        if options.processes == 1:
+            if predictor.memory is None:
+                keep_freed_memory()
+            config.app = make_app(predictor, options, load)
+            _run_one(config, listener)
+        else:
+            del predictor  # each process has its own
+            _run_several(config, listener, partial(_make, path, options, load), Path(folder))
+
+
+def _configure(options: ServeOptions) -> uvicorn.Config:
+    logs = log_config("WARNING" if reporting.verbosity < 0 else "INFO")
+    return uvicorn.Config(
+        "",
+        http=_Protocol,
+        ws="none",
+        lifespan="on",
+        log_config=logs,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        workers=options.processes,
+        timeout_graceful_shutdown=math.ceil(2 * options.timeout),
+        timeout_worker_healthcheck=_HEALTH_SECONDS,
+    )
+
+
+@contextmanager
+def _listen(options: ServeOptions) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        listener = socket.create_server(
+            (options.host, options.port), family=family, backlog=_BACKLOG
+        )
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"--host {options.host} --port {options.port}: cannot be listened on "
+            f"({getattr(error, 'strerror', None) or error}). Choose another port, or 0 for any."
+        ) from None
+    with listener:
+        listener.setblocking(False)
+        yield listener
+
+
+def _run_one(config: uvicorn.Config, listener: socket.socket) -> None:
+    # uvicorn repeats the signal when it has finished; that is no interruption
+    former = {
+        each: signal.signal(each, lambda *_: None) for each in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        uvicorn.Server(config).run([listener])
+    finally:
+        for each, handler in former.items():
+            signal.signal(each, handler)
+
+
+def _run_several(
+    config: uvicorn.Config,
+    listener: socket.socket,
+    make: Callable[[Path], FastAPI],
+    folder: Path,
+) -> None:
+    """Run processes that accept from one socket; one that dies is replaced."""
+    for name in ("metrics", "models"):
+        (folder / name).mkdir()
+    # read when the processes start
+    os.environ[SHARED] = str(folder / "metrics")
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // config.workers))
+    config.app, config.factory = partial(make, folder / "models"), True
+    parent = Multiprocess(config, [listener])
+    parent.run()
+    if any(each.exitcode == STARTUP_FAILURE for each in parent.processes):
+        raise ValueError("a process of the server could not start; its log lines say why.")
+
+
+def _make(path: Path, options: ServeOptions, load: Load, shared: Path) -> FastAPI:
+    """Make the application in one of several processes."""
+    try:
+        predictor = load(shared_model(shared) or path)
+        if predictor.memory is None:
+            keep_freed_memory()
+        return make_app(predictor, options, load, shared)
+    except Exception:
+        _log.exception("this process cannot start")
+        sys.exit(STARTUP_FAILURE)  # otherwise it would be started again and again
+
+
+class _Protocol(H11Protocol):
+    """HTTP, but without connections that stay between requests for longer than `IDLE_SECONDS`.
+
+    uvicorn has no such limit for headers, or for the rest of a body that was refused, if they come
+    byte by byte.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(IDLE_SECONDS, self._require_request, None)
+
+    def _require_request(self, former: object) -> None:
+        """Close the connection if the last request is done, and was so when last looked."""
+        if self.transport.is_closing():
+            return
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and self.cycle is former:
+            self.transport.close()
+        else:
+            seen = self.cycle if is_idle else self
+            self.loop.call_later(IDLE_SECONDS, self._require_request, seen)
