@@ -80,7 +80,12 @@ def serve(
         if options.processes == 1:
             if predictor.memory is None:
                 keep_freed_memory()
-            config.app = make_app(predictor, options, load)
+            config.app = app = make_app(predictor, options, load)
+            if options.ui:
+                # Gradio is large, and not always installed
+                from plainunet.deployment.page import add_page
+
+                add_page(app)
             _run_one(config, listener)
         else:
             del predictor  # each process has its own

@@ -76,6 +76,8 @@ _log = logging.getLogger("plainunet.serve")
 _Result = TypeVar("_Result")
 Load = Callable[[Path], Predictor]
 """Loads a model from a file."""
+Finish = Callable[[Upload, Decoded, Predicted], _Result]
+"""Makes a result of a prediction."""
 
 
 class Prediction(NamedTuple):
@@ -301,6 +303,34 @@ class Service:
         Raises:
             RefusedError: There is no room in the queue.
         """
+
+        def finish(upload: Upload, decoded: Decoded, predicted: Predicted) -> Prediction:
+            answer = encode(output, upload.name, decoded, predicted, upload.path.parent)
+            return Prediction(answer, predicted.model.digest)
+
+        return await self.finish_all(uploads, probabilities_of(output), finish, page)
+
+    async def finish_all(
+        self,
+        uploads: Sequence[Upload],
+        probabilities: str,
+        finish: "Finish[_Result]",
+        page: int | None = None,
+    ) -> "list[_Result | RefusedError]":
+        """Predict several files, and do something with each prediction, in a thread.
+
+        Args:
+            uploads: The files.
+            probabilities: The kind of probabilities to predict with the mask, or "".
+            finish: Receives the file, its image and its prediction.
+            page: The page of a TIFF file.
+
+        Returns:
+            What `finish` returns for each file, or why it failed.
+
+        Raises:
+            RefusedError: There is no room in the queue.
+        """
         try:
             with self.queue.room(len(uploads)) as room:
                 measured = [await self._measure(upload, page) for upload in uploads]
@@ -318,7 +348,7 @@ class Service:
                 return list(
                     await asyncio.gather(
                         *(
-                            self._finish(upload, each, output)
+                            self._finish(upload, each, probabilities, finish)
                             for upload, each in zip(uploads, measured, strict=True)
                         )
                     )
@@ -343,18 +373,19 @@ class Service:
             raise RefusedError(400, "damaged", f"The image is damaged ({error}).") from None
 
     async def _finish(
-        self, upload: Upload, measured: Measured | RefusedError, output: OutputName
-    ) -> Prediction | RefusedError:
-        """Decode, predict and encode an image that has room in the queue."""
+        self,
+        upload: Upload,
+        measured: Measured | RefusedError,
+        probabilities: str,
+        finish: "Finish[_Result]",
+    ) -> "_Result | RefusedError":
+        """Decode, predict and finish an image that has room in the queue."""
         if isinstance(measured, RefusedError):
             return measured
         try:
             decoded = await self._read(decode, measured, self.model.predictor)
-            predicted = await self._predict(decoded, output)
-            answer = await self._in_thread(
-                encode, output, upload.name, decoded, predicted, upload.path.parent
-            )
-            return Prediction(answer, predicted.model.digest)
+            predicted = await self._predict(decoded, probabilities)
+            return await self._in_thread(finish, upload, decoded, predicted)
         except LateError:
             return self._late()
         except BrokenError as error:
@@ -362,9 +393,9 @@ class Service:
         except (RefusedError, ValueError, OSError, MemoryError, RuntimeError) as error:
             return _as_refused(error, upload)
 
-    async def _predict(self, decoded: Decoded, output: OutputName) -> Predicted:
+    async def _predict(self, decoded: Decoded, probabilities: str) -> Predicted:
         deadline = time.monotonic() + self.options.timeout
-        job = Job(decoded.opened, decoded.whole, probabilities_of(output), deadline)
+        job = Job(decoded.opened, decoded.whole, probabilities, deadline)
         try:
             return await asyncio.wrap_future(self.queue.submit(job))
         finally:
