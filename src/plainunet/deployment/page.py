@@ -10,8 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# read when Gradio is imported
-os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
+# Gradio makes folders when it is imported; this one is removed when the process ends
+_FOLDER = tempfile.TemporaryDirectory(prefix="plainunet-ui-", ignore_cleanup_errors=True)
+os.environ.update(
+    GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=_FOLDER.name
+)
 
 import cv2
 import gradio as gr
@@ -20,7 +23,7 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plainunet.demo import draw_scene
@@ -58,10 +61,12 @@ def add_page(app: FastAPI) -> None:
     If the server has a token, the page asks for it as a password, with any user name.
     """
     service: Service = app.state.service
-    downloads = service.folder / "page"
-    downloads.mkdir()
-    os.environ["GRADIO_TEMP_DIR"] = str(downloads)
     token = service.options.token
+    icon = read_template("ui/icon.svg")
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def show_icon() -> Response:
+        return Response(icon, media_type="image/svg+xml")
 
     def is_token(user: str, password: str) -> bool:
         return token is not None and hmac.compare_digest(password.encode(), token.encode())
@@ -79,12 +84,21 @@ def add_page(app: FastAPI) -> None:
         ssr_mode=False,
         mcp_server=False,
         pwa=False,
-        theme=gr.themes.Default(
-            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-        ),
+        theme=_make_theme(),
         css=read_template("ui/page.css"),
-        head=read_template("ui/head.html") + f"<script>{read_template('ui/page.js')}</script>",
+        head=f"<script>{read_template('ui/page.js')}</script>",
     )
+
+
+def _make_theme() -> Any:
+    """Gradio's theme with the system's fonts, and enough contrast for small text."""
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    theme = gr.themes.Default(**fonts)
+    soft = {
+        "body_text_color_subdued": "*neutral_500",
+        "body_text_color_subdued_dark": "*neutral_400",
+    }
+    return theme.set(**soft)
 
 
 def _local(file: Any) -> Any:
@@ -142,6 +156,7 @@ class _Page:
             html_template=read_template("ui/samples.html"),
             css_template=read_template("ui/samples.css"),
             js_on_load=read_template("ui/samples.js"),
+            apply_default_css=False,
             visible=bool(self._samples),
             elem_id="samples",
         )
@@ -306,17 +321,21 @@ class _Page:
         if is_new:
             view |= {"image": result.shown, "size": result.size, "name": result.name}
         height, width = mask.shape
-        areas = result.areas(mask)
-        return [
-            view,
-            render("ui/legend.html", areas=areas, name=result.name, height=height, width=width),
-        ]
+        legend = render(
+            "ui/legend.html",
+            areas=result.areas(mask),
+            name=result.name,
+            height=height,
+            width=width,
+            threshold=None if result.levels is None else f"{threshold:g}",
+        )
+        return [view, legend]
 
     def _write(
         self, output: str, own: list[str], name: str, threshold: float, opacity: float
     ) -> str:
         """Write a download."""
-        folder = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]))
+        folder = Path(tempfile.mkdtemp(dir=_FOLDER.name))
         view = View(threshold, opacity)
         if output == _ALL:
             path = folder / "plainunet.zip"

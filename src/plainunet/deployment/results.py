@@ -250,6 +250,7 @@ def write_zip(path: Path, results: Sequence[Result], view: View) -> None:
         table = path.with_name(AREAS)
         write_table(table, ("image", "class", "pixels", "share"), rows)
         archive.write(table, AREAS)
+        table.unlink()
 
 
 def _png_url(data: bytes) -> str:

@@ -67,6 +67,8 @@ def serve(
     """
     token = options.token or os.environ.get(TOKEN) or None
     options = options.model_copy(update={"token": token})
+    if options.ui and options.processes > 1:
+        raise ValueError("--ui: the page needs --processes 1, because it keeps results in memory.")
     predictor = load(path)
     with _listen(options) as listener, tempfile.TemporaryDirectory() as folder:
         address = listener.getsockname()
