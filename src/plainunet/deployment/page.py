@@ -1,6 +1,7 @@
 """The page at `/ui`, to try a model in a browser; made with Gradio, and whole without a network."""
 
 import asyncio
+import atexit
 import hmac
 import os
 import shutil
@@ -10,11 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Gradio makes folders when it is imported; this one is removed when the process ends
-_FOLDER = tempfile.TemporaryDirectory(prefix="plainunet-ui-", ignore_cleanup_errors=True)
-os.environ.update(
-    GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=_FOLDER.name
-)
+# read when Gradio is imported; it makes folders in the last one, which is removed at exit
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="plainunet-ui-")
 
 import cv2
 import gradio as gr
@@ -35,6 +35,9 @@ from plainunet.prediction.drawing import OPACITY, as_rgb, encode_png
 
 PATH = "/ui"
 """Where the page is mounted."""
+_FOLDER = Path(os.environ["GRADIO_TEMP_DIR"]).resolve()
+"""For uploads and downloads."""
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 _SAMPLES = 4
 _SAMPLE_SIZE = 192, 256
 _CLEAN_EVERY, _UPLOAD_SECONDS = 60, 600
@@ -101,12 +104,18 @@ def _make_theme() -> Any:
     return theme.set(**soft)
 
 
+def _is_uploaded(path: str) -> bool:
+    """Whether a path, which a client may have made up, is that of an upload or a download."""
+    resolved = Path(path).resolve()
+    return resolved.is_relative_to(_FOLDER) and resolved.is_file()
+
+
 def _local(file: Any) -> Any:
-    """Keep a component of Gradio from downloading files whose URL a client sends."""
+    """Keep a component of Gradio from fetching files that a client names, by path or URL."""
     move = file.async_move_resource_to_block_cache
 
     async def move_local(path: Any) -> Any:
-        if path is not None and not Path(path).is_file():
+        if path is not None and not _is_uploaded(path):
             raise gr.Error("The file was not uploaded.")
         return await move(path)
 
@@ -148,7 +157,12 @@ class _Page:
 
     def _build_input(self) -> None:
         self.files = _local(
-            gr.File(label="Images: drop, paste or choose", file_count="multiple", elem_id="files")
+            gr.File(
+                label="Images: drop, paste or choose",
+                file_count="multiple",
+                height=170,
+                elem_id="files",
+            )
         )
         self.problems = gr.HTML(visible=False, apply_default_css=False, elem_id="problems")
         self.samples = gr.HTML(
@@ -244,7 +258,8 @@ class _Page:
     async def _predict_files(
         self, paths: Sequence[str], own: list[str], threshold: float
     ) -> list[Any]:
-        files = [(Path(path).name, Path(path)) for path in paths]
+        # again: a client can describe a file so that Gradio does not move it
+        files = [(Path(path).name, Path(path)) for path in paths if _is_uploaded(path)]
         return [None, *await self._predict(files, own, threshold)]
 
     async def _predict_sample(
@@ -335,7 +350,7 @@ class _Page:
         self, output: str, own: list[str], name: str, threshold: float, opacity: float
     ) -> str:
         """Write a download."""
-        folder = Path(tempfile.mkdtemp(dir=_FOLDER.name))
+        folder = Path(tempfile.mkdtemp(dir=_FOLDER))
         view = View(threshold, opacity)
         if output == _ALL:
             path = folder / "plainunet.zip"

@@ -211,7 +211,7 @@ def find_edges(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _is_object(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    return (mask > 0) & (mask != IGNORED)
+    return np.asarray((mask > 0) & (mask != IGNORED))
 
 
 def encode_layer(mask: NDArray[np.uint8], colors: Colors) -> bytes:
