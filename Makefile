@@ -5,12 +5,15 @@ BIN := .venv/bin
 READY := .venv/ready
 DOCS_READY := .venv/docs-ready
 SLOW_READY := .venv/slow-ready
+# Gradio needs an older Pillow, so the page has an environment on top of the other one
+UI := .venv-ui
+UI_READY := $(UI)/ready
 
 # two workers, each with one thread (tests/conftest.py) and, till the end, with files of its own
 TEST := $(BIN)/pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench docs clean browser
+.PHONY: help demo test test-slow test-ui check format bench docs clean browser
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -21,8 +24,11 @@ demo: $(READY)  ## generate a dataset, train, evaluate, predict (3 minutes)
 test: check browser  ## check, then every test but the slow ones
 	$(TEST)
 
-test-slow: $(SLOW_READY)  ## the slow tests alone
+test-slow: $(SLOW_READY) test-ui  ## the slow tests alone
 	$(TEST) -m slow
+
+test-ui: $(UI_READY) browser  ## the tests of the page of the server
+	$(UI)/bin/python -m pytest -q -m gradio tests/deployment
 
 # reports are opened in a real one; where none can be had, those tests skip and say so
 browser:
@@ -49,7 +55,7 @@ docs: $(DOCS_READY)  ## build the documentation into site/, strictly
 	$(BIN)/zensical build --clean --strict
 
 clean:  ## remove the environment and everything built
-	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
+	rm -rf .venv $(UI) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
 
 # --clear: a dependency that was removed must not linger
 $(READY): pyproject.toml constraints.txt
@@ -66,6 +72,13 @@ $(READY): pyproject.toml constraints.txt
 
 $(SLOW_READY): $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt schemathesis
+	@touch $@
+
+$(UI_READY): $(READY)
+	@$(BIN)/python -m venv --clear $(UI)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$($(UI)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	@$(UI)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ui]'
 	@touch $@
 
 $(DOCS_READY): $(READY)

@@ -464,11 +464,13 @@ def _serve(checkpoint: Path, options: ServeOptions, *loading: Any) -> None:
 
 def _require_server(options: ServeOptions) -> None:
     """Refuse to serve without the libraries that it needs."""
-    try:
-        import plainunet.deployment.server
+    from importlib.util import find_spec
 
-        if options.ui:
-            import plainunet.deployment.page  # noqa: F401
+    try:
+        import plainunet.deployment.server  # noqa: F401
+
+        if options.ui and find_spec("gradio") is None:
+            raise ModuleNotFoundError(name="gradio")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("plainunet"):
             raise

@@ -27,8 +27,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plainunet.demo import draw_scene
+from plainunet.deployment.answers import OutputName
 from plainunet.deployment.results import FILES, STEPS, Result, Results, View, write_zip
-from plainunet.deployment.service import MOST_FILES, Service
+from plainunet.deployment.service import MOST_FILES, Service, no_space
 from plainunet.deployment.uploads import RefusedError, Upload, too_long
 from plainunet.page import data_url, read_template, render
 from plainunet.prediction.drawing import OPACITY, as_rgb, encode_png
@@ -260,6 +261,8 @@ class _Page:
     ) -> list[Any]:
         # again: a client can describe a file so that Gradio does not move it
         files = [(Path(path).name, Path(path)) for path in paths if _is_uploaded(path)]
+        if not files:
+            raise gr.Error("No file was uploaded.")
         return [None, *await self._predict(files, own, threshold)]
 
     async def _predict_sample(
@@ -273,17 +276,21 @@ class _Page:
         self, files: Sequence[tuple[str, Path | bytes]], own: list[str], threshold: float
     ) -> list[Any]:
         """Predict files, given by name and content, and show the first result."""
-        uploads = [await asyncio.to_thread(self._store, *file) for file in files[:MOST_FILES]]
         problems = [
             (name, f"Left out: at most {MOST_FILES} images at a time.")
             for name, _ in files[MOST_FILES:]
         ]
+        uploads: list[Upload] = []
         done: Sequence[Result | RefusedError]
         try:
             self._service.require_ready()
-            done = await self._service.finish_all(uploads, self._probabilities(), Result.of)
+            for file in files[:MOST_FILES]:
+                uploads.append(await asyncio.to_thread(self._store, *file))
+            done = await self._service.finish_all(uploads, self._output(), Result.of)
         except RefusedError as error:
             done = [error] * len(uploads)
+            if not uploads:
+                problems.append((files[0][0], error.message))
         choices = []
         for upload, each in zip(uploads, done, strict=True):
             if isinstance(each, RefusedError):
@@ -299,27 +306,32 @@ class _Page:
         self._results.forget(own)
         names = [name for _, name in choices]
         result = self._results.get(names[0])
+        drawn = await asyncio.to_thread(self._draw, result, threshold, True)
         chooser = gr.update(choices=choices, value=names[0], visible=len(names) > 1)
         return [
-            *(names, message, chooser, *self._draw(result, threshold, True)),
+            *(names, message, chooser, *drawn),
             gr.update(visible=result.levels is not None),
             *[gr.update(interactive=True)] * len(self.downloads),
         ]
 
     def _store(self, name: str, content: Path | bytes) -> Upload:
         """Write a file into a folder of its own, as for a request."""
-        folder = Path(tempfile.mkdtemp(dir=self._service.folder)) / "0"
-        folder.mkdir()
-        path = folder / "image"
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            shutil.copyfile(content, path)
+        try:
+            folder = Path(tempfile.mkdtemp(dir=self._service.folder)) / "0"
+            folder.mkdir()
+            path = folder / "image"
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            else:
+                shutil.copyfile(content, path)
+        except OSError as error:
+            raise no_space(error) from None
         return Upload(path, name)
 
-    def _probabilities(self) -> str:
+    def _output(self) -> OutputName:
+        """What to predict: probabilities only if there is a threshold to move."""
         two = len(self._service.model.predictor.card.class_names) == 2
-        return "probabilities-float" if two else ""
+        return "probabilities-float" if two else "mask"
 
     def _show(self, name: str, threshold: float) -> list[Any]:
         """Show another result."""
@@ -352,13 +364,16 @@ class _Page:
         """Write a download."""
         folder = Path(tempfile.mkdtemp(dir=_FOLDER))
         view = View(threshold, opacity)
-        if output == _ALL:
-            path = folder / "plainunet.zip"
-            write_zip(path, [self._find(each) for each in own], view)
-        else:
-            result = self._find(name)
-            path = folder / FILES[output].format(result.stem)
-            path.write_bytes(result.encode(output, view))
+        try:
+            if output == _ALL:
+                path = folder / "plainunet.zip"
+                write_zip(path, [self._results.get(each) for each in own], view)
+            else:
+                result = self._results.get(name)
+                path = folder / FILES[output].format(result.stem)
+                path.write_bytes(result.encode(output, view))
+        except RefusedError as error:
+            raise gr.Error(error.message, duration=None) from None
         return str(path)
 
     def _find(self, name: str | None) -> Result:

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.deployment.answers import as_json
+from plainunet.deployment.answers import as_json, require_few_objects
 from plainunet.deployment.batching import Model, Predicted
 from plainunet.deployment.uploads import Decoded, RefusedError, Upload
 from plainunet.formats.colors import IGNORED
@@ -75,7 +75,7 @@ class Result:
 
     Attributes:
         name: The client's name of its file.
-        path: Its file, in a folder of its own.
+        path: Its file; `path.parents[1]` is removed with the result.
         geo: Coordinates of a GeoTIFF.
         model: The model that predicted it.
         mask: [H, W] uint8 class ids, at the model's own threshold.
@@ -163,7 +163,7 @@ class Result:
         """Encode the content of a file, as named in `FILES`, in the image's own size.
 
         Raises:
-            RefusedError: The image was forgotten in the meantime.
+            RefusedError: The image was forgotten in the meantime, or the mask has too many objects.
         """
         mask, card = self.mask_at(view.threshold), self.model.predictor.card
         if output == "mask":
@@ -173,6 +173,7 @@ class Result:
                 mask, card.colors, mask_key(self.model.digest, self.path) if own else ""
             )
         if output == "contours":
+            require_few_objects(mask, len(card.class_names), output)
             return as_json(draw_contours(*find_objects(mask), card.class_names, self.geo))
         try:
             image, _ = read_with_missing(self.path)
@@ -228,11 +229,14 @@ class Results:
 
 
 def _remove(result: Result) -> None:
-    shutil.rmtree(result.path.parent, ignore_errors=True)
+    shutil.rmtree(result.path.parents[1], ignore_errors=True)
 
 
 def write_zip(path: Path, results: Sequence[Result], view: View) -> None:
-    """Write all files of several images, and the areas of their classes."""
+    """Write all files of several images, and the areas of their classes.
+
+    Contours of masks with too many objects are left out.
+    """
     rows: list[list[Any]] = []
     taken: set[str] = set()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -243,7 +247,11 @@ def write_zip(path: Path, results: Sequence[Result], view: View) -> None:
                 stem = f"{result.stem}-{number}"
             taken.add(stem)
             for output, name in FILES.items():
-                archive.writestr(name.format(stem), result.encode(output, view))
+                try:
+                    archive.writestr(name.format(stem), result.encode(output, view))
+                except RefusedError as error:
+                    if error.code != "too-many-objects":
+                        raise
             card = result.model.predictor.card
             counts = np.bincount(result.mask_at(view.threshold).ravel(), minlength=256)
             rows += area_rows(result.name, counts[: len(card.class_names)], card)

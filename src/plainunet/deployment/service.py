@@ -77,7 +77,7 @@ _Result = TypeVar("_Result")
 Load = Callable[[Path], Predictor]
 """Loads a model from a file."""
 Finish = Callable[[Upload, Decoded, Predicted], _Result]
-"""Makes a result of a prediction."""
+"""Makes something of a prediction."""
 
 
 class Prediction(NamedTuple):
@@ -258,7 +258,7 @@ class Service:
                 except ClientDisconnect:
                     raise _gone() from None
                 except OSError as error:
-                    raise _no_space(error) from None
+                    raise no_space(error) from None
                 return await self._while_wanted(request, answer(uploads))
 
     async def _while_wanted(self, request: Request, work: Awaitable[_Result]) -> _Result:
@@ -308,20 +308,20 @@ class Service:
             answer = encode(output, upload.name, decoded, predicted, upload.path.parent)
             return Prediction(answer, predicted.model.digest)
 
-        return await self.finish_all(uploads, probabilities_of(output), finish, page)
+        return await self.finish_all(uploads, output, finish, page)
 
     async def finish_all(
         self,
         uploads: Sequence[Upload],
-        probabilities: str,
+        output: OutputName,
         finish: "Finish[_Result]",
         page: int | None = None,
     ) -> "list[_Result | RefusedError]":
-        """Predict several files, and do something with each prediction, in a thread.
+        """Predict several files, and make something of each prediction, in a thread.
 
         Args:
             uploads: The files.
-            probabilities: The kind of probabilities to predict with the mask, or "".
+            output: The format whose probabilities, if any, are predicted with the mask.
             finish: Receives the file, its image and its prediction.
             page: The page of a TIFF file.
 
@@ -348,7 +348,7 @@ class Service:
                 return list(
                     await asyncio.gather(
                         *(
-                            self._finish(upload, each, probabilities, finish)
+                            self._finish(upload, each, output, finish)
                             for upload, each in zip(uploads, measured, strict=True)
                         )
                     )
@@ -376,7 +376,7 @@ class Service:
         self,
         upload: Upload,
         measured: Measured | RefusedError,
-        probabilities: str,
+        output: OutputName,
         finish: "Finish[_Result]",
     ) -> "_Result | RefusedError":
         """Decode, predict and finish an image that has room in the queue."""
@@ -384,7 +384,7 @@ class Service:
             return measured
         try:
             decoded = await self._read(decode, measured, self.model.predictor)
-            predicted = await self._predict(decoded, probabilities)
+            predicted = await self._predict(decoded, output)
             return await self._in_thread(finish, upload, decoded, predicted)
         except LateError:
             return self._late()
@@ -393,9 +393,9 @@ class Service:
         except (RefusedError, ValueError, OSError, MemoryError, RuntimeError) as error:
             return _as_refused(error, upload)
 
-    async def _predict(self, decoded: Decoded, probabilities: str) -> Predicted:
+    async def _predict(self, decoded: Decoded, output: OutputName) -> Predicted:
         deadline = time.monotonic() + self.options.timeout
-        job = Job(decoded.opened, decoded.whole, probabilities, deadline)
+        job = Job(decoded.opened, decoded.whole, probabilities_of(output), deadline)
         try:
             return await asyncio.wrap_future(self.queue.submit(job))
         finally:
@@ -417,7 +417,8 @@ def _gone() -> RefusedError:
     return RefusedError(_CLOSED, "client-gone", "The client has gone.")
 
 
-def _no_space(error: OSError) -> RefusedError:
+def no_space(error: OSError) -> RefusedError:
+    """The error for a file that cannot be written."""
     _log.error("a temporary file cannot be written: %s", error.strerror or error)
     return RefusedError(503, "no-space", "The server cannot write its files.", RETRY_AFTER)
 
@@ -435,7 +436,7 @@ def _as_refused(error: Exception, upload: Upload) -> RefusedError:
     if is_out_of_memory(error):
         return RefusedError(503, "out-of-memory", "Out of memory. Try again later.", RETRY_AFTER)
     if isinstance(error, OSError):
-        return _no_space(error)
+        return no_space(error)
     if isinstance(error, RuntimeError):
         raise error
     return refuse(error, upload.path.parent.parent)
