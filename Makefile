@@ -5,12 +5,15 @@ BIN := .venv/bin
 READY := .venv/ready
 DOCS_READY := .venv/docs-ready
 SLOW_READY := .venv/slow-ready
+# Gradio needs an older Pillow, so the page has an environment on top of the other one
+UI := .venv-ui
+UI_READY := $(UI)/ready
 
 # two workers, each with one thread (tests/conftest.py); an idle one takes over tests of the other
 TEST := $(BIN)/pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench docs dist clean browser
+.PHONY: help demo test test-slow test-ui check format bench docs dist clean browser
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -21,8 +24,11 @@ demo: $(READY)  ## generate a dataset, train, evaluate, predict (3 minutes)
 test: check browser  ## check, then all tests except the slow ones
 	$(TEST)
 
-test-slow: $(SLOW_READY)  ## only the slow tests
+test-slow: $(SLOW_READY) test-ui  ## only the slow tests
 	$(TEST) -m slow
+
+test-ui: $(UI_READY) browser  ## the tests of the page in the browser
+	$(UI)/bin/python -m pytest -q -m gradio tests/deployment
 
 # tests of reports need a browser; without one they are skipped with a reason
 browser:
@@ -57,7 +63,7 @@ dist: $(READY)  ## build wheels and sdist into dist/; VERSION=1.2.3: only if tha
 	$(BIN)/python -m build --wheel --outdir dist/plainunet-runtime runtime
 
 clean:  ## remove the environment and everything built
-	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
+	rm -rf .venv $(UI) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
 
 # --clear: a dependency that was removed must not linger
 $(READY): pyproject.toml constraints.txt
@@ -74,6 +80,13 @@ $(READY): pyproject.toml constraints.txt
 
 $(SLOW_READY): $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt schemathesis
+	@touch $@
+
+$(UI_READY): $(READY)
+	@$(BIN)/python -m venv --clear $(UI)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$($(UI)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	@$(UI)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ui]'
 	@touch $@
 
 $(DOCS_READY): $(READY)

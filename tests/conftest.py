@@ -64,6 +64,7 @@ NEEDS: dict[str, Callable[[], bool]] = {
     "cuda": cache(_has_cuda),
     "bf16": cache(_has_bf16),
     "trackio": lambda: find_spec("trackio") is not None,
+    "gradio": lambda: find_spec("gradio") is not None,
     "small_disk": cache(_may_mount),
 }
 

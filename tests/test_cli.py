@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -189,6 +190,21 @@ def test_the_demo(command: Commands, tmp_path: Path) -> None:
     assert Path(opened[1]).is_file()
     assert len(list((tmp_path / "demo" / "masks").glob("*.png"))) == 40
     assert len(load_config(tmp_path / "demo" / "run" / "config.toml").classes) == 3
+    served = tmp_path / "demo" / "run" / "best.safetensors"
+    assert result.stdout.splitlines()[-1].endswith(f": plainunet serve {served} --ui")
+
+
+@pytest.mark.skipif(find_spec("gradio") is not None, reason="Gradio is installed")
+def test_the_page_needs_gradio(command: Commands, tmp_path: Path) -> None:
+    for words in (
+        ("serve", "model.safetensors", "--ui"),
+        ("demo", "--serve", "--out", tmp_path / "demo"),
+    ):
+        result = command(*words)
+        assert result.returncode == 2
+        assert "pip install" in result.stderr
+        assert "gradio" in result.stderr
+    assert not (tmp_path / "demo").exists()
 
 
 # settings

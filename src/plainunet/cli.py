@@ -478,22 +478,42 @@ def serve(
     """
     from plainunet.system import read_bytes
 
+    limit = None if memory is None else read_bytes(memory)
+    _serve(checkpoint, options, backend, device, precision, limit)
+    return 0
+
+
+def _serve(checkpoint: Path, options: ServeOptions, *loading: Any) -> None:
+    """Serve a model; `loading` are the arguments of `load_with`."""
+    _require_server(options)
+    from plainunet.deployment.server import load_with, serve
+
+    def show(url: str) -> None:
+        page = f"\nto try it in a browser: {url}/ui" if options.ui else ""
+        _print(
+            f"serving {checkpoint} at {url}\ncurl -F file=@IMAGE {url}/v1/predict -o mask.png{page}"
+        )
+
+    serve(checkpoint, options, load_with(*loading), show)
+
+
+def _require_server(options: ServeOptions) -> None:
+    """Refuse to serve without the libraries that it needs."""
+    from importlib.util import find_spec
+
     try:
-        from plainunet.deployment.server import load_with, serve
+        import plainunet.deployment.server  # noqa: F401
+
+        if options.ui and find_spec("gradio") is None:
+            raise ModuleNotFoundError(name="gradio")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("plainunet"):
             raise
+        page = " 'gradio>=6.31,<7'" if options.ui else ""
         raise ValueError(
             f"{error.name} is not installed. Run: pip install fastapi uvicorn prometheus-client "
-            "python-multipart"
+            f"python-multipart{page}"
         ) from None
-
-    def show(url: str) -> None:
-        _print(f"serving {checkpoint} at {url}\ncurl -F file=@IMAGE {url}/v1/predict -o mask.png")
-
-    limit = None if memory is None else read_bytes(memory)
-    serve(checkpoint, options, load_with(backend, device, precision, limit), show)
-    return 0
 
 
 @app.command(name="import")
@@ -572,7 +592,7 @@ def model(
 
 
 @app.command
-def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
+def demo(*, out: Path = Path("demo"), seed: int = 0, serve: Flag = False) -> int:
     """Generate a synthetic dataset, train, evaluate and predict, in about three minutes.
 
     Writes OUT/data (the synthetic images), OUT/run (see train) and OUT/masks (see predict).
@@ -584,14 +604,25 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> int:
         removed.
     seed
         Random seed of the dataset and the training.
+    serve
+        Then serve the model, with a page to try it in a browser.
     """
     from plainunet.files import made_anew
+    from plainunet.formats.problems import command
 
+    options = ServeOptions(port=0, ui=True)
+    if serve:
+        _require_server(options)
     with made_anew(out / ".demo.json", [out / "run", out / "masks"]):
-        return _run_demo(out, seed)
+        model = _run_demo(out, seed)
+    if serve:
+        _serve(model, options, "auto", "auto", "auto", None)
+    else:
+        _print(f"Try it in a browser: {command('plainunet', 'serve', model, '--ui')}")
+    return 0
 
 
-def _run_demo(out: Path, seed: int) -> int:
+def _run_demo(out: Path, seed: int) -> Path:
     from plainunet.demo import CLASS_NAMES, draw_dataset
     from plainunet.terminal.screen import Screen
     from plainunet.terminal.tables import show_scores
@@ -622,7 +653,7 @@ def _run_demo(out: Path, seed: int) -> int:
         "image | ground truth | prediction | differences.\n"
         f"Report: {run / 'report.html'}"
     )
-    return 0
+    return folder.best
 
 
 @app.command

@@ -427,3 +427,5 @@ class ServeOptions(BaseModel):
     """Time to receive a request, and again to answer it [s]."""
     processes: int = Field(default=1, ge=1, le=256)
     """Number of processes, each with the model in memory."""
+    ui: bool = False
+    """Also serve a page to try the model in a browser, at /ui. Needs one process."""

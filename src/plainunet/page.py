@@ -52,10 +52,15 @@ def _environment() -> "Environment":
     for form in (score, count, interval, percent, plural, setting):
         environment.filters[form.__name__] = form
     for name in ("style.css", "script.js"):
-        text = (_TEMPLATES / name).read_text(encoding="utf-8")
+        text = read_template(name)
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         environment.globals[name.partition(".")[0]] = {"text": text, "digest": digest}
     return environment
+
+
+def read_template(name: str) -> str:
+    """Read a file that goes into a page as it is, such as a style sheet."""
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def save_page(path: Path, html: str) -> None:

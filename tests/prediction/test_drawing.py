@@ -1,5 +1,6 @@
 """Mask files, overlays and comparisons."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.dataset.coding import read_mask
+from plainunet.formats.colors import IGNORED
 from plainunet.palette import default_colors
 from plainunet.prediction.drawing import (
     as_rgb,
     draw_overlay,
+    encode_layer,
+    find_edges,
+    reduced_rgb,
     write_comparison,
     write_mask,
     write_tiff_mask,
@@ -175,3 +180,37 @@ def test_a_class_in_white_grey_or_black_is_visible_in_overlays(
     assert np.abs(shown[20, 20] - image[20, 20]).max() > 50
     assert np.abs(shown[10, 20] - image[10, 20]).max() > 100
     assert np.array_equal(shown[5, 5], image[5, 5])
+
+
+def test_opacity_of_an_overlay_and_its_edges() -> None:
+    colors = ((0, 0, 0), (200, 20, 40))
+    image = np.full((40, 40, 3), 90, np.uint8)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:30, 10:30] = 1
+    mask[:5] = IGNORED
+    for opacity, expected in ((0.0, (90, 90, 90)), (1.0, colors[1])):
+        shown = draw_overlay(image, mask, colors, opacity)
+        assert tuple(shown[20, 20]) == expected
+        assert tuple(shown[10, 20]) == colors[1]
+        assert np.array_equal(shown[:9], image[:9])
+    edges = find_edges(mask)
+    assert edges[10, 20] == 1
+    assert edges[20, 20] == edges[2, 2] == edges[5, 5] == 0
+
+
+def test_layer_is_transparent_but_for_objects() -> None:
+    mask = np.array([[0, 1, 2, IGNORED]], np.uint8)
+    colors = ((1, 2, 3), (200, 20, 40), (20, 200, 40))
+    layer = np.array(Image.open(BytesIO(encode_layer(mask, colors))).convert("RGBA"))[0]
+    assert layer[:, 3].tolist() == [0, 255, 255, 0]
+    assert layer[1:3, :3].tolist() == [[200, 20, 40], [20, 200, 40]]
+
+
+def test_a_large_image_is_reduced() -> None:
+    image = np.zeros((50, 4001, 1), np.uint16)
+    image[:, 2000:] = 65535
+    shown = reduced_rgb(image, 100)
+    assert shown.shape == (1, 100, 3)
+    assert shown[0, 10].tolist() == [0, 0, 0]
+    assert shown[0, 90].tolist() == [255, 255, 255]
+    assert reduced_rgb(image[:, :90], 100).shape == (50, 90, 3)

@@ -144,7 +144,7 @@ def encode(
     if output == "rle":
         content = {"model": predicted.model.digest, **run_lengths(mask, card)}
         return Answer(as_json(content), _JSON)
-    _require_few_objects(mask, len(card.class_names), output)
+    require_few_objects(mask, len(card.class_names), output)
     labels, objects = find_objects(mask)
     if output == "contours":
         content = draw_contours(labels, objects, card.class_names, decoded.geo)
@@ -153,8 +153,12 @@ def encode(
     return Answer(as_json(coco_file([image], card)), _JSON)
 
 
-def _require_few_objects(mask: NDArray[np.uint8], classes: int, output: str) -> None:
-    """Refuse masks of noise, whose objects would take minutes to write."""
+def require_few_objects(mask: NDArray[np.uint8], classes: int, output: str) -> None:
+    """Refuse a mask of noise, whose objects would take minutes to write.
+
+    Raises:
+        RefusedError: It has more than `MOST_OBJECTS`.
+    """
     count = 0
     for class_id in range(1, classes):
         count += cv2.connectedComponents((mask == class_id).astype(np.uint8))[0] - 1

@@ -447,6 +447,7 @@ class _Observed:
             await self._app(scope, receive, send)
             return
         begun, number, status = time.monotonic(), uuid.uuid4().hex, 0
+        root = scope.get("root_path", "")
 
         async def send_marked(message: Message) -> None:
             nonlocal status
@@ -468,7 +469,10 @@ class _Observed:
                 await _problem(500, "bug", message, {})(scope, receive, send_marked)
         finally:
             seconds = time.monotonic() - begun
-            route = getattr(scope.get("route"), "path", "other")
+            # the parts of a mounted page are many, and are not logged by default
+            mounted = scope.get("root_path", "").removeprefix(root)
+            route = mounted or getattr(scope.get("route"), "path", "other")
             self._service.metrics.seconds.labels(route, str(status)).observe(seconds)
             fields = {"id": number, "route": route, "code": status, "seconds": round(seconds, 4)}
-            _log.info("request", extra={"fields": fields})
+            level = logging.DEBUG if mounted else logging.INFO
+            _log.log(level, "request", extra={"fields": fields})

@@ -67,6 +67,8 @@ def serve(
     """
     token = options.token or os.environ.get(TOKEN) or None
     options = options.model_copy(update={"token": token})
+    if options.ui and options.processes > 1:
+        raise ValueError("--ui: the page needs --processes 1, because it keeps results in memory.")
     predictor = load(path)
     with _listen(options) as listener, tempfile.TemporaryDirectory() as folder:
         address = listener.getsockname()
@@ -80,7 +82,12 @@ def serve(
         if options.processes == 1:
             if predictor.memory is None:
                 keep_freed_memory()
-            config.app = make_app(predictor, options, load)
+            config.app = app = make_app(predictor, options, load)
+            if options.ui:
+                # Gradio is large, and not always installed
+                from plainunet.deployment.page import add_page
+
+                add_page(app)
             _run_one(config, listener)
         else:
             del predictor  # each process has its own

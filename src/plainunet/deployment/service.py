@@ -76,6 +76,8 @@ _log = logging.getLogger("plainunet.serve")
 _Result = TypeVar("_Result")
 Load = Callable[[Path], Predictor]
 """Loads a model from a file."""
+Finish = Callable[[Upload, Decoded, Predicted], _Result]
+"""Makes something of a prediction."""
 
 
 class Prediction(NamedTuple):
@@ -256,7 +258,7 @@ class Service:
                 except ClientDisconnect:
                     raise _gone() from None
                 except OSError as error:
-                    raise _no_space(error) from None
+                    raise no_space(error) from None
                 return await self._while_wanted(request, answer(uploads))
 
     async def _while_wanted(self, request: Request, work: Awaitable[_Result]) -> _Result:
@@ -301,6 +303,34 @@ class Service:
         Raises:
             RefusedError: There is no room in the queue.
         """
+
+        def finish(upload: Upload, decoded: Decoded, predicted: Predicted) -> Prediction:
+            answer = encode(output, upload.name, decoded, predicted, upload.path.parent)
+            return Prediction(answer, predicted.model.digest)
+
+        return await self.finish_all(uploads, output, finish, page)
+
+    async def finish_all(
+        self,
+        uploads: Sequence[Upload],
+        output: OutputName,
+        finish: "Finish[_Result]",
+        page: int | None = None,
+    ) -> "list[_Result | RefusedError]":
+        """Predict several files, and make something of each prediction, in a thread.
+
+        Args:
+            uploads: The files.
+            output: The format whose probabilities, if any, are predicted with the mask.
+            finish: Receives the file, its image and its prediction.
+            page: The page of a TIFF file.
+
+        Returns:
+            What `finish` returns for each file, or why it failed.
+
+        Raises:
+            RefusedError: There is no room in the queue.
+        """
         try:
             with self.queue.room(len(uploads)) as room:
                 measured = [await self._measure(upload, page) for upload in uploads]
@@ -318,7 +348,7 @@ class Service:
                 return list(
                     await asyncio.gather(
                         *(
-                            self._finish(upload, each, output)
+                            self._finish(upload, each, output, finish)
                             for upload, each in zip(uploads, measured, strict=True)
                         )
                     )
@@ -343,18 +373,19 @@ class Service:
             raise RefusedError(400, "damaged", f"The image is damaged ({error}).") from None
 
     async def _finish(
-        self, upload: Upload, measured: Measured | RefusedError, output: OutputName
-    ) -> Prediction | RefusedError:
-        """Decode, predict and encode an image that has room in the queue."""
+        self,
+        upload: Upload,
+        measured: Measured | RefusedError,
+        output: OutputName,
+        finish: "Finish[_Result]",
+    ) -> "_Result | RefusedError":
+        """Decode, predict and finish an image that has room in the queue."""
         if isinstance(measured, RefusedError):
             return measured
         try:
             decoded = await self._read(decode, measured, self.model.predictor)
             predicted = await self._predict(decoded, output)
-            answer = await self._in_thread(
-                encode, output, upload.name, decoded, predicted, upload.path.parent
-            )
-            return Prediction(answer, predicted.model.digest)
+            return await self._in_thread(finish, upload, decoded, predicted)
         except LateError:
             return self._late()
         except BrokenError as error:
@@ -386,7 +417,8 @@ def _gone() -> RefusedError:
     return RefusedError(_CLOSED, "client-gone", "The client has gone.")
 
 
-def _no_space(error: OSError) -> RefusedError:
+def no_space(error: OSError) -> RefusedError:
+    """The error for a file that cannot be written."""
     _log.error("a temporary file cannot be written: %s", error.strerror or error)
     return RefusedError(503, "no-space", "The server cannot write its files.", RETRY_AFTER)
 
@@ -404,7 +436,7 @@ def _as_refused(error: Exception, upload: Upload) -> RefusedError:
     if is_out_of_memory(error):
         return RefusedError(503, "out-of-memory", "Out of memory. Try again later.", RETRY_AFTER)
     if isinstance(error, OSError):
-        return _no_space(error)
+        return no_space(error)
     if isinstance(error, RuntimeError):
         raise error
     return refuse(error, upload.path.parent.parent)

@@ -22,7 +22,8 @@ from plainunet.prediction.geo import Tag, nodata_tag
 
 Colors = Sequence[tuple[int, int, int]]
 _PANEL = 480  # width of a panel in a comparison [pixels]
-_OPACITY = 0.45  # of a class's colour in an overlay
+OPACITY = 0.45
+"""Opacity of a class's colour in an overlay."""
 _GREY = 40  # a colour whose channels differ by at most this counts as grey
 TILE = 512
 """Side of a tile of a TIFF file [pixels]."""
@@ -207,22 +208,50 @@ def encode_png(values: NDArray[Any]) -> bytes:
     return data.getvalue()
 
 
-def draw_overlay(image: NDArray[Any], mask: NDArray[np.uint8], colors: Colors) -> NDArray[np.uint8]:
-    """Overlay a mask on its image [H, W, C]: classes in their colours, with contours.
+def draw_overlay(
+    image: NDArray[Any], mask: NDArray[np.uint8], colors: Colors, opacity: float = OPACITY
+) -> NDArray[np.uint8]:
+    """Overlay a mask on its image [H, W, C]: classes in their `overlay_colors`, with contours.
 
-    The background stays clear. Classes whose colour is white, grey or black get a hue, because
-    these colours are invisible on some images.
+    The background stays clear.
     """
     shown = as_rgb(image)
-    hues = default_colors(max(3, len(colors)))
-    seen = [own if max(own) - min(own) > _GREY else hues[k] for k, own in enumerate(colors)]
-    colored = _color_table(seen)[mask]
-    mixed = cv2.addWeighted(shown, 1 - _OPACITY, colored, _OPACITY, 0)
-    edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-    drawn = (mask > 0) & (mask != IGNORED)
+    colored = _color_table(overlay_colors(colors))[mask]
+    mixed = cv2.addWeighted(shown, 1 - opacity, colored, opacity, 0)
+    drawn = _is_object(mask)
     result = np.where(drawn[..., None], mixed, shown)
-    result[drawn & edge] = colored[drawn & edge]
+    edge = find_edges(mask) > 0
+    result[edge] = colored[edge]
     return result
+
+
+def overlay_colors(colors: Colors) -> Colors:
+    """The colours of classes in an overlay: a hue in place of white, grey and black.
+
+    These are invisible on some images.
+    """
+    hues = default_colors(max(3, len(colors)))
+    return [own if max(own) - min(own) > _GREY else hues[k] for k, own in enumerate(colors)]
+
+
+def find_edges(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Class ids [H, W] of the pixels along the edges of objects, 0 elsewhere."""
+    edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    return np.where(edge & _is_object(mask), mask, np.uint8(0))
+
+
+def _is_object(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    return np.asarray((mask > 0) & (mask != IGNORED))
+
+
+def encode_layer(mask: NDArray[np.uint8], colors: Colors) -> bytes:
+    """Encode class ids as a PNG to lay over an image: transparent where there is no object."""
+    image = Image.fromarray(mask).convert("L")
+    image.putpalette(_color_table(overlay_colors(colors)).ravel().tolist())
+    data = BytesIO()
+    clear = bytes([0] + [255] * (IGNORED - 1) + [0])
+    image.save(data, format="PNG", transparency=clear, compress_level=1, compress_type=zlib.Z_RLE)
+    return data.getvalue()
 
 
 def as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -236,6 +265,19 @@ def as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
         unit = (unit - unit.min()) / max(float(np.ptp(unit)), 1e-12)
     chosen = unit[..., :3] if unit.shape[2] >= 3 else np.repeat(unit[..., :1], 3, axis=2)
     return np.round(chosen * 255).astype(np.uint8)
+
+
+def reduced_rgb(image: NDArray[Any], longest: int) -> NDArray[np.uint8]:
+    """Convert an image as `as_rgb`, reduced to at most `longest` pixels on its longer side."""
+    side = max(image.shape[:2])
+    # a large image is thinned first: converting all of it would take its memory several times
+    step = max(1, side // (2 * longest))
+    shown = as_rgb(image[::step, ::step])
+    scale = longest / max(shown.shape[:2])
+    if scale >= 1:
+        return shown
+    size = [max(1, round(length * scale)) for length in shown.shape[1::-1]]
+    return np.asarray(cv2.resize(shown, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _tiles(bands: Iterable[NDArray[np.uint8]], width: int) -> Iterator[NDArray[np.uint8]]:
