@@ -24,7 +24,7 @@ from plainunet.config import BackendName
 from plainunet.network.card import KEY, Card, CheckpointError, read_card, require_classes
 from plainunet.system import cores, shorten
 
-# before ONNX Runtime is imported: since 1.32 it sends usage statistics
+# before ONNX Runtime is imported: it would send usage statistics (1.32 does)
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 NETWORK_INPUT = "network_input"
