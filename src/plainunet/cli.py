@@ -418,7 +418,7 @@ def predict(
 
 @app.command
 def export(checkpoint: Path, /, *, out: Path, options: Exporting) -> int:
-    """Export a model as one file for other programs: ONNX, OpenVINO, torch.export, BioImage Model Zoo.
+    """Export a model as one file for other programs: ONNX, OpenVINO, torch.export or bioimage.io.
 
     The file takes images as stored and gives probabilities and masks of the images' own size:
     scaling, normalisation, padding, resizing and softmax are inside. Then checkpoint and file are
