@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,6 @@ from plainunet.prediction.backends import Geometry
 
 from ..models import make_card, make_network
 
-needs_library = pytest.mark.skipif(
-    find_spec("bioimageio") is None, reason="pip install bioimageio.core"
-)
 TO_ZOO = ExportOptions(to="bioimageio", author=("Jane Doe",), license="CC-BY-4.0")
 ARCHITECTURE = make_network(2, base_channels=2, depth=1).architecture
 
@@ -75,7 +71,7 @@ def read(path: Path) -> dict[str, bytes]:
         return {name: package.read(name) for name in package.namelist()}
 
 
-@needs_library
+@pytest.mark.bioimageio
 def test_a_package_passes_the_test_of_the_zoo(tmp_path: Path) -> None:
     training = {"sample": {"patient-name.png": 1}, "dtypes": ["uint8"]}
     package = make_package(InputSize((24, 24), 4, 8), 32, training=training, threshold=0.25)
@@ -90,7 +86,7 @@ def test_a_package_passes_the_test_of_the_zoo(tmp_path: Path) -> None:
     assert not any(b"patient-name" in content for content in files.values())
 
 
-@needs_library
+@pytest.mark.bioimageio
 def test_a_package_with_wrong_outputs_fails_the_test_of_the_zoo(tmp_path: Path) -> None:
     package = make_package(InputSize((16, 16), None, 0), 16)
     package.probabilities[:, 3:9] = 0.5
@@ -99,7 +95,7 @@ def test_a_package_with_wrong_outputs_fails_the_test_of_the_zoo(tmp_path: Path) 
         check_package(path)
 
 
-@needs_library
+@pytest.mark.bioimageio
 @pytest.mark.parametrize(("dtype", "scaled"), [("uint16", True), ("float32", False)])
 def test_other_dtypes_are_scaled_by_their_range(dtype: str, scaled: bool, tmp_path: Path) -> None:
     path = write(make_package(InputSize((16, 16), 4, 0), 20, dtype), tmp_path / "model.zip")
@@ -150,7 +146,7 @@ def test_titles_have_only_allowed_characters(names: tuple[str, ...], title: str)
     assert len(choose_title(None, ("0", "long name" * 40))) <= 64
 
 
-@needs_library
+@pytest.mark.bioimageio
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -179,7 +175,7 @@ def save(path: Path, classes: int, options: dict[str, Any], **card: Any) -> Path
 
 
 @pytest.mark.slow
-@needs_library
+@pytest.mark.bioimageio
 @pytest.mark.parametrize(
     ("classes", "options", "card"),
     [
@@ -217,12 +213,13 @@ export(sys.argv[1], sys.argv[2], options)
 
 
 @pytest.mark.slow
-@needs_library
+@pytest.mark.bioimageio
 def test_a_package_is_made_offline_and_leaves_nothing_else(tmp_path: Path) -> None:
     checkpoint = save(tmp_path / "best.safetensors", 2, {})
     home, out = tmp_path / "home", tmp_path / "out" / "model.zip"
     home.mkdir()
     where = {**os.environ, "HOME": str(home), "PLAINUNET_CACHE": str(tmp_path / "cache")}
+    where.pop("ORT_DISABLE_TELEMETRY")
     command = [sys.executable, "-c", OFFLINE, str(checkpoint), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=where)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -231,7 +228,7 @@ def test_a_package_is_made_offline_and_leaves_nothing_else(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@needs_library
+@pytest.mark.bioimageio
 def test_a_package_that_fails_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
