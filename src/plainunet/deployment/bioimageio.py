@@ -50,6 +50,8 @@ _TITLE = frozenset(string.ascii_letters + string.digits + "_+- ()")
 _TITLE_LENGTH = (5, 64)
 _MOST = 512
 """Largest side of the test image [pixels], if the network takes as small ones."""
+_TIMES, _NEAR = 8, 0.05
+"""Most steps of the pooling grid that are one of the image, and how near they are [pixels]."""
 _COVER = 320
 """Side of each half of the cover image [pixels]."""
 _PRIVATE = ("sample", "settings")
@@ -80,7 +82,7 @@ class InputSize:
         if card.size:
             return cls(card.size, None, 0)
         grid = 2**geometry.depth
-        step = grid * max(1, round(1 / card.factor))
+        step = _grid_of_images(grid, card.factor)
         if not geometry.can_tile:
             least = math.ceil(geometry.smallest / card.factor / step) * step
             return cls((least, least), step, 0)
@@ -111,6 +113,16 @@ class InputSize:
         if truth is not None:
             truth = np.pad(truth[window], missing, constant_values=IGNORED)
         return Example(np.pad(image, (*missing, (0, 0)), mode="edge"), truth)
+
+
+def _grid_of_images(grid: int, factor: float) -> int:
+    """Pixels of an image, or nearly, that are a multiple of the pooling grid once reduced."""
+    near = [(round(times * grid / factor), times * grid) for times in range(1, _TIMES + 1)]
+    misses = [abs(step * factor - wanted) for step, wanted in near]
+    return next(
+        (step for (step, _), miss in zip(near, misses, strict=True) if miss <= _NEAR),
+        near[int(np.argmin(misses))][0],
+    )
 
 
 @dataclass(frozen=True)
@@ -185,7 +197,7 @@ class Package:
             "axes": [
                 batch,
                 _channels([f"channel{number}" for number in range(self.image.shape[2])]),
-                *({"type": "space", "id": axis, **each} for axis, each in self._sides().items()),
+                *self._sides(),
             ],
             "test_tensor": {"source": "test_input.npy"},
             "sample_tensor": {"source": "sample_input.tif"},
@@ -200,8 +212,11 @@ class Package:
                 batch,
                 _channels(names),
                 *(
-                    {"type": "space", "id": axis, **halo, "size": _reference(axis)}
-                    for axis in self._sides()
+                    {
+                        **{"type": "space", "id": axis, **halo},
+                        "size": {"tensor_id": IMAGE, "axis_id": axis},
+                    }
+                    for axis in "yx"
                 ),
             ],
             "test_tensor": {"source": "test_output.npy"},
@@ -225,13 +240,12 @@ class Package:
             "weights": {"onnx": {"source": WEIGHTS, "opset_version": OPSET}},
         }
 
-    def _sides(self) -> dict[str, dict[str, Any]]:
-        """The size of each axis in the format's words."""
-        step, least = self.size.step, dict(zip("yx", self.size.least, strict=True))
-        return {
-            axis: {"size": {"min": side, "step": step} if step else side}
-            for axis, side in least.items()
-        }
+    def _sides(self) -> Iterator[dict[str, Any]]:
+        """The axes of height and width; "concatenable" allows tiles."""
+        for axis, side in zip("yx", self.size.least, strict=True):
+            size = {"min": side, "step": self.size.step} if self.size.step else side
+            tiles = {"concatenable": True} if self.size.halo else {}
+            yield {"type": "space", "id": axis, "size": size, **tiles}
 
     def _summary(self) -> str:
         names = shorten(", ".join(self.card.class_names), 300)
@@ -377,7 +391,7 @@ def choose_title(given: str | None, class_names: tuple[str, ...]) -> str:
     """The title of a package: as given, or after the foreground classes."""
     if given:
         return given
-    names = " ".join(" ".join(class_names[1:]).split())
+    names = " ".join(" and ".join(class_names[1:]).split())
     allowed = "".join(each if each in _TITLE else "-" for each in f"U-Net for {names}")
     return allowed[: _TITLE_LENGTH[1]].strip()
 
@@ -391,10 +405,6 @@ def _channels(names: list[str] | tuple[str, ...]) -> dict[str, Any]:
             plain = f"class_{plain or number}"
         found.append(plain if plain not in found else f"{plain}_{number}")
     return {"type": "channel", "channel_names": found}
-
-
-def _reference(axis: str) -> dict[str, Any]:
-    return {"tensor_id": IMAGE, "axis_id": axis}
 
 
 def require_publishable(options: ExportOptions) -> None:
