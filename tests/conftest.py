@@ -6,6 +6,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import gc
 import subprocess
@@ -65,6 +66,7 @@ NEEDS: dict[str, Callable[[], bool]] = {
     "bf16": cache(_has_bf16),
     "trackio": lambda: find_spec("trackio") is not None,
     "gradio": lambda: find_spec("gradio") is not None,
+    "bioimageio": lambda: find_spec("bioimageio") is not None,
     "small_disk": cache(_may_mount),
 }
 

@@ -427,7 +427,7 @@ def predict(
 
 @app.command
 def export(checkpoint: Path, /, *, out: Path, options: Exporting) -> int:
-    """Export a model as one file for other programs: ONNX, OpenVINO or torch.export.
+    """Export a model as one file for other programs: ONNX, OpenVINO, torch.export or bioimage.io.
 
     The file takes images as stored and gives probabilities and masks of the images' own size:
     scaling, normalisation, padding, resizing and softmax are inside. Then checkpoint and file are
@@ -438,7 +438,7 @@ def export(checkpoint: Path, /, *, out: Path, options: Exporting) -> int:
     checkpoint
         A best.safetensors.
     out
-        File to write: .onnx, .xml (OpenVINO) or .pt2 (torch).
+        File to write: .onnx, .xml (OpenVINO), .pt2 (torch) or .zip (bioimageio).
     """
     from plainunet.deployment.export import export as write
     from plainunet.terminal.screen import Screen

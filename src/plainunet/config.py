@@ -376,15 +376,15 @@ class EvaluateOptions(BaseModel):
     write them into a copy, NAME-tuned.safetensors next to the checkpoint, and evaluate the copy."""
 
 
-ExportTarget = Literal["onnx", "openvino", "torch"]
+ExportTarget = Literal["onnx", "openvino", "torch", "bioimageio"]
 
 
 class ExportOptions(CardOptions):
     """Options of `export`: the file, and the images that it is checked on."""
 
     to: ExportTarget
-    """Format: onnx (one .onnx file), openvino (.xml, and .bin beside it) or torch (.pt2 of
-    torch.export)."""
+    """Format: onnx (one .onnx file), openvino (.xml, and .bin beside it), torch (.pt2 of
+    torch.export) or bioimageio (.zip of the BioImage Model Zoo, with ONNX weights)."""
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """Precision: fp16 halves the file (weights only, it computes in fp32), bf16 makes OpenVINO
     compute in it, int8 quantises the network with training images: a quarter of the size, and
@@ -399,6 +399,12 @@ class ExportOptions(CardOptions):
     synthetic images if it is not there."""
     data: Path | None = None
     """Folder of images and masks to check the file on, and to calibrate int8 with."""
+    author: tuple[str, ...] = ()
+    """With --to bioimageio: names of the model's authors."""
+    license: str | None = None
+    """With --to bioimageio: the licence of the model, an SPDX identifier such as CC-BY-4.0."""
+    title: str | None = None
+    """With --to bioimageio: the title of the model. Default: from the names of its classes."""
     force: bool = False
     """Keep the file even if it differs from the checkpoint by more than the tolerance."""
     ensemble: tuple[Path, ...] = ()

@@ -1,5 +1,10 @@
 """The backend of arrays computes what that of PyTorch does."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -123,3 +128,13 @@ def test_tiles_of_valid_convolutions_are_the_same() -> None:
 def test_an_exported_file_has_no_network_in_pytorch() -> None:
     with pytest.raises(ValueError, match="checkpoint"):
         _ = Predictor(exported(network_of())).network
+
+
+def test_onnx_runtime_sends_no_usage_statistics(tmp_path: Path) -> None:
+    """If it did, it would keep a device id and a queue in the home folder from its import on."""
+    pytest.importorskip("onnxruntime")
+    code = "from plainunet.prediction.exported import need; need('onnxruntime')"
+    where = {**os.environ, "HOME": str(tmp_path)}
+    del where["ORT_DISABLE_TELEMETRY"]
+    subprocess.run([sys.executable, "-c", code], check=True, env=where)
+    assert list(tmp_path.rglob("*")) == []

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from plainunet.system import cores
 
 Both = tuple[NDArray[np.float32], NDArray[np.uint8]]
 """Probabilities [K, H, W] and mask [H, W] of an image."""
+WEIGHTS = "weights.onnx"
+"""Name of the network in a package of the BioImage Model Zoo."""
 _REPEATS = 2
 """Times that each image is predicted; the fastest is taken."""
 
@@ -75,7 +78,7 @@ def agree(
     between, own, other = (np.zeros((classes, classes), np.int64) for _ in range(3))
     difference, seconds = 0.0, np.zeros(2)
     for each in track(examples, "checking", len(examples), reporter):
-        (expected, ids), first = _timed(lambda image: _predict(predictor, image), each.image)
+        (expected, ids), first = _timed(lambda image: predict_both(predictor, image), each.image)
         (found, mask), second = _timed(run, each.image)
         seconds += first, second
         worst = float(np.abs(found - expected).max())
@@ -95,13 +98,21 @@ def _mean_dice(counts: NDArray[np.int64]) -> float:
     return 1.0 if np.isnan(scores).all() else float(nan_mean(scores, 0))
 
 
-def _predict(predictor: Predictor, image: NDArray[Any]) -> Both:
+def predict_both(predictor: Predictor, image: NDArray[Any]) -> Both:
+    """Predict an image [H, W, C] without a warning if it is unlike those of training."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of images unlike those of training
+        warnings.simplefilter("ignore")
         bands = list(predictor.both_bands(as_windows(image)))
     return np.concatenate([each for _, each in bands], 1), np.concatenate(
         [each for each, _ in bands]
     )
+
+
+def choose(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """The mask [H, W] of probabilities [K, H, W]."""
+    binary = len(probabilities) == 2
+    mask: NDArray[Any] = probabilities[1] >= threshold if binary else probabilities.argmax(0)
+    return mask.astype(np.uint8)
 
 
 def _timed(run: Callable[[NDArray[Any]], Both], image: NDArray[Any]) -> tuple[Both, float]:
@@ -116,16 +127,25 @@ def _timed(run: Callable[[NDArray[Any]], Both], image: NDArray[Any]) -> tuple[Bo
 
 def open_whole(path: Path, precision: str) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
     """Load a whole exported file; the function maps its input to its outputs, in order."""
-    return {".onnx": _open_onnx, ".xml": _open_openvino, ".pt2": _open_torch}[path.suffix.lower()](
-        path, precision
-    )
+    openers = {".onnx": _open_onnx, ".xml": _open_openvino, ".pt2": _open_torch}
+    return {**openers, ".zip": _open_package}[path.suffix.lower()](path, precision)
+
+
+def _open_package(path: Path, precision: str) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+    with ZipFile(path) as package:
+        return _run_onnx(package.read(WEIGHTS))
 
 
 def _open_onnx(path: Path, precision: str) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+    return _run_onnx(str(path))
+
+
+def _run_onnx(source: str | bytes) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+    """Load a model from a path or its content."""
     runtime = need("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = cores(), 3
-    session = runtime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    session = runtime.InferenceSession(source, options, ["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run(images: NDArray[Any]) -> list[NDArray[Any]]:

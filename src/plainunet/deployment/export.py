@@ -19,7 +19,15 @@ import torch
 from numpy.typing import NDArray
 
 from plainunet.config import ExportOptions
-from plainunet.deployment.agreement import LIMITS, Agreement, Both, agree, open_whole
+from plainunet.deployment.agreement import (
+    LIMITS,
+    Agreement,
+    Both,
+    agree,
+    choose,
+    open_whole,
+    predict_both,
+)
 from plainunet.deployment.examples import Example, crop, find_calibration, find_examples
 from plainunet.deployment.graph import Pipeline
 from plainunet.files import require_file, require_own, write_whole
@@ -29,17 +37,19 @@ from plainunet.network.blocks import fold_batch_normalisation
 from plainunet.network.card import KEY, Card, versions, write_metadata
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.unet import UNet
+from plainunet.prediction.backends import Geometry
 from plainunet.prediction.exported import UnusableError
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.tiling import WHOLE
 from plainunet.reporter import Reporter, silent
 
-SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "bioimageio": ".zip"}
 """Suffix of each format."""
 _NEEDS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
     "torch": (),
+    "bioimageio": ("onnx", "onnxscript", "onnxruntime", "bioimageio.core"),
 }
 _PRECISIONS = {
     "onnx": {"bf16": "ONNX Runtime has no bf16 convolutions for CPUs"},
@@ -48,6 +58,7 @@ _PRECISIONS = {
         "fp16": "PyTorch computes fp16 convolutions slowly on CPUs",
         "bf16": "the program that loads the file chooses by torch.autocast",
     },
+    "bioimageio": dict.fromkeys(("fp16", "bf16"), "packages are tested in fp32"),
 }
 _TILE = 512
 """Default side of Deepness tiles [pixels]."""
@@ -76,8 +87,8 @@ def export(
 
     Args:
         checkpoint: A `best.safetensors`.
-        out: The file: .onnx, .xml (a .bin is written beside it) or .pt2. It appears whole or not at
-            all; only a file of an earlier export is replaced.
+        out: The file: .onnx, .xml (a .bin is written beside it), .pt2 or .zip. It appears whole or
+            not at all; only a file of an earlier export is replaced.
         options: Format, precision, layout, and the images.
         reporter: Receives progress and notes.
 
@@ -87,7 +98,8 @@ def export(
     Raises:
         FileNotFoundError: The checkpoint or an image does not exist.
         ValueError: The options contradict each other or the checkpoint, a library is missing, or
-            the file differs from the checkpoint by more than `LIMITS` allow.
+            the file differs from the checkpoint by more than `LIMITS` allow, or fails the test of
+            bioimageio.core.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     _require_possible(out, options)
@@ -114,12 +126,15 @@ def export(
         },
     )
     reporter.stage("exporting", 1)
-    side = _side(network, card, tile)
     predictor = Predictor(network, card, device="cpu", precision="fp32")
-    inputs = _calibration(predictor, checkpoint, side, options, reporter)
-    write = _build(Pipeline(network, card), dtype, tile, options, inputs, reporter)
-    examples = crop(found, side)
-    examples = [_as_tile(each, tile) for each in examples] if tile else examples
+    if options.to == "bioimageio":
+        examples, write = _package(network, predictor, dtype, found, options)
+    else:
+        side = _side(network, card, tile)
+        inputs = _calibration(predictor, checkpoint, side, options, reporter)
+        write = _build(Pipeline(network, card), dtype, tile, options, inputs, reporter)
+        examples = crop(found, side)
+        examples = [_as_tile(each, tile) for each in examples] if tile else examples
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / f"model{SUFFIX[options.to]}"
         write(draft, metadata)
@@ -129,6 +144,10 @@ def export(
         _require_agreement(agreement, checkpoint, options)
         metadata["export"]["check"] = {"images": described, **dataclasses.asdict(agreement)}
         write(draft, metadata)
+        if options.to == "bioimageio":
+            from plainunet.deployment.bioimageio import check_package
+
+            check_package(draft)
         sizes = checkpoint.stat().st_size, sum(file.stat().st_size for file in _files(draft))
         _publish(draft, out)
     return Exported(out, described, agreement, sizes)
@@ -154,11 +173,25 @@ def _require_possible(out: Path, options: ExportOptions) -> None:
         raise ValueError(
             f"{weights}: exists, and was not made by this command. Choose another file name."
         )
-    if missing := [name for name in _NEEDS[options.to] if find_spec(name) is None]:
+    if missing := [name for name in _NEEDS[options.to] if not _is_installed(name)]:
         raise UnusableError(
             f"--to {options.to} needs {', '.join(missing)}. Run: pip install "
             f"{' '.join(_NEEDS[options.to])}"
         )
+    if options.to == "bioimageio":
+        from plainunet.deployment.bioimageio import require_publishable
+
+        require_publishable(options)
+    elif options.author or options.license or options.title:
+        raise ValueError("--author, --license and --title need --to bioimageio.")
+
+
+def _is_installed(name: str) -> bool:
+    """Whether a module can be imported; its package may be missing as well."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _card_for_export(
@@ -254,6 +287,29 @@ def _build(
     return write_onnx(compress(model) if options.precision == "fp16" else model)
 
 
+def _package(
+    network: UNet, predictor: Predictor, dtype: str, found: list[Example], options: ExportOptions
+) -> tuple[list[Example], Write]:
+    """Examples of the sizes that a package takes, as floats, and the function that writes it."""
+    from plainunet.deployment.bioimageio import InputSize, Package
+    from plainunet.deployment.onnx_model import build_planar
+
+    card = predictor.card
+    size = InputSize.of(card, Geometry.of(network.architecture))
+    fitting = [size.fit(each) for each in found]
+    examples = [Example(to_unit(each.image), each.truth) for each in fitting]
+    package = Package(
+        build_planar(Pipeline(network, card)),
+        card,
+        dtype,
+        size,
+        fitting[0].image,
+        predict_both(predictor, examples[0].image)[0],
+        options,
+    )
+    return examples, package.write
+
+
 def _runner(draft: Path, precision: str, tile: int | None, card: Card) -> Run:
     """A function from an image to the probabilities and the mask of the whole file."""
     run = open_whole(draft, precision)
@@ -261,6 +317,10 @@ def _runner(draft: Path, precision: str, tile: int | None, card: Card) -> Run:
     def on_image(image: NDArray[Any]) -> Both:
         probabilities, mask = run(image[None])
         return probabilities[0], mask[0]
+
+    def on_planes(image: NDArray[Any]) -> Both:
+        probabilities = run(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))[0][0]
+        return probabilities, choose(probabilities, card.threshold)
 
     def on_tile(image: NDArray[Any]) -> Both:
         found: NDArray[np.float32] = run(image.transpose(2, 0, 1)[None])[0][0]
@@ -270,6 +330,8 @@ def _runner(draft: Path, precision: str, tile: int | None, card: Card) -> Run:
             found = (weighted / weighted.sum(0)).astype(np.float32)
         return found, mask
 
+    if draft.suffix == ".zip":
+        return on_planes
     return on_tile if tile else on_image
 
 

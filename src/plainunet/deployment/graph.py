@@ -230,18 +230,18 @@ class PrepareTile(nn.Module):
 class RestoreTile(nn.Module):
     """`Restore` for tiles [N, C, H, W]: probabilities alone.
 
-    Of two classes, they are shifted so that the threshold becomes 0.5: whoever takes the more
-    probable class follows the threshold.
+    If shifted, those of two classes are shifted so that the threshold becomes 0.5: whoever takes
+    the more probable class follows the threshold.
     """
 
-    def __init__(self, restore: Restore) -> None:
+    def __init__(self, restore: Restore, shifted: bool = True) -> None:
         """Wrap it."""
         super().__init__()
-        self.restore = restore
+        self.restore, self.shifted = restore, shifted
 
     def forward(self, logits: Tensor, tile: Tensor) -> Tensor:
         """[N, K, h, w] and the tiles -> [N, K, H, W] float32."""
-        if self.restore.classes == 2:
+        if self.shifted and self.restore.classes == 2:
             least = min(max(self.restore.least, -_FINITE), _FINITE)
             logits = torch.cat([logits[:, :1] + least, logits[:, 1:]], 1)
         result: Tensor = self.restore(logits, tile.permute(0, 2, 3, 1))[0]

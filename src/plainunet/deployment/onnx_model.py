@@ -16,6 +16,7 @@ from torch import nn
 
 from plainunet.deployment.graph import Pipeline, PrepareTile, RestoreTile, quiet
 from plainunet.network.card import KEY
+from plainunet.network.unet import UNet
 from plainunet.prediction.exported import LARGEST, LOGITS, NETWORK_INPUT, need
 
 OPSET, IR_VERSION = 18, 8
@@ -24,6 +25,7 @@ IMAGE, PROBABILITIES, MASK = "image", "probabilities", "mask"
 """Names of the input and the outputs."""
 _SHARED = {IMAGE, PROBABILITIES, MASK, NETWORK_INPUT, LOGITS}
 _AXES = {0: "batch", 1: "height", 2: "width"}
+_PLANAR = {0: "batch", 2: "height", 3: "width"}
 _INNER = {0: "batch", 2: "inner_height", 3: "inner_width"}
 _SMALL = 256
 """Tensors with fewer values stay in fp32."""
@@ -44,23 +46,51 @@ def build_onnx(pipeline: Pipeline, dtype: torch.dtype, tile: int | None = None) 
         ValueError: The model is larger than 2 GiB.
     """
     network, sizes = pipeline.network, pipeline.network.sizes
-    # two of everything: an export fixes lengths of one
-    image = torch.zeros(2, 4 * sizes.smallest + 3, 4 * sizes.smallest + 5, network.in_channels)
-    image, axes, outputs = image.to(dtype), _AXES, [PROBABILITIES, MASK]
-    prepare: nn.Module = pipeline.prepare
-    restore: nn.Module = pipeline.restore
+    ends: tuple[nn.Module, nn.Module]
     if tile:
-        image, axes = torch.zeros(2, network.in_channels, tile, tile), {0: "batch"}
-        outputs = [PROBABILITIES]
-        prepare, restore = PrepareTile(pipeline.prepare), RestoreTile(pipeline.restore)
+        image = torch.zeros(2, network.in_channels, tile, tile)
+        ends = PrepareTile(pipeline.prepare), RestoreTile(pipeline.restore)
+        return _build(network, ends, (image, {0: "batch"}), [PROBABILITIES])
+    image = torch.zeros(2, 4 * sizes.smallest + 3, 4 * sizes.smallest + 5, network.in_channels)
+    ends = pipeline.prepare, pipeline.restore
+    return _build(network, ends, (image.to(dtype), _AXES), [PROBABILITIES, MASK])
+
+
+def build_planar(pipeline: Pipeline) -> Model:
+    """Export a pipeline for images as floats in 0..1, channels first, of any size.
+
+    The input `image` is [N, C, H, W] float32; the output `probabilities` is [N, K, H, W] float32.
+
+    Raises:
+        ValueError: The model is larger than 2 GiB.
+    """
+    network, least = pipeline.network, pipeline.network.sizes.smallest
+    image = torch.zeros(2, network.in_channels, 4 * least + 3, 4 * least + 5)
+    ends = PrepareTile(pipeline.prepare), RestoreTile(pipeline.restore, shifted=False)
+    return _build(network, ends, (image, _PLANAR), [PROBABILITIES])
+
+
+def _build(
+    network: UNet,
+    ends: tuple[nn.Module, nn.Module],
+    image: tuple[torch.Tensor, dict[int, str]],
+    outputs: list[str],
+) -> Model:
+    """Export a network between its `ends`, which prepare an image and restore its size.
+
+    `image` is an example of the input, with the names of its dynamic axes.
+    """
+    prepare, restore = ends
+    sizes = network.sizes
+    # two of everything: an export fixes lengths of one
     height, width = sizes.input_size(2 * sizes.smallest + 3, 2 * sizes.smallest + 5)
     inner = torch.zeros(2, network.in_channels, height, width)
     with torch.inference_mode():
         logits = network(inner)
     parts = [
-        _export(prepare, {IMAGE: (image, axes)}, [NETWORK_INPUT]),
+        _export(prepare, {IMAGE: image}, [NETWORK_INPUT]),
         _export(network, {NETWORK_INPUT: (inner, _INNER)}, [LOGITS]),
-        _export(restore, {LOGITS: (logits, _INNER), IMAGE: (image, axes)}, outputs),
+        _export(restore, {LOGITS: (logits, _INNER), IMAGE: image}, outputs),
     ]
     model = join(parts, outputs)
     if model.ByteSize() > LARGEST:

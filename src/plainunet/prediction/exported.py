@@ -7,6 +7,7 @@ network in the file: what lies between the values `NETWORK_INPUT` and `LOGITS`.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,6 +23,9 @@ from pydantic import BaseModel, Field
 from plainunet.config import BackendName
 from plainunet.network.card import KEY, Card, CheckpointError, read_card, require_classes
 from plainunet.system import cores, shorten
+
+# before ONNX Runtime is imported: it would send usage statistics (1.32 does)
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 NETWORK_INPUT = "network_input"
 """Name of the network's input in the file: [N, C, h, w] float32, as `UNet.forward` takes it."""
