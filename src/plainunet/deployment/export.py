@@ -58,7 +58,7 @@ _PRECISIONS = {
         "fp16": "PyTorch computes fp16 convolutions slowly on CPUs",
         "bf16": "the program that loads the file chooses by torch.autocast",
     },
-    "bioimageio": dict.fromkeys(("fp16", "bf16"), "packages are tested in fp32"),
+    "bioimageio": dict.fromkeys(("fp16", "bf16", "int8"), "packages are tested in fp32"),
 }
 _TILE = 512
 """Default side of Deepness tiles [pixels]."""
