@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plainunet.config import ExportOptions
+from plainunet.deployment.agreement import open_whole
 from plainunet.deployment.bioimageio import (
     InputSize,
     Package,
@@ -24,7 +25,7 @@ from plainunet.deployment.bioimageio import (
 from plainunet.deployment.examples import Example
 from plainunet.deployment.export import export
 from plainunet.network.card import write_metadata
-from plainunet.network.checkpoint import save_checkpoint
+from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.prediction.backends import Geometry
 
 from ..models import make_card, make_network
@@ -208,6 +209,25 @@ def test_every_kind_of_model_becomes_a_package(
     result = export(checkpoint, out, TO_ZOO)
     assert result.agreement.difference < 1e-3  # the package's own test has passed
     assert (b"concatenable" in read(out)["rdf.yaml"]) == tiles
+    if tiles:
+        require_tiles(out, checkpoint)
+
+
+def require_tiles(package: Path, checkpoint: Path) -> None:
+    """Tiles on the grid give, without their halo, what the whole image gives."""
+    network, card = load_checkpoint(checkpoint)
+    size = InputSize.of(card, Geometry.of(network.architecture))
+    assert size.step
+    halo, tile = size.halo, size.least[0]
+    whole = np.random.default_rng(0).random(
+        (1, network.in_channels, tile + 2 * size.step, tile + 3 * size.step), np.float32
+    )
+    run = open_whole(package, "fp32")
+    for top, left in ((0, size.step), (size.step, 2 * size.step)):
+        inner = slice(top + halo, top + tile - halo), slice(left + halo, left + tile - halo)
+        part = run(np.ascontiguousarray(whole[..., top : top + tile, left : left + tile]))[0]
+        expected = run(whole)[0][(..., *inner)]
+        np.testing.assert_allclose(part[..., halo:-halo, halo:-halo], expected, atol=1e-4)
 
 
 OFFLINE = """

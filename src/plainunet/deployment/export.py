@@ -142,7 +142,7 @@ def export(
         run = _runner(draft, options.precision, tile, card)
         agreement = agree(predictor, run, examples, reporter)
         _require_agreement(agreement, checkpoint, options)
-        metadata["export"]["check"] = {"images": described, **dataclasses.asdict(agreement)}
+        metadata["export"]["check"] = {"checked_on": described, **dataclasses.asdict(agreement)}
         write(draft, metadata)
         if options.to == "bioimageio":
             from plainunet.deployment.bioimageio import check_package

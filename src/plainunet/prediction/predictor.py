@@ -562,6 +562,10 @@ def load_model(
     """
     if path.suffix.lower() in SUFFIXES:
         return load_exported(path, backend, device)
+    if path.suffix.lower() == ".pt2":
+        raise UnusableError(
+            f"{path}: a torch.export file is for other programs. Use the checkpoint, or --to onnx."
+        )
     if backend == "onnxruntime":
         raise UnusableError(
             f"{path}: {backend} runs exported files. Run: plainunet export {path} --to onnx "
