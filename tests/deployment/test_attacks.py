@@ -30,7 +30,7 @@ GROWTH = 64 * 2**20
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     checkpoint = tmp_path_factory.mktemp("model") / "best.safetensors"
     save_checkpoint(checkpoint, make_network(), make_card(size=(48, 64)))
-    flags = ("--device", "cpu", "--precision", "fp32", "--max-pixels", 4_000_000)
+    flags = ("--device", "cpu", "--precision", "fp32", "--max-pixels", 1_000_000)
     with serving(checkpoint, *flags, PLAINUNET_TOKEN="sesame") as running:
         yield running
 
@@ -108,6 +108,24 @@ IMAGES = encoded()
 MUTATIONS = (cut, flip, flip_header, polyglot, splice, repeat, nothing)
 
 
+OUTPUTS = ("mask", "rle", "coco", "overlay", "contours", "tiff")
+
+
+def reach_peak(server: Server) -> None:
+    """Bring memory to the peak of the largest images: the server keeps it for later ones."""
+    file = io.BytesIO()
+    values = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
+    Image.fromarray(values).save(file, "PNG", compress_level=1)
+
+    def send(output: str) -> int:
+        headers = {"Authorization": "Bearer sesame"}
+        content = {"content": file.getvalue(), "params": {"output": output}}
+        return server.post("/v1/predict", headers=headers, **content).status_code
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(send, OUTPUTS * 2)) == {200}
+
+
 def attack(server: Server, count: int, seed: int) -> dict[int, int]:
     """Send mutated images in four threads; returns how often each status code came."""
 
@@ -121,8 +139,7 @@ def attack(server: Server, count: int, seed: int) -> dict[int, int]:
                 content: dict[str, Any] = {"content": data}
                 if chance.random() < 0.3:
                     content = {"files": {"file": (f"a.{chance.choice(('png', 'tif'))}", data)}}
-                output = chance.choice(("mask", "rle", "coco", "overlay", "contours", "tiff"))
-                path = f"{server.url}/v1/predict?output={output}"
+                path = f"{server.url}/v1/predict?output={chance.choice(OUTPUTS)}"
                 answer = client.post(path, **content)
                 codes[answer.status_code] = codes.get(answer.status_code, 0) + 1
                 if answer.status_code != 200:
@@ -139,10 +156,10 @@ def attack(server: Server, count: int, seed: int) -> dict[int, int]:
 
 
 @pytest.mark.parametrize(
-    "count", [200, pytest.param(5000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+    "count", [100, pytest.param(5000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
 )
 def test_mutated_uploads(server: Server, count: int) -> None:
-    attack(server, count // 5, seed=0)
+    reach_peak(server)
     before = server.memory()
     codes = attack(server, count, seed=1)
     assert sum(codes.values()) == count
@@ -181,7 +198,7 @@ def test_the_openapi_description_is_true(server: Server, tmp_path: Path) -> None
     config = tmp_path / "schemathesis.toml"
     config.write_text("")
     # the body of an image, or of a model, cannot be described by a schema
-    left_out = "positive_data_acceptance,negative_data_rejection,unsupported_method"
+    left_out = "positive_data_acceptance,negative_data_rejection"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "--config-file", config),

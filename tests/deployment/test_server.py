@@ -290,6 +290,8 @@ def test_openapi_has_examples(server: Server) -> None:
 def test_unknown_routes_and_methods(server: Server) -> None:
     assert server.get("/v1/nothing").json()["code"] == "not-found"
     assert server.get("/v1/predict").status_code == 405
+    answer = httpx.options(f"{server.url}/v1/model", trust_env=False)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
     assert server.get("/docs").status_code == 404
 
 

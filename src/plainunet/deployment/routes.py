@@ -433,7 +433,13 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "error")
-    return _problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # FastAPI names the methods of one route of several
+        routes = [each for router in (_open, _v1, _v2) for each in router.routes]
+        own = [each for each in routes if getattr(each, "path", "") == request.url.path]
+        methods = {method for each in own for method in getattr(each, "methods", ())}
+        headers["Allow"] = ", ".join(sorted(methods))
+    return _problem(error.status_code, code, str(error.detail), headers)
 
 
 class _Observed:
