@@ -43,12 +43,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 
 @pytest.fixture(scope="module")
-def server(models: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of the model of two classes; when it has stopped, it leaves no file."""
+def server(
+    models: dict[int, Path], browser: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server of the model of two classes; it stops although a page is open, and leaves no file."""
     folder = tmp_path_factory.mktemp("server")
     with serving(models[2], "--ui", *CPU, TMPDIR=str(folder)) as running:
         yield running
+        page = browser.new_page()
+        page.goto(f"{running.url}/ui", timeout=120_000)
+        page.wait_for_selector("#samples button", timeout=120_000)
         assert running.stop() == 0
+        page.close()
     assert list(folder.iterdir()) == []
 
 
