@@ -440,6 +440,26 @@ def test_page_needs_one_process(models: dict[int, Path]) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_page_is_made_without_the_network(models: dict[int, Path]) -> None:
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "requests = []\n"
+        "network = ('socket.connect', 'socket.getaddrinfo', 'urllib.Request')\n"
+        "sys.addaudithook(lambda event, _: requests.append(event) if event in network else None)\n"
+        "from plainunet.config import ServeOptions\n"
+        "from plainunet.deployment.page import add_page\n"
+        "from plainunet.deployment.routes import make_app\n"
+        "from plainunet.prediction.predictor import Predictor\n"
+        "predictor = Predictor.load(sys.argv[1], device='cpu')\n"
+        "app = make_app(predictor, ServeOptions(), None)\n"
+        "add_page(app)\n"
+        "time.sleep(2)  # a thread might ask for the newest version\n"
+        "app.state.service.close()\n"
+        "print(requests)\n"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code, models[2]], text=True) == "[]\n"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_demo_leads_to_the_page(tmp_path: Path) -> None:
