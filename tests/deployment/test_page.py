@@ -43,12 +43,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 
 @pytest.fixture(scope="module")
-def server(models: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of the model of two classes; when it has stopped, it leaves no file."""
+def server(
+    models: dict[int, Path], browser: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server of the model of two classes; it stops although a page is open, and leaves no file."""
     folder = tmp_path_factory.mktemp("server")
     with serving(models[2], "--ui", *CPU, TMPDIR=str(folder)) as running:
         yield running
+        page = browser.new_page()
+        page.goto(f"{running.url}/ui", timeout=120_000)
+        page.wait_for_selector("#samples button", timeout=120_000)
         assert running.stop() == 0
+        page.close()
     assert list(folder.iterdir()) == []
 
 
@@ -432,6 +438,26 @@ def test_page_needs_one_process(models: dict[int, Path]) -> None:
     assert done.returncode == 2
     assert "--processes" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_page_is_made_without_the_network(models: dict[int, Path]) -> None:
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "requests = []\n"
+        "network = ('socket.connect', 'socket.getaddrinfo', 'urllib.Request')\n"
+        "sys.addaudithook(lambda event, _: requests.append(event) if event in network else None)\n"
+        "from plainunet.config import ServeOptions\n"
+        "from plainunet.deployment.page import add_page\n"
+        "from plainunet.deployment.routes import make_app\n"
+        "from plainunet.prediction.predictor import Predictor\n"
+        "predictor = Predictor.load(sys.argv[1], device='cpu')\n"
+        "app = make_app(predictor, ServeOptions(), None)\n"
+        "add_page(app)\n"
+        "time.sleep(2)  # a thread might ask for the newest version\n"
+        "app.state.service.close()\n"
+        "print(requests)\n"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code, models[2]], text=True) == "[]\n"
 
 
 @pytest.mark.slow

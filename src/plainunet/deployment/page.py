@@ -81,7 +81,7 @@ def add_page(app: FastAPI) -> None:
         PATH,
         footer_links=[],
         run_history=False,
-        app_kwargs={"middleware": [Middleware(_Guard, service.options.max_bytes)]},
+        app_kwargs={"middleware": [Middleware(_Guard, service)]},
         auth=is_token if token else None,
         auth_message="Enter the token of the server as the password, with any user name.",
         max_file_size=service.options.max_bytes,
@@ -398,8 +398,8 @@ def draw_samples(channels: int) -> list[NDArray[np.uint8]]:
 class _Guard:
     """Bounds request bodies, and forbids the browser to fetch anything from elsewhere."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most = app, most
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._most, self._stopping = app, service.options.max_bytes, service.stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -411,11 +411,12 @@ class _Guard:
             error = too_long(self._most)
             await PlainTextResponse(error.message, error.status)(scope, receive, send)
             return
-        seen = 0
+        seen, path = 0, scope["path"]
 
         async def receive_counted() -> Message:
             nonlocal seen
-            message = await receive()
+            # an open page has an answer that never ends, which the server would wait for
+            message = await (self._receive_or_stop(receive) if "/heartbeat/" in path else receive())
             seen += len(message.get("body", b""))
             return message if seen <= self._most else {"type": "http.disconnect"}
 
@@ -428,3 +429,14 @@ class _Guard:
             await send(message)
 
         await self._app(scope, receive_counted, send_guarded)
+
+    async def _receive_or_stop(self, receive: Receive) -> Message:
+        """Receive a message; if the server stops before, the client counts as gone."""
+        message = asyncio.ensure_future(receive())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({message, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return message.result() if message.done() else {"type": "http.disconnect"}
+        finally:
+            message.cancel()
+            stopping.cancel()

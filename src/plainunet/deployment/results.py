@@ -191,7 +191,7 @@ class Results:
     """The results of all users, each under a name that cannot be guessed."""
 
     def __init__(self, most_pixels: int = MOST_PIXELS) -> None:
-        """Keep results of up to `most_pixels` pixels in all."""
+        """Set the limit of pixels."""
         self._most = most_pixels
         self._kept: OrderedDict[str, Result] = OrderedDict()
         self._changing = threading.Lock()

@@ -88,7 +88,7 @@ def serve(
                 from plainunet.deployment.page import add_page
 
                 add_page(app)
-            _run_one(config, listener)
+            _run_one(config, listener, app.state.service.stopping.set)
         else:
             del predictor  # each process has its own
             _run_several(config, listener, partial(_make, path, options, load), Path(folder))
@@ -129,16 +129,28 @@ def _listen(options: ServeOptions) -> Iterator[socket.socket]:
         yield listener
 
 
-def _run_one(config: uvicorn.Config, listener: socket.socket) -> None:
+def _run_one(config: uvicorn.Config, listener: socket.socket, on_stop: Callable[[], None]) -> None:
     # uvicorn repeats the signal when it has finished; that is no interruption
     former = {
         each: signal.signal(each, lambda *_: None) for each in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        uvicorn.Server(config).run([listener])
+        _Server(config, on_stop).run([listener])
     finally:
         for each, handler in former.items():
             signal.signal(each, handler)
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it begins to stop."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_stop()
+        await super().shutdown(sockets)
 
 
 def _run_several(

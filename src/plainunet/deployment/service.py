@@ -96,6 +96,7 @@ class Service:
         queue: The queue, which has the model.
         folder: A private folder for requests.
         why_not: Why the model is not ready, or "".
+        stopping: Set when the server begins to stop; answers without an end of their own end then.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Service:
         )
         self.folder = Path(self._private.name)
         self.why_not = "The model is being warmed up."
+        self.stopping = asyncio.Event()
         # two, so that a slow image does not hold up the others
         self._threads = ThreadPoolExecutor(max(2, spare_threads()), "codec")
         self._load, self._shared = load, shared
