@@ -82,7 +82,7 @@ def test_sdist_can_be_tested_and_holds_nothing_ignored(built: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_wheel_and_sdist_run_the_demo_in_a_clean_environment(built: Path, tmp_path: Path) -> None:
     variables = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
     variables["PLAINUNET_CACHE"] = str(tmp_path / "cache")
