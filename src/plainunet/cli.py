@@ -576,7 +576,6 @@ def model(
         size: Height and width of an image. Default: a size that fits the network.
         options: The network, without a checkpoint.
     """
-    from plainunet.network.summary import choose_network, summarise_network
     from plainunet.prediction.exported import SUFFIXES
     from plainunet.terminal.tables import show_exported, show_model
 
@@ -585,6 +584,8 @@ def model(
 
         show_exported(read_contents(checkpoint))
         return 0
+    from plainunet.network.summary import choose_network, summarise_network
+
     given = {name: getattr(options, name) for name in options.model_fields_set}
     network, size, class_names = choose_network(checkpoint, paper, given, size)
     show_model(summarise_network(network, size), (network.in_channels, *size), class_names)

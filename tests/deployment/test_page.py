@@ -46,7 +46,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def server(
     models: dict[int, Path], browser: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """A server of the model of two classes; it stops although a page is open, and leaves no file."""
+    """A server of two classes; it stops although a page is open, and leaves no file."""
     folder = tmp_path_factory.mktemp("server")
     with serving(models[2], "--ui", *CPU, TMPDIR=str(folder)) as running:
         yield running
