@@ -7,7 +7,7 @@ import torch
 from plainunet.deployment.graph import Pipeline
 from plainunet.deployment.onnx_model import build_onnx, write_onnx
 from plainunet.network.blocks import fold_batch_normalisation
-from plainunet.network.card import write_metadata
+from plainunet.network.card import versions, write_metadata
 from plainunet.network.checkpoint import load_checkpoint
 
 
@@ -15,6 +15,7 @@ def export(checkpoint: Path, out: Path) -> Path:
     """Write a checkpoint as ONNX, without comparing the two."""
     network, card = load_checkpoint(checkpoint)
     fold_batch_normalisation(network)
-    metadata = write_metadata(network.architecture, card, precision="fp32")
+    about = {"layout": "nhwc", "dtype": "uint8", "tile": None, "versions": versions()}
+    metadata = write_metadata(network.architecture, card, precision="fp32", export=about)
     write_onnx(build_onnx(Pipeline(network, card), torch.uint8))(out, metadata)
     return out
