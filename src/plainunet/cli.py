@@ -21,6 +21,7 @@ from plainunet.config import (
     PredictOptions,
     TrainConfig,
 )
+from plainunet.parts import PART_FLAGS, is_own
 from plainunet.reporter import Forwarding, Reporter
 from plainunet.settings import make_config, read_settings
 
@@ -81,7 +82,8 @@ def train(
     config
         TOML file of settings. Flags take precedence.
     resume
-        Resume training from this run folder. Takes no other arguments.
+        Resume training from this run folder. Takes no other arguments, except your own parts,
+        such as --loss, again.
     """
     begun = time.monotonic()  # loading PyTorch counts towards a time budget
 
@@ -91,19 +93,21 @@ def train(
     from plainunet.training.train import train as begin
 
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    parts = {name: given[name] for name in PART_FLAGS if is_own(given.get(name))}
     with Screen() as screen:
         if resume is not None:
-            if data or out or config or given:
+            if data or out or config or given.keys() - parts.keys():
                 raise ValueError(
-                    "--resume RUN keeps the run's own settings; it takes no other arguments."
+                    "--resume RUN keeps the run's own settings; it takes no other arguments but "
+                    "the names of your own parts."
                 )
-            result, folder = go_on(resume, screen), resume
+            result, folder = go_on(resume, screen, **parts), resume
         else:
             if data is None or out is None:
                 raise ValueError("Missing arguments. Usage: plainunet train DATA --out RUN.")
             from_file = read_settings(config) if config else {}
             merged = make_config({**from_file, **given}, "settings")
-            result, folder = begin(data, out, merged, screen, begun), out
+            result, folder = begin(data, out, merged, screen, begun, **parts), out
     if speaks():
         show_scores(result)
         _print(f"model: {folder / 'best.safetensors'}   report: {folder / 'report.html'}")

@@ -5,9 +5,11 @@ One model serves flags, TOML files, Python and the run folder.
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from plainunet.parts import is_own
 
 
 class FolderConfig(BaseModel):
@@ -101,6 +103,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 TTAName = Literal["none", "mirror", "flips", "turns"]
 BackendName = Literal["auto", "torch", "onnxruntime", "openvino"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+LossName = Literal["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "boundary"]
 TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 
@@ -182,11 +185,10 @@ class TrainConfig(DataConfig, NetworkConfig):
     classes and input channels may differ."""
     freeze: Literal["none", "encoder"] = "none"
     """Fine-tuning: weights that are not trained."""
-    loss: Literal["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "boundary"] = (
-        "cross-entropy+dice"
-    )
+    loss: LossName | str = "cross-entropy+dice"
     """Loss function. boundary: cross-entropy+dice with more weight near object boundaries.
-    focal and balanced class weights help with class imbalance."""
+    focal and balanced class weights help with class imbalance. Or your own, as
+    package.module:function."""
     optimizer: Literal["muon", "adamw", "adam", "sgd", "rmsprop"] = "adamw"
     """Optimiser; sgd uses Nesterov momentum 0.9."""
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
@@ -282,6 +284,14 @@ class TrainConfig(DataConfig, NetworkConfig):
         if window is None:
             raise ValueError("size is missing")
         return window
+
+    @field_validator("loss")
+    @classmethod
+    def _know_loss(cls, loss: str) -> str:
+        if loss not in get_args(LossName) and not is_own(loss):
+            known = ", ".join(get_args(LossName))
+            raise ValueError(f"choose one of {known}, or your own as package.module:function")
+        return loss
 
     @field_validator("freeze")
     @classmethod

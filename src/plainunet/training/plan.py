@@ -21,6 +21,7 @@ from plainunet.doctor.diagnose import Diagnosis
 from plainunet.formats.images import to_unit
 from plainunet.formats.problems import DataError, command
 from plainunet.page import plural
+from plainunet.parts import is_own
 from plainunet.reporter import Reporter
 from plainunet.training.schedule import scaled_size
 
@@ -454,7 +455,9 @@ def _choose_weights(stats: Fingerprint, loss: str) -> tuple[str, str]:
     reason = f"the rarest class, {rarest}, covers {100 * stats.shares[rarest]:.2g} %"
     if loss in ("cross-entropy", "focal") and stats.shares[rarest] < 0.05:
         return "balanced", f"{reason}: class imbalance, and the loss is a mean over pixels"
-    return "none", reason if "cross" in loss else f"{reason}; the loss weights classes equally"
+    return "none", reason if "cross" in loss or is_own(
+        loss
+    ) else f"{reason}; the loss weights classes equally"
 
 
 def training_command(result: Diagnosis) -> str:

@@ -17,6 +17,8 @@ from plainunet.config import TrainConfig
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.split import SPLIT_FILE
 from plainunet.files import write_whole
+from plainunet.network.losses import LOSSES, Loss, OwnLoss
+from plainunet.parts import NO_PARTS, OwnParts
 from plainunet.reporter import Reporter, silent
 from plainunet.settings import DATASET_FILE
 from plainunet.training.distributed import ALONE, Processes
@@ -100,6 +102,13 @@ class Run:
     stop: Stop = field(default_factory=Stop)
     where: str = "before training"
     """Progress of the run, for the message of an interrupt."""
+    parts: OwnParts = NO_PARTS
+    """The user's own parts."""
+
+    @property
+    def loss(self) -> Loss:
+        """The loss: the user's own, or the one of the settings."""
+        return OwnLoss(self.parts.loss) if self.parts.loss else LOSSES[self.config.loss]
 
     def stop_if_asked(self) -> None:
         """End the run if it was interrupted.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from plainunet.dataset.samples import make_batch
 from plainunet.network.device import autocast, free_memory
-from plainunet.network.losses import LOSSES, deep_loss
+from plainunet.network.losses import deep_loss
 from plainunet.network.unet import UNet, deep_logits
 from plainunet.page import plural
 from plainunet.system import is_out_of_memory
@@ -59,7 +59,7 @@ class Step:
             class_weights: [K] float32, loss weight of the pixels of each class; None for 1 each.
         """
         self.network, self.is_stopping = state.network, False
-        self._run, self._state = run, state
+        self._run, self._state, self._loss = run, state, run.loss
         self._device, self._precision, self._class_weights = device, precision, class_weights
         self._levels = run.processes.wrap(_Levels(state.network), device)
 
@@ -129,7 +129,7 @@ class Step:
             with self._run.processes.no_sync_before(self._levels, number == len(cut)):
                 with autocast(self._device, self._precision):
                     levels = self._levels(images)
-                loss = deep_loss(LOSSES[self._run.config.loss], levels, targets, weights, whole)
+                loss = deep_loss(self._loss, levels, targets, weights, whole)
                 value += loss.detach()
                 # gradients are averaged over the processes, but should be summed
                 loss = loss * self._run.processes.count

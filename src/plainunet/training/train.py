@@ -23,8 +23,10 @@ from plainunet.formats.problems import command
 from plainunet.network.card import Card, versions
 from plainunet.network.checkpoint import load_pretrained
 from plainunet.network.device import choose_device
+from plainunet.network.losses import OwnLoss, OwnLossFunction
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
+from plainunet.parts import OwnParts
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Forwarding, Reporter, silent
 from plainunet.settings import load_config, with_dataset, write_config, write_dataset
@@ -50,6 +52,8 @@ def train(
     config: TrainConfig | None = None,
     reporter: Reporter = silent,
     begun: float | None = None,
+    *,
+    loss: OwnLossFunction | str | None = None,
 ) -> dict[str, Any]:
     """Train a U-Net on a folder of images and masks, and evaluate it.
 
@@ -62,6 +66,9 @@ def train(
             the folder's `dataset.toml`, if there is one.
         reporter: Receives notes and progress.
         begun: Start of the time budget on the clock of `time.monotonic` [s]; default: now.
+        loss: Your own loss in place of that of the settings, or its name `package.module:function`:
+            from logits and targets [N, K, H, W] and weights [N, H, W], 0 where pixels are ignored,
+            to a scalar, the mean over the images; all are float32.
 
     Returns:
         The scores on the validation split at native size, as by `evaluate`.
@@ -69,25 +76,35 @@ def train(
     Raises:
         FileNotFoundError: The folder does not exist.
         ValueError: The data cannot be read, a setting does not fit it, `out` contains a run
-            already or is in use by another process, or a tracker's library is missing.
+            already or is in use by another process, a tracker's library is missing, or your own
+            part does not do what it should.
         FloatingPointError: Loss or gradient was not finite in several steps in a row.
         StoppedError: SIGINT or SIGTERM arrived; the state of the run is saved.
     """
     begun = time.monotonic() if begun is None else begun
     data, folder, config = Path(data), RunFolder(Path(out)), config or TrainConfig()
+    parts = OwnParts.of(loss=loss)
+    config = config.model_copy(update=parts.names())
+    parts.require(config, "the settings")
     _require_apart(folder, data)
     _prepare_device(config)
     with _processes_in(folder, config.device) as processes:
         if processes.are_restarted and processes.first_decides(folder.state.is_file):
-            return _resume(folder, processes, reporter)
+            return _resume(folder, processes, reporter, parts)
         reporter = reporter if processes.is_first else silent
         config, dataset, plan = processes.first_decides(
             lambda: _plan(data, folder, config, reporter, begun)
         )
-        return _train(Run(folder, config, dataset, reporter, processes, begun), plan)
+        run = Run(folder, config, dataset, reporter, processes, begun, parts=parts)
+        return _train(run, plan)
 
 
-def resume(out: str | Path, reporter: Reporter = silent) -> dict[str, Any]:
+def resume(
+    out: str | Path,
+    reporter: Reporter = silent,
+    *,
+    loss: OwnLossFunction | str | None = None,
+) -> dict[str, Any]:
     """Resume a run from the state that was saved last.
 
     Without a time budget, weights and scores are those of an uninterrupted run, bit for bit on
@@ -96,21 +113,23 @@ def resume(out: str | Path, reporter: Reporter = silent) -> dict[str, Any]:
     Args:
         out: The run folder.
         reporter: Receives notes and progress.
+        loss: The loss of the run, if it is your own; as for `train`.
 
     Returns:
         The scores on the validation split at native size, as by `evaluate`.
 
     Raises:
         FileNotFoundError: There is no run, or its data folder is missing.
-        ValueError: A file of the run is damaged, another process uses its folder, or a
-            tracker's library is missing.
+        ValueError: A file of the run is damaged, another process uses its folder, a tracker's
+            library is missing, or your own parts are not those of the run.
         FloatingPointError: Loss or gradient was not finite in several steps in a row.
         StoppedError: SIGINT or SIGTERM arrived; the state of the run is saved.
     """
     folder = RunFolder(Path(out))
     folder.require_state()
+    parts = OwnParts.of(loss=loss)
     with _processes_in(folder, load_config(folder.config).device) as processes:
-        return _resume(folder, processes, reporter)
+        return _resume(folder, processes, reporter, parts)
 
 
 def _train(
@@ -120,6 +139,8 @@ def _train(
     config = run.config
     if config.size is None and config.patch is None:
         raise ValueError(f"{run.folder.config}: size is missing.")
+    if isinstance(run.loss, OwnLoss):
+        run.loss.check(len(config.classes), choose_device(config.device))
     samples = _load_samples(run)
     network = _make_network(run, samples["train"], is_new=saved is None)
     card = _describe_model(run)
@@ -196,7 +217,9 @@ def _mention_copies(dataset: SegmentationDataset, reporter: Reporter) -> None:
         )
 
 
-def _resume(folder: RunFolder, processes: Processes, reporter: Reporter) -> dict[str, Any]:
+def _resume(
+    folder: RunFolder, processes: Processes, reporter: Reporter, parts: OwnParts
+) -> dict[str, Any]:
     """Read a run's state and settings, and continue like a new run."""
 
     def read() -> tuple[dict[str, Any], TrainConfig, SegmentationDataset]:
@@ -204,6 +227,7 @@ def _resume(folder: RunFolder, processes: Processes, reporter: Reporter) -> dict
             remove_unfinished(directory)
         saved = read_state(folder)
         config = load_config(folder.config)
+        parts.require(config, str(folder.path))
         require_trackers(config, folder.path)
         data = Path(saved["data"])
         if not data.is_dir():
@@ -214,7 +238,8 @@ def _resume(folder: RunFolder, processes: Processes, reporter: Reporter) -> dict
     _prepare_device(config)
     begun = time.monotonic() - float(saved["counters"]["seconds"])
     reporter = reporter if processes.is_first else silent
-    return _train(Run(folder, config, dataset, reporter, processes, begun), saved=saved)
+    run = Run(folder, config, dataset, reporter, processes, begun, parts=parts)
+    return _train(run, saved=saved)
 
 
 def _begin_folder(run: Run, plan: Sequence[str]) -> None:
