@@ -23,6 +23,7 @@ PACKAGE = Path(plainunet.__file__).parent
 NOTE = "<!-- made by docs/reference.py: edit the source, then run it again -->\n\n"
 SYMBOLS = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
 LEFT_OUT = {"all": "yes", "first": "all but one", "train": "of the train split"}
+NAMED = ("AugmentName", "Device", "LossName", "TTAName", "Precision", "TrackerName", "Output")
 MODELS = {
     "DataConfig": "`dataset.toml` and the flags of `train` and `check`",
     "NetworkConfig": "the network: flags of `train` and `model`",
@@ -95,7 +96,15 @@ def show_type(annotation: str) -> str:
     text, own = annotation.removesuffix(" | None"), ""
     if text.endswith(" | str") and text != "str":
         text, own = text.removesuffix(" | str"), ", or your own"
-    for name in ("Device", "LossName", "TTAName", "Precision", "TrackerName", "Output"):
+    for name in (
+        "AugmentName",
+        "Device",
+        "LossName",
+        "TTAName",
+        "Precision",
+        "TrackerName",
+        "Output",
+    ):
         text = re.sub(rf"\b{name}\b", str(list(get_args(getattr(config, name)))), text)
     if found := re.fullmatch(r"(tuple\[)?(?:Literal)?(\[[^\]]*\])(?:, \.\.\.\])?", text):
         choices = ", ".join(f"`{choice}`" for choice in ast.literal_eval(found[2]))

@@ -115,6 +115,41 @@ def train(
 
 
 @app.command
+def augment(
+    data: Path,
+    /,
+    *,
+    out: Path,
+    config: Path | None = None,
+    settings: Settings = _DEFAULTS,
+) -> int:
+    """Show data augmentation: a contact sheet of what training sees, images and masks.
+
+    Each image has two rows, the image and its mask: first as read, then in five epochs.
+
+    Parameters
+    ----------
+    data
+        Folder of images and masks.
+    out
+        PNG file to write.
+    config
+        TOML file of settings. Flags take precedence.
+    """
+    from plainunet.terminal.screen import Screen
+    from plainunet.training.training_data import draw_sheet
+
+    _require(out, ".png")
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    merged = make_config({**(read_settings(config) if config else {}), **given}, "settings")
+    own = given.get("augment") if is_own(given.get("augment")) else None
+    with Screen() as screen:
+        draw_sheet(data, out, merged, screen, augment=own)
+    _print(f"contact sheet: {out}")
+    return 0
+
+
+@app.command
 def check(
     data: Path,
     /,

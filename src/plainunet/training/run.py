@@ -23,6 +23,8 @@ from plainunet.reporter import Reporter, silent
 from plainunet.settings import DATASET_FILE
 from plainunet.training.distributed import ALONE, Processes
 
+AUGMENT_FILE = "augment.json"
+
 
 class RunFolder:
     """The paths of a run's files."""
@@ -38,6 +40,7 @@ class RunFolder:
         self.plan = path / "plan.txt"  # the plan, with a reason for each line
         self.split = path / SPLIT_FILE  # all pairs with their splits
         self.dataset = path / DATASET_FILE  # how the data folder was read
+        self.augment = path / AUGMENT_FILE  # the user's own augmentation
         self.metrics = path / "metrics.jsonl"  # a row for each epoch
         self.table = path / "metrics.csv"  # the same as CSV
         self.curves = path / "curves.png"  # loss, Dice and learning rate over the epochs

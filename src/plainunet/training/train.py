@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from plainunet.config import TrainConfig
+from plainunet.dataset.augment import load_augment, require_same, save_augment
 from plainunet.dataset.classes import describe
 from plainunet.dataset.coding import Colors, coding_to_json
-from plainunet.dataset.dataset import SegmentationDataset, Shape
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.samples import Samples
 from plainunet.dataset.split import write_split
 from plainunet.doctor.images import copies_across
@@ -26,7 +27,7 @@ from plainunet.network.device import choose_device
 from plainunet.network.losses import OwnLoss, OwnLossFunction
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
-from plainunet.parts import OwnParts
+from plainunet.parts import OwnParts, Part, is_own
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Forwarding, Reporter, silent
 from plainunet.settings import load_config, with_dataset, write_config, write_dataset
@@ -34,10 +35,17 @@ from plainunet.system import keep_freed_memory
 from plainunet.training.budget import find_end, fit_budget
 from plainunet.training.distributed import Processes, join_processes
 from plainunet.training.plan import BUDGET, check_window, fill_in, with_checkpoint
-from plainunet.training.run import Run, RunFolder, asked_to_stop
+from plainunet.training.run import AUGMENT_FILE, Run, RunFolder, asked_to_stop
 from plainunet.training.state import read_state
 from plainunet.training.trackers import require_trackers, track
 from plainunet.training.trainer import Trainer
+from plainunet.training.training_data import (
+    check_augment,
+    count_channels,
+    count_grey,
+    load_samples,
+    read_augment,
+)
 from plainunet.training.validate import evaluate_best
 
 _MOST_COMPARED = 5000
@@ -54,6 +62,7 @@ def train(
     begun: float | None = None,
     *,
     loss: OwnLossFunction | str | None = None,
+    augment: Any = None,
 ) -> dict[str, Any]:
     """Train a U-Net on a folder of images and masks, and evaluate it.
 
@@ -69,6 +78,9 @@ def train(
         loss: Your own loss in place of that of the settings, or its name `package.module:function`:
             from logits and targets [N, K, H, W] and weights [N, H, W], 0 where pixels are ignored,
             to a scalar, the mean over the images; all are float32.
+        augment: Your own augmentation in place of a preset: transforms of Albumentations, or
+            their name `package.module:object`. They get images [H, W, C] and masks [H, W] uint8 of
+            class ids, 255 where ignored.
 
     Returns:
         The scores on the validation split at native size, as by `evaluate`.
@@ -83,8 +95,9 @@ def train(
     """
     begun = time.monotonic() if begun is None else begun
     data, folder, config = Path(data), RunFolder(Path(out)), config or TrainConfig()
-    parts = OwnParts.of(loss=loss)
+    parts = OwnParts.of(loss=loss, augment=_named(augment))
     config = config.model_copy(update=parts.names())
+    parts = read_augment(config, parts)
     parts.require(config, "the settings")
     _require_apart(folder, data)
     _prepare_device(config)
@@ -104,6 +117,7 @@ def resume(
     reporter: Reporter = silent,
     *,
     loss: OwnLossFunction | str | None = None,
+    augment: Any = None,
 ) -> dict[str, Any]:
     """Resume a run from the state that was saved last.
 
@@ -114,6 +128,7 @@ def resume(
         out: The run folder.
         reporter: Receives notes and progress.
         loss: The loss of the run, if it is your own; as for `train`.
+        augment: The augmentation of the run, if it has transforms that you wrote.
 
     Returns:
         The scores on the validation split at native size, as by `evaluate`.
@@ -127,7 +142,7 @@ def resume(
     """
     folder = RunFolder(Path(out))
     folder.require_state()
-    parts = OwnParts.of(loss=loss)
+    parts = OwnParts.of(loss=loss, augment=_named(augment))
     with _processes_in(folder, load_config(folder.config).device) as processes:
         return _resume(folder, processes, reporter, parts)
 
@@ -141,7 +156,8 @@ def _train(
         raise ValueError(f"{run.folder.config}: size is missing.")
     if isinstance(run.loss, OwnLoss):
         run.loss.check(len(config.classes), choose_device(config.device))
-    samples = _load_samples(run)
+    samples = load_samples(run)
+    check_augment(run, samples["train"])
     network = _make_network(run, samples["train"], is_new=saved is None)
     card = _describe_model(run)
     if config.budget is not None:
@@ -161,6 +177,14 @@ def _train(
                 _begin_folder(run, plan)
             trainer.fit()
         return evaluate_best(run)
+
+
+def _named(augment: Any) -> Any:
+    """The user's own augmentation; transforms from Python are named by the file they are saved in.
+
+    Their own name says nothing.
+    """
+    return augment if augment is None or isinstance(augment, str) else Part(augment, AUGMENT_FILE)
 
 
 class _DataNotes(Forwarding):
@@ -227,7 +251,6 @@ def _resume(
             remove_unfinished(directory)
         saved = read_state(folder)
         config = load_config(folder.config)
-        parts.require(config, str(folder.path))
         require_trackers(config, folder.path)
         data = Path(saved["data"])
         if not data.is_dir():
@@ -235,6 +258,11 @@ def _resume(
         return saved, config, SegmentationDataset.reopen(data, folder.split, config)
 
     saved, config, dataset = processes.first_decides(read)
+    if folder.augment.is_file() and parts.augment:
+        require_same(parts.augment, folder.augment)
+    elif folder.augment.is_file() and not is_own(config.augment):
+        parts = parts.having(augment=load_augment(folder.augment).having(config.augment))
+    parts.require(config, str(folder.path))
     _prepare_device(config)
     begun = time.monotonic() - float(saved["counters"]["seconds"])
     reporter = reporter if processes.is_first else silent
@@ -248,44 +276,18 @@ def _begin_folder(run: Run, plan: Sequence[str]) -> None:
     write_split(folder.split, dataset.pairs, dataset.folder)
     write_config(folder.config, run.config)
     write_dataset(folder.dataset, describe(dataset.coding, run.config.classes))
+    if run.parts.augment:
+        save_augment(run.parts.augment, folder.augment)
     if plan:
         with write_whole(folder.plan) as file:
             file.write_text("\n".join(plan) + "\n", encoding="utf-8", errors="surrogateescape")
-
-
-def _load_samples(run: Run) -> dict[str, Samples]:
-    """Samples of the splits "train" and "val", decoded into the cache as far as it has room."""
-    config, dataset, reporter = run.config, run.dataset, run.reporter
-    if grey := _grey(dataset.shapes):
-        reporter.note(f"note: {grey} greyscale images are converted to RGB, like the others")
-    samples = {
-        part: Samples(
-            dataset.part(part).pairs,
-            dataset.coding,
-            config.size,
-            _channels(dataset.shapes),
-            config.target_scale,
-            part == "train" and config.border_weight > 0,
-            config.factor,
-        )
-        for part in ("train", "val")
-    }
-
-    def fill() -> None:
-        for each in samples.values():
-            reporter.stage("reading images", len(each))
-            each.fill_cache(lambda done, total: reporter.advance(done))
-            reporter.advance(len(each))  # cached images are not reported
-
-    run.processes.in_turn(fill)  # one process per machine decodes
-    return samples
 
 
 def _make_network(run: Run, samples: Samples, is_new: bool) -> UNet:
     """The network on the CPU, with random or pretrained weights."""
     config = run.config
     torch.manual_seed(config.seed)
-    channels = _channels(run.dataset.shapes)
+    channels = count_channels(run.dataset.shapes)
     network = UNet(channels, len(config.classes), **config.network_arguments())
     if config.pretrained and is_new:
         fresh = load_pretrained(network, Path(config.pretrained))
@@ -306,7 +308,7 @@ def _describe_model(run: Run) -> Card:
         "digest": dataset.digest(),
         "sample": dataset.part("train").sample_sizes(),
         "areas": [areas[0], areas[-1]],
-        "grey": _grey(dataset.shapes),
+        "grey": count_grey(dataset.shapes),
         "dtypes": sorted({read_image(pair.image).dtype.name for pair in some}),
         "pictures": {part: len(dataset.part(part)) for part in ("train", "val")},
         "settings": config.model_dump(mode="json"),
@@ -320,16 +322,6 @@ def _describe_model(run: Run) -> Card:
         training=training,
         versions=versions(),
     )
-
-
-def _channels(shapes: Sequence[Shape]) -> int:
-    """Channels of the network's input."""
-    return max(channels for _, _, channels in shapes)
-
-
-def _grey(shapes: Sequence[Shape]) -> int:
-    """Number of greyscale images among RGB ones."""
-    return sum(channels == 1 for _, _, channels in shapes) if _channels(shapes) == 3 else 0
 
 
 def _require_apart(folder: RunFolder, data: Path) -> None:
