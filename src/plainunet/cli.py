@@ -45,6 +45,14 @@ Runs = Annotated[
     BackendName,
     Parameter(help="What runs the network: torch for checkpoints, the others for exported files."),
 ]
+Own = Annotated[
+    tuple[str, ...],
+    Parameter(
+        help="Factory of your own network, package.module:factory, if the model has one.",
+        consume_multiple=True,
+        negative=(),
+    ),
+]
 Arithmetic = Annotated[Precision, Parameter(help="Mixed precision: auto is bf16 if supported.")]
 Folder = Annotated[FolderConfig, Parameter(name="*")]
 Size = Annotated[tuple[int, int] | None, Parameter(negative=())]
@@ -291,6 +299,7 @@ def evaluate(
     backend: Runs = "auto",
     device: Where = "auto",
     precision: Arithmetic = "auto",
+    network: Own = (),
 ) -> int:
     """Evaluate a model on a folder of images and masks.
 
@@ -318,7 +327,7 @@ def evaluate(
     _require(json_file, ".json")
     _require(html, ".html", 'id="pictures-data"')
     given = folder.folder_arguments()
-    where: dict[str, Any] = {"device": device, "precision": precision}
+    where: dict[str, Any] = {"device": device, "precision": precision, "network": network}
     notes: list[str] = []
     with Screen() as screen:
         where["reporter"] = _Noting(screen, notes.append)
@@ -351,6 +360,7 @@ def compare(
     json_file: Json = None,
     device: Annotated[Device, Parameter(help="Device to run on.")] = "auto",
     precision: Arithmetic = "auto",
+    network: Own = (),
 ) -> int:
     """Compare two models on the same images: which is better, by how much, and where.
 
@@ -386,6 +396,7 @@ def compare(
             folder=folder.folder_arguments(),
             device=device,
             precision=precision,
+            network=network,
             reporter=_Noting(screen, notes.append),
         )
     _print_notes(notes)
@@ -409,6 +420,7 @@ def predict(
     backend: Runs = "auto",
     device: Where = "auto",
     precision: Arithmetic = "auto",
+    network: Own = (),
     options: Predicting = _PREDICTING,
 ) -> int:
     """Predict masks: inference on images, folders and videos.
@@ -443,6 +455,7 @@ def predict(
         device=device,
         precision=precision,
         memory=limit,
+        network=network,
         **options.instead(),
     )
     found = find_inputs(images, out)

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,10 @@ class Part:
             return given
         return cls(import_part(given, flag), given) if isinstance(given, str) else given_part(given)
 
+    def having(self, name: str) -> "Part":
+        """The same under another name."""
+        return replace(self, name=name)
+
     def is_named(self, name: str) -> bool:
         """Whether it is the part of this name; a script's own module may be called __main__."""
         names = {self.name, name_of(self.made)}
@@ -63,6 +67,14 @@ def name_of(made: Any) -> str:
     """The name of an object: of its module, and its own or that of its class."""
     named = made if hasattr(made, "__qualname__") else type(made)
     return f"{named.__module__}:{named.__qualname__}"
+
+
+def parts_of(given: Any, flag: str) -> tuple[Part, ...]:
+    """Take no part, one, or a list of them; see `Part.of`."""
+    if given is None:
+        return ()
+    several = given if isinstance(given, list | tuple) else [given]
+    return tuple(Part.of(each, flag) for each in several)
 
 
 def is_own(name: str | None) -> bool:
@@ -142,12 +154,18 @@ class OwnParts:
     """The parts of a run that the user wrote; None where the built-in one is used."""
 
     loss: Part | None = None
+    augment: Part | None = None
+    network: Part | None = None
 
     @classmethod
     def of(cls, **given: Any) -> "OwnParts":
         """Take parts, or import them by their names; see `Part.of`. None is left out."""
         known = {name: Part.of(each, f"--{name}") for name, each in given.items() if each}
         return cls(**known)
+
+    def having(self, **parts: Part) -> "OwnParts":
+        """These parts, and others."""
+        return replace(self, **parts)
 
     def names(self) -> dict[str, str]:
         """The settings that name the parts."""

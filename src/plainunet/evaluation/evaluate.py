@@ -55,6 +55,7 @@ def evaluate(
     backend: BackendName = "auto",
     device: str = "auto",
     precision: str = "auto",
+    network: Any = None,
     reporter: Reporter = silent,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on a folder of images and masks.
@@ -78,6 +79,7 @@ def evaluate(
         backend: What runs the network, as in `Predictor.load`.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
+        network: The factory of your own network, as in `Predictor.load`.
         reporter: Receives notes on how the folder was read, and the progress.
 
     Returns:
@@ -87,7 +89,9 @@ def evaluate(
         FileNotFoundError: No such checkpoint or folder.
         ValueError: The folder cannot be read, or has no image in that split.
     """
-    predictor = Predictor.load(checkpoint, backend=backend, device=device, precision=precision)
+    predictor = Predictor.load(
+        checkpoint, backend=backend, device=device, precision=precision, network=network
+    )
     folder: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
     folder |= {"unlisted": unlisted, "skip_unlabelled": skip_unlabelled}
     folder["allow_outside"] = allow_outside

@@ -33,7 +33,7 @@ from plainunet.evaluation.charts import (
 from plainunet.evaluation.measure import PredictedImage
 from plainunet.evaluation.statistics import FEW
 from plainunet.network.card import Card, versions
-from plainunet.network.unet import UNet
+from plainunet.network.own import Network, OwnNetwork
 from plainunet.page import NOTHING, data_url, interval, number, plural, render, save_page, score
 from plainunet.prediction.drawing import Colors, as_rgb
 from plainunet.prediction.predictor import Predictor
@@ -203,8 +203,10 @@ def _describe(predictor: Predictor, about: About) -> dict[str, Any]:
     }
 
 
-def _describe_network(network: UNet) -> str:
+def _describe_network(network: Network) -> str:
     weights = sum(weights.numel() for weights in network.parameters())
+    if isinstance(network, OwnNetwork):
+        return f"{network.name}, {weights:,} parameters"
     base = network.architecture["base_channels"]
     kind = network.architecture["normalisation"]
     return (

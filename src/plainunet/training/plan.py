@@ -503,9 +503,9 @@ def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
     if not config.pretrained:
         return config, {}
     # imported here: `check` must not load PyTorch
-    from plainunet.network.checkpoint import OVERRIDABLE, load_checkpoint
+    from plainunet.network.checkpoint import OVERRIDABLE, load_unet
 
-    network, _ = load_checkpoint(Path(config.pretrained))
+    network, _ = load_unet(Path(config.pretrained))
     known = NetworkConfig.model_fields.keys() & network.architecture.keys()
     kept = known - config.model_fields_set - set(OVERRIDABLE)
     config = config.model_copy(update={name: network.architecture[name] for name in kept})
@@ -566,6 +566,8 @@ def check_window(config: TrainConfig, reporter: Reporter) -> None:
 
 def _check_size(config: TrainConfig, size: tuple[int, int]) -> None:
     """Refuse an input size that is too small for the network's depth."""
+    if config.network:
+        return  # tried on images of this size
     smallest = 2 ** (config.depth + 1)
     scales = [stage.scale for stage in config.growth] + [1]
     if min(scaled_size(size, min(scales))) < smallest:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from plainunet.dataset.samples import make_batch
 from plainunet.network.device import autocast, free_memory
 from plainunet.network.losses import deep_loss
-from plainunet.network.unet import UNet, deep_logits
+from plainunet.network.own import Network, OwnNetwork
+from plainunet.network.unet import deep_logits
 from plainunet.page import plural
 from plainunet.system import is_out_of_memory
 from plainunet.training.run import Run
@@ -177,9 +178,11 @@ class Step:
 class _Levels(nn.Module):
     """`deep_logits` as a module, for DistributedDataParallel."""
 
-    def __init__(self, network: UNet) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        if isinstance(self.network, OwnNetwork):
+            return self.network.deep_logits(image)
         return deep_logits(self.network, image)

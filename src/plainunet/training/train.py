@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from plainunet.config import TrainConfig
+from plainunet.config import NetworkConfig, TrainConfig
 from plainunet.dataset.augment import load_augment, require_same, save_augment
 from plainunet.dataset.classes import describe
 from plainunet.dataset.coding import Colors, coding_to_json
@@ -25,6 +25,7 @@ from plainunet.network.card import Card, versions
 from plainunet.network.checkpoint import load_pretrained
 from plainunet.network.device import choose_device
 from plainunet.network.losses import OwnLoss, OwnLossFunction
+from plainunet.network.own import Network, make_own_network
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.parts import OwnParts, Part, is_own
@@ -36,6 +37,7 @@ from plainunet.training.budget import find_end, fit_budget
 from plainunet.training.distributed import Processes, join_processes
 from plainunet.training.plan import BUDGET, check_window, fill_in, with_checkpoint
 from plainunet.training.run import AUGMENT_FILE, Run, RunFolder, asked_to_stop
+from plainunet.training.schedule import scaled_size
 from plainunet.training.state import read_state
 from plainunet.training.trackers import require_trackers, track
 from plainunet.training.trainer import Trainer
@@ -63,6 +65,7 @@ def train(
     *,
     loss: OwnLossFunction | str | None = None,
     augment: Any = None,
+    network: Any = None,
 ) -> dict[str, Any]:
     """Train a U-Net on a folder of images and masks, and evaluate it.
 
@@ -81,6 +84,10 @@ def train(
         augment: Your own augmentation in place of a preset: transforms of Albumentations, or
             their name `package.module:object`. They get images [H, W, C] and masks [H, W] uint8 of
             class ids, 255 where ignored.
+        network: Your own network in place of the U-Net: a factory (in_channels, num_classes) of a
+            module, a module, or the factory's name `package.module:factory`. Images [N, C, H, W]
+            float32, normalised, whose sides are multiples of the module's attribute
+            `size_divisor` (default: 1), become logits [N, K, H, W].
 
     Returns:
         The scores on the validation split at native size, as by `evaluate`.
@@ -95,7 +102,7 @@ def train(
     """
     begun = time.monotonic() if begun is None else begun
     data, folder, config = Path(data), RunFolder(Path(out)), config or TrainConfig()
-    parts = OwnParts.of(loss=loss, augment=_named(augment))
+    parts = OwnParts.of(loss=loss, augment=_named(augment), network=network)
     config = config.model_copy(update=parts.names())
     parts = read_augment(config, parts)
     parts.require(config, "the settings")
@@ -106,7 +113,7 @@ def train(
             return _resume(folder, processes, reporter, parts)
         reporter = reporter if processes.is_first else silent
         config, dataset, plan = processes.first_decides(
-            lambda: _plan(data, folder, config, reporter, begun)
+            lambda: _plan(data, folder, config, reporter, begun, parts.network)
         )
         run = Run(folder, config, dataset, reporter, processes, begun, parts=parts)
         return _train(run, plan)
@@ -118,6 +125,7 @@ def resume(
     *,
     loss: OwnLossFunction | str | None = None,
     augment: Any = None,
+    network: Any = None,
 ) -> dict[str, Any]:
     """Resume a run from the state that was saved last.
 
@@ -129,6 +137,7 @@ def resume(
         reporter: Receives notes and progress.
         loss: The loss of the run, if it is your own; as for `train`.
         augment: The augmentation of the run, if it has transforms that you wrote.
+        network: The network of the run, if it is your own.
 
     Returns:
         The scores on the validation split at native size, as by `evaluate`.
@@ -142,7 +151,7 @@ def resume(
     """
     folder = RunFolder(Path(out))
     folder.require_state()
-    parts = OwnParts.of(loss=loss, augment=_named(augment))
+    parts = OwnParts.of(loss=loss, augment=_named(augment), network=network)
     with _processes_in(folder, load_config(folder.config).device) as processes:
         return _resume(folder, processes, reporter, parts)
 
@@ -198,7 +207,12 @@ class _DataNotes(Forwarding):
 
 
 def _plan(
-    data: Path, folder: RunFolder, config: TrainConfig, reporter: Reporter, begun: float
+    data: Path,
+    folder: RunFolder,
+    config: TrainConfig,
+    reporter: Reporter,
+    begun: float,
+    own: Part | None,
 ) -> tuple[TrainConfig, SegmentationDataset, list[str]]:
     """Open the data and complete the settings; returns both and the lines of the plan."""
     if any(file.exists() for file in (folder.best, folder.config, folder.state)):
@@ -214,13 +228,16 @@ def _plan(
         config = config.model_copy(update={"budget": BUDGET})
     elif config.budget is not None and "epochs" in given:
         reporter.note("note: --epochs has no effect with --budget, which sets the training time")
+    if own and (idle := sorted(given & NetworkConfig.model_fields.keys())):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        reporter.note(f"note: {flags}: no effect with --network")
     dataset = SegmentationDataset.open(data, config, _DataNotes(reporter))
     dataset, config = fill_in(dataset, config, reporter)
     _mention_copies(dataset, reporter)
     lines: list[str] = []
     if config.budget is not None:
         spent = time.monotonic() - begun
-        config, lines = fit_budget(config, given, dataset, spent, taken)
+        config, lines = fit_budget(config, given, dataset, spent, taken, own)
         reporter.note("\n".join(lines))
     check_window(config, reporter)
     return config, dataset, lines
@@ -283,11 +300,17 @@ def _begin_folder(run: Run, plan: Sequence[str]) -> None:
             file.write_text("\n".join(plan) + "\n", encoding="utf-8", errors="surrogateescape")
 
 
-def _make_network(run: Run, samples: Samples, is_new: bool) -> UNet:
-    """The network on the CPU, with random or pretrained weights."""
+def _make_network(run: Run, samples: Samples, is_new: bool) -> Network:
+    """The network on the CPU, with random or pretrained weights, or the user's own."""
     config = run.config
     torch.manual_seed(config.seed)
     channels = count_channels(run.dataset.shapes)
+    if run.parts.network:
+        own = make_own_network(run.parts.network, channels, len(config.classes))
+        stages = [scaled_size(config.window, stage.scale) for stage in config.growth]
+        own.check([config.window, *stages])
+        own.set_normalisation(*samples.statistics())
+        return own
     network = UNet(channels, len(config.classes), **config.network_arguments())
     if config.pretrained and is_new:
         fresh = load_pretrained(network, Path(config.pretrained))
