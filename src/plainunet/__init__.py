@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from plainunet.network.card import Card
     from plainunet.network.unet import UNet
     from plainunet.prediction.predictor import Predictor
+    from plainunet.reporter import Reporter
     from plainunet.settings import load_config
     from plainunet.training.train import train
 
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Card",
     "Predictor",
+    "Reporter",
     "TrainConfig",
     "UNet",
     "__version__",
@@ -46,6 +48,7 @@ __all__ = [
 _MODULES = {
     "Card": "plainunet.network.card",
     "Predictor": "plainunet.prediction.predictor",
+    "Reporter": "plainunet.reporter",
     "TrainConfig": "plainunet.config",
     "UNet": "plainunet.network.unet",
     "check": "plainunet.doctor.diagnose",

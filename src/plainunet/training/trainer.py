@@ -121,6 +121,11 @@ class Trainer:
             if self._save.is_cheap() or is_over:
                 self._save()
             run.reporter.epoch(row, state.best if state.best >= 0 else None)
+            if not is_over and run.processes.first_decides(run.reporter.should_stop):
+                run.reporter.note("stopped early by the reporter")
+                is_over = True
+                if state.best < 0:  # not validated at full size so far
+                    self._save_best(state.average.network if state.average else state.network)
         if run.processes.is_first:
             draw_curves(run.folder.curves, self._rows)
 
