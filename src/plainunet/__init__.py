@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from plainunet.config import TrainConfig
+    from plainunet.dataset.dataset import SegmentationDataset
     from plainunet.doctor.diagnose import check
     from plainunet.evaluation.compare import compare
     from plainunet.evaluation.evaluate import evaluate
@@ -35,6 +36,7 @@ __all__ = [
     "Card",
     "Predictor",
     "Reporter",
+    "SegmentationDataset",
     "TrainConfig",
     "UNet",
     "__version__",
@@ -49,6 +51,7 @@ _MODULES = {
     "Card": "plainunet.network.card",
     "Predictor": "plainunet.prediction.predictor",
     "Reporter": "plainunet.reporter",
+    "SegmentationDataset": "plainunet.dataset.dataset",
     "TrainConfig": "plainunet.config",
     "UNet": "plainunet.network.unet",
     "check": "plainunet.doctor.diagnose",

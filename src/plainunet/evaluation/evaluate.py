@@ -22,6 +22,7 @@ from plainunet.dataset.coding import (
 from plainunet.dataset.dataset import SegmentationDataset, data_digest
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.split import SPLIT_FILE, read_split
+from plainunet.dataset.stored import as_folder
 from plainunet.dataset.verify import check_pairs
 from plainunet.evaluation.measure import measure, predict_images, score_images
 from plainunet.evaluation.report import About, choose_shown, show, write_report
@@ -40,7 +41,7 @@ _ABSENT = 60000  # plus a class id: a value that no mask has
 
 def evaluate(
     checkpoint: str | Path,
-    data: str | Path,
+    data: Any,
     *,
     split: str | None = None,
     images: str | None = None,
@@ -64,7 +65,7 @@ def evaluate(
         checkpoint: A `best.safetensors`, or an exported .onnx or .xml.
         data: The folder. For the training folder, its validation split is evaluated, as listed in
             the `split.csv` next to the checkpoint, even if files were added or removed since; any
-            other folder is evaluated as a whole.
+            other folder is evaluated as a whole. Or a dataset of arrays, as for `train`.
         split: Evaluate this split instead: "train", "val", "test" or "all".
         images: Folder of the images below `data`; default: detected. A `dataset.toml` there may
             hold this, the next five, and the label encoding of the masks.
@@ -95,16 +96,18 @@ def evaluate(
     folder: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
     folder |= {"unlisted": unlisted, "skip_unlabelled": skip_unlabelled}
     folder["allow_outside"] = allow_outside
-    checkpoint, data = Path(checkpoint), Path(data)
-    dataset, split = open_dataset(predictor.card, checkpoint, data, split, folder, reporter)
-    objects = objects or isinstance(dataset.coding, Instances)
-    scores = evaluate_dataset(predictor, dataset, reporter, objects=objects)
-    result: dict[str, Any] = {"split": split, **scores}
-    _note_missing_classes(result["confusion"], dataset, reporter)
-    if html is not None:
-        options = {"split": split, **folder, "objects": objects}
-        again = command("plainunet", "evaluate", checkpoint, data, *_flags(options))
-        _write_report(html, result, predictor, dataset, About(str(checkpoint), str(data), again))
+    checkpoint = Path(checkpoint)
+    with as_folder(data, reporter) as path:
+        dataset, split = open_dataset(predictor.card, checkpoint, path, split, folder, reporter)
+        objects = objects or isinstance(dataset.coding, Instances)
+        scores = evaluate_dataset(predictor, dataset, reporter, objects=objects)
+        result: dict[str, Any] = {"split": split, **scores}
+        _note_missing_classes(result["confusion"], dataset, reporter)
+        if html is not None:
+            options = {"split": split, **folder, "objects": objects}
+            again = command("plainunet", "evaluate", checkpoint, path, *_flags(options))
+            about = About(str(checkpoint), str(path), again)
+            _write_report(html, result, predictor, dataset, about)
     return result
 
 

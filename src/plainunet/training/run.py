@@ -45,6 +45,7 @@ class RunFolder:
         self.table = path / "metrics.csv"  # the same as CSV
         self.curves = path / "curves.png"  # loss, Dice and learning rate over the epochs
         self.validation = path / "validation"  # folder of the images of the last validation
+        self.data = path / "data"  # the samples of a dataset that is not a folder
         self.saved_images = path / "saved_images"  # folder of masks and comparisons
         self.report = path / "report.html"  # the evaluation of the best checkpoint
 

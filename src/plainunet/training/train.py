@@ -17,6 +17,7 @@ from plainunet.dataset.coding import Colors, coding_to_json
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.samples import Samples
 from plainunet.dataset.split import write_split
+from plainunet.dataset.stored import is_folder, store_dataset
 from plainunet.doctor.images import copies_across
 from plainunet.files import lock_folder, remove_unfinished, write_whole
 from plainunet.formats.images import IMAGE_SUFFIXES, read_image
@@ -57,7 +58,7 @@ _SOME = 16
 
 
 def train(
-    data: str | Path,
+    data: Any,
     out: str | Path,
     config: TrainConfig | None = None,
     reporter: Reporter = silent,
@@ -70,7 +71,10 @@ def train(
     """Train a U-Net on a folder of images and masks, and evaluate it.
 
     Args:
-        data: The folder, see `plainunet.dataset.pairs` for its layouts.
+        data: The folder, see `plainunet.dataset.pairs` for its layouts; or a map-style dataset,
+            such as PyTorch's, of (image, mask) or (image, mask, group), or several by the name of
+            their split ("train", "val", "test"), which are written to `data/` in the run folder.
+            Images are [H, W, C], masks [H, W] of class ids, 255 where ignored.
         out: The run folder to make: `best.safetensors`, `last/`, `config.toml`, `split.csv`,
             `dataset.toml`, `metrics.jsonl`, `curves.png`, `validation/`, `saved_images/`,
             `report.html`.
@@ -101,12 +105,13 @@ def train(
         StoppedError: SIGINT or SIGTERM arrived; the state of the run is saved.
     """
     begun = time.monotonic() if begun is None else begun
-    data, folder, config = Path(data), RunFolder(Path(out)), config or TrainConfig()
+    folder, config = RunFolder(Path(out)), config or TrainConfig()
     parts = OwnParts.of(loss=loss, augment=_named(augment), network=network)
     config = config.model_copy(update=parts.names())
     parts = read_augment(config, parts)
     parts.require(config, "the settings")
-    _require_apart(folder, data)
+    if is_folder(data):
+        _require_apart(folder, Path(data))
     _prepare_device(config)
     with _processes_in(folder, config.device) as processes:
         if processes.are_restarted and processes.first_decides(folder.state.is_file):
@@ -207,7 +212,7 @@ class _DataNotes(Forwarding):
 
 
 def _plan(
-    data: Path,
+    data: Any,
     folder: RunFolder,
     config: TrainConfig,
     reporter: Reporter,
@@ -221,7 +226,10 @@ def _plan(
             f"{folder.path}', or choose another --out."
         )
     require_trackers(config, folder.path)
-    config = with_dataset(config, data)
+    if not is_folder(data):
+        store_dataset(data, folder.data, config, reporter)
+        data = folder.data
+    config = with_dataset(config, Path(data))
     config, taken = with_checkpoint(config)
     given = config.model_fields_set
     if config.budget is None and "epochs" not in given:
@@ -270,6 +278,8 @@ def _resume(
         config = load_config(folder.config)
         require_trackers(config, folder.path)
         data = Path(saved["data"])
+        if not data.is_dir() and folder.data.is_dir():  # the run folder was moved
+            data = folder.data
         if not data.is_dir():
             raise FileNotFoundError(f"{data}: the data folder of the run is missing. Restore it.")
         return saved, config, SegmentationDataset.reopen(data, folder.split, config)
