@@ -61,7 +61,7 @@ def test_splits_are_kept(tiny: TrainConfig, tmp_path: Path) -> None:
     config = tiny.model_copy(update={"classes": ("nothing", "odd", "even"), "epochs": 1})
     result = train(data, tmp_path / "run", config)
     assert len(result["images"]) == 3
-    assert list(result["pooled"]["dice"])[:3] == ["nothing", "odd", "even"]
+    assert list(result["pooled"]["dice"]["per_class"]) == ["nothing", "odd", "even"]
 
 
 @pytest.mark.parametrize(
