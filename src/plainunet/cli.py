@@ -21,7 +21,7 @@ from plainunet.config import (
     PredictOptions,
     TrainConfig,
 )
-from plainunet.parts import PART_FLAGS, is_own
+from plainunet.parts import is_own, own_in
 from plainunet.reporter import Forwarding, Reporter
 from plainunet.settings import make_config, read_settings
 
@@ -49,6 +49,14 @@ Own = Annotated[
     tuple[str, ...],
     Parameter(
         help="Factory of your own network, package.module:factory, if the model has one.",
+        consume_multiple=True,
+        negative=(),
+    ),
+]
+Scores = Annotated[
+    tuple[str, ...],
+    Parameter(
+        help="Your own metrics, each as package.module:function.",
         consume_multiple=True,
         negative=(),
     ),
@@ -101,7 +109,7 @@ def train(
     from plainunet.training.train import train as begin
 
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
-    parts = {name: given[name] for name in PART_FLAGS if is_own(given.get(name))}
+    parts = own_in(given)
     with Screen() as screen:
         if resume is not None:
             if data or out or config or given.keys() - parts.keys():
@@ -299,6 +307,7 @@ def evaluate(
     backend: Runs = "auto",
     device: Where = "auto",
     precision: Arithmetic = "auto",
+    metrics: Scores = (),
     network: Own = (),
 ) -> int:
     """Evaluate a model on a folder of images and masks.
@@ -335,6 +344,7 @@ def evaluate(
             tuned = tune(checkpoint, data, folder=given, **where)
             checkpoint = Path(tuned["checkpoint"])
         which: dict[str, Any] = {"split": options.split, "objects": options.objects, **given}
+        which["metrics"] = metrics
         result = score(checkpoint, data, html=html, backend=backend, **which, **where)
     _print_notes(notes)
     if json_file:

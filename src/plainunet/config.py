@@ -222,6 +222,8 @@ class TrainConfig(DataConfig, NetworkConfig):
     """Decay length of that weight [input pixels]; 5 in the paper."""
     network: str | None = None
     """Your own network in place of the U-Net, as package.module:factory."""
+    metrics: tuple[str, ...] = ()
+    """Your own metrics in addition to Dice, IoU and the others, each as package.module:function."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: every class has the same total weight in the loss, against class imbalance."""
     target_scale: int = Field(default=1, ge=1, le=4)
@@ -309,6 +311,13 @@ class TrainConfig(DataConfig, NetworkConfig):
             return augment
         known = ", ".join(get_args(AugmentName))
         raise ValueError(f"choose one of {known}, a .yaml or .json file, or package.module:object")
+
+    @field_validator("metrics")
+    @classmethod
+    def _name_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(is_own, metrics)):
+            raise ValueError("write each as package.module:function")
+        return metrics
 
     @field_validator("network")
     @classmethod

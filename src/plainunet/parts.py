@@ -8,7 +8,7 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,20 +156,23 @@ class OwnParts:
     loss: Part | None = None
     augment: Part | None = None
     network: Part | None = None
+    metrics: tuple[Part, ...] = ()
 
     @classmethod
-    def of(cls, **given: Any) -> "OwnParts":
+    def of(cls, metrics: Any = None, **given: Any) -> "OwnParts":
         """Take parts, or import them by their names; see `Part.of`. None is left out."""
         known = {name: Part.of(each, f"--{name}") for name, each in given.items() if each}
-        return cls(**known)
+        return cls(**known, metrics=parts_of(metrics, "--metrics"))
 
-    def having(self, **parts: Part) -> "OwnParts":
-        """These parts, and others."""
-        return replace(self, **parts)
-
-    def names(self) -> dict[str, str]:
+    def names(self) -> dict[str, str | tuple[str, ...]]:
         """The settings that name the parts."""
-        return {name: part.name for name, part in vars(self).items() if part}
+        found: dict[str, str | tuple[str, ...]] = {}
+        for setting, given in vars(self).items():
+            if isinstance(given, Part):
+                found[setting] = given.name
+            elif given:
+                found[setting] = tuple(part.name for part in given)
+        return found
 
     def require(self, settings: Any, where: str) -> None:
         """Refuse settings that name a part which was not given, or is another one.
@@ -181,21 +184,31 @@ class OwnParts:
         Raises:
             PartError: A part is missing, or is not the one that the settings name.
         """
-        for setting, part in vars(self).items():
-            name = getattr(settings, setting)
-            if is_own(name) and part is None:
+        for setting, given in vars(self).items():
+            parts = (given,) if isinstance(given, Part) else given or ()
+            value = getattr(settings, setting)
+            named = [name for name in (value if isinstance(value, tuple) else (value,)) if name]
+            wanted = [name for name in named if is_own(name)]
+            listed = " ".join(wanted)
+            if wanted and not parts:
                 raise PartError(
-                    f"{where}: {setting} is {name}, which is imported only if you name it: add "
-                    f"--{setting} {name}, or pass {setting}= in Python."
+                    f"{where}: {setting} is {listed}, which is imported only if you name it: add "
+                    f"--{setting} {listed}, or pass {setting}= in Python."
                 )
-            if part is not None and not part.is_named(name):
-                raise PartError(
-                    f"{where}: {setting} is {name}, not {part.name}. Give the same --{setting}"
-                    + (f" {name}." if is_own(name) else ", or none.")
-                )
+            others = [part.name for part in parts if not any(map(part.is_named, named))]
+            if others or not all(any(part.is_named(name) for part in parts) for name in wanted):
+                same = f"Give the same --{setting} {listed}." if wanted else f"Give no --{setting}."
+                names = ", ".join(part.name for part in parts)
+                raise PartError(f"{where}: {setting} is {listed or value}, not {names}. {same}")
 
 
 NO_PARTS = OwnParts()
 """All parts are built in."""
-PART_FLAGS = tuple(vars(NO_PARTS))
-"""The settings that may name a part."""
+
+
+def own_in(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that name parts which the user wrote."""
+    found = {name: settings.get(name) for name in vars(NO_PARTS)}
+    return {
+        name: each for name, each in found.items() if each and (name == "metrics" or is_own(each))
+    }

@@ -25,12 +25,14 @@ from plainunet.dataset.split import SPLIT_FILE, read_split
 from plainunet.dataset.stored import as_folder
 from plainunet.dataset.verify import check_pairs
 from plainunet.evaluation.measure import measure, predict_images, score_images
+from plainunet.evaluation.metrics import PER_CLASS, Metrics, with_own
 from plainunet.evaluation.report import About, choose_shown, show, write_report
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.problems import command
 from plainunet.formats.sources import Source
 from plainunet.network.card import Card
 from plainunet.palette import default_names
+from plainunet.parts import parts_of
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent
 from plainunet.settings import with_dataset
@@ -52,6 +54,7 @@ def evaluate(
     skip_unlabelled: bool = False,
     allow_outside: bool = False,
     objects: bool = False,
+    metrics: Any = None,
     html: Path | None = None,
     backend: BackendName = "auto",
     device: str = "auto",
@@ -76,6 +79,9 @@ def evaluate(
         skip_unlabelled: Whether to skip images without a mask.
         allow_outside: Whether a dataset.toml may point outside the folder.
         objects: Whether to count objects too; always done for instance masks.
+        metrics: Your own metrics, a function or a list: from confusion matrices [..., K, K] int64,
+            rows ground truth, columns prediction, to scores [..., K], nan where undefined; or
+            their names `package.module:function`.
         html: File for a report with images.
         backend: What runs the network, as in `Predictor.load`.
         device: "auto", "cpu", "cuda" or "mps".
@@ -96,11 +102,12 @@ def evaluate(
     folder: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
     folder |= {"unlisted": unlisted, "skip_unlabelled": skip_unlabelled}
     folder["allow_outside"] = allow_outside
+    chosen = with_own(parts_of(metrics, "--metrics"), len(predictor.card.class_names))
     checkpoint = Path(checkpoint)
     with as_folder(data, reporter) as path:
         dataset, split = open_dataset(predictor.card, checkpoint, path, split, folder, reporter)
         objects = objects or isinstance(dataset.coding, Instances)
-        scores = evaluate_dataset(predictor, dataset, reporter, objects=objects)
+        scores = evaluate_dataset(predictor, dataset, reporter, objects=objects, metrics=chosen)
         result: dict[str, Any] = {"split": split, **scores}
         _note_missing_classes(result["confusion"], dataset, reporter)
         if html is not None:
@@ -150,6 +157,7 @@ def evaluate_dataset(
     reporter: Reporter = silent,
     *,
     objects: bool = False,
+    metrics: Metrics = PER_CLASS,
 ) -> dict[str, Any]:
     """Evaluate a model on a dataset at native resolution; returns as `score_images`."""
     reporter.stage("evaluating", len(dataset))
@@ -158,7 +166,7 @@ def evaluate_dataset(
         measured.append(each)
         reporter.advance(len(measured))
     card = predictor.card
-    return score_images(measured, dataset.pairs, card.class_names, card.threshold)
+    return score_images(measured, dataset.pairs, card.class_names, card.threshold, metrics)
 
 
 def open_dataset(

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def train(
     loss: OwnLossFunction | str | None = None,
     augment: Any = None,
     network: Any = None,
+    metrics: Any = None,
 ) -> dict[str, Any]:
     """Train a U-Net on a folder of images and masks, and evaluate it.
 
@@ -92,6 +94,7 @@ def train(
             module, a module, or the factory's name `package.module:factory`. Images [N, C, H, W]
             float32, normalised, whose sides are multiples of the module's attribute
             `size_divisor` (default: 1), become logits [N, K, H, W].
+        metrics: Your own metrics, as for `evaluate`.
 
     Returns:
         The scores on the validation split at native size, as by `evaluate`.
@@ -106,7 +109,7 @@ def train(
     """
     begun = time.monotonic() if begun is None else begun
     folder, config = RunFolder(Path(out)), config or TrainConfig()
-    parts = OwnParts.of(loss=loss, augment=_named(augment), network=network)
+    parts = OwnParts.of(loss=loss, augment=_named(augment), network=network, metrics=metrics)
     config = config.model_copy(update=parts.names())
     parts = read_augment(config, parts)
     parts.require(config, "the settings")
@@ -131,6 +134,7 @@ def resume(
     loss: OwnLossFunction | str | None = None,
     augment: Any = None,
     network: Any = None,
+    metrics: Any = None,
 ) -> dict[str, Any]:
     """Resume a run from the state that was saved last.
 
@@ -143,6 +147,7 @@ def resume(
         loss: The loss of the run, if it is your own; as for `train`.
         augment: The augmentation of the run, if it has transforms that you wrote.
         network: The network of the run, if it is your own.
+        metrics: The metrics of the run that are your own.
 
     Returns:
         The scores on the validation split at native size, as by `evaluate`.
@@ -156,7 +161,7 @@ def resume(
     """
     folder = RunFolder(Path(out))
     folder.require_state()
-    parts = OwnParts.of(loss=loss, augment=_named(augment), network=network)
+    parts = OwnParts.of(loss=loss, augment=_named(augment), network=network, metrics=metrics)
     with _processes_in(folder, load_config(folder.config).device) as processes:
         return _resume(folder, processes, reporter, parts)
 
@@ -168,6 +173,7 @@ def _train(
     config = run.config
     if config.size is None and config.patch is None:
         raise ValueError(f"{run.folder.config}: size is missing.")
+    _ = run.metrics  # tried before anything takes long
     if isinstance(run.loss, OwnLoss):
         run.loss.check(len(config.classes), choose_device(config.device))
     samples = load_samples(run)
@@ -288,7 +294,7 @@ def _resume(
     if folder.augment.is_file() and parts.augment:
         require_same(parts.augment, folder.augment)
     elif folder.augment.is_file() and not is_own(config.augment):
-        parts = parts.having(augment=load_augment(folder.augment).having(config.augment))
+        parts = replace(parts, augment=load_augment(folder.augment).having(config.augment))
     parts.require(config, str(folder.path))
     _prepare_device(config)
     begun = time.monotonic() - float(saved["counters"]["seconds"])

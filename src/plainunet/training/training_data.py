@@ -1,6 +1,7 @@
 """The data of a run as training sees them: samples, augmented; checked, and as a contact sheet."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def read_augment(config: TrainConfig, parts: OwnParts) -> OwnParts:
     if parts.augment or not is_augment_file(config.augment):
         return parts
     loaded = load_augment(Path(config.augment))
-    return parts.having(augment=loaded.having(config.augment))
+    return replace(parts, augment=loaded.having(config.augment))
 
 
 def check_augment(run: Run, samples: Samples) -> None:
@@ -137,7 +138,7 @@ def draw_sheet(
     parts = OwnParts.of(augment=augment)
     config = with_dataset(config or TrainConfig(), Path(data)).model_copy(update=parts.names())
     parts = read_augment(config, parts)
-    parts.require(config, "the settings")
+    parts.require(TrainConfig(augment=config.augment), "the settings")
     dataset = SegmentationDataset.open(data, config, reporter)
     dataset, config = fill_in(dataset, config, reporter)
     trained = dataset.part("train")

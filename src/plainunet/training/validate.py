@@ -260,7 +260,7 @@ def validate(
         run.reporter.advance(number + 1)
         run.stop_if_asked()
     everyones = processes.restore_order(processes.gather(counts))
-    scores = summarise(np.stack(everyones), predictor.card.class_names)
+    scores = summarise(np.stack(everyones), predictor.card.class_names, run.metrics)
     at = "in patches of" if patch else "at input size"
     return {**scores, "protocol": f"{at} {size[0]} x {size[1]}, not native"}
 
@@ -302,7 +302,7 @@ def evaluate_best(run: Run) -> dict[str, Any]:
             run.stop_if_asked()
     everyones = processes.restore_order(processes.gather(journal.counts))
     measured = [_unpack(row, len(card.class_names)) for row in everyones]
-    scored = score_images(measured, held_out.pairs, card.class_names, card.threshold)
+    scored = score_images(measured, held_out.pairs, card.class_names, card.threshold, run.metrics)
     result = {"split": "val", **scored}
     if processes.is_first:
         _save_images(run, predictor, held_out, result)
