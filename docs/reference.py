@@ -23,6 +23,7 @@ PACKAGE = Path(plainunet.__file__).parent
 NOTE = "<!-- made by docs/reference.py: edit the source, then run it again -->\n\n"
 SYMBOLS = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
 LEFT_OUT = {"all": "yes", "first": "all but one", "train": "of the train split"}
+NAMED = ("AugmentName", "Device", "LossName", "TTAName", "Precision", "TrackerName", "Output")
 MODELS = {
     "DataConfig": "`dataset.toml` and the flags of `train` and `check`",
     "NetworkConfig": "the network: flags of `train` and `model`",
@@ -94,12 +95,23 @@ def find_fields(node: ast.ClassDef) -> Iterator[tuple[ast.AnnAssign, str]]:
 
 def show_type(annotation: str) -> str:
     """Write the type of a setting for people: choices one by one, tuples as lists."""
-    text = annotation.removesuffix(" | None")
-    for name in ("Device", "TTAName", "Precision", "TrackerName", "Output", "ExportTarget"):
+    text, own = annotation.removesuffix(" | None"), ""
+    if text.endswith(" | str") and text != "str":
+        text, own = text.removesuffix(" | str"), ", or your own"
+    for name in (
+        "AugmentName",
+        "Device",
+        "LossName",
+        "TTAName",
+        "Precision",
+        "TrackerName",
+        "Output",
+        "ExportTarget",
+    ):
         text = re.sub(rf"\b{name}\b", str(list(get_args(getattr(config, name)))), text)
     if found := re.fullmatch(r"(tuple\[)?(?:Literal)?(\[[^\]]*\])(?:, \.\.\.\])?", text):
         choices = ", ".join(f"`{choice}`" for choice in ast.literal_eval(found[2]))
-        return f"any of {choices}" if found[1] else choices
+        return f"any of {choices}" if found[1] else choices + own
     text = re.sub(r"Annotated\[(\w+), .*?\)\]", r"\1", text)
     text = re.sub(r"tuple\[(\w+), \.\.\.\]", r"list of \1", text)
     return re.sub(r"tuple\[int, int\]", "two int", text)

@@ -16,6 +16,7 @@ PACKAGE = TESTS.parent / "src" / "plainunet"
 # the order in which data flows; packages on one line do not know each other
 ORDER = (
     {"files", "palette", "reporter", "system"},
+    {"parts"},
     {"config", "page", "demo"},
     {"settings"},
     {"formats", "network"},

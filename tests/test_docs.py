@@ -1,11 +1,15 @@
 """The documentation is true: the map, the links, the code, the recipes, the generated pages."""
 
+import importlib
 import json
 import re
 import runpy
 import shlex
 import shutil
+import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +35,8 @@ PAGE_IDS = [page.relative_to(CHECKOUT).as_posix() for page in PAGES]
 CONFIGS = sorted((CHECKOUT / "configs").glob("*.toml"))
 
 BLOCK = re.compile(
-    r"(?:^<!-- not-run: ([^\n]*) -->\n)?^```(\w*)[^\n]*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL
+    r"(?:^<!-- not-run: ([^\n]*) -->\n)?^```(\w*)(?: title=\"([\w.-]+)\")?[^\n]*\n(.*?)^```",
+    flags=re.MULTILINE | re.DOTALL,
 )
 CODE = {"sh", "python", "toml", "json"}
 # a backslash at the end joins a line with the next
@@ -42,11 +47,12 @@ MADE = re.compile(
 
 
 class Block(NamedTuple):
-    """A fenced block of a page, and why it is not run, if it is not."""
+    """A fenced block of a page, why it is not run, if it is not, and the file that it is."""
 
     page: str
     reason: str
     language: str
+    file: str
     text: str
 
 
@@ -201,10 +207,26 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 PYTHON = [block for block in RUN if block.language == "python"]
 
 
+@contextmanager
+def own_files(page: str) -> Iterator[None]:
+    """Write the files that a page shows into the current folder, whose modules can be imported."""
+    files = {block.file: block.text for block in BLOCKS if block.page == page and block.file}
+    for name, text in files.items():
+        Path(name).write_text(text, encoding="utf-8")
+    path = list(sys.path)
+    sys.path.insert(0, str(Path.cwd()))
+    importlib.invalidate_caches()
+    yield
+    sys.path[:] = path
+    for name in files:
+        sys.modules.pop(Path(name).stem, None)
+
+
 @pytest.mark.parametrize("block", PYTHON, ids=[block.page for block in PYTHON])
 def test_python_runs(block: Block, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
-    exec(compile(block.text, block.page, "exec"), {"__name__": "__main__"})
+    with own_files(block.page):
+        exec(compile(block.text, block.page, "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("block", RUN, ids=lambda block: f"{block.page}: {block.language}")
@@ -227,11 +249,11 @@ def test_shell_runs(
 ) -> None:
     shutil.copytree(workspace, tmp_path / "workspace")
     monkeypatch.chdir(tmp_path / "workspace")
-    for block in RUN:
-        if block.page == page and block.language == "sh":
-            for words in commands(block.text):
-                # of `check`, 1 stands for warnings
-                assert run(words, monkeypatch) <= (words[0] == "check"), words
+    shown = [block.text for block in RUN if block.page == page and block.language == "sh"]
+    with own_files(page):
+        for words in [words for text in shown for words in commands(text)]:
+            # of `check`, 1 stands for warnings
+            assert run(words, monkeypatch) <= (words[0] == "check"), words
 
 
 @pytest.mark.slow

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from plainunet.config import TrainConfig
+    from plainunet.dataset.dataset import SegmentationDataset
     from plainunet.doctor.diagnose import check
     from plainunet.evaluation.compare import compare
     from plainunet.evaluation.evaluate import evaluate
     from plainunet.network.card import Card
     from plainunet.network.unet import UNet
     from plainunet.prediction.predictor import Predictor
+    from plainunet.reporter import Reporter
     from plainunet.settings import load_config
     from plainunet.training.train import train
 
@@ -33,6 +35,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Card",
     "Predictor",
+    "Reporter",
+    "SegmentationDataset",
     "TrainConfig",
     "UNet",
     "__version__",
@@ -46,6 +50,8 @@ __all__ = [
 _MODULES = {
     "Card": "plainunet.network.card",
     "Predictor": "plainunet.prediction.predictor",
+    "Reporter": "plainunet.reporter",
+    "SegmentationDataset": "plainunet.dataset.dataset",
     "TrainConfig": "plainunet.config",
     "UNet": "plainunet.network.unet",
     "check": "plainunet.doctor.diagnose",

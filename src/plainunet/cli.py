@@ -23,6 +23,7 @@ from plainunet.config import (
     ServeOptions,
     TrainConfig,
 )
+from plainunet.parts import is_own, own_in
 from plainunet.reporter import Forwarding, Reporter
 from plainunet.settings import make_config, read_settings
 
@@ -48,6 +49,22 @@ Runs = Annotated[
     Parameter(
         help="What runs the network: torch for checkpoints, onnxruntime for .onnx files, openvino "
         "for all. For many images on a CPU, auto takes openvino if it is installed and faster."
+    ),
+]
+Own = Annotated[
+    tuple[str, ...],
+    Parameter(
+        help="Factory of your own network, package.module:factory, if the model has one.",
+        consume_multiple=True,
+        negative=(),
+    ),
+]
+Scores = Annotated[
+    tuple[str, ...],
+    Parameter(
+        help="Your own metrics, each as package.module:function.",
+        consume_multiple=True,
+        negative=(),
     ),
 ]
 Arithmetic = Annotated[Precision, Parameter(help="Mixed precision: auto is bf16 if supported.")]
@@ -89,7 +106,8 @@ def train(
     config
         TOML file of settings. Flags take precedence.
     resume
-        Resume training from this run folder. Takes no other arguments.
+        Resume training from this run folder. Takes no other arguments, except your own parts,
+        such as --loss, again.
     """
     begun = time.monotonic()  # loading PyTorch counts towards a time budget
 
@@ -99,22 +117,59 @@ def train(
     from plainunet.training.train import train as begin
 
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    parts = own_in(given)
     with Screen() as screen:
         if resume is not None:
-            if data or out or config or given:
+            if data or out or config or given.keys() - parts.keys():
                 raise ValueError(
-                    "--resume RUN keeps the run's own settings; it takes no other arguments."
+                    "--resume RUN keeps the run's own settings; it takes no other arguments but "
+                    "the names of your own parts."
                 )
-            result, folder = go_on(resume, screen), resume
+            result, folder = go_on(resume, screen, **parts), resume
         else:
             if data is None or out is None:
                 raise ValueError("Missing arguments. Usage: plainunet train DATA --out RUN.")
             from_file = read_settings(config) if config else {}
             merged = make_config({**from_file, **given}, "settings")
-            result, folder = begin(data, out, merged, screen, begun), out
+            result, folder = begin(data, out, merged, screen, begun, **parts), out
     if speaks():
         show_scores(result)
         _print(f"model: {folder / 'best.safetensors'}   report: {folder / 'report.html'}")
+    return 0
+
+
+@app.command
+def augment(
+    data: Path,
+    /,
+    *,
+    out: Path,
+    config: Path | None = None,
+    settings: Settings = _DEFAULTS,
+) -> int:
+    """Show data augmentation: a contact sheet of what training sees, images and masks.
+
+    Each image has two rows, the image and its mask: first as read, then in five epochs.
+
+    Parameters
+    ----------
+    data
+        Folder of images and masks.
+    out
+        PNG file to write.
+    config
+        TOML file of settings. Flags take precedence.
+    """
+    from plainunet.terminal.screen import Screen
+    from plainunet.training.training_data import draw_sheet
+
+    _require(out, ".png")
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    merged = make_config({**(read_settings(config) if config else {}), **given}, "settings")
+    own = given.get("augment") if is_own(given.get("augment")) else None
+    with Screen() as screen:
+        draw_sheet(data, out, merged, screen, augment=own)
+    _print(f"contact sheet: {out}")
     return 0
 
 
@@ -260,6 +315,8 @@ def evaluate(
     backend: Runs = "auto",
     device: Where = "auto",
     precision: Arithmetic = "auto",
+    metrics: Scores = (),
+    network: Own = (),
 ) -> int:
     """Evaluate a model on a folder of images and masks.
 
@@ -287,7 +344,7 @@ def evaluate(
     _require(json_file, ".json")
     _require(html, ".html", 'id="pictures-data"')
     given = folder.folder_arguments()
-    where: dict[str, Any] = {"device": device, "precision": precision}
+    where: dict[str, Any] = {"device": device, "precision": precision, "network": network}
     notes: list[str] = []
     with Screen() as screen:
         where["reporter"] = _Noting(screen, notes.append)
@@ -295,6 +352,7 @@ def evaluate(
             tuned = tune(checkpoint, data, folder=given, **where)
             checkpoint = Path(tuned["checkpoint"])
         which: dict[str, Any] = {"split": options.split, "objects": options.objects, **given}
+        which["metrics"] = metrics
         result = score(checkpoint, data, html=html, backend=backend, **which, **where)
     _print_notes(notes)
     if json_file:
@@ -320,6 +378,7 @@ def compare(
     json_file: Json = None,
     device: Annotated[Device, Parameter(help="Device to run on.")] = "auto",
     precision: Arithmetic = "auto",
+    network: Own = (),
 ) -> int:
     """Compare two models on the same images: which is better, by how much, and where.
 
@@ -355,6 +414,7 @@ def compare(
             folder=folder.folder_arguments(),
             device=device,
             precision=precision,
+            network=network,
             reporter=_Noting(screen, notes.append),
         )
     _print_notes(notes)
@@ -378,6 +438,7 @@ def predict(
     backend: Runs = "auto",
     device: Where = "auto",
     precision: Arithmetic = "auto",
+    network: Own = (),
     options: Predicting = _PREDICTING,
 ) -> int:
     """Predict masks: inference on images, folders and videos.
@@ -412,6 +473,7 @@ def predict(
         device=device,
         precision=precision,
         memory=limit,
+        network=network,
         **options.instead(),
     )
     found = find_inputs(images, out)

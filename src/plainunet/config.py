@@ -5,9 +5,11 @@ One model serves flags, TOML files, Python and the run folder.
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from plainunet.parts import is_own
 
 
 class FolderConfig(BaseModel):
@@ -101,7 +103,14 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 TTAName = Literal["none", "mirror", "flips", "turns"]
 BackendName = Literal["auto", "torch", "onnxruntime", "openvino"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+LossName = Literal["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "boundary"]
+AugmentName = Literal["none", "flip", "light", "strong"]
 TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+
+
+def is_augment_file(augment: str) -> bool:
+    """Whether augmentation is a file of transforms."""
+    return augment.lower().endswith((".yaml", ".yml", ".json"))
 
 
 class Growth(BaseModel):
@@ -182,11 +191,10 @@ class TrainConfig(DataConfig, NetworkConfig):
     classes and input channels may differ."""
     freeze: Literal["none", "encoder"] = "none"
     """Fine-tuning: weights that are not trained."""
-    loss: Literal["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "boundary"] = (
-        "cross-entropy+dice"
-    )
+    loss: LossName | str = "cross-entropy+dice"
     """Loss function. boundary: cross-entropy+dice with more weight near object boundaries.
-    focal and balanced class weights help with class imbalance."""
+    focal and balanced class weights help with class imbalance. Or your own, as
+    package.module:function."""
     optimizer: Literal["muon", "adamw", "adam", "sgd", "rmsprop"] = "adamw"
     """Optimiser; sgd uses Nesterov momentum 0.9."""
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
@@ -199,10 +207,11 @@ class TrainConfig(DataConfig, NetworkConfig):
     warm_up: float | None = Field(default=None, ge=0, lt=1)
     """Warm-up: fraction of the steps in which the learning rate rises. Default: 0.1 for
     one-cycle, 0 for the others."""
-    augment: Literal["none", "flip", "light", "strong"] = "light"
+    augment: AugmentName | str = "light"
     """Data augmentation preset. flip: horizontal flips; light: also scale (15 %), rotation
     (5 degrees), shift (5 %), brightness and contrast; strong: also vertical flips, rotation to 45
-    degrees, shear, gamma and blur, for images without an upright orientation."""
+    degrees, shear, gamma and blur, for images without an upright orientation. Or your own: a
+    file (.yaml, .json) saved by Albumentations, or package.module:object."""
     elastic: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Elastic deformation: standard deviation [input pixels] of random displacements on a 3 x 3
     grid. 10 in the paper; 0 disables it."""
@@ -211,6 +220,10 @@ class TrainConfig(DataConfig, NetworkConfig):
     to both. 10 in the paper; 0 disables it."""
     border_sigma: float = Field(default=5.0, gt=0, le=100)
     """Decay length of that weight [input pixels]; 5 in the paper."""
+    network: str | None = None
+    """Your own network in place of the U-Net, as package.module:factory."""
+    metrics: tuple[str, ...] = ()
+    """Your own metrics in addition to Dice, IoU and the others, each as package.module:function."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: every class has the same total weight in the loss, against class imbalance."""
     target_scale: int = Field(default=1, ge=1, le=4)
@@ -282,6 +295,38 @@ class TrainConfig(DataConfig, NetworkConfig):
         if window is None:
             raise ValueError("size is missing")
         return window
+
+    @field_validator("loss")
+    @classmethod
+    def _know_loss(cls, loss: str) -> str:
+        if loss not in get_args(LossName) and not is_own(loss):
+            known = ", ".join(get_args(LossName))
+            raise ValueError(f"choose one of {known}, or your own as package.module:function")
+        return loss
+
+    @field_validator("augment")
+    @classmethod
+    def _know_augment(cls, augment: str) -> str:
+        if augment in get_args(AugmentName) or is_augment_file(augment) or is_own(augment):
+            return augment
+        known = ", ".join(get_args(AugmentName))
+        raise ValueError(f"choose one of {known}, a .yaml or .json file, or package.module:object")
+
+    @field_validator("metrics")
+    @classmethod
+    def _name_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(is_own, metrics)):
+            raise ValueError("write each as package.module:function")
+        return metrics
+
+    @field_validator("network")
+    @classmethod
+    def _name_network(cls, network: str | None, info: ValidationInfo) -> str | None:
+        if network is not None and not is_own(network):
+            raise ValueError("write it as package.module:factory")
+        if network is not None and info.data.get("pretrained"):
+            raise ValueError("has no effect on a pretrained U-Net; leave out one of both")
+        return network
 
     @field_validator("freeze")
     @classmethod

@@ -43,7 +43,10 @@ class StepDone:
 
 
 class Reporter:
-    """Callbacks that do nothing; override those that you need."""
+    """Callbacks that do nothing; override those that you need.
+
+    An error that a method raises ends the work; the run is resumed from its last saved state.
+    """
 
     def note(self, text: str) -> None:
         """Receive a message for the user, of one or more lines."""
@@ -67,6 +70,13 @@ class Reporter:
 
     def epoch(self, row: dict[str, Any], best: float | None) -> None:
         """Receive an epoch: a row of `metrics.jsonl`, and the best validation Dice so far."""
+
+    def should_stop(self) -> bool:
+        """Answer, after each epoch, whether training ends now, as by early stopping.
+
+        The best checkpoint is evaluated all the same. Of several processes, the first one asks.
+        """
+        return False
 
     def result(self, scores: dict[str, Any]) -> None:
         """Receive the scores of the best checkpoint at native resolution: the end of a run."""
@@ -102,6 +112,10 @@ class Forwarding(Reporter):
     def epoch(self, row: dict[str, Any], best: float | None) -> None:
         """Forward an epoch."""
         self._reporter.epoch(row, best)
+
+    def should_stop(self) -> bool:
+        """Forward the question."""
+        return self._reporter.should_stop()
 
     def result(self, scores: dict[str, Any]) -> None:
         """Forward the result."""

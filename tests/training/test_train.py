@@ -25,7 +25,7 @@ from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
-from plainunet.reporter import Collected
+from plainunet.reporter import Collected, Forwarding, Reporter
 from plainunet.settings import load_config
 from plainunet.training.plan import check_window, choose_size, fill_in, with_checkpoint
 from plainunet.training.run import Run, RunFolder
@@ -733,3 +733,31 @@ def test_other_networks_train_resume_and_predict(
     assert predictor.network.architecture.items() >= wanted.items()
     image = np.zeros((61, 83, 3), np.uint8)  # another size, and odd
     assert predictor.predict(image).shape == (61, 83)
+
+
+class StopsAfter(Reporter):
+    """Stops after an epoch, counted from 1."""
+
+    def __init__(self, epoch: int) -> None:
+        self.last, self.seen, self.scores = epoch, 0, {}  # type: ignore[var-annotated]
+
+    def epoch(self, row: dict[str, Any], best: float | None) -> None:
+        self.seen = row["epoch"]
+
+    def should_stop(self) -> bool:
+        return self.seen == self.last
+
+    def result(self, scores: dict[str, Any]) -> None:
+        self.scores = scores
+
+
+@pytest.mark.parametrize("growth", [(), (Growth(until=0.9, scale=0.5),)])
+def test_a_reporter_stops_a_run(
+    growth: tuple[Growth, ...], draw: Draw, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data, stops = draw(tmp_path / "data", 8), StopsAfter(2)
+    config = tiny.model_copy(update={"epochs": 9, "growth": growth})
+    result = train(data, tmp_path / "run", config, Forwarding(stops))
+    assert stops.seen == len(rows_of(tmp_path / "run")) == 2
+    assert stops.scores == result
+    assert (tmp_path / "run" / "report.html").is_file()

@@ -1,7 +1,10 @@
-"""Augmentation of images with their masks (Albumentations 2.0.8), and elastic deformation."""
+"""Augmentation of images with their masks (Albumentations 2.0.8): presets, or the user's own."""
 
+import json
 import os
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before the import: it would access the network
@@ -11,6 +14,11 @@ import cv2
 import numpy as np
 from albumentations.augmentations.geometric.distortion import BaseDistortion
 from numpy.typing import NDArray
+
+from plainunet.dataset.resize import resize
+from plainunet.files import write_whole
+from plainunet.formats.colors import IGNORED
+from plainunet.parts import Part, PartError, running
 
 
 class Elastic(BaseDistortion):  # type: ignore[misc]
@@ -117,16 +125,11 @@ class Augment:
     ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """Augment an image [H, W, C] with its shares [H, W, K]; `state` seeds all choices."""
         self._compose.set_random_seed(_seed(state))
-        low, span = _own_range(image)
-        stretched = (low, span) != (0, 1)
         parts = [
             shares[..., first : first + _MOST_CHANNELS]
             for first in range(0, shares.shape[2], _MOST_CHANNELS)
         ]
-        shown = (image - low) / span if stretched else image
-        changed = self._compose(image=shown, mask=parts[0], masks=parts[1:])
-        result = changed["image"] * span + low if stretched else changed["image"]
-        moved = [changed["mask"], *changed["masks"]]
+        result, moved = _apply(self._compose, image, parts)
         # OpenCV drops an axis of one channel
         return result, moved[0] if len(moved) == 1 else np.dstack(moved)
 
@@ -142,6 +145,160 @@ class Augment:
         blank = np.zeros((*labels.shape[:2], 1), np.uint8)
         moved: NDArray[np.uint16] = self._compose_labels(image=blank, mask=labels)["mask"]
         return moved
+
+
+class OwnAugment:
+    """A user's augmentation: transforms of Albumentations, which get masks of class ids.
+
+    Sizes that they change are changed back, so that random crops become random scales.
+    """
+
+    def __init__(self, part: Part, classes: int, elastic: float = 0.0) -> None:
+        """Wrap the transforms, for masks of a number of classes; `elastic` as for `Augment`."""
+        self._part, self._classes = part, classes
+        self._compose = _as_compose(part)
+        self._elastic = _compose("none", elastic, cv2.INTER_NEAREST)
+
+    def __call__(
+        self, image: NDArray[Any], shares: NDArray[np.uint8], state: tuple[int, ...]
+    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """As `Augment`; classes become whole: each pixel has one, or is ignored.
+
+        Raises:
+            PartError: The transforms fail, or what they return is no image or mask of class ids.
+        """
+        mask: NDArray[Any] = shares.argmax(axis=2).astype(np.uint8)
+        mask[shares.sum(axis=2, dtype=np.int64) < 128] = IGNORED  # mostly void or padding
+        self._elastic.set_random_seed(_seed((*state, 1)))
+        image, (mask,) = _apply(self._elastic, image, [mask])
+        size, channels, dtype, before = mask.shape, image.shape[2], image.dtype, mask
+        self._compose.set_random_seed(_seed(state))
+        with running(f"--augment {self._part.name} failed"):
+            image, (mask,) = _apply(self._compose, image, [mask])
+        self._require_image(image, channels, dtype)
+        self._require_ids(mask, image.shape[:2], before)
+        ids = np.arange(self._classes, dtype=np.uint8)
+        whole = (mask[..., None] == ids).astype(np.uint8) * np.uint8(255)
+        return resize(image, size), resize(whole, size)
+
+    def _require_image(self, image: Any, channels: int, dtype: Any) -> None:
+        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != channels:
+            found = list(image.shape) if hasattr(image, "shape") else type(image).__name__
+            raise PartError(
+                f"--augment {self._part.name}: an image became {found}, not [H, W, {channels}]. "
+                "Leave out ToTensorV2 and whatever changes the channels."
+            )
+        if image.dtype != dtype and not (dtype.kind == image.dtype.kind == "f"):
+            raise PartError(
+                f"--augment {self._part.name}: an image of {dtype} became {image.dtype}. Leave out "
+                "Normalize and ToFloat: the network normalises images."
+            )
+
+    def _require_ids(self, mask: Any, size: tuple[int, ...], before: NDArray[Any]) -> None:
+        if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "iu" or mask.shape != size:
+            got = f"{mask.dtype} {list(mask.shape)}" if hasattr(mask, "dtype") else type(mask)
+            raise PartError(
+                f"--augment {self._part.name}: a mask became {got}, not class ids, uint8 "
+                f"{list(size)}. Transforms may move masks, but must keep their values."
+            )
+        known = {*np.unique(before).tolist(), 0, IGNORED}
+        if new := sorted(set(np.unique(mask).tolist()) - known):
+            raise PartError(
+                f"--augment {self._part.name}: a mask got the value {new[0]}, which it did not "
+                f"have. Set mask_interpolation to cv2.INTER_NEAREST, and fill_mask to 0, or to "
+                f"{IGNORED} for pixels to ignore."
+            )
+
+
+def make_augment(augment: str | Part, classes: int, elastic: float) -> Augment | OwnAugment:
+    """Make the augmentation: a preset by its name, or the user's own."""
+    if isinstance(augment, Part):
+        return OwnAugment(augment, classes, elastic)
+    return Augment(augment, elastic)
+
+
+def load_augment(path: Path) -> Part:
+    """Read transforms that Albumentations has saved (`albumentations.save`) as JSON or YAML.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        PartError: It does not hold transforms of Albumentations.
+    """
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file of transforms.") from None
+    kind = "json" if path.suffix.lower() == ".json" else "yaml"
+    try:
+        part = Part(A.load(path, data_format=kind), str(path))
+    except KeyError as error:
+        raise PartError(
+            f"{path}: {error} is no transform of Albumentations {A.__version__}. If it is your "
+            "own, pass the transforms themselves, as augment= or --augment package.module:object."
+        ) from error
+    except Exception as error:
+        first = " ".join(str(error).split())[:200]
+        raise PartError(
+            f"{path}: not transforms of Albumentations ({first}). Write them with "
+            "albumentations.save."
+        ) from error
+    _as_compose(part)
+    return part
+
+
+def save_augment(part: Part, path: Path) -> None:
+    """Write transforms as JSON for `load_augment`, so that a run can be resumed.
+
+    Raises:
+        PartError: They cannot be saved.
+    """
+    text = json.dumps(_saved(part), indent=1) + "\n"
+    with write_whole(path) as file:
+        file.write_text(text, encoding="utf-8")
+
+
+def require_same(part: Part, path: Path) -> None:
+    """Refuse, by a PartError, transforms that are not those of a file of `save_augment`."""
+    if _saved(part) != json.loads(path.read_text(encoding="utf-8")):
+        raise PartError(
+            f"{path}: holds other transforms than {part.name}. Resume with those that the run has."
+        )
+
+
+def _saved(part: Part) -> Any:
+    try:
+        return json.loads(json.dumps(A.to_dict(_as_compose(part))))
+    except Exception as error:
+        first = " ".join(str(error).split())[:200]
+        raise PartError(
+            f"--augment {part.name}: cannot be saved, which resuming needs ({first}). Name each "
+            "Lambda, or write a class with get_transform_init_args_names."
+        ) from error
+
+
+def _as_compose(part: Part) -> A.Compose:
+    """The transforms as one `Compose`."""
+    made = part.made
+    if isinstance(made, A.Compose):
+        return made
+    if isinstance(made, A.BasicTransform | A.BaseCompose):
+        return A.Compose([made])
+    raise PartError(
+        f"--augment {part.name}: is {type(made).__name__}, not an albumentations.Compose."
+    )
+
+
+def _apply(
+    compose: A.Compose, image: NDArray[Any], masks: Sequence[NDArray[Any]]
+) -> tuple[Any, list[Any]]:
+    """Apply transforms to an image of any range and to masks."""
+    low, span = _own_range(image)
+    stretched = (low, span) != (0, 1)
+    shown = (image - low) / span if stretched else image
+    first, *rest = masks
+    changed = compose(image=shown, mask=first, masks=rest)
+    result = changed["image"] * span + low if stretched else changed["image"]
+    return result, [changed["mask"], *changed["masks"]]
 
 
 def _compose(strength: str, elastic: float, mask_interpolation: int) -> A.Compose:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from plainunet.dataset.augment import Augment
+from plainunet.dataset.augment import Augment, make_augment
 from plainunet.dataset.borders import border_weights, find_objects, part_objects, resize_labels
 from plainunet.dataset.cache import Cache, MixedDepthsError, Sample, cached
 from plainunet.dataset.coding import Coding, coding_to_json
@@ -20,6 +20,7 @@ from plainunet.dataset.resize import area_shares, fit_size, reduce_size, resize
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import image_shape, match_channels, read_with_missing, to_unit
 from plainunet.formats.sources import parse_image, parse_source, stem_of
+from plainunet.parts import Part, PartError
 
 CENTRED = 1 / 3
 """Fraction of the patches that are centred on a pixel of a rarer class."""
@@ -293,7 +294,7 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
     def __init__(
         self,
         samples: Samples,
-        augment: str,
+        augment: str | Part,
         seed: int,
         size: tuple[int, int],
         *,
@@ -308,7 +309,7 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
 
         Args:
             samples: The samples to draw from.
-            augment: Strength of augmentation, see `Augment`.
+            augment: Strength of augmentation, see `Augment`, or the user's own.
             seed: Seed of the run.
             size: Height and width of the returned images [pixels].
             patch: Height and width of the window of a sample [input pixels], see `cut_patch`;
@@ -318,6 +319,11 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
         """
         if border and not samples.objects:
             raise ValueError("Border weights need Samples(..., objects=True).")
+        if border and isinstance(augment, Part):
+            raise PartError(
+                f"--border-weight needs a preset of --augment, not {augment.name}: choose none, "
+                "flip, light or strong."
+            )
         seen = patch or samples.box
         if seen is None:
             raise ValueError("Samples of different sizes need a patch.")
@@ -328,7 +334,7 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
         # reduced first: augmentation costs grow with the pixels
         self._fine = (size[0] * samples.target_scale, size[1] * samples.target_scale)
         scale = self._fine[0] / seen[0]
-        self._augment = Augment(augment, elastic * scale)
+        self._augment = make_augment(augment, samples.coding.num_classes, elastic * scale)
         self._border = (border[0], border[1] * scale) if border else None
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, ...]:
@@ -345,6 +351,7 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
         image = resize(image, self._size)
         if self._border is None:
             return _tensor(image), _tensor(shares)
+        assert isinstance(self._augment, Augment)
         moved = self._augment.move(resize_labels(objects[0], self._fine), state)
         labels, shares = part_objects(moved[..., 0], shares)
         return _tensor(image), _tensor(shares), _tensor(border_weights(labels, *self._border))

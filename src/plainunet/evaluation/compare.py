@@ -47,6 +47,7 @@ def compare(
     folder: Mapping[str, Any] | None = None,
     device: str = "auto",
     precision: str = "auto",
+    network: Any = None,
     reporter: Reporter = silent,
 ) -> dict[str, Any]:
     """Compare two checkpoints of the same classes.
@@ -61,6 +62,7 @@ def compare(
         folder: Fields of `FolderConfig`: where images and masks are.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
+        network: The factory of your own network, or both, as in `Predictor.load`.
         reporter: Receives the progress, and notes on skipped images.
 
     Returns:
@@ -78,7 +80,7 @@ def compare(
     if out is not None and out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty. Choose another --out.")
     paths = [Path(first), Path(second)]
-    models = _load(paths, device, precision)
+    models = _load(paths, network, device, precision)
     datasets, split = _open_common(paths, models, Path(data), split, folder, reporter)
     counts = [_count(*each, reporter) for each in zip(paths, models, datasets, strict=True)]
     bootstrap = Bootstrap([pair.group for pair in datasets[0].pairs])
@@ -99,8 +101,10 @@ def compare(
     return result
 
 
-def _load(paths: Sequence[Path], device: str, precision: str) -> list[Predictor]:
-    models = [Predictor.load(path, device=device, precision=precision) for path in paths]
+def _load(paths: Sequence[Path], network: Any, device: str, precision: str) -> list[Predictor]:
+    models = [
+        Predictor.load(path, device=device, precision=precision, network=network) for path in paths
+    ]
     first, second = (model.card.class_names for model in models)
     if first != second:
         raise ValueError(

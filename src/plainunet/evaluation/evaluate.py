@@ -22,14 +22,17 @@ from plainunet.dataset.coding import (
 from plainunet.dataset.dataset import SegmentationDataset, data_digest
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.split import SPLIT_FILE, read_split
+from plainunet.dataset.stored import as_folder
 from plainunet.dataset.verify import check_pairs
 from plainunet.evaluation.measure import measure, predict_images, score_images
+from plainunet.evaluation.metrics import PER_CLASS, Metrics, with_own
 from plainunet.evaluation.report import About, choose_shown, show, write_report
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.problems import command
 from plainunet.formats.sources import Source
 from plainunet.network.card import Card
 from plainunet.palette import default_names
+from plainunet.parts import parts_of
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent
 from plainunet.settings import with_dataset
@@ -40,7 +43,7 @@ _ABSENT = 60000  # plus a class id: a value that no mask has
 
 def evaluate(
     checkpoint: str | Path,
-    data: str | Path,
+    data: Any,
     *,
     split: str | None = None,
     images: str | None = None,
@@ -51,10 +54,12 @@ def evaluate(
     skip_unlabelled: bool = False,
     allow_outside: bool = False,
     objects: bool = False,
+    metrics: Any = None,
     html: Path | None = None,
     backend: BackendName = "auto",
     device: str = "auto",
     precision: str = "auto",
+    network: Any = None,
     reporter: Reporter = silent,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on a folder of images and masks.
@@ -63,7 +68,7 @@ def evaluate(
         checkpoint: A `best.safetensors`, or an exported .onnx or .xml.
         data: The folder. For the training folder, its validation split is evaluated, as listed in
             the `split.csv` next to the checkpoint, even if files were added or removed since; any
-            other folder is evaluated as a whole.
+            other folder is evaluated as a whole. Or a dataset of arrays, as for `train`.
         split: Evaluate this split instead: "train", "val", "test" or "all".
         images: Folder of the images below `data`; default: detected. A `dataset.toml` there may
             hold this, the next five, and the label encoding of the masks.
@@ -74,10 +79,14 @@ def evaluate(
         skip_unlabelled: Whether to skip images without a mask.
         allow_outside: Whether a dataset.toml may point outside the folder.
         objects: Whether to count objects too; always done for instance masks.
+        metrics: Your own metrics, a function or a list: from confusion matrices [..., K, K] int64,
+            rows ground truth, columns prediction, to scores [..., K], nan where undefined; or
+            their names `package.module:function`.
         html: File for a report with images.
         backend: What runs the network, as in `Predictor.load`.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
+        network: The factory of your own network, as in `Predictor.load`.
         reporter: Receives notes on how the folder was read, and the progress.
 
     Returns:
@@ -87,20 +96,25 @@ def evaluate(
         FileNotFoundError: No such checkpoint or folder.
         ValueError: The folder cannot be read, or has no image in that split.
     """
-    predictor = Predictor.load(checkpoint, backend=backend, device=device, precision=precision)
+    predictor = Predictor.load(
+        checkpoint, backend=backend, device=device, precision=precision, network=network
+    )
     folder: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
     folder |= {"unlisted": unlisted, "skip_unlabelled": skip_unlabelled}
     folder["allow_outside"] = allow_outside
-    checkpoint, data = Path(checkpoint), Path(data)
-    dataset, split = open_dataset(predictor.card, checkpoint, data, split, folder, reporter)
-    objects = objects or isinstance(dataset.coding, Instances)
-    scores = evaluate_dataset(predictor, dataset, reporter, objects=objects)
-    result: dict[str, Any] = {"split": split, **scores}
-    _note_missing_classes(result["confusion"], dataset, reporter)
-    if html is not None:
-        options = {"split": split, **folder, "objects": objects}
-        again = command("plainunet", "evaluate", checkpoint, data, *_flags(options))
-        _write_report(html, result, predictor, dataset, About(str(checkpoint), str(data), again))
+    chosen = with_own(parts_of(metrics, "--metrics"), len(predictor.card.class_names))
+    checkpoint = Path(checkpoint)
+    with as_folder(data, reporter) as path:
+        dataset, split = open_dataset(predictor.card, checkpoint, path, split, folder, reporter)
+        objects = objects or isinstance(dataset.coding, Instances)
+        scores = evaluate_dataset(predictor, dataset, reporter, objects=objects, metrics=chosen)
+        result: dict[str, Any] = {"split": split, **scores}
+        _note_missing_classes(result["confusion"], dataset, reporter)
+        if html is not None:
+            options = {"split": split, **folder, "objects": objects}
+            again = command("plainunet", "evaluate", checkpoint, path, *_flags(options))
+            about = About(str(checkpoint), str(path), again)
+            _write_report(html, result, predictor, dataset, about)
     return result
 
 
@@ -143,6 +157,7 @@ def evaluate_dataset(
     reporter: Reporter = silent,
     *,
     objects: bool = False,
+    metrics: Metrics = PER_CLASS,
 ) -> dict[str, Any]:
     """Evaluate a model on a dataset at native resolution; returns as `score_images`."""
     reporter.stage("evaluating", len(dataset))
@@ -151,7 +166,7 @@ def evaluate_dataset(
         measured.append(each)
         reporter.advance(len(measured))
     card = predictor.card
-    return score_images(measured, dataset.pairs, card.class_names, card.threshold)
+    return score_images(measured, dataset.pairs, card.class_names, card.threshold, metrics)
 
 
 def open_dataset(

@@ -20,6 +20,7 @@ from plainunet.evaluation.metrics import (
     Counts,
     Floats,
     Labels,
+    Metrics,
     ObjectCounts,
     accuracy,
     boundary_scores,
@@ -177,6 +178,7 @@ def score_images(
     pairs: Sequence[Pair],
     class_names: Sequence[str],
     threshold: float = 0.5,
+    metrics: Metrics = PER_CLASS,
 ) -> dict[str, Any]:
     """Score a set of images.
 
@@ -185,6 +187,7 @@ def score_images(
         pairs: The images, in the same order.
         class_names: K names, background first.
         threshold: With two classes, the probability from which on a pixel is class 1, in [0, 1].
+        metrics: The scores of each class.
 
     Returns:
         The dictionary of `summarise`, and: "intervals" {"groups", "level", "pooled", "per_image"},
@@ -196,10 +199,10 @@ def score_images(
         ValueError: There is no image, the number of names is not K, or two names are equal.
     """
     counts = np.stack([each.counts for each in measured])
-    result = summarise(counts, class_names)
+    result = summarise(counts, class_names, metrics)
     bootstrap = Bootstrap([pair.group for pair in pairs])
     histograms = np.stack([each.histogram for each in measured])
-    result["intervals"] = _pixel_intervals(counts, bootstrap, class_names)
+    result["intervals"] = _pixel_intervals(counts, bootstrap, class_names, metrics)
     result["confusion"] = counts.sum(axis=0).tolist()
     result["calibration"] = calibration(histograms.sum(axis=0), len(class_names))
     if len(class_names) == 2:
@@ -209,19 +212,22 @@ def score_images(
     if measured[0].objects is not None:
         result["objects"] = _object_means(measured, result, class_names)
     result["images"] = [
-        _image_entry(each, pair, class_names) for each, pair in zip(measured, pairs, strict=True)
+        _image_entry(each, pair, class_names, metrics)
+        for each, pair in zip(measured, pairs, strict=True)
     ]
     return result
 
 
-def _image_entry(each: Measurement, pair: Pair, class_names: Sequence[str]) -> dict[str, Any]:
+def _image_entry(
+    each: Measurement, pair: Pair, class_names: Sequence[str], metrics: Metrics
+) -> dict[str, Any]:
     areas = each.counts.sum(axis=1).tolist()
     entry: dict[str, Any] = {
         "image": path_of(pair.image).as_posix(),
         "group": pair.group,
         "size": list(each.size),
         "areas": dict(zip(class_names, areas, strict=True)),
-        **scores(each.counts, class_names),
+        **scores(each.counts, class_names, metrics),
     }
     if each.boundary is not None:
         entry["boundary"] = {
@@ -242,14 +248,14 @@ def _image_entry(each: Measurement, pair: Pair, class_names: Sequence[str]) -> d
 
 
 def _pixel_intervals(
-    counts: Counts, bootstrap: Bootstrap, class_names: Sequence[str]
+    counts: Counts, bootstrap: Bootstrap, class_names: Sequence[str], metrics: Metrics
 ) -> dict[str, Any]:
     pooled = bootstrap.pooled(counts)
     intervals: dict[str, dict[str, Any]] = {
         "pooled": {"accuracy": json_interval(bootstrap.interval(accuracy(pooled)))},
         "per_image": {"accuracy": json_interval(bootstrap.mean_interval(accuracy(counts)))},
     }
-    for name, score in PER_CLASS.items():
+    for name, score in metrics.items():
         for key, found in (
             ("pooled", bootstrap.interval(_with_means(score(pooled)))),
             ("per_image", bootstrap.mean_interval(_with_means(score(counts)))),

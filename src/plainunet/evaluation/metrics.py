@@ -5,12 +5,14 @@ threshold and the calibration of probabilities; distances between boundaries; ob
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from plainunet.parts import Part, PartError, running
 
 Counts: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
@@ -133,21 +135,90 @@ def accuracy(confusion: Counts) -> Floats:
     return ratio(hits.sum(axis=-1), total, total)
 
 
-PER_CLASS = {"dice": dice, "iou": iou, "precision": precision, "recall": recall}
-"""The scores of each class."""
+Metrics: TypeAlias = Mapping[str, Callable[[Counts], Floats]]
+"""By name, a function from confusion matrices [..., K, K] to a score of each class [..., K]."""
+PER_CLASS: Metrics = {"dice": dice, "iou": iou, "precision": precision, "recall": recall}
+"""The scores of each class; whatever shows or logs scores takes their names from the results."""
+_LABELS = {"dice": "Dice", "iou": "IoU"}
+_LOGGED = ("dice", "iou")
 
 
-def scores(confusion: Counts, class_names: Sequence[str]) -> dict[str, Any]:
+class OwnMetric:
+    """A user's metric: a function from confusion matrices [..., K, K] to scores [..., K]."""
+
+    def __init__(self, part: Part) -> None:
+        """Wrap the function; its own name is the metric's."""
+        self._function, self._flag = part.made, f"--metrics {part.name}"
+        self.name = part.name.rpartition(":")[2].rpartition(".")[2]
+        if not callable(part.made) or not self.name.isidentifier():
+            raise PartError(f"{self._flag}: is no function with a name. Define one with def.")
+        if self.name in (*PER_CLASS, "accuracy"):
+            raise PartError(f"{self._flag}: {self.name} is built in. Give it another name.")
+
+    def __call__(self, confusion: Counts) -> Floats:
+        """Compute the scores.
+
+        Raises:
+            PartError: The function fails, or returns something else than [..., K].
+        """
+        with running(f"{self._flag} failed"), np.errstate(divide="ignore", invalid="ignore"):
+            found = np.asarray(self._function(confusion))
+        if found.shape != confusion.shape[:-1] or found.dtype.kind not in "fiu":
+            raise PartError(
+                f"{self._flag}: returns {found.dtype} {list(found.shape)} for confusion matrices "
+                f"{list(confusion.shape)}, not a score of each class, {list(confusion.shape[:-1])}."
+            )
+        scores: Floats = found.astype(np.float64)
+        scores[~np.isfinite(scores)] = np.nan
+        return scores
+
+
+def with_own(given: Sequence[Part], classes: int) -> Metrics:
+    """The built-in metrics and the user's own, tried on made-up counts of a number of classes.
+
+    Raises:
+        PartError: One does not do what it should.
+    """
+    own = {metric.name: metric for metric in map(OwnMetric, given)}
+    counts = np.arange(2 * classes**2, dtype=np.int64).reshape(2, classes, classes)
+    for metric in own.values():
+        metric(counts)
+        metric(np.zeros((classes, classes), np.int64))
+    return {**PER_CLASS, **own}
+
+
+def metric_labels(scores: Mapping[str, Any]) -> dict[str, str]:
+    """The names of the metrics in scores, as by `summarise`, with their labels for people."""
+    names = [name for name, score in scores.items() if isinstance(score, dict)]
+    return {name: metric_label(name) for name in names}
+
+
+def metric_label(name: str) -> str:
+    """The label of a metric for people."""
+    return _LABELS.get(name, name.replace("_", " "))
+
+
+def logged_metrics(scores: Mapping[str, Any]) -> list[str]:
+    """The names of the metrics in scores that trackers and tables of epochs hold."""
+    return [name for name in metric_labels(scores) if name in _LOGGED or name not in PER_CLASS]
+
+
+def scores(
+    confusion: Counts, class_names: Sequence[str], metrics: Metrics = PER_CLASS
+) -> dict[str, Any]:
     """Compute all scores of one confusion matrix [K, K], laid out as in `summarise`."""
-    return _mean_over_images(confusion[None], class_names)
+    return _mean_over_images(confusion[None], class_names, metrics)
 
 
-def summarise(confusions: Counts, class_names: Sequence[str]) -> dict[str, Any]:
+def summarise(
+    confusions: Counts, class_names: Sequence[str], metrics: Metrics = PER_CLASS
+) -> dict[str, Any]:
     """Compute all scores of a set of images, following `PROTOCOL`.
 
     Args:
         confusions: [n, K, K] int64, one matrix per image.
         class_names: K names, background first.
+        metrics: The scores of each class.
 
     Returns:
         {"protocol": text, "pooled": scores, "per_image": scores, "absent": {name:
@@ -167,8 +238,8 @@ def summarise(confusions: Counts, class_names: Sequence[str]) -> dict[str, Any]:
     scored_zero = ((true == 0) & (predicted > 0)).sum(axis=0)
     return {
         "protocol": PROTOCOL,
-        "pooled": scores(confusions.sum(axis=0), class_names),
-        "per_image": _mean_over_images(confusions, class_names),
+        "pooled": scores(confusions.sum(axis=0), class_names, metrics),
+        "per_image": _mean_over_images(confusions, class_names, metrics),
         "absent": {
             name: {"left_out": int(left_out[k]), "scored_zero": int(scored_zero[k])}
             for k, name in enumerate(class_names)
@@ -176,7 +247,9 @@ def summarise(confusions: Counts, class_names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _mean_over_images(confusions: Counts, class_names: Sequence[str]) -> dict[str, Any]:
+def _mean_over_images(
+    confusions: Counts, class_names: Sequence[str], metrics: Metrics
+) -> dict[str, Any]:
     num_classes = confusions.shape[-1]
     if len(class_names) != num_classes or len(set(class_names)) != num_classes:
         raise ValueError(
@@ -184,7 +257,7 @@ def _mean_over_images(confusions: Counts, class_names: Sequence[str]) -> dict[st
             "give each class a unique name."
         )
     means: dict[str, Any] = {"accuracy": json_number(nan_mean(accuracy(confusions)))}
-    for name, score in PER_CLASS.items():
+    for name, score in metrics.items():
         per_image = score(confusions)  # [n, K]
         per_class = nan_mean(per_image, axis=0)
         means[name] = {

@@ -31,9 +31,10 @@ from plainunet.evaluation.charts import (
     strip_chart,
 )
 from plainunet.evaluation.measure import PredictedImage
+from plainunet.evaluation.metrics import logged_metrics, metric_labels
 from plainunet.evaluation.statistics import FEW
 from plainunet.network.card import Card, versions
-from plainunet.network.unet import UNet
+from plainunet.network.own import Network, OwnNetwork
 from plainunet.page import NOTHING, data_url, interval, number, plural, render, save_page, score
 from plainunet.prediction.drawing import Colors, as_rgb
 from plainunet.prediction.predictor import Predictor
@@ -163,6 +164,7 @@ def render_report(result: dict[str, Any], shown: Sequence[Shown]) -> str:
         "cards": _cards(result, level),
         "about": _about(result),
         "figures": _figures(result, names),
+        "metrics": metric_labels(result["pooled"]),
         "rows": _image_rows(result, names, {each.number for each in shown}),
         "how": _how(model),
     }
@@ -203,8 +205,10 @@ def _describe(predictor: Predictor, about: About) -> dict[str, Any]:
     }
 
 
-def _describe_network(network: UNet) -> str:
+def _describe_network(network: Network) -> str:
     weights = sum(weights.numel() for weights in network.parameters())
+    if isinstance(network, OwnNetwork):
+        return f"{network.name}, {weights:,} parameters"
     base = network.architecture["base_channels"]
     kind = network.architecture["normalisation"]
     return (
@@ -310,10 +314,11 @@ def _image_rows(result: dict[str, Any], names: Sequence[str], shown: set[int]) -
     foreground = names[1:]
     columns = [("image", "text"), ("group", "text"), ("height x width", "size")]
     scores: list[tuple[str, str, tuple[str, ...]]] = [
-        ("Dice", "score", ("dice", "mean_foreground")),
-        ("IoU", "score", ("iou", "mean_foreground")),
-        ("accuracy", "score", ("accuracy",)),
+        (label, "score", (name, "mean_foreground"))
+        for name, label in metric_labels(result["pooled"]).items()
+        if name in logged_metrics(result["pooled"])
     ]
+    scores.append(("accuracy", "score", ("accuracy",)))
     if len(foreground) > 1:
         scores += [(f"Dice {name}", "score", ("dice", "per_class", name)) for name in foreground]
     images = result["images"]

@@ -19,6 +19,7 @@ from plainunet.evaluation.metrics import Counts, confusion_matrix, dice, nan_mea
 from plainunet.files import require_own, require_writable
 from plainunet.network.card import Card
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
+from plainunet.parts import parts_of
 from plainunet.prediction.exported import SUFFIXES
 from plainunet.prediction.objects import remove_small
 from plainunet.prediction.predictor import Predictor
@@ -45,6 +46,7 @@ def tune(
     folder: Mapping[str, Any] | None = None,
     device: str = "auto",
     precision: str = "auto",
+    network: Any = None,
     reporter: Reporter = silent,
 ) -> dict[str, Any]:
     """Find the best settings on the validation split and write them into a copy of the checkpoint.
@@ -57,6 +59,7 @@ def tune(
         folder: Fields of `FolderConfig`: where images and masks are.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
+        network: The factory of your own network, as in `Predictor.load`.
         reporter: Receives the progress, and notes on how the folder was read.
 
     Returns:
@@ -73,26 +76,26 @@ def tune(
     if path.suffix.lower() in SUFFIXES:
         raise ValueError(f"{path}: an exported file. Tune its checkpoint, and export that again.")
     tuned = path.with_name(f"{path.stem}-tuned{path.suffix}")
-    network, card = load_checkpoint(path)
+    found, card = load_checkpoint(path, parts_of(network, "--network"))
     require_writable(path.parent)
     require_own(tuned, r"\"tuned\": {")  # in the metadata, which is JSON in JSON
     dataset, _ = open_dataset(card, path, Path(data), _SPLIT, folder, reporter)
-    search = _Search(path, dataset, device, precision, reporter)
+    search = _Search(path, dataset, reporter, device=device, precision=precision, network=network)
     before = search.baseline(card)
     plain = dataclasses.replace(card, tta="none", min_object=0, fill_holes=0)
     chosen, best = search.min_object(*search.tta(plain))
     if best <= before:
         chosen, best = card, before
-    found = {
+    outcome = {
         "part": _SPLIT,
         "pictures": len(dataset),
         "before": {name: getattr(card, name) for name in _SETTINGS},
         "after": {name: getattr(chosen, name) for name in _SETTINGS},
         "dice": {"before": before, "after": best},
     }
-    scores = {**card.scores, "tuned": found}
-    save_checkpoint(tuned, network, dataclasses.replace(chosen, scores=scores))
-    return {"checkpoint": str(tuned), **found, "tried": search.tried}
+    scores = {**card.scores, "tuned": outcome}
+    save_checkpoint(tuned, found, dataclasses.replace(chosen, scores=scores))
+    return {"checkpoint": str(tuned), **outcome, "tried": search.tried}
 
 
 class _Search:
@@ -102,12 +105,10 @@ class _Search:
         self,
         path: Path,
         dataset: SegmentationDataset,
-        device: str,
-        precision: str,
         reporter: Reporter,
+        **how: Any,
     ) -> None:
-        self._path, self._dataset, self._reporter = path, dataset, reporter
-        self._device, self._precision = device, precision
+        self._path, self._dataset, self._reporter, self._how = path, dataset, reporter, how
         self._classes = dataset.coding.num_classes
         self.tried: list[dict[str, Any]] = []
 
@@ -157,9 +158,7 @@ class _Search:
     def _predictor(self, card: Card) -> Predictor:
         settings = _SETTINGS if self._classes == 2 else _SETTINGS[1:]
         overrides = {name: getattr(card, name) for name in settings}
-        return Predictor.load(
-            self._path, device=self._device, precision=self._precision, **overrides
-        )
+        return Predictor.load(self._path, **self._how, **overrides)
 
     def _count(self, card: Card, stage: str) -> tuple[Counts, Counts]:
         """Confusion matrices [n, K, K] and histograms of probabilities [n, 2, `BINS`]."""

@@ -5,6 +5,7 @@ The file contains the weights and, as JSON in its metadata, the architecture and
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from plainunet.network.card import (
     require_classes,
     write_metadata,
 )
+from plainunet.network.own import Network, OwnNetwork, copy_part, make_own_network
 from plainunet.network.unet import UNet
+from plainunet.parts import Part, PartError
 from plainunet.system import shorten
 
 
-def save_checkpoint(path: Path, network: UNet, card: Card) -> None:
+def save_checkpoint(path: Path, network: Network, card: Card) -> None:
     """Write network and card as one file, whole or not at all."""
     tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     metadata = write_metadata(network.architecture, card, weights=_digest(tensors))
@@ -34,13 +37,23 @@ def save_checkpoint(path: Path, network: UNet, card: Card) -> None:
         save_file(tensors, file, metadata={KEY: json.dumps(metadata)})
 
 
-def load_checkpoint(path: Path) -> tuple[UNet, Card]:
+def load_unet(path: Path) -> tuple[UNet, Card]:
+    """Like `load_checkpoint`, where only a `UNet` will do."""
+    network, card = load_checkpoint(path, None)
+    assert isinstance(network, UNet)
+    return network, card
+
+
+def load_checkpoint(path: Path, own: Sequence[Part] | None = ()) -> tuple[Network, Card]:
     """Read a checkpoint: the network in eval mode on the CPU, and its card.
+
+    A network that the user wrote is made by one of `own`; its code is never imported because a
+    checkpoint names it. None refuses it.
 
     Raises:
         FileNotFoundError: The file does not exist.
         CheckpointError: It is not a checkpoint of this project, is damaged, was written by a
-            newer version, or refines the masks of another one.
+            newer version, refines the masks of another one, or its network is not of `own`.
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder. Use the best.safetensors in it.")
@@ -72,12 +85,23 @@ def load_checkpoint(path: Path) -> tuple[UNet, Card]:
         )
     card = read_card(metadata, path)
     try:
-        network = _make_network(metadata["architecture"], shapes)
+        architecture = metadata["architecture"]
+        if "factory" in architecture and own is None:
+            raise CheckpointError(
+                f"{path}: its network is made by {shorten(str(architecture['factory']))}. This "
+                "needs a U-Net."
+            )
+        if own is not None and "factory" in architecture:
+            network: Network = _make_own(architecture, own, shapes, path)
+        else:
+            network = _make_network(architecture, shapes)
         require_classes(card, network.num_classes)
         dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
         # assigned, since allocating memory for meta tensors imports half a second of PyTorch
         weights = {name: tensor.to(dtypes[name]) for name, tensor in tensors.items()}
         network.load_state_dict(weights, assign=True)
+    except (CheckpointError, PartError):
+        raise
     except (RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"{path}: weights and metadata do not match ({shorten(str(error), 300)}). Copy the "
@@ -98,6 +122,37 @@ def _make_network(architecture: dict[str, Any], shapes: dict[str, tuple[int, ...
         raise ValueError(f"the network's depth is {depth}, for {len(shapes)} tensors")
     with torch.device("meta"):
         network = UNet(**architecture)
+    _require_tensors(network, shapes)
+    return network
+
+
+def _make_own(
+    architecture: dict[str, Any],
+    own: Sequence[Part],
+    shapes: dict[str, tuple[int, ...]],
+    path: Path,
+) -> OwnNetwork:
+    """Make the user's network that a checkpoint names, if its factory was given."""
+    name = str(architecture["factory"])
+    named = next((part for part in own if part.is_named(name)), None)
+    if named is None:
+        given = f", not by {', '.join(part.name for part in own)}" if own else ""
+        raise CheckpointError(
+            f"{path}: its network is made by {shorten(name)}{given}. Its code is imported only if "
+            f"you name it: add --network {shorten(name)}, or pass network= in Python."
+        )
+    with torch.random.fork_rng(devices=[]):
+        network = make_own_network(
+            copy_part(named), architecture["in_channels"], architecture["num_classes"]
+        )
+    _require_tensors(network, shapes)
+    network.architecture["factory"] = name
+    network.architecture["base_channels"] = architecture["base_channels"]
+    return network
+
+
+def _require_tensors(network: nn.Module, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Refuse, by a ValueError, tensors that are not exactly those of the network."""
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     for name in sorted(wanted.keys() | shapes.keys()):
         if wanted.get(name) != shapes.get(name):
@@ -105,7 +160,6 @@ def _make_network(architecture: dict[str, Any], shapes: dict[str, tuple[int, ...
                 f"'{name}' is {_shape(shapes.get(name))} in the file, {_shape(wanted.get(name))} "
                 "in the network"
             )
-    return network
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
@@ -138,7 +192,7 @@ def load_pretrained(network: UNet, path: Path) -> list[str]:
         FileNotFoundError: The checkpoint does not exist.
         ValueError: It is not a checkpoint, or its architecture differs.
     """
-    source, _ = load_checkpoint(path)
+    source, _ = load_unet(path)
     for name, own in network.architecture.items():
         other = source.architecture[name]
         if name not in OVERRIDABLE and other != own:

@@ -1,11 +1,13 @@
-"""Losses: cross-entropy, soft Dice, their sum, focal, Lovász, boundary; deep supervision."""
+"""Losses: cross-entropy, soft Dice, their sum, focal, Lovász, boundary, or the user's own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from plainunet.parts import Part, PartError, running
 
 
 class Loss(Protocol):
@@ -31,6 +33,8 @@ class Loss(Protocol):
         """
 
 
+OwnLossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A user's loss: logits and target [N, K, H, W] and weight [N, H, W] to a scalar."""
 SMOOTHING = 1.0
 """Pixels added to the denominator of Dice, which bound the gradient of very small classes."""
 FOCUS = 2.0
@@ -149,6 +153,87 @@ LOSSES: Mapping[str, Loss] = {
     "lovasz": lovasz,
     "boundary": boundary,
 }
+
+
+class OwnLoss:
+    """A user's function `(logits, target, weight) -> scalar` as a `Loss`.
+
+    Its arguments are those of a `Loss`, with logits of the target's size. It is taken to be a mean
+    over images: that of a micro-batch counts in proportion to its images.
+    """
+
+    def __init__(self, part: Part) -> None:
+        """Wrap the function."""
+        self._function: OwnLossFunction = part.made
+        self._name = part.name
+        if not callable(part.made) or isinstance(part.made, type):
+            raise PartError(
+                f"--loss {part.name}: is no function of (logits, target, weight). Give a function "
+                "or an instance that can be called."
+            )
+
+    def __call__(
+        self, logits: Tensor, target: Tensor, weight: Tensor, whole: Tensor | None = None
+    ) -> Tensor:
+        """As for every `Loss`."""
+        _require_shapes(logits, target, weight)
+        logits = upsample_logits(logits, (target.shape[2], target.shape[3]))
+        with running(f"--loss {self._name} failed"):
+            value = self._function(logits, target, weight)
+        return value * (len(weight) / len(_batch(weight, whole)))
+
+    def check(self, classes: int, device: torch.device) -> None:
+        """Compute the loss of made-up batches, and its gradient.
+
+        Args:
+            classes: Number of classes K.
+            device: The device of the batches; a loss that is a module is moved there.
+
+        Raises:
+            PartError: It fails, is not a scalar, not finite, or has no finite gradient.
+        """
+        if isinstance(self._function, nn.Module):
+            self._function.to(device)
+        random = torch.Generator().manual_seed(0)
+        for images, most, what in (
+            (2, classes, "of all classes"),
+            (1, 1, "of background only, a part of which is ignored"),
+        ):
+            coarse = torch.randint(most, (images, 8, 8), generator=random)
+            ids = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)
+            target = F.one_hot(ids, classes).permute(0, 3, 1, 2).float()
+            weight = torch.ones(images, 64, 64)
+            if most == 1:
+                weight[:, :16] = 0
+            logits = torch.randn(target.shape, generator=random)
+            batch = [part.to(device) for part in (logits, target * weight[:, None], weight)]
+            self._try(batch, f"a batch {list(target.shape)} {what}")
+
+    def _try(self, batch: Sequence[Tensor], what: str) -> None:
+        logits, target, weight = batch
+        logits.requires_grad_()
+        with running(f"--loss {self._name} failed for {what}"):
+            value = self._function(logits, target, weight)
+        if not isinstance(value, Tensor) or value.ndim:
+            found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise PartError(
+                f"--loss {self._name}: returned {found} for {what}, not a scalar tensor. Reduce "
+                "it, for example by .mean()."
+            )
+        if not value.isfinite():
+            raise PartError(
+                f"--loss {self._name}: is {value.item():g} for {what}. Keep it finite, for example "
+                "by a small number added to each denominator."
+            )
+        gradient = None
+        if value.requires_grad:
+            (gradient,) = torch.autograd.grad(value, logits, allow_unused=True)
+        if gradient is None or not gradient.isfinite().all():
+            kind = "no gradient with respect to" if gradient is None else "no finite gradient for"
+            raise PartError(
+                f"--loss {self._name}: has {kind} the logits for {what}. Compute it from them by "
+                "differentiable operations."
+            )
 
 
 def deep_loss(

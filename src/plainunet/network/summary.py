@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from plainunet.network.checkpoint import load_checkpoint
+from plainunet.network.checkpoint import load_unet
 from plainunet.network.unet import UNet
 
 _BATCH = 2  # batch normalisation cannot train on one value
@@ -81,7 +81,7 @@ def choose_network(
     own_size: tuple[int, int] | None = None
     class_names: tuple[str, ...] = ()
     if checkpoint:
-        network, card = load_checkpoint(checkpoint)
+        network, card = load_unet(checkpoint)
         own_size, class_names = card.size, card.class_names
     else:
         with torch.device("meta"):

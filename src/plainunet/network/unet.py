@@ -243,15 +243,20 @@ class UNet(nn.Module):
         Raises:
             ValueError: The number of values is not `in_channels`, or one is not finite.
         """
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) != self.in_channels:
-                raise ValueError(
-                    f"{name} has {len(values)} values; the network has {self.in_channels} channels."
-                )
-            if not all(map(isfinite, values)):
-                raise ValueError(f"{name} is {list(values)}; every value must be finite.")
-        self.mean.copy_(torch.tensor(list(mean)))
-        self.std.copy_(torch.tensor(list(std)).clamp(min=1e-3))
+        set_statistics(self, mean, std)
+
+
+def set_statistics(network: Any, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Set the buffers `mean` and `std` of a network, see `UNet.set_normalisation`."""
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != network.in_channels:
+            raise ValueError(
+                f"{name} has {len(values)} values; the network has {network.in_channels} channels."
+            )
+        if not all(map(isfinite, values)):
+            raise ValueError(f"{name} is {list(values)}; every value must be finite.")
+    network.mean.copy_(torch.tensor(list(mean)))
+    network.std.copy_(torch.tensor(list(std)).clamp(min=1e-3))
 
 
 def _run(block: nn.Module, *features: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from plainunet.formats.sources import ImageSource
 from plainunet.formats.windows import ArrayWindows, Windows, as_windows
 from plainunet.network.card import Card
 from plainunet.palette import default_colors
+from plainunet.parts import Part, parts_of
 from plainunet.prediction.backends import ArrayBackend, Backend, Logits, Turn
 from plainunet.prediction.exported import (
     SUFFIXES,
@@ -36,7 +37,7 @@ from plainunet.reporter import Reporter
 from plainunet.settings import explain
 
 if TYPE_CHECKING:
-    from plainunet.network.unet import UNet
+    from plainunet.network.own import Network
 
 FAR = 6
 """Factor by which an image's area may differ from those of training before a warning."""
@@ -140,10 +141,10 @@ class Predictor:
 
     def __init__(
         self,
-        network: "UNet | ExportedNetwork",
+        network: "Network | ExportedNetwork",
         card: Card | None = None,
         *,
-        others: "Sequence[tuple[UNet | ExportedNetwork, Card]]" = (),
+        others: "Sequence[tuple[Network | ExportedNetwork, Card]]" = (),
         device: str = "auto",
         precision: str = "auto",
         memory: float | None = None,
@@ -196,7 +197,7 @@ class Predictor:
         return self._backend.name
 
     @property
-    def network(self) -> "UNet":
+    def network(self) -> "Network":
         """The network; of an ensemble, the first one.
 
         Raises:
@@ -217,6 +218,7 @@ class Predictor:
         device: str = "auto",
         precision: str = "auto",
         memory: float | None = None,
+        network: Any = None,
         **instead: Any,
     ) -> Self:
         """Load a model, or several as an ensemble whose probabilities are averaged.
@@ -230,6 +232,8 @@ class Predictor:
             device: "auto", "cpu", "cuda" or "mps".
             precision: "auto", "fp32" or "bf16"; an exported file has its own.
             memory: Memory that an image may take [bytes].
+            network: The factory (or a module) of checkpoints whose network is your own, or its
+                name `package.module:factory`, as for `train`; or a list of them.
             instead: Overrides of the (first) checkpoint's card: `threshold`, `tta`, `scales`,
                 `min_object`, `fill_holes`, as in `Card`.
 
@@ -248,9 +252,10 @@ class Predictor:
             instead = CardOptions(**instead).instead()
         except ValidationError as error:
             raise ValueError(explain(error, CardOptions)) from None
-        (network, card), *others = [load_model(Path(each), backend, device) for each in paths]
-        if {isinstance(network, ExportedNetwork)} != {
-            isinstance(each, ExportedNetwork) for each, _ in ((network, card), *others)
+        own = parts_of(network, "--network")
+        (first, card), *others = [load_model(Path(each), backend, device, own) for each in paths]
+        if {isinstance(first, ExportedNetwork)} != {
+            isinstance(each, ExportedNetwork) for each, _ in ((first, card), *others)
         }:
             raise ValueError(
                 "an ensemble needs models of one kind: checkpoints, or exported files."
@@ -261,9 +266,9 @@ class Predictor:
                 "and chooses the most probable class."
             )
         card = dataclasses.replace(card, **instead)
-        made = cls(network, card, others=others, device=device, precision=precision, memory=memory)
+        made = cls(first, card, others=others, device=device, precision=precision, memory=memory)
         made._may_convert = backend == "auto"
-        if backend == "openvino" and not isinstance(network, ExportedNetwork):
+        if backend == "openvino" and not isinstance(first, ExportedNetwork):
             made._convert(paths[0])
         made.sources = tuple(ModelFile.of(Path(each)) for each in paths)
         return made
@@ -552,9 +557,11 @@ class Predictor:
 
 
 def load_model(
-    path: Path, backend: BackendName = "auto", device: str = "auto"
-) -> "tuple[UNet | ExportedNetwork, Card]":
+    path: Path, backend: BackendName = "auto", device: str = "auto", own: Sequence[Part] = ()
+) -> "tuple[Network | ExportedNetwork, Card]":
     """Load a checkpoint for inference, with batch normalisation folded, or an exported file.
+
+    The network of a checkpoint may be one of the user's `own`.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -581,13 +588,13 @@ def load_model(
             f"{path}: needs PyTorch, which is not installed here. Use an exported file (.onnx), or "
             "install plainunet in place of plainunet-runtime."
         ) from None
-    network, card = load_checkpoint(path)
+    network, card = load_checkpoint(path, own)
     fold_batch_normalisation(network)
     return network, card
 
 
 def _run_on(
-    network: "UNet | ExportedNetwork", device: str, precision: str, turns: Sequence[Turn]
+    network: "Network | ExportedNetwork", device: str, precision: str, turns: Sequence[Turn]
 ) -> Backend:
     """The backend of a network."""
     if isinstance(network, ExportedNetwork):

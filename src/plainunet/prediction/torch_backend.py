@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plainunet.network import device as devices
-from plainunet.network.unet import UNet
+from plainunet.network.own import Network
 from plainunet.prediction.backends import Geometry, Turn, choose_classes, enlarge_array
 from plainunet.prediction.exported import Run
 
@@ -23,7 +23,7 @@ class TorchBackend:
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         device: str = "auto",
         precision: str = "auto",
         turns: Sequence[Turn] = ((0, False),),
@@ -130,7 +130,7 @@ class TorchBackend:
 
 
 @contextmanager
-def _evaluating(network: UNet) -> Iterator[None]:
+def _evaluating(network: Network) -> Iterator[None]:
     """Put a network in eval mode, and restore its mode afterwards: it may be in training."""
     if not network.training:  # eval() visits every module and takes as long as a small image
         yield

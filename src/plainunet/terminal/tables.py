@@ -12,6 +12,7 @@ from plainunet import reporter
 from plainunet.doctor.diagnose import Diagnosis, Fixed
 from plainunet.doctor.findings import Finding, find_unfixed
 from plainunet.doctor.fix import describe
+from plainunet.evaluation.metrics import metric_label, metric_labels
 from plainunet.evaluation.statistics import FEW
 from plainunet.page import plural
 from plainunet.terminal.screen import Terminal
@@ -267,7 +268,6 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-_METRICS = {"dice": "Dice", "iou": "IoU", "precision": "precision", "recall": "recall"}
 _AGGREGATES = {"pooled": "pooled", "per_image": "per image"}
 _SHOWN = 3  # images of a comparison
 
@@ -331,7 +331,7 @@ def show_comparison(found: dict[str, Any]) -> None:
         for name, each in found["scores"][key].items():
             bounds = each["interval"]
             table.add_row(
-                f"{_METRICS.get(name, name)} {title}",
+                f"{metric_label(name)} {title}",
                 *(_cell(each["first"]), _cell(each["second"]), _signed(each["difference"])),
                 "-" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}",
                 "-" if each["better"] is None else f"{each['better']:.1%}",
@@ -374,11 +374,12 @@ def _pixel_table(result: dict[str, Any]) -> Table:
     names = list(result["pooled"]["dice"]["per_class"])
     binary = len(names) == 2 and reporter.verbosity <= 0
     labels = [*map(escape, names), "mean foreground", "with background"]
-    table = _table(names[1] if binary else "class", _METRICS.values())
+    metrics = metric_labels(result["pooled"])
+    table = _table(names[1] if binary else "class", metrics.values())
     for key, title in _AGGREGATES.items():
         columns = [
             map(_cell, _flat(result[key][metric]), _flat(result["intervals"][key][metric]))
-            for metric in _METRICS
+            for metric in metrics
         ]
         rows = list(zip(labels, *columns, strict=True))
         if binary:

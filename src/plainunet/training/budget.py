@@ -24,7 +24,9 @@ from plainunet.evaluation.report import (
 from plainunet.formats.images import image_shape, read_image
 from plainunet.network.device import autocast, choose_device, choose_precision, to_device
 from plainunet.network.losses import cross_entropy_dice
+from plainunet.network.own import Network, copy_part, make_own_network
 from plainunet.network.unet import UNet
+from plainunet.parts import Part
 from plainunet.prediction.drawing import Colors, write_comparison, write_mask
 from plainunet.prediction.predictor import Predictor
 from plainunet.system import total_memory
@@ -42,6 +44,8 @@ _LITTLE = 0.1
 """Fraction of a budget that must be left for training."""
 _PANELS = 200_000
 """Approximate bytes of an image in the report."""
+_OF_UNETS = ("base_channels", "depth", "normalisation")
+"""Settings that another network does not have."""
 _LAST = 2.0
 """Time for curves, charts, checkpoints and tables at the end of a run [s]."""
 
@@ -52,6 +56,7 @@ def fit_budget(
     dataset: SegmentationDataset,
     spent: float,
     taken: Mapping[str, str] | None = None,
+    own: Part | None = None,
 ) -> tuple[TrainConfig, list[str]]:
     """Choose the settings that the user left to the time budget.
 
@@ -61,6 +66,7 @@ def fit_budget(
         dataset: The data, each pair with its split.
         spent: Part of the budget that has passed [s].
         taken: Those in `given` that come from a checkpoint, each with the reason.
+        own: The user's own network.
 
     Returns:
         The settings, and the lines of the plan: each setting with its reason.
@@ -69,6 +75,7 @@ def fit_budget(
         ValueError: The budget is too short for training.
     """
     assert config.budget is not None
+    given = {*given, *(_OF_UNETS if own else ())}
     start = time.perf_counter()
     pairs, coding = dataset.pairs, dataset.coding
     stats = take_fingerprint(pairs, dataset.sizes, coding, dataset.shares)
@@ -79,7 +86,7 @@ def fit_budget(
         coding.read(pair.mask)
         read_image(pair.image)
         reading.append(time.perf_counter() - begun)
-    machine = _measure_machine(max(channels), coding.num_classes, config, given)
+    machine = _measure_machine(max(channels), coding.num_classes, config, given, own)
     # every image is read once for the cache, by two threads or more; held-out ones again at the end
     held_out = sum(pair.part == "val" for pair in pairs)
     reserve = min(reading) * (len(pairs) / 2 + 3 * held_out) + 2
@@ -104,7 +111,11 @@ def fit_budget(
     return config.model_copy(update=changed), [
         f"plan for {budget:.0f} s ({seconds:.0f} s of training) on {machine.name}:",
         *_describe_data(stats),
-        *(f"  {name.replace('_', ' ')}: {_format(*each)}" for name, each in plan.items()),
+        *(
+            f"  {name.replace('_', ' ')}: {_format(*each)}"
+            for name, each in plan.items()
+            if not own or name not in _OF_UNETS
+        ),
     ]
 
 
@@ -127,10 +138,14 @@ def _format(value: Any, reason: str) -> str:
 
 
 def _measure_machine(
-    in_channels: int, num_classes: int, config: TrainConfig, given: Collection[str]
+    in_channels: int,
+    num_classes: int,
+    config: TrainConfig,
+    given: Collection[str],
+    own: Part | None,
 ) -> Machine:
     usual = {} if "base_channels" in given else {"base_channels": 16}
-    pixel = measure_pixel(in_channels, num_classes, config.model_copy(update=usual))
+    pixel = measure_pixel(in_channels, num_classes, config.model_copy(update=usual), own)
     memory: float
     device = choose_device(config.device)
     precision = str(choose_precision(config.precision, device)).removeprefix("torch.")
@@ -143,12 +158,18 @@ def _measure_machine(
     return Machine(pixel, memory, f"{name}, {precision}")
 
 
-def measure_pixel(in_channels: int, num_classes: int, config: TrainConfig) -> float:
+def measure_pixel(
+    in_channels: int, num_classes: int, config: TrainConfig, own: Part | None = None
+) -> float:
     """Time training steps on random images; returns seconds per input pixel."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     with torch.random.fork_rng():
-        network = UNet(in_channels, num_classes, **config.network_arguments())
+        network: Network
+        if own:
+            network = make_own_network(copy_part(own), in_channels, num_classes)
+        else:
+            network = UNet(in_channels, num_classes, **config.network_arguments())
         height, width = 96, 128
         batch_size = min(config.batch_size, _BATCH)
         image = torch.rand(batch_size, in_channels, height, width, device=device)

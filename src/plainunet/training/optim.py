@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from plainunet.network.unet import UNet
+from plainunet.network.own import Network
 
 MOMENTUM = 0.9
 """Nesterov momentum of sgd."""
@@ -115,6 +115,8 @@ def make_optimizers(
     inner = [m.weight for m in convolutions if m.kernel_size == (3, 3)]
     # the first one sees images, not features
     inner = [weight for weight in inner[1:] if weight.requires_grad]
+    if not inner:  # a network of the user's own
+        return make_optimizers(network, "adamw", learning_rate, weight_decay)
     others = [w for w in weights if all(w is not x for x in inner)]
     return [
         Muon(inner, lr=learning_rate, weight_decay=weight_decay),
@@ -125,7 +127,7 @@ def make_optimizers(
 class WeightAverage:
     """Exponential moving average (EMA) of a network's weights and buffers."""
 
-    def __init__(self, network: UNet, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         """Start at the current weights of the network.
 
         Args:

@@ -21,6 +21,7 @@ from plainunet.doctor.diagnose import Diagnosis
 from plainunet.formats.images import to_unit
 from plainunet.formats.problems import DataError, command
 from plainunet.page import plural
+from plainunet.parts import is_own
 from plainunet.reporter import Reporter
 from plainunet.training.schedule import scaled_size
 
@@ -454,7 +455,9 @@ def _choose_weights(stats: Fingerprint, loss: str) -> tuple[str, str]:
     reason = f"the rarest class, {rarest}, covers {100 * stats.shares[rarest]:.2g} %"
     if loss in ("cross-entropy", "focal") and stats.shares[rarest] < 0.05:
         return "balanced", f"{reason}: class imbalance, and the loss is a mean over pixels"
-    return "none", reason if "cross" in loss else f"{reason}; the loss weights classes equally"
+    return "none", reason if "cross" in loss or is_own(
+        loss
+    ) else f"{reason}; the loss weights classes equally"
 
 
 def training_command(result: Diagnosis) -> str:
@@ -500,9 +503,9 @@ def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
     if not config.pretrained:
         return config, {}
     # imported here: `check` must not load PyTorch
-    from plainunet.network.checkpoint import OVERRIDABLE, load_checkpoint
+    from plainunet.network.checkpoint import OVERRIDABLE, load_unet
 
-    network, _ = load_checkpoint(Path(config.pretrained))
+    network, _ = load_unet(Path(config.pretrained))
     known = NetworkConfig.model_fields.keys() & network.architecture.keys()
     kept = known - config.model_fields_set - set(OVERRIDABLE)
     config = config.model_copy(update={name: network.architecture[name] for name in kept})
@@ -563,6 +566,8 @@ def check_window(config: TrainConfig, reporter: Reporter) -> None:
 
 def _check_size(config: TrainConfig, size: tuple[int, int]) -> None:
     """Refuse an input size that is too small for the network's depth."""
+    if config.network:
+        return  # tried on images of this size
     smallest = 2 ** (config.depth + 1)
     scales = [stage.scale for stage in config.growth] + [1]
     if min(scaled_size(size, min(scales))) < smallest:

@@ -16,10 +16,15 @@ from typing import Any
 from plainunet.config import TrainConfig
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.split import SPLIT_FILE
+from plainunet.evaluation.metrics import Metrics, logged_metrics, with_own
 from plainunet.files import write_whole
+from plainunet.network.losses import LOSSES, Loss, OwnLoss
+from plainunet.parts import NO_PARTS, OwnParts
 from plainunet.reporter import Reporter, silent
 from plainunet.settings import DATASET_FILE
 from plainunet.training.distributed import ALONE, Processes
+
+AUGMENT_FILE = "augment.json"
 
 
 class RunFolder:
@@ -36,10 +41,12 @@ class RunFolder:
         self.plan = path / "plan.txt"  # the plan, with a reason for each line
         self.split = path / SPLIT_FILE  # all pairs with their splits
         self.dataset = path / DATASET_FILE  # how the data folder was read
+        self.augment = path / AUGMENT_FILE  # the user's own augmentation
         self.metrics = path / "metrics.jsonl"  # a row for each epoch
         self.table = path / "metrics.csv"  # the same as CSV
         self.curves = path / "curves.png"  # loss, Dice and learning rate over the epochs
         self.validation = path / "validation"  # folder of the images of the last validation
+        self.data = path / "data"  # the samples of a dataset that is not a folder
         self.saved_images = path / "saved_images"  # folder of masks and comparisons
         self.report = path / "report.html"  # the evaluation of the best checkpoint
 
@@ -100,6 +107,18 @@ class Run:
     stop: Stop = field(default_factory=Stop)
     where: str = "before training"
     """Progress of the run, for the message of an interrupt."""
+    parts: OwnParts = NO_PARTS
+    """The user's own parts."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics: the built-in ones, and the user's own."""
+        return with_own(self.parts.metrics, len(self.config.classes))
+
+    @property
+    def loss(self) -> Loss:
+        """The loss: the user's own, or the one of the settings."""
+        return OwnLoss(self.parts.loss) if self.parts.loss else LOSSES[self.config.loss]
 
     def stop_if_asked(self) -> None:
         """End the run if it was interrupted.
@@ -174,7 +193,9 @@ def write_rows(folder: RunFolder, rows: Sequence[dict[str, Any]]) -> None:
     """
     with write_whole(folder.metrics) as part:
         part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    scores = [f"{way}_{name}" for way in ("pooled", "per_image") for name in _SCORES]
+    validated = [row["validation"]["pooled"] for row in rows if row["validation"]]
+    names = logged_metrics(validated[-1]) if validated else list(_SCORES)
+    scores = [f"{way}_{name}" for way in ("pooled", "per_image") for name in names]
     with (
         write_whole(folder.table) as part,
         part.open("w", newline="", encoding="utf-8") as file,
@@ -182,16 +203,16 @@ def write_rows(folder: RunFolder, rows: Sequence[dict[str, Any]]) -> None:
         table = csv.writer(file)
         table.writerow([*_PLAIN, "height", "width", *scores])
         for row in rows:
-            table.writerow([*(row[name] for name in _PLAIN), *row["size"], *_scores(row)])
+            table.writerow([*(row[name] for name in _PLAIN), *row["size"], *_scores(row, names)])
 
 
-def _scores(row: dict[str, Any]) -> list[float | None]:
+def _scores(row: dict[str, Any], names: Sequence[str]) -> list[float | None]:
     """The mean foreground scores; empty if the epoch was not validated."""
     scores = row["validation"]
     return [
-        scores[way][name]["mean_foreground"] if scores else None
+        scores[way].get(name, {}).get("mean_foreground") if scores else None
         for way in ("pooled", "per_image")
-        for name in _SCORES
+        for name in names
     ]
 
 

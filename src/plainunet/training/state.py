@@ -10,7 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from plainunet.files import write_whole
-from plainunet.network.unet import UNet
+from plainunet.network.own import Network
 from plainunet.training.optim import WeightAverage
 from plainunet.training.run import Run, RunFolder
 
@@ -50,7 +50,7 @@ class Saver:
 class TrainingState:
     """Everything that changes during training."""
 
-    network: UNet
+    network: Network
     optimizers: list[Optimizer]
     average: WeightAverage | None
     scaler: torch.amp.GradScaler | None = None

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from plainunet.dataset.samples import make_batch
 from plainunet.network.device import autocast, free_memory
-from plainunet.network.losses import LOSSES, deep_loss
-from plainunet.network.unet import UNet, deep_logits
+from plainunet.network.losses import deep_loss
+from plainunet.network.own import Network, OwnNetwork
+from plainunet.network.unet import deep_logits
 from plainunet.page import plural
 from plainunet.system import is_out_of_memory
 from plainunet.training.run import Run
@@ -59,7 +60,7 @@ class Step:
             class_weights: [K] float32, loss weight of the pixels of each class; None for 1 each.
         """
         self.network, self.is_stopping = state.network, False
-        self._run, self._state = run, state
+        self._run, self._state, self._loss = run, state, run.loss
         self._device, self._precision, self._class_weights = device, precision, class_weights
         self._levels = run.processes.wrap(_Levels(state.network), device)
 
@@ -129,7 +130,7 @@ class Step:
             with self._run.processes.no_sync_before(self._levels, number == len(cut)):
                 with autocast(self._device, self._precision):
                     levels = self._levels(images)
-                loss = deep_loss(LOSSES[self._run.config.loss], levels, targets, weights, whole)
+                loss = deep_loss(self._loss, levels, targets, weights, whole)
                 value += loss.detach()
                 # gradients are averaged over the processes, but should be summed
                 loss = loss * self._run.processes.count
@@ -177,9 +178,11 @@ class Step:
 class _Levels(nn.Module):
     """`deep_logits` as a module, for DistributedDataParallel."""
 
-    def __init__(self, network: UNet) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        if isinstance(self.network, OwnNetwork):
+            return self.network.deep_logits(image)
         return deep_logits(self.network, image)

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from plainunet.config import TrainConfig
+from plainunet.evaluation.metrics import logged_metrics
 from plainunet.files import write_json
 from plainunet.formats.images import read_image
 from plainunet.reporter import Forwarding, StepDone
@@ -316,10 +317,10 @@ def _plain_settings(config: TrainConfig) -> dict[str, bool | int | float | str]:
 
 
 def _scores(prefix: str, scores: dict[str, Any]) -> dict[str, float]:
-    """Dice and IoU, pooled and per image, of each class and the foreground mean."""
+    """Dice, IoU and own metrics, pooled and per image, by class and as the foreground mean."""
     found = {}
     for way in ("pooled", "per_image"):
-        for name in ("dice", "iou"):
+        for name in logged_metrics(scores[way]):
             score = scores[way][name]
             each = {"mean_foreground": score["mean_foreground"], **score["per_class"]}
             for key, value in each.items():

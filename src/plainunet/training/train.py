@@ -5,17 +5,20 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from plainunet.config import TrainConfig
+from plainunet.config import NetworkConfig, TrainConfig
+from plainunet.dataset.augment import load_augment, require_same, save_augment
 from plainunet.dataset.classes import describe
 from plainunet.dataset.coding import Colors, coding_to_json
-from plainunet.dataset.dataset import SegmentationDataset, Shape
+from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.samples import Samples
 from plainunet.dataset.split import write_split
+from plainunet.dataset.stored import is_folder, store_dataset
 from plainunet.doctor.images import copies_across
 from plainunet.files import lock_folder, remove_unfinished, write_whole
 from plainunet.formats.images import IMAGE_SUFFIXES, read_image
@@ -23,8 +26,11 @@ from plainunet.formats.problems import command
 from plainunet.network.card import Card, versions
 from plainunet.network.checkpoint import load_pretrained
 from plainunet.network.device import choose_device
+from plainunet.network.losses import OwnLoss, OwnLossFunction
+from plainunet.network.own import Network, make_own_network
 from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
+from plainunet.parts import OwnParts, Part, is_own
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Forwarding, Reporter, silent
 from plainunet.settings import load_config, with_dataset, write_config, write_dataset
@@ -32,10 +38,18 @@ from plainunet.system import keep_freed_memory
 from plainunet.training.budget import find_end, fit_budget
 from plainunet.training.distributed import Processes, join_processes
 from plainunet.training.plan import BUDGET, check_window, fill_in, with_checkpoint
-from plainunet.training.run import Run, RunFolder, asked_to_stop
+from plainunet.training.run import AUGMENT_FILE, Run, RunFolder, asked_to_stop
+from plainunet.training.schedule import scaled_size
 from plainunet.training.state import read_state
 from plainunet.training.trackers import require_trackers, track
 from plainunet.training.trainer import Trainer
+from plainunet.training.training_data import (
+    check_augment,
+    count_channels,
+    count_grey,
+    load_samples,
+    read_augment,
+)
 from plainunet.training.validate import evaluate_best
 
 _MOST_COMPARED = 5000
@@ -45,16 +59,24 @@ _SOME = 16
 
 
 def train(
-    data: str | Path,
+    data: Any,
     out: str | Path,
     config: TrainConfig | None = None,
     reporter: Reporter = silent,
     begun: float | None = None,
+    *,
+    loss: OwnLossFunction | str | None = None,
+    augment: Any = None,
+    network: Any = None,
+    metrics: Any = None,
 ) -> dict[str, Any]:
     """Train a U-Net on a folder of images and masks, and evaluate it.
 
     Args:
-        data: The folder, see `plainunet.dataset.pairs` for its layouts.
+        data: The folder, see `plainunet.dataset.pairs` for its layouts; or a map-style dataset,
+            such as PyTorch's, of (image, mask) or (image, mask, group), or several by the name of
+            their split ("train", "val", "test"), which are written to `data/` in the run folder.
+            Images are [H, W, C], masks [H, W] of class ids, 255 where ignored.
         out: The run folder to make: `best.safetensors`, `last/`, `config.toml`, `split.csv`,
             `dataset.toml`, `metrics.jsonl`, `curves.png`, `validation/`, `saved_images/`,
             `report.html`.
@@ -62,6 +84,17 @@ def train(
             the folder's `dataset.toml`, if there is one.
         reporter: Receives notes and progress.
         begun: Start of the time budget on the clock of `time.monotonic` [s]; default: now.
+        loss: Your own loss in place of that of the settings, or its name `package.module:function`:
+            from logits and targets [N, K, H, W] and weights [N, H, W], 0 where pixels are ignored,
+            to a scalar, the mean over the images; all are float32.
+        augment: Your own augmentation in place of a preset: transforms of Albumentations, or
+            their name `package.module:object`. They get images [H, W, C] and masks [H, W] uint8 of
+            class ids, 255 where ignored.
+        network: Your own network in place of the U-Net: a factory (in_channels, num_classes) of a
+            module, a module, or the factory's name `package.module:factory`. Images [N, C, H, W]
+            float32, normalised, whose sides are multiples of the module's attribute
+            `size_divisor` (default: 1), become logits [N, K, H, W].
+        metrics: Your own metrics, as for `evaluate`.
 
     Returns:
         The scores on the validation split at native size, as by `evaluate`.
@@ -69,25 +102,40 @@ def train(
     Raises:
         FileNotFoundError: The folder does not exist.
         ValueError: The data cannot be read, a setting does not fit it, `out` contains a run
-            already or is in use by another process, or a tracker's library is missing.
+            already or is in use by another process, a tracker's library is missing, or your own
+            part does not do what it should.
         FloatingPointError: Loss or gradient was not finite in several steps in a row.
         StoppedError: SIGINT or SIGTERM arrived; the state of the run is saved.
     """
     begun = time.monotonic() if begun is None else begun
-    data, folder, config = Path(data), RunFolder(Path(out)), config or TrainConfig()
-    _require_apart(folder, data)
+    folder, config = RunFolder(Path(out)), config or TrainConfig()
+    parts = OwnParts.of(loss=loss, augment=_named(augment), network=network, metrics=metrics)
+    config = config.model_copy(update=parts.names())
+    parts = read_augment(config, parts)
+    parts.require(config, "the settings")
+    if is_folder(data):
+        _require_apart(folder, Path(data))
     _prepare_device(config)
     with _processes_in(folder, config.device) as processes:
         if processes.are_restarted and processes.first_decides(folder.state.is_file):
-            return _resume(folder, processes, reporter)
+            return _resume(folder, processes, reporter, parts)
         reporter = reporter if processes.is_first else silent
         config, dataset, plan = processes.first_decides(
-            lambda: _plan(data, folder, config, reporter, begun)
+            lambda: _plan(data, folder, config, reporter, begun, parts.network)
         )
-        return _train(Run(folder, config, dataset, reporter, processes, begun), plan)
+        run = Run(folder, config, dataset, reporter, processes, begun, parts=parts)
+        return _train(run, plan)
 
 
-def resume(out: str | Path, reporter: Reporter = silent) -> dict[str, Any]:
+def resume(
+    out: str | Path,
+    reporter: Reporter = silent,
+    *,
+    loss: OwnLossFunction | str | None = None,
+    augment: Any = None,
+    network: Any = None,
+    metrics: Any = None,
+) -> dict[str, Any]:
     """Resume a run from the state that was saved last.
 
     Without a time budget, weights and scores are those of an uninterrupted run, bit for bit on
@@ -96,21 +144,26 @@ def resume(out: str | Path, reporter: Reporter = silent) -> dict[str, Any]:
     Args:
         out: The run folder.
         reporter: Receives notes and progress.
+        loss: The loss of the run, if it is your own; as for `train`.
+        augment: The augmentation of the run, if it has transforms that you wrote.
+        network: The network of the run, if it is your own.
+        metrics: The metrics of the run that are your own.
 
     Returns:
         The scores on the validation split at native size, as by `evaluate`.
 
     Raises:
         FileNotFoundError: There is no run, or its data folder is missing.
-        ValueError: A file of the run is damaged, another process uses its folder, or a
-            tracker's library is missing.
+        ValueError: A file of the run is damaged, another process uses its folder, a tracker's
+            library is missing, or your own parts are not those of the run.
         FloatingPointError: Loss or gradient was not finite in several steps in a row.
         StoppedError: SIGINT or SIGTERM arrived; the state of the run is saved.
     """
     folder = RunFolder(Path(out))
     folder.require_state()
+    parts = OwnParts.of(loss=loss, augment=_named(augment), network=network, metrics=metrics)
     with _processes_in(folder, load_config(folder.config).device) as processes:
-        return _resume(folder, processes, reporter)
+        return _resume(folder, processes, reporter, parts)
 
 
 def _train(
@@ -120,7 +173,11 @@ def _train(
     config = run.config
     if config.size is None and config.patch is None:
         raise ValueError(f"{run.folder.config}: size is missing.")
-    samples = _load_samples(run)
+    _ = run.metrics  # tried before anything takes long
+    if isinstance(run.loss, OwnLoss):
+        run.loss.check(len(config.classes), choose_device(config.device))
+    samples = load_samples(run)
+    check_augment(run, samples["train"])
     network = _make_network(run, samples["train"], is_new=saved is None)
     card = _describe_model(run)
     if config.budget is not None:
@@ -142,6 +199,14 @@ def _train(
         return evaluate_best(run)
 
 
+def _named(augment: Any) -> Any:
+    """The user's own augmentation; transforms from Python are named by the file they are saved in.
+
+    Their own name says nothing.
+    """
+    return augment if augment is None or isinstance(augment, str) else Part(augment, AUGMENT_FILE)
+
+
 class _DataNotes(Forwarding):
     """Marks messages about the data as notes; any problem with the data ends the run."""
 
@@ -153,7 +218,12 @@ class _DataNotes(Forwarding):
 
 
 def _plan(
-    data: Path, folder: RunFolder, config: TrainConfig, reporter: Reporter, begun: float
+    data: Any,
+    folder: RunFolder,
+    config: TrainConfig,
+    reporter: Reporter,
+    begun: float,
+    own: Part | None,
 ) -> tuple[TrainConfig, SegmentationDataset, list[str]]:
     """Open the data and complete the settings; returns both and the lines of the plan."""
     if any(file.exists() for file in (folder.best, folder.config, folder.state)):
@@ -162,20 +232,26 @@ def _plan(
             f"{folder.path}', or choose another --out."
         )
     require_trackers(config, folder.path)
-    config = with_dataset(config, data)
+    if not is_folder(data):
+        store_dataset(data, folder.data, config, reporter)
+        data = folder.data
+    config = with_dataset(config, Path(data))
     config, taken = with_checkpoint(config)
     given = config.model_fields_set
     if config.budget is None and "epochs" not in given:
         config = config.model_copy(update={"budget": BUDGET})
     elif config.budget is not None and "epochs" in given:
         reporter.note("note: --epochs has no effect with --budget, which sets the training time")
+    if own and (idle := sorted(given & NetworkConfig.model_fields.keys())):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        reporter.note(f"note: {flags}: no effect with --network")
     dataset = SegmentationDataset.open(data, config, _DataNotes(reporter))
     dataset, config = fill_in(dataset, config, reporter)
     _mention_copies(dataset, reporter)
     lines: list[str] = []
     if config.budget is not None:
         spent = time.monotonic() - begun
-        config, lines = fit_budget(config, given, dataset, spent, taken)
+        config, lines = fit_budget(config, given, dataset, spent, taken, own)
         reporter.note("\n".join(lines))
     check_window(config, reporter)
     return config, dataset, lines
@@ -196,7 +272,9 @@ def _mention_copies(dataset: SegmentationDataset, reporter: Reporter) -> None:
         )
 
 
-def _resume(folder: RunFolder, processes: Processes, reporter: Reporter) -> dict[str, Any]:
+def _resume(
+    folder: RunFolder, processes: Processes, reporter: Reporter, parts: OwnParts
+) -> dict[str, Any]:
     """Read a run's state and settings, and continue like a new run."""
 
     def read() -> tuple[dict[str, Any], TrainConfig, SegmentationDataset]:
@@ -206,15 +284,23 @@ def _resume(folder: RunFolder, processes: Processes, reporter: Reporter) -> dict
         config = load_config(folder.config)
         require_trackers(config, folder.path)
         data = Path(saved["data"])
+        if not data.is_dir() and folder.data.is_dir():  # the run folder was moved
+            data = folder.data
         if not data.is_dir():
             raise FileNotFoundError(f"{data}: the data folder of the run is missing. Restore it.")
         return saved, config, SegmentationDataset.reopen(data, folder.split, config)
 
     saved, config, dataset = processes.first_decides(read)
+    if folder.augment.is_file() and parts.augment:
+        require_same(parts.augment, folder.augment)
+    elif folder.augment.is_file() and not is_own(config.augment):
+        parts = replace(parts, augment=load_augment(folder.augment).having(config.augment))
+    parts.require(config, str(folder.path))
     _prepare_device(config)
     begun = time.monotonic() - float(saved["counters"]["seconds"])
     reporter = reporter if processes.is_first else silent
-    return _train(Run(folder, config, dataset, reporter, processes, begun), saved=saved)
+    run = Run(folder, config, dataset, reporter, processes, begun, parts=parts)
+    return _train(run, saved=saved)
 
 
 def _begin_folder(run: Run, plan: Sequence[str]) -> None:
@@ -223,44 +309,24 @@ def _begin_folder(run: Run, plan: Sequence[str]) -> None:
     write_split(folder.split, dataset.pairs, dataset.folder)
     write_config(folder.config, run.config)
     write_dataset(folder.dataset, describe(dataset.coding, run.config.classes))
+    if run.parts.augment:
+        save_augment(run.parts.augment, folder.augment)
     if plan:
         with write_whole(folder.plan) as file:
             file.write_text("\n".join(plan) + "\n", encoding="utf-8", errors="surrogateescape")
 
 
-def _load_samples(run: Run) -> dict[str, Samples]:
-    """Samples of the splits "train" and "val", decoded into the cache as far as it has room."""
-    config, dataset, reporter = run.config, run.dataset, run.reporter
-    if grey := _grey(dataset.shapes):
-        reporter.note(f"note: {grey} greyscale images are converted to RGB, like the others")
-    samples = {
-        part: Samples(
-            dataset.part(part).pairs,
-            dataset.coding,
-            config.size,
-            _channels(dataset.shapes),
-            config.target_scale,
-            part == "train" and config.border_weight > 0,
-            config.factor,
-        )
-        for part in ("train", "val")
-    }
-
-    def fill() -> None:
-        for each in samples.values():
-            reporter.stage("reading images", len(each))
-            each.fill_cache(lambda done, total: reporter.advance(done))
-            reporter.advance(len(each))  # cached images are not reported
-
-    run.processes.in_turn(fill)  # one process per machine decodes
-    return samples
-
-
-def _make_network(run: Run, samples: Samples, is_new: bool) -> UNet:
-    """The network on the CPU, with random or pretrained weights."""
+def _make_network(run: Run, samples: Samples, is_new: bool) -> Network:
+    """The network on the CPU, with random or pretrained weights, or the user's own."""
     config = run.config
     torch.manual_seed(config.seed)
-    channels = _channels(run.dataset.shapes)
+    channels = count_channels(run.dataset.shapes)
+    if run.parts.network:
+        own = make_own_network(run.parts.network, channels, len(config.classes))
+        stages = [scaled_size(config.window, stage.scale) for stage in config.growth]
+        own.check([config.window, *stages])
+        own.set_normalisation(*samples.statistics())
+        return own
     network = UNet(channels, len(config.classes), **config.network_arguments())
     if config.pretrained and is_new:
         fresh = load_pretrained(network, Path(config.pretrained))
@@ -281,7 +347,7 @@ def _describe_model(run: Run) -> Card:
         "digest": dataset.digest(),
         "sample": dataset.part("train").sample_sizes(),
         "areas": [areas[0], areas[-1]],
-        "grey": _grey(dataset.shapes),
+        "grey": count_grey(dataset.shapes),
         "dtypes": sorted({read_image(pair.image).dtype.name for pair in some}),
         "pictures": {part: len(dataset.part(part)) for part in ("train", "val")},
         "settings": config.model_dump(mode="json"),
@@ -295,16 +361,6 @@ def _describe_model(run: Run) -> Card:
         training=training,
         versions=versions(),
     )
-
-
-def _channels(shapes: Sequence[Shape]) -> int:
-    """Channels of the network's input."""
-    return max(channels for _, _, channels in shapes)
-
-
-def _grey(shapes: Sequence[Shape]) -> int:
-    """Number of greyscale images among RGB ones."""
-    return sum(channels == 1 for _, _, channels in shapes) if _channels(shapes) == 3 else 0
 
 
 def _require_apart(folder: RunFolder, data: Path) -> None:

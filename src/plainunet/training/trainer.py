@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader
 from plainunet.config import NetworkConfig
 from plainunet.dataset.loader import EpochBatches, iterate, make_loader
 from plainunet.dataset.resize import patches_each
-from plainunet.dataset.samples import Samples, TrainingSet, balanced_weights
+from plainunet.dataset.samples import Samples, balanced_weights
 from plainunet.network.card import Card
 from plainunet.network.checkpoint import freeze_encoder, save_checkpoint
 from plainunet.network.device import choose_device, choose_precision, peak_memory, to_device
+from plainunet.network.own import Network, OwnNetwork
 from plainunet.network.unet import UNet
 from plainunet.page import plural
 from plainunet.reporter import StepDone
@@ -26,6 +27,7 @@ from plainunet.training.run import Run, StoppedError, draw_curves, rows_until, w
 from plainunet.training.schedule import ClockSchedule, Schedule, StepSchedule
 from plainunet.training.state import Saver, TrainingState
 from plainunet.training.step import Step, StepResult
+from plainunet.training.training_data import make_training_set
 from plainunet.training.validate import has_foreground, validate_epoch
 
 FAULTS = 5
@@ -43,7 +45,7 @@ class Trainer:
         state: Everything that changes during training.
     """
 
-    def __init__(self, run: Run, network: UNet, card: Card, samples: dict[str, Samples]) -> None:
+    def __init__(self, run: Run, network: Network, card: Card, samples: dict[str, Samples]) -> None:
         """Prepare training; nothing is written yet.
 
         Args:
@@ -57,7 +59,9 @@ class Trainer:
         self._device = choose_device(config.device)
         self._precision = choose_precision(config.precision, self._device)
         network = to_device(network, self._device)
-        self._frozen = freeze_encoder(network) if config.freeze == "encoder" else []
+        self._frozen = []
+        if config.freeze == "encoder" and isinstance(network, UNet):
+            self._frozen = freeze_encoder(network)
         if config.sync_batch_norm:
             synchronise(network)
         self.state = TrainingState(
@@ -117,6 +121,11 @@ class Trainer:
             if self._save.is_cheap() or is_over:
                 self._save()
             run.reporter.epoch(row, state.best if state.best >= 0 else None)
+            if not is_over and run.processes.first_decides(run.reporter.should_stop):
+                run.reporter.note("stopped early by the reporter")
+                is_over = True
+                if state.best < 0:  # not validated at full size so far
+                    self._save_best(state.average.network if state.average else state.network)
         if run.processes.is_first:
             draw_curves(run.folder.curves, self._rows)
 
@@ -223,7 +232,7 @@ class Trainer:
         """Whether this is the full size, not an earlier stage of progressive resizing."""
         return size == self._run.config.window
 
-    def _save_best(self, network: UNet, scores: dict[str, Any] | None = None) -> None:
+    def _save_best(self, network: Network, scores: dict[str, Any] | None = None) -> None:
         if self._run.processes.is_first:
             card = dataclasses.replace(self._card, scores=scores or {})
             save_checkpoint(self._run.folder.best, network, card)
@@ -266,15 +275,7 @@ class Trainer:
     def _make_loader(self, size: tuple[int, int]) -> DataLoader[tuple[Tensor, ...]]:
         """Make the data loader of one image size."""
         config = self._run.config
-        dataset = TrainingSet(
-            self._samples["train"],
-            config.augment,
-            config.seed,
-            size,
-            patch=config.patch,
-            elastic=config.elastic,
-            border=(config.border_weight, config.border_sigma) if config.border_weight else None,
-        )
+        dataset = make_training_set(config, self._run.parts, self._samples["train"], size)
         workers = config.workers
         if workers is None:
             workers = 0 if self._device.type == "cpu" else 4
@@ -294,16 +295,18 @@ class Trainer:
 
     def _describe(self) -> str:
         """The network, its non-default options, precision, device and processes."""
-        config, processes = self._run.config, self._run.processes
+        config, processes, network = self._run.config, self._run.processes, self.state.network
         default = NetworkConfig()
         options = ""
         for name, value in config.network_arguments().items():
             if name not in ("base_channels", "depth") and value != getattr(default, name):
                 options += name.replace("_", " ") + ("" if value is True else f" {value}") + ", "
-        parameters = sum(weight.numel() for weight in self.state.network.parameters())
+        parameters = sum(weight.numel() for weight in network.parameters())
+        what = f"U-Net, {config.base_channels} base channels, depth {config.depth}, {options}"
+        if isinstance(network, OwnNetwork):
+            what = f"{network.name}, "
         return (
-            f"U-Net, {config.base_channels} base channels, depth {config.depth}, {options}"
-            f"{parameters:,} parameters; {str(self._precision).removeprefix('torch.')} on "
+            f"{what}{parameters:,} parameters; {str(self._precision).removeprefix('torch.')} on "
             f"{self._device}" + (f", {processes.count} processes" if processes.count > 1 else "")
         )
 

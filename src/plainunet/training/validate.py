@@ -21,7 +21,8 @@ from plainunet.formats.problems import command
 from plainunet.formats.sources import stem_of
 from plainunet.network.card import Card
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
-from plainunet.network.unet import UNet
+from plainunet.network.own import Network
+from plainunet.parts import parts_of
 from plainunet.prediction.drawing import (
     Colors,
     draw_comparison,
@@ -146,7 +147,7 @@ class Validation(NamedTuple):
     """Mean foreground Dice per image."""
     scores: dict[str, Any]
     """As by `validate`."""
-    network: UNet
+    network: Network
     images: "ValidationImages"
 
 
@@ -259,7 +260,7 @@ def validate(
         run.reporter.advance(number + 1)
         run.stop_if_asked()
     everyones = processes.restore_order(processes.gather(counts))
-    scores = summarise(np.stack(everyones), predictor.card.class_names)
+    scores = summarise(np.stack(everyones), predictor.card.class_names, run.metrics)
     at = "in patches of" if patch else "at input size"
     return {**scores, "protocol": f"{at} {size[0]} x {size[1]}, not native"}
 
@@ -283,7 +284,8 @@ def evaluate_best(run: Run) -> dict[str, Any]:
     """
     processes, best = run.processes, run.folder.best
     run.where = "during evaluation"
-    network, card = processes.first_decides(lambda: load_checkpoint(best))
+    own = parts_of(run.parts.network, "--network")
+    network, card = processes.first_decides(lambda: load_checkpoint(best, own))
     predictor = Predictor(network, card, device=run.config.device, precision=run.config.precision)
     held_out = run.dataset.part("val")
     mine = processes.share(len(held_out))
@@ -300,7 +302,7 @@ def evaluate_best(run: Run) -> dict[str, Any]:
             run.stop_if_asked()
     everyones = processes.restore_order(processes.gather(journal.counts))
     measured = [_unpack(row, len(card.class_names)) for row in everyones]
-    scored = score_images(measured, held_out.pairs, card.class_names, card.threshold)
+    scored = score_images(measured, held_out.pairs, card.class_names, card.threshold, run.metrics)
     result = {"split": "val", **scored}
     if processes.is_first:
         _save_images(run, predictor, held_out, result)
