@@ -36,7 +36,7 @@ from plainunet.formats.images import to_unit
 from plainunet.network.blocks import fold_batch_normalisation
 from plainunet.network.card import KEY, Card, versions, write_metadata
 from plainunet.network.checkpoint import load_checkpoint
-from plainunet.network.unet import UNet
+from plainunet.network.own import Network
 from plainunet.prediction.backends import Geometry
 from plainunet.prediction.exported import UnusableError
 from plainunet.prediction.predictor import Predictor
@@ -228,7 +228,7 @@ def choose_dtype(card: Card) -> str:
     return known[0] if len(known) == 1 and known[0] in ("uint8", "uint16") else "float32"
 
 
-def _tile_of(card: Card, network: UNet, options: ExportOptions) -> int | None:
+def _tile_of(card: Card, network: Network, options: ExportOptions) -> int | None:
     """Side of the tiles, for Deepness."""
     if options.layout != "deepness":
         return None
@@ -239,7 +239,7 @@ def _tile_of(card: Card, network: UNet, options: ExportOptions) -> int | None:
     return side
 
 
-def _side(network: UNet, card: Card, tile: int | None) -> int:
+def _side(network: Network, card: Card, tile: int | None) -> int:
     """Side to which the images of the check are cropped [pixels]: what fits into one pass."""
     if tile or card.size:
         return tile or 2**20
@@ -288,7 +288,7 @@ def _build(
 
 
 def _package(
-    network: UNet, predictor: Predictor, dtype: str, found: list[Example], options: ExportOptions
+    network: Network, predictor: Predictor, dtype: str, found: list[Example], options: ExportOptions
 ) -> tuple[list[Example], Write]:
     """Examples of the sizes that a package takes, as floats, and the function that writes it."""
     from plainunet.deployment.bioimageio import InputSize, Package

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from plainunet.network.card import Card
+from plainunet.network.own import Network
 from plainunet.network.sizes import Sizes
-from plainunet.network.unet import UNet
 
 UNITS = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
 """What values of each dtype of an image are divided by."""
@@ -160,7 +160,7 @@ class Restore(nn.Module):
 class Pipeline(nn.Module):
     """The whole inference path of a checkpoint, without tiling and test-time augmentation."""
 
-    def __init__(self, network: UNet, card: Card) -> None:
+    def __init__(self, network: Network, card: Card) -> None:
         """Take the network, in eval mode, and its card."""
         super().__init__()
         scale = Scale(card.size, card.factor, network.sizes)

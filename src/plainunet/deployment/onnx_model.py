@@ -16,7 +16,7 @@ from torch import nn
 
 from plainunet.deployment.graph import Pipeline, PrepareTile, RestoreTile, quiet
 from plainunet.network.card import KEY
-from plainunet.network.unet import UNet
+from plainunet.network.own import Network
 from plainunet.prediction.exported import LARGEST, LOGITS, NETWORK_INPUT, need
 
 OPSET, IR_VERSION = 18, 8
@@ -71,7 +71,7 @@ def build_planar(pipeline: Pipeline) -> Model:
 
 
 def _build(
-    network: UNet,
+    network: Network,
     ends: tuple[nn.Module, nn.Module],
     image: tuple[torch.Tensor, dict[int, str]],
     outputs: list[str],

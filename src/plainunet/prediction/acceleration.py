@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainunet.network.unet import UNet
+from plainunet.network.own import Network
 from plainunet.prediction.exported import Run, compile_openvino, need
 from plainunet.prediction.torch_backend import TorchBackend
 
@@ -69,7 +69,7 @@ def convert(backend: TorchBackend, images: NDArray[np.float32]) -> Run:
     decode = need("openvino.frontend.pytorch.ts_decoder").TorchScriptPythonDecoder
     frontend = need("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    network: UNet = backend.network
+    network: Network = backend.network
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch's tracing, for its developers
         decoder = decode(network, example_input=batch)  # has to live until the conversion
