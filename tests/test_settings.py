@@ -49,7 +49,7 @@ def test_named_keys_and_defaults(tmp_path: Path) -> None:
         ("qqq = 3", ["'qqq'", *TrainConfig.model_fields]),
         ("[[growth]]\nuntil = 0.5\nscal = 0.5", ["growth.0.scal", "'scale'"]),
         ("epochs = -3", ["epochs: ", "-3"]),
-        ('loss = "tversky"', ["'tversky'", "'cross-entropy'", "'dice'", "'cross-entropy+dice'"]),
+        ('loss = "tversky"', ["'tversky'", "cross-entropy", "dice", "package.module:function"]),
         # all at once
         ("epoch = 3\nbatch_size = 0\nema = 2.0", ["epoch", "batch_size", "ema"]),
         ("epochs = 2.5", ["epochs: "]),
