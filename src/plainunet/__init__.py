@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from plainunet.network.unet import UNet
     from plainunet.prediction.predictor import Predictor
     from plainunet.settings import load_config
+    from plainunet.training.crossval import cross_validate
     from plainunet.training.train import train
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "cross_validate",
     "evaluate",
     "load_config",
     "train",
@@ -50,6 +52,7 @@ _MODULES = {
     "UNet": "plainunet.network.unet",
     "check": "plainunet.doctor.diagnose",
     "compare": "plainunet.evaluation.compare",
+    "cross_validate": "plainunet.training.crossval",
     "evaluate": "plainunet.evaluation.evaluate",
     "load_config": "plainunet.settings",
     "train": "plainunet.training.train",

@@ -18,6 +18,7 @@ from plainunet.network.card import (
     KEY,
     Card,
     CheckpointError,
+    find_checkpoint,
     read_card,
     require_classes,
     write_metadata,
@@ -34,16 +35,17 @@ def save_checkpoint(path: Path, network: UNet, card: Card) -> None:
         save_file(tensors, file, metadata={KEY: json.dumps(metadata)})
 
 
-def load_checkpoint(path: Path) -> tuple[UNet, Card]:
+def load_checkpoint(path: str | Path) -> tuple[UNet, Card]:
     """Read a checkpoint: the network in eval mode on the CPU, and its card.
+
+    A run folder stands for its `best.safetensors`.
 
     Raises:
         FileNotFoundError: The file does not exist.
         CheckpointError: It is not a checkpoint of this project, is damaged, was written by a
             newer version, or refines the masks of another one.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder. Use the best.safetensors in it.")
+    path = find_checkpoint(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint.")
     try:

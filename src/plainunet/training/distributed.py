@@ -1,5 +1,6 @@
 """Multi-GPU and multi-process training (DDP): the processes of a run under `torchrun`."""
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -93,6 +94,8 @@ def synchronise(network: nn.Module) -> None:
 T = TypeVar("T")
 _TIMEOUT = timedelta(hours=12)
 """How long processes wait for one that works alone, for instance on reading the data."""
+_GROUPS = itertools.count()
+"""Numbers the groups that this process joins, one after the other."""
 
 
 class ElsewhereError(SystemExit):
@@ -261,9 +264,9 @@ def join_processes(device: str) -> Iterator[Processes]:
     # gloo sends Python objects, NCCL the gradients of GPUs
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     store, rank, count = next(rendezvous("env://", timeout=_TIMEOUT))
-    # a store may survive a restart, with the addresses of ended processes
+    # a store may survive a restart or an earlier run, with the addresses of ended processes
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = PrefixStore(f"attempt {attempt}", store)
+    store = PrefixStore(f"attempt {attempt}, group {next(_GROUPS)}", store)
     distributed.init_process_group(
         backend, timeout=_TIMEOUT, store=store, rank=rank, world_size=count
     )

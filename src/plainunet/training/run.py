@@ -17,6 +17,7 @@ from plainunet.config import TrainConfig
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.split import SPLIT_FILE
 from plainunet.files import write_whole
+from plainunet.network.card import BEST_FILE
 from plainunet.reporter import Reporter, silent
 from plainunet.settings import DATASET_FILE
 from plainunet.training.distributed import ALONE, Processes
@@ -28,7 +29,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         """Name the files; none is opened."""
         self.path = path
-        self.best = path / "best.safetensors"  # the checkpoint of the best epoch
+        self.best = path / BEST_FILE  # the checkpoint of the best epoch
         self.state = path / "last" / "state.pt"  # what resuming needs
         # the run's id in each tracker, and the last step that was logged
         self.trackers = path / "last" / "trackers.json"
@@ -41,6 +42,7 @@ class RunFolder:
         self.curves = path / "curves.png"  # loss, Dice and learning rate over the epochs
         self.validation = path / "validation"  # folder of the images of the last validation
         self.saved_images = path / "saved_images"  # folder of masks and comparisons
+        self.held_out = path / "held_out.npz"  # with folds, the counts of the held-out images
         self.report = path / "report.html"  # the evaluation of the best checkpoint
 
     def journal(self, name: str) -> Path:

@@ -75,7 +75,7 @@ def train(
     """
     begun = time.monotonic() if begun is None else begun
     data, folder, config = Path(data), RunFolder(Path(out)), config or TrainConfig()
-    _require_apart(folder, data)
+    require_apart(folder, data)
     _prepare_device(config)
     with _processes_in(folder, config.device) as processes:
         if processes.are_restarted and processes.first_decides(folder.state.is_file):
@@ -307,7 +307,7 @@ def _grey(shapes: Sequence[Shape]) -> int:
     return sum(channels == 1 for _, _, channels in shapes) if _channels(shapes) == 3 else 0
 
 
-def _require_apart(folder: RunFolder, data: Path) -> None:
+def require_apart(folder: RunFolder, data: Path) -> None:
     """Refuse a run folder among the data, whose files would be mistaken for data."""
     out, whole = folder.path.resolve(), data.resolve()
     images = (path for path in out.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
