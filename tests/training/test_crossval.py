@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from itertools import chain
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -72,24 +73,25 @@ def held_out(run: Path, data: Path) -> list[str]:
 
 def test_every_image_is_held_out_once_with_its_group(done: Done, data: Path) -> None:
     folds = [held_out(done.out / f"fold-{number}", data) for number in range(3)]
-    assert sorted(sum(folds, [])) == sorted(p.name for p in (data / "train/images").iterdir())
+    assert sorted([*chain(*folds)]) == sorted(p.name for p in (data / "train/images").iterdir())
     groups = [{name[0] for name in names} for names in folds]
     assert len(set.union(*groups)) == sum(map(len, groups)) == 6
     rows = done.result.out_of_fold[1]["images"]
-    assert [Path(row["image"]).name for row in rows] == sum(folds, [])
+    assert [Path(row["image"]).name for row in rows] == [*chain(*folds)]
 
 
 def test_out_of_fold_scores_are_those_of_the_folds(done: Done) -> None:
     result = done.result
     scores = result.out_of_fold[1]
     evaluated = [call["images"] for call in done.heard.all("result")]
-    assert [row["dice"] for row in scores["images"]] == [row["dice"] for row in sum(evaluated, [])]
+    assert [row["dice"] for row in scores["images"]] == [row["dice"] for row in chain(*evaluated)]
     total = sum(np.array(each.scores["confusion"]) for each in result.folds)
     assert total.tolist() == scores["confusion"]
     dice = [each.score() for each in result.folds]
     spread = result.over_folds()
     known = [each for each in dice if each is not None]
-    assert spread and len(known) == 3
+    assert spread is not None
+    assert len(known) == 3
     assert spread[:2] == pytest.approx((mean(known), stdev(known)))
     assert (spread.lowest, spread.highest) == (min(known), max(known))
 
@@ -155,7 +157,8 @@ def test_seeds_share_the_folds_and_extend(done: Done, data: Path, config: TrainC
         each["per_image"]["dice"]["mean_foreground"] for each in result.out_of_fold.values()
     )
     spread = result.over_seeds()
-    assert spread and spread.deviation == pytest.approx(stdev([first, second]))
+    assert spread is not None
+    assert spread.deviation == pytest.approx(stdev([first, second]))
     with pytest.raises(ValueError, match="--seeds 2"):
         cross_validate(data, out, config, seeds=1)
 
@@ -289,7 +292,7 @@ def test_a_stop_tells_how_to_continue(
         raise StoppedError(tmp_path / "cv" / "fold-0", "after step 3", 130)
 
     monkeypatch.setattr("plainunet.training.crossval.train", stop)
-    with pytest.raises(StoppedError, match="fold-0.*same command") as caught:
+    with pytest.raises(StoppedError, match=r"fold-0.*same command") as caught:
         cross_validate(data, tmp_path / "cv", config)
     assert caught.value.code == 130
 

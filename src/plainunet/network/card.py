@@ -189,51 +189,6 @@ def find_checkpoint(path: str | Path) -> Path:
     return first
 
 
-def find_checkpoints(path: str | Path) -> list[Path]:
-    """Find the model files that a path stands for.
-
-    A run folder stands for its `best.safetensors`, the folder of a cross-validation for those of
-    all its runs; any other path stands for itself.
-
-    Raises:
-        CheckpointError: The folder has no checkpoint, or its cross-validation is not complete.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return [path]
-    if (path / BEST_FILE).is_file():
-        return [path / BEST_FILE]
-    if not (path / FOLDS_FILE).is_file():
-        raise CheckpointError(
-            f"{path}: is a folder without {BEST_FILE}. Use a checkpoint or a run folder."
-        )
-    record = json.loads((path / FOLDS_FILE).read_text(encoding="utf-8"))
-    found = [path / name / BEST_FILE for name in record["runs"]]
-    missing = [file for file in found if not file.is_file()]
-    if missing or not (path / SCORES_FILE).is_file():
-        where = f" ({missing[0]} is missing)" if missing else ""
-        raise CheckpointError(
-            f"{path}: its cross-validation is not complete{where}. Run its command again to "
-            "continue it."
-        )
-    return found
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """Find the one model file that a path stands for, as `find_checkpoints`.
-
-    Raises:
-        CheckpointError: There is none, or there are several.
-    """
-    first, *others = find_checkpoints(path)
-    if others:
-        raise CheckpointError(
-            f"{path}: has {len(others) + 1} checkpoints. Use one of its runs, such as "
-            f"{first.parent}."
-        )
-    return first
-
-
 def require_classes(card: Card, classes: int) -> None:
     """Refuse, by a ValueError, a card of another number of classes than its network's."""
     if not len(card.class_names) == len(card.colors) == classes:
