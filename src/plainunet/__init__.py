@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from plainunet.doctor.diagnose import check
     from plainunet.evaluation.compare import compare
     from plainunet.evaluation.evaluate import evaluate
+    from plainunet.evaluation.folds import CrossValidation
     from plainunet.network.card import Card
     from plainunet.network.unet import UNet
     from plainunet.prediction.predictor import Predictor
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Card",
+    "CrossValidation",
     "Predictor",
     "TrainConfig",
     "UNet",
@@ -47,6 +49,7 @@ __all__ = [
 
 _MODULES = {
     "Card": "plainunet.network.card",
+    "CrossValidation": "plainunet.evaluation.folds",
     "Predictor": "plainunet.prediction.predictor",
     "TrainConfig": "plainunet.config",
     "UNet": "plainunet.network.unet",

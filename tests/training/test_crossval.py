@@ -27,6 +27,7 @@ from plainunet.training.train import resume, train
 
 from ..forks import Fork, fork_command
 from .conftest import Draw, PowerCut, Recorder, rows_of, same
+from .test_distributed import fork_two
 from .test_resume import assert_alike
 
 
@@ -294,6 +295,15 @@ def test_a_stop_tells_how_to_continue(
     with pytest.raises(StoppedError, match=r"fold-0.*same command") as caught:
         cross_validate(data, tmp_path / "cv", config)
     assert caught.value.code == 130
+
+
+def test_two_processes_share_every_run(data: Path, tmp_path: Path) -> None:
+    words = ["--out", tmp_path / "cv", "--folds", "2", "--device", "cpu", *FLAGS.split()]
+    shown, silence = (each.end() for each in fork_two(fork_command, "crossval", data, *words))
+    assert shown.count("2 processes") == 2
+    assert "out-of-fold" in shown
+    assert "fold" not in silence
+    assert (tmp_path / "cv" / "scores.json").is_file()
 
 
 # refusals

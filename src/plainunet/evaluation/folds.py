@@ -59,6 +59,7 @@ class CrossValidation:
     """The result of a cross-validation; prints as a table."""
 
     data: Path
+    """The data folder."""
     out: Path
     """The folder of its runs."""
     folds: tuple[FoldScores, ...]
@@ -91,7 +92,11 @@ class CrossValidation:
         return found
 
     def over_folds(self, metric: str = "dice", aggregate: Aggregate = "per_image") -> Spread | None:
-        """Return the spread of a score over the folds, each the mean of its seeds."""
+        """Return the spread of a score over the folds, each the mean of its seeds.
+
+        It has `mean`, `deviation` (None for a single score), `lowest` and `highest`. `metric` and
+        `aggregate` ("per_image" or "pooled") are as in `FoldScores.score`.
+        """
         return Spread.of(self.fold_scores(metric, aggregate).values())
 
     def over_seeds(self, metric: str = "dice", aggregate: Aggregate = "per_image") -> Spread | None:

@@ -259,6 +259,9 @@ def _train(plan: _Plan, run: _FoldRun, reporter: Reporter) -> None:
     folder = run.folder
     seed = f", seed {run.seed}" if len(plan.seeds) > 1 else ""
     reporter.note(f"fold {run.fold} of {plan.folds}{seed}: {folder.path}")
+    if run == plan.runs[0] and plan.config.budget is not None:
+        each = plan.config.budget / len(plan.runs)
+        reporter.note(f"budget: {each:.0f} s for each of {plural(len(plan.runs), 'run')}")
     try:
         if folder.state.is_file():
             resume(folder.path, reporter)
