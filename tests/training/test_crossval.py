@@ -26,7 +26,7 @@ from plainunet.training.run import RunFolder, StoppedError
 from plainunet.training.train import resume, train
 
 from ..forks import Fork, fork_command
-from .conftest import Draw, PowerCut, Recorder, rows_of, same
+from .conftest import Draw, PowerCut, Recorder, cut_after, rows_of, same
 from .test_distributed import fork_two
 from .test_resume import assert_alike
 
@@ -145,6 +145,10 @@ def test_seeds_share_the_folds_and_extend(done: Done, data: Path, config: TrainC
     before = {path: path.stat().st_mtime_ns for path in done.out.glob("fold-?/*.safetensors")}
     out = done.out.with_name("seeds")
     shutil.copytree(done.out, out)
+    with pytest.raises(PowerCut):
+        cross_validate(data, out, config, seeds=2, reporter=cut_after(1))
+    with pytest.raises(ValueError, match="not complete"):
+        Predictor.load(out)
     heard = Recorder()
     result = cross_validate(str(data), str(out), config, seeds=2, reporter=heard)
     assert len(heard.all("result")) == 3
@@ -190,6 +194,24 @@ def test_a_run_folder_stands_for_its_checkpoint(done: Done, data: Path) -> None:
     results = [plainunet.evaluate(each, data, device="cpu") for each in (str(run), best)]
     assert results[0] == results[1]
     assert results[0]["split"] == "val"
+
+
+def test_compare_takes_run_folders(done: Done, data: Path, tmp_path: Path) -> None:
+    runs = str(done.out / "fold-0"), done.out / "fold-0"
+    found = plainunet.compare(*runs, data, out=str(tmp_path / "out"), device="cpu")
+    assert found["scores"]["pooled"]["dice"]["difference"] == 0
+    assert (tmp_path / "out" / "images.csv").is_file()
+
+
+def test_an_ensemble_has_no_score_on_what_it_was_trained_on(
+    done: Done, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "cv"
+    shutil.copytree(done.out, out)
+    split = (out / "split.csv").read_text().replace(",test", ",train")
+    (out / "split.csv").write_text(split)
+    with pytest.raises(ValueError, match=r"scores\.json"):
+        plainunet.evaluate(out, data, device="cpu")
 
 
 @pytest.mark.parametrize("name", ["", "fold-9"])
@@ -354,9 +376,7 @@ def test_folders_of_others_are_left_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["fold-1"]
 
 
-def test_changed_data_is_noticed(
-    data: Path, config: TrainConfig, tmp_path: Path, done: Done
-) -> None:
+def test_changed_data_is_noticed(data: Path, config: TrainConfig, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "data")
     out = tmp_path / "cv"
     with pytest.raises(PowerCut):
@@ -383,15 +403,16 @@ def test_a_damaged_file_of_counts_is_made_again(
 # budget
 
 
+@pytest.mark.slow
 def test_a_budget_is_divided_and_planned_once(
     data: Path, config: TrainConfig, tmp_path: Path
 ) -> None:
     """The plan of the first run, with its input size and width, is that of all."""
     given = config.model_dump(include={"group_by", "device", "workers", "precision"})
-    budget = TrainConfig(**given, budget=90, folds=2)
+    budget = TrainConfig(**given, budget=60, folds=2)
     cross_validate(data, tmp_path / "cv", budget)
     runs = [plainunet.load_config(tmp_path / "cv" / f"fold-{n}" / "config.toml") for n in (0, 1)]
-    assert [run.budget for run in runs] == [45, 45]
+    assert [run.budget for run in runs] == [30, 30]
     assert runs[0].model_copy(update={"fold": 1, "epochs": runs[1].epochs}) == runs[1]
     assert rows_of(tmp_path / "cv" / "fold-1")
     assert resume(tmp_path / "cv" / "fold-1")["split"] == "val"

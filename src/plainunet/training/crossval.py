@@ -90,6 +90,8 @@ def cross_validate(
         with plan.withdrawn_on_failure() if processes.is_first else nullcontext():
             for run in plan.runs:
                 _train(plan, run, _Progress(reporter, plan, run))
+                if processes.is_first:
+                    _require_same_data(plan, run)
         with join_processes(config.device) as processes:
             return processes.first_decides(lambda: _finish(plan, reporter))
 
@@ -183,7 +185,10 @@ class _Plan:
             if others:
                 raise ValueError(f"{others[0]}: exists already. Choose another --out.")
         elif self._has_begun():
-            self._require_same(json.loads(self.record.read_text(encoding="utf-8")))
+            known = json.loads(self.record.read_text(encoding="utf-8"))
+            self._require_same(known)
+            if known["seeds"] != list(self.seeds):  # the scores are not those of all runs
+                (self.out / SCORES_FILE).unlink(missing_ok=True)
         write_json(self.record, self.content())
 
     def _has_begun(self) -> bool:
@@ -275,10 +280,19 @@ def _train(plan: _Plan, run: _FoldRun, reporter: Reporter) -> None:
         raise
 
 
+def _require_same_data(plan: _Plan, run: _FoldRun) -> None:
+    """Refuse data that was changed between two runs."""
+    cards = [load_checkpoint(each.folder.best)[1] for each in (plan.runs[0], run)]
+    if cards[0].training["digest"] != cards[1].training["digest"]:
+        raise ValueError(
+            f"{plan.data}: has changed since the cross-validation began: {run.name} has other "
+            f"files than {plan.runs[0].name}. Start again with another --out."
+        )
+
+
 def _score(plan: _Plan) -> CrossValidation:
     """Score each fold, and the out-of-fold predictions of each seed."""
     _, card = load_checkpoint(plan.runs[0].folder.best)
-    wanted = {pair.image for pair in _pairs(plan, plan.runs[0]) if pair.part != "test"}
     folds, out_of_fold = [], {}
     for seed in plan.seeds:
         measured: list[Measurement] = []
@@ -286,15 +300,11 @@ def _score(plan: _Plan) -> CrossValidation:
         for run in (each for each in plan.runs if each.seed == seed):
             held_out = [pair for pair in _pairs(plan, run) if pair.part == "val"]
             counts = read_held_out(run.folder.held_out, len(card.class_names))
-            if len(counts) != len(held_out):
-                raise _changed(plan, run)
             scores = _scored(counts, held_out, card)
             del scores["images"]
             folds.append(FoldScores(run.fold, seed, run.folder.best, len(held_out), scores))
             measured += counts
             pairs += held_out
-        if len(pairs) != len(wanted) or {pair.image for pair in pairs} != wanted:
-            raise _changed(plan, run)
         out_of_fold[seed] = {"split": SPLIT, **_scored(measured, pairs, card)}
     return CrossValidation(plan.data, plan.out, tuple(folds), out_of_fold)
 
@@ -305,13 +315,6 @@ def _scored(measured: Sequence[Measurement], pairs: Sequence[Pair], card: Card) 
 
 def _pairs(plan: _Plan, run: _FoldRun) -> list[Pair]:
     return read_split(run.folder.split, plan.data)
-
-
-def _changed(plan: _Plan, run: _FoldRun) -> ValueError:
-    return ValueError(
-        f"{plan.data}: has changed since the cross-validation began: {run.name} has other images "
-        f"than {plan.runs[0].name}. Start again with another --out."
-    )
 
 
 def _finish(plan: _Plan, reporter: Reporter) -> CrossValidation:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -328,9 +329,10 @@ def read_held_out(file: Path, classes: int) -> list[Measurement]:
         ValueError: The file is damaged.
     """
     try:
-        with np.load(file) as saved:
+        # opened here, since NumPy leaves damaged files open
+        with file.open("rb") as opened, np.load(opened) as saved:
             return [_unpack(row, classes) for row in saved["counts"]]
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{file}: damaged. Remove it, and run the command again to evaluate its fold anew."
         ) from error
