@@ -1,5 +1,6 @@
 """Multi-GPU and multi-process training (DDP): the processes of a run under `torchrun`."""
 
+import functools
 import itertools
 import os
 import time
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -246,6 +247,19 @@ ALONE = Processes()
 """One process, not started by torchrun."""
 
 
+_PLACE = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
+
+
+@functools.cache
+def _meet(*_place: str | None) -> tuple[Store, int, int]:
+    """Find the other processes: their store, the rank of this process, and their number.
+
+    The store is kept for later groups, which a process may join before another has left the last.
+    """
+    store, rank, count = next(rendezvous("env://", timeout=_TIMEOUT))
+    return store, rank, count
+
+
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
     """Join the processes that torchrun started for a run; without torchrun, `ALONE`."""
@@ -263,7 +277,7 @@ def join_processes(device: str) -> Iterator[Processes]:
         torch.cuda.set_device(local)
     # gloo sends Python objects, NCCL the gradients of GPUs
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    store, rank, count = next(rendezvous("env://", timeout=_TIMEOUT))
+    store, rank, count = _meet(*map(os.environ.get, _PLACE))
     # a store may survive a restart or an earlier run, with the addresses of ended processes
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = PrefixStore(f"attempt {attempt}, group {next(_GROUPS)}", store)
