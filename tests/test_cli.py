@@ -28,7 +28,7 @@ from plainunet.settings import load_config
 from .folders import draw_rectangles, save
 from .forks import Fork, Result, fork_command
 
-VERBS = ("check", "train", "evaluate", "compare", "predict", "import", "model", "demo")
+VERBS = ("check", "train", "crossval", "evaluate", "compare", "predict", "import", "model", "demo")
 
 
 def tiny(**settings: object) -> list[str]:

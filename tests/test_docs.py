@@ -173,13 +173,14 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     """Run a command as it is written, a training for one epoch of a small network."""
     from plainunet.__main__ import _run
 
-    if words[0] == "train" and "--resume" not in words:
+    if words[0] in ("train", "crossval") and "--resume" not in words:
         given = list(words)
         for flag in ("--epochs", "--budget", "--base-channels", "--batch-size"):
             while flag in given:
                 del given[given.index(flag) : given.index(flag) + 2]
         words = [*given, *FAST, *(() if "--pretrained" in given else SMALL_NETWORK)]
-        shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)
+        if "--seeds" not in words:  # which extend a cross-validation
+            shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)
     monkeypatch.setattr("sys.argv", ["plainunet", *words])
     return _run()
 
@@ -199,8 +200,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert run(["train", "my-data", "--out", "runs/first"], patch) == 0
-        for other in ("second", "fold-0", "fold-1"):
-            shutil.copytree("runs/first", f"runs/{other}")
+        shutil.copytree("runs/first", "runs/second")
     return folder
 
 

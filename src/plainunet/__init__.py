@@ -23,17 +23,20 @@ if TYPE_CHECKING:
     from plainunet.doctor.diagnose import check
     from plainunet.evaluation.compare import compare
     from plainunet.evaluation.evaluate import evaluate
+    from plainunet.evaluation.folds import CrossValidation
     from plainunet.network.card import Card
     from plainunet.network.unet import UNet
     from plainunet.prediction.predictor import Predictor
     from plainunet.reporter import Reporter
     from plainunet.settings import load_config
+    from plainunet.training.crossval import cross_validate
     from plainunet.training.train import train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Card",
+    "CrossValidation",
     "Predictor",
     "Reporter",
     "SegmentationDataset",
@@ -42,6 +45,7 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "cross_validate",
     "evaluate",
     "load_config",
     "train",
@@ -49,6 +53,7 @@ __all__ = [
 
 _MODULES = {
     "Card": "plainunet.network.card",
+    "CrossValidation": "plainunet.evaluation.folds",
     "Predictor": "plainunet.prediction.predictor",
     "Reporter": "plainunet.reporter",
     "SegmentationDataset": "plainunet.dataset.dataset",
@@ -56,6 +61,7 @@ _MODULES = {
     "UNet": "plainunet.network.unet",
     "check": "plainunet.doctor.diagnose",
     "compare": "plainunet.evaluation.compare",
+    "cross_validate": "plainunet.training.crossval",
     "evaluate": "plainunet.evaluation.evaluate",
     "load_config": "plainunet.settings",
     "train": "plainunet.training.train",

@@ -174,6 +174,54 @@ def augment(
 
 
 @app.command
+def crossval(
+    data: Path,
+    /,
+    *,
+    out: Path,
+    seeds: int = 1,
+    config: Path | None = None,
+    json_file: Json = None,
+    settings: Settings = _DEFAULTS,
+) -> int:
+    """Cross-validate: train a model per fold, and score each image by the one that held it out.
+
+    The result is the folder OUT: the runs fold-0, fold-1 and so on, report.html and scores.json. As
+    a model, OUT is the ensemble of its folds. If it is interrupted, the same command continues it.
+    --budget is for all runs together.
+
+    Parameters
+    ----------
+    data
+        Folder of images and masks. A test split is kept out of all folds.
+    out
+        Folder to create.
+    seeds
+        Trainings of each fold, with different seeds: their spread tells chance from progress.
+    config
+        TOML file of settings. Flags take precedence.
+    json_file
+        Also write the scores as JSON.
+    """
+    from plainunet.files import write_json
+    from plainunet.terminal.screen import Screen, speaks
+    from plainunet.terminal.tables import show_cross_validation
+    from plainunet.training.crossval import cross_validate
+
+    _require(json_file, ".json")
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    merged = make_config({**(read_settings(config) if config else {}), **given}, "settings")
+    with Screen() as screen:
+        result = cross_validate(data, out, merged, seeds=seeds, reporter=screen)
+    if speaks():
+        if json_file:
+            write_json(json_file, result.as_dict())
+        show_cross_validation(result)
+        _print(f"ensemble: {out}   report: {out / 'report.html'}")
+    return 0
+
+
+@app.command
 def check(
     data: Path,
     /,
@@ -326,7 +374,7 @@ def evaluate(
     Parameters
     ----------
     checkpoint
-        A best.safetensors, or an exported .onnx or .xml.
+        A best.safetensors, a run folder, or an exported .onnx or .xml.
     data
         Folder of images and masks. Default: the validation split of the folder that the model
         was trained on, all images of any other folder.
@@ -385,7 +433,7 @@ def compare(
     Parameters
     ----------
     first
-        A best.safetensors, or an exported .onnx or .xml.
+        A best.safetensors, a run folder, or an exported .onnx or .xml.
     second
         Another one with the same classes.
     data
@@ -450,7 +498,7 @@ def predict(
     Parameters
     ----------
     checkpoint
-        A best.safetensors, or an exported .onnx or .xml.
+        A best.safetensors, a run folder, or an exported .onnx or .xml.
     images
         Image and video files, folders of images, patterns such as 'scans/*.png', lists of
         paths (.txt), or - for a list on standard input.

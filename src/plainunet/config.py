@@ -241,13 +241,16 @@ class TrainConfig(DataConfig, NetworkConfig):
     validation: float = Field(default=0.2, gt=0, lt=1)
     """Fraction of the groups held out for validation, if the folder has no split of its own."""
     folds: int | None = Field(default=None, ge=2)
-    """Cross-validation: number of folds. Requires fold."""
+    """Cross-validation: number of folds. train also needs fold; crossval trains them all, 5 by
+    default."""
     fold: int | None = Field(default=None, ge=0)
-    """Cross-validation: fold used for validation, counted from 0."""
+    """Cross-validation: fold used for validation, counted from 0. Only for train."""
     stratify: bool = False
     """Stratified split: balance images with little and with much foreground."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Random seed of initial weights, split, shuffling and augmentation."""
+    split_seed: int | None = Field(default=None, ge=0, lt=2**63)
+    """Random seed of the split. Default: that of seed."""
     precision: Precision = "auto"
     """Mixed precision: auto uses bf16 if the hardware has it, fp16 on older CUDA GPUs, else
     fp32."""
@@ -404,7 +407,7 @@ class PredictOptions(CardOptions):
     instances (numbered objects and their table), areas (CSV), coco (JSON), rle-rows and
     rle-columns (CSV of run-length codes, as for Kaggle's Carvana and most other datasets)."""
     ensemble: tuple[Path, ...] = ()
-    """More checkpoints: an ensemble whose probabilities are averaged."""
+    """More checkpoints or run folders: an ensemble whose probabilities are averaged."""
 
 
 class EvaluateOptions(BaseModel):

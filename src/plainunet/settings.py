@@ -39,7 +39,7 @@ _INSTEAD = {
 }
 
 
-def load_config(path: Path) -> TrainConfig:
+def load_config(path: str | Path) -> TrainConfig:
     """Read a TOML file.
 
     Args:
@@ -52,7 +52,7 @@ def load_config(path: Path) -> TrainConfig:
         FileNotFoundError: The file does not exist.
         ValueError: The file is not TOML, or has an unknown key or an invalid value.
     """
-    return TrainConfig(**read_settings(path))
+    return TrainConfig(**read_settings(Path(path)))
 
 
 def read_settings(path: Path, model: type[BaseModel] = TrainConfig) -> dict[str, Any]:

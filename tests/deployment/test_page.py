@@ -151,6 +151,15 @@ def set_threshold(page: Any, value: str) -> None:
     page.wait_for_selector(f"#legend caption:has-text('threshold {value}')")
 
 
+def wait_for_style(page: Any, part: str, name: str, value: str) -> None:
+    """Wait until a part of the viewer has a style, which the page's events set soon."""
+    page.wait_for_function(
+        "([part, name, value]) => "
+        "getComputedStyle(document.querySelector(`#viewer ${part}`))[name] == value",
+        arg=[part, name, value],
+    )
+
+
 def test_downloads_are_what_predict_writes(
     server: Server, visit: Visit, images: list[Path], masks: Path
 ) -> None:
@@ -199,7 +208,6 @@ def test_mask_of_another_threshold_is_not_taken_for_that_of_predict(
 
 
 def test_sliders_move_in_the_browser(server: Server, visit: Visit, images: list[Path]) -> None:
-    style = "name => getComputedStyle(document.querySelector(name))"
     with visit(server) as page:
         choose(page, images[0])
         page.wait_for_timeout(1000)
@@ -207,22 +215,23 @@ def test_sliders_move_in_the_browser(server: Server, visit: Visit, images: list[
         opacity = page.locator("#opacity input[type=range]")
         opacity.focus()
         opacity.press("End")
-        assert page.evaluate(f"{style}.opacity", "#viewer .fill") == "1"
-        assert page.evaluate(f"{style}.clipPath", "#viewer .predicted") == "inset(0px 0px 0px 0%)"
+        wait_for_style(page, ".fill", "opacity", "1")
+        wait_for_style(page, ".predicted", "clipPath", "inset(0px 0px 0px 0%)")
         divider = page.locator("#viewer input[type=range]")
         divider.press("ArrowRight")
-        assert page.evaluate(f"{style}.clipPath", "#viewer .predicted") == "inset(0px 0px 0px 1%)"
+        wait_for_style(page, ".predicted", "clipPath", "inset(0px 0px 0px 1%)")
         box = divider.bounding_box()
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        moved = page.evaluate(f"{style}.clipPath", "#viewer .predicted")
+        part = page.locator("#viewer .predicted")
+        moved = part.evaluate("part => getComputedStyle(part).clipPath")
         assert 48 <= float(moved.split()[-1].removesuffix("%)")) <= 52
         page.get_by_label("mask", exact=True).check()
-        assert page.evaluate(f"{style}.backgroundColor", "#viewer .predicted") == "rgb(0, 0, 0)"
+        wait_for_style(page, ".predicted", "backgroundColor", "rgb(0, 0, 0)")
         assert len(page.requests) == before
         # what is chosen stays with the next image
         choose(page, images[1])
-        assert page.evaluate(f"{style}.clipPath", "#viewer .predicted") == moved
-        assert page.evaluate(f"{style}.opacity", "#viewer .fill") == "1"
+        wait_for_style(page, ".predicted", "clipPath", moved)
+        wait_for_style(page, ".fill", "opacity", "1")
 
 
 def test_opacity_is_that_of_the_overlay(server: Server, visit: Visit, images: list[Path]) -> None:

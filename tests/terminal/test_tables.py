@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from plainunet.doctor.diagnose import check
+from plainunet.evaluation.folds import CrossValidation, FoldScores
 from plainunet.network.summary import StageSummary
 from plainunet.terminal.tables import (
     show_comparison,
+    show_cross_validation,
     show_diagnosis,
     show_model,
     show_scores,
@@ -229,3 +231,34 @@ def test_a_comparison_fits_a_screen(printed: Printed) -> None:
     text = " ".join(rows)
     for expected in ("95% CI", "2 groups)", "docs/metrics.md"):
         assert expected in text
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_cross_validation_fits_a_screen(printed: Printed, seeds: int) -> None:
+    folds = tuple(
+        FoldScores(fold, seed, Path(f"cv/fold-{fold}"), 12, RESULT)
+        for seed in range(seeds)
+        for fold in range(5)
+    )
+    result = CrossValidation(
+        Path("data"), Path("cv"), folds, dict.fromkeys(range(seeds), RESULT), RESULT
+    )
+    show_cross_validation(result)
+    rows = printed()
+    assert len(rows) <= 24
+    assert rows[0] == f"3 images in 2 groups, 5 folds, {seeds} seed{'s' * (seeds > 1)}"
+    dice = result.folds[0].score()
+    assert dice is not None
+    assert any(row.startswith(f"fold 4 12 {dice:.4f} ") for row in rows)
+    assert any(row.startswith("test (ensemble) 3 ") for row in rows)
+    assert sum(row.startswith("out-of-fold") for row in rows) == seeds
+    assert sum(row.startswith("standard deviation") for row in rows) == min(seeds, 2)
+    assert "2 groups)" in " ".join(rows)
+
+
+def test_of_many_folds_ten_are_shown(printed: Printed) -> None:
+    folds = tuple(FoldScores(fold, 0, Path("cv"), 1, RESULT) for fold in range(30))
+    show_cross_validation(CrossValidation(Path("data"), Path("cv"), folds, {0: RESULT}))
+    rows = printed()
+    assert len(rows) < 24
+    assert "20 more" in rows

@@ -107,7 +107,7 @@ class SegmentationDataset:
         parted = split_pairs(
             self.pairs,
             config.validation,
-            config.seed,
+            config.seed if config.split_seed is None else config.split_seed,
             folds=config.folds,
             fold=config.fold,
             shares=shares,

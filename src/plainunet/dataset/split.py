@@ -102,7 +102,7 @@ def split_pairs(
             example = next(pair.image for pair in pairs if pair.part == "val")
             raise ValueError(
                 f"--folds is {folds}, but the folder has its own split ({example} is in its "
-                "validation split). Omit --folds, or put all images into one folder."
+                "validation split). Use train without --folds, or put all images into one folder."
             )
         return list(pairs)
     sizes = Counter(pair.group for pair in pairs if pair.part != "test")

@@ -42,7 +42,7 @@ def compare(
     second: str | Path,
     data: str | Path,
     *,
-    out: Path | None = None,
+    out: str | Path | None = None,
     split: str | None = None,
     folder: Mapping[str, Any] | None = None,
     device: str = "auto",
@@ -53,7 +53,7 @@ def compare(
     """Compare two checkpoints of the same classes.
 
     Args:
-        first: A `best.safetensors`, or an exported .onnx or .xml.
+        first: A `best.safetensors`, its run folder, or an exported .onnx or .xml.
         second: Another one.
         data: The folder; the images held out from both models are evaluated.
         out: Folder to create for `images.csv` and the images with the largest differences: image,
@@ -77,6 +77,7 @@ def compare(
         ValueError: The classes differ, no image was held out from both, the folder cannot be
             read, or `out` is not empty.
     """
+    out = None if out is None else Path(out)
     if out is not None and out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty. Choose another --out.")
     paths = [Path(first), Path(second)]

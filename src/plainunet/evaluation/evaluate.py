@@ -30,7 +30,7 @@ from plainunet.evaluation.report import About, choose_shown, show, write_report
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.problems import command
 from plainunet.formats.sources import Source
-from plainunet.network.card import Card
+from plainunet.network.card import FOLDS_FILE, SCORES_FILE, Card
 from plainunet.palette import default_names
 from plainunet.parts import parts_of
 from plainunet.prediction.predictor import Predictor
@@ -55,7 +55,7 @@ def evaluate(
     allow_outside: bool = False,
     objects: bool = False,
     metrics: Any = None,
-    html: Path | None = None,
+    html: str | Path | None = None,
     backend: BackendName = "auto",
     device: str = "auto",
     precision: str = "auto",
@@ -65,7 +65,8 @@ def evaluate(
     """Evaluate a checkpoint on a folder of images and masks.
 
     Args:
-        checkpoint: A `best.safetensors`, or an exported .onnx or .xml.
+        checkpoint: A `best.safetensors`, its run folder, or an exported .onnx or .xml. The folder
+            of a cross-validation is the ensemble of its folds.
         data: The folder. For the training folder, its validation split is evaluated, as listed in
             the `split.csv` next to the checkpoint, even if files were added or removed since; any
             other folder is evaluated as a whole. Or a dataset of arrays, as for `train`.
@@ -114,7 +115,7 @@ def evaluate(
             options = {"split": split, **folder, "objects": objects}
             again = command("plainunet", "evaluate", checkpoint, path, *_flags(options))
             about = About(str(checkpoint), str(path), again)
-            _write_report(html, result, predictor, dataset, about)
+            _write_report(Path(html), result, predictor, dataset, about)
     return result
 
 
@@ -204,11 +205,12 @@ def _choose_split(
         raise ValueError(f"--split {split}: choose one of {', '.join(_SPLITS)}.")
     unchanged = card.training.get("digest") == data_digest(pairs, data)
     trained_on = unchanged or _is_training_folder(card.training.get("sample", {}), data)
-    split = split or ("val" if trained_on else "all")
+    is_ensemble = (checkpoint / FOLDS_FILE).is_file()
+    split = split or (("test" if is_ensemble else "val") if trained_on else "all")
     if split == "all":
         return pairs, split
     if trained_on:
-        listed = checkpoint.parent / SPLIT_FILE
+        listed = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / SPLIT_FILE
         if not listed.is_file():
             raise FileNotFoundError(
                 f"{listed}: no such file; it lists the images of {data} that were held out from "
@@ -219,6 +221,12 @@ def _choose_split(
         pairs = held if unchanged else _keep_existing(held, pairs, data, reporter)
     chosen = [pair for pair in pairs if pair.part == split]
     if not chosen:
+        if trained_on and is_ensemble:
+            raise ValueError(
+                f"{data}: no image was held out from all folds of {checkpoint}; the scores of the "
+                f"images that each fold held out are in {checkpoint / SCORES_FILE}. Use another "
+                "folder, or a dataset with a test split."
+            )
         present = sorted({pair.part for pair in pairs if pair.part}) or ["none"]
         raise ValueError(
             f"{data}: no image in the split {split!r} (splits found: {', '.join(present)}). "

@@ -56,6 +56,7 @@ _SPLITS = {
     "test": "test split",
     "train": "training split",
     "all": "all images",
+    "out-of-fold": "out-of-fold predictions",
 }
 
 
@@ -133,7 +134,8 @@ def write_report(
     about: About,
 ) -> None:
     """Write the report of an evaluation; `result` is that of `score_images`, with "split"."""
-    run = Path(about.checkpoint).parent
+    checkpoint = Path(about.checkpoint)
+    run = checkpoint if checkpoint.is_dir() else checkpoint.parent
     whole = {
         **result,
         "model": _describe(predictor, about),
@@ -157,11 +159,11 @@ def render_report(result: dict[str, Any], shown: Sequence[Shown]) -> str:
     names = [str(each["name"]) for each in model["classes"]]
     level = f"{100 * (number(_dig(result, 'intervals', 'level')) or 0.95):g}%"
     content: dict[str, Any] = {
-        "title": f"{model['checkpoint']} on {result['data']}",
+        "title": result.get("title") or f"{model['checkpoint']} on {result['data']}",
         "result": result,
         "model": model,
         "level": level,
-        "cards": _cards(result, level),
+        "cards": [*_cards(result, level), *result.get("cards", ())],
         "about": _about(result),
         "figures": _figures(result, names),
         "metrics": metric_labels(result["pooled"]),

@@ -17,7 +17,7 @@ from plainunet.evaluation.evaluate import open_dataset
 from plainunet.evaluation.measure import predict_images
 from plainunet.evaluation.metrics import Counts, confusion_matrix, dice, nan_mean, threshold_curve
 from plainunet.files import require_own, require_writable
-from plainunet.network.card import Card
+from plainunet.network.card import Card, find_checkpoint
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.parts import parts_of
 from plainunet.prediction.exported import SUFFIXES
@@ -72,7 +72,7 @@ def tune(
         ValueError: There is no validation split, the copy cannot be written, or a file of its name
             is not a tuned checkpoint.
     """
-    path = Path(checkpoint)
+    path = find_checkpoint(checkpoint)
     if path.suffix.lower() in SUFFIXES:
         raise ValueError(f"{path}: an exported file. Tune its checkpoint, and export that again.")
     tuned = path.with_name(f"{path.stem}-tuned{path.suffix}")

@@ -1,6 +1,7 @@
 """The card of a model: its classes and how it is used, stored as JSON in the model's file."""
 
 import dataclasses
+import json
 import platform
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,12 @@ FORMAT = 1
 """Version of the metadata."""
 KEY = "plainunet"
 """Key of the JSON in a file's metadata."""
+BEST_FILE = "best.safetensors"
+"""Name of the checkpoint in a run folder."""
+FOLDS_FILE = "crossval.json"
+"""Name of the file that lists the runs of a cross-validation in its folder."""
+SCORES_FILE = "scores.json"
+"""Name of the scores of a cross-validation in its folder, written when it is complete."""
 
 
 class CheckpointError(ValueError):
@@ -135,6 +142,51 @@ def read_card(metadata: object, path: Path) -> Card:
             f"{path}: damaged metadata ({shorten(str(error), 300)} is missing). Copy the file "
             "again, or train again."
         ) from error
+
+
+def find_checkpoints(path: str | Path) -> list[Path]:
+    """Find the model files that a path stands for.
+
+    A run folder stands for its `best.safetensors`, the folder of a cross-validation for those of
+    all its runs; any other path stands for itself.
+
+    Raises:
+        CheckpointError: The folder has no checkpoint, or its cross-validation is not complete.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    if (path / BEST_FILE).is_file():
+        return [path / BEST_FILE]
+    if not (path / FOLDS_FILE).is_file():
+        raise CheckpointError(
+            f"{path}: is a folder without {BEST_FILE}. Use a checkpoint or a run folder."
+        )
+    record = json.loads((path / FOLDS_FILE).read_text(encoding="utf-8"))
+    found = [path / name / BEST_FILE for name in record["runs"]]
+    missing = [file for file in found if not file.is_file()]
+    if missing or not (path / SCORES_FILE).is_file():
+        where = f" ({missing[0]} is missing)" if missing else ""
+        raise CheckpointError(
+            f"{path}: its cross-validation is not complete{where}. Run its command again to "
+            "continue it."
+        )
+    return found
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """Find the one model file that a path stands for, as `find_checkpoints`.
+
+    Raises:
+        CheckpointError: There is none, or there are several.
+    """
+    first, *others = find_checkpoints(path)
+    if others:
+        raise CheckpointError(
+            f"{path}: has {len(others) + 1} checkpoints. Use one of its runs, such as "
+            f"{first.parent}."
+        )
+    return first
 
 
 def require_classes(card: Card, classes: int) -> None:

@@ -19,6 +19,7 @@ from plainunet.network.card import (
     KEY,
     Card,
     CheckpointError,
+    find_checkpoint,
     read_card,
     require_classes,
     write_metadata,
@@ -37,26 +38,25 @@ def save_checkpoint(path: Path, network: Network, card: Card) -> None:
         save_file(tensors, file, metadata={KEY: json.dumps(metadata)})
 
 
-def load_unet(path: Path) -> tuple[UNet, Card]:
+def load_unet(path: str | Path) -> tuple[UNet, Card]:
     """Like `load_checkpoint`, where only a `UNet` will do."""
     network, card = load_checkpoint(path, None)
     assert isinstance(network, UNet)
     return network, card
 
 
-def load_checkpoint(path: Path, own: Sequence[Part] | None = ()) -> tuple[Network, Card]:
+def load_checkpoint(path: str | Path, own: Sequence[Part] | None = ()) -> tuple[Network, Card]:
     """Read a checkpoint: the network in eval mode on the CPU, and its card.
 
-    A network that the user wrote is made by one of `own`; its code is never imported because a
-    checkpoint names it. None refuses it.
+    A run folder stands for its `best.safetensors`. A network that the user wrote is made by one of
+    `own`; its code is never imported because a checkpoint names it. None refuses it.
 
     Raises:
         FileNotFoundError: The file does not exist.
         CheckpointError: It is not a checkpoint of this project, is damaged, was written by a
             newer version, refines the masks of another one, or its network is not of `own`.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder. Use the best.safetensors in it.")
+    path = find_checkpoint(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint.")
     try:

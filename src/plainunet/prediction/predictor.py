@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from plainunet.config import BackendName, CardOptions
 from plainunet.formats.colors import IGNORED
-from plainunet.formats.images import read_reduced
+from plainunet.formats.images import read_image, read_reduced
 from plainunet.formats.sources import ImageSource
 from plainunet.formats.windows import ArrayWindows, Windows, as_windows
-from plainunet.network.card import Card
+from plainunet.network.card import Card, find_checkpoints
 from plainunet.palette import default_colors
 from plainunet.parts import Part, parts_of
 from plainunet.prediction.backends import ArrayBackend, Backend, Logits, Turn
@@ -225,7 +225,8 @@ class Predictor:
 
         Args:
             path: A checkpoint (`best.safetensors`) or a file of `plainunet export` (.onnx, .xml),
-                or several of one kind.
+                or several of one kind. A run folder stands for its checkpoint, the folder of a
+                cross-validation for the checkpoints of its folds.
             backend: What runs it: "auto", "torch" (checkpoints), "onnxruntime" (.onnx) or
                 "openvino" (both exported kinds, and checkpoints with an input size). "auto" is
                 PyTorch for checkpoints; see also `accelerate`.
@@ -245,7 +246,8 @@ class Predictor:
             ValueError: A file is not a model, the models have different classes, the backend or
                 device is not available, or an override is invalid.
         """
-        paths = [path] if isinstance(path, str | Path) else list(path)
+        given = [path] if isinstance(path, str | Path) else path
+        paths = [each for one in given for each in find_checkpoints(one)]
         if not paths:
             raise ValueError("No checkpoint given. Pass at least one path.")
         try:
@@ -399,27 +401,29 @@ class Predictor:
         about = About(repository.partition("/")[2] or repository, license, repository, shown)
         return push_model(self, about, private, token)
 
-    def predict(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+    def predict(self, image: NDArray[Any] | str | Path) -> NDArray[np.uint8]:
         """Predict the class of each pixel.
 
         Args:
-            image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored.
+            image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored; or its
+                file.
 
         Returns:
             Mask [H, W] uint8 of class ids at the image's own size, 255 for NaN pixels.
         """
-        return self.clean(np.concatenate(list(self.mask_bands(as_windows(image)))))
+        return self.clean(np.concatenate(list(self.mask_bands(_windows_of(image)))))
 
-    def probabilities(self, image: NDArray[Any]) -> NDArray[np.float32]:
+    def probabilities(self, image: NDArray[Any] | str | Path) -> NDArray[np.float32]:
         """Predict the probability of each class in each pixel.
 
         Args:
-            image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored.
+            image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored; or its
+                file.
 
         Returns:
             Probabilities [K, H, W] float32 at the image's own size; they sum to 1 over K.
         """
-        bands = list(self.both_bands(as_windows(image)))
+        bands = list(self.both_bands(_windows_of(image)))
         return np.concatenate([probabilities for _, probabilities in bands], axis=1)
 
     def prepare(self, image: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> Windows:
@@ -554,6 +558,10 @@ class Predictor:
     def _mean_bands(self, image: Windows, first: int) -> Iterator[Logits]:
         streams = [view.bands(image, first) for view in self._views]
         return (self._backend.mean(bands) for bands in aligned_bands(streams))
+
+
+def _windows_of(image: NDArray[Any] | str | Path) -> Windows:
+    return as_windows(read_image(Path(image)) if isinstance(image, str | Path) else image)
 
 
 def load_model(

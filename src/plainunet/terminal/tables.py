@@ -12,6 +12,7 @@ from plainunet import reporter
 from plainunet.doctor.diagnose import Diagnosis, Fixed
 from plainunet.doctor.findings import Finding, find_unfixed
 from plainunet.doctor.fix import describe
+from plainunet.evaluation.folds import HEADER, CrossValidation
 from plainunet.evaluation.metrics import metric_label, metric_labels
 from plainunet.evaluation.statistics import FEW
 from plainunet.page import plural
@@ -270,6 +271,7 @@ def printable(text: str) -> str:
 
 _AGGREGATES = {"pooled": "pooled", "per_image": "per image"}
 _SHOWN = 3  # images of a comparison
+_FOLDS = 10  # of a cross-validation
 
 
 def show_scores(result: dict[str, Any]) -> None:
@@ -296,6 +298,44 @@ def show_scores(result: dict[str, Any]) -> None:
     for table in tables:
         console.print()
         console.print(table)
+    console.print("\n".join(notes), style="dim")
+
+
+def show_cross_validation(result: CrossValidation) -> None:
+    """Print the scores of a cross-validation; five folds fit a screen of 24 lines."""
+    console = Terminal(highlight=False)
+    first = next(iter(result.out_of_fold.values()))
+    groups, seeds = first["intervals"]["groups"], len(result.seeds)
+    console.print(
+        f"{plural(len(first['images']), 'image')} in {plural(groups, 'group')}, "
+        f"{len(result.fold_scores())} folds, {plural(seeds, 'seed')}"
+    )
+    rows = result.rows()
+    folds, others = rows[: len(result.fold_scores())], rows[len(result.fold_scores()) :]
+    shown = folds if reporter.verbosity > 0 else folds[:_FOLDS]
+    name, *headers = (each.replace("e ", "e\n").replace("U ", "U\n") for each in HEADER)
+    table = _table(name, headers)
+    for row in shown:
+        table.add_row(*row)
+    if len(shown) < len(folds):
+        table.add_row(f"{len(folds) - len(shown)} more")
+    table.add_section()
+    for row in others:
+        table.add_row(*row)
+    console.print()
+    console.print(table)
+    notes = [
+        "Means over foreground classes; metric protocol: docs/metrics.md",
+        "Out-of-fold: each image is predicted by the fold that held it out",
+    ]
+    if groups > 1:
+        notes[0] += f"\nCI: bootstrap over groups{_few(groups)}"
+    spread = result.over_seeds()
+    if spread and spread.deviation is not None:
+        notes.append(
+            f"Seeds alone change Dice per image from {spread.lowest:.4f} to {spread.highest:.4f}: "
+            "a smaller difference may be chance"
+        )
     console.print("\n".join(notes), style="dim")
 
 

@@ -1,5 +1,7 @@
 """Multi-GPU and multi-process training (DDP): the processes of a run under `torchrun`."""
 
+import functools
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -93,6 +95,8 @@ def synchronise(network: nn.Module) -> None:
 T = TypeVar("T")
 _TIMEOUT = timedelta(hours=12)
 """How long processes wait for one that works alone, for instance on reading the data."""
+_GROUPS = itertools.count()
+"""Numbers the groups that this process joins, one after the other."""
 
 
 class ElsewhereError(SystemExit):
@@ -243,6 +247,19 @@ ALONE = Processes()
 """One process, not started by torchrun."""
 
 
+_PLACE = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
+
+
+@functools.cache
+def _meet(*_place: str | None) -> tuple[Store, int, int]:
+    """Find the other processes: their store, the rank of this process, and their number.
+
+    The store is kept for later groups, which a process may join before another has left the last.
+    """
+    store, rank, count = next(rendezvous("env://", timeout=_TIMEOUT))
+    return store, rank, count
+
+
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
     """Join the processes that torchrun started for a run; without torchrun, `ALONE`."""
@@ -260,10 +277,10 @@ def join_processes(device: str) -> Iterator[Processes]:
         torch.cuda.set_device(local)
     # gloo sends Python objects, NCCL the gradients of GPUs
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    store, rank, count = next(rendezvous("env://", timeout=_TIMEOUT))
-    # a store may survive a restart, with the addresses of ended processes
+    store, rank, count = _meet(*map(os.environ.get, _PLACE))
+    # a store may survive a restart or an earlier run, with the addresses of ended processes
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = PrefixStore(f"attempt {attempt}", store)
+    store = PrefixStore(f"attempt {attempt}, group {next(_GROUPS)}", store)
     distributed.init_process_group(
         backend, timeout=_TIMEOUT, store=store, rank=rank, world_size=count
     )

@@ -18,6 +18,7 @@ from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.split import SPLIT_FILE
 from plainunet.evaluation.metrics import Metrics, logged_metrics, with_own
 from plainunet.files import write_whole
+from plainunet.network.card import BEST_FILE
 from plainunet.network.losses import LOSSES, Loss, OwnLoss
 from plainunet.parts import NO_PARTS, OwnParts
 from plainunet.reporter import Reporter, silent
@@ -33,7 +34,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         """Name the files; none is opened."""
         self.path = path
-        self.best = path / "best.safetensors"  # the checkpoint of the best epoch
+        self.best = path / BEST_FILE  # the checkpoint of the best epoch
         self.state = path / "last" / "state.pt"  # what resuming needs
         # the run's id in each tracker, and the last step that was logged
         self.trackers = path / "last" / "trackers.json"
@@ -48,6 +49,7 @@ class RunFolder:
         self.validation = path / "validation"  # folder of the images of the last validation
         self.data = path / "data"  # the samples of a dataset that is not a folder
         self.saved_images = path / "saved_images"  # folder of masks and comparisons
+        self.held_out = path / "held_out.npz"  # with folds, the counts of the held-out images
         self.report = path / "report.html"  # the evaluation of the best checkpoint
 
     def journal(self, name: str) -> Path:

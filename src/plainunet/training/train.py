@@ -114,7 +114,7 @@ def train(
     parts = read_augment(config, parts)
     parts.require(config, "the settings")
     if is_folder(data):
-        _require_apart(folder, Path(data))
+        require_apart(folder, Path(data))
     _prepare_device(config)
     with _processes_in(folder, config.device) as processes:
         if processes.are_restarted and processes.first_decides(folder.state.is_file):
@@ -363,7 +363,7 @@ def _describe_model(run: Run) -> Card:
     )
 
 
-def _require_apart(folder: RunFolder, data: Path) -> None:
+def require_apart(folder: RunFolder, data: Path) -> None:
     """Refuse a run folder among the data, whose files would be mistaken for data."""
     out, whole = folder.path.resolve(), data.resolve()
     images = (path for path in out.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)

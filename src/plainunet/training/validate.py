@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import time
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ from plainunet.dataset.samples import Samples
 from plainunet.evaluation.measure import Measurement, measure, predict_images, score_images
 from plainunet.evaluation.metrics import Counts, confusion_matrix, summarise
 from plainunet.evaluation.report import About, Shown, choose_shown, show, write_report
-from plainunet.files import write_json
+from plainunet.files import write_json, write_whole
 from plainunet.formats.problems import command
 from plainunet.formats.sources import stem_of
 from plainunet.network.card import Card
@@ -308,6 +310,9 @@ def evaluate_best(run: Run) -> dict[str, Any]:
         _save_images(run, predictor, held_out, result)
         kept = {key: result[key] for key in _KEPT}
         save_checkpoint(best, network, dataclasses.replace(card, scores=kept))
+        if run.config.folds is not None:
+            with write_whole(run.folder.held_out) as file:
+                np.savez_compressed(file, counts=np.stack(everyones))
     journal.close()
     run.reporter.result(result)
     return result
@@ -317,6 +322,22 @@ def _pack(measured: Measurement) -> Counts:
     """The measurement of an image as a row of integers."""
     parts = (measured.counts.ravel(), measured.histogram.ravel())
     return np.concatenate([np.array(measured.size, np.int64), *parts])
+
+
+def read_held_out(file: Path, classes: int) -> list[Measurement]:
+    """Read the measurements of a fold's held-out images, in the order of its `split.csv`.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        # opened here, since NumPy leaves damaged files open
+        with file.open("rb") as opened, np.load(opened) as saved:
+            return [_unpack(row, classes) for row in saved["counts"]]
+    except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{file}: damaged. Remove it, and run the command again to evaluate its fold anew."
+        ) from error
 
 
 def _unpack(row: Counts, classes: int) -> Measurement:

@@ -1,0 +1,260 @@
+"""The scores of a cross-validation: its folds, the out-of-fold predictions, and their spread."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal, NamedTuple
+
+from plainunet.evaluation.charts import Dot, strip_chart
+from plainunet.page import interval, plural, score
+
+Aggregate = Literal["per_image", "pooled"]
+METRICS = ("dice", "iou", "precision", "recall")
+AGGREGATES: tuple[Aggregate, ...] = ("per_image", "pooled")
+SPLIT = "out-of-fold"
+"""Name of the split in the scores of out-of-fold predictions."""
+_MOST_DRAWN = 20  # folds in a chart
+
+
+class Spread(NamedTuple):
+    """The spread of a score over folds or seeds."""
+
+    mean: float
+    deviation: float | None
+    """Standard deviation of the sample (n - 1); None for a single score."""
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, scores: Iterable[float | None]) -> "Spread | None":
+        """Summarise the scores that are known; None if there is none."""
+        known = [each for each in scores if each is not None]
+        if not known:
+            return None
+        deviation = stdev(known) if len(known) > 1 else None
+        return cls(mean(known), deviation, min(known), max(known))
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """The scores of a run on the images of its fold."""
+
+    fold: int
+    """Number of the fold, from 0."""
+    seed: int
+    """Seed of the training."""
+    checkpoint: Path
+    images: int
+    scores: dict[str, Any]
+    """As by `evaluate`, without the rows of the images."""
+
+    def score(self, metric: str = "dice", aggregate: Aggregate = "per_image") -> float | None:
+        """Return the mean over foreground classes of "dice", "iou", "precision" or "recall"."""
+        return _mean_foreground(self.scores, metric, aggregate)
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """The result of a cross-validation; prints as a table."""
+
+    data: Path
+    """The data folder."""
+    out: Path
+    """The folder of its runs."""
+    folds: tuple[FoldScores, ...]
+    """One for each run: all folds of the first seed, then those of the next."""
+    out_of_fold: dict[int, dict[str, Any]]
+    """By seed: scores of all images, each predicted by the run that held it out; as by
+    `evaluate`."""
+    test: dict[str, Any] | None = None
+    """Scores of the ensemble of all runs on the test split, if there is one; as by `evaluate`."""
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints of all runs, an ensemble for `Predictor.load`."""
+        return [each.checkpoint for each in self.folds]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the runs."""
+        return list(self.out_of_fold)
+
+    def fold_scores(
+        self, metric: str = "dice", aggregate: Aggregate = "per_image"
+    ) -> dict[int, float | None]:
+        """Return the score of each fold, its mean over the seeds."""
+        found: dict[int, float | None] = {}
+        for number in dict.fromkeys(each.fold for each in self.folds):
+            of_fold = [each for each in self.folds if each.fold == number]
+            spread = Spread.of(each.score(metric, aggregate) for each in of_fold)
+            found[number] = spread and spread.mean
+        return found
+
+    def over_folds(self, metric: str = "dice", aggregate: Aggregate = "per_image") -> Spread | None:
+        """Return the spread of a score over the folds, each the mean of its seeds.
+
+        It has `mean`, `deviation` (None for a single score), `lowest` and `highest`. `metric` and
+        `aggregate` ("per_image" or "pooled") are as in `FoldScores.score`.
+        """
+        return Spread.of(self.fold_scores(metric, aggregate).values())
+
+    def over_seeds(self, metric: str = "dice", aggregate: Aggregate = "per_image") -> Spread | None:
+        """Return the spread of the out-of-fold score over the seeds: the noise of training."""
+        return Spread.of(
+            _mean_foreground(each, metric, aggregate) for each in self.out_of_fold.values()
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON."""
+        first = next(iter(self.out_of_fold.values()))
+        return {
+            "protocol": first["protocol"],
+            "data": str(self.data),
+            "folds": [
+                {
+                    "fold": each.fold,
+                    "seed": each.seed,
+                    "checkpoint": each.checkpoint.relative_to(self.out).as_posix(),
+                    "images": each.images,
+                    **each.scores,
+                }
+                for each in self.folds
+            ],
+            "spread": {
+                way: {
+                    aggregate: {metric: _plain(over(metric, aggregate)) for metric in METRICS}
+                    for aggregate in AGGREGATES
+                }
+                for way, over in (("folds", self.over_folds), ("seeds", self.over_seeds))
+            },
+            "out_of_fold": [{"seed": seed, **scores} for seed, scores in self.out_of_fold.items()],
+            "test": self.test,
+        }
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Lay out the scores as text: name, images, Dice, its interval, pooled Dice, IoU.
+
+        The rows are the folds, the mean of the folds, the out-of-fold predictions of each seed,
+        and the test split.
+        """
+        found: list[tuple[str, ...]] = []
+        pooled, iou = self.fold_scores("dice", "pooled"), self.fold_scores("iou")
+        of_fold = {each.fold: each for each in reversed(self.folds)}
+        several = len(self.seeds) > 1
+        for number, dice in self.fold_scores().items():
+            bounds = "" if several else _interval(of_fold[number].scores)
+            numbers = (score(dice), bounds, score(pooled[number]), score(iou[number]))
+            found.append((f"fold {number}", str(of_fold[number].images), *numbers))
+        found += _spread_rows("mean of folds", self.over_folds)
+        for seed, scores in self.out_of_fold.items():
+            name = f"out-of-fold, seed {seed}" if several else "out-of-fold"
+            found.append((name, *_cells(scores)))
+        if several:
+            found += _spread_rows("mean of seeds", self.over_seeds)
+        if self.test:
+            found.append(("test (ensemble)", *_cells(self.test)))
+        return found
+
+    def __str__(self) -> str:
+        """Format the scores as a table of text."""
+        rows = [HEADER, *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+            for row in rows
+        ]
+        return "\n".join(lines)
+
+
+HEADER = ("", "images", "Dice per image", "95% CI", "Dice pooled", "IoU per image")
+"""Names of the columns of `CrossValidation.rows`."""
+
+
+def report_content(result: CrossValidation) -> dict[str, Any]:
+    """What the report of a cross-validation shows beyond that of its out-of-fold predictions."""
+    first = next(iter(result.out_of_fold.values()))
+    runs, seeds = len(result.fold_scores()), len(result.seeds)
+    cards = [_card("Mean of the folds", result.over_folds(), plural(runs, "fold"))]
+    if seeds > 1:
+        cards.append(_card("Mean of the seeds", result.over_seeds(), plural(seeds, "seed")))
+    if result.test:
+        value = score(_mean_foreground(result.test, "dice", "per_image"))
+        note = f"95% CI {_interval(result.test) or 'unknown'}; ensemble of all folds"
+        cards.append({"label": "Dice on the test split", "value": value, "note": note})
+    return {
+        "title": f"{runs}-fold cross-validation on {result.data}",
+        "cards": cards,
+        "folds": {
+            "header": HEADER,
+            "rows": result.rows(),
+            "seeds": result.seeds,
+            "chart": _fold_chart(result, first),
+        },
+    }
+
+
+def _spread_rows(
+    name: str, over: Callable[[str, Aggregate], Spread | None]
+) -> list[tuple[str, ...]]:
+    """Lay out the mean and the standard deviation of the scores."""
+    dice, pooled, iou = (
+        over("dice", "per_image"),
+        over("dice", "pooled"),
+        over("iou", "per_image"),
+    )
+    means, deviations = (
+        [score(each and each[place]) for each in (dice, pooled, iou)] for place in (0, 1)
+    )
+    return [
+        (name, "", means[0], "", *means[1:]),
+        ("standard deviation", "", deviations[0], "", *deviations[1:]),
+    ]
+
+
+def _card(label: str, spread: Spread | None, over: str) -> dict[str, str]:
+    if spread is None:
+        return {"label": label, "value": "no foreground", "note": over}
+    note = f"Dice per image, {over}: {score(spread.lowest)} to {score(spread.highest)}"
+    if spread.deviation is not None:
+        note = f"± {score(spread.deviation)} (standard deviation). {note}"
+    return {"label": label, "value": score(spread.mean), "note": note}
+
+
+def _fold_chart(result: CrossValidation, scores: dict[str, Any]) -> str:
+    """Draw the Dice of each image, by fold; the rows of `scores` are in the order of the folds."""
+    of_seed = [each for each in result.folds if each.seed == result.seeds[0]]
+    if len(of_seed) > _MOST_DRAWN:
+        return ""
+    images = iter(scores["images"])
+    rows: list[tuple[str, Sequence[Dot]]] = []
+    for each in of_seed:
+        dots = []
+        for _ in range(each.images):
+            row = next(images)
+            dice = row["dice"]["mean_foreground"]
+            dots += [] if dice is None else [Dot(row["image"], dice)]
+        rows.append((f"fold {each.fold}", dots))
+    return strip_chart("Dice of each image, by fold", rows)
+
+
+def _cells(scores: dict[str, Any]) -> tuple[str, ...]:
+    numbers = [
+        _mean_foreground(scores, *each)
+        for each in (("dice", "per_image"), ("dice", "pooled"), ("iou", "per_image"))
+    ]
+    dice, *others = map(score, numbers)
+    return str(len(scores["images"])), dice, _interval(scores), *others
+
+
+def _mean_foreground(scores: dict[str, Any], metric: str, aggregate: str) -> float | None:
+    found: float | None = scores[aggregate][metric]["mean_foreground"]
+    return found
+
+
+def _interval(scores: dict[str, Any]) -> str:
+    return interval(scores["intervals"]["per_image"]["dice"]["mean_foreground"])
+
+
+def _plain(spread: Spread | None) -> dict[str, float | None] | None:
+    return spread and spread._asdict()
