@@ -224,6 +224,16 @@ def test_openvino_computes_the_same(model: Path, network: UNet, card: Card, tmp_
             np.testing.assert_allclose(cut.probabilities(image), expected, atol=1e-3)
             assert (mask != as_predictor(network, card).predict(image)).mean() < 1e-3
     assert dict(read_contents(path))["format"] == "OpenVINO"
+    weights = path.with_suffix(".bin").read_bytes()
+    path.with_suffix(".bin").write_bytes(weights[:-4] + b"else")  # as of another model
+    for read in (Predictor.load, read_contents):
+        with pytest.raises(CheckpointError, match=r"model\.bin"):
+            read(path)
+    path.with_suffix(".bin").unlink()
+    for read in (Predictor.load, read_contents):
+        with pytest.raises(CheckpointError, match=r"model\.xml"):
+            read(path)
+    path.with_suffix(".bin").write_bytes(weights)
     path.write_bytes(path.read_bytes()[:1000])
     for read in (Predictor.load, read_contents):
         with pytest.raises(CheckpointError, match=r"model\.xml"):

@@ -253,7 +253,8 @@ class Predictor:
             isinstance(each, ExportedNetwork) for each, _ in ((network, card), *others)
         }:
             raise ValueError(
-                "an ensemble needs models of one kind: checkpoints, or exported files."
+                f"{', '.join(map(str, paths))}: an ensemble needs models of one kind: "
+                "checkpoints, or exported files."
             )
         if "threshold" in instead and (classes := len(card.class_names)) > 2:
             raise ValueError(
