@@ -328,6 +328,7 @@ def test_the_validation_images_of_the_run_are_found(small_data: Path, tmp_path: 
     options = ExportOptions(to="onnx")
     found, described = find_examples(checkpoint, card, 3, np.dtype("uint8"), options, Collected())
     assert "validation images" in described
+    assert str(tmp_path) not in described  # it is stored in the file
     assert found
     assert all(each.truth is not None and each.truth.shape == (48, 64) for each in found)
     window = crop(found, 30)[0]

@@ -796,6 +796,6 @@ def test_the_client(server: Server, predictor: Predictor, tmp_path: Path) -> Non
         assert client.model()["digest"] == predictor.digest()
         with pytest.raises(ServerError) as refused:
             client.predict(b"hello")
-        assert (refused.value.status, refused.value.code) == (415, "not-a-picture")
+        assert (refused.value.status, refused.value.code) == (415, "not-an-image")
     with Client("http://127.0.0.1:9") as client, pytest.raises(OSError, match=":9"):
         client.predict(PNG)

@@ -45,7 +45,7 @@ _WHOLE = 2**30
 """Largest image [bytes] whose file cannot be read in parts."""
 _STATUS = {
     **dict.fromkeys(("empty-file", "damaged", "cut-off"), 400),
-    **{"too-large": 413, "not-a-picture": 415},
+    **{"too-large": 413, "not-an-image": 415},
 }
 """Status codes by the code of a data error; any other is 422."""
 
