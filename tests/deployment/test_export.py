@@ -26,6 +26,7 @@ from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Collected, silent
 
 from ..models import as_predictor, make_card
+from ..onnx_files import export as to_onnx
 from .conftest import draw_images
 
 Make = Callable[..., Path]
@@ -66,7 +67,9 @@ def test_the_command_writes_one_file(
     assert "2 given images" in shown
     assert files_in(out.parent) == {"model.pt2"}
     stored = {"plainunet": ""}
-    torch.export.load(out, extra_files=stored)
+    program = torch.export.load(out, extra_files=stored).module()
+    probabilities, _ = program(torch.from_numpy(draw_images(48, 64)))
+    assert not probabilities.requires_grad
     check = json.loads(stored["plainunet"])["export"]["check"]
     assert check["images"] == 2
     assert check["difference"] < 0.05
@@ -238,6 +241,25 @@ def test_openvino_computes_the_same(model: Path, network: UNet, card: Card, tmp_
     for read in (Predictor.load, read_contents):
         with pytest.raises(CheckpointError, match=r"model\.xml"):
             read(path)
+
+
+def test_an_exported_file_is_evaluated_as_its_checkpoint(
+    make_checkpoint: Make,
+    small_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = make_checkpoint(size=(48, 64))
+    model = to_onnx(checkpoint, tmp_path / "model.onnx")
+    dice = []
+    for path in (checkpoint, model):
+        words = ("evaluate", path, small_data, "--split", "all", "--precision", "fp32")
+        files = (tmp_path / "scores.json", tmp_path / "report.html")
+        assert command(monkeypatch, *words, "--json", files[0], "--html", files[1]) == 0
+        assert "base channels" in files[1].read_text()
+        dice.append(json.loads(files[0].read_text())["pooled"]["dice"]["mean_foreground"])
+    assert dice[0] == pytest.approx(dice[1], abs=1e-3)
+    assert command(monkeypatch, "compare", checkpoint, model, small_data, "--split", "all") == 0
 
 
 @pytest.mark.slow

@@ -33,7 +33,6 @@ from plainunet.evaluation.charts import (
 from plainunet.evaluation.measure import PredictedImage
 from plainunet.evaluation.statistics import FEW
 from plainunet.network.card import Card, versions
-from plainunet.network.unet import UNet
 from plainunet.page import NOTHING, data_url, interval, number, plural, render, save_page, score
 from plainunet.prediction.drawing import Colors, as_rgb
 from plainunet.prediction.predictor import Predictor
@@ -181,10 +180,10 @@ def render_report(result: dict[str, Any], shown: Sequence[Shown]) -> str:
 
 
 def _describe(predictor: Predictor, about: About) -> dict[str, Any]:
-    card, network = predictor.card, predictor.network
+    card = predictor.card
     return {
         "checkpoint": about.checkpoint,
-        "network": _describe_network(network),
+        "network": _describe_network(predictor),
         "input_size": _describe_scale(card),
         "classes": [
             {"name": name, "color": list(color)}
@@ -203,14 +202,15 @@ def _describe(predictor: Predictor, about: About) -> dict[str, Any]:
     }
 
 
-def _describe_network(network: UNet) -> str:
-    weights = sum(weights.numel() for weights in network.parameters())
-    base = network.architecture["base_channels"]
-    kind = network.architecture["normalisation"]
-    return (
-        f"U-Net, {base} base channels, depth {network.depth}, normalisation {kind}, {weights:,} "
-        "parameters"
+def _describe_network(predictor: Predictor) -> str:
+    made = predictor.architecture
+    text = (
+        f"U-Net, {made['base_channels']} base channels, depth {made['depth']}, "
+        f"normalisation {made['normalisation']}"
     )
+    if predictor.is_exported:
+        return f"{text}, exported"
+    return f"{text}, {sum(each.numel() for each in predictor.network.parameters()):,} parameters"
 
 
 def _describe_scale(card: Card) -> str:

@@ -196,6 +196,11 @@ class Predictor:
         return self._backend.name
 
     @property
+    def is_exported(self) -> bool:
+        """Whether the model is an exported file, which has no `network`."""
+        return isinstance(self._network, ExportedNetwork)
+
+    @property
     def network(self) -> "UNet":
         """The network; of an ensemble, the first one.
 
