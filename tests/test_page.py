@@ -69,7 +69,9 @@ def test_photographs_are_jpeg_and_masks_png() -> None:
 
 @pytest.mark.parametrize("template", ["report.html", "doctor.html"])
 def test_a_page_holds_its_style_and_script_and_allows_no_other(template: str) -> None:
-    empty: dict[str, Any] = {key: {} for key in ("result", "rows", "figures", "about", "how")}
+    empty: dict[str, Any] = {
+        key: {} for key in ("result", "rows", "figures", "about", "how", "metrics")
+    }
     page = render(template, title="</title>", model={"classes": []}, **empty)
     assert "<title>&lt;/title&gt;</title>" in page
     policy = re.search(r'Content-Security-Policy" content="(.*?)"', page)

@@ -26,6 +26,7 @@ from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Collected, silent
 
 from ..models import as_predictor, make_card
+from ..onnx_files import export as to_onnx
 from .conftest import draw_images
 
 Make = Callable[..., Path]
@@ -66,7 +67,9 @@ def test_the_command_writes_one_file(
     assert "2 given images" in shown
     assert files_in(out.parent) == {"model.pt2"}
     stored = {"plainunet": ""}
-    torch.export.load(out, extra_files=stored)
+    program = torch.export.load(out, extra_files=stored).module()
+    probabilities, _ = program(torch.from_numpy(draw_images(48, 64)))
+    assert not probabilities.requires_grad
     check = json.loads(stored["plainunet"])["export"]["check"]
     assert check["images"] == 2
     assert check["difference"] < 0.05
@@ -224,10 +227,39 @@ def test_openvino_computes_the_same(model: Path, network: UNet, card: Card, tmp_
             np.testing.assert_allclose(cut.probabilities(image), expected, atol=1e-3)
             assert (mask != as_predictor(network, card).predict(image)).mean() < 1e-3
     assert dict(read_contents(path))["format"] == "OpenVINO"
+    weights = path.with_suffix(".bin").read_bytes()
+    path.with_suffix(".bin").write_bytes(weights[:-4] + b"else")  # as of another model
+    for read in (Predictor.load, read_contents):
+        with pytest.raises(CheckpointError, match=r"model\.bin"):
+            read(path)
+    path.with_suffix(".bin").unlink()
+    for read in (Predictor.load, read_contents):
+        with pytest.raises(CheckpointError, match=r"model\.xml"):
+            read(path)
+    path.with_suffix(".bin").write_bytes(weights)
     path.write_bytes(path.read_bytes()[:1000])
     for read in (Predictor.load, read_contents):
         with pytest.raises(CheckpointError, match=r"model\.xml"):
             read(path)
+
+
+def test_an_exported_file_is_evaluated_as_its_checkpoint(
+    make_checkpoint: Make,
+    small_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = make_checkpoint(size=(48, 64))
+    model = to_onnx(checkpoint, tmp_path / "model.onnx")
+    dice = []
+    for path in (checkpoint, model):
+        words = ("evaluate", path, small_data, "--split", "all", "--precision", "fp32")
+        files = (tmp_path / "scores.json", tmp_path / "report.html")
+        assert command(monkeypatch, *words, "--json", files[0], "--html", files[1]) == 0
+        assert "base channels" in files[1].read_text()
+        dice.append(json.loads(files[0].read_text())["pooled"]["dice"]["mean_foreground"])
+    assert dice[0] == pytest.approx(dice[1], abs=1e-3)
+    assert command(monkeypatch, "compare", checkpoint, model, small_data, "--split", "all") == 0
 
 
 @pytest.mark.slow
@@ -318,6 +350,7 @@ def test_the_validation_images_of_the_run_are_found(small_data: Path, tmp_path: 
     options = ExportOptions(to="onnx")
     found, described = find_examples(checkpoint, card, 3, np.dtype("uint8"), options, Collected())
     assert "validation images" in described
+    assert str(tmp_path) not in described  # it is stored in the file
     assert found
     assert all(each.truth is not None and each.truth.shape == (48, 64) for each in found)
     window = crop(found, 30)[0]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import venv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -194,10 +195,35 @@ def with_unknown_operator(parsed: Any) -> None:
     next(node for node in parsed.graph.node if node.op_type == "Relu").op_type = "Loop"
 
 
-def with_newer_format(parsed: Any) -> None:
+def with_altered_weights(parsed: Any) -> None:
+    tensor = next(each for each in parsed.graph.initializer if len(each.dims) == 4)
+    tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]
+
+
+def change_metadata(parsed: Any, **values: Any) -> None:
     for each in parsed.metadata_props:
         if each.key == "plainunet":
-            each.value = json.dumps({**json.loads(each.value), "format": 99})
+            each.value = json.dumps({**json.loads(each.value), **values})
+
+
+def with_newer_format(parsed: Any) -> None:
+    change_metadata(parsed, format=99)
+
+
+def with_another_architecture(**arguments: Any) -> Callable[[Any], None]:
+    """A change of the metadata, which the network then does not match."""
+
+    def change(parsed: Any) -> None:
+        metadata = json.loads({each.key: each.value for each in parsed.metadata_props}["plainunet"])
+        classes = arguments.get("num_classes", 2)
+        change_metadata(
+            parsed,
+            architecture=metadata["architecture"] | arguments,
+            class_names=[str(number) for number in range(classes)],
+            colors=[[0, 0, 0]] * classes,
+        )
+
+    return change
 
 
 def without_metadata(parsed: Any) -> None:
@@ -216,6 +242,10 @@ def without_logits(parsed: Any) -> None:
     [
         with_outside_weights,
         with_unknown_operator,
+        with_altered_weights,
+        with_another_architecture(num_classes=200),
+        with_another_architecture(in_channels=4),
+        with_another_architecture(valid=True),
         with_newer_format,
         without_metadata,
         without_logits,

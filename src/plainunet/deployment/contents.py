@@ -3,8 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from plainunet.network.card import CheckpointError, read_card
-from plainunet.prediction.exported import need, onnx_metadata, open_onnx, openvino_metadata
+from plainunet.network.card import read_card
+from plainunet.prediction.exported import (
+    need,
+    onnx_metadata,
+    open_onnx,
+    open_openvino,
+    openvino_metadata,
+)
 from plainunet.system import shorten
 
 _LONGEST = 400
@@ -73,13 +79,7 @@ def _opsets(model: Any) -> str:
 
 
 def _of_openvino(path: Path) -> tuple[list[tuple[str, str]], dict[str, Any]]:
-    openvino = need("openvino")
-    try:
-        model = openvino.Core().read_model(path)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path}: not an OpenVINO model, or damaged. Export it again."
-        ) from error
+    model = open_openvino(path)
     rows = [("format", "OpenVINO")]
     for kind, values in (("input", model.inputs), ("output", model.outputs)):
         for value in values:

@@ -118,7 +118,8 @@ def _from_folder(
     for image, truth in map(dataset.__getitem__, spread):
         examples.append(Example(_fit(image, channels, dtype), truth))
     described = {"val": "validation images", "all": "images"}.get(split, f"{split} images")
-    return examples, f"{len(examples)} {described} of {folder}"
+    # not its whole path: the description is stored in the file, which others get
+    return examples, f"{len(examples)} {described} of {folder.resolve().name}"
 
 
 def _fit(image: NDArray[Any], channels: int, dtype: np.dtype[Any]) -> NDArray[Any]:

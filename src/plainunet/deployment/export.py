@@ -174,9 +174,11 @@ def _require_possible(out: Path, options: ExportOptions) -> None:
             f"{weights}: exists, and was not made by this command. Choose another file name."
         )
     if missing := [name for name in _NEEDS[options.to] if not _is_installed(name)]:
+        # bioimageio.core fails with a newer pydantic, see pyproject.toml
+        pinned = " 'pydantic<2.14'" if options.to == "bioimageio" else ""
         raise UnusableError(
             f"--to {options.to} needs {', '.join(missing)}. Run: pip install "
-            f"{' '.join(_NEEDS[options.to])}"
+            f"{' '.join(_NEEDS[options.to])}{pinned}"
         )
     if options.to == "bioimageio":
         from plainunet.deployment.bioimageio import require_publishable

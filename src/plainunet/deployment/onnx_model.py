@@ -17,7 +17,7 @@ from torch import nn
 from plainunet.deployment.graph import Pipeline, PrepareTile, RestoreTile, quiet
 from plainunet.network.card import KEY
 from plainunet.network.own import Network
-from plainunet.prediction.exported import LARGEST, LOGITS, NETWORK_INPUT, need
+from plainunet.prediction.exported import LARGEST, LOGITS, NETWORK_INPUT, digest_onnx, need
 
 OPSET, IR_VERSION = 18, 8
 """Versions that ONNX Runtime reads since 1.14 (early 2023)."""
@@ -185,12 +185,14 @@ def compress(model: Model) -> Model:
 def write_onnx(model: Model) -> Callable[[Path, Mapping[str, Any]], None]:
     """A function that writes a model to a file, with metadata as by `write_metadata`.
 
-    They are JSON for this project, and single keys for other programs.
+    They are JSON for this project, with a digest of the weights, and single keys for other
+    programs.
     """
+    weights = digest_onnx(model)
 
     def write(path: Path, metadata: Mapping[str, Any]) -> None:
         keys = {
-            KEY: json.dumps(metadata),
+            KEY: json.dumps({**metadata, "weights": weights}),
             "class_names": json.dumps(dict(enumerate(metadata["class_names"]))),
             "colors": json.dumps(metadata["colors"]),
             "threshold": json.dumps(metadata["threshold"]),

@@ -21,6 +21,7 @@ def build_program(
     """
     sizes, channels = pipeline.network.sizes, pipeline.network.in_channels
     image = torch.zeros(2, 4 * sizes.smallest + 3, 4 * sizes.smallest + 5, channels).to(dtype)
+    pipeline.requires_grad_(False)  # whoever runs the program has no gradients to switch off
     axes = {axis: torch.export.Dim.DYNAMIC for axis in range(3)}
     with quiet(), torch.no_grad():
         program = torch.export.export(pipeline.eval(), (image,), dynamic_shapes=(axes,))

@@ -124,7 +124,7 @@ def measure(
     objects: bool = False,
 ) -> Iterator[Measurement]:
     """Predict and measure the images one by one."""
-    num_classes = predictor.network.num_classes
+    num_classes = len(predictor.card.class_names)
     # boundaries are compared in a thread while the network runs
     with ThreadPoolExecutor(1) as pool:
         waiting: deque[Any] = deque()

@@ -34,7 +34,7 @@ from plainunet.evaluation.measure import PredictedImage
 from plainunet.evaluation.metrics import logged_metrics, metric_labels
 from plainunet.evaluation.statistics import FEW
 from plainunet.network.card import Card, versions
-from plainunet.network.own import Network, OwnNetwork
+from plainunet.network.own import OwnNetwork
 from plainunet.page import NOTHING, data_url, interval, number, plural, render, save_page, score
 from plainunet.prediction.drawing import Colors, as_rgb
 from plainunet.prediction.predictor import Predictor
@@ -185,10 +185,10 @@ def render_report(result: dict[str, Any], shown: Sequence[Shown]) -> str:
 
 
 def _describe(predictor: Predictor, about: About) -> dict[str, Any]:
-    card, network = predictor.card, predictor.network
+    card = predictor.card
     return {
         "checkpoint": about.checkpoint,
-        "network": _describe_network(network),
+        "network": _describe_network(predictor),
         "input_size": _describe_scale(card),
         "classes": [
             {"name": name, "color": list(color)}
@@ -207,16 +207,17 @@ def _describe(predictor: Predictor, about: About) -> dict[str, Any]:
     }
 
 
-def _describe_network(network: Network) -> str:
-    weights = sum(weights.numel() for weights in network.parameters())
-    if isinstance(network, OwnNetwork):
-        return f"{network.name}, {weights:,} parameters"
-    base = network.architecture["base_channels"]
-    kind = network.architecture["normalisation"]
-    return (
-        f"U-Net, {base} base channels, depth {network.depth}, normalisation {kind}, {weights:,} "
-        "parameters"
+def _describe_network(predictor: Predictor) -> str:
+    made = predictor.architecture
+    text = (
+        f"U-Net, {made['base_channels']} base channels, depth {made['depth']}, "
+        f"normalisation {made['normalisation']}"
     )
+    if predictor.is_exported:
+        return f"{text}, exported"
+    network = predictor.network
+    text = network.name if isinstance(network, OwnNetwork) else text
+    return f"{text}, {sum(each.numel() for each in network.parameters()):,} parameters"
 
 
 def _describe_scale(card: Card) -> str:

@@ -29,6 +29,9 @@ from plainunet.network.unet import UNet
 from plainunet.parts import Part, PartError
 from plainunet.system import shorten
 
+_EXPORTED = (".onnx", ".xml", ".pt2")
+"""Suffixes of exported files, which can be predicted with, but not trained or exported again."""
+
 
 def save_checkpoint(path: Path, network: Network, card: Card) -> None:
     """Write network and card as one file, whole or not at all."""
@@ -59,6 +62,11 @@ def load_checkpoint(path: str | Path, own: Sequence[Part] | None = ()) -> tuple[
     path = find_checkpoint(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint.")
+    if path.suffix.lower() in _EXPORTED:
+        raise CheckpointError(
+            f"{path}: an exported file, not a checkpoint. Use the best.safetensors of its training "
+            "run."
+        )
     try:
         path.open("rb").close()  # safetensors calls a file without read permission missing
         with safe_open(path, framework="pt") as file:

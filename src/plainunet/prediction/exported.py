@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field
 
 from plainunet.config import BackendName
 from plainunet.network.card import KEY, Card, CheckpointError, read_card, require_classes
+from plainunet.network.sizes import Sizes
 from plainunet.system import cores, shorten
 
 # before ONNX Runtime is imported: it would send usage statistics (1.32 does)
@@ -35,6 +36,9 @@ SUFFIXES = (".onnx", ".xml")
 """Suffixes of exported files: ONNX, and OpenVINO's own format (with a .bin beside)."""
 LARGEST = 2**31 - 1
 """Largest ONNX file [bytes], a limit of its format."""
+_LARGEST_TRIAL = 1024
+"""Largest side of the image that a network is tried on [pixels]: damaged metadata may ask for any
+depth."""
 
 
 OPERATORS = frozenset(
@@ -124,8 +128,7 @@ def load_exported(
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except Exception as error:  # each library has its own
         raise CheckpointError(
-            f"{path}: not a model that {backend} can run ({shorten(str(error).strip(), 200)}). "
-            "Export it again."
+            f"{path}: not a model that {backend} can run ({_in_one_line(error)}). Export it again."
         ) from error
     card = read_card(metadata, path)
     try:
@@ -135,8 +138,34 @@ def load_exported(
         raise CheckpointError(
             f"{path}: damaged metadata ({shorten(str(error), 200)}). Export it again."
         ) from error
+    _require_match(run, architecture, path)
     precision = str(metadata.get("precision", "fp32"))
     return ExportedNetwork(run, architecture, backend, where, precision, _digest(path)), card
+
+
+def _require_match(run: Run, architecture: dict[str, Any], path: Path) -> None:
+    """Refuse a network that does not do what its metadata say, by a run on its smallest image."""
+    sizes = Sizes.of(architecture)
+    height, width = sizes.input_size(1, 1)
+    if max(height, width) > _LARGEST_TRIAL:
+        return
+    expected = (1, architecture["num_classes"], *sizes.output_size(height, width))
+    try:
+        found = run(np.zeros((1, architecture["in_channels"], height, width), np.float32)).shape
+    except Exception as error:  # each library has its own
+        reason = _in_one_line(error)
+    else:
+        if found == expected:
+            return
+        reason = f"logits {list(found)} in place of {list(expected)}"
+    raise CheckpointError(
+        f"{path}: the network does not match its metadata ({reason}). Export it again."
+    )
+
+
+def _in_one_line(error: Exception) -> str:
+    """What a library says; its messages have several lines."""
+    return shorten(" ".join(str(error).split()), 200)
 
 
 def _digest(path: Path) -> str:
@@ -218,6 +247,8 @@ def open_onnx(path: Path) -> Any:
         model = onnx.load_model_from_string(path.read_bytes())
     except Exception as error:  # protobuf's, whose type depends on its version
         raise CheckpointError(f"{path}: not an ONNX file, or damaged. Export it again.") from error
+    if not model.graph.node:  # also of an empty file
+        raise CheckpointError(f"{path}: not an ONNX file, or damaged. Export it again.")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
         raise CheckpointError(
             f"{path}: refers to other files, which are not read. Export it again."
@@ -229,7 +260,7 @@ def onnx_metadata(model: Any, path: Path) -> dict[str, Any]:
     """The metadata of plainunet in a parsed ONNX file.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is none, or the weights are not those that were exported.
     """
     found = {each.key: each.value for each in model.metadata_props}
     try:
@@ -241,7 +272,27 @@ def onnx_metadata(model: Any, path: Path) -> dict[str, Any]:
             f"{path}: an ONNX file, but not one that plainunet export wrote (it has no metadata "
             "of it)."
         )
+    if metadata.get("weights", digest := digest_onnx(model)) != digest:
+        raise CheckpointError(f"{path}: damaged weights (wrong checksum). Copy the file again.")
     return metadata
+
+
+def digest_onnx(model: Any) -> str:
+    """SHA-256 of the weights of a parsed ONNX model, in hexadecimal.
+
+    Not of its bytes: another version of protobuf may write the same model differently.
+    """
+    to_array = need("onnx").numpy_helper.to_array
+    digest = hashlib.sha256()
+    for tensor in model.graph.initializer:
+        digest.update(tensor.name.encode())
+        digest.update(tensor.raw_data or to_array(tensor).tobytes())
+    return digest.hexdigest()
+
+
+def digest_openvino(path: Path) -> str:
+    """SHA-256 of the .bin beside an OpenVINO .xml, in hexadecimal."""
+    return hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
@@ -313,17 +364,38 @@ def _read_openvino(path: Path, device: str) -> Loaded:
         metadata = onnx_metadata(parsed, path)
         model = core.read_model(cut_onnx(parsed, path).SerializeToString())
     else:
-        whole = core.read_model(path)
+        whole = open_openvino(path)
         metadata = openvino_metadata(whole, path)
         model = _cut_openvino(whole, path)
     return compile_openvino(model, metadata.get("precision", "fp32")), metadata, "cpu"
+
+
+def open_openvino(path: Path) -> Any:
+    """Parse an OpenVINO .xml and the .bin beside it.
+
+    Raises:
+        CheckpointError: The .bin is missing, or they are damaged.
+        UnusableError: `openvino` is not installed.
+    """
+    weights = path.with_suffix(".bin")
+    if not weights.is_file():
+        raise CheckpointError(
+            f"{weights}: no such file; it has the weights of {path.name}. Copy it there, or export "
+            "again."
+        )
+    try:
+        return need("openvino").Core().read_model(path)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: not an OpenVINO model, or damaged (or {weights.name} is). Export it again."
+        ) from error
 
 
 def openvino_metadata(model: Any, path: Path) -> dict[str, Any]:
     """The metadata of plainunet in an OpenVINO model.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is none, or the .bin beside is not the one that was exported.
     """
     try:
         metadata = json.loads(model.get_rt_info([KEY]).astype(str))
@@ -333,6 +405,11 @@ def openvino_metadata(model: Any, path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: an OpenVINO model, but not one that plainunet export wrote (it has no "
             "metadata of it)."
+        )
+    if metadata.get("weights", digest := digest_openvino(path)) != digest:
+        raise CheckpointError(
+            f"{path.with_suffix('.bin')}: damaged, or of another model than {path.name} (wrong "
+            "checksum). Copy both files again."
         )
     return metadata
 

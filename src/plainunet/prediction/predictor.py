@@ -197,6 +197,11 @@ class Predictor:
         return self._backend.name
 
     @property
+    def is_exported(self) -> bool:
+        """Whether the model is an exported file, which has no `network`."""
+        return isinstance(self._network, ExportedNetwork)
+
+    @property
     def network(self) -> "Network":
         """The network; of an ensemble, the first one.
 
@@ -260,7 +265,8 @@ class Predictor:
             isinstance(each, ExportedNetwork) for each, _ in ((first, card), *others)
         }:
             raise ValueError(
-                "an ensemble needs models of one kind: checkpoints, or exported files."
+                f"{', '.join(map(str, paths))}: an ensemble needs models of one kind: "
+                "checkpoints, or exported files."
             )
         if "threshold" in instead and (classes := len(card.class_names)) > 2:
             raise ValueError(

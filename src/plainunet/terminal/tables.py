@@ -97,7 +97,7 @@ def show_export(result: "Exported") -> None:
     table.add_row("largest difference of a probability", "", f"{found.difference:.2g}")
     table.add_row("Dice between the masks", "", f"{found.dice:.4f}")
     if found.lost is not None:
-        table.add_row("Dice lost against the ground truth", "", f"{found.lost:.4f}")
+        table.add_row("Dice lost against the ground truth", "", f"{found.lost:z.4f}")
     console.print(f"checked on {result.images}", markup=False)
     console.print(table)
     console.print(f"exported: {result.path}", markup=False, soft_wrap=True)
