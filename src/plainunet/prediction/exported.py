@@ -221,7 +221,7 @@ def _start_onnx(network: Any, providers: list[str]) -> Any:
     runtime = need("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = cores()
-    options.log_severity_level = 3  # errors only: its warnings are for its developers
+    options.log_severity_level = 4  # its errors are raised as well
     return runtime.InferenceSession(network.SerializeToString(), options, providers)
 
 
