@@ -337,6 +337,12 @@ def test_images_are_drawn_if_there_are_none(channels: int, dtype: str, tmp_path:
         assert each.image.std() > 0
 
 
+def test_a_given_image_of_other_channels_is_named(photos: tuple[Path, ...], tmp_path: Path) -> None:
+    options = ExportOptions(to="onnx", images=photos)
+    with pytest.raises(ValueError, match=photos[0].name):
+        find_examples(tmp_path, make_card(2), 5, np.dtype("uint8"), options, Collected())
+
+
 def test_the_validation_images_of_the_run_are_found(small_data: Path, tmp_path: Path) -> None:
     from plainunet.config import TrainConfig
     from plainunet.training.train import train

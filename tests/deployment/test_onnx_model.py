@@ -261,6 +261,13 @@ def test_a_hostile_file_is_refused(damage: Any, model: Path, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_does_not_control_the_terminal(model: Path, tmp_path: Path) -> None:
+    parsed, path = onnx.load_model(model), tmp_path / "model.onnx"
+    change_metadata(parsed, class_names=["a\x1b[31m", "b\nc"])
+    path.write_bytes(parsed.SerializeToString())
+    assert dict(read_contents(path))["classes"] == "a?[31m, b?c"
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
 def test_a_truncated_file_is_refused(share: float, model: Path, tmp_path: Path) -> None:
     content, path = model.read_bytes(), tmp_path / "cut.onnx"

@@ -48,7 +48,12 @@ def read_contents(path: Path) -> list[tuple[str, str]]:
     for name in ("check", "versions"):
         if isinstance(made.get(name), dict):
             rows.append((name, _listed(made[name])))
-    return [(name, shorten(value, _LONGEST)) for name, value in rows]
+    return [(name, shorten(_printable(value), _LONGEST)) for name, value in rows]
+
+
+def _printable(text: str) -> str:
+    """Without the control characters, with which a file could change the terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _listed(values: dict[str, Any]) -> str:

@@ -48,9 +48,8 @@ def find_examples(
         ValueError: A given image or folder cannot be read, or fits the model in no way.
     """
     if options.images:
-        images = [read_image(path) for path in options.images]
-        described = f"{len(images)} given images"
-        return [Example(_fit(each, channels, dtype)) for each in images], described
+        images = [_fit(each, channels, dtype) for each in _read_given(options.images, channels)]
+        return [Example(each) for each in images], f"{len(images)} given images"
     folder = options.data or _training_folder(checkpoint)
     if folder is not None:
         try:
@@ -77,7 +76,7 @@ def find_calibration(
         ValueError: There are none, or one cannot be read.
     """
     if options.images:
-        return [match_channels(read_image(path), channels) for path in options.images]
+        return _read_given(options.images, channels)
     folder = options.data or _training_folder(checkpoint)
     if folder is None:
         raise ValueError(
@@ -88,6 +87,18 @@ def find_calibration(
     dataset, _ = open_dataset(card, checkpoint, folder, split, None, reporter)
     spread = range(0, len(dataset), -(-len(dataset) // CALIBRATING))
     return [match_channels(dataset[number][0], channels) for number in spread]
+
+
+def _read_given(paths: Sequence[Path], channels: int) -> list[NDArray[Any]]:
+    """Read images [H, W, C]; an error names the file."""
+    images = []
+    for path in paths:
+        image = read_image(path)
+        try:
+            images.append(match_channels(image, channels))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return images
 
 
 def _training_folder(checkpoint: Path) -> Path | None:
