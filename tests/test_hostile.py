@@ -158,7 +158,7 @@ def test_a_small_file_makes_no_large_network(checkpoint: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, checkpoint], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) < 1_500_000  # KiB; the network would take 32 GB
+    assert int(done.stdout) < 3_000_000  # KiB; the network would take 32 GB
 
 
 def test_a_flipped_bit_is_noticed(checkpoint: Path) -> None:

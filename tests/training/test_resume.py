@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from plainunet.training.run import RunFolder, StoppedError, asked_to_stop
+from plainunet.training.run import RunFolder, asked_to_stop
 from plainunet.training.state import read_state
 
 from ..forks import Fork, fork_command
-from .conftest import Draw, MakeRun, Recorder, rows_of, same
+from .conftest import Draw, MakeRun, rows_of, same
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 
@@ -160,29 +160,45 @@ def test_asked_to_stop_it_finishes_the_step_and_says_how_to_go_on(
     assert_alike(run, whole)
 
 
+_TWO_SIGNALS = """
+import signal
+from pathlib import Path
+import pytest
+from plainunet.config import TrainConfig
+from plainunet.reporter import Reporter
+from plainunet.training.run import Run, RunFolder, StoppedError, asked_to_stop
+
+class Notes(Reporter):
+    notes = []
+    def note(self, text):
+        self.notes.append(text)
+
+run = Run(RunFolder(Path(folder)), TrainConfig(), None, Notes(), where="after step 12")
+before = signal.getsignal(number)
+with asked_to_stop(run):
+    run.stop_if_asked()
+    signal.raise_signal(number)
+    assert run.stop.code == 128 + number
+    assert len(Notes.notes) == 1
+    with pytest.raises(StoppedError) as raised:
+        run.stop_if_asked()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+assert signal.getsignal(number) is before
+assert isinstance(raised.value, KeyboardInterrupt)
+assert raised.value.code == 128 + number
+print(raised.value)
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_is_obeyed(
-    make_run: MakeRun, number: signal.Signals
+    tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Real signals, to the process that runs the tests."""
-    heard = Recorder()
-    run = make_run("run", heard)
-    run.where = "after step 12"
-    before = signal.getsignal(number)
-    with asked_to_stop(run):
-        run.stop_if_asked()
-        signal.raise_signal(number)
-        assert run.stop.code == 128 + number
-        assert len(heard.all("note")) == 1
-        with pytest.raises(StoppedError) as raised:
-            run.stop_if_asked()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-    assert signal.getsignal(number) is before
-    assert isinstance(raised.value, KeyboardInterrupt)
-    assert raised.value.code == 128 + number
-    assert "after step 12" in str(raised.value)
-    assert f"plainunet train --resume {run.folder.path}" in str(raised.value)
+    """Real signals, in a process of its own."""
+    said = Fork(_TWO_SIGNALS, folder=str(tmp_path / "run"), number=number).end()
+    assert "after step 12" in said
+    assert f"plainunet train --resume {tmp_path / 'run'}" in said
 
 
 def test_in_another_thread_signals_are_left_alone(make_run: MakeRun) -> None:
