@@ -13,7 +13,7 @@ from plainunet.network.own import Network
 from plainunet.prediction.exported import Run, compile_openvino, need
 from plainunet.prediction.torch_backend import TorchBackend
 
-WORTH = 30.0
+WORTH = 15.0
 """Least time that PyTorch would take for all images [s]: the conversion takes two or three."""
 GAIN = 1.1
 """How many times faster OpenVINO must be at least."""
