@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
+from pydantic import BaseModel
 
 import plainunet
 from plainunet import reporter as reporting
@@ -116,7 +117,7 @@ def train(
     from plainunet.training.train import resume as go_on
     from plainunet.training.train import train as begin
 
-    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    given = _given(settings)
     parts = own_in(given)
     with Screen() as screen:
         if resume is not None:
@@ -129,8 +130,7 @@ def train(
         else:
             if data is None or out is None:
                 raise ValueError("Missing arguments. Usage: plainunet train DATA --out RUN.")
-            from_file = read_settings(config) if config else {}
-            merged = make_config({**from_file, **given}, "settings")
+            merged = _merged(given, config)
             result, folder = begin(data, out, merged, screen, begun, **parts), out
     if speaks():
         show_scores(result)
@@ -164,8 +164,8 @@ def augment(
     from plainunet.training.training_data import draw_sheet
 
     _require(out, ".png")
-    given = {name: getattr(settings, name) for name in settings.model_fields_set}
-    merged = make_config({**(read_settings(config) if config else {}), **given}, "settings")
+    given = _given(settings)
+    merged = _merged(given, config)
     own = given.get("augment") if is_own(given.get("augment")) else None
     with Screen() as screen:
         draw_sheet(data, out, merged, screen, augment=own)
@@ -209,8 +209,7 @@ def crossval(
     from plainunet.training.crossval import cross_validate
 
     _require(json_file, ".json")
-    given = {name: getattr(settings, name) for name in settings.model_fields_set}
-    merged = make_config({**(read_settings(config) if config else {}), **given}, "settings")
+    merged = _merged(_given(settings), config)
     with Screen() as screen:
         result = cross_validate(data, out, merged, seeds=seeds, reporter=screen)
     if speaks():
@@ -696,7 +695,7 @@ def model(
         return 0
     from plainunet.network.summary import choose_network, summarise_network
 
-    given = {name: getattr(options, name) for name in options.model_fields_set}
+    given = _given(options)
     network, size, class_names = choose_network(checkpoint, paper, given, size)
     show_model(summarise_network(network, size), (network.in_channels, *size), class_names)
     return 0
@@ -837,6 +836,16 @@ def _require(file: Path | None, suffix: str, mark: str = "") -> None:
         require_file(file, suffix)
         if mark:
             require_own(file, mark)
+
+
+def _given(options: BaseModel) -> dict[str, Any]:
+    """The options that were given on the command line."""
+    return {name: getattr(options, name) for name in options.model_fields_set}
+
+
+def _merged(given: dict[str, Any], config: Path | None) -> TrainConfig:
+    """Settings of a file, if any, and those given, which take precedence."""
+    return make_config({**(read_settings(config) if config else {}), **given}, "settings")
 
 
 def _print_notes(notes: list[str]) -> None:

@@ -19,7 +19,7 @@ from plainunet.deployment.agreement import Agreement, Limit, agree, open_whole
 from plainunet.deployment.contents import read_contents
 from plainunet.deployment.examples import Example, crop, find_examples
 from plainunet.deployment.export import choose_dtype, export
-from plainunet.deployment.openvino_model import build_openvino
+from plainunet.deployment.onnx_model import build_openvino
 from plainunet.network.card import Card, CheckpointError
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor

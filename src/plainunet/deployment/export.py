@@ -29,7 +29,7 @@ from plainunet.deployment.agreement import (
     predict_both,
 )
 from plainunet.deployment.examples import Example, crop, find_calibration, find_examples
-from plainunet.deployment.graph import Pipeline
+from plainunet.deployment.graph import Pipeline, build_program
 from plainunet.files import require_file, require_own, write_whole
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import to_unit
@@ -272,10 +272,8 @@ def _build(
     """Export the graph; the function writes it. `inputs` of the network calibrate int8."""
     kind: torch.dtype = getattr(torch, dtype)
     if options.to == "torch":
-        from plainunet.deployment.torch_program import build_program
-
         return build_program(pipeline, kind)
-    from plainunet.deployment.onnx_model import build_onnx, compress, write_onnx
+    from plainunet.deployment.onnx_model import build_onnx, build_openvino, compress, write_onnx
 
     model = build_onnx(pipeline, kind, tile)
     if options.precision == "int8":
@@ -283,8 +281,6 @@ def _build(
 
         model = quantise(model, inputs, reporter=reporter).model
     if options.to == "openvino":
-        from plainunet.deployment.openvino_model import build_openvino
-
         return build_openvino(model, half=options.precision == "fp16")
     return write_onnx(compress(model) if options.precision == "fp16" else model)
 

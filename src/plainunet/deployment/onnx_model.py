@@ -1,4 +1,4 @@
-"""The pipeline as an ONNX model.
+"""The pipeline as an ONNX model, and from it as an OpenVINO model.
 
 Its three parts are exported one by one and joined, so that the network between `NETWORK_INPUT` and
 `LOGITS` takes images of any size, though the scale policy may give it only one.
@@ -17,7 +17,14 @@ from torch import nn
 from plainunet.deployment.graph import Pipeline, PrepareTile, RestoreTile, quiet
 from plainunet.network.card import KEY
 from plainunet.network.own import Network
-from plainunet.prediction.exported import LARGEST, LOGITS, NETWORK_INPUT, digest_onnx, need
+from plainunet.prediction.exported import (
+    LARGEST,
+    LOGITS,
+    NETWORK_INPUT,
+    digest_onnx,
+    digest_openvino,
+    need,
+)
 
 OPSET, IR_VERSION = 18, 8
 """Versions that ONNX Runtime reads since 1.14 (early 2023)."""
@@ -221,3 +228,22 @@ def _deepness_keys(metadata: Mapping[str, Any], tile: int) -> dict[str, str]:
         "seg_small_segment": 0,
     }
     return {name: json.dumps(value) for name, value in values.items()}
+
+
+def build_openvino(model: Any, half: bool) -> Callable[[Path, Mapping[str, Any]], None]:
+    """Convert an ONNX model; the function writes it as .xml, and the weights as .bin beside it.
+
+    `half` stores weights in fp16. The metadata is JSON in the model's rt_info, with a digest of the
+    .bin, which could be that of another model.
+    """
+    openvino = need("openvino")
+    # not convert_model, which may send usage statistics
+    converted = openvino.Core().read_model(model.SerializeToString())
+
+    def write(path: Path, metadata: Mapping[str, Any]) -> None:
+        openvino.save_model(converted, path, compress_to_fp16=half)  # for the .bin
+        stored = {**metadata, "weights": digest_openvino(path)}
+        converted.set_rt_info(json.dumps(stored), [KEY])
+        openvino.save_model(converted, path, compress_to_fp16=half)
+
+    return write

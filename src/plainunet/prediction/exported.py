@@ -263,17 +263,23 @@ def onnx_metadata(model: Any, path: Path) -> dict[str, Any]:
         CheckpointError: There is none, or the weights are not those that were exported.
     """
     found = {each.key: each.value for each in model.metadata_props}
+    metadata = _parse_metadata(found.get(KEY, ""), path, "ONNX")
+    if metadata.get("weights", digest := digest_onnx(model)) != digest:
+        raise CheckpointError(f"{path}: damaged weights (wrong checksum). Copy the file again.")
+    return metadata
+
+
+def _parse_metadata(text: str, path: Path, kind: str) -> dict[str, Any]:
+    """The metadata of plainunet in a model of a kind, from their JSON."""
     try:
-        metadata = json.loads(found.get(KEY, "null"))
+        metadata = json.loads(text)
     except ValueError:
         metadata = None
     if not isinstance(metadata, dict):
         raise CheckpointError(
-            f"{path}: an ONNX file, but not one that plainunet export wrote (it has no metadata "
+            f"{path}: an {kind} model, but not one that plainunet export wrote (it has no metadata "
             "of it)."
         )
-    if metadata.get("weights", digest := digest_onnx(model)) != digest:
-        raise CheckpointError(f"{path}: damaged weights (wrong checksum). Copy the file again.")
     return metadata
 
 
@@ -398,14 +404,10 @@ def openvino_metadata(model: Any, path: Path) -> dict[str, Any]:
         CheckpointError: There is none, or the .bin beside is not the one that was exported.
     """
     try:
-        metadata = json.loads(model.get_rt_info([KEY]).astype(str))
-    except (RuntimeError, ValueError):
-        metadata = None
-    if not isinstance(metadata, dict):
-        raise CheckpointError(
-            f"{path}: an OpenVINO model, but not one that plainunet export wrote (it has no "
-            "metadata of it)."
-        )
+        text = model.get_rt_info([KEY]).astype(str)
+    except RuntimeError:  # it has none
+        text = ""
+    metadata = _parse_metadata(text, path, "OpenVINO")
     if metadata.get("weights", digest := digest_openvino(path)) != digest:
         raise CheckpointError(
             f"{path.with_suffix('.bin')}: damaged, or of another model than {path.name} (wrong "

@@ -261,9 +261,7 @@ class Predictor:
             raise ValueError(explain(error, CardOptions)) from None
         own = parts_of(network, "--network")
         (first, card), *others = [load_model(Path(each), backend, device, own) for each in paths]
-        if {isinstance(first, ExportedNetwork)} != {
-            isinstance(each, ExportedNetwork) for each, _ in ((first, card), *others)
-        }:
+        if len({isinstance(each, ExportedNetwork) for each, _ in ((first, card), *others)}) > 1:
             raise ValueError(
                 f"{', '.join(map(str, paths))}: an ensemble needs models of one kind: "
                 "checkpoints, or exported files."
@@ -283,7 +281,7 @@ class Predictor:
 
     def _convert(self, path: str | Path) -> None:
         """Have OpenVINO run the network of a checkpoint."""
-        if self._is_convertible() is False:
+        if not self._is_convertible():
             raise UnusableError(
                 f"{path}: --backend openvino needs one network with a fixed input size on a CPU. "
                 f"Run: plainunet export {path} --to openvino --out model.xml"
