@@ -6,7 +6,6 @@ import html
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from plainunet.formats.images import read_image
 from plainunet.network.checkpoint import load_checkpoint
 
 from ..folders import draw_rectangles
+from ..forks import Fork, Result
 from ..models import SMALL, as_predictor, make_card, make_network, make_predictor
 
 
@@ -206,14 +206,20 @@ def hub_server() -> Iterator[str]:
     server.server_close()
 
 
+# it reads the environment when it is loaded, and Albumentations has loaded it already
+ANEW = """
+for name in [name for name in sys.modules if name.startswith("huggingface_hub")]:
+    del sys.modules[name]
+"""
+
+
 def test_upload_and_download(saved: Path, tmp_path: Path, hub_server: str) -> None:
     pytest.importorskip("huggingface_hub")
 
-    def run_python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run_python(code: str, **variables: str) -> Result:
         given = {"HF_ENDPOINT": hub_server, "HF_HOME": str(tmp_path / "cache"), **variables}
-        words = [sys.executable, "-c", f"from plainunet import Predictor\n{code}"]
-        environment = {**os.environ, **given}
-        return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        err = tmp_path / "errors.txt"
+        return Fork(f"{ANEW}\nfrom plainunet import Predictor\n{code}", given, err=err).finish()
 
     load = "Predictor.from_pretrained('someone/rectangles', device='cpu')"
     push = f"Predictor.from_pretrained({str(saved)!r}).push_to_hub('someone/rectangles', token='x')"
