@@ -1,4 +1,4 @@
-"""MONAI's side of `train.py peers`: a training loop as in its tutorials.
+"""MONAI's side of `quality.py`: a training loop as in its tutorials.
 
 Needs `pip install monai`. It follows `2d_segmentation/torch/unet_training_dict.py` and the
 `CacheDataset` of `3d_segmentation/spleen_segmentation_3d.ipynb` in Project-MONAI/tutorials:
@@ -6,16 +6,15 @@ dictionary transforms, cached in memory up to the first random one, MONAI's own 
 with two residual units, `DiceLoss(sigmoid=True)` and `Adam` at 1e-3, in fp32, until time is up.
 Validation, printing and TensorBoard are omitted, because they would cost time.
 
-It differs from the tutorials as follows, because the data are photographs of cars. Images are
-reduced to the input size instead of being cropped (area interpolation for images; "nearest-exact"
-for masks, because "nearest" would shift them by half an input pixel). Random rotations by 90
-degrees are replaced by flips, small rotations, scaling and shifts, as in plainunet's "light" but
-without brightness and contrast. The image reader is named explicitly, because MONAI selects none
-for GIF files, and its swap of height and width is switched off. It converts masks to grey ("L"), so
-a palette mask of 0 and 1 becomes 0 and 255; `ScaleIntensityd` maps both kinds to 0 and 1.
+It differs from the tutorials as follows, because the data are photographs. Images are reduced to
+the input size instead of being cropped (area interpolation for images; "nearest-exact" for masks,
+because "nearest" would shift them by half an input pixel). Random rotations by 90 degrees are
+replaced by flips, small rotations, scaling and shifts, as in plainunet's "light" but without
+brightness and contrast. The image reader is named explicitly, and its swap of height and width is
+switched off.
 
-The second network is MONAI's `BasicUNet` with the settings of plainunet's: width, batch
-normalisation, cross-entropy and Dice, optimisers, learning rate schedule, precision, channels-last
+The second network, `monai-muon`, is MONAI's `BasicUNet` with the settings of plainunet's: batch
+normalisation, cross-entropy and Dice, optimiser, learning rate schedule, precision, channels-last
 memory format, retained memory, and tensors without MONAI's metadata.
 """
 
@@ -25,13 +24,13 @@ from collections.abc import Callable
 from operator import methodcaller
 from typing import Any
 
+import numpy as np
 import torch
-from race import Race
+from numpy.typing import NDArray
+from quality import Contest, Example, to_ids
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plainunet.config import TrainConfig
-from plainunet.dataset.pairs import Pair
 from plainunet.network.device import autocast, choose_device, choose_precision, to_device
 from plainunet.system import keep_freed_memory
 from plainunet.training.optim import make_optimizers
@@ -54,6 +53,9 @@ with warnings.catch_warnings(action="ignore"):
 
 Transform = Callable[[Any], Any]
 KEYS = ["image", "label"]
+WIDTHS = [16, 32, 64, 128, 256]
+MUON, PARTS = 6e-3, 1000
+"""Learning rate, as in a plan, and parts into which a budget is divided for its schedule."""
 TURN, SCALE, SHIFT = 0.087, 0.15, 0.05
 """Maximum rotation [radians], scaling, and shift as a fraction of the sides."""
 
@@ -68,7 +70,7 @@ def make_transforms(size: tuple[int, int]) -> tuple[list[Transform], list[Transf
     ] + [
         EnsureChannelFirstd(KEYS),
         Resized(KEYS, size, mode=("area", "nearest-exact")),
-        ScaleIntensityd(KEYS),
+        ScaleIntensityd("image"),
     ]
     random: list[Transform] = [
         RandFlipd(KEYS, prob=0.5, spatial_axis=1),
@@ -84,43 +86,33 @@ def make_transforms(size: tuple[int, int]) -> tuple[list[Transform], list[Transf
     return fixed, random
 
 
-def make_network(config: TrainConfig, tutorial: bool) -> tuple[nn.Module, nn.Module]:
+def make_network(tutorial: bool) -> tuple[nn.Module, nn.Module]:
     """Make network and loss."""
-    widths = [config.base_channels * 2**level for level in range(5)]
     if tutorial:
-        simple = nets.UNet(2, 3, 1, channels=widths, strides=[2] * 4, num_res_units=2)
+        simple = nets.UNet(2, 3, 1, channels=WIDTHS, strides=[2] * 4, num_res_units=2)
         return simple, DiceLoss(sigmoid=True)
-    basic = nets.BasicUNet(2, 3, 2, features=[*widths, widths[0]], norm="batch")
+    basic = nets.BasicUNet(2, 3, 2, features=[*WIDTHS, WIDTHS[0]], norm="batch")
     return basic, DiceCELoss(to_onehot_y=True, softmax=True)
 
 
-def run_monai(
-    race: Race, pairs: list[Pair], config: TrainConfig, tutorial: bool, workers: int
-) -> None:
-    """Train until the race is over.
-
-    Args:
-        race: Receives each step.
-        pairs: Training pairs.
-        config: Size, batch, width and seed; for `BasicUNet`, the whole recipe.
-        tutorial: Whether to use the network and settings of the tutorial.
-        workers: Number of loader processes.
-    """
+def train(contest: Contest, name: str) -> None:
+    """Train until the time is up: "monai", or "monai-muon"."""
+    tutorial, config = name == "monai", contest.config
     assert config.size is not None
     set_determinism(seed=config.seed)
     device = choose_device(config.device)
     precision = torch.float32 if tutorial else choose_precision(config.precision, device)
     fixed, random = make_transforms(config.size)
-    files = [{"image": str(pair.image), "label": str(pair.mask)} for pair in pairs]
-    begun = race.seconds
+    files = [{"image": str(image), "label": str(mask)} for image, mask in contest.trained]
     # one thread per core, as in plainunet
     dataset = CacheDataset(
         files, Compose(fixed + random), num_workers=os.cpu_count(), progress=False
     )
-    race.filling = race.seconds - begun
-    loader = DataLoader(dataset, batch_size=config.batch_size, shuffle=True, num_workers=workers)
+    loader = DataLoader(
+        dataset, batch_size=config.batch_size, shuffle=True, num_workers=contest.workers
+    )
 
-    network, loss_function = make_network(config, tutorial)
+    network, loss_function = make_network(tutorial)
     optimizers: list[Optimizer]
     if tutorial:
         network = network.to(device)
@@ -129,19 +121,19 @@ def run_monai(
         network = to_device(network, device)
         if device.type == "cpu":
             keep_freed_memory()
-        settings = (config.optimizer, config.learning_rate, config.weight_decay)
-        optimizers = make_optimizers(network, *settings)
+        optimizers = make_optimizers(network, "muon", MUON, config.weight_decay)
 
-    def logits_of(pair: Pair) -> Tensor:
-        item = Compose(fixed)({"image": str(pair.image), "label": str(pair.mask)})
+    def predict(example: Example) -> NDArray[np.uint8]:
+        item = Compose(fixed)({"image": str(example.image), "label": str(example.mask)})
         network.eval()
         with autocast(device, precision):
             logits: Tensor = network(item["image"].as_tensor()[None].to(device))[0]
         network.train()
         # sigmoid(x) equals softmax([0, x])
-        return torch.cat([torch.zeros_like(logits), logits]) if len(logits) == 1 else logits
+        logits = torch.cat([torch.zeros_like(logits), logits]) if len(logits) == 1 else logits
+        return to_ids(logits, example)
 
-    steps, step = config.epochs * len(loader), 0
+    contest.start_steps()
     while True:
         network.train()
         for batch in loader:
@@ -149,9 +141,10 @@ def run_monai(
             if not tutorial:
                 inputs = inputs.as_tensor().contiguous(memory_format=torch.channels_last)
                 labels = labels.as_tensor()
-                rate = (config.learning_rate, config.schedule, config.warm_up)
+                done = int(PARTS * contest.done)
+                rate = learning_rate_at(done, PARTS, MUON, config.schedule, config.warm_up)
                 for group in (group for each in optimizers for group in each.param_groups):
-                    group["lr"] = learning_rate_at(step, steps, *rate)
+                    group["lr"] = rate
             for optimizer in optimizers:
                 optimizer.zero_grad()
             with autocast(device, precision):
@@ -161,5 +154,4 @@ def run_monai(
             for optimizer in optimizers:
                 optimizer.step()
             loss.item()
-            step += 1
-            race.step(len(inputs), logits_of, last=not tutorial and step == steps)
+            contest.step(len(inputs), predict)

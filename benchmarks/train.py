@@ -1,7 +1,6 @@
-"""Time whole trainings: against their bare step, against MONAI's loop, and their start-up.
+"""Time whole trainings against their bare step, and their start-up.
 
     python benchmarks/train.py overhead --data DATA/carvana
-    python benchmarks/train.py peers --data DATA/carvana       (needs: pip install monai)
     python benchmarks/train.py startup --data DATA/carvana
 
 `overhead` runs `plainunet.training.train.train` with a warm cache and times whole epochs, from the
@@ -11,12 +10,6 @@ precision on one batch in memory. Some bare steps follow each epoch in the same 
 is an epoch's rate divided by the mean rate of the bare steps before and after it. The first epoch
 warms up. "steps alone" is the run's own `images_per_second`: from the creation of the loader to the
 last step, including the display but not validation or saving.
-
-`peers` trains plainunet with a recipe and MONAI's loop (see `monai_loop.py`) on the same files,
-split and batch. It prints images per second after the first step, without evaluation and
-validation, and the seconds to reach a Dice on held-out cars (see `race.py`): from before the first
-image is read, including the filling of an empty cache but not imports. Dice is evaluated at
-intervals of `--every` seconds, which limits the precision of the times.
 
 `startup` runs the command `plainunet train` with a warm cache and measures the time from its call
 to the end of the first optimiser step, compared with a process that only imports torch. Its peak
@@ -30,25 +23,27 @@ import argparse
 import os
 import platform
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from race import CONTESTANTS, SEED, VALIDATION, choose_pairs, contend, peers, spread
 
 from plainunet import UNet
 from plainunet.config import TrainConfig
 from plainunet.dataset.classes import find_coding
 from plainunet.dataset.loader import EpochBatches, make_loader
-from plainunet.dataset.pairs import Pair
+from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.samples import Samples, TrainingSet, make_batch
+from plainunet.dataset.split import SPLIT_FILE, split_pairs, write_split
 from plainunet.network.device import autocast, choose_device, choose_precision, to_device
 from plainunet.network.losses import LOSSES
 from plainunet.reporter import Reporter, StepDone
@@ -73,6 +68,35 @@ screen.Screen = Screen
 main()
 """
 """The command `plainunet`, which also prints a line after the first step."""
+
+
+VALIDATION, SEED = 0.1667, 0
+"""Settings of the split, the same in all rounds."""
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Format median, minimum and maximum."""
+    numbers = (statistics.median(values), min(values), max(values))
+    return "{} ({}, {})".format(*(f"{number:.{digits}f}" for number in numbers))
+
+
+def choose_pairs(data: Path, images: int | None, folder: Path) -> tuple[list[Pair], str]:
+    """Split the cars, and take the given number of training images, or all for None.
+
+    Returns:
+        Training pairs, and a list file of them and some validation pairs for `TrainConfig.pairs`.
+    """
+    pairs = split_pairs(find_pairs(data), VALIDATION, SEED)
+    trained = evenly([pair for pair in pairs if pair.part == "train"], images)
+    validated = evenly([pair for pair in pairs if pair.part == "val"], VALIDATED)
+    write_split(folder / SPLIT_FILE, [*trained, *validated], data)
+    return trained, str(folder / SPLIT_FILE)
+
+
+def evenly(items: Sequence[Pair], count: int | None) -> list[Pair]:
+    """Take `count` evenly spaced items, or all for None."""
+    places = np.linspace(0, len(items) - 1, min(count or len(items), len(items)))
+    return [items[place] for place in places.round().astype(int)]
 
 
 class EnoughError(Exception):
@@ -162,7 +186,7 @@ def overhead(arguments: argparse.Namespace) -> None:
     for base in arguments.base_channels:
         with tempfile.TemporaryDirectory() as temporary, Screen() as screen:
             folder = Path(temporary)
-            pairs, _, listed = choose_pairs(arguments.data, arguments.images, VALIDATED, folder)
+            pairs, listed = choose_pairs(arguments.data, arguments.images, folder)
             config = TrainConfig(
                 base_channels=base,
                 size=arguments.size,
@@ -278,25 +302,10 @@ def main() -> None:
     add = verbs.add_parser("startup", parents=[plain]).add_argument
     add("--base-channels", type=int, nargs="+", default=(16,))
     add("--rounds", type=int, default=5)
-    add = verbs.add_parser("peers", parents=[shared]).add_argument
-    add("--contestants", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])
-    recipe = Path(__file__).parents[1] / "configs" / "carvana-fast.toml"
-    add("--recipe", type=Path, default=recipe, help="settings; default: configs/carvana-fast.toml")
-    add("--rounds", type=int, default=1, help="each with a new seed, on the same split")
-    add("--limit", type=float, default=900, help="seconds of training per contestant")
-    add("--every", type=float, default=20, help="seconds of training between evaluations")
-    add("--held-out", type=int, default=64, help="number of held-out images to evaluate on")
-    add("--images", type=int, help="number of training images; default: all")
-    add("--workers", type=int, default=0, help="worker processes of MONAI's loader")
-    add("--json", type=Path, help="write all results, with each evaluation")
-    add("--contestant", nargs=2, help=argparse.SUPPRESS)
-    for name, verb in (("overhead", overhead), ("startup", startup), ("peers", peers)):
+    for name, verb in (("overhead", overhead), ("startup", startup)):
         verbs.choices[name].set_defaults(run=verb)
     arguments = parser.parse_args()
     arguments.size = tuple(arguments.size)
-    if "contestant" in arguments and arguments.contestant:
-        contend(arguments)
-        return
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
