@@ -10,7 +10,6 @@ minutes, and its polynomial learning rate falls to zero at the longest budget in
 
 import json
 import os
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -24,8 +23,8 @@ from plainunet.network.device import autocast, choose_device, choose_precision
 NAME, PLANS, POWER = "Dataset001_quality", "nnUNetPlans", 0.9
 
 
-def write_raw(contest: Contest) -> Path:
-    """Write the training examples in nnU-Net's layout, and tell it where; returns its folder."""
+def write_raw(contest: Contest) -> None:
+    """Write the training examples in nnU-Net's layout, and tell it where."""
     for kind in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{kind}"] = str(contest.folder / kind)
         (contest.folder / kind / NAME).mkdir(parents=True)
@@ -43,7 +42,6 @@ def write_raw(contest: Contest) -> Path:
         "file_ending": ".png",
     }
     (raw / "dataset.json").write_text(json.dumps(description))
-    return raw
 
 
 def read_rgb(example: Example) -> NDArray[np.uint8]:
@@ -56,11 +54,11 @@ def read_rgb(example: Example) -> NDArray[np.uint8]:
 def train(contest: Contest, name: str) -> None:
     """Train until the time is up."""
     with contest.standing():
-        raw = write_raw(contest)
+        write_raw(contest)
         # imported here: the library reads its folders from the environment
         from nnunetv2.experiment_planning import plan_and_preprocess_api as planning
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+        from nnunetv2.run.run_training import get_trainer_from_args
     device = choose_device(contest.config.device)
     precision = choose_precision("auto", device)
     processes = os.cpu_count() or 1
@@ -75,8 +73,7 @@ def train(contest: Contest, name: str) -> None:
     (preprocessed / "splits_final.json").write_text(json.dumps(splits))
     torch.manual_seed(contest.config.seed)
     np.random.seed(contest.config.seed)  # noqa: NPY002 (its augmentation draws from it)
-    plans = json.loads((preprocessed / f"{PLANS}.json").read_text())
-    trainer = nnUNetTrainer(plans, "2d", 0, json.loads((raw / "dataset.json").read_text()), device)
+    trainer = get_trainer_from_args("1", "2d", 0, device=device)
     trainer.on_train_start()
     predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False)
 

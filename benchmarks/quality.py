@@ -302,14 +302,13 @@ def race(arguments: argparse.Namespace) -> dict[str, Any]:
             python = (name == "nnunet" and arguments.nnunet_python) or sys.executable
             command = [str(python), *sys.argv, "--prepared", temporary]
             command += ["--contestant", name, str(seed), *map(str, marks)]
-            printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            run = {
-                "contestant": name,
-                "seed": seed,
-                "budgets": marks,
-                "machine": machine(arguments),
-            }
-            results["runs"].append({**run, **json.loads(printed.splitlines()[-1])})
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:  # the others can still run, and another call tries it again
+                print(f"{name} failed: exit code {done.returncode}", file=sys.stderr, flush=True)
+                continue
+            run = {"contestant": name, "seed": seed, "budgets": marks}
+            found = json.loads(done.stdout.splitlines()[-1])
+            results["runs"].append({**run, "machine": machine(arguments), **found})
             if arguments.json:
                 with write_whole(arguments.json) as whole:
                     whole.write_text(json.dumps(results, indent=1))
