@@ -79,8 +79,9 @@ def train(contest: Contest, name: str) -> None:
 
     def predict(example: Example) -> NDArray[np.uint8]:
         trainer.set_deep_supervision_enabled(False)
+        weights = [trainer.network.state_dict()]
         predictor.manual_initialization(
-            *(trainer.network, trainer.plans_manager, trainer.configuration_manager, None),
+            *(trainer.network, trainer.plans_manager, trainer.configuration_manager, weights),
             *(trainer.dataset_json, "nnUNetTrainer", None),
         )
         image = read_rgb(example).transpose(2, 0, 1)[:, None].astype(np.float32)
@@ -91,10 +92,14 @@ def train(contest: Contest, name: str) -> None:
         ids: NDArray[np.uint8] = found[0].astype(np.uint8)
         return ids
 
-    contest.start_steps()
-    while True:
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = trainer.initial_lr * (1 - contest.done) ** POWER
-        trainer.network.train()
-        trainer.train_step(next(trainer.dataloader_train))
-        contest.step(trainer.batch_size, predict)
+    try:
+        contest.start_steps()
+        while True:
+            for group in trainer.optimizer.param_groups:
+                group["lr"] = trainer.initial_lr * (1 - contest.done) ** POWER
+            trainer.network.train()
+            trainer.train_step(next(trainer.dataloader_train))
+            contest.step(trainer.batch_size, predict)
+    finally:
+        for loader in (trainer.dataloader_train, trainer.dataloader_val):
+            loader._finish()  # as its own `on_train_end`: ends the worker processes

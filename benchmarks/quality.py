@@ -15,9 +15,10 @@ The contestants, one at a time, each run in its own process:
 - milesial: the settings of milesial/Pytorch-UNet (`milesial_loop.py`);
 - nnunet: nnU-Net's 2-D trainer (`nnunet_loop.py`), in another Python with `--nnunet-python`.
 
-Those with one run train up to the longest budget and are evaluated at each; and in between, at most
-every half minute, if evaluation has taken less than a fifth of the time so far. Their clock starts
-after imports, before the first image is read, and is paused in evaluation. They get masks as PNG
+Those with one run train up to the longest budget and are evaluated at each, after the step in which
+it ends; and in between, at most every half minute, if evaluation has taken less than a fifth of the
+time so far. Their clock starts after imports, before the first image is read, and is paused in
+evaluation. They get masks as PNG
 files of class ids, nnU-Net also images as PNG files, written before.
 
 Dice is that of the foreground class on the ground truth at native size, with the same held-out
@@ -356,9 +357,10 @@ def show(results: dict[str, Any]) -> None:
         f"at {results['size'][0]} x {results['size'][1]}\n"
     )
     heads = [f"{budget:g} min" for budget in budgets] + [f"min to {goal:g}" for goal in GOALS]
-    print(f"| | {' | '.join(heads)} | images seen |\n|{'---|' * (len(heads) + 2)}")
+    heads += ["min to the first step", "images seen"]
+    print(f"| | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}")
     for name, label in CONTESTANTS.items():
-        runs = [points for points in points_of(results, name) if points]
+        runs = points_of(results, name)
         if not runs:
             continue
         cells = []
@@ -369,8 +371,13 @@ def show(results: dict[str, Any]) -> None:
             reached = [next((p for p in points if p["dice"] >= goal), None) for points in runs]
             times = [_seconds(point) / 60 for point in reached if point]
             cells.append(spread(times, 1) if len(times) == len(runs) else "-")
-        seen = "" if name == OURS else str(max(points[-1]["images"] for points in runs))
-        print(f"| {label} | {' | '.join(cells)} | {seen} |")
+        if name == OURS:  # its own command, of which only the end is seen
+            cells += ["", ""]
+        else:
+            ready = [run["prepared"] / 60 for run in results["runs"] if run["contestant"] == name]
+            seen = [points[-1]["images"] for points in runs if points]
+            cells += [spread(ready, 1), spread(seen, 0)]
+        print(f"| {label} | {' | '.join(cells)} |")
     for text in sorted({run["machine"] for run in results["runs"]}):
         print(f"\n{text}")
 
