@@ -18,8 +18,8 @@ The contestants, one at a time, each run in its own process:
 Those with one run train up to the longest budget and are evaluated at each, after the step in which
 it ends; and in between, at most every half minute, if evaluation has taken less than a fifth of the
 time so far. Their clock starts after imports, before the first image is read, and is paused in
-evaluation. They get masks as PNG
-files of class ids, nnU-Net also images as PNG files, written before.
+evaluation. They get masks as PNG files of class ids, nnU-Net also images as PNG files, written
+before.
 
 Dice is that of the foreground class on the ground truth at native size, with the same held-out
 images for all: the mean over images, and pooled. No contestant sees them in training; plainunet
