@@ -443,6 +443,9 @@ def main() -> None:
     show(results)
     if arguments.plot:
         draw(results, arguments.plot)
+    missing = [name for name in arguments.contestants if not points_of(results, name)]
+    if missing:
+        sys.exit(f"no result of {', '.join(missing)}: see the errors above.")
 
 
 if __name__ == "__main__":
