@@ -26,7 +26,7 @@ from plainunet.config import (
 )
 from plainunet.parts import is_own, own_in
 from plainunet.reporter import Forwarding, Reporter
-from plainunet.settings import make_config, read_settings
+from plainunet.settings import make_config, read_given
 
 app = App(
     name="plainunet",
@@ -209,9 +209,10 @@ def crossval(
     from plainunet.training.crossval import cross_validate
 
     _require(json_file, ".json")
-    merged = _merged(_given(settings), config)
+    given = _given(settings)
+    merged = _merged(given, config)
     with Screen() as screen:
-        result = cross_validate(data, out, merged, seeds=seeds, reporter=screen)
+        result = cross_validate(data, out, merged, seeds=seeds, reporter=screen, **own_in(given))
     if speaks():
         if json_file:
             write_json(json_file, result.as_dict())
@@ -535,7 +536,7 @@ def predict(
 
 
 @app.command
-def export(checkpoint: Path, /, *, out: Path, options: Exporting) -> int:
+def export(checkpoint: Path, /, *, out: Path, options: Exporting, network: Own = ()) -> int:
     """Export a model as one file for other programs: ONNX, OpenVINO, torch.export or bioimage.io.
 
     The file takes images as stored and gives probabilities and masks of the images' own size:
@@ -555,7 +556,8 @@ def export(checkpoint: Path, /, *, out: Path, options: Exporting) -> int:
 
     notes: list[str] = []
     with Screen() as screen:
-        result = write(checkpoint, out, options, _Noting(screen, notes.append))
+        noting = _Noting(screen, notes.append)
+        result = write(checkpoint, out, options, noting, network=network)
     _print_notes(notes)
     show_export(result)
     return 0
@@ -571,6 +573,7 @@ def serve(
     backend: Runs = "auto",
     device: Where = "auto",
     precision: Arithmetic = "auto",
+    network: Own = (),
 ) -> int:
     """Serve a model over HTTP: images in, masks out.
 
@@ -588,7 +591,7 @@ def serve(
     from plainunet.system import read_bytes
 
     limit = None if memory is None else read_bytes(memory)
-    _serve(checkpoint, options, backend, device, precision, limit)
+    _serve(checkpoint, options, backend, device, precision, limit, network)
     return 0
 
 
@@ -845,7 +848,7 @@ def _given(options: BaseModel) -> dict[str, Any]:
 
 def _merged(given: dict[str, Any], config: Path | None) -> TrainConfig:
     """Settings of a file, if any, and those given, which take precedence."""
-    return make_config({**(read_settings(config) if config else {}), **given}, "settings")
+    return make_config({**(read_given(config) if config else {}), **given}, "settings")
 
 
 def _print_notes(notes: list[str]) -> None:

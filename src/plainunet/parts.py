@@ -8,13 +8,13 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plainunet.system import is_out_of_memory
+from plainunet.system import is_out_of_memory, shorten
 
 _NAME = re.compile(r"[\w.<>]+:[\w.<>]+")
 
@@ -75,6 +75,12 @@ def parts_of(given: Any, flag: str) -> tuple[Part, ...]:
         return ()
     several = given if isinstance(given, list | tuple) else [given]
     return tuple(Part.of(each, flag) for each in several)
+
+
+def flags_of(setting: str, given: Sequence[Part]) -> list[str]:
+    """The flag that imports parts, if they have names to import."""
+    names = [part.name for part in given if is_own(part.name)]
+    return [f"--{setting}", *names] if names else []
 
 
 def is_own(name: str | None) -> bool:
@@ -142,7 +148,7 @@ def running(what: str) -> Iterator[None]:
 
 def describe_error(error: BaseException) -> str:
     """Describe an error of the user's code in one line: type, message, file and line."""
-    message = " ".join(str(error).split())
+    message = shorten(" ".join(str(error).split()), 300)
     places = traceback.extract_tb(error.__traceback__)
     own = [place for place in places if not place.filename.startswith("<")]
     where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
@@ -174,6 +180,14 @@ class OwnParts:
                 found[setting] = tuple(part.name for part in given)
         return found
 
+    def flags(self) -> list[str]:
+        """The flags that import the parts, for a command line."""
+        return [
+            word
+            for setting, given in vars(self).items()
+            for word in flags_of(setting, (given,) if isinstance(given, Part) else given or ())
+        ]
+
     def require(self, settings: Any, where: str) -> None:
         """Refuse settings that name a part which was not given, or is another one.
 
@@ -184,6 +198,7 @@ class OwnParts:
         Raises:
             PartError: A part is missing, or is not the one that the settings name.
         """
+        missing: dict[str, str] = {}
         for setting, given in vars(self).items():
             parts = (given,) if isinstance(given, Part) else given or ()
             value = getattr(settings, setting)
@@ -191,15 +206,21 @@ class OwnParts:
             wanted = [name for name in named if is_own(name)]
             listed = " ".join(wanted)
             if wanted and not parts:
-                raise PartError(
-                    f"{where}: {setting} is {listed}, which is imported only if you name it: add "
-                    f"--{setting} {listed}, or pass {setting}= in Python."
-                )
+                missing[setting] = listed
+                continue
             others = [part.name for part in parts if not any(map(part.is_named, named))]
             if others or not all(any(part.is_named(name) for part in parts) for name in wanted):
                 same = f"Give the same --{setting} {listed}." if wanted else f"Give no --{setting}."
                 names = ", ".join(part.name for part in parts)
                 raise PartError(f"{where}: {setting} is {listed or value}, not {names}. {same}")
+        if missing:
+            named = ", ".join(f"{setting} is {names}" for setting, names in missing.items())
+            flags = " ".join(f"--{setting} {names}" for setting, names in missing.items())
+            python = ", ".join(f"{setting}=" for setting in missing)
+            raise PartError(
+                f"{where}: {named}. Code is imported only if you name it: add {flags}, or pass "
+                f"{python} in Python."
+            )
 
 
 NO_PARTS = OwnParts()

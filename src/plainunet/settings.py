@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from plainunet.config import DataConfig, Growth, TrainConfig
+from plainunet.config import DataConfig, Growth, TrainConfig, is_augment_file
 from plainunet.files import require_regular, write_whole
 
 DATASET_FILE = "dataset.toml"
 """Describes the data: in a data folder, how to read it; in a run folder, how it was read."""
+AUGMENT_FILE = "augment.json"
+"""In a run folder, the user's own transforms."""
 
 _RENAMED = {
     "accumulation": "gradient_accumulation",
@@ -52,7 +54,20 @@ def load_config(path: str | Path) -> TrainConfig:
         FileNotFoundError: The file does not exist.
         ValueError: The file is not TOML, or has an unknown key or an invalid value.
     """
-    return TrainConfig(**read_settings(Path(path)))
+    return TrainConfig(**read_given(Path(path)))
+
+
+def read_given(path: Path) -> dict[str, Any]:
+    """Read a user's file as `read_settings`, and find the file of transforms that it names.
+
+    It is beside the file, or in the current folder. A run folder has its transforms in
+    `AUGMENT_FILE`, wherever they came from.
+    """
+    given = read_settings(path)
+    if is_augment_file(name := given.get("augment", "")):
+        places = (path.parent / name, Path(name), path.parent / AUGMENT_FILE)
+        given["augment"] = next((str(each) for each in places if each.is_file()), name)
+    return given
 
 
 def read_settings(path: Path, model: type[BaseModel] = TrainConfig) -> dict[str, Any]:

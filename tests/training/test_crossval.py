@@ -311,7 +311,7 @@ def test_a_stop_tells_how_to_continue(
     data: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:
-        raise StoppedError(tmp_path / "cv" / "fold-0", "after step 3", 130)
+        raise StoppedError("after step 3", "plainunet train --resume cv/fold-0", 130)
 
     monkeypatch.setattr("plainunet.training.crossval.train", stop)
     with pytest.raises(StoppedError, match=r"fold-0.*same command") as caught:

@@ -34,11 +34,12 @@ from plainunet.files import require_file, require_own, write_whole
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import to_unit
 from plainunet.network.blocks import fold_batch_normalisation
-from plainunet.network.card import KEY, Card, versions, write_metadata
+from plainunet.network.card import KEY, Card, CheckpointError, versions, write_metadata
 from plainunet.network.checkpoint import load_checkpoint
-from plainunet.network.own import Network
+from plainunet.network.own import Network, OwnNetwork
+from plainunet.parts import parts_of
 from plainunet.prediction.backends import Geometry
-from plainunet.prediction.exported import UnusableError
+from plainunet.prediction.exported import UnusableError, cut_onnx
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.tiling import WHOLE
 from plainunet.reporter import Reporter, silent
@@ -81,7 +82,12 @@ class Exported:
 
 
 def export(
-    checkpoint: str | Path, out: str | Path, options: ExportOptions, reporter: Reporter = silent
+    checkpoint: str | Path,
+    out: str | Path,
+    options: ExportOptions,
+    reporter: Reporter = silent,
+    *,
+    network: Any = None,
 ) -> Exported:
     """Export a checkpoint, and compare the file with it on images.
 
@@ -91,6 +97,7 @@ def export(
             not at all; only a file of an earlier export is replaced.
         options: Format, precision, layout, and the images.
         reporter: Receives progress and notes.
+        network: The factory of your own network, as in `Predictor.load`.
 
     Returns:
         The comparison.
@@ -99,20 +106,20 @@ def export(
         FileNotFoundError: The checkpoint or an image does not exist.
         ValueError: The options contradict each other or the checkpoint, a library is missing, or
             the file differs from the checkpoint by more than `LIMITS` allow, or fails the test of
-            bioimageio.core.
+            bioimageio.core, or your own network cannot be exported.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     _require_possible(out, options)
-    network, card = load_checkpoint(checkpoint)
+    own, card = load_checkpoint(checkpoint, parts_of(network, "--network"))
     card = _card_for_export(checkpoint, card, options, reporter)
     dtype = choose_dtype(card)
     found, described = find_examples(
-        checkpoint, card, network.in_channels, np.dtype(dtype), options, reporter
+        checkpoint, card, own.in_channels, np.dtype(dtype), options, reporter
     )
-    fold_batch_normalisation(network)
-    tile = _tile_of(card, network, options)
+    fold_batch_normalisation(own)
+    tile = _tile_of(card, own, options)
     metadata = write_metadata(
-        network.architecture,
+        own.architecture,
         card,
         precision=options.precision,
         export={
@@ -126,13 +133,13 @@ def export(
         },
     )
     reporter.stage("exporting", 1)
-    predictor = Predictor(network, card, device="cpu", precision="fp32")
+    predictor = Predictor(own, card, device="cpu", precision="fp32")
     if options.to == "bioimageio":
-        examples, write = _package(network, predictor, dtype, found, options)
+        examples, write = _package(own, predictor, dtype, found, options)
     else:
-        side = _side(network, card, tile)
+        side = _side(own, card, tile)
         inputs = _calibration(predictor, checkpoint, side, options, reporter)
-        write = _build(Pipeline(network, card), dtype, tile, options, inputs, reporter)
+        write = _build(Pipeline(own, card), dtype, tile, options, inputs, reporter)
         examples = crop(found, side)
         examples = [_as_tile(each, tile) for each in examples] if tile else examples
     with tempfile.TemporaryDirectory() as scratch:
@@ -276,6 +283,11 @@ def _build(
     from plainunet.deployment.onnx_model import build_onnx, build_openvino, compress, write_onnx
 
     model = build_onnx(pipeline, kind, tile)
+    if isinstance(pipeline.network, OwnNetwork):
+        try:
+            cut_onnx(model, Path("the exported file"))
+        except CheckpointError as error:
+            reporter.note(f"{error} Other programs can run it.")
     if options.precision == "int8":
         from plainunet.deployment.quantise import quantise
 

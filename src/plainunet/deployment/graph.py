@@ -5,11 +5,12 @@ logits as `prediction.views.enlarge` does. Both compute all sizes as tensors, so
 serves images of any size; positions are integers, so that they are exact.
 """
 
+import io
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from plainunet.network.card import KEY, Card
-from plainunet.network.own import Network
+from plainunet.network.own import Network, OwnNetwork
 from plainunet.network.sizes import Sizes
+from plainunet.parts import PartError
+from plainunet.system import shorten
 
 UNITS = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
 """What values of each dtype of an image are divided by."""
@@ -255,8 +258,31 @@ _FINITE = 30.0
 
 
 @contextmanager
+def exporting(module: nn.Module, to: str) -> Iterator[None]:
+    """Silence an exporter of PyTorch, whose warnings are for its developers.
+
+    If it fails on a network that the user wrote, that is a PartError.
+    """
+    own = next((each for each in module.modules() if isinstance(each, OwnNetwork)), None)
+    with quiet():
+        if own is None:
+            yield
+            return
+        try:
+            with redirect_stderr(io.StringIO()):  # PyTorch prints the whole graph
+                yield
+        except Exception as error:
+            first = shorten((str(error).strip() or type(error).__name__).splitlines()[0], 200)
+            raise PartError(
+                f"--network {own.name}: cannot be exported to {to} ({first.rstrip('.')}). Write it "
+                "with PyTorch's own operators, without an if on the values of a tensor, or predict "
+                "with the checkpoint."
+            ) from error
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
-    """Silence an exporter of PyTorch, whose warnings are for its developers."""
+    """Silence a library."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -279,7 +305,7 @@ def build_program(
     image = torch.zeros(2, 4 * sizes.smallest + 3, 4 * sizes.smallest + 5, channels).to(dtype)
     pipeline.requires_grad_(False)  # whoever runs the program has no gradients to switch off
     axes = {axis: torch.export.Dim.DYNAMIC for axis in range(3)}
-    with quiet(), torch.no_grad():
+    with exporting(pipeline, "torch"), torch.no_grad():
         program = torch.export.export(pipeline.eval(), (image,), dynamic_shapes=(axes,))
 
     def write(path: Path, metadata: Mapping[str, Any]) -> None:

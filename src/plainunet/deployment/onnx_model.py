@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from plainunet.deployment.graph import Pipeline, PrepareTile, RestoreTile, quiet
+from plainunet.deployment.graph import Pipeline, PrepareTile, RestoreTile, exporting
 from plainunet.network.card import KEY
 from plainunet.network.own import Network
 from plainunet.prediction.exported import (
@@ -111,7 +111,7 @@ def _export(
     """Export a module; `inputs` are an example of each and the names of its dynamic axes."""
     examples = tuple(example for example, _ in inputs.values())
     axes = tuple(names for _, names in inputs.values())
-    with quiet(), torch.inference_mode():
+    with exporting(module, "onnx"), torch.inference_mode():
         program = torch.onnx.export(
             module.eval(),
             examples,
@@ -122,8 +122,11 @@ def _export(
             dynamic_shapes=axes,
             verbose=False,
         )
-    assert program is not None  # it is with dynamo=False
-    return program.model_proto
+        assert program is not None  # it is with dynamo=False
+        model = program.model_proto
+        if others := {node.domain for node in model.graph.node} - {""}:
+            raise ValueError(f"its operators of {', '.join(others)} are not part of ONNX")
+    return model
 
 
 def join(parts: list[Model], outputs: Sequence[str]) -> Model:

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -40,11 +40,20 @@ _log = logging.getLogger("plainunet.serve")
 
 
 def load_with(
-    backend: BackendName, device: Device, precision: Precision, memory: float | None
+    backend: BackendName,
+    device: Device,
+    precision: Precision,
+    memory: float | None,
+    network: Sequence[str] = (),
 ) -> Load:
     """Make a function that loads models with these arguments of `Predictor.load`."""
     return partial(
-        Predictor.load, backend=backend, device=device, precision=precision, memory=memory
+        Predictor.load,
+        backend=backend,
+        device=device,
+        precision=precision,
+        memory=memory,
+        network=tuple(network),
     )
 
 

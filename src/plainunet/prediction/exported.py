@@ -46,9 +46,15 @@ OPERATORS = frozenset(
     Add AveragePool BatchNormalization Cast Concat Constant Conv ConvTranspose DequantizeLinear Div
     Gather GroupNormalization Identity InstanceNormalization MaxPool Min Mul Pad QuantizeLinear Relu
     Reshape Resize Shape Sigmoid Slice Split Squeeze Sub Transpose Unsqueeze
+    Abs And Ceil Clip Cos DepthToSpace Elu Equal Erf Exp Flatten Floor Gelu Gemm GlobalAveragePool
+    GlobalMaxPool Greater GreaterOrEqual HardSigmoid HardSwish LayerNormalization LeakyRelu Less
+    LessOrEqual Log LogSoftmax MatMul Max Mish Mod Neg Not Or PRelu Pow Reciprocal ReduceL2
+    ReduceMax ReduceMean ReduceMin ReduceSum Round Selu Sign Sin Softmax Softplus Softsign
+    SpaceToDepth Sqrt Sum Tanh Where
     """.split()  # noqa: SIM905
 )
-"""Operators of ONNX that an exported network may have; others could take any amount of memory."""
+"""Operators of ONNX that an exported network may have: those of a U-Net, and more for networks that
+users write. Others could take any amount of memory."""
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """A network: images [N, C, h, w] to logits [N, K, h, w]."""
 Loaded = tuple[Run, dict[str, Any], str]
@@ -338,13 +344,11 @@ def cut_onnx(model: Any, path: Path) -> Any:
         else:
             raise CheckpointError(f"{path}: has no network that plainunet exported ({name!r}).")
     nodes = [node for node in model.graph.node if needed & set(node.output)]
-    strange = sorted(
-        {node.op_type for node in nodes if node.domain}
-        | {node.op_type for node in nodes if node.op_type not in OPERATORS}
-    )
+    strange = {node.op_type for node in nodes if node.domain or node.op_type not in OPERATORS}
     if strange:
         raise CheckpointError(
-            f"{path}: has operators that plainunet export does not write ({', '.join(strange)})."
+            f"{path}: has operators that plainunet does not run ({', '.join(sorted(strange))}). "
+            "Use the checkpoint."
         )
     real = onnx.TensorProto.FLOAT
     graph = onnx.helper.make_graph(

@@ -11,6 +11,7 @@ from typing import Any
 
 from plainunet import __version__
 from plainunet.config import DataConfig, TrainConfig
+from plainunet.dataset.augment import require_same
 from plainunet.dataset.coding import Instances
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
@@ -18,18 +19,22 @@ from plainunet.dataset.split import read_split, write_split
 from plainunet.evaluation.evaluate import evaluate_dataset
 from plainunet.evaluation.folds import SPLIT, CrossValidation, FoldScores, report_content
 from plainunet.evaluation.measure import Measurement, predict_images, score_images
+from plainunet.evaluation.metrics import Metrics, with_own
 from plainunet.evaluation.report import About, Shown, choose_shown, show, write_report
 from plainunet.files import lock_folder, remove_unfinished, write_json
 from plainunet.formats.problems import command
 from plainunet.network.card import BEST_FILE, FOLDS_FILE, SCORES_FILE, Card
 from plainunet.network.checkpoint import load_checkpoint
+from plainunet.network.losses import OwnLossFunction
+from plainunet.network.own import copy_part
 from plainunet.page import plural
+from plainunet.parts import OwnParts, Part, parts_of
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Forwarding, Reporter, StepDone, silent
-from plainunet.settings import load_config
 from plainunet.training.distributed import join_processes
 from plainunet.training.run import RunFolder, StoppedError
-from plainunet.training.train import require_apart, resume, train
+from plainunet.training.train import own_parts, require_apart, resume, train
+from plainunet.training.training_data import read_augment
 from plainunet.training.validate import read_held_out
 
 FOLDS = 5
@@ -46,6 +51,10 @@ def cross_validate(
     folds: int | None = None,
     seeds: int = 1,
     reporter: Reporter = silent,
+    loss: OwnLossFunction | str | None = None,
+    augment: Any = None,
+    network: Any = None,
+    metrics: Any = None,
 ) -> CrossValidation:
     """Train a model for each fold, and score every image by the model that did not see it.
 
@@ -63,6 +72,10 @@ def cross_validate(
         seeds: Number of trainings of each fold, with the seeds of the settings and the next ones.
             The folds are the same for all. A larger number extends a finished cross-validation.
         reporter: Receives notes and progress.
+        loss: Your own loss, as for `train`; to continue, give the same parts again.
+        augment: Your own augmentation, as for `train`.
+        network: Your own network, as for `train`; of a module, each run trains a copy.
+        metrics: Your own metrics, as for `evaluate`.
 
     Returns:
         The scores: of each fold, of the out-of-fold predictions, and of the ensemble of all runs
@@ -70,12 +83,16 @@ def cross_validate(
 
     Raises:
         FileNotFoundError: The folder does not exist.
-        ValueError: As by `train`; or `out` has a cross-validation with other settings, or the data
-            has changed since it began.
+        ValueError: As by `train`; or `out` has a cross-validation with other settings or parts, or
+            the data has changed since it began.
         StoppedError: SIGINT or SIGTERM arrived; the state of the run is saved.
     """
     data, out, config = Path(data), Path(out), config or TrainConfig()
-    plan = _Plan.make(data, out, config, folds, seeds)
+    parts = own_parts(augment, loss=loss, network=network, metrics=metrics)
+    config = config.model_copy(update=parts.names())
+    parts = read_augment(config, parts)
+    parts.require(config, "the settings")
+    plan = _Plan.make(data, out, config, folds, seeds, parts)
     require_apart(RunFolder(out), data)
     with ExitStack() as held:
 
@@ -123,10 +140,17 @@ class _Plan:
     folds: int
     seeds: tuple[int, ...]
     runs: tuple[_FoldRun, ...]
+    parts: OwnParts
 
     @classmethod
     def make(
-        cls, data: Path, out: Path, config: TrainConfig, folds: int | None, seeds: int
+        cls,
+        data: Path,
+        out: Path,
+        config: TrainConfig,
+        folds: int | None,
+        seeds: int,
+        parts: OwnParts,
     ) -> "_Plan":
         """Plan the runs: all folds with the first seed, then with the next."""
         count = folds or config.folds or FOLDS
@@ -144,7 +168,21 @@ class _Plan:
             for seed in numbers
             for fold in range(count)
         )
-        return cls(data, out, config, count, numbers, runs)
+        return cls(data, out, config, count, numbers, runs, parts)
+
+    @property
+    def network(self) -> Part | None:
+        """The user's own network."""
+        return self.parts.network
+
+    def card(self, run: _FoldRun) -> Card:
+        """The card of a run's checkpoint."""
+        return load_checkpoint(run.folder.best, parts_of(self.network, "--network"))[1]
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics: the built-in ones, and the user's own."""
+        return with_own(self.parts.metrics, len(self.card(self.runs[0]).class_names))
 
     @property
     def record(self) -> Path:
@@ -187,6 +225,8 @@ class _Plan:
         elif self._has_begun():
             known = json.loads(self.record.read_text(encoding="utf-8"))
             self._require_same(known)
+            if self.parts.augment and (file := self.runs[0].folder.augment).is_file():
+                require_same(self.parts.augment, file)
             if known["seeds"] != list(self.seeds):  # the scores are not those of all runs
                 (self.out / SCORES_FILE).unlink(missing_ok=True)
         write_json(self.record, self.content())
@@ -229,7 +269,7 @@ class _Plan:
         given = {name: getattr(self.config, name) for name in self.config.model_fields_set}
         first = self.runs[0].folder
         if run != self.runs[0]:
-            planned = load_config(first.config)
+            planned = first.read_config()
             chosen = {name: getattr(planned, name) for name in _CHOSEN}
             if planned.budget is not None:
                 del chosen["epochs"]  # the budget decides
@@ -267,13 +307,14 @@ def _train(plan: _Plan, run: _FoldRun, reporter: Reporter) -> None:
     if run == plan.runs[0] and plan.config.budget is not None:
         each = plan.config.budget / len(plan.runs)
         reporter.note(f"budget: {each:.0f} s for each of {plural(len(plan.runs), 'run')}")
+    parts = {**vars(plan.parts), "network": plan.network and copy_part(plan.network)}
     try:
         if folder.state.is_file():
-            resume(folder.path, reporter)
+            resume(folder.path, reporter, **parts)
         else:
             # killed between its first files and its first state
             folder.config.unlink(missing_ok=True)
-            train(plan.data, folder.path, plan.settings(run), reporter)
+            train(plan.data, folder.path, plan.settings(run), reporter, **parts)
     except StoppedError as error:
         where = str(error).partition(";")[0]
         error.args = (f"{run.name}: {where}; saved. To continue, run the same command again.",)
@@ -282,7 +323,7 @@ def _train(plan: _Plan, run: _FoldRun, reporter: Reporter) -> None:
 
 def _require_same_data(plan: _Plan, run: _FoldRun) -> None:
     """Refuse data that was changed between two runs."""
-    cards = [load_checkpoint(each.folder.best)[1] for each in (plan.runs[0], run)]
+    cards = [plan.card(each) for each in (plan.runs[0], run)]
     if cards[0].training["digest"] != cards[1].training["digest"]:
         raise ValueError(
             f"{plan.data}: has changed since the cross-validation began: {run.name} has other "
@@ -292,7 +333,7 @@ def _require_same_data(plan: _Plan, run: _FoldRun) -> None:
 
 def _score(plan: _Plan) -> CrossValidation:
     """Score each fold, and the out-of-fold predictions of each seed."""
-    _, card = load_checkpoint(plan.runs[0].folder.best)
+    card, metrics = plan.card(plan.runs[0]), plan.metrics
     folds, out_of_fold = [], {}
     for seed in plan.seeds:
         measured: list[Measurement] = []
@@ -300,17 +341,19 @@ def _score(plan: _Plan) -> CrossValidation:
         for run in (each for each in plan.runs if each.seed == seed):
             held_out = [pair for pair in _pairs(plan, run) if pair.part == "val"]
             counts = read_held_out(run.folder.held_out, len(card.class_names))
-            scores = _scored(counts, held_out, card)
+            scores = _scored(counts, held_out, card, metrics)
             del scores["images"]
             folds.append(FoldScores(run.fold, seed, run.folder.best, len(held_out), scores))
             measured += counts
             pairs += held_out
-        out_of_fold[seed] = {"split": SPLIT, **_scored(measured, pairs, card)}
+        out_of_fold[seed] = {"split": SPLIT, **_scored(measured, pairs, card, metrics)}
     return CrossValidation(plan.data, plan.out, tuple(folds), out_of_fold)
 
 
-def _scored(measured: Sequence[Measurement], pairs: Sequence[Pair], card: Card) -> dict[str, Any]:
-    return score_images(measured, pairs, card.class_names, card.threshold)
+def _scored(
+    measured: Sequence[Measurement], pairs: Sequence[Pair], card: Card, metrics: Metrics
+) -> dict[str, Any]:
+    return score_images(measured, pairs, card.class_names, card.threshold, metrics)
 
 
 def _pairs(plan: _Plan, run: _FoldRun) -> list[Pair]:
@@ -321,13 +364,15 @@ def _finish(plan: _Plan, reporter: Reporter) -> CrossValidation:
     """Score all runs; write the split, the report and, last, the scores, which mark the end."""
     result = _score(plan)
     first = plan.runs[0].folder
-    known = load_config(first.config)
+    known = first.read_config()
     dataset = SegmentationDataset.reopen(plan.data, first.split, known)
-    predictor = partial(Predictor.load, device=known.device, precision=known.precision)
+    how: dict[str, Any] = {"device": known.device, "precision": known.precision}
+    predictor = partial(Predictor.load, network=plan.network, **how)
     if test := dataset.part("test"):
         reporter.note(f"test split: ensemble of {plural(len(plan.runs), 'model')}")
         ensemble, objects = predictor(result.checkpoints), isinstance(dataset.coding, Instances)
-        scores = evaluate_dataset(ensemble, test, reporter, objects=objects)
+        what: dict[str, Any] = {"objects": objects, "metrics": plan.metrics}
+        scores = evaluate_dataset(ensemble, test, reporter, **what)
         result = dataclasses.replace(result, test={"split": "test", **scores})
     pairs = _pairs(plan, plan.runs[0])
     trained_on = [p if p.part == "test" else dataclasses.replace(p, part="train") for p in pairs]

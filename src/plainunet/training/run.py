@@ -18,14 +18,13 @@ from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.split import SPLIT_FILE
 from plainunet.evaluation.metrics import Metrics, logged_metrics, with_own
 from plainunet.files import write_whole
+from plainunet.formats.problems import command
 from plainunet.network.card import BEST_FILE
 from plainunet.network.losses import LOSSES, Loss, OwnLoss
 from plainunet.parts import NO_PARTS, OwnParts
 from plainunet.reporter import Reporter, silent
-from plainunet.settings import DATASET_FILE
+from plainunet.settings import AUGMENT_FILE, DATASET_FILE, make_config, read_settings
 from plainunet.training.distributed import ALONE, Processes
-
-AUGMENT_FILE = "augment.json"
 
 
 class RunFolder:
@@ -52,6 +51,10 @@ class RunFolder:
         self.held_out = path / "held_out.npz"  # with folds, the counts of the held-out images
         self.report = path / "report.html"  # the evaluation of the best checkpoint
 
+    def read_config(self) -> TrainConfig:
+        """Read the settings of the run."""
+        return make_config(read_settings(self.config), str(self.config))
+
     def journal(self, name: str) -> Path:
         """Counts of an unfinished evaluation; `name` distinguishes concurrent ones."""
         return self.path / "last" / f"judged-{name}.json"
@@ -68,9 +71,12 @@ class RunFolder:
 class StoppedError(KeyboardInterrupt):
     """The run was interrupted; its state is saved, and the message tells how to resume."""
 
-    def __init__(self, run: Path, where: str, code: int) -> None:
-        """Describe where it stopped, as in "after step 12"; exit code: 128 + the signal."""
-        super().__init__(f"stopped {where}; saved. Resume with: plainunet train --resume {run}")
+    def __init__(self, where: str, again: str, code: int) -> None:
+        """Describe where it stopped, as in "after step 12"; exit code: 128 + the signal.
+
+        `again` is the command that resumes the run.
+        """
+        super().__init__(f"stopped {where}; saved. Resume with: {again}")
         self.code = code
 
 
@@ -133,7 +139,12 @@ class Run:
 
     def stopped(self) -> StoppedError:
         """Make the error that ends an interrupted run."""
-        return StoppedError(self.folder.path, self.where, self.stop.code)
+        return StoppedError(self.where, self.resume_command, self.stop.code)
+
+    @property
+    def resume_command(self) -> str:
+        """The command that resumes the run."""
+        return command("plainunet", "train", "--resume", self.folder.path, *self.parts.flags())
 
 
 @contextmanager

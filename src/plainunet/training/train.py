@@ -33,12 +33,12 @@ from plainunet.palette import default_colors
 from plainunet.parts import OwnParts, Part, is_own
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Forwarding, Reporter, silent
-from plainunet.settings import load_config, with_dataset, write_config, write_dataset
+from plainunet.settings import AUGMENT_FILE, with_dataset, write_config, write_dataset
 from plainunet.system import keep_freed_memory
 from plainunet.training.budget import find_end, fit_budget
 from plainunet.training.distributed import Processes, join_processes
 from plainunet.training.plan import BUDGET, check_window, fill_in, with_checkpoint
-from plainunet.training.run import AUGMENT_FILE, Run, RunFolder, asked_to_stop
+from plainunet.training.run import Run, RunFolder, asked_to_stop
 from plainunet.training.schedule import scaled_size
 from plainunet.training.state import read_state
 from plainunet.training.trackers import require_trackers, track
@@ -109,7 +109,7 @@ def train(
     """
     begun = time.monotonic() if begun is None else begun
     folder, config = RunFolder(Path(out)), config or TrainConfig()
-    parts = OwnParts.of(loss=loss, augment=_named(augment), network=network, metrics=metrics)
+    parts = own_parts(augment, loss=loss, network=network, metrics=metrics)
     config = config.model_copy(update=parts.names())
     parts = read_augment(config, parts)
     parts.require(config, "the settings")
@@ -161,8 +161,8 @@ def resume(
     """
     folder = RunFolder(Path(out))
     folder.require_state()
-    parts = OwnParts.of(loss=loss, augment=_named(augment), network=network, metrics=metrics)
-    with _processes_in(folder, load_config(folder.config).device) as processes:
+    parts = own_parts(augment, loss=loss, network=network, metrics=metrics)
+    with _processes_in(folder, folder.read_config().device) as processes:
         return _resume(folder, processes, reporter, parts)
 
 
@@ -187,7 +187,7 @@ def _train(
     with (
         track(run, known=saved is not None),
         asked_to_stop(run),
-        _advising_to_resume(run.folder),
+        _advising_to_resume(run),
     ):
         with _deterministic(config.deterministic):
             trainer = Trainer(run, network, card, samples)
@@ -199,12 +199,14 @@ def _train(
         return evaluate_best(run)
 
 
-def _named(augment: Any) -> Any:
-    """The user's own augmentation; transforms from Python are named by the file they are saved in.
+def own_parts(augment: Any, **others: Any) -> OwnParts:
+    """Take the user's own parts, as `OwnParts.of`.
 
-    Their own name says nothing.
+    Transforms from Python are named by the file they are saved in: their own name says nothing.
     """
-    return augment if augment is None or isinstance(augment, str) else Part(augment, AUGMENT_FILE)
+    if augment is not None and not isinstance(augment, str | Part):
+        augment = Part(augment, AUGMENT_FILE)
+    return OwnParts.of(augment=augment, **others)
 
 
 class _DataNotes(Forwarding):
@@ -281,7 +283,7 @@ def _resume(
         for directory in (folder.path, folder.state.parent, folder.validation):
             remove_unfinished(directory)
         saved = read_state(folder)
-        config = load_config(folder.config)
+        config = folder.read_config()
         require_trackers(config, folder.path)
         data = Path(saved["data"])
         if not data.is_dir() and folder.data.is_dir():  # the run folder was moved
@@ -404,14 +406,13 @@ def _deterministic(wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _advising_to_resume(folder: RunFolder) -> Iterator[None]:
+def _advising_to_resume(run: Run) -> Iterator[None]:
     """Add the resume command to errors of files and processes."""
     try:
         yield
     except OSError as error:
-        if not folder.state.is_file():
+        if not run.folder.state.is_file():
             raise
         raise OSError(
-            f"{error}\nThe last saved state of the run is intact. Resume with: "
-            f"plainunet train --resume {folder.path}"
+            f"{error}\nThe last saved state of the run is intact. Resume with: {run.resume_command}"
         ) from error
