@@ -426,6 +426,7 @@ def compare(
     json_file: Json = None,
     device: Annotated[Device, Parameter(help="Device to run on.")] = "auto",
     precision: Arithmetic = "auto",
+    metrics: Scores = (),
     network: Own = (),
 ) -> int:
     """Compare two models on the same images: which is better, by how much, and where.
@@ -463,6 +464,7 @@ def compare(
             device=device,
             precision=precision,
             network=network,
+            metrics=metrics,
             reporter=_Noting(screen, notes.append),
         )
     _print_notes(notes)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from plainunet import TrainConfig, evaluate
+from plainunet import TrainConfig, compare, evaluate
 from plainunet.__main__ import _run
-from plainunet.parts import PartError
+from plainunet.evaluation.metrics import OwnMetric
+from plainunet.parts import PartError, given_part
 from plainunet.training.trackers import _scores
 from plainunet.training.train import resume, train
 
-from .conftest import Draw, rows_of
+from .conftest import Draw, PowerCut, cut_after, rows_of
 
 MODULE = """
 import numpy as np
@@ -32,6 +33,11 @@ FLAGS = (
     *("--epochs", "1", "--size", "32", "40", "--batch-size", "4", "--base-channels", "2"),
     *("--depth", "2", "--device", "cpu", "--workers", "0", "--precision", "fp32"),
 )
+
+
+def distance(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
+    """How far the areas are apart [pixels]; nan if the class is not in the ground truth."""
+    return abs(float(truth.sum()) - prediction.sum()) if truth.any() else float("nan")
 
 
 def missed(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -76,7 +82,54 @@ def test_one_function_shows_up_everywhere(
     assert found["intervals"]["per_image"]["specificity"]["per_class"]["foreground"]
     assert all("specificity" in image for image in found["images"])
     assert "specificity" in (tmp_path / "report.html").read_text()
+    assert "--metrics my_metrics:specificity" in (tmp_path / "report.html").read_text()
+    words = ("compare", "run", "run", "data", "--json", "both.json")
+    assert plainunet(*words, *own) == 0
+    assert "specificity" in capsys.readouterr().out
+    both = json.loads((tmp_path / "both.json").read_text())["scores"]
+    assert both["pooled"]["specificity"]["difference"] == 0
+    assert both["pooled"]["specificity"]["better"] is None
+    assert both["pooled"]["dice"]["better"] is not None
     sys.modules.pop("my_metrics")
+
+
+def test_a_metric_of_two_masks_is_one_of_each_image(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data, whole, cut = draw(tmp_path / "data", 8), tmp_path / "whole", tmp_path / "cut"
+    result = train(data, whole, tiny, metrics=[missed, distance])
+    assert result["pooled"]["distance"]["mean_foreground"] is None
+    assert result["pooled"]["missed"]["mean_foreground"] is not None
+    rows = [image["distance"]["per_class"]["foreground"] for image in result["images"]]
+    known = [row for row in rows if row is not None]
+    mean = result["per_image"]["distance"]["per_class"]["foreground"]
+    assert mean == pytest.approx(np.mean(known))
+    low, high = result["intervals"]["per_image"]["distance"]["per_class"]["foreground"]
+    assert low <= mean <= high
+    with pytest.raises(PowerCut):
+        train(data, cut, tiny, cut_after(1), metrics=[missed, distance])
+    with pytest.raises(PartError):
+        resume(cut, metrics=missed)
+    assert resume(cut, metrics=[missed, distance])["images"] == result["images"]
+    assert rows_of(cut, timed=False) == rows_of(whole, timed=False)
+    both = compare(whole, cut, data, metrics=distance)["scores"]
+    assert both["per_image"]["distance"]["first"] == pytest.approx(mean)
+    assert both["per_image"]["distance"]["difference"] == 0
+    assert "distance" not in both["pooled"]
+
+
+def test_ignored_pixels_are_in_no_mask() -> None:
+    seen = []
+
+    def areas(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
+        seen.append((int(truth.sum()), int(prediction.sum())))
+        return 0.5
+
+    truth = np.array([[0, 1, 255, 255]], np.uint8)
+    scores = OwnMetric(given_part(areas)).score_masks(truth, np.array([[0, 0, 1, 255]]), 3)
+    assert seen == [(1, 2), (1, 0)]
+    assert scores[:2].tolist() == [0.5, 0.5]
+    assert np.isnan(scores[2])
 
 
 def test_from_python_and_undefined_values_are_left_out(
@@ -102,6 +155,9 @@ BAD: dict[str, Callable[..., Any]] = {
     "of images": lambda confusion: confusion.sum((-2, -1)) / 2,
     "text": lambda confusion: [["good"] * 2] * 2,
     "fails": lambda confusion: confusion.no_such_thing,
+    "vector of masks": lambda truth, prediction: truth.sum(axis=0),
+    "fails for masks": lambda truth, prediction: truth.no_such_thing,
+    "fails without a prediction": lambda truth, prediction: np.argwhere(prediction)[0, 0],
 }
 
 

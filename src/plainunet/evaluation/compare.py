@@ -14,20 +14,25 @@ import numpy as np
 
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.evaluation.evaluate import open_dataset
-from plainunet.evaluation.measure import measure, predict_images
+from plainunet.evaluation.measure import Measurement, measure, predict_images
 from plainunet.evaluation.metrics import (
     PER_CLASS,
     PROTOCOL,
     Counts,
     Floats,
+    Metrics,
     accuracy,
     dice,
     json_number,
+    metrics_of_masks,
     nan_mean,
+    of_images,
+    with_own,
 )
 from plainunet.evaluation.statistics import LEVEL, Bootstrap, json_interval
 from plainunet.files import write_whole
 from plainunet.formats.sources import path_of, stem_of
+from plainunet.parts import parts_of
 from plainunet.prediction.drawing import draw_comparison, write_rgb
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent
@@ -48,6 +53,7 @@ def compare(
     device: str = "auto",
     precision: str = "auto",
     network: Any = None,
+    metrics: Any = None,
     reporter: Reporter = silent,
 ) -> dict[str, Any]:
     """Compare two checkpoints of the same classes.
@@ -63,14 +69,16 @@ def compare(
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
         network: The factory of your own network, or both, as in `Predictor.load`.
+        metrics: Your own metrics, as for `evaluate`.
         reporter: Receives the progress, and notes on skipped images.
 
     Returns:
         {"protocol", "split", "pictures", "groups", "level", "models": [a, b], "scores": {"pooled"
         and "per_image": {score: {"first", "second", "difference", "interval", "better"}}},
         "images": [{"image", "group", "first", "second", "difference"}]}: means over foreground
-        classes, second minus first, and the fraction of resamples in which the second is better;
-        the Dice of each image, largest difference first.
+        classes, second minus first, and the fraction of resamples in which the second is better
+        (None for your own metrics, of which the lower may be the better); the Dice of each image,
+        largest difference first.
 
     Raises:
         FileNotFoundError: No such checkpoint or folder.
@@ -83,7 +91,11 @@ def compare(
     paths = [Path(first), Path(second)]
     models = _load(paths, network, device, precision)
     datasets, split = _open_common(paths, models, Path(data), split, folder, reporter)
-    counts = [_count(*each, reporter) for each in zip(paths, models, datasets, strict=True)]
+    chosen = with_own(parts_of(metrics, "--metrics"), len(models[0].card.class_names))
+    measured = [
+        _measure(*each, chosen, reporter) for each in zip(paths, models, datasets, strict=True)
+    ]
+    counts = [np.stack([each.counts for each in of_model]) for of_model in measured]
     bootstrap = Bootstrap([pair.group for pair in datasets[0].pairs])
     rows, order = _rank_images(datasets[0], counts)
     result: dict[str, Any] = {
@@ -93,7 +105,7 @@ def compare(
         "groups": bootstrap.groups,
         "level": LEVEL,
         "models": [str(first), str(second)],
-        "scores": _differences(counts, bootstrap),
+        "scores": _differences(measured, bootstrap, chosen),
         "images": rows,
     }
     if out is not None:
@@ -139,16 +151,20 @@ def _open_common(
     return [common, replace(common, coding=second.coding)], name
 
 
-def _count(
-    path: Path, model: Predictor, dataset: SegmentationDataset, reporter: Reporter
-) -> Counts:
-    """Compute the confusion matrices [n, K, K] of a model."""
+def _measure(
+    path: Path,
+    model: Predictor,
+    dataset: SegmentationDataset,
+    metrics: Metrics,
+    reporter: Reporter,
+) -> list[Measurement]:
+    """Measure the images of a model."""
     reporter.stage(str(path), len(dataset))
-    counts = []
-    for measured in measure(model, dataset, boundary=False):
-        counts.append(measured.counts)
-        reporter.advance(len(counts))
-    return np.stack(counts)
+    found = []
+    for measured in measure(model, dataset, boundary=False, metrics=metrics):
+        found.append(measured)
+        reporter.advance(len(found))
+    return found
 
 
 def _rank_images(
@@ -170,23 +186,36 @@ def _rank_images(
     return rows, order
 
 
-def _differences(counts: Sequence[Counts], bootstrap: Bootstrap) -> dict[str, Any]:
+def _differences(
+    measured: Sequence[Sequence[Measurement]], bootstrap: Bootstrap, chosen: Metrics
+) -> dict[str, Any]:
     """Compute the scores of both and their differences, pooled and per image."""
 
     def foreground(score: Callable[[Counts], Floats]) -> Callable[[Counts], Floats]:
         return lambda counts: nan_mean(score(counts)[..., 1:], axis=-1)
 
-    metrics = {"accuracy": accuracy, **{n: foreground(score) for n, score in PER_CLASS.items()}}
+    def with_accuracy(metrics: Metrics) -> Metrics:
+        means = {name: foreground(score) for name, score in metrics.items()}
+        return {"accuracy": accuracy, **means}
+
+    counts = [np.stack([each.counts for each in of_model]) for of_model in measured]
+    of_masks = [np.stack([each.of_masks for each in of_model]) for of_model in measured]
+    per_image = [with_accuracy(of_images(chosen, each)) for each in of_masks]
     resampled = [bootstrap.pooled(each) for each in counts]
     result: dict[str, Any] = {"pooled": {}, "per_image": {}}
-    for name, score in metrics.items():
+    for name, score in with_accuracy(chosen).items():
         pooled = [score(each.sum(axis=0)[None])[0] for each in counts]
         differences = score(resampled[1]) - score(resampled[0])
         result["pooled"][name] = _entry(pooled, differences, bootstrap)
-        of_images = [score(each) for each in counts]
-        means = [nan_mean(each) for each in of_images]
-        differences = bootstrap.means(of_images[1] - of_images[0])
+        of_each = [scores[name](each) for scores, each in zip(per_image, counts, strict=True)]
+        means = [nan_mean(each) for each in of_each]
+        differences = bootstrap.means(of_each[1] - of_each[0])
         result["per_image"][name] = _entry(means, differences, bootstrap)
+    for name in chosen.keys() - PER_CLASS.keys():  # of which the lower may be the better
+        for entries in result.values():
+            entries[name]["better"] = None
+    for metric in metrics_of_masks(chosen):
+        del result["pooled"][metric.name]
     return result
 
 

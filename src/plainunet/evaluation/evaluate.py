@@ -32,7 +32,7 @@ from plainunet.formats.problems import command
 from plainunet.formats.sources import Source
 from plainunet.network.card import FOLDS_FILE, SCORES_FILE, Card
 from plainunet.palette import default_names
-from plainunet.parts import parts_of
+from plainunet.parts import flags_of, parts_of
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent
 from plainunet.settings import with_dataset
@@ -81,8 +81,10 @@ def evaluate(
         allow_outside: Whether a dataset.toml may point outside the folder.
         objects: Whether to count objects too; always done for instance masks.
         metrics: Your own metrics, a function or a list: from confusion matrices [..., K, K] int64,
-            rows ground truth, columns prediction, to scores [..., K], nan where undefined; or
-            their names `package.module:function`.
+            rows ground truth, columns prediction, to scores [..., K], nan where undefined; or, if
+            it takes two arguments, from the ground truth and the prediction of a class in an
+            image, [H, W] bool, False where ignored, to a number. Or their names
+            `package.module:function`.
         html: File for a report with images.
         backend: What runs the network, as in `Predictor.load`.
         device: "auto", "cpu", "cuda" or "mps".
@@ -103,7 +105,8 @@ def evaluate(
     folder: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
     folder |= {"unlisted": unlisted, "skip_unlabelled": skip_unlabelled}
     folder["allow_outside"] = allow_outside
-    chosen = with_own(parts_of(metrics, "--metrics"), len(predictor.card.class_names))
+    own = parts_of(metrics, "--metrics")
+    chosen = with_own(own, len(predictor.card.class_names))
     checkpoint = Path(checkpoint)
     with as_folder(data, reporter) as path:
         dataset, split = open_dataset(predictor.card, checkpoint, path, split, folder, reporter)
@@ -113,7 +116,9 @@ def evaluate(
         _note_missing_classes(result["confusion"], dataset, reporter)
         if html is not None:
             options = {"split": split, **folder, "objects": objects}
-            again = command("plainunet", "evaluate", checkpoint, path, *_flags(options))
+            flags = [*_flags(options), *flags_of("metrics", own)]
+            flags += flags_of("network", parts_of(network, "--network"))
+            again = command("plainunet", "evaluate", checkpoint, path, *flags)
             about = About(str(checkpoint), str(path), again)
             _write_report(Path(html), result, predictor, dataset, about)
     return result
@@ -163,7 +168,7 @@ def evaluate_dataset(
     """Evaluate a model on a dataset at native resolution; returns as `score_images`."""
     reporter.stage("evaluating", len(dataset))
     measured = []
-    for each in measure(predictor, dataset, objects=objects):
+    for each in measure(predictor, dataset, objects=objects, metrics=metrics):
         measured.append(each)
         reporter.advance(len(measured))
     card = predictor.card

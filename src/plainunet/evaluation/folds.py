@@ -7,14 +7,19 @@ from statistics import mean, stdev
 from typing import Any, Literal, NamedTuple
 
 from plainunet.evaluation.charts import Dot, strip_chart
+from plainunet.evaluation.metrics import PER_CLASS, metric_labels
 from plainunet.page import interval, plural, score
 
 Aggregate = Literal["per_image", "pooled"]
-METRICS = ("dice", "iou", "precision", "recall")
 AGGREGATES: tuple[Aggregate, ...] = ("per_image", "pooled")
 SPLIT = "out-of-fold"
 """Name of the split in the scores of out-of-fold predictions."""
 _MOST_DRAWN = 20  # folds in a chart
+_SHOWN: tuple[tuple[str, Aggregate], ...] = (
+    ("dice", "per_image"),
+    ("dice", "pooled"),
+    ("iou", "per_image"),
+)
 
 
 class Spread(NamedTuple):
@@ -50,7 +55,7 @@ class FoldScores:
     """As by `evaluate`, without the rows of the images."""
 
     def score(self, metric: str = "dice", aggregate: Aggregate = "per_image") -> float | None:
-        """Return the mean over foreground classes of "dice", "iou", "precision" or "recall"."""
+        """Return the mean over foreground classes of "dice", "iou" or another metric."""
         return _mean_foreground(self.scores, metric, aggregate)
 
 
@@ -108,6 +113,7 @@ class CrossValidation:
     def as_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
         first = next(iter(self.out_of_fold.values()))
+        metrics = [*PER_CLASS, *self.own_metrics]
         return {
             "protocol": first["protocol"],
             "data": str(self.data),
@@ -123,7 +129,7 @@ class CrossValidation:
             ],
             "spread": {
                 way: {
-                    aggregate: {metric: _plain(over(metric, aggregate)) for metric in METRICS}
+                    aggregate: {metric: _plain(over(metric, aggregate)) for metric in metrics}
                     for aggregate in AGGREGATES
                 }
                 for way, over in (("folds", self.over_folds), ("seeds", self.over_seeds))
@@ -132,33 +138,46 @@ class CrossValidation:
             "test": self.test,
         }
 
+    @property
+    def own_metrics(self) -> dict[str, str]:
+        """The names of the user's own metrics, with their labels."""
+        first = next(iter(self.out_of_fold.values()))
+        labels = metric_labels(first["per_image"])
+        return {name: label for name, label in labels.items() if name not in PER_CLASS}
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The names of the columns of `rows`."""
+        return *HEADER, *(f"{label} per image" for label in self.own_metrics.values())
+
     def rows(self) -> list[tuple[str, ...]]:
-        """Lay out the scores as text: name, images, Dice, its interval, pooled Dice, IoU.
+        """Lay out the scores as text, in the columns of `header`.
 
         The rows are the folds, the mean of the folds, the out-of-fold predictions of each seed,
         and the test split.
         """
         found: list[tuple[str, ...]] = []
-        pooled, iou = self.fold_scores("dice", "pooled"), self.fold_scores("iou")
+        own = tuple(self.own_metrics)
+        others = [self.fold_scores("dice", "pooled"), *map(self.fold_scores, ("iou", *own))]
         of_fold = {each.fold: each for each in reversed(self.folds)}
         several = len(self.seeds) > 1
         for number, dice in self.fold_scores().items():
             bounds = "" if several else _interval(of_fold[number].scores)
-            numbers = (score(dice), bounds, score(pooled[number]), score(iou[number]))
+            numbers = (score(dice), bounds, *(score(each[number]) for each in others))
             found.append((f"fold {number}", str(of_fold[number].images), *numbers))
-        found += _spread_rows("mean of folds", self.over_folds)
+        found += _spread_rows("mean of folds", self.over_folds, own)
         for seed, scores in self.out_of_fold.items():
             name = f"out-of-fold, seed {seed}" if several else "out-of-fold"
-            found.append((name, *_cells(scores)))
+            found.append((name, *_cells(scores, own)))
         if several:
-            found += _spread_rows("mean of seeds", self.over_seeds)
+            found += _spread_rows("mean of seeds", self.over_seeds, own)
         if self.test:
-            found.append(("test (ensemble)", *_cells(self.test)))
+            found.append(("test (ensemble)", *_cells(self.test, own)))
         return found
 
     def __str__(self) -> str:
         """Format the scores as a table of text."""
-        rows = [HEADER, *self.rows()]
+        rows = [self.header, *self.rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
@@ -168,7 +187,7 @@ class CrossValidation:
 
 
 HEADER = ("", "images", "Dice per image", "95% CI", "Dice pooled", "IoU per image")
-"""Names of the columns of `CrossValidation.rows`."""
+"""Names of the columns of `CrossValidation.rows`, without own metrics."""
 
 
 def report_content(result: CrossValidation) -> dict[str, Any]:
@@ -186,7 +205,7 @@ def report_content(result: CrossValidation) -> dict[str, Any]:
         "title": f"{runs}-fold cross-validation on {result.data}",
         "cards": cards,
         "folds": {
-            "header": HEADER,
+            "header": result.header,
             "rows": result.rows(),
             "seeds": result.seeds,
             "chart": _fold_chart(result, first),
@@ -195,17 +214,11 @@ def report_content(result: CrossValidation) -> dict[str, Any]:
 
 
 def _spread_rows(
-    name: str, over: Callable[[str, Aggregate], Spread | None]
+    name: str, over: Callable[[str, Aggregate], Spread | None], own: Sequence[str]
 ) -> list[tuple[str, ...]]:
     """Lay out the mean and the standard deviation of the scores."""
-    dice, pooled, iou = (
-        over("dice", "per_image"),
-        over("dice", "pooled"),
-        over("iou", "per_image"),
-    )
-    means, deviations = (
-        [score(each and each[place]) for each in (dice, pooled, iou)] for place in (0, 1)
-    )
+    spreads = [over(*each) for each in (*_SHOWN, *((name, "per_image") for name in own))]
+    means, deviations = ([score(each and each[place]) for each in spreads] for place in (0, 1))
     return [
         (name, "", means[0], "", *means[1:]),
         ("standard deviation", "", deviations[0], "", *deviations[1:]),
@@ -238,11 +251,9 @@ def _fold_chart(result: CrossValidation, scores: dict[str, Any]) -> str:
     return strip_chart("Dice of each image, by fold", rows)
 
 
-def _cells(scores: dict[str, Any]) -> tuple[str, ...]:
-    numbers = [
-        _mean_foreground(scores, *each)
-        for each in (("dice", "per_image"), ("dice", "pooled"), ("iou", "per_image"))
-    ]
+def _cells(scores: dict[str, Any], own: Sequence[str]) -> tuple[str, ...]:
+    shown = (*_SHOWN, *((name, "per_image") for name in own))
+    numbers = [_mean_foreground(scores, *each) for each in shown]
     dice, *others = map(score, numbers)
     return str(len(scores["images"])), dice, _interval(scores), *others
 

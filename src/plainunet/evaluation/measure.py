@@ -32,6 +32,8 @@ from plainunet.evaluation.metrics import (
     label_objects,
     match_objects,
     nan_mean,
+    of_images,
+    score_masks,
     scores,
     summarise,
     threshold_curve,
@@ -82,6 +84,8 @@ class Measurement(NamedTuple):
     """One per foreground class."""
     objects: list[ObjectScores] | None = None
     """One per foreground class."""
+    of_masks: Floats = np.zeros((0, 0))
+    """The user's metrics of masks, [M, K]."""
 
 
 def predict_images(
@@ -122,33 +126,33 @@ def measure(
     *,
     boundary: bool = True,
     objects: bool = False,
+    metrics: Metrics = PER_CLASS,
 ) -> Iterator[Measurement]:
     """Predict and measure the images one by one."""
     num_classes = len(predictor.card.class_names)
+
+    def count(predicted: PredictedImage, found: list[ObjectScores] | None) -> Measurement:
+        truth, prediction = predicted.truth, predicted.prediction
+        return Measurement(
+            confusion_matrix(truth, prediction, num_classes),
+            predicted.histogram,
+            (truth.shape[0], truth.shape[1]),
+            boundary_scores(truth, prediction, num_classes) if boundary else None,
+            found,
+            score_masks(metrics, truth, prediction, num_classes),
+        )
+
     # boundaries are compared in a thread while the network runs
     with ThreadPoolExecutor(1) as pool:
         waiting: deque[Any] = deque()
         images = predict_images(predictor, dataset, objects)
         for pair, predicted in zip(dataset.pairs, images, strict=True):
             found = _score_objects(pair, dataset, predicted) if objects else None
-            waiting.append(pool.submit(_measure, predicted, num_classes, boundary, found))
+            waiting.append(pool.submit(count, predicted, found))
             if len(waiting) > 2:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _measure(
-    predicted: PredictedImage, num_classes: int, boundary: bool, objects: list[ObjectScores] | None
-) -> Measurement:
-    truth, prediction = predicted.truth, predicted.prediction
-    return Measurement(
-        confusion_matrix(truth, prediction, num_classes),
-        predicted.histogram,
-        (truth.shape[0], truth.shape[1]),
-        boundary_scores(truth, prediction, num_classes) if boundary else None,
-        objects,
-    )
 
 
 def _score_objects(
@@ -199,10 +203,12 @@ def score_images(
         ValueError: There is no image, the number of names is not K, or two names are equal.
     """
     counts = np.stack([each.counts for each in measured])
-    result = summarise(counts, class_names, metrics)
+    of_masks = np.stack([each.of_masks for each in measured])
+    result = summarise(counts, class_names, metrics, of_masks)
     bootstrap = Bootstrap([pair.group for pair in pairs])
     histograms = np.stack([each.histogram for each in measured])
-    result["intervals"] = _pixel_intervals(counts, bootstrap, class_names, metrics)
+    of_each = of_images(metrics, of_masks)
+    result["intervals"] = _pixel_intervals(counts, bootstrap, class_names, (metrics, of_each))
     result["confusion"] = counts.sum(axis=0).tolist()
     result["calibration"] = calibration(histograms.sum(axis=0), len(class_names))
     if len(class_names) == 2:
@@ -227,7 +233,7 @@ def _image_entry(
         "group": pair.group,
         "size": list(each.size),
         "areas": dict(zip(class_names, areas, strict=True)),
-        **scores(each.counts, class_names, metrics),
+        **scores(each.counts, class_names, of_images(metrics, each.of_masks[None])),
     }
     if each.boundary is not None:
         entry["boundary"] = {
@@ -248,17 +254,22 @@ def _image_entry(
 
 
 def _pixel_intervals(
-    counts: Counts, bootstrap: Bootstrap, class_names: Sequence[str], metrics: Metrics
+    counts: Counts,
+    bootstrap: Bootstrap,
+    class_names: Sequence[str],
+    metrics: tuple[Metrics, Metrics],
 ) -> dict[str, Any]:
+    """Intervals of all scores; `metrics` are those of pooled counts, and of each image."""
     pooled = bootstrap.pooled(counts)
     intervals: dict[str, dict[str, Any]] = {
         "pooled": {"accuracy": json_interval(bootstrap.interval(accuracy(pooled)))},
         "per_image": {"accuracy": json_interval(bootstrap.mean_interval(accuracy(counts)))},
     }
-    for name, score in metrics.items():
+    for name, score in metrics[0].items():
+        of_each = metrics[1][name](counts)
         for key, found in (
             ("pooled", bootstrap.interval(_with_means(score(pooled)))),
-            ("per_image", bootstrap.mean_interval(_with_means(score(counts)))),
+            ("per_image", bootstrap.mean_interval(_with_means(of_each))),
         ):
             *per_class, foreground, everything = map(json_interval, found.T)
             intervals[key][name] = {

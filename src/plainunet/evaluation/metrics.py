@@ -4,6 +4,7 @@ In this order: the confusion matrix and its scores (Dice, IoU, precision, recall
 threshold and the calibration of probabilities; distances between boundaries; objects.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -144,11 +145,20 @@ _LOGGED = ("dice", "iou")
 
 
 class OwnMetric:
-    """A user's metric: a function from confusion matrices [..., K, K] to scores [..., K]."""
+    """A user's metric.
+
+    It is a function from confusion matrices [..., K, K] to scores [..., K]; or from the ground
+    truth and the prediction of a class in an image, [H, W] bool, to a number.
+
+    Attributes:
+        name: The function's name.
+        is_of_masks: Whether it is of the second kind. Such a metric has no pooled score.
+    """
 
     def __init__(self, part: Part) -> None:
         """Wrap the function; its own name is the metric's."""
         self._function, self._flag = part.made, f"--metrics {part.name}"
+        self.is_of_masks = _count_arguments(part.made) == 2
         self.name = part.name.rpartition(":")[2].rpartition(".")[2]
         if not callable(part.made) or not self.name.isidentifier():
             raise PartError(f"{self._flag}: is no function with a name. Define one with def.")
@@ -158,9 +168,13 @@ class OwnMetric:
     def __call__(self, confusion: Counts) -> Floats:
         """Compute the scores.
 
+        A metric of masks has none, nan.
+
         Raises:
             PartError: The function fails, or returns something else than [..., K].
         """
+        if self.is_of_masks:
+            return np.full(confusion.shape[:-1], np.nan)
         with running(f"{self._flag} failed"), np.errstate(divide="ignore", invalid="ignore"):
             found = np.asarray(self._function(confusion))
         if found.shape != confusion.shape[:-1] or found.dtype.kind not in "fiu":
@@ -172,6 +186,63 @@ class OwnMetric:
         scores[~np.isfinite(scores)] = np.nan
         return scores
 
+    def score_masks(self, truth: Labels, prediction: Labels, num_classes: int) -> Floats:
+        """Compute the scores [K] of an image, if it is a metric of masks.
+
+        Truth and prediction are class ids [H, W]; pixels that the truth ignores are in no mask. A
+        class in neither has no score.
+
+        Raises:
+            PartError: The function fails, or returns something else than a number.
+        """
+        valid = truth < num_classes
+        scores = np.full(num_classes, np.nan)
+        for number in range(num_classes):
+            masks = truth == number, (prediction == number) & valid
+            if not (masks[0].any() or masks[1].any()):
+                continue
+            with running(f"{self._flag} failed"), np.errstate(divide="ignore", invalid="ignore"):
+                found = np.asarray(self._function(*masks))
+            if found.shape or found.dtype.kind not in "fiub":
+                raise PartError(
+                    f"{self._flag}: returns {found.dtype} {list(found.shape)} for two masks "
+                    f"{list(truth.shape)}, not a number."
+                )
+            scores[number] = found if np.isfinite(found) else np.nan
+        return scores
+
+
+def _count_arguments(function: Any) -> int:
+    """Number of arguments without a default."""
+    try:
+        given = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of some functions written in C
+        return 1
+    positional = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return sum(each.kind in positional and each.default is each.empty for each in given)
+
+
+def metrics_of_masks(metrics: Metrics) -> list[OwnMetric]:
+    """The metrics that need masks."""
+    return [each for each in metrics.values() if isinstance(each, OwnMetric) and each.is_of_masks]
+
+
+def score_masks(metrics: Metrics, truth: Labels, prediction: Labels, num_classes: int) -> Floats:
+    """Compute the metrics of masks for an image, class ids [H, W]: scores [M, K]."""
+    of_masks = metrics_of_masks(metrics)
+    found = [each.score_masks(truth, prediction, num_classes) for each in of_masks]
+    return np.reshape(found, (len(found), num_classes)).astype(np.float64)
+
+
+def of_images(metrics: Metrics, of_masks: Floats) -> Metrics:
+    """The metrics of n images, of which those of masks are known, [n, M, K]."""
+
+    def known(scores: Floats) -> Callable[[Counts], Floats]:
+        return lambda confusions: scores
+
+    found = metrics_of_masks(metrics)
+    return {**metrics, **{each.name: known(of_masks[:, m]) for m, each in enumerate(found)}}
+
 
 def with_own(given: Sequence[Part], classes: int) -> Metrics:
     """The built-in metrics and the user's own, tried on made-up counts of a number of classes.
@@ -181,9 +252,14 @@ def with_own(given: Sequence[Part], classes: int) -> Metrics:
     """
     own = {metric.name: metric for metric in map(OwnMetric, given)}
     counts = np.arange(2 * classes**2, dtype=np.int64).reshape(2, classes, classes)
+    ids = np.indices((24, 24)).sum(axis=0) // 3 % classes
     for metric in own.values():
         metric(counts)
         metric(np.zeros((classes, classes), np.int64))
+        if metric.is_of_masks:
+            for other in (np.roll(ids, 2), np.zeros_like(ids)):
+                metric.score_masks(ids, other, classes)
+                metric.score_masks(other, ids, classes)
     return {**PER_CLASS, **own}
 
 
@@ -211,7 +287,10 @@ def scores(
 
 
 def summarise(
-    confusions: Counts, class_names: Sequence[str], metrics: Metrics = PER_CLASS
+    confusions: Counts,
+    class_names: Sequence[str],
+    metrics: Metrics = PER_CLASS,
+    of_masks: Floats | None = None,
 ) -> dict[str, Any]:
     """Compute all scores of a set of images, following `PROTOCOL`.
 
@@ -219,6 +298,7 @@ def summarise(
         confusions: [n, K, K] int64, one matrix per image.
         class_names: K names, background first.
         metrics: The scores of each class.
+        of_masks: [n, M, K], those of `metrics_of_masks`.
 
     Returns:
         {"protocol": text, "pooled": scores, "per_image": scores, "absent": {name:
@@ -234,12 +314,13 @@ def summarise(
     if len(confusions) == 0:
         raise ValueError("There are 0 images to score; at least 1 is needed.")
     _, true, predicted = _areas(confusions)
+    images = metrics if of_masks is None else of_images(metrics, of_masks)
     left_out = ((true == 0) & (predicted == 0)).sum(axis=0)
     scored_zero = ((true == 0) & (predicted > 0)).sum(axis=0)
     return {
         "protocol": PROTOCOL,
         "pooled": scores(confusions.sum(axis=0), class_names, metrics),
-        "per_image": _mean_over_images(confusions, class_names, metrics),
+        "per_image": _mean_over_images(confusions, class_names, images),
         "absent": {
             name: {"left_out": int(left_out[k]), "scored_zero": int(scored_zero[k])}
             for k, name in enumerate(class_names)

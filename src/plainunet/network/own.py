@@ -95,15 +95,17 @@ class OwnNetwork(nn.Module):
         if torch.compiler.is_exporting():
             exported: Tensor = self.body(feature)
             return exported[:, :, :height, :width]
-        with running(f"--network {self.name} failed for images {list(feature.shape)}"):
+        sizes = f"images {list(feature.shape)} (size_divisor {divisor})"
+        with running(f"--network {self.name} failed for {sizes}"):
             logits = self.body(feature)
         wanted = [len(feature), self.num_classes, *feature.shape[2:]]
         if not isinstance(logits, Tensor) or list(logits.shape) != wanted:
             found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise PartError(
-                f"--network {self.name}: returns {found} for images {list(feature.shape)}, not "
-                f"logits {wanted}."
+                f"--network {self.name}: returns {found} for {sizes}, not logits {wanted}."
             )
+        if not logits.is_floating_point():
+            raise PartError(f"--network {self.name}: returns {logits.dtype}, not float logits.")
         return logits[:, :, :height, :width]
 
     def deep_logits(self, image: Tensor) -> list[Tensor]:
@@ -117,7 +119,7 @@ class OwnNetwork(nn.Module):
         Its width is estimated at the first size.
 
         Raises:
-            PartError: It has nothing to train, fails, or returns no finite logits.
+            PartError: It has nothing to train, fails, or returns no finite logits with gradients.
         """
         if not any(weight.requires_grad for weight in self.parameters()):
             raise PartError(f"--network {self.name}: has no weights to train.")
@@ -127,7 +129,13 @@ class OwnNetwork(nn.Module):
                 image = torch.rand(_CHECKED, self.in_channels, *size)
                 if size == sizes[0]:
                     self.architecture["base_channels"] = self._estimate_width(image)
-                logits = self.train()(image)
+                with torch.enable_grad():
+                    logits = self.train()(image)
+                if not logits.requires_grad:
+                    raise PartError(
+                        f"--network {self.name}: its logits have no gradient. Compute them from "
+                        "its weights, without no_grad or detach."
+                    )
                 if not logits.isfinite().all():
                     raise PartError(
                         f"--network {self.name}: its logits are not finite for images "

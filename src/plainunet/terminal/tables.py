@@ -12,8 +12,8 @@ from plainunet import reporter
 from plainunet.doctor.diagnose import Diagnosis, Fixed
 from plainunet.doctor.findings import Finding, find_unfixed
 from plainunet.doctor.fix import describe
-from plainunet.evaluation.folds import HEADER, CrossValidation
-from plainunet.evaluation.metrics import metric_label, metric_labels
+from plainunet.evaluation.folds import CrossValidation
+from plainunet.evaluation.metrics import PER_CLASS, metric_label, metric_labels
 from plainunet.evaluation.statistics import FEW
 from plainunet.page import plural
 from plainunet.terminal.screen import Terminal
@@ -272,6 +272,7 @@ def printable(text: str) -> str:
 _AGGREGATES = {"pooled": "pooled", "per_image": "per image"}
 _SHOWN = 3  # images of a comparison
 _FOLDS = 10  # of a cross-validation
+_OWN = 3  # of the user's metrics side by side, whose values may be long
 
 
 def show_scores(result: dict[str, Any]) -> None:
@@ -285,7 +286,7 @@ def show_scores(result: dict[str, Any]) -> None:
         within = f" ({_range(bounds)})" if bounds else ""
         accuracies.append(f"{_cell(result[key]['accuracy'])}{within} {title}")
     console.print(f"accuracy {', '.join(accuracies)}")
-    tables = [_pixel_table(result)]
+    tables = _pixel_tables(result)
     notes = ["Metric protocol: native resolution, absent classes skipped; see docs/metrics.md"]
     notes.append(_about(intervals))
     if boundary := result.get("boundary"):
@@ -313,7 +314,7 @@ def show_cross_validation(result: CrossValidation) -> None:
     rows = result.rows()
     folds, others = rows[: len(result.fold_scores())], rows[len(result.fold_scores()) :]
     shown = folds if reporter.verbosity > 0 else folds[:_FOLDS]
-    name, *headers = (each.replace("e ", "e\n").replace("U ", "U\n") for each in HEADER)
+    name, *headers = (each.replace("e ", "e\n").replace("U ", "U\n") for each in result.header)
     table = _table(name, headers)
     for row in shown:
         table.add_row(*row)
@@ -409,12 +410,19 @@ def _few(groups: int) -> str:
     return f" (too narrow: {groups} groups)" if groups < FEW else ""
 
 
-def _pixel_table(result: dict[str, Any]) -> Table:
+def _pixel_tables(result: dict[str, Any]) -> list[Table]:
+    """Tables of the metrics, as many in each as fit in 80 columns with their intervals."""
+    metrics = metric_labels(result["pooled"])
+    own = [name for name in metrics if name not in PER_CLASS]
+    parts = [list(PER_CLASS), *(own[first : first + _OWN] for first in range(0, len(own), _OWN))]
+    return [_pixel_table(result, {name: metrics[name] for name in part}) for part in parts]
+
+
+def _pixel_table(result: dict[str, Any], metrics: dict[str, str]) -> Table:
     """Scores of all classes and their means; of two classes, the foreground's alone."""
     names = list(result["pooled"]["dice"]["per_class"])
     binary = len(names) == 2 and reporter.verbosity <= 0
     labels = [*map(escape, names), "mean foreground", "with background"]
-    metrics = metric_labels(result["pooled"])
     table = _table(names[1] if binary else "class", metrics.values())
     for key, title in _AGGREGATES.items():
         columns = [
@@ -480,7 +488,7 @@ def _table(title: str, headers: Iterable[str]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(escape(title))
     for header in headers:
-        table.add_column(escape(header), justify="right")
+        table.add_column(escape(header), justify="right", overflow="fold")
     return table
 
 

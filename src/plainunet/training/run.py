@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -118,7 +119,7 @@ class Run:
     parts: OwnParts = NO_PARTS
     """The user's own parts."""
 
-    @property
+    @cached_property
     def metrics(self) -> Metrics:
         """The metrics: the built-in ones, and the user's own."""
         return with_own(self.parts.metrics, len(self.config.classes))

@@ -326,7 +326,9 @@ def _make_network(run: Run, samples: Samples, is_new: bool) -> Network:
     if run.parts.network:
         own = make_own_network(run.parts.network, channels, len(config.classes))
         stages = [scaled_size(config.window, stage.scale) for stage in config.growth]
-        own.check([config.window, *stages])
+        # of patches, also one that is no multiple of anything
+        odd = [(config.window[0] + 1, config.window[1] + 3)] if config.patch else []
+        own.check([config.window, *stages, *odd])
         own.set_normalisation(*samples.statistics())
         return own
     network = UNet(channels, len(config.classes), **config.network_arguments())

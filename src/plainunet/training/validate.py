@@ -16,7 +16,14 @@ from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.resize import resize
 from plainunet.dataset.samples import Samples
 from plainunet.evaluation.measure import Measurement, measure, predict_images, score_images
-from plainunet.evaluation.metrics import Counts, confusion_matrix, summarise
+from plainunet.evaluation.metrics import (
+    BINS,
+    Counts,
+    Metrics,
+    confusion_matrix,
+    score_masks,
+    summarise,
+)
 from plainunet.evaluation.report import About, Shown, choose_shown, show, write_report
 from plainunet.files import write_json, write_whole
 from plainunet.formats.problems import command
@@ -175,6 +182,7 @@ def validate_epoch(
     found: list[Validation] = []
     journals: list[Journal] = []
     what = f"epoch {state.epoch + 1}, step {state.step}"
+    measured = f"{what}, {' '.join(run.metrics)}"
     average = [state.average.network] if state.average else []
     for number, candidate in enumerate([state.network, *average]):
         run.processes.copy_first(candidate.buffers())
@@ -186,7 +194,7 @@ def validate_epoch(
         )
         images = ValidationImages(samples, card.colors)
         file = run.folder.journal(f"{number}-{run.processes.rank}")
-        journals.append(Journal(file, f"{what}, network {number}"))
+        journals.append(Journal(file, f"{measured}, network {number}"))
         run.reporter.stage("validating", len(run.processes.share(len(samples))))
         try:
             scores = validate(run, predictor, samples, size, images, journals[-1])
@@ -254,17 +262,30 @@ def validate(
         image = resize(image, reduced_size)
         prediction = predictor.predict(image)
         if number >= known:
-            counts.append(confusion_matrix(truth, prediction, predictor.network.num_classes))
+            counts.append(_count(run.metrics, truth, prediction, predictor.network.num_classes))
             if journal:
                 journal.add(counts[-1])
         if images:
             images.show(index, image, truth, prediction)
         run.reporter.advance(number + 1)
         run.stop_if_asked()
-    everyones = processes.restore_order(processes.gather(counts))
-    scores = summarise(np.stack(everyones), predictor.card.class_names, run.metrics)
+    everyones = np.stack(processes.restore_order(processes.gather(counts)))
+    names = predictor.card.class_names
+    confusions, bits = np.split(everyones, [len(names) ** 2], axis=1)
+    shape = len(everyones), -1, len(names)
+    of_masks = bits.view(np.float64).reshape(shape)
+    scores = summarise(confusions.reshape(shape), names, run.metrics, of_masks)
     at = "in patches of" if patch else "at input size"
     return {**scores, "protocol": f"{at} {size[0]} x {size[1]}, not native"}
+
+
+def _count(
+    metrics: Metrics, truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int
+) -> Counts:
+    """The counts of an image, and the bits of its metrics of masks, as a row of integers."""
+    of_masks = score_masks(metrics, truth, prediction, classes)
+    counts = confusion_matrix(truth, prediction, classes)
+    return np.concatenate([counts.ravel(), of_masks.view(np.int64).ravel()])
 
 
 SAVED_IMAGES = 16
@@ -292,11 +313,12 @@ def evaluate_best(run: Run) -> dict[str, Any]:
     held_out = run.dataset.part("val")
     mine = processes.share(len(held_out))
     digest = processes.first_decides(lambda: hashlib.sha256(best.read_bytes()).hexdigest())
-    journal = Journal(run.folder.journal(f"best-{processes.rank}"), digest)
+    what = f"{digest} {' '.join(run.metrics)}"
+    journal = Journal(run.folder.journal(f"best-{processes.rank}"), what)
     run.reporter.stage("evaluating (native size)", len(mine))
     left = held_out.subset(mine[len(journal.counts) :])
     # boundary metrics would take longer than the network, and can be computed later
-    for each in measure(predictor, left, boundary=False):
+    for each in measure(predictor, left, boundary=False, metrics=run.metrics):
         journal.add(_pack(each))
         run.reporter.advance(len(journal.counts))
         if run.stop:
@@ -320,8 +342,8 @@ def evaluate_best(run: Run) -> dict[str, Any]:
 
 def _pack(measured: Measurement) -> Counts:
     """The measurement of an image as a row of integers."""
-    parts = (measured.counts.ravel(), measured.histogram.ravel())
-    return np.concatenate([np.array(measured.size, np.int64), *parts])
+    parts = measured.counts, measured.histogram, measured.of_masks.view(np.int64)
+    return np.concatenate([np.array(measured.size, np.int64), *(part.ravel() for part in parts)])
 
 
 def read_held_out(file: Path, classes: int) -> list[Measurement]:
@@ -341,9 +363,14 @@ def read_held_out(file: Path, classes: int) -> list[Measurement]:
 
 
 def _unpack(row: Counts, classes: int) -> Measurement:
-    size, counts, histogram = np.split(row, [2, 2 + classes**2])
-    shape = int(size[0]), int(size[1])
-    return Measurement(counts.reshape(classes, classes), histogram.reshape(2, -1), shape)
+    ends = np.cumsum([2, classes**2, 2 * BINS])
+    size, counts, histogram, bits = np.split(row, ends)
+    return Measurement(
+        counts.reshape(classes, classes),
+        histogram.reshape(2, -1),
+        (int(size[0]), int(size[1])),
+        of_masks=bits.view(np.float64).reshape(-1, classes),
+    )
 
 
 def _save_images(
@@ -372,6 +399,7 @@ def _save_images(
             shown[index] = show(index, in_report[index], each)
         run.reporter.advance(done)
     best, data = run.folder.best, run.dataset.folder
-    about = About(str(best), str(data), command("plainunet", "evaluate", best, data))
+    own = dataclasses.replace(run.parts, loss=None, augment=None).flags()
+    about = About(str(best), str(data), command("plainunet", "evaluate", best, data, *own))
     ordered = [shown[index] for index in in_report]
     write_report(run.folder.report, result, ordered, predictor, held_out, about)
