@@ -10,9 +10,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor, nn
 
 import plainunet
 from plainunet.config import TrainConfig
@@ -166,6 +170,51 @@ def test_seeds_share_the_folds_and_extend(done: Done, data: Path, config: TrainC
     assert spread.deviation == pytest.approx(stdev([first, second]))
     with pytest.raises(ValueError, match="--seeds 2"):
         cross_validate(data, out, config, seeds=1)
+
+
+# own parts
+
+
+def squares(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    return ((logits.softmax(1) - target).square().sum(1) * weight).mean()
+
+
+def excess(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
+    return float(prediction.sum()) - truth.sum()
+
+
+class Plain(nn.Conv2d):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(in_channels, num_classes, 3, padding=1)
+
+
+def test_own_parts_are_given_again_to_continue(
+    data: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    out, module = tmp_path / "cv", Plain(3, 2)
+    before = module.weight.detach().clone()
+    mirror = A.Compose([A.HorizontalFlip(p=0.5)])
+    own: dict[str, Any] = {"loss": squares, "augment": mirror, "network": module}
+    own["metrics"] = excess
+    two = config.model_copy(update={"folds": 2})
+    until = Recorder(lambda kind, call: kind == "result")
+    with pytest.raises(PowerCut):
+        cross_validate(data, out, two, reporter=until, **own)
+    others = {"augment": A.Compose([A.VerticalFlip()]), "network": nn.Identity, "metrics": None}
+    for name, other in {"loss": None, **others}.items():
+        with pytest.raises(ValueError, match=name):
+            cross_validate(data, out, two, **{**own, name: other})
+    result = cross_validate(data, out, two, **own)
+    assert torch.equal(module.weight, before)
+    assert (out / "fold-1" / "augment.json").is_file()
+    assert result.header[-1] == "excess per image"
+    assert {len(row) for row in result.rows()} == {len(result.header)}
+    assert result.over_folds("excess") is not None
+    spread = json.loads((out / "scores.json").read_text())["spread"]
+    assert spread["folds"]["per_image"]["excess"]["mean"] == result.over_folds("excess").mean  # type: ignore[union-attr]
+    assert result.test is not None
+    assert result.test["per_image"]["excess"]["mean_foreground"] is not None
+    assert Predictor.load(out, network=Plain).is_ensemble
 
 
 # as a model
