@@ -189,3 +189,26 @@ def test_settings_of_earlier_runs_are_read(tmp_path: Path) -> None:
     config = load_config(path)
     assert (config.gradient_accumulation, config.gradient_clip) == (2, 0.5)
     assert (config.pretrained, config.loss) == ("a", "boundary")
+
+
+def test_transforms_are_found_beside_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, here = tmp_path / "run", tmp_path / "here"
+    run.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    path = write(run, 'augment = "augment.json"\n')
+    assert load_config(path).augment == "augment.json"
+    (here / "augment.json").write_text("{}")
+    assert load_config(path).augment == "augment.json"
+    (run / "augment.json").write_text("{}")
+    assert load_config(path).augment == str(run / "augment.json")
+    assert read_settings(path)["augment"] == "augment.json"
+    path = write(run, 'augment = "mine.yaml"\n')
+    assert load_config(path).augment == str(run / "augment.json")
+    (here / "mine.yaml").write_text("{}")
+    assert load_config(path).augment == "mine.yaml"
+    (run / "mine.yaml").write_text("{}")
+    assert load_config(path).augment == str(run / "mine.yaml")
+    assert load_config(write(run, 'augment = "strong"\n')).augment == "strong"

@@ -175,6 +175,28 @@ def test_more_classes_have_a_row_each_and_no_threshold(printed: Printed) -> None
         assert sum(row.endswith(" ".join([mean] * 4)) for row in rows) == 2
 
 
+def test_own_metrics_are_not_cut(printed: Printed) -> None:
+    names = ("specificity", "distance_of_the_centres", "withoutanyspacesinitsname" * 2, "count")
+
+    def with_own(values: dict[str, Any], leaf: Any) -> dict[str, Any]:
+        metric = {**values["dice"], "per_class": {**values["dice"]["per_class"], "[b]leaf": leaf}}
+        return {**values, **dict.fromkeys(names, metric)}
+
+    bounds = with_own(BOUNDS, [-1234.56, 98765.43])
+    result: dict[str, Any] = {
+        **RESULT,
+        "pooled": with_own(scores(0.5, 0.8, accuracy=0.9), None),
+        "per_image": with_own(scores(0.5, 0.8, accuracy=0.9), 23456.78),
+        "intervals": {**RESULT["intervals"], "pooled": bounds, "per_image": bounds},
+    }
+    show_scores(result)
+    rows = printed()
+    assert "per image 23456.8 23456.8 23456.8" in rows
+    assert "per image 23456.8" in rows
+    assert " ".join(["-1234.6-98765.4"] * 3) in rows
+    assert "per image 0.8000 0.8000 0.8000 0.8000" in rows
+
+
 def test_tuning_is_shown(printed: Printed) -> None:
     settings = {"threshold": 0.5, "tta": "none", "min_object": 0, "fill_holes": 0}
     show_tuning(

@@ -68,6 +68,16 @@ class Unseeded(ByFloats):
         return mask
 
 
+class Narrow(ByFloats):
+    """A user's transform that makes images narrower than their masks."""
+
+    def apply(self, img: NDArray[Any], **params: Any) -> NDArray[Any]:
+        return img[:, 4:]
+
+    def apply_to_mask(self, mask: NDArray[Any], **params: Any) -> NDArray[Any]:
+        return mask
+
+
 class Fails(ByFloats):
     """A user's transform that fails."""
 
@@ -83,6 +93,7 @@ BAD = {
     "tensor": ToTensorV2(),
     "grey": A.ToGray(num_output_channels=1, p=1),
     "fails": Fails(p=1),
+    "sizes": Narrow(p=1),
     "no transform": "flip",
 }
 
@@ -227,6 +238,11 @@ def test_files_and_names_from_the_command_line(
         file.unlink()  # the run folder has its own
     sys.modules.pop("my_augment", None)
     is_file = name.startswith("mine")
+    if name == "mine.yaml":
+        words = ("train", "data", "--out", "again", "--config", "run/config.toml")
+        assert command(monkeypatch, *words) == 0
+        one, other = (Path(run, "augment.json").read_text() for run in ("run", "again"))
+        assert one == other
     assert command(monkeypatch, "train", "--resume", "run") == (0 if is_file else 2)
     if not is_file:
         assert name in capsys.readouterr().err

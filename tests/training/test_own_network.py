@@ -71,10 +71,44 @@ class Bad(nn.Module):
         return self.change(self.layer(image))
 
 
+class Change(nn.Module):
+    """Any function as a module."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.change(image)
+
+
+class Doubles(nn.Conv2d):
+    """Computes in float64."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        weight, bias = self.weight.double(), self.bias
+        return nn.functional.conv2d(image, weight, None if bias is None else bias.double())
+
+
+class Halving(nn.Module):
+    """Needs even sides, but has no size_divisor."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(in_channels, 4, 2, 2)
+        self.up = nn.ConvTranspose2d(4, num_classes, 2, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.up(self.down(image))
+        return logits
+
+
 BAD: dict[str, Any] = {
     "half the size": Bad(lambda logits: logits[..., ::2, ::2]),
     "one class": Bad(lambda logits: logits[:, :1]),
     "dictionary": Bad(lambda logits: {"out": logits}),
+    "integers": Bad(lambda logits: logits.long()),
+    "no gradient": Bad(lambda logits: logits.detach()),
     "nan": Bad(lambda logits: logits * float("nan")),
     "fails": Bad(lambda logits: logits.view(-1, 7, 7)),
     "no module": lambda in_channels, num_classes: None,
@@ -146,6 +180,30 @@ def test_what_is_no_network_is_refused_before_the_first_step(
     assert str(caught.value).startswith("--network ")
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_a_network_of_fixed_size_needs_whole_images(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data = draw(tmp_path / "data", 8, (64, 80))
+    patches = tiny.model_copy(update={"size": None, "patch": (32, 40), "epochs": 1})
+    with pytest.raises(PartError, match="size_divisor 1"):
+        train(data, tmp_path / "run", patches, network=Halving)
+    make_own_network(given_part(Halving), 3, 2).check([(32, 40)])
+
+
+def test_an_input_may_be_changed_in_place_and_logits_be_doubles() -> None:
+    def change(image: Tensor) -> Tensor:
+        return image.mul_(2).double()
+
+    network = make_own_network(given_part(nn.Sequential(Change(change), Doubles(3, 2, 1))), 3, 2)
+    network.check([(16, 16)])
+    image = torch.rand(1, 3, 16, 16)
+    before = image.clone()
+    logits = network(image)
+    logits.sum().backward()
+    assert logits.dtype == torch.float32
+    assert torch.equal(image, before)
 
 
 @pytest.mark.parametrize("settings", [{"optimizer": "muon", "ema": 0.5}, {}])

@@ -106,6 +106,7 @@ class OwnNetwork(nn.Module):
             )
         if not logits.is_floating_point():
             raise PartError(f"--network {self.name}: returns {logits.dtype}, not float logits.")
+        logits = logits.float() if logits.dtype == torch.float64 else logits
         return logits[:, :, :height, :width]
 
     def deep_logits(self, image: Tensor) -> list[Tensor]:
