@@ -15,7 +15,7 @@ from plainunet import Predictor, TrainConfig, compare, evaluate
 from plainunet.__main__ import _run
 from plainunet.network.card import CheckpointError
 from plainunet.network.own import make_own_network
-from plainunet.parts import PartError, given_part
+from plainunet.parts import Part, PartError, given_part
 from plainunet.settings import load_config
 from plainunet.training.train import resume, train
 
@@ -218,6 +218,8 @@ def test_it_resumes_bit_for_bit(
         resume(tmp_path / "cut")
     with pytest.raises(PartError):
         resume(tmp_path / "cut", network=nn.Identity)
+    with pytest.raises(PartError, match="saved state"):
+        resume(tmp_path / "cut", network=Part(nn.Conv2d(3, 2, 1), f"{__name__}:Plain"))
     resume(tmp_path / "cut", network=Plain)
     whole, cut = (load_file(tmp_path / run / "best.safetensors") for run in ("whole", "cut"))
     assert whole.keys() == cut.keys()
@@ -242,6 +244,11 @@ def test_a_module_trains_in_place_and_predicts(
     assert mask.shape == (45, 37)
     assert (Predictor.load(best, network=Plain).predict(image) == mask).all()
     assert torch.equal(kept, module[0].weight)
+    predictor.save_pretrained(tmp_path / "saved")
+    with pytest.raises(CheckpointError):
+        Predictor.from_pretrained(tmp_path / "saved")
+    saved = Predictor.from_pretrained(tmp_path / "saved", network=Plain)
+    assert (saved.predict(image) == mask).all()
     scores = evaluate(best, data, network=Plain)
     assert scores["images"]
     both = compare(best, best, data, network=Plain)

@@ -100,7 +100,7 @@ def _write_model(predictor: "Predictor", folder: Path) -> tuple[str, Card]:
         from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 
         # read again: batch normalisation was folded when it was loaded
-        network, stored = load_checkpoint(source.path)
+        network, stored = load_checkpoint(source.path, predictor.own)
         if card != stored:  # loaded with another threshold, for instance
             card = dataclasses.replace(card, scores={})
         save_checkpoint(folder / CHECKPOINT, network, card)

@@ -136,6 +136,7 @@ class Predictor:
         memory: Memory that an image may take [bytes], or None.
         architecture: The arguments of the (first) network's `UNet`.
         sources: The files that it was loaded from.
+        own: The user's own networks that it was loaded with.
         is_ensemble: Whether it has several networks.
     """
 
@@ -185,6 +186,7 @@ class Predictor:
         self._may_convert = False
         self.architecture: Mapping[str, Any] = network.architecture
         self.is_ensemble, self.sources = bool(others), tuple[ModelFile, ...]()
+        self.own = tuple[Part, ...]()
         self._views = [
             View(backend, own, scale, memory) for backend, own in backends for scale in card.scales
         ]
@@ -277,6 +279,7 @@ class Predictor:
         if backend == "openvino" and not isinstance(first, ExportedNetwork):
             made._convert(paths[0])
         made.sources = tuple(ModelFile.of(Path(each)) for each in paths)
+        made.own = own
         return made
 
     def _convert(self, path: str | Path) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch.optim import Optimizer
 
 from plainunet.files import write_whole
-from plainunet.network.own import Network
+from plainunet.network.own import Network, OwnNetwork
+from plainunet.parts import running
 from plainunet.training.optim import WeightAverage
 from plainunet.training.run import Run, RunFolder
 
@@ -102,8 +103,12 @@ class TrainingState:
             torch.save(content, file)
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Restore a saved state, as by `read_state`."""
-        self.network.load_state_dict(content["network"])
+        """Restore a saved state, as by `read_state`; a PartError if it is of another own network."""
+        if isinstance(self.network, OwnNetwork):
+            with running(f"--network {self.network.name} is not that of the saved state"):
+                self.network.load_state_dict(content["network"])
+        else:
+            self.network.load_state_dict(content["network"])
         for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         if self.average:
