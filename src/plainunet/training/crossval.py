@@ -94,14 +94,19 @@ def cross_validate(
     parts.require(config, "the settings")
     plan = _Plan.make(data, out, config, folds, seeds, parts)
     require_apart(RunFolder(out), data)
+    return _run(plan, reporter)
+
+
+def _run(plan: "_Plan", reporter: Reporter) -> CrossValidation:
+    """Train all runs, or what is left of them, and score them."""
     with ExitStack() as held:
 
         def begin() -> None:
-            held.enter_context(lock_folder(out))
+            held.enter_context(lock_folder(plan.out))
             plan.begin()
 
         # every run joins the processes of torchrun anew
-        with join_processes(config.device) as processes:
+        with join_processes(plan.config.device) as processes:
             processes.first_decides(begin)
         reporter = reporter if processes.is_first else silent
         with plan.withdrawn_on_failure() if processes.is_first else nullcontext():
@@ -109,7 +114,7 @@ def cross_validate(
                 _train(plan, run, _Progress(reporter, plan, run))
                 if processes.is_first:
                     _require_same_data(plan, run)
-        with join_processes(config.device) as processes:
+        with join_processes(plan.config.device) as processes:
             return processes.first_decides(lambda: _finish(plan, reporter))
 
 

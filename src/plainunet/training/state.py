@@ -103,7 +103,7 @@ class TrainingState:
             torch.save(content, file)
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Restore a saved state, as by `read_state`; a PartError if it is of another own network."""
+        """Restore a saved state, as by `read_state`; a PartError if another network has it."""
         if isinstance(self.network, OwnNetwork):
             with running(f"--network {self.network.name} is not that of the saved state"):
                 self.network.load_state_dict(content["network"])
