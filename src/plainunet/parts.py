@@ -17,6 +17,7 @@ from typing import Any
 from plainunet.system import is_out_of_memory, shorten
 
 _NAME = re.compile(r"[\w.<>]+:[\w.<>]+")
+_IMPORTABLE = re.compile(r"(?!__main__:)[\w.]+:[\w.]+")
 
 
 class PartError(ValueError):
@@ -78,8 +79,8 @@ def parts_of(given: Any, flag: str) -> tuple[Part, ...]:
 
 
 def flags_of(setting: str, given: Sequence[Part]) -> list[str]:
-    """The flag that imports parts, if they have names to import."""
-    names = [part.name for part in given if is_own(part.name)]
+    """The flag that imports parts; those of a script or without a name cannot be imported."""
+    names = [part.name for part in given if _IMPORTABLE.fullmatch(part.name)]
     return [f"--{setting}", *names] if names else []
 
 
@@ -214,11 +215,11 @@ class OwnParts:
                 names = ", ".join(part.name for part in parts)
                 raise PartError(f"{where}: {setting} is {listed or value}, not {names}. {same}")
         if missing:
-            named = ", ".join(f"{setting} is {names}" for setting, names in missing.items())
+            found = ", ".join(f"{setting} is {names}" for setting, names in missing.items())
             flags = " ".join(f"--{setting} {names}" for setting, names in missing.items())
             python = ", ".join(f"{setting}=" for setting in missing)
             raise PartError(
-                f"{where}: {named}. Code is imported only if you name it: add {flags}, or pass "
+                f"{where}: {found}. Code is imported only if you name it: add {flags}, or pass "
                 f"{python} in Python."
             )
 
