@@ -108,7 +108,7 @@ def import_part(name: str, flag: str) -> Any:
     importlib.invalidate_caches()  # the file may be new
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the last, of a script that ends by sys.exit
         if isinstance(error, ModuleNotFoundError) and error.name in _with_parents(module_name):
             raise PartError(
                 f"{flag} {name}: there is no module {error.name!r}, neither in {here} nor "

@@ -130,7 +130,11 @@ def test_a_loss_that_fails_later_is_not_our_fault(
 
 
 @pytest.mark.parametrize(
-    "name", ["tversky", "my_losses:twersky", "no_losses:tversky", "broken:loss", "my_losses:late"]
+    "name",
+    [
+        *("tversky", "my_losses:twersky", "no_losses:tversky", "my_losses:late"),
+        *("broken:loss", "leaves:loss", "unreadable:loss"),
+    ],
 )
 def test_a_name_that_leads_nowhere_is_refused(
     name: str, here: Path, draw: Draw, plainunet: Callable[..., int],
@@ -138,6 +142,8 @@ def test_a_name_that_leads_nowhere_is_refused(
 ) -> None:  # fmt: skip
     draw(here / "data", 8)
     (here / "broken.py").write_text("1 / 0")
+    (here / "leaves.py").write_text("raise SystemExit(0)")
+    (here / "unreadable.py").write_text("def loss(")
     assert plainunet("train", "data", "--out", "run", "--loss", name, *FLAGS) == 2
     assert name in capsys.readouterr().err
 
