@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from plainunet import TrainConfig
 from plainunet.__main__ import _run
 from plainunet.network.losses import OwnLoss, cross_entropy, deep_loss
-from plainunet.parts import PartError, given_part
+from plainunet.parts import NO_PARTS, OwnParts, Part, PartError, given_part
 from plainunet.settings import load_config
 from plainunet.training.train import resume, train
 
@@ -215,3 +215,18 @@ def test_a_script_may_be_imported_under_its_own_name() -> None:
     assert dataclasses.replace(part, name="other:alias").is_named(f"{__name__}:mean_square")
     assert not part.is_named("elsewhere:mean_square")
     assert not part.is_named("__main__:tversky")
+
+
+def test_commands_name_all_parts_that_can_be_imported() -> None:
+    own = OwnParts(
+        loss=Part(mean_square, "my_losses:tversky"),
+        network=Part(mean_square, "__main__:network"),
+        augment=Part(mean_square, "augment.json"),
+        metrics=(Part(mean_square, "mine:first"), Part(mean_square, "mine:<lambda>")),
+    )
+    assert own.flags() == ["--loss", "my_losses:tversky", "--metrics", "mine:first"]
+    settings = TrainConfig(loss="a:b", network="c:d", metrics=("e:f", "g:h"))
+    with pytest.raises(PartError) as caught:
+        NO_PARTS.require(settings, "run")
+    for flag in ("--loss a:b", "--network c:d", "--metrics e:f g:h"):
+        assert flag in str(caught.value)
