@@ -371,8 +371,9 @@ def _finish(plan: _Plan, reporter: Reporter) -> CrossValidation:
     first = plan.runs[0].folder
     known = first.read_config()
     dataset = SegmentationDataset.reopen(plan.data, first.split, known)
-    how: dict[str, Any] = {"device": known.device, "precision": known.precision}
-    predictor = partial(Predictor.load, network=plan.network, **how)
+    predictor = partial(
+        Predictor.load, device=known.device, precision=known.precision, network=plan.network
+    )
     if test := dataset.part("test"):
         reporter.note(f"test split: ensemble of {plural(len(plan.runs), 'model')}")
         ensemble, objects = predictor(result.checkpoints), isinstance(dataset.coding, Instances)
