@@ -252,11 +252,11 @@ def with_own(given: Sequence[Part], classes: int) -> Metrics:
     """
     own = {metric.name: metric for metric in map(OwnMetric, given)}
     counts = np.arange(2 * classes**2, dtype=np.int64).reshape(2, classes, classes)
-    ids = np.indices((24, 24)).sum(axis=0) // 3 % classes
     for metric in own.values():
         metric(counts)
         metric(np.zeros((classes, classes), np.int64))
         if metric.is_of_masks:
+            ids = np.indices((24, 24)).sum(axis=0) // 3 % classes
             for other in (np.roll(ids, 2), np.zeros_like(ids)):
                 metric.score_masks(ids, other, classes)
                 metric.score_masks(other, ids, classes)
