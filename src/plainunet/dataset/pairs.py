@@ -615,12 +615,15 @@ def _original(name: str) -> str:
 
 
 _MATCH = """
-import json, re, sys
+import json, re, signal, sys
 pattern, names = json.load(sys.stdin)
+if hasattr(signal, "setitimer"):  # counts the processor's time; not on Windows
+    signal.setitimer(signal.ITIMER_VIRTUAL, float(sys.argv[1]))
 found = map(re.compile(pattern).search, names)
 json.dump([match and (match[1 if match.re.groups else 0] or "") for match in found], sys.stdout)
 """
-_SECONDS = 1.0
+_SECONDS, _BUSY = 1.0, 20
+"""Processor time to match [s], and how much longer that may take while others use it."""
 
 
 def _group_by(pattern: str, pairs: Sequence[Pair]) -> list[Pair]:
@@ -639,17 +642,18 @@ def _group_by(pattern: str, pairs: Sequence[Pair]) -> list[Pair]:
     stems = [
         normalize("NFC", pair.group if by_path else files_of(pair.image)[0].stem) for pair in pairs
     ]
+    seconds = _SECONDS + len(stems) / 10_000
     try:
         # in its own process, which can be killed: some expressions take exponential time
         done = subprocess.run(
-            [sys.executable, "-ISc", _MATCH],
+            [sys.executable, "-ISc", _MATCH, str(seconds)],
             input=json.dumps([pattern, stems]),
             capture_output=True,
             text=True,
             check=True,
-            timeout=_SECONDS + len(stems) / 10_000,
+            timeout=seconds * _BUSY,
         )
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         raise ValueError(
             f"The group pattern {pattern!r} takes too long for {len(stems)} names. Write it "
             "without nested repetitions, as in '([^_]+)_'."
