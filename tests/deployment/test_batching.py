@@ -49,9 +49,19 @@ def windows(seed: int, height: int = 48) -> Windows:
     return as_windows(np.random.default_rng(seed).integers(0, 256, (height, 64, 3), np.uint8))
 
 
-def job(seed: int, height: int = 48, seconds: float = 60, probabilities: str = "") -> Job:
+MODEL = Model.of(make_predictor(size=(48, 64)))
+
+
+def job(
+    seed: int,
+    height: int = 48,
+    seconds: float = 60,
+    probabilities: str = "",
+    model: Model = MODEL,
+) -> Job:
     image = windows(seed, height)
-    return Job(partial(nullcontext, image), image, probabilities, time.monotonic() + seconds)
+    until = time.monotonic() + seconds
+    return Job(model, partial(nullcontext, image), image, probabilities, until)
 
 
 @pytest.fixture
@@ -61,7 +71,7 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def queue(recorder: Recorder) -> Iterator[PredictionQueue]:
-    queue = PredictionQueue(Model.of(make_predictor(size=(48, 64))), 16, 10_000, recorder)
+    queue = PredictionQueue(MODEL, 16, 10_000, recorder)
     yield queue
     queue.close()
 
@@ -70,7 +80,7 @@ def queue(recorder: Recorder) -> Iterator[PredictionQueue]:
 def busy(queue: PredictionQueue) -> Iterator[Busy]:
     """The queue is busy until `released`."""
     made = Busy()
-    queue.submit(Job(made.opened, None, "", time.monotonic() + 60))
+    queue.submit(Job(MODEL, made.opened, None, "", time.monotonic() + 60))
     assert made.begun.wait(60)
     yield made
     made.released.set()
@@ -123,12 +133,16 @@ def test_the_queue_is_finished_before_it_ends(queue: PredictionQueue, busy: Busy
     assert all(future.done() for future in futures)
 
 
-def test_a_new_model_answers_from_the_next_batch_on(queue: PredictionQueue, busy: Busy) -> None:
+def test_images_are_predicted_by_the_model_that_they_were_decoded_for(
+    queue: PredictionQueue, busy: Busy
+) -> None:
     new = Model.of(make_predictor(2, size=(48, 64)))
-    future = queue.submit(job(1))
-    queue.swap(new)
+    models = [MODEL, new, MODEL, new]
+    futures = [queue.submit(job(seed, model=model)) for seed, model in enumerate(models)]
     busy.released.set()
-    assert future.result(60).model is new
+    for future, model in zip(futures, models, strict=True):
+        assert future.result(60).model is model
+        assert future.result(60).mask.max() < len(model.predictor.card.class_names)
 
 
 def fail(error: BaseException) -> AbstractContextManager[Windows]:
@@ -137,7 +151,7 @@ def fail(error: BaseException) -> AbstractContextManager[Windows]:
 
 def test_an_image_fails_alone_and_a_broken_gpu_for_good(queue: PredictionQueue) -> None:
     def submit(error: BaseException) -> Job:
-        made = Job(partial(fail, error), None, "", time.monotonic() + 60)
+        made = Job(MODEL, partial(fail, error), None, "", time.monotonic() + 60)
         queue.submit(made)
         return made
 

@@ -28,7 +28,7 @@ def keep(folder: Path, predictor: Predictor, name: str = "a.png", seed: int = 0)
     own = folder / name / "0"
     own.mkdir(parents=True)
     write_rgb(own / "image", draw_scene(np.random.default_rng(seed), SIZE)[0])
-    decoded = decode(measure(own / "image", None, 10_000), predictor)
+    decoded = decode(measure(own / "image", None, 10_000), predictor, True)
     assert decoded.image is not None
     probabilities = predictor.probabilities(decoded.image)
     two = len(probabilities) == 2

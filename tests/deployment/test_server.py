@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -118,6 +119,22 @@ def test_the_mask_is_the_file_that_predict_writes(server: Server, written: Path,
     assert answer.headers["content-type"] == "image/png"
     assert answer.content == (written / "image.png").read_bytes()
     assert Image.open(io.BytesIO(answer.content)).mode == "P"
+
+
+@pytest.mark.parametrize("output", ["mask", "contours", "overlay"])
+def test_a_jpeg_is_read_as_by_predict(
+    server: Server, predictor: Predictor, tmp_path: Path, output: str
+) -> None:
+    path, out = tmp_path / "image", tmp_path / "out"
+    Image.fromarray(draw(480, 640)).save(path, "JPEG")
+    assert predictor.read(path) is not None, "the network needs less than the whole image"
+    predict_files(predictor, [path], out, () if output == "mask" else (output,))
+    answer = server.predict(path.read_bytes(), output=output)
+    assert answer.status_code == 200
+    written = {"mask": "image.png", "contours": "contours/image.geojson"}
+    expected = (out / written.get(output, "overlay/image.jpg")).read_bytes()
+    same = answer.json() == json.loads(expected) if output == "contours" else None
+    assert answer.content == expected if same is None else same
 
 
 @pytest.mark.parametrize(
@@ -714,6 +731,34 @@ def test_several_processes_share_models_and_metrics(
         assert predicted == 20
         assert server.stop() == 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_replaced(checkpoints: dict[str, Path]) -> None:
+    with serving(checkpoints["first"], *CPU, "--processes", 2, "--token", "sesame") as server:
+        new = Predictor.load(checkpoints["second"], device="cpu", precision="fp32").digest()
+        with Client(server.url, token="sesame") as client:
+            assert client.swap_model(checkpoints["second"]) == new
+
+        def until_two_answer(but: int = 0) -> set[int]:
+            """Send requests until two processes have answered; returns their ids."""
+            until, first = time.monotonic() + 120, len(server.lines)
+            while True:
+                assert server.post("/v1/predict", content=PNG, **KNOWN).status_code == 200
+                lines = [json.loads(line) for line in server.lines[first:]]
+                found = {line["process"] for line in lines if line["message"] == "request"} - {but}
+                if len(found) == 2:
+                    return found
+                assert time.monotonic() < until
+
+        before = until_two_answer()
+        killed = min(before)
+        os.kill(killed, signal.SIGKILL)
+        after = until_two_answer(but=killed)
+        assert len(after - before) == 1
+        digests = {server.get("/v1/model", **KNOWN).json()["digest"] for _ in range(10)}
+        assert digests == {new}, "the new process has the model that was sent, too"
+        assert server.stop() == 0
 
 
 def test_errors_before_the_server_starts(

@@ -124,7 +124,7 @@ def encode(
         RefusedError: The image is too large for the format, or has too many objects.
     """
     card, mask = predicted.model.predictor.card, predicted.mask
-    if decoded.image is None and output in _OF_WHOLE:
+    if decoded.whole is None and output in _OF_WHOLE:
         raise RefusedError(
             413, "too-large", f"The image is too large for {output}. Ask for mask, tiff or rle."
         )

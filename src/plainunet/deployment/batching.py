@@ -65,11 +65,15 @@ class Predicted(NamedTuple):
     """The model that made it."""
 
 
+_Kind = tuple[tuple[int, int, int], str, str]
+
+
 @dataclass(eq=False)
 class Job:
     """An image to predict.
 
     Attributes:
+        model: The model that it was decoded for, which predicts it even if there is a newer one.
         opened: Opens the image's windows.
         whole: The windows of an image in memory; None: it is read in parts, and predicted alone
             and without post-processing.
@@ -78,6 +82,7 @@ class Job:
         future: Receives the `Predicted`; if it is cancelled, the image is not predicted.
     """
 
+    model: Model
     opened: Callable[[], AbstractContextManager[Windows]]
     whole: Windows | None
     probabilities: str
@@ -88,11 +93,11 @@ class Job:
     """Set when nobody waits for the image any more, even if its prediction has begun."""
 
     @property
-    def kind(self) -> tuple[tuple[int, ...], str] | None:
+    def kind(self) -> _Kind | None:
         """Images of one kind fit in a batch; None: alone."""
         if self.whole is None or self.probabilities:
             return None
-        return self.whole.shape, self.whole.dtype.str
+        return self.whole.shape, self.whole.dtype.str, self.model.digest
 
     def require_wanted(self) -> None:
         """Stop a long prediction that nobody waits for."""
@@ -131,7 +136,7 @@ class PredictionQueue:
     """Predicts images in one thread, in batches where shapes allow.
 
     Attributes:
-        model: The current model.
+        model: The model of new images.
         broken: Why no image can be predicted any more, or "".
     """
 
@@ -185,10 +190,6 @@ class PredictionQueue:
             self._changed.notify_all()
         return job.future
 
-    def swap(self, model: Model) -> None:
-        """Use another model from the next batch on."""
-        self.model = model
-
     def is_alive(self) -> bool:
         """Whether images can be predicted."""
         return self._thread.is_alive() and not self.broken
@@ -202,21 +203,22 @@ class PredictionQueue:
 
     def _run(self) -> None:
         while True:
-            model, jobs = self._take()
+            jobs = self._take()
             if not jobs:
                 return
-            self._predict(model, jobs)
-            del model, jobs  # the next wait must not keep their memory
+            self._predict(jobs)
+            del jobs  # the next wait must not keep their memory
 
-    def _take(self) -> tuple[Model, list[Job]]:
-        """Wait for images of one kind, up to a batch; none at the end. Also returns their model."""
+    def _take(self) -> list[Job]:
+        """Wait for images of one kind, up to a batch; none at the end."""
         with self._changed:
             while not self._waiting:
                 if self._is_closing:
-                    return self.model, []
+                    return []
                 self._changed.wait()
-            model, kind = self.model, self._waiting[0].kind
-            most = model.predictor.fits_batch(_size(kind)) if kind else 1
+            first = self._waiting[0]
+            kind = first.kind
+            most = first.model.predictor.fits_batch(kind[0][:2]) if kind else 1
             until = time.monotonic() + WAIT
             while (
                 self._count(kind) < most
@@ -228,12 +230,12 @@ class PredictionQueue:
             for job in [job for job in self._waiting if kind and job.kind == kind][: most - 1]:
                 self._waiting.remove(job)
                 taken.append(job)
-            return model, taken
+            return taken
 
-    def _count(self, kind: tuple[tuple[int, ...], str] | None) -> int:
+    def _count(self, kind: _Kind | None) -> int:
         return 1 if kind is None else sum(job.kind == kind for job in self._waiting)
 
-    def _predict(self, model: Model, jobs: list[Job]) -> None:
+    def _predict(self, jobs: list[Job]) -> None:
         now = time.monotonic()
         wanted = []
         for job in jobs:
@@ -246,17 +248,18 @@ class PredictionQueue:
                 job.future.set_exception(LateError())
             else:
                 wanted.append(job)
-        masks = self._predict_batch(model, wanted) if len(wanted) > 1 else None
+        masks = self._predict_batch(wanted) if len(wanted) > 1 else None
         for number, job in enumerate(wanted):
             try:
-                done = masks[number] if masks else self._predict_one(model, job)
+                done = masks[number] if masks else self._predict_one(job)
             except BaseException as error:
                 self._fail(job, error)
             else:
                 job.future.set_result(done)
 
-    def _predict_batch(self, model: Model, jobs: list[Job]) -> list[Predicted] | None:
+    def _predict_batch(self, jobs: list[Job]) -> list[Predicted] | None:
         """Predict a batch; None if one image fails, to retry each one alone."""
+        model = jobs[0].model
         images = [job.whole for job in jobs if job.whole is not None]
         with _logged_warnings():
             for image in images:
@@ -268,8 +271,8 @@ class PredictionQueue:
         self._observer.batch(sum(mask.size for mask in masks))
         return [Predicted(mask, None, model) for mask in masks]
 
-    def _predict_one(self, model: Model, job: Job) -> Predicted:
-        predictor, kind = model.predictor, job.probabilities
+    def _predict_one(self, job: Job) -> Predicted:
+        predictor, kind = job.model.predictor, job.probabilities
         masks: list[NDArray[np.uint8]] = []
         kept: list[NDArray[Any]] = []
         # `Outputs` converts a few rows at a time: float32 of all classes may not fit in memory
@@ -288,7 +291,7 @@ class PredictionQueue:
         self._observer.batch(mask.size)
         if job.whole is not None:
             mask = predictor.clean(mask)
-        return Predicted(mask, np.concatenate(kept, axis=1) if kept else None, model)
+        return Predicted(mask, np.concatenate(kept, axis=1) if kept else None, job.model)
 
     def _fail(self, job: Job, error: BaseException) -> None:
         """Report the failure of an image; a broken device fails all later ones too."""
@@ -296,11 +299,6 @@ class PredictionQueue:
             self.broken = f"the GPU can no longer be used ({first_line(error)})."
             error = BrokenError(self.broken)
         job.future.set_exception(error)
-
-
-def _size(kind: tuple[tuple[int, ...], str]) -> tuple[int, int]:
-    height, width = kind[0][:2]
-    return height, width
 
 
 @contextmanager

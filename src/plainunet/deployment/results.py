@@ -24,7 +24,7 @@ from plainunet.deployment.answers import as_json, require_few_objects
 from plainunet.deployment.batching import Model, Predicted
 from plainunet.deployment.uploads import Decoded, RefusedError, Upload
 from plainunet.formats.colors import IGNORED
-from plainunet.formats.images import read_with_missing
+from plainunet.formats.images import read_image
 from plainunet.formats.sources import files_of
 from plainunet.page import data_url
 from plainunet.prediction.drawing import (
@@ -101,7 +101,7 @@ class Result:
         Raises:
             RefusedError: The image is too large to be shown.
         """
-        if decoded.image is None:
+        if decoded.whole is None:
             raise RefusedError(
                 413, "too-large", "The image is too large for this page. Send it to /v1/predict."
             )
@@ -109,7 +109,9 @@ class Result:
         if predicted.probabilities is not None and len(predicted.probabilities) == 1:
             steps = predicted.probabilities[0] * np.float32(STEPS)
             levels = np.minimum(steps, STEPS - 1).astype(np.uint8)
-        shown = reduced_rgb(decoded.image, _SHOWN)
+        # the network may have needed less of a JPEG
+        image = read_image(decoded.source) if decoded.image is None else decoded.image
+        shown = reduced_rgb(image, _SHOWN)
         return cls(
             upload.name,
             next(iter(files_of(decoded.source))),
@@ -176,7 +178,7 @@ class Result:
             require_few_objects(mask, len(card.class_names), output)
             return as_json(draw_contours(*find_objects(mask), card.class_names, self.geo))
         try:
-            image, _ = read_with_missing(self.path)
+            image = read_image(self.path)
         except FileNotFoundError:
             raise forgotten() from None
         return encode_jpeg(draw_overlay(image, mask, card.colors, view.opacity))

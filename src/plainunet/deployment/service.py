@@ -126,9 +126,11 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Warm up, and follow the models of other processes; at the end of the block, close."""
-        tasks = [asyncio.create_task(self.warm_up())]
         if self._shared:
-            tasks.append(asyncio.create_task(self._follow(self._shared)))
+            await self.warm_up()  # until then, the other processes accept all requests
+            tasks = [asyncio.create_task(self._follow(self._shared))]
+        else:
+            tasks = [asyncio.create_task(self.warm_up())]
         try:
             yield
         finally:
@@ -174,7 +176,7 @@ class Service:
             _log.exception("the warm-up failed")
 
     async def receive_model(self, request: Request) -> Model:
-        """Receive a model's file, and use it from the next batch on.
+        """Receive a model's file, and use it for images that are decoded from then on.
 
         Raises:
             RefusedError: Another model is being loaded, or the file is not a model.
@@ -204,9 +206,9 @@ class Service:
             return model
 
     async def _use(self, file: Path) -> Model:
-        """Load a model, predict with it, and use it from the next batch on."""
+        """Load a model, predict with it, and use it from then on."""
         model = await asyncio.to_thread(lambda: _try_out(self._load(file)))
-        self.queue.swap(model)
+        self.queue.model = model
         self.metrics.use(model.digest)
         _log.info("new model", extra={"fields": {"digest": model.digest}})
         return model
@@ -385,8 +387,9 @@ class Service:
         if isinstance(measured, RefusedError):
             return measured
         try:
-            decoded = await self._read(decode, measured, self.model.predictor)
-            predicted = await self._predict(decoded, output)
+            model = self.model
+            decoded = await self._read(decode, measured, model.predictor, output == "overlay")
+            predicted = await self._predict(model, decoded, output)
             return await self._in_thread(finish, upload, decoded, predicted)
         except LateError:
             return self._late()
@@ -395,9 +398,9 @@ class Service:
         except (RefusedError, ValueError, OSError, MemoryError, RuntimeError) as error:
             return _as_refused(error, upload)
 
-    async def _predict(self, decoded: Decoded, output: OutputName) -> Predicted:
+    async def _predict(self, model: Model, decoded: Decoded, output: OutputName) -> Predicted:
         deadline = time.monotonic() + self.options.timeout
-        job = Job(decoded.opened, decoded.whole, probabilities_of(output), deadline)
+        job = Job(model, decoded.opened, decoded.whole, probabilities_of(output), deadline)
         try:
             return await asyncio.wrap_future(self.queue.submit(job))
         finally:

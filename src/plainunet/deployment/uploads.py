@@ -262,8 +262,9 @@ class Decoded:
 
     Attributes:
         source: Its file, or a page of it.
-        image: [H, W, C] as stored; None for images of more than `LARGE` pixels, read in parts.
-        whole: The windows of `image`.
+        image: [H, W, C] as stored; None if it was not asked for, or is read in parts.
+        whole: The windows of an image in memory; None for images of more than `LARGE` pixels, read
+            in parts.
         geo: Coordinates of a GeoTIFF.
     """
 
@@ -333,8 +334,14 @@ def _require_few_pages(path: Path) -> None:
         )
 
 
-def decode(measured: Measured, predictor: Predictor) -> Decoded:
+def decode(measured: Measured, predictor: Predictor, needs_image: bool) -> Decoded:
     """Decode an image, or leave a large one to be read in parts.
+
+    Args:
+        measured: The image.
+        predictor: The model.
+        needs_image: Whether the image itself is needed after prediction. If not, a JPEG is decoded
+            at a reduced size where `predict` does so: masks are the same as there.
 
     Raises:
         ValueError: It is damaged, or not supported.
@@ -342,6 +349,8 @@ def decode(measured: Measured, predictor: Predictor) -> Decoded:
     geo = find_geo(measured.source)
     if np.prod(measured.size) > LARGE:
         return Decoded(measured.source, None, None, geo)
+    if not needs_image and (reduced := predictor.read(measured.source)):
+        return Decoded(measured.source, None, reduced, geo)
     image, missing = read_with_missing(measured.source)
     # with few cores, reducing ahead would slow down the network
     prepare = predictor.prepare if spare_threads() > 1 else as_windows
