@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.demo import draw_scene
 from plainunet.deployment.batching import Model, Predicted
 from plainunet.deployment.results import STEPS, Result, Results, View, write_zip
-from plainunet.deployment.uploads import RefusedError, Upload, decode, measure
+from plainunet.deployment.uploads import RefusedError, Upload, count_pages, decode, measure
 from plainunet.formats.colors import IGNORED
+from plainunet.formats.sources import Page, files_of
 from plainunet.prediction.drawing import write_rgb
 from plainunet.prediction.predictor import Predictor
 
@@ -27,14 +29,15 @@ def keep(folder: Path, predictor: Predictor, name: str = "a.png", seed: int = 0)
     """Predict an image and keep it, as the page does."""
     own = folder / name / "0"
     own.mkdir(parents=True)
-    write_rgb(own / "image", draw_scene(np.random.default_rng(seed), SIZE)[0])
-    decoded = decode(measure(own / "image", None, 10_000), predictor, True)
+    upload = Upload(own / "image", name)
+    write_rgb(upload.path, draw_scene(np.random.default_rng(seed), SIZE)[0])
+    decoded = decode(measure(upload, 10_000), predictor, True)
     assert decoded.image is not None
     probabilities = predictor.probabilities(decoded.image)
     two = len(probabilities) == 2
     mask = predictor.predict(decoded.image)
     predicted = Predicted(mask, probabilities[1:] if two else None, Model.of(predictor))
-    return Result.of(Upload(own / "image", name), decoded, predicted)
+    return Result.of(upload, decoded, predicted)
 
 
 def decoded(data: bytes) -> NDArray[Any]:
@@ -44,7 +47,7 @@ def decoded(data: bytes) -> NDArray[Any]:
 def test_mask_at_a_threshold(tmp_path: Path) -> None:
     predictor = make_predictor(2, threshold=0.4)
     result = keep(tmp_path, predictor)
-    probabilities = predictor.probabilities(np.array(Image.open(result.path)))[1]
+    probabilities = predictor.probabilities(np.array(Image.open(files_of(result.source)[0])))[1]
     assert result.mask_at(0.4) is result.mask
     for step in (1, 30, 41, 75, STEPS - 1):
         mask = result.mask_at(step / STEPS)
@@ -108,8 +111,9 @@ def test_zip_of_images_with_one_name(tmp_path: Path) -> None:
 
 def test_oldest_results_are_forgotten(tmp_path: Path) -> None:
     predictor = make_predictor(2)
-    kept = Results(most_pixels=2 * SIZE[0] * SIZE[1])
     results = [keep(tmp_path, predictor, f"{seed}.png", seed) for seed in range(3)]
+    files = [files_of(result.source)[0] for result in results]
+    kept = Results(2 * max(SIZE[0] * SIZE[1], *(file.stat().st_size for file in files)))
     first, second = kept.add(results[0]), kept.add(results[1])
     assert kept.get(first) is results[0]
     third = kept.add(results[2])  # the second was used least recently
@@ -118,15 +122,64 @@ def test_oldest_results_are_forgotten(tmp_path: Path) -> None:
     with pytest.raises(RefusedError) as caught:
         kept.get(second)
     assert caught.value.code == "forgotten"
-    assert [result.path.exists() for result in results] == [True, False, True]
+    assert [file.exists() for file in files] == [True, False, True]
     with pytest.raises(RefusedError):
         results[1].encode("overlay", View(0.5))
     kept.forget([first, third, "unknown"])
-    assert not any(result.path.exists() for result in results)
+    assert not any(file.exists() for file in files)
     assert len({first, second, third}) == 3
 
 
 def test_an_image_larger_than_the_limit_is_kept_alone(tmp_path: Path) -> None:
-    kept = Results(most_pixels=1)
+    kept = Results(1)
     result = keep(tmp_path, make_predictor(2))
     assert kept.get(kept.add(result)) is result
+
+
+def test_files_count_by_their_bytes_and_links_to_one_file_once(tmp_path: Path) -> None:
+    predictor = make_predictor(2)
+    results = [keep(tmp_path, predictor, f"{seed}.png", seed) for seed in range(3)]
+    with files_of(results[0].source)[0].open("ab") as file:
+        file.write(bytes(100_000))
+    for result in results[1:]:  # as pages of one file
+        (path,) = files_of(result.source)
+        path.unlink()
+        path.hardlink_to(files_of(results[0].source)[0])
+    roomy, narrow = Results(150_000), Results(50_000)
+    names = [roomy.add(result) for result in results]
+    assert [roomy.get(name) for name in names] == results
+    names = [narrow.add(result) for result in results[:2]]
+    with pytest.raises(RefusedError):
+        narrow.get(names[0])
+
+
+def test_a_jpeg_of_which_the_network_needs_less_is_shown_whole(tmp_path: Path) -> None:
+    predictor = make_predictor(2, size=SIZE)
+    upload = Upload(tmp_path / "a" / "0" / "image", "a.jpg")
+    upload.path.parent.mkdir(parents=True)
+    image, _ = draw_scene(np.random.default_rng(0), (8 * SIZE[0], 8 * SIZE[1]))
+    Image.fromarray(image).save(upload.path, "JPEG")
+    read = decode(measure(upload, 1_000_000), predictor, False)
+    assert read.image is None
+    assert read.whole is not None
+    mask = np.concatenate(list(predictor.mask_bands(read.whole)))
+    result = Result.of(upload, read, Predicted(mask, None, Model.of(predictor)))
+    assert result.size == mask.shape == image.shape[:2]
+    assert decoded(result.encode("overlay", View(0.5))).shape == image.shape
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_pages_of_a_stack_are_counted(tmp_path: Path, count: int) -> None:
+    upload = Upload(tmp_path / "image", "a.tif", count - 1)
+    pages = np.stack([draw_scene(np.random.default_rng(k), SIZE)[0] for k in range(count)])
+    tifffile.imwrite(upload.path, pages, photometric="rgb", metadata=None)
+    assert count_pages(upload.path) == count
+    source = measure(upload, 10_000).source
+    assert isinstance(source, Page)
+    assert source.index == count - 1
+
+
+def test_pages_of_damaged_files(tmp_path: Path) -> None:
+    for content in (b"", b"text", b"II*\0", b"II*\0\xff\xff\xff\xff"):
+        (tmp_path / "image").write_bytes(content)
+        assert count_pages(tmp_path / "image") == 1

@@ -5,8 +5,11 @@ import atexit
 import hmac
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +32,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from plainunet.demo import draw_scene
 from plainunet.deployment.answers import OutputName
 from plainunet.deployment.results import FILES, STEPS, Result, Results, View, write_zip
-from plainunet.deployment.service import MOST_FILES, Service, no_space
-from plainunet.deployment.uploads import RefusedError, Upload, too_long
+from plainunet.deployment.service import BODIES, MOST_FILES, Service, no_space
+from plainunet.deployment.uploads import RefusedError, Upload, count_pages, too_long
 from plainunet.page import data_url, read_template, render
 from plainunet.prediction.drawing import OPACITY, as_rgb, encode_png
 
@@ -51,6 +54,7 @@ _POLICY = (
     "connect-src 'self' data: blob:; worker-src 'self' blob:; frame-ancestors 'none'"
 )
 _ALL = "all"
+_NO_SPACE = "The server has no room for more files. Try again in ten minutes."
 _LABELS = {
     "mask": "Download mask",
     "overlay": "Download overlay",
@@ -66,6 +70,7 @@ def add_page(app: FastAPI) -> None:
     """
     service: Service = app.state.service
     token = service.options.token
+    space = _Space(BODIES * service.options.max_bytes)
     icon = read_template("ui/icon.svg")
 
     @app.get("/favicon.ico", include_in_schema=False)
@@ -77,11 +82,11 @@ def add_page(app: FastAPI) -> None:
 
     gr.mount_gradio_app(
         app,
-        _Page(service, Results()).build(),
+        _Page(service, Results(), space).build(),
         PATH,
         footer_links=[],
         run_history=False,
-        app_kwargs={"middleware": [Middleware(_Guard, service)]},
+        app_kwargs={"middleware": [Middleware(_Guard, service, space)]},
         auth=is_token if token else None,
         auth_message="Enter the token of the server as the password, with any user name.",
         max_file_size=service.options.max_bytes,
@@ -132,8 +137,8 @@ class _Page:
     `chooser`.
     """
 
-    def __init__(self, service: Service, results: Results) -> None:
-        self._service, self._results = service, results
+    def __init__(self, service: Service, results: Results, space: "_Space") -> None:
+        self._service, self._results, self._space = service, results, space
         self._samples = draw_samples(service.model.predictor.in_channels)
 
     def build(self) -> Any:
@@ -276,16 +281,20 @@ class _Page:
         self, files: Sequence[tuple[str, Path | bytes]], own: list[str], threshold: float
     ) -> list[Any]:
         """Predict files, given by name and content, and show the first result."""
-        problems = [
-            (name, f"Left out: at most {MOST_FILES} images at a time.")
-            for name, _ in files[MOST_FILES:]
-        ]
+        problems = list[tuple[str, str]]()
         uploads: list[Upload] = []
         done: Sequence[Result | RefusedError]
         try:
             self._service.require_ready()
-            for file in files[:MOST_FILES]:
-                uploads.append(await asyncio.to_thread(self._store, *file))
+            for name, content in files:
+                stored, count = await asyncio.to_thread(
+                    self._store, name, content, MOST_FILES - len(uploads)
+                )
+                uploads += stored
+                if left := count - len(stored):
+                    pages = f"{left} pages: " if count > 1 else ""
+                    message = f"Left out: {pages}at most {MOST_FILES} images at a time."
+                    problems.append((name, message))
             done = await self._service.finish_all(uploads, self._output(), Result.of)
         except RefusedError as error:
             done = [error] * len(uploads)
@@ -314,19 +323,37 @@ class _Page:
             *[gr.update(interactive=True)] * len(self.downloads),
         ]
 
-    def _store(self, name: str, content: Path | bytes) -> Upload:
-        """Write a file into a folder of its own, as for a request."""
+    def _store(self, name: str, content: Path | bytes, most: int) -> tuple[list[Upload], int]:
+        """Write a file into a folder of its own, as for a request; each page of a stack, too.
+
+        Returns at most that number of uploads, and the number of images in the file.
+        """
+        if most == 0:
+            return [], 1
         try:
-            folder = Path(tempfile.mkdtemp(dir=self._service.folder)) / "0"
-            folder.mkdir()
-            path = folder / "image"
+            upload = Upload(self._make_folder() / "image", name)
             if isinstance(content, bytes):
-                path.write_bytes(content)
+                upload.path.write_bytes(content)
             else:
-                shutil.copyfile(content, path)
+                shutil.copyfile(content, upload.path)
+            count = count_pages(upload.path)
+            if count == 1:
+                return [upload], 1
+            uploads, own = [], Path(name)
+            for page in range(min(count, most)):
+                path = self._make_folder() / "image"
+                path.hardlink_to(upload.path)
+                # downloads are named like the masks of `predict`
+                uploads.append(Upload(path, f"{own.stem}_{page}{own.suffix}", page))
+            shutil.rmtree(upload.path.parents[1])
         except OSError as error:
             raise no_space(error) from None
-        return Upload(path, name)
+        return uploads, count
+
+    def _make_folder(self) -> Path:
+        folder = Path(tempfile.mkdtemp(dir=self._service.folder)) / "0"
+        folder.mkdir()
+        return folder
 
     def _output(self) -> OutputName:
         """What to predict: probabilities only if there is a threshold to move."""
@@ -362,6 +389,9 @@ class _Page:
         self, output: str, own: list[str], name: str, threshold: float, opacity: float
     ) -> str:
         """Write a download."""
+        self._space.measure()
+        if self._space.held >= self._space.most:
+            raise gr.Error(_NO_SPACE, duration=None)
         folder = Path(tempfile.mkdtemp(dir=_FOLDER))
         view = View(threshold, opacity)
         try:
@@ -395,30 +425,90 @@ def draw_samples(channels: int) -> list[NDArray[np.uint8]]:
     ]
 
 
-class _Guard:
-    """Bounds request bodies, and forbids the browser to fetch anything from elsewhere."""
+class _Space:
+    """Disk space for uploads and downloads.
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    Attributes:
+        most: Its limit [bytes].
+        held: What the files take, at most, with what is being received [bytes].
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held, self._receiving = most, 0, 0
+
+    def measure(self) -> None:
+        """Remove old files, among them those of broken uploads, and add up the others."""
+        total, oldest = 0, time.time() - _UPLOAD_SECONDS
+        for file in _FOLDER.rglob("*"):
+            with suppress(OSError):
+                about = file.lstat()
+                if not stat.S_ISREG(about.st_mode):
+                    continue
+                if about.st_ctime < oldest:
+                    file.unlink()
+                else:
+                    total += about.st_size
+        self.held = total + self._receiving
+
+    @contextmanager
+    def receiving(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that adds bytes of an upload, until its files count themselves."""
+        own = 0
+
+        def add(count: int) -> None:
+            nonlocal own
+            own += count
+            self._receiving += count
+            self.held += count
+
+        try:
+            yield add
+        finally:
+            self._receiving -= own
+
+
+class _Guard:
+    """Bounds request bodies and disk space, and forbids the browser to fetch from elsewhere."""
+
+    def __init__(self, app: ASGIApp, service: Service, space: _Space) -> None:
         self._app, self._most, self._stopping = app, service.options.max_bytes, service.stopping
+        self._space = space
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
-        length = dict(scope["headers"]).get(b"content-length", b"")
-        if length.isdigit() and int(length) > self._most:
+        given = dict(scope["headers"]).get(b"content-length", b"")
+        length = int(given) if given.isdigit() else 0
+        if length > self._most:
             error = too_long(self._most)
             await PlainTextResponse(error.message, error.status)(scope, receive, send)
             return
+        if is_upload := scope["path"].endswith("/upload"):
+            await asyncio.to_thread(self._space.measure)
+            if self._space.held + length > self._space.most:
+                await PlainTextResponse(_NO_SPACE, 503)(scope, receive, send)
+                return
+        with self._space.receiving() as add:
+            await self._pass(scope, receive, send, add if is_upload else None)
+
+    async def _pass(
+        self, scope: Scope, receive: Receive, send: Send, add: Callable[[int], None] | None
+    ) -> None:
+        """Pass a request on, within the limits, and guard its answer."""
         seen, path = 0, scope["path"]
 
         async def receive_counted() -> Message:
             nonlocal seen
             # an open page has an answer that never ends, which the server would wait for
             message = await (self._receive_or_stop(receive) if "/heartbeat/" in path else receive())
-            seen += len(message.get("body", b""))
-            return message if seen <= self._most else {"type": "http.disconnect"}
+            count = len(message.get("body", b""))
+            seen += count
+            if add:
+                add(count)
+            is_full = add is not None and self._space.held > self._space.most
+            return {"type": "http.disconnect"} if seen > self._most or is_full else message
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":

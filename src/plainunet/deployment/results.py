@@ -1,7 +1,8 @@
 """Predictions that are kept for a page, whose masks follow a threshold without another inference.
 
 Of an image, its file, its mask and (with two classes) the probability of the second are kept, all
-with 8 bits. The images of all users together are bounded in pixels; the oldest ones are forgotten.
+with 8 bits. The images of all users together are bounded in pixels and in bytes of their files; the
+oldest ones are forgotten.
 """
 
 import base64
@@ -12,6 +13,7 @@ import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +27,7 @@ from plainunet.deployment.batching import Model, Predicted
 from plainunet.deployment.uploads import Decoded, RefusedError, Upload
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import read_image
-from plainunet.formats.sources import files_of
+from plainunet.formats.sources import ImageSource, files_of
 from plainunet.page import data_url
 from plainunet.prediction.drawing import (
     OPACITY,
@@ -44,7 +46,7 @@ from plainunet.prediction.record import mask_key
 STEPS = 100
 """Thresholds are multiples of 1 / `STEPS`, as in `evaluate --tune`."""
 MOST_PIXELS = 200_000_000
-"""Largest number of pixels of all kept images; beyond, the oldest ones are forgotten."""
+"""Largest number of pixels, and of bytes of the files, of all kept images."""
 _SHOWN = 1600
 """Longest side of an image on the page [pixels]; downloads have the image's own size."""
 FILES = {"mask": "{}.png", "overlay": "{}-overlay.jpg", "contours": "{}.geojson"}
@@ -75,7 +77,8 @@ class Result:
 
     Attributes:
         name: The client's name of its file.
-        path: Its file; `path.parents[1]` is removed with the result.
+        source: Its file, or a page of it; the parent of the file's folder is removed with the
+            result.
         geo: Coordinates of a GeoTIFF.
         model: The model that predicted it.
         mask: [H, W] uint8 class ids, at the model's own threshold.
@@ -86,7 +89,7 @@ class Result:
     """
 
     name: str
-    path: Path
+    source: ImageSource
     geo: Georeference | None
     model: Model
     mask: NDArray[np.uint8]
@@ -114,7 +117,7 @@ class Result:
         shown = reduced_rgb(image, _SHOWN)
         return cls(
             upload.name,
-            next(iter(files_of(decoded.source))),
+            decoded.source,
             decoded.geo,
             predicted.model,
             predicted.mask,
@@ -172,13 +175,13 @@ class Result:
             # only `predict` with the same threshold may take the file for its own
             own = self._is_own(view.threshold)
             return encode_mask(
-                mask, card.colors, mask_key(self.model.digest, self.path) if own else ""
+                mask, card.colors, mask_key(self.model.digest, self.source) if own else ""
             )
         if output == "contours":
             require_few_objects(mask, len(card.class_names), output)
             return as_json(draw_contours(*find_objects(mask), card.class_names, self.geo))
         try:
-            image = read_image(self.path)
+            image = read_image(self.source)
         except FileNotFoundError:
             raise forgotten() from None
         return encode_jpeg(draw_overlay(image, mask, card.colors, view.opacity))
@@ -192,9 +195,9 @@ def forgotten() -> RefusedError:
 class Results:
     """The results of all users, each under a name that cannot be guessed."""
 
-    def __init__(self, most_pixels: int = MOST_PIXELS) -> None:
-        """Set the limit of pixels."""
-        self._most = most_pixels
+    def __init__(self, most: int = MOST_PIXELS) -> None:
+        """Set the limit of pixels, and of bytes of their files."""
+        self._most = most
         self._kept: OrderedDict[str, Result] = OrderedDict()
         self._changing = threading.Lock()
 
@@ -203,10 +206,10 @@ class Results:
         name = secrets.token_urlsafe(16)
         with self._changing:
             self._kept[name] = result
-            total = sum(each.mask.size for each in self._kept.values())
+            total = sum(map(_size, self._kept.values()))
             while total > self._most and len(self._kept) > 1:
                 _, oldest = self._kept.popitem(last=False)
-                total -= oldest.mask.size
+                total -= _size(oldest)
                 _remove(oldest)
         return name
 
@@ -230,8 +233,19 @@ class Results:
                     _remove(result)
 
 
+def _size(result: Result) -> int:
+    """The pixels of an image, or the bytes of its file if these are more.
+
+    The pages of a stack have links to one file.
+    """
+    with suppress(OSError):
+        about = files_of(result.source)[0].stat()
+        return max(result.mask.size, about.st_size // about.st_nlink)
+    return int(result.mask.size)
+
+
 def _remove(result: Result) -> None:
-    shutil.rmtree(result.path.parents[1], ignore_errors=True)
+    shutil.rmtree(files_of(result.source)[0].parents[1], ignore_errors=True)
 
 
 def write_zip(path: Path, results: Sequence[Result], view: View) -> None:

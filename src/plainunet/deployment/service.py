@@ -294,13 +294,13 @@ class Service:
         Raises:
             RefusedError: Any error, as an answer.
         """
-        (done,) = await self.predict_all([upload], output, page)
+        (done,) = await self.predict_all([upload._replace(page=page)], output)
         if isinstance(done, RefusedError):
             raise done
         return done
 
     async def predict_all(
-        self, uploads: Sequence[Upload], output: OutputName, page: int | None = None
+        self, uploads: Sequence[Upload], output: OutputName
     ) -> list[Prediction | RefusedError]:
         """Predict the masks of several files, and encode them; an image that fails, fails alone.
 
@@ -312,14 +312,10 @@ class Service:
             answer = encode(output, upload.name, decoded, predicted, upload.path.parent)
             return Prediction(answer, predicted.model.digest)
 
-        return await self.finish_all(uploads, output, finish, page)
+        return await self.finish_all(uploads, output, finish)
 
     async def finish_all(
-        self,
-        uploads: Sequence[Upload],
-        output: OutputName,
-        finish: "Finish[_Result]",
-        page: int | None = None,
+        self, uploads: Sequence[Upload], output: OutputName, finish: "Finish[_Result]"
     ) -> "list[_Result | RefusedError]":
         """Predict several files, and make something of each prediction, in a thread.
 
@@ -327,7 +323,6 @@ class Service:
             uploads: The files.
             output: The format whose probabilities, if any, are predicted with the mask.
             finish: Receives the file, its image and its prediction.
-            page: The page of a TIFF file.
 
         Returns:
             What `finish` returns for each file, or why it failed.
@@ -337,7 +332,7 @@ class Service:
         """
         try:
             with self.queue.room(len(uploads)) as room:
-                measured = [await self._measure(upload, page) for upload in uploads]
+                measured = [await self._measure(upload) for upload in uploads]
                 pixels = sum(each.cost for each in measured if isinstance(each, Measured))
                 total = math.ceil(pixels * weight(output, self.model.predictor.card))
                 if total > self.options.max_queue_pixels:
@@ -360,9 +355,9 @@ class Service:
         except QueueFullError:
             raise queue_full() from None
 
-    async def _measure(self, upload: Upload, page: int | None) -> Measured | RefusedError:
+    async def _measure(self, upload: Upload) -> Measured | RefusedError:
         try:
-            return await self._read(measure, upload.path, page, self.options.max_pixels)
+            return await self._read(measure, upload, self.options.max_pixels)
         except (RefusedError, ValueError, OSError, MemoryError) as error:
             return _as_refused(error, upload)
 

@@ -23,11 +23,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 from tifffile import TiffFile
 
-from plainunet.formats.encoded import decoding, find_kind
+from plainunet.formats.encoded import decoding, find_kind, open_encoded
 from plainunet.formats.images import read_with_missing
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import ImageSource, Page
-from plainunet.formats.tiff import TagReader
+from plainunet.formats.tiff import TagReader, find_slices
 from plainunet.formats.windows import Windows, as_windows, open_windows, stored_size
 from plainunet.prediction.geo import Georeference, find_geo
 from plainunet.prediction.predict import LARGE
@@ -76,6 +76,8 @@ class Upload(NamedTuple):
     """The file, in a folder of its own."""
     name: str
     """The client's name of it, for lists."""
+    page: int | None = None
+    """The page of a TIFF file, from 0; None for a file of one image."""
 
 
 def too_long(most: int) -> RefusedError:
@@ -280,24 +282,24 @@ class Decoded:
         return open_windows(self.source, _WHOLE)
 
 
-def measure(path: Path, page: int | None, most: int) -> Measured:
+def measure(upload: Upload, most: int) -> Measured:
     """Read the size of an image from its header.
 
     Args:
-        path: The file.
-        page: The page of a TIFF file, from 0; None for a file of one image.
+        upload: Its file.
         most: Largest number of pixels.
 
     Raises:
         RefusedError: It is too large.
         ValueError: It is not an image, or damaged.
     """
+    path = upload.path
     with path.open("rb") as file:
         kind = find_kind(file.read(16), path)
     if kind == "tiff":  # the suffix tells GeoTIFF files
         path = path.rename(path.with_suffix(".tif"))
         _require_few_pages(path)
-    source = path if page is None else Page(path, page)
+    source = path if upload.page is None else Page(path, upload.page)
     height, width = stored_size(source)
     pixels = height * width
     cost = max(pixels, _stored_bytes(path) // 4) if kind == "tiff" else pixels
@@ -315,6 +317,20 @@ def measure(path: Path, page: int | None, most: int) -> Measured:
 def _stored_bytes(path: Path) -> int:
     with decoding(path), TiffFile(path) as tiff:
         return int(tiff.pages.first.nbytes)
+
+
+def count_pages(path: Path) -> int:
+    """The number of images in a file: of a TIFF stack, its pages; of a damaged file, 1.
+
+    Raises:
+        RefusedError: It has more than `MOST_PAGES`.
+    """
+    _require_few_pages(path)
+    try:
+        with open_encoded(path) as (kind, file), decoding(path):
+            return find_slices(file, path).count if kind == "tiff" else 1
+    except ValueError:  # measuring the image reports the reason
+        return 1
 
 
 def _require_few_pages(path: Path) -> None:
