@@ -14,13 +14,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.demo import draw_scene
 from plainunet.network.checkpoint import save_checkpoint
 from plainunet.prediction.drawing import read_key, write_rgb
-from plainunet.prediction.predict import predict_files
+from plainunet.prediction.predict import find_inputs, predict_files
 from plainunet.prediction.predictor import Predictor
 
 from ..models import make_card, make_network
@@ -261,6 +262,48 @@ def test_several_files(server: Server, visit: Visit, images: list[Path], masks: 
         for image in images:
             assert archive.read(image.name) == (masks / image.name).read_bytes()
         assert archive.read("areas.csv") == (masks / "areas.csv").read_bytes()
+
+
+def test_pages_of_a_stack_are_images_of_their_own(
+    server: Server, visit: Visit, models: dict[int, Path], tmp_path: Path
+) -> None:
+    stack = tmp_path / "stack.tif"
+    pages = np.stack([draw_scene(np.random.default_rng(k), (64, 96))[0] for k in range(70)])
+    tifffile.imwrite(stack, pages[:3], photometric="rgb", metadata=None)
+    predictor = Predictor.load(models[2], device="cpu", precision="fp32")
+    predict_files(predictor, find_inputs([stack]).images, tmp_path / "out", ["overlay"])
+    with visit(server) as page:
+        page.set_input_files("#files input[type=file]", str(stack))
+        page.wait_for_selector("#legend caption:has-text('stack_0.tif')")
+        page.click("#chooser input")
+        page.get_by_role("option", name="stack_2.tif").click()
+        page.wait_for_selector("#legend caption:has-text('stack_2.tif: 96 x 64')")
+        name, mask = download(page, "mask")
+        assert mask == (tmp_path / "out" / name).read_bytes()
+        name, overlay = download(page, "overlay")
+        assert overlay == (tmp_path / "out" / "overlay" / "stack_2.jpg").read_bytes()
+        with zipfile.ZipFile(io.BytesIO(download(page, "all")[1])) as archive:
+            assert [each for each in archive.namelist() if each.endswith(".png")] == [
+                f"stack_{number}.png" for number in range(3)
+            ]
+        tifffile.imwrite(stack, pages, photometric="rgb", metadata=None)
+        page.set_input_files("#files input[type=file]", str(stack))
+        page.wait_for_function("document.querySelector('#problems').innerText.includes('6 pages')")
+
+
+def test_disk_space_is_bounded(models: dict[int, Path], tmp_path: Path) -> None:
+    flags = ("--ui", *CPU, "--max-bytes", 100_000)
+    with serving(models[2], *flags, TMPDIR=str(tmp_path)) as running:
+        url = f"{running.url}/ui/gradio_api/upload"
+        codes = []
+        for number in range(20):
+            content = np.random.default_rng(number).bytes(90_000)
+            answer = httpx.post(url, files={"files": (f"{number}.png", content)}, trust_env=False)
+            codes.append(answer.status_code)
+        taken = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert set(codes) == {200, 503}
+    assert codes == sorted(codes)
+    assert 1_000_000 < taken < 16 * 100_000
 
 
 def test_bad_files_are_named(
