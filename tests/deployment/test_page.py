@@ -288,7 +288,9 @@ def test_pages_of_a_stack_are_images_of_their_own(
             ]
         tifffile.imwrite(stack, pages, photometric="rgb", metadata=None)
         page.set_input_files("#files input[type=file]", str(stack))
-        page.wait_for_function("document.querySelector('#problems').innerText.includes('6 pages')")
+        alert = page.get_by_role("alert").filter(has=page.locator("li"))
+        alert.wait_for()
+        assert "6 pages" in alert.inner_text()
 
 
 def test_disk_space_is_bounded(models: dict[int, Path], tmp_path: Path) -> None:
