@@ -1,16 +1,19 @@
-"""Measure `plainunet serve` beside the bare `Predictor`: images/s, latency, memory.
+"""Measure `plainunet serve` beside the bare `Predictor`: images/s, CPU time, latency, memory.
 
     python benchmarks/serve.py CHECKPOINT IMAGES... [--clients 16] [--seconds 10] [--requests 2000]
 
 Three ways take turns on the same image files, each in a process of its own that is idle while the
 others run: `Predictor.predict` of decoded images; from file to PNG in one thread, as the server
-does it; and the server, with as many clients at a time. Then the first request of a server that has
+does it; and the server, with as many clients at a time. CPU time (of all threads of a process; set
+OMP_NUM_THREADS=1, because idle threads of a network wait busily) is compared as well: it tells the
+cost of serving even if the machine has other work. Then the first request of a server that has
 just become ready is compared with the median, and memory is read over many requests.
 """
 
 import argparse
 import http.client
 import json
+import os
 import platform
 import re
 import statistics
@@ -53,6 +56,11 @@ class Server:
         content = answer.read()
         connection.close()
         return answer.status, content
+
+    def cpu(self) -> float:
+        """CPU time that it has taken [s]."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory(self) -> float:
         """Resident memory [MiB]."""
@@ -114,11 +122,12 @@ def bare(checkpoint: Path, files: Sequence[Path], seconds: float, device: str) -
     print("ready", flush=True)
     for line in sys.stdin:
         work = from_file if line.strip() == "file" else from_array
-        begun, count = time.perf_counter(), 0
+        begun, taken, count = time.perf_counter(), time.process_time(), 0
         while time.perf_counter() - begun < seconds:
             work(count)
             count += 1
-        print(count / (time.perf_counter() - begun), flush=True)
+        rate = count / (time.perf_counter() - begun)
+        print(rate, (time.process_time() - taken) / count, flush=True)
 
 
 def main() -> None:
@@ -154,23 +163,30 @@ def main() -> None:
     first = time.perf_counter() - begun
     alone = server.load(bodies, 1, lambda number: number < 30)
     rates: dict[str, list[float]] = {"array": [], "file": [], "server": []}
+    costs: dict[str, list[float]] = {way: [] for way in rates}
     latencies: list[float] = []
     for _ in range(ROUNDS):
         for way in ("array", "file"):
             other.stdin.write(f"{way}\n")
             other.stdin.flush()
-            rates[way].append(float(other.stdout.readline()))
-        begun = time.perf_counter()
+            rate, cost = map(float, other.stdout.readline().split())
+            rates[way].append(rate)
+            costs[way].append(cost)
+        begun, before = time.perf_counter(), server.cpu()
         until = begun + given.seconds
         done = server.load(bodies, given.clients, lambda number: time.perf_counter() < until)  # noqa: B023
         rates["server"].append(len(done) / (time.perf_counter() - begun))
+        costs["server"].append((server.cpu() - before) / len(done))
         latencies += done
     for way, found in rates.items():
         each = ", ".join(f"{rate:.1f}" for rate in found)
-        print(f"{way:7} {statistics.median(found):7.1f} images/s  ({each})")
+        cost = statistics.median(costs[way]) * 1000
+        print(f"{way:7} {statistics.median(found):7.1f} images/s  ({each}), CPU {cost:.1f} ms each")
     middle = {way: statistics.median(found) for way, found in rates.items()}
     print(f"server / Predictor on arrays: {middle['server'] / middle['array']:.2f}")
     print(f"server / Predictor from file to PNG: {middle['server'] / middle['file']:.2f}")
+    taken = {way: statistics.median(found) for way, found in costs.items()}
+    print(f"CPU time, Predictor on arrays / server: {taken['array'] / taken['server']:.2f}")
     ordered = sorted(latencies)
     p50, p99 = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
     print(f"{given.clients} clients: p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms")

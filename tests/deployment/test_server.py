@@ -734,6 +734,7 @@ def test_several_processes_share_models_and_metrics(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_killed_process_is_replaced(checkpoints: dict[str, Path]) -> None:
     with serving(checkpoints["first"], *CPU, "--processes", 2, "--token", "sesame") as server:
         new = Predictor.load(checkpoints["second"], device="cpu", precision="fp32").digest()
@@ -742,7 +743,7 @@ def test_a_killed_process_is_replaced(checkpoints: dict[str, Path]) -> None:
 
         def until_two_answer(but: int = 0) -> set[int]:
             """Send requests until two processes have answered; returns their ids."""
-            until, first = time.monotonic() + 120, len(server.lines)
+            until, first = time.monotonic() + 400, len(server.lines)
             while True:
                 assert server.post("/v1/predict", content=PNG, **KNOWN).status_code == 200
                 lines = [json.loads(line) for line in server.lines[first:]]

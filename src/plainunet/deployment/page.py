@@ -292,8 +292,8 @@ class _Page:
                 )
                 uploads += stored
                 if left := count - len(stored):
-                    pages = f"{left} pages: " if count > 1 else ""
-                    message = f"Left out: {pages}at most {MOST_FILES} images at a time."
+                    pages = f" {left} pages" if count > 1 else ""
+                    message = f"Left out{pages}: at most {MOST_FILES} images at a time."
                     problems.append((name, message))
             done = await self._service.finish_all(uploads, self._output(), Result.of)
         except RefusedError as error:
