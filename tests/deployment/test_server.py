@@ -32,6 +32,7 @@ from plainunet.deployment.answers import choose_output, encode, weight
 from plainunet.deployment.batching import Model, Predicted
 from plainunet.deployment.client import Client, ServerError
 from plainunet.deployment.uploads import Budget, Decoded, RefusedError
+from plainunet.formats.windows import as_windows
 from plainunet.network.checkpoint import save_checkpoint
 from plainunet.prediction.predict import predict_files
 from plainunet.prediction.predictor import Predictor
@@ -506,7 +507,7 @@ def test_objects_and_probabilities_are_bounded(predictor: Predictor, tmp_path: P
     noise = np.random.default_rng(0).integers(0, 3, image.shape[:2], np.uint8)
     dots = np.zeros_like(noise)
     dots[::2, ::2] = 1
-    decoded = Decoded(tmp_path, image, None, None)
+    decoded = Decoded(tmp_path, image, as_windows(image), None)
     for mask, is_refused in ((noise, False), (dots, True)):
         predicted = Predicted(mask, None, Model.of(predictor))
         if is_refused:
