@@ -20,8 +20,8 @@ class FolderConfig(BaseModel):
     images: str | None = None
     """Folder of the images, relative to the data folder. Default: detected."""
     masks: str | None = None
-    """Folder of the masks, relative to the data folder, or a COCO file (.json), or a table of
-    run-length codes (.csv). Default: detected."""
+    """Folder of the masks, relative to the data folder, or a COCO file (.json), a table of
+    run-length codes (.csv), or polygons (.gpkg, .geojson, .shp, .fgb). Default: detected."""
     pairs: str | None = None
     """Which mask belongs to which image, if the names do not tell: two patterns such as
     `images/*.jpg:masks/*_m.png`, or a CSV file with the columns image and mask."""
@@ -31,6 +31,12 @@ class FolderConfig(BaseModel):
     unlisted: Literal["empty"] | None = None
     """empty: images missing from a table of run-length codes have an empty mask. Default: such
     images are an error."""
+    class_column: str | None = None
+    """Column of polygons that holds their class; "": the file's name is the class. Default:
+    detected."""
+    block: int | None = Field(default=None, ge=0)
+    """Side of the blocks [pixels] that scenes are cut into, each read where it lies and kept in one
+    split. 0: read scenes whole. Default: 1024 for TIFF of more than 50 megapixels."""
     skip_unlabelled: bool = False
     """Skip images without a mask instead of reporting an error."""
     allow_outside: bool = False

@@ -18,7 +18,7 @@ from plainunet.formats.shapes import is_shapes
 from plainunet.formats.sources import CocoImage, RleImage, Source
 from plainunet.reporter import Reporter
 
-_UNREAD = (".txt", ".xml", ".h5", ".hdf5", ".geojson", ".svg", ".mat")
+_UNREAD = (".txt", ".xml", ".h5", ".hdf5", ".svg", ".mat")
 
 
 def name_file(folder: Path, masks: str) -> Path:

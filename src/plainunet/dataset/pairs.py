@@ -46,6 +46,7 @@ from plainunet.dataset.matching import (
     split_names,
     split_suffixes,
 )
+from plainunet.dataset.scenes import cut_scenes, pair_polygons, polygon_files
 from plainunet.formats.colors import ColoredMaskError, count_colors
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
@@ -96,6 +97,8 @@ def find_pairs(
         listed = read_listed(folder, config, reporter)
     elif masks is not None and masks.lower().endswith((".json", ".csv")):
         listed = pair_annotated(folder, config, reporter)
+    elif masks is not None and polygon_files(folder, masks):
+        listed = pair_polygons(folder, config, reporter)
     else:
         listed, pattern = _search(folder, config, reporter)
         group_by = group_by or pattern
@@ -104,6 +107,7 @@ def find_pairs(
     else:
         found = _group_by(group_by, listed)
     found = open_stacks(sorted(found, key=lambda pair: pair.image), reporter)
+    found = cut_scenes(found, config, reporter)
     require_enough(folder, len(found), at_least)
     return found
 
@@ -155,6 +159,9 @@ def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[
     except (ValueError, FileNotFoundError) as error:
         failed = error
     codes = {getattr(failed, "code", "")} if isinstance(failed, ValueError) else {"no-data"}
+    open_masks = config.masks is None and (failed is None or codes == {"no-data"})
+    if not listed and open_masks and polygon_files(folder, None):
+        return pair_polygons(folder, config, reporter), None
     found = [part for each in kept.problems for part in getattr(each, "parts", (each,))]
     alone = sum(getattr(each, "code", "") == "no-mask" for each in found)
     named = config.images is not None or config.masks is not None

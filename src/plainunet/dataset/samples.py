@@ -17,9 +17,24 @@ from plainunet.dataset.cache import Cache, MixedDepthsError, Sample, cached
 from plainunet.dataset.coding import Coding, coding_to_json
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import area_shares, fit_size, reduce_size, resize
+from plainunet.dataset.scenes import find_places
 from plainunet.formats.colors import IGNORED
-from plainunet.formats.images import image_shape, match_channels, read_with_missing, to_unit
-from plainunet.formats.sources import parse_image, parse_source, stem_of
+from plainunet.formats.images import (
+    image_shape,
+    match_channels,
+    read_image,
+    read_with_missing,
+    to_unit,
+)
+from plainunet.formats.sources import (
+    ImageSource,
+    Polygons,
+    Source,
+    Window,
+    parse_image,
+    parse_source,
+    stem_of,
+)
 from plainunet.parts import Part, PartError
 
 CENTRED = 1 / 3
@@ -42,19 +57,35 @@ def cut_patch(sample: Sample, patch: tuple[int, int], state: Sequence[int]) -> S
     centre = None
     if any(highest) and random.random() < CENTRED:
         centre = _choose_pixel(sample[1], random)
+    top, left = _choose_corner(patch, highest, centre, random)
+    return pad([part[top : top + patch[0], left : left + patch[1]] for part in sample], patch)
+
+
+def _choose_corner(
+    patch: tuple[int, int],
+    highest: tuple[int, int],
+    centre: Sequence[int] | None,
+    random: np.random.Generator,
+) -> tuple[int, int]:
+    """The top left corner of a patch, at most `highest`: around a centre, or at random."""
     if centre is None:
         # drawn from a slightly larger range, so that edges are not undersampled
-        drawn = [
-            random.integers(-(side // _EDGE), most + side // _EDGE, endpoint=True)
+        corner = [
+            int(random.integers(-(side // _EDGE), most + side // _EDGE, endpoint=True))
             for side, most in zip(patch, highest, strict=True)
         ]
-        top, left = (min(max(0, int(n)), most) for n, most in zip(drawn, highest, strict=True))
     else:
-        top, left = (
-            min(max(0, middle - side // 2), most)
-            for middle, side, most in zip(centre, patch, highest, strict=True)
-        )
-    return pad([part[top : top + patch[0], left : left + patch[1]] for part in sample], patch)
+        corner = [middle - side // 2 for middle, side in zip(centre, patch, strict=True)]
+    top, left = (min(max(0, at), most) for at, most in zip(corner, highest, strict=True))
+    return top, left
+
+
+def _rarer(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The classes that have places, without the one in most samples."""
+    samples = np.unique(places[:, :2], axis=0)[:, 0]
+    classes, counts = np.unique(samples, return_counts=True)
+    rarer: NDArray[np.int64] = classes[classes != classes[counts.argmax()]]
+    return rarer
 
 
 def pad(parts: Sequence[NDArray[np.generic]], size: tuple[int, int]) -> Sample:
@@ -169,6 +200,7 @@ class Samples:
         self.channels = channels
         self.objects = objects
         self._cache: Cache | None = None
+        self._places: NDArray[np.int64] | None = None
         self._as_float = False
 
     def __len__(self) -> int:
@@ -188,6 +220,29 @@ class Samples:
                 self._cache = None
         return self._load(index)
 
+    def patch(self, index: int, size: tuple[int, int], state: Sequence[int]) -> Sample:
+        """Cut a patch of a size [pixels of the shares] out of a sample, see `cut_patch`.
+
+        Of a block of a scene, the patch alone is read; a third of the patches, on average, are
+        centred on a pixel of a rarer class of all blocks, in place of this one.
+        """
+        if self._places is None:
+            return cut_patch(self[index], size, state)
+        random = np.random.default_rng([*state, 1])
+        centre = None
+        if random.random() < CENTRED and len(rarer := _rarer(self._places)):
+            places = self._places[self._places[:, 0] == random.choice(rarer)]
+            _, index, *centre = (int(number) for number in random.choice(places))
+        image, mask = (parse_source(file) for file in self._files[index])
+        if not isinstance(image, Window) or not isinstance(mask, Window | Polygons):
+            return cut_patch(self[index], size, state)
+        scale = self.factor * self.target_scale
+        wanted = round(size[0] / scale), round(size[1] / scale)
+        highest = max(0, image.height - wanted[0]), max(0, image.width - wanted[1])
+        top, left = _choose_corner(wanted, highest, centre, random)
+        cut = self._read(image.within(top, left, *wanted), mask.within(top, left, *wanted))
+        return pad([part[: size[0], : size[1]] for part in cut], size)
+
     def name(self, index: int) -> str:
         """The stem of a sample's image, which need not be unique."""
         return stem_of(parse_image(self._files[index][0]))
@@ -197,8 +252,17 @@ class Samples:
         return self._files[index][0]
 
     def fill_cache(self, on_progress: Callable[[int, int], None] | None = None) -> None:
-        """Decode all samples once, if there is space for them."""
+        """Decode all samples once, if there is space for them.
+
+        Blocks of scenes are read where they lie; some pixels of each class are remembered instead.
+        """
         files = [parse_source(file) for pair in self._files for file in pair]
+        if self.box is None and any(isinstance(file, Window) for file in files):
+            self._places = find_places(files[1::2], self.coding, on_progress)
+            scenes = {file.file for file in files if isinstance(file, Window)}
+            dtypes = {read_image(Window(scene, 0, 0, 1, 1)).dtype for scene in scenes}
+            self._as_float = dtypes != {np.dtype(np.uint8)}
+            return
         settings = self._settings()
         sizes = None
         if self.box is None:
@@ -262,8 +326,10 @@ class Samples:
         return shares
 
     def _load(self, index: int) -> Sample:
-        image_text, mask_text = self._files[index]
-        image_file, mask_file = parse_image(image_text), parse_source(mask_text)
+        image, mask = self._files[index]
+        return self._read(parse_image(image), parse_source(mask))
+
+    def _read(self, image_file: ImageSource, mask_file: Source) -> Sample:
         image, missing = read_with_missing(image_file)
         try:
             image = match_channels(image, self.channels)
@@ -345,8 +411,11 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
         """
         epoch, number, index = draw
         state = (self._seed, epoch, number)
-        sample = self._samples[index]
-        image, shares, *objects = cut_patch(sample, self._patch, state) if self._patch else sample
+        if self._patch:
+            sample = self._samples.patch(index, self._patch, state)
+        else:
+            sample = self._samples[index]
+        image, shares, *objects = sample
         image, shares = self._augment(resize(image, self._fine), resize(shares, self._fine), state)
         image = resize(image, self._size)
         if self._border is None:

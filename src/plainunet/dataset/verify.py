@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from plainunet.dataset.pairs import Pair
+from plainunet.dataset.lists import Pair
 from plainunet.formats.encoded import read_encoded
 from plainunet.formats.images import image_shape
 from plainunet.formats.masks import mask_size
 from plainunet.formats.problems import DataError, as_problem
+from plainunet.formats.sources import Window
 from plainunet.reporter import Reporter, silent
 from plainunet.system import work_ahead
 
@@ -91,7 +92,8 @@ def odd_channels(pairs: Sequence[Pair], shapes: Sequence[_Shape | None]) -> list
 def _read_headers(pair: Pair) -> _Header:
     image, mask, problems = None, None, []
     try:
-        read_encoded(pair.image)
+        if not isinstance(pair.image, Window):  # which would be read for each block
+            read_encoded(pair.image)
         image = image_shape(pair.image)
     except (ValueError, FileNotFoundError) as error:
         problems.append(as_problem(error, pair.image))

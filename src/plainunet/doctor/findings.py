@@ -30,6 +30,7 @@ CODES: dict[str, Code] = {
     "no-image": Code("error", "a mask without an image"),
     "two-partners": Code("error", "two files with the same name"),
     "which-folder": Code("error", "several candidates for the masks"),
+    "which-column": Code("error", "several columns of polygons may hold the classes"),
     "several-masks": Code("error", "several masks per image: classes, objects, or annotators"),
     "several-channels": Code("error", "an image stored as one file per channel"),
     "outside-of-parts": Code("error", "an image outside train/, val/ and test/"),

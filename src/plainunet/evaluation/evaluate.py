@@ -51,6 +51,8 @@ def evaluate(
     pairs: str | None = None,
     rle: Literal["rows", "columns"] | None = None,
     unlisted: Literal["empty"] | None = None,
+    class_column: str | None = None,
+    block: int | None = None,
     skip_unlabelled: bool = False,
     allow_outside: bool = False,
     objects: bool = False,
@@ -73,10 +75,13 @@ def evaluate(
         split: Evaluate this split instead: "train", "val", "test" or "all".
         images: Folder of the images below `data`; default: detected. A `dataset.toml` there may
             hold this, the next five, and the label encoding of the masks.
-        masks: Folder of the masks below `data`, or a COCO file or a list of run-length codes.
+        masks: Folder of the masks below `data`, or a COCO file, a list of run-length codes, or a
+            file of polygons.
         pairs: How images and masks are paired, see `plainunet.dataset.pairs.find_pairs`.
         rle: Pixel order of run-length codes; default: detected.
         unlisted: "empty" if images missing from a list of run-length codes have empty masks.
+        class_column: Column of polygons with their class; "" for one class per file.
+        block: Side of the blocks that scenes are read in [pixels]; 0 for whole.
         skip_unlabelled: Whether to skip images without a mask.
         allow_outside: Whether a dataset.toml may point outside the folder.
         objects: Whether to count objects too; always done for instance masks.
@@ -104,6 +109,7 @@ def evaluate(
     )
     folder: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "rle": rle}
     folder |= {"unlisted": unlisted, "skip_unlabelled": skip_unlabelled}
+    folder |= {"class_column": class_column, "block": block}
     folder["allow_outside"] = allow_outside
     own = parts_of(metrics, "--metrics")
     chosen = with_own(own, len(predictor.card.class_names))
@@ -139,7 +145,7 @@ def _flags(options: Mapping[str, Any]) -> list[str]:
     """Format options as flags."""
     flags: list[str] = []
     for name, value in options.items():
-        if value:
+        if value is not None and value is not False:
             flags += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
     return flags
 
@@ -188,7 +194,8 @@ def open_dataset(
     `folder` holds fields of `FolderConfig`; those that are None or False are detected. Returns the
     dataset and the name of its split.
     """
-    fields = {key: value for key, value in (folder or {}).items() if value}
+    fields = {key: value for key, value in (folder or {}).items()}
+    fields = {key: each for key, each in fields.items() if each is not None and each is not False}
     known = with_dataset(DataConfig(**fields), data)
     pairs = find_pairs(data, known, reporter, at_least=1)
     pairs, split = _choose_split(pairs, data, checkpoint, card, split, reporter)

@@ -18,7 +18,8 @@ from PIL import Image
 
 from plainunet.files import require_regular
 from plainunet.formats.problems import DataError, command, cut_off
-from plainunet.formats.sources import ImageSource, Page, Source
+from plainunet.formats.rasters import cut_window
+from plainunet.formats.sources import ImageSource, Page, Source, Window
 from plainunet.formats.tiff import cut_slice
 from plainunet.system import is_out_of_memory
 
@@ -90,13 +91,16 @@ def find_kind(head: bytes, path: Source) -> str:
 def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
     """Open an image file; yields its format, see `find_kind`, and the file at its start.
 
-    A slice is copied into a file in memory; nothing else is read.
+    A slice or a window is copied into a file in memory; nothing else is read.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is a folder, cannot be opened, is empty or not an image; or there is no
             such slice.
     """
+    if isinstance(path, Window):
+        yield "tiff", BytesIO(cut_window(path))
+        return
     if isinstance(path, Page):
         with open_encoded(path.file) as (kind, file):
             if kind != "tiff":

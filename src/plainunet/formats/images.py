@@ -7,6 +7,7 @@ fast; Pillow palettes, 1-bit and CMYK images and AVIF; tifffile TIFF; pillow-hei
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,7 +34,8 @@ from plainunet.formats.encoded import (
     turn_upright,
 )
 from plainunet.formats.problems import Change, DataError, require_decodable
-from plainunet.formats.sources import ImageSource
+from plainunet.formats.rasters import cut_window
+from plainunet.formats.sources import ImageSource, Window
 from plainunet.formats.tiff import find_missing, read_tiff, tiff_shape
 
 IMAGE_SUFFIXES = frozenset(
@@ -234,6 +236,8 @@ def image_shape(path: ImageSource) -> tuple[int, int, int]:
 
 def stored_shape(path: ImageSource) -> tuple[int, int, int, int]:
     """Height, width and channels as stored, and the EXIF orientation, 1..8; see `image_shape`."""
+    if isinstance(path, Window):
+        return path.height, path.width, _scene_channels(path.file), 1
     with open_encoded(path) as (kind, file), decoding(path):
         if kind == "tiff":
             return tiff_shape(file, path)
@@ -243,6 +247,13 @@ def stored_shape(path: ImageSource) -> tuple[int, int, int, int]:
         with open_still(file, kind, path) as (image, orientation):
             channels = 1 if _is_grey(image, head) else 3
             return image.height, image.width, channels, orientation
+
+
+@lru_cache(maxsize=256)
+def _scene_channels(file: Path) -> int:
+    """The channels of windows of a scene, from one pixel of it."""
+    data = BytesIO(cut_window(Window(file, 0, 0, 1, 1)))
+    return tiff_shape(data, file)[2]
 
 
 def image_size(path: ImageSource) -> tuple[int, int]:

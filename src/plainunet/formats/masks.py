@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from plainunet.formats import coco, rle, shapes
+from plainunet.formats import coco, polygons, rle, shapes
 from plainunet.formats.colors import IGNORED, ColoredMaskError, colored_mask
 from plainunet.formats.encoded import (
     decoding,
@@ -30,9 +30,11 @@ from plainunet.formats.sources import (
     ImageSource,
     ObjectFiles,
     Page,
+    Polygons,
     RleImage,
     Shapes,
     Source,
+    Window,
 )
 from plainunet.formats.tiff import find_missing, read_tiff, rewrite_tiff, tiff_marks
 
@@ -210,6 +212,8 @@ def read_mask(path: Source) -> NDArray[Any]:
         return rle.read_ids(path)
     if isinstance(path, Shapes):
         return shapes.read_ids(path)
+    if isinstance(path, Polygons):
+        return polygons.read_ids(path)
     if isinstance(path, ObjectFiles):
         return read_object_files(path, _read_without_void)
     if isinstance(path, ClassFiles):
@@ -287,7 +291,7 @@ class Traits(NamedTuple):
 
 def mask_traits(path: Source) -> Traits:
     """Read the properties of a mask file, from its header unless it has alpha."""
-    if not isinstance(path, Path | Page):
+    if not isinstance(path, Path | Page | Window):
         return Traits()
     with open_encoded(path) as (kind, file), decoding(path):
         if kind == "tiff":
@@ -353,6 +357,10 @@ def mask_size(path: Source) -> tuple[int, int]:
         return shapes.image_size(path.file)
     if isinstance(path, ClassFiles | ObjectFiles):
         return common_size(path, _file_size)
+    if isinstance(path, Polygons):
+        return path.window.height, path.window.width
+    if isinstance(path, Window):
+        return path.height, path.width
     return _file_size(path)
 
 
@@ -367,7 +375,7 @@ def stored_names(path: Source) -> tuple[str, ...]:
         return coco.class_names(path.file)
     if isinstance(path, RleImage):
         return rle.class_names(path.file)
-    if isinstance(path, Shapes):
+    if isinstance(path, Shapes | Polygons):
         return path.classes
     return class_file_names(path.classes) if isinstance(path, ClassFiles) else ()
 

@@ -1,27 +1,29 @@
 """Sources: where an image or a mask is read from.
 
-Most are a file: a `Path`. Others are a page of a TIFF stack, an image in a COCO file or a list of
-run-length codes, the shapes in a labelme or Supervisely file, one file per class, or one per
-object. Their text (`stack.tif[3]`, `annotations.json[17]`,
-`masks.csv[cat 40x30 rows]`, `7.json["background", "cat"]`, `masks/{road,car}/7.png`,
-`masks/{7_a.png|7_b.png}`) is used in lists of pairs and in messages;
-`parse_source` reads it back.
+Most are a file: a `Path`. Others are a page of a TIFF stack, a window of a scene and the polygons
+in it, an image in a COCO file or a list of run-length codes, the shapes in a labelme or Supervisely
+file, one file per class, or one per object. Their text (`stack.tif[3]`,
+`scene.tif[0:512,512:1024]`, `annotations.json[17]`, `masks.csv[cat 40x30 rows]`,
+`7.json["background", "cat"]`, `masks/{road,car}/7.png`, `masks/{7_a.png|7_b.png}`) is used in lists
+of pairs and in messages; `parse_source` reads it back.
 """
 
 import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 _PAGE = re.compile(r"(.+?\.(?i:tiff?))\[([0-9]{1,9})\]", re.DOTALL)
+_WINDOW = re.compile(r"(.+)\[([0-9]{1,9}):([0-9]{1,9}),([0-9]{1,9}):([0-9]{1,9})\]", re.DOTALL)
 _COCO = re.compile(r"(.+?\.(?i:json))\[(-?[0-9]+)\]", re.DOTALL)
 _RLE = re.compile(
     r"(.+?\.(?i:csv))\[(.+) ([0-9]{1,9})x([0-9]{1,9}) (rows|columns|empty)\]", re.DOTALL
 )
 _SHAPES = re.compile(r'(.+?\.(?i:json))(\[".*"\])', re.DOTALL)
+_POLYGONS = re.compile(r"(.+?\.(?i:gpkg|geojson|shp|fgb))(\[\[.*\]\])", re.DOTALL)
 _OBJECTS = re.compile(r"(.*)\{([^{}/]*\|[^{}/]*)\}", re.DOTALL)
 _CLASSES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 HERE = "\0"
@@ -53,6 +55,51 @@ class Page(_NoFile):
     def __str__(self) -> str:
         """Such as `stack.tif[3]`."""
         return f"{self.file}[{self.index}]"
+
+
+@dataclass(frozen=True)
+class Window(_NoFile):
+    """A rectangle of an image file [pixels]."""
+
+    file: Path
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        """Its rows and columns, such as `scene.tif[0:512,512:1024]`."""
+        rows = f"{self.top}:{self.top + self.height}"
+        return f"{self.file}[{rows},{self.left}:{self.left + self.width}]"
+
+    def within(self, top: int, left: int, height: int, width: int) -> "Window":
+        """A window of this one, clipped to it."""
+        height, width = min(height, self.height - top), min(width, self.width - left)
+        return Window(self.file, self.top + top, self.left + left, height, width)
+
+
+@dataclass(frozen=True)
+class Polygons(_NoFile):
+    """The polygons of files in a window of a scene; `classes` are in the order of class ids.
+
+    A polygon's class is its value in a column, or the stem of its file if `column` is "".
+    """
+
+    files: tuple[Path, ...]
+    column: str
+    classes: tuple[str, ...]
+    window: Window
+
+    def __str__(self) -> str:
+        """Such as `roads.gpkg[["kind"], ["background", "road"], ["scene.tif[0:512,0:512]"]]`."""
+        first, *others = self.files
+        below = [os.path.relpath(each, first.parent) for each in (path_of(self.window), *others)]
+        lists = json.dumps([[self.column], self.classes, below])
+        return str(first) + lists.replace("/", "\\u002f")
+
+    def within(self, top: int, left: int, height: int, width: int) -> "Polygons":
+        """The polygons of a window of this one's."""
+        return replace(self, window=self.window.within(top, left, height, width))
 
 
 @dataclass(frozen=True)
@@ -134,15 +181,30 @@ class ObjectFiles(_NoFile):
         return [self.folder / name for name in self.names]
 
 
-ImageSource = Path | Page
-Source = ImageSource | CocoImage | RleImage | Shapes | ClassFiles | ObjectFiles
+ImageSource = Path | Page | Window
+Source = ImageSource | Polygons | CocoImage | RleImage | Shapes | ClassFiles | ObjectFiles
 
 
 def parse_image(text: str | Path) -> ImageSource:
-    """Parse `str(source)` of an image: a file or a page of one, existing or not."""
+    """Parse `str(source)` of an image: a file, or a page or window of one, existing or not."""
     text = str(text)
-    page = _PAGE.fullmatch(text) if text[-1:] == "]" else None
-    return Page(Path(page[1]), int(page[2])) if page else Path(text)
+    if text[-1:] != "]":
+        return Path(text)
+    if page := _PAGE.fullmatch(text):
+        return Page(Path(page[1]), int(page[2]))
+    window = _WINDOW.fullmatch(text)
+    if window is None or Path(text).exists():
+        return Path(text)
+    top, bottom, left, right = map(int, window.groups()[1:])
+    return Window(Path(window[1]), top, left, bottom - top, right - left)
+
+
+def _parse_polygons(file: Path, lists: str) -> Polygons:
+    (column,), classes, below = json.loads(lists)
+    window, *others = (Path(os.path.normpath(file.parent / each)) for each in below)
+    found = parse_image(window)
+    assert isinstance(found, Window)
+    return Polygons((file, *others), column, tuple(classes), found)
 
 
 def parse_classes(text: str) -> ClassFiles | None:
@@ -166,6 +228,8 @@ def parse_source(text: str | Path) -> Source:
             return RleImage(Path(rle[1]), rle[2], int(rle[3]), int(rle[4]), rle[5])
         if shapes := _SHAPES.fullmatch(text):
             return Shapes(Path(shapes[1]), tuple(json.loads(shapes[2])))
+        if polygons := _POLYGONS.fullmatch(text):
+            return _parse_polygons(Path(polygons[1]), polygons[2])
         return parse_image(text)
     if text[-1:] == "}" and (objects := _OBJECTS.fullmatch(text)):
         return ObjectFiles(Path(objects[1]), tuple(objects[2].split("|")))
@@ -187,11 +251,16 @@ def files_of(source: Source) -> list[Path]:
         return existing or [path_of(source)]
     if isinstance(source, ObjectFiles):
         return source.files
+    if isinstance(source, Polygons):
+        tables = [file.with_suffix(".dbf") for file in source.files if file.suffix == ".shp"]
+        return [*source.files, *filter(Path.is_file, tables), source.window.file]
     return [source.file]
 
 
 def stem_of(source: ImageSource) -> str:
-    """The name for files made from an image: its stem, with "_" and the page number."""
+    """The name for files made from an image: its stem, with its page number or corner."""
+    if isinstance(source, Window):
+        return f"{source.file.stem}_{source.top}_{source.left}"
     return source.stem if isinstance(source, Path) else f"{source.file.stem}_{source.index}"
 
 

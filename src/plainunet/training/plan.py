@@ -16,6 +16,7 @@ from plainunet.dataset.coding import Coding, read_pair
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import SIZES, area_shares, measure_ceiling, patches_each, reduce_size
+from plainunet.dataset.scenes import are_blocks
 from plainunet.dataset.split import shared_groups
 from plainunet.doctor.diagnose import Diagnosis
 from plainunet.formats.images import to_unit
@@ -184,6 +185,7 @@ _GROWTH: tuple[dict[str, float], ...] = (
 statistics to adapt to it."""
 _HALF: tuple[dict[str, float], ...] = ({"until": 0.5, "scale": 0.5},)
 _LARGE = 512
+_SCENE_PATCH = 256
 _LOST = 0.02
 """Dice of the ground truth that downscaling may cost."""
 _RECOMMENDED = 0.01
@@ -487,6 +489,8 @@ def recommend(result: Diagnosis) -> Plan:
         return {}
     shares = result.summary["shares"]
     stats = take_fingerprint(pairs, result.sizes, result.contents.coding, shares)
+    if are_blocks(pairs):
+        return {"patch": ((_SCENE_PATCH, _SCENE_PATCH), "scenes are read in blocks")}
     side = max(128.0, side_needed(stats.ceilings, _RECOMMENDED))
     size = choose_size(stats.sizes, round(side))
     dice = f"keeps a Dice of {_ceiling_at(stats.ceilings, side):.3f}; smaller is faster"
@@ -516,6 +520,7 @@ def fill_in(
     dataset: SegmentationDataset, config: TrainConfig, reporter: Reporter
 ) -> tuple[SegmentationDataset, TrainConfig]:
     """Split the pairs; fill in the classes and, unless the plan chooses it, the input size."""
+    config = _in_patches(dataset, config, reporter)
     split, coding = dataset.split(config), dataset.coding
     size = config.size
     if not (size or config.patch or config.budget):
@@ -541,6 +546,23 @@ def fill_in(
         f"masks: {coding.kind} {_shorten(coding.values)}; {classes}"
     )
     return split, config
+
+
+def _in_patches(
+    dataset: SegmentationDataset, config: TrainConfig, reporter: Reporter
+) -> TrainConfig:
+    """Train on patches of scenes: their blocks are parts of images, not images to be downscaled."""
+    if config.patch or not are_blocks(dataset.pairs):
+        return config
+    if config.size:
+        raise ValueError(
+            f"--size {config.size[0]} {config.size[1]} would downscale the blocks of the scenes. "
+            "Give the size of patches, --patch, or read scenes whole: --block 0."
+        )
+    side = min(_SCENE_PATCH, *map(min, dataset.sizes))
+    side = max(2 ** (config.depth + 1), 32 * (side // 32))
+    reporter.note(f"patches of {side} x {side} pixels: scenes are read in blocks (--patch)")
+    return config.model_copy(update={"patch": (side, side)})
 
 
 _IDLE: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
