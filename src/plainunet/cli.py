@@ -529,7 +529,9 @@ def predict(
     found = find_inputs(images, out)
     with Screen() as screen:
         reporter = _Noting(screen, lambda text: _complain(text, "warning"))
-        result = predict_inputs(predictor, found, out, options.save, overwrite, reporter)
+        result = predict_inputs(
+            predictor, found, out, options.save, overwrite, reporter, options.min_area
+        )
     for failure in result.failures:
         _complain(failure)
     _print(result.summary(out))

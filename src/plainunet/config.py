@@ -372,6 +372,7 @@ Output = Literal[
     "probabilities-16",
     "probabilities-float",
     "contours",
+    "gpkg",
     "instances",
     "areas",
     "coco",
@@ -410,8 +411,11 @@ class PredictOptions(CardOptions):
     save: tuple[Output, ...] = ()
     """Outputs in addition to the masks: values (masks with the mask values of the training data),
     overlay, probabilities (8-bit PNG; -16: 16-bit TIFF, -float: float TIFF), contours (GeoJSON),
-    instances (numbered objects and their table), areas (CSV), coco (JSON), rle-rows and
-    rle-columns (CSV of run-length codes, as for Kaggle's Carvana and most other datasets)."""
+    gpkg (GeoPackage of polygons that cover the image without gaps; needs the extra geo), instances
+    (numbered objects and their table), areas (CSV), coco (JSON), rle-rows and rle-columns (CSV of
+    run-length codes, as for Kaggle's Carvana and most other datasets)."""
+    min_area: int = Field(default=0, ge=0)
+    """With --save gpkg: regions of fewer pixels become part of their largest neighbour."""
     ensemble: tuple[Path, ...] = ()
     """More checkpoints or run folders: an ensemble whose probabilities are averaged."""
 

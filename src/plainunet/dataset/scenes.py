@@ -30,6 +30,7 @@ from plainunet.formats.problems import DataError, first_five
 from plainunet.formats.rasters import has_data, read_scene
 from plainunet.formats.sources import Polygons, Source, Window
 from plainunet.formats.windows import stored_size
+from plainunet.page import plural
 from plainunet.reporter import Reporter
 
 _BLOCK = 1024
@@ -74,13 +75,13 @@ def pair_polygons(folder: Path, config: FolderConfig, reporter: Reporter) -> lis
     by_scene = {scene.stem for scene in scenes} >= {*stems}
     if column:
         found = {name for file in files for name in column_values(file, column) if name}
-        names = sorted(found, key=lambda name: (not name.isdigit(), name.zfill(9), name))
+        names = sorted(found, key=lambda name: (int(name) if name.isdecimal() else -1, name))
     else:
         names = ["foreground"] if by_scene and len(stems) > 1 else stems
     classes = class_file_names(tuple(names))
     reporter.note(
-        f"Masks of {len(scenes)} scenes are read from the polygons of {first_five(files)}; "
-        f"classes: {', '.join(classes)}."
+        f"Masks of {plural(len(scenes), 'scene')} are read from the polygons of "
+        f"{first_five(files)}; classes: {', '.join(classes)}."
     )
     pairs, empty = [], []
     for scene in scenes:
@@ -189,7 +190,8 @@ def cut_scenes(pairs: Sequence[Pair], config: FolderConfig, reporter: Reporter) 
         result += [replace(each, group=groups.get(each.group, each.group)) for each in blocks]
     left = f" {len(empty)} without data are left out." if empty else ""
     reporter.note(
-        f"{len(sizes)} scenes are read in {count} blocks of about {side} x {side} pixels.{left}"
+        f"{plural(len(sizes), 'scene')} read in {count} blocks of about {side} x {side} pixels."
+        f"{left}"
     )
     if by_block and not any(pair.part for pair in pairs):
         reporter.note(

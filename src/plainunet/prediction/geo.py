@@ -1,6 +1,8 @@
-"""GeoTIFF coordinates of an image, and contours of objects as GeoJSON."""
+"""GeoTIFF coordinates of an image; contours of objects as GeoJSON, and masks as GeoPackage."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tifffile import TiffFile, TiffPage
 
+from plainunet.files import write_whole
 from plainunet.formats.encoded import decoding, open_encoded
+from plainunet.formats.rasters import open_raster, require_geo
 from plainunet.formats.sources import ImageSource
 from plainunet.prediction.objects import Object
 
@@ -75,6 +79,91 @@ def _short_keys(values: tuple[int, ...]) -> dict[int, int]:
     """The GeoKeys whose value is in the directory itself."""
     entries = (values[start : start + 4] for start in range(4, len(values) - 3, 4))
     return {key: value for key, location, _, value in entries if location == 0}
+
+
+_AT_ONCE = 20_000
+"""Polygons in memory."""
+_ROUNDS = 8
+"""A polygon that is merged into a small one is merged again, at most this often."""
+
+
+def write_polygons(
+    path: Path,
+    mask: NDArray[np.uint8] | Path,
+    class_names: Sequence[str],
+    geo: Georeference | None = None,
+    min_area: int = 0,
+) -> None:
+    """Write the regions of a mask as polygons of a GeoPackage, which cover it without gaps.
+
+    Each polygon has its `class`, `class_id` and `area` [pixels]; background is a class as well.
+    Pixels without data are left out. Borders run along pixel edges, and neighbours share them.
+
+    Args:
+        path: The file.
+        mask: [H, W] uint8 class ids; or the TIFF file of a large one, which has its coordinates.
+        class_names: The name of each class.
+        geo: Coordinates of an array; without them, they are columns and rows.
+        min_area: Regions of fewer pixels become part of their largest neighbour.
+
+    Raises:
+        DataError: The extra `geo` is not installed.
+    """
+    require_geo(path)
+    import pyogrio
+    import shapely
+    from rasterio.features import shapes
+
+    with write_whole(path) as part, _as_bands(mask, geo, min_area) as (band, transform, crs):
+        scale = abs(transform.a * transform.e - transform.b * transform.d)
+        found = ((s, int(v)) for s, v in shapes(band, transform=transform) if v < len(class_names))
+        append = False
+        while (some := list(islice(found, _AT_ONCE))) or not append:
+            geometry = np.array([shapely.geometry.shape(each) for each, _ in some], object)
+            ids = np.array([number for _, number in some], np.int32)
+            names = np.array([class_names[number] for number in ids], object)
+            areas = np.round(shapely.area(geometry) / scale).astype(np.int64)
+            pyogrio.raw.write(
+                part,
+                shapely.to_wkb(geometry),
+                [names, ids, areas],
+                ["class", "class_id", "area"],
+                layer=path.stem,
+                driver="GPKG",
+                geometry_type="Polygon",
+                crs=crs,
+                append=append,
+            )
+            append = True
+
+
+@contextmanager
+def _as_bands(
+    mask: NDArray[np.uint8] | Path, geo: Georeference | None, min_area: int
+) -> Iterator[tuple[Any, Any, str | None]]:
+    """What rasterio takes for a mask, its transform, and its coordinate system."""
+    from rasterio import Affine, band
+    from rasterio.features import sieve
+
+    if isinstance(mask, Path):
+        with open_raster(mask) as raster:
+            values = _merged(band(raster, 1), min_area, sieve)
+            yield values, raster.transform, raster.crs.to_wkt() if raster.crs else None
+        return
+    transform = Affine(*geo.transform) if geo and geo.transform else Affine.identity()
+    epsg = f"EPSG:{geo.epsg}" if geo and geo.epsg else None
+    yield _merged(mask, min_area, sieve), transform, epsg
+
+
+def _merged(values: Any, min_area: int, sieve: Any) -> Any:
+    """A mask whose small regions are parts of their neighbours."""
+    for _ in range(_ROUNDS if min_area > 1 else 0):
+        merged = sieve(values, min_area)
+        is_same = isinstance(values, np.ndarray) and (merged == values).all()
+        values = merged
+        if is_same:
+            break
+    return values
 
 
 Ring = list[list[float]]

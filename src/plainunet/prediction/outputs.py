@@ -14,9 +14,10 @@ from tifffile import imwrite
 
 from plainunet.config import Output
 from plainunet.files import write_json, write_whole
+from plainunet.formats.rasters import require_geo
 from plainunet.network.card import Card
 from plainunet.prediction.drawing import draw_overlay, write_mask, write_png, write_tiff_mask
-from plainunet.prediction.geo import Georeference, Tag, draw_contours, nodata_tag
+from plainunet.prediction.geo import Georeference, Tag, draw_contours, nodata_tag, write_polygons
 from plainunet.prediction.objects import Object, find_objects
 
 
@@ -217,9 +218,17 @@ class Entries(NamedTuple):
 class Outputs:
     """Writes the requested outputs."""
 
-    def __init__(self, folder: Path, saves: Sequence[Output], card: Card) -> None:
-        """Set the output folder and the names of outputs; the mask is always written."""
+    def __init__(
+        self, folder: Path, saves: Sequence[Output], card: Card, min_area: int = 0
+    ) -> None:
+        """Set the output folder and the names of outputs; the mask is always written.
+
+        `min_area` is that of `write_polygons`.
+        """
         self.folder, self._saves, self._card = folder, tuple(saves), card
+        self._min_area = min_area
+        if "gpkg" in saves:
+            require_geo(folder)
         self._tables = tables(saves, card)
         self._probabilities = [name for name in saves if name.startswith("probabilities")]
         self.lists = [table.file for table in self._tables] + [COCO] * ("coco" in saves)
@@ -227,8 +236,8 @@ class Outputs:
         self.has_probabilities = bool(self._probabilities)
         self.has_overlay = "overlay" in saves
         self.num_classes = len(card.class_names)
-        self.beyond_areas = [name for name in saves if name not in ("mask", "areas")]
-        """Outputs that need the whole mask in memory, unlike the mask and the areas."""
+        self.beyond_areas = [name for name in saves if name not in ("mask", "areas", "gpkg")]
+        """Outputs that need the whole mask in memory."""
 
     def files(self, mask: Path) -> list[Path]:
         """List the files of an image: its mask and the other outputs."""
@@ -271,6 +280,8 @@ class Outputs:
             elif output == "contours":
                 names = self._card.class_names
                 write_json(path, draw_contours(labelled.labels, labelled.objects, names, geo))
+            elif output == "gpkg":
+                write_polygons(path, mask, self._card.class_names, geo, self._min_area)
             elif output == "instances":
                 _write_labels(path, labelled.labels, tags)
             elif output in probabilities:
@@ -284,6 +295,12 @@ class Outputs:
     def entries(self, mask_file: Path, name: str, mask: NDArray[np.uint8]) -> Entries:
         """Make the list entries of an image whose files exist."""
         return self._entries(self._labelled(mask_file, name, mask))
+
+    def write_large(self, mask_file: Path, missing_only: bool = False) -> None:
+        """Write the files of a large image that are made from the file of its mask."""
+        for output, path in self._others(mask_file):
+            if output == "gpkg" and not (missing_only and path.is_file()):
+                write_polygons(path, mask_file, self._card.class_names, None, self._min_area)
 
     def large_entries(self, name: str, counts: NDArray[np.int64] | None) -> Entries:
         """Make the list entries of a large image from the pixels of each class, if known."""
@@ -316,6 +333,7 @@ class Outputs:
             "overlay": ".jpg",
             "values": mask.suffix,  # .tif for a GeoTIFF
             "contours": ".geojson",
+            "gpkg": ".gpkg",
             "instances": mask.suffix,
             "probabilities-16": ".tif",
             "probabilities-float": ".tif",

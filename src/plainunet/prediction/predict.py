@@ -310,6 +310,7 @@ def predict_files(
     save: Sequence[Output] = (),
     overwrite: bool = True,
     reporter: Reporter = silent,
+    min_area: int = 0,
 ) -> Predicted:
     """Write a mask for each image; an image that fails does not stop the others.
 
@@ -324,6 +325,7 @@ def predict_files(
         overwrite: Whether to replace masks that already exist.
         reporter: Receives the number of images done (of rows, for a large image), and warnings as
             notes.
+        min_area: Smallest polygon of the output gpkg [pixels], see `write_polygons`.
 
     Raises:
         ValueError: The folder cannot be written to, masks would lie among the images, or there
@@ -334,7 +336,7 @@ def predict_files(
     paths = mask_paths(images, out)
     require_apart(images, paths)
     require_writable(out)
-    outputs = Outputs(out, save, predictor.card)
+    outputs = Outputs(out, save, predictor.card, min_area)
     digest = predictor.digest()
     keys = [mask_key(digest, image) for image in images]
     tasks = [_Task(*each) for each in zip(images, list_names(images), paths, keys, strict=True)]
@@ -515,6 +517,7 @@ class _Batch:
         if mask is None:
             return None
         if mask.suffix == ".tif" and _is_large(mask):
+            outputs.write_large(mask, missing_only=True)
             counts = count_large(mask, outputs.num_classes) if outputs.lists else None
             return _Done(mask, outputs.large_entries(task.name, counts))
         if not all(path.is_file() for path in outputs.files(mask)):
@@ -569,7 +572,7 @@ class _Batch:
         predictor, note = self.predictor, f"{task.image}: more than {LARGE:,} pixels, so "
         if missing := self.outputs.beyond_areas:
             self.reporter.note(
-                f"{note}only the mask and areas can be written, not {', '.join(missing)}."
+                f"{note}only the mask, areas and gpkg can be written, not {', '.join(missing)}."
             )
         if predictor.card.min_object > 1 or predictor.card.fill_holes:
             self.reporter.note(f"{note}small objects are not removed and holes not filled.")
@@ -581,6 +584,7 @@ class _Batch:
                 counts = predict_large(predictor, image, path, task.key, self.reporter, stamp)
             finally:
                 self._begin()
+        self.outputs.write_large(path)
         return self.outputs.large_entries(task.name, counts)
 
     def _finish_writing(self, left: int) -> None:
@@ -623,6 +627,7 @@ def predict_inputs(
     save: Sequence[Output] = (),
     overwrite: bool = False,
     reporter: Reporter = silent,
+    min_area: int = 0,
 ) -> Predicted:
     """Predict images, as by `predict_files`, and videos; a failure does not stop the others.
 
@@ -630,7 +635,7 @@ def predict_inputs(
     """
     paths = [path for video in inputs.videos for path in video_paths(video, out)]
     require_apart(inputs.videos, paths, "videos")
-    result = predict_files(predictor, inputs.images, out, save, overwrite, reporter)
+    result = predict_files(predictor, inputs.images, out, save, overwrite, reporter, min_area)
     if inputs.videos and save:
         reporter.note("videos: only mask and overlay are written, not the other outputs.")
     named: dict[Path, Path] = {}
