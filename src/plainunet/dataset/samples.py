@@ -82,6 +82,8 @@ def _choose_corner(
 
 def _rarer(places: NDArray[np.int64]) -> NDArray[np.int64]:
     """The classes that have places, without the one in most samples."""
+    if not len(places):
+        return places[:, 0]
     samples = np.unique(places[:, :2], axis=0)[:, 0]
     classes, counts = np.unique(samples, return_counts=True)
     rarer: NDArray[np.int64] = classes[classes != classes[counts.argmax()]]
@@ -201,6 +203,7 @@ class Samples:
         self.objects = objects
         self._cache: Cache | None = None
         self._places: NDArray[np.int64] | None = None
+        self._rarer = np.zeros(0, np.int64)
         self._as_float = False
 
     def __len__(self) -> int:
@@ -230,8 +233,8 @@ class Samples:
             return cut_patch(self[index], size, state)
         random = np.random.default_rng([*state, 1])
         centre = None
-        if random.random() < CENTRED and len(rarer := _rarer(self._places)):
-            places = self._places[self._places[:, 0] == random.choice(rarer)]
+        if random.random() < CENTRED and len(self._rarer):
+            places = self._places[self._places[:, 0] == random.choice(self._rarer)]
             _, index, *centre = (int(number) for number in random.choice(places))
         image, mask = (parse_source(file) for file in self._files[index])
         if not isinstance(image, Window) or not isinstance(mask, Window | Polygons):
@@ -259,6 +262,7 @@ class Samples:
         files = [parse_source(file) for pair in self._files for file in pair]
         if self.box is None and any(isinstance(file, Window) for file in files):
             self._places = find_places(files[1::2], self.coding, on_progress)
+            self._rarer = _rarer(self._places)
             scenes = {file.file for file in files if isinstance(file, Window)}
             dtypes = {read_image(Window(scene, 0, 0, 1, 1)).dtype for scene in scenes}
             self._as_float = dtypes != {np.dtype(np.uint8)}

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from plainunet.config import FolderConfig
 from plainunet.dataset.cache import recall
 from plainunet.dataset.coding import Coding
-from plainunet.dataset.layouts import PARTS, folders_found, walk
+from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, folders_found, walk
 from plainunet.dataset.lists import Pair
 from plainunet.dataset.verify import size_problem
 from plainunet.formats.masks import class_file_names
@@ -63,7 +63,8 @@ def pair_polygons(folder: Path, config: FolderConfig, reporter: Reporter) -> lis
         DataError: A file cannot be read, or it is open which column holds the classes.
     """
     files = polygon_files(folder, config.masks)
-    top = folder / (config.images or "")
+    usual = [each for each in folder.iterdir() if each.name.lower() in IMAGE_FOLDERS]
+    top = folder / (config.images or min(usual, default=folder))
     scenes = [path for path in walk(top) if path.suffix.lower() in _SCENE_SUFFIXES]
     if not scenes:
         raise FileNotFoundError(

@@ -237,7 +237,7 @@ def image_shape(path: ImageSource) -> tuple[int, int, int]:
 def stored_shape(path: ImageSource) -> tuple[int, int, int, int]:
     """Height, width and channels as stored, and the EXIF orientation, 1..8; see `image_shape`."""
     if isinstance(path, Window):
-        return path.height, path.width, _scene_channels(path.file), 1
+        return path.height, path.width, _scene_channels(path.file, path.file.stat().st_mtime_ns), 1
     with open_encoded(path) as (kind, file), decoding(path):
         if kind == "tiff":
             return tiff_shape(file, path)
@@ -250,7 +250,7 @@ def stored_shape(path: ImageSource) -> tuple[int, int, int, int]:
 
 
 @lru_cache(maxsize=256)
-def _scene_channels(file: Path) -> int:
+def _scene_channels(file: Path, _time: int) -> int:
     """The channels of windows of a scene, from one pixel of it."""
     data = BytesIO(cut_window(Window(file, 0, 0, 1, 1)))
     return tiff_shape(data, file)[2]

@@ -81,7 +81,9 @@ def read_ids(source: Polygons) -> NDArray[np.uint8]:
     from rasterio.transform import Affine
 
     window, scene = source.window, read_scene(source.window.file)
-    place = scene.transform * Affine.translation(window.left, window.top)
+    a, b, _, d, e, _ = scene.transform[:6]
+    x, y = scene.locate(window.left, window.top)
+    place = Affine(a, b, x, d, e, y)
     bounds = window_bounds(window, scene)
     size = window.height, window.width
     shapes = [shape for file in source.files for shape in _inside(file, source, bounds)]
@@ -94,7 +96,7 @@ def read_ids(source: Polygons) -> NDArray[np.uint8]:
 def window_bounds(window: Window, scene: Scene) -> _Bounds:
     """Left, bottom, right and top of a window in the scene's coordinates."""
     across, down = (0, window.width), (0, window.height)
-    corners = [scene.transform * (window.left + x, window.top + y) for x in across for y in down]
+    corners = [scene.locate(window.left + x, window.top + y) for x in across for y in down]
     (left, right), (bottom, top) = ((min(each), max(each)) for each in zip(*corners, strict=True))
     return left, bottom, right, top
 

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -25,7 +25,7 @@ _OPENING = Lock()  # warnings are filtered for all threads
 
 def require_geo(path: Path) -> None:
     """Refuse a file that needs the extra `geo` if it is not installed."""
-    if missing := [name for name in ("rasterio", "pyogrio", "shapely") if not find_spec(name)]:
+    if missing := _missing():
         raise DataError(
             f"{path} needs {', '.join(missing)} to be read in windows. Install: "
             "pip install 'plainunet[geo]'",
@@ -33,6 +33,11 @@ def require_geo(path: Path) -> None:
             [path],
             command("pip", "install", "plainunet[geo]"),
         )
+
+
+@cache
+def _missing() -> list[str]:
+    return [name for name in ("rasterio", "pyogrio", "shapely") if not find_spec(name)]
 
 
 @contextmanager
@@ -69,6 +74,11 @@ class Scene(NamedTuple):
     """Its coordinate reference system; None if unknown."""
     has_mask: bool
     """Whether pixels may have no data, by a nodata value or an alpha channel."""
+
+    def locate(self, column: float, row: float) -> tuple[float, float]:
+        """The coordinates of a pixel's corner."""
+        a, b, c, d, e, f = self.transform[:6]  # as operators of affine warn by its version
+        return a * column + b * row + c, d * column + e * row + f
 
 
 def read_scene(path: Path) -> Scene:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tifffile import TiffFile, TiffPage
 
 from plainunet.files import write_whole
+from plainunet.formats.colors import IGNORED
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.rasters import open_raster, require_geo
 from plainunet.formats.sources import ImageSource
@@ -81,6 +82,7 @@ def _short_keys(values: tuple[int, ...]) -> dict[int, int]:
     return {key: value for key, location, _, value in entries if location == 0}
 
 
+_NO_SYSTEM = 'LOCAL_CS["pixels"]'
 _AT_ONCE = 20_000
 """Polygons in memory."""
 _ROUNDS = 8
@@ -140,30 +142,29 @@ def write_polygons(
 @contextmanager
 def _as_bands(
     mask: NDArray[np.uint8] | Path, geo: Georeference | None, min_area: int
-) -> Iterator[tuple[Any, Any, str | None]]:
+) -> Iterator[tuple[Any, Any, str]]:
     """What rasterio takes for a mask, its transform, and its coordinate system."""
     from rasterio import Affine, band
-    from rasterio.features import sieve
 
     if isinstance(mask, Path):
         with open_raster(mask) as raster:
-            values = _merged(band(raster, 1), min_area, sieve)
-            yield values, raster.transform, raster.crs.to_wkt() if raster.crs else None
+            values = _merged(raster.read(1), min_area) if min_area > 1 else band(raster, 1)
+            yield values, raster.transform, raster.crs.to_wkt() if raster.crs else _NO_SYSTEM
         return
     transform = Affine(*geo.transform) if geo and geo.transform else Affine.identity()
-    epsg = f"EPSG:{geo.epsg}" if geo and geo.epsg else None
-    yield _merged(mask, min_area, sieve), transform, epsg
+    system = f"EPSG:{geo.epsg}" if geo and geo.epsg else _NO_SYSTEM
+    yield _merged(mask, min_area), transform, system
 
 
-def _merged(values: Any, min_area: int, sieve: Any) -> Any:
+def _merged(mask: NDArray[np.uint8], min_area: int) -> NDArray[np.uint8]:
     """A mask whose small regions are parts of their neighbours."""
+    from rasterio.features import sieve
+
     for _ in range(_ROUNDS if min_area > 1 else 0):
-        merged = sieve(values, min_area)
-        is_same = isinstance(values, np.ndarray) and (merged == values).all()
-        values = merged
-        if is_same:
+        before, mask = mask, sieve(mask, min_area, mask=mask != IGNORED)
+        if (before == mask).all():
             break
-    return values
+    return mask
 
 
 Ring = list[list[float]]
