@@ -27,7 +27,7 @@ from plainunet.formats.polygons import (
     window_bounds,
 )
 from plainunet.formats.problems import DataError, first_five
-from plainunet.formats.rasters import has_data, read_scene
+from plainunet.formats.rasters import has_data, missing_packages, read_scene
 from plainunet.formats.sources import Polygons, Source, Window
 from plainunet.formats.windows import stored_size
 from plainunet.page import plural
@@ -163,6 +163,12 @@ def cut_scenes(pairs: Sequence[Pair], config: FolderConfig, reporter: Reporter) 
     side = config.block or _BLOCK
     sizes = {pair: size for pair in pairs if (size := _size_of(pair, config.block))}
     if not sizes:
+        return list(pairs)
+    if config.block is None and missing_packages():
+        reporter.note(
+            f"{plural(len(sizes), 'image')} of more than {_LARGE:,} pixels are decoded whole. To "
+            "read them in blocks: pip install 'plainunet[geo]'"
+        )
         return list(pairs)
     if config.block is None:  # then the smaller ones, too, are read where they lie
         sizes = {pair: size for pair in pairs if (size := _size_of(pair, side))}

@@ -25,7 +25,7 @@ _OPENING = Lock()  # warnings are filtered for all threads
 
 def require_geo(path: Path) -> None:
     """Refuse a file that needs the extra `geo` if it is not installed."""
-    if missing := _missing():
+    if missing := missing_packages():
         raise DataError(
             f"{path} needs {', '.join(missing)} to be read in windows. Install: "
             "pip install 'plainunet[geo]'",
@@ -36,7 +36,8 @@ def require_geo(path: Path) -> None:
 
 
 @cache
-def _missing() -> list[str]:
+def missing_packages() -> list[str]:
+    """The packages of the extra `geo` that are not installed."""
     return [name for name in ("rasterio", "pyogrio", "shapely") if not find_spec(name)]
 
 
