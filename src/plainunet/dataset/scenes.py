@@ -64,7 +64,7 @@ def pair_polygons(folder: Path, config: FolderConfig, reporter: Reporter) -> lis
     """
     files = polygon_files(folder, config.masks)
     usual = [each for each in folder.iterdir() if each.name.lower() in IMAGE_FOLDERS]
-    top = folder / (config.images or min(usual, default=folder))
+    top = folder / config.images if config.images else min(usual, default=folder)
     scenes = [path for path in walk(top) if path.suffix.lower() in _SCENE_SUFFIXES]
     if not scenes:
         raise FileNotFoundError(

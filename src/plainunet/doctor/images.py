@@ -17,6 +17,7 @@ from plainunet.dataset.cache import recall
 from plainunet.dataset.coding import MaskCounts
 from plainunet.dataset.matching import fitting_suffix
 from plainunet.dataset.pairs import Pair
+from plainunet.dataset.scenes import are_blocks
 from plainunet.dataset.verify import odd_channels, size_problem
 from plainunet.doctor.duplicates import Duplicate, find_duplicates, perceptual_hash
 from plainunet.doctor.findings import Findings, change_of
@@ -378,6 +379,8 @@ def _check_shared_groups(pairs: Sequence[Pair], findings: Findings) -> None:
 def _check_possible_groups(pairs: Sequence[Pair], findings: Findings) -> None:
     """Find names that suggest groups, such as tile1_a and tile1_b."""
     if any(pair.part for pair in pairs) or len({pair.group for pair in pairs}) < len(pairs):
+        return
+    if are_blocks(pairs):
         return
     stems = [normalize("NFC", stem_of(pair.image)) for pair in pairs]
     folders = {pair.group.rpartition("/")[0] for pair in pairs}

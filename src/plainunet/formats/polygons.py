@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from plainunet.files import require_regular
 from plainunet.formats.problems import DataError, command
-from plainunet.formats.rasters import Scene, read_scene, require_geo
+from plainunet.formats.rasters import Scene, quiet, read_scene, require_geo
 from plainunet.formats.sources import Polygons, Window
 
 POLYGON_SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb")
@@ -89,7 +89,8 @@ def read_ids(source: Polygons) -> NDArray[np.uint8]:
     shapes = [shape for file in source.files for shape in _inside(file, source, bounds)]
     if not shapes:
         return np.zeros(size, np.uint8)
-    painted: NDArray[np.uint8] = rasterize(shapes, size, transform=place, dtype=np.uint8)
+    with quiet():
+        painted: NDArray[np.uint8] = rasterize(shapes, size, transform=place, dtype=np.uint8)
     return painted
 
 

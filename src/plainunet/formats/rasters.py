@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # a small cache, since windows are read once: the default is a twentieth of the memory
 _ENVIRONMENT = {"GDAL_CACHEMAX": 64 * 2**20, "GDAL_DISABLE_READDIR_ON_OPEN": True}
-_OPENING = Lock()  # warnings are filtered for all threads
+_QUIET = Lock()
 
 
 def require_geo(path: Path) -> None:
@@ -42,17 +42,28 @@ def missing_packages() -> list[str]:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Drop rasterio's warning of images without coordinates.
+
+    Filters hold for all threads, so one thread at a time sets them.
+    """
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@contextmanager
 def open_raster(path: Path) -> Iterator["DatasetReader"]:
     """Open a scene with rasterio."""
     require_geo(path)
     require_regular(path)
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
 
     with rasterio.Env(**_ENVIRONMENT):
         try:
-            with _OPENING, warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with quiet():
                 raster = rasterio.open(path)
             with raster:
                 yield raster

@@ -14,7 +14,7 @@ from tifffile import TiffFile, TiffPage
 from plainunet.files import write_whole
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.encoded import decoding, open_encoded
-from plainunet.formats.rasters import open_raster, require_geo
+from plainunet.formats.rasters import open_raster, quiet, require_geo
 from plainunet.formats.sources import ImageSource
 from plainunet.prediction.objects import Object
 
@@ -161,7 +161,9 @@ def _merged(mask: NDArray[np.uint8], min_area: int) -> NDArray[np.uint8]:
     from rasterio.features import sieve
 
     for _ in range(_ROUNDS if min_area > 1 else 0):
-        before, mask = mask, sieve(mask, min_area, mask=mask != IGNORED)
+        before = mask
+        with quiet():
+            mask = sieve(mask, min_area, mask=mask != IGNORED)
         if (before == mask).all():
             break
     return mask
