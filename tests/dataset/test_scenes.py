@@ -304,4 +304,4 @@ def test_memory_does_not_grow_with_the_scene(tmp_path: Path) -> None:
             check=True,
         )
         peaks.append(int(done.stdout.rpartition("VmHWM")[2]))
-    assert peaks[1] < 1.3 * peaks[0], peaks
+    assert peaks[1] < 1.5 * peaks[0], peaks  # of 25 times the pixels
