@@ -9,8 +9,6 @@ from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from plainunet.config import FolderConfig
 from plainunet.dataset.cache import recall
