@@ -24,7 +24,7 @@ from plainunet.formats.polygons import (
     scene_bounds,
     window_bounds,
 )
-from plainunet.formats.problems import DataError, first_five
+from plainunet.formats.problems import DataError, as_problem, first_five
 from plainunet.formats.rasters import has_data, missing_packages, read_scene
 from plainunet.formats.sources import Polygons, Source, Window
 from plainunet.formats.windows import stored_size
@@ -241,7 +241,7 @@ def _mask_problem(pair: Pair, size: tuple[int, int]) -> DataError | None:
     try:
         scene = read_scene(pair.mask)
     except (OSError, ValueError) as error:
-        return DataError(str(error), getattr(error, "code", "missing-file"), [pair.mask])
+        return as_problem(error, pair.mask)
     other = scene.height, scene.width
     return None if other == size else size_problem(pair, size, other)
 
@@ -280,6 +280,8 @@ def _borders(length: int, first: int, side: int) -> list[int]:
 def _join(pairs: Sequence[Pair]) -> dict[str, str] | None:
     """For each group, one that overlapping groups of several scenes share; None without any."""
     import shapely
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
     windows = [(_window_of(pair), pair.group) for pair in pairs]
     located = [(*each, read_scene(each[0].file)) for each in windows]

@@ -26,12 +26,12 @@ _QUIET = Lock()
 def require_geo(path: Path) -> None:
     """Refuse a file that needs the extra `geo` if it is not installed."""
     if missing := missing_packages():
+        fix = command("pip", "install", "plainunet[geo]")
         raise DataError(
-            f"{path} needs {', '.join(missing)} to be read in windows. Install: "
-            "pip install 'plainunet[geo]'",
+            f"{path} needs {', '.join(missing)} to be read in windows. Install: {fix}",
             "not-an-image",
             [path],
-            command("pip", "install", "plainunet[geo]"),
+            fix,
         )
 
 
