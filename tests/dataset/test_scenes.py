@@ -185,6 +185,16 @@ def test_overlapping_scenes_share_groups(tmp_path: Path) -> None:
         assert (seen["train"] | seen["val"]).sum() == SIDE * (450 + 300)
 
 
+def test_from_five_scenes_on_they_are_kept_whole(tmp_path: Path) -> None:
+    drawn = draw_scene(120, houses=3)
+    for number in range(5):
+        write_raster(tmp_path / "images" / f"{number}.tif", drawn.image, shift=(500 * number, 0))
+        write_raster(tmp_path / "masks" / f"{number}.tif", drawn.mask, shift=(500 * number, 0))
+    pairs = find_pairs(tmp_path, DataConfig(block=60))
+    assert len(pairs) == 20
+    assert {pair.group for pair in pairs} == {str(number) for number in range(5)}
+
+
 def test_rare_classes_are_drawn(tmp_path: Path) -> None:
     drawn = draw_scene(400, houses=60, pools=1)
     write_raster(tmp_path / "images" / "a.tif", drawn.image)
