@@ -22,6 +22,7 @@ from plainunet.doctor.findings import CODES
 PACKAGE = Path(plainunet.__file__).parent
 NOTE = "<!-- made by docs/reference.py: edit the source, then run it again -->\n\n"
 SYMBOLS = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
+Named = ast.FunctionDef | ast.ClassDef | ast.Module
 LEFT_OUT = {"all": "yes", "first": "all but one", "train": "of the train split"}
 NAMED = ("AugmentName", "Device", "LossName", "TTAName", "Precision", "TrackerName", "Output")
 MODELS = {
@@ -139,7 +140,8 @@ def describe_settings() -> str:
                 kind = show_type(ast.unparse(field.annotation))
                 default = "required" if info.is_required() else show_default(info.default)
                 rows.append((f"`{name}`", kind, default, ", ".join(limits), flatten(text)))
-        page += f"\n## {model}\n\n{flatten(ast.get_docstring(nodes[model]) or '')} For {use}.\n\n"
+        about = (ast.get_docstring(nodes[model]) or "").partition("\n\nExample:")[0]
+        page += f"\n## {model}\n\n{flatten(about)} For {use}.\n\n"
         page += table(("setting", "type", "default", "range", "meaning"), *rows)
     return page
 
@@ -147,8 +149,13 @@ def describe_settings() -> str:
 def as_markdown(docstring: str | None) -> str:
     """Turn a Google docstring into Markdown: sections become lists."""
     lines: list[str] = []
+    in_code = False
     for line in inspect.cleandoc(docstring or "").splitlines():
-        if match := re.fullmatch(r"(Args|Returns|Raises|Attributes|Yields|Shape):", line):
+        is_fence = line.strip().startswith("```")
+        in_code ^= is_fence
+        if in_code or is_fence:
+            lines.append(line.removeprefix("    "))
+        elif match := re.fullmatch(r"(Args|Returns|Raises|Attributes|Yields|Shape|Example):", line):
             lines += [f"**{match[1]}**", ""]
         elif match := re.fullmatch(r"    (\*{0,2}\w+): (.*)", line):
             lines.append(f"- `{match[1]}`: {match[2]}")
@@ -157,15 +164,41 @@ def as_markdown(docstring: str | None) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def find_names() -> Iterator[tuple[str, str, Named]]:
+    """The public names, each with its module and its source."""
+    for name, module in plainunet._MODULES.items():
+        path = PACKAGE.parent.joinpath(*module.split("."))
+        is_module = path.is_dir()
+        path = path / f"{name}.py" if is_module else path.with_suffix(".py")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        named = [each for each in tree.body if getattr(each, "name", "") == name]
+        yield name, module, tree if is_module else named[0]
+
+
+def summarise(node: Named) -> str:
+    """The first line of a docstring."""
+    return flatten((ast.get_docstring(node) or "").partition("\n")[0])
+
+
 def describe_python() -> str:
     """Write the page of the public names, from the source: signatures and docstrings."""
     page = f"# Python API\n\n{NOTE}Everything here is imported from `plainunet` itself. Letters in "
-    page += "shapes: N images, C channels, K classes (background included), H height, W width.\n"
-    for name, module in sorted(plainunet._MODULES.items()):
-        path = PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        (node,) = [each for each in tree.body if getattr(each, "name", "") == name]
+    page += "shapes: N images, C channels, K classes (background included), H height, W width. "
+    page += "Files and folders are `str` or `Path`, and a run folder stands for its checkpoint. "
+    page += "A wrong argument is an [`Error`](#error), a `ValueError` that names it.\n"
+    kinds = [ast.FunctionDef, ast.ClassDef, ast.Module]
+    found = sorted(find_names(), key=lambda each: kinds.index(type(each[2])))
+    rows = [(f"[`{name}`](#{name.lower()})", summarise(node)) for name, _, node in found]
+    page += "\n" + table(("name", "meaning"), *rows)
+    for name, module, node in found:
         page += f"\n## `{name}`\n\n"
+        if isinstance(node, ast.Module):
+            page += as_markdown(ast.get_docstring(node))
+            inside = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+            public = [each for each in inside if not each.name.startswith("_")]
+            rows = [(f"`{each.name}`", summarise(each)) for each in public]
+            page += "\n" + table(("function", "meaning"), *rows)
+            continue
         if isinstance(node, ast.FunctionDef):
             page += f"{signature(node)}{as_markdown(ast.get_docstring(node))}"
             continue

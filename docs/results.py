@@ -44,9 +44,8 @@ def main() -> None:
         run = arguments.out / name
         config = TrainConfig(budget=arguments.budget, device="cpu", **settings)
         result = train(arguments.data / name, run, config)
-        dice = result["pooled"]["dice"]["mean_foreground"]
-        per_image = result["per_image"]["dice"]["mean_foreground"]
-        print(f"{name}: Dice {dice:.4f} pooled, {per_image:.4f} per image", flush=True)
+        pooled = result.score("dice", "pooled")
+        print(f"{name}: Dice {pooled:.4f} pooled, {result.dice:.4f} per image", flush=True)
         worst_to_best = sorted(RunFolder(run).saved_images.glob("*_comparison.png"))
         row = choose(worst_to_best)
         size = (WIDTH, round(row.height * WIDTH / row.width))

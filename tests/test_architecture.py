@@ -15,6 +15,7 @@ PACKAGE = TESTS.parent / "src" / "plainunet"
 
 # the order in which data flows; packages on one line do not know each other
 ORDER = (
+    {"errors"},
     {"files", "palette", "reporter", "system"},
     {"parts"},
     {"config", "page", "demo"},
@@ -91,7 +92,7 @@ def wrong_imports(tree: ast.Module, name: str) -> list[str]:
         package = parts[1] if len(parts) > 1 else ""
         where = f"{name}:{line} imports {module}"
         if own == "__main__":
-            if package not in ("cli", "reporter", "system", "settings"):
+            if package not in ("cli", "errors", "reporter", "system", "settings"):
                 wrong.append(f"{where}: only cli and what stands before the packages")
         elif package not in RANK:
             wrong.append(f"{where}: name the package that it lives in")
@@ -175,6 +176,14 @@ def test_nothing_else_prints(name: str) -> None:
             assert ast.unparse(node.value) != "sys", f"{name}:{node.lineno} writes to the terminal"
     for line, module in imported_modules(TREES[name], name):
         assert module.split(".")[0] != "rich", f"{name}:{line} imports rich, which prints"
+
+
+# what validators of pydantic raise becomes a ValidationError
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "config.py"])
+def test_deliberate_errors_are_of_this_package(name: str) -> None:
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            assert ast.unparse(node.exc.func) != "ValueError", f"{name}:{node.lineno}: raise Error"
 
 
 # the list of commands grows with them; each of them is short

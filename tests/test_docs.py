@@ -204,7 +204,15 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-PYTHON = [block for block in RUN if block.language == "python"]
+REFERENCE, SLOW = "docs/reference/python.md", re.compile(r"\b(export|cross_validate)\(")
+"""Examples that take seconds; the guides have others like them."""
+PYTHON = [
+    pytest.param(block, id=block.page, marks=[pytest.mark.slow] * bool(SLOW.search(block.text)))
+    if block.page == REFERENCE
+    else pytest.param(block, id=block.page)
+    for block in RUN
+    if block.language == "python"
+]
 
 
 @contextmanager
@@ -222,7 +230,7 @@ def own_files(page: str) -> Iterator[None]:
         sys.modules.pop(Path(name).stem, None)
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=[block.page for block in PYTHON])
+@pytest.mark.parametrize("block", PYTHON)
 def test_python_runs(block: Block, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
     with own_files(block.page):

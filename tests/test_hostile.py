@@ -258,7 +258,7 @@ def test_names_that_are_not_utf8_are_no_obstacle(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(folder, run, TrainConfig(**SMALL))
     result = evaluate(run / "best.safetensors", folder, split="all", html=tmp_path / "all.html")
-    assert len(result["images"]) == 8
+    assert len(result.of_images()) == 8
     images, saves = find_inputs([folder]).images, ("areas", "coco", "instances", "rle-rows")
     predictor = Predictor.load(run / "best.safetensors")
     result = predict_files(predictor, images, folder / "out", saves)

@@ -16,7 +16,7 @@ PARTS = [name for name in plainunet.__all__ if name != "__version__"]
 
 def test_names_are_sorted_few_and_once() -> None:
     assert plainunet.__all__ == sorted(set(plainunet.__all__))
-    assert len(plainunet.__all__) <= 20
+    assert len(PARTS) <= 25
 
 
 def test_names_are_complete() -> None:
@@ -37,7 +37,9 @@ def test_names_are_complete() -> None:
 
 @pytest.mark.parametrize("name", PARTS)
 def test_every_name_is_documented(name: str) -> None:
-    assert (getattr(plainunet, name).__doc__ or "").strip(), f"{name} has no docstring"
+    documentation = getattr(plainunet, name).__doc__ or ""
+    # the examples are run with docs/reference/python.md, which repeats them
+    assert re.search(r"Example:.*```python.* plainunet import", documentation, re.DOTALL), name
     pages = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     assert re.search(rf"`{name}\b", text), f"{name} is in neither README.md nor docs/"

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from plainunet import reporter
+from plainunet.errors import Error
 
 _ALIASES = {
     "augment": "aug augmentation augmentations",
@@ -105,7 +106,7 @@ def _device(name: str) -> str:
     if not name or not match:
         return name
     if match[1] not in ("", "0"):
-        raise ValueError(
+        raise Error(
             f"--device {name}: use CUDA_VISIBLE_DEVICES={match[1]} and --device cuda; for several "
             "GPUs, torchrun."
         )

@@ -24,6 +24,7 @@ from plainunet.config import (
     ServeOptions,
     TrainConfig,
 )
+from plainunet.errors import Error
 from plainunet.parts import is_own, own_in
 from plainunet.reporter import Forwarding, Reporter
 from plainunet.settings import make_config, read_given
@@ -122,14 +123,14 @@ def train(
     with Screen() as screen:
         if resume is not None:
             if data or out or config or given.keys() - parts.keys():
-                raise ValueError(
+                raise Error(
                     "--resume RUN keeps the run's own settings; it takes no other arguments but "
                     "the names of your own parts."
                 )
             result, folder = go_on(resume, screen, **parts), resume
         else:
             if data is None or out is None:
-                raise ValueError("Missing arguments. Usage: plainunet train DATA --out RUN.")
+                raise Error("Missing arguments. Usage: plainunet train DATA --out RUN.")
             merged = _merged(given, config)
             result, folder = begin(data, out, merged, screen, begun, **parts), out
     if speaks():
@@ -267,14 +268,14 @@ def check(
     _require(html, ".html", "plainunet check found")
     codes = [code.strip() for code in leave_out.split(",") if code.strip()]
     if codes and not write:
-        raise ValueError("--leave-out requires --write.")
+        raise Error("--leave-out requires --write.")
     with Screen() as reporter:
         result = look(data, known, seed=seed, reporter=reporter)
     # `recommend` reads images, which --quiet would waste
     recommended = recommend(result) if reporting.verbosity >= 0 else {}
     show_diagnosis(result, training_command(result), recommended)
     if json_file:
-        write_json(json_file, result.as_json())
+        write_json(json_file, result.as_dict())
     if html:
         write_page(html, result)
         _print(f"report: {html}")
@@ -331,7 +332,7 @@ def fix(
 
     if undo:
         if files:
-            raise ValueError("--undo restores all files of a fix: give no files.")
+            raise Error("--undo restores all files of a fix: give no files.")
         for path in put_back(data, finding, dry_run=dry_run):
             _print(printable(f"{'would restore' if dry_run else 'restored'}: {path}"))
         return 0
@@ -404,7 +405,7 @@ def evaluate(
         result = score(checkpoint, data, html=html, backend=backend, **which, **where)
     _print_notes(notes)
     if json_file:
-        write_json(json_file, result)
+        write_json(json_file, result.as_dict())
     if options.tune:
         show_tuning(tuned)
     show_scores(result)
@@ -469,7 +470,7 @@ def compare(
         )
     _print_notes(notes)
     if json_file:
-        write_json(json_file, result)
+        write_json(json_file, result.as_dict())
     show_comparison(result)
     if out:
         _print(f"figures: {out}")
@@ -511,7 +512,7 @@ def predict(
     memory
         Memory limit per image, such as 500M or 2G. Larger images are predicted in tiles.
     """
-    from plainunet.prediction.predict import find_inputs, predict_inputs
+    from plainunet.prediction.predict import predict as run
     from plainunet.prediction.predictor import Predictor
     from plainunet.system import read_bytes
     from plainunet.terminal.screen import Screen
@@ -526,15 +527,14 @@ def predict(
         network=network,
         **options.instead(),
     )
-    found = find_inputs(images, out)
+    how: dict[str, Any] = {"save": options.save, "overwrite": overwrite}
+    how["min_area"] = options.min_area
     with Screen() as screen:
         reporter = _Noting(screen, lambda text: _complain(text, "warning"))
-        result = predict_inputs(
-            predictor, found, out, options.save, overwrite, reporter, options.min_area
-        )
+        result = run(predictor, images, out, **how, reporter=reporter)
     for failure in result.failures:
         _complain(failure)
-    _print(result.summary(out))
+    _print(str(result))
     done = result.written or result.skipped
     return 2 if not done else 1 if result.failures else 0
 
@@ -626,7 +626,7 @@ def _require_server(options: ServeOptions) -> None:
         if (error.name or "").startswith("plainunet"):
             raise
         page = " 'gradio>=6.31,<7'" if options.ui else ""
-        raise ValueError(
+        raise Error(
             f"{error.name} is not installed. Run: pip install fastapi uvicorn prometheus-client "
             f"python-multipart{page}"
         ) from None
@@ -763,9 +763,9 @@ def _run_demo(out: Path, seed: int) -> Path:
     images = [data / "images" / "val"]
     predict(folder.best, images, out=out / "masks", overwrite=True)
     worst_to_best = sorted(folder.saved_images.glob("*_comparison.png"))
-    score = result["pooled"]["dice"]["mean_foreground"]
     _print(
-        f"\nMean foreground Dice {score:.4f} (pooled) on {len(result['images'])} held-out "
+        f"\nMean foreground Dice {result.score('dice', 'pooled'):.4f} (pooled) on "
+        f"{len(result.content['images'])} held-out "
         f"images.\nOpen {worst_to_best[len(worst_to_best) // 2]}:\n"
         "image | ground truth | prediction | differences.\n"
         f"Report: {run / 'report.html'}"
@@ -807,7 +807,7 @@ def install_completion(*, shell: Literal["bash", "zsh", "fish", "powershell"] | 
     try:
         shell = shell or detect_shell()
     except ShellDetectionError:
-        raise ValueError(
+        raise Error(
             "the shell is not known. Run: plainunet --install-completion --shell bash (or zsh, "
             "fish, powershell)."
         ) from None

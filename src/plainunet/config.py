@@ -170,7 +170,16 @@ class NetworkConfig(BaseModel):
 
 
 class TrainConfig(DataConfig, NetworkConfig):
-    """All settings of a training run: data, network and training."""
+    """All settings of a training run: data, network and training.
+
+    Example:
+        ```python
+        from plainunet import TrainConfig
+
+        settings = TrainConfig(epochs=30, size=(96, 128), classes=("background", "car"))
+        longer = settings.model_copy(update={"epochs": 60})
+        ```
+    """
 
     budget: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time budget for the whole run, such as 90s, 20m or 1h30m. Input size, width, epochs and

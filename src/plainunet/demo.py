@@ -18,6 +18,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
+from plainunet.errors import Error
 from plainunet.files import require_writable
 from plainunet.system import work_ahead
 
@@ -56,7 +57,7 @@ def draw_dataset(
     given = (images, validation, *size, seed)
     for (name, least), value in zip(minimum.items(), given, strict=True):
         if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}.")
+            raise Error(f"{name} is {value}; it must be at least {least}.")
     counts = {"drawing": _VERSION, "pictures": images, "validation": validation}
     record = json.dumps({**counts, "size": size, "seed": seed}, indent=2) + "\n"
     if _is_drawn(folder, record):
@@ -95,7 +96,7 @@ def _is_drawn(folder: Path, record: str) -> bool:
     except (OSError, ValueError):
         found = ""
     if found != record:
-        raise ValueError(
+        raise Error(
             f"{folder}: contains other files, or a synthetic dataset drawn with other arguments. "
             "Choose another folder."
         )

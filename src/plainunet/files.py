@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from plainunet.errors import Error
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -107,11 +109,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = (folder / _LOCK).resolve()
     if path in _HELD:
-        raise ValueError(f"{folder}: already in use by this process. Choose another folder.")
+        raise Error(f"{folder}: already in use by this process. Choose another folder.")
     with _open_locked(path) as file:
         if file is None:
             holder = path.read_text(encoding="utf-8").strip() or "unknown"
-            raise ValueError(
+            raise Error(
                 f"{folder}: in use by process {holder}. Wait until it has finished, or choose "
                 "another folder."
             )
@@ -182,7 +184,7 @@ def made_anew(record: Path, folders: Sequence[Path]) -> Iterator[None]:
     made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     found = _list_files(record.parent, folders)
     if others := [name for name, stamp in found.items() if made.get(name) != stamp]:
-        raise ValueError(
+        raise Error(
             f"{record.parent / others[0]}: was not made by this command, or has changed since. "
             f"Nothing was removed. Move {record.parent} elsewhere, or choose another folder."
         )
@@ -241,7 +243,7 @@ def require_regular(path: Path) -> None:
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket or a device"
-        raise ValueError(f"{path} is {kind}, not a regular file. Remove it, or use another path.")
+        raise Error(f"{path} is {kind}, not a regular file. Remove it, or use another path.")
 
 
 def require_writable(folder: Path) -> None:
@@ -254,7 +256,7 @@ def require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=next(each for each in parents if each.exists())):
             pass
     except OSError as error:
-        raise ValueError(
+        raise Error(
             f"{folder}: not writable ({error.strerror}). "
             "Choose another output folder, or change its permissions."
         ) from error
@@ -266,18 +268,16 @@ def require_file(path: Path, suffix: str) -> None:
     It must end in `suffix`, so that no other kind of file is overwritten.
     """
     if path.suffix.lower() != suffix:
-        raise ValueError(f"{path}: the file name must end in {suffix}.")
+        raise Error(f"{path}: the file name must end in {suffix}.")
     if path.is_dir():
-        raise ValueError(f"{path}: is a folder. Name a file in it.")
+        raise Error(f"{path}: is a folder. Name a file in it.")
     require_writable(path.parent)
 
 
 def require_own(path: Path, mark: str) -> None:
     """Refuse to overwrite a file without `mark`, which every result of this kind contains."""
     if path.is_file() and mark.encode() not in path.read_bytes():
-        raise ValueError(
-            f"{path}: exists, and was not made by this command. Choose another file name."
-        )
+        raise Error(f"{path}: exists, and was not made by this command. Choose another file name.")
 
 
 def _umask() -> int:

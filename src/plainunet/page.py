@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,6 +116,16 @@ def percent(part: int, total: int, digits: int = 2) -> str:
 def plural(amount: int, noun: str) -> str:
     """Format a count with a noun with a regular plural, as in "1 image" or "2,000 images"."""
     return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Lay out rows as text: the first column left-aligned, the others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)
 
 
 def setting(value: Any) -> str:

@@ -14,14 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from plainunet.errors import Error
 from plainunet.system import is_out_of_memory, shorten
 
 _NAME = re.compile(r"[\w.<>]+:[\w.<>]+")
 _IMPORTABLE = re.compile(r"(?!__main__:)[\w.]+:[\w.]+")
 
 
-class PartError(ValueError):
+class PartError(Error):
     """A part that the user wrote does not do what is required of it."""
+
+    code = "part"
 
 
 @dataclass(frozen=True)

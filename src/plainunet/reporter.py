@@ -46,6 +46,19 @@ class Reporter:
     """Callbacks that do nothing; override those that you need.
 
     An error that a method raises ends the work; the run is resumed from its last saved state.
+
+    Example:
+        ```python
+        from plainunet import Reporter, evaluate
+
+
+        class Printing(Reporter):
+            def stage(self, name, total):
+                print(name, total)
+
+
+        evaluate("runs/first", "my-data", reporter=Printing())
+        ```
     """
 
     def note(self, text: str) -> None:
@@ -79,7 +92,7 @@ class Reporter:
         return False
 
     def result(self, scores: dict[str, Any]) -> None:
-        """Receive the scores of the best checkpoint at native resolution: the end of a run."""
+        """Receive the scores of the best checkpoint, as by `Scores.as_dict`: the end of a run."""
 
 
 class Forwarding(Reporter):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from plainunet.config import DataConfig, Growth, TrainConfig, is_augment_file
+from plainunet.errors import Error, take_path
 from plainunet.files import require_regular, write_whole
 
 DATASET_FILE = "dataset.toml"
@@ -53,8 +54,16 @@ def load_config(path: str | Path) -> TrainConfig:
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: The file is not TOML, or has an unknown key or an invalid value.
+
+    Example:
+        ```python
+        from plainunet import load_config
+
+        settings = load_config("runs/first/config.toml")
+        print(settings.size, settings.learning_rate)
+        ```
     """
-    return TrainConfig(**read_given(Path(path)))
+    return TrainConfig(**read_given(take_path(path, "path")))
 
 
 def read_given(path: Path) -> dict[str, Any]:
@@ -83,11 +92,11 @@ def read_settings(path: Path, model: type[BaseModel] = TrainConfig) -> dict[str,
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such configuration file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path}: not a readable TOML file ({error}).") from error
+        raise Error(f"{path}: not a readable TOML file ({error}).") from error
     given = {_RENAMED.get(key, key): value for key, value in given.items()}
     if given.get("loss") == "outline":
         given["loss"] = "boundary"
-    _checked(model, given, str(path))
+    check_settings(model, given, str(path))
     return given
 
 
@@ -113,18 +122,18 @@ def with_dataset(config: _Model, folder: Path) -> _Model:
     known = type(config).model_fields.keys() - dropped
     kept = {key: value for key, value in in_file.items() if key in known}
     source = f"{folder / DATASET_FILE} and the settings"
-    return _checked(type(config), {**kept, **given}, source) if kept else config
+    return check_settings(type(config), {**kept, **given}, source) if kept else config
 
 
 def _require_inside(folder: Path, dataset: DataConfig) -> None:
     """Refuse a dataset.toml that points outside of its folder."""
     if dataset.allow_outside:
-        raise ValueError(f"{folder / DATASET_FILE}: allow_outside can only be set as a flag.")
+        raise Error(f"{folder / DATASET_FILE}: allow_outside can only be set as a flag.")
     base = Path(os.path.abspath(folder))  # noqa: PTH100 (links inside are the user's own)
     for key in ("images", "masks", "pairs"):
         for part in str(getattr(dataset, key) or "").split(":"):
             if not Path(os.path.abspath(base / part)).is_relative_to(base):  # noqa: PTH100
-                raise ValueError(
+                raise Error(
                     f"{folder / DATASET_FILE}: {key} = {getattr(dataset, key)!r} points outside of "
                     "the folder. If this is intended, add --allow-outside."
                 )
@@ -132,7 +141,7 @@ def _require_inside(folder: Path, dataset: DataConfig) -> None:
 
 def make_config(settings: dict[str, Any], source: str = "settings") -> TrainConfig:
     """Check settings and fill in the defaults; errors name `source` as their origin."""
-    return _checked(TrainConfig, settings, source)
+    return check_settings(TrainConfig, settings, source)
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
@@ -165,11 +174,12 @@ def _lines(settings: dict[str, Any]) -> list[str]:
     return [f"{key} = {_toml(value)}" for key, value in settings.items() if value != []]
 
 
-def _checked(model: type[_Model], settings: dict[str, Any], source: str) -> _Model:
+def check_settings(model: type[_Model], settings: dict[str, Any], source: str) -> _Model:
+    """Check settings and fill in the defaults of a model; errors name `source` as their origin."""
     try:
         return model(**settings)
     except ValidationError as error:
-        raise ValueError(f"{source}: {explain(error, model)}") from None
+        raise Error(f"{source}: {explain(error, model)}") from None
 
 
 def _toml(value: Any) -> str:

@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from plainunet.errors import Error
+
 
 def total_memory() -> float:
     """Physical memory of the machine.
@@ -38,7 +40,7 @@ def read_bytes(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if match is None or float(match[1]) == 0:
-        raise ValueError(f"{text!r} is not an amount of memory. Use a form like 500M, 2G or 1.5G.")
+        raise Error(f"{text!r} is not an amount of memory. Use a form like 500M, 2G or 1.5G.")
     return float(match[1]) * 1024.0 ** " KMGT".index(match[2].upper() or " ")
 
 

@@ -60,7 +60,7 @@ def test_guessing_the_commonest_class(scenes: Path) -> None:
 
 def test_everything_goes_into_json(scenes: Path) -> None:
     (scenes / "masks/03.png").unlink()
-    content = json.loads(json.dumps(check(scenes).as_json()))
+    content = json.loads(json.dumps(check(scenes).as_dict()))
     (finding,) = content["findings"]
     assert finding["code"] == "no-mask"
     assert finding["severity"] == "error"
@@ -165,7 +165,7 @@ def test_the_second_time_nothing_is_read(scenes: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(f"plainunet.{module}.read_with_missing", refuse)
     monkeypatch.setattr("plainunet.dataset.coding.read_mask", refuse)
     again = check(scenes)
-    assert again.as_json() == first.as_json()
+    assert again.as_dict() == first.as_dict()
 
 
 def test_it_is_a_public_verb() -> None:

@@ -41,8 +41,8 @@ def data(draw: Callable[[Path], Path], tmp_path: Path) -> Path:
 def test_differences_match_both_evaluations(
     models: tuple[Path, Path], data: Path, heard: Any
 ) -> None:
-    result = compare(*models, data, device="cpu", reporter=heard)
-    one, two = (evaluate(each, data, device="cpu") for each in models)
+    result = compare(*models, data, device="cpu", reporter=heard).as_dict()
+    one, two = (evaluate(each, data, device="cpu").as_dict() for each in models)
     assert heard.stages == {str(model): [*range(1, 11)] for model in models}
     assert (result["pictures"], result["groups"], result["split"]) == (10, 10, "all")
     for key in ("pooled", "per_image"):
@@ -66,7 +66,7 @@ def test_differences_match_both_evaluations(
 
 
 def test_a_model_compared_with_itself(models: tuple[Path, Path], data: Path) -> None:
-    scores = compare(models[0], models[0], data, device="cpu")["scores"]
+    scores = compare(models[0], models[0], data, device="cpu").content["scores"]
     for metrics in scores.values():
         for each in metrics.values():
             assert (each["difference"], each["interval"], each["better"]) == (0, [0, 0], 0)
@@ -76,7 +76,7 @@ def test_the_largest_differences_are_drawn(
     models: tuple[Path, Path], data: Path, tmp_path: Path, heard: Any
 ) -> None:
     out = tmp_path / "out"
-    result = compare(*models, data, out=out, device="cpu", reporter=heard)
+    result = compare(*models, data, out=out, device="cpu", reporter=heard).as_dict()
     assert heard.stages["drawing"] == [*range(1, 11)]
     with (out / "images.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -46,7 +46,8 @@ def trained(draw: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFacto
 
 
 def score(trained: Trained, data: Path, **settings: Any) -> dict[str, Any]:
-    return evaluate(trained.checkpoint, data, device="cpu", precision="fp32", **settings)
+    how = {"device": "cpu", "precision": "fp32", **settings}
+    return evaluate(trained.checkpoint, data, **how).as_dict()
 
 
 @pytest.fixture
@@ -63,7 +64,8 @@ def count_by_hand(trained: Trained, out: Path) -> dict[str, np.ndarray]:
     """The confusion matrix of each image, from the files of `predict`."""
     predictor = Predictor.load(trained.checkpoint, device="cpu", precision="fp32")
     images = sorted((trained.data / "images").iterdir())
-    written, failures, _ = predict_files(predictor, images, out)
+    done = predict_files(predictor, images, out)
+    written, failures = done.written, done.failures
     assert failures == []
     counts = {}
     for image, file in zip(images, written, strict=True):
@@ -129,7 +131,7 @@ def test_a_copy_of_the_training_folder_is_recognised(
 ) -> None:
     shutil.copytree(trained.checkpoint.parent, tmp_path / "run")
     monkeypatch.chdir(copied.parent)
-    result = evaluate("run/best.safetensors", copied.name, device="cpu", precision="fp32")
+    result = evaluate("run", copied.name, device="cpu", precision="fp32").as_dict()
     expected = score(trained, trained.data)
     assert stems(result) == stems(expected)
     assert (result["split"], result["pooled"]) == ("val", expected["pooled"])
@@ -252,7 +254,7 @@ def test_a_checkpoint_outside_its_run_needs_split_csv(trained: Trained, tmp_path
     shutil.copy(trained.checkpoint, alone)
     with pytest.raises(FileNotFoundError, match=r"split\.csv.*--split all"):
         evaluate(alone, trained.data)
-    assert len(evaluate(alone, trained.data, split="all", device="cpu")["images"]) == 10
+    assert len(evaluate(alone, trained.data, split="all", device="cpu").of_images()) == 10
 
 
 def test_changed_files_are_noted(trained: Trained, copied: Path, heard: Any) -> None:

@@ -511,13 +511,14 @@ def test_the_report_describes_the_evaluation(draw: Callable[[Path], Path], tmp_p
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = tmp_path / "report.html"
     result = evaluate(run / "best.safetensors", data, html=page, device="cpu")
+    assert result.report == page
     text = page.read_text(encoding="utf-8")
     for expected in (
         "U-Net, 4 base channels, depth 2",
         "24 x 32 pixels",
         f"plainunet evaluate {run / 'best.safetensors'} {data} --split all",
         "0, 1, 2",
-        f"{result['per_image']['dice']['mean_foreground']:.4f}",
+        f"{result.dice:.4f}",
         "epochs",
         "0.4321",
     ):
@@ -526,6 +527,6 @@ def test_the_report_describes_the_evaluation(draw: Callable[[Path], Path], tmp_p
     # outside the run folder, with a model at native resolution
     about = About("elsewhere/best.safetensors", "data", "plainunet evaluate")
     dataset = SegmentationDataset.open(data)
-    write_report(page, result, [], make_predictor(3, **settings), dataset, about)
+    write_report(page, result.as_dict(), [], make_predictor(3, **settings), dataset, about)
     text = page.read_text(encoding="utf-8")
     assert "native resolution" in text

@@ -76,8 +76,7 @@ def test_the_best_settings_are_in_a_copy(trained: Trained, heard: Any) -> None:
     assert found["dice"]["after"] > found["dice"]["before"] + 0.01
     assert set(heard.stages) == {"baseline", "tta none", "tta mirror", "small objects"}
     result = evaluate(copy, trained.data, **CPU)
-    score = result["per_image"]["dice"]["mean_foreground"]
-    assert score == pytest.approx(found["dice"]["after"], abs=1e-6)
+    assert result.dice == pytest.approx(found["dice"]["after"], abs=1e-6)
     assert tuned.scores["tuned"]["after"] == found["after"]
     tried = {(each["setting"], each["value"]) for each in found["tried"]}
     assert {("min_object", least) for least in LEAST_OBJECTS} < tried

@@ -24,6 +24,7 @@ from plainunet.network.checkpoint import save_checkpoint
 from plainunet.prediction.geo import read_geo
 from plainunet.prediction.predict import (
     Inputs,
+    Predictions,
     count_large,
     find_inputs,
     list_names,
@@ -206,12 +207,17 @@ def test_masks_neither_replace_images_nor_lie_among_them(
 # files
 
 
+def outcome(result: Predictions) -> tuple[list[Path], list[str], list[Path]]:
+    return result.written, result.failures, result.skipped
+
+
 def test_masks_have_the_size_of_their_images(
     tmp_path: Path, predictor: Predictor, draw: Draw, recorder: Recorder
 ) -> None:
     images = [draw("in/a.png"), draw("in/b.jpg", 50, 40)]
     out = tmp_path / "new" / "out"
-    written, failures, _ = predict_files(predictor, images, out, reporter=recorder)
+    done = predict_files(predictor, images, out, reporter=recorder)
+    written, failures = done.written, done.failures
     assert failures == recorder.notes == []
     assert written == [out / "a.png", out / "b.png"]
     assert below(out) == {"a.png", "b.png"}
@@ -232,7 +238,8 @@ def test_bad_files_are_named_and_the_others_written(
     images[1].write_bytes(images[1].read_bytes()[:-40])
     images[2].unlink()
     Image.fromarray(np.zeros((5, 5, 4), np.uint8)).save(images[3])
-    written, failures, _ = predict_files(predictor, images, tmp_path / "out", reporter=recorder)
+    done = predict_files(predictor, images, tmp_path / "out", reporter=recorder)
+    written, failures = done.written, done.failures
     assert written == [tmp_path / "out" / "e.png"]
     assert below(tmp_path / "out") == {"e.png"}
     assert len(failures) == 4
@@ -253,7 +260,8 @@ def test_small_images_of_one_shape_are_predicted_in_batches(
     with predictor.network.register_forward_pre_hook(
         lambda _, batch: batches.append(len(batch[0]))
     ):
-        written, failures, _ = predict_files(predictor, images, tmp_path / "out", reporter=recorder)
+        done = predict_files(predictor, images, tmp_path / "out", reporter=recorder)
+    written, failures = done.written, done.failures
     assert set(batches) == {3, 1}
     assert [path.stem for path in written] == ["a", "bb", "ccc", "other", "dddd"]
     assert len(failures) == 1
@@ -272,7 +280,8 @@ def test_in_a_batch_only_the_bad_image_fails(
     for number, image in enumerate(values):
         tifffile.imwrite(tmp_path / f"{number}.tif", image, photometric="rgb")
     images = sorted(tmp_path.glob("*.tif"))
-    written, failures, _ = predict_files(predictor, images, tmp_path / "out", reporter=recorder)
+    done = predict_files(predictor, images, tmp_path / "out", reporter=recorder)
+    written, failures = done.written, done.failures
     assert [path.stem for path in written] == ["0", "2"]
     assert [failure.count(str(images[1])) for failure in failures] == [1]
     missing = np.argwhere(read_mask(written[1]) == 255)
@@ -285,7 +294,7 @@ def test_folders_that_cannot_be_written_to_and_no_images(
     image = draw("a.png")
     with pytest.raises(ValueError, match=f"^{image / 'out'}: "):
         predict_files(predictor, [image], image / "out")
-    assert predict_files(predictor, [], tmp_path / "out") == ([], [], [])
+    assert outcome(predict_files(predictor, [], tmp_path / "out")) == ([], [], [])
 
 
 def test_equal_stems_keep_their_folders_or_suffixes(
@@ -355,11 +364,11 @@ def test_existing_masks_are_kept_unless_overwritten(
     passes: list[int] = []
     with predictor.network.register_forward_pre_hook(lambda _, batch: passes.append(len(batch[0]))):
         result = predict_files(predictor, images, out, overwrite=False)
-        assert result == ([out / "c.png"], [], [out / "a.png", out / "b.png"])
+        assert outcome(result) == ([out / "c.png"], [], [out / "a.png", out / "b.png"])
         assert sum(passes) == 1
         assert (out / "b.png").read_bytes() == kept
         result = predict_files(predictor, images[1:], out, overwrite=True)
-        assert result == ([out / "b.png", out / "c.png"], [], [])
+        assert outcome(result) == ([out / "b.png", out / "c.png"], [], [])
         assert sum(passes) == 3
 
 
@@ -372,7 +381,7 @@ def test_lists_include_images_whose_masks_already_existed(
     predict_files(predictor, images, whole, save)
     predict_files(predictor, images[:2], parts, save)
     result = predict_files(predictor, images, parts, save, overwrite=False)
-    assert [len(part) for part in result] == [1, 0, 2]
+    assert [len(part) for part in outcome(result)] == [1, 0, 2]
     for name in ("areas.csv", "coco.json"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
     assert below(whole) == below(parts)
@@ -385,7 +394,7 @@ def test_missing_or_damaged_outputs_are_written(
     out = tmp_path / "out"
     predict_files(predictor, images, out)
     result = predict_files(predictor, images, out, ["overlay"], overwrite=False)
-    assert [len(part) for part in result] == [2, 0, 0]
+    assert [len(part) for part in outcome(result)] == [2, 0, 0]
     assert below(out) == {"a.png", "b.png", "overlay/a.jpg", "overlay/b.jpg"}
     whole = (out / "a.png").read_bytes()
     (out / "a.png").write_bytes(whole[:-30])  # read only to fill the lists
@@ -482,11 +491,11 @@ def test_a_large_image_is_read_in_parts(
 ) -> None:
     images, out = [draw("in/small.png"), large], tmp_path / "out"
     result = predict_files(predictor, images, out, overwrite=False, reporter=recorder)
-    assert result == ([out / "large.tif", out / "small.png"], [], [])
+    assert outcome(result) == ([out / "large.tif", out / "small.png"], [], [])
     assert recorder.progress[-2:] == [("rows of large.tif", 80, 80), ("predicting", 2, 2)]
     assert (read_mask(out / "large.tif") != predictor.predict(read_image(large))).mean() < 0.01
     again = predict_files(predictor, images, out, overwrite=False)
-    assert again == ([], [], [out / "small.png", out / "large.tif"])
+    assert outcome(again) == ([], [], [out / "small.png", out / "large.tif"])
 
 
 def test_outputs_not_available_for_large_images(

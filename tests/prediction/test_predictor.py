@@ -155,7 +155,7 @@ def test_greyscale_images_are_converted_to_rgb() -> None:
         (3, (1, 5, 6, 3), r"\[1, 5, 6, 3\]"),
         (3, (0, 5, 3), r"\[0, 5, 3\]"),
         (3, (5, 0, 3), r"\[5, 0, 3\]"),
-        (3, (0, 0), r"\[0, 0, 1\]"),
+        (3, (0, 0), r"\[0, 0\]"),
     ],
 )
 def test_other_shapes_are_refused(channels: int, shape: tuple[int, ...], message: str) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from plainunet.doctor.diagnose import check
+from plainunet.evaluation.compare import Comparison
 from plainunet.evaluation.folds import CrossValidation, FoldScores
+from plainunet.evaluation.scores import Scores
 from plainunet.network.summary import StageSummary
 from plainunet.terminal.tables import (
     show_comparison,
@@ -130,8 +132,12 @@ RESULT: dict[str, Any] = {
 }
 
 
+def made(content: dict[str, Any]) -> Scores:
+    return Scores(Path("best.safetensors"), content)
+
+
 def test_two_classes_fit_a_screen(printed: Printed) -> None:
-    show_scores(RESULT)
+    show_scores(made(RESULT))
     rows = printed()
     assert len(rows) < 24
     assert rows[0] == "3 images in 2 groups, split: val"
@@ -153,7 +159,7 @@ def test_two_classes_fit_a_screen(printed: Printed) -> None:
 
 def test_optional_measurements_are_omitted(printed: Printed) -> None:
     few = {key: value for key, value in RESULT.items() if key not in ("boundary", "objects")}
-    show_scores({**few, "intervals": {**RESULT["intervals"], "groups": 1}})
+    show_scores(made({**few, "intervals": {**RESULT["intervals"], "groups": 1}}))
     text = " ".join(printed())
     assert "3 images in 1 group, split: val" in text
     for absent in ("HD95", "Rand", "95%"):
@@ -166,7 +172,8 @@ def test_more_classes_have_a_row_each_and_no_threshold(printed: Printed) -> None
     bounds = scores([0.41, 0.61], [0.75, 0.85], None, accuracy=[0.88, 0.95])
     result = {**RESULT, "objects": {"per_class": {"[b]leaf": objects}}}
     intervals = {**RESULT["intervals"], "pooled": bounds, "per_image": bounds}
-    show_scores({**result, "pooled": values, "per_image": values, "intervals": intervals})
+    both = {"pooled": values, "per_image": values}
+    show_scores(made({**result, **both, "intervals": intervals}))
     rows = printed()
     assert "[b]leaf 1,234 ground truth 0.7500 0.5625 0.5000 0.5000" in rows
     for row in ("ground 0.5000 0.5000 0.5000 0.5000", "stone - - - -"):
@@ -228,21 +235,20 @@ def test_a_comparison_fits_a_screen(printed: Printed) -> None:
     entry |= {"interval": [-0.01, 0.1], "better": 0.975}
     image = {"image": "a/[b]x.png", "group": "x", "first": 0.5, "second": None, "difference": None}
     metrics = ("accuracy", "dice", "iou", "precision", "recall")
-    show_comparison(
-        {
-            "protocol": "A paragraph. " * 20,
-            "split": "val",
-            "pictures": 12,
-            "groups": 2,
-            "level": 0.95,
-            "models": ["runs/[a]", "runs/b"],
-            "scores": {
-                "pooled": dict.fromkeys(metrics, entry),
-                "per_image": dict.fromkeys(metrics, dict.fromkeys(entry)),
-            },
-            "images": [image] * 12,
-        }
-    )
+    content = {
+        "protocol": "A paragraph. " * 20,
+        "split": "val",
+        "pictures": 12,
+        "groups": 2,
+        "level": 0.95,
+        "models": ["runs/[a]", "runs/b"],
+        "scores": {
+            "pooled": dict.fromkeys(metrics, entry),
+            "per_image": dict.fromkeys(metrics, dict.fromkeys(entry)),
+        },
+        "images": [image] * 12,
+    }
+    show_comparison(Comparison(Path("runs/[a]"), Path("runs/b"), content))
     rows = printed()
     assert len(rows) < 24
     assert rows[0] == "12 images in 2 groups, split: val"
@@ -263,7 +269,7 @@ def test_a_cross_validation_fits_a_screen(printed: Printed, seeds: int) -> None:
         for fold in range(5)
     )
     result = CrossValidation(
-        Path("data"), Path("cv"), folds, dict.fromkeys(range(seeds), RESULT), RESULT
+        Path("data"), Path("cv"), folds, dict.fromkeys(range(seeds), made(RESULT)), made(RESULT)
     )
     show_cross_validation(result)
     rows = printed()
@@ -280,7 +286,7 @@ def test_a_cross_validation_fits_a_screen(printed: Printed, seeds: int) -> None:
 
 def test_of_many_folds_ten_are_shown(printed: Printed) -> None:
     folds = tuple(FoldScores(fold, 0, Path("cv"), 1, RESULT) for fold in range(30))
-    show_cross_validation(CrossValidation(Path("data"), Path("cv"), folds, {0: RESULT}))
+    show_cross_validation(CrossValidation(Path("data"), Path("cv"), folds, {0: made(RESULT)}))
     rows = printed()
     assert len(rows) < 24
     assert "20 more" in rows

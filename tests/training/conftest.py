@@ -153,7 +153,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: TrainConfig) -> Fin
     settings |= {"growth": (Growth(until=0.25, scale=0.5),)}
     config = tiny.model_copy(update=settings)
     heard = Recorder()
-    result = train(data, folder / "run", config, heard)
+    result = train(data, folder / "run", config, heard).as_dict()
     return Finished(data, folder / "run", config, result, heard)
 
 

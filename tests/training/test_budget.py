@@ -121,7 +121,7 @@ def test_a_run_with_a_budget(
     monkeypatch.setattr(budget.time, "monotonic", lambda: next(calls) * 0.4)
     config = TrainConfig(budget=120.0, base_channels=4, depth=3)
     result = train(small_data, tmp_path / "run", config)
-    assert result["per_image"]["dice"]["mean_foreground"] is not None
+    assert result.dice is not None
     rates = [row["learning_rate"] for row in rows_of(tmp_path / "run")]
     assert rates[-1] < 0.1 * max(rates)  # annealed
     plan = (tmp_path / "run" / "plan.txt").read_text()

@@ -81,13 +81,13 @@ def test_every_image_is_held_out_once_with_its_group(done: Done, data: Path) -> 
     assert sorted([*chain(*folds)]) == sorted(p.name for p in (data / "train/images").iterdir())
     groups = [{name[0] for name in names} for names in folds]
     assert len(set.union(*groups)) == sum(map(len, groups)) == 6
-    rows = done.result.out_of_fold[1]["images"]
+    rows = done.result.out_of_fold[1].content["images"]
     assert [Path(row["image"]).name for row in rows] == [*chain(*folds)]
 
 
 def test_out_of_fold_scores_are_those_of_the_folds(done: Done) -> None:
     result = done.result
-    scores = result.out_of_fold[1]
+    scores = result.out_of_fold[1].content
     evaluated = [call["images"] for call in done.heard.all("result")]
     assert [row["dice"] for row in scores["images"]] == [row["dice"] for row in chain(*evaluated)]
     total = sum(np.array(each.scores["confusion"]) for each in result.folds)
@@ -109,9 +109,9 @@ def test_spread_of_one_and_of_no_score() -> None:
 def test_the_test_split_is_scored_by_the_ensemble(done: Done, data: Path) -> None:
     test = done.result.test
     assert test is not None
-    assert {Path(row["image"]).name for row in test["images"]} == {"g12.png", "g13.png"}
+    assert {path.name for path in test.of_images()} == {"g12.png", "g13.png"}
     again = plainunet.evaluate(done.out, data, device="cpu", precision="fp32")
-    assert (again["split"], again["confusion"]) == ("test", test["confusion"])
+    assert (again.split, again.content["confusion"]) == ("test", test.content["confusion"])
 
 
 def test_what_is_written(done: Done, data: Path) -> None:
@@ -162,9 +162,7 @@ def test_seeds_share_the_folds_and_extend(done: Done, data: Path, config: TrainC
         assert held_out(out / f"fold-{fold}-seed-2", data) == held_out(out / f"fold-{fold}", data)
     weights = [load_checkpoint(path)[0].state_dict() for path in result.checkpoints[::3]]
     assert not same(*weights)
-    first, second = (
-        each["per_image"]["dice"]["mean_foreground"] for each in result.out_of_fold.values()
-    )
+    first, second = (each.dice or 0.0 for each in result.out_of_fold.values())
     spread = result.over_seeds()
     assert spread is not None
     assert spread.deviation == pytest.approx(stdev([first, second]))
@@ -213,7 +211,7 @@ def test_own_parts_are_given_again_to_continue(
     spread = json.loads((out / "scores.json").read_text())["spread"]
     assert spread["folds"]["per_image"]["excess"]["mean"] == result.over_folds("excess").mean  # type: ignore[union-attr]
     assert result.test is not None
-    assert result.test["per_image"]["excess"]["mean_foreground"] is not None
+    assert result.test.score("excess") is not None
     assert Predictor.load(out, network=Plain).is_ensemble
 
 
@@ -241,14 +239,14 @@ def test_a_run_folder_stands_for_its_checkpoint(done: Done, data: Path) -> None:
     best = run / "best.safetensors"
     assert same(load_checkpoint(str(run))[0].state_dict(), load_checkpoint(best)[0].state_dict())
     results = [plainunet.evaluate(each, data, device="cpu") for each in (str(run), best)]
-    assert results[0] == results[1]
-    assert results[0]["split"] == "val"
+    assert results[0].as_dict() == results[1].as_dict()
+    assert results[0].split == "val"
 
 
 def test_compare_takes_run_folders(done: Done, data: Path, tmp_path: Path) -> None:
     runs = str(done.out / "fold-0"), done.out / "fold-0"
     found = plainunet.compare(*runs, data, out=str(tmp_path / "out"), device="cpu")
-    assert found["scores"]["pooled"]["dice"]["difference"] == 0
+    assert found.difference("dice", "pooled").difference == 0
     assert (tmp_path / "out" / "images.csv").is_file()
 
 
@@ -359,7 +357,7 @@ def test_a_command_killed_at_any_moment(data: Path, tmp_path: Path) -> None:
 def test_a_stop_tells_how_to_continue(
     data: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise StoppedError("after step 3", "plainunet train --resume cv/fold-0", 130)
 
     monkeypatch.setattr("plainunet.training.crossval.train", stop)
@@ -464,4 +462,4 @@ def test_a_budget_is_divided_and_planned_once(
     assert [run.budget for run in runs] == [30, 30]
     assert runs[0].model_copy(update={"fold": 1, "epochs": runs[1].epochs}) == runs[1]
     assert rows_of(tmp_path / "cv" / "fold-1")
-    assert resume(tmp_path / "cv" / "fold-1")["split"] == "val"
+    assert resume(tmp_path / "cv" / "fold-1").split == "val"

@@ -47,12 +47,12 @@ def test_it_trains_resumes_and_evaluates(tiny: TrainConfig, tmp_path: Path) -> N
     assert len(config.classes) == 3
     assert config.ignore == 255
     assert len(list((moved / "data" / "images").iterdir())) == 10
-    assert sum(map(sum, result["confusion"])) == len(result["images"]) * 32 * 39
+    assert result.confusion.sum() == len(result.of_images()) * 32 * 39
     again = evaluate(moved / "best.safetensors", data)
-    assert again["split"] == "val"
-    assert again["confusion"] == result["confusion"]
+    assert again.split == "val"
+    assert again.content["confusion"] == result.content["confusion"]
     other = evaluate(moved / "best.safetensors", Squares(4), html=tmp_path / "report.html")
-    assert len(other["images"]) == 4
+    assert len(other.of_images()) == 4
     assert (tmp_path / "report.html").is_file()
 
 
@@ -60,8 +60,8 @@ def test_splits_are_kept(tiny: TrainConfig, tmp_path: Path) -> None:
     data = {"train": Squares(6), "val": Squares(3)}
     config = tiny.model_copy(update={"classes": ("nothing", "odd", "even"), "epochs": 1})
     result = train(data, tmp_path / "run", config)
-    assert len(result["images"]) == 3
-    assert list(result["pooled"]["dice"]["per_class"]) == ["nothing", "odd", "even"]
+    assert len(result.of_images()) == 3
+    assert result.class_names == ("nothing", "odd", "even")
 
 
 @pytest.mark.parametrize(

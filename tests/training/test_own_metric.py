@@ -98,21 +98,22 @@ def test_a_metric_of_two_masks_is_one_of_each_image(
 ) -> None:
     data, whole, cut = draw(tmp_path / "data", 8), tmp_path / "whole", tmp_path / "cut"
     result = train(data, whole, tiny, metrics=[missed, distance])
-    assert result["pooled"]["distance"]["mean_foreground"] is None
-    assert result["pooled"]["missed"]["mean_foreground"] is not None
-    rows = [image["distance"]["per_class"]["foreground"] for image in result["images"]]
+    assert result.score("distance", "pooled") is None
+    assert result.score("missed", "pooled") is not None
+    rows = [image["distance"]["per_class"]["foreground"] for image in result.content["images"]]
     known = [row for row in rows if row is not None]
-    mean = result["per_image"]["distance"]["per_class"]["foreground"]
+    mean = result.score("distance", class_name="foreground")
     assert mean == pytest.approx(np.mean(known))
-    low, high = result["intervals"]["per_image"]["distance"]["per_class"]["foreground"]
-    assert low <= mean <= high
+    bounds = result.interval("distance", class_name="foreground")
+    assert bounds is not None
+    assert bounds[0] <= mean <= bounds[1]
     with pytest.raises(PowerCut):
         train(data, cut, tiny, cut_after(1), metrics=[missed, distance])
     with pytest.raises(PartError):
         resume(cut, metrics=missed)
-    assert resume(cut, metrics=[missed, distance])["images"] == result["images"]
+    assert resume(cut, metrics=[missed, distance]).of_images() == result.of_images()
     assert rows_of(cut, timed=False) == rows_of(whole, timed=False)
-    both = compare(whole, cut, data, metrics=distance)["scores"]
+    both = compare(whole, cut, data, metrics=distance).content["scores"]
     assert both["per_image"]["distance"]["first"] == pytest.approx(mean)
     assert both["per_image"]["distance"]["difference"] == 0
     assert "distance" not in both["pooled"]
@@ -137,7 +138,7 @@ def test_from_python_and_undefined_values_are_left_out(
 ) -> None:
     data, out = draw(tmp_path / "data", 8), tmp_path / "run"
     result = train(data, out, tiny, metrics=missed)
-    pooled = result["pooled"]
+    pooled = result.content["pooled"]
     assert pooled["missed"]["per_class"]["foreground"] == pytest.approx(
         1 - pooled["recall"]["per_class"]["foreground"]
     )
@@ -146,8 +147,8 @@ def test_from_python_and_undefined_values_are_left_out(
     with pytest.raises(PartError):
         resume(out, metrics=np.trace)
     again = resume(out, metrics=[missed])
-    assert again["per_image"]["missed"] == result["per_image"]["missed"]
-    assert "missed" not in evaluate(out / "best.safetensors", data)["pooled"]
+    assert again.content["per_image"]["missed"] == result.content["per_image"]["missed"]
+    assert "missed" not in evaluate(out / "best.safetensors", data).content["pooled"]
 
 
 BAD: dict[str, Callable[..., Any]] = {

@@ -250,9 +250,9 @@ def test_a_module_trains_in_place_and_predicts(
     saved = Predictor.from_pretrained(tmp_path / "saved", network=Plain)
     assert (saved.predict(image) == mask).all()
     scores = evaluate(best, data, network=Plain)
-    assert scores["images"]
+    assert scores.of_images()
     both = compare(best, best, data, network=Plain)
-    assert both["scores"]["per_image"]["dice"]["difference"] == 0
+    assert both.difference("dice").difference == 0
 
 
 def test_a_time_budget_times_it(draw: Draw, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def follow(
         for key in ("loss", "learning_rate", "images_per_second", "seconds"):
             expected[f"epoch/{key}"] = [(row["step"], row[key]) for row in rows]
         validated = [("val", row["step"], row["validation"]) for row in rows]
-        for prefix, step, scores in [*validated, ("native", 8, result)]:
+        for prefix, step, scores in [*validated, ("native", 8, result.content)]:
             for way in ("pooled", "per_image"):
                 for score in ("dice", "iou"):
                     each = scores[way][score]

@@ -20,6 +20,7 @@ from plainunet.config import Growth, TrainConfig
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.samples import Samples
 from plainunet.evaluation.evaluate import evaluate
+from plainunet.evaluation.scores import Scores
 from plainunet.network.card import Card
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.network.unet import UNet
@@ -53,8 +54,8 @@ def parts_of(run: Path) -> dict[str, list[str]]:
     return {part: [r["image"] for r in rows if r["part"] == part] for part in ("train", "val")}
 
 
-def scores(result: dict[str, Any]) -> Any:
-    return result["pooled"], result["per_image"]
+def scores(result: Scores) -> Any:
+    return result.content["pooled"], result.content["per_image"]
 
 
 # the run folder
@@ -381,8 +382,8 @@ def test_grey_images_and_their_own_parts_and_a_size_that_is_chosen(
             Image.open(drawn / kind / file.name).convert("L").save(file)
     settings = {"epochs": 1, "classes": ("street", "car"), "size": None}
     result = train(str(tmp_path / "data"), str(tmp_path / "run"), tiny.model_copy(update=settings))
-    assert list(result["pooled"]["dice"]["per_class"]) == ["street", "car"]
-    assert {Path(entry["image"]).parent.name for entry in result["images"]} == {"val"}
+    assert result.class_names == ("street", "car")
+    assert {path.parent.name for path in result.of_images()} == {"val"}
     network, card = load_checkpoint(tmp_path / "run" / "best.safetensors")
     assert network.in_channels == 1
     assert card.size == load_config(tmp_path / "run" / "config.toml").size == (48, 64)
@@ -486,9 +487,7 @@ FORMS = {"border_weight": 2.0, "validation": 0.5}
 
 
 @pytest.fixture(scope="module")
-def plain(
-    draw: Draw, tiny: TrainConfig, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
+def plain(draw: Draw, tiny: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Scores:
     """Scores of a run on eight images with masks as they are drawn."""
     folder = tmp_path_factory.mktemp("plain")
     return train(draw(folder / "data", 8), folder / "run", tiny.model_copy(update=FORMS))
@@ -506,7 +505,7 @@ def plain(
 def test_masks_of_other_forms_teach_the_same(
     draw: Draw,
     tiny: TrainConfig,
-    plain: dict[str, Any],
+    plain: Scores,
     tmp_path: Path,
     form: Callable[[Path], None],
     name: str | None,
@@ -515,16 +514,16 @@ def test_masks_of_other_forms_teach_the_same(
     other = draw(tmp_path / "other", 8)
     form(other)
     result = train(other, tmp_path / "run", tiny.model_copy(update=FORMS))
-    held_out = {Path(entry["image"]).name for entry in result["images"]}
+    held_out = {path.name for path in result.of_images()}
     if name is None:
         # slices have other names, and so another split
         assert held_out in ({f"0.tif[{k}]" for k in range(4)}, {f"1.tif[{k}]" for k in range(4)})
     else:
-        assert held_out == {Path(entry["image"]).name for entry in plain["images"]}
-        expected = json.dumps(plain["pooled"]).replace('"foreground":', f'"{name}":')
-        assert json.dumps(result["pooled"]) == expected
+        assert held_out == {path.name for path in plain.of_images()}
+        expected = json.dumps(plain.content["pooled"]).replace('"foreground":', f'"{name}":')
+        assert json.dumps(result.content["pooled"]) == expected
     again = evaluate(tmp_path / "run" / "best.safetensors", other)
-    assert again["split"] == "val"
+    assert again.split == "val"
     assert scores(again) == scores(result)
     shutil.copytree(tmp_path / "run", tmp_path / "again")
     assert scores(resume(tmp_path / "again")) == scores(result)
@@ -611,7 +610,7 @@ def test_early_stopping(finished: Finished, tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "run")) < 30
     assert (tmp_path / "run" / "curves.png").is_file()
     # resuming does not train again
-    assert resume(tmp_path / "run")["split"] == "val"
+    assert resume(tmp_path / "run").split == "val"
     assert len(rows_of(tmp_path / "run")) < 30
 
 
@@ -647,7 +646,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_end(
         train(Path("data"), tmp_path / "run", finished.config, cut)
     monkeypatch.chdir(tmp_path)
     heard = Recorder()
-    result = resume("run", heard)
+    result = resume("run", heard).as_dict()
     epochs = [row["epoch"] for row, _ in heard.all("epoch")]
     # what was done since the state was saved last is done again; it takes no second here
     assert epochs == list(range(epochs[0], 5))
@@ -665,7 +664,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_end(
 
 def test_resuming_a_finished_run_evaluates_it_again(finished: Finished, tmp_path: Path) -> None:
     shutil.copytree(finished.out, tmp_path / "run")
-    assert resume(tmp_path / "run") == finished.result
+    assert resume(tmp_path / "run").as_dict() == finished.result
     assert rows_of(tmp_path / "run") == rows_of(finished.out)
 
 
@@ -695,7 +694,7 @@ def test_a_run_in_fp16_is_resumed_with_its_scale(finished: Finished, tmp_path: P
     resume(tmp_path / "run")
     whole = train(finished.data, tmp_path / "whole", config)
     assert rows_of(tmp_path / "run", timed=False) == rows_of(tmp_path / "whole", timed=False)
-    assert whole["pooled"]["dice"]["mean_foreground"] > 0.2
+    assert whole.score("dice", "pooled") > 0.2
 
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -719,12 +718,12 @@ def test_other_networks_train_resume_and_predict(
     data, whole = draw(tmp_path / "data", 10), tmp_path / "whole"
     config = tiny.model_copy(update={"base_channels": 4, "batch_size": 2, **settings})
     straight = train(data, whole, config)
-    assert straight["pooled"]["dice"]["mean_foreground"] > 0.6
+    assert straight.score("dice", "pooled") > 0.6
 
     with pytest.raises(PowerCut):
         train(data, tmp_path / "run", config, cut_after(2))
     again = resume(tmp_path / "run")
-    assert again["per_image"] == straight["per_image"]  # also with dropout
+    assert again.content["per_image"] == straight.content["per_image"]  # also with dropout
     assert rows_of(tmp_path / "run", timed=False) == rows_of(whole, timed=False)
 
     predictor = Predictor.load(whole / "best.safetensors", device="cpu")
@@ -759,5 +758,5 @@ def test_a_reporter_stops_a_run(
     config = tiny.model_copy(update={"epochs": 9, "growth": growth})
     result = train(data, tmp_path / "run", config, Forwarding(stops))
     assert stops.seen == len(rows_of(tmp_path / "run")) == 2
-    assert stops.scores == result
+    assert stops.scores == result.as_dict()
     assert (tmp_path / "run" / "report.html").is_file()

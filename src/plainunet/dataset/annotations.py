@@ -10,6 +10,7 @@ from unicodedata import normalize
 from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, folders_found, list_folder
 from plainunet.dataset.lists import ImagePool, Pair, has_images, with_parts
+from plainunet.errors import Error
 from plainunet.formats import coco, rle
 from plainunet.formats.images import IMAGE_SUFFIXES, image_size
 from plainunet.formats.legends import is_legend
@@ -183,7 +184,7 @@ def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]
                 missing.append(name)
             elif path in owner:
                 other, other_name = owner[path]
-                raise ValueError(
+                raise Error(
                     f"{path} is listed twice: as {other_name} in {other} and as {name} in "
                     f"{source.file}. Remove one of the two, or choose one file: --masks."
                 )
@@ -208,8 +209,8 @@ def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]
 
 def _missing(source: _Annotations, missing: list[str]) -> ValueError:
     if not missing:
-        return ValueError(f"{source.file} lists no images. Export it again.")
-    return ValueError(
+        return Error(f"{source.file} lists no images. Export it again.")
+    return Error(
         f"{source.file} lists {len(source.names)} images; {len(missing)} are not among the "
         f"{len(source.pool.paths)} images below {source.pool.folder}, or their names are "
         f"ambiguous: {first_five(missing)}. Add them, remove them from the list, or choose the "
@@ -268,7 +269,7 @@ def _require_same_classes(files: list[Path]) -> None:
         names = (rle if file.suffix.lower() == ".csv" else coco).class_names(file)
         first = first or (file, names)
         if names != first[1]:
-            raise ValueError(
+            raise Error(
                 f"The files have different classes: {first[0]} has {', '.join(first[1])}; "
                 f"{file} has {', '.join(names)}. Use the same categories in all, or choose one "
                 "file: --masks."

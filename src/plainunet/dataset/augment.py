@@ -16,6 +16,7 @@ from albumentations.augmentations.geometric.distortion import BaseDistortion
 from numpy.typing import NDArray
 
 from plainunet.dataset.resize import resize
+from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.formats.colors import IGNORED
 from plainunet.parts import Part, PartError, running
@@ -304,7 +305,7 @@ def _apply(
 def _compose(strength: str, elastic: float, mask_interpolation: int) -> A.Compose:
     strengths = _strengths(mask_interpolation)
     if strength not in strengths:
-        raise ValueError(f"augment is {strength!r}; it is one of {', '.join(strengths)}.")
+        raise Error(f"augment is {strength!r}; it is one of {', '.join(strengths)}.")
     first = [Elastic(elastic, mask_interpolation)] if elastic > 0 else []
     return A.Compose([*first, *strengths[strength]])
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from plainunet.dataset.coding import Coding, Instances
+from plainunet.errors import Error
 from plainunet.formats.sources import Source
 
 REACH = 5.0
@@ -47,7 +48,7 @@ def find_objects(
         count += parts - 1
     if count > _MOST_OBJECTS:
         prefix = "the mask" if path is None else str(path)
-        raise ValueError(
+        raise Error(
             f"{prefix} holds {count} objects (connected components of a class); border weights "
             f"support at most {_MOST_OBJECTS}. Train without them, or remove its speckles."
         )

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from plainunet.errors import Error
 from plainunet.formats.problems import DataError, as_problem
 from plainunet.formats.sources import Source, cache_folder, stamp_files
 from plainunet.system import work_ahead
@@ -162,7 +163,7 @@ def _fill(
             shapes = [array.shape for array in sample]
             wanted = [(*size, array.shape[2]) for array in first]
             if shapes != wanted:
-                raise ValueError(f"Sample {done - 1} has arrays of {shapes}, not {wanted}.")
+                raise Error(f"Sample {done - 1} has arrays of {shapes}, not {wanted}.")
             try:
                 # not through memory maps: a full disk would kill the process
                 for file, array in zip(files, sample, strict=True):

@@ -27,6 +27,7 @@ from plainunet.dataset.coding import (
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.regions import are_edges, main_values, number_objects
 from plainunet.dataset.split import SPLIT_FILE, write_split
+from plainunet.errors import Error
 from plainunet.files import require_writable
 from plainunet.formats.colors import (
     IGNORED,
@@ -71,7 +72,7 @@ def find_coding(
     if counts is None:
         counts = list(_without_faults(masks))
     if known.colors and (known.values or known.encoding):
-        raise ValueError(
+        raise Error(
             "Masks are read by --colors or by --values and --encoding. Leave out one of the two."
         )
     if names and known.ignore is None:
@@ -255,7 +256,7 @@ def common_names(paths: Sequence[Source]) -> tuple[str, ...]:
         found.setdefault(stored_names(path), path)
     if len(found) > 1:
         (some, first), (other, second) = list(found.items())[:2]
-        raise ValueError(
+        raise Error(
             f"{first} has the classes {', '.join(some) or '(unnamed)'}, {second} has "
             f"{', '.join(other) or '(unnamed)'}. Use the same names in all, in the same order."
         )
@@ -497,7 +498,7 @@ def coding_of_values(
     """
     num_classes, ignore, encoding = len(known.classes) or None, known.ignore, known.encoding
     if num_classes is not None and not 2 <= num_classes <= 255:
-        raise ValueError(f"num_classes is {num_classes}; it must be from 2 to 255.")
+        raise Error(f"num_classes is {num_classes}; it must be from 2 to 255.")
     present = [int(value) for value in np.flatnonzero(census.pixels) if value != ignore]
     if known.values:
         return _given_values(census, present, known)
@@ -511,7 +512,7 @@ def coding_of_values(
             "one-class",
         )
     if encoding in ("instances", "threshold") and num_classes not in (None, 2):
-        raise ValueError(
+        raise Error(
             f"--encoding {encoding} has a foreground and a background, but {num_classes} classes "
             "are named. Name two, background first (--classes)."
         )
@@ -578,11 +579,11 @@ def _class_ids(
 def _given_values(census: Census, present: list[int], known: DataConfig) -> Values:
     values, num_classes = known.values, len(known.classes)
     if len(set(values)) < len(values) or not 2 <= len(values) <= 255:
-        raise ValueError(
+        raise Error(
             f"--values {list_values(values)}: give 2 to 255 different values, one per class."
         )
     if num_classes not in (0, len(values)):
-        raise ValueError(
+        raise Error(
             f"{num_classes} classes are named, but {len(values)} values are given "
             f"({list_values(values)}). Give one per class, in the order of the names."
         )
@@ -618,7 +619,7 @@ def _threshold(
     top = 255 if values[-1] < 256 else 65535
     middle = (top + 1) // 2
     if not values[0] < middle <= values[-1]:
-        raise ValueError(
+        raise Error(
             f"--encoding threshold needs values from 0 to {top} on both sides of {middle}; the "
             f"masks hold {list_values(values)}. Give the value of each class: --values."
         )

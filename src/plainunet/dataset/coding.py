@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.dataset.cache import recall
+from plainunet.errors import Error
 from plainunet.formats.colors import (
     IGNORED,
     ColoredMaskError,
@@ -99,7 +100,7 @@ class _ByValue(_Coding):
         if unknown.size:
             value = int(unknown[0])
             prefix = "the mask" if source is None else str(source)
-            raise ValueError(
+            raise Error(
                 f"{prefix} has {int((mask == value).sum())} pixels of value {value}; known values "
                 f"are {list_values(self.values)}"
                 + ("" if self.ignore is None else f" and {self.ignore} (ignored)")

@@ -15,6 +15,7 @@ from plainunet.dataset.coding import Coding, foreground_shares, read_pair
 from plainunet.dataset.pairs import Pair, find_pairs, require_enough
 from plainunet.dataset.split import name_below, read_split, split_pairs
 from plainunet.dataset.verify import check_pairs
+from plainunet.errors import Error, require_types, take_path
 from plainunet.formats.images import image_shape
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.sources import files_of
@@ -28,7 +29,17 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class SegmentationDataset:
-    """Map-style dataset of the images and masks of a folder, as stored."""
+    """Map-style dataset of the images and masks of a folder, as stored.
+
+    Example:
+        ```python
+        from plainunet import SegmentationDataset
+
+        dataset = SegmentationDataset.open("my-data")
+        image, mask = dataset[0]
+        print(len(dataset), dataset.class_names, image.shape, mask.max())
+        ```
+    """
 
     folder: Path
     pairs: Sequence[Pair]
@@ -55,7 +66,8 @@ class SegmentationDataset:
             FileNotFoundError: The folder does not exist, or has no images or masks.
             ValueError: The data has problems; up to ten are listed.
         """
-        folder = Path(folder)
+        require_types(known=(known, DataConfig), reporter=(reporter, Reporter))
+        folder = take_path(folder, "folder")
         known = with_dataset(known or DataConfig(), folder)
         collected = _Problems(reporter)
         pairs = find_pairs(folder, known, collected, at_least=0)
@@ -67,7 +79,7 @@ class SegmentationDataset:
         try:
             coding, pixels = find_coding([pair.mask for pair in pairs], known, reporter)
         except DataError as error:
-            raise ValueError(f"{error}\n{advice}") from error
+            raise Error(f"{error}\n{advice}") from error
         names = _choose_names(known.classes, coding)
         return cls(folder, pairs, coding, names, shapes, tuple(pixels.tolist()))
 
@@ -163,14 +175,14 @@ def _choose_names(given: tuple[str, ...], coding: Coding) -> tuple[str, ...]:
     """Choose class names: the user's, else the masks', else defaults."""
     names = given or coding.names or default_names(coding.num_classes)
     if len(names) != coding.num_classes:
-        raise ValueError(
+        raise Error(
             f"{len(names)} class names are given ({', '.join(names)}), but the masks have "
             f"{coding.num_classes} classes (values {coding.values}). Name each, background first."
         )
     if len(set(names)) != len(names):
-        raise ValueError(f"--classes: two classes have the same name ({', '.join(names)}).")
+        raise Error(f"--classes: two classes have the same name ({', '.join(names)}).")
     if sorted(names) == sorted(coding.names) and names != coding.names:
-        raise ValueError(
+        raise Error(
             f"--classes has the order {', '.join(names)}, but the masks have "
             f"{', '.join(coding.names)}. Omit the flag, or use this order."
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plainunet.config import FolderConfig
+from plainunet.errors import Error
 from plainunet.formats.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from plainunet.formats.problems import Change, DataError, command, first_five
 from plainunet.formats.shapes import is_shapes
@@ -112,7 +113,7 @@ def find_layout(
             else f"{found[0].images.relative_to(folder)}/"
             for found in fits
         )
-        raise ValueError(
+        raise Error(
             f"{folder} holds both {named}. Move one of the two away, or choose the folders with "
             "--images and --masks."
         )

@@ -14,6 +14,7 @@ from unicodedata import normalize
 from plainunet.config import FolderConfig
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, walk
 from plainunet.dataset.matching import Key, join_files, match_names
+from plainunet.errors import Error
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.problems import DataError, first_five
 from plainunet.formats.sources import (
@@ -75,7 +76,7 @@ def with_parts(listed: list[Pair]) -> list[Pair]:
         return [replace(each, part=None) for each in listed]
     if None in parts:
         example = next(each for each in listed if each.part is None)
-        raise ValueError(
+        raise Error(
             f"{example.image} (mask: {example.mask}) is in none of the splits train, val and "
             "test, but other images are. Name its folder or its annotation file after one."
         )
@@ -115,7 +116,7 @@ def read_parts(
         missing += [name for name, key in rows[file].items() if key is None]
         for key in filter(None, rows[file].values()):
             if listed.setdefault(key, part) != part:
-                raise ValueError(f"{key[1]} is in {file} and in another list. Remove it from one.")
+                raise Error(f"{key[1]} is in {file} and in another list. Remove it from one.")
     if not files or not (listed or missing):
         return {}
     if missing:
@@ -178,18 +179,18 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
     braces = _BRACES.search(normalize("NFC", patterns[-1]))
     fit = len(patterns) == 2 and 0 < stars[0] <= stars[1] and "**" not in pairs
     if not fit or (braces and stars[0] < stars[1]):
-        raise ValueError(
+        raise Error(
             f"--pairs '{pairs}' must be two patterns with the same number of *, such as "
             "'images/*.jpg:masks/*_m.png' or '*/images/*.jpg:*/masks/*_m.png'. The text that "
             "matches * joins an image with its mask. If the second has one more *, all masks that "
             "differ in it belong to one image."
         )
     if _BRACES.search(patterns[0]):
-        raise ValueError(
+        raise Error(
             f"--pairs '{pairs}': braces list classes, so they belong in the second pattern (masks)."
         )
     if patterns[0] == patterns[1]:
-        raise ValueError(f"--pairs '{pairs}': both patterns are the same. Change the second one.")
+        raise Error(f"--pairs '{pairs}': both patterns are the same. Change the second one.")
     images, masks = (_matches(folder, pattern, stars[0]) for pattern in patterns)
     # 'a_mask.png' matches '*.png' too, but belongs to '*_mask.png'
     images_first = len(patterns[0]) > len(patterns[1])
@@ -198,7 +199,7 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
         del second[path]
     for pattern, found in zip(patterns, (images, masks), strict=True):
         if not found:
-            raise ValueError(
+            raise Error(
                 f"--pairs: no image file below {folder} matches '{pattern}'. Patterns are relative "
                 "to this folder, and * does not match '/'."
             )
@@ -235,7 +236,7 @@ def _matches(folder: Path, pattern: str, stars: int) -> dict[Path, _Match]:
     pattern = normalize("NFC", pattern.removeprefix("./"))
     braces = _BRACES.findall(pattern)
     if len(set(braces)) > 1:
-        raise ValueError(
+        raise Error(
             f"--pairs: the braces in '{pattern}' differ: {' and '.join(sorted(set(braces)))}. "
             "Name the same classes in the same order."
         )
@@ -272,7 +273,7 @@ def _once(found: dict[Path, _Match]) -> dict[Key, Path]:
     for path, match in found.items():
         key = "", match.star
         if key in files:
-            raise ValueError(
+            raise Error(
                 f"--pairs: {files[key]} and {path} both match '{match.star}' for *. Keep one of "
                 "them, or give a list. With one file per class, name the classes in braces: "
                 "'masks/{road,car}/*.png'."
@@ -296,7 +297,7 @@ def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, C
         other = masks.setdefault(("", match.star), mask)
         is_one = other == mask == parse_classes(str(mask))
         if not is_one or mask.files[match.class_name] != path:
-            raise ValueError(
+            raise Error(
                 f"--pairs: {path} is not {other} with '{match.class_name}' for the braces. The "
                 "class masks of an image may differ in the class only, not in suffix or case."
             )
@@ -308,7 +309,7 @@ def _by_list(folder: Path, path: Path) -> list[Pair]:
     line, header = next(rows, (1, []))
     columns = _columns(header)
     if any(columns.count(name) != 1 for name in _NEEDED) or set(columns) - set(_COLUMNS):
-        raise ValueError(
+        raise Error(
             f"{path}, line {line}: the header is '{','.join(header)}'. It must have the columns "
             "image,mask and may have group,part, separated by commas."
         )
@@ -346,7 +347,7 @@ def _by_list(folder: Path, path: Path) -> list[Pair]:
         problems.append(f"line {line} has no part, but other lines have one")
     if problems:
         more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(
+        raise Error(
             f"{path} has {len(problems)} wrong line{'s' * (len(problems) > 1)}:\n  "
             + "\n  ".join(problems[:5])
             + f"{more}\nFix them; paths are relative to the list's folder or to {folder}."
@@ -405,7 +406,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             if row:
                 yield reader.line_num, row
     except csv.Error as error:
-        raise ValueError(
+        raise Error(
             f"{path}, line {reader.line_num} is not valid CSV ({error}). Fix the line."
         ) from None
 
@@ -475,7 +476,7 @@ def find_images(inputs: Sequence[ImageSource]) -> list[ImageSource]:
         if isinstance(path, Path) and path.is_dir():
             below = sorted(walk(path))
             if not below:
-                raise ValueError(
+                raise Error(
                     f"{path} holds no images: no file below it ends in one of "
                     f"{' '.join(sorted(IMAGE_SUFFIXES))}."
                 )

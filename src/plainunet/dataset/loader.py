@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from plainunet.dataset.samples import Draw, TrainingSet
+from plainunet.errors import Error
 
 
 class EpochBatches(Sampler[list[Draw]]):
@@ -44,7 +45,7 @@ class EpochBatches(Sampler[list[Draw]]):
         self._count = count
         self._draws = count * repeats
         if min(self._draws, batch_size) < processes:
-            raise ValueError(
+            raise Error(
                 f"Batches of {min(self._draws, batch_size)} images are too small for {processes} "
                 "processes: start fewer, or give a larger --batch-size."
             )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, PARTS
+from plainunet.errors import Error
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.masks import class_file_names
 from plainunet.formats.problems import Change, DataError, command, first_five
@@ -737,7 +738,7 @@ def _in_braces(
             own = mask.files.get(joined[0].class_name)
             fits = fits and own == joined[0].mask and parse_classes(str(mask)) == mask
         if not fits:
-            raise ValueError(
+            raise Error(
                 f"{' and '.join(str(each.mask) for each in joined[:2])} cannot be joined: the "
                 "class masks of an image may differ in the class name only, and their folders' "
                 f"names may not contain braces or commas. Rename them, or use {_PAIRS}."

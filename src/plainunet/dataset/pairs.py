@@ -47,6 +47,7 @@ from plainunet.dataset.matching import (
     split_suffixes,
 )
 from plainunet.dataset.scenes import cut_scenes, pair_polygons, polygon_files
+from plainunet.errors import Error
 from plainunet.formats.colors import ColoredMaskError, count_colors
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
@@ -93,7 +94,7 @@ def find_pairs(
     _require_folder(folder)
     if config.pairs is not None:
         if config.images is not None or masks is not None:
-            raise ValueError("--pairs cannot be combined with --images or --masks.")
+            raise Error("--pairs cannot be combined with --images or --masks.")
         listed = read_listed(folder, config, reporter)
     elif masks is not None and masks.lower().endswith((".json", ".csv")):
         listed = pair_annotated(folder, config, reporter)
@@ -126,7 +127,7 @@ def _require_folder(folder: Path) -> None:
     if not folder.exists():
         raise FileNotFoundError(f"{folder} does not exist. Check the path of the dataset.")
     if not folder.is_dir():
-        raise ValueError(f"{folder} is a file. Give the folder of the images and masks.")
+        raise Error(f"{folder} is a file. Give the folder of the images and masks.")
 
 
 class _Kept(Collected):
@@ -641,7 +642,7 @@ def _group_by(pattern: str, pairs: Sequence[Pair]) -> list[Pair]:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(
+        raise Error(
             f"The group pattern {pattern!r} is not a regular expression: {error}. "
             "For example, '([^_]+)_' is the text before the first '_'."
         ) from None
@@ -661,14 +662,14 @@ def _group_by(pattern: str, pairs: Sequence[Pair]) -> list[Pair]:
             timeout=seconds * _BUSY,
         )
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-        raise ValueError(
+        raise Error(
             f"The group pattern {pattern!r} takes too long for {len(stems)} names. Write it "
             "without nested repetitions, as in '([^_]+)_'."
         ) from None
     groups = json.loads(done.stdout)
     for pair, stem, group in zip(pairs, stems, groups, strict=True):
         if group is None:
-            raise ValueError(
+            raise Error(
                 f"The group pattern {pattern!r} matches nothing in '{stem}' ({pair.image}). "
                 "Change the pattern so that it matches every image's name."
             )

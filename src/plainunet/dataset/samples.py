@@ -18,6 +18,7 @@ from plainunet.dataset.coding import Coding, coding_to_json
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import area_shares, fit_size, reduce_size, resize
 from plainunet.dataset.scenes import find_places
+from plainunet.errors import Error
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import (
     image_shape,
@@ -338,7 +339,7 @@ class Samples:
         try:
             image = match_channels(image, self.channels)
         except ValueError as error:
-            raise ValueError(f"{image_file}: {error}") from error
+            raise Error(f"{image_file}: {error}") from error
         stored = self.coding.read_stored(mask_file)
         mask = self.coding.encode(stored, mask_file)
         if missing is not None:
@@ -388,7 +389,7 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
             border: Weight and sigma [input pixels] of `border_weights`; None for none.
         """
         if border and not samples.objects:
-            raise ValueError("Border weights need Samples(..., objects=True).")
+            raise Error("Border weights need Samples(..., objects=True).")
         if border and isinstance(augment, Part):
             raise PartError(
                 f"--border-weight needs a preset of --augment, not {augment.name}: choose none, "
@@ -396,7 +397,7 @@ class TrainingSet(Dataset[tuple[Tensor, ...]]):
             )
         seen = patch or samples.box
         if seen is None:
-            raise ValueError("Samples of different sizes need a patch.")
+            raise Error("Samples of different sizes need a patch.")
         self._samples = samples
         self._seed = seed
         self._size = size

@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 from pathlib import Path
 
 from plainunet.dataset.pairs import Pair
+from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.formats.sources import Source, parse_image, parse_source, path_of
 
@@ -34,7 +35,7 @@ def write_split(path: Path, pairs: Sequence[Pair], root: Path) -> None:
         writer.writerow(_COLUMNS if parted else _COLUMNS[:-1])
         for pair in pairs:
             if parted and pair.part is None:
-                raise ValueError(f"{pair.image} is in no split. Split the pairs first.")
+                raise Error(f"{pair.image} is in no split. Split the pairs first.")
             row = [name_below(pair.image, root), name_below(pair.mask, root), pair.group]
             writer.writerow([*row, pair.part] if parted else row)
 
@@ -48,20 +49,20 @@ def read_split(path: Path, root: Path) -> list[Pair]:
         rows = csv.reader(file)
         header = next(rows, [])
         if header != _COLUMNS:
-            raise ValueError(
+            raise Error(
                 f"{path} has the columns {', '.join(header) or '(none)'}; expected "
                 f"{', '.join(_COLUMNS)}."
             )
         for row in rows:
             if len(row) != 4 or row[3] not in _PARTS:
-                raise ValueError(
+                raise Error(
                     f"{path}, line {rows.line_num}: expected image, mask, group and one of "
                     f"{', '.join(_PARTS)}; found {', '.join(row) or 'an empty line'}."
                 )
             image, mask = parse_image(root / row[0]), parse_source(root / row[1])
             pairs.append(Pair(image, mask, row[2], row[3]))
     if not pairs:
-        raise ValueError(f"{path} lists no pairs. Write the split again.")
+        raise Error(f"{path} lists no pairs. Write the split again.")
     return pairs
 
 
@@ -100,14 +101,14 @@ def split_pairs(
     if "val" in given:
         if folds is not None:
             example = next(pair.image for pair in pairs if pair.part == "val")
-            raise ValueError(
+            raise Error(
                 f"--folds is {folds}, but the folder has its own split ({example} is in its "
                 "validation split). Use train without --folds, or put all images into one folder."
             )
         return list(pairs)
     sizes = Counter(pair.group for pair in pairs if pair.part != "test")
     if folds is not None and folds > len(sizes):
-        raise ValueError(
+        raise Error(
             f"--folds is {folds}, but the images form only {len(sizes)} groups, and groups are "
             "never divided. Give fewer folds, or another pattern: --group-by '.+' makes each "
             "image its own group."
@@ -129,30 +130,28 @@ def split_pairs(
 
 def _check_pairs(pairs: Sequence[Pair], fraction: float) -> None:
     if not 0 < fraction < 1:
-        raise ValueError(f"The validation fraction is {fraction}; it must be between 0 and 1.")
+        raise Error(f"The validation fraction is {fraction}; it must be between 0 and 1.")
     if not pairs:
-        raise ValueError("There are no pairs to split. Give at least two.")
+        raise Error("There are no pairs to split. Give at least two.")
     given = {pair.part for pair in pairs}
     if None in given and len(given) > 1:
         example = next(pair.image for pair in pairs if pair.part is None)
-        raise ValueError(f"{example} is in no split, but other images are. Assign it to one.")
+        raise Error(f"{example} is in no split, but other images are. Assign it to one.")
     if None not in given and "train" not in given:
-        raise ValueError("No image is in the train split. Move some into train/.")
+        raise Error("No image is in the train split. Move some into train/.")
 
 
 def _check_folds(folds: int | None, fold: int | None) -> None:
     if folds is None and fold is None:
         return
     if folds is None:
-        raise ValueError(f"--fold is {fold}, but --folds is missing. Give the number of folds.")
+        raise Error(f"--fold is {fold}, but --folds is missing. Give the number of folds.")
     if folds < 2:
-        raise ValueError(f"--folds is {folds}; cross-validation needs at least 2.")
+        raise Error(f"--folds is {folds}; cross-validation needs at least 2.")
     if fold is None:
-        raise ValueError(
-            f"--folds is {folds}, but --fold is missing. Choose one from 0 to {folds - 1}."
-        )
+        raise Error(f"--folds is {folds}, but --fold is missing. Choose one from 0 to {folds - 1}.")
     if not 0 <= fold < folds:
-        raise ValueError(
+        raise Error(
             f"--fold is {fold}, but --folds is {folds}. Give a --fold from 0 to {folds - 1}."
         )
 
@@ -164,13 +163,13 @@ def _draw(seed: int, name: str) -> bytes:
 def _mean_shares(pairs: Sequence[Pair], shares: Sequence[float]) -> dict[str, float]:
     """Each group's mean foreground fraction; infinite if all are NaN, so that it sorts last."""
     if len(shares) != len(pairs):
-        raise ValueError(
+        raise Error(
             f"There are {len(shares)} foreground shares for {len(pairs)} pairs. Give one per pair."
         )
     known: dict[str, list[float]] = defaultdict(list)
     for pair, share in zip(pairs, shares, strict=True):
         if not (math.isnan(share) or 0 <= share <= 1):
-            raise ValueError(
+            raise Error(
                 f"The foreground share of {pair.mask} is {share}; it must be from 0 to 1, or NaN."
             )
         if pair.part != "test":
@@ -216,7 +215,7 @@ def _choose_groups(
 ) -> set[str]:
     """The validation groups: the first that are drawn, or every n-th by foreground fraction."""
     if len(sizes) < 2:
-        raise ValueError(
+        raise Error(
             f"All images are in one group ({next(iter(sizes), 'none')!r}), and groups are never "
             "divided between training and validation (data leakage). Give another pattern: "
             "--group-by '.+' makes each image its own group."

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from plainunet.dataset.lists import Pair
+from plainunet.errors import Error
 from plainunet.formats.encoded import read_encoded
 from plainunet.formats.images import image_shape
 from plainunet.formats.masks import mask_size
@@ -49,7 +50,7 @@ def check_pairs(
     problems += odd_channels(pairs, [header.shape for header in headers])
     if problems:
         more = len(problems) - _MOST_LISTED
-        raise ValueError(
+        raise Error(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} with the data:\n  "
             + "\n  ".join(map(str, problems[:_MOST_LISTED]))
             + (f"\n  and {more} more" if more > 0 else "")

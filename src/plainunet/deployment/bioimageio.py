@@ -32,6 +32,7 @@ from plainunet.dataset.resize import fit_size, resize
 from plainunet.deployment.agreement import WEIGHTS, choose
 from plainunet.deployment.examples import Example
 from plainunet.deployment.onnx_model import IMAGE, OPSET, PROBABILITIES
+from plainunet.errors import Error
 from plainunet.formats.colors import IGNORED
 from plainunet.network.card import KEY, Card
 from plainunet.prediction.backends import Geometry
@@ -156,7 +157,7 @@ class Package:
             with spec.ValidationContext(root=folder, log_warnings=False):
                 described = spec.build_description(self._describe())
                 if isinstance(described, spec.InvalidDescr):
-                    raise ValueError(f"{path}: {_first_error(described.validation_summary)}")
+                    raise Error(f"{path}: {_first_error(described.validation_summary)}")
                 spec.save_bioimageio_package(described, output_path=path)
 
     def _write_files(self, folder: Path, metadata: Mapping[str, Any]) -> None:
@@ -414,16 +415,16 @@ def require_publishable(options: ExportOptions) -> None:
         ValueError: Author or licence is missing, or one of them or the title is not valid.
     """
     if not options.author or not options.license:
-        raise ValueError(
+        raise Error(
             "--to bioimageio needs the authors and the licence of the model. Add for example: "
             "--author 'Jane Doe' --license CC-BY-4.0"
         )
     for name in options.author:
         if not name.strip() or {"/", "\\"} & set(name):
-            raise ValueError(f"--author {name!r}: not a name. Give one without slashes.")
+            raise Error(f"--author {name!r}: not a name. Give one without slashes.")
     title, (least, most) = options.title, _TITLE_LENGTH
     if title is not None and (set(title) - _TITLE or not least <= len(title) <= most):
-        raise ValueError(
+        raise Error(
             f"--title {title!r}: use {least} to {most} letters, digits, spaces and _ + - ( )."
         )
     _require_compatible()
@@ -432,7 +433,7 @@ def require_publishable(options: ExportOptions) -> None:
         try:
             known(options.license)
         except ValueError:
-            raise ValueError(
+            raise Error(
                 f"--license {shorten(options.license)}: not an SPDX identifier. Use one of "
                 "https://spdx.org/licenses, such as CC-BY-4.0, CC0-1.0 or MIT."
             ) from None
@@ -463,7 +464,7 @@ def check_package(path: Path) -> None:
             path, weight_format="onnx", devices=["CPUExecutionProvider"]
         )
     if summary.status != "passed":
-        raise ValueError(
+        raise Error(
             f"The package fails the test of bioimageio.core, so it was not kept: "
             f"{_first_error(summary)}"
         )

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from plainunet.errors import Error
+
 Source = str | Path | bytes | NDArray[Any]
 """An image: a file, its content, or an array [H, W, C] or [H, W] as stored."""
 
 
-class ServerError(ValueError):
+class ServerError(Error):
     """The server refused a request.
 
     Attributes:
@@ -26,8 +28,8 @@ class ServerError(ValueError):
 
     def __init__(self, status: int, code: str, message: str) -> None:
         """Make the error."""
-        super().__init__(message)
-        self.status, self.code = status, code
+        super().__init__(message, code)
+        self.status = status
 
 
 class Client:

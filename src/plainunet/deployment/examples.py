@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from plainunet.config import ExportOptions
 from plainunet.demo import draw_scene
+from plainunet.errors import Error
 from plainunet.evaluation.evaluate import open_dataset
 from plainunet.formats.images import match_channels, read_image, to_unit
 from plainunet.network.card import Card
@@ -79,7 +80,7 @@ def find_calibration(
         return _read_given(options.images, channels)
     folder = options.data or _training_folder(checkpoint)
     if folder is None:
-        raise ValueError(
+        raise Error(
             f"{checkpoint}: --precision int8 needs images like those of its training, which are "
             "not where they were. Pass their folder with --data, or some with --images."
         )
@@ -97,7 +98,7 @@ def _read_given(paths: Sequence[Path], channels: int) -> list[NDArray[Any]]:
         try:
             images.append(match_channels(image, channels))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise Error(f"{path}: {error}") from error
     return images
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from plainunet.config import ExportOptions
 from plainunet.deployment.agreement import (
@@ -30,19 +31,29 @@ from plainunet.deployment.agreement import (
 )
 from plainunet.deployment.examples import Example, crop, find_calibration, find_examples
 from plainunet.deployment.graph import Pipeline, build_program
+from plainunet.errors import Error, require_types, take_path, wrong
 from plainunet.files import require_file, require_own, write_whole
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import to_unit
 from plainunet.network.blocks import fold_batch_normalisation
-from plainunet.network.card import KEY, Card, CheckpointError, versions, write_metadata
+from plainunet.network.card import (
+    KEY,
+    Card,
+    CheckpointError,
+    find_checkpoint,
+    versions,
+    write_metadata,
+)
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.own import Network, OwnNetwork
+from plainunet.page import plural
 from plainunet.parts import parts_of
 from plainunet.prediction.backends import Geometry
 from plainunet.prediction.exported import UnusableError, cut_onnx
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.tiling import WHOLE
 from plainunet.reporter import Reporter, silent
+from plainunet.settings import explain
 
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "bioimageio": ".zip"}
 """Suffix of each format."""
@@ -71,33 +82,50 @@ Run = Callable[[NDArray[Any]], Both]
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` did."""
+    """What `export` did; prints as a summary."""
 
     path: Path
+    """The file."""
     images: str
     """The images that it was checked on."""
     agreement: Agreement
     sizes: tuple[int, int]
     """Bytes of the checkpoint and of the file, or both files."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON."""
+        return {**dataclasses.asdict(self), "path": str(self.path)}
+
+    def __str__(self) -> str:
+        """Say how the file agrees with its checkpoint."""
+        found = self.agreement
+        return (
+            f"{self.path}: {self.sizes[1] / 2**20:.2f} MiB, Dice between its masks and those of "
+            f"the checkpoint {found.dice:.4f} on {plural(found.images, 'image')}"
+        )
+
 
 def export(
     checkpoint: str | Path,
     out: str | Path,
-    options: ExportOptions,
+    options: ExportOptions | None = None,
     reporter: Reporter = silent,
     *,
     network: Any = None,
+    **settings: Any,
 ) -> Exported:
     """Export a checkpoint, and compare the file with it on images.
 
     Args:
-        checkpoint: A `best.safetensors`.
+        checkpoint: A `best.safetensors`, or its run folder.
         out: The file: .onnx, .xml (a .bin is written beside it), .pt2 or .zip. It appears whole or
             not at all; only a file of an earlier export is replaced.
         options: Format, precision, layout, and the images.
         reporter: Receives progress and notes.
         network: The factory of your own network, as in `Predictor.load`.
+        settings: The options by name, in place of `options`: `to` ("onnx", "openvino", "torch" or
+            "bioimageio"; default: by the suffix of `out`), `precision`, `data` and the other fields
+            of `ExportOptions`.
 
     Returns:
         The comparison.
@@ -107,8 +135,18 @@ def export(
         ValueError: The options contradict each other or the checkpoint, a library is missing, or
             the file differs from the checkpoint by more than `LIMITS` allow, or fails the test of
             bioimageio.core, or your own network cannot be exported.
+
+    Example:
+        ```python
+        from plainunet import Predictor, export
+
+        print(export("runs/first", to="onnx", out="model.onnx"))
+        mask = Predictor.load("model.onnx").predict("new-images/i_1.jpg")
+        ```
     """
-    checkpoint, out = Path(checkpoint), Path(out)
+    checkpoint, out = find_checkpoint(take_path(checkpoint, "checkpoint")), take_path(out, "out")
+    require_types(options=(options, ExportOptions), reporter=(reporter, Reporter))
+    options = options or _options(out, settings)
     _require_possible(out, options)
     own, card = load_checkpoint(checkpoint, parts_of(network, "--network"))
     card = _card_for_export(checkpoint, card, options, reporter)
@@ -160,24 +198,35 @@ def export(
     return Exported(out, described, agreement, sizes)
 
 
+def _options(out: Path, settings: dict[str, Any]) -> ExportOptions:
+    """Check options given by name."""
+    by_suffix = {suffix: name for name, suffix in SUFFIX.items()}
+    if (to := settings.get("to") or by_suffix.get(out.suffix.lower())) is None:
+        raise wrong("out", out, f"a file name ending in one of {', '.join(by_suffix)}")
+    try:
+        return ExportOptions(**{**settings, "to": to})
+    except ValidationError as error:
+        raise Error(explain(error, ExportOptions), "argument") from None
+
+
 def _require_possible(out: Path, options: ExportOptions) -> None:
     """Refuse what cannot be done, before anything is read."""
     if options.ensemble:
-        raise ValueError("--ensemble: an exported file holds one network. Export each alone.")
+        raise Error("--ensemble: an exported file holds one network. Export each alone.")
     if reason := _PRECISIONS.get(options.to, {}).get(options.precision):
-        raise ValueError(
+        raise Error(
             f"--precision {options.precision} --to {options.to}: {reason}. Use --precision fp32"
             + (", or --to openvino." if options.to == "onnx" else ".")
         )
     if options.layout == "deepness" and options.to != "onnx":
-        raise ValueError("--layout deepness: Deepness reads ONNX files. Add --to onnx.")
+        raise Error("--layout deepness: Deepness reads ONNX files. Add --to onnx.")
     if options.tile and options.layout != "deepness":
-        raise ValueError("--tile needs --layout deepness; other files take images of any size.")
+        raise Error("--tile needs --layout deepness; other files take images of any size.")
     require_file(out, SUFFIX[options.to])
     require_own(out, KEY)
     weights = out.with_suffix(".bin")
     if options.to == "openvino" and weights.exists() and not out.exists():
-        raise ValueError(
+        raise Error(
             f"{weights}: exists, and was not made by this command. Choose another file name."
         )
     if missing := [name for name in _NEEDS[options.to] if not _is_installed(name)]:
@@ -192,7 +241,7 @@ def _require_possible(out: Path, options: ExportOptions) -> None:
 
         require_publishable(options)
     elif options.author or options.license or options.title:
-        raise ValueError("--author, --license and --title need --to bioimageio.")
+        raise Error("--author, --license and --title need --to bioimageio.")
 
 
 def _is_installed(name: str) -> bool:
@@ -209,18 +258,18 @@ def _card_for_export(
     """The card with the overrides of the options; what a graph cannot do is refused or noted."""
     instead = options.instead()
     if "threshold" in instead and len(card.class_names) > 2:
-        raise ValueError(
+        raise Error(
             f"--threshold needs a model with two classes; {checkpoint} has "
             f"{len(card.class_names)} and chooses the most probable class."
         )
     card = dataclasses.replace(card, **instead)
     if card.tta != "none":
-        raise ValueError(
+        raise Error(
             f"{checkpoint}: uses test-time augmentation ({card.tta}), which an exported file "
             "cannot hold. Export it without: --tta none"
         )
     if card.scales != (1.0,):
-        raise ValueError(
+        raise Error(
             f"{checkpoint}: uses several scales, which an exported file cannot hold. Export it "
             "with one: --scales 1"
         )
@@ -244,7 +293,7 @@ def _tile_of(card: Card, network: Network, options: ExportOptions) -> int | None
     side = options.tile or (min(card.size) if card.size else _TILE)
     least = 16 if card.size else math.ceil(network.sizes.smallest / card.factor)
     if side < least:
-        raise ValueError(f"--tile {side}: too small for the network. Use at least {least}.")
+        raise Error(f"--tile {side}: too small for the network. Use at least {least}.")
     return side
 
 
@@ -359,7 +408,7 @@ def _require_agreement(agreement: Agreement, checkpoint: Path, options: ExportOp
     if agreement.is_within(limit) or options.force:
         return
     lost = "" if agreement.lost is None else f", Dice lost {agreement.lost:.4f}"
-    raise ValueError(
+    raise Error(
         f"{checkpoint}: the exported file differs (probabilities by up to "
         f"{agreement.difference:.4f}, Dice between the masks {agreement.dice:.4f}{lost}; allowed: "
         f"{limit.difference}, and {limit.lost} of Dice lost), so it was not kept. Use another "

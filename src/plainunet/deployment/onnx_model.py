@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from plainunet.deployment.graph import Pipeline, PrepareTile, RestoreTile, exporting
+from plainunet.errors import Error
 from plainunet.network.card import KEY
 from plainunet.network.own import Network
 from plainunet.prediction.exported import (
@@ -101,7 +102,7 @@ def _build(
     ]
     model = join(parts, outputs)
     if model.ByteSize() > LARGEST:
-        raise ValueError("The model is larger than 2 GiB, the limit of ONNX files.")
+        raise Error("The model is larger than 2 GiB, the limit of ONNX files.")
     return model
 
 
@@ -125,7 +126,7 @@ def _export(
         assert program is not None  # it is with dynamo=False
         model = program.model_proto
         if others := {node.domain for node in model.graph.node} - {""}:
-            raise ValueError(f"its operators of {', '.join(others)} are not part of ONNX")
+            raise Error(f"its operators of {', '.join(others)} are not part of ONNX")
     return model
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.errors import Error
 from plainunet.prediction.exported import NETWORK_INPUT, cut_onnx, need, run_onnx
 from plainunet.reporter import Reporter, silent
 
@@ -70,7 +71,7 @@ def quantise(
         ValueError: There are no images.
     """
     if not images:
-        raise ValueError("int8 needs images to calibrate the network. Pass --images or --data.")
+        raise Error("int8 needs images to calibrate the network. Pass --images or --data.")
     network = cut_onnx(model, Path("model.onnx"))
     checked = images[::_CHECKED]
     calibrating = [each for n, each in enumerate(images) if n % _CHECKED] or images

@@ -24,6 +24,7 @@ from plainunet.config import BackendName, Device, Precision, ServeOptions
 from plainunet.deployment.monitoring import SHARED, log_config
 from plainunet.deployment.routes import make_app
 from plainunet.deployment.service import Load, shared_model
+from plainunet.errors import Error
 from plainunet.prediction.predictor import Predictor
 from plainunet.system import cores, keep_freed_memory
 
@@ -77,7 +78,7 @@ def serve(
     token = options.token or os.environ.get(TOKEN) or None
     options = options.model_copy(update={"token": token})
     if options.ui and options.processes > 1:
-        raise ValueError("--ui: the page needs --processes 1, because it keeps results in memory.")
+        raise Error("--ui: the page needs --processes 1, because it keeps results in memory.")
     predictor = load(path)
     with _listen(options) as listener, tempfile.TemporaryDirectory() as folder:
         address = listener.getsockname()
@@ -129,7 +130,7 @@ def _listen(options: ServeOptions) -> Iterator[socket.socket]:
             (options.host, options.port), family=family, backlog=_BACKLOG
         )
     except (OSError, OverflowError) as error:
-        raise ValueError(
+        raise Error(
             f"--host {options.host} --port {options.port}: cannot be listened on "
             f"({getattr(error, 'strerror', None) or error}). Choose another port, or 0 for any."
         ) from None
@@ -178,7 +179,7 @@ def _run_several(
     parent = Multiprocess(config, [listener])
     parent.run()
     if any(each.exitcode == STARTUP_FAILURE for each in parent.processes):
-        raise ValueError("a process of the server could not start; its log lines say why.")
+        raise Error("a process of the server could not start; its log lines say why.")
 
 
 def _make(path: Path, options: ServeOptions, load: Load, shared: Path) -> FastAPI:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.dataset.resize import halve, resize
+from plainunet.errors import Error
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.encoded import turn_upright
 
@@ -253,7 +254,7 @@ def edge_evidence(
     """
     height, width = ids.shape
     if image.shape[:2] != (height, width):
-        raise ValueError(
+        raise Error(
             f"The image is {image.shape[1]} x {image.shape[0]}, its mask {width} x {height}. "
             "Both must have the same size."
         )

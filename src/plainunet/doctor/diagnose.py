@@ -19,8 +19,10 @@ from plainunet.doctor.fit import check_fits
 from plainunet.doctor.fix import apply, last_fix
 from plainunet.doctor.images import PairFacts, check_images, group_copies, read_facts
 from plainunet.doctor.masks import Contents, check_contents, find_contents
+from plainunet.errors import Error, require_types, take_path
 from plainunet.formats.problems import Change, DataError, as_problem, command
 from plainunet.formats.sources import files_of, path_of
+from plainunet.page import plural
 from plainunet.palette import default_names
 from plainunet.reporter import Reporter, silent, track
 from plainunet.settings import DATASET_FILE, with_dataset
@@ -29,7 +31,7 @@ from plainunet.system import keep_freed_memory
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The result of checking a dataset folder."""
+    """The result of checking a dataset folder; prints as a list of findings."""
 
     data: Path
     """The folder."""
@@ -61,11 +63,22 @@ class Diagnosis:
         """The number of findings of a severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
-    def as_json(self) -> dict[str, Any]:
-        """The diagnosis as JSON."""
+    def __str__(self) -> str:
+        """Format the findings as text, each with the command that fixes it."""
+        pairs = plural(len(self.pairs), "valid pair")
+        lines = [
+            f"{self.data}: {pairs}, classes: {', '.join(self.summary['classes']) or 'unclear'}"
+        ]
+        for each in self.findings:
+            lines.append(f"{each.severity}: {each.code}: {each.message}")
+            lines += [f"  $ {each.fix.line}"] if each.fix else []
+        return "\n".join(lines if self.findings else [*lines, "no findings"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON, as written by `plainunet check --json`."""
         return {
             "data": str(self.data),
-            "findings": [finding.as_json() for finding in self.findings],
+            "findings": [finding.as_dict() for finding in self.findings],
             "summary": self.summary,
             "notes": self.notes,
         }
@@ -82,7 +95,8 @@ def check(
 
     Args:
         data: The folder.
-        config: Its settings; missing ones come from its dataset.toml, or are inferred.
+        config: Its settings, a `TrainConfig` for instance; missing ones come from its dataset.toml,
+            or are inferred.
         seed: Seed of the sample of pairs tested for alignment.
         reporter: Receives the progress.
 
@@ -91,9 +105,19 @@ def check(
 
     Raises:
         ValueError: The folder's dataset.toml is invalid.
+
+    Example:
+        ```python
+        from plainunet import check
+
+        found = check("my-data")
+        print(found)
+        print(found.summary["shares"], [each.code for each in found.findings])
+        ```
     """
+    require_types(config=(config, DataConfig), seed=(seed, int), reporter=(reporter, Reporter))
     keep_freed_memory()
-    data, config = Path(data), config or DataConfig()
+    data, config = take_path(data, "data"), config or DataConfig()
     given = config.model_dump(exclude_defaults=True)
     findings = Findings(data, {**given, **({"seed": seed} if seed else {})})
     config = _complete(config, data)
@@ -142,7 +166,7 @@ def _complete(config: DataConfig, data: Path) -> DataConfig:
     if data.is_dir():
         config = with_dataset(config, data)
     if len(set(config.classes)) < len(config.classes):
-        raise ValueError(f"--classes: names must be unique, but got {', '.join(config.classes)}.")
+        raise Error(f"--classes: names must be unique, but got {', '.join(config.classes)}.")
     return config
 
 
@@ -371,7 +395,7 @@ def fix(
         check_line = command("plainunet", "check", data, *result.given_flags)
         line = next((each.fix.line for each in found if each.fix), check_line)
         what = "is fixed by changing files. Run this instead" if found else "found. Check again"
-        raise ValueError(f"{data}: no '{code}' {what}:\n$ {line}")
+        raise Error(f"{data}: no '{code}' {what}:\n$ {line}")
     chosen = list(changes) if not files else []
     for file in files:
         places = {file.absolute(), (data / file).absolute()}
@@ -381,7 +405,7 @@ def fix(
             if places & {path_of(each).absolute() for each in (*finding.files, *change.files)}
         ]
         if not named:
-            raise ValueError(f"{file}: no '{code}' of this file is fixed by changing files.")
+            raise Error(f"{file}: no '{code}' of this file is fixed by changing files.")
         chosen += named
     chosen = list(dict.fromkeys(chosen))
     if dry_run:
@@ -398,7 +422,7 @@ def fix(
         advice = f"Some files have changed; to undo:\n  $ {line}"
         if isinstance(error, KeyboardInterrupt):
             raise type(error)(f"interrupted. {advice}") from error
-        raise ValueError(f"{error}\n{advice}") from error
+        raise Error(f"{error}\n{advice}") from error
     touched = {file for change in made for file in change.files}
     left = [each for each in result.findings if each.code == code]
     if files:
@@ -423,13 +447,13 @@ def write_valid(diagnosis: Diagnosis, leave_out: Sequence[str] = ()) -> tuple[li
     for code in leave_out:
         require_code(code, f"--leave-out {code}")
     if diagnosis.contents is None:
-        raise ValueError(
+        raise Error(
             f"{diagnosis.data}: nothing was written, because the mask encoding is not clear yet. "
             "Fix the errors first."
         )
     kept = [pair for pair in diagnosis.pairs if not _is_left_out(pair, diagnosis, leave_out)]
     if len(kept) < 2:
-        raise ValueError(
+        raise Error(
             f"{diagnosis.data}: {len(kept)} of {len(diagnosis.pairs)} valid pairs would be left; "
             "training needs at least 2. Exclude fewer, or add images."
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from plainunet.doctor.fix import is_possible
+from plainunet.errors import Error
 from plainunet.formats.problems import Change, as_problem, command
 from plainunet.formats.sources import Source
 from plainunet.reporter import Reporter
@@ -108,7 +109,7 @@ def require_code(code: str, what: str) -> None:
     if code not in CODES:
         near = difflib.get_close_matches(code, CODES, 1)
         hint = f"did you mean '{near[0]}'?" if near else "plainunet check prints them."
-        raise ValueError(f"{what}: unknown finding code; {hint}")
+        raise Error(f"{what}: unknown finding code; {hint}")
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class Finding:
     files: tuple[Source, ...]
     fix: Fix | None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """The finding as JSON; bytes of names that are not UTF-8 become surrogates."""
         return {
             "code": self.code,

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.doctor.alignment import TURNS
+from plainunet.errors import Error
 from plainunet.files import lock_folder, remove_abandoned, write_whole
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.encoded import turn_upright
@@ -96,14 +97,14 @@ def _new_contents(
         ValueError: The change would lose data, or is impossible.
     """
     if not change.files:
-        raise ValueError("no files to change")
+        raise Error("no files to change")
     for file in change.files:
         if not os.path.lexists(file):
             raise FileNotFoundError(f"{file} no longer exists. Check again.")
     if change.kind == "rename":
         (old,), (new,) = change.files, change.how
         if os.path.lexists(new):
-            raise ValueError(f"{new} already exists. Rename {old} by hand.")
+            raise Error(f"{new} already exists. Rename {old} by hand.")
         yield from ((new, old), (old, None))
     elif change.kind == "exchange":
         one, other = change.files
@@ -111,7 +112,7 @@ def _new_contents(
     elif change.kind == "unlink":
         for file in change.files:
             if not file.is_symlink():
-                raise ValueError(f"{file} is not a link. Remove it by hand.")
+                raise Error(f"{file} is not a link. Remove it by hand.")
             yield file, None
     elif change.kind == "renumber":
         (names, *pairs), files = change.how, change.files
@@ -137,7 +138,7 @@ def _replaced(pairs: Sequence[tuple[int, int]], mask: Mask) -> Mask:
     changed = mask.copy()
     for old, new in pairs:
         if np.asarray(new).astype(mask.dtype) != new:
-            raise ValueError(f"it cannot hold {new}")
+            raise Error(f"it cannot hold {new}")
         changed[mask == old] = new
     if mask.ndim == 3 and mask.shape[2] in (2, 4):  # keep the alpha channel
         changed[..., -1] = mask[..., -1]
@@ -146,7 +147,7 @@ def _replaced(pairs: Sequence[tuple[int, int]], mask: Mask) -> Mask:
 
 def _renumbered(pairs: Sequence[tuple[int, int]], mask: Mask) -> Mask:
     if not np.isin(mask, [IGNORED, *(old for old, _ in pairs)]).all():
-        raise ValueError("it has a value that is not in its class list")
+        raise Error("it has a value that is not in its class list")
     return _replaced(pairs, mask)
 
 
@@ -309,9 +310,7 @@ def undo(data: Path, code: str = "", *, dry_run: bool = False) -> list[Path]:
     backup = data / BACKUP
     folders = [folder for _, each, folder in _fixes(backup) if code in ("", each)]
     if not folders:
-        raise ValueError(
-            f"{data}: nothing to undo. {backup} has no fix{f' of {code}' if code else ''}."
-        )
+        raise Error(f"{data}: nothing to undo. {backup} has no fix{f' of {code}' if code else ''}.")
     with lock_folder(backup):
         changes = _read(folders[-1], data)
         for files in changes:
@@ -346,12 +345,12 @@ def _require_unchanged(files: dict[Path, Was], folder: Path) -> None:
     for path, (before, after, name) in files.items():
         now = _state(path)
         if now not in (before, after):
-            raise ValueError(
+            raise Error(
                 f"{path} was changed after the fix and is not overwritten. Move it elsewhere, or "
                 "restore the fixed version, and undo again."
             )
         if name and now != before and _state(folder / name) != before:
-            raise ValueError(
+            raise Error(
                 f"{folder / name}, the original of {path}, was changed. Nothing is restored."
             )
 

@@ -21,6 +21,7 @@ from plainunet.dataset.scenes import are_blocks
 from plainunet.dataset.verify import odd_channels, size_problem
 from plainunet.doctor.duplicates import Duplicate, find_duplicates, perceptual_hash
 from plainunet.doctor.findings import Findings, change_of
+from plainunet.errors import Error
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import read_image, read_with_missing, stored_shape
 from plainunet.formats.problems import Change, DataError, command
@@ -100,7 +101,7 @@ def _preview(
     with decoding(path):
         grey = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
         if grey is None:
-            raise ValueError("its content cannot be decoded")
+            raise Error("its content cannot be decoded")
     extent = height / step, width / step
     if orientation > 4:
         height, width, extent = width, height, extent[::-1]

@@ -6,13 +6,15 @@ an image cancels out in the interval of the difference.
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from plainunet import page
 from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.errors import Error, require_choice, require_types, take_path
 from plainunet.evaluation.evaluate import open_dataset
 from plainunet.evaluation.measure import Measurement, measure, predict_images
 from plainunet.evaluation.metrics import (
@@ -24,11 +26,13 @@ from plainunet.evaluation.metrics import (
     accuracy,
     dice,
     json_number,
+    metric_label,
     metrics_of_masks,
     nan_mean,
     of_images,
     with_own,
 )
+from plainunet.evaluation.scores import AGGREGATES, Aggregate
 from plainunet.evaluation.statistics import LEVEL, Bootstrap, json_interval
 from plainunet.files import write_whole
 from plainunet.formats.sources import path_of, stem_of
@@ -40,6 +44,73 @@ from plainunet.reporter import Reporter, silent
 DRAWN = 12
 """Maximum number of images that are drawn."""
 _GAP = 8  # pixels between the models' rows
+
+
+class Difference(NamedTuple):
+    """A score of two models; None where there is nothing to score."""
+
+    first: float | None
+    second: float | None
+    difference: float | None
+    """Second minus first."""
+    interval: tuple[float, float] | None
+    """95% confidence interval of the difference, by a paired bootstrap."""
+    better: float | None
+    """Fraction of resamples in which the second is better."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same images; prints as a table."""
+
+    first: Path
+    second: Path
+    content: dict[str, Any] = field(repr=False)
+    """Everything, ready for JSON."""
+    figures: Path | None = None
+    """The folder of the table of all images and the figures, if it was made."""
+
+    @property
+    def split(self) -> str:
+        """Name of the split."""
+        return str(self.content["split"])
+
+    def difference(self, metric: str = "dice", aggregate: Aggregate = "per_image") -> Difference:
+        """Return a score of both, and its difference.
+
+        Args:
+            metric: "accuracy", or "dice", "iou", "precision" or "recall" as the mean over
+                foreground classes.
+            aggregate: "per_image" or "pooled", as in `Scores.score`.
+
+        Raises:
+            Error: There is no such metric.
+        """
+        require_choice(aggregate, AGGREGATES, "aggregate")
+        known = self.content["scores"][aggregate]
+        require_choice(metric, known, "metric")
+        bounds = known[metric]["interval"]
+        found = {**known[metric], "interval": bounds and (bounds[0], bounds[1])}
+        return Difference(**found)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON, as written by `plainunet compare --json`."""
+        return dict(self.content)
+
+    def __str__(self) -> str:
+        """Format the differences as a table of text."""
+        header = ("", "first", "second", "difference", f"{self.content['level']:.0%} CI", "better")
+        rows: list[tuple[str, ...]] = [header]
+        for way in AGGREGATES:
+            for name in self.content["scores"][way]:
+                each = self.difference(name, way)
+                better = "" if each.better is None else f"{each.better:.1%}"
+                numbers = map(page.score, each[:3])
+                title = f"{metric_label(name)}, {way.replace('_', ' ')}"
+                rows.append((title, *numbers, page.interval(each.interval), better))
+        images = page.plural(self.content["pictures"], "image")
+        where = f"{images}, split: {self.split}\nfirst: {self.first}\nsecond: {self.second}"
+        return f"{where}\n{page.text_table(rows)}"
 
 
 def compare(
@@ -55,7 +126,7 @@ def compare(
     network: Any = None,
     metrics: Any = None,
     reporter: Reporter = silent,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare two checkpoints of the same classes.
 
     Args:
@@ -73,24 +144,30 @@ def compare(
         reporter: Receives the progress, and notes on skipped images.
 
     Returns:
-        {"protocol", "split", "pictures", "groups", "level", "models": [a, b], "scores": {"pooled"
-        and "per_image": {score: {"first", "second", "difference", "interval", "better"}}},
-        "images": [{"image", "group", "first", "second", "difference"}]}: means over foreground
-        classes, second minus first, and the fraction of resamples in which the second is better
-        (None for your own metrics, of which the lower may be the better); the Dice of each image,
-        largest difference first.
+        The scores of both and their differences, second minus first.
 
     Raises:
         FileNotFoundError: No such checkpoint or folder.
         ValueError: The classes differ, no image was held out from both, the folder cannot be
             read, or `out` is not empty.
+
+    Example:
+        ```python
+        from plainunet import compare
+
+        found = compare("runs/first", "runs/second", "my-data")
+        print(found)
+        print(found.difference("dice").interval)
+        ```
     """
-    out = None if out is None else Path(out)
+    require_types(reporter=(reporter, Reporter))
+    out = None if out is None else take_path(out, "out")
     if out is not None and out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty. Choose another --out.")
-    paths = [Path(first), Path(second)]
+        raise Error(f"{out} is not empty. Choose another --out.")
+    paths = [take_path(first, "first"), take_path(second, "second")]
+    data = take_path(data, "data")
     models = _load(paths, network, device, precision)
-    datasets, split = _open_common(paths, models, Path(data), split, folder, reporter)
+    datasets, split = _open_common(paths, models, data, split, folder, reporter)
     chosen = with_own(parts_of(metrics, "--metrics"), len(models[0].card.class_names))
     measured = [
         _measure(*each, chosen, reporter) for each in zip(paths, models, datasets, strict=True)
@@ -111,7 +188,7 @@ def compare(
     if out is not None:
         _write_images(out, rows)
         _draw(out, models, [dataset.subset(order[:DRAWN]) for dataset in datasets], reporter)
-    return result
+    return Comparison(paths[0], paths[1], result, out)
 
 
 def _load(paths: Sequence[Path], network: Any, device: str, precision: str) -> list[Predictor]:
@@ -120,7 +197,7 @@ def _load(paths: Sequence[Path], network: Any, device: str, precision: str) -> l
     ]
     first, second = (model.card.class_names for model in models)
     if first != second:
-        raise ValueError(
+        raise Error(
             f"the models have different classes: {paths[0]}: {', '.join(first)}; {paths[1]}: "
             f"{', '.join(second)}. Compare models with the same classes in the same order."
         )
@@ -143,7 +220,7 @@ def _open_common(
     others = {pair.image for pair in second.pairs}
     common = first.subset([at for at, pair in enumerate(first.pairs) if pair.image in others])
     if not common:
-        raise ValueError(
+        raise Error(
             f"{data}: no image was held out from both models. Use --split all or another folder."
         )
     if len(common) < max(len(first), len(second)):

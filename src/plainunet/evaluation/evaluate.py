@@ -24,9 +24,11 @@ from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.split import SPLIT_FILE, read_split
 from plainunet.dataset.stored import as_folder
 from plainunet.dataset.verify import check_pairs
+from plainunet.errors import Error, require_types, take_path
 from plainunet.evaluation.measure import measure, predict_images, score_images
 from plainunet.evaluation.metrics import PER_CLASS, Metrics, with_own
 from plainunet.evaluation.report import About, choose_shown, show, write_report
+from plainunet.evaluation.scores import Scores
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.problems import command
 from plainunet.formats.sources import Source
@@ -35,7 +37,7 @@ from plainunet.palette import default_names
 from plainunet.parts import flags_of, parts_of
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent
-from plainunet.settings import with_dataset
+from plainunet.settings import check_settings, with_dataset
 
 _SPLITS = ("train", "val", "test", "all")
 _ABSENT = 60000  # plus a class id: a value that no mask has
@@ -63,7 +65,7 @@ def evaluate(
     precision: str = "auto",
     network: Any = None,
     reporter: Reporter = silent,
-) -> dict[str, Any]:
+) -> Scores:
     """Evaluate a checkpoint on a folder of images and masks.
 
     Args:
@@ -98,12 +100,22 @@ def evaluate(
         reporter: Receives notes on how the folder was read, and the progress.
 
     Returns:
-        As by `score_images`, with `split`.
+        The scores.
 
     Raises:
         FileNotFoundError: No such checkpoint or folder.
         ValueError: The folder cannot be read, or has no image in that split.
+
+    Example:
+        ```python
+        from plainunet import evaluate
+
+        scores = evaluate("runs/first", "my-data", split="val", html="report.html")
+        print(scores.dice, scores.interval("dice"))
+        ```
     """
+    require_types(reporter=(reporter, Reporter))
+    checkpoint = take_path(checkpoint, "checkpoint")
     predictor = Predictor.load(
         checkpoint, backend=backend, device=device, precision=precision, network=network
     )
@@ -113,7 +125,7 @@ def evaluate(
     folder["allow_outside"] = allow_outside
     own = parts_of(metrics, "--metrics")
     chosen = with_own(own, len(predictor.card.class_names))
-    checkpoint = Path(checkpoint)
+    html = None if html is None else take_path(html, "html")
     with as_folder(data, reporter) as path:
         dataset, split = open_dataset(predictor.card, checkpoint, path, split, folder, reporter)
         objects = objects or isinstance(dataset.coding, Instances)
@@ -126,8 +138,8 @@ def evaluate(
             flags += flags_of("network", parts_of(network, "--network"))
             again = command("plainunet", "evaluate", checkpoint, path, *flags)
             about = About(str(checkpoint), str(path), again)
-            _write_report(Path(html), result, predictor, dataset, about)
-    return result
+            _write_report(html, result, predictor, dataset, about)
+    return Scores(checkpoint, result, html)
 
 
 def _note_missing_classes(
@@ -196,7 +208,7 @@ def open_dataset(
     """
     fields = {key: value for key, value in (folder or {}).items()}
     fields = {key: each for key, each in fields.items() if each is not None and each is not False}
-    known = with_dataset(DataConfig(**fields), data)
+    known = with_dataset(check_settings(DataConfig, fields, "the folder"), data)
     pairs = find_pairs(data, known, reporter, at_least=1)
     pairs, split = _choose_split(pairs, data, checkpoint, card, split, reporter)
     shapes = check_pairs(pairs)
@@ -214,7 +226,7 @@ def _choose_split(
 ) -> tuple[list[Pair], str]:
     """Select a split of a folder, by the run's split.csv or its sub-folders; and its name."""
     if split is not None and split not in _SPLITS:
-        raise ValueError(f"--split {split}: choose one of {', '.join(_SPLITS)}.")
+        raise Error(f"--split {split}: choose one of {', '.join(_SPLITS)}.")
     unchanged = card.training.get("digest") == data_digest(pairs, data)
     trained_on = unchanged or _is_training_folder(card.training.get("sample", {}), data)
     is_ensemble = (checkpoint / FOLDS_FILE).is_file()
@@ -234,13 +246,13 @@ def _choose_split(
     chosen = [pair for pair in pairs if pair.part == split]
     if not chosen:
         if trained_on and is_ensemble:
-            raise ValueError(
+            raise Error(
                 f"{data}: no image was held out from all folds of {checkpoint}; the scores of the "
                 f"images that each fold held out are in {checkpoint / SCORES_FILE}. Use another "
                 "folder, or a dataset with a test split."
             )
         present = sorted({pair.part for pair in pairs if pair.part}) or ["none"]
-        raise ValueError(
+        raise Error(
             f"{data}: no image in the split {split!r} (splits found: {', '.join(present)}). "
             "Use --split all, or the folder that the model was trained on."
         )
@@ -299,7 +311,7 @@ def _by_name(
         found = np.unique(coding.read_stored(path)).tolist()
         unknown = [names[value] for value in found if value != IGNORED and value not in values]
         if unknown:
-            raise ValueError(
+            raise Error(
                 f"{path} has the class '{unknown[0]}', which the model does not have (its "
                 f"classes: {', '.join(class_names)}). Remove or rename it in the masks, or "
                 "evaluate another model."
@@ -317,7 +329,7 @@ def _order(class_names: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, .
         for class_id, name in enumerate(class_names)
     ]
     if all(place >= _ABSENT for place in order[1:]):
-        raise ValueError(
+        raise Error(
             f"The masks have the classes {', '.join(names)}, the model {', '.join(class_names)}: "
             "no foreground class has the same name. Rename matching classes."
         )
@@ -329,7 +341,7 @@ def _reordered(coding: Coding, order: tuple[int, ...]) -> Coding:
     if order == tuple(range(coding.num_classes)):
         return coding
     if max(order) >= coding.num_classes or not isinstance(coding, Values):
-        raise ValueError(
+        raise Error(
             "The dataset.toml of the folder lists other classes than the model, or in another "
             "order. List the model's classes, in its order."
         )
@@ -365,13 +377,13 @@ def _from_masks(card: Card, masks: Sequence[Source], known: DataConfig) -> Codin
         complete = known.model_copy(update={"classes": card.class_names, "ignore": ignore})
         coding = find_coding(masks, complete)[0]
         if isinstance(coding, Colors) and not known.colors:
-            raise ValueError(
+            raise Error(
                 "Their classes are encoded as colours, in an unknown order. List the colours in a "
                 "dataset.toml in the folder (colors = [...]), or save the class ids as a grey or "
                 "palette PNG."
             )
     except ValueError as error:
-        raise ValueError(
+        raise Error(
             f"The masks do not match the model's {count} classes "
             f"({', '.join(card.class_names)}). {error} (For evaluate, put such settings in a "
             "dataset.toml in the data folder.)"

@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from plainunet.evaluation.charts import Dot, strip_chart
 from plainunet.evaluation.metrics import PER_CLASS, metric_labels
-from plainunet.page import interval, plural, score
+from plainunet.evaluation.scores import AGGREGATES, Aggregate, Scores
+from plainunet.page import interval, plural, score, text_table
 
-Aggregate = Literal["per_image", "pooled"]
-AGGREGATES: tuple[Aggregate, ...] = ("per_image", "pooled")
 SPLIT = "out-of-fold"
 """Name of the split in the scores of out-of-fold predictions."""
 _MOST_DRAWN = 20  # folds in a chart
@@ -52,16 +51,28 @@ class FoldScores:
     checkpoint: Path
     images: int
     scores: dict[str, Any]
-    """As by `evaluate`, without the rows of the images."""
+    """As `Scores.as_dict`, without the rows of the images."""
 
     def score(self, metric: str = "dice", aggregate: Aggregate = "per_image") -> float | None:
         """Return the mean over foreground classes of "dice", "iou" or another metric."""
-        return _mean_foreground(self.scores, metric, aggregate)
+        found: float | None = self.scores[aggregate][metric]["mean_foreground"]
+        return found
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """The result of a cross-validation; prints as a table."""
+    """The result of a cross-validation; prints as a table.
+
+    Example:
+        ```python
+        from plainunet import TrainConfig, cross_validate
+
+        settings = TrainConfig(epochs=1, base_channels=4, depth=2, batch_size=4)
+        result = cross_validate("my-data", "runs/cv-small", settings, folds=2)
+        print(result)
+        print(result.over_folds("iou").mean, result.out_of_fold[0].dice)
+        ```
+    """
 
     data: Path
     """The data folder."""
@@ -69,11 +80,10 @@ class CrossValidation:
     """The folder of its runs."""
     folds: tuple[FoldScores, ...]
     """One for each run: all folds of the first seed, then those of the next."""
-    out_of_fold: dict[int, dict[str, Any]]
-    """By seed: scores of all images, each predicted by the run that held it out; as by
-    `evaluate`."""
-    test: dict[str, Any] | None = None
-    """Scores of the ensemble of all runs on the test split, if there is one; as by `evaluate`."""
+    out_of_fold: dict[int, Scores]
+    """By seed: scores of all images, each predicted by the run that held it out."""
+    test: Scores | None = None
+    """Scores of the ensemble of all runs on the test split, if there is one."""
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -106,16 +116,14 @@ class CrossValidation:
 
     def over_seeds(self, metric: str = "dice", aggregate: Aggregate = "per_image") -> Spread | None:
         """Return the spread of the out-of-fold score over the seeds: the noise of training."""
-        return Spread.of(
-            _mean_foreground(each, metric, aggregate) for each in self.out_of_fold.values()
-        )
+        return Spread.of(each.score(metric, aggregate) for each in self.out_of_fold.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
         first = next(iter(self.out_of_fold.values()))
         metrics = [*PER_CLASS, *self.own_metrics]
         return {
-            "protocol": first["protocol"],
+            "protocol": first.content["protocol"],
             "data": str(self.data),
             "folds": [
                 {
@@ -134,15 +142,17 @@ class CrossValidation:
                 }
                 for way, over in (("folds", self.over_folds), ("seeds", self.over_seeds))
             },
-            "out_of_fold": [{"seed": seed, **scores} for seed, scores in self.out_of_fold.items()],
-            "test": self.test,
+            "out_of_fold": [
+                {"seed": seed, **scores.content} for seed, scores in self.out_of_fold.items()
+            ],
+            "test": self.test and self.test.content,
         }
 
     @property
     def own_metrics(self) -> dict[str, str]:
         """The names of the user's own metrics, with their labels."""
         first = next(iter(self.out_of_fold.values()))
-        labels = metric_labels(first["per_image"])
+        labels = metric_labels(first.content["per_image"])
         return {name: label for name, label in labels.items() if name not in PER_CLASS}
 
     @property
@@ -177,13 +187,7 @@ class CrossValidation:
 
     def __str__(self) -> str:
         """Format the scores as a table of text."""
-        rows = [self.header, *self.rows()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-            for row in rows
-        ]
-        return "\n".join(lines)
+        return text_table([self.header, *self.rows()])
 
 
 HEADER = ("", "images", "Dice per image", "95% CI", "Dice pooled", "IoU per image")
@@ -198,8 +202,8 @@ def report_content(result: CrossValidation) -> dict[str, Any]:
     if seeds > 1:
         cards.append(_card("Mean of the seeds", result.over_seeds(), plural(seeds, "seed")))
     if result.test:
-        value = score(_mean_foreground(result.test, "dice", "per_image"))
-        note = f"95% CI {_interval(result.test) or 'unknown'}; ensemble of all folds"
+        value = score(result.test.dice)
+        note = f"95% CI {_interval(result.test.content) or 'unknown'}; ensemble of all folds"
         cards.append({"label": "Dice on the test split", "value": value, "note": note})
     return {
         "title": f"{runs}-fold cross-validation on {result.data}",
@@ -234,12 +238,12 @@ def _card(label: str, spread: Spread | None, over: str) -> dict[str, str]:
     return {"label": label, "value": score(spread.mean), "note": note}
 
 
-def _fold_chart(result: CrossValidation, scores: dict[str, Any]) -> str:
+def _fold_chart(result: CrossValidation, scores: Scores) -> str:
     """Draw the Dice of each image, by fold; the rows of `scores` are in the order of the folds."""
     of_seed = [each for each in result.folds if each.seed == result.seeds[0]]
     if len(of_seed) > _MOST_DRAWN:
         return ""
-    images = iter(scores["images"])
+    images = iter(scores.content["images"])
     rows: list[tuple[str, Sequence[Dot]]] = []
     for each in of_seed:
         dots = []
@@ -251,16 +255,10 @@ def _fold_chart(result: CrossValidation, scores: dict[str, Any]) -> str:
     return strip_chart("Dice of each image, by fold", rows)
 
 
-def _cells(scores: dict[str, Any], own: Sequence[str]) -> tuple[str, ...]:
+def _cells(scores: Scores, own: Sequence[str]) -> tuple[str, ...]:
     shown = (*_SHOWN, *((name, "per_image") for name in own))
-    numbers = [_mean_foreground(scores, *each) for each in shown]
-    dice, *others = map(score, numbers)
-    return str(len(scores["images"])), dice, _interval(scores), *others
-
-
-def _mean_foreground(scores: dict[str, Any], metric: str, aggregate: str) -> float | None:
-    found: float | None = scores[aggregate][metric]["mean_foreground"]
-    return found
+    dice, *others = (score(scores.score(*each)) for each in shown)
+    return str(len(scores.content["images"])), dice, _interval(scores.content), *others
 
 
 def _interval(scores: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from plainunet.dataset.borders import find_objects
 from plainunet.dataset.coding import Instances
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
+from plainunet.errors import Error
 from plainunet.evaluation.metrics import (
     PER_CLASS,
     TOLERANCE,
@@ -103,7 +104,7 @@ def predict_images(
         try:
             yield _predict(predictor, image, truth, keep_probabilities)
         except ValueError as error:
-            raise ValueError(f"{pair.image}: {error}") from error
+            raise Error(f"{pair.image}: {error}") from error
 
 
 def _predict(

@@ -2,6 +2,15 @@
 
 In this order: the confusion matrix and its scores (Dice, IoU, precision, recall, accuracy); Dice by
 threshold and the calibration of probabilities; distances between boundaries; objects.
+
+Example:
+    ```python
+    from plainunet import metrics, read_mask
+
+    truth = (read_mask("my-data/masks/a.png") > 0).astype("uint8")
+    confusion = metrics.confusion_matrix(truth, truth, num_classes=2)
+    print(metrics.dice(confusion), metrics.iou(confusion), metrics.accuracy(confusion))
+    ```
 """
 
 import inspect
@@ -13,6 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.errors import Error
 from plainunet.parts import Part, PartError, running
 
 Counts: TypeAlias = NDArray[np.int64]
@@ -61,7 +71,7 @@ def confusion_matrix(
         ValueError: The shapes differ, or an id is not one of the K classes.
     """
     if truth.shape != prediction.shape:
-        raise ValueError(
+        raise Error(
             f"The ground truth has shape {list(truth.shape)}, the prediction "
             f"{list(prediction.shape)}: both must be masks of one image at the same size."
         )
@@ -92,7 +102,7 @@ def _as_bytes(ids: NDArray[np.integer[Any]], name: str, num_classes: int) -> NDA
 
 
 def _unknown_id(name: str, value: int, pixels: int, num_classes: int) -> ValueError:
-    return ValueError(
+    return Error(
         f"The {name} has the class id {value} in {pixels} pixels, but there are {num_classes} "
         f"classes (ids 0 to {num_classes - 1}). Fix the mask or the number of classes."
     )
@@ -312,7 +322,7 @@ def summarise(
         ValueError: There is no image, the number of names is not K, or two names are equal.
     """
     if len(confusions) == 0:
-        raise ValueError("There are 0 images to score; at least 1 is needed.")
+        raise Error("There are 0 images to score; at least 1 is needed.")
     _, true, predicted = _areas(confusions)
     images = metrics if of_masks is None else of_images(metrics, of_masks)
     left_out = ((true == 0) & (predicted == 0)).sum(axis=0)
@@ -333,7 +343,7 @@ def _mean_over_images(
 ) -> dict[str, Any]:
     num_classes = confusions.shape[-1]
     if len(class_names) != num_classes or len(set(class_names)) != num_classes:
-        raise ValueError(
+        raise Error(
             f"The confusion matrix has {num_classes} classes, the names are {list(class_names)}: "
             "give each class a unique name."
         )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.resize import fit_size, kept_at, reduce_size, resize
+from plainunet.errors import Error
 from plainunet.evaluation.charts import (
     Dot,
     Level,
@@ -524,7 +525,7 @@ def draw_panels(shown: Shown, colors: Colors, side: int) -> dict[str, NDArray[np
     """Draw the image, ground truth, prediction and errors (red), [h, w, 3] uint8 each."""
     sizes = {part.shape[:2] for part in (shown.image, shown.truth, shown.prediction)}
     if len(sizes) > 1:
-        raise ValueError(
+        raise Error(
             f"Image {shown.number} and its masks have different sizes: {sorted(sizes)}. Masks must "
             "be as large as their image."
         )

@@ -13,6 +13,7 @@ import numpy as np
 
 from plainunet.config import TTAName
 from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.errors import Error
 from plainunet.evaluation.evaluate import open_dataset
 from plainunet.evaluation.measure import predict_images
 from plainunet.evaluation.metrics import Counts, confusion_matrix, dice, nan_mean, threshold_curve
@@ -74,7 +75,7 @@ def tune(
     """
     path = find_checkpoint(checkpoint)
     if path.suffix.lower() in SUFFIXES:
-        raise ValueError(f"{path}: an exported file. Tune its checkpoint, and export that again.")
+        raise Error(f"{path}: an exported file. Tune its checkpoint, and export that again.")
     tuned = path.with_name(f"{path.stem}-tuned{path.suffix}")
     found, card = load_checkpoint(path, parts_of(network, "--network"))
     require_writable(path.parent)

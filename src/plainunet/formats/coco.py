@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
 
+from plainunet.errors import Error
 from plainunet.files import require_regular
 from plainunet.formats.problems import first_five, require_decodable
 from plainunet.formats.sources import CocoImage
@@ -39,7 +40,7 @@ def read_outline(raw: Any, height: int, width: int) -> Outline:
     """Parse the `segmentation` of a COCO annotation; numbers are checked when painting."""
     if isinstance(raw, dict):
         if raw.get("size") != [height, width]:
-            raise ValueError(
+            raise Error(
                 f"has a run-length code of size {raw.get('size')!r}, but its image has "
                 f"{[height, width]} (height, width)"
             )
@@ -48,19 +49,17 @@ def read_outline(raw: Any, height: int, width: int) -> Outline:
             return counts.encode()
         numbers = _numbers(counts)
         if numbers is None or numbers.dtype.kind not in "iu":
-            raise ValueError(
-                "has a run-length code that is neither plain text nor a list of integers"
-            )
+            raise Error("has a run-length code that is neither plain text nor a list of integers")
         return numbers.astype(np.int64, copy=False)
     polygons = []
     for each in raw if isinstance(raw, list) else [raw]:
         numbers = _numbers(each)
         if numbers is None:
-            raise ValueError(
+            raise Error(
                 "has a segmentation that is neither a list of polygons nor a run-length code"
             )
         if len(numbers) % 2 or len(numbers) < 6:
-            raise ValueError(
+            raise Error(
                 f"has a polygon of {len(numbers)} coordinates; it needs an even number, at least 6"
             )
         polygons.append(numbers.astype(np.float64, copy=False))
@@ -76,7 +75,7 @@ def paint_ids(
         try:
             found.append((class_id, _find_runs(outline, height, width)))
         except ValueError as error:
-            raise ValueError(
+            raise Error(
                 f"{label} {error}. Export the file again, or fix or remove this one."
             ) from None
     ids = np.zeros(height * width, np.uint8)
@@ -120,7 +119,7 @@ def _require_apart(
         for one, other in combinations(class_ids, 2)
     }
     most = max(both, key=lambda pair: both[pair])
-    raise ValueError(
+    raise Error(
         f"{share:.1%} of its labelled pixels have two classes (maximum {_MOST_SHARE:.0%}); "
         f"{both[most]} pixels are both '{names[most[0]]}' and '{names[most[1]]}'. Fix the "
         "polygons, remove one of the categories, or save the masks as PNG files."
@@ -132,10 +131,10 @@ def _find_runs(outline: Outline, height: int, width: int) -> _Runs:
         outline = _rasterise(outline, height, width)
     counts = _decompress(outline) if isinstance(outline, bytes) else outline
     if counts.min(initial=0) < 0 or counts.max(initial=0) > height * width:
-        raise ValueError("has a run-length code with a run below 0 or longer than the image")
+        raise Error("has a run-length code with a run below 0 or longer than the image")
     total = int(counts.sum())
     if total != height * width:
-        raise ValueError(
+        raise Error(
             f"has a run-length code for {total} pixels, but the image has {height * width} "
             f"(height {height}, width {width})"
         )
@@ -149,12 +148,12 @@ def _rasterise(polygons: list[NDArray[Any]], height: int, width: int) -> bytes:
     reach = max(height, width)
     # also rejects NaN
     if not (low.min() >= -reach and high.max() <= 2 * reach):
-        raise ValueError(
+        raise Error(
             f"has coordinates from {low.min():g} to {high.max():g}, far outside its image of "
             f"height {height} and width {width}"
         )
     if (high <= 0).any() or low[0] >= width or low[1] >= height:
-        raise ValueError(
+        raise Error(
             f"lies outside the image: x from {low[0]:g} to {high[0]:g}, y from {low[1]:g} "
             f"to {high[1]:g}, in an image of height {height} and width {width}"
         )
@@ -168,12 +167,12 @@ def _decompress(code: bytes) -> NDArray[np.int64]:
     # is the difference to the last but one
     groups = np.frombuffer(code, np.uint8).astype(np.int64) - 48
     if not len(groups) or groups.min() < 0 or groups.max() > 63 or groups[-1] & 32:
-        raise ValueError("has a compressed run-length code that is damaged or truncated")
+        raise Error("has a compressed run-length code that is damaged or truncated")
     last = np.flatnonzero(groups & 32 == 0)
     first = np.concatenate([[0], last[:-1] + 1])
     lengths = last - first + 1
     if lengths.max() > 7:
-        raise ValueError("has a compressed run-length code with a number that is too large")
+        raise Error("has a compressed run-length code with a number that is too large")
     places = np.arange(len(groups)) - np.repeat(first, lengths)
     counts = np.add.reduceat((groups & 31) << (5 * places), first)
     counts -= np.where(groups[last] & 16, np.int64(1) << (5 * lengths), 0)
@@ -226,7 +225,7 @@ def item_size(image: CocoImage) -> tuple[int, int]:
     """Look up an image's height and width."""
     sizes = _content(image.file).sizes
     if image.image_id not in sizes:
-        raise ValueError(
+        raise Error(
             f"{image}: none of the {len(sizes)} images in {image.file} has the id "
             f"{image.image_id}. Was the file changed? Pair the images again."
         )
@@ -241,13 +240,13 @@ def read_ids(image: CocoImage) -> NDArray[np.uint8]:
         return paint_ids(content.objects.get(image.image_id, ()), height, width, content.names)
     except ValueError as error:
         name = next(name for name, number in content.ids.items() if number == image.image_id)
-        raise ValueError(f"{image} ({name}): {error}") from None
+        raise Error(f"{image} ({name}): {error}") from None
 
 
 def _content(file: Path) -> _Content:
     found = _open(file)
     if isinstance(found, ValueError):
-        raise ValueError(str(found))
+        raise Error(str(found))
     return found
 
 
@@ -303,13 +302,13 @@ def _parse_coco(file: Path) -> _Content:
             else:
                 content.objects[image].append(Labelled(label, classes[category], outline))
     if problems:
-        raise ValueError(
+        raise Error(
             f"{file} has {len(problems)} invalid entries: {first_five(problems)}. Export it again, "
             "or fix or remove them."
         )
     if boxes:
         named = [name for name, number in ids.items() if number in boxes]
-        raise ValueError(
+        raise Error(
             f"{file}: {sum(boxes.values())} of {len(raw['annotations'])} annotations are boxes "
             f"without a segmentation, in {len(named)} of {len(ids)} images ({first_five(named)}). "
             "Export the polygons, or remove these annotations."
@@ -382,7 +381,7 @@ def _classes(
         number = _whole(entry.get("id")) if isinstance(entry, dict) else None
         name = entry.get("name") if isinstance(entry, dict) else None
         if number is None or number in named or not isinstance(name, str) or not name.strip():
-            raise ValueError(
+            raise Error(
                 f"{file}: {str(entry)[:100]} is not a valid category. Each needs a unique integer "
                 "id and a name."
             )
@@ -396,12 +395,12 @@ def _classes(
     names = ("background", *(named[number] for number in order))
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice or len(behind) > 1:
-        raise ValueError(
+        raise Error(
             f"{file} has several categories with the same name: "
             f"{first_five(twice or ['background'])}. Rename them, or merge them under one id."
         )
     if not 2 <= len(names) <= _MOST_CLASSES:
-        raise ValueError(
+        raise Error(
             f"{file} has {len(names)} classes with the background, but needs 2 to {_MOST_CLASSES}. "
             "Add or remove categories."
         )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.errors import Error
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import open_still
 from plainunet.formats.legends import Color, Colors, find_legend, is_background
@@ -443,16 +444,16 @@ def _any_alike(found: NDArray[np.int64]) -> bool:
 def _check(colors: Colors, num_classes: int | None) -> None:
     listed = ", ".join(write_color(pack(color)) for color in colors)
     if any(not 0 <= channel <= 255 for color in colors for channel in color):
-        raise ValueError(f"The colours {colors} must be from 0 to 255 in red, green and blue.")
+        raise Error(f"The colours {colors} must be from 0 to 255 in red, green and blue.")
     if len(set(colors)) < len(colors):
-        raise ValueError(f"The colours {listed} must be unique. Pass each once.")
+        raise Error(f"The colours {listed} must be unique. Pass each once.")
     if not 2 <= len(colors) <= 255:
-        raise ValueError(
+        raise Error(
             f"The masks have {len(colors)} colours ({listed}), but need 2 to 255. Check the masks, "
             "or pass the colour of each class with --colors."
         )
     if num_classes is not None and num_classes != len(colors):
-        raise ValueError(
+        raise Error(
             f"There are {num_classes} classes, but {len(colors)} colours ({listed}). Pass one "
             "colour per class, in order, with --colors; others are ignored."
         )

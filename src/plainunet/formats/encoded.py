@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
+from plainunet.errors import Error
 from plainunet.files import require_regular
 from plainunet.formats.problems import DataError, command, cut_off
 from plainunet.formats.rasters import cut_window
@@ -298,7 +299,7 @@ def _header(file: BinaryIO, path: Source) -> tuple[tuple[int, ...], bool, np.dty
     try:
         shape, is_fortran, dtype = readers[version](file)
     except TokenError:
-        raise ValueError("its header is invalid") from None
+        raise Error("its header is invalid") from None
     if dtype.kind not in "buif":
         what = "Python objects" if dtype.hasobject else f"values of type {dtype}"
         raise DataError(

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
+from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, features
+from PIL import Image, ImageFile, ImageOps, features
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
@@ -23,6 +24,7 @@ from PIL.JpegImagePlugin import jpeg_factory
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from plainunet.errors import Error, take_path, wrong
 from plainunet.formats.encoded import (
     array_shape,
     decoding,
@@ -35,7 +37,7 @@ from plainunet.formats.encoded import (
 )
 from plainunet.formats.problems import Change, DataError, require_decodable
 from plainunet.formats.rasters import cut_window
-from plainunet.formats.sources import ImageSource, Window
+from plainunet.formats.sources import ImageSource, Page, Window, parse_image
 from plainunet.formats.tiff import find_missing, read_tiff, tiff_shape
 
 IMAGE_SUFFIXES = frozenset(
@@ -85,7 +87,7 @@ _MOST_STEPS = 64  # maximum number of values in an alpha channel
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
 
 
-def read_image(path: ImageSource) -> NDArray[Any]:
+def read_image(path: str | ImageSource) -> NDArray[Any]:
     """Read an image as [H, W, C], C >= 1, upright (EXIF orientation applied), colours as RGB.
 
     Integers keep their dtype and range (1-bit and bool become uint8 0/255); floats become float32
@@ -95,8 +97,52 @@ def read_image(path: ImageSource) -> NDArray[Any]:
         FileNotFoundError: There is no such file.
         ValueError: It is not an image, damaged, truncated, too large, infinite, partly
             transparent, of 64-bit integers, or has several pages.
+
+    Example:
+        ```python
+        from plainunet import read_image
+
+        image = read_image("my-data/images/a.jpg")
+        print(image.shape, image.dtype)
+        ```
     """
-    return read_with_missing(path)[0]
+    return read_with_missing(_take_source(path))[0]
+
+
+def take_image(given: Any) -> NDArray[Any]:
+    """Take an array [H, W, C] or [H, W], an image of Pillow, or the path of an image file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        Error: It is none of these, or of another shape or dtype; or as by `read_image`.
+    """
+    if isinstance(given, str | PathLike | Page | Window):
+        return read_image(given if isinstance(given, Page | Window) else take_path(given, "image"))
+    if isinstance(given, Image.Image):
+        return _from_pillow(given)
+    wanted = "an array [H, W, C] or [H, W] of integers or floats, an image of Pillow, or a path"
+    if not isinstance(given, np.ndarray) or given.dtype.kind not in "uif":
+        raise wrong("image", given, wanted)
+    if given.ndim not in (2, 3) or not given.size:
+        raise wrong("image", given, wanted)
+    return given if given.ndim == 3 else given[..., None]
+
+
+def _take_source(given: Any) -> ImageSource:
+    return given if isinstance(given, Page | Window) else parse_image(take_path(given, "path"))
+
+
+def _from_pillow(image: Image.Image) -> NDArray[Any]:
+    """An image of Pillow as `read_image` reads its file."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "F" or upright.mode.startswith("I;16"):
+        return np.asarray(upright)[..., None]
+    if upright.mode == "I":
+        raise wrong("image", upright, "8-bit or 16-bit values, not the mode I of Pillow")
+    samples, alpha = _decode_pillow(upright, upright.mode in _GREY_MODES)
+    if alpha is not None and (alpha != _full(alpha.dtype)).any():
+        raise _transparent(Path(getattr(image, "filename", "") or "image"), "pillow", alpha)
+    return samples
 
 
 def read_with_missing(path: ImageSource) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
@@ -188,7 +234,7 @@ def read_reduced(
                 flag = flags[channels == 1] | cv2.IMREAD_IGNORE_ORIENTATION
                 image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
                 if image is None:
-                    raise ValueError("its content cannot be decoded")
+                    raise Error("its content cannot be decoded")
                 if channels == 3:
                     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
                 return turn_upright(image.reshape(*image.shape[:2], channels), orientation), size
@@ -342,7 +388,7 @@ def _decode(kind: str, data: bytes, path: ImageSource) -> _Decoded:
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
-        raise ValueError("its content cannot be decoded")
+        raise Error("its content cannot be decoded")
     if image.ndim == 2:
         return image[..., None], None, orientation
     alpha = image[..., 3] if image.shape[-1] == 4 else None

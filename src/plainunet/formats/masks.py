@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from plainunet.errors import Error, take_path
 from plainunet.formats import coco, polygons, rle, shapes
 from plainunet.formats.colors import IGNORED, ColoredMaskError, colored_mask
 from plainunet.formats.encoded import (
@@ -35,6 +36,7 @@ from plainunet.formats.sources import (
     Shapes,
     Source,
     Window,
+    parse_source,
 )
 from plainunet.formats.tiff import find_missing, read_tiff, rewrite_tiff, tiff_marks
 
@@ -122,12 +124,12 @@ def class_file_names(names: tuple[str, ...]) -> tuple[str, ...]:
     grounds = [name for name in names if is_background(name)]
     classes = [name for name in names if name not in grounds]
     if not all(name.strip() for name in names) or len(grounds) > 1 or not classes:
-        raise ValueError(
+        raise Error(
             f"The classes {{{','.join(names)}}} must have names, at most one of them background. "
             "Name them like this: masks/{road,car}/7.png."
         )
     if len(classes) > _MOST_CLASSES:
-        raise ValueError(
+        raise Error(
             f"There are {len(classes)} classes in braces; the maximum is {_MOST_CLASSES}. Merge "
             "some of them."
         )
@@ -140,7 +142,7 @@ def _exists(file: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise ValueError(f"{file} cannot be opened ({error.strerror}). Check its name.") from None
+        raise Error(f"{file} cannot be opened ({error.strerror}). Check its name.") from None
     return True
 
 
@@ -191,7 +193,7 @@ def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.
     return np.asarray(values >= THRESHOLD)
 
 
-def read_mask(path: Source) -> NDArray[Any]:
+def read_mask(path: str | Source) -> NDArray[Any]:
     """Read the values of a mask as stored, [H, W] uint8 or uint16, upright.
 
     They are palette indices, 0/1 of a 1-bit image, or grey values, also if grey is stored as
@@ -205,7 +207,17 @@ def read_mask(path: Source) -> NDArray[Any]:
         ColoredMaskError: Its colours differ.
         ValueError: It is not an image, damaged, truncated, has several pages, or its classes
             overlap.
+
+    Example:
+        ```python
+        from plainunet import read_mask
+
+        mask = read_mask("my-data/masks/a.png")
+        print(mask.shape, mask.dtype, mask.max())
+        ```
     """
+    if isinstance(path, str):
+        path = parse_source(path)
     if isinstance(path, CocoImage):
         return coco.read_ids(path)
     if isinstance(path, RleImage):
@@ -218,7 +230,7 @@ def read_mask(path: Source) -> NDArray[Any]:
         return read_object_files(path, _read_without_void)
     if isinstance(path, ClassFiles):
         return read_class_files(path, _read_without_void)
-    return _read_file(path)
+    return _read_file(path if isinstance(path, Page | Window) else take_path(path, "path"))
 
 
 def _read_without_void(path: Path) -> NDArray[Any]:
@@ -430,7 +442,7 @@ def rewrite_mask(path: Path, how: Callable[[NDArray[Any]], NDArray[Any]]) -> byt
     kind, data = read_encoded(path)
     try:
         if mask_orientation(path) != 1:
-            raise ValueError("it has an EXIF orientation")
+            raise Error("it has an EXIF orientation")
         if kind == "tiff":
             return rewrite_tiff(data, path, how)
         if kind == "npy":
@@ -444,10 +456,10 @@ def rewrite_mask(path: Path, how: Callable[[NDArray[Any]], NDArray[Any]]) -> byt
         elif kind in ("gif", "bmp"):
             written = _write_by_pillow(data, kind, values)
         else:
-            raise ValueError(f"{kind.upper()} may change values")
+            raise Error(f"{kind.upper()} may change values")
         after = _open_stored(written, kind, path)
         if after.marks != before.marks or not np.array_equal(after.values, values):
-            raise ValueError("its format cannot hold these values")
+            raise Error("its format cannot hold these values")
     except ValueError as error:
         raise DataError(
             f"{path} cannot be changed without loss: {error}. Change it with its own program.",
@@ -503,7 +515,7 @@ def _write_png(data: bytes, values: NDArray[Any]) -> bytes:
         if name == b"IEND":
             break
         if name == b"PLTE" and values.max() >= length // 3:
-            raise ValueError("its palette is too short")
+            raise Error("its palette is too short")
     return written
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from plainunet.formats.sources import Source
+from plainunet.errors import Error
+from plainunet.formats.sources import Source, path_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Change:
     how: tuple[Any, ...] = ()
 
 
-class DataError(ValueError):
+class DataError(Error):
     """An error in the data that a user can fix.
 
     Attributes:
@@ -69,17 +70,12 @@ class DataError(ValueError):
         choices: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Create the error; `parts` are the single errors of a combined one."""
-        super().__init__(message, code, files, fix, parts, flags, choices)
-        self.code = code
+        super().__init__(message, code, next((path_of(each) for each in files), None))
         self.files = tuple(files)
         self.fix = fix
         self.flags = dict(flags or {})
         self.choices = dict(choices or {})
         self.parts = tuple(parts) or (self,)
-
-    def __str__(self) -> str:
-        """The message."""
-        return str(self.args[0])
 
 
 def as_problem(error: Exception, *files: Source) -> DataError:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.errors import Error
 from plainunet.files import require_regular
 from plainunet.formats.problems import DataError, require_decodable
 from plainunet.formats.sources import RleImage
@@ -96,12 +97,12 @@ def _parse(file: Path, size: int, _changed: int) -> Codes:
             try:
                 _add_rows(codes, reader, file)
             except UnicodeDecodeError:
-                raise ValueError(
+                raise Error(
                     f"{file}, line {_first_bad_line(file)}: not UTF-8. Save the list as "
                     "'CSV UTF-8'."
                 ) from None
             except csv.Error as error:
-                raise ValueError(
+                raise Error(
                     f"{file}, line {reader.line_num}: invalid CSV ({error}). Fix the line."
                 ) from None
     finally:
@@ -113,7 +114,7 @@ def _add_rows(codes: Codes, reader: Any, file: Path) -> None:
     header: list[str] = next(reader, [])
     columns = _find_columns(header)
     if columns is None:
-        raise ValueError(
+        raise Error(
             f"{file}: the header is '{shorten(','.join(header))}', but a list of run-length codes "
             "needs the columns ImageId,EncodedPixels, separated by commas."
         )
@@ -121,7 +122,7 @@ def _add_rows(codes: Codes, reader: Any, file: Path) -> None:
     for line, row in _lines(reader):
         where = f"{file}, line {line}"
         if len(row) != columns.fields:
-            raise ValueError(
+            raise Error(
                 f"{where}: {len(row)} comma-separated fields, but {columns.fields} in the header. "
                 "Fix the line."
             )
@@ -131,7 +132,7 @@ def _add_rows(codes: Codes, reader: Any, file: Path) -> None:
         if columns.both:
             name, _, class_name = name.rpartition("_")
         if not name or name.lower() == "nan":
-            raise ValueError(f"{where}: the image name is missing. Add it, or remove the line.")
+            raise Error(f"{where}: the image name is missing. Add it, or remove the line.")
         if "//" in name or "/." in name:
             # normalise paths
             name = re.sub(r"/(?:\.?/)+", "/", name)
@@ -140,17 +141,17 @@ def _add_rows(codes: Codes, reader: Any, file: Path) -> None:
             class_name = re.sub(r"(\d)\.0+$", r"\1", class_name)
             classes.add(class_name)
         elif has_classes and code:
-            raise ValueError(f"{where}: the class is missing. Add it.")
+            raise Error(f"{where}: the class is missing. Add it.")
         if class_name.lower() == "background":
-            raise ValueError(
+            raise Error(
                 f"{where}: 'background' is implied by pixels in no run. Remove the lines of this "
                 "class."
             )
         codes.rows.setdefault(name, []).append(Row(line, class_name, code))
     if not codes.rows:
-        raise ValueError(f"{file} lists no images. Copy it again, or pass another file.")
+        raise Error(f"{file} lists no images. Copy it again, or pass another file.")
     if len(classes) > _MOST_CLASSES:
-        raise ValueError(
+        raise Error(
             f"{file} names {len(classes)} classes; the maximum is {_MOST_CLASSES}. Merge some of "
             "them."
         )
@@ -202,7 +203,7 @@ def _open(file: Path) -> TextIO:
     except FileNotFoundError:
         raise FileNotFoundError(f"{file} does not exist. Check the path.") from None
     except OSError as error:
-        raise ValueError(
+        raise Error(
             f"{file} cannot be opened ({error.strerror}). Check its type and permissions."
         ) from None
 
@@ -237,13 +238,13 @@ def listed_images(
             not fit the image size, or the order is not clear.
     """
     if order not in (*ORDERS, None):
-        raise ValueError(
+        raise Error(
             f"The order of run-length codes is '{order}'. Pass --rle rows or --rle columns."
         )
     codes = read_codes(file)
     for name in sizes:
         if name not in codes.rows:
-            raise ValueError(f"{file} does not list the image '{name}'. Add a line for it.")
+            raise Error(f"{file} does not list the image '{name}'. Add a line for it.")
     if order is None:
         order = _find_order(file, codes, sizes)
         if on_note is not None:
@@ -272,7 +273,7 @@ def read_ids(image: RleImage) -> NDArray[np.uint8]:
         overlap += int(np.count_nonzero(ids[covered])) if len(names) > 1 else 0
         ids[covered] = numbers.get(name, 1)
     if overlap:
-        raise ValueError(
+        raise Error(
             f"{image}: {overlap} pixels ({overlap / np.count_nonzero(ids):.2%} of those labelled) "
             f"have two of the classes {', '.join(names)}. Remove the overlapping runs of one class "
             f"from {image.file}."
@@ -298,12 +299,12 @@ def class_names(file: Path) -> tuple[str, ...]:
 def _find_rows(image: RleImage) -> tuple[Codes, list[Row]]:
     pixels = image.height * image.width
     if not pixels:
-        raise ValueError(f"{image}: it has no pixels. Give the size of its image.")
+        raise Error(f"{image}: it has no pixels. Give the size of its image.")
     codes = read_codes(image.file)
     # Windows paths have backslashes
     name = image.image if image.image in codes.rows else image.image.replace("\\", "/")
     if name not in codes.rows:
-        raise ValueError(
+        raise Error(
             f"{image}: {image.file} does not list the image '{image.image}'. Add a line for it, or "
             f"use one of its {len(codes.rows)} images."
         )
@@ -318,7 +319,7 @@ def _runs(file: Path, row: Row, pixels: int) -> NDArray[np.int64]:
     except (ValueError, OverflowError):
         numbers = np.empty(1, np.int64)
     if numbers.size % 2:
-        raise ValueError(
+        raise Error(
             f"{where}: the code '{shorten(row.code)}' must be pairs of integers, the start and the "
             "length of each run, separated by spaces."
         )
@@ -327,7 +328,7 @@ def _runs(file: Path, row: Row, pixels: int) -> NDArray[np.int64]:
     wrong = np.flatnonzero((starts < 1) | (lengths < 1) | (lengths > pixels) | (starts > last))
     if wrong.size:
         start, length = int(starts[wrong[0]]), int(lengths[wrong[0]])
-        raise ValueError(
+        raise Error(
             f"{where}: a run of {length} pixels from pixel {start} (counted from 1) does not fit "
             f"in the {pixels} pixels of the image. Fix the line, or use the image at the size at "
             "which it was labelled."
@@ -335,7 +336,7 @@ def _runs(file: Path, row: Row, pixels: int) -> NDArray[np.int64]:
     back = np.flatnonzero(starts[1:] < starts[:-1])
     if back.size:
         first, then = starts[back[0] : back[0] + 2].tolist()
-        raise ValueError(
+        raise Error(
             f"{where}: the run from pixel {then} follows the one from {first}, so starts may be "
             "relative to the previous run. Write them relative to the first pixel of the image, in "
             "ascending order."
@@ -360,7 +361,7 @@ def _find_order(file: Path, codes: Codes, sizes: Mapping[str, tuple[int, int]]) 
         if height != width and any(row.code for row in codes.rows[name])
     ]
     if not any(row.code for name in sizes for row in codes.rows[name]):
-        raise ValueError(f"{file} has no code for any image, so there is nothing to learn.")
+        raise Error(f"{file} has no code for any image, so there is nothing to learn.")
     if not unequal:
         square = all(height == width for height, width in sizes.values())
         raise DataError(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from plainunet.errors import Error
 from plainunet.files import require_regular
 from plainunet.formats.problems import MOST_PIXELS, DataError, require_decodable
 from plainunet.formats.sources import Shapes
@@ -61,7 +62,7 @@ def class_names(files: Sequence[Path]) -> tuple[str, ...]:
     names = [name for name in listed if name not in (*_BACKGROUND, "__ignore__")]
     missing = labels - {*names, *_BACKGROUND, "__ignore__"}
     if missing or len(names) >= _MOST_CLASSES:
-        raise ValueError(
+        raise Error(
             f"{files[0]} and {len(files) - 1} more: meta.json does not list {sorted(missing)}."
             if missing
             else f"{files[0]} and {len(files) - 1} more name {len(names)} classes; the "
@@ -113,7 +114,7 @@ def _paint(canvas: Image.Image, shape: _Shape, value: int) -> None:
     draw, points = ImageDraw.Draw(canvas), shape.points
     low, high = -max(canvas.size), 2 * max(canvas.size)
     if not all(low <= x <= high for point in points for x in point):  # also rejects NaN
-        raise ValueError("its coordinates are far outside the image")
+        raise Error("its coordinates are far outside the image")
     (x, y), *_ = points
     if shape.bitmap:
         stamp = _decode(shape.bitmap)
@@ -136,7 +137,7 @@ def _paint(canvas: Image.Image, shape: _Shape, value: int) -> None:
     elif shape.kind == "point":
         draw.ellipse((x - _POINT, y - _POINT, x + _POINT, y + _POINT), fill=value, outline=value)
     else:
-        raise ValueError(f"it has {len(points)} points")
+        raise Error(f"it has {len(points)} points")
 
 
 def _decode(text: str) -> Image.Image:
@@ -145,7 +146,7 @@ def _decode(text: str) -> Image.Image:
         data = zlib.decompressobj().decompress(data, MOST_PIXELS)
     with Image.open(BytesIO(data), formats=["PNG"]) as image:
         if image.width * image.height > MOST_PIXELS:
-            raise ValueError("its bitmap is too large")
+            raise Error("its bitmap is too large")
         mode = image.mode
         plane = np.asarray(image)
         plane = plane[..., 3] if mode == "RGBA" else plane
@@ -204,5 +205,5 @@ def _supervisely(raw: Any) -> Iterator[_Shape]:
 def _points(raw: Any) -> list[_Point]:
     points = [(float(x), float(y)) for x, y in raw]
     if not points:
-        raise ValueError("a shape has no points")
+        raise Error("a shape has no points")
     return points

@@ -30,6 +30,7 @@ from tifffile import (
     imwrite,
 )
 
+from plainunet.errors import Error
 from plainunet.formats.problems import DataError, cut_off, require_decodable
 from plainunet.formats.sources import ImageSource, Page, path_of
 
@@ -146,7 +147,7 @@ def find_slices(file: BinaryIO, path: ImageSource) -> Slices:
     at = reader.first
     while at or not seen:
         if at in seen:
-            raise ValueError(f"its page at {at} is part of a cycle")
+            raise Error(f"its page at {at} is part of a cycle")
         seen.add(at)
         listed, following = reader.page(at)
         tags = dict(listed)
@@ -155,7 +156,7 @@ def find_slices(file: BinaryIO, path: ImageSource) -> Slices:
             first, size = listed, this
         if this == size:
             if reader.number(tags, _SUBFILE, 0) & 4:
-                raise ValueError(
+                raise Error(
                     f"{path} has a transparency mask page, which is not supported. Save it without "
                     "that page."
                 )
@@ -180,13 +181,13 @@ def _inside(
     tags = dict(listed)
     depth = reader.number(tags, _DEPTH, 1)
     if _METAMORPH in tags and tags[_METAMORPH][1] > 1:
-        raise ValueError(
+        raise Error(
             f"{path} is a MetaMorph stack of {tags[_METAMORPH][1]} slices, which is not "
             "supported. Save it as a TIFF file with one page per slice."
         )
     if depth > 1:
         if reader.number(tags, _TILE_DEPTH, 1) > 1 or reader.number(tags, _PLANAR, 1) == 2:
-            raise ValueError(
+            raise Error(
                 f"{path} is a volume of {depth} interleaved slices, which is not supported. Save "
                 "it as a TIFF file with one page per slice."
             )
@@ -237,12 +238,12 @@ def _require_one_axis(file: BinaryIO, path: ImageSource) -> None:
         ]
     lengths = ", ".join(f"{length} {_AXES.get(axis, axis)}" for axis, length in axes)
     if len(axes) > 1:
-        raise ValueError(
+        raise Error(
             f"{path} is a stack along {len(axes)} axes ({lengths}); only one is supported. Save it "
             "as several stacks."
         )
     if axes and axes[0][0] == "C":
-        raise ValueError(
+        raise Error(
             f"{path} has pages marked as channels ({lengths}) of one image. If they are, save them "
             "as one page with as many samples; if they are slices, mark them so (in ImageJ: Image "
             "> Properties; in tifffile: metadata={'axes': 'ZYX'})."
@@ -261,7 +262,7 @@ def cut_slice(file: BinaryIO, page: Page) -> bytes:
     slices = _known_slices(page.file, status.st_size, status.st_mtime_ns)
     index = page.index
     if not 0 <= index < slices.count:
-        raise ValueError(
+        raise Error(
             f"{page} does not exist: {page.file} has {slices.count} "
             f"slice{'s' * (slices.count > 1)}. Name one from [0] to [{slices.count - 1}]."
         )
@@ -278,7 +279,7 @@ def cut_slice(file: BinaryIO, page: Page) -> bytes:
             chunks = [(chunks[0][0] + index * length, length)]
             kept.pop(_ROWS, None)
         else:
-            raise ValueError("its tags contradict each other")
+            raise Error("its tags contradict each other")
     return _write(reader, kept, chunks, tiled=_TILE_OFFSETS in tags)
 
 
@@ -298,7 +299,7 @@ def _write(
     if end > reader.size:
         raise EOFError(f"it ends after {reader.size} bytes, but the slice at {end}")
     if sum(length for _, length in set(chunks)) > reader.size:
-        raise ValueError("its strips overlap")
+        raise Error("its strips overlap")
     reader.file.seek(0)
     content = bytearray(reader.file.read(2 * reader.width))
     moved: dict[tuple[int, int], int] = {}
@@ -363,7 +364,7 @@ def read_tiff(file: BinaryIO, path: ImageSource) -> TiffImage:
                 read_segment(page, number, path)
         samples = _decode(page, file, path)
     if samples.size != page.size:
-        raise ValueError("its tags contradict each other")
+        raise Error("its tags contradict each other")
     if page.axes == "SYX":
         samples = np.moveaxis(samples, 0, -1)
     samples = samples.reshape(page.imagelength, page.imagewidth, -1)
@@ -612,7 +613,7 @@ def rewrite_tiff(
         stored = _decode(page, file, path)
         values = how(stored)
         if values.shape[:2] != stored.shape[:2] and set(_OF_PLACES) & {*page.tags.keys()}:
-            raise ValueError("its georeference depends on its size")
+            raise Error("its georeference depends on its size")
         if page.compression in (1, 8, 32946):  # tifffile can write it without imagecodecs
             written = _encode(page, values)
         else:
@@ -627,7 +628,7 @@ def rewrite_tiff(
         lost = [code for code, value in tags.items() if kept.get(code) != value]
         decoded = _decode(page, file, path)
         if lost or decoded.dtype != stored.dtype or not np.array_equal(decoded, values):
-            raise ValueError(f"tags {lost} would be lost")
+            raise Error(f"tags {lost} would be lost")
     return written
 
 

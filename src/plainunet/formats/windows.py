@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tifffile import PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
 
+from plainunet.errors import Error
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import (
     fill,
@@ -90,9 +91,9 @@ def as_windows(image: NDArray[Any], missing: NDArray[np.bool_] | None = None) ->
     image = np.asarray(image)
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3:
-        raise ValueError(f"An image is [H, W, C]; this one is {list(image.shape)}.")
+        raise Error(f"An image is [H, W, C]; this one is {list(image.shape)}.")
     if not image.size:
-        raise ValueError(f"This image has no pixels: {list(image.shape)}.")
+        raise Error(f"This image has no pixels: {list(image.shape)}.")
     if missing is None and (missing := find_missing(image)) is not None:
         image = fill(image, missing)
     return ArrayWindows(image, missing)

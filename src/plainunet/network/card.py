@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationEr
 
 from plainunet import __version__
 from plainunet.config import TTAName
+from plainunet.errors import Error
 from plainunet.system import shorten
 
 FORMAT = 1
@@ -26,8 +27,10 @@ SCORES_FILE = "scores.json"
 """Name of the scores of a cross-validation in its folder, written when it is complete."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(Error):
     """The file is not a checkpoint that this version can read."""
+
+    code = "checkpoint"
 
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -67,7 +70,16 @@ def _having(keys: type[BaseModel]) -> AfterValidator:
 
 @dataclass(frozen=True)
 class Card:
-    """The model card of a checkpoint: everything that inference needs besides the weights."""
+    """The model card of a checkpoint: everything that inference needs besides the weights.
+
+    Example:
+        ```python
+        from plainunet import Card, Predictor, UNet
+
+        card = Card(("background", "car"), ((0, 0, 0), (255, 255, 255)), size=(96, 128))
+        predictor = Predictor(UNet(base_channels=4, depth=2), card)
+        ```
+    """
 
     class_names: Annotated[tuple[_Name, ...], Field(min_length=2, max_length=255)]
     """Names in the order of the class ids, background included."""
@@ -192,7 +204,7 @@ def find_checkpoint(path: str | Path) -> Path:
 def require_classes(card: Card, classes: int) -> None:
     """Refuse, by a ValueError, a card of another number of classes than its network's."""
     if not len(card.class_names) == len(card.colors) == classes:
-        raise ValueError(
+        raise Error(
             f"{len(card.class_names)} class names and {len(card.colors)} colours for {classes} "
             "classes"
         )

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.network.card import (
     KEY,
@@ -127,7 +128,7 @@ def _make_network(architecture: dict[str, Any], shapes: dict[str, tuple[int, ...
     """
     depth = architecture["depth"]
     if not isinstance(depth, int) or depth > len(shapes):
-        raise ValueError(f"the network's depth is {depth}, for {len(shapes)} tensors")
+        raise Error(f"the network's depth is {depth}, for {len(shapes)} tensors")
     with torch.device("meta"):
         network = UNet(**architecture)
     _require_tensors(network, shapes)
@@ -164,7 +165,7 @@ def _require_tensors(network: nn.Module, shapes: dict[str, tuple[int, ...]]) -> 
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     for name in sorted(wanted.keys() | shapes.keys()):
         if wanted.get(name) != shapes.get(name):
-            raise ValueError(
+            raise Error(
                 f"'{name}' is {_shape(shapes.get(name))} in the file, {_shape(wanted.get(name))} "
                 "in the network"
             )
@@ -208,7 +209,7 @@ def load_pretrained(network: UNet, path: Path) -> list[str]:
             same = f"--{flag} {other}"
             if isinstance(other, bool):
                 same = f"--{flag}" if other else f"--no-{flag}"
-            raise ValueError(
+            raise Error(
                 f"{path}: its network has {name.replace('_', ' ')} {other}, that of this run "
                 f"{own}. Use the same: {same}."
             )

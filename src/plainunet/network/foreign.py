@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from plainunet.errors import Error
 from plainunet.files import require_writable
 from plainunet.network.blocks import Upsampling
 from plainunet.network.card import Card, CheckpointError, versions
@@ -53,9 +54,9 @@ def import_checkpoint(
             not K different names; `size` is out of range.
     """
     if out.suffix != ".safetensors":
-        raise ValueError(f"--out {out}: the file name must end in .safetensors.")
+        raise Error(f"--out {out}: the file name must end in .safetensors.")
     if out.exists():
-        raise ValueError(f"--out {out} already exists. Choose another name, or remove it first.")
+        raise Error(f"--out {out} already exists. Choose another name, or remove it first.")
     require_writable(out.parent)
     state = _read_state(path)
     try:
@@ -64,7 +65,7 @@ def import_checkpoint(
         raise CheckpointError(f"{path}: {error}") from None
     smallest = 2**network.depth
     if size and not smallest <= min(size) <= max(size) <= LARGEST:
-        raise ValueError(
+        raise Error(
             f"--size {size[0]} {size[1]}: each side must be {smallest} to {LARGEST} pixels."
         )
     card = Card(
@@ -243,12 +244,12 @@ def _name_classes(given: Sequence[str], num_classes: int) -> tuple[str, ...]:
         return default_names(num_classes)
     names = ", ".join(given)
     if len(given) != num_classes:
-        raise ValueError(
+        raise Error(
             f"--classes: {len(given)} names ({names}), but the network has {num_classes} classes. "
             "Name all of them, background first."
         )
     if len(set(given)) != len(given) or not all(given):
-        raise ValueError(f"--classes: names must be different and not empty ({names}).")
+        raise Error(f"--classes: names must be different and not empty ({names}).")
     return tuple(given)
 
 

@@ -1,4 +1,17 @@
-"""Losses: cross-entropy, soft Dice, their sum, focal, Lovász, boundary, or the user's own."""
+"""Losses: cross-entropy, soft Dice, their sum, focal, Lovász, boundary, or the user's own.
+
+Example:
+    ```python
+    import torch
+
+    from plainunet import losses
+
+    logits, weight = torch.randn(1, 2, 16, 16), torch.ones(1, 16, 16)
+    target = torch.nn.functional.one_hot(torch.zeros(1, 16, 16).long(), 2).movedim(-1, 1).float()
+    print(losses.dice_loss(logits, target, weight))
+    print(losses.LOSSES["focal"](logits, target, weight))
+    ```
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -7,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plainunet.errors import Error
 from plainunet.parts import Part, PartError, running
 
 
@@ -274,7 +288,7 @@ def upsample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if (height, width) == size:
         return logits
     if size[0] % height or size[1] % width:
-        raise ValueError(
+        raise Error(
             f"The target is {size[0]} x {size[1]} pixels (height x width), the logits are "
             f"{height} x {width}: the target must be a whole multiple of the logits."
         )
@@ -294,12 +308,12 @@ def _prepare(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Te
 
 def _require_shapes(logits: Tensor, target: Tensor, weight: Tensor) -> None:
     if target.ndim != 4 or target.shape[:2] != logits.shape[:2]:
-        raise ValueError(
+        raise Error(
             f"The target is {list(target.shape)}, the logits are {list(logits.shape)}: both must "
             "be [N, K, height, width] with the same N and K."
         )
     if weight.shape != (target.shape[0], *target.shape[2:]):
-        raise ValueError(
+        raise Error(
             f"The weight is {list(weight.shape)}, the target is {list(target.shape)}: the weight "
             "must be [N, H, W] of the target."
         )

@@ -12,6 +12,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.errors import Error
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -40,7 +42,7 @@ class Sizes:
         if self.valid:
             return valid_output_size(height, width, self.depth)
         if height < self.smallest or width < self.smallest:
-            raise ValueError(
+            raise Error(
                 f"An image of {height} x {width} pixels (height x width) is too small for "
                 f"depth {self.depth}. Pad it to {max(height, self.smallest)} x "
                 f"{max(width, self.smallest)}, or use a smaller depth."
@@ -96,7 +98,7 @@ def valid_output_size(height: int, width: int, depth: int) -> tuple[int, int]:
     above = next(n for n in count(side) if output_side(n, depth))
     below = next((n for n in range(side, 0, -1) if output_side(n, depth)), None)
     nearest = f"{below} or {above}" if below else f"{above}, the smallest"
-    raise ValueError(
+    raise Error(
         f"An image of {height} x {width} pixels (height x width) does not fit valid "
         f"convolutions of depth {depth}: with this {name} a feature has an odd side, or nothing is "
         f"left. The nearest valid {name} is {nearest}."

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from plainunet.errors import Error
 from plainunet.network.checkpoint import load_unet
 from plainunet.network.unet import UNet
 
@@ -72,9 +73,9 @@ def choose_network(
     extra = [f"--{name.replace('_', '-')}" for name in chosen if name not in allowed]
     if checkpoint and (paper or extra):
         extra = ["--paper", *extra] if paper else extra
-        raise ValueError(f"{checkpoint} defines its own architecture. Remove {', '.join(extra)}.")
+        raise Error(f"{checkpoint} defines its own architecture. Remove {', '.join(extra)}.")
     if paper and extra:
-        raise ValueError(
+        raise Error(
             f"The paper's network has no option {', '.join(extra)}. Remove it, or replace --paper "
             "by all the options of the network."
         )
@@ -99,7 +100,7 @@ def summarise_network(network: UNet, size: tuple[int, int]) -> list[StageSummary
     """
     network.output_size(*size)
     if max(size) > _LONGEST:
-        raise ValueError(f"A side of {max(size)} pixels is too long; {_LONGEST} is the maximum.")
+        raise Error(f"A side of {max(size)} pixels is too long; {_LONGEST} is the maximum.")
     # tensors on the meta device take no time or memory
     shadow = copy.deepcopy(network).to("meta", torch.float32).train()
     named = _stages(shadow)

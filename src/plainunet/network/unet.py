@@ -22,6 +22,7 @@ from typing import Any, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from plainunet.errors import Error, wrong
 from plainunet.network.blocks import (
     DoubleConv,
     Down,
@@ -66,6 +67,16 @@ class UNet(nn.Module):
 
     Raises:
         ValueError: An argument is out of its range.
+
+    Example:
+        ```python
+        import torch
+
+        from plainunet import UNet
+
+        network = UNet(in_channels=3, num_classes=2, base_channels=8, depth=3)
+        logits = network(torch.zeros(1, 3, 101, 133))  # [1, 2, 101, 133]
+        ```
     """
 
     mean: Tensor
@@ -187,7 +198,7 @@ class UNet(nn.Module):
     def _decode(self, image: Tensor) -> list[Tensor]:
         """The decoder's feature at each level, the coarsest first."""
         if image.ndim != 4 or image.shape[1] != self.in_channels:
-            raise ValueError(
+            raise Error(
                 f"The input of the network must be [N, {self.in_channels}, H, W], not "
                 f"{list(image.shape)}."
             )
@@ -250,11 +261,11 @@ def set_statistics(network: Any, mean: Sequence[float], std: Sequence[float]) ->
     """Set the buffers `mean` and `std` of a network, see `UNet.set_normalisation`."""
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != network.in_channels:
-            raise ValueError(
+            raise Error(
                 f"{name} has {len(values)} values; the network has {network.in_channels} channels."
             )
         if not all(map(isfinite, values)):
-            raise ValueError(f"{name} is {list(values)}; every value must be finite.")
+            raise Error(f"{name} is {list(values)}; every value must be finite.")
     network.mean.copy_(torch.tensor(list(mean)))
     network.std.copy_(torch.tensor(list(std)).clamp(min=1e-3))
 
@@ -266,18 +277,20 @@ def _run(block: nn.Module, *features: Tensor) -> Tensor:
 
 def _check_architecture(architecture: dict[str, Any]) -> None:
     for name, least in {"in_channels": 1, "num_classes": 2, "base_channels": 1, "depth": 1}.items():
+        if not isinstance(architecture[name], int):
+            raise wrong(name, architecture[name], "an integer")
         if architecture[name] < least:
-            raise ValueError(f"{name} is {architecture[name]}; it must be at least {least}.")
+            raise Error(f"{name} is {architecture[name]}; it must be at least {least}.")
     if (classes := architecture["num_classes"]) > MOST_CLASSES:
-        raise ValueError(f"num_classes is {classes}; masks have at most {MOST_CLASSES}.")
+        raise Error(f"num_classes is {classes}; masks have at most {MOST_CLASSES}.")
     for name, known in (("normalisation", Normalisation), ("upsampling", Upsampling)):
         if architecture[name] not in get_args(known):
             names = ", ".join(get_args(known))
-            raise ValueError(f"{name} is {architecture[name]!r}; it is one of {names}.")
+            raise Error(f"{name} is {architecture[name]!r}; it is one of {names}.")
     if architecture["valid"] and architecture["deep_supervision"]:
-        raise ValueError("deep_supervision needs padded convolutions. Remove valid.")
+        raise Error("deep_supervision needs padded convolutions. Remove valid.")
     if not 0 <= architecture["dropout"] < 1:
-        raise ValueError(f"dropout is {architecture['dropout']}; it must be from 0 to below 1.")
+        raise Error(f"dropout is {architecture['dropout']}; it must be from 0 to below 1.")
 
 
 def deep_logits(network: UNet, image: Tensor) -> list[Tensor]:

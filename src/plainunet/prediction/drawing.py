@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tifffile import TiffFile, TiffWriter
 
+from plainunet.errors import Error, require_choice, take_path, wrong
 from plainunet.files import write_whole
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import to_unit
@@ -35,6 +36,46 @@ def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors, key: str = "
     """Write class ids [H, W] uint8 as a palette PNG; `key` is stored in it for `read_key`."""
     with write_whole(path) as file:
         file.write_bytes(encode_mask(mask, colors, key))
+
+
+def save_mask(
+    path: str | Path, mask: NDArray[np.integer[Any] | np.bool_], colors: Colors | None = None
+) -> None:
+    """Save a mask as a palette image whose pixel values are the class ids, whole or not at all.
+
+    Args:
+        path: A .png, or a .tif, which is tiled; an existing file is replaced.
+        mask: [H, W] class ids in 0..255, or booleans.
+        colors: RGB of each class, 0..255. Default: black and white for two classes, else black
+            and distinct hues.
+
+    Raises:
+        Error: The file name has another suffix, or the mask another shape, dtype or range.
+
+    Example:
+        ```python
+        from plainunet import Predictor, save_mask
+
+        predictor = Predictor.load("runs/first")
+        mask = predictor.predict("new-images/i_1.jpg")
+        save_mask("i_1.png", mask, predictor.card.colors)
+        ```
+    """
+    file = take_path(path, "path")
+    suffix = file.suffix.lower()
+    require_choice(suffix, (".png", ".tif", ".tiff"), "path")
+    wanted = "class ids [H, W], integers from 0 to 255"
+    if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype.kind not in "uib":
+        raise wrong("mask", mask, wanted)
+    if not mask.size:
+        raise wrong("mask", mask, wanted)
+    if mask.min() < 0 or mask.max() > 255:
+        raise Error(f"mask: expected {wanted}, but got {mask.min()} to {mask.max()}.", "argument")
+    if colors is not None and np.shape(colors) != (len(colors), 3):
+        raise wrong("colors", colors, "RGB of each class")
+    ids = mask.astype(np.uint8)
+    known = colors or default_colors(int(ids[ids != IGNORED].max(initial=1)) + 1)
+    (write_mask if suffix == ".png" else write_tiff_mask)(file, ids, known)
 
 
 def encode_mask(mask: NDArray[np.uint8], colors: Colors, key: str = "") -> bytes:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from plainunet.config import BackendName
+from plainunet.errors import Error
 from plainunet.network.card import KEY, Card, CheckpointError, read_card, require_classes
 from plainunet.network.sizes import Sizes
 from plainunet.system import cores, shorten
@@ -61,8 +62,10 @@ Loaded = tuple[Run, dict[str, Any], str]
 """The function of the network, the file's metadata, and the device."""
 
 
-class UnusableError(ValueError):
+class UnusableError(Error):
     """The machine lacks what the file needs."""
+
+    code = "unusable"
 
 
 @dataclass

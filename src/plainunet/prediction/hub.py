@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.network.card import Card
 from plainunet.page import count, interval, render, score
@@ -66,7 +67,7 @@ def save_model(predictor: "Predictor", folder: Path, about: About) -> None:
     is_own = readme.is_file() and _MARK in readme.read_text(encoding="utf-8", errors="replace")
     taken = [folder / name for name in (*NAMES, README) if (folder / name).exists()]
     if taken and not is_own:
-        raise ValueError(
+        raise Error(
             f"{taken[0]}: exists, and was not written by save_pretrained. Choose another folder."
         )
     if about.example and not about.example.is_file():
@@ -87,7 +88,7 @@ def _write_model(predictor: "Predictor", folder: Path) -> tuple[str, Card]:
     """Write the model's file; returns its name and its card."""
     card = predictor.card
     if predictor.is_ensemble:
-        raise ValueError("an ensemble has several files. Save each of its models on its own.")
+        raise Error("an ensemble has several files. Save each of its models on its own.")
     if not predictor.sources:
         from plainunet.network.checkpoint import save_checkpoint
 
@@ -95,7 +96,7 @@ def _write_model(predictor: "Predictor", folder: Path) -> tuple[str, Card]:
         return CHECKPOINT, card
     (source,) = predictor.sources
     if ModelFile.of(source.path) != source:
-        raise ValueError(f"{source.path}: has changed since it was loaded. Load it again.")
+        raise Error(f"{source.path}: has changed since it was loaded. Load it again.")
     if source.path.suffix.lower() not in SUFFIXES:
         from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 
@@ -106,9 +107,9 @@ def _write_model(predictor: "Predictor", folder: Path) -> tuple[str, Card]:
         save_checkpoint(folder / CHECKPOINT, network, card)
         return CHECKPOINT, card
     if source.path.suffix.lower() != ".onnx":
-        raise ValueError(f"{source.path}: save the checkpoint or the .onnx file instead.")
+        raise Error(f"{source.path}: save the checkpoint or the .onnx file instead.")
     if load_exported(source.path)[1] != card:
-        raise ValueError(
+        raise Error(
             f"{source.path}: was loaded with other settings, which an exported file cannot hold. "
             "Save the checkpoint instead."
         )

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from plainunet.errors import Error
 from plainunet.formats.sources import ImageSource
 from plainunet.prediction.backends import Logits
 from plainunet.prediction.views import View
@@ -37,7 +38,7 @@ def in_smaller_parts(
         large = [view for view in views if view.values > view.least]
         if not large:
             device = "" if str(backend.device) == "cpu" else ", or give --device cpu"
-            raise ValueError(
+            raise Error(
                 f"out of memory ({message}), even with the smallest parts. Free memory by ending "
                 f"other programs{device}."
             )
@@ -66,4 +67,4 @@ def failing_alone(file: ImageSource) -> Iterator[None]:
         give_freed_memory_back()
         fix = "Save fewer outputs at a time (--save), or end other programs."
         message = f"out of memory ({message}). {fix}"
-    raise ValueError(f"{file}: {message}")
+    raise Error(f"{file}: {message}")

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
 from tifffile import imwrite
 
 from plainunet.config import Output
+from plainunet.errors import Error
 from plainunet.files import write_json, write_whole
 from plainunet.formats.rasters import require_geo
 from plainunet.network.card import Card
@@ -424,7 +425,7 @@ def _folder(name: str, number: int) -> str:
 
 def _write_labels(path: Path, labels: NDArray[np.int32], tags: Sequence[Tag]) -> None:
     if labels.max(initial=0) > np.iinfo(np.uint16).max:
-        raise ValueError(
+        raise Error(
             f"{path}: {labels.max()} objects exceed the 65,535 that a 16-bit image can number. "
             "Remove small ones with --min-object, or do not save instances."
         )

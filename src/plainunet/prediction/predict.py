@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from tifffile import TiffFile
 from plainunet.config import Output
 from plainunet.dataset.lists import find_images
 from plainunet.dataset.pairs import open_slices
+from plainunet.errors import Error, require_choice, take_path, wrong
 from plainunet.files import remove_abandoned, require_writable, write_json
 from plainunet.formats.images import read_with_missing
 from plainunet.formats.masks import read_mask
@@ -35,7 +36,7 @@ from plainunet.prediction.drawing import TILE, write_tiff_bands
 from plainunet.prediction.geo import Georeference, find_geo, read_geo
 from plainunet.prediction.oom import failing_alone
 from plainunet.prediction.outputs import Entries, Outputs
-from plainunet.prediction.predictor import Predictor, note_warnings
+from plainunet.prediction.predictor import AnyImage, Predictor, note_warnings
 from plainunet.prediction.record import (
     mask_key,
     note_video,
@@ -46,7 +47,7 @@ from plainunet.prediction.record import (
     write_record,
 )
 from plainunet.prediction.video import CutOffError, predict_video, video_paths
-from plainunet.reporter import Forwarding, Reporter, silent
+from plainunet.reporter import Forwarding, Reporter, silent, track
 from plainunet.system import keep_freed_memory, spare_threads
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")
@@ -59,6 +60,82 @@ _FEWEST = 20
 _THREADS = spare_threads()
 _AHEAD = _THREADS + 1
 """Number of images to read ahead, and of masks waiting to be written; more for small images."""
+
+
+def predict(
+    model: str | Path | Sequence[str | Path] | Predictor,
+    images: AnyImage | Sequence[AnyImage],
+    out: str | Path | None = None,
+    *,
+    save: Sequence[Output] = (),
+    overwrite: bool = False,
+    min_area: int = 0,
+    reporter: Reporter = silent,
+    **loading: Any,
+) -> "Predictions":
+    """Predict the masks of many images and videos; one that fails does not stop the others.
+
+    Args:
+        model: A Predictor, or what `Predictor.load` takes.
+        images: Files, folders, patterns such as `scans/*.png`, lists of paths (.txt) and videos,
+            one or several; without `out` also arrays and images of Pillow.
+        out: Folder to write the masks to, as `plainunet predict` does: NAME.png for each image.
+            Default: they are returned, so all of them must fit in memory.
+        save: Outputs in addition to the masks: "overlay", "probabilities" and others, see
+            `PredictOptions`.
+        overwrite: Whether to overwrite masks in `out`; otherwise those of this model are skipped.
+        min_area: Pixels below which polygons are merged into their neighbours, with "gpkg".
+        reporter: Receives the progress, and warnings as notes.
+        loading: Keywords of `Predictor.load`, such as `device` or `tta`.
+
+    Returns:
+        The masks, or their paths and the failures.
+
+    Raises:
+        FileNotFoundError: A file does not exist, or a pattern matches none.
+        ValueError: An argument is wrong, or masks would lie among the images; without `out`, also
+            an image that cannot be read.
+
+    Example:
+        ```python
+        from plainunet import predict
+
+        done = predict("runs/first", "new-images", "masks", save=["overlay"], overwrite=True)
+        print(done, done.written, done.failures)
+        masks = predict("runs/first", ["new-images/i_1.jpg", "new-images/i_2.jpg"]).masks
+        ```
+    """
+    given: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
+    if isinstance(save, str):
+        raise wrong("save", save, f"a list, such as [{save!r}]")
+    for each in save:
+        require_choice(each, get_args(Output), "save")
+    if isinstance(model, Predictor) and loading:
+        raise wrong(next(iter(loading)), model, "a path as model, to be loaded with it")
+    if not isinstance(model, Predictor):
+        several = model if isinstance(model, list | tuple) else [model]
+        model = Predictor.load([take_path(each, "model") for each in several], **loading)
+    if out is not None:
+        folder = take_path(out, "out")
+        found = find_inputs([take_path(each, "images") for each in given], folder)
+        return predict_inputs(model, found, folder, save, overwrite, reporter, min_area)
+    if save:
+        raise wrong("out", out, "a folder, to save more than masks")
+    whole = list(_whole(given))
+    reading = track(whole, "predicting", len(whole), reporter)
+    return Predictions(masks=[model.predict(each) for each in reading])
+
+
+def _whole(images: Sequence[AnyImage]) -> Iterator[Any]:
+    """Images to keep in memory: those that paths stand for, and others as they are."""
+    for each in images:
+        if not isinstance(each, str | Path):
+            yield each
+            continue
+        found = find_inputs([Path(each)])
+        if found.videos:
+            raise wrong("images", each, "images, or a folder `out` for videos")
+        yield from found.images
 
 
 class Inputs(NamedTuple):
@@ -137,10 +214,10 @@ def _parse_list(content: bytes, source: str) -> list[ImageSource]:
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: not a list of paths (not UTF-8 text).") from error
+        raise Error(f"{source}: not a list of paths (not UTF-8 text).") from error
     paths = [parse_image(line.strip()) for line in lines if line.strip()]
     if not paths:
-        raise ValueError(f"{source}: contains no paths. Write one path per line.")
+        raise Error(f"{source}: contains no paths. Write one path per line.")
     return paths
 
 
@@ -185,13 +262,13 @@ def require_apart(
     files = {file.resolve() for image in images for file in files_of(image)}
     replaced = [path for path in paths if path.resolve() in files]
     if replaced:
-        raise ValueError(
+        raise Error(
             f"{replaced[0]}: a mask would overwrite one of the {what}. Choose another output "
             "folder."
         )
     shared = {path.parent.resolve() for path in paths} & {file.parent for file in files}
     if shared:
-        raise ValueError(
+        raise Error(
             f"{min(shared)}: contains the {what}; the next run would take masks in it for {what}. "
             "Choose another output folder."
         )
@@ -282,20 +359,35 @@ def count_large(path: Path, classes: int) -> NDArray[np.int64]:
     return counts[:classes]
 
 
-class Predicted(NamedTuple):
-    """The result of `predict_files` or `predict_inputs`."""
+@dataclass(frozen=True)
+class Predictions:
+    """The result of `predict`; prints as a summary."""
 
-    written: list[Path]
+    out: Path | None = None
+    """The folder of the masks, if they were written."""
+    written: list[Path] = field(default_factory=list)
     """Masks that were written."""
-    failures: list[str]
+    failures: list[str] = field(default_factory=list)
     """An error message for each input that failed."""
-    skipped: list[Path]
+    skipped: list[Path] = field(default_factory=list)
     """Masks that already existed."""
+    masks: list[NDArray[np.uint8]] = field(default_factory=list)
+    """Without a folder: the mask [H, W] of class ids of each image."""
 
-    def summary(self, out: Path) -> str:
-        """The final message to the user."""
-        count = len(self.written)
-        parts = [f"{count} mask{'s' * (count != 1)} in {out}"]
+    def as_dict(self) -> dict[str, Any]:
+        """Return the paths and messages, ready for JSON, and the number of masks in memory."""
+        return {
+            "out": self.out and str(self.out),
+            "written": [str(path) for path in self.written],
+            "failures": self.failures,
+            "skipped": [str(path) for path in self.skipped],
+            "masks": len(self.masks),
+        }
+
+    def __str__(self) -> str:
+        """Count the masks."""
+        count = len(self.written) + len(self.masks)
+        parts = [f"{count} mask{'s' * (count != 1)} in {self.out or 'memory'}"]
         if self.skipped:
             parts.append(f"{len(self.skipped)} already existed (--overwrite replaces them)")
         if self.failures:
@@ -311,7 +403,7 @@ def predict_files(
     overwrite: bool = True,
     reporter: Reporter = silent,
     min_area: int = 0,
-) -> Predicted:
+) -> Predictions:
     """Write a mask for each image; an image that fails does not stop the others.
 
     While the network runs on an image, the next ones are read and the last masks written.
@@ -350,7 +442,8 @@ def predict_files(
             if mask := _existing(task.mask):
                 require_own(mask, task.key)
     _accelerate(predictor, images, reporter)
-    return _Batch(predictor, outputs, tasks, overwrite, _EachOnce(reporter)).predict()
+    found = Predictions(out)
+    return _Batch(predictor, outputs, tasks, overwrite, _EachOnce(reporter), found).predict()
 
 
 def _accelerate(predictor: Predictor, images: Sequence[ImageSource], reporter: Reporter) -> None:
@@ -415,7 +508,7 @@ class _Batch:
     tasks: Sequence[_Task]
     overwrite: bool
     reporter: Reporter
-    result: Predicted = field(default_factory=lambda: Predicted([], [], []))
+    result: Predictions
     entries: dict[int, Entries] = field(default_factory=dict)
     """List entries by task number."""
     waiting: deque[tuple[int, Path, "Future[Entries]"]] = field(default_factory=deque)
@@ -425,7 +518,7 @@ class _Batch:
     ahead: int = _AHEAD
     """Number of images to read ahead, and of masks waiting to be written."""
 
-    def predict(self) -> Predicted:
+    def predict(self) -> Predictions:
         """Predict all images."""
         if self.tasks:
             self._begin()
@@ -605,7 +698,7 @@ def _require_names(tasks: Sequence[_Task], outputs: Outputs) -> None:
     for task in tasks:
         for path in outputs.files(task.mask):
             if taken.setdefault(path, task.image) != task.image:
-                raise ValueError(
+                raise Error(
                     f"{path}: is an output of both {taken[path]} and {task.image}. Use a separate "
                     "output folder for each."
                 )
@@ -628,7 +721,7 @@ def predict_inputs(
     overwrite: bool = False,
     reporter: Reporter = silent,
     min_area: int = 0,
-) -> Predicted:
+) -> Predictions:
     """Predict images, as by `predict_files`, and videos; a failure does not stop the others.
 
     For a video, the reporter receives the number of frames done.
@@ -643,7 +736,7 @@ def predict_inputs(
         masks, _ = video_paths(video, out)
         try:
             if named.setdefault(masks, video) != video:
-                raise ValueError(
+                raise Error(
                     f"{video}: has the same name as {named[masks]}. Use a separate output folder."
                 )
             size = video.stat().st_size
@@ -668,7 +761,7 @@ def _is_done(video: Path, size: int, out: Path) -> bool:
     paths = video_paths(video, out)
     there = [path for path in paths if path.is_file()]
     if there and video_size(out, paths[0].name) != size:
-        raise ValueError(
+        raise Error(
             f"{there[0]}: exists, but was not made from {video} by this model. Pass --overwrite to "
             "replace it, or choose another output folder."
         )

@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import ValidationError
 
 from plainunet.config import BackendName, CardOptions
+from plainunet.errors import Error, require_choice, require_types, take_path, wrong
 from plainunet.formats.colors import IGNORED
-from plainunet.formats.images import read_image, read_reduced
+from plainunet.formats.images import read_reduced, take_image
 from plainunet.formats.sources import ImageSource
 from plainunet.formats.windows import ArrayWindows, Windows, as_windows
 from plainunet.network.card import Card, find_checkpoints
@@ -39,6 +41,8 @@ from plainunet.settings import explain
 if TYPE_CHECKING:
     from plainunet.network.own import Network
 
+AnyImage: TypeAlias = NDArray[Any] | str | Path | Image.Image
+"""An image [H, W, C] or [H, W] as stored, its file, or an image of Pillow."""
 FAR = 6
 """Factor by which an image's area may differ from those of training before a warning."""
 _SAMPLE, _BRIGHTEST = 256, 2.0
@@ -127,6 +131,17 @@ def note_warnings(file: ImageSource, reporter: Reporter) -> Iterator[None]:
 class Predictor:
     """Predicts masks from images as stored on disk, with one network or an ensemble.
 
+    Example:
+        ```python
+        from plainunet import Predictor, read_image
+
+        predictor = Predictor.load("runs/first", device="cpu")
+        image = read_image("new-images/i_1.jpg")
+        mask = predictor.predict(image)
+        masks = predictor.predict([image, "new-images/i_2.jpg"])
+        print(predictor.card.class_names, mask.shape, predictor.probabilities(image).shape)
+        ```
+
     Attributes:
         card: Its description: input size, classes, threshold, test-time augmentation,
             post-processing.
@@ -169,13 +184,18 @@ class Predictor:
                 differ, the networks have different classes, or the card has an unknown test-time
                 augmentation.
         """
+        require_types(card=(card, Card))
+        if not hasattr(network, "architecture"):
+            raise wrong("network", network, "a UNet (or Predictor.load for a file)")
+        if isinstance(memory, str):
+            raise wrong("memory", memory, "a number of bytes")
         classes = network.architecture["num_classes"]
         if card is None:
             numbers = tuple(str(number) for number in range(classes))
             card = Card(numbers, default_colors(classes), size=None)
         _require_same_classes(classes, card, [other for _, other in others])
         if card.tta not in TTA:
-            raise ValueError(f"--tta {card.tta}: choose one of {', '.join(TTA)}.")
+            raise Error(f"--tta {card.tta}: choose one of {', '.join(TTA)}.")
         backends = [
             (_run_on(each, device, precision, TTA[card.tta]), own)
             for each, own in ((network, card), *others)
@@ -211,9 +231,7 @@ class Predictor:
             ValueError: The model is an exported file, which has no network in PyTorch.
         """
         if isinstance(self._network, ExportedNetwork):
-            raise ValueError(
-                "an exported file has no PyTorch network. Load the checkpoint instead."
-            )
+            raise Error("an exported file has no PyTorch network. Load the checkpoint instead.")
         return self._network
 
     @classmethod
@@ -253,33 +271,29 @@ class Predictor:
             ValueError: A file is not a model, the models have different classes, the backend or
                 device is not available, or an override is invalid.
         """
-        given = [path] if isinstance(path, str | Path) else path
-        paths = [each for one in given for each in find_checkpoints(one)]
+        given = path if isinstance(path, list | tuple) else [path]
+        paths = [file for each in given for file in find_checkpoints(take_path(each, "path"))]
         if not paths:
-            raise ValueError("No checkpoint given. Pass at least one path.")
+            raise Error("No checkpoint given. Pass at least one path.")
+        require_choice(backend, get_args(BackendName), "backend")
         try:
             instead = CardOptions(**instead).instead()
         except ValidationError as error:
-            raise ValueError(explain(error, CardOptions)) from None
+            raise Error(explain(error, CardOptions)) from None
         own = parts_of(network, "--network")
         (first, card), *others = [load_model(Path(each), backend, device, own) for each in paths]
-        if len({isinstance(each, ExportedNetwork) for each, _ in ((first, card), *others)}) > 1:
-            raise ValueError(
-                f"{', '.join(map(str, paths))}: an ensemble needs models of one kind: "
-                "checkpoints, or exported files."
-            )
+        _require_one_kind([first, *(each for each, _ in others)], paths)
         if "threshold" in instead and (classes := len(card.class_names)) > 2:
-            raise ValueError(
+            raise Error(
                 f"--threshold needs a model with two classes; this one has {classes} "
                 "and chooses the most probable class."
             )
         card = dataclasses.replace(card, **instead)
         made = cls(first, card, others=others, device=device, precision=precision, memory=memory)
-        made._may_convert = backend == "auto"
+        made.own, made._may_convert = own, backend == "auto"
         if backend == "openvino" and not isinstance(first, ExportedNetwork):
             made._convert(paths[0])
         made.sources = tuple(ModelFile.of(Path(each)) for each in paths)
-        made.own = own
         return made
 
     def _convert(self, path: str | Path) -> None:
@@ -408,29 +422,44 @@ class Predictor:
         about = About(repository.partition("/")[2] or repository, license, repository, shown)
         return push_model(self, about, private, token)
 
-    def predict(self, image: NDArray[Any] | str | Path) -> NDArray[np.uint8]:
+    @overload
+    def predict(self, image: AnyImage) -> NDArray[np.uint8]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(self, image: Sequence[AnyImage]) -> list[NDArray[np.uint8]]: ...
+
+    def predict(
+        self, image: AnyImage | Sequence[AnyImage]
+    ) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
         """Predict the class of each pixel.
 
         Args:
-            image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored; or its
-                file.
+            image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored; its file;
+                an image of Pillow; or a list of these.
 
         Returns:
-            Mask [H, W] uint8 of class ids at the image's own size, 255 for NaN pixels.
-        """
-        return self.clean(np.concatenate(list(self.mask_bands(_windows_of(image)))))
+            Mask [H, W] uint8 of class ids at the image's own size, 255 for NaN pixels; a list of
+            masks for a list of images.
 
-    def probabilities(self, image: NDArray[Any] | str | Path) -> NDArray[np.float32]:
+        Raises:
+            FileNotFoundError: The file does not exist.
+            ValueError: It is no image, or does not fit the model.
+        """
+        if isinstance(image, list | tuple):
+            return [self.predict(each) for each in image]
+        windows = as_windows(take_image(image))
+        return self.clean(np.concatenate(list(self.mask_bands(windows))))
+
+    def probabilities(self, image: AnyImage) -> NDArray[np.float32]:
         """Predict the probability of each class in each pixel.
 
         Args:
-            image: [H, W, C] (or [H, W] for one channel), integers or floats, as stored; or its
-                file.
+            image: An image as for `predict`.
 
         Returns:
             Probabilities [K, H, W] float32 at the image's own size; they sum to 1 over K.
         """
-        bands = list(self.both_bands(_windows_of(image)))
+        bands = list(self.both_bands(as_windows(take_image(image))))
         return np.concatenate([probabilities for _, probabilities in bands], axis=1)
 
     def prepare(self, image: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> Windows:
@@ -567,10 +596,6 @@ class Predictor:
         return (self._backend.mean(bands) for bands in aligned_bands(streams))
 
 
-def _windows_of(image: NDArray[Any] | str | Path) -> Windows:
-    return as_windows(read_image(Path(image)) if isinstance(image, str | Path) else image)
-
-
 def load_model(
     path: Path, backend: BackendName = "auto", device: str = "auto", own: Sequence[Part] = ()
 ) -> "tuple[Network | ExportedNetwork, Card]":
@@ -619,16 +644,25 @@ def _run_on(
     return TorchBackend(network, device, precision, turns)
 
 
+def _require_one_kind(networks: "Sequence[Network | ExportedNetwork]", paths: list[Path]) -> None:
+    """Refuse an ensemble of checkpoints and exported files."""
+    if len({isinstance(each, ExportedNetwork) for each in networks}) > 1:
+        raise Error(
+            f"{', '.join(map(str, paths))}: an ensemble needs models of one kind: checkpoints, or "
+            "exported files."
+        )
+
+
 def _require_same_classes(classes: int, card: Card, others: Sequence[Card]) -> None:
     """Refuse an ensemble whose probabilities cannot be averaged."""
     if len(card.class_names) != classes:
-        raise ValueError(
+        raise Error(
             f"{len(card.class_names)} class names for a network with {classes} classes "
             "(including background)."
         )
     for other in others:
         if other.class_names != card.class_names:
-            raise ValueError(
+            raise Error(
                 "an ensemble needs networks with the same classes in the same order; these have "
                 f"{', '.join(card.class_names)} and {', '.join(other.class_names)}."
             )

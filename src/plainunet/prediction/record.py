@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from plainunet.errors import Error
 from plainunet.files import write_json
 from plainunet.formats.sources import ImageSource, files_of
 from plainunet.prediction.drawing import read_key
@@ -23,7 +24,7 @@ _PIECE = 2**14  # bytes
 def require_same(out: Path, digest: str) -> None:
     """Refuse a folder whose record is of another model or of other settings."""
     if (out / RECORD).exists() and _read(out / RECORD).get("digest") != digest:
-        raise ValueError(
+        raise Error(
             f"{out}: contains masks of another model or of other settings. Choose another output "
             "folder, or pass --overwrite."
         )
@@ -33,7 +34,7 @@ def require_no_lists(out: Path, lists: Iterable[str]) -> None:
     """Refuse a folder that has no record but a file with the name of a list."""
     for name in lists:
         if (out / name).exists() and not (out / RECORD).exists():
-            raise ValueError(
+            raise Error(
                 f"{out / name}: exists, but was not written by predict. Choose another output "
                 "folder, or pass --overwrite."
             )
@@ -62,7 +63,7 @@ def require_own(mask: Path, key: str) -> None:
     """Refuse a mask with another key or none; the key of a missing image is only the digest."""
     known = read_key(mask)
     if key not in (known, known.partition(" ")[0]):
-        raise ValueError(
+        raise Error(
             f"{mask}: exists, but was made from another image, by another model or with other "
             "settings. Pass --overwrite to replace it, or choose another output folder."
         )

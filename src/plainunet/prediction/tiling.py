@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.errors import Error
 from plainunet.prediction.backends import Backend, Logits
 
 TILE_OUTPUT = 388
@@ -101,7 +102,7 @@ def blend_bands(
     grid = 2**backend.geometry.depth
     length, across = tile
     if any(side % grid for side in (*tile, overlap)) or not 0 < 2 * overlap <= min(tile):
-        raise ValueError(
+        raise Error(
             f"Tiles of {length} x {across} pixels with overlap {overlap}: all three must be "
             f"multiples of {grid}, and the overlap at most half of a side."
         )
@@ -139,7 +140,7 @@ def overlap_bands(
     one tile or several.
     """
     if not backend.geometry.valid:
-        raise ValueError("Seamless tiles need a network of valid convolutions (valid=True).")
+        raise Error("Seamless tiles need a network of valid convolutions (valid=True).")
     grid = 2**backend.geometry.depth
     rows, columns = backend.geometry.reflection_indices(image.size)
     whole = backend.geometry.output_size(len(rows), len(columns))

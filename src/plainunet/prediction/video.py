@@ -15,14 +15,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.prediction.drawing import draw_overlay
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent
 
 
-class CutOffError(ValueError):
+class CutOffError(Error):
     """A video has fewer frames than its header states; the masks of these are written."""
+
+    code = "cut-off"
 
 
 def video_paths(video: Path, out: Path) -> tuple[Path, Path]:
@@ -43,7 +46,7 @@ def predict_video(
         frames = _frames(source)
         first = next(frames, None)
         if first is None:
-            raise ValueError(f"{video}: cannot be read as a video, or has no frames.")
+            raise Error(f"{video}: cannot be read as a video, or has no frames.")
         size = first.shape[1], first.shape[0]
         out.mkdir(parents=True, exist_ok=True)
         reporter.stage(f"frames of {video.name}", max(total, 1))
@@ -95,7 +98,7 @@ def _writing(
 
         try:
             if not writer.isOpened():
-                raise ValueError(f"{path}: this build of OpenCV cannot write videos ({codec}).")
+                raise Error(f"{path}: this build of OpenCV cannot write videos ({codec}).")
             yield write
         finally:
             writer.release()
@@ -104,4 +107,4 @@ def _writing(
         there = sum(1 for _ in iter(written.grab, False))
         written.release()
         if there != count:
-            raise ValueError(f"{path}: only {there} of {count} frames could be written.")
+            raise Error(f"{path}: only {there} of {count} frames could be written.")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.dataset.resize import fit_size, reduce_size, resize
+from plainunet.errors import Error
 from plainunet.formats.images import to_unit
 from plainunet.formats.windows import ArrayWindows, Windows, as_channels
 from plainunet.network.card import Card
@@ -29,8 +30,10 @@ _BATCH = 2**20
 """Largest number of values, as in `tiling.WHOLE`, in a batch of small images."""
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(Error):
     """The network's logits contain infinities or NaN."""
+
+    code = "not-finite"
 
 
 class View:

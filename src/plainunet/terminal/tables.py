@@ -14,12 +14,14 @@ from plainunet.doctor.findings import Finding, find_unfixed
 from plainunet.doctor.fix import describe
 from plainunet.evaluation.folds import CrossValidation
 from plainunet.evaluation.metrics import PER_CLASS, metric_label, metric_labels
+from plainunet.evaluation.scores import Scores
 from plainunet.evaluation.statistics import FEW
 from plainunet.page import plural
 from plainunet.terminal.screen import Terminal
 
 if TYPE_CHECKING:
     from plainunet.deployment.export import Exported
+    from plainunet.evaluation.compare import Comparison
     from plainunet.network.summary import StageSummary
 
 
@@ -275,9 +277,9 @@ _FOLDS = 10  # of a cross-validation
 _OWN = 3  # of the user's metrics side by side, whose values may be long
 
 
-def show_scores(result: dict[str, Any]) -> None:
+def show_scores(scores: Scores) -> None:
     """Print the scores that `train` and `evaluate` return; two classes fit a screen of 24 lines."""
-    console = Terminal(highlight=False)
+    console, result = Terminal(highlight=False), scores.content
     intervals = result["intervals"]
     console.print(_evaluated(len(result["images"]), intervals["groups"], result["split"]))
     accuracies = []
@@ -305,7 +307,7 @@ def show_scores(result: dict[str, Any]) -> None:
 def show_cross_validation(result: CrossValidation) -> None:
     """Print the scores of a cross-validation; five folds fit a screen of 24 lines."""
     console = Terminal(highlight=False)
-    first = next(iter(result.out_of_fold.values()))
+    first = next(iter(result.out_of_fold.values())).content
     groups, seeds = first["intervals"]["groups"], len(result.seeds)
     console.print(
         f"{plural(len(first['images']), 'image')} in {plural(groups, 'group')}, "
@@ -358,9 +360,9 @@ def show_tuning(found: dict[str, Any]) -> None:
     console.print(f"tuned checkpoint: {found['checkpoint']}\n", markup=False, soft_wrap=True)
 
 
-def show_comparison(found: dict[str, Any]) -> None:
-    """Print the scores of two models, as by `compare`, and their differences, in 24 lines."""
-    console = Terminal(highlight=False)
+def show_comparison(comparison: "Comparison") -> None:
+    """Print the scores of two models and their differences, in 24 lines."""
+    console, found = Terminal(highlight=False), comparison.content
     console.print(
         f"{_evaluated(found['pictures'], found['groups'], found['split'])}\n"
         f"first: {found['models'][0]}\nsecond: {found['models'][1]}",

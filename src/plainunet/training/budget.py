@@ -11,6 +11,7 @@ import torch
 
 from plainunet.config import Growth, TrainConfig
 from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.errors import Error
 from plainunet.evaluation.measure import PredictedImage, predict_images
 from plainunet.evaluation.metrics import confusion_matrix
 from plainunet.evaluation.report import (
@@ -92,7 +93,7 @@ def fit_budget(
     reserve = min(reading) * (len(pairs) / 2 + 3 * held_out) + 2
     seconds = config.budget - spent - (time.perf_counter() - start) - reserve
     if seconds < 0.25 * config.budget:
-        raise ValueError(
+        raise Error(
             f"--budget {config.budget:.0f} s is too short: starting, reading {len(pairs)} images "
             f"and evaluating {held_out} takes about {config.budget - seconds:.0f} s. Set a longer "
             "budget, or --epochs."
@@ -205,7 +206,7 @@ def find_end(run: Run, predictor: Predictor) -> float:
     evaluation = measure_end(predictor, run.dataset.part("val"))
     spent = time.monotonic() - run.begun
     if budget - spent - evaluation < _LITTLE * budget:
-        raise ValueError(
+        raise Error(
             f"--budget {budget:.0f} s is too short: starting took {spent:.0f} s, and the final "
             f"evaluation takes about {evaluation:.0f} s. Set a longer budget, or --epochs."
         )

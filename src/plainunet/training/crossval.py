@@ -16,11 +16,13 @@ from plainunet.dataset.coding import Instances
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.split import read_split, write_split
+from plainunet.errors import Error, require_types, take_path
 from plainunet.evaluation.evaluate import evaluate_dataset
 from plainunet.evaluation.folds import SPLIT, CrossValidation, FoldScores, report_content
 from plainunet.evaluation.measure import Measurement, predict_images, score_images
 from plainunet.evaluation.metrics import Metrics, with_own
 from plainunet.evaluation.report import About, Shown, choose_shown, show, write_report
+from plainunet.evaluation.scores import Scores
 from plainunet.files import lock_folder, remove_unfinished, write_json
 from plainunet.formats.problems import command
 from plainunet.network.card import BEST_FILE, FOLDS_FILE, SCORES_FILE, Card
@@ -86,8 +88,17 @@ def cross_validate(
         ValueError: As by `train`; or `out` has a cross-validation with other settings or parts, or
             the data has changed since it began.
         StoppedError: SIGINT or SIGTERM arrived; the state of the run is saved.
+
+    Example:
+        ```python
+        from plainunet import TrainConfig, cross_validate
+
+        settings = TrainConfig(epochs=1, base_channels=4, depth=2, batch_size=4)
+        print(cross_validate("my-data", "runs/cv-small", settings, folds=2))
+        ```
     """
-    data, out, config = Path(data), Path(out), config or TrainConfig()
+    require_types(config=(config, TrainConfig), folds=(folds, int), seeds=(seeds, int))
+    data, out, config = take_path(data, "data"), take_path(out, "out"), config or TrainConfig()
     parts = own_parts(augment, loss=loss, network=network, metrics=metrics)
     config = config.model_copy(update=parts.names())
     parts = read_augment(config, parts)
@@ -160,13 +171,13 @@ class _Plan:
         """Plan the runs: all folds with the first seed, then with the next."""
         count = folds or config.folds or FOLDS
         if config.fold is not None:
-            raise ValueError(
+            raise Error(
                 f"--fold is {config.fold}, but all folds are trained. Omit it, or use train."
             )
         if count < 2:
-            raise ValueError(f"--folds is {count}; cross-validation needs at least 2.")
+            raise Error(f"--folds is {count}; cross-validation needs at least 2.")
         if seeds < 1:
-            raise ValueError(f"--seeds is {seeds}; at least 1 is needed.")
+            raise Error(f"--seeds is {seeds}; at least 1 is needed.")
         numbers = tuple(range(config.seed, config.seed + seeds))
         runs = tuple(
             _FoldRun(fold, seed, RunFolder(out / _name(fold, seed, config.seed)))
@@ -226,7 +237,7 @@ class _Plan:
             others = [run.folder.path for run in self.runs if run.folder.path.exists()]
             others += [RunFolder(self.out).config] * RunFolder(self.out).config.exists()
             if others:
-                raise ValueError(f"{others[0]}: exists already. Choose another --out.")
+                raise Error(f"{others[0]}: exists already. Choose another --out.")
         elif self._has_begun():
             known = json.loads(self.record.read_text(encoding="utf-8"))
             self._require_same(known)
@@ -245,13 +256,13 @@ class _Plan:
         now = {"data": mine["data"], "folds": mine["folds"], **mine["settings"]}
         for name in {**before, **now}:
             if before.get(name) != now.get(name):
-                raise ValueError(
+                raise Error(
                     f"{self.out}: was begun with {name.replace('_', ' ')} "
                     f"{before.get(name, 'unset')}, not {now.get(name, 'unset')}. Use the same "
                     "settings to continue it, or choose another --out."
                 )
         if len(known["seeds"]) > len(self.seeds):
-            raise ValueError(
+            raise Error(
                 f"{self.out}: was begun with --seeds {len(known['seeds'])}, not "
                 f"{len(self.seeds)}. Use as many or more, or choose another --out."
             )
@@ -330,7 +341,7 @@ def _require_same_data(plan: _Plan, run: _FoldRun) -> None:
     """Refuse data that was changed between two runs."""
     cards = [plan.card(each) for each in (plan.runs[0], run)]
     if cards[0].training["digest"] != cards[1].training["digest"]:
-        raise ValueError(
+        raise Error(
             f"{plan.data}: has changed since the cross-validation began: {run.name} has other "
             f"files than {plan.runs[0].name}. Start again with another --out."
         )
@@ -351,7 +362,8 @@ def _score(plan: _Plan) -> CrossValidation:
             folds.append(FoldScores(run.fold, seed, run.folder.best, len(held_out), scores))
             measured += counts
             pairs += held_out
-        out_of_fold[seed] = {"split": SPLIT, **_scored(measured, pairs, card, metrics)}
+        content = {"split": SPLIT, **_scored(measured, pairs, card, metrics)}
+        out_of_fold[seed] = Scores(plan.out, content, RunFolder(plan.out).report)
     return CrossValidation(plan.data, plan.out, tuple(folds), out_of_fold)
 
 
@@ -379,7 +391,8 @@ def _finish(plan: _Plan, reporter: Reporter) -> CrossValidation:
         ensemble, objects = predictor(result.checkpoints), isinstance(dataset.coding, Instances)
         what: dict[str, Any] = {"objects": objects, "metrics": plan.metrics}
         scores = evaluate_dataset(ensemble, test, reporter, **what)
-        result = dataclasses.replace(result, test={"split": "test", **scores})
+        tested = Scores(plan.out, {"split": "test", **scores})
+        result = dataclasses.replace(result, test=tested)
     pairs = _pairs(plan, plan.runs[0])
     trained_on = [p if p.part == "test" else dataclasses.replace(p, part="train") for p in pairs]
     write_split(RunFolder(plan.out).split, trained_on, plan.data)
@@ -396,7 +409,7 @@ def _report(
     reporter: Reporter,
 ) -> None:
     """Write the report: out-of-fold predictions of the first seed, and the scores of all runs."""
-    scores = result.out_of_fold[plan.seeds[0]]
+    scores = result.out_of_fold[plan.seeds[0]].content
     runs = plan.runs[: plan.folds]
     places = {pair.image: place for place, pair in enumerate(dataset.pairs)}
     held_out = [pair for run in runs for pair in _pairs(plan, run) if pair.part == "val"]

@@ -16,6 +16,7 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from plainunet.errors import Error
 from plainunet.network.device import choose_device
 
 
@@ -270,7 +271,7 @@ def join_processes(device: str) -> Iterator[Processes]:
     if kind == "cuda":
         local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if local >= gpus:
-            raise ValueError(
+            raise Error(
                 f"torchrun started process {local + 1} on this machine, which has {gpus} GPUs. "
                 f"Use --nproc-per-node {gpus}, or --device cpu."
             )

@@ -19,6 +19,7 @@ from plainunet.dataset.resize import SIZES, area_shares, measure_ceiling, patche
 from plainunet.dataset.scenes import are_blocks
 from plainunet.dataset.split import shared_groups
 from plainunet.doctor.diagnose import Diagnosis
+from plainunet.errors import Error
 from plainunet.formats.images import to_unit
 from plainunet.formats.problems import DataError, command
 from plainunet.page import plural
@@ -555,7 +556,7 @@ def _in_patches(
     if config.patch or not are_blocks(dataset.pairs):
         return config
     if config.size:
-        raise ValueError(
+        raise Error(
             f"--size {config.size[0]} {config.size[1]} would downscale the blocks of the scenes. "
             "Give the size of patches, --patch, or read scenes whole: --block 0."
         )
@@ -593,7 +594,7 @@ def _check_size(config: TrainConfig, size: tuple[int, int]) -> None:
     smallest = 2 ** (config.depth + 1)
     scales = [stage.scale for stage in config.growth] + [1]
     if min(scaled_size(size, min(scales))) < smallest:
-        raise ValueError(
+        raise Error(
             f"The input size {size[0]} x {size[1]}"
             + (f", scaled by {min(scales):g} in growth," if config.growth else "")
             + f" is too small for --depth {config.depth}, which needs {smallest} pixels. Set a "
@@ -605,7 +606,7 @@ def _check_objects(config: TrainConfig, size: tuple[int, int], reporter: Reporte
     """Refuse elastic deformation that is too strong for the input size, or warn of it."""
     side = min(size)
     if config.elastic > side / 4:
-        raise ValueError(
+        raise Error(
             f"--elastic {config.elastic:g} is too strong for an input size of {size[0]} x {size[1]}"
             f": images would fold over themselves. Set {side / 12:.0f} or less."
         )

@@ -17,6 +17,7 @@ from typing import Any
 from plainunet.config import TrainConfig
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.split import SPLIT_FILE
+from plainunet.errors import Error
 from plainunet.evaluation.metrics import Metrics, logged_metrics, with_own
 from plainunet.files import write_whole
 from plainunet.formats.problems import command
@@ -192,7 +193,7 @@ def rows_until(folder: RunFolder, epoch: int) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            raise ValueError(f"{file}: line {number} is damaged. Remove this line.") from error
+            raise Error(f"{file}: line {number} is damaged. Remove this line.") from error
     return [row for row in rows if row["epoch"] <= epoch]
 
 

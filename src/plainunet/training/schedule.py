@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from plainunet.config import TrainConfig
+from plainunet.errors import Error
 
 WARM_UP = 0.1
 """Fraction of the steps in which the one-cycle schedule rises."""
@@ -236,4 +237,4 @@ def learning_rate_at(
         return float(highest * (1 - done) ** 0.9)
     if schedule == "constant":
         return highest
-    raise ValueError(f"Unknown schedule {schedule!r}.")
+    raise Error(f"Unknown schedule {schedule!r}.")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.network.own import Network, OwnNetwork
 from plainunet.parts import running
@@ -137,7 +138,7 @@ def read_state(folder: RunFolder) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         content["counters"], content["network"], content["optimizers"], content["data"]
     except Exception as error:  # PyTorch raises many types on a damaged file
-        raise ValueError(
+        raise Error(
             f"{file}: damaged. Start a new run with another --out; if it exists, fine-tune its "
             f"best checkpoint: --pretrained {folder.best}"
         ) from error

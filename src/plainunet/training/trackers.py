@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from plainunet.config import TrainConfig
+from plainunet.errors import Error
 from plainunet.evaluation.metrics import logged_metrics
 from plainunet.files import write_json
 from plainunet.formats.images import read_image
@@ -201,7 +202,7 @@ def require_trackers(config: TrainConfig, run: Path) -> None:
             for library in TRACKERS[name].libraries:
                 import_module(library)
         except ImportError as error:
-            raise ValueError(
+            raise Error(
                 f"--track {name}: a library is missing ({error}). Install it with: "
                 f"pip install {_PACKAGES.get(name, name)}"
             ) from error

@@ -20,6 +20,8 @@ from plainunet.dataset.samples import Samples
 from plainunet.dataset.split import write_split
 from plainunet.dataset.stored import is_folder, store_dataset
 from plainunet.doctor.images import copies_across
+from plainunet.errors import Error, require_types, take_path
+from plainunet.evaluation.scores import Scores
 from plainunet.files import lock_folder, remove_unfinished, write_whole
 from plainunet.formats.images import IMAGE_SUFFIXES, read_image
 from plainunet.formats.problems import command
@@ -69,7 +71,7 @@ def train(
     augment: Any = None,
     network: Any = None,
     metrics: Any = None,
-) -> dict[str, Any]:
+) -> Scores:
     """Train a U-Net on a folder of images and masks, and evaluate it.
 
     Args:
@@ -97,7 +99,7 @@ def train(
         metrics: Your own metrics, as for `evaluate`.
 
     Returns:
-        The scores on the validation split at native size, as by `evaluate`.
+        The scores of the best checkpoint on the validation split at native size.
 
     Raises:
         FileNotFoundError: The folder does not exist.
@@ -106,9 +108,20 @@ def train(
             part does not do what it should.
         FloatingPointError: Loss or gradient was not finite in several steps in a row.
         StoppedError: SIGINT or SIGTERM arrived; the state of the run is saved.
+
+    Example:
+        ```python
+        from plainunet import TrainConfig, train
+
+        settings = TrainConfig(epochs=1, base_channels=4, depth=2)
+        scores = train("my-data", "runs/small", settings)
+        print(scores)
+        print(scores.dice, scores.checkpoint)
+        ```
     """
+    require_types(config=(config, TrainConfig), reporter=(reporter, Reporter))
     begun = time.monotonic() if begun is None else begun
-    folder, config = RunFolder(Path(out)), config or TrainConfig()
+    folder, config = RunFolder(take_path(out, "out")), config or TrainConfig()
     parts = own_parts(augment, loss=loss, network=network, metrics=metrics)
     config = config.model_copy(update=parts.names())
     parts = read_augment(config, parts)
@@ -135,7 +148,7 @@ def resume(
     augment: Any = None,
     network: Any = None,
     metrics: Any = None,
-) -> dict[str, Any]:
+) -> Scores:
     """Resume a run from the state that was saved last.
 
     Without a time budget, weights and scores are those of an uninterrupted run, bit for bit on
@@ -150,7 +163,7 @@ def resume(
         metrics: The metrics of the run that are your own.
 
     Returns:
-        The scores on the validation split at native size, as by `evaluate`.
+        The scores of the best checkpoint on the validation split at native size.
 
     Raises:
         FileNotFoundError: There is no run, or its data folder is missing.
@@ -158,21 +171,27 @@ def resume(
             library is missing, or your own parts are not those of the run.
         FloatingPointError: Loss or gradient was not finite in several steps in a row.
         StoppedError: SIGINT or SIGTERM arrived; the state of the run is saved.
+
+    Example:
+        ```python
+        from plainunet import resume
+
+        scores = resume("runs/first")  # a finished run is evaluated again
+        ```
     """
-    folder = RunFolder(Path(out))
+    require_types(reporter=(reporter, Reporter))
+    folder = RunFolder(take_path(out, "out"))
     folder.require_state()
     parts = own_parts(augment, loss=loss, network=network, metrics=metrics)
     with _processes_in(folder, folder.read_config().device) as processes:
         return _resume(folder, processes, reporter, parts)
 
 
-def _train(
-    run: Run, plan: Sequence[str] = (), saved: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def _train(run: Run, plan: Sequence[str] = (), saved: dict[str, Any] | None = None) -> Scores:
     """Train from fresh weights or a saved state to the end, then evaluate the best natively."""
     config = run.config
     if config.size is None and config.patch is None:
-        raise ValueError(f"{run.folder.config}: size is missing.")
+        raise Error(f"{run.folder.config}: size is missing.")
     _ = run.metrics  # tried before anything takes long
     if isinstance(run.loss, OwnLoss):
         run.loss.check(len(config.classes), choose_device(config.device))
@@ -196,7 +215,7 @@ def _train(
             elif run.processes.is_first:
                 _begin_folder(run, plan)
             trainer.fit()
-        return evaluate_best(run)
+        return Scores(run.folder.best, evaluate_best(run), run.folder.report)
 
 
 def own_parts(augment: Any, **others: Any) -> OwnParts:
@@ -229,7 +248,7 @@ def _plan(
 ) -> tuple[TrainConfig, SegmentationDataset, list[str]]:
     """Open the data and complete the settings; returns both and the lines of the plan."""
     if any(file.exists() for file in (folder.best, folder.config, folder.state)):
-        raise ValueError(
+        raise Error(
             f"{folder.path}: contains a run already. Resume it with 'plainunet train --resume "
             f"{folder.path}', or choose another --out."
         )
@@ -274,9 +293,7 @@ def _mention_copies(dataset: SegmentationDataset, reporter: Reporter) -> None:
         )
 
 
-def _resume(
-    folder: RunFolder, processes: Processes, reporter: Reporter, parts: OwnParts
-) -> dict[str, Any]:
+def _resume(folder: RunFolder, processes: Processes, reporter: Reporter, parts: OwnParts) -> Scores:
     """Read a run's state and settings, and continue like a new run."""
 
     def read() -> tuple[dict[str, Any], TrainConfig, SegmentationDataset]:
@@ -373,7 +390,7 @@ def require_apart(folder: RunFolder, data: Path) -> None:
     images = (path for path in out.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     within = whole in out.parents and not folder.state.is_file() and any(images)
     if out == whole or within:
-        raise ValueError(
+        raise Error(
             f"{folder.path}: contains the data, so a run cannot be written there. Choose another "
             "--out."
         )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.resize import resize
 from plainunet.dataset.samples import Samples
+from plainunet.errors import Error
 from plainunet.evaluation.measure import Measurement, measure, predict_images, score_images
 from plainunet.evaluation.metrics import (
     BINS,
@@ -357,7 +358,7 @@ def read_held_out(file: Path, classes: int) -> list[Measurement]:
         with file.open("rb") as opened, np.load(opened) as saved:
             return [_unpack(row, classes) for row in saved["counts"]]
     except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
+        raise Error(
             f"{file}: damaged. Remove it, and run the command again to evaluate its fold anew."
         ) from error
 

@@ -1,0 +1,153 @@
+"""The scores of a model on a set of images: what `train` and `evaluate` return."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainunet.errors import require_choice
+from plainunet.evaluation.metrics import metric_labels
+from plainunet.page import interval, plural, score, text_table
+
+Aggregate = Literal["per_image", "pooled"]
+"""Mean over the scores of images, or score of the counts of all images together."""
+AGGREGATES: tuple[Aggregate, ...] = ("per_image", "pooled")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a model on the images of a split; prints as a table.
+
+    Scores are in [0, 1], and None where there is nothing to score: no foreground, for instance.
+
+    Example:
+        ```python
+        from plainunet import evaluate
+
+        scores = evaluate("runs/first", "my-data")
+        print(scores)
+        print(scores.dice, scores.interval("dice"), scores.score("iou", "pooled"))
+        worst, dice = next(iter(scores.of_images().items()))
+        content = scores.as_dict()  # as written by `plainunet evaluate --json`
+        ```
+    """
+
+    checkpoint: Path
+    """The model: a checkpoint, an exported file, or the folder of a cross-validation."""
+    content: dict[str, Any] = field(repr=False)
+    """Everything, ready for JSON."""
+    report: Path | None = None
+    """The report, if it was written."""
+
+    @property
+    def split(self) -> str:
+        """Name of the split: "train", "val", "test", "all" or "out-of-fold"."""
+        return str(self.content["split"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, background first."""
+        return tuple(self.content["pooled"]["dice"]["per_class"])
+
+    @property
+    def dice(self) -> float | None:
+        """Dice, the mean over foreground classes and images."""
+        return self.score("dice")
+
+    @property
+    def iou(self) -> float | None:
+        """IoU, the mean over foreground classes and images."""
+        return self.score("iou")
+
+    @property
+    def accuracy(self) -> float | None:
+        """Fraction of correct pixels, the mean over images."""
+        return self.score("accuracy")
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """Confusion matrix [K, K]: pixels of all images, rows ground truth, columns prediction."""
+        return np.array(self.content["confusion"], np.int64)
+
+    def score(
+        self,
+        metric: str = "dice",
+        aggregate: Aggregate = "per_image",
+        class_name: str | None = None,
+    ) -> float | None:
+        """Return a score.
+
+        Args:
+            metric: "dice", "iou", "precision", "recall", "accuracy", or one of your own.
+            aggregate: "per_image" for the mean over images, or "pooled" for the score of the
+                counts of all images together.
+            class_name: One class; default: the mean over the foreground classes.
+
+        Raises:
+            Error: There is no such metric or class.
+        """
+        found: float | None = self._find(self.content, metric, aggregate, class_name)
+        return found
+
+    def interval(
+        self,
+        metric: str = "dice",
+        aggregate: Aggregate = "per_image",
+        class_name: str | None = None,
+    ) -> tuple[float, float] | None:
+        """Return the 95% bootstrap confidence interval of a score; the arguments are the same.
+
+        None if it is unknown, as for the images of a single group.
+        """
+        found = self._find(self.content["intervals"], metric, aggregate, class_name)
+        return None if found is None else (found[0], found[1])
+
+    def of_images(self, metric: str = "dice") -> dict[Path, float | None]:
+        """Return the score of each image, the mean over its foreground classes, lowest first."""
+        found = {
+            Path(row["image"]): self._choose(row, metric, None) for row in self.content["images"]
+        }
+        return dict(sorted(found.items(), key=lambda each: (each[1] is None, each[1] or 0)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON, as written by `plainunet evaluate --json`."""
+        return dict(self.content)
+
+    def _find(
+        self, content: dict[str, Any], metric: str, aggregate: str, class_name: str | None
+    ) -> Any:
+        require_choice(aggregate, AGGREGATES, "aggregate")
+        return self._choose(content[aggregate], metric, class_name)
+
+    def _choose(self, scores: dict[str, Any], metric: str, class_name: str | None) -> Any:
+        require_choice(metric, ["accuracy", *metric_labels(self.content["pooled"])], "metric")
+        if class_name is not None:
+            require_choice(class_name, self.class_names, "class_name")
+        if metric == "accuracy":
+            return scores[metric]
+        if class_name is None:
+            return scores[metric]["mean_foreground"]
+        return scores[metric]["per_class"][class_name]
+
+    def __str__(self) -> str:
+        """Format the scores as a table of text."""
+        intervals = self.content["intervals"]
+        labels = metric_labels(self.content["pooled"])
+        columns = [*labels, "accuracy"]
+        rows: list[Sequence[str]] = [("", *labels.values(), "accuracy")]
+        if len(self.class_names) > 2:
+            for name in self.class_names[1:]:
+                values = [score(self.score(each, class_name=name)) for each in labels]
+                rows.append((f"{name}, per image", *values, ""))
+        for way in AGGREGATES:
+            title = way.replace("_", " ")
+            rows.append((title, *(score(self.score(each, way)) for each in columns)))
+            bounds = [interval(self.interval(each, way)) for each in columns]
+            rows += [(f"{intervals['level']:.0%} CI", *bounds)] * any(bounds)
+        images, groups = len(self.content["images"]), intervals["groups"]
+        where = f"{plural(images, 'image')} in {plural(groups, 'group')}, split: {self.split}"
+        report = f"   report: {self.report}" if self.report else ""
+        return f"{where}\n{text_table(rows)}\nmodel: {self.checkpoint}{report}"
