@@ -196,7 +196,7 @@ def test_own_metrics_are_not_cut(printed: Printed) -> None:
         "per_image": with_own(scores(0.5, 0.8, accuracy=0.9), 23456.78),
         "intervals": {**RESULT["intervals"], "pooled": bounds, "per_image": bounds},
     }
-    show_scores(result)
+    show_scores(made(result))
     rows = printed()
     assert "per image 23456.8 23456.8 23456.8" in rows
     assert "per image 23456.8" in rows
