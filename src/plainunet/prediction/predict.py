@@ -106,10 +106,7 @@ def predict(
         ```
     """
     given: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
-    if isinstance(save, str):
-        raise wrong("save", save, f"a list, such as [{save!r}]")
-    for each in save:
-        require_choice(each, get_args(Output), "save")
+    _check_save(save)
     if isinstance(model, Predictor) and loading:
         raise wrong(next(iter(loading)), model, "a path as model, to be loaded with it")
     if not isinstance(model, Predictor):
@@ -124,6 +121,14 @@ def predict(
     whole = list(_whole(given))
     reading = track(whole, "predicting", len(whole), reporter)
     return Predictions(masks=[model.predict(each) for each in reading])
+
+
+def _check_save(save: Sequence[str]) -> None:
+    """Refuse unknown outputs, and a text in place of a list of them."""
+    if isinstance(save, str):
+        raise wrong("save", save, f"a list, such as [{save!r}]")
+    for each in save:
+        require_choice(each, get_args(Output), "save")
 
 
 def _whole(images: Sequence[AnyImage]) -> Iterator[Any]:
