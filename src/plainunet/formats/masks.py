@@ -29,7 +29,6 @@ from plainunet.formats.sources import (
     CocoImage,
     ImageSource,
     ObjectFiles,
-    Page,
     Polygons,
     RleImage,
     Shapes,
@@ -291,7 +290,7 @@ class Traits(NamedTuple):
 
 def mask_traits(path: Source) -> Traits:
     """Read the properties of a mask file, from its header unless it has alpha."""
-    if not isinstance(path, Path | Page | Window):
+    if not isinstance(path, ImageSource):
         return Traits()
     with open_encoded(path) as (kind, file), decoding(path):
         if kind == "tiff":

@@ -77,6 +77,8 @@ class TrainingState:
     """Skipped steps of the epoch."""
     in_a_row: int = 0
     """Number of consecutive skipped steps up to now."""
+    readers: tuple[int, int] = (1, 1)
+    """Processes and worker processes of each at the start of the epoch, see `ShardBatches`."""
     accumulation: int = 1
     """Micro-batches per step; more than in the settings after running out of memory."""
     resumed_at: list[int] = field(default_factory=list)
@@ -121,7 +123,7 @@ class TrainingState:
 
 _COUNTERS = (
     *("epoch", "step", "best", "waited", "seconds", "batch", "loss_sum", "images"),
-    *("skipped", "in_a_row", "accumulation", "resumed_at", "training_seconds"),
+    *("skipped", "in_a_row", "accumulation", "resumed_at", "training_seconds", "readers"),
 )
 
 

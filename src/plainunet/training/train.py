@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from plainunet.dataset.classes import describe
 from plainunet.dataset.coding import Colors, coding_to_json
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.samples import Samples
+from plainunet.dataset.shards import ShardedDataset
 from plainunet.dataset.split import write_split
 from plainunet.dataset.stored import is_folder, store_dataset
 from plainunet.doctor.images import copies_across
-from plainunet.files import lock_folder, remove_unfinished, write_whole
+from plainunet.files import lock_folder, remove_unfinished, write_json, write_whole
 from plainunet.formats.images import IMAGE_SUFFIXES, read_image
 from plainunet.formats.problems import command
 from plainunet.network.card import Card, versions
@@ -261,7 +262,7 @@ def _plan(
 
 def _mention_copies(dataset: SegmentationDataset, reporter: Reporter) -> None:
     """Warn of data leakage: duplicates across the train and validation splits."""
-    if len(dataset) > _MOST_COMPARED:
+    if len(dataset) > _MOST_COMPARED or isinstance(dataset, ShardedDataset):
         return
     copies = copies_across(dataset.pairs)
     if copies:
@@ -290,6 +291,8 @@ def _resume(
             data = folder.data
         if not data.is_dir():
             raise FileNotFoundError(f"{data}: the data folder of the run is missing. Restore it.")
+        if folder.shards.is_file():
+            return saved, config, ShardedDataset.resumed(data, folder.shards, config)
         return saved, config, SegmentationDataset.reopen(data, folder.split, config)
 
     saved, config, dataset = processes.first_decides(read)
@@ -308,7 +311,10 @@ def _resume(
 def _begin_folder(run: Run, plan: Sequence[str]) -> None:
     """Write the files that a run folder contains from the start."""
     folder, dataset = run.folder, run.dataset
-    write_split(folder.split, dataset.pairs, dataset.folder)
+    if isinstance(dataset, ShardedDataset):
+        write_json(folder.shards, asdict(dataset.index))
+    else:
+        write_split(folder.split, dataset.pairs, dataset.folder)
     write_config(folder.config, run.config)
     write_dataset(folder.dataset, describe(dataset.coding, run.config.classes))
     if run.parts.augment:
@@ -344,7 +350,7 @@ def _describe_model(run: Run) -> Card:
     """The card of the run's checkpoints, without scores."""
     config, dataset = run.config, run.dataset
     areas = sorted(height * width for height, width in dataset.sizes)
-    pairs, coding = dataset.pairs, dataset.coding
+    pairs, coding, counts = dataset.excerpt(), dataset.coding, dataset.counts()
     # at random: a fixed stride could hit only one of two alternating cameras
     some = random.Random(0).sample(pairs, min(_SOME, len(pairs)))
     training: dict[str, Any] = {
@@ -353,7 +359,7 @@ def _describe_model(run: Run) -> Card:
         "areas": [areas[0], areas[-1]],
         "grey": count_grey(dataset.shapes),
         "dtypes": sorted({read_image(pair.image).dtype.name for pair in some}),
-        "pictures": {part: len(dataset.part(part)) for part in ("train", "val")},
+        "pictures": {part: counts[part] for part in ("train", "val")},
         "settings": config.model_dump(mode="json"),
     }
     return Card(
