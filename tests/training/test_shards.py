@@ -1,0 +1,80 @@
+"""Training on shards: streamed, and resumed in the middle of an epoch."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plainunet.config import TrainConfig
+from plainunet.dataset.shards import write_shards
+from plainunet.evaluation.evaluate import evaluate
+from plainunet.training.run import RunFolder
+from plainunet.training.state import read_state
+from plainunet.training.train import resume, train
+
+from .conftest import Draw, PowerCut, Recorder, rows_of, same
+
+
+@dataclass
+class Streamed:
+    shards: Path
+    run: Path
+    config: TrainConfig
+    result: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def streamed(draw: Draw, tiny: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Streamed:
+    """Two epochs of five batches of 4."""
+    folder = tmp_path_factory.mktemp("streamed")
+    config = tiny.model_copy(update={"class_weights": "balanced"})
+    write_shards(draw(folder / "data", 25), folder / "shards", config)
+    result = train(folder / "shards", folder / "run", config)
+    return Streamed(folder / "shards", folder / "run", config, result)
+
+
+def test_a_run_resumes_in_the_middle_of_an_epoch_bit_for_bit(
+    streamed: Streamed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plainunet.training.state.LOST", 0.0)  # each step is saved
+    cut = Recorder(lambda kind, call: kind == "step" and call.step == 7)
+    with pytest.raises(PowerCut):
+        train(streamed.shards, tmp_path / "run", streamed.config, cut)
+    assert read_state(RunFolder(tmp_path / "run"))["counters"]["batch"] == 2
+    result = resume(tmp_path / "run")
+    assert result["confusion"] == streamed.result["confusion"]
+    states = [read_state(RunFolder(run)) for run in (streamed.run, tmp_path / "run")]
+    assert states[0]["counters"]["step"] == 10
+    assert same(states[0]["network"], states[1]["network"])
+    assert rows_of(streamed.run, timed=False) == rows_of(tmp_path / "run", timed=False)
+
+
+def test_the_run_is_evaluated_on_its_shards(streamed: Streamed) -> None:
+    result = evaluate(streamed.run, streamed.shards, device="cpu", precision="fp32")
+    assert result["confusion"] == streamed.result["confusion"]
+    assert len(evaluate(streamed.run, streamed.shards, split="all")["images"]) == 25
+    with pytest.raises(ValueError, match="test"):
+        evaluate(streamed.run, streamed.shards, split="test")
+    # and on the folder that they were written from
+    images = evaluate(streamed.run, streamed.shards.with_name("data"), split="all")["images"]
+    assert len(images) == 25
+
+
+def test_other_shards_are_refused(streamed: Streamed, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--folds"):
+        train(streamed.shards, tmp_path / "run", TrainConfig(folds=2, fold=0))
+    shutil.copytree(streamed.run, tmp_path / "copy")
+    index = json.loads((tmp_path / "copy" / "shards.json").read_text())
+    index["shards"].pop()
+    (tmp_path / "copy" / "shards.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"shards\.json"):
+        resume(tmp_path / "copy")
+
+
+@pytest.mark.slow
+def test_a_time_budget_plans_from_the_first_shard(streamed: Streamed, tmp_path: Path) -> None:
+    config = TrainConfig(budget=20, device="cpu", workers=0)
+    assert train(streamed.shards, tmp_path / "run", config)["split"] == "val"
