@@ -195,15 +195,65 @@ def test_torchrun_starts_a_killed_worker_again(
         said += line
         if re.match("epoch +3 ", line):
             break
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, check=False
-    )
-    workers = [int(pid) for pid in found.stdout.split()]
+    workers = children(process.pid)
     assert len(workers) == 2, said
     os.kill(max(workers), signal.SIGKILL)
     rest, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said + rest
     assert_goes_on(rest, tmp_path / "run", whole)
+
+
+def start_node(is_host: bool, port: int, log: Path, command: list[str]) -> subprocess.Popen[str]:
+    """A machine of two, as its torchrun sees it."""
+    place = ["--nnodes", "2", "--nproc-per-node", "1", "--local-addr", "127.0.0.1"]
+    place += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "job"]
+    place += ["--rdzv-conf", f"is_host={int(is_host)}", "--max-restarts", "3"]
+    with log.open("w") as out:
+        return subprocess.Popen(
+            [*TORCHRUN[:3], *place, "-m", "plainunet", *command],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        )
+
+
+def children(process: int) -> list[int]:
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, check=False
+    )
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.slow
+def test_a_killed_machine_comes_back(data: Path, tmp_path: Path, whole: dict[str, Any]) -> None:
+    """Of two torchruns, one is killed with its process, and started again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run = tmp_path / "run"
+    command = training(data, run, LONG)
+    logs = [tmp_path / f"{name}.log" for name in ("first", "second", "again")]
+    nodes = [start_node(number == 0, port, logs[number], command) for number in range(2)]
+    try:
+        rows, begun = run / "metrics.jsonl", time.monotonic()
+        while not rows.is_file() or len(rows_of(run)) < 2:
+            assert time.monotonic() - begun < 120, logs[0].read_text()
+            time.sleep(0.02)
+        for pid in (nodes[1].pid, *children(nodes[1].pid)):
+            os.kill(pid, signal.SIGKILL)
+        nodes[1].wait()
+        nodes[1] = start_node(False, port, logs[2], command)
+        assert [node.wait(240) for node in nodes] == [0, 0], [log.read_text() for log in logs]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert read_state(RunFolder(run))["counters"]["step"] == 60
+    assert [row["epoch"] for row in rows_of(run)] == list(range(1, 13))
+    said = logs[0].read_text()
+    assert said.count("2 processes") == 2  # it was started again,
+    assert len(re.findall("^epoch +1 ", said, re.M)) == 1  # and went on
+    assert same(read_state(RunFolder(run))["network"], whole)
 
 
 def torchrun_fails(*command: str) -> str:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from plainunet.files import write_whole
 from plainunet.network.own import Network, OwnNetwork
 from plainunet.parts import running
+from plainunet.training.distributed import job
 from plainunet.training.optim import WeightAverage
 from plainunet.training.run import Run, RunFolder
 
@@ -99,6 +100,7 @@ class TrainingState:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": self.average and self.average.network.state_dict(),
             "scaler": self.scaler and self.scaler.state_dict(),
+            "job": job(),
             "counters": {name: getattr(self, name) for name in _COUNTERS},
         }
         with write_whole(folder.state) as file:

@@ -37,7 +37,7 @@ from plainunet.reporter import Forwarding, Reporter, silent
 from plainunet.settings import AUGMENT_FILE, with_dataset, write_config, write_dataset
 from plainunet.system import keep_freed_memory
 from plainunet.training.budget import find_end, fit_budget
-from plainunet.training.distributed import Processes, join_processes
+from plainunet.training.distributed import Processes, job, join_processes
 from plainunet.training.plan import BUDGET, check_window, fill_in, with_checkpoint
 from plainunet.training.run import Run, RunFolder, asked_to_stop
 from plainunet.training.schedule import scaled_size
@@ -118,7 +118,7 @@ def train(
         require_apart(folder, Path(data))
     _prepare_device(config)
     with _processes_in(folder, config.device) as processes:
-        if processes.are_restarted and processes.first_decides(folder.state.is_file):
+        if _began_before(folder, processes):
             return _resume(folder, processes, reporter, parts)
         reporter = reporter if processes.is_first else silent
         config, dataset, plan = processes.first_decides(
@@ -273,6 +273,20 @@ def _mention_copies(dataset: SegmentationDataset, reporter: Reporter) -> None:
             f"so scores will be too high; for example {one.image} and {other.image}. To list all "
             f"of them and how to group them:\n$ {check}"
         )
+
+
+def _began_before(folder: RunFolder, processes: Processes) -> bool:
+    """Whether these processes of torchrun continue its run: after a failure, or with others."""
+    if not processes.joined:
+        return False
+    restarted = processes.are_restarted()
+
+    def is_theirs() -> bool:
+        if not folder.state.is_file():
+            return False
+        return restarted or (job() is not None and read_state(folder).get("job") == job())
+
+    return processes.first_decides(is_theirs)
 
 
 def _resume(
