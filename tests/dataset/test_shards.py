@@ -117,8 +117,10 @@ def test_an_interrupted_call_is_continued(tmp_path: Path) -> None:
         write_shards(data, cut, reporter=Cut(), shard_size=1)
     assert sorted(path.name for path in cut.iterdir()) == [".unfinished.json", "train-00000.tar"]
     first = (cut / "train-00000.tar").stat().st_ino
+    (cut / "train-00001.tar").touch()  # as if killed before it was recorded
     write_shards(data, cut, shard_size=1)
     assert (cut / "train-00000.tar").stat().st_ino == first  # not written again
+    assert not (cut / ".unfinished.json").exists()
     files = [{path.name: path.read_bytes() for path in each.iterdir()} for each in (whole, cut)]
     assert files[0] == files[1]
     names = [f"{part}-0000{n}.tar" for part, n in (("train", 0), ("train", 1), ("val", 0))]

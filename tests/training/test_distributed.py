@@ -293,6 +293,46 @@ def test_more_processes_than_images_in_a_batch_are_refused(data: Path, tmp_path:
     assert re.search(r"error: .* 1 images .* 2 processes: .*--batch-size", said)
 
 
+FSDP = """
+import torch
+from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
+from plainunet.network.losses import cross_entropy_dice
+from plainunet.network.unet import UNet
+
+distributed.init_process_group("gloo")
+mesh = distributed.init_device_mesh("cpu", (2,))
+losses = {False: [], True: []}
+for sharded in losses:
+    torch.manual_seed(0)
+    network = UNet(3, 2, base_channels=8, depth=2).train()
+    whole = sum(weight.numel() for weight in network.parameters())
+    if sharded:
+        for child in network.children():
+            if not isinstance(child, nn.ModuleList):
+                fully_shard(child, mesh=mesh)
+        fully_shard(network, mesh=mesh)
+        assert sum(weight.to_local().numel() for weight in network.parameters()) < 0.6 * whole
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    for step in range(3):
+        torch.manual_seed(step)
+        target = torch.eye(2)[torch.randint(2, (2, 16, 24))].permute(0, 3, 1, 2)
+        loss = cross_entropy_dice(network(torch.rand(2, 3, 16, 24)), target, torch.ones(2, 16, 24))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses[sharded].append(loss.item())
+torch.testing.assert_close(losses[True], losses[False], rtol=1e-4, atol=1e-5)
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_a_network_can_be_sharded_by_fsdp2() -> None:
+    for process in fork_two(lambda **environment: Fork(FSDP, environment)):
+        process.end()
+
+
 def test_alone_there_is_nothing_to_share() -> None:
     with join_processes("cpu") as processes:
         assert processes == ALONE

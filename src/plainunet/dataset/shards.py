@@ -6,6 +6,7 @@ digests of the shards, the shapes of the images, and the pixels of each class.
 
 import hashlib
 import json
+import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ from plainunet.system import work_ahead
 SHARD_SIZE = 128
 """Default size of a shard [MiB]; each worker process holds one in memory."""
 _UNFINISHED = ".unfinished.json"
+_NAME = re.compile(r"(train|val|test)-[0-9]{5,}\.tar|index\.json")
 _SUFFIXES = {"jpeg": ".jpg", "tiff": ".tif"}
 _RECORD = 512
 """Tar files pad everything to multiples of this, and each file has a header of this size."""
@@ -138,6 +140,13 @@ class ShardedDataset(SegmentationDataset):
             ValueError: The index is damaged, or the class names do not fit.
         """
         index = Index.read(folder / INDEX_FILE)
+        usual = DataConfig()
+        for name in DataConfig.model_fields.keys() - {"classes"} if known else ():
+            if getattr(known, name) != getattr(usual, name):
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: the shards in {folder} hold class ids and splits "
+                    "already. Omit the flag, or use the folder of images."
+                )
         names = tuple(known.classes if known and known.classes else index.classes)
         if len(names) != len(index.classes):
             raise ValueError(
@@ -206,6 +215,16 @@ class ShardedDataset(SegmentationDataset):
                 f"{', '.join(present)}). Name another one, or write the shards again."
             )
         return self._with(name)
+
+    def subset(self, indices: Sequence[int]) -> SegmentationDataset:
+        """Select pairs, in the given order; their shapes are those of any images."""
+        return SegmentationDataset(
+            self.folder,
+            [self.pairs[index] for index in indices],
+            self.coding,
+            self.class_names,
+            self.shapes[: len(indices)],
+        )
 
     def excerpt(self) -> Sequence[Pair]:
         """Samples of the first shard of each split: shards are random parts of their split."""
@@ -341,22 +360,24 @@ class _Writer:
         unfinished, finished = self._out / _UNFINISHED, self._out / INDEX_FILE
         remove_unfinished(self._out)
         known = unfinished if unfinished.is_file() else finished
-        names: set[str] = set()
-        if known.is_file():
-            found = Index.read(known)
-            if found.made_from == self._index.made_from:
-                self._index = found
-            names = {shard.name for shard in found.shards}
-        others = [path for path in self._out.iterdir() if not path.name.startswith(".")]
-        others = [path for path in others if path != finished and path.name not in names]
-        if others or (names and not self._index.shards):
+        present = {path.name for path in self._out.iterdir() if path.name[0] != "."}
+        if known.is_file() and (found := Index.read(known)).made_from == self._index.made_from:
+            self._index = found
+            if known == finished:
+                self._reporter.note("all shards are written already")
+                return found
+            if gone := {shard.name for shard in found.shards} - present:
+                raise ValueError(
+                    f"{self._out / min(gone)}: is missing. Remove {self._out}, and start again."
+                )
+            # a shard may have been written, but not recorded
+            present = {name for name in present if not _NAME.fullmatch(name)}
+        if present:
             raise ValueError(
-                f"{self._out}: contains {others[0].name if others else 'shards of other data'}. "
-                "Choose a new folder."
+                f"{self._out}: contains {min(present)}, which does not belong to shards of this "
+                "data with these settings. Choose a new folder."
             )
-        if known == finished and names:
-            self._reporter.note("all shards are written already")
-            return self._index
+        write_json(unfinished, asdict(self._index))
         self._reporter.stage("writing shards", len(self._dataset))
         for number, part in enumerate(("train", "val", "test")):
             at = [at for at, pair in enumerate(self._dataset.pairs) if pair.part == part]
