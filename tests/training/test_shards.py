@@ -1,8 +1,11 @@
 """Training on shards: streamed, and resumed in the middle of an epoch."""
 
 import json
+import os
 import shutil
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from plainunet.training.run import RunFolder
 from plainunet.training.state import read_state
 from plainunet.training.train import resume, train
 
+from ..forks import fork_command
 from .conftest import Draw, PowerCut, Recorder, rows_of, same
+from .test_distributed import SGD, fork_two, training
 
 
 @dataclass
@@ -72,6 +77,33 @@ def test_other_shards_are_refused(streamed: Streamed, tmp_path: Path) -> None:
     (tmp_path / "copy" / "shards.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"shards\.json"):
         resume(tmp_path / "copy")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="gloo's processes are tested on Linux")
+def test_two_processes_with_two_workers_resume_after_a_kill(draw: Draw, tmp_path: Path) -> None:
+    """Killed in the second of three epochs of 10 batches; the weights are those of a whole run."""
+    write_shards(draw(tmp_path / "data", 100), tmp_path / "shards", shard_size=1)
+    settings = f"{SGD} --epochs 3 --workers 2 --normalisation group"
+    whole, cut = (
+        training(tmp_path / "shards", tmp_path / name, settings) for name in ("whole", "cut")
+    )
+    for process in fork_two(fork_command, *whole):
+        process.end()
+    killed = fork_two(partial(fork_command, lost=0.0), *cut)
+    killed[0].wait_for("epoch +1 ")
+    state = RunFolder(tmp_path / "cut")
+    while not 12 <= read_state(state)["counters"]["step"] < 20:
+        time.sleep(0.05)
+    for process in killed:
+        process.kill()
+    for process in fork_two(fork_command, "train", "--resume", tmp_path / "cut"):
+        process.end()
+    assert any("resumed_at" in row for row in rows_of(tmp_path / "cut"))
+    states = [read_state(RunFolder(tmp_path / name)) for name in ("whole", "cut")]
+    assert states[0]["counters"]["readers"] == states[1]["counters"]["readers"] == (2, 2)
+    assert states[0]["counters"]["step"] == states[1]["counters"]["step"] == 30
+    assert same(states[0]["network"], states[1]["network"])
 
 
 @pytest.mark.slow
