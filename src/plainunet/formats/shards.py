@@ -38,7 +38,7 @@ def read_member(member: Member) -> bytes:
     """Read an image or a mask as stored; its shard stays in memory until another one is read.
 
     Raises:
-        FileNotFoundError: There is no such shard.
+        OSError: There is no such shard, or its location cannot be reached.
         ValueError: The shard is damaged, or has fewer samples.
     """
     with _TURN:
@@ -92,8 +92,11 @@ def _fetch(file: Path) -> bytes:
     try:
         with fsspec.open(url) as opened:
             data: bytes = opened.read()
-    except (ImportError, ValueError) as error:  # of a protocol that is not installed, or unknown
-        raise ValueError(f"{index}: location {location!r} cannot be read: {error}") from error
+    except Exception as error:  # each protocol has its own
+        raise OSError(
+            f"{url}: cannot be read ({error}). Check the location in {index}, the credentials and "
+            "the connection."
+        ) from error
     return data
 
 
