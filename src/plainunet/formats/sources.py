@@ -4,8 +4,8 @@ Most are a file: a `Path`. Others are a page of a TIFF stack, a member of a tar 
 scene and the polygons in it, an image in a COCO file or a list of run-length codes, the shapes in a
 labelme or Supervisely file, one file per class, or one per object. Their text (`stack.tif[3]`,
 `train-00000.tar[7 mask]`, `scene.tif[0:512,512:1024]`, `annotations.json[17]`,
-`masks.csv[cat 40x30 rows]`, `7.json["background", "cat"]`, `masks/{road,car}/7.png`, `masks/{7_a.png|7_b.png}`)
-is used in lists of pairs and in messages; `parse_source` reads it back.
+`masks.csv[cat 40x30 rows]`, `7.json["background", "cat"]`, `masks/{road,car}/7.png`,
+`masks/{7_a.png|7_b.png}`) is used in lists of pairs and in messages; `parse_source` reads it back.
 """
 
 import json
