@@ -223,6 +223,52 @@ def crossval(
 
 
 @app.command
+def shard(
+    data: Path,
+    out: Path,
+    /,
+    *,
+    shard_size: int = 128,
+    validation: float = _DEFAULTS.validation,
+    stratify: Flag = False,
+    seed: int = 0,
+    known: Known = _KNOWN,
+) -> int:
+    """Write a dataset as tar shards, to train on more images than a file system likes.
+
+    The result is the folder OUT: train-00000.tar and so on, in the layout of WebDataset, and
+    index.json. plainunet train OUT streams them. If it is interrupted, the same command continues
+    it.
+
+    Parameters
+    ----------
+    data
+        Folder of images and masks.
+    out
+        Folder to create.
+    shard_size
+        Size of a shard [MiB]. Each worker process of a training holds one in memory.
+    validation
+        Fraction of the images in the validation split, unless the folder defines its own.
+    stratify
+        Stratify the split by foreground fraction.
+    seed
+        Random seed of the split and of the order of the images.
+    """
+    from plainunet.dataset.shards import write_shards
+    from plainunet.terminal.screen import Screen
+
+    split = {"validation": validation, "stratify": stratify, "seed": seed}
+    with Screen() as screen:
+        config = make_config({**_given(known), **split})
+        index = write_shards(data, out, config, screen, shard_size=shard_size)
+    _print(
+        f"{len(index.shards)} shards of {sum(each.count for each in index.shards)} images: {out}"
+    )
+    return 0
+
+
+@app.command
 def check(
     data: Path,
     /,

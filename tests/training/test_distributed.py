@@ -195,15 +195,65 @@ def test_torchrun_starts_a_killed_worker_again(
         said += line
         if re.match("epoch +3 ", line):
             break
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, check=False
-    )
-    workers = [int(pid) for pid in found.stdout.split()]
+    workers = children(process.pid)
     assert len(workers) == 2, said
     os.kill(max(workers), signal.SIGKILL)
     rest, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said + rest
     assert_goes_on(rest, tmp_path / "run", whole)
+
+
+def start_node(is_host: bool, port: int, log: Path, command: list[str]) -> subprocess.Popen[str]:
+    """A machine of two, as its torchrun sees it."""
+    place = ["--nnodes", "2", "--nproc-per-node", "1", "--local-addr", "127.0.0.1"]
+    place += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "job"]
+    place += ["--rdzv-conf", f"is_host={int(is_host)}", "--max-restarts", "3"]
+    with log.open("w") as out:
+        return subprocess.Popen(
+            [*TORCHRUN[:3], *place, "-m", "plainunet", *command],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        )
+
+
+def children(process: int) -> list[int]:
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, check=False
+    )
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.slow
+def test_a_killed_machine_comes_back(data: Path, tmp_path: Path, whole: dict[str, Any]) -> None:
+    """Of two torchruns, one is killed with its process, and started again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run = tmp_path / "run"
+    command = training(data, run, LONG)
+    logs = [tmp_path / f"{name}.log" for name in ("first", "second", "again")]
+    nodes = [start_node(number == 0, port, logs[number], command) for number in range(2)]
+    try:
+        rows, begun = run / "metrics.jsonl", time.monotonic()
+        while not rows.is_file() or len(rows_of(run)) < 2:
+            assert time.monotonic() - begun < 120, logs[0].read_text()
+            time.sleep(0.02)
+        for pid in (nodes[1].pid, *children(nodes[1].pid)):
+            os.kill(pid, signal.SIGKILL)
+        nodes[1].wait()
+        nodes[1] = start_node(False, port, logs[2], command)
+        assert [node.wait(240) for node in nodes] == [0, 0], [log.read_text() for log in logs]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert read_state(RunFolder(run))["counters"]["step"] == 60
+    assert [row["epoch"] for row in rows_of(run)] == list(range(1, 13))
+    said = logs[0].read_text()
+    assert said.count("2 processes") == 2  # it was started again,
+    assert len(re.findall("^epoch +1 ", said, re.M)) == 1  # and went on
+    assert same(read_state(RunFolder(run))["network"], whole)
 
 
 def torchrun_fails(*command: str) -> str:
@@ -241,6 +291,46 @@ def test_under_torchrun_it_is_said_once_too(tmp_path: Path) -> None:
 def test_more_processes_than_images_in_a_batch_are_refused(data: Path, tmp_path: Path) -> None:
     said = torchrun_fails(*training(data, tmp_path / "run", "--batch-size 1"))
     assert re.search(r"error: .* 1 images .* 2 processes: .*--batch-size", said)
+
+
+FSDP = """
+import torch
+from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
+from plainunet.network.losses import cross_entropy_dice
+from plainunet.network.unet import UNet
+
+distributed.init_process_group("gloo")
+mesh = distributed.init_device_mesh("cpu", (2,))
+losses = {False: [], True: []}
+for sharded in losses:
+    torch.manual_seed(0)
+    network = UNet(3, 2, base_channels=8, depth=2).train()
+    whole = sum(weight.numel() for weight in network.parameters())
+    if sharded:
+        for child in network.children():
+            if not isinstance(child, nn.ModuleList):
+                fully_shard(child, mesh=mesh)
+        fully_shard(network, mesh=mesh)
+        assert sum(weight.to_local().numel() for weight in network.parameters()) < 0.6 * whole
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    for step in range(3):
+        torch.manual_seed(step)
+        target = torch.eye(2)[torch.randint(2, (2, 16, 24))].permute(0, 3, 1, 2)
+        loss = cross_entropy_dice(network(torch.rand(2, 3, 16, 24)), target, torch.ones(2, 16, 24))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses[sharded].append(loss.item())
+torch.testing.assert_close(losses[True], losses[False], rtol=1e-4, atol=1e-5)
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_a_network_can_be_sharded_by_fsdp2() -> None:
+    for process in fork_two(lambda **environment: Fork(FSDP, environment)):
+        process.end()
 
 
 def test_alone_there_is_nothing_to_share() -> None:

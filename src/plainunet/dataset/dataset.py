@@ -1,6 +1,7 @@
 """A data folder as a dataset: its pairs, the coding of its masks, and the size of each image."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from plainunet.dataset.verify import check_pairs
 from plainunet.errors import Error, require_types, take_path
 from plainunet.formats.images import image_shape
 from plainunet.formats.problems import DataError, command
+from plainunet.formats.shards import is_sharded
 from plainunet.formats.sources import files_of
 from plainunet.palette import default_names
 from plainunet.reporter import Collected, Reporter, silent
@@ -68,6 +70,10 @@ class SegmentationDataset:
         """
         require_types(known=(known, DataConfig), reporter=(reporter, Reporter))
         folder = take_path(folder, "folder")
+        if is_sharded(folder):
+            from plainunet.dataset.shards import ShardedDataset  # imports this file
+
+            return ShardedDataset.of(folder, known)
         known = with_dataset(known or DataConfig(), folder)
         collected = _Problems(reporter)
         pairs = find_pairs(folder, known, collected, at_least=0)
@@ -125,6 +131,14 @@ class SegmentationDataset:
             shares=shares,
         )
         return replace(self, pairs=parted)
+
+    def counts(self) -> Counter[str]:
+        """Count the pairs of each split, by its name."""
+        return Counter(pair.part or "" for pair in self.pairs)
+
+    def excerpt(self) -> Sequence[Pair]:
+        """The pairs from which statistics are computed: all, unless that would take long."""
+        return self.pairs
 
     def part(self, name: str) -> "SegmentationDataset":
         """Select the pairs of one split; their class pixels are not counted."""

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -20,6 +20,10 @@ class EpochBatches(Sampler[list[Draw]]):
     """A new order of all samples in each `epoch`, in batches whose sizes differ by at most one.
 
     Batches before `first` are skipped.
+
+    Attributes:
+        readers: Number of processes, and of worker processes of each, that `ShardBatches` are made
+            for.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class EpochBatches(Sampler[list[Draw]]):
         self._seed = seed
         self._rank, self._processes = rank, processes
         self.epoch = self.first = 0
+        self.readers = 1, 1
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
@@ -70,10 +75,49 @@ class EpochBatches(Sampler[list[Draw]]):
 
     def _cut(self) -> list[NDArray[np.int64]]:
         """All draws of the epoch, [n, 3], in batches."""
-        order = np.random.default_rng([self._seed, self.epoch]).permutation(self._draws)
         epochs, numbers = np.full(self._draws, self.epoch), np.arange(self._draws)
-        draws = np.stack([epochs, numbers, order % self._count], axis=1)
+        draws = np.stack([epochs, numbers, self._order()], axis=1)
         return np.array_split(draws, self._batches)
+
+    def _order(self) -> NDArray[np.int64]:
+        """The sample of each draw of the epoch."""
+        random = np.random.default_rng([self._seed, self.epoch])
+        return random.permutation(self._draws) % self._count
+
+
+class ShardBatches(EpochBatches):
+    """Batches of samples in shards, which each reader reads one after another.
+
+    The shards are in a new order in each epoch, and so are the samples of a shard. Every worker of
+    every process has a piece of this sequence to itself, so a shard is read by one worker, or by
+    two where a piece ends. The order depends on the seed, the epoch and `readers` alone, so a run
+    resumes at any batch, also with other processes and workers.
+    """
+
+    def __init__(self, counts: Sequence[int], batch_size: int, seed: int, *others: int) -> None:
+        """Create the order, from the number of samples of each shard; see `EpochBatches`."""
+        super().__init__(sum(counts), batch_size, seed, *others)
+        self._counts = np.array(counts)
+
+    def _order(self) -> NDArray[np.int64]:
+        random = np.random.default_rng([self._seed, self.epoch])
+        starts, repeats = np.cumsum(self._counts) - self._counts, self._draws // self._count
+        sequence = [
+            starts[shard] + random.permutation(self._counts[shard] * repeats) % self._counts[shard]
+            for shard in random.permutation(len(self._counts))
+        ]
+        order = np.empty(self._draws, np.int64)
+        order[np.argsort(self._reader_of_draws(), kind="stable")] = np.concatenate(sequence)
+        return order
+
+    def _reader_of_draws(self) -> NDArray[np.int64]:
+        """The number of the worker that reads each draw, if `readers` are at work."""
+        processes, workers = self.readers
+        readers = np.empty(self._draws, np.int64)
+        for number, batch in enumerate(np.array_split(np.arange(self._draws), self._batches)):
+            for rank, share in enumerate(np.array_split(batch, processes)):
+                readers[share] = rank * workers + number % workers
+        return readers
 
 
 def make_loader(

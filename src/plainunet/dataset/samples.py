@@ -315,14 +315,17 @@ class Samples:
 
     def statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel, over up to 200 images at the input size."""
-        chosen = range(0, len(self), -(-len(self) // 200))
         moments = []
-        for index in chosen:
+        for index in self._excerpt():
             image, shares = self[index][:2]
             moments.append(_moments(image[shares.any(axis=2)]))
         count, total, squares = (np.sum(part, axis=0) for part in zip(*moments, strict=True))
         mean = total / count
         return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()
+
+    def _excerpt(self) -> range:
+        """Up to 200 samples for statistics."""
+        return range(0, len(self), -(-len(self) // 200))
 
     def class_shares(self) -> NDArray[np.float64]:
         """Return the fraction of the valid area of each class: [K], sums to 1."""

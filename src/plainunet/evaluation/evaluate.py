@@ -21,6 +21,7 @@ from plainunet.dataset.coding import (
 )
 from plainunet.dataset.dataset import SegmentationDataset, data_digest
 from plainunet.dataset.pairs import Pair, find_pairs
+from plainunet.dataset.shards import ShardedDataset
 from plainunet.dataset.split import SPLIT_FILE, read_split
 from plainunet.dataset.stored import as_folder
 from plainunet.dataset.verify import check_pairs
@@ -31,6 +32,7 @@ from plainunet.evaluation.report import About, choose_shown, show, write_report
 from plainunet.evaluation.scores import Scores
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.problems import command
+from plainunet.formats.shards import is_sharded
 from plainunet.formats.sources import Source
 from plainunet.network.card import FOLDS_FILE, SCORES_FILE, Card
 from plainunet.palette import default_names
@@ -206,6 +208,11 @@ def open_dataset(
     `folder` holds fields of `FolderConfig`; those that are None or False are detected. Returns the
     dataset and the name of its split.
     """
+    if is_sharded(data):
+        shards, split = ShardedDataset.of(data), split or "val"
+        coding = _reordered(shards.coding, _order(card.class_names, shards.class_names))
+        chosen = shards if split == "all" else shards.part(split)
+        return replace(chosen, coding=coding, class_names=card.class_names), split
     fields = {key: value for key, value in (folder or {}).items()}
     fields = {key: each for key, each in fields.items() if each is not None and each is not False}
     known = with_dataset(check_settings(DataConfig, fields, "the folder"), data)

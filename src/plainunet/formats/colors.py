@@ -15,7 +15,7 @@ from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import open_still
 from plainunet.formats.legends import Color, Colors, find_legend, is_background
 from plainunet.formats.problems import DataError
-from plainunet.formats.sources import ImageSource, Page, Source, Window, path_of
+from plainunet.formats.sources import ImageSource, Source, path_of
 from plainunet.formats.tiff import read_tiff
 
 IGNORED = 255
@@ -95,7 +95,7 @@ def read_colors(path: Source) -> NDArray[np.uint32]:
         ValueError: It is not an image, damaged, truncated, deeper than 8 bits, or has several
             pages, or other channels than colours.
     """
-    if not isinstance(path, Path | Page | Window):
+    if not isinstance(path, ImageSource):
         raise DataError(f"{path} names its classes without colours. Remove --colors.", "not-a-mask")
     kind, data = read_encoded(path)
     if kind == "npy":

@@ -20,7 +20,8 @@ from plainunet.errors import Error
 from plainunet.files import require_regular
 from plainunet.formats.problems import DataError, command, cut_off
 from plainunet.formats.rasters import cut_window
-from plainunet.formats.sources import ImageSource, Page, Source, Window
+from plainunet.formats.shards import read_member
+from plainunet.formats.sources import ImageSource, Member, Page, Source, Window
 from plainunet.formats.tiff import cut_slice
 from plainunet.system import is_out_of_memory
 
@@ -92,7 +93,7 @@ def find_kind(head: bytes, path: Source) -> str:
 def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
     """Open an image file; yields its format, see `find_kind`, and the file at its start.
 
-    A slice or a window is copied into a file in memory; nothing else is read.
+    A slice, a window or a member of a shard is copied into a file in memory; nothing else is read.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -113,6 +114,10 @@ def open_encoded(path: ImageSource) -> Iterator[tuple[str, BinaryIO]]:
             with decoding(path.file):
                 data = cut_slice(file, path)
         yield kind, BytesIO(data)
+        return
+    if isinstance(path, Member):
+        data = read_member(path)
+        yield find_kind(data[:16], path), BytesIO(data)
         return
     try:
         require_regular(path)

@@ -37,7 +37,7 @@ from plainunet.formats.encoded import (
 )
 from plainunet.formats.problems import Change, DataError, require_decodable
 from plainunet.formats.rasters import cut_window
-from plainunet.formats.sources import ImageSource, Page, Window, parse_image
+from plainunet.formats.sources import ImageSource, Window, parse_image
 from plainunet.formats.tiff import find_missing, read_tiff, tiff_shape
 
 IMAGE_SUFFIXES = frozenset(
@@ -116,8 +116,8 @@ def take_image(given: Any) -> NDArray[Any]:
         FileNotFoundError: There is no such file.
         Error: It is none of these, or of another shape or dtype; or as by `read_image`.
     """
-    if isinstance(given, str | PathLike | Page | Window):
-        return read_image(given if isinstance(given, Page | Window) else take_path(given, "image"))
+    if isinstance(given, str | PathLike | ImageSource):
+        return read_image(given if isinstance(given, ImageSource) else take_path(given, "image"))
     if isinstance(given, Image.Image):
         return _from_pillow(given)
     wanted = "an array [H, W, C] or [H, W] of integers or floats, an image of Pillow, or a path"
@@ -129,7 +129,8 @@ def take_image(given: Any) -> NDArray[Any]:
 
 
 def _take_source(given: Any) -> ImageSource:
-    return given if isinstance(given, Page | Window) else parse_image(take_path(given, "path"))
+    is_part = isinstance(given, ImageSource) and not isinstance(given, Path)
+    return given if is_part else parse_image(take_path(given, "path"))
 
 
 def _from_pillow(image: Image.Image) -> NDArray[Any]:

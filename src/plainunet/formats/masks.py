@@ -30,7 +30,6 @@ from plainunet.formats.sources import (
     CocoImage,
     ImageSource,
     ObjectFiles,
-    Page,
     Polygons,
     RleImage,
     Shapes,
@@ -230,7 +229,7 @@ def read_mask(path: str | Source) -> NDArray[Any]:
         return read_object_files(path, _read_without_void)
     if isinstance(path, ClassFiles):
         return read_class_files(path, _read_without_void)
-    return _read_file(path if isinstance(path, Page | Window) else take_path(path, "path"))
+    return _read_file(path if isinstance(path, ImageSource) else take_path(path, "path"))
 
 
 def _read_without_void(path: Path) -> NDArray[Any]:
@@ -303,7 +302,7 @@ class Traits(NamedTuple):
 
 def mask_traits(path: Source) -> Traits:
     """Read the properties of a mask file, from its header unless it has alpha."""
-    if not isinstance(path, Path | Page | Window):
+    if not isinstance(path, ImageSource):
         return Traits()
     with open_encoded(path) as (kind, file), decoding(path):
         if kind == "tiff":

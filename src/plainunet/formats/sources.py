@@ -1,11 +1,11 @@
 """Sources: where an image or a mask is read from.
 
-Most are a file: a `Path`. Others are a page of a TIFF stack, a window of a scene and the polygons
-in it, an image in a COCO file or a list of run-length codes, the shapes in a labelme or Supervisely
-file, one file per class, or one per object. Their text (`stack.tif[3]`,
-`scene.tif[0:512,512:1024]`, `annotations.json[17]`, `masks.csv[cat 40x30 rows]`,
-`7.json["background", "cat"]`, `masks/{road,car}/7.png`, `masks/{7_a.png|7_b.png}`) is used in lists
-of pairs and in messages; `parse_source` reads it back.
+Most are a file: a `Path`. Others are a page of a TIFF stack, a member of a tar shard, a window of a
+scene and the polygons in it, an image in a COCO file or a list of run-length codes, the shapes in a
+labelme or Supervisely file, one file per class, or one per object. Their text (`stack.tif[3]`,
+`train-00000.tar[7 mask]`, `scene.tif[0:512,512:1024]`, `annotations.json[17]`,
+`masks.csv[cat 40x30 rows]`, `7.json["background", "cat"]`, `masks/{road,car}/7.png`,
+`masks/{7_a.png|7_b.png}`) is used in lists of pairs and in messages; `parse_source` reads it back.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _PAGE = re.compile(r"(.+?\.(?i:tiff?))\[([0-9]{1,9})\]", re.DOTALL)
+_MEMBER = re.compile(r"(.+?\.tar)\[([0-9]{1,9})( mask)?\]", re.DOTALL)
 _WINDOW = re.compile(r"(.+)\[([0-9]{1,9}):([0-9]{1,9}),([0-9]{1,9}):([0-9]{1,9})\]", re.DOTALL)
 _COCO = re.compile(r"(.+?\.(?i:json))\[(-?[0-9]+)\]", re.DOTALL)
 _RLE = re.compile(
@@ -55,6 +56,19 @@ class Page(_NoFile):
     def __str__(self) -> str:
         """Such as `stack.tif[3]`."""
         return f"{self.file}[{self.index}]"
+
+
+@dataclass(frozen=True)
+class Member(_NoFile):
+    """The image of a sample in a tar shard, counted from 0, or its mask."""
+
+    file: Path
+    index: int
+    is_mask: bool = False
+
+    def __str__(self) -> str:
+        """Such as `train-00000.tar[7]`, or `train-00000.tar[7 mask]`."""
+        return f"{self.file}[{self.index}{' mask' if self.is_mask else ''}]"
 
 
 @dataclass(frozen=True)
@@ -181,17 +195,19 @@ class ObjectFiles(_NoFile):
         return [self.folder / name for name in self.names]
 
 
-ImageSource = Path | Page | Window
+ImageSource = Path | Page | Member | Window
 Source = ImageSource | Polygons | CocoImage | RleImage | Shapes | ClassFiles | ObjectFiles
 
 
 def parse_image(text: str | Path) -> ImageSource:
-    """Parse `str(source)` of an image: a file, or a page or window of one, existing or not."""
+    """Parse `str(source)` of an image: a file or a part of one, existing or not."""
     text = str(text)
     if text[-1:] != "]":
         return Path(text)
     if page := _PAGE.fullmatch(text):
         return Page(Path(page[1]), int(page[2]))
+    if member := _MEMBER.fullmatch(text):
+        return Member(Path(member[1]), int(member[2]), member[3] is not None)
     window = _WINDOW.fullmatch(text)
     if window is None or Path(text).exists():
         return Path(text)

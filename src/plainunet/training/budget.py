@@ -11,6 +11,7 @@ import torch
 
 from plainunet.config import Growth, TrainConfig
 from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.dataset.shards import ShardedDataset
 from plainunet.errors import Error
 from plainunet.evaluation.measure import PredictedImage, predict_images
 from plainunet.evaluation.metrics import confusion_matrix
@@ -78,8 +79,9 @@ def fit_budget(
     assert config.budget is not None
     given = {*given, *(_OF_UNETS if own else ())}
     start = time.perf_counter()
-    pairs, coding = dataset.pairs, dataset.coding
+    pairs, coding, counts = dataset.excerpt(), dataset.coding, dataset.counts()
     stats = take_fingerprint(pairs, dataset.sizes, coding, dataset.shares)
+    stats = stats._replace(trained=counts["train"])
     channels = [image_shape(pair.image)[2] for pair in pairs[:: max(1, len(pairs) // 8)]]
     reading = []
     for pair in pairs[:: max(1, len(pairs) // 3)][:3]:
@@ -89,12 +91,13 @@ def fit_budget(
         reading.append(time.perf_counter() - begun)
     machine = _measure_machine(max(channels), coding.num_classes, config, given, own)
     # every image is read once for the cache, by two threads or more; held-out ones again at the end
-    held_out = sum(pair.part == "val" for pair in pairs)
-    reserve = min(reading) * (len(pairs) / 2 + 3 * held_out) + 2
+    held_out = counts["val"]
+    cached = 0 if isinstance(dataset, ShardedDataset) else len(dataset)
+    reserve = min(reading) * (cached / 2 + 3 * held_out) + 2
     seconds = config.budget - spent - (time.perf_counter() - start) - reserve
     if seconds < 0.25 * config.budget:
         raise Error(
-            f"--budget {config.budget:.0f} s is too short: starting, reading {len(pairs)} images "
+            f"--budget {config.budget:.0f} s is too short: starting, reading {len(dataset)} images "
             f"and evaluating {held_out} takes about {config.budget - seconds:.0f} s. Set a longer "
             "budget, or --epochs."
         )

@@ -123,10 +123,9 @@ class Processes:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
-    @property
     def are_restarted(self) -> bool:
-        """Whether torchrun has restarted them after one of them failed."""
-        return self.joined and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        """Whether torchrun has restarted any of them after a failure."""
+        return any(self.gather(self.joined and _restarts() > 0))
 
     def first_decides(self, decide: Callable[[], T]) -> T:
         """Call `decide` in the first process; all processes get its result, or fail with it."""
@@ -248,6 +247,20 @@ ALONE = Processes()
 """One process, not started by torchrun."""
 
 
+def job() -> str | None:
+    """The id of the job of torchrun, if it has one: that of all its processes, and of later ones.
+
+    Those are started again after a failure, or when the number of machines changes.
+    """
+    found = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if found == "none" else found
+
+
+def _restarts() -> int:
+    """How often torchrun of this machine has restarted its processes after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 _PLACE = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
 
 
@@ -279,8 +292,10 @@ def join_processes(device: str) -> Iterator[Processes]:
     # gloo sends Python objects, NCCL the gradients of GPUs
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     store, rank, count = _meet(*map(os.environ.get, _PLACE))
-    # a store may survive a restart or an earlier run, with the addresses of ended processes
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    # torchrun's store survives a restart, with the addresses of ended processes; otherwise it is
+    # the first process's own, and machines may have counted different numbers of restarts
+    survives = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = _restarts() if survives else 0
     store = PrefixStore(f"attempt {attempt}, group {next(_GROUPS)}", store)
     distributed.init_process_group(
         backend, timeout=_TIMEOUT, store=store, rank=rank, world_size=count

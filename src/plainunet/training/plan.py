@@ -534,16 +534,16 @@ def fill_in(
     if counted < total:
         classes += f"; {1 - counted / total:.1%} of all pixels ignored"
     idle = [f"--{name}" for name in ("validation", "stratify") if name in config.model_fields_set]
-    if idle and any(pair.part == "val" for pair in dataset.pairs):
+    if idle and dataset.counts()["val"]:
         reporter.note(f"note: the folder defines its own split; ignoring {' and '.join(idle)}")
-    if shared := shared_groups(split.pairs):
+    counts = split.counts()
+    if shared := shared_groups(split.excerpt()):
         reporter.note(
             f"warning: data leakage: {plural(len(shared), 'group')} in more than one split "
             f"({', '.join(shared[:5])}); expect scores that are too high"
         )
     reporter.note(
-        f"{len(split)} pairs: {sum(pair.part == 'train' for pair in split.pairs)} train, "
-        f"{sum(pair.part == 'val' for pair in split.pairs)} validation\n"
+        f"{len(split)} pairs: {counts['train']} train, {counts['val']} validation\n"
         f"masks: {coding.kind} {_shorten(coding.values)}; {classes}"
     )
     return split, config

@@ -42,6 +42,7 @@ class RunFolder:
         self.config = path / "config.toml"  # all settings
         self.plan = path / "plan.txt"  # the plan, with a reason for each line
         self.split = path / SPLIT_FILE  # all pairs with their splits
+        self.shards = path / "shards.json"  # instead, the index of the shards that it streams
         self.dataset = path / DATASET_FILE  # how the data folder was read
         self.augment = path / AUGMENT_FILE  # the user's own augmentation
         self.metrics = path / "metrics.jsonl"  # a row for each epoch

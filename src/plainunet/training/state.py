@@ -13,6 +13,7 @@ from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.network.own import Network, OwnNetwork
 from plainunet.parts import running
+from plainunet.training.distributed import job
 from plainunet.training.optim import WeightAverage
 from plainunet.training.run import Run, RunFolder
 
@@ -78,6 +79,8 @@ class TrainingState:
     """Skipped steps of the epoch."""
     in_a_row: int = 0
     """Number of consecutive skipped steps up to now."""
+    readers: tuple[int, int] = (1, 1)
+    """Processes and worker processes of each at the start of the epoch, see `ShardBatches`."""
     accumulation: int = 1
     """Micro-batches per step; more than in the settings after running out of memory."""
     resumed_at: list[int] = field(default_factory=list)
@@ -98,6 +101,7 @@ class TrainingState:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": self.average and self.average.network.state_dict(),
             "scaler": self.scaler and self.scaler.state_dict(),
+            "job": job(),
             "counters": {name: getattr(self, name) for name in _COUNTERS},
         }
         with write_whole(folder.state) as file:
@@ -122,7 +126,7 @@ class TrainingState:
 
 _COUNTERS = (
     *("epoch", "step", "best", "waited", "seconds", "batch", "loss_sum", "images"),
-    *("skipped", "in_a_row", "accumulation", "resumed_at", "training_seconds"),
+    *("skipped", "in_a_row", "accumulation", "resumed_at", "training_seconds", "readers"),
 )
 
 

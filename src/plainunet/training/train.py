@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from plainunet.dataset.classes import describe
 from plainunet.dataset.coding import Colors, coding_to_json
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.samples import Samples
+from plainunet.dataset.shards import ShardedDataset
 from plainunet.dataset.split import write_split
 from plainunet.dataset.stored import is_folder, store_dataset
 from plainunet.doctor.images import copies_across
 from plainunet.errors import Error, require_types, take_path
 from plainunet.evaluation.scores import Scores
-from plainunet.files import lock_folder, remove_unfinished, write_whole
+from plainunet.files import lock_folder, remove_unfinished, write_json, write_whole
 from plainunet.formats.images import IMAGE_SUFFIXES, read_image
 from plainunet.formats.problems import command
 from plainunet.network.card import Card, versions
@@ -38,7 +39,7 @@ from plainunet.reporter import Forwarding, Reporter, silent
 from plainunet.settings import AUGMENT_FILE, with_dataset, write_config, write_dataset
 from plainunet.system import keep_freed_memory
 from plainunet.training.budget import find_end, fit_budget
-from plainunet.training.distributed import Processes, join_processes
+from plainunet.training.distributed import Processes, job, join_processes
 from plainunet.training.plan import BUDGET, check_window, fill_in, with_checkpoint
 from plainunet.training.run import Run, RunFolder, asked_to_stop
 from plainunet.training.schedule import scaled_size
@@ -130,7 +131,7 @@ def train(
         require_apart(folder, Path(data))
     _prepare_device(config)
     with _processes_in(folder, config.device) as processes:
-        if processes.are_restarted and processes.first_decides(folder.state.is_file):
+        if _began_before(folder, processes):
             return _resume(folder, processes, reporter, parts)
         reporter = reporter if processes.is_first else silent
         config, dataset, plan = processes.first_decides(
@@ -280,7 +281,7 @@ def _plan(
 
 def _mention_copies(dataset: SegmentationDataset, reporter: Reporter) -> None:
     """Warn of data leakage: duplicates across the train and validation splits."""
-    if len(dataset) > _MOST_COMPARED:
+    if len(dataset) > _MOST_COMPARED or isinstance(dataset, ShardedDataset):
         return
     copies = copies_across(dataset.pairs)
     if copies:
@@ -291,6 +292,20 @@ def _mention_copies(dataset: SegmentationDataset, reporter: Reporter) -> None:
             f"so scores will be too high; for example {one.image} and {other.image}. To list all "
             f"of them and how to group them:\n$ {check}"
         )
+
+
+def _began_before(folder: RunFolder, processes: Processes) -> bool:
+    """Whether these processes of torchrun continue its run: after a failure, or with others."""
+    if not processes.joined:
+        return False
+    restarted = processes.are_restarted()
+
+    def is_theirs() -> bool:
+        if not folder.state.is_file():
+            return False
+        return restarted or (job() is not None and read_state(folder).get("job") == job())
+
+    return processes.first_decides(is_theirs)
 
 
 def _resume(folder: RunFolder, processes: Processes, reporter: Reporter, parts: OwnParts) -> Scores:
@@ -307,6 +322,8 @@ def _resume(folder: RunFolder, processes: Processes, reporter: Reporter, parts: 
             data = folder.data
         if not data.is_dir():
             raise FileNotFoundError(f"{data}: the data folder of the run is missing. Restore it.")
+        if folder.shards.is_file():
+            return saved, config, ShardedDataset.resumed(data, folder.shards, config)
         return saved, config, SegmentationDataset.reopen(data, folder.split, config)
 
     saved, config, dataset = processes.first_decides(read)
@@ -325,7 +342,10 @@ def _resume(folder: RunFolder, processes: Processes, reporter: Reporter, parts: 
 def _begin_folder(run: Run, plan: Sequence[str]) -> None:
     """Write the files that a run folder contains from the start."""
     folder, dataset = run.folder, run.dataset
-    write_split(folder.split, dataset.pairs, dataset.folder)
+    if isinstance(dataset, ShardedDataset):
+        write_json(folder.shards, asdict(dataset.index))
+    else:
+        write_split(folder.split, dataset.pairs, dataset.folder)
     write_config(folder.config, run.config)
     write_dataset(folder.dataset, describe(dataset.coding, run.config.classes))
     if run.parts.augment:
@@ -361,7 +381,7 @@ def _describe_model(run: Run) -> Card:
     """The card of the run's checkpoints, without scores."""
     config, dataset = run.config, run.dataset
     areas = sorted(height * width for height, width in dataset.sizes)
-    pairs, coding = dataset.pairs, dataset.coding
+    pairs, coding, counts = dataset.excerpt(), dataset.coding, dataset.counts()
     # at random: a fixed stride could hit only one of two alternating cameras
     some = random.Random(0).sample(pairs, min(_SOME, len(pairs)))
     training: dict[str, Any] = {
@@ -370,7 +390,7 @@ def _describe_model(run: Run) -> Card:
         "areas": [areas[0], areas[-1]],
         "grey": count_grey(dataset.shapes),
         "dtypes": sorted({read_image(pair.image).dtype.name for pair in some}),
-        "pictures": {part: len(dataset.part(part)) for part in ("train", "val")},
+        "pictures": {part: counts[part] for part in ("train", "val")},
         "settings": config.model_dump(mode="json"),
     }
     return Card(

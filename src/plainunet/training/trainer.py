@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from plainunet.config import NetworkConfig
-from plainunet.dataset.loader import EpochBatches, iterate, make_loader
+from plainunet.dataset.loader import EpochBatches, ShardBatches, iterate, make_loader
 from plainunet.dataset.resize import patches_each
 from plainunet.dataset.samples import Samples, balanced_weights
+from plainunet.dataset.shards import ShardSamples
 from plainunet.network.card import Card
 from plainunet.network.checkpoint import freeze_encoder, save_checkpoint
 from plainunet.network.device import choose_device, choose_precision, peak_memory, to_device
@@ -134,7 +135,10 @@ class Trainer:
         state = self.state
         if size not in self._loaders:
             self._loaders = {size: self._make_loader(size)}
+        if not state.batch:
+            state.readers = self._run.processes.count, max(1, self._workers())
         self._batches.epoch, self._batches.first = state.epoch, state.batch
+        self._batches.readers = state.readers
         state.network.train()
         for part in self._frozen:
             part.eval()
@@ -268,19 +272,23 @@ class Trainer:
         repeats = patches_each(samples.sizes, config.patch) if config.patch else 1
         if self._run.end is not None:  # longer epochs, so that their overhead stays small
             repeats = max(repeats, math.ceil(EPOCH * config.batch_size / len(samples)))
-        return EpochBatches(
-            len(samples), config.batch_size, config.seed, repeats, processes.rank, processes.count
-        )
+        shared = config.batch_size, config.seed, repeats, processes.rank, processes.count
+        if isinstance(samples, ShardSamples):
+            return ShardBatches(samples.counts, *shared)
+        return EpochBatches(len(samples), *shared)
 
     def _make_loader(self, size: tuple[int, int]) -> DataLoader[tuple[Tensor, ...]]:
         """Make the data loader of one image size."""
         config = self._run.config
         dataset = make_training_set(config, self._run.parts, self._samples["train"], size)
-        workers = config.workers
-        if workers is None:
-            workers = 0 if self._device.type == "cpu" else 4
         pin_memory = self._device.type == "cuda"
-        return make_loader(dataset, self._batches, workers, pin_memory=pin_memory)
+        return make_loader(dataset, self._batches, self._workers(), pin_memory=pin_memory)
+
+    def _workers(self) -> int:
+        """The number of worker processes that load batches."""
+        workers = self._run.config.workers
+        usual = 0 if self._device.type == "cpu" else 4
+        return usual if workers is None else workers
 
     def _make_schedule(self) -> Schedule:
         config, end = self._run.config, self._run.end

@@ -14,6 +14,7 @@ from plainunet.dataset.augment import load_augment
 from plainunet.dataset.coding import Colors
 from plainunet.dataset.dataset import SegmentationDataset, Shape
 from plainunet.dataset.samples import Samples, TrainingSet
+from plainunet.dataset.shards import ShardedDataset, ShardSamples
 from plainunet.formats.colors import IGNORED
 from plainunet.palette import default_colors
 from plainunet.parts import OwnParts
@@ -38,6 +39,8 @@ def load_samples(run: Run) -> dict[str, Samples]:
 
     def fill() -> None:
         for each in samples.values():
+            if isinstance(each, ShardSamples):  # are read when they are drawn
+                continue
             reporter.stage("reading images", len(each))
             each.fill_cache(lambda done, total: reporter.advance(done))
             reporter.advance(len(each))  # cached images are not reported
@@ -47,15 +50,16 @@ def load_samples(run: Run) -> dict[str, Samples]:
 
 
 def _make_samples(config: TrainConfig, dataset: SegmentationDataset, part: str) -> Samples:
-    return Samples(
-        dataset.pairs,
-        dataset.coding,
+    settings = (
         config.size,
         count_channels(dataset.shapes),
         config.target_scale,
         part == "train" and config.border_weight > 0,
         config.factor,
     )
+    if isinstance(dataset, ShardedDataset):
+        return ShardSamples(dataset, *settings)
+    return Samples(dataset.pairs, dataset.coding, *settings)
 
 
 def count_channels(shapes: Sequence[Shape]) -> int:
