@@ -64,7 +64,9 @@ def test_the_run_is_evaluated_on_its_shards(streamed: Streamed) -> None:
     with pytest.raises(ValueError, match="test"):
         evaluate(streamed.run, streamed.shards, split="test")
     # and on the folder that they were written from
-    images = evaluate(streamed.run, streamed.shards.with_name("data"), split="all")["images"]
+    images = evaluate(streamed.run, streamed.shards.with_name("data"), split="all").as_dict()[
+        "images"
+    ]
     assert len(images) == 25
 
 
