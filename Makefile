@@ -8,12 +8,15 @@ SLOW_READY := .venv/slow-ready
 # Gradio needs an older Pillow, so the page has an environment on top of the other one
 UI := .venv-ui
 UI_READY := $(UI)/ready
+# and so have Ray and its hundred dependencies
+RAY := .venv-ray
+RAY_READY := $(RAY)/ready
 
 # two workers, each with one thread (tests/conftest.py); an idle one takes over tests of the other
 TEST := $(BIN)/pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-ui check format bench docs dist clean browser
+.PHONY: help demo test test-slow test-ui test-ray check format bench docs dist clean browser
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -24,11 +27,14 @@ demo: $(READY)  ## generate a dataset, train, evaluate, predict (3 minutes)
 test: check browser  ## check, then all tests except the slow ones
 	$(TEST)
 
-test-slow: $(SLOW_READY) test-ui  ## only the slow tests
+test-slow: $(SLOW_READY) test-ui test-ray  ## only the slow tests
 	$(TEST) -m slow
 
 test-ui: $(UI_READY) browser  ## the tests of the page in the browser
 	$(UI)/bin/python -m pytest -q -m gradio tests/deployment
+
+test-ray: $(RAY_READY)  ## prediction on a Ray cluster, Parquet and S3
+	$(RAY)/bin/python -m pytest -q -m 'ray or arrow' tests/deployment
 
 # tests of reports need a browser; without one they are skipped with a reason
 browser:
@@ -63,7 +69,7 @@ dist: $(READY)  ## build wheels and sdist into dist/; VERSION=1.2.3: only if tha
 	$(BIN)/python -m build --wheel --outdir dist/plainunet-runtime runtime
 
 clean:  ## remove the environment and everything built
-	rm -rf .venv $(UI) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
+	rm -rf .venv $(UI) $(RAY) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
 
 # --clear: a dependency that was removed must not linger
 $(READY): pyproject.toml constraints.txt
@@ -82,11 +88,20 @@ $(SLOW_READY): $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt schemathesis
 	@touch $@
 
+# an environment on top of .venv, with more in it
+define ON_TOP
+@$(BIN)/python -m venv --clear $(1)
+@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+  "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+@$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(2)
+endef
+
 $(UI_READY): $(READY)
-	@$(BIN)/python -m venv --clear $(UI)
-	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
-	  "$$($(UI)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
-	@$(UI)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ui]'
+	$(call ON_TOP,$(UI),-e '.[ui]')
+	@touch $@
+
+$(RAY_READY): $(READY)
+	$(call ON_TOP,$(RAY),-e '.[ray]' s3fs 'moto[server]')
 	@touch $@
 
 $(DOCS_READY): $(READY)

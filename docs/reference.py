@@ -32,6 +32,7 @@ MODELS = {
     "Growth": "a stage of `growth`, in a file: `growth = [{until = 0.4, scale = 0.5}]`",
     "CardOptions": "flags of `predict`",
     "PredictOptions": "flags of `predict`",
+    "BulkOptions": "flags of `predict` for many images",
     "EvaluateOptions": "flags of `evaluate`",
     "ExportOptions": "flags of `export`",
     "ServeOptions": "flags of `serve`",

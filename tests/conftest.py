@@ -67,6 +67,8 @@ NEEDS: dict[str, Callable[[], bool]] = {
     "trackio": lambda: find_spec("trackio") is not None,
     "gradio": lambda: find_spec("gradio") is not None,
     "bioimageio": lambda: find_spec("bioimageio") is not None,
+    "arrow": lambda: find_spec("pyarrow") is not None,
+    "ray": lambda: find_spec("ray") is not None,
     "small_disk": cache(_may_mount),
 }
 

@@ -13,6 +13,7 @@ import plainunet
 from plainunet import reporter as reporting
 from plainunet.config import (
     BackendName,
+    BulkOptions,
     DataConfig,
     Device,
     EvaluateOptions,
@@ -44,7 +45,7 @@ app = App(
 _DEFAULTS, _KNOWN = TrainConfig.model_construct(), DataConfig.model_construct()
 _NETWORK, _FOLDER = NetworkOptions.model_construct(), FolderConfig.model_construct()
 _PREDICTING, _EVALUATING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
-_SERVING = ServeOptions.model_construct()
+_SERVING, _BULK = ServeOptions.model_construct(), BulkOptions.model_construct()
 Where = Annotated[Device, Parameter(help="Device to run on.")]
 Runs = Annotated[
     BackendName,
@@ -79,6 +80,7 @@ Known = Annotated[DataConfig, Parameter(name="*", consume_multiple=True, negativ
 Evaluating = Annotated[EvaluateOptions, Parameter(name="*", negative=())]
 Exporting = Annotated[ExportOptions, Parameter(name="*", consume_multiple=True, negative=())]
 Predicting = Annotated[PredictOptions, Parameter(name="*", consume_multiple=True, negative=())]
+Many = Annotated[BulkOptions, Parameter(name="*", negative=())]
 Serving = Annotated[ServeOptions, Parameter(name="*", negative=())]
 
 
@@ -526,7 +528,7 @@ def compare(
 @app.command
 def predict(
     checkpoint: Path,
-    images: Annotated[list[Path], Parameter(negative=())],
+    images: Annotated[list[str] | None, Parameter(negative=())] = None,
     /,
     *,
     out: Path,
@@ -537,6 +539,7 @@ def predict(
     precision: Arithmetic = "auto",
     network: Own = (),
     options: Predicting = _PREDICTING,
+    many: Many = _BULK,
 ) -> int:
     """Predict masks: inference on images, folders and videos.
 
@@ -550,7 +553,8 @@ def predict(
         A best.safetensors, a run folder, or an exported .onnx or .xml.
     images
         Image and video files, folders of images, patterns such as 'scans/*.png', lists of
-        paths (.txt), or - for a list on standard input.
+        paths (.txt), or - for a list on standard input; tar files of images (WebDataset);
+        URLs of these, such as s3://bucket/images.
     out
         Folder for the masks.
     overwrite
@@ -558,26 +562,31 @@ def predict(
     memory
         Memory limit per image, such as 500M or 2G. Larger images are predicted in tiles.
     """
+    from plainunet.deployment.bulk import Job, is_bulk, predict_bulk
     from plainunet.prediction.predict import predict as run
     from plainunet.prediction.predictor import Predictor
     from plainunet.system import read_bytes
     from plainunet.terminal.screen import Screen
 
-    limit = None if memory is None else read_bytes(memory)
-    predictor = Predictor.load(
-        [checkpoint, *options.ensemble],
-        backend=backend,
-        device=device,
-        precision=precision,
-        memory=limit,
-        network=network,
-        **options.instead(),
-    )
-    how: dict[str, Any] = {"save": options.save, "overwrite": overwrite}
-    how["min_area"] = options.min_area
+    inputs, save = images or [], [each for each in options.save if each != "parquet"]
+    models = [checkpoint, *options.ensemble]
+    loading: dict[str, Any] = {"backend": backend, "device": device, "precision": precision}
+    loading |= {"network": network, "memory": memory and read_bytes(memory), **options.instead()}
+    if is_bulk(inputs, options.save, many):
+        as_rows = "parquet" in options.save
+        job = Job(models, loading, out, save, as_rows, overwrite, options.min_area)
+        with Screen() as screen:
+            reporter = _Noting(screen, lambda text: _complain(text, "warning"))
+            bulk = predict_bulk(job, inputs, many, reporter)
+        for failure in bulk.first:
+            _complain(failure)
+        _print(bulk.summary(job))
+        return bulk.exit_code
+    predictor = Predictor.load(models, **loading)
+    how: dict[str, Any] = {"save": save, "overwrite": overwrite, "min_area": options.min_area}
     with Screen() as screen:
         reporter = _Noting(screen, lambda text: _complain(text, "warning"))
-        result = run(predictor, images, out, **how, reporter=reporter)
+        result = run(predictor, [Path(each) for each in inputs], out, **how, reporter=reporter)
     for failure in result.failures:
         _complain(failure)
     _print(str(result))
@@ -806,7 +815,7 @@ def _run_demo(out: Path, seed: int) -> Path:
     with Screen() as screen:
         result = begin(data, run, config, screen)
     show_scores(result)
-    images = [data / "images" / "val"]
+    images = [str(data / "images" / "val")]
     predict(folder.best, images, out=out / "masks", overwrite=True)
     worst_to_best = sorted(folder.saved_images.glob("*_comparison.png"))
     _print(

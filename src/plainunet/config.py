@@ -417,16 +417,42 @@ class CardOptions(BaseModel):
 class PredictOptions(CardOptions):
     """Options of `predict`: inference settings, outputs, ensemble."""
 
-    save: tuple[Output, ...] = ()
+    save: tuple[Literal[Output, "parquet"], ...] = ()
     """Outputs in addition to the masks: values (masks with the mask values of the training data),
     overlay, probabilities (8-bit PNG; -16: 16-bit TIFF, -float: float TIFF), contours (GeoJSON),
     gpkg (GeoPackage of polygons that cover the image without gaps; needs the extra geo), instances
     (numbered objects and their table), areas (CSV), coco (JSON), rle-rows and rle-columns (CSV of
-    run-length codes, as for Kaggle's Carvana and most other datasets)."""
+    run-length codes, as for Kaggle's Carvana and most other datasets). Or parquet instead of the
+    masks: Parquet files of areas, run-length codes and scores."""
     min_area: int = Field(default=0, ge=0)
     """With --save gpkg: regions of fewer pixels become part of their largest neighbour."""
     ensemble: tuple[Path, ...] = ()
     """More checkpoints or run folders: an ensemble whose probabilities are averaged."""
+
+
+class BulkOptions(BaseModel):
+    """Options of `predict` for many images: manifest, shard, and Ray's resources."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    manifest: str | None = None
+    """List of inputs instead of IMAGES: a CSV or Parquet file with the columns id and path; path is
+    an image, a tar file or a URL, and the mask is OUT/ID.png."""
+    shard: str | None = None
+    """i/n: predict only every n-th input from the i-th on, such as 2/8."""
+    engine: Literal["local", "ray"] = "local"
+    """What spreads the work: ray, the actors of a Ray cluster; local, this process."""
+    address: str | None = None
+    """With --engine ray: address of the cluster, or auto. Default: one on this machine."""
+    workers: str | None = Field(default=None, pattern=r"^[1-9]\d*(:[1-9]\d*)?$")
+    """With --engine ray: number of actors, each with a copy of the model, or MIN:MAX. Default: up
+    to as many as the cluster has CPUs or GPUs for."""
+    num_cpus: float = Field(default=1, gt=0)
+    """With --engine ray: CPUs, and so threads, of each actor."""
+    num_gpus: float = Field(default=0, ge=0)
+    """With --engine ray: GPUs of each actor; 0.5 for two actors on each GPU."""
+    batch_size: int = Field(default=64, ge=1)
+    """Inputs that an actor takes at a time, and rows of a Parquet file."""
 
 
 class EvaluateOptions(BaseModel):

@@ -185,16 +185,17 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def need(library: str) -> ModuleType:
-    """Import a library that only exported files need.
+def need(library: str, package: str = "") -> ModuleType:
+    """Import a library that only exported files, or large jobs, need.
 
     Raises:
-        UnusableError: It is not installed; the message has the line that installs it.
+        UnusableError: It is not installed; the message has the line that installs it, or `package`.
     """
     try:
         return import_module(library)
     except ModuleNotFoundError as error:
-        raise UnusableError(f"{library} is not installed. Run: pip install {error.name}") from None
+        wanted = package or error.name
+        raise UnusableError(f"{library} is not installed. Run: pip install {wanted}") from None
 
 
 def _read_onnx(path: Path, device: str) -> Loaded:

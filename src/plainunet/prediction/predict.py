@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import FileIO
@@ -436,7 +436,7 @@ def predict_files(
     outputs = Outputs(out, save, predictor.card, min_area)
     digest = predictor.digest()
     keys = [mask_key(digest, image) for image in images]
-    tasks = [_Task(*each) for each in zip(images, list_names(images), paths, keys, strict=True)]
+    tasks = [Task(*each) for each in zip(images, list_names(images), paths, keys, strict=True)]
     _require_names(tasks, outputs)
     for folder in {path.parent for task in tasks for path in outputs.files(task.mask)}:
         remove_abandoned(folder)
@@ -444,42 +444,45 @@ def predict_files(
         require_same(out, digest)
         require_no_lists(out, outputs.lists)
         for task in tasks:
-            if mask := _existing(task.mask):
+            if mask := existing_mask(task.mask):
                 require_own(mask, task.key)
-    _accelerate(predictor, images, reporter)
+    if images:
+        accelerate(predictor, images[0], len(images), reporter)
     found = Predictions(out)
-    return _Batch(predictor, outputs, tasks, overwrite, _EachOnce(reporter), found).predict()
+    return Batch(predictor, outputs, tasks, overwrite, EachOnce(reporter), found).predict()
 
 
-def _accelerate(predictor: Predictor, images: Sequence[ImageSource], reporter: Reporter) -> None:
-    """Choose what runs the network, by the first image."""
-    if len(images) < _FEWEST:
+def accelerate(predictor: Predictor, first: ImageSource, count: int, reporter: Reporter) -> None:
+    """Choose what runs the network for a number of images, by the first one."""
+    if count < _FEWEST:
         return
     try:
-        if _is_large(images[0]):
+        if _is_large(first):
             return
-        image, _ = read_with_missing(images[0])
-        note = predictor.accelerate(image, len(images))
+        image, _ = read_with_missing(first)
+        note = predictor.accelerate(image, count)
     except (ValueError, OSError):  # it is reported when its turn comes
         return
     if note:
         reporter.note(note)
 
 
-class _EachOnce(Forwarding):
+class EachOnce(Forwarding):
     """Drops notes that were reported before, as of each page of a stack."""
 
     def __init__(self, reporter: Reporter) -> None:
+        """Forward to `reporter`."""
         super().__init__(reporter)
         self._known: set[str] = set()
 
     def note(self, text: str) -> None:
+        """Forward a new note."""
         if text not in self._known:
             self._known.add(text)
             super().note(text)
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
     """An image, its name in lists, the path of its mask as PNG, and the key of that mask."""
 
     image: ImageSource
@@ -505,17 +508,21 @@ class _Done(NamedTuple):
 
 
 @dataclass
-class _Batch:
-    """The images of one call of `predict_files`."""
+class Batch:
+    """Images that are predicted one after another, while others are read and written."""
 
     predictor: Predictor
     outputs: Outputs
-    tasks: Sequence[_Task]
+    tasks: Sequence[Task]
     overwrite: bool
     reporter: Reporter
     result: Predictions
     entries: dict[int, Entries] = field(default_factory=dict)
     """List entries by task number."""
+    failures: dict[int, str] = field(default_factory=dict)
+    """Error messages by task number."""
+    fetch: Callable[[ImageSource], None] = lambda _: None
+    """Called before an image is read, in the thread that reads it: copies it from afar."""
     waiting: deque[tuple[int, Path, "Future[Entries]"]] = field(default_factory=deque)
     """Masks that are being written."""
     has_record: bool = False
@@ -539,10 +546,11 @@ class _Batch:
                         ):
                             self._predict_one(number, job.result(), writer, masks.get(number))
                     except (ValueError, OSError) as error:
-                        self.result.failures.append(str(error))
+                        self.failures[number] = str(error)
                     self._finish_writing(self.ahead)
                     self.reporter.advance(number + 1)
             self._finish_writing(0)
+        self.result.failures.extend(self.failures.values())
         if self.entries:
             self.outputs.finish([self.entries[number] for number in sorted(self.entries)])
         return self.result
@@ -596,9 +604,10 @@ class _Batch:
                     yield ahead.popleft()
             yield from ahead
 
-    def _read(self, task: _Task) -> _Read | _Done | None:
+    def _read(self, task: Task) -> _Read | _Done | None:
         if not self.overwrite and (done := self._find_done(task)):
             return done
+        self.fetch(task.image)
         if _is_large(task.image):
             return None
         if not self.outputs.has_overlay and (reduced := self.predictor.read(task.image)):
@@ -609,9 +618,9 @@ class _Batch:
         windows = prepare(image, missing)
         return _Read(image, windows, find_geo(task.image))
 
-    def _find_done(self, task: _Task) -> _Done | None:
+    def _find_done(self, task: Task) -> _Done | None:
         """The mask of an image if all its files exist."""
-        mask, outputs = _existing(task.mask), self.outputs
+        mask, outputs = existing_mask(task.mask), self.outputs
         if mask is None:
             return None
         if mask.suffix == ".tif" and _is_large(mask):
@@ -666,7 +675,7 @@ class _Batch:
         joined = {name: np.concatenate([band[name] for band in kept], axis=1) for name in kept[0]}
         return predictor.clean(np.concatenate(masks)), joined
 
-    def _predict_large(self, task: _Task) -> Entries:
+    def _predict_large(self, task: Task) -> Entries:
         predictor, note = self.predictor, f"{task.image}: more than {LARGE:,} pixels, so "
         if missing := self.outputs.beyond_areas:
             self.reporter.note(
@@ -694,10 +703,10 @@ class _Batch:
                     self.entries[number] = job.result()
                 self.result.written.append(path)
             except (ValueError, OSError) as error:
-                self.result.failures.append(str(error))
+                self.failures[number] = str(error)
 
 
-def _require_names(tasks: Sequence[_Task], outputs: Outputs) -> None:
+def _require_names(tasks: Sequence[Task], outputs: Outputs) -> None:
     """Refuse two outputs of the same path, for instance with an image folder named "values"."""
     taken: dict[Path, ImageSource] = {}
     for task in tasks:
@@ -709,7 +718,7 @@ def _require_names(tasks: Sequence[_Task], outputs: Outputs) -> None:
                 )
 
 
-def _existing(path: Path) -> Path | None:
+def existing_mask(path: Path) -> Path | None:
     """The existing mask at this path, or at its .tif path, if any."""
     return next((mask for mask in (path, path.with_suffix(".tif")) if mask.is_file()), None)
 
