@@ -162,10 +162,10 @@ def cut_scenes(pairs: Sequence[Pair], config: FolderConfig, reporter: Reporter) 
     sizes = {pair: size for pair in pairs if (size := _size_of(pair, config.block))}
     if not sizes:
         return list(pairs)
-    if config.block is None and missing_packages():
+    if config.block is None and (missing := missing_packages()):
         reporter.note(
             f"{plural(len(sizes), 'image')} of more than {_LARGE:,} pixels are decoded whole. To "
-            "read them in blocks: pip install 'plainunet[geo]'"
+            f"read them in blocks: pip install {' '.join(missing)}"
         )
         return list(pairs)
     if config.block is None:  # then the smaller ones, too, are read where they lie

@@ -26,7 +26,7 @@ _QUIET = Lock()
 def require_geo(path: Path) -> None:
     """Refuse a file that needs the extra `geo` if it is not installed."""
     if missing := missing_packages():
-        fix = command("pip", "install", "plainunet[geo]")
+        fix = command("pip", "install", *missing)
         raise DataError(
             f"{path} needs {', '.join(missing)} to be read in windows. Install: {fix}",
             "not-an-image",
