@@ -6,6 +6,7 @@ IPython is never imported by anything else: without a running kernel, nothing he
 import base64
 import io
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -47,6 +48,8 @@ def install() -> None:
     if not hasattr(shell, "kernel"):
         return
     reporter.make_default = Notebook
+    # of tqdm, which a dependency imports: its bars are not used
+    warnings.filterwarnings("ignore", "IProgress not found")
     html = shell.display_formatter.formatters["text/html"]
     for module, name, form in _RESULTS:
         html.for_type_by_name(f"plainunet.{module}", name, form)
@@ -60,12 +63,17 @@ class Notebook(Screen):
 
     def __init__(self) -> None:
         """Show nothing yet."""
-        super().__init__(Console(file=io.StringIO(), force_terminal=True, force_jupyter=False))
+        super().__init__(_console())
         self._is_live = True
         self._lines: list[str] = []
         self._outputs: dict[str, Any] = {}
         self._shown: dict[str, float] = {}
         self._files: dict[str, Sequence[Path]] = {}
+
+    def note(self, text: str) -> None:
+        """Show a note."""
+        super().note(text)
+        self._refresh()
 
     def advance(self, done: int) -> None:
         """Advance the bar."""
@@ -100,16 +108,9 @@ class Notebook(Screen):
         if not at_once and not self._is_due("", _PERIOD):
             return
         # a new one each time, since a console keeps all that it has recorded
-        console = Console(
-            file=io.StringIO(),
-            record=True,
-            force_terminal=True,
-            force_jupyter=False,
-            width=_COLUMNS,
-        )
-        console.print(Text("\n".join(self._lines)), soft_wrap=True)
-        console.print(self)
-        text = "\n".join(self._lines[-1:])
+        console = _console()
+        console.print(*map(Text, self._lines), self, sep="\n", soft_wrap=True)
+        text = (*self._lines, self._stage[0])[-1]
         html = console.export_html(inline_styles=True, code_format=_FORMAT)
         self._display("", {"text/html": html, "text/plain": text})
 
@@ -134,6 +135,13 @@ class Notebook(Screen):
         self._shown[name] = time.monotonic()
 
 
+def _console() -> Console:
+    # not Jupyter: there, each print would be an output of its own
+    console = Console(file=io.StringIO(), record=True, force_terminal=True, force_jupyter=False)
+    console.width = _COLUMNS
+    return console
+
+
 def _read(file: Path) -> NDArray[np.uint8]:
     """Read an image of a run [H, W, 3] uint8, reduced to the width that is shown."""
     from plainunet.dataset.resize import fit_size, resize
@@ -156,8 +164,8 @@ def _stack(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 def _show_scores(scores: "Scores") -> str:
     header, *rows = scores.rows()
-    lines = [f"model: {scores.checkpoint}"]
-    return _render(scores.title, header, rows, scores.report, lines=lines, images=_samples(scores))
+    text, images = f"model: {scores.checkpoint}", _samples(scores)
+    return _render(scores.title, header, rows, scores.report, text=text, images=images)
 
 
 def _show_folds(result: "CrossValidation") -> str:
@@ -169,15 +177,18 @@ def _show_folds(result: "CrossValidation") -> str:
 def _show_diagnosis(found: "Diagnosis") -> str:
     from plainunet.doctor.page import draw_images
 
-    title, *others = str(found).splitlines()
+    title, *_ = str(found).splitlines()
     rows = [
         (each.severity, each.code, each.message, each.fix.line if each.fix else "")
         for each in found.findings[:_MOST_FINDINGS]
     ]
-    more = len(found.findings) - len(rows)
-    lines = others if not rows else [f"and {plural(more, 'more finding')}"] * bool(more)
-    header = "", "code", "finding", "fix"
-    return _render(title, header, rows, lines=lines, images=draw_images(found, _MOST_PAIRS))
+    text = plural(len(found.findings), "finding")
+    header = ("severity", "code", "finding", "fix") if rows else ()
+    return _render(title, header, rows, text=text, images=draw_images(found, _MOST_PAIRS))
+
+
+def _show_text(result: object) -> str:
+    return _render("", (), (), text=str(result))
 
 
 def _render(
@@ -207,7 +218,10 @@ def _samples(scores: "Scores") -> list[dict[str, str]]:
 
 
 _RESULTS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("deployment.export", "Exported", _show_text),
     ("doctor.diagnose", "Diagnosis", _show_diagnosis),
+    ("evaluation.compare", "Comparison", _show_text),
     ("evaluation.folds", "CrossValidation", _show_folds),
     ("evaluation.scores", "Scores", _show_scores),
+    ("prediction.predict", "Predictions", _show_text),
 )
