@@ -121,7 +121,7 @@ def export(
         out: The file: .onnx, .xml (a .bin is written beside it), .pt2 or .zip. It appears whole or
             not at all; only a file of an earlier export is replaced.
         options: Format, precision, layout, and the images.
-        reporter: Receives progress and notes.
+        reporter: Receives progress and notes; default: shown in notebooks.
         network: The factory of your own network, as in `Predictor.load`.
         settings: The options by name, in place of `options`: `to` ("onnx", "openvino", "torch" or
             "bioimageio"; default: by the suffix of `out`), `precision`, `data` and the other fields

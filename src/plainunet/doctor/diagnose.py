@@ -98,7 +98,7 @@ def check(
         config: Its settings, a `TrainConfig` for instance; missing ones come from its dataset.toml,
             or are inferred.
         seed: Seed of the sample of pairs tested for alignment.
-        reporter: Receives the progress.
+        reporter: Receives the progress; default: shown in notebooks.
 
     Returns:
         The diagnosis.

@@ -141,7 +141,8 @@ def compare(
         precision: "auto", "fp32" or "bf16".
         network: The factory of your own network, or both, as in `Predictor.load`.
         metrics: Your own metrics, as for `evaluate`.
-        reporter: Receives the progress, and notes on skipped images.
+        reporter: Receives the progress, and notes on skipped images; default: shown in
+            notebooks.
 
     Returns:
         The scores of both and their differences, second minus first.

@@ -99,7 +99,8 @@ def evaluate(
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
         network: The factory of your own network, as in `Predictor.load`.
-        reporter: Receives notes on how the folder was read, and the progress.
+        reporter: Receives notes on how the folder was read, and the progress; default: shown in
+            notebooks.
 
     Returns:
         The scores.

@@ -85,7 +85,7 @@ def predict(
             `PredictOptions`.
         overwrite: Whether to overwrite masks in `out`; otherwise those of this model are skipped.
         min_area: Pixels below which polygons are merged into their neighbours, with "gpkg".
-        reporter: Receives the progress, and warnings as notes.
+        reporter: Receives the progress, and warnings as notes; default: shown in notebooks.
         loading: Keywords of `Predictor.load`, such as `device` or `tta`.
 
     Returns:

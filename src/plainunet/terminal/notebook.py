@@ -182,7 +182,8 @@ def _show_diagnosis(found: "Diagnosis") -> str:
         (each.severity, each.code, each.message, each.fix.line if each.fix else "")
         for each in found.findings[:_MOST_FINDINGS]
     ]
-    text = plural(len(found.findings), "finding")
+    shares = ", ".join(f"{name} {share:.2%}" for name, share in found.summary["shares"].items())
+    text = "\n".join([*found.notes, shares, plural(len(found.findings), "finding")])
     header = ("severity", "code", "finding", "fix") if rows else ()
     return _render(title, header, rows, text=text, images=draw_images(found, _MOST_PAIRS))
 

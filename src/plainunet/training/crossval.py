@@ -73,7 +73,7 @@ def cross_validate(
         folds: Number of folds, at least 2; default: that of the settings, or 5.
         seeds: Number of trainings of each fold, with the seeds of the settings and the next ones.
             The folds are the same for all. A larger number extends a finished cross-validation.
-        reporter: Receives notes and progress.
+        reporter: Receives notes and progress; default: shown in notebooks.
         loss: Your own loss, as for `train`; to continue, give the same parts again.
         augment: Your own augmentation, as for `train`.
         network: Your own network, as for `train`; of a module, each run trains a copy.

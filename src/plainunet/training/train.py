@@ -85,7 +85,7 @@ def train(
             `report.html`.
         config: The settings; default: `TrainConfig()`. Data settings that are not set come from
             the folder's `dataset.toml`, if there is one.
-        reporter: Receives notes and progress.
+        reporter: Receives notes and progress; default: shown in notebooks.
         begun: Start of the time budget on the clock of `time.monotonic` [s]; default: now.
         loss: Your own loss in place of that of the settings, or its name `package.module:function`:
             from logits and targets [N, K, H, W] and weights [N, H, W], 0 where pixels are ignored,
@@ -158,7 +158,7 @@ def resume(
 
     Args:
         out: The run folder.
-        reporter: Receives notes and progress.
+        reporter: Receives notes and progress; default: shown in notebooks.
         loss: The loss of the run, if it is your own; as for `train`.
         augment: The augmentation of the run, if it has transforms that you wrote.
         network: The network of the run, if it is your own.
