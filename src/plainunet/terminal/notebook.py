@@ -8,6 +8,7 @@ import io
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from html import escape
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,7 +190,8 @@ def _show_diagnosis(found: "Diagnosis") -> str:
 
 
 def _show_text(result: object) -> str:
-    return _render("", (), (), text=str(result))
+    # without the template: plainunet-runtime does not have Jinja2
+    return f"<pre>{escape(str(result))}</pre>"
 
 
 def _render(
