@@ -14,6 +14,7 @@ The letters in shapes:
 Public names are loaded on first use, so `import plainunet` is quick and does not load PyTorch.
 """
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -107,3 +108,7 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
+
+
+if "ipykernel" in sys.modules:  # in a notebook, calls show their progress, and results their report
+    __import__("plainunet.terminal.notebook", fromlist=["install"]).install()

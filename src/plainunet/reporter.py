@@ -4,8 +4,9 @@
 methods that it needs. Nothing else in the package prints or warns.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
@@ -84,6 +85,12 @@ class Reporter:
     def epoch(self, row: dict[str, Any], best: float | None) -> None:
         """Receive an epoch: a row of `metrics.jsonl`, and the best validation Dice so far."""
 
+    def images(self, name: str, files: Sequence[Path]) -> None:
+        """Receive image files that a run has written: its "validation previews" or "curves".
+
+        They are replaced from time to time, after a validation or an epoch.
+        """
+
     def should_stop(self) -> bool:
         """Answer, after each epoch, whether training ends now, as by early stopping.
 
@@ -126,6 +133,10 @@ class Forwarding(Reporter):
         """Forward an epoch."""
         self._reporter.epoch(row, best)
 
+    def images(self, name: str, files: Sequence[Path]) -> None:
+        """Forward the images."""
+        self._reporter.images(name, files)
+
     def should_stop(self) -> bool:
         """Forward the question."""
         return self._reporter.should_stop()
@@ -166,3 +177,11 @@ class Collected(Reporter):
 
 silent = Reporter()
 """Ignores all progress."""
+
+make_default: Callable[[], Reporter] = Reporter
+"""Makes the reporter of a call without one; in a notebook, it shows the progress."""
+
+
+def or_default(reporter: Reporter | None) -> Reporter:
+    """The reporter given to a call, or the default."""
+    return make_default() if reporter is None else reporter

@@ -52,7 +52,7 @@ from plainunet.prediction.backends import Geometry
 from plainunet.prediction.exported import UnusableError, cut_onnx
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.tiling import WHOLE
-from plainunet.reporter import Reporter, silent
+from plainunet.reporter import Reporter, or_default
 from plainunet.settings import explain
 
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "bioimageio": ".zip"}
@@ -109,7 +109,7 @@ def export(
     checkpoint: str | Path,
     out: str | Path,
     options: ExportOptions | None = None,
-    reporter: Reporter = silent,
+    reporter: Reporter | None = None,
     *,
     network: Any = None,
     **settings: Any,
@@ -121,7 +121,7 @@ def export(
         out: The file: .onnx, .xml (a .bin is written beside it), .pt2 or .zip. It appears whole or
             not at all; only a file of an earlier export is replaced.
         options: Format, precision, layout, and the images.
-        reporter: Receives progress and notes.
+        reporter: Receives progress and notes; default: shown in notebooks.
         network: The factory of your own network, as in `Predictor.load`.
         settings: The options by name, in place of `options`: `to` ("onnx", "openvino", "torch" or
             "bioimageio"; default: by the suffix of `out`), `precision`, `data` and the other fields
@@ -146,7 +146,7 @@ def export(
     """
     checkpoint, out = find_checkpoint(take_path(checkpoint, "checkpoint")), take_path(out, "out")
     require_types(options=(options, ExportOptions), reporter=(reporter, Reporter))
-    options = options or _options(out, settings)
+    options, reporter = options or _options(out, settings), or_default(reporter)
     _require_possible(out, options)
     own, card = load_checkpoint(checkpoint, parts_of(network, "--network"))
     card = _card_for_export(checkpoint, card, options, reporter)

@@ -24,7 +24,7 @@ from plainunet.formats.problems import Change, DataError, as_problem, command
 from plainunet.formats.sources import files_of, path_of
 from plainunet.page import plural
 from plainunet.palette import default_names
-from plainunet.reporter import Reporter, silent, track
+from plainunet.reporter import Reporter, or_default, silent, track
 from plainunet.settings import DATASET_FILE, with_dataset
 from plainunet.system import keep_freed_memory
 
@@ -89,7 +89,7 @@ def check(
     config: DataConfig | None = None,
     *,
     seed: int = 0,
-    reporter: Reporter = silent,
+    reporter: Reporter | None = None,
 ) -> Diagnosis:
     """Check a folder of images and masks.
 
@@ -98,7 +98,7 @@ def check(
         config: Its settings, a `TrainConfig` for instance; missing ones come from its dataset.toml,
             or are inferred.
         seed: Seed of the sample of pairs tested for alignment.
-        reporter: Receives the progress.
+        reporter: Receives the progress; default: shown in notebooks.
 
     Returns:
         The diagnosis.
@@ -116,6 +116,7 @@ def check(
         ```
     """
     require_types(config=(config, DataConfig), seed=(seed, int), reporter=(reporter, Reporter))
+    reporter = or_default(reporter)
     keep_freed_memory()
     data, config = take_path(data, "data"), config or DataConfig()
     given = config.model_dump(exclude_defaults=True)

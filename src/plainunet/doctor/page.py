@@ -49,7 +49,7 @@ def write_page(path: Path, diagnosis: Diagnosis) -> None:
         findings=_findings(diagnosis),
         last_fix=diagnosis.last_fix,
         most=_MOST_LISTED,
-        images=_images(diagnosis, colors),
+        images=draw_images(diagnosis),
     )
     save_page(path, page)
 
@@ -79,8 +79,12 @@ def _findings(diagnosis: Diagnosis) -> list[dict[str, Any]]:
     return groups
 
 
-def _images(diagnosis: Diagnosis, colors: ClassColors) -> list[dict[str, Any]]:
-    """Images with findings first, then a random sample."""
+def draw_images(diagnosis: Diagnosis, most: int = _MOST) -> list[dict[str, Any]]:
+    """Draw the contours of masks on images: those with findings first, then a random sample.
+
+    Returns for each the `name`, the `codes` of its findings, its `url` and its `size`.
+    """
+    colors = _colors(diagnosis)
     if diagnosis.contents is None:
         return []
     codes: dict[Source, list[str]] = {}
@@ -89,8 +93,8 @@ def _images(diagnosis: Diagnosis, colors: ClassColors) -> list[dict[str, Any]]:
             for file in finding.files:
                 codes.setdefault(file, []).append(finding.code)
     named = [pair for pair in diagnosis.pairs if pair.image in codes or pair.mask in codes]
-    drawn = [diagnosis.pairs[index] for index in draw_sample(diagnosis.pairs, 0, _MOST)]
-    chosen = list(dict.fromkeys([*named, *drawn]))[:_MOST]
+    drawn = [diagnosis.pairs[index] for index in draw_sample(diagnosis.pairs, 0, most)]
+    chosen = list(dict.fromkeys([*named, *drawn]))[:most]
     coding = diagnosis.contents.coding
     overlays = work_ahead(lambda pair: _overlay(pair, coding, colors), chosen)
     return [

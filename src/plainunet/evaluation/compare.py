@@ -39,7 +39,7 @@ from plainunet.formats.sources import path_of, stem_of
 from plainunet.parts import parts_of
 from plainunet.prediction.drawing import draw_comparison, write_rgb
 from plainunet.prediction.predictor import Predictor
-from plainunet.reporter import Reporter, silent
+from plainunet.reporter import Reporter, or_default
 
 DRAWN = 12
 """Maximum number of images that are drawn."""
@@ -125,7 +125,7 @@ def compare(
     precision: str = "auto",
     network: Any = None,
     metrics: Any = None,
-    reporter: Reporter = silent,
+    reporter: Reporter | None = None,
 ) -> Comparison:
     """Compare two checkpoints of the same classes.
 
@@ -141,7 +141,8 @@ def compare(
         precision: "auto", "fp32" or "bf16".
         network: The factory of your own network, or both, as in `Predictor.load`.
         metrics: Your own metrics, as for `evaluate`.
-        reporter: Receives the progress, and notes on skipped images.
+        reporter: Receives the progress, and notes on skipped images; default: shown in
+            notebooks.
 
     Returns:
         The scores of both and their differences, second minus first.
@@ -161,6 +162,7 @@ def compare(
         ```
     """
     require_types(reporter=(reporter, Reporter))
+    reporter = or_default(reporter)
     out = None if out is None else take_path(out, "out")
     if out is not None and out.exists() and any(out.iterdir()):
         raise Error(f"{out} is not empty. Choose another --out.")

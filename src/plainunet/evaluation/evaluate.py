@@ -38,7 +38,7 @@ from plainunet.network.card import FOLDS_FILE, SCORES_FILE, Card
 from plainunet.palette import default_names
 from plainunet.parts import flags_of, parts_of
 from plainunet.prediction.predictor import Predictor
-from plainunet.reporter import Reporter, silent
+from plainunet.reporter import Reporter, or_default, silent
 from plainunet.settings import check_settings, with_dataset
 
 _SPLITS = ("train", "val", "test", "all")
@@ -66,7 +66,7 @@ def evaluate(
     device: str = "auto",
     precision: str = "auto",
     network: Any = None,
-    reporter: Reporter = silent,
+    reporter: Reporter | None = None,
 ) -> Scores:
     """Evaluate a checkpoint on a folder of images and masks.
 
@@ -99,7 +99,8 @@ def evaluate(
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
         network: The factory of your own network, as in `Predictor.load`.
-        reporter: Receives notes on how the folder was read, and the progress.
+        reporter: Receives notes on how the folder was read, and the progress; default: shown in
+            notebooks.
 
     Returns:
         The scores.
@@ -117,6 +118,7 @@ def evaluate(
         ```
     """
     require_types(reporter=(reporter, Reporter))
+    reporter = or_default(reporter)
     checkpoint = take_path(checkpoint, "checkpoint")
     predictor = Predictor.load(
         checkpoint, backend=backend, device=device, precision=precision, network=network

@@ -132,8 +132,8 @@ class Scores:
             return scores[metric]["mean_foreground"]
         return scores[metric]["per_class"][class_name]
 
-    def __str__(self) -> str:
-        """Format the scores as a table of text."""
+    def rows(self) -> list[Sequence[str]]:
+        """Lay out the scores as text, below a header: per class, per image and pooled."""
         intervals = self.content["intervals"]
         labels = metric_labels(self.content["pooled"])
         columns = [*labels, "accuracy"]
@@ -147,7 +147,15 @@ class Scores:
             rows.append((title, *(score(self.score(each, way)) for each in columns)))
             bounds = [interval(self.interval(each, way)) for each in columns]
             rows += [(f"{intervals['level']:.0%} CI", *bounds)] * any(bounds)
-        images, groups = len(self.content["images"]), intervals["groups"]
-        where = f"{plural(images, 'image')} in {plural(groups, 'group')}, split: {self.split}"
+        return rows
+
+    @property
+    def title(self) -> str:
+        """What was evaluated: the number of images and groups, and their split."""
+        images, groups = len(self.content["images"]), self.content["intervals"]["groups"]
+        return f"{plural(images, 'image')} in {plural(groups, 'group')}, split: {self.split}"
+
+    def __str__(self) -> str:
+        """Format the scores as a table of text."""
         report = f"   report: {self.report}" if self.report else ""
-        return f"{where}\n{text_table(rows)}\nmodel: {self.checkpoint}{report}"
+        return f"{self.title}\n{text_table(self.rows())}\nmodel: {self.checkpoint}{report}"

@@ -47,7 +47,7 @@ from plainunet.prediction.record import (
     write_record,
 )
 from plainunet.prediction.video import CutOffError, predict_video, video_paths
-from plainunet.reporter import Forwarding, Reporter, silent, track
+from plainunet.reporter import Forwarding, Reporter, or_default, silent, track
 from plainunet.system import keep_freed_memory, spare_threads
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")
@@ -70,7 +70,7 @@ def predict(
     save: Sequence[Output] = (),
     overwrite: bool = False,
     min_area: int = 0,
-    reporter: Reporter = silent,
+    reporter: Reporter | None = None,
     **loading: Any,
 ) -> "Predictions":
     """Predict the masks of many images and videos; one that fails does not stop the others.
@@ -85,7 +85,7 @@ def predict(
             `PredictOptions`.
         overwrite: Whether to overwrite masks in `out`; otherwise those of this model are skipped.
         min_area: Pixels below which polygons are merged into their neighbours, with "gpkg".
-        reporter: Receives the progress, and warnings as notes.
+        reporter: Receives the progress, and warnings as notes; default: shown in notebooks.
         loading: Keywords of `Predictor.load`, such as `device` or `tta`.
 
     Returns:
@@ -106,6 +106,7 @@ def predict(
         ```
     """
     given: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
+    reporter = or_default(reporter)
     _check_save(save)
     if isinstance(model, Predictor) and loading:
         raise wrong(next(iter(loading)), model, "a path as model, to be loaded with it")

@@ -32,7 +32,7 @@ from plainunet.network.own import copy_part
 from plainunet.page import plural
 from plainunet.parts import OwnParts, Part, parts_of
 from plainunet.prediction.predictor import Predictor
-from plainunet.reporter import Forwarding, Reporter, StepDone, silent
+from plainunet.reporter import Forwarding, Reporter, StepDone, or_default, silent
 from plainunet.training.distributed import join_processes
 from plainunet.training.run import RunFolder, StoppedError
 from plainunet.training.train import own_parts, require_apart, resume, train
@@ -52,7 +52,7 @@ def cross_validate(
     *,
     folds: int | None = None,
     seeds: int = 1,
-    reporter: Reporter = silent,
+    reporter: Reporter | None = None,
     loss: OwnLossFunction | str | None = None,
     augment: Any = None,
     network: Any = None,
@@ -73,7 +73,7 @@ def cross_validate(
         folds: Number of folds, at least 2; default: that of the settings, or 5.
         seeds: Number of trainings of each fold, with the seeds of the settings and the next ones.
             The folds are the same for all. A larger number extends a finished cross-validation.
-        reporter: Receives notes and progress.
+        reporter: Receives notes and progress; default: shown in notebooks.
         loss: Your own loss, as for `train`; to continue, give the same parts again.
         augment: Your own augmentation, as for `train`.
         network: Your own network, as for `train`; of a module, each run trains a copy.
@@ -105,7 +105,7 @@ def cross_validate(
     parts.require(config, "the settings")
     plan = _Plan.make(data, out, config, folds, seeds, parts)
     require_apart(RunFolder(out), data)
-    return _run(plan, reporter)
+    return _run(plan, or_default(reporter))
 
 
 def _run(plan: "_Plan", reporter: Reporter) -> CrossValidation:

@@ -35,7 +35,7 @@ from plainunet.network.unet import UNet
 from plainunet.palette import default_colors
 from plainunet.parts import OwnParts, Part, is_own
 from plainunet.prediction.predictor import Predictor
-from plainunet.reporter import Forwarding, Reporter, silent
+from plainunet.reporter import Forwarding, Reporter, or_default, silent
 from plainunet.settings import AUGMENT_FILE, with_dataset, write_config, write_dataset
 from plainunet.system import keep_freed_memory
 from plainunet.training.budget import find_end, fit_budget
@@ -65,7 +65,7 @@ def train(
     data: Any,
     out: str | Path,
     config: TrainConfig | None = None,
-    reporter: Reporter = silent,
+    reporter: Reporter | None = None,
     begun: float | None = None,
     *,
     loss: OwnLossFunction | str | None = None,
@@ -85,7 +85,7 @@ def train(
             `report.html`.
         config: The settings; default: `TrainConfig()`. Data settings that are not set come from
             the folder's `dataset.toml`, if there is one.
-        reporter: Receives notes and progress.
+        reporter: Receives notes and progress; default: shown in notebooks.
         begun: Start of the time budget on the clock of `time.monotonic` [s]; default: now.
         loss: Your own loss in place of that of the settings, or its name `package.module:function`:
             from logits and targets [N, K, H, W] and weights [N, H, W], 0 where pixels are ignored,
@@ -129,6 +129,7 @@ def train(
     parts.require(config, "the settings")
     if is_folder(data):
         require_apart(folder, Path(data))
+    reporter = or_default(reporter)
     _prepare_device(config)
     with _processes_in(folder, config.device) as processes:
         if _began_before(folder, processes):
@@ -143,7 +144,7 @@ def train(
 
 def resume(
     out: str | Path,
-    reporter: Reporter = silent,
+    reporter: Reporter | None = None,
     *,
     loss: OwnLossFunction | str | None = None,
     augment: Any = None,
@@ -157,7 +158,7 @@ def resume(
 
     Args:
         out: The run folder.
-        reporter: Receives notes and progress.
+        reporter: Receives notes and progress; default: shown in notebooks.
         loss: The loss of the run, if it is your own; as for `train`.
         augment: The augmentation of the run, if it has transforms that you wrote.
         network: The network of the run, if it is your own.
@@ -183,6 +184,7 @@ def resume(
     require_types(reporter=(reporter, Reporter))
     folder = RunFolder(take_path(out, "out"))
     folder.require_state()
+    reporter = or_default(reporter)
     parts = own_parts(augment, loss=loss, network=network, metrics=metrics)
     with _processes_in(folder, folder.read_config().device) as processes:
         return _resume(folder, processes, reporter, parts)

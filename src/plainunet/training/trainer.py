@@ -128,7 +128,7 @@ class Trainer:
                 if state.best < 0:  # not validated at full size so far
                     self._save_best(state.average.network if state.average else state.network)
         if run.processes.is_first:
-            draw_curves(run.folder.curves, self._rows)
+            self._draw_curves()
 
     def _train_epoch(self, size: tuple[int, int]) -> None:
         """Run the remaining steps of an epoch."""
@@ -217,7 +217,8 @@ class Trainer:
             self._save()
             raise
         if run.processes.is_first:
-            found.images.write(run.folder.validation)
+            files = found.images.write(run.folder.validation)
+            run.reporter.images("validation previews", files)
         if not self._validating and not has_foreground(found.scores, len(samples)):
             run.reporter.note(
                 "note: no validation image has foreground, so the Dice of this run means nothing; "
@@ -262,9 +263,15 @@ class Trainer:
         if run.processes.is_first:
             write_rows(run.folder, self._rows)
             if time.monotonic() - self._drawn > CURVES_PERIOD:
-                draw_curves(run.folder.curves, self._rows)
+                self._draw_curves()
                 self._drawn = time.monotonic()
         return row
+
+    def _draw_curves(self) -> None:
+        """Draw the curves of the epochs so far."""
+        curves = self._run.folder.curves
+        draw_curves(curves, self._rows)
+        self._run.reporter.images("curves", [curves])
 
     def _make_batches(self) -> EpochBatches:
         """Make the sampler of batches."""

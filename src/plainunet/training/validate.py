@@ -100,14 +100,18 @@ class ValidationImages:
             drawn = draw_comparison(image, truth, prediction, self._colors)
             self._drawn[self._names[index]] = drawn
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> list[Path]:
         """Write the previews; each replaces the one before, whole or not at all.
 
         Args:
             folder: Output folder.
+
+        Returns:
+            The files.
         """
         for name, drawn in self._drawn.items():
             write_rgb(folder / name, drawn)
+        return [folder / name for name in sorted(self._drawn)]
 
 
 _PERIOD = 20.0  # seconds of evaluation that a kill loses at most
