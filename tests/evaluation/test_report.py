@@ -385,6 +385,7 @@ def test_columns_of_the_table_of_all_images(tmp_path: Path) -> None:
     assert columns(("background", "leaf", "stone")) == [*common, *each]
 
 
+@pytest.mark.slow
 def test_eighteen_large_images_are_below_five_megabytes(tmp_path: Path) -> None:
     result = make_result()
     result["images"][0]["image"] = "a\udcff.png"  # not UTF-8, so it is escaped

@@ -322,6 +322,7 @@ def begin(data: Path, out: Path) -> Fork:
     return fork_command("crossval", data, *words, lost=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_killed_command_continues_with_the_same_line(data: Path, tmp_path: Path) -> None:
     begin(data, tmp_path / "whole").end()

@@ -63,7 +63,7 @@ def data(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
     [
-        ("--normalisation group", 1e-5),
+        pytest.param("--normalisation group", 1e-5, marks=pytest.mark.slow),
         ("--sync-batch-norm --deep-supervision --ema 0.9", 1e-4),
     ],
 )

@@ -226,7 +226,10 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return _run()
 
 
-@pytest.mark.parametrize("name", ["mine.yaml", "mine.json", "my_augment:transforms"])
+@pytest.mark.parametrize(
+    "name",
+    ["mine.yaml", pytest.param("mine.json", marks=pytest.mark.slow), "my_augment:transforms"],
+)
 def test_files_and_names_from_the_command_line(
     name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -255,6 +255,7 @@ def test_a_module_trains_in_place_and_predicts(
     assert both.difference("dice").difference == 0
 
 
+@pytest.mark.slow
 def test_a_time_budget_times_it(draw: Draw, tmp_path: Path) -> None:
     data, heard = draw(tmp_path / "data", 12), Recorder()
     config = TrainConfig(budget=8, size=(32, 40), device="cpu", workers=0)

@@ -166,7 +166,7 @@ def list_inputs(
         ValueError: There are no inputs, two have the same id, or an input is a video.
     """
     if bool(names) == bool(manifest):
-        raise Error("Name images or a --manifest: one of them, and not both.")
+        raise Error("Name IMAGES or a --manifest: one of them, and not both.")
     ids: Sequence[str] = ()
     paths: list[str] = []
     manifests: Sequence[str] = ()
