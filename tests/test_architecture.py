@@ -92,7 +92,7 @@ def wrong_imports(tree: ast.Module, name: str) -> list[str]:
         package = parts[1] if len(parts) > 1 else ""
         where = f"{name}:{line} imports {module}"
         if own == "__main__":
-            if package not in ("cli", "errors", "reporter", "system", "settings"):
+            if package not in ("cli", "config", "errors", "reporter", "system"):
                 wrong.append(f"{where}: only cli and what stands before the packages")
         elif package not in RANK:
             wrong.append(f"{where}: name the package that it lives in")

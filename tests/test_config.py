@@ -20,6 +20,7 @@ from plainunet.config import (
     PredictOptions,
     TrainConfig,
 )
+from plainunet.errors import Error
 from plainunet.network.unet import UNet
 
 
@@ -85,7 +86,7 @@ def test_a_size_that_nobody_knows_yet_is_missing() -> None:
 
 def test_a_seed_fits_in_64_bits() -> None:
     torch.manual_seed(TrainConfig(seed=2**63 - 1).seed)
-    with pytest.raises(ValidationError, match=r"\bseed\b"):
+    with pytest.raises(Error, match=r"\bseed\b"):
         TrainConfig(seed=2**63)
 
 
@@ -141,5 +142,10 @@ def test_impossible_options_are_refused(
     model: type[BaseModel], wrong: dict[str, object], field: str
 ) -> None:
     with pytest.raises(ValidationError) as caught:
-        model(**wrong)
+        model.model_validate(wrong)
     assert {problem["loc"][0] for problem in caught.value.errors()} == {field}
+    for call in (lambda: model(**wrong), lambda: model.model_construct().model_copy(update=wrong)):
+        with pytest.raises(Error, match=field) as refused:
+            call()
+        assert refused.value.code == "argument"
+        assert "\n" not in refused.value.message

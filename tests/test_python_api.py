@@ -207,7 +207,7 @@ WRONG: dict[str, tuple[Call, str, str]] = {
         "ignore",
     ),
     "config: range": (lambda run: TrainConfig(epochs=-1), "epochs", "-1"),
-    "config: keyword": (lambda run: TrainConfig(epoch=1), "epoch", "1"),
+    "config: keyword": (lambda run: TrainConfig(epoch=1), "epoch", "'epochs'"),
 }
 
 

@@ -163,7 +163,7 @@ def _run() -> int:
     from rich.console import Console
 
     from plainunet.cli import app
-    from plainunet.settings import explain
+    from plainunet.config import TrainConfig, explain
     from plainunet.system import first_line, is_out_of_memory
 
     warnings.showwarning = lambda message, *_: _complain(str(message), "warning")
@@ -181,7 +181,7 @@ def _run() -> int:
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
         if isinstance(error.__cause__, ValidationError):
-            _complain(explain(error.__cause__))
+            _complain(explain(error.__cause__, TrainConfig))
         elif isinstance(error, UnknownOptionError):
             known = [name for each in error.argument_collection for name in each.names]
             usage = _usage((error.command_chain or [""])[-1], error.target)

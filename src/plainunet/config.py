@@ -3,19 +3,73 @@
 One model serves flags, TOML files, Python and the run folder.
 """
 
+import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
+from plainunet.errors import Error
 from plainunet.parts import is_own
 
 
-class FolderConfig(BaseModel):
-    """Where a data folder keeps its images and masks."""
+class Settings(BaseModel):
+    """Settings that cannot be changed; a wrong one is an `Error` that names it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    def __init__(self, **given: Any) -> None:
+        """Check the settings.
+
+        Raises:
+            Error: A name is unknown, or a value is invalid.
+        """
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise Error(explain(error, type(self)), "argument") from None
+
+    # only callers in Python get an Error; where pydantic validates, it keeps the place of a problem
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy the settings, with others in place of some; these are checked.
+
+        Raises:
+            Error: A name is unknown, or a value is invalid.
+        """
+        copied = super().model_copy(deep=deep)
+        given = {name: getattr(copied, name) for name in self.model_fields_set}
+        return type(self)(**{**given, **update}) if update else copied
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Describe invalid settings, and the fix, in one line."""
+    return "; ".join(_explain(problem, model) for problem in error.errors())
+
+
+def _explain(problem: Any, model: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{key}: {message} (got {problem['input']!r})"
+    known = model.model_fields if len(problem["loc"]) == 1 else Growth.model_fields
+    nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+    advice = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known)}."
+    return f"unknown key {key!r}; {advice}"
+
+
+class FolderConfig(Settings):
+    """Where a data folder keeps its images and masks."""
 
     images: str | None = None
     """Folder of the images, relative to the data folder. Default: detected."""
@@ -119,10 +173,8 @@ def is_augment_file(augment: str) -> bool:
     return augment.lower().endswith((".yaml", ".yml", ".json"))
 
 
-class Growth(BaseModel):
+class Growth(Settings):
     """A stage of progressive resizing: earlier epochs train on smaller images."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     until: float = Field(gt=0, lt=1)
     """Fraction of all epochs after which this stage ends."""
@@ -130,10 +182,8 @@ class Growth(BaseModel):
     """Image size in this stage, as a fraction of the input size."""
 
 
-class NetworkConfig(BaseModel):
+class NetworkConfig(Settings):
     """Architecture of the network: arguments of `plainunet.UNet` except channels and classes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     base_channels: int = Field(default=16, ge=1, le=1024)
     """Width: channels of the first level, doubled at each level below."""
@@ -390,10 +440,8 @@ Output = Literal[
 ]
 
 
-class CardOptions(BaseModel):
+class CardOptions(Settings):
     """Inference settings that override the checkpoint's own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Two classes: probability of class 1 from which a pixel is assigned to it."""
@@ -430,10 +478,8 @@ class PredictOptions(CardOptions):
     """More checkpoints or run folders: an ensemble whose probabilities are averaged."""
 
 
-class BulkOptions(BaseModel):
+class BulkOptions(Settings):
     """Options of `predict` for many images: manifest, shard, and Ray's resources."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     manifest: str | None = None
     """List of inputs instead of IMAGES: a CSV or Parquet file with the columns id and path; path is
@@ -455,10 +501,8 @@ class BulkOptions(BaseModel):
     """Inputs that an actor takes at a time, and rows of a Parquet file."""
 
 
-class EvaluateOptions(BaseModel):
+class EvaluateOptions(Settings):
     """Options of `evaluate`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     split: Literal["train", "val", "test", "all"] | None = None
     """Split to evaluate on."""
@@ -504,10 +548,8 @@ class ExportOptions(CardOptions):
     """Not available: an exported file holds one network."""
 
 
-class ServeOptions(BaseModel):
+class ServeOptions(Settings):
     """Options of `serve`: address, token, and limits of a request and of the queue."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     host: str = "127.0.0.1"
     """Address to listen on. Default: this machine only; 0.0.0.0 is every network."""

@@ -4,7 +4,6 @@ Unknown keys and values out of range are errors that name the key, the nearest k
 file.
 """
 
-import difflib
 import json
 import os
 import tomllib
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from plainunet.config import DataConfig, Growth, TrainConfig, is_augment_file
+from plainunet.config import DataConfig, TrainConfig, explain, is_augment_file
 from plainunet.errors import Error, take_path
 from plainunet.files import require_regular, write_whole
 
@@ -177,7 +176,7 @@ def _lines(settings: dict[str, Any]) -> list[str]:
 def check_settings(model: type[_Model], settings: dict[str, Any], source: str) -> _Model:
     """Check settings and fill in the defaults of a model; errors name `source` as their origin."""
     try:
-        return model(**settings)
+        return model.model_validate(settings)
     except ValidationError as error:
         raise Error(f"{source}: {explain(error, model)}") from None
 
@@ -185,19 +184,3 @@ def check_settings(model: type[_Model], settings: dict[str, Any], source: str) -
 def _toml(value: Any) -> str:
     # like JSON, but without surrogate pairs for characters beyond \uffff, and without a bare DEL
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def explain(error: ValidationError, model: type[BaseModel] = TrainConfig) -> str:
-    """Describe invalid settings, and the fix, in one line."""
-    return "; ".join(_explain(problem, model) for problem in error.errors())
-
-
-def _explain(problem: Any, model: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] != "extra_forbidden":
-        message = problem["msg"].removeprefix("Value error, ")
-        return f"{key}: {message} (got {problem['input']!r})"
-    known = model.model_fields if len(problem["loc"]) == 1 else Growth.model_fields
-    nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-    advice = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known)}."
-    return f"unknown key {key!r}; {advice}"

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from plainunet.config import ExportOptions
 from plainunet.deployment.agreement import (
@@ -53,7 +52,6 @@ from plainunet.prediction.exported import UnusableError, cut_onnx
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.tiling import WHOLE
 from plainunet.reporter import Reporter, or_default
-from plainunet.settings import explain
 
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "bioimageio": ".zip"}
 """Suffix of each format."""
@@ -203,10 +201,7 @@ def _options(out: Path, settings: dict[str, Any]) -> ExportOptions:
     by_suffix = {suffix: name for name, suffix in SUFFIX.items()}
     if (to := settings.get("to") or by_suffix.get(out.suffix.lower())) is None:
         raise wrong("out", out, f"a file name ending in one of {', '.join(by_suffix)}")
-    try:
-        return ExportOptions(**{**settings, "to": to})
-    except ValidationError as error:
-        raise Error(explain(error, ExportOptions), "argument") from None
+    return ExportOptions(**{**settings, "to": to})
 
 
 def _require_possible(out: Path, options: ExportOptions) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import ValidationError
 
 from plainunet.config import BackendName, CardOptions
 from plainunet.errors import Error, require_choice, require_types, take_path, wrong
@@ -36,7 +35,6 @@ from plainunet.prediction.objects import fill_holes, remove_small
 from plainunet.prediction.oom import in_smaller_parts
 from plainunet.prediction.views import TTA, View, aligned_bands
 from plainunet.reporter import Reporter
-from plainunet.settings import explain
 
 if TYPE_CHECKING:
     from plainunet.network.own import Network
@@ -276,10 +274,7 @@ class Predictor:
         if not paths:
             raise Error("No checkpoint given. Pass at least one path.")
         require_choice(backend, get_args(BackendName), "backend")
-        try:
-            instead = CardOptions(**instead).instead()
-        except ValidationError as error:
-            raise Error(explain(error, CardOptions)) from None
+        instead = CardOptions(**instead).instead()
         own = parts_of(network, "--network")
         (first, card), *others = [load_model(Path(each), backend, device, own) for each in paths]
         _require_one_kind([first, *(each for each, _ in others)], paths)
