@@ -142,6 +142,12 @@ def test_masks_are_saved_as_they_are_read(tmp_path: Path) -> None:
 
 GREY, WIDE = np.zeros((8, 9), np.uint8), np.full((8, 9), 300)
 Call = Callable[[Path], Any]
+
+
+def opened(run: Path) -> plainunet.SegmentationDataset:
+    return plainunet.SegmentationDataset.open(run.with_name("data"))
+
+
 WRONG: dict[str, tuple[Call, str, str]] = {
     "train: type of data": (lambda run: plainunet.train(3, run / "x"), "data", "int"),
     "train: out": (lambda run: plainunet.train(run, None), "out", "None"),
@@ -206,6 +212,10 @@ WRONG: dict[str, tuple[Call, str, str]] = {
         "known",
         "ignore",
     ),
+    "dataset: index": (lambda run: opened(run)[:2], "index", "slice"),
+    "dataset: subset": (lambda run: opened(run).subset([0, 99]), "indices", "99"),
+    "dataset: split": (lambda run: opened(run).part("bogus"), "name", "bogus"),
+    "dataset: no split": (lambda run: opened(run).part("train"), "name", "split"),
     "config: range": (lambda run: TrainConfig(epochs=-1), "epochs", "-1"),
     "config: keyword": (lambda run: TrainConfig(epoch=1), "epoch", "'epochs'"),
 }

@@ -154,7 +154,7 @@ def test_what_is_no_augmentation_is_refused(
     name: str, draw: Draw, tiny: TrainConfig, tmp_path: Path
 ) -> None:
     data = draw(tmp_path / "data", 8)
-    given = Part(BAD[name], "mine") if name == "no transform" else BAD[name]
+    given = Part(BAD[name], "mine.json") if name == "no transform" else BAD[name]
     with pytest.raises(PartError) as caught:
         train(data, tmp_path / "run", tiny, augment=given)
     assert "--augment" in str(caught.value)

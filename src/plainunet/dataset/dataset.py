@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,9 @@ from plainunet.config import DataConfig, TrainConfig
 from plainunet.dataset.classes import find_coding
 from plainunet.dataset.coding import Coding, foreground_shares, read_pair
 from plainunet.dataset.pairs import Pair, find_pairs, require_enough
-from plainunet.dataset.split import name_below, read_split, split_pairs
+from plainunet.dataset.split import PARTS, name_below, read_split, split_pairs
 from plainunet.dataset.verify import check_pairs
-from plainunet.errors import Error, require_types, take_path
+from plainunet.errors import Error, require_choice, require_types, take_path, wrong
 from plainunet.formats.images import image_shape
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.shards import is_sharded
@@ -90,9 +90,13 @@ class SegmentationDataset:
         return cls(folder, pairs, coding, names, shapes, tuple(pixels.tolist()))
 
     @classmethod
-    def reopen(cls, folder: Path, split: Path, known: DataConfig) -> "SegmentationDataset":
+    def reopen(
+        cls, folder: str | Path, split: str | Path, known: DataConfig
+    ) -> "SegmentationDataset":
         """Open the pairs of a `split.csv`; `known` are the settings that a run found."""
-        pairs = read_split(split, folder)
+        require_types(known=(known, DataConfig))
+        folder = take_path(folder, "folder")
+        pairs = read_split(take_path(split, "split"), folder)
         coding, pixels = find_coding([pair.mask for pair in pairs], known)
         shapes = [image_shape(pair.image) for pair in pairs]
         return cls(folder, pairs, coding, known.classes, shapes, tuple(pixels.tolist()))
@@ -103,7 +107,11 @@ class SegmentationDataset:
 
     def __getitem__(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """Read the image [H, W, C] as stored, and its class ids [H, W] uint8, 255 where ignored."""
-        pair = self.pairs[index]
+        if not isinstance(index, SupportsIndex):
+            raise wrong("index", index, "an integer; `subset` selects several pairs")
+        if not -len(self) <= (at := int(index)) < len(self):
+            raise IndexError(f"index: {at} is out of range for {len(self)} pairs.")
+        pair = self.pairs[at]
         return read_pair(pair.image, pair.mask, self.coding)
 
     @property
@@ -141,11 +149,24 @@ class SegmentationDataset:
         return self.pairs
 
     def part(self, name: str) -> "SegmentationDataset":
-        """Select the pairs of one split; their class pixels are not counted."""
+        """Select the pairs of one split; their class pixels are not counted.
+
+        Raises:
+            Error: There is no such split.
+        """
+        require_choice(name, PARTS, "name")
+        if self.pairs and not any(self.counts()):
+            raise Error("name: the pairs are in no split yet. Call `split` first.", "argument")
         return self.subset([at for at, pair in enumerate(self.pairs) if pair.part == name])
 
     def subset(self, indices: Sequence[int]) -> "SegmentationDataset":
-        """Select pairs, in the given order; their class pixels are not counted."""
+        """Select pairs, in the given order; their class pixels are not counted.
+
+        Raises:
+            Error: A pair is out of range.
+        """
+        if beyond := [each for each in indices if not -len(self) <= each < len(self)]:
+            raise Error(f"indices: {beyond[0]} is out of range for {len(self)} pairs.", "argument")
         return replace(
             self,
             pairs=[self.pairs[index] for index in indices],

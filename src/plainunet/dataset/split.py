@@ -17,7 +17,7 @@ from plainunet.formats.sources import Source, parse_image, parse_source, path_of
 SPLIT_FILE = "split.csv"
 """Name of a split's file in a run folder or a data folder."""
 _COLUMNS = ["image", "mask", "group", "part"]
-_PARTS = ("train", "val", "test")
+PARTS = ("train", "val", "test")
 
 
 def write_split(path: Path, pairs: Sequence[Pair], root: Path) -> None:
@@ -54,10 +54,10 @@ def read_split(path: Path, root: Path) -> list[Pair]:
                 f"{', '.join(_COLUMNS)}."
             )
         for row in rows:
-            if len(row) != 4 or row[3] not in _PARTS:
+            if len(row) != 4 or row[3] not in PARTS:
                 raise Error(
                     f"{path}, line {rows.line_num}: expected image, mask, group and one of "
-                    f"{', '.join(_PARTS)}; found {', '.join(row) or 'an empty line'}."
+                    f"{', '.join(PARTS)}; found {', '.join(row) or 'an empty line'}."
                 )
             image, mask = parse_image(root / row[0]), parse_source(root / row[1])
             pairs.append(Pair(image, mask, row[2], row[3]))
